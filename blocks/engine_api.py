@@ -1,0 +1,96 @@
+"""The HTTP interface of a serving engine, as its users call it."""
+
+from __future__ import annotations
+
+import re
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+
+from tasks.core.errors import EngineError
+
+_METRIC = re.compile(r"^([A-Za-z_:][A-Za-z0-9_:]*)(?:\{[^}]*\})?\s+([-+0-9.eE]+|NaN|[-+]?Inf)$")
+
+
+@dataclass(frozen=True)
+class Completion:
+    """One answer of `/v1/completions`: its text, tokens and wall time."""
+
+    text: str
+    prompt_tokens: int
+    output_tokens: int
+    seconds: float
+
+
+class EngineApi:
+    """A client for one engine at `base_url` (without `/v1`)."""
+
+    def __init__(self, base_url: str, *, timeout_s: float = 60.0) -> None:
+        self.base_url = base_url
+        self._client = httpx.Client(base_url=base_url, timeout=timeout_s, trust_env=False)
+
+    def __enter__(self) -> EngineApi:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._client.close()
+
+    def ready(self) -> bool:
+        """Whether `/health` answers 200. Not enough to serve: see `complete`."""
+        try:
+            return self._client.get("/health", timeout=2).status_code == 200
+        except httpx.HTTPError:
+            return False
+
+    def complete(self, model: str, prompt: str, max_tokens: int, *, temperature: float = 0.0) -> Completion:
+        """One real completion. Raises `EngineError` for any other answer than text."""
+        start = time.monotonic()
+        body = {"model": model, "prompt": prompt, "max_tokens": max_tokens, "temperature": temperature}
+        answer = self.post("/v1/completions", body)
+        try:
+            text = answer["choices"][0]["text"]
+            usage = answer["usage"]
+            completion = Completion(
+                text=text,
+                prompt_tokens=int(usage["prompt_tokens"]),
+                output_tokens=int(usage["completion_tokens"]),
+                seconds=time.monotonic() - start,
+            )
+        except (KeyError, IndexError, TypeError, ValueError) as error:
+            raise EngineError(f"{self.base_url} answered no completion but {str(answer)[:200]}") from error
+        if not isinstance(text, str) or completion.output_tokens < 1:
+            raise EngineError(f"{self.base_url} answered an empty completion to {prompt!r}")
+        return completion
+
+    def metrics(self) -> dict[str, float]:
+        """Prometheus samples of `/metrics`, labels dropped and summed."""
+        try:
+            answer = self._client.get("/metrics")
+            answer.raise_for_status()
+        except httpx.HTTPError as error:
+            raise EngineError(f"{self.base_url}/metrics does not answer: {error}") from error
+        values: dict[str, float] = {}
+        for line in answer.text.splitlines():
+            if match := _METRIC.match(line):
+                values[match[1]] = values.get(match[1], 0.0) + float(match[2])
+        return values
+
+    def post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        """A JSON request. Raises `EngineError` that names the address and the status."""
+        try:
+            answer = self._client.post(path, json=body)
+        except httpx.HTTPError as error:
+            raise EngineError(
+                f"{self.base_url}{path} does not answer: {error or type(error).__name__}"
+            ) from error
+        if answer.status_code != 200:
+            raise EngineError(f"{self.base_url}{path} answered {answer.status_code}: {answer.text[:200]}")
+        try:
+            parsed = answer.json()
+        except ValueError as error:
+            raise EngineError(f"{self.base_url}{path} answered no JSON: {answer.text[:200]!r}") from error
+        if not isinstance(parsed, dict):
+            raise EngineError(f"{self.base_url}{path} answered no JSON object: {answer.text[:200]!r}")
+        return parsed

@@ -1,0 +1,80 @@
+"""A serving engine as a child process, for as long as a measurement takes."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from blocks.engine_api import EngineApi
+from blocks.process import last_lines, leashed
+from tasks.core.cancellation import current
+from tasks.core.errors import EngineError
+from tasks.engines.base import CommandLine
+
+LOCALHOST = "127.0.0.1"
+_POLL_S = 0.02
+
+
+@dataclass(frozen=True)
+class RunningEngine:
+    """An engine that has answered a completion. `leash_pid` is the root of its process tree."""
+
+    base_url: str
+    leash_pid: int
+    start_s: float
+    """Seconds from process start to the first completion."""
+
+
+def free_port(host: str = LOCALHOST) -> int:
+    """A port that nothing listens on now."""
+    with socket.socket() as probe:
+        probe.bind((host, 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@contextlib.contextmanager
+def serve(
+    command: CommandLine, *, served_name: str, log: Path, start_timeout_s: float = 120.0
+) -> Iterator[RunningEngine]:
+    """Start the engine on a free port of the loopback and yield once it has really completed a prompt.
+
+    Raises `EngineError` with the last lines of `log` if it dies, or is not ready within `start_timeout_s`.
+    The engine is dead when the block is left.
+    """
+    port = free_port()
+    log.parent.mkdir(parents=True, exist_ok=True)
+    start = time.monotonic()
+    with (
+        log.open("wb") as output,
+        leashed(command.at(LOCALHOST, port), stdout=output, stderr=output, env=command.env) as child,
+        EngineApi(f"http://{LOCALHOST}:{port}") as api,
+    ):
+        wait_until_ready(api, child, log, start_timeout_s)
+        api.complete(served_name, "The", 1)
+        yield RunningEngine(api.base_url, child.pid, time.monotonic() - start)
+
+
+def wait_until_ready(api: EngineApi, child: subprocess.Popen[bytes], log: Path, timeout_s: float) -> None:
+    """Poll `/health` until it answers 200. Raises `EngineError` as `serve` does."""
+    deadline = time.monotonic() + timeout_s
+    while not api.ready():
+        current().check()
+        if child.poll() is not None:
+            raise EngineError(
+                f"the engine died while starting (exit status {child.returncode})",
+                fix=f"read {log}",
+                detail=last_lines(log.read_text(errors="replace")),
+            )
+        if time.monotonic() > deadline:
+            raise EngineError(
+                f"the engine was not ready within {timeout_s:.0f} s",
+                fix=f"read {log}, or raise rollout.gate.start_timeout_s",
+                detail=last_lines(log.read_text(errors="replace")),
+            )
+        time.sleep(_POLL_S)

@@ -1,0 +1,140 @@
+"""Child processes. Each runs on a leash: it ends when this process does, however that happens."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from tasks.core.cancellation import Cancellation, current
+from tasks.core.errors import CommandError, MissingToolError
+
+_LEASH = Path(__file__).with_name("leash.py")
+_POLL_S = 0.02
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What a command did: its exit status, output and wall time."""
+
+    argv: tuple[str, ...]
+    code: int
+    stdout: str
+    stderr: str
+    seconds: float
+
+    def check(self, doing: str, *, fix: str | None = None) -> Finished:
+        """Itself, or `CommandError` with the end of its error output."""
+        if self.code == 0:
+            return self
+        tail = last_lines(self.stderr or self.stdout)
+        raise CommandError(
+            f"{doing} failed: {Path(self.argv[0]).name} ended with {self.code}", fix=fix, detail=tail
+        )
+
+
+def last_lines(text: str, count: int = 12) -> str:
+    """The end of a log."""
+    return "\n".join(text.strip().splitlines()[-count:])
+
+
+def find_tool(name: str, *, install: str) -> str:
+    """Path of a program. Raises `MissingToolError` that says how to install it."""
+    beside = Path(sys.executable).with_name(name)
+    found = str(beside) if beside.exists() else shutil.which(name)
+    if found is None:
+        raise MissingToolError(f"the program {name} is not installed", fix=install)
+    return found
+
+
+def run(
+    argv: Sequence[str | Path],
+    *,
+    timeout_s: float,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    cancellation: Cancellation | None = None,
+) -> Finished:
+    """Run a command to its end and keep what it printed.
+
+    `env` is added to this process's environment. Raises `CommandError` past `timeout_s` and
+    `StageCancelledError` when the run's cancellation is set; the command and its children are dead by then.
+    """
+    signal_ = cancellation or current()
+    command = tuple(str(arg) for arg in argv)
+    start = time.monotonic()
+    with contextlib.ExitStack() as stack:
+        out, err = (stack.enter_context(_memory_file(name)) for name in ("stdout", "stderr"))
+        child = stack.enter_context(leashed(command, stdout=out, stderr=err, env=env, cwd=cwd))
+        while True:
+            try:
+                code = child.wait(timeout=_POLL_S if time.monotonic() - start < 1 else 5 * _POLL_S)
+                break
+            except subprocess.TimeoutExpired:
+                signal_.check()
+                if time.monotonic() - start > timeout_s:
+                    raise CommandError(
+                        f"{Path(command[0]).name} did not end within {timeout_s:.0f} s",
+                        detail=last_lines(_text_of(err)),
+                    ) from None
+        return Finished(command, code, _text_of(out), _text_of(err), time.monotonic() - start)
+
+
+@contextlib.contextmanager
+def leashed(
+    argv: Sequence[str],
+    *,
+    stdout: IO[bytes] | int,
+    stderr: IO[bytes] | int,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A running command that is dead when the block is left or this process ends."""
+    child = subprocess.Popen(
+        [sys.executable, "-I", "-S", str(_LEASH), *argv],
+        stdin=subprocess.PIPE,
+        stdout=stdout,
+        stderr=stderr,
+        env={**os.environ, **(env or {})},
+        cwd=cwd,
+    )
+    try:
+        yield child
+    finally:
+        assert child.stdin is not None
+        child.stdin.close()
+        try:
+            child.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()
+
+
+def terminate(child: subprocess.Popen[bytes], *, timeout_s: float) -> int | None:
+    """Ask a leashed command to end by SIGTERM; its exit status, or None if it did not end in time."""
+    with contextlib.suppress(ProcessLookupError):
+        child.send_signal(signal.SIGTERM)
+    try:
+        return child.wait(timeout=timeout_s)
+    except subprocess.TimeoutExpired:
+        return None
+
+
+@contextlib.contextmanager
+def _memory_file(name: str) -> Iterator[IO[bytes]]:
+    """A file in memory: unlike a pipe it never fills up, unlike a disk it is never full."""
+    with os.fdopen(os.memfd_create(name, os.MFD_CLOEXEC), "w+b") as file:
+        yield file
+
+
+def _text_of(file: IO[bytes]) -> str:
+    file.seek(0)
+    return file.read().decode(errors="replace")

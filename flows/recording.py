@@ -1,0 +1,188 @@
+"""What every stage has in common: look for a record that stands in for the work, else work, record, publish.
+
+The record is the cache (DESIGN 2): a stage whose inputs' digest has a good record, and whose outputs still
+verify, is not done again.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Generic, TypeVar
+
+from prefect import get_run_logger
+from prefect.artifacts import create_markdown_artifact
+from prefect.client.schemas.objects import State
+from prefect.exceptions import MissingContextError
+from prefect.states import Completed
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from blocks.host import fingerprint_here
+from blocks.record_store import open_record_store
+from tasks.core.digests import digest_of
+from tasks.core.errors import SlipwayError, StageCancelledError
+from tasks.core.progress import say
+from tasks.core.records import Record, RecordStore, latest_good, new_record
+from tasks.core.result import Report, StageResult
+from tasks.core.settings import Settings
+from tasks.core.verdicts import CANCELLED, FAULT, StageName, says_no
+
+R = TypeVar("R", bound=StageResult)
+
+
+class Outcome(BaseModel, Generic[R]):
+    """What one stage did in one run. `record` is the id of the record that holds the result."""
+
+    model_config = ConfigDict(frozen=True)
+
+    stage: StageName
+    verdict: str
+    cached: bool
+    seconds: float
+    record: str
+    headline: str
+    result: R
+
+    @property
+    def says_no(self) -> bool:
+        """Whether the verdict ends the lifecycle."""
+        return says_no(self.stage, self.verdict)
+
+    def as_state(self) -> State[Any]:
+        """The Prefect state that shows it: `Cached`, or the verdict. A verdict is never a failed run."""
+        name = "Cached" if self.cached else self.verdict.replace("_", " ").capitalize()
+        return Completed(name=name, message=self.headline, data=self)
+
+
+def run_stage(
+    stage: StageName,
+    *,
+    subject: str,
+    inputs: Mapping[str, Any],
+    result_type: type[R],
+    report: Report[R],
+    work: Callable[[], R],
+    still_good: Callable[[R], bool] | None = None,
+    consulted: Sequence[str] = (),
+    host_bound: bool = True,
+) -> Outcome[R]:
+    """Do one stage's work, or let a good record stand in for it; write the record and the artifact.
+
+    `still_good` looks whether a recorded result's outputs are there unharmed; without it nothing is reused.
+    `consulted` are records that the decision uses: their ids are part of the inputs, so new knowledge decides
+    anew. `host_bound` results hold on hosts with the same fingerprint only. A fault is recorded, then raised.
+    """
+    store = open_record_store(Settings.load())
+    host = fingerprint_here()
+    digest = digest_of({"stage": stage, "inputs": dict(inputs), "consulted": sorted(consulted)})
+    start = time.monotonic()
+    if still_good is not None:
+        cached = _reuse(store, stage, digest, host if host_bound else None, result_type, still_good)
+        if cached is not None:
+            record, result = cached
+            headline = report.headline(result)
+            say(stage, f"cached: {headline}")
+            return Outcome[R](
+                stage=stage,
+                verdict=result.verdict,
+                cached=True,
+                seconds=time.monotonic() - start,
+                record=record.id,
+                headline=headline,
+                result=result,
+            )
+    frame: dict[str, Any] = {
+        "stage": stage,
+        "subject": subject,
+        "host_fingerprint": host,
+        "inputs_digest": digest,
+        "consulted": consulted,
+    }
+    try:
+        result = work()
+    except StageCancelledError as error:
+        _record_failure(store, frame, CANCELLED, error, time.monotonic() - start)
+        raise
+    except SlipwayError as error:
+        _record_failure(store, frame, FAULT, error, time.monotonic() - start)
+        raise
+    except Exception as error:
+        # Not explained by Slipway, recorded all the same: failures are knowledge too. It goes on up.
+        _record_failure(
+            store, frame, FAULT, SlipwayError(f"{type(error).__name__}: {error}"), time.monotonic() - start
+        )
+        raise
+    seconds = time.monotonic() - start
+    record = new_record(
+        **frame,
+        outcome=result.verdict,
+        seconds=seconds,
+        numbers=report.numbers(result),
+        evidence={"inputs": dict(inputs), "result": result.model_dump(mode="json")},
+    )
+    store.put(record)
+    publish(stage, subject, report.markdown(result), record.id)
+    headline = report.headline(result)
+    say(stage, f"{result.verdict}: {headline}")
+    return Outcome[R](
+        stage=stage,
+        verdict=result.verdict,
+        cached=False,
+        seconds=seconds,
+        record=record.id,
+        headline=headline,
+        result=result,
+    )
+
+
+def _reuse(
+    store: RecordStore,
+    stage: StageName,
+    digest: str,
+    host: str | None,
+    result_type: type[R],
+    still_good: Callable[[R], bool],
+) -> tuple[Record, R] | None:
+    record = latest_good(store.list(stage), inputs_digest=digest, host_fingerprint=host)
+    if record is None:
+        return None
+    try:
+        result = result_type.model_validate(record.evidence["result"])
+    except (KeyError, ValidationError):
+        return None  # written by another version: do the work again
+    return (record, result) if still_good(result) else None
+
+
+def _record_failure(
+    store: RecordStore, frame: Mapping[str, Any], outcome: str, error: SlipwayError, seconds: float
+) -> None:
+    record = new_record(**frame, outcome=outcome, seconds=seconds, evidence={"error": error.as_json()})
+    store.put(record)
+    detail = f"\n\n```\n{error.detail}\n```" if error.detail else ""
+    way_out = f"\n\nWhat to do: {error.fix}" if error.fix else ""
+    publish(
+        frame["stage"],
+        frame["subject"],
+        f"# {frame['stage']}: {outcome}\n\n{error.what}{way_out}{detail}",
+        record.id,
+    )
+    say(frame["stage"], f"{outcome}: {error.what}")
+
+
+def artifact_key(stage: StageName, subject: str) -> str:
+    """Stable key: `[a-z0-9-]` only, as Prefect asks."""
+    clean = "".join(letter if letter.isalnum() else "-" for letter in subject.lower())
+    return f"{stage}-{clean}".replace("_", "-")
+
+
+def publish(stage: StageName, subject: str, markdown: str, record_id: str) -> None:
+    """Publish a stage's artifact under its stable key; outside a run there is nobody to show it to."""
+    try:
+        get_run_logger()
+    except MissingContextError:
+        return
+    create_markdown_artifact(
+        key=artifact_key(stage, subject),
+        markdown=f"{markdown}\n\n---\nrecord `{record_id}`\n",
+        description=f"{stage} of {subject}",
+    )

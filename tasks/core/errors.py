@@ -1,0 +1,96 @@
+"""The one tree of faults. A verdict that says no is a value (`verdicts.py`), never one of these."""
+
+from __future__ import annotations
+
+
+class SlipwayError(Exception):
+    """Something failed that Slipway can explain.
+
+    `what` says what happened and to what; `fix` says what to do next; `detail` carries evidence such as
+    the last lines of a log. `exit_code` is the command's exit status (DESIGN 5), `retryable` whether the same
+    call may succeed later without a change by the user.
+    """
+
+    exit_code = 1
+    retryable = False
+
+    def __init__(self, what: str, *, fix: str | None = None, detail: str | None = None) -> None:
+        super().__init__(what)
+        self.what = what
+        self.fix = fix
+        self.detail = detail
+
+    def __str__(self) -> str:
+        return f"{self.what} ({self.fix})" if self.fix else self.what
+
+    def as_json(self) -> dict[str, str | bool | None]:
+        """The error as programs read it."""
+        return {
+            "error": type(self).__name__,
+            "what": self.what,
+            "fix": self.fix,
+            "detail": self.detail,
+            "retryable": self.retryable,
+        }
+
+
+class WrongUseError(SlipwayError):
+    """The user asked for something that cannot be asked for; nothing was done."""
+
+    exit_code = 2
+
+
+class SpecError(WrongUseError):
+    """The deployment spec is not valid."""
+
+
+class NotFoundError(WrongUseError):
+    """A thing named by the user does not exist."""
+
+
+class MissingToolError(SlipwayError):
+    """A program or service that the request needs is not on this machine."""
+
+
+class ModelError(SlipwayError):
+    """A model's files are missing, malformed, truncated or of a refused kind."""
+
+
+class DiskFullError(SlipwayError):
+    """A disk has no room for what was to be written."""
+
+
+class NetworkError(SlipwayError):
+    """A remote side could not be reached."""
+
+    retryable = True
+
+
+class CommandError(SlipwayError):
+    """A child process failed."""
+
+
+class EngineError(SlipwayError):
+    """A serving engine died, did not become ready, or answered wrongly."""
+
+
+class PortTakenError(SlipwayError):
+    """A port that the service needs is in use by something else."""
+
+
+class BusyError(SlipwayError):
+    """Another run holds the lease on a service, a port or a GPU."""
+
+    retryable = True
+
+
+class RecordError(SlipwayError):
+    """A record cannot be read or written."""
+
+
+class RolloutError(SlipwayError):
+    """A release could not be started or switched to."""
+
+
+class StageCancelledError(SlipwayError):
+    """The stage was stopped because another one has already said no."""

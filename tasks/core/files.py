@@ -1,0 +1,114 @@
+"""Writes that a crash cannot leave half done (DESIGN 8): `.part`, fsync, rename, fsync of the folder."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from tasks.core.errors import BusyError, DiskFullError
+
+PART = ".part"
+
+
+def fsync_folder(folder: Path) -> None:
+    """Make renames inside `folder` durable."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_atomically(path: Path, content: bytes | str) -> None:
+    """Replace `path` with `content`; readers see the old bytes or the new, never a mixture.
+
+    Raises `DiskFullError` when the disk has no room; the old file then stays.
+    """
+    data = content.encode() if isinstance(content, str) else content
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.{os.getpid()}{PART}")
+    try:
+        with part.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        part.rename(path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise as_disk_full(error, path) from error
+    fsync_folder(path.parent)
+
+
+def create_exclusively(path: Path, content: bytes | str) -> bool:
+    """Create `path` with `content` unless it exists; whether it was created. Never overwrites."""
+    data = content.encode() if isinstance(content, str) else content
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.{os.getpid()}{PART}")
+    try:
+        with part.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.link(part, path)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        raise as_disk_full(error, path) from error
+    finally:
+        part.unlink(missing_ok=True)
+    fsync_folder(path.parent)
+    return True
+
+
+def as_disk_full(error: OSError, path: Path) -> Exception:
+    """`error`, or a `DiskFullError` that names the disk when that is the cause."""
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        return error
+    folder = path if path.is_dir() else path.parent
+    free_mb = shutil.disk_usage(folder).free / 1e6
+    return DiskFullError(
+        f"no room left to write {path} ({free_mb:.1f} MB free)",
+        fix=f"free space on the disk of {folder}, or set SLIPWAY_HOME to a larger one",
+    )
+
+
+@contextlib.contextmanager
+def file_lock(path: Path, *, wait: bool, holder: str) -> Iterator[None]:
+    """Hold an exclusive lock that the kernel releases when this process dies.
+
+    With `wait=False` a lock held elsewhere raises `BusyError` that names `holder`.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            raise BusyError(
+                f"another run is already working on {holder}", fix="wait for it to end, then try again"
+            ) from None
+        yield
+    finally:
+        os.close(handle)
+
+
+def sweep_parts(folder: Path) -> list[Path]:
+    """Remove unfinished files and folders below `folder` that a killed run left; what was removed.
+
+    Call only while holding the lock under which they are written.
+    """
+    removed = []
+    for part in sorted(folder.rglob(f"*{PART}"), key=lambda found: len(found.parts)):
+        if not part.exists():
+            continue
+        if part.is_dir() and not part.is_symlink():
+            shutil.rmtree(part)
+        else:
+            part.unlink()
+        removed.append(part)
+    return removed

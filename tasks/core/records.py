@@ -1,0 +1,115 @@
+"""Records: what was found, once, for ever. They are the knowledge base and the cache (DESIGN 2, 3)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, Literal, Protocol
+
+from pydantic import BaseModel, ConfigDict, Field
+from ulid import ULID
+
+from tasks.core.verdicts import CANCELLED, FAULT, StageName, says_no
+
+SCHEMA: Literal["slipway.record/1"] = "slipway.record/1"
+
+NumberKind = Literal["measured", "predicted", "prior"]
+
+
+class Number(BaseModel):
+    """One figure with its unit and where it comes from."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    value: float
+    unit: str
+    kind: NumberKind = "measured"
+
+
+class Record(BaseModel):
+    """One result of one stage. Immutable; a later one may supersede it by id.
+
+    `outcome` is the stage's verdict, or `fault` or `cancelled`. `inputs_digest` names everything that decided
+    the result. `evidence["result"]` holds the stage's typed result, so that a good record can stand in for
+    the work. `consulted` are ids of records that the decision used.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_: Literal["slipway.record/1"] = Field(default=SCHEMA, alias="schema")
+    id: str
+    at: datetime
+    stage: StageName
+    subject: str
+    host_fingerprint: str
+    inputs_digest: str
+    outcome: str
+    seconds: float = Field(ge=0)
+    numbers: dict[str, Number] = {}
+    evidence: dict[str, Any] = {}
+    consulted: tuple[str, ...] = ()
+    supersedes: str | None = None
+
+    @property
+    def good(self) -> bool:
+        """Whether the stage answered, and did not say no."""
+        return self.outcome not in (FAULT, CANCELLED) and not says_no(self.stage, self.outcome)
+
+    def to_json(self) -> str:
+        """The stored form."""
+        return self.model_dump_json(by_alias=True, indent=1) + "\n"
+
+
+class RecordStore(Protocol):
+    """Where records live: append and read, never change."""
+
+    def put(self, record: Record) -> None:
+        """Store a new record. Raises `RecordError` if its id is taken."""
+
+    def get(self, record_id: str) -> Record:
+        """The record of that id. Raises `NotFoundError`."""
+
+    def list(self, stage: StageName | None = None) -> Sequence[Record]:
+        """All records, of one stage if given, oldest first."""
+
+
+def new_record(
+    *,
+    stage: StageName,
+    subject: str,
+    host_fingerprint: str,
+    inputs_digest: str,
+    outcome: str,
+    seconds: float,
+    numbers: Mapping[str, Number] | None = None,
+    evidence: Mapping[str, Any] | None = None,
+    consulted: Sequence[str] = (),
+    supersedes: str | None = None,
+) -> Record:
+    """A record of now, with a new id that sorts by time."""
+    return Record(
+        id=str(ULID()),
+        at=datetime.now(UTC),
+        stage=stage,
+        subject=subject,
+        host_fingerprint=host_fingerprint,
+        inputs_digest=inputs_digest,
+        outcome=outcome,
+        seconds=seconds,
+        numbers=dict(numbers or {}),
+        evidence=dict(evidence or {}),
+        consulted=tuple(consulted),
+        supersedes=supersedes,
+    )
+
+
+def latest_good(
+    records: Sequence[Record], *, inputs_digest: str, host_fingerprint: str | None = None
+) -> Record | None:
+    """The newest good record with these inputs; on this host if a fingerprint is given."""
+    for record in sorted(records, key=lambda record: record.id, reverse=True):
+        if record.inputs_digest != inputs_digest or not record.good:
+            continue
+        if host_fingerprint is None or record.host_fingerprint == host_fingerprint:
+            return record
+    return None

@@ -1,0 +1,124 @@
+"""A release: the immutable result of a deploy, and the state of the service that runs it."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from tasks.core.digests import digest_of
+from tasks.core.records import Number
+from tasks.core.spec import DeploySpec, EngineKind, Target
+
+
+class Launch(BaseModel):
+    """How the engine is started: everything but the port, which is chosen at the start.
+
+    `argv` holds the placeholders `{host}` and `{port}`. `model_file` is the file or folder that is served.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    argv: tuple[str, ...]
+    env: dict[str, str] = {}
+    model_file: Path
+    served_name: str
+
+
+class Release(BaseModel):
+    """What was decided and measured for one service, named by digests (DESIGN 3)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_: Literal["slipway.release/1"] = Field(default="slipway.release/1", alias="schema")
+    at: datetime
+    spec: DeploySpec
+    engine: EngineKind
+    engine_version: str
+    target: Target
+    environment_digest: str
+    environment_path: Path
+    lock_path: Path
+    model_source: str
+    model_digest: str
+    candidate_format: str
+    candidate_digest: str
+    batch: int
+    context: int
+    launch: Launch
+    image: str | None = None
+    numbers: dict[str, Number] = {}
+    records: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """Name of the service."""
+        return self.spec.name
+
+    @property
+    def id(self) -> str:
+        """Digest of all that decides what runs: equal releases made at different times share it."""
+        return digest_of(self.model_dump(mode="json", exclude={"at", "numbers", "records"}, by_alias=True))
+
+
+class ServiceState(BaseModel):
+    """What serves now, and what served before it: the document `current.json` in the service's folder."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_: Literal["slipway.service/1"] = Field(default="slipway.service/1", alias="schema")
+    name: str
+    target: Target
+    host: str
+    port: int
+    release: str
+    previous: str | None = None
+    since: datetime
+
+    @property
+    def endpoint(self) -> str:
+        """Base URL of the service, without `/v1`."""
+        return f"http://{self.host}:{self.port}"
+
+
+class ServiceFolder:
+    """Paths of one service below `SLIPWAY_HOME/services/<name>`."""
+
+    def __init__(self, services: Path, name: str) -> None:
+        self.root = services / name
+        self.name = name
+
+    @property
+    def state_file(self) -> Path:
+        """The `ServiceState`."""
+        return self.root / "current.json"
+
+    @property
+    def logs(self) -> Path:
+        """The supervisor's and the engines' logs."""
+        return self.root / "logs"
+
+    @property
+    def samples(self) -> Path:
+        """The leak sampler's series."""
+        return self.root / "samples"
+
+    def release_file(self, release_id: str) -> Path:
+        """The document of one release."""
+        return self.root / "releases" / f"{release_id.removeprefix('sha256:')[:16]}.json"
+
+    def state(self) -> ServiceState | None:
+        """What serves now; None if nothing was ever rolled out or the service was stopped."""
+        try:
+            return ServiceState.model_validate_json(self.state_file.read_bytes())
+        except FileNotFoundError:
+            return None
+
+    def release(self, release_id: str) -> Release | None:
+        """The release of that id, if it is kept here."""
+        try:
+            return Release.model_validate_json(self.release_file(release_id).read_bytes())
+        except FileNotFoundError:
+            return None

@@ -1,0 +1,34 @@
+"""What every stage's result and report have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol, TypeVar
+
+from pydantic import BaseModel, ConfigDict
+
+from tasks.core.records import Number
+
+
+class StageResult(BaseModel):
+    """A stage's answer: a verdict (`verdicts.py`) and what it rests on. Subclasses narrow `verdict`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    verdict: str
+
+
+T = TypeVar("T", bound=StageResult, contravariant=True)
+
+
+class Report(Protocol[T]):
+    """A stage's `report` module: pure functions of its result."""
+
+    def headline(self, result: T, /) -> str:
+        """The key number in a few words, for the table of stages."""
+
+    def numbers(self, result: T, /) -> Mapping[str, Number]:
+        """Figures for the record."""
+
+    def markdown(self, result: T, /) -> str:
+        """The artifact."""

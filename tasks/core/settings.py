@@ -1,0 +1,68 @@
+"""Where Slipway keeps things, read once from the environment."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Locations. `records` and `registry` are a folder's path or `s3://bucket/prefix`."""
+
+    home: Path
+    records: str
+    registry: str
+    s3_endpoint: str | None
+
+    @classmethod
+    def load(cls) -> Settings:
+        """Settings from `SLIPWAY_HOME`, `SLIPWAY_RECORDS`, `SLIPWAY_REGISTRY`, `SLIPWAY_S3_ENDPOINT`."""
+        home = Path(os.environ.get("SLIPWAY_HOME") or Path.home() / ".slipway").expanduser().absolute()
+        return cls(
+            home=home,
+            records=os.environ.get("SLIPWAY_RECORDS") or str(home / "records"),
+            registry=os.environ.get("SLIPWAY_REGISTRY") or str(home / "registry"),
+            s3_endpoint=os.environ.get("SLIPWAY_S3_ENDPOINT") or None,
+        )
+
+    @property
+    def locks(self) -> Path:
+        """Hash locks of environments, named by the digest of what was asked for."""
+        return self.home / "locks"
+
+    @property
+    def environments(self) -> Path:
+        """Built virtual environments, named by the digest of their lock."""
+        return self.home / "environments"
+
+    @property
+    def models(self) -> Path:
+        """Staged models, named by the digest of their source."""
+        return self.home / "models"
+
+    @property
+    def candidates(self) -> Path:
+        """Quantized models, named by the digest of model and format."""
+        return self.home / "candidates"
+
+    @property
+    def services(self) -> Path:
+        """One folder per service: its releases, supervisor state, logs and samples."""
+        return self.home / "services"
+
+    @property
+    def leases(self) -> Path:
+        """File locks on services, ports and GPUs."""
+        return self.home / "leases"
+
+    @property
+    def specs(self) -> Path:
+        """The last deployed spec of each service: what an event redeploys."""
+        return self.home / "specs"
+
+    @property
+    def prefect_home(self) -> Path:
+        """Database, profile and logs of the local Prefect server."""
+        return self.home / "prefect"

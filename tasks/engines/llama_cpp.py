@@ -1,0 +1,55 @@
+"""llama.cpp by `xllamacpp`: prebuilt, on the processor or a GPU; the embedded default."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tasks.core.model_shape import ModelShape
+from tasks.core.spec import CandidateFormat, EngineKind
+from tasks.engines.base import HOST, PORT, CommandLine, ServingConfig
+
+_BASE_BYTES = 48 << 20
+"""Resident memory of the server without a model (measured: about 45 MB)."""
+
+
+class LlamaCpp:
+    """The engine by its Python distribution; see `worker/llama_cpp_server.py` for what runs."""
+
+    kind = EngineKind.LLAMA_CPP
+    package = "xllamacpp"
+    requirements = ("xllamacpp==2026.10.11549", "gguf==0.19.0", "numpy>=2,<3")
+    imports = ("xllamacpp", "gguf", "numpy")
+    needs_gpu = False
+    formats = (CandidateFormat.F32, CandidateFormat.F16, CandidateFormat.Q8_0, CandidateFormat.Q4_0)
+    server_worker = Path(__file__).parent / "worker" / "llama_cpp_server.py"
+    system_libraries = ("libgomp1", "libstdc++6")
+
+    def command(self, python: str, worker: str, model_file: str, config: ServingConfig) -> CommandLine:
+        """`--context` of the server is the total over its slots, so it is multiplied here."""
+        return CommandLine(
+            argv=(
+                python,
+                "-I",
+                worker,
+                "--model",
+                model_file,
+                "--alias",
+                config.served_name,
+                "--host",
+                HOST,
+                "--port",
+                PORT,
+                "--slots",
+                str(config.batch),
+                "--context",
+                str(config.batch * config.context),
+                "--threads",
+                str(config.threads),
+                "--gpu-layers",
+                str(config.gpu_layers),
+            )
+        )
+
+    def memory_bytes(self, shape: ModelShape, model_bytes: int, config: ServingConfig) -> int:
+        """Weights, key and value cache in 16 bits, and the server itself."""
+        return _BASE_BYTES + model_bytes + shape.kv_bytes(config.batch * config.context)

@@ -1,0 +1,93 @@
+"""Serve one GGUF file with llama.cpp's own HTTP server. Runs inside the engine's environment.
+
+Ends with 0 after SIGTERM once no request is in flight, with 1 when it cannot start.
+llama.cpp cuts requests on SIGTERM, so this process drains first: it must be out of the traffic before.
+"""
+
+import argparse
+import os
+import signal
+import sys
+import threading
+import time
+import urllib.request
+
+import xllamacpp
+
+DRAIN_S = 30.0
+POLL_S = 0.05
+
+
+def main() -> int:
+    arguments = parse_arguments()
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    try:
+        server = xllamacpp.Server(parameters(arguments))
+    except RuntimeError as error:
+        print(f"llama.cpp could not start: {error}", file=sys.stderr, flush=True)
+        return 1
+    while not stop.wait(0.5):
+        pass
+    drain(f"http://{arguments.host}:{arguments.port}/metrics")
+    # The library's own shutdown can hang for a minute on open connections; nothing is left to be saved here.
+    del server
+    os._exit(0)
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--alias", required=True)
+    parser.add_argument("--host", required=True)
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--slots", type=int, required=True)
+    parser.add_argument("--context", type=int, required=True, help="tokens over all slots")
+    parser.add_argument("--threads", type=int, required=True)
+    parser.add_argument("--gpu-layers", type=int, default=0)
+    return parser.parse_args()
+
+
+def parameters(arguments: argparse.Namespace) -> "xllamacpp.CommonParams":
+    params = xllamacpp.CommonParams()
+    params.model.path = arguments.model
+    params.model_alias = {arguments.alias}
+    params.hostnames = [arguments.host]
+    params.port = arguments.port
+    params.n_parallel = arguments.slots
+    params.n_ctx = arguments.context
+    params.n_gpu_layers = arguments.gpu_layers
+    params.cpuparams.n_threads = arguments.threads
+    params.cpuparams_batch.n_threads = arguments.threads
+    params.endpoint_metrics = True
+    params.cache_ram_mib = 0
+    params.fit_params = False
+    params.ui = False
+    params.warmup = True
+    return params
+
+
+def drain(metrics_url: str) -> None:
+    """Wait until three looks in a row see no request, at most `DRAIN_S`."""
+    deadline = time.monotonic() + DRAIN_S
+    idle = 0
+    while idle < 3 and time.monotonic() < deadline:
+        idle = idle + 1 if in_flight(metrics_url) == 0 else 0
+        time.sleep(POLL_S)
+
+
+def in_flight(metrics_url: str) -> int:
+    try:
+        with urllib.request.urlopen(metrics_url, timeout=2) as answer:
+            text = answer.read().decode()
+    except OSError:
+        return 0
+    values = dict(line.rsplit(" ", 1) for line in text.splitlines() if line and not line.startswith("#"))
+    return sum(
+        int(float(values.get(f"llamacpp:{key}", 0))) for key in ("requests_processing", "requests_deferred")
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,78 @@
+"""Fixtures that many tests share, and what tests may require of the machine."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from random_model import write_random_model
+
+from tasks.core.spec import EngineKind
+from tasks.engines.catalogue import get_engine
+
+REPOSITORY = Path(__file__).parent.parent
+REQUIRED = set(filter(None, os.environ.get("SLIPWAY_REQUIRE", "").split(",")))
+
+
+def docker_missing() -> str | None:
+    """Why there is no Docker engine to test with; None if there is."""
+    if shutil.which("docker") is None:
+        return "the program docker is not installed"
+    answer = subprocess.run(["docker", "info"], capture_output=True, text=True, check=False)
+    return None if answer.returncode == 0 else f"no Docker engine answers: {answer.stderr.strip()[:200]}"
+
+
+def haproxy_missing() -> str | None:
+    """Why there is no HAProxy to test with; None if there is."""
+    found = shutil.which("haproxy", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
+    return None if found else "the program haproxy is not installed"
+
+
+MISSING = {"docker": docker_missing, "haproxy": haproxy_missing}
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip what this machine lacks, with the reason; fail instead where SLIPWAY_REQUIRE names it."""
+    for need, why_missing in MISSING.items():
+        if item.get_closest_marker(need) and (reason := why_missing()):
+            if need in REQUIRED:
+                pytest.fail(f"SLIPWAY_REQUIRE={need}, but {reason}", pytrace=False)
+            pytest.skip(reason)
+
+
+@pytest.fixture
+def slipway_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty `SLIPWAY_HOME`."""
+    home = tmp_path / "home"
+    monkeypatch.setenv("SLIPWAY_HOME", str(home))
+    for name in ("SLIPWAY_RECORDS", "SLIPWAY_REGISTRY", "SLIPWAY_S3_ENDPOINT"):
+        monkeypatch.delenv(name, raising=False)
+    return home
+
+
+@pytest.fixture(scope="session")
+def engine_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The Python of an environment in which the embedded engine is installed."""
+    folder = tmp_path_factory.mktemp("engine")
+    uv = Path(sys.executable).with_name("uv")
+    python = folder / "bin" / "python"
+    requirements = get_engine(EngineKind.LLAMA_CPP).requirements
+    subprocess.run([uv, "venv", "--quiet", "--allow-existing", "--python", "3.11", folder], check=True)
+    subprocess.run([uv, "pip", "install", "--quiet", "--python", python, *requirements], check=True)
+    return python
+
+
+@pytest.fixture(scope="session")
+def random_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small Qwen3 model with random weights."""
+    return write_random_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """The root of the checkout."""
+    return REPOSITORY
