@@ -1,0 +1,102 @@
+"""A local Prefect API server: for one run on a leash, or detached for `slipway up`."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import httpx
+
+from blocks.engine_process import LOCALHOST, free_port
+from blocks.process import last_lines, leashed
+from tasks.core.errors import SlipwayError
+from tasks.core.settings import Settings
+
+START_TIMEOUT_S = 180.0
+"""A server starts in 5 s on an idle machine with 2 cores and needs a minute on a loaded one."""
+
+_POLL_S = 0.05
+
+
+def server_environment(settings: Settings, api_url: str) -> dict[str, str]:
+    """Environment of processes that use or are the local server: its own home, and no word to outside."""
+    return {
+        "PREFECT_HOME": str(settings.prefect_home),
+        "PREFECT_API_URL": api_url,
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "DO_NOT_TRACK": "1",
+        "SLIPWAY_HOME": str(settings.home),
+    }
+
+
+def server_command(port: int, *, services: bool) -> tuple[str, ...]:
+    """How to start a server on the loopback; `services` runs the scheduler, triggers and the like with it."""
+    prefect = str(Path(sys.executable).with_name("prefect"))
+    command = (prefect, "server", "start", "--host", LOCALHOST, "--port", str(port))
+    return command if services else (*command, "--no-services")
+
+
+def api_url(port: int) -> str:
+    """The API's address for a server on the loopback."""
+    return f"http://{LOCALHOST}:{port}/api"
+
+
+def answers(url: str) -> bool:
+    """Whether a Prefect API answers at `url`."""
+    try:
+        return httpx.get(f"{url}/health", timeout=2, trust_env=False).status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
+def wait_until_it_answers(url: str, child: subprocess.Popen[bytes], log: Path) -> None:
+    """Wait for a server that was just started. Raises `SlipwayError` with the end of its log."""
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while not answers(url):
+        if child.poll() is not None or time.monotonic() > deadline:
+            ended = f"ended with {child.returncode}" if child.returncode is not None else "does not answer"
+            raise SlipwayError(
+                f"the local Prefect server {ended}",
+                fix=f"read {log}",
+                detail=last_lines(log.read_text(errors="replace")),
+            )
+        time.sleep(_POLL_S)
+
+
+@contextlib.contextmanager
+def temporary_server(settings: Settings) -> Iterator[tuple[str, subprocess.Popen[bytes], Path]]:
+    """A server that ends with this process; yields its address at once, before it answers.
+
+    It shares the database of `slipway up`'s server, so its runs are seen there later.
+    """
+    port = free_port()
+    url = api_url(port)
+    log = settings.home / "logs" / "prefect-server.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    settings.prefect_home.mkdir(parents=True, exist_ok=True)
+    environment = server_environment(settings, url)
+    with (
+        log.open("wb") as output,
+        leashed(server_command(port, services=False), stdout=output, stderr=output, env=environment) as child,
+    ):
+        yield url, child, log
+
+
+def start_detached(command: tuple[str, ...], *, env: Mapping[str, str], log: Path) -> int:
+    """Start a process that outlives this one; its process id."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as output:
+        child = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            env={**os.environ, **env},
+            start_new_session=True,
+        )
+    return child.pid
