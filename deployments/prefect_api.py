@@ -1,0 +1,74 @@
+"""The Prefect API that a command's runs report to.
+
+In this order: the one that `PREFECT_API_URL` names, the server of `slipway up`, a server of its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from blocks.prefect_server import server_environment, temporary_server, wait_until_it_answers
+from deployments.local_state import read_local_state
+from tasks.core.settings import Settings
+
+
+@dataclass(frozen=True)
+class PrefectApi:
+    """An API that answers, or a server that is still starting."""
+
+    url: str
+    starting: tuple[subprocess.Popen[bytes], Path] | None = None
+
+    def wait(self) -> None:
+        """Return once the API answers. Raises `SlipwayError` if the server that was started does not."""
+        if self.starting is not None:
+            child, log = self.starting
+            wait_until_it_answers(self.url, lambda: child.poll() is None, log)
+
+    @contextlib.contextmanager
+    def quiet_runs(self) -> Iterator[None]:
+        """Settings for flows run in this process.
+
+        Heartbeats are for workers: here they would only add a second to the end of each flow, and the next
+        deploy finds runs whose process was killed (`flows/stale_runs.py`).
+        """
+        from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
+
+        with temporary_settings(updates={PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
+            yield
+        if self.starting is not None:
+            _flush()
+
+
+@contextlib.contextmanager
+def prefect_api(settings: Settings) -> Iterator[PrefectApi]:
+    """The API to use.
+
+    Enter before the first import of Prefect, which reads its address from the environment.
+    """
+    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "WARNING")
+    if url := os.environ.get("PREFECT_API_URL"):
+        yield PrefectApi(url)
+        return
+    state = read_local_state(settings)
+    if state is not None and state.alive:
+        os.environ.update(server_environment(settings, state.api_url))
+        yield PrefectApi(state.api_url)
+        return
+    with temporary_server(settings) as (url, child, log):
+        os.environ.update(server_environment(settings, url))
+        yield PrefectApi(url, (child, log))
+
+
+def _flush() -> None:
+    """Deliver what is still queued before the server of this command ends."""
+    from prefect.events.worker import EventsWorker
+    from prefect.logging.handlers import APILogHandler
+
+    EventsWorker.drain_all(timeout=5)
+    APILogHandler().flush()
