@@ -3,16 +3,45 @@
 from __future__ import annotations
 
 import time
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
 
+import psutil
 from prefect import flow, tags
 from prefect.runtime import flow_run
 
+from blocks.host import fingerprint_here
+from blocks.model_registry import resolve
+from blocks.record_store import open_record_store
+from flows.build_environment import build_environment
+from flows.check_health import check_health
+from flows.recording import Outcome, publish
+from flows.roll_out import roll_out
+from flows.side_by_side import side_by_side
+from flows.stage_model import stage_model
 from flows.stale_runs import end_stale_runs, service_tag
-from tasks.core.deployment import DeployResult
+from flows.tune_serving import tune_serving
+from flows.verify_compatibility import verify_compatibility
+from tasks.batching.models import BatchingResult
+from tasks.compatibility.models import CompatibilityRequest
+from tasks.core import deployment
+from tasks.core.cancellation import begin
+from tasks.core.deployment import DeployResult, StageRow
+from tasks.core.digests import digest_of
 from tasks.core.files import file_lock, write_atomically
+from tasks.core.records import new_record
+from tasks.core.release import Launch, Release
 from tasks.core.settings import Settings
 from tasks.core.spec import DeploySpec
-from tasks.core.verdicts import LifecycleVerdict
+from tasks.core.verdicts import LifecycleVerdict, StageName
+from tasks.engines.base import ServingConfig
+from tasks.engines.catalogue import get_engine
+from tasks.environment.models import EnvironmentRequest, EnvironmentResult
+from tasks.environment.task import lock_environment
+from tasks.quantization.models import QuantizationResult
+from tasks.staging.models import StagingRequest, StagingResult
 
 
 @flow(name="deploy-model", flow_run_name="deploy {spec.name}")
@@ -29,9 +58,143 @@ def deploy_model(spec: DeploySpec) -> DeployResult:
     lease = settings.leases / f"deploy-{spec.name}.lock"
     with file_lock(lease, wait=False, holder=f"the service {spec.name}"), tags(service_tag(spec.name)):
         end_stale_runs(spec.name, flow_run.id, flow_run.tags)
-        start = time.monotonic()
-        result = _run_stages(spec)
-        _record(result, spec, time.monotonic() - start)
-        if result.verdict == LifecycleVerdict.SERVING:
-            write_atomically(settings.specs / f"{spec.name}.json", spec.model_dump_json(indent=1))
-    return result
+        # Saved first: should this deploy be lost, the registry's next look knows what was wanted.
+        write_atomically(settings.specs / f"{spec.name}.json", spec.model_dump_json(indent=1))
+        return _Lifecycle(spec, settings).run()
+
+
+class _Lifecycle:
+    """One deploy: the stages in their order, a row for each, a record of the whole."""
+
+    def __init__(self, spec: DeploySpec, settings: Settings) -> None:
+        self.spec = spec
+        self.settings = settings
+        self.model = resolve(spec.model, settings)
+        self.rows: list[StageRow] = []
+        self.start = time.monotonic()
+
+    def run(self) -> DeployResult:
+        try:
+            result = self._run_stages()
+        except Exception as error:
+            # This is where the run is recorded: a fault is knowledge too. It goes on up.
+            self._record(FAULT, {"error": str(error), "stages": self._rows_json()})
+            raise
+        self._record(result.verdict, {"result": result.model_dump(mode="json")})
+        return result
+
+    def _run_stages(self) -> DeployResult:
+        prepared = self._prepare()
+        if prepared is None:
+            return self._refused()
+        environment, staging = prepared
+        tuned = self._tune(environment, staging)
+        if tuned is None:
+            return self._refused()
+        release = self._release(environment, staging, *tuned)
+        rollout = self._keep(roll_out(release))
+        if rollout.says_no:
+            return self._refused(endpoint=rollout.result.endpoint)
+        health = self._keep(check_health(self.spec.name))
+        completion = rollout.result.completion or health.result.completion
+        return self._result(
+            LifecycleVerdict.REFUSED if health.says_no else LifecycleVerdict.SERVING,
+            endpoint=rollout.result.endpoint,
+            release=release.id,
+            completion=completion,
+        )
+
+    def _prepare(self) -> tuple[EnvironmentResult, StagingResult] | None:
+        """Environment, compatibility and staging at the same time; None when one of them says no."""
+        request = EnvironmentRequest.of(self.spec.engine, self.spec.environment)
+        staging = StagingRequest(
+            model=self.spec.model,
+            shards=self.spec.staging.shards,
+            disk_benchmark=self.spec.staging.disk_benchmark,
+        )
+        outcomes = side_by_side(
+            [
+                partial(build_environment, request),
+                partial(self._verify, request),
+                partial(stage_model, staging),
+            ],
+            begin(),
+        )
+        for outcome in outcomes:
+            if outcome is not None:
+                self._keep(outcome)
+        if any(outcome is None or outcome.says_no for outcome in outcomes):
+            return None
+        environment, _, staged = outcomes
+        assert environment is not None
+        assert staged is not None
+        return environment.result, staged.result
+
+    def _verify(self, environment: EnvironmentRequest) -> Outcome[Any]:
+        """The survey needs no environment, only the names and versions that its lock will install."""
+        locked = lock_environment(environment)
+        packages = locked.packages if isinstance(locked, Locked) else {}
+        return verify_compatibility(CompatibilityRequest(engine=self.spec.engine, packages=packages))
+
+    def _tune(
+        self, environment: EnvironmentResult, staging: StagingResult
+    ) -> tuple[QuantizationResult, BatchingResult] | None:
+        tuned = tune_serving(
+            TuningRequest(
+                name=self.spec.name,
+                engine=self.spec.engine,
+                python_path=environment.python_path,
+                environment_digest=environment.lock_digest,
+                model_dir=staging.model_dir,
+                model_digest=staging.manifest_digest,
+                tuning=self.spec.tuning,
+                objectives=self.spec.objectives,
+                hardware=self.spec.hardware,
+            )
+        )
+        self._keep(tuned.quantization)
+        if tuned.batching is None:
+            return None
+        self._keep(tuned.batching)
+        if tuned.batching.says_no:
+            return None
+        return tuned.quantization.result, tuned.batching.result
+
+    def _release(
+        self,
+        environment: EnvironmentResult,
+        staging: StagingResult,
+        quantization: QuantizationResult,
+        batching: BatchingResult,
+    ) -> Release:
+        engine = get_engine(self.spec.engine)
+        config = batching.config
+        command = engine.command(
+            str(environment.python_path), str(engine.server_worker), str(quantization.candidate.path), config
+        )
+        return Release(
+            at=datetime.now(UTC),
+            spec=self.spec,
+            engine=self.spec.engine,
+            engine_version=environment.engine_version,
+            target=self.spec.target,
+            environment_digest=environment.lock_digest,
+            environment_path=environment.environment_path,
+            lock_path=environment.lock_path,
+            model_source=staging.source,
+            model_version=self.model.version,
+            model_digest=staging.manifest_digest,
+            candidate_format=quantization.candidate.format,
+            candidate_digest=quantization.candidate.digest,
+            batch=config.batch,
+            context=config.context,
+            threads=config.threads,
+            gpu_layers=config.gpu_layers,
+            launch=Launch(
+                argv=command.argv,
+                env=command.env,
+                model_file=quantization.candidate.path,
+                served_name=self.spec.name,
+            ),
+            records=tuple(row.record for row in self.rows if row.record),
+        )

@@ -14,11 +14,11 @@ from blocks.record_store import open_record_store
 from flows.recording import Outcome, run_stage
 from tasks.core.errors import BusyError
 from tasks.core.files import file_lock
-from tasks.core.records import RecordStore
+from tasks.core.records import Record, RecordStore
 from tasks.core.release import ServiceFolder
 from tasks.core.settings import Settings
 from tasks.core.spec import DeploySpec
-from tasks.core.verdicts import StageName
+from tasks.core.verdicts import StageName, says_no
 from tasks.registry import report
 from tasks.registry.models import EVENT, Announcement, Attempt, Look, RegistryResult
 from tasks.registry.plan import judge
@@ -80,6 +80,10 @@ def _gather(spec: DeploySpec, settings: Settings, store: RecordStore) -> Look:
             for found in deploys
         ),
     )
+
+
+def _said_no(deploy: Record) -> bool:
+    return says_no(StageName.LIFECYCLE, deploy.outcome)
 
 
 def _is_deploying(lease: Path) -> bool:

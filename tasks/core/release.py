@@ -43,6 +43,7 @@ class Release(BaseModel):
     environment_path: Path
     lock_path: Path
     model_source: str
+    model_version: str | None = None
     model_digest: str
     candidate_format: str
     candidate_digest: str
