@@ -6,10 +6,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from uuid import UUID
 
-from blocks.model_registry import resolve
 from prefect import flow
 from prefect.events import emit_event
 
+from blocks.model_registry import resolve
 from blocks.record_store import open_record_store
 from flows.recording import Outcome, run_stage
 from tasks.core.errors import BusyError

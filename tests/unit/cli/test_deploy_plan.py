@@ -14,7 +14,9 @@ from tasks.core.errors import ModelError
 from tasks.core.spec import parse_spec
 
 
-def test_the_plan_names_every_stage_and_does_nothing(random_model: Path, slipway_home: Path, tmp_path: Path) -> None:
+def test_the_plan_names_every_stage_and_does_nothing(
+    random_model: Path, slipway_home: Path, tmp_path: Path
+) -> None:
     spec = tmp_path / "spec.yaml"
     spec.write_text(f"name: tiny\nmodel: file:{random_model}\nrollout: {{port: 8123}}\n")
     shown = CliRunner().invoke(deploy, [str(spec), "--dry-run", "--json"])

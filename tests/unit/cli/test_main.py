@@ -25,7 +25,9 @@ def test_help_names_every_verb_and_imports_none() -> None:
     assert shown.returncode == 0
     for verb in VERBS:
         assert f"\n  {verb} " in shown.stdout
-    code = "import sys; from deployments.cli.main import main\ntry: main(['--help'])\nexcept SystemExit: pass\n"
+    code = (
+        "import sys; from deployments.cli.main import main\ntry: main(['--help'])\nexcept SystemExit: pass\n"
+    )
     code += "assert not {'pydantic', 'prefect', 'rich', 'httpx'} & set(sys.modules), 'loaded for help'"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
 
