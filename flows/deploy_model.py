@@ -5,13 +5,13 @@ from __future__ import annotations
 import time
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from prefect import flow, tags
 from prefect.runtime import flow_run
 from tasks.batching.models import BatchingResult
 from tasks.compatibility.models import CompatibilityRequest
-from tasks.environment.models import EnvironmentRequest, EnvironmentResult
+from tasks.environment.models import EnvironmentRequest, EnvironmentResult, Locked
 from tasks.environment.task import lock_environment
 from tasks.quantization.models import QuantizationResult
 from tasks.staging.models import StagingRequest, StagingResult
@@ -24,7 +24,7 @@ from flows.roll_out import roll_out
 from flows.side_by_side import side_by_side
 from flows.stage_model import stage_model
 from flows.stale_runs import end_stale_runs, service_tag
-from flows.tune_serving import tune_serving
+from flows.tune_serving import TuningRequest, tune_serving
 from flows.verify_compatibility import verify_compatibility
 from tasks.core.cancellation import begin
 from tasks.core.deployment import DeployResult, StageRow
@@ -34,6 +34,8 @@ from tasks.core.settings import Settings
 from tasks.core.spec import DeploySpec
 from tasks.core.verdicts import LifecycleVerdict
 from tasks.engines.catalogue import get_engine
+
+K = TypeVar("K", bound=StageResult)
 
 
 @flow(name="deploy-model", flow_run_name="deploy {spec.name}")
@@ -70,9 +72,10 @@ class _Lifecycle:
             result = self._run_stages()
         except Exception as error:
             # This is where the run is recorded: a fault is knowledge too. It goes on up.
-            self._record(FAULT, {"error": str(error), "stages": self._rows_json()})
+            rows = [row.model_dump(mode="json") for row in self.rows]
+            self._record(FAULT, {"error": str(error), "stages": rows}, None)
             raise
-        self._record(result.verdict, {"result": result.model_dump(mode="json")})
+        self._record(result.verdict, {"result": result.model_dump(mode="json")}, result)
         return result
 
     def _run_stages(self) -> DeployResult:
@@ -190,3 +193,57 @@ class _Lifecycle:
             ),
             records=tuple(row.record for row in self.rows if row.record),
         )
+
+    def _keep(self, outcome: Outcome[K]) -> Outcome[K]:
+        """Note a stage's row for the table."""
+        self.rows.append(
+            StageRow(
+                stage=outcome.stage,
+                verdict=outcome.verdict,
+                cached=outcome.cached,
+                seconds=round(outcome.seconds, 3),
+                record=outcome.record,
+                headline=outcome.headline,
+            )
+        )
+        return outcome
+
+    def _refused(self, endpoint: str | None = None) -> DeployResult:
+        """A stage said no; what served before goes on serving."""
+        return self._result(LifecycleVerdict.REFUSED, endpoint=endpoint)
+
+    def _result(
+        self,
+        verdict: LifecycleVerdict,
+        *,
+        endpoint: str | None = None,
+        release: str | None = None,
+        completion: str | None = None,
+    ) -> DeployResult:
+        return DeployResult(
+            verdict=verdict,
+            name=self.spec.name,
+            model=self.spec.model,
+            model_version=self.model.version,
+            endpoint=endpoint,
+            release=release,
+            completion=completion,
+            stages=tuple(self.rows),
+        )
+
+    def _record(self, outcome: str, evidence: dict[str, Any], result: DeployResult | None) -> None:
+        inputs = {"spec": self.spec.model_dump(mode="json"), "model_version": self.model.version}
+        record = new_record(
+            stage=StageName.LIFECYCLE,
+            subject=self.spec.name,
+            host_fingerprint=fingerprint_here(),
+            inputs_digest=digest_of(inputs),
+            outcome=outcome,
+            seconds=time.monotonic() - self.start,
+            numbers=deployment.numbers(result) if result else {},
+            evidence={"inputs": inputs, **evidence},
+            consulted=[row.record for row in self.rows if row.record],
+        )
+        open_record_store(self.settings).put(record)
+        if result is not None:
+            publish(StageName.LIFECYCLE, self.spec.name, deployment.markdown(result), record.id)
