@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 import pynvml
@@ -44,6 +44,20 @@ def read_nvml() -> NvmlReading:
             driver=pynvml.nvmlSystemGetDriverVersion(),
             cuda_driver=f"{cuda // 1000}.{cuda % 1000 // 10}",
             gpus=tuple(_read_gpu(index) for index in range(pynvml.nvmlDeviceGetCount())),
+        )
+
+
+def gpu_bytes_of(pids: Collection[int]) -> int:
+    """Memory that these processes hold on all GPUs of this host, bytes; 0 without a driver."""
+    with nvml_session() as available:
+        if not available:
+            return 0
+        handles = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())]
+        return sum(
+            process.usedGpuMemory or 0
+            for handle in handles
+            for process in pynvml.nvmlDeviceGetComputeRunningProcesses(handle)
+            if process.pid in pids
         )
 
 
