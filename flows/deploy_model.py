@@ -9,31 +9,37 @@ from typing import Any, TypeVar
 
 from prefect import flow, tags
 from prefect.runtime import flow_run
-from tasks.batching.models import BatchingResult
-from tasks.compatibility.models import CompatibilityRequest
-from tasks.environment.models import EnvironmentRequest, EnvironmentResult, Locked
-from tasks.environment.task import lock_environment
-from tasks.quantization.models import QuantizationResult
-from tasks.staging.models import StagingRequest, StagingResult
 
+from blocks.host import fingerprint_here
 from blocks.model_registry import resolve
+from blocks.record_store import open_record_store
 from flows.build_environment import build_environment
 from flows.check_health import check_health
-from flows.recording import Outcome
+from flows.recording import Outcome, publish
 from flows.roll_out import roll_out
 from flows.side_by_side import side_by_side
 from flows.stage_model import stage_model
 from flows.stale_runs import end_stale_runs, service_tag
 from flows.tune_serving import TuningRequest, tune_serving
 from flows.verify_compatibility import verify_compatibility
+from tasks.batching.models import BatchingResult
+from tasks.compatibility.models import CompatibilityRequest
+from tasks.core import deployment
 from tasks.core.cancellation import begin
 from tasks.core.deployment import DeployResult, StageRow
+from tasks.core.digests import digest_of
 from tasks.core.files import file_lock, write_atomically
+from tasks.core.records import new_record
 from tasks.core.release import Launch, Release
+from tasks.core.result import StageResult
 from tasks.core.settings import Settings
 from tasks.core.spec import DeploySpec
-from tasks.core.verdicts import LifecycleVerdict
+from tasks.core.verdicts import FAULT, LifecycleVerdict, StageName
 from tasks.engines.catalogue import get_engine
+from tasks.environment.models import EnvironmentRequest, EnvironmentResult, Locked
+from tasks.environment.task import lock_environment
+from tasks.quantization.models import QuantizationResult
+from tasks.staging.models import StagingRequest, StagingResult
 
 K = TypeVar("K", bound=StageResult)
 
