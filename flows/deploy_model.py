@@ -9,6 +9,12 @@ from typing import Any, TypeVar
 
 from prefect import flow, tags
 from prefect.runtime import flow_run
+from tasks.batching.models import BatchingResult
+from tasks.compatibility.models import CompatibilityRequest
+from tasks.environment.models import EnvironmentRequest, EnvironmentResult, Locked
+from tasks.environment.task import lock_environment
+from tasks.quantization.models import QuantizationResult
+from tasks.staging.models import StagingRequest, StagingResult
 
 from blocks.host import fingerprint_here
 from blocks.model_registry import resolve
@@ -22,8 +28,6 @@ from flows.stage_model import stage_model
 from flows.stale_runs import end_stale_runs, service_tag
 from flows.tune_serving import TuningRequest, tune_serving
 from flows.verify_compatibility import verify_compatibility
-from tasks.batching.models import BatchingResult
-from tasks.compatibility.models import CompatibilityRequest
 from tasks.core import deployment
 from tasks.core.cancellation import begin
 from tasks.core.deployment import DeployResult, StageRow
@@ -36,10 +40,6 @@ from tasks.core.settings import Settings
 from tasks.core.spec import DeploySpec
 from tasks.core.verdicts import FAULT, LifecycleVerdict, StageName
 from tasks.engines.catalogue import get_engine
-from tasks.environment.models import EnvironmentRequest, EnvironmentResult, Locked
-from tasks.environment.task import lock_environment
-from tasks.quantization.models import QuantizationResult
-from tasks.staging.models import StagingRequest, StagingResult
 
 K = TypeVar("K", bound=StageResult)
 
