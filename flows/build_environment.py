@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Any, cast
+from typing import Any
 
 from prefect import flow
 
@@ -37,8 +37,7 @@ def build_environment(request: EnvironmentRequest) -> Outcome[EnvironmentResult]
         work=lambda: _work(request, uv, trial),
         still_good=lambda result: still_good(result, trial),
     )
-    # Prefect shows the state and hands its data to the caller.
-    return cast(Outcome[EnvironmentResult], outcome.as_state())
+    return outcome.as_state()
 
 
 def _work(request: EnvironmentRequest, uv: Uv, trial: EnvironmentTrial) -> EnvironmentResult:

@@ -11,14 +11,13 @@ from prefect import flow, tags
 from prefect.runtime import flow_run
 from tasks.batching.models import BatchingResult
 from tasks.compatibility.models import CompatibilityRequest
-from tasks.environment.models import EnvironmentRequest, EnvironmentResult, Locked
-from tasks.environment.task import lock_environment
 from tasks.quantization.models import QuantizationResult
 from tasks.staging.models import StagingRequest, StagingResult
 
 from blocks.host import fingerprint_here
 from blocks.model_registry import resolve
 from blocks.record_store import open_record_store
+from blocks.uv import Uv
 from flows.build_environment import build_environment
 from flows.check_health import check_health
 from flows.recording import Outcome, publish
@@ -40,6 +39,8 @@ from tasks.core.settings import Settings
 from tasks.core.spec import DeploySpec
 from tasks.core.verdicts import FAULT, LifecycleVerdict, StageName
 from tasks.engines.catalogue import get_engine
+from tasks.environment.models import EnvironmentRequest, EnvironmentResult, Locked
+from tasks.environment.task import lock_environment
 
 K = TypeVar("K", bound=StageResult)
 
@@ -133,7 +134,7 @@ class _Lifecycle:
 
     def _verify(self, environment: EnvironmentRequest) -> Outcome[Any]:
         """The survey needs no environment, only the names and versions that its lock will install."""
-        locked = lock_environment(environment)
+        locked = lock_environment(environment, Uv(), self.settings)
         packages = locked.packages if isinstance(locked, Locked) else {}
         return verify_compatibility(CompatibilityRequest(engine=self.spec.engine, packages=packages))
 
