@@ -56,8 +56,10 @@ class DockerEngine:
             ) from error
         return cls(client)
 
-    def close(self) -> None:
-        """Close the connections."""
+    def __enter__(self) -> DockerEngine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         self._client.close()
 
     def image_id(self, name: str) -> str | None:
