@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Self, TypeVar, cast
 
 from prefect import get_run_logger
 from prefect.artifacts import create_markdown_artifact
-from prefect.client.schemas.objects import State
 from prefect.exceptions import MissingContextError
 from prefect.states import Completed
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -48,10 +47,13 @@ class Outcome(BaseModel, Generic[R]):
         """Whether the verdict ends the lifecycle."""
         return says_no(self.stage, self.verdict)
 
-    def as_state(self) -> State[Any]:
-        """The Prefect state that shows it: `Cached`, or the verdict. A verdict is never a failed run."""
+    def as_state(self) -> Self:
+        """The Prefect state that shows it: `Cached`, or the verdict. A verdict is never a failed run.
+
+        Typed as the outcome: a flow that returns a state hands the state's data to its caller.
+        """
         name = "Cached" if self.cached else self.verdict.replace("_", " ").capitalize()
-        return Completed(name=name, message=self.headline, data=self)
+        return cast("Self", Completed(name=name, message=self.headline, data=self))
 
 
 def run_stage(

@@ -1,9 +1,9 @@
-"""The sequence of every rollout, whatever the target: gate first, traffic after, the former one kept till last.
+"""The sequence of every rollout, whatever the target: gate first, then traffic, the former one kept till last.
 
 Order: claim the address, start the candidate beside the former release, `/health`, one real completion
-straight to the candidate, write the release's document, switch, one completion at the public address, settle,
-write `current.json`. Whatever fails on the way, the former release takes the traffic, and a kill at any moment
-leaves either the old or the new one serving.
+straight to the candidate, write the release's document, switch, one completion at the public address,
+settle, write `current.json`. Whatever fails on the way, the former release takes the traffic; a kill at any
+moment leaves either the old or the new one serving.
 """
 
 from __future__ import annotations
@@ -59,8 +59,8 @@ class Candidate:
 class Target(Protocol):
     """Where a service runs. One object serves one service, in one command.
 
-    A candidate that was neither settled nor reverted when the object is closed, or when its process is killed,
-    must end: at once, or at the latest by the next `claim`.
+    A candidate that was neither settled nor reverted when the object is closed, or when this process is
+    killed, must end: at once, or at the latest by the next `claim`.
     """
 
     def running(self) -> Running | None:
@@ -113,7 +113,14 @@ def roll_out(release: Release, folder: ServiceFolder, target: Target, open_api: 
         assert running is not None  # else the plan would be to start
         if plan.action is RolloutAction.ADOPT:
             _write_state(release, folder, running.host, running.port, plan.previous)
-        return _result(release, plan, RolloutVerdict.SERVING, endpoint=running.endpoint, serving=release.id)
+        return _result(
+            release,
+            plan,
+            RolloutVerdict.SERVING,
+            endpoint=running.endpoint,
+            serving=release.id,
+            previous=plan.previous,
+        )
     port = target.claim(plan.host, plan.port)
     return _Attempt(release, folder, target, open_api, plan, port).run()
 
@@ -161,24 +168,25 @@ class _Attempt:
 
     def run(self) -> RolloutResult:
         candidate: Candidate | None = None
-        settled = False
+        failure: EngineError | RolloutError | None = None
+        log, settled = "", False
         try:
             say(StageName.ROLLOUT, f"starting {short(self.release.id)}")
             start = time.monotonic()
             candidate = self.target.start(self.release)
             completion = self._pass_gate(candidate)
             first_completion_s = time.monotonic() - start
-            write_atomically(
-                self.folder.release_file(self.release.id),
-                self.release.model_dump_json(by_alias=True, indent=1),
-            )
+            document = self.release.model_dump_json(by_alias=True, indent=1)
+            write_atomically(self.folder.release_file(self.release.id), document)
             self._bring_into_service(candidate)
             settled = True
         except (EngineError, RolloutError) as error:
-            return self._rolled_back(candidate, error)
+            failure, log = error, self._log_of(candidate) or error.detail or ""
         finally:
             if not settled:
                 self._undo(candidate)
+        if failure is not None:
+            return self._rolled_back(failure, log)
         _write_state(self.release, self.folder, self.plan.host, self.port, self.plan.previous)
         return _result(
             self.release,
@@ -186,6 +194,7 @@ class _Attempt:
             RolloutVerdict.SERVING,
             endpoint=self._endpoint,
             serving=self.release.id,
+            previous=self.plan.previous,
             completion=completion.text,
             first_completion_s=first_completion_s,
         )
@@ -219,15 +228,27 @@ class _Attempt:
         self.target.settle(candidate, drain_s=self.release.spec.rollout.drain_s)
         say(StageName.ROLLOUT, f"{short(self.release.id)} serves at {self._endpoint}")
 
-    def _rolled_back(self, candidate: Candidate | None, error: EngineError | RolloutError) -> RolloutResult:
-        log = self.target.candidate_log(candidate, _LOG_LINES) if candidate else error.detail
-        former = self.plan.former
+    def _log_of(self, candidate: Candidate | None) -> str:
+        if candidate is None:
+            return ""
+        try:
+            return self.target.candidate_log(candidate, _LOG_LINES)
+        except RolloutError:
+            return ""  # the target itself is what failed
+
+    def _rolled_back(self, error: EngineError | RolloutError, log: str) -> RolloutResult:
+        running, state = self.target.running(), self.folder.state()
+        say(
+            StageName.ROLLOUT,
+            f"rolled back to {short(running.release) if running else 'nothing'}: {error.what}",
+        )
         return _result(
             self.release,
             self.plan,
             RolloutVerdict.ROLLED_BACK,
-            endpoint=self._endpoint if former else None,
-            serving=former,
+            endpoint=running.endpoint if running else None,
+            serving=running.release if running else None,
+            previous=state.previous if state else None,
             reason=str(error),
             log_tail=log or None,
         )
@@ -260,6 +281,7 @@ def _result(
     *,
     endpoint: str | None,
     serving: str | None,
+    previous: str | None,
     completion: str | None = None,
     first_completion_s: float | None = None,
     reason: str | None = None,
@@ -272,7 +294,7 @@ def _result(
         action=plan.action,
         release=release.id,
         serving=serving,
-        previous=plan.previous,
+        previous=previous,
         endpoint=endpoint,
         completion=completion,
         first_completion_s=first_completion_s,
