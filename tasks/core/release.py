@@ -29,7 +29,10 @@ class Launch(BaseModel):
 
 
 class Release(BaseModel):
-    """What was decided and measured for one service, named by digests (DESIGN 3)."""
+    """What was decided and measured for one service, named by digests (DESIGN 3).
+
+    `candidate_digest` is that of the bytes of `launch.model_file`, which a rollout looks at before it starts.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
