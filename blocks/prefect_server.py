@@ -7,20 +7,29 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
 
 from blocks.engine_process import LOCALHOST, free_port
-from blocks.process import last_lines, leashed
+from blocks.process import last_lines, leashed, terminate
 from tasks.core.errors import SlipwayError
 from tasks.core.settings import Settings
 
 START_TIMEOUT_S = 180.0
 """A server starts in 5 s on an idle machine with 2 cores and needs a minute on a loaded one."""
 
+STOP_TIMEOUT_S = 5.0
+
 _POLL_S = 0.05
+
+_WITHOUT_SCHEDULING = {
+    f"PREFECT_SERVER_SERVICES_{service}_ENABLED": "false"
+    for service in ("SCHEDULER", "LATE_RUNS", "FOREMAN", "TRIGGERS", "REPOSSESSOR", "PAUSE_EXPIRATIONS")
+}
+"""For the server of one command: it schedules nothing, it only keeps what happened."""
 
 
 def server_environment(settings: Settings, api_url: str) -> dict[str, str]:
@@ -34,11 +43,10 @@ def server_environment(settings: Settings, api_url: str) -> dict[str, str]:
     }
 
 
-def server_command(port: int, *, services: bool) -> tuple[str, ...]:
-    """How to start a server on the loopback; `services` runs the scheduler, triggers and the like with it."""
+def server_command(port: int) -> tuple[str, ...]:
+    """How to start a server on the loopback."""
     prefect = str(Path(sys.executable).with_name("prefect"))
-    command = (prefect, "server", "start", "--host", LOCALHOST, "--port", str(port))
-    return command if services else (*command, "--no-services")
+    return (prefect, "server", "start", "--host", LOCALHOST, "--port", str(port))
 
 
 def api_url(port: int) -> str:
@@ -54,23 +62,35 @@ def answers(url: str) -> bool:
         return False
 
 
-def wait_until_it_answers(url: str, child: subprocess.Popen[bytes], log: Path) -> None:
+def wait_until_it_answers(url: str, alive: Callable[[], bool], log: Path) -> None:
     """Wait for a server that was just started. Raises `SlipwayError` with the end of its log."""
     deadline = time.monotonic() + START_TIMEOUT_S
     while not answers(url):
-        if child.poll() is not None or time.monotonic() > deadline:
-            ended = f"ended with {child.returncode}" if child.returncode is not None else "does not answer"
+        if not alive() or time.monotonic() > deadline:
             raise SlipwayError(
-                f"the local Prefect server {ended}",
+                f"the local Prefect server {'does not answer' if alive() else 'ended while starting'}",
                 fix=f"read {log}",
                 detail=last_lines(log.read_text(errors="replace")),
             )
         time.sleep(_POLL_S)
 
 
+@dataclass(frozen=True)
+class TemporaryServer:
+    """A server that was started for this process and may not answer yet."""
+
+    url: str
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    def wait(self) -> None:
+        """Return once it answers. Raises `SlipwayError` if it does not."""
+        wait_until_it_answers(self.url, lambda: self.process.poll() is None, self.log)
+
+
 @contextlib.contextmanager
-def temporary_server(settings: Settings) -> Iterator[tuple[str, subprocess.Popen[bytes], Path]]:
-    """A server that ends with this process; yields its address at once, before it answers.
+def temporary_server(settings: Settings) -> Iterator[TemporaryServer]:
+    """A server that ends with this process; it is yielded at once, before it answers.
 
     It shares the database of `slipway up`'s server, so its runs are seen there later.
     """
@@ -79,12 +99,13 @@ def temporary_server(settings: Settings) -> Iterator[tuple[str, subprocess.Popen
     log = settings.home / "logs" / "prefect-server.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     settings.prefect_home.mkdir(parents=True, exist_ok=True)
-    environment = server_environment(settings, url)
+    environment = {**server_environment(settings, url), **_WITHOUT_SCHEDULING}
     with (
         log.open("wb") as output,
-        leashed(server_command(port, services=False), stdout=output, stderr=output, env=environment) as child,
+        leashed(server_command(port), stdout=output, stderr=output, env=environment) as child,
     ):
-        yield url, child, log
+        yield TemporaryServer(url, child, log)
+        terminate(child, timeout_s=STOP_TIMEOUT_S)  # so that what was received last reaches the database
 
 
 def start_detached(command: tuple[str, ...], *, env: Mapping[str, str], log: Path) -> int:

@@ -14,9 +14,10 @@ from tasks.core.spec import DeploySpec, EngineKind, Target
 
 
 class Launch(BaseModel):
-    """How the engine is started: everything but the port, which is chosen at the start.
+    """How the engine is started on this host: everything but the port, which is chosen at the start.
 
-    `argv` holds the placeholders `{host}` and `{port}`. `model_file` is the file or folder that is served.
+    `argv` holds the placeholders `{host}` and `{port}`. `model_file` is the file or folder that is served. Its
+    paths are this host's; a container's command is made anew from the release's tuned configuration.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -42,11 +43,14 @@ class Release(BaseModel):
     environment_path: Path
     lock_path: Path
     model_source: str
+    model_version: str | None = None
     model_digest: str
     candidate_format: str
     candidate_digest: str
     batch: int
     context: int
+    threads: int
+    gpu_layers: int = 0
     launch: Launch
     image: str | None = None
     numbers: dict[str, Number] = {}

@@ -1,0 +1,303 @@
+"""The sequence of every rollout, whatever the target: gate first, then traffic, the former one kept till last.
+
+Order: claim the address, start the candidate beside the former release, `/health`, one real completion
+straight to the candidate, write the release's document, switch, one completion at the public address,
+settle, write `current.json`. Whatever fails on the way, the former release takes the traffic; a kill at any
+moment leaves either the old or the new one serving.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Protocol
+
+from tasks.core.cancellation import current
+from tasks.core.digests import short
+from tasks.core.errors import EngineError, RolloutError
+from tasks.core.files import fsync_folder, write_atomically
+from tasks.core.progress import say
+from tasks.core.release import Release, ServiceFolder, ServiceState
+from tasks.core.verdicts import RolloutVerdict, StageName
+from tasks.rollout.models import RolloutAction, RolloutPlan, RolloutResult, Running
+from tasks.rollout.plan import plan_rollout
+
+_POLL_S = 0.02
+_LOG_LINES = 12
+
+
+class Completion(Protocol):
+    """What `blocks.engine_api.Completion` is to a rollout."""
+
+    @property
+    def text(self) -> str: ...
+
+
+class Api(Protocol):
+    """An engine's HTTP interface, as `blocks.engine_api.EngineApi` gives it."""
+
+    def ready(self) -> bool: ...
+
+    def complete(self, model: str, prompt: str, max_tokens: int, /) -> Completion: ...
+
+
+OpenApi = Callable[[str], AbstractContextManager[Api]]
+"""Opens a client for a base URL."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A started engine that gets no traffic yet. `base_url` is its private address, without `/v1`."""
+
+    release: str
+    base_url: str
+
+
+class Target(Protocol):
+    """Where a service runs. One object serves one service, in one command.
+
+    A candidate that was neither settled nor reverted when the object is closed, or when this process is
+    killed, must end: at once, or at the latest by the next `claim`.
+    """
+
+    def running(self) -> Running | None:
+        """What takes traffic now; None if nothing does. Changes nothing, and starts nothing."""
+
+    def claim(self, host: str, port: int | None) -> int:
+        """Make the public address this service's own, and sweep what a killed rollout left; the port.
+
+        Does nothing where the address is held already. A service that serves elsewhere does so until
+        `settle`. Raises `PortTakenError` that names the port and who holds it, with nothing started.
+        """
+
+    def start(self, release: Release) -> Candidate:
+        """Start `release` on a private address. Raises `RolloutError` with nothing left behind."""
+
+    def fault(self, candidate: Candidate) -> str | None:
+        """How the candidate died; None while it lives."""
+
+    def candidate_log(self, candidate: Candidate, lines: int) -> str:
+        """The end of the candidate's log."""
+
+    def switch(self, candidate: Candidate) -> None:
+        """Send new requests to the candidate. The former one keeps those it has, and stays up."""
+
+    def settle(self, candidate: Candidate, *, drain_s: float) -> None:
+        """Make the switch durable; the former one ends once it has no request left, or after `drain_s`.
+
+        May return earlier where something that outlives this command ends the former one.
+        """
+
+    def revert(self, candidate: Candidate, *, drain_s: float) -> None:
+        """Undo: the former one gets the traffic if it does not have it, and the candidate ends."""
+
+    def stop(self, *, drain_s: float) -> None:
+        """End the service and everything that belongs to it, after its requests or `drain_s`. Idempotent."""
+
+    def log_tail(self, lines: int) -> str:
+        """The end of the log of what serves, or of what served last."""
+
+
+def roll_out(release: Release, folder: ServiceFolder, target: Target, open_api: OpenApi) -> RolloutResult:
+    """Bring `release` into service; nothing is done if it serves already.
+
+    A release that does not start, or does not answer, is a verdict: `rolled_back`. Raises `PortTakenError`,
+    and what the target raises when it cannot work at all.
+    """
+    plan = plan_rollout(release, folder.state(), _look(release, target, open_api))
+    if plan.action in (RolloutAction.NOTHING, RolloutAction.ADOPT):
+        running = target.running()
+        assert running is not None  # else the plan would be to start
+        if plan.action is RolloutAction.ADOPT:
+            _write_state(release, folder, running.host, running.port, plan.previous)
+        return _result(
+            release,
+            plan,
+            RolloutVerdict.SERVING,
+            endpoint=running.endpoint,
+            serving=release.id,
+            previous=plan.previous,
+        )
+    port = target.claim(plan.host, plan.port)
+    return _Attempt(release, folder, target, open_api, plan, port).run()
+
+
+def stop_service(folder: ServiceFolder, target: Target, *, drain_s: float) -> bool:
+    """End a service and forget that it ran; whether there was anything to end. Its releases are kept."""
+    was_there = target.running() is not None or folder.state() is not None
+    target.stop(drain_s=drain_s)
+    if folder.state_file.exists():
+        folder.state_file.unlink()
+        fsync_folder(folder.root)
+    return was_there
+
+
+def answers(release: Release, base_url: str, open_api: OpenApi) -> bool:
+    """Whether the service really completes a prompt, not only says that it is well."""
+    with open_api(base_url) as api:
+        if not api.ready():
+            return False
+        try:
+            api.complete(release.launch.served_name, release.spec.rollout.gate.prompt, 1)
+        except EngineError:
+            return False
+        return True
+
+
+def _look(release: Release, target: Target, open_api: OpenApi) -> Running | None:
+    """What runs; asked for a completion only where the answer decides something."""
+    running = target.running()
+    if running is None or running.release != release.id or not running.up:
+        return running
+    return running.model_copy(update={"up": answers(release, running.endpoint, open_api)})
+
+
+@dataclass
+class _Attempt:
+    """One release on its way into service, at a claimed address."""
+
+    release: Release
+    folder: ServiceFolder
+    target: Target
+    open_api: OpenApi
+    plan: RolloutPlan
+    port: int
+
+    def run(self) -> RolloutResult:
+        candidate: Candidate | None = None
+        failure: EngineError | RolloutError | None = None
+        log, settled = "", False
+        try:
+            say(StageName.ROLLOUT, f"starting {short(self.release.id)}")
+            start = time.monotonic()
+            candidate = self.target.start(self.release)
+            completion = self._pass_gate(candidate)
+            first_completion_s = time.monotonic() - start
+            document = self.release.model_dump_json(by_alias=True, indent=1)
+            write_atomically(self.folder.release_file(self.release.id), document)
+            self._bring_into_service(candidate)
+            settled = True
+        except (EngineError, RolloutError) as error:
+            failure, log = error, self._log_of(candidate) or error.detail or ""
+        finally:
+            if not settled:
+                self._undo(candidate)
+        if failure is not None:
+            return self._rolled_back(failure, log)
+        _write_state(self.release, self.folder, self.plan.host, self.port, self.plan.previous)
+        return _result(
+            self.release,
+            self.plan,
+            RolloutVerdict.SERVING,
+            endpoint=self._endpoint,
+            serving=self.release.id,
+            previous=self.plan.previous,
+            completion=completion.text,
+            first_completion_s=first_completion_s,
+        )
+
+    @property
+    def _endpoint(self) -> str:
+        return f"http://{self.plan.host}:{self.port}"
+
+    def _pass_gate(self, candidate: Candidate) -> Completion:
+        gate = self.release.spec.rollout.gate
+        with self.open_api(candidate.base_url) as api:
+            deadline = time.monotonic() + gate.start_timeout_s
+            while not api.ready():
+                current().check()
+                if fault := self.target.fault(candidate):
+                    raise EngineError(f"the engine died while starting: {fault}")
+                if time.monotonic() > deadline:
+                    raise EngineError(
+                        f"the engine was not ready within {gate.start_timeout_s:g} s",
+                        fix="raise rollout.gate.start_timeout_s",
+                    )
+                time.sleep(_POLL_S)
+            completion = api.complete(self.release.launch.served_name, gate.prompt, gate.max_tokens)
+        say(StageName.ROLLOUT, f"gate passed: {gate.prompt!r} -> {completion.text!r}")
+        return completion
+
+    def _bring_into_service(self, candidate: Candidate) -> None:
+        self.target.switch(candidate)
+        with self.open_api(self._endpoint) as api:
+            api.complete(self.release.launch.served_name, self.release.spec.rollout.gate.prompt, 1)
+        self.target.settle(candidate, drain_s=self.release.spec.rollout.drain_s)
+        say(StageName.ROLLOUT, f"{short(self.release.id)} serves at {self._endpoint}")
+
+    def _log_of(self, candidate: Candidate | None) -> str:
+        if candidate is None:
+            return ""
+        try:
+            return self.target.candidate_log(candidate, _LOG_LINES)
+        except RolloutError:
+            return ""  # the target itself is what failed
+
+    def _rolled_back(self, error: EngineError | RolloutError, log: str) -> RolloutResult:
+        running, state = self.target.running(), self.folder.state()
+        say(
+            StageName.ROLLOUT,
+            f"rolled back to {short(running.release) if running else 'nothing'}: {error.what}",
+        )
+        return _result(
+            self.release,
+            self.plan,
+            RolloutVerdict.ROLLED_BACK,
+            endpoint=running.endpoint if running else None,
+            serving=running.release if running else None,
+            previous=state.previous if state else None,
+            reason=str(error),
+            log_tail=log or None,
+        )
+
+    def _undo(self, candidate: Candidate | None) -> None:
+        drain_s = self.release.spec.rollout.drain_s
+        if candidate is not None:
+            self.target.revert(candidate, drain_s=drain_s)
+        if self.plan.former is None:
+            self.target.stop(drain_s=drain_s)
+
+
+def _write_state(release: Release, folder: ServiceFolder, host: str, port: int, previous: str | None) -> None:
+    state = ServiceState(
+        name=release.name,
+        target=release.target,
+        host=host,
+        port=port,
+        release=release.id,
+        previous=previous,
+        since=datetime.now(UTC),
+    )
+    write_atomically(folder.state_file, state.model_dump_json(by_alias=True, indent=1))
+
+
+def _result(
+    release: Release,
+    plan: RolloutPlan,
+    verdict: RolloutVerdict,
+    *,
+    endpoint: str | None,
+    serving: str | None,
+    previous: str | None,
+    completion: str | None = None,
+    first_completion_s: float | None = None,
+    reason: str | None = None,
+    log_tail: str | None = None,
+) -> RolloutResult:
+    return RolloutResult(
+        verdict=verdict,
+        name=release.name,
+        target=release.target,
+        action=plan.action,
+        release=release.id,
+        serving=serving,
+        previous=previous,
+        endpoint=endpoint,
+        completion=completion,
+        first_completion_s=first_completion_s,
+        reason=reason,
+        log_tail=log_tail,
+    )

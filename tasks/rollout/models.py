@@ -1,0 +1,81 @@
+"""What a rollout finds, plans and answers."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from tasks.core.result import StageResult
+from tasks.core.spec import Target
+from tasks.core.verdicts import RolloutVerdict
+
+
+class Running(BaseModel):
+    """What takes a service's traffic now, as the target itself sees it.
+
+    `up` is whether its engine runs, `pid` the root of its process tree where there is one on this host,
+    `restarts` how often it was started again after it died, `open_requests` what it works on now.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    release: str
+    host: str
+    port: int
+    up: bool
+    restarts: int = Field(0, ge=0)
+    open_requests: int | None = Field(None, ge=0)
+    pid: int | None = None
+
+    @property
+    def endpoint(self) -> str:
+        """Base URL, without `/v1`."""
+        return f"http://{self.host}:{self.port}"
+
+
+class RolloutAction(StrEnum):
+    """What there is to do."""
+
+    NOTHING = "nothing"
+    ADOPT = "adopt"
+    START = "start"
+    REPLACE = "replace"
+
+
+class RolloutPlan(BaseModel):
+    """The way from what runs to what is wanted.
+
+    `port` is None where any free one will do. `former` is the release that serves until the switch, and again
+    if anything fails; `previous` the one that `rollback` will go to once this one serves.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    action: RolloutAction
+    host: str
+    port: int | None
+    former: str | None
+    previous: str | None
+    steps: tuple[str, ...]
+
+
+class RolloutResult(StageResult):
+    """What serves now, and why the wanted release does not where the verdict is `rolled_back`.
+
+    `release` is the wanted one, `serving` the one that takes traffic (None: nothing serves). `completion` is
+    the gate's answer and `first_completion_s` the time from engine start to it.
+    """
+
+    verdict: RolloutVerdict
+    name: str
+    target: Target
+    action: RolloutAction
+    release: str
+    serving: str | None
+    previous: str | None
+    endpoint: str | None
+    completion: str | None = None
+    first_completion_s: float | None = Field(None, ge=0)
+    reason: str | None = None
+    log_tail: str | None = None

@@ -1,0 +1,73 @@
+"""What to do so that the wanted release serves. Pure: no clock, network or environment."""
+
+from __future__ import annotations
+
+from tasks.core.digests import short
+from tasks.core.release import Release, ServiceState
+from tasks.rollout.models import RolloutAction, RolloutPlan, Running
+
+
+def plan_rollout(release: Release, state: ServiceState | None, running: Running | None) -> RolloutPlan:
+    """The steps from what runs to `release`.
+
+    `state` is what the last finished rollout wrote; `running` what really takes traffic, with `up` only if
+    it answers. They differ where a rollout was killed between the two, or where the service's processes were.
+    """
+    wanted = release.id
+    host, port = address_of(release, state)
+    action = _action(release, state, running, host, port)
+    former = running.release if running else None
+    seen = [former, *((state.release, state.previous) if state else ())]
+    previous = next((found for found in seen if found not in (None, wanted)), None)
+    return RolloutPlan(
+        action=action,
+        host=host,
+        port=port,
+        former=former,
+        previous=previous,
+        steps=_steps(action, release, former, host, port),
+    )
+
+
+def address_of(release: Release, state: ServiceState | None) -> tuple[str, int | None]:
+    """Public host and port: a service that asks for no port keeps the one it was given first."""
+    wanted = release.spec.rollout
+    if wanted.port is None and state is not None and state.host == wanted.host:
+        return wanted.host, state.port
+    return wanted.host, wanted.port
+
+
+def _action(
+    release: Release, state: ServiceState | None, running: Running | None, host: str, port: int | None
+) -> RolloutAction:
+    if running is None:
+        return RolloutAction.START
+    at_its_address = running.host == host and port in (None, running.port)
+    if running.release != release.id or not running.up or not at_its_address:
+        return RolloutAction.REPLACE
+    written = (
+        state is not None
+        and (state.release, state.host, state.port) == (running.release, running.host, running.port)
+    )  # fmt: skip
+    return RolloutAction.NOTHING if written else RolloutAction.ADOPT
+
+
+def _steps(
+    action: RolloutAction, release: Release, former: str | None, host: str, port: int | None
+) -> tuple[str, ...]:
+    new = short(release.id)
+    if action is RolloutAction.NOTHING:
+        return (f"{new} serves already: nothing to do",)
+    if action is RolloutAction.ADOPT:
+        return (f"{new} serves already: write down that it does",)
+    gate = release.spec.rollout.gate
+    begin = (
+        f"claim {host}:{port or '(a free port)'}",
+        f"start {new} on a private address",
+        f"gate within {gate.start_timeout_s:g} s: /health, then {gate.max_tokens} tokens for {gate.prompt!r}",
+        f"switch traffic to {new}",
+        "verify a completion at the public address",
+    )
+    if former is None:
+        return begin
+    return (*begin, f"drain {short(former)} for at most {release.spec.rollout.drain_s:g} s, then end it")
