@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Protocol
 
@@ -120,5 +119,3 @@ def _metrics(api: ServiceApi) -> dict[str, float]:
 
 def _first(metrics: dict[str, float], names: tuple[str, ...]) -> float | None:
     return next((metrics[name] for name in names if name in metrics), None)
-
-

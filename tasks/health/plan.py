@@ -23,7 +23,9 @@ GPU_MEMORY_FULL = 0.98
 _ORDER = (HealthVerdict.HEALTHY, HealthVerdict.DEGRADED, HealthVerdict.UNHEALTHY)
 
 
-def judge(samples: Samples, limits: HealthLimits, contract: ContractResult | None = None) -> tuple[Finding, ...]:
+def judge(
+    samples: Samples, limits: HealthLimits, contract: ContractResult | None = None
+) -> tuple[Finding, ...]:
     """What is not as it should be, worst first."""
     found = [
         *_judge_gpus(samples.gpus, limits),
@@ -62,7 +64,9 @@ def _judge_gpus(gpus: tuple[GpuSample, ...], limits: HealthLimits) -> Iterator[F
 
 def _judge_process(process: ProcessSample, limits: HealthLimits) -> Iterator[Finding]:
     if not process.alive:
-        yield _unhealthy("process", "the engine's process does not run", fix="read its log: slipway logs NAME")
+        yield _unhealthy(
+            "process", "the engine's process does not run", fix="read its log: slipway logs NAME"
+        )
     if process.restarts:
         times = "once" if process.restarts == 1 else f"{process.restarts} times"
         yield _degraded(
