@@ -8,21 +8,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Self, TypeVar, cast
 
 from prefect import get_run_logger
 from prefect.artifacts import create_markdown_artifact
-from prefect.client.schemas.objects import State
 from prefect.exceptions import MissingContextError
 from prefect.states import Completed
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from blocks.host import fingerprint_here
 from blocks.record_store import open_record_store
-from tasks.core.digests import digest_of
 from tasks.core.errors import SlipwayError, StageCancelledError
 from tasks.core.progress import say
-from tasks.core.records import Record, RecordStore, latest_good, new_record
+from tasks.core.records import Record, RecordStore, inputs_digest, latest_good, new_record
 from tasks.core.result import Report, StageResult
 from tasks.core.settings import Settings
 from tasks.core.verdicts import CANCELLED, FAULT, StageName, says_no
@@ -48,10 +46,13 @@ class Outcome(BaseModel, Generic[R]):
         """Whether the verdict ends the lifecycle."""
         return says_no(self.stage, self.verdict)
 
-    def as_state(self) -> State[Any]:
-        """The Prefect state that shows it: `Cached`, or the verdict. A verdict is never a failed run."""
+    def as_state(self) -> Self:
+        """The Prefect state that shows it: `Cached`, or the verdict. A verdict is never a failed run.
+
+        Typed as the outcome: a flow that returns a state hands the state's data to its caller.
+        """
         name = "Cached" if self.cached else self.verdict.replace("_", " ").capitalize()
-        return Completed(name=name, message=self.headline, data=self)
+        return cast("Self", Completed(name=name, message=self.headline, data=self))
 
 
 def run_stage(
@@ -74,7 +75,7 @@ def run_stage(
     """
     store = open_record_store(Settings.load())
     host = fingerprint_here()
-    digest = digest_of({"stage": stage, "inputs": dict(inputs), "consulted": sorted(consulted)})
+    digest = inputs_digest(stage, inputs, consulted)
     start = time.monotonic()
     if still_good is not None:
         cached = _reuse(store, stage, digest, host if host_bound else None, result_type, still_good)

@@ -66,6 +66,10 @@ class NetworkError(SlipwayError):
     retryable = True
 
 
+class AccessError(SlipwayError):
+    """A remote side refused the credentials, or there are none."""
+
+
 class CommandError(SlipwayError):
     """A child process failed."""
 

@@ -71,6 +71,13 @@ class RegistryVerdict(StrEnum):
     MOVED = "moved"
 
 
+class LifecycleVerdict(StrEnum):
+    """Of a whole deploy: the release serves, or a stage said no and the former one goes on serving."""
+
+    SERVING = "serving"
+    REFUSED = "refused"
+
+
 FAULT = "fault"
 """Outcome of a record whose stage failed instead of answering."""
 
@@ -88,7 +95,7 @@ _SAYS_NO: dict[StageName, frozenset[str]] = {
     StageName.HEALTH: frozenset({HealthVerdict.UNHEALTHY}),
     StageName.LEAKS: frozenset({LeakVerdict.CONFIRMED}),
     StageName.REGISTRY: frozenset(),
-    StageName.LIFECYCLE: frozenset(),
+    StageName.LIFECYCLE: frozenset({LifecycleVerdict.REFUSED}),
 }
 
 

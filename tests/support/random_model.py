@@ -1,4 +1,4 @@
-"""Small models with random weights, in the Hugging Face layout, for tests that need no sense in the answers."""
+"""Small models with random weights, in the Hugging Face layout: for tests that need no sense in answers."""
 
 from __future__ import annotations
 

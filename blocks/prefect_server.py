@@ -1,0 +1,123 @@
+"""A local Prefect API server: for one run on a leash, or detached for `slipway up`."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+
+from blocks.engine_process import LOCALHOST, free_port
+from blocks.process import last_lines, leashed, terminate
+from tasks.core.errors import SlipwayError
+from tasks.core.settings import Settings
+
+START_TIMEOUT_S = 180.0
+"""A server starts in 5 s on an idle machine with 2 cores and needs a minute on a loaded one."""
+
+STOP_TIMEOUT_S = 5.0
+
+_POLL_S = 0.05
+
+_WITHOUT_SCHEDULING = {
+    f"PREFECT_SERVER_SERVICES_{service}_ENABLED": "false"
+    for service in ("SCHEDULER", "LATE_RUNS", "FOREMAN", "TRIGGERS", "REPOSSESSOR", "PAUSE_EXPIRATIONS")
+}
+"""For the server of one command: it schedules nothing, it only keeps what happened."""
+
+
+def server_environment(settings: Settings, api_url: str) -> dict[str, str]:
+    """Environment of processes that use or are the local server: its own home, and no word to outside."""
+    return {
+        "PREFECT_HOME": str(settings.prefect_home),
+        "PREFECT_API_URL": api_url,
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "DO_NOT_TRACK": "1",
+        "SLIPWAY_HOME": str(settings.home),
+    }
+
+
+def server_command(port: int) -> tuple[str, ...]:
+    """How to start a server on the loopback."""
+    prefect = str(Path(sys.executable).with_name("prefect"))
+    return (prefect, "server", "start", "--host", LOCALHOST, "--port", str(port))
+
+
+def api_url(port: int) -> str:
+    """The API's address for a server on the loopback."""
+    return f"http://{LOCALHOST}:{port}/api"
+
+
+def answers(url: str) -> bool:
+    """Whether a Prefect API answers at `url`."""
+    try:
+        return httpx.get(f"{url}/health", timeout=2, trust_env=False).status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
+def wait_until_it_answers(url: str, alive: Callable[[], bool], log: Path) -> None:
+    """Wait for a server that was just started. Raises `SlipwayError` with the end of its log."""
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while not answers(url):
+        if not alive() or time.monotonic() > deadline:
+            raise SlipwayError(
+                f"the local Prefect server {'does not answer' if alive() else 'ended while starting'}",
+                fix=f"read {log}",
+                detail=last_lines(log.read_text(errors="replace")),
+            )
+        time.sleep(_POLL_S)
+
+
+@dataclass(frozen=True)
+class TemporaryServer:
+    """A server that was started for this process and may not answer yet."""
+
+    url: str
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    def wait(self) -> None:
+        """Return once it answers. Raises `SlipwayError` if it does not."""
+        wait_until_it_answers(self.url, lambda: self.process.poll() is None, self.log)
+
+
+@contextlib.contextmanager
+def temporary_server(settings: Settings) -> Iterator[TemporaryServer]:
+    """A server that ends with this process; it is yielded at once, before it answers.
+
+    It shares the database of `slipway up`'s server, so its runs are seen there later.
+    """
+    port = free_port()
+    url = api_url(port)
+    log = settings.home / "logs" / "prefect-server.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    settings.prefect_home.mkdir(parents=True, exist_ok=True)
+    environment = {**server_environment(settings, url), **_WITHOUT_SCHEDULING}
+    with (
+        log.open("wb") as output,
+        leashed(server_command(port), stdout=output, stderr=output, env=environment) as child,
+    ):
+        yield TemporaryServer(url, child, log)
+        terminate(child, timeout_s=STOP_TIMEOUT_S)  # so that what was received last reaches the database
+
+
+def start_detached(command: tuple[str, ...], *, env: Mapping[str, str], log: Path) -> int:
+    """Start a process that outlives this one; its process id."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as output:
+        child = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            env={**os.environ, **env},
+            start_new_session=True,
+        )
+    return child.pid

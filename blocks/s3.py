@@ -1,0 +1,259 @@
+"""Objects on S3 or anything that speaks it, and the records kept there.
+
+Never the CRT transfer client: it ignores a custom endpoint (boto3#4839).
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    NoCredentialsError,
+    ParamValidationError,
+    PartialCredentialsError,
+)
+
+from blocks.record_store import parse_record, read_all
+from tasks.core.errors import (
+    AccessError,
+    ModelError,
+    NetworkError,
+    NotFoundError,
+    RecordError,
+    SlipwayError,
+    WrongUseError,
+)
+from tasks.core.records import Record
+from tasks.core.verdicts import StageName
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+_PARALLEL = 16
+_READ_ATTEMPTS = 4
+_REFUSED = {"403", "401", "AccessDenied", "SignatureDoesNotMatch", "InvalidAccessKeyId", "ExpiredToken"}
+_MISSING = {"404", "NoSuchBucket", "NoSuchKey", "NotFound"}
+_CONFLICT = {"412", "PreconditionFailed"}
+
+
+@dataclass(frozen=True)
+class S3Object:
+    """One object: its path below the folder, size in bytes and ETag."""
+
+    path: str
+    size_bytes: int
+    etag: str
+
+
+def s3_client(endpoint: str | None) -> S3Client:
+    """A client with boto3's usual credentials; `endpoint` names an S3 that is not Amazon's."""
+    session = boto3.session.Session()
+    config = Config(
+        retries={"mode": "standard", "max_attempts": 5},
+        connect_timeout=5,
+        read_timeout=60,
+        max_pool_connections=2 * _PARALLEL,
+        s3={"addressing_style": "path" if endpoint else "auto"},
+        # Checksum trailers are Amazon's own; other servers refuse them.
+        request_checksum_calculation="when_required",
+        response_checksum_validation="when_required",
+    )
+    with explained(endpoint or "s3://"):
+        return session.client(
+            "s3", endpoint_url=endpoint, region_name=session.region_name or "us-east-1", config=config
+        )
+
+
+class S3Folder:
+    """The objects of one bucket below one prefix. Paths are relative to it."""
+
+    def __init__(self, client: S3Client, bucket: str, prefix: str) -> None:
+        self.client = client
+        self.bucket = bucket
+        self.prefix = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
+
+    @classmethod
+    def open(cls, url: str, *, endpoint: str | None) -> S3Folder:
+        """The folder that `s3://BUCKET/PREFIX` names. Does not look whether it exists."""
+        bucket, _, prefix = url.removeprefix("s3://").partition("/")
+        if not url.startswith("s3://") or not bucket:
+            raise WrongUseError(f"{url!r} names no bucket", fix="write s3://BUCKET/PREFIX")
+        return cls(s3_client(endpoint), bucket, prefix)
+
+    def url(self, path: str = "") -> str:
+        """Address of the folder, or of an object in it."""
+        return f"s3://{self.bucket}/{self.prefix}{path}".rstrip("/")
+
+    def objects(self, below: str = "") -> Sequence[S3Object]:
+        """All objects below the folder, or below a folder in it, by path.
+
+        Raises `NotFoundError` where there is no such bucket.
+        """
+        start = f"{self.prefix}{below}"
+        with explained(self.url(below)):
+            pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=start)
+            found = [
+                S3Object(item["Key"][len(self.prefix) :], item["Size"], item["ETag"])
+                for page in pages
+                for item in page.get("Contents", [])
+                if not item["Key"].endswith("/")
+            ]
+        return sorted(found, key=lambda item: item.path)
+
+    def names(self, below: str = "") -> Sequence[str]:
+        """Names one level below a folder, of objects and folders alike."""
+        start = f"{self.prefix}{below}".rstrip("/")
+        start = f"{start}/" if start else ""
+        found: set[str] = set()
+        with explained(self.url(below)):
+            pages = self.client.get_paginator("list_objects_v2").paginate(
+                Bucket=self.bucket, Prefix=start, Delimiter="/"
+            )
+            for page in pages:
+                found.update(item["Key"][len(start) :] for item in page.get("Contents", []))
+                found.update(item["Prefix"][len(start) : -1] for item in page.get("CommonPrefixes", []))
+        return sorted(found - {""})
+
+    def exists(self, path: str) -> bool:
+        """Whether there is such an object."""
+        try:
+            with explained(self.url(path)):
+                self.client.head_object(Bucket=self.bucket, Key=f"{self.prefix}{path}")
+        except NotFoundError:
+            return False
+        return True
+
+    def read(self, path: str) -> bytes:
+        """A small object whole. Raises `NotFoundError`."""
+        with explained(self.url(path)):
+            return self.client.get_object(Bucket=self.bucket, Key=f"{self.prefix}{path}")["Body"].read()
+
+    def read_range(self, item: S3Object, offset: int, length: int) -> bytes:
+        """Exactly `length` bytes of that version of the object, tried again when the connection breaks.
+
+        Raises `ModelError` if the object is no longer the one that was listed.
+        """
+        for attempt in range(1, _READ_ATTEMPTS + 1):
+            try:
+                return self._read_range(item, offset, length)
+            except NetworkError:
+                if attempt == _READ_ATTEMPTS:
+                    raise
+        raise AssertionError("unreachable")
+
+    def _read_range(self, item: S3Object, offset: int, length: int) -> bytes:
+        with explained(self.url(item.path)):
+            try:
+                answer = self.client.get_object(
+                    Bucket=self.bucket,
+                    Key=f"{self.prefix}{item.path}",
+                    Range=f"bytes={offset}-{offset + length - 1}",
+                    IfMatch=item.etag,
+                )
+            except ClientError as error:
+                if _code_of(error) in _CONFLICT | _MISSING:
+                    raise ModelError(
+                        f"{self.url(item.path)} changed while it was read", fix="try again when it rests"
+                    ) from error
+                raise
+            return answer["Body"].read()
+
+    def create(self, path: str, content: bytes) -> bool:
+        """Create an object unless it exists; whether it was created. Never overwrites."""
+        try:
+            with explained(self.url(path)):
+                self.client.put_object(
+                    Bucket=self.bucket, Key=f"{self.prefix}{path}", Body=content, IfNoneMatch="*"
+                )
+        except _ExistsError:
+            return False
+        return True
+
+
+class _ExistsError(SlipwayError):
+    """A conditional request found what it should not."""
+
+
+class S3RecordStore:
+    """Records below one prefix, `<stage>/<id>.json`. Ids sort by time."""
+
+    def __init__(self, folder: S3Folder) -> None:
+        self.folder = folder
+
+    @classmethod
+    def open(cls, url: str, *, endpoint: str | None) -> S3RecordStore:
+        """The store at `s3://BUCKET/PREFIX`."""
+        return cls(S3Folder.open(url, endpoint=endpoint))
+
+    def put(self, record: Record) -> None:
+        """Store a new record. Raises `RecordError` if its id is taken."""
+        if not self.folder.create(f"{record.stage}/{record.id}.json", record.to_json().encode()):
+            raise RecordError(f"the record {record.id} exists already")
+
+    def get(self, record_id: str) -> Record:
+        """The record of that id. Raises `NotFoundError`."""
+        for stage in StageName:
+            path = f"{stage}/{record_id}.json"
+            if self.folder.exists(path):
+                return parse_record(self.folder.read(path), self.folder.url(path))
+        raise NotFoundError(
+            f"no record {record_id} in {self.folder.url()}", fix="list them: slipway kb records"
+        )
+
+    def list(self, stage: StageName | None = None) -> Sequence[Record]:
+        """All records, of one stage if given, oldest first."""
+        found = self.folder.objects(f"{stage}/" if stage else "")
+        paths = [item.path for item in found if item.path.endswith(".json")]
+        paths.sort(key=lambda path: path.rpartition("/")[2])
+        with ThreadPoolExecutor(_PARALLEL) as pool:
+            return read_all(zip(pool.map(self.folder.read, paths), map(self.folder.url, paths), strict=True))
+
+
+@contextlib.contextmanager
+def explained(address: str) -> Iterator[None]:
+    """Turn boto3's errors about `address` into Slipway's, each in one line."""
+    try:
+        yield
+    except ClientError as error:
+        raise _from_answer(error, address) from error
+    except (NoCredentialsError, PartialCredentialsError) as error:
+        raise AccessError(
+            f"no credentials for {address}", fix="set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+        ) from error
+    except (ParamValidationError, ValueError) as error:
+        raise WrongUseError(f"{address} is not a valid S3 address: {_one_line(error)}") from error
+    except BotoCoreError as error:
+        raise NetworkError(
+            f"{address} cannot be reached: {_one_line(error)}",
+            fix="look at SLIPWAY_S3_ENDPOINT and the network, then try again",
+        ) from error
+
+
+def _code_of(error: ClientError) -> str:
+    return str(error.response.get("Error", {}).get("Code", ""))
+
+
+def _from_answer(error: ClientError, address: str) -> SlipwayError:
+    code = _code_of(error)
+    if code in _REFUSED:
+        return AccessError(
+            f"{address} refused the credentials ({code})",
+            fix="look at AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and what they may do",
+        )
+    if code in _MISSING:
+        return NotFoundError(f"there is no {address} ({code})", fix="look at bucket and prefix")
+    if code in _CONFLICT:
+        return _ExistsError(f"{address} exists already")
+    return NetworkError(f"{address} answered {code}: {_one_line(error)}", fix="try again later")
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

@@ -1,0 +1,107 @@
+"""`slipway deploy`: the whole lifecycle from a terminal."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from deployments.cli.main import print_json
+from tasks.core.deployment import DeployResult, StageRow
+from tasks.core.settings import Settings
+from tasks.core.spec import DeploySpec, load_spec
+from tasks.core.verdicts import StageName, says_no
+
+
+@click.command()
+@click.argument("spec_file", metavar="SPEC", type=click.Path(path_type=Path))
+@click.option("--dry-run", is_flag=True, help="Print the plan; do nothing.")
+@click.option("--set", "overrides", metavar="KEY=VALUE", multiple=True, help="Override a key of the spec.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def deploy(spec_file: Path, dry_run: bool, overrides: tuple[str, ...], as_json: bool) -> None:
+    """Take the model that SPEC names to a running, tuned service."""
+    spec = load_spec(spec_file, overrides)
+    if dry_run:
+        _show_plan(spec, as_json=as_json)
+        return
+    result = _run(spec, quiet=as_json)
+    if as_json:
+        print_json(
+            {
+                "name": result.name,
+                "endpoint": result.endpoint,
+                "release": result.release,
+                "verdict": result.verdict,
+                "stages": [
+                    row.model_dump(include={"stage", "verdict", "cached", "seconds", "record"})
+                    for row in result.stages
+                ],
+            }
+        )
+    else:
+        _show_result(result)
+    if says_no(StageName.LIFECYCLE, result.verdict):
+        sys.exit(3)
+
+
+def _run(spec: DeploySpec, *, quiet: bool) -> DeployResult:
+    """Run the lifecycle in this process, on a Prefect API that is there or that is started for it."""
+    from deployments.cli.progress import show_progress
+    from deployments.cli.show import console
+    from deployments.prefect_api import prefect_api
+    from tasks.core.progress import listen, say
+
+    with show_progress(console(stderr=quiet)) as listener:
+        listen(listener)
+        say("prefect", "starting")
+        with prefect_api(Settings.load()) as api:
+            from flows.deploy_model import deploy_model
+
+            api.wait()
+            say("prefect", f"ready at {api.url}")
+            with api.quiet_runs():
+                return deploy_model(spec)
+
+
+def _show_plan(spec: DeploySpec, *, as_json: bool) -> None:
+    from deployments.cli.plan import plan_of
+
+    steps = plan_of(spec)
+    if as_json:
+        print_json({"name": spec.name, "plan": [{"stage": step.stage, "does": step.does} for step in steps]})
+        return
+    from deployments.cli.show import print_table
+
+    print_table(
+        ("stage", "would"), [(step.stage, step.does) for step in steps], title=f"Plan for {spec.name}"
+    )
+    click.echo("Nothing was done. Without --dry-run, these stages run.")
+
+
+def _show_result(result: DeployResult) -> None:
+    from deployments.cli.show import print_table
+
+    rows = [(row.stage, _verdict(row), f"{row.seconds:.1f} s", row.headline) for row in result.stages]
+    print_table(("stage", "verdict", "time", "key number"), rows, title=result.name)
+    _show_what_next(result)
+
+
+def _verdict(row: StageRow) -> str:
+    colour = "red" if row.says_no else "green"
+    return f"[{colour}]{row.verdict}[/{colour}]{' (cached)' if row.cached else ''}"
+
+
+def _show_what_next(result: DeployResult) -> None:
+    no = next((row for row in result.stages if row.says_no), None)
+    if no is not None:
+        click.echo(f"{no.stage} says {no.verdict}: {no.headline}")
+        click.echo(f"look next   slipway kb records --stage {no.stage}")
+    if result.endpoint is None:
+        return
+    click.echo(f"endpoint    {result.endpoint}/v1/completions")
+    click.echo(f"release     {result.release or 'the former one goes on serving'}")
+    if result.completion:
+        click.echo(f"completion  {result.completion!r}")
+    verbs = (f"slipway {verb} {result.name}" for verb in ("status", "health", "logs"))
+    click.echo(f"look next   {' | '.join(verbs)} | slipway kb records")

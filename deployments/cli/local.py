@@ -1,0 +1,45 @@
+"""`slipway up` and `slipway down`."""
+
+from __future__ import annotations
+
+import click
+
+from deployments.cli.main import print_json
+from tasks.core.settings import Settings
+
+
+@click.command()
+@click.option("--port", type=click.IntRange(1, 65535), help="Port of the server; 4200 or a free one.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def up(port: int | None, as_json: bool) -> None:
+    """Start a local Prefect server, a worker and the deployments; twice does no harm."""
+    from deployments import local
+    from deployments.cli.progress import show_progress
+    from deployments.cli.show import console
+    from tasks.core.progress import listen
+
+    with show_progress(console(stderr=as_json)) as listener:
+        listen(listener)
+        state = local.start(Settings.load(), port)
+        names = local.deployment_names()
+    server = state.api_url.removesuffix("/api")
+    if as_json:
+        print_json({"server": server, "gateway": None, "deployments": names})
+        return
+    click.echo(f"server       {server}")
+    for name in names:
+        click.echo(f"deployment   {name}")
+    click.echo("look next    open the server's address in a browser | slipway down")
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def down(as_json: bool) -> None:
+    """End the local server and worker. Services go on serving."""
+    from deployments import local
+
+    ended = local.stop(Settings.load())
+    if as_json:
+        print_json({"ended": ended})
+        return
+    click.echo(f"ended {' and '.join(ended)}" if ended else "nothing was running")

@@ -1,0 +1,64 @@
+"""What a deploy would do, told without doing it. Pure but for a look at the model's folder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from tasks.core.errors import ModelError
+from tasks.core.model_shape import read_model_shape
+from tasks.core.spec import DeploySpec, Target
+from tasks.core.verdicts import StageName
+from tasks.engines.catalogue import get_engine
+
+
+@dataclass(frozen=True)
+class Step:
+    """One stage and what it would do."""
+
+    stage: StageName
+    does: str
+
+
+def plan_of(spec: DeploySpec) -> list[Step]:
+    """The stages in order. Raises `ModelError` for a local model that is not there."""
+    engine = get_engine(spec.engine)
+    requirements = ", ".join((*engine.requirements, *spec.environment.requirements))
+    formats = ", ".join(spec.tuning.candidates)
+    text = spec.tuning.quality_text.name if spec.tuning.quality_text else "no text"
+    return [
+        Step(
+            StageName.ENVIRONMENT,
+            f"lock {requirements} for Python {spec.environment.python}, build it, start {spec.engine} in it",
+        ),
+        Step(StageName.COMPATIBILITY, f"survey this host and judge it for {spec.engine}"),
+        Step(StageName.STAGING, f"copy {_model(spec)} into verified shards ({spec.staging.shards})"),
+        Step(StageName.QUANTIZATION, f"make {formats}; measure quality on {text}, size and speed; choose"),
+        Step(
+            StageName.BATCHING,
+            f"measure batch sizes up to {spec.tuning.max_batch} at {spec.tuning.context} tokens of context",
+        ),
+        Step(StageName.ROLLOUT, _rollout(spec)),
+        Step(StageName.HEALTH, "check the GPU if any, the process, and a completion from the service"),
+    ]
+
+
+def _model(spec: DeploySpec) -> str:
+    if not spec.model.startswith("file:"):
+        return spec.model
+    folder = Path(spec.model.removeprefix("file:"))
+    if not folder.is_dir():
+        raise ModelError(f"no model folder {folder}", fix="correct `model:` in the spec")
+    shape = read_model_shape(folder)
+    return f"{spec.model} ({shape.family}, {shape.layers} layers, hidden {shape.hidden})"
+
+
+def _rollout(spec: DeploySpec) -> str:
+    port = spec.rollout.port or "a free port"
+    image = spec.rollout.base_image
+    where = "as a supervised process" if spec.target == Target.PROCESS else f"in a container on {image}"
+    return (
+        f"start {spec.engine} {where}, pass the gate (health, one completion), "
+        f"then switch {spec.rollout.host}:{port} to it and drain the former release "
+        f"for at most {spec.rollout.drain_s:.0f} s"
+    )

@@ -1,0 +1,159 @@
+"""The local server, worker and deployments: what `slipway up` starts and `slipway down` ends."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from datetime import timedelta
+from pathlib import Path
+
+import psutil
+
+from blocks.engine_process import LOCALHOST, free_port
+from blocks.prefect_server import (
+    answers,
+    api_url,
+    server_command,
+    server_environment,
+    start_detached,
+    wait_until_it_answers,
+)
+from blocks.process import run
+from deployments.local_state import (
+    LocalState,
+    StartedProcess,
+    read_local_state,
+    state_file,
+    write_local_state,
+)
+from tasks.core.digests import digest_of_file
+from tasks.core.errors import PortTakenError
+from tasks.core.files import file_lock, write_atomically
+from tasks.core.progress import say
+from tasks.core.settings import Settings
+
+PREFECT_FILE = Path(__file__).with_name("prefect.yaml")
+DEFAULT_PORT = 4200
+WORKER = "slipway-local"
+HEARTBEAT = timedelta(seconds=30)
+STOP_TIMEOUT_S = 20.0
+REGISTER_TIMEOUT_S = 300.0
+
+
+def start(settings: Settings, port: int | None) -> LocalState:
+    """Start what does not run yet; what runs already is left as it is."""
+    with file_lock(settings.leases / "local.lock", wait=True, holder="the local server"):
+        state = read_local_state(settings)
+        if state is None or not state.alive:
+            state = _start_server(settings, port)
+        os.environ.update(server_environment(settings, state.api_url))
+        _register(settings, state)
+        if state.worker is None or state.worker.find() is None:
+            state = state.model_copy(update={"worker": _start_worker(settings, state)})
+            write_local_state(settings, state)
+    return state
+
+
+def stop(settings: Settings) -> list[str]:
+    """End worker and server; services go on serving. What was ended."""
+    with file_lock(settings.leases / "local.lock", wait=True, holder="the local server"):
+        state = read_local_state(settings)
+        if state is None:
+            return []
+        ended = [
+            name for name, process in (("worker", state.worker), ("server", state.server)) if _end(process)
+        ]
+        state_file(settings).unlink()
+    return ended
+
+
+def deployment_names() -> list[str]:
+    """Full names of the registered deployments, as `prefect deployment run` takes them."""
+    from prefect import get_client
+
+    with get_client(sync_client=True) as client:
+        flows = {flow.id: flow.name for flow in client.read_flows()}
+        return sorted(f"{flows[found.flow_id]}/{found.name}" for found in client.read_deployments())
+
+
+def _start_server(settings: Settings, port: int | None) -> LocalState:
+    wanted = port or _default_port()
+    if not _is_free(wanted):
+        raise PortTakenError(f"port {wanted} is in use", fix="give another: slipway up --port N")
+    url = api_url(wanted)
+    log = settings.home / "logs" / "server.log"
+    settings.prefect_home.mkdir(parents=True, exist_ok=True)
+    say("server", f"starting at {url.removesuffix('/api')}")
+    pid = start_detached(server_command(wanted), env=server_environment(settings, url), log=log)
+    state = LocalState(api_url=url, server=StartedProcess.of(pid))
+    write_local_state(settings, state)  # before the wait: `down` finds it even if this process is killed
+    wait_until_it_answers(url, lambda: state.alive, log)
+    return state
+
+
+def _default_port() -> int:
+    return DEFAULT_PORT if _is_free(DEFAULT_PORT) else free_port()
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex((LOCALHOST, port)) != 0
+
+
+def _register(settings: Settings, state: LocalState) -> None:
+    """Deployments, pool and automations; skipped when this server has had them from this very file."""
+    marker = settings.prefect_home / "registered"
+    registered = f"{state.server.pid} {state.server.started_at} {digest_of_file(PREFECT_FILE)}"
+    if marker.exists() and marker.read_text() == registered and answers(state.api_url):
+        return
+    say("deployments", "registering")
+    from blocks.prefect_bootstrap import create_automations, create_work_pool
+
+    create_work_pool()
+    create_automations(HEARTBEAT)
+    prefect = Path(sys.executable).with_name("prefect")
+    command = (prefect, "--no-prompt", "deploy", "--prefect-file", PREFECT_FILE, "--all")
+    # From an empty folder: a folder with its own `flows/` would come first on the import path.
+    finished = run(command, timeout_s=REGISTER_TIMEOUT_S, cwd=settings.prefect_home)
+    finished.check("registering the deployments", fix="read the output below; the server stays up")
+    write_atomically(marker, registered)
+
+
+def _start_worker(settings: Settings, state: LocalState) -> StartedProcess:
+    from blocks.prefect_bootstrap import WORK_POOL
+
+    say("worker", "starting")
+    prefect = str(Path(sys.executable).with_name("prefect"))
+    environment = {
+        **server_environment(settings, state.api_url),
+        "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(int(HEARTBEAT.total_seconds())),
+        "PREFECT_LOGGING_EXTRA_LOGGERS": "slipway",
+    }
+    command = (
+        prefect,
+        "worker",
+        "start",
+        "--pool",
+        WORK_POOL,
+        "--type",
+        "process",
+        "--name",
+        "slipway-local",
+    )
+    pid = start_detached(command, env=environment, log=settings.home / "logs" / "worker.log")
+    return StartedProcess.of(pid)
+
+
+def _end(started: StartedProcess | None) -> bool:
+    """End a process and what it started, by SIGTERM, then by SIGKILL; whether it was there."""
+    process = started.find() if started else None
+    if process is None:
+        return False
+    children = process.children(recursive=True)
+    process.terminate()
+    _, alive = psutil.wait_procs([process, *children], timeout=STOP_TIMEOUT_S)
+    for straggler in alive:
+        straggler.kill()
+    psutil.wait_procs(alive, timeout=STOP_TIMEOUT_S)
+    return True

@@ -1,0 +1,71 @@
+"""The Prefect API that a command's runs report to.
+
+In this order: the one that `PREFECT_API_URL` names, the server of `slipway up`, a server of its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from blocks.prefect_server import TemporaryServer, server_environment, temporary_server
+from deployments.local_state import read_local_state
+from tasks.core.settings import Settings
+
+
+@dataclass(frozen=True)
+class PrefectApi:
+    """An API that answers, or a server that is still starting."""
+
+    url: str
+    starting: TemporaryServer | None = None
+
+    def wait(self) -> None:
+        """Return once the API answers. Raises `SlipwayError` if the server that was started does not."""
+        if self.starting is not None:
+            self.starting.wait()
+
+    @contextlib.contextmanager
+    def quiet_runs(self) -> Iterator[None]:
+        """Settings for flows run in this process.
+
+        Heartbeats are for workers: here they would only add a second to the end of each flow, and the next
+        deploy finds runs whose process was killed (`flows/stale_runs.py`).
+        """
+        from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
+
+        with temporary_settings(updates={PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
+            yield
+        if self.starting is not None:
+            _flush()
+
+
+@contextlib.contextmanager
+def prefect_api(settings: Settings) -> Iterator[PrefectApi]:
+    """The API to use.
+
+    Enter before the first import of Prefect, which reads its address from the environment.
+    """
+    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "WARNING")
+    if url := os.environ.get("PREFECT_API_URL"):
+        yield PrefectApi(url)
+        return
+    state = read_local_state(settings)
+    if state is not None and state.alive:
+        os.environ.update(server_environment(settings, state.api_url))
+        yield PrefectApi(state.api_url)
+        return
+    with temporary_server(settings) as server:
+        os.environ.update(server_environment(settings, server.url))
+        yield PrefectApi(server.url, server)
+
+
+def _flush() -> None:
+    """Deliver what is still queued before the server of this command ends."""
+    from prefect.events.worker import EventsWorker
+    from prefect.logging.handlers import APILogHandler
+
+    EventsWorker.drain_all(timeout=5)
+    APILogHandler().flush()

@@ -1,0 +1,111 @@
+"""Compare the model registry's aliases with what serves, and ask for a redeploy where they differ."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from uuid import UUID
+
+from prefect import flow
+from prefect.events import emit_event
+
+from blocks.model_registry import resolve
+from blocks.record_store import open_record_store
+from flows.recording import Outcome, run_stage
+from tasks.core.errors import BusyError
+from tasks.core.files import file_lock
+from tasks.core.records import Record, RecordStore
+from tasks.core.release import ServiceFolder
+from tasks.core.settings import Settings
+from tasks.core.spec import DeploySpec
+from tasks.core.verdicts import StageName, says_no
+from tasks.registry import report
+from tasks.registry.models import EVENT, Announcement, Attempt, Look, RegistryResult
+from tasks.registry.plan import judge
+
+
+@flow(name="watch-registry")
+def watch_registry() -> list[Outcome[RegistryResult]]:
+    """Look once at every service whose model is named by an alias (`models:/NAME@ALIAS`).
+
+    Where the alias has moved, one event `model-registry.version.promoted` is emitted, which starts
+    `redeploy-model`. Every look compares anew, so a lost event is made good by the next look.
+    """
+    settings = Settings.load()
+    return [_look_at(spec, settings) for spec in _watched_specs(settings)]
+
+
+def _watched_specs(settings: Settings) -> list[DeploySpec]:
+    specs = [
+        DeploySpec.model_validate_json(path.read_bytes()) for path in sorted(settings.specs.glob("*.json"))
+    ]
+    return [spec for spec in specs if spec.model.startswith("models:/")]
+
+
+def _look_at(spec: DeploySpec, settings: Settings) -> Outcome[RegistryResult]:
+    def work() -> RegistryResult:
+        result = judge(_gather(spec, settings, open_record_store(settings)), datetime.now(UTC))
+        if result.announcement is not None:
+            _emit(result.announcement)
+        return result
+
+    return run_stage(
+        StageName.REGISTRY,
+        subject=spec.name,
+        inputs={"service": spec.name, "model": spec.model},
+        result_type=RegistryResult,
+        report=report,
+        work=work,
+    )
+
+
+def _gather(spec: DeploySpec, settings: Settings, store: RecordStore) -> Look:
+    resolved = resolve(spec.model, settings)
+    folder = ServiceFolder(settings.services, spec.name)
+    state = folder.state()
+    release = folder.release(state.release) if state else None
+    serving = release.model_version if release and release.spec.model == spec.model else None
+    looks = [found for found in store.list(StageName.REGISTRY) if found.subject == spec.name and found.good]
+    announced = [made for found in looks if (made := found.evidence["result"].get("announcement"))]
+    deploys = [found for found in store.list(StageName.LIFECYCLE) if found.subject == spec.name]
+    return Look(
+        service=spec.name,
+        model=spec.model,
+        wanted_version=resolved.version or "",
+        serving_version=serving,
+        deploying=_is_deploying(settings.leases / f"deploy-{spec.name}.lock"),
+        announced=tuple(Announcement.model_validate(made) for made in announced),
+        attempts=tuple(
+            Attempt(at=found.at, outcome=found.outcome, said_no=found.outcome == "refused")
+            for found in deploys
+        ),
+    )
+
+
+def _said_no(deploy: Record) -> bool:
+    return says_no(StageName.LIFECYCLE, deploy.outcome)
+
+
+def _is_deploying(lease: Path) -> bool:
+    try:
+        with file_lock(lease, wait=False, holder="the service"):
+            return False
+    except BusyError:
+        return True
+
+
+def _emit(announcement: Announcement) -> None:
+    """The id is derived from version and attempt: emitting it twice starts one redeploy."""
+    emit_event(
+        EVENT,
+        resource={
+            "prefect.resource.id": f"model-registry.{announcement.service}",
+            "prefect.resource.name": announcement.model,
+        },
+        payload={
+            "service": announcement.service,
+            "model": announcement.model,
+            "version": announcement.version,
+        },
+        id=UUID(announcement.event_id),
+    )
