@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import cast
-
 from prefect import flow
 
 from blocks.engine_api import EngineApi
@@ -37,5 +35,4 @@ def roll_out(release: Release) -> Outcome[RolloutResult]:
             work=lambda: bring_into_service(release, folder, target, EngineApi),
             still_good=lambda result: still_serves(result, release, target, EngineApi),
         )
-    # Prefect shows the state and hands its data to the caller.
-    return cast(Outcome[RolloutResult], outcome.as_state())
+    return outcome.as_state()
