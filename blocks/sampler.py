@@ -42,7 +42,8 @@ def start_sampler(folder: ServiceFolder, processes: ServiceProcesses) -> int:
     while (running := sampler_pid(folder)) is None:
         if child.poll() is not None or time.monotonic() > deadline:
             raise CommandError(
-                f"the leak sampler of {folder.name} did not start", detail=log.read_text(errors="replace") or None
+                f"the leak sampler of {folder.name} did not start",
+                detail=log.read_text(errors="replace") or None,
             )
         time.sleep(_POLL_S)
     return running
