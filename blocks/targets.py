@@ -39,6 +39,17 @@ def open_target(kind: TargetKind, folder: ServiceFolder, settings: Settings) -> 
             yield ContainerService(folder, docker, host, image_of)
 
 
+def check_target(kind: TargetKind) -> None:
+    """Raise `MissingToolError` if services of this kind cannot run on this host."""
+    if kind is TargetKind.DOCKER:
+        from blocks.docker_engine import DockerEngine
+        from blocks.haproxy import HAProxy
+
+        HAProxy.program()
+        with DockerEngine.connect():
+            pass
+
+
 def prepare(release: Release, settings: Settings) -> Release:
     """The release with what its target needs to be made first: for `docker` the image, by its id.
 

@@ -17,6 +17,7 @@ from tasks.staging.models import StagingRequest, StagingResult
 from blocks.host import fingerprint_here
 from blocks.model_registry import resolve
 from blocks.record_store import open_record_store
+from blocks.targets import check_target
 from blocks.uv import Uv
 from flows.build_environment import build_environment
 from flows.check_health import check_health
@@ -56,7 +57,8 @@ def deploy_model(spec: DeploySpec) -> DeployResult:
         spec: what to deploy, where, and how good it has to be.
     """
     settings = Settings.load()
-    lease = settings.leases / f"deploy-{spec.name}.lock"
+    check_target(spec.target)
+    lease = settings.leases / f"deploy-{spec.name}"
     with file_lock(lease, wait=False, holder=f"the service {spec.name}"), tags(service_tag(spec.name)):
         end_stale_runs(spec.name, flow_run.id, flow_run.tags)
         # Saved first: should this deploy be lost, the registry's next look knows what was wanted.
@@ -102,7 +104,7 @@ class _Lifecycle:
         return self._result(
             LifecycleVerdict.REFUSED if health.says_no else LifecycleVerdict.SERVING,
             endpoint=rollout.result.endpoint,
-            release=release.id,
+            release=rollout.result.release,
             completion=completion,
         )
 

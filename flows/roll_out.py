@@ -5,7 +5,7 @@ from __future__ import annotations
 from prefect import flow
 
 from blocks.engine_api import EngineApi
-from blocks.targets import open_target
+from blocks.targets import open_target, prepare
 from flows.recording import Outcome, run_stage
 from tasks.core.release import Release, ServiceFolder
 from tasks.core.settings import Settings
@@ -24,6 +24,7 @@ def roll_out(release: Release) -> Outcome[RolloutResult]:
         release: What to run: the engine's command, the model and everything that was decided about them.
     """
     settings = Settings.load()
+    release = prepare(release, settings)
     folder = ServiceFolder(settings.services, release.name)
     with open_target(release.target, folder, settings) as target:
         outcome = run_stage(

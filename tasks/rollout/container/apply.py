@@ -112,7 +112,7 @@ class ContainerService:
     # What is there
 
     def running(self) -> Running | None:
-        """What the serving proxy sends requests to."""
+        """What the serving proxy sends requests to; None without a living proxy."""
         proxy = self._serving_proxy()
         route = proxy.route() if proxy else None
         if proxy is None or route is None:
@@ -120,13 +120,13 @@ class ContainerService:
         live = self._live(proxy)
         container = self._container_at(live.backend_port)
         release = container.labels[RELEASE_LABEL] if container else route.release
-        if release is None:
+        if live.requests is None or release is None:
             return None
         return Running(
             release=release,
             host=route.host,
             port=route.port,
-            up=live.requests is not None and container is not None and container.running,
+            up=container is not None and container.running,
             restarts=container.restarts if container else 0,
             open_requests=live.requests,
             pid=container.pid if container else None,
