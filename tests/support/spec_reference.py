@@ -11,12 +11,12 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from tasks.core.spec import ByteCount, DeploySpec
+from tasks.core.spec import OWN_PYTHON, ByteCount, DeploySpec
 
 HEAD = """# The spec
 
 One YAML file says what to deploy. Keys that are not in this table are refused, with the nearest known one.
-Paths are taken from the file's folder. `slipway deploy SPEC --set tuning.max_batch=8` overrides a key.
+Paths are taken from the file's folder. `3.N` is the Python that Slipway runs on. `slipway deploy SPEC --set tuning.max_batch=8` overrides a key.
 
 | key | value | default | meaning |
 |---|---|---|---|
@@ -68,6 +68,8 @@ def _default(field: FieldInfo) -> str:
         return ""
     if isinstance(field.default, tuple):
         return f"`[{', '.join(str(value) for value in field.default)}]`"
+    if isinstance(field.default, str):
+        return f"`{field.default.replace(OWN_PYTHON, '3.N')}`"
     return f"`{str(field.default).lower() if isinstance(field.default, bool) else field.default}`"
 
 
