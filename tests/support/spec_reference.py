@@ -16,7 +16,8 @@ from tasks.core.spec import OWN_PYTHON, ByteCount, DeploySpec
 HEAD = """# The spec
 
 One YAML file says what to deploy. Keys that are not in this table are refused, with the nearest known one.
-Paths are taken from the file's folder. `3.N` is the Python that Slipway runs on. `slipway deploy SPEC --set tuning.max_batch=8` overrides a key.
+Paths are taken from the file's folder. `3.N` is the Python that Slipway runs on.
+`slipway deploy SPEC --set tuning.max_batch=8` overrides a key.
 
 | key | value | default | meaning |
 |---|---|---|---|
