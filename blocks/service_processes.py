@@ -71,7 +71,9 @@ def sample_processes(folder: ServiceFolder, state: ServiceState) -> ProcessSampl
     running = running_service(folder, state)
     if running is None:
         return ProcessSample(alive=False)
-    container = container_of(running.pid) if running.pid is not None and state.target is Target.DOCKER else None
+    container = (
+        container_of(running.pid) if running.pid is not None and state.target is Target.DOCKER else None
+    )
     sample = None
     if container is not None:
         sample = daemon.measure_cgroup(container)
