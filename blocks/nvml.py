@@ -11,6 +11,7 @@ import pynvml
 
 from tasks.compatibility.models import NvmlReading
 from tasks.core.facts import Gpu
+from tasks.health.models import GpuSample
 
 T = TypeVar("T")
 
@@ -104,3 +105,44 @@ def _read_gpu(index: int) -> Gpu:
         memory_bytes=_optional(lambda: int(pynvml.nvmlDeviceGetMemoryInfo(handle).total)),
         uuid=_optional(lambda: str(pynvml.nvmlDeviceGetUUID(handle))),
     )
+
+
+_SLOWDOWNS = {
+    pynvml.nvmlClocksEventReasonHwSlowdown: "hardware slowdown",
+    pynvml.nvmlClocksEventReasonHwThermalSlowdown: "too hot (hardware)",
+    pynvml.nvmlClocksEventReasonSwThermalSlowdown: "too hot (driver)",
+    pynvml.nvmlClocksEventReasonHwPowerBrakeSlowdown: "power brake",
+}
+"""Reasons for lower clocks that are faults; an idle GPU or a power cap is none."""
+
+
+def sample_gpus() -> tuple[GpuSample, ...]:
+    """Temperature, fan, memory and slowdowns of each GPU now; none where there is no driver."""
+    with nvml_session() as available:
+        if not available:
+            return ()
+        return tuple(_sample_gpu(index) for index in range(pynvml.nvmlDeviceGetCount()))
+
+
+def _sample_gpu(index: int) -> GpuSample:
+    handle = pynvml.nvmlDeviceGetHandleByIndex(index)
+    fan = _reported(lambda: pynvml.nvmlDeviceGetFanSpeed(handle))
+    memory = _reported(lambda: pynvml.nvmlDeviceGetMemoryInfo(handle))
+    reasons = _reported(lambda: pynvml.nvmlDeviceGetCurrentClocksEventReasons(handle)) or 0
+    return GpuSample(
+        index=index,
+        name=pynvml.nvmlDeviceGetName(handle),
+        uuid=pynvml.nvmlDeviceGetUUID(handle),
+        temperature_c=_reported(lambda: pynvml.nvmlDeviceGetTemperature(handle, pynvml.NVML_TEMPERATURE_GPU)),
+        fan=None if fan is None else fan / 100,
+        memory_used=None if memory is None else memory.used / memory.total,
+        slowed=tuple(text for bit, text in _SLOWDOWNS.items() if reasons & bit),
+    )
+
+
+def _reported(read: Callable[[], T]) -> T | None:
+    """The value; None where this GPU does not report it: a passively cooled one has no fan."""
+    try:
+        return read()
+    except pynvml.NVMLError:
+        return None
