@@ -2,10 +2,15 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+KILLS ?= 70
+SEED ?= 1
 
-.PHONY: setup demo test lint lock clean
+.PHONY: help setup demo test lint bench prove-lifecycle lock clean
 
-setup: $(VENV)/.ready
+help: ## Show what there is to make
+	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 18
+
+setup: $(VENV)/.ready ## Create .venv with the slipway command in it
 
 $(VENV)/.ready: pyproject.toml requirements.lock requirements-dev.lock requirements-uv.lock
 	$(PYTHON) -m venv $(VENV)
@@ -14,12 +19,29 @@ $(VENV)/.ready: pyproject.toml requirements.lock requirements-dev.lock requireme
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	@touch $@
 
-lint: setup
+demo: setup ## Take the tiny model from its folder to a running service
+	$(BIN)/slipway deploy examples/tiny/slipway.yaml
+
+test: setup ## Run all tests; what a machine lacks is skipped with a word, unless SLIPWAY_REQUIRE names it
+	$(BIN)/coverage erase
+	$(BIN)/python -m pytest --cov --cov-report= --durations=15
+	@$(BIN)/coverage report --fail-under=90 > .coverage.report || { cat .coverage.report; exit 1; }
+
+lint: setup ## Check style, types and the direction of imports
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-lock:
-	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header pyproject.toml -o requirements.lock
-	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --group dev -c requirements.lock -o requirements-dev.lock
+bench: setup ## Measure the lifecycle, cold and warm; figures as JSON in benchmarks/results
+	$(BIN)/python -m benchmarks.lifecycle
+
+prove-lifecycle: setup ## Kill deploys at random moments and deploy again: nothing is lost or left behind
+	$(BIN)/python -m benchmarks.prove_lifecycle --kills $(KILLS) --seed $(SEED)
+
+lock: setup ## Resolve the dependencies anew
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header pyproject.toml -o requirements.lock
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --group dev -c requirements.lock -o requirements-dev.lock
+
+clean: ## Remove what setup and tests made
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .coverage.* .import_linter_cache

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
@@ -74,9 +75,22 @@ def wait_until_it_answers(url: str, alive: Callable[[], bool], log: Path) -> Non
         time.sleep(_POLL_S)
 
 
+@dataclass(frozen=True)
+class TemporaryServer:
+    """A server that was started for this process and may not answer yet."""
+
+    url: str
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    def wait(self) -> None:
+        """Return once it answers. Raises `SlipwayError` if it does not."""
+        wait_until_it_answers(self.url, lambda: self.process.poll() is None, self.log)
+
+
 @contextlib.contextmanager
-def temporary_server(settings: Settings) -> Iterator[tuple[str, subprocess.Popen[bytes], Path]]:
-    """A server that ends with this process; yields its address at once, before it answers.
+def temporary_server(settings: Settings) -> Iterator[TemporaryServer]:
+    """A server that ends with this process; it is yielded at once, before it answers.
 
     It shares the database of `slipway up`'s server, so its runs are seen there later.
     """
@@ -90,7 +104,7 @@ def temporary_server(settings: Settings) -> Iterator[tuple[str, subprocess.Popen
         log.open("wb") as output,
         leashed(server_command(port), stdout=output, stderr=output, env=environment) as child,
     ):
-        yield url, child, log
+        yield TemporaryServer(url, child, log)
         terminate(child, timeout_s=STOP_TIMEOUT_S)  # so that what was received last reaches the database
 
 

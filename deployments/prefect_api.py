@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import os
-import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
-from blocks.prefect_server import server_environment, temporary_server, wait_until_it_answers
+from blocks.prefect_server import TemporaryServer, server_environment, temporary_server
 from deployments.local_state import read_local_state
 from tasks.core.settings import Settings
 
@@ -22,13 +20,12 @@ class PrefectApi:
     """An API that answers, or a server that is still starting."""
 
     url: str
-    starting: tuple[subprocess.Popen[bytes], Path] | None = None
+    starting: TemporaryServer | None = None
 
     def wait(self) -> None:
         """Return once the API answers. Raises `SlipwayError` if the server that was started does not."""
         if self.starting is not None:
-            child, log = self.starting
-            wait_until_it_answers(self.url, lambda: child.poll() is None, log)
+            self.starting.wait()
 
     @contextlib.contextmanager
     def quiet_runs(self) -> Iterator[None]:
@@ -60,9 +57,9 @@ def prefect_api(settings: Settings) -> Iterator[PrefectApi]:
         os.environ.update(server_environment(settings, state.api_url))
         yield PrefectApi(state.api_url)
         return
-    with temporary_server(settings) as (url, child, log):
-        os.environ.update(server_environment(settings, url))
-        yield PrefectApi(url, (child, log))
+    with temporary_server(settings) as server:
+        os.environ.update(server_environment(settings, server.url))
+        yield PrefectApi(server.url, server)
 
 
 def _flush() -> None:

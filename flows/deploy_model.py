@@ -3,16 +3,47 @@
 from __future__ import annotations
 
 import time
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any, TypeVar
 
 from prefect import flow, tags
 from prefect.runtime import flow_run
+from tasks.batching.models import BatchingResult
+from tasks.quantization.models import QuantizationResult
 
+from blocks.host import fingerprint_here
+from blocks.model_registry import resolve
+from blocks.record_store import open_record_store
+from blocks.targets import check_target
+from blocks.uv import Uv
+from flows.build_environment import build_environment
+from flows.check_health import check_health
+from flows.recording import Outcome, publish
+from flows.roll_out import roll_out
+from flows.side_by_side import side_by_side
+from flows.stage_model import stage_model
 from flows.stale_runs import end_stale_runs, service_tag
-from tasks.core.deployment import DeployResult
+from flows.tune_serving import TuningRequest, tune_serving
+from flows.verify_compatibility import verify_compatibility
+from tasks.compatibility.models import CompatibilityRequest
+from tasks.core import deployment
+from tasks.core.cancellation import begin
+from tasks.core.deployment import DeployResult, StageRow
+from tasks.core.digests import digest_of
 from tasks.core.files import file_lock, write_atomically
+from tasks.core.records import new_record
+from tasks.core.release import Launch, Release
+from tasks.core.result import StageResult
 from tasks.core.settings import Settings
 from tasks.core.spec import DeploySpec
-from tasks.core.verdicts import LifecycleVerdict
+from tasks.core.verdicts import FAULT, LifecycleVerdict, StageName
+from tasks.engines.catalogue import get_engine
+from tasks.environment.models import EnvironmentRequest, EnvironmentResult, Locked
+from tasks.environment.task import lock_environment
+from tasks.staging.models import StagingRequest, StagingResult
+
+K = TypeVar("K", bound=StageResult)
 
 
 @flow(name="deploy-model", flow_run_name="deploy {spec.name}")
@@ -26,12 +57,202 @@ def deploy_model(spec: DeploySpec) -> DeployResult:
         spec: what to deploy, where, and how good it has to be.
     """
     settings = Settings.load()
-    lease = settings.leases / f"deploy-{spec.name}.lock"
+    check_target(spec.target)
+    lease = settings.leases / f"deploy-{spec.name}"
     with file_lock(lease, wait=False, holder=f"the service {spec.name}"), tags(service_tag(spec.name)):
         end_stale_runs(spec.name, flow_run.id, flow_run.tags)
-        start = time.monotonic()
-        result = _run_stages(spec)
-        _record(result, spec, time.monotonic() - start)
-        if result.verdict == LifecycleVerdict.SERVING:
-            write_atomically(settings.specs / f"{spec.name}.json", spec.model_dump_json(indent=1))
-    return result
+        # Saved first: should this deploy be lost, the registry's next look knows what was wanted.
+        write_atomically(settings.specs / f"{spec.name}.json", spec.model_dump_json(indent=1))
+        return _Lifecycle(spec, settings).run()
+
+
+class _Lifecycle:
+    """One deploy: the stages in their order, a row for each, a record of the whole."""
+
+    def __init__(self, spec: DeploySpec, settings: Settings) -> None:
+        self.spec = spec
+        self.settings = settings
+        self.model = resolve(spec.model, settings)
+        self.rows: list[StageRow] = []
+        self.start = time.monotonic()
+
+    def run(self) -> DeployResult:
+        try:
+            result = self._run_stages()
+        except Exception as error:
+            # This is where the run is recorded: a fault is knowledge too. It goes on up.
+            rows = [row.model_dump(mode="json") for row in self.rows]
+            self._record(FAULT, {"error": str(error), "stages": rows}, None)
+            raise
+        self._record(result.verdict, {"result": result.model_dump(mode="json")}, result)
+        return result
+
+    def _run_stages(self) -> DeployResult:
+        prepared = self._prepare()
+        if prepared is None:
+            return self._refused()
+        environment, staging = prepared
+        tuned = self._tune(environment, staging)
+        if tuned is None:
+            return self._refused()
+        release = self._release(environment, staging, *tuned)
+        rollout = self._keep(roll_out(release))
+        if rollout.says_no:
+            return self._refused(endpoint=rollout.result.endpoint)
+        health = self._keep(check_health(self.spec.name))
+        completion = rollout.result.completion or health.result.completion
+        return self._result(
+            LifecycleVerdict.REFUSED if health.says_no else LifecycleVerdict.SERVING,
+            endpoint=rollout.result.endpoint,
+            release=rollout.result.release,
+            completion=completion,
+        )
+
+    def _prepare(self) -> tuple[EnvironmentResult, StagingResult] | None:
+        """Environment, compatibility and staging at the same time; None when one of them says no."""
+        request = EnvironmentRequest.of(self.spec.engine, self.spec.environment)
+        staging = StagingRequest(
+            model=self.spec.model,
+            shards=self.spec.staging.shards,
+            disk_benchmark=self.spec.staging.disk_benchmark,
+        )
+        outcomes = side_by_side(
+            [
+                partial(build_environment, request),
+                partial(self._verify, request),
+                partial(stage_model, staging),
+            ],
+            begin(),
+        )
+        for outcome in outcomes:
+            if outcome is not None:
+                self._keep(outcome)
+        if any(outcome is None or outcome.says_no for outcome in outcomes):
+            return None
+        environment, _, staged = outcomes
+        assert environment is not None
+        assert staged is not None
+        return environment.result, staged.result
+
+    def _verify(self, environment: EnvironmentRequest) -> Outcome[Any]:
+        """The survey needs no environment, only the names and versions that its lock will install."""
+        locked = lock_environment(environment, Uv(), self.settings)
+        packages = locked.packages if isinstance(locked, Locked) else {}
+        return verify_compatibility(CompatibilityRequest(engine=self.spec.engine, packages=packages))
+
+    def _tune(
+        self, environment: EnvironmentResult, staging: StagingResult
+    ) -> tuple[QuantizationResult, BatchingResult] | None:
+        tuned = tune_serving(
+            TuningRequest(
+                name=self.spec.name,
+                engine=self.spec.engine,
+                python_path=environment.python_path,
+                environment_digest=environment.lock_digest,
+                model_dir=staging.model_dir,
+                model_digest=staging.manifest_digest,
+                tuning=self.spec.tuning,
+                objectives=self.spec.objectives,
+                hardware=self.spec.hardware,
+            )
+        )
+        self._keep(tuned.quantization)
+        if tuned.batching is None:
+            return None
+        self._keep(tuned.batching)
+        if tuned.batching.says_no:
+            return None
+        return tuned.quantization.result, tuned.batching.result
+
+    def _release(
+        self,
+        environment: EnvironmentResult,
+        staging: StagingResult,
+        quantization: QuantizationResult,
+        batching: BatchingResult,
+    ) -> Release:
+        engine = get_engine(self.spec.engine)
+        config = batching.config
+        command = engine.command(
+            str(environment.python_path), str(engine.server_worker), str(quantization.candidate.path), config
+        )
+        return Release(
+            at=datetime.now(UTC),
+            spec=self.spec,
+            engine=self.spec.engine,
+            engine_version=environment.engine_version,
+            target=self.spec.target,
+            environment_digest=environment.lock_digest,
+            environment_path=environment.environment_path,
+            lock_path=environment.lock_path,
+            model_source=staging.source,
+            model_version=self.model.version,
+            model_digest=staging.manifest_digest,
+            candidate_format=quantization.candidate.format,
+            candidate_digest=quantization.candidate.digest,
+            batch=config.batch,
+            context=config.context,
+            threads=config.threads,
+            gpu_layers=config.gpu_layers,
+            launch=Launch(
+                argv=command.argv,
+                env=command.env,
+                model_file=quantization.candidate.path,
+                served_name=self.spec.name,
+            ),
+            records=tuple(row.record for row in self.rows if row.record),
+        )
+
+    def _keep(self, outcome: Outcome[K]) -> Outcome[K]:
+        """Note a stage's row for the table."""
+        self.rows.append(
+            StageRow(
+                stage=outcome.stage,
+                verdict=outcome.verdict,
+                cached=outcome.cached,
+                seconds=round(outcome.seconds, 3),
+                record=outcome.record,
+                headline=outcome.headline,
+            )
+        )
+        return outcome
+
+    def _refused(self, endpoint: str | None = None) -> DeployResult:
+        """A stage said no; what served before goes on serving."""
+        return self._result(LifecycleVerdict.REFUSED, endpoint=endpoint)
+
+    def _result(
+        self,
+        verdict: LifecycleVerdict,
+        *,
+        endpoint: str | None = None,
+        release: str | None = None,
+        completion: str | None = None,
+    ) -> DeployResult:
+        return DeployResult(
+            verdict=verdict,
+            name=self.spec.name,
+            model=self.spec.model,
+            model_version=self.model.version,
+            endpoint=endpoint,
+            release=release,
+            completion=completion,
+            stages=tuple(self.rows),
+        )
+
+    def _record(self, outcome: str, evidence: dict[str, Any], result: DeployResult | None) -> None:
+        inputs = {"spec": self.spec.model_dump(mode="json"), "model_version": self.model.version}
+        record = new_record(
+            stage=StageName.LIFECYCLE,
+            subject=self.spec.name,
+            host_fingerprint=fingerprint_here(),
+            inputs_digest=digest_of(inputs),
+            outcome=outcome,
+            seconds=time.monotonic() - self.start,
+            numbers=deployment.numbers(result) if result else {},
+            evidence={"inputs": inputs, **evidence},
+            consulted=[row.record for row in self.rows if row.record],
+        )
+        open_record_store(self.settings).put(record)
+        if result is not None:
+            publish(StageName.LIFECYCLE, self.spec.name, deployment.markdown(result), record.id)

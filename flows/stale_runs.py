@@ -35,9 +35,7 @@ def end_stale_runs(name: str, own_run: UUID, own_tags: list[str]) -> int:
     with get_client(sync_client=True) as client:
         stale = [run for run in client.read_flow_runs(flow_run_filter=wanted) if run.id != own_run]
         for run in stale:
-            state: State[Any] = Crashed(
-                message="its process was killed; found by the next run of the service"
-            )
+            state: State[Any] = Crashed(message="its process was killed; found by the service's next run")
             client.set_flow_run_state(run.id, state, force=True)
         client.update_flow_run(own_run, tags=sorted({*own_tags, tag}))
     return len(stale)

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from deployments.cli.main import print_json
-from tasks.core.deployment import DeployResult
+from tasks.core.deployment import DeployResult, StageRow
 from tasks.core.settings import Settings
 from tasks.core.spec import DeploySpec, load_spec
 from tasks.core.verdicts import StageName, says_no
-
-if TYPE_CHECKING:
-    from rich.console import Console
 
 
 @click.command()
@@ -51,14 +47,12 @@ def deploy(spec_file: Path, dry_run: bool, overrides: tuple[str, ...], as_json: 
 
 def _run(spec: DeploySpec, *, quiet: bool) -> DeployResult:
     """Run the lifecycle in this process, on a Prefect API that is there or that is started for it."""
-    from rich.console import Console
-
     from deployments.cli.progress import show_progress
+    from deployments.cli.show import console
     from deployments.prefect_api import prefect_api
     from tasks.core.progress import listen, say
 
-    console = Console(stderr=quiet)
-    with show_progress(console) as listener:
+    with show_progress(console(stderr=quiet)) as listener:
         listen(listener)
         say("prefect", "starting")
         with prefect_api(Settings.load()) as api:
@@ -77,42 +71,37 @@ def _show_plan(spec: DeploySpec, *, as_json: bool) -> None:
     if as_json:
         print_json({"name": spec.name, "plan": [{"stage": step.stage, "does": step.does} for step in steps]})
         return
-    from rich.console import Console
-    from rich.table import Table
+    from deployments.cli.show import print_table
 
-    table = Table("stage", "would", title=f"Plan for {spec.name}", title_justify="left")
-    for step in steps:
-        table.add_row(step.stage, step.does)
-    Console().print(table)
+    print_table(
+        ("stage", "would"), [(step.stage, step.does) for step in steps], title=f"Plan for {spec.name}"
+    )
     click.echo("Nothing was done. Without --dry-run, these stages run.")
 
 
 def _show_result(result: DeployResult) -> None:
-    from rich.console import Console
-    from rich.table import Table
+    from deployments.cli.show import print_table
 
-    console = Console()
-    table = Table("stage", "verdict", "time", "key number", title=f"{result.name}", title_justify="left")
-    for row in result.stages:
-        colour = "red" if row.says_no else "green"
-        verdict = f"[{colour}]{row.verdict}[/{colour}]" + (" (cached)" if row.cached else "")
-        table.add_row(row.stage, verdict, f"{row.seconds:.1f} s", row.headline)
-    console.print(table)
-    _show_what_next(console, result)
+    rows = [(row.stage, _verdict(row), f"{row.seconds:.1f} s", row.headline) for row in result.stages]
+    print_table(("stage", "verdict", "time", "key number"), rows, title=result.name)
+    _show_what_next(result)
 
 
-def _show_what_next(console: Console, result: DeployResult) -> None:
+def _verdict(row: StageRow) -> str:
+    colour = "red" if row.says_no else "green"
+    return f"[{colour}]{row.verdict}[/{colour}]{' (cached)' if row.cached else ''}"
+
+
+def _show_what_next(result: DeployResult) -> None:
+    no = next((row for row in result.stages if row.says_no), None)
+    if no is not None:
+        click.echo(f"{no.stage} says {no.verdict}: {no.headline}")
+        click.echo(f"look next   slipway kb records --stage {no.stage}")
     if result.endpoint is None:
-        no = next((row for row in result.stages if row.says_no), None)
-        if no is not None:
-            console.print(f"{no.stage} says [red]{no.verdict}[/red]: {no.headline}")
-            console.print(f"why: slipway kb records --stage {no.stage}", highlight=False)
         return
-    console.print(f"endpoint    {result.endpoint}/v1/completions", highlight=False)
-    console.print(f"release     {result.release}", highlight=False)
-    console.print(f"completion  {result.completion!r}", highlight=False, markup=False)
-    console.print(
-        f"look next   slipway status {result.name} | slipway health {result.name} | "
-        f"slipway logs {result.name} | slipway kb records",
-        highlight=False,
-    )
+    click.echo(f"endpoint    {result.endpoint}/v1/completions")
+    click.echo(f"release     {result.release or 'the former one goes on serving'}")
+    if result.completion:
+        click.echo(f"completion  {result.completion!r}")
+    verbs = (f"slipway {verb} {result.name}" for verb in ("status", "health", "logs"))
+    click.echo(f"look next   {' | '.join(verbs)} | slipway kb records")

@@ -13,13 +13,12 @@ from tasks.core.settings import Settings
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def up(port: int | None, as_json: bool) -> None:
     """Start a local Prefect server, a worker and the deployments; twice does no harm."""
-    from rich.console import Console
-
     from deployments import local
     from deployments.cli.progress import show_progress
+    from deployments.cli.show import console
     from tasks.core.progress import listen
 
-    with show_progress(Console(stderr=as_json)) as listener:
+    with show_progress(console(stderr=as_json)) as listener:
         listen(listener)
         state = local.start(Settings.load(), port)
         names = local.deployment_names()

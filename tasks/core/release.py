@@ -16,8 +16,8 @@ from tasks.core.spec import DeploySpec, EngineKind, Target
 class Launch(BaseModel):
     """How the engine is started on this host: everything but the port, which is chosen at the start.
 
-    `argv` holds the placeholders `{host}` and `{port}`. `model_file` is the file or folder that is served. Its
-    paths are this host's; a container's command is made anew from the release's tuned configuration.
+    `argv` holds the placeholders `{host}` and `{port}`. `model_file` is the file or folder that is served.
+    All paths are this host's; a container's command is made anew from the release's tuned configuration.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -29,7 +29,10 @@ class Launch(BaseModel):
 
 
 class Release(BaseModel):
-    """What was decided and measured for one service, named by digests (DESIGN 3)."""
+    """What was decided and measured for one service, named by digests (DESIGN 3).
+
+    `candidate_digest` is that of the bytes of `launch.model_file`, which a rollout looks at before it starts.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -43,6 +46,7 @@ class Release(BaseModel):
     environment_path: Path
     lock_path: Path
     model_source: str
+    model_version: str | None = None
     model_digest: str
     candidate_format: str
     candidate_digest: str

@@ -1,0 +1,90 @@
+"""Writes, locks and sweeps that a crash cannot leave half done."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tasks.core.errors import BusyError, DiskFullError
+from tasks.core.files import (
+    as_disk_full,
+    create_exclusively,
+    file_lock,
+    sweep_parts,
+    write_atomically,
+)
+
+
+def test_a_write_replaces_and_leaves_nothing_beside(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "state.json"
+    write_atomically(path, "old")
+    write_atomically(path, b"new")
+    assert path.read_text() == "new"
+    assert os.listdir(path.parent) == ["state.json"]
+
+
+def test_creation_never_overwrites(tmp_path: Path) -> None:
+    path = tmp_path / "record.json"
+    assert create_exclusively(path, "first")
+    assert not create_exclusively(path, "second")
+    assert path.read_text() == "first"
+    assert os.listdir(tmp_path) == ["record.json"]
+
+
+def test_a_full_disk_is_named(tmp_path: Path) -> None:
+    full = as_disk_full(OSError(errno.ENOSPC, "No space left on device"), tmp_path / "shard")
+    assert isinstance(full, DiskFullError)
+    assert str(tmp_path / "shard") in full.what
+    other = OSError(errno.EIO, "broken")
+    assert as_disk_full(other, tmp_path) is other
+
+
+def test_a_write_to_a_full_disk_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "state.json"
+    write_atomically(path, "old")
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    for write in (write_atomically, create_exclusively):
+        with pytest.raises(DiskFullError):
+            write(path, "new")
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["state.json"]
+
+
+def test_a_lock_held_elsewhere_is_busy_and_ends_with_its_holder(tmp_path: Path) -> None:
+    lock = tmp_path / "deploy-a.lock"
+    code = (
+        "import sys, pathlib\nfrom tasks.core.files import file_lock\n"
+        "with file_lock(pathlib.Path(sys.argv[1]), wait=True, holder='a'):\n"
+        "    print('held', flush=True)\n    sys.stdin.read()\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(lock)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        with (
+            pytest.raises(BusyError, match="the service a"),
+            file_lock(lock, wait=False, holder="the service a"),
+        ):
+            pass
+        holder.kill()
+    with file_lock(lock, wait=False, holder="the service a"):
+        pass
+
+
+def test_a_sweep_removes_unfinished_files_and_folders_only(tmp_path: Path) -> None:
+    (tmp_path / "model.part" / "inner.part").mkdir(parents=True)
+    (tmp_path / "shard.safetensors.part").write_text("x")
+    (tmp_path / "shard.safetensors").write_text("x")
+    removed = sweep_parts(tmp_path)
+    assert sorted(path.name for path in removed) == ["model.part", "shard.safetensors.part"]
+    assert os.listdir(tmp_path) == ["shard.safetensors"]

@@ -1,0 +1,134 @@
+"""Digests, errors, verdicts, model shapes, cancellation, progress."""
+
+from __future__ import annotations
+
+import json
+import logging
+from contextvars import copy_context
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tasks.core import cancellation, progress
+from tasks.core.digests import digest_of, digest_of_file, short
+from tasks.core.errors import ModelError, SlipwayError, StageCancelledError, WrongUseError
+from tasks.core.model_shape import read_model_shape
+from tasks.core.spec import parse_spec
+from tasks.core.verdicts import StageName, says_no
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(),
+    lambda inner: st.dictionaries(st.text(), inner),
+    max_leaves=8,
+)
+
+
+@given(st.dictionaries(st.text(), JSON))
+def test_a_digest_depends_on_content_not_on_order(value: dict[str, Any]) -> None:
+    assert digest_of(value) == digest_of(dict(reversed(value.items())))
+    assert digest_of(value) != digest_of({**value, "one more": True})
+
+
+def test_digests_of_models_files_and_short_names(tmp_path: Path) -> None:
+    spec = parse_spec({"name": "a", "model": "file:x"})
+    assert digest_of(spec) == digest_of(spec.model_dump(mode="json"))
+    path = tmp_path / "file"
+    path.write_bytes(b"abc" * 1_000_000)
+    assert digest_of_file(path).startswith("sha256:")
+    assert short("sha256:0123456789abcdef") == "0123456789ab"
+
+
+def test_an_error_is_one_line_and_json() -> None:
+    error = SlipwayError("the disk is full", fix="free some space", detail="df says 0")
+    assert str(error) == "the disk is full (free some space)"
+    assert error.as_json() == {
+        "error": "SlipwayError",
+        "what": "the disk is full",
+        "fix": "free some space",
+        "detail": "df says 0",
+        "retryable": False,
+    }
+    assert WrongUseError("x").exit_code == 2
+    assert str(SlipwayError("only this")) == "only this"
+
+
+def test_every_stage_has_its_noes() -> None:
+    assert {stage for stage in StageName if says_no(stage, "no such verdict")} == set()
+    assert says_no(StageName.COMPATIBILITY, "unknown")
+    assert not says_no(StageName.LEAKS, "none")
+    assert says_no(StageName.QUANTIZATION, "none")
+
+
+def write_config(folder: Path, **changes: Any) -> Path:
+    config = {
+        "architectures": ["LlamaForCausalLM"],
+        "num_hidden_layers": 2,
+        "hidden_size": 128,
+        "num_attention_heads": 4,
+        "vocab_size": 257,
+        "max_position_embeddings": 512,
+    }
+    (folder / "config.json").write_text(json.dumps({**config, **changes}))
+    return folder
+
+
+def test_a_models_shape_and_its_cache(tmp_path: Path) -> None:
+    shape = read_model_shape(write_config(tmp_path, num_key_value_heads=2))
+    assert (shape.family, shape.head_dim, shape.kv_heads) == ("llama", 32, 2)
+    assert shape.kv_bytes(100) == 100 * 2 * 2 * 32 * 2 * 2
+    assert read_model_shape(write_config(tmp_path)).kv_heads == 4
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"architectures": ["MambaForCausalLM"]}, "the architecture MambaForCausalLM is not one"),
+        ({"architectures": None}, r"the architecture \(none\)"),
+        ({"hidden_size": "wide"}, "a size is missing or wrong"),
+        ({"vocab_size": -1}, "a size is missing or wrong"),
+    ],
+)
+def test_a_wrong_config_is_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ModelError, match=message):
+        read_model_shape(write_config(tmp_path, **changes))
+
+
+def test_no_config_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"holds no config\.json"):
+        read_model_shape(tmp_path)
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(ModelError, match="is not JSON"):
+        read_model_shape(tmp_path)
+
+
+def test_cancellation_reaches_copied_contexts_only() -> None:
+    cancellation.current().cancel("nobody listens")
+    cancellation.current().check()
+
+    def inside() -> None:
+        signal = cancellation.begin()
+        copied = copy_context()
+        signal.cancel("compatibility says block")
+        signal.cancel("a later reason")
+        with pytest.raises(StageCancelledError, match="compatibility says block"):
+            copied.run(lambda: cancellation.current().check())
+
+    copy_context().run(inside)
+    cancellation.current().check()
+
+
+def test_progress_goes_to_the_listener_or_to_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    heard: list[tuple[str, str]] = []
+
+    def inside() -> None:
+        progress.listen(lambda stage, line: heard.append((stage, line)))
+        progress.say("staging", "1 of 4")
+
+    copy_context().run(inside)
+    assert heard == [("staging", "1 of 4")]
+    with caplog.at_level(logging.INFO, logger="slipway"):
+        progress.say("staging", "2 of 4")
+    assert "staging: 2 of 4" in caplog.text

@@ -1,0 +1,150 @@
+"""The spec: what is accepted, and one clear line for everything else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+from inline_snapshot import snapshot
+
+from tasks.core.errors import SpecError
+from tasks.core.spec import CandidateFormat, DeploySpec, load_spec, parse_spec
+
+MINIMAL = {"name": "tiny", "model": "file:model"}
+
+
+def refusal(values: Any) -> str:
+    with pytest.raises(SpecError) as caught:
+        parse_spec(values)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"modle": 1}, "spec: unknown key 'modle' (did you mean 'model'?)"),
+        (
+            {"tuning": {"max_bach": 4}},
+            "spec: unknown key 'tuning.max_bach' (did you mean 'max_batch'?)",
+        ),
+        (
+            {"rollout": {"gate": {"promt": "x"}}},
+            "spec: unknown key 'rollout.gate.promt' (did you mean 'prompt'?)",
+        ),
+        ({"name": "Tiny!"}, "spec: name: String should match pattern"),
+        ({"model": "tiny"}, "spec: model: starts with file:, s3:// or models:/ (got 'tiny')"),
+        ({"engine": "vlm"}, "spec: engine: Input should be 'llama.cpp' (got 'vlm')"),
+        (
+            {"hardware": {"memory": "16Gx"}},
+            "spec: hardware.memory: a size such as 512Mi, 16Gi or 2G (got '16Gx')",
+        ),
+        ({"staging": {"shards": 0}}, "spec: staging.shards: between 1 and 10000, or auto (got 0)"),
+        ({"tuning": {"candidates": ["f16", "f16"]}}, "spec: tuning.candidates: each format once"),
+        ({"tuning": None}, "spec: tuning: Input should be a valid"),
+    ],
+)
+def test_a_wrong_value_is_one_line_that_names_the_key(changes: dict[str, Any], message: str) -> None:
+    assert refusal({**MINIMAL, **changes}).startswith(message)
+
+
+def test_a_missing_key_is_named() -> None:
+    assert refusal({"name": "tiny"}) == snapshot("spec: the key 'model' is missing (add `model: …`)")
+
+
+def test_a_key_like_no_other_lists_the_known_ones() -> None:
+    assert "known keys: cpus, gpus, memory" in refusal({**MINIMAL, "hardware": {"zzzzzz": 1}})
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("16Gi", 16 * 2**30),
+        ("16GiB", 16 * 2**30),
+        ("2G", 2 * 10**9),
+        ("512Mi", 2**29),
+        ("1.5k", 1500),
+        ("7", 7),
+    ],
+)
+def test_sizes_are_written_as_in_kubernetes(text: str, size: int) -> None:
+    assert parse_spec({**MINIMAL, "hardware": {"memory": text}}).hardware.memory == size
+
+
+@given(st.integers(0, 2**60))
+def test_a_plain_number_of_bytes_is_kept(size: int) -> None:
+    assert parse_spec({**MINIMAL, "hardware": {"memory": size}}).hardware.memory == size
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.text(max_size=8),
+        lambda inner: st.lists(inner) | st.dictionaries(st.text(max_size=8), inner),
+        max_leaves=12,
+    )
+)
+def test_no_yaml_makes_a_traceback(value: Any) -> None:
+    values = value if isinstance(value, dict) else {**MINIMAL, "tuning": value}
+    try:
+        parse_spec(values)
+    except SpecError as error:
+        assert "\n" not in error.what
+
+
+def test_a_spec_survives_yaml_and_json() -> None:
+    spec = parse_spec({**MINIMAL, "tuning": {"candidates": ["f32", "q8_0"]}, "hardware": {"memory": "1Gi"}})
+    assert DeploySpec.model_validate_json(spec.model_dump_json()) == spec
+    assert parse_spec(yaml.safe_load(yaml.safe_dump(spec.model_dump(mode="json")))) == spec
+
+
+def test_paths_are_taken_from_the_spec_files_folder(tmp_path: Path) -> None:
+    path = tmp_path / "spec.yaml"
+    path.write_text("name: tiny\nmodel: file:weights\ntuning: {quality_text: text.txt}\n")
+    spec = load_spec(path)
+    assert spec.model == f"file:{tmp_path / 'weights'}"
+    assert spec.tuning.quality_text == tmp_path / "text.txt"
+
+
+def test_a_key_is_overridden_from_the_command_line(tmp_path: Path) -> None:
+    path = tmp_path / "spec.yaml"
+    path.write_text("name: tiny\nmodel: file:weights\n")
+    spec = load_spec(path, ["tuning.max_batch=4", "tuning.candidates=[f32]", "name=other"])
+    assert (spec.name, spec.tuning.max_batch, spec.tuning.candidates) == ("other", 4, (CandidateFormat.F32,))
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("max_batch", "--set 'max_batch' is not KEY=VALUE"),
+        ("name.x=1", "--set name.x: name is not a section"),
+        ("tuning.max_batch=[", "--set tuning.max_batch: the value is not YAML"),
+    ],
+)
+def test_a_wrong_override_says_so(tmp_path: Path, override: str, message: str) -> None:
+    path = tmp_path / "spec.yaml"
+    path.write_text("name: tiny\nmodel: file:weights\n")
+    with pytest.raises(SpecError, match=message):
+        load_spec(path, [override])
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("- a\n", "holds no mapping"),
+        ("name: [\n", "is not YAML"),
+        (b"\xff\xfe\x00", "cannot read"),
+    ],
+)
+def test_a_file_that_is_no_spec_says_so(tmp_path: Path, content: str | bytes, message: str) -> None:
+    path = tmp_path / "spec.yaml"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(SpecError, match=message):
+        load_spec(path)
+
+
+def test_a_missing_file_says_so(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match="no spec file"):
+        load_spec(tmp_path / "none.yaml")

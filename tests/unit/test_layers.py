@@ -1,0 +1,50 @@
+"""What import-linter cannot hold: pure modules load no orchestrator and no SDK, not even indirectly."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent.parent
+HEAVY = ("prefect", "docker", "boto3", "pandas", "great_expectations", "kubernetes")
+PURE_ROOMS = ("models", "plan", "report")
+
+
+def pure_modules() -> list[str]:
+    folders = [ROOT / "tasks" / "core", ROOT / "tasks" / "engines"]
+    files = [path for folder in folders for path in folder.glob("*.py")]
+    files += [path for room in PURE_ROOMS for path in (ROOT / "tasks").glob(f"*/{room}.py")]
+    modules = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in files]
+    return sorted(name.removesuffix(".__init__") for name in modules)
+
+
+def test_pure_modules_load_nothing_heavy() -> None:
+    modules = pure_modules()
+    assert "tasks.core.spec" in modules
+    code = (
+        "import importlib, sys\n"
+        f"for name in {modules!r}:\n"
+        "    importlib.import_module(name)\n"
+        f"    heavy = [found for found in {HEAVY!r} if found in sys.modules]\n"
+        "    assert not heavy, f'{name} loads {heavy}'\n"
+    )
+    finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert finished.returncode == 0, finished.stderr
+
+
+@pytest.mark.parametrize("package", ["tasks", "flows", "blocks", "deployments"])
+def test_packages_load_nothing_by_themselves(package: str) -> None:
+    for path in (ROOT / package).rglob("__init__.py"):
+        assert path.read_text() == "", f"{path} is not empty"
+
+
+def test_child_processes_are_started_in_blocks_only() -> None:
+    for package in ("tasks", "flows", "deployments"):
+        for path in (ROOT / package).rglob("*.py"):
+            if "worker" in path.parts or path.name == "daemon.py":
+                continue  # these are child processes themselves
+            text = path.read_text()
+            assert "import subprocess" not in text or "TYPE_CHECKING" in text, f"{path} imports subprocess"
