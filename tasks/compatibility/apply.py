@@ -31,8 +31,8 @@ def survey_host(host: Host) -> Survey:
     """Facts of `host`, with every source's sighting of those that have two.
 
     The kernel driver is named by NVML, else by the kernel module, else by nvidia-smi. Without a GPU, driver
-    or toolkit the facts say so. Where the driver is loaded and does not answer, `fault` says why, and the GPUs
-    are those that the kernel module lists.
+    or toolkit the facts say so. Where the driver is loaded and does not answer, `fault` says why, and the
+    GPUs are those that the kernel module lists.
     """
     nvml, smi, kernel = host.nvml(), host.nvidia_smi(), host.kernel_driver()
     nvcc, system = host.nvcc(), host.system()

@@ -63,7 +63,7 @@ def judge(
 
 
 def combine(findings: Iterable[Finding]) -> CompatibilityVerdict:
-    """The first of block, warn, unknown that a finding says; else pass. A P3 row counts as a warning at most."""
+    """The first of block, warn, unknown that a finding says, else pass. A P3 row warns at most."""
     said = {
         "warn" if finding.severity == "block" and finding.precedence == "P3" else finding.severity
         for finding in findings
@@ -111,7 +111,7 @@ def _found(
     findings = []
     for rule, answer in applying.values():
         against = [applying[other][0] for other in rule.contradicts if other in applying]
-        if rule.severity == "pass" or (rule.severity == "info" and rule.contradicts and not against):
+        if rule.severity == "pass" and not against:
             continue
         proof = next((proofs[kind] for kind in rule.cleared_by if kind in proofs), None)
         findings.append(_finding(rule, answer, subject, against, proof))

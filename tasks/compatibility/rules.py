@@ -47,8 +47,8 @@ class Row(BaseModel):
 class Rule(Row):
     """One rule. It applies where all of `when` holds and nothing of `unless` is known to hold.
 
-    Severity `pass` marks what a vendor allows: it is no finding, but answers rows that contradict it.
-    `contradicts` names rules that, where they apply too, say otherwise. `cleared_by` are kinds of measurement
+    Severity `pass` marks what a vendor allows, or a claim that something works: a finding only where another
+    rule contradicts it. `contradicts` names rules that, where they apply too, say otherwise, and count. `cleared_by` are kinds of measurement
     that prove more than the rule knows.
     """
 
