@@ -12,6 +12,7 @@ from prefect.runtime import flow_run
 from tasks.batching.models import BatchingResult
 from tasks.quantization.models import QuantizationResult
 
+from blocks.engine_api import EngineApi
 from blocks.host import fingerprint_here
 from blocks.model_registry import resolve
 from blocks.record_store import open_record_store
@@ -100,13 +101,18 @@ class _Lifecycle:
         if rollout.says_no:
             return self._refused(endpoint=rollout.result.endpoint)
         health = self._keep(check_health(self.spec.name))
-        completion = rollout.result.completion or health.result.completion
         return self._result(
             LifecycleVerdict.REFUSED if health.says_no else LifecycleVerdict.SERVING,
             endpoint=rollout.result.endpoint,
-            release=rollout.result.release,
-            completion=completion,
+            release=release.id,
+            completion=None if health.says_no else self._completion(rollout.result.endpoint),
         )
+
+    def _completion(self, endpoint: str) -> str:
+        """What a user of the service gets now: asked of the public address, also when nothing was switched."""
+        gate = self.spec.rollout.gate
+        with EngineApi(endpoint) as api:
+            return api.complete(self.spec.name, gate.prompt, gate.max_tokens).text
 
     def _prepare(self) -> tuple[EnvironmentResult, StagingResult] | None:
         """Environment, compatibility and staging at the same time; None when one of them says no."""
