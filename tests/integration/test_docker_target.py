@@ -456,7 +456,8 @@ def test_no_docker_engine(settings: Settings, monkeypatch: pytest.MonkeyPatch, t
     with pytest.raises(MissingToolError) as caught:
         check_target(Target.DOCKER)
     assert str(caught.value) == snapshot(
-        "target docker needs a Docker engine, and none answers at unix:///nowhere/docker.sock (install and start Docker, set DOCKER_HOST, or use target: process)"
+        "target docker needs a Docker engine, and none answers at unix:///nowhere/docker.sock (install "
+        "and start Docker, set DOCKER_HOST, or use target: process)"
     )
     monkeypatch.undo()
 
@@ -472,7 +473,8 @@ def test_a_base_image_without_a_system_library(make: Make, settings: Settings, b
         finally:
             client.images.remove(name)
     assert str(caught.value) == snapshot(
-        "the base image slipway/test-without-libgomp lacks a system library that the engine needs (use one that holds libgomp1, libstdc++6: infra/images/base.sh makes it)"
+        "the base image slipway/test-without-libgomp lacks a system library that the engine needs (use "
+        "one that holds libgomp1, libstdc++6: infra/images/base.sh makes it)"
     )
     assert "libgomp.so.1" in (caught.value.detail or "")
     assert list((settings.home / "images").iterdir()) == []
@@ -498,7 +500,9 @@ def test_a_base_image_that_cannot_be_had(make: Make) -> None:
     with pytest.raises(NetworkError) as caught:
         make(base_image="127.0.0.1:9/nothing:here")
     assert str(caught.value) == snapshot(
-        "the base image 127.0.0.1:9/nothing:here is not on this host and cannot be pulled (infra/images/base.sh makes slipway/base:bookworm without a registry: name it in rollout.base_image)"
+        "the base image 127.0.0.1:9/nothing:here is not on this host and cannot be pulled "
+        "(infra/images/base.sh makes slipway/base:bookworm without a registry: name it in "
+        "rollout.base_image)"
     )
 
 
@@ -510,7 +514,9 @@ def test_a_gpu_that_docker_cannot_give(make: Make, settings: Settings) -> None:
     with pytest.raises(MissingToolError) as caught:
         bring(release, settings)
     assert str(caught.value) == snapshot(
-        "the release needs 1 GPU, and this Docker engine can give none (install the NVIDIA container toolkit, run `nvidia-ctk runtime configure --runtime=docker` and restart Docker, or set hardware.gpus: 0)"
+        "the release needs 1 GPU, and this Docker engine can give none (install the NVIDIA container "
+        "toolkit, run `nvidia-ctk runtime configure --runtime=docker` and restart Docker, or set "
+        "hardware.gpus: 0)"
     )
     assert leftovers(settings.home) == []
 
