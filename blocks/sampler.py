@@ -11,15 +11,22 @@ import sys
 import time
 from pathlib import Path
 
-from blocks.service_processes import ServiceProcesses
+from blocks.service_processes import ServiceProcesses, processes_of, running_service
 from tasks.core.errors import CommandError
 from tasks.core.files import write_atomically
-from tasks.core.release import ServiceFolder
+from tasks.core.release import Release, ServiceFolder, ServiceState
 from tasks.leaks import daemon
 
 _DAEMON = str(Path(daemon.__file__))
 _POLL_S = 0.02
 _WAIT_S = 10.0
+
+
+def sample_service(folder: ServiceFolder, state: ServiceState, release: Release) -> int:
+    """See to it that the engine of a running service is sampled; the sampler's process id."""
+    running = running_service(folder, state)
+    period_s = release.spec.checks.sample_period_s
+    return start_sampler(folder, processes_of(folder, state, running, period_s=period_s))
 
 
 def start_sampler(folder: ServiceFolder, processes: ServiceProcesses) -> int:

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Protocol
 
 from tasks.core.cancellation import current
-from tasks.core.errors import EngineError, NotFoundError
+from tasks.core.errors import EngineError
+from tasks.core.records import Record
 from tasks.core.release import Release, ServiceFolder, ServiceState
-from tasks.health.models import GpuSample, HealthLimits, ProcessSample, Samples, ServiceSample
+from tasks.health import plan
+from tasks.health.models import (
+    ContractResult,
+    GpuSample,
+    HealthResult,
+    ProcessSample,
+    Samples,
+    ServiceSample,
+)
 
 SHORT_REQUESTS = 5
+COMPLETION_TOKENS = 8
 _PROCESSING = ("llamacpp:requests_processing", "vllm:num_requests_running")
 _DEFERRED = ("llamacpp:requests_deferred", "vllm:num_requests_waiting")
 _KV_USAGE = ("vllm:kv_cache_usage_perc", "llamacpp:kv_cache_usage_ratio")
@@ -19,6 +30,9 @@ _KV_USAGE = ("vllm:kv_cache_usage_perc", "llamacpp:kv_cache_usage_ratio")
 
 class Completion(Protocol):
     """What `blocks.engine_api.Completion` is to a health check."""
+
+    @property
+    def text(self) -> str: ...
 
     @property
     def seconds(self) -> float: ...
@@ -47,35 +61,35 @@ class Probes(Protocol):
         """A client for the service."""
 
 
-def find_service(folder: ServiceFolder) -> tuple[ServiceState, Release]:
-    """What serves under that name. Raises `NotFoundError` for an unknown or stopped service."""
-    state = folder.state()
-    if state is None:
-        known = "it was stopped" if folder.root.is_dir() else "it was never deployed"
-        raise NotFoundError(f"no service {folder.name}: {known}", fix="list the services: slipway status")
-    release = folder.release(state.release)
-    if release is None:
-        raise NotFoundError(
-            f"the release {state.release} of {folder.name} is not kept here", fix="deploy the service again"
-        )
-    return state, release
+SampleService = Callable[[ServiceFolder, ServiceState, Release, Probes], Samples]
+CheckContract = Callable[[HealthResult], ContractResult]
 
 
-def limits_of(release: Release) -> HealthLimits:
-    """What the release's spec asks for."""
-    spec = release.spec
-    return HealthLimits(
-        latency_slo_ms=spec.checks.latency_slo_ms,
-        gpu_temperature_c=spec.checks.gpu_temperature_c,
-        gpus=spec.hardware.gpus,
-        memory_bytes=spec.hardware.memory or None,
-        memory_fraction=spec.objectives.memory_fraction,
-    )
+def check(
+    folder: ServiceFolder,
+    probes: Probes,
+    before: Record | None,
+    *,
+    contract: CheckContract | None = None,
+    sample: SampleService | None = None,
+) -> HealthResult:
+    """One check of a service. Raises `NotFoundError` for an unknown or stopped one.
+
+    `before` is the record of the last check of this release. `contract` judges the table of samples with this
+    look's in it.
+    """
+    state, release = folder.serving()
+    limits = plan.limits_of(release, before)
+    samples = (sample or take_samples)(folder, state, release, probes)
+    result = plan.conclude(folder.name, release, state.endpoint, samples, limits)
+    if contract is None:
+        return result
+    return plan.conclude(folder.name, release, state.endpoint, samples, limits, contract(result))
 
 
 def take_samples(folder: ServiceFolder, state: ServiceState, release: Release, probes: Probes) -> Samples:
     """One look on all three levels."""
-    gpus = probes.gpus() if release.spec.hardware.gpus else ()
+    gpus = probes.gpus()
     process = probes.process(folder, state)
     with probes.api(state.endpoint) as api:
         service = sample_service(api, release.launch.served_name, release.spec.rollout.gate.prompt)
@@ -86,22 +100,22 @@ def sample_service(api: ServiceApi, model: str, prompt: str) -> ServiceSample:
     """`/health`, one real completion, then a few requests for a single token: their time is that to the first."""
     ready = api.ready()
     try:
-        api.complete(model, prompt, 8)
+        completion = api.complete(model, prompt, COMPLETION_TOKENS).text
     except EngineError as error:
-        return ServiceSample(ready=ready, completed=False, fault=error.what)
+        return ServiceSample(ready=ready, fault=error.what)
     latencies: list[float] = []
     fault: str | None = None
-    for number in range(SHORT_REQUESTS):
+    for _ in range(SHORT_REQUESTS):
         current().check()
         try:
             # A prompt of its own each time: one that is in the cache would be faster than a user's.
-            latencies.append(api.complete(model, f"{number} {prompt}", 1).seconds * 1000)
+            latencies.append(api.complete(model, f"{secrets.token_hex(4)} {prompt}", 1).seconds * 1000)
         except EngineError as error:
             fault = error.what
     metrics = _metrics(api)
     return ServiceSample(
         ready=ready,
-        completed=True,
+        completion=completion,
         fault=fault,
         latencies_ms=tuple(latencies),
         failed=SHORT_REQUESTS - len(latencies),
@@ -120,5 +134,3 @@ def _metrics(api: ServiceApi) -> dict[str, float]:
 
 def _first(metrics: dict[str, float], names: tuple[str, ...]) -> float | None:
     return next((metrics[name] for name in names if name in metrics), None)
-
-

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -21,7 +21,8 @@ class Part(BaseModel):
 class HealthLimits(Part):
     """What the samples are judged against, from the release's spec.
 
-    `gpus` is how many GPUs the service was promised; `memory_bytes` its limit, None where it has none.
+    `gpus` is how many GPUs the service was promised; `memory_bytes` its limit, None where it has none;
+    `restarts` how many of them the last check of this release has seen already.
     """
 
     latency_slo_ms: float = Field(500, gt=0)
@@ -29,6 +30,7 @@ class HealthLimits(Part):
     gpus: int = Field(0, ge=0)
     memory_bytes: int | None = Field(None, gt=0)
     memory_fraction: float = Field(0.9, gt=0, le=1)
+    restarts: int = Field(0, ge=0)
 
 
 class GpuSample(Part):
@@ -54,14 +56,14 @@ class ProcessSample(Part):
 
 
 class ServiceSample(Part):
-    """What the service answered. `latencies_ms` are times to the first token of short requests, `failed` how
-    many of them got no answer; `completed` is whether the one real completion came.
+    """What the service answered. `completion` is the text of the one real completion, None if there was none;
+    `latencies_ms` are times to the first token of short requests, `failed` how many of them got no answer.
 
     `requests_deferred` wait for a free slot; `kv_usage` is the used share of the key and value cache.
     """
 
     ready: bool
-    completed: bool
+    completion: str | None = None
     fault: str | None = None
     latencies_ms: tuple[float, ...] = ()
     failed: int = Field(0, ge=0)
@@ -121,19 +123,7 @@ class HealthResult(StageResult):
     findings: tuple[Finding, ...] = ()
     contract: ContractResult | None = None
 
-    def sample_row(self) -> dict[str, Any]:
-        """The flat row that this look adds to the table of samples; None where a level does not report."""
-        samples = self.samples
-        temperatures = [gpu.temperature_c for gpu in samples.gpus if gpu.temperature_c is not None]
-        return {
-            "service": self.name,
-            "verdict": self.verdict.value,
-            "alive": samples.process.alive,
-            "restarts": samples.process.restarts,
-            "memory_bytes": samples.process.memory_bytes,
-            "latency_ms": samples.service.mean_ms,
-            "failed": samples.service.failed,
-            "requests_deferred": samples.service.requests_deferred,
-            "kv_usage": samples.service.kv_usage,
-            "gpu_temperature_c": max(temperatures, default=None),
-        }
+    @property
+    def completion(self) -> str | None:
+        """What the service answered to the gate's prompt."""
+        return self.samples.service.completion

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
-from tasks.core.verdicts import HealthVerdict
+from tasks.core.records import Record
+from tasks.core.release import Release
+from tasks.core.verdicts import CANCELLED, FAULT, HealthVerdict
 from tasks.health.models import (
     ContractResult,
     Finding,
     GpuSample,
     HealthLimits,
+    HealthResult,
     Level,
     ProcessSample,
     Samples,
@@ -23,7 +29,59 @@ GPU_MEMORY_FULL = 0.98
 _ORDER = (HealthVerdict.HEALTHY, HealthVerdict.DEGRADED, HealthVerdict.UNHEALTHY)
 
 
-def judge(samples: Samples, limits: HealthLimits, contract: ContractResult | None = None) -> tuple[Finding, ...]:
+def limits_of(release: Release, before: Record | None = None) -> HealthLimits:
+    """What the release's spec asks for; `before` is the record of the last check of this release."""
+    spec = release.spec
+    return HealthLimits(
+        latency_slo_ms=spec.checks.latency_slo_ms,
+        gpu_temperature_c=spec.checks.gpu_temperature_c,
+        gpus=spec.hardware.gpus,
+        memory_bytes=spec.hardware.memory or None,
+        memory_fraction=spec.objectives.memory_fraction,
+        restarts=before.evidence["result"]["samples"]["process"]["restarts"] if before else 0,
+    )
+
+
+def last_check(records: Sequence[Record], name: str, release: str) -> Record | None:
+    """The latest record of a check of this release that came to an answer."""
+    for record in reversed(records):
+        if record.subject == name and record.outcome not in (FAULT, CANCELLED):
+            return record if record.evidence.get("result", {}).get("release") == release else None
+    return None
+
+
+def expectations() -> list[Mapping[str, Any]]:
+    """The contract on the table of samples, as data: `type` and its arguments."""
+    text = (Path(__file__).parent / "data" / "contract.toml").read_text()
+    rows: list[Mapping[str, Any]] = tomllib.loads(text)["expectation"]
+    return rows
+
+
+def conclude(
+    name: str,
+    release: Release,
+    endpoint: str,
+    samples: Samples,
+    limits: HealthLimits,
+    contract: ContractResult | None = None,
+) -> HealthResult:
+    """The answer of one check."""
+    findings = judge(samples, limits, contract)
+    return HealthResult(
+        verdict=verdict_of(findings),
+        name=name,
+        release=release.id,
+        endpoint=endpoint,
+        samples=samples,
+        limits=limits,
+        findings=findings,
+        contract=contract,
+    )
+
+
+def judge(
+    samples: Samples, limits: HealthLimits, contract: ContractResult | None = None
+) -> tuple[Finding, ...]:
     """What is not as it should be, worst first."""
     found = [
         *_judge_gpus(samples.gpus, limits),
@@ -62,11 +120,17 @@ def _judge_gpus(gpus: tuple[GpuSample, ...], limits: HealthLimits) -> Iterator[F
 
 def _judge_process(process: ProcessSample, limits: HealthLimits) -> Iterator[Finding]:
     if not process.alive:
-        yield _unhealthy("process", "the engine's process does not run", fix="read its log: slipway logs NAME")
-    if process.restarts:
-        times = "once" if process.restarts == 1 else f"{process.restarts} times"
+        yield _unhealthy(
+            "process", "the engine's process does not run", fix="read its log: slipway logs NAME"
+        )
+    # A count below the last one is a new supervisor's.
+    new = process.restarts - (limits.restarts if process.restarts >= limits.restarts else 0)
+    if new:
+        times = "once" if new == 1 else f"{new} times"
         yield _degraded(
-            "process", f"the engine died and was restarted {times}", fix="read its log: slipway logs NAME"
+            "process",
+            f"the engine died and was restarted {times} since the last check",
+            fix="read its log: slipway logs NAME",
         )
     if process.memory_bytes is None or limits.memory_bytes is None:
         return
@@ -82,7 +146,7 @@ def _judge_process(process: ProcessSample, limits: HealthLimits) -> Iterator[Fin
 def _judge_service(service: ServiceSample, limits: HealthLimits) -> Iterator[Finding]:
     if not service.ready:
         yield _unhealthy("service", "/health does not answer 200", fix="read its log: slipway logs NAME")
-    if not service.completed:
+    if service.completion is None:
         yield _unhealthy("service", f"no completion: {service.fault or 'no answer'}")
         return
     if service.failed:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -60,7 +61,7 @@ def floor_of(t: Floats, y: Floats, requests: Floats | None) -> Floor | None:
     edges = np.linspace(start, t[-1], BUCKETS + 1)
     cuts = np.searchsorted(t, edges)
     cuts[-1] = t.size
-    filled = [(low, high) for low, high in zip(cuts[:-1], cuts[1:], strict=True) if high > low]
+    filled = [(low, high) for low, high in pairwise(cuts) if high > low]
     middle = np.array([t[low:high].mean() for low, high in filled])
     if len(filled) < MIN_BUCKETS or middle[-1] <= middle[0]:
         return None

@@ -29,7 +29,8 @@ def parse_series(text: str, source: str) -> list[Series]:
     for name in ("t_s", "bytes"):
         if name not in header:
             raise WrongUseError(
-                f"{source} has no column {name!r}", fix="the first line names the columns: t_s,bytes[,requests]"
+                f"{source} has no column {name!r}",
+                fix="the first line names the columns: t_s,bytes[,requests]",
             )
     if len(set(header)) < len(header):
         raise WrongUseError(f"{source} names a column twice: {','.join(header)}")

@@ -104,7 +104,9 @@ def steps(frame: Frame) -> Floats:
     out = np.zeros_like(frame.t)
     for _ in range(frame.random.integers(1, 3)):
         at = frame.span * frame.random.uniform(0.1, 0.9)
-        out += frame.level * frame.random.uniform(0.05, 0.5) * frame.random.choice([1, 1, -0.5]) * (frame.t > at)
+        out += (
+            frame.level * frame.random.uniform(0.05, 0.5) * frame.random.choice([1, 1, -0.5]) * (frame.t > at)
+        )
     return out
 
 
@@ -207,7 +209,9 @@ def draw(shape: Shape, seed: int) -> Labelled:
         t_s=t,
         bytes_=np.maximum(0, frame.level + signal + frame.noise()),
         requests=np.cumsum(rate * np.gradient(t)) if counted else None,
-        slope_bytes_per_s=float((signal[-1] - signal[t.size // 2]) / (t[-1] - t[t.size // 2])) if leaks else 0.0,
+        slope_bytes_per_s=float((signal[-1] - signal[t.size // 2]) / (t[-1] - t[t.size // 2]))
+        if leaks
+        else 0.0,
     )
 
 
