@@ -59,7 +59,7 @@ def deploy_model(spec: DeploySpec) -> DeployResult:
     """
     settings = Settings.load()
     check_target(spec.target)
-    lease = settings.leases / f"deploy-{spec.name}"
+    lease = settings.service_lease(spec.name)
     with file_lock(lease, wait=False, holder=f"the service {spec.name}"), tags(service_tag(spec.name)):
         end_stale_runs(spec.name, flow_run.id, flow_run.tags)
         # Saved first: should this deploy be lost, the registry's next look knows what was wanted.
@@ -104,7 +104,7 @@ class _Lifecycle:
         return self._result(
             LifecycleVerdict.REFUSED if health.says_no else LifecycleVerdict.SERVING,
             endpoint=rollout.result.endpoint,
-            release=release.id,
+            release=rollout.result.release,
             completion=None if health.says_no else self._completion(rollout.result.endpoint),
         )
 
