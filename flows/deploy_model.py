@@ -12,7 +12,6 @@ from prefect.runtime import flow_run
 from tasks.batching.models import BatchingResult
 from tasks.compatibility.models import CompatibilityRequest
 from tasks.quantization.models import QuantizationResult
-from tasks.staging.models import StagingRequest, StagingResult
 
 from blocks.host import fingerprint_here
 from blocks.model_registry import resolve
@@ -41,6 +40,7 @@ from tasks.core.verdicts import FAULT, LifecycleVerdict, StageName
 from tasks.engines.catalogue import get_engine
 from tasks.environment.models import EnvironmentRequest, EnvironmentResult, Locked
 from tasks.environment.task import lock_environment
+from tasks.staging.models import StagingRequest, StagingResult
 
 K = TypeVar("K", bound=StageResult)
 
