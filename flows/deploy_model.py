@@ -100,12 +100,14 @@ class _Lifecycle:
         rollout = self._keep(roll_out(release))
         if rollout.says_no:
             return self._refused(endpoint=rollout.result.endpoint)
+        endpoint = rollout.result.endpoint
+        assert endpoint is not None  # a release that serves has an address
         health = self._keep(check_health(self.spec.name))
         return self._result(
             LifecycleVerdict.REFUSED if health.says_no else LifecycleVerdict.SERVING,
-            endpoint=rollout.result.endpoint,
+            endpoint=endpoint,
             release=rollout.result.release,
-            completion=None if health.says_no else self._completion(rollout.result.endpoint),
+            completion=None if health.says_no else self._completion(endpoint),
         )
 
     def _completion(self, endpoint: str) -> str:
