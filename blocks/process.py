@@ -59,14 +59,15 @@ def run(
     argv: Sequence[str | Path],
     *,
     timeout_s: float,
-    env: Mapping[str, str] | None = None,
+    env: Mapping[str, str | None] | None = None,
     cwd: Path | None = None,
     cancellation: Cancellation | None = None,
 ) -> Finished:
     """Run a command to its end and keep what it printed.
 
-    `env` is added to this process's environment. Raises `CommandError` past `timeout_s` and
-    `StageCancelledError` when the run's cancellation is set; the command and its children are dead by then.
+    `env` is added to this process's environment; a None takes the variable away. Raises `CommandError` past
+    `timeout_s` and `StageCancelledError` when the run's cancellation is set; the command and its children are
+    dead by then.
     """
     signal_ = cancellation or current()
     command = tuple(str(arg) for arg in argv)
@@ -94,7 +95,7 @@ def leashed(
     *,
     stdout: IO[bytes] | int,
     stderr: IO[bytes] | int,
-    env: Mapping[str, str] | None = None,
+    env: Mapping[str, str | None] | None = None,
     cwd: Path | None = None,
 ) -> Iterator[subprocess.Popen[bytes]]:
     """A running command that is dead when the block is left or this process ends."""
@@ -103,7 +104,7 @@ def leashed(
         stdin=subprocess.PIPE,
         stdout=stdout,
         stderr=stderr,
-        env={**os.environ, **(env or {})},
+        env={key: value for key, value in {**os.environ, **(env or {})}.items() if value is not None},
         cwd=cwd,
     )
     try:

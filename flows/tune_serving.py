@@ -13,7 +13,8 @@ from prefect.states import Completed
 from pydantic import BaseModel, ConfigDict, Field
 
 from blocks.engine_bench import EngineBench
-from blocks.host import fingerprint_here, survey
+from blocks.host import fingerprint_here
+from blocks.nvml import read_nvml
 from blocks.record_store import open_record_store
 from flows.recording import Outcome, run_stage
 from tasks.batching import report as batching_report
@@ -200,7 +201,7 @@ def _limits(request: TuningRequest) -> Limits:
 def _memory_bytes(hardware: Hardware) -> int:
     """The limit that measured memory is held against: the GPUs' where they are used, else the host's."""
     if hardware.gpus:
-        gpus = sorted((gpu.memory_bytes or 0 for gpu in survey().gpus), reverse=True)
+        gpus = sorted((gpu.memory_bytes or 0 for gpu in read_nvml().gpus), reverse=True)
         return max(1, sum(gpus[: hardware.gpus]))
     return hardware.memory or psutil.virtual_memory().total // _MEMORY_STEP * _MEMORY_STEP
 

@@ -29,6 +29,10 @@ class Cancellation:
         """Whether someone asked to stop."""
         return self._event.is_set()
 
+    def wait(self, timeout_s: float | None = None) -> bool:
+        """Sleep until someone asks to stop, at most `timeout_s`; whether someone did."""
+        return self._event.wait(timeout_s)
+
     def check(self) -> None:
         """Raise `StageCancelledError` if someone asked to stop."""
         if self.cancelled:

@@ -57,6 +57,14 @@ class Engine(Protocol):
         """PEP 508 requirements of its environment."""
 
     @property
+    def server_packages(self) -> tuple[str, ...]:
+        """Distributions that serving needs: all that goes into an image, with what they require."""
+
+    @property
+    def server_imports(self) -> tuple[str, ...]:
+        """Modules that the server worker imports: what an image is proved by."""
+
+    @property
     def imports(self) -> tuple[str, ...]:
         """Modules that the proof imports."""
 

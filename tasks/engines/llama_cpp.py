@@ -18,6 +18,8 @@ class LlamaCpp:
     kind = EngineKind.LLAMA_CPP
     package = "xllamacpp"
     requirements = ("xllamacpp==2026.10.11549", "gguf==0.19.0", "numpy>=2,<3")
+    server_packages = ("xllamacpp",)
+    server_imports = ("xllamacpp",)
     imports = ("xllamacpp", "gguf", "numpy")
     needs_gpu = False
     formats = (CandidateFormat.F32, CandidateFormat.F16, CandidateFormat.Q8_0, CandidateFormat.Q4_0)

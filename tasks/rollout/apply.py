@@ -1,9 +1,9 @@
-"""The sequence of every rollout, whatever the target: gate first, traffic after, the former one kept till last.
+"""The sequence of every rollout on any target: gate first, then traffic, and the former one ends last.
 
 Order: claim the address, start the candidate beside the former release, `/health`, one real completion
-straight to the candidate, write the release's document, switch, one completion at the public address, settle,
-write `current.json`. Whatever fails on the way, the former release takes the traffic, and a kill at any moment
-leaves either the old or the new one serving.
+straight to the candidate, write the release's document, switch, one completion at the public address,
+settle, write `current.json`. Whatever fails on the way, the former release takes the traffic; a kill at any
+moment leaves either the old or the new one serving.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from datetime import UTC, datetime
 from typing import Protocol
 
 from tasks.core.cancellation import current
-from tasks.core.digests import short
-from tasks.core.errors import EngineError, RolloutError
+from tasks.core.digests import is_digest_of_file, short
+from tasks.core.errors import EngineError, ModelError, RolloutError
 from tasks.core.files import fsync_folder, write_atomically
 from tasks.core.progress import say
 from tasks.core.release import Release, ServiceFolder, ServiceState
@@ -27,6 +27,8 @@ from tasks.rollout.plan import plan_rollout
 
 _POLL_S = 0.02
 _LOG_LINES = 12
+_DEATH_NOTICE_S = 2.0
+_SERVES_ALREADY = (RolloutAction.NOTHING, RolloutAction.ADOPT)
 
 
 class Completion(Protocol):
@@ -59,8 +61,8 @@ class Candidate:
 class Target(Protocol):
     """Where a service runs. One object serves one service, in one command.
 
-    A candidate that was neither settled nor reverted when the object is closed, or when its process is killed,
-    must end: at once, or at the latest by the next `claim`.
+    A candidate that was neither settled nor reverted when the object is closed, or when this process is
+    killed, must end: at once, or at the latest by the next `claim`.
     """
 
     def running(self) -> Running | None:
@@ -105,16 +107,27 @@ def roll_out(release: Release, folder: ServiceFolder, target: Target, open_api: 
     """Bring `release` into service; nothing is done if it serves already.
 
     A release that does not start, or does not answer, is a verdict: `rolled_back`. Raises `PortTakenError`,
-    and what the target raises when it cannot work at all.
+    `ModelError` if the model file is not the one that was measured, `RolloutError` if the service runs on
+    another target, and what the target raises when it cannot work at all; the former one then serves on.
     """
-    plan = plan_rollout(release, folder.state(), _look(release, target, open_api))
-    if plan.action in (RolloutAction.NOTHING, RolloutAction.ADOPT):
-        running = target.running()
-        assert running is not None  # else the plan would be to start
-        if plan.action is RolloutAction.ADOPT:
-            _write_state(release, folder, running.host, running.port, plan.previous)
-        return _result(release, plan, RolloutVerdict.SERVING, endpoint=running.endpoint, serving=release.id)
+    state = folder.state()
+    if state is not None and state.target != release.target:
+        raise RolloutError(
+            f"{release.name} runs on the target {state.target}, and this release is for {release.target}",
+            fix=f"end it first: slipway stop {release.name}",
+        )
+    plan = plan_rollout(release, state, _look(release, target, open_api))
+    if plan.action in _SERVES_ALREADY:
+        return _keep(release, plan, folder, target)
+    _check_model_file(release)
     port = target.claim(plan.host, plan.port)
+    if plan.former is None and (restored := target.running()) is not None:
+        # What served when the service's processes were killed is back: it is the former one, or the wanted.
+        if restored.release == release.id:
+            _await_answer(release, restored, target, open_api)
+        plan = plan_rollout(release, state, _look(release, target, open_api))
+        if plan.action in _SERVES_ALREADY:
+            return _keep(release, plan, folder, target)
     return _Attempt(release, folder, target, open_api, plan, port).run()
 
 
@@ -140,6 +153,56 @@ def answers(release: Release, base_url: str, open_api: OpenApi) -> bool:
         return True
 
 
+def still_serves(result: RolloutResult, release: Release, target: Target, open_api: OpenApi) -> bool:
+    """Whether what a recorded rollout brought into service is still there, and answers."""
+    running = _look(release, target, open_api)
+    if running is None or not running.up:
+        return False
+    if (running.release, running.endpoint) != (release.id, result.endpoint):
+        return False
+    target.claim(running.host, running.port)  # held already: sweeps what a killed rollout left
+    return True
+
+
+def _keep(release: Release, plan: RolloutPlan, folder: ServiceFolder, target: Target) -> RolloutResult:
+    running = target.running()
+    assert running is not None  # else the plan would be to start
+    target.claim(running.host, running.port)  # held already: sweeps what a killed rollout left
+    if plan.action is RolloutAction.ADOPT:
+        _write_state(release, folder, running.host, running.port, plan.previous)
+    return _result(
+        release,
+        plan,
+        RolloutVerdict.SERVING,
+        endpoint=running.endpoint,
+        serving=release.id,
+        previous=plan.previous,
+    )
+
+
+def _await_answer(release: Release, restored: Running, target: Target, open_api: OpenApi) -> None:
+    """Give an engine that was just brought back the time to load: a second one may not fit beside it."""
+    deadline = time.monotonic() + release.spec.rollout.gate.start_timeout_s
+    while time.monotonic() < deadline and not answers(release, restored.endpoint, open_api):
+        current().check()
+        now = target.running()
+        if now is None or not now.up:
+            return
+        time.sleep(_POLL_S)
+
+
+def _check_model_file(release: Release) -> None:
+    """Engines serve damaged weights without complaint: the bytes have to be those that were measured."""
+    path = release.launch.model_file
+    if not path.exists():
+        raise ModelError(f"the model file {path} is gone", fix="deploy again: it is made anew")
+    if path.is_file() and not is_digest_of_file(release.candidate_digest, path):
+        raise ModelError(
+            f"the model file {path} has changed since it was measured",
+            fix="remove it and deploy again: it is made anew",
+        )
+
+
 def _look(release: Release, target: Target, open_api: OpenApi) -> Running | None:
     """What runs; asked for a completion only where the answer decides something."""
     running = target.running()
@@ -161,24 +224,25 @@ class _Attempt:
 
     def run(self) -> RolloutResult:
         candidate: Candidate | None = None
-        settled = False
+        failure: EngineError | RolloutError | None = None
+        log, settled = "", False
         try:
             say(StageName.ROLLOUT, f"starting {short(self.release.id)}")
             start = time.monotonic()
             candidate = self.target.start(self.release)
             completion = self._pass_gate(candidate)
             first_completion_s = time.monotonic() - start
-            write_atomically(
-                self.folder.release_file(self.release.id),
-                self.release.model_dump_json(by_alias=True, indent=1),
-            )
+            document = self.release.model_dump_json(by_alias=True, indent=1)
+            write_atomically(self.folder.release_file(self.release.id), document)
             self._bring_into_service(candidate)
             settled = True
         except (EngineError, RolloutError) as error:
-            return self._rolled_back(candidate, error)
+            failure, log = error, self._log_of(candidate) or error.detail or ""
         finally:
             if not settled:
                 self._undo(candidate)
+        if failure is not None:
+            return self._rolled_back(failure, log)
         _write_state(self.release, self.folder, self.plan.host, self.port, self.plan.previous)
         return _result(
             self.release,
@@ -186,6 +250,7 @@ class _Attempt:
             RolloutVerdict.SERVING,
             endpoint=self._endpoint,
             serving=self.release.id,
+            previous=self.plan.previous,
             completion=completion.text,
             first_completion_s=first_completion_s,
         )
@@ -208,9 +273,21 @@ class _Attempt:
                         fix="raise rollout.gate.start_timeout_s",
                     )
                 time.sleep(_POLL_S)
-            completion = api.complete(self.release.launch.served_name, gate.prompt, gate.max_tokens)
+            try:
+                completion = api.complete(self.release.launch.served_name, gate.prompt, gate.max_tokens)
+            except EngineError as error:
+                if fault := self._fault_soon(candidate):
+                    raise EngineError(f"the engine died at its first completion: {fault}") from error
+                raise
         say(StageName.ROLLOUT, f"gate passed: {gate.prompt!r} -> {completion.text!r}")
         return completion
+
+    def _fault_soon(self, candidate: Candidate) -> str | None:
+        """How the candidate died: a connection breaks a moment before the death is known."""
+        deadline = time.monotonic() + _DEATH_NOTICE_S
+        while not (fault := self.target.fault(candidate)) and time.monotonic() < deadline:
+            time.sleep(_POLL_S)
+        return fault
 
     def _bring_into_service(self, candidate: Candidate) -> None:
         self.target.switch(candidate)
@@ -219,15 +296,25 @@ class _Attempt:
         self.target.settle(candidate, drain_s=self.release.spec.rollout.drain_s)
         say(StageName.ROLLOUT, f"{short(self.release.id)} serves at {self._endpoint}")
 
-    def _rolled_back(self, candidate: Candidate | None, error: EngineError | RolloutError) -> RolloutResult:
-        log = self.target.candidate_log(candidate, _LOG_LINES) if candidate else error.detail
-        former = self.plan.former
+    def _log_of(self, candidate: Candidate | None) -> str:
+        if candidate is None:
+            return ""
+        try:
+            return self.target.candidate_log(candidate, _LOG_LINES)
+        except RolloutError:
+            return ""  # the target itself is what failed
+
+    def _rolled_back(self, error: EngineError | RolloutError, log: str) -> RolloutResult:
+        running, state = self.target.running(), self.folder.state()
+        serves = f"{short(running.release)} serves" if running else "nothing serves"
+        say(StageName.ROLLOUT, f"{serves}: {error.what}")
         return _result(
             self.release,
             self.plan,
             RolloutVerdict.ROLLED_BACK,
-            endpoint=self._endpoint if former else None,
-            serving=former,
+            endpoint=running.endpoint if running else None,
+            serving=running.release if running else None,
+            previous=state.previous if state else None,
             reason=str(error),
             log_tail=log or None,
         )
@@ -260,6 +347,7 @@ def _result(
     *,
     endpoint: str | None,
     serving: str | None,
+    previous: str | None,
     completion: str | None = None,
     first_completion_s: float | None = None,
     reason: str | None = None,
@@ -272,7 +360,7 @@ def _result(
         action=plan.action,
         release=release.id,
         serving=serving,
-        previous=plan.previous,
+        previous=previous,
         endpoint=endpoint,
         completion=completion,
         first_completion_s=first_completion_s,

@@ -64,7 +64,7 @@ def _steps(
     begin = (
         f"claim {host}:{port or '(a free port)'}",
         f"start {new} on a private address",
-        f"gate: /health, then {gate.max_tokens} tokens after {gate.prompt!r}, within {gate.start_timeout_s:g} s",
+        f"gate within {gate.start_timeout_s:g} s: /health, then {gate.max_tokens} tokens for {gate.prompt!r}",
         f"switch traffic to {new}",
         "verify a completion at the public address",
     )

@@ -1,0 +1,222 @@
+"""`target: process`: the client of a service's supervisor (`tasks/rollout/daemon`)."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from blocks.ports import check_port_free, port_taken
+from blocks.process import last_lines
+from tasks.core.errors import BusyError, RolloutError
+from tasks.core.release import Release, ServiceFolder
+from tasks.rollout.apply import Candidate
+from tasks.rollout.daemon.logs import engine_log_path
+from tasks.rollout.models import Running
+
+_LEASH = Path(__file__).with_name("leash.py")
+_SECRET = re.compile(r"SECRET|TOKEN|PASSWORD|PASSWD|CREDENTIAL|API_KEY|^AWS_|^PREFECT_", re.IGNORECASE)
+_ANSWER_S = 30.0
+_START_S = 30.0
+_POLL_S = 0.02
+_LOG_BYTES = 1 << 16
+
+
+class SupervisedService:
+    """One service's supervisor, spoken to over its control socket. Implements `Target`.
+
+    What is started here and not settled ends when the connection does: that is with this object, or with
+    this process however it ends.
+    """
+
+    def __init__(self, folder: ServiceFolder) -> None:
+        self._folder = folder
+        self._connection: socket.socket | None = None
+        self._unread = b""
+
+    def __enter__(self) -> SupervisedService:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Hang up. The supervisor lives on as long as it has something to serve."""
+        if self._connection is not None:
+            self._connection.close()
+        self._connection, self._unread = None, b""
+
+    def running(self) -> Running | None:
+        """What takes traffic now; None without a supervisor."""
+        if not self._connect():
+            return None
+        answer = self._ask("status")
+        if answer["release"] is None:
+            return None
+        return Running.model_validate(answer)
+
+    def claim(self, host: str, port: int | None) -> int:
+        """Start the supervisor if there is none, and have it listen there."""
+        if not self._connect():
+            if port is not None:
+                check_port_free(host, port)
+            self._start_supervisor()
+        answer = self._ask("claim", host=host, port=port)
+        claimed: int = answer["port"]
+        return claimed
+
+    def start(self, release: Release) -> Candidate:
+        """Have the supervisor start the release on a free port of the loopback."""
+        answer = self._ask(
+            "start",
+            release=release.id,
+            argv=release.launch.argv,
+            env=release.launch.env,
+            drain_s=release.spec.rollout.drain_s,
+        )
+        return Candidate(release.id, answer["base_url"])
+
+    def fault(self, candidate: Candidate) -> str | None:
+        """How the candidate died; None while it lives."""
+        fault: str | None = self._ask("candidate", lines=0)["fault"]
+        return fault
+
+    def candidate_log(self, candidate: Candidate, lines: int) -> str:
+        """The end of what the candidate printed."""
+        return "\n".join(self._ask("candidate", lines=lines)["tail"])
+
+    def switch(self, candidate: Candidate) -> None:
+        """Send new requests to the candidate."""
+        self._ask("switch")
+
+    def settle(self, candidate: Candidate, *, drain_s: float) -> None:
+        """Keep the candidate; the supervisor drains and ends the former one by itself."""
+        self._ask("settle", drain_s=drain_s)
+
+    def revert(self, candidate: Candidate, *, drain_s: float) -> None:
+        """End the candidate. A supervisor that died has done so already."""
+        if self._connection is not None:
+            with contextlib.suppress(RolloutError):
+                self._ask("revert", timeout_s=_ANSWER_S + drain_s)
+
+    def stop(self, *, drain_s: float) -> None:
+        """End the engine and the supervisor, and wait until both are gone."""
+        if self._connect():
+            self._ask("stop", drain_s=drain_s, timeout_s=_ANSWER_S + drain_s)
+            self.close()
+            self._wait_for_end()
+
+    def log_tail(self, lines: int) -> str:
+        """The end of the log of the engine that serves; of the newest log where none does."""
+        state = self._folder.state()
+        if state is not None and (log := engine_log_path(self._folder.logs, state.release)).exists():
+            return _tail(log, lines)
+        logs = sorted(self._folder.logs.glob("engine-*.log"), key=lambda path: path.stat().st_mtime)
+        return _tail(logs[-1], lines) if logs else ""
+
+    def _connect(self) -> bool:
+        """Whether a supervisor listens."""
+        if self._connection is not None:
+            return True
+        try:
+            folder = os.open(self._folder.root, os.O_RDONLY | os.O_DIRECTORY)
+        except FileNotFoundError:
+            return False
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            # By the folder's descriptor: a socket's own path may have 107 bytes at most.
+            connection.connect(f"/proc/self/fd/{folder}/control.sock")
+        except (FileNotFoundError, ConnectionRefusedError):
+            connection.close()
+            return False
+        finally:
+            os.close(folder)
+        self._connection = connection
+        return True
+
+    def _start_supervisor(self) -> None:
+        self._folder.root.mkdir(parents=True, exist_ok=True)
+        command = [sys.executable, "-I", "-m", "tasks.rollout.daemon", "--folder", str(self._folder.root)]
+        env = {name: value for name, value in os.environ.items() if not _SECRET.search(name)}
+        try:
+            subprocess.run(
+                [*command, "--leash", str(_LEASH)],
+                env=env,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                timeout=_START_S,
+                check=True,
+            )
+        except subprocess.SubprocessError as error:
+            output = getattr(error, "stderr", None) or ""
+            raise RolloutError(
+                f"the supervisor of {self._folder.name} did not start",
+                fix=f"read {self._folder.logs / 'supervisor.err'}",
+                detail=last_lines(output if isinstance(output, str) else output.decode(errors="replace")),
+            ) from None
+        if not self._connect():
+            raise self._hung_up()
+
+    def _ask(self, op: str, *, timeout_s: float = _ANSWER_S, **arguments: Any) -> dict[str, Any]:
+        if self._connection is None:
+            raise self._hung_up()
+        request = {"op": op, **arguments}
+        try:
+            self._connection.settimeout(timeout_s)
+            self._connection.sendall(json.dumps(request).encode() + b"\n")
+            answer: dict[str, Any] = json.loads(self._read_line(self._connection))
+        except (OSError, ValueError) as error:
+            self.close()
+            raise self._hung_up() from error
+        if answer.pop("ok"):
+            return answer
+        raise self._refused(answer["code"], answer["error"], arguments)
+
+    def _read_line(self, connection: socket.socket) -> bytes:
+        while b"\n" not in self._unread:
+            more = connection.recv(1 << 16)
+            if not more:
+                raise ConnectionResetError("the supervisor hung up")
+            self._unread += more
+        line, _, self._unread = self._unread.partition(b"\n")
+        return line
+
+    def _refused(self, code: str, message: str, arguments: dict[str, Any]) -> Exception:
+        if code == "port_taken":
+            return port_taken(arguments["host"], arguments["port"])
+        if code == "busy":
+            return BusyError(f"{self._folder.name}: {message}", fix="wait for it to end, then try again")
+        return RolloutError(f"{self._folder.name}: {message}")
+
+    def _hung_up(self) -> RolloutError:
+        return RolloutError(
+            f"the supervisor of {self._folder.name} does not answer",
+            fix=f"read {self._folder.logs / 'supervisor.log'}; deploying again starts a new one",
+        )
+
+    def _wait_for_end(self) -> None:
+        """The supervisor holds this lock for as long as it lives."""
+        with (self._folder.root / "supervisor.lock").open("rb") as lock:
+            deadline = time.monotonic() + _ANSWER_S
+            while time.monotonic() < deadline:
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    time.sleep(_POLL_S)
+                else:
+                    return
+
+
+def _tail(log: Path, lines: int) -> str:
+    with log.open("rb") as file:
+        file.seek(max(0, log.stat().st_size - _LOG_BYTES))
+        return last_lines(file.read().decode(errors="replace"), lines)

@@ -1,0 +1,134 @@
+"""uv, the installer. Here it never downloads a Python and never builds a package from source."""
+
+from __future__ import annotations
+
+import json
+import platform
+import sys
+from pathlib import Path
+
+from blocks.process import Finished, find_tool, run
+from blocks.uv_messages import complaints, fault, refusal
+from tasks.core.errors import MissingToolError
+from tasks.environment.models import Conflict, LockRequest, Refusal
+
+_TIMEOUT_S = 1800.0
+_PYTHON_TIMEOUT_S = 60.0
+
+# Variables that would change what is resolved without being part of the lock's name.
+_FOREIGN = (
+    "UV_BUILD_CONSTRAINT",
+    "UV_CONSTRAINT",
+    "UV_EXCLUDE",
+    "UV_EXCLUDE_NEWER",
+    "UV_EXCLUDE_NEWER_PACKAGE",
+    "UV_FORK_STRATEGY",
+    "UV_NO_BINARY",
+    "UV_NO_BINARY_PACKAGE",
+    "UV_OVERRIDE",
+    "UV_PRERELEASE",
+    "UV_PYTHON",
+    "UV_RESOLUTION",
+    "UV_TORCH_BACKEND",
+    "VIRTUAL_ENV",
+)
+
+
+def compile_arguments(requirements: str, python: str, exclude_newer: str | None) -> list[str]:
+    """Resolve a requirements file to pins with hashes on standard output; wheels only."""
+    date = ["--exclude-newer", exclude_newer] if exclude_newer else []
+    return [
+        *("pip", "compile", "--quiet", "--color", "never", "--no-python-downloads"),
+        *("--generate-hashes", "--no-emit-index-url", "--no-header", "--only-binary", ":all:"),
+        *("--python-version", python, *date, requirements),
+    ]
+
+
+def venv_arguments(folder: Path, python: str) -> list[str]:
+    """Create an environment that may be renamed afterwards."""
+    return [
+        *("venv", "--quiet", "--color", "never", "--no-project", "--no-python-downloads"),
+        *("--relocatable", "--python", python, str(folder)),
+    ]
+
+
+def sync_arguments(python: Path, lock: Path) -> list[str]:
+    """Install exactly the lock, each file with a hash it names."""
+    return [
+        *("pip", "sync", "--quiet", "--color", "never", "--no-python-downloads"),
+        *("--require-hashes", "--only-binary", ":all:", "--python", str(python), str(lock)),
+    ]
+
+
+def check_arguments(python: Path) -> list[str]:
+    """Look for installed packages whose requirements are not met."""
+    return ["pip", "check", "--color", "never", "--no-python-downloads", "--python", str(python)]
+
+
+class Uv:
+    """The uv that stands beside Slipway's own Python, else the one on the path."""
+
+    def __init__(self) -> None:
+        self._program = find_tool("uv", install="install it: pip install uv")
+
+    @property
+    def platform(self) -> str:
+        """What locks of this machine are for, such as `linux-x86_64`."""
+        return f"{sys.platform}-{platform.machine()}"
+
+    def resolve(self, request: LockRequest, requirements: Path) -> str | Refusal:
+        """Pins with hashes for the requirements in that file, or the refusal. Raises `NetworkError`."""
+        arguments = compile_arguments(requirements.name, request.python, request.exclude_newer)
+        done = self._run(arguments, cwd=requirements.parent)
+        if done.code == 0:
+            return done.stdout
+        said_no = refusal(done.stderr, done.code)
+        if said_no is None:
+            raise fault("locking the environment", done.stderr, done.code)
+        return said_no
+
+    def find_python(self, version: str) -> str:
+        """An installed Python of that version, such as `3.11`; Slipway's own when it is one.
+
+        Raises `MissingToolError` that names the versions that are there.
+        """
+        own = Path(sys.base_prefix) / "bin" / f"python{version}"
+        if own.exists():
+            return str(own)
+        listing = ["python", "list", "--only-installed", "--no-python-downloads", "--output-format", "json"]
+        done = self._run(listing).check("looking for Python")
+        found = {
+            f"{one['version_parts']['major']}.{one['version_parts']['minor']}": one["path"]
+            for one in reversed(json.loads(done.stdout))
+            if one["implementation"] == "cpython"
+        }
+        if version in found:
+            return str(found[version])
+        raise MissingToolError(
+            f"Python {version} is not installed on this machine",
+            fix=f"install it (`uv python install {version}`), or ask for one of {', '.join(sorted(found))}",
+        )
+
+    def create(self, folder: Path, python: str) -> Path:
+        """A new empty environment; its Python."""
+        done = self._run(venv_arguments(folder, python))
+        if done.code != 0:
+            raise fault("creating the environment", done.stderr, done.code)
+        return folder / "bin" / "python"
+
+    def sync(self, python: Path, lock: Path) -> None:
+        """Install what the lock pins, nothing else. Raises `NetworkError`, `DiskFullError`."""
+        done = self._run(sync_arguments(python, lock), cwd=lock.parent)
+        if done.code != 0:
+            raise fault("installing the environment", done.stderr, done.code)
+
+    def complaints(self, python: Path) -> tuple[Conflict, ...]:
+        """Installed packages whose requirements are not met."""
+        done = self._run(check_arguments(python))
+        found = complaints(done.stderr + done.stdout)
+        if done.code != 0 and not found:
+            raise fault("checking the environment", done.stderr, done.code)
+        return found
+
+    def _run(self, arguments: list[str], *, cwd: Path | None = None) -> Finished:
+        return run([self._program, *arguments], timeout_s=_TIMEOUT_S, env=dict.fromkeys(_FOREIGN), cwd=cwd)

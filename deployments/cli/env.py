@@ -1,0 +1,182 @@
+"""`slipway env`: lock requirements, build what a lock pins, check and prove what is built."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from deployments.cli.main import print_json
+from tasks.core.errors import NotFoundError, SpecError
+from tasks.core.files import write_atomically
+from tasks.core.settings import Settings
+from tasks.core.spec import EngineKind
+from tasks.core.verdicts import EnvironmentVerdict, StageName, says_no
+from tasks.engines.base import Engine
+from tasks.engines.catalogue import get_engine
+from tasks.environment import apply, plan
+from tasks.environment.models import Built, Checked, Conflict, Proof, Refusal
+
+if TYPE_CHECKING:
+    from blocks.environment_trial import EnvironmentTrial
+    from blocks.uv import Uv
+
+_AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+_PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
+
+
+@click.group()
+def env() -> None:
+    """Lock, build and check environments."""
+
+
+@env.command()
+@click.argument("requirements", type=click.Path(path_type=Path))
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Where the lock goes.")
+@click.option("--python", default=_PYTHON, show_default=True, help="Python version, such as 3.11.")
+@click.option("--exclude-newer", help="Ignore packages published after this date (RFC 3339).")
+@_AS_JSON
+def lock(requirements: Path, output: Path, python: str, exclude_newer: str | None, as_json: bool) -> None:
+    """Pin REQUIREMENTS, one a line, with a hash each. Exit code 3 if no set of versions satisfies all."""
+    uv, _trial = _tools()
+    wanted = plan.parse_requirements(_read(requirements), str(requirements))
+    asked = plan.make_lock_request(wanted, python, uv.platform, exclude_newer=exclude_newer)
+    answer = apply.lock(asked, uv, Settings.load())
+    if isinstance(answer, Refusal):
+        _refuse(answer, as_json)
+        return
+    write_atomically(output, answer.path.read_bytes())
+    if as_json:
+        print_json({**answer.model_dump(mode="json"), "path": str(output.absolute())})
+        return
+    click.echo(
+        f"{len(answer.packages)} packages pinned for Python {answer.python} on {answer.platform}: {output}"
+    )
+
+
+@env.command()
+@click.argument("lock_file", metavar="LOCK", type=click.Path(path_type=Path))
+@click.option(
+    "--into", type=click.Path(path_type=Path), help="The environment's folder; one below SLIPWAY_HOME."
+)
+@_AS_JSON
+def build(lock_file: Path, into: Path | None, as_json: bool) -> None:
+    """Install what LOCK pins into an environment of its own, then check and prove it as `env check` does."""
+    uv, trial = _tools()
+    _read(lock_file)
+    locked = apply.read_locked(lock_file.absolute(), python=_PYTHON, platform=uv.platform)
+    built = apply.build(locked, uv, trial, Settings.load(), into)
+    checked, proof = _examine(built.python_path, uv, trial)
+    _answer(checked, proof, as_json, built)
+
+
+@env.command()
+@click.argument("environment", metavar="ENV", type=click.Path(path_type=Path))
+@_AS_JSON
+def check(environment: Path, as_json: bool) -> None:
+    """Look for conflicts in the environment ENV, import what it is for, and start its engine if it holds one."""
+    uv, trial = _tools()
+    python = environment.absolute() / "bin" / "python"
+    if not python.exists():
+        raise NotFoundError(
+            f"{environment} is no Python environment", fix="name a folder that holds bin/python"
+        )
+    checked, proof = _examine(python, uv, trial)
+    _answer(checked, proof, as_json)
+
+
+def _tools() -> tuple[Uv, EnvironmentTrial]:
+    """Imported late: `slipway env --help` needs neither."""
+    from blocks.environment_trial import EnvironmentTrial
+    from blocks.uv import Uv
+
+    return Uv(), EnvironmentTrial()
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text()
+    except FileNotFoundError:
+        raise NotFoundError(f"no file {path}", fix="give the path of a file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise SpecError(f"cannot read {path}: {error}") from error
+
+
+def _examine(python: Path, uv: Uv, trial: EnvironmentTrial) -> tuple[Checked, Proof]:
+    checked = apply.check(python, uv, trial)
+    engine = _engine_in(checked.packages)
+    modules = engine.imports if engine else checked.modules
+    with tempfile.TemporaryDirectory(prefix="slipway-proof-") as scratch:
+        return checked, apply.prove(python, engine, modules, trial, Path(scratch) / "proof")
+
+
+def _engine_in(packages: dict[str, str]) -> Engine | None:
+    engines = (get_engine(kind) for kind in EngineKind)
+    return next((engine for engine in engines if engine.package in packages), None)
+
+
+def _answer(checked: Checked, proof: Proof, as_json: bool, built: Built | None = None) -> None:
+    verdict, reason = plan.judge(checked.conflicts, proof)
+    if as_json:
+        document: dict[str, Any] = {
+            "verdict": verdict,
+            "reason": reason,
+            "conflicts": [one.model_dump() for one in checked.conflicts],
+            "proof": proof.model_dump(mode="json"),
+            "packages": checked.packages,
+            "required_by": plan.reverse_listing(checked.dependencies, checked.packages),
+        }
+        if built:
+            document["environment"] = built.model_dump(mode="json", exclude={"packages"})
+        print_json(document)
+    else:
+        _print(verdict, reason, checked, proof, built)
+    _exit_for(verdict)
+
+
+def _refuse(refusal: Refusal, as_json: bool) -> None:
+    verdict = EnvironmentVerdict.CONFLICTING
+    if as_json:
+        print_json({"verdict": verdict, **refusal.model_dump(mode="json")})
+    else:
+        click.echo(f"{verdict}: {refusal.reason}")
+        _print_conflicts(refusal.conflicts)
+    _exit_for(verdict)
+
+
+def _exit_for(verdict: EnvironmentVerdict) -> None:
+    if says_no(StageName.ENVIRONMENT, verdict):
+        sys.exit(3)
+
+
+def _print(
+    verdict: EnvironmentVerdict, reason: str | None, checked: Checked, proof: Proof, built: Built | None
+) -> None:
+    if built:
+        click.echo(f"{built.path}: {len(built.packages)} packages, Python {built.python_version}")
+    _print_conflicts(checked.conflicts)
+    for one in proof.imports:
+        click.echo(f"import {one.module}: {'works' if one.ok else one.reason}")
+    if proof.engine:
+        engine = proof.engine
+        what = (
+            f"first completion after {engine.start_s:.2f} s" if engine.start_s is not None else engine.reason
+        )
+        click.echo(f"engine: {what}")
+    click.echo(f"{verdict}: {reason}" if reason else str(verdict))
+
+
+def _print_conflicts(conflicts: tuple[Conflict, ...]) -> None:
+    if not conflicts:
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("package", "asked for by", "as", "installed")
+    for one in conflicts:
+        asked = one.requirement or one.reason or ""
+        table.add_row(one.package, one.required_by or "you", asked, one.installed or "none")
+    Console().print(table)

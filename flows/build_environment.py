@@ -1,0 +1,69 @@
+"""Lock, build, check and prove an engine's own environment."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from prefect import flow
+
+from blocks.environment_trial import EnvironmentTrial
+from blocks.uv import Uv
+from flows.recording import Outcome, run_stage
+from tasks.core.settings import Settings
+from tasks.core.verdicts import EnvironmentVerdict, StageName
+from tasks.engines.catalogue import get_engine
+from tasks.environment import plan, report
+from tasks.environment.apply import still_good
+from tasks.environment.models import EnvironmentRequest, EnvironmentResult, Refusal
+from tasks.environment.task import build_locked, check_built, lock_environment, prove_built
+
+
+@flow(name="build-environment")
+def build_environment(request: EnvironmentRequest) -> Outcome[EnvironmentResult]:
+    """Build the isolated environment in which an engine runs.
+
+    Args:
+        request: The engine, its Python version, and what else must be installed.
+    """
+    uv, trial = Uv(), EnvironmentTrial()
+    asked = plan.lock_request(get_engine(request.engine), request, uv.platform)
+    outcome = run_stage(
+        StageName.ENVIRONMENT,
+        subject=request.engine,
+        inputs={"engine": request.engine, **asked.model_dump(mode="json")},
+        result_type=EnvironmentResult,
+        report=report,
+        work=lambda: _work(request, uv, trial),
+        still_good=lambda result: still_good(result, trial),
+    )
+    return outcome.as_state()
+
+
+def _work(request: EnvironmentRequest, uv: Uv, trial: EnvironmentTrial) -> EnvironmentResult:
+    settings = Settings.load()
+    start = time.monotonic()
+    locked = lock_environment(request, uv, settings)
+    lock_s = time.monotonic() - start
+    if isinstance(locked, Refusal):
+        return EnvironmentResult(
+            verdict=EnvironmentVerdict.CONFLICTING,
+            reason=locked.reason,
+            conflicts=locked.conflicts,
+            lock_s=lock_s,
+        )
+    built = build_locked(locked, uv, trial, settings)
+    checked = check_built(built.python_path, uv, trial)
+    proof = prove_built(request, built, trial)
+    verdict, reason = plan.judge(checked.conflicts, proof)
+    found: dict[str, Any] = {
+        "lock_path": locked.path,
+        "lock_digest": locked.digest,
+        "environment_path": built.path,
+        **built.model_dump(include={"python_path", "python_version", "size_bytes", "build_s"}),
+        **checked.model_dump(include={"packages", "conflicts", "dependencies"}),
+    }
+    version = checked.packages.get(get_engine(request.engine).package)
+    return EnvironmentResult(
+        verdict=verdict, reason=reason, engine_version=version, proof=proof, lock_s=lock_s, **found
+    )

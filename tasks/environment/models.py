@@ -1,0 +1,188 @@
+"""What the environment stage is asked for, what it finds on the way, and what it answers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from tasks.core.digests import digest_of
+from tasks.core.result import StageResult
+from tasks.core.spec import OWN_PYTHON, EngineKind, Environment
+from tasks.core.verdicts import EnvironmentVerdict
+
+
+class Part(BaseModel):
+    """A frozen piece of a request or result."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class EnvironmentRequest(Part):
+    """Which engine's environment, and what else must be in it."""
+
+    engine: EngineKind = Field(EngineKind.LLAMA_CPP, description="Serving engine.")
+    python: str = Field(OWN_PYTHON, pattern=r"^3\.\d+$", description="Python version of the environment.")
+    requirements: tuple[str, ...] = Field((), description="Requirements beside the engine's own (PEP 508).")
+    exclude_newer: str | None = Field(None, description="Ignore packages published after this date.")
+
+    @classmethod
+    def of(cls, engine: EngineKind, environment: Environment) -> EnvironmentRequest:
+        """The request that a deployment spec makes."""
+        return cls(engine=engine, **environment.model_dump())
+
+
+class LockRequest(Part):
+    """Everything that names a lock: equal requests share one. `platform` is such as `linux-x86_64`."""
+
+    requirements: tuple[str, ...]
+    python: str
+    platform: str
+    exclude_newer: str | None = None
+
+    @property
+    def digest(self) -> str:
+        """The lock's identity."""
+        return digest_of(self)
+
+
+class Conflict(Part):
+    """`required_by` asks for `requirement`, which cannot be had; `installed` is what stands in its place.
+
+    `required_by` is None where the user asked, `installed` None where nothing is there. `reason` is the
+    tool's own sentence where it says more than these.
+    """
+
+    package: str
+    required_by: str | None = None
+    requirement: str | None = None
+    installed: str | None = None
+    reason: str | None = None
+
+
+class Locked(Part):
+    """A lock that stands on disk. `digest` is of its bytes; `packages` are name and version."""
+
+    path: Path
+    digest: str
+    python: str
+    platform: str
+    packages: dict[str, str]
+
+
+class Refusal(Part):
+    """The resolver's no: `reason` is its explanation, `conflicts` who asks for what in it."""
+
+    reason: str
+    conflicts: tuple[Conflict, ...] = ()
+
+
+class Marker(Part):
+    """What is written into an environment last: it is whole, and this is what it holds."""
+
+    lock_digest: str
+    python_version: str
+    packages: dict[str, str]
+    size_bytes: int = Field(ge=0)
+    build_s: float = Field(ge=0)
+
+
+class Built(Marker):
+    """A virtual environment that stands under its final name."""
+
+    path: Path
+    python_path: Path
+
+
+class Dependency(Part):
+    """One edge of the installed set: `required_by` asks for `package` as `requirement`."""
+
+    package: str
+    required_by: str
+    requirement: str
+
+
+class Distribution(Part):
+    """One installed distribution as its own metadata describes it."""
+
+    name: str
+    version: str
+    requires: tuple[str, ...] = ()
+    modules: tuple[str, ...] = ()
+
+
+class Inventory(Part):
+    """All that is installed in an environment, and the marker values of its interpreter."""
+
+    distributions: tuple[Distribution, ...]
+    markers: dict[str, str]
+
+    @property
+    def packages(self) -> dict[str, str]:
+        """Name and version of each."""
+        return {found.name: found.version for found in self.distributions}
+
+
+class Checked(Part):
+    """The conflict check: complaints about the installed set, and who requires whom."""
+
+    packages: dict[str, str]
+    conflicts: tuple[Conflict, ...]
+    dependencies: tuple[Dependency, ...]
+    modules: tuple[str, ...] = Field(description="Modules of the distributions that nothing else requires.")
+
+
+class ImportProof(Part):
+    """What importing one module in the environment did. `reason` is there when it failed."""
+
+    module: str
+    ok: bool
+    seconds: float = Field(ge=0)
+    reason: str | None = None
+
+
+class EngineProof(Part):
+    """What starting the engine on a tiny random model did; `start_s` counts up to a first completion."""
+
+    ok: bool
+    start_s: float | None = None
+    completion: str | None = None
+    output_tokens: int | None = None
+    reason: str | None = None
+
+
+class Proof(Part):
+    """The smoke test: imports first; the engine only when they all worked."""
+
+    imports: tuple[ImportProof, ...]
+    engine: EngineProof | None = None
+
+    @property
+    def failure(self) -> str | None:
+        """The first thing that did not work, in one line; None for a sound set."""
+        for proof in self.imports:
+            if not proof.ok:
+                return f"importing {proof.module} failed: {proof.reason}"
+        if self.engine is not None and not self.engine.ok:
+            return f"the engine does not start: {self.engine.reason}"
+        return None
+
+
+class EnvironmentResult(StageResult):
+    """The stage's answer. After a refusal there is no lock and no environment, only the conflicts."""
+
+    verdict: EnvironmentVerdict
+    reason: str | None = None
+    lock_path: Path | None = None
+    lock_digest: str | None = None
+    environment_path: Path | None = None
+    python_path: Path | None = None
+    python_version: str | None = None
+    engine_version: str | None = None
+    packages: dict[str, str] = Field({})
+    conflicts: tuple[Conflict, ...] = ()
+    dependencies: tuple[Dependency, ...] = ()
+    proof: Proof | None = None
+    size_bytes: int | None = None
+    lock_s: float = 0.0
+    build_s: float = 0.0

@@ -1,0 +1,43 @@
+"""The environment stage's steps as Prefect tasks. What they make are files with digests: nothing to cache."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from tasks.core.settings import Settings
+from tasks.engines.catalogue import get_engine
+from tasks.environment import apply, plan
+from tasks.environment.apply import PackageTool, Trial
+from tasks.environment.models import Built, Checked, EnvironmentRequest, Locked, Proof, Refusal
+
+
+@task(name="lock-environment", cache_policy=NO_CACHE)
+def lock_environment(request: EnvironmentRequest, tool: PackageTool, settings: Settings) -> Locked | Refusal:
+    """The hash lock of an engine's environment, or the resolver's no.
+
+    Flows that run at the same time may all call it: one resolves, the others wait and read.
+    """
+    asked = plan.lock_request(get_engine(request.engine), request, tool.platform)
+    return apply.lock(asked, tool, settings)
+
+
+@task(name="build-environment", cache_policy=NO_CACHE)
+def build_locked(locked: Locked, tool: PackageTool, trial: Trial, settings: Settings) -> Built:
+    """The virtual environment of a lock."""
+    return apply.build(locked, tool, trial, settings)
+
+
+@task(name="check-environment", cache_policy=NO_CACHE)
+def check_built(python: Path, tool: PackageTool, trial: Trial) -> Checked:
+    """Conflicts in the installed set, and who requires whom."""
+    return apply.check(python, tool, trial)
+
+
+@task(name="prove-environment", cache_policy=NO_CACHE)
+def prove_built(request: EnvironmentRequest, built: Built, trial: Trial) -> Proof:
+    """Import the engine's modules and start it."""
+    engine = get_engine(request.engine)
+    return apply.prove(built.python_path, engine, engine.imports, trial, apply.proof_folder(built.path))

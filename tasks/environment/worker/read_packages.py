@@ -1,0 +1,60 @@
+"""Say what is installed: one JSON document of distributions and of the interpreter's marker values (PEP 508).
+
+Runs inside the environment, standard library only: `python -I read_packages.py`.
+"""
+
+import importlib.metadata
+import json
+import os
+import platform
+import sys
+
+
+def main() -> int:
+    found = {}
+    for distribution in importlib.metadata.distributions():
+        name = distribution.metadata["Name"]
+        if name and name not in found:  # of two copies the first on the path is the one that is imported
+            found[name] = {
+                "name": name,
+                "version": distribution.version,
+                "requires": distribution.requires or [],
+                "modules": modules_of(distribution),
+            }
+    json.dump(
+        {"distributions": sorted(found.values(), key=lambda d: d["name"]), "markers": markers()}, sys.stdout
+    )
+    return 0
+
+
+def modules_of(distribution: importlib.metadata.Distribution) -> "list[str]":
+    """Top-level modules by the list of installed files."""
+    modules = set()
+    for file in distribution.files or ():
+        if len(file.parts) == 1 and file.suffix == ".py":
+            modules.add(file.stem)
+        elif len(file.parts) == 1 and file.suffix == ".so":
+            modules.add(file.name.partition(".")[0])
+        elif len(file.parts) == 2 and file.name == "__init__.py":
+            modules.add(file.parts[0])
+    return sorted(module for module in modules if module.isidentifier())
+
+
+def markers() -> "dict[str, str]":
+    return {
+        "implementation_name": sys.implementation.name,
+        "implementation_version": platform.python_version(),
+        "os_name": os.name,
+        "platform_machine": platform.machine(),
+        "platform_python_implementation": platform.python_implementation(),
+        "platform_release": platform.release(),
+        "platform_system": platform.system(),
+        "platform_version": platform.version(),
+        "python_full_version": platform.python_version(),
+        "python_version": ".".join(platform.python_version_tuple()[:2]),
+        "sys_platform": sys.platform,
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

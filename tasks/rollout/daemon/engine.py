@@ -1,0 +1,215 @@
+"""One engine under supervision: a process on a leash, started again when it dies."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import sys
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from tasks.rollout.daemon.forwarder import Backend
+from tasks.rollout.daemon.logs import BoundedLog, engine_log_path
+
+LOOPBACK = "127.0.0.1"
+TERM_S = 5.0
+"""How long an engine has to end by itself once its requests are drained."""
+FIRST_BACKOFF_S = 0.5
+LONGEST_BACKOFF_S = 30.0
+STEADY_S = 60.0
+"""An engine that lived this long starts again at once when it dies."""
+KEPT_LINES = 200
+PUMP_S = 2.0
+"""How long to wait for the last lines of a dead engine, whose output a stray child may hold open."""
+
+
+@dataclass(frozen=True)
+class Command:
+    """How a release is started; `argv` holds `{host}` and `{port}`."""
+
+    release: str
+    argv: tuple[str, ...]
+    env: dict[str, str]
+
+
+class Engine:
+    """One release's engine. Only a settled one is started again when it dies."""
+
+    def __init__(
+        self,
+        command: Command,
+        *,
+        leash: str,
+        logs: Path,
+        changed: Callable[[Engine], None],
+        restarts: int = 0,
+    ) -> None:
+        self.command = command
+        self.restarts = restarts
+        self.settled = False
+        self.fault: str | None = None
+        self.backend: Backend | None = None
+        self.lines: deque[bytes] = deque(maxlen=KEPT_LINES)
+        self._leash = leash
+        self._changed = changed
+        self._log = BoundedLog(engine_log_path(logs, command.release))
+        self._process: asyncio.subprocess.Process | None = None
+        self._watch: asyncio.Task[None] | None = None
+        self._pump: asyncio.Task[None] | None = None
+        self._ending = asyncio.Event()
+        self._spawning = asyncio.Lock()
+
+    @property
+    def up(self) -> bool:
+        """Whether its process runs."""
+        return self._process is not None and self._process.returncode is None
+
+    @property
+    def pid(self) -> int | None:
+        """Root of its process tree."""
+        return self._process.pid if self._process is not None and self.up else None
+
+    @property
+    def tail(self) -> list[str]:
+        """The last lines it printed, over its restarts."""
+        return [line.decode(errors="replace") for line in self.lines]
+
+    async def start(self) -> None:
+        """Start the process and watch it. Raises `OSError` if it cannot be started."""
+        await self._spawn()
+        self._watch = asyncio.create_task(self._keep_running())
+
+    async def resume(self) -> None:
+        """Start what served before, and go on trying where that fails."""
+        self.settled = True
+        try:
+            await self._spawn()
+        except OSError as error:
+            self._note(f"cannot be started: {error}")
+        self._watch = asyncio.create_task(self._keep_running())
+
+    async def retire(self, drain_s: float) -> None:
+        """End it once its requests are answered, or after `drain_s`."""
+        if self.backend is not None and not await self.backend.drained(drain_s):
+            self._log.say(f"cut {self.backend.open_requests} requests still open after {drain_s:g} s")
+        self._ending.set()
+        async with self._spawning:
+            await self._end()
+        if self._watch is not None:
+            await self._watch
+        self._log.close()
+
+    async def _spawn(self) -> None:
+        port = _free_port()
+        argv = [arg.replace("{host}", LOOPBACK).replace("{port}", str(port)) for arg in self.command.argv]
+        self._log.say(f"starting on port {port}")
+        self._process = await asyncio.create_subprocess_exec(
+            sys.executable, "-I", "-S", self._leash, *argv,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            env={**os.environ, **self.command.env},
+        )  # fmt: skip
+        self.backend = Backend(LOOPBACK, port)
+        self._pump = asyncio.create_task(self._keep_log(self._process))
+
+    async def _keep_log(self, process: asyncio.subprocess.Process) -> None:
+        assert process.stdout is not None
+        unfinished = b""
+        while data := await process.stdout.read(1 << 16):
+            self._log.write(data)
+            *lines, unfinished = (unfinished + data).split(b"\n")
+            self.lines.extend(lines)
+            unfinished = unfinished[-4096:]
+        if unfinished:
+            self.lines.append(unfinished)
+
+    async def _keep_running(self) -> None:
+        quick_deaths = 0
+        while True:
+            if self._process is not None:
+                started = time.monotonic()
+                code = await self._process.wait()
+                if self._pump is not None:
+                    await asyncio.wait([self._pump], timeout=PUMP_S)
+                if self._ending.is_set():
+                    return
+                self._note(_describe(code))
+                if not self.settled:
+                    self._changed(self)
+                    return
+                quick_deaths = 0 if time.monotonic() - started > STEADY_S else quick_deaths + 1
+            if not await self._start_again(quick_deaths):
+                return
+
+    async def _start_again(self, quick_deaths: int) -> bool:
+        """Start the process anew, after a pause that grows; False if it is to end instead."""
+        while True:
+            self.restarts += 1
+            self._changed(self)
+            pause_s = min(LONGEST_BACKOFF_S, FIRST_BACKOFF_S * 2 ** max(0, quick_deaths - 1))
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._ending.wait(), pause_s)
+            # `retire` ends what runs under the same lock: it never misses a process that is just starting.
+            async with self._spawning:
+                if self._ending.is_set():
+                    return False
+                try:
+                    await self._spawn()
+                except OSError as error:
+                    self._note(f"cannot be started: {error}")
+                    quick_deaths += 1
+                    continue
+            self.fault = None
+            self._changed(self)
+            return True
+
+    def _note(self, fault: str) -> None:
+        self.fault = fault
+        self._log.say(f"the engine: {fault}")
+
+    async def _end(self) -> None:
+        process = self._process
+        if process is None or process.returncode is not None:
+            return
+        assert process.stdin is not None
+        with contextlib.suppress(ProcessLookupError):
+            process.send_signal(signal.SIGTERM)
+        if await _ended(process, TERM_S):
+            return
+        self._log.say("the engine did not end by itself: killed")
+        process.stdin.close()  # the leash kills the whole group
+        if not await _ended(process, TERM_S):
+            process.kill()
+            await process.wait()
+
+
+def _describe(code: int) -> str:
+    """An exit status of the leash, which gives a signal's number as 128 and more, as shells do."""
+    if code < 0 or code > 128:
+        number = -code if code < 0 else code - 128
+        known = number in set(signal.Signals)
+        return f"killed by {signal.Signals(number).name if known else f'signal {number}'}"
+    return f"exit status {code}"
+
+
+async def _ended(process: asyncio.subprocess.Process, timeout_s: float) -> bool:
+    try:
+        async with asyncio.timeout(timeout_s):
+            await process.wait()
+    except TimeoutError:
+        return False
+    return True
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((LOOPBACK, 0))
+        port: int = probe.getsockname()[1]
+        return port

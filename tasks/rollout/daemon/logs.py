@@ -1,0 +1,51 @@
+"""Log files that cannot fill a disk."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+KEPT_LOGS = 6
+"""Engine logs kept in a service's folder: one per release, the newest."""
+
+
+class BoundedLog:
+    """Appends to `path`; at `max_bytes` what is there becomes `<path>.1`, replacing what that was."""
+
+    def __init__(self, path: Path, max_bytes: int = 4 << 20) -> None:
+        self.path = path
+        self.max_bytes = max_bytes
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = path.open("ab", buffering=0)
+
+    def write(self, data: bytes) -> None:
+        """Append. A full disk loses log lines, never the service."""
+        try:
+            if self._file.tell() + len(data) > self.max_bytes:
+                self._file.close()
+                self.path.replace(self.path.with_name(self.path.name + ".1"))
+                self._file = self.path.open("ab", buffering=0)
+            self._file.write(data)
+        except OSError:
+            return
+
+    def say(self, line: str) -> None:
+        """Append one line of Slipway's own, with the time in UTC."""
+        now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        self.write(f"{now} slipway: {line}\n".encode())
+
+    def close(self) -> None:
+        """Write no more."""
+        self._file.close()
+
+
+def engine_log_path(folder: Path, release: str) -> Path:
+    """Where the engine of one release logs."""
+    return folder / f"engine-{release.removeprefix('sha256:')[:12]}.log"
+
+
+def sweep_logs(folder: Path) -> None:
+    """Remove the engine logs of releases that ran longest ago."""
+    found = sorted(folder.glob("engine-*.log*"), key=lambda path: path.stat().st_mtime, reverse=True)
+    for path in found[2 * KEPT_LOGS :]:
+        path.unlink(missing_ok=True)

@@ -1,0 +1,290 @@
+"""The supervisor of one service: which engine serves, which one waits to, and what survives a crash."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import json
+import os
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from tasks.rollout.daemon.engine import Command, Engine
+from tasks.rollout.daemon.forwarder import Forwarder
+from tasks.rollout.daemon.logs import BoundedLog, sweep_logs
+
+STATE_FILE = "supervisor.json"
+SHUTDOWN_DRAIN_S = 5.0
+UNUSED_S = 2.0
+
+Owner = object
+"""Who is in the middle of a rollout: a control connection."""
+
+
+class RefusedError(Exception):
+    """A request that cannot be done; `code` tells programs why."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+@dataclass
+class Attempt:
+    """A rollout in progress. It ends with its owner's connection, unless it is settled before."""
+
+    owner: Owner
+    candidate: Engine | None = None
+    switched: bool = False
+    drain_s: float = 0.0
+    claimed: tuple[str, int] | None = None
+    """An address that the service did not have before."""
+
+
+class Supervisor:
+    """Everything of one service that must outlive the commands which act on it."""
+
+    def __init__(self, folder: Path, leash: str) -> None:
+        self.folder = folder
+        self.done = asyncio.Event()
+        self._leash = leash
+        self._logs = folder / "logs"
+        self._log = BoundedLog(self._logs / "supervisor.log", max_bytes=1 << 20)
+        self._forwarder = Forwarder()
+        self._address: tuple[str, int] | None = None
+        self._serving: Engine | None = None
+        self._since = 0.0
+        self._attempt: Attempt | None = None
+        self._retiring: set[asyncio.Task[None]] = set()
+
+    async def restore(self) -> None:
+        """Bring back what served when the last supervisor of this service ended."""
+        try:
+            state = json.loads((self.folder / STATE_FILE).read_bytes())
+        except FileNotFoundError:
+            return
+        command = Command(state["release"], tuple(state["argv"]), state["env"])
+        self._since = state["since"]
+        self._address = (state["host"], state["port"])
+        try:
+            await self._forwarder.listen(*self._address)
+        except OSError as error:
+            self._log.say(f"cannot listen on {state['host']}:{state['port']}: {error}")
+        engine = self._engine(command, restarts=state["restarts"] + 1)
+        self._serving = engine
+        await engine.resume()
+        self._route()
+        self._log.say(f"restored {command.release}")
+
+    # What the control socket asks for. `owner` is the connection that asks.
+
+    async def claim(self, owner: Owner, host: str, port: int | None) -> dict[str, Any]:
+        """Listen on the address, beside the one the service has until the attempt is settled."""
+        attempt = self._own(owner)
+        mine = [mine for mine in self._forwarder.addresses if mine[0] == host and port in (None, mine[1])]
+        held = next(iter(mine), None)
+        if held is None:
+            try:
+                held = (host, await self._forwarder.listen(host, port or 0))
+            except OSError as error:
+                code = "port_taken" if error.errno == errno.EADDRINUSE else "cannot_listen"
+                raise RefusedError(code, str(error)) from error
+            attempt.claimed = held
+        return {"port": held[1]}
+
+    async def start(
+        self, owner: Owner, release: str, argv: list[str], env: dict[str, str], drain_s: float
+    ) -> dict[str, Any]:
+        """Start a candidate beside what serves."""
+        attempt = self._own(owner)
+        if attempt.candidate is not None:
+            raise RefusedError("busy", "this rollout has a candidate already")
+        sweep_logs(self._logs)
+        engine = self._engine(Command(release, tuple(argv), env))
+        try:
+            await engine.start()
+        except OSError as error:
+            raise RefusedError("cannot_start", f"cannot run {argv[0]}: {error}") from error
+        attempt.candidate, attempt.drain_s = engine, drain_s
+        assert engine.backend is not None
+        return {"base_url": f"http://{engine.backend.host}:{engine.backend.port}"}
+
+    async def candidate(self, owner: Owner, lines: int) -> dict[str, Any]:
+        """Whether the candidate lives, and what it printed last."""
+        engine = self._candidate(owner)
+        return {"fault": engine.fault, "tail": engine.tail[-lines:]}
+
+    async def switch(self, owner: Owner) -> dict[str, Any]:
+        """Give new requests to the candidate."""
+        engine = self._candidate(owner)
+        if not engine.up:
+            raise RefusedError("dead", f"the candidate died: {engine.fault}")
+        assert self._attempt is not None
+        self._attempt.switched = True
+        self._route()
+        return {}
+
+    async def settle(self, owner: Owner, drain_s: float) -> dict[str, Any]:
+        """Keep the candidate for good; what served before ends after its requests."""
+        engine = self._candidate(owner)
+        attempt = self._attempt
+        assert attempt is not None
+        if not engine.up or not attempt.switched:
+            raise RefusedError("dead", f"the candidate has no traffic: {engine.fault or 'not switched to'}")
+        former, address = self._serving, attempt.claimed or self._address
+        assert address is not None
+        self._since = time.time()
+        self._write_state(engine, address)
+        engine.settled = True
+        if self._address is not None and self._address != address:
+            self._forwarder.unlisten(*self._address)
+        self._serving, self._address, self._attempt = engine, address, None
+        self._route()
+        if former is not None:
+            self._retire(former, drain_s)
+        self._log.say(f"{engine.command.release} serves")
+        return {}
+
+    async def revert(self, owner: Owner) -> dict[str, Any]:
+        """Give the traffic back to what served before, and end the candidate."""
+        self._own(owner)
+        if (ending := self._abandon()) is not None:
+            await ending
+        return {}
+
+    async def status(self) -> dict[str, Any]:
+        """What takes traffic now."""
+        engine = self._serving
+        if engine is None or self._address is None:
+            return {"release": None}
+        return {
+            "release": engine.command.release,
+            "host": self._address[0],
+            "port": self._address[1],
+            "up": engine.up and self._address in self._forwarder.addresses,
+            "restarts": engine.restarts,
+            "open_requests": engine.backend.open_requests if engine.backend else 0,
+            "pid": engine.pid,
+        }
+
+    async def stop(self, owner: Owner, drain_s: float) -> dict[str, Any]:
+        """End the service for good."""
+        self._own(owner)
+        (self.folder / STATE_FILE).unlink(missing_ok=True)
+        await self._end_all(drain_s)
+        self._log.say("stopped")
+        self.done.set()
+        return {}
+
+    def hang_up(self, owner: Owner) -> None:
+        """A control connection is gone, and with it whatever it has not settled."""
+        if self._attempt is not None and self._attempt.owner is owner:
+            self._abandon()
+        self.expire_later()
+
+    def expire_later(self) -> None:
+        """A supervisor that nobody wants anything from ends, but not before a command could have begun."""
+
+        def expire() -> None:
+            if self._serving is None and self._attempt is None:
+                self.done.set()
+
+        asyncio.get_running_loop().call_later(UNUSED_S, expire)
+
+    async def shut_down(self) -> None:
+        """End the processes, keeping in mind what served: a next supervisor brings it back."""
+        await self._end_all(SHUTDOWN_DRAIN_S)
+        self._log.say("shut down")
+
+    async def _end_all(self, drain_s: float) -> None:
+        for host, port in self._forwarder.addresses:
+            self._forwarder.unlisten(host, port)
+        self._abandon()
+        serving, self._serving = self._serving, None
+        self._route()
+        if serving is not None:
+            self._retire(serving, drain_s)
+        if self._retiring:
+            await asyncio.wait(self._retiring)
+        await self._forwarder.close()
+
+    def _own(self, owner: Owner) -> Attempt:
+        if self._attempt is None:
+            self._attempt = Attempt(owner)
+        if self._attempt.owner is not owner:
+            raise RefusedError("busy", "another rollout of this service is in progress")
+        return self._attempt
+
+    def _candidate(self, owner: Owner) -> Engine:
+        candidate = self._own(owner).candidate
+        if candidate is None:
+            raise RefusedError("no_candidate", "no candidate was started")
+        return candidate
+
+    def _abandon(self) -> asyncio.Task[None] | None:
+        """End the attempt; what there is to wait for until its candidate is gone."""
+        attempt, self._attempt = self._attempt, None
+        if attempt is None:
+            return None
+        self._route()
+        if attempt.claimed:
+            self._forwarder.unlisten(*attempt.claimed)
+        return self._retire(attempt.candidate, attempt.drain_s) if attempt.candidate else None
+
+    def _engine(self, command: Command, restarts: int = 0) -> Engine:
+        return Engine(
+            command, leash=self._leash, logs=self._logs, changed=self._engine_changed, restarts=restarts
+        )
+
+    def _engine_changed(self, engine: Engine) -> None:
+        """An engine died, or was started again."""
+        attempt = self._attempt
+        if attempt is not None and attempt.candidate is engine and not engine.up:
+            attempt.switched = False
+        self._log.say(f"{engine.command.release}: {engine.fault or 'runs'}, {engine.restarts} restarts")
+        self._route()
+        if engine is self._serving and self._address is not None:
+            try:
+                self._write_state(engine, self._address)
+            except OSError as error:
+                self._log.say(f"cannot write {STATE_FILE}: {error}")
+
+    def _route(self) -> None:
+        """New requests go to the candidate once it is switched to, else to what serves."""
+        attempt = self._attempt
+        engine = attempt.candidate if attempt and attempt.switched else self._serving
+        self._forwarder.backend = engine.backend if engine and engine.up else None
+
+    def _retire(self, engine: Engine, drain_s: float) -> asyncio.Task[None]:
+        task = asyncio.create_task(engine.retire(drain_s))
+        self._retiring.add(task)
+        task.add_done_callback(self._retiring.discard)
+        return task
+
+    def _write_state(self, engine: Engine, address: tuple[str, int]) -> None:
+        state = {
+            **asdict(engine.command),
+            "host": address[0],
+            "port": address[1],
+            "restarts": engine.restarts,
+            "since": self._since,
+        }
+        write_durably(self.folder / STATE_FILE, json.dumps(state).encode())
+
+
+def write_durably(path: Path, data: bytes) -> None:
+    """Replace a file such that a crash leaves the old or the new content."""
+    part = path.with_name(path.name + ".part")
+    handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(handle, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

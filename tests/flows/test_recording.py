@@ -1,0 +1,189 @@
+"""What all stages share: the record is the cache, failures are records, and one `no` stops the others."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pytest
+from prefect import flow, get_client
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
+
+from blocks.record_store import open_record_store
+from flows.recording import Outcome, artifact_key, run_stage
+from flows.side_by_side import side_by_side
+from tasks.core.cancellation import begin, current
+from tasks.core.errors import ModelError, StageCancelledError
+from tasks.core.records import Number
+from tasks.core.result import StageResult
+from tasks.core.settings import Settings
+from tasks.core.verdicts import StageName
+
+
+class Answer(StageResult):
+    """Stands for a stage's result."""
+
+    value: int = 0
+
+
+class AnswerReport:
+    """Stands for a stage's report module."""
+
+    def headline(self, result: Answer, /) -> str:
+        return f"value {result.value}"
+
+    def numbers(self, result: Answer, /) -> dict[str, Number]:
+        return {"value": Number(value=result.value, unit="1")}
+
+    def markdown(self, result: Answer, /) -> str:
+        return f"# answer {result.value}"
+
+
+REPORT = AnswerReport()
+
+
+class Work:
+    """Counts how often it was done."""
+
+    def __init__(self, verdict: str = "verified") -> None:
+        self.verdict = verdict
+        self.times = 0
+
+    def __call__(self) -> Answer:
+        self.times += 1
+        return Answer(verdict=self.verdict, value=self.times)
+
+
+def stage(work: Any, *, still_good: Any = lambda result: True, **changes: Any) -> Outcome[Answer]:
+    settings: dict[str, Any] = {"subject": "tiny", "inputs": {"source": "a"}, **changes}
+    return run_stage(
+        StageName.STAGING, result_type=Answer, report=REPORT, work=work, still_good=still_good, **settings
+    )
+
+
+def records() -> list[Any]:
+    return list(open_record_store(Settings.load()).list())
+
+
+def test_a_good_record_stands_in_for_the_work(slipway_home: Path) -> None:
+    work = Work()
+    first, second = stage(work), stage(work)
+    assert (first.cached, second.cached, work.times) == (False, True, 1)
+    assert second.result == first.result
+    assert second.record == first.record
+    assert len(records()) == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"inputs": {"source": "b"}}, "other inputs"),
+        ({"consulted": ("01A",)}, "new knowledge"),
+        ({"still_good": lambda result: False}, "outputs that do not verify"),
+        ({"still_good": None}, "a stage that is never reused"),
+    ],
+)
+def test_the_work_is_done_again_for(slipway_home: Path, changes: dict[str, Any], why: str) -> None:
+    work = Work()
+    stage(work)
+    assert not stage(work, **changes).cached, why
+    assert work.times == 2
+
+
+def test_a_no_is_no_cache(slipway_home: Path) -> None:
+    work = Work("corrupt")
+    assert stage(work).says_no
+    assert not stage(work).cached
+
+
+def test_a_result_of_another_version_is_not_reused(slipway_home: Path) -> None:
+    class Older(Answer):
+        gone: int = 1
+
+    run_stage(
+        StageName.STAGING,
+        subject="tiny",
+        inputs={"source": "a"},
+        result_type=Older,
+        report=REPORT,
+        work=lambda: Older(verdict="verified"),
+    )
+    assert not stage(Work()).cached
+
+
+@pytest.mark.parametrize(
+    ("error", "outcome"),
+    [
+        (ModelError("truncated shard", fix="copy it again", detail="header says 12"), "fault"),
+        (StageCancelledError("stopped: compatibility says block"), "cancelled"),
+        (KeyError("surprise"), "fault"),
+    ],
+)
+def test_a_failure_is_recorded_and_raised(slipway_home: Path, error: Exception, outcome: str) -> None:
+    def fail() -> NoReturn:
+        raise error
+
+    with pytest.raises(type(error)):
+        stage(fail)
+    (record,) = records()
+    assert record.outcome == outcome
+    assert record.evidence["error"]["what"]
+    work = Work()
+    stage(work)
+    assert work.times == 1
+
+
+def test_a_run_shows_the_verdict_and_the_artifact(slipway_home: Path) -> None:
+    work = Work("slow")
+
+    @flow
+    def stage_flow() -> Outcome[Answer]:
+        return stage(work).as_state()
+
+    first = stage_flow(return_state=True)
+    again = stage_flow(return_state=True)
+    assert (first.name, again.name, first.message) == ("Slow", "Cached", "value 1")
+    assert stage_flow().result.value == 1
+    key = ArtifactFilter(key=ArtifactFilterKey(any_=["staging-tiny"]))
+    with get_client(sync_client=True) as client:
+        (artifact,) = client.read_artifacts(artifact_filter=key)
+    assert str(artifact.data).startswith("# answer 1")
+
+
+def test_artifact_keys_hold_letters_digits_and_dashes() -> None:
+    assert artifact_key(StageName.STAGING, "models:/My_Model@champion") == "staging-models--my-model-champion"
+
+
+def test_one_no_cancels_what_runs_beside_it(slipway_home: Path) -> None:
+    signal = begin()
+
+    def waits() -> Outcome[Answer]:
+        def until_cancelled() -> NoReturn:
+            signal.wait()
+            current().check()
+            raise AssertionError("the signal did not reach the work")
+
+        return stage(until_cancelled, inputs={"source": "waits"})
+
+    outcomes = side_by_side([lambda: stage(Work("corrupt")), waits], signal)
+    assert outcomes[0] is not None
+    assert outcomes[0].says_no
+    assert outcomes[1] is None
+    assert signal.reason == "staging says corrupt"
+    assert sorted(record.outcome for record in records()) == ["cancelled", "corrupt"]
+
+
+def test_a_fault_is_raised_after_all_have_ended(slipway_home: Path) -> None:
+    signal = begin()
+
+    def fails() -> NoReturn:
+        raise ModelError("no such model")
+
+    def waits() -> Outcome[Answer]:
+        signal.wait()
+        current().check()
+        raise AssertionError("not cancelled")
+
+    with pytest.raises(ModelError, match="no such model"):
+        side_by_side([waits, fails], signal)
+    assert signal.reason == "no such model"
