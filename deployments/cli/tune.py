@@ -8,7 +8,8 @@ import shlex
 import shutil
 import sys
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -17,7 +18,11 @@ from tasks.batching.apply import search
 from tasks.batching.models import Decision, Limits, Run, SizeFigures
 from tasks.batching.plan import summarise
 from tasks.core.errors import CommandError, WrongUseError
+from tasks.core.spec import DeploySpec, load_spec
 from tasks.core.verdicts import ChoiceVerdict, StageName, says_no
+
+if TYPE_CHECKING:
+    from flows.recording import Outcome
 
 PLACEHOLDER = "{batch}"
 
@@ -25,6 +30,58 @@ PLACEHOLDER = "{batch}"
 @click.group()
 def tune() -> None:
     """Choose quantization and batch size by measuring."""
+
+
+@tune.command()
+@click.argument("spec_file", metavar="SPEC", type=click.Path(path_type=Path))
+@click.option("--set", "overrides", metavar="KEY=VALUE", multiple=True, help="Override a key of the spec.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def quantization(spec_file: Path, overrides: tuple[str, ...], as_json: bool) -> None:
+    """Make SPEC's candidates, measure quality, size and speed of each, and choose one.
+
+    Builds the environment and stages the model first, where that was not done yet. Nothing is put into service.
+    """
+    spec = load_spec(spec_file, overrides)
+    outcome = _run_quantization(spec, quiet=as_json)
+    if as_json:
+        print_json(
+            {
+                **outcome.model_dump(
+                    mode="json", include={"stage", "verdict", "cached", "seconds", "record"}
+                ),
+                "result": outcome.result.model_dump(mode="json"),
+            }
+        )
+    else:
+        _show_quantization(outcome)
+    if outcome.says_no:
+        sys.exit(3)
+
+
+def _run_quantization(spec: DeploySpec, *, quiet: bool) -> Outcome[Any]:
+    from deployments.cli.progress import show_progress
+    from deployments.cli.show import console
+    from deployments.prefect_api import prefect_api
+    from tasks.core.progress import listen
+    from tasks.core.settings import Settings
+
+    with show_progress(console(stderr=quiet)) as listener, prefect_api(Settings.load()) as api:
+        listen(listener)
+        from flows.quantize_model import quantize_model
+
+        api.wait()
+        with api.quiet_runs():
+            return quantize_model(spec)
+
+
+def _show_quantization(outcome: Outcome[Any]) -> None:
+    if outcome.stage == StageName.QUANTIZATION:
+        from deployments.cli.show import print_table
+        from tasks.quantization.report import columns, table
+
+        rows = [[cell.replace("**", "").replace("[", "\\[") for cell in row] for row in table(outcome.result)]
+        print_table(columns(), rows, title=outcome.result.reason)
+    click.echo(f"{outcome.stage} {outcome.verdict}: {outcome.headline}")
 
 
 @tune.command()
@@ -43,7 +100,9 @@ def tune() -> None:
     help="Share of the limit that may be used.",
 )
 @click.option("--slo-ms", type=click.FloatRange(0, min_open=True), help="Latency objective, ms.")
-@click.option("--max-batch", type=click.IntRange(1), default=256, show_default=True, help="Largest size to try.")
+@click.option(
+    "--max-batch", type=click.IntRange(1), default=256, show_default=True, help="Largest size to try."
+)
 @click.option(
     "--tolerance",
     type=click.FloatRange(0, 1, max_open=True),
@@ -116,7 +175,9 @@ class CommandProbe:
         from blocks.process import last_lines, run
 
         try:
-            finished = run([arg.replace(PLACEHOLDER, str(batch)) for arg in self._argv], timeout_s=self._timeout_s)
+            finished = run(
+                [arg.replace(PLACEHOLDER, str(batch)) for arg in self._argv], timeout_s=self._timeout_s
+            )
         except CommandError as error:
             return Run(batch=batch, failed=error.what)
         if finished.code != 0:
@@ -143,7 +204,12 @@ def _run_of(batch: int, values: dict[str, Any]) -> Run:
         return Run(batch=batch, oom=True)
     for name in ("peak_bytes", "latency_ms", "throughput"):
         value = values.get(name)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, int | float)
+            or not math.isfinite(value)
+            or value < 0
+        ):
             return Run(batch=batch, failed=f"{name} is {value!r}, not a number from 0 on")
     return Run(
         batch=batch,

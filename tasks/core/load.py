@@ -52,7 +52,9 @@ def longest_output(output_tokens: int) -> int:
 def load_for_decoding(*, context: int, output_tokens: int, seed: int = 0) -> Load:
     """One client whose time goes almost wholly into decoding: next to no prompt, a long answer."""
     room = context - longest_output(output_tokens)
-    return Load(clients=1, prompt_tokens=max(1, min(8, room)), output_tokens=output_tokens, seed=seed, min_requests=2)
+    return Load(
+        clients=1, prompt_tokens=max(1, min(8, room)), output_tokens=output_tokens, seed=seed, min_requests=2
+    )
 
 
 def load_for(*, clients: int, context: int, output_tokens: int, seed: int = 0) -> Load:
