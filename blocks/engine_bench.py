@@ -25,6 +25,7 @@ _NAME = "slipway-tuning"
 _SPEED_RUNS = 3
 _SPEED_TOKENS = 96
 _WARM_UP_S = 0.2
+_DYING_S = 2.0
 _STOCK = " ".join(
     f"{first}{second}"
     for first in ("the ", "a ", "one ", "my ")
@@ -89,7 +90,7 @@ class EngineBench:
                 try:
                     self._load(served, config, output_tokens, runs, done)
                 except EngineError:
-                    served.check()  # a dead engine says more than a broken connection
+                    served.check(wait_s=_DYING_S)  # a dead engine says more than a broken connection
                     raise
         except EngineDiedError as error:
             if was_out_of_memory(error.status, error.detail or ""):

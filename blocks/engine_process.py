@@ -31,10 +31,13 @@ class RunningEngine:
     log: Path
     child: subprocess.Popen[bytes]
 
-    def check(self) -> None:
-        """Raise `EngineDiedError` if the engine's process has ended."""
-        status = self.child.poll()
-        if status is not None:
+    def check(self, *, wait_s: float = 0.0) -> None:
+        """Raise `EngineDiedError` if the engine's process has ended, or ends within `wait_s`.
+
+        A connection breaks a moment before the process that held it is gone.
+        """
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            status = self.child.wait(timeout=wait_s)
             raise EngineDiedError(
                 f"the engine died while serving (exit status {status})",
                 status=status,

@@ -11,7 +11,7 @@ import json
 import random
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
@@ -108,9 +108,8 @@ class LoadClient:
         exchanges: list[list[_Exchange]] = [[] for _ in range(load.clients)]
 
         async def client(number: int) -> None:
-            draw = random.Random(f"{load.seed} {number}")
-            while True:
-                exchange = await self._ask(load, draw)
+            for request in self.requests(load, number):
+                exchange = await self._ask(request)
                 exchanges[number].append(exchange)
                 await exchange.ended.wait()
                 exchange.check(self._address)
@@ -132,14 +131,20 @@ class LoadClient:
             for exchange in (one for own in exchanges for one in own):
                 exchange.close()
 
-    async def _ask(self, load: Load, draw: random.Random) -> _Exchange:
-        exchange = _Exchange(self._request(load, draw))
+    async def _ask(self, request: bytes) -> _Exchange:
+        exchange = _Exchange(request)
         loop = asyncio.get_running_loop()
         try:
             await loop.create_connection(lambda: exchange, self._host, self._port)
         except OSError as error:
             raise EngineError(f"{self._address} does not answer: {error}") from error
         return exchange
+
+    def requests(self, load: Load, number: int) -> Iterator[bytes]:
+        """What client `number` asks, without end: no two prompts of a load alike, so that no cache answers."""
+        draw = random.Random(f"{load.seed} {number}")
+        while True:
+            yield self._request(load, draw)
 
     def _request(self, load: Load, draw: random.Random) -> bytes:
         body = {

@@ -199,7 +199,7 @@ def _limits(request: TuningRequest) -> Limits:
         memory_bytes=int(_memory_bytes(request.hardware) * request.objectives.memory_fraction),
         latency_ms={name: bound for name, bound in wanted.items() if bound is not None},
         tolerance=request.tuning.tolerance,
-        max_batch=request.tuning.max_batch,
+        max_batch=min(request.tuning.max_batch, get_engine(request.engine).max_batch),
     )
 
 

@@ -26,12 +26,13 @@ def engines(as_json: bool) -> None:
             str(row["engine"]),
             str(row["requires"]),
             ", ".join(row["formats"]),
+            str(row["max_batch"]),
             "needed" if row["needs_gpu"] else "not needed",
             ", ".join(row["system_libraries"]),
         )
         for row in found
     ]
-    print_table(["engine", "Python package", "formats", "GPU", "system libraries"], rows)
+    print_table(["engine", "Python package", "formats", "largest batch", "GPU", "system libraries"], rows)
 
 
 def describe(kind: EngineKind) -> dict[str, Any]:
@@ -43,6 +44,7 @@ def describe(kind: EngineKind) -> dict[str, Any]:
         "requires": next(text for text in engine.requirements if text.startswith(engine.package)),
         "requirements": list(engine.requirements),
         "formats": [form.value for form in engine.formats],
+        "max_batch": engine.max_batch,
         "needs_gpu": engine.needs_gpu,
         "system_libraries": list(engine.system_libraries),
     }

@@ -130,7 +130,7 @@ def batch(
     most throughput or nearly so. Ends with 3 when no size does.
     """
     limits = Limits(
-        memory_bytes=int(memory_bytes * memory_fraction),
+        memory_bytes=max(1, int(memory_bytes * memory_fraction)),
         latency_ms={"latency": slo_ms} if slo_ms else {},
         tolerance=tolerance,
         max_batch=max_batch,

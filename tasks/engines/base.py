@@ -76,6 +76,10 @@ class Engine(Protocol):
         """Candidate formats it can load."""
 
     @property
+    def max_batch(self) -> int:
+        """Most sequences that one process serves at once."""
+
+    @property
     def server_worker(self) -> Path:
         """The script that runs the engine inside its own environment."""
 

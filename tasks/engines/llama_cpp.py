@@ -23,6 +23,7 @@ class LlamaCpp:
     imports = ("xllamacpp", "gguf", "numpy")
     needs_gpu = False
     formats = (CandidateFormat.F32, CandidateFormat.F16, CandidateFormat.Q8_0, CandidateFormat.Q4_0)
+    max_batch = 256  # "n_seq_max must be <= 256"
     server_worker = Path(__file__).parent / "worker" / "llama_cpp_server.py"
     system_libraries = ("libgomp1", "libstdc++6")
 

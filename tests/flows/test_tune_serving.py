@@ -1,0 +1,132 @@
+"""The tuning flow on the real engine: measured once, answered from the record, measured anew when it must be."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from blocks.record_store import open_record_store
+from flows.quantize_model import quantize_model
+from flows.tune_serving import TuningOutcome, TuningRequest, tune_serving
+from tasks.batching.models import BatchingResult
+from tasks.core.errors import SpecError
+from tasks.core.settings import Settings
+from tasks.core.spec import CandidateFormat, EngineKind, Hardware, Objectives, Tuning, parse_spec
+from tasks.core.verdicts import StageName
+
+pytestmark = [pytest.mark.engine, pytest.mark.server]
+
+
+@pytest.fixture
+def tiny(repository: Path) -> Path:
+    return repository / "examples" / "tiny"
+
+
+@pytest.fixture
+def asked(tiny: Path, engine_python: Path, slipway_home: Path) -> TuningRequest:
+    return TuningRequest(
+        name="first",
+        engine=EngineKind.LLAMA_CPP,
+        python_path=engine_python,
+        environment_digest="sha256:" + "e" * 64,
+        model_dir=tiny / "model",
+        model_digest="sha256:" + "d" * 64,
+        tuning=Tuning(
+            candidates=(CandidateFormat.F16, CandidateFormat.Q8_0),
+            quality_text=tiny / "heldout.txt",
+            quality_tokens=256,
+            context=128,
+            max_batch=2,
+            output_tokens=16,
+        ),
+        objectives=Objectives(quality_tolerance=0.05, memory_fraction=0.5),
+        hardware=Hardware(cpus=1, memory=2 * 10**9),
+    )
+
+
+def changed(request: TuningRequest, **tuning: Any) -> TuningRequest:
+    return request.model_copy(update={"tuning": request.tuning.model_copy(update=tuning)})
+
+
+def batching(outcome: TuningOutcome) -> BatchingResult:
+    assert outcome.batching is not None
+    return outcome.batching.result
+
+
+def test_tuning_is_measured_once_and_then_remembered(asked: TuningRequest) -> None:
+    first = tune_serving(asked)
+    assert (first.quantization.verdict, first.quantization.cached) == ("chosen", False)
+    result = batching(first)
+    assert result.batch in (1, 2)
+    assert (result.config.served_name, result.config.batch, result.config.context) == (
+        "first",
+        result.batch,
+        128,
+    )
+    assert result.limits.memory_bytes == 10**9
+    assert result.prior is None
+
+    # Another service of the same model: no work, and its own name.
+    again = tune_serving(asked.model_copy(update={"name": "second"}))
+    assert again.batching is not None
+    assert (again.quantization.cached, again.batching.cached) == (True, True)
+    assert again.batching.record == first.batching.record if first.batching else False
+    assert batching(again).config == result.config.model_copy(update={"served_name": "second"})
+
+    # Something else is asked of the same model: the earlier answer is where the search starts, and is cited.
+    other = tune_serving(changed(asked, output_tokens=12))
+    assert other.quantization.cached
+    assert batching(other).prior == result.batch
+    store = open_record_store(Settings.load())
+    records = store.list(StageName.BATCHING)
+    assert [record.consulted for record in records] == [(), (records[0].id,)]
+    assert set(records[0].numbers) >= {"batch", "throughput", "peak_bytes", "ttft_p95_ms", "tpot_p95_ms"}
+    repeated = tune_serving(changed(asked, output_tokens=12))
+    assert repeated.batching is not None
+    assert repeated.batching.cached
+
+    # A candidate whose bytes changed is no answer any more.
+    candidate = first.quantization.result.candidate
+    candidate.path.write_bytes(candidate.path.read_bytes()[:-1] + b"\1")
+    healed = tune_serving(asked)
+    assert not healed.quantization.cached
+    assert healed.quantization.result.candidate.digest in {
+        row.candidate.digest for row in first.quantization.result.measured if row.candidate
+    }
+
+
+def test_no_size_keeps_an_impossible_objective(asked: TuningRequest) -> None:
+    wanted = asked.model_copy(update={"objectives": Objectives(ttft_ms=0.001, quality_tolerance=0.05)})
+    outcome = tune_serving(changed(wanted, candidates=(CandidateFormat.Q8_0,), quality_text=None))
+    assert outcome.batching is not None
+    assert outcome.batching.says_no
+    assert batching(outcome).reason.startswith("not even batch 1 will do: ttft_p95 is ")
+
+
+@pytest.mark.parametrize(
+    ("tuning", "message"),
+    [
+        ({"quality_text": None}, "cannot be compared without a text"),
+        ({"quality_text": Path("/no/such/text")}, "cannot be read"),
+        ({"context": 100_000}, "the model was made for"),
+        ({"output_tokens": 120}, "leave no room for a prompt"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused_before(
+    asked: TuningRequest, tuning: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(SpecError, match=message):
+        tune_serving(changed(asked, **tuning))
+    assert not list(Settings.load().candidates.glob("*"))
+
+
+def test_the_quantization_stage_alone(tiny: Path, slipway_home: Path) -> None:
+    tuning = {"candidates": ["q8_0"], "context": 128}
+    model = {"name": "alone", "model": f"file:{tiny / 'model'}", "staging": {"disk_benchmark": False}}
+    outcome = quantize_model(parse_spec(model | {"tuning": tuning}))
+    assert (outcome.stage, outcome.verdict) == (StageName.QUANTIZATION, "chosen")
+    conflict = {"environment": {"requirements": ["numpy<2"]}}
+    refused = quantize_model(parse_spec(model | {"tuning": tuning} | conflict))
+    assert (refused.stage, refused.verdict) == (StageName.ENVIRONMENT, "conflicting")

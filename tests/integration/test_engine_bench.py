@@ -1,0 +1,280 @@
+"""Candidates measured on the real engine; and engines that die, starve or never answer while they are measured."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from random_model import read_floats, rewrite_model, write_random_model
+from strays import processes_of
+
+from blocks.engine_bench import EngineBench
+from blocks.engine_process import serve
+from blocks.process_memory import command_pids, gpu_bytes, peak_host_bytes
+from tasks.batching.models import Run
+from tasks.core.digests import digest_of_file
+from tasks.core.errors import EngineError
+from tasks.core.settings import Settings
+from tasks.core.spec import CandidateFormat
+from tasks.core.verdicts import ChoiceVerdict
+from tasks.engines.base import HOST, PORT, CommandLine, ServingConfig
+from tasks.engines.llama_cpp import LlamaCpp
+from tasks.quantization.apply import measure_candidates, still_good
+from tasks.quantization.models import QuantizationRequest
+
+pytestmark = pytest.mark.engine
+
+ODD_ENGINE = Path(__file__).parents[1] / "support" / "odd_engine.py"
+CONFIG = ServingConfig(served_name="test", batch=2, context=128, threads=1)
+
+
+class OddEngine(LlamaCpp):
+    """Starts `odd_engine.py` in the engine's place."""
+
+    def __init__(self, behaviour: str) -> None:
+        self.behaviour = behaviour
+
+    def command(self, python: str, worker: str, model_file: str, config: ServingConfig) -> CommandLine:
+        return CommandLine(argv=(sys.executable, str(ODD_ENGINE), HOST, PORT, self.behaviour))
+
+
+@pytest.fixture(scope="session")
+def bench(engine_python: Path) -> EngineBench:
+    return EngineBench(engine=LlamaCpp(), python=engine_python, threads=1)
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    home = tmp_path / "home"
+    return Settings(home=home, records=str(home / "records"), registry="", s3_endpoint=None)
+
+
+def request(model: Path, text: str | None, *formats: str, tolerance: float = 0.02) -> QuantizationRequest:
+    return QuantizationRequest(
+        model_dir=model,
+        model_digest="sha256:" + "a" * 64,
+        formats=tuple(CandidateFormat(form) for form in formats),
+        text=text,
+        tokens=512,
+        context=256,
+        tolerance=tolerance,
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny(repository: Path) -> Path:
+    return repository / "examples" / "tiny"
+
+
+@pytest.fixture(scope="session")
+def held_out(tiny: Path) -> str:
+    return (tiny / "heldout.txt").read_text()[:8000]
+
+
+def test_candidates_of_a_trained_model(
+    bench: EngineBench, settings: Settings, tiny: Path, held_out: str
+) -> None:
+    result = measure_candidates(request(tiny / "model", held_out, "f16", "q8_0"), bench, settings)
+    assert result.verdict == ChoiceVerdict.CHOSEN
+    f16, q8 = result.measured
+    assert f16.quality is not None
+    assert q8.quality is not None
+    assert 5 < f16.quality.perplexity < 60  # its model card says 16 to 19; chance would be thousands
+    assert f16.quality.tokens >= 500
+    assert abs(q8.quality.loss) < 0.01
+    assert q8.quality.agreement > 0.9
+    assert q8.rejected is None
+    assert f16.candidate is not None
+    assert q8.candidate is not None
+    assert 0.5 < q8.candidate.size_bytes / f16.candidate.size_bytes < 0.6
+    assert still_good(result)
+
+    # Made once: the same file is measured again, a damaged one is made anew.
+    written = q8.candidate.path.stat().st_mtime_ns
+    damaged = f16.candidate.path
+    damaged.write_bytes(damaged.read_bytes()[:-1] + b"\1")
+    (damaged.parent / "model.gguf.part").write_bytes(b"left by a killed run")
+    again = measure_candidates(request(tiny / "model", held_out, "f16", "q8_0"), bench, settings)
+    assert q8.candidate.path.stat().st_mtime_ns == written
+    assert digest_of_file(damaged) == f16.candidate.digest
+    assert [row.candidate for row in again.measured] == [f16.candidate, q8.candidate]
+    assert again.measured[1].quality is not None
+    assert again.measured[1].quality.loss == pytest.approx(q8.quality.loss, abs=0.002)
+    assert list(settings.candidates.rglob("*.part")) == []
+    q8.candidate.path.unlink()
+    assert still_good(result) is (result.candidate != q8.candidate)
+
+
+@dataclass(frozen=True)
+class SabotagedBench(EngineBench):
+    """Makes one format from a model with noise in one layer, of the tensor's own deviation."""
+
+    sabotaged: CandidateFormat = CandidateFormat.Q8_0
+    scratch: Path = Path()
+
+    def convert(self, worker: Path, model_dir: Path, form: CandidateFormat, out: Path) -> None:
+        if form == self.sabotaged:
+            model_dir = self._with_noise(model_dir)
+        super().convert(worker, model_dir, form, out)
+
+    def _with_noise(self, model_dir: Path) -> Path:
+        copy = self.scratch / "noisy"
+        copy.mkdir()
+        for path in model_dir.iterdir():
+            (copy / path.name).write_bytes(path.read_bytes())
+        tensors = read_floats(copy / "model.safetensors")
+        name = "model.layers.1.mlp.down_proj.weight"
+        noise = np.random.default_rng(0).normal(0, tensors[name].std(), tensors[name].shape)
+        return rewrite_model(copy, tensors={name: tensors[name] + noise})
+
+
+def test_a_sabotaged_candidate_is_refused(
+    engine_python: Path, settings: Settings, tiny: Path, held_out: str, tmp_path: Path
+) -> None:
+    bench = SabotagedBench(engine=LlamaCpp(), python=engine_python, threads=1, scratch=tmp_path)
+    result = measure_candidates(request(tiny / "model", held_out, "f16", "q8_0"), bench, settings)
+    assert result.chosen is not None
+    assert result.chosen.format == CandidateFormat.F16
+    rejected = result.measured[1]
+    assert rejected.rejected is not None
+    assert rejected.rejected.startswith("loses ")
+    assert rejected.quality is not None
+    assert rejected.quality.loss > 0.02
+
+
+def test_one_format_needs_no_text(bench: EngineBench, settings: Settings, random_model: Path) -> None:
+    result = measure_candidates(request(random_model, None, "q8_0"), bench, settings)
+    assert result.candidate.format == CandidateFormat.Q8_0
+    assert result.measured[0].quality is None
+
+
+def test_a_format_that_cannot_be_made_is_rejected_and_a_baseline_is_a_fault(
+    bench: EngineBench, settings: Settings, tmp_path: Path
+) -> None:
+    model = write_random_model(tmp_path / "model")
+    name = "model.layers.0.self_attn.k_proj.weight"  # keys are normalised, so the model itself bears it
+    keys = read_floats(model / "model.safetensors")[name].copy()
+    keys[0, 0] = 1e6
+    rewrite_model(model, dtype="F32", tensors={name: keys})
+    text = "a ship and a crane " * 20
+    result = measure_candidates(request(model, text, "f32", "f16"), bench, settings)
+    assert result.candidate.format == CandidateFormat.F32
+    assert "beyond 16-bit floats" in (result.measured[1].rejected or "")
+    assert list(settings.candidates.rglob("*.part")) == []
+    with pytest.raises(Exception, match="beyond 16-bit floats"):
+        measure_candidates(request(model, text, "f16", "f32"), bench, settings)
+
+
+def test_an_engine_that_dies_on_a_candidate_rejects_it(
+    engine_python: Path, settings: Settings, random_model: Path
+) -> None:
+    """The baseline is served by the real engine, the other candidate by one that dies under load."""
+
+    class Engine(LlamaCpp):
+        def command(self, python: str, worker: str, model_file: str, config: ServingConfig) -> CommandLine:
+            chosen = OddEngine("die") if "q8_0" in model_file else LlamaCpp()
+            return chosen.command(python, worker, model_file, config)
+
+    bench = EngineBench(engine=Engine(), python=engine_python, threads=1)
+    text = "a ship and a crane " * 20
+    result = measure_candidates(request(random_model, text, "f16", "q8_0"), bench, settings)
+    assert result.candidate.format == CandidateFormat.F16
+    assert result.measured[1].rejected is not None
+    assert not processes_of(settings.home)
+    with pytest.raises(EngineError):
+        measure_candidates(request(random_model, text, "q8_0", "f16"), bench, settings)
+
+
+# --- probes ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def candidate(bench: EngineBench, random_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    home = tmp_path_factory.mktemp("candidate")
+    settings = Settings(home=home, records="", registry="", s3_endpoint=None)
+    return measure_candidates(request(random_model, None, "q8_0"), bench, settings).candidate.path
+
+
+def test_a_probe_measures_each_run(bench: EngineBench, candidate: Path, tmp_path: Path) -> None:
+    runs = bench.probe(candidate, CONFIG, tmp_path / "log", output_tokens=16, runs=2)
+    assert len(runs) == 2
+    for run in runs:
+        assert run.answered
+        assert run.batch == CONFIG.batch
+        assert (run.throughput or 0) > 0
+        assert 20e6 < (run.peak_bytes or 0) < 2e9
+        assert set(run.latency_ms) == {"ttft_p50", "ttft_p95", "tpot_p50", "tpot_p95"}
+    assert runs[1].latency_ms != runs[0].latency_ms
+
+
+def test_more_slots_take_more_memory(bench: EngineBench, candidate: Path, tmp_path: Path) -> None:
+    few, many = (
+        bench.probe(
+            candidate,
+            CONFIG.model_copy(update={"batch": batch, "context": 2048}),
+            tmp_path / "log",
+            output_tokens=4,
+            runs=1,
+        )[0]
+        for batch in (1, 16)
+    )
+    # Keys and values of 15 x 2048 more tokens: 2 heads x 32 x 2 bytes x 2 layers, twice.
+    assert (many.peak_bytes or 0) - (few.peak_bytes or 0) > 0.7 * 15 * 2048 * 512
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "expected"),
+    [
+        ("out-of-memory", Run(batch=2, oom=True)),
+        ("killed", Run(batch=2, oom=True)),
+        ("die", Run(batch=2, failed="the engine died while serving (exit status 3)")),
+    ],
+)
+def test_how_an_engine_ended_is_told(
+    behaviour: str, expected: Run, engine_python: Path, tmp_path: Path
+) -> None:
+    bench = EngineBench(engine=OddEngine(behaviour), python=engine_python, threads=1)
+    assert bench.probe(tmp_path / "x", CONFIG, tmp_path / "log", output_tokens=4, runs=3) == [expected]
+
+
+def test_an_engine_that_refuses_is_a_failed_probe(engine_python: Path, tmp_path: Path) -> None:
+    bench = EngineBench(engine=OddEngine("refuse"), python=engine_python, threads=1)
+    (run,) = bench.probe(tmp_path / "x", CONFIG, tmp_path / "log", output_tokens=4, runs=3)
+    assert run.failed is not None
+    assert "500" in run.failed
+
+
+class StarvedEngine(LlamaCpp):
+    """The real engine with 3 GB of addresses."""
+
+    def command(self, python: str, worker: str, model_file: str, config: ServingConfig) -> CommandLine:
+        whole = super().command(python, worker, model_file, config)
+        starved = ("/bin/sh", "-c", 'ulimit -v 3000000; exec "$@"', "sh", *whole.argv)
+        return whole.model_copy(update={"argv": starved})
+
+
+def test_a_size_that_does_not_fit_is_out_of_memory(
+    engine_python: Path, candidate: Path, tmp_path: Path
+) -> None:
+    """In the real engine's own words: 12.8 M tokens of keys and values are 6.5 GB."""
+    bench = EngineBench(engine=StarvedEngine(), python=engine_python, threads=1)
+    huge = CONFIG.model_copy(update={"batch": 256, "context": 50_000})
+    (run,) = bench.probe(candidate, huge, tmp_path / "log", output_tokens=4, runs=1)
+    assert run.oom, (run.failed, (tmp_path / "log").read_text()[-2000:])
+
+
+def test_memory_is_the_commands_and_not_the_leashes(
+    bench: EngineBench, candidate: Path, tmp_path: Path
+) -> None:
+    engine = LlamaCpp()
+    command = engine.command(str(bench.python), str(engine.server_worker), str(candidate), CONFIG)
+    with serve(command, served_name="test", log=tmp_path / "log") as served:
+        assert served.leash_pid not in command_pids(served.leash_pid)
+        assert len(command_pids(served.leash_pid)) == 1
+        assert peak_host_bytes(served.leash_pid) > candidate.stat().st_size
+        assert gpu_bytes(served.leash_pid) == 0
+        served.check()
+    assert peak_host_bytes(served.leash_pid) == 0

@@ -1,0 +1,125 @@
+"""An engine that behaves oddly under load, for tests: `python odd_engine.py HOST PORT BEHAVIOUR`.
+
+Starts and completes a prompt like any other. A streamed answer then: `die` ends the process with status 3;
+`out-of-memory` with words to that effect; `killed` by SIGKILL; `refuse` answers 500; `break` hangs up in the
+middle; `silent` closes at once; `hang` never answers; `whole` sends everything in one piece; `slow` streams
+without end; `fine` streams five tokens.
+"""
+
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+FOREVER = threading.Event()
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    behaviour = ""
+
+    def do_GET(self) -> None:
+        self.answer(200, {"status": "ok"})
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if self.path == "/tokenize":
+            ids = range(len(body["content"]))
+            self.answer(200, {"tokens": [{"id": number, "piece": "a"} for number in ids]})
+        elif body.get("stream"):
+            getattr(self, self.behaviour.replace("-", "_"))()
+        else:
+            usage = {"prompt_tokens": 1, "completion_tokens": 1}
+            self.answer(200, {"choices": [{"text": "x"}], "usage": usage})
+
+    def answer(self, status: int, value: object) -> None:
+        text = json.dumps(value).encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text)
+
+    def begin(self) -> None:
+        self.send_response(200)
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+
+    def chunk(self, text: str) -> None:
+        self.wfile.write(b"%x\r\n%s\r\n" % (len(text), text.encode()))
+
+    def token(self, number: int) -> None:
+        self.chunk(f'data: {{"choices": [{{"text": "{number}"}}]}}\n\n')
+
+    def end(self, tokens: int) -> None:
+        self.chunk(f'data: {{"usage": {{"completion_tokens": {tokens}}}}}\n\n')
+        self.chunk("data: [DONE]\n\n")
+        self.wfile.write(b"0\r\n\r\n")
+        self.close_connection = True
+
+    def fine(self) -> None:
+        self.begin()
+        for number in range(5):
+            self.token(number)
+            time.sleep(0.002)
+        self.end(5)
+
+    def slow(self) -> None:
+        self.begin()
+        number = 0
+        while True:
+            self.token(number)
+            number += 1
+            time.sleep(0.01)
+
+    def whole(self) -> None:
+        text = 'data: {"choices": []}\n\ndata: {"usage": {"completion_tokens": 1}}\n\ndata: [DONE]\n\n'
+        self.answer(200, {})
+        self.wfile.write(text.encode())
+
+    def refuse(self) -> None:
+        self.close_connection = True
+        self.answer(500, {"error": "no slot"})
+
+    def break_(self) -> None:
+        self.begin()
+        self.token(1)
+        self.token(2)
+        self.close_connection = True
+
+    def silent(self) -> None:
+        self.close_connection = True
+
+    def hang(self) -> None:
+        FOREVER.wait()
+
+    def die(self) -> None:
+        print("assertion failed: n_tokens > 0", file=sys.stderr, flush=True)
+        os._exit(3)
+
+    def out_of_memory(self) -> None:
+        print("ggml_backend_alloc: failed to allocate buffer of size 9999", file=sys.stderr, flush=True)
+        os._exit(1)
+
+    def killed(self) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+setattr(Handler, "break", Handler.break_)
+
+
+class Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, *_: object) -> None:
+        """A client that hung up is part of the test."""
+
+
+if __name__ == "__main__":
+    Handler.behaviour = sys.argv[3]
+    Server((sys.argv[1], int(sys.argv[2])), Handler).serve_forever()

@@ -1,0 +1,176 @@
+"""`slipway tune batch` with commands as probes, and `slipway engines`."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from inline_snapshot import snapshot
+
+from deployments.cli.main import main
+from deployments.cli.tune import parse_probe
+
+PROBE = """\
+import json, pathlib, sys
+batch = int(sys.argv[1])
+log = pathlib.Path(sys.argv[0]).with_suffix(".log")
+log.open("a").write(f"{batch}\\n")
+print("warming up")
+if batch > 40:
+    print(json.dumps({"oom": True}))
+elif batch == 4 and log.read_text().split().count("4") == 1:
+    sys.exit("connection reset")
+else:
+    figures = {"peak_bytes": 1e9 + 1e8 * batch, "latency_ms": 10 + batch, "throughput": 1000 * batch / (batch + 8)}
+    print(json.dumps(figures | {"oom": False}))
+"""
+
+
+@pytest.fixture
+def probe(tmp_path: Path) -> str:
+    script = tmp_path / "a probe.py"
+    script.write_text(PROBE)
+    return f"{sys.executable} '{script}' {{batch}}"
+
+
+def slipway(*arguments: str) -> int:
+    with pytest.raises(SystemExit) as ended:
+        main(["tune", "batch", *arguments])
+    return int(ended.value.code or 0)
+
+
+def test_the_answer_for_programs(probe: str, capsys: pytest.CaptureFixture[str]) -> None:
+    code = slipway("--probe", probe, "--memory-bytes", "3000000000", "--slo-ms", "100", "--json")
+    assert code == 0
+    assert json.loads(capsys.readouterr().out) == snapshot(
+        {
+            "batch": 16,
+            "probes": 6,
+            "runs": 15,
+            "oom_hits": 0,
+            "throughput": 666.6666666666666,
+            "reason": "the smallest of 6 sizes with 98% of the most throughput (batch 17)",
+        }
+    )
+
+
+def test_the_answer_for_people(probe: str, capsys: pytest.CaptureFixture[str]) -> None:
+    code = slipway("--probe", probe, "--memory-bytes", "9000000000", "--slo-ms", "25", "--max-batch", "64")
+    assert code == 0
+    assert [line.rstrip() for line in capsys.readouterr().out.splitlines()] == snapshot(
+        [
+            "",
+            " batch   runs   throughput   latency ms   peak MB",
+            " ─────────────────────────────────────────────────────────────────────────────────────",
+            " 1       1      111.1        11           1100",
+            " 2       1      200          12           1200",
+            " 4       1      333.3        14           1400",
+            " 8       1      500          18           1800",
+            " 12      1      600          22           2200",
+            " 14      5      636.4        24           2400      chosen",
+            " 15      5      652.2        25           2500",
+            " 16      3      666.7        26           2600      latency is 26 ms, 25 ms are wanted",
+            "",
+            "batch 14: the smallest of 8 sizes with 98% of the most throughput (batch 15); batch 16 latency is 26 ms, 25 ms are wanted",
+        ]
+    )
+
+
+def test_none_ends_with_three(probe: str, capsys: pytest.CaptureFixture[str]) -> None:
+    code = slipway("--probe", probe, "--memory-bytes", "1000000000", "--slo-ms", "100", "--json")
+    assert code == 3
+    assert json.loads(capsys.readouterr().out) == snapshot(
+        {
+            "batch": None,
+            "probes": 1,
+            "runs": 1,
+            "oom_hits": 0,
+            "throughput": None,
+            "reason": "not even batch 1 will do: needs 1.10 GB of memory, 900 MB may be used",
+        }
+    )
+    assert slipway("--probe", "false {batch}", "--memory-bytes", "1", "--start", "8") == 3
+    assert "none: not even batch 1 will do: failed: exit status 1" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("no-such-program {batch}", "there is no program no-such-program"),
+        ("echo 'x {batch}", "is no command: No closing quotation"),
+        ("echo hello", "does not say where the size goes"),
+    ],
+)
+def test_a_probe_that_cannot_run_is_wrong_use(
+    command: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert slipway("--probe", command, "--memory-bytes", "1") == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_probe_that_hangs_is_failed(capsys: pytest.CaptureFixture[str]) -> None:
+    code = slipway("--probe", "sleep 60{batch}", "--memory-bytes", "1", "--timeout-s", "0.05", "--json")
+    assert code == 3
+    assert "did not end within 0 s" in json.loads(capsys.readouterr().out)["reason"]
+
+
+def test_what_probes_print() -> None:
+    printed = [
+        '{"oom": true}',
+        'log\n{"peak_bytes": 1.5, "latency_ms": 2, "throughput": 3, "oom": false}\n',
+        '{"peak_bytes": 1,\n "latency_ms": 2,\n "throughput": 3}',
+        "",
+        "[1, 2]",
+        '{"peak_bytes": null, "latency_ms": 2, "throughput": 3}',
+        '{"peak_bytes": 1, "latency_ms": NaN, "throughput": 3}',
+        '{"peak_bytes": 1, "latency_ms": 2, "throughput": -3}',
+        '{"peak_bytes": 1, "latency_ms": true, "throughput": 3}',
+    ]
+    found = [parse_probe(4, text).model_dump(exclude_defaults=True, exclude={"batch"}) for text in printed]
+    assert found == snapshot(
+        [
+            {"oom": True},
+            {"peak_bytes": 2, "latency_ms": {"latency": 2.0}, "throughput": 3.0},
+            {"peak_bytes": 1, "latency_ms": {"latency": 2.0}, "throughput": 3.0},
+            {"failed": "printed no JSON object but ''"},
+            {"failed": "printed no JSON object but '[1, 2]'"},
+            {"failed": "peak_bytes is None, not a number from 0 on"},
+            {"failed": "latency_ms is nan, not a number from 0 on"},
+            {"failed": "throughput is -3, not a number from 0 on"},
+            {"failed": "latency_ms is True, not a number from 0 on"},
+        ]
+    )
+
+
+def test_the_search_loads_no_orchestrator() -> None:
+    code = "import sys, deployments.cli.tune; print([name for name in ('prefect', 'pandas') if name in sys.modules])"
+    finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert finished.stdout.strip() == "[]"
+
+
+def test_engines(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["engines", "--json"])
+    assert not ended.value.code
+    assert json.loads(capsys.readouterr().out) == snapshot(
+        {
+            "engines": [
+                {
+                    "engine": "llama.cpp",
+                    "package": "xllamacpp",
+                    "requires": "xllamacpp==2026.10.11549",
+                    "requirements": ["xllamacpp==2026.10.11549", "gguf==0.19.0", "numpy>=2,<3"],
+                    "formats": ["f32", "f16", "q8_0", "q4_0"],
+                    "max_batch": 256,
+                    "needs_gpu": False,
+                    "system_libraries": ["libgomp1", "libstdc++6"],
+                }
+            ]
+        }
+    )
+    with pytest.raises(SystemExit):
+        main(["engines"])
+    assert "llama.cpp" in capsys.readouterr().out
