@@ -70,6 +70,7 @@ class EngineBench:
             gpu_layers=self.gpu_layers,
         )
         with self._serve(model_file, config, log) as served, EngineApi(served.base_url, timeout_s=600) as api:
+            self._check_gpu(served)
             scores = _score(api, text, tokens, window, slots) if text is not None else []
             client = LoadClient(served.base_url, _NAME, _token_pool(api))
             loads = [
@@ -106,12 +107,21 @@ class EngineBench:
     ) -> None:
         with EngineApi(served.base_url) as api:
             client = LoadClient(served.base_url, config.served_name, _token_pool(api))
+        self._check_gpu(served)
         load = load_for(clients=config.batch, context=config.context, output_tokens=output_tokens)
         client.run(load.model_copy(update={"seed": -1, "min_s": _WARM_UP_S, "min_requests": 1}))
         for seed in range(runs):
             figures = client.run(load.model_copy(update={"seed": seed}))
             peak = gpu_bytes(served.leash_pid) if self.gpu_layers else peak_host_bytes(served.leash_pid)
             done.append(_run(config.batch, figures, peak))
+
+    def _check_gpu(self, served: RunningEngine) -> None:
+        """Raise for an engine that was told to use GPUs and silently runs on the processor."""
+        if self.gpu_layers and not gpu_bytes(served.leash_pid):
+            raise EngineError(
+                "the engine holds no memory on any GPU: it runs on the processor",
+                fix="use an engine built for this GPU, or set hardware.gpus to 0",
+            )
 
     def _serve(
         self, model_file: Path, config: ServingConfig, log: Path

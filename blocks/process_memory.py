@@ -19,7 +19,7 @@ def peak_host_bytes(leash_pid: int) -> int:
     The kernel keeps each process's high-water mark, so nothing between two looks is missed. Weights that are
     mapped from the file count: decoding reads all of them for every token. 0 when nothing runs any more.
     """
-    return sum(_peak_bytes(pid) for pid in command_pids(leash_pid))
+    return sum(peak_bytes(pid) for pid in command_pids(leash_pid))
 
 
 def gpu_bytes(leash_pid: int) -> int:
@@ -35,7 +35,8 @@ def command_pids(leash_pid: int) -> list[int]:
         return []
 
 
-def _peak_bytes(pid: int) -> int:
+def peak_bytes(pid: int) -> int:
+    """One process's high-water mark and what of it is swapped out, bytes; 0 when it has ended."""
     with contextlib.suppress(OSError):
         return sum(1024 * int(kilobytes) for _, kilobytes in _FIELD.findall(_status(pid)))
     return 0

@@ -205,7 +205,7 @@ def _limits(request: TuningRequest) -> Limits:
 
 def _memory_bytes(hardware: Hardware) -> int:
     """The limit that measured memory is held against: the GPUs' where they are used, else the host's."""
-    if hardware.gpus:
+    if hardware.gpus:  # an engine that does not use them is refused by the bench
         gpus = sorted((gpu.memory_bytes or 0 for gpu in read_nvml().gpus), reverse=True)
         return max(1, sum(gpus[: hardware.gpus]))
     return hardware.memory or psutil.virtual_memory().total // _MEMORY_STEP * _MEMORY_STEP

@@ -41,7 +41,7 @@ def markdown(result: BatchingResult) -> str:
         f"# Batching: {result.batch or 'none'}\n\n{result.reason}\n\n"
         f"Bounds: memory ≤ {result.limits.memory_bytes / 1e6:.0f} MB"
         f"{', ' + bounds if bounds else ''}; {result.limits.tolerance:.0%} of throughput may be given up "
-        f"for a smaller size. Context {result.config.context} tokens a sequence.\n\n{start}"
+        f"for a smaller size.\n\nContext: {result.config.context} tokens a sequence.\n\n{start}"
         f"| batch | runs | tokens/s | peak MB |{head} |\n|---:|---:|---:|---:|{'---:|' * len(names)}---|\n{rows}\n"
     )
 

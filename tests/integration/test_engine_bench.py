@@ -13,7 +13,7 @@ from strays import processes_of
 
 from blocks.engine_bench import EngineBench
 from blocks.engine_process import serve
-from blocks.process_memory import command_pids, gpu_bytes, peak_host_bytes
+from blocks.process_memory import command_pids, gpu_bytes, peak_bytes, peak_host_bytes
 from tasks.batching.models import Run
 from tasks.core.digests import digest_of_file
 from tasks.core.errors import EngineError
@@ -266,6 +266,18 @@ def test_a_size_that_does_not_fit_is_out_of_memory(
     assert run.oom, (run.failed, (tmp_path / "log").read_text()[-2000:])
 
 
+def test_a_silent_fall_back_to_the_processor_is_named(
+    engine_python: Path, settings: Settings, random_model: Path, tmp_path: Path
+) -> None:
+    """The prebuilt engine knows no GPU, and serves happily when it is told to use one."""
+    bench = EngineBench(engine=LlamaCpp(), python=engine_python, threads=1, gpu_layers=999)
+    with pytest.raises(EngineError, match="it runs on the processor"):
+        measure_candidates(request(random_model, None, "q8_0"), bench, settings)
+    (candidate,) = settings.candidates.glob("*/model.gguf")
+    (run,) = bench.probe(candidate, CONFIG, tmp_path / "log", output_tokens=4, runs=2)
+    assert run.failed == "the engine holds no memory on any GPU: it runs on the processor"
+
+
 def test_memory_is_the_commands_and_not_the_leashes(
     bench: EngineBench, candidate: Path, tmp_path: Path
 ) -> None:
@@ -278,3 +290,4 @@ def test_memory_is_the_commands_and_not_the_leashes(
         assert gpu_bytes(served.leash_pid) == 0
         served.check()
     assert peak_host_bytes(served.leash_pid) == 0
+    assert peak_bytes(2**22 + 1) == 0  # beyond the kernel's largest process id

@@ -85,7 +85,9 @@ def test_the_search_runs_until_it_decides_and_tells_how() -> None:
 
 the most throughput of 6 sizes; batch 12 out of memory
 
-Bounds: memory ≤ 1000 MB, ttft_p95 ≤ 500 ms; 5% of throughput may be given up for a smaller size. Context 256 tokens a sequence.
+Bounds: memory ≤ 1000 MB, ttft_p95 ≤ 500 ms; 5% of throughput may be given up for a smaller size.
+
+Context: 256 tokens a sequence.
 
 | batch | runs | tokens/s | peak MB | tpot_p95 ms | ttft_p50 ms | ttft_p95 ms | |
 |---:|---:|---:|---:|---:|---:|---:|---|

@@ -171,11 +171,12 @@ def test_doubling_stops_where_throughput_is_flat() -> None:
 def test_the_latency_objective_is_bisected_and_measured_again_at_the_boundary() -> None:
     limits = Limits(memory_bytes=9 * 10**9, latency_ms={"latency": 25.0}, max_batch=64)
     decision, history = search(Rig(each=1e6).run, limits)
-    assert decision == snapshot(
-        Decision(
-            batch=14,
-            reason="the smallest of 8 sizes with 98% of the most throughput (batch 15); batch 16 latency is 26 ms, 25 ms are wanted",
-        )
+    assert decision.batch == 14
+    assert decision.reason.split("; ") == snapshot(
+        [
+            "the smallest of 8 sizes with 98% of the most throughput (batch 15)",
+            "batch 16 latency is 26 ms, 25 ms are wanted",
+        ]
     )
     assert [
         (size.batch, size.runs, size.fit.value) for size in summarise(history, limits).values()

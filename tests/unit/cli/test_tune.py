@@ -58,7 +58,7 @@ def test_the_answer_for_programs(probe: str, capsys: pytest.CaptureFixture[str])
 
 
 def test_the_answer_for_people(probe: str, capsys: pytest.CaptureFixture[str]) -> None:
-    code = slipway("--probe", probe, "--memory-bytes", "9000000000", "--slo-ms", "25", "--max-batch", "64")
+    code = slipway("--probe", probe, "--memory-bytes", "9000000000", "--slo-ms", "24", "--max-batch", "64")
     assert code == 0
     assert [line.rstrip() for line in capsys.readouterr().out.splitlines()] == snapshot(
         [
@@ -71,10 +71,10 @@ def test_the_answer_for_people(probe: str, capsys: pytest.CaptureFixture[str]) -
             " 8       1      500          18           1800",
             " 12      1      600          22           2200",
             " 14      5      636.4        24           2400      chosen",
-            " 15      5      652.2        25           2500",
-            " 16      3      666.7        26           2600      latency is 26 ms, 25 ms are wanted",
+            " 15      3      652.2        25           2500      latency is 25 ms, 24 ms are wanted",
+            " 16      3      666.7        26           2600      latency is 26 ms, 24 ms are wanted",
             "",
-            "batch 14: the smallest of 8 sizes with 98% of the most throughput (batch 15); batch 16 latency is 26 ms, 25 ms are wanted",
+            "batch 14: the most throughput of 8 sizes; batch 15 latency is 25 ms, 24 ms are wanted",
         ]
     )
 

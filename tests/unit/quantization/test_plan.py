@@ -193,8 +193,9 @@ def test_one_format_needs_no_text() -> None:
 def test_several_formats_need_a_text() -> None:
     with pytest.raises(SpecError) as caught:
         check_tuning(Tuning())
-    assert str(caught.value) == snapshot(
-        "the formats f16, q8_0, q4_0 cannot be compared without a text (name a held-out text in tuning.quality_text, or one format in tuning.candidates)"
+    assert caught.value.what == snapshot("the formats f16, q8_0, q4_0 cannot be compared without a text")
+    assert caught.value.fix == snapshot(
+        "name a held-out text in tuning.quality_text, or one format in tuning.candidates"
     )
     check_tuning(Tuning(quality_text=Path("held-out.txt")))
 
