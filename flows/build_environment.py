@@ -55,7 +55,7 @@ def _work(request: EnvironmentRequest, uv: Uv, trial: EnvironmentTrial) -> Envir
         )
     built = build_locked(locked, uv, trial, settings)
     checked = check_built(built.python_path, uv, trial)
-    proof = prove_built(request, built, trial)
+    proof = prove_built(request, built, trial, settings)
     verdict, reason = plan.judge(checked.conflicts, proof)
     found: dict[str, Any] = {
         "lock_path": locked.path,

@@ -48,6 +48,8 @@ def make_lock_request(
     parsed = sorted({_canonical(line) for line in requirements})
     if not parsed:
         raise SpecError("there are no requirements to lock", fix="name at least one package")
+    if not re.fullmatch(r"3\.\d+", python):
+        raise SpecError(f"{python!r} is no Python version", fix="write it as 3.11")
     if exclude_newer is not None:
         _check_date(exclude_newer)
     return LockRequest(
