@@ -279,7 +279,11 @@ def prove(
 
     `scratch` is a folder for the model and the log; it is made and removed here. A failure is an answer.
     """
+    say(StageName.ENVIRONMENT, f"importing {', '.join(modules) or 'nothing'}")
     imports = _prove_imports(python, modules, trial)
+    if engine is None:
+        # Modules that nothing uses together may not stand each other: what fails in company is tried alone.
+        imports = tuple(one if one.ok else _prove_imports(python, (one.module,), trial)[0] for one in imports)
     if engine is None or not all(proof.ok for proof in imports):
         return Proof(imports=imports)
     with _scratch(scratch) as folder:
@@ -294,7 +298,6 @@ def prove_built(built: Built, engine: Engine, trial: Trial, settings: Settings) 
 
 
 def _prove_imports(python: Path, modules: tuple[str, ...], trial: Trial) -> tuple[ImportProof, ...]:
-    say(StageName.ENVIRONMENT, f"importing {', '.join(modules) or 'nothing'}")
     answer = trial.run_worker(python, _WORKERS / "import_modules.py", *modules)
     proofs = [ImportProof.model_validate(json.loads(line)) for line in answer.stdout.splitlines()]
     if len(proofs) < len(modules):

@@ -399,7 +399,7 @@ def test_a_module_that_kills_the_interpreter_is_named(
         "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)"
     )
     python = copied / "bin" / "python"
-    proof = apply.prove(python, None, ("json", "crasher", "numpy"), trial, tmp_path / "scratch")
+    proof = apply.prove(python, ENGINE, ("json", "crasher", "numpy"), trial, tmp_path / "scratch")
     assert [(one.module, one.ok) for one in proof.imports] == [
         ("json", True),
         ("crasher", False),
@@ -407,6 +407,8 @@ def test_a_module_that_kills_the_interpreter_is_named(
     ]
     assert proof.failure == "importing crasher failed: the interpreter was killed by SIGSEGV"
     assert proof.imports[2].reason == "not reached after crasher"
+    alone = apply.prove(python, None, ("json", "crasher", "numpy"), trial, tmp_path / "scratch")
+    assert [one.ok for one in alone.imports] == [True, False, True]
 
 
 def test_modules_may_print_and_exit_while_they_are_imported(
