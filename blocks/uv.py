@@ -15,7 +15,6 @@ from tasks.core.verdicts import StageName
 from tasks.environment.models import Conflict, LockRequest, Refusal
 
 _TIMEOUT_S = 1800.0
-_PYTHON_TIMEOUT_S = 60.0
 
 # Variables that would change what is resolved without being part of the lock's name.
 _FOREIGN = (

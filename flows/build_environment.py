@@ -50,7 +50,7 @@ def _work(request: EnvironmentRequest, uv: Uv, trial: EnvironmentTrial) -> Envir
         return EnvironmentResult(
             verdict=EnvironmentVerdict.CONFLICTING,
             reason=locked.reason,
-            conflicts=locked.conflicts,
+            conflicts=plan.attribute(locked.conflicts, get_engine(request.engine)),
             lock_s=lock_s,
         )
     built = build_locked(locked, uv, trial, settings)

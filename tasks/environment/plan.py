@@ -182,6 +182,24 @@ def dependencies(inventory: Inventory) -> tuple[Dependency, ...]:
     )
 
 
+def attribute(conflicts: Sequence[Conflict], engine: Engine) -> tuple[Conflict, ...]:
+    """The same conflicts, with the engine named where it, not the user, asked."""
+    own = {_canonical(line) for line in engine.requirements}
+    return tuple(
+        one.model_copy(update={"required_by": str(engine.kind)})
+        if one.required_by is None and one.requirement and _is_one_of(one.requirement, own)
+        else one
+        for one in conflicts
+    )
+
+
+def _is_one_of(requirement: str, canonical: set[str]) -> bool:
+    try:
+        return _canonical(requirement) in canonical
+    except SpecError:
+        return False  # the resolver's words are not always a requirement
+
+
 def _active(found: Distribution, extras: set[str], markers: Mapping[str, str]) -> Iterable[Requirement]:
     for text in found.requires:
         try:

@@ -66,6 +66,8 @@ def test_requirements_that_exclude_the_engine_are_a_recorded_verdict(slipway_hom
     outcome = state.result()
     assert outcome.says_no
     assert "numpy" in outcome.result.reason
+    asked = {(one.required_by, one.requirement) for one in outcome.result.conflicts}
+    assert asked == {(None, "numpy<2"), ("llama.cpp", "numpy>=2,<3")}
     assert outcome.result.environment_path is None
     assert records() == ["conflicting"]
     assert not Settings.load().environments.exists()

@@ -9,7 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from inline_snapshot import snapshot
 
+from tasks.core.spec import EngineKind
 from tasks.core.verdicts import EnvironmentVerdict
+from tasks.engines.catalogue import get_engine
 from tasks.environment import plan
 from tasks.environment.models import (
     Conflict,
@@ -116,3 +118,15 @@ def test_a_conflict_is_told_in_one_line() -> None:
             "you require a>2, but it is not installed",
         ]
     )
+
+
+def test_the_engine_is_named_where_it_asked() -> None:
+    conflicts = [
+        Conflict(package="numpy", requirement="numpy>=2,<3"),
+        Conflict(package="numpy", requirement="numpy<2"),
+        Conflict(package="numpy", required_by="gguf", requirement="numpy>=2,<3"),
+        Conflict(package="x", requirement="no requirement at all"),
+        Conflict(package="x"),
+    ]
+    found = plan.attribute(conflicts, get_engine(EngineKind.LLAMA_CPP))
+    assert [one.required_by for one in found] == ["llama.cpp", None, "gguf", None, None]
