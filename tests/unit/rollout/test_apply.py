@@ -212,7 +212,7 @@ def test_the_wanted_release_that_comes_back_with_the_claim_is_adopted(
 ) -> None:
     target = FakeTarget(restores=wanted.id)
     result = roll_out(wanted, folder, target, FakeApi().open)
-    assert (result.action, target.calls) == (RolloutAction.ADOPT, ["claim"])
+    assert (result.action, target.calls) == (RolloutAction.ADOPT, ["claim", "claim"])
 
 
 def test_the_wanted_release_that_comes_back_mute_is_replaced(wanted: Release, folder: ServiceFolder) -> None:
@@ -220,6 +220,17 @@ def test_the_wanted_release_that_comes_back_mute_is_replaced(wanted: Release, fo
     result = roll_out(wanted, folder, target, FakeApi(well={PRIVATE}).open)
     assert target.calls[:3] == ["claim", "start", "switch"]
     assert result.action is RolloutAction.REPLACE
+
+
+def test_documents_that_a_killed_rollout_left_unfinished_are_removed(
+    wanted: Release, folder: ServiceFolder
+) -> None:
+    (folder.root / "releases").mkdir(parents=True)
+    unfinished = [folder.root / "current.json.17.part", folder.root / "releases" / "ab.json.17.part"]
+    for part in (*unfinished, folder.root / "supervisor.json.part"):
+        part.touch()
+    roll_out(wanted, folder, FakeTarget(), FakeApi().open)
+    assert [part.name for part in folder.root.rglob("*.part")] == ["supervisor.json.part"]
 
 
 def test_a_model_file_that_is_gone_starts_nothing(wanted: Release, folder: ServiceFolder) -> None:
