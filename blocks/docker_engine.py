@@ -173,13 +173,6 @@ class DockerEngine:
             found = self._client.containers.list(all=True, filters=wanted, ignore_removed=True)
         return [_container_of(container.attrs) for container in found]
 
-    def inspect(self, container_id: str) -> Container | None:
-        """The container as it is now; None if it is gone."""
-        try:
-            return _container_of(self._client.containers.get(container_id).attrs)
-        except NotFound:
-            return None
-
     def log_tail(self, container_id: str, lines: int) -> str:
         """The last lines of both its outputs; empty if it is gone."""
         try:
