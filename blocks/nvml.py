@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from functools import partial
 from typing import TypeVar
 
@@ -93,6 +93,20 @@ def _cuda_version() -> str | None:
         pynvml.nvmlSystemGetCudaDriverVersion
     )
     return f"{cuda // 1000}.{cuda % 1000 // 10}" if cuda else None
+
+
+def gpu_bytes_of(pids: Collection[int]) -> int:
+    """Memory that these processes hold on all GPUs of this host, bytes; 0 without a driver."""
+    with nvml_session() as available:
+        if not available:
+            return 0
+        handles = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())]
+        return sum(
+            process.usedGpuMemory or 0
+            for handle in handles
+            for process in pynvml.nvmlDeviceGetComputeRunningProcesses(handle)
+            if process.pid in pids
+        )
 
 
 def _read_gpu(index: int) -> Gpu:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from prefect import flow
 
 from blocks.engine_api import EngineApi
+from blocks.sampler import sample_service
 from blocks.targets import open_target, prepare
 from flows.recording import Outcome, run_stage
 from tasks.core.release import Release, ServiceFolder
 from tasks.core.settings import Settings
-from tasks.core.verdicts import StageName
+from tasks.core.verdicts import RolloutVerdict, StageName
 from tasks.rollout import report
 from tasks.rollout.apply import still_serves
 from tasks.rollout.models import RolloutResult, rollout_inputs
@@ -36,4 +37,6 @@ def roll_out(release: Release) -> Outcome[RolloutResult]:
             work=lambda: bring_into_service(release, folder, target, EngineApi),
             still_good=lambda result: still_serves(result, release, target, EngineApi),
         )
+    if outcome.verdict == RolloutVerdict.SERVING:
+        sample_service(folder, *folder.serving())
     return outcome.as_state()

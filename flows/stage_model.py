@@ -16,10 +16,11 @@ from flows.measure_disk import figures_for
 from flows.recording import Outcome, run_stage
 from tasks.core.digests import short
 from tasks.core.errors import CommandError, DiskFullError, MissingToolError, SlipwayError
+from tasks.core.manifest import is_intact
 from tasks.core.settings import Settings
 from tasks.core.verdicts import StageName, StagingVerdict
 from tasks.staging import apply, report
-from tasks.staging.apply import CopyPlan, Pinned, Staged, is_intact, pin, plan_copy, sweep_abandoned
+from tasks.staging.apply import CopyPlan, Pinned, Staged, pin, plan_copy, sweep_abandoned
 from tasks.staging.models import DiskResult, StagingRequest, StagingResult
 from tasks.staging.task import copy_shards
 

@@ -73,7 +73,7 @@ def copy(source: str, folder: Path, shards: int | Literal["auto"], as_json: bool
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def verify(folder: Path, as_json: bool) -> None:
     """Read every file of a staged model again and compare it with the manifest."""
-    from tasks.staging.apply import verify as verify_folder
+    from tasks.core.manifest import verify as verify_folder
 
     manifest, damaged = verify_folder(folder)
     verdict = StagingVerdict.CORRUPT if damaged else StagingVerdict.VERIFIED

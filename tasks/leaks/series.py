@@ -24,8 +24,9 @@ def parse_series(text: str, source: str) -> list[Series]:
     another process). A count that falls is a restart too. An empty or `nan` value is a missing sample. Raises
     `WrongUseError` that names the line.
     """
-    reader = csv.reader(io.StringIO(text.removeprefix("\ufeff")))
-    header = [name.strip() for name in next(reader, [])]
+    lines = _lines(csv.reader(io.StringIO(text.removeprefix("\ufeff"), newline=None)), source)
+    _, names = next(lines, (0, []))
+    header = [name.strip() for name in names]
     for name in ("t_s", "bytes"):
         if name not in header:
             raise WrongUseError(
@@ -35,12 +36,14 @@ def parse_series(text: str, source: str) -> list[Series]:
     if len(set(header)) < len(header):
         raise WrongUseError(f"{source} names a column twice: {','.join(header)}")
     counter = next((name for name in _COUNTERS if name in header), None)
-    return list(_split(_rows(reader, header, counter, source), counter is not None))
+    return list(_split(_rows(lines, header, counter, source), counter is not None))
 
 
-def _rows(reader: Iterator[list[str]], header: list[str], counter: str | None, source: str) -> Iterator[_Row]:
+def _rows(
+    lines: Iterator[tuple[int, list[str]]], header: list[str], counter: str | None, source: str
+) -> Iterator[_Row]:
     before, segment_before = -math.inf, ""
-    for number, cells in _lines(reader, source):
+    for number, cells in lines:
         if not any(cell.strip() for cell in cells):
             continue
         if len(cells) != len(header):
@@ -55,14 +58,14 @@ def _rows(reader: Iterator[list[str]], header: list[str], counter: str | None, s
         if t < before and segment == segment_before:
             raise WrongUseError(
                 f"{source}, line {number}: t_s goes back from {before:g} to {t:g}",
-                fix="sort the lines by time, and give each run of the process its own `segment`",
+                fix="sort them, and give each run of the process its own `segment`",
             )
         before, segment_before = t, segment
         yield t, value, count, segment
 
 
 def _lines(reader: Iterator[list[str]], source: str) -> Iterator[tuple[int, list[str]]]:
-    number = 1
+    number = 0
     while True:
         number += 1
         try:

@@ -19,7 +19,7 @@ from typing import Literal, Protocol
 from blake3 import blake3
 from pydantic import ValidationError
 
-from tasks.core.cancellation import Cancellation, current
+from tasks.core.cancellation import current
 from tasks.core.errors import BusyError, ModelError, WrongUseError
 from tasks.core.files import (
     PART,
@@ -31,7 +31,7 @@ from tasks.core.files import (
     sweep_parts,
     write_atomically,
 )
-from tasks.core.manifest import MANIFEST_FILE, Manifest, StagedFile
+from tasks.core.manifest import MANIFEST_FILE, Manifest, StagedFile, damaged_files
 from tasks.core.model_shape import parse_model_shape
 from tasks.core.progress import say
 from tasks.core.safetensors import LENGTH_BYTES, Header, header_length, parse_header
@@ -185,37 +185,6 @@ def stage_model(pinned: Pinned, plan: CopyPlan, folder: Path, *, leases: Path, o
         damaged=damaged,
         findings=plan.findings,
     )
-
-
-def damaged_files(folder: Path, files: Sequence[StagedFile]) -> tuple[str, ...]:
-    """Paths of those files that are missing or hold other bytes than they should."""
-    signal = current()  # the pool's threads have contexts of their own
-    with ThreadPoolExecutor(max_workers=2) as pool:
-        sound = pool.map(lambda file: _is_sound(folder, file, signal), files)
-        return tuple(file.path for file, good in zip(files, sound, strict=True) if not good)
-
-
-def verify(folder: Path) -> tuple[Manifest, tuple[str, ...]]:
-    """Manifest of a staged folder and its damaged files. Raises `ModelError` for a folder without one."""
-    try:
-        manifest = Manifest.read(folder)
-    except (FileNotFoundError, NotADirectoryError):
-        raise ModelError(f"{folder} holds no staged model", fix="stage one: slipway stage copy") from None
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise ModelError(
-            f"{folder / MANIFEST_FILE} is damaged: {first['msg']}", fix="remove it and stage the model again"
-        ) from None
-    return manifest, damaged_files(folder, manifest.files)
-
-
-def is_intact(folder: Path, manifest_digest: str) -> bool:
-    """Whether `folder` still holds, byte for byte, the model of that digest."""
-    try:
-        manifest, damaged = verify(folder)
-    except ModelError:
-        return False
-    return not damaged and manifest.digest == manifest_digest
 
 
 class DiskBenchmark(Protocol):
@@ -404,19 +373,3 @@ def _discard(plan: CopyPlan, folder: Path, *, remove_folder: bool) -> None:
 
 def _carried(file: SourceFile) -> PlannedFile:
     return PlannedFile(file.path, "side", b"", (Range(file.path, 0, file.size_bytes),))
-
-
-def _is_sound(folder: Path, file: StagedFile, signal: Cancellation) -> bool:
-    path = folder / file.path
-    try:
-        inside = path.resolve().is_relative_to(folder.resolve())
-        if not inside or path.stat().st_size != file.size_bytes:
-            return False
-        state = blake3(max_threads=blake3.AUTO)
-        with path.open("rb", buffering=0) as handle:
-            while chunk := handle.read(_CHUNK_BYTES):
-                signal.check()
-                state.update(chunk)
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
-        return False
-    return file.digest == f"blake3:{state.hexdigest()}"

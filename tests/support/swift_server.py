@@ -16,6 +16,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import boto3
+from botocore.config import Config
+
 from blocks.process import leashed
 from tasks.core.files import file_lock
 
@@ -96,6 +99,21 @@ class SwiftServer:
     endpoint: str
     access_key: str = ACCESS_KEY
     secret_key: str = SECRET_KEY
+
+    def upload(self, folder: Path, bucket: str, prefix: str) -> None:
+        """Put a folder's files below a prefix; the bucket is made if need be."""
+        client = boto3.client(
+            "s3",
+            endpoint_url=self.endpoint,
+            aws_access_key_id=self.access_key,
+            aws_secret_access_key=self.secret_key,
+            region_name="us-east-1",
+            config=Config(request_checksum_calculation="when_required"),
+        )
+        client.create_bucket(Bucket=bucket)
+        for path in filter(Path.is_file, folder.rglob("*")):
+            key = f"{prefix}/{path.relative_to(folder)}".lstrip("/")
+            client.put_object(Bucket=bucket, Key=key, Body=path.read_bytes())
 
 
 def environment() -> Path:
