@@ -30,7 +30,7 @@ class FakeContainer:
 
     id = "c0ffee"
 
-    def __init__(self, answer: Exception) -> None:
+    def __init__(self, answer: BaseException) -> None:
         self.answer = answer
         self.removed = False
 
@@ -80,7 +80,7 @@ def plan(gpus: int = 0) -> ContainerPlan:
     )
 
 
-def start(answer: Exception, info: dict[str, Any] | None = None, *, gpus: int = 0) -> FakeClient:
+def start(answer: BaseException, info: dict[str, Any] | None = None, *, gpus: int = 0) -> FakeClient:
     """Try to start; whatever it is that fails, the container is removed."""
     client = FakeClient(FakeContainer(answer), info or {"Runtimes": {"runc": {}}})
     try:
@@ -136,8 +136,10 @@ def test_a_failed_start_is_explained(text: str, kind: type[Exception]) -> None:
 
 
 def test_an_interrupted_start_leaves_no_container() -> None:
-    with pytest.raises(requests.ConnectionError):
+    with pytest.raises(RolloutError, match="could not start the container slipway-chat"):
         start(requests.ConnectionError("gone"))
+    with pytest.raises(KeyboardInterrupt):
+        start(KeyboardInterrupt())
 
 
 def test_an_image_that_is_gone_is_named() -> None:
