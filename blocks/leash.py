@@ -3,9 +3,11 @@
 `python leash.py COMMAND …`: standard input is a pipe whose other end the asking process holds. When that
 process ends, even by `kill -9`, the pipe closes and the command's whole process group is killed. A death
 signal by `prctl` would not do: it follows the thread that forked, and tasks run in threads that come and go.
+Only here, where the main thread forks, it does: the command dies also when the leash itself is killed.
 """
 
 import contextlib
+import ctypes
 import os
 import signal
 import subprocess
@@ -13,19 +15,33 @@ import sys
 import threading
 
 KILL_AFTER_S = 5.0
+PR_SET_PDEATHSIG = 1
 
 
 def main() -> int:
-    child = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL, start_new_session=True)
+    child = None
+    early: list[int] = []
 
     def on_signal(number: int, _frame: object) -> None:
-        os.killpg(child.pid, number)
+        if child is None:
+            early.append(number)
+        else:
+            signal_group(child.pid, number)
 
     signal.signal(signal.SIGTERM, on_signal)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    prctl = ctypes.CDLL(None).prctl
+    child = subprocess.Popen(
+        sys.argv[1:],
+        stdin=subprocess.DEVNULL,
+        start_new_session=True,
+        preexec_fn=lambda: prctl(PR_SET_PDEATHSIG, signal.SIGKILL),
+    )
+    for number in early:
+        signal_group(child.pid, number)
     threading.Thread(target=watch, args=(child,), daemon=True).start()
     code = child.wait()
-    kill_group(child.pid)  # whatever the command itself left behind
+    signal_group(child.pid, signal.SIGKILL)  # whatever the command itself left behind
     return code if code >= 0 else 128 - code
 
 
@@ -33,12 +49,12 @@ def watch(child: "subprocess.Popen[bytes]") -> None:
     """Wait for the other end to close, then end the group."""
     while os.read(0, 1024):
         pass
-    kill_group(child.pid)
+    signal_group(child.pid, signal.SIGKILL)
 
 
-def kill_group(group: int) -> None:
+def signal_group(group: int, number: int) -> None:
     with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(group, signal.SIGKILL)
+        os.killpg(group, number)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from blocks.process import last_lines
 from tasks.core.errors import BusyError, RolloutError
 from tasks.core.release import Release, ServiceFolder
 from tasks.rollout.apply import Candidate
+from tasks.rollout.daemon.logs import engine_log_path
 from tasks.rollout.models import Running
 
 _LEASH = Path(__file__).with_name("leash.py")
@@ -114,13 +115,12 @@ class SupervisedService:
             self._wait_for_end()
 
     def log_tail(self, lines: int) -> str:
-        """The end of the newest engine log."""
+        """The end of the log of the engine that serves; of the newest log where none does."""
+        state = self._folder.state()
+        if state is not None and (log := engine_log_path(self._folder.logs, state.release)).exists():
+            return _tail(log, lines)
         logs = sorted(self._folder.logs.glob("engine-*.log"), key=lambda path: path.stat().st_mtime)
-        if not logs:
-            return ""
-        with logs[-1].open("rb") as file:
-            file.seek(max(0, logs[-1].stat().st_size - _LOG_BYTES))
-            return last_lines(file.read().decode(errors="replace"), lines)
+        return _tail(logs[-1], lines) if logs else ""
 
     def _connect(self) -> bool:
         """Whether a supervisor listens."""
@@ -214,3 +214,9 @@ class SupervisedService:
                     time.sleep(_POLL_S)
                 else:
                     return
+
+
+def _tail(log: Path, lines: int) -> str:
+    with log.open("rb") as file:
+        file.seek(max(0, log.stat().st_size - _LOG_BYTES))
+        return last_lines(file.read().decode(errors="replace"), lines)

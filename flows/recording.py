@@ -18,10 +18,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from blocks.host import fingerprint_here
 from blocks.record_store import open_record_store
-from tasks.core.digests import digest_of
 from tasks.core.errors import SlipwayError, StageCancelledError
 from tasks.core.progress import say
-from tasks.core.records import Record, RecordStore, latest_good, new_record
+from tasks.core.records import Record, RecordStore, inputs_digest, latest_good, new_record
 from tasks.core.result import Report, StageResult
 from tasks.core.settings import Settings
 from tasks.core.verdicts import CANCELLED, FAULT, StageName, says_no
@@ -76,7 +75,7 @@ def run_stage(
     """
     store = open_record_store(Settings.load())
     host = fingerprint_here()
-    digest = digest_of({"stage": stage, "inputs": dict(inputs), "consulted": sorted(consulted)})
+    digest = inputs_digest(stage, inputs, consulted)
     start = time.monotonic()
     if still_good is not None:
         cached = _reuse(store, stage, digest, host if host_bound else None, result_type, still_good)

@@ -80,7 +80,7 @@ def _gather(spec: DeploySpec, settings: Settings, store: RecordStore) -> Look:
         model=spec.model,
         wanted_version=resolved.version or "",
         serving_version=serving,
-        deploying=_is_deploying(settings.leases / f"deploy-{spec.name}.lock"),
+        deploying=_is_deploying(settings.service_lease(spec.name)),
         announced=tuple(Announcement.model_validate(made) for made in announced),
         attempts=tuple(
             Attempt(at=found.at, outcome=found.outcome, said_no=found.outcome == "refused")

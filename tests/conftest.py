@@ -69,6 +69,17 @@ def engine_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def random_ggufs(engine_python: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Two small GGUF files with different random weights."""
+    folder = tmp_path_factory.mktemp("gguf")
+    script = REPOSITORY / "tests" / "support" / "random_gguf.py"
+    files = (folder / "first.gguf", folder / "second.gguf")
+    for seed, file in enumerate(files):
+        subprocess.run([engine_python, script, file, str(seed)], check=True)
+    return files
+
+
+@pytest.fixture(scope="session")
 def random_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small Qwen3 model with random weights."""
     return write_random_model(tmp_path_factory.mktemp("model"))

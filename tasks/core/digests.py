@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from blake3 import blake3
 from pydantic import BaseModel
 
 _BLOCK_BYTES = 1 << 20
@@ -27,6 +28,13 @@ def digest_of_file(path: Path) -> str:
         while block := file.read(_BLOCK_BYTES):
             state.update(block)
     return "sha256:" + state.hexdigest()
+
+
+def is_digest_of_file(digest: str, path: Path) -> bool:
+    """Whether `digest` (`sha256:…`, or `blake3:…` as in manifests) is that of the file's bytes."""
+    if digest.startswith("blake3:"):
+        return digest == "blake3:" + blake3(max_threads=blake3.AUTO).update_mmap(path).hexdigest()
+    return digest == digest_of_file(path)
 
 
 def short(digest: str) -> str:

@@ -9,6 +9,7 @@ from typing import Any, Literal, Protocol
 from pydantic import BaseModel, ConfigDict, Field
 from ulid import ULID
 
+from tasks.core.digests import digest_of
 from tasks.core.verdicts import CANCELLED, FAULT, StageName, says_no
 
 SCHEMA: Literal["slipway.record/1"] = "slipway.record/1"
@@ -71,6 +72,11 @@ class RecordStore(Protocol):
 
     def list(self, stage: StageName | None = None) -> Sequence[Record]:
         """All records, of one stage if given, oldest first."""
+
+
+def inputs_digest(stage: StageName, inputs: Mapping[str, Any], consulted: Sequence[str] = ()) -> str:
+    """Names everything that decides a stage's result."""
+    return digest_of({"stage": stage, "inputs": dict(inputs), "consulted": sorted(consulted)})
 
 
 def new_record(

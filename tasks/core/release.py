@@ -9,6 +9,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from tasks.core.digests import digest_of
+from tasks.core.errors import NotFoundError
 from tasks.core.records import Number
 from tasks.core.spec import DeploySpec, EngineKind, Target
 
@@ -16,8 +17,8 @@ from tasks.core.spec import DeploySpec, EngineKind, Target
 class Launch(BaseModel):
     """How the engine is started on this host: everything but the port, which is chosen at the start.
 
-    `argv` holds the placeholders `{host}` and `{port}`. `model_file` is the file or folder that is served. Its
-    paths are this host's; a container's command is made anew from the release's tuned configuration.
+    `argv` holds the placeholders `{host}` and `{port}`. `model_file` is the file or folder that is served.
+    All paths are this host's; a container's command is made anew from the release's tuned configuration.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -29,7 +30,10 @@ class Launch(BaseModel):
 
 
 class Release(BaseModel):
-    """What was decided and measured for one service, named by digests (DESIGN 3)."""
+    """What was decided and measured for one service, named by digests (DESIGN 3).
+
+    `candidate_digest` is that of the bytes of `launch.model_file`, which a rollout looks at before it starts.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -119,6 +123,22 @@ class ServiceFolder:
             return ServiceState.model_validate_json(self.state_file.read_bytes())
         except FileNotFoundError:
             return None
+
+    def serving(self) -> tuple[ServiceState, Release]:
+        """What serves, and its release. Raises `NotFoundError` for an unknown or stopped service."""
+        state = self.state()
+        if state is None:
+            why = "it was stopped" if self.root.is_dir() else "it was never deployed"
+            raise NotFoundError(
+                f"no service {self.name} runs: {why}", fix="list the services: slipway status"
+            )
+        release = self.release(state.release)
+        if release is None:
+            raise NotFoundError(
+                f"the release of {self.name} is gone from {self.root / 'releases'}",
+                fix="deploy its spec again",
+            )
+        return state, release
 
     def release(self, release_id: str) -> Release | None:
         """The release of that id, if it is kept here."""

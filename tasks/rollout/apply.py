@@ -1,4 +1,4 @@
-"""The sequence of every rollout, whatever the target: gate first, then traffic, the former one kept till last.
+"""The sequence of every rollout on any target: gate first, then traffic, and the former one ends last.
 
 Order: claim the address, start the candidate beside the former release, `/health`, one real completion
 straight to the candidate, write the release's document, switch, one completion at the public address,
@@ -16,8 +16,8 @@ from datetime import UTC, datetime
 from typing import Protocol
 
 from tasks.core.cancellation import current
-from tasks.core.digests import short
-from tasks.core.errors import EngineError, RolloutError
+from tasks.core.digests import is_digest_of_file, short
+from tasks.core.errors import EngineError, ModelError, RolloutError
 from tasks.core.files import fsync_folder, write_atomically
 from tasks.core.progress import say
 from tasks.core.release import Release, ServiceFolder, ServiceState
@@ -27,6 +27,8 @@ from tasks.rollout.plan import plan_rollout
 
 _POLL_S = 0.02
 _LOG_LINES = 12
+_DEATH_NOTICE_S = 2.0
+_SERVES_ALREADY = (RolloutAction.NOTHING, RolloutAction.ADOPT)
 
 
 class Completion(Protocol):
@@ -105,23 +107,27 @@ def roll_out(release: Release, folder: ServiceFolder, target: Target, open_api: 
     """Bring `release` into service; nothing is done if it serves already.
 
     A release that does not start, or does not answer, is a verdict: `rolled_back`. Raises `PortTakenError`,
-    and what the target raises when it cannot work at all.
+    `ModelError` if the model file is not the one that was measured, `RolloutError` if the service runs on
+    another target, and what the target raises when it cannot work at all; the former one then serves on.
     """
-    plan = plan_rollout(release, folder.state(), _look(release, target, open_api))
-    if plan.action in (RolloutAction.NOTHING, RolloutAction.ADOPT):
-        running = target.running()
-        assert running is not None  # else the plan would be to start
-        if plan.action is RolloutAction.ADOPT:
-            _write_state(release, folder, running.host, running.port, plan.previous)
-        return _result(
-            release,
-            plan,
-            RolloutVerdict.SERVING,
-            endpoint=running.endpoint,
-            serving=release.id,
-            previous=plan.previous,
+    state = folder.state()
+    if state is not None and state.target != release.target:
+        raise RolloutError(
+            f"{release.name} runs on the target {state.target}, and this release is for {release.target}",
+            fix=f"end it first: slipway stop {release.name}",
         )
+    plan = plan_rollout(release, state, _look(release, target, open_api))
+    if plan.action in _SERVES_ALREADY:
+        return _keep(release, plan, folder, target)
+    _check_model_file(release)
     port = target.claim(plan.host, plan.port)
+    if plan.former is None and (restored := target.running()) is not None:
+        # What served when the service's processes were killed is back: it is the former one, or the wanted.
+        if restored.release == release.id:
+            _await_answer(release, restored, target, open_api)
+        plan = plan_rollout(release, state, _look(release, target, open_api))
+        if plan.action in _SERVES_ALREADY:
+            return _keep(release, plan, folder, target)
     return _Attempt(release, folder, target, open_api, plan, port).run()
 
 
@@ -145,6 +151,56 @@ def answers(release: Release, base_url: str, open_api: OpenApi) -> bool:
         except EngineError:
             return False
         return True
+
+
+def still_serves(result: RolloutResult, release: Release, target: Target, open_api: OpenApi) -> bool:
+    """Whether what a recorded rollout brought into service is still there, and answers."""
+    running = _look(release, target, open_api)
+    if running is None or not running.up:
+        return False
+    if (running.release, running.endpoint) != (release.id, result.endpoint):
+        return False
+    target.claim(running.host, running.port)  # held already: sweeps what a killed rollout left
+    return True
+
+
+def _keep(release: Release, plan: RolloutPlan, folder: ServiceFolder, target: Target) -> RolloutResult:
+    running = target.running()
+    assert running is not None  # else the plan would be to start
+    target.claim(running.host, running.port)  # held already: sweeps what a killed rollout left
+    if plan.action is RolloutAction.ADOPT:
+        _write_state(release, folder, running.host, running.port, plan.previous)
+    return _result(
+        release,
+        plan,
+        RolloutVerdict.SERVING,
+        endpoint=running.endpoint,
+        serving=release.id,
+        previous=plan.previous,
+    )
+
+
+def _await_answer(release: Release, restored: Running, target: Target, open_api: OpenApi) -> None:
+    """Give an engine that was just brought back the time to load: a second one may not fit beside it."""
+    deadline = time.monotonic() + release.spec.rollout.gate.start_timeout_s
+    while time.monotonic() < deadline and not answers(release, restored.endpoint, open_api):
+        current().check()
+        now = target.running()
+        if now is None or not now.up:
+            return
+        time.sleep(_POLL_S)
+
+
+def _check_model_file(release: Release) -> None:
+    """Engines serve damaged weights without complaint: the bytes have to be those that were measured."""
+    path = release.launch.model_file
+    if not path.exists():
+        raise ModelError(f"the model file {path} is gone", fix="deploy again: it is made anew")
+    if path.is_file() and not is_digest_of_file(release.candidate_digest, path):
+        raise ModelError(
+            f"the model file {path} has changed since it was measured",
+            fix="remove it and deploy again: it is made anew",
+        )
 
 
 def _look(release: Release, target: Target, open_api: OpenApi) -> Running | None:
@@ -217,9 +273,21 @@ class _Attempt:
                         fix="raise rollout.gate.start_timeout_s",
                     )
                 time.sleep(_POLL_S)
-            completion = api.complete(self.release.launch.served_name, gate.prompt, gate.max_tokens)
+            try:
+                completion = api.complete(self.release.launch.served_name, gate.prompt, gate.max_tokens)
+            except EngineError as error:
+                if fault := self._fault_soon(candidate):
+                    raise EngineError(f"the engine died at its first completion: {fault}") from error
+                raise
         say(StageName.ROLLOUT, f"gate passed: {gate.prompt!r} -> {completion.text!r}")
         return completion
+
+    def _fault_soon(self, candidate: Candidate) -> str | None:
+        """How the candidate died: a connection breaks a moment before the death is known."""
+        deadline = time.monotonic() + _DEATH_NOTICE_S
+        while not (fault := self.target.fault(candidate)) and time.monotonic() < deadline:
+            time.sleep(_POLL_S)
+        return fault
 
     def _bring_into_service(self, candidate: Candidate) -> None:
         self.target.switch(candidate)
@@ -238,10 +306,8 @@ class _Attempt:
 
     def _rolled_back(self, error: EngineError | RolloutError, log: str) -> RolloutResult:
         running, state = self.target.running(), self.folder.state()
-        say(
-            StageName.ROLLOUT,
-            f"rolled back to {short(running.release) if running else 'nothing'}: {error.what}",
-        )
+        serves = f"{short(running.release)} serves" if running else "nothing serves"
+        say(StageName.ROLLOUT, f"{serves}: {error.what}")
         return _result(
             self.release,
             self.plan,

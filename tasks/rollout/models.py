@@ -6,6 +6,7 @@ from enum import StrEnum
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from tasks.core.release import Release
 from tasks.core.result import StageResult
 from tasks.core.spec import Target
 from tasks.core.verdicts import RolloutVerdict
@@ -79,3 +80,8 @@ class RolloutResult(StageResult):
     first_completion_s: float | None = Field(None, ge=0)
     reason: str | None = None
     log_tail: str | None = None
+
+
+def rollout_inputs(release: Release) -> dict[str, str]:
+    """What decides a rollout, for its record."""
+    return {"service": release.name, "release": release.id}

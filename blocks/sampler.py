@@ -1,0 +1,98 @@
+"""Starts and ends the leak sampler of a service (`tasks/leaks/daemon.py`), which outlives flows."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from blocks.service_processes import ServiceProcesses, processes_of, running_service
+from tasks.core.errors import CommandError
+from tasks.core.files import write_atomically
+from tasks.core.release import Release, ServiceFolder, ServiceState
+from tasks.leaks import daemon
+
+_DAEMON = str(Path(daemon.__file__))
+_POLL_S = 0.02
+_WAIT_S = 10.0
+
+
+def sample_service(folder: ServiceFolder, state: ServiceState, release: Release) -> int:
+    """See to it that the engine of a running service is sampled; the sampler's process id."""
+    running = running_service(folder, state)
+    period_s = release.spec.checks.sample_period_s
+    return start_sampler(folder, processes_of(folder, state, running, period_s=period_s))
+
+
+def start_sampler(folder: ServiceFolder, processes: ServiceProcesses) -> int:
+    """See to it that one sampler runs and samples these processes; its process id. Harmless to repeat."""
+    folder.samples.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder.root / "processes.json", processes.model_dump_json(exclude_none=True))
+    if (running := sampler_pid(folder)) is not None:
+        return running
+    log = folder.samples / "sampler.log"
+    with log.open("wb") as output:
+        child = subprocess.Popen(
+            [sys.executable, "-I", "-S", _DAEMON, str(folder.root)],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            cwd="/",
+            start_new_session=True,
+        )
+    deadline = time.monotonic() + _WAIT_S
+    while (running := sampler_pid(folder)) is None:
+        if child.poll() is not None or time.monotonic() > deadline:
+            raise CommandError(
+                f"the leak sampler of {folder.name} did not start",
+                detail=log.read_text(errors="replace") or None,
+            )
+        time.sleep(_POLL_S)
+    return running
+
+
+def stop_sampler(folder: ServiceFolder) -> bool:
+    """End the sampler and wait until it has ended; whether one ran. Its samples are kept."""
+    pid = sampler_pid(folder)
+    if pid is None:
+        return False
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGTERM)
+    deadline = time.monotonic() + _WAIT_S
+    while sampler_pid(folder) == pid:
+        if time.monotonic() > deadline:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(_POLL_S)
+    return True
+
+
+def sampler_pid(folder: ServiceFolder) -> int | None:
+    """The running sampler: who holds the lock; None if nobody does."""
+    path: Path = folder.samples / "sampler.lock"
+    try:
+        handle = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return _sampler_named(os.pread(handle, 64, 0))
+    else:
+        return None
+    finally:
+        os.close(handle)
+
+
+def _sampler_named(text: bytes) -> int | None:
+    """The process of that id if it is a sampler: the holder of the lock may not have written its own yet."""
+    try:
+        command = Path(f"/proc/{int(text)}/cmdline").read_bytes()
+    except (ValueError, OSError):
+        return None
+    return int(text) if _DAEMON.encode() in command else None

@@ -1,0 +1,103 @@
+"""`slipway kb records | matrix | explain`: reads the knowledge base, on a folder or on S3, without Prefect."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import click
+
+from deployments.cli.main import print_json
+from tasks.core.verdicts import StageName
+
+if TYPE_CHECKING:
+    from tasks.core.records import Record
+
+_AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+
+
+@click.group()
+def kb() -> None:
+    """Read the knowledge base."""
+
+
+@kb.command()
+@click.option(
+    "--stage", type=click.Choice([stage.value for stage in StageName]), help="Records of one stage."
+)
+@click.option(
+    "--limit", type=click.IntRange(min=1), default=20, show_default=True, help="How many, the newest ones."
+)
+@_AS_JSON
+def records(stage: str | None, limit: int, as_json: bool) -> None:
+    """List what was found, the oldest first."""
+    from tasks.knowledge.report import RECORD_COLUMNS, record_row
+
+    found = _read(StageName(stage) if stage else None)[-limit:]
+    if as_json:
+        print_json({"records": [record.model_dump(mode="json", by_alias=True) for record in found]})
+        return
+    _print(
+        RECORD_COLUMNS, [record_row(record) for record in found], "no records yet: slipway deploy SPEC.yaml"
+    )
+
+
+@kb.command()
+@_AS_JSON
+def matrix(as_json: bool) -> None:
+    """The best measured parameters for each engine, model and hardware."""
+    from tasks.knowledge import plan
+    from tasks.knowledge.report import MATRIX_COLUMNS, cell_row
+
+    cells = plan.matrix(_read())
+    if as_json:
+        print_json({"matrix": [cell.model_dump(mode="json") for cell in cells]})
+        return
+    _print(
+        MATRIX_COLUMNS,
+        [cell_row(cell) for cell in cells],
+        "nothing was measured yet: slipway deploy SPEC.yaml",
+    )
+
+
+@kb.command()
+@click.argument("name")
+@_AS_JSON
+def explain(name: str, as_json: bool) -> None:
+    """Which records the release of the service NAME rests on."""
+    from tasks.core.release import ServiceFolder
+    from tasks.core.settings import Settings
+    from tasks.knowledge import plan
+    from tasks.knowledge.report import REASON_COLUMNS, reason_row
+
+    _, release = ServiceFolder(Settings.load().services, name).serving()
+    reasons = plan.explain(release.records, _read())
+    if as_json:
+        print_json(
+            {
+                "name": name,
+                "release": release.id,
+                "records": [reason.model_dump(mode="json", by_alias=True) for reason in reasons],
+            }
+        )
+        return
+    click.echo(f"{name} serves release {release.id}")
+    _print(REASON_COLUMNS, [reason_row(reason) for reason in reasons], "its release names no records")
+
+
+def _read(stage: StageName | None = None) -> Sequence[Record]:
+    from blocks.record_store import open_record_store
+    from tasks.core.settings import Settings
+
+    return open_record_store(Settings.load()).list(stage)
+
+
+def _print(columns: Sequence[str], rows: Sequence[tuple[str, ...]], otherwise: str) -> None:
+    if not rows:
+        click.echo(otherwise)
+        return
+    from rich.markup import escape
+
+    from deployments.cli.show import print_table
+
+    print_table(columns, [[escape(cell) for cell in row] for row in rows])

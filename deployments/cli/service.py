@@ -1,0 +1,288 @@
+"""`slipway status | logs | stop | rollback`: services, without Prefect."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from tasks.core.release import Release, ServiceFolder, ServiceState
+    from tasks.core.settings import Settings
+    from tasks.rollout.models import RolloutResult, Running
+
+_COLUMNS = (
+    "name", "state", "endpoint", "target", "release", "model", "format", "batch", "since", "restarts",
+)  # fmt: skip
+_PIPE_WIDTH = 240
+_AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+
+
+@click.command()
+@click.argument("name", required=False)
+@_AS_JSON
+def status(name: str | None, as_json: bool) -> None:
+    """Show services and what they serve: all of them, or NAME."""
+    from deployments.cli.main import print_json
+    from tasks.core.settings import Settings
+
+    settings = Settings.load()
+    folders = [_folder(settings, name)] if name else _folders(settings)
+    rows = [_status_of(folder, settings) for folder in folders]
+    if as_json:
+        print_json(rows[0] if name else {"services": rows})
+    elif rows:
+        _print_table(rows)
+    else:
+        click.echo("no services yet: slipway deploy SPEC.yaml")
+
+
+@click.command()
+@click.argument("name")
+@click.option(
+    "-n", "--lines", default=50, show_default=True, type=click.IntRange(min=1), help="How many lines."
+)
+@_AS_JSON
+def logs(name: str, lines: int, as_json: bool) -> None:
+    """Show the end of NAME's log."""
+    from blocks.targets import open_target
+    from deployments.cli.main import print_json
+    from tasks.core.settings import Settings
+
+    settings = Settings.load()
+    folder = _folder(settings, name)
+    with open_target(_target_of(folder), folder, settings) as target:
+        text = target.log_tail(lines)
+    if as_json:
+        print_json({"name": name, "lines": text.splitlines()})
+    else:
+        click.echo(text)
+
+
+@click.command()
+@click.argument("name")
+@_AS_JSON
+def stop(name: str, as_json: bool) -> None:
+    """End the service NAME, once its requests are answered. Its releases are kept."""
+    from blocks.sampler import stop_sampler
+    from blocks.targets import open_target
+    from deployments.cli.main import print_json
+    from tasks.core.files import file_lock
+    from tasks.core.settings import Settings
+    from tasks.rollout.apply import stop_service
+
+    settings = Settings.load()
+    folder = _folder(settings, name)
+    start = time.monotonic()
+    with (
+        file_lock(settings.service_lease(name), wait=False, holder=f"the service {name}"),
+        open_target(_target_of(folder), folder, settings) as target,
+    ):
+        state = folder.state()
+        release = folder.release(state.release) if state else None
+        stopped = stop_service(folder, target, drain_s=release.spec.rollout.drain_s if release else 0)
+        stop_sampler(folder)
+        inputs = {"stop": name, "release": state.release if state else None}
+        record = _record(settings, name, "stopped", start, inputs, {}) if stopped else None
+    if as_json:
+        print_json({"name": name, "stopped": stopped, "record": record})
+    else:
+        click.echo(f"{name} is stopped" if stopped else f"{name} was stopped already")
+
+
+@click.command()
+@click.argument("name")
+@_AS_JSON
+@click.pass_context
+def rollback(ctx: click.Context, name: str, as_json: bool) -> None:
+    """Go back to the release of NAME that served before; once more comes back to this one."""
+    from blocks.engine_api import EngineApi
+    from blocks.sampler import sample_service
+    from blocks.targets import open_target
+    from deployments.cli.main import print_json
+    from tasks.core.files import file_lock
+    from tasks.core.settings import Settings
+    from tasks.core.verdicts import RolloutVerdict, StageName, says_no
+    from tasks.rollout.apply import roll_out
+
+    settings = Settings.load()
+    folder = _folder(settings, name)
+    start = time.monotonic()
+    with file_lock(settings.service_lease(name), wait=False, holder=f"the service {name}"):
+        release = _release_before(folder)
+        with open_target(release.target, folder, settings) as target:
+            result = roll_out(release, folder, target, EngineApi)
+            if result.verdict == RolloutVerdict.SERVING:
+                sample_service(folder, *folder.serving())
+        record = _record_rollout(settings, release, result, start)
+    if as_json:
+        print_json({**result.model_dump(mode="json"), "record": record})
+    else:
+        _print_rollout(result)
+    if says_no(StageName.ROLLOUT, result.verdict):
+        ctx.exit(3)
+
+
+def _folders(settings: Settings) -> list[ServiceFolder]:
+    from tasks.core.release import ServiceFolder
+
+    found = sorted(path.parent.name for path in settings.services.glob("*/releases"))
+    return [ServiceFolder(settings.services, name) for name in found]
+
+
+def _folder(settings: Settings, name: str) -> ServiceFolder:
+    from tasks.core.errors import NotFoundError
+
+    folders = {folder.name: folder for folder in _folders(settings)}
+    if name not in folders:
+        known = f"known: {', '.join(folders)}" if folders else "there are none yet: slipway deploy SPEC.yaml"
+        raise NotFoundError(f"no service {name}", fix=known)
+    return folders[name]
+
+
+def _latest_release(folder: ServiceFolder) -> Release:
+    """The release that serves, or the one that was written last."""
+    from tasks.core.release import Release
+
+    state = folder.state()
+    if state is not None and (release := folder.release(state.release)) is not None:
+        return release
+    newest = max(folder.root.glob("releases/*.json"), key=lambda path: path.stat().st_mtime)
+    return Release.model_validate_json(newest.read_bytes())
+
+
+def _target_of(folder: ServiceFolder) -> Any:
+    state = folder.state()
+    return state.target if state else _latest_release(folder).target
+
+
+def _release_before(folder: ServiceFolder) -> Release:
+    from tasks.core.digests import short
+    from tasks.core.errors import RolloutError, WrongUseError
+
+    state = folder.state()
+    if state is None:
+        raise WrongUseError(
+            f"{folder.name} is stopped: nothing to go back from", fix="slipway deploy SPEC.yaml"
+        )
+    if state.previous is None:
+        raise WrongUseError(f"{folder.name} has no release before {short(state.release)}")
+    release = folder.release(state.previous)
+    if release is None:
+        raise RolloutError(
+            f"the document of release {short(state.previous)} is gone from {folder.root / 'releases'}",
+            fix="deploy the spec again",
+        )
+    return release
+
+
+def _status_of(folder: ServiceFolder, settings: Settings) -> dict[str, Any]:
+    from blocks.targets import open_target
+    from tasks.core.errors import MissingToolError
+
+    state, release = folder.state(), _latest_release(folder)
+    running: Running | None = None
+    condition = "stopped"
+    try:
+        with open_target(_target_of(folder), folder, settings) as target:
+            running = target.running()
+    except MissingToolError:
+        condition = "unknown"
+    else:
+        condition = _condition(running, state)
+    if running is not None and running.release != release.id:
+        release = folder.release(running.release) or release
+    return {
+        "name": folder.name,
+        "state": condition,
+        "endpoint": running.endpoint if running else state.endpoint if state else None,
+        "target": release.target,
+        "release": release.id,
+        "previous": state.previous if state else None,
+        "model": release.model_source,
+        "format": release.candidate_format,
+        "batch": release.batch,
+        "since": state.since.isoformat() if state else None,
+        "restarts": running.restarts if running else None,
+        "open_requests": running.open_requests if running else None,
+    }
+
+
+def _condition(running: Running | None, state: ServiceState | None) -> str:
+    """up: it answers `/health`; starting: its engine runs; down: it should serve and does not."""
+    from blocks.engine_api import EngineApi
+
+    if running is None:
+        return "down" if state else "stopped"
+    with EngineApi(running.endpoint, timeout_s=2) as api:
+        if api.ready():
+            return "up"
+    return "starting" if running.up else "down"
+
+
+def _record(
+    settings: Settings,
+    name: str,
+    outcome: str,
+    start: float,
+    inputs: dict[str, Any],
+    evidence: dict[str, Any],
+    numbers: dict[str, Any] | None = None,
+) -> str:
+    from blocks.host import fingerprint_here
+    from blocks.record_store import open_record_store
+    from tasks.core.records import inputs_digest, new_record
+    from tasks.core.verdicts import StageName
+
+    record = new_record(
+        stage=StageName.ROLLOUT,
+        subject=name,
+        host_fingerprint=fingerprint_here(),
+        inputs_digest=inputs_digest(StageName.ROLLOUT, inputs),
+        outcome=outcome,
+        seconds=time.monotonic() - start,
+        numbers=numbers,
+        evidence={"inputs": inputs, **evidence},
+    )
+    open_record_store(settings).put(record)
+    return record.id
+
+
+def _record_rollout(settings: Settings, release: Release, result: RolloutResult, start: float) -> str:
+    from tasks.rollout import report
+    from tasks.rollout.models import rollout_inputs
+
+    evidence = {"by": "rollback", "result": result.model_dump(mode="json")}
+    inputs: dict[str, Any] = dict(rollout_inputs(release))
+    return _record(settings, release.name, result.verdict, start, inputs, evidence, report.numbers(result))
+
+
+def _print_rollout(result: RolloutResult) -> None:
+    from tasks.core.digests import short
+    from tasks.rollout.report import headline
+
+    click.echo(
+        f"{result.name} {short(result.release)}: {result.verdict.replace('_', ' ')}: {headline(result)}"
+    )
+    if result.log_tail:
+        for line in result.log_tail.splitlines():
+            click.echo(f"  | {line}", err=True)
+
+
+def _print_table(rows: list[dict[str, Any]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from tasks.core.digests import short
+
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column in _COLUMNS:
+        table.add_column(column, no_wrap=column != "model", overflow="fold")
+    for row in rows:
+        since = (row["since"] or "")[:19].replace("T", " ")
+        shown = {**row, "release": short(row["release"]), "since": since}
+        table.add_row(*("" if shown[column] is None else str(shown[column]) for column in _COLUMNS))
+    console = Console()
+    # What reads a pipe has no width: only a terminal folds lines.
+    console.print(table, width=None if console.is_terminal else _PIPE_WIDTH)

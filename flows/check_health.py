@@ -1,0 +1,53 @@
+"""Is a service well? GPU, process and answers; nightly of every service."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from prefect import flow
+
+from blocks.health_probes import LocalProbes, SampleContract
+from blocks.host import fingerprint_here
+from blocks.record_store import open_record_store
+from flows.every_service import worst_of_every_service
+from flows.recording import Outcome, run_stage
+from tasks.core.release import ServiceFolder
+from tasks.core.settings import Settings
+from tasks.core.verdicts import StageName
+from tasks.health import apply, plan, report
+from tasks.health.models import HealthResult
+from tasks.health.task import check_contract, sample_service
+
+
+@flow(name="check-health")
+def check_health(name: str | None = None, contract: bool = False) -> Outcome[HealthResult]:
+    """Check a service on three levels: its GPUs, its process, and what it answers.
+
+    Args:
+        name: The service; every service of this host when empty.
+        contract: Whether to hold the accumulated samples to their contract, too (takes seconds).
+    """
+    if name is None:
+        return worst_of_every_service(partial(check_health, contract=contract, return_state=True))
+    settings = Settings.load()
+    folder = ServiceFolder(settings.services, name)
+    _, release = folder.serving()
+    records = open_record_store(settings).list(StageName.HEALTH)
+    before = plan.last_check(records, name, release.id)
+    samples = SampleContract(records, fingerprint_here())
+    outcome = run_stage(
+        StageName.HEALTH,
+        subject=name,
+        inputs={"release": release.id, "contract": contract},
+        result_type=HealthResult,
+        report=report,
+        work=lambda: apply.check(
+            folder,
+            LocalProbes(),
+            before,
+            contract=(lambda result: check_contract(result, samples)) if contract else None,
+            sample=sample_service,
+        ),
+        consulted=[before.id] if before else [],
+    )
+    return outcome.as_state()

@@ -1,0 +1,45 @@
+"""Does a service leak memory? The sampler is kept running, and what it wrote is judged; nightly of every service."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from prefect import flow
+
+from blocks.host import read_system
+from blocks.sampler import sample_service
+from flows.every_service import worst_of_every_service
+from flows.recording import Outcome, run_stage
+from tasks.core.release import ServiceFolder
+from tasks.core.settings import Settings
+from tasks.core.verdicts import StageName
+from tasks.leaks import report
+from tasks.leaks.models import LeakRequest, LeakResult
+from tasks.leaks.task import judge_samples
+
+
+@flow(name="check-leaks")
+def check_leaks(name: str | None = None) -> Outcome[LeakResult]:
+    """Judge the memory of a service's engine since it was started.
+
+    Args:
+        name: The service; every service of this host when empty.
+    """
+    if name is None:
+        return worst_of_every_service(partial(check_leaks, return_state=True))
+    folder = ServiceFolder(Settings.load().services, name)
+    state, release = folder.serving()
+    sample_service(folder, state, release)
+    request = LeakRequest(
+        limit_bytes=release.spec.hardware.memory or read_system().memory_bytes,
+        confirm_after_s=release.spec.checks.confirm_after_s,
+    )
+    outcome = run_stage(
+        StageName.LEAKS,
+        subject=name,
+        inputs={"release": release.id, **request.model_dump()},
+        result_type=LeakResult,
+        report=report,
+        work=lambda: judge_samples(folder.samples, request),
+    )
+    return outcome.as_state()

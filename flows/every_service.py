@@ -1,0 +1,35 @@
+"""A nightly check looks at every service of this host; one that fails keeps none of the others from it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, cast
+
+from prefect.client.schemas.objects import State
+from prefect.states import Completed
+
+from flows.recording import Outcome
+from tasks.core.settings import Settings
+
+_ORDER = ("none", "healthy", "suspected", "degraded", "confirmed", "unhealthy")
+
+
+def worst_of_every_service(check: Callable[[str], Any]) -> Outcome[Any]:
+    """Check each running service in turn; the state of the worst one. Raises the first fault at the end.
+
+    `check` is a flow called with `return_state=True`: a service that cannot be checked does not end the others.
+    """
+    states: list[State[Any]] = [check(name) for name in running_services(Settings.load())]
+    for state in states:
+        if not state.is_completed():
+            state.result()  # raises what it failed with
+    outcomes = [cast(Outcome[Any], state.result()) for state in states]
+    if not outcomes:
+        nothing: Any = Completed(name="Nothing to check", message="no service runs on this host")
+        return cast("Outcome[Any]", nothing)
+    return max(outcomes, key=lambda outcome: _ORDER.index(outcome.verdict)).as_state()
+
+
+def running_services(settings: Settings) -> list[str]:
+    """Names of the services that were deployed and not stopped."""
+    return sorted(path.parent.name for path in settings.services.glob("*/current.json"))

@@ -1,0 +1,42 @@
+"""Bring a release into service, or leave the former one serving."""
+
+from __future__ import annotations
+
+from prefect import flow
+
+from blocks.engine_api import EngineApi
+from blocks.sampler import sample_service
+from blocks.targets import open_target, prepare
+from flows.recording import Outcome, run_stage
+from tasks.core.release import Release, ServiceFolder
+from tasks.core.settings import Settings
+from tasks.core.verdicts import RolloutVerdict, StageName
+from tasks.rollout import report
+from tasks.rollout.apply import still_serves
+from tasks.rollout.models import RolloutResult, rollout_inputs
+from tasks.rollout.task import bring_into_service
+
+
+@flow(name="roll-out")
+def roll_out(release: Release) -> Outcome[RolloutResult]:
+    """Start a release, let it prove itself, and switch the service's traffic to it without losing a request.
+
+    Args:
+        release: What to run: the engine's command, the model and everything that was decided about them.
+    """
+    settings = Settings.load()
+    release = prepare(release, settings)
+    folder = ServiceFolder(settings.services, release.name)
+    with open_target(release.target, folder, settings) as target:
+        outcome = run_stage(
+            StageName.ROLLOUT,
+            subject=release.name,
+            inputs=rollout_inputs(release),
+            result_type=RolloutResult,
+            report=report,
+            work=lambda: bring_into_service(release, folder, target, EngineApi),
+            still_good=lambda result: still_serves(result, release, target, EngineApi),
+        )
+    if outcome.verdict == RolloutVerdict.SERVING:
+        sample_service(folder, *folder.serving())
+    return outcome.as_state()

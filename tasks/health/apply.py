@@ -1,0 +1,136 @@
+"""Takes the samples of a health check. It changes nothing."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Protocol
+
+from tasks.core.cancellation import current
+from tasks.core.errors import EngineError
+from tasks.core.records import Record
+from tasks.core.release import Release, ServiceFolder, ServiceState
+from tasks.health import plan
+from tasks.health.models import (
+    ContractResult,
+    GpuSample,
+    HealthResult,
+    ProcessSample,
+    Samples,
+    ServiceSample,
+)
+
+SHORT_REQUESTS = 5
+COMPLETION_TOKENS = 8
+_PROCESSING = ("llamacpp:requests_processing", "vllm:num_requests_running")
+_DEFERRED = ("llamacpp:requests_deferred", "vllm:num_requests_waiting")
+_KV_USAGE = ("vllm:kv_cache_usage_perc", "llamacpp:kv_cache_usage_ratio")
+
+
+class Completion(Protocol):
+    """What `blocks.engine_api.Completion` is to a health check."""
+
+    @property
+    def text(self) -> str: ...
+
+    @property
+    def seconds(self) -> float: ...
+
+
+class ServiceApi(Protocol):
+    """The service's HTTP interface, as `blocks.engine_api.EngineApi` gives it."""
+
+    def ready(self) -> bool: ...
+
+    def complete(self, model: str, prompt: str, max_tokens: int, /) -> Completion: ...
+
+    def metrics(self) -> dict[str, float]: ...
+
+
+class Probes(Protocol):
+    """Where the samples come from."""
+
+    def gpus(self) -> tuple[GpuSample, ...]:
+        """The GPUs of this host; none where there is no driver."""
+
+    def process(self, folder: ServiceFolder, state: ServiceState) -> ProcessSample:
+        """The service's process or container."""
+
+    def api(self, base_url: str) -> AbstractContextManager[ServiceApi]:
+        """A client for the service."""
+
+
+SampleService = Callable[[ServiceFolder, ServiceState, Release, Probes], Samples]
+CheckContract = Callable[[HealthResult], ContractResult]
+
+
+def check(
+    folder: ServiceFolder,
+    probes: Probes,
+    before: Record | None,
+    *,
+    contract: CheckContract | None = None,
+    sample: SampleService | None = None,
+) -> HealthResult:
+    """One check of a service. Raises `NotFoundError` for an unknown or stopped one.
+
+    `before` is the record of the last check of this release. `contract` judges the table of samples with this
+    look's in it.
+    """
+    state, release = folder.serving()
+    limits = plan.limits_of(release, before)
+    samples = (sample or take_samples)(folder, state, release, probes)
+    result = plan.conclude(folder.name, release, state.endpoint, samples, limits)
+    if contract is None:
+        return result
+    return plan.conclude(folder.name, release, state.endpoint, samples, limits, contract(result))
+
+
+def take_samples(folder: ServiceFolder, state: ServiceState, release: Release, probes: Probes) -> Samples:
+    """One look on all three levels."""
+    gpus = probes.gpus()
+    process = probes.process(folder, state)
+    with probes.api(state.endpoint) as api:
+        service = sample_service(api, release.launch.served_name, release.spec.rollout.gate.prompt)
+    return Samples(gpus=gpus, process=process, service=service)
+
+
+def sample_service(api: ServiceApi, model: str, prompt: str) -> ServiceSample:
+    """`/health`, one real completion, then a few requests for a single token: their time is that to the first."""
+    ready = api.ready()
+    try:
+        completion = api.complete(model, prompt, COMPLETION_TOKENS).text
+    except EngineError as error:
+        return ServiceSample(ready=ready, fault=error.what)
+    latencies: list[float] = []
+    fault: str | None = None
+    for _ in range(SHORT_REQUESTS):
+        current().check()
+        try:
+            # A prompt of its own each time: one that is in the cache would be faster than a user's.
+            latencies.append(api.complete(model, f"{secrets.token_hex(4)} {prompt}", 1).seconds * 1000)
+        except EngineError as error:
+            fault = error.what
+    metrics = _metrics(api)
+    return ServiceSample(
+        ready=ready,
+        completion=completion,
+        fault=fault,
+        latencies_ms=tuple(latencies),
+        failed=SHORT_REQUESTS - len(latencies),
+        requests_processing=_first(metrics, _PROCESSING),
+        requests_deferred=_first(metrics, _DEFERRED),
+        kv_usage=_first(metrics, _KV_USAGE),
+    )
+
+
+def _metrics(api: ServiceApi) -> dict[str, float]:
+    try:
+        return api.metrics()
+    except EngineError:
+        return {}  # an engine without metrics is not ill
+
+
+def _first(metrics: dict[str, float], names: tuple[str, ...]) -> float | None:
+    return next((metrics[name] for name in names if name in metrics), None)

@@ -1,0 +1,129 @@
+"""What the health check samples on its three levels, and what it answers."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from tasks.core.result import StageResult
+from tasks.core.verdicts import HealthVerdict
+
+Level = Literal["gpu", "process", "service", "contract"]
+
+
+class Part(BaseModel):
+    """A piece of a sample."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class HealthLimits(Part):
+    """What the samples are judged against, from the release's spec.
+
+    `gpus` is how many GPUs the service was promised; `memory_bytes` its limit, None where it has none;
+    `restarts` how many of them the last check of this release has seen already.
+    """
+
+    latency_slo_ms: float = Field(500, gt=0)
+    gpu_temperature_c: float = Field(85, gt=0)
+    gpus: int = Field(0, ge=0)
+    memory_bytes: int | None = Field(None, gt=0)
+    memory_fraction: float = Field(0.9, gt=0, le=1)
+    restarts: int = Field(0, ge=0)
+
+
+class GpuSample(Part):
+    """One GPU by NVML. None: this GPU does not report it. `fan` and `memory_used` are shares of the whole."""
+
+    index: int
+    name: str
+    uuid: str
+    temperature_c: float | None = None
+    fan: float | None = Field(None, ge=0)
+    memory_used: float | None = Field(None, ge=0, le=1)
+    slowed: tuple[str, ...] = ()
+    """Why the hardware itself holds its clocks down now."""
+
+
+class ProcessSample(Part):
+    """The engine's process or container. `memory_bytes` is anonymous memory, resident and swapped."""
+
+    alive: bool
+    restarts: int = Field(0, ge=0)
+    open_requests: int | None = Field(None, ge=0)
+    memory_bytes: int | None = Field(None, ge=0)
+
+
+class ServiceSample(Part):
+    """What the service answered. `completion` is the text of the one real completion, None if there was none;
+    `latencies_ms` are times to the first token of short requests, `failed` how many of them got no answer.
+
+    `requests_deferred` wait for a free slot; `kv_usage` is the used share of the key and value cache.
+    """
+
+    ready: bool
+    completion: str | None = None
+    fault: str | None = None
+    latencies_ms: tuple[float, ...] = ()
+    failed: int = Field(0, ge=0)
+    requests_processing: float | None = None
+    requests_deferred: float | None = None
+    kv_usage: float | None = None
+
+    @property
+    def mean_ms(self) -> float | None:
+        """Mean time to first token; None where no request was answered."""
+        return sum(self.latencies_ms) / len(self.latencies_ms) if self.latencies_ms else None
+
+
+class ContractBreach(Part):
+    """An expectation on the table of samples that does not hold. `expectation` is its name, `observed` what
+    was there instead."""
+
+    expectation: str
+    column: str | None
+    observed: str
+
+
+class ContractResult(Part):
+    """Whether the accumulated samples are what their readers rely on."""
+
+    rows: int
+    expectations: int
+    breaches: tuple[ContractBreach, ...] = ()
+
+
+class Finding(Part):
+    """One thing that is not as it should be. `verdict` is the best verdict that it allows."""
+
+    level: Level
+    verdict: HealthVerdict
+    message: str
+    fix: str | None = None
+
+
+class Samples(Part):
+    """One look at a service on all levels."""
+
+    gpus: tuple[GpuSample, ...] = ()
+    process: ProcessSample
+    service: ServiceSample
+
+
+class HealthResult(StageResult):
+    """The verdict is the worst that a finding allows; without findings it is `healthy`."""
+
+    verdict: HealthVerdict
+    name: str
+    release: str
+    endpoint: str
+    samples: Samples
+    limits: HealthLimits
+    findings: tuple[Finding, ...] = ()
+    contract: ContractResult | None = None
+
+    @property
+    def completion(self) -> str | None:
+        """What the service answered to the gate's prompt."""
+        return self.samples.service.completion

@@ -1,0 +1,183 @@
+"""Is a service well? Pure: samples and limits in, findings and a verdict out."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tasks.core.records import Record
+from tasks.core.release import Release
+from tasks.core.verdicts import CANCELLED, FAULT, HealthVerdict
+from tasks.health.models import (
+    ContractResult,
+    Finding,
+    GpuSample,
+    HealthLimits,
+    HealthResult,
+    Level,
+    ProcessSample,
+    Samples,
+    ServiceSample,
+)
+
+KV_FULL = 0.95
+"""Share of the key and value cache from which engines preempt requests."""
+GPU_MEMORY_FULL = 0.98
+
+_ORDER = (HealthVerdict.HEALTHY, HealthVerdict.DEGRADED, HealthVerdict.UNHEALTHY)
+
+
+def limits_of(release: Release, before: Record | None = None) -> HealthLimits:
+    """What the release's spec asks for; `before` is the record of the last check of this release."""
+    spec = release.spec
+    return HealthLimits(
+        latency_slo_ms=spec.checks.latency_slo_ms,
+        gpu_temperature_c=spec.checks.gpu_temperature_c,
+        gpus=spec.hardware.gpus,
+        memory_bytes=spec.hardware.memory or None,
+        memory_fraction=spec.objectives.memory_fraction,
+        restarts=before.evidence["result"]["samples"]["process"]["restarts"] if before else 0,
+    )
+
+
+def last_check(records: Sequence[Record], name: str, release: str) -> Record | None:
+    """The latest record of a check of this release that came to an answer."""
+    for record in reversed(records):
+        if record.subject == name and record.outcome not in (FAULT, CANCELLED):
+            return record if record.evidence.get("result", {}).get("release") == release else None
+    return None
+
+
+def expectations() -> list[Mapping[str, Any]]:
+    """The contract on the table of samples, as data: `type` and its arguments."""
+    text = (Path(__file__).parent / "data" / "contract.toml").read_text()
+    rows: list[Mapping[str, Any]] = tomllib.loads(text)["expectation"]
+    return rows
+
+
+def conclude(
+    name: str,
+    release: Release,
+    endpoint: str,
+    samples: Samples,
+    limits: HealthLimits,
+    contract: ContractResult | None = None,
+) -> HealthResult:
+    """The answer of one check."""
+    findings = judge(samples, limits, contract)
+    return HealthResult(
+        verdict=verdict_of(findings),
+        name=name,
+        release=release.id,
+        endpoint=endpoint,
+        samples=samples,
+        limits=limits,
+        findings=findings,
+        contract=contract,
+    )
+
+
+def judge(
+    samples: Samples, limits: HealthLimits, contract: ContractResult | None = None
+) -> tuple[Finding, ...]:
+    """What is not as it should be, worst first."""
+    found = [
+        *_judge_gpus(samples.gpus, limits),
+        *_judge_process(samples.process, limits),
+        *_judge_service(samples.service, limits),
+        *(_judge_contract(contract) if contract else ()),
+    ]
+    return tuple(sorted(found, key=lambda finding: -_ORDER.index(finding.verdict)))
+
+
+def verdict_of(findings: tuple[Finding, ...]) -> HealthVerdict:
+    """The worst verdict of the findings; healthy without any."""
+    return max((finding.verdict for finding in findings), key=_ORDER.index, default=HealthVerdict.HEALTHY)
+
+
+def _judge_gpus(gpus: tuple[GpuSample, ...], limits: HealthLimits) -> Iterator[Finding]:
+    if len(gpus) < limits.gpus:
+        yield _unhealthy(
+            "gpu",
+            f"{len(gpus)} of the {limits.gpus} GPUs of this service can be seen",
+            fix="look for XID errors: dmesg | grep -i xid",
+        )
+    for gpu in gpus:
+        name = f"GPU {gpu.index} ({gpu.name})"
+        if gpu.temperature_c is not None and gpu.temperature_c >= limits.gpu_temperature_c:
+            yield _degraded(
+                "gpu",
+                f"{name} is at {gpu.temperature_c:.0f} °C, called hot from {limits.gpu_temperature_c:.0f} °C on",
+                fix="look at its fans and at the air flow, or raise checks.gpu_temperature_c",
+            )
+        if gpu.slowed:
+            yield _degraded("gpu", f"{name} holds its clocks down: {', '.join(gpu.slowed)}")
+        if limits.gpus and gpu.memory_used is not None and gpu.memory_used >= GPU_MEMORY_FULL:
+            yield _degraded("gpu", f"{name} has {gpu.memory_used:.1%} of its memory in use")
+
+
+def _judge_process(process: ProcessSample, limits: HealthLimits) -> Iterator[Finding]:
+    if not process.alive:
+        yield _unhealthy(
+            "process", "the engine's process does not run", fix="read its log: slipway logs NAME"
+        )
+    # A count below the last one is a new supervisor's.
+    new = process.restarts - (limits.restarts if process.restarts >= limits.restarts else 0)
+    if new:
+        times = "once" if new == 1 else f"{new} times"
+        yield _degraded(
+            "process",
+            f"the engine died and was restarted {times} since the last check",
+            fix="read its log: slipway logs NAME",
+        )
+    if process.memory_bytes is None or limits.memory_bytes is None:
+        return
+    share = process.memory_bytes / limits.memory_bytes
+    if share >= limits.memory_fraction:
+        yield _degraded(
+            "process",
+            f"the engine holds {process.memory_bytes / 1e6:.0f} MB, {share:.0%} of its limit",
+            fix="look for a leak (check_leaks), or raise hardware.memory",
+        )
+
+
+def _judge_service(service: ServiceSample, limits: HealthLimits) -> Iterator[Finding]:
+    if not service.ready:
+        yield _unhealthy("service", "/health does not answer 200", fix="read its log: slipway logs NAME")
+    if service.completion is None:
+        yield _unhealthy("service", f"no completion: {service.fault or 'no answer'}")
+        return
+    if service.failed:
+        asked = service.failed + len(service.latencies_ms)
+        yield _degraded("service", f"{service.failed} of {asked} short requests failed: {service.fault}")
+    if service.mean_ms is not None and service.mean_ms > limits.latency_slo_ms:
+        yield _degraded(
+            "service",
+            f"the mean time to first token is {service.mean_ms:.0f} ms, called slow above "
+            f"{limits.latency_slo_ms:.0f} ms",
+            fix="look at its load, or raise checks.latency_slo_ms",
+        )
+    if service.requests_deferred:
+        yield _degraded(
+            "service",
+            f"{service.requests_deferred:.0f} requests wait for a free slot",
+            fix="add a replica, or deploy with a larger batch",
+        )
+    if service.kv_usage is not None and service.kv_usage >= KV_FULL:
+        yield _degraded("service", f"{service.kv_usage:.0%} of the key and value cache is in use")
+
+
+def _judge_contract(contract: ContractResult) -> Iterator[Finding]:
+    for breach in contract.breaches:
+        where = f" of {breach.column}" if breach.column else ""
+        yield _degraded("contract", f"health samples: {breach.expectation}{where}: {breach.observed}")
+
+
+def _unhealthy(level: Level, message: str, fix: str | None = None) -> Finding:
+    return Finding(level=level, verdict=HealthVerdict.UNHEALTHY, message=message, fix=fix)
+
+
+def _degraded(level: Level, message: str, fix: str | None = None) -> Finding:
+    return Finding(level=level, verdict=HealthVerdict.DEGRADED, message=message, fix=fix)

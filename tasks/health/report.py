@@ -1,0 +1,127 @@
+"""A health check's answer for people, records and tables. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from tasks.core.records import Number
+from tasks.core.verdicts import HealthVerdict
+from tasks.health.models import ContractResult, HealthResult
+
+NUMBERS = {
+    "alive": "1",
+    "restarts": "1",
+    "memory_bytes": "B",
+    "latency_ms": "ms",
+    "failed": "1",
+    "requests_deferred": "1",
+    "kv_usage": "1",
+    "gpu_temperature_c": "°C",
+    "gpu_memory_used": "1",
+}
+"""Figures of a check and their units; one that a level does not report is left out."""
+
+
+def headline(result: HealthResult) -> str:
+    """The worst finding, or how quickly the service answers."""
+    if result.findings:
+        more = f" (and {len(result.findings) - 1} more)" if len(result.findings) > 1 else ""
+        return result.findings[0].message + more
+    mean = result.samples.service.mean_ms
+    return f"first token after {mean:.1f} ms" if mean is not None else "all levels are well"
+
+
+def numbers(result: HealthResult) -> Mapping[str, Number]:
+    """Figures for the record, and for the table that the contract holds."""
+    samples = result.samples
+    temperatures = [gpu.temperature_c for gpu in samples.gpus if gpu.temperature_c is not None]
+    shares = [gpu.memory_used for gpu in samples.gpus if gpu.memory_used is not None]
+    values: dict[str, float | None] = {
+        "alive": float(samples.process.alive),
+        "restarts": samples.process.restarts,
+        "memory_bytes": samples.process.memory_bytes,
+        "latency_ms": samples.service.mean_ms,
+        "failed": samples.service.failed,
+        "requests_deferred": samples.service.requests_deferred,
+        "kv_usage": samples.service.kv_usage,
+        "gpu_temperature_c": max(temperatures, default=None),
+        "gpu_memory_used": max(shares, default=None),
+    }
+    return {
+        name: Number(value=value, unit=NUMBERS[name]) for name, value in values.items() if value is not None
+    }
+
+
+_MARK = {HealthVerdict.HEALTHY: "✓", HealthVerdict.DEGRADED: "!", HealthVerdict.UNHEALTHY: "✗"}
+
+
+def markdown(result: HealthResult) -> str:
+    """The artifact: findings first, then what was seen on each level."""
+    lines = [f"# {result.name} is {result.verdict}", "", f"{result.endpoint}", ""]
+    if result.findings:
+        lines += ["| | level | finding | what to do |", "|---|---|---|---|"]
+        lines += [
+            f"| {_MARK[finding.verdict]} | {finding.level} | {_cell(finding.message)} | {_cell(finding.fix or '')} |"
+            for finding in result.findings
+        ]
+        lines.append("")
+    lines += ["| level | seen | value |", "|---|---|---|"]
+    lines += [f"| {level} | {what} | {_cell(value)} |" for level, what, value in rows(result)]
+    if result.contract is not None:
+        lines += ["", *_contract_lines(result.contract)]
+    return "\n".join(lines)
+
+
+def rows(result: HealthResult) -> list[tuple[str, str, str]]:
+    """Level, what was looked at, and what was seen."""
+    process, service, limits = result.samples.process, result.samples.service, result.limits
+    seen: list[tuple[str, str, str]] = []
+    for gpu in result.samples.gpus:
+        temperature = "?" if gpu.temperature_c is None else f"{gpu.temperature_c:.0f} °C"
+        memory = "" if gpu.memory_used is None else f", memory {gpu.memory_used:.0%}"
+        fan = "" if gpu.fan is None else f", fan {gpu.fan:.0%}"
+        seen.append(("gpu", f"GPU {gpu.index} {gpu.name}", f"{temperature}{memory}{fan}"))
+    if not result.samples.gpus:
+        seen.append(("gpu", "GPUs", "none on this host"))
+    seen.append(("process", "runs", "yes" if process.alive else "no"))
+    seen.append(("process", "restarts", str(process.restarts)))
+    if process.memory_bytes is not None:
+        limit = f" of {limits.memory_bytes / 1e6:.0f} MB" if limits.memory_bytes else ""
+        seen.append(("process", "anonymous memory", f"{process.memory_bytes / 1e6:.1f} MB{limit}"))
+    seen.append(("service", "/health", "200" if service.ready else "no"))
+    seen.append(("service", "completion", "none" if service.completion is None else repr(service.completion)))
+    if service.mean_ms is not None:
+        worst = max(service.latencies_ms)
+        seen.append(
+            (
+                "service",
+                f"time to first token of {len(service.latencies_ms)} requests",
+                f"mean {service.mean_ms:.1f} ms, worst {worst:.1f} ms (slow above {limits.latency_slo_ms:.0f} ms)",
+            )
+        )
+    if service.requests_deferred is not None:
+        seen.append(("service", "requests waiting", f"{service.requests_deferred:.0f}"))
+    if service.kv_usage is not None:
+        seen.append(("service", "key and value cache", f"{service.kv_usage:.0%}"))
+    return seen
+
+
+def _contract_lines(contract: ContractResult) -> list[str]:
+    held = contract.expectations - len(contract.breaches)
+    lines = [
+        f"## Contract on {contract.rows} samples",
+        "",
+        f"{held} of {contract.expectations} expectations hold.",
+    ]
+    if contract.breaches:
+        lines += ["", "| column | expectation | observed |", "|---|---|---|"]
+        lines += [
+            f"| {breach.column or ''} | {breach.expectation} | {_cell(breach.observed)} |"
+            for breach in contract.breaches
+        ]
+    return lines
+
+
+def _cell(text: str) -> str:
+    """Text that cannot end a table's cell, nor become markup."""
+    return " ".join(text.replace("|", "\\|").replace("<", "&lt;").split())

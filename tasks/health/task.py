@@ -1,0 +1,23 @@
+"""The health check's steps as Prefect tasks. They look at what is there now: nothing to cache."""
+
+from __future__ import annotations
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from tasks.core.release import Release, ServiceFolder, ServiceState
+from tasks.health import apply
+from tasks.health.apply import CheckContract, Probes
+from tasks.health.models import ContractResult, HealthResult, Samples
+
+
+@task(name="sample-service", cache_policy=NO_CACHE)
+def sample_service(folder: ServiceFolder, state: ServiceState, release: Release, probes: Probes) -> Samples:
+    """One look at GPU, process and answers."""
+    return apply.take_samples(folder, state, release, probes)
+
+
+@task(name="check-contract", cache_policy=NO_CACHE)
+def check_contract(result: HealthResult, contract: CheckContract) -> ContractResult:
+    """Whether the table of samples, with this look's in it, is what its readers rely on."""
+    return contract(result)

@@ -1,0 +1,54 @@
+"""What the knowledge base answers."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from pydantic import BaseModel, ConfigDict
+
+from tasks.core.records import Record
+
+
+class Cell(BaseModel):
+    """Engine x model x hardware: the best parameters that were measured there, and the record that says so.
+
+    `throughput` in tokens/s over all sequences, `memory_bytes` the largest peak, `ttft_ms` and `tpot_ms` 95th
+    percentiles at that batch size; `quality_loss` relative to the baseline format. None: not measured.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    engine: str
+    model: str
+    model_digest: str
+    hardware: str
+    host_fingerprint: str
+    batch: int
+    format: str | None
+    context: int | None
+    threads: int | None
+    throughput: float
+    memory_bytes: int | None
+    ttft_ms: float | None
+    tpot_ms: float | None
+    quality_loss: float | None
+    measured: int
+    """Records of this cell that came to an answer."""
+    at: datetime
+    record: str
+
+
+class Reason(BaseModel):
+    """One record that a decision rests on. `depth` counts the steps from the release; `missing` ones were
+    named, but are not in this store."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    id: str
+    depth: int
+    record: Record | None
+
+    @property
+    def missing(self) -> bool:
+        """Whether the record is not in this store."""
+        return self.record is None

@@ -1,0 +1,142 @@
+"""Reads answers out of records. Pure: nothing here is typed in by hand, and each answer names its records.
+
+Records of other stages are read as the JSON they are: one written by another version that lacks a figure
+leaves a gap, and never an error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from tasks.core.digests import short
+from tasks.core.records import Record
+from tasks.core.verdicts import StageName
+from tasks.knowledge.models import Cell, Reason
+
+
+def matrix(records: Sequence[Record]) -> tuple[Cell, ...]:
+    """The best measured parameters for each engine, model and hardware, from batching's records.
+
+    Best is the highest throughput within the objectives of the run that measured it.
+    """
+    names, hosts = model_names(records), hardware_names(records)
+    losses = _quality_losses(records)
+    best: dict[tuple[str, str, str], Cell] = {}
+    for record in records:
+        cell = _cell(record, names, hosts, losses)
+        if cell is None:
+            continue
+        key = (cell.engine, cell.model_digest, cell.host_fingerprint)
+        former = best.get(key)
+        count = former.measured + 1 if former else 1
+        winner = cell if former is None or cell.throughput >= former.throughput else former
+        best[key] = winner.model_copy(update={"measured": count})
+    return tuple(sorted(best.values(), key=lambda cell: (cell.engine, cell.model, cell.hardware)))
+
+
+def _cell(
+    record: Record,
+    names: Mapping[str, str],
+    hosts: Mapping[str, str],
+    losses: Mapping[tuple[str, str, str], float],
+) -> Cell | None:
+    if record.stage is not StageName.BATCHING or not record.good:
+        return None
+    inputs, chosen = part(record, "inputs"), part(record, "result", "chosen")
+    digest, batch, throughput = inputs.get("model_digest"), chosen.get("batch"), chosen.get("throughput")
+    if not isinstance(digest, str) or not isinstance(batch, int) or not isinstance(throughput, int | float):
+        return None
+    latency = part(record, "result", "chosen", "latency_ms")
+    format_ = inputs.get("format")
+    return Cell(
+        engine=str(inputs.get("engine", "?")),
+        model=names.get(digest, record.subject),
+        model_digest=digest,
+        hardware=hosts.get(record.host_fingerprint, short(record.host_fingerprint)),
+        host_fingerprint=record.host_fingerprint,
+        batch=batch,
+        format=format_,
+        context=inputs.get("context"),
+        threads=inputs.get("threads"),
+        throughput=throughput,
+        memory_bytes=chosen.get("peak_bytes"),
+        ttft_ms=latency.get("ttft_p95"),
+        tpot_ms=latency.get("tpot_p95"),
+        quality_loss=losses.get((digest, record.host_fingerprint, str(format_))),
+        measured=1,
+        at=record.at,
+        record=record.id,
+    )
+
+
+def model_names(records: Iterable[Record]) -> dict[str, str]:
+    """Where a model came from, by the digest of its manifest: from staging's records."""
+    found = {}
+    for record in records:
+        result = part(record, "result")
+        if record.stage is StageName.STAGING and "manifest_digest" in result and "source" in result:
+            found[str(result["manifest_digest"])] = str(result["source"])
+    return found
+
+
+def hardware_names(records: Iterable[Record]) -> dict[str, str]:
+    """What a host is, by its fingerprint: from compatibility's records."""
+    found = {}
+    for record in records:
+        facts = part(record, "result", "facts")
+        if record.stage is StageName.COMPATIBILITY and facts:
+            found[record.host_fingerprint] = describe_hardware(facts)
+    return found
+
+
+def describe_hardware(facts: Mapping[str, Any]) -> str:
+    """GPUs, processor and memory in a few words."""
+    gpus = [str(gpu.get("name", "GPU")) for gpu in facts.get("gpus") or []]
+    counted = [f"{gpus.count(name)} x {name}" for name in dict.fromkeys(gpus)]
+    cores = f"{facts.get('cpu_count') or '?'} cores"
+    memory = facts.get("memory_bytes")
+    size = [f"{memory / 2**30:.0f} GiB"] if isinstance(memory, int | float) else []
+    return ", ".join([*counted, str(facts.get("cpu") or "unknown processor"), cores, *size])
+
+
+def _quality_losses(records: Iterable[Record]) -> dict[tuple[str, str, str], float]:
+    """Loss of quality by model, host and format: from quantization's records."""
+    found: dict[tuple[str, str, str], float] = {}
+    for record in records:
+        if record.stage is not StageName.QUANTIZATION:
+            continue
+        digest = str(part(record, "inputs").get("model_digest"))
+        for row in part(record, "result").get("measured") or ():
+            loss = (row.get("quality") or {}).get("loss")
+            if loss is not None:
+                found[digest, record.host_fingerprint, str(row.get("format"))] = loss
+    return found
+
+
+def part(record: Record, *path: str) -> Mapping[str, Any]:
+    """An object inside a record's evidence; empty where there is none."""
+    here: Any = record.evidence
+    for name in path:
+        here = here.get(name) if isinstance(here, Mapping) else None
+    return here if isinstance(here, Mapping) else {}
+
+
+def explain(ids: Sequence[str], records: Sequence[Record]) -> tuple[Reason, ...]:
+    """These records, each followed by those that its decision consulted, and so on; each once."""
+    by_id = {record.id: record for record in records}
+    seen: set[str] = set()
+    found: list[Reason] = []
+
+    def visit(record_id: str, depth: int) -> None:
+        if record_id in seen:
+            return
+        seen.add(record_id)
+        record = by_id.get(record_id)
+        found.append(Reason(id=record_id, depth=depth, record=record))
+        for consulted in record.consulted if record else ():
+            visit(consulted, depth + 1)
+
+    for record_id in ids:
+        visit(record_id, 0)
+    return tuple(found)

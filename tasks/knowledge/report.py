@@ -1,0 +1,92 @@
+"""The knowledge base's answers as tables. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tasks.core.records import Number, Record
+from tasks.knowledge.models import Cell, Reason
+
+RECORD_COLUMNS = ("id", "at", "stage", "subject", "outcome", "seconds", "numbers")
+MATRIX_COLUMNS = (
+    "engine", "model", "hardware", "batch", "format", "tokens/s", "memory", "ttft p95", "tpot p95",
+    "quality loss", "runs", "at", "record",
+)  # fmt: skip
+REASON_COLUMNS = ("record", "at", "stage", "outcome", "numbers")
+_SHOWN_NUMBERS = 4
+_PREFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
+
+
+def record_row(record: Record) -> tuple[str, ...]:
+    """One record in `RECORD_COLUMNS`."""
+    return (
+        record.id,
+        _time(record),
+        record.stage,
+        record.subject,
+        record.outcome,
+        f"{record.seconds:.2f}",
+        numbers_text(record),
+    )
+
+
+def cell_row(cell: Cell) -> tuple[str, ...]:
+    """One cell in `MATRIX_COLUMNS`."""
+    return (
+        cell.engine,
+        cell.model,
+        cell.hardware,
+        str(cell.batch),
+        cell.format or "-",
+        f"{cell.throughput:.0f}",
+        "-" if cell.memory_bytes is None else f"{cell.memory_bytes / 1e6:.0f} MB",
+        _milliseconds(cell.ttft_ms),
+        _milliseconds(cell.tpot_ms),
+        "-" if cell.quality_loss is None else f"{cell.quality_loss:+.2%}",
+        str(cell.measured),
+        f"{cell.at:%Y-%m-%d}",
+        cell.record,
+    )
+
+
+def reason_row(reason: Reason) -> tuple[str, ...]:
+    """One record that a release rests on, in `REASON_COLUMNS`, indented by its distance."""
+    name = "  " * reason.depth + reason.id
+    if reason.record is None:
+        return (name, "", "", "not in this store", "")
+    record = reason.record
+    return (name, _time(record), record.stage, record.outcome, numbers_text(record))
+
+
+def numbers_text(record: Record) -> str:
+    """The first figures of a record with their units; those that were not measured say so."""
+    shown = [f"{name} {_number(number)}" for name, number in list(record.numbers.items())[:_SHOWN_NUMBERS]]
+    if record.evidence.get("error"):
+        shown.append(str(record.evidence["error"].get("what", "")))
+    return ", ".join(shown)
+
+
+def matrix_markdown(cells: Sequence[Cell]) -> str:
+    """The matrix as an artifact."""
+    lines = ["# Best measured parameters", ""]
+    lines += ["| " + " | ".join(MATRIX_COLUMNS) + " |", "|" + "---|" * len(MATRIX_COLUMNS)]
+    lines += ["| " + " | ".join(text.replace("|", "\\|") for text in cell_row(cell)) + " |" for cell in cells]
+    return "\n".join(lines)
+
+
+def _number(number: Number) -> str:
+    unit = "" if number.unit == "1" else f" {number.unit}"
+    kind = "" if number.kind == "measured" else f" ({number.kind})"
+    if unit in (" B", " byte"):
+        for size, prefix in _PREFIXES:
+            if abs(number.value) >= size:
+                return f"{number.value / size:.3g} {prefix}B{kind}"
+    return f"{number.value:.4g}{unit}{kind}"
+
+
+def _milliseconds(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f} ms"
+
+
+def _time(record: Record) -> str:
+    return f"{record.at:%Y-%m-%d %H:%M:%S}"

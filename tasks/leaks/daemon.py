@@ -1,0 +1,288 @@
+"""The leak sampler: one small process a service, which outlives flows. Standard library only, run as a script.
+
+`python -I -S daemon.py SERVICE_FOLDER` writes the memory of the service's engine, and the work it has done, to
+`samples/<start>-<process>.csv`: one file for each run of the engine, for a leak cannot be followed through a
+restart. What to sample stands in `processes.json`, read anew for every sample:
+
+    {"kind": "supervised", "socket": PATH, "endpoint": URL, "period_s": 60}   the supervisor names the engine
+    {"kind": "process", "pids": [1234], "endpoint": URL, "period_s": 60}      roots of process trees
+    {"kind": "container", "id": HEX, "endpoint": URL, "period_s": 60}         the container's own cgroup
+
+Memory is what cannot be given back without a swap: anonymous pages, resident and swapped. The page cache is
+none of it. GPU memory is left out: reading it takes NVML, and engines preallocate it, so that it stays level.
+The process ends when `current.json` is gone: the service was stopped. Files stay bounded.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any, NamedTuple
+
+MAX_ROWS = 20_000
+"""Samples a file holds; past it every second one is dropped, so that the whole run stays in view."""
+MAX_FILES = 8
+LOOK_S = 1.0
+"""Longest time between looks whether the service was stopped."""
+TIMEOUT_S = 2.0
+LOCK_TRIES = 25
+CGROUPS = Path("/sys/fs/cgroup")
+PROC = Path("/proc")
+
+COUNTERS: dict[str, tuple[str, ...]] = {
+    "requests": ("vllm:request_success_total", "sglang:num_requests_total"),
+    "tokens": (
+        "llamacpp:prompt_tokens_total",
+        "llamacpp:prompt_tokens_cached_total",
+        "llamacpp:tokens_predicted_total",
+    ),
+}
+"""What engines count since their start, summed. llama.cpp (ran: 2026.10) counts tokens, not requests."""
+
+
+class Sample(NamedTuple):
+    """Anonymous bytes of one run of the engine; `run` names that run."""
+
+    run: str
+    bytes: int
+
+
+def main(argv: list[str]) -> int:
+    folder = Path(argv[1])
+    samples = folder / "samples"
+    samples.mkdir(parents=True, exist_ok=True)
+    lock = take_lock(samples / "sampler.lock")
+    if lock is None:
+        return 0
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    writer = Writer(samples)
+    while not stop.is_set() and (folder / "current.json").exists():
+        period_s = sample_once(folder, writer)
+        wait(stop, folder / "current.json", period_s)
+    return 0
+
+
+def wait(stop: threading.Event, state: Path, period_s: float) -> None:
+    """Until the next sample is due, or there is nothing left to sample."""
+    due = time.monotonic() + period_s
+    while (left := due - time.monotonic()) > 0 and not stop.wait(min(left, LOOK_S)) and state.exists():
+        pass
+
+
+def take_lock(path: Path) -> int | None:
+    """Be the only sampler of the service, and say who that is; None where another one is.
+
+    Who looks whether a sampler runs holds the lock for a moment, too: so it is asked for more than once.
+    """
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    for _ in range(LOCK_TRIES):
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(0.02)
+            continue
+        os.ftruncate(handle, 0)
+        os.write(handle, f"{os.getpid()}\n".encode())
+        return handle
+    os.close(handle)
+    return None
+
+
+def sample_once(folder: Path, writer: Writer) -> float:
+    """Take one sample if there is something to take; seconds until the next one."""
+    try:
+        target: dict[str, Any] = json.loads((folder / "processes.json").read_bytes())
+        period_s = max(0.05, float(target["period_s"]))
+        sample = measure(target)
+    except (OSError, ValueError, KeyError, TypeError):
+        return LOOK_S  # not written yet, or the engine is between two lives
+    if sample is not None:
+        column, count = read_counter(target.get("endpoint"))
+        writer.write(sample, column, count)
+    return period_s
+
+
+def measure(target: dict[str, Any]) -> Sample | None:
+    """Memory of what `processes.json` names; None where nothing of it runs."""
+    if target["kind"] == "container":
+        return measure_cgroup(target["id"])
+    roots = target["pids"] if target["kind"] == "process" else ask_supervisor(target["socket"])
+    return measure_trees(roots)
+
+
+def ask_supervisor(path: str) -> list[int]:
+    """Roots of the engine's process tree, by the supervisor's control socket."""
+    folder = os.open(Path(path).parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        with socket.socket(socket.AF_UNIX) as client:
+            client.settimeout(TIMEOUT_S)
+            # A Unix socket's address has 107 bytes at most: name it from its folder.
+            client.connect(f"/proc/self/fd/{folder}/{Path(path).name}")
+            client.sendall(b'{"op": "status"}\n')
+            status = json.loads(client.makefile("rb").readline() or b"{}")
+    finally:
+        os.close(folder)
+    return [status["pid"]] if status.get("pid") else []
+
+
+def measure_trees(roots: list[int]) -> Sample | None:
+    """Anonymous and swapped memory of these processes and all their children."""
+    children: dict[int, list[int]] = {}
+    started: dict[int, int] = {}
+    for entry in PROC.iterdir():
+        if entry.name.isdigit() and (found := read_stat(entry)) is not None:
+            parent, started[int(entry.name)] = found
+            children.setdefault(parent, []).append(int(entry.name))
+    alive = [pid for pid in roots if pid in started]
+    if not alive:
+        return None
+    total, waiting = 0, list(alive)
+    while waiting:
+        pid = waiting.pop()
+        total += anonymous_bytes(PROC / str(pid))
+        waiting += children.get(pid, [])
+    first = min(alive)
+    return Sample(f"{first}-{started[first]}", total)
+
+
+def read_stat(process: Path) -> tuple[int, int] | None:
+    """Parent and start time (clock ticks since boot) of a process; None where it has ended."""
+    try:
+        text = (process / "stat").read_text(errors="replace")
+    except OSError:
+        return None
+    fields = text.rpartition(")")[2].split()
+    return int(fields[1]), int(fields[19])
+
+
+def anonymous_bytes(process: Path) -> int:
+    """RssAnon and VmSwap of a process; 0 where it has ended."""
+    try:
+        text = (process / "status").read_text(errors="replace")
+    except OSError:
+        return 0
+    values = dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
+    return sum(int(values.get(key, "0 kB").split()[0]) << 10 for key in ("RssAnon", "VmSwap"))
+
+
+def measure_cgroup(container: str) -> Sample | None:
+    """Anonymous and swapped memory of a container: `anon` of cgroup 2, `total_rss` and `total_swap` of 1."""
+    for place, folders, _ in os.walk(CGROUPS):
+        if container in Path(place).name:
+            folders.clear()
+            with contextlib.suppress(OSError):
+                return read_cgroup(Path(place))
+    return None
+
+
+def read_cgroup(cgroup: Path) -> Sample | None:
+    """Memory by the cgroup's own account; by its processes' where it keeps none."""
+    pids = [int(line) for line in (cgroup / "cgroup.procs").read_text().split()]
+    starts = {pid: found[1] for pid in pids if (found := read_stat(PROC / str(pid))) is not None}
+    if not starts:
+        return None
+    first = min(starts, key=lambda pid: (starts[pid], pid))
+    run = f"{first}-{starts[first]}"
+    if not (cgroup / "memory.stat").exists():
+        return Sample(run, sum(anonymous_bytes(PROC / str(pid)) for pid in pids))
+    pairs = (line.split() for line in (cgroup / "memory.stat").read_text().splitlines())
+    stat = {pair[0]: int(pair[1]) for pair in pairs if len(pair) == 2}
+    if "anon" not in stat:
+        return Sample(run, stat["total_rss"] + stat.get("total_swap", 0))
+    swap = cgroup / "memory.swap.current"
+    return Sample(run, stat["anon"] + (int(swap.read_text()) if swap.exists() else 0))
+
+
+def read_counter(endpoint: str | None) -> tuple[str, float | None]:
+    """The work done since the engine's start, and whether it is counted in requests or tokens."""
+    if not endpoint:
+        return "requests", None
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(f"{endpoint}/metrics", timeout=TIMEOUT_S) as answer:
+            return parse_counter(answer.read(1 << 20).decode(errors="replace"))
+    except (OSError, ValueError):
+        return "requests", None  # busy, between two lives, or without metrics
+
+
+def parse_counter(text: str) -> tuple[str, float | None]:
+    """The first of `COUNTERS` that this Prometheus text holds, labels summed."""
+    values: dict[str, float] = {}
+    for line in text.splitlines():
+        name, _, value = line.rpartition(" ")
+        if name and not line.startswith("#"):
+            with contextlib.suppress(ValueError):
+                name = name.partition("{")[0]
+                values[name] = values.get(name, 0.0) + float(value)
+    for column, names in COUNTERS.items():
+        if any(name in values for name in names):
+            return column, sum(values.get(name, 0.0) for name in names)
+    return "requests", None
+
+
+class Writer:
+    """Appends samples to the file of their run, and keeps files few and short."""
+
+    def __init__(self, samples: Path) -> None:
+        self._samples = samples
+        self._run = ""
+        self._path: Path | None = None
+        self._rows = 0
+        self._last_t = 0.0
+
+    def write(self, sample: Sample, column: str, count: float | None) -> None:
+        """Add one line. A run that a former sampler began is continued in its file."""
+        if sample.run != self._run:
+            self._open(sample.run, column)
+        assert self._path is not None
+        self._last_t = max(time.time(), self._last_t + 0.001)  # the clock may be set back
+        line = f"{self._last_t:.3f},{sample.bytes},{'' if count is None else f'{count:.0f}'}\n"
+        with self._path.open("ab") as file:
+            file.write(line.encode())
+        self._rows += 1
+        if self._rows > MAX_ROWS:
+            self._rewrite(self._lines()[::2])
+
+    def _open(self, run: str, column: str) -> None:
+        self._run = run
+        found = sorted(self._samples.glob(f"*-{run}.csv"))
+        if found:
+            self._path = found[-1]
+            self._rewrite(self._lines())  # a line cut by a crash goes
+            return
+        self._path = self._samples / f"{int(time.time())}-{run}.csv"
+        self._path.write_text(f"t_s,bytes,{column}\n")
+        self._rows, self._last_t = 0, 0.0
+        for old in sorted(self._samples.glob("*.csv"))[:-MAX_FILES]:
+            old.unlink()
+
+    def _lines(self) -> list[str]:
+        assert self._path is not None
+        text = self._path.read_text()
+        return [line for line in text.splitlines(keepends=True)[1:] if line.endswith("\n")]
+
+    def _rewrite(self, lines: list[str]) -> None:
+        assert self._path is not None
+        with self._path.open() as file:
+            header = file.readline()
+        part = self._path.with_name(self._path.name + ".part")
+        part.write_text(header + "".join(lines))
+        part.replace(self._path)
+        self._rows = len(lines)
+        self._last_t = float(lines[-1].partition(",")[0]) if lines else 0.0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))

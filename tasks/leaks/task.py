@@ -1,0 +1,17 @@
+"""The leak check's steps as Prefect tasks. They look at what is there now: nothing to cache."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from tasks.leaks import apply, plan
+from tasks.leaks.models import LeakRequest, LeakResult
+
+
+@task(name="judge-samples", cache_policy=NO_CACHE)
+def judge_samples(samples: Path, request: LeakRequest) -> LeakResult:
+    """The verdict on what the sampler has written so far."""
+    return plan.judge(apply.read_runs(samples), request)

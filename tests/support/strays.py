@@ -1,0 +1,40 @@
+"""Processes of a test, found by a path in their command line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import psutil
+
+_DAEMON = "tasks.rollout.daemon"
+
+
+def processes_of(home: Path) -> list[psutil.Process]:
+    """Living processes whose command line names something below `home`."""
+    return list(_with_command_lines(home))
+
+
+def engines_of(home: Path) -> list[psutil.Process]:
+    """The engines among them: neither a leash nor a supervisor."""
+    return [
+        process
+        for process, argv in _with_command_lines(home).items()
+        if _DAEMON not in argv and not any(arg.endswith("leash.py") for arg in argv)
+    ]
+
+
+def supervisors_of(home: Path) -> list[psutil.Process]:
+    """The supervisors among them."""
+    return [process for process, argv in _with_command_lines(home).items() if _DAEMON in argv]
+
+
+def _with_command_lines(home: Path) -> dict[psutil.Process, list[str]]:
+    found = {}
+    for process in psutil.process_iter():
+        try:
+            argv = process.cmdline()
+            if process.status() != psutil.STATUS_ZOMBIE and any(str(home) in arg for arg in argv):
+                found[process] = argv
+        except psutil.Error:
+            continue
+    return found

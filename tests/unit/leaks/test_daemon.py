@@ -1,0 +1,215 @@
+"""The sampler's parts, on real processes and files."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import pytest
+
+from tasks.leaks import daemon
+from tasks.leaks.apply import read_runs
+from tasks.leaks.daemon import Sample, Writer
+
+HOLD_64_MB = "import sys; kept = bytearray(b'x') * (64 << 20); print('ready', flush=True); sys.stdin.read()"
+PARENT = "import subprocess, sys; child = subprocess.Popen([sys.executable, '-c', sys.argv[1]], stdin=0); child.wait()"
+
+
+@pytest.fixture
+def holder() -> Iterator[subprocess.Popen[str]]:
+    """A process whose child holds 64 MiB."""
+    child = subprocess.Popen(
+        [sys.executable, "-c", PARENT, HOLD_64_MB], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert child.stdout is not None
+    assert child.stdout.readline() == "ready\n"
+    yield child
+    child.communicate("")
+
+
+def test_memory_is_that_of_the_whole_tree(holder: subprocess.Popen[str]) -> None:
+    sample = daemon.measure_trees([holder.pid])
+    assert sample is not None
+    assert 64 << 20 < sample.bytes < 160 << 20
+    assert daemon.anonymous_bytes(Path(f"/proc/{holder.pid}")) < 32 << 20
+    assert sample.run.startswith(f"{holder.pid}-")
+
+
+def test_nothing_is_measured_of_what_has_ended(holder: subprocess.Popen[str]) -> None:
+    holder.communicate("")
+    assert daemon.measure_trees([holder.pid]) is None
+    assert daemon.anonymous_bytes(Path(f"/proc/{holder.pid}")) == 0
+
+
+def cgroup(folder: Path, **files: str) -> str:
+    """A container's cgroup that holds this process; its id."""
+    container = "c" * 64
+    place = folder / "system.slice" / f"docker-{container}.scope"
+    place.mkdir(parents=True)
+    for name, text in {"cgroup_procs": f"{os.getpid()}\n", **files}.items():
+        (place / name.replace("_", ".", 2 if name == "memory_swap_current" else 1)).write_text(text)
+    return container
+
+
+def test_a_container_is_measured_without_its_page_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(daemon, "CGROUPS", tmp_path)
+    stat = "anon 1000\nfile 900000\n"
+    container = cgroup(tmp_path, memory_stat=stat, memory_swap_current="24\n")
+    sample = daemon.measure({"kind": "container", "id": container})
+    assert sample is not None
+    assert sample.bytes == 1024
+    assert sample.run.startswith(f"{os.getpid()}-")
+
+
+def test_the_first_version_of_cgroups_is_read_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(daemon, "CGROUPS", tmp_path)
+    container = cgroup(tmp_path, memory_stat="rss 1\ntotal_rss 2000\ntotal_swap 48\ntotal_cache 9\n")
+    sample = daemon.measure_cgroup(container)
+    assert sample is not None
+    assert sample.bytes == 2048
+
+
+def test_a_cgroup_without_an_account_is_measured_by_its_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(daemon, "CGROUPS", tmp_path)
+    sample = daemon.measure_cgroup(cgroup(tmp_path))
+    assert sample is not None
+    assert sample.bytes > 1 << 20
+
+
+@pytest.mark.parametrize("container", ["d" * 64, "c" * 64])
+def test_a_container_that_is_gone_has_no_memory(
+    container: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(daemon, "CGROUPS", tmp_path)
+    cgroup(tmp_path, cgroup_procs="")
+    assert daemon.measure_cgroup(container) is None
+
+
+def test_work_is_counted_in_requests_where_the_engine_counts_them() -> None:
+    vllm = 'vllm:request_success_total{finished_reason="stop"} 3\nvllm:request_success_total{finished_reason="x"} 2\n'
+    llama = (
+        "# TYPE llamacpp:prompt_tokens_total counter\nllamacpp:prompt_tokens_total 9\n"
+        "llamacpp:prompt_tokens_cached_total 12\nllamacpp:tokens_predicted_total 15\n"
+    )
+    assert daemon.parse_counter(vllm) == ("requests", 5)
+    assert daemon.parse_counter(llama) == ("tokens", 36)
+    assert daemon.parse_counter("# nothing\nbroken\nother 1 x\n") == ("requests", None)
+
+
+class Metrics(BaseHTTPRequestHandler):
+    """An engine's `/metrics`, as llama.cpp prints them."""
+
+    def do_GET(self) -> None:
+        body = b"llamacpp:tokens_predicted_total 41\n"
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Quiet."""
+
+
+def test_one_sample(tmp_path: Path) -> None:
+    server = HTTPServer(("127.0.0.1", 0), Metrics)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    target = {
+        "kind": "process",
+        "pids": [os.getpid()],
+        "endpoint": f"http://127.0.0.1:{server.server_port}",
+        "period_s": 3,
+    }
+    (tmp_path / "processes.json").write_text(json.dumps(target))
+    (tmp_path / "samples").mkdir()
+    try:
+        assert daemon.sample_once(tmp_path, Writer(tmp_path / "samples")) == 3
+    finally:
+        server.shutdown()
+        server.server_close()
+    (run,) = read_runs(tmp_path / "samples")
+    assert run.requests == (41,)
+    assert run.bytes_[0] > 1 << 20
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "[]", '{"kind": "process"}', '{"kind": "supervised", "socket": "/nowhere/x.sock", "period_s": 1}'],
+)
+def test_a_document_that_cannot_be_used_is_looked_at_again(text: str, tmp_path: Path) -> None:
+    (tmp_path / "processes.json").write_text(text)
+    assert daemon.sample_once(tmp_path, Writer(tmp_path)) == daemon.LOOK_S
+    assert list(tmp_path.glob("*.csv")) == []
+
+
+def test_an_endpoint_that_does_not_answer_costs_the_count_only(tmp_path: Path) -> None:
+    target = {"kind": "process", "pids": [os.getpid()], "endpoint": "http://127.0.0.1:1", "period_s": 3}
+    (tmp_path / "processes.json").write_text(json.dumps(target))
+    daemon.sample_once(tmp_path, Writer(tmp_path))
+    (run,) = read_runs(tmp_path)
+    assert run.requests is None
+
+
+def test_files_stay_short_and_keep_the_whole_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(daemon, "MAX_ROWS", 100)
+    writer = Writer(tmp_path)
+    for count in range(1000):
+        writer.write(Sample("1-1", 1000 + count), "requests", count)
+    (run,) = read_runs(tmp_path)
+    assert 50 <= len(run.t_s) <= 100
+    assert run.bytes_[0] == 1000
+    assert run.bytes_[-1] == 1999
+    assert list(run.t_s) == sorted(run.t_s)
+
+
+def test_runs_have_files_of_their_own_and_the_oldest_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(daemon, "MAX_FILES", 3)
+    clock = iter(range(1000, 2000))
+    monkeypatch.setattr(daemon.time, "time", lambda: next(clock))
+    writer = Writer(tmp_path)
+    for number in range(5):
+        writer.write(Sample(f"{number}-7", number), "requests", None)
+    assert [run.bytes_ for run in read_runs(tmp_path)] == [(2,), (3,), (4,)]
+
+
+def test_a_new_sampler_goes_on_in_the_file_of_the_run(tmp_path: Path) -> None:
+    Writer(tmp_path).write(Sample("1-1", 5), "tokens", 1)
+    (path,) = tmp_path.glob("*.csv")
+    with path.open("a") as file:
+        file.write("99999999")  # cut by a kill
+    Writer(tmp_path).write(Sample("1-1", 6), "tokens", 2)
+    (run,) = read_runs(tmp_path)
+    assert (run.bytes_, run.requests) == ((5, 6), (1, 2))
+    assert path.read_text().startswith("t_s,bytes,tokens\n")
+
+
+def test_time_never_goes_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([1000, 5000.0, 4000.0, 4001.0])
+    monkeypatch.setattr(daemon.time, "time", lambda: next(clock))
+    writer = Writer(tmp_path)
+    for _ in range(3):
+        writer.write(Sample("1-1", 5), "requests", None)
+    (run,) = read_runs(tmp_path)
+    assert run.t_s == (5000.0, 5000.001, 5000.002)
+
+
+def test_one_sampler_a_service(tmp_path: Path) -> None:
+    first = daemon.take_lock(tmp_path / "lock")
+    assert first is not None
+    assert daemon.take_lock(tmp_path / "lock") is None
+    os.close(first)
+    second = daemon.take_lock(tmp_path / "lock")
+    assert second is not None
+    os.close(second)
+    assert (tmp_path / "lock").read_text() == f"{os.getpid()}\n"
