@@ -169,7 +169,11 @@ class S3Folder:
             return answer["Body"].read()
 
     def create(self, path: str, content: bytes) -> bool:
-        """Create an object unless it exists; whether it was created. Never overwrites."""
+        """Create an object unless it exists; whether it was created.
+
+        On Amazon's S3 exactly one of several writers succeeds; OpenStack Swift checks, then writes, so that of
+        writers at the very same moment several may. Give each object a name of its own.
+        """
         try:
             with explained(self.url(path)):
                 self.client.put_object(
