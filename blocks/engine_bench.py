@@ -15,7 +15,7 @@ from blocks.load_client import LoadClient
 from blocks.process_memory import gpu_bytes, peak_host_bytes
 from tasks.batching.models import Run
 from tasks.core.errors import EngineDiedError, EngineError
-from tasks.core.load import LoadFigures, load_for
+from tasks.core.load import LoadFigures, load_for, load_for_decoding
 from tasks.core.spec import CandidateFormat
 from tasks.engines.base import Engine, ServingConfig
 from tasks.engines.out_of_memory import was_out_of_memory
@@ -23,7 +23,7 @@ from tasks.quantization.models import Score, Trial
 
 _NAME = "slipway-tuning"
 _SPEED_RUNS = 3
-_SPEED_TOKENS = 48
+_SPEED_TOKENS = 96
 _WARM_UP_S = 0.2
 _STOCK = " ".join(
     f"{first}{second}"
@@ -72,12 +72,12 @@ class EngineBench:
             scores = _score(api, text, tokens, window, slots) if text is not None else []
             client = LoadClient(served.base_url, _NAME, _token_pool(api))
             loads = [
-                load_for(clients=1, context=window, output_tokens=min(_SPEED_TOKENS, window // 2), seed=seed)
+                load_for_decoding(context=window, output_tokens=min(_SPEED_TOKENS, window // 2), seed=seed)
                 for seed in range(_SPEED_RUNS + 1)
             ]
             client.run(loads[0].model_copy(update={"min_s": _WARM_UP_S}))
             figures = [client.run(load) for load in loads[1:]]
-        return Trial(scores=tuple(scores), tokens_per_s=tuple(one.stream_tokens_per_s for one in figures))
+        return Trial(scores=tuple(scores), tokens_per_s=tuple(one.tokens_per_s for one in figures))
 
     def probe(
         self, model_file: Path, config: ServingConfig, log: Path, *, output_tokens: int, runs: int

@@ -179,14 +179,12 @@ def _figures(exchanges: Sequence[_Exchange], seconds: float) -> LoadFigures:
     ratio = sum(exchange.tokens for exchange in whole) / events if events else 1.0
     ttft = [(exchange.first - exchange.sent) * 1000 for exchange in begun]
     tpot = [exchange.tpot_ms(ratio) for exchange in begun if exchange.events > 1]
-    streaming_s = sum(exchange.last - exchange.first for exchange in begun)
-    if not streaming_s:
+    if not tpot:
         raise EngineError("the engine streams no tokens: each answer came in one piece")
     return LoadFigures(
         requests=len(begun),
         seconds=seconds,
         tokens_per_s=ratio * sum(exchange.events for exchange in begun) / seconds,
-        stream_tokens_per_s=ratio * sum(exchange.events - 1 for exchange in begun) / streaming_s,
         ttft_p50_ms=percentile(ttft, 0.5),
         ttft_p95_ms=percentile(ttft, 0.95),
         tpot_p50_ms=percentile(tpot, 0.5),

@@ -9,8 +9,6 @@ from typing import Any, TypeVar
 
 from prefect import flow, tags
 from prefect.runtime import flow_run
-from tasks.batching.models import BatchingResult
-from tasks.quantization.models import QuantizationResult
 
 from blocks.engine_api import EngineApi
 from blocks.host import fingerprint_here
@@ -27,6 +25,7 @@ from flows.stage_model import stage_model
 from flows.stale_runs import end_stale_runs, service_tag
 from flows.tune_serving import TuningRequest, tune_serving
 from flows.verify_compatibility import verify_compatibility
+from tasks.batching.models import BatchingResult
 from tasks.compatibility.models import CompatibilityRequest
 from tasks.core import deployment
 from tasks.core.cancellation import begin
@@ -42,6 +41,7 @@ from tasks.core.verdicts import FAULT, LifecycleVerdict, StageName
 from tasks.engines.catalogue import get_engine
 from tasks.environment.models import EnvironmentRequest, EnvironmentResult, Locked
 from tasks.environment.task import lock_environment
+from tasks.quantization.models import QuantizationResult
 from tasks.staging.models import StagingRequest, StagingResult
 
 K = TypeVar("K", bound=StageResult)

@@ -73,14 +73,8 @@ def tune_serving(request: TuningRequest) -> TuningOutcome:
     Args:
         request: The staged model, the engine's environment, and the spec's sections on tuning.
     """
-    _check(request, read_model_shape(request.model_dir))
-    bench = EngineBench(
-        engine=get_engine(request.engine),
-        python=request.python_path,
-        threads=request.hardware.cpus or len(os.sched_getaffinity(0)),
-        gpu_layers=_ALL_LAYERS if request.hardware.gpus else 0,
-    )
-    quantization = _quantize(request, bench)
+    bench = _bench(request)
+    quantization = quantized(request)
     chosen = quantization.result.chosen
     batching = _batch(request, bench, chosen.candidate) if chosen and chosen.candidate else None
     last = batching or quantization
@@ -91,6 +85,15 @@ def tune_serving(request: TuningRequest) -> TuningOutcome:
         name="Cached" if cached else last.verdict.capitalize(), message=last.headline, data=outcome
     )
     return cast(TuningOutcome, state)
+
+
+def _bench(request: TuningRequest) -> EngineBench:
+    return EngineBench(
+        engine=get_engine(request.engine),
+        python=request.python_path,
+        threads=request.hardware.cpus or len(os.sched_getaffinity(0)),
+        gpu_layers=_ALL_LAYERS if request.hardware.gpus else 0,
+    )
 
 
 def _check(request: TuningRequest, shape: ModelShape) -> None:
@@ -109,8 +112,10 @@ def _check(request: TuningRequest, shape: ModelShape) -> None:
         )
 
 
-def _quantize(request: TuningRequest, bench: EngineBench) -> Outcome[QuantizationResult]:
-    tuning = request.tuning
+def quantized(request: TuningRequest) -> Outcome[QuantizationResult]:
+    """The quantization stage alone. Raises `SpecError` for a wish that cannot be measured."""
+    _check(request, read_model_shape(request.model_dir))
+    tuning, bench = request.tuning, _bench(request)
     asked = QuantizationRequest(
         model_dir=request.model_dir,
         model_digest=request.model_digest,

@@ -111,19 +111,19 @@ def _upward(sizes: Sizes, limits: Limits, low: int) -> int | None:
     """Doubling, then halving the gap to the smallest size that does not fit, while throughput still rises."""
     if not _rising(sizes):
         return None
-    broken = min((batch for batch in sizes if batch > low), default=None)
-    if broken is None:
+    broken = min((batch for batch in sizes if batch > low), default=math.inf)
+    if broken > 2 * low:
         target = min(2 * low, limits.max_batch)
     elif _last_gain(sizes) <= limits.tolerance / 2:
         return None  # what lies between adds less than the step before
     else:
-        target = (low + broken) // 2
+        target = (low + int(broken)) // 2
     room = _room(sizes, limits, low, target)
     if room < target and len(_peaks(sizes)) == 1 and low > 1:
         return low // 2  # one point gives no slope: a second one tells how far memory reaches
     target = min(target, room)
-    finest = low + (max(1, math.ceil(low * _FINE)) if broken is not None or room <= target else 1)
-    return target if target >= min(finest, limits.max_batch) and target > low else None
+    finest = min(low + max(1, math.ceil(low * _FINE)), limits.max_batch)
+    return target if target > low and target >= finest else None
 
 
 def _rising(sizes: Sizes) -> bool:

@@ -29,8 +29,8 @@ class LoadFigures(BaseModel):
     """What a load run measured.
 
     `ttft` is the time from sending a request to its first token; `tpot` the time per token after the first.
-    `requests` counts those that had their first token before the end. `tokens_per_s` is of all clients together
-    over the whole run, `stream_tokens_per_s` of one client while its answer streams.
+    `requests` counts those that had their first token before the end. `tokens_per_s` is of all clients together,
+    over the whole run.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -38,7 +38,6 @@ class LoadFigures(BaseModel):
     requests: int = Field(ge=1)
     seconds: float = Field(gt=0)
     tokens_per_s: float = Field(ge=0)
-    stream_tokens_per_s: float = Field(gt=0)
     ttft_p50_ms: float
     ttft_p95_ms: float
     tpot_p50_ms: float
@@ -48,6 +47,14 @@ class LoadFigures(BaseModel):
 def longest_output(output_tokens: int) -> int:
     """The longest output of a load that asks for `output_tokens`."""
     return output_tokens + output_tokens // 4
+
+
+def load_for_decoding(*, context: int, output_tokens: int, seed: int = 0) -> Load:
+    """One client whose time goes almost wholly into decoding: next to no prompt, a long answer."""
+    room = context - longest_output(output_tokens)
+    return Load(
+        clients=1, prompt_tokens=max(1, min(8, room)), output_tokens=output_tokens, seed=seed, min_requests=2
+    )
 
 
 def load_for(*, clients: int, context: int, output_tokens: int, seed: int = 0) -> Load:

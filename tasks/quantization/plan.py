@@ -17,6 +17,9 @@ MIN_TOKENS = 64
 SAME_SPEED = 0.03
 """Speeds that differ by less are the same, however steady they look."""
 
+MOST_NOISE = 0.25
+"""Speeds that differ by more are not the same, however unsteady they look."""
+
 _WINDOW_TOKENS = 1024
 _SLOTS = 4
 _BYTES_PER_TOKEN = 16
@@ -147,7 +150,7 @@ def _size(row: Measured) -> int:
 
 
 def _as_fast(row: Measured, fastest: Measured) -> bool:
-    noise = max(SAME_SPEED, row.spread, fastest.spread)
+    noise = min(MOST_NOISE, max(SAME_SPEED, row.spread, fastest.spread))
     return _speed(row) >= _speed(fastest) * (1 - noise)
 
 

@@ -36,26 +36,36 @@ def numbers(result: QuantizationResult) -> dict[str, Number]:
 def markdown(result: QuantizationResult) -> str:
     """The artifact: every format with its figures and what became of it."""
     title = f"# Quantization: {result.chosen.format if result.chosen else 'none'}"
-    rows = "\n".join(_row(row, result) for row in result.measured)
+    rows = "\n".join(f"| {' | '.join(row)} |" for row in table(result))
     return (
         f"{title}\n\n{result.reason}\n\n"
         f"Tolerance: {result.tolerance:.2%} of the quality of {result.baseline}.\n\n"
-        "| format | size | perplexity | loss | same top token | tokens/s | |\n"
-        "|---|---:|---:|---:|---:|---:|---|\n"
-        f"{rows}\n\n{_on_quality(result)}\n"
+        f"| {' | '.join(columns())} |\n|---|---:|---:|---:|---:|---:|---|\n{rows}\n\n{_on_quality(result)}\n"
     )
 
 
-def _row(row: Measured, result: QuantizationResult) -> str:
+def columns() -> tuple[str, ...]:
+    """Heads of the table."""
+    return "format", "size", "perplexity", "loss", "same top token", "tokens/s", ""
+
+
+def table(result: QuantizationResult) -> list[tuple[str, ...]]:
+    """A row for each format."""
+    return [_row(row, result) for row in result.measured]
+
+
+def _row(row: Measured, result: QuantizationResult) -> tuple[str, ...]:
     quality, chosen = row.quality, result.chosen
-    figures = (
-        f"{quality.perplexity:.3f} | {quality.loss:+.2%} ± {quality.loss_error:.2%} | {quality.agreement:.1%}"
-        if quality
-        else "- | - | -"
+    loss = f"{quality.loss:+.2%} ± {quality.loss_error:.2%}" if quality else "-"
+    return (
+        row.format.value,
+        _size(row),
+        f"{quality.perplexity:.3f}" if quality else "-",
+        "baseline" if row.format == result.baseline and quality else loss,
+        f"{quality.agreement:.1%}" if quality else "-",
+        f"{row.tokens_per_s:.0f} ± {row.spread:.0%}" if row.tokens_per_s else "-",
+        "**chosen**" if chosen and row.format == chosen.format else row.rejected or row.passed_over or "",
     )
-    speed = f"{row.tokens_per_s:.0f} ± {row.spread:.0%}" if row.tokens_per_s else "-"
-    word = "**chosen**" if chosen and row.format == chosen.format else row.rejected or row.passed_over or ""
-    return f"| {row.format} | {_size(row)} | {figures} | {speed} | {word} |"
 
 
 def _size(row: Measured) -> str:

@@ -26,7 +26,7 @@ from waiting import wait_until
 
 from blocks.engine_api import EngineApi
 from blocks.engine_process import free_port
-from blocks.targets import check_target, open_target, prepare
+from blocks.targets import open_target, prepare
 from tasks.core.digests import digest_of_file
 from tasks.core.errors import MissingToolError, NetworkError, PortTakenError, RolloutError
 from tasks.core.release import Release, ServiceFolder
@@ -449,17 +449,6 @@ def test_a_failed_move_stays_where_it_was(make: Make, settings: Settings) -> Non
     )
     assert complete(endpoint)
     assert len(containers(settings)) == len(proxies(settings.home)) == 1
-
-
-def test_no_docker_engine(settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("DOCKER_HOST", "unix:///nowhere/docker.sock")
-    with pytest.raises(MissingToolError) as caught:
-        check_target(Target.DOCKER)
-    assert str(caught.value) == snapshot(
-        "target docker needs a Docker engine, and none answers at unix:///nowhere/docker.sock (install "
-        "and start Docker, set DOCKER_HOST, or use target: process)"
-    )
-    monkeypatch.undo()
 
 
 def test_a_base_image_without_a_system_library(make: Make, settings: Settings, base_image: str) -> None:

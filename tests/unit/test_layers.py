@@ -17,7 +17,7 @@ PURE_ROOMS = ("models", "plan", "report")
 def pure_modules() -> list[str]:
     folders = [ROOT / "tasks" / "core", ROOT / "tasks" / "engines"]
     files = [path for folder in folders for path in folder.glob("*.py")]
-    files += [path for room in PURE_ROOMS for path in (ROOT / "tasks").glob(f"*/{room}.py")]
+    files += [path for room in PURE_ROOMS for path in (ROOT / "tasks").glob(f"*/**/{room}.py")]
     modules = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in files]
     return sorted(name.removesuffix(".__init__") for name in modules)
 
