@@ -25,6 +25,7 @@ def deploy(spec_file: Path, dry_run: bool, overrides: tuple[str, ...], as_json: 
     if dry_run:
         _show_plan(spec, as_json=as_json)
         return
+    _check_target(spec)
     result = _run(spec, quiet=as_json)
     if as_json:
         print_json(
@@ -43,6 +44,13 @@ def deploy(spec_file: Path, dry_run: bool, overrides: tuple[str, ...], as_json: 
         _show_result(result)
     if says_no(StageName.LIFECYCLE, result.verdict):
         sys.exit(3)
+
+
+def _check_target(spec: DeploySpec) -> None:
+    """Before a server is started for the run: what the target needs is there."""
+    from blocks.targets import check_target
+
+    check_target(spec.target)
 
 
 def _run(spec: DeploySpec, *, quiet: bool) -> DeployResult:
