@@ -166,7 +166,7 @@ def look_around(home: Path, name: str, endpoint: str) -> list[str]:
                 faults.append("the service completes nothing")
     except OSError as error:
         faults.append(f"the service does not answer: {error}")
-    for lease in home.glob("leases/*.lock"):
+    for lease in home.glob("leases/*"):
         try:
             with file_lock(lease, wait=False, holder=lease.name):
                 pass

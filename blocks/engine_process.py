@@ -13,7 +13,7 @@ from pathlib import Path
 from blocks.engine_api import EngineApi
 from blocks.process import last_lines, leashed
 from tasks.core.cancellation import current
-from tasks.core.errors import EngineError
+from tasks.core.errors import EngineDiedError, EngineError
 from tasks.engines.base import CommandLine
 
 LOCALHOST = "127.0.0.1"
@@ -28,6 +28,19 @@ class RunningEngine:
     leash_pid: int
     start_s: float
     """Seconds from process start to the first completion."""
+    log: Path
+    child: subprocess.Popen[bytes]
+
+    def check(self) -> None:
+        """Raise `EngineDiedError` if the engine's process has ended."""
+        status = self.child.poll()
+        if status is not None:
+            raise EngineDiedError(
+                f"the engine died while serving (exit status {status})",
+                status=status,
+                fix=f"read {self.log}",
+                detail=last_lines(self.log.read_text(errors="replace")),
+            )
 
 
 def free_port(host: str = LOCALHOST) -> int:
@@ -57,7 +70,7 @@ def serve(
     ):
         wait_until_ready(api, child, log, start_timeout_s)
         api.complete(served_name, "The", 1)
-        yield RunningEngine(api.base_url, child.pid, time.monotonic() - start)
+        yield RunningEngine(api.base_url, child.pid, time.monotonic() - start, log, child)
 
 
 def wait_until_ready(api: EngineApi, child: subprocess.Popen[bytes], log: Path, timeout_s: float) -> None:
@@ -66,8 +79,9 @@ def wait_until_ready(api: EngineApi, child: subprocess.Popen[bytes], log: Path, 
     while not api.ready():
         current().check()
         if child.poll() is not None:
-            raise EngineError(
+            raise EngineDiedError(
                 f"the engine died while starting (exit status {child.returncode})",
+                status=child.returncode,
                 fix=f"read {log}",
                 detail=last_lines(log.read_text(errors="replace")),
             )

@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator
+from functools import partial
 from typing import TypeVar
 
 import pynvml
 
+from tasks.compatibility.models import NvmlReading
 from tasks.core.facts import Gpu
 from tasks.health.models import GpuSample
 
+T = TypeVar("T")
 
-@dataclass(frozen=True)
-class NvmlReading:
-    """Kernel driver, user-mode CUDA version and GPUs; empty where there is no driver."""
+_NOT_HERE = (
+    pynvml.NVML_ERROR_LIBRARY_NOT_FOUND,
+    pynvml.NVML_ERROR_DRIVER_NOT_LOADED,
+)
+"""NVML's words for a host without a driver, or a container that was not given one."""
 
-    driver: str | None = None
-    cuda_driver: str | None = None
-    gpus: tuple[Gpu, ...] = ()
+_NOT_OFFERED = (
+    pynvml.NVML_ERROR_NOT_SUPPORTED,
+    pynvml.NVML_ERROR_FUNCTION_NOT_FOUND,
+    pynvml.NVML_ERROR_NO_PERMISSION,
+)
 
 
 @contextlib.contextmanager
@@ -37,26 +43,81 @@ def nvml_session() -> Iterator[bool]:
 
 
 def read_nvml() -> NvmlReading:
-    """Driver and GPUs of this host. Never raises for a host without them."""
+    """Driver and GPUs of this host. Never raises: a driver that does not work is a `fault` in words."""
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError as error:
+        absent = error.value in _NOT_HERE
+        return NvmlReading(fault=None if absent else f"NVML: {error}")
+    try:
+        return _read_all()
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def _read_all() -> NvmlReading:
+    faults: list[str] = []
+    driver = _ask("driver version", pynvml.nvmlSystemGetDriverVersion, faults)
+    cuda = _ask("CUDA version", _cuda_version, faults)
+    count = _ask("number of GPUs", pynvml.nvmlDeviceGetCount, faults) or 0
+    gpus = [_ask(f"GPU {index}", partial(_read_gpu, index), faults) for index in range(count)]
+    return NvmlReading(
+        available=True,
+        driver=driver,
+        cuda_driver=cuda,
+        gpus=tuple(gpu for gpu in gpus if gpu is not None),
+        fault="; ".join(faults) or None,
+    )
+
+
+def _ask(what: str, question: Callable[[], T], faults: list[str]) -> T | None:
+    try:
+        return question()
+    except pynvml.NVMLError as error:
+        faults.append(f"NVML: {what}: {error}")
+        return None
+
+
+def _optional(question: Callable[[], T]) -> T | None:
+    """The answer, or None where this GPU or driver does not offer it."""
+    try:
+        return question()
+    except pynvml.NVMLError as error:
+        if error.value in _NOT_OFFERED:
+            return None
+        raise
+
+
+def _cuda_version() -> str | None:
+    cuda = _optional(pynvml.nvmlSystemGetCudaDriverVersion_v2) or _optional(
+        pynvml.nvmlSystemGetCudaDriverVersion
+    )
+    return f"{cuda // 1000}.{cuda % 1000 // 10}" if cuda else None
+
+
+def gpu_bytes_of(pids: Collection[int]) -> int:
+    """Memory that these processes hold on all GPUs of this host, bytes; 0 without a driver."""
     with nvml_session() as available:
         if not available:
-            return NvmlReading()
-        cuda = pynvml.nvmlSystemGetCudaDriverVersion_v2()
-        return NvmlReading(
-            driver=pynvml.nvmlSystemGetDriverVersion(),
-            cuda_driver=f"{cuda // 1000}.{cuda % 1000 // 10}",
-            gpus=tuple(_read_gpu(index) for index in range(pynvml.nvmlDeviceGetCount())),
+            return 0
+        handles = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())]
+        return sum(
+            process.usedGpuMemory or 0
+            for handle in handles
+            for process in pynvml.nvmlDeviceGetComputeRunningProcesses(handle)
+            if process.pid in pids
         )
 
 
 def _read_gpu(index: int) -> Gpu:
+    """Unified memory (GB10) has no size of its own: NVML then offers none."""
     handle = pynvml.nvmlDeviceGetHandleByIndex(index)
-    major, minor = pynvml.nvmlDeviceGetCudaComputeCapability(handle)
+    capability = _optional(lambda: pynvml.nvmlDeviceGetCudaComputeCapability(handle))
     return Gpu(
         name=pynvml.nvmlDeviceGetName(handle),
-        compute_capability=f"{major}.{minor}",
-        memory_bytes=pynvml.nvmlDeviceGetMemoryInfo(handle).total,
-        uuid=pynvml.nvmlDeviceGetUUID(handle),
+        compute_capability=f"{capability[0]}.{capability[1]}" if capability else None,
+        memory_bytes=_optional(lambda: int(pynvml.nvmlDeviceGetMemoryInfo(handle).total)),
+        uuid=_optional(lambda: str(pynvml.nvmlDeviceGetUUID(handle))),
     )
 
 
@@ -67,8 +128,6 @@ _SLOWDOWNS = {
     pynvml.nvmlClocksEventReasonHwPowerBrakeSlowdown: "power brake",
 }
 """Reasons for lower clocks that are faults; an idle GPU or a power cap is none."""
-
-T = TypeVar("T")
 
 
 def sample_gpus() -> tuple[GpuSample, ...]:

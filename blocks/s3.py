@@ -92,35 +92,37 @@ class S3Folder:
         """Address of the folder, or of an object in it."""
         return f"s3://{self.bucket}/{self.prefix}{path}".rstrip("/")
 
-    def objects(self, below: str = "") -> Sequence[S3Object]:
-        """All objects below the folder, or below a folder in it, by path.
+    def objects(self, below: str = "", *, deep: bool = True) -> Sequence[S3Object]:
+        """Objects below the folder, or below a folder in it, by path; one level only unless `deep`.
 
         Raises `NotFoundError` where there is no such bucket.
         """
-        start = f"{self.prefix}{below}"
-        with explained(self.url(below)):
-            pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=start)
-            found = [
-                S3Object(item["Key"][len(self.prefix) :], item["Size"], item["ETag"])
-                for page in pages
-                for item in page.get("Contents", [])
-                if not item["Key"].endswith("/")
-            ]
-        return sorted(found, key=lambda item: item.path)
+        found, _ = self._listing(below, "" if deep else "/")
+        return found
 
     def names(self, below: str = "") -> Sequence[str]:
-        """Names one level below a folder, of objects and folders alike."""
-        start = f"{self.prefix}{below}".rstrip("/")
-        start = f"{start}/" if start else ""
-        found: set[str] = set()
+        """Names one level below a folder, of objects and folders alike; none if there is no such folder."""
+        start = f"{below.strip('/')}/" if below.strip("/") else ""
+        found, folders = self._listing(start, "/")
+        return sorted({path[len(start) :].rstrip("/") for path in (*(o.path for o in found), *folders)})
+
+    def _listing(self, below: str, delimiter: str) -> tuple[list[S3Object], list[str]]:
+        """Objects and, with a delimiter, folders, both relative to this folder."""
+        found: list[S3Object] = []
+        folders: list[str] = []
+        skip = len(self.prefix)
         with explained(self.url(below)):
             pages = self.client.get_paginator("list_objects_v2").paginate(
-                Bucket=self.bucket, Prefix=start, Delimiter="/"
+                Bucket=self.bucket, Prefix=f"{self.prefix}{below}", Delimiter=delimiter
             )
             for page in pages:
-                found.update(item["Key"][len(start) :] for item in page.get("Contents", []))
-                found.update(item["Prefix"][len(start) : -1] for item in page.get("CommonPrefixes", []))
-        return sorted(found - {""})
+                folders += [item["Prefix"][skip:] for item in page.get("CommonPrefixes", [])]
+                found += [
+                    S3Object(item["Key"][skip:], item["Size"], item["ETag"])
+                    for item in page.get("Contents", [])
+                    if not item["Key"].endswith("/")
+                ]
+        return sorted(found, key=lambda item: item.path), folders
 
     def exists(self, path: str) -> bool:
         """Whether there is such an object."""
@@ -136,38 +138,42 @@ class S3Folder:
         with explained(self.url(path)):
             return self.client.get_object(Bucket=self.bucket, Key=f"{self.prefix}{path}")["Body"].read()
 
-    def read_range(self, item: S3Object, offset: int, length: int) -> bytes:
+    def read_range(self, path: str, etag: str, offset: int, length: int) -> bytes:
         """Exactly `length` bytes of that version of the object, tried again when the connection breaks.
 
         Raises `ModelError` if the object is no longer the one that was listed.
         """
         for attempt in range(1, _READ_ATTEMPTS + 1):
             try:
-                return self._read_range(item, offset, length)
+                return self._read_range(path, etag, offset, length)
             except NetworkError:
                 if attempt == _READ_ATTEMPTS:
                     raise
         raise AssertionError("unreachable")
 
-    def _read_range(self, item: S3Object, offset: int, length: int) -> bytes:
-        with explained(self.url(item.path)):
+    def _read_range(self, path: str, etag: str, offset: int, length: int) -> bytes:
+        with explained(self.url(path)):
             try:
                 answer = self.client.get_object(
                     Bucket=self.bucket,
-                    Key=f"{self.prefix}{item.path}",
+                    Key=f"{self.prefix}{path}",
                     Range=f"bytes={offset}-{offset + length - 1}",
-                    IfMatch=item.etag,
+                    IfMatch=etag,
                 )
             except ClientError as error:
                 if _code_of(error) in _CONFLICT | _MISSING:
                     raise ModelError(
-                        f"{self.url(item.path)} changed while it was read", fix="try again when it rests"
+                        f"{self.url(path)} changed while it was read", fix="try again when it rests"
                     ) from error
                 raise
             return answer["Body"].read()
 
     def create(self, path: str, content: bytes) -> bool:
-        """Create an object unless it exists; whether it was created. Never overwrites."""
+        """Create an object unless it exists; whether it was created.
+
+        On Amazon's S3 exactly one of several writers succeeds; OpenStack Swift checks, then writes, so that of
+        writers at the very same moment several may. Give each object a name of its own.
+        """
         try:
             with explained(self.url(path)):
                 self.client.put_object(

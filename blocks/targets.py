@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from functools import partial
+from typing import TYPE_CHECKING
 
-from tasks.core.errors import MissingToolError
-from tasks.core.release import ServiceFolder
+from blocks.engine_process import free_port
+from blocks.ports import check_port_free
+from tasks.core.release import Release, ServiceFolder
 from tasks.core.settings import Settings
 from tasks.core.spec import Target as TargetKind
 from tasks.rollout.apply import Target
+from tasks.rollout.container.apply import ContainerService, Host
+from tasks.rollout.container.image import make_image
+
+if TYPE_CHECKING:
+    from blocks.docker_engine import DockerEngine
 
 
 @contextlib.contextmanager
@@ -21,4 +29,45 @@ def open_target(kind: TargetKind, folder: ServiceFolder, settings: Settings) -> 
         with SupervisedService(folder) as service:
             yield service
     else:
-        raise MissingToolError(f"the target {kind} is not installed", fix="use target: process")
+        from blocks.docker_engine import DockerEngine
+        from blocks.haproxy import HAProxy
+
+        with DockerEngine.connect() as docker:
+            HAProxy.program()
+            host = Host(open_proxy=HAProxy, free_port=free_port, check_port_free=check_port_free)
+            image_of = partial(_image_of, settings=settings, docker=docker)
+            yield ContainerService(folder, docker, host, image_of)
+
+
+def check_target(kind: TargetKind) -> None:
+    """Raise `MissingToolError` if services of this kind cannot run on this host."""
+    if kind is TargetKind.DOCKER:
+        from blocks.docker_engine import DockerEngine
+        from blocks.haproxy import HAProxy
+
+        with DockerEngine.connect():
+            HAProxy.program()
+
+
+def prepare(release: Release, settings: Settings) -> Release:
+    """The release with what its target needs to be made first: for `docker` the image, by its id.
+
+    Raises `MissingToolError` without a Docker engine, and `RolloutError` where the image cannot be made.
+    """
+    if release.target is not TargetKind.DOCKER:
+        return release
+    from blocks.docker_engine import DockerEngine
+    from blocks.site_packages import install_packages
+
+    with DockerEngine.connect() as docker:
+        image = make_image(release, settings, docker, install_packages)
+    return release.model_copy(update={"image": image})
+
+
+def _image_of(release: Release, *, settings: Settings, docker: DockerEngine) -> str:
+    """The release's image; made anew where it was removed since, as by a clean-up before a rollback."""
+    if release.image is not None and docker.image_id(release.image) is not None:
+        return release.image
+    from blocks.site_packages import install_packages
+
+    return make_image(release, settings, docker, install_packages)

@@ -6,7 +6,7 @@ from functools import partial
 
 from prefect import flow
 
-from blocks.host import survey
+from blocks.host import read_system
 from blocks.sampler import sample_service
 from flows.every_service import worst_of_every_service
 from flows.recording import Outcome, run_stage
@@ -31,7 +31,7 @@ def check_leaks(name: str | None = None) -> Outcome[LeakResult]:
     state, release = folder.serving()
     sample_service(folder, state, release)
     request = LeakRequest(
-        limit_bytes=release.spec.hardware.memory or survey().memory_bytes,
+        limit_bytes=release.spec.hardware.memory or read_system().memory_bytes,
         confirm_after_s=release.spec.checks.confirm_after_s,
     )
     outcome = run_stage(

@@ -9,14 +9,12 @@ from typing import Any, TypeVar
 
 from prefect import flow, tags
 from prefect.runtime import flow_run
-from tasks.batching.models import BatchingResult
-from tasks.compatibility.models import CompatibilityRequest
-from tasks.quantization.models import QuantizationResult
-from tasks.staging.models import StagingRequest, StagingResult
 
+from blocks.engine_api import EngineApi
 from blocks.host import fingerprint_here
 from blocks.model_registry import resolve
 from blocks.record_store import open_record_store
+from blocks.targets import check_target
 from blocks.uv import Uv
 from flows.build_environment import build_environment
 from flows.check_health import check_health
@@ -27,6 +25,8 @@ from flows.stage_model import stage_model
 from flows.stale_runs import end_stale_runs, service_tag
 from flows.tune_serving import TuningRequest, tune_serving
 from flows.verify_compatibility import verify_compatibility
+from tasks.batching.models import BatchingResult
+from tasks.compatibility.models import CompatibilityRequest
 from tasks.core import deployment
 from tasks.core.cancellation import begin
 from tasks.core.deployment import DeployResult, StageRow
@@ -41,6 +41,8 @@ from tasks.core.verdicts import FAULT, LifecycleVerdict, StageName
 from tasks.engines.catalogue import get_engine
 from tasks.environment.models import EnvironmentRequest, EnvironmentResult, Locked
 from tasks.environment.task import lock_environment
+from tasks.quantization.models import QuantizationResult
+from tasks.staging.models import StagingRequest, StagingResult
 
 K = TypeVar("K", bound=StageResult)
 
@@ -56,7 +58,8 @@ def deploy_model(spec: DeploySpec) -> DeployResult:
         spec: what to deploy, where, and how good it has to be.
     """
     settings = Settings.load()
-    lease = settings.leases / f"deploy-{spec.name}.lock"
+    check_target(spec.target)
+    lease = settings.service_lease(spec.name)
     with file_lock(lease, wait=False, holder=f"the service {spec.name}"), tags(service_tag(spec.name)):
         end_stale_runs(spec.name, flow_run.id, flow_run.tags)
         # Saved first: should this deploy be lost, the registry's next look knows what was wanted.
@@ -97,14 +100,21 @@ class _Lifecycle:
         rollout = self._keep(roll_out(release))
         if rollout.says_no:
             return self._refused(endpoint=rollout.result.endpoint)
+        endpoint = rollout.result.endpoint
+        assert endpoint is not None  # a release that serves has an address
         health = self._keep(check_health(self.spec.name))
-        completion = rollout.result.completion or health.result.completion
         return self._result(
             LifecycleVerdict.REFUSED if health.says_no else LifecycleVerdict.SERVING,
-            endpoint=rollout.result.endpoint,
-            release=release.id,
-            completion=completion,
+            endpoint=endpoint,
+            release=rollout.result.release,
+            completion=None if health.says_no else self._completion(endpoint),
         )
+
+    def _completion(self, endpoint: str) -> str:
+        """What a user of the service gets now: asked of the public address, also when nothing was switched."""
+        gate = self.spec.rollout.gate
+        with EngineApi(endpoint) as api:
+            return api.complete(self.spec.name, gate.prompt, gate.max_tokens).text
 
     def _prepare(self) -> tuple[EnvironmentResult, StagingResult] | None:
         """Environment, compatibility and staging at the same time; None when one of them says no."""

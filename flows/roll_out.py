@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from typing import cast
-
 from prefect import flow
 
 from blocks.engine_api import EngineApi
-from blocks.targets import open_target
+from blocks.sampler import sample_service
+from blocks.targets import open_target, prepare
 from flows.recording import Outcome, run_stage
 from tasks.core.release import Release, ServiceFolder
 from tasks.core.settings import Settings
-from tasks.core.verdicts import StageName
+from tasks.core.verdicts import RolloutVerdict, StageName
 from tasks.rollout import report
 from tasks.rollout.apply import still_serves
 from tasks.rollout.models import RolloutResult, rollout_inputs
@@ -26,6 +25,7 @@ def roll_out(release: Release) -> Outcome[RolloutResult]:
         release: What to run: the engine's command, the model and everything that was decided about them.
     """
     settings = Settings.load()
+    release = prepare(release, settings)
     folder = ServiceFolder(settings.services, release.name)
     with open_target(release.target, folder, settings) as target:
         outcome = run_stage(
@@ -37,5 +37,6 @@ def roll_out(release: Release) -> Outcome[RolloutResult]:
             work=lambda: bring_into_service(release, folder, target, EngineApi),
             still_good=lambda result: still_serves(result, release, target, EngineApi),
         )
-    # Prefect shows the state and hands its data to the caller.
-    return cast(Outcome[RolloutResult], outcome.as_state())
+    if outcome.verdict == RolloutVerdict.SERVING:
+        sample_service(folder, *folder.serving())
+    return outcome.as_state()

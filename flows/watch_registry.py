@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Annotated
 from uuid import UUID
 
 from prefect import flow
 from prefect.events import emit_event
+from pydantic import Field
 
 from blocks.model_registry import resolve
 from blocks.record_store import open_record_store
@@ -21,18 +23,23 @@ from tasks.core.spec import DeploySpec
 from tasks.core.verdicts import StageName, says_no
 from tasks.registry import report
 from tasks.registry.models import EVENT, Announcement, Attempt, Look, RegistryResult
-from tasks.registry.plan import judge
+from tasks.registry.plan import GRACE, judge
 
 
 @flow(name="watch-registry")
-def watch_registry() -> list[Outcome[RegistryResult]]:
+def watch_registry(
+    grace_s: Annotated[float, Field(ge=0)] = GRACE.total_seconds(),
+) -> list[Outcome[RegistryResult]]:
     """Look once at every service whose model is named by an alias (`models:/NAME@ALIAS`).
 
     Where the alias has moved, one event `model-registry.version.promoted` is emitted, which starts
     `redeploy-model`. Every look compares anew, so a lost event is made good by the next look.
+
+    Args:
+        grace_s: how long after its event a redeploy may start before the event counts as lost.
     """
     settings = Settings.load()
-    return [_look_at(spec, settings) for spec in _watched_specs(settings)]
+    return [_look_at(spec, settings, timedelta(seconds=grace_s)) for spec in _watched_specs(settings)]
 
 
 def _watched_specs(settings: Settings) -> list[DeploySpec]:
@@ -42,9 +49,9 @@ def _watched_specs(settings: Settings) -> list[DeploySpec]:
     return [spec for spec in specs if spec.model.startswith("models:/")]
 
 
-def _look_at(spec: DeploySpec, settings: Settings) -> Outcome[RegistryResult]:
+def _look_at(spec: DeploySpec, settings: Settings, grace: timedelta) -> Outcome[RegistryResult]:
     def work() -> RegistryResult:
-        result = judge(_gather(spec, settings, open_record_store(settings)), datetime.now(UTC))
+        result = judge(_gather(spec, settings, open_record_store(settings)), datetime.now(UTC), grace)
         if result.announcement is not None:
             _emit(result.announcement)
         return result
@@ -73,7 +80,7 @@ def _gather(spec: DeploySpec, settings: Settings, store: RecordStore) -> Look:
         model=spec.model,
         wanted_version=resolved.version or "",
         serving_version=serving,
-        deploying=_is_deploying(settings.leases / f"deploy-{spec.name}.lock"),
+        deploying=_is_deploying(settings.service_lease(spec.name)),
         announced=tuple(Announcement.model_validate(made) for made in announced),
         attempts=tuple(
             Attempt(at=found.at, outcome=found.outcome, said_no=found.outcome == "refused")

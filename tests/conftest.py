@@ -6,10 +6,13 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextvars import copy_context
 from pathlib import Path
 
 import pytest
 from random_model import write_random_model
+from swift_server import SwiftServer, UnavailableError, running
 
 from tasks.core.spec import EngineKind
 from tasks.engines.catalogue import get_engine
@@ -33,6 +36,14 @@ def haproxy_missing() -> str | None:
 
 
 MISSING = {"docker": docker_missing, "haproxy": haproxy_missing}
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool:
+    """Run each test in a context of its own: a cancellation or listener set by one never reaches the next."""
+    names = pyfuncitem._fixtureinfo.argnames
+    copy_context().run(pyfuncitem.obj, **{name: pyfuncitem.funcargs[name] for name in names})
+    return True
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -81,6 +92,30 @@ def random_ggufs(engine_python: Path, tmp_path_factory: pytest.TempPathFactory) 
 def random_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small Qwen3 model with random weights."""
     return write_random_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="session")
+def swift(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SwiftServer]:
+    """A real S3 server with no buckets. Mark the test `s3`."""
+    try:
+        with running(tmp_path_factory.mktemp("swift")) as server:
+            yield server
+    except UnavailableError as error:
+        if "s3" in REQUIRED:
+            pytest.fail(f"SLIPWAY_REQUIRE=s3, but {error}", pytrace=False)
+        pytest.skip(str(error))
+
+
+@pytest.fixture
+def s3(swift: SwiftServer, monkeypatch: pytest.MonkeyPatch) -> SwiftServer:
+    """The same server, with the settings and credentials that reach it."""
+    monkeypatch.setenv("SLIPWAY_S3_ENDPOINT", swift.endpoint)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", swift.access_key)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", swift.secret_key)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
+        monkeypatch.delenv(name, raising=False)
+    return swift
 
 
 @pytest.fixture(scope="session")

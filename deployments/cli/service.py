@@ -65,6 +65,7 @@ def logs(name: str, lines: int, as_json: bool) -> None:
 @_AS_JSON
 def stop(name: str, as_json: bool) -> None:
     """End the service NAME, once its requests are answered. Its releases are kept."""
+    from blocks.sampler import stop_sampler
     from blocks.targets import open_target
     from deployments.cli.main import print_json
     from tasks.core.files import file_lock
@@ -75,12 +76,13 @@ def stop(name: str, as_json: bool) -> None:
     folder = _folder(settings, name)
     start = time.monotonic()
     with (
-        file_lock(settings.leases / f"deploy-{name}", wait=False, holder=name),
+        file_lock(settings.service_lease(name), wait=False, holder=f"the service {name}"),
         open_target(_target_of(folder), folder, settings) as target,
     ):
         state = folder.state()
         release = folder.release(state.release) if state else None
         stopped = stop_service(folder, target, drain_s=release.spec.rollout.drain_s if release else 0)
+        stop_sampler(folder)
         inputs = {"stop": name, "release": state.release if state else None}
         record = _record(settings, name, "stopped", start, inputs, {}) if stopped else None
     if as_json:
@@ -96,20 +98,23 @@ def stop(name: str, as_json: bool) -> None:
 def rollback(ctx: click.Context, name: str, as_json: bool) -> None:
     """Go back to the release of NAME that served before; once more comes back to this one."""
     from blocks.engine_api import EngineApi
+    from blocks.sampler import sample_service
     from blocks.targets import open_target
     from deployments.cli.main import print_json
     from tasks.core.files import file_lock
     from tasks.core.settings import Settings
-    from tasks.core.verdicts import StageName, says_no
+    from tasks.core.verdicts import RolloutVerdict, StageName, says_no
     from tasks.rollout.apply import roll_out
 
     settings = Settings.load()
     folder = _folder(settings, name)
     start = time.monotonic()
-    with file_lock(settings.leases / f"deploy-{name}", wait=False, holder=name):
+    with file_lock(settings.service_lease(name), wait=False, holder=f"the service {name}"):
         release = _release_before(folder)
         with open_target(release.target, folder, settings) as target:
             result = roll_out(release, folder, target, EngineApi)
+            if result.verdict == RolloutVerdict.SERVING:
+                sample_service(folder, *folder.serving())
         record = _record_rollout(settings, release, result, start)
     if as_json:
         print_json({**result.model_dump(mode="json"), "record": record})
@@ -280,4 +285,4 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
         table.add_row(*("" if shown[column] is None else str(shown[column]) for column in _COLUMNS))
     console = Console()
     # What reads a pipe has no width: only a terminal folds lines.
-    console.print(table, width=None if console.is_terminal else _PIPE_WIDTH)
+    (console if console.is_terminal else Console(width=_PIPE_WIDTH)).print(table)

@@ -78,6 +78,16 @@ class EngineError(SlipwayError):
     """A serving engine died, did not become ready, or answered wrongly."""
 
 
+class EngineDiedError(EngineError):
+    """An engine's process ended by itself. `status` is its exit status, 128 and the signal where one killed it."""
+
+    def __init__(
+        self, what: str, *, status: int | None, fix: str | None = None, detail: str | None = None
+    ) -> None:
+        super().__init__(what, fix=fix, detail=detail)
+        self.status = status
+
+
 class PortTakenError(SlipwayError):
     """A port that the service needs is in use by something else."""
 

@@ -6,9 +6,53 @@ A field left out is not known; `None` or an empty list was looked for and is not
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field
+import difflib
+import json
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from packaging.utils import canonicalize_name
+from packaging.version import InvalidVersion, Version
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    StrictBool,
+    StrictInt,
+    ValidationError,
+    model_serializer,
+)
 
 from tasks.core.digests import digest_of
+from tasks.core.errors import WrongUseError
+
+
+def _version(value: str) -> str:
+    """The text as it came; the error of `Version` in words that say what was expected."""
+    try:
+        Version(value)
+    except InvalidVersion:
+        raise ValueError("not a version such as 12.4 or 535.154.05") from None
+    return value
+
+
+def _named_packages(value: dict[str, str]) -> dict[str, str]:
+    """Names as package indexes compare them: `Flash_Attn` is `flash-attn`."""
+    return {str(canonicalize_name(name)): version for name, version in value.items()}
+
+
+VersionText = Annotated[str, Field(max_length=64), AfterValidator(_version)]
+"""A version as text; compare only as `packaging.version.Version`."""
+
+Packages = Annotated[
+    dict[str, VersionText],
+    BeforeValidator(lambda value: {} if value is None else value),
+    AfterValidator(_named_packages),
+]
+"""Installed version by canonical name."""
 
 
 class Gpu(BaseModel):
@@ -17,37 +61,46 @@ class Gpu(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
-    compute_capability: str | None = None
-    memory_bytes: int | None = Field(None, ge=0)
+    compute_capability: str | None = Field(None, pattern=r"^[0-9]{1,2}\.[0-9]$")
+    memory_bytes: StrictInt | None = Field(None, ge=0)
     uuid: str | None = None
 
 
 class Facts(BaseModel):
-    """What a host is, and what would run on it."""
+    """What a host is, and what would run on it.
+
+    `driver` is the kernel driver, `cuda_driver` the CUDA version of the user-mode driver, `nvcc` the toolkit
+    installed on the host, `cuda_build` the CUDA version that the environment's packages were built for.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    driver: str | None = None
-    cuda_driver: str | None = None
-    nvcc: str | None = None
-    gpus: list[Gpu] = []
-    glibc: str | None = None
+    driver: VersionText | None = None
+    cuda_driver: VersionText | None = None
+    nvcc: VersionText | None = None
+    gpus: Annotated[tuple[Gpu, ...], BeforeValidator(lambda value: () if value is None else value)] = ()
+    glibc: VersionText | None = None
     distribution: str | None = None
     kernel: str | None = None
     cpu: str | None = None
-    cpu_count: int | None = None
-    memory_bytes: int | None = None
+    cpu_count: StrictInt | None = Field(None, ge=1)
+    memory_bytes: StrictInt | None = Field(None, ge=0)
     engine: str | None = None
-    engine_version: str | None = None
-    packages: dict[str, str] = {}
-    cuda_build: str | None = None
+    engine_version: VersionText | None = None
+    packages: Packages = {}
+    cuda_build: VersionText | None = None
     family: str | None = None
     dtype: str | None = None
-    forward_compat: bool = False
+    forward_compat: Annotated[StrictBool, BeforeValidator(lambda value: value is not None and value)] = False
 
     def known(self, field: str) -> bool:
         """Whether this was looked at, with whatever result."""
         return field in self.model_fields_set
+
+    @model_serializer(mode="wrap")
+    def _known_only(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """What is not known stays so in records and files."""
+        return {name: value for name, value in dump(self).items() if name in self.model_fields_set}
 
     @property
     def hardware(self) -> dict[str, object]:
@@ -63,3 +116,42 @@ class Facts(BaseModel):
     def fingerprint(self) -> str:
         """Equal for hosts on which a measurement of one holds for the other."""
         return digest_of(self.hardware)
+
+
+def parse_facts(text: str | bytes, *, source: str = "facts") -> Facts:
+    """The facts in a JSON document. Raises one `WrongUseError` line that names the first wrong key."""
+    try:
+        values = json.loads(text, object_pairs_hook=_each_key_once)
+    except (ValueError, RecursionError) as error:
+        raise WrongUseError(f"{source} is not JSON: {error}") from None
+    if not isinstance(values, dict):
+        raise WrongUseError(f"{source} holds no JSON object", fix='for example {"driver": "535.154.05"}')
+    try:
+        return Facts.model_validate(values)
+    except ValidationError as error:
+        raise _explain(error, source) from None
+
+
+def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        raise ValueError("a key is there twice")
+    return values
+
+
+def _explain(error: ValidationError, source: str) -> WrongUseError:
+    first = error.errors()[0]
+    path = ".".join(str(piece) for piece in first["loc"])
+    if first["type"] == "extra_forbidden":
+        key = str(first["loc"][-1])
+        known: Mapping[str, object] = (Gpu if len(first["loc"]) > 1 else Facts).model_fields
+        near = difflib.get_close_matches(key, known, n=1, cutoff=0.4)
+        fix = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
+        return WrongUseError(f"{source}: unknown key {path!r}", fix=fix)
+    if first["type"] == "missing":
+        return WrongUseError(f"{source}: the key {path!r} is missing", fix=f"add {path!r}")
+    message = (
+        first["msg"].removeprefix("Value error, ").replace("tuple", "list").replace("dictionary", "object")
+    )
+    shown = repr(first["input"])
+    return WrongUseError(f"{source}: {path}: {message}", fix=f"got {shown[:80]}")

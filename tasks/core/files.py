@@ -77,6 +77,23 @@ def as_disk_full(error: OSError, path: Path) -> Exception:
     )
 
 
+def require_space(folder: Path, needed_bytes: int) -> None:
+    """Raise `DiskFullError` that names the disk if `needed_bytes` do not fit onto that of `folder`."""
+    free = shutil.disk_usage(folder).free
+    if needed_bytes > free:
+        raise DiskFullError(
+            f"{needed_bytes / 1e6:.1f} MB do not fit into {folder}: "
+            f"the disk mounted at {mount_of(folder)} has {free / 1e6:.1f} MB free",
+            fix="free space on that disk, or set SLIPWAY_HOME to a larger one",
+        )
+
+
+def mount_of(folder: Path) -> Path:
+    """Where the disk that holds `folder` is mounted."""
+    here = folder.resolve()
+    return next(place for place in (here, *here.parents) if os.path.ismount(place))
+
+
 @contextlib.contextmanager
 def file_lock(path: Path, *, wait: bool, holder: str) -> Iterator[None]:
     """Hold an exclusive lock that the kernel releases when this process dies.

@@ -37,13 +37,22 @@ def read_model_shape(folder: Path) -> ModelShape:
     """The shape of the model in `folder`. Raises `ModelError` that names what is missing."""
     path = folder / "config.json"
     try:
-        config: dict[str, Any] = json.loads(path.read_text())
+        text = path.read_bytes()
     except FileNotFoundError:
         raise ModelError(
             f"{folder} holds no config.json", fix="give a folder in the Hugging Face layout"
         ) from None
-    except ValueError as error:
+    return parse_model_shape(text, str(path))
+
+
+def parse_model_shape(text: bytes, path: str) -> ModelShape:
+    """The shape that a `config.json` found at `path` describes. Raises `ModelError`."""
+    try:
+        config: Any = json.loads(text)
+    except (ValueError, RecursionError) as error:
         raise ModelError(f"{path} is not JSON: {error}") from error
+    if not isinstance(config, dict):
+        raise ModelError(f"{path} holds no JSON object")
     architectures = config.get("architectures") or ["(none)"]
     family = FAMILIES.get(architectures[0])
     if family is None:

@@ -17,8 +17,8 @@ from tasks.core.spec import DeploySpec, EngineKind, Target
 class Launch(BaseModel):
     """How the engine is started on this host: everything but the port, which is chosen at the start.
 
-    `argv` holds the placeholders `{host}` and `{port}`. `model_file` is the file or folder that is served. Its
-    paths are this host's; a container's command is made anew from the release's tuned configuration.
+    `argv` holds the placeholders `{host}` and `{port}`. `model_file` is the file or folder that is served.
+    All paths are this host's; a container's command is made anew from the release's tuned configuration.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

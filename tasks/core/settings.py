@@ -57,6 +57,10 @@ class Settings:
         """File locks on services, ports and GPUs."""
         return self.home / "leases"
 
+    def service_lease(self, name: str) -> Path:
+        """The lock of one service: deploys, rollbacks and stops of it take turns."""
+        return self.leases / f"service-{name}"
+
     @property
     def specs(self) -> Path:
         """The last deployed spec of each service: what an event redeploys."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import sys
 import types
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
@@ -17,6 +18,9 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
 from tasks.core.errors import SpecError
+
+OWN_PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
+"""The Python that Slipway runs on: the one that is surely on this machine."""
 
 _SIZE = re.compile(r"^\s*([0-9]+(?:\.[0-9]+)?)\s*([kKMGTP]?)(i?)B?\s*$")
 _POWERS = {"": 0, "k": 1, "K": 1, "M": 2, "G": 3, "T": 4, "P": 5}
@@ -76,7 +80,7 @@ class Hardware(Part):
 class Environment(Part):
     """The engine's own Python environment."""
 
-    python: str = Field("3.11", pattern=r"^3\.\d+$", description="Python version of the environment.")
+    python: str = Field(OWN_PYTHON, pattern=r"^3\.\d+$", description="Python version of the environment.")
     requirements: tuple[str, ...] = Field((), description="Requirements beside the engine's own (PEP 508).")
     exclude_newer: str | None = Field(
         None, description="Ignore packages published after this date (RFC 3339), for repeatable locks."
@@ -147,7 +151,7 @@ class Rollout(Part):
         None, ge=1, le=65535, description="Port of the service; a free one, then kept, when empty."
     )
     drain_s: float = Field(30, ge=0, description="Longest wait for requests in flight at a switch, s.")
-    base_image: str = Field("python:3.11-slim", description="Base image for target docker.")
+    base_image: str = Field(f"python:{OWN_PYTHON}-slim", description="Base image for target docker.")
     pids: int = Field(512, ge=16, description="Limit on processes in the container.")
     gate: Gate = Gate()
 

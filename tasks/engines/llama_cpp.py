@@ -49,7 +49,9 @@ class LlamaCpp:
                 str(config.threads),
                 "--gpu-layers",
                 str(config.gpu_layers),
-            )
+            ),
+            # Threads that spin at a barrier starve each other when the host is busy: 50 times slower (measured).
+            env={"OMP_WAIT_POLICY": "passive"},
         )
 
     def memory_bytes(self, shape: ModelShape, model_bytes: int, config: ServingConfig) -> int:

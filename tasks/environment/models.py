@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from packaging.utils import canonicalize_name
 from pydantic import BaseModel, ConfigDict, Field
 
 from tasks.core.digests import digest_of
 from tasks.core.result import StageResult
-from tasks.core.spec import EngineKind, Environment
+from tasks.core.spec import OWN_PYTHON, EngineKind, Environment
 from tasks.core.verdicts import EnvironmentVerdict
 
 
@@ -22,7 +23,7 @@ class EnvironmentRequest(Part):
     """Which engine's environment, and what else must be in it."""
 
     engine: EngineKind = Field(EngineKind.LLAMA_CPP, description="Serving engine.")
-    python: str = Field("3.11", pattern=r"^3\.\d+$", description="Python version of the environment.")
+    python: str = Field(OWN_PYTHON, pattern=r"^3\.\d+$", description="Python version of the environment.")
     requirements: tuple[str, ...] = Field((), description="Requirements beside the engine's own (PEP 508).")
     exclude_newer: str | None = Field(None, description="Ignore packages published after this date.")
 
@@ -119,8 +120,8 @@ class Inventory(Part):
 
     @property
     def packages(self) -> dict[str, str]:
-        """Name and version of each."""
-        return {found.name: found.version for found in self.distributions}
+        """Name, in its canonical spelling, and version of each."""
+        return {str(canonicalize_name(found.name)): found.version for found in self.distributions}
 
 
 class Checked(Part):

@@ -13,15 +13,15 @@ from tasks.core.verdicts import RegistryVerdict
 from tasks.registry.models import Announcement, Look, RegistryResult
 
 GRACE = timedelta(minutes=2)
-"""How long an announced redeploy may take to start before its event counts as lost."""
+"""How long an announced redeploy may by default take to start before its event counts as lost."""
 
 MAX_ATTEMPTS = 3
 """Redeploys of one version that ended in a fault before a human has to look."""
 
 
-def judge(look: Look, now: datetime) -> RegistryResult:
+def judge(look: Look, now: datetime, grace: timedelta = GRACE) -> RegistryResult:
     """Announce, or say why not."""
-    announcement, reason = _decide(look, now)
+    announcement, reason = _decide(look, now, grace)
     current = look.wanted_version == look.serving_version
     return RegistryResult(
         verdict=RegistryVerdict.CURRENT if current else RegistryVerdict.MOVED,
@@ -34,7 +34,7 @@ def judge(look: Look, now: datetime) -> RegistryResult:
     )
 
 
-def _decide(look: Look, now: datetime) -> tuple[Announcement | None, str]:
+def _decide(look: Look, now: datetime, grace: timedelta) -> tuple[Announcement | None, str]:
     if look.wanted_version == look.serving_version:
         return None, "the alias names what serves"
     if look.deploying:
@@ -56,7 +56,7 @@ def _decide(look: Look, now: datetime) -> tuple[Announcement | None, str]:
         )
     if ended:
         return announce(look, last.attempt + 1, now), "the last deploy failed"
-    if now - last.at >= GRACE:
+    if now - last.at >= grace:
         return announce(look, last.attempt + 1, now), "no deploy followed the last event"
     return None, "a redeploy was asked for"
 

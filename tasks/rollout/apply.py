@@ -18,7 +18,7 @@ from typing import Protocol
 from tasks.core.cancellation import current
 from tasks.core.digests import is_digest_of_file, short
 from tasks.core.errors import EngineError, ModelError, RolloutError
-from tasks.core.files import fsync_folder, write_atomically
+from tasks.core.files import PART, fsync_folder, write_atomically
 from tasks.core.progress import say
 from tasks.core.release import Release, ServiceFolder, ServiceState
 from tasks.core.verdicts import RolloutVerdict, StageName
@@ -27,6 +27,7 @@ from tasks.rollout.plan import plan_rollout
 
 _POLL_S = 0.02
 _LOG_LINES = 12
+_DEATH_NOTICE_S = 2.0
 _SERVES_ALREADY = (RolloutAction.NOTHING, RolloutAction.ADOPT)
 
 
@@ -115,6 +116,7 @@ def roll_out(release: Release, folder: ServiceFolder, target: Target, open_api: 
             f"{release.name} runs on the target {state.target}, and this release is for {release.target}",
             fix=f"end it first: slipway stop {release.name}",
         )
+    _sweep_documents(folder)
     plan = plan_rollout(release, state, _look(release, target, open_api))
     if plan.action in _SERVES_ALREADY:
         return _keep(release, plan, folder, target)
@@ -155,16 +157,28 @@ def answers(release: Release, base_url: str, open_api: OpenApi) -> bool:
 def still_serves(result: RolloutResult, release: Release, target: Target, open_api: OpenApi) -> bool:
     """Whether what a recorded rollout brought into service is still there, and answers."""
     running = _look(release, target, open_api)
-    return (
-        running is not None
-        and running.up
-        and (running.release, running.endpoint) == (release.id, result.endpoint)
-    )
+    if running is None or not running.up:
+        return False
+    if (running.release, running.endpoint) != (release.id, result.endpoint):
+        return False
+    target.claim(running.host, running.port)  # held already: sweeps what a killed rollout left
+    return True
+
+
+def _sweep_documents(folder: ServiceFolder) -> None:
+    """Remove unfinished documents of a rollout that was killed while it wrote; never another process' own."""
+    unfinished = [
+        *folder.root.glob(f"{folder.state_file.name}.*{PART}"),
+        *folder.root.glob(f"releases/*{PART}"),
+    ]
+    for part in unfinished:
+        part.unlink(missing_ok=True)
 
 
 def _keep(release: Release, plan: RolloutPlan, folder: ServiceFolder, target: Target) -> RolloutResult:
     running = target.running()
     assert running is not None  # else the plan would be to start
+    target.claim(running.host, running.port)  # held already: sweeps what a killed rollout left
     if plan.action is RolloutAction.ADOPT:
         _write_state(release, folder, running.host, running.port, plan.previous)
     return _result(
@@ -270,9 +284,21 @@ class _Attempt:
                         fix="raise rollout.gate.start_timeout_s",
                     )
                 time.sleep(_POLL_S)
-            completion = api.complete(self.release.launch.served_name, gate.prompt, gate.max_tokens)
+            try:
+                completion = api.complete(self.release.launch.served_name, gate.prompt, gate.max_tokens)
+            except EngineError as error:
+                if fault := self._fault_soon(candidate):
+                    raise EngineError(f"the engine died at its first completion: {fault}") from error
+                raise
         say(StageName.ROLLOUT, f"gate passed: {gate.prompt!r} -> {completion.text!r}")
         return completion
+
+    def _fault_soon(self, candidate: Candidate) -> str | None:
+        """How the candidate died: a connection breaks a moment before the death is known."""
+        deadline = time.monotonic() + _DEATH_NOTICE_S
+        while not (fault := self.target.fault(candidate)) and time.monotonic() < deadline:
+            time.sleep(_POLL_S)
+        return fault
 
     def _bring_into_service(self, candidate: Candidate) -> None:
         self.target.switch(candidate)

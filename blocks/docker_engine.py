@@ -1,0 +1,275 @@
+"""A Docker engine, by its SDK: images and containers, with errors that say what to do."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import docker
+import requests
+from docker.errors import APIError, BuildError, DockerException, ImageNotFound, NotFound
+from docker.models.containers import Container as SdkContainer
+from docker.types import DeviceRequest, LogConfig, Mount
+
+from tasks.core.errors import MissingToolError, NetworkError, PortTakenError, RolloutError
+from tasks.rollout.container.models import Container, ContainerPlan, ImagePlan
+
+_API_TIMEOUT_S = 600
+"""Of one call: building copies the context of a large engine."""
+
+_RESTARTS = 5
+_LOG_FILES = {"max-size": "10m", "max-file": "3"}
+_NO_GPU = (
+    "could not select device driver",
+    "Unknown runtime specified nvidia",
+    "error gathering device information",
+    "unresolvable CDI devices",
+    "nvidia-container-cli",
+)
+"""What Docker says, in its versions, when a GPU is asked for that it cannot give."""
+
+_PORT_TAKEN = ("port is already allocated", "address already in use", "is already in use by container")
+
+
+class DockerEngine:
+    """One engine, at the address that the Docker client is configured for."""
+
+    def __init__(self, client: docker.DockerClient) -> None:
+        self._client = client
+
+    @classmethod
+    def connect(cls) -> DockerEngine:
+        """The engine of `DOCKER_HOST`, or of this host. Raises `MissingToolError` where none answers."""
+        address = os.environ.get("DOCKER_HOST") or "unix:///var/run/docker.sock"
+        try:
+            client = docker.from_env(timeout=_API_TIMEOUT_S)
+            client.ping()
+        except (DockerException, requests.RequestException) as error:
+            raise MissingToolError(
+                f"target docker needs a Docker engine, and none answers at {address}",
+                fix="install and start Docker, set DOCKER_HOST, or use target: process",
+                detail=str(error),
+            ) from error
+        return cls(client)
+
+    def __enter__(self) -> DockerEngine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._client.close()
+
+    def image_id(self, name: str) -> str | None:
+        """`sha256:…` of an image that the engine holds."""
+        try:
+            image_id: str | None = self._client.images.get(name).id
+        except ImageNotFound:
+            return None
+        return image_id
+
+    def base_image_id(self, name: str) -> str:
+        """`sha256:…` of a base image, pulled if it is not here. Raises `NetworkError` where it cannot be."""
+        if found := self.image_id(name):
+            return found
+        try:
+            self._client.images.pull(name)
+        except APIError as error:
+            raise NetworkError(
+                f"the base image {name} is not on this host and cannot be pulled",
+                fix="infra/images/base.sh makes slipway/base:bookworm without a registry: name it in "
+                "rollout.base_image",
+                detail=_words_of(error),
+            ) from error
+        return self.image_id(name) or name
+
+    def build(self, plan: ImagePlan, context: Path) -> str:
+        """Build the image from `context` without network; its id. Raises `RolloutError` with the log."""
+        try:
+            image, _ = self._client.images.build(
+                path=str(context), tag=plan.name, rm=True, forcerm=True, pull=False, network_mode="none"
+            )
+        except BuildError as error:
+            log = "".join(str(line.get("stream", line.get("error", ""))) for line in error.build_log)
+            raise _explain_build(plan, log or str(error)) from error
+        except APIError as error:
+            raise _explain_build(plan, _words_of(error)) from error
+        return str(image.id)
+
+    def start(self, plan: ContainerPlan) -> Container:
+        """Create and start a container; nothing stays on failure.
+
+        Raises `MissingToolError` for a GPU that Docker cannot give, `PortTakenError`, `RolloutError`.
+        """
+        with _explained(f"start the container {plan.name}"):
+            return self._start(plan, self._gpus(plan.gpus))
+
+    def _start(self, plan: ContainerPlan, devices: list[DeviceRequest]) -> Container:
+        try:
+            container = self._create(plan, devices)
+        except APIError as error:
+            raise _explain_start(plan, error) from error
+        try:
+            container.start()
+        except APIError as error:
+            # Docker keeps a container whose start failed, even one that it was told to remove.
+            self.remove(str(container.id))
+            raise _explain_start(plan, error) from error
+        except BaseException:
+            self.remove(str(container.id))
+            raise
+        container.reload()
+        return _container_of(container.attrs)
+
+    def _create(self, plan: ContainerPlan, devices: list[DeviceRequest]) -> SdkContainer:
+        limits: dict[str, Any] = {}
+        if plan.memory_bytes is not None:
+            limits |= {"mem_limit": plan.memory_bytes, "memswap_limit": plan.memory_bytes}
+        if plan.cpus is not None:
+            limits["nano_cpus"] = plan.cpus * 10**9
+        return self._client.containers.create(
+            plan.image,
+            list(plan.argv),
+            name=plan.name,
+            environment=plan.env,
+            labels=plan.labels,
+            user=plan.user,
+            mounts=[Mount(plan.model_target, str(plan.model_source), type="bind", read_only=True)],
+            ports={f"{plan.port}/tcp": ("127.0.0.1", plan.host_port)},
+            read_only=True,
+            tmpfs={"/tmp": f"size={plan.tmp_bytes},mode=1777,noexec,nosuid,nodev"},
+            cap_drop=["ALL"],
+            security_opt=["no-new-privileges"],
+            pids_limit=plan.pids,
+            shm_size=plan.shm_bytes,
+            log_config=LogConfig(type=LogConfig.types.JSON, config=_LOG_FILES),
+            device_requests=devices,
+            **limits,
+        )
+
+    def _gpus(self, count: int) -> list[DeviceRequest]:
+        if count == 0:
+            return []
+        info = self._client.info()
+        if "nvidia" in info.get("Runtimes", {}):
+            return [DeviceRequest(driver="nvidia", count=count, capabilities=[["gpu"]])]
+        if _has_nvidia_cdi(info.get("CDISpecDirs") or []):
+            return [DeviceRequest(driver="cdi", device_ids=[f"nvidia.com/gpu={i}" for i in range(count)])]
+        raise _no_gpu(count, "neither the runtime nvidia nor a CDI specification of nvidia.com/gpu is there")
+
+    def keep_alive(self, container_id: str) -> None:
+        """From now on start the container again when it dies, a few times."""
+        with _explained("give the container a restart policy"):
+            self._client.containers.get(container_id).update(
+                restart_policy={"Name": "on-failure", "MaximumRetryCount": _RESTARTS}
+            )
+
+    def find(self, labels: Mapping[str, str]) -> list[Container]:
+        """All containers with these labels, running or not."""
+        wanted: dict[str, str | list[str] | bool] = {
+            "label": [f"{key}={value}" for key, value in labels.items()]
+        }
+        with _explained("list the containers"):
+            # `ignore_removed`: one may go between the list and the look at it.
+            found = self._client.containers.list(all=True, filters=wanted, ignore_removed=True)
+        return [_container_of(container.attrs) for container in found]
+
+    def log_tail(self, container_id: str, lines: int) -> str:
+        """The last lines of both its outputs; empty if it is gone."""
+        output = b""
+        with contextlib.suppress(NotFound), _explained("read the container's log"):
+            output = self._client.containers.get(container_id).logs(tail=lines)
+        return output.decode(errors="replace").rstrip("\n")
+
+    def stop(self, container_id: str, *, timeout_s: int) -> None:
+        """Ask the container to end and kill it past `timeout_s`. Nothing if it is gone."""
+        with contextlib.suppress(NotFound), _explained("stop the container"):
+            self._client.containers.get(container_id).stop(timeout=timeout_s)
+
+    def remove(self, container_id: str) -> None:
+        """Remove the container in whatever state it is. Nothing if it is gone."""
+        with contextlib.suppress(NotFound), _explained("remove the container"):
+            self._client.containers.get(container_id).remove(force=True, v=True)
+
+
+@contextlib.contextmanager
+def _explained(doing: str) -> Iterator[None]:
+    """Other failures of the engine than `NotFound`, as `RolloutError`; also when it no longer answers."""
+    try:
+        yield
+    except NotFound:
+        raise
+    except (APIError, requests.RequestException) as error:
+        raise RolloutError(f"the Docker engine could not {doing}", detail=_words_of(error)) from error
+
+
+def _words_of(error: Exception) -> str:
+    return str(getattr(error, "explanation", None) or error)
+
+
+def _container_of(attrs: Mapping[str, Any]) -> Container:
+    state = attrs["State"]
+    bindings = (attrs["HostConfig"].get("PortBindings") or {}).values()
+    ports = [int(binding["HostPort"]) for found in bindings for binding in found or () if binding["HostPort"]]
+    return Container(
+        id=attrs["Id"],
+        name=attrs["Name"].lstrip("/"),
+        status=state["Status"],
+        labels=attrs["Config"]["Labels"] or {},
+        host_port=ports[0] if ports else None,
+        pid=state["Pid"] or None,
+        exit_code=state["ExitCode"],
+        oom_killed=bool(state["OOMKilled"]),
+        memory_bytes=attrs["HostConfig"].get("Memory") or None,
+        restarts=attrs.get("RestartCount", 0),
+    )
+
+
+def _has_nvidia_cdi(folders: list[str]) -> bool:
+    """Whether a CDI specification names NVIDIA's GPUs; looked for on this host, where the engine runs."""
+    specs = (path for folder in folders for path in Path(folder).glob("*") if path.is_file())
+    return any("nvidia.com/gpu" in path.read_text(errors="replace") for path in specs)
+
+
+def _no_gpu(count: int, detail: str) -> MissingToolError:
+    return MissingToolError(
+        f"the release needs {count} GPU{'s' * (count > 1)}, and this Docker engine can give none",
+        fix="install the NVIDIA container toolkit, run `nvidia-ctk runtime configure --runtime=docker` and "
+        "restart Docker, or set hardware.gpus: 0",
+        detail=detail,
+    )
+
+
+def _explain_start(plan: ContainerPlan, error: APIError) -> Exception:
+    text = _words_of(error)
+    if plan.gpus and any(sign in text for sign in _NO_GPU):
+        return _no_gpu(plan.gpus, text)
+    if any(sign in text for sign in _PORT_TAKEN):
+        return PortTakenError(f"the container {plan.name} cannot have its port or its name", detail=text)
+    if isinstance(error, ImageNotFound):
+        return RolloutError(f"the image {plan.image} is gone", fix="deploy again: it is then made anew")
+    return RolloutError(f"the container {plan.name} could not be started", detail=text)
+
+
+def _explain_build(plan: ImagePlan, log: str) -> RolloutError:
+    tail = "\n".join(_last_stream_lines(log))
+    if "cannot open shared object file" in log:
+        needed = ", ".join(plan.system_libraries)
+        return RolloutError(
+            f"the base image {plan.base_image} lacks a system library that the engine needs",
+            fix=f"use one that holds {needed}: infra/images/base.sh makes it",
+            detail=tail,
+        )
+    return RolloutError(
+        f"no image could be built on {plan.base_image}",
+        fix=f"it has to hold python3 ({plan.python}) with venv, and {', '.join(plan.system_libraries)}",
+        detail=tail,
+    )
+
+
+def _last_stream_lines(log: str, count: int = 12) -> list[str]:
+    with contextlib.suppress(ValueError):
+        log = json.loads(log)["message"]
+    return log.strip().splitlines()[-count:]

@@ -1,0 +1,145 @@
+"""A workbench for candidates: makes them, serves them, scores text and puts load on them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+
+from blocks.engine_api import EngineApi
+from blocks.engine_process import RunningEngine, serve
+from blocks.forced_tokens import Token, score_windows, tokenize
+from blocks.gguf_maker import make_gguf
+from blocks.load_client import LoadClient
+from blocks.process_memory import gpu_bytes, peak_host_bytes
+from tasks.batching.models import Run
+from tasks.core.errors import EngineDiedError, EngineError
+from tasks.core.load import LoadFigures, load_for, load_for_decoding
+from tasks.core.spec import CandidateFormat
+from tasks.engines.base import Engine, ServingConfig
+from tasks.engines.out_of_memory import was_out_of_memory
+from tasks.quantization.models import Score, Trial
+
+_NAME = "slipway-tuning"
+_SPEED_RUNS = 3
+_SPEED_TOKENS = 96
+_WARM_UP_S = 0.2
+_STOCK = " ".join(
+    f"{first}{second}"
+    for first in ("the ", "a ", "one ", "my ")
+    for second in (
+        "ship lies at the quay",
+        "crane lifts a crate",
+        "pilot reads the tide",
+        "rope holds fast",
+        "wind turns north",
+        "harbour is closed at night",
+        "cargo was weighed twice",
+        "light shows green",
+        "tug pulls 42 barges away",
+    )
+)
+"""Text whose tokens prompts are drawn from at random: what they say does not matter, only that they differ."""
+
+
+@dataclass(frozen=True)
+class EngineBench:
+    """One engine in one environment. With layers on GPUs, memory is measured there instead of on the host."""
+
+    engine: Engine
+    python: Path
+    threads: int
+    gpu_layers: int = 0
+    start_timeout_s: float = 120.0
+
+    def convert(self, worker: Path, model_dir: Path, form: CandidateFormat, out: Path) -> None:
+        """As the quantization stage's `CandidateBench` says."""
+        make_gguf(self.python, worker, model_dir, form, out)
+
+    def try_candidate(
+        self, model_file: Path, log: Path, *, text: str | None, tokens: int, window: int, slots: int
+    ) -> Trial:
+        """As the quantization stage's `CandidateBench` says."""
+        config = ServingConfig(
+            served_name=_NAME,
+            batch=slots,
+            context=window + 8,
+            threads=self.threads,
+            gpu_layers=self.gpu_layers,
+        )
+        with self._serve(model_file, config, log) as served, EngineApi(served.base_url, timeout_s=600) as api:
+            scores = _score(api, text, tokens, window, slots) if text is not None else []
+            client = LoadClient(served.base_url, _NAME, _token_pool(api))
+            loads = [
+                load_for_decoding(context=window, output_tokens=min(_SPEED_TOKENS, window // 2), seed=seed)
+                for seed in range(_SPEED_RUNS + 1)
+            ]
+            client.run(loads[0].model_copy(update={"min_s": _WARM_UP_S}))
+            figures = [client.run(load) for load in loads[1:]]
+        return Trial(scores=tuple(scores), tokens_per_s=tuple(one.tokens_per_s for one in figures))
+
+    def probe(
+        self, model_file: Path, config: ServingConfig, log: Path, *, output_tokens: int, runs: int
+    ) -> Sequence[Run]:
+        """As the batching stage's `ServingBench` says."""
+        done: list[Run] = []
+        try:
+            with self._serve(model_file, config, log) as served:
+                try:
+                    self._load(served, config, output_tokens, runs, done)
+                except EngineError:
+                    served.check()  # a dead engine says more than a broken connection
+                    raise
+        except EngineDiedError as error:
+            if was_out_of_memory(error.status, error.detail or ""):
+                done.append(Run(batch=config.batch, oom=True))
+            else:
+                done.append(Run(batch=config.batch, failed=error.what))
+        except EngineError as error:
+            done.append(Run(batch=config.batch, failed=error.what))
+        return done
+
+    def _load(
+        self, served: RunningEngine, config: ServingConfig, output_tokens: int, runs: int, done: list[Run]
+    ) -> None:
+        with EngineApi(served.base_url) as api:
+            client = LoadClient(served.base_url, config.served_name, _token_pool(api))
+        load = load_for(clients=config.batch, context=config.context, output_tokens=output_tokens)
+        client.run(load.model_copy(update={"seed": -1, "min_s": _WARM_UP_S, "min_requests": 1}))
+        for seed in range(runs):
+            figures = client.run(load.model_copy(update={"seed": seed}))
+            peak = gpu_bytes(served.leash_pid) if self.gpu_layers else peak_host_bytes(served.leash_pid)
+            done.append(_run(config.batch, figures, peak))
+
+    def _serve(
+        self, model_file: Path, config: ServingConfig, log: Path
+    ) -> AbstractContextManager[RunningEngine]:
+        command = self.engine.command(
+            str(self.python), str(self.engine.server_worker), str(model_file), config
+        )
+        return serve(command, served_name=config.served_name, log=log, start_timeout_s=self.start_timeout_s)
+
+
+def _run(batch: int, figures: LoadFigures, peak_bytes: int) -> Run:
+    return Run(
+        batch=batch,
+        peak_bytes=peak_bytes,
+        latency_ms={
+            "ttft_p50": figures.ttft_p50_ms,
+            "ttft_p95": figures.ttft_p95_ms,
+            "tpot_p50": figures.tpot_p50_ms,
+            "tpot_p95": figures.tpot_p95_ms,
+        },
+        throughput=figures.tokens_per_s,
+    )
+
+
+def _score(api: EngineApi, text: str, tokens: int, window: int, slots: int) -> list[Score]:
+    found = tokenize(api, text)[:tokens]
+    windows: list[list[Token]] = [found[start : start + window] for start in range(0, len(found), window)]
+    return score_windows(api, windows, slots=slots)
+
+
+def _token_pool(api: EngineApi) -> list[int]:
+    return [token.id for token in tokenize(api, _STOCK)]

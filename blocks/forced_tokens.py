@@ -1,0 +1,116 @@
+"""Log-probabilities of a given text under a served model, through llama.cpp's own HTTP interface.
+
+`/completion` answers with probabilities of the tokens it generates, not of the prompt. A grammar that allows
+exactly one sequence of tokens makes it generate the text, and the probabilities are those before the grammar.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+from blocks.engine_api import EngineApi
+from tasks.core.cancellation import current
+from tasks.core.errors import EngineError
+from tasks.quantization.models import Score
+
+
+@dataclass(frozen=True)
+class Token:
+    """One token; `whole` unless it begins or ends inside a character, which no grammar can force."""
+
+    id: int
+    whole: bool
+
+
+def tokenize(api: EngineApi, text: str, *, add_special: bool = False) -> list[Token]:
+    """The tokens of `text`. Raises `EngineError`."""
+    body = {"content": text, "add_special": add_special, "parse_special": False, "with_pieces": True}
+    answer = api.post("/tokenize", body)
+    try:
+        return [Token(int(item["id"]), _is_whole(item["piece"])) for item in answer["tokens"]]
+    except (KeyError, TypeError, ValueError) as error:
+        raise EngineError(f"{api.base_url}/tokenize answered no tokens but {str(answer)[:200]}") from error
+
+
+def _is_whole(piece: str | list[int]) -> bool:
+    return isinstance(piece, str) and piece != "" and piece[0] != "\0"
+
+
+def beginning(api: EngineApi) -> list[Token]:
+    """What the model puts before every text: its begin-of-text token, or nothing."""
+    plain, special = tokenize(api, "a"), tokenize(api, "a", add_special=True)
+    return special[: len(special) - len(plain)] if special[-len(plain) :] == plain else []
+
+
+def score_windows(api: EngineApi, windows: Sequence[Sequence[Token]], *, slots: int) -> list[Score]:
+    """Scores of the windows' tokens, in order, `slots` windows at a time.
+
+    A window's first token and tokens that are parts of characters are context only. Raises `EngineError` when
+    the engine answers no numbers or other tokens.
+    """
+    prefix = beginning(api)
+    scores: list[Score] = []
+    with ThreadPoolExecutor(slots) as pool:
+        for start in range(0, len(windows), slots):
+            current().check()
+            group = windows[start : start + slots]
+            jobs = [pool.submit(_score_window, api, [*prefix, *one], slot) for slot, one in enumerate(group)]
+            for job in jobs:
+                scores += job.result()
+    return scores
+
+
+def _score_window(api: EngineApi, window: Sequence[Token], slot: int) -> list[Score]:
+    scores: list[Score] = []
+    for start, end in whole_runs(window):
+        ids = [token.id for token in window]
+        scores += _score_run(api, ids[:start], ids[start:end], slot)
+    return scores
+
+
+def whole_runs(window: Sequence[Token]) -> Iterator[tuple[int, int]]:
+    """Runs `[start, end)` of whole tokens, after the first token."""
+    start: int | None = None
+    for index in range(1, len(window)):
+        if window[index].whole and start is None:
+            start = index
+        if not window[index].whole and start is not None:
+            yield start, index
+            start = None
+    if start is not None:
+        yield start, len(window)
+
+
+def _score_run(api: EngineApi, prompt: Sequence[int], forced: Sequence[int], slot: int) -> list[Score]:
+    answer = api.post(
+        "/completion",
+        {
+            "prompt": list(prompt),
+            "grammar": "root ::= " + " ".join(f"<[{token}]>" for token in forced),
+            "n_predict": len(forced),
+            "n_probs": 1,
+            "temperature": 0,
+            "top_k": 1,
+            "samplers": ["top_k"],
+            "cache_prompt": True,
+            "id_slot": slot,
+        },
+    )
+    try:
+        found = [_score(item) for item in answer["completion_probabilities"]]
+    except (KeyError, IndexError, TypeError, ValueError) as error:
+        raise EngineError(f"{api.base_url} answered no probabilities but {str(answer)[:200]}") from error
+    if [score.token for score in found] != list(forced):
+        raise EngineError(f"{api.base_url} did not keep to the forced tokens")
+    return found
+
+
+def _score(item: dict[str, Any]) -> Score:
+    logprob = item["logprob"]
+    if logprob is None:  # what JSON has for a number that is none
+        logprob = math.nan
+    return Score(token=int(item["id"]), logprob=float(logprob), top=int(item["top_logprobs"][0]["id"]))

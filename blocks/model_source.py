@@ -1,0 +1,137 @@
+"""Where a model's files are read from: a folder, or a prefix on S3."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tasks.core.errors import ModelError, NotFoundError, WrongUseError
+from tasks.staging.apply import ModelSource
+from tasks.staging.models import SourceFile
+
+if TYPE_CHECKING:
+    from blocks.s3 import S3Folder
+
+
+def open_source(source: str, *, endpoint: str | None) -> ModelSource:
+    """The source that `file:PATH` or `s3://BUCKET/PREFIX` names. Does not look into it."""
+    if source.startswith("file:"):
+        return FolderSource(Path(source.removeprefix("file:")))
+    if source.startswith("s3://"):
+        from blocks.s3 import S3Folder
+
+        return S3Source(S3Folder.open(source, endpoint=endpoint))
+    raise WrongUseError(f"{source!r} names no place", fix="write file:PATH or s3://BUCKET/PREFIX")
+
+
+class FolderSource:
+    """The files of one folder. Links may not lead out of it, but for those of a Hugging Face cache."""
+
+    parallel = 4
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder.expanduser().absolute()
+
+    @property
+    def name(self) -> str:
+        """Its address."""
+        return f"file:{self.folder}"
+
+    def list_files(self) -> Sequence[SourceFile]:
+        """Files of the folder itself, by path."""
+        if not self.folder.is_dir():
+            raise NotFoundError(f"there is no model folder {self.folder}", fix="look at the spec's `model`")
+        try:
+            paths = sorted(self.folder.iterdir())
+        except PermissionError:
+            raise ModelError(
+                f"{self.folder} may not be read", fix=f"allow it: chmod +rx {self.folder}"
+            ) from None
+        found = []
+        for path in paths:
+            try:
+                status = self._inside(path).stat()
+            except FileNotFoundError:
+                raise ModelError(f"{path} is a link that leads nowhere", fix="copy the model again") from None
+            if stat.S_ISREG(status.st_mode):
+                found.append(
+                    SourceFile(path=path.name, size_bytes=status.st_size, identity=_identity(status))
+                )
+        return found
+
+    def read(self, file: SourceFile, offset: int, length: int) -> bytes:
+        """Exactly these bytes of exactly that file."""
+        path = self.folder / file.path
+        try:
+            handle = os.open(self._inside(path), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except FileNotFoundError:
+            raise ModelError(f"{path} disappeared while it was read", fix="try again when it rests") from None
+        except PermissionError:
+            raise ModelError(f"{path} may not be read", fix=f"allow it: chmod +r {path}") from None
+        try:
+            content = _read_fully(handle, offset, length)
+            if len(content) != length or _identity(os.fstat(handle)) != file.identity:
+                raise ModelError(f"{path} changed while it was read", fix="try again when it rests")
+        finally:
+            os.close(handle)
+        return content
+
+    def _inside(self, path: Path) -> Path:
+        real = path.resolve()
+        homes = [self.folder.resolve()]
+        if self.folder.parent.name == "snapshots":  # a Hugging Face cache links each file to its content
+            homes.append(self.folder.parent.parent.resolve() / "blobs")
+        if not any(real.is_relative_to(home) for home in homes):
+            raise ModelError(
+                f"{path} is a link that leads out of the model's folder, to {real}",
+                fix="put the file itself there",
+            )
+        return real
+
+
+class S3Source:
+    """The objects of one prefix."""
+
+    parallel = 8
+
+    def __init__(self, folder: S3Folder) -> None:
+        self._folder = folder
+
+    @property
+    def name(self) -> str:
+        """Its address."""
+        return self._folder.url()
+
+    def list_files(self) -> Sequence[SourceFile]:
+        """Objects one level below the prefix, by path."""
+        found = self._folder.objects(deep=False)
+        if not found:
+            raise NotFoundError(f"there is nothing below {self.name}", fix="look at bucket and prefix")
+        return [SourceFile(path=item.path, size_bytes=item.size_bytes, identity=item.etag) for item in found]
+
+    def read(self, file: SourceFile, offset: int, length: int) -> bytes:
+        """Exactly these bytes of exactly that object."""
+        content = self._folder.read_range(file.path, file.identity, offset, length)
+        if len(content) != length:
+            raise ModelError(
+                f"{self.name}/{file.path} changed while it was read", fix="try again when it rests"
+            )
+        return content
+
+
+def _identity(status: os.stat_result) -> str:
+    """Differs whenever the file was written or replaced: the change time cannot be set back."""
+    return f"{status.st_mtime_ns}:{status.st_ctime_ns}:{status.st_ino}:{status.st_size}"
+
+
+def _read_fully(handle: int, offset: int, length: int) -> bytes:
+    """`os.pread` may return less than asked for; less than `length` in all means the end of the file."""
+    pieces: list[bytes] = []
+    while length and (piece := os.pread(handle, length, offset)):
+        pieces.append(piece)
+        offset += len(piece)
+        length -= len(piece)
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)

@@ -1,0 +1,122 @@
+"""`slipway stage`: copy models into verified shards, and verify them."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import click
+
+from deployments.cli.main import print_json
+from tasks.core.verdicts import StageName, StagingVerdict, says_no
+
+if TYPE_CHECKING:
+    from flows.recording import Outcome
+    from tasks.staging.models import StagingResult
+
+_SOURCES = ("file:", "s3://", "models:/")
+
+
+class ShardCount(click.ParamType[int | Literal["auto"]]):
+    """`auto`, or a number from 1 to 10000."""
+
+    name = "auto|N"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> int | Literal["auto"]:
+        """The number, or `auto`."""
+        if value == "auto":
+            return "auto"
+        return click.IntRange(1, 10_000).convert(value, param, ctx)
+
+
+@click.group()
+def stage() -> None:
+    """Copy models into verified shards, and verify them."""
+
+
+@stage.command()
+@click.argument("source", metavar="SRC")
+@click.option("--to", "folder", required=True, type=click.Path(path_type=Path), help="Folder to stage into.")
+@click.option("--shards", type=ShardCount(), default="auto", show_default=True, help="Number of shards.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def copy(source: str, folder: Path, shards: int | Literal["auto"], as_json: bool) -> None:
+    """Copy the model SRC into aligned shards with digests and a manifest.
+
+    SRC is a folder, file:PATH, s3://BUCKET/PREFIX or models:/NAME@ALIAS. Started again, it copies only what
+    is missing or damaged.
+    """
+    from flows.stage_model import staged
+    from tasks.staging.models import StagingRequest
+
+    outcome = staged(
+        StagingRequest(
+            model=source if source.startswith(_SOURCES) else f"file:{source}",
+            shards=shards,
+            disk_benchmark=False,
+            to=folder.absolute(),
+            convertible=False,
+        )
+    )
+    if as_json:
+        print_json(copy_answer(outcome))
+    else:
+        _print_copy(outcome)
+    if outcome.says_no:
+        sys.exit(3)
+
+
+@stage.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def verify(folder: Path, as_json: bool) -> None:
+    """Read every file of a staged model again and compare it with the manifest."""
+    from tasks.core.manifest import verify as verify_folder
+
+    manifest, damaged = verify_folder(folder)
+    verdict = StagingVerdict.CORRUPT if damaged else StagingVerdict.VERIFIED
+    if as_json:
+        answer = {"verdict": verdict, "files": len(manifest.files), "bytes": manifest.size_bytes}
+        print_json(answer | {"damaged": list(damaged), "manifest_digest": manifest.digest})
+    else:
+        click.echo(f"{verdict}: {len(manifest.files)} files, {manifest.size_bytes / 1e6:.1f} MB in {folder}")
+        for path in damaged:
+            click.echo(f"  missing or damaged: {path}")
+    if says_no(StageName.STAGING, verdict):
+        sys.exit(3)
+
+
+def copy_answer(outcome: Outcome[StagingResult]) -> dict[str, object]:
+    """What programs read (DESIGN 5), and what this run did."""
+    from tasks.core.manifest import MANIFEST_FILE, Manifest
+
+    result = outcome.result
+    shards = () if result.damaged else Manifest.read(result.model_dir).shards
+    return {
+        "bytes": result.size_bytes,
+        "seconds": outcome.seconds,
+        "shards": [
+            {"file": shard.path, "bytes": shard.size_bytes, "digest": shard.digest} for shard in shards
+        ],
+        "manifest": str(result.model_dir / MANIFEST_FILE),
+        "manifest_digest": result.manifest_digest,
+        "verdict": outcome.verdict,
+        "cached": outcome.cached,
+        "copied_bytes": 0 if outcome.cached else result.copied_bytes,
+        "restaged": [] if outcome.cached else list(result.restaged),
+        "damaged": list(result.damaged),
+        "findings": list(result.findings),
+        "record": outcome.record,
+    }
+
+
+def _print_copy(outcome: Outcome[StagingResult]) -> None:
+    result = outcome.result
+    done = "already there, verified" if outcome.cached else outcome.headline
+    click.echo(f"{outcome.verdict}: {done} ({outcome.seconds:.1f} s)")
+    click.echo(f"  folder   {result.model_dir}")
+    click.echo(f"  manifest {result.manifest_digest}")
+    for finding in () if outcome.cached else result.findings:
+        click.echo(f"  - {finding}")

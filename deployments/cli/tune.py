@@ -1,0 +1,248 @@
+"""`slipway tune`: choose a format, or a batch size, by measuring."""
+
+from __future__ import annotations
+
+import json
+import math
+import shlex
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from deployments.cli.main import print_json
+from tasks.batching.apply import search
+from tasks.batching.models import Decision, Limits, Run, SizeFigures
+from tasks.batching.plan import summarise
+from tasks.core.errors import CommandError, WrongUseError
+from tasks.core.spec import DeploySpec, load_spec
+from tasks.core.verdicts import ChoiceVerdict, StageName, says_no
+
+if TYPE_CHECKING:
+    from flows.recording import Outcome
+
+PLACEHOLDER = "{batch}"
+
+
+@click.group()
+def tune() -> None:
+    """Choose quantization and batch size by measuring."""
+
+
+@tune.command()
+@click.argument("spec_file", metavar="SPEC", type=click.Path(path_type=Path))
+@click.option("--set", "overrides", metavar="KEY=VALUE", multiple=True, help="Override a key of the spec.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def quantization(spec_file: Path, overrides: tuple[str, ...], as_json: bool) -> None:
+    """Make SPEC's candidates, measure quality, size and speed of each, and choose one.
+
+    Builds the environment and stages the model first, where that was not done yet. Nothing is put into service.
+    """
+    spec = load_spec(spec_file, overrides)
+    outcome = _run_quantization(spec, quiet=as_json)
+    if as_json:
+        print_json(
+            {
+                **outcome.model_dump(
+                    mode="json", include={"stage", "verdict", "cached", "seconds", "record"}
+                ),
+                "result": outcome.result.model_dump(mode="json"),
+            }
+        )
+    else:
+        _show_quantization(outcome)
+    if outcome.says_no:
+        sys.exit(3)
+
+
+def _run_quantization(spec: DeploySpec, *, quiet: bool) -> Outcome[Any]:
+    from deployments.cli.progress import show_progress
+    from deployments.cli.show import console
+    from deployments.prefect_api import prefect_api
+    from tasks.core.progress import listen
+    from tasks.core.settings import Settings
+
+    with show_progress(console(stderr=quiet)) as listener, prefect_api(Settings.load()) as api:
+        listen(listener)
+        from flows.quantize_model import quantize_model
+
+        api.wait()
+        with api.quiet_runs():
+            return quantize_model(spec)
+
+
+def _show_quantization(outcome: Outcome[Any]) -> None:
+    if outcome.stage == StageName.QUANTIZATION:
+        from deployments.cli.show import print_table
+        from tasks.quantization.report import columns, table
+
+        rows = [[cell.replace("**", "").replace("[", "\\[") for cell in row] for row in table(outcome.result)]
+        print_table(columns(), rows, title=outcome.result.reason)
+    click.echo(f"{outcome.stage} {outcome.verdict}: {outcome.headline}")
+
+
+@tune.command()
+@click.option(
+    "--probe",
+    required=True,
+    metavar="CMD",
+    help="Command that measures one size: {batch} is replaced; prints peak_bytes, latency_ms, throughput, oom.",
+)
+@click.option("--memory-bytes", type=click.IntRange(min=1), required=True, help="Memory limit, bytes.")
+@click.option(
+    "--memory-fraction",
+    type=click.FloatRange(0, 1, min_open=True),
+    default=0.9,
+    show_default=True,
+    help="Share of the limit that may be used.",
+)
+@click.option("--slo-ms", type=click.FloatRange(0, min_open=True), help="Latency objective, ms.")
+@click.option(
+    "--max-batch", type=click.IntRange(1), default=256, show_default=True, help="Largest size to try."
+)
+@click.option(
+    "--tolerance",
+    type=click.FloatRange(0, 1, max_open=True),
+    default=0.05,
+    show_default=True,
+    help="Throughput that may be given up for a smaller size.",
+)
+@click.option("--start", type=click.IntRange(1), help="Size to start from, if a good one is known.")
+@click.option("--timeout-s", type=click.FloatRange(0, min_open=True), default=600, show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def batch(
+    probe: str,
+    memory_bytes: int,
+    memory_fraction: float,
+    slo_ms: float | None,
+    max_batch: int,
+    tolerance: float,
+    start: int | None,
+    timeout_s: float,
+    as_json: bool,
+) -> None:
+    """Find the batch size of anything that a command can measure.
+
+    The answer was measured, several times; it keeps the memory limit and the latency objective, and gives the
+    most throughput or nearly so. Ends with 3 when no size does.
+    """
+    limits = Limits(
+        memory_bytes=int(memory_bytes * memory_fraction),
+        latency_ms={"latency": slo_ms} if slo_ms else {},
+        tolerance=tolerance,
+        max_batch=max_batch,
+    )
+    command = CommandProbe(probe, timeout_s)
+    decision, history = search(command, limits, start)
+    sizes = summarise(history, limits)
+    if as_json:
+        print_json(_answer(decision, history, sizes.get(decision.batch or 0)))
+    else:
+        _show(decision, list(sizes.values()))
+    if says_no(StageName.BATCHING, ChoiceVerdict.CHOSEN if decision.batch else ChoiceVerdict.NONE):
+        sys.exit(3)
+
+
+class CommandProbe:
+    """A user's command as a probe. Each run is a fresh process, started without a shell."""
+
+    def __init__(self, command: str, timeout_s: float) -> None:
+        try:
+            self._argv = shlex.split(command)
+        except ValueError as error:
+            raise WrongUseError(f"--probe {command!r} is no command: {error}") from None
+        if PLACEHOLDER not in command:
+            raise WrongUseError(
+                f"--probe {command!r} does not say where the size goes", fix=f"write {PLACEHOLDER} in it"
+            )
+        if shutil.which(self._argv[0]) is None:
+            raise WrongUseError(f"--probe: there is no program {self._argv[0]}")
+        self._timeout_s = timeout_s
+
+    def measure(self, batch: int, runs: int) -> Sequence[Run]:
+        """Run the command `runs` times; stop at the first run that holds no figures."""
+        done: list[Run] = []
+        for _ in range(runs):
+            done.append(self._measure_once(batch))
+            if not done[-1].answered:
+                break
+        return done
+
+    def _measure_once(self, batch: int) -> Run:
+        from blocks.process import last_lines, run
+
+        try:
+            finished = run(
+                [arg.replace(PLACEHOLDER, str(batch)) for arg in self._argv], timeout_s=self._timeout_s
+            )
+        except CommandError as error:
+            return Run(batch=batch, failed=error.what)
+        if finished.code != 0:
+            last = last_lines(finished.stderr, 1)
+            return Run(batch=batch, failed=f"exit status {finished.code}{': ' + last if last else ''}")
+        return parse_probe(batch, finished.stdout)
+
+
+def parse_probe(batch: int, text: str) -> Run:
+    """What a probe printed: one JSON object, on its last line or over all of them."""
+    lines = text.strip().splitlines()
+    for candidate in (text, lines[-1] if lines else ""):
+        try:
+            values = json.loads(candidate)
+        except ValueError:
+            continue
+        if isinstance(values, dict):
+            return _run_of(batch, values)
+    return Run(batch=batch, failed=f"printed no JSON object but {text.strip()[:80]!r}")
+
+
+def _run_of(batch: int, values: dict[str, Any]) -> Run:
+    if values.get("oom") is True:
+        return Run(batch=batch, oom=True)
+    for name in ("peak_bytes", "latency_ms", "throughput"):
+        value = values.get(name)
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, int | float)
+            or not math.isfinite(value)
+            or value < 0
+        ):
+            return Run(batch=batch, failed=f"{name} is {value!r}, not a number from 0 on")
+    return Run(
+        batch=batch,
+        peak_bytes=math.ceil(values["peak_bytes"]),
+        latency_ms={"latency": float(values["latency_ms"])},
+        throughput=float(values["throughput"]),
+    )
+
+
+def _answer(decision: Decision, history: Sequence[Run], chosen: SizeFigures | None) -> dict[str, Any]:
+    return {
+        "batch": decision.batch,
+        "probes": len({run.batch for run in history}),
+        "runs": len(history),
+        "oom_hits": sum(run.oom for run in history),
+        "throughput": chosen.throughput if chosen else None,
+        "reason": decision.reason,
+    }
+
+
+def _show(decision: Decision, sizes: Sequence[SizeFigures]) -> None:
+    from deployments.cli.show import print_table
+
+    rows = [
+        (
+            str(size.batch),
+            str(size.runs),
+            f"{size.throughput:.4g}" if size.peak_bytes is not None else "-",
+            f"{size.latency_ms['latency']:.4g}" if size.latency_ms else "-",
+            f"{size.peak_bytes / 1e6:.4g}" if size.peak_bytes is not None else "-",
+            "[bold]chosen[/bold]" if size.batch == decision.batch else size.why.replace("[", "\\["),
+        )
+        for size in sizes
+    ]
+    print_table(["batch", "runs", "throughput", "latency ms", "peak MB", ""], rows)
+    click.echo(f"batch {decision.batch}: {decision.reason}" if decision.batch else f"none: {decision.reason}")

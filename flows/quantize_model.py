@@ -1,0 +1,54 @@
+"""The quantization stage alone, with what it needs: an environment and a staged model."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from prefect import flow
+
+from flows.build_environment import build_environment
+from flows.recording import Outcome
+from flows.side_by_side import side_by_side
+from flows.stage_model import stage_model
+from flows.tune_serving import TuningRequest, quantized
+from tasks.core.cancellation import begin
+from tasks.core.spec import DeploySpec
+from tasks.environment.models import EnvironmentRequest
+from tasks.quantization.plan import check_tuning
+from tasks.staging.models import StagingRequest
+
+
+@flow(name="quantize-model", flow_run_name="quantize {spec.name}")
+def quantize_model(spec: DeploySpec) -> Outcome[Any]:
+    """Make the spec's candidates and choose one, without serving it.
+
+    Args:
+        spec: which model and formats, and how much quality may be lost. Returns the outcome of quantization, or
+            of the stage before it that said no.
+    """
+    check_tuning(spec.tuning)
+    staging = StagingRequest(
+        model=spec.model, shards=spec.staging.shards, disk_benchmark=spec.staging.disk_benchmark
+    )
+    environment = EnvironmentRequest.of(spec.engine, spec.environment)
+    outcomes = side_by_side([partial(build_environment, environment), partial(stage_model, staging)], begin())
+    no = next((outcome for outcome in outcomes if outcome is not None and outcome.says_no), None)
+    if no is not None:
+        return no.as_state()
+    built, staged = outcomes
+    assert built is not None
+    assert staged is not None
+    return quantized(
+        TuningRequest(
+            name=spec.name,
+            engine=spec.engine,
+            python_path=built.result.python_path,
+            environment_digest=built.result.lock_digest,
+            model_dir=staged.result.model_dir,
+            model_digest=staged.result.manifest_digest,
+            tuning=spec.tuning,
+            objectives=spec.objectives,
+            hardware=spec.hardware,
+        )
+    ).as_state()

@@ -1,0 +1,157 @@
+"""A model from its source to verified shards on the local disk."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn, Protocol
+
+from prefect import flow
+
+from blocks import fio
+from blocks.model_registry import ResolvedModel, resolve
+from blocks.model_source import open_source
+from flows.measure_disk import figures_for
+from flows.recording import Outcome, run_stage
+from tasks.core.digests import short
+from tasks.core.errors import CommandError, DiskFullError, MissingToolError, SlipwayError
+from tasks.core.manifest import is_intact
+from tasks.core.settings import Settings
+from tasks.core.verdicts import StageName, StagingVerdict
+from tasks.staging import apply, report
+from tasks.staging.apply import CopyPlan, Pinned, Staged, pin, plan_copy, sweep_abandoned
+from tasks.staging.models import DiskResult, StagingRequest, StagingResult
+from tasks.staging.task import copy_shards
+
+
+class Copy(Protocol):
+    """`apply.stage_model`, or the Prefect task around it."""
+
+    def __call__(self, pinned: Pinned, plan: CopyPlan, folder: Path, *, leases: Path, own: bool) -> Staged:
+        """Make `folder` hold the planned files."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """What was asked for, found and pinned."""
+
+    resolved: ResolvedModel
+    pinned: Pinned
+
+
+@flow(name="stage-model")
+def stage_model(request: StagingRequest) -> Outcome[StagingResult]:
+    """Copy a model into verified, aligned safetensors shards, or repair those that are there.
+
+    Args:
+        request: Which model, and how many shards.
+    """
+    return staged(request, copy=copy_shards).as_state()
+
+
+def staged(request: StagingRequest, *, copy: Copy = apply.stage_model) -> Outcome[StagingResult]:
+    """The same without a flow run. Raises `SlipwayError`s of model, disk and network, all recorded."""
+    settings = Settings.load()
+    sweep_abandoned(settings.models, settings.leases)
+    try:
+        source = find(request, settings)
+    except SlipwayError as error:
+        return _run(request, {"model": request.model}, work=_raising(error))
+    own = request.to is None
+    folder = request.to or settings.models / f"{short(source.pinned.digest)}-{request.shards}"
+    folder = folder.expanduser().absolute()
+    disk, remarks = _disk(request, folder)
+    inputs = {
+        "source_digest": source.pinned.digest,
+        "shards": request.shards,
+        "folder": str(folder),
+        "convertible": request.convertible,
+    }
+
+    def work() -> StagingResult:
+        plan = plan_copy(source.pinned, request.shards, convertible=request.convertible)
+        done = copy(source.pinned, plan, folder, leases=settings.leases, own=own)
+        return to_result(source, folder, done, disk.result if disk else None, remarks)
+
+    return _run(
+        request,
+        inputs,
+        work=work,
+        still_good=lambda result: is_intact(result.model_dir, result.manifest_digest),
+        consulted=(disk.record,) if disk else (),
+    )
+
+
+def find(request: StagingRequest, settings: Settings) -> Source:
+    """Resolve the model and pin its files."""
+    resolved = resolve(request.model, settings)
+    return Source(resolved, pin(open_source(resolved.source, endpoint=settings.s3_endpoint)))
+
+
+def to_result(
+    source: Source, folder: Path, done: Staged, disk: DiskResult | None, remarks: tuple[str, ...]
+) -> StagingResult:
+    """The stage's answer: `slow` where the files are right but the disk is below the baselines."""
+    findings = [*done.findings, *remarks, *(disk.findings if disk else ())]
+    verdict = StagingVerdict(disk.verdict) if disk else StagingVerdict.VERIFIED
+    if done.damaged:
+        verdict = StagingVerdict.CORRUPT
+        findings.insert(0, "the source's bytes have changed although its files look untouched: copy it anew")
+    if done.restaged:
+        findings.insert(0, f"missing or damaged, staged again: {', '.join(done.restaged)}")
+    manifest = done.manifest
+    return StagingResult(
+        verdict=verdict,
+        model_dir=folder,
+        manifest_digest=manifest.digest if manifest else "",
+        source=source.resolved.source,
+        source_digest=source.pinned.digest,
+        version=source.resolved.version,
+        size_bytes=manifest.size_bytes if manifest else 0,
+        shards=len(manifest.shards) if manifest else 0,
+        copied_bytes=done.copied_bytes,
+        copy_seconds=done.seconds,
+        restaged=done.restaged,
+        damaged=done.damaged,
+        disk=disk.figures if disk else None,
+        findings=tuple(findings),
+    )
+
+
+def _disk(request: StagingRequest, folder: Path) -> tuple[Outcome[DiskResult] | None, tuple[str, ...]]:
+    """The disk's figures, or why there are none: a model can be staged without them."""
+    if not request.disk_benchmark:
+        return None, ()
+    try:
+        fio.program()
+        return figures_for(folder.parent), ()
+    except (MissingToolError, CommandError, DiskFullError) as error:
+        return None, (f"the disk was not measured: {error}",)
+
+
+def _run(
+    request: StagingRequest,
+    inputs: Mapping[str, object],
+    *,
+    work: Callable[[], StagingResult],
+    still_good: Callable[[StagingResult], bool] | None = None,
+    consulted: tuple[str, ...] = (),
+) -> Outcome[StagingResult]:
+    return run_stage(
+        StageName.STAGING,
+        subject=request.model,
+        inputs=inputs,
+        result_type=StagingResult,
+        report=report,
+        work=work,
+        still_good=still_good,
+        consulted=consulted,
+    )
+
+
+def _raising(error: SlipwayError) -> Callable[[], NoReturn]:
+    def work() -> NoReturn:
+        raise error
+
+    return work

@@ -1,0 +1,225 @@
+"""Choose a candidate by measured quality and speed, then the batch size to serve it at."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, cast
+
+import psutil
+from prefect import flow
+from prefect.client.schemas.objects import State
+from prefect.states import Completed
+from pydantic import BaseModel, ConfigDict, Field
+
+from blocks.engine_bench import EngineBench
+from blocks.host import fingerprint_here
+from blocks.nvml import read_nvml
+from blocks.record_store import open_record_store
+from flows.recording import Outcome, run_stage
+from tasks.batching import report as batching_report
+from tasks.batching.models import BatchingRequest, BatchingResult, Limits
+from tasks.batching.plan import find_prior
+from tasks.batching.task import find_batch
+from tasks.core.digests import digest_of
+from tasks.core.errors import SpecError
+from tasks.core.load import longest_output
+from tasks.core.model_shape import ModelShape, read_model_shape
+from tasks.core.settings import Settings
+from tasks.core.spec import EngineKind, Hardware, Objectives, Tuning
+from tasks.core.verdicts import StageName
+from tasks.engines.base import ServingConfig
+from tasks.engines.catalogue import get_engine
+from tasks.quantization import plan
+from tasks.quantization import report as quantization_report
+from tasks.quantization.apply import maker_digest, still_good
+from tasks.quantization.models import Candidate, QuantizationRequest, QuantizationResult
+from tasks.quantization.task import measure_candidates
+
+_ALL_LAYERS = 999
+_MEMORY_STEP = 1 << 28
+"""The host's memory is taken in steps: the kernel's own share changes a little with every start."""
+
+
+class TuningRequest(BaseModel):
+    """A staged model and an engine's environment, and what the user asks of both."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(description="Name of the service.")
+    engine: EngineKind = Field(description="Serving engine.")
+    python_path: Path = Field(description="Python of the engine's environment.")
+    environment_digest: str = Field(description="Digest of that environment's lock.")
+    model_dir: Path = Field(description="Folder of the staged model.")
+    model_digest: str = Field(description="Digest of its manifest.")
+    tuning: Tuning = Tuning()
+    objectives: Objectives = Objectives()
+    hardware: Hardware = Hardware()
+
+
+class TuningOutcome(BaseModel):
+    """Both stages' outcomes; no batching where no candidate was chosen."""
+
+    model_config = ConfigDict(frozen=True)
+
+    quantization: Outcome[QuantizationResult]
+    batching: Outcome[BatchingResult] | None
+
+
+@flow(name="tune-serving", flow_run_name="tune {request.name}")
+def tune_serving(request: TuningRequest) -> TuningOutcome:
+    """Make quantized candidates, measure them, and find the batch size.
+
+    Args:
+        request: The staged model, the engine's environment, and the spec's sections on tuning.
+    """
+    bench = _bench(request)
+    quantization = quantized(request)
+    chosen = quantization.result.chosen
+    batching = _batch(request, bench, chosen.candidate) if chosen and chosen.candidate else None
+    last = batching or quantization
+    cached = quantization.cached and batching is not None and batching.cached
+    outcome = TuningOutcome(quantization=quantization, batching=batching)
+    # Prefect shows the state and hands its data to the caller.
+    state: State[TuningOutcome] = Completed(
+        name="Cached" if cached else last.verdict.capitalize(), message=last.headline, data=outcome
+    )
+    return cast(TuningOutcome, state)
+
+
+def _bench(request: TuningRequest) -> EngineBench:
+    return EngineBench(
+        engine=get_engine(request.engine),
+        python=request.python_path,
+        threads=request.hardware.cpus or len(os.sched_getaffinity(0)),
+        gpu_layers=_ALL_LAYERS if request.hardware.gpus else 0,
+    )
+
+
+def _check(request: TuningRequest, shape: ModelShape) -> None:
+    """What can be known to be wrong before anything is measured."""
+    tuning = request.tuning
+    plan.check_tuning(tuning)
+    if tuning.context > shape.max_context:
+        raise SpecError(
+            f"tuning.context is {tuning.context}, the model was made for {shape.max_context} tokens",
+            fix=f"set tuning.context to {shape.max_context} or less",
+        )
+    if longest_output(tuning.output_tokens) >= tuning.context:
+        raise SpecError(
+            f"tuning.output_tokens {tuning.output_tokens} leave no room for a prompt in {tuning.context} tokens",
+            fix="lower tuning.output_tokens or raise tuning.context",
+        )
+
+
+def quantized(request: TuningRequest) -> Outcome[QuantizationResult]:
+    """The quantization stage alone. Raises `SpecError` for a wish that cannot be measured."""
+    _check(request, read_model_shape(request.model_dir))
+    tuning, bench = request.tuning, _bench(request)
+    asked = QuantizationRequest(
+        model_dir=request.model_dir,
+        model_digest=request.model_digest,
+        formats=tuning.candidates,
+        text=_read_text(tuning),
+        tokens=tuning.quality_tokens,
+        context=tuning.context,
+        tolerance=request.objectives.quality_tolerance,
+    )
+    inputs = {
+        **_common_inputs(request, bench),
+        **asked.model_dump(mode="json", exclude={"model_dir", "text"}),
+        "text_digest": digest_of(asked.text),
+        "maker_digest": maker_digest(),
+    }
+    return run_stage(
+        StageName.QUANTIZATION,
+        subject=request.name,
+        inputs=inputs,
+        result_type=QuantizationResult,
+        report=quantization_report,
+        work=lambda: measure_candidates(asked, bench, Settings.load()),
+        still_good=still_good,
+    )
+
+
+def _batch(request: TuningRequest, bench: EngineBench, candidate: Candidate) -> Outcome[BatchingResult]:
+    tuning = request.tuning
+    limits = _limits(request)
+    config = ServingConfig(
+        served_name=request.name,
+        batch=1,
+        context=tuning.context,
+        threads=bench.threads,
+        gpu_layers=bench.gpu_layers,
+    )
+    inputs = {
+        **_common_inputs(request, bench),
+        "candidate_digest": candidate.digest,
+        "format": candidate.format.value,
+        "context": config.context,
+        "output_tokens": tuning.output_tokens,
+        "limits": limits.model_dump(mode="json"),
+    }
+    records = open_record_store(Settings.load()).list(StageName.BATCHING)
+    prior = find_prior(records, inputs, fingerprint_here())
+    asked = BatchingRequest(
+        model_file=candidate.path, config=config, output_tokens=tuning.output_tokens, limits=limits
+    )
+    outcome = run_stage(
+        StageName.BATCHING,
+        subject=request.name,
+        inputs=inputs,
+        result_type=BatchingResult,
+        report=batching_report,
+        work=lambda: find_batch(asked, bench, prior.batch if prior else None),
+        still_good=lambda _: True,  # nothing is kept but the record itself
+        consulted=(prior.record,) if prior else (),
+    )
+    return outcome.model_copy(update={"result": _named(outcome.result, request.name)})
+
+
+def _named(result: BatchingResult, name: str) -> BatchingResult:
+    """A record of another service of the same model stands in for the work, but not for the name."""
+    return result.model_copy(update={"config": result.config.model_copy(update={"served_name": name})})
+
+
+def _common_inputs(request: TuningRequest, bench: EngineBench) -> dict[str, Any]:
+    return {
+        "engine": request.engine.value,
+        "environment_digest": request.environment_digest,
+        "model_digest": request.model_digest,
+        "threads": bench.threads,
+        "gpu_layers": bench.gpu_layers,
+    }
+
+
+def _limits(request: TuningRequest) -> Limits:
+    wanted = {"ttft_p95": request.objectives.ttft_ms, "tpot_p95": request.objectives.tpot_ms}
+    return Limits(
+        memory_bytes=int(_memory_bytes(request.hardware) * request.objectives.memory_fraction),
+        latency_ms={name: bound for name, bound in wanted.items() if bound is not None},
+        tolerance=request.tuning.tolerance,
+        max_batch=request.tuning.max_batch,
+    )
+
+
+def _memory_bytes(hardware: Hardware) -> int:
+    """The limit that measured memory is held against: the GPUs' where they are used, else the host's."""
+    if hardware.gpus:
+        gpus = sorted((gpu.memory_bytes or 0 for gpu in read_nvml().gpus), reverse=True)
+        return max(1, sum(gpus[: hardware.gpus]))
+    return hardware.memory or psutil.virtual_memory().total // _MEMORY_STEP * _MEMORY_STEP
+
+
+def _read_text(tuning: Tuning) -> str | None:
+    """The beginning of the held-out text, as much of it as can be needed."""
+    path = tuning.quality_text
+    if path is None:
+        return None
+    try:
+        with path.open("rb") as file:
+            return file.read(plan.text_bytes(tuning.quality_tokens)).decode("utf-8", errors="ignore")
+    except OSError as error:
+        raise SpecError(
+            f"tuning.quality_text {path} cannot be read: {error.strerror}", fix="give the path of a text file"
+        ) from None

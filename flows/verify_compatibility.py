@@ -1,0 +1,39 @@
+"""Whether driver, CUDA, GPUs and packages of this host and environment go together."""
+
+from __future__ import annotations
+
+from prefect import flow
+
+from blocks.host import ThisHost
+from flows.recording import Outcome, run_stage
+from tasks.compatibility import report
+from tasks.compatibility.models import CompatibilityRequest, CompatibilityResult
+from tasks.compatibility.rules import load_tables
+from tasks.compatibility.task import judge_compatibility, survey_host_task
+from tasks.core.verdicts import StageName
+
+
+@flow(name="verify-compatibility")
+def verify_compatibility(request: CompatibilityRequest) -> Outcome[CompatibilityResult]:
+    """Survey this host, and judge what is to run on it by the rule table.
+
+    A recorded verdict stands while the host, the request and the rules stay the same; the survey is made anew
+    each time.
+
+    Args:
+        request: the engine and the packages of its environment.
+    """
+    survey = survey_host_task(ThisHost())
+    return run_stage(
+        StageName.COMPATIBILITY,
+        subject=request.engine.value,
+        inputs={
+            "request": request.model_dump(mode="json"),
+            "survey": survey.model_dump(mode="json"),
+            "rules": load_tables().digest,
+        },
+        result_type=CompatibilityResult,
+        report=report,
+        work=lambda: judge_compatibility(request, survey),
+        still_good=lambda _: True,
+    ).as_state()

@@ -1,0 +1,94 @@
+"""Run the search: measure what the plan asks for until it decides."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+from tasks.batching.models import Ask, BatchingRequest, BatchingResult, Decision, Limits, Run
+from tasks.batching.plan import next_step, summarise
+from tasks.core.cancellation import current
+from tasks.core.progress import say
+from tasks.core.verdicts import ChoiceVerdict, StageName
+from tasks.engines.base import ServingConfig
+
+
+class Probe(Protocol):
+    """Measures one size."""
+
+    def measure(self, batch: int, runs: int) -> Sequence[Run]:
+        """Up to `runs` measurements, in a fresh process; fewer when one was out of memory or failed."""
+
+
+class ServingBench(Protocol):
+    """Where a candidate is served and loaded."""
+
+    def probe(
+        self, model_file: Path, config: ServingConfig, log: Path, *, output_tokens: int, runs: int
+    ) -> Sequence[Run]:
+        """Serve at `config`, warm up, and measure `runs` loads with as many clients as slots."""
+
+
+def search(probe: Probe, limits: Limits, prior: int | None = None) -> tuple[Decision, list[Run]]:
+    """Measure until there is a decision. Returns it with all runs."""
+    history: list[Run] = []
+    while True:
+        current().check()
+        step = next_step(history, limits, prior)
+        if isinstance(step, Decision):
+            return step, history
+        runs = list(probe.measure(step.batch, step.runs))
+        history += runs
+        _say(step, runs)
+
+
+class ServedProbe:
+    """A probe that serves a candidate."""
+
+    def __init__(self, request: BatchingRequest, bench: ServingBench) -> None:
+        self._request = request
+        self._bench = bench
+
+    def measure(self, batch: int, runs: int) -> Sequence[Run]:
+        """As `Probe` says."""
+        return self._bench.probe(
+            self._request.model_file,
+            self._request.config.model_copy(update={"batch": batch}),
+            self._request.model_file.with_name("engine.log"),
+            output_tokens=self._request.output_tokens,
+            runs=runs,
+        )
+
+
+def find_batch(request: BatchingRequest, bench: ServingBench, prior: int | None) -> BatchingResult:
+    """The batch size for a candidate."""
+    decision, history = search(ServedProbe(request, bench), request.limits, prior)
+    sizes = summarise(history, request.limits)
+    chosen = sizes[decision.batch] if decision.batch else None
+    return BatchingResult(
+        verdict=ChoiceVerdict.CHOSEN if chosen else ChoiceVerdict.NONE,
+        reason=decision.reason,
+        batch=decision.batch,
+        config=request.config.model_copy(update={"batch": decision.batch or 1}),
+        limits=request.limits,
+        chosen=chosen,
+        sizes=tuple(sizes.values()),
+        oom_hits=sum(run.oom for run in history),
+        prior=prior,
+    )
+
+
+def _say(step: Ask, runs: Sequence[Run]) -> None:
+    for run in runs[-1:]:
+        if run.oom:
+            word = "out of memory"
+        elif run.failed is not None:
+            word = f"failed: {run.failed}"
+        else:
+            latency = ", ".join(
+                f"{name} {value:.1f} ms" for name, value in run.latency_ms.items() if "p50" not in name
+            )
+            word = f"{run.throughput or 0:.0f} tokens/s, {latency}"
+        again = f" (run {len(runs)} of {step.runs})" if step.runs > 1 else ""
+        say(StageName.BATCHING, f"batch {step.batch}{again}: {word}")

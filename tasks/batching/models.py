@@ -1,0 +1,120 @@
+"""What the batching stage is asked, what a run measures and what the stage answers."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from tasks.core.result import StageResult
+from tasks.core.verdicts import ChoiceVerdict
+from tasks.engines.base import ServingConfig
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Run(_Frozen):
+    """One measurement at one size.
+
+    `latency_ms` by name (`ttft_p95`, `tpot_p95` …), `throughput` in tokens/s. A run that was out of memory or
+    `failed` otherwise holds no figures; a failed one says what happened.
+    """
+
+    batch: int = Field(ge=1)
+    peak_bytes: int | None = Field(None, ge=0)
+    latency_ms: dict[str, float] = {}
+    throughput: float | None = Field(None, ge=0)
+    oom: bool = False
+    failed: str | None = None
+
+    @property
+    def answered(self) -> bool:
+        """Whether it holds figures."""
+        return not self.oom and self.failed is None
+
+
+class Limits(_Frozen):
+    """What the answer must keep: peak memory, latencies by name in ms; and the search's own bounds.
+
+    `tolerance` is the share of the best throughput that may be given up for a smaller size.
+    """
+
+    memory_bytes: int = Field(gt=0)
+    latency_ms: dict[str, float] = {}
+    tolerance: float = Field(0.05, ge=0, lt=1)
+    max_batch: int = Field(ge=1)
+
+
+class Fit(StrEnum):
+    """What became of a size."""
+
+    FITS = "fits"
+    OUT_OF_MEMORY = "out of memory"
+    FAILED = "failed"
+    MEMORY = "too much memory"
+    LATENCY = "too slow"
+
+
+class SizeFigures(_Frozen):
+    """All runs of one size together: medians, and the largest peak."""
+
+    batch: int
+    runs: int
+    fit: Fit
+    peak_bytes: int | None = None
+    latency_ms: dict[str, float] = {}
+    throughput: float = 0.0
+    why: str = ""
+
+    @property
+    def fits(self) -> bool:
+        """Whether every bound is kept."""
+        return self.fit == Fit.FITS
+
+
+class Ask(_Frozen):
+    """The search wants `runs` more measurements at `batch`, in a fresh process."""
+
+    batch: int
+    runs: int = 1
+
+
+class Decision(_Frozen):
+    """The end of a search: a measured size, or none, and why."""
+
+    batch: int | None
+    reason: str
+
+
+class Prior(_Frozen):
+    """A size that an earlier record suggests to start from."""
+
+    batch: int = Field(ge=1)
+    record: str
+
+
+class BatchingRequest(_Frozen):
+    """Which candidate to serve how, and within which bounds. `config` is at batch 1."""
+
+    model_file: Path
+    config: ServingConfig
+    output_tokens: int = Field(ge=2)
+    limits: Limits
+
+
+class BatchingResult(StageResult):
+    """The batch size with its figures, and every size that was measured. `config` serves at that size."""
+
+    verdict: ChoiceVerdict
+    reason: str
+    batch: int | None
+    config: ServingConfig
+    limits: Limits
+    chosen: SizeFigures | None
+    sizes: tuple[SizeFigures, ...]
+    oom_hits: int = 0
+    prior: int | None = None
+    """The size that an earlier record suggested to start from."""

@@ -1,0 +1,263 @@
+"""The search for a batch size. Pure: looks at what was measured and says what to measure next, or decides.
+
+Whatever it answers keeps this: the size was measured, `REPEATS` times; its peak memory and its latencies keep
+their bounds; its throughput is within the tolerance of the best measured size that keeps them; no smaller
+measured size does as well.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tasks.batching.models import Ask, Decision, Fit, Limits, Prior, Run, SizeFigures
+from tasks.core.records import Record
+
+REPEATS = 5
+"""Runs of the size that is answered, and of the best that it is compared with."""
+
+BOUNDARY_REPEATS = 3
+BOUNDARY = 1.1
+"""A size that misses a bound by less than a tenth is measured again before it counts as missing it."""
+
+FLAT = 0.02
+"""Throughput that rises by less has stopped rising."""
+
+_FLAT_STEPS = 2
+_FAILURES = 2
+_FINE = 0.1
+"""Sizes are not told apart more finely than this."""
+
+Sizes = Mapping[int, SizeFigures]
+
+
+def next_step(history: Sequence[Run], limits: Limits, prior: int | None = None) -> Ask | Decision:
+    """What to measure next, or the decision. `prior` is a size to start from, if one is known."""
+    sizes = summarise(history, limits)
+    if (batch := _failed_once(history)) is not None:
+        return Ask(batch=batch)
+    if (batch := _explore(sizes, limits, prior)) is not None:
+        return Ask(batch=batch)
+    return _recheck(sizes, limits) or _settle(sizes, limits)
+
+
+def summarise(history: Sequence[Run], limits: Limits) -> dict[int, SizeFigures]:
+    """The runs by size, judged."""
+    batches = sorted({run.batch for run in history})
+    return {batch: _judge(batch, [run for run in history if run.batch == batch], limits) for batch in batches}
+
+
+def _judge(batch: int, runs: Sequence[Run], limits: Limits) -> SizeFigures:
+    if any(run.oom for run in runs):
+        return SizeFigures(batch=batch, runs=len(runs), fit=Fit.OUT_OF_MEMORY, why="out of memory")
+    good = [run for run in runs if run.answered]
+    failures = [run.failed for run in runs if run.failed is not None]
+    if len(failures) >= _FAILURES or not good:
+        return SizeFigures(batch=batch, runs=len(runs), fit=Fit.FAILED, why=f"failed: {failures[-1]}")
+    peak = max(run.peak_bytes or 0 for run in good)
+    latency = {
+        name: statistics.median(run.latency_ms[name] for run in good if name in run.latency_ms)
+        for name in sorted({name for run in good for name in run.latency_ms})
+    }
+    fit, why = _check_bounds(peak, latency, limits)
+    return SizeFigures(
+        batch=batch,
+        runs=len(good),
+        fit=fit,
+        peak_bytes=peak,
+        latency_ms=latency,
+        throughput=statistics.median(run.throughput or 0.0 for run in good),
+        why=why,
+    )
+
+
+def _check_bounds(peak: int, latency: Mapping[str, float], limits: Limits) -> tuple[Fit, str]:
+    if peak > limits.memory_bytes:
+        return Fit.MEMORY, f"needs {_size(peak)} of memory, {_size(limits.memory_bytes)} may be used"
+    for name, bound in limits.latency_ms.items():
+        found = latency.get(name, math.inf)
+        if found > bound:
+            return Fit.LATENCY, f"{name} is {found:.4g} ms, {bound:.4g} ms are wanted"
+    return Fit.FITS, ""
+
+
+def _size(value: int) -> str:
+    return f"{value / 1e9:.2f} GB" if value >= 1e9 else f"{value / 1e6:.4g} MB"
+
+
+def _failed_once(history: Sequence[Run]) -> int | None:
+    """The size whose only failure, so far, was the last run: it may have been a mishap."""
+    if not history or history[-1].failed is None:
+        return None
+    batch = history[-1].batch
+    failures = sum(run.failed is not None for run in history if run.batch == batch)
+    return batch if failures < _FAILURES else None
+
+
+def _explore(sizes: Sizes, limits: Limits, prior: int | None) -> int | None:
+    """The next size that was never measured; None when there is nothing left to learn."""
+    if not sizes:
+        return max(1, min(prior or 1, limits.max_batch))
+    fitting = [size.batch for size in sizes.values() if size.fits]
+    if not fitting:
+        return None if 1 in sizes else 1  # a bad prior: start over from 1
+    return _upward(sizes, limits, max(fitting)) or _downward(sizes, limits, min(fitting))
+
+
+def _upward(sizes: Sizes, limits: Limits, low: int) -> int | None:
+    """Doubling, then halving the gap to the smallest size that does not fit, while throughput still rises."""
+    if not _rising(sizes):
+        return None
+    broken = min((batch for batch in sizes if batch > low), default=math.inf)
+    if broken > 2 * low:
+        target = min(2 * low, limits.max_batch)
+    elif _last_gain(sizes) <= limits.tolerance / 2:
+        return None  # what lies between adds less than the step before
+    else:
+        target = (low + int(broken)) // 2
+    room = _room(sizes, limits, low, target)
+    if room < target and len(_peaks(sizes)) == 1 and low > 1:
+        return low // 2  # one point gives no slope: a second one tells how far memory reaches
+    target = min(target, room)
+    finest = min(low + max(1, math.ceil(low * _FINE)), limits.max_batch)
+    return target if target > low and target >= finest else None
+
+
+def _rising(sizes: Sizes) -> bool:
+    """Whether throughput may still grow: at most one measured size lies beyond where it became flat."""
+    fitting = [size for size in sizes.values() if size.fits]
+    best = max(size.throughput for size in fitting)
+    flat_from = min(size.batch for size in fitting if size.throughput >= best * (1 - FLAT))
+    return sum(size.batch > flat_from for size in fitting) < _FLAT_STEPS
+
+
+def _last_gain(sizes: Sizes) -> float:
+    """Relative gain of throughput between the two largest sizes that fit."""
+    fitting = [size.throughput for _, size in sorted(sizes.items()) if size.fits]
+    if len(fitting) < 2 or fitting[-2] <= 0:
+        return math.inf
+    return fitting[-1] / fitting[-2] - 1
+
+
+def _peaks(sizes: Sizes) -> list[tuple[int, int]]:
+    return [(size.batch, size.peak_bytes) for _, size in sorted(sizes.items()) if size.peak_bytes]
+
+
+def _room(sizes: Sizes, limits: Limits, low: int, target: int) -> int:
+    """The largest size up to `target` whose memory, extrapolated from what was measured, keeps the bound.
+
+    Memory is taken to grow by the steepest slope that the measured sizes show; from one size alone, in
+    proportion, which is never too little.
+    """
+    peaks = _peaks(sizes)
+    if len(peaks) < 2:
+        if not peaks or low == 1:
+            return target
+        return min(target, limits.memory_bytes * peaks[0][0] // peaks[0][1])
+    slopes = [(y1 - y0) / (x1 - x0) for (x0, y0), (x1, y1) in itertools.pairwise(peaks)]
+    slopes.append((peaks[-1][1] - peaks[0][1]) / (peaks[-1][0] - peaks[0][0]))
+    base = next(y for x, y in peaks if x == low)
+    slope = max(slopes)
+    if slope <= 0:
+        return target
+    return min(target, low + math.floor((limits.memory_bytes - base) / slope))
+
+
+def _downward(sizes: Sizes, limits: Limits, smallest: int) -> int | None:
+    """After a start above 1: half the smallest size, as long as that is good enough."""
+    best = max(size.throughput for size in sizes.values() if size.fits)
+    half = smallest // 2
+    enough = sizes[smallest].throughput >= best * (1 - limits.tolerance)
+    return half if half >= 1 and half not in sizes and enough else None
+
+
+def _recheck(sizes: Sizes, limits: Limits) -> Ask | None:
+    """The smallest size that just misses a bound, if a single run says so."""
+    for batch, size in sorted(sizes.items()):
+        if size.fit == Fit.LATENCY and size.runs < BOUNDARY_REPEATS and _narrowly(size, limits):
+            return Ask(batch=batch, runs=BOUNDARY_REPEATS - size.runs)
+    return None
+
+
+def _narrowly(size: SizeFigures, limits: Limits) -> bool:
+    return all(
+        size.latency_ms.get(name, math.inf) <= bound * BOUNDARY for name, bound in limits.latency_ms.items()
+    )
+
+
+def _settle(sizes: Sizes, limits: Limits) -> Ask | Decision:
+    """The smallest size that is good enough, once it and the best have been measured often."""
+    fitting = [size for _, size in sorted(sizes.items()) if size.fits]
+    if not fitting:
+        smallest = sizes[min(sizes)]
+        return Decision(batch=None, reason=f"not even batch {smallest.batch} will do: {smallest.why}")
+    best = max(fitting, key=lambda size: size.throughput)
+    chosen = next(size for size in fitting if size.throughput >= best.throughput * (1 - limits.tolerance))
+    for size in (chosen, best):
+        if size.runs < REPEATS:
+            return Ask(batch=size.batch, runs=REPEATS - size.runs)
+    return Decision(batch=chosen.batch, reason=_reason(chosen, best, sizes, limits))
+
+
+def _reason(chosen: SizeFigures, best: SizeFigures, sizes: Sizes, limits: Limits) -> str:
+    above = next(
+        (size for batch, size in sorted(sizes.items()) if batch > chosen.batch and not size.fits), None
+    )
+    if chosen.batch == best.batch:
+        text = f"the most throughput of {len(sizes)} sizes"
+    else:
+        share = chosen.throughput / best.throughput
+        text = (
+            f"the smallest of {len(sizes)} sizes with {share:.0%} of the most throughput (batch {best.batch})"
+        )
+    if above is not None:
+        text += f"; batch {above.batch} {above.why}"
+    elif max(sizes) == limits.max_batch == chosen.batch:
+        text += "; nothing larger may be tried"
+    return text
+
+
+def find_prior(records: Sequence[Record], inputs: Mapping[str, Any], host: str) -> Prior | None:
+    """The size to start from: what the nearest earlier search of this model, engine and host chose.
+
+    A search with these very inputs keeps the prior it had: its answer is measured, and a later record about
+    something else would only change where it began.
+    """
+    known = [record for record in records if record.good and record.host_fingerprint == host]
+    same = [record for record in known if _inputs(record) == inputs]
+    if same:
+        began = {record.id: record for record in known}
+        consulted = [began[name] for name in same[-1].consulted if name in began]
+        return _prior(consulted[-1]) if consulted else None
+    near = [record for record in known if _comparable(_inputs(record), inputs) and _batch(record)]
+    return _prior(max(near, key=lambda record: _nearness(record, inputs))) if near else None
+
+
+def _inputs(record: Record) -> Mapping[str, Any]:
+    found = record.evidence.get("inputs")
+    return found if isinstance(found, dict) else {}
+
+
+def _batch(record: Record) -> int | None:
+    result = record.evidence.get("result")
+    batch = result.get("batch") if isinstance(result, dict) else None
+    return batch if isinstance(batch, int) and batch >= 1 else None
+
+
+def _comparable(found: Mapping[str, Any], inputs: Mapping[str, Any]) -> bool:
+    return all(found.get(key) == inputs.get(key) for key in ("engine", "model_digest"))
+
+
+def _nearness(record: Record, inputs: Mapping[str, Any]) -> tuple[bool, float, str]:
+    """The same candidate before another one, then the context most alike, then the newest."""
+    found = _inputs(record)
+    context = float(found.get("context") or 1), float(inputs["context"])
+    return found.get("format") == inputs["format"], -abs(math.log(context[0] / context[1])), record.id
+
+
+def _prior(record: Record) -> Prior | None:
+    batch = _batch(record)
+    return Prior(batch=batch, record=record.id) if batch else None

@@ -1,0 +1,117 @@
+"""What the compatibility stage is asked, what it reads of a host, and what it answers."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from tasks.core.facts import Facts, Gpu, Packages, VersionText
+from tasks.core.result import StageResult
+from tasks.core.spec import EngineKind
+from tasks.core.verdicts import CompatibilityVerdict
+
+Severity = Literal["block", "warn", "unknown", "info", "pass"]
+Precedence = Literal["P0", "P1", "P2", "P3"]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Measurement(_Frozen):
+    """Something tried on this host (P0): a failure blocks, a success may clear rules that name its kind.
+
+    `kind` is what was tried, e.g. `import` of the engine or `engine-start`; `evidence` what it showed.
+    """
+
+    kind: Literal["cuda-init", "kernel", "import", "engine-start"]
+    passed: bool
+    evidence: str
+
+
+class CompatibilityRequest(_Frozen):
+    """What is to run on this host. `packages` are those of the environment's lock, by name."""
+
+    engine: EngineKind = Field(description="Serving engine.")
+    engine_version: VersionText | None = Field(None, description="Its version.")
+    packages: Packages = Field({}, description="Version by package of the environment's lock.")
+    cuda_build: VersionText | None = Field(
+        None, description="CUDA that the packages were built for; read from them when empty."
+    )
+    family: str | None = Field(None, description="Model family, e.g. deepseek.")
+    dtype: str | None = Field(None, description="Type of the weights, e.g. bfloat16.")
+    measurements: tuple[Measurement, ...] = Field((), description="What was already tried on this host.")
+
+
+class NvmlReading(_Frozen):
+    """What NVML says. `available` is False without library or driver; `fault` says why it failed."""
+
+    available: bool = False
+    driver: VersionText | None = None
+    cuda_driver: VersionText | None = None
+    gpus: tuple[Gpu, ...] = ()
+    fault: str | None = None
+
+
+class SmiReading(_Frozen):
+    """What the program nvidia-smi prints. `gpus` is the number of GPUs that it lists."""
+
+    driver: VersionText | None = None
+    cuda_driver: VersionText | None = None
+    gpus: int | None = None
+    fault: str | None = None
+
+
+class KernelReading(_Frozen):
+    """What the NVIDIA kernel module says in `/proc/driver/nvidia`: it answers even where NVML fails."""
+
+    driver: VersionText | None = None
+    gpus: tuple[Gpu, ...] = ()
+
+
+class SystemReading(_Frozen):
+    """The host without its GPUs."""
+
+    glibc: str | None = None
+    distribution: str | None = None
+    kernel: str | None = None
+    cpu: str | None = None
+    cpu_count: int | None = None
+    memory_bytes: int | None = None
+
+
+class Sighting(_Frozen):
+    """One fact as one source saw it; `value` is None where the source is there and the fact is not."""
+
+    fact: str
+    source: str
+    value: str | None
+
+
+class Survey(_Frozen):
+    """Facts of a host, and who said what: the same fact is asked of two sources where there are two."""
+
+    facts: Facts
+    sightings: tuple[Sighting, ...] = ()
+    fault: str | None = None
+
+
+class Finding(_Frozen):
+    """One reason for the verdict, in the form programs read (DESIGN 5)."""
+
+    rule: str
+    severity: Severity
+    precedence: Precedence
+    message: str
+    fix: str
+    sources: tuple[str, ...]
+
+
+class CompatibilityResult(StageResult):
+    """The verdict, what it rests on, and the facts it was made from."""
+
+    verdict: CompatibilityVerdict
+    findings: tuple[Finding, ...]
+    facts: Facts
+    sightings: tuple[Sighting, ...] = ()

@@ -1,0 +1,210 @@
+"""The judgement: which rules apply to a host, and what they say together (DESIGN 4). Pure."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+
+from tasks.compatibility.conditions import GPU, PACKAGE, Answer, Subject, Value, any_holds, evaluate
+from tasks.compatibility.models import (
+    CompatibilityRequest,
+    CompatibilityResult,
+    Finding,
+    Measurement,
+    Survey,
+)
+from tasks.compatibility.rules import PLACEHOLDER, Rule, Tables, load_tables
+from tasks.compatibility.subject import cuda_build_of, describe, find_engine
+from tasks.core.facts import Facts
+from tasks.core.verdicts import CompatibilityVerdict
+
+DECIDING = ("driver", "cuda_build", "gpus")
+"""Without one of these the answer is never `pass`."""
+
+_ORDER = ("block", "warn", "unknown", "info", "pass")
+
+_HOW_TO_KNOW = {
+    "driver": "run `slipway survey` on the host, or give `driver` as NVML names it; null if none",
+    "cuda_build": "give the CUDA version of the environment's packages (torch.version.cuda); null if none",
+    "gpus": "run `slipway survey` on the host, or give `gpus`; [] if there are none",
+    "gpu.compute_capability": "give `compute_capability` of each GPU",
+    "gpu.forward_compat": "look the GPU up in NVIDIA's list of GPUs with forward compatibility",
+}
+
+
+def judge(
+    survey: Survey, measurements: Sequence[Measurement] = (), tables: Tables | None = None
+) -> CompatibilityResult:
+    """The verdict on a host and what is to run there, with every reason for it."""
+    tables = tables or load_tables()
+    facts = survey.facts
+    subject = describe(survey, tables)
+    applying: dict[str, tuple[Rule, Answer]] = {}
+    unjudged: dict[str, list[str]] = defaultdict(list)
+    for rule in tables.rules:
+        answer = evaluate(rule.when, subject)
+        if answer.holds is False or any_holds(rule.unless, subject):
+            continue
+        if answer.holds:
+            applying[rule.id] = (rule, answer)
+        else:
+            for field in answer.missing:
+                unjudged[_base(field)].append(rule.id)
+    findings = [
+        *_measured(measurements),
+        *_found(applying, subject, measurements),
+        *_not_known(facts, subject, unjudged),
+        *_unlisted_engine(facts, tables),
+    ]
+    findings.sort(key=lambda finding: (_ORDER.index(finding.severity), finding.precedence, finding.rule))
+    return CompatibilityResult(
+        verdict=combine(findings), findings=tuple(findings), facts=facts, sightings=survey.sightings
+    )
+
+
+def combine(findings: Iterable[Finding]) -> CompatibilityVerdict:
+    """The first of block, warn, unknown that a finding says, else pass. A P3 row warns at most."""
+    said = {
+        "warn" if finding.severity == "block" and finding.precedence == "P3" else finding.severity
+        for finding in findings
+    }
+    for verdict in (CompatibilityVerdict.BLOCK, CompatibilityVerdict.WARN, CompatibilityVerdict.UNKNOWN):
+        if verdict.value in said:
+            return verdict
+    return CompatibilityVerdict.PASS
+
+
+def facts_of(request: CompatibilityRequest, survey: Survey) -> Facts:
+    """The host's facts, completed by what is to run there."""
+    wanted = {
+        "engine": request.engine.value,
+        "engine_version": request.engine_version,
+        "packages": request.packages,
+        "cuda_build": request.cuda_build or cuda_build_of(request.packages),
+        "family": request.family,
+        "dtype": request.dtype,
+    }
+    optional = ("engine_version", "family", "dtype")
+    known = {name: value for name, value in wanted.items() if value is not None or name not in optional}
+    return Facts.model_validate({**survey.facts.model_dump(), **known})
+
+
+def _measured(measurements: Sequence[Measurement]) -> list[Finding]:
+    return [
+        Finding(
+            rule=f"MEASURED-{measurement.kind.upper()}",
+            severity="block",
+            precedence="P0",
+            message=f"tried on this host, and failed: {measurement.kind}: {measurement.evidence}",
+            fix="repair what the message names; no rule outweighs a failure seen here",
+            sources=("measured on this host",),
+        )
+        for measurement in measurements
+        if not measurement.passed
+    ]
+
+
+def _found(
+    applying: Mapping[str, tuple[Rule, Answer]], subject: Subject, measurements: Sequence[Measurement]
+) -> list[Finding]:
+    proofs = {measurement.kind: measurement for measurement in measurements if measurement.passed}
+    findings = []
+    for rule, answer in applying.values():
+        against = [applying[other][0] for other in rule.contradicts if other in applying]
+        if rule.severity == "pass" and not against:
+            continue
+        proof = next((proofs[kind] for kind in rule.cleared_by if kind in proofs), None)
+        findings.append(_finding(rule, answer, subject, against, proof))
+    return findings
+
+
+def _finding(
+    rule: Rule, answer: Answer, subject: Subject, against: Sequence[Rule], proof: Measurement | None
+) -> Finding:
+    """One finding; contradicted rows name who contradicts them, proofs say what they clear."""
+    severity, message = rule.severity, fill(rule.message, subject, answer.gpu)
+    sources = list(rule.sources)
+    for other in against:
+        said = fill(other.message, subject, answer.gpu)
+        message += f" Contradicted by {other.id} ({other.precedence}), which counts: {said}"
+        sources += other.sources
+        severity = "info"
+    if proof is not None and severity == "block":
+        severity, message = (
+            "warn",
+            f"{message} Overridden: {proof.kind} passed on this host ({proof.evidence}).",
+        )
+    elif proof is not None and severity == "warn":
+        severity, message = "info", f"{message} Cleared: {proof.kind} passed on this host ({proof.evidence})."
+    return Finding(
+        rule=rule.id,
+        severity=severity,
+        precedence=rule.precedence,
+        message=message,
+        fix=fill(rule.fix, subject, answer.gpu),
+        sources=tuple(dict.fromkeys(sources)),
+    )
+
+
+def fill(template: str, subject: Subject, gpu: Mapping[str, Value] | None) -> str:
+    """The template with its fields' values; a field that is not known reads `?`."""
+
+    def value_of(name: str) -> Value:
+        if name.startswith(PACKAGE):
+            return (subject.packages or {}).get(name.removeprefix(PACKAGE))
+        return (gpu or {}).get(name) if name.startswith(GPU) else subject.values.get(name)
+
+    def text(name: str) -> str:
+        value = value_of(name)
+        return ", ".join(value) if isinstance(value, tuple) else str(value or "?")
+
+    return PLACEHOLDER.sub(lambda match: text(match[1]), template)
+
+
+def _not_known(facts: Facts, subject: Subject, unjudged: Mapping[str, Sequence[str]]) -> list[Finding]:
+    """One finding for each fact that is missing: deciding ones always, others where a rule asked for them."""
+    deciding = {field for field in DECIDING if not facts.known(field)}
+    if any("gpu.compute_capability" not in gpu for gpu in subject.gpus or ()):
+        deciding.add("gpu.compute_capability")
+    findings = []
+    for field in sorted(deciding | set(unjudged)):
+        rules = f" Not judged: {', '.join(sorted(set(unjudged[field])))}." if field in unjudged else ""
+        findings.append(
+            Finding(
+                rule=f"NOT-KNOWN-{field.replace('gpu.', '').replace('_', '-').upper()}",
+                severity="unknown" if field in deciding else "info",
+                precedence="P1",
+                message=f"`{field}` is not known.{rules}",
+                fix=_HOW_TO_KNOW.get(field, f"give `{field}`"),
+                sources=("docs/adr/0020-judge-compatibility-by-a-table.md",),
+            )
+        )
+    return findings
+
+
+def _base(field: str) -> str:
+    """The fact from which a derived field comes."""
+    derived = {
+        "driver_cuda": "driver",
+        "needs_gpu": "engine",
+        "gpu.min_cuda": "gpu.compute_capability",
+        "gpu.last_cuda": "gpu.compute_capability",
+    }
+    return derived.get(field, field)
+
+
+def _unlisted_engine(facts: Facts, tables: Tables) -> list[Finding]:
+    """An engine without a row: whether it serves without a GPU cannot be said."""
+    if facts.engine is None or find_engine(facts.engine, tables):
+        return []
+    no_gpu = facts.known("gpus") and not facts.gpus
+    return [
+        Finding(
+            rule="ENGINE-NOT-LISTED",
+            severity="unknown" if no_gpu else "info",
+            precedence="P1",
+            message=f"the table has no engine {facts.engine!r}; driver, CUDA and packages were judged",
+            fix=f"use one of {', '.join(row.name for row in tables.engines)}",
+            sources=("tasks/compatibility/data/engines.toml",),
+        )
+    ]

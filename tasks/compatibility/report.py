@@ -1,0 +1,101 @@
+"""The answer for people: one line, a few figures, and the artifact."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tasks.compatibility.models import CompatibilityResult, Finding
+from tasks.core.facts import Facts
+from tasks.core.records import Number
+
+_GIB = 2**30
+
+
+def headline(result: CompatibilityResult) -> str:
+    """`CPU only, 0 findings`, or `H200, driver 570.124.06, CUDA 12.8 build: pass`."""
+    facts = result.facts
+    if facts.known("gpus") and not facts.gpus:
+        count = len([finding for finding in result.findings if finding.severity != "info"])
+        return f"CPU only, {count} finding{'' if count == 1 else 's'}"
+    build = f"CUDA {facts.cuda_build} build" if facts.cuda_build else "no CUDA build"
+    return f"{_gpu_names(facts)}, driver {facts.driver or 'none'}, {build}: {result.verdict.value}"
+
+
+def numbers(result: CompatibilityResult) -> Mapping[str, Number]:
+    """Findings by severity, and what the host has."""
+    counted = {
+        f"findings_{severity}": Number(value=_count(result, severity), unit="findings")
+        for severity in ("block", "warn", "unknown", "info")
+    }
+    memory = result.facts.memory_bytes
+    host = {"gpus": Number(value=len(result.facts.gpus), unit="GPUs")}
+    if memory is not None:
+        host["memory"] = Number(value=memory, unit="bytes")
+    return {**counted, **host}
+
+
+def answer(result: CompatibilityResult) -> dict[str, Any]:
+    """What programs get from `compat check` (DESIGN 5)."""
+    return {
+        "verdict": result.verdict.value,
+        "findings": [finding.model_dump(mode="json") for finding in result.findings],
+    }
+
+
+def facts_rows(facts: Facts) -> list[tuple[str, str]]:
+    """Each fact in words; what is not there reads `none`, what is not known is left out."""
+    rows = [
+        (name, _in_words(name, getattr(facts, name)))
+        for name in Facts.model_fields
+        if facts.known(name) and name != "packages"
+    ]
+    if facts.known("packages"):
+        rows.append(("packages", f"{len(facts.packages)}"))
+    return rows
+
+
+def markdown(result: CompatibilityResult) -> str:
+    """Verdict, findings, facts, and who said what."""
+    parts = [f"# Compatibility: {result.verdict.value}", headline(result) + "."]
+    parts.append("## Findings")
+    parts += [_finding_text(finding) for finding in result.findings] or ["None."]
+    parts.append("## Facts")
+    parts.append(_table(("fact", "value"), facts_rows(result.facts)))
+    if result.sightings:
+        parts.append("## Who said what")
+        rows = [(sighting.fact, sighting.source, sighting.value or "none") for sighting in result.sightings]
+        parts.append(_table(("fact", "source", "value"), rows))
+    return "\n\n".join(parts) + "\n"
+
+
+def _finding_text(finding: Finding) -> str:
+    sources = "; ".join(finding.sources)
+    return (
+        f"- **{finding.severity}** `{finding.rule}` ({finding.precedence}): {finding.message}\n"
+        f"  - What to do: {finding.fix}\n  - Source: {sources}"
+    )
+
+
+def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
+    lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
+    lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
+    return "\n".join(lines)
+
+
+def _in_words(name: str, value: Any) -> str:
+    if name == "gpus":
+        return ", ".join(f"{gpu.name} ({gpu.compute_capability or '?'})" for gpu in value) or "none"
+    if name == "memory_bytes" and value is not None:
+        return f"{value / _GIB:.1f} GiB"
+    return "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _gpu_names(facts: Facts) -> str:
+    names = [gpu.name.removeprefix("NVIDIA ") for gpu in facts.gpus]
+    counted = [f"{names.count(name)} x {name}" if names.count(name) > 1 else name for name in names]
+    return ", ".join(dict.fromkeys(counted)) or "GPUs not known"
+
+
+def _count(result: CompatibilityResult, severity: str) -> int:
+    return sum(finding.severity == severity for finding in result.findings)

@@ -1,0 +1,168 @@
+"""The rule table and its lookup tables, read once from `data/`."""
+
+from __future__ import annotations
+
+import functools
+import re
+import tomllib
+from collections.abc import Mapping
+from datetime import date
+from importlib.resources import files
+from itertools import pairwise
+from typing import Any, Literal
+
+from packaging.version import Version
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from tasks.compatibility.conditions import VERSIONS, Wanted, check
+from tasks.compatibility.models import Measurement, Precedence, Severity
+from tasks.core.digests import digest_of
+
+Status = Literal["verified", "partly-verified", "derived", "claim"]
+
+PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
+
+PLACEHOLDERS = (
+    VERSIONS
+    | {"disagreement", "dtype", "engine", "family", "gpu.name", "host_fault"}
+    | {
+        "saw.cuda_driver",
+        "saw.driver",
+        "saw.gpu_count",
+    }
+)
+"""Fields that a message may name in braces."""
+
+
+class Row(BaseModel):
+    """What every row of every table says of where it comes from."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    status: Status
+    checked_on: date
+    sources: tuple[str, ...] = Field(min_length=1)
+
+
+class Rule(Row):
+    """One rule. It applies where all of `when` holds and nothing of `unless` is known to hold.
+
+    Severity `pass` marks what a vendor allows, or a claim that something works: a finding only where another
+    rule contradicts it. `contradicts` names rules that, where they apply too, say otherwise, and count.
+    `cleared_by` are kinds of measurement that prove more than the rule knows.
+    """
+
+    id: str = Field(pattern=r"^[A-Z0-9]+(-[A-Z0-9]+)*$")
+    precedence: Precedence
+    severity: Severity
+    when: dict[str, Wanted] = Field(min_length=1)
+    unless: dict[str, Wanted] = {}
+    message: str
+    fix: str
+    contradicts: tuple[str, ...] = ()
+    cleared_by: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _can_be_judged(self) -> Rule:
+        for condition in (self.when, self.unless):
+            for field, wanted in condition.items():
+                check(field, wanted)
+        for name in PLACEHOLDER.findall(self.message + self.fix):
+            if name not in PLACEHOLDERS and not name.startswith("packages."):
+                raise ValueError(f"{self.id}: the message names {{{name}}}, which is no field")
+        kinds = Measurement.model_fields["kind"].annotation
+        unknown = set(self.cleared_by) - set(getattr(kinds, "__args__", ()))
+        if unknown:
+            raise ValueError(f"{self.id}: no measurement is called {sorted(unknown)}")
+        if self.precedence == "P3" and self.severity == "block":
+            raise ValueError(f"{self.id}: a P3 row never blocks")
+        return self
+
+
+class EngineRow(Row):
+    """One engine and whether it serves without a GPU."""
+
+    name: str
+    needs_gpu: bool
+    aliases: tuple[str, ...]
+
+
+class GpuRow(Row):
+    """GPUs whose name contains this word."""
+
+    word: str
+    cc: str | None = None
+    forward_compat: Literal["yes", "some", "no"]
+
+
+class CapabilityRow(Row):
+    """One compute capability and the CUDA versions that compile for it."""
+
+    cc: str
+    architecture: str
+    min_cuda: str
+    last_cuda: str | None = None
+
+
+class BranchRow(Row):
+    """One driver branch and the newest CUDA it supports natively."""
+
+    branch: int
+    cuda: str
+
+
+class Tables(BaseModel):
+    """All rules and lookup tables."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    rules: tuple[Rule, ...]
+    engines: tuple[EngineRow, ...]
+    gpus: tuple[GpuRow, ...]
+    capabilities: tuple[CapabilityRow, ...]
+    branches: tuple[BranchRow, ...]
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Tables:
+        tables: dict[str, list[Any]] = {
+            "engines": [row.name for row in self.engines],
+            "capabilities": [Version(row.cc) for row in self.capabilities],
+            "branches": [row.branch for row in self.branches],
+        }
+        for name, keys in tables.items():
+            if any(not here < there for here, there in pairwise(keys)):
+                raise ValueError(f"the table of {name} is not sorted, or has a row twice")
+        ids = {rule.id for rule in self.rules}
+        if len(ids) < len(self.rules):
+            raise ValueError("a rule's id is there twice")
+        for rule in self.rules:
+            if unknown := set(rule.contradicts) - ids:
+                raise ValueError(f"{rule.id} contradicts {sorted(unknown)}, which are no rules")
+        return self
+
+    @property
+    def digest(self) -> str:
+        """Changes whenever a judgement might."""
+        return digest_of(self)
+
+
+RULE_FILES = ("host.toml", "vendor.toml", "known_bad.toml", "claims.toml")
+"""One per precedence, P0 to P3."""
+
+
+@functools.cache
+def load_tables() -> Tables:
+    """The tables that come with Slipway."""
+    return Tables(
+        rules=tuple(Rule.model_validate(row) for name in RULE_FILES for row in _read(name)["rule"]),
+        engines=tuple(EngineRow.model_validate(row) for row in _read("engines.toml")["engine"]),
+        gpus=tuple(GpuRow.model_validate(row) for row in _read("gpus.toml")["gpu"]),
+        capabilities=tuple(
+            CapabilityRow.model_validate(row) for row in _read("capabilities.toml")["capability"]
+        ),
+        branches=tuple(BranchRow.model_validate(row) for row in _read("branches.toml")["branch"]),
+    )
+
+
+def _read(name: str) -> Mapping[str, Any]:
+    return tomllib.loads((files("tasks.compatibility") / "data" / name).read_text())

@@ -1,0 +1,349 @@
+"""Services as containers behind a proxy of their own: the target `docker`.
+
+Below the service's folder, `proxy/` holds one folder per public address; the file `proxy/current` names the
+one that serves. A service that moves has two proxies until the switch is settled. What takes traffic is what
+the serving proxy says; whatever it sends no requests to is a leftover, which the next claim sweeps.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from tasks.core.errors import PortTakenError, RolloutError
+from tasks.core.files import write_atomically
+from tasks.core.progress import say
+from tasks.core.release import Release, ServiceFolder
+from tasks.core.verdicts import StageName
+from tasks.engines.catalogue import get_engine
+from tasks.rollout.apply import Candidate
+from tasks.rollout.container.models import Container, ContainerPlan, Route, Slot, SlotName
+from tasks.rollout.container.plan import (
+    RELEASE_LABEL,
+    cause_of_death,
+    container_user,
+    plan_container,
+    service_labels,
+)
+from tasks.rollout.container.proxy import BACKEND_HOST, other, send_back_to, send_to, take_out
+from tasks.rollout.models import Running
+
+_POLL_S = 0.05
+_PORT_TRIES = 5
+_STOP_TIMEOUT_S = 10
+"""From SIGTERM to SIGKILL: the engine has been drained by then."""
+
+_SWEEP_DRAIN_S = 30.0
+"""Longest wait for requests that a killed rollout left with the former container."""
+
+_KEPT_LOG_LINES = 2000
+
+
+class Containers(Protocol):
+    """What `blocks.docker_engine.DockerEngine` is to a service."""
+
+    def start(self, plan: ContainerPlan) -> Container: ...
+
+    def keep_alive(self, container_id: str) -> None: ...
+
+    def find(self, labels: Mapping[str, str]) -> list[Container]: ...
+
+    def log_tail(self, container_id: str, lines: int) -> str: ...
+
+    def stop(self, container_id: str, *, timeout_s: int) -> None: ...
+
+    def remove(self, container_id: str) -> None: ...
+
+
+class Proxy(Protocol):
+    """What `blocks.haproxy.HAProxy` is to a service."""
+
+    @property
+    def folder(self) -> Path: ...
+
+    def route(self) -> Route | None: ...
+
+    def save(self, route: Route) -> None: ...
+
+    def start(self) -> None: ...
+
+    def answers(self) -> bool: ...
+
+    def slots(self) -> dict[SlotName, Slot]: ...
+
+    def send(self, commands: Sequence[str]) -> None: ...
+
+    def stop(self, *, drain_s: float) -> None: ...
+
+
+@dataclass(frozen=True)
+class Host:
+    """What the target needs of this host: proxies by folder, and ports."""
+
+    open_proxy: Callable[[Path], Proxy]
+    free_port: Callable[[str], int]
+    check_port_free: Callable[[str, int], None]
+
+
+class ContainerService:
+    """One service as containers; a `tasks.rollout.apply.Target`. To change it, hold its lock."""
+
+    def __init__(
+        self,
+        folder: ServiceFolder,
+        containers: Containers,
+        host: Host,
+        image_of: Callable[[Release], str],
+    ) -> None:
+        self._folder = folder
+        self._containers = containers
+        self._host = host
+        self._image_of = image_of
+        self._claimed: Proxy | None = None
+
+    # What is there
+
+    def running(self) -> Running | None:
+        """What the serving proxy sends requests to; None without a living proxy."""
+        proxy = self._serving_proxy()
+        route = proxy.route() if proxy else None
+        if proxy is None or route is None:
+            return None
+        live = self._live(proxy)
+        container = self._container_at(live.backend_port)
+        release = container.labels[RELEASE_LABEL] if container else route.release
+        if live.requests is None or release is None:
+            return None
+        return Running(
+            release=release,
+            host=route.host,
+            port=route.port,
+            up=container is not None and container.running,
+            restarts=container.restarts if container else 0,
+            open_requests=live.requests,
+            pid=container.pid if container else None,
+        )
+
+    def fault(self, candidate: Candidate) -> str | None:
+        """How the candidate died; None while it lives."""
+        container = self._container_at(_port_of(candidate))
+        return cause_of_death(container) if container else "its container was removed"
+
+    def candidate_log(self, candidate: Candidate, lines: int) -> str:
+        """The end of the candidate's log; kept when its container was removed."""
+        container = self._container_at(_port_of(candidate))
+        return self._containers.log_tail(container.id, lines) if container else self._kept_log(lines)
+
+    def log_tail(self, lines: int) -> str:
+        """The end of the log of what serves, or of what was removed last."""
+        proxy = self._serving_proxy()
+        container = self._container_at(self._live(proxy).backend_port) if proxy else None
+        return self._containers.log_tail(container.id, lines) if container else self._kept_log(lines)
+
+    # What changes it
+
+    def claim(self, host: str, port: int | None) -> int:
+        """Hold the public address with a proxy, and sweep what a killed rollout left; the port."""
+        serving = self._serving_proxy()
+        if serving is not None:
+            self._write_down(serving)
+        self._sweep(serving, _SWEEP_DRAIN_S)
+        route = serving.route() if serving else None
+        if serving is None or route is None or route.host != host or port not in (None, route.port):
+            route = Route(host=host, port=port or self._host.free_port(host))
+            serving = self._host.open_proxy(self._proxies / f"{host.replace(':', '_')}-{route.port}")
+        if not serving.answers():
+            self._host.check_port_free(host, route.port)
+            serving.save(route)
+            serving.start()
+        self._claimed = serving
+        return route.port
+
+    def start(self, release: Release) -> Candidate:
+        """Start the release's container on a free port of the loopback."""
+        _check_readable(release.launch.model_file)
+        image = self._image_of(release)
+        for _ in range(_PORT_TRIES):
+            plan = plan_container(
+                release,
+                get_engine(release.engine),
+                image=image,
+                folder=self._folder.root,
+                user=container_user(os.getuid(), os.getgid()),
+                host_port=self._host.free_port(BACKEND_HOST),
+            )
+            try:
+                self._containers.start(plan)
+            except PortTakenError:
+                continue  # someone was quicker
+            return Candidate(release=release.id, base_url=f"http://{BACKEND_HOST}:{plan.host_port}")
+        raise RolloutError(
+            f"no free port was found for the container in {_PORT_TRIES} tries", fix="try again"
+        )
+
+    def switch(self, candidate: Candidate) -> None:
+        """Give new requests to the candidate; the other slot keeps those it has."""
+        proxy = self._claimed_proxy()
+        slot = other(_ready(proxy.slots()))
+        proxy.send(send_to(slot, _port_of(candidate)))
+        if _ready(proxy.slots()) != slot:
+            raise RolloutError(f"the proxy did not switch to {slot}")
+
+    def settle(self, candidate: Candidate, *, drain_s: float) -> None:
+        """Write down what serves, then end the former container once it has no request left."""
+        proxy = self._claimed_proxy()
+        self._write_down(proxy)
+        write_atomically(self._current_file, proxy.folder.name)
+        self._sweep(proxy, drain_s)
+
+    def revert(self, candidate: Candidate, *, drain_s: float) -> None:
+        """Give the requests back to the former container where there is one, and end the candidate."""
+        proxy = self._claimed_proxy()
+        if proxy.answers():
+            slots = proxy.slots()
+            slot = _ready(slots)
+            if slot and slots[slot].port == _port_of(candidate) and slots[other(slot)].state == "drain":
+                proxy.send(send_back_to(other(slot)))
+        self._sweep(self._serving_proxy(), drain_s)
+
+    def stop(self, *, drain_s: float) -> None:
+        """End the proxies once their requests are done, then the containers; forget the address."""
+        for proxy in self._all_proxies():
+            proxy.stop(drain_s=drain_s)
+        for container in self._mine():
+            self._end(container)
+        shutil.rmtree(self._proxies, ignore_errors=True)
+
+    # Parts of it
+
+    def _live(self, proxy: Proxy) -> _Live:
+        """Where the proxy sends requests; where it did, and no number of them, if it is dead."""
+        if not proxy.answers():
+            route = proxy.route()
+            return _Live(route.slot if route else None, route.backend_port if route else None, None)
+        slots = proxy.slots()
+        slot = _ready(slots)
+        return _Live(slot, slots[slot].port, slots[slot].requests) if slot else _Live(None, None, 0)
+
+    def _write_down(self, proxy: Proxy) -> None:
+        """Make what the proxy does now survive a restart of it and of the container."""
+        route, live = proxy.route(), self._live(proxy)
+        container = self._container_at(live.backend_port)
+        if route is None or live.slot is None or container is None:
+            return
+        self._containers.keep_alive(container.id)
+        wanted = Route(
+            host=route.host,
+            port=route.port,
+            slot=live.slot,
+            backend_port=live.backend_port,
+            release=container.labels[RELEASE_LABEL],
+        )
+        if wanted != route:
+            proxy.save(wanted)
+
+    def _sweep(self, serving: Proxy | None, drain_s: float) -> None:
+        """End all that does not serve, after its requests."""
+        for proxy in self._all_proxies():
+            if serving is None or proxy.folder != serving.folder:
+                proxy.stop(drain_s=drain_s)
+        if serving is not None and serving.answers():
+            for slot, found in serving.slots().items():
+                if found.state == "drain":
+                    self._retire(serving, slot, drain_s)
+        kept = self._live(serving).backend_port if serving else None
+        for container in self._mine():
+            if kept is None or container.host_port != kept:
+                self._end(container)
+
+    def _retire(self, proxy: Proxy, slot: SlotName, drain_s: float) -> None:
+        """Wait until nothing is in flight in a draining slot, then take it out."""
+        deadline = time.monotonic() + drain_s
+        while (open_requests := proxy.slots()[slot].requests) and time.monotonic() < deadline:
+            time.sleep(_POLL_S)
+        if open_requests:
+            say(StageName.ROLLOUT, f"{open_requests} requests did not end within {drain_s:g} s: they are cut")
+        proxy.send(take_out(slot))
+
+    def _end(self, container: Container) -> None:
+        """Remove a container, keeping the end of its log."""
+        if container.running:
+            self._containers.stop(container.id, timeout_s=_STOP_TIMEOUT_S)
+        text = self._containers.log_tail(container.id, _KEPT_LOG_LINES)
+        write_atomically(self._kept_log_file, text + "\n")
+        self._containers.remove(container.id)
+
+    def _kept_log(self, lines: int) -> str:
+        try:
+            text = self._kept_log_file.read_text()
+        except FileNotFoundError:
+            return ""
+        return "\n".join(text.splitlines()[-lines:])
+
+    def _mine(self) -> list[Container]:
+        return self._containers.find(service_labels(self._folder.root))
+
+    def _container_at(self, port: int | None) -> Container | None:
+        return next((found for found in self._mine() if found.host_port == port), None) if port else None
+
+    def _claimed_proxy(self) -> Proxy:
+        if self._claimed is None:
+            raise RolloutError("no address was claimed for this service")
+        return self._claimed
+
+    def _serving_proxy(self) -> Proxy | None:
+        try:
+            name = self._current_file.read_text()
+        except FileNotFoundError:
+            return None
+        proxy = self._host.open_proxy(self._proxies / name)
+        return proxy if proxy.route() else None
+
+    def _all_proxies(self) -> list[Proxy]:
+        folders = sorted(path for path in self._proxies.glob("*") if path.is_dir())
+        return [self._host.open_proxy(folder) for folder in folders]
+
+    @property
+    def _proxies(self) -> Path:
+        return self._folder.root / "proxy"
+
+    @property
+    def _current_file(self) -> Path:
+        return self._proxies / "current"
+
+    @property
+    def _kept_log_file(self) -> Path:
+        return self._folder.logs / "container.log"
+
+
+@dataclass(frozen=True)
+class _Live:
+    """Where requests go now. `requests` is None where the proxy is dead."""
+
+    slot: SlotName | None
+    backend_port: int | None
+    requests: int | None
+
+
+def _ready(slots: Mapping[SlotName, Slot]) -> SlotName | None:
+    return next((name for name, slot in slots.items() if slot.state == "ready"), None)
+
+
+def _port_of(candidate: Candidate) -> int:
+    return int(candidate.base_url.rpartition(":")[2])
+
+
+def _check_readable(model: Path) -> None:
+    """A container never runs as root: what root deploys has to be readable for all."""
+    if not model.exists():
+        raise RolloutError(f"the model file {model} is gone", fix="deploy again: it is then made anew")
+    if os.getuid() == 0 and not model.stat().st_mode & stat.S_IROTH:
+        raise RolloutError(
+            f"the container's user cannot read {model}", fix=f"make it readable: chmod -R a+rX {model}"
+        )

@@ -1,0 +1,96 @@
+"""What a container rollout makes and sees."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ImagePlan(_Frozen):
+    """How a release's image is made. `name` holds the digest of all that decides its content.
+
+    `pins` are the packages that serving needs, `lock` the hash lock that holds them and what they require.
+    `platform` and `python` are uv's names for where they will run. `files` go beside the Dockerfile.
+    """
+
+    name: str
+    dockerfile: str
+    pins: tuple[str, ...]
+    lock: Path
+    python: str
+    platform: str
+    files: dict[str, Path]
+    base_image: str
+    system_libraries: tuple[str, ...]
+
+
+class ContainerPlan(_Frozen):
+    """One container with its limits. Sizes in bytes; `port` inside is `host_port` of the loopback."""
+
+    name: str
+    image: str
+    argv: tuple[str, ...]
+    env: dict[str, str]
+    labels: dict[str, str]
+    user: str
+    model_source: Path
+    model_target: str
+    port: int
+    host_port: int
+    memory_bytes: int | None = Field(None, gt=0)
+    cpus: int | None = Field(None, ge=1)
+    pids: int = Field(ge=1)
+    shm_bytes: int = Field(ge=0)
+    tmp_bytes: int = Field(ge=0)
+    gpus: int = Field(0, ge=0)
+
+
+class Container(_Frozen):
+    """A container as the engine sees it.
+
+    `host_port` is its published port, `pid` its first process, `memory_bytes` its limit.
+    """
+
+    id: str
+    name: str
+    status: str
+    labels: dict[str, str]
+    host_port: int | None = None
+    pid: int | None = None
+    exit_code: int | None = None
+    oom_killed: bool = False
+    memory_bytes: int | None = None
+    restarts: int = 0
+
+    @property
+    def running(self) -> bool:
+        """Whether its process runs."""
+        return self.status == "running"
+
+
+SlotName = Literal["blue", "green"]
+SLOTS: tuple[SlotName, SlotName] = ("blue", "green")
+
+
+class Slot(_Frozen):
+    """One of the two places behind the proxy. `requests` are those it works on now."""
+
+    state: Literal["ready", "drain", "maint"]
+    port: int
+    requests: int = Field(0, ge=0)
+
+
+class Route(_Frozen):
+    """What a proxy starts with: the public address, and the slot that serves."""
+
+    host: str
+    port: int
+    slot: SlotName | None = None
+    backend_port: int | None = None
+    release: str | None = None

@@ -1,0 +1,165 @@
+"""What image and container a release needs. Pure: no clock, network or environment."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from tasks.core.digests import digest_of, short
+from tasks.core.errors import RolloutError
+from tasks.core.release import Release
+from tasks.engines.base import Engine, ServingConfig
+from tasks.rollout.container.models import Container, ContainerPlan, ImagePlan
+
+SITE = "site"
+"""Folder of the build context that holds the installed packages."""
+
+SERVICE_LABEL = "slipway.service"
+RELEASE_LABEL = "slipway.release"
+FOLDER_LABEL = "slipway.folder"
+"""Path of the service's folder: two homes on one Docker engine may hold services of one name."""
+
+_ROOT = "/opt/engine"
+_PYTHON = f"{_ROOT}/bin/python"
+_WORKER = f"{_ROOT}/server.py"
+_MODELS = "/model"
+_PORT = 8000
+_USER = "65532"
+"""Nobody in particular: the user id that distroless images use."""
+
+_MANYLINUX = "manylinux_2_28"
+"""Older than every base image in support, so that the wheels do not depend on which one is chosen."""
+
+_TMP_BYTES = 64 << 20
+_SHM_BYTES = 64 << 20
+_SHM_BYTES_MANY_GPUS = 1 << 30
+"""NCCL passes tensors between GPUs of one host through shared memory."""
+
+_PIN = re.compile(r"^([A-Za-z0-9][A-Za-z0-9._-]*)(?:\[[^\]]*\])?==([^\s;\\]+)", re.MULTILINE)
+
+
+def plan_image(
+    release: Release, engine: Engine, lock_text: str, *, base_id: str, worker_digest: str, machine: str
+) -> ImagePlan:
+    """The image of a release: what serving needs out of its lock, on a base image given by id.
+
+    `machine` is the processor's name as `platform.machine()` gives it. Raises `RolloutError` where the lock
+    lacks a package that serving needs.
+    """
+    spec = release.spec
+    wanted = [*engine.server_packages, *(Requirement(line).name for line in spec.environment.requirements)]
+    pins = pins_of(lock_text, wanted, release.lock_path)
+    dockerfile = _dockerfile(engine, base_id, spec.environment.python)
+    platform = f"{machine}-{_MANYLINUX}"
+    content = digest_of([dockerfile, lock_text, pins, platform, worker_digest])
+    return ImagePlan(
+        name=f"slipway/{engine.kind}:{short(content)}",
+        dockerfile=dockerfile,
+        pins=pins,
+        lock=release.lock_path,
+        python=spec.environment.python,
+        platform=platform,
+        files={"server.py": engine.server_worker},
+        base_image=spec.rollout.base_image,
+        system_libraries=engine.system_libraries,
+    )
+
+
+def pins_of(lock_text: str, names: Iterable[str], lock: Path) -> tuple[str, ...]:
+    """`name==version` of each name, as the lock has it."""
+    versions = {canonicalize_name(name): version for name, version in _PIN.findall(lock_text)}
+    wanted = sorted({canonicalize_name(name) for name in names})
+    missing = [name for name in wanted if name not in versions]
+    if missing:
+        raise RolloutError(
+            f"the lock {lock} does not hold {', '.join(missing)}, which serving needs",
+            fix="build the environment again: delete the lock, then deploy",
+        )
+    return tuple(f"{name}=={versions[name]}" for name in wanted)
+
+
+def _dockerfile(engine: Engine, base_id: str, python: str) -> str:
+    """The base's own Python as a virtual environment, the packages in it, and a proof that they load.
+
+    The proof is a step of the build, so an image that bears the name has passed it. Everything comes from the
+    context: the build needs no network. No BuildKit syntax: not every engine has it.
+    """
+    version = tuple(int(part) for part in python.split("."))
+    check = f"import sys; sys.exit(sys.version_info[:2] != {version} and sys.version)"
+    proof = f"import {', '.join(engine.server_imports)}"
+    lines = [
+        f"FROM {base_id}",
+        f"RUN {json.dumps(['python3', '-c', check])}",
+        f"RUN {json.dumps(['python3', '-m', 'venv', '--without-pip', _ROOT])}",
+        f"COPY {SITE} {_ROOT}/lib/python{python}/site-packages",
+        f"COPY server.py {_WORKER}",
+        f"RUN {json.dumps([_PYTHON, '-I', '-c', proof])}",
+        "ENV HOME=/tmp PYTHONUNBUFFERED=1",
+        f"USER {_USER}:{_USER}",
+        f"EXPOSE {_PORT}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def plan_container(
+    release: Release, engine: Engine, *, image: str, folder: Path, user: str, host_port: int
+) -> ContainerPlan:
+    """The container of a release, with every limit of its spec, published on `host_port` of the loopback."""
+    spec = release.spec
+    model = f"{_MODELS}/{release.launch.model_file.name}"
+    config = ServingConfig(
+        served_name=release.launch.served_name,
+        batch=release.batch,
+        context=release.context,
+        threads=release.threads,
+        gpu_layers=release.gpu_layers,
+    )
+    command = engine.command(_PYTHON, _WORKER, model, config)
+    gpus = spec.hardware.gpus
+    return ContainerPlan(
+        name=f"slipway-{release.name}-{short(release.id)}-{host_port}",
+        image=image,
+        argv=command.at("0.0.0.0", _PORT),
+        env={**command.env, **release.launch.env},
+        labels={
+            SERVICE_LABEL: release.name,
+            RELEASE_LABEL: release.id,
+            FOLDER_LABEL: str(folder),
+        },
+        user=user,
+        model_source=release.launch.model_file,
+        model_target=model,
+        port=_PORT,
+        host_port=host_port,
+        memory_bytes=spec.hardware.memory,
+        cpus=spec.hardware.cpus,
+        pids=spec.rollout.pids,
+        shm_bytes=_SHM_BYTES_MANY_GPUS if gpus > 1 else _SHM_BYTES,
+        tmp_bytes=_TMP_BYTES,
+        gpus=gpus,
+    )
+
+
+def container_user(uid: int, gid: int) -> str:
+    """Who the container runs as: whoever deploys, so that the model is readable, but never root."""
+    return f"{uid}:{gid}" if uid != 0 else f"{_USER}:{_USER}"
+
+
+def service_labels(folder: Path) -> Mapping[str, str]:
+    """What all containers of one service, and no others, are labelled with."""
+    return {FOLDER_LABEL: str(folder)}
+
+
+def cause_of_death(container: Container) -> str | None:
+    """Why a container does not run; None while it does or is about to."""
+    if container.status in ("running", "created"):
+        return None
+    if container.oom_killed:
+        limit = f" of {container.memory_bytes / 2**20:.0f} MiB" if container.memory_bytes else ""
+        return f"it went over its memory limit{limit} and was killed; raise hardware.memory"
+    return f"exit status {container.exit_code}"

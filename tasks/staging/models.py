@@ -1,0 +1,87 @@
+"""What staging is asked for, what it answers, and what it knows of a disk."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from tasks.core.result import StageResult
+from tasks.core.verdicts import StagingVerdict
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class StagingRequest(_Part):
+    """Which model to lay onto the local disk, and how."""
+
+    model: str = Field(description="file:PATH, s3://BUCKET/PREFIX or models:/NAME@ALIAS.")
+    shards: int | Literal["auto"] = Field("auto", description="Number of weight shards; auto by size.")
+    disk_benchmark: bool = Field(True, description="Measure the disk with fio where it is installed.")
+    to: Path | None = Field(None, description="Folder to stage into; one below SLIPWAY_HOME when empty.")
+    convertible: bool = Field(
+        True, description="Refuse, before anything is copied, a model whose architecture cannot be served."
+    )
+
+
+class SourceFile(_Part):
+    """One file of a source. `identity` changes whenever its bytes do: an ETag, or times and inode."""
+
+    path: str
+    size_bytes: int = Field(ge=0)
+    identity: str
+
+
+class DiskRequest(_Part):
+    """Which disk to measure."""
+
+    folder: Path = Field(description="Any folder on the disk; it is made if it is not there.")
+    fresh: bool = Field(False, description="Measure even if there is a figure from the last days.")
+
+
+class DiskFigures(_Part):
+    """What fio measured in a few seconds on one disk; 1 MB is 10^6 bytes."""
+
+    read_mb_s: float = Field(ge=0)
+    write_mb_s: float = Field(ge=0)
+    random_write_iops: float = Field(ge=0)
+    direct: bool = Field(description="Past the page cache; False where the file system refuses that.")
+    file_bytes: int = Field(ge=0, description="Size of the file that was read and written.")
+
+
+class DiskResult(StageResult):
+    """How fast one disk is against the baselines (`plan.py`)."""
+
+    verdict: Literal[StagingVerdict.VERIFIED, StagingVerdict.SLOW]
+    mount: str
+    at: datetime
+    figures: DiskFigures
+    findings: tuple[str, ...] = ()
+
+
+class StagingResult(StageResult):
+    """A staged model, or why there is none.
+
+    `copied_bytes` is what this run wrote of the model's files; `restaged` names files that had been staged
+    before and were missing or damaged; `damaged` those that the source no longer gives as they were staged
+    (verdict `corrupt`; `manifest_digest` is then empty). `disk` is absent where nothing was measured.
+    """
+
+    verdict: StagingVerdict
+    model_dir: Path
+    manifest_digest: str
+    source: str
+    source_digest: str
+    version: str | None = None
+    size_bytes: int = Field(ge=0)
+    shards: int = Field(ge=0)
+    copied_bytes: int = Field(ge=0)
+    copy_seconds: float = Field(ge=0)
+    restaged: tuple[str, ...] = ()
+    damaged: tuple[str, ...] = ()
+    disk: DiskFigures | None = None
+    findings: tuple[str, ...] = ()

@@ -1,0 +1,35 @@
+"""The stage's effects as Prefect tasks, so that a run shows them one by one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State, TaskRun
+from prefect.tasks import Task
+
+from tasks.core.errors import SlipwayError
+from tasks.staging import apply
+from tasks.staging.apply import CopyPlan, Pinned, Staged
+
+
+def _is_retryable(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
+    """Only what may pass without a change by the user; a copy goes on after its last finished shard."""
+    error = state.result(raise_on_failure=False)
+    return isinstance(error, SlipwayError) and error.retryable
+
+
+@task(
+    name="copy-shards",
+    task_run_name="copy to {folder}",
+    cache_policy=NO_CACHE,
+    persist_result=False,
+    retries=2,
+    retry_delay_seconds=[2, 10],
+    retry_condition_fn=_is_retryable,
+)
+def copy_shards(pinned: Pinned, plan: CopyPlan, folder: Path, *, leases: Path, own: bool) -> Staged:
+    """As `apply.stage_model`, tried again when the network fails."""
+    return apply.stage_model(pinned, plan, folder, leases=leases, own=own)

@@ -1,0 +1,297 @@
+"""`slipway deploy` as a user runs it: the first time, again, after damage, and with everything that can be wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+import yaml
+
+from blocks.engine_process import free_port
+from tasks.core.release import ServiceFolder
+
+pytestmark = [pytest.mark.engine, pytest.mark.server]
+
+SLIPWAY = Path(sys.executable).with_name("slipway")
+
+
+@dataclass(frozen=True)
+class Ended:
+    """What a command did."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+    @property
+    def answer(self) -> Any:
+        """The JSON document it printed."""
+        assert self.code in (0, 3), self.stderr
+        return json.loads(self.stdout)
+
+    @property
+    def error(self) -> str:
+        """The one line that says what is wrong; nothing was printed that looks like a traceback."""
+        assert "Traceback" not in self.stderr
+        lines = [line for line in self.stderr.splitlines() if line.startswith("error: ")]
+        assert len(lines) == 1, self.stderr
+        return lines[0].removeprefix("error: ")
+
+
+@dataclass(frozen=True)
+class Desk:
+    """A home, and commands run in it."""
+
+    home: Path
+    api: str
+
+    def run(self, *arguments: str | Path, env: dict[str, str] | None = None) -> Ended:
+        environment = {
+            **os.environ,
+            "SLIPWAY_HOME": str(self.home),
+            "PREFECT_API_URL": self.api,
+            **(env or {}),
+        }
+        finished = subprocess.run(
+            [SLIPWAY, *arguments], env=environment, capture_output=True, text=True, check=False
+        )
+        return Ended(finished.returncode, finished.stdout, finished.stderr)
+
+    def deploy(self, spec: Path, *more: str, env: dict[str, str] | None = None) -> Ended:
+        return self.run("deploy", spec, "--json", *more, env=env)
+
+    def leftovers(self) -> list[str]:
+        """Unfinished files, and processes of this home."""
+        found = [str(path) for path in self.home.rglob("*.part")]
+        for process in psutil.process_iter(["cmdline"]):
+            line = " ".join(process.info["cmdline"] or [])
+            if str(self.home) in line:
+                found.append(line)
+        return found
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory: pytest.TempPathFactory, prefect_api_url: str) -> Iterator[Desk]:
+    """A home in which the engine's environment gets built once."""
+    desk = Desk(tmp_path_factory.mktemp("home"), prefect_api_url)
+    yield desk
+    for folder in desk.home.glob("services/*"):
+        desk.run("stop", folder.name)
+    assert desk.leftovers() == []
+
+
+def write_spec(folder: Path, model: str | Path, **changes: Any) -> Path:
+    """A spec that is quick to deploy."""
+    source = model if isinstance(model, str) else f"file:{model}"
+    spec = {
+        "name": "quick",
+        "model": source,
+        "staging": {"shards": 2, "disk_benchmark": False},
+        "tuning": {"candidates": ["f16"], "max_batch": 1, "context": 128, "output_tokens": 8},
+        **changes,
+    }
+    folder.mkdir(exist_ok=True)
+    path = folder / "spec.yaml"
+    path.write_text(yaml.safe_dump(spec))
+    return path
+
+
+def stages_of(answer: Any, *, cached: bool) -> set[str]:
+    return {row["stage"] for row in answer["stages"] if row["cached"] is cached}
+
+
+def test_deploy_repeat_damage_and_repair(desk: Desk, random_model: Path, tmp_path: Path) -> None:
+    spec = write_spec(tmp_path, random_model)
+    first = desk.deploy(spec).answer
+    assert [row["verdict"] for row in first["stages"]] == [
+        "sound",
+        "pass",
+        "verified",
+        "chosen",
+        "chosen",
+        "serving",
+        "healthy",
+    ]
+    body = {"model": "quick", "prompt": "The", "max_tokens": 4}
+    answer = httpx.post(f"{first['endpoint']}/v1/completions", json=body, trust_env=False)
+    assert answer.json()["usage"]["completion_tokens"] >= 1
+
+    again = desk.deploy(spec).answer
+    assert again["release"] == first["release"]
+    assert {"environment", "staging", "quantization", "batching"} <= stages_of(again, cached=True)
+
+    (staged,) = (desk.home / "models").iterdir()
+    shards = sorted(staged.glob("*.safetensors"))
+    assert len(shards) == 2
+    untouched = shards[1].stat().st_mtime_ns
+    shards[0].unlink()
+    repaired = desk.deploy(spec).answer
+    assert "staging" in stages_of(repaired, cached=False)
+    assert {"environment", "quantization", "batching"} <= stages_of(repaired, cached=True)
+    assert shards[0].exists()
+    assert shards[1].stat().st_mtime_ns == untouched
+    assert repaired["release"] == first["release"]
+
+
+def test_people_see_the_table_and_where_to_look_next(desk: Desk, random_model: Path, tmp_path: Path) -> None:
+    shown = desk.run("deploy", write_spec(tmp_path, random_model))
+    assert shown.code == 0, shown.stderr
+    for word in (
+        "stage",
+        "verdict",
+        "key number",
+        "endpoint",
+        "completion",
+        "look next",
+        "slipway status quick",
+    ):
+        assert word in shown.stdout
+
+
+def test_a_run_with_a_json_answer_shows_progress_on_standard_error(
+    desk: Desk, random_model: Path, tmp_path: Path
+) -> None:
+    ended = desk.deploy(write_spec(tmp_path, random_model))
+    assert "] staging: " in ended.stderr
+    assert "] rollout: " in ended.stderr
+
+
+# What can be wrong with a model -------------------------------------------------------------------
+
+
+def broken_header(folder: Path) -> None:
+    (folder / "model.safetensors").write_bytes((1 << 40).to_bytes(8, "little") + b"{}")
+
+
+def truncated(folder: Path) -> None:
+    shard = folder / "model.safetensors"
+    shard.write_bytes(shard.read_bytes()[:-1000])
+
+
+def pickled(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (broken_header, ["model.safetensors", "header"]),
+        (truncated, ["model.safetensors"]),
+        (pickled, ["pytorch_model.bin", "safetensors"]),
+        (shutil.rmtree, ["no", "model"]),
+    ],
+    ids=["corrupt header", "truncated shard", "pickled weights", "missing model"],
+)
+def test_a_bad_model_is_one_line_and_nothing_is_half_done(
+    desk: Desk, random_model: Path, tmp_path: Path, damage: Any, words: Sequence[str]
+) -> None:
+    model = shutil.copytree(random_model, tmp_path / "model")
+    damage(model)
+    before = desk.leftovers()
+    ended = desk.deploy(write_spec(tmp_path, model, name="bad"))
+    assert ended.code in (1, 2)
+    for word in words:
+        assert word in ended.error
+    assert desk.leftovers() == before
+    assert ServiceFolder(desk.home / "services", "bad").state() is None
+
+
+def test_an_unknown_key_is_wrong_use(desk: Desk, random_model: Path, tmp_path: Path) -> None:
+    ended = desk.deploy(write_spec(tmp_path, random_model, tunning={}))
+    assert ended.code == 2
+    assert "unknown key 'tunning'" in ended.error
+    assert "did you mean 'tuning'?" in ended.stderr
+
+
+def test_a_taken_port_is_named_and_nothing_is_started(desk: Desk, random_model: Path, tmp_path: Path) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        spec = write_spec(tmp_path, random_model, name="taken", rollout={"port": port})
+        before = desk.leftovers()
+        ended = desk.deploy(spec)
+        assert ended.code == 1
+        assert str(port) in ended.error
+        assert desk.leftovers() == before
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
+def test_a_full_disk_is_named(tmp_path: Path, random_model: Path, prefect_api_url: str) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=20m", "slipway-test", disk], check=True)
+    try:
+        desk = Desk(disk / "home", prefect_api_url)
+        ended = desk.deploy(write_spec(tmp_path, random_model, name="full"))
+        assert ended.code == 1
+        assert "room" in ended.error or "full" in ended.error
+        assert desk.leftovers() == []
+    finally:
+        subprocess.run(["umount", "--lazy", disk], check=True)
+
+
+def test_an_engine_that_dies_shows_its_last_lines(desk: Desk, random_model: Path, tmp_path: Path) -> None:
+    """The former release goes on serving: 65536 slots of cache fit into no memory that the engine may have."""
+    served = desk.deploy(write_spec(tmp_path, random_model)).answer
+    (candidate,) = (desk.home / "candidates").iterdir()
+    model = candidate / "model.gguf"
+    whole = model.read_bytes()
+    # The digest is checked before the start, so the damage is done to the engine instead.
+    worker = next((desk.home / "environments").glob("*/lib/python3*/site-packages/xllamacpp/__init__.py"))
+    source = worker.read_text()
+    worker.write_text("raise SystemExit('the engine was sabotaged')\n")
+    try:
+        changed = write_spec(tmp_path, random_model, objectives={"memory_fraction": 0.8})
+        ended = desk.deploy(changed)
+        assert ended.code in (1, 3)
+        assert "the engine was sabotaged" in ended.stderr + ended.stdout
+        answer = httpx.get(f"{served['endpoint']}/health", trust_env=False)
+        assert answer.status_code == 200
+    finally:
+        worker.write_text(source)
+        assert model.read_bytes() == whole
+
+
+def test_no_network_while_locking_is_a_fault_that_may_pass(
+    tmp_path: Path, random_model: Path, prefect_api_url: str
+) -> None:
+    desk = Desk(tmp_path / "home", prefect_api_url)
+    nowhere = f"http://127.0.0.1:{free_port()}/simple"
+    env = {"UV_DEFAULT_INDEX": nowhere, "UV_INDEX_URL": nowhere, "UV_CACHE_DIR": str(tmp_path / "cache")}
+    env |= {"UV_HTTP_RETRIES": "0", "UV_FIND_LINKS": "", "UV_EXTRA_INDEX_URL": ""}
+    ended = desk.deploy(write_spec(tmp_path, random_model, name="offline"), env=env)
+    assert ended.code == 1
+    assert "index" in ended.error
+    assert desk.leftovers() == []
+
+
+def test_target_docker_without_docker_says_so(desk: Desk, random_model: Path, tmp_path: Path) -> None:
+    spec = write_spec(tmp_path, random_model, name="boxed", target="docker")
+    ended = desk.deploy(spec, env={"DOCKER_HOST": f"unix://{tmp_path / 'none.sock'}"})
+    assert ended.code == 1
+    assert "Docker" in ended.error
+    assert ServiceFolder(desk.home / "services", "boxed").state() is None
+
+
+def test_two_services_side_by_side_stop_and_status(desk: Desk, random_model: Path, tmp_path: Path) -> None:
+    one = desk.deploy(write_spec(tmp_path / "a", random_model, name="one")).answer
+    two = desk.deploy(write_spec(tmp_path / "b", random_model, name="one-more")).answer
+    assert one["endpoint"] != two["endpoint"]
+    assert desk.run("stop", "one").code == 0
+    assert httpx.get(f"{two['endpoint']}/health", trust_env=False).status_code == 200
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(f"{one['endpoint']}/health", trust_env=False)
+    assert "one-more" in desk.run("status").stdout
+    assert desk.run("stop", "one-more").code == 0

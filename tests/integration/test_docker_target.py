@@ -1,0 +1,514 @@
+"""`target: docker` with a real Docker engine, a real HAProxy and the real engine."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import docker
+import httpx
+import psutil
+import pytest
+from inline_snapshot import snapshot
+from load import Load
+from releases import make_release
+from waiting import wait_until
+
+from blocks.engine_api import EngineApi
+from blocks.engine_process import free_port
+from blocks.targets import open_target, prepare
+from tasks.core.digests import digest_of_file
+from tasks.core.errors import MissingToolError, NetworkError, PortTakenError, RolloutError
+from tasks.core.release import Release, ServiceFolder
+from tasks.core.settings import Settings
+from tasks.core.spec import DeploySpec, EngineKind, Target
+from tasks.core.verdicts import RolloutVerdict
+from tasks.engines.catalogue import get_engine
+from tasks.rollout.apply import roll_out, stop_service
+from tasks.rollout.models import RolloutAction, RolloutResult, Running
+
+pytestmark = [pytest.mark.docker, pytest.mark.haproxy, pytest.mark.engine]
+
+BASE = "slipway/base:bookworm"
+DEEP = (
+    "a-folder-whose-name-alone-would-nearly-fill-the-path-of-a-unix-socket/and-one-more-below-it-to-be-sure"
+)
+
+Make = Callable[..., Release]
+
+
+@pytest.fixture(scope="session")
+def base_image(repository: Path) -> str:
+    """Made if it is not there; pulled from nowhere."""
+    subprocess.run([repository / "infra" / "images" / "base.sh", BASE], check=True)
+    return BASE
+
+
+@pytest.fixture(scope="session")
+def lock(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The hash lock of the embedded engine."""
+    folder = tmp_path_factory.mktemp("lock")
+    wanted, lock = folder / "requirements.in", folder / "requirements.lock"
+    wanted.write_text("\n".join(get_engine(EngineKind.LLAMA_CPP).requirements))
+    uv = Path(sys.executable).with_name("uv")
+    options = ["--quiet", "--generate-hashes", "--no-emit-index-url", "--python-version", "3.11"]
+    subprocess.run(
+        [uv, "pip", "compile", *options, wanted, "-o", lock], check=True, stdout=subprocess.DEVNULL
+    )
+    return lock
+
+
+@pytest.fixture
+def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Settings]:
+    """A home deeper than a socket's path may be long. At the end all services are stopped; nothing is left."""
+    home = tmp_path / DEEP
+    monkeypatch.setenv("SLIPWAY_HOME", str(home))
+    settings = Settings.load()
+    yield settings
+    for root in settings.services.glob("*"):
+        with open_target(Target.DOCKER, ServiceFolder(settings.services, root.name), settings) as target:
+            target.stop(drain_s=0)
+    assert leftovers(home) == []
+
+
+@pytest.fixture
+def make(
+    settings: Settings, engine_python: Path, random_ggufs: tuple[Path, Path], lock: Path, base_image: str
+) -> Make:
+    """Makes releases of the first or second model, with limits, as a deploy would."""
+
+    def release(
+        name: str = "chat",
+        *,
+        model: int = 0,
+        batch: int = 2,
+        hardware: dict[str, Any] | None = None,
+        **rollout: Any,
+    ) -> Release:
+        made = make_release(engine_python, random_ggufs[model], name, batch)
+        spec = DeploySpec.model_validate(
+            {
+                "name": name,
+                "model": made.spec.model,
+                "target": "docker",
+                "hardware": {"memory": "512Mi", "cpus": 1} | (hardware or {}),
+                "rollout": {"base_image": base_image} | rollout,
+            }
+        )
+        changes = {"spec": spec, "target": spec.target, "lock_path": lock}
+        return prepare(made.model_copy(update=changes), settings)
+
+    return release
+
+
+def leftovers(home: Path) -> list[str]:
+    """Containers and proxies that belong to this home."""
+    with docker_client() as client:
+        found = [
+            container.name or ""
+            for container in client.containers.list(all=True)
+            if container.labels.get("slipway.folder", "").startswith(str(home))
+        ]
+    return found + [str(process.pid) for process in proxies(home)]
+
+
+def docker_client() -> contextlib.closing[docker.DockerClient]:
+    return contextlib.closing(docker.from_env())
+
+
+def proxies(home: Path) -> list[psutil.Process]:
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.name() == "haproxy" and any(str(home) in arg for arg in process.cmdline()):
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+def folder_of(settings: Settings, name: str = "chat") -> ServiceFolder:
+    return ServiceFolder(settings.services, name)
+
+
+def bring(release: Release, settings: Settings) -> RolloutResult:
+    folder = folder_of(settings, release.name)
+    with open_target(Target.DOCKER, folder, settings) as target:
+        return roll_out(release, folder, target, EngineApi)
+
+
+def running(settings: Settings, name: str = "chat") -> Running | None:
+    with open_target(Target.DOCKER, folder_of(settings, name), settings) as target:
+        return target.running()
+
+
+def containers(settings: Settings, name: str = "chat") -> list[dict[str, Any]]:
+    """Everything that Docker says of the service's containers."""
+    label = f"slipway.folder={folder_of(settings, name).root}"
+    with docker_client() as client:
+        return [found.attrs for found in client.containers.list(all=True, filters={"label": label})]
+
+
+def complete(endpoint: str | None, name: str = "chat") -> str:
+    with EngineApi(endpoint or "") as api:
+        return api.complete(name, "The", 4).text
+
+
+def test_a_release_serves_from_a_container_with_limits(make: Make, settings: Settings) -> None:
+    release = make(hardware={"memory": "300Mi", "cpus": 2}, pids=64)
+    result = bring(release, settings)
+    assert (result.verdict, result.action) == (RolloutVerdict.SERVING, RolloutAction.START)
+    assert complete(result.endpoint)
+    (container,) = containers(settings)
+    host, config = container["HostConfig"], container["Config"]
+    assert release.image is not None
+    assert container["Image"] == release.image
+    assert config["User"] not in ("", "0", "0:0", "root")
+    assert config["Labels"]["slipway.service"] == "chat"
+    assert config["Labels"]["slipway.release"] == release.id
+    assert host["Memory"] == host["MemorySwap"] == 300 << 20
+    assert host["NanoCpus"] == 2 * 10**9
+    assert host["PidsLimit"] == 64
+    assert host["ShmSize"] == 64 << 20
+    assert host["ReadonlyRootfs"] is True
+    assert host["CapDrop"] == ["ALL"]
+    assert host["SecurityOpt"] == ["no-new-privileges"]
+    assert list(host["Tmpfs"]) == ["/tmp"]
+    assert host["RestartPolicy"] == {"Name": "on-failure", "MaximumRetryCount": 5}
+    assert host["LogConfig"]["Config"] == {"max-size": "10m", "max-file": "3"}
+    assert [(mount["Source"], mount["RW"]) for mount in container["Mounts"]] == [
+        (str(release.launch.model_file), False)
+    ]
+    published = container["NetworkSettings"]["Ports"]["8000/tcp"]
+    assert [binding["HostIp"] for binding in published] == ["127.0.0.1"]
+    seen = running(settings)
+    assert seen is not None
+    assert (seen.release, seen.endpoint, seen.up, seen.restarts) == (release.id, result.endpoint, True, 0)
+    assert seen.pid == container["State"]["Pid"]
+
+
+def test_the_same_again_changes_nothing(make: Make, settings: Settings) -> None:
+    release = make()
+    first = bring(release, settings)
+    (before,) = containers(settings)
+    again = bring(make(), settings)
+    assert (again.action, again.endpoint) == (RolloutAction.NOTHING, first.endpoint)
+    (after,) = containers(settings)
+    assert after["Id"] == before["Id"]
+
+
+def test_the_limits_hold_inside(make: Make, settings: Settings) -> None:
+    bring(make(), settings)
+    (container,) = containers(settings)
+    with docker_client() as client:
+        inside = client.containers.get(container["Id"])
+        code, output = inside.exec_run(["/opt/engine/bin/python", "-c", "open('/opt/x', 'w')"])
+        assert code == 1
+        assert b"Read-only file system" in output
+        code, output = inside.exec_run(
+            ["/opt/engine/bin/python", "-c", "print(open('/proc/self/status').read())"]
+        )
+    status = dict(line.split(":\t") for line in output.decode().splitlines() if ":\t" in line)
+    assert int(status["CapEff"], 16) == 0
+    assert status["NoNewPrivs"] == "1"
+    assert status["Uid"].split()[0] != "0"
+
+
+def test_memory_limit_kills_a_release_and_the_former_one_serves_on(make: Make, settings: Settings) -> None:
+    former = make()
+    endpoint = bring(former, settings).endpoint
+    result = bring(make(hardware={"memory": "14Mi"}), settings)
+    assert result.verdict is RolloutVerdict.ROLLED_BACK
+    assert (result.serving, result.endpoint) == (former.id, endpoint)
+    assert (result.reason or "").partition(": ")[2] == snapshot(
+        "it went over its memory limit of 14 MiB and was killed; raise hardware.memory"
+    )
+    assert complete(endpoint)
+    assert len(containers(settings)) == 1
+
+
+def test_redeploys_under_load_lose_no_request(make: Make, settings: Settings) -> None:
+    releases = (make(), make(model=1), make(batch=3))
+    endpoint = bring(releases[0], settings).endpoint or ""
+    with Load(endpoint, "chat", clients=12) as load:
+        for release in (*releases[1:], releases[0]):
+            seen = load.good
+            wait_until(lambda seen=seen: load.good > seen + 30, "requests are answered")
+            result = bring(release, settings)
+            assert (result.verdict, result.endpoint) == (RolloutVerdict.SERVING, endpoint)
+            (container,) = containers(settings)
+            assert container["Config"]["Labels"]["slipway.release"] == release.id
+        seen = load.good
+        wait_until(lambda: load.good > seen + 30, "requests are answered after the last switch")
+    assert load.failures == []
+
+
+def test_a_failed_gate_leaves_the_former_one_serving(make: Make, settings: Settings, tmp_path: Path) -> None:
+    former = make()
+    endpoint = bring(former, settings).endpoint or ""
+    damaged = tmp_path / "damaged.gguf"
+    damaged.write_bytes(b"GGUF" + bytes(4096))
+    broken = make().model_copy(
+        update={
+            "launch": former.launch.model_copy(update={"model_file": damaged}),
+            "candidate_digest": digest_of_file(damaged),
+        }
+    )
+    with Load(endpoint, "chat", clients=4) as load:
+        result = bring(broken, settings)
+        seen = load.good
+        wait_until(lambda: load.good > seen + 20, "requests are answered")
+    assert load.failures == []
+    assert (result.verdict, result.serving) == (RolloutVerdict.ROLLED_BACK, former.id)
+    assert result.reason == snapshot("the engine died while starting: exit status 1")
+    assert "failed to load model" in (result.log_tail or "")
+    assert len(containers(settings)) == 1
+
+
+def test_a_first_release_that_fails_leaves_nothing(make: Make, settings: Settings) -> None:
+    result = bring(make(hardware={"memory": "14Mi"}), settings)
+    assert (result.verdict, result.serving, result.endpoint) == (RolloutVerdict.ROLLED_BACK, None, None)
+    assert leftovers(settings.home) == []
+    assert running(settings) is None
+
+
+def test_rollback_makes_a_removed_image_anew(make: Make, settings: Settings) -> None:
+    first, second = make(), make(model=1)
+    endpoint = bring(first, settings).endpoint
+    assert bring(second, settings).previous == first.id
+    before = complete(endpoint)
+    stored = folder_of(settings).release(first.id)
+    assert stored is not None
+    gone = stored.model_copy(update={"image": "sha256:" + "0" * 64})
+    result = bring(gone, settings)
+    assert (result.verdict, result.endpoint, result.previous) == (RolloutVerdict.SERVING, endpoint, second.id)
+    assert complete(endpoint) != before
+
+
+def test_stop_removes_everything(make: Make, settings: Settings) -> None:
+    result = bring(make(), settings)
+    folder = folder_of(settings)
+    with open_target(Target.DOCKER, folder, settings) as target:
+        assert target.log_tail(3).count("\n") == 2
+        assert stop_service(folder, target, drain_s=5)
+        assert leftovers(settings.home) == []
+        assert not (folder.root / "proxy").exists()
+        assert folder.state() is None
+        assert "llama.cpp" in target.log_tail(2000) or "slot" in target.log_tail(2000)
+        assert not stop_service(folder, target, drain_s=5)
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(f"{result.endpoint}/health")
+
+
+def test_stop_lets_requests_end(make: Make, settings: Settings) -> None:
+    endpoint = bring(make(), settings).endpoint or ""
+    answers: list[httpx.Response] = []
+    body = {"model": "chat", "prompt": "The", "max_tokens": 240, "ignore_eos": True}
+
+    def ask() -> None:
+        answers.append(httpx.post(f"{endpoint}/v1/completions", json=body, timeout=60))
+
+    asking = threading.Thread(target=ask)
+    folder = folder_of(settings)
+    with open_target(Target.DOCKER, folder, settings) as target:
+        asking.start()
+        wait_until(
+            lambda: (seen := target.running()) is not None and seen.open_requests, "the request is at work"
+        )
+        target.stop(drain_s=30)
+    asking.join()
+    assert [answer.status_code for answer in answers] == [200]
+    assert answers[0].json()["usage"]["completion_tokens"] > 0
+
+
+def test_two_services_side_by_side(make: Make, settings: Settings) -> None:
+    endpoints = {name: bring(make(name), settings).endpoint for name in ("left", "right")}
+    assert len(set(endpoints.values())) == 2
+    folder = folder_of(settings, "left")
+    with open_target(Target.DOCKER, folder, settings) as target:
+        stop_service(folder, target, drain_s=5)
+    assert complete(endpoints["right"], "right")
+    assert containers(settings, "left") == []
+
+
+@pytest.mark.parametrize(
+    "killed_in",
+    ["ContainerService.switch", "ContainerService.settle", "ContainerService._sweep", "apply._write_state"],
+)
+@pytest.mark.parametrize("then", ["the same", "the former"])
+def test_a_killed_rollout_is_finished_or_undone(
+    killed_in: str, then: str, make: Make, settings: Settings, tmp_path: Path
+) -> None:
+    former, wanted = make(), make(model=1)
+    endpoint = bring(former, settings).endpoint or ""
+    document = tmp_path / "wanted.json"
+    document.write_text(wanted.model_dump_json(by_alias=True))
+    code = f"""
+        import os, signal, sys
+        from pathlib import Path
+        from blocks.engine_api import EngineApi
+        from blocks.targets import open_target
+        from tasks.core.release import Release, ServiceFolder
+        from tasks.core.settings import Settings
+        from tasks.rollout import apply
+        from tasks.rollout.container.apply import ContainerService
+        settings = Settings.load()
+        release = Release.model_validate_json(Path(sys.argv[1]).read_bytes())
+        folder = ServiceFolder(settings.services, release.name)
+        die = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)
+        with open_target(release.target, folder, settings) as target:
+            target.claim(release.spec.rollout.host, None)
+            {killed_in} = die
+            target.claim = lambda host, port: folder.state().port
+            apply.roll_out(release, folder, target, EngineApi)
+    """
+    killed = subprocess.run([sys.executable, "-c", textwrap.dedent(code), document], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert complete(endpoint)
+    after = wanted if then == "the same" else former
+    result = bring(after, settings)
+    assert (result.verdict, result.endpoint) == (RolloutVerdict.SERVING, endpoint)
+    assert complete(endpoint)
+    (container,) = containers(settings)
+    assert container["Config"]["Labels"]["slipway.release"] == after.id
+    assert container["HostConfig"]["RestartPolicy"]["Name"] == "on-failure"
+    assert len(proxies(settings.home)) == 1
+
+
+def test_a_dead_proxy_comes_back_with_what_it_served(make: Make, settings: Settings) -> None:
+    release = make()
+    bring(make(model=1), settings)
+    endpoint = bring(release, settings).endpoint
+    (before,) = containers(settings)
+    (proxy,) = proxies(settings.home)
+    proxy.kill()
+    wait_until(lambda: running(settings) is None, "the proxy is gone")
+    result = bring(release, settings)
+    assert (result.verdict, result.endpoint) == (RolloutVerdict.SERVING, endpoint)
+    (after,) = containers(settings)
+    assert after["Id"] == before["Id"]
+    assert complete(endpoint)
+
+
+def test_an_engine_that_dies_is_started_again_at_the_same_address(make: Make, settings: Settings) -> None:
+    endpoint = bring(make(), settings).endpoint
+    seen = running(settings)
+    assert seen is not None
+    assert seen.pid is not None
+    os.kill(seen.pid, signal.SIGKILL)
+
+    def back() -> bool:
+        now = running(settings)
+        with EngineApi(endpoint or "") as api:
+            return now is not None and now.restarts == 1 and api.ready()
+
+    wait_until(back, "the engine is back")
+    assert complete(endpoint)
+
+
+def test_a_taken_port_is_refused_before_anything_starts(make: Make, settings: Settings) -> None:
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        holder.listen()
+        port = holder.getsockname()[1]
+        with pytest.raises(PortTakenError, match=f"port {port} of 127.0.0.1 is taken by"):
+            bring(make(port=port), settings)
+        assert leftovers(settings.home) == []
+
+
+def test_a_service_moves_to_another_port(make: Make, settings: Settings) -> None:
+    former = bring(make(), settings)
+    port = free_port()
+    moved = bring(make(port=port), settings)
+    assert moved.endpoint == f"http://127.0.0.1:{port}"
+    assert complete(moved.endpoint)
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(f"{former.endpoint}/health")
+    assert len(containers(settings)) == len(proxies(settings.home)) == 1
+
+
+def test_a_failed_move_stays_where_it_was(make: Make, settings: Settings) -> None:
+    former = make()
+    endpoint = bring(former, settings).endpoint
+    port = free_port()
+    result = bring(make(port=port, hardware={"memory": "14Mi"}), settings)
+    assert (result.verdict, result.serving, result.endpoint) == (
+        RolloutVerdict.ROLLED_BACK,
+        former.id,
+        endpoint,
+    )
+    assert complete(endpoint)
+    assert len(containers(settings)) == len(proxies(settings.home)) == 1
+
+
+def test_a_base_image_without_a_system_library(make: Make, settings: Settings, base_image: str) -> None:
+    with docker_client() as client:
+        name = "slipway/test-without-libgomp"
+        dockerfile = f"FROM {base_image}\nRUN rm /usr/lib/*/libgomp.so.1*\n"
+        client.images.build(fileobj=_file(dockerfile), tag=name, rm=True, network_mode="none")
+        try:
+            with pytest.raises(RolloutError) as caught:
+                make(base_image=name)
+        finally:
+            client.images.remove(name)
+    assert str(caught.value) == snapshot(
+        "the base image slipway/test-without-libgomp lacks a system library that the engine needs (use "
+        "one that holds libgomp1, libstdc++6: infra/images/base.sh makes it)"
+    )
+    assert "libgomp.so.1" in (caught.value.detail or "")
+    assert list((settings.home / "images").iterdir()) == []
+
+
+def test_a_base_image_without_the_right_python(make: Make, base_image: str) -> None:
+    with docker_client() as client:
+        name = "slipway/test-without-python"
+        client.images.build(
+            fileobj=_file(f"FROM {base_image}\nRUN rm /usr/bin/python3\n"),
+            tag=name,
+            rm=True,
+            network_mode="none",
+        )
+        try:
+            with pytest.raises(RolloutError, match="no image could be built on slipway/test-without-python"):
+                make(base_image=name)
+        finally:
+            client.images.remove(name)
+
+
+def test_a_base_image_that_cannot_be_had(make: Make) -> None:
+    with pytest.raises(NetworkError) as caught:
+        make(base_image="127.0.0.1:9/nothing:here")
+    assert str(caught.value) == snapshot(
+        "the base image 127.0.0.1:9/nothing:here is not on this host and cannot be pulled "
+        "(infra/images/base.sh makes slipway/base:bookworm without a registry: name it in "
+        "rollout.base_image)"
+    )
+
+
+def test_a_gpu_that_docker_cannot_give(make: Make, settings: Settings) -> None:
+    with docker_client() as client:
+        if "nvidia" in client.info()["Runtimes"]:
+            pytest.skip("this Docker engine gives GPUs")
+    release = make(hardware={"gpus": 1})
+    with pytest.raises(MissingToolError) as caught:
+        bring(release, settings)
+    assert str(caught.value) == snapshot(
+        "the release needs 1 GPU, and this Docker engine can give none (install the NVIDIA container "
+        "toolkit, run `nvidia-ctk runtime configure --runtime=docker` and restart Docker, or set "
+        "hardware.gpus: 0)"
+    )
+    assert leftovers(settings.home) == []
+
+
+def _file(text: str) -> io.BytesIO:
+    return io.BytesIO(text.encode())

@@ -1,0 +1,189 @@
+"""The doors: a real server and a real worker; runs started as the UI does it, by a schedule, and by an event."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from prefect_http import PrefectHttp, wait_for
+from random_model import write_random_model
+
+from blocks.engine_process import free_port
+from tasks.core.release import ServiceFolder
+
+pytestmark = pytest.mark.server
+
+SLIPWAY = Path(sys.executable).with_name("slipway")
+FLOWS = (
+    "build-environment",
+    "check-health",
+    "check-leaks",
+    "deploy-model",
+    "redeploy-model",
+    "roll-out",
+    "stage-model",
+    "tune-serving",
+    "verify-compatibility",
+    "watch-registry",
+)
+
+
+@dataclass(frozen=True)
+class Place:
+    """A home with a server that `slipway up` started from a folder with its own `flows/`."""
+
+    home: Path
+    folder: Path
+    api: PrefectHttp
+    up: dict[str, Any]
+
+    def slipway(self, *arguments: str) -> Any:
+        """What the command printed as JSON; it must succeed."""
+        finished = subprocess.run(
+            [SLIPWAY, *arguments, "--json"],
+            env={**os.environ, "SLIPWAY_HOME": str(self.home)},
+            cwd=self.folder,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert finished.returncode == 0, finished.stderr
+        return json.loads(finished.stdout)
+
+    def serving_version(self, name: str) -> str | None:
+        """The model version that a service serves."""
+        folder = ServiceFolder(self.home / "services", name)
+        state = folder.state()
+        release = folder.release(state.release) if state else None
+        return release.model_version if release else None
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    home = tmp_path_factory.mktemp("home")
+    folder = tmp_path_factory.mktemp("elsewhere")
+    for package in ("flows", "tasks"):
+        (folder / package).mkdir()
+        (folder / package / "__init__.py").write_text(
+            "raise RuntimeError('the wrong package was imported')\n"
+        )
+    bare = Place(home, folder, None, {})  # type: ignore[arg-type]
+    try:
+        up = bare.slipway("up", "--port", str(free_port()))
+        yield Place(home, folder, PrefectHttp(up["server"]), up)
+    finally:
+        assert bare.slipway("down")["ended"] == ["worker", "server"]
+
+
+def test_up_registers_every_flow_and_twice_does_no_harm(place: Place) -> None:
+    assert place.up["deployments"] == [f"{flow}/slipway" for flow in FLOWS]
+    assert place.slipway("up") == place.up
+    assert len(place.api.client.post("/automations/filter", json={}).json()) == 2
+    assert len(place.api.client.post("/work_pools/filter", json={}).json()) == 1
+
+
+def test_a_form_is_typed_and_refuses_a_bad_value(place: Place) -> None:
+    schema = place.api.deployment("deploy-model")["parameter_openapi_schema"]
+    spec = schema["definitions"]["DeploySpec"]["properties"]
+    assert schema["definitions"]["Target"]["enum"] == ["process", "docker"]
+    assert spec["name"]["description"]
+    assert schema["properties"]["spec"]["description"].startswith("what to deploy")
+    answer = place.api.start("deploy-model", {"spec": {"name": "tiny", "model": "file:x", "target": "mars"}})
+    assert answer.status_code == 409
+    assert "mars" in answer.text
+
+
+def test_a_run_started_as_the_ui_does_it(place: Place) -> None:
+    run = place.api.run("verify-compatibility", {"request": {"engine": "llama.cpp"}})
+    assert run["state_type"] == "COMPLETED", place.api.logs(run["id"])
+    artifacts = place.api.client.post("/artifacts/filter", json={}).json()
+    assert any(found["key"].startswith("compatibility-") for found in artifacts)
+
+
+def test_a_scheduled_run_comes_by_itself(place: Place) -> None:
+    deployment = place.api.deployment("watch-registry")
+    assert [schedule["slug"] for schedule in deployment["schedules"]] == ["every-five-minutes"]
+    # Often enough that a slow scheduler still finds the next time ahead of it.
+    schedule = {"schedule": {"interval": 20}, "active": True, "slug": "often"}
+    answer = place.api.client.post(f"/deployments/{deployment['id']}/schedules", json=[schedule])
+    assert answer.status_code == 201, answer.text
+
+    def look() -> dict[str, Any] | None:
+        ended = [run for run in place.api.runs_of("watch-registry") if run["state_type"] == "COMPLETED"]
+        return next((run for run in ended if run["auto_scheduled"]), None)
+
+    try:
+        assert wait_for(look, "a scheduled run")
+    finally:
+        (added,) = answer.json()
+        place.api.client.delete(f"/deployments/{deployment['id']}/schedules/{added['id']}").raise_for_status()
+
+
+@pytest.mark.engine
+def test_a_promotion_redeploys_and_a_lost_event_is_made_good(place: Place) -> None:
+    registry = place.home / "registry" / "m"
+    for version in ("1", "2"):
+        write_random_model(registry / "versions" / version, seed=int(version))
+    alias = registry / "aliases" / "champion"
+    alias.parent.mkdir()
+    alias.write_text("1")
+    spec = place.folder / "spec.yaml"
+    spec.write_text(
+        "name: chat\nmodel: models:/m@champion\nstaging: {disk_benchmark: false}\n"
+        "tuning: {candidates: [f16], max_batch: 1, context: 128, output_tokens: 8}\n"
+    )
+    place.slipway("deploy", str(spec))
+    try:
+        assert place.serving_version("chat") == "1"
+        _promotion_is_followed(place, alias)
+        _lost_event_is_made_good(place, alias)
+        _service_answers(place, "chat")
+    finally:
+        place.slipway("stop", "chat")
+
+
+def _promotion_is_followed(place: Place, alias: Path) -> None:
+    alias.write_text("2")
+    look = place.api.run("watch-registry", {})
+    assert look["state_type"] == "COMPLETED", place.api.logs(look["id"])
+    run = wait_for(lambda: next(iter(place.api.runs_of("redeploy-model")), None), "the redeploy's run")
+    assert run["parameters"]["service"] == "chat"
+    ended = place.api.ended(run["id"])
+    assert ended["state_type"] == "COMPLETED", place.api.logs(run["id"])
+    assert place.serving_version("chat") == "2"
+
+
+def _lost_event_is_made_good(place: Place, alias: Path) -> None:
+    """The trigger is off when the alias moves: the event reaches nobody. The next look asks again."""
+    automations = place.api.client.post("/automations/filter", json={}).json()
+    trigger = next(found for found in automations if "redeploy" in found["name"])
+    place.api.client.patch(f"/automations/{trigger['id']}", json={"enabled": False}).raise_for_status()
+    alias.write_text("1")
+    place.api.run("watch-registry", {})
+    assert len(place.api.runs_of("redeploy-model")) == 1
+    place.api.client.patch(f"/automations/{trigger['id']}", json={"enabled": True}).raise_for_status()
+    place.api.run("watch-registry", {"grace_s": 0})
+
+    def look() -> dict[str, Any] | None:
+        runs = place.api.runs_of("redeploy-model")
+        return runs[0] if len(runs) == 2 else None
+
+    ended = place.api.ended(wait_for(look, "the second redeploy")["id"])
+    assert ended["state_type"] == "COMPLETED", place.api.logs(ended["id"])
+    assert place.serving_version("chat") == "1"
+
+
+def _service_answers(place: Place, name: str) -> None:
+    state = ServiceFolder(place.home / "services", name).state()
+    assert state is not None
+    body = {"model": name, "prompt": "a", "max_tokens": 2}
+    answer = httpx.post(f"{state.endpoint}/v1/completions", json=body, timeout=30, trust_env=False)
+    assert answer.status_code == 200

@@ -1,0 +1,53 @@
+"""Every command in the README, run in order as a reader would, with what it prints."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from console_blocks import examples_in, normalise, pattern_of
+
+pytestmark = [pytest.mark.engine, pytest.mark.server]
+
+
+@pytest.fixture
+def reader(tmp_path: Path, repository: Path) -> Iterator[dict[str, str]]:
+    """The environment of a reader with an empty home; what they started is ended."""
+    binaries = Path(sys.executable).parent
+    environment = {
+        **os.environ,
+        "SLIPWAY_HOME": str(tmp_path / "home"),
+        "PATH": f"{binaries}:{os.environ['PATH']}",
+        "VENV": str(binaries.parent),
+    }
+    environment.pop("PREFECT_API_URL", None)
+    yield environment
+    for command in (["slipway", "stop", "tiny"], ["slipway", "down"]):
+        subprocess.run(command, env=environment, cwd=repository, capture_output=True, check=False)
+    for process in psutil.process_iter(["cmdline"]):
+        assert str(tmp_path) not in " ".join(process.info["cmdline"] or []), process
+
+
+def test_every_command_of_the_readme_prints_what_it_says(reader: dict[str, str], repository: Path) -> None:
+    examples = examples_in(repository / "README.md")
+    assert len(examples) >= 10
+    for example in examples:
+        ended = subprocess.run(
+            ["bash", "-c", example.command],
+            env=reader,
+            cwd=repository,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
+        shown = normalise(ended.stdout)
+        assert ended.returncode == 0, f"$ {example.command}\n{ended.stdout}"
+        assert pattern_of(example.expected).fullmatch(shown), (
+            f"$ {example.command}\nprints\n{shown}\ninstead of\n" + "\n".join(example.expected)
+        )

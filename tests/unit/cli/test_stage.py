@@ -1,0 +1,160 @@
+"""`slipway stage` and `slipway bench`, as people and programs call them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from blocks.record_store import open_record_store
+from deployments.cli.main import main
+from tasks.core.records import Record
+from tasks.core.settings import Settings
+from tasks.core.verdicts import StageName
+
+
+@pytest.fixture(autouse=True)
+def home(slipway_home: Path) -> Path:
+    return slipway_home
+
+
+def slipway(*arguments: str | Path) -> int:
+    with pytest.raises(SystemExit) as ended:
+        main([str(argument) for argument in arguments])
+    code = ended.value.code
+    assert isinstance(code, int)
+    return code
+
+
+def answer(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+    document = json.loads(capsys.readouterr().out)
+    assert isinstance(document, dict)
+    return document
+
+
+def records(stage: StageName = StageName.STAGING) -> list[Record]:
+    return list(open_record_store(Settings.load()).list(stage))
+
+
+def test_copy_repair_and_verify(
+    random_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "staged"
+    copy = ["stage", "copy", random_model, "--to", folder, "--shards", "2", "--json"]
+    assert slipway(*copy) == 0
+    first = answer(capsys)
+    assert (
+        first["bytes"]
+        == first["copied_bytes"]
+        == sum(path.stat().st_size for path in folder.iterdir()) - (Path(first["manifest"]).stat().st_size)
+    )
+    assert [shard["bytes"] for shard in first["shards"]] == [
+        (folder / shard["file"]).stat().st_size for shard in first["shards"]
+    ]
+    assert (first["cached"], first["verdict"], records()[0].id) == (False, "verified", first["record"])
+
+    assert slipway(*copy) == 0
+    assert (again := answer(capsys))["cached"]
+    assert again["copied_bytes"] == 0
+
+    harmed = first["shards"][1]["file"]
+    (folder / harmed).unlink()
+    assert slipway("stage", "verify", folder, "--json") == 3
+    verdict = answer(capsys)
+    assert (verdict["verdict"], verdict["damaged"]) == ("corrupt", [harmed])
+    assert slipway("stage", "verify", folder) == 3
+    assert f"missing or damaged: {harmed}" in capsys.readouterr().out
+
+    assert slipway(*copy) == 0
+    repaired = answer(capsys)
+    assert repaired["restaged"] == [harmed]
+    assert repaired["copied_bytes"] == first["shards"][1]["bytes"]
+    assert slipway("stage", "verify", folder) == 0
+    assert capsys.readouterr().out.startswith("verified: 6 files")
+
+
+def test_people_read_what_was_done(
+    random_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(random_model, tmp_path / "source")
+    (tmp_path / "source" / "training_args.bin").touch()
+    for expected in ("1 shard, 0.7 MB; 0.7 MB copied", "already there, verified"):
+        assert slipway("stage", "copy", tmp_path / "source", "--to", tmp_path / "staged") == 0
+        out = capsys.readouterr().out
+        assert f"verified: {expected}" in out
+        assert ("training_args.bin holds pickled weights" in out) == ("copied" in expected)
+
+
+@pytest.mark.parametrize(
+    ("shards", "message"),
+    [
+        ("0", "0 is not in the range"),
+        ("many", "is not a valid integer"),
+        ("9999", "9999 shards are not possible"),
+    ],
+)
+def test_wrong_numbers_of_shards_are_wrong_use(
+    random_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], shards: str, message: str
+) -> None:
+    assert slipway("stage", "copy", random_model, "--to", tmp_path / "staged", "--shards", shards) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "staged").exists()
+
+
+def test_faults_are_one_line_and_recorded(
+    random_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert slipway("stage", "copy", tmp_path / "none", "--to", tmp_path / "staged") == 2
+    assert f"error: there is no model folder {tmp_path}/none" in capsys.readouterr().err
+    (tmp_path / "pickled").mkdir()
+    (tmp_path / "pickled" / "pytorch_model.bin").touch()
+    assert slipway("stage", "copy", tmp_path / "pickled", "--to", tmp_path / "staged", "--json") == 1
+    said = answer(capsys)
+    assert "pytorch_model.bin holds pickled weights" in said["what"]
+    assert "safetensors" in said["fix"]
+    assert [record.outcome for record in records()] == ["fault", "fault"]
+    assert slipway("stage", "verify", random_model) == 1
+    assert "holds no staged model" in capsys.readouterr().err
+
+
+def test_a_source_that_rots_is_a_verdict_that_says_no(
+    random_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The manifest remembers other bytes than an untouched source gives."""
+    folder = tmp_path / "staged"
+    assert slipway("stage", "copy", random_model, "--to", folder, "--json") == 0
+    shard = answer(capsys)["shards"][0]
+    manifest = folder / "manifest.json"
+    manifest.write_text(manifest.read_text().replace(shard["digest"], "blake3:" + "0" * 64))
+    assert slipway("stage", "copy", random_model, "--to", folder, "--json") == 3
+    said = answer(capsys)
+    assert (said["verdict"], said["damaged"], said["shards"]) == ("corrupt", [shard["file"]], [])
+    assert slipway("stage", "copy", random_model, "--to", folder) == 3
+    assert f"corrupt: the source no longer gives {shard['file']}" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(shutil.which("fio") is None, reason="the program fio is not installed")
+def test_a_disk_is_measured_once_in_seven_days(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert slipway("bench", "disk", tmp_path / "disk", "--json") == 0
+    first = answer(capsys)
+    assert first["verdict"] in ("verified", "slow")
+    assert first["read_mb_s"] > 0
+    assert not first["cached"]
+    assert slipway("bench", "disk", tmp_path / "disk", "--json") == 0
+    assert answer(capsys)["record"] == first["record"]
+    assert slipway("bench", "disk", tmp_path / "disk") == 0
+    assert "(measured before)" in capsys.readouterr().out
+    assert slipway("bench", "disk", tmp_path / "disk", "--fresh", "--json") == 0
+    assert answer(capsys)["record"] != first["record"]
+    assert len(records(StageName.DISK)) == 2
+
+
+def test_without_fio_the_disk_is_not_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert slipway("bench", "disk", tmp_path) == 1
+    assert "fix: install it: apt install fio" in capsys.readouterr().err

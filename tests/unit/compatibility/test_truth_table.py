@@ -1,0 +1,40 @@
+"""Every verdict is the expert's, for the expert's reasons; and every rule is needed by one of the cases."""
+
+from __future__ import annotations
+
+import pytest
+from compatibility_cases import CASES, CURRENT, GONE, Case
+
+from tasks.compatibility.models import Survey
+from tasks.compatibility.plan import judge
+from tasks.compatibility.rules import Rule, Tables, load_tables
+from tasks.core.facts import Facts
+
+
+def run(case: Case, tables: Tables) -> tuple[str, dict[str, str]]:
+    values = {key: value for key, value in {**CURRENT, **case.facts}.items() if value is not GONE}
+    survey = Survey(facts=Facts.model_validate(values), sightings=case.sightings, fault=case.fault)
+    result = judge(survey, case.measurements, tables)
+    return result.verdict.value, {finding.rule: finding.severity for finding in result.findings}
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_expert_agrees(case: Case) -> None:
+    assert run(case, load_tables()) == (case.verdict, case.rules), case.why
+
+
+@pytest.mark.parametrize("rule", load_tables().rules, ids=lambda rule: rule.id)
+def test_every_rule_is_needed(rule: Rule) -> None:
+    """Without the rule, at least one case comes out differently."""
+    full = load_tables()
+    rest = [
+        other.model_copy(update={"contradicts": tuple(name for name in other.contradicts if name != rule.id)})
+        for other in full.rules
+        if other.id != rule.id
+    ]
+    without = full.model_copy(update={"rules": tuple(rest)})
+    assert any(run(case, without) != (case.verdict, case.rules) for case in CASES)
+
+
+def test_cases_are_told_apart() -> None:
+    assert len({case.name for case in CASES}) == len(CASES) >= 100

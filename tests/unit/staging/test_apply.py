@@ -1,0 +1,326 @@
+"""Copies that are exact, resumable and repairable, from real folders to real folders."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from plain_safetensors import Plain, read_model, read_plain, write_plain
+from random_model import write_random_model
+
+from blocks.model_source import FolderSource
+from tasks.core.cancellation import begin
+from tasks.core.errors import ModelError, StageCancelledError, WrongUseError
+from tasks.core.files import file_lock
+from tasks.core.manifest import MANIFEST_FILE, Manifest, verify
+from tasks.core.safetensors import BITS
+from tasks.staging.apply import (
+    ModelSource,
+    Staged,
+    lock_of,
+    pin,
+    plan_copy,
+    stage_model,
+    sweep_abandoned,
+)
+from tasks.staging.models import SourceFile
+from tasks.staging.plan import LEDGER_FILE
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    return write_random_model(tmp_path / "source", shards=2)
+
+
+class Between:
+    """A folder's files, with something happening before the n-th read of weights."""
+
+    def __init__(self, folder: Path, at: int, act: object) -> None:
+        self.inner, self.left, self.act = FolderSource(folder), at, act
+        self.name, self.parallel = self.inner.name, 1
+
+    def list_files(self) -> Sequence[SourceFile]:
+        return self.inner.list_files()
+
+    def read(self, file: SourceFile, offset: int, length: int) -> bytes:
+        if file.path.endswith(".safetensors") and length > 4096:
+            self.left -= 1
+            if self.left == 0:
+                assert callable(self.act)
+                self.act()
+        return self.inner.read(file, offset, length)
+
+
+def stage(source: Path | ModelSource, folder: Path, shards: int = 4, *, own: bool = False) -> Staged:
+    pinned = pin(FolderSource(source) if isinstance(source, Path) else source)
+    plan = plan_copy(pinned, shards, convertible=True)
+    return stage_model(pinned, plan, folder, leases=folder.parent / "leases", own=own)
+
+
+def parts_in(folder: Path) -> list[Path]:
+    return list(folder.rglob("*.part"))
+
+
+def test_a_copy_holds_the_same_tensors_and_verifies(model: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "staged"
+    done = stage(model, folder)
+    assert read_model(folder) == read_model(model)
+    manifest, damaged = verify(folder)
+    assert damaged == ()
+    assert manifest == done.manifest
+    assert len(manifest.shards) == 4
+    assert done.copied_bytes == manifest.size_bytes
+    assert (folder / "tokenizer.json").read_bytes() == (model / "tokenizer.json").read_bytes()
+    assert not (folder / LEDGER_FILE).exists()
+    assert not parts_in(folder)
+    for shard in manifest.shards:
+        content = (folder / shard.path).read_bytes()
+        assert (8 + int.from_bytes(content[:8], "little")) % 4096 == 0
+
+
+def test_the_same_model_gives_the_same_bytes_wherever_it_lies(model: Path, tmp_path: Path) -> None:
+    moved = tmp_path / "moved"
+    shutil.copytree(model, moved)
+    first, second = stage(model, tmp_path / "a").manifest, stage(moved, tmp_path / "b").manifest
+    assert first is not None
+    assert second is not None
+    assert first.digest == second.digest
+    assert first.source_digest != second.source_digest
+
+
+def test_a_second_run_copies_nothing(model: Path, tmp_path: Path) -> None:
+    first = stage(model, tmp_path / "staged")
+    second = stage(model, tmp_path / "staged")
+    assert (second.copied_bytes, second.restaged, second.manifest) == (0, (), first.manifest)
+
+
+def flip_a_byte(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("harm", [Path.unlink, flip_a_byte])
+def test_exactly_the_harmed_shard_is_restaged(model: Path, tmp_path: Path, harm: object) -> None:
+    folder = tmp_path / "staged"
+    first = stage(model, folder)
+    assert first.manifest is not None
+    shard = first.manifest.shards[1]
+    assert callable(harm)
+    harm(folder / shard.path)
+    others = {path: path.stat().st_mtime_ns for path in folder.iterdir() if path.name != shard.path}
+    again = stage(model, folder)
+    assert again.restaged == (shard.path,)
+    assert again.copied_bytes == shard.size_bytes
+    assert again.manifest == first.manifest
+    assert verify(folder)[1] == ()
+    del others[folder / MANIFEST_FILE]
+    assert all(path.stat().st_mtime_ns == time for path, time in others.items())
+
+
+class Killed(BaseException):
+    """Stands for a death at this point."""
+
+
+def die() -> None:
+    raise Killed
+
+
+def test_an_interrupted_copy_goes_on_after_its_finished_shards(model: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "staged"
+    with pytest.raises(Killed):
+        stage(Between(model, 8, die), folder)
+    ledger = Manifest.model_validate_json((folder / LEDGER_FILE).read_bytes())
+    assert 1 <= len(ledger.shards) < 4
+    assert not (folder / MANIFEST_FILE).exists()
+    (folder / "model-00004-of-00004.safetensors.part").write_bytes(b"left by a kill")
+    flip_a_byte(folder / ledger.shards[0].path)
+    done = stage(model, folder)
+    assert done.manifest is not None
+    assert done.copied_bytes == done.manifest.size_bytes - sum(
+        file.size_bytes for file in ledger.files if file != ledger.shards[0]
+    )
+    assert done.restaged == ()
+    assert read_model(folder) == read_model(model)
+    assert not parts_in(folder)
+
+
+def test_an_unfinished_copy_of_another_state_is_thrown_away(model: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "staged"
+    with pytest.raises(Killed):
+        stage(Between(model, 8, die), folder)
+    write_random_model(model, shards=2, seed=1)
+    done = stage(model, folder)
+    assert done.manifest is not None
+    assert done.copied_bytes == done.manifest.size_bytes
+    assert read_model(folder) == read_model(model)
+
+
+@pytest.mark.parametrize("change", ["rewritten", "replaced", "removed", "joined"])
+def test_a_source_that_changes_underneath_leaves_nothing_behind(
+    model: Path, tmp_path: Path, change: str
+) -> None:
+    weights = model / "model-00002-of-00002.safetensors"
+
+    def act() -> None:
+        content = weights.read_bytes()
+        if change == "rewritten":
+            weights.write_bytes(content)
+        elif change == "replaced":
+            (model / "new").write_bytes(content)
+            (model / "new").rename(weights)
+        elif change == "removed":
+            weights.unlink()
+        else:
+            (model / "added_tokens.json").write_text("{}")
+
+    with pytest.raises(ModelError, match=r"(changed|disappeared) while"):
+        stage(Between(model, 8, act), tmp_path / "staged")
+    assert not (tmp_path / "staged").exists()
+
+
+def test_a_source_that_rots_silently_is_corrupt_and_changes_nothing(model: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "staged"
+    pinned = pin(FolderSource(model))
+    plan = plan_copy(pinned, 4, convertible=True)
+    first = stage_model(pinned, plan, folder, leases=tmp_path, own=False)
+    assert first.manifest is not None
+    shard = first.manifest.shards[0].path
+    (folder / shard).unlink()
+    inner = FolderSource(model)
+
+    class Rotten(FolderSource):
+        def read(self, file: SourceFile, offset: int, length: int) -> bytes:
+            return bytes(byte ^ 1 for byte in inner.read(file, offset, length))
+
+    rotten = pin(Rotten(model))
+    done = stage_model(rotten, plan, folder, leases=tmp_path, own=False)
+    assert (done.damaged, done.manifest, done.copied_bytes) == ((shard,), None, 0)
+    assert Manifest.read(folder) == first.manifest
+    assert not parts_in(folder)
+    assert stage_model(pinned, plan, folder, leases=tmp_path, own=False).restaged == (shard,)
+
+
+def test_a_folder_with_anything_else_in_it_is_left_alone(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "config.json").write_text("precious")
+    with pytest.raises(WrongUseError, match=r"is not empty: it holds config\.json"):
+        stage(model, tmp_path / "mine")
+    with pytest.raises(WrongUseError, match="is not empty"):
+        stage(model, model)
+    assert (tmp_path / "mine" / "config.json").read_text() == "precious"
+    assert read_model(model)
+
+
+def test_slipways_own_folder_heals_without_its_manifest(model: Path, tmp_path: Path) -> None:
+    first = stage(model, tmp_path / "own", own=True)
+    (tmp_path / "own" / MANIFEST_FILE).write_text("{")
+    assert stage(model, tmp_path / "own", own=True).manifest == first.manifest
+
+
+def test_another_model_is_not_written_over_a_finished_one(model: Path, tmp_path: Path) -> None:
+    stage(model, tmp_path / "staged")
+    with pytest.raises(WrongUseError, match="already holds a copy of"):
+        stage(model, tmp_path / "staged", shards=2)
+
+
+def test_a_copy_stops_when_another_stage_says_no_and_goes_on_later(model: Path, tmp_path: Path) -> None:
+    signal = begin()
+    with pytest.raises(StageCancelledError):
+        stage(Between(model, 8, lambda: signal.cancel("blocked")), tmp_path / "staged")
+    begin()
+    assert not parts_in(tmp_path / "staged")
+    done = stage(model, tmp_path / "staged")
+    assert done.manifest is not None
+    assert 0 < done.copied_bytes < done.manifest.size_bytes
+
+
+def test_what_killed_runs_left_is_swept_unless_somebody_works_there(tmp_path: Path) -> None:
+    busy, idle = tmp_path / "models" / "busy", tmp_path / "models" / "idle"
+    for folder in (busy, idle):
+        folder.mkdir(parents=True)
+        (folder / "x.part").touch()
+    with file_lock(lock_of(busy, tmp_path), wait=False, holder="this test"):
+        sweep_abandoned(tmp_path / "models", tmp_path)
+    assert (busy / "x.part").exists()
+    assert not (idle / "x.part").exists()
+
+
+def test_whatever_is_wrong_with_a_model_is_found_before_anything_is_written(
+    model: Path, tmp_path: Path
+) -> None:
+    weights = model / "model-00001-of-00002.safetensors"
+    whole = weights.read_bytes()
+    for harmed, message in [
+        (whole[:-1], "it is truncated"),
+        ((1 << 40).to_bytes(8, "little") + whole[8:], "header claims"),
+        (whole[:8] + b"#" + whole[9:], "not JSON"),
+        (b"", "too few for a header"),
+        ((0).to_bytes(8, "little"), "not JSON"),
+    ]:
+        weights.write_bytes(harmed)
+        with pytest.raises(ModelError, match=message):
+            stage(model, tmp_path / "staged")
+    weights.unlink()
+    with pytest.raises(ModelError, match=r"names the shard .*, which is missing"):
+        stage(model, tmp_path / "staged")
+    assert not (tmp_path / "staged").exists()
+
+
+def test_an_architecture_that_cannot_be_served_is_refused_only_where_it_is_to_be(model: Path) -> None:
+    (model / "config.json").write_text('{"architectures": ["MambaForCausalLM"]}')
+    pinned = pin(FolderSource(model))
+    with pytest.raises(ModelError, match="MambaForCausalLM"):
+        plan_copy(pinned, "auto", convertible=True)
+    assert plan_copy(pinned, "auto", convertible=False).files
+
+
+@st.composite
+def tensor_sets(draw: st.DrawFn) -> list[dict[str, Plain]]:
+    names = draw(
+        st.lists(
+            st.text(st.characters(exclude_categories=["Cs"]), max_size=12),
+            min_size=1,
+            max_size=10,
+            unique=True,
+        )
+    )
+    files: list[dict[str, Plain]] = [{} for _ in range(draw(st.integers(1, 3)))]
+    for name in names:
+        dtype = draw(st.sampled_from(sorted(BITS)))
+        shape = (*draw(st.lists(st.integers(0, 4), max_size=3)), 8)
+        values = 1
+        for size in shape:
+            values *= size
+        content = draw(st.randoms(use_true_random=False)).randbytes(values * BITS[dtype] // 8)
+        if name != "__metadata__":
+            draw(st.sampled_from(files))[name] = (dtype, shape, content)
+    return files
+
+
+@settings(max_examples=60, deadline=None)
+@given(files=tensor_sets(), data=st.data())
+def test_any_tensors_come_through_bit_for_bit(
+    tmp_path_factory: pytest.TempPathFactory, files: list[dict[str, Plain]], data: st.DataObject
+) -> None:
+    count = sum(map(len, files))
+    if not count:
+        return
+    root = tmp_path_factory.mktemp("tensors")
+    (root / "source").mkdir()
+    (root / "source" / "config.json").write_text("{}")
+    for number, tensors in enumerate(files):
+        write_plain(root / "source" / f"part-{number}.safetensors", tensors, {"format": "pt"})
+    shards = data.draw(st.integers(1, count))
+    pinned = pin(FolderSource(root / "source"))
+    plan = plan_copy(pinned, shards, convertible=False)
+    done = stage_model(pinned, plan, root / "staged", leases=root, own=False)
+    assert read_model(root / "staged") == read_model(root / "source")
+    assert done.manifest is not None
+    assert len(done.manifest.shards) == shards
+    assert all(read_plain(root / "staged" / shard.path) for shard in done.manifest.shards)
+    shutil.rmtree(root)
