@@ -222,6 +222,7 @@ class _Lifecycle:
                 seconds=round(outcome.seconds, 3),
                 record=outcome.record,
                 headline=outcome.headline,
+                log_tail=outcome.result.log_tail,
             )
         )
         return outcome

@@ -35,7 +35,9 @@ def deploy(spec_file: Path, dry_run: bool, overrides: tuple[str, ...], as_json: 
                 "release": result.release,
                 "verdict": result.verdict,
                 "stages": [
-                    row.model_dump(include={"stage", "verdict", "cached", "seconds", "record"})
+                    row.model_dump(
+                        include={"stage", "verdict", "cached", "seconds", "record", "headline", "log_tail"}
+                    )
                     for row in result.stages
                 ],
             }
@@ -104,6 +106,8 @@ def _show_what_next(result: DeployResult) -> None:
     no = next((row for row in result.stages if row.says_no), None)
     if no is not None:
         click.echo(f"{no.stage} says {no.verdict}: {no.headline}")
+        for line in (no.log_tail or "").splitlines():
+            click.echo(f"  | {line}")
         click.echo(f"look next   slipway kb records --stage {no.stage}")
     if result.endpoint is None:
         return
