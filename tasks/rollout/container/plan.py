@@ -125,7 +125,7 @@ def plan_container(
         name=f"slipway-{release.name}-{short(release.id)}-{host_port}",
         image=image,
         argv=command.at("0.0.0.0", _PORT),
-        env={**command.env, **release.launch.env},
+        env=command.env,
         labels={
             SERVICE_LABEL: release.name,
             RELEASE_LABEL: release.id,

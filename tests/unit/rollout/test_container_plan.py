@@ -145,7 +145,7 @@ def test_the_container_has_the_paths_and_limits_of_its_release() -> None:
                 "--gpu-layers",
                 "0",
             ],
-            "env": {},
+            "env": {"OMP_WAIT_POLICY": "passive"},
             "user": "1000:1000",
             "model_source": "/c/model.gguf",
             "model_target": "/model/model.gguf",
