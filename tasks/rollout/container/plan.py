@@ -56,7 +56,8 @@ def plan_image(
     pins = pins_of(lock_text, wanted, release.lock_path)
     dockerfile = _dockerfile(engine, base_id, spec.environment.python)
     platform = f"{machine}-{_MANYLINUX}"
-    content = digest_of([dockerfile, lock_text, pins, platform, worker_digest])
+    locked = [line for line in lock_text.splitlines() if not line.lstrip().startswith("#")]
+    content = digest_of([dockerfile, locked, pins, platform, worker_digest])
     return ImagePlan(
         name=f"slipway/{engine.kind}:{short(content)}",
         dockerfile=dockerfile,

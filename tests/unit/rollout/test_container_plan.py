@@ -98,12 +98,16 @@ def test_requirements_of_the_spec_go_into_the_image_too() -> None:
         {"base_id": "sha256:other"},
         {"worker_digest": "sha256:x"},
         {"machine": "aarch64"},
-        {"lock": LOCK + "#"},
+        {"lock": LOCK + "    --hash=sha256:ee\n"},
     ],
 )
 def test_the_name_changes_with_the_content(change: dict[str, str]) -> None:
     assert image().name == image().name
     assert image(**change).name != image().name
+
+
+def test_the_name_does_not_depend_on_comments_in_the_lock() -> None:
+    assert image(lock=LOCK + "    # via x\n").name == image().name
 
 
 def test_the_name_does_not_depend_on_the_service() -> None:
