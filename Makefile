@@ -33,8 +33,9 @@ lint: setup ## Check style, types and the direction of imports
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: setup ## Measure the lifecycle, cold and warm; figures as JSON in benchmarks/results
+bench: setup ## Measure the lifecycle, cold and warm, and score the leak check; figures as JSON in benchmarks/results
 	$(BIN)/python -m benchmarks.lifecycle
+	$(BIN)/python -m benchmarks.leaks
 
 prove-lifecycle: setup ## Kill deploys at random moments and deploy again: nothing is lost or left behind
 	$(BIN)/python -m benchmarks.prove_lifecycle --kills $(KILLS) --seed $(SEED)

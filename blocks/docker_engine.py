@@ -53,7 +53,7 @@ class DockerEngine:
                 f"target docker needs a Docker engine, and none answers at {address}",
                 fix="install and start Docker, set DOCKER_HOST, or use target: process",
                 detail=str(error),
-            ) from error
+            ) from None  # a chain of five libraries' errors says no more
         return cls(client)
 
     def __enter__(self) -> DockerEngine:
@@ -81,7 +81,7 @@ class DockerEngine:
                 f"the base image {name} is not on this host and cannot be pulled",
                 fix="infra/images/base.sh makes slipway/base:bookworm without a registry: name it in "
                 "rollout.base_image",
-                detail=str(error.explanation or error),
+                detail=_words_of(error),
             ) from error
         return self.image_id(name) or name
 
@@ -95,7 +95,7 @@ class DockerEngine:
             log = "".join(str(line.get("stream", line.get("error", ""))) for line in error.build_log)
             raise _explain_build(plan, log or str(error)) from error
         except APIError as error:
-            raise _explain_build(plan, str(error.explanation or error)) from error
+            raise _explain_build(plan, _words_of(error)) from error
         return str(image.id)
 
     def start(self, plan: ContainerPlan) -> Container:
@@ -103,7 +103,10 @@ class DockerEngine:
 
         Raises `MissingToolError` for a GPU that Docker cannot give, `PortTakenError`, `RolloutError`.
         """
-        devices = self._gpus(plan.gpus)
+        with _explained(f"start the container {plan.name}"):
+            return self._start(plan, self._gpus(plan.gpus))
+
+    def _start(self, plan: ContainerPlan, devices: list[DeviceRequest]) -> Container:
         try:
             container = self._create(plan, devices)
         except APIError as error:
@@ -173,19 +176,11 @@ class DockerEngine:
             found = self._client.containers.list(all=True, filters=wanted, ignore_removed=True)
         return [_container_of(container.attrs) for container in found]
 
-    def inspect(self, container_id: str) -> Container | None:
-        """The container as it is now; None if it is gone."""
-        try:
-            return _container_of(self._client.containers.get(container_id).attrs)
-        except NotFound:
-            return None
-
     def log_tail(self, container_id: str, lines: int) -> str:
         """The last lines of both its outputs; empty if it is gone."""
-        try:
-            output: bytes = self._client.containers.get(container_id).logs(tail=lines)
-        except NotFound:
-            return ""
+        output = b""
+        with contextlib.suppress(NotFound), _explained("read the container's log"):
+            output = self._client.containers.get(container_id).logs(tail=lines)
         return output.decode(errors="replace").rstrip("\n")
 
     def stop(self, container_id: str, *, timeout_s: int) -> None:
@@ -201,17 +196,17 @@ class DockerEngine:
 
 @contextlib.contextmanager
 def _explained(doing: str) -> Iterator[None]:
-    """Other failures of the engine than `NotFound`, as `RolloutError`."""
+    """Other failures of the engine than `NotFound`, as `RolloutError`; also when it no longer answers."""
     try:
         yield
     except NotFound:
         raise
-    except APIError as error:
-        if error.status_code == 409 and "already in progress" in str(error):
-            return  # someone else removes it
-        raise RolloutError(
-            f"the Docker engine could not {doing}", detail=str(error.explanation or error)
-        ) from error
+    except (APIError, requests.RequestException) as error:
+        raise RolloutError(f"the Docker engine could not {doing}", detail=_words_of(error)) from error
+
+
+def _words_of(error: Exception) -> str:
+    return str(getattr(error, "explanation", None) or error)
 
 
 def _container_of(attrs: Mapping[str, Any]) -> Container:
@@ -248,7 +243,7 @@ def _no_gpu(count: int, detail: str) -> MissingToolError:
 
 
 def _explain_start(plan: ContainerPlan, error: APIError) -> Exception:
-    text = str(error.explanation or error)
+    text = _words_of(error)
     if plan.gpus and any(sign in text for sign in _NO_GPU):
         return _no_gpu(plan.gpus, text)
     if any(sign in text for sign in _PORT_TAKEN):

@@ -26,6 +26,9 @@ _CONFIG = "haproxy.cfg"
 _PID = "haproxy.pid"
 _SOCKET = "admin.sock"
 _ROUTE = "route.json"
+_FOLDERS = "/usr/sbin:/usr/local/sbin"
+"""Where it is installed, though these may not be on the path of whoever deploys."""
+
 _START_TIMEOUT_S = 10
 _POLL_S = 0.02
 
@@ -44,9 +47,7 @@ class HAProxy:
     @staticmethod
     def program() -> str:
         """Path of haproxy. Raises `MissingToolError`."""
-        found = shutil.which(
-            "haproxy", path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/usr/local/sbin"
-        )
+        found = shutil.which("haproxy", path=f"{os.environ.get('PATH', os.defpath)}:{_FOLDERS}")
         if found is None:
             raise MissingToolError(
                 "target docker needs HAProxy to switch traffic, and it is not installed",

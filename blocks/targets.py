@@ -32,8 +32,8 @@ def open_target(kind: TargetKind, folder: ServiceFolder, settings: Settings) -> 
         from blocks.docker_engine import DockerEngine
         from blocks.haproxy import HAProxy
 
-        HAProxy.program()
         with DockerEngine.connect() as docker:
+            HAProxy.program()
             host = Host(open_proxy=HAProxy, free_port=free_port, check_port_free=check_port_free)
             image_of = partial(_image_of, settings=settings, docker=docker)
             yield ContainerService(folder, docker, host, image_of)
@@ -45,9 +45,8 @@ def check_target(kind: TargetKind) -> None:
         from blocks.docker_engine import DockerEngine
         from blocks.haproxy import HAProxy
 
-        HAProxy.program()
         with DockerEngine.connect():
-            pass
+            HAProxy.program()
 
 
 def prepare(release: Release, settings: Settings) -> Release:
@@ -61,7 +60,8 @@ def prepare(release: Release, settings: Settings) -> Release:
     from blocks.site_packages import install_packages
 
     with DockerEngine.connect() as docker:
-        return make_image(release, settings, docker, install_packages)
+        image = make_image(release, settings, docker, install_packages)
+    return release.model_copy(update={"image": image})
 
 
 def _image_of(release: Release, *, settings: Settings, docker: DockerEngine) -> str:
@@ -70,6 +70,4 @@ def _image_of(release: Release, *, settings: Settings, docker: DockerEngine) -> 
         return release.image
     from blocks.site_packages import install_packages
 
-    image = make_image(release, settings, docker, install_packages).image
-    assert image is not None
-    return image
+    return make_image(release, settings, docker, install_packages)

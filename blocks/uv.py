@@ -9,11 +9,12 @@ from pathlib import Path
 
 from blocks.process import Finished, find_tool, run
 from blocks.uv_messages import complaints, fault, refusal
-from tasks.core.errors import MissingToolError
+from tasks.core.errors import MissingToolError, NetworkError
+from tasks.core.progress import say
+from tasks.core.verdicts import StageName
 from tasks.environment.models import Conflict, LockRequest, Refusal
 
 _TIMEOUT_S = 1800.0
-_PYTHON_TIMEOUT_S = 60.0
 
 # Variables that would change what is resolved without being part of the lock's name.
 _FOREIGN = (
@@ -52,9 +53,10 @@ def venv_arguments(folder: Path, python: str) -> list[str]:
     ]
 
 
-def sync_arguments(python: Path, lock: Path) -> list[str]:
+def sync_arguments(python: Path, lock: Path, *, offline: bool = False) -> list[str]:
     """Install exactly the lock, each file with a hash it names."""
     return [
+        *(["--offline"] if offline else []),
         *("pip", "sync", "--quiet", "--color", "never", "--no-python-downloads"),
         *("--require-hashes", "--only-binary", ":all:", "--python", str(python), str(lock)),
     ]
@@ -100,7 +102,7 @@ class Uv:
         found = {
             f"{one['version_parts']['major']}.{one['version_parts']['minor']}": one["path"]
             for one in reversed(json.loads(done.stdout))
-            if one["implementation"] == "cpython"
+            if one["implementation"] == "cpython" and one["variant"] == "default"
         }
         if version in found:
             return str(found[version])
@@ -117,10 +119,19 @@ class Uv:
         return folder / "bin" / "python"
 
     def sync(self, python: Path, lock: Path) -> None:
-        """Install what the lock pins, nothing else. Raises `NetworkError`, `DiskFullError`."""
+        """Install what the lock pins, nothing else; from uv's cache alone where there is no network.
+
+        Raises `NetworkError` if the cache does not hold all of it, `DiskFullError`.
+        """
         done = self._run(sync_arguments(python, lock), cwd=lock.parent)
-        if done.code != 0:
-            raise fault("installing the environment", done.stderr, done.code)
+        if done.code == 0:
+            return
+        error = fault("installing the environment", done.stderr, done.code)
+        if isinstance(error, NetworkError):
+            say(StageName.ENVIRONMENT, f"{error.what}; trying uv's cache")
+            if self._run(sync_arguments(python, lock, offline=True), cwd=lock.parent).code == 0:
+                return
+        raise error
 
     def complaints(self, python: Path) -> tuple[Conflict, ...]:
         """Installed packages whose requirements are not met."""

@@ -18,7 +18,8 @@ _UNREACHABLE = re.compile(
     r"|Request failed after|tls handshake|certificate",
     re.IGNORECASE,
 )
-_PLACE = re.compile(r"(?:https?://)(?:[^/\s@]*@)?([^/\s)]+)")
+_CREDENTIALS = re.compile(r"//[^/\s@]*@")
+_PLACE = re.compile(r"https?://([^/\s)]+)")
 _NO_ROOM = re.compile(r"No space left on device|os error 28|Disk quota exceeded")
 _LABEL = re.compile(r"^\s*(?:error|cause|warning|hint):\s*")
 
@@ -34,6 +35,7 @@ _COMPLAINT = re.compile(r"The package `([^`]+)` (.*)")
 
 def fault(doing: str, stderr: str, code: int) -> SlipwayError:
     """The fault behind uv's exit status `code` and what it printed, none of them a refusal."""
+    stderr = _CREDENTIALS.sub("//", stderr)
     tail = "\n".join(stderr.strip().splitlines()[-12:])
     if _NO_ROOM.search(stderr):
         return DiskFullError(

@@ -48,7 +48,9 @@ def prefect_api(settings: Settings) -> Iterator[PrefectApi]:
 
     Enter before the first import of Prefect, which reads its address from the environment.
     """
-    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "WARNING")
+    os.environ.setdefault("PREFECT_LOGGING_EXTRA_LOGGERS", "slipway")
+    # A run's log goes to the API; on the terminal the command says what it has to say itself.
+    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
     if url := os.environ.get("PREFECT_API_URL"):
         yield PrefectApi(url)
         return

@@ -49,12 +49,12 @@ def _work(request: EnvironmentRequest, uv: Uv, trial: EnvironmentTrial) -> Envir
         return EnvironmentResult(
             verdict=EnvironmentVerdict.CONFLICTING,
             reason=locked.reason,
-            conflicts=locked.conflicts,
+            conflicts=plan.attribute(locked.conflicts, get_engine(request.engine)),
             lock_s=lock_s,
         )
     built = build_locked(locked, uv, trial, settings)
     checked = check_built(built.python_path, uv, trial)
-    proof = prove_built(request, built, trial)
+    proof = prove_built(request, built, trial, settings)
     verdict, reason = plan.judge(checked.conflicts, proof)
     found: dict[str, Any] = {
         "lock_path": locked.path,

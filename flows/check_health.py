@@ -6,7 +6,7 @@ from functools import partial
 
 from prefect import flow
 
-from blocks.health_probes import LocalProbes, SampleContract
+from blocks.health_instruments import LocalInstruments, SampleContract
 from blocks.host import fingerprint_here
 from blocks.record_store import open_record_store
 from flows.every_service import worst_of_every_service
@@ -43,7 +43,7 @@ def check_health(name: str | None = None, contract: bool = False) -> Outcome[Hea
         report=report,
         work=lambda: apply.check(
             folder,
-            LocalProbes(),
+            LocalInstruments(),
             before,
             contract=(lambda result: check_contract(result, samples)) if contract else None,
             sample=sample_service,

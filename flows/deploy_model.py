@@ -5,12 +5,11 @@ from __future__ import annotations
 import time
 from datetime import UTC, datetime
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar
 
 from prefect import flow, tags
 from prefect.runtime import flow_run
-from tasks.batching.models import BatchingResult
-from tasks.quantization.models import QuantizationResult
 
 from blocks.engine_api import EngineApi
 from blocks.host import fingerprint_here
@@ -27,12 +26,13 @@ from flows.stage_model import stage_model
 from flows.stale_runs import end_stale_runs, service_tag
 from flows.tune_serving import TuningRequest, tune_serving
 from flows.verify_compatibility import verify_compatibility
+from tasks.batching.models import BatchingResult
 from tasks.compatibility.models import CompatibilityRequest
 from tasks.core import deployment
 from tasks.core.cancellation import begin
 from tasks.core.deployment import DeployResult, StageRow
 from tasks.core.digests import digest_of
-from tasks.core.files import file_lock, write_atomically
+from tasks.core.files import file_lock, sweep_dead_writers
 from tasks.core.records import new_record
 from tasks.core.release import Launch, Release
 from tasks.core.result import StageResult
@@ -42,6 +42,7 @@ from tasks.core.verdicts import FAULT, LifecycleVerdict, StageName
 from tasks.engines.catalogue import get_engine
 from tasks.environment.models import EnvironmentRequest, EnvironmentResult, Locked
 from tasks.environment.task import lock_environment
+from tasks.quantization.models import QuantizationResult
 from tasks.staging.models import StagingRequest, StagingResult
 
 K = TypeVar("K", bound=StageResult)
@@ -62,8 +63,8 @@ def deploy_model(spec: DeploySpec) -> DeployResult:
     lease = settings.service_lease(spec.name)
     with file_lock(lease, wait=False, holder=f"the service {spec.name}"), tags(service_tag(spec.name)):
         end_stale_runs(spec.name, flow_run.id, flow_run.tags)
-        # Saved first: should this deploy be lost, the registry's next look knows what was wanted.
-        write_atomically(settings.specs / f"{spec.name}.json", spec.model_dump_json(indent=1))
+        for folder in (Path(settings.records), settings.locks, settings.services / spec.name):
+            sweep_dead_writers(folder)
         return _Lifecycle(spec, settings).run()
 
 
@@ -221,6 +222,7 @@ class _Lifecycle:
                 seconds=round(outcome.seconds, 3),
                 record=outcome.record,
                 headline=outcome.headline,
+                log_tail=outcome.result.log_tail,
             )
         )
         return outcome

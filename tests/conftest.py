@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextvars import copy_context
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,14 @@ def haproxy_missing() -> str | None:
 
 
 MISSING = {"docker": docker_missing, "haproxy": haproxy_missing}
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool:
+    """Run each test in a context of its own: a cancellation or listener set by one never reaches the next."""
+    names = pyfuncitem._fixtureinfo.argnames
+    copy_context().run(pyfuncitem.obj, **{name: pyfuncitem.funcargs[name] for name in names})
+    return True
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

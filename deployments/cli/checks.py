@@ -41,7 +41,7 @@ def health(name: str, contract: bool, as_json: bool) -> None:
 
 def _check(settings: Settings, name: str, *, contract: bool) -> tuple[HealthResult, str]:
     """Check, then record; the result and the record's id."""
-    from blocks.health_probes import LocalProbes, SampleContract
+    from blocks.health_instruments import LocalInstruments, SampleContract
     from blocks.host import fingerprint_here
     from blocks.record_store import open_record_store
     from tasks.core.records import inputs_digest, new_record
@@ -55,7 +55,7 @@ def _check(settings: Settings, name: str, *, contract: bool) -> tuple[HealthResu
     before = plan.last_check(records, name, release.id)
     start = time.monotonic()
     samples = SampleContract(records, fingerprint_here())
-    result = apply.check(folder, LocalProbes(), before, contract=samples if contract else None)
+    result = apply.check(folder, LocalInstruments(), before, contract=samples if contract else None)
     inputs = {"release": release.id, "contract": contract}
     record = new_record(
         stage=StageName.HEALTH,

@@ -77,7 +77,7 @@ def build(lock_file: Path, into: Path | None, as_json: bool) -> None:
 @click.argument("environment", metavar="ENV", type=click.Path(path_type=Path))
 @_AS_JSON
 def check(environment: Path, as_json: bool) -> None:
-    """Look for conflicts in the environment ENV, import what it is for, and start its engine if it holds one."""
+    """Look for conflicts in the environment ENV, import its modules, and start the engine that it holds."""
     uv, trial = _tools()
     python = environment.absolute() / "bin" / "python"
     if not python.exists():

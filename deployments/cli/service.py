@@ -285,4 +285,4 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
         table.add_row(*("" if shown[column] is None else str(shown[column]) for column in _COLUMNS))
     console = Console()
     # What reads a pipe has no width: only a terminal folds lines.
-    console.print(table, width=None if console.is_terminal else _PIPE_WIDTH)
+    (console if console.is_terminal else Console(width=_PIPE_WIDTH)).print(table)

@@ -48,8 +48,8 @@ class Rule(Row):
     """One rule. It applies where all of `when` holds and nothing of `unless` is known to hold.
 
     Severity `pass` marks what a vendor allows, or a claim that something works: a finding only where another
-    rule contradicts it. `contradicts` names rules that, where they apply too, say otherwise, and count. `cleared_by` are kinds of measurement
-    that prove more than the rule knows.
+    rule contradicts it. `contradicts` names rules that, where they apply too, say otherwise, and count.
+    `cleared_by` are kinds of measurement that prove more than the rule knows.
     """
 
     id: str = Field(pattern=r"^[A-Z0-9]+(-[A-Z0-9]+)*$")
@@ -61,7 +61,6 @@ class Rule(Row):
     fix: str
     contradicts: tuple[str, ...] = ()
     cleared_by: tuple[str, ...] = ()
-    expires_on: date | None = None
 
     @model_validator(mode="after")
     def _can_be_judged(self) -> Rule:
@@ -141,7 +140,7 @@ class Tables(BaseModel):
                 raise ValueError(f"{rule.id} contradicts {sorted(unknown)}, which are no rules")
         return self
 
-    @functools.cached_property
+    @property
     def digest(self) -> str:
         """Changes whenever a judgement might."""
         return digest_of(self)

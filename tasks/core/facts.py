@@ -150,6 +150,8 @@ def _explain(error: ValidationError, source: str) -> WrongUseError:
         return WrongUseError(f"{source}: unknown key {path!r}", fix=fix)
     if first["type"] == "missing":
         return WrongUseError(f"{source}: the key {path!r} is missing", fix=f"add {path!r}")
-    message = first["msg"].removeprefix("Value error, ")
+    message = (
+        first["msg"].removeprefix("Value error, ").replace("tuple", "list").replace("dictionary", "object")
+    )
     shown = repr(first["input"])
     return WrongUseError(f"{source}: {path}: {message}", fix=f"got {shown[:80]}")

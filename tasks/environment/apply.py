@@ -44,6 +44,7 @@ _WORKERS = Path(__file__).parent / "worker"
 _TINY_MODEL: dict[EngineKind, Path] = {EngineKind.LLAMA_CPP: _WORKERS / "prove_llama_cpp.py"}
 """The worker that writes the model an engine is started on, by kind."""
 
+_LAST_WRITES_S = 5.0
 _SERVED_NAME = "proof"
 _PROMPT, _TOKENS, _CONTEXT, _START_TIMEOUT_S = "Slipway", 8, 64, 120.0
 
@@ -124,7 +125,7 @@ def lock(request: LockRequest, tool: PackageTool, settings: Settings) -> Locked 
             return found
         _discard(*settings.locks.glob(f"{name}*{PART}"))
         say(StageName.ENVIRONMENT, f"resolving {len(request.requirements)} requirements")
-        with _scratch(settings.locks / f"{name}{PART}") as folder:
+        with _scratch(settings.locks / f"{name}.{os.getpid()}{PART}") as folder:
             requirements = folder / "requirements.in"
             requirements.write_text("".join(f"{line}\n" for line in request.requirements))
             resolved = tool.resolve(request, requirements)
@@ -179,14 +180,15 @@ def build(
             fix="make a lock on this machine: slipway env lock",
         )
     sweep_leftovers(settings.environments, settings.leases)
-    with _held(folder, settings):
+    with held(folder, settings):
         if (standing := standing_environment(folder, locked.digest, trial)) is not None:
             return standing
         if into and folder.exists() and not (folder / MARKER).exists() and any(folder.iterdir()):
             raise WrongUseError(f"{folder} holds something else", fix="name a new folder")
-        _discard(*folder.parent.glob(f"{folder.name}.*{PART}"), _beside(folder, ""))
+        _discard(*folder.parent.glob(f"{folder.name}.*{PART}"))
         start = time.monotonic()
-        part = _beside(folder, "")
+        # Of this process alone: what a killed run's installer still writes in its last moment goes elsewhere.
+        part = _beside(folder, f".{os.getpid()}")
         try:
             marker = _fill(part, locked, tool, trial, start)
             _put_in_place(part, folder)
@@ -208,33 +210,16 @@ def _fill(part: Path, locked: Locked, tool: PackageTool, trial: Trial, start: fl
     tool.sync(python, locked.path)
     write_atomically(part / LOCK_COPY, locked.path.read_bytes())
     inventory = read_inventory(python, trial)
+    os.sync()  # one flush of everything: milliseconds, where an fsync of each file takes seconds
     marker = Marker(
         lock_digest=locked.digest,
         python_version=inventory.markers["python_full_version"],
         packages=inventory.packages,
-        size_bytes=_settle(part),
+        size_bytes=sum(path.lstat().st_size for path in part.rglob("*")),
         build_s=time.monotonic() - start,
     )
     write_atomically(part / MARKER, marker.model_dump_json(indent=1) + "\n")
     return marker
-
-
-def _settle(folder: Path) -> int:
-    """Make every file below `folder` durable; bytes in all."""
-    size = 0
-    for parent, _folders, files in os.walk(folder):
-        for name in files:
-            path = Path(parent, name)
-            if path.is_symlink():
-                continue
-            handle = os.open(path, os.O_RDONLY)
-            try:
-                os.fsync(handle)
-                size += os.fstat(handle).st_size
-            finally:
-                os.close(handle)
-        fsync_folder(Path(parent))
-    return size
 
 
 def _put_in_place(part: Path, folder: Path) -> None:
@@ -294,15 +279,25 @@ def prove(
 
     `scratch` is a folder for the model and the log; it is made and removed here. A failure is an answer.
     """
+    say(StageName.ENVIRONMENT, f"importing {', '.join(modules) or 'nothing'}")
     imports = _prove_imports(python, modules, trial)
+    if engine is None:
+        # Modules that nothing uses together may not stand each other: what fails in company is tried alone.
+        imports = tuple(one if one.ok else _prove_imports(python, (one.module,), trial)[0] for one in imports)
     if engine is None or not all(proof.ok for proof in imports):
         return Proof(imports=imports)
     with _scratch(scratch) as folder:
         return Proof(imports=imports, engine=_prove_engine(python, engine, trial, folder))
 
 
+def prove_built(built: Built, engine: Engine, trial: Trial, settings: Settings) -> Proof:
+    """The proof of a built environment; one at a time, so that no other run sweeps its model away."""
+    with held(built.path, settings):
+        scratch = _beside(built.path, ".proof")
+        return prove(built.python_path, engine, engine.imports, trial, scratch)
+
+
 def _prove_imports(python: Path, modules: tuple[str, ...], trial: Trial) -> tuple[ImportProof, ...]:
-    say(StageName.ENVIRONMENT, f"importing {', '.join(modules) or 'nothing'}")
     answer = trial.run_worker(python, _WORKERS / "import_modules.py", *modules)
     proofs = [ImportProof.model_validate(json.loads(line)) for line in answer.stdout.splitlines()]
     if len(proofs) < len(modules):
@@ -374,17 +369,13 @@ def sweep_leftovers(folder: Path, leases: Path) -> list[Path]:
     return removed
 
 
-def proof_folder(environment: Path) -> Path:
-    """Where the proof of an environment keeps its model while it runs."""
-    return _beside(environment, ".proof")
-
-
 def _beside(folder: Path, kind: str) -> Path:
     return folder.with_name(f"{folder.name}{kind}{PART}")
 
 
 @contextlib.contextmanager
-def _held(folder: Path, settings: Settings) -> Iterator[None]:
+def held(folder: Path, settings: Settings) -> Iterator[None]:
+    """Only this run changes that environment, or what is beside it, meanwhile."""
     own = folder.parent == settings.environments
     name = folder.name if own else short(digest_of(str(folder)))
     with file_lock(settings.leases / f"environment-{name}", wait=True, holder=f"the environment {folder}"):
@@ -402,8 +393,10 @@ def _scratch(folder: Path) -> Iterator[Path]:
 
 
 def _discard(*paths: Path) -> None:
+    """Remove files and folders. A folder is tried again for a moment: the children of a killed run die just
+    after it, and one may still be writing there."""
     for path in paths:
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
+        deadline = time.monotonic() + _LAST_WRITES_S
+        while path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=time.monotonic() < deadline)
+        path.unlink(missing_ok=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from packaging.utils import canonicalize_name
 from pydantic import BaseModel, ConfigDict, Field
 
 from tasks.core.digests import digest_of
@@ -119,8 +120,8 @@ class Inventory(Part):
 
     @property
     def packages(self) -> dict[str, str]:
-        """Name and version of each."""
-        return {found.name: found.version for found in self.distributions}
+        """Name, in its canonical spelling, and version of each."""
+        return {str(canonicalize_name(found.name)): found.version for found in self.distributions}
 
 
 class Checked(Part):

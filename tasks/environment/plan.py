@@ -48,6 +48,8 @@ def make_lock_request(
     parsed = sorted({_canonical(line) for line in requirements})
     if not parsed:
         raise SpecError("there are no requirements to lock", fix="name at least one package")
+    if not re.fullmatch(r"3\.\d+", python):
+        raise SpecError(f"{python!r} is no Python version", fix="write it as 3.11")
     if exclude_newer is not None:
         _check_date(exclude_newer)
     return LockRequest(
@@ -178,6 +180,24 @@ def dependencies(inventory: Inventory) -> tuple[Dependency, ...]:
     return tuple(
         Dependency(package=wanted, required_by=by, requirement=text) for wanted, by, text in sorted(edges)
     )
+
+
+def attribute(conflicts: Sequence[Conflict], engine: Engine) -> tuple[Conflict, ...]:
+    """The same conflicts, with the engine named where it, not the user, asked."""
+    own = {_canonical(line) for line in engine.requirements}
+    return tuple(
+        one.model_copy(update={"required_by": str(engine.kind)})
+        if one.required_by is None and one.requirement and _is_one_of(one.requirement, own)
+        else one
+        for one in conflicts
+    )
+
+
+def _is_one_of(requirement: str, canonical: set[str]) -> bool:
+    try:
+        return _canonical(requirement) in canonical
+    except SpecError:
+        return False  # the resolver's words are not always a requirement
 
 
 def _active(found: Distribution, extras: set[str], markers: Mapping[str, str]) -> Iterable[Requirement]:

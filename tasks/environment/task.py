@@ -37,7 +37,6 @@ def check_built(python: Path, tool: PackageTool, trial: Trial) -> Checked:
 
 
 @task(name="prove-environment", cache_policy=NO_CACHE)
-def prove_built(request: EnvironmentRequest, built: Built, trial: Trial) -> Proof:
+def prove_built(request: EnvironmentRequest, built: Built, trial: Trial, settings: Settings) -> Proof:
     """Import the engine's modules and start it."""
-    engine = get_engine(request.engine)
-    return apply.prove(built.python_path, engine, engine.imports, trial, apply.proof_folder(built.path))
+    return apply.prove_built(built, get_engine(request.engine), trial, settings)

@@ -48,7 +48,7 @@ class ServiceApi(Protocol):
     def metrics(self) -> dict[str, float]: ...
 
 
-class Probes(Protocol):
+class Instruments(Protocol):
     """Where the samples come from."""
 
     def gpus(self) -> tuple[GpuSample, ...]:
@@ -61,13 +61,13 @@ class Probes(Protocol):
         """A client for the service."""
 
 
-SampleService = Callable[[ServiceFolder, ServiceState, Release, Probes], Samples]
+SampleService = Callable[[ServiceFolder, ServiceState, Release, Instruments], Samples]
 CheckContract = Callable[[HealthResult], ContractResult]
 
 
 def check(
     folder: ServiceFolder,
-    probes: Probes,
+    instruments: Instruments,
     before: Record | None,
     *,
     contract: CheckContract | None = None,
@@ -80,18 +80,20 @@ def check(
     """
     state, release = folder.serving()
     limits = plan.limits_of(release, before)
-    samples = (sample or take_samples)(folder, state, release, probes)
+    samples = (sample or take_samples)(folder, state, release, instruments)
     result = plan.conclude(folder.name, release, state.endpoint, samples, limits)
     if contract is None:
         return result
     return plan.conclude(folder.name, release, state.endpoint, samples, limits, contract(result))
 
 
-def take_samples(folder: ServiceFolder, state: ServiceState, release: Release, probes: Probes) -> Samples:
+def take_samples(
+    folder: ServiceFolder, state: ServiceState, release: Release, instruments: Instruments
+) -> Samples:
     """One look on all three levels."""
-    gpus = probes.gpus()
-    process = probes.process(folder, state)
-    with probes.api(state.endpoint) as api:
+    gpus = instruments.gpus()
+    process = instruments.process(folder, state)
+    with instruments.api(state.endpoint) as api:
         service = sample_service(api, release.launch.served_name, release.spec.rollout.gate.prompt)
     return Samples(gpus=gpus, process=process, service=service)
 

@@ -7,14 +7,16 @@ from prefect.cache_policies import NO_CACHE
 
 from tasks.core.release import Release, ServiceFolder, ServiceState
 from tasks.health import apply
-from tasks.health.apply import CheckContract, Probes
+from tasks.health.apply import CheckContract, Instruments
 from tasks.health.models import ContractResult, HealthResult, Samples
 
 
 @task(name="sample-service", cache_policy=NO_CACHE)
-def sample_service(folder: ServiceFolder, state: ServiceState, release: Release, probes: Probes) -> Samples:
+def sample_service(
+    folder: ServiceFolder, state: ServiceState, release: Release, instruments: Instruments
+) -> Samples:
     """One look at GPU, process and answers."""
-    return apply.take_samples(folder, state, release, probes)
+    return apply.take_samples(folder, state, release, instruments)
 
 
 @task(name="check-contract", cache_policy=NO_CACHE)

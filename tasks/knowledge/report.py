@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from tasks.core.records import Number, Record
 from tasks.knowledge.models import Cell, Reason
 
@@ -64,14 +62,6 @@ def numbers_text(record: Record) -> str:
     if record.evidence.get("error"):
         shown.append(str(record.evidence["error"].get("what", "")))
     return ", ".join(shown)
-
-
-def matrix_markdown(cells: Sequence[Cell]) -> str:
-    """The matrix as an artifact."""
-    lines = ["# Best measured parameters", ""]
-    lines += ["| " + " | ".join(MATRIX_COLUMNS) + " |", "|" + "---|" * len(MATRIX_COLUMNS)]
-    lines += ["| " + " | ".join(text.replace("|", "\\|") for text in cell_row(cell)) + " |" for cell in cells]
-    return "\n".join(lines)
 
 
 def _number(number: Number) -> str:

@@ -58,7 +58,7 @@ def _rows(
         if t < before and segment == segment_before:
             raise WrongUseError(
                 f"{source}, line {number}: t_s goes back from {before:g} to {t:g}",
-                fix="sort them, and give each run of the process its own `segment`",
+                fix="sort them, and name each run of the process in a column `segment`",
             )
         before, segment_before = t, segment
         yield t, value, count, segment

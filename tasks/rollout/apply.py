@@ -18,7 +18,7 @@ from typing import Protocol
 from tasks.core.cancellation import current
 from tasks.core.digests import is_digest_of_file, short
 from tasks.core.errors import EngineError, ModelError, RolloutError
-from tasks.core.files import fsync_folder, write_atomically
+from tasks.core.files import PART, fsync_folder, write_atomically
 from tasks.core.progress import say
 from tasks.core.release import Release, ServiceFolder, ServiceState
 from tasks.core.verdicts import RolloutVerdict, StageName
@@ -116,6 +116,7 @@ def roll_out(release: Release, folder: ServiceFolder, target: Target, open_api: 
             f"{release.name} runs on the target {state.target}, and this release is for {release.target}",
             fix=f"end it first: slipway stop {release.name}",
         )
+    _sweep_documents(folder)
     plan = plan_rollout(release, state, _look(release, target, open_api))
     if plan.action in _SERVES_ALREADY:
         return _keep(release, plan, folder, target)
@@ -162,6 +163,16 @@ def still_serves(result: RolloutResult, release: Release, target: Target, open_a
         return False
     target.claim(running.host, running.port)  # held already: sweeps what a killed rollout left
     return True
+
+
+def _sweep_documents(folder: ServiceFolder) -> None:
+    """Remove unfinished documents of a rollout that was killed while it wrote; never another process' own."""
+    unfinished = [
+        *folder.root.glob(f"{folder.state_file.name}.*{PART}"),
+        *folder.root.glob(f"releases/*{PART}"),
+    ]
+    for part in unfinished:
+        part.unlink(missing_ok=True)
 
 
 def _keep(release: Release, plan: RolloutPlan, folder: ServiceFolder, target: Target) -> RolloutResult:

@@ -37,7 +37,7 @@ def markdown(result: RolloutResult) -> str:
         ("rollback goes to", f"`{short(result.previous)}`" if result.previous else "nothing"),
         ("endpoint", result.endpoint or "none"),
         ("target", result.target),
-        ("what was done", _DONE[result.action]),
+        ("what was done", _DONE[result.action] if result.verdict is RolloutVerdict.SERVING else _TAKEN_BACK),
     ]
     if result.first_completion_s is not None:
         rows.append(("engine start to first completion", f"{result.first_completion_s:.2f} s"))
@@ -58,6 +58,7 @@ _DONE = {
     RolloutAction.START: "started where nothing served",
     RolloutAction.REPLACE: "started beside the former release, gated, switched",
 }
+_TAKEN_BACK = "started, and taken back"
 
 
 def _fenced(text: str) -> str:

@@ -26,14 +26,19 @@ from waiting import wait_until
 
 from blocks.engine_api import EngineApi
 from blocks.engine_process import free_port
-from blocks.targets import check_target, open_target, prepare
+from blocks.health_instruments import LocalInstruments
+from blocks.sampler import start_sampler, stop_sampler
+from blocks.service_processes import processes_of
+from blocks.targets import open_target, prepare
 from tasks.core.digests import digest_of_file
 from tasks.core.errors import MissingToolError, NetworkError, PortTakenError, RolloutError
 from tasks.core.release import Release, ServiceFolder
 from tasks.core.settings import Settings
 from tasks.core.spec import DeploySpec, EngineKind, Target
-from tasks.core.verdicts import RolloutVerdict
+from tasks.core.verdicts import HealthVerdict, RolloutVerdict
 from tasks.engines.catalogue import get_engine
+from tasks.health.apply import check
+from tasks.leaks.apply import read_runs
 from tasks.rollout.apply import roll_out, stop_service
 from tasks.rollout.models import RolloutAction, RolloutResult, Running
 
@@ -416,6 +421,30 @@ def test_an_engine_that_dies_is_started_again_at_the_same_address(make: Make, se
     assert complete(endpoint)
 
 
+def test_a_container_is_checked_and_sampled_through_its_restarts(make: Make, settings: Settings) -> None:
+    release = make()
+    bring(release, settings)
+    folder = folder_of(settings)
+    state = folder.state()
+    assert state is not None
+    result = check(folder, LocalInstruments(), None)
+    assert (result.verdict, result.samples.process.alive) == (HealthVerdict.HEALTHY, True)
+    assert result.limits.memory_bytes == 512 << 20
+    assert 1e6 < (result.samples.process.memory_bytes or 0) < 512 << 20
+    (container,) = containers(settings)
+    found = processes_of(folder, state, running(settings), period_s=0.05)
+    assert (found.kind, found.id) == ("container", container["Id"])
+    start_sampler(folder, found)
+    try:
+        wait_until(lambda: len(read_runs(folder.samples)) == 1, "the container is sampled")
+        os.kill(container["State"]["Pid"], signal.SIGKILL)
+        wait_until(lambda: len(read_runs(folder.samples)) == 2, "its next life is a run of its own")
+    finally:
+        stop_sampler(folder)
+    first, second = read_runs(folder.samples)
+    assert all(1e6 < value < 512 << 20 for value in first.bytes_ + second.bytes_[-1:])
+
+
 def test_a_taken_port_is_refused_before_anything_starts(make: Make, settings: Settings) -> None:
     with socket.socket() as holder:
         holder.bind(("127.0.0.1", 0))
@@ -449,17 +478,6 @@ def test_a_failed_move_stays_where_it_was(make: Make, settings: Settings) -> Non
     )
     assert complete(endpoint)
     assert len(containers(settings)) == len(proxies(settings.home)) == 1
-
-
-def test_no_docker_engine(settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("DOCKER_HOST", "unix:///nowhere/docker.sock")
-    with pytest.raises(MissingToolError) as caught:
-        check_target(Target.DOCKER)
-    assert str(caught.value) == snapshot(
-        "target docker needs a Docker engine, and none answers at unix:///nowhere/docker.sock (install "
-        "and start Docker, set DOCKER_HOST, or use target: process)"
-    )
-    monkeypatch.undo()
 
 
 def test_a_base_image_without_a_system_library(make: Make, settings: Settings, base_image: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -11,6 +12,7 @@ import sys
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
+from random import Random
 
 import psutil
 import pytest
@@ -222,6 +224,53 @@ def test_a_candidate_ends_with_the_command_that_was_killed(
     assert running(folder).release == first.id
     assert complete(endpoint)
     assert bring(second, folder).verdict is RolloutVerdict.SERVING
+
+
+ROLL_OUT = textwrap.dedent(
+    """
+    import sys
+    from pathlib import Path
+    from blocks.engine_api import EngineApi
+    from blocks.supervisor import SupervisedService
+    from tasks.core.release import Release, ServiceFolder
+    from tasks.rollout.apply import roll_out
+
+    release = Release.model_validate_json(Path(sys.argv[1]).read_bytes())
+    folder = ServiceFolder(Path(sys.argv[2]), release.name)
+    print("begins", flush=True)
+    with SupervisedService(folder) as target:
+        roll_out(release, folder, target, EngineApi)
+    """
+)
+
+
+def test_a_rollout_killed_at_any_moment_is_finished_by_the_next(
+    first: Release, second: Release, services: Services, slipway_home: Path, tmp_path: Path
+) -> None:
+    folder = services("chat")
+    random = Random(52)
+    for attempt in range(8):
+        release = (first, second)[attempt % 2]
+        document = tmp_path / "release.json"
+        document.write_text(release.model_dump_json(by_alias=True))
+        child = subprocess.Popen(
+            [sys.executable, "-c", ROLL_OUT, document, folder.root.parent], stdout=subprocess.PIPE
+        )
+        assert child.stdout is not None
+        child.stdout.readline()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            child.wait(timeout=random.uniform(0, 0.5))
+        child.kill()
+        child.wait()
+        result = bring(release, folder)
+        assert (result.verdict, result.serving) == (RolloutVerdict.SERVING, release.id)
+        assert complete(result.endpoint or "")
+        wait_until(lambda: len(engines_of(slipway_home)) == 1, "one engine serves")
+        assert len(supervisors_of(slipway_home)) == 1
+        assert not list(slipway_home.rglob("*.part"))
+    state = folder.state()
+    assert state is not None
+    assert (state.release, state.previous) == (second.id, first.id)
 
 
 def test_a_killed_supervisor_leaves_no_engine_and_the_next_rollout_recovers(

@@ -7,6 +7,7 @@ from pathlib import Path
 import psutil
 
 _DAEMON = "tasks.rollout.daemon"
+_NO_ENGINES = ("leash.py", "leaks/daemon.py")
 
 
 def processes_of(home: Path) -> list[psutil.Process]:
@@ -15,11 +16,11 @@ def processes_of(home: Path) -> list[psutil.Process]:
 
 
 def engines_of(home: Path) -> list[psutil.Process]:
-    """The engines among them: neither a leash nor a supervisor."""
+    """The engines among them: neither a leash, a supervisor nor a sampler."""
     return [
         process
         for process, argv in _with_command_lines(home).items()
-        if _DAEMON not in argv and not any(arg.endswith("leash.py") for arg in argv)
+        if _DAEMON not in argv and not any(arg.endswith(_NO_ENGINES) for arg in argv)
     ]
 
 

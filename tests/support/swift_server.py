@@ -110,7 +110,8 @@ class SwiftServer:
             region_name="us-east-1",
             config=Config(request_checksum_calculation="when_required"),
         )
-        client.create_bucket(Bucket=bucket)
+        if bucket not in [item["Name"] for item in client.list_buckets()["Buckets"]]:
+            client.create_bucket(Bucket=bucket)
         for path in filter(Path.is_file, folder.rglob("*")):
             key = f"{prefix}/{path.relative_to(folder)}".lstrip("/")
             client.put_object(Bucket=bucket, Key=key, Body=path.read_bytes())

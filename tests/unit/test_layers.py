@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +17,7 @@ PURE_ROOMS = ("models", "plan", "report")
 def pure_modules() -> list[str]:
     folders = [ROOT / "tasks" / "core", ROOT / "tasks" / "engines"]
     files = [path for folder in folders for path in folder.glob("*.py")]
-    files += [path for room in PURE_ROOMS for path in (ROOT / "tasks").glob(f"*/{room}.py")]
+    files += [path for room in PURE_ROOMS for path in (ROOT / "tasks").glob(f"*/**/{room}.py")]
     modules = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in files]
     return sorted(name.removesuffix(".__init__") for name in modules)
 
@@ -48,3 +49,17 @@ def test_child_processes_are_started_in_blocks_only() -> None:
                 continue  # these are child processes themselves
             text = path.read_text()
             assert "import subprocess" not in text or "TYPE_CHECKING" in text, f"{path} imports subprocess"
+
+
+def test_the_supervisor_needs_the_standard_library_only() -> None:
+    """It serves on while the environment it was started from is rebuilt, and reads nothing it was not given."""
+    folder = ROOT / "tasks" / "rollout" / "daemon"
+    for path in folder.glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            for name in names:
+                known = name.split(".")[0] in sys.stdlib_module_names or name.startswith(
+                    "tasks.rollout.daemon."
+                )
+                assert known, f"{path.name} imports {name}"

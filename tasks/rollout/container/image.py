@@ -34,10 +34,8 @@ class InstallPackages(Protocol):
     def __call__(self, plan: ImagePlan, target: Path, /) -> None: ...
 
 
-def make_image(
-    release: Release, settings: Settings, builder: ImageBuilder, install: InstallPackages
-) -> Release:
-    """The release with the id of its image, which is built unless the Docker engine holds it already.
+def make_image(release: Release, settings: Settings, builder: ImageBuilder, install: InstallPackages) -> str:
+    """The id of the release's image, which is built unless the Docker engine holds it already.
 
     Raises `RolloutError` that says what the base image lacks; nothing bears the image's name then.
     """
@@ -55,7 +53,7 @@ def make_image(
         if image is None:
             say(StageName.ROLLOUT, f"building the image {plan.name} on {plan.base_image}")
             image = _build(plan, settings.home / "images", builder, install)
-        return release.model_copy(update={"image": image})
+        return image
 
 
 def _build(plan: ImagePlan, folder: Path, builder: ImageBuilder, install: InstallPackages) -> str:

@@ -56,7 +56,8 @@ def plan_image(
     pins = pins_of(lock_text, wanted, release.lock_path)
     dockerfile = _dockerfile(engine, base_id, spec.environment.python)
     platform = f"{machine}-{_MANYLINUX}"
-    content = digest_of([dockerfile, lock_text, pins, platform, worker_digest])
+    locked = [line for line in lock_text.splitlines() if not line.lstrip().startswith("#")]
+    content = digest_of([dockerfile, locked, pins, platform, worker_digest])
     return ImagePlan(
         name=f"slipway/{engine.kind}:{short(content)}",
         dockerfile=dockerfile,
@@ -89,15 +90,13 @@ def _dockerfile(engine: Engine, base_id: str, python: str) -> str:
     The proof is a step of the build, so an image that bears the name has passed it. Everything comes from the
     context: the build needs no network. No BuildKit syntax: not every engine has it.
     """
-    create = (
-        "import sys, venv; found = '%d.%d' % sys.version_info[:2]; "
-        f"found == '{python}' or sys.exit('the base image has Python ' + found + ', not {python}'); "
-        f"venv.create('{_ROOT}', symlinks=True)"
-    )
+    version = tuple(int(part) for part in python.split("."))
+    check = f"import sys; sys.exit(sys.version_info[:2] != {version} and sys.version)"
     proof = f"import {', '.join(engine.server_imports)}"
     lines = [
         f"FROM {base_id}",
-        f"RUN {json.dumps(['python3', '-c', create])}",
+        f"RUN {json.dumps(['python3', '-c', check])}",
+        f"RUN {json.dumps(['python3', '-m', 'venv', '--without-pip', _ROOT])}",
         f"COPY {SITE} {_ROOT}/lib/python{python}/site-packages",
         f"COPY server.py {_WORKER}",
         f"RUN {json.dumps([_PYTHON, '-I', '-c', proof])}",
@@ -127,7 +126,7 @@ def plan_container(
         name=f"slipway-{release.name}-{short(release.id)}-{host_port}",
         image=image,
         argv=command.at("0.0.0.0", _PORT),
-        env={**command.env, **release.launch.env},
+        env=command.env,
         labels={
             SERVICE_LABEL: release.name,
             RELEASE_LABEL: release.id,

@@ -12,7 +12,7 @@ BACKEND_HOST = "127.0.0.1"
 _NO_PORT = 1
 """Placeholder of a slot that nothing was assigned to; it is in maintenance, so nothing goes there."""
 
-_HOST = re.compile(r"^[0-9A-Za-z]([0-9A-Za-z.-]*[0-9A-Za-z])?$|^[0-9a-fA-F:]*:[0-9a-fA-F:.]*$")
+_HOST = re.compile(r"[0-9A-Za-z]([0-9A-Za-z.-]*[0-9A-Za-z])?|[0-9a-fA-F:]*:[0-9a-fA-F:.]*", re.ASCII)
 
 
 def proxy_config(route: Route) -> str:
@@ -23,7 +23,7 @@ def proxy_config(route: Route) -> str:
     connection of their own: a reused one may close under a POST, which must not be sent twice. No retries for
     the same reason: a failure is shown to whoever asked. Raises `SpecError` for a host that is no address.
     """
-    if not _HOST.match(route.host):
+    if not _HOST.fullmatch(route.host):
         raise SpecError(
             f"rollout.host: {route.host!r} is no host name or address", fix="for example 127.0.0.1"
         )

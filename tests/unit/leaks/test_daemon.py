@@ -18,7 +18,7 @@ from tasks.leaks.apply import read_runs
 from tasks.leaks.daemon import Sample, Writer
 
 HOLD_64_MB = "import sys; kept = bytearray(b'x') * (64 << 20); print('ready', flush=True); sys.stdin.read()"
-PARENT = "import subprocess, sys; child = subprocess.Popen([sys.executable, '-c', sys.argv[1]], stdin=0); child.wait()"
+PARENT = "import subprocess, sys; subprocess.run([sys.executable, '-c', sys.argv[1]], check=True)"
 
 
 @pytest.fixture

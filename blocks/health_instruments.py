@@ -14,8 +14,8 @@ from tasks.health import plan, report
 from tasks.health.models import ContractResult, GpuSample, HealthResult, ProcessSample
 
 
-class LocalProbes:
-    """Probes for services on this host."""
+class LocalInstruments:
+    """Instruments for services on this host."""
 
     def __init__(self, timeout_s: float = 30.0) -> None:
         self._timeout_s = timeout_s

@@ -1,0 +1,56 @@
+"""The rollout as a flow, against a real Prefect server and with the real engine."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from prefect import get_client
+from releases import make_release
+from strays import processes_of
+
+from blocks.engine_api import EngineApi
+from blocks.record_store import FolderRecordStore
+from blocks.sampler import stop_sampler
+from blocks.supervisor import SupervisedService
+from flows.roll_out import roll_out
+from tasks.core.release import ServiceFolder
+from tasks.core.verdicts import RolloutVerdict
+
+pytestmark = [pytest.mark.server, pytest.mark.engine]
+
+
+def test_a_release_is_rolled_out_once_and_found_again(
+    engine_python: Path, random_ggufs: tuple[Path, Path], slipway_home: Path
+) -> None:
+    gguf = slipway_home / "model.gguf"
+    gguf.parent.mkdir()
+    shutil.copy(random_ggufs[0], gguf)
+    release = make_release(engine_python, gguf)
+    folder = ServiceFolder(slipway_home / "services", "chat")
+    try:
+        first = roll_out(release)
+        assert (first.verdict, first.cached, first.says_no) == ("serving", False, False)
+        again = roll_out(release)
+        assert (again.verdict, again.cached, again.record) == ("serving", True, first.record)
+        assert again.seconds < first.seconds
+        with EngineApi(first.result.endpoint or "") as api:
+            assert api.complete("chat", "The", 2).text
+        with get_client(sync_client=True) as client:
+            artifacts = [a for a in client.read_artifacts() if a.key == "rollout-chat"]
+            names = {run.state_name for run in client.read_flow_runs() if run.state_name}
+        assert len(artifacts) == 1
+        assert "# chat: serving" in str(artifacts[0].data)
+        assert {"Serving", "Cached"} <= names
+    finally:
+        with SupervisedService(folder) as service:
+            service.stop(drain_s=0)
+        stop_sampler(folder)
+    assert processes_of(slipway_home) == []
+    # What was recorded does not stand in for a service that was ended.
+    gguf.write_bytes(b"broken")
+    broken = roll_out(make_release(engine_python, gguf))
+    assert (broken.verdict, broken.says_no) == (RolloutVerdict.ROLLED_BACK, True)
+    outcomes = [record.outcome for record in FolderRecordStore(slipway_home / "records").list()]
+    assert outcomes == ["serving", "rolled_back"]

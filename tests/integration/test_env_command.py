@@ -1,0 +1,158 @@
+"""`slipway env` as a user calls it."""
+
+# ruff: noqa: E501 - texts stand as they are printed
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from inline_snapshot import snapshot
+
+from deployments.cli.main import main
+
+
+@pytest.fixture
+def requirements(tmp_path: Path, slipway_home: Path) -> Path:
+    path = tmp_path / "requirements.txt"
+    path.write_text("idna==3.10  # small\n")
+    return path
+
+
+def slipway(*arguments: str | Path) -> int:
+    with pytest.raises(SystemExit) as caught:
+        main(["env", *map(str, arguments)])
+    return int(caught.value.code or 0)
+
+
+def slipway_json(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> tuple[int, dict[str, Any]]:
+    code = slipway(*arguments, "--json")
+    return code, json.loads(capsys.readouterr().out)
+
+
+def test_lock_build_check(requirements: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lock, home = tmp_path / "idna.lock", tmp_path / "idna"
+    assert slipway("lock", requirements, "-o", lock, "--python", "3.11") == 0
+    assert capsys.readouterr().out.startswith("1 packages pinned for Python 3.11 on linux-")
+    assert slipway("build", lock, "--into", home) == 0
+    assert capsys.readouterr().out.splitlines()[1:] == ["import idna: works", "sound"]
+    code, answer = slipway_json(capsys, "check", home)
+    assert code == 0
+    assert answer["verdict"] == "sound"
+    assert answer["packages"] == {"idna": "3.10"}
+    assert answer["required_by"] == {"idna": []}
+    assert not list(tmp_path.rglob("*.part"))
+
+
+def test_json_of_lock_and_build(
+    requirements: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lock = tmp_path / "idna.lock"
+    code, locked = slipway_json(capsys, "lock", requirements, "-o", lock, "--exclude-newer", "2026-01-01")
+    assert code == 0
+    assert locked["path"] == str(lock)
+    assert sorted(locked) == snapshot(["digest", "packages", "path", "platform", "python"])
+    code, built = slipway_json(capsys, "build", lock)
+    assert code == 0
+    assert sorted(built) == snapshot(
+        ["conflicts", "environment", "packages", "proof", "reason", "required_by", "verdict"]
+    )
+    assert sorted(built["environment"]) == snapshot(
+        ["build_s", "lock_digest", "path", "python_path", "python_version", "size_bytes"]
+    )
+
+
+def test_a_refusal_exits_with_3_and_writes_no_lock(
+    requirements: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    requirements.write_text("idna==3.10\nidna==3.9\n")
+    lock = tmp_path / "no.lock"
+    assert slipway("lock", requirements, "-o", lock) == 3
+    said = capsys.readouterr().out
+    assert said.startswith("conflicting: Because you require idna==3.")
+    assert "asked for by" in said
+    code, answer = slipway_json(capsys, "lock", requirements, "-o", lock)
+    assert code == 3
+    assert answer["verdict"] == "conflicting"
+    assert {one["requirement"] for one in answer["conflicts"]} == {"idna==3.10", "idna==3.9"}
+    assert not lock.exists()
+
+
+def test_a_broken_environment_exits_with_3(
+    requirements: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lock, home = tmp_path / "idna.lock", tmp_path / "idna"
+    assert slipway("lock", requirements, "-o", lock) == 0
+    assert slipway("build", lock, "--into", home) == 0
+    (package,) = home.rglob("site-packages/idna")
+    (package / "core.py").unlink()
+    capsys.readouterr()
+    assert slipway("check", home) == 3
+    assert capsys.readouterr().out.splitlines()[-1].startswith("conflicting: importing idna failed: ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (
+            ("lock", "absent.txt", "-o", "x.lock"),
+            snapshot("""\
+error: no file absent.txt
+  fix: give the path of a file
+"""),
+        ),
+        (("lock", ".", "-o", "x.lock"), snapshot("error: cannot read .: [Errno 21] Is a directory: '.'\n")),
+        (
+            ("lock", "bad.txt", "-o", "x.lock"),
+            snapshot("""\
+error: bad.txt, line 2: 'not a requirement' is not a requirement: Expected semicolon (after name with no version specifier) or end
+  fix: write it as PEP 508 says, for example numpy>=2,<3
+"""),
+        ),
+        (
+            ("lock", "good.txt", "-o", "x.lock", "--python", "three"),
+            snapshot("""\
+error: 'three' is no Python version
+  fix: write it as 3.11
+"""),
+        ),
+        (
+            ("build", "absent.lock"),
+            snapshot("""\
+error: no file absent.lock
+  fix: give the path of a file
+"""),
+        ),
+        (
+            ("build", "good.txt"),
+            snapshot("""\
+error: TMP/good.txt is not a hash lock: 'idna' is not pinned with a hash
+  fix: make one: slipway env lock
+"""),
+        ),
+        (
+            ("check", "absent"),
+            snapshot("""\
+error: absent is no Python environment
+  fix: name a folder that holds bin/python
+"""),
+        ),
+    ],
+)
+def test_wrong_use_is_one_line_and_exit_code_2(
+    arguments: tuple[str, ...],
+    said: str,
+    slipway_home: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("good.txt").write_text("idna\n")
+    Path("bad.txt").write_text("idna\nnot a requirement\n")
+    assert slipway(*arguments) == 2
+    assert capsys.readouterr().err.replace(str(tmp_path), "TMP") == said
+    assert not slipway_home.exists()
+    assert not Path("x.lock").exists()

@@ -1,0 +1,107 @@
+"""A disk that fills up: foreseen, and survived when it happens all the same. On a real, small file system."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+from plain_safetensors import read_model, write_plain
+
+from blocks.fio import measure
+from blocks.model_source import FolderSource
+from tasks.core.errors import DiskFullError
+from tasks.core.manifest import MANIFEST_FILE
+from tasks.staging.apply import pin, plan_copy, stage_model
+from tasks.staging.models import SourceFile
+
+MIB = 1 << 20
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 8 MiB."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    if os.getuid() != 0:
+        pytest.skip("only root can mount a small disk")
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", place], capture_output=True, text=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip(f"no small disk can be mounted here: {mounted.stderr.strip()}")
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", place], check=True)
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """Four tensors of 1 MiB."""
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "config.json").write_text("{}")
+    write_plain(source / "model.safetensors", {f"w{i}": ("U8", (MIB,), bytes([i]) * MIB) for i in range(4)})
+    return source
+
+
+def test_a_disk_too_small_is_foreseen_and_named(small_disk: Path, model: Path) -> None:
+    (small_disk / "other").write_bytes(bytes(5 * MIB))
+    pinned = pin(FolderSource(model))
+    plan = plan_copy(pinned, 4, convertible=False)
+    with pytest.raises(DiskFullError) as error:
+        stage_model(pinned, plan, small_disk / "staged", leases=model.parent, own=True)
+    assert f"the disk mounted at {small_disk} has 3.1 MB free" in error.value.what
+    assert "4.2 MB do not fit" in error.value.what
+    assert not list(small_disk.rglob("*.part"))
+    assert list((small_disk / "staged").iterdir()) == []
+
+
+class FillingUp(FolderSource):
+    """Something else takes the room while the third shard is on its way."""
+
+    def __init__(self, folder: Path, filler: Path) -> None:
+        super().__init__(folder)
+        self.filler = filler
+        self.reads = 0
+
+    @property
+    def parallel(self) -> int:  # type: ignore[override]
+        return 1
+
+    def list_files(self) -> Sequence[SourceFile]:
+        return super().list_files()
+
+    def read(self, file: SourceFile, offset: int, length: int) -> bytes:
+        self.reads += length == MIB
+        if self.reads == 3:
+            free = os.statvfs(self.filler.parent)
+            self.filler.write_bytes(bytes(free.f_bavail * free.f_frsize - 256 * 1024))
+        return super().read(file, offset, length)
+
+
+def test_a_disk_that_fills_up_all_the_same_leaves_a_copy_that_goes_on(small_disk: Path, model: Path) -> None:
+    source = FillingUp(model, small_disk / "filler")
+    pinned = pin(source)
+    plan = plan_copy(pinned, 4, convertible=False)
+    folder = small_disk / "staged"
+    with pytest.raises(DiskFullError, match=r"no room left to write .*model-00003-of-00004"):
+        stage_model(pinned, plan, folder, leases=model.parent, own=True)
+    assert not list(small_disk.rglob("*.part"))
+    assert not (folder / MANIFEST_FILE).exists()
+    (small_disk / "filler").unlink()
+    done = stage_model(pinned, plan, folder, leases=model.parent, own=True)
+    assert done.manifest is not None
+    assert done.copied_bytes == sum(shard.size_bytes for shard in done.manifest.shards[2:]) + next(
+        file.size_bytes for file in done.manifest.files if file.kind == "index"
+    )
+    assert read_model(folder) == read_model(model)
+
+
+def test_a_disk_too_small_to_measure_is_named(small_disk: Path) -> None:
+    with pytest.raises(DiskFullError, match=f"too little room to measure the disk mounted at {small_disk}"):
+        measure(small_disk)
+    assert list(small_disk.iterdir()) == []

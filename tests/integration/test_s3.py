@@ -1,0 +1,232 @@
+"""Models, records and the registry on a real S3 server."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from breaking_proxy import breaking_proxy
+from inline_snapshot import snapshot
+from plain_safetensors import read_model, write_plain
+from swift_server import SwiftServer
+
+from blocks.model_registry import list_aliases, list_models, resolve
+from blocks.model_source import open_source
+from blocks.record_store import open_record_store
+from blocks.s3 import S3Folder, S3RecordStore
+from flows.stage_model import staged
+from tasks.core.errors import AccessError, ModelError, NetworkError, NotFoundError, RecordError, WrongUseError
+from tasks.core.manifest import verify
+from tasks.core.records import Record, new_record
+from tasks.core.settings import Settings
+from tasks.core.verdicts import StageName
+from tasks.staging.models import StagingRequest
+from tasks.staging.plan import LEDGER_FILE
+
+pytestmark = pytest.mark.s3
+numbers = itertools.count()
+
+
+@pytest.fixture
+def bucket(s3: SwiftServer, slipway_home: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """An empty bucket of this test's own."""
+    monkeypatch.setenv("SLIPWAY_S3_ENDPOINT", s3.endpoint)
+    name = f"bucket-{next(numbers)}"
+    s3.upload(slipway_home, name, "")
+    return name
+
+
+def folder_at(s3: SwiftServer, url: str) -> S3Folder:
+    return S3Folder.open(url, endpoint=s3.endpoint)
+
+
+def record(subject: str = "tiny", stage: StageName = StageName.STAGING) -> Record:
+    return new_record(
+        stage=stage,
+        subject=subject,
+        host_fingerprint="sha256:0",
+        inputs_digest="sha256:1",
+        outcome="verified",
+        seconds=1,
+    )
+
+
+def test_records_are_created_once_and_read_in_the_order_of_their_ids(s3: SwiftServer, bucket: str) -> None:
+    store = S3RecordStore.open(f"s3://{bucket}/knowledge", endpoint=s3.endpoint)
+    assert store.list() == []
+    made = [record(stage=stage) for stage in (StageName.STAGING, StageName.DISK) * 10]
+    for item in made:
+        store.put(item)
+    with pytest.raises(RecordError, match=f"the record {made[0].id} exists already"):
+        store.put(made[0])
+    assert store.list() == sorted(made, key=lambda item: item.id)
+    assert [item.stage for item in store.list(StageName.DISK)] == [StageName.DISK] * 10
+    assert store.get(made[3].id) == made[3]
+    with pytest.raises(NotFoundError, match="no record 01X in s3://"):
+        store.get("01X")
+
+
+def test_an_object_that_is_no_record_is_named(s3: SwiftServer, bucket: str) -> None:
+    store = S3RecordStore.open(f"s3://{bucket}/knowledge", endpoint=s3.endpoint)
+    store.folder.create("staging/01X.json", b"{}")
+    with pytest.raises(RecordError, match=r"s3://bucket-\d+/knowledge/staging/01X.json is not a record"):
+        store.list()
+
+
+def test_wrong_secrets_are_one_clear_line(
+    s3: SwiftServer, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
+    said = []
+    store = S3RecordStore.open(f"s3://{bucket}/k", endpoint=s3.endpoint)
+    source = open_source(f"s3://{bucket}/m", endpoint=s3.endpoint)
+    for call in (store.list, source.list_files, lambda: store.put(record())):
+        with pytest.raises(AccessError) as error:
+            call()
+        assert "\n" not in str(error.value)
+        said.append(re.sub(r"/01\w+", "/ID", error.value.what.replace(bucket, "BUCKET")))
+    assert said == snapshot(
+        [
+            "s3://BUCKET/k refused the credentials (SignatureDoesNotMatch)",
+            "s3://BUCKET/m refused the credentials (SignatureDoesNotMatch)",
+            "s3://BUCKET/k/staging/ID.json refused the credentials (SignatureDoesNotMatch)",
+        ]
+    )
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nonexistent")
+    with pytest.raises(AccessError, match="no credentials for s3://"):
+        S3RecordStore.open(f"s3://{bucket}/k", endpoint=s3.endpoint).list()
+
+
+def test_missing_buckets_unreachable_servers_and_wrong_names_are_told_apart(
+    s3: SwiftServer, bucket: str
+) -> None:
+    with pytest.raises(NotFoundError, match="there is no s3://nowhere/m"):
+        folder_at(s3, "s3://nowhere/m").objects()
+    with pytest.raises(NotFoundError, match=f"there is nothing below s3://{bucket}/none"):
+        open_source(f"s3://{bucket}/none", endpoint=s3.endpoint).list_files()
+    with pytest.raises(NetworkError, match=f"s3://{bucket}/m cannot be reached"):
+        S3Folder.open(f"s3://{bucket}/m", endpoint="http://127.0.0.1:9").objects()
+    with pytest.raises(WrongUseError, match="is not a valid S3 address"):
+        folder_at(s3, "s3://bad bucket!/m").objects()
+    with pytest.raises(WrongUseError, match="names no bucket"):
+        folder_at(s3, "s3:///m")
+
+
+def test_a_registry_on_s3_resolves_aliases(
+    s3: SwiftServer, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLIPWAY_REGISTRY", f"s3://{bucket}/registry")
+    folder = folder_at(s3, f"s3://{bucket}/registry")
+    folder.create("tiny/aliases/champion", b"7\n")
+    folder.create("tiny/versions/7/config.json", b"{}")
+    settings = Settings.load()
+    assert list_models(settings) == ["tiny"]
+    assert list_aliases("tiny", settings) == ["champion"]
+    found = resolve("models:/tiny@champion", settings)
+    assert (found.source, found.version) == (f"s3://{bucket}/registry/tiny/versions/7", "7")
+    with pytest.raises(NotFoundError, match="its aliases are champion"):
+        resolve("models:/tiny@next", settings)
+
+
+def request(bucket: str, **changes: object) -> StagingRequest:
+    values = {"model": f"s3://{bucket}/model", "shards": 3, "disk_benchmark": False}
+    return StagingRequest.model_validate(values | changes)
+
+
+def test_a_model_from_s3_is_staged_bit_for_bit(s3: SwiftServer, bucket: str, random_model: Path) -> None:
+    s3.upload(random_model, bucket, "model")
+    s3.upload(random_model, bucket, "model/nested")
+    outcome = staged(request(bucket))
+    assert read_model(outcome.result.model_dir) == read_model(random_model)
+    assert verify(outcome.result.model_dir)[1] == ()
+    assert outcome.result.source == f"s3://{bucket}/model"
+    assert staged(request(bucket)).cached
+    (outcome.result.model_dir / "model-00002-of-00003.safetensors").unlink()
+    assert staged(request(bucket)).result.restaged == ("model-00002-of-00003.safetensors",)
+
+
+def test_records_of_a_staging_lie_on_s3_too(
+    s3: SwiftServer, bucket: str, random_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLIPWAY_RECORDS", f"s3://{bucket}/knowledge")
+    s3.upload(random_model, bucket, "model")
+    outcome = staged(request(bucket))
+    assert open_record_store(Settings.load()).get(outcome.record).outcome == "verified"
+    assert staged(request(bucket)).record == outcome.record
+
+
+def test_an_object_replaced_underneath_is_seen(s3: SwiftServer, bucket: str, random_model: Path) -> None:
+    s3.upload(random_model, bucket, "model")
+    source = open_source(f"s3://{bucket}/model", endpoint=s3.endpoint)
+    (config,) = (file for file in source.list_files() if file.path == "config.json")
+    with pytest.raises(ModelError, match=r"config\.json changed while it was read"):
+        source.read(config, 0, config.size_bytes + 1)
+    folder = folder_at(s3, f"s3://{bucket}/model")
+    folder.client.put_object(Bucket=bucket, Key="model/config.json", Body=b"{}")
+    with pytest.raises(ModelError, match=r"config\.json changed while it was read"):
+        source.read(config, 0, config.size_bytes)
+    folder.client.delete_object(Bucket=bucket, Key="model/config.json")
+    with pytest.raises(ModelError, match=r"config\.json changed while it was read"):
+        source.read(config, 0, config.size_bytes)
+
+
+def test_a_connection_that_breaks_is_tried_again(s3: SwiftServer, bucket: str, tmp_path: Path) -> None:
+    content = bytes(range(256)) * 4096
+    (tmp_path / "w").write_bytes(content)
+    s3.upload(tmp_path, bucket, "model")
+    for broken, message in [(3, None), (4, "cannot be reached")]:
+        with breaking_proxy(s3.endpoint) as proxy:
+            source = open_source(f"s3://{bucket}/model", endpoint=proxy.endpoint)
+            (file,) = (file for file in source.list_files() if file.path == "w")
+            proxy.break_next(broken)
+            if message is None:
+                assert source.read(file, 1, len(content) - 1) == content[1:]
+            else:
+                with pytest.raises(NetworkError, match=message):
+                    source.read(file, 1, len(content) - 1)
+
+
+def test_a_copy_killed_in_the_middle_goes_on(s3: SwiftServer, bucket: str, tmp_path: Path) -> None:
+    """`kill -9` of the real command after its first finished shard."""
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "config.json").write_text("{}")
+    tensor = bytes(range(256)) * 4096
+    write_plain(source / "model.safetensors", {f"w{i}": ("U8", (len(tensor),), tensor) for i in range(32)})
+    s3.upload(source, bucket, "model")
+    folder = tmp_path / "staged"
+    options = ["--to", str(folder), "--shards", "32", "--json"]
+    copy = [sys.executable, "-m", "deployments.cli.main", "stage", "copy", f"s3://{bucket}/model", *options]
+    with subprocess.Popen(copy, stdout=subprocess.DEVNULL) as child:
+        deadline = time.monotonic() + 60
+        while finished(folder) < 1:
+            assert child.poll() is None
+            assert time.monotonic() < deadline
+        child.send_signal(signal.SIGKILL)
+    done_before = finished(folder)
+    assert 1 <= done_before < 32
+    assert not (folder / "manifest.json").exists()
+    again = subprocess.run(copy, check=True, capture_output=True, text=True)
+    answer = json.loads(again.stdout)
+    copied = [shard["bytes"] for shard in answer["shards"]][done_before:]
+    assert sum(copied) <= answer["copied_bytes"] < answer["bytes"] - done_before * len(tensor)
+    assert read_model(folder) == read_model(source)
+    assert not list(folder.rglob("*.part"))
+
+
+def finished(folder: Path) -> int:
+    """Shards that the ledger names."""
+    try:
+        files = json.loads((folder / LEDGER_FILE).read_text())["files"]
+    except FileNotFoundError:
+        return 0
+    return sum(file["kind"] == "weights" for file in files)

@@ -1,0 +1,159 @@
+"""`slipway survey` and `slipway compat`: what they print, and with which exit code."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from inline_snapshot import snapshot
+
+from blocks.host import ThisHost
+from deployments.cli.main import main
+from tasks.compatibility.models import NvmlReading, SmiReading
+from tasks.core.facts import Gpu
+
+H200 = {"name": "NVIDIA H200", "compute_capability": "9.0", "memory_bytes": 150_754_820_096}
+FACTS = {
+    "driver": "570.124.06",
+    "cuda_build": "12.8",
+    "gpus": [H200],
+    "engine": "vllm",
+    "engine_version": "0.11.2",
+}
+
+
+def slipway(*arguments: str) -> int:
+    with pytest.raises(SystemExit) as ended:
+        main(list(arguments))
+    return int(ended.value.code or 0)
+
+
+def write(folder: Path, **facts: object) -> str:
+    path = folder / "facts.json"
+    path.write_text(json.dumps(facts))
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "verdict", "code"),
+    [({}, "pass", 0), ({"cuda_build": "12.9"}, "warn", 0), ({"cuda_build": "13.0"}, "block", 3)],
+)
+def test_the_verdict_decides_the_exit_code(
+    changes: dict[str, str], verdict: str, code: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert slipway("compat", "check", "--facts", write(tmp_path, **{**FACTS, **changes}), "--json") == code
+    answer = json.loads(capsys.readouterr().out)
+    assert answer.keys() == {"verdict", "findings"}
+    assert answer["verdict"] == verdict
+    for finding in answer["findings"]:
+        assert finding.keys() == {"rule", "severity", "precedence", "message", "fix", "sources"}
+        assert finding["sources"]
+
+
+def test_unknown_is_a_no(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert (
+        slipway("compat", "check", "--facts", write(tmp_path, driver=None, gpus=[], engine="llama.cpp")) == 3
+    )
+    assert capsys.readouterr().out.splitlines()[:3] == snapshot(
+        [
+            "unknown  CPU only, 1 finding",
+            "  unknown NOT-KNOWN-CUDA-BUILD (P1): `cuda_build` is not known."
+            " Not judged: CUDA-UNUSED, KB-02-A, KB-02-B.",
+            "          fix: give the CUDA version of the environment's packages (torch.version.cuda); null if none",
+        ]
+    )
+
+
+def test_this_host_with_the_engines_own_pins(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    slipway("survey", "--json")
+    facts = json.loads(capsys.readouterr().out)
+    code = slipway("compat", "check", "--json")
+    here = json.loads(capsys.readouterr().out)
+    wanted = {"engine": "llama.cpp", "packages": {}, "cuda_build": None}
+    assert slipway("compat", "check", "--json", "--facts", write(tmp_path, **{**facts, **wanted})) == code
+    assert json.loads(capsys.readouterr().out)["verdict"] == here["verdict"]
+
+
+def test_a_lock_says_what_would_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpu = Gpu(name="Tesla V100", compute_capability="7.0")
+    reading = NvmlReading(available=True, driver="570.124.06", cuda_driver="12.8", gpus=(gpu,))
+    monkeypatch.setattr(ThisHost, "nvml", lambda _: reading)
+    lock = tmp_path / "lock.txt"
+    lock.write_text("torch==2.11.0 \\\n    --hash=sha256:00\nnvidia-cuda-runtime-cu12==12.8.90\n")
+    assert slipway("compat", "check", "--lock", str(lock), "--json") == 3
+    assert "KB-05" in {finding["rule"] for finding in json.loads(capsys.readouterr().out)["findings"]}
+
+
+def test_survey_shows_faults_and_disagreement(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        ThisHost, "nvml", lambda _: NvmlReading(available=True, driver="580.1", fault="NVML: x")
+    )
+    monkeypatch.setattr(ThisHost, "nvidia_smi", lambda _: SmiReading(driver="570.2"))
+    assert slipway("survey") == 0
+    shown = capsys.readouterr().out
+    assert "driver         580.1" in shown
+    assert "disagreement   driver: NVML says 580.1, nvidia-smi says 570.2" in shown
+    assert "fault          NVML: x" in shown
+
+
+def test_rules_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert slipway("compat", "rules") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert next(line for line in lines if line.startswith("DRV-FLOOR-12")) == snapshot(
+        "DRV-FLOOR-12                P1  block   driver <525.60.13, cuda_build >=12,<13"
+        "  unless gpus none, forward_compat True"
+    )
+    assert slipway("compat", "rules", "--json") == 0
+    assert len(json.loads(capsys.readouterr().out)) == len(lines)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--facts", "missing.json"], "no file missing.json"),
+        (["--facts", "."], "cannot read .: Is a directory"),
+        (["--lock", "missing.txt"], "no file missing.txt"),
+        (["--lock", "empty.txt"], "empty.txt pins no package"),
+        (["--facts", "a", "--lock", "b"], "--lock describes this host's environment"),
+        (["--facts", "typo.json"], "typo.json: unknown key 'drivr'"),
+    ],
+)
+def test_wrong_use_is_one_line(
+    arguments: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("empty.txt").write_text("# nothing\n")
+    Path("typo.json").write_text('{"drivr": "580"}')
+    assert slipway("compat", "check", *arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {message}")
+    assert "Traceback" not in error
+
+
+def test_facts_are_judged_without_loading_what_takes_long(tmp_path: Path) -> None:
+    code = (
+        "import sys\nfrom deployments.cli.main import main\n"
+        f"try: main(['compat', 'check', '--facts', {write(tmp_path, **FACTS)!r}, '--json'])\n"
+        "except SystemExit: pass\n"
+        "heavy = {'prefect', 'pandas', 'docker', 'boto3', 'rich', 'httpx', 'pynvml', 'psutil'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_facts_from_standard_input() -> None:
+    command = [str(Path(sys.executable).with_name("slipway")), "compat", "check", "--facts", "-", "--json"]
+    done = subprocess.run(command, input=json.dumps(FACTS), capture_output=True, text=True, check=False)
+    assert (done.returncode, json.loads(done.stdout)["verdict"]) == (0, "pass")

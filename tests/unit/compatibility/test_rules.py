@@ -1,0 +1,104 @@
+"""The tables that come with Slipway are whole, in order and sourced; a table that is not is refused."""
+
+from __future__ import annotations
+
+import tomllib
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import pytest
+from inline_snapshot import snapshot
+from pydantic import ValidationError
+
+from tasks.compatibility.rules import RULE_FILES, Rule, Tables, load_tables
+
+DATA = Path("tasks/compatibility/data")
+
+
+@pytest.mark.parametrize(("name", "precedence"), list(zip(RULE_FILES, ("P0", "P1", "P2", "P3"), strict=True)))
+def test_rule_files_are_sorted_and_of_one_precedence(repository: Path, name: str, precedence: str) -> None:
+    rows = tomllib.loads((repository / DATA / name).read_text())["rule"]
+    ids = [row["id"] for row in rows]
+    assert ids == sorted(ids)
+    assert {row["precedence"] for row in rows} == {precedence}
+
+
+def test_every_data_file_is_read(repository: Path) -> None:
+    tables = {"engines.toml", "gpus.toml", "capabilities.toml", "branches.toml"}
+    assert {file.name for file in (repository / DATA).iterdir()} == {*RULE_FILES, *tables}
+
+
+def test_every_row_is_dated_and_sourced() -> None:
+    tables = load_tables()
+    rows = [*tables.rules, *tables.engines, *tables.gpus, *tables.capabilities, *tables.branches]
+    assert all(source.strip() for row in rows for source in row.sources)
+    assert all(date(2026, 1, 1) <= row.checked_on for row in rows)
+
+
+def test_the_articles_rows_are_claims_that_never_block() -> None:
+    article = [rule for rule in load_tables().rules if any("article" in source for source in rule.sources)]
+    assert {(rule.id, rule.precedence, rule.status) for rule in article} == {
+        (name, "P3", "claim")
+        for name in ("ART-1", "ART-1-ELSE", "ART-2", "ART-2-ELSE", "ART-KB-1", "ART-KB-2")
+    }
+    assert all(rule.severity in ("pass", "warn") and rule.contradicts for rule in article)
+
+
+def test_driver_branches_never_lose_cuda() -> None:
+    cudas = [tuple(map(int, row.cuda.split("."))) for row in load_tables().branches]
+    assert cudas == sorted(cudas)
+
+
+ROW: dict[str, Any] = {
+    "id": "DRV-1",
+    "precedence": "P1",
+    "severity": "block",
+    "when": {"driver": "<580"},
+    "message": "driver {driver}",
+    "fix": "upgrade",
+    "status": "verified",
+    "checked_on": date(2026, 11, 22),
+    "sources": ["a page"],
+}
+
+
+def refused(**changes: Any) -> str:
+    with pytest.raises(ValidationError) as caught:
+        Rule.model_validate({**ROW, **changes})
+    return str(caught.value.errors()[0]["msg"])
+
+
+def test_a_rule_that_cannot_be_judged_is_refused() -> None:
+    assert Rule.model_validate(ROW).unless == {}
+    assert refused(when={"drivr": "<580"}) == snapshot(
+        "Value error, 'drivr' is no field, or takes only none or present"
+    )
+    assert refused(message="for {nothing}") == snapshot(
+        "Value error, DRV-1: the message names {nothing}, which is no field"
+    )
+    assert refused(cleared_by=["hope"]) == snapshot("Value error, DRV-1: no measurement is called ['hope']")
+    assert refused(precedence="P3") == snapshot("Value error, DRV-1: a P3 row never blocks")
+    assert refused(sources=[]) == snapshot("Tuple should have at least 1 item after validation, not 0")
+    assert refused(sevrity="block") == snapshot("Extra inputs are not permitted")
+
+
+def test_a_table_with_doubles_disorder_or_loose_ends_is_refused() -> None:
+    full = load_tables()
+    rule = Rule.model_validate(ROW)
+    loose = Rule.model_validate({**ROW, "contradicts": ["NO-SUCH"]})
+    parts = {name: getattr(full, name) for name in Tables.model_fields}
+    for changes, complaint in (
+        ({"rules": (rule, rule)}, "there twice"),
+        ({"rules": (loose,)}, "which are no rules"),
+        ({"branches": full.branches[::-1]}, "branches is not sorted"),
+        ({"engines": (full.engines[0], full.engines[0])}, "engines is not sorted"),
+    ):
+        with pytest.raises(ValidationError, match=complaint):
+            Tables(**{**parts, **changes})
+
+
+def test_the_digest_follows_the_rules() -> None:
+    full = load_tables()
+    assert full.digest == load_tables().digest
+    assert full.model_copy(update={"rules": full.rules[1:]}).digest != full.digest

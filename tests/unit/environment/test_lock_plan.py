@@ -1,0 +1,178 @@
+"""What names a lock, and how locks are read and written."""
+
+# ruff: noqa: E501 - texts stand as they are printed
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from inline_snapshot import snapshot
+
+from tasks.core.errors import SpecError, WrongUseError
+from tasks.core.spec import EngineKind, Environment
+from tasks.engines.catalogue import get_engine
+from tasks.environment import plan
+from tasks.environment.models import EnvironmentRequest, LockRequest
+
+PLATFORM = "linux-x86_64"
+HASH = "--hash=sha256:" + "0" * 64
+
+names = st.from_regex(r"[a-z][a-z0-9]{0,8}(-[a-z0-9]{1,4})?", fullmatch=True)
+versions = st.from_regex(r"[0-9]{1,3}\.[0-9]{1,3}(\.[0-9]{1,2})?", fullmatch=True)
+
+
+def request_for(*requirements: str, **changes: str) -> LockRequest:
+    return plan.make_lock_request(requirements, changes.pop("python", "3.11"), PLATFORM, **changes)
+
+
+def test_the_engine_and_the_spec_are_locked_together() -> None:
+    environment = Environment(requirements=("tqdm>4",), exclude_newer="2026-10-20")
+    request = EnvironmentRequest.of(EngineKind.LLAMA_CPP, environment)
+    asked = plan.lock_request(get_engine(request.engine), request, PLATFORM)
+    assert asked == snapshot(
+        LockRequest(
+            requirements=("gguf==0.19.0", "numpy<3,>=2", "tqdm>4", "xllamacpp==2026.10.11549"),
+            python="3.11",
+            platform="linux-x86_64",
+            exclude_newer="2026-10-20",
+        )
+    )
+
+
+@given(st.lists(st.builds("{}=={}".format, names, versions), min_size=1, max_size=6), st.randoms())
+def test_order_case_and_spaces_do_not_change_the_name(lines: list[str], random: object) -> None:
+    respelled = [line.replace("==", "  == ").replace("-", "_").upper() for line in lines]
+    random.shuffle(respelled)  # type: ignore[attr-defined]
+    assert request_for(*lines).digest == request_for(*respelled).digest
+
+
+def test_everything_that_decides_the_pins_is_in_the_name() -> None:
+    asked = [
+        request_for("a"),
+        request_for("a", "b"),
+        request_for("a", python="3.12"),
+        request_for("a", exclude_newer="2026-01-01"),
+        plan.make_lock_request(["a"], "3.11", "linux-aarch64"),
+    ]
+    assert len({one.digest for one in asked}) == len(asked)
+
+
+@pytest.mark.parametrize(
+    ("requirement", "said"),
+    [
+        ("numpy >> 2", snapshot("'numpy >> 2' is not a requirement: Expected semicolon (after name with no version specifier) or end (write it as PEP 508 says, for example numpy>=2,<3)")),
+        ("-r other.txt", snapshot("'-r other.txt' is not a requirement: Expected package name at the start of dependency specifier (write it as PEP 508 says, for example numpy>=2,<3)")),
+        ("https://host/x.whl", snapshot("'https://host/x.whl' is not a requirement: Expected semicolon (after name with no version specifier) or end (write it as PEP 508 says, for example numpy>=2,<3)")),
+        ("x @ https://user:secret@host/x.whl", snapshot('the address of x holds credentials (keep them in a netrc file instead)')),
+    ],
+)  # fmt: skip
+def test_what_is_no_requirement_is_refused_before_anything_runs(requirement: str, said: str) -> None:
+    with pytest.raises(SpecError) as caught:
+        request_for("numpy", requirement)
+    assert str(caught.value) == said
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("requirements", "changes", "said"),
+    [
+        ((), {}, snapshot("there are no requirements to lock (name at least one package)")),
+        (("a",), {"python": "three"}, snapshot("'three' is no Python version (write it as 3.11)")),
+        (
+            ("a",),
+            {"exclude_newer": "3 days"},
+            snapshot("exclude_newer: '3 days' is no date (write it as 2026-01-31 or 2026-01-31T12:00:00Z)"),
+        ),
+    ],
+)
+def test_a_request_that_names_nothing_stable_is_refused(
+    requirements: tuple[str, ...], changes: dict[str, str], said: str
+) -> None:
+    with pytest.raises(SpecError) as caught:
+        request_for(*requirements, **changes)
+    assert str(caught.value) == said
+
+
+def test_a_requirements_file_is_read_line_by_line() -> None:
+    text = "# the engine\nnumpy >=2,<3  # arrays\n\nGGUF==0.19.0\nx @ https://host/x-1-py3-none-any.whl#sha\n"
+    assert plan.parse_requirements(text, "in.txt") == snapshot(
+        ("numpy<3,>=2", "gguf==0.19.0", "x @ https://host/x-1-py3-none-any.whl#sha")
+    )
+
+
+def test_a_wrong_line_of_a_file_is_named() -> None:
+    with pytest.raises(SpecError) as caught:
+        plan.parse_requirements("numpy\n\nnot a requirement\n", "in.txt")
+    assert str(caught.value) == snapshot(
+        "in.txt, line 3: 'not a requirement' is not a requirement: Expected semicolon (after name with no version specifier) or end (write it as PEP 508 says, for example numpy>=2,<3)"
+    )
+
+
+@given(st.dictionaries(names, versions, min_size=1), st.booleans())
+def test_a_lock_reads_back_as_it_was_written(packages: dict[str, str], dated: bool) -> None:
+    asked = request_for(*packages, **({"exclude_newer": "2026-01-01"} if dated else {}))
+    resolved = "".join(
+        f"{name}=={version} \\\n    {HASH} \\\n    {HASH}\n    # via -r requirements.in\n"
+        for name, version in packages.items()
+    )
+    content = plan.read_lock(plan.render_lock(asked, resolved), "a lock")
+    assert content.request == asked
+    assert content.packages == packages
+
+
+def test_a_foreign_lock_has_no_request_and_may_pin_addresses() -> None:
+    text = (
+        f"a==1.0 ; python_version > '3' \\\n  {HASH}\n"
+        f"Big_Name @ https://host/big_name-2.1-py3-none-any.whl {HASH}\n"
+    )
+    assert plan.read_lock(text, "a lock") == plan.LockFile(
+        request=None, packages={"a": "1.0", "big-name": "2.1"}
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            "numpy>=2\n",
+            snapshot(
+                "F is not a hash lock: 'numpy>=2' is not pinned with a hash (make one: slipway env lock)"
+            ),
+        ),
+        (
+            "numpy==2.0\n",
+            snapshot(
+                "F is not a hash lock: 'numpy==2.0' is not pinned with a hash (make one: slipway env lock)"
+            ),
+        ),
+        (
+            f"numpy>=2 {HASH}\n",
+            snapshot(
+                "F is not a hash lock: 'numpy>=2' is not pinned with a hash (make one: slipway env lock)"
+            ),
+        ),
+        (
+            f"numpy==2.* {HASH}\n",
+            snapshot(
+                "F is not a hash lock: 'numpy==2.*' is not pinned with a hash (make one: slipway env lock)"
+            ),
+        ),
+        (
+            f"x @ https://host/x.tar.gz {HASH}\n",
+            snapshot(
+                "F is not a hash lock: 'x @ https://host/x.tar.gz' is not pinned with a hash (make one: slipway env lock)"
+            ),
+        ),
+        (
+            "<html>\n",
+            snapshot("F is not a hash lock: '<html>' is not pinned with a hash (make one: slipway env lock)"),
+        ),
+        ("# nothing\n", snapshot("F pins no package (make a lock: slipway env lock)")),
+        ("# slipway-lock: {\n", snapshot("F: its first line is damaged (make the lock again)")),
+    ],
+)
+def test_what_is_no_hash_lock_is_refused(text: str, said: str) -> None:
+    with pytest.raises(WrongUseError) as caught:
+        plan.read_lock(text, "F")
+    assert str(caught.value) == said

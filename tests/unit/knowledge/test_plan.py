@@ -1,0 +1,149 @@
+"""The matrix and explanations, from records as the stages write them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from inline_snapshot import snapshot
+
+from tasks.core.records import Number, Record, new_record
+from tasks.core.verdicts import StageName
+from tasks.knowledge import plan, report
+
+MODEL = "sha256:" + "a" * 64
+HOST = "sha256:" + "b" * 64
+
+
+def make(
+    stage: StageName, outcome: str, result: Any, *, inputs: Any = None, host: str = HOST, **more: Any
+) -> Record:
+    return new_record(
+        stage=stage,
+        subject="chat",
+        host_fingerprint=host,
+        inputs_digest="d",
+        outcome=outcome,
+        seconds=1.5,
+        evidence={"inputs": inputs or {}, "result": result},
+        **more,
+    )
+
+
+def batching(throughput: float, format_: str = "q8_0", host: str = HOST, outcome: str = "chosen") -> Record:
+    chosen = {
+        "batch": 8,
+        "throughput": throughput,
+        "peak_bytes": 90_000_000,
+        "latency_ms": {"ttft_p95": 21.5, "tpot_p95": 3.25},
+    }
+    inputs = {"engine": "llama.cpp", "model_digest": MODEL, "format": format_, "context": 512, "threads": 2}
+    return make(StageName.BATCHING, outcome, {"chosen": chosen}, inputs=inputs, host=host)
+
+
+def surroundings() -> list[Record]:
+    facts = {
+        "cpu": "EPYC",
+        "cpu_count": 2,
+        "memory_bytes": 16 << 30,
+        "gpus": [{"name": "H200"}, {"name": "H200"}],
+    }
+    measured = [{"format": "q8_0", "quality": {"loss": 0.0012}}, {"format": "f16", "quality": None}]
+    return [
+        make(StageName.STAGING, "verified", {"manifest_digest": MODEL, "source": "file:/models/tiny"}),
+        make(StageName.COMPATIBILITY, "pass", {"facts": facts}),
+        make(StageName.QUANTIZATION, "chosen", {"measured": measured}, inputs={"model_digest": MODEL}),
+    ]
+
+
+def test_the_matrix_holds_the_best_measured_of_each_cell() -> None:
+    records = [
+        *surroundings(),
+        batching(900),
+        batching(1200),
+        batching(700, "f16"),
+        batching(50, host="sha256:cc"),
+    ]
+    cells = plan.matrix(records)
+    assert [(cell.hardware, cell.throughput, cell.format, cell.measured) for cell in cells] == [
+        ("2 x H200, EPYC, 2 cores, 16 GiB", 1200, "q8_0", 3),
+        ("cc", 50, "q8_0", 1),
+    ]
+    assert cells[0].record == records[4].id
+    assert (cells[0].model, cells[0].quality_loss, cells[0].ttft_ms) == ("file:/models/tiny", 0.0012, 21.5)
+    assert report.cell_row(cells[0])[:10] == snapshot(
+        (
+            "llama.cpp",
+            "file:/models/tiny",
+            "2 x H200, EPYC, 2 cores, 16 GiB",
+            "8",
+            "q8_0",
+            "1200",
+            "90 MB",
+            "21.5 ms",
+            "3.2 ms",
+            "+0.12%",
+        )
+    )
+
+
+def test_what_was_not_measured_is_not_in_the_matrix() -> None:
+    odd = [
+        batching(900, outcome="none"),
+        batching(900, outcome="fault"),
+        make(StageName.BATCHING, "chosen", {"chosen": None}),
+        make(StageName.BATCHING, "chosen", None, inputs={"model_digest": MODEL}),
+        make(StageName.HEALTH, "healthy", {}),
+    ]
+    assert plan.matrix(odd) == ()
+
+
+def test_gaps_are_shown_as_gaps() -> None:
+    record = make(
+        StageName.BATCHING,
+        "chosen",
+        {"chosen": {"batch": 1, "throughput": 5}},
+        inputs={"model_digest": MODEL},
+    )
+    (cell,) = plan.matrix([record])
+    assert report.cell_row(cell)[:10] == snapshot(
+        ("?", "chat", "bbbbbbbbbbbb", "1", "-", "5", "-", "-", "-", "-")
+    )
+
+
+def test_an_explanation_follows_what_was_consulted() -> None:
+    first = batching(10)
+    second = make(StageName.BATCHING, "chosen", {}, consulted=[first.id, "01GONE"])
+    third = make(StageName.HEALTH, "healthy", {}, consulted=[first.id])
+    reasons = plan.explain([second.id, third.id], [first, second, third])
+    assert [(reason.id, reason.depth, reason.missing) for reason in reasons] == [
+        (second.id, 0, False),
+        (first.id, 1, False),
+        ("01GONE", 1, True),
+        (third.id, 0, False),
+    ]
+    assert report.reason_row(reasons[2]) == ("  01GONE", "", "", "not in this store", "")
+    assert report.reason_row(reasons[1])[2:4] == ("batching", "chosen")
+
+
+def test_records_as_rows() -> None:
+    numbers = {
+        "size": Number(value=12_345_678, unit="B"),
+        "tiny": Number(value=12, unit="byte"),
+        "later": Number(value=3.5, unit="s", kind="predicted"),
+        "count": Number(value=3, unit="1"),
+        "hidden": Number(value=3, unit="1"),
+    }
+    row = report.record_row(make(StageName.HEALTH, "healthy", {}, numbers=numbers))
+    assert row[2:] == snapshot(
+        (
+            StageName.HEALTH,
+            "chat",
+            "healthy",
+            "1.50",
+            "size 12.3 MB, tiny 12 byte, later 3.5 s (predicted), count 3",
+        )
+    )
+    fault = make(StageName.HEALTH, "fault", {}).model_copy(
+        update={"evidence": {"error": {"what": "it broke"}}}
+    )
+    assert report.record_row(fault)[-1] == "it broke"

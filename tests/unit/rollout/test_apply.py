@@ -1,0 +1,263 @@
+"""What only a target that fails at the worst moment shows: a fake one, in memory."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from releases import make_release
+
+from tasks.core import cancellation
+from tasks.core.errors import EngineError, ModelError, RolloutError, StageCancelledError
+from tasks.core.release import Release, ServiceFolder, ServiceState
+from tasks.core.spec import Target as TargetKind
+from tasks.core.verdicts import RolloutVerdict
+from tasks.rollout.apply import Candidate, Completion, roll_out, still_serves
+from tasks.rollout.models import RolloutAction, Running
+
+PUBLIC = "http://127.0.0.1:8000"
+PRIVATE = "http://127.0.0.1:9999"
+
+
+@dataclass(frozen=True)
+class Text:
+    text: str
+
+
+@dataclass
+class FakeTarget:
+    """Keeps what a target keeps, writes down what it is asked, and fails where it is told to."""
+
+    serving: str | None = None
+    traffic: str | None = None
+    calls: list[str] = field(default_factory=list)
+    failing: dict[str, Exception] = field(default_factory=dict)
+    restores: str | None = None
+    dead: str | None = None
+
+    def _call(self, name: str) -> None:
+        self.calls.append(name)
+        if name in self.failing:
+            raise self.failing[name]
+
+    def running(self) -> Running | None:
+        if self.serving is None:
+            return None
+        return Running(release=self.serving, host="127.0.0.1", port=8000, up=True)
+
+    def claim(self, host: str, port: int | None) -> int:
+        self._call("claim")
+        self.serving = self.traffic = self.serving or self.restores
+        return port or 8000
+
+    def start(self, release: Release) -> Candidate:
+        self._call("start")
+        return Candidate(release.id, PRIVATE)
+
+    def fault(self, candidate: Candidate) -> str | None:
+        return self.dead
+
+    def candidate_log(self, candidate: Candidate, lines: int) -> str:
+        self._call("candidate_log")
+        return "last words"
+
+    def switch(self, candidate: Candidate) -> None:
+        self._call("switch")
+        self.traffic = candidate.release
+
+    def settle(self, candidate: Candidate, *, drain_s: float) -> None:
+        self._call("settle")
+        self.serving = candidate.release
+
+    def revert(self, candidate: Candidate, *, drain_s: float) -> None:
+        self._call("revert")
+        self.traffic = self.serving
+
+    def stop(self, *, drain_s: float) -> None:
+        self._call("stop")
+        self.serving = self.traffic = None
+
+    def log_tail(self, lines: int) -> str:
+        return ""
+
+
+@dataclass
+class FakeApi:
+    """Answers at the addresses that are well; asks for readiness are counted down to ready."""
+
+    well: set[str] = field(default_factory=lambda: {PUBLIC, PRIVATE})
+    ready_at: set[str] = field(default_factory=lambda: {PUBLIC, PRIVATE})
+
+    @contextlib.contextmanager
+    def open(self, base_url: str) -> Iterator[_At]:
+        yield _At(self, base_url)
+
+
+@dataclass
+class _At:
+    api: FakeApi
+    base_url: str
+
+    def ready(self) -> bool:
+        return self.base_url in self.api.ready_at
+
+    def complete(self, model: str, prompt: str, max_tokens: int, /) -> Completion:
+        if self.base_url not in self.api.well:
+            raise EngineError(f"{self.base_url} answered an empty completion")
+        return Text(" fox")
+
+
+@pytest.fixture
+def wanted(tmp_path: Path) -> Release:
+    gguf = tmp_path / "model.gguf"
+    gguf.write_bytes(b"weights")
+    return make_release(tmp_path / "bin" / "python", gguf, gate={"start_timeout_s": 0.2})
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> ServiceFolder:
+    return ServiceFolder(tmp_path / "services", "chat")
+
+
+def test_the_steps_come_in_order_and_the_state_last(wanted: Release, folder: ServiceFolder) -> None:
+    target = FakeTarget()
+    result = roll_out(wanted, folder, target, FakeApi().open)
+    assert target.calls == ["claim", "start", "switch", "settle"]
+    assert (result.verdict, result.completion) == (RolloutVerdict.SERVING, " fox")
+    assert folder.release(wanted.id) == wanted
+    assert folder.state() is not None
+
+
+@pytest.mark.parametrize("step", ["start", "switch", "settle"])
+@pytest.mark.parametrize("former", [None, "sha256:old"])
+def test_a_step_that_fails_leaves_what_served(
+    wanted: Release, folder: ServiceFolder, step: str, former: str | None
+) -> None:
+    target = FakeTarget(serving=former, traffic=former, failing={step: RolloutError("no", detail="why")})
+    result = roll_out(wanted, folder, target, FakeApi().open)
+    assert (result.verdict, result.serving) == (RolloutVerdict.ROLLED_BACK, former)
+    assert result.endpoint == (PUBLIC if former else None)
+    assert target.traffic == former
+    assert ("revert" in target.calls) == (step != "start")
+    assert ("stop" in target.calls) == (former is None)
+    assert folder.state() is None
+    assert result.log_tail == ("why" if step == "start" else "last words")
+
+
+def test_a_release_that_answers_privately_but_not_publicly_is_taken_back(
+    wanted: Release, folder: ServiceFolder
+) -> None:
+    target = FakeTarget(serving="sha256:old", traffic="sha256:old")
+    result = roll_out(wanted, folder, target, FakeApi(well={PRIVATE}).open)
+    assert target.calls == ["claim", "start", "switch", "candidate_log", "revert"]
+    assert (result.serving, target.traffic) == ("sha256:old", "sha256:old")
+    assert result.reason == f"{PUBLIC} answered an empty completion"
+
+
+def test_healthy_is_not_enough(wanted: Release, folder: ServiceFolder) -> None:
+    result = roll_out(wanted, folder, FakeTarget(), FakeApi(well={PUBLIC}).open)
+    assert result.verdict is RolloutVerdict.ROLLED_BACK
+    assert not folder.release_file(wanted.id).exists()
+
+
+def test_an_engine_that_never_gets_ready(wanted: Release, folder: ServiceFolder) -> None:
+    result = roll_out(wanted, folder, FakeTarget(), FakeApi(ready_at=set()).open)
+    assert result.reason == "the engine was not ready within 0.2 s (raise rollout.gate.start_timeout_s)"
+
+
+def test_a_target_that_dies_with_its_candidate_is_still_a_verdict(
+    wanted: Release, folder: ServiceFolder
+) -> None:
+    gone = RolloutError("the supervisor does not answer")
+    target = FakeTarget(failing={"switch": gone, "candidate_log": gone})
+    result = roll_out(wanted, folder, target, FakeApi().open)
+    assert (result.reason, result.log_tail) == ("the supervisor does not answer", None)
+
+
+def test_a_fault_of_ours_gives_the_traffic_back_and_goes_on_up(
+    wanted: Release, folder: ServiceFolder
+) -> None:
+    folder.root.mkdir(parents=True)
+    (folder.root / "releases").write_text("in the way")
+    target = FakeTarget(serving="sha256:old", traffic="sha256:old")
+    with pytest.raises(OSError, match="releases"):
+        roll_out(wanted, folder, target, FakeApi().open)
+    assert target.calls[-1] == "revert"
+    assert target.traffic == "sha256:old"
+
+
+def test_a_cancelled_rollout_ends_its_candidate(wanted: Release, folder: ServiceFolder) -> None:
+    target = FakeTarget(serving="sha256:old", traffic="sha256:old")
+    cancellation.begin().cancel("another stage said no")
+    with pytest.raises(StageCancelledError):
+        roll_out(wanted, folder, target, FakeApi(ready_at=set()).open)
+    cancellation.begin()
+    assert target.calls[-1] == "revert"
+
+
+def test_a_former_release_that_comes_back_with_the_claim_is_kept_when_the_new_one_fails(
+    wanted: Release, folder: ServiceFolder
+) -> None:
+    target = FakeTarget(restores="sha256:old", dead="exit status 1")
+    result = roll_out(wanted, folder, target, FakeApi(ready_at={PUBLIC}).open)
+    assert (result.verdict, result.serving) == (RolloutVerdict.ROLLED_BACK, "sha256:old")
+    assert "stop" not in target.calls
+
+
+def test_the_wanted_release_that_comes_back_with_the_claim_is_adopted(
+    wanted: Release, folder: ServiceFolder
+) -> None:
+    target = FakeTarget(restores=wanted.id)
+    result = roll_out(wanted, folder, target, FakeApi().open)
+    assert (result.action, target.calls) == (RolloutAction.ADOPT, ["claim", "claim"])
+
+
+def test_the_wanted_release_that_comes_back_mute_is_replaced(wanted: Release, folder: ServiceFolder) -> None:
+    target = FakeTarget(restores=wanted.id)
+    result = roll_out(wanted, folder, target, FakeApi(well={PRIVATE}).open)
+    assert target.calls[:3] == ["claim", "start", "switch"]
+    assert result.action is RolloutAction.REPLACE
+
+
+def test_documents_that_a_killed_rollout_left_unfinished_are_removed(
+    wanted: Release, folder: ServiceFolder
+) -> None:
+    (folder.root / "releases").mkdir(parents=True)
+    unfinished = [folder.root / "current.json.17.part", folder.root / "releases" / "ab.json.17.part"]
+    for part in (*unfinished, folder.root / "supervisor.json.part"):
+        part.touch()
+    roll_out(wanted, folder, FakeTarget(), FakeApi().open)
+    assert [part.name for part in folder.root.rglob("*.part")] == ["supervisor.json.part"]
+
+
+def test_a_model_file_that_is_gone_starts_nothing(wanted: Release, folder: ServiceFolder) -> None:
+    wanted.launch.model_file.unlink()
+    target = FakeTarget()
+    with pytest.raises(ModelError, match="is gone"):
+        roll_out(wanted, folder, target, FakeApi().open)
+    assert target.calls == []
+
+
+def test_another_target_has_to_be_asked_for_openly(wanted: Release, folder: ServiceFolder) -> None:
+    state = ServiceState(
+        name="chat", target=TargetKind.DOCKER, host="127.0.0.1", port=8000, release="sha256:old", since=wanted.at
+    )  # fmt: skip
+    folder.root.mkdir(parents=True)
+    folder.state_file.write_text(state.model_dump_json(by_alias=True))
+    with pytest.raises(RolloutError) as caught:
+        roll_out(wanted, folder, FakeTarget(), FakeApi().open)
+    assert caught.value.fix == "end it first: slipway stop chat"
+
+
+def test_a_recorded_rollout_stands_only_while_it_answers(wanted: Release, folder: ServiceFolder) -> None:
+    target = FakeTarget()
+    result = roll_out(wanted, folder, target, FakeApi().open)
+    assert still_serves(result, wanted, target, FakeApi().open)
+    assert not still_serves(result, wanted, target, FakeApi(well=set()).open)
+    assert not still_serves(result, wanted, target, FakeApi(ready_at=set()).open)
+    assert not still_serves(result, wanted, FakeTarget(), FakeApi().open)
+    moved = result.model_copy(update={"endpoint": "http://127.0.0.1:1"})
+    assert not still_serves(moved, wanted, target, FakeApi().open)

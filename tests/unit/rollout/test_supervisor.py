@@ -1,0 +1,328 @@
+"""The supervisor in this process, asked over its real control socket; small engines, real processes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import blocks.leash
+from tasks.rollout.daemon import engine as engine_module
+from tasks.rollout.daemon import supervisor as supervisor_module
+from tasks.rollout.daemon.control import SOCKET_FILE, Control, bind_control_socket
+from tasks.rollout.daemon.supervisor import STATE_FILE, Supervisor
+
+LEASH = str(blocks.leash.__file__)
+ENGINE = Path(__file__).parents[2] / "support" / "small_engine.py"
+HOST = "127.0.0.1"
+
+Ask = Callable[..., Awaitable[dict[str, Any]]]
+
+
+def run(test: Coroutine[Any, Any, None]) -> None:
+    async def with_deadline() -> None:
+        async with asyncio.timeout(30):
+            await test
+
+    asyncio.run(with_deadline())
+
+
+@contextlib.asynccontextmanager
+async def supervising(folder: Path) -> AsyncIterator[Supervisor]:
+    supervisor = Supervisor(folder, LEASH)
+    await supervisor.restore()
+    control = Control(supervisor)
+    server = await control.listen(bind_control_socket(folder))
+    try:
+        yield supervisor
+    finally:
+        server.close()
+        await control.close()
+        await supervisor.shut_down()
+
+
+@contextlib.asynccontextmanager
+async def connected(folder: Path) -> AsyncIterator[Ask]:
+    os.chdir(folder)  # short name for a socket; tests have long paths
+    reader, writer = await asyncio.open_unix_connection(SOCKET_FILE)
+
+    async def ask(op: str, **arguments: Any) -> dict[str, Any]:
+        writer.write(json.dumps({"op": op, **arguments}).encode() + b"\n")
+        answer: dict[str, Any] = json.loads(await reader.readline())
+        return answer
+
+    try:
+        yield ask
+    finally:
+        writer.close()
+
+
+def command(name: str, *extra: str) -> dict[str, Any]:
+    argv = [sys.executable, "-I", "-S", str(ENGINE), "{host}", "{port}", name, *extra]
+    return {"release": name, "argv": argv, "env": {}, "drain_s": 5}
+
+
+async def deploy(ask: Ask, name: str, *extra: str, port: int | None = None) -> int:
+    claimed = await ask("claim", host=HOST, port=port)
+    assert (await ask("start", **command(name, *extra)))["ok"]
+    assert (await ask("switch"))["ok"]
+    await answered(claimed["port"], name)
+    assert (await ask("settle", drain_s=5))["ok"]
+    found: int = claimed["port"]
+    return found
+
+
+async def get(port: int) -> tuple[int, str]:
+    reader, writer = await asyncio.open_connection(HOST, port)
+    writer.write(b"GET / HTTP/1.1\r\nConnection: close\r\n\r\n")
+    answer = (await reader.read()).decode()
+    writer.close()
+    return int(answer.split()[1]), answer.partition("\r\n\r\n")[2]
+
+
+async def answered(port: int, body: str) -> None:
+    while True:
+        try:
+            if await get(port) == (200, body):
+                return
+        except OSError:
+            pass
+        await asyncio.sleep(0.01)
+
+
+async def until(condition: Callable[[], Awaitable[bool]]) -> None:
+    while not await condition():
+        await asyncio.sleep(0.01)
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(engine_module, "FIRST_BACKOFF_S", 0.05)
+    monkeypatch.setattr(engine_module, "TERM_S", 1.0)
+    monkeypatch.chdir(tmp_path)
+
+
+def test_a_switch_and_what_is_left_of_it(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with supervising(tmp_path), connected(tmp_path) as ask:
+            port = await deploy(ask, "blue")
+            assert await deploy(ask, "green") == port
+            await answered(port, "green")
+            status = await ask("status")
+            assert (status["release"], status["port"], status["up"]) == ("green", port, True)
+            assert json.loads((tmp_path / STATE_FILE).read_bytes())["release"] == "green"
+
+    run(test())
+
+
+def test_requests_that_make_no_sense_are_refused(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with supervising(tmp_path), connected(tmp_path) as ask, connected(tmp_path) as other:
+            assert (await ask("dance"))["code"] == "unknown"
+            assert (await ask("claim", host=HOST))["code"] == "failed"
+            assert (await ask("claim", host="192.0.2.1", port=None))["code"] == "cannot_listen"
+            assert (await ask("switch"))["code"] == "no_candidate"
+            assert (await ask("status")) == {"ok": True, "release": None}
+            assert (await ask("claim", host=HOST, port=None))["ok"]
+            assert (await other("claim", host=HOST, port=None))["code"] == "busy"
+            assert (await ask("start", **command("blue")))["ok"]
+            assert (await ask("start", **command("blue")))["code"] == "busy"
+            assert (await ask("settle", drain_s=0))["code"] == "dead"
+            assert (await ask("revert"))["ok"]
+
+    run(test())
+
+
+def test_a_line_that_is_no_request(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with supervising(tmp_path):
+            reader, writer = await asyncio.open_unix_connection(SOCKET_FILE)
+            writer.write(b"hello\n")
+            assert json.loads(await reader.readline())["code"] == "failed"
+            writer.write(b"x" * (2 << 20))
+            with contextlib.suppress(ConnectionError):
+                assert await reader.read() == b""
+            writer.close()
+            async with connected(tmp_path) as ask:
+                assert (await ask("status"))["ok"]
+
+    run(test())
+
+
+def test_a_candidate_that_dies_gives_the_traffic_back_by_itself(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with supervising(tmp_path), connected(tmp_path) as ask:
+            port = await deploy(ask, "blue")
+            assert (await ask("start", **command("green")))["ok"]
+            assert (await ask("switch"))["ok"]
+            await answered(port, "green")
+            child = next(iter(_children("green")))
+            os.kill(child, signal.SIGKILL)
+            await answered(port, "blue")
+            state = await ask("candidate", lines=5)
+            assert (state["fault"], state["tail"][0]) == ("killed by SIGKILL", "green listens")
+            for op in ({"op": "switch"}, {"op": "settle", "drain_s": 0}):
+                assert (await ask(**op))["code"] == "dead"
+
+    run(test())
+
+
+def _children(name: str) -> list[int]:
+    import psutil
+
+    return [
+        child.pid
+        for child in psutil.Process().children(recursive=True)
+        if str(ENGINE) in child.cmdline()[:5] and name in child.cmdline() and LEASH not in child.cmdline()
+    ]
+
+
+def test_an_engine_that_cannot_be_run_says_why(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with supervising(tmp_path), connected(tmp_path) as ask:
+            await ask("claim", host=HOST, port=None)
+            assert (await ask("start", release="r", argv=["/no/such"], env={}, drain_s=0))["ok"]
+
+            async def died() -> bool:
+                return bool((await ask("candidate", lines=5))["fault"])
+
+            await until(died)
+            state = await ask("candidate", lines=5)
+            assert state["fault"] == "exit status 127"
+            assert state["tail"] == ["cannot run /no/such: No such file or directory"]
+
+    run(test())
+
+
+def test_without_its_own_python_nothing_starts_and_what_served_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    python = sys.executable
+
+    async def test() -> None:
+        async with supervising(tmp_path), connected(tmp_path) as ask:
+            port = await deploy(ask, "blue")
+        monkeypatch.setattr(sys, "executable", "/no/python")
+        async with supervising(tmp_path), connected(tmp_path) as ask:
+            assert (await ask("start", **{**command("green"), "argv": ["true"]}))["code"] == "cannot_start"
+            assert await get(port) == (503, (await get(port))[1])
+
+            async def tried() -> bool:
+                return (await ask("status"))["restarts"] >= 3
+
+            await until(tried)
+            monkeypatch.setattr(sys, "executable", python)
+            await answered(port, "blue")
+
+    run(test())
+
+
+def test_an_engine_that_does_not_listen_to_reason_is_killed(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with supervising(tmp_path), connected(tmp_path) as ask:
+            await deploy(ask, "blue", "stubborn")
+            assert (await ask("stop", drain_s=0))["ok"]
+            assert _children("blue") == []
+
+    run(test())
+
+
+def test_requests_longer_than_the_drain_are_cut_in_the_end(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with supervising(tmp_path) as supervisor, connected(tmp_path) as ask:
+            port = await deploy(ask, "blue")
+            _, writer = await asyncio.open_connection(HOST, port)
+            writer.write(b"POST / HTTP/1.1\r\nContent-Length: 10\r\n\r\n")  # and never the body
+
+            async def open_() -> bool:
+                return bool((await ask("status"))["open_requests"])
+
+            await until(open_)
+            assert (await ask("stop", drain_s=0.05))["ok"]
+            assert supervisor.done.is_set()
+            writer.close()
+        assert "cut 1 requests still open" in next(tmp_path.glob("logs/engine-*.log")).read_text()
+
+    run(test())
+
+
+def test_a_service_whose_port_was_taken_meanwhile_can_move(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with supervising(tmp_path), connected(tmp_path) as ask:
+            port = await deploy(ask, "blue")
+        with socket.create_server((HOST, port)):
+            async with supervising(tmp_path), connected(tmp_path) as ask:
+                assert not (await ask("status"))["up"]
+                assert (await ask("claim", host=HOST, port=port))["code"] == "port_taken"
+                moved = await deploy(ask, "green")
+                assert moved != port
+                assert (await ask("status"))["up"]
+
+    run(test())
+
+
+def test_a_service_stopped_while_it_waits_to_restart_stays_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def test() -> None:
+        async with supervising(tmp_path), connected(tmp_path) as ask:
+            await deploy(ask, "blue")
+            monkeypatch.setattr(engine_module, "FIRST_BACKOFF_S", 600.0)
+            os.kill(_children("blue")[0], signal.SIGKILL)
+
+            async def waits() -> bool:
+                return (await ask("status"))["restarts"] == 1
+
+            await until(waits)
+            assert (await ask("stop", drain_s=0))["ok"]
+            assert _children("blue") == []
+
+    run(test())
+
+
+def test_a_full_disk_keeps_the_former_release(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, data: bytes) -> None:
+        raise OSError(28, "No space left on device")
+
+    async def test() -> None:
+        async with supervising(tmp_path), connected(tmp_path) as ask:
+            port = await deploy(ask, "blue")
+            await ask("start", **command("green"))
+            await ask("switch")
+            monkeypatch.setattr(supervisor_module, "write_durably", full)
+            assert "No space left" in (await ask("settle", drain_s=0))["error"]
+            await ask("revert")
+            await answered(port, "blue")
+            os.kill(
+                _children("blue")[0], signal.SIGKILL
+            )  # its restart cannot be written down: it serves all the same
+
+            async def again() -> bool:
+                return (await ask("status"))["restarts"] == 1
+
+            await until(again)
+            await answered(port, "blue")
+        assert "cannot write supervisor.json" in (tmp_path / "logs" / "supervisor.log").read_text()
+
+    run(test())
+
+
+def test_a_supervisor_that_nobody_needs_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervisor_module, "UNUSED_S", 0.05)
+
+    async def test() -> None:
+        async with supervising(tmp_path) as supervisor:
+            async with connected(tmp_path) as ask:
+                await ask("claim", host=HOST, port=None)
+            await supervisor.done.wait()
+
+    run(test())

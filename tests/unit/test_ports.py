@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+import os
+import socket
+
+import psutil
+import pytest
+
+from blocks import ports
+from blocks.ports import check_port_free, holder_of
+from tasks.core.errors import PortTakenError
+
+
+def test_a_free_port_is_free() -> None:
+    check_port_free("127.0.0.1", 0)
+
+
+def test_a_taken_port_names_who_has_it() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        with pytest.raises(PortTakenError) as caught:
+            check_port_free("127.0.0.1", port)
+    name = psutil.Process().name()
+    assert caught.value.what == f"port {port} of 127.0.0.1 is taken by {name} (process {os.getpid()})"
+    assert caught.value.fix
+
+
+def test_a_holder_of_another_user_stays_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    def connections(kind: str) -> list[object]:
+        assert kind == "tcp"
+        return [psutil._ntuples.sconn(-1, 2, 1, psutil._ntuples.addr("0.0.0.0", 80), (), "LISTEN", None)]
+
+    monkeypatch.setattr(ports.psutil, "net_connections", connections)
+    assert holder_of(80) is None
+
+
+def test_an_address_that_is_not_ours_is_no_taken_port() -> None:
+    with pytest.raises(OSError, match="assign"):
+        check_port_free("192.0.2.1", 8000)
