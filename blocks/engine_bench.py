@@ -95,9 +95,9 @@ class EngineBench:
             if was_out_of_memory(error.status, error.detail or ""):
                 done.append(Run(batch=config.batch, oom=True))
             else:
-                done.append(Run(batch=config.batch, failed=error.what))
+                done.append(Run(batch=config.batch, failed=error.what, log_tail=error.detail))
         except EngineError as error:
-            done.append(Run(batch=config.batch, failed=error.what))
+            done.append(Run(batch=config.batch, failed=error.what, log_tail=error.detail))
         return done
 
     def _load(

@@ -6,6 +6,7 @@ Never the CRT transfer client: it ignores a custom endpoint (boto3#4839).
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -54,8 +55,25 @@ class S3Object:
 
 
 def s3_client(endpoint: str | None) -> S3Client:
-    """A client with boto3's usual credentials; `endpoint` names an S3 that is not Amazon's."""
-    session = boto3.session.Session()
+    """A client for the S3 server at `endpoint`, Amazon's if None.
+
+    With the address and credentials of the block that `SLIPWAY_S3_BLOCK` names, else with boto3's usual ones.
+    """
+    name = os.environ.get("SLIPWAY_S3_BLOCK")
+    if not name:
+        return _client(boto3.session.Session(), endpoint)
+    from blocks.object_storage import load_storage
+
+    storage = load_storage(name)
+    session = boto3.session.Session(
+        aws_access_key_id=storage.access_key,
+        aws_secret_access_key=storage.secret_key.get_secret_value(),
+        region_name=storage.region,
+    )
+    return _client(session, storage.endpoint or endpoint)
+
+
+def _client(session: boto3.session.Session, endpoint: str | None) -> S3Client:
     config = Config(
         retries={"mode": "standard", "max_attempts": 5},
         connect_timeout=5,

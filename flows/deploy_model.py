@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from datetime import UTC, datetime
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar
 
 from prefect import flow, tags
@@ -31,7 +32,7 @@ from tasks.core import deployment
 from tasks.core.cancellation import begin
 from tasks.core.deployment import DeployResult, StageRow
 from tasks.core.digests import digest_of
-from tasks.core.files import file_lock, write_atomically
+from tasks.core.files import file_lock, sweep_dead_writers
 from tasks.core.records import new_record
 from tasks.core.release import Launch, Release
 from tasks.core.result import StageResult
@@ -62,8 +63,8 @@ def deploy_model(spec: DeploySpec) -> DeployResult:
     lease = settings.service_lease(spec.name)
     with file_lock(lease, wait=False, holder=f"the service {spec.name}"), tags(service_tag(spec.name)):
         end_stale_runs(spec.name, flow_run.id, flow_run.tags)
-        # Saved first: should this deploy be lost, the registry's next look knows what was wanted.
-        write_atomically(settings.specs / f"{spec.name}.json", spec.model_dump_json(indent=1))
+        for folder in (Path(settings.records), settings.locks, settings.services / spec.name):
+            sweep_dead_writers(folder)
         return _Lifecycle(spec, settings).run()
 
 
@@ -221,6 +222,7 @@ class _Lifecycle:
                 seconds=round(outcome.seconds, 3),
                 record=outcome.record,
                 headline=outcome.headline,
+                log_tail=outcome.result.log_tail,
             )
         )
         return outcome

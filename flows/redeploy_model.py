@@ -6,26 +6,17 @@ from prefect import flow
 
 from flows.deploy_model import deploy_model
 from tasks.core.deployment import DeployResult
-from tasks.core.errors import NotFoundError
+from tasks.core.release import ServiceFolder
 from tasks.core.settings import Settings
-from tasks.core.spec import DeploySpec
 
 
 @flow(name="redeploy-model", flow_run_name="redeploy {service}")
 def redeploy_model(service: str, source_event_id: str | None = None) -> DeployResult:
-    """Deploy the last spec of a service again; its model source is resolved anew.
+    """Deploy the spec of what a service serves again; its model source is resolved anew.
 
     Args:
-        service: name of a service that was deployed before.
+        service: name of a service that serves.
         source_event_id: the event that asked for it, kept with the run.
     """
-    return deploy_model(load_last_spec(Settings.load(), service))
-
-
-def load_last_spec(settings: Settings, service: str) -> DeploySpec:
-    """The spec that was deployed last. Raises `NotFoundError` that names the known services."""
-    try:
-        return DeploySpec.model_validate_json((settings.specs / f"{service}.json").read_bytes())
-    except FileNotFoundError:
-        known = ", ".join(sorted(path.stem for path in settings.specs.glob("*.json"))) or "none yet"
-        raise NotFoundError(f"no service {service} was ever deployed here", fix=f"known: {known}") from None
+    _, release = ServiceFolder(Settings.load().services, service).serving()
+    return deploy_model(release.spec)

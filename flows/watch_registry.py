@@ -17,9 +17,8 @@ from flows.recording import Outcome, run_stage
 from tasks.core.errors import BusyError
 from tasks.core.files import file_lock
 from tasks.core.records import Record, RecordStore
-from tasks.core.release import ServiceFolder
+from tasks.core.release import Release, ServiceFolder
 from tasks.core.settings import Settings
-from tasks.core.spec import DeploySpec
 from tasks.core.verdicts import StageName, says_no
 from tasks.registry import report
 from tasks.registry.models import EVENT, Announcement, Attempt, Look, RegistryResult
@@ -39,52 +38,48 @@ def watch_registry(
         grace_s: how long after its event a redeploy may start before the event counts as lost.
     """
     settings = Settings.load()
-    return [_look_at(spec, settings, timedelta(seconds=grace_s)) for spec in _watched_specs(settings)]
+    return [_look_at(release, settings, timedelta(seconds=grace_s)) for release in _watched(settings)]
 
 
-def _watched_specs(settings: Settings) -> list[DeploySpec]:
-    specs = [
-        DeploySpec.model_validate_json(path.read_bytes()) for path in sorted(settings.specs.glob("*.json"))
-    ]
-    return [spec for spec in specs if spec.model.startswith("models:/")]
+def _watched(settings: Settings) -> list[Release]:
+    """What serves by an alias. A service that was stopped on purpose is left alone."""
+    folders = (ServiceFolder(settings.services, path.name) for path in sorted(settings.services.glob("*")))
+    serving = (folder.release(state.release) for folder in folders if (state := folder.state()))
+    return [release for release in serving if release and release.spec.model.startswith("models:/")]
 
 
-def _look_at(spec: DeploySpec, settings: Settings, grace: timedelta) -> Outcome[RegistryResult]:
+def _look_at(release: Release, settings: Settings, grace: timedelta) -> Outcome[RegistryResult]:
     def work() -> RegistryResult:
-        result = judge(_gather(spec, settings, open_record_store(settings)), datetime.now(UTC), grace)
+        result = judge(_gather(release, settings, open_record_store(settings)), datetime.now(UTC), grace)
         if result.announcement is not None:
             _emit(result.announcement)
         return result
 
     return run_stage(
         StageName.REGISTRY,
-        subject=spec.name,
-        inputs={"service": spec.name, "model": spec.model},
+        subject=release.name,
+        inputs={"service": release.name, "model": release.spec.model},
         result_type=RegistryResult,
         report=report,
         work=work,
     )
 
 
-def _gather(spec: DeploySpec, settings: Settings, store: RecordStore) -> Look:
-    resolved = resolve(spec.model, settings)
-    folder = ServiceFolder(settings.services, spec.name)
-    state = folder.state()
-    release = folder.release(state.release) if state else None
-    serving = release.model_version if release and release.spec.model == spec.model else None
-    looks = [found for found in store.list(StageName.REGISTRY) if found.subject == spec.name and found.good]
+def _gather(release: Release, settings: Settings, store: RecordStore) -> Look:
+    looks = [
+        found for found in store.list(StageName.REGISTRY) if found.subject == release.name and found.good
+    ]
     announced = [made for found in looks if (made := found.evidence["result"].get("announcement"))]
-    deploys = [found for found in store.list(StageName.LIFECYCLE) if found.subject == spec.name]
+    deploys = [found for found in store.list(StageName.LIFECYCLE) if found.subject == release.name]
     return Look(
-        service=spec.name,
-        model=spec.model,
-        wanted_version=resolved.version or "",
-        serving_version=serving,
-        deploying=_is_deploying(settings.service_lease(spec.name)),
+        service=release.name,
+        model=release.spec.model,
+        wanted_version=resolve(release.spec.model, settings).version or "",
+        serving_version=release.model_version,
+        deploying=_is_deploying(settings.service_lease(release.name)),
         announced=tuple(Announcement.model_validate(made) for made in announced),
         attempts=tuple(
-            Attempt(at=found.at, outcome=found.outcome, said_no=found.outcome == "refused")
-            for found in deploys
+            Attempt(at=found.at, outcome=found.outcome, said_no=_said_no(found)) for found in deploys
         ),
     )
 

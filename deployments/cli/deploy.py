@@ -25,6 +25,7 @@ def deploy(spec_file: Path, dry_run: bool, overrides: tuple[str, ...], as_json: 
     if dry_run:
         _show_plan(spec, as_json=as_json)
         return
+    _check_target(spec)
     result = _run(spec, quiet=as_json)
     if as_json:
         print_json(
@@ -34,7 +35,9 @@ def deploy(spec_file: Path, dry_run: bool, overrides: tuple[str, ...], as_json: 
                 "release": result.release,
                 "verdict": result.verdict,
                 "stages": [
-                    row.model_dump(include={"stage", "verdict", "cached", "seconds", "record"})
+                    row.model_dump(
+                        include={"stage", "verdict", "cached", "seconds", "record", "headline", "log_tail"}
+                    )
                     for row in result.stages
                 ],
             }
@@ -43,6 +46,13 @@ def deploy(spec_file: Path, dry_run: bool, overrides: tuple[str, ...], as_json: 
         _show_result(result)
     if says_no(StageName.LIFECYCLE, result.verdict):
         sys.exit(3)
+
+
+def _check_target(spec: DeploySpec) -> None:
+    """Before a server is started for the run: what the target needs is there."""
+    from blocks.targets import check_target
+
+    check_target(spec.target)
 
 
 def _run(spec: DeploySpec, *, quiet: bool) -> DeployResult:
@@ -96,6 +106,8 @@ def _show_what_next(result: DeployResult) -> None:
     no = next((row for row in result.stages if row.says_no), None)
     if no is not None:
         click.echo(f"{no.stage} says {no.verdict}: {no.headline}")
+        for line in (no.log_tail or "").splitlines():
+            click.echo(f"  | {line}")
         click.echo(f"look next   slipway kb records --stage {no.stage}")
     if result.endpoint is None:
         return

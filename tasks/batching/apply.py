@@ -76,6 +76,7 @@ def find_batch(request: BatchingRequest, bench: ServingBench, prior: int | None)
         sizes=tuple(sizes.values()),
         oom_hits=sum(run.oom for run in history),
         prior=prior,
+        log_tail=None if chosen else next((run.log_tail for run in reversed(history) if run.log_tail), None),
     )
 
 

@@ -29,6 +29,7 @@ class Run(_Frozen):
     throughput: float | None = Field(None, ge=0)
     oom: bool = False
     failed: str | None = None
+    log_tail: str | None = None
 
     @property
     def answered(self) -> bool:

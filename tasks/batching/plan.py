@@ -27,6 +27,7 @@ FLAT = 0.02
 """Throughput that rises by less has stopped rising."""
 
 _FLAT_STEPS = 2
+_MOST_CLIFFS = 2
 _FAILURES = 2
 _FINE = 0.1
 """Sizes are not told apart more finely than this."""
@@ -78,7 +79,9 @@ def _check_bounds(peak: int, latency: Mapping[str, float], limits: Limits) -> tu
     if peak > limits.memory_bytes:
         return Fit.MEMORY, f"needs {_size(peak)} of memory, {_size(limits.memory_bytes)} may be used"
     for name, bound in limits.latency_ms.items():
-        found = latency.get(name, math.inf)
+        found = latency.get(name)
+        if found is None:
+            return Fit.LATENCY, f"{name} was not measured, {bound:.4g} ms are wanted"
         if found > bound:
             return Fit.LATENCY, f"{name} is {found:.4g} ms, {bound:.4g} ms are wanted"
     return Fit.FITS, ""
@@ -114,15 +117,17 @@ def _upward(sizes: Sizes, limits: Limits, low: int) -> int | None:
     broken = min((batch for batch in sizes if batch > low), default=math.inf)
     if broken > 2 * low:
         target = min(2 * low, limits.max_batch)
-    elif _last_gain(sizes) <= limits.tolerance / 2:
-        return None  # what lies between adds less than the step before
+    elif _last_gain(sizes) <= limits.tolerance / 2 or _cliffs(sizes) >= _MOST_CLIFFS:
+        return (
+            None  # what lies between adds less than the step before, or costs more crashes than it is worth
+        )
     else:
         target = (low + int(broken)) // 2
     room = _room(sizes, limits, low, target)
     if room < target and len(_peaks(sizes)) == 1 and low > 1:
         return low // 2  # one point gives no slope: a second one tells how far memory reaches
     target = min(target, room)
-    finest = min(low + max(1, math.ceil(low * _FINE)), limits.max_batch)
+    finest = min(low + max(1, int(low * _FINE)), limits.max_batch)
     return target if target > low and target >= finest else None
 
 
@@ -140,6 +145,10 @@ def _last_gain(sizes: Sizes) -> float:
     if len(fitting) < 2 or fitting[-2] <= 0:
         return math.inf
     return fitting[-1] / fitting[-2] - 1
+
+
+def _cliffs(sizes: Sizes) -> int:
+    return sum(size.fit == Fit.OUT_OF_MEMORY for size in sizes.values())
 
 
 def _peaks(sizes: Sizes) -> list[tuple[int, int]]:

@@ -22,6 +22,7 @@ class StageRow(BaseModel):
     seconds: float
     record: str | None
     headline: str
+    log_tail: str | None = None
 
     @property
     def says_no(self) -> bool:

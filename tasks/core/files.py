@@ -114,6 +114,20 @@ def file_lock(path: Path, *, wait: bool, holder: str) -> Iterator[None]:
         os.close(handle)
 
 
+def sweep_dead_writers(folder: Path) -> list[Path]:
+    """Remove what `write_atomically` and `create_exclusively` left when their process was killed.
+
+    For folders of this host only: a writer is known by its process id. What was removed.
+    """
+    removed = []
+    for part in folder.rglob(f"*{PART}"):
+        writer = part.name.removesuffix(PART).rpartition(".")[2]
+        if part.is_file() and writer.isdigit() and not Path("/proc", writer).exists():
+            part.unlink(missing_ok=True)
+            removed.append(part)
+    return removed
+
+
 def sweep_parts(folder: Path) -> list[Path]:
     """Remove unfinished files and folders below `folder` that a killed run left; what was removed.
 

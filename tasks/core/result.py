@@ -16,6 +16,8 @@ class StageResult(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     verdict: str
+    log_tail: str | None = None
+    """The last lines of the engine's log, where they say why."""
 
 
 T = TypeVar("T", bound=StageResult, contravariant=True)

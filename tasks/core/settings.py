@@ -62,11 +62,6 @@ class Settings:
         return self.leases / f"service-{name}"
 
     @property
-    def specs(self) -> Path:
-        """The last deployed spec of each service: what an event redeploys."""
-        return self.home / "specs"
-
-    @property
     def prefect_home(self) -> Path:
         """Database, profile and logs of the local Prefect server."""
         return self.home / "prefect"

@@ -79,7 +79,6 @@ class RolloutResult(StageResult):
     completion: str | None = None
     first_completion_s: float | None = Field(None, ge=0)
     reason: str | None = None
-    log_tail: str | None = None
 
 
 def rollout_inputs(release: Release) -> dict[str, str]:

@@ -12,6 +12,7 @@ from strays import processes_of
 
 from blocks.engine_api import EngineApi
 from blocks.record_store import FolderRecordStore
+from blocks.sampler import stop_sampler
 from blocks.supervisor import SupervisedService
 from flows.roll_out import roll_out
 from tasks.core.release import ServiceFolder
@@ -45,6 +46,7 @@ def test_a_release_is_rolled_out_once_and_found_again(
     finally:
         with SupervisedService(folder) as service:
             service.stop(drain_s=0)
+        stop_sampler(folder)
     assert processes_of(slipway_home) == []
     # What was recorded does not stand in for a service that was ended.
     gguf.write_bytes(b"broken")

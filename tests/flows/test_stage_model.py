@@ -6,16 +6,22 @@ import shutil
 from pathlib import Path
 
 import pytest
+from plain_safetensors import read_model
 from prefect import flow
 from prefect.client.schemas.objects import State
+from prefect.states import Failed
+from pydantic import SecretStr
+from swift_server import SwiftServer
 
+from blocks.object_storage import ObjectStorage
 from blocks.record_store import open_record_store
 from flows.measure_disk import measure_disk
 from flows.stage_model import stage_model
-from tasks.core.errors import ModelError
+from tasks.core.errors import AccessError, ModelError, NetworkError
 from tasks.core.settings import Settings
 from tasks.core.verdicts import StageName
 from tasks.staging.models import DiskRequest, StagingRequest
+from tasks.staging.task import copy_shards
 
 needs_fio = pytest.mark.skipif(shutil.which("fio") is None, reason="the program fio is not installed")
 
@@ -85,6 +91,38 @@ def test_without_fio_a_model_is_staged_all_the_same(
     assert (outcome.verdict, outcome.result.disk) == ("verified", None)
     assert "the disk was not measured: the program fio is not installed" in outcome.result.findings[0]
     assert open_record_store(Settings.load()).list(StageName.DISK) == []
+
+
+@pytest.mark.s3
+def test_credentials_come_from_the_block_that_is_named(
+    random_model: Path, slipway_home: Path, swift: SwiftServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    swift.upload(random_model, "from-block", "model")
+    monkeypatch.setenv("SLIPWAY_S3_BLOCK", "models")
+    wanted = StagingRequest(model="s3://from-block/model", disk_benchmark=False)
+    with pytest.raises(AccessError, match="no object storage block 'models'"):
+        stage_model(wanted)
+    ObjectStorage(
+        endpoint=swift.endpoint, access_key=swift.access_key, secret_key=SecretStr(swift.secret_key)
+    ).save("models")
+    outcome = stage_model(wanted)
+    assert read_model(outcome.result.model_dir) == read_model(random_model)
+    for record in (slipway_home / "records").rglob("*.json"):
+        assert swift.secret_key not in record.read_text()
+
+
+def test_only_faults_that_may_pass_are_tried_again() -> None:
+    """The rule that Prefect asks between tries of `copy-shards`."""
+
+    def tried_again(error: Exception) -> bool:
+        state: State[object] = Failed(data=error)
+        return bool(copy_shards.retry_condition_fn(copy_shards, None, state))  # type: ignore[misc, arg-type]
+
+    assert tried_again(NetworkError("the server is away"))
+    assert not tried_again(ModelError("truncated"))
+    assert not tried_again(ValueError("a mistake"))
 
 
 def test_it_runs_as_a_subflow(random_model: Path, slipway_home: Path) -> None:

@@ -10,6 +10,7 @@ from strays import processes_of
 from waiting import wait_until
 
 from blocks.prefect_server import temporary_server
+from blocks.sampler import stop_sampler
 from blocks.supervisor import SupervisedService
 from tasks.core.release import ServiceFolder
 from tasks.core.settings import Settings
@@ -42,6 +43,7 @@ def services(slipway_home: Path) -> Iterator[Callable[[str], ServiceFolder]]:
     for root in (slipway_home / "services").glob("*"):
         with SupervisedService(folder(root.name)) as service:
             service.stop(drain_s=0)
+        stop_sampler(folder(root.name))
     try:
         wait_until(lambda: not processes_of(slipway_home), "no process is left behind", timeout_s=10)
     finally:

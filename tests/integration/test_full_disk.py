@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from plain_safetensors import read_model, write_plain
 
+from blocks.fio import measure
 from blocks.model_source import FolderSource
 from tasks.core.errors import DiskFullError
 from tasks.core.manifest import MANIFEST_FILE
@@ -98,3 +99,9 @@ def test_a_disk_that_fills_up_all_the_same_leaves_a_copy_that_goes_on(small_disk
         file.size_bytes for file in done.manifest.files if file.kind == "index"
     )
     assert read_model(folder) == read_model(model)
+
+
+def test_a_disk_too_small_to_measure_is_named(small_disk: Path) -> None:
+    with pytest.raises(DiskFullError, match=f"too little room to measure the disk mounted at {small_disk}"):
+        measure(small_disk)
+    assert list(small_disk.iterdir()) == []

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+from breaking_proxy import breaking_proxy
 from inline_snapshot import snapshot
 from plain_safetensors import read_model, write_plain
 from swift_server import SwiftServer
@@ -176,6 +177,22 @@ def test_an_object_replaced_underneath_is_seen(s3: SwiftServer, bucket: str, ran
     folder.client.delete_object(Bucket=bucket, Key="model/config.json")
     with pytest.raises(ModelError, match=r"config\.json changed while it was read"):
         source.read(config, 0, config.size_bytes)
+
+
+def test_a_connection_that_breaks_is_tried_again(s3: SwiftServer, bucket: str, tmp_path: Path) -> None:
+    content = bytes(range(256)) * 4096
+    (tmp_path / "w").write_bytes(content)
+    s3.upload(tmp_path, bucket, "model")
+    for broken, message in [(3, None), (4, "cannot be reached")]:
+        with breaking_proxy(s3.endpoint) as proxy:
+            source = open_source(f"s3://{bucket}/model", endpoint=proxy.endpoint)
+            (file,) = (file for file in source.list_files() if file.path == "w")
+            proxy.break_next(broken)
+            if message is None:
+                assert source.read(file, 1, len(content) - 1) == content[1:]
+            else:
+                with pytest.raises(NetworkError, match=message):
+                    source.read(file, 1, len(content) - 1)
 
 
 def test_a_copy_killed_in_the_middle_goes_on(s3: SwiftServer, bucket: str, tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from deployments.cli.main import main
 from tasks.core.digests import short
 from tasks.core.files import file_lock
 from tasks.core.release import Release, ServiceFolder
+from tasks.core.settings import Settings
 from tasks.rollout.apply import roll_out
 
 pytestmark = pytest.mark.engine
@@ -181,7 +182,7 @@ error: chat is stopped: nothing to go back from
 def test_a_deploy_in_progress_is_not_disturbed(
     slipway: Command, releases: list[Release], slipway_home: Path
 ) -> None:
-    with file_lock(slipway_home / "leases" / "deploy-chat", wait=False, holder="chat"):
+    with file_lock(Settings.load().service_lease("chat"), wait=False, holder="chat"):
         for verb in ("stop", "rollback"):
             error = slipway.json(verb, "chat", code=1)
             assert (error["error"], error["retryable"]) == ("BusyError", True)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from plain_safetensors import Plain, read_plain, write_plain
 
 HIDDEN, HEADS, KV_HEADS, HEAD_DIM, FFN, LAYERS = 128, 4, 2, 32, 256, 2
 END_OF_TEXT = "<|endoftext|>"
@@ -141,3 +142,38 @@ def _values(shape: tuple[int, ...], random: np.random.Generator) -> np.ndarray[A
 
 def _bfloat16(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     return (values.view(np.uint32) >> 16).astype(np.uint16)
+
+
+def rewrite_model(
+    folder: Path,
+    *,
+    dtype: str = "BF16",
+    config: dict[str, Any] | None = None,
+    tensors: dict[str, np.ndarray[Any, Any] | None] | None = None,
+) -> Path:
+    """Change a one-file model: element type, keys of config.json, and tensors (None takes one away)."""
+    path = folder / "model.safetensors"
+    values: dict[str, np.ndarray[Any, Any] | None] = {**read_floats(path), **(tensors or {})}
+    kept = {name: value for name, value in values.items() if value is not None}
+    write_plain(path, {name: _encode(value, dtype) for name, value in kept.items()})
+    settings = json.loads((folder / "config.json").read_text()) | (config or {})
+    (folder / "config.json").write_text(json.dumps(settings))
+    return folder
+
+
+def read_floats(path: Path) -> dict[str, np.ndarray[Any, Any]]:
+    """All tensors of a file as 32-bit floats."""
+    return {name: _decode(plain) for name, plain in read_plain(path).items()}
+
+
+def _decode(plain: Plain) -> np.ndarray[Any, Any]:
+    dtype, shape, content = plain
+    if dtype == "BF16":
+        return (np.frombuffer(content, "<u2").astype(np.uint32) << 16).view(np.float32).reshape(shape)
+    return np.frombuffer(content, {"F16": "<f2", "F32": "<f4"}[dtype]).astype(np.float32).reshape(shape)
+
+
+def _encode(values: np.ndarray[Any, Any], dtype: str) -> Plain:
+    single = np.ascontiguousarray(values, np.float32)
+    stored = _bfloat16(single) if dtype == "BF16" else single.astype({"F16": "<f2", "F32": "<f4"}[dtype])
+    return dtype, values.shape, stored.tobytes()

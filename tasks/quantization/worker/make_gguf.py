@@ -313,11 +313,15 @@ def bytes_per_row(columns: int, kind: Kind) -> int:
 def quantize(item: Tensor) -> np.ndarray[Any, Any]:
     """The tensor's bytes, made block by block of rows so that its float32 form is never whole in memory."""
     rows, columns = item.rows_columns
-    data = item.values.reshape(rows, columns)
+    order = item.order
+    if order is not None and rows == 1:  # a bias: its values are what a matrix has as rows
+        data, order = item.values[order].reshape(rows, columns), None
+    else:
+        data = item.values.reshape(rows, columns)
     out = np.empty((rows, bytes_per_row(columns, item.kind)), np.uint8)
     step = max(1, BLOCK_VALUES // columns)
     for start in range(0, rows, step):
-        part = data[start : start + step] if item.order is None else data[item.order[start : start + step]]
+        part = data[start : start + step] if order is None else data[order[start : start + step]]
         values = np.ascontiguousarray(as_float32(part, item.bfloat16))
         if not np.isfinite(values).all():
             raise RefusedError(

@@ -56,7 +56,8 @@ def plan_image(
     pins = pins_of(lock_text, wanted, release.lock_path)
     dockerfile = _dockerfile(engine, base_id, spec.environment.python)
     platform = f"{machine}-{_MANYLINUX}"
-    content = digest_of([dockerfile, lock_text, pins, platform, worker_digest])
+    locked = [line for line in lock_text.splitlines() if not line.lstrip().startswith("#")]
+    content = digest_of([dockerfile, locked, pins, platform, worker_digest])
     return ImagePlan(
         name=f"slipway/{engine.kind}:{short(content)}",
         dockerfile=dockerfile,
@@ -125,7 +126,7 @@ def plan_container(
         name=f"slipway-{release.name}-{short(release.id)}-{host_port}",
         image=image,
         argv=command.at("0.0.0.0", _PORT),
-        env={**command.env, **release.launch.env},
+        env=command.env,
         labels={
             SERVICE_LABEL: release.name,
             RELEASE_LABEL: release.id,

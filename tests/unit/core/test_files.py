@@ -15,6 +15,7 @@ from tasks.core.files import (
     as_disk_full,
     create_exclusively,
     file_lock,
+    sweep_dead_writers,
     sweep_parts,
     write_atomically,
 )
@@ -88,3 +89,15 @@ def test_a_sweep_removes_unfinished_files_and_folders_only(tmp_path: Path) -> No
     removed = sweep_parts(tmp_path)
     assert sorted(path.name for path in removed) == ["model.part", "shard.safetensors.part"]
     assert os.listdir(tmp_path) == ["shard.safetensors"]
+
+
+def test_a_killed_writers_file_is_removed_and_a_living_ones_is_not(tmp_path: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", ""]) as ended:
+        pass
+    dead, living = tmp_path / f"a.json.{ended.pid}.part", tmp_path / f"b.json.{os.getpid()}.part"
+    other = tmp_path / "model.safetensors.part"
+    for path in (dead, living, other):
+        path.write_text("x")
+    assert sweep_dead_writers(tmp_path) == [dead]
+    assert living.exists()
+    assert other.exists()

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tasks.core.errors import ModelError
@@ -105,6 +105,7 @@ names = st.text(st.characters(exclude_categories=["Cs"]), max_size=20).filter(
 shapes = st.lists(st.integers(0, 5), max_size=4)
 
 
+@settings(deadline=None)
 @given(
     tensors=st.dictionaries(names, st.tuples(st.sampled_from(sorted(BITS)), shapes), max_size=8),
     metadata=st.dictionaries(names, names, max_size=2),

@@ -98,12 +98,16 @@ def test_requirements_of_the_spec_go_into_the_image_too() -> None:
         {"base_id": "sha256:other"},
         {"worker_digest": "sha256:x"},
         {"machine": "aarch64"},
-        {"lock": LOCK + "#"},
+        {"lock": LOCK + "    --hash=sha256:ee\n"},
     ],
 )
 def test_the_name_changes_with_the_content(change: dict[str, str]) -> None:
     assert image().name == image().name
     assert image(**change).name != image().name
+
+
+def test_the_name_does_not_depend_on_comments_in_the_lock() -> None:
+    assert image(lock=LOCK + "    # via x\n").name == image().name
 
 
 def test_the_name_does_not_depend_on_the_service() -> None:
@@ -145,7 +149,7 @@ def test_the_container_has_the_paths_and_limits_of_its_release() -> None:
                 "--gpu-layers",
                 "0",
             ],
-            "env": {},
+            "env": {"OMP_WAIT_POLICY": "passive"},
             "user": "1000:1000",
             "model_source": "/c/model.gguf",
             "model_target": "/model/model.gguf",

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from inline_snapshot import snapshot
 
@@ -192,6 +192,7 @@ def spread(sizes: list[int], groups: Iterable[list[int]]) -> list[int]:
     return [sum(sizes[item] for item in group) for group in groups]
 
 
+@settings(deadline=None)
 @given(sizes=st.lists(st.integers(0, 1000), min_size=1, max_size=40), data=st.data())
 def test_balance_uses_every_tensor_once_and_no_shard_is_empty_or_lopsided(
     sizes: list[int], data: st.DataObject

@@ -1,0 +1,39 @@
+"""An S3 server with its credentials, kept in Prefect: one place to rotate them for every worker.
+
+Used where `SLIPWAY_S3_BLOCK` names a saved block; else boto3's own sources of credentials are.
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+from prefect.blocks.core import Block
+from prefect.exceptions import PrefectException
+from pydantic import Field, SecretStr
+
+from tasks.core.errors import AccessError
+
+
+class ObjectStorage(Block):
+    """Address and credentials of an S3 server."""
+
+    _block_type_name = "Slipway object storage"
+    _block_type_slug = "slipway-object-storage"
+    _description = "An S3 server that holds models, a registry or Slipway's records."
+
+    endpoint: str | None = Field(None, description="Address of the server; Amazon's when empty.")
+    region: str = Field("us-east-1", description="Region that requests are signed for.")
+    access_key: str = Field(description="Access key ID.")
+    secret_key: SecretStr = Field(description="Secret access key.")
+
+
+def load_storage(name: str) -> ObjectStorage:
+    """The block saved under that name. Raises `AccessError` if there is none."""
+    try:
+        return cast("ObjectStorage", ObjectStorage.load(name, _sync=True))  # type: ignore[call-arg]
+    except (ValueError, PrefectException) as error:
+        raise AccessError(
+            f"Prefect holds no object storage block {name!r} (SLIPWAY_S3_BLOCK)",
+            fix="save one of type `Slipway object storage` under that name",
+            detail=" ".join(str(error).split())[:300],
+        ) from error

@@ -1,0 +1,116 @@
+"""The loop around the search, and what it tells."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from inline_snapshot import snapshot
+
+from tasks.batching import report
+from tasks.batching.apply import find_batch
+from tasks.batching.models import BatchingRequest, BatchingResult, Limits, Run
+from tasks.core.cancellation import begin
+from tasks.core.errors import StageCancelledError
+from tasks.core.progress import listen
+from tasks.core.verdicts import ChoiceVerdict
+from tasks.engines.base import ServingConfig
+
+
+class Bench:
+    """A bench that serves up to 8 at once, and fails once."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[int, int]] = []
+
+    def probe(
+        self, model_file: Path, config: ServingConfig, log: Path, *, output_tokens: int, runs: int
+    ) -> Sequence[Run]:
+        assert (model_file.name, log.name, output_tokens) == ("model.gguf", "engine.log", 32)
+        self.asked.append((config.batch, runs))
+        if config.batch > 8:
+            return [Run(batch=config.batch, oom=True)]
+        if self.asked.count((2, 1)) == 1 and config.batch == 2:
+            return [Run(batch=2, failed="the engine died while serving (exit status 1)")]
+        latency = {"ttft_p50": 9.0, "ttft_p95": 10.0 * config.batch, "tpot_p95": 1.0}
+        run = Run(
+            batch=config.batch, peak_bytes=10**8, throughput=100.0 * config.batch**0.9, latency_ms=latency
+        )
+        return [run] * runs
+
+
+def request(**limits: object) -> BatchingRequest:
+    bounds = {"memory_bytes": 10**9, "latency_ms": {"ttft_p95": 500.0}, "max_batch": 64} | limits
+    return BatchingRequest(
+        model_file=Path("/candidates/x/model.gguf"),
+        config=ServingConfig(served_name="tiny", batch=1, context=256, threads=2),
+        output_tokens=32,
+        limits=Limits.model_validate(bounds),
+    )
+
+
+def test_the_search_runs_until_it_decides_and_tells_how() -> None:
+    lines: list[str] = []
+    listen(lambda stage, line: lines.append(f"{stage}: {line}"))
+    bench = Bench()
+    result = find_batch(request(), bench, None)
+    assert result.verdict == ChoiceVerdict.CHOSEN
+    assert (result.batch, result.config.batch, result.oom_hits) == (8, 8, 2)
+    assert lines == snapshot(
+        [
+            "batching: batch 1: 100 tokens/s, ttft_p95 10.0 ms, tpot_p95 1.0 ms",
+            "batching: batch 2: failed: the engine died while serving (exit status 1)",
+            "batching: batch 2: 187 tokens/s, ttft_p95 20.0 ms, tpot_p95 1.0 ms",
+            "batching: batch 4: 348 tokens/s, ttft_p95 40.0 ms, tpot_p95 1.0 ms",
+            "batching: batch 8: 650 tokens/s, ttft_p95 80.0 ms, tpot_p95 1.0 ms",
+            "batching: batch 16: out of memory",
+            "batching: batch 12: out of memory",
+            "batching: batch 8 (run 4 of 4): 650 tokens/s, ttft_p95 80.0 ms, tpot_p95 1.0 ms",
+        ]
+    )
+    assert report.headline(result) == snapshot("batch 8: 650 tokens/s, tpot_p95 1.0 ms, ttft_p95 80.0 ms")
+    assert {name: (number.value, number.unit) for name, number in report.numbers(result).items()} == snapshot(
+        {
+            "batch": (8.0, "1"),
+            "throughput": (649.8019170849884, "token/s"),
+            "peak_bytes": (100000000.0, "byte"),
+            "tpot_p95_ms": (1.0, "ms"),
+            "ttft_p50_ms": (9.0, "ms"),
+            "ttft_p95_ms": (80.0, "ms"),
+        }
+    )
+    assert report.markdown(result) == snapshot("""\
+# Batching: 8
+
+the most throughput of 6 sizes; batch 12 out of memory
+
+Bounds: memory ≤ 1000 MB, ttft_p95 ≤ 500 ms; 5% of throughput may be given up for a smaller size. Context 256 tokens a sequence.
+
+| batch | runs | tokens/s | peak MB | tpot_p95 ms | ttft_p50 ms | ttft_p95 ms | |
+|---:|---:|---:|---:|---:|---:|---:|---|
+| 1 | 1 | 100 | 100.0 | 1.0 | 9.0 | 10.0 |  |
+| 2 | 1 | 187 | 100.0 | 1.0 | 9.0 | 20.0 |  |
+| 4 | 1 | 348 | 100.0 | 1.0 | 9.0 | 40.0 |  |
+| 8 | 5 | 650 | 100.0 | 1.0 | 9.0 | 80.0 | **chosen** |
+| 12 | 1 | - | - | - | - | - | out of memory |
+| 16 | 1 | - | - | - | - | - | out of memory |
+""")
+    assert BatchingResult.model_validate(result.model_dump(mode="json")) == result
+
+
+def test_none_is_told_too() -> None:
+    result = find_batch(request(memory_bytes=10**6), Bench(), 4)
+    assert result.verdict == ChoiceVerdict.NONE
+    assert report.headline(result) == "not even batch 1 will do: needs 100 MB of memory, 1 MB may be used"
+    assert report.numbers(result) == {}
+    assert "Started from batch 4" in report.markdown(result)
+
+
+def test_a_cancelled_search_stops() -> None:
+    begin().cancel("compatibility says block")
+    try:
+        with pytest.raises(StageCancelledError, match="compatibility says block"):
+            find_batch(request(), Bench(), None)
+    finally:
+        begin()
