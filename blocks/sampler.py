@@ -38,7 +38,7 @@ def start_sampler(folder: ServiceFolder, processes: ServiceProcesses) -> int:
     log = folder.samples / "sampler.log"
     with log.open("wb") as output:
         child = subprocess.Popen(
-            [sys.executable, "-I", "-S", _DAEMON, str(folder.root)],
+            [sys.executable, "-I", _DAEMON, str(folder.root)],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
