@@ -21,7 +21,7 @@ from waiting import wait_until
 from blocks.engine_api import EngineApi
 from blocks.record_store import FolderRecordStore
 from blocks.sampler import sample_service, sampler_pid, start_sampler, stop_sampler
-from blocks.service_processes import ServiceProcesses, processes_of
+from blocks.service_processes import ServiceProcesses, container_of, processes_of
 from blocks.supervisor import SupervisedService
 from deployments.cli.main import main
 from tasks.core.files import write_atomically
@@ -296,6 +296,7 @@ def test_what_is_sampled_of_a_container(service: ServiceFolder) -> None:
         found = processes_of(service, docker, running, period_s=5)
     finally:
         child.communicate(b"\n")
+    assert container_of(child.pid) is None, "it has ended"
     # This test may itself run in a container: then that is the one named.
     assert found.kind in ("process", "container")
     assert found.pids == (child.pid,) or found.id is not None
