@@ -1,6 +1,6 @@
 # Needs Python 3.11+, make and the package registries; everything else is installed into .venv.
 PYTHON ?= python3
-VENV := .venv
+VENV ?= .venv
 BIN := $(VENV)/bin
 KILLS ?= 70
 SEED ?= 1

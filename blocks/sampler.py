@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+
+import psutil
 
 from blocks.service_processes import ServiceProcesses, processes_of, running_service
 from tasks.core.errors import CommandError
@@ -38,7 +39,7 @@ def start_sampler(folder: ServiceFolder, processes: ServiceProcesses) -> int:
     log = folder.samples / "sampler.log"
     with log.open("wb") as output:
         child = subprocess.Popen(
-            [sys.executable, "-I", "-S", _DAEMON, str(folder.root)],
+            [sys.executable, "-I", _DAEMON, str(folder.root)],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
@@ -61,14 +62,14 @@ def stop_sampler(folder: ServiceFolder) -> bool:
     pid = sampler_pid(folder)
     if pid is None:
         return False
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGTERM)
-    deadline = time.monotonic() + _WAIT_S
-    while sampler_pid(folder) == pid:
-        if time.monotonic() > deadline:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        time.sleep(_POLL_S)
+    with contextlib.suppress(psutil.NoSuchProcess):
+        process = psutil.Process(pid)
+        process.terminate()
+        try:
+            process.wait(timeout=_WAIT_S)
+        except psutil.TimeoutExpired:
+            process.kill()
+            process.wait(timeout=_WAIT_S)
     return True
 
 

@@ -1,6 +1,6 @@
 """The leak sampler: one small process a service, which outlives flows. Standard library only, run as a script.
 
-`python -I -S daemon.py SERVICE_FOLDER` writes the memory of the service's engine, and the work it has done, to
+`python -I daemon.py SERVICE_FOLDER` writes the memory of the service's engine, and the work it has done, to
 `samples/<start>-<process>.csv`: one file for each run of the engine, for a leak cannot be followed through a
 restart. What to sample stands in `processes.json`, read anew for every sample:
 

@@ -111,6 +111,7 @@ def _explanations(u: Floats, common: list[Floats]) -> Iterator[tuple[Structure, 
     size = base.shape[1]
     yield "straight", 0.0, base[None], size
     yield "saturating", 0.0, _with(base, [np.exp(-u / tau)[:, None] for tau in TAUS]), size + 2
+    yield "saturating", 0.0, _with(base, [np.minimum(u, full)[:, None] for full in ONSETS]), size + 2
     after = (np.arange(u.size)[:, None] >= np.arange(2, u.size - 1)[None, :]).astype(float)
     one = [after[:, [index]] for index in range(after.shape[1])]
     yield "steps", 0.0, _with(base, one), size + 2

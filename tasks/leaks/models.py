@@ -27,11 +27,6 @@ class Series(BaseModel):
     bytes_: tuple[float, ...]
     requests: tuple[float, ...] | None = None
 
-    @property
-    def span_s(self) -> float:
-        """Time covered."""
-        return max(self.t_s) - min(self.t_s) if self.t_s else 0.0
-
 
 class LeakRequest(BaseModel):
     """What a leak is measured against. `limit_bytes` is where the kernel would end the process."""

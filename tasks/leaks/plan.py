@@ -148,14 +148,14 @@ def _verdict(looks: Sequence[Look], span: float, request: LeakRequest) -> LeakVe
     return LeakVerdict.SUSPECTED
 
 
-def _out_of_memory(t: Floats, y: Floats, look: Look, limit: int) -> float | None:
-    """When a least-squares line through the samples meets the limit, on the series' clock; not before now."""
-    start = t[0] + max(look.onset, 0.05) * (t[-1] - t[0])
-    recent = t >= start
-    slope, level = np.polyfit(t[recent] - t[-1], y[recent], 1)
-    if slope <= 0:
-        return None
-    return float(t[-1] + max(0.0, (limit - level) / slope))
+def _out_of_memory(t: Floats, y: Floats, look: Look, limit: int) -> float:
+    """When the look's trend, laid through the later half of the samples, meets the limit; not before now.
+
+    The trend without load, caches and steps errs less than a line through the samples themselves.
+    """
+    later = t >= t[0] + 0.5 * (t[-1] - t[0])
+    now = float(np.mean(y[later] - look.slope_bytes_per_s * (t[later] - t[-1])))
+    return float(t[-1]) + max(0.0, (limit - now) / look.slope_bytes_per_s)
 
 
 def _none(reason: str) -> LeakResult:

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -19,14 +20,18 @@ from waiting import wait_until
 
 from blocks.engine_api import EngineApi
 from blocks.record_store import FolderRecordStore
-from blocks.sampler import sample_service, sampler_pid, stop_sampler
-from blocks.service_processes import ServiceProcesses, processes_of
+from blocks.sampler import sample_service, sampler_pid, start_sampler, stop_sampler
+from blocks.service_processes import ServiceProcesses, container_of, processes_of
 from blocks.supervisor import SupervisedService
 from deployments.cli.main import main
+from tasks.core.files import write_atomically
+from tasks.core.records import new_record
 from tasks.core.release import Release, ServiceFolder
 from tasks.core.spec import Target
-from tasks.core.verdicts import RolloutVerdict, StageName
+from tasks.core.verdicts import LeakVerdict, RolloutVerdict, StageName
 from tasks.leaks.apply import read_runs
+from tasks.leaks.models import LeakRequest
+from tasks.leaks.plan import judge
 from tasks.rollout.apply import roll_out, stop_service
 from tasks.rollout.models import Running
 
@@ -87,6 +92,38 @@ def test_a_service_that_answers_is_healthy(
     assert code == 0
     assert "chat is healthy" in out
     assert "time to first token of 5 requests" in out
+    code, out, _ = slipway("health", "chat", "--contract", capsys=capsys)
+    assert code == 0
+    assert "contract: 14 of 14 hold on 3 samples" in out
+
+
+def test_a_release_is_explained_by_its_records(
+    release: Release,
+    services: Callable[[str], ServiceFolder],
+    slipway_home: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder = services("chat")
+    record = new_record(
+        stage=StageName.BATCHING,
+        subject="chat",
+        host_fingerprint="h",
+        inputs_digest="d",
+        outcome="chosen",
+        seconds=1,
+    )
+    records(slipway_home).put(record)
+    with SupervisedService(folder) as target:
+        roll_out(release.model_copy(update={"records": (record.id, "01GONE")}), folder, target, EngineApi)
+    code, out, _ = slipway("kb", "explain", "chat", "--json", capsys=capsys)
+    answer = json.loads(out)
+    assert (code, answer["release"]) == (0, release.id)
+    assert [row["id"] for row in answer["records"]] == [record.id, "01GONE"]
+    assert answer["records"][0]["record"]["outcome"] == "chosen"
+    code, out, _ = slipway("kb", "explain", "chat", capsys=capsys)
+    assert code == 0
+    assert record.id in out
+    assert "not in this store" in out
 
 
 def test_a_restart_degrades_until_it_has_been_seen(
@@ -209,6 +246,46 @@ def test_the_sampler_ends_with_the_service(service: ServiceFolder, release: Rele
     wait_until(lambda: sampler_pid(service) is None, "the sampler ends")
 
 
+LEAKS = "kept.append(bytearray(b'x') * (1 << 20))"
+FILLS_A_CACHE = "kept.append(bytearray(b'x') * (1 << 20)) if len(kept) < 30 else None"
+LOOP = "import sys, time\nkept = []\nwhile time.monotonic() < {end}:\n    {work}\n    time.sleep(0.02)"
+
+
+def test_a_process_that_leaks_is_told_from_one_that_fills_a_cache(tmp_path: Path) -> None:
+    """Real memory, the real sampler, and a day that lasts three seconds."""
+    end = time.monotonic() + 60  # should this test be killed, they end by themselves
+    children, folders = [], []
+    try:
+        for name, work in (("leaks", LEAKS), ("fills", FILLS_A_CACHE)):
+            folder = ServiceFolder(tmp_path, name)
+            write_atomically(folder.state_file, "{}")
+            children.append(subprocess.Popen([sys.executable, "-c", LOOP.format(end=end, work=work)]))
+            folders.append(folder)
+            start_sampler(
+                folder, ServiceProcesses(kind="process", pids=(children[-1].pid,), period_s=PERIOD_S)
+            )
+        wait_until(
+            lambda: min(samples(folder) for folder in folders) >= 120,
+            "a day and a half of samples",
+            timeout_s=60,
+        )
+        leaking, filling = (
+            judge(read_runs(folder.samples), LeakRequest(confirm_after_s=3, limit_bytes=1 << 30))
+            for folder in folders
+        )
+    finally:
+        for folder in folders:
+            stop_sampler(folder)
+        for child in children:
+            child.kill()
+            child.wait()
+    assert leaking.verdict is LeakVerdict.CONFIRMED, leaking.reason
+    assert 5e6 < leaking.slope_bytes_per_s < 6e7  # a mebibyte each 20 ms, later on a busy machine
+    assert leaking.oom_at_s is not None
+    assert leaking.oom_at_s > time.time() - 60
+    assert filling.verdict is LeakVerdict.NONE, filling.reason
+
+
 def test_what_is_sampled_of_a_container(service: ServiceFolder) -> None:
     state = service.state()
     assert state is not None
@@ -219,6 +296,7 @@ def test_what_is_sampled_of_a_container(service: ServiceFolder) -> None:
         found = processes_of(service, docker, running, period_s=5)
     finally:
         child.communicate(b"\n")
+    assert container_of(child.pid) is None, "it has ended"
     # This test may itself run in a container: then that is the one named.
     assert found.kind in ("process", "container")
     assert found.pids == (child.pid,) or found.id is not None

@@ -1,7 +1,5 @@
 """`slipway env` as a user calls it."""
 
-# ruff: noqa: E501 - texts stand as they are printed
-
 from __future__ import annotations
 
 import json

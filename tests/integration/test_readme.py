@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -31,6 +32,14 @@ def reader(tmp_path: Path, repository: Path) -> Iterator[dict[str, str]]:
         subprocess.run(command, env=environment, cwd=repository, capture_output=True, check=False)
     for process in psutil.process_iter(["cmdline"]):
         assert str(tmp_path) not in " ".join(process.info["cmdline"] or []), process
+
+
+def test_what_is_not_run_here_is_what_runs_this(repository: Path) -> None:
+    """`make test` cannot run itself; every other command is in a block that is run."""
+    blocks = re.findall(
+        r"^```sh\n(.*?)^```", (repository / "README.md").read_text(), re.MULTILINE | re.DOTALL
+    )
+    assert blocks == ["make test\n"]
 
 
 def test_every_command_of_the_readme_prints_what_it_says(reader: dict[str, str], repository: Path) -> None:

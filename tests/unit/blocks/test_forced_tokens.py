@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -53,7 +53,7 @@ def test_runs_hold_every_whole_token_but_the_first(whole: list[bool]) -> None:
     runs = list(whole_runs(tokens))
     covered = [index for start, end in runs for index in range(start, end)]
     assert covered == [index for index in range(1, len(tokens)) if whole[index]]
-    assert all(end < start for (_, end), (start, _) in pairwise(runs))
+    assert all(end < start for (_, end), (start, _) in itertools.pairwise(runs))
 
 
 def test_windows_are_scored_in_order_after_their_context() -> None:

@@ -1,7 +1,5 @@
 """What is asked of uv, and what its answers mean."""
 
-# ruff: noqa: E501 - texts stand as they are printed
-
 from __future__ import annotations
 
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What names a lock, and how locks are read and written."""
 
-# ruff: noqa: E501 - texts stand as they are printed
-
 from __future__ import annotations
 
 import pytest

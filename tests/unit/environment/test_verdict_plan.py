@@ -1,7 +1,5 @@
 """Who requires whom in an installed set, and the verdict on it."""
 
-# ruff: noqa: E501 - texts stand as they are printed
-
 from __future__ import annotations
 
 import pytest

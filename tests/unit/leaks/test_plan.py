@@ -96,9 +96,12 @@ def test_a_small_trend_is_no_leak() -> None:
     assert "less than 5%" in result.reason
 
 
-def test_growth_that_has_ended_is_no_leak() -> None:
+@pytest.mark.parametrize("ended", [0.3, 0.5, 0.6])
+@pytest.mark.parametrize("daily", [0.0, 0.03])
+def test_growth_that_has_ended_is_no_leak(ended: float, daily: float) -> None:
     t = np.arange(0, 4 * DAY_S, 600)
-    y = 2**30 * (1 + 0.5 * np.minimum(1, t / (2 * DAY_S)) + np.random.default_rng(1).normal(0, 1e-3, t.size))
+    noise = np.random.default_rng(1).normal(0, 0.01, t.size) + daily * np.sin(2 * np.pi * t / DAY_S)
+    y = 2**30 * (1 + 0.1 * np.minimum(1, t / (ended * t[-1])) + noise)
     assert plan.judge([Series(t_s=tuple(t), bytes_=tuple(y))], LeakRequest()).verdict is LeakVerdict.NONE
 
 
