@@ -118,9 +118,8 @@ def _upward(sizes: Sizes, limits: Limits, low: int) -> int | None:
     if broken > 2 * low:
         target = min(2 * low, limits.max_batch)
     elif _last_gain(sizes) <= limits.tolerance / 2 or _cliffs(sizes) >= _MOST_CLIFFS:
-        return (
-            None  # what lies between adds less than the step before, or costs more crashes than it is worth
-        )
+        # What lies between adds less than the step before, or costs more crashes than it is worth.
+        return None
     else:
         target = (low + int(broken)) // 2
     room = _room(sizes, limits, low, target)

@@ -237,7 +237,11 @@ def test_how_an_engine_ended_is_told(
     behaviour: str, expected: Run, engine_python: Path, tmp_path: Path
 ) -> None:
     bench = EngineBench(engine=OddEngine(behaviour), python=engine_python, threads=1)
-    assert bench.probe(tmp_path / "x", CONFIG, tmp_path / "log", output_tokens=4, runs=3) == [expected]
+    found = bench.probe(tmp_path / "x", CONFIG, tmp_path / "log", output_tokens=4, runs=3)
+    assert [run.model_copy(update={"log_tail": None}) for run in found] == [expected]
+    if behaviour == "die":
+        assert found[0].log_tail is not None
+        assert "assertion failed: n_tokens > 0" in found[0].log_tail
 
 
 def test_an_engine_that_refuses_is_a_failed_probe(engine_python: Path, tmp_path: Path) -> None:
