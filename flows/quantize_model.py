@@ -15,7 +15,6 @@ from flows.tune_serving import TuningRequest, quantized
 from tasks.core.cancellation import begin
 from tasks.core.spec import DeploySpec
 from tasks.environment.models import EnvironmentRequest
-from tasks.quantization.plan import check_tuning
 from tasks.staging.models import StagingRequest
 
 
@@ -27,7 +26,6 @@ def quantize_model(spec: DeploySpec) -> Outcome[Any]:
         spec: which model and formats, and how much quality may be lost. Returns the outcome of quantization, or
             of the stage before it that said no.
     """
-    check_tuning(spec.tuning)
     staging = StagingRequest(
         model=spec.model, shards=spec.staging.shards, disk_benchmark=spec.staging.disk_benchmark
     )

@@ -99,7 +99,6 @@ def _bench(request: TuningRequest) -> EngineBench:
 def _check(request: TuningRequest, shape: ModelShape) -> None:
     """What can be known to be wrong before anything is measured."""
     tuning = request.tuning
-    plan.check_tuning(tuning)
     if tuning.context > shape.max_context:
         raise SpecError(
             f"tuning.context is {tuning.context}, the model was made for {shape.max_context} tokens",

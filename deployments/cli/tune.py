@@ -20,7 +20,6 @@ from tasks.batching.plan import summarise
 from tasks.core.errors import CommandError, WrongUseError
 from tasks.core.spec import DeploySpec, load_spec
 from tasks.core.verdicts import ChoiceVerdict, StageName, says_no
-from tasks.quantization.plan import check_tuning
 
 if TYPE_CHECKING:
     from flows.recording import Outcome
@@ -43,7 +42,6 @@ def quantization(spec_file: Path, overrides: tuple[str, ...], as_json: bool) -> 
     Builds the environment and stages the model first, where that was not done yet. Nothing is put into service.
     """
     spec = load_spec(spec_file, overrides)
-    check_tuning(spec.tuning)
     outcome = _run_quantization(spec, quiet=as_json)
     if as_json:
         print_json(

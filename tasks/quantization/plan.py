@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Iterable, Sequence
 
 from tasks.core.errors import EngineError, SpecError
-from tasks.core.spec import CandidateFormat, Tuning
+from tasks.core.spec import CandidateFormat
 from tasks.core.verdicts import ChoiceVerdict
 from tasks.quantization.models import Candidate, Measured, Quality, QuantizationResult, Score, Trial
 
@@ -23,15 +23,6 @@ MOST_NOISE = 0.25
 _WINDOW_TOKENS = 1024
 _SLOTS = 4
 _BYTES_PER_TOKEN = 16
-
-
-def check_tuning(tuning: Tuning) -> None:
-    """Raise `SpecError` for a comparison of formats without a text to compare them on."""
-    if tuning.quality_text is None and len(tuning.candidates) > 1:
-        raise SpecError(
-            f"the formats {', '.join(tuning.candidates)} cannot be compared without a text",
-            fix="name a held-out text in tuning.quality_text, or one format in tuning.candidates",
-        )
 
 
 def text_bytes(tokens: int) -> int:

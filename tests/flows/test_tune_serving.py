@@ -108,7 +108,6 @@ def test_no_size_keeps_an_impossible_objective(asked: TuningRequest) -> None:
 @pytest.mark.parametrize(
     ("tuning", "message"),
     [
-        ({"quality_text": None}, "cannot be compared without a text"),
         ({"quality_text": Path("/no/such/text")}, "cannot be read"),
         ({"context": 100_000}, "the model was made for"),
         ({"output_tokens": 120}, "leave no room for a prompt"),

@@ -45,6 +45,10 @@ def refusal(values: Any) -> str:
         ({"staging": {"shards": 0}}, "spec: staging.shards: between 1 and 10000, or auto (got 0)"),
         ({"tuning": {"candidates": ["f16", "f16"]}}, "spec: tuning.candidates: each format once"),
         ({"tuning": None}, "spec: tuning: Input should be a valid"),
+        (
+            {"tuning": {"candidates": ["f16", "q8_0"]}},
+            "spec: tuning: f16, q8_0 cannot be compared without a text: name one in tuning.quality_text",
+        ),
     ],
 )
 def test_a_wrong_value_is_one_line_that_names_the_key(changes: dict[str, Any], message: str) -> None:
@@ -95,7 +99,13 @@ def test_no_yaml_makes_a_traceback(value: Any) -> None:
 
 
 def test_a_spec_survives_yaml_and_json() -> None:
-    spec = parse_spec({**MINIMAL, "tuning": {"candidates": ["f32", "q8_0"]}, "hardware": {"memory": "1Gi"}})
+    spec = parse_spec(
+        {
+            **MINIMAL,
+            "tuning": {"candidates": ["f32", "q8_0"], "quality_text": "/text"},
+            "hardware": {"memory": "1Gi"},
+        }
+    )
     assert DeploySpec.model_validate_json(spec.model_dump_json()) == spec
     assert parse_spec(yaml.safe_load(yaml.safe_dump(spec.model_dump(mode="json")))) == spec
 

@@ -17,7 +17,6 @@ from tasks.quantization import report
 from tasks.quantization.models import Candidate, Measured, QuantizationResult, Score, Trial
 from tasks.quantization.plan import (
     check_baseline,
-    check_tuning,
     choose,
     compare,
     judge,
@@ -188,16 +187,6 @@ def test_one_format_needs_no_text() -> None:
     assert result.reason == "the only one asked for"
     assert "Quality was not compared" in report.markdown(result)
     assert set(report.numbers(result)) == {"size_bytes", "tokens_per_s"}
-
-
-def test_several_formats_need_a_text() -> None:
-    with pytest.raises(SpecError) as caught:
-        check_tuning(Tuning())
-    assert caught.value.what == snapshot("the formats f16, q8_0, q4_0 cannot be compared without a text")
-    assert caught.value.fix == snapshot(
-        "name a held-out text in tuning.quality_text, or one format in tuning.candidates"
-    )
-    check_tuning(Tuning(quality_text=Path("held-out.txt")))
 
 
 def test_a_baseline_that_tells_nothing_is_a_fault() -> None:
