@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from inline_snapshot import snapshot
 
 from tasks.core.errors import EngineError, SpecError
-from tasks.core.spec import CandidateFormat, Tuning
+from tasks.core.spec import CandidateFormat
 from tasks.core.verdicts import ChoiceVerdict
 from tasks.quantization import report
 from tasks.quantization.models import Candidate, Measured, QuantizationResult, Score, Trial
@@ -179,7 +179,6 @@ Quality was not compared: one format was asked for, and no text given.
 
 
 def test_one_format_needs_no_text() -> None:
-    check_tuning(Tuning(candidates=(F16,)))
     check_baseline(F16, Trial(tokens_per_s=(100,)), compared=False)
     alone = judge(candidate(F16, 16), Trial(tokens_per_s=(100,)), Trial(tokens_per_s=(100,)), 0.0)
     result = choose([alone], 0.0)
