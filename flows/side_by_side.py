@@ -23,11 +23,16 @@ def side_by_side(
     with ThreadPoolExecutor(len(works), thread_name_prefix="stage") as pool:
         futures = [pool.submit(copy_context().run, work) for work in works]
         waiting = set(futures)
-        while waiting:
-            ended, waiting = wait(waiting, return_when=FIRST_COMPLETED)
-            for future in ended:
-                if reason := _reason_to_stop(future):
-                    cancellation.cancel(reason)
+        try:
+            while waiting:
+                ended, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+                for future in ended:
+                    if reason := _reason_to_stop(future):
+                        cancellation.cancel(reason)
+        except BaseException:
+            # Ctrl-C: leaving the pool waits for its threads, so they have to be told.
+            cancellation.cancel("interrupted")
+            raise
     faults = [error for future in futures if (error := future.exception())]
     for fault in faults:
         if not isinstance(fault, StageCancelledError):

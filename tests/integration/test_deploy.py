@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -267,6 +268,22 @@ def test_an_engine_that_dies_shows_its_last_lines(desk: Desk, random_model: Path
     finally:
         worker.write_text(source)
         assert model.read_bytes() == whole
+
+
+def test_an_interrupted_deploy_ends_at_once_and_leaves_nothing(
+    tmp_path: Path, random_model: Path, prefect_api_url: str
+) -> None:
+    desk = Desk(tmp_path / "home", prefect_api_url)
+    environment = {**os.environ, "SLIPWAY_HOME": str(desk.home), "PREFECT_API_URL": desk.api}
+    command = [SLIPWAY, "deploy", write_spec(tmp_path, random_model, name="halted"), "--json"]
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as deploy:
+        assert deploy.stderr is not None
+        assert any("environment: resolving" in line for line in deploy.stderr)
+        deploy.send_signal(signal.SIGINT)
+        said = deploy.stderr.read()
+    assert deploy.returncode == 130, said
+    assert "stopped" in said
+    assert desk.leftovers() == []
 
 
 def test_no_network_while_locking_is_a_fault_that_may_pass(
