@@ -18,6 +18,7 @@ import httpx
 import psutil
 import pytest
 import yaml
+from waiting import wait_until
 
 from blocks.engine_process import free_port
 from tasks.core.release import ServiceFolder
@@ -86,6 +87,14 @@ class Desk:
                 found.append(line)
         return found
 
+    def left_nothing_but(self, before: list[str]) -> None:
+        """Nothing is there that was not before; what is ending is given a moment."""
+        wait_until(
+            lambda: set(self.leftovers()) <= set(before),
+            f"nothing is left but {before}",
+            timeout_s=20,
+        )
+
 
 @pytest.fixture(scope="module")
 def desk(tmp_path_factory: pytest.TempPathFactory, prefect_api_url: str) -> Iterator[Desk]:
@@ -94,7 +103,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory, prefect_api_url: str) -> Iter
     yield desk
     for folder in desk.home.glob("services/*"):
         desk.run("stop", folder.name)
-    assert desk.leftovers() == []
+    desk.left_nothing_but([])
 
 
 def write_spec(folder: Path, model: str | Path, **changes: Any) -> Path:
@@ -209,7 +218,7 @@ def test_a_bad_model_is_one_line_and_nothing_is_half_done(
     assert ended.code in (1, 2)
     for word in words:
         assert word in f"{ended.error} {ended.fix}"
-    assert desk.leftovers() == before
+    desk.left_nothing_but(before)
     assert ServiceFolder(desk.home / "services", "bad").state() is None
 
 
@@ -230,7 +239,7 @@ def test_a_taken_port_is_named_and_nothing_is_started(desk: Desk, random_model: 
         ended = desk.deploy(spec)
         assert ended.code == 1
         assert str(port) in ended.error
-        assert desk.leftovers() == before
+        desk.left_nothing_but(before)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
@@ -243,7 +252,7 @@ def test_a_full_disk_is_named(tmp_path: Path, random_model: Path, prefect_api_ur
         ended = desk.deploy(write_spec(tmp_path, random_model, name="full"))
         assert ended.code == 1
         assert "room" in ended.error or "full" in ended.error
-        assert desk.leftovers() == []
+        desk.left_nothing_but([])
     finally:
         subprocess.run(["umount", "--lazy", disk], check=True)
 
@@ -283,7 +292,7 @@ def test_an_interrupted_deploy_ends_at_once_and_leaves_nothing(
         said = deploy.stderr.read()
     assert deploy.returncode == 130, said
     assert "stopped" in said
-    assert desk.leftovers() == []
+    desk.left_nothing_but([])
 
 
 def test_no_network_while_locking_is_a_fault_that_may_pass(
@@ -296,7 +305,7 @@ def test_no_network_while_locking_is_a_fault_that_may_pass(
     ended = desk.deploy(write_spec(tmp_path, random_model, name="offline"), env=env)
     assert ended.code == 1
     assert "index" in ended.error
-    assert desk.leftovers() == []
+    desk.left_nothing_but([])
 
 
 def test_target_docker_without_docker_says_so(desk: Desk, random_model: Path, tmp_path: Path) -> None:
