@@ -21,13 +21,18 @@ def side_by_side(
     nothing goes on behind the caller's back.
     """
     with ThreadPoolExecutor(len(works), thread_name_prefix="stage") as pool:
-        futures = [pool.submit(copy_context().run, work) for work in works]
-        waiting = set(futures)
-        while waiting:
-            ended, waiting = wait(waiting, return_when=FIRST_COMPLETED)
-            for future in ended:
-                if reason := _reason_to_stop(future):
-                    cancellation.cancel(reason)
+        try:
+            futures = [pool.submit(copy_context().run, work) for work in works]
+            waiting = set(futures)
+            while waiting:
+                ended, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+                for future in ended:
+                    if reason := _reason_to_stop(future):
+                        cancellation.cancel(reason)
+        except BaseException:
+            # Interrupted: without the signal, leaving the pool would wait for work that nobody wants any more.
+            cancellation.cancel("interrupted")
+            raise
     faults = [error for future in futures if (error := future.exception())]
     for fault in faults:
         if not isinstance(fault, StageCancelledError):
