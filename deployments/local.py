@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import sys
@@ -46,6 +47,7 @@ def start(settings: Settings, port: int | None) -> LocalState:
     with file_lock(settings.leases / "local.lock", wait=True, holder="the local server"):
         state = read_local_state(settings)
         if state is None or not state.alive:
+            _end(state.worker if state else None)  # it would go on asking a server that is gone
             state = _start_server(settings, port)
         os.environ.update(server_environment(settings, state.api_url))
         _register(settings, state)
@@ -139,7 +141,7 @@ def _start_worker(settings: Settings, state: LocalState) -> StartedProcess:
         "--type",
         "process",
         "--name",
-        "slipway-local",
+        WORKER,
     )
     pid = start_detached(command, env=environment, log=settings.home / "logs" / "worker.log")
     return StartedProcess.of(pid)
@@ -150,10 +152,13 @@ def _end(started: StartedProcess | None) -> bool:
     process = started.find() if started else None
     if process is None:
         return False
-    children = process.children(recursive=True)
-    process.terminate()
+    children: list[psutil.Process] = []
+    with contextlib.suppress(psutil.NoSuchProcess):
+        children = process.children(recursive=True)
+        process.terminate()
     _, alive = psutil.wait_procs([process, *children], timeout=STOP_TIMEOUT_S)
     for straggler in alive:
-        straggler.kill()
+        with contextlib.suppress(psutil.NoSuchProcess):
+            straggler.kill()
     psutil.wait_procs(alive, timeout=STOP_TIMEOUT_S)
     return True
