@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-import socket
 import sys
 from datetime import timedelta
 from pathlib import Path
 
 import psutil
 
-from blocks.engine_process import LOCALHOST, free_port
+from blocks.ports import LOCALHOST, check_port_free, free_port
 from blocks.prefect_server import (
     answers,
     api_url,
@@ -81,8 +80,10 @@ def deployment_names() -> list[str]:
 
 def _start_server(settings: Settings, port: int | None) -> LocalState:
     wanted = port or _default_port()
-    if not _is_free(wanted):
-        raise PortTakenError(f"port {wanted} is in use", fix="give another: slipway up --port N")
+    try:
+        check_port_free(LOCALHOST, wanted)
+    except PortTakenError as error:
+        raise PortTakenError(error.what, fix="give another: slipway up --port N") from None
     url = api_url(wanted)
     log = settings.home / "logs" / "server.log"
     settings.prefect_home.mkdir(parents=True, exist_ok=True)
@@ -95,12 +96,11 @@ def _start_server(settings: Settings, port: int | None) -> LocalState:
 
 
 def _default_port() -> int:
-    return DEFAULT_PORT if _is_free(DEFAULT_PORT) else free_port()
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex((LOCALHOST, port)) != 0
+    try:
+        check_port_free(LOCALHOST, DEFAULT_PORT)
+    except PortTakenError:
+        return free_port()
+    return DEFAULT_PORT
 
 
 def _register(settings: Settings, state: LocalState) -> None:

@@ -18,7 +18,7 @@ import psutil
 import pytest
 import yaml
 
-from blocks.engine_process import free_port
+from blocks.ports import free_port
 from tasks.core.release import ServiceFolder
 
 pytestmark = [pytest.mark.engine, pytest.mark.server]

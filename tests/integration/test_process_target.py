@@ -23,7 +23,7 @@ from strays import engines_of, processes_of, supervisors_of
 from waiting import wait_until
 
 from blocks.engine_api import EngineApi
-from blocks.engine_process import free_port
+from blocks.ports import free_port
 from blocks.supervisor import SupervisedService
 from tasks.core.errors import BusyError, ModelError, PortTakenError, RolloutError
 from tasks.core.release import Release, ServiceFolder
