@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -11,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from blocks.engine_api import EngineApi
+from blocks.ports import LOCALHOST, free_port
 from blocks.process import last_lines, leashed
 from tasks.core.cancellation import current
 from tasks.core.errors import EngineDiedError, EngineError
 from tasks.engines.base import CommandLine
 
-LOCALHOST = "127.0.0.1"
 _POLL_S = 0.02
 
 
@@ -44,14 +43,6 @@ class RunningEngine:
                 fix=f"read {self.log}",
                 detail=last_lines(self.log.read_text(errors="replace")),
             )
-
-
-def free_port(host: str = LOCALHOST) -> int:
-    """A port that nothing listens on now."""
-    with socket.socket() as probe:
-        probe.bind((host, 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @contextlib.contextmanager

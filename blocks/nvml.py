@@ -79,7 +79,7 @@ def _ask(what: str, question: Callable[[], T], faults: list[str]) -> T | None:
 
 
 def _optional(question: Callable[[], T]) -> T | None:
-    """The answer, or None where this GPU or driver does not offer it."""
+    """The answer, or None where this GPU or driver does not offer it: a passively cooled one has no fan."""
     try:
         return question()
     except pynvml.NVMLError as error:
@@ -131,32 +131,30 @@ _SLOWDOWNS = {
 
 
 def sample_gpus() -> tuple[GpuSample, ...]:
-    """Temperature, fan, memory and slowdowns of each GPU now; none where there is no driver."""
+    """Temperature, fan, memory and slowdowns of each GPU that answers now; none where there is no driver.
+
+    One that fell off the bus is still counted by NVML, and every question to it fails: it is left out, so that
+    a check finds fewer GPUs than the service was promised.
+    """
     with nvml_session() as available:
         if not available:
             return ()
-        return tuple(_sample_gpu(index) for index in range(pynvml.nvmlDeviceGetCount()))
+        count = _ask("number of GPUs", pynvml.nvmlDeviceGetCount, []) or 0
+        samples = [_ask(f"GPU {index}", partial(_sample_gpu, index), []) for index in range(count)]
+        return tuple(sample for sample in samples if sample is not None)
 
 
 def _sample_gpu(index: int) -> GpuSample:
     handle = pynvml.nvmlDeviceGetHandleByIndex(index)
-    fan = _reported(lambda: pynvml.nvmlDeviceGetFanSpeed(handle))
-    memory = _reported(lambda: pynvml.nvmlDeviceGetMemoryInfo(handle))
-    reasons = _reported(lambda: pynvml.nvmlDeviceGetCurrentClocksEventReasons(handle)) or 0
+    fan = _optional(lambda: pynvml.nvmlDeviceGetFanSpeed(handle))
+    memory = _optional(lambda: pynvml.nvmlDeviceGetMemoryInfo(handle))
+    reasons = _optional(lambda: pynvml.nvmlDeviceGetCurrentClocksEventReasons(handle)) or 0
     return GpuSample(
         index=index,
         name=pynvml.nvmlDeviceGetName(handle),
         uuid=pynvml.nvmlDeviceGetUUID(handle),
-        temperature_c=_reported(lambda: pynvml.nvmlDeviceGetTemperature(handle, pynvml.NVML_TEMPERATURE_GPU)),
+        temperature_c=_optional(lambda: pynvml.nvmlDeviceGetTemperature(handle, pynvml.NVML_TEMPERATURE_GPU)),
         fan=None if fan is None else fan / 100,
         memory_used=None if memory is None else memory.used / memory.total,
         slowed=tuple(text for bit, text in _SLOWDOWNS.items() if reasons & bit),
     )
-
-
-def _reported(read: Callable[[], T]) -> T | None:
-    """The value; None where this GPU does not report it: a passively cooled one has no fan."""
-    try:
-        return read()
-    except pynvml.NVMLError:
-        return None

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import httpx
 
-from blocks.engine_process import LOCALHOST, free_port
+from blocks.ports import LOCALHOST, free_port
 from blocks.process import last_lines, leashed, terminate
 from tasks.core.errors import SlipwayError
 from tasks.core.settings import Settings

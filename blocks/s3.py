@@ -218,8 +218,10 @@ class S3RecordStore:
         return cls(S3Folder.open(url, endpoint=endpoint))
 
     def put(self, record: Record) -> None:
-        """Store a new record. Raises `RecordError` if its id is taken."""
-        if not self.folder.create(f"{record.stage}/{record.id}.json", record.to_json().encode()):
+        """Store a new record. Raises `RecordError` if its id is another one's."""
+        path, content = f"{record.stage}/{record.id}.json", record.to_json().encode()
+        # A request whose answer was lost is sent again by boto3, and then meets the object that it made itself.
+        if not self.folder.create(path, content) and self.folder.read(path) != content:
             raise RecordError(f"the record {record.id} exists already")
 
     def get(self, record_id: str) -> Record:

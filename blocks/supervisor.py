@@ -18,7 +18,7 @@ from blocks.ports import check_port_free, port_taken
 from blocks.process import last_lines
 from tasks.core.errors import BusyError, RolloutError
 from tasks.core.release import Release, ServiceFolder
-from tasks.rollout.apply import Candidate
+from tasks.rollout.apply import Newcomer
 from tasks.rollout.daemon.logs import engine_log_path
 from tasks.rollout.models import Running
 
@@ -73,7 +73,7 @@ class SupervisedService:
         claimed: int = answer["port"]
         return claimed
 
-    def start(self, release: Release) -> Candidate:
+    def start(self, release: Release) -> Newcomer:
         """Have the supervisor start the release on a free port of the loopback."""
         answer = self._ask(
             "start",
@@ -82,27 +82,27 @@ class SupervisedService:
             env=release.launch.env,
             drain_s=release.spec.rollout.drain_s,
         )
-        return Candidate(release.id, answer["base_url"])
+        return Newcomer(release.id, answer["base_url"])
 
-    def fault(self, candidate: Candidate) -> str | None:
-        """How the candidate died; None while it lives."""
-        fault: str | None = self._ask("candidate", lines=0)["fault"]
+    def fault(self, newcomer: Newcomer) -> str | None:
+        """How the newcomer died; None while it lives."""
+        fault: str | None = self._ask("newcomer", lines=0)["fault"]
         return fault
 
-    def candidate_log(self, candidate: Candidate, lines: int) -> str:
-        """The end of what the candidate printed."""
-        return "\n".join(self._ask("candidate", lines=lines)["tail"])
+    def newcomer_log(self, newcomer: Newcomer, lines: int) -> str:
+        """The end of what the newcomer printed."""
+        return "\n".join(self._ask("newcomer", lines=lines)["tail"])
 
-    def switch(self, candidate: Candidate) -> None:
-        """Send new requests to the candidate."""
+    def switch(self, newcomer: Newcomer) -> None:
+        """Send new requests to the newcomer."""
         self._ask("switch")
 
-    def settle(self, candidate: Candidate, *, drain_s: float) -> None:
-        """Keep the candidate; the supervisor drains and ends the former one by itself."""
+    def settle(self, newcomer: Newcomer, *, drain_s: float) -> None:
+        """Keep the newcomer; the supervisor drains and ends the former one by itself."""
         self._ask("settle", drain_s=drain_s)
 
-    def revert(self, candidate: Candidate, *, drain_s: float) -> None:
-        """End the candidate. A supervisor that died has done so already."""
+    def revert(self, newcomer: Newcomer, *, drain_s: float) -> None:
+        """End the newcomer. A supervisor that died has done so already."""
         if self._connection is not None:
             with contextlib.suppress(RolloutError):
                 self._ask("revert", timeout_s=_ANSWER_S + drain_s)

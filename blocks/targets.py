@@ -7,8 +7,7 @@ from collections.abc import Iterator
 from functools import partial
 from typing import TYPE_CHECKING
 
-from blocks.engine_process import free_port
-from blocks.ports import check_port_free
+from blocks.ports import check_port_free, free_port
 from tasks.core.release import Release, ServiceFolder
 from tasks.core.settings import Settings
 from tasks.core.spec import Target as TargetKind

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-import socket
 import sys
 from datetime import timedelta
 from pathlib import Path
 
 import psutil
 
-from blocks.engine_process import LOCALHOST, free_port
+from blocks.ports import LOCALHOST, check_port_free, free_port
 from blocks.prefect_server import (
     answers,
     api_url,
@@ -46,6 +46,7 @@ def start(settings: Settings, port: int | None) -> LocalState:
     with file_lock(settings.leases / "local.lock", wait=True, holder="the local server"):
         state = read_local_state(settings)
         if state is None or not state.alive:
+            _end(state.worker if state else None)  # it would go on asking a server that is gone
             state = _start_server(settings, port)
         os.environ.update(server_environment(settings, state.api_url))
         _register(settings, state)
@@ -79,8 +80,10 @@ def deployment_names() -> list[str]:
 
 def _start_server(settings: Settings, port: int | None) -> LocalState:
     wanted = port or _default_port()
-    if not _is_free(wanted):
-        raise PortTakenError(f"port {wanted} is in use", fix="give another: slipway up --port N")
+    try:
+        check_port_free(LOCALHOST, wanted)
+    except PortTakenError as error:
+        raise PortTakenError(error.what, fix="give another: slipway up --port N") from None
     url = api_url(wanted)
     log = settings.home / "logs" / "server.log"
     settings.prefect_home.mkdir(parents=True, exist_ok=True)
@@ -93,12 +96,11 @@ def _start_server(settings: Settings, port: int | None) -> LocalState:
 
 
 def _default_port() -> int:
-    return DEFAULT_PORT if _is_free(DEFAULT_PORT) else free_port()
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex((LOCALHOST, port)) != 0
+    try:
+        check_port_free(LOCALHOST, DEFAULT_PORT)
+    except PortTakenError:
+        return free_port()
+    return DEFAULT_PORT
 
 
 def _register(settings: Settings, state: LocalState) -> None:
@@ -139,7 +141,7 @@ def _start_worker(settings: Settings, state: LocalState) -> StartedProcess:
         "--type",
         "process",
         "--name",
-        "slipway-local",
+        WORKER,
     )
     pid = start_detached(command, env=environment, log=settings.home / "logs" / "worker.log")
     return StartedProcess.of(pid)
@@ -150,10 +152,13 @@ def _end(started: StartedProcess | None) -> bool:
     process = started.find() if started else None
     if process is None:
         return False
-    children = process.children(recursive=True)
-    process.terminate()
+    children: list[psutil.Process] = []
+    with contextlib.suppress(psutil.NoSuchProcess):
+        children = process.children(recursive=True)
+        process.terminate()
     _, alive = psutil.wait_procs([process, *children], timeout=STOP_TIMEOUT_S)
     for straggler in alive:
-        straggler.kill()
+        with contextlib.suppress(psutil.NoSuchProcess):
+            straggler.kill()
     psutil.wait_procs(alive, timeout=STOP_TIMEOUT_S)
     return True

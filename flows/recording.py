@@ -158,7 +158,12 @@ def _record_failure(
     store: RecordStore, frame: Mapping[str, Any], outcome: str, error: SlipwayError, seconds: float
 ) -> None:
     record = new_record(**frame, outcome=outcome, seconds=seconds, evidence={"error": error.as_json()})
-    store.put(record)
+    try:
+        store.put(record)
+    except (SlipwayError, OSError) as lost:
+        # The fault goes on up whatever becomes of its record: it says more than a store that is down.
+        say(frame["stage"], f"{outcome}: {error.what}; it could not be recorded: {lost}")
+        return
     detail = f"\n\n```\n{error.detail}\n```" if error.detail else ""
     way_out = f"\n\nWhat to do: {error.fix}" if error.fix else ""
     publish(
@@ -172,7 +177,7 @@ def _record_failure(
 
 def artifact_key(stage: StageName, subject: str) -> str:
     """Stable key: `[a-z0-9-]` only, as Prefect asks."""
-    clean = "".join(letter if letter.isalnum() else "-" for letter in subject.lower())
+    clean = "".join(letter if letter.isascii() and letter.isalnum() else "-" for letter in subject.lower())
     return f"{stage}-{clean}".replace("_", "-")
 
 

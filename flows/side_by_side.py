@@ -21,16 +21,16 @@ def side_by_side(
     nothing goes on behind the caller's back.
     """
     with ThreadPoolExecutor(len(works), thread_name_prefix="stage") as pool:
-        futures = [pool.submit(copy_context().run, work) for work in works]
-        waiting = set(futures)
         try:
+            futures = [pool.submit(copy_context().run, work) for work in works]
+            waiting = set(futures)
             while waiting:
                 ended, waiting = wait(waiting, return_when=FIRST_COMPLETED)
                 for future in ended:
                     if reason := _reason_to_stop(future):
                         cancellation.cancel(reason)
         except BaseException:
-            # Ctrl-C: leaving the pool waits for its threads, so they have to be told.
+            # Interrupted: without the signal, leaving the pool would wait for work that nobody wants any more.
             cancellation.cancel("interrupted")
             raise
     faults = [error for future in futures if (error := future.exception())]

@@ -1,7 +1,12 @@
-"""Runs whose process was killed stay `Running` in Prefect's database; the service's next run ends them."""
+"""Runs whose process was killed stay `Running` in Prefect's database; the service's next run ends them.
+
+Services are this host's, and so are their leases: of a service of the same name on another node that reports to
+the same server nothing is known here.
+"""
 
 from __future__ import annotations
 
+import platform
 from typing import Any
 from uuid import UUID
 
@@ -17,8 +22,8 @@ from prefect.states import Crashed
 
 
 def service_tag(name: str) -> str:
-    """Tag of all runs that work on one service."""
-    return f"service:{name}"
+    """Tag of all runs that work on one service of this host."""
+    return f"service:{name}@{platform.node()}"
 
 
 def end_stale_runs(name: str, own_run: UUID, own_tags: list[str]) -> int:

@@ -9,7 +9,7 @@ from flows.recording import Outcome, run_stage
 from tasks.compatibility import report
 from tasks.compatibility.models import CompatibilityRequest, CompatibilityResult
 from tasks.compatibility.rules import load_tables
-from tasks.compatibility.task import judge_compatibility, survey_host_task
+from tasks.compatibility.task import judge_compatibility, take_survey
 from tasks.core.verdicts import StageName
 
 
@@ -23,7 +23,7 @@ def verify_compatibility(request: CompatibilityRequest) -> Outcome[Compatibility
     Args:
         request: the engine and the packages of its environment.
     """
-    survey = survey_host_task(ThisHost())
+    survey = take_survey(ThisHost())
     return run_stage(
         StageName.COMPATIBILITY,
         subject=request.engine.value,

@@ -127,7 +127,7 @@ def rollback(ctx: click.Context, name: str, as_json: bool) -> None:
 def _folders(settings: Settings) -> list[ServiceFolder]:
     from tasks.core.release import ServiceFolder
 
-    found = sorted(path.parent.name for path in settings.services.glob("*/releases"))
+    found = sorted({path.parents[1].name for path in settings.services.glob("*/releases/*.json")})
     return [ServiceFolder(settings.services, name) for name in found]
 
 

@@ -13,7 +13,7 @@ from tasks.core.verdicts import StageName
 
 
 @task(name="survey-host", cache_policy=NO_CACHE)
-def survey_host_task(host: Host) -> Survey:
+def take_survey(host: Host) -> Survey:
     """What this host is, by every source there is."""
     survey = survey_host(host)
     gpus = ", ".join(gpu.name for gpu in survey.facts.gpus) or "no GPU"
@@ -21,7 +21,7 @@ def survey_host_task(host: Host) -> Survey:
     return survey
 
 
-@task(name="judge-compatibility")
+@task(name="judge-compatibility", cache_policy=NO_CACHE)
 def judge_compatibility(request: CompatibilityRequest, survey: Survey) -> CompatibilityResult:
     """The verdict on what is to run on the surveyed host."""
     facts = facts_of(request, survey)

@@ -10,9 +10,11 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from tasks.core.cancellation import current
 from tasks.core.errors import BusyError, DiskFullError
 
 PART = ".part"
+_LOCK_POLL_S = 0.05
 
 
 def fsync_folder(folder: Path) -> None:
@@ -98,20 +100,30 @@ def mount_of(folder: Path) -> Path:
 def file_lock(path: Path, *, wait: bool, holder: str) -> Iterator[None]:
     """Hold an exclusive lock that the kernel releases when this process dies.
 
-    With `wait=False` a lock held elsewhere raises `BusyError` that names `holder`.
+    With `wait=False` a lock held elsewhere raises `BusyError` that names `holder`. A wait has no limit but the
+    run's own: it ends with `StageCancelledError` when that is cancelled.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            raise BusyError(
-                f"another run is already working on {holder}", fix="wait for it to end, then try again"
-            ) from None
+        while not _locks(handle):
+            if not wait:
+                raise BusyError(
+                    f"another run is already working on {holder}", fix="wait for it to end, then try again"
+                )
+            current().check()
+            current().wait(_LOCK_POLL_S)
         yield
     finally:
         os.close(handle)
+
+
+def _locks(handle: int) -> bool:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def sweep_dead_writers(folder: Path) -> list[Path]:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from datetime import datetime
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tasks.core.digests import digest_of
-from tasks.core.errors import NotFoundError
+from tasks.core.errors import NotFoundError, RecordError
 from tasks.core.records import Number
 from tasks.core.spec import DeploySpec, EngineKind, Target
+
+M = TypeVar("M", bound=BaseModel)
 
 
 class Launch(BaseModel):
@@ -95,6 +97,8 @@ class ServiceFolder:
     """Paths of one service below `SLIPWAY_HOME/services/<name>`."""
 
     def __init__(self, services: Path, name: str) -> None:
+        if name in ("", "..") or Path(name).name != name:
+            raise NotFoundError(f"{name!r} is no name of a service", fix="list the services: slipway status")
         self.root = services / name
         self.name = name
 
@@ -119,10 +123,7 @@ class ServiceFolder:
 
     def state(self) -> ServiceState | None:
         """What serves now; None if nothing was ever rolled out or the service was stopped."""
-        try:
-            return ServiceState.model_validate_json(self.state_file.read_bytes())
-        except FileNotFoundError:
-            return None
+        return _read(ServiceState, self.state_file)
 
     def serving(self) -> tuple[ServiceState, Release]:
         """What serves, and its release. Raises `NotFoundError` for an unknown or stopped service."""
@@ -142,7 +143,19 @@ class ServiceFolder:
 
     def release(self, release_id: str) -> Release | None:
         """The release of that id, if it is kept here."""
-        try:
-            return Release.model_validate_json(self.release_file(release_id).read_bytes())
-        except FileNotFoundError:
-            return None
+        return _read(Release, self.release_file(release_id))
+
+
+def _read(model: type[M], file: Path) -> M | None:
+    """A document of a service; None if there is none. Raises `RecordError` for one that cannot be read."""
+    try:
+        return model.model_validate_json(file.read_bytes())
+    except FileNotFoundError:
+        return None
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(piece) for piece in first["loc"])
+        raise RecordError(
+            f"{file} is damaged, or of another version of Slipway: {where}: {first['msg']}",
+            fix="move it away, then deploy the spec again",
+        ) from None

@@ -1,7 +1,7 @@
 """The sequence of every rollout on any target: gate first, then traffic, and the former one ends last.
 
-Order: claim the address, start the candidate beside the former release, `/health`, one real completion
-straight to the candidate, write the release's document, switch, one completion at the public address,
+Order: claim the address, start the newcomer beside the former release, `/health`, one real completion
+straight to the newcomer, write the release's document, switch, one completion at the public address,
 settle, write `current.json`. Whatever fails on the way, the former release takes the traffic; a kill at any
 moment leaves either the old or the new one serving.
 """
@@ -51,7 +51,7 @@ OpenApi = Callable[[str], AbstractContextManager[Api]]
 
 
 @dataclass(frozen=True)
-class Candidate:
+class Newcomer:
     """A started engine that gets no traffic yet. `base_url` is its private address, without `/v1`."""
 
     release: str
@@ -61,7 +61,7 @@ class Candidate:
 class Target(Protocol):
     """Where a service runs. One object serves one service, in one command.
 
-    A candidate that was neither settled nor reverted when the object is closed, or when this process is
+    A newcomer that was neither settled nor reverted when the object is closed, or when this process is
     killed, must end: at once, or at the latest by the next `claim`.
     """
 
@@ -75,26 +75,26 @@ class Target(Protocol):
         `settle`. Raises `PortTakenError` that names the port and who holds it, with nothing started.
         """
 
-    def start(self, release: Release) -> Candidate:
+    def start(self, release: Release) -> Newcomer:
         """Start `release` on a private address. Raises `RolloutError` with nothing left behind."""
 
-    def fault(self, candidate: Candidate) -> str | None:
-        """How the candidate died; None while it lives."""
+    def fault(self, newcomer: Newcomer) -> str | None:
+        """How the newcomer died; None while it lives."""
 
-    def candidate_log(self, candidate: Candidate, lines: int) -> str:
-        """The end of the candidate's log."""
+    def newcomer_log(self, newcomer: Newcomer, lines: int) -> str:
+        """The end of the newcomer's log."""
 
-    def switch(self, candidate: Candidate) -> None:
-        """Send new requests to the candidate. The former one keeps those it has, and stays up."""
+    def switch(self, newcomer: Newcomer) -> None:
+        """Send new requests to the newcomer. The former one keeps those it has, and stays up."""
 
-    def settle(self, candidate: Candidate, *, drain_s: float) -> None:
+    def settle(self, newcomer: Newcomer, *, drain_s: float) -> None:
         """Make the switch durable; the former one ends once it has no request left, or after `drain_s`.
 
         May return earlier where something that outlives this command ends the former one.
         """
 
-    def revert(self, candidate: Candidate, *, drain_s: float) -> None:
-        """Undo: the former one gets the traffic if it does not have it, and the candidate ends."""
+    def revert(self, newcomer: Newcomer, *, drain_s: float) -> None:
+        """Undo: the former one gets the traffic if it does not have it, and the newcomer ends."""
 
     def stop(self, *, drain_s: float) -> None:
         """End the service and everything that belongs to it, after its requests or `drain_s`. Idempotent."""
@@ -234,24 +234,24 @@ class _Attempt:
     port: int
 
     def run(self) -> RolloutResult:
-        candidate: Candidate | None = None
+        newcomer: Newcomer | None = None
         failure: EngineError | RolloutError | None = None
         log, settled = "", False
         try:
             say(StageName.ROLLOUT, f"starting {short(self.release.id)}")
             start = time.monotonic()
-            candidate = self.target.start(self.release)
-            completion = self._pass_gate(candidate)
+            newcomer = self.target.start(self.release)
+            completion = self._pass_gate(newcomer)
             first_completion_s = time.monotonic() - start
             document = self.release.model_dump_json(by_alias=True, indent=1)
             write_atomically(self.folder.release_file(self.release.id), document)
-            self._bring_into_service(candidate)
+            self._bring_into_service(newcomer)
             settled = True
         except (EngineError, RolloutError) as error:
-            failure, log = error, self._log_of(candidate) or error.detail or ""
+            failure, log = error, self._log_of(newcomer) or error.detail or ""
         finally:
             if not settled:
-                self._undo(candidate)
+                self._undo(newcomer)
         if failure is not None:
             return self._rolled_back(failure, log)
         _write_state(self.release, self.folder, self.plan.host, self.port, self.plan.previous)
@@ -270,13 +270,13 @@ class _Attempt:
     def _endpoint(self) -> str:
         return f"http://{self.plan.host}:{self.port}"
 
-    def _pass_gate(self, candidate: Candidate) -> Completion:
+    def _pass_gate(self, newcomer: Newcomer) -> Completion:
         gate = self.release.spec.rollout.gate
-        with self.open_api(candidate.base_url) as api:
+        with self.open_api(newcomer.base_url) as api:
             deadline = time.monotonic() + gate.start_timeout_s
             while not api.ready():
                 current().check()
-                if fault := self.target.fault(candidate):
+                if fault := self.target.fault(newcomer):
                     raise EngineError(f"the engine died while starting: {fault}")
                 if time.monotonic() > deadline:
                     raise EngineError(
@@ -287,31 +287,31 @@ class _Attempt:
             try:
                 completion = api.complete(self.release.launch.served_name, gate.prompt, gate.max_tokens)
             except EngineError as error:
-                if fault := self._fault_soon(candidate):
+                if fault := self._fault_soon(newcomer):
                     raise EngineError(f"the engine died at its first completion: {fault}") from error
                 raise
         say(StageName.ROLLOUT, f"gate passed: {gate.prompt!r} -> {completion.text!r}")
         return completion
 
-    def _fault_soon(self, candidate: Candidate) -> str | None:
-        """How the candidate died: a connection breaks a moment before the death is known."""
+    def _fault_soon(self, newcomer: Newcomer) -> str | None:
+        """How the newcomer died: a connection breaks a moment before the death is known."""
         deadline = time.monotonic() + _DEATH_NOTICE_S
-        while not (fault := self.target.fault(candidate)) and time.monotonic() < deadline:
+        while not (fault := self.target.fault(newcomer)) and time.monotonic() < deadline:
             time.sleep(_POLL_S)
         return fault
 
-    def _bring_into_service(self, candidate: Candidate) -> None:
-        self.target.switch(candidate)
+    def _bring_into_service(self, newcomer: Newcomer) -> None:
+        self.target.switch(newcomer)
         with self.open_api(self._endpoint) as api:
             api.complete(self.release.launch.served_name, self.release.spec.rollout.gate.prompt, 1)
-        self.target.settle(candidate, drain_s=self.release.spec.rollout.drain_s)
+        self.target.settle(newcomer, drain_s=self.release.spec.rollout.drain_s)
         say(StageName.ROLLOUT, f"{short(self.release.id)} serves at {self._endpoint}")
 
-    def _log_of(self, candidate: Candidate | None) -> str:
-        if candidate is None:
+    def _log_of(self, newcomer: Newcomer | None) -> str:
+        if newcomer is None:
             return ""
         try:
-            return self.target.candidate_log(candidate, _LOG_LINES)
+            return self.target.newcomer_log(newcomer, _LOG_LINES)
         except RolloutError:
             return ""  # the target itself is what failed
 
@@ -330,10 +330,10 @@ class _Attempt:
             log_tail=log or None,
         )
 
-    def _undo(self, candidate: Candidate | None) -> None:
+    def _undo(self, newcomer: Newcomer | None) -> None:
         drain_s = self.release.spec.rollout.drain_s
-        if candidate is not None:
-            self.target.revert(candidate, drain_s=drain_s)
+        if newcomer is not None:
+            self.target.revert(newcomer, drain_s=drain_s)
         if self.plan.former is None:
             self.target.stop(drain_s=drain_s)
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal as signals
+import threading
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -152,6 +155,9 @@ def test_a_run_shows_the_verdict_and_the_artifact(slipway_home: Path) -> None:
 
 def test_artifact_keys_hold_letters_digits_and_dashes() -> None:
     assert artifact_key(StageName.STAGING, "models:/My_Model@champion") == "staging-models--my-model-champion"
+    assert (
+        artifact_key(StageName.STAGING, "file:/home/josé/m²") == "staging-file--home-jos--m-"
+    )  # Prefect: ASCII only
 
 
 def test_one_no_cancels_what_runs_beside_it(slipway_home: Path) -> None:
@@ -171,6 +177,41 @@ def test_one_no_cancels_what_runs_beside_it(slipway_home: Path) -> None:
     assert outcomes[1] is None
     assert signal.reason == "staging says corrupt"
     assert sorted(record.outcome for record in records()) == ["cancelled", "corrupt"]
+
+
+def test_a_store_that_is_down_does_not_hide_the_fault(slipway_home: Path) -> None:
+    (slipway_home / "records").parent.mkdir(parents=True, exist_ok=True)
+    (slipway_home / "records").write_text("in the way: no folder can be made here")
+
+    def fails() -> NoReturn:
+        raise ModelError("no such model")
+
+    with pytest.raises(ModelError, match="no such model"):
+        stage(fails, still_good=None)
+
+
+def test_an_interrupt_ends_what_runs_side_by_side(slipway_home: Path) -> None:
+    """As Ctrl-C does: it reaches the main thread only, which must not wait for hours of copying."""
+    signal, began = begin(), threading.Event()
+
+    def works_for_hours() -> NoReturn:
+        began.set()
+        signal.wait(30)
+        current().check()
+        raise AssertionError("the signal did not reach the work")
+
+    def interrupts() -> None:
+        began.wait()
+        os.kill(os.getpid(), signals.SIGINT)
+
+    former = signals.signal(signals.SIGINT, signals.default_int_handler)  # background jobs ignore it
+    try:
+        threading.Thread(target=interrupts, daemon=True).start()
+        with pytest.raises(KeyboardInterrupt):
+            side_by_side([works_for_hours], signal)
+    finally:
+        signals.signal(signals.SIGINT, former)
+    assert signal.reason == "interrupted"
 
 
 def test_a_fault_is_raised_after_all_have_ended(slipway_home: Path) -> None:

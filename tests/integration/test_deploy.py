@@ -20,7 +20,7 @@ import pytest
 import yaml
 from waiting import wait_until
 
-from blocks.engine_process import free_port
+from blocks.ports import free_port
 from tasks.core.release import ServiceFolder
 
 pytestmark = [pytest.mark.engine, pytest.mark.server]

@@ -25,8 +25,8 @@ from releases import make_release
 from waiting import wait_until
 
 from blocks.engine_api import EngineApi
-from blocks.engine_process import free_port
 from blocks.health_instruments import LocalInstruments
+from blocks.ports import free_port
 from blocks.sampler import start_sampler, stop_sampler
 from blocks.service_processes import processes_of
 from blocks.targets import open_target, prepare

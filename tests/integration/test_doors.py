@@ -16,7 +16,7 @@ import pytest
 from prefect_http import PrefectHttp, wait_for
 from random_model import write_random_model
 
-from blocks.engine_process import free_port
+from blocks.ports import free_port
 from tasks.core.release import ServiceFolder
 
 pytestmark = pytest.mark.server

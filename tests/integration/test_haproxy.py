@@ -14,8 +14,8 @@ import pytest
 from inline_snapshot import snapshot
 
 from blocks import haproxy
-from blocks.engine_process import free_port
 from blocks.haproxy import HAProxy
+from blocks.ports import free_port
 from tasks.core.errors import MissingToolError, PortTakenError, RolloutError
 from tasks.rollout.container.models import Route, Slot
 from tasks.rollout.container.proxy import send_to, take_out

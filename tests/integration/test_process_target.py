@@ -23,7 +23,7 @@ from strays import engines_of, processes_of, supervisors_of
 from waiting import wait_until
 
 from blocks.engine_api import EngineApi
-from blocks.engine_process import free_port
+from blocks.ports import free_port
 from blocks.supervisor import SupervisedService
 from tasks.core.errors import BusyError, ModelError, PortTakenError, RolloutError
 from tasks.core.release import Release, ServiceFolder
@@ -185,7 +185,7 @@ def _status_503(api: EngineApi) -> dict[str, dict[str, str]] | None:
     return answer.json() if answer.status_code == 503 and "slipway" in answer.text else None
 
 
-def test_a_candidate_ends_with_the_command_that_was_killed(
+def test_a_newcomer_ends_with_the_command_that_was_killed(
     first: Release, second: Release, services: Services, slipway_home: Path, tmp_path: Path
 ) -> None:
     folder = services("chat")
@@ -202,9 +202,9 @@ def test_a_candidate_ends_with_the_command_that_was_killed(
         release = Release.model_validate_json(Path(sys.argv[1]).read_bytes())
         service = SupervisedService(ServiceFolder(Path(sys.argv[2]), release.name))
         service.claim("127.0.0.1", None)
-        candidate = service.start(release)
-        service.switch(candidate)
-        print(candidate.base_url, flush=True)
+        newcomer = service.start(release)
+        service.switch(newcomer)
+        print(newcomer.base_url, flush=True)
         time.sleep(600)
         """
     )
@@ -220,7 +220,7 @@ def test_a_candidate_ends_with_the_command_that_was_killed(
     finally:
         child.kill()
         child.wait()
-    wait_until(lambda: len(engines_of(slipway_home)) == 1, "the candidate ended")
+    wait_until(lambda: len(engines_of(slipway_home)) == 1, "the newcomer ended")
     assert running(folder).release == first.id
     assert complete(endpoint)
     assert bring(second, folder).verdict is RolloutVerdict.SERVING

@@ -8,7 +8,7 @@ import pytest
 
 from blocks import ports
 from blocks.ports import check_port_free, holder_of
-from tasks.core.errors import PortTakenError
+from tasks.core.errors import PortTakenError, WrongUseError
 
 
 def test_a_free_port_is_free() -> None:
@@ -35,5 +35,10 @@ def test_a_holder_of_another_user_stays_unknown(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_an_address_that_is_not_ours_is_no_taken_port() -> None:
-    with pytest.raises(OSError, match="assign"):
+    with pytest.raises(WrongUseError, match=r"port 8000 of 192\.0\.2\.1: Cannot assign"):
         check_port_free("192.0.2.1", 8000)
+
+
+def test_a_host_without_an_address_is_one_clear_line() -> None:
+    with pytest.raises(WrongUseError, match=r"port 8000 of no-such-host\.invalid"):
+        check_port_free("no-such-host.invalid", 8000)

@@ -22,7 +22,7 @@ from tasks.core.progress import say
 from tasks.core.release import Release, ServiceFolder
 from tasks.core.verdicts import StageName
 from tasks.engines.catalogue import get_engine
-from tasks.rollout.apply import Candidate
+from tasks.rollout.apply import Newcomer
 from tasks.rollout.container.models import Container, ContainerPlan, Route, Slot, SlotName
 from tasks.rollout.container.plan import (
     RELEASE_LABEL,
@@ -130,14 +130,14 @@ class ContainerService:
             pid=container.pid if container else None,
         )
 
-    def fault(self, candidate: Candidate) -> str | None:
-        """How the candidate died; None while it lives."""
-        container = self._container_at(_port_of(candidate))
+    def fault(self, newcomer: Newcomer) -> str | None:
+        """How the newcomer died; None while it lives."""
+        container = self._container_at(_port_of(newcomer))
         return cause_of_death(container) if container else "its container was removed"
 
-    def candidate_log(self, candidate: Candidate, lines: int) -> str:
-        """The end of the candidate's log; kept when its container was removed."""
-        container = self._container_at(_port_of(candidate))
+    def newcomer_log(self, newcomer: Newcomer, lines: int) -> str:
+        """The end of the newcomer's log; kept when its container was removed."""
+        container = self._container_at(_port_of(newcomer))
         return self._containers.log_tail(container.id, lines) if container else self._kept_log(lines)
 
     def log_tail(self, lines: int) -> str:
@@ -165,7 +165,7 @@ class ContainerService:
         self._claimed = serving
         return route.port
 
-    def start(self, release: Release) -> Candidate:
+    def start(self, release: Release) -> Newcomer:
         """Start the release's container on a free port of the loopback."""
         _check_readable(release.launch.model_file)
         image = self._image_of(release)
@@ -182,33 +182,33 @@ class ContainerService:
                 self._containers.start(plan)
             except PortTakenError:
                 continue  # someone was quicker
-            return Candidate(release=release.id, base_url=f"http://{BACKEND_HOST}:{plan.host_port}")
+            return Newcomer(release=release.id, base_url=f"http://{BACKEND_HOST}:{plan.host_port}")
         raise RolloutError(
             f"no free port was found for the container in {_PORT_TRIES} tries", fix="try again"
         )
 
-    def switch(self, candidate: Candidate) -> None:
-        """Give new requests to the candidate; the other slot keeps those it has."""
+    def switch(self, newcomer: Newcomer) -> None:
+        """Give new requests to the newcomer; the other slot keeps those it has."""
         proxy = self._claimed_proxy()
         slot = other(_ready(proxy.slots()))
-        proxy.send(send_to(slot, _port_of(candidate)))
+        proxy.send(send_to(slot, _port_of(newcomer)))
         if _ready(proxy.slots()) != slot:
             raise RolloutError(f"the proxy did not switch to {slot}")
 
-    def settle(self, candidate: Candidate, *, drain_s: float) -> None:
+    def settle(self, newcomer: Newcomer, *, drain_s: float) -> None:
         """Write down what serves, then end the former container once it has no request left."""
         proxy = self._claimed_proxy()
         self._write_down(proxy)
         write_atomically(self._current_file, proxy.folder.name)
         self._sweep(proxy, drain_s)
 
-    def revert(self, candidate: Candidate, *, drain_s: float) -> None:
-        """Give the requests back to the former container where there is one, and end the candidate."""
+    def revert(self, newcomer: Newcomer, *, drain_s: float) -> None:
+        """Give the requests back to the former container where there is one, and end the newcomer."""
         proxy = self._claimed_proxy()
         if proxy.answers():
             slots = proxy.slots()
             slot = _ready(slots)
-            if slot and slots[slot].port == _port_of(candidate) and slots[other(slot)].state == "drain":
+            if slot and slots[slot].port == _port_of(newcomer) and slots[other(slot)].state == "drain":
                 proxy.send(send_back_to(other(slot)))
         self._sweep(self._serving_proxy(), drain_s)
 
@@ -335,8 +335,8 @@ def _ready(slots: Mapping[SlotName, Slot]) -> SlotName | None:
     return next((name for name, slot in slots.items() if slot.state == "ready"), None)
 
 
-def _port_of(candidate: Candidate) -> int:
-    return int(candidate.base_url.rpartition(":")[2])
+def _port_of(newcomer: Newcomer) -> int:
+    return int(newcomer.base_url.rpartition(":")[2])
 
 
 def _check_readable(model: Path) -> None:

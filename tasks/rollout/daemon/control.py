@@ -92,8 +92,8 @@ class Control:
                 return await supervisor.start(
                     owner, request["release"], request["argv"], request["env"], request["drain_s"]
                 )
-            case "candidate":
-                return await supervisor.candidate(owner, request["lines"])
+            case "newcomer":
+                return await supervisor.newcomer(owner, request["lines"])
             case "switch":
                 return await supervisor.switch(owner)
             case "settle":

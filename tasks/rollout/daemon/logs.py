@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from pathlib import Path
 
@@ -20,14 +21,22 @@ class BoundedLog:
 
     def write(self, data: bytes) -> None:
         """Append. A full disk loses log lines, never the service."""
+        if self._file.closed:
+            return
         try:
             if self._file.tell() + len(data) > self.max_bytes:
-                self._file.close()
-                self.path.replace(self.path.with_name(self.path.name + ".1"))
-                self._file = self.path.open("ab", buffering=0)
+                self._turn_over()
             self._file.write(data)
         except OSError:
             return
+
+    def _turn_over(self) -> None:
+        """Begin a new file. Where it cannot be made, the old one stays open: the next line tries again."""
+        with contextlib.suppress(FileNotFoundError):
+            self.path.replace(self.path.with_name(self.path.name + ".1"))
+        fresh = self.path.open("ab", buffering=0)
+        self._file.close()
+        self._file = fresh
 
     def say(self, line: str) -> None:
         """Append one line of Slipway's own, with the time in UTC."""

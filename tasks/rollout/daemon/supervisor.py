@@ -36,7 +36,7 @@ class Attempt:
     """A rollout in progress. It ends with its owner's connection, unless it is settled before."""
 
     owner: Owner
-    candidate: Engine | None = None
+    newcomer: Engine | None = None
     switched: bool = False
     drain_s: float = 0.0
     claimed: tuple[str, int] | None = None
@@ -97,42 +97,42 @@ class Supervisor:
     async def start(
         self, owner: Owner, release: str, argv: list[str], env: dict[str, str], drain_s: float
     ) -> dict[str, Any]:
-        """Start a candidate beside what serves."""
+        """Start a newcomer beside what serves."""
         attempt = self._own(owner)
-        if attempt.candidate is not None:
-            raise RefusedError("busy", "this rollout has a candidate already")
+        if attempt.newcomer is not None:
+            raise RefusedError("busy", "this rollout has a newcomer already")
         sweep_logs(self._logs)
         engine = self._engine(Command(release, tuple(argv), env))
         try:
             await engine.start()
         except OSError as error:
             raise RefusedError("cannot_start", f"cannot run {argv[0]}: {error}") from error
-        attempt.candidate, attempt.drain_s = engine, drain_s
+        attempt.newcomer, attempt.drain_s = engine, drain_s
         assert engine.backend is not None
         return {"base_url": f"http://{engine.backend.host}:{engine.backend.port}"}
 
-    async def candidate(self, owner: Owner, lines: int) -> dict[str, Any]:
-        """Whether the candidate lives, and what it printed last."""
-        engine = self._candidate(owner)
+    async def newcomer(self, owner: Owner, lines: int) -> dict[str, Any]:
+        """Whether the newcomer lives, and what it printed last."""
+        engine = self._newcomer(owner)
         return {"fault": engine.fault, "tail": engine.tail[-lines:]}
 
     async def switch(self, owner: Owner) -> dict[str, Any]:
-        """Give new requests to the candidate."""
-        engine = self._candidate(owner)
+        """Give new requests to the newcomer."""
+        engine = self._newcomer(owner)
         if not engine.up:
-            raise RefusedError("dead", f"the candidate died: {engine.fault}")
+            raise RefusedError("dead", f"the newcomer died: {engine.fault}")
         assert self._attempt is not None
         self._attempt.switched = True
         self._route()
         return {}
 
     async def settle(self, owner: Owner, drain_s: float) -> dict[str, Any]:
-        """Keep the candidate for good; what served before ends after its requests."""
-        engine = self._candidate(owner)
+        """Keep the newcomer for good; what served before ends after its requests."""
+        engine = self._newcomer(owner)
         attempt = self._attempt
         assert attempt is not None
         if not engine.up or not attempt.switched:
-            raise RefusedError("dead", f"the candidate has no traffic: {engine.fault or 'not switched to'}")
+            raise RefusedError("dead", f"the newcomer has no traffic: {engine.fault or 'not switched to'}")
         former, address = self._serving, attempt.claimed or self._address
         assert address is not None
         self._since = time.time()
@@ -148,7 +148,7 @@ class Supervisor:
         return {}
 
     async def revert(self, owner: Owner) -> dict[str, Any]:
-        """Give the traffic back to what served before, and end the candidate."""
+        """Give the traffic back to what served before, and end the newcomer."""
         self._own(owner)
         if (ending := self._abandon()) is not None:
             await ending
@@ -217,21 +217,21 @@ class Supervisor:
             raise RefusedError("busy", "another rollout of this service is in progress")
         return self._attempt
 
-    def _candidate(self, owner: Owner) -> Engine:
-        candidate = self._own(owner).candidate
-        if candidate is None:
-            raise RefusedError("no_candidate", "no candidate was started")
-        return candidate
+    def _newcomer(self, owner: Owner) -> Engine:
+        newcomer = self._own(owner).newcomer
+        if newcomer is None:
+            raise RefusedError("no_newcomer", "no newcomer was started")
+        return newcomer
 
     def _abandon(self) -> asyncio.Task[None] | None:
-        """End the attempt; what there is to wait for until its candidate is gone."""
+        """End the attempt; what there is to wait for until its newcomer is gone."""
         attempt, self._attempt = self._attempt, None
         if attempt is None:
             return None
         self._route()
         if attempt.claimed:
             self._forwarder.unlisten(*attempt.claimed)
-        return self._retire(attempt.candidate, attempt.drain_s) if attempt.candidate else None
+        return self._retire(attempt.newcomer, attempt.drain_s) if attempt.newcomer else None
 
     def _engine(self, command: Command, restarts: int = 0) -> Engine:
         return Engine(
@@ -241,7 +241,7 @@ class Supervisor:
     def _engine_changed(self, engine: Engine) -> None:
         """An engine died, or was started again."""
         attempt = self._attempt
-        if attempt is not None and attempt.candidate is engine and not engine.up:
+        if attempt is not None and attempt.newcomer is engine and not engine.up:
             attempt.switched = False
         self._log.say(f"{engine.command.release}: {engine.fault or 'runs'}, {engine.restarts} restarts")
         self._route()
@@ -252,9 +252,9 @@ class Supervisor:
                 self._log.say(f"cannot write {STATE_FILE}: {error}")
 
     def _route(self) -> None:
-        """New requests go to the candidate once it is switched to, else to what serves."""
+        """New requests go to the newcomer once it is switched to, else to what serves."""
         attempt = self._attempt
-        engine = attempt.candidate if attempt and attempt.switched else self._serving
+        engine = attempt.newcomer if attempt and attempt.switched else self._serving
         self._forwarder.backend = engine.backend if engine and engine.up else None
 
     def _retire(self, engine: Engine, drain_s: float) -> asyncio.Task[None]:

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from waiting import wait_until
 
 from blocks.engine_api import EngineApi
-from blocks.engine_process import LOCALHOST, free_port
 from blocks.load_client import LoadClient, percentile
+from blocks.ports import LOCALHOST, free_port
 from blocks.process import leashed
 from tasks.core.cancellation import begin
 from tasks.core.errors import EngineError, StageCancelledError

@@ -45,3 +45,27 @@ def test_a_gpu_as_nvml_reports_it(monkeypatch: pytest.MonkeyPatch) -> None:
     (gpu,) = nvml.sample_gpus()
     assert (gpu.temperature_c, gpu.fan, gpu.memory_used) == (91, None, 0.25)
     assert gpu.slowed == ("too hot (driver)",)
+
+
+def test_a_gpu_that_is_lost_is_not_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two GPUs one fell off the bus: NVML goes on counting it. NVML stands in: no GPU here can be lost."""
+
+    def lost(index: int, *_: object) -> int:
+        if index == 1:
+            raise pynvml.NVMLError(pynvml.NVML_ERROR_GPU_IS_LOST)
+        return 40
+
+    for name in ("nvmlInit", "nvmlShutdown"):
+        monkeypatch.setattr(pynvml, name, lambda: None)
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetCount", lambda: 2)
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetHandleByIndex", lambda index: index)
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetName", lambda _: "NVIDIA H200")
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetUUID", lambda index: f"GPU-{index}")
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetMemoryInfo", lambda _: SimpleNamespace(used=1, total=2))
+    for name in (
+        "nvmlDeviceGetFanSpeed",
+        "nvmlDeviceGetTemperature",
+        "nvmlDeviceGetCurrentClocksEventReasons",
+    ):
+        monkeypatch.setattr(pynvml, name, lost)
+    assert [gpu.uuid for gpu in nvml.sample_gpus()] == ["GPU-0"]

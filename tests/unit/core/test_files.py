@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tasks.core.errors import BusyError, DiskFullError
+from tasks.core.cancellation import begin
+from tasks.core.errors import BusyError, DiskFullError, StageCancelledError
 from tasks.core.files import (
     as_disk_full,
     create_exclusively,
@@ -79,6 +80,17 @@ def test_a_lock_held_elsewhere_is_busy_and_ends_with_its_holder(tmp_path: Path) 
             pass
         holder.kill()
     with file_lock(lock, wait=False, holder="the service a"):
+        pass
+
+
+def test_a_wait_for_a_lock_ends_when_the_run_is_cancelled(tmp_path: Path) -> None:
+    lock, signal = tmp_path / "lock", begin()
+    signal.cancel("staging says corrupt")
+    with (
+        file_lock(lock, wait=True, holder="a"),
+        pytest.raises(StageCancelledError, match="staging says corrupt"),
+        file_lock(lock, wait=True, holder="a"),
+    ):
         pass
 
 

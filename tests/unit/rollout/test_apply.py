@@ -15,7 +15,7 @@ from tasks.core.errors import EngineError, ModelError, RolloutError, StageCancel
 from tasks.core.release import Release, ServiceFolder, ServiceState
 from tasks.core.spec import Target as TargetKind
 from tasks.core.verdicts import RolloutVerdict
-from tasks.rollout.apply import Candidate, Completion, roll_out, still_serves
+from tasks.rollout.apply import Completion, Newcomer, roll_out, still_serves
 from tasks.rollout.models import RolloutAction, Running
 
 PUBLIC = "http://127.0.0.1:8000"
@@ -53,26 +53,26 @@ class FakeTarget:
         self.serving = self.traffic = self.serving or self.restores
         return port or 8000
 
-    def start(self, release: Release) -> Candidate:
+    def start(self, release: Release) -> Newcomer:
         self._call("start")
-        return Candidate(release.id, PRIVATE)
+        return Newcomer(release.id, PRIVATE)
 
-    def fault(self, candidate: Candidate) -> str | None:
+    def fault(self, newcomer: Newcomer) -> str | None:
         return self.dead
 
-    def candidate_log(self, candidate: Candidate, lines: int) -> str:
-        self._call("candidate_log")
+    def newcomer_log(self, newcomer: Newcomer, lines: int) -> str:
+        self._call("newcomer_log")
         return "last words"
 
-    def switch(self, candidate: Candidate) -> None:
+    def switch(self, newcomer: Newcomer) -> None:
         self._call("switch")
-        self.traffic = candidate.release
+        self.traffic = newcomer.release
 
-    def settle(self, candidate: Candidate, *, drain_s: float) -> None:
+    def settle(self, newcomer: Newcomer, *, drain_s: float) -> None:
         self._call("settle")
-        self.serving = candidate.release
+        self.serving = newcomer.release
 
-    def revert(self, candidate: Candidate, *, drain_s: float) -> None:
+    def revert(self, newcomer: Newcomer, *, drain_s: float) -> None:
         self._call("revert")
         self.traffic = self.serving
 
@@ -152,7 +152,7 @@ def test_a_release_that_answers_privately_but_not_publicly_is_taken_back(
 ) -> None:
     target = FakeTarget(serving="sha256:old", traffic="sha256:old")
     result = roll_out(wanted, folder, target, FakeApi(well={PRIVATE}).open)
-    assert target.calls == ["claim", "start", "switch", "candidate_log", "revert"]
+    assert target.calls == ["claim", "start", "switch", "newcomer_log", "revert"]
     assert (result.serving, target.traffic) == ("sha256:old", "sha256:old")
     assert result.reason == f"{PUBLIC} answered an empty completion"
 
@@ -168,11 +168,11 @@ def test_an_engine_that_never_gets_ready(wanted: Release, folder: ServiceFolder)
     assert result.reason == "the engine was not ready within 0.2 s (raise rollout.gate.start_timeout_s)"
 
 
-def test_a_target_that_dies_with_its_candidate_is_still_a_verdict(
+def test_a_target_that_dies_with_its_newcomer_is_still_a_verdict(
     wanted: Release, folder: ServiceFolder
 ) -> None:
     gone = RolloutError("the supervisor does not answer")
-    target = FakeTarget(failing={"switch": gone, "candidate_log": gone})
+    target = FakeTarget(failing={"switch": gone, "newcomer_log": gone})
     result = roll_out(wanted, folder, target, FakeApi().open)
     assert (result.reason, result.log_tail) == ("the supervisor does not answer", None)
 
@@ -189,7 +189,7 @@ def test_a_fault_of_ours_gives_the_traffic_back_and_goes_on_up(
     assert target.traffic == "sha256:old"
 
 
-def test_a_cancelled_rollout_ends_its_candidate(wanted: Release, folder: ServiceFolder) -> None:
+def test_a_cancelled_rollout_ends_its_newcomer(wanted: Release, folder: ServiceFolder) -> None:
     target = FakeTarget(serving="sha256:old", traffic="sha256:old")
     cancellation.begin().cancel("another stage said no")
     with pytest.raises(StageCancelledError):

@@ -48,3 +48,22 @@ def test_logs_of_releases_long_gone_are_removed(tmp_path: Path) -> None:
 
 def test_a_log_is_named_after_its_release(tmp_path: Path) -> None:
     assert engine_log_path(tmp_path, "sha256:" + "ab" * 32) == tmp_path / "engine-abababababab.log"
+
+
+def test_a_log_that_cannot_be_turned_over_goes_on_later(tmp_path: Path) -> None:
+    log = BoundedLog(tmp_path / "engine.log", max_bytes=10)
+    log.write(b"123456789\n")
+    (tmp_path / "engine.log.1").mkdir()  # what the log would be renamed to: the turn fails
+    log.write(b"lost\n")
+    (tmp_path / "engine.log.1").rmdir()
+    log.write(b"kept\n")
+    log.close()
+    assert (tmp_path / "engine.log").read_bytes() == b"kept\n"
+
+
+def test_a_closed_log_takes_no_more(tmp_path: Path) -> None:
+    """A stray child may hold a retired engine's output open: what it still prints has nowhere to go."""
+    log = BoundedLog(tmp_path / "engine.log")
+    log.close()
+    log.write(b"too late\n")
+    assert (tmp_path / "engine.log").read_bytes() == b""

@@ -130,7 +130,7 @@ def test_requests_that_make_no_sense_are_refused(tmp_path: Path) -> None:
             assert (await ask("dance"))["code"] == "unknown"
             assert (await ask("claim", host=HOST))["code"] == "failed"
             assert (await ask("claim", host="192.0.2.1", port=None))["code"] == "cannot_listen"
-            assert (await ask("switch"))["code"] == "no_candidate"
+            assert (await ask("switch"))["code"] == "no_newcomer"
             assert (await ask("status")) == {"ok": True, "release": None}
             assert (await ask("claim", host=HOST, port=None))["ok"]
             assert (await other("claim", host=HOST, port=None))["code"] == "busy"
@@ -158,7 +158,7 @@ def test_a_line_that_is_no_request(tmp_path: Path) -> None:
     run(test())
 
 
-def test_a_candidate_that_dies_gives_the_traffic_back_by_itself(tmp_path: Path) -> None:
+def test_a_newcomer_that_dies_gives_the_traffic_back_by_itself(tmp_path: Path) -> None:
     async def test() -> None:
         async with supervising(tmp_path), connected(tmp_path) as ask:
             port = await deploy(ask, "blue")
@@ -168,7 +168,7 @@ def test_a_candidate_that_dies_gives_the_traffic_back_by_itself(tmp_path: Path) 
             child = next(iter(_children("green")))
             os.kill(child, signal.SIGKILL)
             await answered(port, "blue")
-            state = await ask("candidate", lines=5)
+            state = await ask("newcomer", lines=5)
             assert (state["fault"], state["tail"][0]) == ("killed by SIGKILL", "green listens")
             for op in ({"op": "switch"}, {"op": "settle", "drain_s": 0}):
                 assert (await ask(**op))["code"] == "dead"
@@ -193,10 +193,10 @@ def test_an_engine_that_cannot_be_run_says_why(tmp_path: Path) -> None:
             assert (await ask("start", release="r", argv=["/no/such"], env={}, drain_s=0))["ok"]
 
             async def died() -> bool:
-                return bool((await ask("candidate", lines=5))["fault"])
+                return bool((await ask("newcomer", lines=5))["fault"])
 
             await until(died)
-            state = await ask("candidate", lines=5)
+            state = await ask("newcomer", lines=5)
             assert state["fault"] == "exit status 127"
             assert state["tail"] == ["cannot run /no/such: No such file or directory"]
 

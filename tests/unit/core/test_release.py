@@ -1,0 +1,25 @@
+"""A service's folder: its documents, and names that lead nowhere else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tasks.core.errors import NotFoundError, RecordError
+from tasks.core.release import ServiceFolder
+
+
+@pytest.mark.parametrize("name", ["../models", "..", ".", "", "/etc", "a/b"])
+def test_a_name_cannot_lead_out_of_the_services(tmp_path: Path, name: str) -> None:
+    with pytest.raises(NotFoundError, match="is no name of a service"):
+        ServiceFolder(tmp_path, name)
+
+
+def test_a_damaged_document_is_named(tmp_path: Path) -> None:
+    folder = ServiceFolder(tmp_path, "tiny")
+    assert folder.state() is None
+    folder.root.mkdir()
+    folder.state_file.write_text('{"name": "tiny"}')
+    with pytest.raises(RecordError, match=r"current\.json is damaged.*: target: Field required"):
+        folder.state()
