@@ -35,7 +35,7 @@ def end_stale_runs(name: str, own_run: UUID, own_tags: list[str]) -> int:
     tag = service_tag(name)
     wanted = FlowRunFilter(
         tags=FlowRunFilterTags(all_=[tag]),
-        state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.RUNNING])),
+        state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.PENDING, StateType.RUNNING])),
     )
     with get_client(sync_client=True) as client:
         stale = [run for run in client.read_flow_runs(flow_run_filter=wanted) if run.id != own_run]

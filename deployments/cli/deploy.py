@@ -66,11 +66,15 @@ def _run(spec: DeploySpec, *, quiet: bool) -> DeployResult:
         listen(listener)
         say("prefect", "starting")
         with prefect_api(Settings.load()) as api:
+            from prefect import tags
+
             from flows.deploy_model import deploy_model
+            from flows.stale_runs import service_tag
 
             api.wait()
             say("prefect", f"ready at {api.url}")
-            with api.quiet_runs():
+            # The run bears the tag from its creation: killed at once, it is still found by the next one.
+            with api.quiet_runs(), tags(service_tag(spec.name)):
                 return deploy_model(spec)
 
 

@@ -21,6 +21,7 @@ import yaml
 from waiting import wait_until
 
 from blocks.ports import free_port
+from tasks.core.files import file_lock
 from tasks.core.release import ServiceFolder
 
 pytestmark = [pytest.mark.engine, pytest.mark.server]
@@ -326,3 +327,16 @@ def test_two_services_side_by_side_stop_and_status(desk: Desk, random_model: Pat
         httpx.get(f"{one['endpoint']}/health", trust_env=False)
     assert "one-more" in desk.run("status").stdout
     assert desk.run("stop", "one-more").code == 0
+
+
+def test_a_run_bears_its_service_before_it_has_the_lease(
+    desk: Desk, random_model: Path, tmp_path: Path
+) -> None:
+    """Killed in its first moment, it is found by the next run all the same."""
+    spec = write_spec(tmp_path, random_model, name="held")
+    with file_lock(desk.home / "leases" / "service-held", wait=False, holder="this test"):
+        refused = desk.deploy(spec)
+    assert refused.error == "another run is already working on the service held"
+    wanted = {"flow_runs": {"tags": {"all_": ["service:held"]}}}
+    runs = httpx.post(f"{desk.api}/flow_runs/filter", json=wanted, trust_env=False).json()
+    assert [(run["name"], run["state_type"]) for run in runs] == [("deploy held", "FAILED")]

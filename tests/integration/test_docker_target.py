@@ -480,6 +480,15 @@ def test_a_failed_move_stays_where_it_was(make: Make, settings: Settings) -> Non
     assert len(containers(settings)) == len(proxies(settings.home)) == 1
 
 
+def test_what_a_killed_build_left_is_swept_also_where_its_image_is_there(
+    make: Make, settings: Settings
+) -> None:
+    make()
+    (settings.home / "images" / "of-a-killed-build.part" / "site").mkdir(parents=True)
+    make()
+    assert list((settings.home / "images").iterdir()) == []
+
+
 def test_a_base_image_without_a_system_library(make: Make, settings: Settings, base_image: str) -> None:
     with docker_client() as client:
         name = "slipway/test-without-libgomp"

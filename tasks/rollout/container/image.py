@@ -48,17 +48,17 @@ def make_image(release: Release, settings: Settings, builder: ImageBuilder, inst
         worker_digest=digest_of_file(engine.server_worker),
         machine=platform.machine(),
     )
+    folder = settings.home / "images"
     with file_lock(settings.leases / "images", wait=True, holder="an image"):
+        sweep_parts(folder)  # also where the image is there: its builder may have been killed just after
         image = builder.image_id(plan.name)
         if image is None:
             say(StageName.ROLLOUT, f"building the image {plan.name} on {plan.base_image}")
-            image = _build(plan, settings.home / "images", builder, install)
+            image = _build(plan, folder, builder, install)
         return image
 
 
 def _build(plan: ImagePlan, folder: Path, builder: ImageBuilder, install: InstallPackages) -> str:
-    folder.mkdir(parents=True, exist_ok=True)
-    sweep_parts(folder)
     context = folder / f"{plan.name.rpartition(':')[2]}{PART}"
     (context / SITE).mkdir(parents=True)
     try:
