@@ -14,7 +14,6 @@ import subprocess
 import sys
 import threading
 
-KILL_AFTER_S = 5.0
 PR_SET_PDEATHSIG = 1
 
 

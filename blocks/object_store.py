@@ -18,9 +18,6 @@ class ObjectStore(Protocol):
     def names(self, below: str = "") -> Sequence[str]:
         """Names one level below a folder, sorted; none if there is no such folder."""
 
-    def exists(self, path: str) -> bool:
-        """Whether there is such an object."""
-
     def read(self, path: str) -> bytes:
         """An object whole. Raises `NotFoundError`."""
 
@@ -39,10 +36,6 @@ class FolderObjects:
         """Names one level below a folder, sorted; none if there is no such folder."""
         folder = self.root / below
         return sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
-
-    def exists(self, path: str) -> bool:
-        """Whether there is such a file."""
-        return (self.root / path).is_file()
 
     def read(self, path: str) -> bytes:
         """A file whole. Raises `NotFoundError`."""

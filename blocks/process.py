@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from tasks.core.cancellation import Cancellation, current
+from tasks.core.cancellation import current
 from tasks.core.errors import CommandError, MissingToolError
 
 _LEASH = Path(__file__).with_name("leash.py")
@@ -61,7 +61,6 @@ def run(
     timeout_s: float,
     env: Mapping[str, str | None] | None = None,
     cwd: Path | None = None,
-    cancellation: Cancellation | None = None,
 ) -> Finished:
     """Run a command to its end and keep what it printed.
 
@@ -69,7 +68,6 @@ def run(
     `timeout_s` and `StageCancelledError` when the run's cancellation is set; the command and its children are
     dead by then.
     """
-    signal_ = cancellation or current()
     command = tuple(str(arg) for arg in argv)
     start = time.monotonic()
     with contextlib.ExitStack() as stack:
@@ -80,7 +78,7 @@ def run(
                 code = child.wait(timeout=_POLL_S if time.monotonic() - start < 1 else 5 * _POLL_S)
                 break
             except subprocess.TimeoutExpired:
-                signal_.check()
+                current().check()
                 if time.monotonic() - start > timeout_s:
                     raise CommandError(
                         f"{Path(command[0]).name} did not end within {timeout_s:.0f} s",

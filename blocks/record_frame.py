@@ -10,8 +10,6 @@ from tasks.core.records import Record
 if TYPE_CHECKING:
     import pandas as pd
 
-COLUMNS = ("id", "at", "stage", "subject", "host_fingerprint", "outcome", "seconds")
-
 
 def to_frame(records: Sequence[Record], numbers: Iterable[str] = ()) -> pd.DataFrame:
     """The records in the order given. Figures are float64 columns by their names, NaN where a record has none;

@@ -65,20 +65,19 @@ def run_stage(
     work: Callable[[], R],
     still_good: Callable[[R], bool] | None = None,
     consulted: Sequence[str] = (),
-    host_bound: bool = True,
 ) -> Outcome[R]:
     """Do one stage's work, or let a good record stand in for it; write the record and the artifact.
 
     `still_good` looks whether a recorded result's outputs are there unharmed; without it nothing is reused.
     `consulted` are records that the decision uses: their ids are part of the inputs, so new knowledge decides
-    anew. `host_bound` results hold on hosts with the same fingerprint only. A fault is recorded, then raised.
+    anew. A result holds on hosts with the same fingerprint only. A fault is recorded, then raised.
     """
     store = open_record_store(Settings.load())
     host = fingerprint_here()
     digest = inputs_digest(stage, inputs, consulted)
     start = time.monotonic()
     if still_good is not None:
-        cached = _reuse(store, stage, digest, host if host_bound else None, result_type, still_good)
+        cached = _reuse(store, stage, digest, host, result_type, still_good)
         if cached is not None:
             record, result = cached
             headline = report.headline(result)
@@ -140,7 +139,7 @@ def _reuse(
     store: RecordStore,
     stage: StageName,
     digest: str,
-    host: str | None,
+    host: str,
     result_type: type[R],
     still_good: Callable[[R], bool],
 ) -> tuple[Record, R] | None:
@@ -177,7 +176,7 @@ def _record_failure(
 
 def artifact_key(stage: StageName, subject: str) -> str:
     """Stable key: `[a-z0-9-]` only, as Prefect asks."""
-    clean = "".join(letter if letter.isascii() and letter.isalnum() else "-" for letter in subject.lower())
+    clean = "".join(letter if letter.isalnum() else "-" for letter in subject.lower())
     return f"{stage}-{clean}".replace("_", "-")
 
 

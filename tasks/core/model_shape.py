@@ -28,10 +28,6 @@ class ModelShape(BaseModel):
     vocabulary: int = Field(gt=0)
     max_context: int = Field(gt=0)
 
-    def kv_bytes(self, context: int, bytes_per_value: int = 2) -> int:
-        """Bytes of the key and value cache for `context` tokens in all."""
-        return context * 2 * self.kv_heads * self.head_dim * bytes_per_value * self.layers
-
 
 def read_model_shape(folder: Path) -> ModelShape:
     """The shape of the model in `folder`. Raises `ModelError` that names what is missing."""

@@ -90,7 +90,6 @@ def new_record(
     numbers: Mapping[str, Number] | None = None,
     evidence: Mapping[str, Any] | None = None,
     consulted: Sequence[str] = (),
-    supersedes: str | None = None,
 ) -> Record:
     """A record of now, with a new id that sorts by time."""
     return Record(
@@ -105,7 +104,6 @@ def new_record(
         numbers=dict(numbers or {}),
         evidence=dict(evidence or {}),
         consulted=tuple(consulted),
-        supersedes=supersedes,
     )
 
 

@@ -7,7 +7,6 @@ from typing import Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from tasks.core.model_shape import ModelShape
 from tasks.core.spec import CandidateFormat, EngineKind
 
 HOST = "{host}"
@@ -89,6 +88,3 @@ class Engine(Protocol):
 
     def command(self, python: str, worker: str, model_file: str, config: ServingConfig) -> CommandLine:
         """How to serve `model_file`; `python` and `worker` are paths where the process will run."""
-
-    def memory_bytes(self, shape: ModelShape, model_bytes: int, config: ServingConfig) -> int:
-        """Predicted resident memory while serving."""

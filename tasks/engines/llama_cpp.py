@@ -4,12 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tasks.core.model_shape import ModelShape
 from tasks.core.spec import CandidateFormat, EngineKind
 from tasks.engines.base import HOST, PORT, CommandLine, ServingConfig
-
-_BASE_BYTES = 48 << 20
-"""Resident memory of the server without a model (measured: about 45 MB)."""
 
 
 class LlamaCpp:
@@ -54,7 +50,3 @@ class LlamaCpp:
             # Threads that spin at a barrier starve each other when the host is busy: 50 times slower (measured).
             env={"OMP_WAIT_POLICY": "passive"},
         )
-
-    def memory_bytes(self, shape: ModelShape, model_bytes: int, config: ServingConfig) -> int:
-        """Weights, key and value cache in 16 bits, and the server itself."""
-        return _BASE_BYTES + model_bytes + shape.kv_bytes(config.batch * config.context)
