@@ -15,6 +15,7 @@ from docker.errors import APIError, BuildError, DockerException, ImageNotFound, 
 from docker.models.containers import Container as SdkContainer
 from docker.types import DeviceRequest, LogConfig, Mount
 
+from blocks.process import last_lines
 from tasks.core.errors import MissingToolError, NetworkError, PortTakenError, RolloutError
 from tasks.rollout.container.models import Container, ContainerPlan, ImagePlan
 
@@ -254,7 +255,7 @@ def _explain_start(plan: ContainerPlan, error: APIError) -> Exception:
 
 
 def _explain_build(plan: ImagePlan, log: str) -> RolloutError:
-    tail = "\n".join(_last_stream_lines(log))
+    tail = last_lines(_message_of(log))
     if "cannot open shared object file" in log:
         needed = ", ".join(plan.system_libraries)
         return RolloutError(
@@ -269,7 +270,8 @@ def _explain_build(plan: ImagePlan, log: str) -> RolloutError:
     )
 
 
-def _last_stream_lines(log: str, count: int = 12) -> list[str]:
-    with contextlib.suppress(ValueError):
-        log = json.loads(log)["message"]
-    return log.strip().splitlines()[-count:]
+def _message_of(log: str) -> str:
+    """What a build said; some engines wrap it into a JSON document."""
+    with contextlib.suppress(ValueError, KeyError, TypeError):
+        return str(json.loads(log)["message"])
+    return log

@@ -17,6 +17,7 @@ from typing import Literal
 import psutil
 from pydantic import ValidationError
 
+from blocks.process import last_lines
 from tasks.core.errors import MissingToolError, PortTakenError, RolloutError
 from tasks.core.files import write_atomically
 from tasks.rollout.container.models import SLOTS, Route, Slot, SlotName
@@ -90,7 +91,7 @@ class HAProxy:
                 raise PortTakenError(
                     f"{route.host}:{route.port} is in use", fix="choose another rollout.port"
                 )
-            raise RolloutError("HAProxy did not start", detail=done.stderr.strip()[-2000:])
+            raise RolloutError("HAProxy did not start", detail=last_lines(done.stderr))
         deadline = time.monotonic() + _START_TIMEOUT_S
         while not self.answers():
             if time.monotonic() > deadline:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from blocks.process import find_tool, run
+from blocks.process import find_tool, last_lines, run
 from tasks.core.errors import CommandError
 from tasks.rollout.container.models import ImagePlan
 
@@ -33,5 +33,5 @@ def install_packages(plan: ImagePlan, target: Path) -> None:
         raise CommandError(
             f"the packages of the image {plan.name} could not be installed",
             fix="check the network, or that the lock was made for this platform",
-            detail=done.stderr.strip()[-2000:],
+            detail=last_lines(done.stderr),
         )

@@ -131,6 +131,7 @@ class SupervisedService:
         except FileNotFoundError:
             return False
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        connection.settimeout(_ANSWER_S)
         try:
             # By the folder's descriptor: a socket's own path may have 107 bytes at most.
             connection.connect(f"/proc/self/fd/{folder}/control.sock")

@@ -6,6 +6,7 @@ import re
 
 from packaging.utils import canonicalize_name
 
+from blocks.process import last_lines
 from tasks.core.errors import CommandError, DiskFullError, NetworkError, SlipwayError
 from tasks.environment.models import Conflict, Refusal
 
@@ -36,7 +37,7 @@ _COMPLAINT = re.compile(r"The package `([^`]+)` (.*)")
 def fault(doing: str, stderr: str, code: int) -> SlipwayError:
     """The fault behind uv's exit status `code` and what it printed, none of them a refusal."""
     stderr = _CREDENTIALS.sub("//", stderr)
-    tail = "\n".join(stderr.strip().splitlines()[-12:])
+    tail = last_lines(stderr)
     if _NO_ROOM.search(stderr):
         return DiskFullError(
             f"no room left on the disk while {doing}",
