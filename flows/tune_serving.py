@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import psutil
 from prefect import flow
@@ -23,6 +24,7 @@ from tasks.batching.plan import find_prior
 from tasks.batching.task import find_batch
 from tasks.core.digests import digest_of
 from tasks.core.errors import SpecError
+from tasks.core.files import file_lock
 from tasks.core.load import longest_output
 from tasks.core.model_shape import ModelShape, read_model_shape
 from tasks.core.settings import Settings
@@ -35,6 +37,8 @@ from tasks.quantization import report as quantization_report
 from tasks.quantization.apply import maker_digest, still_good
 from tasks.quantization.models import Candidate, QuantizationRequest, QuantizationResult
 from tasks.quantization.task import measure_candidates
+
+R = TypeVar("R")
 
 _ALL_LAYERS = 999
 _MEMORY_STEP = 1 << 28
@@ -136,7 +140,7 @@ def quantized(request: TuningRequest) -> Outcome[QuantizationResult]:
         inputs=inputs,
         result_type=QuantizationResult,
         report=quantization_report,
-        work=lambda: measure_candidates(asked, bench, Settings.load()),
+        work=lambda: _alone(lambda: measure_candidates(asked, bench, Settings.load())),
         still_good=still_good,
     )
 
@@ -170,11 +174,17 @@ def _batch(request: TuningRequest, bench: EngineBench, candidate: Candidate) -> 
         inputs=inputs,
         result_type=BatchingResult,
         report=batching_report,
-        work=lambda: find_batch(asked, bench, prior.batch if prior else None),
+        work=lambda: _alone(lambda: find_batch(asked, bench, prior.batch if prior else None)),
         still_good=lambda _: True,  # nothing is kept but the record itself
         consulted=(prior.record,) if prior else (),
     )
     return outcome.model_copy(update={"result": _named(outcome.result, request.name)})
+
+
+def _alone(work: Callable[[], R]) -> R:
+    """Measure while no other run on this host does: each would take the other's load for its engine's limit."""
+    with file_lock(Settings.load().leases / "measuring", wait=True, holder="this host's measurements"):
+        return work()
 
 
 def _named(result: BatchingResult, name: str) -> BatchingResult:

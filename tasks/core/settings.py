@@ -54,7 +54,7 @@ class Settings:
 
     @property
     def leases(self) -> Path:
-        """File locks on services, ports and GPUs."""
+        """File locks: on services, on what several of them share while it is written, on measuring."""
         return self.home / "leases"
 
     def service_lease(self, name: str) -> Path:

@@ -9,9 +9,11 @@ import pytest
 
 from blocks.record_store import open_record_store
 from flows.quantize_model import quantize_model
-from flows.tune_serving import TuningOutcome, TuningRequest, tune_serving
+from flows.tune_serving import TuningOutcome, TuningRequest, quantized, tune_serving
 from tasks.batching.models import BatchingResult
-from tasks.core.errors import SpecError
+from tasks.core.cancellation import begin
+from tasks.core.errors import SpecError, StageCancelledError
+from tasks.core.files import file_lock
 from tasks.core.settings import Settings
 from tasks.core.spec import CandidateFormat, EngineKind, Hardware, Objectives, Tuning, parse_spec
 from tasks.core.verdicts import StageName
@@ -129,3 +131,12 @@ def test_the_quantization_stage_alone(tiny: Path, slipway_home: Path) -> None:
     conflict = {"environment": {"requirements": ["numpy<2"]}}
     refused = quantize_model(parse_spec(model | {"tuning": tuning} | conflict))
     assert (refused.stage, refused.verdict) == (StageName.ENVIRONMENT, "conflicting")
+
+
+def test_one_run_of_this_host_measures_at_a_time(asked: TuningRequest) -> None:
+    begin().cancel("staging says corrupt")
+    with (
+        file_lock(Settings.load().leases / "measuring", wait=False, holder="another run's measurements"),
+        pytest.raises(StageCancelledError, match="staging says corrupt"),
+    ):
+        quantized(asked)
