@@ -17,7 +17,6 @@ from tasks.leaks import daemon
 from tasks.rollout.models import Running
 
 _CONTAINER = re.compile(r"[0-9a-f]{64}")
-_CONTROL_SOCKET = "control.sock"
 
 
 class ServiceProcesses(BaseModel):
@@ -43,7 +42,7 @@ def processes_of(
     """How to find this service's processes from now on."""
     frame = {"endpoint": state.endpoint, "period_s": period_s}
     if state.target is Target.PROCESS:
-        return ServiceProcesses(kind="supervised", socket=folder.root / _CONTROL_SOCKET, **frame)
+        return ServiceProcesses(kind="supervised", socket=folder.control_socket, **frame)
     pids = (running.pid,) if running is not None and running.pid is not None else ()
     container = next((found for pid in pids if (found := container_of(pid)) is not None), None)
     if container is not None:

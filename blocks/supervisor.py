@@ -134,7 +134,7 @@ class SupervisedService:
         connection.settimeout(_ANSWER_S)
         try:
             # By the folder's descriptor: a socket's own path may have 107 bytes at most.
-            connection.connect(f"/proc/self/fd/{folder}/control.sock")
+            connection.connect(f"/proc/self/fd/{folder}/{self._folder.control_socket.name}")
         except (FileNotFoundError, ConnectionRefusedError):
             connection.close()
             return False

@@ -113,6 +113,11 @@ class ServiceFolder:
         return self.root / "logs"
 
     @property
+    def control_socket(self) -> Path:
+        """Where the supervisor takes requests (`target: process`)."""
+        return self.root / "control.sock"
+
+    @property
     def samples(self) -> Path:
         """The leak sampler's series."""
         return self.root / "samples"

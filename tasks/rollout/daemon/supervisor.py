@@ -61,6 +61,7 @@ class Supervisor:
 
     async def restore(self) -> None:
         """Bring back what served when the last supervisor of this service ended."""
+        _part_of(self.folder / STATE_FILE).unlink(missing_ok=True)
         try:
             state = json.loads((self.folder / STATE_FILE).read_bytes())
         except FileNotFoundError:
@@ -276,7 +277,7 @@ class Supervisor:
 
 def write_durably(path: Path, data: bytes) -> None:
     """Replace a file such that a crash leaves the old or the new content."""
-    part = path.with_name(path.name + ".part")
+    part = _part_of(path)
     handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(handle, "wb") as file:
         file.write(data)
@@ -288,3 +289,7 @@ def write_durably(path: Path, data: bytes) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def _part_of(path: Path) -> Path:
+    return path.with_name(path.name + ".part")
