@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,8 +16,6 @@ from tasks.core.verdicts import StageName, says_no
 
 if TYPE_CHECKING:
     from tasks.compatibility.models import CompatibilityResult, Survey
-
-_PIN = re.compile(r"^([A-Za-z0-9][A-Za-z0-9._-]*)(?:\[[^\]]*\])?==([^\s;\\]+)")
 
 _COLOURS = {"block": "red", "warn": "yellow", "unknown": "magenta", "pass": "green", "info": "cyan"}
 
@@ -126,12 +123,11 @@ def _judge_file(name: str) -> CompatibilityResult:
 def _judge_here(engine: EngineKind, lock: str | None) -> CompatibilityResult:
     from tasks.compatibility.models import CompatibilityRequest
     from tasks.compatibility.plan import facts_of, judge
+    from tasks.core.pins import pinned_versions
     from tasks.engines.catalogue import get_engine
 
-    lines = (
-        _read(Path(lock)).decode(errors="replace").splitlines() if lock else get_engine(engine).requirements
-    )
-    packages = {match[1]: match[2] for line in lines if (match := _PIN.match(line.strip()))}
+    text = _read(Path(lock)).decode(errors="replace") if lock else "\n".join(get_engine(engine).requirements)
+    packages = pinned_versions(text)
     if lock and not packages:
         raise WrongUseError(f"{lock} pins no package", fix="give a lock with lines such as numpy==2.3.1")
     found = _survey_here()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from packaging.utils import canonicalize_name
 
 from tasks.core.digests import digest_of, short
 from tasks.core.errors import RolloutError
+from tasks.core.pins import pinned_versions
 from tasks.core.release import Release
 from tasks.engines.base import Engine, ServingConfig
 from tasks.rollout.container.models import Container, ContainerPlan, ImagePlan
@@ -39,8 +39,6 @@ _TMP_BYTES = 64 << 20
 _SHM_BYTES = 64 << 20
 _SHM_BYTES_MANY_GPUS = 1 << 30
 """NCCL passes tensors between GPUs of one host through shared memory."""
-
-_PIN = re.compile(r"^([A-Za-z0-9][A-Za-z0-9._-]*)(?:\[[^\]]*\])?==([^\s;\\]+)", re.MULTILINE)
 
 
 def plan_image(
@@ -73,7 +71,7 @@ def plan_image(
 
 def pins_of(lock_text: str, names: Iterable[str], lock: Path) -> tuple[str, ...]:
     """`name==version` of each name, as the lock has it."""
-    versions = {canonicalize_name(name): version for name, version in _PIN.findall(lock_text)}
+    versions = pinned_versions(lock_text)
     wanted = sorted({canonicalize_name(name) for name in names})
     missing = [name for name in wanted if name not in versions]
     if missing:
