@@ -51,6 +51,7 @@ def prefect_api(settings: Settings) -> Iterator[PrefectApi]:
     os.environ.setdefault("PREFECT_LOGGING_EXTRA_LOGGERS", "slipway")
     # A run's log goes to the API; on the terminal the command says what it has to say itself.
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
+    os.environ.setdefault("PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW", "ignore")
     if url := os.environ.get("PREFECT_API_URL"):
         yield PrefectApi(url)
         return

@@ -19,7 +19,7 @@ from tasks.environment.models import EnvironmentRequest, EnvironmentResult, Refu
 from tasks.environment.task import build_locked, check_built, lock_environment, prove_built
 
 
-@flow(name="build-environment")
+@flow(name="build-environment", flow_run_name="environment of {request.engine}")
 def build_environment(request: EnvironmentRequest) -> Outcome[EnvironmentResult]:
     """Build the isolated environment in which an engine runs.
 

@@ -9,7 +9,7 @@ from prefect import flow
 from blocks.health_instruments import LocalInstruments, SampleContract
 from blocks.host import fingerprint_here
 from blocks.record_store import open_record_store
-from flows.every_service import worst_of_every_service
+from flows.every_service import run_name, worst_of_every_service
 from flows.recording import Outcome, run_stage
 from tasks.core.release import ServiceFolder
 from tasks.core.settings import Settings
@@ -19,7 +19,7 @@ from tasks.health.models import HealthResult
 from tasks.health.task import check_contract, sample_service
 
 
-@flow(name="check-health")
+@flow(name="check-health", flow_run_name=partial(run_name, "health"))
 def check_health(name: str | None = None, contract: bool = False) -> Outcome[HealthResult]:
     """Check a service on three levels: its GPUs, its process, and what it answers.
 

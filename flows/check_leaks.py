@@ -8,7 +8,7 @@ from prefect import flow
 
 from blocks.host import read_system
 from blocks.sampler import sample_service
-from flows.every_service import worst_of_every_service
+from flows.every_service import run_name, worst_of_every_service
 from flows.recording import Outcome, run_stage
 from tasks.core.release import ServiceFolder
 from tasks.core.settings import Settings
@@ -18,7 +18,7 @@ from tasks.leaks.models import LeakRequest, LeakResult
 from tasks.leaks.task import judge_samples
 
 
-@flow(name="check-leaks")
+@flow(name="check-leaks", flow_run_name=partial(run_name, "leaks"))
 def check_leaks(name: str | None = None) -> Outcome[LeakResult]:
     """Judge the memory of a service's engine since it was started.
 

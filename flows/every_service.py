@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, cast
 
 from prefect.client.schemas.objects import State
+from prefect.runtime import flow_run
 from prefect.states import Completed
 
 from flows.recording import Outcome
@@ -28,6 +29,11 @@ def worst_of_every_service(check: Callable[[str], Any]) -> Outcome[Any]:
         nothing: Any = Completed(name="Nothing to check", message="no service runs on this host")
         return cast("Outcome[Any]", nothing)
     return max(outcomes, key=lambda outcome: _ORDER.index(outcome.verdict)).as_state()
+
+
+def run_name(check: str) -> str:
+    """`health of tiny`, or `health of every service`; read from the running flow's parameters."""
+    return f"{check} of {flow_run.parameters.get('name') or 'every service'}"
 
 
 def running_services(settings: Settings) -> list[str]:

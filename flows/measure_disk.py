@@ -19,7 +19,7 @@ from tasks.staging.plan import DISK_FIGURES_VALID_S
 from tasks.staging.report import DiskReport
 
 
-@flow(name="measure-disk")
+@flow(name="measure-disk", flow_run_name="disk of {request.folder}")
 def measure_disk(request: DiskRequest) -> Outcome[DiskResult]:
     """Measure a disk with fio against the baselines, unless that was done in the last days.
 

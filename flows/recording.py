@@ -6,6 +6,7 @@ verify, is not done again.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, Self, TypeVar, cast
@@ -121,8 +122,8 @@ def run_stage(
         evidence={"inputs": dict(inputs), "result": result.model_dump(mode="json")},
     )
     store.put(record)
-    publish(stage, subject, report.markdown(result), record.id)
     headline = report.headline(result)
+    publish(stage, subject, report.markdown(result), record.id, f"{result.verdict}: {headline}")
     say(stage, f"{result.verdict}: {headline}")
     return Outcome[R](
         stage=stage,
@@ -168,26 +169,33 @@ def _record_failure(
     publish(
         frame["stage"],
         frame["subject"],
-        f"# {frame['stage']}: {outcome}\n\n{error.what}{way_out}{detail}",
+        f"# {frame['stage'].capitalize()}: {outcome}\n\n{error.what}{way_out}{detail}",
         record.id,
+        f"{outcome}: {error.what}",
     )
     say(frame["stage"], f"{outcome}: {error.what}")
 
 
 def artifact_key(stage: StageName, subject: str) -> str:
     """Stable key: `[a-z0-9-]` only, as Prefect asks."""
-    clean = "".join(letter if letter.isalnum() else "-" for letter in subject.lower())
-    return f"{stage}-{clean}".replace("_", "-")
+    return "-".join([stage, *re.findall(r"[a-z0-9]+", subject.lower())])
 
 
-def publish(stage: StageName, subject: str, markdown: str, record_id: str) -> None:
-    """Publish a stage's artifact under its stable key; outside a run there is nobody to show it to."""
+def publish(
+    stage: StageName, subject: str, markdown: str, record_id: str, description: str | None = None
+) -> None:
+    """Publish a stage's artifact under its stable key; outside a run there is nobody to show it to.
+
+    `description` is the line below the key in the list of artifacts.
+    """
     try:
         get_run_logger()
     except MissingContextError:
         return
     create_markdown_artifact(
         key=artifact_key(stage, subject),
-        markdown=f"{markdown}\n\n---\nrecord `{record_id}`\n",
-        description=f"{stage} of {subject}",
+        markdown=(
+            f"{markdown.rstrip()}\n\n---\n\nRecord `{record_id}` of {subject}: `slipway kb records --stage {stage}`\n"
+        ),
+        description=description or f"{stage} of {subject}",
     )

@@ -17,7 +17,7 @@ from tasks.rollout.models import RolloutResult, rollout_inputs
 from tasks.rollout.task import bring_into_service
 
 
-@flow(name="roll-out")
+@flow(name="roll-out", flow_run_name="roll out {release.name}")
 def roll_out(release: Release) -> Outcome[RolloutResult]:
     """Start a release, let it prove itself, and switch the service's traffic to it without losing a request.
 

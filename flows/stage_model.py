@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NoReturn, Protocol
 
 from prefect import flow
+from prefect.runtime import flow_run
 
 from blocks import fio
 from blocks.model_registry import ResolvedModel, resolve
@@ -40,7 +41,12 @@ class Source:
     pinned: Pinned
 
 
-@flow(name="stage-model")
+def _run_name() -> str:
+    """`stage model` of `file:/path/to/model`: the end of a source says most, and a timeline is narrow."""
+    return f"stage {flow_run.parameters['request'].model.rstrip('/').rpartition('/')[2]}"
+
+
+@flow(name="stage-model", flow_run_name=_run_name)
 def stage_model(request: StagingRequest) -> Outcome[StagingResult]:
     """Copy a model into verified, aligned safetensors shards, or repair those that are there.
 

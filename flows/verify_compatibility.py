@@ -13,7 +13,7 @@ from tasks.compatibility.task import judge_compatibility, take_survey
 from tasks.core.verdicts import StageName
 
 
-@flow(name="verify-compatibility")
+@flow(name="verify-compatibility", flow_run_name="compatibility of {request.engine}")
 def verify_compatibility(request: CompatibilityRequest) -> Outcome[CompatibilityResult]:
     """Survey this host, and judge what is to run on it by the rule table.
 

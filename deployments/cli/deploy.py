@@ -60,10 +60,10 @@ def _run(spec: DeploySpec, *, quiet: bool) -> DeployResult:
     from deployments.cli.progress import show_progress
     from deployments.cli.show import console
     from deployments.prefect_api import prefect_api
-    from tasks.core.progress import listen, say
+    from tasks.core.progress import listen, say, to_log
 
     with show_progress(console(stderr=quiet)) as listener:
-        listen(listener)
+        listen(listener, to_log)
         say("prefect", "starting")
         with prefect_api(Settings.load()) as api:
             from prefect import tags

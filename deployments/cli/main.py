@@ -13,6 +13,7 @@ from typing import Any
 import click
 
 from tasks.core.errors import SlipwayError
+from tasks.core.progress import listen
 
 VERBS: dict[str, tuple[str, str]] = {
     "deploy": ("deployments.cli.deploy:deploy", "Take a model from its source to a running, tuned service."),
@@ -67,6 +68,7 @@ def slipway() -> None:
 def main(argv: list[str] | None = None) -> None:
     """Entry point. Never shows a traceback for a fault that Slipway can explain."""
     arguments = sys.argv[1:] if argv is None else argv
+    listen()  # a verb that takes long says where it shows its progress
     try:
         code = slipway.main(args=arguments, prog_name="slipway", standalone_mode=False)
     except SlipwayError as error:

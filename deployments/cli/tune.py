@@ -62,11 +62,11 @@ def _run_quantization(spec: DeploySpec, *, quiet: bool) -> Outcome[Any]:
     from deployments.cli.progress import show_progress
     from deployments.cli.show import console
     from deployments.prefect_api import prefect_api
-    from tasks.core.progress import listen
+    from tasks.core.progress import listen, to_log
     from tasks.core.settings import Settings
 
     with show_progress(console(stderr=quiet)) as listener, prefect_api(Settings.load()) as api:
-        listen(listener)
+        listen(listener, to_log)
         from flows.quantize_model import quantize_model
 
         api.wait()

@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from tasks.compatibility.models import CompatibilityResult, Finding
 from tasks.core.facts import Facts
+from tasks.core.markdown import cell, page, section, table
 from tasks.core.records import Number
+from tasks.core.verdicts import StageName
 
 _GIB = 2**30
+_WORDS = {
+    "cuda_driver": "driver's CUDA",
+    "nvcc": "toolkit (nvcc)",
+    "gpus": "GPUs",
+    "cpu": "processor",
+    "cpu_count": "processors",
+    "memory_bytes": "memory",
+    "cuda_build": "packages' CUDA",
+}
+"""Names of facts for people, where the key itself would not do."""
 
 
 def headline(result: CompatibilityResult) -> str:
@@ -46,7 +58,7 @@ def answer(result: CompatibilityResult) -> dict[str, Any]:
 def facts_rows(facts: Facts) -> list[tuple[str, str]]:
     """Each fact in words; what is not there reads `none`, what is not known is left out."""
     rows = [
-        (name, _in_words(name, getattr(facts, name)))
+        (_WORDS.get(name, name.replace("_", " ")), _in_words(name, getattr(facts, name)))
         for name in Facts.model_fields
         if facts.known(name) and name != "packages"
     ]
@@ -57,30 +69,28 @@ def facts_rows(facts: Facts) -> list[tuple[str, str]]:
 
 def markdown(result: CompatibilityResult) -> str:
     """Verdict, findings, facts, and who said what."""
-    parts = [f"# Compatibility: {result.verdict.value}", headline(result) + "."]
-    parts.append("## Findings")
-    parts += [_finding_text(finding) for finding in result.findings] or ["None."]
-    parts.append("## Facts")
-    parts.append(_table(("fact", "value"), facts_rows(result.facts)))
-    if result.sightings:
-        parts.append("## Who said what")
-        rows = [(sighting.fact, sighting.source, sighting.value or "none") for sighting in result.sightings]
-        parts.append(_table(("fact", "source", "value"), rows))
-    return "\n\n".join(parts) + "\n"
-
-
-def _finding_text(finding: Finding) -> str:
-    sources = "; ".join(finding.sources)
-    return (
-        f"- **{finding.severity}** `{finding.rule}` ({finding.precedence}): {finding.message}\n"
-        f"  - What to do: {finding.fix}\n  - Source: {sources}"
+    found = [finding for finding in result.findings if finding.severity != "info"]
+    remarks = [finding for finding in result.findings if finding.severity == "info"]
+    sightings = [(one.fact, one.source, one.value or "none") for one in result.sightings]
+    return page(
+        StageName.COMPATIBILITY,
+        result.verdict,
+        headline(result),
+        section("Findings", "\n".join(map(_finding_text, found)) or "None."),
+        section("Facts", table(("fact", "value"), facts_rows(result.facts))),
+        section("Who said what", table(("fact", "source", "value"), sightings) if sightings else ""),
+        section("Remarks", "\n".join(map(_finding_text, remarks))),
     )
 
 
-def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
-    lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
-    lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
-    return "\n".join(lines)
+def _finding_text(finding: Finding) -> str:
+    message, fix, sources = (
+        cell(text, table=False) for text in (finding.message, finding.fix, "; ".join(finding.sources))
+    )
+    return (
+        f"- **{finding.severity}** `{finding.rule}` ({finding.precedence}): {message}\n"
+        f"  - What to do: {fix}\n  - Source: {sources}"
+    )
 
 
 def _in_words(name: str, value: Any) -> str:

@@ -6,6 +6,9 @@ from collections.abc import Mapping
 
 from pydantic import BaseModel, ConfigDict
 
+from tasks.core.digests import short
+from tasks.core.figures import bars
+from tasks.core.markdown import bullets, fenced, page, section, table
 from tasks.core.records import Number
 from tasks.core.result import StageResult
 from tasks.core.verdicts import LifecycleVerdict, StageName, says_no
@@ -57,16 +60,44 @@ def numbers(result: DeployResult) -> Mapping[str, Number]:
 
 
 def markdown(result: DeployResult) -> str:
-    """The artifact: the table of stages, and how to call the service."""
-    rows = "\n".join(_markdown_row(row) for row in result.stages)
-    table = f"| stage | verdict | time | key number | record |\n|---|---|---|---|---|\n{rows}\n"
-    if result.endpoint is None:
-        return f"# {result.name}: {result.verdict}\n\n{headline(result)}\n\n{table}"
-    address = f"`{result.endpoint}/v1/completions`, release `{result.release}`"
-    return f"# {result.name}: {result.verdict}\n\n{address}\n\n{table}\n> {result.completion}\n"
+    """The artifact: the table of stages, how to call the service, and where the time went."""
+    return page(
+        StageName.LIFECYCLE,
+        result.verdict,
+        headline(result),
+        table(
+            ("stage", "verdict", "time", "key number"),
+            [(row.stage, _verdict(row), f"{row.seconds:.1f} s", row.headline) for row in result.stages],
+            right=("time",),
+        ),
+        _call(result),
+        section("Where the time went", _times(result)),
+        section(
+            "Records",
+            bullets(f"{row.stage}: `{row.record}`" for row in result.stages if row.record),
+            f"What this release rests on: `slipway kb explain {result.name}`." if result.release else "",
+        ),
+    )
 
 
-def _markdown_row(row: StageRow) -> str:
-    verdict = f"cached, {row.verdict}" if row.cached else row.verdict
-    record = f"`{row.record}`" if row.record else "-"
-    return f"| {row.stage} | {verdict} | {row.seconds:.1f} s | {row.headline} | {record} |"
+def _verdict(row: StageRow) -> str:
+    word = f"**{row.verdict}**" if row.says_no else row.verdict
+    return f"{word} (cached)" if row.cached else word
+
+
+def _call(result: DeployResult) -> str:
+    if result.endpoint is None or result.release is None:
+        return ""
+    body = f'{{"model": "{result.name}", "prompt": "The", "max_tokens": 16}}'
+    command = f"curl {result.endpoint}/v1/completions -H 'Content-Type: application/json' -d '{body}'"
+    answer = (
+        ""
+        if result.completion is None
+        else f"It answered the gate's prompt with:\n\n{fenced(result.completion)}"
+    )
+    return section("The service", f"Release `{short(result.release)}`. Call it:", fenced(command), answer)
+
+
+def _times(result: DeployResult) -> str:
+    rows = [(str(row.stage), round(row.seconds, 1)) for row in result.stages]
+    return bars("Time of each stage", "s", rows) if any(seconds for _, seconds in rows) else ""

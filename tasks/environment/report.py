@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
+from tasks.core.digests import short
+from tasks.core.markdown import cell, page, section, table
 from tasks.core.records import Number
+from tasks.core.verdicts import StageName
 from tasks.environment.models import EnvironmentResult
 from tasks.environment.plan import dependents, describe
 
@@ -38,30 +41,33 @@ def numbers(result: EnvironmentResult) -> Mapping[str, Number]:
 
 def markdown(result: EnvironmentResult) -> str:
     """The artifact: verdict, conflicts with who asks for what, proof, packages."""
-    parts = [f"# environment: {result.verdict}", headline(result)]
-    if result.conflicts:
-        parts += ["## Conflicts", _conflicts(result), *_who_requires(result)]
-    if result.proof is not None:
-        parts += ["## Proof", _proof(result)]
-    if result.packages:
-        parts += ["## Packages", _table(("package", "version"), sorted(result.packages.items()))]
-    if result.environment_path is not None:
-        parts.append(f"Python {result.python_version}, lock `{result.lock_digest}`")
-    return "\n\n".join(parts)
+    return page(
+        StageName.ENVIRONMENT,
+        result.verdict,
+        result.reason or headline(result),
+        section("Conflicts", *_conflicts(result)),
+        section("Proof", _proof(result)),
+        section("What it is", _identity(result)),
+        section("Packages", _packages(result)),
+    )
 
 
-def _conflicts(result: EnvironmentResult) -> str:
+def _conflicts(result: EnvironmentResult) -> Iterable[str]:
+    if not result.conflicts:
+        return
     rows = [
-        (one.package, one.required_by or "you", one.requirement or "", one.installed or "none", describe(one))
+        (one.package, one.required_by or "you", one.requirement or describe(one), one.installed or "none")
         for one in result.conflicts
     ]
-    return _table(("package", "asked for by", "as", "installed", "in words"), rows)
+    yield table(("package", "asked for by", "as", "installed"), rows)
+    yield from _who_requires(result)
+    yield "What to do: loosen one of these requirements under `environment.requirements`, or leave it out."
 
 
 def _who_requires(result: EnvironmentResult) -> Iterable[str]:
     for package in dict.fromkeys(one.package for one in result.conflicts):
         lines = [
-            f"{'  ' * (level - 1)}- {edge.required_by} requires {edge.requirement}"
+            f"{'  ' * (level - 1)}- {cell(f'{edge.required_by} requires {edge.requirement}', table=False)}"
             for level, edge in dependents(result.dependencies, package)
         ]
         if lines:
@@ -69,21 +75,31 @@ def _who_requires(result: EnvironmentResult) -> Iterable[str]:
 
 
 def _proof(result: EnvironmentResult) -> str:
-    assert result.proof is not None
+    if result.proof is None:
+        return ""
     rows = [
-        (f"import {one.module}", "works" if one.ok else one.reason or "fails", f"{one.seconds:.2f}")
+        (f"import {one.module}", "works" if one.ok else one.reason or "fails", f"{one.seconds:.2f} s")
         for one in result.proof.imports
     ]
     if (engine := result.proof.engine) is not None:
         what = f"{engine.output_tokens} tokens" if engine.ok else engine.reason or "fails"
-        rows.append(("engine to first completion", what, f"{engine.start_s or 0:.2f}"))
-    return _table(("step", "outcome", "s"), rows)
+        rows.append(("engine to first completion", what, f"{engine.start_s or 0:.2f} s"))
+    return table(("step", "outcome", "time"), rows, right=("time",))
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(_cell(cell) for cell in line) + " |" for line in lines)
+def _identity(result: EnvironmentResult) -> str:
+    if result.environment_path is None:
+        return ""
+    rows = [
+        ("Python", result.python_version or "not known"),
+        ("folder", f"`{result.environment_path}`"),
+        ("lock", f"`{short(result.lock_digest or '')}`"),
+        ("size", f"{(result.size_bytes or 0) / 1e6:.0f} MB"),
+        ("time to lock", f"{result.lock_s:.1f} s"),
+        ("time to build", f"{result.build_s:.1f} s"),
+    ]
+    return table(("fact", "value"), rows)
 
 
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")
+def _packages(result: EnvironmentResult) -> str:
+    return table(("package", "version"), sorted(result.packages.items())) if result.packages else ""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from tasks.core.markdown import page, section, table
 from tasks.core.records import Number
-from tasks.core.verdicts import HealthVerdict
+from tasks.core.verdicts import HealthVerdict, StageName
 from tasks.health.models import ContractResult, HealthResult
 
 NUMBERS = {
@@ -57,19 +58,16 @@ _MARK = {HealthVerdict.HEALTHY: "✓", HealthVerdict.DEGRADED: "!", HealthVerdic
 
 def markdown(result: HealthResult) -> str:
     """The artifact: findings first, then what was seen on each level."""
-    lines = [f"# {result.name} is {result.verdict}", "", f"{result.endpoint}", ""]
-    if result.findings:
-        lines += ["| | level | finding | what to do |", "|---|---|---|---|"]
-        lines += [
-            f"| {_MARK[finding.verdict]} | {finding.level} | {_cell(finding.message)} | {_cell(finding.fix or '')} |"
-            for finding in result.findings
-        ]
-        lines.append("")
-    lines += ["| level | seen | value |", "|---|---|---|"]
-    lines += [f"| {level} | {what} | {_cell(value)} |" for level, what, value in rows(result)]
-    if result.contract is not None:
-        lines += ["", *_contract_lines(result.contract)]
-    return "\n".join(lines)
+    findings = [(f"{_MARK[one.verdict]} {one.level}", one.message, one.fix or "") for one in result.findings]
+    return page(
+        StageName.HEALTH,
+        result.verdict,
+        f"{result.name} at {result.endpoint}: {headline(result)}",
+        section("Findings", table(("level", "finding", "what to do"), findings) if findings else ""),
+        section("What was seen", table(("level", "seen", "value"), rows(result))),
+        _contract_section(result.contract) if result.contract else "",
+        f"Look next: `slipway logs {result.name}`, `slipway kb records --stage health`.",
+    )
 
 
 def rows(result: HealthResult) -> list[tuple[str, str, str]]:
@@ -106,22 +104,11 @@ def rows(result: HealthResult) -> list[tuple[str, str, str]]:
     return seen
 
 
-def _contract_lines(contract: ContractResult) -> list[str]:
+def _contract_section(contract: ContractResult) -> str:
     held = contract.expectations - len(contract.breaches)
-    lines = [
-        f"## Contract on {contract.rows} samples",
-        "",
+    breaches = [(breach.column or "", breach.expectation, breach.observed) for breach in contract.breaches]
+    return section(
+        f"Contract on {contract.rows} samples",
         f"{held} of {contract.expectations} expectations hold.",
-    ]
-    if contract.breaches:
-        lines += ["", "| column | expectation | observed |", "|---|---|---|"]
-        lines += [
-            f"| {breach.column or ''} | {breach.expectation} | {_cell(breach.observed)} |"
-            for breach in contract.breaches
-        ]
-    return lines
-
-
-def _cell(text: str) -> str:
-    """Text that cannot end a table's cell, nor become markup."""
-    return " ".join(text.replace("|", "\\|").replace("<", "&lt;").split())
+        table(("column", "expectation", "observed"), breaches) if breaches else "",
+    )

@@ -71,7 +71,7 @@ def look_at(t: Floats, y: Floats, requests: Floats | None) -> tuple[Look, Floor 
     until = float(t[-1])
     floor = floor_of(t, y, requests)
     if floor is None:
-        why = f"too little data: {t.size} samples over {(until - t[0]) / HOUR_S:.1f} h"
+        why = f"too little data: {t.size} sample{'s'[: t.size != 1]} over {(until - t[0]) / HOUR_S:.1f} h"
         return Look(until_s=until, hit=False, why=why), None
     trend = trend_of(floor)
     level = float(np.median(floor.y))

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
+from tasks.core.figures import line
+from tasks.core.markdown import page, section, table
 from tasks.core.records import Number
-from tasks.core.verdicts import LeakVerdict
+from tasks.core.verdicts import LeakVerdict, StageName
 from tasks.leaks.models import LeakResult, Look
 
 HOUR_S = 3600.0
@@ -37,41 +39,55 @@ def numbers(result: LeakResult) -> Mapping[str, Number]:
 
 def markdown(result: LeakResult) -> str:
     """The artifact: the verdict, the floor as a figure, and the looks it rests on."""
-    lines = [f"# Leak: {result.verdict}", "", f"{_escape(result.reason)}.", ""]
+    forecast = ""
     if result.oom_at_s is not None:
-        lines += [f"Memory runs out at **{_when(result.oom_at_s)}** if nothing changes (predicted).", ""]
-    if result.floor:
-        lines += [*_figure(result.floor), ""]
-    if result.looks:
-        lines += ["| data | floor rises | ± | growth | explained by | hit |", "|---|---|---|---|---|---|"]
-        start = result.looks[-1].until_s - result.span_s
-        lines += [_row(look, start) for look in result.looks[-_SHOWN_LOOKS:]]
-    return "\n".join(lines)
+        forecast = f"Memory runs out at **{_when(result.oom_at_s)}** if nothing changes (predicted)."
+    judged = [look for look in result.looks[-_SHOWN_LOOKS:] if look.structure is not None]
+    start = result.looks[-1].until_s - result.span_s if result.looks else 0.0
+    heads = ("data", "floor rises", "±", "growth", "explained by", "hit")
+    return page(
+        StageName.LEAKS,
+        result.verdict,
+        result.reason,
+        forecast,
+        _figure(result.floor),
+        section("Looks", table(heads, [_row(look, start) for look in judged]) if judged else ""),
+        f"{result.samples} sample{'s'[: result.samples != 1]} over {_span(result.span_s)}. {_NEXT[result.verdict]}",
+    )
 
 
-def _row(look: Look, start: float) -> str:
-    hours = (look.until_s - start) / HOUR_S
-    if look.structure is None:
-        return f"| {hours:.3g} h | | | | | {_escape(look.why)} |"
+_NEXT = {
+    LeakVerdict.NONE: "The sampler goes on; the check runs every night.",
+    LeakVerdict.SUSPECTED: "The sampler goes on; more data will confirm this or not.",
+    LeakVerdict.CONFIRMED: "What to do: start the service anew before memory runs out, and look for what grows.",
+}
+
+
+def _row(look: Look, start: float) -> tuple[str, ...]:
     rate, error = (value * HOUR_S / 1e6 for value in (look.slope_bytes_per_s, look.slope_error))
-    hit = "yes" if look.hit else f"no: {_escape(look.why)}"
-    return f"| {hours:.3g} h | {rate:.3g} MB/h | {error:.2g} | {look.growth:.1%} | {look.structure} | {hit} |"
+    hit = "yes" if look.hit else f"no: {look.why}"
+    return (
+        _span(look.until_s - start),
+        f"{rate:.3g} MB/h",
+        f"{error:.2g} MB/h",
+        f"{look.growth:.1%}",
+        str(look.structure),
+        hit,
+    )
 
 
-def _figure(floor: tuple[tuple[float, float], ...]) -> list[str]:
-    """A mermaid chart of the floor; Prefect's interface and GitHub draw it."""
-    hours = (floor[-1][0] - floor[0][0]) / HOUR_S
-    values = [value / 1e6 for _, value in floor]
-    room = max(0.05 * (max(values) - min(values)), 0.01 * max(values), 1e-6)
-    return [
-        "```mermaid",
-        "xychart-beta",
-        '    title "Floor of anonymous memory"',
-        f'    x-axis "hours" 0 --> {hours:.4g}',
-        f'    y-axis "MB" {max(0.0, min(values) - room):.6g} --> {max(values) + room:.6g}',
-        f"    line [{', '.join(f'{value:.6g}' for value in values)}]",
-        "```",
-    ]
+def _figure(floor: tuple[tuple[float, float], ...]) -> str:
+    if not floor:
+        return ""
+    points = [((t - floor[0][0]) / HOUR_S, value / 1e6) for t, value in floor]
+    return line("Floor of anonymous memory", "h", "MB", points)
+
+
+def _span(seconds: float) -> str:
+    """A span of time in the unit that fits it."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 2 * HOUR_S else f"{seconds / HOUR_S:.3g} h"
 
 
 def _when(t_s: float) -> str:
@@ -79,7 +95,3 @@ def _when(t_s: float) -> str:
     if 1e9 < t_s < 4e9:
         return datetime.fromtimestamp(t_s, UTC).strftime("%Y-%m-%d %H:%M UTC")
     return f"{t_s:.0f} s"
-
-
-def _escape(text: str) -> str:
-    return text.replace("|", "\\|").replace("<", "&lt;")

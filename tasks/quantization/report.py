@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from tasks.core.figures import bars
+from tasks.core.markdown import bullets, page, section
+from tasks.core.markdown import table as markdown_table
 from tasks.core.records import Number
+from tasks.core.verdicts import StageName
 from tasks.quantization.models import Measured, QuantizationResult
 
 
@@ -35,13 +39,25 @@ def numbers(result: QuantizationResult) -> dict[str, Number]:
 
 def markdown(result: QuantizationResult) -> str:
     """The artifact: every format with its figures and what became of it."""
-    title = f"# Quantization: {result.chosen.format if result.chosen else 'none'}"
-    rows = "\n".join(f"| {' | '.join(row)} |" for row in table(result))
-    return (
-        f"{title}\n\n{result.reason}\n\n"
-        f"Tolerance: {result.tolerance:.2%} of the quality of {result.baseline}.\n\n"
-        f"| {' | '.join(columns())} |\n|---|---:|---:|---:|---:|---:|---|\n{rows}\n\n{_on_quality(result)}\n"
+    chosen = result.chosen.format if result.chosen else None
+    heads = columns()[:-1]
+    rows = [(f"**{row[0]}**" if row[0] == chosen else row[0], *row[1:-1]) for row in table(result)]
+    others = [f"{row.format}: {word}" for row in result.measured if (word := row.rejected or row.passed_over)]
+    return page(
+        StageName.QUANTIZATION,
+        result.verdict,
+        f"**{chosen}**: {result.reason}" if chosen else result.reason,
+        markdown_table(heads, rows, right=heads[1:]),
+        section("Why not the others" if chosen else "Why none", bullets(others)),
+        _speeds(result),
+        f"A format may lose {result.tolerance:.2%} of the quality of {result.baseline}. {_on_quality(result)}",
     )
+
+
+def _speeds(result: QuantizationResult) -> str:
+    rows = [(row.format.value, row.tokens_per_s) for row in result.measured if row.tokens_per_s]
+    marked = result.chosen.format.value if result.chosen else None
+    return bars("Speed of one request at a time", "tokens/s", rows, marked=marked) if len(rows) > 1 else ""
 
 
 def columns() -> tuple[str, ...]:

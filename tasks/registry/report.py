@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from tasks.core.markdown import page, table
 from tasks.core.records import Number
+from tasks.core.verdicts import StageName
 from tasks.registry.models import RegistryResult
 
 
@@ -20,10 +22,16 @@ def numbers(result: RegistryResult) -> dict[str, Number]:
 
 def markdown(result: RegistryResult) -> str:
     """The artifact."""
-    event = f"event `{result.announcement.event_id}`" if result.announcement else "no event"
-    return (
-        f"# Registry: {result.service}\n\n"
-        "| model | wanted | serving | verdict | event |\n|---|---|---|---|---|\n"
-        f"| {result.model} | {result.wanted_version} | {result.serving_version or '-'} "
-        f"| {result.verdict} | {event} |\n\n{result.reason}\n"
+    event = f"`{result.announcement.event_id}`" if result.announcement else "no event"
+    rows = [
+        ("model", f"`{result.model}`"),
+        ("wanted version", result.wanted_version),
+        ("serving version", result.serving_version or "none"),
+        ("event", event),
+    ]
+    return page(
+        StageName.REGISTRY,
+        result.verdict,
+        f"{result.service}: {result.reason}",
+        table(("fact", "value"), rows),
     )

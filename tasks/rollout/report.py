@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from tasks.core.digests import short
+from tasks.core.markdown import fenced, page, section, table
 from tasks.core.records import Number
-from tasks.core.verdicts import RolloutVerdict
+from tasks.core.verdicts import RolloutVerdict, StageName
 from tasks.rollout.models import RolloutAction, RolloutResult
 
 
@@ -41,15 +42,18 @@ def markdown(result: RolloutResult) -> str:
     ]
     if result.first_completion_s is not None:
         rows.append(("engine start to first completion", f"{result.first_completion_s:.2f} s"))
-    lines = [f"# {result.name}: {result.verdict.replace('_', ' ')}", "", "| | |", "|---|---|"]
-    lines += [f"| {name} | {value} |" for name, value in rows]
-    if result.completion is not None:
-        lines += ["", "The gate's completion:", "", _fenced(result.completion)]
-    if result.reason is not None:
-        lines += ["", f"Why: {result.reason}"]
-    if result.log_tail is not None:
-        lines += ["", "The candidate's last words:", "", _fenced(result.log_tail)]
-    return "\n".join(lines) + "\n"
+    rolled_back = result.verdict is RolloutVerdict.ROLLED_BACK
+    return page(
+        StageName.ROLLOUT,
+        result.verdict,
+        f"{result.name}: {headline(result)}",
+        table(("fact", "value"), rows),
+        section("The gate's completion", fenced(result.completion) if result.completion is not None else ""),
+        section("The candidate's last words", fenced(result.log_tail) if result.log_tail else ""),
+        f"What to do: mend what the reason names, then deploy again; `slipway logs {result.name}` shows more."
+        if rolled_back
+        else f"Look next: `slipway status {result.name}`, `slipway logs {result.name}`.",
+    )
 
 
 _DONE = {
@@ -59,11 +63,3 @@ _DONE = {
     RolloutAction.REPLACE: "started beside the former release, gated, switched",
 }
 _TAKEN_BACK = "started, and taken back"
-
-
-def _fenced(text: str) -> str:
-    """A code block that its text cannot end."""
-    fence = "```"
-    while fence in text:
-        fence += "`"
-    return f"{fence}\n{text}\n{fence}"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from tasks.core.digests import short
+from tasks.core.markdown import bullets, page, section, table
 from tasks.core.records import Number
+from tasks.core.verdicts import StageName, StagingVerdict
 from tasks.staging.models import DiskFigures, DiskResult, StagingResult
 from tasks.staging.plan import RANDOM_WRITE_BASELINE_IOPS, READ_BASELINE_MB_S
 
@@ -15,11 +17,16 @@ def headline(result: StagingResult) -> str:
     if result.damaged:
         return f"the source no longer gives {result.damaged[0]} as it was staged"
     size = f"{result.shards} shard{'s'[: result.shards != 1]}, {result.size_bytes / 1e6:.1f} MB"
+    slow = ""
+    if result.verdict is StagingVerdict.SLOW and result.disk:
+        slow = (
+            f"; the disk reads {result.disk.read_mb_s:,.0f} MB/s, the baseline is {READ_BASELINE_MB_S:,.0f}"
+        )
     if result.restaged:
-        return f"{size}; restaged {', '.join(result.restaged)}"
+        return f"{size}; restaged {', '.join(result.restaged)}{slow}"
     if not result.copied_bytes:
-        return f"{size}; all of it was there"
-    return f"{size}; {result.copied_bytes / 1e6:.1f} MB copied"
+        return f"{size}; all of it was there{slow}"
+    return f"{size}; {result.copied_bytes / 1e6:.1f} MB copied{slow}"
 
 
 def numbers(result: StagingResult) -> Mapping[str, Number]:
@@ -38,13 +45,20 @@ def markdown(result: StagingResult) -> str:
     rows = [
         ("source", f"`{result.source}`" + (f" version {result.version}" if result.version else "")),
         ("folder", f"`{result.model_dir}`"),
-        ("manifest", f"`{short(result.manifest_digest)}`"),
+        ("manifest", f"`{short(result.manifest_digest)}`" if result.manifest_digest else "none"),
         ("size", f"{result.size_bytes / 1e6:.1f} MB in {result.shards} shards"),
         ("copied", f"{result.copied_bytes / 1e6:.1f} MB in {result.copy_seconds:.2f} s"),
     ]
-    table = ["| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in rows)]
-    disk = ["", *_disk_table(result.disk)] if result.disk else []
-    return "\n".join([f"# Staging: {result.verdict}", "", *table, *disk, *_list(result.findings)])
+    verify = "" if result.damaged else f"Read every file again: `slipway stage verify {result.model_dir}`."
+    return page(
+        StageName.STAGING,
+        result.verdict,
+        headline(result),
+        table(("fact", "value"), rows),
+        section("Disk", _disk_table(result.disk) if result.disk else ""),
+        section("Remarks", bullets(result.findings)),
+        verify,
+    )
 
 
 class DiskReport:
@@ -64,8 +78,16 @@ class DiskReport:
 
     def markdown(self, result: DiskResult) -> str:
         """The artifact."""
-        lines = [f"# Disk at {result.mount}: {result.verdict}", "", *_disk_table(result.figures)]
-        return "\n".join([*lines, *_list(result.findings)])
+        how = "past the page cache" if result.figures.direct else "through the page cache"
+        return page(
+            StageName.DISK,
+            result.verdict,
+            self.headline(result),
+            _disk_table(result.figures),
+            section("Remarks", bullets(result.findings)),
+            f"Measured by fio on a file of {result.figures.file_bytes / 1e6:,.0f} MB, {how}. "
+            f"Measure again: `slipway bench disk {result.mount} --fresh`.",
+        )
 
 
 def _disk_numbers(figures: DiskFigures) -> dict[str, Number]:
@@ -76,16 +98,14 @@ def _disk_numbers(figures: DiskFigures) -> dict[str, Number]:
     }
 
 
-def _disk_table(figures: DiskFigures) -> Sequence[str]:
-    return [
-        "| disk | measured by fio | baseline |",
-        "|---|---|---|",
-        f"| sequential read | {figures.read_mb_s:.0f} MB/s | {READ_BASELINE_MB_S:.0f} MB/s |",
-        f"| sequential write | {figures.write_mb_s:.0f} MB/s | |",
-        f"| random write, 4 KiB | {figures.random_write_iops:.0f} IOPS | "
-        f"{RANDOM_WRITE_BASELINE_IOPS:.0f} IOPS |",
+def _disk_table(figures: DiskFigures) -> str:
+    rows = [
+        ("sequential read", f"{figures.read_mb_s:,.0f} MB/s", f"{READ_BASELINE_MB_S:,.0f} MB/s"),
+        ("sequential write", f"{figures.write_mb_s:,.0f} MB/s", ""),
+        (
+            "random write, 4 KiB",
+            f"{figures.random_write_iops:,.0f} IOPS",
+            f"{RANDOM_WRITE_BASELINE_IOPS:,.0f} IOPS",
+        ),
     ]
-
-
-def _list(findings: Sequence[str]) -> Sequence[str]:
-    return ["", *(f"- {finding}" for finding in findings)] if findings else []
+    return table(("disk", "measured", "baseline"), rows, right=("measured", "baseline"))

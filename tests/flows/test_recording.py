@@ -151,10 +151,12 @@ def test_a_run_shows_the_verdict_and_the_artifact(slipway_home: Path) -> None:
     with get_client(sync_client=True) as client:
         (artifact,) = client.read_artifacts(artifact_filter=key)
     assert str(artifact.data).startswith("# answer 1")
+    assert artifact.description == "slow: value 1"
 
 
 def test_artifact_keys_hold_letters_digits_and_dashes() -> None:
-    assert artifact_key(StageName.STAGING, "models:/My_Model@champion") == "staging-models--my-model-champion"
+    assert artifact_key(StageName.STAGING, "models:/My_Model@champion") == "staging-models-my-model-champion"
+    assert artifact_key(StageName.STAGING, "file:/home/josé/m²") == "staging-file-home-jos-m"
 
 
 def test_one_no_cancels_what_runs_beside_it(slipway_home: Path) -> None:

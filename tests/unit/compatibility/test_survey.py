@@ -147,7 +147,7 @@ def test_report_of_a_gpu_host() -> None:
         "sources",
     }
     text = markdown(result)
-    assert "| gpus | NVIDIA H200 (9.0) |" in text
+    assert "| GPUs | NVIDIA H200 (9.0) |" in text
     assert "| driver | kernel module | 570.124.06 |" in text
     assert "**warn** `DRV-MINOR-12` (P1)" in text
     assert json.loads(result.model_dump_json())["facts"].keys() == facts.model_fields_set

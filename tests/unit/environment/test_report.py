@@ -58,36 +58,47 @@ def test_the_headline_is_short() -> None:
 
 def test_the_artifact_of_a_flagged_environment() -> None:
     assert report.markdown(FLAGGED) == snapshot("""\
-# environment: flagged
+# Environment: flagged
 
-requests requires urllib3>=1.26,<3, but urllib3 1.20 is installed
+requests requires urllib3>=1.26,&lt;3, but urllib3 1.20 is installed.
 
 ## Conflicts
 
-| package | asked for by | as | installed | in words |
-| --- | --- | --- | --- | --- |
-| urllib3 | requests | urllib3>=1.26,<3 | 1.20 | requests requires urllib3>=1.26,<3, but urllib3 1.20 is installed |
+| package | asked for by | as | installed |
+|---|---|---|---|
+| urllib3 | requests | urllib3>=1.26,&lt;3 | 1.20 |
 
 Who requires urllib3:
 
-- requests requires urllib3>=1.26,<3
+- requests requires urllib3>=1.26,&lt;3
   - gguf requires requests>=2
+
+What to do: loosen one of these requirements under `environment.requirements`, or leave it out.
 
 ## Proof
 
-| step | outcome | s |
-| --- | --- | --- |
-| import gguf | works | 0.25 |
-| engine to first completion | 8 tokens | 0.12 |
+| step | outcome | time |
+|---|---|---:|
+| import gguf | works | 0.25 s |
+| engine to first completion | 8 tokens | 0.12 s |
+
+## What it is
+
+| fact | value |
+|---|---|
+| Python | 3.11.7 |
+| folder | `/environments/a` |
+| lock | `abc` |
+| size | 160 MB |
+| time to lock | 0.5 s |
+| time to build | 1.5 s |
 
 ## Packages
 
 | package | version |
-| --- | --- |
+|---|---|
 | requests | 2 |
 | urllib3 | 1.20 |
-
-Python 3.11.7, lock `sha256:abc`\
 """)
 
 
@@ -103,8 +114,8 @@ def test_an_engine_that_does_not_start_is_told() -> None:
         engine=EngineProof(ok=False, reason="it died"),
     )
     text = report.markdown(SOUND.model_copy(update={"proof": proof}))
-    assert "| import gguf | a\\|b | 0.00 |" in text
-    assert "| engine to first completion | it died | 0.00 |" in text
+    assert "| import gguf | a\\|b | 0.00 s |" in text
+    assert "| engine to first completion | it died | 0.00 s |" in text
 
 
 def test_figures_are_those_of_this_run() -> None:

@@ -148,14 +148,18 @@ def test_the_artifact() -> None:
         contract=contract,
     )
     assert report.markdown(result) == snapshot("""\
-# chat is degraded
+# Health: degraded
 
-http://127.0.0.1:1
+chat at http://127.0.0.1:1: GPU 0 (NVIDIA H200) holds its clocks down: power brake (and 1 more).
 
-| | level | finding | what to do |
-|---|---|---|---|
-| ! | gpu | GPU 0 (NVIDIA H200) holds its clocks down: power brake |  |
-| ! | contract | health samples: expect_x of at: 1 of 2 values do not fit |  |
+## Findings
+
+| level | finding | what to do |
+|---|---|---|
+| ! gpu | GPU 0 (NVIDIA H200) holds its clocks down: power brake |  |
+| ! contract | health samples: expect_x of at: 1 of 2 values do not fit |  |
+
+## What was seen
 
 | level | seen | value |
 |---|---|---|
@@ -175,7 +179,9 @@ http://127.0.0.1:1
 
 | column | expectation | observed |
 |---|---|---|
-| at | expect_x | 1 of 2 values do not fit |\
+| at | expect_x | 1 of 2 values do not fit |
+
+Look next: `slipway logs chat`, `slipway kb records --stage health`.
 """)
     assert report.headline(result) == snapshot(
         "GPU 0 (NVIDIA H200) holds its clocks down: power brake (and 1 more)"

@@ -166,7 +166,7 @@ def test_every_series_gets_an_answer(
     assert math.isfinite(result.slope_bytes_per_s)
     assert result.oom_at_s is None or math.isfinite(result.oom_at_s)
     assert (result.verdict is LeakVerdict.NONE) == (not result.looks or not result.looks[-1].hit)
-    assert report.markdown(result).startswith("# Leak: ")
+    assert report.markdown(result).startswith("# Leaks: ")
     assert LeakResult.model_validate_json(result.model_dump_json()) == result
 
 

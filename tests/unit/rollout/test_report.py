@@ -39,9 +39,11 @@ def test_numbers_are_only_what_was_measured() -> None:
 
 def test_the_artifact_shows_the_completion_unbroken() -> None:
     assert report.markdown(SERVING) == snapshot("""\
-# chat: serving
+# Rollout: serving
 
-| | |
+chat: http://127.0.0.1:8000, first completion after 0.12 s.
+
+| fact | value |
 |---|---|
 | wanted release | `111111111111` |
 | serving | `111111111111` |
@@ -51,19 +53,23 @@ def test_the_artifact_shows_the_completion_unbroken() -> None:
 | what was done | started beside the former release, gated, switched |
 | engine start to first completion | 0.12 s |
 
-The gate's completion:
+## The gate's completion
 
 ````
  quick ```brown``` fox
 ````
+
+Look next: `slipway status chat`, `slipway logs chat`.
 """)
 
 
 def test_the_artifact_of_a_failure_shows_why() -> None:
     assert report.markdown(ROLLED_BACK) == snapshot("""\
-# chat: rolled back
+# Rollout: rolled back
 
-| | |
+chat: 000000000000 serves: the engine died while starting.
+
+| fact | value |
 |---|---|
 | wanted release | `111111111111` |
 | serving | `000000000000` |
@@ -72,12 +78,12 @@ def test_the_artifact_of_a_failure_shows_why() -> None:
 | target | process |
 | what was done | started, and taken back |
 
-Why: the engine died while starting
-
-The candidate's last words:
+## The candidate's last words
 
 ```
 failed to load model
 ```
+
+What to do: mend what the reason names, then deploy again; `slipway logs chat` shows more.
 """)
     assert "| serving | nothing |" in report.markdown(ROLLED_BACK.model_copy(update={"serving": None}))

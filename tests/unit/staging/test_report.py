@@ -43,9 +43,9 @@ def test_the_headline_says_what_was_done() -> None:
         report.headline(result(damaged=("model-00002-of-00002.safetensors",))),
     ] == snapshot(
         [
-            "2 shards, 5.8 MB; 5.8 MB copied",
-            "1 shard, 5.8 MB; all of it was there",
-            "2 shards, 5.8 MB; restaged model-00002-of-00002.safetensors",
+            "2 shards, 5.8 MB; 5.8 MB copied; the disk reads 1,087 MB/s, the baseline is 7,000",
+            "1 shard, 5.8 MB; all of it was there; the disk reads 1,087 MB/s, the baseline is 7,000",
+            "2 shards, 5.8 MB; restaged model-00002-of-00002.safetensors; the disk reads 1,087 MB/s, the baseline is 7,000",
             "the source no longer gives model-00002-of-00002.safetensors as it was staged",
         ]
     )
@@ -56,7 +56,9 @@ def test_the_artifact_holds_the_disk_beside_its_baselines() -> None:
         """\
 # Staging: slow
 
-| | |
+2 shards, 5.8 MB; 5.8 MB copied; the disk reads 1,087 MB/s, the baseline is 7,000.
+
+| fact | value |
 |---|---|
 | source | `s3://bucket/tiny/versions/3` version 3 |
 | folder | `/home/models/abc-auto` |
@@ -64,13 +66,19 @@ def test_the_artifact_holds_the_disk_beside_its_baselines() -> None:
 | size | 5.8 MB in 2 shards |
 | copied | 5.8 MB in 0.25 s |
 
-| disk | measured by fio | baseline |
-|---|---|---|
-| sequential read | 1087 MB/s | 7000 MB/s |
-| sequential write | 1283 MB/s | |
-| random write, 4 KiB | 62858 IOPS | 500000 IOPS |
+## Disk
 
-- training_args.bin holds pickled weights and was left behind\
+| disk | measured | baseline |
+|---|---:|---:|
+| sequential read | 1,087 MB/s | 7,000 MB/s |
+| sequential write | 1,283 MB/s |  |
+| random write, 4 KiB | 62,858 IOPS | 500,000 IOPS |
+
+## Remarks
+
+- training_args.bin holds pickled weights and was left behind
+
+Read every file again: `slipway stage verify /home/models/abc-auto`.
 """
     )
     assert "disk" not in report.markdown(result(disk=None))
@@ -98,5 +106,5 @@ def test_a_disk_has_a_report_of_its_own() -> None:
     )
     whole = report.DiskReport()
     assert whole.headline(disk) == snapshot("/ reads 1087 MB/s, writes 1283 MB/s, 62858 random writes/s")
-    assert whole.markdown(disk).startswith("# Disk at /: slow")
+    assert whole.markdown(disk).startswith("# Disk: slow")
     assert whole.numbers(disk).keys() == {"disk_read", "disk_write", "disk_random_write"}
