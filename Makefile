@@ -4,6 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 KILLS ?= 70
 SEED ?= 1
+TARGET ?= process
 
 .PHONY: help setup demo test lint bench prove-lifecycle lock clean
 
@@ -37,8 +38,8 @@ bench: setup ## Measure the lifecycle, cold and warm, and score the leak check; 
 	$(BIN)/python -m benchmarks.lifecycle
 	$(BIN)/python -m benchmarks.leaks
 
-prove-lifecycle: setup ## Kill deploys at random moments and deploy again: nothing is lost or left behind
-	$(BIN)/python -m benchmarks.prove_lifecycle --kills $(KILLS) --seed $(SEED)
+prove-lifecycle: setup ## Kill deploys at random moments and deploy again: nothing is lost or left behind (TARGET=docker: as containers)
+	$(BIN)/python -m benchmarks.prove_lifecycle --kills $(KILLS) --seed $(SEED) --target $(TARGET) --out benchmarks/results/prove_lifecycle.json
 
 lock: setup ## Resolve the dependencies anew
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header pyproject.toml -o requirements.lock

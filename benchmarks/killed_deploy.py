@@ -34,7 +34,8 @@ _DONE = re.compile(
     r"(?:cached|sound|flagged|pass|warn|verified|slow|chosen|serving|healthy|degraded): "
 )
 _MADE_IN = {  # by the stage before which they must be gone for it to be done again
-    "environment": ("locks", "environments", "models", "images"),
+    "environment": ("locks", "environments", "images"),
+    "staging": ("models", "records/disk"),
     "quantization": ("candidates",),
     "rollout": ("services",),
 }
@@ -97,15 +98,13 @@ class Deploy:
         """Bring the home back to where `stage` has not begun and all before it are finished."""
         self._remove_image()
         self.stop()
-        since = 0 if stage in FIRST else STAGES.index(stage)
-        for later in STAGES[since:]:
-            shutil.rmtree(self.home / "records" / later, ignore_errors=True)
-        if stage in FIRST:
-            shutil.rmtree(self.home / "records", ignore_errors=True)
+        since = STAGES.index(stage)
+        made = [f"records/{later}" for later in STAGES[since:]]
         for maker, folders in _MADE_IN.items():
-            if STAGES.index(maker) >= since or maker == "rollout":
-                for folder in folders:
-                    shutil.rmtree(self.home / folder, ignore_errors=True)
+            if STAGES.index(maker) >= min(since, STAGES.index("rollout")):
+                made += folders
+        for folder in made:
+            shutil.rmtree(self.home / folder, ignore_errors=True)
 
     def _remove_image(self) -> None:
         """So that the next rollout builds it again. Its name is this proof's own by the spec's requirements."""

@@ -33,7 +33,12 @@ from blocks.prefect_server import temporary_server
 from tasks.core.settings import Settings
 
 ROOT = Path(__file__).parent.parent
-QUICK = ("tuning.candidates=[f16, q4_0]", "tuning.quality_tokens=512", "tuning.max_batch=2")
+QUICK = (
+    "tuning.candidates=[f16, q4_0]",
+    "tuning.quality_tokens=128",
+    "tuning.max_batch=2",
+    "tuning.output_tokens=8",
+)
 """A kill needs stages that take long enough to be hit, not more."""
 
 CONTAINERS = (
@@ -144,11 +149,11 @@ def proof(spec: Path, *, overrides: Sequence[str], api_url: str | None) -> Itera
             raise SystemExit("; ".join(left))
 
 
-def run_kills(run: Proof, kills: int, seed: int) -> Iterator[Kill]:
+def run_kills(run: Proof, kills: int, seed: int, stages: Sequence[str] = STAGES) -> Iterator[Kill]:
     """Kills at moments that `seed` names, the stages in turns."""
     chance = random.Random(seed)
     for number in range(kills):
-        kill = run.kill(STAGES[number % len(STAGES)], chance.random())
+        kill = run.kill(stages[number % len(stages)], chance.random())
         print(f"{number + 1}/{kills} {kill}", flush=True)
         yield kill
 
@@ -159,6 +164,7 @@ def main() -> None:
     )
     parser.add_argument("--kills", type=int, default=70)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--stage", choices=STAGES, action="append", help="only this one; may be repeated")
     parser.add_argument("--target", choices=("process", "docker"), default="process")
     parser.add_argument("--own-server", action="store_true", help="a Prefect server for each deploy")
     parser.add_argument("--spec", type=Path, default=ROOT / "examples" / "tiny" / "slipway.yaml")
@@ -174,7 +180,7 @@ def main() -> None:
         print("lengths in s:", {stage: round(length, 2) for stage, length in run.lengths.items()}, flush=True)
         lengths, kills = dict(run.lengths), []
         title = f"{arguments.target}{', own server' * arguments.own_server}, seed {arguments.seed}"
-        for kill in run_kills(run, arguments.kills, arguments.seed):
+        for kill in run_kills(run, arguments.kills, arguments.seed, arguments.stage or STAGES):
             kills.append(kill)
             if arguments.out:
                 write_figures(arguments.out, title, overrides, lengths, kills)

@@ -18,10 +18,14 @@ def next_run(name: str) -> int:
 def test_the_next_run_ends_what_was_killed_before_or_while_it_ran() -> None:
     with get_client(sync_client=True) as client:
         killed = [
-            client.create_flow_run(next_run, {"name": "one"}, tags=[service_tag("one")], state=state)
+            client.create_flow_run(
+                next_run, parameters={"name": "one"}, tags=[service_tag("one")], state=state
+            )
             for state in (Pending(), Running())
         ]
-        others = client.create_flow_run(next_run, {"name": "two"}, tags=[service_tag("two")], state=Running())
+        others = client.create_flow_run(
+            next_run, parameters={"name": "two"}, tags=[service_tag("two")], state=Running()
+        )
         assert next_run("one") == 2
         assert [client.read_flow_run(run.id).state_type for run in killed] == [StateType.CRASHED] * 2
         assert client.read_flow_run(others.id).state_type == StateType.RUNNING

@@ -267,6 +267,7 @@ def test_an_engine_that_dies_shows_its_last_lines(desk: Desk, random_model: Path
     # The digest is checked before the start, so the damage is done to the engine instead.
     worker = next((desk.home / "environments").glob("*/lib/python3*/site-packages/xllamacpp/__init__.py"))
     source = worker.read_text()
+    worker.unlink()  # else the same file in uv's cache, and in all environments made from it, is damaged
     worker.write_text("raise SystemExit('the engine was sabotaged')\n")
     try:
         changed = write_spec(tmp_path, random_model, objectives={"memory_fraction": 0.8})
