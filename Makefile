@@ -6,7 +6,7 @@ KILLS ?= 70
 SEED ?= 1
 TARGET ?= process
 
-.PHONY: help setup demo test lint bench prove-lifecycle lock clean
+.PHONY: help setup demo test lint bench bench-events prove-lifecycle lock clean
 
 help: ## Show what there is to make
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 18
@@ -37,6 +37,9 @@ lint: setup ## Check style, types and the direction of imports
 bench: setup ## Measure the lifecycle, cold and warm, and score the leak check; figures as JSON in benchmarks/results
 	$(BIN)/python -m benchmarks.lifecycle
 	$(BIN)/python -m benchmarks.leaks
+
+bench-events: setup ## Measure how soon an event of the model registry starts a redeploy
+	$(BIN)/python -m benchmarks.events
 
 prove-lifecycle: setup ## Kill deploys at random moments and deploy again: nothing is lost or left behind (TARGET=docker: as containers)
 	$(BIN)/python -m benchmarks.prove_lifecycle --kills $(KILLS) --seed $(SEED) --target $(TARGET) --out benchmarks/results/prove_lifecycle.json

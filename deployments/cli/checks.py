@@ -75,13 +75,13 @@ def _check(settings: Settings, name: str, *, contract: bool) -> tuple[HealthResu
 def _print_health(result: HealthResult) -> None:
     from rich.markup import escape
 
-    from deployments.cli.show import print_table
+    from deployments.cli.show import coloured, print_table
     from tasks.health.report import rows
 
     print_table(
         ("level", "seen", "value"),
         [(level, escape(what), escape(value)) for level, what, value in rows(result)],
-        title=f"{result.name} is {result.verdict}",
+        title=f"{result.name} is {coloured(result.verdict)}",
     )
     if result.contract is not None:
         held = result.contract.expectations - len(result.contract.breaches)

@@ -17,7 +17,6 @@ from tasks.core.verdicts import StageName, says_no
 if TYPE_CHECKING:
     from tasks.compatibility.models import CompatibilityResult, Survey
 
-_COLOURS = {"block": "red", "warn": "yellow", "unknown": "magenta", "pass": "green", "info": "cyan"}
 
 as_json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 
@@ -33,15 +32,16 @@ def survey(as_json: bool) -> None:
     if as_json:
         print_json(found.facts.model_dump(mode="json"))
         return
+    from rich.markup import escape
+
+    from deployments.cli.show import print_facts
     from tasks.compatibility.report import facts_rows
     from tasks.compatibility.subject import disagreements
 
-    for name, value in facts_rows(found.facts):
-        click.echo(f"{name:<14} {value}")
-    for fact, who in disagreements(found.sightings).items():
-        click.echo(f"{'disagreement':<14} {fact}: {who}")
-    if found.fault:
-        click.echo(f"{'fault':<14} {found.fault}")
+    rows = facts_rows(found.facts)
+    rows += [("disagreement", f"{fact}: {who}") for fact, who in disagreements(found.sightings).items()]
+    rows += [("fault", found.fault)] if found.fault else []
+    print_facts((name, escape(value)) for name, value in rows)
 
 
 @click.group()
@@ -94,10 +94,23 @@ def rules(as_json: bool) -> None:
     if as_json:
         print_json([rule.model_dump(mode="json") for rule in table])
         return
-    for rule in table:
-        click.secho(f"{rule.id:<28}", bold=True, nl=False)
-        click.secho(f"{rule.precedence}  {rule.severity:<8}", fg=_COLOURS[rule.severity], nl=False)
-        click.echo(_in_words(rule.when) + (f"  unless {_in_words(rule.unless)}" if rule.unless else ""))
+    from rich.markup import escape
+
+    from deployments.cli.show import coloured, print_table
+
+    rows = [
+        (
+            f"[bold]{rule.id}[/bold]",
+            rule.precedence,
+            coloured(rule.severity),
+            escape(_in_words(rule.when)),
+            escape(_in_words(rule.unless)) if rule.unless else "",
+        )
+        for rule in table
+    ]
+    print_table(
+        ("rule", "precedence", "severity", "when", "unless"), rows, whole=("rule", "precedence", "severity")
+    )
 
 
 def _in_words(condition: Mapping[str, object]) -> str:
@@ -145,12 +158,17 @@ def _read(path: Path) -> bytes:
 
 
 def _show(result: CompatibilityResult) -> None:
+    from rich.markup import escape
+    from rich.padding import Padding
+
+    from deployments.cli.show import coloured, show
     from tasks.compatibility.report import headline
 
-    click.secho(result.verdict.value, fg=_COLOURS[result.verdict.value], bold=True, nl=False)
-    click.echo(f"  {headline(result)}")
+    show(f"[bold]{coloured(result.verdict.value)}[/bold]  {escape(headline(result))}")
     for finding in result.findings:
-        click.secho(f"  {finding.severity:<8}", fg=_COLOURS[finding.severity], nl=False)
-        click.echo(f"{finding.rule} ({finding.precedence}): {finding.message}")
-        click.echo(f"          fix: {finding.fix}")
-        click.echo(f"          source: {'; '.join(finding.sources)}")
+        lines = (
+            f"{coloured(finding.severity)}  [bold]{finding.rule}[/bold] ({finding.precedence}): "
+            f"{escape(finding.message)}\n"
+            f"  fix: {escape(finding.fix)}\n  source: {escape('; '.join(finding.sources))}"
+        )
+        show(Padding(lines, (0, 0, 0, 2)))

@@ -94,16 +94,20 @@ def _show_plan(spec: DeploySpec, *, as_json: bool) -> None:
 
 
 def _show_result(result: DeployResult) -> None:
+    from rich.markup import escape
+
     from deployments.cli.show import print_table
 
-    rows = [(row.stage, _verdict(row), f"{row.seconds:.1f} s", row.headline) for row in result.stages]
-    print_table(("stage", "verdict", "time", "key number"), rows, title=result.name)
+    rows = [(row.stage, _verdict(row), f"{row.seconds:.1f} s", escape(row.headline)) for row in result.stages]
+    columns = ("stage", "verdict", "time", "key number")
+    print_table(columns, rows, title=result.name, right=("time",), whole=("stage", "verdict"))
     _show_what_next(result)
 
 
 def _verdict(row: StageRow) -> str:
-    colour = "red" if row.says_no else "green"
-    return f"[{colour}]{row.verdict}[/{colour}]{' (cached)' if row.cached else ''}"
+    from deployments.cli.show import coloured
+
+    return coloured(row.verdict) + (" (cached)" if row.cached else "")
 
 
 def _show_what_next(result: DeployResult) -> None:

@@ -116,4 +116,4 @@ def _show(diagnoses: list[Diagnosis]) -> None:
         (marks[found.there], found.thing, found.found, found.needed_for, "" if found.there else found.fix)
         for found in diagnoses
     ]
-    print_table(("", "thing", "found", "needed for", "way out"), rows)
+    print_table(("", "thing", "found", "needed for", "way out"), rows, whole=("", "thing", "needed for"))

@@ -32,7 +32,8 @@ def engines(as_json: bool) -> None:
         )
         for row in found
     ]
-    print_table(["engine", "Python package", "formats", "largest batch", "GPU", "system libraries"], rows)
+    columns = ("engine", "Python package", "formats", "largest batch", "GPU", "system libraries")
+    print_table(columns, rows, right=("largest batch",), whole=("engine", "Python package", "GPU"))
 
 
 def describe(kind: EngineKind) -> dict[str, Any]:

@@ -172,11 +172,14 @@ def _print(
 def _print_conflicts(conflicts: tuple[Conflict, ...]) -> None:
     if not conflicts:
         return
-    from rich.console import Console
-    from rich.table import Table
+    from rich.markup import escape
 
-    table = Table("package", "asked for by", "as", "installed")
-    for one in conflicts:
-        asked = one.requirement or one.reason or ""
-        table.add_row(one.package, one.required_by or "you", asked, one.installed or "none")
-    Console().print(table)
+    from deployments.cli.show import print_table
+
+    rows = [
+        (one.package, one.required_by or "you", one.requirement or one.reason or "", one.installed or "none")
+        for one in conflicts
+    ]
+    print_table(
+        ("package", "asked for by", "as", "installed"), [[escape(cell) for cell in row] for row in rows]
+    )

@@ -13,6 +13,9 @@ from tasks.core.verdicts import StageName
 if TYPE_CHECKING:
     from tasks.core.records import Record
 
+_FIGURES = ("seconds", "batch", "tokens/s", "memory", "ttft p95", "tpot p95", "quality loss", "runs")
+_SPARE = ("at", "seconds", "runs", "tpot p95", "quality loss", "record", "hardware")
+"""What a narrow terminal goes without, the first first."""
 _AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 
 
@@ -100,4 +103,10 @@ def _print(columns: Sequence[str], rows: Sequence[tuple[str, ...]], otherwise: s
 
     from deployments.cli.show import print_table
 
-    print_table(columns, [[escape(cell) for cell in row] for row in rows])
+    # An id, a time or a word is of no use in pieces; figures and long names give way.
+    whole = [column for column in columns if column not in ("numbers", "subject", "model", "hardware")]
+    right = [column for column in _FIGURES if column in columns]
+    spare = [column for column in _SPARE if column in columns]
+    print_table(
+        columns, [[escape(cell) for cell in row] for row in rows], right=right, whole=whole, spare=spare
+    )

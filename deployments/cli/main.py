@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import sys
 from typing import Any
 
@@ -68,6 +69,7 @@ def slipway() -> None:
 def main(argv: list[str] | None = None) -> None:
     """Entry point. Never shows a traceback for a fault that Slipway can explain."""
     arguments = sys.argv[1:] if argv is None else argv
+    os.environ.setdefault("DO_NOT_TRACK", "1")  # Prefect would report use of it, and print a notice
     listen()  # a verb that takes long says where it shows its progress
     try:
         code = slipway.main(args=arguments, prog_name="slipway", standalone_mode=False)

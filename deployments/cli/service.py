@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 _COLUMNS = (
     "name", "state", "endpoint", "target", "release", "model", "format", "batch", "since", "restarts",
 )  # fmt: skip
-_PIPE_WIDTH = 240
 _AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 
 
@@ -32,6 +31,8 @@ def status(name: str | None, as_json: bool) -> None:
     rows = [_status_of(folder, settings) for folder in folders]
     if as_json:
         print_json(rows[0] if name else {"services": rows})
+    elif name:
+        _print_one(rows[0])
     elif rows:
         _print_table(rows)
     else:
@@ -271,18 +272,29 @@ def _print_rollout(result: RolloutResult) -> None:
 
 
 def _print_table(rows: list[dict[str, Any]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
+    from rich.markup import escape
 
+    from deployments.cli.show import coloured, print_table
     from tasks.core.digests import short
 
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for column in _COLUMNS:
-        table.add_column(column, no_wrap=column != "model", overflow="fold")
-    for row in rows:
+    def cells(row: dict[str, Any]) -> list[str]:
         since = (row["since"] or "")[:19].replace("T", " ")
         shown = {**row, "release": short(row["release"]), "since": since}
-        table.add_row(*("" if shown[column] is None else str(shown[column]) for column in _COLUMNS))
-    console = Console()
-    # What reads a pipe has no width: only a terminal folds lines.
-    (console if console.is_terminal else Console(width=_PIPE_WIDTH)).print(table)
+        texts = {column: escape(str(shown[column] or "")) for column in _COLUMNS}
+        texts["restarts"] = "" if row["restarts"] is None else str(row["restarts"])
+        texts["state"] = coloured(row["state"])
+        return [texts[column] for column in _COLUMNS]
+
+    whole = [column for column in _COLUMNS if column != "model"]
+    spare = ("since", "release", "target", "model")
+    print_table(_COLUMNS, map(cells, rows), right=("batch", "restarts"), whole=whole, spare=spare)
+
+
+def _print_one(row: dict[str, Any]) -> None:
+    from rich.markup import escape
+
+    from deployments.cli.show import coloured, print_facts
+
+    facts = [(key.replace("_", " "), value) for key, value in row.items() if value is not None]
+    # Whole digests: this is what one looks up; the table of all services shows their beginnings.
+    print_facts((key, coloured(value) if key == "state" else escape(str(value))) for key, value in facts)

@@ -1,4 +1,4 @@
-"""Tables for people: as wide as the terminal, and whole where there is none."""
+"""What verbs print for people: as wide as the terminal, and whole where there is none. Colour on terminals only."""
 
 from __future__ import annotations
 
@@ -6,23 +6,122 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+import click
+
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import Console, JustifyMethod, RenderableType
 
-WIDTH_WITHOUT_TERMINAL = 160
+WIDTH_WITHOUT_TERMINAL = 240
+"""Columns of a pipe or a file: what reads those has no width, and a folded line is no line to it."""
+
+_READABLE = 24
+"""Columns that text needs at least, to be folded and still be read."""
+_GAP = 3
+
+_COLOURS = {
+    "red": (
+        "block",
+        "corrupt",
+        "conflicting",
+        "unhealthy",
+        "confirmed",
+        "refused",
+        "rolled_back",
+        "down",
+        "fault",
+    ),
+    "yellow": ("warn", "slow", "flagged", "degraded", "suspected", "moved", "starting", "cancelled"),
+    "magenta": ("unknown",),
+    "cyan": ("info",),
+    "green": ("pass", "sound", "verified", "chosen", "serving", "healthy", "up", "current"),
+}
+_COLOUR_OF = {word: colour for colour, words in _COLOURS.items() for word in words}
 
 
-def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, title: str | None = None) -> None:
-    """Print rows under their columns; cells may hold rich's markup."""
+def print_table(
+    columns: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    *,
+    title: str | None = None,
+    right: Sequence[str] = (),
+    whole: Sequence[str] = (),
+    spare: Sequence[str] = (),
+) -> None:
+    """Print rows under their columns; cells may hold rich's markup.
+
+    Columns named in `right` hold figures and are aligned there. Those and the ones named in `whole` are never
+    folded. Where the terminal is too narrow, the `spare` ones are left out, the first first, and named below.
+    """
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
+    kept = {*right, *whole}
+    cells = [list(row) for row in rows]
+    left_out = _too_wide(columns, cells, kept, spare, console().width)
     table = Table(
-        *columns, title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+        collapse_padding=True,
     )
+    for column in columns:
+        if column not in left_out:
+            justify: JustifyMethod = "right" if column in right else "left"
+            table.add_column(column, justify=justify, no_wrap=column in kept, overflow="fold")
+    for row in cells:
+        table.add_row(*(cell for column, cell in zip(columns, row, strict=True) if column not in left_out))
+    show(table)
+    if left_out:
+        click.echo(f"left out: {', '.join(left_out)} (a wider terminal or --json shows them)")
+
+
+def _too_wide(
+    columns: Sequence[str], rows: Sequence[Sequence[str]], kept: set[str], spare: Sequence[str], width: int
+) -> list[str]:
+    """The columns to leave out so that the rest can be read."""
+    from rich.text import Text
+
+    needed = {}
+    for number, column in enumerate(columns):
+        widest = max([len(column), *(Text.from_markup(row[number]).cell_len for row in rows)])
+        needed[column] = widest if column in kept else min(widest, _READABLE)
+    left_out: list[str] = []
+    for column in spare:
+        if sum(needed.values()) + _GAP * len(needed) <= width:
+            break
+        left_out.append(column)
+        del needed[column]
+    return left_out
+
+
+def print_facts(rows: Iterable[tuple[str, str]]) -> None:
+    """Print a name and a value a line, the values below each other; cells may hold rich's markup."""
+    from rich.table import Table
+
+    table = Table.grid(padding=(0, 2))
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
     for row in rows:
         table.add_row(*row)
-    console().print(table)
+    show(table)
+
+
+def show(what: RenderableType) -> None:
+    """Print without the blanks that rich puts around a table and after each line."""
+    out = console()
+    with out.capture() as capture:
+        out.print(what)
+    lines = [line.rstrip() for line in capture.get().splitlines()]
+    click.echo("\n".join(lines).strip("\n"), color=True)
+
+
+def coloured(verdict: str) -> str:
+    """A verdict, state or severity as markup, in the colour that it has everywhere."""
+    colour = _COLOUR_OF.get(verdict)
+    words = verdict.replace("_", " ")
+    return f"[{colour}]{words}[/{colour}]" if colour else words
 
 
 def console(*, stderr: bool = False) -> Console:
@@ -30,4 +129,5 @@ def console(*, stderr: bool = False) -> Console:
     from rich.console import Console
 
     stream = sys.stderr if stderr else sys.stdout
-    return Console(stderr=stderr, width=None if stream.isatty() else WIDTH_WITHOUT_TERMINAL, highlight=False)
+    width = None if stream.isatty() else WIDTH_WITHOUT_TERMINAL
+    return Console(stderr=stderr, width=width, highlight=False, emoji=False)

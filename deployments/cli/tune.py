@@ -244,5 +244,6 @@ def _show(decision: Decision, sizes: Sequence[SizeFigures]) -> None:
         )
         for size in sizes
     ]
-    print_table(["batch", "runs", "throughput", "latency ms", "peak MB", ""], rows)
+    figures = ["batch", "runs", "throughput", "latency ms", "peak MB"]
+    print_table([*figures, "why"], rows, right=figures)
     click.echo(f"batch {decision.batch}: {decision.reason}" if decision.batch else f"none: {decision.reason}")

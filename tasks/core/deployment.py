@@ -89,7 +89,8 @@ def _call(result: DeployResult) -> str:
     if result.endpoint is None or result.release is None:
         return ""
     body = f'{{"model": "{result.name}", "prompt": "The", "max_tokens": 16}}'
-    command = f"curl {result.endpoint}/v1/completions -H 'Content-Type: application/json' -d '{body}'"
+    header = "Content-Type: application/json"
+    command = f"curl {result.endpoint}/v1/completions \\\n  -H '{header}' \\\n  -d '{body}'"
     answer = (
         ""
         if result.completion is None

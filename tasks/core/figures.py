@@ -65,7 +65,7 @@ def _text(x: float, y: float, text: str, *, anchor: str = "start") -> str:
 
 
 def _number(value: float) -> str:
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.4g}"
 
 
 def _image(title: str, height: float, parts: Sequence[str]) -> str:

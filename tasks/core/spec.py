@@ -21,6 +21,7 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationError,
+    WithJsonSchema,
     field_validator,
     model_validator,
 )
@@ -31,6 +32,10 @@ OWN_PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 """The Python that Slipway runs on: the one that is surely on this machine."""
 
 _SIZE = re.compile(r"^\s*([0-9]+(?:\.[0-9]+)?)\s*([kKMGTP]?)(i?)B?\s*$")
+_SIZE_SCHEMA = {
+    "anyOf": [{"type": "string", "pattern": _SIZE.pattern}, {"type": "integer", "minimum": 0}],
+}
+"""What forms and servers take: what the validator takes."""
 _POWERS = {"": 0, "k": 1, "K": 1, "M": 2, "G": 3, "T": 4, "P": 5}
 
 
@@ -45,14 +50,15 @@ def _parse_bytes(value: Any) -> Any:
     return int(float(number) * (1024 if binary else 1000) ** _POWERS[prefix])
 
 
-ByteCount = Annotated[int, BeforeValidator(_parse_bytes), Field(ge=0)]
+ByteCount = Annotated[int, BeforeValidator(_parse_bytes), Field(ge=0), WithJsonSchema(_SIZE_SCHEMA)]
 """Bytes; accepts `16Gi`."""
 
 
 class Part(BaseModel):
     """A section of the spec."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # Forms show the keys as they are written in YAML, not as `Ttft Ms`.
+    model_config = ConfigDict(frozen=True, extra="forbid", field_title_generator=lambda name, _: name)
 
 
 class EngineKind(StrEnum):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from tasks.core.records import Number, Record
 from tasks.knowledge.models import Cell, Reason
 
@@ -12,6 +14,8 @@ MATRIX_COLUMNS = (
 )  # fmt: skip
 REASON_COLUMNS = ("record", "at", "stage", "outcome", "numbers")
 _SHOWN_NUMBERS = 4
+_COUNTS = ("1", "count", "findings", "GPUs")
+"""Units that say no more than the name before them."""
 _PREFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
@@ -58,20 +62,30 @@ def reason_row(reason: Reason) -> tuple[str, ...]:
 
 def numbers_text(record: Record) -> str:
     """The first figures of a record with their units; those that were not measured say so."""
-    shown = [f"{name} {_number(number)}" for name, number in list(record.numbers.items())[:_SHOWN_NUMBERS]]
+    shown = [
+        f"{_words(name)} {_number(number)}" for name, number in list(record.numbers.items())[:_SHOWN_NUMBERS]
+    ]
     if record.evidence.get("error"):
         shown.append(str(record.evidence["error"].get("what", "")))
     return ", ".join(shown)
 
 
+def _words(name: str) -> str:
+    """A figure's name without the unit, which stands behind its value."""
+    if not name.endswith("_per_s"):
+        name = re.sub(r"_(bytes|ms|s)$", "", name)
+    return name.replace("_", " ")
+
+
 def _number(number: Number) -> str:
-    unit = "" if number.unit == "1" else f" {number.unit}"
+    unit = "" if number.unit in _COUNTS else f" {number.unit}"
     kind = "" if number.kind == "measured" else f" ({number.kind})"
     if unit in (" B", " byte"):
         for size, prefix in _PREFIXES:
             if abs(number.value) >= size:
                 return f"{number.value / size:.3g} {prefix}B{kind}"
-    return f"{number.value:.4g}{unit}{kind}"
+    value = f"{number.value:,.0f}" if abs(number.value) >= 1000 else f"{number.value:.4g}"
+    return f"{value}{unit}{kind}"
 
 
 def _milliseconds(value: float | None) -> str:
