@@ -152,15 +152,20 @@ def _held_leases(home: Path) -> list[str]:
 
 
 def _unfinished_runs(deploy: Deploy) -> list[str]:
-    """Flow runs that Prefect believes to go on: one deploy at a time uses the server, and it has ended."""
+    """Runs that Prefect believes to go on: one deploy at a time uses the server, and it has ended."""
+    return _patiently(lambda: _living_runs(deploy))
+
+
+def _living_runs(deploy: Deploy) -> list[str]:
     wanted = {
-        "flow_runs": {
-            "state": {"type": {"any_": ["RUNNING", "PENDING"]}},
-            "expected_start_time": {"after_": deploy.since.isoformat()},
-        }
+        "state": {"type": {"any_": ["RUNNING", "PENDING"]}},
+        "expected_start_time": {"after_": deploy.since.isoformat()},
     }
-    runs = _post(f"{deploy.api_url}/flow_runs/filter", wanted)
-    return [f"a run that never ends: {run['name']} is {run['state_name']}" for run in runs]
+    found = []
+    for kind in ("flow", "task"):
+        runs = _post(f"{deploy.api_url}/{kind}_runs/filter", {f"{kind}_runs": wanted})
+        found += [f"a {kind} that never ends: {run['name']} is {run['state_name']}" for run in runs]
+    return found
 
 
 def _service_faults(name: str, endpoint: str) -> list[str]:

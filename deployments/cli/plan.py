@@ -54,11 +54,12 @@ def _model(spec: DeploySpec) -> str:
 
 
 def _rollout(spec: DeploySpec) -> str:
-    port = f"port {spec.rollout.port}" if spec.rollout.port else "a free port"
+    host = spec.rollout.host
+    address = f"{host}:{spec.rollout.port}" if spec.rollout.port else f"a free port of {host}"
     image = spec.rollout.base_image
     where = "as a supervised process" if spec.target == Target.PROCESS else f"in a container on {image}"
     return (
         f"start {spec.engine} {where}, pass the gate (health, one completion), "
-        f"then switch {port} of {spec.rollout.host} to it and drain the former release "
+        f"then switch {address} to it and drain the former release "
         f"for at most {spec.rollout.drain_s:.0f} s"
     )

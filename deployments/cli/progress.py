@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.spinner import Spinner
 from rich.table import Table
 
-from deployments.cli.show import coloured
+from deployments.cli.show import colour_of, coloured
 from tasks.core import verdicts
 from tasks.core.progress import Listener
 
@@ -63,11 +63,16 @@ class _Board:
         table.add_column(no_wrap=True, overflow="ellipsis")
         with self._lock:
             for stage, row in self._rows.items():
-                mark = "[green]✓[/green]" if row.ended else self._spinner
+                mark = _mark(row) if row.ended else self._spinner
                 seconds = (row.ended or now) - row.since
                 table.add_row(mark, f"[bold]{stage}[/bold]", f"{seconds:.1f} s", _line(row))
         table.add_row("", "[dim]all[/dim]", f"[dim]{now - self._start:.1f} s[/dim]", "")
         return table
+
+
+def _mark(row: _Row) -> str:
+    failed = colour_of(row.line.partition(":")[0]) == "red"
+    return "[red]✗[/red]" if failed else "[green]✓[/green]"
 
 
 def _line(row: _Row) -> str:

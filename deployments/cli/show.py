@@ -119,9 +119,14 @@ def show(what: RenderableType) -> None:
 
 def coloured(verdict: str) -> str:
     """A verdict, state or severity as markup, in the colour that it has everywhere."""
-    colour = _COLOUR_OF.get(verdict)
+    colour = colour_of(verdict)
     words = verdict.replace("_", " ")
     return f"[{colour}]{words}[/{colour}]" if colour else words
+
+
+def colour_of(verdict: str) -> str | None:
+    """Red for what says no or failed, yellow for a warning, green for good; None for a word without one."""
+    return _COLOUR_OF.get(verdict)
 
 
 def console(*, stderr: bool = False) -> Console:

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from tasks.batching.models import Ask, BatchingRequest, BatchingResult, Decision, Limits, Run
 from tasks.batching.plan import next_step, summarise
+from tasks.batching.report import words
 from tasks.core.cancellation import current
 from tasks.core.progress import say
 from tasks.core.verdicts import ChoiceVerdict, StageName
@@ -88,7 +89,7 @@ def _say(step: Ask, runs: Sequence[Run]) -> None:
             word = f"failed: {run.failed}"
         else:
             latency = ", ".join(
-                f"{name} {value:.1f} ms" for name, value in run.latency_ms.items() if "p50" not in name
+                f"{words(name)} {value:.1f} ms" for name, value in run.latency_ms.items() if "p50" not in name
             )
             word = f"{run.throughput or 0:.0f} tokens/s, {latency}"
         again = f" (run {len(runs)} of {step.runs})" if step.runs > 1 else ""

@@ -14,7 +14,7 @@ def headline(result: BatchingResult) -> str:
     chosen = result.chosen
     if chosen is None:
         return result.reason
-    tail = "".join(f", {_words(name)} {chosen.latency_ms[name]:.1f} ms" for name in _p95(chosen))
+    tail = "".join(f", {words(name)} {chosen.latency_ms[name]:.1f} ms" for name in _p95(chosen))
     return f"batch {chosen.batch}: {chosen.throughput:.0f} tokens/s{tail}"
 
 
@@ -34,9 +34,9 @@ def numbers(result: BatchingResult) -> dict[str, Number]:
 def markdown(result: BatchingResult) -> str:
     """The artifact: every measured size."""
     names = sorted({name for size in result.sizes for name in size.latency_ms if name.endswith("p95")})
-    heads = ("batch", "runs", "tokens/s", "peak memory", *map(_words, names))
+    heads = ("batch", "runs", "tokens/s", "peak memory", *map(words, names))
     bounds = [f"peak memory at most {_size(result.limits.memory_bytes)}"]
-    bounds += [f"{_words(name)} at most {bound:g} ms" for name, bound in result.limits.latency_ms.items()]
+    bounds += [f"{words(name)} at most {bound:g} ms" for name, bound in result.limits.latency_ms.items()]
     others = [f"batch {size.batch}: {size.why}" for size in result.sizes if size.why]
     return page(
         StageName.BATCHING,
@@ -69,7 +69,7 @@ def _throughput(result: BatchingResult) -> str:
     return bars("Throughput of all sequences", "tokens/s", rows, marked=marked) if len(rows) > 1 else ""
 
 
-def _words(name: str) -> str:
+def words(name: str) -> str:
     """`ttft_p95` as people write it."""
     return name.replace("ttft", "TTFT").replace("tpot", "TPOT").replace("_", " ")
 

@@ -196,6 +196,7 @@ class DiskBenchmark(Protocol):
 
 def measure_disk(benchmark: DiskBenchmark, folder: Path, now: datetime) -> DiskResult:
     """Measure the disk of `folder` and judge it against the baselines."""
+    say(StageName.DISK, f"measuring {mount_of(folder)} with fio")
     figures = benchmark(folder)
     findings = slow_because(figures)
     if not figures.direct:

@@ -41,7 +41,7 @@ def test_an_environment_is_built_recorded_and_reused(slipway_home: Path) -> None
     assert result.proof.engine.output_tokens == 8
     assert result.python_path is not None
     assert result.python_path.is_relative_to(slipway_home)
-    assert any("# environment: sound" in text for text in artifact_texts("environment-llama-cpp"))
+    assert any("# Environment: sound" in text for text in artifact_texts("environment-llama-cpp"))
 
     state = build_environment(request, return_state=True)
     assert state.name == "Cached"

@@ -68,7 +68,7 @@ def test_a_health_check_with_its_contract(service: ServiceFolder, slipway_home: 
     assert [record.id for record in records] == [first.record, second.record]
     assert records[1].consulted == (first.record,)
     text = artifact("health-chat")
-    assert "# chat is healthy" in text
+    assert "# Health: healthy" in text
     assert "## Contract on 2 samples" in text
     assert second.record in text
 

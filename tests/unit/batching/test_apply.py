@@ -60,14 +60,14 @@ def test_the_search_runs_until_it_decides_and_tells_how() -> None:
     assert (result.batch, result.config.batch, result.oom_hits) == (8, 8, 2)
     assert lines == snapshot(
         [
-            "batching: batch 1: 100 tokens/s, ttft_p95 10.0 ms, tpot_p95 1.0 ms",
+            "batching: batch 1: 100 tokens/s, TTFT p95 10.0 ms, TPOT p95 1.0 ms",
             "batching: batch 2: failed: the engine died while serving (exit status 1)",
-            "batching: batch 2: 187 tokens/s, ttft_p95 20.0 ms, tpot_p95 1.0 ms",
-            "batching: batch 4: 348 tokens/s, ttft_p95 40.0 ms, tpot_p95 1.0 ms",
-            "batching: batch 8: 650 tokens/s, ttft_p95 80.0 ms, tpot_p95 1.0 ms",
+            "batching: batch 2: 187 tokens/s, TTFT p95 20.0 ms, TPOT p95 1.0 ms",
+            "batching: batch 4: 348 tokens/s, TTFT p95 40.0 ms, TPOT p95 1.0 ms",
+            "batching: batch 8: 650 tokens/s, TTFT p95 80.0 ms, TPOT p95 1.0 ms",
             "batching: batch 16: out of memory",
             "batching: batch 12: out of memory",
-            "batching: batch 8 (run 4 of 4): 650 tokens/s, ttft_p95 80.0 ms, tpot_p95 1.0 ms",
+            "batching: batch 8 (run 4 of 4): 650 tokens/s, TTFT p95 80.0 ms, TPOT p95 1.0 ms",
         ]
     )
     assert report.headline(result) == snapshot("batch 8: 650 tokens/s, TPOT p95 1.0 ms, TTFT p95 80.0 ms")

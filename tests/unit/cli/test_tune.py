@@ -62,18 +62,16 @@ def test_the_answer_for_people(probe: str, capsys: pytest.CaptureFixture[str]) -
     assert code == 0
     assert [line.rstrip() for line in capsys.readouterr().out.splitlines()] == snapshot(
         [
-            "",
-            " batch   runs   throughput   latency ms   peak MB",
-            " ─────────────────────────────────────────────────────────────────────────────────────",
-            " 1       1      111.1        11           1100",
-            " 2       1      200          12           1200",
-            " 4       1      333.3        14           1400",
-            " 8       1      500          18           1800",
-            " 12      1      600          22           2200",
-            " 14      5      636.4        24           2400      chosen",
-            " 15      3      652.2        25           2500      latency is 25 ms, 24 ms are wanted",
-            " 16      3      666.7        26           2600      latency is 26 ms, 24 ms are wanted",
-            "",
+            " batch  runs  throughput  latency ms  peak MB  why",
+            " ────────────────────────────────────────────────────────────────────────────────",
+            "     1     1       111.1          11     1100",
+            "     2     1         200          12     1200",
+            "     4     1       333.3          14     1400",
+            "     8     1         500          18     1800",
+            "    12     1         600          22     2200",
+            "    14     5       636.4          24     2400  chosen",
+            "    15     3       652.2          25     2500  latency is 25 ms, 24 ms are wanted",
+            "    16     3       666.7          26     2600  latency is 26 ms, 24 ms are wanted",
             "batch 14: the most throughput of 8 sizes; batch 15 latency is 25 ms, 24 ms are wanted",
         ]
     )
