@@ -67,7 +67,7 @@ def markdown(result: DeployResult) -> str:
         headline(result),
         table(
             ("stage", "verdict", "time", "key number"),
-            [(row.stage, _verdict(row), f"{row.seconds:.1f} s", row.headline) for row in result.stages],
+            [(row.stage, _verdict(row), _time(row), row.headline) for row in result.stages],
             right=("time",),
         ),
         _call(result),
@@ -81,8 +81,11 @@ def markdown(result: DeployResult) -> str:
 
 
 def _verdict(row: StageRow) -> str:
-    word = f"**{row.verdict}**" if row.says_no else row.verdict
-    return f"{word} (cached)" if row.cached else word
+    return f"**{row.verdict}**" if row.says_no else row.verdict
+
+
+def _time(row: StageRow) -> str:
+    return "cached" if row.cached else f"{row.seconds:.1f} s"
 
 
 def _call(result: DeployResult) -> str:

@@ -19,7 +19,7 @@ def headline(result: StagingResult) -> str:
     size = f"{result.shards} shard{'s'[: result.shards != 1]}, {result.size_bytes / 1e6:.1f} MB"
     slow = ""
     if result.verdict is StagingVerdict.SLOW and result.disk:
-        slow = f"; the disk reads {result.disk.read_mb_s:,.0f} MB/s"
+        slow = f"; disk reads {result.disk.read_mb_s:,.0f} MB/s"
     if result.restaged:
         return f"{size}; restaged {', '.join(result.restaged)}{slow}"
     if not result.copied_bytes:

@@ -43,9 +43,9 @@ def test_the_headline_says_what_was_done() -> None:
         report.headline(result(damaged=("model-00002-of-00002.safetensors",))),
     ] == snapshot(
         [
-            "2 shards, 5.8 MB; 5.8 MB copied; the disk reads 1,087 MB/s",
-            "1 shard, 5.8 MB; all of it was there; the disk reads 1,087 MB/s",
-            "2 shards, 5.8 MB; restaged model-00002-of-00002.safetensors; the disk reads 1,087 MB/s",
+            "2 shards, 5.8 MB; 5.8 MB copied; disk reads 1,087 MB/s",
+            "1 shard, 5.8 MB; all of it was there; disk reads 1,087 MB/s",
+            "2 shards, 5.8 MB; restaged model-00002-of-00002.safetensors; disk reads 1,087 MB/s",
             "the source no longer gives model-00002-of-00002.safetensors as it was staged",
         ]
     )
@@ -56,7 +56,7 @@ def test_the_artifact_holds_the_disk_beside_its_baselines() -> None:
         """\
 # Staging: slow
 
-2 shards, 5.8 MB; 5.8 MB copied; the disk reads 1,087 MB/s.
+2 shards, 5.8 MB; 5.8 MB copied; disk reads 1,087 MB/s.
 
 | fact | value |
 |---|---|
