@@ -41,7 +41,7 @@ def test_a_release_is_rolled_out_once_and_found_again(
             artifacts = [a for a in client.read_artifacts() if a.key == "rollout-chat"]
             names = {run.state_name for run in client.read_flow_runs() if run.state_name}
         assert len(artifacts) == 1
-        assert "# chat: serving" in str(artifacts[0].data)
+        assert "# Rollout: serving" in str(artifacts[0].data)
         assert {"Serving", "Cached"} <= names
     finally:
         with SupervisedService(folder) as service:
