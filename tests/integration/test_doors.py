@@ -27,6 +27,7 @@ FLOWS = (
     "check-health",
     "check-leaks",
     "deploy-model",
+    "quantize-model",
     "redeploy-model",
     "roll-out",
     "stage-model",
