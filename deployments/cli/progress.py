@@ -56,11 +56,11 @@ class _Board:
 
     def __rich__(self) -> Table:
         now = time.monotonic()
-        table = Table.grid(padding=(0, 2))
+        table = Table.grid(padding=(0, 2), expand=True)
         table.add_column(no_wrap=True)
         table.add_column(no_wrap=True)
         table.add_column(no_wrap=True, justify="right")
-        table.add_column(no_wrap=True, overflow="ellipsis")
+        table.add_column(no_wrap=True, overflow="ellipsis", ratio=1)
         with self._lock:
             for stage, row in self._rows.items():
                 mark = _mark(row) if row.ended else self._spinner

@@ -103,5 +103,5 @@ def _call(result: DeployResult) -> str:
 
 
 def _times(result: DeployResult) -> str:
-    rows = [(str(row.stage), round(row.seconds, 1)) for row in result.stages]
-    return bars("Time of each stage", "s", rows) if any(seconds for _, seconds in rows) else ""
+    rows = [(str(row.stage), round(row.seconds, 1)) for row in result.stages if not row.cached]
+    return bars("Time of each stage", "s", rows) if sum(seconds for _, seconds in rows) > 1 else ""

@@ -28,4 +28,4 @@ def test_a_deploy_killed_in_any_stage_is_finished_by_the_same_command(measured: 
     kills = list(run_kills(measured, len(STAGES), SEED))
     assert [str(kill) for kill in kills if kill.faults] == []
     assert {kill.wanted for kill in kills} == set(STAGES)
-    assert sum(kill.hit != "the end" for kill in kills) >= len(STAGES) - 2
+    assert sum(kill.hit != "the end" for kill in kills) > len(STAGES) // 2
