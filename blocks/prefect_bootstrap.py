@@ -15,7 +15,10 @@ from prefect.exceptions import ObjectAlreadyExists
 WORK_POOL = "slipway"
 
 ZOMBIES = "slipway: end runs whose heartbeat stopped"
-"""Worker and run killed together leave a run `Running` for ever; three missed heartbeats end it."""
+"""Worker and run killed together leave a run `Running` for ever; missed heartbeats end it."""
+
+PATIENCE = 6
+"""Heartbeats that may be missed: a loaded machine was seen to lose a minute's worth of them."""
 
 
 def create_work_pool() -> None:
@@ -42,7 +45,7 @@ def create_automations(heartbeat: timedelta) -> None:
             for_each={"prefect.resource.id"},
             posture=Posture.Proactive,
             threshold=1,
-            within=3 * heartbeat,
+            within=PATIENCE * heartbeat,
         ),
         actions=[ChangeFlowRunState(state=StateType.CRASHED, message="no heartbeat: its process is gone")],
     ).create()

@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 from datetime import UTC, datetime
 from functools import partial
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from prefect import flow, tags
 from prefect.runtime import flow_run
+from prefect.states import Completed
 
 from blocks.engine_api import EngineApi
 from blocks.host import fingerprint_here
@@ -33,6 +33,7 @@ from tasks.core.cancellation import begin
 from tasks.core.deployment import DeployResult, StageRow
 from tasks.core.digests import digest_of
 from tasks.core.files import file_lock, sweep_dead_writers
+from tasks.core.progress import say
 from tasks.core.records import new_record
 from tasks.core.release import Launch, Release
 from tasks.core.result import StageResult
@@ -63,9 +64,12 @@ def deploy_model(spec: DeploySpec) -> DeployResult:
     lease = settings.service_lease(spec.name)
     with file_lock(lease, wait=False, holder=f"the service {spec.name}"), tags(service_tag(spec.name)):
         end_stale_runs(spec.name, flow_run.id, flow_run.tags)
-        for folder in (Path(settings.records), settings.locks, settings.services / spec.name):
+        for folder in (settings.home / "records", settings.locks, settings.services / spec.name):
             sweep_dead_writers(folder)
-        return _Lifecycle(spec, settings).run()
+        result = _Lifecycle(spec, settings).run()
+    message = deployment.headline(result)
+    # The state is named after the verdict, as a stage's is; whoever calls the flow gets the state's data.
+    return cast(DeployResult, Completed(name=result.verdict.capitalize(), message=message, data=result))
 
 
 class _Lifecycle:
@@ -213,7 +217,8 @@ class _Lifecycle:
         )
 
     def _keep(self, outcome: Outcome[K]) -> Outcome[K]:
-        """Note a stage's row for the table."""
+        """Note a stage's row for the table, and say so in the deploy's own log."""
+        say(StageName.LIFECYCLE, f"{outcome.stage} {outcome.verdict}: {outcome.headline}")
         self.rows.append(
             StageRow(
                 stage=outcome.stage,
@@ -265,4 +270,5 @@ class _Lifecycle:
         )
         open_record_store(self.settings).put(record)
         if result is not None:
-            publish(StageName.LIFECYCLE, self.spec.name, deployment.markdown(result), record.id)
+            description = f"{result.verdict}: {deployment.headline(result)}"
+            publish(StageName.LIFECYCLE, self.spec.name, deployment.markdown(result), record.id, description)

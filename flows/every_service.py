@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -10,6 +11,7 @@ from prefect.runtime import flow_run
 from prefect.states import Completed
 
 from flows.recording import Outcome
+from tasks.core.errors import NotFoundError
 from tasks.core.settings import Settings
 
 _ORDER = ("none", "healthy", "suspected", "degraded", "confirmed", "unhealthy")
@@ -23,8 +25,9 @@ def worst_of_every_service(check: Callable[[str], Any]) -> Outcome[Any]:
     states: list[State[Any]] = [check(name) for name in running_services(Settings.load())]
     for state in states:
         if not state.is_completed():
-            state.result()  # raises what it failed with
-    outcomes = [cast(Outcome[Any], state.result()) for state in states]
+            with contextlib.suppress(NotFoundError):  # stopped since it was listed
+                state.result()  # raises what it failed with
+    outcomes = [cast(Outcome[Any], state.result()) for state in states if state.is_completed()]
     if not outcomes:
         nothing: Any = Completed(name="Nothing to check", message="no service runs on this host")
         return cast("Outcome[Any]", nothing)

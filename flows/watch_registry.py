@@ -14,8 +14,9 @@ from pydantic import Field
 from blocks.model_registry import resolve
 from blocks.record_store import open_record_store
 from flows.recording import Outcome, run_stage
-from tasks.core.errors import BusyError
+from tasks.core.errors import BusyError, SlipwayError
 from tasks.core.files import file_lock
+from tasks.core.progress import say
 from tasks.core.records import Record, RecordStore
 from tasks.core.release import Release, ServiceFolder
 from tasks.core.settings import Settings
@@ -38,7 +39,19 @@ def watch_registry(
         grace_s: how long after its event a redeploy may start before the event counts as lost.
     """
     settings = Settings.load()
-    return [_look_at(release, settings, timedelta(seconds=grace_s)) for release in _watched(settings)]
+    outcomes: list[Outcome[RegistryResult]] = []
+    faults: list[SlipwayError] = []
+    for release in _watched(settings):
+        try:
+            if resolve(release.spec.model, settings).version == release.model_version:
+                say(StageName.REGISTRY, f"{release.name} serves what {release.spec.model} names")
+                continue  # the usual answer of every five minutes: nothing to record
+            outcomes.append(_look_at(release, settings, timedelta(seconds=grace_s)))
+        except SlipwayError as error:
+            faults.append(error)  # one service's registry is no reason to leave the others unwatched
+    if faults:
+        raise faults[0]
+    return outcomes
 
 
 def _watched(settings: Settings) -> list[Release]:

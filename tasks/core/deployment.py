@@ -48,7 +48,7 @@ class DeployResult(StageResult):
 
 def headline(result: DeployResult) -> str:
     """Where it serves, or which stage said no."""
-    if result.endpoint:
+    if result.verdict == LifecycleVerdict.SERVING:
         return f"{result.name} serves at {result.endpoint}"
     no = next((row for row in result.stages if row.says_no), None)
     return f"{no.stage} says {no.verdict}: {no.headline}" if no else "nothing serves"

@@ -49,7 +49,7 @@ def markdown(result: RolloutResult) -> str:
         f"{result.name}: {headline(result)}",
         table(("fact", "value"), rows),
         section("The gate's completion", fenced(result.completion) if result.completion is not None else ""),
-        section("The candidate's last words", fenced(result.log_tail) if result.log_tail else ""),
+        section("The newcomer's last words", fenced(result.log_tail) if result.log_tail else ""),
         f"What to do: mend what the reason names, then deploy again; `slipway logs {result.name}` shows more."
         if rolled_back
         else f"Look next: `slipway status {result.name}`, `slipway logs {result.name}`.",

@@ -78,7 +78,7 @@ chat: 000000000000 serves: the engine died while starting.
 | target | process |
 | what was done | started, and taken back |
 
-## The candidate's last words
+## The newcomer's last words
 
 ```
 failed to load model
