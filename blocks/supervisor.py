@@ -30,6 +30,10 @@ _POLL_S = 0.02
 _LOG_BYTES = 1 << 16
 
 
+class HungUpError(RolloutError):
+    """The supervisor ended, or stopped answering, while it was being asked."""
+
+
 class SupervisedService:
     """One service's supervisor, spoken to over its control socket. Implements `Target`.
 
@@ -58,7 +62,13 @@ class SupervisedService:
         """What takes traffic now; None without a supervisor."""
         if not self._connect():
             return None
-        answer = self._ask("status")
+        try:
+            answer = self._ask("status")
+        except HungUpError:
+            # Dying while it was asked: it is gone, or there is another one by now.
+            if not self._connect():
+                return None
+            answer = self._ask("status")
         if answer["release"] is None:
             return None
         return Running.model_validate(answer)
@@ -198,8 +208,8 @@ class SupervisedService:
             return BusyError(f"{self._folder.name}: {message}", fix="wait for it to end, then try again")
         return RolloutError(f"{self._folder.name}: {message}")
 
-    def _hung_up(self) -> RolloutError:
-        return RolloutError(
+    def _hung_up(self) -> HungUpError:
+        return HungUpError(
             f"the supervisor of {self._folder.name} does not answer",
             fix=f"read {self._folder.logs / 'supervisor.log'}; deploying again starts a new one",
         )
