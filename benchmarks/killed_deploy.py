@@ -96,7 +96,7 @@ class Deploy:
 
     def rewind(self, stage: str) -> None:
         """Bring the home back to where `stage` has not begun and all before it are finished."""
-        self._remove_image()
+        self.remove_image()
         self.stop()
         since = STAGES.index(stage)
         made = [f"records/{later}" for later in STAGES[since:]]
@@ -106,7 +106,7 @@ class Deploy:
         for folder in made:
             shutil.rmtree(self.home / folder, ignore_errors=True)
 
-    def _remove_image(self) -> None:
+    def remove_image(self) -> None:
         """So that the next rollout builds it again. Its name is this proof's own by the spec's requirements."""
         for document in self.home.glob("services/*/releases/*.json") if self.docker else ():
             if image := json.loads(document.read_text()).get("image"):
@@ -177,6 +177,7 @@ def watch(deploy: Deploy, moment: tuple[str, float] | None = None) -> Watched:
 
         def kill_after(seconds: float) -> None:
             timers.append(threading.Timer(seconds, child.kill))
+            timers[-1].daemon = True  # an interrupted proof does not wait for it
             timers[-1].start()
 
         kill_after(LIMIT_S)

@@ -113,6 +113,7 @@ class Proof:
 
     def close(self) -> list[str]:
         """End the service; what is left of it then."""
+        self.deploy.remove_image()
         self.deploy.stop()
         return [f"after stop: {line}" for line in leftovers.strays(self.deploy.home, {}, exact=True)]
 
