@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -11,7 +10,6 @@ from prefect.runtime import flow_run
 from prefect.states import Completed
 
 from flows.recording import Outcome
-from tasks.core.errors import NotFoundError
 from tasks.core.settings import Settings
 
 _ORDER = ("none", "healthy", "suspected", "degraded", "confirmed", "unhealthy")
@@ -22,12 +20,13 @@ def worst_of_every_service(check: Callable[[str], Any]) -> Outcome[Any]:
 
     `check` is a flow called with `return_state=True`: a service that cannot be checked does not end the others.
     """
-    states: list[State[Any]] = [check(name) for name in running_services(Settings.load())]
-    for state in states:
-        if not state.is_completed():
-            with contextlib.suppress(NotFoundError):  # stopped since it was listed
-                state.result()  # raises what it failed with
-    outcomes = [cast(Outcome[Any], state.result()) for state in states if state.is_completed()]
+    settings = Settings.load()
+    states: dict[str, State[Any]] = {name: check(name) for name in running_services(settings)}
+    stopped_meanwhile = set(states) - set(running_services(settings))
+    for name, state in states.items():
+        if not state.is_completed() and name not in stopped_meanwhile:
+            state.result()  # raises what it failed with
+    outcomes = [cast(Outcome[Any], state.result()) for state in states.values() if state.is_completed()]
     if not outcomes:
         nothing: Any = Completed(name="Nothing to check", message="no service runs on this host")
         return cast("Outcome[Any]", nothing)
