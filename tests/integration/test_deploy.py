@@ -21,6 +21,7 @@ import yaml
 from waiting import wait_until
 
 from blocks.ports import free_port
+from flows.stale_runs import service_tag
 from tasks.core.files import file_lock
 from tasks.core.release import ServiceFolder
 
@@ -338,6 +339,6 @@ def test_a_run_bears_its_service_before_it_has_the_lease(
     with file_lock(desk.home / "leases" / "service-held", wait=False, holder="this test"):
         refused = desk.deploy(spec)
     assert refused.error == "another run is already working on the service held"
-    wanted = {"flow_runs": {"tags": {"all_": ["service:held"]}}}
+    wanted = {"flow_runs": {"tags": {"all_": [service_tag("held")]}}}
     runs = httpx.post(f"{desk.api}/flow_runs/filter", json=wanted, trust_env=False).json()
     assert [(run["name"], run["state_type"]) for run in runs] == [("deploy held", "FAILED")]
