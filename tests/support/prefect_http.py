@@ -24,11 +24,22 @@ def wait_for(look: Callable[[], T | None], what: str, *, deadline_s: float = DEA
     raise AssertionError(f"waited {deadline_s:.0f} s in vain for {what}")
 
 
+class _PatientClient(httpx.Client):
+    """Asks again after 503, as Prefect's own client does: SQLite has one writer, and it was another one's turn."""
+
+    def request(self, *args: Any, **kwargs: Any) -> httpx.Response:
+        def look() -> httpx.Response | None:
+            answer = super(_PatientClient, self).request(*args, **kwargs)
+            return None if answer.status_code == 503 else answer
+
+        return wait_for(look, "the server's turn to write", deadline_s=60)
+
+
 class PrefectHttp:
     """A client of one server; `server` is its address without `/api`."""
 
     def __init__(self, server: str) -> None:
-        self.client = httpx.Client(base_url=f"{server}/api", timeout=30, trust_env=False)
+        self.client = _PatientClient(base_url=f"{server}/api", timeout=30, trust_env=False)
 
     def deployment(self, flow: str) -> dict[str, Any]:
         """The deployment of a flow."""
