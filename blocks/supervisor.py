@@ -30,6 +30,10 @@ _POLL_S = 0.02
 _LOG_BYTES = 1 << 16
 
 
+_HANG_UPS = 3
+"""A process that was killed closes its sockets one by one: a new connection may still get through."""
+
+
 class HungUpError(RolloutError):
     """The supervisor ended, or stopped answering, while it was being asked."""
 
@@ -60,15 +64,15 @@ class SupervisedService:
 
     def running(self) -> Running | None:
         """What takes traffic now; None without a supervisor."""
-        if not self._connect():
-            return None
-        try:
-            answer = self._ask("status")
-        except HungUpError:
-            # Dying while it was asked: it is gone, or there is another one by now.
+        for patience in reversed(range(_HANG_UPS)):
             if not self._connect():
                 return None
-            answer = self._ask("status")
+            try:
+                answer = self._ask("status")
+                break
+            except HungUpError:  # dying while it was asked: it is gone, or there is another one by now
+                if not patience:
+                    raise
         if answer["release"] is None:
             return None
         return Running.model_validate(answer)

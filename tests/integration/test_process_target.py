@@ -439,12 +439,15 @@ def test_secrets_of_the_command_do_not_reach_the_engine(
     assert environment["OMP_WAIT_POLICY"] == "passive"
 
 
-def test_a_supervisor_that_dies_in_the_middle_is_explained(first: Release, services: Services) -> None:
+def test_a_supervisor_that_dies_in_the_middle_is_gone_or_explained(
+    first: Release, services: Services
+) -> None:
     folder = services("chat")
     bring(first, folder)
     with SupervisedService(folder) as target:
         assert target.running()
         supervisors_of(folder.root)[0].kill()
         with pytest.raises(RolloutError) as caught:
-            target.running()
+            target.start(first)
+        assert target.running() is None
     assert caught.value.what == snapshot("the supervisor of chat does not answer")
