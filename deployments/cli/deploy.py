@@ -63,7 +63,14 @@ def _run(spec: DeploySpec, *, quiet: bool) -> DeployResult:
     from tasks.core.progress import listen, say, to_log
 
     with show_progress(console(stderr=quiet)) as listener:
-        listen(listener, to_log)
+
+        def show(stage: str, line: str) -> None:
+            if (
+                stage != StageName.LIFECYCLE
+            ):  # repeats what the stages say: for the log of the deploy's own run
+                listener(stage, line)
+
+        listen(show, to_log)
         say("prefect", "starting")
         with prefect_api(Settings.load()) as api:
             from prefect import tags

@@ -288,7 +288,14 @@ def test_an_interrupted_deploy_ends_at_once_and_leaves_nothing(
     desk = Desk(tmp_path / "home", prefect_api_url)
     environment = {**os.environ, "SLIPWAY_HOME": str(desk.home), "PREFECT_API_URL": desk.api}
     command = [SLIPWAY, "deploy", write_spec(tmp_path, random_model, name="halted"), "--json"]
-    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as deploy:
+    with subprocess.Popen(
+        command,
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A background job of a shell ignores Ctrl-C, and its children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    ) as deploy:
         assert deploy.stderr is not None
         assert any("environment: resolving" in line for line in deploy.stderr)
         deploy.send_signal(signal.SIGINT)

@@ -9,6 +9,8 @@ import pytest
 
 from benchmarks.killed_deploy import STAGES
 from benchmarks.prove_lifecycle import QUICK, Proof, proof, run_kills
+from blocks.prefect_server import temporary_server
+from tasks.core.settings import Settings
 
 pytestmark = [pytest.mark.engine, pytest.mark.server]
 
@@ -16,10 +18,21 @@ SEED = 7
 
 
 @pytest.fixture
-def measured(examples: Path, prefect_api_url: str) -> Iterator[Proof]:
+def own_api_url(tmp_path: Path) -> Iterator[str]:
+    """A server that no other test's interrupted runs are left on."""
+    home = tmp_path / "prefect"
+    with temporary_server(
+        Settings(home=home, records=str(home), registry=str(home), s3_endpoint=None)
+    ) as server:
+        server.wait()
+        yield server.url
+
+
+@pytest.fixture
+def measured(examples: Path, own_api_url: str) -> Iterator[Proof]:
     """A proof whose first deploy, which nobody killed, went well."""
     overrides = (*QUICK, "tuning.candidates=[f16]", "tuning.max_batch=1", "staging.disk_benchmark=false")
-    with proof(examples / "tiny" / "slipway.yaml", overrides=overrides, api_url=prefect_api_url) as run:
+    with proof(examples / "tiny" / "slipway.yaml", overrides=overrides, api_url=own_api_url) as run:
         run.measure()
         yield run
 

@@ -26,7 +26,9 @@ def reader(tmp_path: Path, repository: Path) -> Iterator[dict[str, str]]:
         "PATH": f"{binaries}:{os.environ['PATH']}",
         "VENV": str(binaries.parent),
     }
-    environment.pop("PREFECT_API_URL", None)
+    # Not a make within `make test`, which would name the folder it enters and leaves.
+    for name in ("PREFECT_API_URL", "MAKELEVEL", "MAKEFLAGS", "MFLAGS"):
+        environment.pop(name, None)
     yield environment
     for command in (["slipway", "stop", "tiny"], ["slipway", "down"]):
         subprocess.run(command, env=environment, cwd=repository, capture_output=True, check=False)
