@@ -23,7 +23,7 @@ from flows.recording import Outcome, publish
 from flows.roll_out import roll_out
 from flows.side_by_side import side_by_side
 from flows.stage_model import stage_model
-from flows.stale_runs import end_stale_runs, service_tag
+from flows.stale_runs import end_stale_runs, end_stale_tasks, service_tag
 from flows.tune_serving import TuningRequest, tune_serving
 from flows.verify_compatibility import verify_compatibility
 from tasks.batching.models import BatchingResult
@@ -67,6 +67,7 @@ def deploy_model(spec: DeploySpec) -> DeployResult:
         for folder in (settings.home / "records", settings.locks, settings.services / spec.name):
             sweep_dead_writers(folder)
         result = _Lifecycle(spec, settings).run()
+        end_stale_tasks(spec.name)
     message = deployment.headline(result)
     # The state is named after the verdict, as a stage's is; whoever calls the flow gets the state's data.
     return cast(DeployResult, Completed(name=result.verdict.capitalize(), message=message, data=result))

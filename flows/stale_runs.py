@@ -14,7 +14,6 @@ from prefect import get_client
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.filters import (
     FlowRunFilter,
-    FlowRunFilterId,
     FlowRunFilterState,
     FlowRunFilterStateType,
     FlowRunFilterTags,
@@ -44,24 +43,32 @@ def end_stale_runs(name: str, own_run: UUID, own_tags: list[str]) -> int:
         tags=FlowRunFilterTags(all_=[tag]),
         state=FlowRunFilterState(type=FlowRunFilterStateType(any_=_ALIVE)),
     )
-    state: State[Any] = Crashed(message="its process was killed; found by the service's next run")
     with get_client(sync_client=True) as client:
         runs = client.read_flow_runs(flow_run_filter=wanted)
         stale = [run.id for run in runs if run.id != own_run]
         for run in stale:
-            client.set_flow_run_state(run, state, force=True)
-        for task in _living_tasks(client, stale):
-            client.set_task_run_state(task, state, force=True)
+            client.set_flow_run_state(run, _killed(), force=True)
+        _end_tasks(client, name)
         client.update_flow_run(own_run, tags=sorted({*own_tags, tag}))
     return len(stale)
 
 
-def _living_tasks(client: SyncPrefectClient, runs: list[UUID]) -> list[UUID]:
-    """Tasks of these runs that go on by Prefect's account, those that stand for subflows among them."""
-    if not runs:
-        return []
-    found = client.read_task_runs(
-        flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=runs)),
-        task_run_filter=TaskRunFilter(state=TaskRunFilterState(type=TaskRunFilterStateType(any_=_ALIVE))),
+def end_stale_tasks(name: str) -> None:
+    """The tasks of killed runs once more: Prefect records tasks late, some after their run was found killed."""
+    with get_client(sync_client=True) as client:
+        _end_tasks(client, name)
+
+
+def _end_tasks(client: SyncPrefectClient, name: str) -> None:
+    """Tasks of crashed runs that go on by Prefect's account, those that stand for subflows among them."""
+    crashed = FlowRunFilter(
+        tags=FlowRunFilterTags(all_=[service_tag(name)]),
+        state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.CRASHED])),
     )
-    return [task.id for task in found]
+    alive = TaskRunFilter(state=TaskRunFilterState(type=TaskRunFilterStateType(any_=_ALIVE)))
+    for task in client.read_task_runs(flow_run_filter=crashed, task_run_filter=alive):
+        client.set_task_run_state(task.id, _killed(), force=True)
+
+
+def _killed() -> State[Any]:
+    return Crashed(message="its process was killed; found by the service's next run")
