@@ -38,9 +38,6 @@ def server_environment(settings: Settings, api_url: str) -> dict[str, str]:
         "PREFECT_HOME": str(settings.prefect_home),
         "PREFECT_API_URL": api_url,
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        # SQLite has one writer: on a loaded machine the default of 10 s ends in "database is locked".
-        "PREFECT_SERVER_DATABASE_TIMEOUT": "60",
-        "PREFECT_SERVER_DATABASE_CONNECTION_TIMEOUT": "60",
         "DO_NOT_TRACK": "1",
         "SLIPWAY_HOME": str(settings.home),
     }
