@@ -5,11 +5,10 @@ from __future__ import annotations
 import time
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from prefect import flow, tags
 from prefect.runtime import flow_run
-from prefect.states import Completed
 
 from blocks.engine_api import EngineApi
 from blocks.host import fingerprint_here
@@ -19,6 +18,7 @@ from blocks.targets import check_target
 from blocks.uv import Uv
 from flows.build_environment import build_environment
 from flows.check_health import check_health
+from flows.named_states import answer_of, named
 from flows.recording import Outcome, publish
 from flows.roll_out import roll_out
 from flows.side_by_side import side_by_side
@@ -68,9 +68,7 @@ def deploy_model(spec: DeploySpec) -> DeployResult:
             sweep_dead_writers(folder)
         result = _Lifecycle(spec, settings).run()
         end_stale_tasks(spec.name)
-    message = deployment.headline(result)
-    # The state is named after the verdict, as a stage's is; whoever calls the flow gets the state's data.
-    return cast(DeployResult, Completed(name=result.verdict.capitalize(), message=message, data=result))
+    return named(result, result.verdict.capitalize(), deployment.headline(result))
 
 
 class _Lifecycle:
@@ -103,12 +101,12 @@ class _Lifecycle:
         if tuned is None:
             return self._refused()
         release = self._release(environment, staging, *tuned)
-        rollout = self._keep(roll_out(release))
+        rollout = self._keep(answer_of(lambda: roll_out(release)))
         if rollout.says_no:
             return self._refused(endpoint=rollout.result.endpoint)
         endpoint = rollout.result.endpoint
         assert endpoint is not None  # a release that serves has an address
-        health = self._keep(check_health(self.spec.name))
+        health = self._keep(answer_of(lambda: check_health(self.spec.name)))
         return self._result(
             LifecycleVerdict.REFUSED if health.says_no else LifecycleVerdict.SERVING,
             endpoint=endpoint,
@@ -157,19 +155,18 @@ class _Lifecycle:
     def _tune(
         self, environment: EnvironmentResult, staging: StagingResult
     ) -> tuple[QuantizationResult, BatchingResult] | None:
-        tuned = tune_serving(
-            TuningRequest(
-                name=self.spec.name,
-                engine=self.spec.engine,
-                python_path=environment.python_path,
-                environment_digest=environment.lock_digest,
-                model_dir=staging.model_dir,
-                model_digest=staging.manifest_digest,
-                tuning=self.spec.tuning,
-                objectives=self.spec.objectives,
-                hardware=self.spec.hardware,
-            )
+        request = TuningRequest(
+            name=self.spec.name,
+            engine=self.spec.engine,
+            python_path=environment.python_path,
+            environment_digest=environment.lock_digest,
+            model_dir=staging.model_dir,
+            model_digest=staging.manifest_digest,
+            tuning=self.spec.tuning,
+            objectives=self.spec.objectives,
+            hardware=self.spec.hardware,
         )
+        tuned = answer_of(lambda: tune_serving(request))
         self._keep(tuned.quantization)
         if tuned.batching is None:
             return None

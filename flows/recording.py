@@ -9,16 +9,16 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Generic, Self, TypeVar, cast
+from typing import Any, Generic, Self, TypeVar
 
 from prefect import get_run_logger
 from prefect.artifacts import create_markdown_artifact
 from prefect.exceptions import MissingContextError
-from prefect.states import Completed
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from blocks.host import fingerprint_here
 from blocks.record_store import open_record_store
+from flows.named_states import named
 from tasks.core.errors import SlipwayError, StageCancelledError
 from tasks.core.progress import say
 from tasks.core.records import Record, RecordStore, inputs_digest, latest_good, new_record
@@ -48,12 +48,9 @@ class Outcome(BaseModel, Generic[R]):
         return says_no(self.stage, self.verdict)
 
     def as_state(self) -> Self:
-        """The Prefect state that shows it: `Cached`, or the verdict. A verdict is never a failed run.
-
-        Typed as the outcome: a flow that returns a state hands the state's data to its caller.
-        """
+        """The Prefect state that shows it: `Cached`, or the verdict. A verdict is never a failed run."""
         name = "Cached" if self.cached else self.verdict.replace("_", " ").capitalize()
-        return cast("Self", Completed(name=name, message=self.headline, data=self))
+        return named(self, name, self.headline)
 
 
 def run_stage(

@@ -5,7 +5,8 @@ from __future__ import annotations
 from prefect import flow
 
 from flows.deploy_model import deploy_model
-from tasks.core.deployment import DeployResult
+from flows.named_states import answer_of, named
+from tasks.core.deployment import DeployResult, headline
 from tasks.core.release import ServiceFolder
 from tasks.core.settings import Settings
 
@@ -19,4 +20,5 @@ def redeploy_model(service: str, source_event_id: str | None = None) -> DeployRe
         source_event_id: the event that asked for it, kept with the run.
     """
     _, release = ServiceFolder(Settings.load().services, service).serving()
-    return deploy_model(release.spec)
+    result = answer_of(lambda: deploy_model(release.spec))
+    return named(result, result.verdict.capitalize(), headline(result))

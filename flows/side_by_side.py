@@ -7,6 +7,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextvars import copy_context
 from typing import Any
 
+from flows.named_states import answer_of
 from flows.recording import Outcome
 from tasks.core.cancellation import Cancellation
 from tasks.core.errors import SlipwayError, StageCancelledError
@@ -22,7 +23,7 @@ def side_by_side(
     """
     with ThreadPoolExecutor(len(works), thread_name_prefix="stage") as pool:
         try:
-            futures = [pool.submit(copy_context().run, work) for work in works]
+            futures = [pool.submit(copy_context().run, answer_of, work) for work in works]
             waiting = set(futures)
             while waiting:
                 ended, waiting = wait(waiting, return_when=FIRST_COMPLETED)

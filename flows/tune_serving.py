@@ -5,18 +5,17 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import psutil
 from prefect import flow
-from prefect.client.schemas.objects import State
-from prefect.states import Completed
 from pydantic import BaseModel, ConfigDict, Field
 
 from blocks.engine_bench import EngineBench
 from blocks.host import fingerprint_here
 from blocks.nvml import read_nvml
 from blocks.record_store import open_record_store
+from flows.named_states import named
 from flows.recording import Outcome, run_stage
 from tasks.batching import report as batching_report
 from tasks.batching.models import BatchingRequest, BatchingResult, Limits
@@ -84,11 +83,7 @@ def tune_serving(request: TuningRequest) -> TuningOutcome:
     last = batching or quantization
     cached = quantization.cached and batching is not None and batching.cached
     outcome = TuningOutcome(quantization=quantization, batching=batching)
-    # Prefect shows the state and hands its data to the caller.
-    state: State[TuningOutcome] = Completed(
-        name="Cached" if cached else last.verdict.capitalize(), message=last.headline, data=outcome
-    )
-    return cast(TuningOutcome, state)
+    return named(outcome, "Cached" if cached else last.verdict.capitalize(), last.headline)
 
 
 def _bench(request: TuningRequest) -> EngineBench:

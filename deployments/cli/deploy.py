@@ -76,13 +76,14 @@ def _run(spec: DeploySpec, *, quiet: bool) -> DeployResult:
             from prefect import tags
 
             from flows.deploy_model import deploy_model
+            from flows.named_states import answer_of
             from flows.stale_runs import service_tag
 
             api.wait()
             say("prefect", f"ready at {api.url}")
             # The run bears the tag from its creation: killed at once, it is still found by the next one.
             with api.quiet_runs(), tags(service_tag(spec.name)):
-                return deploy_model(spec)
+                return answer_of(lambda: deploy_model(spec))
 
 
 def _show_plan(spec: DeploySpec, *, as_json: bool) -> None:

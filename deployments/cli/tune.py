@@ -67,11 +67,12 @@ def _run_quantization(spec: DeploySpec, *, quiet: bool) -> Outcome[Any]:
 
     with show_progress(console(stderr=quiet)) as listener, prefect_api(Settings.load()) as api:
         listen(listener, to_log)
+        from flows.named_states import answer_of
         from flows.quantize_model import quantize_model
 
         api.wait()
         with api.quiet_runs():
-            return quantize_model(spec)
+            return answer_of(lambda: quantize_model(spec))
 
 
 def _show_quantization(outcome: Outcome[Any]) -> None:

@@ -439,10 +439,13 @@ def test_a_container_is_checked_and_sampled_through_its_restarts(make: Make, set
         wait_until(lambda: len(read_runs(folder.samples)) == 1, "the container is sampled")
         os.kill(container["State"]["Pid"], signal.SIGKILL)
         wait_until(lambda: len(read_runs(folder.samples)) == 2, "its next life is a run of its own")
+        # A sample may fall into the moment in which one life ends or the next one begins: there is little then.
+        wait_until(lambda: max(read_runs(folder.samples)[1].bytes_) > 1e6, "the next life is sampled, too")
     finally:
         stop_sampler(folder)
     first, second = read_runs(folder.samples)
-    assert all(1e6 < value < 512 << 20 for value in first.bytes_ + second.bytes_[-1:])
+    assert 1e6 < max(first.bytes_) < 512 << 20
+    assert max(second.bytes_) < 512 << 20
 
 
 def test_a_taken_port_is_refused_before_anything_starts(make: Make, settings: Settings) -> None:
