@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 KILLS ?= 70
 SEED ?= 1
 TARGET ?= process
+JOBS ?= 2
 
 .PHONY: help setup demo test lint bench bench-events prove-lifecycle lock clean
 
@@ -25,8 +26,7 @@ demo: setup ## Take the tiny model from its folder to a running service
 
 test: setup ## Run all tests; what a machine lacks is skipped with a word, unless SLIPWAY_REQUIRE names it
 	$(BIN)/coverage erase
-	$(BIN)/python -m pytest --cov --cov-report= --durations=15
-	@$(BIN)/coverage report --fail-under=90 > .coverage.report || { cat .coverage.report; exit 1; }
+	$(BIN)/python -m pytest -n $(JOBS) --no-loadscope-reorder --cov --cov-report= --cov-fail-under=90 --durations=15
 
 lint: setup ## Check style, types and the direction of imports
 	$(BIN)/ruff check .

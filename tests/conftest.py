@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextvars import copy_context
 from pathlib import Path
+from typing import Any
 
 import pytest
 from random_model import write_random_model
@@ -44,6 +45,19 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool:
     names = pyfuncitem._fixtureinfo.argnames
     copy_context().run(pyfuncitem.obj, **{name: pyfuncitem.funcargs[name] for name in names})
     return True
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Tests that share a server share a process, too (`pytest -n`): a file's, and all flows' with theirs."""
+    from xdist.scheduler.loadscope import LoadScopeScheduling
+
+    class ByServer(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            return "flows" if file.startswith("tests/flows/") else file
+
+    return ByServer(config, log)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
