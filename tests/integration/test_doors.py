@@ -109,25 +109,6 @@ def test_a_run_started_as_the_ui_does_it(place: Place) -> None:
     assert any(found["key"].startswith("compatibility-") for found in artifacts)
 
 
-def test_a_scheduled_run_comes_by_itself(place: Place) -> None:
-    deployment = place.api.deployment("watch-registry")
-    assert [schedule["slug"] for schedule in deployment["schedules"]] == ["every-five-minutes"]
-    # Often enough that a slow scheduler still finds the next time ahead of it.
-    schedule = {"schedule": {"interval": 20}, "active": True, "slug": "often"}
-    answer = place.api.client.post(f"/deployments/{deployment['id']}/schedules", json=[schedule])
-    assert answer.status_code == 201, answer.text
-
-    def look() -> dict[str, Any] | None:
-        ended = [run for run in place.api.runs_of("watch-registry") if run["state_type"] == "COMPLETED"]
-        return next((run for run in ended if run["auto_scheduled"]), None)
-
-    try:
-        assert wait_for(look, "a scheduled run")
-    finally:
-        (added,) = answer.json()
-        place.api.client.delete(f"/deployments/{deployment['id']}/schedules/{added['id']}").raise_for_status()
-
-
 @pytest.mark.engine
 def test_a_promotion_redeploys_and_a_lost_event_is_made_good(place: Place) -> None:
     registry = place.home / "registry" / "m"
@@ -188,3 +169,19 @@ def _service_answers(place: Place, name: str) -> None:
     body = {"model": name, "prompt": "a", "max_tokens": 2}
     answer = httpx.post(f"{state.endpoint}/v1/completions", json=body, timeout=30, trust_env=False)
     assert answer.status_code == 200
+
+
+def test_a_scheduled_run_comes_by_itself(place: Place) -> None:
+    """Last: what is scheduled goes on coming until the server ends."""
+    deployment = place.api.deployment("watch-registry")
+    assert [schedule["slug"] for schedule in deployment["schedules"]] == ["every-five-minutes"]
+    # Often enough that a slow scheduler still finds the next time ahead of it.
+    schedule = {"schedule": {"interval": 20}, "active": True, "slug": "often"}
+    answer = place.api.client.post(f"/deployments/{deployment['id']}/schedules", json=[schedule])
+    assert answer.status_code == 201, answer.text
+
+    def look() -> dict[str, Any] | None:
+        ended = [run for run in place.api.runs_of("watch-registry") if run["state_type"] == "COMPLETED"]
+        return next((run for run in ended if run["auto_scheduled"]), None)
+
+    assert wait_for(look, "a scheduled run")
