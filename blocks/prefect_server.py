@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
 import httpx
 
@@ -25,6 +26,9 @@ STOP_TIMEOUT_S = 5.0
 
 _POLL_S = 0.05
 
+_DATABASE = ("PREFECT_SERVER_DATABASE_CONNECTION_URL", "PREFECT_API_DATABASE_CONNECTION_URL")
+"""Names by which Prefect is told its database."""
+
 _WITHOUT_SCHEDULING = {
     f"PREFECT_SERVER_SERVICES_{service}_ENABLED": "false"
     for service in ("SCHEDULER", "LATE_RUNS", "FOREMAN", "TRIGGERS", "REPOSSESSOR", "PAUSE_EXPIRATIONS")
@@ -32,9 +36,26 @@ _WITHOUT_SCHEDULING = {
 """For the server of one command: it schedules nothing, it only keeps what happened."""
 
 
+def database_url(settings: Settings) -> str:
+    """Address of the local server's SQLite file, worded so that Prefect opens one connection to it.
+
+    With several, requests that arrive together end in 503 ("database is locked"), and at times the whole server
+    stands still for a minute (docs/adr/0007). Prefect opens a single one where the address holds `:memory:`, a word
+    that means nothing to SQLite in the query of a file's address.
+    """
+    return (
+        f"sqlite+aiosqlite:///file:{quote(str(settings.prefect_home / 'prefect.db'))}?uri=true&pool=:memory:"
+    )
+
+
 def server_environment(settings: Settings, api_url: str) -> dict[str, str]:
-    """Environment of processes that use or are the local server: its own home, and no word to outside."""
+    """Environment of processes that use or are the local server: its own home, and no word to outside.
+
+    A database that the user has chosen is left alone.
+    """
+    chosen = any(name in os.environ for name in _DATABASE)
     return {
+        **({} if chosen else {_DATABASE[0]: database_url(settings)}),
         "PREFECT_HOME": str(settings.prefect_home),
         "PREFECT_API_URL": api_url,
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",

@@ -15,6 +15,8 @@ import pytest
 from random_model import write_random_model
 from swift_server import SwiftServer, UnavailableError, running
 
+from blocks.prefect_server import TemporaryServer, temporary_server
+from tasks.core.settings import Settings
 from tasks.core.spec import EngineKind
 from tasks.engines.catalogue import get_engine
 
@@ -77,6 +79,22 @@ def slipway_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("SLIPWAY_RECORDS", "SLIPWAY_REGISTRY", "SLIPWAY_S3_ENDPOINT"):
         monkeypatch.delenv(name, raising=False)
     return home
+
+
+@pytest.fixture(scope="session")
+def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TemporaryServer]:
+    """A Prefect server for many tests, so that each does not start its own."""
+    home = tmp_path_factory.mktemp("prefect")
+    settings = Settings(home=home, records=str(home), registry=str(home), s3_endpoint=None)
+    with temporary_server(settings) as server:
+        server.wait()
+        yield server
+
+
+@pytest.fixture(scope="session")
+def prefect_api_url(prefect_server: TemporaryServer) -> str:
+    """The address of its API."""
+    return prefect_server.url
 
 
 @pytest.fixture(scope="session")

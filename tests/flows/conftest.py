@@ -1,23 +1,20 @@
-"""One real Prefect API server for all flow tests."""
+"""Flows called in this process report to a real Prefect API server, as those of a command do."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 
 import pytest
 
-os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+from blocks.prefect_server import TemporaryServer
+from deployments.prefect_api import PrefectApi
 
 
 @pytest.fixture(scope="session", autouse=True)
-def prefect_server() -> Iterator[None]:
-    """Starts in seconds on an idle machine; a loaded one may need minutes."""
-    from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
-    from prefect.testing.utilities import prefect_test_harness
+def prefect_api(prefect_server: TemporaryServer) -> Iterator[None]:
+    """The server that flows and clients of these tests use."""
+    from prefect.settings import PREFECT_API_URL, temporary_settings
 
-    with (
-        prefect_test_harness(server_startup_timeout=180),
-        temporary_settings(updates={PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}),
-    ):
+    api = PrefectApi(prefect_server.url, prefect_server)
+    with temporary_settings(updates={PREFECT_API_URL: api.url}), api.quiet_runs():
         yield

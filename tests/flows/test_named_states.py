@@ -60,7 +60,9 @@ def test_an_answer_survives_a_lost_reply(lost_replies: list[str]) -> None:
         assert answer_of(outer) == "outer of inner answer"
         assert lost_replies == ["Cached", "Serving"]
         lost_replies.clear()
-        with pytest.raises(MissingResult):  # what Prefect alone makes of it: the day this passes, this module can go
+        with pytest.raises(
+            MissingResult
+        ):  # what Prefect alone makes of it: the day this passes, this module can go
             outer()
 
 

@@ -9,21 +9,9 @@ import pytest
 from strays import processes_of
 from waiting import wait_until
 
-from blocks.prefect_server import temporary_server
 from blocks.sampler import stop_sampler
 from blocks.supervisor import SupervisedService
 from tasks.core.release import ServiceFolder
-from tasks.core.settings import Settings
-
-
-@pytest.fixture(scope="session")
-def prefect_api_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A Prefect API for the commands of many tests, so that each does not start its own."""
-    home = tmp_path_factory.mktemp("prefect")
-    settings = Settings(home=home, records=str(home), registry=str(home), s3_endpoint=None)
-    with temporary_server(settings) as server:
-        server.wait()
-        yield server.url
 
 
 @pytest.fixture(scope="session")
