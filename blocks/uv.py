@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import platform
 import sys
@@ -77,6 +78,14 @@ class Uv:
     def platform(self) -> str:
         """What locks of this machine are for, such as `linux-x86_64`."""
         return f"{sys.platform}-{platform.machine()}"
+
+    def lacks(self, soname: str) -> bool:
+        """Whether this machine has no shared library of that name."""
+        try:
+            ctypes.CDLL(soname)
+        except OSError:
+            return True
+        return False
 
     def resolve(self, request: LockRequest, requirements: Path) -> str | Refusal:
         """Pins with hashes for the requirements in that file, or the refusal. Raises `NetworkError`."""

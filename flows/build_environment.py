@@ -27,7 +27,7 @@ def build_environment(request: EnvironmentRequest) -> Outcome[EnvironmentResult]
         request: The engine, its Python version, and what else must be installed.
     """
     uv, trial = Uv(), EnvironmentTrial()
-    asked = plan.lock_request(get_engine(request.engine), request, uv.platform)
+    asked = plan.lock_request(get_engine(request.engine), request, uv)
     outcome = run_stage(
         StageName.ENVIRONMENT,
         subject=request.engine,

@@ -47,5 +47,5 @@ def describe(kind: EngineKind) -> dict[str, Any]:
         "formats": [form.value for form in engine.formats],
         "max_batch": engine.max_batch,
         "needs_gpu": engine.needs_gpu,
-        "system_libraries": list(engine.system_libraries),
+        "system_libraries": [library.package for library in engine.system_libraries],
     }

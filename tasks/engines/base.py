@@ -41,6 +41,21 @@ class CommandLine(BaseModel):
         return tuple(arg.replace(HOST, host).replace(PORT, str(port)) for arg in self.argv)
 
 
+class SystemLibrary(BaseModel):
+    """A shared library that an engine's wheels expect of the host.
+
+    `package` is the Debian package that holds it. For hosts without it, `wheel` is a requirement whose wheels carry
+    a copy, at the glob pattern `file` below `site-packages`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    soname: str
+    package: str
+    wheel: str | None = None
+    file: str | None = None
+
+
 class Engine(Protocol):
     """One serving engine."""
 
@@ -83,8 +98,8 @@ class Engine(Protocol):
         """The script that runs the engine inside its own environment."""
 
     @property
-    def system_libraries(self) -> tuple[str, ...]:
-        """Debian packages that a slim image must add."""
+    def system_libraries(self) -> tuple[SystemLibrary, ...]:
+        """Libraries that are not part of every Linux."""
 
     def command(self, python: str, worker: str, model_file: str, config: ServingConfig) -> CommandLine:
         """How to serve `model_file`; `python` and `worker` are paths where the process will run."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tasks.core.spec import CandidateFormat, EngineKind
-from tasks.engines.base import HOST, PORT, CommandLine, ServingConfig
+from tasks.engines.base import HOST, PORT, CommandLine, ServingConfig, SystemLibrary
 
 
 class LlamaCpp:
@@ -21,7 +21,13 @@ class LlamaCpp:
     formats = (CandidateFormat.F32, CandidateFormat.F16, CandidateFormat.Q8_0, CandidateFormat.Q4_0)
     max_batch = 256  # "n_seq_max must be <= 256"
     server_worker = Path(__file__).parent / "worker" / "llama_cpp_server.py"
-    system_libraries = ("libgomp1", "libstdc++6")
+    system_libraries = (
+        # pykdtree is the smallest distribution that carries GCC's OpenMP runtime.
+        SystemLibrary(
+            soname="libgomp.so.1", package="libgomp1", wheel="pykdtree==1.4.3", file="pykdtree.libs/libgomp-*"
+        ),
+        SystemLibrary(soname="libstdc++.so.6", package="libstdc++6"),
+    )
 
     def command(self, python: str, worker: str, model_file: str, config: ServingConfig) -> CommandLine:
         """`--context` of the server is the total over its slots, so it is multiplied here."""

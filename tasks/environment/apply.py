@@ -23,6 +23,7 @@ from tasks.core.spec import EngineKind
 from tasks.core.verdicts import StageName
 from tasks.engines.base import CommandLine, Engine, ServingConfig
 from tasks.environment import plan
+from tasks.environment.libraries import bring
 from tasks.environment.models import (
     Built,
     Checked,
@@ -49,12 +50,8 @@ _SERVED_NAME = "proof"
 _PROMPT, _TOKENS, _CONTEXT, _START_TIMEOUT_S = "Slipway", 8, 64, 120.0
 
 
-class PackageTool(Protocol):
-    """What resolves and installs packages."""
-
-    @property
-    def platform(self) -> str:
-        """What locks of this machine are for."""
+class PackageTool(plan.Machine, Protocol):
+    """What resolves and installs packages on this machine."""
 
     def resolve(self, request: LockRequest, requirements: Path) -> str | Refusal:
         """Pins with hashes, or why there are none."""
@@ -157,6 +154,7 @@ def read_locked(path: Path, *, python: str, platform: str) -> Locked:
         python=asked.python if asked else python,
         platform=asked.platform if asked else platform,
         packages=content.packages,
+        libraries=asked.libraries if asked else (),
     )
 
 
@@ -208,6 +206,7 @@ def _fill(part: Path, locked: Locked, tool: PackageTool, trial: Trial, start: fl
     say(StageName.ENVIRONMENT, f"installing {len(locked.packages)} packages for Python {locked.python}")
     python = tool.create(part, tool.find_python(locked.python))
     tool.sync(python, locked.path)
+    bring(part, locked.libraries)
     write_atomically(part / LOCK_COPY, locked.path.read_bytes())
     inventory = read_inventory(python, trial)
     os.sync()  # one flush of everything: milliseconds, where an fsync of each file takes seconds

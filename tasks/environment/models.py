@@ -11,6 +11,7 @@ from tasks.core.digests import digest_of
 from tasks.core.result import StageResult
 from tasks.core.spec import OWN_PYTHON, EngineKind, Environment
 from tasks.core.verdicts import EnvironmentVerdict
+from tasks.engines.base import SystemLibrary
 
 
 class Part(BaseModel):
@@ -40,6 +41,7 @@ class LockRequest(Part):
     python: str
     platform: str
     exclude_newer: str | None = None
+    libraries: tuple[SystemLibrary, ...] = Field((), description="What the host lacks and wheels bring.")
 
     @property
     def digest(self) -> str:
@@ -69,6 +71,7 @@ class Locked(Part):
     python: str
     platform: str
     packages: dict[str, str]
+    libraries: tuple[SystemLibrary, ...] = ()
 
 
 class Refusal(Part):

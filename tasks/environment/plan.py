@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
+from typing import Protocol
 from urllib.parse import urlsplit
 
 from packaging.markers import default_environment
@@ -15,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from tasks.core.errors import SpecError, WrongUseError
 from tasks.core.verdicts import EnvironmentVerdict
-from tasks.engines.base import Engine
+from tasks.engines.base import Engine, SystemLibrary
 from tasks.environment.models import (
     Conflict,
     Dependency,
@@ -33,19 +34,42 @@ _HEADER = "# slipway-lock: "
 _HASH = re.compile(r"\s--hash=\S+")
 
 
-def lock_request(engine: Engine | None, request: EnvironmentRequest, platform: str) -> LockRequest:
+class Machine(Protocol):
+    """What of a machine decides a lock."""
+
+    @property
+    def platform(self) -> str:
+        """What locks of this machine are for."""
+
+    def lacks(self, soname: str) -> bool:
+        """Whether there is no shared library of that name."""
+
+
+def lock_request(engine: Engine, request: EnvironmentRequest, machine: Machine) -> LockRequest:
     """What names the lock of this environment. Raises `SpecError` for what is no PEP 508 requirement."""
-    own = engine.requirements if engine else ()
+    brought = tuple(
+        library for library in engine.system_libraries if library.wheel and machine.lacks(library.soname)
+    )
     return make_lock_request(
-        (*own, *request.requirements), request.python, platform, exclude_newer=request.exclude_newer
+        (*engine.requirements, *request.requirements),
+        request.python,
+        machine.platform,
+        exclude_newer=request.exclude_newer,
+        libraries=brought,
     )
 
 
 def make_lock_request(
-    requirements: Iterable[str], python: str, platform: str, *, exclude_newer: str | None = None
+    requirements: Iterable[str],
+    python: str,
+    platform: str,
+    *,
+    exclude_newer: str | None = None,
+    libraries: tuple[SystemLibrary, ...] = (),
 ) -> LockRequest:
     """The same request for the same requirements, whatever their order and spelling. Raises `SpecError`."""
-    parsed = sorted({_canonical(line) for line in requirements})
+    wheels = [library.wheel for library in libraries if library.wheel]
+    parsed = sorted({_canonical(line) for line in (*requirements, *wheels)})
     if not parsed:
         raise SpecError("there are no requirements to lock", fix="name at least one package")
     if not re.fullmatch(r"3\.\d+", python):
@@ -53,7 +77,11 @@ def make_lock_request(
     if exclude_newer is not None:
         _check_date(exclude_newer)
     return LockRequest(
-        requirements=tuple(parsed), python=python, platform=platform, exclude_newer=exclude_newer
+        requirements=tuple(parsed),
+        python=python,
+        platform=platform,
+        exclude_newer=exclude_newer,
+        libraries=libraries,
     )
 
 

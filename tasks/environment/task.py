@@ -20,7 +20,7 @@ def lock_environment(request: EnvironmentRequest, tool: PackageTool, settings: S
 
     Flows that run at the same time may all call it: one resolves, the others wait and read.
     """
-    asked = plan.lock_request(get_engine(request.engine), request, tool.platform)
+    asked = plan.lock_request(get_engine(request.engine), request, tool)
     return apply.lock(asked, tool, settings)
 
 

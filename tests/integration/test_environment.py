@@ -27,7 +27,14 @@ from tasks.core.verdicts import EnvironmentVerdict
 from tasks.engines.catalogue import get_engine
 from tasks.engines.llama_cpp import LlamaCpp
 from tasks.environment import apply, plan
-from tasks.environment.models import Built, EnvironmentResult, Locked, LockRequest, Refusal
+from tasks.environment.models import (
+    Built,
+    EnvironmentRequest,
+    EnvironmentResult,
+    Locked,
+    LockRequest,
+    Refusal,
+)
 
 ENGINE = get_engine(EngineKind.LLAMA_CPP)
 SMALL = ("idna==3.10",)
@@ -472,3 +479,26 @@ def test_a_result_is_good_while_its_lock_and_its_environment_stand(
     locked.path.write_text(whole)
     (built.path / apply.MARKER).unlink()
     assert not apply.still_good(result, trial)
+
+
+# Libraries of the system
+
+
+@pytest.mark.engine
+def test_an_engine_runs_where_the_system_has_no_openmp(settings: Settings, trial: EnvironmentTrial) -> None:
+    """The library that a wheel brings is the one that the engine uses, whatever this machine has."""
+
+    class Bare(Uv):
+        def lacks(self, soname: str) -> bool:
+            return soname == "libgomp.so.1"
+
+    uv = Bare()
+    locked = apply.lock(plan.lock_request(ENGINE, EnvironmentRequest(), uv), uv, settings)
+    assert isinstance(locked, Locked)
+    built = apply.build(locked, uv, trial, settings)
+    assert apply.prove_built(built, ENGINE, trial, settings).failure is None
+    look = (
+        "import xllamacpp; print([line.split()[-1] for line in open('/proc/self/maps') if 'gomp' in line][0])"
+    )
+    used = subprocess.run([built.python_path, "-I", "-c", look], capture_output=True, text=True, check=True)
+    assert used.stdout.strip() == str(built.path / "lib" / "slipway" / "libgomp.so.1")

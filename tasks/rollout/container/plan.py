@@ -65,7 +65,7 @@ def plan_image(
         platform=platform,
         files={"server.py": engine.server_worker},
         base_image=spec.rollout.base_image,
-        system_libraries=engine.system_libraries,
+        system_libraries=tuple(library.package for library in engine.system_libraries),
     )
 
 

@@ -20,6 +20,18 @@ names = st.from_regex(r"[a-z][a-z0-9]{0,8}(-[a-z0-9]{1,4})?", fullmatch=True)
 versions = st.from_regex(r"[0-9]{1,3}\.[0-9]{1,3}(\.[0-9]{1,2})?", fullmatch=True)
 
 
+class ThisMachine:
+    """A machine that has every library but those it is told to lack."""
+
+    platform = PLATFORM
+
+    def __init__(self, *lacking: str) -> None:
+        self._lacking = lacking
+
+    def lacks(self, soname: str) -> bool:
+        return soname in self._lacking
+
+
 def request_for(*requirements: str, **changes: str) -> LockRequest:
     return plan.make_lock_request(requirements, changes.pop("python", "3.11"), PLATFORM, **changes)
 
@@ -27,7 +39,7 @@ def request_for(*requirements: str, **changes: str) -> LockRequest:
 def test_the_engine_and_the_spec_are_locked_together() -> None:
     environment = Environment(requirements=("tqdm>4",), exclude_newer="2026-10-20")
     request = EnvironmentRequest.of(EngineKind.LLAMA_CPP, environment)
-    asked = plan.lock_request(get_engine(request.engine), request, PLATFORM)
+    asked = plan.lock_request(get_engine(request.engine), request, ThisMachine())
     assert asked == snapshot(
         LockRequest(
             requirements=("gguf==0.19.0", "numpy<3,>=2", "tqdm>4", "xllamacpp==2026.10.11549"),
@@ -36,6 +48,17 @@ def test_the_engine_and_the_spec_are_locked_together() -> None:
             exclude_newer="2026-10-20",
         )
     )
+
+
+def test_what_the_machine_lacks_is_locked_too() -> None:
+    request = EnvironmentRequest()
+    engine = get_engine(request.engine)
+    bare = plan.lock_request(engine, request, ThisMachine("libgomp.so.1", "libstdc++.so.6"))
+    assert "pykdtree==1.4.3" in bare.requirements
+    assert [library.soname for library in bare.libraries] == ["libgomp.so.1"]  # no wheel brings the other
+    assert bare.digest != plan.lock_request(engine, request, ThisMachine()).digest
+    text = plan.render_lock(bare, f"pykdtree==1.4.3 {HASH}\n")
+    assert plan.read_lock(text, "a lock").request == bare
 
 
 @given(st.lists(st.builds("{}=={}".format, names, versions), min_size=1, max_size=6), st.randoms())
