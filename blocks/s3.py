@@ -32,7 +32,7 @@ from tasks.core.errors import (
     SlipwayError,
     WrongUseError,
 )
-from tasks.core.records import Record
+from tasks.core.records import Record, inputs_suffix
 from tasks.core.verdicts import StageName
 
 if TYPE_CHECKING:
@@ -207,7 +207,7 @@ class _ExistsError(SlipwayError):
 
 
 class S3RecordStore:
-    """Records below one prefix, `<stage>/<id>.json`. Ids sort by time."""
+    """Records below one prefix. Ids sort by time."""
 
     def __init__(self, folder: S3Folder) -> None:
         self.folder = folder
@@ -219,7 +219,7 @@ class S3RecordStore:
 
     def put(self, record: Record) -> None:
         """Store a new record. Raises `RecordError` if its id is another one's."""
-        path, content = f"{record.stage}/{record.id}.json", record.to_json().encode()
+        path, content = record.path, record.to_json().encode()
         # A request whose answer was lost is sent again by boto3, and then meets the object that it made itself.
         if not self.folder.create(path, content) and self.folder.read(path) != content:
             raise RecordError(f"the record {record.id} exists already")
@@ -227,17 +227,22 @@ class S3RecordStore:
     def get(self, record_id: str) -> Record:
         """The record of that id. Raises `NotFoundError`."""
         for stage in StageName:
-            path = f"{stage}/{record_id}.json"
-            if self.folder.exists(path):
-                return parse_record(self.folder.read(path), self.folder.url(path))
+            for item in self.folder.objects(f"{stage}/{record_id}-"):
+                return parse_record(self.folder.read(item.path), self.folder.url(item.path))
         raise NotFoundError(
             f"no record {record_id} in {self.folder.url()}", fix="list them: slipway kb records"
         )
 
     def list(self, stage: StageName | None = None) -> Sequence[Record]:
         """All records, of one stage if given, oldest first."""
-        found = self.folder.objects(f"{stage}/" if stage else "")
-        paths = [item.path for item in found if item.path.endswith(".json")]
+        return self._read(f"{stage}/" if stage else "", ".json")
+
+    def with_inputs(self, stage: StageName, inputs_digest: str) -> Sequence[Record]:
+        """A stage's records with these inputs, oldest first; of others only the names are read."""
+        return self._read(f"{stage}/", inputs_suffix(inputs_digest))
+
+    def _read(self, below: str, suffix: str) -> Sequence[Record]:
+        paths = [item.path for item in self.folder.objects(below) if item.path.endswith(suffix)]
         paths.sort(key=lambda path: path.rpartition("/")[2])
         with ThreadPoolExecutor(_PARALLEL) as pool:
             return read_all(zip(pool.map(self.folder.read, paths), map(self.folder.url, paths), strict=True))

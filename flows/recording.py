@@ -141,7 +141,7 @@ def _reuse(
     result_type: type[R],
     still_good: Callable[[R], bool],
 ) -> tuple[Record, R] | None:
-    record = latest_good(store.list(stage), inputs_digest=digest, host_fingerprint=host)
+    record = latest_good(store.with_inputs(stage, digest), inputs_digest=digest, host_fingerprint=host)
     if record is None:
         return None
     try:

@@ -90,8 +90,10 @@ def explain(name: str, as_json: bool) -> None:
 
 def _read(stage: StageName | None = None) -> Sequence[Record]:
     from blocks.record_store import open_record_store
+    from tasks.core.progress import listen
     from tasks.core.settings import Settings
 
+    listen(lambda _, line: click.echo(line, err=True))
     return open_record_store(Settings.load()).list(stage)
 
 

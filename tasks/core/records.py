@@ -9,7 +9,7 @@ from typing import Any, Literal, Protocol
 from pydantic import BaseModel, ConfigDict, Field
 from ulid import ULID
 
-from tasks.core.digests import digest_of
+from tasks.core.digests import digest_of, short
 from tasks.core.verdicts import CANCELLED, FAULT, StageName, says_no
 
 SCHEMA: Literal["slipway.record/1"] = "slipway.record/1"
@@ -56,22 +56,40 @@ class Record(BaseModel):
         """Whether the stage answered, and did not say no."""
         return self.outcome not in (FAULT, CANCELLED) and not says_no(self.stage, self.outcome)
 
+    @property
+    def path(self) -> str:
+        """Where it stands in a store: its id first, so that names sort by time; its inputs' digest tells whether
+        it can stand in for a stage's work before it is read."""
+        return f"{self.stage}/{self.id}{inputs_suffix(self.inputs_digest)}"
+
     def to_json(self) -> str:
         """The stored form."""
         return self.model_dump_json(by_alias=True, indent=1) + "\n"
 
 
 class RecordStore(Protocol):
-    """Where records live: append and read, never change."""
+    """Where records live: append and read, never change.
+
+    An object that is no record, or of another version of Slipway, is told of (`progress.say`) and left out of what
+    is listed: one damaged object must not stop every stage that looks for a former result.
+    """
 
     def put(self, record: Record) -> None:
         """Store a new record. Raises `RecordError` if its id is taken."""
 
     def get(self, record_id: str) -> Record:
-        """The record of that id. Raises `NotFoundError`."""
+        """The record of that id. Raises `NotFoundError`, or `RecordError` for one that cannot be read."""
+
+    def with_inputs(self, stage: StageName, inputs_digest: str) -> Sequence[Record]:
+        """A stage's records with these inputs, oldest first; others are not read."""
 
     def list(self, stage: StageName | None = None) -> Sequence[Record]:
         """All records, of one stage if given, oldest first."""
+
+
+def inputs_suffix(inputs_digest: str) -> str:
+    """How the object of a record with these inputs ends."""
+    return f"-{short(inputs_digest)}.json"
 
 
 def inputs_digest(stage: StageName, inputs: Mapping[str, Any], consulted: Sequence[str] = ()) -> str:

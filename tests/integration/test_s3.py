@@ -24,6 +24,7 @@ from blocks.s3 import S3Folder, S3RecordStore
 from flows.stage_model import staged
 from tasks.core.errors import AccessError, ModelError, NetworkError, NotFoundError, RecordError, WrongUseError
 from tasks.core.manifest import verify
+from tasks.core.progress import listen
 from tasks.core.records import Record, new_record
 from tasks.core.settings import Settings
 from tasks.core.verdicts import StageName
@@ -76,9 +77,29 @@ def test_records_are_created_once_and_read_in_the_order_of_their_ids(s3: SwiftSe
 
 def test_an_object_that_is_no_record_is_named(s3: SwiftServer, bucket: str) -> None:
     store = S3RecordStore.open(f"s3://{bucket}/knowledge", endpoint=s3.endpoint)
-    store.folder.create("staging/01X.json", b"{}")
-    with pytest.raises(RecordError, match=r"s3://bucket-\d+/knowledge/staging/01X.json is not a record"):
-        store.list()
+    made = record()
+    store.put(made)
+    store.folder.create("staging/01X-1.json", b"{}")
+    with pytest.raises(RecordError, match=r"s3://bucket-\d+/knowledge/staging/01X-1.json is not a record"):
+        store.get("01X")
+    heard: list[str] = []
+    listen(lambda _, line: heard.append(line))
+    assert store.list() == [made]
+    assert len(heard) == 1
+    assert re.search(r"left out: s3://bucket-\d+/knowledge/staging/01X-1.json is not a record", heard[0])
+
+
+def test_records_with_other_inputs_are_not_read(s3: SwiftServer, bucket: str) -> None:
+    store = S3RecordStore.open(f"s3://{bucket}/knowledge", endpoint=s3.endpoint)
+    made = [record() for _ in range(3)]
+    for item in made:
+        store.put(item)
+    store.folder.create("staging/01X-2.json", b"would be told of if it were read")
+    heard: list[str] = []
+    listen(lambda _, line: heard.append(line))
+    assert store.with_inputs(StageName.STAGING, "sha256:1") == made
+    assert store.with_inputs(StageName.DISK, "sha256:1") == []
+    assert not heard
 
 
 def test_wrong_secrets_are_one_clear_line(
@@ -92,7 +113,7 @@ def test_wrong_secrets_are_one_clear_line(
         with pytest.raises(AccessError) as error:
             call()
         assert "\n" not in str(error.value)
-        said.append(re.sub(r"/01\w+", "/ID", error.value.what.replace(bucket, "BUCKET")))
+        said.append(re.sub(r"/01[\w-]+", "/ID", error.value.what.replace(bucket, "BUCKET")))
     assert said == snapshot(
         [
             "s3://BUCKET/k refused the credentials (SignatureDoesNotMatch)",

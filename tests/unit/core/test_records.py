@@ -8,6 +8,7 @@ import pytest
 
 from blocks.record_store import FolderRecordStore, open_record_store
 from tasks.core.errors import NotFoundError, RecordError
+from tasks.core.progress import listen
 from tasks.core.records import Number, Record, latest_good, new_record
 from tasks.core.settings import Settings
 from tasks.core.verdicts import FAULT, StageName
@@ -56,11 +57,38 @@ def test_an_unknown_or_broken_record_is_named(tmp_path: Path) -> None:
     store = FolderRecordStore(tmp_path)
     with pytest.raises(NotFoundError, match="no record 01XYZ"):
         store.get("01XYZ")
-    broken = tmp_path / "environment" / "01B.json"
-    broken.parent.mkdir()
-    broken.write_text('{"schema": "slipway.record/1"}')
-    with pytest.raises(RecordError, match=r"01B\.json is not a record"):
-        store.list()
+    (tmp_path / "environment").mkdir()
+    (tmp_path / "environment" / "01B-1.json").write_text('{"schema": "slipway.record/1"}')
+    with pytest.raises(RecordError, match=r"01B-1\.json is not a record"):
+        store.get("01B")
+
+
+def test_a_broken_record_is_told_of_and_hides_no_other(tmp_path: Path) -> None:
+    store = FolderRecordStore(tmp_path)
+    made = record()
+    store.put(made)
+    (tmp_path / "environment" / "01B-1.json").write_bytes(b"\xff not even JSON")
+    heard: list[str] = []
+    listen(lambda stage, line: heard.append(f"{stage}: {line}"))
+    assert list(store.list()) == list(store.with_inputs(StageName.ENVIRONMENT, "sha256:1")) == [made]
+    assert [
+        line for line in heard if line.startswith("knowledge: left out: ") and "01B-1.json" in line
+    ] == heard
+    assert len(heard) == 2
+
+
+def test_records_with_other_inputs_are_not_read(tmp_path: Path) -> None:
+    store = FolderRecordStore(tmp_path)
+    first, other, second = record(), record(inputs="sha256:2"), record()
+    for one in (first, other, second):
+        store.put(one)
+    (tmp_path / other.path).write_text("would be told of if it were read")
+    heard: list[str] = []
+    listen(lambda _, line: heard.append(line))
+    assert list(store.with_inputs(StageName.ENVIRONMENT, "sha256:1")) == sorted(
+        [first, second], key=lambda one: one.id
+    )
+    assert not heard
 
 
 def test_only_a_good_record_with_the_same_inputs_stands_in_for_the_work() -> None:
