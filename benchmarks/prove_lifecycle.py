@@ -34,6 +34,7 @@ from tasks.core.settings import Settings
 
 ROOT = Path(__file__).parent.parent
 QUICK = (
+    "hardware.cpus=1",
     "tuning.candidates=[f16, q4_0]",
     "tuning.quality_tokens=128",
     "tuning.max_batch=2",

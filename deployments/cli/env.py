@@ -50,7 +50,7 @@ def lock(requirements: Path, output: Path, python: str, exclude_newer: str | Non
         return
     write_atomically(output, answer.path.read_bytes())
     if as_json:
-        print_json({**answer.model_dump(mode="json"), "path": str(output.absolute())})
+        print_json({**answer.model_dump(mode="json", exclude={"libraries"}), "path": str(output.absolute())})
         return
     click.echo(
         f"{len(answer.packages)} packages pinned for Python {answer.python} on {answer.platform}: {output}"

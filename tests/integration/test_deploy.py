@@ -114,6 +114,7 @@ def write_spec(folder: Path, model: str | Path, **changes: Any) -> Path:
     spec = {
         "name": "quick",
         "model": source,
+        "hardware": {"cpus": 1},
         "staging": {"shards": 2, "disk_benchmark": False},
         "tuning": {"candidates": ["f16"], "max_batch": 1, "context": 128, "output_tokens": 8},
         **changes,

@@ -119,7 +119,7 @@ def test_a_promotion_redeploys_and_a_lost_event_is_made_good(place: Place) -> No
     alias.write_text("1")
     spec = place.folder / "spec.yaml"
     spec.write_text(
-        "name: chat\nmodel: models:/m@champion\nstaging: {disk_benchmark: false}\n"
+        "name: chat\nmodel: models:/m@champion\nhardware: {cpus: 1}\nstaging: {disk_benchmark: false}\n"
         "tuning: {candidates: [f16], max_batch: 1, context: 128, output_tokens: 8}\n"
     )
     place.slipway("deploy", str(spec))
