@@ -27,6 +27,8 @@ PENALTY = 3.0
 TAUS = (0.02, 0.04, 0.08, 0.15, 0.25, 0.4)
 ONSETS = np.linspace(0.1, 0.75, 14)
 HAC_LAG = 4
+_NOTHING = 1e-12
+"""Squares of a column below this are rounding: the base says all that it does."""
 
 
 @dataclass(frozen=True)
@@ -88,50 +90,87 @@ def trend_of(floor: Floor) -> Trend:
     common = [np.ones_like(u)]
     if floor.load is not None:
         common.append(floor.load / np.abs(floor.load).max())
-    best: tuple[float, Structure, float, Floats] | None = None
-    for structure, onset, designs, parameters in _explanations(u, common):
-        residual = _residuals(designs, y)
-        pick = int(residual.argmin())
-        score = _criterion(float(residual[pick]), u.size, parameters)
-        if best is None or score < best[0]:
-            best = (score, structure, onset, designs[pick])
-    assert best is not None
-    _, structure, onset, design = best
-    beta, *_ = np.linalg.lstsq(design, y, rcond=None)
-    error = _hac_error(design, y - design @ beta)
+    explanations = list(_explanations(u, y, common))
+    scores = [_criterion(found.residual, u.size, found.parameters) for found in explanations]
+    best = explanations[int(np.argmin(scores))]
+    beta, *_ = np.linalg.lstsq(best.design, y, rcond=None)
+    error = _hac_error(best.design, y - best.design @ beta)
     per_second = scale / (floor.t[-1] - floor.t[0])
-    cleaned = y - design @ beta + design[:, 1] * beta[1]
-    return Trend(structure, float(beta[1]) * per_second, error * per_second, onset, cleaned * scale)
+    cleaned = y - best.design @ beta + best.design[:, 1] * beta[1]
+    return Trend(best.structure, float(beta[1]) * per_second, error * per_second, best.onset, cleaned * scale)
 
 
-def _explanations(u: Floats, common: list[Floats]) -> Iterator[tuple[Structure, float, Floats, int]]:
-    """Stacks of design matrices (candidates x buckets x columns; the trend is column 1) and how many
-    parameters each costs. A place that was searched for counts as one."""
+@dataclass(frozen=True)
+class Explanation:
+    """The best design (buckets x columns; the trend is column 1) of one structure, the sum of squares that it
+    leaves, and how many parameters it costs. A place that was searched for counts as one."""
+
+    structure: Structure
+    onset: float
+    design: Floats
+    residual: float
+    parameters: int
+
+
+def _explanations(u: Floats, y: Floats, common: list[Floats]) -> Iterator[Explanation]:
     base = np.stack([common[0], u, *common[1:]], axis=1)
     size = base.shape[1]
-    yield "straight", 0.0, base[None], size
-    yield "saturating", 0.0, _with(base, [np.exp(-u / tau)[:, None] for tau in TAUS]), size + 2
-    yield "saturating", 0.0, _with(base, [np.minimum(u, full)[:, None] for full in ONSETS]), size + 2
+    fit = _Fit(base, y)
+    yield Explanation("straight", 0.0, base, fit.squares, size)
+    curves = np.stack(
+        [*(np.exp(-u / tau) for tau in TAUS), *(np.minimum(u, full) for full in ONSETS)], axis=1
+    )
+    pick, residual = fit.with_one(curves)
+    yield Explanation("saturating", 0.0, np.column_stack([base, curves[:, pick]]), residual, size + 2)
     after = (np.arange(u.size)[:, None] >= np.arange(2, u.size - 1)[None, :]).astype(float)
-    one = [after[:, [index]] for index in range(after.shape[1])]
-    yield "steps", 0.0, _with(base, one), size + 2
-    first, second = np.triu_indices(after.shape[1], k=2)
-    yield "steps", 0.0, _with(base, [after[:, [a, b]] for a, b in zip(first, second, strict=True)]), size + 4
-    for onset in ONSETS:
-        ramp = np.stack([common[0], np.maximum(0.0, u - onset), *common[1:]], axis=1)
-        yield "onset", float(onset), ramp[None], size + 1
+    pick, residual = fit.with_one(after)
+    yield Explanation("steps", 0.0, np.column_stack([base, after[:, pick]]), residual, size + 2)
+    first, second, residual = fit.with_two(after)
+    design = np.column_stack([base, after[:, [first, second]]])
+    yield Explanation("steps", 0.0, design, residual, size + 4)
+    ramps = np.maximum(0.0, u[:, None] - ONSETS[None, :])
+    pick, residual = _Fit(np.stack(common, axis=1), y).with_one(ramps)
+    ramp = np.stack([common[0], ramps[:, pick], *common[1:]], axis=1)
+    yield Explanation("onset", float(ONSETS[pick]), ramp, residual, size + 1)
 
 
-def _with(base: Floats, extras: list[Floats]) -> Floats:
-    return np.stack([np.concatenate([base, extra], axis=1) for extra in extras])
+class _Fit:
+    """Least squares of `y` on `base`, and what one or two columns more would leave of it.
 
+    What the base explains is taken out of `y` and of each column once (Frisch, Waugh and Lovell); the rest follows
+    from inner products, so that all pairs of columns are tried in one step.
+    """
 
-def _residuals(designs: Floats, y: Floats) -> Floats:
-    """Sum of squares left by each design."""
-    q, _ = np.linalg.qr(designs)
-    fitted = np.einsum("cbk,ck->cb", q, np.einsum("cbk,b->ck", q, y))
-    squares: Floats = ((y - fitted) ** 2).sum(axis=1)
-    return squares
+    def __init__(self, base: Floats, y: Floats) -> None:
+        self._q, _ = np.linalg.qr(base)
+        self._left = self._without_base(y)
+        self.squares = float(self._left @ self._left)
+
+    def with_one(self, columns: Floats) -> tuple[int, float]:
+        """The column that leaves least, and the sum of squares that it leaves."""
+        columns = self._without_base(columns)
+        size, shared = (columns**2).sum(axis=0), self._left @ columns
+        explained = np.where(size > _NOTHING, shared**2 / np.maximum(size, _NOTHING), 0.0)
+        pick = int(explained.argmax())
+        return pick, max(0.0, self.squares - float(explained[pick]))
+
+    def with_two(self, columns: Floats) -> tuple[int, int, float]:
+        """The two columns, not next to each other, that leave least, and the sum of squares that they leave."""
+        columns = self._without_base(columns)
+        gram, shared = columns.T @ columns, self._left @ columns
+        size = np.diag(gram)
+        explained = shared[:, None] ** 2 * size[None, :] + shared[None, :] ** 2 * size[:, None]
+        explained -= 2 * shared[:, None] * shared[None, :] * gram
+        determinant = size[:, None] * size[None, :] - gram**2
+        explained = np.where(determinant > _NOTHING, explained / np.maximum(determinant, _NOTHING), 0.0)
+        pairs = np.triu_indices(size.size, k=2)
+        pick = int(explained[pairs].argmax())
+        first, second = int(pairs[0][pick]), int(pairs[1][pick])
+        return first, second, max(0.0, self.squares - float(explained[first, second]))
+
+    def _without_base(self, values: Floats) -> Floats:
+        left: Floats = values - self._q @ (self._q.T @ values)
+        return left
 
 
 def _criterion(residual: float, n: int, parameters: int) -> float:
