@@ -6,7 +6,7 @@ from __future__ import annotations
 class SlipwayError(Exception):
     """Something failed that Slipway can explain.
 
-    `what` says what happened and to what; `fix` says what to do next; `detail` carries evidence such as
+    `what` says in one line what happened and to what; `fix` says what to do next; `detail` carries evidence such as
     the last lines of a log. `exit_code` is the command's exit status (DESIGN 5), `retryable` whether the same
     call may succeed later without a change by the user.
     """
@@ -15,8 +15,8 @@ class SlipwayError(Exception):
     retryable = False
 
     def __init__(self, what: str, *, fix: str | None = None, detail: str | None = None) -> None:
-        super().__init__(what)
-        self.what = what
+        self.what = " ".join(what.splitlines())  # names in it come from strangers
+        super().__init__(self.what)
         self.fix = fix
         self.detail = detail
 
