@@ -81,6 +81,7 @@ def _common(fio: str, file: Path, size: int, *, direct: bool) -> list[str]:
     engine = "libaio" if direct else "psync"
     return [
         fio,
+        "--thread",  # one process: fio's jobs start sessions of their own, and wait for ever for a killed parent
         "--output-format=json",
         f"--filename={file}",
         f"--size={size}",

@@ -1,9 +1,10 @@
 """Run a command that must not outlive the process that asked for it. Standard library only, run as a script.
 
 `python leash.py COMMAND …`: standard input is a pipe whose other end the asking process holds. When that
-process ends, even by `kill -9`, the pipe closes and the command's whole process group is killed. A death
-signal by `prctl` would not do: it follows the thread that forked, and tasks run in threads that come and go.
-Only here, where the main thread forks, it does: the command dies also when the leash itself is killed.
+process ends, even by `kill -9`, the pipe closes and the command's whole process group is killed, and then what had
+left the group: orphans become the leash's own children (fio's jobs start sessions of their own). A death signal by
+`prctl` would not do: it follows the thread that forked, and tasks run in threads that come and go. Only here, where
+the main thread forks, it does: the command dies also when the leash itself is killed.
 """
 
 import contextlib
@@ -13,8 +14,13 @@ import signal
 import subprocess
 import sys
 import threading
+import time
+from pathlib import Path
 
 PR_SET_PDEATHSIG = 1
+PR_SET_CHILD_SUBREAPER = 36
+ROUNDS = 200
+"""Looks at who is left, a few milliseconds apart: each generation of orphans comes when the former one is dead."""
 
 
 def main() -> int:
@@ -30,6 +36,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, on_signal)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     prctl = ctypes.CDLL(None).prctl
+    prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     try:
         child = subprocess.Popen(
             sys.argv[1:],
@@ -44,7 +51,7 @@ def main() -> int:
         signal_group(child.pid, number)
     threading.Thread(target=watch, args=(child,), daemon=True).start()
     code = child.wait()
-    signal_group(child.pid, signal.SIGKILL)  # whatever the command itself left behind
+    end(child.pid)  # whatever the command itself left behind
     return code if code >= 0 else 128 - code
 
 
@@ -52,7 +59,31 @@ def watch(child: "subprocess.Popen[bytes]") -> None:
     """Wait for the other end to close, then end the group."""
     while os.read(0, 1024):
         pass
-    signal_group(child.pid, signal.SIGKILL)
+    end(child.pid)
+
+
+def end(command: int) -> None:
+    """Kill the command's group, then all that it ever started; the command itself is waited for elsewhere."""
+    signal_group(command, signal.SIGKILL)
+    for _ in range(ROUNDS):
+        orphans = children() - {command}
+        if not orphans:
+            return
+        for orphan in orphans:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(orphan, signal.SIGKILL)
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(orphan, os.WNOHANG)
+        time.sleep(0.005)
+
+
+def children() -> set[int]:
+    """Processes whose parent this is, by birth or because theirs has died."""
+    found = set()
+    for task in Path("/proc/self/task").iterdir():
+        with contextlib.suppress(OSError):
+            found |= {int(pid) for pid in (task / "children").read_text().split()}
+    return found
 
 
 def signal_group(group: int, number: int) -> None:

@@ -71,7 +71,9 @@ def test_one_line_for_what_is_wrong() -> None:
     )
     assert refused('{"driver": null, "driver": "580"}') == snapshot("facts is not JSON: a key is there twice")
     assert "known keys: driver" in refused('{"zzz": 1}')
-    assert refused('{"packages": {"a\\nb": null}}') == snapshot('facts: packages.a b: Input should be a valid string (got None)')
+    assert refused('{"packages": {"a\\nb": null}}') == snapshot(
+        "facts: packages.a b: Input should be a valid string (got None)"
+    )
     assert "not JSON" in refused("[" * 100_000)
     assert "not JSON" in refused('{"cpu_count": ' + "9" * 5000 + "}")
 
