@@ -18,7 +18,9 @@ needs_fio = pytest.mark.skipif(shutil.which("fio") is None, reason="the program 
 def test_writes_are_measured_without_preallocation() -> None:
     assert fio.write_command("fio", Path("/d/x.part"), 1 << 30, direct=True) == snapshot(
         [
-            "fio", '--thread', "--output-format=json",
+            "fio",
+            "--thread",
+            "--output-format=json",
             "--filename=/d/x.part",
             "--size=1073741824",
             "--runtime=1.2",
@@ -36,7 +38,9 @@ def test_writes_are_measured_without_preallocation() -> None:
 
 def test_reads_and_random_writes_run_one_after_the_other() -> None:
     assert fio.read_command("fio", Path("/d/x.part"), 1 << 30, direct=False)[5:] == snapshot(
-        ['--runtime=1.2', "--ioengine=psync",
+        [
+            "--runtime=1.2",
+            "--ioengine=psync",
             "--direct=0",
             "--time_based",
             "--name=read",
