@@ -126,16 +126,17 @@ def _survey_here() -> Survey:
 
 def _judge_file(name: str) -> CompatibilityResult:
     from tasks.compatibility.models import Survey
-    from tasks.compatibility.plan import judge
+    from tasks.compatibility.way_out import advise
     from tasks.core.facts import parse_facts
 
     content = sys.stdin.buffer.read() if name == "-" else _read(Path(name))
-    return judge(Survey(facts=parse_facts(content, source="standard input" if name == "-" else name)))
+    return advise(Survey(facts=parse_facts(content, source="standard input" if name == "-" else name)))
 
 
 def _judge_here(engine: EngineKind, lock: str | None) -> CompatibilityResult:
     from tasks.compatibility.models import CompatibilityRequest
-    from tasks.compatibility.plan import facts_of, judge
+    from tasks.compatibility.plan import facts_of
+    from tasks.compatibility.way_out import advise
     from tasks.core.pins import pinned_versions
     from tasks.engines.catalogue import get_engine
 
@@ -145,7 +146,7 @@ def _judge_here(engine: EngineKind, lock: str | None) -> CompatibilityResult:
         raise WrongUseError(f"{lock} pins no package", fix="give a lock with lines such as numpy==2.3.1")
     found = _survey_here()
     facts = facts_of(CompatibilityRequest(engine=engine, packages=packages), found)
-    return judge(found.model_copy(update={"facts": facts}))
+    return advise(found.model_copy(update={"facts": facts}))
 
 
 def _read(path: Path) -> bytes:
@@ -162,7 +163,7 @@ def _show(result: CompatibilityResult) -> None:
     from rich.padding import Padding
 
     from deployments.cli.show import coloured, show
-    from tasks.compatibility.report import headline
+    from tasks.compatibility.report import headline, way_text
 
     show(f"[bold]{coloured(result.verdict.value)}[/bold]  {escape(headline(result))}")
     for finding in result.findings:
@@ -172,3 +173,6 @@ def _show(result: CompatibilityResult) -> None:
             f"  fix: {escape(finding.fix)}\n  source: {escape('; '.join(finding.sources))}"
         )
         show(Padding(lines, (0, 0, 0, 2)))
+    for way in result.ways_out:
+        text = f"[bold]way out[/bold]: {escape(way_text(way))}, then {coloured(way.verdict.value)}"
+        show(Padding(text, (0, 0, 0, 2)))

@@ -108,10 +108,28 @@ class Finding(_Frozen):
     sources: tuple[str, ...]
 
 
+class Change(_Frozen):
+    """One thing to change: `what` (`driver`, `cuda-compat`, `engine`, `dtype`, `cuda_build`, or a package), what it
+    is now, and what it should become."""
+
+    what: str
+    current: str | None
+    wanted: str
+
+
+class WayOut(_Frozen):
+    """Changes that would lift a block together, and the verdict they would get."""
+
+    changes: tuple[Change, ...]
+    verdict: CompatibilityVerdict
+
+
 class CompatibilityResult(StageResult):
-    """The verdict, what it rests on, and the facts it was made from."""
+    """The verdict, what it rests on, and the facts it was made from. After a block, `ways_out` are the nearest
+    combinations that would pass."""
 
     verdict: CompatibilityVerdict
     findings: tuple[Finding, ...]
+    ways_out: tuple[WayOut, ...] = ()
     facts: Facts
     sightings: tuple[Sighting, ...] = ()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from tasks.compatibility.models import CompatibilityResult, Finding
+from tasks.compatibility.models import CompatibilityResult, Finding, WayOut
 from tasks.core.facts import Facts
 from tasks.core.markdown import cell, page, section, table
 from tasks.core.records import Number
@@ -52,7 +52,13 @@ def answer(result: CompatibilityResult) -> dict[str, Any]:
     return {
         "verdict": result.verdict.value,
         "findings": [finding.model_dump(mode="json") for finding in result.findings],
+        "ways_out": [way.model_dump(mode="json") for way in result.ways_out],
     }
+
+
+def way_text(way: WayOut) -> str:
+    """`vllm 0.32.0 -> 0.19.1, torch 2.13.0 -> 2.10.0`."""
+    return ", ".join(f"{change.what} {change.current or 'none'} -> {change.wanted}" for change in way.changes)
 
 
 def facts_rows(facts: Facts) -> list[tuple[str, str]]:
@@ -77,10 +83,17 @@ def markdown(result: CompatibilityResult) -> str:
         result.verdict,
         headline(result),
         section("Findings", "\n".join(map(_finding_text, found)) or "None."),
+        section("Ways out", _ways_out(result)),
         section("Facts", table(("fact", "value"), facts_rows(result.facts))),
         section("Who said what", table(("fact", "source", "value"), sightings) if sightings else ""),
         section("Remarks", "\n".join(map(_finding_text, remarks))),
     )
+
+
+def _ways_out(result: CompatibilityResult) -> str:
+    if not result.ways_out:
+        return ""
+    return table(("change", "then"), [(way_text(way), f"**{way.verdict.value}**") for way in result.ways_out])
 
 
 def _finding_text(finding: Finding) -> str:

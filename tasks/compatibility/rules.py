@@ -111,6 +111,26 @@ class BranchRow(Row):
     cuda: str
 
 
+class ReleaseRow(Row):
+    """One release of torch or of an engine, and what it asks for. `cuda` are the builds that are offered, the index's
+    own first; `transformers` and `numpy` are comparisons."""
+
+    package: str
+    version: str
+    cuda: tuple[str, ...] = ()
+    torch: str | None = None
+    transformers: str | None = None
+    numpy: str | None = None
+    glibc: str | None = None
+
+
+class NewestRow(Row):
+    """The newest version of a package that there is."""
+
+    package: str
+    version: str
+
+
 class Tables(BaseModel):
     """All rules and lookup tables."""
 
@@ -121,6 +141,8 @@ class Tables(BaseModel):
     gpus: tuple[GpuRow, ...]
     capabilities: tuple[CapabilityRow, ...]
     branches: tuple[BranchRow, ...]
+    releases: tuple[ReleaseRow, ...]
+    newest: tuple[NewestRow, ...]
 
     @model_validator(mode="after")
     def _in_order(self) -> Tables:
@@ -128,6 +150,8 @@ class Tables(BaseModel):
             "engines": [row.name for row in self.engines],
             "capabilities": [Version(row.cc) for row in self.capabilities],
             "branches": [row.branch for row in self.branches],
+            "newest": [row.package for row in self.newest],
+            "releases": [(row.package, Version(row.version)) for row in self.releases],
         }
         for name, keys in tables.items():
             if any(not here < there for here, there in pairwise(keys)):
@@ -161,6 +185,8 @@ def load_tables() -> Tables:
             CapabilityRow.model_validate(row) for row in _read("capabilities.toml")["capability"]
         ),
         branches=tuple(BranchRow.model_validate(row) for row in _read("branches.toml")["branch"]),
+        releases=tuple(ReleaseRow.model_validate(row) for row in _read("releases.toml")["release"]),
+        newest=tuple(NewestRow.model_validate(row) for row in _read("releases.toml")["newest"]),
     )
 
 

@@ -7,7 +7,8 @@ from prefect.cache_policies import NO_CACHE
 
 from tasks.compatibility.apply import Host, survey_host
 from tasks.compatibility.models import CompatibilityRequest, CompatibilityResult, Survey
-from tasks.compatibility.plan import facts_of, judge
+from tasks.compatibility.plan import facts_of
+from tasks.compatibility.way_out import advise
 from tasks.core.progress import say
 from tasks.core.verdicts import StageName
 
@@ -25,4 +26,4 @@ def take_survey(host: Host) -> Survey:
 def judge_compatibility(request: CompatibilityRequest, survey: Survey) -> CompatibilityResult:
     """The verdict on what is to run on the surveyed host."""
     facts = facts_of(request, survey)
-    return judge(survey.model_copy(update={"facts": facts}), request.measurements)
+    return advise(survey.model_copy(update={"facts": facts}), request.measurements)

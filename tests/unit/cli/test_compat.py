@@ -46,7 +46,8 @@ def test_the_verdict_decides_the_exit_code(
 ) -> None:
     assert slipway("compat", "check", "--facts", write(tmp_path, **{**FACTS, **changes}), "--json") == code
     answer = json.loads(capsys.readouterr().out)
-    assert answer.keys() == {"verdict", "findings"}
+    assert answer.keys() == {"verdict", "findings", "ways_out"}
+    assert bool(answer["ways_out"]) is (verdict == "block")
     assert answer["verdict"] == verdict
     for finding in answer["findings"]:
         assert finding.keys() == {"rule", "severity", "precedence", "message", "fix", "sources"}

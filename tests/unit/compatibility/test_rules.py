@@ -25,13 +25,13 @@ def test_rule_files_are_sorted_and_of_one_precedence(repository: Path, name: str
 
 
 def test_every_data_file_is_read(repository: Path) -> None:
-    tables = {"engines.toml", "gpus.toml", "capabilities.toml", "branches.toml"}
+    tables = {"engines.toml", "gpus.toml", "capabilities.toml", "branches.toml", "releases.toml"}
     assert {file.name for file in (repository / DATA).iterdir()} == {*RULE_FILES, *tables}
 
 
 def test_every_row_is_dated_and_sourced() -> None:
     tables = load_tables()
-    rows = [*tables.rules, *tables.engines, *tables.gpus, *tables.capabilities, *tables.branches]
+    rows = [row for name in Tables.model_fields for row in getattr(tables, name)]
     assert all(source.strip() for row in rows for source in row.sources)
     assert all(date(2026, 1, 1) <= row.checked_on for row in rows)
 
