@@ -7,6 +7,7 @@ from pathlib import Path
 
 from blocks.engine_api import EngineApi
 from blocks.engine_process import serve
+from blocks.nvml import read_nvml
 from blocks.process import Finished, run
 from tasks.engines.base import CommandLine
 
@@ -25,6 +26,11 @@ class FirstCompletion:
 
 class EnvironmentTrial:
     """Child processes of an environment's Python, isolated from this process's own packages."""
+
+    @property
+    def has_gpu(self) -> bool:
+        """Whether the driver lists a GPU."""
+        return bool(read_nvml().gpus)
 
     def alive(self, python: Path) -> bool:
         """Whether that Python runs at all."""

@@ -79,6 +79,11 @@ class Uv:
         """What locks of this machine are for, such as `linux-x86_64`."""
         return f"{sys.platform}-{platform.machine()}"
 
+    @property
+    def glibc(self) -> str | None:
+        """Version of this machine's C library."""
+        return platform.libc_ver()[1] or None
+
     def lacks(self, soname: str) -> bool:
         """Whether this machine has no shared library of that name."""
         try:

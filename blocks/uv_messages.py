@@ -25,7 +25,9 @@ _NO_ROOM = re.compile(r"No space left on device|os error 28|Disk quota exceeded"
 _LABEL = re.compile(r"^\s*(?:error|cause|warning|hint):\s*")
 
 _WHAT = r"`?([A-Za-z0-9][A-Za-z0-9._-]*(?:\[[^\]]*\])?(?:\s*[<>=!~][^\s;`]*)?)`?"
-_DEPENDS = re.compile(rf"{_WHAT} depends on {_WHAT}")
+_DEPENDS = re.compile(rf"{_WHAT} depends? on {_WHAT}")
+_MARKER = re.compile(r"\{[^{}]*\}")
+_ANY_OF = re.compile(r"(?:one|all) of: ((?P<name>[A-Za-z0-9._-]+)[<>=!~]\S*(?: (?P=name)[<>=!~]\S*)*)")
 _YOU = re.compile(rf"you require {_WHAT}(?: and {_WHAT})?")
 _NAME = re.compile(r"^[A-Za-z0-9._-]+")
 
@@ -75,6 +77,7 @@ def refusal(stderr: str, code: int) -> Refusal | None:
 def demands(explanation: str) -> tuple[Conflict, ...]:
     """Who asks for what in the resolver's explanation; its own conclusions are left out."""
     text = re.sub(r"we can conclude that.*?(?=And because|$)", " ", _joined(explanation), flags=re.DOTALL)
+    text = _ANY_OF.sub(lambda match: _from_first_to_last(match[1].split()), _MARKER.sub("", text))
     found = [(match[2], match[1]) for match in _DEPENDS.finditer(text)]
     for match in _YOU.finditer(text):
         found += [(what, None) for what in match.groups() if what]
@@ -82,6 +85,12 @@ def demands(explanation: str) -> tuple[Conflict, ...]:
         Conflict(package=_package(what), required_by=by, requirement=what.rstrip(",."))
         for what, by in dict.fromkeys(found)
     )
+
+
+def _from_first_to_last(ranges: list[str]) -> str:
+    """`a>=1,<2 a>2,<3` as `a>=1,<3`: what is left out in between is of no use to a reader."""
+    first, last = ranges[0].split(","), ranges[-1].split(",")
+    return ranges[0] if len(ranges) == 1 else ",".join([first[0], *last[1:]])
 
 
 def complaints(output: str) -> tuple[Conflict, ...]:

@@ -9,6 +9,7 @@ from prefect import flow
 
 from blocks.environment_trial import EnvironmentTrial
 from blocks.uv import Uv
+from flows.known_conflicts import known_conflicts
 from flows.recording import Outcome, run_stage
 from tasks.core.settings import Settings
 from tasks.core.verdicts import EnvironmentVerdict, StageName
@@ -50,18 +51,22 @@ def _work(request: EnvironmentRequest, uv: Uv, trial: EnvironmentTrial) -> Envir
             verdict=EnvironmentVerdict.CONFLICTING,
             reason=locked.reason,
             conflicts=plan.attribute(locked.conflicts, get_engine(request.engine)),
+            chains=locked.chains,
+            loosen=locked.loosen,
             lock_s=lock_s,
         )
     built = build_locked(locked, uv, trial, settings)
     checked = check_built(built.python_path, uv, trial)
     proof = prove_built(request, built, trial, settings)
-    verdict, reason = plan.judge(checked.conflicts, proof)
+    conflicts = (*checked.conflicts, *known_conflicts(checked.packages, proof))
+    verdict, reason = plan.judge(conflicts, proof)
     found: dict[str, Any] = {
         "lock_path": locked.path,
         "lock_digest": locked.digest,
         "environment_path": built.path,
         **built.model_dump(include={"python_path", "python_version", "size_bytes", "build_s"}),
-        **checked.model_dump(include={"packages", "conflicts", "dependencies"}),
+        **checked.model_dump(include={"packages", "dependencies"}),
+        "conflicts": conflicts,
     }
     version = checked.packages.get(get_engine(request.engine).package)
     return EnvironmentResult(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from deployments.cli.main import print_json
+from flows.known_conflicts import known_conflicts
 from tasks.core.errors import NotFoundError, SpecError
 from tasks.core.files import write_atomically
 from tasks.core.settings import Settings
@@ -17,8 +18,10 @@ from tasks.core.spec import EngineKind
 from tasks.core.verdicts import EnvironmentVerdict, StageName, says_no
 from tasks.engines.base import Engine
 from tasks.engines.catalogue import get_engine
-from tasks.environment import apply, plan
+from tasks.environment import apply, dependencies, plan, proof
 from tasks.environment.models import Built, Checked, Conflict, Proof, Refusal
+from tasks.environment.refusals import told
+from tasks.environment.report import what_to_do
 
 if TYPE_CHECKING:
     from blocks.environment_trial import EnvironmentTrial
@@ -69,8 +72,8 @@ def build(lock_file: Path, into: Path | None, as_json: bool) -> None:
     _read(lock_file)
     locked = apply.read_locked(lock_file.absolute(), python=_PYTHON, platform=uv.platform)
     built = apply.build(locked, uv, trial, Settings.load(), into)
-    checked, proof = _examine(built.python_path, uv, trial)
-    _answer(checked, proof, as_json, built)
+    checked, proven = _examine(built.python_path, uv, trial)
+    _answer(checked, proven, as_json, built)
 
 
 @env.command()
@@ -84,8 +87,8 @@ def check(environment: Path, as_json: bool) -> None:
         raise NotFoundError(
             f"{environment} is no Python environment", fix="name a folder that holds bin/python"
         )
-    checked, proof = _examine(python, uv, trial)
-    _answer(checked, proof, as_json)
+    checked, proven = _examine(python, uv, trial)
+    _answer(checked, proven, as_json)
 
 
 def _tools() -> tuple[Uv, EnvironmentTrial]:
@@ -106,11 +109,13 @@ def _read(path: Path) -> str:
 
 
 def _examine(python: Path, uv: Uv, trial: EnvironmentTrial) -> tuple[Checked, Proof]:
-    checked = apply.check(python, uv, trial)
+    checked = proof.check(python, uv, trial)
     engine = _engine_in(checked.packages)
     modules = engine.imports if engine else checked.modules
     with tempfile.TemporaryDirectory(prefix="slipway-proof-") as scratch:
-        return checked, apply.prove(python, engine, modules, trial, Path(scratch) / "proof")
+        proven = proof.prove(python, engine, modules, trial, Path(scratch) / "proof")
+    known = known_conflicts(checked.packages, proven)
+    return checked.model_copy(update={"conflicts": (*checked.conflicts, *known)}), proven
 
 
 def _engine_in(packages: dict[str, str]) -> Engine | None:
@@ -118,22 +123,22 @@ def _engine_in(packages: dict[str, str]) -> Engine | None:
     return next((engine for engine in engines if engine.package in packages), None)
 
 
-def _answer(checked: Checked, proof: Proof, as_json: bool, built: Built | None = None) -> None:
-    verdict, reason = plan.judge(checked.conflicts, proof)
+def _answer(checked: Checked, proven: Proof, as_json: bool, built: Built | None = None) -> None:
+    verdict, reason = plan.judge(checked.conflicts, proven)
     if as_json:
         document: dict[str, Any] = {
             "verdict": verdict,
             "reason": reason,
             "conflicts": [one.model_dump() for one in checked.conflicts],
-            "proof": proof.model_dump(mode="json"),
+            "proof": proven.model_dump(mode="json"),
             "packages": checked.packages,
-            "required_by": plan.reverse_listing(checked.dependencies, checked.packages),
+            "required_by": dependencies.reverse_listing(checked.dependencies, checked.packages),
         }
         if built:
             document["environment"] = built.model_dump(mode="json", exclude={"packages"})
         print_json(document)
     else:
-        _print(verdict, reason, checked, proof, built)
+        _print(verdict, reason, checked, proven, built)
     _exit_for(verdict)
 
 
@@ -144,6 +149,10 @@ def _refuse(refusal: Refusal, as_json: bool) -> None:
     else:
         click.echo(f"{verdict}: {refusal.reason}")
         _print_conflicts(refusal.conflicts)
+        for chain in refusal.chains:
+            click.echo(told(chain))
+        if refusal.loosen:
+            click.echo(f"way out: {what_to_do(refusal.conflicts, refusal.loosen)}")
     _exit_for(verdict)
 
 
@@ -153,15 +162,17 @@ def _exit_for(verdict: EnvironmentVerdict) -> None:
 
 
 def _print(
-    verdict: EnvironmentVerdict, reason: str | None, checked: Checked, proof: Proof, built: Built | None
+    verdict: EnvironmentVerdict, reason: str | None, checked: Checked, proven: Proof, built: Built | None
 ) -> None:
     if built:
         click.echo(f"{built.path}: {len(built.packages)} packages, Python {built.python_version}")
     _print_conflicts(checked.conflicts)
-    for one in proof.imports:
+    for one in proven.imports:
         click.echo(f"import {one.module}: {'works' if one.ok else one.reason}")
-    if proof.engine:
-        engine = proof.engine
+    for computation in proven.computations:
+        click.echo(f"{computation.what}: {'works' if computation.ok else computation.reason}")
+    if proven.engine:
+        engine = proven.engine
         what = (
             f"first completion after {engine.start_s:.2f} s" if engine.start_s is not None else engine.reason
         )
@@ -177,9 +188,15 @@ def _print_conflicts(conflicts: tuple[Conflict, ...]) -> None:
     from deployments.cli.show import print_table
 
     rows = [
-        (one.package, one.required_by or "you", one.requirement or one.reason or "", one.installed or "none")
+        (
+            one.package,
+            one.rule or one.required_by or "you",
+            one.reason or one.requirement or "",
+            one.installed or "none",
+        )
         for one in conflicts
     ]
     print_table(
-        ("package", "asked for by", "as", "installed"), [[escape(cell) for cell in row] for row in rows]
+        ("package", "asked for, or found, by", "as", "installed"),
+        [[escape(cell) for cell in row] for row in rows],
     )

@@ -108,6 +108,13 @@ class Finding(_Frozen):
     sources: tuple[str, ...]
 
 
+class KnownBad(_Frozen):
+    """A combination of packages known to fail, whatever host it is installed on; `package` is one of them."""
+
+    package: str
+    finding: Finding
+
+
 class Change(_Frozen):
     """One thing to change: `what` (`driver`, `cuda-compat`, `engine`, `dtype`, `cuda_build`, or a package), what it
     is now, and what it should become."""

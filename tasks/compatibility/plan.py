@@ -10,6 +10,7 @@ from tasks.compatibility.models import (
     CompatibilityRequest,
     CompatibilityResult,
     Finding,
+    KnownBad,
     Measurement,
     Survey,
 )
@@ -60,6 +61,38 @@ def judge(
     return CompatibilityResult(
         verdict=combine(findings), findings=tuple(findings), facts=facts, sightings=survey.sightings
     )
+
+
+def known_bad(
+    packages: Mapping[str, str], measurements: Sequence[Measurement] = (), tables: Tables | None = None
+) -> tuple[KnownBad, ...]:
+    """Combinations among these packages that are known to fail on any host: rules that ask of nothing else.
+
+    Block and warn only. A measurement that proves more than a rule knows weakens it, as in `judge`.
+    """
+    tables = tables or load_tables()
+    about_packages = [rule for rule in tables.rules if _is_about_packages(rule)]
+    engines: list[str | None] = [
+        row.name for row in tables.engines if not {row.name, *row.aliases}.isdisjoint(packages)
+    ]
+    found: dict[str, KnownBad] = {}
+    for engine in engines or [None]:
+        subject = describe(Survey(facts=Facts(packages=dict(packages), engine=engine)), tables)
+        for rule in about_packages:
+            answer = evaluate(rule.when, subject)
+            if answer.holds and not any_holds(rule.unless, subject):
+                (finding,) = _found({rule.id: (rule, answer)}, subject, measurements) or (None,)
+                if finding is not None and finding.severity in ("block", "warn"):
+                    named = next(field for field in rule.when if field.startswith(PACKAGE))
+                    package = named.removeprefix(PACKAGE)
+                    found[rule.id] = KnownBad(package=package, finding=finding)
+    return tuple(found.values())
+
+
+def _is_about_packages(rule: Rule) -> bool:
+    fields = rule.when.keys() | rule.unless.keys()
+    own = {field for field in fields if field.startswith(PACKAGE)}
+    return bool(own & rule.when.keys()) and fields - own <= {"engine", "engine_version"}
 
 
 def combine(findings: Iterable[Finding]) -> CompatibilityVerdict:

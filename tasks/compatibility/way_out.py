@@ -22,6 +22,7 @@ from tasks.compatibility.rules import ReleaseRow, Tables, load_tables
 from tasks.compatibility.subject import find_engine, major_minor, native_cuda
 from tasks.core.facts import Facts
 from tasks.core.verdicts import CompatibilityVerdict
+from tasks.core.versions import satisfying
 
 PASSES = (CompatibilityVerdict.PASS, CompatibilityVerdict.WARN)
 MOST = 3
@@ -368,16 +369,6 @@ def _beyond(spec: Specifier) -> Iterator[str]:
 
 def _within(wanted: str) -> str:
     """Some version that satisfies the comparisons, the lowest that they name where there is one."""
-    named = sorted(Version(spec.version.removesuffix(".*")) for spec in SpecifierSet(wanted))
-    candidates = [*map(str, named), *map(_just_below, named), *map(_just_above, named)]
-    return next((version for version in candidates if contains(wanted, version)), candidates[0])
-
-
-def _just_below(version: Version) -> str:
-    release = [*version.release, 0]
-    place = max((index for index, number in enumerate(release) if number), default=0)
-    return ".".join(map(str, [*release[:place], max(0, release[place] - 1), 9999]))
-
-
-def _just_above(version: Version) -> str:
-    return ".".join(map(str, [*version.release, 1]))
+    version = satisfying(wanted)
+    assert version is not None, f"no version satisfies {wanted}"  # rules and releases are checked by tests
+    return version

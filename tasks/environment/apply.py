@@ -2,55 +2,45 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import os
-import shutil
-import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from pydantic import ValidationError
 
-from tasks.core.digests import digest_of, digest_of_file, short
-from tasks.core.errors import BusyError, EngineError, SlipwayError, WrongUseError
+from tasks.core.digests import digest_of_file, short
+from tasks.core.errors import SlipwayError, WrongUseError
 from tasks.core.files import PART, file_lock, fsync_folder, write_atomically
+from tasks.core.pins import pinned_versions
 from tasks.core.progress import say
 from tasks.core.settings import Settings
-from tasks.core.spec import EngineKind
 from tasks.core.verdicts import StageName
-from tasks.engines.base import CommandLine, Engine, ServingConfig
-from tasks.environment import plan
+from tasks.engines.base import Engine
+from tasks.environment import locks, plan, refusals
+from tasks.environment.files import beside, discard, held, scratch, sweep_leftovers
 from tasks.environment.libraries import bring
 from tasks.environment.models import (
     Built,
-    Checked,
-    Conflict,
-    EngineProof,
     EnvironmentResult,
-    ImportProof,
-    Inventory,
     Locked,
     LockRequest,
+    Loosening,
     Marker,
     Proof,
     Refusal,
 )
+from tasks.environment.proof import Checker, Trial, prove, read_inventory
 
 MARKER = "slipway-environment.json"
 LOCK_COPY = "slipway-environment.lock"
-_WORKERS = Path(__file__).parent / "worker"
-_TINY_MODEL: dict[EngineKind, Path] = {EngineKind.LLAMA_CPP: _WORKERS / "prove_llama_cpp.py"}
-"""The worker that writes the model an engine is started on, by kind."""
-
-_LAST_WRITES_S = 5.0
-_SERVED_NAME = "proof"
-_PROMPT, _TOKENS, _CONTEXT, _START_TIMEOUT_S = "Slipway", 8, 64, 120.0
+MOST_TRIED = 8
+"""Requirements that are tried without their versions after a refusal; each takes a resolution."""
 
 
-class PackageTool(plan.Machine, Protocol):
+class PackageTool(plan.Machine, Checker, Protocol):
     """What resolves and installs packages on this machine."""
 
     def resolve(self, request: LockRequest, requirements: Path) -> str | Refusal:
@@ -65,50 +55,6 @@ class PackageTool(plan.Machine, Protocol):
     def sync(self, python: Path, lock: Path) -> None:
         """Install what the lock pins, nothing else."""
 
-    def complaints(self, python: Path) -> tuple[Conflict, ...]:
-        """Installed packages whose requirements are not met."""
-
-
-class WorkerAnswer(Protocol):
-    """What a worker did."""
-
-    @property
-    def code(self) -> int: ...
-
-    @property
-    def stdout(self) -> str: ...
-
-    @property
-    def stderr(self) -> str: ...
-
-
-class FirstCompletion(Protocol):
-    """What an engine answered first, and how long that took from its start."""
-
-    @property
-    def start_s(self) -> float: ...
-
-    @property
-    def text(self) -> str: ...
-
-    @property
-    def output_tokens(self) -> int: ...
-
-
-class Trial(Protocol):
-    """What runs code inside an environment."""
-
-    def alive(self, python: Path) -> bool:
-        """Whether that Python runs at all."""
-
-    def run_worker(self, python: Path, worker: Path, *arguments: str) -> WorkerAnswer:
-        """Run a script to its end."""
-
-    def first_completion(
-        self, command: CommandLine, *, served_name: str, log: Path, prompt: str, tokens: int, timeout_s: float
-    ) -> FirstCompletion:
-        """Start an engine, let it complete a prompt, end it. Raises `EngineError`."""
-
 
 def lock(request: LockRequest, tool: PackageTool, settings: Settings) -> Locked | Refusal:
     """The lock of that name: the one that is there, else a new one. Without a new one, no network is needed.
@@ -120,22 +66,45 @@ def lock(request: LockRequest, tool: PackageTool, settings: Settings) -> Locked 
     with file_lock(settings.leases / f"lock-{name}", wait=True, holder=f"the lock {name}"):
         if (found := _existing_lock(path, request)) is not None:
             return found
-        _discard(*settings.locks.glob(f"{name}*{PART}"))
+        discard(*settings.locks.glob(f"{name}*{PART}"))
         say(StageName.ENVIRONMENT, f"resolving {len(request.requirements)} requirements")
-        with _scratch(settings.locks / f"{name}.{os.getpid()}{PART}") as folder:
+        with scratch(settings.locks / f"{name}.{os.getpid()}{PART}") as folder:
             requirements = folder / "requirements.in"
             requirements.write_text("".join(f"{line}\n" for line in request.requirements))
             resolved = tool.resolve(request, requirements)
-        if isinstance(resolved, Refusal):
-            return resolved
-        write_atomically(path, plan.render_lock(request, resolved))
+            if isinstance(resolved, Refusal):
+                return _diagnosed(resolved, request, tool, requirements)
+        write_atomically(path, locks.render_lock(request, resolved))
     return read_locked(path, python=request.python, platform=request.platform)
+
+
+def _diagnosed(refusal: Refusal, request: LockRequest, tool: PackageTool, requirements: Path) -> Refusal:
+    """The refusal with the chains that lead to it, and with each requirement that would help if it were loosened."""
+    loosen = []
+    versioned = [line for line in request.requirements if Requirement(line).specifier]
+    for line in versioned[:MOST_TRIED]:
+        say(StageName.ENVIRONMENT, f"no solution; trying without the version of {line}")
+        name = Requirement(line).name
+        rest = tuple(_without_version(other) if other == line else other for other in request.requirements)
+        looser = request.model_copy(update={"requirements": rest})
+        requirements.write_text("".join(f"{other}\n" for other in rest))
+        resolved = tool.resolve(looser, requirements)
+        if isinstance(resolved, str) and (version := pinned_versions(resolved).get(name)):
+            loosen.append(Loosening(requirement=line, version=version))
+    chains = refusals.chains(refusal.conflicts)
+    return refusal.model_copy(update={"chains": chains, "loosen": tuple(loosen)})
+
+
+def _without_version(line: str) -> str:
+    requirement = Requirement(line)
+    requirement.specifier = SpecifierSet()
+    return str(requirement)
 
 
 def _existing_lock(path: Path, request: LockRequest) -> Locked | None:
     """The lock on disk, unless it is damaged or some other request's."""
     try:
-        content = plan.read_lock(path.read_text(), str(path))
+        content = locks.read_lock(path.read_text(), str(path))
     except (FileNotFoundError, UnicodeDecodeError, WrongUseError):
         return None
     if content.request != request:
@@ -146,7 +115,7 @@ def _existing_lock(path: Path, request: LockRequest) -> Locked | None:
 def read_locked(path: Path, *, python: str, platform: str) -> Locked:
     """A lock file as a value; `python` and `platform` hold where the file itself does not say. Raises
     `WrongUseError`."""
-    content = plan.read_lock(path.read_text(), str(path))
+    content = locks.read_lock(path.read_text(), str(path))
     asked = content.request
     return Locked(
         path=path,
@@ -183,15 +152,15 @@ def build(
             return standing
         if into and folder.exists() and not (folder / MARKER).exists() and any(folder.iterdir()):
             raise WrongUseError(f"{folder} holds something else", fix="name a new folder")
-        _discard(*folder.parent.glob(f"{folder.name}.*{PART}"))
+        discard(*folder.parent.glob(f"{folder.name}.*{PART}"))
         start = time.monotonic()
         # Of this process alone: what a killed run's installer still writes in its last moment goes elsewhere.
-        part = _beside(folder, f".{os.getpid()}")
+        part = beside(folder, f".{os.getpid()}")
         try:
             marker = _fill(part, locked, tool, trial, start)
             _put_in_place(part, folder)
         finally:
-            _discard(part, _beside(folder, ".old"))
+            discard(part, beside(folder, ".old"))
         if not trial.alive(folder / "bin" / "python"):
             raise SlipwayError(
                 f"the Python of {folder} does not run after it was moved into place",
@@ -224,7 +193,7 @@ def _fill(part: Path, locked: Locked, tool: PackageTool, trial: Trial, start: fl
 def _put_in_place(part: Path, folder: Path) -> None:
     """Rename; a broken environment of the same name is moved aside first."""
     if folder.exists():
-        folder.rename(_beside(folder, ".old"))
+        folder.rename(beside(folder, ".old"))
     part.rename(folder)
     fsync_folder(folder.parent)
 
@@ -245,106 +214,6 @@ def _built(folder: Path, marker: Marker) -> Built:
     return Built(path=folder, python_path=folder / "bin" / "python", **marker.model_dump())
 
 
-def read_inventory(python: Path, trial: Trial) -> Inventory:
-    """All that is installed beside that Python. Raises `SlipwayError` if it cannot say."""
-    answer = trial.run_worker(python, _WORKERS / "read_packages.py")
-    try:
-        return Inventory.model_validate_json(answer.stdout)
-    except ValidationError:
-        raise SlipwayError(
-            f"{python} cannot say what is installed beside it (exit status {answer.code})",
-            fix="name the folder of a Python environment",
-            detail=answer.stderr.strip()[-2000:],
-        ) from None
-
-
-def check(python: Path, tool: PackageTool, trial: Trial) -> Checked:
-    """Complaints about the installed set, and who requires whom in it."""
-    say(StageName.ENVIRONMENT, "checking for conflicts")
-    inventory = read_inventory(python, trial)
-    edges = plan.dependencies(inventory)
-    return Checked(
-        packages=inventory.packages,
-        conflicts=tool.complaints(python),
-        dependencies=edges,
-        modules=plan.roots(inventory, edges),
-    )
-
-
-def prove(
-    python: Path, engine: Engine | None, modules: tuple[str, ...], trial: Trial, scratch: Path
-) -> Proof:
-    """Import `modules` in that environment, then start `engine` on a tiny random model and let it generate.
-
-    `scratch` is a folder for the model and the log; it is made and removed here. A failure is an answer.
-    """
-    say(StageName.ENVIRONMENT, f"importing {', '.join(modules) or 'nothing'}")
-    imports = _prove_imports(python, modules, trial)
-    if engine is None:
-        # Modules that nothing uses together may not stand each other: what fails in company is tried alone.
-        imports = tuple(one if one.ok else _prove_imports(python, (one.module,), trial)[0] for one in imports)
-    if engine is None or not all(proof.ok for proof in imports):
-        return Proof(imports=imports)
-    with _scratch(scratch) as folder:
-        return Proof(imports=imports, engine=_prove_engine(python, engine, trial, folder))
-
-
-def prove_built(built: Built, engine: Engine, trial: Trial, settings: Settings) -> Proof:
-    """The proof of a built environment; one at a time, so that no other run sweeps its model away."""
-    with held(built.path, settings):
-        scratch = _beside(built.path, ".proof")
-        return prove(built.python_path, engine, engine.imports, trial, scratch)
-
-
-def _prove_imports(python: Path, modules: tuple[str, ...], trial: Trial) -> tuple[ImportProof, ...]:
-    answer = trial.run_worker(python, _WORKERS / "import_modules.py", *modules)
-    proofs = [ImportProof.model_validate(json.loads(line)) for line in answer.stdout.splitlines()]
-    if len(proofs) < len(modules):
-        guilty, *unseen = modules[len(proofs) :]
-        proofs.append(ImportProof(module=guilty, ok=False, seconds=0, reason=_death(answer)))
-        proofs += [
-            ImportProof(module=module, ok=False, seconds=0, reason=f"not reached after {guilty}")
-            for module in unseen
-        ]
-    return tuple(proofs)
-
-
-def _prove_engine(python: Path, engine: Engine, trial: Trial, folder: Path) -> EngineProof:
-    say(StageName.ENVIRONMENT, f"starting {engine.kind}")
-    model = folder / "tiny.model"
-    written = trial.run_worker(python, _TINY_MODEL[engine.kind], str(model))
-    if written.code != 0:
-        return EngineProof(ok=False, reason=f"no model could be written for it: {_death(written)}")
-    config = ServingConfig(served_name=_SERVED_NAME, batch=1, context=_CONTEXT, threads=1)
-    command = engine.command(str(python), str(engine.server_worker), str(model), config)
-    try:
-        answer = trial.first_completion(
-            command,
-            served_name=_SERVED_NAME,
-            log=folder / "engine.log",
-            prompt=_PROMPT,
-            tokens=_TOKENS,
-            timeout_s=_START_TIMEOUT_S,
-        )
-    except EngineError as error:
-        last = error.detail.strip().splitlines()[-1:] if error.detail else []
-        return EngineProof(ok=False, reason=": ".join([error.what, *last]))
-    return EngineProof(
-        ok=True, start_s=answer.start_s, completion=answer.text, output_tokens=answer.output_tokens
-    )
-
-
-def _death(answer: WorkerAnswer) -> str:
-    """Why a worker ended early; the leash gives a death by signal as 128 and the signal's number."""
-    last = answer.stderr.strip().splitlines()[-1:]
-    if answer.code > 128:
-        with contextlib.suppress(ValueError):
-            return ": ".join(
-                [f"the interpreter was killed by {signal.Signals(answer.code - 128).name}", *last]
-            )
-    return ": ".join([f"the interpreter ended with {answer.code}", *last])
-
-
 def still_good(result: EnvironmentResult, trial: Trial) -> bool:
     """Whether a recorded result's lock and environment are there unharmed and its Python runs."""
     if result.lock_path is None or result.lock_digest is None or result.environment_path is None:
@@ -354,48 +223,7 @@ def still_good(result: EnvironmentResult, trial: Trial) -> bool:
     return standing_environment(result.environment_path, result.lock_digest, trial) is not None
 
 
-def sweep_leftovers(folder: Path, leases: Path) -> list[Path]:
-    """Remove unfinished environments that killed runs left; those that somebody builds now stay."""
-    removed = []
-    for part in sorted(folder.glob(f"*{PART}")):
-        name = part.name.partition(".")[0]
-        with (
-            contextlib.suppress(BusyError),
-            file_lock(leases / f"environment-{name}", wait=False, holder=f"the environment {name}"),
-        ):
-            _discard(part)
-            removed.append(part)
-    return removed
-
-
-def _beside(folder: Path, kind: str) -> Path:
-    return folder.with_name(f"{folder.name}{kind}{PART}")
-
-
-@contextlib.contextmanager
-def held(folder: Path, settings: Settings) -> Iterator[None]:
-    """Only this run changes that environment, or what is beside it, meanwhile."""
-    own = folder.parent == settings.environments
-    name = folder.name if own else short(digest_of(str(folder)))
-    with file_lock(settings.leases / f"environment-{name}", wait=True, holder=f"the environment {folder}"):
-        yield
-
-
-@contextlib.contextmanager
-def _scratch(folder: Path) -> Iterator[Path]:
-    _discard(folder)
-    folder.mkdir(parents=True)
-    try:
-        yield folder
-    finally:
-        _discard(folder)
-
-
-def _discard(*paths: Path) -> None:
-    """Remove files and folders. A folder is tried again for a moment: the children of a killed run die just
-    after it, and one may still be writing there."""
-    for path in paths:
-        deadline = time.monotonic() + _LAST_WRITES_S
-        while path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path, ignore_errors=time.monotonic() < deadline)
-        path.unlink(missing_ok=True)
+def prove_built(built: Built, engine: Engine, trial: Trial, settings: Settings) -> Proof:
+    """The proof of a built environment; one at a time, so that no other run sweeps its model away."""
+    with held(built.path, settings):
+        return prove(built.python_path, engine, engine.imports, trial, beside(built.path, ".proof"))

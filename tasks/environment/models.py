@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from packaging.utils import canonicalize_name
 from pydantic import BaseModel, ConfigDict, Field
@@ -52,8 +53,9 @@ class LockRequest(Part):
 class Conflict(Part):
     """`required_by` asks for `requirement`, which cannot be had; `installed` is what stands in its place.
 
-    `required_by` is None where the user asked, `installed` None where nothing is there. `reason` is the
-    tool's own sentence where it says more than these.
+    `required_by` is None where the user asked, `installed` None where nothing is there. `reason` is a sentence
+    where it says more than these, `fix` what to do, `rule` names what found it. What blocks refuses the set; what
+    warns flags it.
     """
 
     package: str
@@ -61,6 +63,9 @@ class Conflict(Part):
     requirement: str | None = None
     installed: str | None = None
     reason: str | None = None
+    fix: str | None = None
+    rule: str | None = None
+    severity: Literal["block", "warn"] = "warn"
 
 
 class Locked(Part):
@@ -74,11 +79,21 @@ class Locked(Part):
     libraries: tuple[SystemLibrary, ...] = ()
 
 
+class Loosening(Part):
+    """A requirement without whose version everything resolves: to `version` of its package. It was tried."""
+
+    requirement: str
+    version: str
+
+
 class Refusal(Part):
-    """The resolver's no: `reason` is its explanation, `conflicts` who asks for what in it."""
+    """The resolver's no: `reason` is its explanation, `conflicts` who asks for what in it, `chains` the shortest ways
+    from the user's requirements to what cannot be had together, `loosen` what would help."""
 
     reason: str
     conflicts: tuple[Conflict, ...] = ()
+    chains: tuple[tuple[str, ...], ...] = ()
+    loosen: tuple[Loosening, ...] = ()
 
 
 class Marker(Part):
@@ -115,11 +130,22 @@ class Distribution(Part):
     modules: tuple[str, ...] = ()
 
 
+class SharedFile(Part):
+    """A file of which several distributions say that they installed it, each with other content; `count` such files
+    are shared by the same ones."""
+
+    path: str
+    owners: tuple[str, ...]
+    count: int = 1
+
+
 class Inventory(Part):
-    """All that is installed in an environment, and the marker values of its interpreter."""
+    """All that is installed in an environment, the marker values of its interpreter, and where packages lie."""
 
     distributions: tuple[Distribution, ...]
     markers: dict[str, str]
+    shared: tuple[SharedFile, ...] = ()
+    site_packages: Path | None = None
 
     @property
     def packages(self) -> dict[str, str]:
@@ -145,6 +171,16 @@ class ImportProof(Part):
     reason: str | None = None
 
 
+class Computation(Part):
+    """What a small computation with an imported module did; `reason` says why it failed, `note` what it showed."""
+
+    what: str
+    ok: bool
+    seconds: float = Field(ge=0)
+    reason: str | None = None
+    note: str | None = None
+
+
 class EngineProof(Part):
     """What starting the engine on a tiny random model did; `start_s` counts up to a first completion."""
 
@@ -156,9 +192,10 @@ class EngineProof(Part):
 
 
 class Proof(Part):
-    """The smoke test: imports first; the engine only when they all worked."""
+    """The smoke test: imports first; computations and the engine only when they all worked."""
 
     imports: tuple[ImportProof, ...]
+    computations: tuple[Computation, ...] = ()
     engine: EngineProof | None = None
 
     @property
@@ -167,6 +204,9 @@ class Proof(Part):
         for proof in self.imports:
             if not proof.ok:
                 return f"importing {proof.module} failed: {proof.reason}"
+        for computation in self.computations:
+            if not computation.ok:
+                return f"{computation.what} failed: {computation.reason}"
         if self.engine is not None and not self.engine.ok:
             return f"the engine does not start: {self.engine.reason}"
         return None
@@ -185,6 +225,8 @@ class EnvironmentResult(StageResult):
     engine_version: str | None = None
     packages: dict[str, str] = Field({})
     conflicts: tuple[Conflict, ...] = ()
+    chains: tuple[tuple[str, ...], ...] = ()
+    loosen: tuple[Loosening, ...] = ()
     dependencies: tuple[Dependency, ...] = ()
     proof: Proof | None = None
     size_bytes: int | None = None

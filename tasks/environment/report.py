@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from tasks.core.digests import short
-from tasks.core.markdown import cell, page, section, table
+from tasks.core.markdown import bullets, cell, page, section, table
 from tasks.core.records import Number
 from tasks.core.verdicts import StageName
-from tasks.environment.models import EnvironmentResult
-from tasks.environment.plan import dependents, describe
+from tasks.environment.dependencies import dependents
+from tasks.environment.models import Conflict, EnvironmentResult, Loosening
+from tasks.environment.plan import describe
+from tasks.environment.refusals import told
 
 
 def headline(result: EnvironmentResult) -> str:
@@ -61,7 +63,21 @@ def _conflicts(result: EnvironmentResult) -> Iterable[str]:
     ]
     yield table(("package", "asked for by", "as", "installed"), rows)
     yield from _who_requires(result)
-    yield "What to do: loosen one of these requirements under `environment.requirements`, or leave it out."
+    if result.chains:
+        yield "What excludes each other:"
+        yield bullets(told(chain) for chain in result.chains)
+    yield f"What to do: {what_to_do(result.conflicts, result.loosen)}"
+
+
+def what_to_do(conflicts: Sequence[Conflict], loosen: Sequence[Loosening]) -> str:
+    """The way out in a sentence: what was tried, else what is known to help."""
+    if loosen:
+        ways = " or ".join(f"{way.requirement} (it would become {way.version})" for way in loosen)
+        return f"loosen {ways}: with it everything resolves."
+    fixes = list(dict.fromkeys(conflict.fix for conflict in conflicts if conflict.fix))
+    if fixes:
+        return "; ".join(fixes) + "."
+    return "loosen one of these requirements under `environment.requirements`, or leave it out."
 
 
 def _who_requires(result: EnvironmentResult) -> Iterable[str]:
@@ -80,6 +96,10 @@ def _proof(result: EnvironmentResult) -> str:
     rows = [
         (f"import {one.module}", "works" if one.ok else one.reason or "fails", f"{one.seconds:.2f} s")
         for one in result.proof.imports
+    ]
+    rows += [
+        (one.what, one.note or "works" if one.ok else one.reason or "fails", f"{one.seconds:.2f} s")
+        for one in result.proof.computations
     ]
     if (engine := result.proof.engine) is not None:
         what = f"{engine.output_tokens} tokens" if engine.ok else engine.reason or "fails"

@@ -9,9 +9,10 @@ from prefect.cache_policies import NO_CACHE
 
 from tasks.core.settings import Settings
 from tasks.engines.catalogue import get_engine
-from tasks.environment import apply, plan
-from tasks.environment.apply import PackageTool, Trial
+from tasks.environment import apply, plan, proof
+from tasks.environment.apply import PackageTool
 from tasks.environment.models import Built, Checked, EnvironmentRequest, Locked, Proof, Refusal
+from tasks.environment.proof import Trial
 
 
 @task(name="lock-environment", cache_policy=NO_CACHE)
@@ -33,7 +34,7 @@ def build_locked(locked: Locked, tool: PackageTool, trial: Trial, settings: Sett
 @task(name="check-environment", cache_policy=NO_CACHE)
 def check_built(python: Path, tool: PackageTool, trial: Trial) -> Checked:
     """Conflicts in the installed set, and who requires whom."""
-    return apply.check(python, tool, trial)
+    return proof.check(python, tool, trial)
 
 
 @task(name="prove-environment", cache_policy=NO_CACHE)

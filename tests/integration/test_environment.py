@@ -26,7 +26,7 @@ from tasks.core.spec import EngineKind
 from tasks.core.verdicts import EnvironmentVerdict
 from tasks.engines.catalogue import get_engine
 from tasks.engines.llama_cpp import LlamaCpp
-from tasks.environment import apply, plan
+from tasks.environment import apply, dependencies, files, plan, proof
 from tasks.environment.models import (
     Built,
     EnvironmentRequest,
@@ -263,9 +263,9 @@ def test_a_killed_build_is_swept_and_finished_by_the_next(settings: Settings, tm
 def test_what_somebody_builds_now_is_not_swept(settings: Settings) -> None:
     mine = settings.environments / "aaaaaaaaaaaa.part"
     mine.mkdir(parents=True)
-    with apply.held(settings.environments / "aaaaaaaaaaaa", settings):
-        assert apply.sweep_leftovers(settings.environments, settings.leases) == []
-    assert apply.sweep_leftovers(settings.environments, settings.leases) == [mine]
+    with files.held(settings.environments / "aaaaaaaaaaaa", settings):
+        assert files.sweep_leftovers(settings.environments, settings.leases) == []
+    assert files.sweep_leftovers(settings.environments, settings.leases) == [mine]
     assert not mine.exists()
 
 
@@ -357,16 +357,18 @@ def test_the_engine_is_really_started(
 ) -> None:
     script = engine_environment.path / "bin" / "gguf-dump"
     assert subprocess.run([script, "--help"], capture_output=True, check=False).returncode == 0
-    checked = apply.check(engine_environment.python_path, Uv(), trial)
+    checked = proof.check(engine_environment.python_path, Uv(), trial)
     assert checked.conflicts == ()
-    assert {"gguf"} <= {edge.required_by for _, edge in plan.dependents(checked.dependencies, "numpy")}
+    assert {"gguf"} <= {
+        edge.required_by for _, edge in dependencies.dependents(checked.dependencies, "numpy")
+    }
     settings = Settings(engine_environment.path.parent.parent, "", "", None)
-    proof = apply.prove_built(engine_environment, ENGINE, trial, settings)
-    assert proof.failure is None
-    assert [one.module for one in proof.imports] == list(ENGINE.imports)
-    assert proof.engine is not None
-    assert proof.engine.output_tokens == 8
-    assert proof.engine.start_s is not None
+    proven = apply.prove_built(engine_environment, ENGINE, trial, settings)
+    assert proven.failure is None
+    assert [one.module for one in proven.imports] == list(ENGINE.imports)
+    assert proven.engine is not None
+    assert proven.engine.output_tokens == 8
+    assert proven.engine.start_s is not None
     assert not parts(settings)
 
 
@@ -375,13 +377,13 @@ def test_a_missing_module_is_found_though_the_metadata_is_whole(
 ) -> None:
     (site_packages(copied) / "gguf" / "constants.py").unlink()
     python = copied / "bin" / "python"
-    checked = apply.check(python, Uv(), trial)
-    proof = apply.prove(python, ENGINE, ENGINE.imports, trial, tmp_path / "scratch")
-    verdict, reason = plan.judge(checked.conflicts, proof)
+    checked = proof.check(python, Uv(), trial)
+    proven = proof.prove(python, ENGINE, ENGINE.imports, trial, tmp_path / "scratch")
+    verdict, reason = plan.judge(checked.conflicts, proven)
     assert checked.conflicts == (), "the check by metadata alone passes this broken set"
     assert verdict is EnvironmentVerdict.CONFLICTING
     assert reason == "importing gguf failed: ModuleNotFoundError: No module named 'gguf.constants'"
-    assert proof.engine is None
+    assert proven.engine is None
 
 
 def test_a_missing_package_only_flags_a_set_that_works(
@@ -390,9 +392,9 @@ def test_a_missing_package_only_flags_a_set_that_works(
     for found in site_packages(copied).glob("certifi*"):
         shutil.rmtree(found)
     python = copied / "bin" / "python"
-    checked = apply.check(python, Uv(), trial)
-    proof = apply.prove(python, ENGINE, ENGINE.imports, trial, tmp_path / "scratch")
-    verdict, reason = plan.judge(checked.conflicts, proof)
+    checked = proof.check(python, Uv(), trial)
+    proven = proof.prove(python, ENGINE, ENGINE.imports, trial, tmp_path / "scratch")
+    verdict, reason = plan.judge(checked.conflicts, proven)
     assert (verdict, reason) == (
         EnvironmentVerdict.FLAGGED,
         "requests requires certifi>=2023.5.7, but it is not installed",
@@ -406,15 +408,15 @@ def test_a_module_that_kills_the_interpreter_is_named(
         "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)"
     )
     python = copied / "bin" / "python"
-    proof = apply.prove(python, ENGINE, ("json", "crasher", "numpy"), trial, tmp_path / "scratch")
-    assert [(one.module, one.ok) for one in proof.imports] == [
+    proven = proof.prove(python, ENGINE, ("json", "crasher", "numpy"), trial, tmp_path / "scratch")
+    assert [(one.module, one.ok) for one in proven.imports] == [
         ("json", True),
         ("crasher", False),
         ("numpy", False),
     ]
-    assert proof.failure == "importing crasher failed: the interpreter was killed by SIGSEGV"
-    assert proof.imports[2].reason == "not reached after crasher"
-    alone = apply.prove(python, None, ("json", "crasher", "numpy"), trial, tmp_path / "scratch")
+    assert proven.failure == "importing crasher failed: the interpreter was killed by SIGSEGV"
+    assert proven.imports[2].reason == "not reached after crasher"
+    alone = proof.prove(python, None, ("json", "crasher", "numpy"), trial, tmp_path / "scratch")
     assert [one.ok for one in alone.imports] == [True, False, True]
 
 
@@ -423,8 +425,8 @@ def test_modules_may_print_and_exit_while_they_are_imported(
 ) -> None:
     (site_packages(copied) / "chatty.py").write_text("print('{}'); import os; os.write(1, b'hello')")
     (site_packages(copied) / "quitter.py").write_text("import sys; sys.exit('no licence')")
-    proof = apply.prove(copied / "bin" / "python", None, ("chatty", "quitter"), trial, tmp_path / "scratch")
-    assert [one.reason for one in proof.imports] == [None, "SystemExit: no licence"]
+    proven = proof.prove(copied / "bin" / "python", None, ("chatty", "quitter"), trial, tmp_path / "scratch")
+    assert [one.reason for one in proven.imports] == [None, "SystemExit: no licence"]
 
 
 def test_an_engine_that_dies_during_start_is_told_with_its_last_words(
@@ -434,8 +436,8 @@ def test_an_engine_that_dies_during_start_is_told_with_its_last_words(
         server_worker = tmp_path / "dying.py"
 
     Dying.server_worker.write_text("import sys; sys.exit('no libcuda.so.1')")
-    proof = apply.prove(engine_environment.python_path, Dying(), ("gguf",), trial, tmp_path / "scratch")
-    assert proof.failure == (
+    proven = proof.prove(engine_environment.python_path, Dying(), ("gguf",), trial, tmp_path / "scratch")
+    assert proven.failure == (
         "the engine does not start: the engine died while starting (exit status 1): no libcuda.so.1"
     )
 
@@ -444,15 +446,15 @@ def test_an_environment_that_cannot_write_the_model_is_told(
     copied: Path, trial: EnvironmentTrial, tmp_path: Path
 ) -> None:
     shutil.rmtree(site_packages(copied) / "gguf")
-    proof = apply.prove(copied / "bin" / "python", ENGINE, ("xllamacpp",), trial, tmp_path / "scratch")
-    assert proof.failure is not None
-    assert "no model could be written for it" in proof.failure
-    assert "No module named 'gguf'" in proof.failure
+    proven = proof.prove(copied / "bin" / "python", ENGINE, ("xllamacpp",), trial, tmp_path / "scratch")
+    assert proven.failure is not None
+    assert "no model could be written for it" in proven.failure
+    assert "No module named 'gguf'" in proven.failure
 
 
 def test_what_is_no_python_cannot_say_what_is_installed(trial: EnvironmentTrial) -> None:
     with pytest.raises(Exception, match="cannot say what is installed"):
-        apply.read_inventory(Path("/bin/false"), trial)
+        proof.read_inventory(Path("/bin/false"), trial)
 
 
 # Reuse

@@ -8,23 +8,44 @@ import json
 import os
 import platform
 import sys
+import sysconfig
+
+CODE = (".py", ".so")
 
 
 def main() -> int:
     found = {}
+    owners = {}  # of each file of code: who installed it, with which content
     for distribution in importlib.metadata.distributions():
         name = distribution.metadata["Name"]
         if name and name not in found:  # of two copies the first on the path is the one that is imported
+            for file in distribution.files or ():
+                if file.suffix in CODE and file.hash:
+                    owners.setdefault(str(file), {})[name] = file.hash.value
             found[name] = {
                 "name": name,
                 "version": distribution.version,
                 "requires": distribution.requires or [],
                 "modules": modules_of(distribution),
             }
-    json.dump(
-        {"distributions": sorted(found.values(), key=lambda d: d["name"]), "markers": markers()}, sys.stdout
-    )
+    document = {
+        "distributions": sorted(found.values(), key=lambda d: d["name"]),
+        "markers": markers(),
+        "shared": shared_files(owners),
+        "site_packages": sysconfig.get_path("platlib"),
+    }
+    json.dump(document, sys.stdout)
     return 0
+
+
+def shared_files(owners: "dict[str, dict[str, str]]") -> "list[dict[str, object]]":
+    """One file for each set of distributions that installed different ones under the same name."""
+    found = {}
+    for path, hashes in sorted(owners.items()):
+        if len(set(hashes.values())) > 1:
+            entry = {"path": path, "owners": sorted(hashes), "count": 0}
+            found.setdefault(tuple(sorted(hashes)), entry)["count"] += 1
+    return list(found.values())
 
 
 def modules_of(distribution: importlib.metadata.Distribution) -> "list[str]":

@@ -10,7 +10,7 @@ from inline_snapshot import snapshot
 from tasks.core.errors import SpecError, WrongUseError
 from tasks.core.spec import EngineKind, Environment
 from tasks.engines.catalogue import get_engine
-from tasks.environment import plan
+from tasks.environment import locks, plan
 from tasks.environment.models import EnvironmentRequest, LockRequest
 
 PLATFORM = "linux-x86_64"
@@ -57,8 +57,8 @@ def test_what_the_machine_lacks_is_locked_too() -> None:
     assert "pykdtree==1.4.3" in bare.requirements
     assert [library.soname for library in bare.libraries] == ["libgomp.so.1"]  # no wheel brings the other
     assert bare.digest != plan.lock_request(engine, request, ThisMachine()).digest
-    text = plan.render_lock(bare, f"pykdtree==1.4.3 {HASH}\n")
-    assert plan.read_lock(text, "a lock").request == bare
+    text = locks.render_lock(bare, f"pykdtree==1.4.3 {HASH}\n")
+    assert locks.read_lock(text, "a lock").request == bare
 
 
 @given(st.lists(st.builds("{}=={}".format, names, versions), min_size=1, max_size=6), st.randoms())
@@ -137,7 +137,7 @@ def test_a_lock_reads_back_as_it_was_written(packages: dict[str, str], dated: bo
         f"{name}=={version} \\\n    {HASH} \\\n    {HASH}\n    # via -r requirements.in\n"
         for name, version in packages.items()
     )
-    content = plan.read_lock(plan.render_lock(asked, resolved), "a lock")
+    content = locks.read_lock(locks.render_lock(asked, resolved), "a lock")
     assert content.request == asked
     assert content.packages == packages
 
@@ -147,7 +147,7 @@ def test_a_foreign_lock_has_no_request_and_may_pin_addresses() -> None:
         f"a==1.0 ; python_version > '3' \\\n  {HASH}\n"
         f"Big_Name @ https://host/big_name-2.1-py3-none-any.whl {HASH}\n"
     )
-    assert plan.read_lock(text, "a lock") == plan.LockFile(
+    assert locks.read_lock(text, "a lock") == locks.LockFile(
         request=None, packages={"a": "1.0", "big-name": "2.1"}
     )
 
@@ -195,5 +195,5 @@ def test_a_foreign_lock_has_no_request_and_may_pin_addresses() -> None:
 )
 def test_what_is_no_hash_lock_is_refused(text: str, said: str) -> None:
     with pytest.raises(WrongUseError) as caught:
-        plan.read_lock(text, "F")
+        locks.read_lock(text, "F")
     assert str(caught.value) == said

@@ -10,7 +10,7 @@ from inline_snapshot import snapshot
 from tasks.core.spec import EngineKind
 from tasks.core.verdicts import EnvironmentVerdict
 from tasks.engines.catalogue import get_engine
-from tasks.environment import plan
+from tasks.environment import dependencies, plan
 from tasks.environment.models import (
     Conflict,
     Dependency,
@@ -36,7 +36,7 @@ def installed(**requires: tuple[str, ...]) -> Inventory:
 
 
 def edges_of(inventory: Inventory) -> set[tuple[str, str]]:
-    return {(edge.required_by, edge.package) for edge in plan.dependencies(inventory)}
+    return {(edge.required_by, edge.package) for edge in dependencies.dependencies(inventory)}
 
 
 def test_markers_decide_who_requires_whom() -> None:
@@ -54,16 +54,16 @@ def test_an_extra_counts_where_someone_asks_for_it() -> None:
 
 
 def test_dependents_are_followed_three_levels_up() -> None:
-    edges = plan.dependencies(installed(a=("b",), b=("c",), c=("d",), d=("e>2",), other=("e",)))
+    edges = dependencies.dependencies(installed(a=("b",), b=("c",), c=("d",), d=("e>2",), other=("e",)))
     assert [
-        (level, edge.required_by, edge.requirement) for level, edge in plan.dependents(edges, "e")
+        (level, edge.required_by, edge.requirement) for level, edge in dependencies.dependents(edges, "e")
     ] == snapshot([(1, "d", "e>2"), (1, "other", "e"), (2, "c", "d"), (3, "b", "c")])
 
 
 @given(st.sets(st.tuples(st.sampled_from("abcde"), st.sampled_from("abcde"))), st.integers(1, 6))
 def test_dependents_end_even_in_a_circle(pairs: set[tuple[str, str]], depth: int) -> None:
     edges = [Dependency(package=one, required_by=by, requirement=one) for one, by in sorted(pairs)]
-    found = plan.dependents(edges, "a", depth)
+    found = dependencies.dependents(edges, "a", depth)
     assert all(1 <= level <= depth for level, _ in found)
     assert len(found) <= len(edges)
     assert {edge.required_by for level, edge in found if level == 1} == {
@@ -80,7 +80,7 @@ def test_modules_to_import_are_those_that_nothing_else_requires() -> None:
         ),
         markers={},
     )
-    assert plan.roots(inventory, plan.dependencies(inventory)) == ("yaml", "tool")
+    assert dependencies.roots(inventory, dependencies.dependencies(inventory)) == ("yaml", "tool")
 
 
 @pytest.mark.parametrize(

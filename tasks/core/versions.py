@@ -1,0 +1,29 @@
+"""Comparisons of versions: which version satisfies them, and whether two can be satisfied at once. Pure."""
+
+from __future__ import annotations
+
+from packaging.specifiers import SpecifierSet
+from packaging.version import Version
+
+
+def satisfying(*comparisons: SpecifierSet | str) -> str | None:
+    """Some version that satisfies them all: one that they name, else a neighbour of one; None where there is none.
+
+    Versions are dense enough for this to be exact but for gaps between neighbours that nobody releases in.
+    """
+    together = SpecifierSet(",".join(str(part) for part in comparisons if str(part)))
+    named = sorted(Version(spec.version.removesuffix(".*")) for spec in together if spec.operator != "===")
+    if not named:
+        return "1"
+    candidates = [*map(str, named), *map(_just_below, named), *map(_just_above, named)]
+    return next((version for version in candidates if together.contains(version, prereleases=True)), None)
+
+
+def _just_below(version: Version) -> str:
+    release = [*version.release, 0]
+    place = max((index for index, number in enumerate(release) if number), default=0)
+    return ".".join(map(str, [*release[:place], max(0, release[place] - 1), 9999]))
+
+
+def _just_above(version: Version) -> str:
+    return ".".join(map(str, [*version.release, 1]))

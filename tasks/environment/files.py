@@ -1,0 +1,65 @@
+"""Folders of the environment stage: what is unfinished, what somebody works on, what goes."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from tasks.core.digests import digest_of, short
+from tasks.core.errors import BusyError
+from tasks.core.files import PART, file_lock
+from tasks.core.settings import Settings
+
+_LAST_WRITES_S = 5.0
+
+
+def beside(folder: Path, kind: str) -> Path:
+    """The unfinished folder of some kind that belongs to `folder`."""
+    return folder.with_name(f"{folder.name}{kind}{PART}")
+
+
+@contextlib.contextmanager
+def held(folder: Path, settings: Settings) -> Iterator[None]:
+    """Only this run changes that environment, or what is beside it, meanwhile."""
+    own = folder.parent == settings.environments
+    name = folder.name if own else short(digest_of(str(folder)))
+    with file_lock(settings.leases / f"environment-{name}", wait=True, holder=f"the environment {folder}"):
+        yield
+
+
+@contextlib.contextmanager
+def scratch(folder: Path) -> Iterator[Path]:
+    """An empty folder that is gone afterwards."""
+    discard(folder)
+    folder.mkdir(parents=True)
+    try:
+        yield folder
+    finally:
+        discard(folder)
+
+
+def discard(*paths: Path) -> None:
+    """Remove files and folders. A folder is tried again for a moment: the children of a killed run die just
+    after it, and one may still be writing there."""
+    for path in paths:
+        deadline = time.monotonic() + _LAST_WRITES_S
+        while path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=time.monotonic() < deadline)
+        path.unlink(missing_ok=True)
+
+
+def sweep_leftovers(folder: Path, leases: Path) -> list[Path]:
+    """Remove unfinished environments that killed runs left; those that somebody builds now stay."""
+    removed = []
+    for part in sorted(folder.glob(f"*{PART}")):
+        name = part.name.partition(".")[0]
+        with (
+            contextlib.suppress(BusyError),
+            file_lock(leases / f"environment-{name}", wait=False, holder=f"the environment {name}"),
+        ):
+            discard(part)
+            removed.append(part)
+    return removed

@@ -1,0 +1,203 @@
+"""What is found in an environment by looking at it and by running it: the conflict check and the smoke test."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+from pydantic import ValidationError
+
+from tasks.core.errors import EngineError, SlipwayError
+from tasks.core.progress import say
+from tasks.core.spec import EngineKind
+from tasks.core.verdicts import StageName
+from tasks.engines.base import CommandLine, Engine, ServingConfig
+from tasks.environment import dependencies
+from tasks.environment.binaries import glibc_needs
+from tasks.environment.files import scratch
+from tasks.environment.models import (
+    Checked,
+    Computation,
+    Conflict,
+    EngineProof,
+    ImportProof,
+    Inventory,
+    Proof,
+)
+from tasks.environment.suspicions import suspicions
+
+_WORKERS = Path(__file__).parent / "worker"
+_TINY_MODEL: dict[EngineKind, Path] = {EngineKind.LLAMA_CPP: _WORKERS / "prove_llama_cpp.py"}
+"""The worker that writes the model an engine is started on, by kind."""
+
+_SERVED_NAME = "proof"
+_PROMPT, _TOKENS, _CONTEXT, _START_TIMEOUT_S = "Slipway", 8, 64, 120.0
+
+
+class WorkerAnswer(Protocol):
+    """What a worker did."""
+
+    @property
+    def code(self) -> int: ...
+
+    @property
+    def stdout(self) -> str: ...
+
+    @property
+    def stderr(self) -> str: ...
+
+
+class FirstCompletion(Protocol):
+    """What an engine answered first, and how long that took from its start."""
+
+    @property
+    def start_s(self) -> float: ...
+
+    @property
+    def text(self) -> str: ...
+
+    @property
+    def output_tokens(self) -> int: ...
+
+
+class Trial(Protocol):
+    """What runs code inside an environment."""
+
+    @property
+    def has_gpu(self) -> bool:
+        """Whether a framework built for CUDA should find a device here."""
+
+    def alive(self, python: Path) -> bool:
+        """Whether that Python runs at all."""
+
+    def run_worker(self, python: Path, worker: Path, *arguments: str) -> WorkerAnswer:
+        """Run a script to its end."""
+
+    def first_completion(
+        self, command: CommandLine, *, served_name: str, log: Path, prompt: str, tokens: int, timeout_s: float
+    ) -> FirstCompletion:
+        """Start an engine, let it complete a prompt, end it. Raises `EngineError`."""
+
+
+class Checker(Protocol):
+    """What reads the metadata of an installed set, and knows this machine."""
+
+    @property
+    def glibc(self) -> str | None:
+        """Version of this machine's C library; None where it is another one."""
+
+    def complaints(self, python: Path) -> tuple[Conflict, ...]:
+        """Installed packages whose requirements are not met."""
+
+
+def read_inventory(python: Path, trial: Trial) -> Inventory:
+    """All that is installed beside that Python. Raises `SlipwayError` if it cannot say."""
+    answer = trial.run_worker(python, _WORKERS / "read_packages.py")
+    try:
+        return Inventory.model_validate_json(answer.stdout)
+    except ValidationError:
+        raise SlipwayError(
+            f"{python} cannot say what is installed beside it (exit status {answer.code})",
+            fix="name the folder of a Python environment",
+            detail=answer.stderr.strip()[-2000:],
+        ) from None
+
+
+def check(python: Path, checker: Checker, trial: Trial) -> Checked:
+    """Complaints about the installed set, suspicions that its metadata does not raise, and who requires whom."""
+    say(StageName.ENVIRONMENT, "checking for conflicts")
+    inventory = read_inventory(python, trial)
+    edges = dependencies.dependencies(inventory)
+    needs = glibc_needs(inventory.site_packages) if inventory.site_packages else {}
+    return Checked(
+        packages=inventory.packages,
+        conflicts=(*checker.complaints(python), *suspicions(inventory, needs, checker.glibc)),
+        dependencies=edges,
+        modules=dependencies.roots(inventory, edges),
+    )
+
+
+def prove(
+    python: Path, engine: Engine | None, modules: tuple[str, ...], trial: Trial, scratch_folder: Path
+) -> Proof:
+    """Import `modules` in that environment, compute a little with them, then start `engine` on a tiny random model
+    and let it generate.
+
+    `scratch_folder` is for the model and the log; it is made and removed here. A failure is an answer.
+    """
+    say(StageName.ENVIRONMENT, f"importing {', '.join(modules) or 'nothing'}")
+    imports = _prove_imports(python, modules, trial)
+    if engine is None:
+        # Modules that nothing uses together may not stand each other: what fails in company is tried alone.
+        imports = tuple(one if one.ok else _prove_imports(python, (one.module,), trial)[0] for one in imports)
+    if not all(proof.ok for proof in imports):
+        return Proof(imports=imports)
+    computations = _compute(python, modules, trial)
+    if engine is None or not all(computation.ok for computation in computations):
+        return Proof(imports=imports, computations=computations)
+    with scratch(scratch_folder) as folder:
+        proven = _prove_engine(python, engine, trial, folder)
+        return Proof(imports=imports, computations=computations, engine=proven)
+
+
+def _prove_imports(python: Path, modules: Sequence[str], trial: Trial) -> tuple[ImportProof, ...]:
+    answer = trial.run_worker(python, _WORKERS / "import_modules.py", *modules)
+    proofs = [ImportProof.model_validate(json.loads(line)) for line in answer.stdout.splitlines()]
+    if len(proofs) < len(modules):
+        guilty, *unseen = modules[len(proofs) :]
+        proofs.append(ImportProof(module=guilty, ok=False, seconds=0, reason=_death(answer)))
+        proofs += [
+            ImportProof(module=module, ok=False, seconds=0, reason=f"not reached after {guilty}")
+            for module in unseen
+        ]
+    return tuple(proofs)
+
+
+def _compute(python: Path, modules: Sequence[str], trial: Trial) -> tuple[Computation, ...]:
+    hardware = "gpu" if trial.has_gpu else "cpu"
+    answer = trial.run_worker(python, _WORKERS / "compute.py", hardware, *modules)
+    lines = [json.loads(line) for line in answer.stdout.splitlines()]
+    found = [Computation.model_validate(line) for line in lines if "ok" in line]
+    if lines and lines[-1].keys() == {"what"}:
+        found.append(Computation(what=lines[-1]["what"], ok=False, seconds=0, reason=_death(answer)))
+    return tuple(found)
+
+
+def _prove_engine(python: Path, engine: Engine, trial: Trial, folder: Path) -> EngineProof:
+    say(StageName.ENVIRONMENT, f"starting {engine.kind}")
+    model = folder / "tiny.model"
+    written = trial.run_worker(python, _TINY_MODEL[engine.kind], str(model))
+    if written.code != 0:
+        return EngineProof(ok=False, reason=f"no model could be written for it: {_death(written)}")
+    config = ServingConfig(served_name=_SERVED_NAME, batch=1, context=_CONTEXT, threads=1)
+    command = engine.command(str(python), str(engine.server_worker), str(model), config)
+    try:
+        answer = trial.first_completion(
+            command,
+            served_name=_SERVED_NAME,
+            log=folder / "engine.log",
+            prompt=_PROMPT,
+            tokens=_TOKENS,
+            timeout_s=_START_TIMEOUT_S,
+        )
+    except EngineError as error:
+        last = error.detail.strip().splitlines()[-1:] if error.detail else []
+        return EngineProof(ok=False, reason=": ".join([error.what, *last]))
+    return EngineProof(
+        ok=True, start_s=answer.start_s, completion=answer.text, output_tokens=answer.output_tokens
+    )
+
+
+def _death(answer: WorkerAnswer) -> str:
+    """Why a worker ended early; the leash gives a death by signal as 128 and the signal's number."""
+    last = answer.stderr.strip().splitlines()[-1:]
+    if answer.code > 128:
+        with contextlib.suppress(ValueError):
+            return ": ".join(
+                [f"the interpreter was killed by {signal.Signals(answer.code - 128).name}", *last]
+            )
+    return ": ".join([f"the interpreter ended with {answer.code}", *last])
