@@ -9,7 +9,7 @@ from prefect import flow
 
 from blocks.environment_trial import EnvironmentTrial
 from blocks.uv import Uv
-from flows.known_conflicts import known_conflicts
+from flows.examination import known_conflicts
 from flows.recording import Outcome, run_stage
 from tasks.core.settings import Settings
 from tasks.core.verdicts import EnvironmentVerdict, StageName

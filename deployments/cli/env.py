@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import sys
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from deployments.cli.main import print_json
-from flows.known_conflicts import known_conflicts
+from flows.examination import examine
 from tasks.core.errors import NotFoundError, SpecError
 from tasks.core.files import write_atomically
 from tasks.core.settings import Settings
-from tasks.core.spec import EngineKind
 from tasks.core.verdicts import EnvironmentVerdict, StageName, says_no
-from tasks.engines.base import Engine
-from tasks.engines.catalogue import get_engine
-from tasks.environment import apply, dependencies, plan, proof
+from tasks.environment import apply, dependencies, plan
 from tasks.environment.models import Built, Checked, Conflict, Proof, Refusal
 from tasks.environment.refusals import told
 from tasks.environment.report import what_to_do
@@ -72,7 +68,7 @@ def build(lock_file: Path, into: Path | None, as_json: bool) -> None:
     _read(lock_file)
     locked = apply.read_locked(lock_file.absolute(), python=_PYTHON, platform=uv.platform)
     built = apply.build(locked, uv, trial, Settings.load(), into)
-    checked, proven = _examine(built.python_path, uv, trial)
+    checked, proven = examine(built.python_path, uv, trial)
     _answer(checked, proven, as_json, built)
 
 
@@ -87,7 +83,7 @@ def check(environment: Path, as_json: bool) -> None:
         raise NotFoundError(
             f"{environment} is no Python environment", fix="name a folder that holds bin/python"
         )
-    checked, proven = _examine(python, uv, trial)
+    checked, proven = examine(python, uv, trial)
     _answer(checked, proven, as_json)
 
 
@@ -106,21 +102,6 @@ def _read(path: Path) -> str:
         raise NotFoundError(f"no file {path}", fix="give the path of a file") from None
     except (OSError, UnicodeDecodeError) as error:
         raise SpecError(f"cannot read {path}: {error}") from error
-
-
-def _examine(python: Path, uv: Uv, trial: EnvironmentTrial) -> tuple[Checked, Proof]:
-    checked = proof.check(python, uv, trial)
-    engine = _engine_in(checked.packages)
-    modules = engine.imports if engine else checked.modules
-    with tempfile.TemporaryDirectory(prefix="slipway-proof-") as scratch:
-        proven = proof.prove(python, engine, modules, trial, Path(scratch) / "proof")
-    known = known_conflicts(checked.packages, proven)
-    return checked.model_copy(update={"conflicts": (*checked.conflicts, *known)}), proven
-
-
-def _engine_in(packages: dict[str, str]) -> Engine | None:
-    engines = (get_engine(kind) for kind in EngineKind)
-    return next((engine for engine in engines if engine.package in packages), None)
 
 
 def _answer(checked: Checked, proven: Proof, as_json: bool, built: Built | None = None) -> None:

@@ -21,7 +21,7 @@ def main() -> int:
         if name and name not in found:  # of two copies the first on the path is the one that is imported
             for file in distribution.files or ():
                 if file.suffix in CODE and file.hash:
-                    owners.setdefault(str(file), {})[name] = file.hash.value
+                    owners.setdefault(imported_as(file), {})[name] = file.hash.value
             found[name] = {
                 "name": name,
                 "version": distribution.version,
@@ -36,6 +36,11 @@ def main() -> int:
     }
     json.dump(document, sys.stdout)
     return 0
+
+
+def imported_as(file: "importlib.metadata.PackagePath") -> str:
+    """A module `x.py` and a package `x/__init__.py` are one name to import: the package hides the module."""
+    return f"{file.stem}/__init__.py" if len(file.parts) == 1 and file.suffix == ".py" else str(file)
 
 
 def shared_files(owners: "dict[str, dict[str, str]]") -> "list[dict[str, object]]":

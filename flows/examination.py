@@ -1,12 +1,30 @@
-"""What the compatibility stage's table knows against a set of packages, as the environment stage tells conflicts."""
+"""An environment that stands, examined: what its metadata, its files and a run of it say, and what is known of it."""
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping
+from pathlib import Path
 
 from tasks.compatibility.models import Measurement
 from tasks.compatibility.plan import known_bad
-from tasks.environment.models import Conflict, Proof
+from tasks.core.spec import EngineKind
+from tasks.engines.catalogue import get_engine
+from tasks.environment.models import Checked, Conflict, Proof
+from tasks.environment.proof import Checker, Trial, check, prove
+
+
+def examine(python: Path, checker: Checker, trial: Trial) -> tuple[Checked, Proof]:
+    """The conflicts of the environment of that Python, and the proof of the engine that it holds, else of what
+    nothing else in it requires."""
+    checked = check(python, checker, trial)
+    engines = (get_engine(kind) for kind in EngineKind)
+    engine = next((engine for engine in engines if engine.package in checked.packages), None)
+    modules = engine.imports if engine else checked.modules
+    with tempfile.TemporaryDirectory(prefix="slipway-proof-") as scratch:
+        proof = prove(python, engine, modules, trial, Path(scratch) / "proof")
+    conflicts = (*checked.conflicts, *known_conflicts(checked.packages, proof))
+    return checked.model_copy(update={"conflicts": conflicts}), proof
 
 
 def known_conflicts(packages: Mapping[str, str], proof: Proof | None) -> tuple[Conflict, ...]:
