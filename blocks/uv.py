@@ -10,10 +10,10 @@ from pathlib import Path
 
 from blocks.process import Finished, find_tool, run
 from blocks.uv_messages import complaints, fault, refusal
-from tasks.core.errors import MissingToolError, NetworkError
+from tasks.core.errors import MissingToolError, NetworkError, NotFoundError
 from tasks.core.progress import say
 from tasks.core.verdicts import StageName
-from tasks.environment.models import Conflict, LockRequest, Refusal
+from tasks.environment.models import Conflict, Locked, LockRequest, Refusal
 
 _TIMEOUT_S = 1800.0
 
@@ -36,14 +36,20 @@ _FOREIGN = (
 )
 
 
-def compile_arguments(requirements: str, python: str, exclude_newer: str | None) -> list[str]:
+def compile_arguments(request: LockRequest, requirements: str) -> list[str]:
     """Resolve a requirements file to pins with hashes on standard output; wheels only."""
-    date = ["--exclude-newer", exclude_newer] if exclude_newer else []
+    date = ["--exclude-newer", request.exclude_newer] if request.exclude_newer else []
     return [
         *("pip", "compile", "--quiet", "--color", "never", "--no-python-downloads"),
         *("--generate-hashes", "--no-emit-index-url", "--no-header", "--only-binary", ":all:"),
-        *("--python-version", python, *date, requirements),
+        *("--python-version", request.python, *date, *source_arguments(request), requirements),
     ]
+
+
+def source_arguments(request: LockRequest) -> list[str]:
+    """Where packages come from: a folder of wheels and nothing else, or an index, for torch that of its build."""
+    backend = ["--torch-backend", request.torch_backend] if request.torch_backend else []
+    return ["--no-index", "--find-links", str(request.wheels)] if request.wheels else backend
 
 
 def venv_arguments(folder: Path, python: str) -> list[str]:
@@ -54,12 +60,13 @@ def venv_arguments(folder: Path, python: str) -> list[str]:
     ]
 
 
-def sync_arguments(python: Path, lock: Path, *, offline: bool = False) -> list[str]:
+def sync_arguments(python: Path, locked: Locked, *, offline: bool = False) -> list[str]:
     """Install exactly the lock, each file with a hash it names."""
     return [
         *(["--offline"] if offline else []),
         *("pip", "sync", "--quiet", "--color", "never", "--no-python-downloads"),
-        *("--require-hashes", "--only-binary", ":all:", "--python", str(python), str(lock)),
+        *("--require-hashes", "--only-binary", ":all:", *source_arguments(locked.request)),
+        *("--python", str(python), str(locked.path)),
     ]
 
 
@@ -92,10 +99,15 @@ class Uv:
             return True
         return False
 
-    def resolve(self, request: LockRequest, requirements: Path) -> str | Refusal:
-        """Pins with hashes for the requirements in that file, or the refusal. Raises `NetworkError`."""
-        arguments = compile_arguments(requirements.name, request.python, request.exclude_newer)
-        done = self._run(arguments, cwd=requirements.parent)
+    def resolve(self, request: LockRequest, scratch: Path) -> str | Refusal:
+        """Pins with hashes, or the refusal. Raises `NetworkError`, `NotFoundError` without the folder of wheels."""
+        if request.wheels is not None and not request.wheels.is_dir():
+            raise NotFoundError(
+                f"there is no folder of wheels {request.wheels}", fix="give the path of a folder"
+            )
+        requirements = scratch / "requirements.in"
+        requirements.write_text("".join(f"{line}\n" for line in request.requirements))
+        done = self._run(compile_arguments(request, requirements.name), cwd=scratch)
         if done.code == 0:
             return done.stdout
         said_no = refusal(done.stderr, done.code)
@@ -125,26 +137,25 @@ class Uv:
             fix=f"install it (`uv python install {version}`), or ask for one of {', '.join(sorted(found))}",
         )
 
-    def create(self, folder: Path, python: str) -> Path:
-        """A new empty environment; its Python."""
-        done = self._run(venv_arguments(folder, python))
+    def install(self, locked: Locked, folder: Path, final: Path) -> Path:
+        """A virtual environment with what the lock pins, nothing else; from uv's cache alone where there is no
+        network. It may be renamed to anything.
+
+        Raises `MissingToolError` without the Python, `NetworkError` if the cache does not hold all of it,
+        `DiskFullError`.
+        """
+        done = self._run(venv_arguments(folder, self.find_python(locked.request.python)))
         if done.code != 0:
             raise fault("creating the environment", done.stderr, done.code)
-        return folder / "bin" / "python"
-
-    def sync(self, python: Path, lock: Path) -> None:
-        """Install what the lock pins, nothing else; from uv's cache alone where there is no network.
-
-        Raises `NetworkError` if the cache does not hold all of it, `DiskFullError`.
-        """
-        done = self._run(sync_arguments(python, lock), cwd=lock.parent)
+        python = folder / "bin" / "python"
+        done = self._run(sync_arguments(python, locked), cwd=locked.path.parent)
         if done.code == 0:
-            return
+            return python
         error = fault("installing the environment", done.stderr, done.code)
         if isinstance(error, NetworkError):
             say(StageName.ENVIRONMENT, f"{error.what}; trying uv's cache")
-            if self._run(sync_arguments(python, lock, offline=True), cwd=lock.parent).code == 0:
-                return
+            if self._run(sync_arguments(python, locked, offline=True), cwd=locked.path.parent).code == 0:
+                return python
         raise error
 
     def complaints(self, python: Path) -> tuple[Conflict, ...]:

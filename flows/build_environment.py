@@ -8,15 +8,18 @@ from typing import Any
 from prefect import flow
 
 from blocks.environment_trial import EnvironmentTrial
-from blocks.uv import Uv
+from blocks.host import ThisHost
+from blocks.managers import open_manager
 from flows.examination import known_conflicts
 from flows.recording import Outcome, run_stage
+from flows.torch_backend import decide_backend
 from tasks.core.settings import Settings
+from tasks.core.spec import EnvironmentManager
 from tasks.core.verdicts import EnvironmentVerdict, StageName
 from tasks.engines.catalogue import get_engine
 from tasks.environment import plan, report
-from tasks.environment.apply import still_good
-from tasks.environment.models import EnvironmentRequest, EnvironmentResult, Refusal
+from tasks.environment.apply import PackageTool, still_good
+from tasks.environment.models import EnvironmentRequest, EnvironmentResult, Locked, Refusal
 from tasks.environment.task import build_locked, check_built, lock_environment, prove_built
 
 
@@ -27,24 +30,29 @@ def build_environment(request: EnvironmentRequest) -> Outcome[EnvironmentResult]
     Args:
         request: The engine, its Python version, and what else must be installed.
     """
-    uv, trial = Uv(), EnvironmentTrial()
-    asked = plan.lock_request(get_engine(request.engine), request, uv)
+    tool, trial = open_manager(request.environment.manager), EnvironmentTrial()
+    request = decide_backend(request, ThisHost())
+    asked = plan.lock_request(get_engine(request.engine), request, tool)
+    inputs = {"engine": request.engine, **asked.model_dump(mode="json")}
+    if asked.manager is EnvironmentManager.SYSTEM:  # what is installed there decides, not what was asked for
+        adopted = lock_environment(request, tool, trial, Settings.load())
+        inputs["packages"] = adopted.packages if isinstance(adopted, Locked) else {}
     outcome = run_stage(
         StageName.ENVIRONMENT,
         subject=request.engine,
-        inputs={"engine": request.engine, **asked.model_dump(mode="json")},
+        inputs=inputs,
         result_type=EnvironmentResult,
         report=report,
-        work=lambda: _work(request, uv, trial),
+        work=lambda: _work(request, tool, trial),
         still_good=lambda result: still_good(result, trial),
     )
     return outcome.as_state()
 
 
-def _work(request: EnvironmentRequest, uv: Uv, trial: EnvironmentTrial) -> EnvironmentResult:
+def _work(request: EnvironmentRequest, tool: PackageTool, trial: EnvironmentTrial) -> EnvironmentResult:
     settings = Settings.load()
     start = time.monotonic()
-    locked = lock_environment(request, uv, settings)
+    locked = lock_environment(request, tool, trial, settings)
     lock_s = time.monotonic() - start
     if isinstance(locked, Refusal):
         return EnvironmentResult(
@@ -55,8 +63,8 @@ def _work(request: EnvironmentRequest, uv: Uv, trial: EnvironmentTrial) -> Envir
             loosen=locked.loosen,
             lock_s=lock_s,
         )
-    built = build_locked(locked, uv, trial, settings)
-    checked = check_built(built.python_path, uv, trial)
+    built = build_locked(locked, tool, trial, settings)
+    checked = check_built(built.python_path, tool, trial)
     proof = prove_built(request, built, trial, settings)
     conflicts = (*checked.conflicts, *known_conflicts(checked.packages, proof))
     verdict, reason = plan.judge(conflicts, proof)

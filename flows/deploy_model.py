@@ -11,11 +11,12 @@ from prefect import flow, tags
 from prefect.runtime import flow_run
 
 from blocks.engine_api import EngineApi
-from blocks.host import fingerprint_here
+from blocks.environment_trial import EnvironmentTrial
+from blocks.host import ThisHost, fingerprint_here
+from blocks.managers import open_manager
 from blocks.model_registry import resolve
 from blocks.record_store import open_record_store
 from blocks.targets import check_target
-from blocks.uv import Uv
 from flows.build_environment import build_environment
 from flows.check_health import check_health
 from flows.named_states import answer_of, named
@@ -24,6 +25,7 @@ from flows.roll_out import roll_out
 from flows.side_by_side import side_by_side
 from flows.stage_model import stage_model
 from flows.stale_runs import end_stale_runs, end_stale_tasks, service_tag
+from flows.torch_backend import decide_backend
 from flows.tune_serving import TuningRequest, tune_serving
 from flows.verify_compatibility import verify_compatibility
 from tasks.batching.models import BatchingResult
@@ -148,7 +150,9 @@ class _Lifecycle:
 
     def _verify(self, environment: EnvironmentRequest) -> Outcome[Any]:
         """The survey needs no environment, only the names and versions that its lock will install."""
-        locked = lock_environment(environment, Uv(), self.settings)
+        tool = open_manager(environment.environment.manager)
+        environment = decide_backend(environment, ThisHost())
+        locked = lock_environment(environment, tool, EnvironmentTrial(), self.settings)
         packages = locked.packages if isinstance(locked, Locked) else {}
         return verify_compatibility(CompatibilityRequest(engine=self.spec.engine, packages=packages))
 

@@ -7,15 +7,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from pydantic import ValidationError
 
 from deployments.cli.main import print_json
 from flows.examination import examine
 from tasks.core.errors import NotFoundError, SpecError
 from tasks.core.files import write_atomically
 from tasks.core.settings import Settings
+from tasks.core.spec import OWN_PYTHON, Environment, EnvironmentManager
 from tasks.core.verdicts import EnvironmentVerdict, StageName, says_no
 from tasks.environment import apply, dependencies, plan
-from tasks.environment.models import Built, Checked, Conflict, Proof, Refusal
+from tasks.environment.models import (
+    Built,
+    Checked,
+    Conflict,
+    EnvironmentRequest,
+    LockRequest,
+    Proof,
+    Refusal,
+)
 from tasks.environment.refusals import told
 from tasks.environment.report import what_to_do
 
@@ -24,7 +34,9 @@ if TYPE_CHECKING:
     from blocks.uv import Uv
 
 _AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-_PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
+_WHEELS = click.option(
+    "--wheels", type=click.Path(path_type=Path), help="Folder of wheels to install from; no index is asked."
+)
 
 
 @click.group()
@@ -35,25 +47,66 @@ def env() -> None:
 @env.command()
 @click.argument("requirements", type=click.Path(path_type=Path))
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Where the lock goes.")
-@click.option("--python", default=_PYTHON, show_default=True, help="Python version, such as 3.11.")
+@click.option("--python", default=OWN_PYTHON, show_default=True, help="Python version, such as 3.11.")
 @click.option("--exclude-newer", help="Ignore packages published after this date (RFC 3339).")
+@click.option(
+    "--manager",
+    type=click.Choice([EnvironmentManager.UV, EnvironmentManager.CONDA]),
+    default=EnvironmentManager.UV,
+    show_default=True,
+    help="What makes the environment; conda's requirements are match specs.",
+)
+@click.option("--torch-backend", help="Build of torch: cpu, cu126 …; auto by this host's driver.")
+@click.option(
+    "--channel", "channels", multiple=True, help="Channel of conda packages; the first counts first."
+)
+@_WHEELS
 @_AS_JSON
-def lock(requirements: Path, output: Path, python: str, exclude_newer: str | None, as_json: bool) -> None:
+def lock(requirements: Path, output: Path, as_json: bool, **asked: Any) -> None:
     """Pin REQUIREMENTS, one a line, with a hash each. Exit code 3 if no set of versions satisfies all."""
-    uv, _trial = _tools()
-    wanted = plan.parse_requirements(_read(requirements), str(requirements))
-    asked = plan.make_lock_request(wanted, python, uv.platform, exclude_newer=exclude_newer)
-    answer = apply.lock(asked, uv, Settings.load())
+    from blocks.host import ThisHost
+    from blocks.managers import open_manager
+    from flows.torch_backend import decide_backend
+
+    environment = _environment(_read(requirements), str(requirements), asked)
+    tool = open_manager(environment.manager)
+    decided = decide_backend(EnvironmentRequest(environment=environment), ThisHost()).environment
+    request = plan.make_lock_request(environment.requirements, tool.platform, decided)
+    answer = apply.lock(request, tool, Settings.load())
     if isinstance(answer, Refusal):
         _refuse(answer, as_json)
         return
     write_atomically(output, answer.path.read_bytes())
+    found = answer.request
     if as_json:
-        print_json({**answer.model_dump(mode="json", exclude={"libraries"}), "path": str(output.absolute())})
+        print_json(
+            {
+                "path": str(output.absolute()),
+                "digest": answer.digest,
+                "packages": answer.packages,
+                **found.model_dump(mode="json", include={"python", "platform", "manager", "torch_backend"}),
+            }
+        )
         return
     click.echo(
-        f"{len(answer.packages)} packages pinned for Python {answer.python} on {answer.platform}: {output}"
+        f"{len(answer.packages)} packages pinned for Python {found.python} on {found.platform}: {output}"
     )
+
+
+def _environment(text: str, source: str, asked: dict[str, Any]) -> Environment:
+    """The environment that options and a requirements file describe. Raises `SpecError`."""
+    if asked["manager"] == EnvironmentManager.CONDA:
+        lines = (line.partition("#")[0].strip() for line in text.splitlines())
+        wanted = tuple(line for line in lines if line)
+    else:
+        wanted = plan.parse_requirements(text, source)
+    try:
+        return Environment.model_validate({**asked, "requirements": wanted})
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise SpecError(
+            first["msg"].removeprefix("Value error, "), fix="see slipway env lock --help"
+        ) from None
 
 
 @env.command()
@@ -61,15 +114,67 @@ def lock(requirements: Path, output: Path, python: str, exclude_newer: str | Non
 @click.option(
     "--into", type=click.Path(path_type=Path), help="The environment's folder; one below SLIPWAY_HOME."
 )
+@_WHEELS
 @_AS_JSON
-def build(lock_file: Path, into: Path | None, as_json: bool) -> None:
+def build(lock_file: Path, into: Path | None, wheels: Path | None, as_json: bool) -> None:
     """Install what LOCK pins into an environment of its own, then check and prove it as `env check` does."""
+    from blocks.managers import open_manager
+
     uv, trial = _tools()
     _read(lock_file)
-    locked = apply.read_locked(lock_file.absolute(), python=_PYTHON, platform=uv.platform)
-    built = apply.build(locked, uv, trial, Settings.load(), into)
+    here = LockRequest(requirements=(), python=OWN_PYTHON, platform=uv.platform)
+    locked = apply.read_locked(lock_file.absolute(), here)
+    if wheels is not None:
+        request = locked.request.model_copy(update={"wheels": wheels.absolute()})
+        locked = locked.model_copy(update={"request": request})
+    built = apply.build(locked, open_manager(locked.request.manager), trial, Settings.load(), into)
     checked, proven = examine(built.python_path, uv, trial)
     _answer(checked, proven, as_json, built)
+
+
+@env.command()
+@click.argument("lock_file", metavar="LOCK", type=click.Path(path_type=Path))
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), help="Where it goes; standard output if left out."
+)
+def bom(lock_file: Path, output: Path | None) -> None:
+    """Write the bill of materials of LOCK in CycloneDX 1.6 JSON."""
+    from blocks.bill_of_materials import bill_of_materials
+    from tasks.environment.locks import read_lock
+
+    text = bill_of_materials(read_lock(_read(lock_file), str(lock_file)))
+    if output is None:
+        click.echo(text)
+        return
+    write_atomically(output, text + "\n")
+    click.echo(f"{output}")
+
+
+@env.command()
+@click.option(
+    "--unused-for",
+    type=click.FloatRange(min=0),
+    default=14,
+    show_default=True,
+    help="Days that an environment must have lain unused.",
+)
+@click.option("--dry-run", is_flag=True, help="Say what would go; remove nothing.")
+@_AS_JSON
+def gc(unused_for: float, dry_run: bool, as_json: bool) -> None:
+    """Remove environments that no release uses, and that nothing has used for a while."""
+    from blocks.environment_users import running_below
+    from tasks.environment.garbage import collect
+
+    gone = collect(Settings.load(), running_below, keep_s=unused_for * 86_400, dry_run=dry_run)
+    if as_json:
+        print_json({"removed": [one.model_dump(mode="json") for one in gone], "dry_run": dry_run})
+        return
+    for one in gone:
+        click.echo(
+            f"{'would remove' if dry_run else 'removed'} {one.path} ({one.size_bytes / 1e6:.0f} MB): {one.reason}"
+        )
+    freed = sum(one.size_bytes for one in gone)
+    click.echo(f"{len(gone)} environments, {freed / 1e6:.0f} MB{' would be freed' if dry_run else ' freed'}")
 
 
 @env.command()

@@ -91,14 +91,54 @@ class Hardware(Part):
     memory: ByteCount | None = Field(None, description="Memory limit, e.g. 16Gi; the host's when empty.")
 
 
+class EnvironmentManager(StrEnum):
+    """What makes the engine's environment; `system` takes one that is already there."""
+
+    UV = "uv"
+    CONDA = "conda"
+    SYSTEM = "system"
+
+
 class Environment(Part):
     """The engine's own Python environment."""
 
+    manager: EnvironmentManager = Field(EnvironmentManager.UV, description="What makes the environment.")
     python: str = Field(OWN_PYTHON, pattern=r"^3\.\d+$", description="Python version of the environment.")
-    requirements: tuple[str, ...] = Field((), description="Requirements beside the engine's own (PEP 508).")
+    requirements: tuple[str, ...] = Field(
+        (), description="Requirements beside the engine's own: PEP 508 for uv, match specs for conda."
+    )
     exclude_newer: str | None = Field(
         None, description="Ignore packages published after this date (RFC 3339), for repeatable locks."
     )
+    torch_backend: str | None = Field(
+        None,
+        pattern=r"^(auto|cpu|cu[0-9]{3})$",
+        description="Build of torch (uv): cpu, cu126 …; auto takes the newest that this host's driver runs.",
+    )
+    wheels: Path | None = Field(
+        None, description="Folder of wheels to install from (uv); no index is asked then."
+    )
+    channels: tuple[str, ...] = Field(
+        (), description="Channels to take packages from (conda), the first first."
+    )
+    path: Path | None = Field(None, description="Folder of the environment that is already there (system).")
+
+    @model_validator(mode="after")
+    def _of_its_manager(self) -> Self:
+        """Each manager's own keys, with it and with no other."""
+        own = {
+            EnvironmentManager.UV: {"wheels", "torch_backend"},
+            EnvironmentManager.CONDA: {"channels"},
+            EnvironmentManager.SYSTEM: {"path"},
+        }
+        for manager, keys in own.items():
+            given = sorted(key for key in keys if getattr(self, key))
+            if given and manager != self.manager:
+                raise ValueError(f"{given[0]} is for the manager {manager}, not for {self.manager}")
+        needed = {EnvironmentManager.CONDA: "channels", EnvironmentManager.SYSTEM: "path"}.get(self.manager)
+        if needed and not getattr(self, needed):
+            raise ValueError(f"the manager {self.manager} needs {needed}")
+        return self
 
 
 class Staging(Part):
@@ -204,6 +244,13 @@ class DeploySpec(Part):
     rollout: Rollout = Rollout()
     checks: Checks = Checks()
 
+    @model_validator(mode="after")
+    def _images_are_built_from_locks(self) -> Self:
+        manager = self.environment.manager
+        if self.target is Target.DOCKER and manager is not EnvironmentManager.UV:
+            raise ValueError(f"target docker builds its image from a lock of uv's, not of {manager}")
+        return self
+
     @field_validator("model")
     @classmethod
     def _known_source(cls, value: str) -> str:
@@ -264,6 +311,11 @@ def _with_absolute_paths(spec: DeploySpec, base: Path) -> DeploySpec:
     if spec.model.startswith("file:"):
         folder = Path(spec.model.removeprefix("file:")).expanduser()
         changes["model"] = f"file:{(base / folder).resolve()}"
+    environment = spec.environment
+    paths = {name: found for name in ("wheels", "path") if (found := getattr(environment, name)) is not None}
+    if paths:
+        absolute = {name: (base / path.expanduser()).absolute() for name, path in paths.items()}
+        changes["environment"] = environment.model_copy(update=absolute)
     if spec.tuning.quality_text is not None:
         text = (base / spec.tuning.quality_text.expanduser()).resolve()
         changes["tuning"] = spec.tuning.model_copy(update={"quality_text": text})

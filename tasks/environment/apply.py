@@ -12,15 +12,16 @@ from packaging.specifiers import SpecifierSet
 from pydantic import ValidationError
 
 from tasks.core.digests import digest_of_file, short
-from tasks.core.errors import SlipwayError, WrongUseError
+from tasks.core.errors import NotFoundError, SlipwayError, WrongUseError
 from tasks.core.files import PART, file_lock, fsync_folder, write_atomically
 from tasks.core.pins import pinned_versions
 from tasks.core.progress import say
 from tasks.core.settings import Settings
+from tasks.core.spec import EnvironmentManager
 from tasks.core.verdicts import StageName
 from tasks.engines.base import Engine
 from tasks.environment import locks, plan, refusals
-from tasks.environment.files import beside, discard, held, scratch, sweep_leftovers
+from tasks.environment.files import MARKER, beside, discard, held, scratch, sweep_leftovers, touch_used
 from tasks.environment.libraries import bring
 from tasks.environment.models import (
     Built,
@@ -34,26 +35,22 @@ from tasks.environment.models import (
 )
 from tasks.environment.proof import Checker, Trial, prove, read_inventory
 
-MARKER = "slipway-environment.json"
 LOCK_COPY = "slipway-environment.lock"
 MOST_TRIED = 8
 """Requirements that are tried without their versions after a refusal; each takes a resolution."""
 
 
 class PackageTool(plan.Machine, Checker, Protocol):
-    """What resolves and installs packages on this machine."""
+    """A manager of environments: what resolves and installs packages on this machine."""
 
-    def resolve(self, request: LockRequest, requirements: Path) -> str | Refusal:
-        """Pins with hashes, or why there are none."""
+    def resolve(self, request: LockRequest, scratch: Path) -> str | Refusal:
+        """Pins with hashes, or why there are none. `scratch` is an empty folder of the caller's."""
 
-    def find_python(self, version: str) -> str:
-        """An installed Python of that version."""
+    def install(self, locked: Locked, folder: Path, final: Path) -> Path:
+        """Make the environment of that lock in `folder`, such that it runs once it is renamed to `final`. Its Python.
 
-    def create(self, folder: Path, python: str) -> Path:
-        """A new empty environment that may be renamed; its Python."""
-
-    def sync(self, python: Path, lock: Path) -> None:
-        """Install what the lock pins, nothing else."""
+        Raises `MissingToolError` without the Python, `NetworkError`, `DiskFullError`.
+        """
 
 
 def lock(request: LockRequest, tool: PackageTool, settings: Settings) -> Locked | Refusal:
@@ -69,17 +66,42 @@ def lock(request: LockRequest, tool: PackageTool, settings: Settings) -> Locked 
         discard(*settings.locks.glob(f"{name}*{PART}"))
         say(StageName.ENVIRONMENT, f"resolving {len(request.requirements)} requirements")
         with scratch(settings.locks / f"{name}.{os.getpid()}{PART}") as folder:
-            requirements = folder / "requirements.in"
-            requirements.write_text("".join(f"{line}\n" for line in request.requirements))
-            resolved = tool.resolve(request, requirements)
+            resolved = tool.resolve(request, folder)
             if isinstance(resolved, Refusal):
-                return _diagnosed(resolved, request, tool, requirements)
+                return _diagnosed(resolved, request, tool, folder)
         write_atomically(path, locks.render_lock(request, resolved))
-    return read_locked(path, python=request.python, platform=request.platform)
+    return read_locked(path, request)
 
 
-def _diagnosed(refusal: Refusal, request: LockRequest, tool: PackageTool, requirements: Path) -> Refusal:
+def adopt(request: LockRequest, trial: Trial, settings: Settings) -> Locked:
+    """What is installed in an environment of the system's, written down as a lock: other packages, another digest.
+
+    Raises `NotFoundError` where there is no such environment.
+    """
+    python = _python_of(request)
+    inventory = read_inventory(python, trial)
+    pins = "\n".join(f"{name}=={version}" for name, version in sorted(inventory.packages.items()))
+    path = settings.locks / f"{short(request.digest)}.txt"
+    text = locks.render_lock(request, pins)
+    if not path.is_file() or path.read_text() != text:
+        write_atomically(path, text)
+    return read_locked(path, request)
+
+
+def _python_of(request: LockRequest) -> Path:
+    assert request.path is not None  # the spec asks for it
+    python = request.path / "bin" / "python"
+    if not python.exists():
+        raise NotFoundError(
+            f"{request.path} is no Python environment", fix="give a folder that holds bin/python"
+        )
+    return python
+
+
+def _diagnosed(refusal: Refusal, request: LockRequest, tool: PackageTool, folder: Path) -> Refusal:
     """The refusal with the chains that lead to it, and with each requirement that would help if it were loosened."""
+    if request.manager is not EnvironmentManager.UV:
+        return refusal  # conda's solver tells both itself
     loosen = []
     versioned = [line for line in request.requirements if Requirement(line).specifier]
     for line in versioned[:MOST_TRIED]:
@@ -87,8 +109,7 @@ def _diagnosed(refusal: Refusal, request: LockRequest, tool: PackageTool, requir
         name = Requirement(line).name
         rest = tuple(_without_version(other) if other == line else other for other in request.requirements)
         looser = request.model_copy(update={"requirements": rest})
-        requirements.write_text("".join(f"{other}\n" for other in rest))
-        resolved = tool.resolve(looser, requirements)
+        resolved = tool.resolve(looser, folder)
         if isinstance(resolved, str) and (version := pinned_versions(resolved).get(name)):
             loosen.append(Loosening(requirement=line, version=version))
     chains = refusals.chains(refusal.conflicts)
@@ -109,21 +130,17 @@ def _existing_lock(path: Path, request: LockRequest) -> Locked | None:
         return None
     if content.request != request:
         return None
-    return read_locked(path, python=request.python, platform=request.platform)
+    return read_locked(path, request)
 
 
-def read_locked(path: Path, *, python: str, platform: str) -> Locked:
-    """A lock file as a value; `python` and `platform` hold where the file itself does not say. Raises
-    `WrongUseError`."""
+def read_locked(path: Path, otherwise: LockRequest) -> Locked:
+    """A lock file as a value; `otherwise` says what was asked for where the file does not. Raises `WrongUseError`."""
     content = locks.read_lock(path.read_text(), str(path))
-    asked = content.request
     return Locked(
         path=path,
         digest=digest_of_file(path),
-        python=asked.python if asked else python,
-        platform=asked.platform if asked else platform,
         packages=content.packages,
-        libraries=asked.libraries if asked else (),
+        request=content.request or otherwise,
     )
 
 
@@ -140,10 +157,12 @@ def build(
     Raises `MissingToolError` without the Python, `NetworkError`, `DiskFullError`, and `WrongUseError` for a
     lock of another platform or a folder that holds something else.
     """
+    if locked.request.manager is EnvironmentManager.SYSTEM:
+        return _adopted(locked, trial)
     folder = into.absolute() if into else environment_folder(locked, settings)
-    if locked.platform != tool.platform:
+    if locked.request.platform != tool.platform:
         raise WrongUseError(
-            f"the lock {locked.path} is for {locked.platform}, this machine is {tool.platform}",
+            f"the lock {locked.path} is for {locked.request.platform}, this machine is {tool.platform}",
             fix="make a lock on this machine: slipway env lock",
         )
     sweep_leftovers(settings.environments, settings.leases)
@@ -157,7 +176,7 @@ def build(
         # Of this process alone: what a killed run's installer still writes in its last moment goes elsewhere.
         part = beside(folder, f".{os.getpid()}")
         try:
-            marker = _fill(part, locked, tool, trial, start)
+            marker = _fill(part, folder, locked, tool, trial, start)
             _put_in_place(part, folder)
         finally:
             discard(part, beside(folder, ".old"))
@@ -169,13 +188,28 @@ def build(
         return _built(folder, marker)
 
 
-def _fill(part: Path, locked: Locked, tool: PackageTool, trial: Trial, start: float) -> Marker:
+def _adopted(locked: Locked, trial: Trial) -> Built:
+    start = time.monotonic()
+    python = _python_of(locked.request)
+    inventory = read_inventory(python, trial)
+    return Built(
+        path=python.parent.parent,
+        python_path=python,
+        lock_digest=locked.digest,
+        python_version=inventory.markers["python_full_version"],
+        packages=inventory.packages,
+        size_bytes=0,  # nothing of it is Slipway's
+        build_s=time.monotonic() - start,
+    )
+
+
+def _fill(part: Path, folder: Path, locked: Locked, tool: PackageTool, trial: Trial, start: float) -> Marker:
     """All of the environment, the marker last."""
     part.parent.mkdir(parents=True, exist_ok=True)
-    say(StageName.ENVIRONMENT, f"installing {len(locked.packages)} packages for Python {locked.python}")
-    python = tool.create(part, tool.find_python(locked.python))
-    tool.sync(python, locked.path)
-    bring(part, locked.libraries)
+    python_version = locked.request.python
+    say(StageName.ENVIRONMENT, f"installing {len(locked.packages)} packages for Python {python_version}")
+    python = tool.install(locked, part, folder)
+    bring(part, locked.request.libraries)
     write_atomically(part / LOCK_COPY, locked.path.read_bytes())
     inventory = read_inventory(python, trial)
     os.sync()  # one flush of everything: milliseconds, where an fsync of each file takes seconds
@@ -207,6 +241,7 @@ def standing_environment(folder: Path, lock_digest: str, trial: Trial) -> Built 
         return None
     if not marker.lock_digest == copy_digest == lock_digest or not trial.alive(folder / "bin" / "python"):
         return None
+    touch_used(folder)
     return _built(folder, marker)
 
 
@@ -220,6 +255,9 @@ def still_good(result: EnvironmentResult, trial: Trial) -> bool:
         return False
     if not result.lock_path.is_file() or digest_of_file(result.lock_path) != result.lock_digest:
         return False
+    content = locks.read_lock(result.lock_path.read_text(), str(result.lock_path))
+    if content.request is not None and content.request.manager is EnvironmentManager.SYSTEM:
+        return read_inventory(_python_of(content.request), trial).packages == content.packages
     return standing_environment(result.environment_path, result.lock_digest, trial) is not None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import time
 from collections.abc import Iterator
@@ -39,6 +40,22 @@ def scratch(folder: Path) -> Iterator[Path]:
         yield folder
     finally:
         discard(folder)
+
+
+MARKER = "slipway-environment.json"
+"""Written into an environment last; its time is that of the last use."""
+
+
+def touch_used(folder: Path) -> None:
+    """Note that the environment is used now."""
+    with contextlib.suppress(FileNotFoundError):
+        os.utime(folder / MARKER)
+
+
+def used_at(folder: Path) -> float:
+    """When the environment was used last, or at least begun: seconds since the epoch."""
+    marker = folder / MARKER
+    return (marker if marker.exists() else folder).stat().st_mtime
 
 
 def discard(*paths: Path) -> None:

@@ -1,20 +1,43 @@
-"""The file of a lock: a line that says what was asked for, then pins with hashes. Pure."""
+"""The file of a lock: a line that says what was asked for, then pins with hashes. Pure.
+
+uv's are requirements files, conda's are the lock files of rattler (what pixi writes); of an environment that was
+there already it is a list of pins without hashes, for Slipway installs nothing of it.
+"""
 
 from __future__ import annotations
 
 import json
 import re
-from urllib.parse import urlsplit
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import unquote, urlsplit
 
+import yaml
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from tasks.core.errors import WrongUseError
+from tasks.core.spec import EnvironmentManager
 from tasks.environment.models import LockRequest
 
 _HEADER = "# slipway-lock: "
-_HASH = re.compile(r"\s--hash=\S+")
+_HASH = re.compile(r"\s--hash=(\S+)")
+_VIA = re.compile(r"^\s+#\s+(?:via\s+)?(?!via\s*$)(?P<name>[A-Za-z0-9][A-Za-z0-9._-]*)\s*$")
+"""uv names who asks for a pin in comments below it, several of them one a line."""
+
+
+class Pin(BaseModel):
+    """One package of a lock. `hashes` are `sha256:…`, one of which its file must have; `required_by` names those that
+    ask for it, as far as the lock says so; `url` is where conda's packages come from."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    version: str
+    hashes: tuple[str, ...] = ()
+    required_by: tuple[str, ...] = ()
+    url: str | None = None
 
 
 class LockFile(BaseModel):
@@ -23,7 +46,12 @@ class LockFile(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     request: LockRequest | None
-    packages: dict[str, str]
+    pins: tuple[Pin, ...]
+
+    @property
+    def packages(self) -> dict[str, str]:
+        """Version by name."""
+        return {pin.name: pin.version for pin in self.pins}
 
 
 def render_lock(request: LockRequest, resolved: str) -> str:
@@ -32,19 +60,59 @@ def render_lock(request: LockRequest, resolved: str) -> str:
 
 
 def read_lock(text: str, source: str) -> LockFile:
-    """Parse a hash lock. Raises `WrongUseError` for one that does not pin each package with a hash."""
-    request: LockRequest | None = None
-    packages: dict[str, str] = {}
+    """Parse a lock. Raises `WrongUseError` for one that does not pin each package with a hash."""
+    first, _, _ = text.partition("\n")
+    request = _read_header(first.removeprefix(_HEADER), source) if first.startswith(_HEADER) else None
+    manager = request.manager if request else EnvironmentManager.UV
+    pins = (
+        _read_conda(text, source)
+        if manager is EnvironmentManager.CONDA
+        else _read_pins(text, source, manager)
+    )
+    if not pins:
+        raise WrongUseError(f"{source} pins no package", fix="make a lock: slipway env lock")
+    return LockFile(request=request, pins=pins)
+
+
+def _read_pins(text: str, source: str, manager: EnvironmentManager) -> tuple[Pin, ...]:
+    """Lines of a requirements file; below each, comments that say `via` whom it came."""
+    pins: dict[str, Pin] = {}
+    last = ""
     for line in text.replace("\\\n", " ").splitlines():
-        if line.startswith(_HEADER):
-            request = _read_header(line.removeprefix(_HEADER), source)
         bare = re.sub(r"(^|\s)#.*$", "", line).strip()
         if bare:
-            name, version = _read_pin(bare, source)
-            packages[name] = version
-    if not packages:
-        raise WrongUseError(f"{source} pins no package", fix="make a lock: slipway env lock")
-    return LockFile(request=request, packages=packages)
+            pin = _read_pin(bare, source, hashed=manager is not EnvironmentManager.SYSTEM)
+            pins[pin.name], last = pin, pin.name
+        elif last and (match := _VIA.match(line)):
+            asker = match["name"]
+            required_by = (*pins[last].required_by, canonicalize_name(asker))
+            pins[last] = pins[last].model_copy(update={"required_by": required_by})
+    return tuple(pins.values())
+
+
+def _read_conda(text: str, source: str) -> tuple[Pin, ...]:
+    """The `packages` of a rattler lock; name and version stand in a package's file name."""
+    damaged = WrongUseError(f"{source} is no lock of conda packages", fix="make a lock: slipway env lock")
+    try:
+        document = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise damaged from None
+    packages = document.get("packages") if isinstance(document, Mapping) else None
+    if not isinstance(packages, list) or not all(isinstance(package, Mapping) for package in packages):
+        raise damaged
+    return tuple(_conda_pin(package, source) for package in packages)
+
+
+def _conda_pin(package: Mapping[str, Any], source: str) -> Pin:
+    url, digest = package.get("conda"), package.get("sha256")
+    file = unquote(urlsplit(str(url)).path).rpartition("/")[2]
+    pieces = re.sub(r"(\.conda|\.tar\.bz2)$", "", file).rsplit("-", 2)
+    if not isinstance(digest, str) or len(pieces) != 3:
+        raise WrongUseError(
+            f"{source} is not a hash lock: {str(url)[:80]!r} is not pinned with a hash",
+            fix="make one: slipway env lock",
+        )
+    return Pin(name=pieces[0], version=pieces[1], hashes=(f"sha256:{digest}",), url=str(url))
 
 
 def _read_header(text: str, source: str) -> LockRequest:
@@ -54,8 +122,9 @@ def _read_header(text: str, source: str) -> LockRequest:
         raise WrongUseError(f"{source}: its first line is damaged", fix="make the lock again") from None
 
 
-def _read_pin(line: str, source: str) -> tuple[str, str]:
-    bare, hashes = _HASH.subn("", line)
+def _read_pin(line: str, source: str, *, hashed: bool) -> Pin:
+    hashes = tuple(_HASH.findall(line))
+    bare = _HASH.sub("", line)
     not_a_pin = WrongUseError(
         f"{source} is not a hash lock: {bare.strip()[:80]!r} is not pinned with a hash",
         fix="make one: slipway env lock",
@@ -68,9 +137,9 @@ def _read_pin(line: str, source: str) -> tuple[str, str]:
     version = _wheel_version(requirement.url) if requirement.url else None
     if version is None and len(pins) == 1 and pins[0].operator == "==" and "*" not in pins[0].version:
         version = pins[0].version
-    if not hashes or version is None:
+    if (hashed and not hashes) or version is None:
         raise not_a_pin
-    return canonicalize_name(requirement.name), version
+    return Pin(name=canonicalize_name(requirement.name), version=version, hashes=hashes)
 
 
 def _wheel_version(url: str) -> str | None:

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from tasks.core.digests import digest_of
 from tasks.core.result import StageResult
-from tasks.core.spec import OWN_PYTHON, EngineKind, Environment
+from tasks.core.spec import EngineKind, Environment, EnvironmentManager
 from tasks.core.verdicts import EnvironmentVerdict
 from tasks.engines.base import SystemLibrary
 
@@ -25,23 +25,29 @@ class EnvironmentRequest(Part):
     """Which engine's environment, and what else must be in it."""
 
     engine: EngineKind = Field(EngineKind.LLAMA_CPP, description="Serving engine.")
-    python: str = Field(OWN_PYTHON, pattern=r"^3\.\d+$", description="Python version of the environment.")
-    requirements: tuple[str, ...] = Field((), description="Requirements beside the engine's own (PEP 508).")
-    exclude_newer: str | None = Field(None, description="Ignore packages published after this date.")
+    environment: Environment = Field(Environment(), description="What makes it, and what else is in it.")
 
     @classmethod
     def of(cls, engine: EngineKind, environment: Environment) -> EnvironmentRequest:
         """The request that a deployment spec makes."""
-        return cls(engine=engine, **environment.model_dump())
+        return cls(engine=engine, environment=environment)
 
 
 class LockRequest(Part):
-    """Everything that names a lock: equal requests share one. `platform` is such as `linux-x86_64`."""
+    """Everything that names a lock: equal requests share one. `platform` is such as `linux-x86_64`.
+
+    `torch_backend`, `wheels` and `channels` are those of the spec's `environment`; the first is never `auto` here.
+    """
 
     requirements: tuple[str, ...]
     python: str
     platform: str
+    manager: EnvironmentManager = EnvironmentManager.UV
     exclude_newer: str | None = None
+    torch_backend: str | None = None
+    wheels: Path | None = None
+    channels: tuple[str, ...] = ()
+    path: Path | None = None
     libraries: tuple[SystemLibrary, ...] = Field((), description="What the host lacks and wheels bring.")
 
     @property
@@ -69,14 +75,13 @@ class Conflict(Part):
 
 
 class Locked(Part):
-    """A lock that stands on disk. `digest` is of its bytes; `packages` are name and version."""
+    """A lock that stands on disk. `digest` is of its bytes; `packages` are name and version; `request` is what was
+    asked for, as far as the file says it."""
 
     path: Path
     digest: str
-    python: str
-    platform: str
     packages: dict[str, str]
-    libraries: tuple[SystemLibrary, ...] = ()
+    request: LockRequest
 
 
 class Loosening(Part):

@@ -12,6 +12,7 @@ from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
 from tasks.core.errors import SpecError
+from tasks.core.spec import Environment, EnvironmentManager
 from tasks.core.verdicts import EnvironmentVerdict
 from tasks.engines.base import Engine, SystemLibrary
 from tasks.environment.models import (
@@ -34,43 +35,53 @@ class Machine(Protocol):
 
 
 def lock_request(engine: Engine, request: EnvironmentRequest, machine: Machine) -> LockRequest:
-    """What names the lock of this environment. Raises `SpecError` for what is no PEP 508 requirement."""
+    """What names the lock of this environment. Raises `SpecError` for what is no requirement."""
+    environment = request.environment
+    if environment.manager is EnvironmentManager.SYSTEM:
+        return make_lock_request(engine.requirements, machine.platform, environment)
+    if environment.manager is EnvironmentManager.CONDA:
+        own = tuple(match_spec(line) for line in engine.requirements)
+        return make_lock_request((*own, *environment.requirements), machine.platform, environment)
     brought = tuple(
         library for library in engine.system_libraries if library.wheel and machine.lacks(library.soname)
     )
-    return make_lock_request(
-        (*engine.requirements, *request.requirements),
-        request.python,
-        machine.platform,
-        exclude_newer=request.exclude_newer,
-        libraries=brought,
-    )
+    requirements = (*engine.requirements, *environment.requirements)
+    return make_lock_request(requirements, machine.platform, environment, libraries=brought)
 
 
 def make_lock_request(
     requirements: Iterable[str],
-    python: str,
     platform: str,
+    environment: Environment,
     *,
-    exclude_newer: str | None = None,
     libraries: tuple[SystemLibrary, ...] = (),
 ) -> LockRequest:
     """The same request for the same requirements, whatever their order and spelling. Raises `SpecError`."""
+    if environment.torch_backend == "auto":
+        raise SpecError("torch_backend auto is not decided yet", fix="name one, such as cpu or cu126")
+    if not re.fullmatch(r"3\.\d+", environment.python):
+        raise SpecError(f"{environment.python!r} is no Python version", fix="write it as 3.11")
+    if environment.exclude_newer is not None:
+        _check_date(environment.exclude_newer)
     wheels = [library.wheel for library in libraries if library.wheel]
-    parsed = sorted({_canonical(line) for line in (*requirements, *wheels)})
+    if environment.manager is EnvironmentManager.CONDA:
+        parsed = {" ".join(line.split()) for line in requirements} | {f"python {environment.python}.*"}
+    else:
+        parsed = {_canonical(line) for line in (*requirements, *wheels)}
     if not parsed:
         raise SpecError("there are no requirements to lock", fix="name at least one package")
-    if not re.fullmatch(r"3\.\d+", python):
-        raise SpecError(f"{python!r} is no Python version", fix="write it as 3.11")
-    if exclude_newer is not None:
-        _check_date(exclude_newer)
     return LockRequest(
-        requirements=tuple(parsed),
-        python=python,
+        requirements=tuple(sorted(parsed)),
         platform=platform,
-        exclude_newer=exclude_newer,
         libraries=libraries,
+        **environment.model_dump(exclude={"requirements"}),
     )
+
+
+def match_spec(line: str) -> str:
+    """A PEP 508 requirement in conda's words: `numpy>=2,<3` is `numpy >=2,<3`, `a~=1.2` is `a ~=1.2`."""
+    requirement = Requirement(line)
+    return f"{canonicalize_name(requirement.name)} {requirement.specifier}".strip()
 
 
 def parse_requirements(text: str, source: str) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from tasks.core.settings import Settings
+from tasks.core.spec import EnvironmentManager
 from tasks.engines.catalogue import get_engine
 from tasks.environment import apply, plan, proof
 from tasks.environment.apply import PackageTool
@@ -16,12 +17,16 @@ from tasks.environment.proof import Trial
 
 
 @task(name="lock-environment", cache_policy=NO_CACHE)
-def lock_environment(request: EnvironmentRequest, tool: PackageTool, settings: Settings) -> Locked | Refusal:
-    """The hash lock of an engine's environment, or the resolver's no.
+def lock_environment(
+    request: EnvironmentRequest, tool: PackageTool, trial: Trial, settings: Settings
+) -> Locked | Refusal:
+    """The lock of an engine's environment, or the resolver's no.
 
     Flows that run at the same time may all call it: one resolves, the others wait and read.
     """
     asked = plan.lock_request(get_engine(request.engine), request, tool)
+    if asked.manager is EnvironmentManager.SYSTEM:
+        return apply.adopt(asked, trial, settings)
     return apply.lock(asked, tool, settings)
 
 

@@ -13,7 +13,7 @@ from blocks.record_store import open_record_store
 from flows.build_environment import build_environment
 from tasks.core.errors import SpecError
 from tasks.core.settings import Settings
-from tasks.core.spec import EngineKind
+from tasks.core.spec import Environment
 from tasks.core.verdicts import EnvironmentVerdict, StageName
 from tasks.environment.models import EnvironmentRequest
 
@@ -31,7 +31,7 @@ def records() -> list[str]:
 
 
 def test_an_environment_is_built_recorded_and_reused(slipway_home: Path) -> None:
-    request = EnvironmentRequest(engine=EngineKind.LLAMA_CPP, python="3.11")
+    request = EnvironmentRequest(environment=Environment(python="3.11"))
     first = build_environment(request)
     assert (first.verdict, first.cached) == (EnvironmentVerdict.SOUND, False)
     result = first.result
@@ -60,7 +60,7 @@ def test_an_environment_is_built_recorded_and_reused(slipway_home: Path) -> None
 
 
 def test_requirements_that_exclude_the_engine_are_a_recorded_verdict(slipway_home: Path) -> None:
-    request = EnvironmentRequest(engine=EngineKind.LLAMA_CPP, python="3.11", requirements=("numpy<2",))
+    request = EnvironmentRequest(environment=Environment(python="3.11", requirements=("numpy<2",)))
     state = build_environment(request, return_state=True)
     assert state.name == "Conflicting"
     outcome = state.result()
@@ -68,13 +68,15 @@ def test_requirements_that_exclude_the_engine_are_a_recorded_verdict(slipway_hom
     assert "numpy" in outcome.result.reason
     asked = {(one.required_by, one.requirement) for one in outcome.result.conflicts}
     assert asked == {(None, "numpy<2"), ("llama.cpp", "numpy>=2,<3")}
+    assert [way.requirement for way in outcome.result.loosen] == ["numpy<2"]
+    assert ("numpy<2",) in outcome.result.chains
     assert outcome.result.environment_path is None
     assert records() == ["conflicting"]
     assert not Settings.load().environments.exists()
 
 
 def test_what_is_no_requirement_fails_before_anything_runs(slipway_home: Path) -> None:
-    request = EnvironmentRequest(engine=EngineKind.LLAMA_CPP, python="3.11", requirements=("not a thing",))
+    request = EnvironmentRequest(environment=Environment(python="3.11", requirements=("not a thing",)))
     with pytest.raises(SpecError, match="'not a thing' is not a requirement"):
         build_environment(request)
     assert not slipway_home.exists()

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from package_index import package_index
@@ -22,7 +23,7 @@ from blocks.uv import Uv
 from tasks.core.digests import short
 from tasks.core.errors import NetworkError, WrongUseError
 from tasks.core.settings import Settings
-from tasks.core.spec import EngineKind
+from tasks.core.spec import EngineKind, Environment
 from tasks.core.verdicts import EnvironmentVerdict
 from tasks.engines.catalogue import get_engine
 from tasks.engines.llama_cpp import LlamaCpp
@@ -47,9 +48,9 @@ class CountingUv(Uv):
         super().__init__()
         self.resolved = 0
 
-    def resolve(self, request: LockRequest, requirements: Path) -> str | Refusal:
+    def resolve(self, request: LockRequest, scratch: Path) -> str | Refusal:
         self.resolved += 1
-        return super().resolve(request, requirements)
+        return super().resolve(request, scratch)
 
 
 @pytest.fixture
@@ -95,8 +96,10 @@ def copied(engine_environment: Built, tmp_path: Path) -> Path:
     )
 
 
-def requested(*requirements: str) -> LockRequest:
-    return plan.make_lock_request(requirements, "3.11", Uv().platform)
+def requested(*requirements: str, **environment: Any) -> LockRequest:
+    return plan.make_lock_request(
+        requirements, Uv().platform, Environment(**{"python": "3.11", **environment})
+    )
 
 
 def locked_small(uv: Uv, settings: Settings) -> Locked:
@@ -226,7 +229,7 @@ def test_an_environment_is_built_once_and_runs_after_its_rename(
     assert not parts(settings)
 
 
-@pytest.mark.parametrize("broken", [apply.MARKER, apply.LOCK_COPY, "bin/python"])
+@pytest.mark.parametrize("broken", [files.MARKER, apply.LOCK_COPY, "bin/python"])
 def test_a_broken_environment_is_built_again(
     settings: Settings, trial: EnvironmentTrial, broken: str
 ) -> None:
@@ -325,14 +328,16 @@ def test_a_package_that_changed_since_it_was_locked_is_refused(
     for digit in "0123456789abcdef":
         text = text.replace(f"sha256:{digit}", f"sha256:{'1' if digit == '0' else '0'}")
     locked.path.write_text(text)
-    changed = apply.read_locked(locked.path, python="3.11", platform=Uv().platform)
+    changed = apply.read_locked(locked.path, locked.request)
     with pytest.raises(Exception, match="does not have the hash"):
         apply.build(changed, Uv(), trial, settings)
     assert list(settings.environments.iterdir()) == []
 
 
 def test_a_lock_of_another_machine_is_refused(settings: Settings, trial: EnvironmentTrial) -> None:
-    locked = locked_small(Uv(), settings).model_copy(update={"platform": "darwin-arm64"})
+    locked = locked_small(Uv(), settings)
+    elsewhere = locked.request.model_copy(update={"platform": "darwin-arm64"})
+    locked = locked.model_copy(update={"request": elsewhere})
     with pytest.raises(WrongUseError, match="is for darwin-arm64"):
         apply.build(locked, Uv(), trial, settings)
 
@@ -479,7 +484,7 @@ def test_a_result_is_good_while_its_lock_and_its_environment_stand(
     locked.path.write_text(whole + "# touched\n")
     assert not apply.still_good(result, trial)
     locked.path.write_text(whole)
-    (built.path / apply.MARKER).unlink()
+    (built.path / files.MARKER).unlink()
     assert not apply.still_good(result, trial)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -11,7 +12,7 @@ from inline_snapshot import snapshot
 
 from blocks import uv, uv_messages
 from tasks.core.errors import CommandError, DiskFullError, MissingToolError, NetworkError, SlipwayError
-from tasks.environment.models import Conflict, Refusal
+from tasks.environment.models import Conflict, Locked, LockRequest, Refusal
 
 NO_SOLUTION = "error: No solution found when resolving dependencies\n"
 TWO_STEPS = (
@@ -47,20 +48,36 @@ hint: Packages were unavailable because the network was disabled. When the netwo
 )
 
 
+def asked_for(**changes: Any) -> LockRequest:
+    return LockRequest(**{"requirements": ("a",), "python": "3.11", "platform": "linux-x86_64", **changes})
+
+
+def locked(**changes: Any) -> Locked:
+    return Locked(path=Path("/l.txt"), digest="sha256:1", packages={"a": "1"}, request=asked_for(**changes))
+
+
 def test_commands() -> None:
     lines = [
-        uv.compile_arguments("requirements.in", "3.11", None),
-        uv.compile_arguments("requirements.in", "3.12", "2026-01-01"),
+        uv.compile_arguments(asked_for(), "requirements.in"),
+        uv.compile_arguments(asked_for(python="3.12", exclude_newer="2026-01-01"), "requirements.in"),
+        uv.compile_arguments(asked_for(torch_backend="cu126"), "requirements.in"),
+        uv.compile_arguments(asked_for(wheels=Path("/wheels")), "requirements.in"),
         uv.venv_arguments(Path("/e.part"), "/usr/bin/python3.11"),
-        uv.sync_arguments(Path("/e.part/bin/python"), Path("/l.txt")),
+        uv.sync_arguments(Path("/e.part/bin/python"), locked()),
+        uv.sync_arguments(Path("/e.part/bin/python"), locked(torch_backend="cu126"), offline=True),
+        uv.sync_arguments(Path("/e.part/bin/python"), locked(wheels=Path("/wheels"))),
         uv.check_arguments(Path("/e/bin/python")),
     ]
     assert [" ".join(line) for line in lines] == snapshot(
         [
             "pip compile --quiet --color never --no-python-downloads --generate-hashes --no-emit-index-url --no-header --only-binary :all: --python-version 3.11 requirements.in",
             "pip compile --quiet --color never --no-python-downloads --generate-hashes --no-emit-index-url --no-header --only-binary :all: --python-version 3.12 --exclude-newer 2026-01-01 requirements.in",
+            "pip compile --quiet --color never --no-python-downloads --generate-hashes --no-emit-index-url --no-header --only-binary :all: --python-version 3.11 --torch-backend cu126 requirements.in",
+            "pip compile --quiet --color never --no-python-downloads --generate-hashes --no-emit-index-url --no-header --only-binary :all: --python-version 3.11 --no-index --find-links /wheels requirements.in",
             "venv --quiet --color never --no-project --no-python-downloads --relocatable --python /usr/bin/python3.11 /e.part",
             "pip sync --quiet --color never --no-python-downloads --require-hashes --only-binary :all: --python /e.part/bin/python /l.txt",
+            "--offline pip sync --quiet --color never --no-python-downloads --require-hashes --only-binary :all: --torch-backend cu126 --python /e.part/bin/python /l.txt",
+            "pip sync --quiet --color never --no-python-downloads --require-hashes --only-binary :all: --no-index --find-links /wheels --python /e.part/bin/python /l.txt",
             "pip check --color never --no-python-downloads --python /e/bin/python",
         ]
     )

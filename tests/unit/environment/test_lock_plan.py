@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -32,8 +35,8 @@ class ThisMachine:
         return soname in self._lacking
 
 
-def request_for(*requirements: str, **changes: str) -> LockRequest:
-    return plan.make_lock_request(requirements, changes.pop("python", "3.11"), PLATFORM, **changes)
+def request_for(*requirements: str, **changes: Any) -> LockRequest:
+    return plan.make_lock_request(requirements, PLATFORM, Environment(**{"python": "3.11", **changes}))
 
 
 def test_the_engine_and_the_spec_are_locked_together() -> None:
@@ -74,7 +77,11 @@ def test_everything_that_decides_the_pins_is_in_the_name() -> None:
         request_for("a", "b"),
         request_for("a", python="3.12"),
         request_for("a", exclude_newer="2026-01-01"),
-        plan.make_lock_request(["a"], "3.11", "linux-aarch64"),
+        plan.make_lock_request(["a"], "linux-aarch64", Environment(python="3.11")),
+        request_for("a", torch_backend="cu126"),
+        request_for("a", wheels=Path("/wheels")),
+        request_for("a", manager="conda", channels=("https://host/one",)),
+        request_for("a", manager="conda", channels=("https://host/two",)),
     ]
     assert len({one.digest for one in asked}) == len(asked)
 
@@ -99,7 +106,6 @@ def test_what_is_no_requirement_is_refused_before_anything_runs(requirement: str
     ("requirements", "changes", "said"),
     [
         ((), {}, snapshot("there are no requirements to lock (name at least one package)")),
-        (("a",), {"python": "three"}, snapshot("'three' is no Python version (write it as 3.11)")),
         (
             ("a",),
             {"exclude_newer": "3 days"},
@@ -147,9 +153,9 @@ def test_a_foreign_lock_has_no_request_and_may_pin_addresses() -> None:
         f"a==1.0 ; python_version > '3' \\\n  {HASH}\n"
         f"Big_Name @ https://host/big_name-2.1-py3-none-any.whl {HASH}\n"
     )
-    assert locks.read_lock(text, "a lock") == locks.LockFile(
-        request=None, packages={"a": "1.0", "big-name": "2.1"}
-    )
+    content = locks.read_lock(text, "a lock")
+    assert content.request is None
+    assert content.packages == {"a": "1.0", "big-name": "2.1"}
 
 
 @pytest.mark.parametrize(
@@ -197,3 +203,64 @@ def test_what_is_no_hash_lock_is_refused(text: str, said: str) -> None:
     with pytest.raises(WrongUseError) as caught:
         locks.read_lock(text, "F")
     assert str(caught.value) == said
+
+
+def test_conda_asks_in_its_own_words() -> None:
+    environment = Environment(
+        manager="conda", python="3.11", channels=("https://host/c",), requirements=("pytorch  >=2.6 cuda12*",)
+    )
+    request = EnvironmentRequest(environment=environment)
+    asked = plan.lock_request(get_engine(request.engine), request, ThisMachine("libgomp.so.1"))
+    assert asked.requirements == snapshot(
+        (
+            "gguf ==0.19.0",
+            "numpy <3,>=2",
+            "python 3.11.*",
+            "pytorch >=2.6 cuda12*",
+            "xllamacpp ==2026.10.11549",
+        )
+    )
+    assert asked.libraries == ()  # a channel brings its own
+
+
+CONDA_LOCK = """version: 7
+packages:
+- conda: https://host/c/linux-64/numpy-2.3.1-py311h1_0.conda
+  sha256: 00ff
+- conda: https://host/c/noarch/tz-data-2026a-h2_1.tar.bz2
+  sha256: 11ee
+"""
+
+
+def test_a_lock_of_conda_packages_reads_back() -> None:
+    asked = request_for("numpy >=2", manager="conda", channels=("https://host/c",))
+    content = locks.read_lock(locks.render_lock(asked, CONDA_LOCK), "a lock")
+    assert content.request == asked
+    assert content.packages == {"numpy": "2.3.1", "tz-data": "2026a"}
+    assert [pin.hashes for pin in content.pins] == [("sha256:00ff",), ("sha256:11ee",)]
+
+
+@pytest.mark.parametrize("damage", ["sha256: 00ff", "numpy-2.3.1-py311h1_0.conda", "packages:"])
+def test_a_damaged_lock_of_conda_packages_is_refused(damage: str) -> None:
+    asked = request_for("numpy", manager="conda", channels=("https://host/c",))
+    with pytest.raises(WrongUseError, match=r"a lock (is no|is not a hash) lock"):
+        locks.read_lock(locks.render_lock(asked, CONDA_LOCK.replace(damage, "")), "a lock")
+
+
+def test_who_asks_for_a_pin_is_read_from_the_lock() -> None:
+    text = (
+        f"gguf==0.19.0 {HASH}\n    # via -r requirements.in\n"
+        f"numpy==2.4.6 {HASH}\n    # via\n    #   gguf\n    #   Other_Name\n    #   -r requirements.in\n"
+        f"tqdm==4.67 {HASH}\n    # via gguf\n"
+    )
+    content = locks.read_lock(text, "a lock")
+    assert {pin.name: pin.required_by for pin in content.pins} == {
+        "gguf": (),
+        "numpy": ("gguf", "other-name"),
+        "tqdm": ("gguf",),
+    }
+
+
+def test_a_build_of_torch_that_is_not_decided_names_no_lock() -> None:
+    with pytest.raises(SpecError, match="not decided yet"):
+        request_for("torch", torch_backend="auto")

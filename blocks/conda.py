@@ -1,0 +1,167 @@
+"""Conda packages by py-rattler: solved, locked and installed without conda, mamba or a shell.
+
+py-rattler is an extra of Slipway's: it weighs 80 MB, and most environments are made by uv.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import platform
+from datetime import UTC, datetime
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from blocks.uv import Uv
+from tasks.core.errors import (
+    CommandError,
+    DiskFullError,
+    MissingToolError,
+    NetworkError,
+    SlipwayError,
+    SpecError,
+    WrongUseError,
+)
+from tasks.environment.models import Conflict, Locked, LockRequest, Refusal
+
+if TYPE_CHECKING:
+    from rattler import LockPlatform
+
+_SUBDIRS = {"x86_64": "linux-64", "aarch64": "linux-aarch64", "ppc64le": "linux-ppc64le"}
+_ENVIRONMENT = "default"
+_UNREACHABLE = (
+    "error sending request",
+    "Connection refused",
+    "dns error",
+    "could not find subdir",
+    "timed out",
+)
+
+
+class Conda:
+    """A manager of environments whose Python and native libraries are conda packages, too."""
+
+    def __init__(self) -> None:
+        self._rattler = _load()
+        self._uv = Uv()
+
+    @property
+    def platform(self) -> str:
+        """What locks of this machine are for."""
+        return self._uv.platform
+
+    @property
+    def glibc(self) -> str | None:
+        """Version of this machine's C library."""
+        return self._uv.glibc
+
+    def lacks(self, soname: str) -> bool:
+        """Nothing: native libraries are packages of the channel."""
+        return False
+
+    def resolve(self, request: LockRequest, scratch: Path) -> str | Refusal:
+        """A lock in rattler's format, or the solver's refusal.
+
+        Raises `SpecError` for what is no match spec or no channel, and `NetworkError`.
+        """
+        rattler = self._rattler
+        try:
+            specs = [rattler.MatchSpec(line) for line in request.requirements]
+        except (
+            rattler.exceptions.InvalidMatchSpecError,
+            rattler.exceptions.InvalidVersionSpecError,
+        ) as error:
+            raise SpecError(
+                f"environment.requirements: {_one_line(error)}", fix="write match specs, such as numpy >=2,<3"
+            ) from None
+        try:
+            records = asyncio.run(
+                rattler.solve(
+                    sources=list(request.channels),
+                    specs=specs,
+                    virtual_packages=rattler.VirtualPackage.detect(),
+                    exclude_newer=_date(request.exclude_newer),
+                )
+            )
+        except rattler.exceptions.SolverError as error:
+            return Refusal(reason=_one_line(error).removeprefix("Cannot solve the request because of: "))
+        except rattler.exceptions.InvalidChannelError as error:
+            raise SpecError(
+                f"environment.channels: {_one_line(error)}", fix="give the address of a channel"
+            ) from None
+        except (rattler.exceptions.GatewayError, rattler.exceptions.FetchRepoDataError) as error:
+            raise _fault("locking the environment", error) from error
+        return self._render(request, records, scratch / "conda.lock")
+
+    def install(self, locked: Locked, folder: Path, final: Path) -> Path:
+        """The packages of the lock, each held to its hash; the paths that they hold are those below `final`."""
+        rattler = self._rattler
+        lock_file = rattler.LockFile.from_path(str(locked.path))
+        environment = lock_file.environment(_ENVIRONMENT)
+        if environment is None:
+            raise WrongUseError(f"{locked.path} holds no environment", fix="make the lock again")
+        records = environment.conda_repodata_records_for_platform(self._platform())
+        try:
+            asyncio.run(
+                rattler.install(
+                    records, target_prefix=folder, alternative_target_prefix=final, show_progress=False
+                )
+            )
+        except Exception as error:
+            if type(error).__module__.partition(".")[0] not in ("exceptions", "rattler"):
+                raise
+            raise _fault("installing the environment", error) from error
+        return folder / "bin" / "python"
+
+    def complaints(self, python: Path) -> tuple[Conflict, ...]:
+        """Installed Python packages whose requirements are not met."""
+        return self._uv.complaints(python)
+
+    def _render(self, request: LockRequest, records: list[Any], path: Path) -> str:
+        rattler = self._rattler
+        here = self._platform()
+        lock_file = rattler.LockFile([here])
+        lock_file.set_channels(_ENVIRONMENT, [rattler.LockChannel(channel) for channel in request.channels])
+        for record in records:
+            lock_file.add_conda_package(_ENVIRONMENT, here, record)
+        lock_file.to_path(path)
+        return path.read_text()
+
+    def _platform(self) -> LockPlatform:
+        machine = platform.machine()
+        found: LockPlatform = self._rattler.LockPlatform(_SUBDIRS.get(machine, f"linux-{machine}"))
+        return found
+
+
+def _load() -> ModuleType:
+    try:
+        import rattler
+        import rattler.exceptions
+    except ImportError:
+        raise MissingToolError(
+            "py-rattler, which makes conda environments, is not installed", fix="pip install 'slipway[conda]'"
+        ) from None
+    return rattler
+
+
+def _date(text: str | None) -> datetime | None:
+    if text is None:
+        return None
+    found = datetime.fromisoformat(text)
+    return found if found.tzinfo else found.replace(tzinfo=UTC)
+
+
+def _fault(doing: str, error: Exception) -> SlipwayError:
+    text = str(error)
+    if "No space left on device" in text:
+        return DiskFullError(f"no room left on the disk while {doing}", fix="free space on it", detail=text)
+    if any(sign in text for sign in _UNREACHABLE):
+        return NetworkError(
+            f"cannot reach a channel while {doing}: {_one_line(error)}",
+            fix="check the network and environment.channels",
+        )
+    return CommandError(f"rattler failed while {doing}: {_one_line(error)}")
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

@@ -1,0 +1,78 @@
+"""Environments that nobody needs any more. Those that a release names stay, whatever their age."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Any
+
+from tasks.core.errors import BusyError, RecordError
+from tasks.core.files import PART, file_lock
+from tasks.core.settings import Settings
+from tasks.environment.files import discard, used_at
+from tasks.environment.models import Part
+
+RunningBelow = Callable[[Path], Collection[int]]
+"""Ids of the processes that run out of a folder."""
+
+
+class Removed(Part):
+    """One environment that is gone, or would be, and why nothing held it."""
+
+    path: Path
+    size_bytes: int
+    unused_s: float
+    reason: str
+
+
+def collect(
+    settings: Settings, running_below: RunningBelow, *, keep_s: float, dry_run: bool = False
+) -> tuple[Removed, ...]:
+    """Remove environments that no release names, no process runs out of, no run holds and nobody used for `keep_s`.
+
+    Raises `RecordError` if a release cannot be read: what it names is not known then, and nothing is removed.
+    """
+    named = named_by_releases(settings)
+    removed = []
+    for folder in sorted(settings.environments.glob("*")):
+        if folder.name.endswith(PART) or not folder.is_dir() or folder in named:
+            continue
+        unused_s = time.time() - used_at(folder)
+        if unused_s < keep_s or running_below(folder):
+            continue
+        lease = settings.leases / f"environment-{folder.name}"
+        try:
+            with file_lock(lease, wait=False, holder=f"the environment {folder.name}"):
+                size = sum(path.lstat().st_size for path in folder.rglob("*"))
+                if not dry_run:
+                    _remove(folder)
+        except BusyError:
+            continue
+        reason = f"no release names it, and it lay unused for {unused_s / 86_400:.1f} days"
+        removed.append(Removed(path=folder, size_bytes=size, unused_s=unused_s, reason=reason))
+    return tuple(removed)
+
+
+def named_by_releases(settings: Settings) -> set[Path]:
+    """Environments of all releases of all services, those that one could roll back to included."""
+    found = set()
+    for document in settings.services.glob("*/releases/*.json"):
+        try:
+            content: Any = json.loads(document.read_bytes())
+            found.add(Path(content["environment_path"]))
+        except (OSError, ValueError, KeyError, TypeError):
+            raise RecordError(
+                f"the release {document} cannot be read, so that its environment is not known",
+                fix="move the file away if that release is not needed",
+            ) from None
+    return found
+
+
+def _remove(folder: Path) -> None:
+    """First out of its name, so that a kill leaves no half environment under it."""
+    doomed = folder.with_name(f"{folder.name}.{os.getpid()}{PART}")
+    folder.rename(doomed)
+    discard(doomed)
