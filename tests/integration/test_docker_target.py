@@ -164,6 +164,27 @@ def containers(settings: Settings, name: str = "chat") -> list[dict[str, Any]]:
         return [found.attrs for found in client.containers.list(all=True, filters={"label": label})]
 
 
+@contextlib.contextmanager
+def frozen(settings: Settings) -> Iterator[Callable[[], None]]:
+    """The service's only container stands still until the yielded function is called, or to the end."""
+    (found,) = containers(settings)
+    with docker_client() as client:
+        container = client.containers.get(found["Id"])
+        container.pause()
+        try:
+            yield container.unpause
+        finally:
+            with contextlib.suppress(docker.errors.APIError):  # it runs, or is gone
+                container.unpause()
+
+
+def accepts(endpoint: str) -> bool:
+    """Whether anything listens at an endpoint."""
+    url = httpx.URL(endpoint)
+    with socket.socket() as connection:
+        return connection.connect_ex((url.host, url.port or 80)) == 0
+
+
 def complete(endpoint: str | None, name: str = "chat") -> str:
     with EngineApi(endpoint or "") as api:
         return api.complete(name, "The", 4).text
@@ -323,17 +344,24 @@ def test_stop_lets_requests_end(make: Make, settings: Settings) -> None:
     def ask() -> None:
         answers.append(httpx.post(f"{endpoint}/v1/completions", json=body, timeout=60))
 
-    asking = threading.Thread(target=ask)
-    folder = folder_of(settings)
-    with open_target(Target.DOCKER, folder, settings) as target:
+    with (
+        frozen(settings) as thaw,  # so that the request is open when the stop comes, and ends after it
+        open_target(Target.DOCKER, folder_of(settings), settings) as target,
+    ):
+        asking = threading.Thread(target=ask)
         asking.start()
         wait_until(
             lambda: (seen := target.running()) is not None and seen.open_requests, "the request is at work"
         )
-        target.stop(drain_s=30)
+        stopping = threading.Thread(target=target.stop, kwargs={"drain_s": 30})
+        stopping.start()
+        wait_until(lambda: not accepts(endpoint), "the address is given up")
+        assert not answers
+        thaw()
+        stopping.join()
     asking.join()
     assert [answer.status_code for answer in answers] == [200]
-    assert answers[0].json()["usage"]["completion_tokens"] > 0
+    assert answers[0].json()["usage"]["completion_tokens"] == 240
 
 
 def test_two_services_side_by_side(make: Make, settings: Settings) -> None:
