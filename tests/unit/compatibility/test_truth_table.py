@@ -33,7 +33,8 @@ def test_every_rule_is_needed(rule: Rule) -> None:
         if other.id != rule.id
     ]
     without = full.model_copy(update={"rules": tuple(rest)})
-    assert any(run(case, without) != (case.verdict, case.rules) for case in CASES)
+    its_own_first = sorted(CASES, key=lambda case: rule.id not in case.rules)
+    assert any(run(case, without) != (case.verdict, case.rules) for case in its_own_first)
 
 
 def test_cases_are_told_apart() -> None:
