@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Collection
 from pathlib import Path
 from typing import Protocol
 
@@ -53,10 +54,13 @@ class PackageTool(plan.Machine, Checker, Protocol):
         """
 
 
-def lock(request: LockRequest, tool: PackageTool, settings: Settings) -> Locked | Refusal:
+def lock(
+    request: LockRequest, tool: PackageTool, settings: Settings, *, firm: Collection[str] = ()
+) -> Locked | Refusal:
     """The lock of that name: the one that is there, else a new one. Without a new one, no network is needed.
 
-    Of several callers at once one resolves; the others wait and read. Raises `NetworkError`.
+    Of several callers at once one resolves; the others wait and read. Requirements that are `firm` are not
+    tried without their versions after a refusal. Raises `NetworkError`.
     """
     name = short(request.digest)
     path = settings.locks / f"{name}.txt"
@@ -68,7 +72,7 @@ def lock(request: LockRequest, tool: PackageTool, settings: Settings) -> Locked 
         with scratch(settings.locks / f"{name}.{os.getpid()}{PART}") as folder:
             resolved = tool.resolve(request, folder)
             if isinstance(resolved, Refusal):
-                return _diagnosed(resolved, request, tool, folder)
+                return _diagnosed(resolved, request, tool, folder, firm)
         write_atomically(path, locks.render_lock(request, resolved))
     return read_locked(path, request)
 
@@ -98,12 +102,14 @@ def _python_of(request: LockRequest) -> Path:
     return python
 
 
-def _diagnosed(refusal: Refusal, request: LockRequest, tool: PackageTool, folder: Path) -> Refusal:
+def _diagnosed(
+    refusal: Refusal, request: LockRequest, tool: PackageTool, folder: Path, firm: Collection[str]
+) -> Refusal:
     """The refusal with the chains that lead to it, and with each requirement that would help if it were loosened."""
     if request.manager is not EnvironmentManager.UV:
         return refusal  # conda's solver tells both itself
     loosen = []
-    versioned = [line for line in request.requirements if Requirement(line).specifier]
+    versioned = [line for line in request.requirements if line not in firm and Requirement(line).specifier]
     for line in versioned[:MOST_TRIED]:
         say(StageName.ENVIRONMENT, f"no solution; trying without the version of {line}")
         name = Requirement(line).name

@@ -123,9 +123,14 @@ def _check_date(value: str) -> None:
         ) from None
 
 
+def own_requirements(engine: Engine) -> frozenset[str]:
+    """What the engine asks for, as locks write it."""
+    return frozenset(map(_canonical, engine.requirements))
+
+
 def attribute(conflicts: Sequence[Conflict], engine: Engine) -> tuple[Conflict, ...]:
     """The same conflicts, with the engine named where it, not the user, asked."""
-    own = {_canonical(line) for line in engine.requirements}
+    own = own_requirements(engine)
     return tuple(
         one.model_copy(update={"required_by": str(engine.kind)})
         if one.required_by is None and one.requirement and _is_one_of(one.requirement, own)
@@ -134,7 +139,7 @@ def attribute(conflicts: Sequence[Conflict], engine: Engine) -> tuple[Conflict, 
     )
 
 
-def _is_one_of(requirement: str, canonical: set[str]) -> bool:
+def _is_one_of(requirement: str, canonical: frozenset[str]) -> bool:
     try:
         return _canonical(requirement) in canonical
     except SpecError:

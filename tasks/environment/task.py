@@ -24,10 +24,11 @@ def lock_environment(
 
     Flows that run at the same time may all call it: one resolves, the others wait and read.
     """
-    asked = plan.lock_request(get_engine(request.engine), request, tool)
+    engine = get_engine(request.engine)
+    asked = plan.lock_request(engine, request, tool)
     if asked.manager is EnvironmentManager.SYSTEM:
         return apply.adopt(asked, trial, settings)
-    return apply.lock(asked, tool, settings)
+    return apply.lock(asked, tool, settings, firm=plan.own_requirements(engine))
 
 
 @task(name="build-environment", cache_policy=NO_CACHE)
