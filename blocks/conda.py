@@ -11,13 +11,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
 
 from blocks.uv import Uv
+from tasks.core.digests import digest_of_file
 from tasks.core.errors import (
     CommandError,
     DiskFullError,
     MissingToolError,
     NetworkError,
+    NotFoundError,
     SlipwayError,
     SpecError,
     WrongUseError,
@@ -100,7 +103,13 @@ class Conda:
         environment = lock_file.environment(_ENVIRONMENT)
         if environment is None:
             raise WrongUseError(f"{locked.path} holds no environment", fix="make the lock again")
-        records = environment.conda_repodata_records_for_platform(self._platform())
+        # A platform counts only as the lock's own object.
+        here = next((one for one in environment.platforms() if one.name == self._subdir()), None)
+        if here is None:
+            raise WrongUseError(f"{locked.path} is not for {self._subdir()}", fix="make the lock again")
+        records = environment.conda_repodata_records_for_platform(here)
+        for record in records:
+            _check_local(record.url, record.sha256)
         try:
             asyncio.run(
                 rattler.install(
@@ -119,7 +128,7 @@ class Conda:
 
     def _render(self, request: LockRequest, records: list[Any], path: Path) -> str:
         rattler = self._rattler
-        here = self._platform()
+        here: LockPlatform = rattler.LockPlatform(self._subdir())
         lock_file = rattler.LockFile([here])
         lock_file.set_channels(_ENVIRONMENT, [rattler.LockChannel(channel) for channel in request.channels])
         for record in records:
@@ -127,10 +136,22 @@ class Conda:
         lock_file.to_path(path)
         return path.read_text()
 
-    def _platform(self) -> LockPlatform:
+    def _subdir(self) -> str:
         machine = platform.machine()
-        found: LockPlatform = self._rattler.LockPlatform(_SUBDIRS.get(machine, f"linux-{machine}"))
-        return found
+        return _SUBDIRS.get(machine, f"linux-{machine}")
+
+
+def _check_local(url: str, sha256: bytes | None) -> None:
+    """rattler holds what it downloads to its hash, but not what lies in a channel that is a folder."""
+    if not url.startswith("file:"):
+        return
+    path = Path(unquote(urlsplit(url).path))
+    if not path.is_file():
+        raise NotFoundError(f"the package {path} of the lock is gone", fix="lock again")
+    if sha256 is None or digest_of_file(path) != f"sha256:{sha256.hex()}":
+        raise CommandError(
+            f"the package {path} is not the one that was locked", fix="find out who changed it, or lock again"
+        )
 
 
 def _load() -> ModuleType:
