@@ -23,7 +23,7 @@ class _Handler(SimpleHTTPRequestHandler):
 @contextlib.contextmanager
 def package_index(folder: Path, name: str, version: str = "1.0") -> Iterator[str]:
     """The address of an index that has one version of one package."""
-    wheel = _write_wheel(folder, name, version)
+    wheel = write_wheel(folder, name, version)
     page = folder / "simple" / name
     page.mkdir(parents=True)
     (page / "index.html").write_text(f'<a href="../../{wheel.name}">{wheel.name}</a>')
@@ -34,13 +34,15 @@ def package_index(folder: Path, name: str, version: str = "1.0") -> Iterator[str
         server.shutdown()
 
 
-def _write_wheel(folder: Path, name: str, version: str) -> Path:
-    folder.mkdir(parents=True)
+def write_wheel(folder: Path, name: str, version: str, *requires: str) -> Path:
+    """A wheel of one empty module, named as the package is."""
+    folder.mkdir(parents=True, exist_ok=True)
     module = name.replace("-", "_")
     info = f"{module}-{version}.dist-info"
+    needs = "".join(f"Requires-Dist: {line}\n" for line in requires)
     files = {
         f"{module}/__init__.py": "",
-        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n",
+        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n{needs}",
         f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
     }
     record = "".join(f"{path},,\n" for path in (*files, f"{info}/RECORD"))
