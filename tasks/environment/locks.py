@@ -22,7 +22,7 @@ from tasks.core.spec import EnvironmentManager
 from tasks.environment.models import LockRequest
 
 _HEADER = "# slipway-lock: "
-_HASH = re.compile(r"\s--hash=(\S+)")
+_HASH = re.compile(r"\s--hash=(sha(?:256|384|512):[0-9a-f]+)(?!\S)")
 _VIA = re.compile(r"^\s+#\s+(?:via\s+)?(?!via\s*$)(?P<name>[A-Za-z0-9][A-Za-z0-9._-]*)\s*$")
 """uv names who asks for a pin in comments below it, several of them one a line."""
 
@@ -94,8 +94,9 @@ def _read_conda(text: str, source: str) -> tuple[Pin, ...]:
     """The `packages` of a rattler lock; name and version stand in a package's file name."""
     damaged = WrongUseError(f"{source} is no lock of conda packages", fix="make a lock: slipway env lock")
     try:
-        document = yaml.safe_load(text)
-    except yaml.YAMLError:
+        # Every scalar as text: a hash may consist of digits alone.
+        document = yaml.load(text, Loader=yaml.BaseLoader)
+    except (yaml.YAMLError, RecursionError):
         raise damaged from None
     packages = document.get("packages") if isinstance(document, Mapping) else None
     if not isinstance(packages, list) or not all(isinstance(package, Mapping) for package in packages):
@@ -105,7 +106,7 @@ def _read_conda(text: str, source: str) -> tuple[Pin, ...]:
 
 def _conda_pin(package: Mapping[str, Any], source: str) -> Pin:
     url, digest = package.get("conda"), package.get("sha256")
-    file = unquote(urlsplit(str(url)).path).rpartition("/")[2]
+    file = _file_name(str(url))
     pieces = re.sub(r"(\.conda|\.tar\.bz2)$", "", file).rsplit("-", 2)
     if not isinstance(digest, str) or len(pieces) != 3:
         raise WrongUseError(
@@ -144,6 +145,14 @@ def _read_pin(line: str, source: str, *, hashed: bool) -> Pin:
 
 def _wheel_version(url: str) -> str | None:
     try:
-        return str(parse_wheel_filename(urlsplit(url).path.rpartition("/")[2])[1])
+        return str(parse_wheel_filename(_file_name(url))[1])
     except InvalidWheelFilename:
         return None
+
+
+def _file_name(url: str) -> str:
+    """The last part of an address; empty for what is none."""
+    try:
+        return unquote(urlsplit(url).path).rpartition("/")[2]
+    except ValueError:
+        return ""
