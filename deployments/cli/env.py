@@ -51,8 +51,8 @@ def env() -> None:
 @click.option("--exclude-newer", help="Ignore packages published after this date (RFC 3339).")
 @click.option(
     "--manager",
-    type=click.Choice([EnvironmentManager.UV, EnvironmentManager.CONDA]),
-    default=EnvironmentManager.UV,
+    type=click.Choice([EnvironmentManager.UV.value, EnvironmentManager.CONDA.value]),
+    default=EnvironmentManager.UV.value,
     show_default=True,
     help="What makes the environment; conda's requirements are match specs.",
 )
@@ -104,8 +104,9 @@ def _environment(text: str, source: str, asked: dict[str, Any]) -> Environment:
         return Environment.model_validate({**asked, "requirements": wanted})
     except ValidationError as error:
         first = error.errors()[0]
+        where = "".join(f"{piece}: " for piece in first["loc"])
         raise SpecError(
-            first["msg"].removeprefix("Value error, "), fix="see slipway env lock --help"
+            where + first["msg"].removeprefix("Value error, "), fix="see slipway env lock --help"
         ) from None
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from inline_snapshot import snapshot
+from package_index import write_wheel
 
 from deployments.cli.main import main
 
@@ -114,7 +115,7 @@ error: bad.txt, line 2: 'not a requirement' is not a requirement: Expected semic
         (
             ("lock", "good.txt", "-o", "x.lock", "--python", "three"),
             snapshot("""\
-error: String should match pattern '^3\\.\\d+$'
+error: python: String should match pattern '^3\\.\\d+$'
   fix: see slipway env lock --help
 """),
         ),
@@ -156,3 +157,85 @@ def test_wrong_use_is_one_line_and_exit_code_2(
     assert capsys.readouterr().err.replace(str(tmp_path), "TMP") == said
     assert not slipway_home.exists()
     assert not Path("x.lock").exists()
+
+
+def test_a_bill_of_materials(requirements: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lock, bill = tmp_path / "idna.lock", tmp_path / "idna.cdx.json"
+    assert slipway("lock", requirements, "-o", lock) == 0
+    assert slipway("bom", lock, "-o", bill) == 0
+    capsys.readouterr()
+    assert slipway("bom", lock) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed == json.loads(bill.read_text())
+    assert (printed["bomFormat"], printed["specVersion"]) == ("CycloneDX", "1.6")
+    assert [one["purl"] for one in printed["components"]] == ["pkg:pypi/idna@3.10"]
+
+
+def test_garbage_is_told_then_removed(
+    requirements: Path, tmp_path: Path, slipway_home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lock = tmp_path / "idna.lock"
+    assert slipway("lock", requirements, "-o", lock) == 0
+    assert slipway("build", lock) == 0
+    (standing,) = (slipway_home / "environments").iterdir()
+    capsys.readouterr()
+    assert slipway("gc") == 0
+    assert capsys.readouterr().out == "0 environments, 0 MB freed\n"
+    assert slipway("gc", "--unused-for", "0", "--dry-run") == 0
+    told = capsys.readouterr().out
+    assert told.startswith(f"would remove {standing} (")
+    assert standing.exists()
+    code, answer = slipway_json(capsys, "gc", "--unused-for", "0")
+    assert (code, [one["path"] for one in answer["removed"]]) == (0, [str(standing)])
+    assert not standing.exists()
+
+
+def test_a_lock_from_wheels_is_built_from_wheels_elsewhere(
+    tmp_path: Path, slipway_home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("UV_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setenv("UV_DEFAULT_INDEX", "http://127.0.0.1:9/simple")
+    write_wheel(tmp_path / "here", "probe", "1.0")
+    wanted, lock = tmp_path / "requirements.txt", tmp_path / "probe.lock"
+    wanted.write_text("probe\n")
+    assert slipway("lock", wanted, "-o", lock, "--wheels", tmp_path / "here") == 0
+    (tmp_path / "here").rename(tmp_path / "there")
+    assert slipway("build", lock, "--wheels", tmp_path / "there") == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "sound"
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (
+            ("--manager", "conda"),
+            snapshot("""\
+error: the manager conda needs channels
+  fix: see slipway env lock --help
+"""),
+        ),
+        (
+            ("--channel", "https://host/c"),
+            snapshot("""\
+error: channels is for the manager conda, not for uv
+  fix: see slipway env lock --help
+"""),
+        ),
+        (
+            ("--torch-backend", "rocm"),
+            snapshot("""\
+error: torch_backend: String should match pattern '^(auto|cpu|cu[0-9]{3})$'
+  fix: see slipway env lock --help
+"""),
+        ),
+    ],
+)
+def test_options_go_with_their_manager(
+    options: tuple[str, ...],
+    said: str,
+    requirements: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert slipway("lock", requirements, "-o", tmp_path / "x.lock", *options) == 2
+    assert capsys.readouterr().err == said
