@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
@@ -33,8 +34,20 @@ def collect(
 ) -> tuple[Removed, ...]:
     """Remove environments that no release names, no process runs out of, no run holds and nobody used for `keep_s`.
 
-    Raises `RecordError` if a release cannot be read: what it names is not known then, and nothing is removed.
+    Raises `RecordError` if a release cannot be read: what it names is not known then, and `BusyError` while a
+    service is deployed: its environment has no release yet. Nothing is removed then.
     """
+    with contextlib.ExitStack() as resting:
+        any_service = settings.service_lease("")
+        for lease in sorted(any_service.parent.glob(f"{any_service.name}*")):
+            name = lease.name.removeprefix(any_service.name)
+            resting.enter_context(file_lock(lease, wait=False, holder=f"the service {name}"))
+        return _collect(settings, running_below, keep_s, dry_run=dry_run)
+
+
+def _collect(
+    settings: Settings, running_below: RunningBelow, keep_s: float, *, dry_run: bool
+) -> tuple[Removed, ...]:
     named = named_by_releases(settings)
     removed = []
     for folder in sorted(settings.environments.glob("*")):

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from blocks.environment_users import running_below
-from tasks.core.errors import RecordError
+from tasks.core.errors import BusyError, RecordError
+from tasks.core.files import file_lock
 from tasks.core.settings import Settings
 from tasks.environment.files import MARKER, held, touch_used
 from tasks.environment.garbage import collect
@@ -85,6 +86,16 @@ def test_what_a_run_holds_stays(settings: Settings) -> None:
     folder = environment(settings, "aaaaaaaaaaaa")
     with held(folder, settings):
         assert gone(settings) == []
+    assert gone(settings) == ["aaaaaaaaaaaa"]
+
+
+def test_while_a_service_is_deployed_all_stay(settings: Settings) -> None:
+    environment(settings, "aaaaaaaaaaaa")
+    with (
+        file_lock(settings.service_lease("chat"), wait=False, holder="the test"),
+        pytest.raises(BusyError, match="already working on the service chat"),
+    ):
+        gone(settings)
     assert gone(settings) == ["aaaaaaaaaaaa"]
 
 
