@@ -18,7 +18,8 @@ def headline(result: EnvironmentResult) -> str:
     """What is in it and how fast its engine starts, or why it is not sound."""
     if result.reason:
         return result.reason if len(result.reason) <= 200 else result.reason[:199] + "…"
-    text = f"{len(result.packages)} packages, {(result.size_bytes or 0) / 1e6:.0f} MB"
+    size = f"{result.size_bytes / 1e6:.0f} MB" if result.size_bytes else "there already"
+    text = f"{len(result.packages)} packages, {size}"
     if result.proof and result.proof.engine and result.proof.engine.start_s is not None:
         text += f", engine {result.engine_version} starts in {result.proof.engine.start_s:.2f} s"
     return text
