@@ -175,7 +175,8 @@ def gc(unused_for: float, dry_run: bool, as_json: bool) -> None:
             f"{'would remove' if dry_run else 'removed'} {one.path} ({one.size_bytes / 1e6:.0f} MB): {one.reason}"
         )
     freed = sum(one.size_bytes for one in gone)
-    click.echo(f"{len(gone)} environments, {freed / 1e6:.0f} MB{' would be freed' if dry_run else ' freed'}")
+    count = f"{len(gone)} environment{'' if len(gone) == 1 else 's'}"
+    click.echo(f"{count}, {freed / 1e6:.0f} MB{' would be freed' if dry_run else ' freed'}")
 
 
 @env.command()

@@ -1,4 +1,4 @@
-"""Every command in the README, run in order as a reader would, with what it prints."""
+"""Every command in the README and in docs/, run in order as a reader would, with what it prints."""
 
 from __future__ import annotations
 
@@ -14,6 +14,9 @@ import pytest
 from console_blocks import examples_in, normalise, pattern_of
 
 pytestmark = [pytest.mark.engine, pytest.mark.server]
+
+
+PAGES = [page for page in sorted((Path(__file__).parents[2] / "docs").glob("*.md")) if examples_in(page)]
 
 
 @pytest.fixture
@@ -44,14 +47,14 @@ def test_what_is_not_run_here_is_what_runs_this(repository: Path) -> None:
     assert blocks == ["make test\n"]
 
 
-def test_every_command_of_the_readme_prints_what_it_says(reader: dict[str, str], repository: Path) -> None:
-    examples = examples_in(repository / "README.md")
-    assert len(examples) >= 10
+def run_examples(page: Path, environment: dict[str, str], folder: Path) -> int:
+    """Run a page's commands in order in `folder`; how many there were."""
+    examples = examples_in(page)
     for example in examples:
         ended = subprocess.run(
             ["bash", "-c", example.command],
-            env=reader,
-            cwd=repository,
+            env=environment,
+            cwd=folder,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -62,3 +65,15 @@ def test_every_command_of_the_readme_prints_what_it_says(reader: dict[str, str],
         assert pattern_of(example.expected).fullmatch(shown), (
             f"$ {example.command}\nprints\n{shown}\ninstead of\n" + "\n".join(example.expected)
         )
+    return len(examples)
+
+
+def test_every_command_of_the_readme_prints_what_it_says(reader: dict[str, str], repository: Path) -> None:
+    assert run_examples(repository / "README.md", reader, repository) >= 10
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_every_command_of_the_docs_prints_what_it_says(
+    page: Path, reader: dict[str, str], tmp_path: Path
+) -> None:
+    assert run_examples(page, reader, tmp_path)
