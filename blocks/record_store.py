@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-
-from pydantic import ValidationError
 
 from tasks.core.errors import NotFoundError, RecordError
 from tasks.core.files import create_exclusively
-from tasks.core.progress import say
-from tasks.core.records import Record, RecordStore, inputs_suffix
+from tasks.core.records import Record, RecordStore, inputs_suffix, parse_record, read_all
 from tasks.core.settings import Settings
 from tasks.core.verdicts import StageName
 
@@ -43,29 +40,6 @@ class FolderRecordStore:
     def _read(self, pattern: str) -> Sequence[Record]:
         paths = sorted(self.root.glob(pattern), key=lambda path: path.name)
         return read_all((path.read_bytes(), str(path)) for path in paths)
-
-
-def read_all(documents: Iterable[tuple[bytes, str]]) -> Sequence[Record]:
-    """Parse documents given with their names; what is no record is told of and left out."""
-    found = []
-    for content, name in documents:
-        try:
-            found.append(parse_record(content, name))
-        except RecordError as error:
-            say("knowledge", f"left out: {error.what}")
-    return found
-
-
-def parse_record(content: bytes, name: str) -> Record:
-    """The record in `content`. Raises `RecordError` that names the object."""
-    try:
-        return Record.model_validate_json(content)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(piece) for piece in first["loc"])
-        raise RecordError(
-            f"{name} is not a record: {where}: {first['msg']}", fix="move it away, or upgrade Slipway"
-        ) from None
 
 
 def open_record_store(settings: Settings) -> RecordStore:

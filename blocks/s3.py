@@ -22,7 +22,6 @@ from botocore.exceptions import (
     PartialCredentialsError,
 )
 
-from blocks.record_store import parse_record, read_all
 from tasks.core.errors import (
     AccessError,
     ModelError,
@@ -32,7 +31,7 @@ from tasks.core.errors import (
     SlipwayError,
     WrongUseError,
 )
-from tasks.core.records import Record, inputs_suffix
+from tasks.core.records import Record, inputs_suffix, parse_record, read_all
 from tasks.core.verdicts import StageName
 
 if TYPE_CHECKING:

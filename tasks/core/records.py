@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Literal, Protocol
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ulid import ULID
 
 from tasks.core.digests import digest_of, short
+from tasks.core.errors import RecordError
+from tasks.core.progress import say
 from tasks.core.verdicts import CANCELLED, FAULT, StageName, says_no
 
 SCHEMA: Literal["slipway.record/1"] = "slipway.record/1"
@@ -123,6 +125,29 @@ def new_record(
         evidence=dict(evidence or {}),
         consulted=tuple(consulted),
     )
+
+
+def read_all(documents: Iterable[tuple[bytes, str]]) -> Sequence[Record]:
+    """Parse documents given with their names; what is no record is told of and left out."""
+    found = []
+    for content, name in documents:
+        try:
+            found.append(parse_record(content, name))
+        except RecordError as error:
+            say("knowledge", f"left out: {error.what}")
+    return found
+
+
+def parse_record(content: bytes, name: str) -> Record:
+    """The record in `content`. Raises `RecordError` that names the object."""
+    try:
+        return Record.model_validate_json(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(piece) for piece in first["loc"])
+        raise RecordError(
+            f"{name} is not a record: {where}: {first['msg']}", fix="move it away, or upgrade Slipway"
+        ) from None
 
 
 def latest_good(
