@@ -39,13 +39,18 @@ def _disk(mount: Path) -> Disk:
     rows = [row for row in psutil.disk_partitions(all=True) if row.mountpoint == str(mount)]
     device = rows[-1].device if rows else None
     return Disk(
-        mount=str(mount),
-        device=device or None,
+        mount=_shown(str(mount)),
+        device=_shown(device) if device else None,
         file_system=(rows[-1].fstype or None) if rows else None,
         size_bytes=usage.total,
         free_bytes=usage.free,
         rotational=rotational(_number_of(device, mount)),
     )
+
+
+def _shown(name: str) -> str:
+    """The name of a file as text, where its bytes are none."""
+    return name.encode(errors="replace").decode()
 
 
 def _number_of(device: str | None, mount: Path) -> int:

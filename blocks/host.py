@@ -98,14 +98,14 @@ def container_of(environment: Mapping[str, str], root: Path = Path("/")) -> str 
     match = _CGROUP.search(_text_of(root / "proc/1/cgroup"))
     if match:
         return _KINDS.get(match[1], match[1])
-    return environment.get("container") or None
+    return environment.get("container", "").encode(errors="replace").decode() or None
 
 
 def _distribution() -> str | None:
     """Name and version as in `/etc/os-release`: `debian 12`."""
     try:
         release = platform.freedesktop_os_release()
-    except OSError:
+    except (OSError, UnicodeDecodeError):
         return None
     return f"{release['ID']} {release.get('VERSION_ID', '')}".strip()
 

@@ -21,6 +21,13 @@ def test_the_disk_of_a_folder_that_is_not_there_yet(tmp_path: Path) -> None:
     assert 0 < (disk.free_bytes or 0) < disk.size_bytes
 
 
+def test_a_folder_whose_name_is_no_text(tmp_path: Path) -> None:
+    folder = tmp_path / os.fsdecode(b"\xff")
+    folder.mkdir()
+    (disk,) = read_disks([folder])
+    assert disk.mount.encode()
+
+
 def test_each_file_system_once() -> None:
     found = read_disks([Path("/"), Path("/usr"), Path("/proc")])
     assert [disk.mount for disk in found][-1] == "/proc"

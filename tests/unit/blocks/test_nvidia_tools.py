@@ -174,6 +174,7 @@ MOUNTED = "44 40 254:0 /hosts /etc/hosts rw - ext4 /dev/vda rw\n"
         ({"proc/1/cgroup": "0::/init.scope\n"}, {}, None),
         ({}, {"KUBERNETES_SERVICE_HOST": "10.0.0.1"}, "kubernetes"),
         ({}, {"container": "lxc"}, "lxc"),
+        ({}, {"container": os.fsdecode(b"\xff")}, "?"),
     ],
 )
 def test_containers_by_their_marks(
