@@ -161,9 +161,8 @@ def parse_facts(text: str | bytes, *, source: str = "facts") -> Facts:
     """The facts in a JSON document. Raises one `WrongUseError` line that names the first wrong key."""
     try:
         values = json.loads(text, object_pairs_hook=_each_key_once)
-        json.dumps(
-            values, ensure_ascii=False
-        ).encode()  # half a character (\\ud800) cannot be shown or stored
+        # Half a character (\ud800) is JSON, and can neither be shown nor stored.
+        json.dumps(values, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         raise WrongUseError(f"{source} is not JSON: {error}") from None
     if not isinstance(values, dict):
