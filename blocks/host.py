@@ -117,11 +117,12 @@ def _cpu_model() -> str | None:
     return platform.processor() or platform.machine() or None
 
 
-def _memory_bytes() -> int | None:
+def _memory_bytes() -> int:
+    """By `/proc/meminfo`, which containers may be given one of their own; where that is masked, by the system."""
     try:
         return int(psutil.virtual_memory().total)
-    except OSError:
-        return None
+    except (OSError, KeyError):
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def _text_of(file: Path) -> str:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -184,6 +187,41 @@ def test_containers_by_their_marks(
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
     assert container_of(environment, tmp_path) == kind
+
+
+MASK = """
+set -e
+mount -t tmpfs none /sys
+: > "$1"
+for file in cpuinfo meminfo filesystems; do mount --bind "$1" /proc/$file; done
+"""
+
+
+def masked(tmp_path: Path, *command: str) -> subprocess.CompletedProcess[str]:
+    """Run a command in a mount namespace in which /sys is empty, and so are files of /proc."""
+    script = f'{MASK}\nshift\nexec "$@"\n'
+    arguments = [
+        "unshare",
+        "--map-root-user",
+        "--mount",
+        "sh",
+        "-c",
+        script,
+        "sh",
+        str(tmp_path / "empty"),
+        *command,
+    ]
+    return subprocess.run(arguments, capture_output=True, text=True, check=False)
+
+
+def test_a_container_that_masks_proc_and_sys_is_surveyed(tmp_path: Path) -> None:
+    if shutil.which("unshare") is None or masked(tmp_path, "true").returncode != 0:
+        pytest.skip("this machine lets nobody mount anything in a namespace of its own")
+    done = masked(tmp_path, str(Path(sys.executable).with_name("slipway")), "survey", "--json")
+    assert done.returncode == 0, done.stderr
+    facts = json.loads(done.stdout)
+    assert facts["memory_bytes"] == os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    assert {disk["rotational"] for disk in facts["disks"]} <= {None}
 
 
 def test_this_host() -> None:
