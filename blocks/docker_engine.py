@@ -43,11 +43,11 @@ class DockerEngine:
         self._client = client
 
     @classmethod
-    def connect(cls) -> DockerEngine:
+    def connect(cls, *, timeout_s: int = _API_TIMEOUT_S) -> DockerEngine:
         """The engine of `DOCKER_HOST`, or of this host. Raises `MissingToolError` where none answers."""
         address = os.environ.get("DOCKER_HOST") or "unix:///var/run/docker.sock"
         try:
-            client = docker.from_env(timeout=_API_TIMEOUT_S)
+            client = docker.from_env(timeout=timeout_s)
             client.ping()
         except (DockerException, requests.RequestException) as error:
             raise MissingToolError(
@@ -62,6 +62,17 @@ class DockerEngine:
 
     def __exit__(self, *_: object) -> None:
         self._client.close()
+
+    def runtimes(self) -> tuple[str, ...]:
+        """Names of the runtimes that it is configured with. Raises `MissingToolError` if it does not say."""
+        try:
+            return tuple(sorted(self._client.info().get("Runtimes") or {}))
+        except (DockerException, requests.RequestException) as error:
+            raise MissingToolError(
+                "the Docker engine does not say which runtimes it has",
+                fix="look at: docker info",
+                detail=str(error),
+            ) from None
 
     def image_id(self, name: str) -> str | None:
         """`sha256:…` of an image that the engine holds."""

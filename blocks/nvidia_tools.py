@@ -18,7 +18,7 @@ _TIMEOUT_S = 30.0
 _SMI_FOLDERS = ("/usr/local/nvidia/bin", "/usr/lib/wsl/lib")
 """Where container runtimes and WSL put nvidia-smi besides PATH."""
 
-_VERSION = r"([0-9]+(?:\.[0-9]+){1,3})(?![0-9.])"
+_VERSION = r"([0-9]{1,5}(?:\.[0-9]{1,5}){1,3})(?![0-9.])"
 _DRIVER = re.compile(rf"\b(?:Driver|KMD) Version\s*:\s*{_VERSION}")
 _CUDA = re.compile(rf"\bCUDA (?:UMD )?Version\s*:\s*{_VERSION}")
 _GPU_LINE = re.compile(r"^GPU [0-9]+: .*\(UUID: ", re.MULTILINE)
@@ -70,24 +70,45 @@ def parse_nvcc(text: str) -> str | None:
     return _first(_NVCC, text)
 
 
-def read_kernel_module(root: Path = Path("/proc/driver/nvidia")) -> KernelReading:
-    """Version of the loaded kernel module and the GPUs that it drives; nothing where it is not loaded."""
+def read_kernel_module(
+    root: Path = Path("/proc/driver/nvidia"), module: Path = Path("/sys/module/nvidia/version")
+) -> KernelReading:
+    """Version of the loaded kernel module and the GPUs that it drives; nothing where it is not loaded.
+
+    A container may see `/sys` and not `/proc/driver`, or neither: what is masked is not there.
+    """
+    version = parse_kernel_module(_text_of(root / "version")) or _whole_version(_text_of(module))
     try:
-        version = _first(_MODULE, (root / "version").read_text(errors="replace"))
+        files = sorted(root.glob("gpus/*/information"))
     except OSError:
-        return KernelReading()
-    files = sorted(root.glob("gpus/*/information"))
-    return KernelReading(driver=version, gpus=tuple(gpu for file in files if (gpu := _read_gpu(file))))
+        files = []
+    gpus = (parse_gpu_information(_text_of(file)) for file in files)
+    return KernelReading(driver=version, gpus=tuple(gpu for gpu in gpus if gpu is not None))
 
 
-def _read_gpu(file: Path) -> Gpu | None:
-    try:
-        lines = file.read_text(errors="replace").splitlines()
-    except OSError:
-        return None
-    fields = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+def parse_kernel_module(text: str) -> str | None:
+    """The version in `NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.154.05  Thu Dec 28 …`."""
+    return _first(_MODULE, text)
+
+
+def parse_gpu_information(text: str) -> Gpu | None:
+    """The GPU that a file `/proc/driver/nvidia/gpus/*/information` describes; None where it names no model."""
+    lines = (line.partition(":") for line in text.splitlines())
+    fields = {key.strip(): value.strip() for key, _, value in lines}
     name = fields.get("Model")
     return Gpu(name=name, uuid=fields.get("GPU UUID")) if name else None
+
+
+def _whole_version(text: str) -> str | None:
+    match = re.fullmatch(_VERSION, text.strip())
+    return match[1] if match else None
+
+
+def _text_of(file: Path) -> str:
+    try:
+        return file.read_text(errors="replace")
+    except OSError:
+        return ""
 
 
 def _first(pattern: re.Pattern[str], text: str) -> str | None:

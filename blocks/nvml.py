@@ -10,7 +10,7 @@ from typing import TypeVar
 import pynvml
 
 from tasks.compatibility.models import NvmlReading
-from tasks.core.facts import Gpu
+from tasks.core.facts import Gpu, version_or_none
 from tasks.health.models import GpuSample
 
 T = TypeVar("T")
@@ -63,8 +63,8 @@ def _read_all() -> NvmlReading:
     gpus = [_ask(f"GPU {index}", partial(_read_gpu, index), faults) for index in range(count)]
     return NvmlReading(
         available=True,
-        driver=driver,
-        cuda_driver=cuda,
+        driver=version_or_none(driver),
+        cuda_driver=version_or_none(cuda),
         gpus=tuple(gpu for gpu in gpus if gpu is not None),
         fault="; ".join(faults) or None,
     )

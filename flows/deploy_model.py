@@ -149,12 +149,21 @@ class _Lifecycle:
         return environment.result, staged.result
 
     def _verify(self, environment: EnvironmentRequest) -> Outcome[Any]:
-        """The survey needs no environment, only the names and versions that its lock will install."""
+        """The survey needs no environment, only the names and versions that its lock will install. One that stands
+        already, the system's, is asked."""
         tool = open_manager(environment.environment.manager)
         environment = decide_backend(environment, ThisHost())
         locked = lock_environment(environment, tool, EnvironmentTrial(), self.settings)
         packages = locked.packages if isinstance(locked, Locked) else {}
-        return verify_compatibility(CompatibilityRequest(engine=self.spec.engine, packages=packages))
+        adopted = environment.environment.path
+        request = CompatibilityRequest(
+            engine=self.spec.engine,
+            packages=packages,
+            target=self.spec.target,
+            gpus=self.spec.hardware.gpus,
+            python_path=adopted / "bin" / "python" if adopted else None,
+        )
+        return verify_compatibility(request)
 
     def _tune(
         self, environment: EnvironmentResult, staging: StagingResult

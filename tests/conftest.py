@@ -11,6 +11,7 @@ from contextvars import copy_context
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 from random_model import write_random_model
 from swift_server import SwiftServer, UnavailableError, running
@@ -21,6 +22,9 @@ from tasks.core.spec import EngineKind
 from tasks.engines.catalogue import get_engine
 
 REPOSITORY = Path(__file__).parent.parent
+# How long one example takes says more of the machine's other work than of the code.
+hypothesis.settings.register_profile("here", hypothesis.settings(), deadline=None)
+hypothesis.settings.load_profile("here")
 REQUIRED = set(filter(None, os.environ.get("SLIPWAY_REQUIRE", "").split(",")))
 
 

@@ -11,7 +11,7 @@ import click
 
 from deployments.cli.main import print_json
 from tasks.core.errors import NotFoundError, WrongUseError
-from tasks.core.spec import EngineKind
+from tasks.core.spec import EngineKind, Target
 from tasks.core.verdicts import StageName, says_no
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ as_json_option = click.option("--json", "as_json", is_flag=True, help="Print one
 @click.command()
 @as_json_option
 def survey(as_json: bool) -> None:
-    """Show what this host is: driver, CUDA, GPUs, toolkit, distribution.
+    """Show what this host is: driver, CUDA, GPUs, toolkits, distribution, disks.
 
     The JSON is what `slipway compat check --facts` takes.
     """
@@ -35,13 +35,9 @@ def survey(as_json: bool) -> None:
     from rich.markup import escape
 
     from deployments.cli.show import print_facts
-    from tasks.compatibility.report import facts_rows
-    from tasks.compatibility.subject import disagreements
+    from tasks.compatibility.report import survey_rows
 
-    rows = facts_rows(found.facts)
-    rows += [("disagreement", f"{fact}: {who}") for fact, who in disagreements(found.sightings).items()]
-    rows += [("fault", found.fault)] if found.fault else []
-    print_facts((name, escape(value)) for name, value in rows)
+    print_facts((name, escape(value)) for name, value in survey_rows(found))
 
 
 @click.group()
@@ -54,26 +50,49 @@ def compat() -> None:
 @click.option(
     "--engine",
     type=click.Choice([kind.value for kind in EngineKind]),
-    default=EngineKind.LLAMA_CPP.value,
-    show_default=True,
-    help="Engine to run on this host.",
+    help="Engine to run on this host; that of --environment, else llama.cpp, when left out.",
 )
 @click.option(
     "--lock",
     metavar="FILE",
     help="Lock of the engine's environment; the engine's own pinned requirements when left out.",
 )
+@click.option(
+    "--environment",
+    metavar="ENV",
+    help="Environment that stands on this host: its packages, and the CUDA that its torch was built for.",
+)
+@click.option(
+    "--target", type=click.Choice([kind.value for kind in Target]), help="Where the engine is to run."
+)
 @as_json_option
-def check(facts_file: str | None, engine: str, lock: str | None, as_json: bool) -> None:
+def check(
+    facts_file: str | None,
+    engine: str | None,
+    lock: str | None,
+    environment: str | None,
+    target: str | None,
+    as_json: bool,
+) -> None:
     """Give the verdict and the reasons for it; exit code 3 for block and unknown."""
     if facts_file is not None:
-        if lock is not None:
+        for option, given in (("--lock", lock), ("--environment", environment)):
+            if given is not None:
+                raise WrongUseError(
+                    f"{option} describes this host's environment and --facts another host's", fix="give one"
+                )
+        if target is not None:
             raise WrongUseError(
-                "--lock describes this host's environment and --facts another host's", fix="give one"
+                "--target is for this host; facts say theirs themselves",
+                fix=f'put "target": "{target}" there',
             )
         result = _judge_file(facts_file)
+    elif environment is not None:
+        if lock is not None:
+            raise WrongUseError("--lock and --environment each say what is installed", fix="give one")
+        result = _judge_environment(Path(environment), engine, target)
     else:
-        result = _judge_here(EngineKind(engine), lock)
+        result = _judge_lock(EngineKind(engine or EngineKind.LLAMA_CPP), lock, target)
     if as_json:
         from tasks.compatibility.report import answer
 
@@ -133,9 +152,8 @@ def _judge_file(name: str) -> CompatibilityResult:
     return advise(Survey(facts=parse_facts(content, source="standard input" if name == "-" else name)))
 
 
-def _judge_here(engine: EngineKind, lock: str | None) -> CompatibilityResult:
-    from tasks.compatibility.models import CompatibilityRequest
-    from tasks.compatibility.plan import facts_of
+def _judge_lock(engine: EngineKind, lock: str | None, target: str | None) -> CompatibilityResult:
+    from tasks.compatibility.plan import run_on
     from tasks.compatibility.way_out import advise
     from tasks.core.pins import pinned_versions
     from tasks.engines.catalogue import get_engine
@@ -144,9 +162,26 @@ def _judge_here(engine: EngineKind, lock: str | None) -> CompatibilityResult:
     packages = pinned_versions(text)
     if lock and not packages:
         raise WrongUseError(f"{lock} pins no package", fix="give a lock with lines such as numpy==2.3.1")
-    found = _survey_here()
-    facts = facts_of(CompatibilityRequest(engine=engine, packages=packages), found)
-    return advise(found.model_copy(update={"facts": facts}))
+    return advise(run_on(_survey_here(), packages, engine=engine.value, target=target))
+
+
+def _judge_environment(folder: Path, engine: str | None, target: str | None) -> CompatibilityResult:
+    from blocks.environment_trial import EnvironmentTrial
+    from tasks.compatibility.apply import read_torch
+    from tasks.compatibility.plan import run_on
+    from tasks.compatibility.rules import load_tables
+    from tasks.compatibility.subject import engine_of
+    from tasks.compatibility.way_out import advise
+    from tasks.environment.proof import read_inventory
+
+    python, trial = folder.absolute() / "bin" / "python", EnvironmentTrial()
+    if not python.exists():
+        raise NotFoundError(f"{folder} is no Python environment", fix="name a folder that holds bin/python")
+    packages = read_inventory(python, trial).packages
+    survey = _survey_here().model_copy(update={"torch": read_torch(python, packages, trial)})
+    return advise(
+        run_on(survey, packages, engine=engine or engine_of(packages, load_tables()), target=target)
+    )
 
 
 def _read(path: Path) -> bytes:

@@ -2,10 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Protocol
 
-from tasks.compatibility.models import KernelReading, NvmlReading, Sighting, SmiReading, Survey, SystemReading
-from tasks.core.facts import Facts
+from pydantic import ValidationError
+
+from tasks.compatibility.models import (
+    CUDA_LIBRARY,
+    CudaLibraryReading,
+    KernelReading,
+    NvmlReading,
+    Sighting,
+    SmiReading,
+    Survey,
+    SystemReading,
+    ToolkitReading,
+    TorchReading,
+)
+from tasks.compatibility.rules import load_tables
+from tasks.compatibility.subject import is_forward_compat
+from tasks.core.errors import CommandError
+from tasks.core.facts import Disk, Facts
+from tasks.core.workers import WorkerRunner
+
+_READ_TORCH = Path(__file__).parent / "worker" / "read_torch.py"
 
 
 class Host(Protocol):
@@ -23,6 +44,18 @@ class Host(Protocol):
     def nvcc(self) -> str | None:
         """Version of the CUDA toolkit; None where there is none."""
 
+    def cuda_library(self) -> CudaLibraryReading | None:
+        """The user-mode driver that a program started here would load; None where there is none."""
+
+    def container_toolkit(self) -> ToolkitReading:
+        """NVIDIA's container toolkit and its CDI specifications."""
+
+    def docker_runtimes(self) -> tuple[str, ...] | None:
+        """Names of Docker's runtimes; None where no engine answers."""
+
+    def disks(self) -> tuple[Disk, ...]:
+        """File systems that models and results lie on."""
+
     def system(self) -> SystemReading:
         """All but the GPUs."""
 
@@ -31,26 +64,54 @@ def survey_host(host: Host) -> Survey:
     """Facts of `host`, with every source's sighting of those that have two.
 
     The kernel driver is named by NVML, else by the kernel module, else by nvidia-smi. Without a GPU, driver
-    or toolkit the facts say so. Where the driver is loaded and does not answer, `fault` says why, and the
-    GPUs are those that the kernel module lists.
+    or toolkit the facts say so; a source that is there and cannot be understood leaves its fact unknown. Where
+    the driver is loaded and does not answer, `fault` says why, and the GPUs are those that the kernel module
+    lists. The user-mode driver and Docker are asked only where there is a driver.
     """
     nvml, smi, kernel = host.nvml(), host.nvidia_smi(), host.kernel_driver()
-    nvcc, system = host.nvcc(), host.system()
+    nvcc, system, toolkit = host.nvcc(), host.system(), host.container_toolkit()
+    driver = nvml.driver or kernel.driver or (smi.driver if smi else None)
+    here = driver is not None or nvml.available
+    library = host.cuda_library() if here else None
+    runtimes = host.docker_runtimes() if here else ()
     broken = nvml.fault or (smi.fault if smi and kernel.driver and not nvml.available else None)
     known: dict[str, Any] = {
-        "driver": nvml.driver or kernel.driver or (smi.driver if smi else None),
-        "cuda_driver": nvml.cuda_driver or (smi.cuda_driver if smi else None),
+        "cuda_driver": nvml.cuda_driver or (smi.cuda_driver if smi else None) or (library and library.cuda),
         "nvcc": nvcc,
         "gpus": kernel.gpus if broken and not nvml.gpus else nvml.gpus,
+        "disks": host.disks(),
+        **_containers(toolkit, runtimes),
         **system.model_dump(),
     }
     if broken and not known["gpus"]:
         del known["gpus"]
-    return Survey(facts=Facts(**known), sightings=tuple(_sightings(nvml, smi, kernel, nvcc)), fault=broken)
+    understood = driver is not None or not (nvml.available or (smi and smi.fault is None))
+    if understood:
+        known["driver"] = driver
+    if library is not None:
+        known["forward_compat"] = is_forward_compat(library, driver, load_tables())
+    sightings = _of_the_driver(nvml, smi, kernel, library)
+    sightings.append(Sighting(fact="nvcc", source="nvcc", value=nvcc))
+    if here:
+        found = library and library.path
+        sightings.append(Sighting(fact=CUDA_LIBRARY, source="dynamic loader", value=found))
+    if toolkit.program is not None:
+        sightings.append(Sighting(fact="container_toolkit", source=toolkit.program, value=toolkit.version))
+    sightings.sort(key=lambda row: (row.fact, row.source))
+    return Survey(facts=Facts(**known), sightings=tuple(sightings), fault=broken)
 
 
-def _sightings(
-    nvml: NvmlReading, smi: SmiReading | None, kernel: KernelReading, nvcc: str | None
+def _containers(toolkit: ToolkitReading, runtimes: tuple[str, ...] | None) -> dict[str, Any]:
+    """What is known of how containers get GPUs. A Docker engine that does not answer leaves that open."""
+    ways = [*(["cdi"] if toolkit.cdi else []), *(["nvidia-runtime"] if "nvidia" in (runtimes or ()) else [])]
+    known: dict[str, Any] = {"container_gpus": ways} if ways or runtimes is not None else {}
+    if toolkit.program is None or toolkit.version is not None:
+        known["container_toolkit"] = toolkit.version
+    return known
+
+
+def _of_the_driver(
+    nvml: NvmlReading, smi: SmiReading | None, kernel: KernelReading, library: CudaLibraryReading | None
 ) -> list[Sighting]:
     rows = [Sighting(fact="driver", source="kernel module", value=kernel.driver)]
     if nvml.available:
@@ -67,6 +128,25 @@ def _sightings(
                 fact="gpu_count", source="nvidia-smi", value=None if smi.gpus is None else str(smi.gpus)
             ),
         ]
-    return sorted(
-        [*rows, Sighting(fact="nvcc", source="nvcc", value=nvcc)], key=lambda row: (row.fact, row.source)
-    )
+    if library is not None:
+        rows.append(Sighting(fact="cuda_driver", source="libcuda", value=library.cuda))
+    return rows
+
+
+def read_torch(python: Path, packages: Mapping[str, str], runner: WorkerRunner) -> TorchReading | None:
+    """What the torch of that Python's environment says of itself; None, and nothing started, without torch."""
+    if "torch" not in packages:
+        return None
+    try:
+        answer = runner.run_worker(python, _READ_TORCH)
+    except CommandError as error:
+        return TorchReading(fault=error.what)
+    try:
+        return TorchReading.model_validate_json(answer.stdout)
+    except ValidationError:
+        last = answer.stderr.strip().splitlines()[-1:]
+        return TorchReading(
+            fault=": ".join(
+                [f"no answer that can be read, and {python.name} ended with {answer.code}", *last]
+            )[:300]
+        )

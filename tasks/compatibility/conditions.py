@@ -33,6 +33,7 @@ PRESENCE = ("none", "present")
 
 VERSIONS = frozenset(
     {
+        "container_toolkit",
         "cuda_build",
         "cuda_driver",
         "driver",
@@ -45,8 +46,20 @@ VERSIONS = frozenset(
         "nvcc",
     }
 )
-TEXTS = frozenset({"disagreement", "dtype", "engine", "family", "gpu.forward_compat", "host_fault"})
-FLAGS = frozenset({"cpu_build", "forward_compat", "needs_gpu"})
+TEXTS = frozenset(
+    {
+        "container",
+        "container_gpus",
+        "disagreement",
+        "dtype",
+        "engine",
+        "family",
+        "gpu.forward_compat",
+        "host_fault",
+        "target",
+    }
+)
+FLAGS = frozenset({"cpu_build", "forward_compat", "needs_gpu", "wants_gpu"})
 PRESENT_ONLY = frozenset({"gpus"})
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from tasks.core.facts import Facts, Gpu, Packages, VersionText
 from tasks.core.result import StageResult
-from tasks.core.spec import EngineKind
+from tasks.core.spec import EngineKind, Target
 from tasks.core.verdicts import CompatibilityVerdict
 
 Severity = Literal["block", "warn", "unknown", "info", "pass"]
@@ -41,6 +42,11 @@ class CompatibilityRequest(_Frozen):
     )
     family: str | None = Field(None, description="Model family, e.g. deepseek.")
     dtype: str | None = Field(None, description="Type of the weights, e.g. bfloat16.")
+    target: Target | None = Field(None, description="Where the service is to run.")
+    gpus: int | None = Field(None, ge=0, description="GPUs that the service asks for.")
+    python_path: Path | None = Field(
+        None, description="Python of the environment, where that stands already: its torch is asked."
+    )
     measurements: tuple[Measurement, ...] = Field((), description="What was already tried on this host.")
 
 
@@ -71,14 +77,44 @@ class KernelReading(_Frozen):
 
 
 class SystemReading(_Frozen):
-    """The host without its GPUs."""
+    """The host without its GPUs. `container` names the kind of container that is looked out of."""
 
-    glibc: str | None = None
+    glibc: VersionText | None = None
     distribution: str | None = None
     kernel: str | None = None
     cpu: str | None = None
     cpu_count: int | None = None
     memory_bytes: int | None = None
+    container: str | None = None
+
+
+CUDA_LIBRARY = "libcuda.so.1"
+"""The user-mode driver, by the name that programs load it by; sightings of its path go by that name too."""
+
+
+class CudaLibraryReading(_Frozen):
+    """The user-mode driver that the dynamic loader finds: its real path, and the CUDA that it says it is of."""
+
+    path: str
+    cuda: VersionText | None = None
+
+
+class ToolkitReading(_Frozen):
+    """NVIDIA's container toolkit: the program that was found, its version if it says one, and whether a CDI
+    specification names NVIDIA's GPUs."""
+
+    program: str | None = None
+    version: VersionText | None = None
+    cdi: bool = False
+
+
+class TorchReading(_Frozen):
+    """What the torch of an environment says of itself; `cuda` is None in a build without CUDA, `fault` says why it
+    could not be asked."""
+
+    version: str | None = None
+    cuda: VersionText | None = None
+    fault: str | None = None
 
 
 class Sighting(_Frozen):
@@ -90,11 +126,19 @@ class Sighting(_Frozen):
 
 
 class Survey(_Frozen):
-    """Facts of a host, and who said what: the same fact is asked of two sources where there are two."""
+    """Facts of a host, and who said what: the same fact is asked of two sources where there are two.
+
+    `torch` is that of the environment that is to run there, where one stands already.
+    """
 
     facts: Facts
     sightings: tuple[Sighting, ...] = ()
     fault: str | None = None
+    torch: TorchReading | None = None
+
+    def lasting(self) -> dict[str, Any]:
+        """What a verdict rests on. Disks decide nothing, and what is free on them changes at every look."""
+        return self.model_dump(mode="json", exclude={"facts": {"disks"}})
 
 
 class Finding(_Frozen):
@@ -116,8 +160,8 @@ class KnownBad(_Frozen):
 
 
 class Change(_Frozen):
-    """One thing to change: `what` (`driver`, `cuda-compat`, `engine`, `dtype`, `cuda_build`, or a package), what it
-    is now, and what it should become."""
+    """One thing to change: `what` (`driver`, `cuda-compat`, `container toolkit`, `target`, `engine`, `dtype`,
+    `cuda_build`, or a package), what it is now, and what it should become."""
 
     what: str
     current: str | None

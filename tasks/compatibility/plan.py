@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from tasks.compatibility.conditions import GPU, PACKAGE, Answer, Subject, Value, any_holds, evaluate
 from tasks.compatibility.models import (
@@ -15,7 +16,7 @@ from tasks.compatibility.models import (
     Survey,
 )
 from tasks.compatibility.rules import PLACEHOLDER, Rule, Tables, load_tables
-from tasks.compatibility.subject import cuda_build_of, describe, find_engine
+from tasks.compatibility.subject import build_sightings, cuda_build_of, describe, find_engine
 from tasks.core.facts import Facts
 from tasks.core.verdicts import CompatibilityVerdict
 
@@ -28,6 +29,8 @@ _HOW_TO_KNOW = {
     "driver": "run `slipway survey` on the host, or give `driver` as NVML names it; null if none",
     "cuda_build": "give the CUDA version of the environment's packages (torch.version.cuda); null if none",
     "gpus": "run `slipway survey` on the host, or give `gpus`; [] if there are none",
+    "container_gpus": "start Docker and run `slipway survey`, or give `container_gpus`; [] if there is no way",
+    "container_toolkit": "give the version that `nvidia-ctk --version` prints; null if it is not installed",
     "gpu.compute_capability": "give `compute_capability` of each GPU",
     "gpu.forward_compat": "look the GPU up in NVIDIA's list of GPUs with forward compatibility",
 }
@@ -107,19 +110,39 @@ def combine(findings: Iterable[Finding]) -> CompatibilityVerdict:
     return CompatibilityVerdict.PASS
 
 
-def facts_of(request: CompatibilityRequest, survey: Survey) -> Facts:
-    """The host's facts, completed by what is to run there."""
-    wanted = {
-        "engine": request.engine.value,
-        "engine_version": request.engine_version,
-        "packages": request.packages,
-        "cuda_build": request.cuda_build or cuda_build_of(request.packages),
-        "family": request.family,
-        "dtype": request.dtype,
-    }
-    optional = ("engine_version", "family", "dtype")
-    known = {name: value for name, value in wanted.items() if value is not None or name not in optional}
-    return Facts.model_validate({**survey.facts.model_dump(), **known})
+def complete(request: CompatibilityRequest, survey: Survey) -> Survey:
+    """The survey with what is to run on the host."""
+    return run_on(
+        survey,
+        request.packages,
+        cuda_build=request.cuda_build,
+        engine=request.engine.value,
+        engine_version=request.engine_version,
+        family=request.family,
+        dtype=request.dtype,
+        target=request.target and request.target.value,
+        gpus_wanted=request.gpus,
+    )
+
+
+def run_on(
+    survey: Survey, packages: Mapping[str, str], *, cuda_build: str | None = None, **wanted: str | int | None
+) -> Survey:
+    """The host's facts, completed by what is to run there; a `wanted` fact that is None is not known.
+
+    What the environment's torch says of its CUDA counts more than `cuda_build` and than what the packages imply. A
+    torch that could not be asked, with packages that imply nothing, leaves it unknown.
+    """
+    pinned, source = (cuda_build, "request") if cuda_build else (cuda_build_of(packages), "package list")
+    torch = survey.torch
+    known: dict[str, Any] = {name: value for name, value in wanted.items() if value is not None}
+    if torch is not None and torch.fault is None:
+        known["cuda_build"] = torch.cuda
+    elif torch is None or pinned is not None:
+        known["cuda_build"] = pinned
+    facts = Facts.model_validate({**survey.facts.model_dump(), "packages": dict(packages), **known})
+    sightings = (*survey.sightings, *build_sightings(pinned, source, survey))
+    return survey.model_copy(update={"facts": facts, "sightings": sightings})
 
 
 def _measured(measurements: Sequence[Measurement]) -> list[Finding]:

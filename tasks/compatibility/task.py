@@ -5,18 +5,22 @@ from __future__ import annotations
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from tasks.compatibility.apply import Host, survey_host
+from tasks.compatibility.apply import Host, read_torch, survey_host
 from tasks.compatibility.models import CompatibilityRequest, CompatibilityResult, Survey
-from tasks.compatibility.plan import facts_of
+from tasks.compatibility.plan import complete
 from tasks.compatibility.way_out import advise
 from tasks.core.progress import say
 from tasks.core.verdicts import StageName
+from tasks.core.workers import WorkerRunner
 
 
 @task(name="survey-host", cache_policy=NO_CACHE)
-def take_survey(host: Host) -> Survey:
-    """What this host is, by every source there is."""
+def take_survey(host: Host, request: CompatibilityRequest, runner: WorkerRunner) -> Survey:
+    """What this host is, by every source there is, and the torch of the environment where one stands already."""
     survey = survey_host(host)
+    if request.python_path is not None:
+        torch = read_torch(request.python_path, request.packages, runner)
+        survey = survey.model_copy(update={"torch": torch})
     gpus = ", ".join(gpu.name for gpu in survey.facts.gpus) or "no GPU"
     say(StageName.COMPATIBILITY, f"surveyed: {gpus}, driver {survey.facts.driver or 'none'}")
     return survey
@@ -25,5 +29,4 @@ def take_survey(host: Host) -> Survey:
 @task(name="judge-compatibility", cache_policy=NO_CACHE)
 def judge_compatibility(request: CompatibilityRequest, survey: Survey) -> CompatibilityResult:
     """The verdict on what is to run on the surveyed host."""
-    facts = facts_of(request, survey)
-    return advise(survey.model_copy(update={"facts": facts}), request.measurements)
+    return advise(complete(request, survey), request.measurements)

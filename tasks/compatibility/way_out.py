@@ -40,6 +40,8 @@ _STEP = 0.02
 
 _FLOATS = ("bfloat16", "float16")
 _EVERYWHERE = "llama.cpp"
+_TOOLKIT = "1.17.8"
+"""Stands for any version of NVIDIA's container toolkit: no rule tells them apart."""
 
 
 class _Gone:
@@ -143,6 +145,7 @@ class _Candidates:
             [
                 *self._drivers(),
                 *self._forward_compatibility(),
+                *self._containers(),
                 *self._software(),
                 *self._pins(),
                 *self._weights(),
@@ -202,6 +205,28 @@ class _Candidates:
         if not self.facts.forward_compat and self.facts.gpus and self.facts.driver is not None:
             change = Change(what="cuda-compat", current=None, wanted="installed, and on the library path")
             yield Move("cuda-compat", _HOST_PACKAGE, (change,), {"forward_compat": True})
+
+    def _containers(self) -> Iterator[Move]:
+        """Where Docker can give no GPU: let it, or serve from a process."""
+        facts = self.facts
+        if (
+            (facts.target or "").lower() != "docker"
+            or not facts.known("container_gpus")
+            or facts.container_gpus
+        ):
+            return
+        process = Change(what="target", current=facts.target, wanted="process")
+        yield Move("target", _RELEASE, (process,), {"target": "process"})
+        change = Change(
+            what="container toolkit",
+            current=facts.container_toolkit,
+            wanted="installed, and configured for Docker",
+        )
+        there = {
+            "container_toolkit": facts.container_toolkit or _TOOLKIT,
+            "container_gpus": ("nvidia-runtime",),
+        }
+        yield Move("container toolkit", _HOST_PACKAGE, (change,), there)
 
     def _software(self) -> Iterator[Move]:
         """Another release of the engine, with what it pins; of torch where no engine pins it; else another build."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
@@ -22,6 +22,7 @@ from pydantic import (
     SerializerFunctionWrapHandler,
     StrictBool,
     StrictInt,
+    TypeAdapter,
     ValidationError,
     model_serializer,
 )
@@ -47,6 +48,19 @@ def _named_packages(value: dict[str, str]) -> dict[str, str]:
 VersionText = Annotated[str, Field(max_length=64), AfterValidator(_version)]
 """A version as text; compare only as `packaging.version.Version`."""
 
+
+def version_or_none(text: str | None) -> str | None:
+    """The text if it is a version. What a tool or library calls one need not be."""
+    try:
+        return TypeAdapter(VersionText).validate_python(text)
+    except ValidationError:
+        return None
+
+
+def _nothing_for_none(value: object) -> object:
+    return () if value is None else value
+
+
 Packages = Annotated[
     dict[str, VersionText],
     BeforeValidator(lambda value: {} if value is None else value),
@@ -66,11 +80,30 @@ class Gpu(BaseModel):
     uuid: str | None = None
 
 
+class Disk(BaseModel):
+    """A file system that models or results lie on. `rotational` is the kernel's word, and in a virtual machine no
+    more than a hint; `free_bytes` is what was free when it was looked at."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    mount: str
+    device: str | None = None
+    file_system: str | None = None
+    size_bytes: StrictInt | None = Field(None, ge=0)
+    free_bytes: StrictInt | None = Field(None, ge=0)
+    rotational: StrictBool | None = None
+
+
+ContainerGpus = Literal["cdi", "nvidia-runtime"]
+"""Ways by which Docker gives GPUs to containers: a CDI specification, NVIDIA's runtime."""
+
+
 class Facts(BaseModel):
     """What a host is, and what would run on it.
 
     `driver` is the kernel driver, `cuda_driver` the CUDA version of the user-mode driver, `nvcc` the toolkit
-    installed on the host, `cuda_build` the CUDA version that the environment's packages were built for.
+    installed on the host, `cuda_build` the CUDA version that the environment's packages were built for,
+    `container` the kind of container that this was seen from, `container_toolkit` NVIDIA's, by its version.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -78,19 +111,25 @@ class Facts(BaseModel):
     driver: VersionText | None = None
     cuda_driver: VersionText | None = None
     nvcc: VersionText | None = None
-    gpus: Annotated[tuple[Gpu, ...], BeforeValidator(lambda value: () if value is None else value)] = ()
+    gpus: Annotated[tuple[Gpu, ...], BeforeValidator(_nothing_for_none)] = ()
     glibc: VersionText | None = None
     distribution: str | None = None
     kernel: str | None = None
     cpu: str | None = None
     cpu_count: StrictInt | None = Field(None, ge=1)
     memory_bytes: StrictInt | None = Field(None, ge=0)
+    disks: Annotated[tuple[Disk, ...], BeforeValidator(_nothing_for_none)] = ()
+    container: str | None = None
+    container_toolkit: VersionText | None = None
+    container_gpus: Annotated[tuple[ContainerGpus, ...], BeforeValidator(_nothing_for_none)] = ()
     engine: str | None = None
     engine_version: VersionText | None = None
     packages: Packages = {}
     cuda_build: VersionText | None = None
     family: str | None = None
     dtype: str | None = None
+    target: str | None = None
+    gpus_wanted: StrictInt | None = Field(None, ge=0)
     forward_compat: Annotated[StrictBool, BeforeValidator(lambda value: value is not None and value)] = False
 
     def known(self, field: str) -> bool:
@@ -122,6 +161,8 @@ def parse_facts(text: str | bytes, *, source: str = "facts") -> Facts:
     """The facts in a JSON document. Raises one `WrongUseError` line that names the first wrong key."""
     try:
         values = json.loads(text, object_pairs_hook=_each_key_once)
+        # Half a character (\ud800) is JSON, and can neither be shown nor stored.
+        json.dumps(values, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         raise WrongUseError(f"{source} is not JSON: {error}") from None
     if not isinstance(values, dict):
@@ -144,7 +185,9 @@ def _explain(error: ValidationError, source: str) -> WrongUseError:
     path = ".".join(str(piece) for piece in first["loc"])
     if first["type"] == "extra_forbidden":
         key = str(first["loc"][-1])
-        known: Mapping[str, object] = (Gpu if len(first["loc"]) > 1 else Facts).model_fields
+        parts: dict[str, type[BaseModel]] = {"gpus": Gpu, "disks": Disk}
+        part = parts[str(first["loc"][0])] if len(first["loc"]) > 1 else Facts
+        known: Mapping[str, object] = part.model_fields
         near = difflib.get_close_matches(key, known, n=1, cutoff=0.4)
         fix = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
         return WrongUseError(f"{source}: unknown key {path!r}", fix=fix)

@@ -15,6 +15,7 @@ from tasks.core.errors import EngineError, SlipwayError
 from tasks.core.progress import say
 from tasks.core.spec import EngineKind
 from tasks.core.verdicts import StageName
+from tasks.core.workers import WorkerAnswer, WorkerRunner
 from tasks.engines.base import CommandLine, Engine, ServingConfig
 from tasks.environment import dependencies
 from tasks.environment.binaries import glibc_needs
@@ -38,19 +39,6 @@ _SERVED_NAME = "proof"
 _PROMPT, _TOKENS, _CONTEXT, _START_TIMEOUT_S = "Slipway", 8, 64, 120.0
 
 
-class WorkerAnswer(Protocol):
-    """What a worker did."""
-
-    @property
-    def code(self) -> int: ...
-
-    @property
-    def stdout(self) -> str: ...
-
-    @property
-    def stderr(self) -> str: ...
-
-
 class FirstCompletion(Protocol):
     """What an engine answered first, and how long that took from its start."""
 
@@ -64,7 +52,7 @@ class FirstCompletion(Protocol):
     def output_tokens(self) -> int: ...
 
 
-class Trial(Protocol):
+class Trial(WorkerRunner, Protocol):
     """What runs code inside an environment."""
 
     @property
@@ -73,9 +61,6 @@ class Trial(Protocol):
 
     def alive(self, python: Path) -> bool:
         """Whether that Python runs at all."""
-
-    def run_worker(self, python: Path, worker: Path, *arguments: str) -> WorkerAnswer:
-        """Run a script to its end."""
 
     def first_completion(
         self, command: CommandLine, *, served_name: str, log: Path, prompt: str, tokens: int, timeout_s: float

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import venv
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from blocks.host import ThisHost
 from blocks.record_store import open_record_store
 from flows.verify_compatibility import verify_compatibility
 from tasks.compatibility.models import CompatibilityRequest, NvmlReading
-from tasks.core.facts import Gpu
+from tasks.core.facts import Disk, Gpu
 from tasks.core.settings import Settings
 from tasks.core.spec import EngineKind
 from tasks.core.verdicts import StageName
@@ -23,6 +24,32 @@ def without_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """The CPU-only host that every machine can be; its other sources stay real."""
     monkeypatch.setattr(ThisHost, "nvml", lambda _: NvmlReading())
     monkeypatch.setattr(ThisHost, "nvidia_smi", lambda _: None)
+
+
+def test_what_becomes_free_on_a_disk_judges_nothing_anew(
+    slipway_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free = iter(range(2))
+    monkeypatch.setattr(ThisHost, "disks", lambda _: (Disk(mount="/", free_bytes=next(free)),))
+    first, second = verify_compatibility(REQUEST), verify_compatibility(REQUEST)
+    assert (first.cached, second.cached) == (False, True)
+    assert [disk.free_bytes for disk in first.result.facts.disks] == [0]
+
+
+def test_an_environment_that_stands_is_asked(slipway_home: Path, tmp_path: Path) -> None:
+    venv.create(tmp_path, symlinks=True)
+    (packages,) = tmp_path.glob("lib/python3*/site-packages")
+    (packages / "torch").mkdir()
+    for name, text in (("__init__", ""), ("version", "__version__ = '2.9.0+cu126'\ncuda = '12.6'\n")):
+        (packages / "torch" / f"{name}.py").write_text(text)
+    packages_of_the_lock = {"torch": "2.9.0", "nvidia-cuda-runtime-cu12": "12.8.90"}
+    request = REQUEST.model_copy(update={"packages": packages_of_the_lock})
+    standing = request.model_copy(update={"python_path": tmp_path / "bin" / "python"})
+    by_lock, by_torch = verify_compatibility(request), verify_compatibility(standing)
+    assert (by_lock.result.facts.cuda_build, by_torch.result.facts.cuda_build) == ("12.8", "12.6")
+    assert (by_lock.verdict, by_torch.verdict) == ("pass", "warn")
+    (packages / "torch" / "version.py").write_text("__version__ = '2.9.0+cu128'\ncuda = '12.8'\n")
+    assert (verify_compatibility(standing).verdict, verify_compatibility(standing).cached) == ("pass", True)
 
 
 def test_verdict_record_and_cache(slipway_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -49,6 +49,8 @@ R525 = {"driver": "525.85.12", "cuda_driver": "12.0"}
 OLD_VLLM = {"engine_version": "0.11.2", "packages": {"torch": "2.9.0", "transformers": "4.57.0"}}
 TRANSFORMERS = {"engine": "transformers", "engine_version": "5.17.0", "packages": {"torch": "2.10.0"}}
 CVE = {"DRV-SEC-5520": "info"}
+NO_TOOLKIT = {"target": "docker", "container_toolkit": None, "container_gpus": []}
+LLAMA_CUDA = {"engine": "llama.cpp", "engine_version": GONE, "packages": {}}
 
 
 @dataclass(frozen=True)
@@ -822,6 +824,82 @@ CASES = [
         "warn",
         {"HOST-FAULT-UNUSED": "warn", "HOUSE-GPU-IDLE": "info"},
         fault="NVML: GPU is lost",
+    ),
+    Case(
+        "build-twice",
+        "torch replaced by another build, while the CUDA packages of the former stayed",
+        {},
+        "warn",
+        {"HOST-BUILD-TWICE": "warn"},
+        sightings=saw("cuda_build", torch="13.0", packages="12.8"),
+    ),
+    Case(
+        "gpu-not-given",
+        "seen from a container the way is another: nothing is to be installed",
+        {**CPU, "driver": "580.95.05", "engine": "llama.cpp", "container": "docker"},
+        "pass",
+        {"HOST-GPU-NOT-GIVEN": "info"},
+    ),
+    Case(
+        "gpu-hidden-outside",
+        "looked for and in no container: the driver's libraries are missing",
+        {**CPU, "driver": "580.95.05", "engine": "llama.cpp", "container": None},
+        "pass",
+        {"HOST-GPU-HIDDEN": "info"},
+    ),
+    # GPUs in containers
+    Case(
+        "docker-without-toolkit",
+        "Docker alone cannot give a GPU: could not select device driver",
+        NO_TOOLKIT,
+        "block",
+        {"CTK-ABSENT": "block"},
+    ),
+    Case(
+        "docker-unconfigured",
+        "the toolkit lies there, and Docker was never told",
+        {**NO_TOOLKIT, "container_toolkit": "1.17.8"},
+        "block",
+        {"CTK-UNCONFIGURED": "block"},
+    ),
+    Case(
+        "docker-runtime",
+        "configured it does, also where another toolkit's programs are not on the path",
+        {**NO_TOOLKIT, "container_gpus": ["nvidia-runtime"]},
+        "pass",
+    ),
+    Case("docker-cdi", "a CDI specification is as good", {**NO_TOOLKIT, "container_gpus": ["cdi"]}, "pass"),
+    Case(
+        "docker-on-the-processor",
+        "a service that asks for no GPU needs nobody to give it one",
+        {**NO_TOOLKIT, **LLAMA_CUDA, "gpus_wanted": 0},
+        "pass",
+    ),
+    Case(
+        "docker-llama-gpu",
+        "one that asks for one does, whatever its engine",
+        {**NO_TOOLKIT, **LLAMA_CUDA, "gpus_wanted": 1},
+        "block",
+        {"CTK-ABSENT": "block"},
+    ),
+    Case(
+        "process-without-toolkit",
+        "a process takes the GPU from the driver itself",
+        {**NO_TOOLKIT, "target": "process"},
+        "pass",
+    ),
+    Case(
+        "docker-without-gpu",
+        "on a host without GPU the toolkit is of no use",
+        {**NO_TOOLKIT, **CPU, "engine": "llama.cpp"},
+        "pass",
+    ),
+    Case(
+        "docker-not-looked",
+        "nobody looked for the toolkit: that is said, and decides nothing",
+        {"target": "docker"},
+        "pass",
+        {"NOT-KNOWN-CONTAINER-GPUS": "info", "NOT-KNOWN-CONTAINER-TOOLKIT": "info"},
     ),
     Case(
         "gpu-hidden",

@@ -11,7 +11,15 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from blocks.host import ThisHost
-from tasks.compatibility.models import KernelReading, NvmlReading, SmiReading, SystemReading
+from tasks.compatibility.models import (
+    CudaLibraryReading,
+    KernelReading,
+    NvmlReading,
+    SmiReading,
+    SystemReading,
+    ToolkitReading,
+)
+from tasks.core.facts import Disk
 
 
 class Readings(BaseModel):
@@ -23,6 +31,10 @@ class Readings(BaseModel):
     nvidia_smi: SmiReading | None = None
     kernel_driver: KernelReading = KernelReading()
     nvcc: str | None = None
+    cuda_library: CudaLibraryReading | None = None
+    container_toolkit: ToolkitReading = ToolkitReading()
+    docker_runtimes: tuple[str, ...] | None = None
+    disks: tuple[Disk, ...] = ()
     system: SystemReading = SystemReading()
 
 

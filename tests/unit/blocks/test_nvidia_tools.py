@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from blocks import nvidia_tools
-from blocks.host import ThisHost, fingerprint_here, read_system
+from blocks.host import ThisHost, container_of, fingerprint_here, read_system
 from blocks.nvidia_tools import (
     parse_nvcc,
     parse_nvidia_smi,
@@ -135,7 +138,12 @@ def test_the_nvcc_of_this_machine_is_understood(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_kernel_module(tmp_path: Path) -> None:
-    assert read_kernel_module(tmp_path) == KernelReading()
+    nowhere = tmp_path / "nowhere"
+    assert read_kernel_module(tmp_path, nowhere) == KernelReading()
+    (tmp_path / "module").write_text("580.95.05\n")
+    assert read_kernel_module(nowhere, tmp_path / "module") == KernelReading(driver="580.95.05")
+    (tmp_path / "module").write_text("a module of somebody's own\n")
+    assert read_kernel_module(nowhere, tmp_path / "module") == KernelReading()
     (tmp_path / "version").write_text(
         "NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.154.05  Thu Dec 28 15:37:48 UTC 2023\nGCC version:\n"
     )
@@ -152,6 +160,68 @@ def test_kernel_module(tmp_path: Path) -> None:
     open_module = "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.95.05  Release Build\n"
     (tmp_path / "version").write_text(open_module)
     assert read_kernel_module(tmp_path).driver == "580.95.05"
+
+
+MOUNTED = "44 40 254:0 /hosts /etc/hosts rw - ext4 /dev/vda rw\n"
+
+
+@pytest.mark.parametrize(
+    ("files", "environment", "kind"),
+    [
+        ({}, {}, None),
+        ({".dockerenv": ""}, {}, "docker"),
+        ({".dockerenv": "", "proc/self/mountinfo": MOUNTED}, {}, "docker"),
+        ({".dockerenv": "", "proc/self/mountinfo": "36 1 254:0 / / rw - ext4 /dev/vda rw\n"}, {}, None),
+        ({"run/.containerenv": ""}, {}, "podman"),
+        ({"proc/1/cgroup": "0::/kubepods/burstable/pod1/3f\n"}, {}, "kubernetes"),
+        ({"proc/1/cgroup": "0::/init.scope\n"}, {}, None),
+        ({}, {"KUBERNETES_SERVICE_HOST": "10.0.0.1"}, "kubernetes"),
+        ({}, {"container": "lxc"}, "lxc"),
+        ({}, {"container": os.fsdecode(b"\xff")}, "?"),
+    ],
+)
+def test_containers_by_their_marks(
+    files: dict[str, str], environment: dict[str, str], kind: str | None, tmp_path: Path
+) -> None:
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert container_of(environment, tmp_path) == kind
+
+
+MASK = """
+set -e
+mount -t tmpfs none /sys
+: > "$1"
+for file in cpuinfo meminfo filesystems; do mount --bind "$1" /proc/$file; done
+"""
+
+
+def masked(tmp_path: Path, *command: str) -> subprocess.CompletedProcess[str]:
+    """Run a command in a mount namespace in which /sys is empty, and so are files of /proc."""
+    script = f'{MASK}\nshift\nexec "$@"\n'
+    arguments = [
+        "unshare",
+        "--map-root-user",
+        "--mount",
+        "sh",
+        "-c",
+        script,
+        "sh",
+        str(tmp_path / "empty"),
+        *command,
+    ]
+    return subprocess.run(arguments, capture_output=True, text=True, check=False)
+
+
+def test_a_container_that_masks_proc_and_sys_is_surveyed(tmp_path: Path) -> None:
+    if shutil.which("unshare") is None or masked(tmp_path, "true").returncode != 0:
+        pytest.skip("this machine lets nobody mount anything in a namespace of its own")
+    done = masked(tmp_path, str(Path(sys.executable).with_name("slipway")), "survey", "--json")
+    assert done.returncode == 0, done.stderr
+    facts = json.loads(done.stdout)
+    assert facts["memory_bytes"] == os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    assert {disk["rotational"] for disk in facts["disks"]} <= {None}
 
 
 def test_this_host() -> None:

@@ -105,3 +105,11 @@ def test_an_old_library_knows_only_the_first_cuda_call(monkeypatch: pytest.Monke
         monkeypatch
     )
     assert (read_nvml().cuda_driver, read_nvml().fault) == (None, None)
+
+
+def test_a_version_that_is_none_is_not_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    driver = FaultyDriver()
+    driver.answers |= {"nvmlSystemGetDriverVersion": "r580_00 (internal)"}
+    driver.install(monkeypatch)
+    reading = read_nvml()
+    assert (reading.available, reading.driver, reading.fault) == (True, None, None)

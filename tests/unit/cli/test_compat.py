@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import venv
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from inline_snapshot import snapshot
 
 from blocks.host import ThisHost
 from deployments.cli.main import main
-from tasks.compatibility.models import NvmlReading, SmiReading
+from tasks.compatibility.models import NvmlReading, SmiReading, ToolkitReading
 from tasks.core.facts import Gpu
 
 H200 = {"name": "NVIDIA H200", "compute_capability": "9.0", "memory_bytes": 150_754_820_096}
@@ -89,6 +90,54 @@ def test_a_lock_says_what_would_run(
     assert "KB-05" in {finding["rule"] for finding in json.loads(capsys.readouterr().out)["findings"]}
 
 
+@pytest.fixture
+def environment(tmp_path: Path) -> Path:
+    """A real environment that holds the lists of two packages and torch's constants, and no more."""
+    venv.create(tmp_path / "env", symlinks=True)
+    (packages,) = (tmp_path / "env" / "lib").glob("python3*/site-packages")
+    for name, version in (("torch", "2.9.0"), ("transformers", "4.57.0")):
+        folder = packages / f"{name}-{version}.dist-info"
+        folder.mkdir()
+        (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+    (packages / "torch").mkdir()
+    (packages / "torch" / "__init__.py").write_text("raise ImportError('not to be imported')\n")
+    (packages / "torch" / "version.py").write_text("__version__ = '2.9.0+cu130'\ncuda = '13.0'\n")
+    return tmp_path / "env"
+
+
+def test_an_environment_says_what_it_was_built_for(
+    environment: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpu = Gpu(name="Tesla V100", compute_capability="7.0")
+    reading = NvmlReading(available=True, driver="570.124.06", cuda_driver="12.8", gpus=(gpu,))
+    monkeypatch.setattr(ThisHost, "nvml", lambda _: reading)
+    asked = ("compat", "check", "--environment", str(environment), "--json")
+    assert slipway(*asked) == 3
+    found = {
+        finding["rule"]: finding["message"] for finding in json.loads(capsys.readouterr().out)["findings"]
+    }
+    assert found["DRV-FLOOR-13"].startswith("a CUDA 13.0 build needs a driver of at least 580")
+    monkeypatch.setattr(ThisHost, "nvml", lambda _: NvmlReading())
+    assert slipway(*asked) == 0
+    found = {
+        finding["rule"]: finding["message"] for finding in json.loads(capsys.readouterr().out)["findings"]
+    }
+    assert "CUDA-UNUSED" in found
+
+
+def test_a_target_is_judged_where_it_is_named(
+    environment: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reading = NvmlReading(available=True, driver="580.95.05", cuda_driver="13.0", gpus=(Gpu(**H200),))
+    monkeypatch.setattr(ThisHost, "nvml", lambda _: reading)
+    monkeypatch.setattr(ThisHost, "container_toolkit", lambda _: ToolkitReading())
+    monkeypatch.setattr(ThisHost, "docker_runtimes", lambda _: ("runc",))
+    asked = ("compat", "check", "--environment", str(environment))
+    assert slipway(*asked, "--target", "process") == 0
+    assert slipway(*asked, "--target", "docker") == 3
+    assert "way out: target docker -> process" in capsys.readouterr().out
+
+
 def test_survey_shows_faults_and_disagreement(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -133,6 +182,10 @@ def test_rules_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
         (["--lock", "missing.txt"], "no file missing.txt"),
         (["--lock", "empty.txt"], "empty.txt pins no package"),
         (["--facts", "a", "--lock", "b"], "--lock describes this host's environment"),
+        (["--facts", "a", "--environment", "b"], "--environment describes this host's environment"),
+        (["--facts", "a", "--target", "docker"], "--target is for this host"),
+        (["--lock", "a", "--environment", "b"], "--lock and --environment each say what is installed"),
+        (["--environment", "b"], "b is no Python environment"),
         (["--facts", "typo.json"], "typo.json: unknown key 'drivr'"),
     ],
 )

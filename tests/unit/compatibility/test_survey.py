@@ -12,17 +12,21 @@ from recorded_host import Readings, RecordedHost
 from tasks.compatibility.apply import survey_host
 from tasks.compatibility.models import (
     CompatibilityRequest,
+    CudaLibraryReading,
     KernelReading,
     Measurement,
     NvmlReading,
     SmiReading,
     Survey,
+    ToolkitReading,
+    TorchReading,
 )
-from tasks.compatibility.plan import facts_of, judge
-from tasks.compatibility.report import answer, headline, markdown, numbers
-from tasks.compatibility.subject import cuda_build_of, disagreements
-from tasks.core.facts import Facts, Gpu
-from tasks.core.spec import EngineKind
+from tasks.compatibility.plan import complete, judge
+from tasks.compatibility.report import answer, headline, markdown, numbers, survey_rows
+from tasks.compatibility.rules import load_tables
+from tasks.compatibility.subject import cuda_build_of, disagreements, engine_of
+from tasks.core.facts import Disk, Facts, Gpu
+from tasks.core.spec import EngineKind, Target
 
 GPU = Gpu(name="NVIDIA H200", compute_capability="9.0", memory_bytes=150_754_820_096, uuid="GPU-1")
 NVML = NvmlReading(available=True, driver="570.124.06", cuda_driver="12.8", gpus=(GPU,))
@@ -37,7 +41,7 @@ def survey(**readings: object) -> Survey:
 def test_recorded_hosts_give_the_recorded_answers(repository: Path) -> None:
     found = survey_host(RecordedHost.load(repository / "tests/golden/hosts/debian-12-cpu.json"))
     request = CompatibilityRequest(engine=EngineKind.LLAMA_CPP, packages={"xllamacpp": "2026.10.11549"})
-    result = judge(found.model_copy(update={"facts": facts_of(request, found)}))
+    result = judge(complete(request, found))
     assert (result.verdict.value, headline(result)) == ("pass", "CPU only, 0 findings")
     assert found.facts.known("gpus")
     assert found.facts.driver is None
@@ -90,6 +94,147 @@ def test_nvidia_smi_without_driver_is_no_fault() -> None:
     assert (found.facts.driver, found.facts.gpus, found.fault) == (None, (), None)
 
 
+def test_a_driver_that_is_there_and_cannot_be_read_is_not_known() -> None:
+    found = survey(nvidia_smi=SmiReading(gpus=1))
+    assert not found.facts.known("driver")
+    assert judge(found).verdict == "unknown"
+    assert not survey(nvml=NvmlReading(available=True, gpus=(GPU,))).facts.known("driver")
+
+
+COMPAT = "/usr/local/cuda-13.0/compat/libcuda.so.580.65.06"
+OWN = "/usr/lib/x86_64-linux-gnu/libcuda.so.570.124.06"
+
+
+@pytest.mark.parametrize(
+    ("path", "cuda", "loaded"),
+    [
+        (COMPAT, "13.0", True),
+        (COMPAT, None, True),
+        ("/opt/conda/cuda-compat/libcuda.so.580.65.06", "13.0", True),
+        ("/opt/copied/libcuda.so.580.65.06", "13.0", True),
+        (OWN, "12.8", False),
+        (OWN, None, False),
+        ("/opt/incompatible/libcuda.so.1", "12.8", False),
+    ],
+)
+def test_a_forward_compatibility_library_is_noticed(path: str, cuda: str | None, loaded: bool) -> None:
+    found = survey(nvml=NVML, cuda_library=CudaLibraryReading(path=path, cuda=cuda))
+    assert found.facts.forward_compat is loaded
+    rows = dict(survey_rows(found))
+    assert (rows["libcuda.so.1"], rows["cuda-compat loaded"]) == (path, str(loaded).lower())
+
+
+def test_a_library_that_the_loader_does_not_find_leaves_it_open() -> None:
+    found = survey(nvml=NVML)
+    assert not found.facts.known("forward_compat")
+    assert dict(survey_rows(found))["libcuda.so.1"] == "none"
+
+
+def test_cuda_compat_on_geforce_is_refused_by_what_was_loaded() -> None:
+    gpu = Gpu(name="NVIDIA GeForce RTX 4090", compute_capability="8.9")
+    nvml = NVML.model_copy(update={"cuda_driver": "13.0", "gpus": (gpu,)})
+    found = survey(nvml=nvml, cuda_library=CudaLibraryReading(path=COMPAT, cuda="13.0"))
+    facts = found.facts.model_copy(update={"cuda_build": "13.0"})
+    rules = {finding.rule for finding in judge(found.model_copy(update={"facts": facts})).findings}
+    assert "FWD-NO" in rules
+    assert "FWD-UMD" not in rules
+
+
+def test_without_a_driver_nothing_is_loaded_and_docker_is_not_asked() -> None:
+    class NoDriver(RecordedHost):
+        def cuda_library(self) -> None:
+            raise AssertionError
+
+        docker_runtimes = cuda_library
+
+    facts = survey_host(NoDriver(Readings())).facts
+    assert (facts.container_gpus, facts.container_toolkit) == ((), None)
+    assert facts.known("container_gpus")
+    assert not facts.known("forward_compat")
+
+
+@pytest.mark.parametrize(
+    ("toolkit", "runtimes", "version", "ways"),
+    [
+        (ToolkitReading(), ("runc",), None, ()),
+        (ToolkitReading(), None, None, "not known"),
+        (ToolkitReading(cdi=True), None, None, ("cdi",)),
+        (
+            ToolkitReading(program="nvidia-ctk", version="1.17.8"),
+            ("nvidia", "runc"),
+            "1.17.8",
+            ("nvidia-runtime",),
+        ),
+        (ToolkitReading(program="nvidia-ctk", cdi=True), ("nvidia",), "not known", ("cdi", "nvidia-runtime")),
+    ],
+)
+def test_how_containers_get_gpus(
+    toolkit: ToolkitReading, runtimes: tuple[str, ...] | None, version: str | None, ways: object
+) -> None:
+    found = survey(nvml=NVML, container_toolkit=toolkit, docker_runtimes=runtimes)
+    facts = found.facts
+    assert (facts.container_toolkit if facts.known("container_toolkit") else "not known") == version
+    assert (facts.container_gpus if facts.known("container_gpus") else "not known") == ways
+    sighted = [one.value for one in found.sightings if one.fact == "container_toolkit"]
+    assert sighted == ([toolkit.version] if toolkit.program else [])
+
+
+def test_what_is_free_on_disks_does_not_make_a_survey_new() -> None:
+    disk = Disk(mount="/", device="/dev/nvme0n1p1", file_system="ext4", size_bytes=2**41, free_bytes=2**30)
+    one, other = survey(disks=(disk,)), survey(disks=(disk.model_copy(update={"free_bytes": 1}),))
+    assert one != other
+    assert one.lasting() == other.lasting()
+    assert one.lasting() != survey(nvml=NVML, disks=(disk,)).lasting()
+    assert dict(survey_rows(one))["disks"] == "/: ext4 on /dev/nvme0n1p1, 2.0 TiB, 1.0 GiB free"
+    assert dict(survey_rows(survey(disks=(Disk(mount="/x", rotational=True),))))["disks"] == snapshot(
+        "/x: file system not known, rotational by the kernel's word"
+    )
+
+
+TORCH = {"torch": "2.9.0", "nvidia-cuda-runtime-cu12": "12.8.90"}
+
+
+@pytest.mark.parametrize(
+    ("torch", "packages", "cuda", "twice"),
+    [
+        (TorchReading(version="2.9.0+cu128", cuda="12.8"), TORCH, "12.8", False),
+        (TorchReading(version="2.9.0+cu126", cuda="12.6"), TORCH, "12.6", True),
+        (TorchReading(version="2.9.0+cpu"), TORCH, None, True),
+        (TorchReading(version="2.9.0+cpu"), {"torch": "2.9.0"}, None, False),
+        (TorchReading(version="2.9.0+cu128", cuda="12.8"), {"torch": "2.9.0"}, "12.8", False),
+        (TorchReading(fault="KeyError: 'cuda'"), TORCH, "12.8", False),
+        (TorchReading(fault="KeyError: 'cuda'"), {"torch": "2.9.0"}, "not known", False),
+    ],
+)
+def test_torchs_own_word_on_its_cuda_counts(
+    torch: TorchReading, packages: dict[str, str], cuda: str | None, twice: bool
+) -> None:
+    request = CompatibilityRequest(engine=EngineKind.LLAMA_CPP, packages=packages)
+    completed = complete(request, survey(nvml=NVML).model_copy(update={"torch": torch}))
+    assert (completed.facts.cuda_build if completed.facts.known("cuda_build") else "not known") == cuda
+    assert ("cuda_build" in disagreements(completed.sightings)) is twice
+    findings = {finding.rule: finding.message for finding in judge(completed).findings}
+    assert ("HOST-BUILD-TWICE" in findings) is twice
+    if cuda == "12.6":
+        assert findings["HOST-BUILD-TWICE"] == snapshot(
+            "two sources disagree on the CUDA of the environment: torch.version.cuda says 12.6, package list says 12.8; the judgement goes by torch itself"
+        )
+
+
+@pytest.mark.parametrize(
+    ("packages", "engine"),
+    [
+        ({"vllm": "0.32.0", "transformers": "5.17.0"}, "vllm"),
+        ({"transformers": "5.17.0"}, "transformers"),
+        ({"xllamacpp": "1"}, "llama.cpp"),
+        ({"vllm": "1", "sglang": "1"}, None),
+        ({"numpy": "2.3.1"}, None),
+    ],
+)
+def test_the_engine_that_packages_hold(packages: dict[str, str], engine: str | None) -> None:
+    assert engine_of(packages, load_tables()) == engine
+
+
 @pytest.mark.parametrize(
     ("packages", "cuda"),
     [
@@ -112,9 +257,11 @@ def test_the_request_completes_the_facts() -> None:
         engine_version="1.0",
         packages={"Nvidia_CUDA_Runtime_cu12": "12.8.90"},
         dtype="bfloat16",
+        target=Target.DOCKER,
+        gpus=1,
         measurements=(Measurement(kind="import", passed=True, evidence="imported"),),
     )
-    facts = facts_of(request, survey(nvml=NVML))
+    facts = complete(request, survey(nvml=NVML)).facts
     assert (facts.engine, facts.cuda_build, facts.dtype, facts.engine_version) == (
         "llama.cpp",
         "12.8",
@@ -122,7 +269,8 @@ def test_the_request_completes_the_facts() -> None:
         "1.0",
     )
     assert not facts.known("family")
-    assert facts_of(request.model_copy(update={"cuda_build": "12.6"}), survey()).cuda_build == "12.6"
+    assert (facts.target, facts.gpus_wanted) == ("docker", 1)
+    assert complete(request.model_copy(update={"cuda_build": "12.6"}), survey()).facts.cuda_build == "12.6"
 
 
 def test_report_of_a_gpu_host() -> None:

@@ -74,6 +74,14 @@ EXPECTED: list[tuple[str, dict[str, Any], list[str]]] = [
         ["torch 2.11.0 -> 2.11.0+cu126: pass"],
     ),
     (
+        "Docker that can give no GPU: serve from a process, or let it",
+        {"target": "docker", "container_toolkit": None, "container_gpus": []},
+        [
+            "target docker -> process: pass",
+            "container toolkit none -> installed, and configured for Docker: pass",
+        ],
+    ),
+    (
         "V100 and driver 590: its last branch is R580",
         {
             "gpus": [V100],

@@ -69,6 +69,12 @@ def test_one_line_for_what_is_wrong() -> None:
     assert refused("{") == snapshot(
         "facts is not JSON: Expecting property name enclosed in double quotes: line 1 column 2 (char 1)"
     )
+    assert refused('{"distribution": "\\ud800"}') == snapshot(
+        "facts is not JSON: 'utf-8' codec can't encode character '\\ud800' in position 18: surrogates not allowed"
+    )
+    assert refused('{"disks": [{"mont": "/"}]}') == snapshot(
+        "facts: the key 'disks.0.mount' is missing (add 'disks.0.mount')"
+    )
     assert refused('{"driver": null, "driver": "580"}') == snapshot("facts is not JSON: a key is there twice")
     assert "known keys: driver" in refused('{"zzz": 1}')
     assert refused('{"packages": {"a\\nb": null}}') == snapshot(

@@ -1,0 +1,63 @@
+"""The file systems that folders lie on, read from the mount table and sysfs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+import psutil
+
+from tasks.core.facts import Disk
+from tasks.core.files import mount_of
+
+_SYSFS = Path("/sys/dev/block")
+
+
+def read_disks(folders: Iterable[Path]) -> tuple[Disk, ...]:
+    """The file systems of these folders, each once; of a folder that is not there yet, where it would be made."""
+    found: dict[Path, Disk] = {}
+    for folder in folders:
+        try:
+            mount = mount_of(folder)
+            found.setdefault(mount, _disk(mount))
+        except OSError:  # masked, or a network file system that does not answer: it says nothing of itself
+            continue
+    return tuple(found.values())
+
+
+def _disk(mount: Path) -> Disk:
+    usage = psutil.disk_usage(str(mount))
+    # Of several mounts on one place the last is the one that is seen.
+    rows = [row for row in psutil.disk_partitions(all=True) if row.mountpoint == str(mount)]
+    device = rows[-1].device if rows else None
+    return Disk(
+        mount=_shown(str(mount)),
+        device=_shown(device) if device else None,
+        file_system=(rows[-1].fstype or None) if rows else None,
+        size_bytes=usage.total,
+        free_bytes=usage.free,
+        rotational=rotational(_number_of(device, mount)),
+    )
+
+
+def _shown(name: str) -> str:
+    """The name of a file as text, where its bytes are none."""
+    return name.encode(errors="replace").decode()
+
+
+def _number_of(device: str | None, mount: Path) -> int:
+    """The block device's number: its file's, where there is one; btrfs gives its mounts numbers of no device."""
+    if device and Path(device).is_block_device():
+        return Path(device).stat().st_rdev
+    return mount.stat().st_dev
+
+
+def rotational(number: int, sysfs: Path = _SYSFS) -> bool | None:
+    """Whether the kernel calls that block device rotational; None where it is none, or sysfs is masked."""
+    try:
+        device = (sysfs / f"{os.major(number)}:{os.minor(number)}").resolve(strict=True)
+        whole = device.parent if (device / "partition").exists() else device
+        return (whole / "queue" / "rotational").read_text().strip() == "1"
+    except OSError:
+        return None

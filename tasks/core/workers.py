@@ -1,0 +1,26 @@
+"""Scripts that run inside other environments, as stages see them: what runs one, and what it did."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol
+
+
+class WorkerAnswer(Protocol):
+    """What a worker did."""
+
+    @property
+    def code(self) -> int: ...
+
+    @property
+    def stdout(self) -> str: ...
+
+    @property
+    def stderr(self) -> str: ...
+
+
+class WorkerRunner(Protocol):
+    """What runs code inside an environment."""
+
+    def run_worker(self, python: Path, worker: Path, *arguments: str) -> WorkerAnswer:
+        """Run a script to its end."""
