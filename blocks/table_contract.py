@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from tasks.health.models import ContractBreach, ContractResult
+from tasks.core.contract import ContractBreach, ContractResult
 
 if TYPE_CHECKING:
     import pandas as pd
