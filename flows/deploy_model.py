@@ -12,6 +12,7 @@ from prefect.runtime import flow_run
 
 from blocks.engine_api import EngineApi
 from blocks.environment_trial import EnvironmentTrial
+from blocks.fact_contract import FactContract
 from blocks.host import ThisHost, fingerprint_here
 from blocks.managers import open_manager
 from blocks.model_registry import resolve
@@ -150,6 +151,8 @@ class _Lifecycle:
 
     def _verify(self, environment: EnvironmentRequest) -> Outcome[Any]:
         """The survey needs no environment, only the names and versions that its lock will install."""
+        # Takes seconds the first time, as does the resolver in the environment's stage; the flow below reads it.
+        FactContract(self.settings).check()
         tool = open_manager(environment.environment.manager)
         environment = decide_backend(environment, ThisHost())
         locked = lock_environment(environment, tool, EnvironmentTrial(), self.settings)

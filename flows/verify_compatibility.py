@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from prefect import flow
 
+from blocks.fact_contract import FactContract
 from blocks.host import ThisHost
 from flows.recording import Outcome, run_stage
 from tasks.compatibility import report
 from tasks.compatibility.models import CompatibilityRequest, CompatibilityResult
-from tasks.compatibility.rules import load_tables
-from tasks.compatibility.task import judge_compatibility, take_survey
+from tasks.compatibility.plan import hold
+from tasks.compatibility.task import check_tables, judge_compatibility, take_survey
+from tasks.core.settings import Settings
 from tasks.core.verdicts import StageName
 
 
@@ -17,23 +21,28 @@ from tasks.core.verdicts import StageName
 def verify_compatibility(request: CompatibilityRequest) -> Outcome[CompatibilityResult]:
     """Survey this host, and judge what is to run on it by the rule table.
 
-    A recorded verdict stands while the host, the request and the rules stay the same; the survey is made anew
-    each time.
+    A recorded verdict stands while the host, the request, the rules and the contract on them stay the same; the
+    survey is made anew each time.
 
     Args:
         request: the engine and the packages of its environment.
     """
-    survey = take_survey(ThisHost())
+    survey, contract = take_survey(ThisHost()), FactContract(Settings.load())
     return run_stage(
         StageName.COMPATIBILITY,
         subject=request.engine.value,
         inputs={
             "request": request.model_dump(mode="json"),
             "survey": survey.model_dump(mode="json"),
-            "rules": load_tables().digest,
+            "tables": contract.identity.model_dump(mode="json"),
         },
         result_type=CompatibilityResult,
         report=report,
-        work=lambda: judge_compatibility(request, survey),
-        still_good=lambda _: True,
+        work=lambda: hold(judge_compatibility(request, survey), check_tables(contract)),
+        still_good=_has_page,
     ).as_state()
+
+
+def _has_page(result: CompatibilityResult) -> bool:
+    """Whether the page that the artifact names is there."""
+    return result.tables is not None and Path(result.tables.page).is_file()

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-from tasks.compatibility.models import KernelReading, NvmlReading, Sighting, SmiReading, Survey, SystemReading
+from tasks.compatibility.models import (
+    KernelReading,
+    NvmlReading,
+    Sighting,
+    SmiReading,
+    Survey,
+    SystemReading,
+    TablesCheck,
+    TablesIdentity,
+)
 from tasks.core.facts import Facts
 
 
@@ -25,6 +34,17 @@ class Host(Protocol):
 
     def system(self) -> SystemReading:
         """All but the GPUs."""
+
+
+class TableContract(Protocol):
+    """The contract on the fact tables that come with Slipway."""
+
+    @property
+    def identity(self) -> TablesIdentity:
+        """What its answer depends on; known without checking."""
+
+    def check(self) -> TablesCheck:
+        """The answer, and its page. Raises `SlipwayError` where the tables cannot be read."""
 
 
 def survey_host(host: Host) -> Survey:
