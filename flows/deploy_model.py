@@ -67,7 +67,12 @@ def deploy_model(spec: DeploySpec) -> DeployResult:
     lease = settings.service_lease(spec.name)
     with file_lock(lease, wait=False, holder=f"the service {spec.name}"), tags(service_tag(spec.name)):
         end_stale_runs(spec.name, flow_run.id, flow_run.tags)
-        for folder in (settings.home / "records", settings.locks, settings.services / spec.name):
+        for folder in (
+            settings.home / "records",
+            settings.locks,
+            settings.tables,
+            settings.services / spec.name,
+        ):
             sweep_dead_writers(folder)
         result = _Lifecycle(spec, settings).run()
         end_stale_tasks(spec.name)

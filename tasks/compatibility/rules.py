@@ -178,8 +178,9 @@ def load_tables() -> Tables:
         )
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(map(str, first["loc"])) or "the tables"
+        place = ".".join(map(str, first["loc"]))
+        found = f", {place} {str(first['input'])[:80]!r}" if place else ""
         raise damaged(
-            f"{error.title}, {place}: {first['msg']} ({str(first['input'])[:80]})",
+            f"{error.title}{found}: {first['msg']}",
             fix="install Slipway anew; `slipway compat tables` lists what is wrong with them",
         ) from error

@@ -113,8 +113,18 @@ def test_the_digest_follows_the_rows() -> None:
     [
         ("branches.toml", "branch = 418", "branch =", "branches.toml: TOMLDecodeError"),
         ("branches.toml", "[[branch]]", "[[brunch]]", "branches.toml: KeyError: 'branch'"),
-        ("claims.toml", 'status = "claim"', 'status = "hearsay"', "Rule, status: Input should be 'verified'"),
-        ("claims.toml", '"KB-19"]', '"KB-99"]', "['KB-99'], which are no rules"),
+        (
+            "claims.toml",
+            'status = "claim"',
+            'status = "hearsay"',
+            "Rule, status 'hearsay': Input should be 'verified'",
+        ),
+        (
+            "claims.toml",
+            '"KB-19"]',
+            '"KB-99"]',
+            "Tables: Value error, ART-1 contradicts ['KB-99'], which are no rules",
+        ),
     ],
 )
 def test_damaged_files_are_one_clear_fault(
