@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from blocks.engine_api import EngineApi
 from blocks.nvml import sample_gpus
 from blocks.service_processes import sample_processes
+from tasks.core.contract import ContractResult
 from tasks.core.records import Record, inputs_digest, new_record
 from tasks.core.release import ServiceFolder, ServiceState
 from tasks.core.verdicts import CANCELLED, FAULT, StageName
 from tasks.health import plan, report
-from tasks.health.models import ContractResult, GpuSample, HealthResult, ProcessSample
+from tasks.health.models import GpuSample, HealthResult, ProcessSample
 
 
 class LocalInstruments:

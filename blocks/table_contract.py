@@ -7,55 +7,88 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from tasks.health.models import ContractBreach, ContractResult
+from tasks.core.contract import ContractBreach, ContractResult
 
 if TYPE_CHECKING:
     import pandas as pd
 
+Expectations = Sequence[Mapping[str, Any]]
+"""`type` is an expectation's name, `where` the value of a column to which it is restricted, `why` is for people, the
+other keys are its arguments."""
+
 _SHOWN = 3
+_NOT_ARGUMENTS = ("type", "where", "why")
 
 
-def check_table(frame: pd.DataFrame, expectations: Sequence[Mapping[str, Any]]) -> ContractResult:
-    """Validate `frame` against expectations given as data: `type` is an expectation's name, `why` is for people,
-    the other keys are its arguments. A column that is not there is a breach, too.
+def check_table(frame: pd.DataFrame, expectations: Expectations) -> ContractResult:
+    """Validate one table by itself; see `Validator.check`."""
+    return Validator().check("table", frame, expectations)
 
-    Raises `KeyError` for an expectation that Great Expectations does not know.
+
+class Validator:
+    """Validates tables one after the other, and keeps what Great Expectations says for its page on them.
+
+    `parameters` are the values that expectations look up by `$PARAMETER`.
     """
-    os.environ["GX_ANALYTICS_ENABLED"] = "false"  # read at import
-    import great_expectations as gx
-    from great_expectations.core import ExpectationSuite
-    from great_expectations.data_context.types.base import ProgressBarsConfig
-    from great_expectations.expectations.registry import get_expectation_impl
 
-    logging.getLogger("great_expectations").setLevel(logging.ERROR)
-    context = gx.get_context(mode="ephemeral")
-    context.variables.progress_bars = ProgressBarsConfig(globally=False)
-    present = [row for row in expectations if row.get("column") in {None, *frame.columns}]
-    suite = ExpectationSuite("contract")
-    for row in present:
-        arguments = {key: value for key, value in row.items() if key not in ("type", "why")}
-        suite.add_expectation(get_expectation_impl(row["type"])(**arguments))
-    batch = (
-        context.data_sources.add_pandas("frame")
-        .add_dataframe_asset("table")
-        .add_batch_definition_whole_dataframe("all")
-        .get_batch({"dataframe": frame})
-    )
-    answer = batch.validate(suite, result_format="SUMMARY")
-    missing = [
-        ContractBreach(expectation=row["type"], column=row["column"], observed="the column is missing")
-        for row in expectations
-        if row not in present
-    ]
-    failed = [_breach(result) for result in answer.results if not result.success]
-    return ContractResult(rows=len(frame), expectations=len(expectations), breaches=(*missing, *failed))
+    def __init__(self, parameters: Mapping[str, Any] | None = None) -> None:
+        os.environ["GX_ANALYTICS_ENABLED"] = "false"  # read at import
+        import great_expectations as gx
+        from great_expectations.data_context.types.base import ProgressBarsConfig
+
+        logging.getLogger("great_expectations").setLevel(logging.ERROR)
+        context = gx.get_context(mode="ephemeral")
+        context.variables.progress_bars = ProgressBarsConfig(globally=False)
+        self.results: dict[str, Any] = {}
+        self._parameters = dict(parameters or {})
+        self._source = context.data_sources.add_pandas("frames")
+
+    def check(self, name: str, frame: pd.DataFrame, expectations: Expectations) -> ContractResult:
+        """Validate `frame`, a table called `name`. A column that is not there is a breach, too.
+
+        Raises `KeyError` for an expectation that Great Expectations does not know.
+        """
+        present = [row for row in expectations if row.get("column") in {None, *frame.columns}]
+        missing = [
+            ContractBreach(expectation=row["type"], column=row["column"], observed="the column is missing")
+            for row in expectations
+            if row not in present
+        ]
+        batch = (
+            self._source.add_dataframe_asset(name)
+            .add_batch_definition_whole_dataframe("all")
+            .get_batch({"dataframe": frame})
+        )
+        answer = batch.validate(
+            self._suite(name, present), result_format="SUMMARY", expectation_parameters=self._parameters
+        )
+        self.results[name] = answer
+        failed = [_breach(result) for result in answer.results if not result.success]
+        return ContractResult(rows=len(frame), expectations=len(expectations), breaches=(*missing, *failed))
+
+    def _suite(self, name: str, expectations: Expectations) -> Any:
+        from great_expectations.core import ExpectationSuite
+        from great_expectations.expectations.registry import get_expectation_impl
+        from great_expectations.expectations.row_conditions import Column
+
+        suite = ExpectationSuite(name)
+        for row in expectations:
+            arguments = {key: value for key, value in row.items() if key not in _NOT_ARGUMENTS}
+            for column, value in row.get("where", {}).items():
+                arguments["row_condition"] = Column(column) == value
+            suite.add_expectation(get_expectation_impl(row["type"])(**arguments, notes=row.get("why")))
+        return suite
 
 
 def _breach(result: Any) -> ContractBreach:
     config = result.expectation_config
-    return ContractBreach(
-        expectation=config.type, column=config.kwargs.get("column"), observed=_observed(result)
-    )
+    return ContractBreach(expectation=config.type, column=_columns(config.kwargs), observed=_observed(result))
+
+
+def _columns(arguments: Mapping[str, Any]) -> str | None:
+    """The column that an expectation is about, or the columns."""
+    pair = [arguments[name] for name in ("column_A", "column_B") if name in arguments]
+    return arguments.get("column") or ", ".join(arguments.get("column_list", pair)) or None
 
 
 def _observed(result: Any) -> str:

@@ -12,6 +12,7 @@ from prefect.runtime import flow_run
 
 from blocks.engine_api import EngineApi
 from blocks.environment_trial import EnvironmentTrial
+from blocks.fact_contract import FactContract
 from blocks.host import ThisHost, fingerprint_here
 from blocks.managers import open_manager
 from blocks.model_registry import resolve
@@ -66,7 +67,12 @@ def deploy_model(spec: DeploySpec) -> DeployResult:
     lease = settings.service_lease(spec.name)
     with file_lock(lease, wait=False, holder=f"the service {spec.name}"), tags(service_tag(spec.name)):
         end_stale_runs(spec.name, flow_run.id, flow_run.tags)
-        for folder in (settings.home / "records", settings.locks, settings.services / spec.name):
+        for folder in (
+            settings.home / "records",
+            settings.locks,
+            settings.tables,
+            settings.services / spec.name,
+        ):
             sweep_dead_writers(folder)
         result = _Lifecycle(spec, settings).run()
         end_stale_tasks(spec.name)
@@ -151,6 +157,8 @@ class _Lifecycle:
     def _verify(self, environment: EnvironmentRequest) -> Outcome[Any]:
         """The survey needs no environment, only the names and versions that its lock will install. One that stands
         already, the system's, is asked."""
+        # Takes seconds the first time, as does the resolver in the environment's stage; the flow below reads it.
+        FactContract(self.settings).check()
         tool = open_manager(environment.environment.manager)
         environment = decide_backend(environment, ThisHost())
         locked = lock_environment(environment, tool, EnvironmentTrial(), self.settings)

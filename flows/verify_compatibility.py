@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from prefect import flow
 
 from blocks.environment_trial import EnvironmentTrial
+from blocks.fact_contract import FactContract
 from blocks.host import ThisHost
 from flows.recording import Outcome, run_stage
 from tasks.compatibility import report
 from tasks.compatibility.models import CompatibilityRequest, CompatibilityResult
-from tasks.compatibility.rules import load_tables
-from tasks.compatibility.task import judge_compatibility, take_survey
+from tasks.compatibility.plan import hold
+from tasks.compatibility.task import check_tables, judge_compatibility, take_survey
+from tasks.core.settings import Settings
 from tasks.core.verdicts import StageName
 
 
@@ -18,23 +22,30 @@ from tasks.core.verdicts import StageName
 def verify_compatibility(request: CompatibilityRequest) -> Outcome[CompatibilityResult]:
     """Survey this host, and judge what is to run on it by the rule table.
 
-    A recorded verdict stands while the host, the request and the rules stay the same; the survey is made anew
-    each time. Disks are in the result and not in what it rests on: what is free on them always changes.
+    A recorded verdict stands while the host, the request, the rules and the contract on them stay the same; the
+    survey is made anew each time. Disks are in the result and not in what it rests on: what is free on them
+    always changes.
 
     Args:
         request: the engine and the packages of its environment, and its Python where that stands already.
     """
     survey = take_survey(ThisHost(), request, EnvironmentTrial())
+    contract = FactContract(Settings.load())
     return run_stage(
         StageName.COMPATIBILITY,
         subject=request.engine.value,
         inputs={
             "request": request.model_dump(mode="json"),
             "survey": survey.lasting(),
-            "rules": load_tables().digest,
+            "tables": contract.identity.model_dump(mode="json"),
         },
         result_type=CompatibilityResult,
         report=report,
-        work=lambda: judge_compatibility(request, survey),
-        still_good=lambda _: True,
+        work=lambda: hold(judge_compatibility(request, survey), check_tables(contract)),
+        still_good=_has_page,
     ).as_state()
+
+
+def _has_page(result: CompatibilityResult) -> bool:
+    """Whether the page that the artifact names is there."""
+    return result.tables is not None and Path(result.tables.page).is_file()

@@ -15,7 +15,7 @@ from tasks.core.spec import EngineKind, Target
 from tasks.core.verdicts import StageName, says_no
 
 if TYPE_CHECKING:
-    from tasks.compatibility.models import CompatibilityResult, Survey
+    from tasks.compatibility.models import CompatibilityResult, Survey, TablesCheck
 
 
 as_json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
@@ -130,6 +130,65 @@ def rules(as_json: bool) -> None:
     print_table(
         ("rule", "precedence", "severity", "when", "unless"), rows, whole=("rule", "precedence", "severity")
     )
+
+
+@compat.command()
+@click.option("--docs", metavar="PATH", help="Write the Data Docs page to this file, too.")
+@as_json_option
+def tables(docs: str | None, as_json: bool) -> None:
+    """Hold the fact tables to their contract; exit code 3 where it is broken.
+
+    Great Expectations checks each state of the tables once, which takes seconds, and writes a page about it.
+    """
+    from blocks.fact_contract import FactContract
+    from tasks.compatibility.report import tables_answer
+    from tasks.core.settings import Settings
+
+    found = FactContract(Settings.load()).check()
+    if docs is not None:
+        found = found.model_copy(update={"page": str(_copy_page(Path(found.page), Path(docs)))})
+    if as_json:
+        print_json(tables_answer(found))
+    else:
+        _show_tables(found)
+    if found.broken:
+        click.get_current_context().exit(3)
+
+
+def _copy_page(page: Path, to: Path) -> Path:
+    from tasks.core.files import write_atomically
+
+    target = to / page.name if to.is_dir() else to
+    try:
+        write_atomically(target, page.read_bytes())
+    except OSError as error:
+        raise WrongUseError(f"cannot write {target}: {error.strerror}") from None
+    return target.absolute()
+
+
+def _show_tables(found: TablesCheck) -> None:
+    from rich.markup import escape
+
+    from deployments.cli.show import print_table, show
+    from tasks.compatibility.report import BREACH, breach_rows, tables_headline
+
+    rows = [
+        (
+            f"[bold]{row.table}[/bold]",
+            str(row.rows),
+            str(row.expectations),
+            f"[red]{len(row.breaches)}[/red]" if row.breaches else "0",
+            row.last_checked_on.isoformat() if row.last_checked_on else "",
+        )
+        for row in found.tables
+    ]
+    figures = ("rows", "expectations", "breaches")
+    print_table(("table", *figures, "last checked"), rows, right=figures, whole=("table", "last checked"))
+    if found.broken:
+        cells = [tuple(map(escape, row)) for row in breach_rows(found)]
+        print_table(BREACH, cells, whole=("table",))
+    show(escape(tables_headline(found)))
+    click.echo(f"page  {found.page}")
 
 
 def _in_words(condition: Mapping[str, object]) -> str:

@@ -17,6 +17,8 @@ from tasks.compatibility.models import (
     SmiReading,
     Survey,
     SystemReading,
+    TablesCheck,
+    TablesIdentity,
     ToolkitReading,
     TorchReading,
 )
@@ -58,6 +60,17 @@ class Host(Protocol):
 
     def system(self) -> SystemReading:
         """All but the GPUs."""
+
+
+class TableContract(Protocol):
+    """The contract on the fact tables that come with Slipway."""
+
+    @property
+    def identity(self) -> TablesIdentity:
+        """What its answer depends on; known without checking."""
+
+    def check(self) -> TablesCheck:
+        """The answer, and its page. Raises `SlipwayError` where the tables cannot be read."""
 
 
 def survey_host(host: Host) -> Survey:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import date
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from tasks.core.contract import ContractResult
 from tasks.core.facts import Facts, Gpu, Packages, VersionText
 from tasks.core.result import StageResult
 from tasks.core.spec import EngineKind, Target
@@ -175,12 +177,54 @@ class WayOut(_Frozen):
     verdict: CompatibilityVerdict
 
 
+class TableCheck(ContractResult):
+    """Whether one fact table keeps its contract. `last_checked_on` is the day on which a row of it was last looked
+    up; None where the table only unfolds lists of the others."""
+
+    table: str
+    last_checked_on: date | None = None
+
+
+class TablesIdentity(_Frozen):
+    """What a check of the fact tables depends on: digests of tables and contract, and the version of Great
+    Expectations."""
+
+    digest: str
+    contract: str
+    great_expectations: str
+
+
+class TablesCheck(_Frozen):
+    """Whether the fact tables keep their contract. `page` is the file of the Data Docs."""
+
+    identity: TablesIdentity
+    page: str
+    tables: tuple[TableCheck, ...]
+
+    @property
+    def broken(self) -> tuple[TableCheck, ...]:
+        """The tables that do not."""
+        return tuple(table for table in self.tables if table.breaches)
+
+    @property
+    def rows(self) -> int:
+        """Of all tables."""
+        return sum(table.rows for table in self.tables)
+
+    @property
+    def expectations(self) -> int:
+        """Of all tables."""
+        return sum(table.expectations for table in self.tables)
+
+
 class CompatibilityResult(StageResult):
     """The verdict, what it rests on, and the facts it was made from. After a block, `ways_out` are the nearest
-    combinations that would pass."""
+    combinations that would pass. `tables` is the check of the tables that the verdict rests on; None where they were
+    only read."""
 
     verdict: CompatibilityVerdict
     findings: tuple[Finding, ...]
     ways_out: tuple[WayOut, ...] = ()
     facts: Facts
     sightings: tuple[Sighting, ...] = ()
+    tables: TablesCheck | None = None

@@ -14,6 +14,8 @@ from tasks.compatibility.models import (
     KnownBad,
     Measurement,
     Survey,
+    TableCheck,
+    TablesCheck,
 )
 from tasks.compatibility.rules import PLACEHOLDER, Rule, Tables, load_tables
 from tasks.compatibility.subject import build_sightings, cuda_build_of, describe, find_engine
@@ -108,6 +110,38 @@ def combine(findings: Iterable[Finding]) -> CompatibilityVerdict:
         if verdict.value in said:
             return verdict
     return CompatibilityVerdict.PASS
+
+
+def hold(result: CompatibilityResult, check: TablesCheck) -> CompatibilityResult:
+    """The result with the check of the tables it rests on. A broken contract blocks: the tables are part of the
+    program, so they were damaged on this host, and neither a pass nor a way out made from them means anything."""
+    broken = [_broken(table) for table in check.broken]
+    if not broken:
+        return result.model_copy(update={"tables": check})
+    findings = (*broken, *result.findings)
+    return result.model_copy(
+        update={"verdict": combine(findings), "findings": findings, "ways_out": (), "tables": check}
+    )
+
+
+def _broken(table: TableCheck) -> Finding:
+    first, more = table.breaches[0], len(table.breaches) - 1
+    named = f"{first.column}: " if first.column else ""
+    rest = f", and {more} more" if more else ""
+    return Finding(
+        rule=f"FACT-TABLE-{table.table.upper()}",
+        severity="block",
+        precedence="P0",
+        message=(
+            f"the fact table of {table.table} breaks its contract: {named}{first.expectation}: "
+            f"{first.observed}{rest}"
+        ),
+        fix=(
+            "install Slipway anew (`slipway compat tables` lists the breaches); where a date lies in the future, "
+            "set this host's clock"
+        ),
+        sources=("tasks/compatibility/data/contract.toml", "measured on this host"),
+    )
 
 
 def complete(request: CompatibilityRequest, survey: Survey) -> Survey:

@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from tasks.compatibility.models import CUDA_LIBRARY, CompatibilityResult, Finding, Survey, WayOut
+from tasks.compatibility.models import CUDA_LIBRARY, CompatibilityResult, Finding, Survey, TablesCheck, WayOut
 from tasks.compatibility.subject import disagreements
+from tasks.core.digests import short
 from tasks.core.facts import Disk, Facts
 from tasks.core.markdown import cell, page, section, table
 from tasks.core.records import Number
 from tasks.core.verdicts import StageName
+
+BREACH = ("table", "column", "expectation", "observed")
+"""Columns of `breach_rows`."""
 
 _GIB = 2**30
 _WORDS = {
@@ -99,6 +103,52 @@ def markdown(result: CompatibilityResult) -> str:
         section("Facts", table(("fact", "value"), facts_rows(result.facts))),
         section("Who said what", table(("fact", "source", "value"), sightings) if sightings else ""),
         section("Remarks", "\n".join(map(_finding_text, remarks))),
+        section("Fact tables", *_tables(result.tables)),
+    )
+
+
+def tables_headline(check: TablesCheck) -> str:
+    """`9 tables, 626 rows, 120 expectations: all hold`."""
+    counts = f"{len(check.tables)} tables, {check.rows} rows, {check.expectations} expectations"
+    breaches = sum(len(table.breaches) for table in check.tables)
+    return f"{counts}: {f'{breaches} broken' if breaches else 'all hold'}"
+
+
+def breach_rows(check: TablesCheck) -> list[tuple[str, str, str, str]]:
+    """Table, column, expectation and what was there instead, for each breach."""
+    return [
+        (table.table, breach.column or "", breach.expectation, breach.observed)
+        for table in check.broken
+        for breach in table.breaches
+    ]
+
+
+def tables_answer(check: TablesCheck) -> dict[str, Any]:
+    """What programs get from `compat tables`."""
+    return {
+        **check.identity.model_dump(),
+        "page": check.page,
+        "tables": [
+            {
+                "table": table.table,
+                "rows": table.rows,
+                "expectations": table.expectations,
+                "breaches": [breach.model_dump() for breach in table.breaches],
+                "last_checked_on": table.last_checked_on.isoformat() if table.last_checked_on else None,
+            }
+            for table in check.tables
+        ],
+    }
+
+
+def _tables(check: TablesCheck | None) -> tuple[str, ...]:
+    if check is None:
+        return ()
+    digest, by = short(check.identity.digest), check.identity.great_expectations
+    return (
+        f"{tables_headline(check)} (digest `{digest}`, by Great Expectations {by}).",
+        table(BREACH, breach_rows(check)) if check.broken else "",
+        f"Data Docs, on the host of this run: `{check.page}`",
     )
 
 

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import functools
 import re
-import tomllib
-from collections.abc import Mapping
 from datetime import date
-from importlib.resources import files
 from itertools import pairwise
 from typing import Any, Literal
 
 from packaging.version import Version
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from tasks.compatibility.conditions import VERSIONS, Wanted, check
+from tasks.compatibility.fact_tables import damaged, read_rows
 from tasks.compatibility.models import Measurement, Precedence, Severity
-from tasks.core.digests import digest_of
 
 Status = Literal["verified", "partly-verified", "derived", "claim"]
 
@@ -165,31 +162,26 @@ class Tables(BaseModel):
                 raise ValueError(f"{rule.id} contradicts {sorted(unknown)}, which are no rules")
         return self
 
-    @property
-    def digest(self) -> str:
-        """Changes whenever a judgement might."""
-        return digest_of(self)
-
-
-RULE_FILES = ("host.toml", "vendor.toml", "known_bad.toml", "claims.toml")
-"""One per precedence, P0 to P3."""
-
 
 @functools.cache
 def load_tables() -> Tables:
-    """The tables that come with Slipway."""
-    return Tables(
-        rules=tuple(Rule.model_validate(row) for name in RULE_FILES for row in _read(name)["rule"]),
-        engines=tuple(EngineRow.model_validate(row) for row in _read("engines.toml")["engine"]),
-        gpus=tuple(GpuRow.model_validate(row) for row in _read("gpus.toml")["gpu"]),
-        capabilities=tuple(
-            CapabilityRow.model_validate(row) for row in _read("capabilities.toml")["capability"]
-        ),
-        branches=tuple(BranchRow.model_validate(row) for row in _read("branches.toml")["branch"]),
-        releases=tuple(ReleaseRow.model_validate(row) for row in _read("releases.toml")["release"]),
-        newest=tuple(NewestRow.model_validate(row) for row in _read("releases.toml")["newest"]),
-    )
-
-
-def _read(name: str) -> Mapping[str, Any]:
-    return tomllib.loads((files("tasks.compatibility") / "data" / name).read_text())
+    """The tables that come with Slipway. Raises `SlipwayError` where they are damaged."""
+    rows = read_rows()
+    try:
+        return Tables(
+            rules=tuple(Rule.model_validate(row) for row in rows["rules"]),
+            engines=tuple(EngineRow.model_validate(row) for row in rows["engines"]),
+            gpus=tuple(GpuRow.model_validate(row) for row in rows["gpus"]),
+            capabilities=tuple(CapabilityRow.model_validate(row) for row in rows["capabilities"]),
+            branches=tuple(BranchRow.model_validate(row) for row in rows["branches"]),
+            releases=tuple(ReleaseRow.model_validate(row) for row in rows["releases"]),
+            newest=tuple(NewestRow.model_validate(row) for row in rows["newest"]),
+        )
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        found = f", {place} {str(first['input'])[:80]!r}" if place else ""
+        raise damaged(
+            f"{error.title}{found}: {first['msg']}",
+            fix="install Slipway anew; `slipway compat tables` lists what is wrong with them",
+        ) from error

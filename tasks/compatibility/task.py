@@ -5,8 +5,8 @@ from __future__ import annotations
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from tasks.compatibility.apply import Host, read_torch, survey_host
-from tasks.compatibility.models import CompatibilityRequest, CompatibilityResult, Survey
+from tasks.compatibility.apply import Host, TableContract, read_torch, survey_host
+from tasks.compatibility.models import CompatibilityRequest, CompatibilityResult, Survey, TablesCheck
 from tasks.compatibility.plan import complete
 from tasks.compatibility.way_out import advise
 from tasks.core.progress import say
@@ -30,3 +30,13 @@ def take_survey(host: Host, request: CompatibilityRequest, runner: WorkerRunner)
 def judge_compatibility(request: CompatibilityRequest, survey: Survey) -> CompatibilityResult:
     """The verdict on what is to run on the surveyed host."""
     return advise(complete(request, survey), request.measurements)
+
+
+@task(name="check-fact-tables", cache_policy=NO_CACHE)
+def check_tables(contract: TableContract) -> TablesCheck:
+    """Whether the tables that the verdict rests on keep their contract."""
+    check = contract.check()
+    broken = ", ".join(table.table for table in check.broken)
+    said = f"broken by {broken}" if broken else "kept"
+    say(StageName.COMPATIBILITY, f"contract on {len(check.tables)} fact tables: {said}")
+    return check

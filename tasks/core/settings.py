@@ -48,6 +48,11 @@ class Settings:
         return self.home / "candidates"
 
     @property
+    def tables(self) -> Path:
+        """Checks of the fact tables and their pages, named by the digest of the tables."""
+        return self.home / "tables"
+
+    @property
     def services(self) -> Path:
         """One folder per service: its releases, supervisor state, logs and samples."""
         return self.home / "services"

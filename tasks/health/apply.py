@@ -8,12 +8,12 @@ from contextlib import AbstractContextManager
 from typing import Protocol
 
 from tasks.core.cancellation import current
+from tasks.core.contract import ContractResult
 from tasks.core.errors import EngineError
 from tasks.core.records import Record
 from tasks.core.release import Release, ServiceFolder, ServiceState
 from tasks.health import plan
 from tasks.health.models import (
-    ContractResult,
     GpuSample,
     HealthResult,
     ProcessSample,

@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from tasks.core.contract import ContractResult
 from tasks.core.result import StageResult
 from tasks.core.verdicts import HealthVerdict
 
@@ -75,23 +76,6 @@ class ServiceSample(Part):
     def mean_ms(self) -> float | None:
         """Mean time to first token; None where no request was answered."""
         return sum(self.latencies_ms) / len(self.latencies_ms) if self.latencies_ms else None
-
-
-class ContractBreach(Part):
-    """An expectation on the table of samples that does not hold. `expectation` is its name, `observed` what
-    was there instead."""
-
-    expectation: str
-    column: str | None
-    observed: str
-
-
-class ContractResult(Part):
-    """Whether the accumulated samples are what their readers rely on."""
-
-    rows: int
-    expectations: int
-    breaches: tuple[ContractBreach, ...] = ()
 
 
 class Finding(Part):

@@ -7,11 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tasks.core.contract import ContractResult
 from tasks.core.records import Record
 from tasks.core.release import Release
 from tasks.core.verdicts import CANCELLED, FAULT, HealthVerdict
 from tasks.health.models import (
-    ContractResult,
     Finding,
     GpuSample,
     HealthLimits,

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from tasks.core.contract import ContractResult
 from tasks.core.markdown import page, section, table
 from tasks.core.records import Number
 from tasks.core.verdicts import HealthVerdict, StageName
-from tasks.health.models import ContractResult, HealthResult
+from tasks.health.models import HealthResult
 
 NUMBERS = {
     "alive": "1",

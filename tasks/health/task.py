@@ -5,10 +5,11 @@ from __future__ import annotations
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
+from tasks.core.contract import ContractResult
 from tasks.core.release import Release, ServiceFolder, ServiceState
 from tasks.health import apply
 from tasks.health.apply import CheckContract, Instruments
-from tasks.health.models import ContractResult, HealthResult, Samples
+from tasks.health.models import HealthResult, Samples
 
 
 @task(name="sample-service", cache_policy=NO_CACHE)

@@ -10,10 +10,10 @@ from ulid import ULID
 
 from blocks.record_frame import to_frame
 from blocks.table_contract import check_table
+from tasks.core.contract import ContractResult
 from tasks.core.records import Number, Record
 from tasks.core.verdicts import StageName
 from tasks.health import plan, report
-from tasks.health.models import ContractResult
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
 GOOD = {"alive": 1.0, "restarts": 0.0, "memory_bytes": 5e8, "latency_ms": 12.0, "failed": 0.0}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tomllib
 from datetime import date
 from pathlib import Path
@@ -11,7 +12,10 @@ import pytest
 from inline_snapshot import snapshot
 from pydantic import ValidationError
 
-from tasks.compatibility.rules import RULE_FILES, Rule, Tables, load_tables
+from tasks.compatibility import fact_tables
+from tasks.compatibility.fact_tables import RULE_FILES
+from tasks.compatibility.rules import Rule, Tables, load_tables
+from tasks.core.errors import SlipwayError
 
 DATA = Path("tasks/compatibility/data")
 
@@ -26,7 +30,7 @@ def test_rule_files_are_sorted_and_of_one_precedence(repository: Path, name: str
 
 def test_every_data_file_is_read(repository: Path) -> None:
     tables = {"engines.toml", "gpus.toml", "capabilities.toml", "branches.toml", "releases.toml"}
-    assert {file.name for file in (repository / DATA).iterdir()} == {*RULE_FILES, *tables}
+    assert {file.name for file in (repository / DATA).iterdir()} == {*RULE_FILES, *tables, "contract.toml"}
 
 
 def test_every_row_is_dated_and_sourced() -> None:
@@ -98,7 +102,45 @@ def test_a_table_with_doubles_disorder_or_loose_ends_is_refused() -> None:
             Tables(**{**parts, **changes})
 
 
-def test_the_digest_follows_the_rules() -> None:
-    full = load_tables()
-    assert full.digest == load_tables().digest
-    assert full.model_copy(update={"rules": full.rules[1:]}).digest != full.digest
+def test_the_digest_follows_the_rows() -> None:
+    rows = fact_tables.read_rows()
+    assert fact_tables.digest(rows) == fact_tables.digest(fact_tables.read_rows())
+    assert fact_tables.digest({**rows, "rules": rows["rules"][1:]}) != fact_tables.digest(rows)
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "instead", "complaint"),
+    [
+        ("branches.toml", "branch = 418", "branch =", "branches.toml: TOMLDecodeError"),
+        ("branches.toml", "[[branch]]", "[[brunch]]", "branches.toml: KeyError: 'branch'"),
+        (
+            "claims.toml",
+            'status = "claim"',
+            'status = "hearsay"',
+            "Rule, status 'hearsay': Input should be 'verified'",
+        ),
+        (
+            "claims.toml",
+            '"KB-19"]',
+            '"KB-99"]',
+            "Tables: Value error, ART-1 contradicts ['KB-99'], which are no rules",
+        ),
+    ],
+)
+def test_damaged_files_are_one_clear_fault(
+    repository: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    file: str,
+    text: str,
+    instead: str,
+    complaint: str,
+) -> None:
+    data = shutil.copytree(repository / DATA, tmp_path / "data")
+    damaged = data / file
+    damaged.write_text(damaged.read_text().replace(text, instead))
+    monkeypatch.setattr(fact_tables, "DATA", data)
+    with pytest.raises(SlipwayError, match="the fact tables of this installation are damaged") as caught:
+        load_tables.__wrapped__()
+    assert complaint in caught.value.what
+    assert "install Slipway anew" in str(caught.value.fix)

@@ -10,6 +10,7 @@ import pytest
 from releases import make_release
 
 from blocks.engine_api import Completion
+from tasks.core.contract import ContractResult
 from tasks.core.errors import EngineError, NotFoundError
 from tasks.core.files import write_atomically
 from tasks.core.records import Record, new_record
@@ -17,7 +18,13 @@ from tasks.core.release import Release, ServiceFolder, ServiceState
 from tasks.core.verdicts import FAULT, StageName
 from tasks.health import apply, plan
 from tasks.health.apply import ServiceApi
-from tasks.health.models import ContractResult, GpuSample, HealthResult, ProcessSample, Samples, ServiceSample
+from tasks.health.models import (
+    GpuSample,
+    HealthResult,
+    ProcessSample,
+    Samples,
+    ServiceSample,
+)
 
 
 class FakeApi:

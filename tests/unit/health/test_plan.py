@@ -7,11 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from inline_snapshot import snapshot
 
+from tasks.core.contract import ContractBreach, ContractResult
 from tasks.core.verdicts import HealthVerdict
 from tasks.health import plan, report
 from tasks.health.models import (
-    ContractBreach,
-    ContractResult,
     GpuSample,
     HealthLimits,
     HealthResult,
