@@ -17,12 +17,13 @@ from flows.measure_disk import figures_for
 from flows.recording import Outcome, run_stage
 from tasks.core.digests import short
 from tasks.core.errors import CommandError, DiskFullError, MissingToolError, SlipwayError
-from tasks.core.manifest import is_intact
+from tasks.core.manifest import is_intact, read_manifest
 from tasks.core.settings import Settings
 from tasks.core.verdicts import StageName, StagingVerdict
 from tasks.staging import apply, report
-from tasks.staging.apply import CopyPlan, Pinned, Staged, pin, plan_copy, sweep_abandoned
+from tasks.staging.apply import CopyPlan, Staged, plan_copy, sweep_abandoned
 from tasks.staging.models import DiskResult, StagingRequest, StagingResult
+from tasks.staging.source import Pinned, pin
 from tasks.staging.task import copy_shards
 
 
@@ -65,7 +66,8 @@ def staged(request: StagingRequest, *, copy: Copy = apply.stage_model) -> Outcom
     except SlipwayError as error:
         return _run(request, {"model": request.model}, work=_raising(error))
     own = request.to is None
-    folder = request.to or settings.models / f"{short(source.pinned.digest)}-{request.shards}"
+    layout = f"{request.shards}" + (f"-tp{request.tensor_parallel}" if request.tensor_parallel > 1 else "")
+    folder = request.to or settings.models / f"{short(source.pinned.digest)}-{layout}"
     folder = folder.expanduser().absolute()
     disk, remarks = _disk(request, folder)
     inputs = {
@@ -73,10 +75,16 @@ def staged(request: StagingRequest, *, copy: Copy = apply.stage_model) -> Outcom
         "shards": request.shards,
         "folder": str(folder),
         "convertible": request.convertible,
+        "tensor_parallel": request.tensor_parallel,
     }
 
     def work() -> StagingResult:
-        plan = plan_copy(source.pinned, request.shards, convertible=request.convertible)
+        plan = plan_copy(
+            source.pinned,
+            request.shards,
+            convertible=request.convertible,
+            tensor_parallel=request.tensor_parallel,
+        )
         done = copy(source.pinned, plan, folder, leases=settings.leases, own=own)
         return to_result(source, folder, done, disk.result if disk else None, remarks)
 
@@ -87,6 +95,17 @@ def staged(request: StagingRequest, *, copy: Copy = apply.stage_model) -> Outcom
         still_good=lambda result: is_intact(result.model_dir, result.manifest_digest),
         consulted=(disk.record,) if disk else (),
     )
+
+
+def repaired_from_source(folder: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Files of a staged model that were mended from where it came from, and those that could not be.
+
+    Raises `ModelError` for a folder without a model, or a source that is another model now.
+    """
+    settings = Settings.load()
+    source = open_source(read_manifest(folder).source, endpoint=settings.s3_endpoint)
+    done = apply.repair_model(pin(source), folder, leases=settings.leases)
+    return done.restaged, done.damaged
 
 
 def find(request: StagingRequest, settings: Settings) -> Source:

@@ -41,8 +41,17 @@ def stage() -> None:
 @click.argument("source", metavar="SRC")
 @click.option("--to", "folder", required=True, type=click.Path(path_type=Path), help="Folder to stage into.")
 @click.option("--shards", type=ShardCount(), default="auto", show_default=True, help="Number of shards.")
+@click.option(
+    "--tensor-parallel",
+    type=click.IntRange(1, 1024),
+    default=1,
+    show_default=True,
+    help="Ranks that will load it: the automatic number of shards is a multiple of this.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-def copy(source: str, folder: Path, shards: int | Literal["auto"], as_json: bool) -> None:
+def copy(
+    source: str, folder: Path, shards: int | Literal["auto"], tensor_parallel: int, as_json: bool
+) -> None:
     """Copy the model SRC into aligned shards with digests and a manifest.
 
     SRC is a folder, file:PATH, s3://BUCKET/PREFIX or models:/NAME@ALIAS. Started again, it copies only what
@@ -55,6 +64,7 @@ def copy(source: str, folder: Path, shards: int | Literal["auto"], as_json: bool
         StagingRequest(
             model=source if source.startswith(_SOURCES) else f"file:{source}",
             shards=shards,
+            tensor_parallel=tensor_parallel,
             disk_benchmark=False,
             to=folder.absolute(),
             convertible=False,
@@ -70,20 +80,32 @@ def copy(source: str, folder: Path, shards: int | Literal["auto"], as_json: bool
 
 @stage.command()
 @click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--repair", is_flag=True, help="Replace what is damaged by the source's bytes.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-def verify(folder: Path, as_json: bool) -> None:
-    """Read every file of a staged model again and compare it with the manifest."""
+def verify(folder: Path, repair: bool, as_json: bool) -> None:
+    """Read every byte of a staged model again and compare it with the manifest."""
+    from tasks.core.manifest import read_manifest
     from tasks.core.manifest import verify as verify_folder
 
-    manifest, damaged = verify_folder(folder)
+    repaired: tuple[str, ...] = ()
+    if repair:
+        from flows.stage_model import repaired_from_source
+
+        manifest = read_manifest(folder)
+        repaired, damaged = repaired_from_source(folder.absolute())
+    else:
+        manifest, damaged = verify_folder(folder)
     verdict = StagingVerdict.CORRUPT if damaged else StagingVerdict.VERIFIED
     if as_json:
         answer = {"verdict": verdict, "files": len(manifest.files), "bytes": manifest.size_bytes}
-        print_json(answer | {"damaged": list(damaged), "manifest_digest": manifest.digest})
+        answer |= {"damaged": list(damaged), "manifest_digest": manifest.digest}
+        print_json(answer | ({"repaired": list(repaired)} if repair else {}))
     else:
         click.echo(f"{verdict}: {len(manifest.files)} files, {manifest.size_bytes / 1e6:.1f} MB in {folder}")
         for path in damaged:
-            click.echo(f"  missing or damaged: {path}")
+            click.echo(f"  missing or damaged: {path}" + (", and so is the source" if repair else ""))
+        for path in repaired:
+            click.echo(f"  repaired from {manifest.source}: {path}")
     if says_no(StageName.STAGING, verdict):
         sys.exit(3)
 

@@ -11,6 +11,7 @@ import pytest
 
 from blocks.record_store import open_record_store
 from deployments.cli.main import main
+from tasks.core.manifest import Manifest, StagedFile
 from tasks.core.records import Record
 from tasks.core.settings import Settings
 from tasks.core.verdicts import StageName
@@ -76,6 +77,37 @@ def test_copy_repair_and_verify(
     assert capsys.readouterr().out.startswith("verified: 6 files")
 
 
+def test_verify_mends_from_the_source_what_it_finds(
+    random_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "staged"
+    assert slipway("stage", "copy", random_model, "--to", folder, "--json") == 0
+    shard = answer(capsys)["shards"][0]["file"]
+    whole = (folder / shard).read_bytes()
+    (folder / shard).write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    assert slipway("stage", "verify", folder, "--repair") == 0
+    out = capsys.readouterr().out
+    assert out.startswith("verified: 5 files")
+    assert f"  repaired from file:{random_model}: {shard}" in out
+    assert (folder / shard).read_bytes() == whole
+    assert slipway("stage", "verify", folder, "--repair", "--json") == 0
+    assert answer(capsys)["repaired"] == []
+    remember_other_bytes(folder, shard)
+    assert slipway("stage", "verify", folder, "--repair", "--json") == 3
+    said = answer(capsys)
+    assert (said["verdict"], said["damaged"], said["repaired"]) == ("corrupt", [shard], [])
+
+
+def test_the_number_of_ranks_is_part_of_what_was_asked(
+    random_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = ["stage", "copy", random_model, "--to", tmp_path / "staged", "--tensor-parallel", "4", "--json"]
+    assert slipway(*copy) == 0
+    assert len(answer(capsys)["shards"]) == 1  # shards for each rank would be tiny
+    assert slipway(*copy) == 0
+    assert answer(capsys)["cached"]
+
+
 def test_people_read_what_was_done(
     random_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -120,6 +152,15 @@ def test_faults_are_one_line_and_recorded(
     assert "holds no staged model" in capsys.readouterr().err
 
 
+def remember_other_bytes(folder: Path, path: str) -> None:
+    manifest = Manifest.read(folder)
+    files = tuple(
+        StagedFile.of(file.path, file.size_bytes, file.kind, ["00" * 32]) if file.path == path else file
+        for file in manifest.files
+    )
+    (folder / "manifest.json").write_text(manifest.model_copy(update={"files": files}).render())
+
+
 def test_a_source_that_rots_is_a_verdict_that_says_no(
     random_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -127,8 +168,7 @@ def test_a_source_that_rots_is_a_verdict_that_says_no(
     folder = tmp_path / "staged"
     assert slipway("stage", "copy", random_model, "--to", folder, "--json") == 0
     shard = answer(capsys)["shards"][0]
-    manifest = folder / "manifest.json"
-    manifest.write_text(manifest.read_text().replace(shard["digest"], "blake3:" + "0" * 64))
+    remember_other_bytes(folder, shard["file"])
     assert slipway("stage", "copy", random_model, "--to", folder, "--json") == 3
     said = answer(capsys)
     assert (said["verdict"], said["damaged"], said["shards"]) == ("corrupt", [shard["file"]], [])
