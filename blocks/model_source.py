@@ -127,6 +127,7 @@ class S3Source:
 
     def __init__(self, folder: S3Folder) -> None:
         self._folder = folder
+        self._ranges = folder.ranges()
 
     @property
     def name(self) -> str:
@@ -153,9 +154,7 @@ class S3Source:
         self, file: SourceFile, offset: int, length: int, buffer: Buffer, at: int, took: Took
     ) -> None:
         """The same, straight into the buffer."""
-        content = self.read(file, offset, length)
-        buffer.view[at : at + length] = content
-        took(buffer.view[at : at + length])
+        self._ranges.read_into(file.path, file.identity, offset, length, buffer, at, took)
 
 
 def _identity(status: os.stat_result) -> str:
