@@ -11,6 +11,7 @@ from prefect import flow
 from prefect.runtime import flow_run
 
 from blocks import fio
+from blocks.environment_users import running_below
 from blocks.model_registry import ResolvedModel, resolve
 from blocks.model_source import open_source
 from flows.measure_disk import figures_for
@@ -22,8 +23,10 @@ from tasks.core.settings import Settings
 from tasks.core.verdicts import StageName, StagingVerdict
 from tasks.staging import apply, report
 from tasks.staging.apply import CopyPlan, Staged, plan_copy, sweep_abandoned
+from tasks.staging.copier import missing_bytes
 from tasks.staging.models import DiskResult, StagingRequest, StagingResult
 from tasks.staging.source import Pinned, pin
+from tasks.staging.store import make_room, touch_used
 from tasks.staging.task import copy_shards
 
 
@@ -85,9 +88,12 @@ def staged(request: StagingRequest, *, copy: Copy = apply.stage_model) -> Outcom
             convertible=request.convertible,
             tensor_parallel=request.tensor_parallel,
         )
+        gone = _make_room(plan, folder, settings) if own else ()
         done = copy(source.pinned, plan, folder, leases=settings.leases, own=own)
-        return to_result(source, folder, done, disk.result if disk else None, remarks)
+        return to_result(source, folder, done, disk.result if disk else None, (*remarks, *gone))
 
+    if own:
+        touch_used(folder, settings)
     return _run(
         request,
         inputs,
@@ -141,6 +147,21 @@ def to_result(
         damaged=done.damaged,
         disk=disk.figures if disk else None,
         findings=tuple(findings),
+    )
+
+
+def _make_room(plan: CopyPlan, folder: Path, settings: Settings) -> tuple[str, ...]:
+    """Models that nobody needs end where the limit or the disk asks for it; a remark for each."""
+    gone = make_room(
+        settings,
+        running_below,
+        folder,
+        size_bytes=sum(file.size_bytes for file in plan.files),
+        missing_bytes=missing_bytes(plan.files, folder),
+    )
+    return tuple(
+        f"removed to make room: {model.folder.name}, {model.size_bytes / 1e6:.1f} MB, used longest ago"
+        for model in gone
     )
 
 

@@ -110,6 +110,70 @@ def verify(folder: Path, repair: bool, as_json: bool) -> None:
         sys.exit(3)
 
 
+@stage.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--to", "store", required=True, type=click.Path(path_type=Path), help="Its OLLAMA_MODELS.")
+@click.option("--name", required=True, metavar="NAME[:TAG]", help="The model's name there.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def ollama(folder: Path, store: Path, name: str, as_json: bool) -> None:
+    """Make the GGUF file of the staged model in FOLDER a model of Ollama.
+
+    The file is linked, not copied, where both are on one disk.
+    """
+    from tasks.staging.blobs import export_to_ollama
+
+    done = export_to_ollama(folder.absolute(), store.absolute(), name)
+    if as_json:
+        print_json(
+            {"manifest": str(done.manifest), "blob": str(done.blob), "copied_bytes": done.copied_bytes}
+        )
+        return
+    how = f"{done.copied_bytes / 1e6:.1f} MB copied" if done.copied_bytes else "nothing copied"
+    click.echo(f"{name} is {done.blob} ({how})")
+    click.echo(f"  manifest {done.manifest}")
+
+
+@stage.command()
+@click.option("--limit", required=True, metavar="SIZE", help="Room that staged models may take, e.g. 500Gi.")
+@click.option("--dry-run", is_flag=True, help="Say what would go; remove nothing.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def gc(limit: str, dry_run: bool, as_json: bool) -> None:
+    """Remove staged models, those used longest ago first, until the rest takes less than the limit.
+
+    Models stay that a release of a service names, that a run works with, or that were used within the last hour.
+    SLIPWAY_MODELS_LIMIT keeps the same limit whenever a model is staged.
+    """
+    from blocks.environment_users import running_below
+    from tasks.core.settings import Settings
+    from tasks.core.spec import parse_size
+    from tasks.staging.store import collect, list_models
+
+    try:
+        limit_bytes = parse_size(limit)
+    except ValueError as error:
+        raise click.BadParameter(f"{limit!r} is not {error}", param_hint="--limit") from None
+    settings = Settings.load()
+    gone = collect(settings, running_below, limit_bytes=limit_bytes, dry_run=dry_run)
+    kept = [model for model in list_models(settings, running_below) if model not in gone]
+    if as_json:
+        print_json(
+            {
+                "dry_run": dry_run,
+                "removed": [{"folder": str(one.folder), "size_bytes": one.size_bytes} for one in gone],
+                "kept": [
+                    {"folder": str(one.folder), "size_bytes": one.size_bytes, "in_use": one.holder or None}
+                    for one in kept
+                ],
+            }
+        )
+        return
+    for one in gone:
+        click.echo(f"{'would remove' if dry_run else 'removed'} {one.folder} ({one.size_bytes / 1e6:.1f} MB)")
+    for one in kept:
+        why = f": {one.holder}" if one.holder else ""
+        click.echo(f"kept {one.folder} ({one.size_bytes / 1e6:.1f} MB){why}")
+
+
 def copy_answer(outcome: Outcome[StagingResult]) -> dict[str, object]:
     """What programs read (DESIGN 5), and what this run did."""
     from tasks.core.manifest import MANIFEST_FILE, Manifest

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +13,14 @@ import pytest
 
 from blocks.record_store import open_record_store
 from deployments.cli.main import main
+from flows.stage_model import staged
 from tasks.core.manifest import Manifest, StagedFile
 from tasks.core.records import Record
 from tasks.core.settings import Settings
 from tasks.core.verdicts import StageName
+from tasks.staging.apply import lock_of
+from tasks.staging.models import StagingRequest
+from tasks.staging.store import FRESH_S
 
 
 @pytest.fixture(autouse=True)
@@ -174,6 +180,33 @@ def test_a_source_that_rots_is_a_verdict_that_says_no(
     assert (said["verdict"], said["damaged"], said["shards"]) == ("corrupt", [shard["file"]], [])
     assert slipway("stage", "copy", random_model, "--to", folder) == 3
     assert f"corrupt: the source no longer gives {shard['file']}" in capsys.readouterr().out
+
+
+def test_staged_models_are_kept_below_a_limit(
+    random_model: Path, home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = [StagingRequest(model=f"file:{random_model}", shards=n, disk_benchmark=False) for n in (1, 2, 3)]
+    first = staged(wanted[0]).result.model_dir
+    assert slipway("stage", "gc", "--limit", "0") == 0
+    assert "it was used within the last hour" in capsys.readouterr().out
+    hours_ago = time.time() - 2 * FRESH_S
+    os.utime(lock_of(first, home / "leases").with_suffix(".used"), (hours_ago, hours_ago))
+    assert slipway("stage", "gc", "--limit", "0", "--dry-run") == 0
+    assert capsys.readouterr().out.startswith(f"would remove {first} (0.7 MB)")
+    assert slipway("stage", "gc", "--limit", "1Gi", "--json") == 0
+    said = answer(capsys)
+    assert (said["removed"], said["kept"][0]["in_use"]) == ([], None)
+    monkeypatch.setenv("SLIPWAY_MODELS_LIMIT", "1Mi")
+    second = staged(wanted[1]).result
+    assert second.findings[0].startswith(f"removed to make room: {first.name}, 0.7 MB")
+    assert not first.exists()
+    staged(wanted[2])  # the second is in use: the limit is exceeded
+    assert second.model_dir.exists()
+    assert slipway("stage", "gc", "--limit", "much") == 2
+    assert "'much' is not a size such as 512Mi" in capsys.readouterr().err
+    monkeypatch.setenv("SLIPWAY_MODELS_LIMIT", "much")
+    assert slipway("stage", "gc", "--limit", "0") == 2
+    assert "SLIPWAY_MODELS_LIMIT is 'much', not a size such as" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(shutil.which("fio") is None, reason="the program fio is not installed")

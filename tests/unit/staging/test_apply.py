@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -338,6 +339,99 @@ def test_an_architecture_that_cannot_be_served_is_refused_only_where_it_is_to_be
     with pytest.raises(ModelError, match="MambaForCausalLM"):
         plan_copy(pinned, "auto", convertible=True)
     assert plan_copy(pinned, "auto", convertible=False).files
+
+
+def write_sums(model: Path, **wrong: str) -> None:
+    sums = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(model.iterdir())}
+    named = {name.replace("-", "_").replace(".", "_"): name for name in sums}
+    sums |= {named[key]: digest for key, digest in wrong.items()}
+    (model / "SHA256SUMS").write_text("".join(f"{digest}  {name}\n" for name, digest in sums.items()))
+
+
+@pytest.mark.parametrize("resumed", [False, True])
+def test_bytes_that_are_not_those_the_source_promises_are_refused(
+    model: Path, tmp_path: Path, resumed: bool
+) -> None:
+    write_sums(model)
+    stage(model, tmp_path / "first")
+    write_sums(model, model_00002_of_00002_safetensors="00" * 32)
+    folder = tmp_path / "staged"
+    if resumed:
+        with pytest.raises(Killed):
+            stage(Between(model, 8, die), folder)
+    with pytest.raises(ModelError, match=r"model-00002-of-00002\.safetensors does not have the SHA-256"):
+        stage(model, folder)
+    assert not folder.exists() or resumed
+    assert not list(folder.glob("*"))
+    write_sums(model)
+    with pytest.raises(Killed):
+        stage(Between(model, 8, die), folder)
+    stage(model, folder)
+    assert read_model(folder) == read_model(model)
+
+
+def test_sums_are_right_also_where_tensors_change_their_order(tmp_path: Path) -> None:
+    model = tmp_path / "source"
+    model.mkdir()
+    (model / "config.json").write_text("{}")
+    narrow, wide = bytes(range(251)) * 999, bytes(range(256)) * 1000
+    write_plain(
+        model / "model.safetensors",
+        {"a": ("U8", (len(narrow),), narrow), "b": ("F32", (len(wide) // 4,), wide)},
+    )
+    write_sums(model)
+    pinned = pin(FolderSource(model))
+    plan = plan_copy(pinned, 1, convertible=False)
+    stage_model(pinned, plan, tmp_path / "staged", leases=tmp_path, own=True, chunk_bytes=CHUNK)
+    assert read_model(tmp_path / "staged") == read_model(model)
+
+
+def test_a_hugging_face_cache_names_its_large_files_by_their_sha256(model: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "models--org--name"
+    snapshot = cache / "snapshots" / ("c0" * 20)
+    snapshot.mkdir(parents=True)
+    (cache / "blobs").mkdir()
+    for path in model.iterdir():
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        name = digest if path.suffix == ".safetensors" else digest[:40]
+        shutil.copy(path, cache / "blobs" / name)
+        (snapshot / path.name).symlink_to(f"../../blobs/{name}")
+    stage(snapshot, tmp_path / "staged")
+    weights = (snapshot / "model-00001-of-00002.safetensors").resolve()
+    flip_a_byte(weights)
+    with pytest.raises(ModelError, match="does not have the SHA-256 that the source names for it"):
+        stage(snapshot, tmp_path / "another")
+    (snapshot / "SHA256SUMS").write_text(f"{'00' * 32}  model-00001-of-00002.safetensors\n")
+    with pytest.raises(ModelError, match="disagree about its SHA-256"):
+        stage(snapshot, tmp_path / "another")
+
+
+def test_gguf_comes_along_byte_for_byte(model: Path, tmp_path: Path) -> None:
+    (model / "q4.gguf").write_bytes(b"GGUF" + bytes(range(256)) * 1000)
+    done = stage(model, tmp_path / "staged")
+    assert (tmp_path / "staged" / "q4.gguf").read_bytes() == (model / "q4.gguf").read_bytes()
+    assert done.manifest is not None
+    assert len(done.manifest.shards) == 4
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    shutil.copy(model / "q4.gguf", alone)
+    pinned = pin(FolderSource(alone))
+    with pytest.raises(ModelError, match="holds GGUF alone"):
+        plan_copy(pinned, "auto", convertible=True)
+    plan = plan_copy(pinned, "auto", convertible=False)
+    assert [file.kind for file in plan.files] == ["gguf"]
+
+
+def test_a_manifest_of_the_former_format_says_so_and_slipways_own_is_staged_anew(
+    model: Path, tmp_path: Path
+) -> None:
+    former = '{"schema": "slipway.manifest/1", "source": "file:/x", "source_digest": "sha256:0", "files": []}'
+    for name in ("own", "given"):
+        stage(model, tmp_path / name)
+        (tmp_path / name / MANIFEST_FILE).write_text(former)
+    assert stage(model, tmp_path / "own", own=True).manifest == Manifest.read(tmp_path / "own")
+    with pytest.raises(ModelError, match=r"of the format 'slipway.manifest/1', which this version does not"):
+        stage(model, tmp_path / "given")
 
 
 @st.composite
