@@ -1,7 +1,7 @@
 """The model registry: which version an alias names, and where that version's files lie.
 
-Layout below `SLIPWAY_REGISTRY`, a folder or an S3 prefix: `<name>/aliases/<alias>` is a small text that holds
-a version, `<name>/versions/<version>/` holds the model's files.
+`SLIPWAY_REGISTRY` is the address of an MLflow tracking server (`http…`), or a folder or S3 prefix with this layout:
+`<name>/aliases/<alias>` is a small text that holds a version, `<name>/versions/<version>/` holds the model's files.
 """
 
 from __future__ import annotations
@@ -45,6 +45,12 @@ def resolve(model: str, settings: Settings) -> ResolvedModel:
         raise WrongUseError(
             f"{model!r} names no model", fix="write file:PATH, s3://BUCKET/PREFIX or models:/NAME@ALIAS"
         )
+    if settings.registry.startswith(("http://", "https://")):
+        from blocks.mlflow_registry import MlflowRegistry
+
+        mlflow = MlflowRegistry(settings.registry, s3_endpoint=settings.s3_endpoint)
+        version = mlflow.version(match["name"], match["alias"])
+        return ResolvedModel(mlflow.source(match["name"], version), version)
     version = read_alias(match["name"], match["alias"], settings)
     registry = _registry(settings)
     return ResolvedModel(registry.url(f"{match['name']}/versions/{version}"), version)
