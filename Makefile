@@ -7,7 +7,7 @@ SEED ?= 1
 TARGET ?= process
 JOBS ?= 2
 
-.PHONY: help setup demo test lint bench bench-events prove-lifecycle lock clean
+.PHONY: help setup demo test lint bench bench-events bench-staging prove-lifecycle prove-staging lock clean
 
 help: ## Show what there is to make
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 18
@@ -43,6 +43,12 @@ bench-events: setup ## Measure how soon an event of the model registry starts a 
 
 prove-lifecycle: setup ## Kill deploys at random moments and deploy again: nothing is lost or left behind (TARGET=docker: as containers)
 	$(BIN)/python -m benchmarks.prove_lifecycle --kills $(KILLS) --seed $(SEED) --target $(TARGET) --out benchmarks/results/prove_lifecycle.json
+
+prove-staging: setup ## Kill copies at random moments and flip random bytes: nothing is lost, all damage is found
+	$(BIN)/python -m benchmarks.prove_staging --seed $(SEED) --out benchmarks/results/prove_staging.json
+
+bench-staging: setup ## Measure copies beside what fio, cp and boto3 do on the same disk, and from a real S3 server
+	$(BIN)/python -m benchmarks.staging --out benchmarks/results/staging.json
 
 lock: setup ## Resolve the dependencies anew
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header pyproject.toml -o requirements.lock

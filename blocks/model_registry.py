@@ -1,7 +1,7 @@
 """The model registry: which version an alias names, and where that version's files lie.
 
-Layout below `SLIPWAY_REGISTRY`, a folder or an S3 prefix: `<name>/aliases/<alias>` is a small text that holds
-a version, `<name>/versions/<version>/` holds the model's files.
+`SLIPWAY_REGISTRY` is the address of an MLflow tracking server (`http…`), or a folder or S3 prefix with this layout:
+`<name>/aliases/<alias>` is a small text that holds a version, `<name>/versions/<version>/` holds the model's files.
 """
 
 from __future__ import annotations
@@ -28,9 +28,16 @@ class ResolvedModel:
 
 
 def resolve(model: str, settings: Settings) -> ResolvedModel:
-    """The source that `file:…`, `s3://…` or `models:/NAME@ALIAS` means now. Does not look into it."""
+    """The source that `file:…`, `s3://…` or `models:/NAME@ALIAS` means now. Does not look into it.
+
+    The folder of a model in a Hugging Face cache means the snapshot that its `main` names.
+    """
     if model.startswith("file:"):
-        return ResolvedModel(f"file:{Path(model.removeprefix('file:')).expanduser().absolute()}")
+        folder = Path(model.removeprefix("file:")).expanduser().absolute()
+        commit = _cached_commit(folder)
+        if commit is not None:
+            return ResolvedModel(f"file:{folder / 'snapshots' / commit}", commit)
+        return ResolvedModel(f"file:{folder}")
     if model.startswith("s3://"):
         return ResolvedModel(model.rstrip("/"))
     match = _REFERENCE.fullmatch(model)
@@ -38,9 +45,25 @@ def resolve(model: str, settings: Settings) -> ResolvedModel:
         raise WrongUseError(
             f"{model!r} names no model", fix="write file:PATH, s3://BUCKET/PREFIX or models:/NAME@ALIAS"
         )
+    if settings.registry.startswith(("http://", "https://")):
+        from blocks.mlflow_registry import MlflowRegistry
+
+        mlflow = MlflowRegistry(settings.registry, s3_endpoint=settings.s3_endpoint)
+        version = mlflow.version(match["name"], match["alias"])
+        return ResolvedModel(mlflow.source(match["name"], version), version)
     version = read_alias(match["name"], match["alias"], settings)
     registry = _registry(settings)
     return ResolvedModel(registry.url(f"{match['name']}/versions/{version}"), version)
+
+
+def _cached_commit(folder: Path) -> str | None:
+    if not (folder / "snapshots").is_dir():
+        return None
+    try:
+        commit = (folder / "refs" / "main").read_text().strip()
+    except (FileNotFoundError, NotADirectoryError, UnicodeDecodeError):
+        return None
+    return commit if re.fullmatch(r"[0-9a-f]{40,64}", commit) else None
 
 
 def read_alias(name: str, alias: str, settings: Settings) -> str:

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tasks.core.direct_io import Buffer, DirectFile, Took
 from tasks.core.errors import ModelError, NotFoundError, WrongUseError
-from tasks.staging.apply import ModelSource
 from tasks.staging.models import SourceFile
+from tasks.staging.source import ModelSource
 
 if TYPE_CHECKING:
     from blocks.s3 import S3Folder
+
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 def open_source(source: str, *, endpoint: str | None) -> ModelSource:
@@ -30,10 +35,13 @@ def open_source(source: str, *, endpoint: str | None) -> ModelSource:
 class FolderSource:
     """The files of one folder. Links may not lead out of it, but for those of a Hugging Face cache."""
 
-    parallel = 4
-
     def __init__(self, folder: Path) -> None:
         self.folder = folder.expanduser().absolute()
+
+    @property
+    def parallel(self) -> int:
+        """One more than there are processors hides the disk behind the hashing; more only cost memory."""
+        return max(3, min(8, (os.cpu_count() or 1) + 1))
 
     @property
     def name(self) -> str:
@@ -53,31 +61,51 @@ class FolderSource:
         found = []
         for path in paths:
             try:
-                status = self._inside(path).stat()
+                real = self._inside(path)
+                status = real.stat()
             except FileNotFoundError:
                 raise ModelError(f"{path} is a link that leads nowhere", fix="copy the model again") from None
             if stat.S_ISREG(status.st_mode):
+                # In a Hugging Face cache, what was stored as a large file bears its SHA-256.
+                known = real.parent.name == "blobs" and _SHA256.fullmatch(real.name)
                 found.append(
-                    SourceFile(path=path.name, size_bytes=status.st_size, identity=_identity(status))
+                    SourceFile(
+                        path=path.name,
+                        size_bytes=status.st_size,
+                        identity=_identity(status),
+                        sha256=real.name if known else None,
+                    )
                 )
         return found
 
     def read(self, file: SourceFile, offset: int, length: int) -> bytes:
         """Exactly these bytes of exactly that file."""
+        with self._open(file, direct=False) as opened:
+            content = _read_fully(opened.handle, offset, length)
+            self._check(file, opened, len(content) == length)
+        return content
+
+    def read_into(
+        self, file: SourceFile, offset: int, length: int, buffer: Buffer, at: int, took: Took
+    ) -> None:
+        """The same, past the page cache."""
+        with self._open(file, direct=True) as opened:
+            self._check(file, opened, opened.read_into(offset, length, buffer, at, took) == length)
+
+    def _open(self, file: SourceFile, *, direct: bool) -> DirectFile:
         path = self.folder / file.path
         try:
-            handle = os.open(self._inside(path), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            return DirectFile(self._inside(path), os.O_RDONLY | os.O_NOFOLLOW, direct=direct)
         except FileNotFoundError:
             raise ModelError(f"{path} disappeared while it was read", fix="try again when it rests") from None
         except PermissionError:
             raise ModelError(f"{path} may not be read", fix=f"allow it: chmod +r {path}") from None
-        try:
-            content = _read_fully(handle, offset, length)
-            if len(content) != length or _identity(os.fstat(handle)) != file.identity:
-                raise ModelError(f"{path} changed while it was read", fix="try again when it rests")
-        finally:
-            os.close(handle)
-        return content
+
+    def _check(self, file: SourceFile, opened: DirectFile, complete: bool) -> None:
+        if not complete or _identity(os.fstat(opened.handle)) != file.identity:
+            raise ModelError(
+                f"{self.folder / file.path} changed while it was read", fix="try again when it rests"
+            )
 
     def _inside(self, path: Path) -> Path:
         real = path.resolve()
@@ -99,6 +127,7 @@ class S3Source:
 
     def __init__(self, folder: S3Folder) -> None:
         self._folder = folder
+        self._ranges = folder.ranges()
 
     @property
     def name(self) -> str:
@@ -120,6 +149,12 @@ class S3Source:
                 f"{self.name}/{file.path} changed while it was read", fix="try again when it rests"
             )
         return content
+
+    def read_into(
+        self, file: SourceFile, offset: int, length: int, buffer: Buffer, at: int, took: Took
+    ) -> None:
+        """The same, straight into the buffer."""
+        self._ranges.read_into(file.path, file.identity, offset, length, buffer, at, took)
 
 
 def _identity(status: os.stat_result) -> str:

@@ -48,6 +48,7 @@ from tasks.environment.models import EnvironmentRequest, EnvironmentResult, Lock
 from tasks.environment.task import lock_environment
 from tasks.quantization.models import QuantizationResult
 from tasks.staging.models import StagingRequest, StagingResult
+from tasks.staging.store import in_use
 
 K = TypeVar("K", bound=StageResult)
 
@@ -105,7 +106,8 @@ class _Lifecycle:
         if prepared is None:
             return self._refused()
         environment, staging = prepared
-        tuned = self._tune(environment, staging)
+        with in_use(staging.model_dir, self.settings):
+            tuned = self._tune(environment, staging)
         if tuned is None:
             return self._refused()
         release = self._release(environment, staging, *tuned)

@@ -13,9 +13,11 @@ from flows.side_by_side import side_by_side
 from flows.stage_model import stage_model
 from flows.tune_serving import TuningRequest, quantized
 from tasks.core.cancellation import begin
+from tasks.core.settings import Settings
 from tasks.core.spec import DeploySpec
 from tasks.environment.models import EnvironmentRequest
 from tasks.staging.models import StagingRequest
+from tasks.staging.store import in_use
 
 
 @flow(name="quantize-model", flow_run_name="quantize {spec.name}")
@@ -37,16 +39,16 @@ def quantize_model(spec: DeploySpec) -> Outcome[Any]:
     built, staged = outcomes
     assert built is not None
     assert staged is not None
-    return quantized(
-        TuningRequest(
-            name=spec.name,
-            engine=spec.engine,
-            python_path=built.result.python_path,
-            environment_digest=built.result.lock_digest,
-            model_dir=staged.result.model_dir,
-            model_digest=staged.result.manifest_digest,
-            tuning=spec.tuning,
-            objectives=spec.objectives,
-            hardware=spec.hardware,
-        )
-    ).as_state()
+    request = TuningRequest(
+        name=spec.name,
+        engine=spec.engine,
+        python_path=built.result.python_path,
+        environment_digest=built.result.lock_digest,
+        model_dir=staged.result.model_dir,
+        model_digest=staged.result.manifest_digest,
+        tuning=spec.tuning,
+        objectives=spec.objectives,
+        hardware=spec.hardware,
+    )
+    with in_use(request.model_dir, Settings.load()):
+        return quantized(request).as_state()

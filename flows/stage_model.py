@@ -11,18 +11,22 @@ from prefect import flow
 from prefect.runtime import flow_run
 
 from blocks import fio
+from blocks.environment_users import running_below
 from blocks.model_registry import ResolvedModel, resolve
 from blocks.model_source import open_source
 from flows.measure_disk import figures_for
 from flows.recording import Outcome, run_stage
 from tasks.core.digests import short
 from tasks.core.errors import CommandError, DiskFullError, MissingToolError, SlipwayError
-from tasks.core.manifest import is_intact
+from tasks.core.manifest import is_intact, read_manifest
 from tasks.core.settings import Settings
 from tasks.core.verdicts import StageName, StagingVerdict
 from tasks.staging import apply, report
-from tasks.staging.apply import CopyPlan, Pinned, Staged, pin, plan_copy, sweep_abandoned
+from tasks.staging.apply import CopyPlan, Staged, plan_copy, sweep_abandoned
+from tasks.staging.copier import missing_bytes
 from tasks.staging.models import DiskResult, StagingRequest, StagingResult
+from tasks.staging.source import Pinned, pin
+from tasks.staging.store import make_room, touch_used
 from tasks.staging.task import copy_shards
 
 
@@ -65,7 +69,8 @@ def staged(request: StagingRequest, *, copy: Copy = apply.stage_model) -> Outcom
     except SlipwayError as error:
         return _run(request, {"model": request.model}, work=_raising(error))
     own = request.to is None
-    folder = request.to or settings.models / f"{short(source.pinned.digest)}-{request.shards}"
+    layout = f"{request.shards}" + (f"-tp{request.tensor_parallel}" if request.tensor_parallel > 1 else "")
+    folder = request.to or settings.models / f"{short(source.pinned.digest)}-{layout}"
     folder = folder.expanduser().absolute()
     disk, remarks = _disk(request, folder)
     inputs = {
@@ -73,13 +78,22 @@ def staged(request: StagingRequest, *, copy: Copy = apply.stage_model) -> Outcom
         "shards": request.shards,
         "folder": str(folder),
         "convertible": request.convertible,
+        "tensor_parallel": request.tensor_parallel,
     }
 
     def work() -> StagingResult:
-        plan = plan_copy(source.pinned, request.shards, convertible=request.convertible)
+        plan = plan_copy(
+            source.pinned,
+            request.shards,
+            convertible=request.convertible,
+            tensor_parallel=request.tensor_parallel,
+        )
+        gone = _make_room(plan, folder, settings) if own else ()
         done = copy(source.pinned, plan, folder, leases=settings.leases, own=own)
-        return to_result(source, folder, done, disk.result if disk else None, remarks)
+        return to_result(source, folder, done, disk.result if disk else None, (*remarks, *gone))
 
+    if own:
+        touch_used(folder, settings)
     return _run(
         request,
         inputs,
@@ -87,6 +101,17 @@ def staged(request: StagingRequest, *, copy: Copy = apply.stage_model) -> Outcom
         still_good=lambda result: is_intact(result.model_dir, result.manifest_digest),
         consulted=(disk.record,) if disk else (),
     )
+
+
+def repaired_from_source(folder: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Files of a staged model that were mended from where it came from, and those that could not be.
+
+    Raises `ModelError` for a folder without a model, or a source that is another model now.
+    """
+    settings = Settings.load()
+    source = open_source(read_manifest(folder).source, endpoint=settings.s3_endpoint)
+    done = apply.repair_model(pin(source), folder, leases=settings.leases)
+    return done.restaged, done.damaged
 
 
 def find(request: StagingRequest, settings: Settings) -> Source:
@@ -122,6 +147,21 @@ def to_result(
         damaged=done.damaged,
         disk=disk.figures if disk else None,
         findings=tuple(findings),
+    )
+
+
+def _make_room(plan: CopyPlan, folder: Path, settings: Settings) -> tuple[str, ...]:
+    """Models that nobody needs end where the limit or the disk asks for it; a remark for each."""
+    gone = make_room(
+        settings,
+        running_below,
+        folder,
+        size_bytes=sum(file.size_bytes for file in plan.files),
+        missing_bytes=missing_bytes(plan.files, folder),
+    )
+    return tuple(
+        f"removed to make room: {model.folder.name}, {model.size_bytes / 1e6:.1f} MB, used longest ago"
+        for model in gone
     )
 
 

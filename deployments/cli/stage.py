@@ -41,8 +41,17 @@ def stage() -> None:
 @click.argument("source", metavar="SRC")
 @click.option("--to", "folder", required=True, type=click.Path(path_type=Path), help="Folder to stage into.")
 @click.option("--shards", type=ShardCount(), default="auto", show_default=True, help="Number of shards.")
+@click.option(
+    "--tensor-parallel",
+    type=click.IntRange(1, 1024),
+    default=1,
+    show_default=True,
+    help="Ranks that will load it: the automatic number of shards is a multiple of this.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-def copy(source: str, folder: Path, shards: int | Literal["auto"], as_json: bool) -> None:
+def copy(
+    source: str, folder: Path, shards: int | Literal["auto"], tensor_parallel: int, as_json: bool
+) -> None:
     """Copy the model SRC into aligned shards with digests and a manifest.
 
     SRC is a folder, file:PATH, s3://BUCKET/PREFIX or models:/NAME@ALIAS. Started again, it copies only what
@@ -55,6 +64,7 @@ def copy(source: str, folder: Path, shards: int | Literal["auto"], as_json: bool
         StagingRequest(
             model=source if source.startswith(_SOURCES) else f"file:{source}",
             shards=shards,
+            tensor_parallel=tensor_parallel,
             disk_benchmark=False,
             to=folder.absolute(),
             convertible=False,
@@ -70,22 +80,98 @@ def copy(source: str, folder: Path, shards: int | Literal["auto"], as_json: bool
 
 @stage.command()
 @click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--repair", is_flag=True, help="Replace what is damaged by the source's bytes.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-def verify(folder: Path, as_json: bool) -> None:
-    """Read every file of a staged model again and compare it with the manifest."""
+def verify(folder: Path, repair: bool, as_json: bool) -> None:
+    """Read every byte of a staged model again and compare it with the manifest."""
+    from tasks.core.manifest import read_manifest
     from tasks.core.manifest import verify as verify_folder
 
-    manifest, damaged = verify_folder(folder)
+    repaired: tuple[str, ...] = ()
+    if repair:
+        from flows.stage_model import repaired_from_source
+
+        manifest = read_manifest(folder)
+        repaired, damaged = repaired_from_source(folder.absolute())
+    else:
+        manifest, damaged = verify_folder(folder)
     verdict = StagingVerdict.CORRUPT if damaged else StagingVerdict.VERIFIED
     if as_json:
         answer = {"verdict": verdict, "files": len(manifest.files), "bytes": manifest.size_bytes}
-        print_json(answer | {"damaged": list(damaged), "manifest_digest": manifest.digest})
+        answer |= {"damaged": list(damaged), "manifest_digest": manifest.digest}
+        print_json(answer | ({"repaired": list(repaired)} if repair else {}))
     else:
         click.echo(f"{verdict}: {len(manifest.files)} files, {manifest.size_bytes / 1e6:.1f} MB in {folder}")
         for path in damaged:
-            click.echo(f"  missing or damaged: {path}")
+            click.echo(f"  missing or damaged: {path}" + (", and so is the source" if repair else ""))
+        for path in repaired:
+            click.echo(f"  repaired from {manifest.source}: {path}")
     if says_no(StageName.STAGING, verdict):
         sys.exit(3)
+
+
+@stage.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--to", "store", required=True, type=click.Path(path_type=Path), help="Its OLLAMA_MODELS.")
+@click.option("--name", required=True, metavar="NAME[:TAG]", help="The model's name there.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def ollama(folder: Path, store: Path, name: str, as_json: bool) -> None:
+    """Make the GGUF file of the staged model in FOLDER a model of Ollama.
+
+    The file is linked, not copied, where both are on one disk.
+    """
+    from tasks.staging.blobs import export_to_ollama
+
+    done = export_to_ollama(folder.absolute(), store.absolute(), name)
+    if as_json:
+        print_json(
+            {"manifest": str(done.manifest), "blob": str(done.blob), "copied_bytes": done.copied_bytes}
+        )
+        return
+    how = f"{done.copied_bytes / 1e6:.1f} MB copied" if done.copied_bytes else "nothing copied"
+    click.echo(f"{name} is {done.blob} ({how})")
+    click.echo(f"  manifest {done.manifest}")
+
+
+@stage.command()
+@click.option("--limit", required=True, metavar="SIZE", help="Room that staged models may take, e.g. 500Gi.")
+@click.option("--dry-run", is_flag=True, help="Say what would go; remove nothing.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def gc(limit: str, dry_run: bool, as_json: bool) -> None:
+    """Remove staged models, those used longest ago first, until the rest takes less than the limit.
+
+    Models stay that a release of a service names, that a run works with, or that were used within the last hour.
+    SLIPWAY_MODELS_LIMIT keeps the same limit whenever a model is staged.
+    """
+    from blocks.environment_users import running_below
+    from tasks.core.settings import Settings
+    from tasks.core.spec import parse_size
+    from tasks.staging.store import collect, list_models
+
+    try:
+        limit_bytes = parse_size(limit)
+    except ValueError as error:
+        raise click.BadParameter(f"{limit!r} is not {error}", param_hint="--limit") from None
+    settings = Settings.load()
+    gone = collect(settings, running_below, limit_bytes=limit_bytes, dry_run=dry_run)
+    kept = [model for model in list_models(settings, running_below) if model not in gone]
+    if as_json:
+        print_json(
+            {
+                "dry_run": dry_run,
+                "removed": [{"folder": str(one.folder), "size_bytes": one.size_bytes} for one in gone],
+                "kept": [
+                    {"folder": str(one.folder), "size_bytes": one.size_bytes, "in_use": one.holder or None}
+                    for one in kept
+                ],
+            }
+        )
+        return
+    for one in gone:
+        click.echo(f"{'would remove' if dry_run else 'removed'} {one.folder} ({one.size_bytes / 1e6:.1f} MB)")
+    for one in kept:
+        why = f": {one.holder}" if one.holder else ""
+        click.echo(f"kept {one.folder} ({one.size_bytes / 1e6:.1f} MB){why}")
 
 
 def copy_answer(outcome: Outcome[StagingResult]) -> dict[str, object]:

@@ -97,8 +97,8 @@ def mount_of(folder: Path) -> Path:
 
 
 @contextlib.contextmanager
-def file_lock(path: Path, *, wait: bool, holder: str) -> Iterator[None]:
-    """Hold an exclusive lock that the kernel releases when this process dies.
+def file_lock(path: Path, *, wait: bool, holder: str, shared: bool = False) -> Iterator[None]:
+    """Hold a lock that the kernel releases when this process dies; exclusive, unless `shared` with others like it.
 
     With `wait=False` a lock held elsewhere raises `BusyError` that names `holder`. A wait has no limit but the
     run's own: it ends with `StageCancelledError` when that is cancelled.
@@ -106,7 +106,7 @@ def file_lock(path: Path, *, wait: bool, holder: str) -> Iterator[None]:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
-        while not _locks(handle):
+        while not _locks(handle, fcntl.LOCK_SH if shared else fcntl.LOCK_EX):
             if not wait:
                 raise BusyError(
                     f"another run is already working on {holder}", fix="wait for it to end, then try again"
@@ -118,9 +118,9 @@ def file_lock(path: Path, *, wait: bool, holder: str) -> Iterator[None]:
         os.close(handle)
 
 
-def _locks(handle: int) -> bool:
+def _locks(handle: int, kind: int) -> bool:
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(handle, kind | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     return True

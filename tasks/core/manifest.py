@@ -1,12 +1,17 @@
 """What a staged model consists of.
 
-Written last, so a folder with a manifest is whole or damaged, never unfinished.
+Written last, so a folder with a manifest is whole or damaged, never unfinished. It carries the digest of each chunk,
+so that damage is found in parallel and mended chunk by chunk, and a seal, so that damage to itself is found, too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+import json
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from pathlib import Path
 from typing import Literal
 
@@ -15,31 +20,48 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tasks.core.cancellation import Cancellation, current
 from tasks.core.digests import digest_of
+from tasks.core.direct_io import CHUNK_BYTES, Buffer, DirectFile, chunk_count, digest_of_chunks, ring
 from tasks.core.errors import ModelError
 
 MANIFEST_FILE = "manifest.json"
-_CHUNK_BYTES = 16 << 20
+SCHEMA = "slipway.manifest/2"
+_PARALLEL = 3
 
 
 class StagedFile(BaseModel):
-    """One file of a staged model. `path` is relative to the model's folder; `digest` is `blake3:…`."""
+    """One file of a staged model. `path` is relative to the model's folder; `chunks` are BLAKE3 digests."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     path: str
     size_bytes: int = Field(ge=0)
     digest: str
-    kind: Literal["weights", "index", "side"]
+    kind: Literal["weights", "index", "side", "gguf"]
+    chunks: tuple[str, ...]
+
+    @classmethod
+    def of(
+        cls,
+        path: str,
+        size_bytes: int,
+        kind: Literal["weights", "index", "side", "gguf"],
+        chunks: Sequence[str],
+    ) -> StagedFile:
+        """A file named by the digests of its chunks."""
+        return cls(
+            path=path, size_bytes=size_bytes, kind=kind, chunks=tuple(chunks), digest=digest_of_chunks(chunks)
+        )
 
 
 class Manifest(BaseModel):
-    """A staged model: where it came from and each file with its digest."""
+    """A staged model: where it came from and each file with its digests."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    schema_: Literal["slipway.manifest/1"] = Field(default="slipway.manifest/1", alias="schema")
+    schema_: Literal["slipway.manifest/2"] = Field(default="slipway.manifest/2", alias="schema")
     source: str
     source_digest: str
+    chunk_bytes: int = Field(CHUNK_BYTES, gt=0, multiple_of=4096)
     files: tuple[StagedFile, ...]
 
     @property
@@ -57,32 +79,89 @@ class Manifest(BaseModel):
         """The weight shards."""
         return tuple(file for file in self.files if file.kind == "weights")
 
+    def render(self) -> str:
+        """The document, sealed: every byte of it counts."""
+        body = self.model_dump(mode="json", by_alias=True)
+        return json.dumps({**body, "seal": _seal(body)}, indent=1) + "\n"
+
     @classmethod
     def read(cls, folder: Path) -> Manifest:
-        """The manifest of a staged folder. Raises `FileNotFoundError` or pydantic's `ValidationError`."""
-        return cls.model_validate_json((folder / MANIFEST_FILE).read_bytes())
+        """The manifest of a staged folder.
+
+        Raises `FileNotFoundError`, `NotADirectoryError`, or `ModelError` for one that is damaged or of another
+        version.
+        """
+        path = folder / MANIFEST_FILE
+        text = path.read_bytes()
+        try:
+            values = json.loads(text)
+            schema = values["schema"]
+        except (ValueError, RecursionError, KeyError, TypeError) as error:
+            raise _damaged(path, " ".join(str(error).split())[:120]) from None
+        if schema != SCHEMA:
+            raise ModelError(
+                f"{path} is of the format {str(schema)[:40]!r}, which this version does not read ({SCHEMA})",
+                fix="remove the folder and stage the model again",
+            )
+        values.pop("seal", None)
+        try:
+            manifest = cls.model_validate(values)
+        except ValidationError as error:
+            raise _damaged(path, error.errors()[0]["msg"]) from None
+        if manifest.render().encode() != text:
+            raise _damaged(path, "it is not as it was written")
+        return manifest
 
 
-def damaged_files(folder: Path, files: Sequence[StagedFile]) -> tuple[str, ...]:
+def _seal(body: Mapping[str, object]) -> str:
+    return digest_of(body)
+
+
+def _damaged(path: Path, why: str) -> ModelError:
+    return ModelError(f"{path} is damaged: {why}", fix="remove the folder and stage the model again")
+
+
+def damaged_chunks(
+    folder: Path, files: Sequence[StagedFile], chunk_bytes: int = CHUNK_BYTES
+) -> Mapping[str, tuple[int, ...]]:
+    """Numbers of the chunks that hold other bytes than they should, by file; all of a file that is not there."""
+    whole = [file for file in files if _has_size(folder, file, chunk_bytes)]
+    bad = {file.path: set(range(len(file.chunks))) for file in files if file not in whole}
+    work = _Work((file, number) for file in whole for number in range(len(file.chunks)))
+    total = sum(len(file.chunks) for file in whole)
+    signal = current()
+    workers = min(_PARALLEL, total)
+    if workers:
+        largest = min(chunk_bytes, max(file.size_bytes for file in whole))
+        with ThreadPoolExecutor(workers) as pool:
+            found = [
+                pool.submit(copy_context().run, _look, folder, work, buffer, chunk_bytes, signal)
+                for buffer in ring(workers, largest)
+            ]
+        for path, number in itertools.chain.from_iterable(future.result() for future in found):
+            bad.setdefault(path, set()).add(number)
+    return {file.path: tuple(sorted(bad[file.path])) for file in files if file.path in bad}
+
+
+def damaged_files(
+    folder: Path, files: Sequence[StagedFile], chunk_bytes: int = CHUNK_BYTES
+) -> tuple[str, ...]:
     """Paths of those files that are missing or hold other bytes than they should."""
-    signal = current()  # the pool's threads have contexts of their own
-    with ThreadPoolExecutor(max_workers=2) as pool:
-        sound = pool.map(lambda file: _is_sound(folder, file, signal), files)
-        return tuple(file.path for file, good in zip(files, sound, strict=True) if not good)
+    return tuple(damaged_chunks(folder, files, chunk_bytes))
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """As `Manifest.read`; raises `ModelError` for a folder without one, too."""
+    try:
+        return Manifest.read(folder)
+    except (FileNotFoundError, NotADirectoryError):
+        raise ModelError(f"{folder} holds no staged model", fix="stage one: slipway stage copy") from None
 
 
 def verify(folder: Path) -> tuple[Manifest, tuple[str, ...]]:
     """Manifest of a staged folder and its damaged files. Raises `ModelError` for a folder without one."""
-    try:
-        manifest = Manifest.read(folder)
-    except (FileNotFoundError, NotADirectoryError):
-        raise ModelError(f"{folder} holds no staged model", fix="stage one: slipway stage copy") from None
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise ModelError(
-            f"{folder / MANIFEST_FILE} is damaged: {first['msg']}", fix="remove it and stage the model again"
-        ) from None
-    return manifest, damaged_files(folder, manifest.files)
+    manifest = read_manifest(folder)
+    return manifest, damaged_files(folder, manifest.files, manifest.chunk_bytes)
 
 
 def is_intact(folder: Path, manifest_digest: str) -> bool:
@@ -94,17 +173,54 @@ def is_intact(folder: Path, manifest_digest: str) -> bool:
     return not damaged and manifest.digest == manifest_digest
 
 
-def _is_sound(folder: Path, file: StagedFile, signal: Cancellation) -> bool:
+class _Work:
+    """Chunks that several threads take one by one."""
+
+    def __init__(self, items: Iterator[tuple[StagedFile, int]]) -> None:
+        self._items = items
+        self._lock = threading.Lock()
+
+    def __iter__(self) -> Iterator[tuple[StagedFile, int]]:
+        while True:
+            with self._lock:
+                item = next(self._items, None)
+            if item is None:
+                return
+            yield item
+
+
+def _look(
+    folder: Path, work: _Work, buffer: Buffer, chunk_bytes: int, signal: Cancellation
+) -> list[tuple[str, int]]:
+    bad = []
+    for file, number in work:
+        signal.check()
+        offset = number * chunk_bytes
+        try:
+            digest = chunk_digest(
+                folder / file.path, offset, min(chunk_bytes, file.size_bytes - offset), buffer
+            )
+        except OSError:  # gone since, or the disk itself cannot read it
+            digest = None
+        if digest != file.chunks[number]:
+            bad.append((file.path, number))
+    return bad
+
+
+def chunk_digest(path: Path, offset: int, length: int, buffer: Buffer) -> str:
+    """BLAKE3 of these bytes of a file, in hexadecimal; `buffer` holds them then. Raises `OSError`."""
+    state = blake3()
+    with DirectFile(path, 0) as file:
+        file.read_into(offset, length, buffer, 0, state.update)
+    return state.hexdigest()
+
+
+def _has_size(folder: Path, file: StagedFile, chunk_bytes: int) -> bool:
     path = folder / file.path
     try:
-        inside = path.resolve().is_relative_to(folder.resolve())
-        if not inside or path.stat().st_size != file.size_bytes:
+        if len(file.chunks) != chunk_count(file.size_bytes, chunk_bytes):
             return False
-        state = blake3(max_threads=blake3.AUTO)
-        with path.open("rb", buffering=0) as handle:
-            while chunk := handle.read(_CHUNK_BYTES):
-                signal.check()
-                state.update(chunk)
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        inside = path.resolve().is_relative_to(folder.resolve())
+        return inside and path.is_file() and path.stat().st_size == file.size_bytes
+    except (FileNotFoundError, NotADirectoryError):
         return False
-    return file.digest == f"blake3:{state.hexdigest()}"

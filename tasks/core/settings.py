@@ -6,6 +6,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from tasks.core.errors import WrongUseError
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -15,16 +17,19 @@ class Settings:
     records: str
     registry: str
     s3_endpoint: str | None
+    models_limit_bytes: int | None = None
 
     @classmethod
     def load(cls) -> Settings:
-        """Settings from `SLIPWAY_HOME`, `SLIPWAY_RECORDS`, `SLIPWAY_REGISTRY`, `SLIPWAY_S3_ENDPOINT`."""
+        """Settings from `SLIPWAY_HOME`, `SLIPWAY_RECORDS`, `SLIPWAY_REGISTRY`, `SLIPWAY_S3_ENDPOINT` and
+        `SLIPWAY_MODELS_LIMIT`. Raises `WrongUseError` for a limit that is no size."""
         home = Path(os.environ.get("SLIPWAY_HOME") or Path.home() / ".slipway").expanduser().absolute()
         return cls(
             home=home,
             records=os.environ.get("SLIPWAY_RECORDS") or str(home / "records"),
             registry=os.environ.get("SLIPWAY_REGISTRY") or str(home / "registry"),
             s3_endpoint=os.environ.get("SLIPWAY_S3_ENDPOINT") or None,
+            models_limit_bytes=_size("SLIPWAY_MODELS_LIMIT"),
         )
 
     @property
@@ -70,3 +75,15 @@ class Settings:
     def prefect_home(self) -> Path:
         """Database, profile and logs of the local Prefect server."""
         return self.home / "prefect"
+
+
+def _size(name: str) -> int | None:
+    text = os.environ.get(name)
+    if not text:
+        return None
+    from tasks.core.spec import parse_size  # only where it is needed: the spec takes time to load
+
+    try:
+        return parse_size(text)
+    except ValueError as error:
+        raise WrongUseError(f"{name} is {text!r}, not {error}") from None

@@ -40,9 +40,11 @@ _POWERS = {"": 0, "k": 1, "K": 1, "M": 2, "G": 3, "T": 4, "P": 5}
 
 
 def _parse_bytes(value: Any) -> Any:
-    """`16Gi` and `16GiB` are 16 x 1024^3, `16G` and `16GB` are 16 x 1000^3, as in Kubernetes."""
-    if not isinstance(value, str):
-        return value
+    return parse_size(value) if isinstance(value, str) else value
+
+
+def parse_size(value: str) -> int:
+    """`16Gi` and `16GiB` are 16 x 1024^3, `16G` and `16GB` are 16 x 1000^3, as in Kubernetes. Raises `ValueError`."""
     match = _SIZE.match(value)
     if not match:
         raise ValueError("a size such as 512Mi, 16Gi or 2G")

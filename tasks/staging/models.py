@@ -23,17 +23,24 @@ class StagingRequest(_Part):
     shards: int | Literal["auto"] = Field("auto", description="Number of weight shards; auto by size.")
     disk_benchmark: bool = Field(True, description="Measure the disk with fio where it is installed.")
     to: Path | None = Field(None, description="Folder to stage into; one below SLIPWAY_HOME when empty.")
+    tensor_parallel: int = Field(
+        1, ge=1, description="Ranks that will load it: the automatic number of shards is a multiple of this."
+    )
     convertible: bool = Field(
         True, description="Refuse, before anything is copied, a model whose architecture cannot be served."
     )
 
 
 class SourceFile(_Part):
-    """One file of a source. `identity` changes whenever its bytes do: an ETag, or times and inode."""
+    """One file of a source. `identity` changes whenever its bytes do: an ETag, or times and inode.
+
+    `sha256` is what the source says of its bytes, where it says anything.
+    """
 
     path: str
     size_bytes: int = Field(ge=0)
     identity: str
+    sha256: str | None = None
 
 
 class DiskRequest(_Part):

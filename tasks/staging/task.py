@@ -12,11 +12,12 @@ from prefect.tasks import Task
 
 from tasks.core.errors import SlipwayError
 from tasks.staging import apply
-from tasks.staging.apply import CopyPlan, Pinned, Staged
+from tasks.staging.apply import CopyPlan, Staged
+from tasks.staging.source import Pinned
 
 
 def _is_retryable(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
-    """Only what may pass without a change by the user; a copy goes on after its last finished shard."""
+    """Only what may pass without a change by the user; a copy goes on after its last finished chunk."""
     error = state.result(raise_on_failure=False)
     return isinstance(error, SlipwayError) and error.retryable
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,10 +12,12 @@ from plain_safetensors import read_model, write_plain
 
 from blocks.fio import measure
 from blocks.model_source import FolderSource
+from tasks.core.direct_io import Buffer, Took
 from tasks.core.errors import DiskFullError
 from tasks.core.manifest import MANIFEST_FILE
-from tasks.staging.apply import pin, plan_copy, stage_model
+from tasks.staging.apply import plan_copy, stage_model
 from tasks.staging.models import SourceFile
+from tasks.staging.source import pin
 
 MIB = 1 << 20
 
@@ -63,34 +65,42 @@ def test_a_disk_too_small_is_foreseen_and_named(small_disk: Path, model: Path) -
 class FillingUp(FolderSource):
     """Something else takes the room while the third shard is on its way."""
 
+    parallel = 1  # type: ignore[assignment]
+
     def __init__(self, folder: Path, filler: Path) -> None:
         super().__init__(folder)
         self.filler = filler
         self.reads = 0
 
-    @property
-    def parallel(self) -> int:  # type: ignore[override]
-        return 1
-
-    def list_files(self) -> Sequence[SourceFile]:
-        return super().list_files()
-
-    def read(self, file: SourceFile, offset: int, length: int) -> bytes:
+    def read_into(
+        self, file: SourceFile, offset: int, length: int, buffer: Buffer, at: int, took: Took
+    ) -> None:
         self.reads += length == MIB
         if self.reads == 3:
             free = os.statvfs(self.filler.parent)
             self.filler.write_bytes(bytes(free.f_bavail * free.f_frsize - 256 * 1024))
-        return super().read(file, offset, length)
+        super().read_into(file, offset, length, buffer, at, took)
 
 
-def test_a_disk_that_fills_up_all_the_same_leaves_a_copy_that_goes_on(small_disk: Path, model: Path) -> None:
+def test_room_is_reserved_before_the_first_byte(small_disk: Path, model: Path) -> None:
+    """What fills the disk later takes nothing from a copy that has begun."""
+    pinned = pin(FillingUp(model, small_disk / "filler"))
+    plan = plan_copy(pinned, 4, convertible=False)
+    stage_model(pinned, plan, small_disk / "staged", leases=model.parent, own=True)
+    assert read_model(small_disk / "staged") == read_model(model)
+
+
+def test_a_disk_that_fills_up_all_the_same_leaves_a_copy_that_goes_on(
+    small_disk: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a file system that cannot reserve room."""
+    monkeypatch.setattr("tasks.staging.copier.reserve", os.ftruncate)
     source = FillingUp(model, small_disk / "filler")
     pinned = pin(source)
     plan = plan_copy(pinned, 4, convertible=False)
     folder = small_disk / "staged"
     with pytest.raises(DiskFullError, match=r"no room left to write .*model-00003-of-00004"):
         stage_model(pinned, plan, folder, leases=model.parent, own=True)
-    assert not list(small_disk.rglob("*.part"))
     assert not (folder / MANIFEST_FILE).exists()
     (small_disk / "filler").unlink()
     done = stage_model(pinned, plan, folder, leases=model.parent, own=True)

@@ -69,3 +69,17 @@ def test_an_alias_that_holds_no_version_is_refused(settings: Settings, content: 
     (Path(settings.registry) / "tiny" / "aliases" / "champion").write_bytes(content.encode("latin-1"))
     with pytest.raises(ModelError, match="holds no version"):
         resolve("models:/tiny@champion", settings)
+
+
+def test_the_folder_of_a_model_in_a_hugging_face_cache_means_its_main_snapshot(
+    settings: Settings, tmp_path: Path
+) -> None:
+    cache, commit = tmp_path / "models--org--name", "c0" * 20
+    (cache / "snapshots" / commit).mkdir(parents=True)
+    assert resolve(f"file:{cache}", settings).source == f"file:{cache}"
+    (cache / "refs").mkdir()
+    (cache / "refs" / "main").write_text(commit + "\n")
+    found = resolve(f"file:{cache}", settings)
+    assert (found.source, found.version) == (f"file:{cache}/snapshots/{commit}", commit)
+    (cache / "refs" / "main").write_text("../../etc")
+    assert resolve(f"file:{cache}", settings).version is None

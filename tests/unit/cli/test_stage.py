@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +13,14 @@ import pytest
 
 from blocks.record_store import open_record_store
 from deployments.cli.main import main
+from flows.stage_model import staged
+from tasks.core.manifest import Manifest, StagedFile
 from tasks.core.records import Record
 from tasks.core.settings import Settings
 from tasks.core.verdicts import StageName
+from tasks.staging.apply import lock_of
+from tasks.staging.models import StagingRequest
+from tasks.staging.store import FRESH_S
 
 
 @pytest.fixture(autouse=True)
@@ -76,6 +83,37 @@ def test_copy_repair_and_verify(
     assert capsys.readouterr().out.startswith("verified: 6 files")
 
 
+def test_verify_mends_from_the_source_what_it_finds(
+    random_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "staged"
+    assert slipway("stage", "copy", random_model, "--to", folder, "--json") == 0
+    shard = answer(capsys)["shards"][0]["file"]
+    whole = (folder / shard).read_bytes()
+    (folder / shard).write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    assert slipway("stage", "verify", folder, "--repair") == 0
+    out = capsys.readouterr().out
+    assert out.startswith("verified: 5 files")
+    assert f"  repaired from file:{random_model}: {shard}" in out
+    assert (folder / shard).read_bytes() == whole
+    assert slipway("stage", "verify", folder, "--repair", "--json") == 0
+    assert answer(capsys)["repaired"] == []
+    remember_other_bytes(folder, shard)
+    assert slipway("stage", "verify", folder, "--repair", "--json") == 3
+    said = answer(capsys)
+    assert (said["verdict"], said["damaged"], said["repaired"]) == ("corrupt", [shard], [])
+
+
+def test_the_number_of_ranks_is_part_of_what_was_asked(
+    random_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = ["stage", "copy", random_model, "--to", tmp_path / "staged", "--tensor-parallel", "4", "--json"]
+    assert slipway(*copy) == 0
+    assert len(answer(capsys)["shards"]) == 1  # shards for each rank would be tiny
+    assert slipway(*copy) == 0
+    assert answer(capsys)["cached"]
+
+
 def test_people_read_what_was_done(
     random_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -120,6 +158,15 @@ def test_faults_are_one_line_and_recorded(
     assert "holds no staged model" in capsys.readouterr().err
 
 
+def remember_other_bytes(folder: Path, path: str) -> None:
+    manifest = Manifest.read(folder)
+    files = tuple(
+        StagedFile.of(file.path, file.size_bytes, file.kind, ["00" * 32]) if file.path == path else file
+        for file in manifest.files
+    )
+    (folder / "manifest.json").write_text(manifest.model_copy(update={"files": files}).render())
+
+
 def test_a_source_that_rots_is_a_verdict_that_says_no(
     random_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -127,13 +174,39 @@ def test_a_source_that_rots_is_a_verdict_that_says_no(
     folder = tmp_path / "staged"
     assert slipway("stage", "copy", random_model, "--to", folder, "--json") == 0
     shard = answer(capsys)["shards"][0]
-    manifest = folder / "manifest.json"
-    manifest.write_text(manifest.read_text().replace(shard["digest"], "blake3:" + "0" * 64))
+    remember_other_bytes(folder, shard["file"])
     assert slipway("stage", "copy", random_model, "--to", folder, "--json") == 3
     said = answer(capsys)
     assert (said["verdict"], said["damaged"], said["shards"]) == ("corrupt", [shard["file"]], [])
     assert slipway("stage", "copy", random_model, "--to", folder) == 3
     assert f"corrupt: the source no longer gives {shard['file']}" in capsys.readouterr().out
+
+
+def test_staged_models_are_kept_below_a_limit(
+    random_model: Path, home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = [StagingRequest(model=f"file:{random_model}", shards=n, disk_benchmark=False) for n in (1, 2, 3)]
+    first = staged(wanted[0]).result.model_dir
+    assert slipway("stage", "gc", "--limit", "0") == 0
+    assert "it was used within the last hour" in capsys.readouterr().out
+    hours_ago = time.time() - 2 * FRESH_S
+    os.utime(lock_of(first, home / "leases").with_suffix(".used"), (hours_ago, hours_ago))
+    assert slipway("stage", "gc", "--limit", "0", "--dry-run") == 0
+    assert capsys.readouterr().out.startswith(f"would remove {first} (0.7 MB)")
+    assert slipway("stage", "gc", "--limit", "1Gi", "--json") == 0
+    said = answer(capsys)
+    assert (said["removed"], said["kept"][0]["in_use"]) == ([], None)
+    monkeypatch.setenv("SLIPWAY_MODELS_LIMIT", "1Mi")
+    second = staged(wanted[1]).result
+    assert second.findings[0].startswith(f"removed to make room: {first.name}, 0.7 MB")
+    assert not first.exists()
+    staged(wanted[2])  # the second is in use: the limit is exceeded
+    assert second.model_dir.exists()
+    assert slipway("stage", "gc", "--limit", "much") == 2
+    assert "'much' is not a size such as 512Mi" in capsys.readouterr().err
+    monkeypatch.setenv("SLIPWAY_MODELS_LIMIT", "much")
+    assert slipway("stage", "gc", "--limit", "0") == 2
+    assert "SLIPWAY_MODELS_LIMIT is 'much', not a size such as" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(shutil.which("fio") is None, reason="the program fio is not installed")

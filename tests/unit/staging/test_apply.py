@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,21 +15,22 @@ from random_model import write_random_model
 
 from blocks.model_source import FolderSource
 from tasks.core.cancellation import begin
+from tasks.core.direct_io import Buffer, Took
 from tasks.core.errors import ModelError, StageCancelledError, WrongUseError
 from tasks.core.files import file_lock
 from tasks.core.manifest import MANIFEST_FILE, Manifest, verify
 from tasks.core.safetensors import BITS
 from tasks.staging.apply import (
-    ModelSource,
     Staged,
     lock_of,
-    pin,
     plan_copy,
+    repair_model,
     stage_model,
     sweep_abandoned,
 )
+from tasks.staging.ledger import LEDGER_FILE
 from tasks.staging.models import SourceFile
-from tasks.staging.plan import LEDGER_FILE
+from tasks.staging.source import ModelSource, pin
 
 
 @pytest.fixture
@@ -36,29 +38,33 @@ def model(tmp_path: Path) -> Path:
     return write_random_model(tmp_path / "source", shards=2)
 
 
-class Between:
-    """A folder's files, with something happening before the n-th read of weights."""
+CHUNK = 64 << 10
 
-    def __init__(self, folder: Path, at: int, act: object) -> None:
-        self.inner, self.left, self.act = FolderSource(folder), at, act
-        self.name, self.parallel = self.inner.name, 1
 
-    def list_files(self) -> Sequence[SourceFile]:
-        return self.inner.list_files()
+class Between(FolderSource):
+    """A folder's files, with something happening before the n-th read of weights; `copied` counts those bytes."""
 
-    def read(self, file: SourceFile, offset: int, length: int) -> bytes:
-        if file.path.endswith(".safetensors") and length > 4096:
+    parallel = 1  # type: ignore[assignment]
+
+    def __init__(self, folder: Path, at: int, act: Callable[[], object]) -> None:
+        super().__init__(folder)
+        self.left, self.act, self.copied = at, act, 0
+
+    def read_into(
+        self, file: SourceFile, offset: int, length: int, buffer: Buffer, at: int, took: Took
+    ) -> None:
+        if file.path.endswith(".safetensors"):
             self.left -= 1
             if self.left == 0:
-                assert callable(self.act)
                 self.act()
-        return self.inner.read(file, offset, length)
+            self.copied += length
+        super().read_into(file, offset, length, buffer, at, took)
 
 
 def stage(source: Path | ModelSource, folder: Path, shards: int = 4, *, own: bool = False) -> Staged:
     pinned = pin(FolderSource(source) if isinstance(source, Path) else source)
     plan = plan_copy(pinned, shards, convertible=True)
-    return stage_model(pinned, plan, folder, leases=folder.parent / "leases", own=own)
+    return stage_model(pinned, plan, folder, leases=folder.parent / "leases", own=own, chunk_bytes=CHUNK)
 
 
 def parts_in(folder: Path) -> list[Path]:
@@ -104,22 +110,55 @@ def flip_a_byte(path: Path) -> None:
     path.write_bytes(content)
 
 
-@pytest.mark.parametrize("harm", [Path.unlink, flip_a_byte])
-def test_exactly_the_harmed_shard_is_restaged(model: Path, tmp_path: Path, harm: object) -> None:
+def test_a_missing_shard_is_restaged_alone(model: Path, tmp_path: Path) -> None:
     folder = tmp_path / "staged"
     first = stage(model, folder)
     assert first.manifest is not None
     shard = first.manifest.shards[1]
-    assert callable(harm)
-    harm(folder / shard.path)
-    others = {path: path.stat().st_mtime_ns for path in folder.iterdir() if path.name != shard.path}
+    (folder / shard.path).unlink()
+    others = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
     again = stage(model, folder)
     assert again.restaged == (shard.path,)
     assert again.copied_bytes == shard.size_bytes
     assert again.manifest == first.manifest
     assert verify(folder)[1] == ()
-    del others[folder / MANIFEST_FILE]
     assert all(path.stat().st_mtime_ns == time for path, time in others.items())
+
+
+@pytest.mark.parametrize("moved", [False, True])
+def test_of_a_harmed_shard_one_chunk_is_replaced(model: Path, tmp_path: Path, moved: bool) -> None:
+    folder = tmp_path / "staged"
+    first = stage(model, folder)
+    assert first.manifest is not None
+    shard = first.manifest.shards[1]
+    flip_a_byte(folder / shard.path)
+    (model / "config.json").touch()
+    assert verify(folder)[1] == (shard.path,)
+    if moved:
+        model = model.rename(tmp_path / "elsewhere")
+    again = repair_model(pin(FolderSource(model)), folder, leases=tmp_path)
+    assert again.restaged == (shard.path,)
+    assert again.copied_bytes == CHUNK
+    assert again.manifest == first.manifest
+    assert verify(folder)[1] == ()
+
+
+def test_another_model_repairs_nothing(model: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "staged"
+    stage(model, folder)
+    other = write_random_model(tmp_path / "other", family="llama")
+    with pytest.raises(ModelError, match="is no longer the model that"):
+        repair_model(pin(FolderSource(other)), folder, leases=tmp_path)
+    twin = write_random_model(tmp_path / "twin", shards=2, seed=1)
+    for path in folder.glob("*.safetensors"):
+        flip_a_byte(path)
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    done = repair_model(pin(FolderSource(twin)), folder, leases=tmp_path)
+    assert (done.manifest, done.copied_bytes) == (None, 0)
+    assert len(done.damaged) == 4
+    assert {path: path.read_bytes() for path in folder.iterdir()} == before
+    with pytest.raises(ModelError, match="holds no staged model"):
+        repair_model(pin(FolderSource(twin)), tmp_path / "nothing", leases=tmp_path)
 
 
 class Killed(BaseException):
@@ -130,23 +169,40 @@ def die() -> None:
     raise Killed
 
 
-def test_an_interrupted_copy_goes_on_after_its_finished_shards(model: Path, tmp_path: Path) -> None:
+def test_an_interrupted_copy_goes_on_after_its_finished_chunks(model: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "staged"
+    killed = Between(model, 8, die)
+    with pytest.raises(Killed):
+        stage(killed, folder)
+    assert not (folder / MANIFEST_FILE).exists()
+    assert parts_in(folder)
+    with (folder / LEDGER_FILE).open("a") as ledger:
+        ledger.write('["model-00003-of-00004.safetensors", 0, "' + "00" * 32 + '"]\n')  # outlived its bytes
+        ledger.write('["model-000')  # cut off by the kill
+    (folder / "model.safetensors.part").write_bytes(b"of another copy")
+    done = stage(resumed := Between(model, 0, die), folder)
+    whole = Between(model, 0, die)
+    stage(whole, tmp_path / "another")
+    assert killed.copied + resumed.copied == whole.copied
+    assert done.restaged == ()
+    assert done.manifest == stage(model, folder).manifest
+    assert read_model(folder) == read_model(model)
+    assert not parts_in(folder)
+    assert not (folder / LEDGER_FILE).exists()
+
+
+def test_an_interrupted_copy_is_compared_before_it_goes_on(model: Path, tmp_path: Path) -> None:
     folder = tmp_path / "staged"
     with pytest.raises(Killed):
         stage(Between(model, 8, die), folder)
-    ledger = Manifest.model_validate_json((folder / LEDGER_FILE).read_bytes())
-    assert 1 <= len(ledger.shards) < 4
-    assert not (folder / MANIFEST_FILE).exists()
-    (folder / "model-00004-of-00004.safetensors.part").write_bytes(b"left by a kill")
-    flip_a_byte(folder / ledger.shards[0].path)
-    done = stage(model, folder)
-    assert done.manifest is not None
-    assert done.copied_bytes == done.manifest.size_bytes - sum(
-        file.size_bytes for file in ledger.files if file != ledger.shards[0]
-    )
-    assert done.restaged == ()
+    finished, begun = folder / "model-00001-of-00004.safetensors", next(iter(parts_in(folder)))
+    for path in (finished, begun):
+        content = bytearray(path.read_bytes())
+        content[10_000] ^= 1
+        path.write_bytes(content)
+    assert stage(model, folder).restaged == ()
     assert read_model(folder) == read_model(model)
-    assert not parts_in(folder)
+    assert verify(folder)[1] == ()
 
 
 def test_an_unfinished_copy_of_another_state_is_thrown_away(model: Path, tmp_path: Path) -> None:
@@ -194,8 +250,11 @@ def test_a_source_that_rots_silently_is_corrupt_and_changes_nothing(model: Path,
     inner = FolderSource(model)
 
     class Rotten(FolderSource):
-        def read(self, file: SourceFile, offset: int, length: int) -> bytes:
-            return bytes(byte ^ 1 for byte in inner.read(file, offset, length))
+        def read_into(
+            self, file: SourceFile, offset: int, length: int, buffer: Buffer, at: int, took: Took
+        ) -> None:
+            buffer.view[at : at + length] = bytes(byte ^ 1 for byte in inner.read(file, offset, length))
+            took(buffer.view[at : at + length])
 
     rotten = pin(Rotten(model))
     done = stage_model(rotten, plan, folder, leases=tmp_path, own=False)
@@ -233,7 +292,6 @@ def test_a_copy_stops_when_another_stage_says_no_and_goes_on_later(model: Path, 
     with pytest.raises(StageCancelledError):
         stage(Between(model, 8, lambda: signal.cancel("blocked")), tmp_path / "staged")
     begin()
-    assert not parts_in(tmp_path / "staged")
     done = stage(model, tmp_path / "staged")
     assert done.manifest is not None
     assert 0 < done.copied_bytes < done.manifest.size_bytes
@@ -248,6 +306,10 @@ def test_what_killed_runs_left_is_swept_unless_somebody_works_there(tmp_path: Pa
         sweep_abandoned(tmp_path / "models", tmp_path)
     assert (busy / "x.part").exists()
     assert not (idle / "x.part").exists()
+    (idle / "x.part").touch()
+    (idle / LEDGER_FILE).touch()
+    sweep_abandoned(tmp_path / "models", tmp_path)
+    assert (idle / "x.part").exists()
 
 
 def test_whatever_is_wrong_with_a_model_is_found_before_anything_is_written(
@@ -277,6 +339,99 @@ def test_an_architecture_that_cannot_be_served_is_refused_only_where_it_is_to_be
     with pytest.raises(ModelError, match="MambaForCausalLM"):
         plan_copy(pinned, "auto", convertible=True)
     assert plan_copy(pinned, "auto", convertible=False).files
+
+
+def write_sums(model: Path, **wrong: str) -> None:
+    sums = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(model.iterdir())}
+    named = {name.replace("-", "_").replace(".", "_"): name for name in sums}
+    sums |= {named[key]: digest for key, digest in wrong.items()}
+    (model / "SHA256SUMS").write_text("".join(f"{digest}  {name}\n" for name, digest in sums.items()))
+
+
+@pytest.mark.parametrize("resumed", [False, True])
+def test_bytes_that_are_not_those_the_source_promises_are_refused(
+    model: Path, tmp_path: Path, resumed: bool
+) -> None:
+    write_sums(model)
+    stage(model, tmp_path / "first")
+    write_sums(model, model_00002_of_00002_safetensors="00" * 32)
+    folder = tmp_path / "staged"
+    if resumed:
+        with pytest.raises(Killed):
+            stage(Between(model, 8, die), folder)
+    with pytest.raises(ModelError, match=r"model-00002-of-00002\.safetensors does not have the SHA-256"):
+        stage(model, folder)
+    assert not folder.exists() or resumed
+    assert not list(folder.glob("*"))
+    write_sums(model)
+    with pytest.raises(Killed):
+        stage(Between(model, 8, die), folder)
+    stage(model, folder)
+    assert read_model(folder) == read_model(model)
+
+
+def test_sums_are_right_also_where_tensors_change_their_order(tmp_path: Path) -> None:
+    model = tmp_path / "source"
+    model.mkdir()
+    (model / "config.json").write_text("{}")
+    narrow, wide = bytes(range(251)) * 999, bytes(range(256)) * 1000
+    write_plain(
+        model / "model.safetensors",
+        {"a": ("U8", (len(narrow),), narrow), "b": ("F32", (len(wide) // 4,), wide)},
+    )
+    write_sums(model)
+    pinned = pin(FolderSource(model))
+    plan = plan_copy(pinned, 1, convertible=False)
+    stage_model(pinned, plan, tmp_path / "staged", leases=tmp_path, own=True, chunk_bytes=CHUNK)
+    assert read_model(tmp_path / "staged") == read_model(model)
+
+
+def test_a_hugging_face_cache_names_its_large_files_by_their_sha256(model: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "models--org--name"
+    snapshot = cache / "snapshots" / ("c0" * 20)
+    snapshot.mkdir(parents=True)
+    (cache / "blobs").mkdir()
+    for path in model.iterdir():
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        name = digest if path.suffix == ".safetensors" else digest[:40]
+        shutil.copy(path, cache / "blobs" / name)
+        (snapshot / path.name).symlink_to(f"../../blobs/{name}")
+    stage(snapshot, tmp_path / "staged")
+    weights = (snapshot / "model-00001-of-00002.safetensors").resolve()
+    flip_a_byte(weights)
+    with pytest.raises(ModelError, match="does not have the SHA-256 that the source names for it"):
+        stage(snapshot, tmp_path / "another")
+    (snapshot / "SHA256SUMS").write_text(f"{'00' * 32}  model-00001-of-00002.safetensors\n")
+    with pytest.raises(ModelError, match="disagree about its SHA-256"):
+        stage(snapshot, tmp_path / "another")
+
+
+def test_gguf_comes_along_byte_for_byte(model: Path, tmp_path: Path) -> None:
+    (model / "q4.gguf").write_bytes(b"GGUF" + bytes(range(256)) * 1000)
+    done = stage(model, tmp_path / "staged")
+    assert (tmp_path / "staged" / "q4.gguf").read_bytes() == (model / "q4.gguf").read_bytes()
+    assert done.manifest is not None
+    assert len(done.manifest.shards) == 4
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    shutil.copy(model / "q4.gguf", alone)
+    pinned = pin(FolderSource(alone))
+    with pytest.raises(ModelError, match="holds GGUF alone"):
+        plan_copy(pinned, "auto", convertible=True)
+    plan = plan_copy(pinned, "auto", convertible=False)
+    assert [file.kind for file in plan.files] == ["gguf"]
+
+
+def test_a_manifest_of_the_former_format_says_so_and_slipways_own_is_staged_anew(
+    model: Path, tmp_path: Path
+) -> None:
+    former = '{"schema": "slipway.manifest/1", "source": "file:/x", "source_digest": "sha256:0", "files": []}'
+    for name in ("own", "given"):
+        stage(model, tmp_path / name)
+        (tmp_path / name / MANIFEST_FILE).write_text(former)
+    assert stage(model, tmp_path / "own", own=True).manifest == Manifest.read(tmp_path / "own")
+    with pytest.raises(ModelError, match=r"of the format 'slipway.manifest/1', which this version does not"):
+        stage(model, tmp_path / "given")
 
 
 @st.composite

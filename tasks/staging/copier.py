@@ -1,0 +1,319 @@
+"""Ranges of a source straight into the final files: one pass, several threads, hashed on the way.
+
+Each thread has one buffer and takes the next chunk: read, hash, write, note. A chunk that is there already, by the
+manifest or by the ledger of a killed copy, is read back and compared instead, so that only what is missing is copied.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from blake3 import blake3
+
+from tasks.core.cancellation import current
+from tasks.core.direct_io import Buffer, DirectFile, chunk_count, reserve, ring
+from tasks.core.errors import ModelError
+from tasks.core.files import PART, as_disk_full
+from tasks.core.manifest import StagedFile
+from tasks.core.progress import say
+from tasks.core.verdicts import StageName
+from tasks.staging.layout import Chunk, PlannedFile, chunks_of
+from tasks.staging.source import Pinned
+
+Note = Callable[[str, int, str], None]
+"""Remembers a written chunk: file, number, digest."""
+
+
+@dataclass
+class Copied:
+    """What a copy did: finished files, bytes written, and files that the source no longer gives as expected."""
+
+    files: dict[str, StagedFile] = field(default_factory=dict)
+    touched: list[str] = field(default_factory=list)
+    copied_bytes: int = 0
+    damaged: list[str] = field(default_factory=list)
+
+
+@dataclass
+class _Target:
+    """A file on its way. `binding`: another content than `expected` is not written."""
+
+    planned: PlannedFile
+    path: Path
+    place: Path
+    expected: Mapping[int, str]
+    binding: bool
+    digests: dict[int, str] = field(default_factory=dict)
+    copied_bytes: int = 0
+    refused: bool = False
+    file: DirectFile | None = None
+    began: float = 0.0
+
+    @classmethod
+    def of(cls, planned: PlannedFile, folder: Path, expected: Mapping[int, str], binding: bool) -> _Target:
+        """Written beside its name until it is whole; in place, if only chunks of it are to be mended."""
+        path = folder / planned.path
+        finished = path.is_file() and path.stat().st_size == planned.size_bytes
+        in_place = finished and (bool(expected) or not planned.size_bytes)
+        return cls(planned, path, path if in_place else part_of(path), expected, binding)
+
+
+def part_of(path: Path) -> Path:
+    """Where a file is written until it is whole."""
+    return path.with_name(path.name + PART)
+
+
+def copy(
+    pinned: Pinned,
+    files: Sequence[PlannedFile],
+    folder: Path,
+    *,
+    expected: Mapping[str, Mapping[int, str]],
+    binding: bool,
+    sums: Mapping[str, str],
+    note: Note,
+    chunk_bytes: int,
+) -> Copied:
+    """Make `folder` hold these files. Raises `DiskFullError`, `ModelError`, and what the source raises.
+
+    `expected` are digests of chunks that may be there; with `binding` no other content is accepted. `sums` are the
+    source files' SHA-256. What was written before a fault stays, as `.part` files.
+    """
+    copier = _Copier(pinned, folder, sums, note, chunk_bytes)
+    targets = [_Target.of(planned, folder, expected.get(planned.path, {}), binding) for planned in files]
+    _reserve(targets)
+    copier.run(targets)
+    return copier.done
+
+
+def missing_bytes(files: Sequence[PlannedFile], folder: Path) -> int:
+    """Room that these files still need on the disk: what is finished or reserved has it already."""
+    needed = 0
+    for planned in files:
+        path = folder / planned.path
+        for place in (path, part_of(path)):
+            with contextlib.suppress(FileNotFoundError):
+                needed -= min(planned.size_bytes, place.stat().st_blocks * 512)
+                break
+        needed += planned.size_bytes
+    return needed
+
+
+def _reserve(targets: Sequence[_Target]) -> None:
+    """Room for everything at once: a disk that is too full by now says so before anything is copied."""
+    made = []
+    for target in targets:
+        if (place := target.place) == target.path:
+            continue
+        fresh = not place.exists()
+        try:
+            with DirectFile(place, os.O_RDWR | os.O_CREAT) as file:
+                made += [place] if fresh else []
+                reserve(file.handle, target.planned.size_bytes)
+        except OSError as error:
+            for part in made:
+                part.unlink(missing_ok=True)
+            raise as_disk_full(error, target.path) from error
+
+
+class _Copier:
+    def __init__(
+        self, pinned: Pinned, folder: Path, sums: Mapping[str, str], note: Note, chunk_bytes: int
+    ) -> None:
+        self.done = Copied()
+        self._pinned = pinned
+        self._files = {file.path: file for file in pinned.files}
+        self._folder = folder
+        self._note = note
+        self._chunk_bytes = chunk_bytes
+        self._lock = threading.Lock()
+        self._failed = threading.Event()
+        self._sums = _Sums(pinned, sums, self._failed) if sums else None
+
+    def run(self, targets: Sequence[_Target]) -> None:
+        for target in targets:
+            if not target.planned.size_bytes:
+                self._finish(target, None)
+        total = sum(chunk_count(target.planned.size_bytes, self._chunk_bytes) for target in targets)
+        if not total:
+            return
+        workers = min(self._pinned.source.parallel, total)
+        size = min(self._chunk_bytes, max(target.planned.size_bytes for target in targets))
+        work = enumerate(
+            (target, chunk) for target in targets for chunk in chunks_of(target.planned, self._chunk_bytes)
+        )
+        try:
+            with ThreadPoolExecutor(workers, thread_name_prefix="copy") as pool:
+                futures = [
+                    pool.submit(copy_context().run, self._work, work, buffer)
+                    for buffer in ring(workers, size)
+                ]
+                try:
+                    for future in futures:
+                        future.result()
+                finally:
+                    self._failed.set()
+        finally:
+            for target in targets:
+                if target.file is not None:
+                    target.file.close()
+        if self._sums:
+            self._sums.close()
+
+    def _work(self, work: Iterator[tuple[int, tuple[_Target, Chunk]]], buffer: Buffer) -> None:
+        signal = current()
+        try:
+            while not self._failed.is_set():
+                signal.check()
+                with self._lock:
+                    item = next(work, None)
+                    if item is None:
+                        return
+                    turn, (target, chunk) = item
+                    file = self._open(target)
+                try:
+                    self._place(target, chunk, file, buffer)
+                    if self._sums:
+                        self._sums.feed(turn, chunk, buffer)
+                    self._complete(target, file)
+                except OSError as error:
+                    raise as_disk_full(error, target.path) from error
+        except BaseException:
+            self._failed.set()
+            raise
+
+    def _open(self, target: _Target) -> DirectFile:
+        """Under the lock: the first thread that meets a file opens it for all."""
+        if target.file is None:
+            target.file = DirectFile(target.place, os.O_RDWR)
+            target.began = time.monotonic()
+        return target.file
+
+    def _place(self, target: _Target, chunk: Chunk, file: DirectFile, buffer: Buffer) -> None:
+        """Have the chunk in its place and in the buffer."""
+        expected = target.expected.get(chunk.number)
+        if expected is not None:
+            state = blake3()
+            with contextlib.suppress(OSError):  # a block that the disk cannot read is damage, too
+                file.read_into(chunk.start, chunk.size_bytes, buffer, 0, state.update)
+            if state.hexdigest() == expected:
+                with self._lock:
+                    target.digests[chunk.number] = expected
+                return
+        digest = self._fetch(chunk, buffer)
+        if target.binding and digest != expected:
+            target.refused = True
+        else:
+            file.write(buffer, chunk.size_bytes, chunk.start)
+            self._note(target.planned.path, chunk.number, digest)
+        with self._lock:
+            target.digests[chunk.number] = digest
+            target.copied_bytes += chunk.size_bytes
+
+    def _fetch(self, chunk: Chunk, buffer: Buffer) -> str:
+        state = blake3()
+        at = len(chunk.head)
+        buffer.view[:at] = chunk.head
+        state.update(chunk.head)
+        for item in chunk.ranges:
+            self._pinned.source.read_into(
+                self._files[item.path], item.start, item.size_bytes, buffer, at, state.update
+            )
+            at += item.size_bytes
+        return state.hexdigest()
+
+    def _complete(self, target: _Target, file: DirectFile) -> None:
+        with self._lock:
+            total = chunk_count(target.planned.size_bytes, self._chunk_bytes)
+            if len(target.digests) < total or target.file is None:
+                return
+            target.file = None  # only one thread gets here
+        self._finish(target, file)
+
+    def _finish(self, target: _Target, file: DirectFile | None) -> None:
+        planned, place = target.planned, target.place
+        if file is not None:
+            if target.copied_bytes:
+                os.ftruncate(file.handle, planned.size_bytes)
+                os.fsync(file.handle)
+            file.close()
+        if target.refused:
+            part_of(target.path).unlink(missing_ok=True)
+        elif place != target.path:
+            place.rename(target.path)
+        with self._lock:
+            if target.refused:
+                self.done.damaged.append(planned.path)
+                return
+            digests = [target.digests[number] for number in sorted(target.digests)]
+            self.done.files[planned.path] = StagedFile.of(
+                planned.path, planned.size_bytes, planned.kind, digests
+            )
+            self.done.copied_bytes += target.copied_bytes
+            if target.copied_bytes or place != target.path:
+                self.done.touched.append(planned.path)
+        if planned.kind in ("weights", "gguf") and target.copied_bytes:
+            rate = target.copied_bytes / 1e6 / max(time.monotonic() - target.began, 1e-6)
+            say(StageName.STAGING, f"{planned.path}: {target.copied_bytes / 1e6:.1f} MB at {rate:.0f} MB/s")
+
+
+class _Sums:
+    """SHA-256 of source files, which goes through their bytes in order: threads take turns with their chunks."""
+
+    def __init__(self, pinned: Pinned, sums: Mapping[str, str], failed: threading.Event) -> None:
+        self._pinned = pinned
+        self._sums = sums
+        self._failed = failed
+        self._turns = threading.Condition()
+        self._turn = 0
+        self._states = {path: hashlib.sha256() for path in sums}
+        self._positions = dict.fromkeys(sums, 0)
+
+    def feed(self, turn: int, chunk: Chunk, buffer: Buffer) -> None:
+        """Take the chunk's bytes when all before it have been taken."""
+        with self._turns:
+            while self._turn != turn:
+                if self._failed.is_set():
+                    return
+                self._turns.wait(0.1)
+        at = len(chunk.head)
+        for item in chunk.ranges:
+            if item.path in self._states:
+                self._catch_up(item.path, item.start)
+                if self._positions[item.path] == item.start:
+                    self._states[item.path].update(buffer.view[at : at + item.size_bytes])
+                    self._positions[item.path] += item.size_bytes
+            at += item.size_bytes
+        with self._turns:
+            self._turn += 1
+            self._turns.notify_all()
+
+    def close(self) -> None:
+        """Compare. Raises `ModelError` that names the file whose bytes are not those that the source promises."""
+        for path, wanted in self._sums.items():
+            if self._positions[path]:
+                self._catch_up(path, self._pinned.file(path).size_bytes)
+                if self._states[path].hexdigest() != wanted:
+                    raise ModelError(
+                        f"{self._pinned.source.name}/{path} does not have the SHA-256 that the source names for it "
+                        f"({wanted[:12]}…)",
+                        fix="download the model again",
+                    )
+
+    def _catch_up(self, path: str, to: int) -> None:
+        """Read what no chunk brings, or brings in another order: the header, and tensors that were moved."""
+        file = self._pinned.file(path)
+        while self._positions[path] < to:
+            start = self._positions[path]
+            content = self._pinned.source.read(file, start, min(1 << 20, to - start))
+            self._states[path].update(content)
+            self._positions[path] += len(content)

@@ -1,0 +1,77 @@
+"""What a model is read from, and the state in which it was found."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from tasks.core.direct_io import Buffer, Took
+from tasks.core.errors import ModelError
+from tasks.staging.models import SourceFile
+from tasks.staging.plan import SUMS_FILE, read_sums, source_digest
+
+
+class ModelSource(Protocol):
+    """Where a model's files are read from. Threads read at once."""
+
+    @property
+    def name(self) -> str:
+        """Its address, for people: `file:…` or `s3://…`."""
+
+    @property
+    def parallel(self) -> int:
+        """How many reads at once make it fastest."""
+
+    def list_files(self) -> Sequence[SourceFile]:
+        """All files, by path. Raises `ModelError` or `NotFoundError` if there is no such place."""
+
+    def read(self, file: SourceFile, offset: int, length: int) -> bytes:
+        """Exactly these bytes of exactly that file, few of them. Raises `ModelError` if it has changed."""
+
+    def read_into(
+        self, file: SourceFile, offset: int, length: int, buffer: Buffer, at: int, took: Took
+    ) -> None:
+        """The same, to `buffer.view[at:]`; what lies behind them there may be overwritten."""
+
+
+@dataclass(frozen=True)
+class Pinned:
+    """A source and the state that its files are in now."""
+
+    source: ModelSource
+    files: tuple[SourceFile, ...]
+
+    @property
+    def digest(self) -> str:
+        """Names source and state."""
+        return source_digest(self.source.name, self.files)
+
+    def file(self, path: str) -> SourceFile:
+        """The file of that path."""
+        return next(file for file in self.files if file.path == path)
+
+    def read_whole(self, path: str) -> bytes:
+        """A small file."""
+        file = self.file(path)
+        return self.source.read(file, 0, file.size_bytes) if file.size_bytes else b""
+
+
+def pin(source: ModelSource) -> Pinned:
+    """Look once at what is there. Raises as `ModelSource.list_files`."""
+    return Pinned(source, tuple(source.list_files()))
+
+
+def sums_of(pinned: Pinned) -> dict[str, str]:
+    """SHA-256 by path, of the files of which the source says it: itself, or in its `SHA256SUMS`."""
+    sums = {file.path: file.sha256 for file in pinned.files if file.sha256}
+    listed = next((file for file in pinned.files if file.path == SUMS_FILE), None)
+    if listed is None:
+        return sums
+    for path, digest in read_sums(pinned.read_whole(SUMS_FILE)).items():
+        if sums.setdefault(path, digest) != digest:
+            raise ModelError(
+                f"{pinned.source.name}: {SUMS_FILE} and the source's own name of {path} disagree about its SHA-256",
+                fix="download the model again",
+            )
+    return sums

@@ -1,0 +1,184 @@
+"""The staged models of one host: shared between releases, removed by least recent use, never while in use.
+
+Nothing in them is lost by that: each can be staged again from its source.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tasks.core.errors import BusyError, ModelError, RecordError
+from tasks.core.files import PART, file_lock
+from tasks.core.manifest import Manifest
+from tasks.core.settings import Settings
+from tasks.staging.apply import lock_of
+
+FRESH_S = 3600.0
+"""A model used so lately is in use: between staging it and tuning it nobody holds it."""
+
+RunningBelow = Callable[[Path], Collection[int]]
+"""Ids of the processes whose program or arguments lie in a folder."""
+
+
+@dataclass(frozen=True)
+class StagedModel:
+    """One staged model, or an unfinished copy. `holder` says what needs it; nothing does where it is empty."""
+
+    folder: Path
+    size_bytes: int
+    used_at: float
+    holder: str
+
+
+@contextlib.contextmanager
+def in_use(folder: Path, settings: Settings) -> Iterator[None]:
+    """Keep a staged model from being removed; several may do so at once."""
+    touch_used(folder, settings)
+    with file_lock(_use_lock(folder, settings), wait=True, holder=str(folder), shared=True):
+        yield
+
+
+def touch_used(folder: Path, settings: Settings) -> None:
+    """Note that the model is used now."""
+    settings.leases.mkdir(parents=True, exist_ok=True)
+    _use_lock(folder, settings).touch()
+
+
+def list_models(settings: Settings, running_below: RunningBelow) -> tuple[StagedModel, ...]:
+    """Everything below the models' folder, the least recently used first.
+
+    Raises `RecordError` if a release cannot be read: what it needs is not known then.
+    """
+    named = models_named_by_releases(settings)
+    folders = (path for path in settings.models.glob("*") if path.is_dir() and not path.name.endswith(PART))
+    found = [_look(folder, settings, named, running_below) for folder in folders]
+    return tuple(sorted(found, key=lambda model: (model.used_at, model.folder)))
+
+
+def choose(models: Sequence[StagedModel], to_free_bytes: int) -> tuple[StagedModel, ...]:
+    """The least recently used of those that nobody needs, until they hold that much."""
+    chosen: list[StagedModel] = []
+    freed = 0
+    for model in sorted(models, key=lambda model: model.used_at):
+        if freed >= to_free_bytes:
+            break
+        if not model.holder:
+            chosen.append(model)
+            freed += model.size_bytes
+    return tuple(chosen)
+
+
+def make_room(
+    settings: Settings, running_below: RunningBelow, folder: Path, *, size_bytes: int, missing_bytes: int
+) -> tuple[StagedModel, ...]:
+    """Before a model of that size is staged into `folder`: remove others, if the limit or the disk asks for it.
+
+    Models in use stay, even where the limit is exceeded by them: it bounds a cache, and fails no deploy. Where all
+    that is idle would not help the disk, nothing is removed for it, and the copy will say what does not fit.
+    """
+    short = missing_bytes - _free_bytes(settings.models)
+    limit = settings.models_limit_bytes
+    if short <= 0 and limit is None:
+        return ()
+    others = [model for model in list_models(settings, running_below) if model.folder != folder]
+    idle = sum(model.size_bytes for model in others if not model.holder)
+    over = sum(model.size_bytes for model in others) + size_bytes - limit if limit is not None else 0
+    chosen = choose(others, max(over, short if short <= idle else 0))
+    return tuple(model for model in chosen if remove(model, settings))
+
+
+def collect(
+    settings: Settings, running_below: RunningBelow, *, limit_bytes: int, dry_run: bool = False
+) -> tuple[StagedModel, ...]:
+    """Remove models until the rest is below the limit, or only such are left as are in use; those removed."""
+    models = list_models(settings, running_below)
+    chosen = choose(models, sum(model.size_bytes for model in models) - limit_bytes)
+    return chosen if dry_run else tuple(model for model in chosen if remove(model, settings))
+
+
+def remove(model: StagedModel, settings: Settings) -> bool:
+    """Remove it unless somebody has taken it by now; whether it is gone."""
+    folder = model.folder
+    try:
+        with (
+            file_lock(lock_of(folder, settings.leases), wait=False, holder=str(folder)),
+            file_lock(_use_lock(folder, settings), wait=False, holder=str(folder)),
+        ):
+            if _used_at(folder, settings) > model.used_at:
+                return False
+            # First out of its name, so that a kill leaves no half model under it.
+            doomed = folder.with_name(f"{folder.name}.{os.getpid()}{PART}")
+            folder.rename(doomed)
+            shutil.rmtree(doomed)
+    except (BusyError, FileNotFoundError):
+        return False
+    return True
+
+
+def models_named_by_releases(settings: Settings) -> dict[str, str]:
+    """Digest of each model that a release of any service names, and that service.
+
+    Those that one could roll back to are included. Raises `RecordError` for a release that cannot be read.
+    """
+    found = {}
+    for document in settings.services.glob("*/releases/*.json"):
+        try:
+            content: Any = json.loads(document.read_bytes())
+            found[str(content["model_digest"])] = document.parent.parent.name
+        except (OSError, ValueError, KeyError, TypeError):
+            raise RecordError(
+                f"the release {document} cannot be read, so that its model is not known",
+                fix="move the file away if that release is not needed",
+            ) from None
+    return found
+
+
+def _look(
+    folder: Path, settings: Settings, named: dict[str, str], running_below: RunningBelow
+) -> StagedModel:
+    used_at = _used_at(folder, settings)
+    size = sum(path.lstat().st_blocks * 512 for path in folder.rglob("*") if path.is_file())
+    return StagedModel(folder, size, used_at, _holder(folder, used_at, settings, named, running_below))
+
+
+def _holder(
+    folder: Path, used_at: float, settings: Settings, named: dict[str, str], running_below: RunningBelow
+) -> str:
+    try:
+        service = named.get(Manifest.read(folder).digest)
+    except (OSError, ModelError):
+        service = None
+    if service:
+        return f"a release of {service} names it"
+    if time.time() - used_at < FRESH_S:
+        return "it was used within the last hour"
+    for lock in (lock_of(folder, settings.leases), _use_lock(folder, settings)):
+        try:
+            with file_lock(lock, wait=False, holder=str(folder)):
+                pass
+        except BusyError:
+            return "a run works with it"
+    return "a process runs with it" if running_below(folder) else ""
+
+
+def _use_lock(folder: Path, settings: Settings) -> Path:
+    """Its time is that of the last use."""
+    return lock_of(folder, settings.leases).with_suffix(".used")
+
+
+def _used_at(folder: Path, settings: Settings) -> float:
+    lock = _use_lock(folder, settings)
+    return (lock if lock.exists() else folder).stat().st_mtime
+
+
+def _free_bytes(folder: Path) -> int:
+    there = next(place for place in (folder, *folder.parents) if place.exists())
+    return shutil.disk_usage(there).free

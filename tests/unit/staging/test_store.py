@@ -1,0 +1,139 @@
+"""Staged models end by least recent use, and never while anybody needs them."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from tasks.core.errors import RecordError
+from tasks.core.files import file_lock
+from tasks.core.manifest import MANIFEST_FILE, Manifest, StagedFile
+from tasks.core.settings import Settings
+from tasks.staging.apply import lock_of
+from tasks.staging.store import (
+    FRESH_S,
+    StagedModel,
+    choose,
+    collect,
+    in_use,
+    list_models,
+    make_room,
+    remove,
+    touch_used,
+)
+
+KB = 1 << 10
+BLOCK = 64 * KB
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(home=tmp_path, records="", registry="", s3_endpoint=None)
+
+
+def model(settings: Settings, name: str, *, hours_ago: float) -> Path:
+    """A staged model of about 64 KiB that was used that long ago."""
+    folder = settings.models / name
+    folder.mkdir(parents=True)
+    (folder / "w").write_bytes(name[0].encode() * BLOCK)
+    file = StagedFile.of("w", BLOCK, "weights", [name[0].encode().hex() * 32])
+    manifest = Manifest(source=f"file:/{name}", source_digest="sha256:0", files=(file,))
+    (folder / MANIFEST_FILE).write_text(manifest.render())
+    touch_used(folder, settings)
+    then = time.time() - hours_ago * 3600
+    os.utime(lock_of(folder, settings.leases).with_suffix(".used"), (then, then))
+    return folder
+
+
+def nobody(_: Path) -> list[int]:
+    return []
+
+
+def names(models: tuple[StagedModel, ...]) -> list[str]:
+    return [one.folder.name for one in models]
+
+
+def test_the_least_recently_used_go_first(settings: Settings) -> None:
+    for name, hours in [("a", 2), ("b", 9), ("c", 5)]:
+        model(settings, name, hours_ago=hours)
+    everything = list_models(settings, nobody)
+    assert names(everything) == ["b", "c", "a"]
+    size = everything[0].size_bytes
+    assert names(choose(everything, 1)) == ["b"]
+    assert names(choose(everything, size + 1)) == ["b", "c"]
+    assert choose(everything, 0) == ()
+    assert names(collect(settings, nobody, limit_bytes=2 * size, dry_run=True)) == ["b"]
+    assert (settings.models / "b").exists()
+    assert names(collect(settings, nobody, limit_bytes=2 * size)) == ["b"]
+    assert sorted(path.name for path in settings.models.iterdir()) == ["a", "c"]
+
+
+def test_what_anybody_needs_stays_and_says_why(settings: Settings) -> None:
+    named = model(settings, "named", hours_ago=50)
+    leased = model(settings, "leased", hours_ago=40)
+    written = model(settings, "written", hours_ago=30)
+    running = model(settings, "running", hours_ago=20)
+    model(settings, "fresh", hours_ago=FRESH_S / 3600 - 0.1)
+    model(settings, "idle", hours_ago=2)
+    releases = settings.services / "chat" / "releases"
+    releases.mkdir(parents=True)
+    (releases / "1.json").write_text(json.dumps({"model_digest": Manifest.read(named).digest}))
+    use = lock_of(leased, settings.leases).with_suffix(".used")
+    with (
+        file_lock(use, wait=False, holder="", shared=True),
+        file_lock(lock_of(written, settings.leases), wait=False, holder=""),
+    ):
+        found = list_models(settings, lambda folder: [1] * (folder == running))
+        assert {one.folder.name: one.holder for one in found} == {
+            "named": "a release of chat names it",
+            "leased": "a run works with it",
+            "written": "a run works with it",
+            "running": "a process runs with it",
+            "fresh": "it was used within the last hour",
+            "idle": "",
+        }
+        gone = collect(settings, lambda folder: [1] * (folder == running), limit_bytes=0)
+        assert names(gone) == ["idle"]
+    (releases / "1.json").write_text("{")
+    with pytest.raises(RecordError, match=r"the release .*1\.json cannot be read"):
+        list_models(settings, nobody)
+
+
+def test_what_was_taken_since_it_was_looked_at_stays(settings: Settings) -> None:
+    folder = model(settings, "a", hours_ago=9)
+    (seen,) = list_models(settings, nobody)
+    with in_use(folder, settings), in_use(folder, settings):
+        assert not remove(seen, settings)
+    assert not remove(seen, settings)  # used since
+    (seen,) = list_models(settings, nobody)
+    assert remove(seen, settings)
+    assert not remove(seen, settings)
+    assert not folder.exists()
+
+
+def test_room_is_made_for_the_limit_and_for_the_disk(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, hours in [("a", 9), ("b", 8), ("c", 7)]:
+        model(settings, name, hours_ago=hours)
+    size = list_models(settings, nobody)[0].size_bytes
+    new = settings.models / "new"
+
+    def make(settings: Settings, *, size_bytes: int = BLOCK, missing: int = 0) -> list[str]:
+        return names(make_room(settings, nobody, new, size_bytes=size_bytes, missing_bytes=missing))
+
+    assert make(settings) == []
+    monkeypatch.setattr("tasks.staging.store._free_bytes", lambda _: 0)
+    assert make(settings, missing=3 * size + 1) == []  # would not help
+    assert make(settings, missing=size) == ["a"]
+    monkeypatch.undo()
+    limited = Settings(
+        home=settings.home, records="", registry="", s3_endpoint=None, models_limit_bytes=2 * size
+    )
+    assert make(limited, size_bytes=size) == ["b"]
+    touch_used(settings.models / "c", settings)
+    assert make(limited, size_bytes=2 * size) == []  # what is left is in use
