@@ -12,6 +12,7 @@ class StageName(StrEnum):
     COMPATIBILITY = "compatibility"
     STAGING = "staging"
     DISK = "disk"
+    LOADING = "loading"
     QUANTIZATION = "quantization"
     BATCHING = "batching"
     ROLLOUT = "rollout"
@@ -41,7 +42,7 @@ class StagingVerdict(StrEnum):
 
 
 class ChoiceVerdict(StrEnum):
-    """Of quantization and batching."""
+    """Of quantization, batching and loading."""
 
     CHOSEN = "chosen"
     NONE = "none"
@@ -89,6 +90,7 @@ _SAYS_NO: dict[StageName, frozenset[str]] = {
     StageName.COMPATIBILITY: frozenset({CompatibilityVerdict.UNKNOWN, CompatibilityVerdict.BLOCK}),
     StageName.STAGING: frozenset({StagingVerdict.CORRUPT}),
     StageName.DISK: frozenset({StagingVerdict.CORRUPT}),
+    StageName.LOADING: frozenset({ChoiceVerdict.NONE}),
     StageName.QUANTIZATION: frozenset({ChoiceVerdict.NONE}),
     StageName.BATCHING: frozenset({ChoiceVerdict.NONE}),
     StageName.ROLLOUT: frozenset({RolloutVerdict.ROLLED_BACK}),
