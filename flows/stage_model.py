@@ -19,6 +19,7 @@ from tasks.core.digests import short
 from tasks.core.errors import CommandError, DiskFullError, MissingToolError, SlipwayError
 from tasks.core.manifest import is_intact
 from tasks.core.settings import Settings
+from tasks.core.spec import DiskFloor
 from tasks.core.verdicts import StageName, StagingVerdict
 from tasks.staging import apply, report
 from tasks.staging.apply import CopyPlan, Pinned, Staged, pin, plan_copy, sweep_abandoned
@@ -67,7 +68,17 @@ def staged(request: StagingRequest, *, copy: Copy = apply.stage_model) -> Outcom
     own = request.to is None
     folder = request.to or settings.models / f"{short(source.pinned.digest)}-{request.shards}"
     folder = folder.expanduser().absolute()
-    disk, remarks = _disk(request, folder)
+    try:
+        disk, remarks = _disk(request, folder)
+    except SlipwayError as error:
+        return _run(request, {"source_digest": source.pinned.digest}, work=_raising(error))
+    if disk and disk.result.verdict is StagingVerdict.SLOW and request.disk_floor is DiskFloor.BLOCK:
+        return _run(
+            request,
+            {"source_digest": source.pinned.digest, "disk": disk.record},
+            work=lambda: blocked(source, folder, disk.result),
+            consulted=(disk.record,),
+        )
     inputs = {
         "source_digest": source.pinned.digest,
         "shards": request.shards,
@@ -125,14 +136,37 @@ def to_result(
     )
 
 
+def blocked(source: Source, folder: Path, disk: DiskResult) -> StagingResult:
+    """The stage's answer where the spec refuses a disk below the baselines: nothing is copied."""
+    return StagingResult(
+        verdict=StagingVerdict.BLOCKED,
+        model_dir=folder,
+        manifest_digest="",
+        source=source.resolved.source,
+        source_digest=source.pinned.digest,
+        version=source.resolved.version,
+        size_bytes=0,
+        shards=0,
+        copied_bytes=0,
+        copy_seconds=0.0,
+        disk=disk.figures,
+        findings=(
+            *disk.findings,
+            "to deploy all the same: staging.disk_floor=warn, or SLIPWAY_HOME on a faster disk",
+        ),
+    )
+
+
 def _disk(request: StagingRequest, folder: Path) -> tuple[Outcome[DiskResult] | None, tuple[str, ...]]:
-    """The disk's figures, or why there are none: a model can be staged without them."""
+    """The disk's figures, or why there are none: a model can be staged without them, unless it asks for a floor."""
     if not request.disk_benchmark:
         return None, ()
     try:
         fio.program()
         return figures_for(folder.parent), ()
     except (MissingToolError, CommandError, DiskFullError) as error:
+        if request.disk_floor is DiskFloor.BLOCK:
+            raise
         return None, (f"the disk was not measured: {error}",)
 
 

@@ -23,13 +23,14 @@ def bench() -> None:
 @bench.command()
 @click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
 @click.option("--fresh", is_flag=True, help="Measure even if that was done in the last 7 days.")
+@click.option("--thorough", is_flag=True, help="Try 25 configurations and more, on up to 8 GiB: two minutes.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-def disk(folder: Path, fresh: bool, as_json: bool) -> None:
+def disk(folder: Path, fresh: bool, thorough: bool, as_json: bool) -> None:
     """Measure the disk that FOLDER is on with fio, and judge it against the baselines."""
     from flows.measure_disk import measured
     from tasks.staging.models import DiskRequest
 
-    outcome = measured(DiskRequest(folder=folder, fresh=fresh))
+    outcome = measured(DiskRequest(folder=folder, fresh=fresh, thorough=thorough))
     result = outcome.result
     if as_json:
         about = {"mount": result.mount, "at": result.at.isoformat(), "findings": list(result.findings)}

@@ -38,6 +38,7 @@ class CompatibilityVerdict(StrEnum):
 class StagingVerdict(StrEnum):
     VERIFIED = "verified"
     SLOW = "slow"
+    BLOCKED = "blocked"
     CORRUPT = "corrupt"
 
 
@@ -88,7 +89,7 @@ CANCELLED = "cancelled"
 _SAYS_NO: dict[StageName, frozenset[str]] = {
     StageName.ENVIRONMENT: frozenset({EnvironmentVerdict.CONFLICTING}),
     StageName.COMPATIBILITY: frozenset({CompatibilityVerdict.UNKNOWN, CompatibilityVerdict.BLOCK}),
-    StageName.STAGING: frozenset({StagingVerdict.CORRUPT}),
+    StageName.STAGING: frozenset({StagingVerdict.BLOCKED, StagingVerdict.CORRUPT}),
     StageName.DISK: frozenset({StagingVerdict.CORRUPT}),
     StageName.LOADING: frozenset({ChoiceVerdict.NONE}),
     StageName.QUANTIZATION: frozenset({ChoiceVerdict.NONE}),
