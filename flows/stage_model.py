@@ -13,6 +13,7 @@ from prefect.runtime import flow_run
 from blocks import fio
 from blocks.model_registry import ResolvedModel, resolve
 from blocks.model_source import open_source
+from flows.copy_progress import show_copy
 from flows.measure_disk import figures_for
 from flows.recording import Outcome, run_stage
 from tasks.core.digests import short
@@ -59,6 +60,7 @@ def stage_model(request: StagingRequest) -> Outcome[StagingResult]:
 
 def staged(request: StagingRequest, *, copy: Copy = apply.stage_model) -> Outcome[StagingResult]:
     """The same without a flow run. Raises `SlipwayError`s of model, disk and network, all recorded."""
+    copy = _shown(copy, request.model)
     settings = Settings.load()
     sweep_abandoned(settings.models, settings.leases)
     try:
@@ -98,6 +100,16 @@ def staged(request: StagingRequest, *, copy: Copy = apply.stage_model) -> Outcom
         still_good=lambda result: is_intact(result.model_dir, result.manifest_digest),
         consulted=(disk.record,) if disk else (),
     )
+
+
+def _shown(copy: Copy, model: str) -> Copy:
+    """The same copy, with its progress on the terminal and in the run's artifact."""
+
+    def shown(pinned: Pinned, plan: CopyPlan, folder: Path, *, leases: Path, own: bool) -> Staged:
+        with show_copy(StageName.STAGING, model, sum(file.size_bytes for file in plan.files)):
+            return copy(pinned, plan, folder, leases=leases, own=own)
+
+    return shown
 
 
 def find(request: StagingRequest, settings: Settings) -> Source:

@@ -33,7 +33,7 @@ from tasks.core.files import (
 )
 from tasks.core.manifest import MANIFEST_FILE, Manifest, StagedFile, damaged_files
 from tasks.core.model_shape import parse_model_shape
-from tasks.core.progress import say
+from tasks.core.progress import advance, say
 from tasks.core.safetensors import LENGTH_BYTES, Header, header_length, parse_header
 from tasks.core.verdicts import StageName, StagingVerdict
 from tasks.staging.models import DiskFigures, DiskResult, SourceFile
@@ -302,6 +302,7 @@ def _write(
                 current().check()
                 state.update(chunk)
                 file.write(chunk)
+                advance(len(chunk))
             file.flush()
             os.fsync(file.fileno())
         staged = StagedFile(
