@@ -16,6 +16,7 @@ from blocks.process_memory import gpu_bytes, peak_host_bytes
 from tasks.batching.models import Run
 from tasks.core.errors import EngineDiedError, EngineError
 from tasks.core.load import LoadFigures, load_for, load_for_decoding
+from tasks.core.prefetch import Prefetch, no_prefetch
 from tasks.core.spec import CandidateFormat
 from tasks.engines.base import Engine, ServingConfig
 from tasks.engines.out_of_memory import was_out_of_memory
@@ -53,6 +54,7 @@ class EngineBench:
     threads: int
     gpu_layers: int = 0
     start_timeout_s: float = 120.0
+    prefetch: Prefetch = no_prefetch
 
     def convert(self, worker: Path, model_dir: Path, form: CandidateFormat, out: Path) -> None:
         """As the quantization stage's `CandidateBench` says."""
@@ -129,7 +131,14 @@ class EngineBench:
         command = self.engine.command(
             str(self.python), str(self.engine.server_worker), str(model_file), config
         )
-        return serve(command, served_name=config.served_name, log=log, start_timeout_s=self.start_timeout_s)
+        return serve(
+            command,
+            served_name=config.served_name,
+            log=log,
+            start_timeout_s=self.start_timeout_s,
+            maps=(model_file,) if self.engine.maps_files else (),
+            prefetch=self.prefetch,
+        )
 
 
 def _run(batch: int, figures: LoadFigures, peak_bytes: int) -> Run:

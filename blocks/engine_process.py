@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from blocks.ports import LOCALHOST, free_port
 from blocks.process import last_lines, leashed
 from tasks.core.cancellation import current
 from tasks.core.errors import EngineDiedError, EngineError
+from tasks.core.prefetch import Prefetch, no_prefetch
 from tasks.engines.base import CommandLine
 
 _POLL_S = 0.02
@@ -47,10 +48,17 @@ class RunningEngine:
 
 @contextlib.contextmanager
 def serve(
-    command: CommandLine, *, served_name: str, log: Path, start_timeout_s: float = 120.0
+    command: CommandLine,
+    *,
+    served_name: str,
+    log: Path,
+    start_timeout_s: float = 120.0,
+    maps: Sequence[Path] = (),
+    prefetch: Prefetch = no_prefetch,
 ) -> Iterator[RunningEngine]:
     """Start the engine on a free port of the loopback and yield once it has really completed a prompt.
 
+    `maps` are files that it will map: they are prefetched beside its start.
     Raises `EngineError` with the last lines of `log` if it dies, or is not ready within `start_timeout_s`.
     The engine is dead when the block is left.
     """
@@ -62,8 +70,9 @@ def serve(
         leashed(command.at(LOCALHOST, port), stdout=output, stderr=output, env=command.env) as child,
         EngineApi(f"http://{LOCALHOST}:{port}") as api,
     ):
-        wait_until_ready(api, child, log, start_timeout_s)
-        api.complete(served_name, "The", 1)
+        with prefetch(maps):
+            wait_until_ready(api, child, log, start_timeout_s)
+            api.complete(served_name, "The", 1)
         yield RunningEngine(api.base_url, child.pid, time.monotonic() - start, log, child)
 
 

@@ -78,7 +78,9 @@ def check_arguments(python: Path) -> list[str]:
 class Uv:
     """The uv that stands beside Slipway's own Python, else the one on the path."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, find_links: str | None = None) -> None:
+        """`find_links` is a folder, or a page, of wheels that counts beside the index."""
+        self._links = {"UV_FIND_LINKS": find_links} if find_links else {}
         self._program = find_tool("uv", install="install it: pip install uv")
 
     @property
@@ -167,4 +169,5 @@ class Uv:
         return found
 
     def _run(self, arguments: list[str], *, cwd: Path | None = None) -> Finished:
-        return run([self._program, *arguments], timeout_s=_TIMEOUT_S, env=dict.fromkeys(_FOREIGN), cwd=cwd)
+        env = {**dict.fromkeys(_FOREIGN), **self._links}
+        return run([self._program, *arguments], timeout_s=_TIMEOUT_S, env=env, cwd=cwd)

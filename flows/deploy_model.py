@@ -137,6 +137,7 @@ class _Lifecycle:
             model=self.spec.model,
             shards=self.spec.staging.shards,
             disk_benchmark=self.spec.staging.disk_benchmark,
+            disk_floor=self.spec.staging.disk_floor,
         )
         outcomes = side_by_side(
             [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 from prefect import flow
@@ -44,8 +45,10 @@ def measured(request: DiskRequest) -> Outcome[DiskResult]:
             inputs={"mount": str(mount), "host": platform.node()},
             result_type=DiskResult,
             report=DiskReport(),
-            work=lambda: measure_and_judge(measure, folder, now),
-            still_good=lambda result: now - result.at < valid,
+            work=lambda: measure_and_judge(partial(measure, thorough=request.thorough), folder, now),
+            still_good=lambda result: (
+                now - result.at < valid and (result.figures.thorough or not request.thorough)
+            ),
         )
 
 

@@ -29,7 +29,10 @@ def quantize_model(spec: DeploySpec) -> Outcome[Any]:
             of the stage before it that said no.
     """
     staging = StagingRequest(
-        model=spec.model, shards=spec.staging.shards, disk_benchmark=spec.staging.disk_benchmark
+        model=spec.model,
+        shards=spec.staging.shards,
+        disk_benchmark=spec.staging.disk_benchmark,
+        disk_floor=spec.staging.disk_floor,
     )
     environment = EnvironmentRequest.of(spec.engine, spec.environment)
     outcomes = side_by_side([partial(build_environment, environment), partial(stage_model, staging)], begin())

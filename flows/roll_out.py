@@ -5,6 +5,7 @@ from __future__ import annotations
 from prefect import flow
 
 from blocks.engine_api import EngineApi
+from blocks.prefetch import Prefetcher
 from blocks.sampler import sample_service
 from blocks.targets import open_target, prepare
 from flows.recording import Outcome, run_stage
@@ -36,7 +37,9 @@ def roll_out(release: Release) -> Outcome[RolloutResult]:
             inputs=rollout_inputs(release),
             result_type=RolloutResult,
             report=report,
-            work=lambda: bring_into_service(release, folder, target, EngineApi),
+            work=lambda: bring_into_service(
+                release, folder, target, EngineApi, Prefetcher(StageName.ROLLOUT)
+            ),
             still_good=lambda result: still_serves(result, release, target, EngineApi),
         )
     if outcome.verdict == RolloutVerdict.SERVING:

@@ -14,12 +14,14 @@ from blocks import fio
 from blocks.environment_users import running_below
 from blocks.model_registry import ResolvedModel, resolve
 from blocks.model_source import open_source
+from flows.copy_progress import show_copy
 from flows.measure_disk import figures_for
 from flows.recording import Outcome, run_stage
 from tasks.core.digests import short
 from tasks.core.errors import CommandError, DiskFullError, MissingToolError, SlipwayError
 from tasks.core.manifest import is_intact, read_manifest
 from tasks.core.settings import Settings
+from tasks.core.spec import DiskFloor
 from tasks.core.verdicts import StageName, StagingVerdict
 from tasks.staging import apply, report
 from tasks.staging.apply import CopyPlan, Staged, plan_copy, sweep_abandoned
@@ -62,6 +64,7 @@ def stage_model(request: StagingRequest) -> Outcome[StagingResult]:
 
 def staged(request: StagingRequest, *, copy: Copy = apply.stage_model) -> Outcome[StagingResult]:
     """The same without a flow run. Raises `SlipwayError`s of model, disk and network, all recorded."""
+    copy = _shown(copy, request.model)
     settings = Settings.load()
     sweep_abandoned(settings.models, settings.leases)
     try:
@@ -72,7 +75,17 @@ def staged(request: StagingRequest, *, copy: Copy = apply.stage_model) -> Outcom
     layout = f"{request.shards}" + (f"-tp{request.tensor_parallel}" if request.tensor_parallel > 1 else "")
     folder = request.to or settings.models / f"{short(source.pinned.digest)}-{layout}"
     folder = folder.expanduser().absolute()
-    disk, remarks = _disk(request, folder)
+    try:
+        disk, remarks = _disk(request, folder)
+    except SlipwayError as error:
+        return _run(request, {"source_digest": source.pinned.digest}, work=_raising(error))
+    if disk and disk.result.verdict is StagingVerdict.SLOW and request.disk_floor is DiskFloor.BLOCK:
+        return _run(
+            request,
+            {"source_digest": source.pinned.digest, "disk": disk.record},
+            work=lambda: blocked(source, folder, disk.result),
+            consulted=(disk.record,),
+        )
     inputs = {
         "source_digest": source.pinned.digest,
         "shards": request.shards,
@@ -89,7 +102,7 @@ def staged(request: StagingRequest, *, copy: Copy = apply.stage_model) -> Outcom
             tensor_parallel=request.tensor_parallel,
         )
         gone = _make_room(plan, folder, settings) if own else ()
-        done = copy(source.pinned, plan, folder, leases=settings.leases, own=own)
+        done = _shown(copy, request.model)(source.pinned, plan, folder, leases=settings.leases, own=own)
         return to_result(source, folder, done, disk.result if disk else None, (*remarks, *gone))
 
     if own:
@@ -112,6 +125,16 @@ def repaired_from_source(folder: Path) -> tuple[tuple[str, ...], tuple[str, ...]
     source = open_source(read_manifest(folder).source, endpoint=settings.s3_endpoint)
     done = apply.repair_model(pin(source), folder, leases=settings.leases)
     return done.restaged, done.damaged
+
+
+def _shown(copy: Copy, model: str) -> Copy:
+    """The same copy, with its progress on the terminal and in the run's artifact."""
+
+    def shown(pinned: Pinned, plan: CopyPlan, folder: Path, *, leases: Path, own: bool) -> Staged:
+        with show_copy(StageName.STAGING, model, sum(file.size_bytes for file in plan.files)):
+            return copy(pinned, plan, folder, leases=leases, own=own)
+
+    return shown
 
 
 def find(request: StagingRequest, settings: Settings) -> Source:
@@ -165,14 +188,37 @@ def _make_room(plan: CopyPlan, folder: Path, settings: Settings) -> tuple[str, .
     )
 
 
+def blocked(source: Source, folder: Path, disk: DiskResult) -> StagingResult:
+    """The stage's answer where the spec refuses a disk below the baselines: nothing is copied."""
+    return StagingResult(
+        verdict=StagingVerdict.BLOCKED,
+        model_dir=folder,
+        manifest_digest="",
+        source=source.resolved.source,
+        source_digest=source.pinned.digest,
+        version=source.resolved.version,
+        size_bytes=0,
+        shards=0,
+        copied_bytes=0,
+        copy_seconds=0.0,
+        disk=disk.figures,
+        findings=(
+            *disk.findings,
+            "to deploy all the same: staging.disk_floor=warn, or SLIPWAY_HOME on a faster disk",
+        ),
+    )
+
+
 def _disk(request: StagingRequest, folder: Path) -> tuple[Outcome[DiskResult] | None, tuple[str, ...]]:
-    """The disk's figures, or why there are none: a model can be staged without them."""
+    """The disk's figures, or why there are none: a model can be staged without them, unless it asks for a floor."""
     if not request.disk_benchmark:
         return None, ()
     try:
         fio.program()
         return figures_for(folder.parent), ()
     except (MissingToolError, CommandError, DiskFullError) as error:
+        if request.disk_floor is DiskFloor.BLOCK:
+            raise
         return None, (f"the disk was not measured: {error}",)
 
 

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from blocks.engine_bench import EngineBench
 from blocks.host import fingerprint_here
 from blocks.nvml import read_nvml
+from blocks.prefetch import Prefetcher
 from blocks.record_store import open_record_store
 from flows.named_states import named
 from flows.recording import Outcome, run_stage
@@ -76,7 +77,7 @@ def tune_serving(request: TuningRequest) -> TuningOutcome:
     Args:
         request: The staged model, the engine's environment, and the spec's sections on tuning.
     """
-    bench = _bench(request)
+    bench = _bench(request, StageName.BATCHING)
     quantization = quantized(request)
     chosen = quantization.result.chosen
     batching = _batch(request, bench, chosen.candidate) if chosen and chosen.candidate else None
@@ -86,12 +87,13 @@ def tune_serving(request: TuningRequest) -> TuningOutcome:
     return named(outcome, "Cached" if cached else last.verdict.capitalize(), last.headline)
 
 
-def _bench(request: TuningRequest) -> EngineBench:
+def _bench(request: TuningRequest, stage: StageName) -> EngineBench:
     return EngineBench(
         engine=get_engine(request.engine),
         python=request.python_path,
         threads=request.hardware.cpus or len(os.sched_getaffinity(0)),
         gpu_layers=_ALL_LAYERS if request.hardware.gpus else 0,
+        prefetch=Prefetcher(stage),
     )
 
 
@@ -113,7 +115,7 @@ def _check(request: TuningRequest, shape: ModelShape) -> None:
 def quantized(request: TuningRequest) -> Outcome[QuantizationResult]:
     """The quantization stage alone. Raises `SpecError` for a wish that cannot be measured."""
     _check(request, read_model_shape(request.model_dir))
-    tuning, bench = request.tuning, _bench(request)
+    tuning, bench = request.tuning, _bench(request, StageName.QUANTIZATION)
     asked = QuantizationRequest(
         model_dir=request.model_dir,
         model_digest=request.model_digest,

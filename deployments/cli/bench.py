@@ -1,29 +1,36 @@
-"""`slipway bench`: measure the disk."""
+"""`slipway bench`: measure the disk, and loading from it."""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from deployments.cli.main import print_json
 
+if TYPE_CHECKING:
+    from flows.recording import Outcome
+    from tasks.loading.models import LoadingResult
+
 
 @click.group()
 def bench() -> None:
-    """Measure the disk."""
+    """Measure the disk, and loading from it."""
 
 
 @bench.command()
 @click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
 @click.option("--fresh", is_flag=True, help="Measure even if that was done in the last 7 days.")
+@click.option("--thorough", is_flag=True, help="Try 25 configurations and more, on up to 8 GiB: two minutes.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-def disk(folder: Path, fresh: bool, as_json: bool) -> None:
+def disk(folder: Path, fresh: bool, thorough: bool, as_json: bool) -> None:
     """Measure the disk that FOLDER is on with fio, and judge it against the baselines."""
     from flows.measure_disk import measured
     from tasks.staging.models import DiskRequest
 
-    outcome = measured(DiskRequest(folder=folder, fresh=fresh))
+    outcome = measured(DiskRequest(folder=folder, fresh=fresh, thorough=thorough))
     result = outcome.result
     if as_json:
         about = {"mount": result.mount, "at": result.at.isoformat(), "findings": list(result.findings)}
@@ -31,5 +38,63 @@ def disk(folder: Path, fresh: bool, as_json: bool) -> None:
         print_json({**run, **result.figures.model_dump(), **about})
         return
     click.echo(f"{outcome.verdict}: {outcome.headline}" + (" (measured before)" if outcome.cached else ""))
+    for finding in result.findings:
+        click.echo(f"  - {finding}")
+
+
+@bench.command()
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path, file_okay=False))
+@click.option("--runs", type=click.IntRange(1, 50), default=3, show_default=True, help="Cold loads by each.")
+@click.option("--install", is_flag=True, help="Build an environment with torch and the libraries' loaders.")
+@click.option("--fresh", is_flag=True, help="Measure even if that was done in the last 7 days.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def load(folder: Path, runs: int, install: bool, fresh: bool, as_json: bool) -> None:
+    """Load the safetensors or GGUF files in DIR cold by each loader, and choose the fastest that is right."""
+    from flows.compare_loaders import compared
+    from tasks.loading.models import LoadingRequest
+
+    outcome = compared(LoadingRequest(folder=folder, runs=runs, install=install, fresh=fresh))
+    if as_json:
+        print_json(load_answer(outcome))
+    else:
+        _print_loaders(outcome)
+    if outcome.says_no:
+        sys.exit(3)
+
+
+def load_answer(outcome: Outcome[LoadingResult]) -> dict[str, Any]:
+    """What programs read (DESIGN 5): the winner's figures, then everybody's."""
+    result = outcome.result
+    winner = result.winner
+    loaders = [
+        {**one.model_dump(mode="json"), "ratio_to_disk": result.ratio_to_disk(one)} for one in result.loaders
+    ]
+    return {
+        "bytes": result.size_bytes,
+        "seconds": winner.seconds if winner else None,
+        "loader": result.chosen,
+        "ratio_to_disk": result.ratio_to_disk(winner) if winner else None,
+        "disk_read_mb_s": result.disk_read_mb_s,
+        "engine_arguments": result.engine_arguments,
+        "verdict": outcome.verdict,
+        "cached": outcome.cached,
+        "loaders": loaders,
+        "findings": list(result.findings),
+        "record": outcome.record,
+    }
+
+
+def _print_loaders(outcome: Outcome[LoadingResult]) -> None:
+    from deployments.cli.show import print_table
+    from tasks.loading.report import row
+
+    result = outcome.result
+    click.echo(f"{outcome.verdict}: {outcome.headline}" + (" (measured before)" if outcome.cached else ""))
+    columns = ("loader", "s", "MB/s", "of the disk", "CPU s/GB", "memory, MB", "golden")
+    measured = [one for one in result.loaders if one.seconds is not None]
+    print_table(columns, [row(result, one) for one in measured], right=columns[1:6], whole=columns)
+    for engine, arguments in sorted(result.engine_arguments.items()):
+        if arguments:
+            click.echo(f"  {engine}: {' '.join(arguments)}")
     for finding in result.findings:
         click.echo(f"  - {finding}")

@@ -29,7 +29,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "compat": ("deployments.cli.compat:compat", "Judge driver, CUDA, GPU and packages together."),
     "env": ("deployments.cli.env:env", "Lock, build and check environments."),
     "stage": ("deployments.cli.stage:stage", "Copy models into verified shards, and verify them."),
-    "bench": ("deployments.cli.bench:bench", "Measure the disk."),
+    "bench": ("deployments.cli.bench:bench", "Measure the disk, and loading from it."),
     "tune": ("deployments.cli.tune:tune", "Choose quantization and batch size by measuring."),
     "health": ("deployments.cli.checks:health", "Check a service's GPU, process and answers."),
     "leaks": ("deployments.cli.checks:leaks", "Judge memory series."),

@@ -99,6 +99,7 @@ def stop(name: str, as_json: bool) -> None:
 def rollback(ctx: click.Context, name: str, as_json: bool) -> None:
     """Go back to the release of NAME that served before; once more comes back to this one."""
     from blocks.engine_api import EngineApi
+    from blocks.prefetch import Prefetcher
     from blocks.sampler import sample_service
     from blocks.targets import open_target
     from deployments.cli.main import print_json
@@ -113,7 +114,7 @@ def rollback(ctx: click.Context, name: str, as_json: bool) -> None:
     with file_lock(settings.service_lease(name), wait=False, holder=f"the service {name}"):
         release = _release_before(folder)
         with open_target(release.target, folder, settings) as target:
-            result = roll_out(release, folder, target, EngineApi)
+            result = roll_out(release, folder, target, EngineApi, Prefetcher(StageName.ROLLOUT))
             if result.verdict == RolloutVerdict.SERVING:
                 sample_service(folder, *folder.serving())
         record = _record_rollout(settings, release, result, start)

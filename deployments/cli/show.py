@@ -21,6 +21,7 @@ _GAP = 3
 _COLOURS = {
     "red": (
         "block",
+        "blocked",
         "corrupt",
         "conflicting",
         "unhealthy",

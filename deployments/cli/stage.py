@@ -13,7 +13,7 @@ from tasks.core.verdicts import StageName, StagingVerdict, says_no
 
 if TYPE_CHECKING:
     from flows.recording import Outcome
-    from tasks.staging.models import StagingResult
+    from tasks.staging.models import StagingRequest, StagingResult
 
 _SOURCES = ("file:", "s3://", "models:/")
 
@@ -57,10 +57,9 @@ def copy(
     SRC is a folder, file:PATH, s3://BUCKET/PREFIX or models:/NAME@ALIAS. Started again, it copies only what
     is missing or damaged.
     """
-    from flows.stage_model import staged
     from tasks.staging.models import StagingRequest
 
-    outcome = staged(
+    outcome = _watched(
         StagingRequest(
             model=source if source.startswith(_SOURCES) else f"file:{source}",
             shards=shards,
@@ -172,6 +171,18 @@ def gc(limit: str, dry_run: bool, as_json: bool) -> None:
     for one in kept:
         why = f": {one.holder}" if one.holder else ""
         click.echo(f"kept {one.folder} ({one.size_bytes / 1e6:.1f} MB){why}")
+
+
+def _watched(request: StagingRequest) -> Outcome[StagingResult]:
+    """Stage it; how far the copy is shows on standard error."""
+    from deployments.cli.progress import show_progress
+    from deployments.cli.show import console
+    from flows.stage_model import staged
+    from tasks.core.progress import listen
+
+    with show_progress(console(stderr=True)) as listener:
+        listen(listener)
+        return staged(request)
 
 
 def copy_answer(outcome: Outcome[StagingResult]) -> dict[str, object]:

@@ -6,8 +6,11 @@ The command shows it on the terminal; a run also sends it to Prefect's log.
 from __future__ import annotations
 
 import logging
+import threading
+import time
 from collections.abc import Callable
 from contextvars import ContextVar
+from dataclasses import dataclass
 
 Listener = Callable[[str, str], None]
 """Called with the stage's name and one line of text, possibly from several threads."""
@@ -33,3 +36,57 @@ def say(stage: str, line: str) -> None:
     """Report one line of progress."""
     for listener in _listeners.get():
         listener(stage, line)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a copy is: bytes done and in all, and the seconds that the done ones took."""
+
+    done_bytes: int
+    total_bytes: int
+    seconds: float
+
+    @property
+    def percent(self) -> float:
+        """From 0 to 100."""
+        return min(100.0, 100 * self.done_bytes / self.total_bytes) if self.total_bytes else 100.0
+
+    def __str__(self) -> str:
+        """`1.2 of 4.5 GB, 1,012 MB/s, 3 s left`."""
+        rate = self.done_bytes / max(self.seconds, 1e-6)
+        text = f"{self.done_bytes / 1e9:.1f} of {self.total_bytes / 1e9:.1f} GB, {rate / 1e6:,.0f} MB/s"
+        left = self.total_bytes - self.done_bytes
+        return f"{text}, {left / rate:.0f} s left" if left > 0 < rate else text
+
+
+class Meter:
+    """Counts the bytes that threads have done."""
+
+    def __init__(self, total_bytes: int) -> None:
+        self._total = total_bytes
+        self._done = 0
+        self._lock = threading.Lock()
+        self._start = time.monotonic()
+
+    def add(self, size_bytes: int) -> None:
+        """So many more are done."""
+        with self._lock:
+            self._done += size_bytes
+
+    def progress(self) -> Progress:
+        """Where it stands now."""
+        return Progress(self._done, self._total, time.monotonic() - self._start)
+
+
+_meter: ContextVar[Meter | None] = ContextVar("slipway_meter", default=None)
+
+
+def meter(found: Meter | None) -> None:
+    """Count what `advance` tells in this context, and in contexts copied from it, with this meter, or not at all."""
+    _meter.set(found)
+
+
+def advance(size_bytes: int) -> None:
+    """So many bytes of the work at hand are done; nobody need be listening."""
+    if (found := _meter.get()) is not None:
+        found.add(size_bytes)

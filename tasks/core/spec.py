@@ -143,11 +143,30 @@ class Environment(Part):
         return self
 
 
+class DiskFloor(StrEnum):
+    """What a disk below the baselines does to a deploy."""
+
+    WARN = "warn"
+    BLOCK = "block"
+
+
 class Staging(Part):
     """How the model is laid onto the local disk."""
 
     shards: int | Literal["auto"] = Field("auto", description="Number of weight shards; auto by size.")
     disk_benchmark: bool = Field(True, description="Measure the disk with fio where it is installed.")
+    disk_floor: DiskFloor = Field(
+        DiskFloor.WARN,
+        description="What a disk below the baselines (7000 MB/s sequential read, 500,000 random writes/s) does.",
+    )
+
+    @model_validator(mode="after")
+    def _a_floor_is_measured(self) -> Self:
+        if self.disk_floor is DiskFloor.BLOCK and not self.disk_benchmark:
+            raise ValueError(
+                "disk_floor block needs disk_benchmark: a disk is only refused by what was measured"
+            )
+        return self
 
     @field_validator("shards")
     @classmethod

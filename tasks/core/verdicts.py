@@ -12,6 +12,7 @@ class StageName(StrEnum):
     COMPATIBILITY = "compatibility"
     STAGING = "staging"
     DISK = "disk"
+    LOADING = "loading"
     QUANTIZATION = "quantization"
     BATCHING = "batching"
     ROLLOUT = "rollout"
@@ -37,11 +38,12 @@ class CompatibilityVerdict(StrEnum):
 class StagingVerdict(StrEnum):
     VERIFIED = "verified"
     SLOW = "slow"
+    BLOCKED = "blocked"
     CORRUPT = "corrupt"
 
 
 class ChoiceVerdict(StrEnum):
-    """Of quantization and batching."""
+    """Of quantization, batching and loading."""
 
     CHOSEN = "chosen"
     NONE = "none"
@@ -87,8 +89,9 @@ CANCELLED = "cancelled"
 _SAYS_NO: dict[StageName, frozenset[str]] = {
     StageName.ENVIRONMENT: frozenset({EnvironmentVerdict.CONFLICTING}),
     StageName.COMPATIBILITY: frozenset({CompatibilityVerdict.UNKNOWN, CompatibilityVerdict.BLOCK}),
-    StageName.STAGING: frozenset({StagingVerdict.CORRUPT}),
+    StageName.STAGING: frozenset({StagingVerdict.BLOCKED, StagingVerdict.CORRUPT}),
     StageName.DISK: frozenset({StagingVerdict.CORRUPT}),
+    StageName.LOADING: frozenset({ChoiceVerdict.NONE}),
     StageName.QUANTIZATION: frozenset({ChoiceVerdict.NONE}),
     StageName.BATCHING: frozenset({ChoiceVerdict.NONE}),
     StageName.ROLLOUT: frozenset({RolloutVerdict.ROLLED_BACK}),

@@ -94,6 +94,10 @@ class Engine(Protocol):
         """Most sequences that one process serves at once."""
 
     @property
+    def maps_files(self) -> bool:
+        """Whether it maps the model's files, so that what is in the page cache loads at once."""
+
+    @property
     def server_worker(self) -> Path:
         """The script that runs the engine inside its own environment."""
 

@@ -20,6 +20,7 @@ class LlamaCpp:
     needs_gpu = False
     formats = (CandidateFormat.F32, CandidateFormat.F16, CandidateFormat.Q8_0, CandidateFormat.Q4_0)
     max_batch = 256  # "n_seq_max must be <= 256"
+    maps_files = True
     server_worker = Path(__file__).parent / "worker" / "llama_cpp_server.py"
     system_libraries = (
         # pykdtree is the smallest distribution that carries GCC's OpenMP runtime.

@@ -63,7 +63,7 @@ def lock(
     tried without their versions after a refusal. Raises `NetworkError`.
     """
     name = short(request.digest)
-    path = settings.locks / f"{name}.txt"
+    path = settings.locks / lock_file(request)
     with file_lock(settings.leases / f"lock-{name}", wait=True, holder=f"the lock {name}"):
         if (found := _existing_lock(path, request)) is not None:
             return found
@@ -75,6 +75,11 @@ def lock(
                 return _diagnosed(resolved, request, tool, folder, firm)
         write_atomically(path, locks.render_lock(request, resolved))
     return read_locked(path, request)
+
+
+def lock_file(request: LockRequest) -> str:
+    """Name of the lock's file in the folder of locks."""
+    return f"{short(request.digest)}.txt"
 
 
 def adopt(request: LockRequest, trial: Trial, settings: Settings) -> Locked:

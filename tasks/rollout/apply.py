@@ -19,9 +19,11 @@ from tasks.core.cancellation import current
 from tasks.core.digests import is_digest_of_file, short
 from tasks.core.errors import EngineError, ModelError, RolloutError
 from tasks.core.files import PART, fsync_folder, write_atomically
+from tasks.core.prefetch import Prefetch, Prefetched, no_prefetch
 from tasks.core.progress import say
 from tasks.core.release import Release, ServiceFolder, ServiceState
 from tasks.core.verdicts import RolloutVerdict, StageName
+from tasks.engines.catalogue import get_engine
 from tasks.rollout.models import RolloutAction, RolloutPlan, RolloutResult, Running
 from tasks.rollout.plan import plan_rollout
 
@@ -103,8 +105,17 @@ class Target(Protocol):
         """The end of the log of what serves, or of what served last."""
 
 
-def roll_out(release: Release, folder: ServiceFolder, target: Target, open_api: OpenApi) -> RolloutResult:
+def roll_out(
+    release: Release,
+    folder: ServiceFolder,
+    target: Target,
+    open_api: OpenApi,
+    prefetch: Prefetch = no_prefetch,
+) -> RolloutResult:
     """Bring `release` into service; nothing is done if it serves already.
+
+    A model that the engine maps is prefetched beside the check of its bytes and the engine's start: the page
+    cache is the host's, and a container's too.
 
     A release that does not start, or does not answer, is a verdict: `rolled_back`. Raises `PortTakenError`,
     `ModelError` if the model file is not the one that was measured, `RolloutError` if the service runs on
@@ -120,16 +131,29 @@ def roll_out(release: Release, folder: ServiceFolder, target: Target, open_api: 
     plan = plan_rollout(release, state, _look(release, target, open_api))
     if plan.action in _SERVES_ALREADY:
         return _keep(release, plan, folder, target)
+    maps = (release.launch.model_file,) if get_engine(release.engine).maps_files else ()
+    with prefetch(maps) as prefetched:
+        return _start(release, folder, target, open_api, plan, prefetched)
+
+
+def _start(
+    release: Release,
+    folder: ServiceFolder,
+    target: Target,
+    open_api: OpenApi,
+    plan: RolloutPlan,
+    prefetched: Prefetched,
+) -> RolloutResult:
     _check_model_file(release)
     port = target.claim(plan.host, plan.port)
     if plan.former is None and (restored := target.running()) is not None:
         # What served when the service's processes were killed is back: it is the former one, or the wanted.
         if restored.release == release.id:
             _await_answer(release, restored, target, open_api)
-        plan = plan_rollout(release, state, _look(release, target, open_api))
+        plan = plan_rollout(release, folder.state(), _look(release, target, open_api))
         if plan.action in _SERVES_ALREADY:
             return _keep(release, plan, folder, target)
-    return _Attempt(release, folder, target, open_api, plan, port).run()
+    return _Attempt(release, folder, target, open_api, plan, port, prefetched).run()
 
 
 def stop_service(folder: ServiceFolder, target: Target, *, drain_s: float) -> bool:
@@ -232,6 +256,7 @@ class _Attempt:
     open_api: OpenApi
     plan: RolloutPlan
     port: int
+    prefetched: Prefetched
 
     def run(self) -> RolloutResult:
         newcomer: Newcomer | None = None
@@ -264,6 +289,7 @@ class _Attempt:
             previous=self.plan.previous,
             completion=completion.text,
             first_completion_s=first_completion_s,
+            prefetched=self.prefetched,
         )
 
     @property
@@ -361,6 +387,7 @@ def _result(
     previous: str | None,
     completion: str | None = None,
     first_completion_s: float | None = None,
+    prefetched: Prefetched | None = None,
     reason: str | None = None,
     log_tail: str | None = None,
 ) -> RolloutResult:
@@ -375,6 +402,8 @@ def _result(
         endpoint=endpoint,
         completion=completion,
         first_completion_s=first_completion_s,
+        prefetched_bytes=prefetched.read_bytes if prefetched and prefetched.read_bytes else None,
+        prefetch_s=prefetched.seconds if prefetched and prefetched.read_bytes else None,
         reason=reason,
         log_tail=log_tail,
     )

@@ -65,7 +65,8 @@ class RolloutResult(StageResult):
     """What serves now, and why the wanted release does not where the verdict is `rolled_back`.
 
     `release` is the wanted one, `serving` the one that takes traffic (None: nothing serves). `completion` is
-    the gate's answer and `first_completion_s` the time from engine start to it.
+    the gate's answer and `first_completion_s` the time from engine start to it. `prefetched_bytes` of the model
+    were brought into the page cache beside that, in `prefetch_s`; None where there was nothing to bring.
     """
 
     verdict: RolloutVerdict
@@ -78,6 +79,8 @@ class RolloutResult(StageResult):
     endpoint: str | None
     completion: str | None = None
     first_completion_s: float | None = Field(None, ge=0)
+    prefetched_bytes: int | None = Field(None, ge=0)
+    prefetch_s: float | None = Field(None, ge=0)
     reason: str | None = None
 
 

@@ -25,9 +25,14 @@ def what_serves(result: RolloutResult) -> str:
 
 def numbers(result: RolloutResult) -> dict[str, Number]:
     """Figures for the record."""
-    if result.first_completion_s is None:
-        return {}
-    return {"first_completion_s": Number(value=result.first_completion_s, unit="s")}
+    figures = {
+        "first_completion_s": (result.first_completion_s, "s"),
+        "prefetched": (result.prefetched_bytes, "B"),
+        "prefetch_s": (result.prefetch_s, "s"),
+    }
+    return {
+        name: Number(value=value, unit=unit) for name, (value, unit) in figures.items() if value is not None
+    }
 
 
 def markdown(result: RolloutResult) -> str:
@@ -42,6 +47,9 @@ def markdown(result: RolloutResult) -> str:
     ]
     if result.first_completion_s is not None:
         rows.append(("engine start to first completion", f"{result.first_completion_s:.2f} s"))
+    if result.prefetched_bytes is not None and result.prefetch_s:
+        rate = result.prefetched_bytes / 1e6 / result.prefetch_s
+        rows.append(("read ahead beside it", f"{result.prefetched_bytes / 1e6:,.1f} MB at {rate:,.0f} MB/s"))
     rolled_back = result.verdict is RolloutVerdict.ROLLED_BACK
     return page(
         StageName.ROLLOUT,

@@ -24,7 +24,7 @@ from tasks.core.direct_io import Buffer, DirectFile, chunk_count, reserve, ring
 from tasks.core.errors import ModelError
 from tasks.core.files import PART, as_disk_full
 from tasks.core.manifest import StagedFile
-from tasks.core.progress import say
+from tasks.core.progress import advance, say
 from tasks.core.verdicts import StageName
 from tasks.staging.layout import Chunk, PlannedFile, chunks_of
 from tasks.staging.source import Pinned
@@ -208,6 +208,7 @@ class _Copier:
             if state.hexdigest() == expected:
                 with self._lock:
                     target.digests[chunk.number] = expected
+                advance(chunk.size_bytes)
                 return
         digest = self._fetch(chunk, buffer)
         if target.binding and digest != expected:
@@ -218,6 +219,7 @@ class _Copier:
         with self._lock:
             target.digests[chunk.number] = digest
             target.copied_bytes += chunk.size_bytes
+        advance(chunk.size_bytes)
 
     def _fetch(self, chunk: Chunk, buffer: Buffer) -> str:
         state = blake3()

@@ -9,6 +9,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from tasks.core.result import StageResult
+from tasks.core.spec import DiskFloor
 from tasks.core.verdicts import StagingVerdict
 
 
@@ -22,6 +23,7 @@ class StagingRequest(_Part):
     model: str = Field(description="file:PATH, s3://BUCKET/PREFIX or models:/NAME@ALIAS.")
     shards: int | Literal["auto"] = Field("auto", description="Number of weight shards; auto by size.")
     disk_benchmark: bool = Field(True, description="Measure the disk with fio where it is installed.")
+    disk_floor: DiskFloor = Field(DiskFloor.WARN, description="What a disk below the baselines does.")
     to: Path | None = Field(None, description="Folder to stage into; one below SLIPWAY_HOME when empty.")
     tensor_parallel: int = Field(
         1, ge=1, description="Ranks that will load it: the automatic number of shards is a multiple of this."
@@ -48,16 +50,43 @@ class DiskRequest(_Part):
 
     folder: Path = Field(description="Any folder on the disk; it is made if it is not there.")
     fresh: bool = Field(False, description="Measure even if there is a figure from the last days.")
+    thorough: bool = Field(False, description="Try many configurations, on a large file: minutes.")
+
+
+class ReadConfiguration(_Part):
+    """How a disk is read: blocks of this size, so many asked for at once, into huge pages or not."""
+
+    block_bytes: int = Field(gt=0)
+    depth: int = Field(gt=0)
+    huge_pages: bool = False
+
+    def __str__(self) -> str:
+        pages = " into huge pages" if self.huge_pages else ""
+        return f"{self.block_bytes >> 20} MiB x {self.depth}{pages}"
+
+
+class MeasuredRead(_Part):
+    """What one configuration read."""
+
+    configuration: ReadConfiguration
+    mb_s: float = Field(ge=0)
 
 
 class DiskFigures(_Part):
-    """What fio measured in a few seconds on one disk; 1 MB is 10^6 bytes."""
+    """What fio measured on one disk; 1 MB is 10^6 bytes. `read_mb_s` is the best of `reads`."""
 
     read_mb_s: float = Field(ge=0)
     write_mb_s: float = Field(ge=0)
     random_write_iops: float = Field(ge=0)
     direct: bool = Field(description="Past the page cache; False where the file system refuses that.")
     file_bytes: int = Field(ge=0, description="Size of the file that was read and written.")
+    reads: tuple[MeasuredRead, ...] = Field((), description="Each configuration that was tried.")
+    thorough: bool = False
+
+    @property
+    def read_by(self) -> ReadConfiguration | None:
+        """The configuration that read fastest."""
+        return max(self.reads, key=lambda read: read.mb_s).configuration if self.reads else None
 
 
 class DiskResult(StageResult):

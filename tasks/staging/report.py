@@ -14,6 +14,8 @@ from tasks.staging.plan import RANDOM_WRITE_BASELINE_IOPS, READ_BASELINE_MB_S
 
 def headline(result: StagingResult) -> str:
     """What there is and what was done for it, for the table of stages."""
+    if result.verdict is StagingVerdict.BLOCKED and result.disk:
+        return f"{result.findings[0]}; the spec refuses that"
     if result.damaged:
         return f"the source no longer gives {result.damaged[0]} as it was staged"
     size = f"{result.shards} shard{'s'[: result.shards != 1]}, {result.size_bytes / 1e6:.1f} MB"
@@ -65,8 +67,9 @@ class DiskReport:
     def headline(self, result: DiskResult) -> str:
         """Its three speeds."""
         figures = result.figures
+        by = f" ({figures.read_by})" if figures.read_by else ""
         return (
-            f"{result.mount} reads {figures.read_mb_s:.0f} MB/s, writes {figures.write_mb_s:.0f} MB/s, "
+            f"{result.mount} reads {figures.read_mb_s:.0f} MB/s{by}, writes {figures.write_mb_s:.0f} MB/s, "
             f"{figures.random_write_iops:.0f} random writes/s"
         )
 
@@ -76,16 +79,24 @@ class DiskReport:
 
     def markdown(self, result: DiskResult) -> str:
         """The artifact."""
-        how = "past the page cache" if result.figures.direct else "through the page cache"
+        figures = result.figures
+        how = "past the page cache" if figures.direct else "through the page cache"
         return page(
             StageName.DISK,
             result.verdict,
             self.headline(result),
-            _disk_table(result.figures),
+            _disk_table(figures),
+            section("Reads", _reads_table(figures) if figures.reads else ""),
             section("Remarks", bullets(result.findings)),
-            f"Measured by fio on a file of {result.figures.file_bytes / 1e6:,.0f} MB, {how}. "
+            f"Measured by fio on a file of {figures.file_bytes / 1e6:,.0f} MB, {how}. "
             f"Measure again: `slipway bench disk {result.mount} --fresh`.",
         )
+
+
+def _reads_table(figures: DiskFigures) -> str:
+    fastest = sorted(figures.reads, key=lambda read: -read.mb_s)
+    rows = [(str(read.configuration), f"{read.mb_s:,.0f}") for read in fastest]
+    return table(("blocks x at once", "MB/s"), rows, right=("MB/s",))
 
 
 def _disk_numbers(figures: DiskFigures) -> dict[str, Number]:

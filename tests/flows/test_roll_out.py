@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from pathlib import Path
 
@@ -11,10 +12,12 @@ from releases import make_release
 from strays import processes_of
 
 from blocks.engine_api import EngineApi
+from blocks.page_cache import cached_share, evict
 from blocks.record_store import FolderRecordStore
 from blocks.sampler import stop_sampler
 from blocks.supervisor import SupervisedService
 from flows.roll_out import roll_out
+from tasks.core.errors import SlipwayError
 from tasks.core.release import ServiceFolder
 from tasks.core.verdicts import RolloutVerdict
 
@@ -29,8 +32,12 @@ def test_a_release_is_rolled_out_once_and_found_again(
     shutil.copy(random_ggufs[0], gguf)
     release = make_release(engine_python, gguf)
     folder = ServiceFolder(slipway_home / "services", "chat")
+    with contextlib.suppress(SlipwayError):
+        evict(gguf)
+    cold = cached_share(gguf) == 0  # not where the tests' folder is in memory
     try:
         first = roll_out(release)
+        assert first.result.prefetched_bytes == (gguf.stat().st_size if cold else None)
         assert (first.verdict, first.cached, first.says_no) == ("serving", False, False)
         again = roll_out(release)
         assert (again.verdict, again.cached, again.record) == ("serving", True, first.record)

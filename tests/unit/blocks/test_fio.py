@@ -11,23 +11,24 @@ from inline_snapshot import snapshot
 
 from blocks import fio
 from tasks.core.errors import CommandError, MissingToolError
+from tasks.staging.models import ReadConfiguration
 
 needs_fio = pytest.mark.skipif(shutil.which("fio") is None, reason="the program fio is not installed")
 
 
 def test_writes_are_measured_without_preallocation() -> None:
-    assert fio.write_command("fio", Path("/d/x.part"), 1 << 30, direct=True) == snapshot(
+    assert fio.write_command("fio", Path("/d/x.part"), 1 << 30, seconds=2.0, direct=True) == snapshot(
         [
             "fio",
             "--thread",
             "--output-format=json",
             "--filename=/d/x.part",
             "--size=1073741824",
-            "--runtime=1.2",
             "--ioengine=libaio",
             "--direct=1",
             "--fallocate=none",
             "--end_fsync=1",
+            "--runtime=2.0",
             "--name=write",
             "--rw=write",
             "--bs=4M",
@@ -36,32 +37,57 @@ def test_writes_are_measured_without_preallocation() -> None:
     )
 
 
-def test_reads_and_random_writes_run_one_after_the_other() -> None:
-    assert fio.read_command("fio", Path("/d/x.part"), 1 << 30, direct=False)[5:] == snapshot(
+def test_reads_run_one_after_the_other_and_random_writes_last() -> None:
+    reads = (
+        ReadConfiguration(block_bytes=4 << 20, depth=8),
+        ReadConfiguration(block_bytes=16 << 20, depth=4, huge_pages=True),
+    )
+    command = fio.read_command("fio", Path("/d/x.part"), 1 << 30, reads, seconds=0.8, direct=False)
+    assert command[5:] == snapshot(
         [
-            "--runtime=1.2",
             "--ioengine=psync",
             "--direct=0",
             "--time_based",
-            "--name=read",
+            "--name=read-0",
             "--rw=read",
             "--bs=4M",
             "--iodepth=8",
+            "--runtime=0.8",
+            "--stonewall",
+            "--name=read-1",
+            "--rw=read",
+            "--bs=16M",
+            "--iodepth=4",
+            "--runtime=0.8",
+            "--iomem=mmaphuge",
             "--stonewall",
             "--name=random",
             "--rw=randwrite",
             "--bs=4k",
             "--iodepth=64",
             "--numjobs=2",
+            "--runtime=1.2",
             "--group_reporting",
             "--stonewall",
         ]
     )
 
 
+def test_huge_pages_are_tried_where_enough_are_set_aside() -> None:
+    tried = fio.read_configurations(64 << 20, thorough=False)
+    assert [str(one) for one in tried] == snapshot(
+        ["4 MiB x 8", "1 MiB x 32", "16 MiB x 4", "4 MiB x 8 into huge pages", "16 MiB x 4 into huge pages"]
+    )
+    assert not any(one.huge_pages for one in fio.read_configurations(0, thorough=True))
+    many = fio.read_configurations(512 << 20, thorough=True)
+    assert len(many) == 25 + 20
+    assert {(one.block_bytes >> 20, one.depth) for one in many} >= {(1, 1), (16, 32)}
+
+
 def test_the_file_takes_at_most_a_quarter_of_what_is_free() -> None:
     assert fio.file_bytes(100 << 30) == 1 << 30
     assert fio.file_bytes(1 << 30) == 256 << 20
+    assert fio.file_bytes(100 << 30, 8 << 30) == 8 << 30
     assert fio.file_bytes((256 << 20) - 1) is None
 
 
@@ -70,7 +96,9 @@ def test_a_disk_is_measured_and_nothing_stays_behind(tmp_path: Path) -> None:
     folder = tmp_path / "new"
     figures = fio.measure(folder)
     assert min(figures.read_mb_s, figures.write_mb_s, figures.random_write_iops) > 0
-    assert figures.file_bytes % (4 << 20) == 0
+    assert figures.file_bytes % (16 << 20) == 0
+    assert figures.read_mb_s == max(read.mb_s for read in figures.reads)
+    assert figures.read_by in [read.configuration for read in figures.reads]
     assert list(folder.iterdir()) == []
 
 

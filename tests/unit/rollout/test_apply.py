@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,11 +12,13 @@ from releases import make_release
 
 from tasks.core import cancellation
 from tasks.core.errors import EngineError, ModelError, RolloutError, StageCancelledError
+from tasks.core.prefetch import Prefetched
 from tasks.core.release import Release, ServiceFolder, ServiceState
 from tasks.core.spec import Target as TargetKind
 from tasks.core.verdicts import RolloutVerdict
 from tasks.rollout.apply import Completion, Newcomer, roll_out, still_serves
 from tasks.rollout.models import RolloutAction, Running
+from tasks.rollout.report import markdown, numbers
 
 PUBLIC = "http://127.0.0.1:8000"
 PRIVATE = "http://127.0.0.1:9999"
@@ -261,3 +263,42 @@ def test_a_recorded_rollout_stands_only_while_it_answers(wanted: Release, folder
     assert not still_serves(result, wanted, FakeTarget(), FakeApi().open)
     moved = result.model_copy(update={"endpoint": "http://127.0.0.1:1"})
     assert not still_serves(moved, wanted, target, FakeApi().open)
+
+
+@dataclass
+class FakePrefetch:
+    """Reads nothing, and knows whether it is over."""
+
+    read_bytes: int
+    paths: list[Path] = field(default_factory=list)
+    open: int = 0
+
+    @contextlib.contextmanager
+    def __call__(self, paths: Sequence[Path]) -> Iterator[Prefetched]:
+        self.paths += paths
+        self.open += 1
+        yield Prefetched(read_bytes=self.read_bytes, seconds=0.5)
+        self.open -= 1
+
+
+def test_what_the_engine_maps_is_read_beside_its_start(wanted: Release, folder: ServiceFolder) -> None:
+    prefetch = FakePrefetch(7)
+    result = roll_out(wanted, folder, FakeTarget(), FakeApi().open, prefetch)
+    assert (prefetch.paths, prefetch.open) == ([wanted.launch.model_file], 0)
+    assert (result.prefetched_bytes, result.prefetch_s) == (7, 0.5)
+    assert "| read ahead beside it" in markdown(result)
+    assert set(numbers(result)) == {"first_completion_s", "prefetched", "prefetch_s"}
+
+
+def test_what_was_in_memory_leaves_no_figures(wanted: Release, folder: ServiceFolder) -> None:
+    result = roll_out(wanted, folder, FakeTarget(), FakeApi().open, FakePrefetch(0))
+    assert (result.prefetched_bytes, result.prefetch_s) == (None, None)
+    assert set(numbers(result)) == {"first_completion_s"}
+
+
+def test_a_rollout_that_fails_ends_its_prefetch(wanted: Release, folder: ServiceFolder) -> None:
+    prefetch = FakePrefetch(7)
+    result = roll_out(
+        wanted, folder, FakeTarget(dead="exit status 1"), FakeApi(ready_at=set()).open, prefetch
+    )
+    assert (result.verdict, prefetch.open) == (RolloutVerdict.ROLLED_BACK, 0)

@@ -1,0 +1,109 @@
+"""Which loader brings a model's files into memory fastest on this host, and gives their bytes right."""
+
+from __future__ import annotations
+
+import os
+import platform
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from prefect import flow
+
+from blocks import fio
+from blocks.environment_trial import EnvironmentTrial
+from blocks.host import ThisHost
+from blocks.load_trial import LoadTrial
+from blocks.uv import Uv
+from flows.measure_disk import figures_for
+from flows.recording import Outcome, run_stage
+from flows.torch_backend import decide_backend
+from tasks.core.errors import CommandError, DiskFullError, MissingToolError, WrongUseError
+from tasks.core.files import mount_of
+from tasks.core.settings import Settings
+from tasks.core.spec import Environment
+from tasks.core.verdicts import StageName
+from tasks.environment import apply as environments
+from tasks.environment.models import EnvironmentRequest, LockRequest, Refusal
+from tasks.environment.plan import make_lock_request
+from tasks.loading import apply, report
+from tasks.loading.models import LoadingRequest, LoadingResult
+from tasks.loading.plan import FIGURES_VALID_S, REQUIREMENTS
+
+WORKER = Path(apply.__file__).parent / "worker" / "load.py"
+
+
+@flow(name="compare-loaders", flow_run_name="loaders of {request.folder}")
+def compare_loaders(request: LoadingRequest) -> Outcome[LoadingResult]:
+    """Load a model's files cold by each loader there is, and choose the fastest that gives the right bytes.
+
+    Args:
+        request: Which folder, how often, and whether to install the loaders that need an environment.
+    """
+    return compared(request).as_state()
+
+
+def compared(request: LoadingRequest) -> Outcome[LoadingResult]:
+    """The same without a flow run. Raises `ModelError`, and `SlipwayError` where files cannot be made cold."""
+    folder = request.folder.expanduser().absolute()
+    model = apply.look_at(folder)
+    python = loaders_python(Settings.load(), install=request.install)
+    disk = _disk_read_mb_s(folder)
+    now = datetime.now(UTC)
+    valid = timedelta(seconds=0 if request.fresh else FIGURES_VALID_S)
+    inputs = {
+        "files": [_state(path) for path in model.files],
+        "runs": request.runs,
+        "mount": str(mount_of(folder)),
+        "host": platform.node(),
+        "requirements": REQUIREMENTS if python else (),
+    }
+    bench = LoadTrial(WORKER, python)
+    return run_stage(
+        StageName.LOADING,
+        subject=str(folder),
+        inputs=inputs,
+        result_type=LoadingResult,
+        report=report,
+        work=lambda: apply.compare_loaders(folder, bench, runs=request.runs, disk_read_mb_s=disk, now=now),
+        still_good=lambda result: now - result.at < valid,
+    )
+
+
+def _state(path: Path) -> tuple[str, int, int]:
+    """A file as a later look would find it, if nobody wrote to it."""
+    found = path.stat()
+    return str(path), found.st_size, found.st_mtime_ns
+
+
+def loaders_python(settings: Settings, *, install: bool) -> Path | None:
+    """The Python of the libraries' environment: the one that stands, or a new one with `install`; else None.
+
+    Raises what the environment stage raises, and `WrongUseError` if the libraries do not go together.
+    """
+    links = os.environ.get("PIP_FIND_LINKS")
+    tool = Uv(find_links=links)
+    asked = _lock_request(tool, links)
+    if not install and not (settings.locks / environments.lock_file(asked)).exists():
+        return None
+    locked = environments.lock(asked, tool, settings)
+    if isinstance(locked, Refusal):
+        raise WrongUseError(f"the loaders cannot be installed together: {locked.reason}")
+    if not install and not environments.environment_folder(locked, settings).exists():
+        return None
+    return environments.build(locked, tool, EnvironmentTrial(), settings).python_path
+
+
+def _lock_request(tool: Uv, links: str | None) -> LockRequest:
+    """Torch comes as this host can run it; from pip's own folder of wheels where it has one."""
+    environment = Environment(torch_backend=None if links else "auto", requirements=REQUIREMENTS)
+    decided = decide_backend(EnvironmentRequest(environment=environment), ThisHost()).environment
+    return make_lock_request(REQUIREMENTS, tool.platform, decided)
+
+
+def _disk_read_mb_s(folder: Path) -> float | None:
+    """What the disk reads at its best; loaders can be compared without it."""
+    try:
+        fio.program()
+        return figures_for(folder).result.figures.read_mb_s or None
+    except (MissingToolError, CommandError, DiskFullError):
+        return None
