@@ -102,7 +102,7 @@ def staged(request: StagingRequest, *, copy: Copy = apply.stage_model) -> Outcom
             tensor_parallel=request.tensor_parallel,
         )
         gone = _make_room(plan, folder, settings) if own else ()
-        done = _shown(copy, request.model)(source.pinned, plan, folder, leases=settings.leases, own=own)
+        done = copy(source.pinned, plan, folder, leases=settings.leases, own=own)
         return to_result(source, folder, done, disk.result if disk else None, (*remarks, *gone))
 
     if own:
