@@ -67,6 +67,8 @@ class SizeFigures(_Frozen):
     fit: Fit
     peak_bytes: int | None = None
     latency_ms: dict[str, float] = {}
+    latency_high_ms: dict[str, float] = {}
+    """Upper limits of the latencies, one-sided; of a size measured once, what was measured."""
     throughput: float = 0.0
     why: str = ""
 

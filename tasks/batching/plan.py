@@ -1,8 +1,8 @@
 """The search for a batch size. Pure: looks at what was measured and says what to measure next, or decides.
 
-Whatever it answers keeps this: the size was measured, `REPEATS` times; its peak memory and its latencies keep
-their bounds; its throughput is within the tolerance of the best measured size that keeps them; no smaller
-measured size does as well.
+Whatever it answers keeps this: the size was measured, `REPEATS` times; its peak memory and the upper confidence
+limits of its latencies keep their bounds; its throughput is within the tolerance of the best measured size that
+keeps them; no smaller measured size does as well.
 """
 
 from __future__ import annotations
@@ -19,6 +19,9 @@ from tasks.core.records import Record
 REPEATS = 5
 """Runs of the size that is answered, and of the best that it is compared with."""
 
+MOST_REPEATS = 15
+"""Runs of a size that would do but for the doubt, where no other size does."""
+
 BOUNDARY_REPEATS = 3
 BOUNDARY = 1.1
 """A size that misses a bound by less than a tenth is measured again before it counts as missing it."""
@@ -31,6 +34,21 @@ _MOST_CLIFFS = 2
 _FAILURES = 2
 _FINE = 0.1
 """Sizes are not told apart more finely than this."""
+
+_STUDENT_95 = {
+    1: 6.31,
+    2: 2.92,
+    3: 2.35,
+    4: 2.13,
+    5: 2.02,
+    6: 1.94,
+    7: 1.89,
+    8: 1.86,
+    10: 1.81,
+    15: 1.75,
+    25: 1.71,
+}
+"""One-sided 95 % points of Student's t by degrees of freedom; in between the more careful one."""
 
 Sizes = Mapping[int, SizeFigures]
 
@@ -46,12 +64,16 @@ def next_step(history: Sequence[Run], limits: Limits, prior: int | None = None) 
 
 
 def summarise(history: Sequence[Run], limits: Limits) -> dict[int, SizeFigures]:
-    """The runs by size, judged."""
+    """The runs by size, judged. How much latencies scatter is learnt from all sizes together."""
     batches = sorted({run.batch for run in history})
-    return {batch: _judge(batch, [run for run in history if run.batch == batch], limits) for batch in batches}
+    by_size = {batch: [run for run in history if run.batch == batch] for batch in batches}
+    scatter = _scatter(list(by_size.values()))
+    return {batch: _judge(batch, runs, limits, scatter) for batch, runs in by_size.items()}
 
 
-def _judge(batch: int, runs: Sequence[Run], limits: Limits) -> SizeFigures:
+def _judge(
+    batch: int, runs: Sequence[Run], limits: Limits, scatter: Mapping[str, tuple[float, int]]
+) -> SizeFigures:
     if any(run.oom for run in runs):
         return SizeFigures(batch=batch, runs=len(runs), fit=Fit.OUT_OF_MEMORY, why="out of memory")
     good = [run for run in runs if run.answered]
@@ -59,10 +81,8 @@ def _judge(batch: int, runs: Sequence[Run], limits: Limits) -> SizeFigures:
     if len(failures) >= _FAILURES or not good:
         return SizeFigures(batch=batch, runs=len(runs), fit=Fit.FAILED, why=f"failed: {failures[-1]}")
     peak = max(run.peak_bytes or 0 for run in good)
-    latency = {
-        name: statistics.median(run.latency_ms[name] for run in good if name in run.latency_ms)
-        for name in sorted({name for run in good for name in run.latency_ms})
-    }
+    seen = _latencies(good)
+    latency = {name: statistics.median(values) for name, values in seen.items()}
     fit, why = _check_bounds(peak, latency, limits)
     return SizeFigures(
         batch=batch,
@@ -70,9 +90,41 @@ def _judge(batch: int, runs: Sequence[Run], limits: Limits) -> SizeFigures:
         fit=fit,
         peak_bytes=peak,
         latency_ms=latency,
+        latency_high_ms={name: _upper(values, scatter.get(name)) for name, values in seen.items()},
         throughput=statistics.median(run.throughput or 0.0 for run in good),
         why=why,
     )
+
+
+def _latencies(runs: Sequence[Run]) -> dict[str, list[float]]:
+    names = sorted({name for run in runs for name in run.latency_ms})
+    return {name: [run.latency_ms[name] for run in runs if name in run.latency_ms] for name in names}
+
+
+def _scatter(groups: Sequence[Sequence[Run]]) -> dict[str, tuple[float, int]]:
+    """By latency: the standard deviation of its logarithm within a size, and its degrees of freedom."""
+    squares: dict[str, tuple[float, int]] = {}
+    for runs in groups:
+        for name, values in _latencies([run for run in runs if run.answered]).items():
+            logs = [math.log(value) for value in values if value > 0]
+            if len(logs) > 1:
+                total, freedom = squares.get(name, (0.0, 0))
+                mean = statistics.fmean(logs)
+                squares[name] = (
+                    total + sum((log - mean) ** 2 for log in logs),
+                    freedom + len(logs) - 1,
+                )
+    return {name: (math.sqrt(total / freedom), freedom) for name, (total, freedom) in squares.items()}
+
+
+def _upper(values: Sequence[float], scatter: tuple[float, int] | None) -> float:
+    """What the latency is at most, at 95 %; of a scatter that is not known nothing is added."""
+    middle = max(statistics.median(values), statistics.geometric_mean(values) if min(values) > 0 else 0.0)
+    if scatter is None:
+        return middle
+    deviation, freedom = scatter
+    quantile = _STUDENT_95[max(known for known in _STUDENT_95 if known <= freedom)]
+    return middle * math.exp(quantile * deviation / math.sqrt(len(values)))
 
 
 def _check_bounds(peak: int, latency: Mapping[str, float], limits: Limits) -> tuple[Fit, str]:
@@ -197,17 +249,62 @@ def _narrowly(size: SizeFigures, limits: Limits) -> bool:
 
 
 def _settle(sizes: Sizes, limits: Limits) -> Ask | Decision:
-    """The smallest size that is good enough, once it and the best have been measured often."""
+    """The smallest size that is good enough, once it and the best have been measured often and leave no doubt."""
     fitting = [size for _, size in sorted(sizes.items()) if size.fits]
     if not fitting:
         smallest = sizes[min(sizes)]
         return Decision(batch=None, reason=f"not even batch {smallest.batch} will do: {smallest.why}")
-    best = max(fitting, key=lambda size: size.throughput)
-    chosen = next(size for size in fitting if size.throughput >= best.throughput * (1 - limits.tolerance))
+    doubtful = [size for size in fitting if size.runs >= REPEATS and _doubt(size, limits)]
+    sure = [size for size in fitting if size not in doubtful]
+    if not sure:
+        return _give_up(doubtful, sizes, limits)
+    best = max(sure, key=lambda size: size.throughput)
+    chosen = next(size for size in sure if size.throughput >= best.throughput * (1 - limits.tolerance))
     for size in (chosen, best):
         if size.runs < REPEATS:
             return Ask(batch=size.batch, runs=REPEATS - size.runs)
+    if chosen is best and (between := _nearest_sure(chosen, doubtful, sizes, limits)) is not None:
+        return Ask(batch=between, runs=REPEATS)
     return Decision(batch=chosen.batch, reason=_reason(chosen, best, sizes, limits))
+
+
+def _doubt(size: SizeFigures, limits: Limits) -> str:
+    """The latency that may well miss its bound, though it kept it; empty if none may."""
+    for name, bound in limits.latency_ms.items():
+        if size.latency_high_ms.get(name, math.inf) > bound:
+            high = size.latency_high_ms[name]
+            return f"{name} may be {high:.4g} ms, {bound:.4g} ms are wanted"
+    return ""
+
+
+def _nearest_sure(
+    chosen: SizeFigures, doubtful: Sequence[SizeFigures], sizes: Sizes, limits: Limits
+) -> int | None:
+    """A size between the best sure one and a doubtful one above it, at which latency should leave no doubt."""
+    above = min(
+        (size for size in doubtful if size.batch > chosen.batch), key=lambda size: size.batch, default=None
+    )
+    if above is None or above.throughput <= chosen.throughput * (1 + limits.tolerance):
+        return None
+    shares = []
+    for name, bound in limits.latency_ms.items():
+        low, high = chosen.latency_high_ms[name], above.latency_high_ms[name]
+        shares.append((bound - low) / (high - low) if high > bound else 1.0)
+    found = chosen.batch + math.floor((above.batch - chosen.batch) * min(shares))
+    finest = chosen.batch + max(1, int(chosen.batch * _FINE))
+    return found if finest <= found < above.batch and found not in sizes else None
+
+
+def _give_up(doubtful: Sequence[SizeFigures], sizes: Sizes, limits: Limits) -> Ask | Decision:
+    """No size is sure: a smaller one, more runs of the smallest, or none."""
+    smallest = doubtful[0]
+    half = smallest.batch // 2
+    if half >= 1 and half not in sizes:
+        return Ask(batch=half, runs=REPEATS)
+    if smallest.runs < MOST_REPEATS:
+        return Ask(batch=smallest.batch, runs=MOST_REPEATS - smallest.runs)
+    reason = f"not even batch {smallest.batch} will surely do: {_doubt(smallest, limits)}"
+    return Decision(batch=None, reason=reason)
 
 
 def _reason(chosen: SizeFigures, best: SizeFigures, sizes: Sizes, limits: Limits) -> str:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from inline_snapshot import snapshot
 
 from tasks.batching.models import Ask, Decision, Fit, Limits, Run
-from tasks.batching.plan import REPEATS, find_prior, next_step, summarise
+from tasks.batching.plan import MOST_REPEATS, REPEATS, find_prior, next_step, summarise
 from tasks.core.records import Record, new_record
 from tasks.core.verdicts import FAULT, StageName
 
@@ -110,6 +110,15 @@ def test_the_answer_was_measured_and_keeps_every_bound(rig: Rig, limits: Limits,
         assert 1 in by_size  # the easiest size was tried before giving up
         return
     assert len(by_size[decision.batch]) >= REPEATS
+    figures = summarise(history, limits)
+    doubtful = {
+        size
+        for size, found in figures.items()
+        if found.runs >= REPEATS
+        and any(found.latency_high_ms[name] > bound for name, bound in limits.latency_ms.items())
+    }
+    assert decision.batch not in doubtful
+    fitting = {size: throughput for size, throughput in fitting.items() if size not in doubtful}
     enough = max(fitting.values()) * (1 - limits.tolerance)
     assert decision.batch == min(size for size, throughput in fitting.items() if throughput >= enough)
 
@@ -192,6 +201,25 @@ def test_the_latency_objective_is_bisected_and_measured_again_at_the_boundary() 
             (16, 3, "too slow"),
         ]
     )
+
+
+def test_what_only_chance_lets_through_is_not_answered() -> None:
+    limits = Limits(memory_bytes=9 * 10**9, latency_ms={"latency": 25.0}, max_batch=64)
+    noise = (-0.02, 0.03, -0.04, 0.01, -0.03, 0.02, -0.01)
+    decision, history = search(Rig(each=1e6, noise=noise).run, limits)
+    figures = summarise(history, limits)
+    assert decision.batch is not None
+    assert figures[decision.batch].latency_high_ms["latency"] <= 25
+    by_median = [size.batch for size in figures.values() if size.fits]
+    assert decision.batch < max(by_median), "a larger one kept the bound by its median alone"
+
+
+def test_where_nothing_is_sure_it_is_measured_often_and_then_refused() -> None:
+    limits = Limits(memory_bytes=9 * 10**9, latency_ms={"latency": 11.05}, max_batch=64)
+    decision, history = search(Rig(noise=(-0.05, 0.05)).run, limits)
+    assert decision.batch is None
+    assert decision.reason.startswith("not even batch 1 will surely do: latency may be 11.")
+    assert len([run for run in history if run.batch == 1]) == MOST_REPEATS
 
 
 def test_none_says_why() -> None:
