@@ -9,8 +9,9 @@ from pathlib import Path
 
 from blocks.engine_api import EngineApi
 from blocks.engine_process import RunningEngine, serve
+from blocks.exercises import answer_exercises
 from blocks.forced_tokens import Token, score_windows, tokenize
-from blocks.gguf_maker import make_gguf
+from blocks.gguf_maker import compare_gguf, make_gguf
 from blocks.load_client import LoadClient
 from blocks.process_memory import gpu_bytes, peak_host_bytes
 from tasks.batching.models import Run
@@ -20,7 +21,7 @@ from tasks.core.prefetch import Prefetch, no_prefetch
 from tasks.core.spec import CandidateFormat
 from tasks.engines.base import Engine, ServingConfig
 from tasks.engines.out_of_memory import was_out_of_memory
-from tasks.quantization.models import Score, Trial
+from tasks.quantization.models import Exercise, Score, Trial
 
 _NAME = "slipway-tuning"
 _SPEED_RUNS = 3
@@ -60,8 +61,20 @@ class EngineBench:
         """As the quantization stage's `CandidateBench` says."""
         make_gguf(self.python, worker, model_dir, form, out)
 
+    def compare_weights(self, worker: Path, baseline: Path, candidate: Path) -> dict[str, float | None]:
+        """As the quantization stage's `CandidateBench` says."""
+        return compare_gguf(self.python, worker, baseline, candidate)
+
     def try_candidate(
-        self, model_file: Path, log: Path, *, text: str | None, tokens: int, window: int, slots: int
+        self,
+        model_file: Path,
+        log: Path,
+        *,
+        text: str | None,
+        tokens: int,
+        window: int,
+        slots: int,
+        exercises: Sequence[Exercise] = (),
     ) -> Trial:
         """As the quantization stage's `CandidateBench` says."""
         config = ServingConfig(
@@ -74,6 +87,7 @@ class EngineBench:
         with self._serve(model_file, config, log) as served, EngineApi(served.base_url, timeout_s=600) as api:
             self._check_gpu(served)
             scores = _score(api, text, tokens, window, slots) if text is not None else []
+            answers = answer_exercises(api, exercises, window=window, slots=slots) if exercises else []
             client = LoadClient(served.base_url, _NAME, _token_pool(api))
             loads = [
                 load_for_decoding(context=window, output_tokens=min(_SPEED_TOKENS, window // 2), seed=seed)
@@ -81,7 +95,11 @@ class EngineBench:
             ]
             client.run(loads[0].model_copy(update={"min_s": _WARM_UP_S}))
             figures = [client.run(load) for load in loads[1:]]
-        return Trial(scores=tuple(scores), tokens_per_s=tuple(one.tokens_per_s for one in figures))
+        return Trial(
+            scores=tuple(scores),
+            answers=tuple(answers),
+            tokens_per_s=tuple(one.tokens_per_s for one in figures),
+        )
 
     def probe(
         self, model_file: Path, config: ServingConfig, log: Path, *, output_tokens: int, runs: int

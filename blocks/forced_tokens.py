@@ -7,6 +7,7 @@ exactly one sequence of tokens makes it generate the text, and the probabilities
 from __future__ import annotations
 
 import math
+from array import array
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from blocks.engine_api import EngineApi
 from tasks.core.cancellation import current
 from tasks.core.errors import EngineError
 from tasks.quantization.models import Score
+from tasks.quantization.quality import LIKELIEST
 
 
 @dataclass(frozen=True)
@@ -58,24 +60,25 @@ def score_windows(api: EngineApi, windows: Sequence[Sequence[Token]], *, slots: 
         for start in range(0, len(windows), slots):
             current().check()
             group = windows[start : start + slots]
-            jobs = [pool.submit(_score_window, api, [*prefix, *one], slot) for slot, one in enumerate(group)]
+            jobs = [pool.submit(score_window, api, [*prefix, *one], slot) for slot, one in enumerate(group)]
             for job in jobs:
                 scores += job.result()
     return scores
 
 
-def _score_window(api: EngineApi, window: Sequence[Token], slot: int) -> list[Score]:
+def score_window(api: EngineApi, window: Sequence[Token], slot: int, *, start: int = 1) -> list[Score]:
+    """Scores of one window's whole tokens from the token `start` on. Raises `EngineError`."""
     scores: list[Score] = []
-    for start, end in whole_runs(window):
-        ids = [token.id for token in window]
-        scores += _score_run(api, ids[:start], ids[start:end], slot)
+    ids = [token.id for token in window]
+    for begin, end in whole_runs(window, start):
+        scores += _score_run(api, ids[:begin], ids[begin:end], slot)
     return scores
 
 
-def whole_runs(window: Sequence[Token]) -> Iterator[tuple[int, int]]:
-    """Runs `[start, end)` of whole tokens, after the first token."""
+def whole_runs(window: Sequence[Token], first: int = 1) -> Iterator[tuple[int, int]]:
+    """Runs `[start, end)` of whole tokens, from the token `first` on."""
     start: int | None = None
-    for index in range(1, len(window)):
+    for index in range(first, len(window)):
         if window[index].whole and start is None:
             start = index
         if not window[index].whole and start is not None:
@@ -92,7 +95,7 @@ def _score_run(api: EngineApi, prompt: Sequence[int], forced: Sequence[int], slo
             "prompt": list(prompt),
             "grammar": "root ::= " + " ".join(f"<[{token}]>" for token in forced),
             "n_predict": len(forced),
-            "n_probs": 1,
+            "n_probs": LIKELIEST,
             "temperature": 0,
             "top_k": 1,
             "samplers": ["top_k"],
@@ -110,7 +113,15 @@ def _score_run(api: EngineApi, prompt: Sequence[int], forced: Sequence[int], slo
 
 
 def _score(item: dict[str, Any]) -> Score:
-    logprob = item["logprob"]
-    if logprob is None:  # what JSON has for a number that is none
-        logprob = math.nan
-    return Score(token=int(item["id"]), logprob=float(logprob), top=int(item["top_logprobs"][0]["id"]))
+    likeliest = item["top_logprobs"]
+    return Score(
+        token=int(item["id"]),
+        logprob=_number(item["logprob"]),
+        ids=array("i", [int(likeliest[0]["id"]), *(int(one["id"]) for one in likeliest[1:])]),
+        logprobs=array("f", [_number(one["logprob"]) for one in likeliest]),
+    )
+
+
+def _number(value: float | None) -> float:
+    """JSON has null for a number that is none."""
+    return math.nan if value is None else float(value)

@@ -1,10 +1,11 @@
-"""Makes GGUF files: runs the converter inside the engine's environment."""
+"""Makes and compares GGUF files: runs the workers inside the engine's environment."""
 
 from __future__ import annotations
 
 import errno
 import json
 from pathlib import Path
+from typing import Any
 
 from blocks.process import last_lines, run
 from tasks.core.errors import CommandError, ModelError
@@ -45,6 +46,23 @@ def make_gguf(python: Path, worker: Path, model_dir: Path, form: CandidateFormat
         f"converting {model_dir} to {form} failed (exit status {finished.code})",
         detail=last_lines(finished.stderr),
     )
+
+
+def compare_gguf(python: Path, worker: Path, baseline: Path, candidate: Path) -> dict[str, float | None]:
+    """By tensor: how far the candidate's values are from the baseline's, in deviations of the baseline's.
+
+    None where they cannot be compared. Raises `CommandError`.
+    """
+    argv: list[str | Path] = [python, "-I", worker, "--baseline", baseline, "--candidate", candidate]
+    size = baseline.stat().st_size
+    finished = run(argv, timeout_s=_BASE_S + size / _BYTES_PER_S)
+    errors: Any = _answer(finished.stdout).get("errors")
+    if finished.code != 0 or not isinstance(errors, dict):
+        raise CommandError(
+            f"comparing {candidate} with {baseline} failed (exit status {finished.code})",
+            detail=last_lines(finished.stderr),
+        )
+    return errors
 
 
 def _answer(text: str) -> dict[str, str]:

@@ -35,8 +35,9 @@ from tasks.engines.catalogue import get_engine
 from tasks.quantization import plan
 from tasks.quantization import report as quantization_report
 from tasks.quantization.apply import maker_digest, still_good
-from tasks.quantization.models import Candidate, QuantizationRequest, QuantizationResult
+from tasks.quantization.models import Candidate, Exercise, QuantizationRequest, QuantizationResult
 from tasks.quantization.task import measure_candidates
+from tasks.quantization.task_set import parse_task_set
 
 R = TypeVar("R")
 
@@ -124,11 +125,16 @@ def quantized(request: TuningRequest) -> Outcome[QuantizationResult]:
         tokens=tuning.quality_tokens,
         context=tuning.context,
         tolerance=request.objectives.quality_tolerance,
+        exercises=_read_task_set(tuning),
+        task_tolerance=_task_tolerance(request.objectives),
+        policy=request.objectives.policy,
+        memory_bytes=_usable_bytes(request),
     )
     inputs = {
         **_common_inputs(request, bench),
-        **asked.model_dump(mode="json", exclude={"model_dir", "text"}),
+        **asked.model_dump(mode="json", exclude={"model_dir", "text", "exercises"}),
         "text_digest": digest_of(asked.text),
+        "task_set_digest": digest_of([one.model_dump() for one in asked.exercises]),
         "maker_digest": maker_digest(),
     }
     return run_stage(
@@ -202,11 +208,15 @@ def _common_inputs(request: TuningRequest, bench: EngineBench) -> dict[str, Any]
 def _limits(request: TuningRequest) -> Limits:
     wanted = {"ttft_p95": request.objectives.ttft_ms, "tpot_p95": request.objectives.tpot_ms}
     return Limits(
-        memory_bytes=int(_memory_bytes(request.hardware) * request.objectives.memory_fraction),
+        memory_bytes=_usable_bytes(request),
         latency_ms={name: bound for name, bound in wanted.items() if bound is not None},
         tolerance=request.tuning.tolerance,
         max_batch=min(request.tuning.max_batch, get_engine(request.engine).max_batch),
     )
+
+
+def _usable_bytes(request: TuningRequest) -> int:
+    return int(_memory_bytes(request.hardware) * request.objectives.memory_fraction)
 
 
 def _memory_bytes(hardware: Hardware) -> int:
@@ -229,3 +239,21 @@ def _read_text(tuning: Tuning) -> str | None:
         raise SpecError(
             f"tuning.quality_text {path} cannot be read: {error.strerror}", fix="give the path of a text file"
         ) from None
+
+
+def _read_task_set(tuning: Tuning) -> tuple[Exercise, ...]:
+    path = tuning.task_set
+    if path is None:
+        return ()
+    try:
+        return parse_task_set(path.read_text(), path.name)
+    except OSError as error:
+        reason = error.strerror or "it cannot be read"
+    except UnicodeDecodeError:
+        reason = "it is not UTF-8"
+    raise SpecError(f"tuning.task_set {path}: {reason}", fix="give the path of a file of JSON lines")
+
+
+def _task_tolerance(objectives: Objectives) -> float:
+    wanted = objectives.task_tolerance
+    return objectives.quality_tolerance if wanted is None else wanted

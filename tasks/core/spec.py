@@ -81,8 +81,23 @@ class CandidateFormat(StrEnum):
 
     F32 = "f32"
     F16 = "f16"
+    BF16 = "bf16"
     Q8_0 = "q8_0"
+    Q6_K = "q6_k"
+    Q5_K_M = "q5_k_m"
+    Q5_1 = "q5_1"
+    Q5_0 = "q5_0"
+    Q4_K_M = "q4_k_m"
+    Q4_1 = "q4_1"
     Q4_0 = "q4_0"
+
+
+class QuantizationPolicy(StrEnum):
+    """What counts first among the candidates that keep the quality floor."""
+
+    ACCURACY = "accuracy"
+    LATENCY = "latency"
+    RESOURCES = "resources"
 
 
 class Hardware(Part):
@@ -181,8 +196,22 @@ class Objectives(Part):
 
     ttft_ms: float | None = Field(None, gt=0, description="Time to first token, 95th percentile, ms.")
     tpot_ms: float | None = Field(None, gt=0, description="Time per output token, 95th percentile, ms.")
+    policy: QuantizationPolicy = Field(
+        QuantizationPolicy.LATENCY,
+        description="Among formats that keep the quality: accuracy takes only what keeps 99.9 % of it, latency the "
+        "fastest, resources the smallest.",
+    )
     quality_tolerance: float = Field(
-        0.01, ge=0, le=1, description="Largest accepted loss of quality, relative to the baseline."
+        0.01,
+        ge=0,
+        le=1,
+        description="Largest accepted loss of quality, relative to the baseline; 0.001 is strict.",
+    )
+    task_tolerance: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="Largest accepted loss of right answers to tuning.task_set; quality_tolerance when empty.",
     )
     memory_fraction: float = Field(0.9, gt=0, le=1, description="Share of the memory limit that may be used.")
 
@@ -195,7 +224,11 @@ class Tuning(Part):
         min_length=1,
         description="Formats to make and measure; the first is the baseline. Several need a text.",
     )
-    quality_text: Path | None = Field(None, description="Held-out text on which perplexity is measured.")
+    quality_text: Path | None = Field(None, description="Held-out text on which quality is measured.")
+    task_set: Path | None = Field(
+        None,
+        description="JSON lines of prompts with the right answer, which candidates are to answer as well.",
+    )
     quality_tokens: int = Field(2048, ge=64, le=1_000_000, description="Tokens of that text to measure.")
     context: int = Field(512, ge=64, le=1_048_576, description="Context window of one request, tokens.")
     max_batch: int = Field(16, ge=1, le=4096, description="Largest batch size (sequences at once) to try.")
@@ -207,6 +240,8 @@ class Tuning(Part):
         if self.quality_text is None and len(self.candidates) > 1:
             formats = ", ".join(self.candidates)
             raise ValueError(f"{formats} cannot be compared without a text: name one in tuning.quality_text")
+        if self.quality_text is None and self.task_set is not None:
+            raise ValueError("a task set is measured beside a text: name one in tuning.quality_text")
         return self
 
     @field_validator("candidates")
@@ -337,9 +372,13 @@ def _with_absolute_paths(spec: DeploySpec, base: Path) -> DeploySpec:
     if paths:
         absolute = {name: (base / path.expanduser()).absolute() for name, path in paths.items()}
         changes["environment"] = environment.model_copy(update=absolute)
-    if spec.tuning.quality_text is not None:
-        text = (base / spec.tuning.quality_text.expanduser()).resolve()
-        changes["tuning"] = spec.tuning.model_copy(update={"quality_text": text})
+    given = {
+        name: (base / found.expanduser()).resolve()
+        for name in ("quality_text", "task_set")
+        if (found := getattr(spec.tuning, name)) is not None
+    }
+    if given:
+        changes["tuning"] = spec.tuning.model_copy(update=given)
     return spec.model_copy(update=changes)
 
 

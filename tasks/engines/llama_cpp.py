@@ -18,7 +18,7 @@ class LlamaCpp:
     server_imports = ("xllamacpp",)
     imports = ("xllamacpp", "gguf", "numpy")
     needs_gpu = False
-    formats = (CandidateFormat.F32, CandidateFormat.F16, CandidateFormat.Q8_0, CandidateFormat.Q4_0)
+    formats = tuple(CandidateFormat)
     max_batch = 256  # "n_seq_max must be <= 256"
     maps_files = True
     server_worker = Path(__file__).parent / "worker" / "llama_cpp_server.py"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import os
+import shutil
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -12,14 +14,26 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from tasks.core.digests import digest_of_file, short
 from tasks.core.errors import CommandError, EngineError, ModelError
 from tasks.core.files import PART, as_disk_full, file_lock, fsync_folder, sweep_parts, write_atomically
+from tasks.core.model_shape import read_model_shape
 from tasks.core.progress import say
 from tasks.core.settings import Settings
 from tasks.core.spec import CandidateFormat
 from tasks.core.verdicts import StageName
 from tasks.quantization import plan
-from tasks.quantization.models import Candidate, Measured, QuantizationRequest, QuantizationResult, Trial
+from tasks.quantization.models import (
+    Candidate,
+    Exercise,
+    Measured,
+    QuantizationRequest,
+    QuantizationResult,
+    Trial,
+)
+from tasks.quantization.quality import kept, reject_weights, worst_weight
+from tasks.quantization.sizes import file_bytes, serving_bytes
+from tasks.quantization.source import read_source
 
 WORKER = Path(__file__).parent / "worker" / "make_gguf.py"
+COMPARER = WORKER.with_name("compare_gguf.py")
 MODEL_FILE = "model.gguf"
 DOCUMENT = "candidate.json"
 LOG = "engine.log"
@@ -31,10 +45,24 @@ class CandidateBench(Protocol):
     def convert(self, worker: Path, model_dir: Path, form: CandidateFormat, out: Path) -> None:
         """Write the model in `form`. Raises `ModelError`, `CommandError` or `DiskFullError`."""
 
+    def compare_weights(self, worker: Path, baseline: Path, candidate: Path) -> dict[str, float | None]:
+        """By tensor: the difference in the baseline's own deviations. Raises `CommandError`."""
+
     def try_candidate(
-        self, model_file: Path, log: Path, *, text: str | None, tokens: int, window: int, slots: int
+        self,
+        model_file: Path,
+        log: Path,
+        *,
+        text: str | None,
+        tokens: int,
+        window: int,
+        slots: int,
+        exercises: Sequence[Exercise] = (),
     ) -> Trial:
-        """Serve the file, score up to `tokens` of `text`, measure single-stream speed. Raises `EngineError`."""
+        """Serve the file, score up to `tokens` of `text`, do the exercises, measure single-stream speed.
+
+        Raises `EngineError`; `SpecError` for an exercise that is too long.
+        """
 
 
 class CandidateDocument(BaseModel):
@@ -58,58 +86,98 @@ def maker_digest() -> str:
 def measure_candidates(
     request: QuantizationRequest, bench: CandidateBench, settings: Settings
 ) -> QuantizationResult:
-    """Make and measure every format, then choose. Raises what the baseline raises: there is no comparison then."""
+    """Make and measure every format that can fit, then choose.
+
+    Raises what the baseline raises: there is no comparison then. One that cannot fit ends in the verdict `none`.
+    """
+    sizes = predict_sizes(request)
+    rows = []
+    for row in _measure_each(request, sizes, bench, settings):
+        rows.append(row.model_copy(update={"predicted_bytes": sizes[row.format]}))
+        _say(row)
+    return plan.choose(rows, request)
+
+
+def predict_sizes(request: QuantizationRequest) -> dict[CandidateFormat, int]:
+    """Size of each format's file, bytes, before it is made. Raises `ModelError`."""
+    shape = read_model_shape(request.model_dir)
+    source = read_source(request.model_dir, shape)
+    return {form: file_bytes(source, shape, form) for form in request.formats}
+
+
+def _measure_each(
+    request: QuantizationRequest,
+    sizes: dict[CandidateFormat, int],
+    bench: CandidateBench,
+    settings: Settings,
+) -> Iterator[Measured]:
     first, *others = request.formats
-    baseline_file, baseline = _make_and_try(request, first, bench, settings)
-    plan.check_baseline(first, baseline, compared=request.text is not None)
-    rows = [plan.judge(baseline_file, baseline, baseline, request.tolerance)]
-    _say(rows[-1])
+    if reason := _refuse(request, first, sizes[first], settings):
+        yield Measured(format=first, rejected=reason)
+        yield from (Measured(format=form, rejected="no baseline to compare with") for form in others)
+        return
+    file = make_candidate(request, first, bench, settings)
+    baseline = _try(request, file, bench)
+    plan.check_baseline(request, baseline)
+    yield plan.judge(file, baseline, baseline, request)
     for form in others:
-        rows.append(_measure(request, form, baseline, bench, settings))
-        _say(rows[-1])
-    return plan.choose(rows, request.tolerance)
+        reason = _refuse(request, form, sizes[form], settings)
+        if reason:
+            yield Measured(format=form, rejected=reason)
+        else:
+            yield _measure(request, form, file, baseline, bench, settings)
+
+
+def _refuse(request: QuantizationRequest, form: CandidateFormat, size: int, settings: Settings) -> str | None:
+    settings.candidates.mkdir(parents=True, exist_ok=True)
+    needed = serving_bytes(size, read_model_shape(request.model_dir), plan.measured_tokens(request))
+    there = (_folder(request, form, settings) / DOCUMENT).exists()
+    free = shutil.disk_usage(settings.candidates).free
+    return plan.refuse_size(needed, request.memory_bytes, 0 if there else size, free)
 
 
 def _measure(
     request: QuantizationRequest,
     form: CandidateFormat,
+    baseline_file: Candidate,
     baseline: Trial,
     bench: CandidateBench,
     settings: Settings,
 ) -> Measured:
     """A candidate that cannot be made or served is rejected, with the reason; the stage goes on."""
+    candidate, weights = None, None
     try:
-        candidate, trial = _make_and_try(request, form, bench, settings)
+        candidate = make_candidate(request, form, bench, settings)
+        weights = worst_weight(bench.compare_weights(COMPARER, baseline_file.path, candidate.path))
+        damage = reject_weights(weights, form, baseline_file.format)
+        row = plan.judge(candidate, _try(request, candidate, bench), baseline, request)
     except (ModelError, CommandError, EngineError) as error:
-        return Measured(format=form, rejected=error.what)
-    return plan.judge(candidate, trial, baseline, request.tolerance)
+        return Measured(format=form, candidate=candidate, weights=weights, rejected=error.what)
+    reasons = "; ".join(reason for reason in (damage, row.rejected) if reason)
+    return row.model_copy(update={"weights": weights, "rejected": reasons or None})
 
 
-def _make_and_try(
-    request: QuantizationRequest, form: CandidateFormat, bench: CandidateBench, settings: Settings
-) -> tuple[Candidate, Trial]:
-    say(StageName.QUANTIZATION, f"making {form}")
-    candidate = make_candidate(request, form, bench, settings)
-    say(StageName.QUANTIZATION, f"measuring {form} ({candidate.size_bytes / 1e6:.1f} MB)")
+def _try(request: QuantizationRequest, candidate: Candidate, bench: CandidateBench) -> Trial:
+    say(StageName.QUANTIZATION, f"measuring {candidate.format} ({candidate.size_bytes / 1e6:.1f} MB)")
     window = plan.window_tokens(request.context)
-    trial = bench.try_candidate(
+    return bench.try_candidate(
         candidate.path,
         candidate.path.with_name(LOG),
         text=request.text,
         tokens=request.tokens,
         window=window,
         slots=plan.window_slots(request.tokens, window) if request.text else 1,
+        exercises=request.exercises,
     )
-    return candidate, trial
 
 
 def make_candidate(
     request: QuantizationRequest, form: CandidateFormat, bench: CandidateBench, settings: Settings
 ) -> Candidate:
     """The model in this format; an earlier file is used again once its digest is verified."""
-    maker = maker_digest()
-    name = f"{short(request.model_digest)}-{form}-{short(maker)[:6]}"
-    folder = settings.candidates / name
+    say(StageName.QUANTIZATION, f"making {form}")
+    folder = _folder(request, form, settings)
+    name = folder.name
     with file_lock(settings.leases / f"candidate-{name}.lock", wait=True, holder=f"the candidate {name}"):
         if (found := read_candidate(folder, request.model_digest)) is not None:
             return found
@@ -129,13 +197,17 @@ def make_candidate(
         fsync_folder(folder)
         document = CandidateDocument(
             model_digest=request.model_digest,
-            maker_digest=maker,
+            maker_digest=maker_digest(),
             format=form,
             digest=digest,
             size_bytes=path.stat().st_size,
         )
         write_atomically(folder / DOCUMENT, document.model_dump_json(by_alias=True, indent=1))
         return _candidate(folder, document)
+
+
+def _folder(request: QuantizationRequest, form: CandidateFormat, settings: Settings) -> Path:
+    return settings.candidates / f"{short(request.model_digest)}-{form}-{short(maker_digest())[:6]}"
 
 
 def read_candidate(folder: Path, model_digest: str) -> Candidate | None:
@@ -182,5 +254,7 @@ def _say(row: Measured) -> None:
     if row.rejected:
         say(StageName.QUANTIZATION, f"{row.format}: {row.rejected}")
         return
-    perplexity = f"perplexity {row.quality.perplexity:.2f}, " if row.quality else ""
-    say(StageName.QUANTIZATION, f"{row.format}: {perplexity}{row.tokens_per_s or math.nan:.0f} tokens/s")
+    quality = ""
+    if row.quality:
+        quality = f"perplexity {row.quality.perplexity:.2f}, keeps {kept(row.quality).low:.2%} or more, "
+    say(StageName.QUANTIZATION, f"{row.format}: {quality}{row.tokens_per_s or math.nan:.0f} tokens/s")

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from array import array
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from tasks.core.result import StageResult
-from tasks.core.spec import CandidateFormat
+from tasks.core.spec import CandidateFormat, QuantizationPolicy
 from tasks.core.verdicts import ChoiceVerdict
 
 
@@ -16,10 +18,20 @@ class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class Exercise(_Frozen):
+    """One line of a task set: a prompt with the `expected` text, or with `choices` and the right one's index."""
+
+    prompt: str = Field(min_length=1)
+    expected: str | None = Field(None, min_length=1)
+    choices: tuple[str, ...] = ()
+    answer: int = 0
+
+
 class QuantizationRequest(_Frozen):
     """Which candidates of which model to measure. `formats[0]` is the baseline.
 
-    `text` is held-out text, needed to compare several formats; `tolerance` the largest accepted loss of quality.
+    `text` is held-out text, needed to compare several formats; `tolerance` the largest accepted loss of quality,
+    `task_tolerance` of right answers. What needs more than `memory_bytes` is not tried; None knows no limit.
     """
 
     model_dir: Path
@@ -29,6 +41,10 @@ class QuantizationRequest(_Frozen):
     tokens: int = Field(ge=64)
     context: int = Field(ge=64)
     tolerance: float = Field(ge=0)
+    exercises: tuple[Exercise, ...] = ()
+    task_tolerance: float = Field(0.01, ge=0)
+    policy: QuantizationPolicy = QuantizationPolicy.LATENCY
+    memory_bytes: int | None = None
 
 
 class Candidate(_Frozen):
@@ -41,39 +57,73 @@ class Candidate(_Frozen):
 
 
 class Score(NamedTuple):
-    """One token of the text: its natural log-probability, and the token the model held likeliest."""
+    """One token of the text: its natural log-probability, and the likeliest tokens with theirs, in order."""
 
     token: int
     logprob: float
-    top: int
+    ids: array[int]
+    logprobs: array[float]
+
+    @property
+    def top(self) -> int:
+        """The token that the model held likeliest."""
+        return self.ids[0]
 
 
-class Trial(_Frozen):
-    """What one served candidate did: scores of the text's tokens, and tokens/s of each single-stream run."""
+@dataclass(frozen=True)
+class Trial:
+    """What one served candidate did: scores of the text's tokens, whether each exercise was answered rightly, and
+    tokens/s of each single-stream run."""
 
-    scores: tuple[Score, ...] = ()
-    tokens_per_s: tuple[float, ...] = Field(min_length=1)
+    tokens_per_s: tuple[float, ...]
+    scores: tuple[Score, ...] = field(default=(), repr=False)
+    answers: tuple[bool, ...] = ()
+
+
+class Estimate(_Frozen):
+    """A measured value with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
 
 
 class Quality(_Frozen):
-    """A candidate's perplexity, and how it compares with the baseline on the same tokens.
+    """How a candidate compares with the baseline on the same tokens and exercises, pair by pair.
 
-    `loss` is perplexity over the baseline's, minus 1: negative where it is better. `loss_error` is its standard
-    error; `agreement` the share of tokens on which both hold the same one likeliest.
+    `loss` is perplexity over the baseline's, minus 1: negative where it is better. `divergence` is the mean KL
+    divergence from the baseline, nats a token, over the likeliest tokens that both name and all others as one,
+    divided by `coverage`, the probability that they hold. `agreement` is the share of tokens on which both hold the
+    same one likeliest; in `choice_loss` a token on which they differ counts by how much less likely the baseline
+    holds the candidate's choice than its own. `task_loss` is the share of the baseline's right answers that is gone.
     """
 
     perplexity: float
-    loss: float
-    loss_error: float
-    agreement: float
+    loss: Estimate
+    divergence: Estimate
+    agreement: Estimate
+    choice_loss: Estimate
+    coverage: float
     tokens: int
+    right_answers: float | None = None
+    task_loss: Estimate | None = None
+
+
+class WeightError(_Frozen):
+    """The tensor that differs most from the baseline's: root mean square of the difference, in deviations of the
+    baseline's values; None where the two cannot be compared."""
+
+    tensor: str
+    error: float | None
 
 
 class Measured(_Frozen):
     """One format's figures. `rejected` says why it cannot be chosen; `passed_over` why it was not."""
 
     format: CandidateFormat
+    predicted_bytes: int | None = None
     candidate: Candidate | None = None
+    weights: WeightError | None = None
     quality: Quality | None = None
     tokens_per_s: float | None = None
     spread: float = 0.0
@@ -86,8 +136,10 @@ class QuantizationResult(StageResult):
 
     verdict: ChoiceVerdict
     reason: str
+    policy: QuantizationPolicy
     baseline: CandidateFormat
     tolerance: float
+    task_tolerance: float
     chosen: Measured | None
     measured: tuple[Measured, ...]
 

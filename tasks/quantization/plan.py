@@ -1,15 +1,17 @@
-"""Which candidate to serve: the fastest whose measured quality is within the user's tolerance. Pure."""
+"""Which candidate to serve: of those that keep the quality floor, the first by the user's policy. Pure."""
 
 from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from tasks.core.errors import EngineError, SpecError
-from tasks.core.spec import CandidateFormat
+from tasks.core.spec import CandidateFormat, QuantizationPolicy
 from tasks.core.verdicts import ChoiceVerdict
-from tasks.quantization.models import Candidate, Measured, Quality, QuantizationResult, Score, Trial
+from tasks.quantization.intervals import share_lost
+from tasks.quantization.models import Candidate, Measured, QuantizationRequest, QuantizationResult, Trial
+from tasks.quantization.quality import compare, kept, reject
 
 MIN_TOKENS = 64
 """Fewer scored tokens say nothing about quality."""
@@ -19,6 +21,12 @@ SAME_SPEED = 0.03
 
 MOST_NOISE = 0.25
 """Speeds that differ by more are not the same, however unsteady they look."""
+
+SAME_SIZE = 0.01
+"""Sizes that differ by less are the same."""
+
+STRICT = 0.001
+"""The loss up to which the policy `accuracy` takes a candidate for as good as the baseline."""
 
 _WINDOW_TOKENS = 1024
 _SLOTS = 4
@@ -40,96 +48,176 @@ def window_slots(tokens: int, window: int) -> int:
     return max(1, min(_SLOTS, math.ceil(tokens / window)))
 
 
-def compare(scores: Sequence[Score], baseline: Sequence[Score]) -> Quality:
-    """Quality on the tokens that both scored. Infinite where a probability is none or zero."""
-    losses = [theirs.logprob - ours.logprob for ours, theirs in zip(scores, baseline, strict=True)]
-    mean = statistics.fmean(losses)
-    error = statistics.stdev(losses) / math.sqrt(len(losses)) if math.isfinite(mean) else math.inf
-    ratio = _exp(mean)
-    return Quality(
-        perplexity=_exp(-statistics.fmean(score.logprob for score in scores)),
-        loss=ratio - 1,
-        loss_error=ratio * error,
-        agreement=statistics.fmean(
-            ours.top == theirs.top for ours, theirs in zip(scores, baseline, strict=True)
-        ),
-        tokens=len(scores),
-    )
+def measured_tokens(request: QuantizationRequest) -> int:
+    """Tokens whose keys and values the engine keeps at once, while it is measured or serves one request."""
+    window = window_tokens(request.context)
+    slots = window_slots(request.tokens, window) if request.text else 1
+    return max(request.context, slots * window)
 
 
-def _exp(value: float) -> float:
-    if math.isnan(value):
-        return math.inf
-    try:
-        return math.exp(value)
-    except OverflowError:
-        return math.inf
+def refuse_size(needed: int, limit: int | None, file: int, free: int) -> str | None:
+    """Why a candidate is not made: more memory than there may be, or no room on the disk. Bytes; None if it fits."""
+    if limit is not None and needed > limit:
+        return f"not made: it would need {_gb(needed)} of memory at the least, {_gb(limit)} may be used"
+    if file > free:
+        return f"not made: its file would take {_gb(file)}, the disk has {_gb(free)} left"
+    return None
 
 
-def check_baseline(form: CandidateFormat, trial: Trial, *, compared: bool) -> None:
-    """Raise when there is nothing to compare with: too little text, or a model that answers no numbers."""
-    if not compared:
+def _gb(size: int) -> str:
+    return f"{size / 1e9:.2f} GB" if size >= 1e8 else f"{size / 1e6:.2f} MB"
+
+
+def check_baseline(request: QuantizationRequest, trial: Trial) -> None:
+    """Raise when there is nothing to compare with: too little text, too few tasks that the baseline can do, or a
+    model that answers no numbers."""
+    if request.text is None:
         return
     if len(trial.scores) < MIN_TOKENS:
         raise SpecError(
             f"only {len(trial.scores)} tokens of tuning.quality_text can be scored, {MIN_TOKENS} are needed",
             fix="give a longer text",
         )
-    if not math.isfinite(compare(trial.scores, trial.scores).perplexity):
+    if compare(trial, trial) is None:
         raise EngineError(
-            f"the baseline {form} answers no usable probabilities",
+            f"the baseline {request.formats[0]} answers no usable probabilities",
             fix="check the model's weights at their source",
+        )
+    if trial.answers and len(request.formats) > 1:
+        _check_answers(trial.answers, request.task_tolerance)
+
+
+def _check_answers(answers: Sequence[bool], tolerance: float) -> None:
+    if not any(answers):
+        raise SpecError(
+            f"the baseline does none of the {len(answers)} tasks of tuning.task_set rightly",
+            fix="give tasks that the model can do",
+        )
+    least = share_lost(answers, answers).high
+    if least > tolerance:
+        raise SpecError(
+            f"tuning.task_set has {len(answers)} tasks, {sum(answers)} of them done rightly by the baseline: too few "
+            f"to show a loss of at most {tolerance:.2%}, whatever a candidate does",
+            fix=f"give more tasks, or set objectives.task_tolerance to {math.ceil(least * 1000) / 1000:g} or more",
         )
 
 
-def judge(candidate: Candidate, trial: Trial, baseline: Trial, tolerance: float) -> Measured:
-    """One candidate's figures, rejected where its loss of quality is beyond `tolerance`."""
+def judge(candidate: Candidate, trial: Trial, baseline: Trial, request: QuantizationRequest) -> Measured:
+    """One candidate's figures, rejected where a loss of quality may be beyond what is accepted."""
     speed = statistics.median(trial.tokens_per_s)
-    quality = compare(trial.scores, baseline.scores) if baseline.scores else None
+    quality = compare(trial, baseline) if baseline.scores else None
+    rejected = None
+    if baseline.scores and trial is not baseline:
+        if quality is None:
+            rejected = "its probabilities are no numbers"
+        else:
+            rejected = reject(quality, request.tolerance, request.task_tolerance)
     return Measured(
         format=candidate.format,
         candidate=candidate,
-        quality=quality if quality and math.isfinite(quality.perplexity) else None,
+        quality=quality,
         tokens_per_s=speed,
         spread=(max(trial.tokens_per_s) - min(trial.tokens_per_s)) / 2 / speed,
-        rejected=_reject(quality, tolerance),
+        rejected=rejected,
     )
 
 
-def _reject(quality: Quality | None, tolerance: float) -> str | None:
-    if quality is None:
-        return None
-    if not math.isfinite(quality.perplexity):
-        return "its probabilities are no numbers"
-    if quality.loss > tolerance:
-        return f"loses {quality.loss:.2%} of quality, {tolerance:.2%} are accepted"
-    return None
+def choose(measured: Iterable[Measured], request: QuantizationRequest) -> QuantizationResult:
+    """The decision tree: the quality floor first, then the policy's branch.
 
-
-def choose(measured: Iterable[Measured], tolerance: float) -> QuantizationResult:
-    """The fastest that is not rejected; of those as fast as it within their noise, the smallest."""
+    - `latency`: the fastest; of those as fast as it within their noise, the smallest.
+    - `resources`: the smallest; of those as small, the fastest.
+    - `accuracy`: only what loses no more than `STRICT` of the baseline's quality, at the far end of its interval;
+      of that the fastest, then the smallest.
+    """
     rows = tuple(measured)
     fit = [row for row in rows if row.rejected is None and row.tokens_per_s is not None]
-    if not fit:
-        return QuantizationResult(
-            verdict=ChoiceVerdict.NONE,
-            reason="; ".join(f"{row.format}: {row.rejected}" for row in rows),
-            baseline=rows[0].format,
-            tolerance=tolerance,
-            chosen=None,
-            measured=rows,
-        )
+    chosen, why, others = _BRANCHES[request.policy](fit, rows[0].format) if fit else (None, None, {})
+    return QuantizationResult(
+        verdict=ChoiceVerdict.CHOSEN if chosen else ChoiceVerdict.NONE,
+        reason=why or "; ".join(f"{row.format}: {row.rejected}" for row in rows),
+        policy=request.policy,
+        baseline=rows[0].format,
+        tolerance=request.tolerance,
+        task_tolerance=request.task_tolerance,
+        chosen=chosen,
+        measured=tuple(row.model_copy(update={"passed_over": others.get(row.format)}) for row in rows),
+    )
+
+
+_Choice = tuple[Measured, str, dict[CandidateFormat, str]]
+"""The chosen row, the reason, and why each of the others was passed over."""
+
+
+def _latency(fit: Sequence[Measured], _: CandidateFormat) -> _Choice:
     fastest = max(fit, key=_speed)
     level = [row for row in fit if _as_fast(row, fastest)]
     chosen = min(level, key=lambda row: (_size(row), -_speed(row)))
-    return QuantizationResult(
-        verdict=ChoiceVerdict.CHOSEN,
-        reason=_reason(chosen, fastest, len(fit)),
-        baseline=rows[0].format,
-        tolerance=tolerance,
-        chosen=chosen,
-        measured=tuple(_passed_over(row, chosen, level) for row in rows),
+    reason = f"the fastest of {len(fit)} within the tolerance"
+    if len(fit) == 1:
+        reason = "the only one within the tolerance" if chosen.quality else "the only one asked for"
+    elif chosen.format != fastest.format:
+        reason = f"the smallest of those as fast as {fastest.format}, within the noise of the measurement"
+    return chosen, reason, {row.format: _too_slow(row, chosen, level) for row in fit if row is not chosen}
+
+
+def _too_slow(row: Measured, chosen: Measured, level: Sequence[Measured]) -> str:
+    if row in level:
+        return f"no faster than {chosen.format} within the noise, and larger"
+    return f"{1 - _speed(row) / _speed(chosen):.0%} slower than {chosen.format}"
+
+
+def _resources(fit: Sequence[Measured], _: CandidateFormat) -> _Choice:
+    least = min(_size(row) for row in fit)
+    level = [row for row in fit if _size(row) <= least * (1 + SAME_SIZE)]
+    chosen = max(level, key=_speed)
+    others = {}
+    for row in fit:
+        if row in level:
+            others[row.format] = f"as small as {chosen.format}, and slower"
+        else:
+            others[row.format] = f"{_size(row) / _size(chosen) - 1:.0%} larger than {chosen.format}"
+    others.pop(chosen.format)
+    return chosen, f"the smallest of {len(fit)} within the tolerance", others
+
+
+def _accuracy(fit: Sequence[Measured], baseline: CandidateFormat) -> _Choice:
+    lossless = [row for row in fit if row.format == baseline or _loss(row) <= STRICT]
+    chosen, _, others = _latency(lossless, baseline)
+    for row in fit:
+        if row not in lossless:
+            others[row.format] = f"may lose {_loss(row):.2%} of quality, and accuracy comes first"
+    if len(lossless) == 1:
+        return chosen, f"no other is shown to keep {1 - STRICT:.1%} of its quality", others
+    return chosen, f"of {len(lossless)} shown to keep {1 - STRICT:.1%} of the quality, the fastest", others
+
+
+_BRANCHES: dict[QuantizationPolicy, Callable[[Sequence[Measured], CandidateFormat], _Choice]] = {
+    QuantizationPolicy.LATENCY: _latency,
+    QuantizationPolicy.RESOURCES: _resources,
+    QuantizationPolicy.ACCURACY: _accuracy,
+}
+
+
+def front(rows: Sequence[Measured]) -> frozenset[CandidateFormat]:
+    """Formats that none of the others equals or beats in quality kept, speed and size at once."""
+    placed = {
+        row.format: (kept(row.quality).value, _speed(row), -_size(row))
+        for row in rows
+        if row.quality and row.rejected is None
+    }
+    return frozenset(
+        form
+        for form, here in placed.items()
+        if not any(
+            there != here and all(ours >= theirs for ours, theirs in zip(there, here, strict=True))
+            for there in placed.values()
+        )
     )
+
+
+def _loss(row: Measured) -> float:
+    return 1 - kept(row.quality).low if row.quality else 0.0
 
 
 def _speed(row: Measured) -> float:
@@ -143,21 +231,3 @@ def _size(row: Measured) -> int:
 def _as_fast(row: Measured, fastest: Measured) -> bool:
     noise = min(MOST_NOISE, max(SAME_SPEED, row.spread, fastest.spread))
     return _speed(row) >= _speed(fastest) * (1 - noise)
-
-
-def _reason(chosen: Measured, fastest: Measured, fit: int) -> str:
-    if fit == 1:
-        return "the only one within the tolerance" if chosen.quality else "the only one asked for"
-    if chosen.format == fastest.format:
-        return f"the fastest of {fit} within the tolerance"
-    return f"the smallest of those as fast as {fastest.format}, within the noise of the measurement"
-
-
-def _passed_over(row: Measured, chosen: Measured, level: Sequence[Measured]) -> Measured:
-    if row.rejected or row.format == chosen.format:
-        return row
-    if row in level:
-        why = f"no faster than {chosen.format} within the noise, and larger"
-    else:
-        why = f"{1 - _speed(row) / _speed(chosen):.0%} slower than {chosen.format}"
-    return row.model_copy(update={"passed_over": why})

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from tasks.core.figures import bars
+from tasks.core.figures import Dot, Standing, scatter
 from tasks.core.markdown import bullets, page, section
 from tasks.core.markdown import table as markdown_table
 from tasks.core.records import Number
 from tasks.core.verdicts import StageName
-from tasks.quantization.models import Measured, QuantizationResult
+from tasks.quantization.models import Estimate, Measured, QuantizationResult
+from tasks.quantization.plan import front
+from tasks.quantization.quality import kept
 
 
 def headline(result: QuantizationResult) -> str:
-    """The chosen format with its size, and what it costs."""
+    """The chosen format with its size, and what it keeps."""
     chosen = result.chosen
     if chosen is None:
         return f"none of {len(result.measured)} formats qualifies"
-    loss = f", quality {-chosen.quality.loss:+.2%}" if chosen.quality else ""
-    return f"{chosen.format}, {_size(chosen)}{loss}, {chosen.tokens_per_s:.0f} tokens/s"
+    quality = f", keeps {kept(chosen.quality).low:.2%} or more" if chosen.quality else ""
+    return f"{chosen.format}, {_size(chosen)}{quality}, {chosen.tokens_per_s:.0f} tokens/s"
 
 
 def numbers(result: QuantizationResult) -> dict[str, Number]:
@@ -28,12 +30,19 @@ def numbers(result: QuantizationResult) -> dict[str, Number]:
         "size_bytes": Number(value=chosen.candidate.size_bytes, unit="byte"),
         "tokens_per_s": Number(value=chosen.tokens_per_s, unit="token/s"),
     }
-    if chosen.quality:
+    if chosen.predicted_bytes is not None:
+        found["predicted_size_bytes"] = Number(value=chosen.predicted_bytes, unit="byte", kind="predicted")
+    quality = chosen.quality
+    if quality:
         found |= {
-            "perplexity": Number(value=chosen.quality.perplexity, unit="1"),
-            "quality_loss": Number(value=chosen.quality.loss, unit="1"),
-            "agreement": Number(value=chosen.quality.agreement, unit="1"),
+            "perplexity": Number(value=quality.perplexity, unit="1"),
+            "quality_loss": Number(value=quality.loss.value, unit="1"),
+            "kl_divergence": Number(value=quality.divergence.value, unit="nat/token"),
+            "agreement": Number(value=quality.agreement.value, unit="1"),
+            "quality_kept_low": Number(value=kept(quality).low, unit="1"),
         }
+        if quality.right_answers is not None:
+            found["right_answers"] = Number(value=quality.right_answers, unit="1")
     return found
 
 
@@ -46,23 +55,63 @@ def markdown(result: QuantizationResult) -> str:
     return page(
         StageName.QUANTIZATION,
         result.verdict,
-        f"**{chosen}**: {result.reason}" if chosen else result.reason,
+        f"**{chosen}**, by the policy {result.policy}: {result.reason}" if chosen else result.reason,
         markdown_table(heads, rows, right=heads[1:]),
         section("Why not the others" if chosen else "Why none", bullets(others)),
-        _speeds(result),
-        f"A format may lose {result.tolerance:.2%} of the quality of {result.baseline}. {_on_quality(result)}",
+        _figure(result),
+        _on_quality(result),
     )
 
 
-def _speeds(result: QuantizationResult) -> str:
-    rows = [(row.format.value, row.tokens_per_s) for row in result.measured if row.tokens_per_s]
-    marked = result.chosen.format.value if result.chosen else None
-    return bars("Speed of one request at a time", "tokens/s", rows, marked=marked) if len(rows) > 1 else ""
+def _figure(result: QuantizationResult) -> str:
+    best = front(result.measured)
+    dots = [dot for row in result.measured if (dot := _dot(row, result, on_front=row.format in best))]
+    if len(dots) < 2:
+        return ""
+    return scatter(
+        "Quality, speed and size of each format",
+        "tokens/s, one request at a time",
+        f"% of {result.baseline}'s quality kept",
+        dots,
+        floor=100 * (1 - result.tolerance),
+        size_note="· area: size",
+    )
+
+
+def _dot(row: Measured, result: QuantizationResult, *, on_front: bool) -> Dot | None:
+    if row.quality is None or row.tokens_per_s is None or row.candidate is None:
+        return None
+    standing = Standing.FRONT if on_front else Standing.BEATEN
+    if row.rejected:
+        standing = Standing.REJECTED
+    if result.chosen and row.format == result.chosen.format:
+        standing = Standing.CHOSEN
+    here = kept(row.quality)
+    return Dot(
+        label=row.format.value,
+        x=row.tokens_per_s,
+        y=100 * here.value,
+        low=100 * here.low,
+        high=100 * here.high,
+        size=row.candidate.size_bytes,
+        standing=standing,
+    )
 
 
 def columns() -> tuple[str, ...]:
     """Heads of the table."""
-    return "format", "size", "perplexity", "loss", "same top token", "tokens/s", ""
+    return (
+        "format",
+        "size",
+        "perplexity",
+        "loss",
+        "KL nats",
+        "same top",
+        "tasks right",
+        "kept",
+        "tokens/s",
+        "",
+    )
 
 
 def table(result: QuantizationResult) -> list[tuple[str, ...]]:
@@ -72,30 +121,51 @@ def table(result: QuantizationResult) -> list[tuple[str, ...]]:
 
 def _row(row: Measured, result: QuantizationResult) -> tuple[str, ...]:
     quality, chosen = row.quality, result.chosen
-    loss = f"{quality.loss:+.2%} ± {quality.loss_error:.2%}" if quality else "-"
+    figures = ("-",) * 6
+    if quality:
+        baseline = row.format == result.baseline
+        figures = (
+            f"{quality.perplexity:.3f}",
+            "baseline" if baseline else _percent(quality.loss, sign=True),
+            "-" if baseline else f"{quality.divergence.value:.5f} ± {_half(quality.divergence):.5f}",
+            "-" if baseline else _percent(quality.agreement),
+            "-" if quality.right_answers is None else f"{quality.right_answers:.1%}",
+            "-" if baseline else f"≥ {kept(quality).low:.2%}",
+        )
     return (
         row.format.value,
         _size(row),
-        f"{quality.perplexity:.3f}" if quality else "-",
-        "baseline" if row.format == result.baseline and quality else loss,
-        f"{quality.agreement:.1%}" if quality else "-",
+        *figures,
         f"{row.tokens_per_s:.0f} ± {row.spread:.0%}" if row.tokens_per_s else "-",
         "**chosen**" if chosen and row.format == chosen.format else row.rejected or row.passed_over or "",
     )
 
 
+def _percent(estimate: Estimate, *, sign: bool = False) -> str:
+    value = f"{estimate.value:+.2%}" if sign else f"{estimate.value:.2%}"
+    return f"{value} ± {_half(estimate):.2%}"
+
+
+def _half(estimate: Estimate) -> float:
+    return (estimate.high - estimate.low) / 2
+
+
 def _size(row: Measured) -> str:
-    return f"{row.candidate.size_bytes / 1e6:.1f} MB" if row.candidate else "-"
+    if row.candidate:
+        return f"{row.candidate.size_bytes / 1e6:.1f} MB"
+    return f"{row.predicted_bytes / 1e6:.1f} MB (predicted)" if row.predicted_bytes else "-"
 
 
 def _on_quality(result: QuantizationResult) -> str:
     quality = result.measured[0].quality
     if quality is None:
-        return "Quality was not compared: one format was asked for, and no text given."
-    text = (
-        f"Quality is perplexity on {quality.tokens} tokens of the held-out text, through the served engine."
+        return "Quality was not compared."
+    tasks = ""
+    if quality.right_answers is not None:
+        tasks = f", and may lose {result.task_tolerance:.2%} of the tasks that it does rightly"
+    return (
+        f"A format may lose {result.tolerance:.2%} of the quality of {result.baseline}{tasks}: by perplexity, by KL "
+        f"divergence and by the tokens it would choose, each at the far end of its 95 % interval. Measured on "
+        f"{quality.tokens} tokens of the held-out text, through the served engine. KL divergence is "
+        "estimated from the likeliest tokens, all others as one (ADR 43)."
     )
-    chosen = result.chosen.quality if result.chosen else None
-    if chosen and chosen.loss + 1.645 * chosen.loss_error > result.tolerance and chosen.loss_error > 0:
-        text += " The chosen format's loss is within the tolerance by estimate, not beyond doubt."
-    return text

@@ -6,9 +6,9 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pytest
 from random_model import read_floats, rewrite_model, write_random_model
+from sabotage import Sabotage
 from strays import processes_of
 
 from blocks.engine_bench import EngineBench
@@ -16,14 +16,15 @@ from blocks.engine_process import serve
 from blocks.process_memory import command_pids, gpu_bytes, peak_bytes, peak_host_bytes
 from tasks.batching.models import Run
 from tasks.core.digests import digest_of_file
-from tasks.core.errors import EngineError
+from tasks.core.errors import EngineError, SpecError
 from tasks.core.settings import Settings
 from tasks.core.spec import CandidateFormat
 from tasks.core.verdicts import ChoiceVerdict
 from tasks.engines.base import HOST, PORT, CommandLine, ServingConfig
 from tasks.engines.llama_cpp import LlamaCpp
-from tasks.quantization.apply import measure_candidates, still_good
-from tasks.quantization.models import QuantizationRequest
+from tasks.quantization.apply import WORKER, measure_candidates, still_good
+from tasks.quantization.models import Exercise, QuantizationRequest
+from tasks.quantization.quality import kept
 
 pytestmark = pytest.mark.engine
 
@@ -84,8 +85,11 @@ def test_candidates_of_a_trained_model(
     assert q8.quality is not None
     assert 5 < f16.quality.perplexity < 60  # its model card says 16 to 19; chance would be thousands
     assert f16.quality.tokens >= 500
-    assert abs(q8.quality.loss) < 0.01
-    assert q8.quality.agreement > 0.9
+    assert abs(q8.quality.loss.value) < 0.01
+    assert 0 < q8.quality.divergence.value < 0.001
+    assert kept(q8.quality).low > 0.98
+    assert q8.predicted_bytes == pytest.approx(q8.candidate.size_bytes if q8.candidate else 0, rel=0.02)
+    assert q8.quality.agreement.value > 0.9
     assert q8.rejected is None
     assert f16.candidate is not None
     assert q8.candidate is not None
@@ -102,7 +106,7 @@ def test_candidates_of_a_trained_model(
     assert digest_of_file(damaged) == f16.candidate.digest
     assert [row.candidate for row in again.measured] == [f16.candidate, q8.candidate]
     assert again.measured[1].quality is not None
-    assert again.measured[1].quality.loss == pytest.approx(q8.quality.loss, abs=0.002)
+    assert again.measured[1].quality.loss.value == pytest.approx(q8.quality.loss.value, abs=0.002)
     assert list(settings.candidates.rglob("*.part")) == []
     q8.candidate.path.unlink()
     assert still_good(result) is (result.candidate != q8.candidate)
@@ -110,39 +114,84 @@ def test_candidates_of_a_trained_model(
 
 @dataclass(frozen=True)
 class SabotagedBench(EngineBench):
-    """Makes one format from a model with noise in one layer, of the tensor's own deviation."""
+    """Makes Q8_0 from a damaged copy of the model; the baseline is untouched."""
 
-    sabotaged: CandidateFormat = CandidateFormat.Q8_0
+    sabotage: Sabotage | None = None
     scratch: Path = Path()
 
     def convert(self, worker: Path, model_dir: Path, form: CandidateFormat, out: Path) -> None:
-        if form == self.sabotaged:
-            model_dir = self._with_noise(model_dir)
+        if self.sabotage and form == CandidateFormat.Q8_0:
+            model_dir = self.sabotage.apply(model_dir, self.scratch / "damaged")
         super().convert(worker, model_dir, form, out)
 
-    def _with_noise(self, model_dir: Path) -> Path:
-        copy = self.scratch / "noisy"
-        copy.mkdir()
-        for path in model_dir.iterdir():
-            (copy / path.name).write_bytes(path.read_bytes())
-        tensors = read_floats(copy / "model.safetensors")
-        name = "model.layers.1.mlp.down_proj.weight"
-        noise = np.random.default_rng(0).normal(0, tensors[name].std(), tensors[name].shape)
-        return rewrite_model(copy, tensors={name: tensors[name] + noise})
 
-
+@pytest.mark.parametrize(
+    ("sabotage", "shows_in_text"),
+    [
+        (Sabotage("self_attn.v_proj", 1, other=3), True),
+        (Sabotage("self_attn.k_proj", 0, seed=2), False),  # that layer's attention hardly takes part
+    ],
+    ids=lambda case: case.name if isinstance(case, Sabotage) else "",
+)
 def test_a_sabotaged_candidate_is_refused(
-    engine_python: Path, settings: Settings, tiny: Path, held_out: str, tmp_path: Path
+    sabotage: Sabotage,
+    shows_in_text: bool,
+    engine_python: Path,
+    settings: Settings,
+    tiny: Path,
+    held_out: str,
+    tmp_path: Path,
 ) -> None:
-    bench = SabotagedBench(engine=LlamaCpp(), python=engine_python, threads=1, scratch=tmp_path)
+    bench = SabotagedBench(
+        engine=LlamaCpp(), python=engine_python, threads=1, sabotage=sabotage, scratch=tmp_path
+    )
     result = measure_candidates(request(tiny / "model", held_out, "f16", "q8_0"), bench, settings)
     assert result.chosen is not None
     assert result.chosen.format == CandidateFormat.F16
     rejected = result.measured[1]
     assert rejected.rejected is not None
-    assert rejected.rejected.startswith("loses ")
+    assert rejected.rejected.startswith(f"damaged: its tensor blk.{sabotage.layer}.")
+    assert ("; loses " in rejected.rejected) is shows_in_text
     assert rejected.quality is not None
-    assert rejected.quality.loss > 0.02
+    assert (kept(rejected.quality).value < 0.98) is shows_in_text
+
+
+def test_what_cannot_fit_is_not_made(
+    bench: EngineBench, settings: Settings, tiny: Path, held_out: str
+) -> None:
+    asked = request(tiny / "model", held_out, "q8_0", "f32").model_copy(update={"memory_bytes": 8_000_000})
+    result = measure_candidates(asked, bench, settings)
+    assert result.candidate.format == CandidateFormat.Q8_0
+    refused = result.measured[1]
+    assert refused.rejected is not None
+    assert refused.rejected.startswith("not made: it would need 12.66 MB of memory")
+    assert [path.name.split("-")[1] for path in settings.candidates.iterdir()] == ["q8_0"]
+    none = measure_candidates(asked.model_copy(update={"memory_bytes": 1_000_000}), bench, settings)
+    assert none.verdict == ChoiceVerdict.NONE
+    assert [row.rejected for row in none.measured][1] == "no baseline to compare with"
+
+
+def test_a_task_set_is_answered_by_each_candidate(
+    bench: EngineBench, tiny: Path, engine_python: Path, tmp_path: Path
+) -> None:
+    exercises = (
+        Exercise(prompt="If the file does not", choices=(" exist", " harbour", " 42"), answer=0),
+        Exercise(prompt="If the file does not", choices=(" harbour", " exist"), answer=0),
+        Exercise(prompt="If the file does not", expected="exist"),
+        Exercise(prompt="If the file does not", expected="exi"),
+        Exercise(prompt="The caf\u00e9 is", choices=(" not na\u00efve", " qqq zzz xxx"), answer=0),
+    )
+    model = tmp_path / "model.gguf"
+    bench.convert(WORKER, tiny / "model", CandidateFormat.Q8_0, model)
+    found = bench.try_candidate(
+        model, tmp_path / "log", text=None, tokens=64, window=128, slots=2, exercises=exercises
+    )
+    assert found.answers == (True, False, True, False, True)
+    long = (Exercise(prompt="word " * 200, expected="x"),)
+    with pytest.raises(SpecError, match="task 1 of tuning"):
+        bench.try_candidate(
+            model, tmp_path / "log", text=None, tokens=64, window=128, slots=2, exercises=long
+        )
 
 
 def test_one_format_needs_no_text(bench: EngineBench, settings: Settings, random_model: Path) -> None:

@@ -8,6 +8,7 @@ memory map, one block of rows at a time.
 """
 
 import argparse
+import ctypes
 import errno
 import json
 import math
@@ -20,14 +21,24 @@ from typing import Any
 
 import gguf
 import numpy as np
+import xllamacpp
 from gguf import GGMLQuantizationType as Kind
 
 FORMATS = {
     "f32": (Kind.F32, gguf.LlamaFileType.ALL_F32),
     "f16": (Kind.F16, gguf.LlamaFileType.MOSTLY_F16),
+    "bf16": (Kind.BF16, gguf.LlamaFileType.MOSTLY_BF16),
     "q8_0": (Kind.Q8_0, gguf.LlamaFileType.MOSTLY_Q8_0),
+    "q6_k": (Kind.Q6_K, gguf.LlamaFileType.MOSTLY_Q6_K),
+    "q5_k_m": (Kind.Q5_K, gguf.LlamaFileType.MOSTLY_Q5_K_M),
+    "q5_1": (Kind.Q5_1, gguf.LlamaFileType.MOSTLY_Q5_1),
+    "q5_0": (Kind.Q5_0, gguf.LlamaFileType.MOSTLY_Q5_0),
+    "q4_k_m": (Kind.Q4_K, gguf.LlamaFileType.MOSTLY_Q4_K_M),
+    "q4_1": (Kind.Q4_1, gguf.LlamaFileType.MOSTLY_Q4_1),
     "q4_0": (Kind.Q4_0, gguf.LlamaFileType.MOSTLY_Q4_0),
 }
+K_QUANTS = {Kind.Q6_K: Kind.Q8_0, Kind.Q5_K: Kind.Q5_1, Kind.Q4_K: Kind.Q5_0}
+"""Kinds with blocks of 256 that only the engine's own library makes, and what rows of other lengths become."""
 FAMILIES = {"LlamaForCausalLM": "llama", "Qwen3ForCausalLM": "qwen3"}
 SOURCES = {"BF16": np.dtype("<u2"), "F16": np.dtype("<f2"), "F32": np.dtype("<f4")}
 NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5
@@ -261,7 +272,7 @@ def plan_tensors(model: Model, stored: dict[str, "Stored"], kind: Kind) -> list[
                 f"the tensor {source} has the shape {found.values.shape}, config.json says {shape}",
                 "take config.json and weights from the same model",
             )
-        chosen = kind_for(name, shape, kind, tied="lm_head.weight" not in expected)
+        chosen = kind_for(name, shape, kind, layers=model.layers, tied="lm_head.weight" not in expected)
         plan.append(
             Tensor(name, chosen, chosen != kind, found.values, found.bfloat16, order=row_order(model, name))
         )
@@ -270,18 +281,32 @@ def plan_tensors(model: Model, stored: dict[str, "Stored"], kind: Kind) -> list[
     return plan
 
 
-def kind_for(name: str, shape: tuple[int, ...], kind: Kind, *, tied: bool) -> Kind:
-    """Vectors stay in 32 bits; rows that do not divide into blocks of 32 in 16; Q4_0's output layer in 8.
+def kind_for(name: str, shape: tuple[int, ...], kind: Kind, *, layers: int, tied: bool) -> Kind:
+    """What one tensor is stored as. `tasks/quantization/sizes.py` predicts by the same rules.
 
-    The output layer decides every token and is damaged most by 4 bits; llama.cpp's own tool spares it too.
+    Vectors stay in 32 bits. The output layer decides every token and is damaged most by few bits; llama.cpp's own
+    tool spares it too, and as its Q4_K_M and Q5_K_M do, half of the value and down projections get 6 bits.
+    Rows that do not divide into a kind's blocks get the next wider kind that they divide into.
     """
     if len(shape) == 1:
         return Kind.F32
-    if kind in (Kind.Q8_0, Kind.Q4_0) and shape[-1] % 32:
-        return Kind.F16
-    if kind == Kind.Q4_0 and name == ("token_embd.weight" if tied else "output.weight"):
-        return Kind.Q8_0
-    return kind
+    few_bits = kind not in (Kind.F32, Kind.F16, Kind.BF16, Kind.Q8_0)
+    if few_bits and name == ("token_embd.weight" if tied else "output.weight"):
+        kind = Kind.Q6_K if kind in K_QUANTS else Kind.Q8_0
+    elif kind in (Kind.Q4_K, Kind.Q5_K) and spared(name, layers):
+        kind = Kind.Q6_K
+    if kind in K_QUANTS and shape[-1] % 256:
+        kind = K_QUANTS[kind]
+    return Kind.F16 if gguf.GGML_QUANT_SIZES[kind][0] > 1 and shape[-1] % 32 else kind
+
+
+def spared(name: str, layers: int) -> bool:
+    """Whether a K-quant mixture gives this tensor more bits: the first and last eighth, and every third between."""
+    _, layer, part, *_ = [*name.split("."), "", "", ""]
+    if part not in ("attn_v", "ffn_down"):
+        return False
+    number, eighth = int(layer), layers // 8
+    return number < eighth or number >= 7 * layers // 8 or (number - eighth) % 3 == 2
 
 
 def row_order(model: Model, name: str) -> np.ndarray[Any, Any] | None:
@@ -331,9 +356,26 @@ def quantize(item: Tensor) -> np.ndarray[Any, Any]:
             raise RefusedError(
                 f"the tensor {item.name} holds values beyond 16-bit floats", "use the format f32"
             )
-        done = np.ascontiguousarray(gguf.quants.quantize(values, item.kind))
-        out[start : start + step] = done.view(np.uint8)
+        if item.kind in K_QUANTS:
+            quantize_by_library(values, item.kind, out[start : start + step])
+        else:
+            done = np.ascontiguousarray(gguf.quants.quantize(values, item.kind))
+            out[start : start + step] = done.view(np.uint8)
     return out
+
+
+def quantize_by_library(values: np.ndarray[Any, Any], kind: Kind, out: np.ndarray[Any, Any]) -> None:
+    """`ggml_quantize_chunk` of the library that will serve the file: numpy has no way to make K-quants."""
+    library = ctypes.CDLL(xllamacpp.xllamacpp.__file__)
+    library.ggml_quantize_chunk.restype = ctypes.c_size_t
+    rows, columns = values.shape
+    pointer, size = ctypes.c_void_p, ctypes.c_int64
+    written = library.ggml_quantize_chunk(
+        ctypes.c_int(kind), pointer(values.ctypes.data), pointer(out.ctypes.data),
+        size(0), size(rows), size(columns), pointer(None),
+    )  # fmt: skip
+    if written != out.nbytes:
+        raise RuntimeError(f"the engine's library wrote {written} bytes of {kind.name}, not {out.nbytes}")
 
 
 def as_float32(part: np.ndarray[Any, Any], bfloat16: bool) -> np.ndarray[Any, Any]:

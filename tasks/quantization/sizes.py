@@ -1,0 +1,89 @@
+"""What a candidate will weigh, from the shapes of the model's tensors, before it is made. Pure.
+
+The rules of which tensor is stored as what are those of `worker/make_gguf.py`; tests hold both together.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from tasks.core.model_shape import ModelShape
+from tasks.core.spec import CandidateFormat
+
+_BLOCKS = {
+    "f32": (1, 4), "f16": (1, 2), "bf16": (1, 2), "q8_0": (32, 34), "q6_k": (256, 210), "q5_k": (256, 176),
+    "q5_1": (32, 24), "q5_0": (32, 22), "q4_k": (256, 144), "q4_1": (32, 20), "q4_0": (32, 18),
+}  # fmt: skip
+"""Values and bytes of one block of each kind (ggml-common.h)."""
+
+_SHORT_ROWS = {"q6_k": "q8_0", "q5_k": "q5_1", "q4_k": "q5_0"}
+_WIDE = ("f32", "f16", "bf16", "q8_0")
+_ALIGNMENT = 32
+_ENTRY_BYTES = 64
+_HEAD_BYTES = 1500
+_OUTPUT = ("lm_head.weight", "model.embed_tokens.weight")
+_CACHE_BYTES = 2
+"""Keys and values are kept in 16 bits."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """The model as it lies in its folder: shapes by tensor name, and what its vocabulary takes in a GGUF file."""
+
+    shapes: Mapping[str, tuple[int, ...]]
+    vocabulary_bytes: int
+
+
+def vocabulary_bytes(words: list[str], merges: list[str], rows: int) -> int:
+    """Bytes of a vocabulary of `rows` tokens in a GGUF file: text with its length, a number for each token's kind."""
+    text = sum(8 + len(word.encode()) for word in words) + sum(8 + len(merge.encode()) for merge in merges)
+    return text + (rows - len(words)) * 16 + rows * 4
+
+
+def file_bytes(source: Source, shape: ModelShape, form: CandidateFormat) -> int:
+    """Size of the GGUF file in this format, bytes."""
+    tensors = {name: dims for name, dims in source.shapes.items() if not name.endswith("rotary_emb.inv_freq")}
+    output = next((name for name in _OUTPUT if name in tensors), "")
+    data = sum(
+        _padded(_tensor_bytes(dims, _kind(name, dims, form, shape.layers, output)))
+        for name, dims in tensors.items()
+    )
+    return data + len(tensors) * _ENTRY_BYTES + source.vocabulary_bytes + _HEAD_BYTES
+
+
+def serving_bytes(weights: int, shape: ModelShape, tokens: int) -> int:
+    """Least memory that serving takes: the weights, and keys and values of `tokens` tokens. Engines take more."""
+    return weights + tokens * shape.layers * 2 * shape.kv_heads * shape.head_dim * _CACHE_BYTES
+
+
+def _kind(name: str, dims: tuple[int, ...], form: CandidateFormat, layers: int, output: str) -> str:
+    kind = form.value.removesuffix("_m")
+    if len(dims) == 1:
+        return "f32"
+    if kind not in _WIDE and name == output:
+        kind = "q6_k" if kind in _SHORT_ROWS else "q8_0"
+    elif kind in ("q4_k", "q5_k") and _spared(name, layers):
+        kind = "q6_k"
+    if dims[-1] % 256:
+        kind = _SHORT_ROWS.get(kind, kind)
+    return "f16" if _BLOCKS[kind][0] > 1 and dims[-1] % 32 else kind
+
+
+def _spared(name: str, layers: int) -> bool:
+    """`model.layers.N.self_attn.v_proj.weight` and `…mlp.down_proj.weight` of the layers that get 6 bits."""
+    parts = name.split(".")
+    if len(parts) != 6 or parts[4] not in ("v_proj", "down_proj") or not parts[2].isdigit():
+        return False
+    number, eighth = int(parts[2]), layers // 8
+    return number < eighth or number >= 7 * layers // 8 or (number - eighth) % 3 == 2
+
+
+def _tensor_bytes(dims: tuple[int, ...], kind: str) -> int:
+    values, size = _BLOCKS[kind]
+    return math.prod(dims[:-1]) * (dims[-1] // values) * size
+
+
+def _padded(size: int) -> int:
+    return -(-size // _ALIGNMENT) * _ALIGNMENT

@@ -1,0 +1,42 @@
+"""Read from a staged model what the size of its candidates depends on: headers and vocabulary, no weights."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from tasks.core.errors import ModelError
+from tasks.core.model_shape import ModelShape
+from tasks.core.safetensors import LENGTH_BYTES, header_length, parse_header
+from tasks.quantization.sizes import Source, vocabulary_bytes
+
+
+def read_source(folder: Path, shape: ModelShape) -> Source:
+    """Shapes and vocabulary of the model in `folder`. Raises `ModelError` for a damaged or missing file."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise ModelError(f"{folder} holds no safetensors file", fix="stage a model in the safetensors format")
+    for path in files:
+        shapes |= _shapes(path)
+    return Source(shapes, _vocabulary_bytes(folder / "tokenizer.json", shape.vocabulary))
+
+
+def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        length = header_length(file.read(LENGTH_BYTES), size, path.name)
+        header = parse_header(file.read(length), size, path.name)
+    return {tensor.name: tensor.shape for tensor in header.tensors}
+
+
+def _vocabulary_bytes(path: Path, rows: int) -> int:
+    try:
+        model: Any = json.loads(path.read_text())["model"]
+        merges = [one if isinstance(one, str) else " ".join(one) for one in model.get("merges") or []]
+        return vocabulary_bytes(list(model.get("vocab") or {}), merges, rows)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        raise ModelError(
+            f"{path} is missing or no tokenizer", fix="take the whole model folder, and stage it again"
+        ) from None

@@ -1,0 +1,53 @@
+"""A user's own tasks, JSON lines (docs/quantization.md): text -> exercises. Pure."""
+
+from __future__ import annotations
+
+import json
+
+from pydantic import ValidationError
+
+from tasks.core.errors import SpecError
+from tasks.quantization.models import Exercise
+
+_FIX = 'write {"prompt": …, "expected": …} or {"prompt": …, "choices": […, …], "answer": 0} on each line'
+
+
+def parse_task_set(text: str, name: str) -> tuple[Exercise, ...]:
+    """One exercise for each line that is not empty. Raises `SpecError` that names the first wrong line."""
+    found = [
+        _parse(line, f"{name}:{number}") for number, line in enumerate(text.splitlines(), 1) if line.strip()
+    ]
+    if not found:
+        raise SpecError(f"{name} holds no task", fix=_FIX)
+    return tuple(found)
+
+
+def _parse(line: str, where: str) -> Exercise:
+    try:
+        exercise = Exercise.model_validate(json.loads(line))
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(piece) for piece in first["loc"]) or "the line"
+        raise SpecError(f"{where}: {key}: {first['msg']}", fix=_FIX) from None
+    except (ValueError, RecursionError):
+        raise SpecError(f"{where} is not JSON", fix=_FIX) from None
+    if (exercise.expected is None) == (not exercise.choices):
+        raise SpecError(f"{where} has neither or both of expected and choices", fix=_FIX)
+    if exercise.choices and (len(exercise.choices) < 2 or not all(exercise.choices)):
+        raise SpecError(f"{where} needs two choices or more, none of them empty", fix=_FIX)
+    if exercise.choices and not 0 <= exercise.answer < len(exercise.choices):
+        raise SpecError(
+            f"{where}: answer is {exercise.answer}, there are {len(exercise.choices)} choices", fix=_FIX
+        )
+    return exercise
+
+
+def is_exact(exercise: Exercise, text: str) -> bool:
+    """Whether generated text begins with the expected one, spaces aside, and no word or number goes on there."""
+    expected, found = (exercise.expected or "").strip(), text.strip()
+    return found.startswith(expected) and not found[len(expected) :][:1].isalnum()
+
+
+def is_likeliest(exercise: Exercise, logprobs: list[float]) -> bool:
+    """Whether the right choice, as a whole, is likelier than each other."""
+    return max(range(len(logprobs)), key=logprobs.__getitem__) == exercise.answer
