@@ -8,7 +8,7 @@ TARGET ?= process
 JOBS ?= 2
 FIRST ?= 50000
 
-.PHONY: help setup demo test lint bench bench-events bench-staging bench-tuning prove-lifecycle prove-staging lock clean
+.PHONY: help setup demo test lint bench bench-events bench-quantization bench-staging bench-tuning prove-lifecycle prove-staging lock clean
 
 help: ## Show what there is to make
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 18
@@ -41,6 +41,9 @@ bench: setup ## Measure the lifecycle, cold and warm, and score the leak check; 
 
 bench-events: setup ## Measure how soon an event of the model registry starts a redeploy
 	$(BIN)/python -m benchmarks.events
+
+bench-quantization: setup ## Damage candidates of the tiny model and see them refused, honest ones accepted, by the real engine
+	$(BIN)/python -m benchmarks.quantization
 
 bench-tuning: setup ## Score the batch search on generated rigs beside other searches (FIRST: a seed never used before)
 	$(BIN)/python -m benchmarks.tuning --first $(FIRST)

@@ -20,6 +20,8 @@ def read_source(folder: Path, shape: ModelShape) -> Source:
         raise ModelError(f"{folder} holds no safetensors file", fix="stage a model in the safetensors format")
     for path in files:
         shapes |= _shapes(path)
+    if _is_tied(folder / "config.json"):  # the converter leaves the copy out
+        shapes.pop("lm_head.weight", None)
     return Source(shapes, _vocabulary_bytes(folder / "tokenizer.json", shape.vocabulary))
 
 
@@ -29,6 +31,12 @@ def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
         length = header_length(file.read(LENGTH_BYTES), size, path.name)
         header = parse_header(file.read(length), size, path.name)
     return {tensor.name: tensor.shape for tensor in header.tensors}
+
+
+def _is_tied(path: Path) -> bool:
+    return bool(
+        json.loads(path.read_bytes()).get("tie_word_embeddings", False)
+    )  # read_model_shape read it before
 
 
 def _vocabulary_bytes(path: Path, rows: int) -> int:

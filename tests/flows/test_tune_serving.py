@@ -111,6 +111,8 @@ def test_no_size_keeps_an_impossible_objective(asked: TuningRequest) -> None:
     ("tuning", "message"),
     [
         ({"quality_text": Path("/no/such/text")}, "cannot be read"),
+        ({"task_set": Path("/no/such/tasks")}, "No such file"),
+        ({"task_set": Path(__file__)}, "test_tune_serving.py:1 is not JSON"),
         ({"context": 100_000}, "the model was made for"),
         ({"output_tokens": 120}, "leave no room for a prompt"),
     ],

@@ -21,7 +21,6 @@ from typing import Any
 
 import gguf
 import numpy as np
-import xllamacpp
 from gguf import GGMLQuantizationType as Kind
 
 FORMATS = {
@@ -366,6 +365,8 @@ def quantize(item: Tensor) -> np.ndarray[Any, Any]:
 
 def quantize_by_library(values: np.ndarray[Any, Any], kind: Kind, out: np.ndarray[Any, Any]) -> None:
     """`ggml_quantize_chunk` of the library that will serve the file: numpy has no way to make K-quants."""
+    import xllamacpp  # 100 MB that other kinds need not load
+
     library = ctypes.CDLL(xllamacpp.xllamacpp.__file__)
     library.ggml_quantize_chunk.restype = ctypes.c_size_t
     rows, columns = values.shape

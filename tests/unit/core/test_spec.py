@@ -49,6 +49,11 @@ def refusal(values: Any) -> str:
             {"tuning": {"candidates": ["f16", "q8_0"]}},
             "spec: tuning: f16, q8_0 cannot be compared without a text: name one in tuning.quality_text",
         ),
+        ({"tuning": {"task_set": "t.jsonl"}}, "spec: tuning: a task set is measured beside a text: name one"),
+        (
+            {"objectives": {"policy": "speed"}},
+            "spec: objectives.policy: Input should be 'accuracy', 'latency'",
+        ),
     ],
 )
 def test_a_wrong_value_is_one_line_that_names_the_key(changes: dict[str, Any], message: str) -> None:
@@ -112,10 +117,11 @@ def test_a_spec_survives_yaml_and_json() -> None:
 
 def test_paths_are_taken_from_the_spec_files_folder(tmp_path: Path) -> None:
     path = tmp_path / "spec.yaml"
-    path.write_text("name: tiny\nmodel: file:weights\ntuning: {quality_text: text.txt}\n")
+    path.write_text("name: tiny\nmodel: file:weights\ntuning: {quality_text: text.txt, task_set: t.jsonl}\n")
     spec = load_spec(path)
     assert spec.model == f"file:{tmp_path / 'weights'}"
     assert spec.tuning.quality_text == tmp_path / "text.txt"
+    assert spec.tuning.task_set == tmp_path / "t.jsonl"
 
 
 def test_a_key_is_overridden_from_the_command_line(tmp_path: Path) -> None:
