@@ -109,6 +109,8 @@ def _quality_losses(records: Iterable[Record]) -> dict[tuple[str, str, str], flo
         digest = str(part(record, "inputs").get("model_digest"))
         for row in part(record, "result").get("measured") or ():
             loss = (row.get("quality") or {}).get("loss")
+            if isinstance(loss, Mapping):  # with its interval; a number in records from before there was one
+                loss = loss.get("value")
             if loss is not None:
                 found[digest, record.host_fingerprint, str(row.get("format"))] = loss
     return found

@@ -47,7 +47,12 @@ def surroundings() -> list[Record]:
         "memory_bytes": 16 << 30,
         "gpus": [{"name": "H200"}, {"name": "H200"}],
     }
-    measured = [{"format": "q8_0", "quality": {"loss": 0.0012}}, {"format": "f16", "quality": None}]
+    loss = {"value": 0.0012, "low": 0.0, "high": 0.0024}
+    measured = [
+        {"format": "q8_0", "quality": {"loss": loss}},
+        {"format": "q4_0", "quality": {"loss": 0.03}},  # as records held it before there were intervals
+        {"format": "f16", "quality": None},
+    ]
     return [
         make(StageName.STAGING, "verified", {"manifest_digest": MODEL, "source": "file:/models/tiny"}),
         make(StageName.COMPATIBILITY, "pass", {"facts": facts}),
@@ -70,6 +75,7 @@ def test_the_matrix_holds_the_best_measured_of_each_cell() -> None:
     ]
     assert cells[0].record == records[4].id
     assert (cells[0].model, cells[0].quality_loss, cells[0].ttft_ms) == ("file:/models/tiny", 0.0012, 21.5)
+    assert plan.matrix([*surroundings(), batching(900, "q4_0")])[0].quality_loss == 0.03
     assert report.cell_row(cells[0])[:10] == snapshot(
         (
             "llama.cpp",
