@@ -30,7 +30,8 @@ def environment(settings: Settings, name: str, *, unused_days: float = 30) -> Pa
     (folder / MARKER).write_text("{}")
     (folder / "module.py").write_bytes(b"x" * 1000)
     then = (folder / MARKER).stat().st_mtime - unused_days * DAY
-    os.utime(folder / MARKER, (then, then))
+    for path in (folder / MARKER, folder):
+        os.utime(path, (then, then))
     return folder
 
 
