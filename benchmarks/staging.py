@@ -133,6 +133,7 @@ def local(work: Path, size_bytes: int, pairs: int) -> dict[str, Any]:
                 "slipway_peak_mb": ours["peak_bytes"] / 1e6,
                 "cp_gb_s": copied / cp["seconds"],
                 "cp_cpu_s_per_gb": cp["cpu_seconds"] / copied,
+                "load_1min": os.getloadavg()[0],
             }
         )
         print(f"local {number + 1}/{pairs}", rounded(runs[-1]), flush=True)
@@ -191,6 +192,7 @@ def from_s3(work: Path, size_bytes: int, pairs: int) -> dict[str, Any]:
             run["slipway_to_boto3_download"] = (
                 figures["boto3_download"]["seconds"] / figures["slipway"]["seconds"]
             )
+            run["load_1min"] = os.getloadavg()[0]
             runs.append(run)
             print(f"s3 {number + 1}/{pairs}", rounded(run), flush=True)
     return {"bytes": size_bytes, "median": median(runs), "runs": [rounded(run) for run in runs]}
