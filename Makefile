@@ -7,7 +7,7 @@ SEED ?= 1
 TARGET ?= process
 JOBS ?= 2
 
-.PHONY: help setup demo test lint bench bench-events prove-lifecycle lock clean
+.PHONY: help setup demo test lint bench bench-events bench-loading prove-lifecycle lock clean
 
 help: ## Show what there is to make
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 18
@@ -40,6 +40,9 @@ bench: setup ## Measure the lifecycle, cold and warm, and score the leak check; 
 
 bench-events: setup ## Measure how soon an event of the model registry starts a redeploy
 	$(BIN)/python -m benchmarks.events
+
+bench-loading: setup ## Measure cold loads: fio, the prefetch, an engine's start alone and beside it, and other loaders
+	$(BIN)/python -m benchmarks.loading
 
 prove-lifecycle: setup ## Kill deploys at random moments and deploy again: nothing is lost or left behind (TARGET=docker: as containers)
 	$(BIN)/python -m benchmarks.prove_lifecycle --kills $(KILLS) --seed $(SEED) --target $(TARGET) --out benchmarks/results/prove_lifecycle.json
