@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from waiting import wait_until
 
 from blocks import page_cache, prefetch
 from blocks.page_cache import COLD, Mapping, cached_bytes, cached_share, evict
@@ -48,7 +47,7 @@ def threads() -> list[threading.Thread]:
 
 def read_all(path: Path, **options: int) -> Prefetched:
     with Prefetcher("test", piece_bytes=PIECE, **options)([path]) as done:
-        wait_until(lambda: not threads(), "all is read")
+        assert done.ended.wait(20)
     return done
 
 
@@ -120,9 +119,20 @@ def test_what_goes_wrong_is_said_once_and_hinders_nobody(
     prefetcher = Prefetcher("test")
     for _ in range(2):
         with prefetcher([on_disk]) as done:
-            wait_until(lambda: not threads(), "it gives up")
+            assert done.ended.wait(20)
     assert done.read_bytes == 0
     assert said == ["test: not read ahead: [Errno 5] Input/output error"]
+
+
+def test_where_no_thread_can_start_the_block_goes_on(
+    on_disk: Path, said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refused)
+    assert read_all(on_disk).read_bytes == 0
+    assert said == ["test: not read ahead: no thread could be started"]
 
 
 def test_what_does_not_fit_into_memory_is_left_alone(
