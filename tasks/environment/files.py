@@ -55,7 +55,8 @@ def touch_used(folder: Path) -> None:
 
 def used_at(folder: Path) -> float:
     """When the environment was used last, or at least built or begun: seconds since the epoch."""
-    return max(path.stat().st_mtime for path in (folder, folder / MARKER, folder / USED) if path.exists())
+    latest = next(path for path in (folder / USED, folder / MARKER, folder) if path.exists())
+    return latest.stat().st_mtime
 
 
 def discard(*paths: Path) -> None:
