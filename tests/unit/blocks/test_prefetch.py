@@ -15,7 +15,7 @@ from blocks.page_cache import COLD, Mapping, cached_bytes, cached_share, evict
 from blocks.prefetch import Prefetcher
 from tasks.core.errors import SlipwayError
 from tasks.core.prefetch import Prefetched
-from tasks.core.progress import listen
+from tasks.core.progress import listen, to_log
 
 PIECE = 1 << 20
 SIZE = 5 * PIECE + 4097
@@ -38,6 +38,7 @@ def said() -> Iterator[list[str]]:
     lines: list[str] = []
     listen(lambda stage, line: lines.append(f"{stage}: {line}"))
     yield lines
+    listen(to_log)  # fixtures share one context
     assert threads() == []
 
 
