@@ -14,6 +14,7 @@ from flows.stage_model import stage_model
 from flows.tune_serving import TuningRequest, quantized
 from tasks.core.cancellation import begin
 from tasks.core.spec import DeploySpec
+from tasks.engines.deployable import check_tunable
 from tasks.environment.models import EnvironmentRequest
 from tasks.staging.models import StagingRequest
 
@@ -29,6 +30,7 @@ def quantize_model(spec: DeploySpec) -> Outcome[Any]:
     staging = StagingRequest(
         model=spec.model, shards=spec.staging.shards, disk_benchmark=spec.staging.disk_benchmark
     )
+    check_tunable(spec.engine)
     environment = EnvironmentRequest.of(spec.engine, spec.environment)
     outcomes = side_by_side([partial(build_environment, environment), partial(stage_model, staging)], begin())
     no = next((outcome for outcome in outcomes if outcome is not None and outcome.says_no), None)
