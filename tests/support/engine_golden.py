@@ -13,6 +13,7 @@ from tasks.core.spec import EngineKind
 from tasks.engines.base import Engine, ServingConfig
 from tasks.engines.catalogue import get_engine
 from tasks.engines.container import stock_container
+from tasks.engines.dify import model_credentials
 from tasks.engines.ollama import create_request
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "engines"
@@ -48,6 +49,9 @@ def pages() -> dict[str, str]:
             found[f"{kind}/container.json"] = _json(container.model_dump(mode="json", exclude={"files"}))
             found |= {f"{kind}/files/{path}": text for path, text in container.files.items()}
     found["ollama/create.json"] = _json(create_request("chat", "m.gguf", DIGEST))
+    found["dify/credentials.json"] = _json(
+        model_credentials("chat", "http://serving.example:8000", context=4096)
+    )
     return found
 
 
