@@ -190,7 +190,7 @@ class _Lifecycle:
         """What is to run on this host. A model in a folder here says its family by its `config.json`."""
         family = family_at(self.model.source)
         # What llama.cpp serves has the candidate's type, whatever the model's was.
-        typed = family is not None and "hf-folder" in get_engine(self.spec.engine).sheet.layouts
+        typed = family is not None and "hf-folder" in get_engine(self.spec.engine).card.layouts
         capabilities = [gpu.compute_capability for gpu in read_nvml().gpus if gpu.compute_capability]
         return CompatibilityRequest(
             engine=self.spec.engine,

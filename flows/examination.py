@@ -19,7 +19,7 @@ def examine(python: Path, checker: Checker, trial: Trial) -> tuple[Checked, Proo
     nothing else in it requires."""
     checked = check(python, checker, trial)
     # Of the others there is no tiny model to start them on.
-    engines = (found for kind in EngineKind if (found := get_engine(kind)).sheet.missing is None)
+    engines = (found for kind in EngineKind if (found := get_engine(kind)).card.missing is None)
     engine = next((engine for engine in engines if engine.package in checked.packages), None)
     modules = engine.imports if engine else checked.modules
     with tempfile.TemporaryDirectory(prefix="slipway-proof-") as scratch:

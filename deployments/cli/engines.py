@@ -45,9 +45,9 @@ def engines(need: str | None, family: str | None, facts_file: str | None, as_jso
 
 
 def describe(kind: EngineKind) -> dict[str, Any]:
-    """One engine, as programs read it: its sheet, and how it is pinned."""
-    sheet = get_engine(kind).sheet.model_dump(mode="json")
-    return {"engine": sheet.pop("kind"), "deploys": sheet["missing"] is None, **sheet}
+    """One engine, as programs read it: its card, and how it is pinned."""
+    card = get_engine(kind).card.model_dump(mode="json")
+    return {"engine": card.pop("kind"), "deploys": card["missing"] is None, **card}
 
 
 def measured(records: Sequence[Record], fingerprint: str) -> list[Measured]:
@@ -144,7 +144,7 @@ def _show(found: Recommendation) -> None:
     best = [f"{kind} {one.name}" for kind in _KINDS if (one := found.best(kind)) is not None]
     click.echo(f"recommended  {', '.join(best)}")
     engine = found.best("engine")
-    missing = engine and get_engine(EngineKind(engine.name)).sheet.missing
+    missing = engine and get_engine(EngineKind(engine.name)).card.missing
     if engine and missing:
         click.echo(f"not yet      Slipway does not deploy {engine.name}: {missing}")
 

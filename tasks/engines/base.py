@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from tasks.core.errors import NotFoundError
 from tasks.core.spec import CandidateFormat, EngineKind
-from tasks.engines.sheet import EngineSheet, Image, SystemLibrary, read_sheet
+from tasks.engines.card import EngineCard, Image, SystemLibrary, read_card
 
 HOST = "{host}"
 PORT = "{port}"
@@ -58,10 +58,10 @@ def _filled(text: str, host: str, port: int) -> str:
 
 
 class Engine(Protocol):
-    """One serving engine: its sheet, and how it is started."""
+    """One serving engine: its card, and how it is started."""
 
     @property
-    def sheet(self) -> EngineSheet:
+    def card(self) -> EngineCard:
         """What is known of it, with sources."""
 
     @property
@@ -119,47 +119,47 @@ class Engine(Protocol):
         """The name by which the engine's API knows the model."""
 
 
-class SheetEngine:
-    """What all engines read off their sheets. A subclass writes the command lines."""
+class CardEngine:
+    """What all engines read off their cards. A subclass writes the command lines."""
 
     def __init__(self, kind: EngineKind) -> None:
         self.kind = kind
 
     @property
-    def sheet(self) -> EngineSheet:
-        return read_sheet(self.kind)
+    def card(self) -> EngineCard:
+        return read_card(self.kind)
 
     @property
     def package(self) -> str:
-        return self.sheet.package
+        return self.card.package
 
     @property
     def requirements(self) -> tuple[str, ...]:
-        return self.sheet.requirements
+        return self.card.requirements
 
     @property
     def server_packages(self) -> tuple[str, ...]:
-        return self.sheet.server_packages
+        return self.card.server_packages
 
     @property
     def server_imports(self) -> tuple[str, ...]:
-        return self.sheet.server_imports
+        return self.card.server_imports
 
     @property
     def imports(self) -> tuple[str, ...]:
-        return self.sheet.imports
+        return self.card.imports
 
     @property
     def needs_gpu(self) -> bool:
-        return self.sheet.needs_gpu
+        return self.card.needs_gpu
 
     @property
     def formats(self) -> tuple[CandidateFormat, ...]:
-        return self.sheet.formats
+        return self.card.formats
 
     @property
     def max_batch(self) -> int:
-        return self.sheet.max_batch
+        return self.card.max_batch
 
     @property
     def server_worker(self) -> Path | None:
@@ -167,17 +167,17 @@ class SheetEngine:
 
     @property
     def system_libraries(self) -> tuple[SystemLibrary, ...]:
-        return self.sheet.system_library
+        return self.card.system_library
 
     @property
     def image(self) -> Image:
         """The stock image. Raises `NotFoundError` where there is none."""
-        if self.sheet.image is None:
+        if self.card.image is None:
             raise NotFoundError(
-                f"{self.sheet.title} has no image of its makers",
+                f"{self.card.title} has no image of its makers",
                 fix="build one from the lock, as for llama.cpp",
             )
-        return self.sheet.image
+        return self.card.image
 
     def files(self, model_file: str, config: ServingConfig) -> dict[str, str]:
         return {}
@@ -189,7 +189,7 @@ class SheetEngine:
             "folder-name": PurePosixPath(model_file).name,
             "tensorrt_llm": "tensorrt_llm",
         }
-        return names[self.sheet.api_model]
+        return names[self.card.api_model]
 
 
 def beside(python: str, program: str) -> str:

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from tasks.core.errors import SpecError
 from tasks.engines.base import Engine, ServingConfig
-from tasks.engines.sheet import Part
+from tasks.engines.card import Part
 
 MODELS = "/model"
 CONFIG = "/config"
@@ -37,7 +37,7 @@ def stock_container(engine: Engine, image: str, model: str, config: ServingConfi
     """
     inside = f"{MODELS}/{PurePosixPath(model).name}"
     command = engine.container_command(inside, config)
-    known = engine.sheet.image
+    known = engine.card.image
     assert known is not None  # else there is no such command
     repository = image.partition("@")[0]
     # A mirror keeps the last parts of the name.
@@ -64,4 +64,4 @@ def stock_container(engine: Engine, image: str, model: str, config: ServingConfi
 
 def _takes_blobs(engine: Engine) -> bool:
     """Whether the model comes by HTTP after the start."""
-    return "ollama-blobs" in engine.sheet.layouts
+    return "ollama-blobs" in engine.card.layouts

@@ -11,9 +11,9 @@ DEPLOYED = EngineKind.LLAMA_CPP
 
 def what_is_missing(spec: DeploySpec) -> str | None:
     """In one line; None for what can be deployed."""
-    sheet = get_engine(spec.engine).sheet
-    if sheet.missing is not None:
-        return sheet.missing
+    card = get_engine(spec.engine).card
+    if card.missing is not None:
+        return card.missing
     if spec.rollout.image is not None:
         return f"running a stock image: the image of {spec.engine} is built from its lock, so leave rollout.image out"
     return None
@@ -26,15 +26,15 @@ def refusal(spec: DeploySpec, missing: str) -> SpecError:
 
 def check_tunable(kind: EngineKind) -> None:
     """Raise `SpecError` for an engine that no candidates can be made and measured for yet."""
-    missing = get_engine(kind).sheet.missing
+    missing = get_engine(kind).card.missing
     if missing is not None:
         raise SpecError(f"{kind} cannot be tuned yet: {missing}", fix=f"use engine: {DEPLOYED}")
 
 
 def _way_out(spec: DeploySpec) -> str:
-    sheet = get_engine(spec.engine).sheet
-    if spec.target is Target.DOCKER and sheet.image is not None and spec.rollout.image is None:
-        image = f"{sheet.image.repository}:{sheet.image.documented_tag}"
+    card = get_engine(spec.engine).card
+    if spec.target is Target.DOCKER and card.image is not None and spec.rollout.image is None:
+        image = f"{card.image.repository}:{card.image.documented_tag}"
         return (
             f"use engine: {DEPLOYED}; for later, look up the digest of {image} and give it as rollout.image"
         )

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from packaging.version import Version
 from pydantic import Field, ValidationError
 
-from tasks.engines.sheet import Capability, Part, Sourced, damaged, read_data
+from tasks.engines.card import Capability, Part, Sourced, damaged, read_data
 
 _BFLOAT16 = Version("8.0")
 """Compute capability from which GPUs compute in bfloat16."""

@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from tasks.core.spec import EngineKind
-from tasks.engines.base import HOST, PORT, CommandLine, ServingConfig, SheetEngine, flags
+from tasks.engines.base import HOST, PORT, CardEngine, CommandLine, ServingConfig, flags
 
 # Threads that spin at a barrier starve each other when the host is busy: 50 times slower (measured).
 _ENV = {"OMP_WAIT_POLICY": "passive"}
 
 
-class LlamaCpp(SheetEngine):
+class LlamaCpp(CardEngine):
     """The engine by its Python distribution; see `worker/llama_cpp_server.py` for what runs."""
 
     def __init__(self) -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from tasks.core.spec import EngineKind
-from tasks.engines.base import HOST, PORT, CommandLine, ServingConfig, SheetEngine
+from tasks.engines.base import HOST, PORT, CardEngine, CommandLine, ServingConfig
 
 
-class Ollama(SheetEngine):
+class Ollama(CardEngine):
     """The model is made after the start, from a blob of its GGUF file: see `create_request`."""
 
     def __init__(self) -> None:

@@ -16,8 +16,8 @@ from pydantic import Field, ValidationError
 
 from tasks.core.facts import Facts
 from tasks.core.spec import EngineKind
+from tasks.engines.card import EngineCard, Part, Sourced, damaged, read_card, read_data
 from tasks.engines.families import Family, families, find_family, host_findings
-from tasks.engines.sheet import EngineSheet, Part, Sourced, damaged, read_data, read_sheet
 
 MEASURED = 10.0
 """Points of the fastest engine that was measured on this hardware; more than advice can sum up to."""
@@ -163,9 +163,9 @@ def _engines(
     best = max((record.throughput or 0 for record in records), default=0)
     found = []
     for kind in EngineKind:
-        sheet = read_sheet(kind)
+        card = read_card(kind)
         reasons = [*_reasons(need, "engine", kind.value, family), *_from_records(kind, records, best)]
-        against = _against_engine(sheet, facts, own=own)
+        against = _against_engine(card, facts, own=own)
         points = sum(points for points, _ in reasons)
         found.append(_choice("engine", kind.value, points, reasons, against))
     return _ranked(found)
@@ -184,21 +184,21 @@ def _from_records(kind: EngineKind, records: Iterable[Measured], best: float) ->
     return [(-MEASURED, Reason(text=f"failed here: {failed.failed}", record=failed.record))]
 
 
-def _against_engine(sheet: EngineSheet, facts: Facts, *, own: bool) -> list[Reason]:
+def _against_engine(card: EngineCard, facts: Facts, *, own: bool) -> list[Reason]:
     found = []
-    if own and sheet.kind is not _OWN_CODE:
+    if own and card.kind is not _OWN_CODE:
         text = "does not know the architecture"
         found.append(
             Reason(text=text, sources=("https://docs.vllm.ai/en/stable/contributing/model/registration/",))
         )
     if facts.known("gpus"):
         capabilities = [gpu.compute_capability for gpu in facts.gpus if gpu.compute_capability]
-        if not facts.gpus and sheet.needs_gpu:
-            found.append(Reason(text="needs a GPU, and there is none", sources=sheet.sources))
-        elif not sheet.serves_on(capabilities) and capabilities:
-            floor, lowest = sheet.min_compute_capability, min(capabilities, key=Version)
+        if not facts.gpus and card.needs_gpu:
+            found.append(Reason(text="needs a GPU, and there is none", sources=card.sources))
+        elif not card.serves_on(capabilities) and capabilities:
+            floor, lowest = card.min_compute_capability, min(capabilities, key=Version)
             text = f"needs compute capability {floor}; the GPUs have {lowest}"
-            found.append(Reason(text=text, sources=sheet.sources))
+            found.append(Reason(text=text, sources=card.sources))
     return found
 
 
@@ -224,9 +224,9 @@ def _sourcing(engines: Sequence[Choice], *, own: bool) -> list[Choice]:
                 text = "no engine knows the architecture" if own else "no engine serves on this host"
                 against.append(Reason(text=text, sources=reasons[0][1].sources))
             else:
-                sheet = read_sheet(EngineKind(fitting[0]))
-                text = f"{len(fitting)} engines fit, {sheet.title} first"
-                reasons = [(0.0, Reason(text=text, sources=sheet.sources)), *reasons]
+                card = read_card(EngineKind(fitting[0]))
+                text = f"{len(fitting)} engines fit, {card.title} first"
+                reasons = [(0.0, Reason(text=text, sources=card.sources)), *reasons]
         found.append(_choice("sourcing", name, points, reasons, against))
     return _ranked(found)
 

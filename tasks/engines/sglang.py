@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from tasks.core.spec import EngineKind
-from tasks.engines.base import HOST, PORT, CommandLine, ServingConfig, SheetEngine, flags
+from tasks.engines.base import HOST, PORT, CardEngine, CommandLine, ServingConfig, flags
 
 _ENV = {"HF_HUB_OFFLINE": "1"}
 
 
-class Sglang(SheetEngine):
+class Sglang(CardEngine):
     """`sglang.launch_server`."""
 
     def __init__(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tasks.core.spec import EngineKind
-from tasks.engines.base import HOST, PORT, CommandLine, ServingConfig, SheetEngine, beside, flags
+from tasks.engines.base import HOST, PORT, CardEngine, CommandLine, ServingConfig, beside, flags
 
 OPTIONS = "trtllm-options.yaml"
 """File of extra options, relative to the folder of the service, which the command is started in."""
@@ -11,7 +11,7 @@ OPTIONS = "trtllm-options.yaml"
 _ENV = {"HF_HUB_OFFLINE": "1"}
 
 
-class TensorrtLlm(SheetEngine):
+class TensorrtLlm(CardEngine):
     """The PyTorch backend, which takes Hugging Face folders; a folder of a built engine is taken as well."""
 
     def __init__(self) -> None:

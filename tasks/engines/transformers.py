@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from tasks.core.spec import EngineKind
-from tasks.engines.base import HOST, PORT, CommandLine, ServingConfig, SheetEngine, beside, flags
+from tasks.engines.base import HOST, PORT, CardEngine, CommandLine, ServingConfig, beside, flags
 
 
-class Transformers(SheetEngine):
+class Transformers(CardEngine):
     """Pinned to one model, which its API knows by the path alone: every other name is refused with 400."""
 
     def __init__(self) -> None:

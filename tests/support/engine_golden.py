@@ -39,12 +39,12 @@ def pages() -> dict[str, str]:
     found: dict[str, str] = {}
     for kind in EngineKind:
         engine = get_engine(kind)
-        model = "/srv/models/m.gguf" if "gguf-file" in engine.sheet.layouts else "/srv/models/m"
+        model = "/srv/models/m.gguf" if "gguf-file" in engine.card.layouts else "/srv/models/m"
         found |= _process(engine, model, "process", CONFIG)
         if not engine.needs_gpu or kind is EngineKind.VLLM:
             found |= _process(engine, model, "process-without-gpu", ON_PROCESSOR)
-        if engine.sheet.image is not None:
-            image = f"{engine.sheet.image.repository}@{DIGEST}"
+        if engine.card.image is not None:
+            image = f"{engine.card.image.repository}@{DIGEST}"
             container = stock_container(engine, image, model, CONFIG)
             found[f"{kind}/container.json"] = _json(container.model_dump(mode="json", exclude={"files"}))
             found |= {f"{kind}/files/{path}": text for path, text in container.files.items()}

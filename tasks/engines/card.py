@@ -1,6 +1,6 @@
-"""What is known of a serving engine, as data: one sheet each, in `data/<kind>.toml`, with sources.
+"""What is known of a serving engine, as data: one card each, in `data/<kind>.toml`, with sources.
 
-A sheet says what an engine needs, loads and shows; the module of the engine says how its command line is written.
+A card says what an engine needs, loads and shows; the module of the engine says how its command line is written.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class MetricName(StrEnum):
 
 
 class Part(BaseModel):
-    """A section of a sheet."""
+    """A section of a card."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -154,7 +154,7 @@ class Stop(Sourced):
     note: str = ""
 
 
-class EngineSheet(Sourced):
+class EngineCard(Sourced):
     """All that is known of one engine. `missing` is what a deploy with it still lacks, `ran` what was run of it here.
 
     `api_model` says by which name its API knows the model: the one it is served under, or where the engine takes no
@@ -217,12 +217,12 @@ class EngineSheet(Sourced):
 
 
 @functools.cache
-def read_sheet(kind: EngineKind) -> EngineSheet:
-    """The sheet of that engine. Raises `SlipwayError` where it is damaged: it is part of the program."""
+def read_card(kind: EngineKind) -> EngineCard:
+    """The card of that engine. Raises `SlipwayError` where it is damaged: it is part of the program."""
     name = f"{kind}.toml"
     values = read_data(name)
     try:
-        return EngineSheet.model_validate(values)
+        return EngineCard.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
         raise damaged(name, f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
