@@ -153,7 +153,13 @@ def test_both_ways_to_ask_the_kernel_agree(on_disk: Path) -> None:
     handle = os.open(on_disk, os.O_RDONLY)
     prefetch.read_through(handle, 0, PIECE)
     with Mapping(handle, 0, SIZE) as mapping:
-        assert mapping.cached_pages() * 4096 == cached_bytes(handle, 0, SIZE)
+        # The kernel may still be reading ahead: what it holds only grows meanwhile.
+        before = cached_bytes(handle, 0, SIZE)
+        pages = mapping.cached_pages()
+        after = cached_bytes(handle, 0, SIZE)
+    assert before is not None
+    assert after is not None
+    assert PIECE <= before <= pages * 4096 <= after + 4096
     os.close(handle)
 
 
