@@ -23,7 +23,7 @@ from tasks.engines.catalogue import get_engine
 
 REPOSITORY = Path(__file__).parent.parent
 # How long one example takes says more of the machine's other work than of the code.
-hypothesis.settings.register_profile("here", hypothesis.settings(), deadline=None, max_examples=60)
+hypothesis.settings.register_profile("here", hypothesis.settings(), deadline=None)
 hypothesis.settings.load_profile("here")
 REQUIRED = set(filter(None, os.environ.get("SLIPWAY_REQUIRE", "").split(",")))
 
