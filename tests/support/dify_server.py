@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import base64
 import json
-import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.cookies import SimpleCookie
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
+
+from api_server import serving
 
 EMAIL, PASSWORD = "owner@example.com", "quay side 7"
 PROVIDER = "langgenius/openai_api_compatible/openai_api_compatible"
@@ -153,13 +154,5 @@ def ask(credentials: dict[str, str]) -> str | None:
 def dify_server() -> Iterator[tuple[str, State]]:
     """Its address, and what it holds."""
     state = State()
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Bound", (Handler,), {"state": state}))
-    server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}", state
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    with serving(Handler, state) as address:
+        yield address, state

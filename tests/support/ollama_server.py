@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
+
+from api_server import serving
 
 ANSWER = "aye"
 
@@ -145,13 +146,5 @@ class Handler(BaseHTTPRequestHandler):
 def ollama_server() -> Iterator[tuple[str, State]]:
     """Its address, and what it holds."""
     state = State()
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Bound", (Handler,), {"state": state}))
-    server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}", state
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    with serving(Handler, state) as address:
+        yield address, state
