@@ -8,7 +8,7 @@ TARGET ?= process
 JOBS ?= 2
 FIRST ?= 50000
 
-.PHONY: help setup demo test lint bench bench-events bench-quantization bench-staging bench-tuning prove-lifecycle prove-staging lock clean
+.PHONY: help setup demo test lint bench bench-events bench-loading bench-quantization bench-staging bench-tuning prove-lifecycle prove-staging lock clean
 
 help: ## Show what there is to make
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 18
@@ -47,6 +47,9 @@ bench-quantization: setup ## Damage candidates of the tiny model and see them re
 
 bench-tuning: setup ## Score the batch search on generated rigs beside other searches (FIRST: a seed never used before)
 	$(BIN)/python -m benchmarks.tuning --first $(FIRST)
+
+bench-loading: setup ## Measure cold loads: fio, the prefetch, an engine's start alone and beside it, and other loaders
+	$(BIN)/python -m benchmarks.loading
 
 prove-lifecycle: setup ## Kill deploys at random moments and deploy again: nothing is lost or left behind (TARGET=docker: as containers)
 	$(BIN)/python -m benchmarks.prove_lifecycle --kills $(KILLS) --seed $(SEED) --target $(TARGET) --out benchmarks/results/prove_lifecycle.json

@@ -116,9 +116,14 @@ class Conda:
                     records, target_prefix=folder, alternative_target_prefix=final, show_progress=False
                 )
             )
-        except Exception as error:
-            if type(error).__module__.partition(".")[0] not in ("exceptions", "rattler"):
-                raise
+        except (
+            rattler.exceptions.InstallerError,
+            rattler.exceptions.LinkError,
+            rattler.exceptions.TransactionError,
+            rattler.exceptions.ExtractError,
+            rattler.exceptions.CacheDirError,
+            rattler.exceptions.IoError,
+        ) as error:
             raise _fault("installing the environment", error) from error
         return folder / "bin" / "python"
 

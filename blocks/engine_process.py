@@ -67,7 +67,9 @@ def serve(
     start = time.monotonic()
     with (
         log.open("wb") as output,
-        leashed(command.at(LOCALHOST, port), stdout=output, stderr=output, env=command.env) as child,
+        leashed(
+            command.at(LOCALHOST, port), stdout=output, stderr=output, env=command.env_at(LOCALHOST, port)
+        ) as child,
         EngineApi(f"http://{LOCALHOST}:{port}") as api,
     ):
         with prefetch(maps):

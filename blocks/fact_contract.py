@@ -92,8 +92,6 @@ class FactContract:
 
 def main() -> None:
     """Check the tables of a folder; page and answer are written to another."""
-    # jsonschema, which comes with it, compiles a grammar of IRIs where this optional package is found: a second.
-    sys.modules["rfc3987_syntax"] = None  # type: ignore[assignment]
     data, folder = map(Path, sys.argv[1:])
     validate(data, folder)
 

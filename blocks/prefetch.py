@@ -57,8 +57,11 @@ class Prefetcher:
                 done.why_not = why_not(sum(piece.missing_bytes for piece in pieces), available_bytes())
                 if pieces and not done.why_not:
                     stack.enter_context(self._beside(pieces, done))
+                else:
+                    done.ended.set()
             except OSError as error:
                 done.why_not = str(error)
+                done.ended.set()
             self._say(done)
             yield done
         self._say(done)
@@ -85,6 +88,9 @@ class Prefetcher:
                 for thread in threads:
                     thread.start()
                     started.append(thread)
+            if not started:
+                done.why_not = "no thread could be started"
+                done.ended.set()
             yield
         finally:
             crew.stop()
@@ -106,6 +112,7 @@ class _Crew:
         self._lock = threading.Lock()
         self._start = time.monotonic()
         self._stopped = False
+        self._at_work = 0
 
     def stop(self) -> None:
         """Take no further piece."""
@@ -113,6 +120,8 @@ class _Crew:
 
     def work(self) -> None:
         """Read pieces until none is left, one fails, or `stop`."""
+        with self._lock:
+            self._at_work += 1
         try:
             while (piece := self._next()) is not None:
                 _bring_in(piece)
@@ -122,6 +131,11 @@ class _Crew:
         except OSError as error:
             self.stop()
             self._done.why_not = str(error)
+        finally:
+            with self._lock:
+                self._at_work -= 1
+                if not self._at_work:
+                    self._done.ended.set()
 
     def _next(self) -> _Piece | None:
         with self._lock:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar
 
 from prefect import flow, tags
@@ -16,6 +18,7 @@ from blocks.fact_contract import FactContract
 from blocks.host import ThisHost, fingerprint_here
 from blocks.managers import open_manager
 from blocks.model_registry import resolve
+from blocks.nvml import read_nvml
 from blocks.record_store import open_record_store
 from blocks.targets import check_target
 from flows.build_environment import build_environment
@@ -36,14 +39,17 @@ from tasks.core.cancellation import begin
 from tasks.core.deployment import DeployResult, StageRow
 from tasks.core.digests import digest_of
 from tasks.core.files import file_lock, sweep_dead_writers
+from tasks.core.pins import pinned_versions
 from tasks.core.progress import say
 from tasks.core.records import new_record
 from tasks.core.release import Launch, Release
 from tasks.core.result import StageResult
 from tasks.core.settings import Settings
 from tasks.core.spec import DeploySpec
-from tasks.core.verdicts import FAULT, LifecycleVerdict, StageName
+from tasks.core.verdicts import FAULT, CompatibilityVerdict, LifecycleVerdict, StageName
 from tasks.engines.catalogue import get_engine
+from tasks.engines.deployable import refusal, what_is_missing
+from tasks.engines.families import family_at, served_as
 from tasks.environment.models import EnvironmentRequest, EnvironmentResult, Locked
 from tasks.environment.task import lock_environment
 from tasks.quantization.models import QuantizationResult
@@ -102,6 +108,9 @@ class _Lifecycle:
         return result
 
     def _run_stages(self) -> DeployResult:
+        missing = what_is_missing(self.spec)
+        if missing is not None:
+            return self._judge_only(missing)
         prepared = self._prepare()
         if prepared is None:
             return self._refused()
@@ -123,6 +132,16 @@ class _Lifecycle:
             release=rollout.result.release,
             completion=None if health.says_no else self._completion(endpoint),
         )
+
+    def _judge_only(self, missing: str) -> DeployResult:
+        """For an engine that cannot be deployed yet: whether it would run on this host, and nothing else. Raises
+        `SpecError` that says what is missing, unless this host rules the engine out anyway."""
+        FactContract(self.settings).check()
+        pins = pinned_versions("\n".join(get_engine(self.spec.engine).requirements))
+        verdict = self._keep(answer_of(lambda: verify_compatibility(self._compatibility(pins))))
+        if verdict.verdict == CompatibilityVerdict.BLOCK:
+            return self._refused()
+        raise refusal(self.spec, missing)
 
     def _completion(self, endpoint: str) -> str:
         """What a user of the service gets now: asked of the public address, also when nothing was switched."""
@@ -167,14 +186,24 @@ class _Lifecycle:
         locked = lock_environment(environment, tool, EnvironmentTrial(), self.settings)
         packages = locked.packages if isinstance(locked, Locked) else {}
         adopted = environment.environment.path
-        request = CompatibilityRequest(
+        python = adopted / "bin" / "python" if adopted else None
+        return verify_compatibility(self._compatibility(packages, python))
+
+    def _compatibility(self, packages: Mapping[str, str], python: Path | None = None) -> CompatibilityRequest:
+        """What is to run on this host. A model in a folder here says its family by its `config.json`."""
+        family = family_at(self.model.source)
+        # What llama.cpp serves has the candidate's type, whatever the model's was.
+        typed = family is not None and "hf-folder" in get_engine(self.spec.engine).card.layouts
+        capabilities = [gpu.compute_capability for gpu in read_nvml().gpus if gpu.compute_capability]
+        return CompatibilityRequest(
             engine=self.spec.engine,
-            packages=packages,
+            packages=dict(packages),
             target=self.spec.target,
             gpus=self.spec.hardware.gpus,
-            python_path=adopted / "bin" / "python" if adopted else None,
+            family=family.name if family else None,
+            dtype=served_as(family, capabilities) if family and typed else None,
+            python_path=python,
         )
-        return verify_compatibility(request)
 
     def _tune(
         self, environment: EnvironmentResult, staging: StagingResult

@@ -18,7 +18,8 @@ def examine(python: Path, checker: Checker, trial: Trial) -> tuple[Checked, Proo
     """The conflicts of the environment of that Python, and the proof of the engine that it holds, else of what
     nothing else in it requires."""
     checked = check(python, checker, trial)
-    engines = (get_engine(kind) for kind in EngineKind)
+    # Of the others there is no tiny model to start them on.
+    engines = (found for kind in EngineKind if (found := get_engine(kind)).card.missing is None)
     engine = next((engine for engine in engines if engine.package in checked.packages), None)
     modules = engine.imports if engine else checked.modules
     with tempfile.TemporaryDirectory(prefix="slipway-proof-") as scratch:

@@ -32,6 +32,7 @@ from tasks.core.spec import EngineKind, Hardware, Objectives, Tuning
 from tasks.core.verdicts import StageName
 from tasks.engines.base import ServingConfig
 from tasks.engines.catalogue import get_engine
+from tasks.engines.deployable import check_tunable
 from tasks.quantization import plan
 from tasks.quantization import report as quantization_report
 from tasks.quantization.apply import maker_digest, still_good
@@ -100,6 +101,7 @@ def _bench(request: TuningRequest, stage: StageName) -> EngineBench:
 
 def _check(request: TuningRequest, shape: ModelShape) -> None:
     """What can be known to be wrong before anything is measured."""
+    check_tunable(request.engine)
     tuning = request.tuning
     if tuning.context > shape.max_context:
         raise SpecError(

@@ -6,12 +6,14 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextvars import copy_context
 from pathlib import Path
 from typing import Any
 
 import hypothesis
+import psutil
 import pytest
 from random_model import write_random_model
 from swift_server import SwiftServer, UnavailableError, running
@@ -42,7 +44,15 @@ def haproxy_missing() -> str | None:
     return None if found else "the program haproxy is not installed"
 
 
-MISSING = {"docker": docker_missing, "haproxy": haproxy_missing}
+def disk_missing() -> str | None:
+    """Why files below the folder for temporary ones cannot be cold. Asks the kernel, not the code under test."""
+    folder = Path(tempfile.gettempdir())
+    kinds = {row.mountpoint: row.fstype for row in psutil.disk_partitions(all=True)}
+    kind = next(kinds[str(place)] for place in (folder, *folder.parents) if str(place) in kinds)
+    return f"{folder} is in memory ({kind})" if kind in ("tmpfs", "ramfs") else None
+
+
+MISSING = {"docker": docker_missing, "haproxy": haproxy_missing, "disk": disk_missing}
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -224,6 +224,11 @@ def _judge_lock(engine: EngineKind, lock: str | None, target: str | None) -> Com
     return advise(run_on(_survey_here(), packages, engine=engine.value, target=target))
 
 
+def judge_pins(engine: EngineKind, target: str | None) -> CompatibilityResult:
+    """The verdict on an engine with the packages that it pins itself, on this host."""
+    return _judge_lock(engine, None, target)
+
+
 def _judge_environment(folder: Path, engine: str | None, target: str | None) -> CompatibilityResult:
     from blocks.environment_trial import EnvironmentTrial
     from tasks.compatibility.apply import read_torch

@@ -25,6 +25,7 @@ def deploy(spec_file: Path, dry_run: bool, overrides: tuple[str, ...], as_json: 
     if dry_run:
         _show_plan(spec, as_json=as_json)
         return
+    _check_engine(spec)
     _check_target(spec)
     result = _run(spec, quiet=as_json)
     if as_json:
@@ -46,6 +47,16 @@ def deploy(spec_file: Path, dry_run: bool, overrides: tuple[str, ...], as_json: 
         _show_result(result)
     if says_no(StageName.LIFECYCLE, result.verdict):
         sys.exit(3)
+
+
+def _check_engine(spec: DeploySpec) -> None:
+    """Before a server is started for the run: an engine that cannot be deployed yet is refused, unless this host
+    rules it out anyway, which is a verdict that the run records."""
+    from tasks.engines.deployable import refusal, what_is_missing
+
+    missing = what_is_missing(spec)
+    if missing is not None and not _judge(spec)[0]:
+        raise refusal(spec, missing)
 
 
 def _check_target(spec: DeploySpec) -> None:
@@ -87,18 +98,44 @@ def _run(spec: DeploySpec, *, quiet: bool) -> DeployResult:
 
 
 def _show_plan(spec: DeploySpec, *, as_json: bool) -> None:
-    from deployments.cli.plan import plan_of
+    from deployments.cli.plan import plan_of, plan_without
+    from tasks.engines.deployable import refusal, what_is_missing
 
-    steps = plan_of(spec)
+    missing = what_is_missing(spec)
+    blocked = False
+    if missing is None:
+        steps = plan_of(spec)
+    else:
+        blocked, judged = _judge(spec)
+        steps = plan_without(spec, missing, judged)
     if as_json:
         print_json({"name": spec.name, "plan": [{"stage": step.stage, "does": step.does} for step in steps]})
-        return
-    from deployments.cli.show import print_table
+    else:
+        from rich.markup import escape
 
-    print_table(
-        ("stage", "would"), [(step.stage, step.does) for step in steps], title=f"Plan for {spec.name}"
-    )
-    click.echo("Nothing was done. Without --dry-run, these stages run.")
+        from deployments.cli.show import print_table
+
+        rows = [(step.stage, escape(step.does)) for step in steps]
+        print_table(("stage", "would"), rows, title=f"Plan for {spec.name}")
+        if missing is None:
+            click.echo("Nothing was done. Without --dry-run, these stages run.")
+    if blocked:
+        sys.exit(3)
+    if missing is not None:
+        if not as_json:
+            raise refusal(spec, missing)
+        sys.exit(2)
+
+
+def _judge(spec: DeploySpec) -> tuple[bool, str]:
+    """Whether this host rules the engine out, and the verdict with what it rests on."""
+    from deployments.cli.compat import judge_pins
+    from tasks.core.verdicts import CompatibilityVerdict
+
+    result = judge_pins(spec.engine, spec.target.value)
+    said = [finding.message for finding in result.findings if finding.severity == result.verdict]
+    reasons = ["; ".join(said)] if said else []
+    return result.verdict is CompatibilityVerdict.BLOCK, ": ".join([result.verdict, *reasons])
 
 
 def _show_result(result: DeployResult) -> None:

@@ -1,20 +1,112 @@
-"""`slipway engines`: the serving engines that can be deployed today."""
+"""`slipway engines`: what is known of the serving engines, and which to take for a need."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from deployments.cli.main import print_json
+from tasks.core.errors import NotFoundError, WrongUseError
+from tasks.core.facts import Facts, parse_facts
 from tasks.core.spec import EngineKind
 from tasks.engines.catalogue import get_engine
+from tasks.engines.recommend import Choice, ChoiceKind, Measured, Need, Recommendation, recommend
+
+if TYPE_CHECKING:
+    from tasks.core.records import Record
+
+_KINDS: tuple[ChoiceKind, ...] = ("engine", "family", "application", "sourcing")
 
 
 @click.command()
+@click.option("--need", type=click.Choice([need.value for need in Need]), help="Recommend for this need.")
+@click.option("--family", help="Model family that is to be served; any other name is one's own architecture.")
+@click.option("--facts", "facts_file", metavar="FILE", help="Recommend for the host of these facts.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-def engines(as_json: bool) -> None:
-    """List the serving engines: what each needs, and which model formats it serves."""
+def engines(need: str | None, family: str | None, facts_file: str | None, as_json: bool) -> None:
+    """List the serving engines; with --need, rank engines, model families and applications for it, with reasons."""
+    if need is None:
+        for option, given in (("--family", family), ("--facts", facts_file)):
+            if given is not None:
+                raise WrongUseError(
+                    f"{option} is for a recommendation", fix="say what for: --need throughput"
+                )
+        _list(as_json=as_json)
+        return
+    facts, fingerprint = _facts(facts_file)
+    found = recommend(Need(need), facts, measured(_records(), fingerprint), family=family)
+    if as_json:
+        print_json(_answer(found))
+    else:
+        _show(found)
+
+
+def describe(kind: EngineKind) -> dict[str, Any]:
+    """One engine, as programs read it: its card, and how it is pinned."""
+    card = get_engine(kind).card.model_dump(mode="json")
+    return {"engine": card.pop("kind"), "deploys": card["missing"] is None, **card}
+
+
+def measured(records: Sequence[Record], fingerprint: str) -> list[Measured]:
+    """What this store's records say of engines on the hardware of that fingerprint: batch sizes that were measured,
+    and searches that found none."""
+    from tasks.core.verdicts import StageName
+    from tasks.knowledge.plan import matrix, part
+
+    here = [record for record in records if record.host_fingerprint == fingerprint]
+    found = [
+        Measured(record=cell.record, engine=cell.engine, throughput=cell.throughput)
+        for cell in matrix(here)
+        if cell.throughput > 0
+    ]
+    for record in here:
+        if record.stage is StageName.BATCHING and not record.good:
+            reason = part(record, "result").get("reason") or record.outcome
+            engine = str(part(record, "inputs").get("engine", "?"))
+            found.append(Measured(record=record.id, engine=engine, failed=str(reason)))
+    return found
+
+
+def _facts(file: str | None) -> tuple[Facts, str]:
+    """The facts of the file, else this host's GPUs and memory; and the fingerprint of that hardware."""
+    if file is None:
+        from blocks.host import read_system
+        from blocks.nvml import read_nvml
+
+        facts = Facts(gpus=read_nvml().gpus, **read_system().model_dump())
+    else:
+        try:
+            facts = parse_facts(Path(file).read_bytes(), source=file)
+        except OSError as error:
+            raise NotFoundError(
+                f"cannot read the facts {file}: {error.strerror}", fix="make them: slipway survey --json"
+            ) from None
+    return facts, facts.fingerprint
+
+
+def _records() -> Sequence[Record]:
+    from blocks.record_store import open_record_store
+    from tasks.core.progress import listen
+    from tasks.core.settings import Settings
+
+    listen(lambda _, line: click.echo(line, err=True))
+    return open_record_store(Settings.load()).list()
+
+
+def _answer(found: Recommendation) -> dict[str, Any]:
+    best = {kind: one.name for kind in _KINDS if (one := found.best(kind)) is not None}
+    return {
+        "need": found.need,
+        "family": found.family,
+        "recommended": best,
+        "choices": [choice.model_dump(mode="json") | {"fits": choice.fits} for choice in found.choices],
+    }
+
+
+def _list(*, as_json: bool) -> None:
     found = [describe(kind) for kind in EngineKind]
     if as_json:
         print_json({"engines": found})
@@ -24,28 +116,43 @@ def engines(as_json: bool) -> None:
     rows = [
         (
             str(row["engine"]),
-            str(row["requires"]),
-            ", ".join(row["formats"]),
-            str(row["max_batch"]),
+            str(row["version"]),
             "needed" if row["needs_gpu"] else "not needed",
-            ", ".join(row["system_libraries"]),
+            str(row["min_compute_capability"] or ""),
+            ", ".join(row["layouts"]),
+            ", ".join(one["name"] for one in row["quantization"]),
+            "yes" if row["deploys"] else "not yet",
         )
         for row in found
     ]
-    columns = ("engine", "Python package", "formats", "largest batch", "GPU", "system libraries")
-    print_table(columns, rows, right=("largest batch",), whole=("engine", "Python package", "GPU"))
+    columns = ("engine", "version", "GPU", "capability", "model", "quantized weights", "deploys")
+    print_table(columns, rows, right=("capability",), whole=("engine", "version", "GPU", "deploys"))
 
 
-def describe(kind: EngineKind) -> dict[str, Any]:
-    """One engine, as programs read it."""
-    engine = get_engine(kind)
-    return {
-        "engine": kind.value,
-        "package": engine.package,
-        "requires": next(text for text in engine.requirements if text.startswith(engine.package)),
-        "requirements": list(engine.requirements),
-        "formats": [form.value for form in engine.formats],
-        "max_batch": engine.max_batch,
-        "needs_gpu": engine.needs_gpu,
-        "system_libraries": [library.package for library in engine.system_libraries],
-    }
+def _show(found: Recommendation) -> None:
+    from rich.markup import escape
+
+    from deployments.cli.show import print_table
+
+    rows = []
+    for kind in _KINDS:
+        for place, choice in enumerate(found.of(kind), start=1):
+            if choice.points or choice.against or place == 1:
+                rows.append(tuple(escape(cell) for cell in _row(kind, place, choice)))
+    columns = ("kind", "choice", "points", "why", "by")
+    print_table(columns, rows, title=f"For {found.need}", right=("points",), whole=("kind", "choice"))
+    best = [f"{kind} {one.name}" for kind in _KINDS if (one := found.best(kind)) is not None]
+    click.echo(f"recommended  {', '.join(best)}")
+    engine = found.best("engine")
+    missing = engine and get_engine(EngineKind(engine.name)).card.missing
+    if engine and missing:
+        click.echo(f"not yet      Slipway does not deploy {engine.name}: {missing}")
+
+
+def _row(kind: ChoiceKind, place: int, choice: Choice) -> tuple[str, ...]:
+    """Its heaviest reason, or the first thing against it, and who says so."""
+    first = (*choice.against, *choice.reasons)[:1]
+    why = "; ".join(reason.text for reason in first)
+    by = ", ".join(cited for reason in first for cited in reason.cites[:1])
+    figure = f"{choice.points:g}" if choice.fits else "no"
+    return (kind if place == 1 else "", choice.name, figure, why, by)

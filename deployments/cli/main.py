@@ -34,7 +34,8 @@ VERBS: dict[str, tuple[str, str]] = {
     "health": ("deployments.cli.checks:health", "Check a service's GPU, process and answers."),
     "leaks": ("deployments.cli.checks:leaks", "Judge memory series."),
     "kb": ("deployments.cli.kb:kb", "Read the knowledge base."),
-    "engines": ("deployments.cli.engines:engines", "List the serving engines."),
+    "dify": ("deployments.cli.dify:dify", "Make services known to a Dify server."),
+    "engines": ("deployments.cli.engines:engines", "List the serving engines; recommend one for a need."),
 }
 
 

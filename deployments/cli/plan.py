@@ -20,6 +20,14 @@ class Step:
     does: str
 
 
+def plan_without(spec: DeploySpec, missing: str, judged: str) -> list[Step]:
+    """What a deploy does with an engine that cannot be deployed yet: judge this host, and stop."""
+    return [
+        Step(StageName.COMPATIBILITY, judged),
+        Step(StageName.ENVIRONMENT, f"stop before anything is built: {missing}"),
+    ]
+
+
 def plan_of(spec: DeploySpec) -> list[Step]:
     """The stages in order. Raises `ModelError` for a local model that is not there."""
     engine = get_engine(spec.engine)

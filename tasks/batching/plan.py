@@ -35,6 +35,8 @@ _FAILURES = 2
 _FINE = 0.1
 """Sizes are not told apart more finely than this."""
 
+_ROUNDING = 1e-9
+
 _STUDENT_95 = {
     1: 6.31,
     2: 2.92,
@@ -271,7 +273,7 @@ def _settle(sizes: Sizes, limits: Limits) -> Ask | Decision:
 def _doubt(size: SizeFigures, limits: Limits) -> str:
     """The latency that may well miss its bound, though it kept it; empty if none may."""
     for name, bound in limits.latency_ms.items():
-        if size.latency_high_ms.get(name, math.inf) > bound:
+        if size.latency_high_ms.get(name, math.inf) > bound * (1 + _ROUNDING):
             high = size.latency_high_ms[name]
             return f"{name} may be {high:.4g} ms, {bound:.4g} ms are wanted"
     return ""

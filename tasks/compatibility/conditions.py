@@ -14,7 +14,7 @@ The answer is None where a field is not known, unless another part already decid
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -127,11 +127,19 @@ def _check_versions(field: str, wanted: Wanted) -> None:
 
 def evaluate(condition: Mapping[str, Wanted], subject: Subject) -> Answer:
     """Whether every part of `condition` holds for `subject`."""
-    about_gpu = {field: wanted for field, wanted in condition.items() if field.startswith(GPU)}
-    answers = [_field(field, condition[field], subject, {}) for field in condition if field not in about_gpu]
+    return _all(_answers(condition, subject))
+
+
+def _answers(condition: Mapping[str, Wanted], subject: Subject) -> Iterator[Answer]:
+    """One by one, for most rules end with their first. Of GPUs one must have all that is asked of a GPU."""
+    about_gpu: dict[str, Wanted] = {}
+    for field, wanted in condition.items():
+        if field.startswith(GPU):
+            about_gpu[field] = wanted
+        else:
+            yield _field(field, wanted, subject, {})
     if about_gpu:
-        answers.append(_any_gpu(about_gpu, subject))
-    return _all(answers)
+        yield _any_gpu(about_gpu, subject)
 
 
 def any_holds(condition: Mapping[str, Wanted], subject: Subject) -> bool:

@@ -33,9 +33,12 @@ _WORDS = {
 
 
 def headline(result: CompatibilityResult) -> str:
-    """`CPU only, 0 findings`, or `H200, driver 570.124.06, CUDA 12.8 build: pass`."""
+    """`CPU only, 0 findings`, `CPU only: vllm needs a GPU …`, or `H200, driver 570.124.06, CUDA 12.8 build: pass`."""
     facts = result.facts
     if facts.known("gpus") and not facts.gpus:
+        blocking = next((finding.message for finding in result.findings if finding.severity == "block"), None)
+        if blocking is not None:
+            return f"CPU only: {blocking}"
         count = len([finding for finding in result.findings if finding.severity != "info"])
         return f"CPU only, {count} finding{'' if count == 1 else 's'}"
     build = f"CUDA {facts.cuda_build} build" if facts.cuda_build else "no CUDA build"

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 RESERVE_FRACTION = 0.1
@@ -14,11 +15,13 @@ RESERVE_FRACTION = 0.1
 
 @dataclass
 class Prefetched:
-    """What a prefetch has done so far. `why_not` says why it left something undone."""
+    """What a prefetch has done so far. `why_not` says why it left something undone; `ended` is set when it does no
+    more."""
 
     read_bytes: int = 0
     seconds: float = 0.0
     why_not: str | None = None
+    ended: threading.Event = field(default_factory=threading.Event, compare=False, repr=False)
 
 
 Prefetch = Callable[[Sequence[Path]], AbstractContextManager[Prefetched]]

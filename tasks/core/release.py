@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import datetime
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -164,3 +165,23 @@ def _read(model: type[M], file: Path) -> M | None:
             f"{file} is damaged, or of another version of Slipway: {where}: {first['msg']}",
             fix="move it away, then deploy the spec again",
         ) from None
+
+
+def named_by_releases(services: Path, field: str) -> dict[str, str]:
+    """What the releases of all services hold in `field`, and the service: those one could roll back to included.
+
+    Raises `RecordError` if a release cannot be read: what it needs is not known then.
+    """
+    found = {}
+    for document in services.glob("*/releases/*.json"):
+        try:
+            value = json.loads(document.read_bytes())[field]
+            if not isinstance(value, str):
+                raise TypeError(field)
+        except (OSError, ValueError, KeyError, TypeError):
+            raise RecordError(
+                f"the release {document} cannot be read, so that what it needs is not known",
+                fix="move the file away if that release is not needed",
+            ) from None
+        found[value] = document.parent.parent.name
+    return found

@@ -36,6 +36,7 @@ _SIZE_SCHEMA = {
     "anyOf": [{"type": "string", "pattern": _SIZE.pattern}, {"type": "integer", "minimum": 0}],
 }
 """What forms and servers take: what the validator takes."""
+_IMAGE_BY_DIGEST = re.compile(r"[a-z0-9][a-z0-9._/:-]*@sha256:[0-9a-f]{64}")
 _POWERS = {"": 0, "k": 1, "K": 1, "M": 2, "G": 3, "T": 4, "P": 5}
 
 
@@ -64,9 +65,16 @@ class Part(BaseModel):
 
 
 class EngineKind(StrEnum):
-    """Serving engines that can be deployed today."""
+    """Serving engines that are known; `slipway engines` says which of them can be deployed today."""
 
     LLAMA_CPP = "llama.cpp"
+    VLLM = "vllm"
+    SGLANG = "sglang"
+    TENSORRT_LLM = "tensorrt-llm"
+    TRITON_VLLM = "triton-vllm"
+    TRITON_TENSORRT_LLM = "triton-tensorrt-llm"
+    OLLAMA = "ollama"
+    TRANSFORMERS = "transformers"
 
 
 class Target(StrEnum):
@@ -269,8 +277,20 @@ class Rollout(Part):
     )
     drain_s: float = Field(30, ge=0, description="Longest wait for requests in flight at a switch, s.")
     base_image: str = Field(f"python:{OWN_PYTHON}-slim", description="Base image for target docker.")
+    image: str | None = Field(
+        None,
+        description="Image of the engine's makers, by digest: `REPOSITORY@sha256:…`. llama.cpp's is built here.",
+    )
     pids: int = Field(512, ge=16, description="Limit on processes in the container.")
     gate: Gate = Gate()
+
+    @field_validator("image")
+    @classmethod
+    def _by_digest(cls, value: str | None) -> str | None:
+        """A tag may name another image tomorrow."""
+        if value is not None and not _IMAGE_BY_DIGEST.fullmatch(value):
+            raise ValueError("an image by its digest, REPOSITORY@sha256: and 64 digits; tags are refused")
+        return value
 
 
 class Checks(Part):

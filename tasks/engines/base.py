@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from tasks.core.errors import NotFoundError
 from tasks.core.spec import CandidateFormat, EngineKind
+from tasks.engines.card import EngineCard, Image, SystemLibrary, read_card
 
 HOST = "{host}"
 PORT = "{port}"
@@ -16,7 +18,9 @@ PORT = "{port}"
 class ServingConfig(BaseModel):
     """The tuned configuration of one engine process.
 
-    `batch` is the number of sequences served at once, `context` the tokens of one sequence.
+    `batch` is the number of sequences served at once, `context` the tokens of one sequence. llama.cpp puts
+    `gpu_layers` on GPUs; the others split over `gpus`, of whose memory they may use `memory_fraction`, and take
+    `batched_tokens` a step.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -26,6 +30,10 @@ class ServingConfig(BaseModel):
     context: int = Field(ge=64)
     threads: int = Field(ge=1)
     gpu_layers: int = Field(0, ge=0)
+    gpus: int = Field(0, ge=0)
+    memory_fraction: float = Field(0.9, gt=0, le=1)
+    batched_tokens: int | None = Field(None, ge=1)
+    dtype: str | None = None
 
 
 class CommandLine(BaseModel):
@@ -38,26 +46,23 @@ class CommandLine(BaseModel):
 
     def at(self, host: str, port: int) -> tuple[str, ...]:
         """The arguments for this address."""
-        return tuple(arg.replace(HOST, host).replace(PORT, str(port)) for arg in self.argv)
+        return tuple(_filled(arg, host, port) for arg in self.argv)
+
+    def env_at(self, host: str, port: int) -> dict[str, str]:
+        """The environment for this address: Ollama takes it from there."""
+        return {name: _filled(value, host, port) for name, value in self.env.items()}
 
 
-class SystemLibrary(BaseModel):
-    """A shared library that an engine's wheels expect of the host.
-
-    `package` is the Debian package that holds it. For hosts without it, `wheel` is a requirement whose wheels carry
-    a copy, at the glob pattern `file` below `site-packages`.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    soname: str
-    package: str
-    wheel: str | None = None
-    file: str | None = None
+def _filled(text: str, host: str, port: int) -> str:
+    return text.replace(HOST, host).replace(PORT, str(port))
 
 
 class Engine(Protocol):
-    """One serving engine."""
+    """One serving engine: its card, and how it is started."""
+
+    @property
+    def card(self) -> EngineCard:
+        """What is known of it, with sources."""
 
     @property
     def kind(self) -> EngineKind: ...
@@ -98,8 +103,8 @@ class Engine(Protocol):
         """Whether it maps the model's files, so that what is in the page cache loads at once."""
 
     @property
-    def server_worker(self) -> Path:
-        """The script that runs the engine inside its own environment."""
+    def server_worker(self) -> Path | None:
+        """The script that runs the engine inside its own environment; None where the engine's own program does."""
 
     @property
     def system_libraries(self) -> tuple[SystemLibrary, ...]:
@@ -107,3 +112,104 @@ class Engine(Protocol):
 
     def command(self, python: str, worker: str, model_file: str, config: ServingConfig) -> CommandLine:
         """How to serve `model_file`; `python` and `worker` are paths where the process will run."""
+
+    def container_command(self, model_file: str, config: ServingConfig) -> CommandLine:
+        """What follows the stock image of the engine's makers. Raises `NotFoundError` where there is none."""
+
+    def files(self, model_file: str, config: ServingConfig) -> dict[str, str]:
+        """Manifests that must lie beside the command: text by path relative to the folder of the service."""
+
+    def api_model(self, model_file: str, config: ServingConfig) -> str:
+        """The name by which the engine's API knows the model."""
+
+
+class CardEngine:
+    """What all engines read off their cards. A subclass writes the command lines."""
+
+    def __init__(self, kind: EngineKind) -> None:
+        self.kind = kind
+
+    @property
+    def card(self) -> EngineCard:
+        return read_card(self.kind)
+
+    @property
+    def package(self) -> str:
+        return self.card.package
+
+    @property
+    def requirements(self) -> tuple[str, ...]:
+        return self.card.requirements
+
+    @property
+    def server_packages(self) -> tuple[str, ...]:
+        return self.card.server_packages
+
+    @property
+    def server_imports(self) -> tuple[str, ...]:
+        return self.card.server_imports
+
+    @property
+    def imports(self) -> tuple[str, ...]:
+        return self.card.imports
+
+    @property
+    def needs_gpu(self) -> bool:
+        return self.card.needs_gpu
+
+    @property
+    def formats(self) -> tuple[CandidateFormat, ...]:
+        return self.card.formats
+
+    @property
+    def max_batch(self) -> int:
+        return self.card.max_batch
+
+    @property
+    def maps_files(self) -> bool:
+        return self.card.maps_files
+
+    @property
+    def server_worker(self) -> Path | None:
+        return None
+
+    @property
+    def system_libraries(self) -> tuple[SystemLibrary, ...]:
+        return self.card.system_library
+
+    @property
+    def image(self) -> Image:
+        """The stock image. Raises `NotFoundError` where there is none."""
+        if self.card.image is None:
+            raise NotFoundError(
+                f"{self.card.title} has no image of its makers",
+                fix="build one from the lock, as for llama.cpp",
+            )
+        return self.card.image
+
+    def files(self, model_file: str, config: ServingConfig) -> dict[str, str]:
+        return {}
+
+    def api_model(self, model_file: str, config: ServingConfig) -> str:
+        names = {
+            "served-name": config.served_name,
+            "path": model_file,
+            "folder-name": PurePosixPath(model_file).name,
+            "tensorrt_llm": "tensorrt_llm",
+        }
+        return names[self.card.api_model]
+
+
+def beside(python: str, program: str) -> str:
+    """A program that a distribution installed beside that Python."""
+    return str(PurePosixPath(python).with_name(program))
+
+
+def flags(values: dict[str, object]) -> tuple[str, ...]:
+    """Arguments of those that have a value: `{"--port": 80}` is `--port 80`; True stands alone, None is left out."""
+    found: list[str] = []
+    for flag, value in values.items():
+        if value is None or value is False:
+            continue
+        found += [flag] if value is True else [flag, str(value)]
+    return tuple(found)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tomllib
+from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache
 from pathlib import Path
@@ -30,15 +31,28 @@ LIBRARIES = (Loader.SAFETENSORS, Loader.FASTSAFETENSORS, Loader.RUNAI_STREAMER)
 
 def load_arguments(engine: str, loader: Loader) -> tuple[str, ...] | None:
     """What the engine's command line takes to load by `loader`; None where it cannot."""
-    return _table().get((engine, loader))
+    found = [row.arguments for row in _table() if (row.engine, row.loader) == (engine, loader)]
+    return found[0] if found else None
 
 
-def engines_with(loader: Loader) -> dict[str, tuple[str, ...]]:
-    """The engines that can load so, each with what it is told."""
-    return {engine: arguments for (engine, found), arguments in _table().items() if found == loader}
+def engines_with(loader: Loader, file_format: str) -> dict[str, tuple[str, ...]]:
+    """The engines that can load files of this format so, each with what it is told."""
+    return {
+        row.engine: row.arguments for row in _table() if (row.loader, row.format) == (loader, file_format)
+    }
+
+
+@dataclass(frozen=True)
+class _Row:
+    engine: str
+    loader: Loader
+    format: str
+    arguments: tuple[str, ...]
 
 
 @cache
-def _table() -> dict[tuple[str, Loader], tuple[str, ...]]:
+def _table() -> tuple[_Row, ...]:
     rows = tomllib.loads(_TABLE.read_text())["row"]
-    return {(row["engine"], Loader(row["loader"])): tuple(row["arguments"]) for row in rows}
+    return tuple(
+        _Row(row["engine"], Loader(row["loader"]), row["format"], tuple(row["arguments"])) for row in rows
+    )

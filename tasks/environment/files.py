@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import time
 from collections.abc import Iterator
@@ -43,19 +42,21 @@ def scratch(folder: Path) -> Iterator[Path]:
 
 
 MARKER = "slipway-environment.json"
-"""Written into an environment last; its time is that of the last use."""
+"""Written into an environment last."""
+
+USED = "slipway-used"
+"""An empty file in an environment; its time is that of the last use."""
 
 
 def touch_used(folder: Path) -> None:
     """Note that the environment is used now."""
-    with contextlib.suppress(FileNotFoundError):
-        os.utime(folder / MARKER)
+    (folder / USED).touch()
 
 
 def used_at(folder: Path) -> float:
-    """When the environment was used last, or at least begun: seconds since the epoch."""
-    marker = folder / MARKER
-    return (marker if marker.exists() else folder).stat().st_mtime
+    """When the environment was used last, or at least built or begun: seconds since the epoch."""
+    latest = next(path for path in (folder / USED, folder / MARKER, folder) if path.exists())
+    return latest.stat().st_mtime
 
 
 def discard(*paths: Path) -> None:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import time
 from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import Any
 
-from tasks.core.errors import BusyError, RecordError
+from tasks.core.errors import BusyError
 from tasks.core.files import PART, file_lock
+from tasks.core.release import named_by_releases
 from tasks.core.settings import Settings
 from tasks.environment.files import discard, used_at
 from tasks.environment.models import Part
@@ -48,10 +47,10 @@ def collect(
 def _collect(
     settings: Settings, running_below: RunningBelow, keep_s: float, *, dry_run: bool
 ) -> tuple[Removed, ...]:
-    named = named_by_releases(settings)
+    named = named_by_releases(settings.services, "environment_path")
     removed = []
     for folder in sorted(settings.environments.glob("*")):
-        if folder.name.endswith(PART) or not folder.is_dir() or folder in named:
+        if folder.name.endswith(PART) or not folder.is_dir() or str(folder) in named:
             continue
         unused_s = time.time() - used_at(folder)
         if unused_s < keep_s or running_below(folder):
@@ -59,6 +58,8 @@ def _collect(
         lease = settings.leases / f"environment-{folder.name}"
         try:
             with file_lock(lease, wait=False, holder=f"the environment {folder.name}"):
+                if time.time() - used_at(folder) < keep_s:  # a run has used it since
+                    continue
                 size = sum(path.lstat().st_size for path in folder.rglob("*"))
                 if not dry_run:
                     _remove(folder)
@@ -67,21 +68,6 @@ def _collect(
         reason = f"no release names it, and it lay unused for {unused_s / 86_400:.1f} days"
         removed.append(Removed(path=folder, size_bytes=size, unused_s=unused_s, reason=reason))
     return tuple(removed)
-
-
-def named_by_releases(settings: Settings) -> set[Path]:
-    """Environments of all releases of all services, those that one could roll back to included."""
-    found = set()
-    for document in settings.services.glob("*/releases/*.json"):
-        try:
-            content: Any = json.loads(document.read_bytes())
-            found.add(Path(content["environment_path"]))
-        except (OSError, ValueError, KeyError, TypeError):
-            raise RecordError(
-                f"the release {document} cannot be read, so that its environment is not known",
-                fix="move the file away if that release is not needed",
-            ) from None
-    return found
 
 
 def _remove(folder: Path) -> None:

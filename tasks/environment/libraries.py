@@ -16,7 +16,7 @@ from elftools.elf.dynamic import DynamicSection
 from elftools.elf.elffile import ELFFile
 
 from tasks.core.errors import SlipwayError
-from tasks.engines.base import SystemLibrary
+from tasks.engines.card import SystemLibrary
 
 FOLDER = "lib/slipway"
 """Where libraries are put, below the environment."""

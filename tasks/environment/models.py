@@ -12,7 +12,7 @@ from tasks.core.digests import digest_of
 from tasks.core.result import StageResult
 from tasks.core.spec import EngineKind, Environment, EnvironmentManager
 from tasks.core.verdicts import EnvironmentVerdict
-from tasks.engines.base import SystemLibrary
+from tasks.engines.card import SystemLibrary
 
 
 class Part(BaseModel):

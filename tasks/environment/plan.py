@@ -14,7 +14,8 @@ from packaging.utils import canonicalize_name
 from tasks.core.errors import SpecError
 from tasks.core.spec import Environment, EnvironmentManager
 from tasks.core.verdicts import EnvironmentVerdict
-from tasks.engines.base import Engine, SystemLibrary
+from tasks.engines.base import Engine
+from tasks.engines.card import SystemLibrary
 from tasks.environment.models import (
     Conflict,
     EnvironmentRequest,
@@ -37,6 +38,11 @@ class Machine(Protocol):
 def lock_request(engine: Engine, request: EnvironmentRequest, machine: Machine) -> LockRequest:
     """What names the lock of this environment. Raises `SpecError` for what is no requirement."""
     environment = request.environment
+    if not engine.requirements:
+        raise SpecError(
+            f"{engine.kind} has no Python environment: it comes as a program or an image of its makers",
+            fix="see what it is: slipway engines --json",
+        )
     if environment.manager is EnvironmentManager.SYSTEM:
         return make_lock_request(engine.requirements, machine.platform, environment)
     if environment.manager is EnvironmentManager.CONDA:

@@ -110,7 +110,7 @@ def prove(
     python: Path, engine: Engine | None, modules: tuple[str, ...], trial: Trial, scratch_folder: Path
 ) -> Proof:
     """Import `modules` in that environment, compute a little with them, then start `engine` on a tiny random model
-    and let it generate.
+    and let it generate. An engine for which no tiny model can be written is proved by its modules alone.
 
     `scratch_folder` is for the model and the log; it is made and removed here. A failure is an answer.
     """
@@ -122,7 +122,8 @@ def prove(
     if not all(proof.ok for proof in imports):
         return Proof(imports=imports)
     computations = _compute(python, modules, trial)
-    if engine is None or not all(computation.ok for computation in computations):
+    startable = engine is not None and engine.kind in _TINY_MODEL
+    if engine is None or not startable or not all(computation.ok for computation in computations):
         return Proof(imports=imports, computations=computations)
     with scratch(scratch_folder) as folder:
         proven = _prove_engine(python, engine, trial, folder)

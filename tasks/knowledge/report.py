@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
 from tasks.core.records import Number, Record
 from tasks.knowledge.models import Cell, Reason
@@ -65,8 +66,9 @@ def numbers_text(record: Record) -> str:
     shown = [
         f"{_words(name)} {_number(number)}" for name, number in list(record.numbers.items())[:_SHOWN_NUMBERS]
     ]
-    if record.evidence.get("error"):
-        shown.append(str(record.evidence["error"].get("what", "")))
+    error = record.evidence.get("error")
+    if error:  # a lifecycle's is a line, a stage's a document
+        shown.append(str(error.get("what", "")) if isinstance(error, Mapping) else str(error))
     return ", ".join(shown)
 
 

@@ -94,7 +94,7 @@ def compare_loaders(
         size_bytes=model.size_bytes,
         loaders=figures,
         chosen=chosen,
-        engine_arguments=engines_with(chosen) if chosen else {},
+        engine_arguments=engines_with(chosen, model.format) if chosen else {},
         disk_read_mb_s=disk_read_mb_s,
         findings=tuple(f"{one.loader} {one.reason}" for one in figures if one.reason),
     )

@@ -6,18 +6,17 @@ Nothing in them is lost by that: each can be staged again from its source.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from tasks.core.errors import BusyError, ModelError, RecordError
+from tasks.core.errors import BusyError, ModelError
 from tasks.core.files import PART, file_lock
 from tasks.core.manifest import Manifest
+from tasks.core.release import named_by_releases
 from tasks.core.settings import Settings
 from tasks.staging.apply import lock_of
 
@@ -57,7 +56,7 @@ def list_models(settings: Settings, running_below: RunningBelow) -> tuple[Staged
 
     Raises `RecordError` if a release cannot be read: what it needs is not known then.
     """
-    named = models_named_by_releases(settings)
+    named = named_by_releases(settings.services, "model_digest")
     folders = (path for path in settings.models.glob("*") if path.is_dir() and not path.name.endswith(PART))
     found = [_look(folder, settings, named, running_below) for folder in folders]
     return tuple(sorted(found, key=lambda model: (model.used_at, model.folder)))
@@ -121,24 +120,6 @@ def remove(model: StagedModel, settings: Settings) -> bool:
     except (BusyError, FileNotFoundError):
         return False
     return True
-
-
-def models_named_by_releases(settings: Settings) -> dict[str, str]:
-    """Digest of each model that a release of any service names, and that service.
-
-    Those that one could roll back to are included. Raises `RecordError` for a release that cannot be read.
-    """
-    found = {}
-    for document in settings.services.glob("*/releases/*.json"):
-        try:
-            content: Any = json.loads(document.read_bytes())
-            found[str(content["model_digest"])] = document.parent.parent.name
-        except (OSError, ValueError, KeyError, TypeError):
-            raise RecordError(
-                f"the release {document} cannot be read, so that its model is not known",
-                fix="move the file away if that release is not needed",
-            ) from None
-    return found
 
 
 def _look(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -12,7 +13,7 @@ from waiting import wait_until
 from flows import copy_progress
 from flows.copy_progress import show_copy
 from flows.stage_model import stage_model
-from tasks.core.progress import advance, listen
+from tasks.core.progress import advance, listen, to_log
 from tasks.core.verdicts import StageName
 from tasks.staging.models import StagingRequest
 
@@ -20,12 +21,13 @@ pytestmark = pytest.mark.server
 
 
 @pytest.fixture
-def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def said(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """Looks come fast; what they say."""
     lines: list[str] = []
     monkeypatch.setattr(copy_progress, "PERIOD_S", 0.005)
     listen(lambda stage, line: lines.append(f"{stage}: {line}"))
-    return lines
+    yield lines
+    listen(to_log)  # fixtures share one context
 
 
 def copy_half_and_all(said: list[str]) -> None:

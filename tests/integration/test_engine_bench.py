@@ -36,6 +36,7 @@ class OddEngine(LlamaCpp):
     """Starts `odd_engine.py` in the engine's place."""
 
     def __init__(self, behaviour: str) -> None:
+        super().__init__()
         self.behaviour = behaviour
 
     def command(self, python: str, worker: str, model_file: str, config: ServingConfig) -> CommandLine:

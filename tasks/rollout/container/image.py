@@ -15,7 +15,7 @@ from tasks.core.settings import Settings
 from tasks.core.verdicts import StageName
 from tasks.engines.catalogue import get_engine
 from tasks.rollout.container.models import ImagePlan
-from tasks.rollout.container.plan import SITE, plan_image
+from tasks.rollout.container.plan import SITE, plan_image, worker_of
 
 
 class ImageBuilder(Protocol):
@@ -45,7 +45,7 @@ def make_image(release: Release, settings: Settings, builder: ImageBuilder, inst
         engine,
         release.lock_path.read_text(),
         base_id=builder.base_image_id(release.spec.rollout.base_image),
-        worker_digest=digest_of_file(engine.server_worker),
+        worker_digest=digest_of_file(worker_of(engine)),
         machine=platform.machine(),
     )
     folder = settings.home / "images"

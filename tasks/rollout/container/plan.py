@@ -63,10 +63,19 @@ def plan_image(
         lock=release.lock_path,
         python=spec.environment.python,
         platform=platform,
-        files={"server.py": engine.server_worker},
+        files={"server.py": worker_of(engine)},
         base_image=spec.rollout.base_image,
         system_libraries=tuple(library.package for library in engine.system_libraries),
     )
+
+
+def worker_of(engine: Engine) -> Path:
+    """The script that an image built from a lock starts. Raises `RolloutError` for engines that have none."""
+    if engine.server_worker is None:
+        raise RolloutError(
+            f"no image of {engine.kind} is built from a lock", fix="use its makers' image, or another engine"
+        )
+    return engine.server_worker
 
 
 def pins_of(lock_text: str, names: Iterable[str], lock: Path) -> tuple[str, ...]:

@@ -29,6 +29,10 @@ LONGEST_HEAD_BYTES = 1 << 16
 IDLE_S = 300.0
 """How long a client may keep a connection without a request on it."""
 GOODBYE_S = 2.0
+_BEGIN_S = 0.01
+"""For connections that the loop has accepted, and that have not begun."""
+_LAST_REQUESTS_S = 0.25
+"""For a request that a client sends on a kept connection while the service ends: it gets its 503, not a reset."""
 
 
 class Backend:
@@ -112,6 +116,7 @@ class Forwarder:
     def __init__(self) -> None:
         self.backend: Backend | None = None
         self._servers: dict[tuple[str, int], asyncio.Server] = {}
+        self._listeners: dict[tuple[str, int], socket.socket] = {}
         self._clients: set[asyncio.Task[None]] = set()
 
     @property
@@ -136,17 +141,33 @@ class Forwarder:
             raise
         bound: int = listener.getsockname()[1]
         self._servers[host, bound] = server
+        self._listeners[host, bound] = listener
         return bound
 
     def unlisten(self, host: str, port: int) -> None:
         """Accept no more connections there; those that exist stay."""
+        self._listeners.pop((host, port), None)
         if server := self._servers.pop((host, port), None):
             server.close()
 
+    async def retire(self, host: str, port: int) -> None:
+        """The same for an address with clients: who waits to be accepted is accepted first, not reset."""
+        if (listener := self._listeners.get((host, port))) is not None:
+            loop = asyncio.get_running_loop()
+            loop.remove_reader(listener)  # from here on nobody else accepts
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    await loop.connect_accepted_socket(self._protocol, _accept(listener))
+        self.unlisten(host, port)
+        await asyncio.sleep(_BEGIN_S)
+
     async def close(self) -> None:
-        """Accept nothing more, and hang up."""
+        """Accept nothing more, answer requests that are on their way, and hang up."""
         for host, port in self.addresses:
-            self.unlisten(host, port)
+            await self.retire(host, port)
+        self.backend = None
+        if self._clients:
+            await asyncio.wait(self._clients, timeout=_LAST_REQUESTS_S)
         for task in self._clients:
             task.cancel()
         await asyncio.gather(*self._clients, return_exceptions=True)
@@ -192,6 +213,13 @@ class Forwarder:
                 return await _relay(head, request, client, writer, engine, to_engine)
             finally:
                 to_engine.close()
+
+
+def _accept(listener: socket.socket) -> socket.socket:
+    """Raises `BlockingIOError` if nobody waits."""
+    connection, _ = listener.accept()
+    connection.setblocking(False)
+    return connection
 
 
 async def _connect(backend: Backend) -> tuple[Source, asyncio.StreamWriter]:

@@ -140,7 +140,7 @@ class Supervisor:
         self._write_state(engine, address)
         engine.settled = True
         if self._address is not None and self._address != address:
-            self._forwarder.unlisten(*self._address)
+            await self._forwarder.retire(*self._address)
         self._serving, self._address, self._attempt = engine, address, None
         self._route()
         if former is not None:
@@ -201,7 +201,7 @@ class Supervisor:
 
     async def _end_all(self, drain_s: float) -> None:
         for host, port in self._forwarder.addresses:
-            self._forwarder.unlisten(host, port)
+            await self._forwarder.retire(host, port)
         self._abandon()
         serving, self._serving = self._serving, None
         self._route()

@@ -9,14 +9,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from waiting import wait_until
 
 from blocks import page_cache, prefetch
 from blocks.page_cache import COLD, Mapping, cached_bytes, cached_share, evict
 from blocks.prefetch import Prefetcher
 from tasks.core.errors import SlipwayError
 from tasks.core.prefetch import Prefetched
-from tasks.core.progress import listen
+from tasks.core.progress import listen, to_log
+
+pytestmark = pytest.mark.disk
 
 PIECE = 1 << 20
 SIZE = 5 * PIECE + 4097
@@ -24,13 +25,10 @@ SIZE = 5 * PIECE + 4097
 
 @pytest.fixture
 def on_disk(tmp_path: Path) -> Path:
-    """A file that is not in the page cache. Skips where there is no disk below, but memory."""
+    """A file that is not in the page cache."""
     path = tmp_path / "model.gguf"
     path.write_bytes(os.urandom(SIZE))
-    try:
-        evict(path)
-    except SlipwayError as error:
-        pytest.skip(f"no cold files here: {error.what}")
+    evict(path)
     return path
 
 
@@ -39,6 +37,7 @@ def said() -> Iterator[list[str]]:
     lines: list[str] = []
     listen(lambda stage, line: lines.append(f"{stage}: {line}"))
     yield lines
+    listen(to_log)  # fixtures share one context
     assert threads() == []
 
 
@@ -48,7 +47,7 @@ def threads() -> list[threading.Thread]:
 
 def read_all(path: Path, **options: int) -> Prefetched:
     with Prefetcher("test", piece_bytes=PIECE, **options)([path]) as done:
-        wait_until(lambda: not threads(), "all is read")
+        assert done.ended.wait(20)
     return done
 
 
@@ -120,9 +119,20 @@ def test_what_goes_wrong_is_said_once_and_hinders_nobody(
     prefetcher = Prefetcher("test")
     for _ in range(2):
         with prefetcher([on_disk]) as done:
-            wait_until(lambda: not threads(), "it gives up")
+            assert done.ended.wait(20)
     assert done.read_bytes == 0
     assert said == ["test: not read ahead: [Errno 5] Input/output error"]
+
+
+def test_where_no_thread_can_start_the_block_goes_on(
+    on_disk: Path, said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refused)
+    assert read_all(on_disk).read_bytes == 0
+    assert said == ["test: not read ahead: no thread could be started"]
 
 
 def test_what_does_not_fit_into_memory_is_left_alone(
@@ -140,9 +150,11 @@ def test_a_file_that_is_gone_is_nothing_to_read(tmp_path: Path, said: list[str])
 
 def test_both_ways_to_ask_the_kernel_agree(on_disk: Path) -> None:
     handle = os.open(on_disk, os.O_RDONLY)
+    # Nothing is read ahead: of pages on their way one way tells, the other does not.
+    os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_RANDOM)
     prefetch.read_through(handle, 0, PIECE)
     with Mapping(handle, 0, SIZE) as mapping:
-        assert mapping.cached_pages() * 4096 == cached_bytes(handle, 0, SIZE)
+        assert mapping.cached_pages() * 4096 == cached_bytes(handle, 0, SIZE) == PIECE
     os.close(handle)
 
 

@@ -9,9 +9,7 @@ from typing import Any
 
 import pytest
 
-from blocks.page_cache import evict
 from deployments.cli.main import main
-from tasks.core.errors import SlipwayError
 
 
 def slipway(*arguments: str | Path) -> int:
@@ -28,6 +26,7 @@ def answer(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
     return document
 
 
+@pytest.mark.disk
 def test_loaders_are_compared_once_in_seven_days(
     random_model: Path,
     tmp_path: Path,
@@ -38,10 +37,6 @@ def test_loaders_are_compared_once_in_seven_days(
     monkeypatch.setattr("flows.compare_loaders._disk_read_mb_s", lambda _: 2000.0)
     folder = tmp_path / "model"
     shutil.copytree(random_model, folder)
-    try:
-        evict(folder / "model.safetensors")
-    except SlipwayError as error:
-        pytest.skip(f"no cold files here: {error.what}")
     assert slipway("bench", "load", folder, "--runs", "1", "--json") == 0
     first = answer(capsys)
     assert 0 < first["bytes"] <= (folder / "model.safetensors").stat().st_size

@@ -1,4 +1,4 @@
-"""`slipway tune batch` with commands as probes, and `slipway engines`."""
+"""`slipway tune batch` with commands as probes."""
 
 from __future__ import annotations
 
@@ -147,28 +147,3 @@ def test_the_search_loads_no_orchestrator() -> None:
     code = "import sys, deployments.cli.tune; print([name for name in ('prefect', 'pandas') if name in sys.modules])"
     finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert finished.stdout.strip() == "[]"
-
-
-def test_engines(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as ended:
-        main(["engines", "--json"])
-    assert not ended.value.code
-    assert json.loads(capsys.readouterr().out) == snapshot(
-        {
-            "engines": [
-                {
-                    "engine": "llama.cpp",
-                    "package": "xllamacpp",
-                    "requires": "xllamacpp==2026.10.11549",
-                    "requirements": ["xllamacpp==2026.10.11549", "gguf==0.19.0", "numpy>=2,<3"],
-                    "formats": ["f32", "f16", "q8_0", "q4_0"],
-                    "max_batch": 256,
-                    "needs_gpu": False,
-                    "system_libraries": ["libgomp1", "libstdc++6"],
-                }
-            ]
-        }
-    )
-    with pytest.raises(SystemExit):
-        main(["engines"])
-    assert "llama.cpp" in capsys.readouterr().out

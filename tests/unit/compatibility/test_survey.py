@@ -306,7 +306,7 @@ def test_headlines() -> None:
     assert headline(judge(Survey(facts=two))) == "2 x H200, driver 580.1, no CUDA build: pass"
     assert headline(judge(Survey(facts=Facts()))) == "GPUs not known, driver none, no CUDA build: unknown"
     alone = Facts(driver=None, gpus=(), cuda_build=None, engine="vllm")
-    assert headline(judge(Survey(facts=alone))) == "CPU only, 1 finding"
+    assert headline(judge(Survey(facts=alone))) == "CPU only: vllm needs a GPU, and this host has none"
     assert "None." in markdown(judge(Survey(facts=Facts(**CPU_ONLY))))
 
 

@@ -8,11 +8,11 @@ from tasks.engines.loaders import Loader, engines_with, load_arguments
 
 
 def test_each_engine_is_told_in_its_own_words() -> None:
-    assert {loader.value: engines_with(loader) for loader in Loader} == snapshot(
+    told = {loader.value: engines_with(loader, "safetensors") for loader in Loader}
+    assert told == snapshot(
         {
-            "mmap": {"llama.cpp": (), "sglang": (), "vllm": ()},
+            "mmap": {"sglang": (), "vllm": ()},
             "prefetch": {
-                "llama.cpp": (),
                 "sglang": ("--weight-loader-prefetch-checkpoints",),
                 "vllm": ("--safetensors-load-strategy", "prefetch"),
             },
@@ -30,6 +30,7 @@ def test_each_engine_is_told_in_its_own_words() -> None:
             },
         }
     )
+    assert engines_with(Loader.PREFETCH, "gguf") == {"llama.cpp": ()}
 
 
 def test_an_engine_that_cannot_load_so_is_told_apart_from_one_that_needs_no_telling() -> None:

@@ -12,7 +12,7 @@ import pytest
 from elftools.elf.elffile import ELFFile
 
 from tasks.core.errors import SlipwayError
-from tasks.engines.base import SystemLibrary
+from tasks.engines.card import SystemLibrary
 from tasks.environment.libraries import FOLDER, bring, named
 
 

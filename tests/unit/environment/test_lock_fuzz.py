@@ -57,7 +57,7 @@ def test_a_piece_replaced_by_anything(text: str, start: int, length: int, piece:
     [
         f"x @ https://[ {HASH}\n",
         WHOLE[1].replace("https://host/c/linux-64", "https://["),
-        WHOLE[1].replace("packages:", "packages: " + "[" * 5000),
+        WHOLE[1].replace("packages:", "packages: " + "[" * 1500),
         WHOLE[0].replace(HASH, "sha256:xyz"),
         WHOLE[0].replace("2.3.1", "2" * 900),
     ],

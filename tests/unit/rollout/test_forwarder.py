@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import Any
 
@@ -365,6 +366,28 @@ def test_an_idle_client_is_hung_up_on_in_the_end(monkeypatch: pytest.MonkeyPatch
             reader, writer = await asyncio.open_connection(HOST, port)
             assert await reader.read() == b""
             writer.close()
+
+    run(test())
+
+
+def test_who_waits_to_be_accepted_at_the_end_is_answered() -> None:
+    """Connections and requests that the kernel holds already when a service ends."""
+
+    async def test() -> None:
+        async with forwarding(None) as (forwarder, port):
+            with contextlib.ExitStack() as stack:
+                clients = [
+                    stack.enter_context(socket.create_connection((HOST, port), timeout=5)) for _ in range(50)
+                ]
+                for client in clients:  # no turn of the loop since: none of them is accepted yet
+                    client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+                await forwarder.close()
+                answers = [client.recv(4096) for client in clients]
+                assert {answer.split(b"\r\n")[0] for answer in answers} == {
+                    b"HTTP/1.1 503 Service Unavailable"
+                }
+                with pytest.raises(ConnectionRefusedError):
+                    socket.create_connection((HOST, port))
 
     run(test())
 

@@ -1,0 +1,66 @@
+"""`slipway dify`: make a service known to a Dify server, and forget it there. Acts without Prefect, unless a block of
+it holds the account."""
+
+from __future__ import annotations
+
+import os
+
+import click
+
+from deployments.cli.main import print_json
+from tasks.core.errors import WrongUseError
+
+PASSWORD = "SLIPWAY_DIFY_PASSWORD"
+"""The password comes by the environment: a command line is seen by everybody on the host."""
+
+
+@click.group()
+def dify() -> None:
+    """Make services known to a Dify server, for workflows on top of them."""
+
+
+@dify.command()
+@click.argument("name")
+@click.option("--console", help="Address of Dify's console, e.g. https://dify.example.")
+@click.option("--email", help=f"Account there; its password is read from {PASSWORD}.")
+@click.option("--block", help="Prefect block `Slipway Dify console` that holds address and account.")
+@click.option(
+    "--endpoint", help="Address by which Dify reaches the service; the service's own when left out."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def register(
+    name: str, console: str | None, email: str | None, block: str | None, endpoint: str | None, as_json: bool
+) -> None:
+    """Register the service NAME as an OpenAI-compatible model; exit code 3 unless Dify calls it active."""
+    from blocks.dify import DifyApi
+    from tasks.core.release import ServiceFolder
+    from tasks.core.settings import Settings
+
+    state, release = ServiceFolder(Settings.load().services, name).serving()
+    address, account, password = _account(console, email, block)
+    with DifyApi(address) as api:
+        api.log_in(account, password)
+        status = api.register(release.launch.served_name, endpoint or state.endpoint, context=release.context)
+    if as_json:
+        print_json(
+            {"name": name, "console": address, "endpoint": endpoint or state.endpoint, "status": status}
+        )
+    else:
+        click.echo(f"{name} is {status} in Dify at {address}")
+    if status != "active":
+        click.get_current_context().exit(3)
+
+
+def _account(console: str | None, email: str | None, block: str | None) -> tuple[str, str, str]:
+    if block is not None:
+        from blocks.dify_console import load_console
+
+        found = load_console(block)
+        return found.address, found.email, found.password.get_secret_value()
+    password = os.environ.get(PASSWORD)
+    if console is None or email is None or not password:
+        raise WrongUseError(
+            "who is to log in to which Dify is not said",
+            fix=f"give --console and --email, and the password in {PASSWORD}; or --block",
+        )
+    return console, email, password

@@ -1,0 +1,176 @@
+"""Model families: what they need of an engine, of a GPU and of their own `config.json`. Pure."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Iterable, Mapping
+from datetime import date
+from pathlib import Path
+from typing import Any, Literal
+
+from packaging.version import Version
+from pydantic import Field, ValidationError
+
+from tasks.engines.card import Capability, Part, Sourced, damaged, read_data
+
+_BFLOAT16 = Version("8.0")
+"""Compute capability from which GPUs compute in bfloat16."""
+
+
+class Family(Sourced):
+    """One family; see `data/families.toml` for what the fields mean. Sizes in bytes, contexts in tokens."""
+
+    name: str
+    title: str
+    architectures: tuple[str, ...] = Field(min_length=1)
+    attention: Literal["gqa", "mla"]
+    native_dtype: str
+    native_quantization: str | None = None
+    native_capability: Capability | None = None
+    forbids: tuple[str, ...] = ()
+    forbidden_flags: tuple[str, ...] = ()
+    config: dict[str, str] = Field({})
+    max_context: int | None = None
+    weights_bytes: int | None = None
+    alternative: str | None = None
+    dtype_rule: str | None = None
+    capability_rule: str | None = None
+    status: Literal["verified", "partly-verified"]
+    checked_on: date
+
+
+class Finding(Part):
+    """Why a family cannot be served so: what is wrong, what to do, and who says so."""
+
+    message: str
+    fix: str
+    sources: tuple[str, ...]
+
+
+@functools.cache
+def families() -> tuple[Family, ...]:
+    """All families, by name. Raises `SlipwayError` where the table is damaged."""
+    try:
+        return tuple(Family.model_validate(row) for row in read_data("families.toml")["family"])
+    except (KeyError, ValidationError) as error:
+        raise damaged("families.toml", " ".join(str(error).split())[:200]) from error
+
+
+def find_family(name: str | None) -> Family | None:
+    """The family of that name."""
+    return next((family for family in families() if family.name == name), None)
+
+
+def family_of(config: Mapping[str, Any]) -> Family | None:
+    """The family of a model by its `config.json`; None for one that is not known."""
+    named = config.get("architectures")
+    found = {str(name) for name in named} if isinstance(named, list) else set()
+    return next((family for family in families() if found.intersection(family.architectures)), None)
+
+
+def family_at(source: str) -> Family | None:
+    """The family of a model whose folder is on this machine (`file:PATH`); None where it cannot be told."""
+    if not source.startswith("file:"):
+        return None
+    try:
+        config = json.loads((Path(source.removeprefix("file:")) / "config.json").read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return None  # staging says what is wrong with it
+    return family_of(config) if isinstance(config, dict) else None
+
+
+def serving_dtype(family: Family, capabilities: Iterable[Capability]) -> str | None:
+    """In which type to serve it there; None where none will do, and with its own quantization: that says it itself.
+
+    float16 where a GPU is too old for bfloat16, unless the family overflows in it.
+    """
+    if family.native_quantization is not None:
+        return None
+    if all(Version(one) >= _BFLOAT16 for one in capabilities):
+        return family.native_dtype
+    return "float16" if "float16" not in family.forbids else None
+
+
+def served_as(family: Family, capabilities: Iterable[Capability]) -> str | None:
+    """The type that the compatibility tables are to judge: the makers' quantization, else that of `serving_dtype`."""
+    return family.native_quantization or serving_dtype(family, capabilities) or family.native_dtype
+
+
+def dtype_finding(family: Family, dtype: str) -> Finding | None:
+    """What is wrong with serving the family in that type."""
+    if dtype not in family.forbids:
+        return None
+    return Finding(
+        message=f"{family.title} overflows in {dtype}",
+        fix=f"serve it in {family.native_dtype}",
+        sources=_sources(family, family.dtype_rule),
+    )
+
+
+def config_findings(family: Family, config: Mapping[str, Any]) -> tuple[Finding, ...]:
+    """Keys that a model's `config.json` lacks, or holds with a value that engines die of."""
+    return tuple(
+        Finding(
+            message=f"config.json has {key} {config.get(key)!r}, {family.title} needs {wanted!r}",
+            fix=f"set {key} to {wanted!r}, or take the makers' config.json",
+            sources=_sources(family),
+        )
+        for key, wanted in family.config.items()
+        if config.get(key) != wanted
+    )
+
+
+def flag_findings(family: Family, argv: Iterable[str]) -> tuple[Finding, ...]:
+    """Arguments that must not be given for this family."""
+    return tuple(
+        Finding(
+            message=f"{flag} must not be given: {family.title} comes in {family.native_quantization} already",
+            fix=f"leave {flag} out",
+            sources=_sources(family),
+        )
+        for flag in family.forbidden_flags
+        if flag in argv
+    )
+
+
+def host_findings(
+    family: Family, capabilities: Iterable[Capability], memory_bytes: int | None, share: float
+) -> tuple[Finding, ...]:
+    """Why the family's own weights cannot be served on these GPUs, of whose memory in all `share` may be used.
+
+    `memory_bytes` None: not known.
+    """
+    found = []
+    low = [one for one in capabilities if not _new_enough(family, one)]
+    otherwise = family.alternative or "another family, or newer GPUs"
+    if low:
+        found.append(
+            Finding(
+                message=f"{family.title} comes in {family.native_quantization or family.native_dtype}, "
+                f"which compute capability {low[0]} does not compute in",
+                fix=otherwise,
+                sources=_sources(family, family.capability_rule),
+            )
+        )
+    if family.weights_bytes and memory_bytes is not None and family.weights_bytes > memory_bytes * share:
+        found.append(
+            Finding(
+                message=f"its weights take {family.weights_bytes / 1e9:.0f} GB, "
+                f"{memory_bytes * share / 1e9:.0f} GB may be used",
+                fix=otherwise,
+                sources=_sources(family),
+            )
+        )
+    return tuple(found)
+
+
+def _new_enough(family: Family, capability: Capability) -> bool:
+    if family.native_capability is not None:
+        return Version(capability) >= Version(family.native_capability)
+    return serving_dtype(family, [capability]) is not None
+
+
+def _sources(family: Family, rule: str | None = None) -> tuple[str, ...]:
+    """The rule of the compatibility tables that says the same, then what both rest on."""
+    return (rule, *family.sources) if rule else family.sources

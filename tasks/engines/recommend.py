@@ -1,0 +1,266 @@
+"""Which engine, family and application for a need, and whether to buy the upkeep of a platform of one's own. Pure.
+
+Choices that these facts rule out come last, with the reason. Among the others, points of the sourced advice add up,
+and what this store's knowledge base has measured on this hardware counts more than all of them.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Sequence
+from enum import StrEnum
+from typing import Literal
+
+from packaging.version import Version
+from pydantic import Field, ValidationError
+
+from tasks.core.facts import Facts
+from tasks.core.spec import EngineKind
+from tasks.engines.card import EngineCard, Part, Sourced, damaged, read_card, read_data
+from tasks.engines.families import Family, families, find_family, host_findings
+
+MEASURED = 10.0
+"""Points of the fastest engine that was measured on this hardware; more than advice can sum up to."""
+
+_MEMORY_SHARE = 0.9
+_OWN_CODE = EngineKind.TRANSFORMERS
+"""The engine that also runs architectures by code of their own."""
+
+ChoiceKind = Literal["engine", "family", "application", "sourcing"]
+
+
+class Need(StrEnum):
+    """What a service is for."""
+
+    EDGE = "edge"
+    LONG_CONTEXT = "long-context"
+    WORKFLOW = "workflow"
+    THROUGHPUT = "throughput"
+
+
+class Advice(Sourced):
+    """One thing that speaks for a choice."""
+
+    need: Need | Literal["any"]
+    kind: ChoiceKind
+    name: str
+    points: float = Field(gt=0, lt=MEASURED / 2)
+    families: tuple[str, ...] = ()
+    reason: str
+
+
+class Measured(Part):
+    """What a record of this store says of an engine on this hardware: tokens/s, or why it failed."""
+
+    record: str
+    engine: str
+    throughput: float | None = Field(None, gt=0)
+    failed: str | None = None
+
+
+class Reason(Part):
+    """Why, and who says so: sources that were read, or a record of this store."""
+
+    text: str
+    sources: tuple[str, ...] = ()
+    record: str | None = None
+
+    @property
+    def cites(self) -> tuple[str, ...]:
+        """The record, else the sources."""
+        return (self.record,) if self.record else self.sources
+
+
+class Choice(Part):
+    """One candidate. `against` is why it cannot be had here; without anything there, it can."""
+
+    kind: ChoiceKind
+    name: str
+    points: float
+    reasons: tuple[Reason, ...] = ()
+    against: tuple[Reason, ...] = ()
+
+    @property
+    def fits(self) -> bool:
+        """Whether these facts allow it."""
+        return not self.against
+
+
+class Recommendation(Part):
+    """All choices, of each kind the best first."""
+
+    need: Need
+    family: str | None
+    choices: tuple[Choice, ...]
+
+    def of(self, kind: ChoiceKind) -> tuple[Choice, ...]:
+        """Those of one kind, the best first."""
+        return tuple(choice for choice in self.choices if choice.kind == kind)
+
+    def best(self, kind: ChoiceKind) -> Choice | None:
+        """The best that fits; None where nothing does."""
+        return next((choice for choice in self.of(kind) if choice.fits), None)
+
+
+@functools.cache
+def advice() -> tuple[Advice, ...]:
+    """The sourced advice. Raises `SlipwayError` where the table is damaged."""
+    try:
+        return tuple(Advice.model_validate(row) for row in read_data("advice.toml")["advice"])
+    except (KeyError, ValidationError) as error:
+        raise damaged("advice.toml", " ".join(str(error).split())[:200]) from error
+
+
+def recommend(
+    need: Need, facts: Facts, records: Sequence[Measured] = (), *, family: str | None = None
+) -> Recommendation:
+    """Ranked choices for `need` on the host of `facts`, where `family` is asked for.
+
+    A fact that is not known rules nothing out. A family that no engine knows is one's own.
+    """
+    found_families = _families(need, facts, family)
+    own = family is not None and find_family(family) is None
+    chosen = next((choice.name for choice in found_families if choice.fits), None)
+    engines = _engines(need, facts, records, chosen, own=own)
+    return Recommendation(
+        need=need,
+        family=family,
+        choices=(*engines, *found_families, *_applications(need), *_sourcing(engines, own=own)),
+    )
+
+
+def _families(need: Need, facts: Facts, asked: str | None) -> list[Choice]:
+    found = []
+    for family in families():
+        reasons = _reasons(need, "family", family.name, None)
+        points = sum(points for points, _ in reasons)
+        if family.name == asked:
+            points += MEASURED
+            reasons = [(0.0, Reason(text="asked for", sources=("--family",))), *reasons]
+        if points:
+            found.append(_choice("family", family.name, points, reasons, _against_family(family, facts)))
+    return _ranked(found)
+
+
+def _against_family(family: Family, facts: Facts) -> list[Reason]:
+    if not facts.known("gpus"):
+        return []
+    if facts.gpus:
+        sizes = [gpu.memory_bytes for gpu in facts.gpus]
+        memory = None if None in sizes else sum(size or 0 for size in sizes)
+        capabilities = [gpu.compute_capability for gpu in facts.gpus if gpu.compute_capability]
+    else:
+        memory, capabilities = facts.memory_bytes, []
+    return [
+        Reason(text=f"{finding.message}: {finding.fix}", sources=finding.sources)
+        for finding in host_findings(family, capabilities, memory, _MEMORY_SHARE)
+    ]
+
+
+def _engines(
+    need: Need, facts: Facts, records: Sequence[Measured], family: str | None, *, own: bool
+) -> list[Choice]:
+    best = max((record.throughput or 0 for record in records), default=0)
+    found = []
+    for kind in EngineKind:
+        card = read_card(kind)
+        reasons = [*_reasons(need, "engine", kind.value, family), *_from_records(kind, records, best)]
+        against = _against_engine(card, facts, own=own)
+        points = sum(points for points, _ in reasons)
+        found.append(_choice("engine", kind.value, points, reasons, against))
+    return _ranked(found)
+
+
+def _from_records(kind: EngineKind, records: Iterable[Measured], best: float) -> list[tuple[float, Reason]]:
+    """The fastest measurement of an engine counts; where there is none, a failure counts against it."""
+    own = [record for record in records if record.engine == kind]
+    fastest = max((one for one in own if one.throughput), key=lambda one: one.throughput or 0, default=None)
+    if fastest and fastest.throughput:
+        text = f"{fastest.throughput:.0f} tokens/s measured here"
+        return [(MEASURED * fastest.throughput / best, Reason(text=text, record=fastest.record))]
+    failed = next((one for one in own if one.failed), None)
+    if failed is None:
+        return []
+    return [(-MEASURED, Reason(text=f"failed here: {failed.failed}", record=failed.record))]
+
+
+def _against_engine(card: EngineCard, facts: Facts, *, own: bool) -> list[Reason]:
+    found = []
+    if own and card.kind is not _OWN_CODE:
+        text = "does not know the architecture"
+        found.append(
+            Reason(text=text, sources=("https://docs.vllm.ai/en/stable/contributing/model/registration/",))
+        )
+    if facts.known("gpus"):
+        capabilities = [gpu.compute_capability for gpu in facts.gpus if gpu.compute_capability]
+        if not facts.gpus and card.needs_gpu:
+            found.append(Reason(text="needs a GPU, and there is none", sources=card.sources))
+        elif not card.serves_on(capabilities) and capabilities:
+            floor, lowest = card.min_compute_capability, min(capabilities, key=Version)
+            text = f"needs compute capability {floor}; the GPUs have {lowest}"
+            found.append(Reason(text=text, sources=card.sources))
+    return found
+
+
+def _applications(need: Need) -> list[Choice]:
+    names = {row.name for row in advice() if row.kind == "application" and row.need in (need, "any")}
+    found = []
+    for name in sorted(names):
+        reasons = _reasons(need, "application", name, None)
+        found.append(_choice("application", name, sum(points for points, _ in reasons), reasons, []))
+    return _ranked(found)
+
+
+def _sourcing(engines: Sequence[Choice], *, own: bool) -> list[Choice]:
+    """Open source wherever an engine fits that knows the architecture."""
+    fitting = [choice.name for choice in engines if choice.fits]
+    found = []
+    for name in ("open-source", "in-house"):
+        reasons = _reasons("any", "sourcing", name, None)
+        points = sum(points for points, _ in reasons)
+        against = []
+        if name == "open-source":
+            if own or not fitting:
+                text = "no engine knows the architecture" if own else "no engine serves on this host"
+                against.append(Reason(text=text, sources=reasons[0][1].sources))
+            else:
+                card = read_card(EngineKind(fitting[0]))
+                text = f"{len(fitting)} engines fit, {card.title} first"
+                reasons = [(0.0, Reason(text=text, sources=card.sources)), *reasons]
+        found.append(_choice("sourcing", name, points, reasons, against))
+    return _ranked(found)
+
+
+def _reasons(
+    need: Need | Literal["any"], kind: ChoiceKind, name: str, family: str | None
+) -> list[tuple[float, Reason]]:
+    return [
+        (row.points, Reason(text=row.reason, sources=row.sources))
+        for row in advice()
+        if row.kind == kind
+        and row.name == name
+        and row.need in (need, "any")
+        and (not row.families or family in row.families)
+    ]
+
+
+def _choice(
+    kind: ChoiceKind,
+    name: str,
+    points: float,
+    reasons: Iterable[tuple[float, Reason]],
+    against: Iterable[Reason],
+) -> Choice:
+    """Its heaviest reason first."""
+    ordered = sorted(reasons, key=lambda pair: -abs(pair[0]))
+    return Choice(
+        kind=kind,
+        name=name,
+        points=round(points, 1),
+        reasons=tuple(reason for _, reason in ordered),
+        against=tuple(against),
+    )
+
+
+def _ranked(choices: Iterable[Choice]) -> list[Choice]:
+    return sorted(choices, key=lambda choice: (not choice.fits, -choice.points, choice.name))

@@ -1,0 +1,33 @@
+"""transformers serve: whatever Transformers can load, on the processor or a GPU."""
+
+from __future__ import annotations
+
+from tasks.core.spec import EngineKind
+from tasks.engines.base import HOST, PORT, CardEngine, CommandLine, ServingConfig, beside, flags
+
+
+class Transformers(CardEngine):
+    """Pinned to one model, which its API knows by the path alone: every other name is refused with 400."""
+
+    def __init__(self) -> None:
+        super().__init__(EngineKind.TRANSFORMERS)
+
+    def command(self, python: str, worker: str, model_file: str, config: ServingConfig) -> CommandLine:
+        on_gpus = config.gpus > 0
+        arguments = flags(
+            {
+                "--host": HOST,
+                "--port": PORT,
+                "--device": "auto" if on_gpus else "cpu",
+                "--dtype": config.dtype or "auto",
+                # Paged attention needs a GPU; without it requests are served one after the other.
+                "--continuous-batching": on_gpus,
+                "--cb-max-batch-tokens": config.batched_tokens if on_gpus else None,
+                "--cb-max-memory-percent": config.memory_fraction if on_gpus else None,
+            }
+        )
+        env = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": str(config.threads)}
+        return CommandLine(argv=(beside(python, "transformers"), "serve", model_file, *arguments), env=env)
+
+    def container_command(self, model_file: str, config: ServingConfig) -> CommandLine:
+        return CommandLine(argv=self.image.entrypoint)  # there is none: this says so

