@@ -15,6 +15,7 @@ from deployments.cli.main import main
 from tasks.core.digests import digest_of
 from tasks.core.facts import Facts
 from tasks.core.records import Record, new_record
+from tasks.core.spec import CandidateFormat
 from tasks.core.verdicts import StageName
 
 EIGHT_H100 = {"gpus": [{"name": "H100", "compute_capability": "9.0", "memory_bytes": 80_000_000_000}] * 8}
@@ -67,7 +68,7 @@ def test_the_list_for_programs(capsys: pytest.CaptureFixture[str]) -> None:
     )
     llama = found[0]
     assert llama["requirements"] == ["xllamacpp==2026.10.11549", "gguf==0.19.0", "numpy>=2,<3"]
-    assert llama["formats"] == ["f32", "f16", "q8_0", "q4_0"]
+    assert llama["formats"] == [form.value for form in CandidateFormat]
     assert llama["max_batch"] == 256
     assert all(row["sources"] and row["readiness"]["completion"] and row["stop"]["sources"] for row in found)
 
