@@ -38,7 +38,7 @@ from tasks.core import deployment
 from tasks.core.cancellation import begin
 from tasks.core.deployment import DeployResult, StageRow
 from tasks.core.digests import digest_of
-from tasks.core.files import file_lock, sweep_dead_writers
+from tasks.core.files import file_lock, mount_of, sweep_dead_writers
 from tasks.core.pins import pinned_versions
 from tasks.core.progress import say
 from tasks.core.records import new_record
@@ -50,8 +50,10 @@ from tasks.core.verdicts import FAULT, CompatibilityVerdict, LifecycleVerdict, S
 from tasks.engines.catalogue import get_engine
 from tasks.engines.deployable import refusal, what_is_missing
 from tasks.engines.families import family_at, served_as
+from tasks.engines.loaders import Loader, load_arguments
 from tasks.environment.models import EnvironmentRequest, EnvironmentResult, Locked
 from tasks.environment.task import lock_environment
+from tasks.loading.plan import find_choice
 from tasks.quantization.models import QuantizationResult
 from tasks.staging.models import StagingRequest, StagingResult
 from tasks.staging.store import in_use
@@ -236,7 +238,8 @@ class _Lifecycle:
         batching: BatchingResult,
     ) -> Release:
         engine = get_engine(self.spec.engine)
-        config = batching.config
+        loader = self._loader(quantization.candidate.path)
+        config = batching.config.model_copy(update={"loader": loader[0] if loader else None})
         command = engine.command(
             str(environment.python_path), str(engine.server_worker), str(quantization.candidate.path), config
         )
@@ -258,14 +261,26 @@ class _Lifecycle:
             context=config.context,
             threads=config.threads,
             gpu_layers=config.gpu_layers,
+            loader=config.loader,
             launch=Launch(
                 argv=command.argv,
                 env=command.env,
                 model_file=quantization.candidate.path,
                 served_name=self.spec.name,
             ),
-            records=tuple(row.record for row in self.rows if row.record),
+            records=(*(row.record for row in self.rows if row.record), *([loader[1]] if loader else [])),
         )
+
+    def _loader(self, model_file: Path) -> tuple[Loader, str] | None:
+        """The loader that this host's last comparison chose for such files, and its record; None where the engine
+        needs no telling: a release that would be started alike is the same release."""
+        found = find_choice(
+            open_record_store(self.settings).list(StageName.LOADING),
+            host=fingerprint_here(),
+            mount=mount_of(model_file),
+            file_format="safetensors" if model_file.is_dir() else "gguf",
+        )
+        return found if found and load_arguments(self.spec.engine, found[0]) else None
 
     def _keep(self, outcome: Outcome[K]) -> Outcome[K]:
         """Note a stage's row for the table, and say so in the deploy's own log."""

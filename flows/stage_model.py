@@ -70,7 +70,7 @@ def staged(request: StagingRequest, *, copy: Copy = apply.stage_model) -> Outcom
     try:
         source = find(request, settings)
     except SlipwayError as error:
-        return _run(request, {"model": request.model}, work=_raising(error))
+        return _run(request.model, {"model": request.model}, work=_raising(error))
     own = request.to is None
     layout = f"{request.shards}" + (f"-tp{request.tensor_parallel}" if request.tensor_parallel > 1 else "")
     folder = request.to or settings.models / f"{short(source.pinned.digest)}-{layout}"
@@ -78,10 +78,10 @@ def staged(request: StagingRequest, *, copy: Copy = apply.stage_model) -> Outcom
     try:
         disk, remarks = _disk(request, folder)
     except SlipwayError as error:
-        return _run(request, {"source_digest": source.pinned.digest}, work=_raising(error))
+        return _run(request.model, {"source_digest": source.pinned.digest}, work=_raising(error))
     if disk and disk.result.verdict is StagingVerdict.SLOW and request.disk_floor is DiskFloor.BLOCK:
         return _run(
-            request,
+            request.model,
             {"source_digest": source.pinned.digest, "disk": disk.record},
             work=lambda: blocked(source, folder, disk.result),
             consulted=(disk.record,),
@@ -108,7 +108,7 @@ def staged(request: StagingRequest, *, copy: Copy = apply.stage_model) -> Outcom
     if own:
         touch_used(folder, settings)
     return _run(
-        request,
+        request.model,
         inputs,
         work=work,
         still_good=lambda result: is_intact(result.model_dir, result.manifest_digest),
@@ -116,15 +116,21 @@ def staged(request: StagingRequest, *, copy: Copy = apply.stage_model) -> Outcom
     )
 
 
-def repaired_from_source(folder: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Files of a staged model that were mended from where it came from, and those that could not be.
+def repaired_from_source(folder: Path) -> Outcome[StagingResult]:
+    """Mend a staged model from where it came from; what the source no longer gives is `damaged`.
 
     Raises `ModelError` for a folder without a model, or a source that is another model now.
     """
     settings = Settings.load()
-    source = open_source(read_manifest(folder).source, endpoint=settings.s3_endpoint)
-    done = apply.repair_model(pin(source), folder, leases=settings.leases)
-    return done.restaged, done.damaged
+    manifest = read_manifest(folder)
+
+    def work() -> StagingResult:
+        pinned = pin(open_source(manifest.source, endpoint=settings.s3_endpoint))
+        done = apply.repair_model(pinned, folder, leases=settings.leases)
+        return to_result(Source(ResolvedModel(manifest.source), pinned), folder, done, None, ())
+
+    inputs = {"repair": str(folder), "manifest_digest": manifest.digest}
+    return _run(manifest.source, inputs, work=work)
 
 
 def _shown(copy: Copy, model: str) -> Copy:
@@ -223,7 +229,7 @@ def _disk(request: StagingRequest, folder: Path) -> tuple[Outcome[DiskResult] | 
 
 
 def _run(
-    request: StagingRequest,
+    model: str,
     inputs: Mapping[str, object],
     *,
     work: Callable[[], StagingResult],
@@ -232,7 +238,7 @@ def _run(
 ) -> Outcome[StagingResult]:
     return run_stage(
         StageName.STAGING,
-        subject=request.model,
+        subject=model,
         inputs=inputs,
         result_type=StagingResult,
         report=report,

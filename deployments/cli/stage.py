@@ -91,7 +91,8 @@ def verify(folder: Path, repair: bool, as_json: bool) -> None:
         from flows.stage_model import repaired_from_source
 
         manifest = read_manifest(folder)
-        repaired, damaged = repaired_from_source(folder.absolute())
+        result = repaired_from_source(folder.absolute()).result
+        repaired, damaged = result.restaged, result.damaged
     else:
         manifest, damaged = verify_folder(folder)
     verdict = StagingVerdict.CORRUPT if damaged else StagingVerdict.VERIFIED

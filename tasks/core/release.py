@@ -58,6 +58,7 @@ class Release(BaseModel):
     context: int
     threads: int
     gpu_layers: int = 0
+    loader: str | None = None
     launch: Launch
     image: str | None = None
     numbers: dict[str, Number] = {}

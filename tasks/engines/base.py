@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from tasks.core.errors import NotFoundError
 from tasks.core.spec import CandidateFormat, EngineKind
 from tasks.engines.card import EngineCard, Image, SystemLibrary, read_card
+from tasks.engines.loaders import Loader, load_arguments
 
 HOST = "{host}"
 PORT = "{port}"
@@ -20,7 +21,7 @@ class ServingConfig(BaseModel):
 
     `batch` is the number of sequences served at once, `context` the tokens of one sequence. llama.cpp puts
     `gpu_layers` on GPUs; the others split over `gpus`, of whose memory they may use `memory_fraction`, and take
-    `batched_tokens` a step.
+    `batched_tokens` a step. `loader` brings the model's files into memory; None leaves that to the engine.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -34,6 +35,7 @@ class ServingConfig(BaseModel):
     memory_fraction: float = Field(0.9, gt=0, le=1)
     batched_tokens: int | None = Field(None, ge=1)
     dtype: str | None = None
+    loader: Loader | None = None
 
 
 class CommandLine(BaseModel):
@@ -198,6 +200,11 @@ class CardEngine:
             "tensorrt_llm": "tensorrt_llm",
         }
         return names[self.card.api_model]
+
+
+def loading(kind: EngineKind, config: ServingConfig) -> tuple[str, ...]:
+    """What the engine is told to load by the configured loader; nothing where it cannot, or was not asked to."""
+    return (load_arguments(kind, config.loader) or ()) if config.loader else ()
 
 
 def beside(python: str, program: str) -> str:

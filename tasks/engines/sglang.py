@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tasks.core.spec import EngineKind
-from tasks.engines.base import HOST, PORT, CardEngine, CommandLine, ServingConfig, flags
+from tasks.engines.base import HOST, PORT, CardEngine, CommandLine, ServingConfig, flags, loading
 
 _ENV = {"HF_HUB_OFFLINE": "1"}
 
@@ -24,7 +24,7 @@ class Sglang(CardEngine):
 
 
 def _flags(model_file: str, config: ServingConfig) -> tuple[str, ...]:
-    return flags(
+    values = flags(
         {
             "--model-path": model_file,
             "--served-model-name": config.served_name,
@@ -39,3 +39,4 @@ def _flags(model_file: str, config: ServingConfig) -> tuple[str, ...]:
             "--enable-metrics": True,
         }
     )
+    return (*values, *loading(EngineKind.SGLANG, config))

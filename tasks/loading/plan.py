@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from tasks.core.errors import ModelError
 from tasks.core.prefetch import why_not
+from tasks.core.records import Record
 from tasks.engines.loaders import LIBRARIES, Loader
 from tasks.loading.models import Load, LoaderFigures, Model
 
@@ -69,3 +70,18 @@ def choose(loaders: Sequence[LoaderFigures]) -> Loader | None:
     """The fastest that gave the right bytes; None if none did."""
     right = [(figures.seconds, figures.loader) for figures in loaders if figures.golden and figures.seconds]
     return min(right)[1] if right else None
+
+
+def find_choice(
+    records: Iterable[Record], *, host: str, mount: Path, file_format: str
+) -> tuple[Loader, str] | None:
+    """The loader that won on this host's disk for files of this format, and the record that says so; the newest."""
+    for record in sorted(records, key=lambda record: record.id, reverse=True):
+        if not record.good or record.host_fingerprint != host:
+            continue
+        inputs, result = record.evidence.get("inputs", {}), record.evidence.get("result", {})
+        if (inputs.get("mount"), result.get("format")) != (str(mount), file_format):
+            continue
+        if (chosen := result.get("chosen")) in list(Loader):
+            return Loader(chosen), record.id
+    return None

@@ -14,6 +14,7 @@ from tasks.engines.base import Engine, ServingConfig
 from tasks.engines.catalogue import get_engine
 from tasks.engines.container import stock_container
 from tasks.engines.dify import model_credentials
+from tasks.engines.loaders import Loader
 from tasks.engines.ollama import create_request
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "engines"
@@ -30,6 +31,7 @@ CONFIG = ServingConfig(
     memory_fraction=0.9,
     batched_tokens=8192,
     dtype="bfloat16",
+    loader=Loader.FASTSAFETENSORS,
 )
 ON_PROCESSOR = ServingConfig(served_name="chat", batch=8, context=4096, threads=2)
 

@@ -14,6 +14,7 @@ from tasks.core.errors import RolloutError
 from tasks.core.pins import pinned_versions
 from tasks.core.release import Release
 from tasks.engines.base import Engine, ServingConfig
+from tasks.engines.loaders import Loader
 from tasks.rollout.container.models import Container, ContainerPlan, ImagePlan
 
 SITE = "site"
@@ -126,6 +127,7 @@ def plan_container(
         context=release.context,
         threads=release.threads,
         gpu_layers=release.gpu_layers,
+        loader=Loader(release.loader) if release.loader else None,
     )
     command = engine.command(_PYTHON, _WORKER, model, config)
     gpus = spec.hardware.gpus

@@ -96,12 +96,15 @@ def test_verify_mends_from_the_source_what_it_finds(
     assert out.startswith("verified: 5 files")
     assert f"  repaired from file:{random_model}: {shard}" in out
     assert (folder / shard).read_bytes() == whole
+    record = records()[-1]
+    assert (record.outcome, record.evidence["result"]["restaged"]) == ("verified", [shard])
     assert slipway("stage", "verify", folder, "--repair", "--json") == 0
     assert answer(capsys)["repaired"] == []
     remember_other_bytes(folder, shard)
     assert slipway("stage", "verify", folder, "--repair", "--json") == 3
     said = answer(capsys)
     assert (said["verdict"], said["damaged"], said["repaired"]) == ("corrupt", [shard], [])
+    assert records()[-1].outcome == "corrupt"
 
 
 def test_the_number_of_ranks_is_part_of_what_was_asked(

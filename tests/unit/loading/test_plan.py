@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 
 from tasks.core.errors import ModelError
+from tasks.core.records import Record, new_record
+from tasks.core.verdicts import StageName
 from tasks.engines.loaders import LIBRARIES, Loader
 from tasks.loading.models import Load, LoaderFigures, Model
-from tasks.loading.plan import choose, figures_of, find_model, loaders_for
+from tasks.loading.plan import choose, figures_of, find_choice, find_model, loaders_for
 
 SHARDS = Model(format="safetensors", files=(Path("a.safetensors"),), size_bytes=1_000)
 
@@ -54,3 +56,35 @@ def test_the_fastest_wins_only_with_the_right_bytes() -> None:
     assert wrong.reason == "gave other bytes than the files hold"
     assert choose([wrong, slow, right]) is Loader.PREFETCH
     assert choose([wrong, LoaderFigures(loader=Loader.RUNAI_STREAMER, reason="failed")]) is None
+
+
+def compared(
+    chosen: str | None, *, host: str = "here", mount: str = "/nvme", outcome: str = "chosen"
+) -> Record:
+    return new_record(
+        stage=StageName.LOADING,
+        subject="/nvme/m",
+        host_fingerprint=host,
+        inputs_digest="sha256:0",
+        outcome=outcome,
+        seconds=1,
+        evidence={"inputs": {"mount": mount}, "result": {"format": "safetensors", "chosen": chosen}},
+    )
+
+
+def test_the_newest_comparison_on_this_disk_of_this_host_names_the_loader() -> None:
+    older, newer = compared("safetensors"), compared("runai_streamer")
+    elsewhere = [
+        compared("mmap", host="there"),
+        compared("mmap", mount="/"),
+        compared("mmap", outcome="fault"),
+    ]
+    unknown = compared("of a later version")
+
+    def found(records: list[Record], file_format: str = "safetensors") -> tuple[Loader, str] | None:
+        return find_choice(records, host="here", mount=Path("/nvme"), file_format=file_format)
+
+    assert found([newer, older, *elsewhere, unknown]) == (Loader.RUNAI_STREAMER, newer.id)
+    assert found([older]) == (Loader.SAFETENSORS, older.id)
+    assert found([older, newer], "gguf") is None
+    assert found(elsewhere) is None
