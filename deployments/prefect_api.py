@@ -37,9 +37,11 @@ class PrefectApi:
         from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
         with temporary_settings(updates={PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
-            yield
-        if self.starting is not None:
-            _flush()
+            try:
+                yield
+            finally:
+                if self.starting is not None:
+                    _flush()
 
 
 @contextlib.contextmanager
