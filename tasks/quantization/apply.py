@@ -11,7 +11,7 @@ from typing import Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from tasks.core.digests import digest_of_file, short
+from tasks.core.digests import digest_of_file, digest_of_large_file, is_digest_of_file, short
 from tasks.core.errors import CommandError, EngineError, ModelError
 from tasks.core.files import PART, as_disk_full, file_lock, fsync_folder, sweep_parts, write_atomically
 from tasks.core.model_shape import read_model_shape
@@ -188,7 +188,7 @@ def make_candidate(
         try:
             bench.convert(WORKER, request.model_dir, form, part)
             _sync(part)
-            digest = digest_of_file(part)
+            digest = digest_of_large_file(part)
             part.rename(path)
         except OSError as error:
             raise as_disk_full(error, path) from error
@@ -223,9 +223,8 @@ def read_candidate(folder: Path, model_digest: str) -> Candidate | None:
 def is_whole(candidate: Candidate) -> bool:
     """Whether the file is there and holds the bytes that were measured: engines serve damaged tensors happily."""
     try:
-        return (
-            candidate.path.stat().st_size == candidate.size_bytes
-            and digest_of_file(candidate.path) == candidate.digest
+        return candidate.path.stat().st_size == candidate.size_bytes and is_digest_of_file(
+            candidate.digest, candidate.path
         )
     except FileNotFoundError:
         return False
