@@ -16,7 +16,8 @@ import hypothesis
 import psutil
 import pytest
 from random_model import write_random_model
-from swift_server import SwiftServer, UnavailableError, running
+from swift_server import SwiftServer, running
+from tool_environment import REQUIRED, UnavailableError, give_up
 
 from blocks.prefect_server import TemporaryServer, temporary_server
 from tasks.core.settings import Settings
@@ -27,7 +28,6 @@ REPOSITORY = Path(__file__).parent.parent
 # How long one example takes says more of the machine's other work than of the code.
 hypothesis.settings.register_profile("here", hypothesis.settings(), deadline=None)
 hypothesis.settings.load_profile("here")
-REQUIRED = set(filter(None, os.environ.get("SLIPWAY_REQUIRE", "").split(",")))
 
 
 def docker_missing() -> str | None:
@@ -147,9 +147,7 @@ def swift(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SwiftServer]:
         with running(tmp_path_factory.mktemp("swift")) as server:
             yield server
     except UnavailableError as error:
-        if "s3" in REQUIRED:
-            pytest.fail(f"SLIPWAY_REQUIRE=s3, but {error}", pytrace=False)
-        pytest.skip(str(error))
+        give_up("s3", error)
 
 
 @pytest.fixture

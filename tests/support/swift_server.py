@@ -1,7 +1,4 @@
-"""A real S3 for tests: OpenStack Swift with its S3 interface, four processes on the loopback.
-
-It lives in an environment of its own below the user's cache, built once from a hash lock.
-"""
+"""A real S3 for tests: OpenStack Swift with its S3 interface, four processes on the loopback."""
 
 from __future__ import annotations
 
@@ -10,7 +7,6 @@ import os
 import pwd
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,9 +14,9 @@ from pathlib import Path
 
 import boto3
 from botocore.config import Config
+from tool_environment import UnavailableError, environment
 
 from blocks.process import leashed
-from tasks.core.files import file_lock
 
 LOCK_FILE = Path(__file__).with_name("swift-requirements.lock")
 ACCESS_KEY, SECRET_KEY = "test:tester", "testing"
@@ -88,10 +84,6 @@ user_test_tester = {secret} .admin
 """
 
 
-class UnavailableError(Exception):
-    """Why the server cannot run here."""
-
-
 @dataclass(frozen=True)
 class SwiftServer:
     """A running server: its address and its one user."""
@@ -117,32 +109,10 @@ class SwiftServer:
             client.put_object(Bucket=bucket, Key=key, Body=path.read_bytes())
 
 
-def environment() -> Path:
-    """The server's environment, built if it is not there. Raises `UnavailableError`."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "slipway-tests"
-    version = LOCK_FILE.read_text().partition("swift==")[2].split()[0]
-    folder = cache / f"swift-{version}"
-    cache.mkdir(parents=True, exist_ok=True)
-    with file_lock(cache / f"swift-{version}.lock", wait=True, holder="OpenStack Swift"):
-        ready = folder / ".ready"
-        if not ready.exists() or ready.read_text() != LOCK_FILE.read_text():
-            uv = Path(sys.executable).with_name("uv")
-            _build([uv, "venv", "--quiet", "--allow-existing", "--python", sys.executable, folder])
-            _build([uv, "pip", "sync", "--quiet", "--python", folder / "bin" / "python", LOCK_FILE])
-            ready.write_text(LOCK_FILE.read_text())
-    return folder
-
-
-def _build(command: list[Path | str]) -> None:
-    answer = subprocess.run(command, capture_output=True, text=True, check=False)
-    if answer.returncode:
-        raise UnavailableError(f"OpenStack Swift cannot be installed: {answer.stderr.strip()[-500:]}")
-
-
 @contextlib.contextmanager
 def running(folder: Path) -> Iterator[SwiftServer]:
     """The server, with its data in `folder`, until the block is left. Raises `UnavailableError`."""
-    binaries = environment() / "bin"
+    binaries = environment("swift", LOCK_FILE) / "bin"
     ports = _free_ports(4)
     (folder / "devices" / "disk").mkdir(parents=True)
     (folder / "swift.conf").write_text(

@@ -1,0 +1,72 @@
+"""A real MLflow server as the model registry."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from mlflow_server import MlflowServer, running
+from plain_safetensors import read_model
+from tool_environment import UnavailableError, give_up
+
+from blocks.model_registry import resolve
+from flows.stage_model import staged
+from tasks.core.errors import NetworkError, NotFoundError
+from tasks.core.settings import Settings
+from tasks.staging.models import StagingRequest
+
+pytestmark = pytest.mark.mlflow
+
+
+@pytest.fixture(scope="module")
+def mlflow(tmp_path_factory: pytest.TempPathFactory, random_model: Path) -> Iterator[MlflowServer]:
+    """A server that knows two versions of the model `assistant`; its `champion` is the first."""
+    try:
+        with running(tmp_path_factory.mktemp("mlflow")) as server:
+            second = tmp_path_factory.mktemp("versions") / "second"
+            shutil.copytree(random_model, second)
+            (second / "generation_config.json").write_text("{}")
+            server.register("assistant", random_model, second)
+            server.point("assistant", "champion", 1)
+            yield server
+    except UnavailableError as error:
+        give_up("mlflow", error)
+
+
+@pytest.fixture
+def settings(mlflow: MlflowServer, slipway_home: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    monkeypatch.setenv("SLIPWAY_REGISTRY", mlflow.url)
+    return Settings.load()
+
+
+def test_what_an_alias_names_is_staged_and_a_promotion_is_seen(
+    mlflow: MlflowServer, settings: Settings, random_model: Path, tmp_path: Path
+) -> None:
+    request = StagingRequest(
+        model="models:/assistant@champion", disk_benchmark=False, to=tmp_path / "one", convertible=False
+    )
+    first = staged(request).result
+    assert (first.verdict, first.version) == ("verified", "1")
+    assert read_model(first.model_dir) == read_model(random_model)
+
+    mlflow.point("assistant", "champion", 2)
+    assert resolve(request.model, settings).version == "2"
+    second = staged(request.model_copy(update={"to": tmp_path / "two"})).result
+    assert second.version == "2"
+    assert (second.model_dir / "generation_config.json").read_text() == "{}"
+
+
+def test_what_there_is_instead_is_named(settings: Settings) -> None:
+    with pytest.raises(NotFoundError, match="its aliases are champion"):
+        resolve("models:/assistant@loser", settings)
+    with pytest.raises(NotFoundError, match="models there: assistant"):
+        resolve("models:/nobody@champion", settings)
+
+
+def test_a_server_that_is_not_there_is_named(settings: Settings) -> None:
+    elsewhere = dataclasses.replace(settings, registry="http://127.0.0.1:9")
+    with pytest.raises(NetworkError, match=r"the model registry http://127\.0\.0\.1:9 cannot be reached"):
+        resolve("models:/assistant@champion", elsewhere)

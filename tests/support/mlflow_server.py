@@ -1,0 +1,85 @@
+"""A real MLflow tracking server for tests, with its artifacts in a folder."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+from tool_environment import UnavailableError, environment
+
+from blocks.ports import free_port
+from blocks.process import leashed
+
+LOCK_FILE = Path(__file__).with_name("mlflow-requirements.lock")
+START_TIMEOUT_S = 180.0
+"""It imports for ten seconds, longer on a busy machine, and makes its tables first."""
+
+
+@dataclass(frozen=True)
+class MlflowServer:
+    """A running server's address. What its own client would ask for is asked for over HTTP: the client imports for
+    seconds."""
+
+    url: str
+
+    def register(self, name: str, *folders: Path) -> None:
+        """A registered model with a version for each folder, from 1 on, logged as the artifacts of a run."""
+        self._ask("registered-models/create", name=name)
+        for folder in folders:
+            run = self._ask("runs/create", experiment_id="0")["run"]["info"]
+            artifacts = Path(urlsplit(run["artifact_uri"]).path) / "model"
+            shutil.copytree(folder, artifacts)
+            self._ask("model-versions/create", name=name, source=str(artifacts), run_id=run["run_id"])
+
+    def point(self, name: str, alias: str, version: int) -> None:
+        """Promote a version."""
+        self._ask("registered-models/alias", name=name, alias=alias, version=str(version))
+
+    def _ask(self, path: str, **content: str) -> Any:
+        answer = httpx.post(f"{self.url}/api/2.0/mlflow/{path}", json=content)
+        answer.raise_for_status()
+        return answer.json()
+
+
+@contextlib.contextmanager
+def running(folder: Path) -> Iterator[MlflowServer]:
+    """The server, with its data in `folder`, until the block is left. Raises `UnavailableError`."""
+    binaries = environment("mlflow", LOCK_FILE) / "bin"
+    port = free_port("127.0.0.1")
+    command = [
+        str(binaries / "mlflow"),
+        "server",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--workers",
+        "1",
+    ]
+    command += ["--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}"]
+    command += ["--default-artifact-root", str(folder / "artifacts"), "--no-serve-artifacts"]
+    quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    log = folder / "mlflow.log"
+    with log.open("wb") as out, leashed(command, stdout=out, stderr=out, env=quiet, cwd=folder) as child:
+        url = f"http://127.0.0.1:{port}"
+        _wait_for(url, child, log)
+        yield MlflowServer(url)
+
+
+def _wait_for(url: str, child: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while True:
+        with contextlib.suppress(httpx.HTTPError):
+            if httpx.get(f"{url}/health").status_code == httpx.codes.OK:
+                return
+        if child.poll() is not None or time.monotonic() > deadline:
+            raise UnavailableError(f"MLflow did not start: {log.read_text(errors='replace')[-800:]}")
+        time.sleep(0.1)
