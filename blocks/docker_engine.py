@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import docker
@@ -14,6 +15,7 @@ import requests
 from docker.errors import APIError, BuildError, DockerException, ImageNotFound, NotFound
 from docker.models.containers import Container as SdkContainer
 from docker.types import DeviceRequest, LogConfig, Mount
+from docker.utils import tar
 
 from blocks.process import last_lines
 from tasks.core.errors import MissingToolError, NetworkError, PortTakenError, RolloutError
@@ -100,9 +102,17 @@ class DockerEngine:
     def build(self, plan: ImagePlan, context: Path) -> str:
         """Build the image from `context` without network; its id. Raises `RolloutError` with the log."""
         try:
-            image, _ = self._client.images.build(
-                path=str(context), tag=plan.name, rm=True, forcerm=True, pull=False, network_mode="none"
-            )
+            with TemporaryFile() as archive:  # it has no name: a kill leaves nothing, unlike the SDK's own
+                tar(context, fileobj=archive)
+                image, _ = self._client.images.build(
+                    fileobj=archive,
+                    custom_context=True,
+                    tag=plan.name,
+                    rm=True,
+                    forcerm=True,
+                    pull=False,
+                    network_mode="none",
+                )
         except BuildError as error:
             log = "".join(str(line.get("stream", line.get("error", ""))) for line in error.build_log)
             raise _explain_build(plan, log or str(error)) from error

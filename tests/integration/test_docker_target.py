@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import textwrap
 import threading
 from collections.abc import Callable, Iterator
@@ -19,11 +20,13 @@ import docker
 import httpx
 import psutil
 import pytest
+from docker.api.client import APIClient
 from inline_snapshot import snapshot
 from load import Load
 from releases import make_release
 from waiting import wait_until
 
+from blocks.docker_engine import DockerEngine
 from blocks.engine_api import EngineApi
 from blocks.health_instruments import LocalInstruments
 from blocks.ports import free_port
@@ -40,6 +43,7 @@ from tasks.engines.catalogue import get_engine
 from tasks.health.apply import check
 from tasks.leaks.apply import read_runs
 from tasks.rollout.apply import roll_out, stop_service
+from tasks.rollout.container.models import ImagePlan
 from tasks.rollout.models import RolloutAction, RolloutResult, Running
 
 pytestmark = [pytest.mark.docker, pytest.mark.haproxy, pytest.mark.engine]
@@ -552,6 +556,38 @@ def test_a_base_image_without_the_right_python(make: Make, base_image: str) -> N
                 make(base_image=name)
         finally:
             client.images.remove(name)
+
+
+def test_a_build_writes_no_file_that_a_kill_would_leave(
+    base_image: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Docker's own archive of the context has a name while it is sent."""
+    (context := tmp_path / "context").mkdir()
+    (context / "Dockerfile").write_text(f"FROM {base_image}\nLABEL slipway.test=context\n")
+    plan = ImagePlan(
+        name="slipway/test-context", dockerfile="", pins=(), lock=tmp_path, python="3.11", platform="", files={},
+        system_libraries=(),
+        base_image=base_image,
+    )  # fmt: skip
+    (temporary := tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    named: list[str] = []
+    monkeypatch.setattr("docker.api.client.APIClient._post", watched(APIClient._post, temporary, named))
+    with DockerEngine.connect() as docker, docker_client() as client:
+        docker.build(plan, context)
+        assert client.images.get(plan.name).labels["slipway.test"] == "context"
+        client.images.remove(plan.name)
+    assert named == []
+
+
+def watched(post: Callable[..., Any], folder: Path, named: list[str]) -> Callable[..., Any]:
+    """The same call, which notes what lies in the folder while it is made."""
+
+    def posted(*arguments: Any, **options: Any) -> Any:
+        named.extend(path.name for path in folder.iterdir())
+        return post(*arguments, **options)
+
+    return posted
 
 
 def test_a_base_image_that_cannot_be_had(make: Make) -> None:
