@@ -29,7 +29,7 @@ from typing import Any
 
 from blocks.engine_process import serve
 from blocks.environment_trial import EnvironmentTrial
-from blocks.fio import program
+from blocks.fio import HUGE_PAGES, program
 from blocks.load_trial import LoadTrial
 from blocks.page_cache import evict
 from blocks.prefetch import Prefetcher
@@ -51,7 +51,7 @@ from tasks.environment.plan import make_lock_request
 from tasks.loading.apply import compare_loaders
 
 ROOT = Path(__file__).parent.parent
-FIO = ((1, 32), (4, 4), (4, 16), (8, 8), (16, 4))
+FIO = ((1, 32), (2, 8), (4, 4), (8, 4), (16, 4))
 """Blocks in MiB, and how many at once."""
 
 LEAST_OF_FIO = 0.95
@@ -205,7 +205,11 @@ def by_fio(file: Path, mib: int, depth: int) -> float:
         "--name=read",
     ]
     command += ["--rw=read", f"--bs={mib}M", f"--iodepth={depth}", "--ioengine=libaio", "--direct=1"]
-    answer = run([*command, f"--size={file.stat().st_size}"], timeout_s=600).check("reading by fio").stdout
+    answer = (
+        run([*command, f"--size={file.stat().st_size}"], timeout_s=600, env=HUGE_PAGES)
+        .check("reading by fio")
+        .stdout
+    )
     read = json.loads(answer[answer.index("{") :])["jobs"][0]["read"]
     return float(file.stat().st_size / read["bw_bytes"])
 

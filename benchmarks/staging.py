@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.staging_model import write_model
+from blocks.fio import HUGE_PAGES
 from blocks.model_source import open_source
 from tasks.core.progress import listen
 from tasks.staging.apply import plan_copy, stage_model
@@ -43,9 +44,6 @@ FIO = (
     ("psync", "4M", 1, 4),
 )
 """Engine, block size, queue depth, jobs for reading and as many for writing."""
-
-HUGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
-"""fio's buffers on transparent huge pages, as ours are: without them it is no limit."""
 
 Figures = dict[str, float]
 _SETTLE_S = 2.0

@@ -54,15 +54,13 @@ class DiskRequest(_Part):
 
 
 class ReadConfiguration(_Part):
-    """How a disk is read: blocks of this size, so many asked for at once, into huge pages or not."""
+    """How a disk is read: blocks of this size, so many asked for at once."""
 
     block_bytes: int = Field(gt=0)
     depth: int = Field(gt=0)
-    huge_pages: bool = False
 
     def __str__(self) -> str:
-        pages = " into huge pages" if self.huge_pages else ""
-        return f"{self.block_bytes >> 20} MiB x {self.depth}{pages}"
+        return f"{self.block_bytes >> 20} MiB x {self.depth}"
 
 
 class MeasuredRead(_Part):
