@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,21 +14,23 @@ from blocks.exercises import answer_exercises
 from blocks.forced_tokens import Token, score_windows, tokenize
 from blocks.gguf_maker import compare_gguf, make_gguf
 from blocks.load_client import LoadClient
+from blocks.process import last_lines
 from blocks.process_memory import gpu_bytes, peak_host_bytes
 from tasks.batching.models import Run
-from tasks.core.errors import EngineDiedError, EngineError
-from tasks.core.load import LoadFigures, load_for, load_for_decoding
+from tasks.core.errors import EngineError, EngineHungError, EngineStartError
+from tasks.core.load import Load, LoadFigures, load_for, load_for_decoding
 from tasks.core.prefetch import Prefetch, no_prefetch
 from tasks.core.spec import CandidateFormat
 from tasks.engines.base import Engine, ServingConfig
-from tasks.engines.out_of_memory import was_out_of_memory
+from tasks.engines.failures import failure_of
 from tasks.quantization.models import Exercise, Score, Trial
 
 _NAME = "slipway-tuning"
 _SPEED_RUNS = 3
 _SPEED_TOKENS = 96
 _WARM_UP_S = 0.2
-_DYING_S = 2.0
+_SCORING_S = 600.0
+"""Longest wait for the next byte while text is scored: an answer comes once all of its tokens are done."""
 _STOCK = " ".join(
     f"{first}{second}"
     for first in ("the ", "a ", "one ", "my ")
@@ -48,13 +51,18 @@ _STOCK = " ".join(
 
 @dataclass(frozen=True)
 class EngineBench:
-    """One engine in one environment. With layers on GPUs, memory is measured there instead of on the host."""
+    """One engine in one environment. With layers on GPUs, memory is measured there instead of on the host.
+
+    An engine under load that sends no byte for `silence_s` hangs.
+    """
 
     engine: Engine
     python: Path
     threads: int
     gpu_layers: int = 0
     start_timeout_s: float = 120.0
+    silence_s: float = 60.0
+    scoring_s: float = _SCORING_S
     prefetch: Prefetch = no_prefetch
 
     def convert(self, worker: Path, model_dir: Path, form: CandidateFormat, out: Path) -> None:
@@ -84,22 +92,31 @@ class EngineBench:
             threads=self.threads,
             gpu_layers=self.gpu_layers,
         )
-        with self._serve(model_file, config, log) as served, EngineApi(served.base_url, timeout_s=600) as api:
+        with (
+            self._serve(model_file, config, log) as served,
+            EngineApi(served.base_url, timeout_s=self.scoring_s) as api,
+            _watching(served),
+        ):
             self._check_gpu(served)
             scores = _score(api, text, tokens, window, slots) if text is not None else []
             answers = answer_exercises(api, exercises, window=window, slots=slots) if exercises else []
             client = LoadClient(served.base_url, _NAME, _token_pool(api))
-            loads = [
-                load_for_decoding(context=window, output_tokens=min(_SPEED_TOKENS, window // 2), seed=seed)
-                for seed in range(_SPEED_RUNS + 1)
-            ]
-            client.run(loads[0].model_copy(update={"min_s": _WARM_UP_S}))
-            figures = [client.run(load) for load in loads[1:]]
+            figures = [client.run(load) for load in self._speed_loads(window)][1:]
         return Trial(
             scores=tuple(scores),
             answers=tuple(answers),
             tokens_per_s=tuple(one.tokens_per_s for one in figures),
         )
+
+    def _speed_loads(self, window: int) -> list[Load]:
+        """A short warm-up, and the runs that are measured."""
+        warm_up, *loads = (
+            load_for_decoding(
+                context=window, output_tokens=min(_SPEED_TOKENS, window // 2), seed=seed
+            ).model_copy(update={"silence_s": self.silence_s})
+            for seed in range(_SPEED_RUNS + 1)
+        )
+        return [warm_up.model_copy(update={"min_s": _WARM_UP_S}), *loads]
 
     def probe(
         self, model_file: Path, config: ServingConfig, log: Path, *, output_tokens: int, runs: int
@@ -107,28 +124,22 @@ class EngineBench:
         """As the batching stage's `ServingBench` says."""
         done: list[Run] = []
         try:
-            with self._serve(model_file, config, log) as served:
-                try:
-                    self._load(served, config, output_tokens, runs, done)
-                except EngineError:
-                    served.check(wait_s=_DYING_S)  # a dead engine says more than a broken connection
-                    raise
-        except EngineDiedError as error:
-            if was_out_of_memory(error.status, error.detail or ""):
-                done.append(Run(batch=config.batch, oom=True))
-            else:
-                done.append(Run(batch=config.batch, failed=error.what, log_tail=error.detail))
+            with self._serve(model_file, config, log) as served, _watching(served):
+                self._load(served, config, output_tokens, runs, done)
         except EngineError as error:
-            done.append(Run(batch=config.batch, failed=error.what, log_tail=error.detail))
+            said = last_lines(log.read_text(errors="replace"))
+            done.append(Run.failing(config.batch, failure_of(error, log_tail=said)))
         return done
 
     def _load(
         self, served: RunningEngine, config: ServingConfig, output_tokens: int, runs: int, done: list[Run]
     ) -> None:
-        with EngineApi(served.base_url) as api:
+        with EngineApi(served.base_url, timeout_s=self.silence_s) as api:
             client = LoadClient(served.base_url, config.served_name, _token_pool(api))
         self._check_gpu(served)
-        load = load_for(clients=config.batch, context=config.context, output_tokens=output_tokens)
+        load = load_for(clients=config.batch, context=config.context, output_tokens=output_tokens).model_copy(
+            update={"silence_s": self.silence_s}
+        )
         client.run(load.model_copy(update={"seed": -1, "min_s": _WARM_UP_S, "min_requests": 1}))
         for seed in range(runs):
             figures = client.run(load.model_copy(update={"seed": seed}))
@@ -138,7 +149,7 @@ class EngineBench:
     def _check_gpu(self, served: RunningEngine) -> None:
         """Raise for an engine that was told to use GPUs and silently runs on the processor."""
         if self.gpu_layers and not gpu_bytes(served.leash_pid):
-            raise EngineError(
+            raise EngineStartError(
                 "the engine holds no memory on any GPU: it runs on the processor",
                 fix="use an engine built for this GPU, or set hardware.gpus to 0",
             )
@@ -154,9 +165,20 @@ class EngineBench:
             served_name=config.served_name,
             log=log,
             start_timeout_s=self.start_timeout_s,
+            silence_s=self.silence_s,
             maps=(model_file,) if self.engine.maps_files else (),
             prefetch=self.prefetch,
         )
+
+
+@contextlib.contextmanager
+def _watching(served: RunningEngine) -> Iterator[None]:
+    """A dead engine says more than the connection that broke with it."""
+    try:
+        yield
+    except EngineError as error:
+        served.check(dying=not isinstance(error, EngineHungError))
+        raise
 
 
 def _run(batch: int, figures: LoadFigures, peak_bytes: int) -> Run:

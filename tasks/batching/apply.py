@@ -77,16 +77,19 @@ def find_batch(request: BatchingRequest, bench: ServingBench, prior: int | None)
         sizes=tuple(sizes.values()),
         oom_hits=sum(run.oom for run in history),
         prior=prior,
-        log_tail=None if chosen else next((run.log_tail for run in reversed(history) if run.log_tail), None),
+        log_tail=None if chosen else _last_words(history),
     )
+
+
+def _last_words(history: Sequence[Run]) -> str | None:
+    faults = (fault for run in reversed(history) if (fault := run.fault) is not None)
+    return next((fault.log_tail for fault in faults if fault.log_tail), None)
 
 
 def _say(step: Ask, runs: Sequence[Run]) -> None:
     for run in runs[-1:]:
-        if run.oom:
-            word = "out of memory"
-        elif run.failed is not None:
-            word = f"failed: {run.failed}"
+        if (fault := run.fault) is not None:
+            word = fault.line
         else:
             latency = ", ".join(
                 f"{words(name)} {value:.1f} ms" for name, value in run.latency_ms.items() if "p50" not in name

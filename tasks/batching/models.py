@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
+from typing import Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from tasks.core.result import StageResult
 from tasks.core.verdicts import ChoiceVerdict
 from tasks.engines.base import ServingConfig
+from tasks.engines.failures import Failure, FailureKind
 
 
 class _Frozen(BaseModel):
@@ -19,8 +21,8 @@ class _Frozen(BaseModel):
 class Run(_Frozen):
     """One measurement at one size.
 
-    `latency_ms` by name (`ttft_p95`, `tpot_p95` …), `throughput` in tokens/s. A run that was out of memory or
-    `failed` otherwise holds no figures; a failed one says what happened.
+    `latency_ms` by name (`ttft_p95`, `tpot_p95` …), `throughput` in tokens/s. A run that was out of memory, or has
+    a `failure` of another kind, holds no figures.
     """
 
     batch: int = Field(ge=1)
@@ -28,13 +30,30 @@ class Run(_Frozen):
     latency_ms: dict[str, float] = {}
     throughput: float | None = Field(None, ge=0)
     oom: bool = False
-    failed: str | None = None
-    log_tail: str | None = None
+    failure: Failure | None = None
+
+    @model_validator(mode="after")
+    def _one_story(self) -> Self:
+        if self.failure and self.oom != (self.failure.kind is FailureKind.OUT_OF_MEMORY):
+            raise ValueError("oom says otherwise than the kind of the failure")
+        return self
+
+    @classmethod
+    def failing(cls, batch: int, failure: Failure) -> Self:
+        """A run that went wrong."""
+        return cls(batch=batch, oom=failure.kind is FailureKind.OUT_OF_MEMORY, failure=failure)
 
     @property
     def answered(self) -> bool:
         """Whether it holds figures."""
-        return not self.oom and self.failed is None
+        return self.fault is None
+
+    @property
+    def fault(self) -> Failure | None:
+        """What went wrong, of a run that holds no figures."""
+        if self.failure is None and self.oom:
+            return Failure(kind=FailureKind.OUT_OF_MEMORY, what=FailureKind.OUT_OF_MEMORY)
+        return self.failure
 
 
 class Limits(_Frozen):
@@ -71,6 +90,8 @@ class SizeFigures(_Frozen):
     """Upper limits of the latencies, one-sided; of a size measured once, what was measured."""
     throughput: float = 0.0
     why: str = ""
+    failures: tuple[Failure, ...] = ()
+    """What went wrong, run by run, a mishap that did not happen again too; last that the size is too slow."""
 
     @property
     def fits(self) -> bool:

@@ -15,6 +15,7 @@ from typing import Any
 
 from tasks.batching.models import Ask, Decision, Fit, Limits, Prior, Run, SizeFigures
 from tasks.core.records import Record
+from tasks.engines.failures import Failure, FailureKind
 
 REPEATS = 5
 """Runs of the size that is answered, and of the best that it is compared with."""
@@ -76,16 +77,22 @@ def summarise(history: Sequence[Run], limits: Limits) -> dict[int, SizeFigures]:
 def _judge(
     batch: int, runs: Sequence[Run], limits: Limits, scatter: Mapping[str, tuple[float, int]]
 ) -> SizeFigures:
-    if any(run.oom for run in runs):
-        return SizeFigures(batch=batch, runs=len(runs), fit=Fit.OUT_OF_MEMORY, why="out of memory")
     good = [run for run in runs if run.answered]
-    failures = [run.failed for run in runs if run.failed is not None]
+    failures = tuple(fault for run in runs if (fault := run.fault) is not None)
+    if any(run.oom for run in runs):
+        return SizeFigures(
+            batch=batch, runs=len(runs), fit=Fit.OUT_OF_MEMORY, why="out of memory", failures=failures
+        )
     if len(failures) >= _FAILURES or not good:
-        return SizeFigures(batch=batch, runs=len(runs), fit=Fit.FAILED, why=f"failed: {failures[-1]}")
+        return SizeFigures(
+            batch=batch, runs=len(runs), fit=Fit.FAILED, why=failures[-1].line, failures=failures
+        )
     peak = max(run.peak_bytes or 0 for run in good)
     seen = _latencies(good)
     latency = {name: statistics.median(values) for name, values in seen.items()}
     fit, why = _check_bounds(peak, latency, limits)
+    if fit is Fit.LATENCY:
+        failures = (*failures, Failure(kind=FailureKind.SLOW, what=why))
     return SizeFigures(
         batch=batch,
         runs=len(good),
@@ -95,6 +102,7 @@ def _judge(
         latency_high_ms={name: _upper(values, scatter.get(name)) for name, values in seen.items()},
         throughput=statistics.median(run.throughput or 0.0 for run in good),
         why=why,
+        failures=failures,
     )
 
 
@@ -147,10 +155,10 @@ def _size(value: int) -> str:
 
 def _failed_once(history: Sequence[Run]) -> int | None:
     """The size whose only failure, so far, was the last run: it may have been a mishap."""
-    if not history or history[-1].failed is None:
+    if not history or history[-1].answered or history[-1].oom:
         return None
     batch = history[-1].batch
-    failures = sum(run.failed is not None for run in history if run.batch == batch)
+    failures = sum(not run.answered for run in history if run.batch == batch)
     return batch if failures < _FAILURES else None
 
 

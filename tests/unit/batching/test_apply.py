@@ -17,6 +17,14 @@ from tasks.core.errors import StageCancelledError
 from tasks.core.progress import listen
 from tasks.core.verdicts import ChoiceVerdict
 from tasks.engines.base import ServingConfig
+from tasks.engines.failures import Failure, FailureKind
+
+DIED = Failure(
+    kind=FailureKind.CRASHED,
+    what="the engine died while serving (killed by SIGABRT)",
+    signal="SIGABRT",
+    log_tail="GGML_ASSERT(n_tokens > 0) failed",
+)
 
 
 class Bench:
@@ -33,7 +41,7 @@ class Bench:
         if config.batch > 8:
             return [Run(batch=config.batch, oom=True)]
         if self.asked.count((2, 1)) == 1 and config.batch == 2:
-            return [Run(batch=2, failed="the engine died while serving (exit status 1)")]
+            return [Run.failing(2, DIED)]
         latency = {"ttft_p50": 9.0, "ttft_p95": 10.0 * config.batch, "tpot_p95": 1.0}
         run = Run(
             batch=config.batch, peak_bytes=10**8, throughput=100.0 * config.batch**0.9, latency_ms=latency
@@ -61,7 +69,7 @@ def test_the_search_runs_until_it_decides_and_tells_how() -> None:
     assert lines == snapshot(
         [
             "batching: batch 1: 100 tokens/s, TTFT p95 10.0 ms, TPOT p95 1.0 ms",
-            "batching: batch 2: failed: the engine died while serving (exit status 1)",
+            "batching: batch 2: crashed: the engine died while serving (killed by SIGABRT)",
             "batching: batch 2: 187 tokens/s, TTFT p95 20.0 ms, TPOT p95 1.0 ms",
             "batching: batch 4: 348 tokens/s, TTFT p95 40.0 ms, TPOT p95 1.0 ms",
             "batching: batch 8: 650 tokens/s, TTFT p95 80.0 ms, TPOT p95 1.0 ms",
@@ -99,6 +107,18 @@ def test_the_search_runs_until_it_decides_and_tells_how() -> None:
 
 - batch 12: out of memory
 - batch 16: out of memory
+
+## What happened once and not again
+
+- batch 2: crashed: the engine died while serving (killed by SIGABRT)
+
+## Last words
+
+batch 2:
+
+```
+GGML_ASSERT(n_tokens > 0) failed
+```
 
 ![Throughput of all sequences](data:image/svg+xml;base64,…)
 

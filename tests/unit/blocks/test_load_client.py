@@ -19,11 +19,11 @@ from blocks.load_client import LoadClient, percentile
 from blocks.ports import LOCALHOST, free_port
 from blocks.process import leashed
 from tasks.core.cancellation import begin
-from tasks.core.errors import EngineError, StageCancelledError
+from tasks.core.errors import EngineError, EngineHungError, EngineSlowError, StageCancelledError
 from tasks.core.load import Load, load_for, load_for_decoding, longest_output
 
 ODD_ENGINE = Path(__file__).parents[2] / "support" / "odd_engine.py"
-LOAD = Load(clients=2, prompt_tokens=4, output_tokens=5, min_s=0.05, max_s=0.3, timeout_s=1)
+LOAD = Load(clients=2, prompt_tokens=4, output_tokens=5, min_s=0.05, max_s=0.3)
 
 
 @contextmanager
@@ -60,8 +60,8 @@ def test_a_slow_engine_is_measured_by_what_it_streamed_so_far(tmp_path: Path) ->
     [
         ("refuse", r"answered HTTP/1.1 500 .*: \{\"error\": \"no slot\"\}"),
         ("break", "broke off an answer after 2 tokens"),
+        ("fault", 'broke off an answer with {"error": {"code": 500, "message": "slot lost"'),
         ("silent", "closed the connection without an answer"),
-        ("hang", "did not answer within 1 s"),
         ("whole", "broke off an answer|closed|one piece"),
         ("die", "closed the connection without an answer|does not answer"),
     ],
@@ -69,6 +69,42 @@ def test_a_slow_engine_is_measured_by_what_it_streamed_so_far(tmp_path: Path) ->
 def test_an_answer_that_is_not_whole_is_a_fault(behaviour: str, message: str, tmp_path: Path) -> None:
     with odd_engine(behaviour, tmp_path / "log") as client, pytest.raises(EngineError, match=message):
         client.run(LOAD)
+
+
+@pytest.mark.parametrize("behaviour", ["hang", "stall"])
+def test_an_engine_that_sends_nothing_any_more_hangs(behaviour: str, tmp_path: Path) -> None:
+    load = LOAD.model_copy(update={"silence_s": 0.1, "max_s": 60})
+    with (
+        odd_engine(behaviour, tmp_path / "log") as client,
+        pytest.raises(EngineHungError, match=r"sent no byte for 0\.1 s"),
+    ):
+        client.run(load)
+
+
+def test_one_silent_answer_among_others_is_a_hang(tmp_path: Path) -> None:
+    """Not the engine as a whole, but one of its slots."""
+    load = LOAD.model_copy(update={"silence_s": 0.1, "max_s": 60, "min_requests": 10**6})
+    with odd_engine("stall-once", tmp_path / "log") as client, pytest.raises(EngineHungError):
+        client.run(load)
+
+
+def test_an_engine_that_is_not_done_in_time_is_slow(tmp_path: Path) -> None:
+    load = LOAD.model_copy(update={"timeout_s": 0.1, "max_s": 60})
+    with (
+        odd_engine("slow", tmp_path / "log") as client,
+        pytest.raises(EngineSlowError, match=r"was not done within 0\.1 s"),
+    ):
+        client.run(load)
+
+
+def test_bytes_without_a_token_are_not_slow_but_wrong(tmp_path: Path) -> None:
+    load = LOAD.model_copy(update={"timeout_s": 0.1})
+    with (
+        odd_engine("babble", tmp_path / "log") as client,
+        pytest.raises(EngineError, match="streams what holds no token") as caught,
+    ):
+        client.run(load)
+    assert type(caught.value) is EngineError
 
 
 def test_an_engine_that_is_gone_is_a_fault(tmp_path: Path) -> None:
