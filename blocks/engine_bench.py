@@ -17,10 +17,11 @@ from blocks.load_client import LoadClient
 from blocks.process import last_lines
 from blocks.process_memory import gpu_bytes, peak_host_bytes
 from tasks.batching.models import Run
+from tasks.batching.saturation import Saturation, judge_waits
 from tasks.core.errors import EngineError, EngineHungError, EngineStartError
-from tasks.core.load import Load, LoadFigures, load_for, load_for_decoding
+from tasks.core.load import Load, LoadFigures, OpenLoad, load_for, load_for_decoding, open_load_for
 from tasks.core.prefetch import Prefetch, no_prefetch
-from tasks.core.spec import CandidateFormat
+from tasks.core.spec import CandidateFormat, TuningLoad
 from tasks.engines.base import Engine, ServingConfig
 from tasks.engines.failures import failure_of
 from tasks.quantization.models import Exercise, Score, Trial
@@ -31,6 +32,7 @@ _SPEED_TOKENS = 96
 _WARM_UP_S = 0.2
 _SCORING_S = 600.0
 """Longest wait for the next byte while text is scored: an answer comes once all of its tokens are done."""
+_CLOSED = TuningLoad()
 _STOCK = " ".join(
     f"{first}{second}"
     for first in ("the ", "a ", "one ", "my ")
@@ -119,20 +121,33 @@ class EngineBench:
         return [warm_up.model_copy(update={"min_s": _WARM_UP_S}), *loads]
 
     def probe(
-        self, model_file: Path, config: ServingConfig, log: Path, *, output_tokens: int, runs: int
+        self,
+        model_file: Path,
+        config: ServingConfig,
+        log: Path,
+        *,
+        output_tokens: int,
+        runs: int,
+        load: TuningLoad = _CLOSED,
     ) -> Sequence[Run]:
         """As the batching stage's `ServingBench` says."""
         done: list[Run] = []
         try:
             with self._serve(model_file, config, log) as served, _watching(served):
-                self._load(served, config, output_tokens, runs, done)
+                self._load(served, config, output_tokens, runs, load, done)
         except EngineError as error:
             said = last_lines(log.read_text(errors="replace"))
             done.append(Run.failing(config.batch, failure_of(error, log_tail=said)))
         return done
 
     def _load(
-        self, served: RunningEngine, config: ServingConfig, output_tokens: int, runs: int, done: list[Run]
+        self,
+        served: RunningEngine,
+        config: ServingConfig,
+        output_tokens: int,
+        runs: int,
+        wanted: TuningLoad,
+        done: list[Run],
     ) -> None:
         with EngineApi(served.base_url, timeout_s=self.silence_s) as api:
             client = LoadClient(served.base_url, config.served_name, _token_pool(api))
@@ -142,9 +157,27 @@ class EngineBench:
         )
         client.run(load.model_copy(update={"seed": -1, "min_s": _WARM_UP_S, "min_requests": 1}))
         for seed in range(runs):
-            figures = client.run(load.model_copy(update={"seed": seed}))
+            if wanted.rate is None:
+                figures, saturation = client.run(load.model_copy(update={"seed": seed})), None
+            else:
+                figures, waits = client.run_open(
+                    self._open_load(wanted, wanted.rate, config, output_tokens, seed)
+                )
+                saturation = judge_waits(waits)
             peak = gpu_bytes(served.leash_pid) if self.gpu_layers else peak_host_bytes(served.leash_pid)
-            done.append(_run(config.batch, figures, peak))
+            done.append(_run(config.batch, figures, peak, saturation))
+
+    def _open_load(
+        self, wanted: TuningLoad, rate: float, config: ServingConfig, output_tokens: int, seed: int
+    ) -> OpenLoad:
+        return open_load_for(
+            rate_per_s=rate,
+            arrivals=wanted.arrivals,
+            requests=wanted.requests,
+            context=config.context,
+            output_tokens=output_tokens,
+            seed=seed,
+        ).model_copy(update={"silence_s": self.silence_s})
 
     def _check_gpu(self, served: RunningEngine) -> None:
         """Raise for an engine that was told to use GPUs and silently runs on the processor."""
@@ -181,7 +214,7 @@ def _watching(served: RunningEngine) -> Iterator[None]:
         raise
 
 
-def _run(batch: int, figures: LoadFigures, peak_bytes: int) -> Run:
+def _run(batch: int, figures: LoadFigures, peak_bytes: int, saturation: Saturation | None) -> Run:
     return Run(
         batch=batch,
         peak_bytes=peak_bytes,
@@ -192,6 +225,7 @@ def _run(batch: int, figures: LoadFigures, peak_bytes: int) -> Run:
             "tpot_p95": figures.tpot_p95_ms,
         },
         throughput=figures.tokens_per_s,
+        saturation=saturation,
     )
 
 

@@ -109,6 +109,7 @@ class LoadClient:
         assert parts.hostname is not None
         assert parts.port is not None
         self._host, self._port = parts.hostname, parts.port
+        self.base_url = base_url
         self._address = f"{base_url}/v1/completions"
         self._model = model
         self._pool = token_pool
@@ -154,13 +155,13 @@ class LoadClient:
         times = load.send_times()
         exchanges: list[_Exchange] = []
 
-        async def send(at: float, request: bytes) -> None:
+        async def send(at: float) -> None:
             await asyncio.sleep(max(0.0, start + at - time.monotonic()))
-            exchanges.append(_Exchange(request, wanted=start + at))
+            exchanges.append(_Exchange(next(requests), wanted=start + at))
             await self._ask(exchanges[-1])
 
         requests = self.requests(load, -1)
-        tasks = [asyncio.create_task(send(at, next(requests))) for at in times]
+        tasks = [asyncio.create_task(send(at)) for at in times]
 
         def quiet(now: float) -> float:
             """Since any byte came; queued requests wait while others are answered."""
@@ -176,7 +177,11 @@ class LoadClient:
             over=lambda seconds: all(task.done() for task in tasks) or seconds > times[-1] + load.drain_s,
         )
         waits = tuple(
-            Wait(arrived=one.wanted - start, first=one.first - start if one.events else None)
+            Wait(
+                arrived=one.wanted - start,
+                first=one.first - start if one.events else None,
+                done=one.last - start if one.done else None,
+            )
             for one in sorted(exchanges, key=lambda one: one.wanted)
         )
         return _figures(exchanges, seconds, end=start + seconds), waits

@@ -166,12 +166,17 @@ def _batch(request: TuningRequest, bench: EngineBench, candidate: Candidate) -> 
         "format": candidate.format.value,
         "context": config.context,
         "output_tokens": tuning.output_tokens,
+        "load": tuning.load.model_dump(mode="json"),
         "limits": limits.model_dump(mode="json"),
     }
     records = open_record_store(Settings.load()).list(StageName.BATCHING)
     prior = find_prior(records, inputs, fingerprint_here())
     asked = BatchingRequest(
-        model_file=candidate.path, config=config, output_tokens=tuning.output_tokens, limits=limits
+        model_file=candidate.path,
+        config=config,
+        output_tokens=tuning.output_tokens,
+        limits=limits,
+        load=tuning.load,
     )
     outcome = run_stage(
         StageName.BATCHING,
@@ -214,6 +219,7 @@ def _limits(request: TuningRequest) -> Limits:
         latency_ms={name: bound for name, bound in wanted.items() if bound is not None},
         tolerance=request.tuning.tolerance,
         max_batch=min(request.tuning.max_batch, get_engine(request.engine).max_batch),
+        rate_per_s=request.tuning.load.rate,
     )
 
 

@@ -8,7 +8,9 @@ from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from tasks.batching.saturation import Saturation
 from tasks.core.result import StageResult
+from tasks.core.spec import TuningLoad
 from tasks.core.verdicts import ChoiceVerdict
 from tasks.engines.base import ServingConfig
 from tasks.engines.failures import Failure, FailureKind
@@ -31,6 +33,8 @@ class Run(_Frozen):
     throughput: float | None = Field(None, ge=0)
     oom: bool = False
     failure: Failure | None = None
+    saturation: Saturation | None = None
+    """How waits went, of a run in an open loop."""
 
     @model_validator(mode="after")
     def _one_story(self) -> Self:
@@ -59,13 +63,15 @@ class Run(_Frozen):
 class Limits(_Frozen):
     """What the answer must keep: peak memory, latencies by name in ms; and the search's own bounds.
 
-    `tolerance` is the share of the best throughput that may be given up for a smaller size.
+    `tolerance` is the share of the best throughput that may be given up for a smaller size. `rate_per_s` are the
+    requests a second of an open loop: the size must keep up with them, and more throughput there cannot be.
     """
 
     memory_bytes: int = Field(gt=0)
     latency_ms: dict[str, float] = {}
     tolerance: float = Field(0.05, ge=0, lt=1)
     max_batch: int = Field(ge=1)
+    rate_per_s: float | None = Field(None, gt=0)
 
 
 class Fit(StrEnum):
@@ -76,6 +82,7 @@ class Fit(StrEnum):
     FAILED = "failed"
     MEMORY = "too much memory"
     LATENCY = "too slow"
+    SATURATED = "saturated"
 
 
 class SizeFigures(_Frozen):
@@ -127,6 +134,7 @@ class BatchingRequest(_Frozen):
     config: ServingConfig
     output_tokens: int = Field(ge=2)
     limits: Limits
+    load: TuningLoad = TuningLoad()
 
 
 class BatchingResult(StageResult):

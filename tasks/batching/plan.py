@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tasks.batching.models import Ask, Decision, Fit, Limits, Prior, Run, SizeFigures
+from tasks.batching.saturation import Saturation
 from tasks.core.records import Record
 from tasks.engines.failures import Failure, FailureKind
 
@@ -29,6 +30,9 @@ BOUNDARY = 1.1
 
 FLAT = 0.02
 """Throughput that rises by less has stopped rising."""
+
+_WAITING = "ttft"
+"""Latencies whose names begin so grow where slots are too few; others grow with the slots."""
 
 _FLAT_STEPS = 2
 _MOST_CLIFFS = 2
@@ -91,6 +95,8 @@ def _judge(
     seen = _latencies(good)
     latency = {name: statistics.median(values) for name, values in seen.items()}
     fit, why = _check_bounds(peak, latency, limits)
+    if fit in (Fit.FITS, Fit.LATENCY) and (behind := _falls_behind(good)) is not None:
+        fit, why = Fit.SATURATED, f"does not keep up with {limits.rate_per_s:g} requests/s: {behind.why}"
     if fit is Fit.LATENCY:
         failures = (*failures, Failure(kind=FailureKind.SLOW, what=why))
     return SizeFigures(
@@ -104,6 +110,12 @@ def _judge(
         why=why,
         failures=failures,
     )
+
+
+def _falls_behind(runs: Sequence[Run]) -> Saturation | None:
+    """The clearest of the runs that did not keep up, if they are half of all or more."""
+    behind = [run.saturation for run in runs if run.saturation is not None and run.saturation.saturated]
+    return max(behind, key=lambda one: one.growth) if 2 * len(behind) >= len(runs) and behind else None
 
 
 def _latencies(runs: Sequence[Run]) -> dict[str, list[float]]:
@@ -140,13 +152,13 @@ def _upper(values: Sequence[float], scatter: tuple[float, int] | None) -> float:
 def _check_bounds(peak: int, latency: Mapping[str, float], limits: Limits) -> tuple[Fit, str]:
     if peak > limits.memory_bytes:
         return Fit.MEMORY, f"needs {_size(peak)} of memory, {_size(limits.memory_bytes)} may be used"
-    for name, bound in limits.latency_ms.items():
-        found = latency.get(name)
-        if found is None:
-            return Fit.LATENCY, f"{name} was not measured, {bound:.4g} ms are wanted"
-        if found > bound:
-            return Fit.LATENCY, f"{name} is {found:.4g} ms, {bound:.4g} ms are wanted"
-    return Fit.FITS, ""
+    missed = [
+        f"{name} {'was not measured' if (found := latency.get(name)) is None else f'is {found:.4g} ms'}, "
+        f"{bound:.4g} ms are wanted"
+        for name, bound in limits.latency_ms.items()
+        if latency.get(name, math.inf) > bound
+    ]
+    return (Fit.LATENCY, "; ".join(missed)) if missed else (Fit.FITS, "")
 
 
 def _size(value: int) -> str:
@@ -166,10 +178,43 @@ def _explore(sizes: Sizes, limits: Limits, prior: int | None) -> int | None:
     """The next size that was never measured; None when there is nothing left to learn."""
     if not sizes:
         return max(1, min(prior or 1, limits.max_batch))
+    if limits.rate_per_s is not None:
+        return _explore_at_rate(sizes, limits)
     fitting = [size.batch for size in sizes.values() if size.fits]
     if not fitting:
         return None if 1 in sizes else 1  # a bad prior: start over from 1
     return _upward(sizes, limits, max(fitting)) or _downward(sizes, limits, min(fitting))
+
+
+def _explore_at_rate(sizes: Sizes, limits: Limits) -> int | None:
+    """In an open loop throughput is the rate, so the smallest size that keeps up is wanted: it lies above those that
+    let requests wait and below those that keep up, or that break another bound."""
+    small = max((size.batch for size in sizes.values() if _lets_wait(size, limits)), default=0)
+    high = min((batch for batch in sizes if batch > small), default=None)
+    finest = max(1, int(small * _FINE))
+    if high is None:
+        target = _reach(sizes, limits, small)
+        return target if target >= small + finest else None
+    if high <= 2 * small + 1:
+        target = (small + high) // 2
+    elif sizes[high].fits:
+        target = max(high // 2, small + 1)
+    else:
+        target = max(2 * small, 1)
+    return target if small + finest <= target < high else None
+
+
+def _reach(sizes: Sizes, limits: Limits, low: int) -> int:
+    """Twice `low`, or as far as memory reaches."""
+    return _room(sizes, limits, low, min(2 * low, limits.max_batch))
+
+
+def _lets_wait(size: SizeFigures, limits: Limits) -> bool:
+    """Whether requests wait too long at this size for want of slots: it is saturated, or nearly so."""
+    if size.fit is Fit.SATURATED:
+        return True
+    missed = [name for name, bound in limits.latency_ms.items() if size.latency_ms.get(name, 0.0) > bound]
+    return size.fit is Fit.LATENCY and bool(missed) and all(name.startswith(_WAITING) for name in missed)
 
 
 def _upward(sizes: Sizes, limits: Limits, low: int) -> int | None:
@@ -262,13 +307,12 @@ def _settle(sizes: Sizes, limits: Limits) -> Ask | Decision:
     """The smallest size that is good enough, once it and the best have been measured often and leave no doubt."""
     fitting = [size for _, size in sorted(sizes.items()) if size.fits]
     if not fitting:
-        smallest = sizes[min(sizes)]
-        return Decision(batch=None, reason=f"not even batch {smallest.batch} will do: {smallest.why}")
+        return Decision(batch=None, reason=_why_none(sizes, limits))
     doubtful = [size for size in fitting if size.runs >= REPEATS and _doubt(size, limits)]
     sure = [size for size in fitting if size not in doubtful]
     if not sure:
         return _give_up(doubtful, sizes, limits)
-    best = max(sure, key=lambda size: size.throughput)
+    best = sure[0] if limits.rate_per_s else max(sure, key=lambda size: size.throughput)
     chosen = next(size for size in sure if size.throughput >= best.throughput * (1 - limits.tolerance))
     for size in (chosen, best):
         if size.runs < REPEATS:
@@ -276,6 +320,17 @@ def _settle(sizes: Sizes, limits: Limits) -> Ask | Decision:
     if chosen is best and (between := _nearest_sure(chosen, doubtful, sizes, limits)) is not None:
         return Ask(batch=between, runs=REPEATS)
     return Decision(batch=chosen.batch, reason=_reason(chosen, best, sizes, limits))
+
+
+def _why_none(sizes: Sizes, limits: Limits) -> str:
+    waiting = [size for size in sizes.values() if _lets_wait(size, limits)] if limits.rate_per_s else []
+    if waiting:
+        most = max(waiting, key=lambda size: size.batch)
+        beyond = next((size for batch, size in sorted(sizes.items()) if batch > most.batch), None)
+        more = f"; batch {beyond.batch} {beyond.why}" if beyond else ""
+        return f"batch {most.batch} {most.why}{more}"
+    smallest = sizes[min(sizes)]
+    return f"not even batch {smallest.batch} will do: {smallest.why}"
 
 
 def _doubt(size: SizeFigures, limits: Limits) -> str:
@@ -309,7 +364,12 @@ def _give_up(doubtful: Sequence[SizeFigures], sizes: Sizes, limits: Limits) -> A
     """No size is sure: a smaller one, more runs of the smallest, or none."""
     smallest = doubtful[0]
     half = smallest.batch // 2
-    if half >= 1 and half not in sizes:
+    if limits.rate_per_s is not None:
+        twice = 2 * doubtful[-1].batch
+        waits = _doubt(doubtful[-1], limits).startswith(_WAITING)
+        if waits and twice <= limits.max_batch and twice not in sizes:
+            return Ask(batch=twice)
+    elif half >= 1 and half not in sizes:
         return Ask(batch=half, runs=REPEATS)
     if smallest.runs < MOST_REPEATS:
         return Ask(batch=smallest.batch, runs=MOST_REPEATS - smallest.runs)
@@ -321,6 +381,8 @@ def _reason(chosen: SizeFigures, best: SizeFigures, sizes: Sizes, limits: Limits
     above = next(
         (size for batch, size in sorted(sizes.items()) if batch > chosen.batch and not size.fits), None
     )
+    if limits.rate_per_s is not None:
+        return _reason_at_rate(chosen, sizes, limits)
     if chosen.batch == best.batch:
         text = f"the most throughput of {len(sizes)} sizes"
     else:
@@ -333,6 +395,12 @@ def _reason(chosen: SizeFigures, best: SizeFigures, sizes: Sizes, limits: Limits
     elif max(sizes) == limits.max_batch == chosen.batch:
         text += "; nothing larger may be tried"
     return text
+
+
+def _reason_at_rate(chosen: SizeFigures, sizes: Sizes, limits: Limits) -> str:
+    text = f"the smallest of {len(sizes)} sizes that keeps up with {limits.rate_per_s:g} requests/s"
+    below = [size for batch, size in sorted(sizes.items()) if batch < chosen.batch and not size.fits]
+    return f"{text}; batch {below[-1].batch} {below[-1].why}" if below else text
 
 
 def find_prior(records: Sequence[Record], inputs: Mapping[str, Any], host: str) -> Prior | None:

@@ -39,6 +39,8 @@ def markdown(result: BatchingResult) -> str:
     names = sorted({name for size in result.sizes for name in size.latency_ms if name.endswith("p95")})
     heads = ("batch", "runs", "tokens/s", "peak memory", *map(words, names))
     bounds = [f"peak memory at most {_size(result.limits.memory_bytes)}"]
+    if result.limits.rate_per_s is not None:
+        bounds.append(f"keeps up with {result.limits.rate_per_s:g} requests/s")
     bounds += [f"{words(name)} at most {bound:g} ms" for name, bound in result.limits.latency_ms.items()]
     others = [f"batch {size.batch}: {word}" for size in result.sizes if (word := _why_not(size))]
     mishaps = [

@@ -87,13 +87,36 @@ class LoadFigures(_Frozen):
 
 
 class Wait(_Frozen):
-    """How long one request of an open loop waited for its first token, in seconds from the start of the run.
+    """One request of an open loop, in seconds from the start of the run.
 
-    `arrived` is when it was to be sent, `first` when its first token came; None if none had come by the end.
+    `arrived` is when it was to be sent, `first` when its first token came, `done` when the answer was whole; None
+    for what had not come by the end.
     """
 
     arrived: float = Field(ge=0)
     first: float | None = None
+    done: float | None = None
+
+
+def open_load_for(
+    *,
+    rate_per_s: float,
+    arrivals: Arrivals,
+    requests: int,
+    context: int,
+    output_tokens: int,
+    seed: int = 0,
+) -> OpenLoad:
+    """An open loop whose requests fit into `context` tokens; a run that takes long is given the time."""
+    return OpenLoad(
+        rate_per_s=rate_per_s,
+        arrivals=arrivals,
+        requests=requests,
+        prompt_tokens=prompt_for(context, output_tokens),
+        output_tokens=output_tokens,
+        seed=seed,
+        timeout_s=2 * requests / rate_per_s + 300,
+    )
 
 
 def longest_output(output_tokens: int) -> int:

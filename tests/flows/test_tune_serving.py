@@ -10,12 +10,21 @@ import pytest
 from blocks.record_store import open_record_store
 from flows.quantize_model import quantize_model
 from flows.tune_serving import TuningOutcome, TuningRequest, quantized, tune_serving
-from tasks.batching.models import BatchingResult
+from tasks.batching.models import BatchingResult, Fit
 from tasks.core.cancellation import begin
 from tasks.core.errors import SpecError, StageCancelledError
 from tasks.core.files import file_lock
 from tasks.core.settings import Settings
-from tasks.core.spec import CandidateFormat, EngineKind, Hardware, Objectives, Tuning, parse_spec
+from tasks.core.spec import (
+    CandidateFormat,
+    EngineKind,
+    Hardware,
+    LoadKind,
+    Objectives,
+    Tuning,
+    TuningLoad,
+    parse_spec,
+)
 from tasks.core.verdicts import StageName
 
 pytestmark = [pytest.mark.engine, pytest.mark.server]
@@ -105,6 +114,23 @@ def test_no_size_keeps_an_impossible_objective(asked: TuningRequest) -> None:
     assert outcome.batching is not None
     assert outcome.batching.says_no
     assert batching(outcome).reason.startswith("not even batch 1 will do: ttft_p95 is ")
+
+
+def test_a_rate_is_kept_up_with_or_refused(asked: TuningRequest) -> None:
+    one = changed(asked, candidates=(CandidateFormat.Q8_0,), quality_text=None, max_batch=2)
+    slow = TuningLoad(kind=LoadKind.OPEN, rate=20, requests=20)
+    outcome = tune_serving(changed(one, load=slow))
+    result = batching(outcome)
+    assert result.batch in (1, 2)
+    assert "keeps up with 20 requests/s" in result.reason
+    assert result.limits.rate_per_s == 20
+    assert result.sizes[-1].latency_ms["ttft_p95"] > 0
+    refused = batching(
+        tune_serving(changed(one, load=slow.model_copy(update={"rate": 5000, "requests": 1000})))
+    )
+    assert refused.batch is None
+    assert refused.reason.startswith("batch 2 does not keep up with 5000 requests/s: ")
+    assert [size.fit for size in refused.sizes] == [Fit.SATURATED, Fit.SATURATED]
 
 
 @pytest.mark.parametrize(

@@ -24,12 +24,13 @@ from blocks.load_client import LoadClient
 from blocks.process_memory import command_pids, gpu_bytes, peak_bytes, peak_host_bytes
 from tasks.batching import report
 from tasks.batching.apply import find_batch
-from tasks.batching.models import BatchingRequest, BatchingResult, Limits
+from tasks.batching.models import BatchingRequest, BatchingResult, Fit, Limits
+from tasks.batching.plan import summarise
 from tasks.core.digests import digest_of_file
 from tasks.core.errors import EngineDiedError, EngineError, SpecError
 from tasks.core.load import Prompts
 from tasks.core.settings import Settings
-from tasks.core.spec import CandidateFormat
+from tasks.core.spec import CandidateFormat, LoadKind, TuningLoad
 from tasks.core.verdicts import ChoiceVerdict
 from tasks.engines.base import HOST, PORT, CommandLine, ServingConfig
 from tasks.engines.failures import FailureKind
@@ -310,6 +311,21 @@ def test_a_probe_measures_each_run(bench: EngineBench, candidate: Path, tmp_path
         assert 20e6 < (run.peak_bytes or 0) < 2e9
         assert set(run.latency_ms) == {"ttft_p50", "ttft_p95", "tpot_p50", "tpot_p95"}
     assert runs[1].latency_ms != runs[0].latency_ms
+
+
+@pytest.mark.parametrize(("share", "saturated"), [(0.3, False), (4, True)])
+def test_requests_at_a_rate_tell_whether_the_engine_keeps_up(
+    share: float, saturated: bool, bench: EngineBench, candidate: Path, tmp_path: Path
+) -> None:
+    """The rate is a share of what this engine did in a closed loop, here and now."""
+    (closed,) = bench.probe(candidate, CONFIG, tmp_path / "log", output_tokens=16, runs=1)
+    assert closed.saturation is None
+    load = TuningLoad(kind=LoadKind.OPEN, rate=share * (closed.throughput or 0) / 16, requests=100)
+    (run,) = bench.probe(candidate, CONFIG, tmp_path / "log", output_tokens=16, runs=1, load=load)
+    assert run.saturation is not None
+    assert run.saturation.saturated == saturated, run
+    limits = Limits(memory_bytes=10**10, max_batch=16, rate_per_s=load.rate)
+    assert summarise([run], limits)[CONFIG.batch].fit is (Fit.SATURATED if saturated else Fit.FITS)
 
 
 def test_more_slots_take_more_memory(bench: EngineBench, candidate: Path, tmp_path: Path) -> None:

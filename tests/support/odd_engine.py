@@ -5,12 +5,14 @@ Starts and completes a prompt like any other. A streamed answer then: `die` ends
 hangs up in the middle; `fault` streams an error after two tokens; `silent` closes at once; `hang` never answers,
 `family` neither, and has a grandchild in a session of its own that ignores SIGTERM; `stall` sends two tokens and no
 more, `stall-once` only the first time; `whole` sends everything in one piece; `babble` streams without end what holds no token; `slow` streams
-without end; `fine` streams five tokens.
+without end; `fine` streams five tokens. `serial` does so for one request at a time, each in 10 ms; `freeze`
+freezes as a whole for half a second at its twentieth request.
 
 Others never come so far: `unready` is never healthy; `deaf` never answers its first completion, `die-first` dies
 of it; `nonsense` answers it with a page. The scores of `no-numbers` are null.
 """
 
+import itertools
 import json
 import os
 import re
@@ -23,6 +25,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 FOREVER = threading.Event()
 FIRST = threading.Semaphore()
+ALONE = threading.Lock()
+COUNT = itertools.count(1)
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -123,6 +127,23 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(text)
 
+    def serial(self) -> None:
+        with ALONE:
+            self.begin()
+            self.token(1)
+            time.sleep(0.01)
+            self.token(2)
+            self.end(2)
+
+    def freeze(self) -> None:
+        with ALONE:
+            if next(COUNT) == 20:
+                time.sleep(0.5)
+        self.begin()
+        self.token(1)
+        self.token(2)
+        self.end(2)
+
     def slow(self) -> None:
         self.begin()
         number = 0
@@ -175,6 +196,7 @@ setattr(Handler, "break", Handler.break_)
 
 
 class Server(ThreadingHTTPServer):
+    request_queue_size = 256
     daemon_threads = True
 
     def handle_error(self, *_: object) -> None:

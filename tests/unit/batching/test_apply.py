@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from figures import without_figures
@@ -11,10 +12,12 @@ from inline_snapshot import snapshot
 
 from tasks.batching import report
 from tasks.batching.apply import find_batch
-from tasks.batching.models import BatchingRequest, BatchingResult, Limits, Run
+from tasks.batching.models import BatchingRequest, BatchingResult, Fit, Limits, Run
+from tasks.batching.saturation import Saturation
 from tasks.core.cancellation import begin
 from tasks.core.errors import StageCancelledError
 from tasks.core.progress import listen
+from tasks.core.spec import LoadKind, TuningLoad
 from tasks.core.verdicts import ChoiceVerdict
 from tasks.engines.base import ServingConfig
 from tasks.engines.failures import Failure, FailureKind
@@ -34,9 +37,17 @@ class Bench:
         self.asked: list[tuple[int, int]] = []
 
     def probe(
-        self, model_file: Path, config: ServingConfig, log: Path, *, output_tokens: int, runs: int
+        self,
+        model_file: Path,
+        config: ServingConfig,
+        log: Path,
+        *,
+        output_tokens: int,
+        runs: int,
+        load: TuningLoad,
     ) -> Sequence[Run]:
         assert (model_file.name, log.name, output_tokens) == ("model.gguf", "engine.log", 32)
+        assert load.kind == "closed"
         self.asked.append((config.batch, runs))
         if config.batch > 8:
             return [Run(batch=config.batch, oom=True)]
@@ -129,6 +140,39 @@ GGML_ASSERT(n_tokens > 0) failed
 
 5% of throughput may be given up for a smaller size. A sequence has 256 tokens of context.
 """)
+    assert BatchingResult.model_validate(result.model_dump(mode="json")) == result
+
+
+def test_an_open_loop_is_told_by_its_rate() -> None:
+    lines: list[str] = []
+    listen(lambda stage, line: lines.append(line))
+    behind = Saturation(growth=0.4, later=1.0, backlog=31, begun=1.0)
+
+    class Rated:
+        def probe(self, model_file: Path, config: ServingConfig, log: Path, **asked: Any) -> Sequence[Run]:
+            assert asked["load"].rate == 8
+            run = Run(
+                batch=config.batch,
+                peak_bytes=10**8,
+                throughput=256.0,
+                latency_ms={"ttft_p95": 900.0 / config.batch},
+                saturation=behind if config.batch < 4 else behind.model_copy(update={"growth": 0.0}),
+            )
+            return [run] * asked["runs"]
+
+    load = TuningLoad(kind=LoadKind.OPEN, rate=8)
+    result = find_batch(request(rate_per_s=8).model_copy(update={"load": load}), Rated(), None)
+    assert (result.batch, [size.fit for size in result.sizes]) == (
+        4,
+        [Fit.SATURATED, Fit.SATURATED, Fit.SATURATED, Fit.FITS],
+    )
+    assert lines[0] == "batch 1: 256 tokens/s, TTFT p95 900.0 ms, saturated"
+    page = report.markdown(result)
+    assert (
+        "- batch 2: does not keep up with 8 requests/s: waits grow by 0.40 s a second, 31 requests were unanswered"
+        in page
+    )
+    assert "- keeps up with 8 requests/s" in page
     assert BatchingResult.model_validate(result.model_dump(mode="json")) == result
 
 
