@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from blocks.engine_api import EngineApi
 from blocks.engine_process import RunningEngine, serve
@@ -18,8 +19,8 @@ from blocks.process import last_lines
 from blocks.process_memory import gpu_bytes, peak_host_bytes
 from tasks.batching.models import Run
 from tasks.batching.saturation import Saturation, judge_waits
-from tasks.core.errors import EngineError, EngineHungError, EngineStartError
-from tasks.core.load import Load, LoadFigures, OpenLoad, load_for, load_for_decoding, open_load_for
+from tasks.core.errors import CommandError, EngineError, EngineHungError, EngineStartError
+from tasks.core.load import Load, LoadFigures, OpenLoad, Wait, load_for, load_for_decoding, open_load_for
 from tasks.core.prefetch import Prefetch, no_prefetch
 from tasks.core.spec import CandidateFormat, TuningLoad
 from tasks.engines.base import Engine, ServingConfig
@@ -51,11 +52,25 @@ _STOCK = " ".join(
 """Text whose tokens prompts are drawn from at random: what they say does not matter, only that they differ."""
 
 
+class LoadSource(Protocol):
+    """What puts load on one engine: the built-in client, or another in its place."""
+
+    def run(self, load: Load) -> LoadFigures:
+        """As `LoadClient.run`."""
+
+    def run_open(self, load: OpenLoad) -> tuple[LoadFigures, tuple[Wait, ...]]:
+        """As `LoadClient.run_open`."""
+
+
+LoadBy = Callable[[str, str], LoadSource]
+
+
 @dataclass(frozen=True)
 class EngineBench:
     """One engine in one environment. With layers on GPUs, memory is measured there instead of on the host.
 
-    An engine under load that sends no byte for `silence_s` hangs.
+    An engine under load that sends no byte for `silence_s` hangs. `load_by` makes what puts load on a batch size from
+    the engine's address and the model's name; the built-in client does so where there is none, and warms up.
     """
 
     engine: Engine
@@ -65,6 +80,7 @@ class EngineBench:
     start_timeout_s: float = 120.0
     silence_s: float = 60.0
     scoring_s: float = _SCORING_S
+    load_by: LoadBy | None = None
     prefetch: Prefetch = no_prefetch
 
     def convert(self, worker: Path, model_dir: Path, form: CandidateFormat, out: Path) -> None:
@@ -151,6 +167,7 @@ class EngineBench:
     ) -> None:
         with EngineApi(served.base_url, timeout_s=self.silence_s) as api:
             client = LoadClient(served.base_url, config.served_name, _token_pool(api))
+        generator = self.load_by(served.base_url, config.served_name) if self.load_by else client
         self._check_gpu(served)
         load = load_for(clients=config.batch, context=config.context, output_tokens=output_tokens).model_copy(
             update={"silence_s": self.silence_s}
@@ -158,9 +175,9 @@ class EngineBench:
         client.run(load.model_copy(update={"seed": -1, "min_s": _WARM_UP_S, "min_requests": 1}))
         for seed in range(runs):
             if wanted.rate is None:
-                figures, saturation = client.run(load.model_copy(update={"seed": seed})), None
+                figures, saturation = generator.run(load.model_copy(update={"seed": seed})), None
             else:
-                figures, waits = client.run_open(
+                figures, waits = generator.run_open(
                     self._open_load(wanted, wanted.rate, config, output_tokens, seed)
                 )
                 saturation = judge_waits(waits)
@@ -209,7 +226,7 @@ def _watching(served: RunningEngine) -> Iterator[None]:
     """A dead engine says more than the connection that broke with it."""
     try:
         yield
-    except EngineError as error:
+    except (EngineError, CommandError) as error:
         served.check(dying=not isinstance(error, EngineHungError))
         raise
 

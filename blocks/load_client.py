@@ -17,7 +17,16 @@ from urllib.parse import urlsplit
 
 from tasks.core.cancellation import current
 from tasks.core.errors import EngineError, EngineHungError, EngineSlowError
-from tasks.core.load import Load, LoadFigures, OpenLoad, Prompts, Wait, longest_output
+from tasks.core.load import (
+    Load,
+    LoadFigures,
+    OpenLoad,
+    Prompts,
+    Wait,
+    figures_of,
+    longest_output,
+    shortest_output,
+)
 
 _EVENT = b"\ndata: {"
 _DONE = b"\ndata: [DONE]"
@@ -244,8 +253,7 @@ class LoadClient:
             "model": self._model,
             "prompt": draw.choices(self._pool, k=load.prompt_tokens),
             "max_tokens": draw.randint(
-                max(2, 2 * load.output_tokens - longest_output(load.output_tokens)),
-                longest_output(load.output_tokens),
+                shortest_output(load.output_tokens), longest_output(load.output_tokens)
             ),
             "temperature": 0.0,
             "ignore_eos": True,
@@ -290,18 +298,10 @@ def _figures(exchanges: Sequence[_Exchange], seconds: float, *, end: float | Non
     tpot = [exchange.tpot_ms(ratio) for exchange in begun if exchange.events > 1]
     if not tpot:
         raise EngineError("the engine streams no tokens: each answer came in one piece")
-    return LoadFigures(
+    return figures_of(
         requests=len(begun),
         seconds=seconds,
-        tokens_per_s=ratio * sum(exchange.events for exchange in begun) / seconds,
-        ttft_p50_ms=percentile(ttft, 0.5),
-        ttft_p95_ms=percentile(ttft, 0.95),
-        tpot_p50_ms=percentile(tpot, 0.5),
-        tpot_p95_ms=percentile(tpot, 0.95),
+        tokens=ratio * sum(exchange.events for exchange in begun),
+        ttft_ms=ttft,
+        tpot_ms=tpot,
     )
-
-
-def percentile(values: Sequence[float], share: float) -> float:
-    """The smallest value that at least `share` of all do not exceed: one that was measured."""
-    ranked = sorted(values)
-    return ranked[max(0, -int(-share * len(ranked) // 1) - 1)]

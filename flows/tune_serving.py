@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,12 +13,15 @@ from prefect import flow
 from pydantic import BaseModel, ConfigDict, Field
 
 from blocks.engine_bench import EngineBench
+from blocks.guidellm import Guidellm
 from blocks.host import fingerprint_here
 from blocks.nvml import read_nvml
 from blocks.prefetch import Prefetcher
 from blocks.record_store import open_record_store
 from flows.named_states import named
 from flows.recording import Outcome, run_stage
+from flows.tool_environment import tool_python
+from tasks.batching import guidellm
 from tasks.batching import report as batching_report
 from tasks.batching.models import BatchingRequest, BatchingResult, Limits
 from tasks.batching.plan import find_prior
@@ -27,8 +31,9 @@ from tasks.core.errors import SpecError
 from tasks.core.files import file_lock
 from tasks.core.load import longest_output
 from tasks.core.model_shape import ModelShape, read_model_shape
+from tasks.core.progress import say
 from tasks.core.settings import Settings
-from tasks.core.spec import EngineKind, Hardware, Objectives, Tuning
+from tasks.core.spec import EngineKind, Hardware, LoadGenerator, Objectives, Tuning
 from tasks.core.verdicts import StageName
 from tasks.engines.base import ServingConfig
 from tasks.engines.catalogue import get_engine
@@ -167,6 +172,7 @@ def _batch(request: TuningRequest, bench: EngineBench, candidate: Candidate) -> 
         "context": config.context,
         "output_tokens": tuning.output_tokens,
         "load": tuning.load.model_dump(mode="json"),
+        "load_generator": list(guidellm.REQUIREMENTS) if _by_guidellm(tuning) else "builtin",
         "limits": limits.model_dump(mode="json"),
     }
     records = open_record_store(Settings.load()).list(StageName.BATCHING)
@@ -184,11 +190,32 @@ def _batch(request: TuningRequest, bench: EngineBench, candidate: Candidate) -> 
         inputs=inputs,
         result_type=BatchingResult,
         report=batching_report,
-        work=lambda: _alone(lambda: find_batch(asked, bench, prior.batch if prior else None)),
+        work=lambda: _alone(
+            lambda: find_batch(asked, _with_generator(bench, request), prior.batch if prior else None)
+        ),
         still_good=lambda _: True,  # nothing is kept but the record itself
         consulted=(prior.record,) if prior else (),
     )
     return outcome.model_copy(update={"result": _named(outcome.result, request.name)})
+
+
+def _by_guidellm(tuning: Tuning) -> bool:
+    return tuning.load_generator is LoadGenerator.GUIDELLM
+
+
+def _with_generator(bench: EngineBench, request: TuningRequest) -> EngineBench:
+    """The bench with the load generator that the spec asks for; its environment is built the first time."""
+    if not _by_guidellm(request.tuning):
+        return bench
+    say(StageName.BATCHING, "building guidellm's environment, if it is not there yet")
+    python = tool_python(
+        guidellm.REQUIREMENTS, Settings.load(), name="guidellm", torch_backend="cpu", install=True
+    )
+    assert python is not None  # it is installed
+    return replace(
+        bench,
+        load_by=lambda url, model: Guidellm(python, guidellm.Target(url, model, request.model_dir)),
+    )
 
 
 def _alone(work: Callable[[], R]) -> R:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from enum import StrEnum
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -117,6 +118,32 @@ def open_load_for(
         seed=seed,
         timeout_s=2 * requests / rate_per_s + 300,
     )
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """The smallest value that at least `share` of all do not exceed: one that was measured."""
+    ranked = sorted(values)
+    return ranked[max(0, -int(-share * len(ranked) // 1) - 1)]
+
+
+def figures_of(
+    *, requests: int, seconds: float, tokens: float, ttft_ms: Sequence[float], tpot_ms: Sequence[float]
+) -> LoadFigures:
+    """Figures of a run from those of its requests; at least one of each."""
+    return LoadFigures(
+        requests=requests,
+        seconds=seconds,
+        tokens_per_s=tokens / seconds,
+        ttft_p50_ms=percentile(ttft_ms, 0.5),
+        ttft_p95_ms=percentile(ttft_ms, 0.95),
+        tpot_p50_ms=percentile(tpot_ms, 0.5),
+        tpot_p95_ms=percentile(tpot_ms, 0.95),
+    )
+
+
+def shortest_output(output_tokens: int) -> int:
+    """The shortest output of a load that asks for `output_tokens`."""
+    return max(2, 2 * output_tokens - longest_output(output_tokens))
 
 
 def longest_output(output_tokens: int) -> int:

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from waiting import wait_until
 
 from blocks.engine_api import EngineApi
-from blocks.load_client import LoadClient, percentile
+from blocks.load_client import LoadClient
 from blocks.ports import LOCALHOST, free_port
 from blocks.process import leashed
 from tasks.batching.saturation import judge_waits
@@ -32,6 +32,7 @@ from tasks.core.load import (
     load_for_decoding,
     longest_output,
     open_load_for,
+    percentile,
 )
 
 ODD_ENGINE = Path(__file__).parents[2] / "support" / "odd_engine.py"
