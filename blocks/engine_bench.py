@@ -69,8 +69,9 @@ LoadBy = Callable[[str, str], LoadSource]
 class EngineBench:
     """One engine in one environment. With layers on GPUs, memory is measured there instead of on the host.
 
-    An engine under load that sends no byte for `silence_s` hangs. `load_by` makes what puts load on a batch size from
-    the engine's address and the model's name; the built-in client does so where there is none, and warms up.
+    An engine under load that sends no byte for `silence_s` hangs; one that broke off is given `dying_s` to be dead.
+    `load_by` makes what puts load on a batch size, from the engine's address and the model's name; the built-in
+    client does so where there is none, and warms up.
     """
 
     engine: Engine
@@ -78,7 +79,8 @@ class EngineBench:
     threads: int
     gpu_layers: int = 0
     start_timeout_s: float = 120.0
-    silence_s: float = 60.0
+    silence_s: float = 120.0
+    dying_s: float = 2.0
     scoring_s: float = _SCORING_S
     load_by: LoadBy | None = None
     prefetch: Prefetch = no_prefetch
@@ -216,6 +218,7 @@ class EngineBench:
             log=log,
             start_timeout_s=self.start_timeout_s,
             silence_s=self.silence_s,
+            dying_s=self.dying_s,
             maps=(model_file,) if self.engine.maps_files else (),
             prefetch=self.prefetch,
         )

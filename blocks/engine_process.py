@@ -21,17 +21,22 @@ from tasks.engines.failures import name_end
 
 _POLL_S = 0.02
 _DYING_S = 2.0
-"""A connection breaks a moment before the process that held it is gone."""
+"""A connection breaks a moment before the process that held it is gone: this long at the most."""
 _SILENCE_S = 60.0
 
 
 @dataclass(frozen=True)
 class EngineChild:
-    """The process of an engine, ready or not. `killed_before` is the kernel's count of kills at its start."""
+    """The process of an engine, ready or not.
+
+    `killed_before` is the kernel's count of kills at its start. Where a connection broke, the process is given
+    `dying_s` to be gone: it was the one or the other that failed.
+    """
 
     child: subprocess.Popen[bytes]
     log: Path
     killed_before: int | None
+    dying_s: float = _DYING_S
 
     def check(self, doing: str, *, ready: bool, wait_s: float = 0.0) -> None:
         """Raise `EngineDiedError` if the process has ended, or ends within `wait_s`."""
@@ -66,8 +71,8 @@ class RunningEngine:
         return self.process.child.pid
 
     def check(self, *, dying: bool = False) -> None:
-        """Raise `EngineDiedError` if the engine's process has ended; with `dying`, if it does within two seconds."""
-        self.process.check("while serving", ready=True, wait_s=_DYING_S if dying else 0.0)
+        """Raise `EngineDiedError` if the engine's process has ended; with `dying`, if it does so within `dying_s`."""
+        self.process.check("while serving", ready=True, wait_s=self.process.dying_s if dying else 0.0)
 
 
 @contextlib.contextmanager
@@ -78,6 +83,7 @@ def serve(
     log: Path,
     start_timeout_s: float = 120.0,
     silence_s: float = _SILENCE_S,
+    dying_s: float = _DYING_S,
     maps: Sequence[Path] = (),
     prefetch: Prefetch = no_prefetch,
 ) -> Iterator[RunningEngine]:
@@ -99,14 +105,14 @@ def serve(
         ) as child,
         EngineApi(f"http://{LOCALHOST}:{port}", timeout_s=silence_s) as api,
     ):
-        process = EngineChild(child, log, killed_before)
+        process = EngineChild(child, log, killed_before, dying_s)
         with prefetch(maps):
             wait_until_ready(api, process, start_timeout_s)
             try:
                 api.complete(served_name, "The", 1)
             except EngineError as error:
-                dying_s = 0.0 if isinstance(error, EngineHungError) else _DYING_S
-                process.check("at its first completion", ready=True, wait_s=dying_s)
+                wait_s = 0.0 if isinstance(error, EngineHungError) else dying_s
+                process.check("at its first completion", ready=True, wait_s=wait_s)
                 raise
         yield RunningEngine(api.base_url, time.monotonic() - start, process)
 

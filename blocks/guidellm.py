@@ -17,9 +17,10 @@ from tasks.batching.guidellm import (
     open_figures,
     read_report,
 )
-from tasks.core.errors import CommandError
+from tasks.core.errors import CommandError, EngineSlowError
 from tasks.core.load import Load, LoadFigures, OpenLoad, Wait
 
+_LONGER = 4
 _START_S = 300.0
 """Most that it takes to import what it needs and to start its processes, on a busy host."""
 
@@ -32,8 +33,19 @@ class Guidellm:
     target: Target
 
     def run(self, load: Load) -> LoadFigures:
-        """As `LoadClient.run`. Raises `CommandError` where guidellm itself fails."""
-        return closed_figures(self._report(load))
+        """As `LoadClient.run`. Raises `CommandError` where guidellm itself fails.
+
+        guidellm ends at a time and not when every client was answered: where the engine needs longer, it runs again.
+        """
+        while True:
+            report = self._report(load)
+            try:
+                return closed_figures(report, load)
+            except EngineSlowError:
+                if longest_s(load) >= load.timeout_s:
+                    raise
+                longer = min(load.timeout_s, _LONGER * longest_s(load))
+                load = load.model_copy(update={"max_s": longer})
 
     def run_open(self, load: OpenLoad) -> tuple[LoadFigures, tuple[Wait, ...]]:
         """As `LoadClient.run_open`. Raises `CommandError` where guidellm itself fails."""

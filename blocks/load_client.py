@@ -295,7 +295,10 @@ def _figures(exchanges: Sequence[_Exchange], seconds: float, *, end: float | Non
     ttft = [exchange.ttft_ms for exchange in begun]
     if end is not None:
         ttft += [(end - exchange.wanted) * 1000 for exchange in exchanges if not exchange.events]
-    tpot = [exchange.tpot_ms(ratio) for exchange in begun if exchange.events > 1]
+    several = [exchange for exchange in begun if exchange.events > 1]
+    # What a starved client reads in one piece tells nothing of the time between tokens.
+    apart = [exchange for exchange in several if exchange.last > exchange.first]
+    tpot = [exchange.tpot_ms(ratio) for exchange in apart or several]
     if not tpot:
         raise EngineError("the engine streams no tokens: each answer came in one piece")
     return figures_of(

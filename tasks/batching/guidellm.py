@@ -175,8 +175,17 @@ def _answer(request: dict[str, Any], start: float, *, done: bool) -> Answer:
     )
 
 
-def closed_figures(report: GuidellmReport) -> LoadFigures:
-    """Figures of a closed loop: a request begins when it is sent. Raises `EngineSlowError` if no token came."""
+def closed_figures(report: GuidellmReport, load: Load) -> LoadFigures:
+    """Figures of a closed loop: a request begins when it is sent.
+
+    Raises `EngineSlowError` if there are fewer answers with two tokens than clients: those that had none are the
+    slowest, and a run without them would look better than it was.
+    """
+    several = sum(one.first is not None and one.tokens > 1 for one in report.answers)
+    if several < load.clients:
+        raise EngineSlowError(
+            f"{several} of {load.clients} clients had two tokens within {report.seconds:.0f} s"
+        )
     return _figures(report, [one.first - one.sent for one in report.answers if one.first is not None])
 
 

@@ -23,7 +23,7 @@ class Prompts(_Frozen):
     prompt_tokens: int = Field(ge=1)
     output_tokens: int = Field(ge=2)
     seed: int = 0
-    silence_s: float = Field(60, gt=0)
+    silence_s: float = Field(120, gt=0)
     timeout_s: float = Field(300, gt=0)
 
 

@@ -16,6 +16,7 @@ from tasks.batching.models import BatchingResult, Fit
 from tasks.core.cancellation import begin
 from tasks.core.errors import SpecError, StageCancelledError
 from tasks.core.files import file_lock
+from tasks.core.load import Load
 from tasks.core.settings import Settings
 from tasks.core.spec import (
     CandidateFormat,
@@ -153,7 +154,10 @@ def test_guidellm_sends_when_the_spec_asks_for_it(
     by_guidellm = changed(one, load_generator=LoadGenerator.GUIDELLM)
     result = batching(tune_serving(by_guidellm))
     assert result.chosen is not None
-    recorded = closed_figures(read_report((tmp_path / "report.json").read_text()))
+    recorded = closed_figures(
+        read_report((tmp_path / "report.json").read_text()),
+        Load(clients=1, prompt_tokens=1, output_tokens=2),
+    )
     assert result.chosen.throughput == recorded.tokens_per_s
     assert result.chosen.latency_ms["ttft_p95"] == recorded.ttft_p95_ms
     assert built == [REQUIREMENTS]

@@ -383,6 +383,7 @@ def test_how_an_engine_failed_is_told_and_nothing_of_it_is_left(ending: Ending, 
         python=Path(sys.executable),
         threads=1,
         silence_s=0.3,
+        dying_s=0.1 if ending.kind is FailureKind.GARBAGE else 10,
         start_timeout_s=0.3 if ending.behaviour == "unready" else 60,
     )
     (run,) = bench.probe(tmp_path / "x", CONFIG, tmp_path / "log", output_tokens=4, runs=3)

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from waiting import wait_until
 
 from blocks.engine_api import EngineApi
-from blocks.load_client import LoadClient
+from blocks.load_client import LoadClient, _Exchange, _figures
 from blocks.ports import LOCALHOST, free_port
 from blocks.process import leashed
 from tasks.batching.saturation import judge_waits
@@ -118,6 +118,21 @@ def test_bytes_without_a_token_are_not_slow_but_wrong(tmp_path: Path) -> None:
     ):
         client.run(load)
     assert type(caught.value) is EngineError
+
+
+def test_an_answer_that_was_read_in_one_piece_tells_no_time_per_token() -> None:
+    def exchange(first: float, last: float) -> _Exchange:
+        return _Exchange(b"", sent=1.0, first=first, last=last, events=5, done=True)
+
+    apart, in_one = exchange(1.1, 1.5), exchange(1.3, 1.3)
+    found = _figures([apart, in_one, in_one], 1.0)
+    assert (found.requests, found.tpot_p50_ms, found.tpot_p95_ms) == (
+        3,
+        pytest.approx(100),
+        pytest.approx(100),
+    )
+    assert found.ttft_p95_ms == pytest.approx(300)
+    assert _figures([in_one], 1.0).tpot_p50_ms == 0  # there is nothing better to say
 
 
 # --- open loop ---------------------------------------------------------------------------------------------
