@@ -468,6 +468,24 @@ def test_the_real_engine_struck_under_load(
     assert not processes_of(tmp_path)
 
 
+def test_an_engine_that_answers_too_slowly_is_told_from_one_that_fails(tmp_path: Path) -> None:
+    """It streams a token every 10 ms; every 5 ms are wanted."""
+    request = BatchingRequest(
+        model_file=tmp_path / "model.gguf",
+        config=CONFIG.model_copy(update={"batch": 1}),
+        output_tokens=4,
+        limits=Limits(memory_bytes=10**9, max_batch=4, latency_ms={"tpot_p95": 5}),
+    )
+    bench = EngineBench(engine=OddEngine("slow", mark=str(tmp_path)), python=Path(sys.executable), threads=1)
+    result = find_batch(request, bench, None)
+    assert result.verdict == ChoiceVerdict.NONE
+    (size,) = result.sizes
+    assert size.fit is Fit.LATENCY
+    assert [one.kind for one in size.failures] == [FailureKind.SLOW]
+    assert "- batch 1: slow: tpot_p95 is 1" in report.markdown(result)
+    assert not processes_of(tmp_path)
+
+
 def test_failures_of_a_search_come_with_its_result(tmp_path: Path) -> None:
     """A search on an engine that dies at every size: none, and why, in the result, the page and the deploy's log."""
     request = BatchingRequest(
