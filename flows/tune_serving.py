@@ -24,7 +24,7 @@ from flows.tool_environment import tool_python
 from tasks.batching import guidellm
 from tasks.batching import report as batching_report
 from tasks.batching.models import BatchingRequest, BatchingResult, Limits
-from tasks.batching.plan import find_prior
+from tasks.batching.priors import find_prior
 from tasks.batching.task import find_batch
 from tasks.core.digests import digest_of
 from tasks.core.errors import SpecError

@@ -59,6 +59,8 @@ def failure_of(error: EngineError, *, log_tail: str | None = None) -> Failure:
         EngineSlowError: FailureKind.SLOW,
     }
     kind = next((kind for type_, kind in kinds.items() if isinstance(error, type_)), FailureKind.GARBAGE)
+    if was_out_of_memory(None, error.what):  # an engine may survive it and say so in its answer
+        kind = FailureKind.OUT_OF_MEMORY
     return Failure(kind=kind, what=error.what, log_tail=log)
 
 

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from inline_snapshot import snapshot
 
 from tasks.batching.models import Ask, Decision, Fit, Limits, Run
-from tasks.batching.plan import MOST_REPEATS, REPEATS, find_prior, next_step, summarise
+from tasks.batching.plan import MOST_REPEATS, REPEATS, next_step, summarise
+from tasks.batching.priors import find_prior
 from tasks.core.records import Record, new_record
 from tasks.core.verdicts import FAULT, StageName
 from tasks.engines.failures import Failure, FailureKind

@@ -39,6 +39,8 @@ def died(
         (EngineHungError("x"), FailureKind.HUNG, None, None),
         (EngineSlowError("x"), FailureKind.SLOW, None, None),
         (EngineError("x"), FailureKind.GARBAGE, None, None),
+        # Some engines survive it and say so in their answer.
+        (EngineError("answered 500: CUDA out of memory"), FailureKind.OUT_OF_MEMORY, None, None),
     ],
 )
 def test_errors_have_kinds(
