@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx
 
-from tasks.core.errors import EngineError
+from tasks.core.errors import EngineError, EngineHungError
 
 _METRIC = re.compile(r"^([A-Za-z_:][A-Za-z0-9_:]*)(?:\{[^}]*\})?\s+([-+0-9.eE]+|NaN|[-+]?Inf)$")
 
@@ -25,10 +25,11 @@ class Completion:
 
 
 class EngineApi:
-    """A client for one engine at `base_url` (without `/v1`)."""
+    """A client for one engine at `base_url` (without `/v1`) that waits `timeout_s` for each next byte."""
 
     def __init__(self, base_url: str, *, timeout_s: float = 60.0) -> None:
         self.base_url = base_url
+        self._timeout_s = timeout_s
         self._client = httpx.Client(base_url=base_url, timeout=timeout_s, trust_env=False)
 
     def __enter__(self) -> EngineApi:
@@ -78,9 +79,13 @@ class EngineApi:
         return values
 
     def post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
-        """A JSON request. Raises `EngineError` that names the address and the status."""
+        """A JSON request. Raises `EngineError` that names address and status, `EngineHungError` for silence."""
         try:
             answer = self._client.post(path, json=body)
+        except httpx.TimeoutException as error:
+            raise EngineHungError(
+                f"{self.base_url}{path} sent no byte within {self._timeout_s:g} s"
+            ) from error
         except httpx.HTTPError as error:
             raise EngineError(
                 f"{self.base_url}{path} does not answer: {error or type(error).__name__}"

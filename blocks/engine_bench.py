@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from blocks.engine_api import EngineApi
 from blocks.engine_process import RunningEngine, serve
@@ -13,21 +15,25 @@ from blocks.exercises import answer_exercises
 from blocks.forced_tokens import Token, score_windows, tokenize
 from blocks.gguf_maker import compare_gguf, make_gguf
 from blocks.load_client import LoadClient
+from blocks.process import last_lines
 from blocks.process_memory import gpu_bytes, peak_host_bytes
 from tasks.batching.models import Run
-from tasks.core.errors import EngineDiedError, EngineError
-from tasks.core.load import LoadFigures, load_for, load_for_decoding
+from tasks.batching.saturation import Saturation, judge_waits
+from tasks.core.errors import CommandError, EngineError, EngineHungError, EngineStartError
+from tasks.core.load import Load, LoadFigures, OpenLoad, Wait, load_for, load_for_decoding, open_load_for
 from tasks.core.prefetch import Prefetch, no_prefetch
-from tasks.core.spec import CandidateFormat
+from tasks.core.spec import CandidateFormat, TuningLoad
 from tasks.engines.base import Engine, ServingConfig
-from tasks.engines.out_of_memory import was_out_of_memory
+from tasks.engines.failures import failure_of
 from tasks.quantization.models import Exercise, Score, Trial
 
 _NAME = "slipway-tuning"
 _SPEED_RUNS = 3
 _SPEED_TOKENS = 96
 _WARM_UP_S = 0.2
-_DYING_S = 2.0
+_SCORING_S = 600.0
+"""Longest wait for the next byte while text is scored: an answer comes once all of its tokens are done."""
+_CLOSED = TuningLoad()
 _STOCK = " ".join(
     f"{first}{second}"
     for first in ("the ", "a ", "one ", "my ")
@@ -46,15 +52,37 @@ _STOCK = " ".join(
 """Text whose tokens prompts are drawn from at random: what they say does not matter, only that they differ."""
 
 
+class LoadSource(Protocol):
+    """What puts load on one engine: the built-in client, or another in its place."""
+
+    def run(self, load: Load) -> LoadFigures:
+        """As `LoadClient.run`."""
+
+    def run_open(self, load: OpenLoad) -> tuple[LoadFigures, tuple[Wait, ...]]:
+        """As `LoadClient.run_open`."""
+
+
+LoadBy = Callable[[str, str], LoadSource]
+
+
 @dataclass(frozen=True)
 class EngineBench:
-    """One engine in one environment. With layers on GPUs, memory is measured there instead of on the host."""
+    """One engine in one environment. With layers on GPUs, memory is measured there instead of on the host.
+
+    An engine under load that sends no byte for `silence_s` hangs; one that broke off is given `dying_s` to be dead.
+    `load_by` makes what puts load on a batch size, from the engine's address and the model's name; the built-in
+    client does so where there is none, and warms up.
+    """
 
     engine: Engine
     python: Path
     threads: int
     gpu_layers: int = 0
     start_timeout_s: float = 120.0
+    silence_s: float = 120.0
+    dying_s: float = 2.0
+    scoring_s: float = _SCORING_S
+    load_by: LoadBy | None = None
     prefetch: Prefetch = no_prefetch
 
     def convert(self, worker: Path, model_dir: Path, form: CandidateFormat, out: Path) -> None:
@@ -84,61 +112,96 @@ class EngineBench:
             threads=self.threads,
             gpu_layers=self.gpu_layers,
         )
-        with self._serve(model_file, config, log) as served, EngineApi(served.base_url, timeout_s=600) as api:
+        with (
+            self._serve(model_file, config, log) as served,
+            EngineApi(served.base_url, timeout_s=self.scoring_s) as api,
+            _watching(served),
+        ):
             self._check_gpu(served)
             scores = _score(api, text, tokens, window, slots) if text is not None else []
             answers = answer_exercises(api, exercises, window=window, slots=slots) if exercises else []
             client = LoadClient(served.base_url, _NAME, _token_pool(api))
-            loads = [
-                load_for_decoding(context=window, output_tokens=min(_SPEED_TOKENS, window // 2), seed=seed)
-                for seed in range(_SPEED_RUNS + 1)
-            ]
-            client.run(loads[0].model_copy(update={"min_s": _WARM_UP_S}))
-            figures = [client.run(load) for load in loads[1:]]
+            figures = [client.run(load) for load in self._speed_loads(window)][1:]
         return Trial(
             scores=tuple(scores),
             answers=tuple(answers),
             tokens_per_s=tuple(one.tokens_per_s for one in figures),
         )
 
+    def _speed_loads(self, window: int) -> list[Load]:
+        """A short warm-up, and the runs that are measured."""
+        warm_up, *loads = (
+            load_for_decoding(
+                context=window, output_tokens=min(_SPEED_TOKENS, window // 2), seed=seed
+            ).model_copy(update={"silence_s": self.silence_s})
+            for seed in range(_SPEED_RUNS + 1)
+        )
+        return [warm_up.model_copy(update={"min_s": _WARM_UP_S}), *loads]
+
     def probe(
-        self, model_file: Path, config: ServingConfig, log: Path, *, output_tokens: int, runs: int
+        self,
+        model_file: Path,
+        config: ServingConfig,
+        log: Path,
+        *,
+        output_tokens: int,
+        runs: int,
+        load: TuningLoad = _CLOSED,
     ) -> Sequence[Run]:
         """As the batching stage's `ServingBench` says."""
         done: list[Run] = []
         try:
-            with self._serve(model_file, config, log) as served:
-                try:
-                    self._load(served, config, output_tokens, runs, done)
-                except EngineError:
-                    served.check(wait_s=_DYING_S)  # a dead engine says more than a broken connection
-                    raise
-        except EngineDiedError as error:
-            if was_out_of_memory(error.status, error.detail or ""):
-                done.append(Run(batch=config.batch, oom=True))
-            else:
-                done.append(Run(batch=config.batch, failed=error.what, log_tail=error.detail))
+            with self._serve(model_file, config, log) as served, _watching(served):
+                self._load(served, config, output_tokens, runs, load, done)
         except EngineError as error:
-            done.append(Run(batch=config.batch, failed=error.what, log_tail=error.detail))
+            said = last_lines(log.read_text(errors="replace"))
+            done.append(Run.failing(config.batch, failure_of(error, log_tail=said)))
         return done
 
     def _load(
-        self, served: RunningEngine, config: ServingConfig, output_tokens: int, runs: int, done: list[Run]
+        self,
+        served: RunningEngine,
+        config: ServingConfig,
+        output_tokens: int,
+        runs: int,
+        wanted: TuningLoad,
+        done: list[Run],
     ) -> None:
-        with EngineApi(served.base_url) as api:
+        with EngineApi(served.base_url, timeout_s=self.silence_s) as api:
             client = LoadClient(served.base_url, config.served_name, _token_pool(api))
+        generator = self.load_by(served.base_url, config.served_name) if self.load_by else client
         self._check_gpu(served)
-        load = load_for(clients=config.batch, context=config.context, output_tokens=output_tokens)
+        load = load_for(clients=config.batch, context=config.context, output_tokens=output_tokens).model_copy(
+            update={"silence_s": self.silence_s}
+        )
         client.run(load.model_copy(update={"seed": -1, "min_s": _WARM_UP_S, "min_requests": 1}))
         for seed in range(runs):
-            figures = client.run(load.model_copy(update={"seed": seed}))
+            if wanted.rate is None:
+                figures, saturation = generator.run(load.model_copy(update={"seed": seed})), None
+            else:
+                figures, waits = generator.run_open(
+                    self._open_load(wanted, wanted.rate, config, output_tokens, seed)
+                )
+                saturation = judge_waits(waits)
             peak = gpu_bytes(served.leash_pid) if self.gpu_layers else peak_host_bytes(served.leash_pid)
-            done.append(_run(config.batch, figures, peak))
+            done.append(_run(config.batch, figures, peak, saturation))
+
+    def _open_load(
+        self, wanted: TuningLoad, rate: float, config: ServingConfig, output_tokens: int, seed: int
+    ) -> OpenLoad:
+        return open_load_for(
+            rate_per_s=rate,
+            arrivals=wanted.arrivals,
+            requests=wanted.requests,
+            context=config.context,
+            output_tokens=output_tokens,
+            seed=seed,
+        ).model_copy(update={"silence_s": self.silence_s})
 
     def _check_gpu(self, served: RunningEngine) -> None:
         """Raise for an engine that was told to use GPUs and silently runs on the processor."""
         if self.gpu_layers and not gpu_bytes(served.leash_pid):
-            raise EngineError(
+            raise EngineStartError(
                 "the engine holds no memory on any GPU: it runs on the processor",
                 fix="use an engine built for this GPU, or set hardware.gpus to 0",
             )
@@ -154,12 +217,24 @@ class EngineBench:
             served_name=config.served_name,
             log=log,
             start_timeout_s=self.start_timeout_s,
+            silence_s=self.silence_s,
+            dying_s=self.dying_s,
             maps=(model_file,) if self.engine.maps_files else (),
             prefetch=self.prefetch,
         )
 
 
-def _run(batch: int, figures: LoadFigures, peak_bytes: int) -> Run:
+@contextlib.contextmanager
+def _watching(served: RunningEngine) -> Iterator[None]:
+    """A dead engine says more than the connection that broke with it."""
+    try:
+        yield
+    except (EngineError, CommandError) as error:
+        served.check(dying=not isinstance(error, EngineHungError))
+        raise
+
+
+def _run(batch: int, figures: LoadFigures, peak_bytes: int, saturation: Saturation | None) -> Run:
     return Run(
         batch=batch,
         peak_bytes=peak_bytes,
@@ -170,6 +245,7 @@ def _run(batch: int, figures: LoadFigures, peak_bytes: int) -> Run:
             "tpot_p95": figures.tpot_p95_ms,
         },
         throughput=figures.tokens_per_s,
+        saturation=saturation,
     )
 
 

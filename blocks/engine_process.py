@@ -12,12 +12,48 @@ from pathlib import Path
 from blocks.engine_api import EngineApi
 from blocks.ports import LOCALHOST, free_port
 from blocks.process import last_lines, leashed
+from blocks.process_memory import kernel_kills, kernel_kills_since
 from tasks.core.cancellation import current
-from tasks.core.errors import EngineDiedError, EngineError
+from tasks.core.errors import EngineDiedError, EngineError, EngineHungError, EngineStartError
 from tasks.core.prefetch import Prefetch, no_prefetch
 from tasks.engines.base import CommandLine
+from tasks.engines.failures import name_end
 
 _POLL_S = 0.02
+_DYING_S = 2.0
+"""A connection breaks a moment before the process that held it is gone: this long at the most."""
+_SILENCE_S = 60.0
+
+
+@dataclass(frozen=True)
+class EngineChild:
+    """The process of an engine, ready or not.
+
+    `killed_before` is the kernel's count of kills at its start. Where a connection broke, the process is given
+    `dying_s` to be gone: it was the one or the other that failed.
+    """
+
+    child: subprocess.Popen[bytes]
+    log: Path
+    killed_before: int | None
+    dying_s: float = _DYING_S
+
+    def check(self, doing: str, *, ready: bool, wait_s: float = 0.0) -> None:
+        """Raise `EngineDiedError` if the process has ended, or ends within `wait_s`."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            status = self.child.wait(timeout=wait_s)
+            raise EngineDiedError(
+                f"the engine died {doing} ({name_end(status)})",
+                status=status,
+                ready=ready,
+                kernel_kills=kernel_kills_since(self.killed_before),
+                fix=f"read {self.log}",
+                detail=self.last_words(),
+            )
+
+    def last_words(self) -> str:
+        """The last lines of its log."""
+        return last_lines(self.log.read_text(errors="replace"))
 
 
 @dataclass(frozen=True)
@@ -25,25 +61,18 @@ class RunningEngine:
     """An engine that has answered a completion. `leash_pid` is the root of its process tree."""
 
     base_url: str
-    leash_pid: int
     start_s: float
     """Seconds from process start to the first completion."""
-    log: Path
-    child: subprocess.Popen[bytes]
+    process: EngineChild
 
-    def check(self, *, wait_s: float = 0.0) -> None:
-        """Raise `EngineDiedError` if the engine's process has ended, or ends within `wait_s`.
+    @property
+    def leash_pid(self) -> int:
+        """Process id of the leash that the engine runs on."""
+        return self.process.child.pid
 
-        A connection breaks a moment before the process that held it is gone.
-        """
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            status = self.child.wait(timeout=wait_s)
-            raise EngineDiedError(
-                f"the engine died while serving (exit status {status})",
-                status=status,
-                fix=f"read {self.log}",
-                detail=last_lines(self.log.read_text(errors="replace")),
-            )
+    def check(self, *, dying: bool = False) -> None:
+        """Raise `EngineDiedError` if the engine's process has ended; with `dying`, if it does so within `dying_s`."""
+        self.process.check("while serving", ready=True, wait_s=self.process.dying_s if dying else 0.0)
 
 
 @contextlib.contextmanager
@@ -53,47 +82,51 @@ def serve(
     served_name: str,
     log: Path,
     start_timeout_s: float = 120.0,
+    silence_s: float = _SILENCE_S,
+    dying_s: float = _DYING_S,
     maps: Sequence[Path] = (),
     prefetch: Prefetch = no_prefetch,
 ) -> Iterator[RunningEngine]:
     """Start the engine on a free port of the loopback and yield once it has really completed a prompt.
 
-    `maps` are files that it will map: they are prefetched beside its start.
-    Raises `EngineError` with the last lines of `log` if it dies, or is not ready within `start_timeout_s`.
-    The engine is dead when the block is left.
+    `maps` are files that it will map: they are prefetched beside its start. Raises `EngineError` with the last
+    lines of `log`: `EngineDiedError` if it dies, `EngineStartError` if it is not ready within `start_timeout_s`,
+    `EngineHungError` if its first completion brings no byte within `silence_s`. The engine is dead when the block
+    is left.
     """
     port = free_port()
     log.parent.mkdir(parents=True, exist_ok=True)
+    killed_before = kernel_kills()
     start = time.monotonic()
     with (
         log.open("wb") as output,
         leashed(
             command.at(LOCALHOST, port), stdout=output, stderr=output, env=command.env_at(LOCALHOST, port)
         ) as child,
-        EngineApi(f"http://{LOCALHOST}:{port}") as api,
+        EngineApi(f"http://{LOCALHOST}:{port}", timeout_s=silence_s) as api,
     ):
+        process = EngineChild(child, log, killed_before, dying_s)
         with prefetch(maps):
-            wait_until_ready(api, child, log, start_timeout_s)
-            api.complete(served_name, "The", 1)
-        yield RunningEngine(api.base_url, child.pid, time.monotonic() - start, log, child)
+            wait_until_ready(api, process, start_timeout_s)
+            try:
+                api.complete(served_name, "The", 1)
+            except EngineError as error:
+                wait_s = 0.0 if isinstance(error, EngineHungError) else dying_s
+                process.check("at its first completion", ready=True, wait_s=wait_s)
+                raise
+        yield RunningEngine(api.base_url, time.monotonic() - start, process)
 
 
-def wait_until_ready(api: EngineApi, child: subprocess.Popen[bytes], log: Path, timeout_s: float) -> None:
+def wait_until_ready(api: EngineApi, process: EngineChild, timeout_s: float) -> None:
     """Poll `/health` until it answers 200. Raises `EngineError` as `serve` does."""
     deadline = time.monotonic() + timeout_s
     while not api.ready():
         current().check()
-        if child.poll() is not None:
-            raise EngineDiedError(
-                f"the engine died while starting (exit status {child.returncode})",
-                status=child.returncode,
-                fix=f"read {log}",
-                detail=last_lines(log.read_text(errors="replace")),
-            )
+        process.check("while starting", ready=False)
         if time.monotonic() > deadline:
-            raise EngineError(
-                f"the engine was not ready within {timeout_s:.0f} s",
-                fix=f"read {log}, or raise rollout.gate.start_timeout_s",
-                detail=last_lines(log.read_text(errors="replace")),
+            raise EngineStartError(
+                f"the engine was not ready within {timeout_s:g} s",
+                fix=f"read {process.log}, or raise rollout.gate.start_timeout_s",
+                detail=process.last_words(),
             )
         time.sleep(_POLL_S)

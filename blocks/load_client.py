@@ -11,16 +11,26 @@ import json
 import random
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 from tasks.core.cancellation import current
-from tasks.core.errors import EngineError
-from tasks.core.load import Load, LoadFigures, longest_output
+from tasks.core.errors import EngineError, EngineHungError, EngineSlowError
+from tasks.core.load import (
+    Load,
+    LoadFigures,
+    OpenLoad,
+    Prompts,
+    Wait,
+    figures_of,
+    longest_output,
+    shortest_output,
+)
 
 _EVENT = b"\ndata: {"
 _DONE = b"\ndata: [DONE]"
+_FAULT = re.compile(rb'\ndata: (\{"error".{0,200})')
 _USAGE = re.compile(rb'"completion_tokens":\s*(\d+)')
 _KEEP = 4096
 """Bytes of an answer's end that are kept: the usage is in them."""
@@ -29,12 +39,17 @@ _POLL_S = 0.02
 
 @dataclass
 class _Exchange(asyncio.Protocol):
-    """One request on a connection of its own; times are monotonic seconds."""
+    """One request on a connection of its own; times are monotonic seconds.
+
+    `wanted` is when it was to be sent, where that is not when it was. `heard` is when the last byte came.
+    """
 
     request: bytes
+    wanted: float = 0.0
     ended: asyncio.Event = field(default_factory=asyncio.Event)
     transport: asyncio.Transport | None = None
-    sent: float = 0.0
+    sent: float = field(default_factory=time.monotonic)
+    heard: float = 0.0
     first: float = 0.0
     last: float = 0.0
     events: int = 0
@@ -49,10 +64,11 @@ class _Exchange(asyncio.Protocol):
         transport.write(self.request)
 
     def data_received(self, data: bytes) -> None:
+        self.heard = time.monotonic()
         self.status = self.status or data[:200].partition(b"\r\n")[0]
         fresh = self.tail[-len(_EVENT) + 1 :] + data
         if count := fresh.count(_EVENT):
-            self.last = time.monotonic()
+            self.last = self.heard
             self.first = self.first or self.last
             self.events += count
         self.tail = (self.tail + data)[-_KEEP:]
@@ -62,6 +78,11 @@ class _Exchange(asyncio.Protocol):
         """Hang up; the engine drops a request that nobody reads."""
         if self.transport is not None:
             self.transport.abort()
+
+    @property
+    def ttft_ms(self) -> float:
+        """Time to the first token: from when the request was to be sent, so that a late one hides no waiting."""
+        return (self.first - (self.wanted or self.sent)) * 1000
 
     def tpot_ms(self, ratio: float) -> float:
         """Time per token after the first; `ratio` tokens make one event."""
@@ -83,6 +104,8 @@ class _Exchange(asyncio.Protocol):
         if b" 200 " not in self.status + b" ":
             body = self.tail.partition(b"\r\n\r\n")[2][:200].decode(errors="replace")
             raise EngineError(f"{address} answered {self.status.decode(errors='replace')}: {body}")
+        if fault := _FAULT.search(self.tail):
+            raise EngineError(f"{address} broke off an answer with {fault[1].decode(errors='replace')}")
         if not self.done or not self.events:
             raise EngineError(f"{address} broke off an answer after {self.events} tokens")
 
@@ -95,64 +118,142 @@ class LoadClient:
         assert parts.hostname is not None
         assert parts.port is not None
         self._host, self._port = parts.hostname, parts.port
+        self.base_url = base_url
         self._address = f"{base_url}/v1/completions"
         self._model = model
         self._pool = token_pool
 
     def run(self, load: Load) -> LoadFigures:
-        """Load the engine and measure. Raises `EngineError` for any request that is not answered whole."""
+        """Load the engine in a closed loop and measure.
+
+        Raises `EngineError` for any request that is not answered whole, `EngineHungError` for one on which no byte
+        comes, `EngineSlowError` past `load.timeout_s`.
+        """
         return asyncio.run(self._run(load))
 
+    def run_open(self, load: OpenLoad) -> tuple[LoadFigures, tuple[Wait, ...]]:
+        """Load the engine in an open loop and measure. Also gives how long each request waited.
+
+        What has no first token at the end has waited until then, and counts so. Raises as `run` does; as requests
+        may queue, the engine hangs only when no byte comes on any.
+        """
+        return asyncio.run(self._run_open(load))
+
     async def _run(self, load: Load) -> LoadFigures:
-        start = time.monotonic()
         exchanges: list[list[_Exchange]] = [[] for _ in range(load.clients)]
 
         async def client(number: int) -> None:
             for request in self.requests(load, number):
-                exchange = await self._ask(request)
-                exchanges[number].append(exchange)
-                await exchange.ended.wait()
-                exchange.check(self._address)
+                exchanges[number].append(_Exchange(request))
+                await self._ask(exchanges[number][-1])
 
-        clients = [asyncio.create_task(client(number)) for number in range(load.clients)]
+        def every() -> list[_Exchange]:
+            return [one for own in exchanges for one in own]
+
+        seconds = await self._drive(
+            load,
+            [asyncio.create_task(client(number)) for number in range(load.clients)],
+            every,
+            quiet=lambda now: max(map(_quiet_s(now), _pending(every())), default=0.0),
+            over=lambda seconds: _enough(load, exchanges, seconds),
+        )
+        return _figures(every(), seconds)
+
+    async def _run_open(self, load: OpenLoad) -> tuple[LoadFigures, tuple[Wait, ...]]:
+        start = time.monotonic()
+        times = load.send_times()
+        exchanges: list[_Exchange] = []
+
+        async def send(at: float) -> None:
+            await asyncio.sleep(max(0.0, start + at - time.monotonic()))
+            exchanges.append(_Exchange(next(requests), wanted=start + at))
+            await self._ask(exchanges[-1])
+
+        requests = self.requests(load, -1)
+        tasks = [asyncio.create_task(send(at)) for at in times]
+
+        def quiet(now: float) -> float:
+            """Since any byte came; queued requests wait while others are answered."""
+            pending = _pending(exchanges)
+            heard = max((one.heard for one in exchanges), default=0.0)
+            return now - max(heard, min(one.sent for one in pending)) if pending else 0.0
+
+        seconds = await self._drive(
+            load,
+            tasks,
+            lambda: exchanges,
+            quiet=quiet,
+            over=lambda seconds: all(task.done() for task in tasks) or seconds > times[-1] + load.drain_s,
+        )
+        waits = tuple(
+            Wait(
+                arrived=one.wanted - start,
+                first=one.first - start if one.events else None,
+                done=one.last - start if one.done else None,
+            )
+            for one in sorted(exchanges, key=lambda one: one.wanted)
+        )
+        return _figures(exchanges, seconds, end=start + seconds), waits
+
+    async def _drive(
+        self,
+        load: Prompts,
+        tasks: Sequence[asyncio.Task[None]],
+        exchanges: Callable[[], Sequence[_Exchange]],
+        *,
+        quiet: Callable[[float], float],
+        over: Callable[[float], bool],
+    ) -> float:
+        """Let tasks send until it is over; the seconds that this took. Nothing is open afterwards."""
+        start = time.monotonic()
         try:
-            while not _enough(load, exchanges, time.monotonic() - start):
-                await asyncio.wait(clients, timeout=_POLL_S, return_when=asyncio.FIRST_EXCEPTION)
-                for ended in (task for task in clients if task.done()):
+            while not over(time.monotonic() - start):
+                await asyncio.wait(tasks, timeout=_POLL_S, return_when=asyncio.FIRST_EXCEPTION)
+                for ended in (task for task in tasks if task.done()):
                     await ended  # raises what went wrong
                 current().check()
-                if time.monotonic() - start > load.timeout_s:
-                    raise EngineError(f"{self._address} did not answer within {load.timeout_s:.0f} s")
-            return _figures([one for own in exchanges for one in own], time.monotonic() - start)
+                now = time.monotonic()
+                if quiet(now) > load.silence_s:
+                    raise EngineHungError(f"{self._address} sent no byte for {load.silence_s:g} s")
+                if now - start > load.timeout_s:
+                    raise self._overdue(load, exchanges())
+            return time.monotonic() - start
         finally:
-            for task in clients:
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(*clients, return_exceptions=True)
-            for exchange in (one for own in exchanges for one in own):
+            await asyncio.gather(*tasks, return_exceptions=True)
+            for exchange in exchanges():
                 exchange.close()
 
-    async def _ask(self, request: bytes) -> _Exchange:
-        exchange = _Exchange(request)
+    def _overdue(self, load: Prompts, exchanges: Sequence[_Exchange]) -> EngineError:
+        """Bytes without a token are no slow answer."""
+        for one in _pending(exchanges):
+            if one.heard and not one.events:
+                return EngineError(f"{self._address} streams what holds no token: {one.tail[-80:]!r}")
+        return EngineSlowError(f"{self._address} was not done within {load.timeout_s:g} s")
+
+    async def _ask(self, exchange: _Exchange) -> None:
+        """Send a request and wait for the whole answer."""
         loop = asyncio.get_running_loop()
         try:
             await loop.create_connection(lambda: exchange, self._host, self._port)
         except OSError as error:
             raise EngineError(f"{self._address} does not answer: {error}") from error
-        return exchange
+        await exchange.ended.wait()
+        exchange.check(self._address)
 
-    def requests(self, load: Load, number: int) -> Iterator[bytes]:
+    def requests(self, load: Prompts, number: int) -> Iterator[bytes]:
         """What client `number` asks, without end: no two prompts of a load alike, so that no cache answers."""
         draw = random.Random(f"{load.seed} {number}")
         while True:
             yield self._request(load, draw)
 
-    def _request(self, load: Load, draw: random.Random) -> bytes:
+    def _request(self, load: Prompts, draw: random.Random) -> bytes:
         body = {
             "model": self._model,
             "prompt": draw.choices(self._pool, k=load.prompt_tokens),
             "max_tokens": draw.randint(
-                max(2, 2 * load.output_tokens - longest_output(load.output_tokens)),
-                longest_output(load.output_tokens),
+                shortest_output(load.output_tokens), longest_output(load.output_tokens)
             ),
             "temperature": 0.0,
             "ignore_eos": True,
@@ -167,6 +268,14 @@ class LoadClient:
         return head.encode() + text
 
 
+def _pending(exchanges: Sequence[_Exchange]) -> list[_Exchange]:
+    return [one for one in exchanges if not one.ended.is_set()]
+
+
+def _quiet_s(now: float) -> Callable[[_Exchange], float]:
+    return lambda one: now - max(one.heard, one.sent)
+
+
 def _enough(load: Load, exchanges: Sequence[Sequence[_Exchange]], seconds: float) -> bool:
     if seconds < load.min_s:
         return False
@@ -176,28 +285,26 @@ def _enough(load: Load, exchanges: Sequence[Sequence[_Exchange]], seconds: float
     return min(answered) >= 1 and sum(answered) >= load.min_requests
 
 
-def _figures(exchanges: Sequence[_Exchange], seconds: float) -> LoadFigures:
+def _figures(exchanges: Sequence[_Exchange], seconds: float, *, end: float | None = None) -> LoadFigures:
+    """Figures of a run; where it has an `end`, requests without a token have waited until then."""
     begun = [exchange for exchange in exchanges if exchange.events]
     whole = [exchange for exchange in begun if exchange.done]
     # A token that ends inside a character makes no event: the engine's counts of whole answers say how many do.
     events = sum(exchange.events for exchange in whole)
     ratio = sum(exchange.tokens for exchange in whole) / events if events else 1.0
-    ttft = [(exchange.first - exchange.sent) * 1000 for exchange in begun]
-    tpot = [exchange.tpot_ms(ratio) for exchange in begun if exchange.events > 1]
+    ttft = [exchange.ttft_ms for exchange in begun]
+    if end is not None:
+        ttft += [(end - exchange.wanted) * 1000 for exchange in exchanges if not exchange.events]
+    several = [exchange for exchange in begun if exchange.events > 1]
+    # What a starved client reads in one piece tells nothing of the time between tokens.
+    apart = [exchange for exchange in several if exchange.last > exchange.first]
+    tpot = [exchange.tpot_ms(ratio) for exchange in apart or several]
     if not tpot:
         raise EngineError("the engine streams no tokens: each answer came in one piece")
-    return LoadFigures(
+    return figures_of(
         requests=len(begun),
         seconds=seconds,
-        tokens_per_s=ratio * sum(exchange.events for exchange in begun) / seconds,
-        ttft_p50_ms=percentile(ttft, 0.5),
-        ttft_p95_ms=percentile(ttft, 0.95),
-        tpot_p50_ms=percentile(tpot, 0.5),
-        tpot_p95_ms=percentile(tpot, 0.95),
+        tokens=ratio * sum(exchange.events for exchange in begun),
+        ttft_ms=ttft,
+        tpot_ms=tpot,
     )
-
-
-def percentile(values: Sequence[float], share: float) -> float:
-    """The smallest value that at least `share` of all do not exceed: one that was measured."""
-    ranked = sorted(values)
-    return ranked[max(0, -int(-share * len(ranked) // 1) - 1)]

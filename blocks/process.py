@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO
 
 from tasks.core.cancellation import current
-from tasks.core.errors import CommandError, MissingToolError
+from tasks.core.errors import CommandError, CommandTimeoutError, MissingToolError
 
 _LEASH = Path(__file__).with_name("leash.py")
 _POLL_S = 0.02
@@ -64,7 +64,7 @@ def run(
 ) -> Finished:
     """Run a command to its end and keep what it printed.
 
-    `env` is added to this process's environment; a None takes the variable away. Raises `CommandError` past
+    `env` is added to this process's environment; a None takes the variable away. Raises `CommandTimeoutError` past
     `timeout_s` and `StageCancelledError` when the run's cancellation is set; the command and its children are
     dead by then.
     """
@@ -80,8 +80,8 @@ def run(
             except subprocess.TimeoutExpired:
                 current().check()
                 if time.monotonic() - start > timeout_s:
-                    raise CommandError(
-                        f"{Path(command[0]).name} did not end within {timeout_s:.0f} s",
+                    raise CommandTimeoutError(
+                        f"{Path(command[0]).name} did not end within {timeout_s:g} s",
                         detail=last_lines(_text_of(err)),
                     ) from None
         return Finished(command, code, _text_of(out), _text_of(err), time.monotonic() - start)

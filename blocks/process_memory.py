@@ -10,6 +10,7 @@ import psutil
 
 from blocks.nvml import gpu_bytes_of
 
+_OOM_KILLS = re.compile(r"^oom_kill (\d+)$", re.MULTILINE)
 _FIELD = re.compile(r"^(VmHWM|VmSwap):\s+(\d+) kB$", re.MULTILINE)
 
 
@@ -40,6 +41,23 @@ def peak_bytes(pid: int) -> int:
     with contextlib.suppress(OSError):
         return sum(1024 * int(kilobytes) for _, kilobytes in _FIELD.findall(_status(pid)))
     return 0
+
+
+def kernel_kills() -> int | None:
+    """How many processes the kernel has killed for want of memory since the host started, in all control groups.
+
+    None where it keeps no such count. It is raised before the signal is sent.
+    """
+    with contextlib.suppress(OSError):
+        if found := _OOM_KILLS.search(Path("/proc/vmstat").read_text()):
+            return int(found[1])
+    return None
+
+
+def kernel_kills_since(before: int | None) -> int | None:
+    """How many of them since the count was `before`; None where either is not known."""
+    now = kernel_kills()
+    return None if now is None or before is None else now - before
 
 
 def _status(pid: int) -> str:

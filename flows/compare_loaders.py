@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -10,21 +9,14 @@ from pathlib import Path
 from prefect import flow
 
 from blocks import fio
-from blocks.environment_trial import EnvironmentTrial
-from blocks.host import ThisHost
 from blocks.load_trial import LoadTrial
-from blocks.uv import Uv
 from flows.measure_disk import figures_for
 from flows.recording import Outcome, run_stage
-from flows.torch_backend import decide_backend
-from tasks.core.errors import CommandError, DiskFullError, MissingToolError, WrongUseError
+from flows.tool_environment import tool_python
+from tasks.core.errors import CommandError, DiskFullError, MissingToolError
 from tasks.core.files import mount_of
 from tasks.core.settings import Settings
-from tasks.core.spec import Environment
 from tasks.core.verdicts import StageName
-from tasks.environment import apply as environments
-from tasks.environment.models import EnvironmentRequest, LockRequest, Refusal
-from tasks.environment.plan import make_lock_request
 from tasks.loading import apply, report
 from tasks.loading.models import LoadingRequest, LoadingResult
 from tasks.loading.plan import FIGURES_VALID_S, REQUIREMENTS
@@ -80,24 +72,7 @@ def loaders_python(settings: Settings, *, install: bool) -> Path | None:
 
     Raises what the environment stage raises, and `WrongUseError` if the libraries do not go together.
     """
-    links = os.environ.get("PIP_FIND_LINKS")
-    tool = Uv(find_links=links)
-    asked = _lock_request(tool, links)
-    if not install and not (settings.locks / environments.lock_file(asked)).exists():
-        return None
-    locked = environments.lock(asked, tool, settings)
-    if isinstance(locked, Refusal):
-        raise WrongUseError(f"the loaders cannot be installed together: {locked.reason}")
-    if not install and not environments.environment_folder(locked, settings).exists():
-        return None
-    return environments.build(locked, tool, EnvironmentTrial(), settings).python_path
-
-
-def _lock_request(tool: Uv, links: str | None) -> LockRequest:
-    """Torch comes as this host can run it; from pip's own folder of wheels where it has one."""
-    environment = Environment(torch_backend=None if links else "auto", requirements=REQUIREMENTS)
-    decided = decide_backend(EnvironmentRequest(environment=environment), ThisHost()).environment
-    return make_lock_request(REQUIREMENTS, tool.platform, decided)
+    return tool_python(REQUIREMENTS, settings, name="the loaders", torch_backend="auto", install=install)
 
 
 def _disk_read_mb_s(folder: Path) -> float | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,23 +13,27 @@ from prefect import flow
 from pydantic import BaseModel, ConfigDict, Field
 
 from blocks.engine_bench import EngineBench
+from blocks.guidellm import Guidellm
 from blocks.host import fingerprint_here
 from blocks.nvml import read_nvml
 from blocks.prefetch import Prefetcher
 from blocks.record_store import open_record_store
 from flows.named_states import named
 from flows.recording import Outcome, run_stage
+from flows.tool_environment import tool_python
+from tasks.batching import guidellm
 from tasks.batching import report as batching_report
 from tasks.batching.models import BatchingRequest, BatchingResult, Limits
-from tasks.batching.plan import find_prior
+from tasks.batching.priors import find_prior
 from tasks.batching.task import find_batch
 from tasks.core.digests import digest_of
 from tasks.core.errors import SpecError
 from tasks.core.files import file_lock
 from tasks.core.load import longest_output
 from tasks.core.model_shape import ModelShape, read_model_shape
+from tasks.core.progress import say
 from tasks.core.settings import Settings
-from tasks.core.spec import EngineKind, Hardware, Objectives, Tuning
+from tasks.core.spec import EngineKind, Hardware, LoadGenerator, Objectives, Tuning
 from tasks.core.verdicts import StageName
 from tasks.engines.base import ServingConfig
 from tasks.engines.catalogue import get_engine
@@ -166,12 +171,18 @@ def _batch(request: TuningRequest, bench: EngineBench, candidate: Candidate) -> 
         "format": candidate.format.value,
         "context": config.context,
         "output_tokens": tuning.output_tokens,
+        "load": tuning.load.model_dump(mode="json"),
+        "load_generator": list(guidellm.REQUIREMENTS) if _by_guidellm(tuning) else "builtin",
         "limits": limits.model_dump(mode="json"),
     }
     records = open_record_store(Settings.load()).list(StageName.BATCHING)
     prior = find_prior(records, inputs, fingerprint_here())
     asked = BatchingRequest(
-        model_file=candidate.path, config=config, output_tokens=tuning.output_tokens, limits=limits
+        model_file=candidate.path,
+        config=config,
+        output_tokens=tuning.output_tokens,
+        limits=limits,
+        load=tuning.load,
     )
     outcome = run_stage(
         StageName.BATCHING,
@@ -179,11 +190,32 @@ def _batch(request: TuningRequest, bench: EngineBench, candidate: Candidate) -> 
         inputs=inputs,
         result_type=BatchingResult,
         report=batching_report,
-        work=lambda: _alone(lambda: find_batch(asked, bench, prior.batch if prior else None)),
+        work=lambda: _alone(
+            lambda: find_batch(asked, _with_generator(bench, request), prior.batch if prior else None)
+        ),
         still_good=lambda _: True,  # nothing is kept but the record itself
         consulted=(prior.record,) if prior else (),
     )
     return outcome.model_copy(update={"result": _named(outcome.result, request.name)})
+
+
+def _by_guidellm(tuning: Tuning) -> bool:
+    return tuning.load_generator is LoadGenerator.GUIDELLM
+
+
+def _with_generator(bench: EngineBench, request: TuningRequest) -> EngineBench:
+    """The bench with the load generator that the spec asks for; its environment is built the first time."""
+    if not _by_guidellm(request.tuning):
+        return bench
+    say(StageName.BATCHING, "building guidellm's environment, if it is not there yet")
+    python = tool_python(
+        guidellm.REQUIREMENTS, Settings.load(), name="guidellm", torch_backend="cpu", install=True
+    )
+    assert python is not None  # it is installed
+    return replace(
+        bench,
+        load_by=lambda url, model: Guidellm(python, guidellm.Target(url, model, request.model_dir)),
+    )
 
 
 def _alone(work: Callable[[], R]) -> R:
@@ -214,6 +246,7 @@ def _limits(request: TuningRequest) -> Limits:
         latency_ms={name: bound for name, bound in wanted.items() if bound is not None},
         tolerance=request.tuning.tolerance,
         max_batch=min(request.tuning.max_batch, get_engine(request.engine).max_batch),
+        rate_per_s=request.tuning.load.rate,
     )
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tasks.core.errors import ModelError
 from tasks.core.model_shape import read_model_shape
-from tasks.core.spec import DeploySpec, Target
+from tasks.core.spec import DeploySpec, LoadGenerator, Target, Tuning
 from tasks.core.verdicts import StageName
 from tasks.engines.catalogue import get_engine
 
@@ -44,11 +44,19 @@ def plan_of(spec: DeploySpec) -> list[Step]:
         Step(StageName.QUANTIZATION, f"make {formats}; measure quality on {text}, size and speed; choose"),
         Step(
             StageName.BATCHING,
-            f"measure batch sizes up to {spec.tuning.max_batch} at {spec.tuning.context} tokens of context",
+            f"measure batch sizes up to {spec.tuning.max_batch} at {spec.tuning.context} tokens of context"
+            + _load(spec.tuning),
         ),
         Step(StageName.ROLLOUT, _rollout(spec)),
         Step(StageName.HEALTH, "check the GPU if any, the process, and a completion from the service"),
     ]
+
+
+def _load(tuning: Tuning) -> str:
+    """What is said of the load, where it is not the default one."""
+    rate = f", {tuning.load.rate:g} requests/s" if tuning.load.rate is not None else ""
+    by = ", by guidellm in its own environment" if tuning.load_generator is LoadGenerator.GUIDELLM else ""
+    return rate + by
 
 
 def _model(spec: DeploySpec) -> str:

@@ -7,7 +7,7 @@ import math
 import shlex
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,9 +17,11 @@ from deployments.cli.main import print_json
 from tasks.batching.apply import search
 from tasks.batching.models import Decision, Limits, Run, SizeFigures
 from tasks.batching.plan import summarise
-from tasks.core.errors import CommandError, WrongUseError
+from tasks.batching.report import failure_lines
+from tasks.core.errors import CommandError, CommandTimeoutError, WrongUseError
 from tasks.core.spec import DeploySpec, load_spec
 from tasks.core.verdicts import ChoiceVerdict, StageName, says_no
+from tasks.engines.failures import Failure, FailureKind, failure_of_exit
 
 if TYPE_CHECKING:
     from flows.recording import Outcome
@@ -140,7 +142,7 @@ def batch(
     decision, history = search(command, limits, start)
     sizes = summarise(history, limits)
     if as_json:
-        print_json(_answer(decision, history, sizes.get(decision.batch or 0)))
+        print_json(_answer(decision, history, sizes))
     else:
         _show(decision, list(sizes.values()))
     if says_no(StageName.BATCHING, ChoiceVerdict.CHOSEN if decision.batch else ChoiceVerdict.NONE):
@@ -174,16 +176,22 @@ class CommandProbe:
 
     def _measure_once(self, batch: int) -> Run:
         from blocks.process import last_lines, run
+        from blocks.process_memory import kernel_kills, kernel_kills_since
 
+        killed_before = kernel_kills()
         try:
             finished = run(
                 [arg.replace(PLACEHOLDER, str(batch)) for arg in self._argv], timeout_s=self._timeout_s
             )
+        except CommandTimeoutError as error:
+            hung = Failure(kind=FailureKind.HUNG, what=error.what, log_tail=error.detail or None)
+            return Run.failing(batch, hung)
         except CommandError as error:
-            return Run(batch=batch, failed=error.what)
+            return Run.failing(batch, Failure(kind=FailureKind.NOT_STARTED, what=error.what))
         if finished.code != 0:
-            last = last_lines(finished.stderr, 1)
-            return Run(batch=batch, failed=f"exit status {finished.code}{': ' + last if last else ''}")
+            kills = kernel_kills_since(killed_before)
+            log = last_lines(finished.stderr or finished.stdout)
+            return Run.failing(batch, failure_of_exit(finished.code, log, kernel_kills=kills))
         return parse_probe(batch, finished.stdout)
 
 
@@ -197,7 +205,11 @@ def parse_probe(batch: int, text: str) -> Run:
             continue
         if isinstance(values, dict):
             return _run_of(batch, values)
-    return Run(batch=batch, failed=f"printed no JSON object but {text.strip()[:80]!r}")
+    return _garbage(batch, f"printed no JSON object but {text.strip()[-80:]!r}")
+
+
+def _garbage(batch: int, what: str) -> Run:
+    return Run.failing(batch, Failure(kind=FailureKind.GARBAGE, what=what))
 
 
 def _run_of(batch: int, values: dict[str, Any]) -> Run:
@@ -211,7 +223,7 @@ def _run_of(batch: int, values: dict[str, Any]) -> Run:
             or not math.isfinite(value)
             or value < 0
         ):
-            return Run(batch=batch, failed=f"{name} is {value!r}, not a number from 0 on")
+            return _garbage(batch, f"{name} is {value!r}, not a number from 0 on")
     return Run(
         batch=batch,
         peak_bytes=math.ceil(values["peak_bytes"]),
@@ -220,7 +232,8 @@ def _run_of(batch: int, values: dict[str, Any]) -> Run:
     )
 
 
-def _answer(decision: Decision, history: Sequence[Run], chosen: SizeFigures | None) -> dict[str, Any]:
+def _answer(decision: Decision, history: Sequence[Run], sizes: Mapping[int, SizeFigures]) -> dict[str, Any]:
+    chosen = sizes[decision.batch] if decision.batch else None
     return {
         "batch": decision.batch,
         "probes": len({run.batch for run in history}),
@@ -228,6 +241,11 @@ def _answer(decision: Decision, history: Sequence[Run], chosen: SizeFigures | No
         "oom_hits": sum(run.oom for run in history),
         "throughput": chosen.throughput if chosen else None,
         "reason": decision.reason,
+        "failures": [
+            {"batch": size.batch, **failure.model_dump(mode="json")}
+            for size in sizes.values()
+            for failure in size.failures
+        ],
     }
 
 
@@ -247,4 +265,6 @@ def _show(decision: Decision, sizes: Sequence[SizeFigures]) -> None:
     ]
     figures = ["batch", "runs", "throughput", "latency ms", "peak MB"]
     print_table([*figures, "why"], rows, right=figures)
+    for line in failure_lines(sizes):
+        click.echo(line)
     click.echo(f"batch {decision.batch}: {decision.reason}" if decision.batch else f"none: {decision.reason}")

@@ -11,6 +11,7 @@ from tasks.batching.plan import next_step, summarise
 from tasks.batching.report import words
 from tasks.core.cancellation import current
 from tasks.core.progress import say
+from tasks.core.spec import TuningLoad
 from tasks.core.verdicts import ChoiceVerdict, StageName
 from tasks.engines.base import ServingConfig
 
@@ -26,9 +27,16 @@ class ServingBench(Protocol):
     """Where a candidate is served and loaded."""
 
     def probe(
-        self, model_file: Path, config: ServingConfig, log: Path, *, output_tokens: int, runs: int
+        self,
+        model_file: Path,
+        config: ServingConfig,
+        log: Path,
+        *,
+        output_tokens: int,
+        runs: int,
+        load: TuningLoad,
     ) -> Sequence[Run]:
-        """Serve at `config`, warm up, and measure `runs` loads with as many clients as slots."""
+        """Serve at `config`, warm up, and measure `runs` loads: as many clients as slots, or requests at a rate."""
 
 
 def search(probe: Probe, limits: Limits, prior: int | None = None) -> tuple[Decision, list[Run]]:
@@ -59,6 +67,7 @@ class ServedProbe:
             self._request.model_file.with_name("engine.log"),
             output_tokens=self._request.output_tokens,
             runs=runs,
+            load=self._request.load,
         )
 
 
@@ -77,20 +86,24 @@ def find_batch(request: BatchingRequest, bench: ServingBench, prior: int | None)
         sizes=tuple(sizes.values()),
         oom_hits=sum(run.oom for run in history),
         prior=prior,
-        log_tail=None if chosen else next((run.log_tail for run in reversed(history) if run.log_tail), None),
+        log_tail=None if chosen else _last_words(history),
     )
+
+
+def _last_words(history: Sequence[Run]) -> str | None:
+    faults = (fault for run in reversed(history) if (fault := run.fault) is not None)
+    return next((fault.log_tail for fault in faults if fault.log_tail), None)
 
 
 def _say(step: Ask, runs: Sequence[Run]) -> None:
     for run in runs[-1:]:
-        if run.oom:
-            word = "out of memory"
-        elif run.failed is not None:
-            word = f"failed: {run.failed}"
+        if (fault := run.fault) is not None:
+            word = fault.line
         else:
             latency = ", ".join(
                 f"{words(name)} {value:.1f} ms" for name, value in run.latency_ms.items() if "p50" not in name
             )
-            word = f"{run.throughput or 0:.0f} tokens/s, {latency}"
+            behind = ", saturated" if run.saturation and run.saturation.saturated else ""
+            word = f"{run.throughput or 0:.0f} tokens/s, {latency}{behind}"
         again = f" (run {len(runs)} of {step.runs})" if step.runs > 1 else ""
         say(StageName.BATCHING, f"batch {step.batch}{again}: {word}")

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
+from typing import Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from tasks.batching.saturation import Saturation
 from tasks.core.result import StageResult
+from tasks.core.spec import TuningLoad
 from tasks.core.verdicts import ChoiceVerdict
 from tasks.engines.base import ServingConfig
+from tasks.engines.failures import Failure, FailureKind
 
 
 class _Frozen(BaseModel):
@@ -19,8 +23,8 @@ class _Frozen(BaseModel):
 class Run(_Frozen):
     """One measurement at one size.
 
-    `latency_ms` by name (`ttft_p95`, `tpot_p95` …), `throughput` in tokens/s. A run that was out of memory or
-    `failed` otherwise holds no figures; a failed one says what happened.
+    `latency_ms` by name (`ttft_p95`, `tpot_p95` …), `throughput` in tokens/s. A run that was out of memory, or has
+    a `failure` of another kind, holds no figures.
     """
 
     batch: int = Field(ge=1)
@@ -28,25 +32,46 @@ class Run(_Frozen):
     latency_ms: dict[str, float] = {}
     throughput: float | None = Field(None, ge=0)
     oom: bool = False
-    failed: str | None = None
-    log_tail: str | None = None
+    failure: Failure | None = None
+    saturation: Saturation | None = None
+    """How waits went, of a run in an open loop."""
+
+    @model_validator(mode="after")
+    def _one_story(self) -> Self:
+        if self.failure and self.oom != (self.failure.kind is FailureKind.OUT_OF_MEMORY):
+            raise ValueError("oom says otherwise than the kind of the failure")
+        return self
+
+    @classmethod
+    def failing(cls, batch: int, failure: Failure) -> Self:
+        """A run that went wrong."""
+        return cls(batch=batch, oom=failure.kind is FailureKind.OUT_OF_MEMORY, failure=failure)
 
     @property
     def answered(self) -> bool:
         """Whether it holds figures."""
-        return not self.oom and self.failed is None
+        return self.fault is None
+
+    @property
+    def fault(self) -> Failure | None:
+        """What went wrong, of a run that holds no figures."""
+        if self.failure is None and self.oom:
+            return Failure(kind=FailureKind.OUT_OF_MEMORY, what=FailureKind.OUT_OF_MEMORY)
+        return self.failure
 
 
 class Limits(_Frozen):
     """What the answer must keep: peak memory, latencies by name in ms; and the search's own bounds.
 
-    `tolerance` is the share of the best throughput that may be given up for a smaller size.
+    `tolerance` is the share of the best throughput that may be given up for a smaller size. `rate_per_s` are the
+    requests a second of an open loop: the size must keep up with them, and more throughput there cannot be.
     """
 
     memory_bytes: int = Field(gt=0)
     latency_ms: dict[str, float] = {}
     tolerance: float = Field(0.05, ge=0, lt=1)
     max_batch: int = Field(ge=1)
+    rate_per_s: float | None = Field(None, gt=0)
 
 
 class Fit(StrEnum):
@@ -57,6 +82,7 @@ class Fit(StrEnum):
     FAILED = "failed"
     MEMORY = "too much memory"
     LATENCY = "too slow"
+    SATURATED = "saturated"
 
 
 class SizeFigures(_Frozen):
@@ -71,6 +97,8 @@ class SizeFigures(_Frozen):
     """Upper limits of the latencies, one-sided; of a size measured once, what was measured."""
     throughput: float = 0.0
     why: str = ""
+    failures: tuple[Failure, ...] = ()
+    """What went wrong, run by run, a mishap that did not happen again too; last that the size is too slow."""
 
     @property
     def fits(self) -> bool:
@@ -106,6 +134,7 @@ class BatchingRequest(_Frozen):
     config: ServingConfig
     output_tokens: int = Field(ge=2)
     limits: Limits
+    load: TuningLoad = TuningLoad()
 
 
 class BatchingResult(StageResult):

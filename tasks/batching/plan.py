@@ -11,10 +11,10 @@ import itertools
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from typing import Any
 
-from tasks.batching.models import Ask, Decision, Fit, Limits, Prior, Run, SizeFigures
-from tasks.core.records import Record
+from tasks.batching.models import Ask, Decision, Fit, Limits, Run, SizeFigures
+from tasks.batching.saturation import Saturation
+from tasks.engines.failures import Failure, FailureKind
 
 REPEATS = 5
 """Runs of the size that is answered, and of the best that it is compared with."""
@@ -28,6 +28,9 @@ BOUNDARY = 1.1
 
 FLAT = 0.02
 """Throughput that rises by less has stopped rising."""
+
+_WAITING = "ttft"
+"""Latencies whose names begin so grow where slots are too few; others grow with the slots."""
 
 _FLAT_STEPS = 2
 _MOST_CLIFFS = 2
@@ -76,16 +79,24 @@ def summarise(history: Sequence[Run], limits: Limits) -> dict[int, SizeFigures]:
 def _judge(
     batch: int, runs: Sequence[Run], limits: Limits, scatter: Mapping[str, tuple[float, int]]
 ) -> SizeFigures:
-    if any(run.oom for run in runs):
-        return SizeFigures(batch=batch, runs=len(runs), fit=Fit.OUT_OF_MEMORY, why="out of memory")
     good = [run for run in runs if run.answered]
-    failures = [run.failed for run in runs if run.failed is not None]
+    failures = tuple(fault for run in runs if (fault := run.fault) is not None)
+    if any(run.oom for run in runs):
+        return SizeFigures(
+            batch=batch, runs=len(runs), fit=Fit.OUT_OF_MEMORY, why="out of memory", failures=failures
+        )
     if len(failures) >= _FAILURES or not good:
-        return SizeFigures(batch=batch, runs=len(runs), fit=Fit.FAILED, why=f"failed: {failures[-1]}")
+        return SizeFigures(
+            batch=batch, runs=len(runs), fit=Fit.FAILED, why=failures[-1].line, failures=failures
+        )
     peak = max(run.peak_bytes or 0 for run in good)
     seen = _latencies(good)
     latency = {name: statistics.median(values) for name, values in seen.items()}
     fit, why = _check_bounds(peak, latency, limits)
+    if fit in (Fit.FITS, Fit.LATENCY) and (behind := _falls_behind(good)) is not None:
+        fit, why = Fit.SATURATED, f"does not keep up with {limits.rate_per_s:g} requests/s: {behind.why}"
+    if fit is Fit.LATENCY:
+        failures = (*failures, Failure(kind=FailureKind.SLOW, what=why))
     return SizeFigures(
         batch=batch,
         runs=len(good),
@@ -95,7 +106,14 @@ def _judge(
         latency_high_ms={name: _upper(values, scatter.get(name)) for name, values in seen.items()},
         throughput=statistics.median(run.throughput or 0.0 for run in good),
         why=why,
+        failures=failures,
     )
+
+
+def _falls_behind(runs: Sequence[Run]) -> Saturation | None:
+    """The clearest of the runs that did not keep up, if they are half of all or more."""
+    behind = [run.saturation for run in runs if run.saturation is not None and run.saturation.saturated]
+    return max(behind, key=lambda one: one.growth) if 2 * len(behind) >= len(runs) and behind else None
 
 
 def _latencies(runs: Sequence[Run]) -> dict[str, list[float]]:
@@ -132,13 +150,13 @@ def _upper(values: Sequence[float], scatter: tuple[float, int] | None) -> float:
 def _check_bounds(peak: int, latency: Mapping[str, float], limits: Limits) -> tuple[Fit, str]:
     if peak > limits.memory_bytes:
         return Fit.MEMORY, f"needs {_size(peak)} of memory, {_size(limits.memory_bytes)} may be used"
-    for name, bound in limits.latency_ms.items():
-        found = latency.get(name)
-        if found is None:
-            return Fit.LATENCY, f"{name} was not measured, {bound:.4g} ms are wanted"
-        if found > bound:
-            return Fit.LATENCY, f"{name} is {found:.4g} ms, {bound:.4g} ms are wanted"
-    return Fit.FITS, ""
+    missed = [
+        f"{name} {'was not measured' if (found := latency.get(name)) is None else f'is {found:.4g} ms'}, "
+        f"{bound:.4g} ms are wanted"
+        for name, bound in limits.latency_ms.items()
+        if latency.get(name, math.inf) > bound
+    ]
+    return (Fit.LATENCY, "; ".join(missed)) if missed else (Fit.FITS, "")
 
 
 def _size(value: int) -> str:
@@ -147,10 +165,10 @@ def _size(value: int) -> str:
 
 def _failed_once(history: Sequence[Run]) -> int | None:
     """The size whose only failure, so far, was the last run: it may have been a mishap."""
-    if not history or history[-1].failed is None:
+    if not history or history[-1].answered or history[-1].oom:
         return None
     batch = history[-1].batch
-    failures = sum(run.failed is not None for run in history if run.batch == batch)
+    failures = sum(not run.answered for run in history if run.batch == batch)
     return batch if failures < _FAILURES else None
 
 
@@ -158,10 +176,43 @@ def _explore(sizes: Sizes, limits: Limits, prior: int | None) -> int | None:
     """The next size that was never measured; None when there is nothing left to learn."""
     if not sizes:
         return max(1, min(prior or 1, limits.max_batch))
+    if limits.rate_per_s is not None:
+        return _explore_at_rate(sizes, limits)
     fitting = [size.batch for size in sizes.values() if size.fits]
     if not fitting:
         return None if 1 in sizes else 1  # a bad prior: start over from 1
     return _upward(sizes, limits, max(fitting)) or _downward(sizes, limits, min(fitting))
+
+
+def _explore_at_rate(sizes: Sizes, limits: Limits) -> int | None:
+    """In an open loop throughput is the rate, so the smallest size that keeps up is wanted: it lies above those that
+    let requests wait and below those that keep up, or that break another bound."""
+    small = max((size.batch for size in sizes.values() if _lets_wait(size, limits)), default=0)
+    high = min((batch for batch in sizes if batch > small), default=None)
+    finest = max(1, int(small * _FINE))
+    if high is None:
+        target = _reach(sizes, limits, small)
+        return target if target >= small + finest else None
+    if high <= 2 * small + 1:
+        target = (small + high) // 2
+    elif sizes[high].fits:
+        target = max(high // 2, small + 1)
+    else:
+        target = max(2 * small, 1)
+    return target if small + finest <= target < high else None
+
+
+def _reach(sizes: Sizes, limits: Limits, low: int) -> int:
+    """Twice `low`, or as far as memory reaches."""
+    return _room(sizes, limits, low, min(2 * low, limits.max_batch))
+
+
+def _lets_wait(size: SizeFigures, limits: Limits) -> bool:
+    """Whether requests wait too long at this size for want of slots: it is saturated, or nearly so."""
+    if size.fit is Fit.SATURATED:
+        return True
+    missed = [name for name, bound in limits.latency_ms.items() if size.latency_ms.get(name, 0.0) > bound]
+    return size.fit is Fit.LATENCY and bool(missed) and all(name.startswith(_WAITING) for name in missed)
 
 
 def _upward(sizes: Sizes, limits: Limits, low: int) -> int | None:
@@ -254,13 +305,12 @@ def _settle(sizes: Sizes, limits: Limits) -> Ask | Decision:
     """The smallest size that is good enough, once it and the best have been measured often and leave no doubt."""
     fitting = [size for _, size in sorted(sizes.items()) if size.fits]
     if not fitting:
-        smallest = sizes[min(sizes)]
-        return Decision(batch=None, reason=f"not even batch {smallest.batch} will do: {smallest.why}")
+        return Decision(batch=None, reason=_why_none(sizes, limits))
     doubtful = [size for size in fitting if size.runs >= REPEATS and _doubt(size, limits)]
     sure = [size for size in fitting if size not in doubtful]
     if not sure:
         return _give_up(doubtful, sizes, limits)
-    best = max(sure, key=lambda size: size.throughput)
+    best = sure[0] if limits.rate_per_s else max(sure, key=lambda size: size.throughput)
     chosen = next(size for size in sure if size.throughput >= best.throughput * (1 - limits.tolerance))
     for size in (chosen, best):
         if size.runs < REPEATS:
@@ -268,6 +318,17 @@ def _settle(sizes: Sizes, limits: Limits) -> Ask | Decision:
     if chosen is best and (between := _nearest_sure(chosen, doubtful, sizes, limits)) is not None:
         return Ask(batch=between, runs=REPEATS)
     return Decision(batch=chosen.batch, reason=_reason(chosen, best, sizes, limits))
+
+
+def _why_none(sizes: Sizes, limits: Limits) -> str:
+    waiting = [size for size in sizes.values() if _lets_wait(size, limits)] if limits.rate_per_s else []
+    if waiting:
+        most = max(waiting, key=lambda size: size.batch)
+        beyond = next((size for batch, size in sorted(sizes.items()) if batch > most.batch), None)
+        more = f"; batch {beyond.batch} {beyond.why}" if beyond else ""
+        return f"batch {most.batch} {most.why}{more}"
+    smallest = sizes[min(sizes)]
+    return f"not even batch {smallest.batch} will do: {smallest.why}"
 
 
 def _doubt(size: SizeFigures, limits: Limits) -> str:
@@ -301,7 +362,12 @@ def _give_up(doubtful: Sequence[SizeFigures], sizes: Sizes, limits: Limits) -> A
     """No size is sure: a smaller one, more runs of the smallest, or none."""
     smallest = doubtful[0]
     half = smallest.batch // 2
-    if half >= 1 and half not in sizes:
+    if limits.rate_per_s is not None:
+        twice = 2 * doubtful[-1].batch
+        waits = _doubt(doubtful[-1], limits).startswith(_WAITING)
+        if waits and twice <= limits.max_batch and twice not in sizes:
+            return Ask(batch=twice)
+    elif half >= 1 and half not in sizes:
         return Ask(batch=half, runs=REPEATS)
     if smallest.runs < MOST_REPEATS:
         return Ask(batch=smallest.batch, runs=MOST_REPEATS - smallest.runs)
@@ -313,6 +379,8 @@ def _reason(chosen: SizeFigures, best: SizeFigures, sizes: Sizes, limits: Limits
     above = next(
         (size for batch, size in sorted(sizes.items()) if batch > chosen.batch and not size.fits), None
     )
+    if limits.rate_per_s is not None:
+        return _reason_at_rate(chosen, sizes, limits)
     if chosen.batch == best.batch:
         text = f"the most throughput of {len(sizes)} sizes"
     else:
@@ -327,44 +395,7 @@ def _reason(chosen: SizeFigures, best: SizeFigures, sizes: Sizes, limits: Limits
     return text
 
 
-def find_prior(records: Sequence[Record], inputs: Mapping[str, Any], host: str) -> Prior | None:
-    """The size to start from: what the nearest earlier search of this model, engine and host chose.
-
-    A search with these very inputs keeps the prior it had: its answer is measured, and a later record about
-    something else would only change where it began.
-    """
-    known = [record for record in records if record.good and record.host_fingerprint == host]
-    same = [record for record in known if _inputs(record) == inputs]
-    if same:
-        began = {record.id: record for record in known}
-        consulted = [began[name] for name in same[-1].consulted if name in began]
-        return _prior(consulted[-1]) if consulted else None
-    near = [record for record in known if _comparable(_inputs(record), inputs) and _batch(record)]
-    return _prior(max(near, key=lambda record: _nearness(record, inputs))) if near else None
-
-
-def _inputs(record: Record) -> Mapping[str, Any]:
-    found = record.evidence.get("inputs")
-    return found if isinstance(found, dict) else {}
-
-
-def _batch(record: Record) -> int | None:
-    result = record.evidence.get("result")
-    batch = result.get("batch") if isinstance(result, dict) else None
-    return batch if isinstance(batch, int) and batch >= 1 else None
-
-
-def _comparable(found: Mapping[str, Any], inputs: Mapping[str, Any]) -> bool:
-    return all(found.get(key) == inputs.get(key) for key in ("engine", "model_digest"))
-
-
-def _nearness(record: Record, inputs: Mapping[str, Any]) -> tuple[bool, float, str]:
-    """The same candidate before another one, then the context most alike, then the newest."""
-    found = _inputs(record)
-    context = float(found.get("context") or 1), float(inputs["context"])
-    return found.get("format") == inputs["format"], -abs(math.log(context[0] / context[1])), record.id
-
-
-def _prior(record: Record) -> Prior | None:
-    batch = _batch(record)
-    return Prior(batch=batch, record=record.id) if batch else None
+def _reason_at_rate(chosen: SizeFigures, sizes: Sizes, limits: Limits) -> str:
+    text = f"the smallest of {len(sizes)} sizes that keeps up with {limits.rate_per_s:g} requests/s"
+    below = [size for batch, size in sorted(sizes.items()) if batch < chosen.batch and not size.fits]
+    return f"{text}; batch {below[-1].batch} {below[-1].why}" if below else text

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from tasks.batching.models import BatchingResult, SizeFigures
+from collections.abc import Sequence
+
+from tasks.batching.models import BatchingResult, Fit, SizeFigures
 from tasks.core.figures import bars
-from tasks.core.markdown import bullets, page, section, table
+from tasks.core.markdown import bullets, fenced, page, section, table
 from tasks.core.records import Number
 from tasks.core.verdicts import StageName
+from tasks.engines.failures import FailureKind
 
 
 def headline(result: BatchingResult) -> str:
@@ -36,14 +39,27 @@ def markdown(result: BatchingResult) -> str:
     names = sorted({name for size in result.sizes for name in size.latency_ms if name.endswith("p95")})
     heads = ("batch", "runs", "tokens/s", "peak memory", *map(words, names))
     bounds = [f"peak memory at most {_size(result.limits.memory_bytes)}"]
+    if result.limits.rate_per_s is not None:
+        bounds.append(f"keeps up with {result.limits.rate_per_s:g} requests/s")
     bounds += [f"{words(name)} at most {bound:g} ms" for name, bound in result.limits.latency_ms.items()]
-    others = [f"batch {size.batch}: {size.why}" for size in result.sizes if size.why]
+    others = [f"batch {size.batch}: {word}" for size in result.sizes if (word := _why_not(size))]
+    mishaps = [
+        f"batch {size.batch}: {one.line}"
+        for size in result.sizes
+        if size.fits or size.fit in (Fit.MEMORY, Fit.LATENCY)
+        for one in size.failures
+        if one.kind is not FailureKind.SLOW
+    ]
     return page(
         StageName.BATCHING,
         result.verdict,
         f"**batch {result.batch}**: {result.reason}" if result.batch else result.reason,
         table(heads, [_row(size, names, result) for size in result.sizes], right=heads),
         section("Sizes that will not do", bullets(others)),
+        section("What happened once and not again", bullets(mishaps)),
+        section(
+            "Last words", *(f"batch {batch}:\n\n{fenced(log)}" for batch, log in _last_words(result.sizes))
+        ),
         _throughput(result),
         section(
             "Bounds",
@@ -53,6 +69,26 @@ def markdown(result: BatchingResult) -> str:
         ),
         f"Started from batch {result.prior}, which an earlier record suggested." if result.prior else "",
     )
+
+
+def _why_not(size: SizeFigures) -> str:
+    """The kind of failure and what it was; where nothing failed, the bound that is not kept."""
+    failed = size.failures and size.fit is not Fit.MEMORY
+    return size.failures[-1].line if failed and not size.fits else size.why
+
+
+def _last_words(sizes: Sequence[SizeFigures]) -> list[tuple[int, str]]:
+    """What was last written by what went wrong, a size's latest."""
+    logs = {size.batch: one.log_tail for size in sizes for one in size.failures if one.log_tail}
+    return list(logs.items())
+
+
+def failure_lines(sizes: Sequence[SizeFigures]) -> list[str]:
+    """The same for a terminal."""
+    lines = []
+    for batch, log in _last_words(sizes):
+        lines += [f"batch {batch}, last words:", *(f"  {line}" for line in log.splitlines())]
+    return lines
 
 
 def _row(size: SizeFigures, names: list[str], result: BatchingResult) -> tuple[str, ...]:

@@ -74,18 +74,47 @@ class CommandError(SlipwayError):
     """A child process failed."""
 
 
+class CommandTimeoutError(CommandError):
+    """A child process did not end in the time it was given."""
+
+
 class EngineError(SlipwayError):
-    """A serving engine died, did not become ready, or answered wrongly."""
+    """A serving engine failed; of this class itself: it answered wrongly, in part or not at all."""
+
+
+class EngineStartError(EngineError):
+    """An engine did not become ready, or not on the hardware that it was to use."""
+
+
+class EngineHungError(EngineError):
+    """An engine sent no byte for longer than it may."""
+
+
+class EngineSlowError(EngineError):
+    """An engine that does answer was not done in the time that a measurement may take."""
 
 
 class EngineDiedError(EngineError):
-    """An engine's process ended by itself. `status` is its exit status, 128 and the signal where one killed it."""
+    """An engine's process ended by itself. `status` is its exit status, 128 and the signal where one killed it.
+
+    `ready` says whether it had been healthy before, `kernel_kills` how many processes the kernel killed for want
+    of memory while it ran; None where that is not known.
+    """
 
     def __init__(
-        self, what: str, *, status: int | None, fix: str | None = None, detail: str | None = None
+        self,
+        what: str,
+        *,
+        status: int | None,
+        ready: bool,
+        kernel_kills: int | None = None,
+        fix: str | None = None,
+        detail: str | None = None,
     ) -> None:
         super().__init__(what, fix=fix, detail=detail)
         self.status = status
+        self.ready = ready
+        self.kernel_kills = kernel_kills
 
 
 class PortTakenError(SlipwayError):

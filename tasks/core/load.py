@@ -2,38 +2,81 @@
 
 from __future__ import annotations
 
+import random
+from collections.abc import Sequence
+from enum import StrEnum
+
 from pydantic import BaseModel, ConfigDict, Field
 
 
-class Load(BaseModel):
-    """Clients that each ask one streamed completion after another, with prompts that no two requests share.
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Prompts(_Frozen):
+    """What every request of a load looks like, with prompts that no two requests share.
 
     Lengths are tokens; outputs vary by a quarter around `output_tokens`, so that requests do not march in step.
+    An engine that sends no byte for `silence_s` hangs; one that is not done after `timeout_s` is too slow.
+    """
+
+    prompt_tokens: int = Field(ge=1)
+    output_tokens: int = Field(ge=2)
+    seed: int = 0
+    silence_s: float = Field(120, gt=0)
+    timeout_s: float = Field(300, gt=0)
+
+
+class Load(Prompts):
+    """A closed loop: clients that each ask one streamed completion after another.
+
     The run ends once every client has had an answer, `min_s` have passed and `min_requests` are answered; on a
     slow engine after `max_s`, as soon as every client has had some tokens, so that a run takes no minutes.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     clients: int = Field(ge=1)
-    prompt_tokens: int = Field(ge=1)
-    output_tokens: int = Field(ge=2)
     min_s: float = Field(0.5, ge=0)
     max_s: float = Field(3, gt=0)
     min_requests: int = Field(4, ge=1)
-    timeout_s: float = Field(300, gt=0)
-    seed: int = 0
 
 
-class LoadFigures(BaseModel):
-    """What a load run measured.
+class Arrivals(StrEnum):
+    """How the requests of an open loop are spread over time."""
 
-    `ttft` is the time from sending a request to its first token; `tpot` the time per token after the first.
-    `requests` counts those that had their first token before the end. `tokens_per_s` is of all clients together,
-    over the whole run.
+    CONSTANT = "constant"
+    POISSON = "poisson"
+
+
+class OpenLoad(Prompts):
+    """An open loop: `requests` that are sent at their times, whether or not earlier ones were answered.
+
+    `rate_per_s` are requests a second. After the last one is sent, answers are awaited for `drain_s` at most.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    rate_per_s: float = Field(gt=0)
+    arrivals: Arrivals = Arrivals.POISSON
+    requests: int = Field(ge=2)
+    drain_s: float = Field(10, ge=0)
+
+    def send_times(self) -> tuple[float, ...]:
+        """When each request is to be sent, seconds from the start, ascending.
+
+        Poisson arrivals are those of a process that has exactly `requests` in the time: they are spread evenly at
+        random, so that every run asks the rate that was wanted, and not the rate it happened to draw.
+        """
+        if self.arrivals is Arrivals.CONSTANT:
+            return tuple(number / self.rate_per_s for number in range(self.requests))
+        draw = random.Random(f"{self.seed} arrivals")
+        return tuple(sorted(draw.uniform(0, self.requests / self.rate_per_s) for _ in range(self.requests)))
+
+
+class LoadFigures(_Frozen):
+    """What a load run measured.
+
+    `ttft` is the time from when a request was sent, or in an open loop was to be sent, to its first token; `tpot`
+    the time per token after the first. `requests` counts those that had their first token before the end.
+    `tokens_per_s` is of all clients together, over the whole run.
+    """
 
     requests: int = Field(ge=1)
     seconds: float = Field(gt=0)
@@ -42,6 +85,65 @@ class LoadFigures(BaseModel):
     ttft_p95_ms: float
     tpot_p50_ms: float
     tpot_p95_ms: float
+
+
+class Wait(_Frozen):
+    """One request of an open loop, in seconds from the start of the run.
+
+    `arrived` is when it was to be sent, `first` when its first token came, `done` when the answer was whole; None
+    for what had not come by the end.
+    """
+
+    arrived: float = Field(ge=0)
+    first: float | None = None
+    done: float | None = None
+
+
+def open_load_for(
+    *,
+    rate_per_s: float,
+    arrivals: Arrivals,
+    requests: int,
+    context: int,
+    output_tokens: int,
+    seed: int = 0,
+) -> OpenLoad:
+    """An open loop whose requests fit into `context` tokens; a run that takes long is given the time."""
+    return OpenLoad(
+        rate_per_s=rate_per_s,
+        arrivals=arrivals,
+        requests=requests,
+        prompt_tokens=prompt_for(context, output_tokens),
+        output_tokens=output_tokens,
+        seed=seed,
+        timeout_s=2 * requests / rate_per_s + 300,
+    )
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """The smallest value that at least `share` of all do not exceed: one that was measured."""
+    ranked = sorted(values)
+    return ranked[max(0, -int(-share * len(ranked) // 1) - 1)]
+
+
+def figures_of(
+    *, requests: int, seconds: float, tokens: float, ttft_ms: Sequence[float], tpot_ms: Sequence[float]
+) -> LoadFigures:
+    """Figures of a run from those of its requests; at least one of each."""
+    return LoadFigures(
+        requests=requests,
+        seconds=seconds,
+        tokens_per_s=tokens / seconds,
+        ttft_p50_ms=percentile(ttft_ms, 0.5),
+        ttft_p95_ms=percentile(ttft_ms, 0.95),
+        tpot_p50_ms=percentile(tpot_ms, 0.5),
+        tpot_p95_ms=percentile(tpot_ms, 0.95),
+    )
+
+
+def shortest_output(output_tokens: int) -> int:
+    """The shortest output of a load that asks for `output_tokens`."""
+    return max(2, 2 * output_tokens - longest_output(output_tokens))
 
 
 def longest_output(output_tokens: int) -> int:
@@ -59,10 +161,14 @@ def load_for_decoding(*, context: int, output_tokens: int, seed: int = 0) -> Loa
 
 def load_for(*, clients: int, context: int, output_tokens: int, seed: int = 0) -> Load:
     """A load whose requests fit into `context` tokens: a prompt of a quarter of it, at most 128."""
-    room = context - longest_output(output_tokens)
     return Load(
         clients=clients,
-        prompt_tokens=max(1, min(128, context // 4, room)),
+        prompt_tokens=prompt_for(context, output_tokens),
         output_tokens=output_tokens,
         seed=seed,
     )
+
+
+def prompt_for(context: int, output_tokens: int) -> int:
+    """Tokens of a prompt that fits into `context` beside its output: a quarter of it, at most 128."""
+    return max(1, min(128, context // 4, context - longest_output(output_tokens)))

@@ -6,7 +6,7 @@ from datetime import datetime
 
 from pydantic import BaseModel, ConfigDict
 
-from tasks.core.records import Record
+from tasks.core.records import Number, Record
 
 
 class Cell(BaseModel):
@@ -29,6 +29,9 @@ class Cell(BaseModel):
     threads: int | None
     throughput: float
     memory_bytes: int | None
+    kv_tokens: int
+    memory_at_kv: Number | None
+    """Peak memory with keys and values of `kv_tokens` tokens: measured, or predicted from what was."""
     ttft_ms: float | None
     tpot_ms: float | None
     quality_loss: float | None

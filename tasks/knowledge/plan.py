@@ -12,19 +12,21 @@ from typing import Any
 from tasks.core.digests import short
 from tasks.core.records import Record
 from tasks.core.verdicts import StageName
+from tasks.knowledge.kv_memory import KV_TOKENS, memory_at
 from tasks.knowledge.models import Cell, Reason
 
 
-def matrix(records: Sequence[Record]) -> tuple[Cell, ...]:
+def matrix(records: Sequence[Record], kv_tokens: int = KV_TOKENS) -> tuple[Cell, ...]:
     """The best measured parameters for each engine, model and hardware, from batching's records.
 
-    Best is the highest throughput within the objectives of the run that measured it.
+    Best is the highest throughput within the objectives of the run that measured it. Beside its own peak stands the
+    memory at a budget of `kv_tokens`, which is the same for all.
     """
     names, hosts = model_names(records), hardware_names(records)
     losses = _quality_losses(records)
     best: dict[tuple[str, str, str], Cell] = {}
     for record in records:
-        cell = _cell(record, names, hosts, losses)
+        cell = _cell(record, names, hosts, losses, kv_tokens)
         if cell is None:
             continue
         key = (cell.engine, cell.model_digest, cell.host_fingerprint)
@@ -40,6 +42,7 @@ def _cell(
     names: Mapping[str, str],
     hosts: Mapping[str, str],
     losses: Mapping[tuple[str, str, str], float],
+    kv_tokens: int,
 ) -> Cell | None:
     if record.stage is not StageName.BATCHING or not record.good:
         return None
@@ -61,6 +64,8 @@ def _cell(
         threads=inputs.get("threads"),
         throughput=throughput,
         memory_bytes=chosen.get("peak_bytes"),
+        kv_tokens=kv_tokens,
+        memory_at_kv=memory_at(_peaks(record), kv_tokens),
         ttft_ms=latency.get("ttft_p95"),
         tpot_ms=latency.get("tpot_p95"),
         quality_loss=losses.get((digest, record.host_fingerprint, str(format_))),
@@ -68,6 +73,20 @@ def _cell(
         at=record.at,
         record=record.id,
     )
+
+
+def _peaks(record: Record) -> dict[int, int]:
+    """Peaks of all sizes that a search measured, bytes, by the tokens whose keys and values they had room for."""
+    context = part(record, "inputs").get("context")
+    sizes = part(record, "result").get("sizes")
+    if not isinstance(context, int) or not isinstance(sizes, list):
+        return {}
+    rows = [row for row in sizes if isinstance(row, Mapping)]
+    return {
+        row["batch"] * context: row["peak_bytes"]
+        for row in rows
+        if isinstance(row.get("batch"), int) and isinstance(row.get("peak_bytes"), int)
+    }
 
 
 def model_names(records: Iterable[Record]) -> dict[str, str]:

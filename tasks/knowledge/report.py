@@ -10,7 +10,7 @@ from tasks.knowledge.models import Cell, Reason
 
 RECORD_COLUMNS = ("id", "at", "stage", "subject", "outcome", "seconds", "numbers")
 MATRIX_COLUMNS = (
-    "engine", "model", "hardware", "batch", "format", "tokens/s", "memory", "ttft p95", "tpot p95",
+    "engine", "model", "hardware", "batch", "format", "tokens/s", "memory", "at KV budget", "ttft p95", "tpot p95",
     "quality loss", "runs", "at", "record",
 )  # fmt: skip
 REASON_COLUMNS = ("record", "at", "stage", "outcome", "numbers")
@@ -43,6 +43,7 @@ def cell_row(cell: Cell) -> tuple[str, ...]:
         cell.format or "-",
         f"{cell.throughput:.0f}",
         "-" if cell.memory_bytes is None else f"{cell.memory_bytes / 1e6:.0f} MB",
+        "-" if cell.memory_at_kv is None else _number(cell.memory_at_kv).strip(),
         _milliseconds(cell.ttft_ms),
         _milliseconds(cell.tpot_ms),
         "-" if cell.quality_loss is None else f"{cell.quality_loss:+.2%}",

@@ -19,6 +19,7 @@ from tasks.core.progress import say
 from tasks.core.settings import Settings
 from tasks.core.spec import CandidateFormat
 from tasks.core.verdicts import StageName
+from tasks.engines.failures import failure_of
 from tasks.quantization import plan
 from tasks.quantization.models import (
     Candidate,
@@ -151,7 +152,12 @@ def _measure(
         weights = worst_weight(bench.compare_weights(COMPARER, baseline_file.path, candidate.path))
         damage = reject_weights(weights, form, baseline_file.format)
         row = plan.judge(candidate, _try(request, candidate, bench), baseline, request)
-    except (ModelError, CommandError, EngineError) as error:
+    except EngineError as error:
+        failure = failure_of(error)
+        return Measured(
+            format=form, candidate=candidate, weights=weights, rejected=failure.line, failure=failure
+        )
+    except (ModelError, CommandError) as error:
         return Measured(format=form, candidate=candidate, weights=weights, rejected=error.what)
     reasons = "; ".join(reason for reason in (damage, row.rejected) if reason)
     return row.model_copy(update={"weights": weights, "rejected": reasons or None})

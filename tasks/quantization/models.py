@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from tasks.core.result import StageResult
 from tasks.core.spec import CandidateFormat, QuantizationPolicy
 from tasks.core.verdicts import ChoiceVerdict
+from tasks.engines.failures import Failure
 
 
 class _Frozen(BaseModel):
@@ -128,6 +129,8 @@ class Measured(_Frozen):
     tokens_per_s: float | None = None
     spread: float = 0.0
     rejected: str | None = None
+    failure: Failure | None = None
+    """What the engine did instead of answering, where that is why."""
     passed_over: str | None = None
 
 

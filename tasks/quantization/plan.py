@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from tasks.core.errors import EngineError, SpecError
 from tasks.core.spec import CandidateFormat, QuantizationPolicy
 from tasks.core.verdicts import ChoiceVerdict
+from tasks.engines.failures import Failure, FailureKind
 from tasks.quantization.intervals import share_lost
 from tasks.quantization.models import Candidate, Measured, QuantizationRequest, QuantizationResult, Trial
 from tasks.quantization.quality import compare, kept, reject
@@ -106,10 +107,11 @@ def judge(candidate: Candidate, trial: Trial, baseline: Trial, request: Quantiza
     """One candidate's figures, rejected where a loss of quality may be beyond what is accepted."""
     speed = statistics.median(trial.tokens_per_s)
     quality = compare(trial, baseline) if baseline.scores else None
-    rejected = None
+    rejected, failure = None, None
     if baseline.scores and trial is not baseline:
         if quality is None:
-            rejected = "its probabilities are no numbers"
+            failure = Failure(kind=FailureKind.GARBAGE, what="its probabilities are no numbers")
+            rejected = failure.line
         else:
             rejected = reject(quality, request.tolerance, request.task_tolerance)
     return Measured(
@@ -119,6 +121,7 @@ def judge(candidate: Candidate, trial: Trial, baseline: Trial, request: Quantiza
         tokens_per_s=speed,
         spread=(max(trial.tokens_per_s) - min(trial.tokens_per_s)) / 2 / speed,
         rejected=rejected,
+        failure=failure,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,24 @@ import pytest
 from blocks.record_store import open_record_store
 from flows.quantize_model import quantize_model
 from flows.tune_serving import TuningOutcome, TuningRequest, quantized, tune_serving
-from tasks.batching.models import BatchingResult
+from tasks.batching.guidellm import REQUIREMENTS, closed_figures, read_report
+from tasks.batching.models import BatchingResult, Fit
 from tasks.core.cancellation import begin
 from tasks.core.errors import SpecError, StageCancelledError
 from tasks.core.files import file_lock
+from tasks.core.load import Load
 from tasks.core.settings import Settings
-from tasks.core.spec import CandidateFormat, EngineKind, Hardware, Objectives, Tuning, parse_spec
+from tasks.core.spec import (
+    CandidateFormat,
+    EngineKind,
+    Hardware,
+    LoadGenerator,
+    LoadKind,
+    Objectives,
+    Tuning,
+    TuningLoad,
+    parse_spec,
+)
 from tasks.core.verdicts import StageName
 
 pytestmark = [pytest.mark.engine, pytest.mark.server]
@@ -105,6 +118,57 @@ def test_no_size_keeps_an_impossible_objective(asked: TuningRequest) -> None:
     assert outcome.batching is not None
     assert outcome.batching.says_no
     assert batching(outcome).reason.startswith("not even batch 1 will do: ttft_p95 is ")
+
+
+def test_a_rate_is_kept_up_with_or_refused(asked: TuningRequest) -> None:
+    one = changed(asked, candidates=(CandidateFormat.Q8_0,), quality_text=None, max_batch=2)
+    slow = TuningLoad(kind=LoadKind.OPEN, rate=20, requests=20)
+    outcome = tune_serving(changed(one, load=slow))
+    result = batching(outcome)
+    assert result.batch in (1, 2)
+    assert "keeps up with 20 requests/s" in result.reason
+    assert result.limits.rate_per_s == 20
+    assert result.sizes[-1].latency_ms["ttft_p95"] > 0
+    refused = batching(
+        tune_serving(changed(one, load=slow.model_copy(update={"rate": 5000, "requests": 1000})))
+    )
+    assert refused.batch is None
+    assert refused.reason.startswith("batch 2 does not keep up with 5000 requests/s: ")
+    assert [size.fit for size in refused.sizes] == [Fit.SATURATED, Fit.SATURATED]
+
+
+def test_guidellm_sends_when_the_spec_asks_for_it(
+    asked: TuningRequest, repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its environment is stood in for by a recorded report; everything else is real."""
+    python = shutil.copy2(repository / "tests" / "support" / "recorded_guidellm.py", tmp_path / "python")
+    shutil.copy(repository / "tests" / "golden" / "guidellm" / "closed.json", tmp_path / "report.json")
+    built: list[tuple[str, ...]] = []
+
+    def environment(requirements: tuple[str, ...], *_: object, **__: object) -> Path:
+        built.append(requirements)
+        return python
+
+    monkeypatch.setattr("flows.tune_serving.tool_python", environment)
+    one = changed(asked, candidates=(CandidateFormat.Q8_0,), quality_text=None, max_batch=1)
+    by_guidellm = changed(one, load_generator=LoadGenerator.GUIDELLM)
+    result = batching(tune_serving(by_guidellm))
+    assert result.chosen is not None
+    recorded = closed_figures(
+        read_report((tmp_path / "report.json").read_text()),
+        Load(clients=1, prompt_tokens=1, output_tokens=2),
+    )
+    assert result.chosen.throughput == recorded.tokens_per_s
+    assert result.chosen.latency_ms["ttft_p95"] == recorded.ttft_p95_ms
+    assert built == [REQUIREMENTS]
+    # Its figures are its own: they answer for no other generator, and need no environment once they are recorded.
+    again = tune_serving(by_guidellm)
+    assert again.batching is not None
+    assert again.batching.cached
+    assert len(built) == 1
+    other = tune_serving(one)
+    assert other.batching is not None
+    assert not other.batching.cached
 
 
 @pytest.mark.parametrize(

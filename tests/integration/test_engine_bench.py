@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
+import os
+import re
+import signal
 import sys
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from random_model import read_floats, rewrite_model, write_random_model
@@ -12,18 +19,24 @@ from sabotage import Sabotage
 from strays import processes_of
 
 from blocks.engine_bench import EngineBench
-from blocks.engine_process import serve
+from blocks.engine_process import RunningEngine, serve
+from blocks.load_client import LoadClient
 from blocks.process_memory import command_pids, gpu_bytes, peak_bytes, peak_host_bytes
-from tasks.batching.models import Run
+from tasks.batching import report
+from tasks.batching.apply import find_batch
+from tasks.batching.models import BatchingRequest, BatchingResult, Fit, Limits
+from tasks.batching.plan import summarise
 from tasks.core.digests import is_digest_of_file
-from tasks.core.errors import EngineError, SpecError
+from tasks.core.errors import EngineDiedError, EngineError, SpecError
+from tasks.core.load import Prompts
 from tasks.core.settings import Settings
-from tasks.core.spec import CandidateFormat
+from tasks.core.spec import CandidateFormat, LoadKind, TuningLoad
 from tasks.core.verdicts import ChoiceVerdict
 from tasks.engines.base import HOST, PORT, CommandLine, ServingConfig
+from tasks.engines.failures import FailureKind
 from tasks.engines.llama_cpp import LlamaCpp
 from tasks.quantization.apply import WORKER, measure_candidates, still_good
-from tasks.quantization.models import Exercise, QuantizationRequest
+from tasks.quantization.models import Exercise, QuantizationRequest, QuantizationResult, Trial
 from tasks.quantization.quality import kept
 
 pytestmark = pytest.mark.engine
@@ -35,12 +48,13 @@ CONFIG = ServingConfig(served_name="test", batch=2, context=128, threads=1)
 class OddEngine(LlamaCpp):
     """Starts `odd_engine.py` in the engine's place."""
 
-    def __init__(self, behaviour: str) -> None:
+    def __init__(self, behaviour: str, mark: str = "-") -> None:
         super().__init__()
         self.behaviour = behaviour
+        self.mark = mark
 
     def command(self, python: str, worker: str, model_file: str, config: ServingConfig) -> CommandLine:
-        return CommandLine(argv=(sys.executable, str(ODD_ENGINE), HOST, PORT, self.behaviour))
+        return CommandLine(argv=(sys.executable, str(ODD_ENGINE), HOST, PORT, self.behaviour, self.mark))
 
 
 @pytest.fixture(scope="session")
@@ -218,24 +232,63 @@ def test_a_format_that_cannot_be_made_is_rejected_and_a_baseline_is_a_fault(
         measure_candidates(request(model, text, "f16", "f32"), bench, settings)
 
 
-def test_an_engine_that_dies_on_a_candidate_rejects_it(
-    engine_python: Path, settings: Settings, random_model: Path
+@pytest.mark.parametrize(
+    ("behaviour", "kind", "rejected"),
+    [
+        ("die", FailureKind.CRASHED, r"crashed: the engine died while serving \(exit status 3\)"),
+        ("hang", FailureKind.HUNG, r"hung: .*/completion sent no byte within 0\.3 s"),
+        ("refuse", FailureKind.GARBAGE, 'garbage: .*/completion answered 500: {"error": "no slot"}'),
+        ("no-numbers", FailureKind.GARBAGE, "garbage: its probabilities are no numbers"),
+    ],
+)
+def test_an_engine_that_fails_on_a_candidate_rejects_it(
+    behaviour: str,
+    kind: FailureKind,
+    rejected: str,
+    engine_python: Path,
+    settings: Settings,
+    random_model: Path,
 ) -> None:
-    """The baseline is served by the real engine, the other candidate by one that dies under load."""
+    """The baseline is served by the real engine, the other candidate by one that fails while it scores text."""
 
     class Engine(LlamaCpp):
         def command(self, python: str, worker: str, model_file: str, config: ServingConfig) -> CommandLine:
-            chosen = OddEngine("die") if "q8_0" in model_file else LlamaCpp()
+            odd = "q8_0" in model_file
+            chosen = OddEngine(behaviour, str(settings.home)) if odd else LlamaCpp()
             return chosen.command(python, worker, model_file, config)
 
-    bench = EngineBench(engine=Engine(), python=engine_python, threads=1)
+    class Impatient(EngineBench):
+        """Only with the odd one: the real engine may take its time."""
+
+        def try_candidate(self, model_file: Path, log: Path, **asked: Any) -> Trial:
+            patience = 0.3 if "q8_0" in str(model_file) else 60
+            return replace(
+                EngineBench(engine=self.engine, python=self.python, threads=1), scoring_s=patience
+            ).try_candidate(model_file, log, **asked)
+
+    bench = Impatient(engine=Engine(), python=engine_python, threads=1)
     text = "a ship and a crane " * 20
     result = measure_candidates(request(random_model, text, "f16", "q8_0"), bench, settings)
     assert result.candidate.format == CandidateFormat.F16
-    assert result.measured[1].rejected is not None
+    measured = result.measured[1]
+    assert measured.failure is not None
+    assert measured.failure.kind is kind
+    assert re.fullmatch(rejected, measured.rejected or ""), measured.rejected
     assert not processes_of(settings.home)
-    with pytest.raises(EngineError):
-        measure_candidates(request(random_model, text, "q8_0", "f16"), bench, settings)
+    assert QuantizationResult.model_validate(result.model_dump(mode="json")) == result
+
+
+def test_a_baseline_that_fails_is_a_fault(
+    engine_python: Path, settings: Settings, random_model: Path
+) -> None:
+    class Engine(LlamaCpp):
+        def command(self, python: str, worker: str, model_file: str, config: ServingConfig) -> CommandLine:
+            return OddEngine("die", str(settings.home)).command(python, worker, model_file, config)
+
+    bench = EngineBench(engine=Engine(), python=engine_python, threads=1)
+    with pytest.raises(EngineDiedError, match="exit status 3"):
+        measure_candidates(request(random_model, "a ship " * 90, "q8_0", "f16"), bench, settings)
+    assert not processes_of(settings.home)
 
 
 # --- probes ------------------------------------------------------------------------------------------------
@@ -260,6 +313,21 @@ def test_a_probe_measures_each_run(bench: EngineBench, candidate: Path, tmp_path
     assert runs[1].latency_ms != runs[0].latency_ms
 
 
+@pytest.mark.parametrize(("share", "saturated"), [(0.3, False), (4, True)])
+def test_requests_at_a_rate_tell_whether_the_engine_keeps_up(
+    share: float, saturated: bool, bench: EngineBench, candidate: Path, tmp_path: Path
+) -> None:
+    """The rate is a share of what this engine did in a closed loop, here and now."""
+    (closed,) = bench.probe(candidate, CONFIG, tmp_path / "log", output_tokens=16, runs=1)
+    assert closed.saturation is None
+    load = TuningLoad(kind=LoadKind.OPEN, rate=share * (closed.throughput or 0) / 16, requests=100)
+    (run,) = bench.probe(candidate, CONFIG, tmp_path / "log", output_tokens=16, runs=1, load=load)
+    assert run.saturation is not None
+    assert run.saturation.saturated == saturated, run
+    limits = Limits(memory_bytes=10**10, max_batch=16, rate_per_s=load.rate)
+    assert summarise([run], limits)[CONFIG.batch].fit is (Fit.SATURATED if saturated else Fit.FITS)
+
+
 def test_more_slots_take_more_memory(bench: EngineBench, candidate: Path, tmp_path: Path) -> None:
     few, many = (
         bench.probe(
@@ -275,30 +343,170 @@ def test_more_slots_take_more_memory(bench: EngineBench, candidate: Path, tmp_pa
     assert (many.peak_bytes or 0) - (few.peak_bytes or 0) > 0.7 * 15 * 2048 * 512
 
 
+@dataclass(frozen=True)
+class Ending:
+    """How an odd engine's probe is to end."""
+
+    behaviour: str
+    kind: FailureKind
+    what: str
+    exit_status: int | None = None
+    signal: str | None = None
+    said: str | None = None
+
+
 @pytest.mark.parametrize(
-    ("behaviour", "expected"),
+    "ending",
     [
-        ("out-of-memory", Run(batch=2, oom=True)),
-        ("killed", Run(batch=2, oom=True)),
-        ("die", Run(batch=2, failed="the engine died while serving (exit status 3)")),
+        Ending("unready", FailureKind.NOT_STARTED, r"not ready within 0\.3 s"),
+        Ending("die-first", FailureKind.CRASHED, r"died at its first completion \(exit status 3\)", 3),
+        Ending("deaf", FailureKind.HUNG, r"/v1/completions sent no byte within 0\.3 s"),
+        Ending("nonsense", FailureKind.GARBAGE, "answered no JSON: '<html>It works!</html>'"),
+        Ending(
+            "out-of-memory", FailureKind.OUT_OF_MEMORY, "died while serving", 1, said="failed to allocate"
+        ),
+        Ending("die", FailureKind.CRASHED, r"\(exit status 3\)", 3, said="assertion failed: n_tokens > 0"),
+        Ending("segv", FailureKind.CRASHED, "SIGSEGV", signal="SIGSEGV", said="about to touch address 0"),
+        Ending("killed", FailureKind.CRASHED, "SIGKILL", signal="SIGKILL"),
+        Ending("hang", FailureKind.HUNG, r"sent no byte for 0\.3 s"),
+        Ending("stall", FailureKind.HUNG, r"sent no byte for 0\.3 s"),
+        Ending("family", FailureKind.HUNG, r"sent no byte for 0\.3 s"),
+        Ending("break", FailureKind.GARBAGE, "broke off an answer after 2 tokens"),
+        Ending("fault", FailureKind.GARBAGE, "slot lost"),
+        Ending("refuse", FailureKind.GARBAGE, "answered HTTP/1.1 500"),
+    ],
+    ids=lambda ending: ending.behaviour,
+)
+def test_how_an_engine_failed_is_told_and_nothing_of_it_is_left(ending: Ending, tmp_path: Path) -> None:
+    bench = EngineBench(
+        engine=OddEngine(ending.behaviour, mark=str(tmp_path)),
+        python=Path(sys.executable),
+        threads=1,
+        silence_s=0.3,
+        dying_s=0.1 if ending.kind is FailureKind.GARBAGE else 10,
+        start_timeout_s=0.3 if ending.behaviour == "unready" else 60,
+    )
+    (run,) = bench.probe(tmp_path / "x", CONFIG, tmp_path / "log", output_tokens=4, runs=3)
+    failure = run.failure
+    assert failure is not None
+    assert (failure.kind, failure.exit_status, failure.signal) == (
+        ending.kind,
+        ending.exit_status,
+        ending.signal,
+    )
+    assert re.search(ending.what, failure.what), failure.what
+    assert (ending.said or "") in (failure.log_tail or "")
+    assert run.oom == (ending.kind is FailureKind.OUT_OF_MEMORY)
+    assert not processes_of(tmp_path)
+
+
+def test_a_kill_by_the_kernel_is_told_from_one_by_somebody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same SIGKILL, while the kernel's count of processes it killed for want of memory goes up."""
+    counts = itertools.count(7)
+    monkeypatch.setattr("blocks.engine_process.kernel_kills", lambda: next(counts))
+    monkeypatch.setattr("blocks.process_memory.kernel_kills", lambda: next(counts))
+    bench = EngineBench(engine=OddEngine("killed"), python=Path(sys.executable), threads=1)
+    (run,) = bench.probe(tmp_path / "x", CONFIG, tmp_path / "log", output_tokens=4, runs=1)
+    assert run.oom
+    assert run.failure is not None
+    assert run.failure.signal == "SIGKILL"
+
+
+class Saboteur(LoadClient):
+    """Sends the real engine a signal under load: when a second request is drawn, others are in flight."""
+
+    struck: signal.Signals
+    served: RunningEngine
+
+    def requests(self, load: Prompts, number: int) -> Iterator[bytes]:
+        for count, request in enumerate(super().requests(load, number)):
+            if load.seed == 0 and count == 1:
+                for pid in command_pids(self.served.leash_pid):
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(pid, self.struck)
+            yield request
+
+
+@pytest.mark.parametrize(
+    ("struck", "kind"),
+    [
+        (signal.SIGKILL, FailureKind.CRASHED),
+        (signal.SIGSEGV, FailureKind.CRASHED),
+        (signal.SIGABRT, FailureKind.CRASHED),
+        (signal.SIGSTOP, FailureKind.HUNG),
     ],
 )
-def test_how_an_engine_ended_is_told(
-    behaviour: str, expected: Run, engine_python: Path, tmp_path: Path
+def test_the_real_engine_struck_under_load(
+    struck: signal.Signals,
+    kind: FailureKind,
+    bench: EngineBench,
+    candidate: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    bench = EngineBench(engine=OddEngine(behaviour), python=engine_python, threads=1)
-    found = bench.probe(tmp_path / "x", CONFIG, tmp_path / "log", output_tokens=4, runs=3)
-    assert [run.model_copy(update={"log_tail": None}) for run in found] == [expected]
-    if behaviour == "die":
-        assert found[0].log_tail is not None
-        assert "assertion failed: n_tokens > 0" in found[0].log_tail
+    mine = tmp_path / "model.gguf"
+    mine.symlink_to(candidate)
+
+    class Here(Saboteur):
+        pass
+
+    Here.struck = struck
+
+    class Struck(EngineBench):
+        def _check_gpu(self, served: RunningEngine) -> None:
+            Here.served = served
+
+    monkeypatch.setattr("blocks.engine_bench.LoadClient", Here)
+    here = Struck(engine=bench.engine, python=bench.python, threads=1, silence_s=1)
+    (run,) = here.probe(mine, CONFIG, tmp_path / "log", output_tokens=16, runs=1)
+    assert run.failure is not None
+    assert run.failure.kind is kind
+    assert run.failure.signal == (struck.name if kind is FailureKind.CRASHED else None)
+    assert run.failure.log_tail
+    assert not processes_of(tmp_path)
 
 
-def test_an_engine_that_refuses_is_a_failed_probe(engine_python: Path, tmp_path: Path) -> None:
-    bench = EngineBench(engine=OddEngine("refuse"), python=engine_python, threads=1)
-    (run,) = bench.probe(tmp_path / "x", CONFIG, tmp_path / "log", output_tokens=4, runs=3)
-    assert run.failed is not None
-    assert "500" in run.failed
+def test_an_engine_that_answers_too_slowly_is_told_from_one_that_fails(tmp_path: Path) -> None:
+    """It streams a token every 10 ms; every 5 ms are wanted."""
+    request = BatchingRequest(
+        model_file=tmp_path / "model.gguf",
+        config=CONFIG.model_copy(update={"batch": 1}),
+        output_tokens=4,
+        limits=Limits(memory_bytes=10**9, max_batch=4, latency_ms={"tpot_p95": 5}),
+    )
+    bench = EngineBench(engine=OddEngine("slow", mark=str(tmp_path)), python=Path(sys.executable), threads=1)
+    result = find_batch(request, bench, None)
+    assert result.verdict == ChoiceVerdict.NONE
+    (size,) = result.sizes
+    assert size.fit is Fit.LATENCY
+    assert [one.kind for one in size.failures] == [FailureKind.SLOW]
+    assert "- batch 1: slow: tpot_p95 is 1" in report.markdown(result)
+    assert not processes_of(tmp_path)
+
+
+def test_failures_of_a_search_come_with_its_result(tmp_path: Path) -> None:
+    """A search on an engine that dies at every size: none, and why, in the result, the page and the deploy's log."""
+    request = BatchingRequest(
+        model_file=tmp_path / "model.gguf",
+        config=CONFIG.model_copy(update={"batch": 1}),
+        output_tokens=4,
+        limits=Limits(memory_bytes=10**9, max_batch=4),
+    )
+    bench = EngineBench(engine=OddEngine("die"), python=Path(sys.executable), threads=1)
+    result = find_batch(request, bench, None)
+    assert result.verdict == ChoiceVerdict.NONE
+    assert result.reason == (
+        "not even batch 1 will do: crashed: the engine died while serving (exit status 3)"
+    )
+    (size,) = result.sizes
+    assert [(one.kind, one.exit_status) for one in size.failures] == [(FailureKind.CRASHED, 3)] * 2
+    assert "assertion failed: n_tokens > 0" in (result.log_tail or "")
+    page = report.markdown(result)
+    assert "- batch 1: crashed: the engine died while serving (exit status 3)" in page
+    assert "## Last words\n\nbatch 1:\n\n```\n" in page
+    assert BatchingResult.model_validate(result.model_dump(mode="json")) == result
 
 
 class StarvedEngine(LlamaCpp):
@@ -317,7 +525,7 @@ def test_a_size_that_does_not_fit_is_out_of_memory(
     bench = EngineBench(engine=StarvedEngine(), python=engine_python, threads=1)
     huge = CONFIG.model_copy(update={"batch": 256, "context": 50_000})
     (run,) = bench.probe(candidate, huge, tmp_path / "log", output_tokens=4, runs=1)
-    assert run.oom, (run.failed, (tmp_path / "log").read_text()[-2000:])
+    assert run.oom, (run.failure, (tmp_path / "log").read_text()[-2000:])
 
 
 def test_a_silent_fall_back_to_the_processor_is_named(
@@ -329,7 +537,10 @@ def test_a_silent_fall_back_to_the_processor_is_named(
         measure_candidates(request(random_model, None, "q8_0"), bench, settings)
     (candidate,) = settings.candidates.glob("*/model.gguf")
     (run,) = bench.probe(candidate, CONFIG, tmp_path / "log", output_tokens=4, runs=2)
-    assert run.failed == "the engine holds no memory on any GPU: it runs on the processor"
+    assert run.failure is not None
+    assert run.failure.line == (
+        "did not start: the engine holds no memory on any GPU: it runs on the processor"
+    )
 
 
 def test_memory_is_the_commands_and_not_the_leashes(

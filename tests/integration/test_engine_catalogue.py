@@ -91,7 +91,9 @@ def test_transformers_serves_the_tiny_model_and_answers_what_it_has_begun(
     ):
         asking = threading.Thread(target=lambda: answers.append(api.complete(name, "If the file", 400)))
         asking.start()
-        wait_until(lambda: served.log.read_text().count("Request received") > 1, "the request is begun")
-        served.child.terminate()
+        wait_until(
+            lambda: served.process.log.read_text().count("Request received") > 1, "the request is begun"
+        )
+        served.process.child.terminate()
         asking.join()
     assert answers[0].output_tokens == 400

@@ -1,20 +1,32 @@
 """An engine that behaves oddly under load, for tests: `python odd_engine.py HOST PORT BEHAVIOUR`.
 
 Starts and completes a prompt like any other. A streamed answer then: `die` ends the process with status 3;
-`out-of-memory` with words to that effect; `killed` by SIGKILL; `refuse` answers 500; `break` hangs up in the
-middle; `silent` closes at once; `hang` never answers; `whole` sends everything in one piece; `slow` streams
-without end; `fine` streams five tokens.
+`out-of-memory` with words to that effect; `killed` by SIGKILL, `segv` by SIGSEGV; `refuse` answers 500; `break`
+hangs up in the middle; `fault` streams an error after two tokens; `silent` closes at once; `hang` never answers,
+`family` neither, and has a grandchild in a session of its own that ignores SIGTERM; `stall` sends two tokens and no
+more, `stall-once` only the first time; `whole` sends everything in one piece; `babble` streams without end what holds no token; `slow` streams
+without end; `fine` streams five tokens. `serial` does so for one request at a time, each in 10 ms; `freeze`
+freezes as a whole for half a second at its twentieth request.
+
+Others never come so far: `unready` is never healthy; `deaf` never answers its first completion, `die-first` dies
+of it; `nonsense` answers it with a page. The scores of `no-numbers` are null.
 """
 
+import itertools
 import json
 import os
+import re
 import signal
+import subprocess
 import sys
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 FOREVER = threading.Event()
+FIRST = threading.Semaphore()
+ALONE = threading.Lock()
+COUNT = itertools.count(1)
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -22,15 +34,24 @@ class Handler(BaseHTTPRequestHandler):
     behaviour = ""
 
     def do_GET(self) -> None:
-        self.answer(200, {"status": "ok"})
+        if self.behaviour == "unready":
+            self.answer(503, {"status": "loading"})
+        else:
+            self.answer(200, {"status": "ok"})
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         if self.path == "/tokenize":
             ids = range(len(body["content"]))
             self.answer(200, {"tokens": [{"id": number, "piece": "a"} for number in ids]})
-        elif body.get("stream"):
+        elif self.path == "/completion" and self.behaviour == "no-numbers":
+            token = {"id": 97, "logprob": None, "top_logprobs": [{"id": 97, "logprob": None}]}
+            forced = [int(one) for one in re.findall(r"<\[(\d+)\]>", body["grammar"])]
+            self.answer(200, {"completion_probabilities": [token | {"id": one} for one in forced]})
+        elif body.get("stream") or self.path == "/completion":
             getattr(self, self.behaviour.replace("-", "_"))()
+        elif self.behaviour in ("deaf", "die-first", "nonsense"):
+            {"deaf": self.hang, "die-first": self.die, "nonsense": self.nonsense}[self.behaviour]()
         else:
             usage = {"prompt_tokens": 1, "completion_tokens": 1}
             self.answer(200, {"choices": [{"text": "x"}], "usage": usage})
@@ -59,12 +80,69 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(b"0\r\n\r\n")
         self.close_connection = True
 
+    def no_numbers(self) -> None:
+        self.fine()
+
     def fine(self) -> None:
         self.begin()
         for number in range(5):
             self.token(number)
             time.sleep(0.002)
         self.end(5)
+
+    def fault(self) -> None:
+        self.begin()
+        self.token(1)
+        self.token(2)
+        self.chunk('data: {"error": {"code": 500, "message": "slot lost"}}\n\n')
+        self.end(2)
+
+    def babble(self) -> None:
+        self.begin()
+        while True:
+            self.chunk(": still here\n\n")
+            time.sleep(0.002)
+
+    def stall(self) -> None:
+        self.begin()
+        self.token(1)
+        self.token(2)
+        self.hang()
+
+    def stall_once(self) -> None:
+        if FIRST.acquire(blocking=False):
+            self.stall()
+        else:
+            self.fine()
+
+    def family(self) -> None:
+        stubborn = "import signal, threading; signal.signal(signal.SIGTERM, signal.SIG_IGN); threading.Event().wait()"
+        subprocess.Popen([sys.executable, "-c", stubborn, *sys.argv[4:]], start_new_session=True)
+        self.hang()
+
+    def nonsense(self) -> None:
+        text = b"<html>It works!</html>"
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text)
+
+    def serial(self) -> None:
+        with ALONE:
+            self.begin()
+            self.token(1)
+            time.sleep(0.01)
+            self.token(2)
+            self.end(2)
+
+    def freeze(self) -> None:
+        with ALONE:
+            if next(COUNT) == 20:
+                time.sleep(0.5)
+        self.begin()
+        self.token(1)
+        self.token(2)
+        self.end(2)
 
     def slow(self) -> None:
         self.begin()
@@ -106,6 +184,10 @@ class Handler(BaseHTTPRequestHandler):
     def killed(self) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
+    def segv(self) -> None:
+        print("about to touch address 0", file=sys.stderr, flush=True)
+        os.kill(os.getpid(), signal.SIGSEGV)
+
     def log_message(self, *_: object) -> None:
         pass
 
@@ -114,6 +196,7 @@ setattr(Handler, "break", Handler.break_)
 
 
 class Server(ThreadingHTTPServer):
+    request_queue_size = 256
     daemon_threads = True
 
     def handle_error(self, *_: object) -> None:

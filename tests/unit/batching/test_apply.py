@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from figures import without_figures
@@ -11,12 +12,22 @@ from inline_snapshot import snapshot
 
 from tasks.batching import report
 from tasks.batching.apply import find_batch
-from tasks.batching.models import BatchingRequest, BatchingResult, Limits, Run
+from tasks.batching.models import BatchingRequest, BatchingResult, Fit, Limits, Run
+from tasks.batching.saturation import Saturation
 from tasks.core.cancellation import begin
 from tasks.core.errors import StageCancelledError
 from tasks.core.progress import listen
+from tasks.core.spec import LoadKind, TuningLoad
 from tasks.core.verdicts import ChoiceVerdict
 from tasks.engines.base import ServingConfig
+from tasks.engines.failures import Failure, FailureKind
+
+DIED = Failure(
+    kind=FailureKind.CRASHED,
+    what="the engine died while serving (killed by SIGABRT)",
+    signal="SIGABRT",
+    log_tail="GGML_ASSERT(n_tokens > 0) failed",
+)
 
 
 class Bench:
@@ -26,14 +37,22 @@ class Bench:
         self.asked: list[tuple[int, int]] = []
 
     def probe(
-        self, model_file: Path, config: ServingConfig, log: Path, *, output_tokens: int, runs: int
+        self,
+        model_file: Path,
+        config: ServingConfig,
+        log: Path,
+        *,
+        output_tokens: int,
+        runs: int,
+        load: TuningLoad,
     ) -> Sequence[Run]:
         assert (model_file.name, log.name, output_tokens) == ("model.gguf", "engine.log", 32)
+        assert load.kind == "closed"
         self.asked.append((config.batch, runs))
         if config.batch > 8:
             return [Run(batch=config.batch, oom=True)]
         if self.asked.count((2, 1)) == 1 and config.batch == 2:
-            return [Run(batch=2, failed="the engine died while serving (exit status 1)")]
+            return [Run.failing(2, DIED)]
         latency = {"ttft_p50": 9.0, "ttft_p95": 10.0 * config.batch, "tpot_p95": 1.0}
         run = Run(
             batch=config.batch, peak_bytes=10**8, throughput=100.0 * config.batch**0.9, latency_ms=latency
@@ -61,7 +80,7 @@ def test_the_search_runs_until_it_decides_and_tells_how() -> None:
     assert lines == snapshot(
         [
             "batching: batch 1: 100 tokens/s, TTFT p95 10.0 ms, TPOT p95 1.0 ms",
-            "batching: batch 2: failed: the engine died while serving (exit status 1)",
+            "batching: batch 2: crashed: the engine died while serving (killed by SIGABRT)",
             "batching: batch 2: 187 tokens/s, TTFT p95 20.0 ms, TPOT p95 1.0 ms",
             "batching: batch 4: 348 tokens/s, TTFT p95 40.0 ms, TPOT p95 1.0 ms",
             "batching: batch 8: 650 tokens/s, TTFT p95 80.0 ms, TPOT p95 1.0 ms",
@@ -100,6 +119,18 @@ def test_the_search_runs_until_it_decides_and_tells_how() -> None:
 - batch 12: out of memory
 - batch 16: out of memory
 
+## What happened once and not again
+
+- batch 2: crashed: the engine died while serving (killed by SIGABRT)
+
+## Last words
+
+batch 2:
+
+```
+GGML_ASSERT(n_tokens > 0) failed
+```
+
 ![Throughput of all sequences](data:image/svg+xml;base64,…)
 
 ## Bounds
@@ -109,6 +140,39 @@ def test_the_search_runs_until_it_decides_and_tells_how() -> None:
 
 5% of throughput may be given up for a smaller size. A sequence has 256 tokens of context.
 """)
+    assert BatchingResult.model_validate(result.model_dump(mode="json")) == result
+
+
+def test_an_open_loop_is_told_by_its_rate() -> None:
+    lines: list[str] = []
+    listen(lambda stage, line: lines.append(line))
+    behind = Saturation(growth=0.4, later=1.0, backlog=31, begun=1.0)
+
+    class Rated:
+        def probe(self, model_file: Path, config: ServingConfig, log: Path, **asked: Any) -> Sequence[Run]:
+            assert asked["load"].rate == 8
+            run = Run(
+                batch=config.batch,
+                peak_bytes=10**8,
+                throughput=256.0,
+                latency_ms={"ttft_p95": 900.0 / config.batch},
+                saturation=behind if config.batch < 4 else behind.model_copy(update={"growth": 0.0}),
+            )
+            return [run] * asked["runs"]
+
+    load = TuningLoad(kind=LoadKind.OPEN, rate=8)
+    result = find_batch(request(rate_per_s=8).model_copy(update={"load": load}), Rated(), None)
+    assert (result.batch, [size.fit for size in result.sizes]) == (
+        4,
+        [Fit.SATURATED, Fit.SATURATED, Fit.SATURATED, Fit.FITS],
+    )
+    assert lines[0] == "batch 1: 256 tokens/s, TTFT p95 900.0 ms, saturated"
+    page = report.markdown(result)
+    assert (
+        "- batch 2: does not keep up with 8 requests/s: waits grow by 0.40 s a second, 31 requests were unanswered"
+        in page
+    )
+    assert "- keeps up with 8 requests/s" in page
     assert BatchingResult.model_validate(result.model_dump(mode="json")) == result
 
 

@@ -13,9 +13,11 @@ from hypothesis import strategies as st
 from inline_snapshot import snapshot
 
 from tasks.batching.models import Ask, Decision, Fit, Limits, Run
-from tasks.batching.plan import MOST_REPEATS, REPEATS, find_prior, next_step, summarise
+from tasks.batching.plan import MOST_REPEATS, REPEATS, next_step, summarise
+from tasks.batching.priors import find_prior
 from tasks.core.records import Record, new_record
 from tasks.core.verdicts import FAULT, StageName
+from tasks.engines.failures import Failure, FailureKind
 
 HOST = "sha256:here"
 
@@ -231,9 +233,10 @@ def test_none_says_why() -> None:
             0
         ],
         search(Rig().run, Limits(memory_bytes=5 * 10**9, latency_ms={"ttft_p95": 50}, max_batch=8))[0],
-        search(lambda batch, _: Run(batch=batch, failed="no such file"), Limits(memory_bytes=1, max_batch=8))[
-            0
-        ],
+        search(
+            lambda batch, _: Run.failing(batch, Failure(kind=FailureKind.NOT_STARTED, what="no such file")),
+            Limits(memory_bytes=1, max_batch=8),
+        )[0],
     ]
     assert all(reason.batch is None for reason in reasons)
     assert [reason.reason for reason in reasons] == snapshot(
@@ -243,7 +246,7 @@ def test_none_says_why() -> None:
             "not even batch 1 will do: out of memory",
             "not even batch 1 will do: latency is 100 ms, 50 ms are wanted",
             "not even batch 1 will do: ttft_p95 was not measured, 50 ms are wanted",
-            "not even batch 1 will do: failed: no such file",
+            "not even batch 1 will do: did not start: no such file",
         ]
     )
 
@@ -253,7 +256,7 @@ def test_one_failure_is_a_mishap_two_are_an_answer() -> None:
 
     def measure(batch: int, number: int) -> Run:
         if batch == 4 and next(failures, False):
-            return Run(batch=batch, failed="connection reset")
+            return Run.failing(batch, Failure(kind=FailureKind.CRASHED, what="connection reset"))
         return Rig(each=1).run(batch, number)
 
     limits = Limits(memory_bytes=9 * 10**9, max_batch=4, tolerance=0)
@@ -262,7 +265,8 @@ def test_one_failure_is_a_mishap_two_are_an_answer() -> None:
     # 4 failed once and was measured; when it failed again among its repeats it was given up.
     assert decision.batch == 3
     assert sizes[4].fit == Fit.FAILED
-    assert sizes[4].why == "failed: connection reset"
+    assert sizes[4].why == "crashed: connection reset"
+    assert [failure.kind for failure in sizes[4].failures] == [FailureKind.CRASHED] * 2
 
 
 def test_out_of_memory_is_not_tried_again() -> None:

@@ -101,7 +101,7 @@ def test_nvidia_smi_that_hangs_is_a_fault(tmp_path: Path, monkeypatch: pytest.Mo
     program(tmp_path, "nvidia-smi", "exec sleep 60")
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     monkeypatch.setattr(nvidia_tools, "_TIMEOUT_S", 0.1)
-    assert read_nvidia_smi() == SmiReading(fault="nvidia-smi did not end within 0 s")
+    assert read_nvidia_smi() == SmiReading(fault="nvidia-smi did not end within 0.1 s")
 
 
 def test_nvidia_smi_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -148,7 +148,28 @@ def test_the_matrix(slipway_home: Path, capsys: pytest.CaptureFixture[str]) -> N
         900.0,
         record.id,
     )
+    assert (row["kv_tokens"], row["memory_at_kv"]) == (4096, None)
     assert record.id in slipway("kb", "matrix", capsys=capsys)[1]
+
+
+def test_the_matrix_at_a_budget(slipway_home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sizes = [{"batch": batch, "peak_bytes": 10**9 + 10**8 * batch} for batch in (1, 4)]
+    put(
+        slipway_home,
+        StageName.BATCHING,
+        "chosen",
+        {**BATCHING, "result": BATCHING["result"] | {"sizes": sizes}},
+    )
+
+    def at(tokens: str) -> Any:
+        _, out, _ = slipway("kb", "matrix", "--kv-tokens", tokens, "--json", capsys=capsys)
+        return json.loads(out)["matrix"][0]["memory_at_kv"]
+
+    assert at("2048") == {"value": 1.4e9, "unit": "byte", "kind": "measured"}
+    assert at("1024") == {"value": 1.2e9, "unit": "byte", "kind": "predicted"}
+    code, _, err = slipway("kb", "matrix", "--kv-tokens", "0", capsys=capsys)
+    assert code == 2
+    assert "'--kv-tokens': 0 is not in the range" in err
 
 
 def test_an_explanation_needs_a_service(slipway_home: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -36,6 +36,19 @@ def test_the_plan_names_every_stage_and_does_nothing(
     assert not slipway_home.exists()
 
 
+def test_the_plan_says_how_sizes_are_loaded(random_model: Path) -> None:
+    model = {"name": "tiny", "model": f"file:{random_model}"}
+
+    def batching(**tuning: object) -> str:
+        spec = parse_spec({**model, "tuning": tuning})
+        return next(step.does for step in plan_of(spec) if step.stage == "batching")
+
+    assert batching() == "measure batch sizes up to 16 at 512 tokens of context"
+    assert batching(load={"kind": "open", "rate": 2.5}, load_generator="guidellm").endswith(
+        "of context, 2.5 requests/s, by guidellm in its own environment"
+    )
+
+
 def test_people_see_a_table(random_model: Path, slipway_home: Path, tmp_path: Path) -> None:
     spec = tmp_path / "spec.yaml"
     spec.write_text(f"name: tiny\nmodel: file:{random_model}\ntarget: docker\n")

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 from inline_snapshot import snapshot
+from strays import processes_of
 
 from deployments.cli.main import main
 from deployments.cli.tune import parse_probe
+from tasks.engines.failures import FailureKind
 
 PROBE = """\
 import json, pathlib, sys
@@ -53,6 +55,16 @@ def test_the_answer_for_programs(probe: str, capsys: pytest.CaptureFixture[str])
             "oom_hits": 0,
             "throughput": 666.6666666666666,
             "reason": "the smallest of 6 sizes with 98% of the most throughput (batch 17)",
+            "failures": [
+                {
+                    "batch": 4,
+                    "kind": "crashed",
+                    "what": "exit status 1: connection reset",
+                    "exit_status": 1,
+                    "signal": None,
+                    "log_tail": "connection reset",
+                }
+            ],
         }
     )
 
@@ -72,6 +84,8 @@ def test_the_answer_for_people(probe: str, capsys: pytest.CaptureFixture[str]) -
             "    14     5       636.4          24     2400  chosen",
             "    15     3       652.2          25     2500  latency is 25 ms, 24 ms are wanted",
             "    16     3       666.7          26     2600  latency is 26 ms, 24 ms are wanted",
+            "batch 4, last words:",
+            "  connection reset",
             "batch 14: the most throughput of 8 sizes; batch 15 latency is 25 ms, 24 ms are wanted",
         ]
     )
@@ -88,10 +102,11 @@ def test_none_ends_with_three(probe: str, capsys: pytest.CaptureFixture[str]) ->
             "oom_hits": 0,
             "throughput": None,
             "reason": "not even batch 1 will do: needs 1.10 GB of memory, 900 MB may be used",
+            "failures": [],
         }
     )
     assert slipway("--probe", "false {batch}", "--memory-bytes", "1", "--start", "8") == 3
-    assert "none: not even batch 1 will do: failed: exit status 1" in capsys.readouterr().out
+    assert "none: not even batch 1 will do: crashed: exit status 1" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -109,10 +124,129 @@ def test_a_probe_that_cannot_run_is_wrong_use(
     assert message in capsys.readouterr().err
 
 
-def test_a_probe_that_hangs_is_failed(capsys: pytest.CaptureFixture[str]) -> None:
+ODD_PROBE = """\
+import json, os, signal, subprocess, sys, threading
+batch, how = int(sys.argv[1]), sys.argv[2]
+print("loading the model", file=sys.stderr, flush=True)
+figures = {"peak_bytes": 1e9, "latency_ms": 10 * batch, "throughput": 100 * batch, "oom": False}
+if batch == 1:
+    how = "well"
+if how == "crash":
+    sys.exit("assertion failed: n_past < n_ctx")
+if how == "segv":
+    os.kill(os.getpid(), signal.SIGSEGV)
+if how == "killed":
+    os.kill(os.getpid(), signal.SIGKILL)
+if how == "cuda":
+    sys.exit("torch.cuda.OutOfMemoryError: CUDA out of memory.")
+if how == "hang":
+    stubborn = (
+        "import pathlib, signal, sys, threading; signal.signal(signal.SIGTERM, signal.SIG_IGN);"
+        "pathlib.Path(sys.argv[1]).touch(); threading.Event().wait()"
+    )
+    parent = (
+        "import subprocess, sys;"
+        f"subprocess.Popen([sys.executable, '-c', {stubborn!r}, sys.argv[1]], start_new_session=True).wait()"
+    )
+    subprocess.Popen([sys.executable, "-c", parent, sys.argv[0] + ".grandchild"], start_new_session=True)
+    subprocess.Popen([sys.executable, "-c", stubborn, sys.argv[0] + ".child"])
+    threading.Event().wait()
+if how == "garbage":
+    print("Segment 1 of 3 done")
+elif how == "nan":
+    print(json.dumps(figures | {"latency_ms": float("nan")}))
+else:
+    print(json.dumps(figures))
+"""
+
+
+@pytest.mark.parametrize(
+    ("how", "expected"),
+    [
+        (
+            "crash",
+            {
+                "kind": "crashed",
+                "what": "exit status 1: assertion failed: n_past < n_ctx",
+                "exit_status": 1,
+                "signal": None,
+                "log_tail": "loading the model\nassertion failed: n_past < n_ctx",
+            },
+        ),
+        (
+            "segv",
+            {
+                "kind": "crashed",
+                "what": "killed by SIGSEGV: loading the model",
+                "exit_status": None,
+                "signal": "SIGSEGV",
+                "log_tail": "loading the model",
+            },
+        ),
+        (
+            "killed",
+            {
+                "kind": "crashed",
+                "what": "killed by SIGKILL: loading the model",
+                "exit_status": None,
+                "signal": "SIGKILL",
+                "log_tail": "loading the model",
+            },
+        ),
+        (
+            "cuda",
+            {
+                "kind": "out of memory",
+                "what": "exit status 1: torch.cuda.OutOfMemoryError: CUDA out of memory.",
+                "exit_status": 1,
+                "signal": None,
+                "log_tail": "loading the model\ntorch.cuda.OutOfMemoryError: CUDA out of memory.",
+            },
+        ),
+        ("garbage", {"kind": "garbage", "what": "printed no JSON object but 'Segment 1 of 3 done'"}),
+        ("nan", {"kind": "garbage", "what": "latency_ms is nan, not a number from 0 on"}),
+        ("well", {"kind": "slow", "what": "latency is 20 ms, 15 ms are wanted"}),
+    ],
+)
+def test_each_way_of_failing_is_told_apart(
+    how: str, expected: dict[str, object], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script = tmp_path / "probe.py"
+    script.write_text(ODD_PROBE)
+    command = f"{sys.executable} '{script}' {{batch}} {how}"
+    code = slipway(
+        *("--probe", command, "--memory-bytes", "9000000000", "--slo-ms", "15", "--max-batch", "2", "--json")
+    )
+    answer = json.loads(capsys.readouterr().out)
+    assert (code, answer["batch"]) == (0, 1)
+    empty = {"exit_status": None, "signal": None, "log_tail": None}
+    assert answer["failures"][0] == {"batch": 2} | empty | expected
+    assert len({one["kind"] for one in answer["failures"]}) == 1
+    assert answer["oom_hits"] == (expected["kind"] == "out of memory")
+    assert not processes_of(tmp_path)
+
+
+def test_a_probe_that_hangs_leaves_no_grandchild(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    script = tmp_path / "probe.py"
+    script.write_text(ODD_PROBE)
+    command = f"{sys.executable} '{script}' {{batch}} hang"
+    code = slipway(
+        *("--probe", command, "--memory-bytes", "9000000000", "--max-batch", "2", "--timeout-s", "1.5")
+    )
+    out = capsys.readouterr().out
+    assert code == 0
+    assert "hung: python did not end within 1.5 s" in " ".join(out.split())
+    assert "batch 2, last words:\n  loading the model\n" in out
+    assert {path.suffix for path in tmp_path.iterdir()} == {".py", ".child", ".grandchild"}  # they did live
+    assert not processes_of(tmp_path)
+
+
+def test_a_hanging_probe_command_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     code = slipway("--probe", "sleep 60{batch}", "--memory-bytes", "1", "--timeout-s", "0.05", "--json")
     assert code == 3
-    assert "did not end within 0 s" in json.loads(capsys.readouterr().out)["reason"]
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["reason"] == "not even batch 1 will do: hung: sleep did not end within 0.05 s"
+    assert [one["kind"] for one in answer["failures"]] == ["hung", "hung"]
 
 
 def test_what_probes_print() -> None:
@@ -133,12 +267,12 @@ def test_what_probes_print() -> None:
             {"oom": True},
             {"peak_bytes": 2, "latency_ms": {"latency": 2.0}, "throughput": 3.0},
             {"peak_bytes": 1, "latency_ms": {"latency": 2.0}, "throughput": 3.0},
-            {"failed": "printed no JSON object but ''"},
-            {"failed": "printed no JSON object but '[1, 2]'"},
-            {"failed": "peak_bytes is None, not a number from 0 on"},
-            {"failed": "latency_ms is nan, not a number from 0 on"},
-            {"failed": "throughput is -3, not a number from 0 on"},
-            {"failed": "latency_ms is True, not a number from 0 on"},
+            {"failure": {"kind": FailureKind.GARBAGE, "what": "printed no JSON object but ''"}},
+            {"failure": {"kind": FailureKind.GARBAGE, "what": "printed no JSON object but '[1, 2]'"}},
+            {"failure": {"kind": FailureKind.GARBAGE, "what": "peak_bytes is None, not a number from 0 on"}},
+            {"failure": {"kind": FailureKind.GARBAGE, "what": "latency_ms is nan, not a number from 0 on"}},
+            {"failure": {"kind": FailureKind.GARBAGE, "what": "throughput is -3, not a number from 0 on"}},
+            {"failure": {"kind": FailureKind.GARBAGE, "what": "latency_ms is True, not a number from 0 on"}},
         ]
     )
 

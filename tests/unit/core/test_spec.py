@@ -53,6 +53,18 @@ def refusal(values: Any) -> str:
             {"tuning": {"candidates": ["f16", "q8_0"]}},
             "spec: tuning: f16, q8_0 cannot be compared without a text: name one in tuning.quality_text",
         ),
+        (
+            {"tuning": {"load": {"kind": "open"}}},
+            "spec: tuning.load: the kind open needs a rate, requests per second",
+        ),
+        (
+            {"tuning": {"load": {"rate": 5}}},
+            "spec: tuning.load: a rate is for the kind open: a closed loop asks as fast as it is answered",
+        ),
+        (
+            {"tuning": {"load": {"kind": "open", "rate": 5, "arivals": "constant"}}},
+            "spec: unknown key 'tuning.load.arivals' (did you mean 'arrivals'?)",
+        ),
         ({"tuning": {"task_set": "t.jsonl"}}, "spec: tuning: a task set is measured beside a text: name one"),
         (
             {"objectives": {"policy": "speed"}},

@@ -76,7 +76,7 @@ def test_the_matrix_holds_the_best_measured_of_each_cell() -> None:
     assert cells[0].record == records[4].id
     assert (cells[0].model, cells[0].quality_loss, cells[0].ttft_ms) == ("file:/models/tiny", 0.0012, 21.5)
     assert plan.matrix([*surroundings(), batching(900, "q4_0")])[0].quality_loss == 0.03
-    assert report.cell_row(cells[0])[:10] == snapshot(
+    assert report.cell_row(cells[0])[:11] == snapshot(
         (
             "llama.cpp",
             "file:/models/tiny",
@@ -85,6 +85,7 @@ def test_the_matrix_holds_the_best_measured_of_each_cell() -> None:
             "q8_0",
             "1200",
             "90 MB",
+            "-",
             "21.5 ms",
             "3.2 ms",
             "+0.12%",
@@ -103,6 +104,44 @@ def test_what_was_not_measured_is_not_in_the_matrix() -> None:
     assert plan.matrix(odd) == ()
 
 
+def searched(engine: str, batch: int, context: int, weights: int, each: int) -> Record:
+    """A search up to `batch`, of an engine that holds `weights` bytes and `each` more for a token."""
+    sizes = [
+        {"batch": size, "peak_bytes": weights + each * size * context}
+        for size in (1, 2, 4, 8)
+        if size <= batch
+    ]
+    return make(
+        StageName.BATCHING,
+        "chosen",
+        {"chosen": {"throughput": 1.0, **sizes[-1]}, "sizes": [*sizes, {"batch": 16, "peak_bytes": None}]},
+        inputs={"engine": engine, "model_digest": MODEL, "format": "q8_0", "context": context},
+    )
+
+
+def test_engines_compare_at_the_same_budget_of_keys_and_values() -> None:
+    """One was measured at 8 x 512 tokens, the other at 2 x 256: their peaks alone would turn the order round."""
+    lean = searched("llama.cpp", 8, 512, weights=10**9, each=100_000)
+    fat = searched("vllm", 2, 256, weights=10**9, each=200_000)
+    first, second = plan.matrix([lean, fat], kv_tokens=4096)
+    assert (first.memory_bytes or 0) > (second.memory_bytes or 0)
+    assert first.memory_at_kv == Number(value=1e9 + 4096 * 1e5, unit="byte")
+    assert second.memory_at_kv == Number(value=1e9 + 4096 * 2e5, unit="byte", kind="predicted")
+    assert (first.kv_tokens, report.cell_row(first)[7], report.cell_row(second)[7]) == (
+        4096,
+        "1.41 GB",
+        "1.82 GB (predicted)",
+    )
+    assert plan.matrix([lean])[0].memory_at_kv == first.memory_at_kv  # the budget where nobody says otherwise
+    (odd,) = plan.matrix(
+        [make(StageName.BATCHING, "chosen", {**ODD, "sizes": "?"}, inputs=lean.evidence["inputs"])]
+    )
+    assert odd.memory_at_kv is None
+
+
+ODD = {"chosen": {"batch": 1, "throughput": 5}}
+
+
 def test_gaps_are_shown_as_gaps() -> None:
     record = make(
         StageName.BATCHING,
@@ -111,8 +150,8 @@ def test_gaps_are_shown_as_gaps() -> None:
         inputs={"model_digest": MODEL},
     )
     (cell,) = plan.matrix([record])
-    assert report.cell_row(cell)[:10] == snapshot(
-        ("?", "chat", "bbbbbbbbbbbb", "1", "-", "5", "-", "-", "-", "-")
+    assert report.cell_row(cell)[:11] == snapshot(
+        ("?", "chat", "bbbbbbbbbbbb", "1", "-", "5", "-", "-", "-", "-", "-")
     )
 
 

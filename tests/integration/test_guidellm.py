@@ -1,0 +1,49 @@
+"""guidellm in the environment that is built and locked for it, against the real engine and an odd one."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from strays import processes_of
+
+from blocks.engine_bench import EngineBench
+from blocks.guidellm import Guidellm
+from flows.tool_environment import tool_python
+from tasks.batching.guidellm import REQUIREMENTS, Target
+from tasks.core.settings import Settings
+from tasks.core.spec import CandidateFormat
+from tasks.engines.base import ServingConfig
+from tasks.engines.llama_cpp import LlamaCpp
+from tasks.quantization.apply import WORKER
+
+pytestmark = pytest.mark.engine
+
+
+def test_guidellm_measures_what_the_built_in_client_does(
+    engine_python: Path, slipway_home: Path, repository: Path, tmp_path: Path
+) -> None:
+    settings = Settings.load()
+
+    def found(*, install: bool) -> Path | None:
+        return tool_python(REQUIREMENTS, settings, name="guidellm", torch_backend="cpu", install=install)
+
+    assert found(install=False) is None
+    python = found(install=True)
+    assert python is not None
+    assert found(install=False) == python
+    tokenizer = repository / "examples" / "tiny" / "model"
+    bench = EngineBench(engine=LlamaCpp(), python=engine_python, threads=1)
+    model = tmp_path / "model.gguf"
+    bench.convert(WORKER, tokenizer, CandidateFormat.Q8_0, model)
+    config = ServingConfig(served_name="tiny", batch=2, context=256, threads=1)
+    (own,) = bench.probe(model, config, tmp_path / "log", output_tokens=32, runs=1)
+    theirs = replace(bench, load_by=lambda url, name: Guidellm(python, Target(url, name, tokenizer)))
+    (run,) = theirs.probe(model, config, tmp_path / "log", output_tokens=32, runs=1)
+    assert run.answered, run.failure
+    assert set(run.latency_ms) == set(own.latency_ms)
+    # The same load; on a busy host no two runs are alike, but neither is another thing measured.
+    assert 0.2 < (run.throughput or 0) / (own.throughput or 1) < 5
+    assert not processes_of(tmp_path)
+    assert not processes_of(python.parent)
