@@ -158,7 +158,8 @@ class EngineCard(Sourced):
     """All that is known of one engine. `missing` is what a deploy with it still lacks, `ran` what was run of it here.
 
     `api_model` says by which name its API knows the model: the one it is served under, or where the engine takes no
-    such name, the model's path, its last part, or a fixed one.
+    such name, the model's path, its last part, or a fixed one. `formats` are the candidates that can be made and
+    measured for it.
     """
 
     kind: EngineKind
@@ -176,6 +177,8 @@ class EngineCard(Sourced):
     max_batch: int = Field(ge=1)
     maps_files: bool
     """Whether it maps the model's files, so that what is in the page cache loads at once."""
+    unpacks_weights: bool = False
+    """Whether it unpacks quantized weights to 16 bits before it computes: they save disk, and no memory."""
     api_model: Literal["served-name", "path", "folder-name", "tensorrt_llm"]
     missing: str | None = None
     ran: str

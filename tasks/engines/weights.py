@@ -1,0 +1,54 @@
+"""Which candidates an engine serves on which hardware. Pure: the floors are those of its card, with their sources."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tasks.core.errors import SpecError
+from tasks.core.spec import CandidateFormat, EngineKind
+from tasks.engines.card import Capability
+from tasks.engines.catalogue import get_engine
+
+KINDS = {CandidateFormat.W8A8: "int8", CandidateFormat.W4A16: "gptq", CandidateFormat.FP8: "fp8"}
+"""Formats that need something of the hardware, by the card's name for such weights."""
+
+
+def check_formats(kind: EngineKind, formats: Sequence[CandidateFormat]) -> None:
+    """Raise `SpecError` for an engine without candidates, or for a format that it does not load."""
+    known = get_engine(kind).formats
+    if not known:
+        tunable = ", ".join(one for one in EngineKind if get_engine(one).formats)
+        raise SpecError(f"no candidates can be made and measured for {kind} yet", fix=f"use engine: {tunable}")
+    unknown = [form for form in formats if form not in known]
+    if unknown:
+        raise SpecError(
+            f"{kind} does not load {', '.join(unknown)}",
+            fix=f"choose tuning.candidates from {', '.join(known)}",
+        )
+
+
+def why_not_here(
+    kind: EngineKind, form: CandidateFormat, capabilities: Sequence[Capability]
+) -> str | None:
+    """Why the engine cannot compute in that format on GPUs of these capabilities, or without any on the processor.
+
+    None where it can.
+    """
+    name = KINDS.get(form)
+    if name is None:
+        return None
+    row = next((one for one in get_engine(kind).card.quantization if one.name == name), None)
+    if row is None:
+        return f"not made: {kind} is not known to load {name} weights"
+    if not capabilities:
+        return None if row.cpu else f"not made: {_needs(name, row.min_compute_capability)}, and no GPU is used"
+    below = [one for one in capabilities if not row.runs_on(one)]
+    if not below:
+        return None
+    return f"not made: {_needs(name, row.min_compute_capability)}, the GPU has {', '.join(sorted(set(below)))}"
+
+
+def _needs(name: str, floor: Capability | None) -> str:
+    if floor is None:
+        return f"{name} is computed on no GPU"
+    return f"{name} is computed from compute capability {floor} on"
