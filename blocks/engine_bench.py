@@ -28,7 +28,7 @@ _SPEED_RUNS = 3
 _SPEED_TOKENS = 96
 _WARM_UP_S = 0.2
 _DYING_S = 2.0
-_STOCK = " ".join(
+STOCK = " ".join(
     f"{first}{second}"
     for first in ("the ", "a ", "one ", "my ")
     for second in (
@@ -85,21 +85,12 @@ class EngineBench:
             gpu_layers=self.gpu_layers,
         )
         with self._serve(model_file, config, log) as served, EngineApi(served.base_url, timeout_s=600) as api:
-            self._check_gpu(served)
+            if self.gpu_layers:
+                check_gpu(served)
             scores = _score(api, text, tokens, window, slots) if text is not None else []
             answers = answer_exercises(api, exercises, window=window, slots=slots) if exercises else []
-            client = LoadClient(served.base_url, _NAME, _token_pool(api))
-            loads = [
-                load_for_decoding(context=window, output_tokens=min(_SPEED_TOKENS, window // 2), seed=seed)
-                for seed in range(_SPEED_RUNS + 1)
-            ]
-            client.run(loads[0].model_copy(update={"min_s": _WARM_UP_S}))
-            figures = [client.run(load) for load in loads[1:]]
-        return Trial(
-            scores=tuple(scores),
-            answers=tuple(answers),
-            tokens_per_s=tuple(one.tokens_per_s for one in figures),
-        )
+            speeds = decoding_speeds(LoadClient(served.base_url, _NAME, _token_pool(api)), window)
+        return Trial(scores=tuple(scores), answers=tuple(answers), tokens_per_s=speeds)
 
     def probe(
         self, model_file: Path, config: ServingConfig, log: Path, *, output_tokens: int, runs: int
@@ -127,21 +118,14 @@ class EngineBench:
     ) -> None:
         with EngineApi(served.base_url) as api:
             client = LoadClient(served.base_url, config.served_name, _token_pool(api))
-        self._check_gpu(served)
+        if self.gpu_layers:
+            check_gpu(served)
         load = load_for(clients=config.batch, context=config.context, output_tokens=output_tokens)
         client.run(load.model_copy(update={"seed": -1, "min_s": _WARM_UP_S, "min_requests": 1}))
         for seed in range(runs):
             figures = client.run(load.model_copy(update={"seed": seed}))
             peak = gpu_bytes(served.leash_pid) if self.gpu_layers else peak_host_bytes(served.leash_pid)
             done.append(_run(config.batch, figures, peak))
-
-    def _check_gpu(self, served: RunningEngine) -> None:
-        """Raise for an engine that was told to use GPUs and silently runs on the processor."""
-        if self.gpu_layers and not gpu_bytes(served.leash_pid):
-            raise EngineError(
-                "the engine holds no memory on any GPU: it runs on the processor",
-                fix="use an engine built for this GPU, or set hardware.gpus to 0",
-            )
 
     def _serve(
         self, model_file: Path, config: ServingConfig, log: Path
@@ -157,6 +141,25 @@ class EngineBench:
             maps=(model_file,) if self.engine.maps_files else (),
             prefetch=self.prefetch,
         )
+
+
+def check_gpu(served: RunningEngine) -> None:
+    """Raise `EngineError` for an engine that was told to use GPUs and silently runs on the processor."""
+    if not gpu_bytes(served.leash_pid):
+        raise EngineError(
+            "the engine holds no memory on any GPU: it runs on the processor",
+            fix="use an engine built for this GPU, or set hardware.gpus to 0",
+        )
+
+
+def decoding_speeds(client: LoadClient, window: int) -> tuple[float, ...]:
+    """Tokens/s of one stream, some runs after a warm-up, in requests of at most `window` tokens."""
+    loads = [
+        load_for_decoding(context=window, output_tokens=min(_SPEED_TOKENS, window // 2), seed=seed)
+        for seed in range(_SPEED_RUNS + 1)
+    ]
+    client.run(loads[0].model_copy(update={"min_s": _WARM_UP_S}))
+    return tuple(client.run(load).tokens_per_s for load in loads[1:])
 
 
 def _run(batch: int, figures: LoadFigures, peak_bytes: int) -> Run:
@@ -180,4 +183,4 @@ def _score(api: EngineApi, text: str, tokens: int, window: int, slots: int) -> l
 
 
 def _token_pool(api: EngineApi) -> list[int]:
-    return [token.id for token in tokenize(api, _STOCK)]
+    return [token.id for token in tokenize(api, STOCK)]

@@ -44,18 +44,19 @@ def _answer(
     prompt = [*prefix, *tokenize(api, exercise.prompt)]
     if exercise.expected is not None:
         wanted = len(tokenize(api, exercise.expected)) + _ROOM
-        _check_length(len(prompt) + wanted, window, number)
+        check_length(len(prompt) + wanted, window, number)
         return is_exact(exercise, _generate(api, prompt, wanted, slot))
     logprobs = []
     for choice in exercise.choices:
         whole = [*prefix, *tokenize(api, exercise.prompt + choice)]
-        _check_length(len(whole), window, number)
+        check_length(len(whole), window, number)
         scores = score_window(api, whole, slot, start=max(1, _shared(prompt, whole)))
         logprobs.append(math.fsum(score.logprob for score in scores))
     return is_likeliest(exercise, logprobs)
 
 
-def _check_length(tokens: int, window: int, number: int) -> None:
+def check_length(tokens: int, window: int, number: int) -> None:
+    """Raise `SpecError` for the exercise at index `number` if it takes more tokens than a window has."""
     if tokens > window:
         raise SpecError(
             f"task {number + 1} of tuning.task_set takes {tokens} tokens, requests are measured up to {window}",

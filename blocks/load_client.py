@@ -15,12 +15,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
+from blocks.completion_dialects import TOKENS, Dialect
 from tasks.core.cancellation import current
 from tasks.core.errors import EngineError
 from tasks.core.load import Load, LoadFigures, longest_output
 
 _EVENT = b"\ndata: {"
-_DONE = b"\ndata: [DONE]"
 _USAGE = re.compile(rb'"completion_tokens":\s*(\d+)')
 _KEEP = 4096
 """Bytes of an answer's end that are kept: the usage is in them."""
@@ -32,6 +32,7 @@ class _Exchange(asyncio.Protocol):
     """One request on a connection of its own; times are monotonic seconds."""
 
     request: bytes
+    mark: bytes
     ended: asyncio.Event = field(default_factory=asyncio.Event)
     transport: asyncio.Transport | None = None
     sent: float = 0.0
@@ -56,7 +57,7 @@ class _Exchange(asyncio.Protocol):
             self.first = self.first or self.last
             self.events += count
         self.tail = (self.tail + data)[-_KEEP:]
-        self.done = self.done or _DONE in self.tail
+        self.done = self.done or self.mark in self.tail
 
     def close(self) -> None:
         """Hang up; the engine drops a request that nobody reads."""
@@ -88,16 +89,19 @@ class _Exchange(asyncio.Protocol):
 
 
 class LoadClient:
-    """Clients of one engine. `token_pool` are ids of ordinary tokens, from which prompts are drawn."""
+    """Clients of one engine. `pool` are ids of ordinary tokens, or words, from which prompts are drawn."""
 
-    def __init__(self, base_url: str, model: str, token_pool: Sequence[int]) -> None:
+    def __init__(
+        self, base_url: str, model: str, pool: Sequence[int] | Sequence[str], dialect: Dialect = TOKENS
+    ) -> None:
         parts = urlsplit(base_url)
         assert parts.hostname is not None
         assert parts.port is not None
         self._host, self._port = parts.hostname, parts.port
         self._address = f"{base_url}/v1/completions"
         self._model = model
-        self._pool = token_pool
+        self._pool = pool
+        self._dialect = dialect
 
     def run(self, load: Load) -> LoadFigures:
         """Load the engine and measure. Raises `EngineError` for any request that is not answered whole."""
@@ -132,7 +136,7 @@ class LoadClient:
                 exchange.close()
 
     async def _ask(self, request: bytes) -> _Exchange:
-        exchange = _Exchange(request)
+        exchange = _Exchange(request, self._dialect.done)
         loop = asyncio.get_running_loop()
         try:
             await loop.create_connection(lambda: exchange, self._host, self._port)
@@ -147,18 +151,10 @@ class LoadClient:
             yield self._request(load, draw)
 
     def _request(self, load: Load, draw: random.Random) -> bytes:
-        body = {
-            "model": self._model,
-            "prompt": draw.choices(self._pool, k=load.prompt_tokens),
-            "max_tokens": draw.randint(
-                max(2, 2 * load.output_tokens - longest_output(load.output_tokens)),
-                longest_output(load.output_tokens),
-            ),
-            "temperature": 0.0,
-            "ignore_eos": True,
-            "stream": True,
-            "stream_options": {"include_usage": True},
-        }
+        prompt = draw.choices(self._pool, k=load.prompt_tokens)
+        shortest = max(2, 2 * load.output_tokens - longest_output(load.output_tokens))
+        tokens = draw.randint(shortest, longest_output(load.output_tokens))
+        body = self._dialect.body(self._model, prompt, tokens)
         text = json.dumps(body).encode()
         head = (
             f"POST /v1/completions HTTP/1.1\r\nHost: {self._host}:{self._port}\r\nConnection: close\r\n"

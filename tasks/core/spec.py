@@ -242,7 +242,8 @@ class Tuning(Part):
     )
     quality_tokens: int = Field(2048, ge=64, le=1_000_000, description="Tokens of that text to measure.")
     calibration_text: Path | None = Field(
-        None, description="Text that w4a16 is calibrated on: like what will be asked, and no part of quality_text."
+        None,
+        description="Text that w4a16 is calibrated on: like what will be asked, and no part of quality_text.",
     )
     calibration_tokens: int = Field(
         16_384, ge=1024, le=10_000_000, description="Tokens of that text to calibrate on."

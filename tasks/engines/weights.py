@@ -18,7 +18,9 @@ def check_formats(kind: EngineKind, formats: Sequence[CandidateFormat]) -> None:
     known = get_engine(kind).formats
     if not known:
         tunable = ", ".join(one for one in EngineKind if get_engine(one).formats)
-        raise SpecError(f"no candidates can be made and measured for {kind} yet", fix=f"use engine: {tunable}")
+        raise SpecError(
+            f"no candidates can be made and measured for {kind} yet", fix=f"use engine: {tunable}"
+        )
     unknown = [form for form in formats if form not in known]
     if unknown:
         raise SpecError(
@@ -28,11 +30,11 @@ def check_formats(kind: EngineKind, formats: Sequence[CandidateFormat]) -> None:
 
 
 def why_not_here(
-    kind: EngineKind, form: CandidateFormat, capabilities: Sequence[Capability]
+    kind: EngineKind, form: CandidateFormat, capabilities: Sequence[Capability | None]
 ) -> str | None:
     """Why the engine cannot compute in that format on GPUs of these capabilities, or without any on the processor.
 
-    None where it can.
+    None where it can. A capability that is None is not known.
     """
     name = KINDS.get(form)
     if name is None:
@@ -40,15 +42,15 @@ def why_not_here(
     row = next((one for one in get_engine(kind).card.quantization if one.name == name), None)
     if row is None:
         return f"not made: {kind} is not known to load {name} weights"
+    floor = row.min_compute_capability
+    needs = (
+        f"{kind} computes in {name} from compute capability {floor} on"
+        if floor
+        else f"{kind} computes in {name} on no GPU"
+    )
     if not capabilities:
-        return None if row.cpu else f"not made: {_needs(name, row.min_compute_capability)}, and no GPU is used"
-    below = [one for one in capabilities if not row.runs_on(one)]
-    if not below:
-        return None
-    return f"not made: {_needs(name, row.min_compute_capability)}, the GPU has {', '.join(sorted(set(below)))}"
-
-
-def _needs(name: str, floor: Capability | None) -> str:
-    if floor is None:
-        return f"{name} is computed on no GPU"
-    return f"{name} is computed from compute capability {floor} on"
+        return None if row.cpu else f"not made: {needs}, and no GPU is used (hardware.gpus)"
+    if None in capabilities:
+        return f"not made: {needs}, and that of a GPU in use is not known"
+    below = sorted({one for one in capabilities if one and not row.runs_on(one)})
+    return f"not made: {needs}, a GPU in use has {', '.join(below)}" if below else None

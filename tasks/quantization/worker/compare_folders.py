@@ -34,7 +34,9 @@ class Folder:
     @property
     def names(self) -> set[str]:
         """Of the tensors before they were compressed."""
-        own = (name for name in self.files if not name.endswith(("_scale", "_shape", "_zero_point", "_g_idx")))
+        own = (
+            name for name in self.files if not name.endswith(("_scale", "_shape", "_zero_point", "_g_idx"))
+        )
         return {name.removesuffix("_packed") for name in own}
 
     def shape(self, name: str) -> list[int] | None:
@@ -83,7 +85,11 @@ def main() -> int:
     parser.add_argument("--candidate", type=Path, required=True)
     arguments = parser.parse_args()
     ours, theirs = Folder(arguments.candidate), Folder(arguments.baseline)
-    print(json.dumps({"errors": {name: error(ours, theirs, name) for name in sorted(ours.names | theirs.names)}}))
+    print(
+        json.dumps(
+            {"errors": {name: error(ours, theirs, name) for name in sorted(ours.names | theirs.names)}}
+        )
+    )
     return 0
 
 

@@ -1,10 +1,10 @@
 """Score a text under a model folder, and do exercises, by Transformers. Runs inside the engine's environment.
 
-`python score_text.py --asked FILE --out FILE`, where the first holds `{"model", "device", "threads", "text", "tokens",
-"window", "likeliest", "prompts": [{"prompt", "expected"} or {"prompt", "choices"}]}`, writes JSON lines: for each
-window of the text `{"ids", "logprobs", "top_ids", "top_logprobs"}` of all its tokens but the first, then for each
-exercise `{"length"}` in tokens, with `{"text"}`, what greedy decoding gives, or `{"logprobs"}`, one for each choice;
-`{"length"}` alone where that is longer than a window. What a model puts before every text is put before each.
+`python score_text.py --asked FILE --out FILE`, where the first holds `{"model", "device", "threads", "text",
+"tokens", "window", "likeliest", "prompts": [{"prompt", "expected"} or {"prompt", "choices"}]}`, writes JSON lines:
+for each window of the text `{"ids", "logprobs", "top_ids", "top_logprobs"}` of all its tokens but the first, then for
+each exercise `{"length"}` in tokens, with `{"text"}`, what greedy decoding gives, or `{"logprobs"}`, one for each
+choice; `{"length"}` alone where that is longer than a window. What a model puts before every text is put before each.
 """
 
 import argparse
