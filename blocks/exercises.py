@@ -13,7 +13,7 @@ from tasks.core.errors import EngineError, SpecError
 from tasks.quantization.models import Exercise
 from tasks.quantization.task_set import is_exact, is_likeliest
 
-_ROOM = 4
+ROOM = 4
 """Tokens generated beyond those of the expected text: the model may cut words otherwise."""
 
 
@@ -43,7 +43,7 @@ def _answer(
 ) -> bool:
     prompt = [*prefix, *tokenize(api, exercise.prompt)]
     if exercise.expected is not None:
-        wanted = len(tokenize(api, exercise.expected)) + _ROOM
+        wanted = len(tokenize(api, exercise.expected)) + ROOM
         check_length(len(prompt) + wanted, window, number)
         return is_exact(exercise, _generate(api, prompt, wanted, slot))
     logprobs = []

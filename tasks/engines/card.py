@@ -159,9 +159,9 @@ class EngineCard(Sourced):
     """All that is known of one engine. `missing` is what a deploy with it still lacks, `ran` what was run of it here.
 
     `api_model` says by which name its API knows the model: the one it is served under, or where the engine takes no
-    such name, the model's path, its last part, or a fixed one. `formats` are the candidates that it loads, `scored_by`
-    says what a text is scored by to measure them: by the engine through its interface, or where that gives no
-    probabilities, by the library that it serves with; None where candidates cannot be measured for it yet.
+    such name, the model's path, its last part, or a fixed one. `formats` are the candidates that it loads. To measure
+    them a text is `scored_by` the engine through its interface, or where that gives no probabilities, by the library
+    that it serves with; None where candidates cannot be measured for it yet.
     """
 
     kind: EngineKind

@@ -106,7 +106,7 @@ def test_a_recommendation_for_people(facts: Path, capsys: pytest.CaptureFixture[
     assert shown[-2:] == snapshot(
         [
             "recommended engine vllm, family qwen3, application dify, sourcing open-source",
-            "not yet Slipway does not deploy vllm: tuning of models in the Hugging Face layout: candidates are GGUF files so far, and vLLM loads none",
+            "not yet Slipway does not deploy vllm: a batch search and a release for models in folders: only its candidates can be measured (slipway tune quantization)",
         ]
     )
 
