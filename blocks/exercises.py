@@ -50,7 +50,7 @@ def _answer(
     for choice in exercise.choices:
         whole = [*prefix, *tokenize(api, exercise.prompt + choice)]
         check_length(len(whole), window, number)
-        scores = score_window(api, whole, slot, start=max(1, _shared(prompt, whole)))
+        scores = score_window(api, whole, slot, start=max(1, shared(prompt, whole)))
         logprobs.append(math.fsum(score.logprob for score in scores))
     return is_likeliest(exercise, logprobs)
 
@@ -64,10 +64,10 @@ def check_length(tokens: int, window: int, number: int) -> None:
         )
 
 
-def _shared(ours: Sequence[Token], theirs: Sequence[Token]) -> int:
+def shared(ours: Sequence[object], theirs: Sequence[object]) -> int:
     """How many tokens both begin with: the last one of a prompt may merge with what follows."""
     pairs = enumerate(zip(ours, theirs, strict=False))
-    return next((index for index, (one, other) in pairs if one.id != other.id), min(len(ours), len(theirs)))
+    return next((index for index, (one, other) in pairs if one != other), min(len(ours), len(theirs)))
 
 
 def _generate(api: EngineApi, prompt: Sequence[Token], tokens: int, slot: int) -> str:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from blocks.engine_api import EngineApi
-from blocks.exercises import ROOM, check_length
+from blocks.exercises import ROOM, check_length, shared
 from tasks.core.cancellation import current
 from tasks.core.errors import EngineError
 from tasks.quantization.models import Exercise, Score
@@ -76,7 +76,7 @@ class PromptScorer:
         for choice in exercise.choices:
             whole = [*prefix, *self.tokens(exercise.prompt + choice)]
             check_length(len(whole), window, number)
-            start = max(1, _shared(prompt, whole))
+            start = max(1, shared(prompt, whole))
             logprobs.append(math.fsum(score.logprob for score in self._score(whole, start, 1)))
         return is_likeliest(exercise, logprobs)
 
@@ -129,9 +129,3 @@ def _score_of(token: int, likely: dict[str, dict[str, Any]]) -> Score:
 def _number(value: float | None) -> float:
     """JSON has null for a number that is none."""
     return math.nan if value is None else float(value)
-
-
-def _shared(ours: Sequence[int], theirs: Sequence[int]) -> int:
-    """How many tokens both begin with: the last one of a prompt may merge with what follows."""
-    pairs = enumerate(zip(ours, theirs, strict=False))
-    return next((index for index, (one, other) in pairs if one != other), min(len(ours), len(theirs)))
