@@ -98,7 +98,7 @@ class PromptScorer:
                 raise ValueError(f"{len(found)} of {len(ids)} tokens")
             pairs = zip(ids[start:], found[start:], strict=True)
             return [_score_of(token, likely) for token, likely in pairs]
-        except (KeyError, IndexError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
             raise EngineError(
                 f"{self.api.base_url} answered no probabilities but {str(found)[:200]}"
             ) from error
