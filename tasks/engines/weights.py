@@ -15,17 +15,15 @@ KINDS = {CandidateFormat.W8A8: "int8", CandidateFormat.W4A16: "gptq", CandidateF
 
 def check_formats(kind: EngineKind, formats: Sequence[CandidateFormat]) -> None:
     """Raise `SpecError` for an engine without candidates, or for a format that it does not load."""
-    known = get_engine(kind).formats
-    if not known:
-        tunable = ", ".join(one for one in EngineKind if get_engine(one).formats)
-        raise SpecError(
-            f"no candidates can be made and measured for {kind} yet", fix=f"use engine: {tunable}"
-        )
-    unknown = [form for form in formats if form not in known]
+    card = get_engine(kind).card
+    if card.scored_by is None:
+        measured = " or ".join(one for one in EngineKind if get_engine(one).card.scored_by)
+        raise SpecError(f"candidates cannot be measured for {kind} yet", fix=f"use engine: {measured}")
+    unknown = [form for form in formats if form not in card.formats]
     if unknown:
         raise SpecError(
             f"{kind} does not load {', '.join(unknown)}",
-            fix=f"choose tuning.candidates from {', '.join(known)}",
+            fix=f"choose tuning.candidates from {', '.join(card.formats)}",
         )
 
 
