@@ -67,7 +67,7 @@ class EngineBench:
 
     def try_candidate(
         self,
-        model_file: Path,
+        model: Path,
         log: Path,
         *,
         text: str | None,
@@ -84,7 +84,7 @@ class EngineBench:
             threads=self.threads,
             gpu_layers=self.gpu_layers,
         )
-        with self._serve(model_file, config, log) as served, EngineApi(served.base_url, timeout_s=600) as api:
+        with self._serve(model, config, log) as served, EngineApi(served.base_url, timeout_s=600) as api:
             if self.gpu_layers:
                 check_gpu(served)
             scores = _score(api, text, tokens, window, slots) if text is not None else []

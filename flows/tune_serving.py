@@ -35,7 +35,7 @@ from tasks.core.files import file_lock
 from tasks.core.load import longest_output
 from tasks.core.model_shape import ModelShape, read_model_shape
 from tasks.core.settings import Settings
-from tasks.core.spec import EngineKind, Hardware, Objectives, Tuning
+from tasks.core.spec import CandidateFormat, EngineKind, Hardware, Objectives, Tuning
 from tasks.core.verdicts import StageName
 from tasks.engines.base import ServingConfig
 from tasks.engines.catalogue import get_engine
@@ -127,32 +127,11 @@ def _check(request: TuningRequest, shape: ModelShape) -> None:
 def quantized(request: TuningRequest) -> Outcome[QuantizationResult]:
     """The quantization stage alone. Raises `SpecError` for a wish that cannot be measured."""
     _check(request, read_model_shape(request.model_dir))
-    tuning, bench = request.tuning, _bench(request, StageName.QUANTIZATION)
-    card = get_engine(request.engine).card
-    refused = infeasible(request.engine, tuning, request.hardware)
-    calibration = read_calibration(tuning)
-    quantizer = quantizer_lock(request.engine, tuning, refused)
-    asked = QuantizationRequest(
-        model_dir=request.model_dir,
-        model_digest=request.model_digest,
-        formats=tuning.candidates,
-        text=read_text(path, "tuning.quality_text", tuning.quality_tokens)
-        if (path := tuning.quality_text)
-        else None,
-        tokens=tuning.quality_tokens,
-        context=tuning.context,
-        tolerance=request.objectives.quality_tolerance,
-        exercises=_read_task_set(tuning),
-        task_tolerance=_task_tolerance(request.objectives),
-        policy=request.objectives.policy,
-        memory_bytes=_usable_bytes(request),
-        layout=card.layouts[0],
-        unpacks=card.unpacks_weights,
-        infeasible=refused,
-        quantizer_digest=quantizer.digest if quantizer else None,
-        calibration=calibration,
-        scored_by=card.scored_by or "engine",
-    )
+    bench = _bench(request, StageName.QUANTIZATION)
+    refused = infeasible(request.engine, request.tuning, request.hardware)
+    asked = _asked(request, refused)
+    if quantizer := quantizer_lock(request.engine, request.tuning, refused):
+        asked = asked.model_copy(update={"quantizer_digest": quantizer.digest})
     inputs = {
         **_common_inputs(request, bench),
         **asked.model_dump(mode="json", exclude={"model_dir", "text", "exercises", "calibration"}),
@@ -173,6 +152,31 @@ def quantized(request: TuningRequest) -> Outcome[QuantizationResult]:
         report=quantization_report,
         work=work,
         still_good=still_good,
+    )
+
+
+def _asked(request: TuningRequest, refused: dict[CandidateFormat, str]) -> QuantizationRequest:
+    tuning, objectives = request.tuning, request.objectives
+    card = get_engine(request.engine).card
+    assert card.scored_by is not None  # checked with the formats
+    text = tuning.quality_text
+    return QuantizationRequest(
+        model_dir=request.model_dir,
+        model_digest=request.model_digest,
+        formats=tuning.candidates,
+        text=read_text(text, "tuning.quality_text", tuning.quality_tokens) if text else None,
+        tokens=tuning.quality_tokens,
+        context=tuning.context,
+        tolerance=objectives.quality_tolerance,
+        exercises=_read_task_set(tuning),
+        task_tolerance=_task_tolerance(objectives),
+        policy=objectives.policy,
+        memory_bytes=_usable_bytes(request),
+        layout=card.layouts[0],
+        unpacks=card.unpacks_weights,
+        infeasible=refused,
+        calibration=read_calibration(tuning),
+        scored_by=card.scored_by,
     )
 
 

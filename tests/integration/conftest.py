@@ -59,6 +59,22 @@ def _installed(requirements: tuple[str, ...], wheels: Path, folder: Path) -> Pat
 
 
 @pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 256 KB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=256k", "slipway-test", folder], capture_output=True, check=False
+    )
+    if mounted.returncode != 0:
+        pytest.skip("this user cannot mount a small disk")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", folder], check=True)
+
+
+@pytest.fixture
 def services(slipway_home: Path) -> Iterator[Callable[[str], ServiceFolder]]:
     """Folders of services by name. Whatever runs at the end of the test is stopped; nothing may be left."""
 

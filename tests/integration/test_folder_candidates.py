@@ -11,7 +11,7 @@ from sabotage import Sabotage
 
 from blocks.folder_bench import FolderBench
 from blocks.folder_maker import compare_folders, make_folder
-from tasks.core.errors import ModelError
+from tasks.core.errors import DiskFullError, ModelError
 from tasks.core.model_shape import read_model_shape
 from tasks.core.settings import Settings
 from tasks.core.spec import CandidateFormat
@@ -145,3 +145,9 @@ def test_what_cannot_be_written_is_refused_with_the_way_out(
         make_folder(
             quantizer_python, FOLDERS.worker, model, W4A16, tmp_path / "w4", threads=1, calibration=short
         )
+
+
+def test_a_full_disk_is_named(transformers_python: Path, tmp_path: Path, small_disk: Path) -> None:
+    model = write_random_model(tmp_path / "model")
+    with pytest.raises(DiskFullError, match="no room left to write"):
+        make_folder(transformers_python, FOLDERS.worker, model, BF16, small_disk / "bf16", threads=1)

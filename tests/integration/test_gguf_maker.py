@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -399,22 +398,6 @@ def test_a_beginning_of_text_comes_before_every_window(tmp_path: Path, engine_py
     ]  # merged, and scored: the beginning of text is its context
     expected = ReferenceModel(model).log_probabilities([256])
     assert scores[0].logprob == pytest.approx(expected[0, 258], abs=0.01)
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 256 KB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=256k", "slipway-test", folder], capture_output=True, check=False
-    )
-    if mounted.returncode != 0:
-        pytest.skip("this user cannot mount a small disk")
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", folder], check=True)
 
 
 def test_a_full_disk_is_named(tmp_path: Path, engine_python: Path, small_disk: Path) -> None:
