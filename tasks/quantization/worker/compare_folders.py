@@ -20,6 +20,7 @@ from safetensors import safe_open
 BLOCK_VALUES = 1 << 18
 MOST_BLOCKS = 16
 BITS, IN_WORD = 4, 8
+PARTS = ("_scale", "_shape", "_zero_point", "_g_idx")
 
 
 class Folder:
@@ -34,10 +35,12 @@ class Folder:
     @property
     def names(self) -> set[str]:
         """Of the tensors before they were compressed."""
-        own = (
-            name for name in self.files if not name.endswith(("_scale", "_shape", "_zero_point", "_g_idx"))
-        )
-        return {name.removesuffix("_packed") for name in own}
+        return {name.removesuffix("_packed") for name in self.files if not self._is_part(name)}
+
+    def _is_part(self, name: str) -> bool:
+        """Whether it says how another tensor was compressed."""
+        wholes = (name.removesuffix(end) for end in PARTS if name.endswith(end))
+        return any(whole in self.files or f"{whole}_packed" in self.files for whole in wholes)
 
     def shape(self, name: str) -> list[int] | None:
         if f"{name}_packed" in self.files:

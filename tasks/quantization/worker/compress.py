@@ -101,10 +101,10 @@ def cast(model: Path, kind: torch.dtype, out: Path) -> None:
         save_file(tensors, out / path.name, metadata={"format": "pt"})
     index = model / "model.safetensors.index.json"
     if index.exists():
-        written = json.loads(index.read_text())
+        files = json.loads(index.read_text())["weight_map"]
         if tied:
-            written["weight_map"].pop("lm_head.weight", None)
-        (out / index.name).write_text(json.dumps(written, indent=1, sort_keys=True))
+            files.pop("lm_head.weight", None)
+        (out / index.name).write_text(json.dumps({"metadata": {}, "weight_map": files}, indent=1))
     name = str(kind).removeprefix("torch.")
     config.pop("torch_dtype", None)
     (out / "config.json").write_text(json.dumps({**config, "dtype": name}, indent=1))
