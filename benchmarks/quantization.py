@@ -80,7 +80,9 @@ def make_environment(folder: Path) -> Path:
     uv = Path(sys.executable).with_name("uv")
     python = folder / "bin" / "python"
     subprocess.run([uv, "venv", "--quiet", "--python", "3.11", folder], check=True)
-    subprocess.run([uv, "pip", "install", "--quiet", "--python", python, *LlamaCpp().requirements], check=True)
+    subprocess.run(
+        [uv, "pip", "install", "--quiet", "--python", python, *LlamaCpp().requirements], check=True
+    )
     return python
 
 

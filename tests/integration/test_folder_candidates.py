@@ -39,7 +39,7 @@ def tiny(repository: Path) -> Path:
 @pytest.fixture(scope="session")
 def calibration(tiny: Path) -> Calibration:
     """The end of the text whose beginning quality is measured on."""
-    return Calibration(text=(tiny / "heldout.txt").read_text()[20_000:], tokens=4096, window=256)
+    return Calibration(text=(tiny / "heldout.txt").read_text()[20_000:], tokens=1024, window=256)
 
 
 def predicted(model: Path, form: CandidateFormat) -> int:
@@ -54,7 +54,7 @@ def test_formats_are_as_large_as_predicted_and_as_near_as_rounding_allows(
         python = transformers_python if form is F16 else quantizer_python
         fitted = calibration if form is W4A16 else None
         out = tmp_path / form
-        make_folder(python, FOLDERS.worker, model, form, out, threads=2, calibration=fitted)
+        make_folder(python, FOLDERS.worker, model, form, out, threads=1, calibration=fitted)
         assert predicted(model, form) == pytest.approx(size_of(out), rel=0.02)
         worst = worst_weight(compare_folders(transformers_python, FOLDERS.comparer, model, out))
         assert worst.error is not None
