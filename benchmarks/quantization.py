@@ -29,9 +29,10 @@ from blocks.engine_bench import EngineBench
 from tasks.core.spec import CandidateFormat
 from tasks.engines.llama_cpp import LlamaCpp
 from tasks.quantization import plan
-from tasks.quantization.apply import COMPARER, WORKER, predict_sizes
+from tasks.quantization.apply import predict_sizes
 from tasks.quantization.models import Candidate, Measured, QuantizationRequest, Trial
 from tasks.quantization.quality import kept, losses, reject_weights, worst_weight
+from tasks.quantization.recipe import RECIPES
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tests" / "support"))
@@ -79,7 +80,9 @@ def make_environment(folder: Path) -> Path:
     uv = Path(sys.executable).with_name("uv")
     python = folder / "bin" / "python"
     subprocess.run([uv, "venv", "--quiet", "--python", "3.11", folder], check=True)
-    subprocess.run([uv, "pip", "install", "--quiet", "--python", python, *LlamaCpp.requirements], check=True)
+    subprocess.run(
+        [uv, "pip", "install", "--quiet", "--python", python, *LlamaCpp().requirements], check=True
+    )
     return python
 
 
@@ -105,7 +108,7 @@ class Rig:
     def measure(self, model: Path, form: CandidateFormat, text: str) -> tuple[Candidate, Trial]:
         folder = Path(tempfile.mkdtemp(dir=self.scratch))
         file = folder / "model.gguf"
-        self.bench.convert(WORKER, model, form, file)
+        self.bench.convert(RECIPES["gguf-file"].worker, model, form, file)
         trial = self.bench.try_candidate(
             file, folder / "log", text=text, tokens=TOKENS, window=CONTEXT, slots=4
         )
@@ -114,7 +117,9 @@ class Rig:
     def judge(self, model: Path, form: CandidateFormat, base: tuple[Candidate, Trial], text: str) -> Measured:
         """As the stage judges: the weights, then the text."""
         candidate, trial = self.measure(model, form, text)
-        worst = worst_weight(self.bench.compare_weights(COMPARER, base[0].path, candidate.path))
+        worst = worst_weight(
+            self.bench.compare_weights(RECIPES["gguf-file"].comparer, base[0].path, candidate.path)
+        )
         row = plan.judge(candidate, trial, base[1], self.request(model, text))
         found = [reason for reason in (reject_weights(worst, form, base[0].format), row.rejected) if reason]
         return row.model_copy(update={"weights": worst, "rejected": "; ".join(found) or None})
@@ -123,10 +128,10 @@ class Rig:
 def formats(rig: Rig) -> list[dict[str, Any]]:
     """Each format of the untouched model: size and prediction, quality, whether it keeps the floor."""
     model, text = TINY / "model", held_out()
-    sizes = predict_sizes(rig.request(model, text, *CandidateFormat))
+    sizes = predict_sizes(rig.request(model, text, *LlamaCpp().formats))
     base = rig.measure(model, F16, text)
     rows = []
-    for form in CandidateFormat:
+    for form in LlamaCpp().formats:
         row = rig.judge(model, form, base, text)
         assert row.candidate is not None
         size = row.candidate.size_bytes

@@ -34,7 +34,7 @@ _WARM_UP_S = 0.2
 _SCORING_S = 600.0
 """Longest wait for the next byte while text is scored: an answer comes once all of its tokens are done."""
 _CLOSED = TuningLoad()
-_STOCK = " ".join(
+STOCK = " ".join(
     f"{first}{second}"
     for first in ("the ", "a ", "one ", "my ")
     for second in (
@@ -95,7 +95,7 @@ class EngineBench:
 
     def try_candidate(
         self,
-        model_file: Path,
+        model: Path,
         log: Path,
         *,
         text: str | None,
@@ -113,30 +113,17 @@ class EngineBench:
             gpu_layers=self.gpu_layers,
         )
         with (
-            self._serve(model_file, config, log) as served,
+            self._serve(model, config, log) as served,
             EngineApi(served.base_url, timeout_s=self.scoring_s) as api,
-            _watching(served),
+            watching(served),
         ):
-            self._check_gpu(served)
+            if self.gpu_layers:
+                check_gpu(served)
             scores = _score(api, text, tokens, window, slots) if text is not None else []
             answers = answer_exercises(api, exercises, window=window, slots=slots) if exercises else []
             client = LoadClient(served.base_url, _NAME, _token_pool(api))
-            figures = [client.run(load) for load in self._speed_loads(window)][1:]
-        return Trial(
-            scores=tuple(scores),
-            answers=tuple(answers),
-            tokens_per_s=tuple(one.tokens_per_s for one in figures),
-        )
-
-    def _speed_loads(self, window: int) -> list[Load]:
-        """A short warm-up, and the runs that are measured."""
-        warm_up, *loads = (
-            load_for_decoding(
-                context=window, output_tokens=min(_SPEED_TOKENS, window // 2), seed=seed
-            ).model_copy(update={"silence_s": self.silence_s})
-            for seed in range(_SPEED_RUNS + 1)
-        )
-        return [warm_up.model_copy(update={"min_s": _WARM_UP_S}), *loads]
+            speeds = decoding_speeds(client, window, silence_s=self.silence_s)
+        return Trial(scores=tuple(scores), answers=tuple(answers), tokens_per_s=speeds)
 
     def probe(
         self,
@@ -151,7 +138,7 @@ class EngineBench:
         """As the batching stage's `ServingBench` says."""
         done: list[Run] = []
         try:
-            with self._serve(model_file, config, log) as served, _watching(served):
+            with self._serve(model_file, config, log) as served, watching(served):
                 self._load(served, config, output_tokens, runs, load, done)
         except EngineError as error:
             said = last_lines(log.read_text(errors="replace"))
@@ -170,7 +157,8 @@ class EngineBench:
         with EngineApi(served.base_url, timeout_s=self.silence_s) as api:
             client = LoadClient(served.base_url, config.served_name, _token_pool(api))
         generator = self.load_by(served.base_url, config.served_name) if self.load_by else client
-        self._check_gpu(served)
+        if self.gpu_layers:
+            check_gpu(served)
         load = load_for(clients=config.batch, context=config.context, output_tokens=output_tokens).model_copy(
             update={"silence_s": self.silence_s}
         )
@@ -198,14 +186,6 @@ class EngineBench:
             seed=seed,
         ).model_copy(update={"silence_s": self.silence_s})
 
-    def _check_gpu(self, served: RunningEngine) -> None:
-        """Raise for an engine that was told to use GPUs and silently runs on the processor."""
-        if self.gpu_layers and not gpu_bytes(served.leash_pid):
-            raise EngineStartError(
-                "the engine holds no memory on any GPU: it runs on the processor",
-                fix="use an engine built for this GPU, or set hardware.gpus to 0",
-            )
-
     def _serve(
         self, model_file: Path, config: ServingConfig, log: Path
     ) -> AbstractContextManager[RunningEngine]:
@@ -225,13 +205,37 @@ class EngineBench:
 
 
 @contextlib.contextmanager
-def _watching(served: RunningEngine) -> Iterator[None]:
+def watching(served: RunningEngine) -> Iterator[None]:
     """A dead engine says more than the connection that broke with it."""
     try:
         yield
     except (EngineError, CommandError) as error:
         served.check(dying=not isinstance(error, EngineHungError))
         raise
+
+
+def check_gpu(served: RunningEngine) -> None:
+    """Raise `EngineStartError` for an engine that was told to use GPUs and silently runs on the processor."""
+    if not gpu_bytes(served.leash_pid):
+        raise EngineStartError(
+            "the engine holds no memory on any GPU: it runs on the processor",
+            fix="use an engine built for this GPU, or set hardware.gpus to 0",
+        )
+
+
+def decoding_speeds(client: LoadClient, window: int, *, silence_s: float) -> tuple[float, ...]:
+    """Tokens/s of one stream, some runs after a warm-up, in requests of at most `window` tokens.
+
+    Raises as `LoadClient.run`, past `silence_s` without a byte as well.
+    """
+    warm_up, *loads = (
+        load_for_decoding(
+            context=window, output_tokens=min(_SPEED_TOKENS, window // 2), seed=seed
+        ).model_copy(update={"silence_s": silence_s})
+        for seed in range(_SPEED_RUNS + 1)
+    )
+    client.run(warm_up.model_copy(update={"min_s": _WARM_UP_S}))
+    return tuple(client.run(load).tokens_per_s for load in loads)
 
 
 def _run(batch: int, figures: LoadFigures, peak_bytes: int, saturation: Saturation | None) -> Run:
@@ -256,4 +260,4 @@ def _score(api: EngineApi, text: str, tokens: int, window: int, slots: int) -> l
 
 
 def _token_pool(api: EngineApi) -> list[int]:
-    return [token.id for token in tokenize(api, _STOCK)]
+    return [token.id for token in tokenize(api, STOCK)]

@@ -13,7 +13,7 @@ from tasks.core.errors import EngineError, SpecError
 from tasks.quantization.models import Exercise
 from tasks.quantization.task_set import is_exact, is_likeliest
 
-_ROOM = 4
+ROOM = 4
 """Tokens generated beyond those of the expected text: the model may cut words otherwise."""
 
 
@@ -43,19 +43,20 @@ def _answer(
 ) -> bool:
     prompt = [*prefix, *tokenize(api, exercise.prompt)]
     if exercise.expected is not None:
-        wanted = len(tokenize(api, exercise.expected)) + _ROOM
-        _check_length(len(prompt) + wanted, window, number)
+        wanted = len(tokenize(api, exercise.expected)) + ROOM
+        check_length(len(prompt) + wanted, window, number)
         return is_exact(exercise, _generate(api, prompt, wanted, slot))
     logprobs = []
     for choice in exercise.choices:
         whole = [*prefix, *tokenize(api, exercise.prompt + choice)]
-        _check_length(len(whole), window, number)
-        scores = score_window(api, whole, slot, start=max(1, _shared(prompt, whole)))
+        check_length(len(whole), window, number)
+        scores = score_window(api, whole, slot, start=max(1, shared(prompt, whole)))
         logprobs.append(math.fsum(score.logprob for score in scores))
     return is_likeliest(exercise, logprobs)
 
 
-def _check_length(tokens: int, window: int, number: int) -> None:
+def check_length(tokens: int, window: int, number: int) -> None:
+    """Raise `SpecError` for the exercise at index `number` if it takes more tokens than a window has."""
     if tokens > window:
         raise SpecError(
             f"task {number + 1} of tuning.task_set takes {tokens} tokens, requests are measured up to {window}",
@@ -63,10 +64,10 @@ def _check_length(tokens: int, window: int, number: int) -> None:
         )
 
 
-def _shared(ours: Sequence[Token], theirs: Sequence[Token]) -> int:
+def shared(ours: Sequence[object], theirs: Sequence[object]) -> int:
     """How many tokens both begin with: the last one of a prompt may merge with what follows."""
     pairs = enumerate(zip(ours, theirs, strict=False))
-    return next((index for index, (one, other) in pairs if one.id != other.id), min(len(ours), len(theirs)))
+    return next((index for index, (one, other) in pairs if one != other), min(len(ours), len(theirs)))
 
 
 def _generate(api: EngineApi, prompt: Sequence[Token], tokens: int, slot: int) -> str:

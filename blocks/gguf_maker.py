@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import errno
-import json
 from pathlib import Path
-from typing import Any
 
-from blocks.process import last_lines, run
-from tasks.core.errors import CommandError, ModelError
-from tasks.core.files import as_disk_full
+from blocks.candidate_worker import compare, make
 from tasks.core.spec import CandidateFormat
 
-_REFUSED, _FULL = 2, 3
 _BASE_S, _BYTES_PER_S = 120.0, 2e6
 """Longest run: far below the slowest measured rate, so that only a hung converter meets it."""
 
@@ -22,7 +16,6 @@ def make_gguf(python: Path, worker: Path, model_dir: Path, form: CandidateFormat
 
     Raises `ModelError` for a model that cannot be converted, `DiskFullError`, or `CommandError`.
     """
-    source_bytes = sum(path.stat().st_size for path in model_dir.glob("*.safetensors"))
     argv: list[str | Path] = [
         python,
         "-I",
@@ -34,18 +27,7 @@ def make_gguf(python: Path, worker: Path, model_dir: Path, form: CandidateFormat
         "--out",
         out,
     ]
-    finished = run(argv, timeout_s=_BASE_S + source_bytes / _BYTES_PER_S)
-    if finished.code == 0:
-        return
-    answer = _answer(finished.stdout)
-    if finished.code == _REFUSED and "refused" in answer:
-        raise ModelError(f"{model_dir} cannot become {form}: {answer['refused']}", fix=answer.get("fix"))
-    if finished.code == _FULL and "full" in answer:
-        raise as_disk_full(OSError(errno.ENOSPC, "no space left"), out)
-    raise CommandError(
-        f"converting {model_dir} to {form} failed (exit status {finished.code})",
-        detail=last_lines(finished.stderr),
-    )
+    make(argv, model_dir, form, out, timeout_s=_longest(*model_dir.glob("*.safetensors")))
 
 
 def compare_gguf(python: Path, worker: Path, baseline: Path, candidate: Path) -> dict[str, float | None]:
@@ -53,21 +35,8 @@ def compare_gguf(python: Path, worker: Path, baseline: Path, candidate: Path) ->
 
     None where they cannot be compared. Raises `CommandError`.
     """
-    argv: list[str | Path] = [python, "-I", worker, "--baseline", baseline, "--candidate", candidate]
-    size = baseline.stat().st_size
-    finished = run(argv, timeout_s=_BASE_S + size / _BYTES_PER_S)
-    errors: Any = _answer(finished.stdout).get("errors")
-    if finished.code != 0 or not isinstance(errors, dict):
-        raise CommandError(
-            f"comparing {candidate} with {baseline} failed (exit status {finished.code})",
-            detail=last_lines(finished.stderr),
-        )
-    return errors
+    return compare(python, worker, baseline, candidate, timeout_s=_longest(baseline))
 
 
-def _answer(text: str) -> dict[str, str]:
-    try:
-        value = json.loads(text)
-    except ValueError:
-        return {}
-    return value if isinstance(value, dict) else {}
+def _longest(*read: Path) -> float:
+    return _BASE_S + sum(path.stat().st_size for path in read) / _BYTES_PER_S

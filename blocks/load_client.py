@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
+from blocks.completion_dialects import TOKENS, Dialect
 from tasks.core.cancellation import current
 from tasks.core.errors import EngineError, EngineHungError, EngineSlowError
 from tasks.core.load import (
@@ -29,7 +30,6 @@ from tasks.core.load import (
 )
 
 _EVENT = b"\ndata: {"
-_DONE = b"\ndata: [DONE]"
 _FAULT = re.compile(rb'\ndata: (\{"error".{0,200})')
 _USAGE = re.compile(rb'"completion_tokens":\s*(\d+)')
 _KEEP = 4096
@@ -45,6 +45,7 @@ class _Exchange(asyncio.Protocol):
     """
 
     request: bytes
+    mark: bytes
     wanted: float = 0.0
     ended: asyncio.Event = field(default_factory=asyncio.Event)
     transport: asyncio.Transport | None = None
@@ -72,7 +73,7 @@ class _Exchange(asyncio.Protocol):
             self.first = self.first or self.last
             self.events += count
         self.tail = (self.tail + data)[-_KEEP:]
-        self.done = self.done or _DONE in self.tail
+        self.done = self.done or self.mark in self.tail
 
     def close(self) -> None:
         """Hang up; the engine drops a request that nobody reads."""
@@ -111,9 +112,11 @@ class _Exchange(asyncio.Protocol):
 
 
 class LoadClient:
-    """Clients of one engine. `token_pool` are ids of ordinary tokens, from which prompts are drawn."""
+    """Clients of one engine. `pool` are ids of ordinary tokens, or words, from which prompts are drawn."""
 
-    def __init__(self, base_url: str, model: str, token_pool: Sequence[int]) -> None:
+    def __init__(
+        self, base_url: str, model: str, pool: Sequence[int] | Sequence[str], dialect: Dialect = TOKENS
+    ) -> None:
         parts = urlsplit(base_url)
         assert parts.hostname is not None
         assert parts.port is not None
@@ -121,7 +124,8 @@ class LoadClient:
         self.base_url = base_url
         self._address = f"{base_url}/v1/completions"
         self._model = model
-        self._pool = token_pool
+        self._pool = pool
+        self._dialect = dialect
 
     def run(self, load: Load) -> LoadFigures:
         """Load the engine in a closed loop and measure.
@@ -144,7 +148,7 @@ class LoadClient:
 
         async def client(number: int) -> None:
             for request in self.requests(load, number):
-                exchanges[number].append(_Exchange(request))
+                exchanges[number].append(_Exchange(request, self._dialect.done))
                 await self._ask(exchanges[number][-1])
 
         def every() -> list[_Exchange]:
@@ -166,7 +170,7 @@ class LoadClient:
 
         async def send(at: float) -> None:
             await asyncio.sleep(max(0.0, start + at - time.monotonic()))
-            exchanges.append(_Exchange(next(requests), wanted=start + at))
+            exchanges.append(_Exchange(next(requests), self._dialect.done, wanted=start + at))
             await self._ask(exchanges[-1])
 
         requests = self.requests(load, -1)
@@ -249,17 +253,9 @@ class LoadClient:
             yield self._request(load, draw)
 
     def _request(self, load: Prompts, draw: random.Random) -> bytes:
-        body = {
-            "model": self._model,
-            "prompt": draw.choices(self._pool, k=load.prompt_tokens),
-            "max_tokens": draw.randint(
-                shortest_output(load.output_tokens), longest_output(load.output_tokens)
-            ),
-            "temperature": 0.0,
-            "ignore_eos": True,
-            "stream": True,
-            "stream_options": {"include_usage": True},
-        }
+        prompt = draw.choices(self._pool, k=load.prompt_tokens)
+        tokens = draw.randint(shortest_output(load.output_tokens), longest_output(load.output_tokens))
+        body = self._dialect.body(self._model, prompt, tokens)
         text = json.dumps(body).encode()
         head = (
             f"POST /v1/completions HTTP/1.1\r\nHost: {self._host}:{self._port}\r\nConnection: close\r\n"

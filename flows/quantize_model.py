@@ -15,7 +15,7 @@ from flows.tune_serving import TuningRequest, quantized
 from tasks.core.cancellation import begin
 from tasks.core.settings import Settings
 from tasks.core.spec import DeploySpec
-from tasks.engines.deployable import check_tunable
+from tasks.engines.weights import check_formats
 from tasks.environment.models import EnvironmentRequest
 from tasks.staging.models import StagingRequest
 from tasks.staging.store import in_use
@@ -35,7 +35,7 @@ def quantize_model(spec: DeploySpec) -> Outcome[Any]:
         disk_benchmark=spec.staging.disk_benchmark,
         disk_floor=spec.staging.disk_floor,
     )
-    check_tunable(spec.engine)
+    check_formats(spec.engine, spec.tuning.candidates)
     environment = EnvironmentRequest.of(spec.engine, spec.environment)
     outcomes = side_by_side([partial(build_environment, environment), partial(stage_model, staging)], begin())
     no = next((outcome for outcome in outcomes if outcome is not None and outcome.says_no), None)

@@ -18,6 +18,13 @@ from blocks.host import fingerprint_here
 from blocks.nvml import read_nvml
 from blocks.prefetch import Prefetcher
 from blocks.record_store import open_record_store
+from flows.candidate_bench import (
+    candidate_bench,
+    infeasible,
+    quantizer_lock,
+    read_calibration,
+    read_text,
+)
 from flows.named_states import named
 from flows.recording import Outcome, run_stage
 from flows.tool_environment import tool_python
@@ -33,15 +40,16 @@ from tasks.core.load import longest_output
 from tasks.core.model_shape import ModelShape, read_model_shape
 from tasks.core.progress import say
 from tasks.core.settings import Settings
-from tasks.core.spec import EngineKind, Hardware, LoadGenerator, Objectives, Tuning
+from tasks.core.spec import CandidateFormat, EngineKind, Hardware, LoadGenerator, Objectives, Tuning
 from tasks.core.verdicts import StageName
 from tasks.engines.base import ServingConfig
 from tasks.engines.catalogue import get_engine
 from tasks.engines.deployable import check_tunable
-from tasks.quantization import plan
+from tasks.engines.weights import check_formats
 from tasks.quantization import report as quantization_report
-from tasks.quantization.apply import maker_digest, still_good
+from tasks.quantization.apply import still_good
 from tasks.quantization.models import Candidate, Exercise, QuantizationRequest, QuantizationResult
+from tasks.quantization.recipe import maker_digest
 from tasks.quantization.task import measure_candidates
 from tasks.quantization.task_set import parse_task_set
 
@@ -84,6 +92,7 @@ def tune_serving(request: TuningRequest) -> TuningOutcome:
     Args:
         request: The staged model, the engine's environment, and the spec's sections on tuning.
     """
+    check_tunable(request.engine)
     bench = _bench(request, StageName.BATCHING)
     quantization = quantized(request)
     chosen = quantization.result.chosen
@@ -106,8 +115,8 @@ def _bench(request: TuningRequest, stage: StageName) -> EngineBench:
 
 def _check(request: TuningRequest, shape: ModelShape) -> None:
     """What can be known to be wrong before anything is measured."""
-    check_tunable(request.engine)
     tuning = request.tuning
+    check_formats(request.engine, tuning.candidates)
     if tuning.context > shape.max_context:
         raise SpecError(
             f"tuning.context is {tuning.context}, the model was made for {shape.max_context} tokens",
@@ -123,35 +132,56 @@ def _check(request: TuningRequest, shape: ModelShape) -> None:
 def quantized(request: TuningRequest) -> Outcome[QuantizationResult]:
     """The quantization stage alone. Raises `SpecError` for a wish that cannot be measured."""
     _check(request, read_model_shape(request.model_dir))
-    tuning, bench = request.tuning, _bench(request, StageName.QUANTIZATION)
-    asked = QuantizationRequest(
-        model_dir=request.model_dir,
-        model_digest=request.model_digest,
-        formats=tuning.candidates,
-        text=_read_text(tuning),
-        tokens=tuning.quality_tokens,
-        context=tuning.context,
-        tolerance=request.objectives.quality_tolerance,
-        exercises=_read_task_set(tuning),
-        task_tolerance=_task_tolerance(request.objectives),
-        policy=request.objectives.policy,
-        memory_bytes=_usable_bytes(request),
-    )
+    bench = _bench(request, StageName.QUANTIZATION)
+    refused = infeasible(request.engine, request.tuning, request.hardware)
+    asked = _asked(request, refused)
+    if quantizer := quantizer_lock(request.engine, request.tuning, refused):
+        asked = asked.model_copy(update={"quantizer_digest": quantizer.digest})
     inputs = {
         **_common_inputs(request, bench),
-        **asked.model_dump(mode="json", exclude={"model_dir", "text", "exercises"}),
+        **asked.model_dump(mode="json", exclude={"model_dir", "text", "exercises", "calibration"}),
         "text_digest": digest_of(asked.text),
         "task_set_digest": digest_of([one.model_dump() for one in asked.exercises]),
-        "maker_digest": maker_digest(),
+        "maker_digests": [maker_digest(asked, form) for form in asked.formats],
     }
+
+    def work() -> QuantizationResult:
+        made_by = candidate_bench(bench, request.hardware, asked, quantizer)
+        return _alone(lambda: measure_candidates(asked, made_by, Settings.load()))
+
     return run_stage(
         StageName.QUANTIZATION,
         subject=request.name,
         inputs=inputs,
         result_type=QuantizationResult,
         report=quantization_report,
-        work=lambda: _alone(lambda: measure_candidates(asked, bench, Settings.load())),
+        work=work,
         still_good=still_good,
+    )
+
+
+def _asked(request: TuningRequest, refused: dict[CandidateFormat, str]) -> QuantizationRequest:
+    tuning, objectives = request.tuning, request.objectives
+    card = get_engine(request.engine).card
+    assert card.scored_by is not None  # checked with the formats
+    text = tuning.quality_text
+    return QuantizationRequest(
+        model_dir=request.model_dir,
+        model_digest=request.model_digest,
+        formats=tuning.candidates,
+        text=read_text(text, "tuning.quality_text", tuning.quality_tokens) if text else None,
+        tokens=tuning.quality_tokens,
+        context=tuning.context,
+        tolerance=objectives.quality_tolerance,
+        exercises=_read_task_set(tuning),
+        task_tolerance=_task_tolerance(objectives),
+        policy=objectives.policy,
+        memory_bytes=_usable_bytes(request),
+        layout=card.layouts[0],
+        unpacks=card.unpacks_weights,
+        infeasible=refused,
+        calibration=read_calibration(tuning),
+        scored_by=card.scored_by,
     )
 
 
@@ -260,20 +290,6 @@ def _memory_bytes(hardware: Hardware) -> int:
         gpus = sorted((gpu.memory_bytes or 0 for gpu in read_nvml().gpus), reverse=True)
         return max(1, sum(gpus[: hardware.gpus]))
     return hardware.memory or psutil.virtual_memory().total // _MEMORY_STEP * _MEMORY_STEP
-
-
-def _read_text(tuning: Tuning) -> str | None:
-    """The beginning of the held-out text, as much of it as can be needed."""
-    path = tuning.quality_text
-    if path is None:
-        return None
-    try:
-        with path.open("rb") as file:
-            return file.read(plan.text_bytes(tuning.quality_tokens)).decode("utf-8", errors="ignore")
-    except OSError as error:
-        raise SpecError(
-            f"tuning.quality_text {path} cannot be read: {error.strerror}", fix="give the path of a text file"
-        ) from None
 
 
 def _read_task_set(tuning: Tuning) -> tuple[Exercise, ...]:

@@ -22,6 +22,7 @@ from tasks.core.spec import CandidateFormat, EngineKind
 DATA = Path(__file__).parent / "data"
 
 Layout = Literal["hf-folder", "gguf-file", "ollama-blobs", "tensorrt-engine", "triton-repository"]
+Scored = Literal["engine", "library"]
 Capability = str
 """A GPU's compute capability, e.g. `8.9`; compare only as a version."""
 
@@ -158,7 +159,9 @@ class EngineCard(Sourced):
     """All that is known of one engine. `missing` is what a deploy with it still lacks, `ran` what was run of it here.
 
     `api_model` says by which name its API knows the model: the one it is served under, or where the engine takes no
-    such name, the model's path, its last part, or a fixed one.
+    such name, the model's path, its last part, or a fixed one. `formats` are the candidates that it loads. To measure
+    them a text is `scored_by` the engine through its interface, or where that gives no probabilities, by the library
+    that it serves with; None where candidates cannot be measured for it yet.
     """
 
     kind: EngineKind
@@ -173,9 +176,12 @@ class EngineCard(Sourced):
     min_compute_capability: Capability | None = None
     layouts: tuple[Layout, ...] = Field(min_length=1)
     formats: tuple[CandidateFormat, ...] = ()
+    scored_by: Scored | None = None
     max_batch: int = Field(ge=1)
     maps_files: bool
     """Whether it maps the model's files, so that what is in the page cache loads at once."""
+    unpacks_weights: bool = False
+    """Whether it unpacks quantized weights to 16 bits before it computes: they save disk, and no memory."""
     api_model: Literal["served-name", "path", "folder-name", "tensorrt_llm"]
     missing: str | None = None
     ran: str

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import math
-import os
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-
-from tasks.core.digests import digest_of_file, digest_of_large_file, is_digest_of_file, short
+from tasks.core.digests import short
 from tasks.core.errors import CommandError, EngineError, ModelError
 from tasks.core.files import PART, as_disk_full, file_lock, fsync_folder, sweep_parts, write_atomically
 from tasks.core.model_shape import read_model_shape
@@ -21,6 +18,7 @@ from tasks.core.spec import CandidateFormat
 from tasks.core.verdicts import StageName
 from tasks.engines.failures import failure_of
 from tasks.quantization import plan
+from tasks.quantization.folder_sizes import folder_bytes, refuse_shapes, unpacked_bytes
 from tasks.quantization.models import (
     Candidate,
     Exercise,
@@ -30,13 +28,21 @@ from tasks.quantization.models import (
     Trial,
 )
 from tasks.quantization.quality import kept, reject_weights, worst_weight
+from tasks.quantization.recipe import maker_digest, recipe_of
 from tasks.quantization.sizes import file_bytes, serving_bytes
 from tasks.quantization.source import read_source
+from tasks.quantization.store import (
+    DOCUMENT,
+    CandidateDocument,
+    candidate_of,
+    digest_of_model,
+    is_whole,
+    read_candidate,
+    remove_model,
+    size_of,
+    sync_model,
+)
 
-WORKER = Path(__file__).parent / "worker" / "make_gguf.py"
-COMPARER = WORKER.with_name("compare_gguf.py")
-MODEL_FILE = "model.gguf"
-DOCUMENT = "candidate.json"
 LOG = "engine.log"
 
 
@@ -51,7 +57,7 @@ class CandidateBench(Protocol):
 
     def try_candidate(
         self,
-        model_file: Path,
+        model: Path,
         log: Path,
         *,
         text: str | None,
@@ -60,28 +66,10 @@ class CandidateBench(Protocol):
         slots: int,
         exercises: Sequence[Exercise] = (),
     ) -> Trial:
-        """Serve the file, score up to `tokens` of `text`, do the exercises, measure single-stream speed.
+        """Serve the file or folder, score up to `tokens` of `text`, do the exercises, measure single-stream speed.
 
         Raises `EngineError`; `SpecError` for an exercise that is too long.
         """
-
-
-class CandidateDocument(BaseModel):
-    """`candidate.json`, written last: what lies beside it, and from what and by which converter it was made."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    schema_: Literal["slipway.candidate/1"] = Field(default="slipway.candidate/1", alias="schema")
-    model_digest: str
-    maker_digest: str
-    format: CandidateFormat
-    digest: str
-    size_bytes: int
-
-
-def maker_digest() -> str:
-    """Names the converter: another one may make another file of the same model."""
-    return digest_of_file(WORKER)
 
 
 def measure_candidates(
@@ -100,10 +88,12 @@ def measure_candidates(
 
 
 def predict_sizes(request: QuantizationRequest) -> dict[CandidateFormat, int]:
-    """Size of each format's file, bytes, before it is made. Raises `ModelError`."""
+    """Size of each format's file or folder, bytes, before it is made. Raises `ModelError`."""
     shape = read_model_shape(request.model_dir)
     source = read_source(request.model_dir, shape)
-    return {form: file_bytes(source, shape, form) for form in request.formats}
+    if request.layout == "gguf-file":
+        return {form: file_bytes(source, shape, form) for form in request.formats}
+    return {form: folder_bytes(source, form) for form in request.formats}
 
 
 def _measure_each(
@@ -130,8 +120,15 @@ def _measure_each(
 
 
 def _refuse(request: QuantizationRequest, form: CandidateFormat, size: int, settings: Settings) -> str | None:
+    if reason := request.infeasible.get(form):
+        return reason
+    shape = read_model_shape(request.model_dir)
+    source = read_source(request.model_dir, shape)
+    if request.layout != "gguf-file" and (reason := refuse_shapes(source, form)):
+        return reason
     settings.candidates.mkdir(parents=True, exist_ok=True)
-    needed = serving_bytes(size, read_model_shape(request.model_dir), plan.measured_tokens(request))
+    weights = unpacked_bytes(source) if request.unpacks else size
+    needed = serving_bytes(weights, shape, plan.measured_tokens(request))
     there = (_folder(request, form, settings) / DOCUMENT).exists()
     free = shutil.disk_usage(settings.candidates).free
     return plan.refuse_size(needed, request.memory_bytes, 0 if there else size, free)
@@ -149,7 +146,9 @@ def _measure(
     candidate, weights = None, None
     try:
         candidate = make_candidate(request, form, bench, settings)
-        weights = worst_weight(bench.compare_weights(COMPARER, baseline_file.path, candidate.path))
+        weights = worst_weight(
+            bench.compare_weights(recipe_of(request).comparer, baseline_file.path, candidate.path)
+        )
         damage = reject_weights(weights, form, baseline_file.format)
         row = plan.judge(candidate, _try(request, candidate, bench), baseline, request)
     except EngineError as error:
@@ -180,79 +179,47 @@ def _try(request: QuantizationRequest, candidate: Candidate, bench: CandidateBen
 def make_candidate(
     request: QuantizationRequest, form: CandidateFormat, bench: CandidateBench, settings: Settings
 ) -> Candidate:
-    """The model in this format; an earlier file is used again once its digest is verified."""
+    """The model in this format; an earlier file or folder is used again once its digest is verified."""
     say(StageName.QUANTIZATION, f"making {form}")
-    folder = _folder(request, form, settings)
-    name = folder.name
-    with file_lock(settings.leases / f"candidate-{name}.lock", wait=True, holder=f"the candidate {name}"):
-        if (found := read_candidate(folder, request.model_digest)) is not None:
+    folder, recipe = _folder(request, form, settings), recipe_of(request)
+    holder = f"the candidate {folder.name}"
+    with file_lock(settings.leases / f"candidate-{folder.name}.lock", wait=True, holder=holder):
+        if (found := read_candidate(folder, recipe.name, request.model_digest)) is not None:
             return found
         folder.mkdir(parents=True, exist_ok=True)
         sweep_parts(folder)
-        path = folder / MODEL_FILE
-        part = path.with_name(MODEL_FILE + PART)
+        path = folder / recipe.name
+        part = path.with_name(recipe.name + PART)
         try:
-            bench.convert(WORKER, request.model_dir, form, part)
-            _sync(part)
-            digest = digest_of_large_file(part)
+            bench.convert(recipe.worker, request.model_dir, form, part)
+            sync_model(part)
+            digest = digest_of_model(part)
+            remove_model(path)  # damaged: a folder does not take another's place by itself
             part.rename(path)
         except OSError as error:
             raise as_disk_full(error, path) from error
         finally:
-            part.unlink(missing_ok=True)
+            remove_model(part)
         fsync_folder(folder)
         document = CandidateDocument(
             model_digest=request.model_digest,
-            maker_digest=maker_digest(),
+            maker_digest=maker_digest(request, form),
             format=form,
             digest=digest,
-            size_bytes=path.stat().st_size,
+            size_bytes=size_of(path),
         )
         write_atomically(folder / DOCUMENT, document.model_dump_json(by_alias=True, indent=1))
-        return _candidate(folder, document)
+        return candidate_of(path, document)
 
 
 def _folder(request: QuantizationRequest, form: CandidateFormat, settings: Settings) -> Path:
-    return settings.candidates / f"{short(request.model_digest)}-{form}-{short(maker_digest())[:6]}"
-
-
-def read_candidate(folder: Path, model_digest: str) -> Candidate | None:
-    """The whole candidate in `folder`; None if there is none or a byte of it has changed."""
-    try:
-        document = CandidateDocument.model_validate_json((folder / DOCUMENT).read_bytes())
-    except (FileNotFoundError, ValidationError):
-        return None
-    candidate = _candidate(folder, document)
-    return candidate if document.model_digest == model_digest and is_whole(candidate) else None
-
-
-def is_whole(candidate: Candidate) -> bool:
-    """Whether the file is there and holds the bytes that were measured: engines serve damaged tensors happily."""
-    try:
-        return candidate.path.stat().st_size == candidate.size_bytes and is_digest_of_file(
-            candidate.digest, candidate.path
-        )
-    except FileNotFoundError:
-        return False
+    maker = short(maker_digest(request, form))[:6]
+    return settings.candidates / f"{short(request.model_digest)}-{form}-{maker}"
 
 
 def still_good(result: QuantizationResult) -> bool:
     """Whether the chosen candidate is there unharmed."""
     return result.chosen is not None and is_whole(result.candidate)
-
-
-def _candidate(folder: Path, document: CandidateDocument) -> Candidate:
-    return Candidate(
-        format=document.format,
-        path=folder / MODEL_FILE,
-        digest=document.digest,
-        size_bytes=document.size_bytes,
-    )
-
-
-def _sync(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
 
 
 def _say(row: Measured) -> None:

@@ -9,9 +9,11 @@ from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from tasks.core.digests import digest_of
 from tasks.core.result import StageResult
 from tasks.core.spec import CandidateFormat, QuantizationPolicy
 from tasks.core.verdicts import ChoiceVerdict
+from tasks.engines.card import Layout, Scored
 from tasks.engines.failures import Failure
 
 
@@ -28,11 +30,28 @@ class Exercise(_Frozen):
     answer: int = 0
 
 
+class Calibration(_Frozen):
+    """The text that a format's rounding is fitted to: its first `tokens`, in windows of `window` tokens."""
+
+    text: str = Field(repr=False)
+    tokens: int = Field(ge=1)
+    window: int = Field(ge=1)
+
+    @property
+    def digest(self) -> str:
+        """Another text makes other weights."""
+        return digest_of(self)
+
+
 class QuantizationRequest(_Frozen):
     """Which candidates of which model to measure. `formats[0]` is the baseline.
 
     `text` is held-out text, needed to compare several formats; `tolerance` the largest accepted loss of quality,
     `task_tolerance` of right answers. What needs more than `memory_bytes` is not tried; None knows no limit.
+
+    The engine loads candidates in `layout`; `unpacks` where it holds them in 16 bits whatever they are stored in.
+    `infeasible` says why it cannot compute in a format on this hardware. `quantizer_digest` is that of the
+    quantizer's lock, where one is needed beside the engine; `calibration` is for formats that look at a text.
     """
 
     model_dir: Path
@@ -46,10 +65,16 @@ class QuantizationRequest(_Frozen):
     task_tolerance: float = Field(0.01, ge=0)
     policy: QuantizationPolicy = QuantizationPolicy.LATENCY
     memory_bytes: int | None = None
+    layout: Layout = "gguf-file"
+    unpacks: bool = False
+    infeasible: dict[CandidateFormat, str] = {}
+    quantizer_digest: str | None = None
+    calibration: Calibration | None = None
+    scored_by: Scored = "engine"
 
 
 class Candidate(_Frozen):
-    """The model in one format, as a file. `digest` is of its bytes."""
+    """The model in one format, as a file or a folder. `digest` is of its bytes."""
 
     format: CandidateFormat
     path: Path
@@ -143,12 +168,13 @@ class QuantizationResult(StageResult):
     baseline: CandidateFormat
     tolerance: float
     task_tolerance: float
+    scored_by: Scored = "engine"
     chosen: Measured | None
     measured: tuple[Measured, ...]
 
     @property
     def candidate(self) -> Candidate:
-        """The chosen candidate's file. Only of a result that chose one."""
+        """The chosen candidate. Only of a result that chose one."""
         assert self.chosen is not None
         assert self.chosen.candidate is not None
         return self.chosen.candidate

@@ -32,11 +32,28 @@ STRICT = 0.001
 _WINDOW_TOKENS = 1024
 _SLOTS = 4
 _BYTES_PER_TOKEN = 16
+_LONG_LINE = 40
+_MOST_SHARED = 0.05
 
 
 def text_bytes(tokens: int) -> int:
     """Bytes of a text that are enough for so many tokens."""
     return tokens * _BYTES_PER_TOKEN
+
+
+def check_held_out(calibration: str, held_out: str) -> None:
+    """Raise `SpecError` where a text was not held out: where what quality is measured on is calibrated on, too.
+
+    A line counts if it is long enough to be no coincidence.
+    """
+    lines = {line.strip() for line in held_out.splitlines() if len(line.strip()) >= _LONG_LINE}
+    seen = lines & {line.strip() for line in calibration.splitlines()}
+    if len(seen) > _MOST_SHARED * len(lines) or held_out.strip() in calibration:
+        raise SpecError(
+            f"tuning.quality_text is not held out: {len(seen)} of its {len(lines)} long lines stand in "
+            "tuning.calibration_text",
+            fix="calibrate on another text, or on another part of it",
+        )
 
 
 def window_tokens(context: int) -> int:
@@ -143,6 +160,7 @@ def choose(measured: Iterable[Measured], request: QuantizationRequest) -> Quanti
         baseline=rows[0].format,
         tolerance=request.tolerance,
         task_tolerance=request.task_tolerance,
+        scored_by=request.scored_by,
         chosen=chosen,
         measured=tuple(row.model_copy(update={"passed_over": others.get(row.format)}) for row in rows),
     )

@@ -25,9 +25,13 @@ ROUNDING = {
     CandidateFormat.Q4_K_M: 0.35,
     CandidateFormat.Q4_1: 0.35,
     CandidateFormat.Q4_0: 0.35,
+    CandidateFormat.W8A8: 0.08,
+    CandidateFormat.W4A16: 0.8,
+    CandidateFormat.FP8: 0.1,
 }
 """Most that rounding changes a tensor, in its own deviations: four times what it does to normally distributed values,
-twice what it does to heavy tails or columns of outliers (measured)."""
+twice what it does to heavy tails or columns of outliers (measured). GPTQ moves weights on purpose, to make up for the
+rounding of others: what it leaves of a matrix with columns of outliers differs by 0.42 (measured)."""
 
 _LEAST = 1e-6
 """Least probability of all other tokens together: engines answer in 32-bit floats."""

@@ -7,9 +7,15 @@ from tasks.core.markdown import bullets, page, section
 from tasks.core.markdown import table as markdown_table
 from tasks.core.records import Number
 from tasks.core.verdicts import StageName
+from tasks.engines.card import Scored
 from tasks.quantization.models import Estimate, Measured, QuantizationResult
 from tasks.quantization.plan import front
 from tasks.quantization.quality import kept
+
+_SCORED: dict[Scored, str] = {
+    "engine": "through the served engine",
+    "library": "by the library that the engine serves with, in the engine's own environment",
+}
 
 
 def headline(result: QuantizationResult) -> str:
@@ -166,6 +172,6 @@ def _on_quality(result: QuantizationResult) -> str:
     return (
         f"A format may lose {result.tolerance:.2%} of the quality of {result.baseline}{tasks}: by perplexity, by KL "
         f"divergence and by the tokens it would choose, each at the far end of its 95 % interval. Measured on "
-        f"{quality.tokens} tokens of the held-out text, through the served engine. KL divergence is "
+        f"{quality.tokens} tokens of the held-out text, {_SCORED[result.scored_by]}. KL divergence is "
         "estimated from the likeliest tokens, all others as one (ADR 43)."
     )

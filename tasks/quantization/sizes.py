@@ -30,10 +30,12 @@ _CACHE_BYTES = 2
 
 @dataclass(frozen=True)
 class Source:
-    """The model as it lies in its folder: shapes by tensor name, and what its vocabulary takes in a GGUF file."""
+    """The model as it lies in its folder: shapes by tensor name, what its vocabulary takes in a GGUF file, and what
+    lies beside weights and configuration, which a candidate in a folder takes along as it is."""
 
     shapes: Mapping[str, tuple[int, ...]]
     vocabulary_bytes: int
+    beside_bytes: int = 0
 
 
 def vocabulary_bytes(words: list[str], merges: list[str], rows: int) -> int:

@@ -22,7 +22,9 @@ def read_source(folder: Path, shape: ModelShape) -> Source:
         shapes |= _shapes(path)
     if _is_tied(folder / "config.json"):  # the converter leaves the copy out
         shapes.pop("lm_head.weight", None)
-    return Source(shapes, _vocabulary_bytes(folder / "tokenizer.json", shape.vocabulary))
+    return Source(
+        shapes, _vocabulary_bytes(folder / "tokenizer.json", shape.vocabulary), _beside_bytes(folder)
+    )
 
 
 def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
@@ -31,6 +33,15 @@ def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
         length = header_length(file.read(LENGTH_BYTES), size, path.name)
         header = parse_header(file.read(length), size, path.name)
     return {tensor.name: tensor.shape for tensor in header.tensors}
+
+
+def _beside_bytes(folder: Path) -> int:
+    written_anew = ("config.json", "manifest.json", "model.safetensors.index.json")
+    return sum(
+        path.stat().st_size
+        for path in folder.iterdir()
+        if path.is_file() and path.suffix != ".safetensors" and path.name not in written_anew
+    )
 
 
 def _is_tied(path: Path) -> bool:

@@ -57,7 +57,7 @@ def test_an_engine_that_needs_a_gpu_is_blocked_here(random_model: Path) -> None:
 
 
 def test_what_is_missing_is_one_line(random_model: Path) -> None:
-    with pytest.raises(SpecError, match="transformers cannot be deployed yet: tuning of models"):
+    with pytest.raises(SpecError, match="transformers cannot be deployed yet: a batch search and a release"):
         answer_of(lambda: deploy_model(spec(random_model, "transformers")))
     (record,) = open_record_store(Settings.load()).list(StageName.LIFECYCLE)
     assert record.outcome == "fault"

@@ -35,9 +35,10 @@ from tasks.core.verdicts import ChoiceVerdict
 from tasks.engines.base import HOST, PORT, CommandLine, ServingConfig
 from tasks.engines.failures import FailureKind
 from tasks.engines.llama_cpp import LlamaCpp
-from tasks.quantization.apply import WORKER, measure_candidates, still_good
+from tasks.quantization.apply import measure_candidates, still_good
 from tasks.quantization.models import Exercise, QuantizationRequest, QuantizationResult, Trial
 from tasks.quantization.quality import kept
+from tasks.quantization.recipe import RECIPES
 
 pytestmark = pytest.mark.engine
 
@@ -197,7 +198,7 @@ def test_a_task_set_is_answered_by_each_candidate(
         Exercise(prompt="The caf\u00e9 is", choices=(" not na\u00efve", " qqq zzz xxx"), answer=0),
     )
     model = tmp_path / "model.gguf"
-    bench.convert(WORKER, tiny / "model", CandidateFormat.Q8_0, model)
+    bench.convert(RECIPES["gguf-file"].worker, tiny / "model", CandidateFormat.Q8_0, model)
     found = bench.try_candidate(
         model, tmp_path / "log", text=None, tokens=64, window=128, slots=2, exercises=exercises
     )

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 import threading
 from pathlib import Path
 
@@ -17,7 +14,6 @@ from blocks.engine_api import Completion, EngineApi
 from blocks.engine_process import serve
 from tasks.core.spec import EngineKind
 from tasks.engines.base import ServingConfig
-from tasks.engines.card import read_card
 from tasks.engines.catalogue import get_engine
 
 pytestmark = pytest.mark.engine
@@ -44,37 +40,6 @@ def test_llama_cpp_shows_the_metrics_of_its_card_and_dify_gets_an_answer(
     assert set(shown) == set(engine.card.metrics.names)
     assert shown["output_tokens"] >= 4
     assert shown["requests_running"] == 0
-
-
-@pytest.fixture(scope="module")
-def transformers_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An environment with transformers serve, where a build of torch for the processor is at hand."""
-    folders = [Path(part) for part in os.environ.get("PIP_FIND_LINKS", "").split() if Path(part).is_dir()]
-    wheels = [wheel for folder in folders for wheel in folder.glob("torch-2.13.0+cpu-cp311-*.whl")]
-    if not wheels:
-        pytest.skip("no build of torch 2.13.0 for the processor in PIP_FIND_LINKS")
-    folder = tmp_path_factory.mktemp("transformers")
-    uv, python = Path(sys.executable).with_name("uv"), folder / "bin" / "python"
-    (own,) = (
-        line for line in read_card(EngineKind.TRANSFORMERS).requirements if not line.startswith("torch")
-    )
-    subprocess.run([uv, "venv", "--quiet", "--allow-existing", "--python", "3.11", folder], check=True)
-    subprocess.run(
-        [
-            uv,
-            "pip",
-            "install",
-            "--quiet",
-            "--python",
-            python,
-            "--find-links",
-            wheels[0].parent,
-            own,
-            "torch==2.13.0+cpu",
-        ],
-        check=True,
-    )
-    return python
 
 
 def test_transformers_serves_the_tiny_model_and_answers_what_it_has_begun(

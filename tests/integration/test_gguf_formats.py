@@ -16,14 +16,15 @@ from tasks.core.model_shape import read_model_shape
 from tasks.core.spec import CandidateFormat
 from tasks.engines.base import ServingConfig
 from tasks.engines.llama_cpp import LlamaCpp
-from tasks.quantization.apply import COMPARER, WORKER
 from tasks.quantization.quality import ROUNDING, reject_weights, worst_weight
+from tasks.quantization.recipe import RECIPES
 from tasks.quantization.sizes import file_bytes
 from tasks.quantization.source import read_source
 
 pytestmark = pytest.mark.engine
 
 F16 = CandidateFormat.F16
+GGUF = RECIPES["gguf-file"]
 
 
 def predicted(model: Path, form: CandidateFormat) -> int:
@@ -39,18 +40,18 @@ def tiny(repository: Path) -> Path:
 @pytest.fixture(scope="module")
 def baseline(tiny: Path, engine_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("baseline") / "f16.gguf"
-    make_gguf(engine_python, WORKER, tiny, F16, out)
+    make_gguf(engine_python, GGUF.worker, tiny, F16, out)
     return out
 
 
-@pytest.mark.parametrize("form", list(CandidateFormat), ids=str)
+@pytest.mark.parametrize("form", LlamaCpp().formats, ids=str)
 def test_a_format_is_what_it_says(
     form: CandidateFormat, tiny: Path, baseline: Path, engine_python: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "model.gguf"
-    make_gguf(engine_python, WORKER, tiny, form, out)
+    make_gguf(engine_python, GGUF.worker, tiny, form, out)
     assert predicted(tiny, form) == pytest.approx(out.stat().st_size, rel=0.02)
-    worst = worst_weight(compare_gguf(engine_python, COMPARER, baseline, out))
+    worst = worst_weight(compare_gguf(engine_python, GGUF.comparer, baseline, out))
     assert worst.error is not None
     assert worst.error < ROUNDING[form] / 2
     engine = LlamaCpp()
@@ -85,7 +86,7 @@ def test_sizes_are_predicted_where_rows_do_not_divide_into_blocks(
         tensors=changed,
     )
     out = tmp_path / "model.gguf"
-    make_gguf(engine_python, WORKER, model, CandidateFormat(form), out)
+    make_gguf(engine_python, GGUF.worker, model, CandidateFormat(form), out)
     assert predicted(model, CandidateFormat(form)) == pytest.approx(out.stat().st_size, rel=0.02)
 
 
@@ -102,8 +103,8 @@ def test_damage_is_found_where_no_text_would_show_it(
     noise = np.random.default_rng(3).normal(0, values.std(), values.shape)
     rewrite_model(model, tensors={name: values + noise.astype(np.float32)})
     out = tmp_path / "damaged.gguf"
-    make_gguf(engine_python, WORKER, model, CandidateFormat.Q8_0, out)
-    worst = worst_weight(compare_gguf(engine_python, COMPARER, baseline, out))
+    make_gguf(engine_python, GGUF.worker, model, CandidateFormat.Q8_0, out)
+    worst = worst_weight(compare_gguf(engine_python, GGUF.comparer, baseline, out))
     assert reject_weights(worst, CandidateFormat.Q8_0, F16) == snapshot(
         "damaged: its tensor blk.0.attn_k.weight differs from that of f16 by 99% of its own deviation, rounding makes 4% at most"
     )

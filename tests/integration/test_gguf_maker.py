@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +31,8 @@ from tasks.core.errors import CommandError, DiskFullError, ModelError
 from tasks.core.spec import CandidateFormat
 from tasks.engines.base import ServingConfig
 from tasks.engines.llama_cpp import LlamaCpp
-from tasks.quantization.apply import WORKER
 from tasks.quantization.models import Score
+from tasks.quantization.recipe import RECIPES
 
 pytestmark = pytest.mark.engine
 
@@ -94,7 +93,7 @@ MODELS = [qwen3, llama, llama_in_shards, llama_untied_with_biases, llama3_rope, 
 def served_scores(python: Path, model: Path, form: CandidateFormat, text: str) -> list[Score]:
     """Convert, serve, and score the text as one window."""
     out = model / f"{form}.gguf"
-    make_gguf(python, WORKER, model, form, out)
+    make_gguf(python, RECIPES["gguf-file"].worker, model, form, out)
     engine = LlamaCpp()
     config = ServingConfig(served_name="test", batch=2, context=256, threads=1)
     command = engine.command(str(python), str(engine.server_worker), str(out), config)
@@ -288,7 +287,7 @@ def no_tokenizer(model: Path) -> None:
 def refusal(python: Path, model: Path, form: str = "f16") -> str:
     out = model / "out.gguf"
     with pytest.raises(ModelError) as caught:
-        make_gguf(python, WORKER, model, CandidateFormat(form), out)
+        make_gguf(python, RECIPES["gguf-file"].worker, model, CandidateFormat(form), out)
     return str(caught.value).replace(str(model), "MODEL").removeprefix("MODEL cannot become f16: ")
 
 
@@ -401,26 +400,12 @@ def test_a_beginning_of_text_comes_before_every_window(tmp_path: Path, engine_py
     assert scores[0].logprob == pytest.approx(expected[0, 258], abs=0.01)
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 256 KB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=256k", "slipway-test", folder], capture_output=True, check=False
-    )
-    if mounted.returncode != 0:
-        pytest.skip("this user cannot mount a small disk")
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", folder], check=True)
-
-
 def test_a_full_disk_is_named(tmp_path: Path, engine_python: Path, small_disk: Path) -> None:
     model = write_random_model(tmp_path / "model")
     with pytest.raises(DiskFullError, match="no room left to write"):
-        make_gguf(engine_python, WORKER, model, CandidateFormat.F32, small_disk / "out.gguf")
+        make_gguf(
+            engine_python, RECIPES["gguf-file"].worker, model, CandidateFormat.F32, small_disk / "out.gguf"
+        )
 
 
 def test_a_converter_that_breaks_is_a_fault(tmp_path: Path, engine_python: Path) -> None:

@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from waiting import wait_until
 
+from blocks.completion_dialects import WORDS
 from blocks.engine_api import EngineApi
 from blocks.load_client import LoadClient, _Exchange, _figures
 from blocks.ports import LOCALHOST, free_port
@@ -309,3 +310,15 @@ def test_no_two_prompts_are_alike() -> None:
     ]
     assert len({prompt[:8] for prompt in prompts}) == len(prompts) == 96
     assert len({prompt[:8] for prompt in (*prompts, *asked_open)}) == 192
+
+
+def test_an_engine_that_takes_text_alone_is_asked_in_words_for_an_exact_length() -> None:
+    client = LoadClient("http://127.0.0.1:1", "/models/tiny", ["ship", "quay"], WORDS)
+    request = next(client.requests(LOAD, 0))
+    body = json.loads(request.partition(b"\r\n\r\n")[2])
+    assert set(body["prompt"].split()) <= {"ship", "quay"}
+    assert len(body["prompt"].split()) == LOAD.prompt_tokens
+    length = json.loads(body["generation_config"])
+    assert length["min_new_tokens"] == length["max_new_tokens"] == body["max_tokens"]
+    # Anything else is refused with 422.
+    assert set(body) == {"model", "prompt", "max_tokens", "stream", "generation_config"}

@@ -17,6 +17,7 @@ from tasks.core.facts import Facts
 from tasks.core.records import Record, new_record
 from tasks.core.spec import CandidateFormat
 from tasks.core.verdicts import StageName
+from tasks.engines.weights import KINDS
 
 EIGHT_H100 = {"gpus": [{"name": "H100", "compute_capability": "9.0", "memory_bytes": 80_000_000_000}] * 8}
 
@@ -68,7 +69,8 @@ def test_the_list_for_programs(capsys: pytest.CaptureFixture[str]) -> None:
     )
     llama = found[0]
     assert llama["requirements"] == ["xllamacpp==2026.10.11549", "gguf==0.19.0", "numpy>=2,<3"]
-    assert llama["formats"] == [form.value for form in CandidateFormat]
+    assert llama["formats"] == [form.value for form in CandidateFormat if form not in KINDS]
+    assert found[-1]["formats"] == ["bf16", "f16", "w8a8", "w4a16", "fp8"]
     assert llama["max_batch"] == 256
     assert all(row["sources"] and row["readiness"]["completion"] and row["stop"]["sources"] for row in found)
 
@@ -104,7 +106,7 @@ def test_a_recommendation_for_people(facts: Path, capsys: pytest.CaptureFixture[
     assert shown[-2:] == snapshot(
         [
             "recommended engine vllm, family qwen3, application dify, sourcing open-source",
-            "not yet Slipway does not deploy vllm: tuning of models in the Hugging Face layout: candidates are GGUF files so far, and vLLM loads none",
+            "not yet Slipway does not deploy vllm: a batch search and a release for models in folders: only its candidates can be measured (slipway tune quantization)",
         ]
     )
 
@@ -169,7 +171,7 @@ def test_a_deploy_that_lacks_something_says_so_before_a_server_starts(
     spec = spec_of(tmp_path, random_model, "transformers")
     for arguments in (["deploy", spec], ["deploy", spec, "--dry-run"]):
         assert slipway(*arguments) == 2
-        assert "error: transformers cannot be deployed yet: tuning of models" in capsys.readouterr().err
+        assert "error: transformers cannot be deployed yet: a batch search" in capsys.readouterr().err
     assert not slipway_home.exists()
 
 

@@ -65,6 +65,10 @@ def refusal(values: Any) -> str:
             {"tuning": {"load": {"kind": "open", "rate": 5, "arivals": "constant"}}},
             "spec: unknown key 'tuning.load.arivals' (did you mean 'arrivals'?)",
         ),
+        (
+            {"tuning": {"candidates": ["bf16", "w4a16"], "quality_text": "t"}},
+            "spec: tuning: w4a16 is calibrated on a text: name one in tuning.calibration_text",
+        ),
         ({"tuning": {"task_set": "t.jsonl"}}, "spec: tuning: a task set is measured beside a text: name one"),
         (
             {"objectives": {"policy": "speed"}},
@@ -133,8 +137,10 @@ def test_a_spec_survives_yaml_and_json() -> None:
 
 def test_paths_are_taken_from_the_spec_files_folder(tmp_path: Path) -> None:
     path = tmp_path / "spec.yaml"
-    path.write_text("name: tiny\nmodel: file:weights\ntuning: {quality_text: text.txt, task_set: t.jsonl}\n")
+    texts = "quality_text: text.txt, task_set: t.jsonl, calibration_text: c.txt"
+    path.write_text(f"name: tiny\nmodel: file:weights\ntuning: {{{texts}}}\n")
     spec = load_spec(path)
+    assert spec.tuning.calibration_text == tmp_path / "c.txt"
     assert spec.model == f"file:{tmp_path / 'weights'}"
     assert spec.tuning.quality_text == tmp_path / "text.txt"
     assert spec.tuning.task_set == tmp_path / "t.jsonl"

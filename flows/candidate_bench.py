@@ -1,0 +1,82 @@
+"""Where candidates of an engine are made and measured: which bench, for which of the formats asked for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from blocks.engine_bench import EngineBench
+from blocks.folder_bench import FolderBench
+from blocks.nvml import read_nvml
+from blocks.prefetch import Prefetcher
+from flows.quantizer import build_quantizer, lock_quantizer
+from tasks.core.errors import SpecError
+from tasks.core.settings import Settings
+from tasks.core.spec import CandidateFormat, EngineKind, Hardware, Tuning
+from tasks.core.verdicts import StageName
+from tasks.engines.catalogue import get_engine
+from tasks.engines.weights import why_not_here
+from tasks.environment.models import Locked
+from tasks.quantization import plan
+from tasks.quantization.apply import CandidateBench
+from tasks.quantization.folder_sizes import PLAIN
+from tasks.quantization.models import Calibration, QuantizationRequest
+from tasks.quantization.recipe import SCORER
+
+
+def infeasible(kind: EngineKind, tuning: Tuning, hardware: Hardware) -> dict[CandidateFormat, str]:
+    """The formats that the engine cannot compute in on the GPUs in use, or on the processor, each with the reason."""
+    gpus = (
+        sorted(read_nvml().gpus, key=lambda gpu: gpu.memory_bytes or 0, reverse=True) if hardware.gpus else []
+    )
+    capabilities = [gpu.compute_capability for gpu in gpus[: hardware.gpus]]
+    reasons = {form: why_not_here(kind, form, capabilities) for form in tuning.candidates}
+    return {form: reason for form, reason in reasons.items() if reason}
+
+
+def quantizer_lock(kind: EngineKind, tuning: Tuning, refused: dict[CandidateFormat, str]) -> Locked | None:
+    """The lock of the quantizer's environment, if a format that can be measured needs it."""
+    if get_engine(kind).card.layouts[0] == "gguf-file":
+        return None
+    needed = [form for form in tuning.candidates if form not in PLAIN and form not in refused]
+    return lock_quantizer(Settings.load()) if needed else None
+
+
+def read_calibration(tuning: Tuning) -> Calibration | None:
+    """The text that w4a16 is fitted to. Raises `SpecError` where it cannot be read, or holds the held-out text."""
+    path = tuning.calibration_text
+    if path is None or CandidateFormat.W4A16 not in tuning.candidates:
+        return None
+    text = read_text(path, "tuning.calibration_text", tuning.calibration_tokens)
+    if tuning.quality_text is not None:
+        held_out = read_text(tuning.quality_text, "tuning.quality_text", tuning.quality_tokens)
+        plan.check_held_out(text, held_out)
+    return Calibration(text=text, tokens=tuning.calibration_tokens, window=plan.window_tokens(tuning.context))
+
+
+def read_text(path: Path, key: str, tokens: int) -> str:
+    """The beginning of a text, as much of it as so many tokens can need. Raises `SpecError` that names the key."""
+    try:
+        with path.open("rb") as file:
+            return file.read(plan.text_bytes(tokens)).decode("utf-8", errors="ignore")
+    except OSError as error:
+        raise SpecError(
+            f"{key} {path} cannot be read: {error.strerror}", fix="give the path of a text file"
+        ) from None
+
+
+def candidate_bench(
+    engine_bench: EngineBench, hardware: Hardware, request: QuantizationRequest, quantizer: Locked | None
+) -> CandidateBench:
+    """The bench for the layout that the engine loads. Builds the quantizer's environment where it is needed."""
+    if request.layout == "gguf-file":
+        return engine_bench
+    return FolderBench(
+        engine=engine_bench.engine,
+        python=engine_bench.python,
+        scorer=SCORER,
+        threads=engine_bench.threads,
+        gpus=hardware.gpus,
+        quantizer=build_quantizer(quantizer, Settings.load()) if quantizer else None,
+        calibration=request.calibration,
+        prefetch=Prefetcher(StageName.QUANTIZATION),
+    )

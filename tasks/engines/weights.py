@@ -1,0 +1,54 @@
+"""Which candidates an engine serves on which hardware. Pure: the floors are those of its card, with their sources."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tasks.core.errors import SpecError
+from tasks.core.spec import CandidateFormat, EngineKind
+from tasks.engines.card import Capability
+from tasks.engines.catalogue import get_engine
+
+KINDS = {CandidateFormat.W8A8: "int8", CandidateFormat.W4A16: "gptq", CandidateFormat.FP8: "fp8"}
+"""Formats that need something of the hardware, by the card's name for such weights."""
+
+
+def check_formats(kind: EngineKind, formats: Sequence[CandidateFormat]) -> None:
+    """Raise `SpecError` for an engine without candidates, or for a format that it does not load."""
+    card = get_engine(kind).card
+    if card.scored_by is None:
+        measured = " or ".join(one for one in EngineKind if get_engine(one).card.scored_by)
+        raise SpecError(f"candidates cannot be measured for {kind} yet", fix=f"use engine: {measured}")
+    unknown = [form for form in formats if form not in card.formats]
+    if unknown:
+        raise SpecError(
+            f"{kind} does not load {', '.join(unknown)}",
+            fix=f"choose tuning.candidates from {', '.join(card.formats)}",
+        )
+
+
+def why_not_here(
+    kind: EngineKind, form: CandidateFormat, capabilities: Sequence[Capability | None]
+) -> str | None:
+    """Why the engine cannot compute in that format on GPUs of these capabilities, or without any on the processor.
+
+    None where it can. A capability that is None is not known.
+    """
+    name = KINDS.get(form)
+    if name is None:
+        return None
+    row = next((one for one in get_engine(kind).card.quantization if one.name == name), None)
+    if row is None:
+        return f"not made: {kind} is not known to load {name} weights"
+    floor = row.min_compute_capability
+    needs = (
+        f"{kind} computes in {name} from compute capability {floor} on"
+        if floor
+        else f"{kind} computes in {name} on no GPU"
+    )
+    if not capabilities:
+        return None if row.cpu else f"not made: {needs}, and no GPU is used (hardware.gpus)"
+    if None in capabilities:
+        return f"not made: {needs}, and that of a GPU in use is not known"
+    below = sorted({one for one in capabilities if one and not row.runs_on(one)})
+    return f"not made: {needs}, a GPU in use has {', '.join(below)}" if below else None

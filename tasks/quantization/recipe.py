@@ -1,0 +1,50 @@
+"""What makes candidates in each layout, and what names what it makes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from tasks.core.digests import digest_of, digest_of_file
+from tasks.core.spec import CandidateFormat
+from tasks.engines.card import Layout
+from tasks.quantization.folder_sizes import PLAIN
+from tasks.quantization.models import QuantizationRequest
+
+_WORKERS = Path(__file__).parent / "worker"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The scripts that make and compare candidates, and what a candidate is called in its folder."""
+
+    worker: Path
+    comparer: Path
+    name: str
+
+
+RECIPES: dict[Layout, Recipe] = {
+    "gguf-file": Recipe(_WORKERS / "make_gguf.py", _WORKERS / "compare_gguf.py", "model.gguf"),
+    "hf-folder": Recipe(_WORKERS / "compress.py", _WORKERS / "compare_folders.py", "model"),
+}
+
+QUANTIZER = ("llmcompressor==0.14.0.1", "torch==2.13.0")
+"""Requirements of the quantizer's environment. It resolves compressed-tensors 0.19 and Transformers 5.17; the engines
+want others of both."""
+
+SCORER = _WORKERS / "score_text.py"
+
+
+def recipe_of(request: QuantizationRequest) -> Recipe:
+    """The recipe for the layout that the engine loads."""
+    return RECIPES[request.layout]
+
+
+def maker_digest(request: QuantizationRequest, form: CandidateFormat) -> str:
+    """Names the converter, and what else decides the bytes: another one may make another file of the same model."""
+    worker = digest_of_file(recipe_of(request).worker)
+    if request.layout == "gguf-file":
+        return worker
+    quantizer = None if form in PLAIN else request.quantizer_digest
+    fitted = request.calibration.digest if request.calibration and form is CandidateFormat.W4A16 else None
+    return digest_of([worker, quantizer, fitted])

@@ -1,0 +1,92 @@
+"""Candidates on disk: a file or a folder each, with a document written last that names its bytes."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from tasks.core.digests import digest_of, digest_of_large_file
+from tasks.core.files import fsync_folder
+from tasks.core.spec import CandidateFormat
+from tasks.quantization.models import Candidate
+
+DOCUMENT = "candidate.json"
+
+
+class CandidateDocument(BaseModel):
+    """`candidate.json`, written last: what lies beside it, and from what and by which converter it was made."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_: Literal["slipway.candidate/1"] = Field(default="slipway.candidate/1", alias="schema")
+    model_digest: str
+    maker_digest: str
+    format: CandidateFormat
+    digest: str
+    size_bytes: int
+
+
+def read_candidate(folder: Path, name: str, model_digest: str) -> Candidate | None:
+    """The whole candidate `name` in `folder`; None if there is none or a byte of it has changed."""
+    try:
+        document = CandidateDocument.model_validate_json((folder / DOCUMENT).read_bytes())
+    except (FileNotFoundError, ValidationError):
+        return None
+    candidate = candidate_of(folder / name, document)
+    return candidate if document.model_digest == model_digest and is_whole(candidate) else None
+
+
+def candidate_of(path: Path, document: CandidateDocument) -> Candidate:
+    """What the document says of the file or folder beside it."""
+    return Candidate(
+        format=document.format, path=path, digest=document.digest, size_bytes=document.size_bytes
+    )
+
+
+def is_whole(candidate: Candidate) -> bool:
+    """Whether the bytes that were measured are there, and no others: engines serve damaged tensors happily."""
+    try:
+        return (
+            size_of(candidate.path) == candidate.size_bytes
+            and digest_of_model(candidate.path) == candidate.digest
+        )
+    except FileNotFoundError:
+        return False
+
+
+def digest_of_model(path: Path) -> str:
+    """Of a file's bytes; of a folder, of its files' names and bytes."""
+    if not path.is_dir():
+        return digest_of_large_file(path)
+    names = {file.relative_to(path).as_posix(): digest_of_large_file(file) for file in _files(path)}
+    return digest_of(names)
+
+
+def size_of(path: Path) -> int:
+    """Bytes of a file, or of all files of a folder. Raises `FileNotFoundError`."""
+    return sum(file.stat().st_size for file in _files(path)) if path.is_dir() else path.stat().st_size
+
+
+def _files(folder: Path) -> list[Path]:
+    return [path for path in sorted(folder.rglob("*")) if path.is_file()]
+
+
+def sync_model(path: Path) -> None:
+    """Make a file, or a folder with all in it, durable."""
+    for file in _files(path) if path.is_dir() else [path]:
+        with file.open("rb") as opened:
+            os.fsync(opened.fileno())
+    if path.is_dir():
+        fsync_folder(path)
+
+
+def remove_model(path: Path) -> None:
+    """Remove a file or a folder, if it is there."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

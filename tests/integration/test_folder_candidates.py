@@ -1,0 +1,153 @@
+"""Candidates in folders, made by llmcompressor for real, compared, scored by Transformers and served by it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from random_model import read_floats, rewrite_model, write_random_model
+from sabotage import Sabotage
+
+from blocks.folder_bench import FolderBench
+from blocks.folder_maker import compare_folders, make_folder
+from tasks.core.errors import DiskFullError, ModelError
+from tasks.core.model_shape import read_model_shape
+from tasks.core.settings import Settings
+from tasks.core.spec import CandidateFormat
+from tasks.engines.transformers import Transformers
+from tasks.quantization.apply import measure_candidates
+from tasks.quantization.folder_sizes import folder_bytes
+from tasks.quantization.models import Calibration, Exercise, QuantizationRequest
+from tasks.quantization.quality import ROUNDING, worst_weight
+from tasks.quantization.recipe import RECIPES, SCORER
+from tasks.quantization.source import read_source
+from tasks.quantization.store import size_of
+
+pytestmark = pytest.mark.engine
+
+BF16, F16, W8A8, W4A16, FP8 = (CandidateFormat(name) for name in ("bf16", "f16", "w8a8", "w4a16", "fp8"))
+FOLDERS = RECIPES["hf-folder"]
+SABOTAGE = Sabotage("self_attn.v_proj", 1, other=3)
+
+
+@pytest.fixture(scope="session")
+def tiny(repository: Path) -> Path:
+    return repository / "examples" / "tiny"
+
+
+@pytest.fixture(scope="session")
+def calibration(tiny: Path) -> Calibration:
+    """The end of the text whose beginning quality is measured on."""
+    return Calibration(text=(tiny / "heldout.txt").read_text()[20_000:], tokens=1024, window=256)
+
+
+def predicted(model: Path, form: CandidateFormat) -> int:
+    return folder_bytes(read_source(model, read_model_shape(model)), form)
+
+
+def test_formats_are_as_large_as_predicted_and_as_near_as_rounding_allows(
+    tiny: Path, calibration: Calibration, transformers_python: Path, quantizer_python: Path, tmp_path: Path
+) -> None:
+    model = tiny / "model"
+    for form in (F16, FP8, W4A16):
+        python = transformers_python if form is F16 else quantizer_python
+        fitted = calibration if form is W4A16 else None
+        out = tmp_path / form
+        make_folder(python, FOLDERS.worker, model, form, out, threads=1, calibration=fitted)
+        assert predicted(model, form) == pytest.approx(size_of(out), rel=0.02)
+        worst = worst_weight(compare_folders(transformers_python, FOLDERS.comparer, model, out))
+        assert worst.error is not None
+        assert worst.error < ROUNDING[form] / 2
+        assert (out / "tokenizer.json").read_bytes() == (model / "tokenizer.json").read_bytes()
+
+
+@dataclass(frozen=True)
+class SabotagedBench(FolderBench):
+    """Makes W4A16 from a damaged copy of the model; the baseline and W8A8 are honest."""
+
+    scratch: Path = Path()
+
+    def convert(self, worker: Path, model_dir: Path, form: CandidateFormat, out: Path) -> None:
+        if form is W4A16:
+            model_dir = SABOTAGE.apply(model_dir, self.scratch / "damaged")
+        super().convert(worker, model_dir, form, out)
+
+
+def test_an_honest_candidate_is_accepted_and_a_sabotaged_one_refused(
+    tiny: Path, calibration: Calibration, transformers_python: Path, quantizer_python: Path, tmp_path: Path
+) -> None:
+    bench = SabotagedBench(
+        engine=Transformers(),
+        python=transformers_python,
+        scorer=SCORER,
+        threads=1,
+        quantizer=quantizer_python,
+        calibration=calibration,
+        scratch=tmp_path,
+    )
+    request = QuantizationRequest(
+        model_dir=tiny / "model",
+        model_digest="sha256:" + "a" * 64,
+        formats=(BF16, W8A8, W4A16),
+        text=(tiny / "heldout.txt").read_text()[:8000],
+        tokens=1024,
+        context=256,
+        tolerance=0.02,
+        exercises=(
+            Exercise(prompt="If the file does not", expected="exist"),
+            Exercise(prompt="If the file does not", choices=(" exist", " zebra"), answer=0),
+            Exercise(prompt="If the file does not", choices=(" zebra", " exist"), answer=0),
+        ),
+        task_tolerance=1.0,
+        layout="hf-folder",
+        unpacks=True,
+        quantizer_digest="sha256:q",
+        calibration=calibration,
+        scored_by="library",
+    )
+    settings = Settings(home=tmp_path, records=str(tmp_path / "records"), registry="", s3_endpoint=None)
+    result = measure_candidates(request, bench, settings)
+    bf16, w8a8, w4a16 = result.measured
+    assert bf16.quality is not None
+    assert w8a8.quality is not None
+    assert w4a16.quality is not None
+    assert 5 < bf16.quality.perplexity < 60  # its model card says 16 to 19; chance would be thousands
+    assert bf16.quality.right_answers == pytest.approx(2 / 3)
+    assert (bf16.rejected, w8a8.rejected) == (None, None)
+    assert 0 < w8a8.quality.divergence.value < 0.01
+    assert w8a8.quality.loss.high < 0.02
+    assert w8a8.predicted_bytes == pytest.approx(w8a8.candidate.size_bytes if w8a8.candidate else 0, rel=0.02)
+    assert w8a8.tokens_per_s
+    assert w4a16.rejected is not None
+    assert w4a16.rejected.startswith("damaged: its tensor model.layers.")
+    assert "; loses " in w4a16.rejected
+    assert result.candidate.format in (BF16, W8A8)
+
+
+def test_what_cannot_be_written_is_refused_with_the_way_out(
+    calibration: Calibration, quantizer_python: Path, tmp_path: Path
+) -> None:
+    """Without loading llmcompressor but for the text that is too short."""
+    model = write_random_model(tmp_path / "model")
+    values = read_floats(model / "model.safetensors")
+    name = "model.layers.0.mlp.up_proj.weight"
+    rewrite_model(model, tensors={name: values[name] * 1e8})
+    with pytest.raises(ModelError, match=f"{name} holds values beyond the range of 16-bit floats") as refused:
+        make_folder(quantizer_python, FOLDERS.worker, model, F16, tmp_path / "f16", threads=1)
+    assert refused.value.fix == "use bf16"
+    rewrite_model(model, tensors={name: values[name] * float("nan")})
+    with pytest.raises(ModelError, match="holds values that are no numbers"):
+        make_folder(quantizer_python, FOLDERS.worker, model, BF16, tmp_path / "bf16", threads=1)
+    rewrite_model(model, tensors={name: values[name]})
+    short = calibration.model_copy(update={"text": "one line"})
+    with pytest.raises(ModelError, match=r"calibrate on has \d+ tokens, 1024 are the least"):
+        make_folder(
+            quantizer_python, FOLDERS.worker, model, W4A16, tmp_path / "w4", threads=1, calibration=short
+        )
+
+
+def test_a_full_disk_is_named(transformers_python: Path, tmp_path: Path, small_disk: Path) -> None:
+    model = write_random_model(tmp_path / "model")
+    with pytest.raises(DiskFullError, match="no room left to write"):
+        make_folder(transformers_python, FOLDERS.worker, model, BF16, small_disk / "bf16", threads=1)
