@@ -45,7 +45,7 @@ class _Exchange(asyncio.Protocol):
     """
 
     request: bytes
-    mark: bytes
+    mark: bytes = TOKENS.done
     wanted: float = 0.0
     ended: asyncio.Event = field(default_factory=asyncio.Event)
     transport: asyncio.Transport | None = None

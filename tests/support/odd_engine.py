@@ -25,7 +25,28 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 FOREVER = threading.Event()
 FIRST = threading.Semaphore()
-ALONE = threading.Lock()
+
+
+class Queue:
+    """A lock that is given in the order in which it was asked for; a plain one goes to anybody."""
+
+    def __init__(self) -> None:
+        self._turns = threading.Condition()
+        self._tickets = itertools.count()
+        self._turn = 0
+
+    def __enter__(self) -> None:
+        with self._turns:
+            ticket = next(self._tickets)
+            self._turns.wait_for(lambda: self._turn == ticket)
+
+    def __exit__(self, *_: object) -> None:
+        with self._turns:
+            self._turn += 1
+            self._turns.notify_all()
+
+
+ALONE = Queue()
 COUNT = itertools.count(1)
 
 

@@ -149,7 +149,6 @@ def test_an_open_loop_sends_on_time_whatever_is_answered(tmp_path: Path) -> None
     assert all(wait.arrived < (wait.first or 0) <= (wait.done or 0) for wait in waits)
     assert figures.seconds >= OPEN.send_times()[-1]
     assert figures.tokens_per_s == pytest.approx(60 * 5 / figures.seconds)
-    assert not judge_waits(waits).saturated
 
 
 def test_requests_beyond_what_an_engine_can_do_pile_up(tmp_path: Path) -> None:
