@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -14,9 +15,10 @@ from blocks.engine_process import RunningEngine, serve
 from blocks.exercises import answer_exercises
 from blocks.forced_tokens import Token, score_windows, tokenize
 from blocks.gguf_maker import compare_gguf, make_gguf
+from blocks.gpu_watch import watch_gpus
 from blocks.load_client import LoadClient
 from blocks.process import last_lines
-from blocks.process_memory import gpu_bytes, peak_host_bytes
+from blocks.process_memory import command_pids, gpu_bytes, peak_host_bytes
 from tasks.batching.models import Run
 from tasks.batching.saturation import Saturation, judge_waits
 from tasks.core.errors import CommandError, EngineError, EngineHungError, EngineStartError
@@ -164,15 +166,16 @@ class EngineBench:
         )
         client.run(load.model_copy(update={"seed": -1, "min_s": _WARM_UP_S, "min_requests": 1}))
         for seed in range(runs):
-            if wanted.rate is None:
-                figures, saturation = generator.run(load.model_copy(update={"seed": seed})), None
-            else:
-                figures, waits = generator.run_open(
-                    self._open_load(wanted, wanted.rate, config, output_tokens, seed)
-                )
-                saturation = judge_waits(waits)
-            peak = gpu_bytes(served.leash_pid) if self.gpu_layers else peak_host_bytes(served.leash_pid)
-            done.append(_run(config.batch, figures, peak, saturation))
+            with watch_gpus(partial(command_pids, served.leash_pid)) as gpus:
+                if wanted.rate is None:
+                    figures, saturation = generator.run(load.model_copy(update={"seed": seed})), None
+                else:
+                    figures, waits = generator.run_open(
+                        self._open_load(wanted, wanted.rate, config, output_tokens, seed)
+                    )
+                    saturation = judge_waits(waits)
+            peak = gpus.peak_bytes if self.gpu_layers else peak_host_bytes(served.leash_pid)
+            done.append(_run(config.batch, figures, peak, saturation, gpus.sm_activity))
 
     def _open_load(
         self, wanted: TuningLoad, rate: float, config: ServingConfig, output_tokens: int, seed: int
@@ -238,7 +241,13 @@ def decoding_speeds(client: LoadClient, window: int, *, silence_s: float) -> tup
     return tuple(client.run(load).tokens_per_s for load in loads)
 
 
-def _run(batch: int, figures: LoadFigures, peak_bytes: int, saturation: Saturation | None) -> Run:
+def _run(
+    batch: int,
+    figures: LoadFigures,
+    peak_bytes: int,
+    saturation: Saturation | None,
+    sm_activity: float | None,
+) -> Run:
     return Run(
         batch=batch,
         peak_bytes=peak_bytes,
@@ -250,6 +259,7 @@ def _run(batch: int, figures: LoadFigures, peak_bytes: int, saturation: Saturati
         },
         throughput=figures.tokens_per_s,
         saturation=saturation,
+        sm_activity=sm_activity,
     )
 
 

@@ -80,10 +80,11 @@ def _run_quantization(spec: DeploySpec, *, quiet: bool) -> Outcome[Any]:
 def _show_quantization(outcome: Outcome[Any]) -> None:
     if outcome.stage == StageName.QUANTIZATION:
         from deployments.cli.show import print_table
-        from tasks.quantization.report import columns, table
+        from tasks.quantization.report import table
 
-        rows = [[cell.replace("**", "").replace("[", "\\[") for cell in row] for row in table(outcome.result)]
-        print_table(columns(), rows, title=outcome.result.reason)
+        heads, rows = table(outcome.result)
+        shown = [[cell.replace("**", "").replace("[", "\\[") for cell in row] for row in rows]
+        print_table(heads, shown, title=outcome.result.reason)
     click.echo(f"{outcome.stage} {outcome.verdict}: {outcome.headline}")
 
 

@@ -35,6 +35,8 @@ class Run(_Frozen):
     failure: Failure | None = None
     saturation: Saturation | None = None
     """How waits went, of a run in an open loop."""
+    sm_activity: float | None = Field(None, ge=0, le=1)
+    """Share of the GPUs' SMs that were busy, where NVML tells it; not what it calls GPU utilisation."""
 
     @model_validator(mode="after")
     def _one_story(self) -> Self:
@@ -96,6 +98,7 @@ class SizeFigures(_Frozen):
     latency_high_ms: dict[str, float] = {}
     """Upper limits of the latencies, one-sided; of a size measured once, what was measured."""
     throughput: float = 0.0
+    sm_activity: float | None = None
     why: str = ""
     failures: tuple[Failure, ...] = ()
     """What went wrong, run by run, a mishap that did not happen again too; last that the size is too slow."""

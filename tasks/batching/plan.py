@@ -90,6 +90,7 @@ def _judge(
             batch=batch, runs=len(runs), fit=Fit.FAILED, why=failures[-1].line, failures=failures
         )
     peak = max(run.peak_bytes or 0 for run in good)
+    busy = [run.sm_activity for run in good if run.sm_activity is not None]
     seen = _latencies(good)
     latency = {name: statistics.median(values) for name, values in seen.items()}
     fit, why = _check_bounds(peak, latency, limits)
@@ -105,6 +106,7 @@ def _judge(
         latency_ms=latency,
         latency_high_ms={name: _upper(values, scatter.get(name)) for name, values in seen.items()},
         throughput=statistics.median(run.throughput or 0.0 for run in good),
+        sm_activity=statistics.median(busy) if busy else None,
         why=why,
         failures=failures,
     )

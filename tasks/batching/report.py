@@ -31,13 +31,16 @@ def numbers(result: BatchingResult) -> dict[str, Number]:
         "throughput": Number(value=chosen.throughput, unit="token/s"),
         "peak_bytes": Number(value=chosen.peak_bytes or 0, unit="byte"),
     }
+    if chosen.sm_activity is not None:
+        found["sm_activity"] = Number(value=chosen.sm_activity, unit="1")
     return found | {f"{name}_ms": Number(value=value, unit="ms") for name, value in chosen.latency_ms.items()}
 
 
 def markdown(result: BatchingResult) -> str:
     """The artifact: every measured size."""
     names = sorted({name for size in result.sizes for name in size.latency_ms if name.endswith("p95")})
-    heads = ("batch", "runs", "tokens/s", "peak memory", *map(words, names))
+    on_gpus = any(size.sm_activity is not None for size in result.sizes)
+    heads = ("batch", "runs", "tokens/s", "peak memory", *map(words, names), *["SMs active"] * on_gpus)
     bounds = [f"peak memory at most {_size(result.limits.memory_bytes)}"]
     if result.limits.rate_per_s is not None:
         bounds.append(f"keeps up with {result.limits.rate_per_s:g} requests/s")
@@ -54,7 +57,7 @@ def markdown(result: BatchingResult) -> str:
         StageName.BATCHING,
         result.verdict,
         f"**batch {result.batch}**: {result.reason}" if result.batch else result.reason,
-        table(heads, [_row(size, names, result) for size in result.sizes], right=heads),
+        table(heads, [_row(size, names, result)[: len(heads)] for size in result.sizes], right=heads),
         section("Sizes that will not do", bullets(others)),
         section("What happened once and not again", bullets(mishaps)),
         section(
@@ -94,9 +97,10 @@ def failure_lines(sizes: Sequence[SizeFigures]) -> list[str]:
 def _row(size: SizeFigures, names: list[str], result: BatchingResult) -> tuple[str, ...]:
     batch = f"**{size.batch}**" if size.batch == result.batch else str(size.batch)
     if size.peak_bytes is None:
-        return (batch, str(size.runs), *["-"] * (2 + len(names)))
+        return (batch, str(size.runs), *["-"] * (3 + len(names)))
     latency = [f"{size.latency_ms[name]:.1f} ms" if name in size.latency_ms else "-" for name in names]
-    return (batch, str(size.runs), f"{size.throughput:,.0f}", _size(size.peak_bytes), *latency)
+    busy = "-" if size.sm_activity is None else f"{size.sm_activity:.0%}"
+    return (batch, str(size.runs), f"{size.throughput:,.0f}", _size(size.peak_bytes), *latency, busy)
 
 
 def _throughput(result: BatchingResult) -> str:

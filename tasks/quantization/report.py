@@ -55,14 +55,14 @@ def numbers(result: QuantizationResult) -> dict[str, Number]:
 def markdown(result: QuantizationResult) -> str:
     """The artifact: every format with its figures and what became of it."""
     chosen = result.chosen.format if result.chosen else None
-    heads = columns()[:-1]
-    rows = [(f"**{row[0]}**" if row[0] == chosen else row[0], *row[1:-1]) for row in table(result)]
+    (*heads, _), rows = table(result)
+    shown = [(f"**{row[0]}**" if row[0] == chosen else row[0], *row[1:-1]) for row in rows]
     others = [f"{row.format}: {word}" for row in result.measured if (word := row.rejected or row.passed_over)]
     return page(
         StageName.QUANTIZATION,
         result.verdict,
         f"**{chosen}**, by the policy {result.policy}: {result.reason}" if chosen else result.reason,
-        markdown_table(heads, rows, right=heads[1:]),
+        markdown_table(heads, shown, right=heads[1:]),
         section("Why not the others" if chosen else "Why none", bullets(others)),
         _figure(result),
         _on_quality(result),
@@ -104,47 +104,37 @@ def _dot(row: Measured, result: QuantizationResult, *, on_front: bool) -> Dot | 
     )
 
 
-def columns() -> tuple[str, ...]:
-    """Heads of the table."""
-    return (
-        "format",
-        "size",
-        "perplexity",
-        "loss",
-        "KL nats",
-        "same top",
-        "tasks right",
-        "kept",
-        "tokens/s",
-        "",
-    )
+def table(result: QuantizationResult) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Heads, and a row for each format: what decides first. A figure that no format has is left out."""
+    rows = [_row(row, result) for row in result.measured]
+    told = [head for head in _FIGURES if any(row[head] != "-" for row in rows)]
+    return ("format", *told, ""), [tuple(row[head] for head in ("format", *told, "")) for row in rows]
 
 
-def table(result: QuantizationResult) -> list[tuple[str, ...]]:
-    """A row for each format."""
-    return [_row(row, result) for row in result.measured]
+_FIGURES = ("size", "tokens/s", "kept", "perplexity", "loss", "KL nats", "same top", "tasks right")
 
 
-def _row(row: Measured, result: QuantizationResult) -> tuple[str, ...]:
+def _row(row: Measured, result: QuantizationResult) -> dict[str, str]:
     quality, chosen = row.quality, result.chosen
-    figures = ("-",) * 6
-    if quality:
-        baseline = row.format == result.baseline
-        figures = (
-            f"{quality.perplexity:.3f}",
-            "baseline" if baseline else _percent(quality.loss, sign=True),
-            "-" if baseline else f"{quality.divergence.value:.5f} ± {_half(quality.divergence):.5f}",
-            "-" if baseline else _percent(quality.agreement),
-            "-" if quality.right_answers is None else f"{quality.right_answers:.1%}",
-            "-" if baseline else f"≥ {kept(quality).low:.2%}",
-        )
-    return (
-        row.format.value,
-        _size(row),
-        *figures,
-        f"{row.tokens_per_s:.0f} ± {row.spread:.0%}" if row.tokens_per_s else "-",
-        "**chosen**" if chosen and row.format == chosen.format else row.rejected or row.passed_over or "",
+    found = dict.fromkeys(_FIGURES, "-") | {"format": row.format.value, "size": _size(row)}
+    found[""] = (
+        "**chosen**" if chosen and row.format == chosen.format else row.rejected or row.passed_over or ""
     )
+    if row.tokens_per_s:
+        found["tokens/s"] = f"{row.tokens_per_s:.0f} ± {row.spread:.0%}"
+    if quality is None:
+        return found
+    found["perplexity"] = f"{quality.perplexity:.3f}"
+    if quality.right_answers is not None:
+        found["tasks right"] = f"{quality.right_answers:.1%}"
+    if row.format == result.baseline:
+        return found | {"kept": "baseline"}
+    return found | {
+        "kept": f"≥ {kept(quality).low:.2%}",
+        "loss": _percent(quality.loss, sign=True),
+        "KL nats": f"{quality.divergence.value:.5f} ± {_half(quality.divergence):.5f}",
+        "same top": _percent(quality.agreement),
+    }
 
 
 def _percent(estimate: Estimate, *, sign: bool = False) -> str:
