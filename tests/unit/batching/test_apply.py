@@ -176,6 +176,28 @@ def test_an_open_loop_is_told_by_its_rate() -> None:
     assert BatchingResult.model_validate(result.model_dump(mode="json")) == result
 
 
+def test_how_busy_gpus_were_is_told_where_it_is_known() -> None:
+    class OnGpus:
+        def probe(self, *_: object, **asked: Any) -> Sequence[Run]:
+            busy = (0.2, 0.6, 0.5, 0.6, None)
+            return [
+                Run(
+                    batch=1,
+                    peak_bytes=10**8,
+                    throughput=256.0,
+                    latency_ms={"ttft_p95": 9.0},
+                    sm_activity=share,
+                )
+                for share in busy[: asked["runs"]]
+            ]
+
+    result = find_batch(request(max_batch=1), OnGpus(), None)
+    assert result.chosen is not None
+    assert result.chosen.sm_activity == pytest.approx(0.5)
+    assert report.numbers(result)["sm_activity"].value == pytest.approx(0.5)
+    assert "| **1** | 5 | 256 | 100.0 MB | 9.0 ms | 50% |" in report.markdown(result)
+
+
 def test_none_is_told_too() -> None:
     result = find_batch(request(memory_bytes=10**6), Bench(), 4)
     assert result.verdict == ChoiceVerdict.NONE

@@ -62,11 +62,11 @@ def test_the_fastest_within_the_tolerance_is_chosen() -> None:
 
 **q8_0**, by the policy latency: the fastest of 2 within the tolerance.
 
-| format | size | perplexity | loss | KL nats | same top | tasks right | kept | tokens/s |
-|---|---:|---:|---:|---:|---:|---:|---:|---:|
-| f16 | 0.0 MB | 20.086 | baseline | - | - | - | - | 100 ± 0% |
-| **q8_0** | 0.0 MB | 20.106 | +0.10% ± 0.00% | 0.00000 ± 0.00000 | 100.00% ± 0.00% | - | ≥ 99.90% | 150 ± 1% |
-| q4_0 | 0.0 MB | 33.115 | +64.87% ± 0.00% | 0.01195 ± 0.00000 | 100.00% ± 0.00% | - | ≥ 35.13% | 400 ± 0% |
+| format | size | tokens/s | kept | perplexity | loss | KL nats | same top |
+|---|---:|---:|---:|---:|---:|---:|---:|
+| f16 | 0.0 MB | 100 ± 0% | baseline | 20.086 | - | - | - |
+| **q8_0** | 0.0 MB | 150 ± 1% | ≥ 99.90% | 20.106 | +0.10% ± 0.00% | 0.00000 ± 0.00000 | 100.00% ± 0.00% |
+| q4_0 | 0.0 MB | 400 ± 0% | ≥ 35.13% | 33.115 | +64.87% ± 0.00% | 0.01195 ± 0.00000 | 100.00% ± 0.00% |
 
 ## Why not the others
 
@@ -137,10 +137,10 @@ def test_none_when_nothing_qualifies() -> None:
 
 q8_0: the engine died while serving (exit status 1); q4_0: loses 171.83% by perplexity (up to 171.83%), 3.94% by divergence (up to 3.94%); 2.00% accepted.
 
-| format | size | perplexity | loss | KL nats | same top | tasks right | kept | tokens/s |
-|---|---:|---:|---:|---:|---:|---:|---:|---:|
-| q8_0 | - | - | - | - | - | - | - | - |
-| q4_0 | 0.0 MB | 54.598 | +171.83% ± 0.00% | 0.04015 ± 0.00000 | 100.00% ± 0.00% | - | ≥ 0.00% | 400 ± 0% |
+| format | size | tokens/s | kept | perplexity | loss | KL nats | same top |
+|---|---:|---:|---:|---:|---:|---:|---:|
+| q8_0 | - | - | - | - | - | - | - |
+| q4_0 | 0.0 MB | 400 ± 0% | ≥ 0.00% | 54.598 | +171.83% ± 0.00% | 0.04015 ± 0.00000 | 100.00% ± 0.00% |
 
 ## Why none
 
