@@ -226,22 +226,6 @@ def test_a_bad_model_is_one_line_and_nothing_is_half_done(
     assert ServiceFolder(desk.home / "services", "bad").state() is None
 
 
-def test_a_fault_ends_with_the_way_out_where_the_command_has_a_server_of_its_own(
-    random_model: Path, tmp_path: Path
-) -> None:
-    (model := shutil.copytree(random_model, tmp_path / "model")).joinpath("model.safetensors").unlink()
-    environment = {name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"}
-    environment["SLIPWAY_HOME"] = str(tmp_path / "home")
-    ended = subprocess.run(
-        [SLIPWAY, "deploy", write_spec(tmp_path, model)],
-        env=environment, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert ended.returncode == 1
-    # Nothing of a log that could not be delivered any more.
-    assert [line.partition(":")[0] for line in ended.stderr.splitlines()[-2:]] == ["error", "  fix"]
-    assert Desk(tmp_path / "home", "").leftovers() == []
-
-
 def test_an_unknown_key_is_wrong_use(desk: Desk, random_model: Path, tmp_path: Path) -> None:
     ended = desk.deploy(write_spec(tmp_path, random_model, tunning={}))
     assert ended.code == 2

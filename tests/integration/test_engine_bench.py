@@ -456,8 +456,11 @@ def test_the_real_engine_struck_under_load(
     Here.struck = struck
 
     class Struck(EngineBench):
-        def _check_gpu(self, served: RunningEngine) -> None:
-            Here.served = served
+        @contextlib.contextmanager
+        def _serve(self, model_file: Path, config: ServingConfig, log: Path) -> Iterator[RunningEngine]:
+            with super()._serve(model_file, config, log) as served:
+                Here.served = served
+                yield served
 
     monkeypatch.setattr("blocks.engine_bench.LoadClient", Here)
     here = Struck(engine=bench.engine, python=bench.python, threads=1, silence_s=1)

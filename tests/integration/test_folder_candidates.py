@@ -26,7 +26,7 @@ from tasks.quantization.store import size_of
 
 pytestmark = pytest.mark.engine
 
-BF16, F16, W8A8, W4A16, FP8 = (CandidateFormat(name) for name in ("bf16", "f16", "w8a8", "w4a16", "fp8"))
+BF16, F16, W8A8, W4A16 = (CandidateFormat(name) for name in ("bf16", "f16", "w8a8", "w4a16"))
 FOLDERS = RECIPES["hf-folder"]
 SABOTAGE = Sabotage("self_attn.v_proj", 1, other=3)
 
@@ -50,7 +50,7 @@ def test_formats_are_as_large_as_predicted_and_as_near_as_rounding_allows(
     tiny: Path, calibration: Calibration, transformers_python: Path, quantizer_python: Path, tmp_path: Path
 ) -> None:
     model = tiny / "model"
-    for form in (F16, FP8, W4A16):
+    for form in (F16, W4A16):
         python = transformers_python if form is F16 else quantizer_python
         fitted = calibration if form is W4A16 else None
         out = tmp_path / form

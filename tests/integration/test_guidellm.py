@@ -16,9 +16,9 @@ from tasks.core.settings import Settings
 from tasks.core.spec import CandidateFormat
 from tasks.engines.base import ServingConfig
 from tasks.engines.llama_cpp import LlamaCpp
-from tasks.quantization.apply import WORKER
+from tasks.quantization.recipe import RECIPES
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.usefixtures("torch_wheels")]
 
 
 def test_guidellm_measures_what_the_built_in_client_does(
@@ -36,7 +36,7 @@ def test_guidellm_measures_what_the_built_in_client_does(
     tokenizer = repository / "examples" / "tiny" / "model"
     bench = EngineBench(engine=LlamaCpp(), python=engine_python, threads=1)
     model = tmp_path / "model.gguf"
-    bench.convert(WORKER, tokenizer, CandidateFormat.Q8_0, model)
+    bench.convert(RECIPES["gguf-file"].worker, tokenizer, CandidateFormat.Q8_0, model)
     config = ServingConfig(served_name="tiny", batch=2, context=256, threads=1)
     (own,) = bench.probe(model, config, tmp_path / "log", output_tokens=32, runs=1)
     theirs = replace(bench, load_by=lambda url, name: Guidellm(python, Target(url, name, tokenizer)))
