@@ -15,7 +15,7 @@ from blocks.engine_process import RunningEngine, serve
 from blocks.exercises import answer_exercises
 from blocks.forced_tokens import Token, score_windows, tokenize
 from blocks.gguf_maker import compare_gguf, make_gguf
-from blocks.gpu_watch import watch_gpus
+from blocks.gpu_watch import GpuUse, watch_gpus
 from blocks.load_client import LoadClient
 from blocks.process import last_lines
 from blocks.process_memory import command_pids, gpu_bytes, peak_host_bytes
@@ -166,7 +166,7 @@ class EngineBench:
         )
         client.run(load.model_copy(update={"seed": -1, "min_s": _WARM_UP_S, "min_requests": 1}))
         for seed in range(runs):
-            with watch_gpus(partial(command_pids, served.leash_pid)) as gpus:
+            with self._watch(served) as gpus:
                 if wanted.rate is None:
                     figures, saturation = generator.run(load.model_copy(update={"seed": seed})), None
                 else:
@@ -176,6 +176,12 @@ class EngineBench:
                     saturation = judge_waits(waits)
             peak = gpus.peak_bytes if self.gpu_layers else peak_host_bytes(served.leash_pid)
             done.append(_run(config.batch, figures, peak, saturation, gpus.sm_activity))
+
+    def _watch(self, served: RunningEngine) -> AbstractContextManager[GpuUse]:
+        """A GPU's trouble is none of an engine's that does not use it."""
+        if not self.gpu_layers:
+            return contextlib.nullcontext(GpuUse())
+        return watch_gpus(partial(command_pids, served.leash_pid))
 
     def _open_load(
         self, wanted: TuningLoad, rate: float, config: ServingConfig, output_tokens: int, seed: int

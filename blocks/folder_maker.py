@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 
 from blocks.candidate_worker import compare, make
+from tasks.core.files import PART, scratch_folder
 from tasks.core.spec import CandidateFormat
 from tasks.quantization.models import Calibration
 
@@ -35,9 +35,9 @@ def make_folder(
     ]  # fmt: skip
     limit = _BASE_S + weights_bytes(model_dir) / _BYTES_PER_S
     env = {**_ENV, "OMP_NUM_THREADS": str(threads)}
-    with tempfile.TemporaryDirectory(prefix="slipway-calibration-") as name:
+    with scratch_folder(out.with_name(f"calibration{PART}")) as scratch:
         if calibration is not None:
-            text = Path(name) / "calibration.txt"
+            text = scratch / "calibration.txt"
             text.write_text(calibration.text)
             argv += ["--calibration", text, "--tokens", str(calibration.tokens)]
             argv += ["--window", str(calibration.window)]

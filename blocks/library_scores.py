@@ -6,7 +6,6 @@ For engines whose interface gives no probabilities: what loads and computes is t
 from __future__ import annotations
 
 import json
-import tempfile
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from typing import Any
 from blocks.exercises import check_length
 from blocks.process import last_lines, run
 from tasks.core.errors import EngineError
+from tasks.core.files import PART, scratch_folder
 from tasks.quantization.models import Exercise, Score
 from tasks.quantization.quality import LIKELIEST
 from tasks.quantization.task_set import is_exact, is_likeliest
@@ -51,8 +51,8 @@ class LibraryScorer:
             "likeliest": LIKELIEST,
             "prompts": [one.model_dump(exclude={"answer"}) for one in exercises],
         }
-        with tempfile.TemporaryDirectory(prefix="slipway-scores-") as name:
-            request, out = Path(name) / "asked.json", Path(name) / "scores.jsonl"
+        with scratch_folder(model.with_name(f"scores{PART}")) as scratch:
+            request, out = scratch / "asked.json", scratch / "scores.jsonl"
             request.write_text(json.dumps(asked))
             self._run(model, request, out, tokens)
             with out.open() as file:

@@ -8,8 +8,9 @@ from blocks.engine_bench import EngineBench
 from blocks.folder_bench import FolderBench
 from blocks.nvml import read_nvml
 from blocks.prefetch import Prefetcher
-from flows.quantizer import build_quantizer, lock_quantizer
+from flows.tool_environment import build_tool, is_built, lock_tool
 from tasks.core.errors import SpecError
+from tasks.core.progress import say
 from tasks.core.settings import Settings
 from tasks.core.spec import CandidateFormat, EngineKind, Hardware, Tuning
 from tasks.core.verdicts import StageName
@@ -20,7 +21,7 @@ from tasks.quantization import plan
 from tasks.quantization.apply import CandidateBench
 from tasks.quantization.folder_sizes import PLAIN
 from tasks.quantization.models import Calibration, QuantizationRequest
-from tasks.quantization.recipe import SCORER
+from tasks.quantization.recipe import QUANTIZER, SCORER
 
 
 def infeasible(kind: EngineKind, tuning: Tuning, hardware: Hardware) -> dict[CandidateFormat, str]:
@@ -38,7 +39,9 @@ def quantizer_lock(kind: EngineKind, tuning: Tuning, refused: dict[CandidateForm
     if get_engine(kind).card.layouts[0] == "gguf-file":
         return None
     needed = [form for form in tuning.candidates if form not in PLAIN and form not in refused]
-    return lock_quantizer(Settings.load()) if needed else None
+    if not needed:
+        return None
+    return lock_tool(QUANTIZER, Settings.load(), name="the quantizer", torch_backend="auto")
 
 
 def read_calibration(tuning: Tuning) -> Calibration | None:
@@ -76,7 +79,14 @@ def candidate_bench(
         scorer=SCORER,
         threads=engine_bench.threads,
         gpus=hardware.gpus,
-        quantizer=build_quantizer(quantizer, Settings.load()) if quantizer else None,
+        quantizer=_quantizer_python(quantizer) if quantizer else None,
         calibration=request.calibration,
         prefetch=Prefetcher(StageName.QUANTIZATION),
     )
+
+
+def _quantizer_python(locked: Locked) -> Path:
+    """Its pins conflict with the engines', so it never shares their environment."""
+    if not is_built(locked, Settings.load()):
+        say(StageName.QUANTIZATION, "building the quantizer's environment")
+    return build_tool(locked, Settings.load())

@@ -14,7 +14,7 @@ from tasks.core.errors import WrongUseError
 from tasks.core.settings import Settings
 from tasks.core.spec import Environment
 from tasks.environment import apply as environments
-from tasks.environment.models import EnvironmentRequest, LockRequest, Refusal
+from tasks.environment.models import EnvironmentRequest, Locked, LockRequest, Refusal
 from tasks.environment.plan import make_lock_request
 
 
@@ -23,23 +23,50 @@ def tool_python(
 ) -> Path | None:
     """The Python of the tool's environment: the one that stands, or a new one with `install`; else None.
 
+    Raises what `lock_tool` and the environment stage raise.
+    """
+    if (
+        not install
+        and not (settings.locks / environments.lock_file(_request(requirements, torch_backend))).exists()
+    ):
+        return None
+    locked = lock_tool(requirements, settings, name=name, torch_backend=torch_backend)
+    return build_tool(locked, settings) if install or is_built(locked, settings) else None
+
+
+def lock_tool(requirements: Sequence[str], settings: Settings, *, name: str, torch_backend: str) -> Locked:
+    """The lock that stands, or a new one.
+
     Torch comes in the build `torch_backend` names; from pip's own folder of wheels where it has one. Raises what the
     environment stage raises, and `WrongUseError` if the requirements do not go together.
     """
-    links = os.environ.get("PIP_FIND_LINKS")
-    tool = Uv(find_links=links)
-    asked = _lock_request(requirements, tool, None if links else torch_backend)
-    if not install and not (settings.locks / environments.lock_file(asked)).exists():
-        return None
-    locked = environments.lock(asked, tool, settings)
+    locked = environments.lock(_request(requirements, torch_backend), _tool(), settings)
     if isinstance(locked, Refusal):
         raise WrongUseError(f"{name} cannot be installed: {locked.reason}")
-    if not install and not environments.environment_folder(locked, settings).exists():
-        return None
-    return environments.build(locked, tool, EnvironmentTrial(), settings).python_path
+    return locked
 
 
-def _lock_request(requirements: Sequence[str], tool: Uv, torch_backend: str | None) -> LockRequest:
-    environment = Environment(torch_backend=torch_backend, requirements=tuple(requirements))
+def build_tool(locked: Locked, settings: Settings) -> Path:
+    """The Python of the environment that stands, or of a new one."""
+    return environments.build(locked, _tool(), EnvironmentTrial(), settings).python_path
+
+
+def is_built(locked: Locked, settings: Settings) -> bool:
+    """Whether the environment stands."""
+    return environments.environment_folder(locked, settings).exists()
+
+
+def _tool() -> Uv:
+    return Uv(find_links=_links())
+
+
+def _links() -> str | None:
+    return os.environ.get("PIP_FIND_LINKS")
+
+
+def _request(requirements: Sequence[str], torch_backend: str) -> LockRequest:
+    environment = Environment(
+        torch_backend=None if _links() else torch_backend, requirements=tuple(requirements)
+    )
     decided = decide_backend(EnvironmentRequest(environment=environment), ThisHost()).environment
-    return make_lock_request(requirements, tool.platform, decided)
+    return make_lock_request(requirements, _tool().platform, decided)

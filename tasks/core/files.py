@@ -140,6 +140,20 @@ def sweep_dead_writers(folder: Path) -> list[Path]:
     return removed
 
 
+@contextlib.contextmanager
+def scratch_folder(folder: Path) -> Iterator[Path]:
+    """An empty folder of that name for as long as the block takes; what a killed run left in it goes first.
+
+    Unlike one below the system's folder for temporary files it is found again. Only one at a time may use the name.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def sweep_parts(folder: Path) -> list[Path]:
     """Remove unfinished files and folders below `folder` that a killed run left; what was removed.
 

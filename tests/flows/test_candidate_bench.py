@@ -47,8 +47,8 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Path | None]]:
     monkeypatch.setattr(FolderBench, "try_candidate", try_candidate)
     lock = LockRequest(requirements=("llmcompressor",), python="3.11", platform="linux-x86_64")
     locked = Locked(path=Path("/lock"), digest="sha256:" + "l" * 64, packages={}, request=lock)
-    monkeypatch.setattr(candidate_bench, "lock_quantizer", lambda _: locked)
-    monkeypatch.setattr(candidate_bench, "build_quantizer", lambda *_: QUANTIZER)
+    monkeypatch.setattr(candidate_bench, "lock_tool", lambda *_, **__: locked)
+    monkeypatch.setattr(candidate_bench, "build_tool", lambda *_: QUANTIZER)
     return done
 
 
@@ -104,7 +104,7 @@ def test_another_text_to_calibrate_on_is_another_candidate(
 def test_no_quantizer_is_installed_where_nothing_needs_it(
     ask: Callable[..., TuningRequest], made: list[tuple[str, Path | None]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(candidate_bench, "lock_quantizer", lambda _: pytest.fail("no format needs it"))
+    monkeypatch.setattr(candidate_bench, "lock_tool", lambda *_, **__: pytest.fail("no format needs it"))
     quantized(ask(BF16, FP8))
     assert made == [("bf16", None)]
 

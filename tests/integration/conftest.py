@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from small_disk import small_disk_at
 from strays import processes_of
 from waiting import wait_until
 
@@ -61,17 +62,8 @@ def _installed(requirements: tuple[str, ...], wheels: Path, folder: Path) -> Pat
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 256 KB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=256k", "slipway-test", folder], capture_output=True, check=False
-    )
-    if mounted.returncode != 0:
-        pytest.skip("this user cannot mount a small disk")
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", folder], check=True)
+    with small_disk_at(tmp_path / "disk", "256k") as place:
+        yield place
 
 
 @pytest.fixture

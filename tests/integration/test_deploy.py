@@ -18,6 +18,7 @@ import httpx
 import psutil
 import pytest
 import yaml
+from small_disk import small_disk_at
 from waiting import wait_until
 
 from blocks.ports import free_port
@@ -246,19 +247,13 @@ def test_a_taken_port_is_named_and_nothing_is_started(desk: Desk, random_model: 
         desk.left_nothing_but(before)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
 def test_a_full_disk_is_named(tmp_path: Path, random_model: Path, prefect_api_url: str) -> None:
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=20m", "slipway-test", disk], check=True)
-    try:
+    with small_disk_at(tmp_path / "disk", "20m") as disk:
         desk = Desk(disk / "home", prefect_api_url)
         ended = desk.deploy(write_spec(tmp_path, random_model, name="full"))
         assert ended.code == 1
         assert "room" in ended.error or "full" in ended.error
         desk.left_nothing_but([])
-    finally:
-        subprocess.run(["umount", "--lazy", disk], check=True)
 
 
 def test_an_engine_that_dies_shows_its_last_lines(desk: Desk, random_model: Path, tmp_path: Path) -> None:

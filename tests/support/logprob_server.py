@@ -9,10 +9,11 @@ import contextlib
 import http.server
 import json
 import math
-import threading
 from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
+
+from api_server import serving
 
 BEGIN = 0
 
@@ -64,12 +65,5 @@ class Handler(http.server.BaseHTTPRequestHandler):
 @contextlib.contextmanager
 def logprob_server() -> Iterator[str]:
     """Its address."""
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    with serving(Handler, None) as address:
+        yield address

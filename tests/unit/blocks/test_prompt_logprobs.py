@@ -60,24 +60,20 @@ def test_exercises_are_generated_or_weighed_whole(scorer: PromptScorer) -> None:
     ],
 )
 def test_other_answers_are_a_fault_of_the_engine(answer: dict[str, Any]) -> None:
-    class Api:
-        base_url = "http://e"
-
+    class Api(EngineApi):
         def post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
             return {"tokens": [1, 2]} if path == "/tokenize" else answer
 
     with pytest.raises(EngineError, match="http://e answered no"):
-        PromptScorer(Api(), "chat").score_text("ab", tokens=2, window=8, slots=1)  # type: ignore[arg-type]
+        PromptScorer(Api("http://e"), "chat").score_text("ab", tokens=2, window=8, slots=1)
 
 
 def test_a_number_that_is_none_is_kept_for_the_judgement() -> None:
-    class Api:
-        base_url = "http://e"
-
+    class Api(EngineApi):
         def post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
             if path == "/tokenize":
                 return {"tokens": [1, 2]}
             return {"choices": [{"prompt_logprobs": [None, {"2": {"logprob": None, "rank": 1}}]}]}
 
-    (score,) = PromptScorer(Api(), "chat").score_text("ab", tokens=2, window=8, slots=1)  # type: ignore[arg-type]
+    (score,) = PromptScorer(Api("http://e"), "chat").score_text("ab", tokens=2, window=8, slots=1)
     assert math.isnan(score.logprob)

@@ -16,6 +16,7 @@ from tasks.core.files import (
     as_disk_full,
     create_exclusively,
     file_lock,
+    scratch_folder,
     sweep_dead_writers,
     sweep_parts,
     write_atomically,
@@ -92,6 +93,17 @@ def test_a_wait_for_a_lock_ends_when_the_run_is_cancelled(tmp_path: Path) -> Non
         file_lock(lock, wait=True, holder="a"),
     ):
         pass
+
+
+def test_a_scratch_folder_is_rid_of_what_a_killed_run_left_and_of_its_own(tmp_path: Path) -> None:
+    place = tmp_path / "scores.part"
+    place.mkdir()
+    (place / "asked.json").write_text("a text of the user")
+    with pytest.raises(BusyError), scratch_folder(place) as scratch:
+        assert list(scratch.iterdir()) == []
+        (scratch / "asked.json").write_text("another")
+        raise BusyError("taken")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_sweep_removes_unfinished_files_and_folders_only(tmp_path: Path) -> None:
