@@ -99,10 +99,15 @@ def test_a_scratch_folder_is_rid_of_what_a_killed_run_left_and_of_its_own(tmp_pa
     place = tmp_path / "scores.part"
     place.mkdir()
     (place / "asked.json").write_text("a text of the user")
-    with pytest.raises(BusyError), scratch_folder(place) as scratch:
-        assert list(scratch.iterdir()) == []
-        (scratch / "asked.json").write_text("another")
-        raise BusyError("taken")
+
+    def run() -> None:
+        with scratch_folder(place) as scratch:
+            assert list(scratch.iterdir()) == []
+            (scratch / "asked.json").write_text("another")
+            raise BusyError("taken")
+
+    with pytest.raises(BusyError):
+        run()
     assert list(tmp_path.iterdir()) == []
 
 
