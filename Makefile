@@ -5,7 +5,8 @@ BIN := $(VENV)/bin
 KILLS ?= 70
 SEED ?= 1
 TARGET ?= process
-JOBS ?= 2
+# One more than there are processors: tests wait for servers, too.
+JOBS ?= $(shell expr $$(nproc) + 1)
 FIRST ?= 50000
 
 .PHONY: help setup demo test lint bench bench-events bench-loading bench-quantization bench-staging bench-tuning prove-lifecycle prove-staging lock clean

@@ -12,6 +12,9 @@ from flows.recording import Outcome
 from tasks.core.cancellation import Cancellation
 from tasks.core.errors import SlipwayError, StageCancelledError
 
+_LOOK_S = 0.5
+"""An interrupt that comes just before the wait begins does not end it: Python looks again when it is over."""
+
 
 def side_by_side(
     works: Sequence[Callable[[], Outcome[Any]]], cancellation: Cancellation
@@ -26,7 +29,7 @@ def side_by_side(
             futures = [pool.submit(copy_context().run, answer_of, work) for work in works]
             waiting = set(futures)
             while waiting:
-                ended, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+                ended, waiting = wait(waiting, timeout=_LOOK_S, return_when=FIRST_COMPLETED)
                 for future in ended:
                     if reason := _reason_to_stop(future):
                         cancellation.cancel(reason)

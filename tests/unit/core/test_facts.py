@@ -132,7 +132,8 @@ def test_any_facts_get_a_verdict(values: dict[str, object]) -> None:
     assert result.verdict.value in SAID
     if not {"driver", "cuda_build", "gpus"} <= values.keys():
         assert result.verdict != "pass"
-    assert "{" not in "".join(finding.message for finding in result.findings if finding.precedence == "P2")
+    if "{" not in json.dumps([facts.distribution, facts.engine, *(gpu.name for gpu in facts.gpus or ())]):
+        assert "{" not in "".join(one.message for one in result.findings if one.precedence == "P2")
 
 
 json_values = st.recursive(
