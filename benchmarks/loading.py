@@ -42,11 +42,11 @@ from tasks.core.figures import bars
 from tasks.core.prefetch import no_prefetch
 from tasks.core.progress import listen
 from tasks.core.safetensors import Tensor, render_header
+from tasks.core.serving import Loader, ServingConfig
 from tasks.core.settings import Settings
 from tasks.core.spec import EngineKind, Environment
-from tasks.engines.base import CommandLine, ServingConfig
+from tasks.engines.base import CommandLine
 from tasks.engines.catalogue import get_engine
-from tasks.engines.loaders import Loader
 from tasks.environment import apply as environments
 from tasks.environment.models import Refusal
 from tasks.environment.plan import make_lock_request

@@ -24,8 +24,9 @@ from tasks.batching.saturation import Saturation, judge_waits
 from tasks.core.errors import CommandError, EngineError, EngineHungError, EngineStartError
 from tasks.core.load import Load, LoadFigures, OpenLoad, Wait, load_for, load_for_decoding, open_load_for
 from tasks.core.prefetch import Prefetch, no_prefetch
+from tasks.core.serving import ServingConfig
 from tasks.core.spec import CandidateFormat, TuningLoad
-from tasks.engines.base import Engine, ServingConfig
+from tasks.engines.base import Engine
 from tasks.engines.failures import failure_of
 from tasks.quantization.models import Exercise, Score, Trial
 

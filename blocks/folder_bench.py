@@ -16,8 +16,9 @@ from blocks.library_scores import LibraryScorer
 from blocks.load_client import LoadClient
 from blocks.prompt_logprobs import PromptScorer
 from tasks.core.prefetch import Prefetch, no_prefetch
+from tasks.core.serving import ServingConfig
 from tasks.core.spec import CandidateFormat, EngineKind
-from tasks.engines.base import Engine, ServingConfig
+from tasks.engines.base import Engine
 from tasks.quantization.folder_sizes import PLAIN
 from tasks.quantization.models import Calibration, Exercise, Score, Trial
 

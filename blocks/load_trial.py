@@ -12,7 +12,8 @@ from pydantic import ValidationError
 from blocks import page_cache
 from blocks.process import run
 from tasks.core.errors import CommandError
-from tasks.engines.loaders import LIBRARIES, Loader
+from tasks.core.serving import Loader
+from tasks.engines.loaders import LIBRARIES
 from tasks.loading.models import Load
 
 _TIMEOUT_S = 3600.0

@@ -44,13 +44,14 @@ from tasks.core.progress import say
 from tasks.core.records import new_record
 from tasks.core.release import Launch, Release
 from tasks.core.result import StageResult
+from tasks.core.serving import Loader
 from tasks.core.settings import Settings
 from tasks.core.spec import DeploySpec
 from tasks.core.verdicts import FAULT, CompatibilityVerdict, LifecycleVerdict, StageName
 from tasks.engines.catalogue import get_engine
 from tasks.engines.deployable import refusal, what_is_missing
 from tasks.engines.families import family_at, served_as
-from tasks.engines.loaders import Loader, load_arguments
+from tasks.engines.loaders import load_arguments
 from tasks.environment.models import EnvironmentRequest, EnvironmentResult, Locked
 from tasks.environment.task import lock_environment
 from tasks.loading.plan import find_choice

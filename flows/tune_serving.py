@@ -39,10 +39,10 @@ from tasks.core.files import file_lock
 from tasks.core.load import longest_output
 from tasks.core.model_shape import ModelShape, read_model_shape
 from tasks.core.progress import say
+from tasks.core.serving import ServingConfig
 from tasks.core.settings import Settings
 from tasks.core.spec import CandidateFormat, EngineKind, Hardware, LoadGenerator, Objectives, Tuning
 from tasks.core.verdicts import StageName
-from tasks.engines.base import ServingConfig
 from tasks.engines.catalogue import get_engine
 from tasks.engines.deployable import check_tunable
 from tasks.engines.weights import check_formats

@@ -11,9 +11,9 @@ from tasks.batching.plan import next_step, summarise
 from tasks.batching.report import words
 from tasks.core.cancellation import current
 from tasks.core.progress import say
+from tasks.core.serving import ServingConfig
 from tasks.core.spec import TuningLoad
 from tasks.core.verdicts import ChoiceVerdict, StageName
-from tasks.engines.base import ServingConfig
 
 
 class Probe(Protocol):

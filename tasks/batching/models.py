@@ -10,9 +10,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from tasks.batching.saturation import Saturation
 from tasks.core.result import StageResult
+from tasks.core.serving import ServingConfig
 from tasks.core.spec import TuningLoad
 from tasks.core.verdicts import ChoiceVerdict
-from tasks.engines.base import ServingConfig
 from tasks.engines.failures import Failure, FailureKind
 
 

@@ -5,37 +5,16 @@ from __future__ import annotations
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict
 
 from tasks.core.errors import NotFoundError
+from tasks.core.serving import ServingConfig
 from tasks.core.spec import CandidateFormat, EngineKind
 from tasks.engines.card import EngineCard, Image, SystemLibrary, read_card
-from tasks.engines.loaders import Loader, load_arguments
+from tasks.engines.loaders import load_arguments
 
 HOST = "{host}"
 PORT = "{port}"
-
-
-class ServingConfig(BaseModel):
-    """The tuned configuration of one engine process.
-
-    `batch` is the number of sequences served at once, `context` the tokens of one sequence. llama.cpp puts
-    `gpu_layers` on GPUs; the others split over `gpus`, of whose memory they may use `memory_fraction`, and take
-    `batched_tokens` a step. `loader` brings the model's files into memory; None leaves that to the engine.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    served_name: str
-    batch: int = Field(ge=1)
-    context: int = Field(ge=64)
-    threads: int = Field(ge=1)
-    gpu_layers: int = Field(0, ge=0)
-    gpus: int = Field(0, ge=0)
-    memory_fraction: float = Field(0.9, gt=0, le=1)
-    batched_tokens: int | None = Field(None, ge=1)
-    dtype: str | None = None
-    loader: Loader | None = None
 
 
 class CommandLine(BaseModel):

@@ -7,7 +7,8 @@ from pathlib import PurePosixPath
 from pydantic import Field
 
 from tasks.core.errors import SpecError
-from tasks.engines.base import Engine, ServingConfig
+from tasks.core.serving import ServingConfig
+from tasks.engines.base import Engine
 from tasks.engines.card import Part
 
 MODELS = "/model"

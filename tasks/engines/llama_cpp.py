@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from tasks.core.serving import ServingConfig
 from tasks.core.spec import EngineKind
-from tasks.engines.base import HOST, PORT, CardEngine, CommandLine, ServingConfig, flags
+from tasks.engines.base import HOST, PORT, CardEngine, CommandLine, flags
 
 # Threads that spin at a barrier starve each other when the host is busy: 50 times slower (measured).
 _ENV = {"OMP_WAIT_POLICY": "passive"}

@@ -4,25 +4,12 @@ from __future__ import annotations
 
 import tomllib
 from dataclasses import dataclass
-from enum import StrEnum
 from functools import cache
 from pathlib import Path
 
+from tasks.core.serving import Loader
+
 _TABLE = Path(__file__).parent / "data" / "loaders.toml"
-
-
-class Loader(StrEnum):
-    """What brings tensors from files into memory.
-
-    `mmap` maps the files and touches each page; `prefetch` does so while the files are read into the page cache
-    beside it; the others are the libraries of these names.
-    """
-
-    MMAP = "mmap"
-    PREFETCH = "prefetch"
-    SAFETENSORS = "safetensors"
-    FASTSAFETENSORS = "fastsafetensors"
-    RUNAI_STREAMER = "runai_streamer"
 
 
 LIBRARIES = (Loader.SAFETENSORS, Loader.FASTSAFETENSORS, Loader.RUNAI_STREAMER)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from tasks.core.serving import ServingConfig
 from tasks.core.spec import EngineKind
-from tasks.engines.base import HOST, PORT, CardEngine, CommandLine, ServingConfig
+from tasks.engines.base import HOST, PORT, CardEngine, CommandLine
 
 
 class Ollama(CardEngine):

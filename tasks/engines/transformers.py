@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from tasks.core.serving import ServingConfig
 from tasks.core.spec import EngineKind
-from tasks.engines.base import HOST, PORT, CardEngine, CommandLine, ServingConfig, beside, flags
+from tasks.engines.base import HOST, PORT, CardEngine, CommandLine, beside, flags
 
 
 class Transformers(CardEngine):

@@ -10,8 +10,9 @@ import json
 import yaml
 
 from tasks.core.errors import NotFoundError
+from tasks.core.serving import ServingConfig
 from tasks.core.spec import EngineKind
-from tasks.engines.base import HOST, PORT, CardEngine, CommandLine, ServingConfig, flags
+from tasks.engines.base import HOST, PORT, CardEngine, CommandLine, flags
 
 REPOSITORY = "models"
 """Folder of the model repository, relative to the folder of the service."""

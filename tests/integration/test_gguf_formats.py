@@ -13,8 +13,8 @@ from blocks.engine_api import EngineApi
 from blocks.engine_process import serve
 from blocks.gguf_maker import compare_gguf, make_gguf
 from tasks.core.model_shape import read_model_shape
+from tasks.core.serving import ServingConfig
 from tasks.core.spec import CandidateFormat
-from tasks.engines.base import ServingConfig
 from tasks.engines.llama_cpp import LlamaCpp
 from tasks.quantization.quality import ROUNDING, reject_weights, worst_weight
 from tasks.quantization.recipe import RECIPES

@@ -28,8 +28,8 @@ from blocks.engine_process import serve
 from blocks.forced_tokens import score_windows, tokenize
 from blocks.gguf_maker import make_gguf
 from tasks.core.errors import CommandError, DiskFullError, ModelError
+from tasks.core.serving import ServingConfig
 from tasks.core.spec import CandidateFormat
-from tasks.engines.base import ServingConfig
 from tasks.engines.llama_cpp import LlamaCpp
 from tasks.quantization.models import Score
 from tasks.quantization.recipe import RECIPES

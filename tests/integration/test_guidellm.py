@@ -12,9 +12,9 @@ from blocks.engine_bench import EngineBench
 from blocks.guidellm import Guidellm
 from flows.tool_environment import tool_python
 from tasks.batching.guidellm import REQUIREMENTS, Target
+from tasks.core.serving import ServingConfig
 from tasks.core.settings import Settings
 from tasks.core.spec import CandidateFormat
-from tasks.engines.base import ServingConfig
 from tasks.engines.llama_cpp import LlamaCpp
 from tasks.quantization.recipe import RECIPES
 

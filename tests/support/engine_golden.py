@@ -9,12 +9,12 @@ import json
 from pathlib import Path
 
 from tasks.core.errors import NotFoundError
+from tasks.core.serving import Loader, ServingConfig
 from tasks.core.spec import EngineKind
-from tasks.engines.base import Engine, ServingConfig
+from tasks.engines.base import Engine
 from tasks.engines.catalogue import get_engine
 from tasks.engines.container import stock_container
 from tasks.engines.dify import model_credentials
-from tasks.engines.loaders import Loader
 from tasks.engines.ollama import create_request
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "engines"

@@ -13,8 +13,8 @@ from tasks.core.digests import digest_of, short
 from tasks.core.errors import RolloutError
 from tasks.core.pins import pinned_versions
 from tasks.core.release import Release
-from tasks.engines.base import Engine, ServingConfig
-from tasks.engines.loaders import Loader
+from tasks.core.serving import Loader, ServingConfig
+from tasks.engines.base import Engine
 from tasks.rollout.container.models import Container, ContainerPlan, ImagePlan
 
 SITE = "site"

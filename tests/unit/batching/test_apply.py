@@ -17,9 +17,9 @@ from tasks.batching.saturation import Saturation
 from tasks.core.cancellation import begin
 from tasks.core.errors import StageCancelledError
 from tasks.core.progress import listen
+from tasks.core.serving import ServingConfig
 from tasks.core.spec import LoadKind, TuningLoad
 from tasks.core.verdicts import ChoiceVerdict
-from tasks.engines.base import ServingConfig
 from tasks.engines.failures import Failure, FailureKind
 
 DIED = Failure(

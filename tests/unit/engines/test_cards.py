@@ -10,9 +10,9 @@ from tasks.compatibility.rules import load_tables
 from tasks.compatibility.subject import find_engine
 from tasks.core.errors import NotFoundError, SlipwayError
 from tasks.core.pins import pinned_versions
+from tasks.core.serving import ServingConfig
 from tasks.core.spec import EngineKind
 from tasks.engines import card as card_module
-from tasks.engines.base import ServingConfig
 from tasks.engines.card import EngineCard, MetricName, read_card
 from tasks.engines.catalogue import get_engine
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from inline_snapshot import snapshot
 
-from tasks.engines.loaders import Loader, engines_with, load_arguments
+from tasks.core.serving import Loader
+from tasks.engines.loaders import engines_with, load_arguments
 
 
 def test_each_engine_is_told_in_its_own_words() -> None:

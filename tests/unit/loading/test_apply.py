@@ -15,8 +15,8 @@ from plain_safetensors import write_plain
 from blocks.load_trial import LoadTrial
 from flows.compare_loaders import WORKER
 from tasks.core.errors import CommandError, ModelError, NotFoundError
+from tasks.core.serving import Loader
 from tasks.core.verdicts import ChoiceVerdict
-from tasks.engines.loaders import Loader
 from tasks.loading.apply import compare_loaders, look_at, reference_digest
 from tasks.loading.models import Load, LoadingResult
 from tasks.loading.report import headline, markdown, numbers

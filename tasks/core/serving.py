@@ -1,0 +1,43 @@
+"""How an engine's process is to serve: what tuning decides, a release keeps and a command line says."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Loader(StrEnum):
+    """What brings tensors from files into memory.
+
+    `mmap` maps the files and touches each page; `prefetch` does so while the files are read into the page cache
+    beside it; the others are the libraries of these names.
+    """
+
+    MMAP = "mmap"
+    PREFETCH = "prefetch"
+    SAFETENSORS = "safetensors"
+    FASTSAFETENSORS = "fastsafetensors"
+    RUNAI_STREAMER = "runai_streamer"
+
+
+class ServingConfig(BaseModel):
+    """The tuned configuration of one engine process.
+
+    `batch` is the number of sequences served at once, `context` the tokens of one sequence. llama.cpp puts
+    `gpu_layers` on GPUs; the others split over `gpus`, of whose memory they may use `memory_fraction`, and take
+    `batched_tokens` a step. `loader` brings the model's files into memory; None leaves that to the engine.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    served_name: str
+    batch: int = Field(ge=1)
+    context: int = Field(ge=64)
+    threads: int = Field(ge=1)
+    gpu_layers: int = Field(0, ge=0)
+    gpus: int = Field(0, ge=0)
+    memory_fraction: float = Field(0.9, gt=0, le=1)
+    batched_tokens: int | None = Field(None, ge=1)
+    dtype: str | None = None
+    loader: Loader | None = None
