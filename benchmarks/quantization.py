@@ -26,6 +26,8 @@ from typing import Any
 import numpy as np
 
 from blocks.engine_bench import EngineBench
+from blocks.gguf_bench import GgufBench
+from tasks.core.serving import ServingConfig
 from tasks.core.spec import CandidateFormat
 from tasks.engines.llama_cpp import LlamaCpp
 from tasks.quantization import plan
@@ -45,6 +47,7 @@ LAYERS = 4
 F16, Q8 = CandidateFormat.F16, CandidateFormat.Q8_0
 TOKENS = 2048
 CONTEXT = 512
+CONFIG = ServingConfig(served_name="bench", batch=1, context=CONTEXT, threads=2)
 CHANGE = 0.05
 STRICT = 0.001
 
@@ -62,7 +65,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         scratch = Path(name)
         python = arguments.python or make_environment(scratch / "engine")
-        rig = Rig(EngineBench(engine=LlamaCpp(), python=python, threads=2), scratch, arguments.tolerance)
+        rig = Rig(
+            GgufBench(EngineBench(engine=LlamaCpp(), python=python), CONFIG), scratch, arguments.tolerance
+        )
         figures = {
             "tolerance": arguments.tolerance,
             "seed": arguments.seed,
@@ -90,7 +95,7 @@ def make_environment(folder: Path) -> Path:
 class Rig:
     """Makes and measures one candidate at a time, as the stage does."""
 
-    bench: EngineBench
+    bench: GgufBench
     scratch: Path
     tolerance: float
 

@@ -6,11 +6,12 @@ from pathlib import Path
 
 from blocks.engine_bench import EngineBench
 from blocks.folder_bench import FolderBench
+from blocks.gguf_bench import GgufBench
 from blocks.nvml import read_nvml
-from blocks.prefetch import Prefetcher
 from flows.tool_environment import build_tool, is_built, lock_tool
 from tasks.core.errors import SpecError
 from tasks.core.progress import say
+from tasks.core.serving import ServingConfig
 from tasks.core.settings import Settings
 from tasks.core.spec import CandidateFormat, EngineKind, Hardware, Tuning
 from tasks.core.verdicts import StageName
@@ -68,20 +69,17 @@ def read_text(path: Path, key: str, tokens: int) -> str:
 
 
 def candidate_bench(
-    engine_bench: EngineBench, hardware: Hardware, request: QuantizationRequest, quantizer: Locked | None
+    bench: EngineBench, config: ServingConfig, request: QuantizationRequest, quantizer: Locked | None
 ) -> CandidateBench:
     """The bench for the layout that the engine loads. Builds the quantizer's environment where it is needed."""
     if request.layout == "gguf-file":
-        return engine_bench
+        return GgufBench(bench, config)
     return FolderBench(
-        engine=engine_bench.engine,
-        python=engine_bench.python,
+        bench,
+        config,
         scorer=SCORER,
-        threads=engine_bench.threads,
-        gpus=hardware.gpus,
         quantizer=_quantizer_python(quantizer) if quantizer else None,
         calibration=request.calibration,
-        prefetch=Prefetcher(StageName.QUANTIZATION),
     )
 
 

@@ -49,7 +49,7 @@ from tasks.core.settings import Settings
 from tasks.core.spec import DeploySpec
 from tasks.core.verdicts import FAULT, CompatibilityVerdict, LifecycleVerdict, StageName
 from tasks.engines.catalogue import get_engine
-from tasks.engines.deployable import refusal, what_is_missing
+from tasks.engines.deployable import refusal, wants_absent_gpu, what_is_missing
 from tasks.engines.families import family_at, served_as
 from tasks.engines.loaders import load_arguments
 from tasks.environment.models import EnvironmentRequest, EnvironmentResult, Locked
@@ -112,8 +112,12 @@ class _Lifecycle:
 
     def _run_stages(self) -> DeployResult:
         missing = what_is_missing(self.spec)
+        if (
+            missing is not None or wants_absent_gpu(self.spec, len(read_nvml().gpus))
+        ) and self._is_ruled_out():
+            return self._refused()
         if missing is not None:
-            return self._judge_only(missing)
+            raise refusal(self.spec, missing)
         prepared = self._prepare()
         if prepared is None:
             return self._refused()
@@ -136,15 +140,15 @@ class _Lifecycle:
             completion=None if health.says_no else self._completion(endpoint),
         )
 
-    def _judge_only(self, missing: str) -> DeployResult:
-        """For an engine that cannot be deployed yet: whether it would run on this host, and nothing else. Raises
-        `SpecError` that says what is missing, unless this host rules the engine out anyway."""
+    def _is_ruled_out(self) -> bool:
+        """Whether this host blocks the engine, judged by its pins before anything is locked or built."""
         FactContract(self.settings).check()
         pins = pinned_versions("\n".join(get_engine(self.spec.engine).requirements))
-        verdict = self._keep(answer_of(lambda: verify_compatibility(self._compatibility(pins))))
-        if verdict.verdict == CompatibilityVerdict.BLOCK:
-            return self._refused()
-        raise refusal(self.spec, missing)
+        verdict = answer_of(lambda: verify_compatibility(self._compatibility(pins)))
+        blocked = verdict.verdict == CompatibilityVerdict.BLOCK
+        if blocked:
+            self._keep(verdict)
+        return blocked
 
     def _completion(self, endpoint: str) -> str:
         """What a user of the service gets now: asked of the public address, also when nothing was switched."""
@@ -258,17 +262,8 @@ class _Lifecycle:
             model_digest=staging.manifest_digest,
             candidate_format=quantization.candidate.format,
             candidate_digest=quantization.candidate.digest,
-            batch=config.batch,
-            context=config.context,
-            threads=config.threads,
-            gpu_layers=config.gpu_layers,
-            loader=config.loader,
-            launch=Launch(
-                argv=command.argv,
-                env=command.env,
-                model_file=quantization.candidate.path,
-                served_name=self.spec.name,
-            ),
+            config=config,
+            launch=Launch(argv=command.argv, env=command.env, model_file=quantization.candidate.path),
             records=(*(row.record for row in self.rows if row.record), *([loader[1]] if loader else [])),
         )
 

@@ -56,6 +56,9 @@ from tasks.quantization.task_set import parse_task_set
 R = TypeVar("R")
 
 _ALL_LAYERS = 999
+_START_S, _START_WITH_TORCH_S = 120.0, 600.0
+"""Longest waits until an engine is ready: those on torch import it, and may compile before they serve."""
+
 _MEMORY_STEP = 1 << 28
 """The host's memory is taken in steps: the kernel's own share changes a little with every start."""
 
@@ -93,10 +96,9 @@ def tune_serving(request: TuningRequest) -> TuningOutcome:
         request: The staged model, the engine's environment, and the spec's sections on tuning.
     """
     check_tunable(request.engine)
-    bench = _bench(request, StageName.BATCHING)
     quantization = quantized(request)
     chosen = quantization.result.chosen
-    batching = _batch(request, bench, chosen.candidate) if chosen and chosen.candidate else None
+    batching = _batch(request, chosen.candidate) if chosen and chosen.candidate else None
     last = batching or quantization
     cached = quantization.cached and batching is not None and batching.cached
     outcome = TuningOutcome(quantization=quantization, batching=batching)
@@ -104,12 +106,27 @@ def tune_serving(request: TuningRequest) -> TuningOutcome:
 
 
 def _bench(request: TuningRequest, stage: StageName) -> EngineBench:
+    engine = get_engine(request.engine)
     return EngineBench(
-        engine=get_engine(request.engine),
+        engine=engine,
         python=request.python_path,
-        threads=request.hardware.cpus or len(os.sched_getaffinity(0)),
-        gpu_layers=_ALL_LAYERS if request.hardware.gpus else 0,
+        start_timeout_s=_START_S if engine.card.layouts[0] == "gguf-file" else _START_WITH_TORCH_S,
         prefetch=Prefetcher(stage),
+    )
+
+
+def _config(request: TuningRequest) -> ServingConfig:
+    """How the engine serves while it is tuned, but for the batch size."""
+    gpus = request.hardware.gpus
+    by_layer = get_engine(request.engine).card.layouts[0] == "gguf-file"
+    return ServingConfig(
+        served_name=request.name,
+        batch=1,
+        context=request.tuning.context,
+        threads=request.hardware.cpus or len(os.sched_getaffinity(0)),
+        gpu_layers=_ALL_LAYERS if gpus and by_layer else 0,
+        gpus=0 if by_layer else gpus,
+        memory_fraction=request.objectives.memory_fraction,
     )
 
 
@@ -132,13 +149,13 @@ def _check(request: TuningRequest, shape: ModelShape) -> None:
 def quantized(request: TuningRequest) -> Outcome[QuantizationResult]:
     """The quantization stage alone. Raises `SpecError` for a wish that cannot be measured."""
     _check(request, read_model_shape(request.model_dir))
-    bench = _bench(request, StageName.QUANTIZATION)
+    config = _config(request)
     refused = infeasible(request.engine, request.tuning, request.hardware)
     asked = _asked(request, refused)
     if quantizer := quantizer_lock(request.engine, request.tuning, refused):
         asked = asked.model_copy(update={"quantizer_digest": quantizer.digest})
     inputs = {
-        **_common_inputs(request, bench),
+        **_common_inputs(request, config),
         **asked.model_dump(mode="json", exclude={"model_dir", "text", "exercises", "calibration"}),
         "text_digest": digest_of(asked.text),
         "task_set_digest": digest_of([one.model_dump() for one in asked.exercises]),
@@ -146,7 +163,7 @@ def quantized(request: TuningRequest) -> Outcome[QuantizationResult]:
     }
 
     def work() -> QuantizationResult:
-        made_by = candidate_bench(bench, request.hardware, asked, quantizer)
+        made_by = candidate_bench(_bench(request, StageName.QUANTIZATION), config, asked, quantizer)
         return _alone(lambda: measure_candidates(asked, made_by, Settings.load()))
 
     return run_stage(
@@ -185,18 +202,13 @@ def _asked(request: TuningRequest, refused: dict[CandidateFormat, str]) -> Quant
     )
 
 
-def _batch(request: TuningRequest, bench: EngineBench, candidate: Candidate) -> Outcome[BatchingResult]:
+def _batch(request: TuningRequest, candidate: Candidate) -> Outcome[BatchingResult]:
     tuning = request.tuning
     limits = _limits(request)
-    config = ServingConfig(
-        served_name=request.name,
-        batch=1,
-        context=tuning.context,
-        threads=bench.threads,
-        gpu_layers=bench.gpu_layers,
-    )
+    config = _config(request)
+    bench = _bench(request, StageName.BATCHING)
     inputs = {
-        **_common_inputs(request, bench),
+        **_common_inputs(request, config),
         "candidate_digest": candidate.digest,
         "format": candidate.format.value,
         "context": config.context,
@@ -259,13 +271,12 @@ def _named(result: BatchingResult, name: str) -> BatchingResult:
     return result.model_copy(update={"config": result.config.model_copy(update={"served_name": name})})
 
 
-def _common_inputs(request: TuningRequest, bench: EngineBench) -> dict[str, Any]:
+def _common_inputs(request: TuningRequest, config: ServingConfig) -> dict[str, Any]:
     return {
         "engine": request.engine.value,
         "environment_digest": request.environment_digest,
         "model_digest": request.model_digest,
-        "threads": bench.threads,
-        "gpu_layers": bench.gpu_layers,
+        **config.model_dump(mode="json", include={"threads", "gpu_layers", "gpus", "memory_fraction"}),
     }
 
 

@@ -98,16 +98,16 @@ def _run(spec: DeploySpec, *, quiet: bool) -> DeployResult:
 
 
 def _show_plan(spec: DeploySpec, *, as_json: bool) -> None:
+    from blocks.nvml import read_nvml
     from deployments.cli.plan import plan_of, plan_without
-    from tasks.engines.deployable import refusal, what_is_missing
+    from tasks.engines.deployable import refusal, wants_absent_gpu, what_is_missing
 
     missing = what_is_missing(spec)
-    blocked = False
-    if missing is None:
-        steps = plan_of(spec)
-    else:
+    blocked, judged = False, ""
+    if missing is not None or wants_absent_gpu(spec, len(read_nvml().gpus)):
         blocked, judged = _judge(spec)
-        steps = plan_without(spec, missing, judged)
+    ends = blocked or missing is not None
+    steps = plan_without(judged, missing) if ends else plan_of(spec)
     if as_json:
         print_json({"name": spec.name, "plan": [{"stage": step.stage, "does": step.does} for step in steps]})
     else:
@@ -117,7 +117,7 @@ def _show_plan(spec: DeploySpec, *, as_json: bool) -> None:
 
         rows = [(step.stage, escape(step.does)) for step in steps]
         print_table(("stage", "would"), rows, title=f"Plan for {spec.name}")
-        if missing is None:
+        if not ends:
             click.echo("Nothing was done. Without --dry-run, these stages run.")
     if blocked:
         sys.exit(3)

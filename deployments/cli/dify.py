@@ -40,7 +40,9 @@ def register(
     address, account, password = _account(console, email, block)
     with DifyApi(address) as api:
         api.log_in(account, password)
-        status = api.register(release.launch.served_name, endpoint or state.endpoint, context=release.context)
+        status = api.register(
+            release.config.served_name, endpoint or state.endpoint, context=release.config.context
+        )
     if as_json:
         print_json(
             {"name": name, "console": address, "endpoint": endpoint or state.endpoint, "status": status}

@@ -20,11 +20,12 @@ class Step:
     does: str
 
 
-def plan_without(spec: DeploySpec, missing: str, judged: str) -> list[Step]:
-    """What a deploy does with an engine that cannot be deployed yet: judge this host, and stop."""
+def plan_without(judged: str, missing: str | None) -> list[Step]:
+    """What a deploy does with an engine that cannot be deployed yet, or not here: judge this host, and stop."""
+    why = f": {missing}" if missing else ""
     return [
         Step(StageName.COMPATIBILITY, judged),
-        Step(StageName.ENVIRONMENT, f"stop before anything is built: {missing}"),
+        Step(StageName.ENVIRONMENT, f"stop before anything is built{why}"),
     ]
 
 

@@ -204,7 +204,7 @@ def _status_of(folder: ServiceFolder, settings: Settings) -> dict[str, Any]:
         "previous": state.previous if state else None,
         "model": release.model_source,
         "format": release.candidate_format,
-        "batch": release.batch,
+        "batch": release.config.batch,
         "since": state.since.isoformat() if state else None,
         "restarts": running.restarts if running else None,
         "open_requests": running.open_requests if running else None,

@@ -36,9 +36,23 @@ def digest_of_large_file(path: Path) -> str:
     return "blake3:" + blake3(max_threads=blake3.AUTO).update_mmap(path).hexdigest()
 
 
-def is_digest_of_file(digest: str, path: Path) -> bool:
-    """Whether `digest` is that of the file's bytes, by whichever function it was made."""
-    return digest == (digest_of_large_file if digest.startswith("blake3:") else digest_of_file)(path)
+def digest_of_model(path: Path) -> str:
+    """Of a file's bytes; of a folder, of its files' names and bytes."""
+    if not path.is_dir():
+        return digest_of_large_file(path)
+    names = {file.relative_to(path).as_posix(): digest_of_large_file(file) for file in files_below(path)}
+    return digest_of(names)
+
+
+def files_below(folder: Path) -> list[Path]:
+    """All files in a folder and its folders, in order."""
+    return [path for path in sorted(folder.rglob("*")) if path.is_file()]
+
+
+def is_digest_of_model(digest: str, path: Path) -> bool:
+    """Whether `digest` is that of the file's or the folder's bytes, by whichever function it was made."""
+    by_sha256 = path.is_file() and digest.startswith("sha256:")
+    return digest == (digest_of_file if by_sha256 else digest_of_model)(path)
 
 
 def short(digest: str) -> str:

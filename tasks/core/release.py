@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from tasks.core.digests import digest_of
 from tasks.core.errors import NotFoundError, RecordError
 from tasks.core.records import Number
+from tasks.core.serving import ServingConfig
 from tasks.core.spec import DeploySpec, EngineKind, Target
 
 M = TypeVar("M", bound=BaseModel)
@@ -29,18 +30,18 @@ class Launch(BaseModel):
     argv: tuple[str, ...]
     env: dict[str, str] = {}
     model_file: Path
-    served_name: str
 
 
 class Release(BaseModel):
     """What was decided and measured for one service, named by digests (DESIGN 3).
 
-    `candidate_digest` is that of the bytes of `launch.model_file`, which a rollout looks at before it starts.
+    `candidate_digest` is that of the bytes of `launch.model_file`, which a rollout looks at before it starts;
+    `config` is how it serves, as tuned.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    schema_: Literal["slipway.release/1"] = Field(default="slipway.release/1", alias="schema")
+    schema_: Literal["slipway.release/2"] = Field(default="slipway.release/2", alias="schema")
     at: datetime
     spec: DeploySpec
     engine: EngineKind
@@ -54,11 +55,7 @@ class Release(BaseModel):
     model_digest: str
     candidate_format: str
     candidate_digest: str
-    batch: int
-    context: int
-    threads: int
-    gpu_layers: int = 0
-    loader: str | None = None
+    config: ServingConfig
     launch: Launch
     image: str | None = None
     numbers: dict[str, Number] = {}

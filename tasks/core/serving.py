@@ -41,3 +41,8 @@ class ServingConfig(BaseModel):
     batched_tokens: int | None = Field(None, ge=1)
     dtype: str | None = None
     loader: Loader | None = None
+
+    @property
+    def on_gpus(self) -> bool:
+        """Whether any of it is on a GPU."""
+        return self.gpus > 0 or self.gpu_layers > 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tasks.core.errors import SpecError
-from tasks.core.spec import DeploySpec, EngineKind, Target
+from tasks.core.spec import DeploySpec, EngineKind, EnvironmentManager, Target
 from tasks.engines.catalogue import get_engine
 
 DEPLOYED = EngineKind.LLAMA_CPP
@@ -11,12 +11,22 @@ DEPLOYED = EngineKind.LLAMA_CPP
 
 def what_is_missing(spec: DeploySpec) -> str | None:
     """In one line; None for what can be deployed."""
-    card = get_engine(spec.engine).card
+    engine = get_engine(spec.engine)
+    card = engine.card
     if card.missing is not None:
         return card.missing
+    if spec.target is Target.DOCKER and engine.server_worker is None:
+        return "running a stock image: none is built from its lock; the target process runs it"
     if spec.rollout.image is not None:
         return f"running a stock image: the image of {spec.engine} is built from its lock, so leave rollout.image out"
     return None
+
+
+def wants_absent_gpu(spec: DeploySpec, gpus: int) -> bool:
+    """Whether the engine needs a GPU on a host that has `gpus` of them: what its build needs of gigabytes is not
+    installed before this host is judged. What is installed already may be a build for the processor."""
+    needs = get_engine(spec.engine).needs_gpu and spec.environment.manager is not EnvironmentManager.SYSTEM
+    return needs and gpus == 0
 
 
 def refusal(spec: DeploySpec, missing: str) -> SpecError:

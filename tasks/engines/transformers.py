@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from tasks.core.serving import ServingConfig
 from tasks.core.spec import EngineKind
-from tasks.engines.base import HOST, PORT, CardEngine, CommandLine, beside, flags
+from tasks.engines.base import HOST, PORT, CardEngine, CommandLine, flags
 
 
 class Transformers(CardEngine):
-    """Pinned to one model, which its API knows by the path alone: every other name is refused with 400."""
+    """The library's own server; see `worker/transformers_server.py` for how it gets the model's name."""
 
     def __init__(self) -> None:
         super().__init__(EngineKind.TRANSFORMERS)
+
+    @property
+    def server_worker(self) -> Path:
+        return Path(__file__).parent / "worker" / "transformers_server.py"
 
     def command(self, python: str, worker: str, model_file: str, config: ServingConfig) -> CommandLine:
         on_gpus = config.gpus > 0
         arguments = flags(
             {
+                "--model": model_file,
+                "--alias": config.served_name,
                 "--host": HOST,
                 "--port": PORT,
                 "--device": "auto" if on_gpus else "cpu",
@@ -28,7 +36,7 @@ class Transformers(CardEngine):
             }
         )
         env = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": str(config.threads)}
-        return CommandLine(argv=(beside(python, "transformers"), "serve", model_file, *arguments), env=env)
+        return CommandLine(argv=(python, "-I", worker, *arguments), env=env)
 
     def container_command(self, model_file: str, config: ServingConfig) -> CommandLine:
         return CommandLine(argv=self.image.entrypoint)  # there is none: this says so

@@ -94,7 +94,7 @@ def take_samples(
     gpus = instruments.gpus()
     process = instruments.process(folder, state)
     with instruments.api(state.endpoint) as api:
-        service = sample_service(api, release.launch.served_name, release.spec.rollout.gate.prompt)
+        service = sample_service(api, release.config.served_name, release.spec.rollout.gate.prompt)
     return Samples(gpus=gpus, process=process, service=service)
 
 

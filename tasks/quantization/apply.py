@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from tasks.core.digests import short
+from tasks.core.digests import digest_of_model, short
 from tasks.core.errors import CommandError, EngineError, ModelError
 from tasks.core.files import PART, as_disk_full, file_lock, fsync_folder, sweep_parts, write_atomically
 from tasks.core.model_shape import read_model_shape
@@ -35,7 +35,6 @@ from tasks.quantization.store import (
     DOCUMENT,
     CandidateDocument,
     candidate_of,
-    digest_of_model,
     is_whole,
     read_candidate,
     remove_model,

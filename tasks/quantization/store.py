@@ -9,7 +9,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from tasks.core.digests import digest_of, digest_of_large_file
+from tasks.core.digests import digest_of_model, files_below
 from tasks.core.files import fsync_folder
 from tasks.core.spec import CandidateFormat
 from tasks.quantization.models import Candidate
@@ -58,26 +58,14 @@ def is_whole(candidate: Candidate) -> bool:
         return False
 
 
-def digest_of_model(path: Path) -> str:
-    """Of a file's bytes; of a folder, of its files' names and bytes."""
-    if not path.is_dir():
-        return digest_of_large_file(path)
-    names = {file.relative_to(path).as_posix(): digest_of_large_file(file) for file in _files(path)}
-    return digest_of(names)
-
-
 def size_of(path: Path) -> int:
     """Bytes of a file, or of all files of a folder. Raises `FileNotFoundError`."""
-    return sum(file.stat().st_size for file in _files(path)) if path.is_dir() else path.stat().st_size
-
-
-def _files(folder: Path) -> list[Path]:
-    return [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    return sum(file.stat().st_size for file in files_below(path)) if path.is_dir() else path.stat().st_size
 
 
 def sync_model(path: Path) -> None:
     """Make a file, or a folder with all in it, durable."""
-    for file in _files(path) if path.is_dir() else [path]:
+    for file in files_below(path) if path.is_dir() else [path]:
         with file.open("rb") as opened:
             os.fsync(opened.fileno())
     if path.is_dir():

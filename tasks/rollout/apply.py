@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from typing import Protocol
 
 from tasks.core.cancellation import current
-from tasks.core.digests import is_digest_of_file, short
+from tasks.core.digests import is_digest_of_model, short
 from tasks.core.errors import EngineError, ModelError, RolloutError
 from tasks.core.files import PART, fsync_folder, write_atomically
 from tasks.core.prefetch import Prefetch, Prefetched, no_prefetch
@@ -172,7 +172,7 @@ def answers(release: Release, base_url: str, open_api: OpenApi) -> bool:
         if not api.ready():
             return False
         try:
-            api.complete(release.launch.served_name, release.spec.rollout.gate.prompt, 1)
+            api.complete(release.config.served_name, release.spec.rollout.gate.prompt, 1)
         except EngineError:
             return False
         return True
@@ -230,10 +230,10 @@ def _check_model_file(release: Release) -> None:
     """Engines serve damaged weights without complaint: the bytes have to be those that were measured."""
     path = release.launch.model_file
     if not path.exists():
-        raise ModelError(f"the model file {path} is gone", fix="deploy again: it is made anew")
-    if path.is_file() and not is_digest_of_file(release.candidate_digest, path):
+        raise ModelError(f"{path} is gone", fix="deploy again: it is made anew")
+    if not is_digest_of_model(release.candidate_digest, path):
         raise ModelError(
-            f"the model file {path} has changed since it was measured",
+            f"{path} has changed since it was measured",
             fix="remove it and deploy again: it is made anew",
         )
 
@@ -311,7 +311,7 @@ class _Attempt:
                     )
                 time.sleep(_POLL_S)
             try:
-                completion = api.complete(self.release.launch.served_name, gate.prompt, gate.max_tokens)
+                completion = api.complete(self.release.config.served_name, gate.prompt, gate.max_tokens)
             except EngineError as error:
                 if fault := self._fault_soon(newcomer):
                     raise EngineError(f"the engine died at its first completion: {fault}") from error
@@ -329,7 +329,7 @@ class _Attempt:
     def _bring_into_service(self, newcomer: Newcomer) -> None:
         self.target.switch(newcomer)
         with self.open_api(self._endpoint) as api:
-            api.complete(self.release.launch.served_name, self.release.spec.rollout.gate.prompt, 1)
+            api.complete(self.release.config.served_name, self.release.spec.rollout.gate.prompt, 1)
         self.target.settle(newcomer, drain_s=self.release.spec.rollout.drain_s)
         say(StageName.ROLLOUT, f"{short(self.release.id)} serves at {self._endpoint}")
 

@@ -12,7 +12,7 @@ from trials import trial
 from blocks.folder_bench import FolderBench
 from blocks.record_store import open_record_store
 from flows import candidate_bench
-from flows.tune_serving import TuningRequest, quantized, tune_serving
+from flows.tune_serving import TuningRequest, quantized
 from tasks.compatibility.models import NvmlReading
 from tasks.core.errors import SpecError
 from tasks.core.facts import Gpu
@@ -155,12 +155,4 @@ def test_a_text_is_not_calibrated_on_and_measured_on(
 ) -> None:
     with pytest.raises(SpecError, match="is not held out"):
         quantized(ask(BF16, W4A16, calibration_text=tmp_path / "held-out.txt"))
-    assert made == []
-
-
-def test_a_batch_cannot_be_searched_for_it_yet(
-    ask: Callable[..., TuningRequest], made: list[tuple[str, Path | None]]
-) -> None:
-    with pytest.raises(SpecError, match="transformers cannot be tuned yet: a batch search"):
-        tune_serving(ask(BF16))
     assert made == []

@@ -44,11 +44,13 @@ def built() -> set[str]:
     return {path.name for path in Settings.load().home.iterdir()} - {"records", "leases", "logs", "tables"}
 
 
-def test_an_engine_that_needs_a_gpu_is_blocked_here(random_model: Path) -> None:
-    result = answer_of(lambda: deploy_model(spec(random_model, "sglang")))
+@pytest.mark.parametrize("engine", ["sglang", "vllm"])
+def test_an_engine_that_needs_a_gpu_is_blocked_here(engine: str, random_model: Path) -> None:
+    """Whether or not it could be deployed elsewhere: gigabytes for a GPU are not installed first."""
+    result = answer_of(lambda: deploy_model(spec(random_model, engine)))
     assert result.verdict == "refused"
     assert [(row.stage, row.verdict, row.headline) for row in result.stages] == [
-        ("compatibility", "block", "CPU only: sglang needs a GPU, and this host has none")
+        ("compatibility", "block", f"CPU only: {engine} needs a GPU, and this host has none")
     ]
     assert [record.outcome for record in open_record_store(Settings.load()).list(StageName.LIFECYCLE)] == [
         "refused"
@@ -57,8 +59,8 @@ def test_an_engine_that_needs_a_gpu_is_blocked_here(random_model: Path) -> None:
 
 
 def test_what_is_missing_is_one_line(random_model: Path) -> None:
-    with pytest.raises(SpecError, match="transformers cannot be deployed yet: a batch search and a release"):
-        answer_of(lambda: deploy_model(spec(random_model, "transformers")))
+    with pytest.raises(SpecError, match="ollama cannot be deployed yet: installing Ollama"):
+        answer_of(lambda: deploy_model(spec(random_model, "ollama")))
     (record,) = open_record_store(Settings.load()).list(StageName.LIFECYCLE)
     assert record.outcome == "fault"
     assert not built()

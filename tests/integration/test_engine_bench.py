@@ -9,7 +9,7 @@ import re
 import signal
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +20,14 @@ from strays import processes_of
 
 from blocks.engine_bench import EngineBench
 from blocks.engine_process import RunningEngine, serve
+from blocks.gguf_bench import GgufBench
 from blocks.load_client import LoadClient
 from blocks.process_memory import command_pids, gpu_bytes, peak_bytes, peak_host_bytes
 from tasks.batching import report
 from tasks.batching.apply import find_batch
 from tasks.batching.models import BatchingRequest, BatchingResult, Fit, Limits
 from tasks.batching.plan import summarise
-from tasks.core.digests import is_digest_of_file
+from tasks.core.digests import is_digest_of_model
 from tasks.core.errors import EngineDiedError, EngineError, SpecError
 from tasks.core.load import Prompts
 from tasks.core.serving import ServingConfig
@@ -61,7 +62,12 @@ class OddEngine(LlamaCpp):
 
 @pytest.fixture(scope="session")
 def bench(engine_python: Path) -> EngineBench:
-    return EngineBench(engine=LlamaCpp(), python=engine_python, threads=1)
+    return EngineBench(engine=LlamaCpp(), python=engine_python)
+
+
+@pytest.fixture(scope="session")
+def workbench(bench: EngineBench) -> GgufBench:
+    return GgufBench(bench, CONFIG)
 
 
 @pytest.fixture
@@ -93,9 +99,9 @@ def held_out(tiny: Path) -> str:
 
 
 def test_candidates_of_a_trained_model(
-    bench: EngineBench, settings: Settings, tiny: Path, held_out: str
+    workbench: GgufBench, settings: Settings, tiny: Path, held_out: str
 ) -> None:
-    result = measure_candidates(request(tiny / "model", held_out, "f16", "q8_0"), bench, settings)
+    result = measure_candidates(request(tiny / "model", held_out, "f16", "q8_0"), workbench, settings)
     assert result.verdict == ChoiceVerdict.CHOSEN
     f16, q8 = result.measured
     assert f16.quality is not None
@@ -118,9 +124,9 @@ def test_candidates_of_a_trained_model(
     damaged = f16.candidate.path
     damaged.write_bytes(damaged.read_bytes()[:-1] + b"\1")
     (damaged.parent / "model.gguf.part").write_bytes(b"left by a killed run")
-    again = measure_candidates(request(tiny / "model", held_out, "f16", "q8_0"), bench, settings)
+    again = measure_candidates(request(tiny / "model", held_out, "f16", "q8_0"), workbench, settings)
     assert q8.candidate.path.stat().st_mtime_ns == written
-    assert is_digest_of_file(f16.candidate.digest, damaged)
+    assert is_digest_of_model(f16.candidate.digest, damaged)
     assert [row.candidate for row in again.measured] == [f16.candidate, q8.candidate]
     assert again.measured[1].quality is not None
     assert again.measured[1].quality.loss.value == pytest.approx(q8.quality.loss.value, abs=0.002)
@@ -130,7 +136,7 @@ def test_candidates_of_a_trained_model(
 
 
 @dataclass(frozen=True)
-class SabotagedBench(EngineBench):
+class SabotagedBench(GgufBench):
     """Makes Q8_0 from a damaged copy of the model; the baseline is untouched."""
 
     sabotage: Sabotage | None = None
@@ -160,7 +166,7 @@ def test_a_sabotaged_candidate_is_refused(
     tmp_path: Path,
 ) -> None:
     bench = SabotagedBench(
-        engine=LlamaCpp(), python=engine_python, threads=1, sabotage=sabotage, scratch=tmp_path
+        EngineBench(engine=LlamaCpp(), python=engine_python), CONFIG, sabotage=sabotage, scratch=tmp_path
     )
     result = measure_candidates(request(tiny / "model", held_out, "f16", "q8_0"), bench, settings)
     assert result.chosen is not None
@@ -174,22 +180,22 @@ def test_a_sabotaged_candidate_is_refused(
 
 
 def test_what_cannot_fit_is_not_made(
-    bench: EngineBench, settings: Settings, tiny: Path, held_out: str
+    workbench: GgufBench, settings: Settings, tiny: Path, held_out: str
 ) -> None:
     asked = request(tiny / "model", held_out, "q8_0", "f32").model_copy(update={"memory_bytes": 8_000_000})
-    result = measure_candidates(asked, bench, settings)
+    result = measure_candidates(asked, workbench, settings)
     assert result.candidate.format == CandidateFormat.Q8_0
     refused = result.measured[1]
     assert refused.rejected is not None
     assert refused.rejected.startswith("not made: it would need 12.66 MB of memory")
     assert [path.name.split("-")[1] for path in settings.candidates.iterdir()] == ["q8_0"]
-    none = measure_candidates(asked.model_copy(update={"memory_bytes": 1_000_000}), bench, settings)
+    none = measure_candidates(asked.model_copy(update={"memory_bytes": 1_000_000}), workbench, settings)
     assert none.verdict == ChoiceVerdict.NONE
     assert [row.rejected for row in none.measured][1] == "no baseline to compare with"
 
 
 def test_a_task_set_is_answered_by_each_candidate(
-    bench: EngineBench, tiny: Path, engine_python: Path, tmp_path: Path
+    workbench: GgufBench, tiny: Path, engine_python: Path, tmp_path: Path
 ) -> None:
     exercises = (
         Exercise(prompt="If the file does not", choices=(" exist", " harbour", " 42"), answer=0),
@@ -199,26 +205,26 @@ def test_a_task_set_is_answered_by_each_candidate(
         Exercise(prompt="The caf\u00e9 is", choices=(" not na\u00efve", " qqq zzz xxx"), answer=0),
     )
     model = tmp_path / "model.gguf"
-    bench.convert(RECIPES["gguf-file"].worker, tiny / "model", CandidateFormat.Q8_0, model)
-    found = bench.try_candidate(
+    workbench.convert(RECIPES["gguf-file"].worker, tiny / "model", CandidateFormat.Q8_0, model)
+    found = workbench.try_candidate(
         model, tmp_path / "log", text=None, tokens=64, window=128, slots=2, exercises=exercises
     )
     assert found.answers == (True, False, True, False, True)
     long = (Exercise(prompt="word " * 200, expected="x"),)
     with pytest.raises(SpecError, match="task 1 of tuning"):
-        bench.try_candidate(
+        workbench.try_candidate(
             model, tmp_path / "log", text=None, tokens=64, window=128, slots=2, exercises=long
         )
 
 
-def test_one_format_needs_no_text(bench: EngineBench, settings: Settings, random_model: Path) -> None:
-    result = measure_candidates(request(random_model, None, "q8_0"), bench, settings)
+def test_one_format_needs_no_text(workbench: GgufBench, settings: Settings, random_model: Path) -> None:
+    result = measure_candidates(request(random_model, None, "q8_0"), workbench, settings)
     assert result.candidate.format == CandidateFormat.Q8_0
     assert result.measured[0].quality is None
 
 
 def test_a_format_that_cannot_be_made_is_rejected_and_a_baseline_is_a_fault(
-    bench: EngineBench, settings: Settings, tmp_path: Path
+    workbench: GgufBench, settings: Settings, tmp_path: Path
 ) -> None:
     model = write_random_model(tmp_path / "model")
     name = "model.layers.0.self_attn.k_proj.weight"  # keys are normalised, so the model itself bears it
@@ -226,12 +232,12 @@ def test_a_format_that_cannot_be_made_is_rejected_and_a_baseline_is_a_fault(
     keys[0, 0] = 1e6
     rewrite_model(model, dtype="F32", tensors={name: keys})
     text = "a ship and a crane " * 20
-    result = measure_candidates(request(model, text, "f32", "f16"), bench, settings)
+    result = measure_candidates(request(model, text, "f32", "f16"), workbench, settings)
     assert result.candidate.format == CandidateFormat.F32
     assert "beyond 16-bit floats" in (result.measured[1].rejected or "")
     assert list(settings.candidates.rglob("*.part")) == []
     with pytest.raises(Exception, match="beyond 16-bit floats"):
-        measure_candidates(request(model, text, "f16", "f32"), bench, settings)
+        measure_candidates(request(model, text, "f16", "f32"), workbench, settings)
 
 
 @pytest.mark.parametrize(
@@ -259,16 +265,14 @@ def test_an_engine_that_fails_on_a_candidate_rejects_it(
             chosen = OddEngine(behaviour, str(settings.home)) if odd else LlamaCpp()
             return chosen.command(python, worker, model_file, config)
 
-    class Impatient(EngineBench):
+    class Impatient(GgufBench):
         """Only with the odd one: the real engine may take its time."""
 
         def try_candidate(self, model_file: Path, log: Path, **asked: Any) -> Trial:
             patience = 0.3 if "q8_0" in str(model_file) else 60
-            return replace(
-                EngineBench(engine=self.engine, python=self.python, threads=1), scoring_s=patience
-            ).try_candidate(model_file, log, **asked)
+            return GgufBench(self.bench, CONFIG, patience).try_candidate(model_file, log, **asked)
 
-    bench = Impatient(engine=Engine(), python=engine_python, threads=1)
+    bench = Impatient(EngineBench(engine=Engine(), python=engine_python), CONFIG)
     text = "a ship and a crane " * 20
     result = measure_candidates(request(random_model, text, "f16", "q8_0"), bench, settings)
     assert result.candidate.format == CandidateFormat.F16
@@ -287,7 +291,7 @@ def test_a_baseline_that_fails_is_a_fault(
         def command(self, python: str, worker: str, model_file: str, config: ServingConfig) -> CommandLine:
             return OddEngine("die", str(settings.home)).command(python, worker, model_file, config)
 
-    bench = EngineBench(engine=Engine(), python=engine_python, threads=1)
+    bench = GgufBench(EngineBench(engine=Engine(), python=engine_python), CONFIG)
     with pytest.raises(EngineDiedError, match="exit status 3"):
         measure_candidates(request(random_model, "a ship " * 90, "q8_0", "f16"), bench, settings)
     assert not processes_of(settings.home)
@@ -297,10 +301,10 @@ def test_a_baseline_that_fails_is_a_fault(
 
 
 @pytest.fixture(scope="session")
-def candidate(bench: EngineBench, random_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def candidate(workbench: GgufBench, random_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("candidate")
     settings = Settings(home=home, records="", registry="", s3_endpoint=None)
-    return measure_candidates(request(random_model, None, "q8_0"), bench, settings).candidate.path
+    return measure_candidates(request(random_model, None, "q8_0"), workbench, settings).candidate.path
 
 
 def test_a_probe_measures_each_run(bench: EngineBench, candidate: Path, tmp_path: Path) -> None:
@@ -383,7 +387,6 @@ def test_how_an_engine_failed_is_told_and_nothing_of_it_is_left(ending: Ending, 
     bench = EngineBench(
         engine=OddEngine(ending.behaviour, mark=str(tmp_path)),
         python=Path(sys.executable),
-        threads=1,
         silence_s=0.3,
         dying_s=0.1 if ending.kind is FailureKind.GARBAGE else 10,
         start_timeout_s=0.3 if ending.behaviour == "unready" else 60,
@@ -409,7 +412,7 @@ def test_a_kill_by_the_kernel_is_told_from_one_by_somebody(
     counts = itertools.count(7)
     monkeypatch.setattr("blocks.engine_process.kernel_kills", lambda: next(counts))
     monkeypatch.setattr("blocks.process_memory.kernel_kills", lambda: next(counts))
-    bench = EngineBench(engine=OddEngine("killed"), python=Path(sys.executable), threads=1)
+    bench = EngineBench(engine=OddEngine("killed"), python=Path(sys.executable))
     (run,) = bench.probe(tmp_path / "x", CONFIG, tmp_path / "log", output_tokens=4, runs=1)
     assert run.oom
     assert run.failure is not None
@@ -458,13 +461,13 @@ def test_the_real_engine_struck_under_load(
 
     class Struck(EngineBench):
         @contextlib.contextmanager
-        def _serve(self, model_file: Path, config: ServingConfig, log: Path) -> Iterator[RunningEngine]:
-            with super()._serve(model_file, config, log) as served:
+        def serve(self, model: Path, config: ServingConfig, log: Path) -> Iterator[RunningEngine]:
+            with super().serve(model, config, log) as served:
                 Here.served = served
                 yield served
 
     monkeypatch.setattr("blocks.engine_bench.LoadClient", Here)
-    here = Struck(engine=bench.engine, python=bench.python, threads=1, silence_s=1)
+    here = Struck(engine=bench.engine, python=bench.python, silence_s=1)
     (run,) = here.probe(mine, CONFIG, tmp_path / "log", output_tokens=16, runs=1)
     assert run.failure is not None
     assert run.failure.kind is kind
@@ -481,7 +484,7 @@ def test_an_engine_that_answers_too_slowly_is_told_from_one_that_fails(tmp_path:
         output_tokens=4,
         limits=Limits(memory_bytes=10**9, max_batch=4, latency_ms={"tpot_p95": 5}),
     )
-    bench = EngineBench(engine=OddEngine("slow", mark=str(tmp_path)), python=Path(sys.executable), threads=1)
+    bench = EngineBench(engine=OddEngine("slow", mark=str(tmp_path)), python=Path(sys.executable))
     result = find_batch(request, bench, None)
     assert result.verdict == ChoiceVerdict.NONE
     (size,) = result.sizes
@@ -499,7 +502,7 @@ def test_failures_of_a_search_come_with_its_result(tmp_path: Path) -> None:
         output_tokens=4,
         limits=Limits(memory_bytes=10**9, max_batch=4),
     )
-    bench = EngineBench(engine=OddEngine("die"), python=Path(sys.executable), threads=1)
+    bench = EngineBench(engine=OddEngine("die"), python=Path(sys.executable))
     result = find_batch(request, bench, None)
     assert result.verdict == ChoiceVerdict.NONE
     assert result.reason == (
@@ -527,7 +530,7 @@ def test_a_size_that_does_not_fit_is_out_of_memory(
     engine_python: Path, candidate: Path, tmp_path: Path
 ) -> None:
     """In the real engine's own words: 12.8 M tokens of keys and values are 6.5 GB."""
-    bench = EngineBench(engine=StarvedEngine(), python=engine_python, threads=1)
+    bench = EngineBench(engine=StarvedEngine(), python=engine_python)
     huge = CONFIG.model_copy(update={"batch": 256, "context": 50_000})
     (run,) = bench.probe(candidate, huge, tmp_path / "log", output_tokens=4, runs=1)
     assert run.oom, (run.failure, (tmp_path / "log").read_text()[-2000:])
@@ -537,11 +540,12 @@ def test_a_silent_fall_back_to_the_processor_is_named(
     engine_python: Path, settings: Settings, random_model: Path, tmp_path: Path
 ) -> None:
     """The prebuilt engine knows no GPU, and serves happily when it is told to use one."""
-    bench = EngineBench(engine=LlamaCpp(), python=engine_python, threads=1, gpu_layers=999)
+    bench = EngineBench(engine=LlamaCpp(), python=engine_python)
+    config = CONFIG.model_copy(update={"gpu_layers": 999})
     with pytest.raises(EngineError, match="it runs on the processor"):
-        measure_candidates(request(random_model, None, "q8_0"), bench, settings)
+        measure_candidates(request(random_model, None, "q8_0"), GgufBench(bench, config), settings)
     (candidate,) = settings.candidates.glob("*/model.gguf")
-    (run,) = bench.probe(candidate, CONFIG, tmp_path / "log", output_tokens=4, runs=2)
+    (run,) = bench.probe(candidate, config, tmp_path / "log", output_tokens=4, runs=2)
     assert run.failure is not None
     assert run.failure.line == (
         "did not start: the engine holds no memory on any GPU: it runs on the processor"

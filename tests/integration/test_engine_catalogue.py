@@ -47,8 +47,9 @@ def test_transformers_serves_the_tiny_model_and_answers_what_it_has_begun(
 ) -> None:
     engine = get_engine(EngineKind.TRANSFORMERS)
     model = str(repository / "examples" / "tiny" / "model")
-    command = engine.command(str(transformers_python), "", model, CONFIG)
+    command = engine.command(str(transformers_python), str(engine.server_worker), model, CONFIG)
     name = engine.api_model(model, CONFIG)
+    assert name == CONFIG.served_name
     answers: list[Completion] = []
     with (
         serve(command, served_name=name, log=tmp_path / "log") as served,

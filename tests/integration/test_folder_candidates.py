@@ -9,10 +9,12 @@ import pytest
 from random_model import read_floats, rewrite_model, write_random_model
 from sabotage import Sabotage
 
+from blocks.engine_bench import EngineBench
 from blocks.folder_bench import FolderBench
 from blocks.folder_maker import compare_folders, make_folder
 from tasks.core.errors import DiskFullError, ModelError
 from tasks.core.model_shape import read_model_shape
+from tasks.core.serving import ServingConfig
 from tasks.core.settings import Settings
 from tasks.core.spec import CandidateFormat
 from tasks.engines.transformers import Transformers
@@ -78,10 +80,9 @@ def test_an_honest_candidate_is_accepted_and_a_sabotaged_one_refused(
     tiny: Path, calibration: Calibration, transformers_python: Path, quantizer_python: Path, tmp_path: Path
 ) -> None:
     bench = SabotagedBench(
-        engine=Transformers(),
-        python=transformers_python,
+        EngineBench(engine=Transformers(), python=transformers_python, start_timeout_s=600),
+        ServingConfig(served_name="tiny", batch=1, context=64, threads=1),
         scorer=SCORER,
-        threads=1,
         quantizer=quantizer_python,
         calibration=calibration,
         scratch=tmp_path,

@@ -34,7 +34,7 @@ def test_guidellm_measures_what_the_built_in_client_does(
     assert python is not None
     assert found(install=False) == python
     tokenizer = repository / "examples" / "tiny" / "model"
-    bench = EngineBench(engine=LlamaCpp(), python=engine_python, threads=1)
+    bench = EngineBench(engine=LlamaCpp(), python=engine_python)
     model = tmp_path / "model.gguf"
     bench.convert(RECIPES["gguf-file"].worker, tokenizer, CandidateFormat.Q8_0, model)
     config = ServingConfig(served_name="tiny", batch=2, context=256, threads=1)

@@ -32,8 +32,6 @@ def make_release(python: Path, gguf: Path, name: str = "chat", batch: int = 4, *
         model_digest="sha256:" + "a" * 64,
         candidate_format="f32",
         candidate_digest=digest_of_file(gguf),
-        batch=config.batch,
-        context=config.context,
-        threads=config.threads,
-        launch=Launch(argv=command.argv, env=command.env, model_file=gguf, served_name=name),
+        config=config,
+        launch=Launch(argv=command.argv, env=command.env, model_file=gguf),
     )

@@ -13,7 +13,6 @@ from tasks.core.digests import digest_of, short
 from tasks.core.errors import RolloutError
 from tasks.core.pins import pinned_versions
 from tasks.core.release import Release
-from tasks.core.serving import Loader, ServingConfig
 from tasks.engines.base import Engine
 from tasks.rollout.container.models import Container, ContainerPlan, ImagePlan
 
@@ -82,14 +81,15 @@ def worker_of(engine: Engine) -> Path:
 def pins_of(lock_text: str, names: Iterable[str], lock: Path) -> tuple[str, ...]:
     """`name==version` of each name, as the lock has it."""
     versions = pinned_versions(lock_text)
-    wanted = sorted({canonicalize_name(name) for name in names})
+    wanted = {canonicalize_name(one.name): one for one in sorted(map(Requirement, names), key=str)}
     missing = [name for name in wanted if name not in versions]
     if missing:
         raise RolloutError(
             f"the lock {lock} does not hold {', '.join(missing)}, which serving needs",
             fix="build the environment again: delete the lock, then deploy",
         )
-    return tuple(f"{name}=={versions[name]}" for name in wanted)
+    extras = {name: f"[{','.join(sorted(one.extras))}]" if one.extras else "" for name, one in wanted.items()}
+    return tuple(f"{name}{extras[name]}=={versions[name]}" for name in sorted(wanted))
 
 
 def _dockerfile(engine: Engine, base_id: str, python: str) -> str:
@@ -121,15 +121,7 @@ def plan_container(
     """The container of a release, with every limit of its spec, published on `host_port` of the loopback."""
     spec = release.spec
     model = f"{_MODELS}/{release.launch.model_file.name}"
-    config = ServingConfig(
-        served_name=release.launch.served_name,
-        batch=release.batch,
-        context=release.context,
-        threads=release.threads,
-        gpu_layers=release.gpu_layers,
-        loader=Loader(release.loader) if release.loader else None,
-    )
-    command = engine.command(_PYTHON, _WORKER, model, config)
+    command = engine.command(_PYTHON, _WORKER, model, release.config)
     gpus = spec.hardware.gpus
     return ContainerPlan(
         name=f"slipway-{release.name}-{short(release.id)}-{host_port}",

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks.core import cancellation, progress
-from tasks.core.digests import digest_of, digest_of_file, digest_of_large_file, is_digest_of_file, short
+from tasks.core.digests import digest_of, digest_of_file, digest_of_large_file, is_digest_of_model, short
 from tasks.core.errors import ModelError, SlipwayError, StageCancelledError, WrongUseError
 from tasks.core.model_shape import read_model_shape
 from tasks.core.spec import parse_spec
@@ -42,8 +42,8 @@ def test_digests_of_models_files_and_short_names(tmp_path: Path) -> None:
     assert digest_of_file(path).startswith("sha256:")
     assert digest_of_large_file(path) == f"blake3:{blake3(b'abc' * 1_000_000).hexdigest()}"
     for digest in (digest_of_file(path), digest_of_large_file(path)):
-        assert is_digest_of_file(digest, path)
-        assert not is_digest_of_file(f"{digest[:-1]}{'0' if digest[-1] != '0' else '1'}", path)
+        assert is_digest_of_model(digest, path)
+        assert not is_digest_of_model(f"{digest[:-1]}{'0' if digest[-1] != '0' else '1'}", path)
         assert short(digest) == digest.split(":")[1][:12]
 
 

@@ -25,12 +25,21 @@ def spec(**values: object) -> DeploySpec:
     return parse_spec({"name": "chat", "model": "file:/m", **values})
 
 
-def test_the_embedded_engine_lacks_nothing() -> None:
-    assert what_is_missing(spec()) is None
-    check_tunable(EngineKind.LLAMA_CPP)
+DEPLOYED = (EngineKind.LLAMA_CPP, EngineKind.VLLM, EngineKind.TRANSFORMERS)
 
 
-@pytest.mark.parametrize("kind", [kind for kind in EngineKind if kind is not EngineKind.LLAMA_CPP])
+@pytest.mark.parametrize("kind", DEPLOYED)
+def test_these_engines_lack_nothing(kind: EngineKind) -> None:
+    assert what_is_missing(spec(engine=kind.value)) is None
+    check_tunable(kind)
+
+
+def test_an_image_is_built_from_the_lock_of_an_engine_with_a_worker() -> None:
+    assert what_is_missing(spec(engine="transformers", target="docker")) is None
+    assert (what_is_missing(spec(engine="vllm", target="docker")) or "").startswith("running a stock image")
+
+
+@pytest.mark.parametrize("kind", [kind for kind in EngineKind if kind not in DEPLOYED])
 def test_each_other_engine_says_what_it_lacks(kind: EngineKind) -> None:
     wanted = spec(engine=kind.value)
     missing = what_is_missing(wanted)

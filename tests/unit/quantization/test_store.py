@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from tasks.core.digests import digest_of_model
 from tasks.core.spec import CandidateFormat
 from tasks.quantization.models import Candidate
 from tasks.quantization.store import (
     CandidateDocument,
-    digest_of_model,
     is_whole,
     read_candidate,
     remove_model,

@@ -50,10 +50,8 @@ def release(**spec: Any) -> Release:
             "model_digest": "sha256:m",
             "candidate_format": "q8_0",
             "candidate_digest": "sha256:c",
-            "batch": 4,
-            "context": 512,
-            "threads": 3,
-            "launch": Launch(argv=("x",), model_file=Path("/c/model.gguf"), served_name="chat"),
+            "config": {"served_name": "chat", "batch": 4, "context": 512, "threads": 3},
+            "launch": Launch(argv=("x",), model_file=Path("/c/model.gguf")),
         }
     )
 

@@ -1,0 +1,66 @@
+"""A workbench for candidates that are GGUF files: made by a table of tensors, scored and served by llama.cpp."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from blocks.engine_api import EngineApi
+from blocks.engine_bench import EngineBench
+from blocks.exercises import answer_exercises
+from blocks.forced_tokens import Token, score_windows, tokenize
+from blocks.gguf_maker import compare_gguf, make_gguf
+from tasks.core.serving import ServingConfig
+from tasks.core.spec import CandidateFormat
+from tasks.quantization.models import Exercise, Score, Trial
+
+_SCORING_S = 600.0
+"""Longest wait for the next byte while text is scored: an answer comes once all of its tokens are done."""
+
+_MARGIN_TOKENS = 8
+"""A slot holds this much more than the text that is scored in it."""
+
+
+@dataclass(frozen=True)
+class GgufBench:
+    """Implements `tasks.quantization.apply.CandidateBench`. Candidates are served as in `config`, but for batch and
+    context."""
+
+    bench: EngineBench
+    config: ServingConfig
+    scoring_s: float = _SCORING_S
+
+    def convert(self, worker: Path, model_dir: Path, form: CandidateFormat, out: Path) -> None:
+        """As the quantization stage's `CandidateBench` says."""
+        make_gguf(self.bench.python, worker, model_dir, form, out)
+
+    def compare_weights(self, worker: Path, baseline: Path, candidate: Path) -> dict[str, float | None]:
+        """As the quantization stage's `CandidateBench` says."""
+        return compare_gguf(self.bench.python, worker, baseline, candidate)
+
+    def try_candidate(
+        self,
+        model: Path,
+        log: Path,
+        *,
+        text: str | None,
+        tokens: int,
+        window: int,
+        slots: int,
+        exercises: Sequence[Exercise] = (),
+    ) -> Trial:
+        """As the quantization stage's `CandidateBench` says."""
+        config = self.config.model_copy(update={"batch": slots, "context": window + _MARGIN_TOKENS})
+        with self.bench.serve(model, config, log) as served:
+            with EngineApi(served.base_url, timeout_s=self.scoring_s) as api:
+                scores = _score(api, text, tokens, window, slots) if text is not None else []
+                answers = answer_exercises(api, exercises, window=window, slots=slots) if exercises else []
+            speeds = self.bench.decoding_speeds(served, model, config, window)
+        return Trial(scores=tuple(scores), answers=tuple(answers), tokens_per_s=speeds)
+
+
+def _score(api: EngineApi, text: str, tokens: int, window: int, slots: int) -> list[Score]:
+    found = tokenize(api, text)[:tokens]
+    windows: list[list[Token]] = [found[start : start + window] for start in range(0, len(found), window)]
+    return score_windows(api, windows, slots=slots)
