@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from blocks.engine_api import EngineApi
-from blocks.engine_bench import EngineBench
+from blocks.engine_bench import MARGIN_TOKENS, SCORING_S, EngineBench
 from blocks.folder_maker import compare_folders, make_folder
 from blocks.library_scores import LibraryScorer
 from blocks.prompt_logprobs import PromptScorer
@@ -16,8 +16,6 @@ from tasks.core.spec import CandidateFormat
 from tasks.quantization.folder_sizes import PLAIN
 from tasks.quantization.models import Calibration, Exercise, Score, Trial
 
-_SCORING_S = 600.0
-_MARGIN_TOKENS = 8
 _Scored = tuple[list[Score], list[bool]]
 
 
@@ -71,10 +69,10 @@ class FolderBench:
             python, threads = self.bench.python, self.config.threads
             scorer = LibraryScorer(python, self.scorer, threads, on_gpus=self.config.on_gpus)
             scored = scorer.score(model, text, exercises, tokens=tokens, window=window)
-        config = self.config.model_copy(update={"batch": slots, "context": window + _MARGIN_TOKENS})
+        config = self.config.model_copy(update={"batch": slots, "context": window + MARGIN_TOKENS})
         with self.bench.serve(model, config, log) as served:
             if not by_library:
-                with EngineApi(served.base_url, timeout_s=_SCORING_S) as api:
+                with EngineApi(served.base_url, timeout_s=SCORING_S) as api:
                     through = PromptScorer(api, self.bench.engine.api_model(str(model), config))
                     scores = (
                         through.score_text(text, tokens=tokens, window=window, slots=slots) if text else []

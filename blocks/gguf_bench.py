@@ -7,19 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from blocks.engine_api import EngineApi
-from blocks.engine_bench import EngineBench
+from blocks.engine_bench import MARGIN_TOKENS, SCORING_S, EngineBench
 from blocks.exercises import answer_exercises
 from blocks.forced_tokens import Token, score_windows, tokenize
 from blocks.gguf_maker import compare_gguf, make_gguf
 from tasks.core.serving import ServingConfig
 from tasks.core.spec import CandidateFormat
 from tasks.quantization.models import Exercise, Score, Trial
-
-_SCORING_S = 600.0
-"""Longest wait for the next byte while text is scored: an answer comes once all of its tokens are done."""
-
-_MARGIN_TOKENS = 8
-"""A slot holds this much more than the text that is scored in it."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +23,7 @@ class GgufBench:
 
     bench: EngineBench
     config: ServingConfig
-    scoring_s: float = _SCORING_S
+    scoring_s: float = SCORING_S
 
     def convert(self, worker: Path, model_dir: Path, form: CandidateFormat, out: Path) -> None:
         """As the quantization stage's `CandidateBench` says."""
@@ -51,7 +45,7 @@ class GgufBench:
         exercises: Sequence[Exercise] = (),
     ) -> Trial:
         """As the quantization stage's `CandidateBench` says."""
-        config = self.config.model_copy(update={"batch": slots, "context": window + _MARGIN_TOKENS})
+        config = self.config.model_copy(update={"batch": slots, "context": window + MARGIN_TOKENS})
         with self.bench.serve(model, config, log) as served:
             with EngineApi(served.base_url, timeout_s=self.scoring_s) as api:
                 scores = _score(api, text, tokens, window, slots) if text is not None else []

@@ -127,6 +127,7 @@ def _config(request: TuningRequest) -> ServingConfig:
         gpu_layers=_ALL_LAYERS if gpus and by_layer else 0,
         gpus=0 if by_layer else gpus,
         memory_fraction=request.objectives.memory_fraction,
+        kv_bytes_per_token=read_model_shape(request.model_dir).kv_bytes_per_token,
     )
 
 

@@ -28,6 +28,11 @@ class ModelShape(BaseModel):
     vocabulary: int = Field(gt=0)
     max_context: int = Field(gt=0)
 
+    @property
+    def kv_bytes_per_token(self) -> int:
+        """Bytes of one token's keys and values, which are kept in 16 bits."""
+        return self.layers * 2 * self.kv_heads * self.head_dim * 2
+
 
 def read_model_shape(folder: Path) -> ModelShape:
     """The shape of the model in `folder`. Raises `ModelError` that names what is missing."""

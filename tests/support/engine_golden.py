@@ -33,7 +33,7 @@ CONFIG = ServingConfig(
     dtype="bfloat16",
     loader=Loader.FASTSAFETENSORS,
 )
-ON_PROCESSOR = ServingConfig(served_name="chat", batch=8, context=4096, threads=2)
+ON_PROCESSOR = ServingConfig(served_name="chat", batch=8, context=4096, threads=2, kv_bytes_per_token=4096)
 
 
 def pages() -> dict[str, str]:
