@@ -470,14 +470,15 @@ def test_a_container_is_checked_and_sampled_through_its_restarts(make: Make, set
     try:
         wait_until(lambda: len(read_runs(folder.samples)) == 1, "the container is sampled")
         os.kill(container["State"]["Pid"], signal.SIGKILL)
-        wait_until(lambda: len(read_runs(folder.samples)) == 2, "its next life is a run of its own")
-        # A sample may fall into the moment in which one life ends or the next one begins: there is little then.
-        wait_until(lambda: max(read_runs(folder.samples)[1].bytes_) > 1e6, "the next life is sampled, too")
+        wait_until(lambda: len(read_runs(folder.samples)) > 1, "its next life is a run of its own")
+        # A sample may fall into the moment in which one life ends or the next one begins: there is little then, and
+        # the process that makes the container's first one may be taken for a life of its own.
+        wait_until(lambda: max(read_runs(folder.samples)[-1].bytes_) > 1e6, "the next life is sampled, too")
     finally:
         stop_sampler(folder)
-    first, second = read_runs(folder.samples)
+    first, *_, last = read_runs(folder.samples)
     assert 1e6 < max(first.bytes_) < 512 << 20
-    assert max(second.bytes_) < 512 << 20
+    assert max(last.bytes_) < 512 << 20
 
 
 def test_a_taken_port_is_refused_before_anything_starts(make: Make, settings: Settings) -> None:
