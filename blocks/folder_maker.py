@@ -7,6 +7,7 @@ from pathlib import Path
 from blocks.candidate_worker import compare, make
 from tasks.core.files import PART, scratch_folder
 from tasks.core.spec import CandidateFormat
+from tasks.engines.base import PASSIVE
 from tasks.quantization.models import Calibration
 
 _ENV = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
@@ -34,7 +35,7 @@ def make_folder(
         python, "-I", worker, "--model", model_dir, "--format", form.value, "--out", out
     ]  # fmt: skip
     limit = _BASE_S + weights_bytes(model_dir) / _BYTES_PER_S
-    env = {**_ENV, "OMP_NUM_THREADS": str(threads)}
+    env = {**_ENV, **PASSIVE, "OMP_NUM_THREADS": str(threads)}
     with scratch_folder(out.with_name(f"calibration{PART}")) as scratch:
         if calibration is not None:
             text = scratch / "calibration.txt"

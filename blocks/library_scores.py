@@ -16,6 +16,7 @@ from blocks.exercises import check_length
 from blocks.process import last_lines, run
 from tasks.core.errors import EngineError
 from tasks.core.files import PART, scratch_folder
+from tasks.engines.base import PASSIVE
 from tasks.quantization.models import Exercise, Score
 from tasks.quantization.quality import LIKELIEST
 from tasks.quantization.task_set import is_exact, is_likeliest
@@ -61,7 +62,7 @@ class LibraryScorer:
 
     def _run(self, model: Path, request: Path, out: Path, tokens: int) -> None:
         argv: list[str | Path] = [self.python, "-I", self.worker, "--asked", request, "--out", out]
-        env = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": str(self.threads)}
+        env = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": str(self.threads), **PASSIVE}
         finished = run(argv, timeout_s=_BASE_S + tokens / _TOKENS_PER_S, env=env)
         if finished.code != 0:
             raise EngineError(

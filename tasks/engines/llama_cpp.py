@@ -6,10 +6,7 @@ from pathlib import Path
 
 from tasks.core.serving import ServingConfig
 from tasks.core.spec import EngineKind
-from tasks.engines.base import HOST, PORT, CardEngine, CommandLine, flags
-
-# Threads that spin at a barrier starve each other when the host is busy: 50 times slower (measured).
-_ENV = {"OMP_WAIT_POLICY": "passive"}
+from tasks.engines.base import HOST, PASSIVE, PORT, CardEngine, CommandLine, flags
 
 
 class LlamaCpp(CardEngine):
@@ -36,7 +33,7 @@ class LlamaCpp(CardEngine):
                 "--gpu-layers": config.gpu_layers,
             }
         )
-        return CommandLine(argv=(python, "-I", worker, *arguments), env=_ENV)
+        return CommandLine(argv=(python, "-I", worker, *arguments), env=PASSIVE)
 
     def container_command(self, model_file: str, config: ServingConfig) -> CommandLine:
         arguments = flags(
@@ -53,4 +50,4 @@ class LlamaCpp(CardEngine):
                 "--no-ui": True,
             }
         )
-        return CommandLine(argv=arguments, env=_ENV)
+        return CommandLine(argv=arguments, env=PASSIVE)

@@ -33,8 +33,11 @@ from tasks.environment.models import (
 from tasks.environment.suspicions import suspicions
 
 _WORKERS = Path(__file__).parent / "worker"
-_TINY_MODEL: dict[EngineKind, Path] = {EngineKind.LLAMA_CPP: _WORKERS / "prove_llama_cpp.py"}
-"""The worker that writes the model an engine is started on, by kind."""
+_TINY_MODEL = {
+    EngineKind.LLAMA_CPP: _WORKERS / "prove_llama_cpp.py",
+    EngineKind.TRANSFORMERS: _WORKERS / "prove_transformers.py",
+}
+"""The worker that writes the model an engine is started on, on the processor: a GPU may be another service's."""
 
 _SERVED_NAME = "proof"
 _PROMPT, _TOKENS, _CONTEXT, _START_TIMEOUT_S = "Slipway", 8, 64, 120.0

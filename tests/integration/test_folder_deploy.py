@@ -13,8 +13,10 @@ import yaml
 from desk import Desk
 from waiting import wait_until
 
+from blocks.record_store import FolderRecordStore
 from blocks.supervisor import SupervisedService
 from tasks.core.release import ServiceFolder
+from tasks.core.verdicts import StageName
 
 pytestmark = [pytest.mark.engine, pytest.mark.server]
 
@@ -42,6 +44,8 @@ def test_a_model_folder_is_tuned_served_and_served_again(
     try:
         first = desk.deploy(spec, env=env).answer
         verdicts = {row["stage"]: row["verdict"] for row in first["stages"]}
+        (proved,) = FolderRecordStore(desk.home / "records").list(StageName.ENVIRONMENT)
+        assert proved.evidence["result"]["proof"]["engine"]["ok"]
         assert verdicts == {
             "environment": "sound",
             "compatibility": "pass",
