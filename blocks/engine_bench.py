@@ -30,9 +30,6 @@ from tasks.engines.failures import failure_of
 SCORING_S = 600.0
 """Longest wait for the next byte while text is scored: an answer comes once all of its tokens are done."""
 
-MARGIN_TOKENS = 8
-"""A sequence may hold so much more than the text that is scored in it."""
-
 _SPEED_RUNS = 3
 _SPEED_TOKENS = 96
 _WARM_UP_S = 0.2

@@ -89,10 +89,10 @@ def serve(
 ) -> Iterator[RunningEngine]:
     """Start the engine on a free port of the loopback and yield once it has really completed a prompt.
 
-    `maps` are files that it will map: they are prefetched beside its start. Raises `EngineError` with the last
-    lines of `log`: `EngineDiedError` if it dies, `EngineStartError` if it is not ready within `start_timeout_s`,
-    `EngineHungError` if its first completion brings no byte within `silence_s`. The engine is dead when the block
-    is left.
+    `maps` are files, or folders of files, that it maps: they are prefetched beside its start. Raises `EngineError`
+    with the last lines of `log`: `EngineDiedError` if it dies, `EngineStartError` if it is not ready within
+    `start_timeout_s`, `EngineHungError` if its first completion brings no byte within `silence_s`. The engine is
+    dead when the block is left.
     """
     port = free_port()
     log.parent.mkdir(parents=True, exist_ok=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from blocks.engine_api import EngineApi
-from blocks.engine_bench import MARGIN_TOKENS, SCORING_S, EngineBench
+from blocks.engine_bench import SCORING_S, EngineBench
 from blocks.folder_maker import compare_folders, make_folder
 from blocks.library_scores import LibraryScorer
 from blocks.prompt_logprobs import PromptScorer
@@ -15,6 +15,7 @@ from tasks.core.serving import ServingConfig
 from tasks.core.spec import CandidateFormat
 from tasks.quantization.folder_sizes import PLAIN
 from tasks.quantization.models import Calibration, Exercise, Score, Trial
+from tasks.quantization.plan import MARGIN_TOKENS
 
 _Scored = tuple[list[Score], list[bool]]
 

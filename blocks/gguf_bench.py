@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from blocks.engine_api import EngineApi
-from blocks.engine_bench import MARGIN_TOKENS, SCORING_S, EngineBench
+from blocks.engine_bench import SCORING_S, EngineBench
 from blocks.exercises import answer_exercises
 from blocks.forced_tokens import Token, score_windows, tokenize
 from blocks.gguf_maker import compare_gguf, make_gguf
 from tasks.core.serving import ServingConfig
 from tasks.core.spec import CandidateFormat
 from tasks.quantization.models import Exercise, Score, Trial
+from tasks.quantization.plan import MARGIN_TOKENS
 
 
 @dataclass(frozen=True)

@@ -49,7 +49,7 @@ from tasks.core.settings import Settings
 from tasks.core.spec import DeploySpec
 from tasks.core.verdicts import FAULT, CompatibilityVerdict, LifecycleVerdict, StageName
 from tasks.engines.catalogue import get_engine
-from tasks.engines.deployable import refusal, wants_absent_gpu, what_is_missing
+from tasks.engines.deployable import refusal, wants_absent_gpu
 from tasks.engines.families import family_at, served_as
 from tasks.engines.loaders import load_arguments
 from tasks.environment.models import EnvironmentRequest, EnvironmentResult, Locked
@@ -111,13 +111,12 @@ class _Lifecycle:
         return result
 
     def _run_stages(self) -> DeployResult:
-        missing = what_is_missing(self.spec)
-        if (
-            missing is not None or wants_absent_gpu(self.spec, len(read_nvml().gpus))
-        ) and self._is_ruled_out():
+        refused = refusal(self.spec)
+        judged = refused is not None or wants_absent_gpu(self.spec, len(read_nvml().gpus))
+        if judged and self._is_ruled_out():
             return self._refused()
-        if missing is not None:
-            raise refusal(self.spec, missing)
+        if refused is not None:
+            raise refused
         prepared = self._prepare()
         if prepared is None:
             return self._refused()
@@ -225,6 +224,7 @@ class _Lifecycle:
             tuning=self.spec.tuning,
             objectives=self.spec.objectives,
             hardware=self.spec.hardware,
+            start_timeout_s=self.spec.rollout.gate.start_timeout_s,
         )
         tuned = answer_of(lambda: tune_serving(request))
         self._keep(tuned.quantization)

@@ -54,6 +54,7 @@ def quantize_model(spec: DeploySpec) -> Outcome[Any]:
         tuning=spec.tuning,
         objectives=spec.objectives,
         hardware=spec.hardware,
+        start_timeout_s=spec.rollout.gate.start_timeout_s,
     )
     with in_use(request.model_dir, Settings.load()):
         return quantized(request).as_state()

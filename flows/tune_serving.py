@@ -41,7 +41,7 @@ from tasks.core.model_shape import ModelShape, read_model_shape
 from tasks.core.progress import say
 from tasks.core.serving import ServingConfig
 from tasks.core.settings import Settings
-from tasks.core.spec import CandidateFormat, EngineKind, Hardware, LoadGenerator, Objectives, Tuning
+from tasks.core.spec import CandidateFormat, EngineKind, Gate, Hardware, LoadGenerator, Objectives, Tuning
 from tasks.core.verdicts import StageName
 from tasks.engines.catalogue import get_engine
 from tasks.engines.deployable import check_tunable
@@ -56,9 +56,6 @@ from tasks.quantization.task_set import parse_task_set
 R = TypeVar("R")
 
 _ALL_LAYERS = 999
-_START_S, _START_WITH_TORCH_S = 120.0, 600.0
-"""Longest waits until an engine is ready: those on torch import it, and may compile before they serve."""
-
 _MEMORY_STEP = 1 << 28
 """The host's memory is taken in steps: the kernel's own share changes a little with every start."""
 
@@ -77,6 +74,9 @@ class TuningRequest(BaseModel):
     tuning: Tuning = Tuning()
     objectives: Objectives = Objectives()
     hardware: Hardware = Hardware()
+    start_timeout_s: float = Field(
+        Gate().start_timeout_s, gt=0, description="Longest start of the engine, s."
+    )
 
 
 class TuningOutcome(BaseModel):
@@ -106,11 +106,10 @@ def tune_serving(request: TuningRequest) -> TuningOutcome:
 
 
 def _bench(request: TuningRequest, stage: StageName) -> EngineBench:
-    engine = get_engine(request.engine)
     return EngineBench(
-        engine=engine,
+        engine=get_engine(request.engine),
         python=request.python_path,
-        start_timeout_s=_START_S if engine.card.layouts[0] == "gguf-file" else _START_WITH_TORCH_S,
+        start_timeout_s=request.start_timeout_s,
         prefetch=Prefetcher(stage),
     )
 
@@ -135,6 +134,11 @@ def _check(request: TuningRequest, shape: ModelShape) -> None:
     """What can be known to be wrong before anything is measured."""
     tuning = request.tuning
     check_formats(request.engine, tuning.candidates)
+    if _by_guidellm(tuning) and request.engine is EngineKind.TRANSFORMERS:
+        raise SpecError(
+            "guidellm cannot load transformers: that server refuses ignore_eos, which each of its requests holds",
+            fix="set tuning.load_generator to builtin",
+        )
     if tuning.context > shape.max_context:
         raise SpecError(
             f"tuning.context is {tuning.context}, the model was made for {shape.max_context} tokens",

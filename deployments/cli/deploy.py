@@ -52,11 +52,11 @@ def deploy(spec_file: Path, dry_run: bool, overrides: tuple[str, ...], as_json: 
 def _check_engine(spec: DeploySpec) -> None:
     """Before a server is started for the run: an engine that cannot be deployed yet is refused, unless this host
     rules it out anyway, which is a verdict that the run records."""
-    from tasks.engines.deployable import refusal, what_is_missing
+    from tasks.engines.deployable import refusal
 
-    missing = what_is_missing(spec)
-    if missing is not None and not _judge(spec)[0]:
-        raise refusal(spec, missing)
+    refused = refusal(spec)
+    if refused is not None and not _judge(spec)[0]:
+        raise refused
 
 
 def _check_target(spec: DeploySpec) -> None:
@@ -100,14 +100,14 @@ def _run(spec: DeploySpec, *, quiet: bool) -> DeployResult:
 def _show_plan(spec: DeploySpec, *, as_json: bool) -> None:
     from blocks.nvml import read_nvml
     from deployments.cli.plan import plan_of, plan_without
-    from tasks.engines.deployable import refusal, wants_absent_gpu, what_is_missing
+    from tasks.engines.deployable import refusal, wants_absent_gpu
 
-    missing = what_is_missing(spec)
+    refused = refusal(spec)
     blocked, judged = False, ""
-    if missing is not None or wants_absent_gpu(spec, len(read_nvml().gpus)):
+    if refused is not None or wants_absent_gpu(spec, len(read_nvml().gpus)):
         blocked, judged = _judge(spec)
-    ends = blocked or missing is not None
-    steps = plan_without(judged, missing) if ends else plan_of(spec)
+    ends = blocked or refused is not None
+    steps = plan_without(judged, refused.what if refused else None) if ends else plan_of(spec)
     if as_json:
         print_json({"name": spec.name, "plan": [{"stage": step.stage, "does": step.does} for step in steps]})
     else:
@@ -121,9 +121,9 @@ def _show_plan(spec: DeploySpec, *, as_json: bool) -> None:
             click.echo("Nothing was done. Without --dry-run, these stages run.")
     if blocked:
         sys.exit(3)
-    if missing is not None:
+    if refused is not None:
         if not as_json:
-            raise refusal(spec, missing)
+            raise refused
         sys.exit(2)
 
 

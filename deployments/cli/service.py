@@ -28,7 +28,7 @@ def status(name: str | None, as_json: bool) -> None:
 
     settings = Settings.load()
     folders = [_folder(settings, name)] if name else _folders(settings)
-    rows = [_status_of(folder, settings) for folder in folders]
+    rows = [_status_of(folder, settings) if name else _row_of(folder, settings) for folder in folders]
     if as_json:
         print_json(rows[0] if name else {"services": rows})
     elif name:
@@ -81,8 +81,7 @@ def stop(name: str, as_json: bool) -> None:
         open_target(_target_of(folder), folder, settings) as target,
     ):
         state = folder.state()
-        release = folder.release(state.release) if state else None
-        stopped = stop_service(folder, target, drain_s=release.spec.rollout.drain_s if release else 0)
+        stopped = stop_service(folder, target, drain_s=_drain_s(folder, state))
         stop_sampler(folder)
         inputs = {"stop": name, "release": state.release if state else None}
         record = _record(settings, name, "stopped", start, inputs, {}) if stopped else None
@@ -145,18 +144,29 @@ def _folder(settings: Settings, name: str) -> ServiceFolder:
 
 def _latest_release(folder: ServiceFolder) -> Release:
     """The release that serves, or the one that was written last."""
-    from tasks.core.release import Release
+    from tasks.core.release import read_release
 
     state = folder.state()
     if state is not None and (release := folder.release(state.release)) is not None:
         return release
-    newest = max(folder.root.glob("releases/*.json"), key=lambda path: path.stat().st_mtime)
-    return Release.model_validate_json(newest.read_bytes())
+    return read_release(max(folder.root.glob("releases/*.json"), key=lambda path: path.stat().st_mtime))
 
 
 def _target_of(folder: ServiceFolder) -> Any:
     state = folder.state()
     return state.target if state else _latest_release(folder).target
+
+
+def _drain_s(folder: ServiceFolder, state: ServiceState | None) -> float:
+    """How long a stop waits for requests; of a release that cannot be read, as long as by default."""
+    from tasks.core.errors import RecordError
+    from tasks.core.spec import Rollout
+
+    try:
+        release = folder.release(state.release) if state else None
+    except RecordError:
+        return Rollout().drain_s
+    return release.spec.rollout.drain_s if release else 0
 
 
 def _release_before(folder: ServiceFolder) -> Release:
@@ -177,6 +187,16 @@ def _release_before(folder: ServiceFolder) -> Release:
             fix="deploy the spec again",
         )
     return release
+
+
+def _row_of(folder: ServiceFolder, settings: Settings) -> dict[str, Any]:
+    """One service among others: that its documents cannot be read hides none of the others."""
+    from tasks.core.errors import RecordError
+
+    try:
+        return _status_of(folder, settings)
+    except RecordError as error:
+        return {"name": folder.name, "state": "unreadable", "error": str(error)}
 
 
 def _status_of(folder: ServiceFolder, settings: Settings) -> dict[str, Any]:
@@ -279,16 +299,19 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
     from tasks.core.digests import short
 
     def cells(row: dict[str, Any]) -> list[str]:
-        since = (row["since"] or "")[:19].replace("T", " ")
-        shown = {**row, "release": short(row["release"]), "since": since}
-        texts = {column: escape(str(shown[column] or "")) for column in _COLUMNS}
-        texts["restarts"] = "" if row["restarts"] is None else str(row["restarts"])
+        since = (row.get("since") or "")[:19].replace("T", " ")
+        shown = {**row, "release": short(row.get("release") or ""), "since": since}
+        texts = {column: escape(str(shown.get(column) or "")) for column in _COLUMNS}
+        texts["restarts"] = "" if row.get("restarts") is None else str(row["restarts"])
         texts["state"] = coloured(row["state"])
         return [texts[column] for column in _COLUMNS]
 
     whole = [column for column in _COLUMNS if column != "model"]
     spare = ("since", "release", "target", "model")
     print_table(_COLUMNS, map(cells, rows), right=("batch", "restarts"), whole=whole, spare=spare)
+    for row in rows:
+        if error := row.get("error"):
+            click.echo(f"{row['name']}: {error}", err=True)
 
 
 def _print_one(row: dict[str, Any]) -> None:

@@ -119,16 +119,11 @@ def _engine(facts: Facts, tables: Tables) -> dict[str, Value]:
     version = next((facts.packages[name] for name in names if name in facts.packages), None)
     values: dict[str, Value] = {
         "engine": row.name if row else facts.engine and facts.engine.lower(),
-        "needs_gpu": row.needs_gpu and not _for_the_processor(version) if row else None,
+        "needs_gpu": row.needs_gpu if row else None,
     }
     if version and not facts.known("engine_version"):
         values["engine_version"] = version
     return values
-
-
-def _for_the_processor(version: str | None) -> bool:
-    """Whether a build says of itself that it is one for the processor, as `0.32.0+cpu` does."""
-    return version is not None and version.partition("+")[2] == "cpu"
 
 
 def major_minor(version: str) -> str:

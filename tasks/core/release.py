@@ -146,8 +146,16 @@ class ServiceFolder:
         return state, release
 
     def release(self, release_id: str) -> Release | None:
-        """The release of that id, if it is kept here."""
+        """The release of that id, if it is kept here. Raises `RecordError` for one that cannot be read."""
         return _read(Release, self.release_file(release_id))
+
+
+def read_release(file: Path) -> Release:
+    """The release in that document. Raises `RecordError` for one that is gone or cannot be read."""
+    release = _read(Release, file)
+    if release is None:
+        raise RecordError(f"the release {file} is gone", fix="deploy its spec again")
+    return release
 
 
 def _read(model: type[M], file: Path) -> M | None:
@@ -161,7 +169,7 @@ def _read(model: type[M], file: Path) -> M | None:
         where = ".".join(str(piece) for piece in first["loc"])
         raise RecordError(
             f"{file} is damaged, or of another version of Slipway: {where}: {first['msg']}",
-            fix="move it away, then deploy the spec again",
+            fix="stop the service, move the file away, then deploy the spec again",
         ) from None
 
 

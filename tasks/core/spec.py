@@ -322,7 +322,9 @@ class Gate(Part):
 
     prompt: str = Field("The", min_length=1, description="Prompt of the gate's completion.")
     max_tokens: int = Field(16, ge=1, le=4096, description="Tokens the gate's completion asks for.")
-    start_timeout_s: float = Field(120, gt=0, description="Longest wait for the engine to be ready, s.")
+    start_timeout_s: float = Field(
+        600, gt=0, description="Longest wait for the engine to be ready, here and while it is tuned, s."
+    )
 
 
 class Rollout(Part):
@@ -336,7 +338,8 @@ class Rollout(Part):
     base_image: str = Field(f"python:{OWN_PYTHON}-slim", description="Base image for target docker.")
     image: str | None = Field(
         None,
-        description="Image of the engine's makers, by digest: `REPOSITORY@sha256:…`. llama.cpp's is built here.",
+        description="Image of the engine's makers, by digest: `REPOSITORY@sha256:…`. Those of llama.cpp and "
+        "transformers are built here.",
     )
     pids: int = Field(512, ge=16, description="Limit on processes in the container.")
     gate: Gate = Gate()

@@ -178,7 +178,6 @@ class CardEngine:
     def api_model(self, model_file: str, config: ServingConfig) -> str:
         names = {
             "served-name": config.served_name,
-            "path": model_file,
             "folder-name": PurePosixPath(model_file).name,
             "tensorrt_llm": "tensorrt_llm",
         }

@@ -182,7 +182,7 @@ class EngineCard(Sourced):
     """Whether it maps the model's files, so that what is in the page cache loads at once."""
     unpacks_weights: bool = False
     """Whether it unpacks quantized weights to 16 bits before it computes: they save disk, and no memory."""
-    api_model: Literal["served-name", "path", "folder-name", "tensorrt_llm"]
+    api_model: Literal["served-name", "folder-name", "tensorrt_llm"]
     missing: str | None = None
     ran: str
     status: Literal["verified", "partly-verified"]

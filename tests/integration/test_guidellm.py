@@ -9,6 +9,7 @@ import pytest
 from strays import processes_of
 
 from blocks.engine_bench import EngineBench
+from blocks.gguf_maker import make_gguf
 from blocks.guidellm import Guidellm
 from flows.tool_environment import tool_python
 from tasks.batching.guidellm import REQUIREMENTS, Target
@@ -36,7 +37,7 @@ def test_guidellm_measures_what_the_built_in_client_does(
     tokenizer = repository / "examples" / "tiny" / "model"
     bench = EngineBench(engine=LlamaCpp(), python=engine_python)
     model = tmp_path / "model.gguf"
-    bench.convert(RECIPES["gguf-file"].worker, tokenizer, CandidateFormat.Q8_0, model)
+    make_gguf(engine_python, RECIPES["gguf-file"].worker, tokenizer, CandidateFormat.Q8_0, model)
     config = ServingConfig(served_name="tiny", batch=2, context=256, threads=1)
     (own,) = bench.probe(model, config, tmp_path / "log", output_tokens=32, runs=1)
     theirs = replace(bench, load_by=lambda url, name: Guidellm(python, Target(url, name, tokenizer)))

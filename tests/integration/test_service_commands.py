@@ -94,6 +94,24 @@ def test_status_of_a_service_whose_processes_are_gone(
     assert slipway.json("status", "chat")["state"] == "down"
 
 
+def test_a_release_that_cannot_be_read_hides_no_other_and_can_be_stopped(
+    slipway: Command, releases: list[Release], services: Callable[[str], ServiceFolder]
+) -> None:
+    """As after a change of what a release holds: the service still runs, and has to be ended first."""
+    folder = services("chat")
+    document = folder.release_file(releases[1].id)
+    document.write_text(document.read_text().replace("slipway.release/2", "slipway.release/1"))
+    (shown,) = slipway.json("status")["services"]
+    assert (shown["name"], shown["state"]) == ("chat", "unreadable")
+    assert "of another version of Slipway" in shown["error"]
+    assert "chat" in slipway("status")
+    slipway("stop", "chat")
+    assert folder.state() is None
+    assert not processes_of(folder.root)
+    (shown,) = slipway.json("status")["services"]
+    assert shown["state"] in ("stopped", "unreadable")
+
+
 def test_nothing_deployed_yet(slipway: Command) -> None:
     assert slipway("status") == snapshot("no services yet: slipway deploy SPEC.yaml\n")
     assert slipway.json("status") == {"services": []}

@@ -9,13 +9,19 @@ flight.
 
 import argparse
 import os
+import shutil
 import signal
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import uvicorn
 from transformers.cli.transformers import main as transformers
+
+PREFIX = "slipway-name-"
+CLOSED = {"/reset", "/load_model"}
+"""They let any client unload the model, which is not loaded again."""
 
 
 def main() -> None:
@@ -26,23 +32,35 @@ def main() -> None:
     # The server raises the signal once more when it is done: by then it only has to end this process.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: sys.exit(0))
-    with tempfile.TemporaryDirectory(prefix="slipway-") as folder:
-        link = Path(folder, asked.alias)
-        link.symlink_to(asked.model.resolve())
+    sweep()
+    folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-"))
+    try:
+        Path(folder, asked.alias).symlink_to(asked.model.resolve())
         os.chdir(folder)
-        uvicorn.Server = once_loaded(link)
+        uvicorn.Server = once_loaded(folder)
         sys.argv = ["transformers", "serve", asked.alias, *others]
         transformers()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
-def once_loaded(link: Path) -> type[uvicorn.Server]:
-    """A server that removes the link and its folder when it starts: an engine that is killed leaves nothing."""
+def sweep() -> None:
+    """Remove what servers left that were killed while they loaded."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+        pid = folder.name.removeprefix(PREFIX).partition("-")[0]
+        if not Path("/proc", pid).exists():
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def once_loaded(folder: Path) -> type[uvicorn.Server]:
+    """A server that removes the folder when it starts, so that being killed from then on leaves nothing."""
 
     class Server(uvicorn.Server):
-        def run(self, *arguments: object) -> None:
+        def run(self, *arguments: Any) -> None:
             os.chdir("/")
-            link.unlink()
-            link.parent.rmdir()
+            shutil.rmtree(folder)
+            routes: list[Any] = self.config.app.router.routes  # type: ignore[union-attr]
+            routes[:] = [route for route in routes if route.path not in CLOSED]
             super().run(*arguments)
 
     return Server

@@ -12,6 +12,7 @@ from inline_snapshot import snapshot
 
 from deployments.cli.engines import measured
 from deployments.cli.main import main
+from tasks.compatibility.models import NvmlReading
 from tasks.core.digests import digest_of
 from tasks.core.facts import Facts
 from tasks.core.records import Record, new_record
@@ -154,12 +155,13 @@ def test_a_dry_run_gives_the_verdict_on_an_engine_that_needs_a_gpu(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("blocks.nvml.read_nvml", NvmlReading)
     monkeypatch.setattr("deployments.cli.deploy._judge", lambda spec: (True, "block: vllm needs a GPU"))
     assert slipway("deploy", spec_of(tmp_path, random_model, "vllm"), "--dry-run", "--json") == 3
     plan = json.loads(capsys.readouterr().out)["plan"]
     assert [(step["stage"], step["does"][:30]) for step in plan] == [
         ("compatibility", "block: vllm needs a GPU"),
-        ("environment", "stop before anything is built"),
+        ("environment", "stop before anything is built:"),
     ]
     assert not slipway_home.exists()
 

@@ -14,7 +14,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks.core import cancellation, progress
-from tasks.core.digests import digest_of, digest_of_file, digest_of_large_file, is_digest_of_model, short
+from tasks.core.digests import (
+    digest_of,
+    digest_of_file,
+    digest_of_large_file,
+    digest_of_model,
+    is_digest_of_model,
+    short,
+)
 from tasks.core.errors import ModelError, SlipwayError, StageCancelledError, WrongUseError
 from tasks.core.model_shape import read_model_shape
 from tasks.core.spec import parse_spec
@@ -45,6 +52,18 @@ def test_digests_of_models_files_and_short_names(tmp_path: Path) -> None:
         assert is_digest_of_model(digest, path)
         assert not is_digest_of_model(f"{digest[:-1]}{'0' if digest[-1] != '0' else '1'}", path)
         assert short(digest) == digest.split(":")[1][:12]
+
+
+def test_a_folder_is_its_names_and_bytes(tmp_path: Path) -> None:
+    (tmp_path / "inner").mkdir()
+    (tmp_path / "inner" / "a").write_bytes(b"abc")
+    digest = digest_of_model(tmp_path)
+    assert is_digest_of_model(digest, tmp_path)
+    (tmp_path / "inner" / "a").write_bytes(b"abd")
+    assert not is_digest_of_model(digest, tmp_path)
+    (tmp_path / "inner" / "a").write_bytes(b"abc")
+    (tmp_path / "inner" / "a").rename(tmp_path / "inner" / "b")
+    assert not is_digest_of_model(digest, tmp_path)
 
 
 def test_an_error_is_one_line_and_json() -> None:

@@ -7,7 +7,7 @@ import pytest
 from tasks.core.errors import SpecError
 from tasks.core.spec import DeploySpec, EngineKind, parse_spec
 from tasks.engines.catalogue import get_engine
-from tasks.engines.deployable import check_tunable, refusal, what_is_missing
+from tasks.engines.deployable import check_tunable, refusal, wants_absent_gpu, what_is_missing
 from tasks.environment.models import EnvironmentRequest
 from tasks.environment.plan import lock_request
 
@@ -30,13 +30,30 @@ DEPLOYED = (EngineKind.LLAMA_CPP, EngineKind.VLLM, EngineKind.TRANSFORMERS)
 
 @pytest.mark.parametrize("kind", DEPLOYED)
 def test_these_engines_lack_nothing(kind: EngineKind) -> None:
-    assert what_is_missing(spec(engine=kind.value)) is None
+    assert refusal(spec(engine=kind.value, hardware={"gpus": 1})) is None
     check_tunable(kind)
 
 
 def test_an_image_is_built_from_the_lock_of_an_engine_with_a_worker() -> None:
-    assert what_is_missing(spec(engine="transformers", target="docker")) is None
-    assert (what_is_missing(spec(engine="vllm", target="docker")) or "").startswith("running a stock image")
+    assert refusal(spec(engine="transformers", target="docker")) is None
+    assert str(refusal(spec(engine="vllm", target="docker"))) == (
+        "vllm cannot be deployed yet: running a stock image: none is built from its lock (set target: process)"
+    )
+    assert str(refusal(spec(engine="vllm", rollout={"image": IMAGE}))) == (
+        "vllm cannot be deployed yet: running a stock image: no image is run, so leave rollout.image out "
+        "(leave rollout.image out)"
+    )
+
+
+def test_an_engine_for_gpus_is_given_some() -> None:
+    """Else it would take one all the same, and be measured as if it had none."""
+    assert str(refusal(spec(engine="vllm"))) == (
+        "vllm computes on GPUs, and hardware.gpus is 0 (set hardware.gpus, or use engine: llama.cpp)"
+    )
+    installed = {"manager": "system", "path": "/opt/vllm-cpu"}
+    assert refusal(spec(engine="vllm", environment=installed)) is None
+    assert wants_absent_gpu(spec(engine="vllm", hardware={"gpus": 1}), 0)
+    assert not wants_absent_gpu(spec(engine="vllm", hardware={"gpus": 1}), 1)
 
 
 @pytest.mark.parametrize("kind", [kind for kind in EngineKind if kind not in DEPLOYED])
@@ -44,17 +61,15 @@ def test_each_other_engine_says_what_it_lacks(kind: EngineKind) -> None:
     wanted = spec(engine=kind.value)
     missing = what_is_missing(wanted)
     assert missing is not None
-    assert (
-        str(refusal(wanted, missing)) == f"{kind} cannot be deployed yet: {missing} (use engine: llama.cpp)"
-    )
+    assert str(refusal(wanted)) == f"{kind} cannot be deployed yet: {missing} (use engine: llama.cpp)"
     with pytest.raises(SpecError, match=f"{kind} cannot be tuned yet"):
         check_tunable(kind)
 
 
 def test_a_container_wants_its_image_by_digest() -> None:
-    wanted = spec(engine="vllm", target="docker")
-    assert "look up the digest of vllm/vllm-openai:v0.32.0" in str(refusal(wanted, "x"))
-    assert "digest" not in str(refusal(spec(engine="vllm", target="docker", rollout={"image": IMAGE}), "x"))
+    wanted = spec(engine="sglang", target="docker")
+    assert "look up the digest of lmsysorg/sglang:" in str(refusal(wanted))
+    assert "digest" not in str(refusal(spec(engine="sglang", target="docker", rollout={"image": IMAGE})))
     stock = what_is_missing(spec(target="docker", rollout={"image": IMAGE}))
     assert (
         stock

@@ -121,6 +121,12 @@ def test_a_lock_without_the_engine_is_refused() -> None:
     )
 
 
+def test_extras_that_serving_needs_are_pinned_with_their_package() -> None:
+    lock = "torch==2.13.0\ntransformers==5.23.0\n"
+    wanted = ("transformers[serving]", "torch")
+    assert pins_of(lock, wanted, Path("/l")) == ("torch==2.13.0", "transformers[serving]==5.23.0")
+
+
 def test_the_container_has_the_paths_and_limits_of_its_release() -> None:
     plan = container(release(hardware={"memory": "16Gi", "cpus": 3}, rollout={"pids": 100}))
     assert plan.model_dump(mode="json", exclude={"labels", "name"}) == snapshot(

@@ -43,7 +43,7 @@ def test_the_first_release_starts_where_nothing_serves(wanted: Release) -> None:
         [
             "claim 127.0.0.1:(a free port)",
             "start NEW on a private address",
-            "gate within 120 s: /health, then 16 tokens for 'The'",
+            "gate within 600 s: /health, then 16 tokens for 'The'",
             "switch traffic to NEW",
             "verify a completion at the public address",
         ]
