@@ -62,6 +62,43 @@ class Run(_Frozen):
         return self.failure
 
 
+class Placement(_Frozen):
+    """Where a model's layers lie and how much of the GPUs an engine takes; the same words as in `ServingConfig`.
+
+    llama.cpp puts the last `gpu_layers` on GPUs, the output layer first of all, and the caches of these layers with
+    them. The others split each layer over `gpus` (the tensor-parallel size), take `memory_fraction` of each of
+    them, and at most `batched_tokens` a step; None leaves that to the engine.
+    """
+
+    gpu_layers: int = Field(0, ge=0)
+    gpus: int = Field(0, ge=0)
+    memory_fraction: float = Field(0.9, gt=0, le=1)
+    batched_tokens: int | None = Field(None, ge=1)
+
+
+class Footprint(_Frozen):
+    """What a candidate will take, predicted from its shape.
+
+    `layer_bytes` are the weights of one of its `layers`, `output_bytes` those of the output layer, `kv_bytes` the
+    keys and values of one sequence in one layer at the whole context.
+    """
+
+    layers: int = Field(ge=1)
+    layer_bytes: int = Field(ge=1)
+    output_bytes: int = Field(ge=0)
+    kv_bytes: int = Field(ge=1)
+    heads: int = Field(ge=1)
+    kv_heads: int = Field(ge=1)
+
+
+class Devices(_Frozen):
+    """Memory that a service may be put into, bytes: of each GPU, in the order in which the engine takes them, and of
+    the host for what is left there. All of it, not the share that may be used."""
+
+    gpu_bytes: tuple[int, ...] = Field(min_length=1)
+    host_bytes: int = Field(ge=0)
+
+
 class Limits(_Frozen):
     """What the answer must keep: peak memory, latencies by name in ms; and the search's own bounds.
 
