@@ -203,7 +203,9 @@ def make_offload_rig(seed: int) -> OffloadRig:
     uneven = make.choice((0.0, 0.05, 0.15))
     cache = capacity * 2 ** make.uniform(-10, -1)
     gpu_ms = 2 ** make.uniform(1, 6) / layers
-    host_ms = gpu_ms * 2 ** make.uniform(0.6, 5.9)
+    gpu_each_ms = gpu_ms / 2 ** make.uniform(1, 8)
+    slower = 2 ** make.uniform(0.6, 5.9)
+    host_ms = gpu_ms * slower
     rig = OffloadRig(
         seed=seed,
         limits=Limits(
@@ -227,9 +229,9 @@ def make_offload_rig(seed: int) -> OffloadRig:
         fixed_bytes=capacity * make.uniform(0.01, 0.08),
         buffer_bytes=cache * make.choice((0.0, make.uniform(0, 0.3))),
         gpu_ms=gpu_ms,
-        gpu_each_ms=gpu_ms / 2 ** make.uniform(1, 8),
+        gpu_each_ms=gpu_each_ms,
         host_ms=host_ms,
-        host_each_ms=host_ms / 2 ** make.uniform(-1, 5),
+        host_each_ms=max(host_ms / 2 ** make.uniform(-1, 5), slower * gpu_each_ms),
         cross_ms=gpu_ms * layers * make.uniform(0, 0.2),
         step_ms=gpu_ms * layers * make.uniform(0, 0.1),
     )
