@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -151,6 +151,45 @@ class Ask(_Frozen):
 
     batch: int
     runs: int = 1
+
+
+class PlacedRun(_Frozen):
+    """One measurement of one placement at one size."""
+
+    placement: Placement
+    run: Run
+
+
+class PlacedAsk(_Frozen):
+    """The search wants `runs` more measurements of this placement at `batch`, in a fresh process."""
+
+    placement: Placement
+    batch: int
+    runs: int = 1
+
+
+class PlacedDecision(_Frozen):
+    """The end of a search over placements: a measured placement and size, or none, and why."""
+
+    placement: Placement | None
+    batch: int | None
+    reason: str
+
+
+class Space(_Frozen):
+    """What a model may be placed in, and by which knob of its engine: layers offloaded, or split over GPUs.
+
+    `limits` are those with all GPUs in use. Of an engine that splits, `default_tokens` is what it takes a step when
+    it is not told, where that is known, and `ladder` what is worth telling it.
+    """
+
+    knob: Literal["offload", "tensor_parallel"]
+    footprint: Footprint
+    devices: Devices
+    limits: Limits
+    memory_fraction: float = Field(0.9, gt=0, le=1)
+    default_tokens: int | None = Field(None, ge=1)
+    ladder: tuple[int, ...] = ()
 
 
 class Decision(_Frozen):
