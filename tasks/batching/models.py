@@ -206,18 +206,37 @@ class Prior(_Frozen):
     record: str
 
 
+class PlacementFigures(_Frozen):
+    """One placement with what was measured of it; `name` says it in words, `why` what became of it."""
+
+    name: str
+    placement: Placement
+    sizes: tuple[SizeFigures, ...]
+    chosen: bool = False
+    best: SizeFigures | None = None
+    """The size with the most throughput that keeps every bound."""
+    why: str = ""
+
+
 class BatchingRequest(_Frozen):
-    """Which candidate to serve how, and within which bounds. `config` is at batch 1."""
+    """Which candidate to serve how, and within which bounds. `config` is at batch 1.
+
+    Where there are GPUs that it may be placed on in several ways, `space` says so, and those are searched too.
+    """
 
     model_file: Path
     config: ServingConfig
     output_tokens: int = Field(ge=2)
     limits: Limits
     load: TuningLoad = TuningLoad()
+    space: Space | None = None
 
 
 class BatchingResult(StageResult):
-    """The batch size with its figures, and every size that was measured. `config` serves at that size."""
+    """The batch size with its figures, and every size that was measured. `config` serves at that size.
+
+    Where placements were searched, `placements` are all that were measured, and the rest is of the chosen one.
+    """
 
     verdict: ChoiceVerdict
     reason: str
@@ -227,5 +246,6 @@ class BatchingResult(StageResult):
     chosen: SizeFigures | None
     sizes: tuple[SizeFigures, ...]
     oom_hits: int = 0
+    placements: tuple[PlacementFigures, ...] = ()
     prior: int | None = None
     """The size that an earlier record suggested to start from."""

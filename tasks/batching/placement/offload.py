@@ -52,6 +52,12 @@ def propose_layers(trials: Sequence[Trial], space: Space, prior: int | None) -> 
     return _better(trials, space, room, best)
 
 
+def most_layers(space: Space, batch: int) -> Placement:
+    """As many layers on the GPUs as are predicted to fit beside the caches of `batch` sequences; at the least one."""
+    room = _rooms([], space, learn_memory(space.footprint, [], space.limits.memory_bytes))
+    return Placement(gpu_layers=max((layers for layers, most in room.items() if most >= batch), default=1))
+
+
 def expect(trial: Trial, trials: Sequence[Trial], space: Space) -> tuple[float, int]:
     """The most throughput that is expected of a placement after all that was measured, and the size to have it at."""
     memory = learn_memory(space.footprint, list(_peaks(trials)), space.limits.memory_bytes)

@@ -13,10 +13,10 @@ import math
 from collections.abc import Sequence
 
 from tasks.batching.models import Ask, Decision, PlacedAsk, PlacedDecision, PlacedRun, Placement, Space
-from tasks.batching.placement.memory import all_layers
-from tasks.batching.placement.offload import Proposal, expect, propose_layers, room_of
-from tasks.batching.placement.split import ask_for_less, propose_split
+from tasks.batching.placement.offload import Proposal, expect, most_layers, propose_layers, room_of
+from tasks.batching.placement.split import ask_for_less, propose_split, widest
 from tasks.batching.placement.trials import Trial, sort_trials
+from tasks.batching.placement.words import describe
 from tasks.batching.plan import REPEATS
 
 _NOISE = 0.03
@@ -39,16 +39,10 @@ def next_placed_step(
     return _settle(trials, space)
 
 
-def describe(placement: Placement, space: Space) -> str:
-    """A placement in words."""
-    if space.knob == "offload":
-        every = all_layers(space.footprint)
-        if placement.gpu_layers >= every:
-            return f"all {every} layers on the GPUs"
-        return f"{placement.gpu_layers} of {every} layers on the GPUs"
-    gpus = f"{placement.gpus} GPU{'s' * (placement.gpus > 1)}"
-    steps = f", {placement.batched_tokens} tokens a step" if placement.batched_tokens else ""
-    return f"{gpus} at {placement.memory_fraction:g} of their memory{steps}"
+def predict_placement(space: Space, batch: int) -> Placement:
+    """Where a model is put that is to be served at `batch` and nothing is measured yet: as much of it on the GPUs as
+    is predicted to fit, at the least a layer; over as many GPUs as it can be split over."""
+    return most_layers(space, batch) if space.knob == "offload" else widest(space)
 
 
 def _propose(trials: Sequence[Trial], space: Space, prior: int | None) -> Proposal | None:

@@ -48,6 +48,11 @@ def propose_split(trials: Sequence[Trial], space: Space, prior: int | None) -> P
     return _propose_tokens(trials, space)
 
 
+def widest(space: Space) -> Placement:
+    """Over all GPUs that the heads can be dealt out to."""
+    return Placement(gpus=sizes(space)[-1], memory_fraction=round(space.memory_fraction - _BESIDE, 2))
+
+
 def sizes(space: Space) -> list[int]:
     """Tensor-parallel sizes: those that the attention heads can be dealt out to, on GPUs that are there.
 
@@ -156,6 +161,8 @@ def _ways(base: Trial, space: Space) -> tuple[Sequence[int], Sequence[int]]:
         if size.latency_ms.get(name, 0.0) > bound
     }
     default = space.default_tokens
+    if default is None and space.ladder:
+        default = sorted(space.ladder)[len(space.ladder) // 2] - 1  # so that half of them are fewer
     fewer = sorted((one for one in space.ladder if default is None or one < default), reverse=True)
     more = sorted(one for one in space.ladder if default is None or one > default)
     return (fewer, more) if any(not name.startswith(_FIRST) for name in missed) else (more, fewer)
