@@ -118,9 +118,10 @@ def _settle(trials: Sequence[Trial], space: Space) -> PlacedAsk | PlacedDecision
         return _give_up(trials, space)
     if isinstance(top.step, Ask):
         return _ask(top, top.step)
-    enough = top.claim * (1 - space.limits.tolerance)
+    # In an open loop the throughput is the rate, and what keeps up is good enough.
+    enough = top.claim * (1 - space.limits.tolerance) if space.limits.rate_per_s is None else 0.0
     for trial in sorted(trials, key=_preference):
-        if trial.claim < enough:
+        if trial.claim == 0 or trial.claim < enough:
             continue
         if isinstance(trial.step, Ask):
             return _ask(trial, trial.step)
@@ -177,8 +178,8 @@ def _reason(trial: Trial, batch: int, top: Trial, trials: Sequence[Trial], space
         text = f"{where}: the most throughput of {len(trials)} placements"
     else:
         text = (
-            f"{where}: {max(s.throughput for s in trial.sure) / top.claim:.0%} of the most throughput, which "
-            f"{describe(top.placement, space)} has, of {len(trials)} placements"
+            f"{where}: {trial.claim / top.claim:.0%} of the throughput of {describe(top.placement, space)}, the most "
+            f"of {len(trials)} placements"
         )
     for one in others:
         if one.claim == 0:

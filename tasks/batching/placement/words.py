@@ -17,9 +17,9 @@ def describe(placement: Placement, space: Space) -> str:
         if placement.gpu_layers >= every:
             return f"all {every} layers on the GPUs"
         return f"{placement.gpu_layers} of {every} layers on the GPUs"
-    gpus = f"{placement.gpus} GPU{'s' * (placement.gpus > 1)}"
+    gpus, whose = ("1 GPU", "its") if placement.gpus == 1 else (f"{placement.gpus} GPUs", "their")
     steps = f", {placement.batched_tokens} tokens a step" if placement.batched_tokens else ""
-    return f"{gpus} at {placement.memory_fraction:g} of their memory{steps}"
+    return f"{gpus} at {placement.memory_fraction:g} of {whose} memory{steps}"
 
 
 def configure(config: ServingConfig, placement: Placement, space: Space) -> ServingConfig:

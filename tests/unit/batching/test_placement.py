@@ -28,6 +28,7 @@ from tasks.batching.placement.plan import next_placed_step
 from tasks.batching.placement.split import sizes
 from tasks.batching.placement.trials import sort_trials
 from tasks.batching.plan import REPEATS, doubt
+from tasks.batching.saturation import Saturation
 from tasks.engines.failures import Failure, FailureKind
 
 GB = 10**9
@@ -159,6 +160,12 @@ def test_fewer_layers_are_taken_where_the_room_for_caches_gives_more() -> None:
     assert (found.throughput or 0) > 1.5 * whole
 
 
+def test_after_a_size_that_is_too_large_the_search_does_not_begin_anew() -> None:
+    space = offload_space(layer=0.45, cache=0.002)
+    _, asked = search(machine(space, beside=1.5), space, prior=32)
+    assert [batch for _, batch, _ in layers_and_sizes(asked)][:2] == [32, 23]
+
+
 def test_a_slow_host_is_not_tried_twice() -> None:
     space = offload_space(layer=0.45, cache=0.02)
     decision, asked = search(machine(space, slower=60), space)
@@ -237,14 +244,23 @@ def split_space(
 
 
 def node(
-    *, talk: float = 1.0, beside: float = 0.0, free: float = 1.0, tokens_help: float = 0.0, said: str = ""
+    *,
+    talk: float = 1.0,
+    beside: float = 0.0,
+    free: float = 1.0,
+    tokens_help: float = 0.0,
+    least_gpus: int = 1,
+    flat: bool = False,
+    said: str = "",
 ) -> Measure:
+    """A step takes 40 ms of GPU time and 0.2 ms more for each sequence, or `flat` 2 ms for each beyond 20."""
+
     def measure(placement: Placement, batch: int) -> Run:
-        if placement.memory_fraction > free:
-            return Run.failing(
-                batch, Failure(kind=FailureKind.OUT_OF_MEMORY, what="it died", log_tail=said or None)
-            )
-        step = (40 + 0.2 * batch) / placement.gpus + talk * (placement.gpus - 1)
+        if placement.memory_fraction > free or placement.gpus < least_gpus:
+            failure = Failure(kind=FailureKind.OUT_OF_MEMORY, what="it died", log_tail=said or None)
+            return Run.failing(batch, failure)
+        work = max(40.0, 2.0 * batch) if flat else 40 + 0.2 * batch
+        step = work / placement.gpus + talk * (placement.gpus - 1)
         more = 1 + tokens_help * ((placement.batched_tokens or 2048) > 2048)
         return Run(
             batch=batch,
@@ -279,6 +295,41 @@ def test_all_gpus_are_taken_where_each_gives_more() -> None:
     assert decision.placement == Placement(gpus=4, memory_fraction=0.89)
     assert shapes(asked) == [(4, 0.89, None), (2, 0.89, None), (4, 0.89, 8192)]
     assert sum(ask.placement.gpus == 2 for ask in asked) == 1, "one look is enough"
+
+
+def test_what_is_slower_at_the_same_size_is_looked_at_once() -> None:
+    _, asked = search(node(talk=0, flat=True), split_space())
+    assert sum(ask.placement.gpus == 2 for ask in asked) == 1
+
+
+def test_gpus_that_turn_out_too_few_are_not_told_to_take_less() -> None:
+    """As much memory as more of them were seen to find: it is the model that does not fit."""
+    _, asked = search(node(talk=20, least_gpus=2), split_space(weights=8))
+    assert [fraction for gpus, fraction, _ in shapes(asked) if gpus == 1] == [0.89]
+
+
+def test_what_was_measured_once_is_not_answered_for_being_preferred() -> None:
+    """One GPU: 8 gives too little beside the best, 12 was measured once, 16 often."""
+    space = split_space(gpus=2, weights=8, tolerance=0.05, max_batch=16).model_copy(update={"ladder": ()})
+
+    def runs(gpus: int, batch: int, throughput: float, count: int) -> list[PlacedRun]:
+        run = Run(batch=batch, peak_bytes=GB, throughput=throughput, latency_ms={})
+        return [PlacedRun(placement=Placement(gpus=gpus, memory_fraction=0.89), run=run)] * count
+
+    history = [
+        *runs(2, 16, 103.0, 5),
+        *runs(2, 8, 80.0, 1),
+        *runs(1, 8, 96.0, 5),
+        *runs(1, 12, 98.5, 1),
+        *runs(1, 16, 100.0, 5),
+        *runs(1, 4, 50.0, 1),
+    ]
+    step = next_placed_step(history, space)
+    assert isinstance(step, PlacedDecision)
+    assert (step.placement, step.batch) == (Placement(gpus=1, memory_fraction=0.89), 16)
+    assert step.reason == snapshot(
+        "1 GPU at 0.89 of its memory: 97% of the throughput of 2 GPUs at 0.89 of their memory, the most of 2 placements; batch 16: good enough beside the best"
+    )
 
 
 def test_fewer_gpus_are_better_where_they_give_as_much() -> None:
@@ -324,7 +375,7 @@ def test_more_tokens_a_step_are_taken_where_they_give_more() -> None:
     decision, asked = search(node(tokens_help=0.2), split_space(gpus=1))
     assert decision.placement == Placement(gpus=1, memory_fraction=0.89, batched_tokens=8192)
     assert [tokens for _, _, tokens in shapes(asked)] == [None, 8192, 16384]
-    assert "1 GPU at 0.89 of their memory, 8192 tokens a step" in decision.reason
+    assert "1 GPU at 0.89 of its memory, 8192 tokens a step" in decision.reason
 
 
 def test_fewer_tokens_a_step_come_first_where_the_time_between_tokens_is_the_bound() -> None:
@@ -354,6 +405,27 @@ def test_the_answer_was_measured_and_keeps_every_bound(make: Callable[[int], Rig
         throughput = statistics.median(run.throughput or 0 for run in runs)
         best = max(size.throughput for one in trials.values() for size in one.sure)
         assert throughput >= best * (1 - space.limits.tolerance)
+        assert any(
+            size.throughput == best and size.runs >= REPEATS for one in trials.values() for size in one.sure
+        ), "what it is compared with was measured as often"
+
+
+def test_in_an_open_loop_the_fewest_gpus_that_keep_up_are_taken() -> None:
+    behind = Saturation(growth=0.4, later=1.0, backlog=31, begun=1.0)
+    noise = random.Random(1)
+
+    def measure(placement: Placement, batch: int) -> Run:
+        keeps_up = placement.gpus * batch >= 8 and placement.gpus > 1
+        return Run(
+            batch=batch,
+            peak_bytes=GB,
+            throughput=256.0 * noise.uniform(0.8, 1.0),
+            latency_ms={},
+            saturation=behind.model_copy(update={"growth": 0.0 if keeps_up else 0.4}),
+        )
+
+    decision, _ = search(measure, split_space(weights=8, rate_per_s=8).model_copy(update={"ladder": ()}))
+    assert (decision.placement, decision.batch) == (Placement(gpus=2, memory_fraction=0.89), 4)
 
 
 def test_in_an_open_loop_the_first_placement_that_keeps_up_is_enough() -> None:
