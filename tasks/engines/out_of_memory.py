@@ -24,6 +24,7 @@ _WORDS = (
     "is less than desired gpu memory utilization",  # vLLM: others hold what it was told to take
     *_TOO_SMALL_A_SHARE,
 )
+_ERROR = re.compile(r"error|failed", re.IGNORECASE)
 _KILLED = 128 + 9
 
 
@@ -36,6 +37,12 @@ def was_out_of_memory(status: int | None, log: str, *, kernel_kills: int | None 
     """
     words = log.lower()
     return (status == _KILLED and kernel_kills != 0) or any(word in words for word in _WORDS)
+
+
+def memory_error(log: str) -> str | None:
+    """The last line of a log that is an error about memory; None where there is none. Warnings speak of it, too."""
+    lines = (line.strip() for line in reversed(log.splitlines()))
+    return next((line for line in lines if _ERROR.search(line) and was_out_of_memory(None, line)), None)
 
 
 def wants_a_larger_share(log: str) -> bool:

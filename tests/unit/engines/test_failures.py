@@ -12,7 +12,7 @@ from tasks.core.errors import (
     EngineStartError,
 )
 from tasks.engines.failures import Failure, FailureKind, failure_of, failure_of_exit, signal_of
-from tasks.engines.out_of_memory import free_share, wants_a_larger_share
+from tasks.engines.out_of_memory import free_share, memory_error, wants_a_larger_share
 
 TAKEN = (
     "ValueError: Free memory on device cuda:0 (3.27/15.98 GiB) on startup is less than desired GPU memory utilization "
@@ -94,6 +94,11 @@ def test_only_statuses_of_signals_name_one() -> None:
 
 def test_a_line_does_not_repeat_itself() -> None:
     assert Failure(kind=FailureKind.OUT_OF_MEMORY, what="out of memory").line == "out of memory"
+
+
+def test_an_error_about_memory_is_found_and_a_warning_is_none() -> None:
+    assert memory_error(f"ERROR {TAKEN}\nTraceback\nRuntimeError: it failed") == f"ERROR {TAKEN}"
+    assert memory_error("WARNING long prompts may run out of memory\nRuntimeError: it failed") is None
 
 
 def test_an_engine_that_takes_a_share_says_whether_less_or_more_would_help() -> None:
