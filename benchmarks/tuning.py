@@ -12,13 +12,11 @@ import importlib
 import json
 import random
 import statistics
-import subprocess
-import sys
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.optuna import with_optuna
 from benchmarks.rigs import LATENCY, TOLERANCE, Rig, make_rig
 from tasks.batching.models import Decision, Run
 from tasks.batching.plan import next_step
@@ -193,12 +191,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
     rigs = [make_rig(seed) for seed in range(options.first, options.first + options.count)]
-    with tempfile.TemporaryDirectory() as folder:
-        # Optuna is no dependency: it is only what one would use otherwise.
-        uv = Path(sys.executable).with_name("uv")
-        install = [uv, "pip", "install", "--quiet", "--python", sys.executable, "--target", folder, "optuna"]
-        subprocess.run(install, check=True)
-        sys.path.append(folder)
+    with with_optuna():
         found = {}
         for name, method in METHODS.items():
             found[name] = score(method, rigs)

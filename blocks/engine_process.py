@@ -18,6 +18,7 @@ from tasks.core.errors import EngineDiedError, EngineError, EngineHungError, Eng
 from tasks.core.prefetch import Prefetch, no_prefetch
 from tasks.engines.base import CommandLine
 from tasks.engines.failures import name_end
+from tasks.engines.out_of_memory import memory_error
 
 _POLL_S = 0.02
 _DYING_S = 2.0
@@ -52,8 +53,14 @@ class EngineChild:
             )
 
     def last_words(self) -> str:
-        """The last lines of its log."""
-        return last_lines(self.log.read_text(errors="replace"))
+        """The last lines of its log, and before them its error about memory, if there was one.
+
+        An engine of several processes says what went wrong in one of them, and then at length in the others that that
+        one is gone.
+        """
+        text = self.log.read_text(errors="replace")
+        last, error = last_lines(text), memory_error(text)
+        return f"{error}\n…\n{last}" if error and error not in last else last
 
 
 @dataclass(frozen=True)

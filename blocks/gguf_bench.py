@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,20 +11,34 @@ from blocks.engine_bench import SCORING_S, EngineBench
 from blocks.exercises import answer_exercises
 from blocks.forced_tokens import Token, score_windows, tokenize
 from blocks.gguf_maker import compare_gguf, make_gguf
+from blocks.process import last_lines
+from tasks.core.errors import EngineError
 from tasks.core.serving import ServingConfig
 from tasks.core.spec import CandidateFormat
+from tasks.engines.failures import FailureKind, failure_of
 from tasks.quantization.models import Exercise, Score, Trial
 from tasks.quantization.plan import MARGIN_TOKENS
+
+_FEWER = 0.7
+"""Layers that are put on GPUs after those that were out of memory, as a share of them."""
+
+Place = Callable[[Path, ServingConfig], ServingConfig]
+"""How a candidate's file is placed, from how it would be served without."""
+
+
+def _as_configured(_: Path, config: ServingConfig) -> ServingConfig:
+    return config
 
 
 @dataclass(frozen=True)
 class GgufBench:
     """Implements `tasks.quantization.apply.CandidateBench`. Candidates are served as in `config`, but for batch and
-    context."""
+    context, and for what `place` says of a file: how many of its layers are put on GPUs."""
 
     bench: EngineBench
     config: ServingConfig
     scoring_s: float = SCORING_S
+    place: Place = _as_configured
 
     def convert(self, worker: Path, model_dir: Path, form: CandidateFormat, out: Path) -> None:
         """As the quantization stage's `CandidateBench` says."""
@@ -45,8 +59,34 @@ class GgufBench:
         slots: int,
         exercises: Sequence[Exercise] = (),
     ) -> Trial:
-        """As the quantization stage's `CandidateBench` says."""
-        config = self.config.model_copy(update={"batch": slots, "context": window + MARGIN_TOKENS})
+        """As the quantization stage's `CandidateBench` says.
+
+        Where a part of the model lies on GPUs and they run out of memory, a smaller part is put there.
+        """
+        asked = self.config.model_copy(update={"batch": slots, "context": window + MARGIN_TOKENS})
+        config = self.place(model, asked)
+        while True:
+            try:
+                return self._try(model, log, config, text, tokens, window, exercises)
+            except EngineError as error:
+                said = last_lines(log.read_text(errors="replace")) if log.exists() else ""
+                out = failure_of(error, log_tail=said).kind is FailureKind.OUT_OF_MEMORY
+                layers = int(config.gpu_layers * _FEWER)
+                if not out or layers < 1:
+                    raise
+                config = config.model_copy(update={"gpu_layers": layers})
+
+    def _try(
+        self,
+        model: Path,
+        log: Path,
+        config: ServingConfig,
+        text: str | None,
+        tokens: int,
+        window: int,
+        exercises: Sequence[Exercise],
+    ) -> Trial:
+        slots = config.batch
         with self.bench.serve(model, config, log) as served:
             with EngineApi(served.base_url, timeout_s=self.scoring_s) as api:
                 scores = _score(api, text, tokens, window, slots) if text is not None else []

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from blocks.engine_bench import EngineBench
 from blocks.folder_bench import FolderBench
-from blocks.gguf_bench import GgufBench
+from blocks.gguf_bench import GgufBench, Place
 from blocks.nvml import read_nvml
 from flows.tool_environment import build_tool, is_built, lock_tool
 from tasks.core.errors import SpecError
@@ -69,11 +69,15 @@ def read_text(path: Path, key: str, tokens: int) -> str:
 
 
 def candidate_bench(
-    bench: EngineBench, config: ServingConfig, request: QuantizationRequest, quantizer: Locked | None
+    bench: EngineBench,
+    config: ServingConfig,
+    request: QuantizationRequest,
+    quantizer: Locked | None,
+    place: Place,
 ) -> CandidateBench:
     """The bench for the layout that the engine loads. Builds the quantizer's environment where it is needed."""
     if request.layout == "gguf-file":
-        return GgufBench(bench, config)
+        return GgufBench(bench, config, place=place)
     return FolderBench(
         bench,
         config,

@@ -8,14 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-import psutil
 from prefect import flow
 from pydantic import BaseModel, ConfigDict, Field
 
 from blocks.engine_bench import EngineBench
+from blocks.gguf_bench import Place
 from blocks.guidellm import Guidellm
 from blocks.host import fingerprint_here
-from blocks.nvml import read_nvml
 from blocks.prefetch import Prefetcher
 from blocks.record_store import open_record_store
 from flows.candidate_bench import (
@@ -26,11 +25,20 @@ from flows.candidate_bench import (
     read_text,
 )
 from flows.named_states import named
+from flows.placing import (
+    ALL_LAYERS,
+    find_space,
+    footprint_of,
+    gpu_sizes,
+    host_bytes,
+    place_files,
+    predicted,
+)
 from flows.recording import Outcome, run_stage
 from flows.tool_environment import tool_python
 from tasks.batching import guidellm
 from tasks.batching import report as batching_report
-from tasks.batching.models import BatchingRequest, BatchingResult, Limits
+from tasks.batching.models import BatchingRequest, BatchingResult, Limits, Space
 from tasks.batching.priors import find_prior
 from tasks.batching.task import find_batch
 from tasks.core.digests import digest_of
@@ -54,10 +62,6 @@ from tasks.quantization.task import measure_candidates
 from tasks.quantization.task_set import parse_task_set
 
 R = TypeVar("R")
-
-_ALL_LAYERS = 999
-_MEMORY_STEP = 1 << 28
-"""The host's memory is taken in steps: the kernel's own share changes a little with every start."""
 
 
 class TuningRequest(BaseModel):
@@ -115,7 +119,7 @@ def _bench(request: TuningRequest, stage: StageName) -> EngineBench:
 
 
 def _config(request: TuningRequest) -> ServingConfig:
-    """How the engine serves while it is tuned, but for the batch size."""
+    """How the engine serves while it is tuned, but for the batch size and for its placement on GPUs."""
     gpus = request.hardware.gpus
     by_layer = get_engine(request.engine).card.layouts[0] == "gguf-file"
     return ServingConfig(
@@ -123,7 +127,7 @@ def _config(request: TuningRequest) -> ServingConfig:
         batch=1,
         context=request.tuning.context,
         threads=request.hardware.cpus or len(os.sched_getaffinity(0)),
-        gpu_layers=_ALL_LAYERS if gpus and by_layer else 0,
+        gpu_layers=ALL_LAYERS if gpus and by_layer else 0,
         gpus=0 if by_layer else gpus,
         memory_fraction=request.objectives.memory_fraction,
         kv_bytes_per_token=read_model_shape(request.model_dir).kv_bytes_per_token,
@@ -155,6 +159,8 @@ def quantized(request: TuningRequest) -> Outcome[QuantizationResult]:
     """The quantization stage alone. Raises `SpecError` for a wish that cannot be measured."""
     _check(request, read_model_shape(request.model_dir))
     config = _config(request)
+    if (space := _space(request, request.tuning.candidates[0])) and space.knob == "tensor_parallel":
+        config = predicted(config, space)
     refused = infeasible(request.engine, request.tuning, request.hardware)
     asked = _asked(request, refused)
     if quantizer := quantizer_lock(request.engine, request.tuning, refused):
@@ -168,7 +174,9 @@ def quantized(request: TuningRequest) -> Outcome[QuantizationResult]:
     }
 
     def work() -> QuantizationResult:
-        made_by = candidate_bench(_bench(request, StageName.QUANTIZATION), config, asked, quantizer)
+        made_by = candidate_bench(
+            _bench(request, StageName.QUANTIZATION), config, asked, quantizer, _place_files(request)
+        )
         return _alone(lambda: measure_candidates(asked, made_by, Settings.load()))
 
     return run_stage(
@@ -198,7 +206,7 @@ def _asked(request: TuningRequest, refused: dict[CandidateFormat, str]) -> Quant
         exercises=_read_task_set(tuning),
         task_tolerance=_task_tolerance(objectives),
         policy=objectives.policy,
-        memory_bytes=_usable_bytes(request),
+        memory_bytes=_servable_bytes(request),
         layout=card.layouts[0],
         unpacks=card.unpacks_weights,
         infeasible=refused,
@@ -211,6 +219,7 @@ def _batch(request: TuningRequest, candidate: Candidate) -> Outcome[BatchingResu
     tuning = request.tuning
     limits = _limits(request)
     config = _config(request)
+    space = _space(request, candidate.format)
     bench = _bench(request, StageName.BATCHING)
     inputs = {
         **_common_inputs(request, config),
@@ -221,6 +230,7 @@ def _batch(request: TuningRequest, candidate: Candidate) -> Outcome[BatchingResu
         "load": tuning.load.model_dump(mode="json"),
         "load_generator": list(guidellm.REQUIREMENTS) if _by_guidellm(tuning) else "builtin",
         "limits": limits.model_dump(mode="json"),
+        **({"space": space.model_dump(mode="json")} if space else {}),
     }
     records = open_record_store(Settings.load()).list(StageName.BATCHING)
     prior = find_prior(records, inputs, fingerprint_here())
@@ -230,6 +240,7 @@ def _batch(request: TuningRequest, candidate: Candidate) -> Outcome[BatchingResu
         output_tokens=tuning.output_tokens,
         limits=limits,
         load=tuning.load,
+        space=space,
     )
     outcome = run_stage(
         StageName.BATCHING,
@@ -296,16 +307,39 @@ def _limits(request: TuningRequest) -> Limits:
     )
 
 
+def _space(request: TuningRequest, form: CandidateFormat) -> Space | None:
+    """The ways in which a candidate can be placed on GPUs; None where there is but one."""
+    if not request.hardware.gpus:
+        return None
+    card = get_engine(request.engine).card
+    footprint = footprint_of(request.model_dir, form, card, request.tuning.context)
+    return find_space(card, request.hardware, footprint, _limits(request), request.objectives.memory_fraction)
+
+
+def _place_files(request: TuningRequest) -> Place:
+    return place_files(
+        get_engine(request.engine).card,
+        request.model_dir,
+        request.tuning.candidates,
+        request.hardware,
+        _limits(request),
+        request.objectives.memory_fraction,
+    )
+
+
 def _usable_bytes(request: TuningRequest) -> int:
-    return int(_memory_bytes(request.hardware) * request.objectives.memory_fraction)
-
-
-def _memory_bytes(hardware: Hardware) -> int:
     """The limit that measured memory is held against: the GPUs' where they are used, else the host's."""
-    if hardware.gpus:  # an engine that does not use them is refused by the bench
-        gpus = sorted((gpu.memory_bytes or 0 for gpu in read_nvml().gpus), reverse=True)
-        return max(1, sum(gpus[: hardware.gpus]))
-    return hardware.memory or psutil.virtual_memory().total // _MEMORY_STEP * _MEMORY_STEP
+    hardware = request.hardware  # an engine that does not use the GPUs is refused by the bench
+    memory = max(1, sum(gpu_sizes(hardware))) if hardware.gpus else host_bytes(hardware)
+    return int(memory * request.objectives.memory_fraction)
+
+
+def _servable_bytes(request: TuningRequest) -> int:
+    """What a model may take to be served at all: of an engine that offloads layers, the host's memory as well."""
+    usable = _usable_bytes(request)
+    if request.hardware.gpus and get_engine(request.engine).card.find_knob("offload"):
+        usable += int(host_bytes(request.hardware) * request.objectives.memory_fraction)
+    return usable
 
 
 def _read_task_set(tuning: Tuning) -> tuple[Exercise, ...]:

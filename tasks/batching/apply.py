@@ -1,12 +1,25 @@
-"""Run the search: measure what the plan asks for until it decides."""
+"""Run the searches: measure what the plan asks for until it decides."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from tasks.batching.models import Ask, BatchingRequest, BatchingResult, Decision, Limits, Run
+from tasks.batching.models import (
+    BatchingRequest,
+    BatchingResult,
+    Decision,
+    Limits,
+    PlacedDecision,
+    PlacedRun,
+    Run,
+    SizeFigures,
+    Space,
+)
+from tasks.batching.placement.plan import next_placed_step
+from tasks.batching.placement.trials import sort_trials
+from tasks.batching.placement.words import configure, describe, sum_up
 from tasks.batching.plan import next_step, summarise
 from tasks.batching.report import words
 from tasks.core.cancellation import current
@@ -49,21 +62,22 @@ def search(probe: Probe, limits: Limits, prior: int | None = None) -> tuple[Deci
             return step, history
         runs = list(probe.measure(step.batch, step.runs))
         history += runs
-        _say(step, runs)
+        _say(step.batch, step.runs, runs)
 
 
 class ServedProbe:
-    """A probe that serves a candidate."""
+    """A probe that serves a candidate, as configured but for the size."""
 
-    def __init__(self, request: BatchingRequest, bench: ServingBench) -> None:
+    def __init__(self, request: BatchingRequest, bench: ServingBench, config: ServingConfig) -> None:
         self._request = request
         self._bench = bench
+        self._config = config
 
     def measure(self, batch: int, runs: int) -> Sequence[Run]:
         """As `Probe` says."""
         return self._bench.probe(
             self._request.model_file,
-            self._request.config.model_copy(update={"batch": batch}),
+            self._config.model_copy(update={"batch": batch}),
             self._request.model_file.with_name("engine.log"),
             output_tokens=self._request.output_tokens,
             runs=runs,
@@ -72,16 +86,58 @@ class ServedProbe:
 
 
 def find_batch(request: BatchingRequest, bench: ServingBench, prior: int | None) -> BatchingResult:
-    """The batch size for a candidate."""
-    decision, history = search(ServedProbe(request, bench), request.limits, prior)
+    """The batch size for a candidate, and where there are several, the placement to serve it at."""
+    if request.space is not None:
+        return _find_placed(request, request.space, bench, prior)
+    decision, history = search(ServedProbe(request, bench, request.config), request.limits, prior)
     sizes = summarise(history, request.limits)
+    return _result(request, request.config, request.limits, decision, sizes, history, prior)
+
+
+def _find_placed(
+    request: BatchingRequest, space: Space, bench: ServingBench, prior: int | None
+) -> BatchingResult:
+    history: list[PlacedRun] = []
+    while True:
+        current().check()
+        step = next_placed_step(history, space, prior)
+        if isinstance(step, PlacedDecision):
+            break
+        placed = ServedProbe(request, bench, configure(request.config, step.placement, space))
+        runs = list(placed.measure(step.batch, step.runs))
+        history += [PlacedRun(placement=step.placement, run=run) for run in runs]
+        _say(step.batch, step.runs, runs, where=describe(step.placement, space))
+    trials = sort_trials(history, space)
+    shown = next((one for one in trials if one.placement == step.placement), trials[-1] if trials else None)
+    result = _result(
+        request,
+        configure(request.config, shown.placement, space) if shown else request.config,
+        shown.limits if shown else request.limits,
+        Decision(batch=step.batch, reason=step.reason),
+        dict(shown.sizes) if shown else {},
+        [placed.run for placed in history],
+        prior,
+    )
+    placements = [sum_up(trial, space, chosen=trial.placement == step.placement) for trial in trials]
+    return result.model_copy(update={"placements": tuple(placements)})
+
+
+def _result(
+    request: BatchingRequest,
+    config: ServingConfig,
+    limits: Limits,
+    decision: Decision,
+    sizes: Mapping[int, SizeFigures],
+    history: Sequence[Run],
+    prior: int | None,
+) -> BatchingResult:
     chosen = sizes[decision.batch] if decision.batch else None
     return BatchingResult(
         verdict=ChoiceVerdict.CHOSEN if chosen else ChoiceVerdict.NONE,
         reason=decision.reason,
         batch=decision.batch,
-        config=request.config.model_copy(update={"batch": decision.batch or 1}),
-        limits=request.limits,
+        config=config.model_copy(update={"batch": decision.batch or 1}),
+        limits=limits,
         chosen=chosen,
         sizes=tuple(sizes.values()),
         oom_hits=sum(run.oom for run in history),
@@ -95,7 +151,7 @@ def _last_words(history: Sequence[Run]) -> str | None:
     return next((fault.log_tail for fault in faults if fault.log_tail), None)
 
 
-def _say(step: Ask, runs: Sequence[Run]) -> None:
+def _say(batch: int, wanted: int, runs: Sequence[Run], where: str = "") -> None:
     for run in runs[-1:]:
         if (fault := run.fault) is not None:
             word = fault.line
@@ -105,5 +161,5 @@ def _say(step: Ask, runs: Sequence[Run]) -> None:
             )
             behind = ", saturated" if run.saturation and run.saturation.saturated else ""
             word = f"{run.throughput or 0:.0f} tokens/s, {latency}{behind}"
-        again = f" (run {len(runs)} of {step.runs})" if step.runs > 1 else ""
-        say(StageName.BATCHING, f"batch {step.batch}{again}: {word}")
+        again = f" (run {len(runs)} of {wanted})" if wanted > 1 else ""
+        say(StageName.BATCHING, f"{f'{where}, ' if where else ''}batch {batch}{again}: {word}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -62,6 +62,43 @@ class Run(_Frozen):
         return self.failure
 
 
+class Placement(_Frozen):
+    """Where a model's layers lie and how much of the GPUs an engine takes; the same words as in `ServingConfig`.
+
+    llama.cpp puts the last `gpu_layers` on GPUs, the output layer first of all, and the caches of these layers with
+    them. The others split each layer over `gpus` (the tensor-parallel size), take `memory_fraction` of each of
+    them, and at most `batched_tokens` a step; None leaves that to the engine.
+    """
+
+    gpu_layers: int = Field(0, ge=0)
+    gpus: int = Field(0, ge=0)
+    memory_fraction: float = Field(0.9, gt=0, le=1)
+    batched_tokens: int | None = Field(None, ge=1)
+
+
+class Footprint(_Frozen):
+    """What a candidate will take, predicted from its shape.
+
+    `layer_bytes` are the weights of one of its `layers`, `output_bytes` those of the output layer, `kv_bytes` the
+    keys and values of one sequence in one layer at the whole context.
+    """
+
+    layers: int = Field(ge=1)
+    layer_bytes: int = Field(ge=1)
+    output_bytes: int = Field(ge=0)
+    kv_bytes: int = Field(ge=1)
+    heads: int = Field(ge=1)
+    kv_heads: int = Field(ge=1)
+
+
+class Devices(_Frozen):
+    """Memory that a service may be put into, bytes: of each GPU, in the order in which the engine takes them, and of
+    the host for what is left there. All of it, not the share that may be used."""
+
+    gpu_bytes: tuple[int, ...] = Field(min_length=1)
+    host_bytes: int = Field(ge=0)
+
+
 class Limits(_Frozen):
     """What the answer must keep: peak memory, latencies by name in ms; and the search's own bounds.
 
@@ -116,6 +153,45 @@ class Ask(_Frozen):
     runs: int = 1
 
 
+class PlacedRun(_Frozen):
+    """One measurement of one placement at one size."""
+
+    placement: Placement
+    run: Run
+
+
+class PlacedAsk(_Frozen):
+    """The search wants `runs` more measurements of this placement at `batch`, in a fresh process."""
+
+    placement: Placement
+    batch: int
+    runs: int = 1
+
+
+class PlacedDecision(_Frozen):
+    """The end of a search over placements: a measured placement and size, or none, and why."""
+
+    placement: Placement | None
+    batch: int | None
+    reason: str
+
+
+class Space(_Frozen):
+    """What a model may be placed in, and by which knob of its engine: layers offloaded, or split over GPUs.
+
+    `limits` are those with all GPUs in use. Of an engine that splits, `default_tokens` is what it takes a step when
+    it is not told, where that is known, and `ladder` what is worth telling it.
+    """
+
+    knob: Literal["offload", "tensor_parallel"]
+    footprint: Footprint
+    devices: Devices
+    limits: Limits
+    memory_fraction: float = Field(0.9, gt=0, le=1)
+    default_tokens: int | None = Field(None, ge=1)
+    ladder: tuple[int, ...] = ()
+
+
 class Decision(_Frozen):
     """The end of a search: a measured size, or none, and why."""
 
@@ -130,18 +206,37 @@ class Prior(_Frozen):
     record: str
 
 
+class PlacementFigures(_Frozen):
+    """One placement with what was measured of it; `name` says it in words, `why` what became of it."""
+
+    name: str
+    placement: Placement
+    sizes: tuple[SizeFigures, ...]
+    chosen: bool = False
+    best: SizeFigures | None = None
+    """The size with the most throughput that keeps every bound."""
+    why: str = ""
+
+
 class BatchingRequest(_Frozen):
-    """Which candidate to serve how, and within which bounds. `config` is at batch 1."""
+    """Which candidate to serve how, and within which bounds. `config` is at batch 1.
+
+    Where there are GPUs that it may be placed on in several ways, `space` says so, and those are searched too.
+    """
 
     model_file: Path
     config: ServingConfig
     output_tokens: int = Field(ge=2)
     limits: Limits
     load: TuningLoad = TuningLoad()
+    space: Space | None = None
 
 
 class BatchingResult(StageResult):
-    """The batch size with its figures, and every size that was measured. `config` serves at that size."""
+    """The batch size with its figures, and every size that was measured. `config` serves at that size.
+
+    Where placements were searched, `placements` are all that were measured, and the rest is of the chosen one.
+    """
 
     verdict: ChoiceVerdict
     reason: str
@@ -151,5 +246,6 @@ class BatchingResult(StageResult):
     chosen: SizeFigures | None
     sizes: tuple[SizeFigures, ...]
     oom_hits: int = 0
+    placements: tuple[PlacementFigures, ...] = ()
     prior: int | None = None
     """The size that an earlier record suggested to start from."""

@@ -58,12 +58,18 @@ _STUDENT_95 = {
 Sizes = Mapping[int, SizeFigures]
 
 
-def next_step(history: Sequence[Run], limits: Limits, prior: int | None = None) -> Ask | Decision:
-    """What to measure next, or the decision. `prior` is a size to start from, if one is known."""
+def next_step(
+    history: Sequence[Run], limits: Limits, prior: int | None = None, each_bytes: float | None = None
+) -> Ask | Decision:
+    """What to measure next, or the decision.
+
+    `prior` is a size to start from, `each_bytes` what a sequence adds to memory (0 where the engine takes all that it
+    may at its start); both where they are known.
+    """
     sizes = summarise(history, limits)
     if (batch := _failed_once(history)) is not None:
         return Ask(batch=batch)
-    if (batch := _explore(sizes, limits, prior)) is not None:
+    if (batch := _explore(sizes, limits, prior, each_bytes)) is not None:
         return Ask(batch=batch)
     return _recheck(sizes, limits) or _settle(sizes, limits)
 
@@ -174,26 +180,26 @@ def _failed_once(history: Sequence[Run]) -> int | None:
     return batch if failures < _FAILURES else None
 
 
-def _explore(sizes: Sizes, limits: Limits, prior: int | None) -> int | None:
+def _explore(sizes: Sizes, limits: Limits, prior: int | None, each_bytes: float | None) -> int | None:
     """The next size that was never measured; None when there is nothing left to learn."""
     if not sizes:
         return max(1, min(prior or 1, limits.max_batch))
     if limits.rate_per_s is not None:
-        return _explore_at_rate(sizes, limits)
+        return _explore_at_rate(sizes, limits, each_bytes)
     fitting = [size.batch for size in sizes.values() if size.fits]
     if not fitting:
         return None if 1 in sizes else 1  # a bad prior: start over from 1
-    return _upward(sizes, limits, max(fitting)) or _downward(sizes, limits, min(fitting))
+    return _upward(sizes, limits, max(fitting), each_bytes) or _downward(sizes, limits, min(fitting))
 
 
-def _explore_at_rate(sizes: Sizes, limits: Limits) -> int | None:
+def _explore_at_rate(sizes: Sizes, limits: Limits, each_bytes: float | None) -> int | None:
     """In an open loop throughput is the rate, so the smallest size that keeps up is wanted: it lies above those that
     let requests wait and below those that keep up, or that break another bound."""
     small = max((size.batch for size in sizes.values() if _lets_wait(size, limits)), default=0)
     high = min((batch for batch in sizes if batch > small), default=None)
     finest = max(1, int(small * _FINE))
     if high is None:
-        target = _reach(sizes, limits, small)
+        target = _room(sizes, limits, small, min(2 * small, limits.max_batch), each_bytes)
         return target if target >= small + finest else None
     if high <= 2 * small + 1:
         target = (small + high) // 2
@@ -204,11 +210,6 @@ def _explore_at_rate(sizes: Sizes, limits: Limits) -> int | None:
     return target if small + finest <= target < high else None
 
 
-def _reach(sizes: Sizes, limits: Limits, low: int) -> int:
-    """Twice `low`, or as far as memory reaches."""
-    return _room(sizes, limits, low, min(2 * low, limits.max_batch))
-
-
 def _lets_wait(size: SizeFigures, limits: Limits) -> bool:
     """Whether requests wait too long at this size for want of slots: it is saturated, or nearly so."""
     if size.fit is Fit.SATURATED:
@@ -217,7 +218,7 @@ def _lets_wait(size: SizeFigures, limits: Limits) -> bool:
     return size.fit is Fit.LATENCY and bool(missed) and all(name.startswith(_WAITING) for name in missed)
 
 
-def _upward(sizes: Sizes, limits: Limits, low: int) -> int | None:
+def _upward(sizes: Sizes, limits: Limits, low: int, each_bytes: float | None) -> int | None:
     """Doubling, then halving the gap to the smallest size that does not fit, while throughput still rises."""
     if not _rising(sizes):
         return None
@@ -229,8 +230,8 @@ def _upward(sizes: Sizes, limits: Limits, low: int) -> int | None:
         return None
     else:
         target = (low + int(broken)) // 2
-    room = _room(sizes, limits, low, target)
-    if room < target and len(_peaks(sizes)) == 1 and low > 1:
+    room = _room(sizes, limits, low, target, each_bytes)
+    if room < target and len(_peaks(sizes)) == 1 and low > 1 and each_bytes is None:
         return low // 2  # one point gives no slope: a second one tells how far memory reaches
     target = min(target, room)
     finest = min(low + max(1, int(low * _FINE)), limits.max_batch)
@@ -261,13 +262,18 @@ def _peaks(sizes: Sizes) -> list[tuple[int, int]]:
     return [(size.batch, size.peak_bytes) for _, size in sorted(sizes.items()) if size.peak_bytes]
 
 
-def _room(sizes: Sizes, limits: Limits, low: int, target: int) -> int:
+def _room(sizes: Sizes, limits: Limits, low: int, target: int, each_bytes: float | None) -> int:
     """The largest size up to `target` whose memory, extrapolated from what was measured, keeps the bound.
 
-    Memory is taken to grow by the steepest slope that the measured sizes show; from one size alone, in
-    proportion, which is never too little.
+    Memory is taken to grow by the steepest slope that the measured sizes show; from one size alone by `each_bytes`
+    a sequence, or where that is not known, in proportion, which is never too little.
     """
     peaks = _peaks(sizes)
+    if each_bytes == 0:
+        return target
+    if len(peaks) == 1 and each_bytes is not None:
+        batch, peak = peaks[0]
+        return min(target, batch + math.floor((limits.memory_bytes - peak) / each_bytes))
     if len(peaks) < 2:
         if not peaks or low == 1:
             return target
@@ -308,7 +314,7 @@ def _settle(sizes: Sizes, limits: Limits) -> Ask | Decision:
     fitting = [size for _, size in sorted(sizes.items()) if size.fits]
     if not fitting:
         return Decision(batch=None, reason=_why_none(sizes, limits))
-    doubtful = [size for size in fitting if size.runs >= REPEATS and _doubt(size, limits)]
+    doubtful = [size for size in fitting if size.runs >= REPEATS and doubt(size, limits)]
     sure = [size for size in fitting if size not in doubtful]
     if not sure:
         return _give_up(doubtful, sizes, limits)
@@ -333,7 +339,7 @@ def _why_none(sizes: Sizes, limits: Limits) -> str:
     return f"not even batch {smallest.batch} will do: {smallest.why}"
 
 
-def _doubt(size: SizeFigures, limits: Limits) -> str:
+def doubt(size: SizeFigures, limits: Limits) -> str:
     """The latency that may well miss its bound, though it kept it; empty if none may."""
     for name, bound in limits.latency_ms.items():
         if size.latency_high_ms.get(name, math.inf) > bound * (1 + _ROUNDING):
@@ -366,14 +372,14 @@ def _give_up(doubtful: Sequence[SizeFigures], sizes: Sizes, limits: Limits) -> A
     half = smallest.batch // 2
     if limits.rate_per_s is not None:
         twice = 2 * doubtful[-1].batch
-        waits = _doubt(doubtful[-1], limits).startswith(_WAITING)
+        waits = doubt(doubtful[-1], limits).startswith(_WAITING)
         if waits and twice <= limits.max_batch and twice not in sizes:
             return Ask(batch=twice)
     elif half >= 1 and half not in sizes:
         return Ask(batch=half, runs=REPEATS)
     if smallest.runs < MOST_REPEATS:
         return Ask(batch=smallest.batch, runs=MOST_REPEATS - smallest.runs)
-    reason = f"not even batch {smallest.batch} will surely do: {_doubt(smallest, limits)}"
+    reason = f"not even batch {smallest.batch} will surely do: {doubt(smallest, limits)}"
     return Decision(batch=None, reason=reason)
 
 

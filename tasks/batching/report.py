@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tasks.batching.models import BatchingResult, Fit, SizeFigures
+from tasks.batching.models import BatchingResult, Fit, PlacementFigures, SizeFigures
 from tasks.core.figures import bars
 from tasks.core.markdown import bullets, fenced, page, section, table
 from tasks.core.records import Number
@@ -18,7 +18,8 @@ def headline(result: BatchingResult) -> str:
     if chosen is None:
         return result.reason
     tail = "".join(f", {words(name)} {chosen.latency_ms[name]:.1f} ms" for name in _p95(chosen))
-    return f"batch {chosen.batch}: {chosen.throughput:.0f} tokens/s{tail}"
+    where = f", {placed.name}" if (placed := _placed(result)) else ""
+    return f"batch {chosen.batch}{where}: {chosen.throughput:.0f} tokens/s{tail}"
 
 
 def numbers(result: BatchingResult) -> dict[str, Number]:
@@ -31,6 +32,9 @@ def numbers(result: BatchingResult) -> dict[str, Number]:
         "throughput": Number(value=chosen.throughput, unit="token/s"),
         "peak_bytes": Number(value=chosen.peak_bytes or 0, unit="byte"),
     }
+    if result.placements:
+        placed = {"gpu_layers": result.config.gpu_layers, "gpus": result.config.gpus}
+        found |= {name: Number(value=value, unit="1") for name, value in placed.items() if value}
     if chosen.sm_activity is not None:
         found["sm_activity"] = Number(value=chosen.sm_activity, unit="1")
     return found | {f"{name}_ms": Number(value=value, unit="ms") for name, value in chosen.latency_ms.items()}
@@ -57,6 +61,7 @@ def markdown(result: BatchingResult) -> str:
         StageName.BATCHING,
         result.verdict,
         f"**batch {result.batch}**: {result.reason}" if result.batch else result.reason,
+        _placements(result),
         table(heads, [_row(size, names, result)[: len(heads)] for size in result.sizes], right=heads),
         section("Sizes that will not do", bullets(others)),
         section("What happened once and not again", bullets(mishaps)),
@@ -72,6 +77,27 @@ def markdown(result: BatchingResult) -> str:
         ),
         f"Started from batch {result.prior}, which an earlier record suggested." if result.prior else "",
     )
+
+
+def _placements(result: BatchingResult) -> str:
+    """What was measured of each placement; the sizes below are those of the chosen one."""
+    if not result.placements:
+        return ""
+    heads = ("placement", "sizes", "batch", "tokens/s", "peak memory")
+    rows = []
+    for one in result.placements:
+        best = one.best
+        peak = _size(best.peak_bytes) if best and best.peak_bytes else "-"
+        figures = (str(best.batch), f"{best.throughput:,.0f}", peak) if best else ("-", "-", "-")
+        name = f"**{one.name}**" if one is _placed(result) else one.name
+        rows.append((name, str(len(one.sizes)), *figures))
+    others = [f"{one.name}: {one.why}" for one in result.placements if one.why]
+    return section("Placements", table(heads, rows, right=heads[1:]), bullets(others))
+
+
+def _placed(result: BatchingResult) -> PlacementFigures | None:
+    """The chosen placement, where several could be."""
+    return next((one for one in result.placements if one.chosen), None)
 
 
 def _why_not(size: SizeFigures) -> str:

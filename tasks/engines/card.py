@@ -21,6 +21,8 @@ from tasks.core.spec import CandidateFormat, EngineKind
 
 DATA = Path(__file__).parent / "data"
 
+LARGE_GPU_BYTES = 70 * 2**30
+
 Layout = Literal["hf-folder", "gguf-file", "ollama-blobs", "tensorrt-engine", "triton-repository"]
 Scored = Literal["engine", "library"]
 Capability = str
@@ -137,13 +139,25 @@ class Quantization(Sourced):
 
 
 class Knob(Part):
-    """A setting that memory and speed depend on, by its common name."""
+    """A setting that memory and speed depend on, by its common name.
+
+    `values` are worth trying beside what the engine takes when it is not told: `default`, or `default_on_large_gpus`
+    on those of `LARGE_GPU_BYTES` or more, where these are known.
+    """
 
     name: Literal[
         "batch", "batched_tokens", "context", "memory_fraction", "tensor_parallel", "offload", "kv_dtype"
     ]
     flag: str
     meaning: str
+    values: tuple[int, ...] = ()
+    default: int | None = None
+    default_on_large_gpus: int | None = None
+    sources: tuple[str, ...] = ()
+
+    def default_on(self, gpu_bytes: int) -> int | None:
+        """What the engine takes on GPUs of that size; None where that is not known."""
+        return self.default_on_large_gpus if gpu_bytes >= LARGE_GPU_BYTES else self.default
 
 
 class Stop(Sourced):
@@ -210,6 +224,10 @@ class EngineCard(Sourced):
                 if own.name + suffix in samples:
                     found[common + suffix] = samples[own.name + suffix] * scale
         return found
+
+    def find_knob(self, name: str) -> Knob | None:
+        """The knob of that common name; None where the engine has none."""
+        return next((one for one in self.knob if one.name == name), None)
 
     def quantizations_on(self, capability: Capability | None) -> tuple[str, ...]:
         """The kinds of quantized weights that it computes in there; on the processor if None."""

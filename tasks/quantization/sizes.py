@@ -6,7 +6,7 @@ The rules of which tensor is stored as what are those of `worker/make_gguf.py`; 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from tasks.core.model_shape import ModelShape
@@ -23,6 +23,7 @@ _WIDE = ("f32", "f16", "bf16", "q8_0")
 _ALIGNMENT = 32
 _ENTRY_BYTES = 64
 _HEAD_BYTES = 1500
+_LAYERS = "model.layers."
 _OUTPUT = ("lm_head.weight", "model.embed_tokens.weight")
 
 
@@ -44,18 +45,36 @@ def vocabulary_bytes(words: list[str], merges: list[str], rows: int) -> int:
 
 def file_bytes(source: Source, shape: ModelShape, form: CandidateFormat) -> int:
     """Size of the GGUF file in this format, bytes."""
-    tensors = {name: dims for name, dims in source.shapes.items() if not name.endswith("rotary_emb.inv_freq")}
-    output = next((name for name in _OUTPUT if name in tensors), "")
-    data = sum(
-        _padded(_tensor_bytes(dims, _kind(name, dims, form, shape.layers, output)))
-        for name, dims in tensors.items()
-    )
-    return data + len(tensors) * _ENTRY_BYTES + source.vocabulary_bytes + _HEAD_BYTES
+    tensors = _tensors(source, shape, form)
+    return sum(tensors.values()) + len(tensors) * _ENTRY_BYTES + source.vocabulary_bytes + _HEAD_BYTES
+
+
+def weights_by_place(source: Source, shape: ModelShape, form: CandidateFormat) -> tuple[int, int]:
+    """Bytes of all layers of the GGUF file together, and of its output layer, which is the embeddings again where the
+    model has no other. The embeddings themselves stay on the host wherever the layers lie."""
+    tensors = _tensors(source, shape, form)
+    layers = sum(size for name, size in tensors.items() if name.startswith(_LAYERS))
+    return layers, tensors.get(_output_of(tensors), 0)
 
 
 def serving_bytes(weights: int, shape: ModelShape, tokens: int) -> int:
     """Least memory that serving takes: the weights, and keys and values of `tokens` tokens. Engines take more."""
     return weights + tokens * shape.kv_bytes_per_token
+
+
+def _tensors(source: Source, shape: ModelShape, form: CandidateFormat) -> dict[str, int]:
+    """Bytes of each tensor of the GGUF file."""
+    tensors = {name: dims for name, dims in source.shapes.items() if not name.endswith("rotary_emb.inv_freq")}
+    output = _output_of(tensors)
+    return {
+        name: _padded(_tensor_bytes(dims, _kind(name, dims, form, shape.layers, output)))
+        for name, dims in tensors.items()
+    }
+
+
+def _output_of(names: Iterable[str]) -> str:
+    known = set(names)
+    return next((name for name in _OUTPUT if name in known), "")
 
 
 def _kind(name: str, dims: tuple[int, ...], form: CandidateFormat, layers: int, output: str) -> str:

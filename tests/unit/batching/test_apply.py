@@ -12,7 +12,7 @@ from inline_snapshot import snapshot
 
 from tasks.batching import report
 from tasks.batching.apply import find_batch
-from tasks.batching.models import BatchingRequest, BatchingResult, Fit, Limits, Run
+from tasks.batching.models import BatchingRequest, BatchingResult, Devices, Fit, Footprint, Limits, Run, Space
 from tasks.batching.saturation import Saturation
 from tasks.core.cancellation import begin
 from tasks.core.errors import StageCancelledError
@@ -196,6 +196,76 @@ def test_how_busy_gpus_were_is_told_where_it_is_known() -> None:
     assert result.chosen.sm_activity == pytest.approx(0.5)
     assert report.numbers(result)["sm_activity"].value == pytest.approx(0.5)
     assert "| **1** | 5 | 256 | 100.0 MB | 9.0 ms | 50% |" in report.markdown(result)
+
+
+class OnAGpu:
+    """A GPU that the output layer and 3 of 4 layers fit on, where all were predicted to."""
+
+    def probe(self, model_file: Path, config: ServingConfig, log: Path, **asked: Any) -> Sequence[Run]:
+        assert config.gpus == 0
+        assert config.memory_fraction == 0.8
+        peak = 200 * config.gpu_layers + 10 * config.batch
+        if peak > 1000:
+            return [Run(batch=config.batch, oom=True)]
+        throughput = 100.0 * config.batch / (6 - config.gpu_layers)
+        return [
+            Run(batch=config.batch, peak_bytes=peak, throughput=throughput, latency_ms={"ttft_p95": 9.0})
+        ] * asked["runs"]
+
+
+def test_where_a_model_can_be_placed_in_several_ways_they_are_searched_too() -> None:
+    lines: list[str] = []
+    listen(lambda stage, line: lines.append(line))
+    asked = request(memory_bytes=900, max_batch=2)
+    space = Space(
+        knob="offload",
+        footprint=Footprint(layers=4, layer_bytes=150, output_bytes=200, kv_bytes=1, heads=2, kv_heads=1),
+        devices=Devices(gpu_bytes=(1000,), host_bytes=10**9),
+        limits=asked.limits,
+    )
+    config = asked.config.model_copy(update={"memory_fraction": 0.8})
+    result = find_batch(asked.model_copy(update={"space": space, "config": config}), OnAGpu(), None)
+    assert (result.config.gpu_layers, result.config.batch, result.config.context) == (4, 2, 256)
+    assert lines == snapshot(
+        [
+            "all 5 layers on the GPUs, batch 1: out of memory",
+            "4 of 5 layers on the GPUs, batch 1: 50 tokens/s, TTFT p95 9.0 ms",
+            "4 of 5 layers on the GPUs, batch 2: 100 tokens/s, TTFT p95 9.0 ms",
+            "4 of 5 layers on the GPUs, batch 2 (run 4 of 4): 100 tokens/s, TTFT p95 9.0 ms",
+        ]
+    )
+    assert report.headline(result) == snapshot(
+        "batch 2, 4 of 5 layers on the GPUs: 100 tokens/s, TTFT p95 9.0 ms"
+    )
+    assert report.numbers(result)["gpu_layers"].value == 4
+    page = report.markdown(result)
+    assert page[page.index("## Placements") : page.index("| batch | runs |")] == snapshot("""\
+## Placements
+
+| placement | sizes | batch | tokens/s | peak memory |
+|---|---:|---:|---:|---:|
+| all 5 layers on the GPUs | 1 | - | - | - |
+| **4 of 5 layers on the GPUs** | 2 | 2 | 100 | 0.0 MB |
+
+- all 5 layers on the GPUs: not even batch 1 will do: out of memory
+
+""")
+    assert BatchingResult.model_validate(result.model_dump(mode="json")) == result
+
+
+def test_a_model_that_fits_nowhere_is_not_served_at_all() -> None:
+    asked = request(memory_bytes=900)
+    space = Space(
+        knob="offload",
+        footprint=Footprint(layers=4, layer_bytes=500, output_bytes=950, kv_bytes=1, heads=2, kv_heads=1),
+        devices=Devices(gpu_bytes=(1000,), host_bytes=1000),
+        limits=asked.limits,
+    )
+    result = find_batch(asked.model_copy(update={"space": space}), Bench(), None)
+    assert result.verdict == ChoiceVerdict.NONE
+    assert result.reason.startswith("it is predicted to fit in no way: ")
+    assert (result.sizes, result.placements) == ((), ())
+    assert report.markdown(result).startswith("# Batching: none\n\nit is predicted to fit in no way")
 
 
 def test_none_is_told_too() -> None:

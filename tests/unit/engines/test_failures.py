@@ -12,6 +12,13 @@ from tasks.core.errors import (
     EngineStartError,
 )
 from tasks.engines.failures import Failure, FailureKind, failure_of, failure_of_exit, signal_of
+from tasks.engines.out_of_memory import free_share, memory_error, wants_a_larger_share
+
+TAKEN = (
+    "ValueError: Free memory on device cuda:0 (3.27/15.98 GiB) on startup is less than desired GPU memory utilization "
+    "(0.9, 14.39 GiB). Decrease GPU memory utilization or reduce GPU memory used by other processes."
+)
+TOO_SMALL = "ValueError: No available memory for the cache blocks. Try increasing `gpu_memory_utilization` when initializing."
 
 
 def died(
@@ -33,6 +40,8 @@ def died(
         (died(128 + 9, kills=0), FailureKind.CRASHED, None, "SIGKILL"),
         (died(1, log="std::bad_alloc"), FailureKind.OUT_OF_MEMORY, 1, None),
         (died(1, ready=False, log="CUDA error: out of memory"), FailureKind.OUT_OF_MEMORY, 1, None),
+        (died(1, ready=False, log=TAKEN), FailureKind.OUT_OF_MEMORY, 1, None),
+        (died(1, ready=False, log=TOO_SMALL), FailureKind.OUT_OF_MEMORY, 1, None),
         # A kill elsewhere on the host is no reason to call an ordinary end out of memory.
         (died(1, kills=5), FailureKind.CRASHED, 1, None),
         (EngineStartError("x"), FailureKind.NOT_STARTED, None, None),
@@ -85,3 +94,16 @@ def test_only_statuses_of_signals_name_one() -> None:
 
 def test_a_line_does_not_repeat_itself() -> None:
     assert Failure(kind=FailureKind.OUT_OF_MEMORY, what="out of memory").line == "out of memory"
+
+
+def test_an_error_about_memory_is_found_and_a_warning_is_none() -> None:
+    assert memory_error(f"ERROR {TAKEN}\nTraceback\nRuntimeError: it failed") == f"ERROR {TAKEN}"
+    assert memory_error("WARNING long prompts may run out of memory\nRuntimeError: it failed") is None
+
+
+def test_an_engine_that_takes_a_share_says_whether_less_or_more_would_help() -> None:
+    assert free_share(TAKEN) == pytest.approx(3.27 / 15.98)
+    assert free_share(f"{TAKEN}\n{TAKEN.replace('3.27', '2.5')}") == pytest.approx(2.5 / 15.98)
+    assert free_share(TOO_SMALL) is None
+    assert wants_a_larger_share(TOO_SMALL)
+    assert not wants_a_larger_share(TAKEN)
