@@ -6,9 +6,13 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
 from tasks.compatibility.models import Measurement
 from tasks.compatibility.plan import known_bad
 from tasks.core.spec import EngineKind
+from tasks.engines.base import Engine
 from tasks.engines.catalogue import get_engine
 from tasks.environment.models import Checked, Conflict, Proof
 from tasks.environment.proof import Checker, Trial, check, prove
@@ -18,14 +22,18 @@ def examine(python: Path, checker: Checker, trial: Trial) -> tuple[Checked, Proo
     """The conflicts of the environment of that Python, and the proof of the engine that it holds, else of what
     nothing else in it requires."""
     checked = check(python, checker, trial)
-    # Of the others there is no tiny model to start them on.
     engines = (found for kind in EngineKind if (found := get_engine(kind)).card.missing is None)
-    engine = next((engine for engine in engines if engine.package in checked.packages), None)
+    engine = next((engine for engine in engines if _is_whole(engine, checked.packages)), None)
     modules = engine.imports if engine else checked.modules
     with tempfile.TemporaryDirectory(prefix="slipway-proof-") as scratch:
         proof = prove(python, engine, modules, trial, Path(scratch) / "proof")
     conflicts = (*checked.conflicts, *known_conflicts(checked.packages, proof))
     return checked.model_copy(update={"conflicts": conflicts}), proof
+
+
+def _is_whole(engine: Engine, packages: Mapping[str, str]) -> bool:
+    """Whether all that serving needs is there: Transformers alone is a library of many environments."""
+    return all(canonicalize_name(Requirement(line).name) in packages for line in engine.server_packages)
 
 
 def known_conflicts(packages: Mapping[str, str], proof: Proof | None) -> tuple[Conflict, ...]:

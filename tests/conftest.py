@@ -52,6 +52,9 @@ def disk_missing() -> str | None:
     return f"{folder} is in memory ({kind})" if kind in ("tmpfs", "ramfs") else None
 
 
+LONGEST = ("kills", "readme", "doors", "folder_candidates", "folder_deploy", "deploy")
+"""Files of integration tests that take a minute or more, the longest first."""
+
 MISSING = {"docker": docker_missing, "haproxy": haproxy_missing, "disk": disk_missing}
 
 
@@ -61,6 +64,16 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool:
     names = pyfuncitem._fixtureinfo.argnames
     copy_context().run(pyfuncitem.obj, **{name: pyfuncitem.funcargs[name] for name in names})
     return True
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the longest files, so that none is left to one process while the others are done."""
+    rank = {f"test_{name}": number for number, name in enumerate(LONGEST)}
+    items.sort(
+        key=lambda item: (
+            rank.get(item.path.stem, len(rank)) if "integration" in item.path.parts else len(rank)
+        )
+    )
 
 
 @pytest.hookimpl(optionalhook=True)

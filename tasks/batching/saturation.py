@@ -26,6 +26,10 @@ LATER = 0.95
 BEGUN = 0.5
 """An engine that has not begun to answer this share of the requests by the end does not keep up."""
 
+LONGEST = 1.0
+"""Waits beyond this share of the time in which requests came: most of them still wait when the last one comes, so
+that the queue has grown all the while. No trend shows where all come nearly at once."""
+
 _RAMP = 0.1
 """Share of the requests at the beginning that find the engine emptier than it will be."""
 
@@ -35,7 +39,8 @@ class Saturation(BaseModel):
 
     `growth` is in seconds a second; `later` the share of pairs in which a request of the last third waited longer
     than one of the first; `backlog` counts what was sent and not yet answered when the last request was sent;
-    `begun` is the share of requests that had their first token by the end.
+    `begun` is the share of requests that had their first token by the end; `wait` the median wait for it, as a share
+    of the time in which requests came.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -44,11 +49,12 @@ class Saturation(BaseModel):
     later: float = Field(ge=0, le=1)
     backlog: int = Field(ge=0)
     begun: float = Field(ge=0, le=1)
+    wait: float = Field(0.0, ge=0)
 
     @property
     def saturated(self) -> bool:
         """Whether arrivals outpace completions."""
-        return self.begun < BEGUN or (self.growth > GROWTH and self.later > LATER)
+        return self.begun < BEGUN or self.wait > LONGEST or (self.growth > GROWTH and self.later > LATER)
 
     @property
     def why(self) -> str:
@@ -56,6 +62,8 @@ class Saturation(BaseModel):
         unanswered = f"{self.backlog} requests were unanswered when the last one was sent"
         if self.begun < BEGUN:
             return f"{unanswered}, and only {self.begun:.0%} were begun by the end"
+        if self.wait > LONGEST:
+            return f"{unanswered}, and most waited longer than all took to come"
         return f"waits grow by {self.growth:.2f} s a second, {unanswered}"
 
 
@@ -70,11 +78,13 @@ def judge_waits(waits: Sequence[Wait]) -> Saturation:
     firsts = [(wait.arrived, wait.first - wait.arrived) for wait in steady if wait.first is not None]
     wholes = [(wait.arrived, wait.done - wait.arrived) for wait in steady if wait.done is not None]
     growth, later = max(_trend(firsts), _trend(wholes))
+    span, begun = last - waits[0].arrived, [one.first - one.arrived for one in waits if one.first is not None]
     return Saturation(
         growth=growth,
         later=later,
         backlog=sum(wait.done is None or wait.done > last for wait in waits),
-        begun=sum(wait.first is not None for wait in waits) / len(waits),
+        begun=len(begun) / len(waits),
+        wait=statistics.median(begun) / span if begun and steady and span > 0 else 0.0,
     )
 
 

@@ -187,7 +187,7 @@ def test_what_cannot_fit_is_not_made(
     assert result.candidate.format == CandidateFormat.Q8_0
     refused = result.measured[1]
     assert refused.rejected is not None
-    assert refused.rejected.startswith("not made: it would need 12.66 MB of memory")
+    assert refused.rejected.startswith("not made: it would need 13.18 MB of memory")
     assert [path.name.split("-")[1] for path in settings.candidates.iterdir()] == ["q8_0"]
     none = measure_candidates(asked.model_copy(update={"memory_bytes": 1_000_000}), workbench, settings)
     assert none.verdict == ChoiceVerdict.NONE

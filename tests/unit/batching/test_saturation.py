@@ -107,6 +107,15 @@ def test_longer_waits_of_an_engine_that_fills_up_are_not_growth() -> None:
     assert not judge_waits(waits).saturated
 
 
+def test_a_flood_that_all_wait_for_alike_is_saturation() -> None:
+    """60 requests in 12 ms: a client that is busy itself sees all first tokens at once, and no wait longer than another."""
+    flood = [Wait(arrived=at / 5000, first=0.65, done=0.7) for at in range(60)]
+    found = judge_waits(flood)
+    assert found.growth < 0
+    assert found.saturated
+    assert found.why.endswith("most waited longer than all took to come")
+
+
 def test_few_requests_tell_nothing() -> None:
     waits = wait_in_queue(servers=1, service_s=1, rate_per_s=9, requests=FEWEST - 1, drain_s=1e9)
     found = judge_waits(waits)
