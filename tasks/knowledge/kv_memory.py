@@ -14,8 +14,6 @@ from tasks.core.records import Number
 KV_TOKENS = 4096
 """Tokens whose keys and values are held, where nobody says otherwise."""
 
-_ROUNDING = 1e-9
-
 
 def memory_at(peaks: Mapping[int, int], tokens: int) -> Number | None:
     """Peak memory of an engine that holds keys and values of `tokens` tokens, from measured peaks by tokens, bytes.
@@ -25,7 +23,7 @@ def memory_at(peaks: Mapping[int, int], tokens: int) -> Number | None:
     peaks do not grow with the budget: such an engine takes its memory beforehand, whatever it is asked to hold.
     """
     points = sorted(peaks.items())
-    if len(points) < 2 or points[-1][1] <= points[0][1] * (1 + _ROUNDING):
+    if len(points) < 2 or points[-1][1] <= points[0][1]:
         return None
     if tokens in peaks:
         return Number(value=peaks[tokens], unit="byte")

@@ -68,12 +68,12 @@ def test_what_is_missing_is_one_line(random_model: Path) -> None:
 
 
 def test_the_family_of_a_model_in_a_folder_is_judged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Transformers takes the GPU, and Gemma overflows in the only type that it computes in."""
+    """Gemma overflows in the only type that this GPU computes in. Judged before anything is locked, built or copied."""
     (tmp_path / "config.json").write_text(json.dumps({"architectures": ["Gemma3ForCausalLM"]}))
     reading = NvmlReading(available=True, driver="550.54.14", cuda_driver="12.4", gpus=(V100,))
     monkeypatch.setattr(ThisHost, "nvml", lambda _: reading)
     monkeypatch.setattr("flows.deploy_model.read_nvml", lambda: reading)
-    result = answer_of(lambda: deploy_model(spec(tmp_path, "transformers")))
+    result = answer_of(lambda: deploy_model(spec(tmp_path, "sglang")))
     (row,) = result.stages
     assert row.verdict == "block"
     (record,) = open_record_store(Settings.load()).list(StageName.COMPATIBILITY)
