@@ -57,12 +57,13 @@ def markdown(result: BatchingResult) -> str:
         for one in size.failures
         if one.kind is not FailureKind.SLOW
     ]
+    rows = [_row(size, names, result)[: len(heads)] for size in result.sizes]
     return page(
         StageName.BATCHING,
         result.verdict,
         f"**batch {result.batch}**: {result.reason}" if result.batch else result.reason,
         _placements(result),
-        table(heads, [_row(size, names, result)[: len(heads)] for size in result.sizes], right=heads),
+        _under(_placed(result), table(heads, rows, right=heads)),
         section("Sizes that will not do", bullets(others)),
         section("What happened once and not again", bullets(mishaps)),
         section(
@@ -93,6 +94,11 @@ def _placements(result: BatchingResult) -> str:
         rows.append((name, str(len(one.sizes)), *figures))
     others = [f"{one.name}: {one.why}" for one in result.placements if one.why]
     return section("Placements", table(heads, rows, right=heads[1:]), bullets(others))
+
+
+def _under(placed: PlacementFigures | None, sizes: str) -> str:
+    """The table of sizes, under the name of the placement that they were measured in."""
+    return section(f"Batch sizes with {placed.name}", sizes) if placed else sizes
 
 
 def _placed(result: BatchingResult) -> PlacementFigures | None:

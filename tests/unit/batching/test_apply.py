@@ -249,6 +249,8 @@ def test_where_a_model_can_be_placed_in_several_ways_they_are_searched_too() -> 
 
 - all 5 layers on the GPUs: not even batch 1 will do: out of memory
 
+## Batch sizes with 4 of 5 layers on the GPUs
+
 """)
     assert BatchingResult.model_validate(result.model_dump(mode="json")) == result
 
