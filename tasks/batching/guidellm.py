@@ -33,6 +33,7 @@ ENVIRONMENT = {"GUIDELLM__MAX_WORKER_PROCESSES": "1", "HF_HUB_OFFLINE": "1", "HF
 CLOSED_S = 5.0
 """A closed loop's least length: each run starts a new process, which takes longer than this."""
 
+_WORKER = Path(__file__).parent / "worker" / "run_guidellm.py"
 _VERSION = 2
 _PROMPTS_AHEAD = 64
 _TIMEOUT = "timeout"
@@ -70,7 +71,7 @@ def command(python: Path, target: Target, load: Load | OpenLoad, report: Path) -
         ("--output", {"kind": "json", "path": str(report)}),
     ]
     flat = [word for name, value in options for word in (name, json.dumps(value))]
-    return (str(python), "-m", "guidellm", "run", *flat, "--disable-console")
+    return (str(python), str(_WORKER), "run", *flat, "--disable-console")
 
 
 def longest_s(load: Load | OpenLoad) -> float:

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Stands where the Python of guidellm's environment would: writes a recorded report instead of running a load.
 
-Called as `PYTHON -m guidellm run …`; a folder with `report.json` beside this file holds what to write, `status` what to
+Called as `PYTHON run_guidellm.py run …`; a folder with `report.json` beside this file holds what to write, `status` what to
 end with. Each call is noted in `calls`.
 """
 
@@ -14,7 +14,7 @@ HERE = Path(sys.argv[0]).parent
 
 
 def main() -> int:
-    options = dict(zip(sys.argv[4:-1:2], sys.argv[5:-1:2], strict=True))
+    options = dict(zip(sys.argv[3:-1:2], sys.argv[4:-1:2], strict=True))
     with (HERE / "calls").open("a") as calls:
         print(json.dumps({"argv": sys.argv[1:], "offline": os.environ.get("HF_HUB_OFFLINE")}), file=calls)
     report = HERE / "report.json"

@@ -28,10 +28,10 @@ OPEN = OpenLoad(rate_per_s=2.5, requests=100, prompt_tokens=64, output_tokens=32
 def options(load: Load | OpenLoad) -> dict[str, list[Any]]:
     """Each option's values, read as guidellm reads them."""
     argv = command(Path("/env/bin/python"), TARGET, load, Path("/out/report.json"))
-    assert argv[:4] == ("/env/bin/python", "-m", "guidellm", "run")
+    assert (argv[0], Path(argv[1]).name, argv[2]) == ("/env/bin/python", "run_guidellm.py", "run")
     assert argv[-1] == "--disable-console"
     found: dict[str, list[Any]] = {}
-    for name, value in zip(argv[4:-1:2], argv[5:-1:2], strict=True):
+    for name, value in zip(argv[3:-1:2], argv[4:-1:2], strict=True):
         found.setdefault(name, []).append(json.loads(value))
     return found
 
