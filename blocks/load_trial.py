@@ -43,7 +43,9 @@ class LoadTrial:
     def load(self, loader: Loader, files: Sequence[Path], *, digest: bool) -> Load:
         """Load them once. Raises `CommandError` where the loader fails."""
         python = [str(self.python), "-I"] if loader in LIBRARIES else [sys.executable, "-I", "-S"]
-        asked = [str(self.worker), loader, *(["--digest"] if digest else []), *map(str, files)]
+        options = {"--digest": digest, "--huge-pages": not page_cache.gives_memory_back()}
+        chosen = [option for option, wanted in options.items() if wanted]
+        asked = [str(self.worker), loader, *chosen, *map(str, files)]
         answer = run([*python, *asked], timeout_s=_TIMEOUT_S).check(f"loading by {loader}").stdout
         try:
             return Load.model_validate_json(answer.splitlines()[-1])

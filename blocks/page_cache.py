@@ -1,4 +1,4 @@
-"""The page cache: what of a file is in it, how to empty it, how much more it can take."""
+"""The page cache: what of a file is in it, how to empty it, how much more it can take, and out of which memory."""
 
 from __future__ import annotations
 
@@ -19,6 +19,9 @@ _CACHESTAT = 451  # the same number on every architecture
 _MAP_SHARED = 1
 _FAILED = ctypes.c_void_p(-1).value
 _CGROUPS = Path("/sys/fs/cgroup")
+_BALLOONS = Path("/sys/bus/virtio/drivers/virtio_balloon")
+_REPORTING = 5
+"""The feature bit of free page reporting: VIRTIO_BALLOON_F_PAGE_REPORTING of the virtio specification 1.2, 5.5.3."""
 
 libc = ctypes.CDLL(None, use_errno=True)
 libc.mmap.restype = ctypes.c_void_p
@@ -122,6 +125,12 @@ def evict(path: Path) -> None:
 def available_bytes() -> int:
     """Memory that the page cache can take without pushing out what is in use, within this process's limits."""
     return min([psutil.virtual_memory().available, *_rooms()])
+
+
+def gives_memory_back() -> bool:
+    """Whether this is a virtual machine that lets its host take the memory that is free (free page reporting)."""
+    features = (_read(path) for path in _BALLOONS.glob("virtio*/features"))
+    return any(bits[_REPORTING : _REPORTING + 1] == "1" for bits in features)
 
 
 def _rooms() -> list[int]:

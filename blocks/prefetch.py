@@ -12,11 +12,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from blocks.page_cache import Mapping, available_bytes, cached_bytes
+from blocks.page_cache import Mapping, available_bytes, cached_bytes, gives_memory_back
 from tasks.core.prefetch import Prefetched, why_not
 from tasks.core.progress import say
 
-PIECE_BYTES = 16 << 20
+PIECE_BYTES = 64 << 20
 THREADS = 8
 """As many fill a disk even when the processors are busy with the engine's start (measured)."""
 
@@ -38,13 +38,22 @@ class Prefetcher:
     """Prefetches for one stage of a run. Implements `tasks.core.prefetch.Prefetch`.
 
     A prefetch is a help, not a condition: what goes wrong is said once to the stage's listeners, and the block
-    beside it goes on. Its threads end with the block, between two pieces.
+    beside it goes on. Its threads end with the block, between two pieces. `huge_pages` asks for huge pages of the
+    page cache: unless told, they are used on a machine that keeps its memory.
     """
 
-    def __init__(self, stage: str, *, threads: int = THREADS, piece_bytes: int = PIECE_BYTES) -> None:
+    def __init__(
+        self,
+        stage: str,
+        *,
+        threads: int = THREADS,
+        piece_bytes: int = PIECE_BYTES,
+        huge_pages: bool | None = None,
+    ) -> None:
         self._stage = stage
         self._threads = threads
         self._piece_bytes = piece_bytes
+        self._huge_pages = not gives_memory_back() if huge_pages is None else huge_pages
         self._said = False
 
     @contextlib.contextmanager
@@ -77,7 +86,7 @@ class Prefetcher:
 
     @contextlib.contextmanager
     def _beside(self, pieces: Sequence[_Piece], done: Prefetched) -> Iterator[None]:
-        crew = _Crew(pieces, done)
+        crew = _Crew(pieces, done, huge_pages=self._huge_pages)
         threads = [
             threading.Thread(target=crew.work, name="slipway-prefetch", daemon=True)
             for _ in range(self._threads)
@@ -106,9 +115,10 @@ class Prefetcher:
 class _Crew:
     """Threads that share the pieces of a list."""
 
-    def __init__(self, pieces: Sequence[_Piece], done: Prefetched) -> None:
+    def __init__(self, pieces: Sequence[_Piece], done: Prefetched, *, huge_pages: bool) -> None:
         self._pieces = iter(pieces)
         self._done = done
+        self._huge_pages = huge_pages
         self._lock = threading.Lock()
         self._start = time.monotonic()
         self._stopped = False
@@ -124,7 +134,7 @@ class _Crew:
             self._at_work += 1
         try:
             while (piece := self._next()) is not None:
-                _bring_in(piece)
+                _bring_in(piece, huge_pages=self._huge_pages)
                 with self._lock:
                     self._done.read_bytes += piece.missing_bytes
                     self._done.seconds = time.monotonic() - self._start
@@ -154,10 +164,13 @@ def _open(stack: contextlib.ExitStack, path: Path) -> int:
     return handle
 
 
-def _bring_in(piece: _Piece) -> None:
+def _bring_in(piece: _Piece, *, huge_pages: bool) -> None:
     """Into the page cache and nowhere else, by a map that is dropped at once; the kernel fills it without a copy."""
     try:
         with Mapping(piece.handle, piece.start, piece.size_bytes) as mapping:
+            if huge_pages:
+                with contextlib.suppress(OSError):  # from a kernel without them
+                    mapping.advise(mmap.MADV_HUGEPAGE)
             mapping.advise(_POPULATE_READ)
     except OSError as error:
         if error.errno != errno.EINVAL:  # what a kernel before 5.14 says

@@ -1,8 +1,9 @@
 """Load the tensors of some files by one loader, and say what that took. Runs in any Python that has the loader.
 
-`python load.py LOADER [--digest] FILE…` prints one JSON document. Loaded is a model when a byte of each of its
-tensors' pages has been read: so much an engine does at least. All tensors are held until then. The digest, over
-every byte, comes after the clock has stopped. A GGUF file counts as one tensor.
+`python load.py LOADER [--digest] [--huge-pages] FILE…` prints one JSON document. Loaded is a model when a byte of
+each of its tensors' pages has been read: so much an engine does at least. All tensors are held until then. The
+digest, over every byte, comes after the clock has stopped. Huge pages are for the prefetch. A GGUF file counts as one
+tensor.
 """
 
 import ctypes
@@ -14,13 +15,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 PAGE = 4096
 THREADS = 16
 """Of the loaders that read in parallel: the default of both."""
 
-PIECE = 16 << 20
+PIECE = 64 << 20
 PREFETCH_THREADS = 8
 POPULATE_READ = 22
 
@@ -29,8 +31,8 @@ Tensors = dict[str, memoryview]
 
 def main() -> None:
     loader, *rest = sys.argv[1:]
-    files = [name for name in rest if name != "--digest"]
-    load = prepare(loader)
+    files = [name for name in rest if not name.startswith("--")]
+    load = prepare(loader, huge_pages="--huge-pages" in rest)
     before = status("RssAnon")
     cpu, start = time.process_time(), time.monotonic()
     tensors = load(files)
@@ -49,7 +51,7 @@ def main() -> None:
     os._exit(0)  # without the libraries' own clean-up: some of it takes seconds, some of it crashes
 
 
-def prepare(loader: str) -> Callable[[list[str]], Tensors]:
+def prepare(loader: str, *, huge_pages: bool) -> Callable[[list[str]], Tensors]:
     """The loader, imported: its start is not its speed."""
     if loader == "safetensors":
         import torch  # noqa: F401 - safetensors would import it with the first tensor
@@ -65,10 +67,10 @@ def prepare(loader: str) -> Callable[[list[str]], Tensors]:
         from runai_model_streamer import SafetensorsStreamer
 
         return lambda files: by_runai_streamer(files, SafetensorsStreamer)
-    return by_prefetch if loader == "prefetch" else by_mmap
+    return partial(by_prefetch, huge_pages=huge_pages) if loader == "prefetch" else by_mmap
 
 
-def by_prefetch(files: list[str]) -> Tensors:
+def by_prefetch(files: list[str], *, huge_pages: bool) -> Tensors:
     """A map, which threads fill beside the touching: as `blocks/prefetch.py` does it beside an engine."""
     pieces = iter([(name, at) for name in files for at in range(0, Path(name).stat().st_size, PIECE)])
     lock = threading.Lock()
@@ -87,6 +89,8 @@ def by_prefetch(files: list[str]) -> Tensors:
             with Path(name).open("rb", buffering=0) as file:
                 size = min(PIECE, os.fstat(file.fileno()).st_size - at)
                 address = libc.mmap(None, size, mmap.PROT_READ, mmap.MAP_SHARED, file.fileno(), at)
+                if huge_pages:
+                    libc.madvise(address, size, mmap.MADV_HUGEPAGE)
                 if libc.madvise(address, size, POPULATE_READ):  # a kernel before 5.14
                     os.posix_fadvise(file.fileno(), at, size, os.POSIX_FADV_WILLNEED)
                 libc.munmap(address, size)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import mmap
 import os
 import threading
 from collections.abc import Iterator
@@ -85,11 +86,50 @@ def test_a_kernel_that_cannot_fill_a_map_reads(
     assert cached_share(on_disk) == 1
 
 
+@pytest.mark.parametrize("kernel_has_them", [True, False])
+def test_huge_pages_are_asked_for_before_a_map_is_filled(
+    on_disk: Path, said: list[str], monkeypatch: pytest.MonkeyPatch, kernel_has_them: bool
+) -> None:
+    asked: list[int] = []
+    advise = Mapping.advise
+
+    def noted(mapping: Mapping, advice: int) -> None:
+        asked.append(advice)
+        advise(mapping, advice if kernel_has_them or advice != mmap.MADV_HUGEPAGE else 9999)
+
+    monkeypatch.setattr(Mapping, "advise", noted)
+    assert read_all(on_disk, threads=1, huge_pages=True).read_bytes == SIZE
+    assert asked == [mmap.MADV_HUGEPAGE, 22] * 6
+    assert cached_share(on_disk) == 1
+    evict(on_disk)
+    asked.clear()
+    assert read_all(on_disk, threads=1, huge_pages=False).read_bytes == SIZE
+    assert asked == [22] * 6
+
+
+@pytest.mark.parametrize(
+    ("features", "gives"), [(["0110010100"], True), (["0110000100"], False), ([], False), ([""], False)]
+)
+def test_a_machine_whose_balloon_reports_free_memory_gets_small_pages(
+    on_disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, features: list[str], gives: bool
+) -> None:
+    for number, bits in enumerate(features):
+        folder = tmp_path / "balloons" / f"virtio{number}"
+        folder.mkdir(parents=True)
+        (folder / "features").write_text(bits + "\n")
+    monkeypatch.setattr(page_cache, "_BALLOONS", tmp_path / "balloons")
+    assert page_cache.gives_memory_back() is gives
+    asked: list[bool] = []
+    monkeypatch.setattr(prefetch, "_bring_in", lambda piece, huge_pages: asked.append(huge_pages))
+    read_all(on_disk)
+    assert asked == [not gives] * 6
+
+
 def test_it_ends_with_the_block(on_disk: Path, said: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """The first piece is held until the block is being left: no other may follow."""
     at_work, leave = threading.Event(), threading.Event()
 
-    def bring_in(piece: object) -> None:
+    def bring_in(piece: object, **_: object) -> None:
         at_work.set()
         assert leave.wait(10)
 
@@ -112,7 +152,7 @@ def test_it_ends_with_the_block(on_disk: Path, said: list[str], monkeypatch: pyt
 def test_what_goes_wrong_is_said_once_and_hinders_nobody(
     on_disk: Path, said: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(piece: object) -> None:
+    def broken(piece: object, **_: object) -> None:
         raise OSError(errno.EIO, "Input/output error")
 
     monkeypatch.setattr(prefetch, "_bring_in", broken)
