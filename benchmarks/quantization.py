@@ -115,7 +115,7 @@ class Rig:
         file = folder / "model.gguf"
         self.bench.convert(RECIPES["gguf-file"].worker, model, form, file)
         trial = self.bench.try_candidate(
-            file, folder / "log", text=text, tokens=TOKENS, window=CONTEXT, slots=4
+            file, folder / "log", form=form, text=text, tokens=TOKENS, window=CONTEXT, slots=4
         )
         return Candidate(format=form, path=file, digest="", size_bytes=file.stat().st_size), trial
 

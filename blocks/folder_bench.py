@@ -53,6 +53,7 @@ class FolderBench:
         model: Path,
         log: Path,
         *,
+        form: CandidateFormat,
         text: str | None,
         tokens: int,
         window: int,

@@ -22,18 +22,18 @@ from tasks.quantization.plan import MARGIN_TOKENS
 _FEWER = 0.7
 """Layers that are put on GPUs after those that were out of memory, as a share of them."""
 
-Place = Callable[[Path, ServingConfig], ServingConfig]
-"""How a candidate's file is placed, from how it would be served without."""
+Place = Callable[[CandidateFormat, ServingConfig], ServingConfig]
+"""How a candidate of a format is placed, from how it would be served without."""
 
 
-def _as_configured(_: Path, config: ServingConfig) -> ServingConfig:
+def _as_configured(_: CandidateFormat, config: ServingConfig) -> ServingConfig:
     return config
 
 
 @dataclass(frozen=True)
 class GgufBench:
     """Implements `tasks.quantization.apply.CandidateBench`. Candidates are served as in `config`, but for batch and
-    context, and for what `place` says of a file: how many of its layers are put on GPUs."""
+    context, and for what `place` says of a format: how many of its layers are put on GPUs."""
 
     bench: EngineBench
     config: ServingConfig
@@ -53,6 +53,7 @@ class GgufBench:
         model: Path,
         log: Path,
         *,
+        form: CandidateFormat,
         text: str | None,
         tokens: int,
         window: int,
@@ -64,7 +65,7 @@ class GgufBench:
         Where a part of the model lies on GPUs and they run out of memory, a smaller part is put there.
         """
         asked = self.config.model_copy(update={"batch": slots, "context": window + MARGIN_TOKENS})
-        config = self.place(model, asked)
+        config = self.place(form, asked)
         while True:
             try:
                 return self._try(model, log, config, text, tokens, window, exercises)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import psutil
 
-from blocks.gguf_bench import Place
 from blocks.nvml import read_nvml
 from tasks.batching.models import Devices, Footprint, Limits, Space
 from tasks.batching.placement.plan import predict_placement
@@ -17,7 +15,7 @@ from tasks.core.serving import ServingConfig
 from tasks.core.spec import CandidateFormat, Hardware
 from tasks.engines.card import EngineCard
 from tasks.quantization.folder_sizes import folder_bytes, unpacked_bytes
-from tasks.quantization.sizes import file_bytes, weights_by_place
+from tasks.quantization.sizes import weights_by_place
 from tasks.quantization.source import read_source
 
 ALL_LAYERS = 999
@@ -88,32 +86,6 @@ def find_space(
     )
 
 
-def place_files(
-    card: EngineCard,
-    model_dir: Path,
-    formats: Sequence[CandidateFormat],
-    hardware: Hardware,
-    limits: Limits,
-    memory_fraction: float,
-) -> Place:
-    """How candidates that are files are placed while quality and speed are measured: as each is predicted to fit."""
-
-    def place(model: Path, config: ServingConfig) -> ServingConfig:
-        footprint = footprint_of(model_dir, _format_of(model, model_dir, formats), card, config.context)
-        space = find_space(card, hardware, footprint, limits, memory_fraction)
-        return predicted(config, space) if space else config
-
-    return place
-
-
 def predicted(config: ServingConfig, space: Space) -> ServingConfig:
     """The configuration with the placement that is predicted to fit."""
     return configure(config, predict_placement(space, config.batch), space)
-
-
-def _format_of(model: Path, model_dir: Path, formats: Sequence[CandidateFormat]) -> CandidateFormat:
-    """The format of a candidate's file, told by its size, which is predicted within two hundredths."""
-    shape = read_model_shape(model_dir)
-    source = read_source(model_dir, shape)
-    size = model.stat().st_size
-    return min(formats, key=lambda form: abs(file_bytes(source, shape, form) - size))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,7 +13,6 @@ from prefect import flow
 from pydantic import BaseModel, ConfigDict, Field
 
 from blocks.engine_bench import EngineBench
-from blocks.gguf_bench import Place
 from blocks.guidellm import Guidellm
 from blocks.host import fingerprint_here
 from blocks.prefetch import Prefetcher
@@ -31,7 +31,6 @@ from flows.placing import (
     footprint_of,
     gpu_sizes,
     host_bytes,
-    place_files,
     predicted,
 )
 from flows.recording import Outcome, run_stage
@@ -175,7 +174,7 @@ def quantized(request: TuningRequest) -> Outcome[QuantizationResult]:
 
     def work() -> QuantizationResult:
         made_by = candidate_bench(
-            _bench(request, StageName.QUANTIZATION), config, asked, quantizer, _place_files(request)
+            _bench(request, StageName.QUANTIZATION), config, asked, quantizer, partial(_placed, request)
         )
         return _alone(lambda: measure_candidates(asked, made_by, Settings.load()))
 
@@ -316,15 +315,10 @@ def _space(request: TuningRequest, form: CandidateFormat) -> Space | None:
     return find_space(card, request.hardware, footprint, _limits(request), request.objectives.memory_fraction)
 
 
-def _place_files(request: TuningRequest) -> Place:
-    return place_files(
-        get_engine(request.engine).card,
-        request.model_dir,
-        request.tuning.candidates,
-        request.hardware,
-        _limits(request),
-        request.objectives.memory_fraction,
-    )
+def _placed(request: TuningRequest, form: CandidateFormat, config: ServingConfig) -> ServingConfig:
+    """How a candidate is served while its quality and speed are measured: placed as it is predicted to fit."""
+    space = _space(request, form)
+    return predicted(config, space) if space else config
 
 
 def _usable_bytes(request: TuningRequest) -> int:

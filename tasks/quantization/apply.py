@@ -59,6 +59,7 @@ class CandidateBench(Protocol):
         model: Path,
         log: Path,
         *,
+        form: CandidateFormat,
         text: str | None,
         tokens: int,
         window: int,
@@ -167,6 +168,7 @@ def _try(request: QuantizationRequest, candidate: Candidate, bench: CandidateBen
     return bench.try_candidate(
         candidate.path,
         candidate.path.with_name(LOG),
+        form=candidate.format,
         text=request.text,
         tokens=request.tokens,
         window=window,

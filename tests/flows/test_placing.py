@@ -100,10 +100,10 @@ def test_a_model_larger_than_the_gpu_is_tuned(
             file.truncate(file_bytes(read_source(model_dir, shape), shape, form))
 
     def try_candidate(
-        bench: GgufBench, model: Path, log: Path, *, slots: int, window: int, **_: Any
+        bench: GgufBench, model: Path, log: Path, *, form: CandidateFormat, slots: int, window: int, **_: Any
     ) -> Trial:
         asked = bench.config.model_copy(update={"batch": slots, "context": window + 8})
-        tried.append(bench.place(model, asked))
+        tried.append(bench.place(form, asked))
         return trial(-3.0, 100.0)
 
     def probe(

@@ -206,15 +206,18 @@ def test_a_task_set_is_answered_by_each_candidate(
     )
     model = tmp_path / "model.gguf"
     workbench.convert(RECIPES["gguf-file"].worker, tiny / "model", CandidateFormat.Q8_0, model)
-    found = workbench.try_candidate(
-        model, tmp_path / "log", text=None, tokens=64, window=128, slots=2, exercises=exercises
-    )
+    asked: dict[str, Any] = {
+        "form": CandidateFormat.Q8_0,
+        "text": None,
+        "tokens": 64,
+        "window": 128,
+        "slots": 2,
+    }
+    found = workbench.try_candidate(model, tmp_path / "log", exercises=exercises, **asked)
     assert found.answers == (True, False, True, False, True)
     long = (Exercise(prompt="word " * 200, expected="x"),)
     with pytest.raises(SpecError, match="task 1 of tuning"):
-        workbench.try_candidate(
-            model, tmp_path / "log", text=None, tokens=64, window=128, slots=2, exercises=long
-        )
+        workbench.try_candidate(model, tmp_path / "log", exercises=long, **asked)
 
 
 def test_one_format_needs_no_text(workbench: GgufBench, settings: Settings, random_model: Path) -> None:

@@ -14,6 +14,7 @@ from blocks.engine_process import RunningEngine
 from blocks.gguf_bench import GgufBench
 from tasks.core.errors import EngineDiedError, EngineError
 from tasks.core.serving import ServingConfig
+from tasks.core.spec import CandidateFormat
 from tasks.engines.llama_cpp import LlamaCpp
 
 CONFIG = ServingConfig(served_name="slipway-tuning", batch=1, context=256, threads=1)
@@ -39,7 +40,15 @@ def tried(tmp_path: Path, said: str, layers: int) -> list[int]:
         bench, CONFIG, place=lambda _, config: config.model_copy(update={"gpu_layers": layers})
     )
     with pytest.raises(EngineError, match="it died"):
-        placed.try_candidate(tmp_path / "m.gguf", tmp_path / "log", text=None, tokens=64, window=64, slots=1)
+        placed.try_candidate(
+            tmp_path / "m.gguf",
+            tmp_path / "log",
+            form=CandidateFormat.Q8_0,
+            text=None,
+            tokens=64,
+            window=64,
+            slots=1,
+        )
     return bench.asked
 
 

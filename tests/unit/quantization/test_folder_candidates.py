@@ -46,6 +46,7 @@ class Bench:
         model: Path,
         log: Path,
         *,
+        form: CandidateFormat,
         text: str | None,
         tokens: int,
         window: int,
