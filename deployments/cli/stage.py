@@ -138,7 +138,7 @@ def ollama(folder: Path, store: Path, name: str, as_json: bool) -> None:
 @click.option("--dry-run", is_flag=True, help="Say what would go; remove nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def gc(limit: str, dry_run: bool, as_json: bool) -> None:
-    """Remove staged models, those used longest ago first, until the rest takes less than the limit.
+    """Remove staged models and their candidates, those used longest ago first, until the rest is below the limit.
 
     Models stay that a release of a service names, that a run works with, or that were used within the last hour.
     SLIPWAY_MODELS_LIMIT keeps the same limit whenever a model is staged.

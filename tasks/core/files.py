@@ -133,11 +133,29 @@ def sweep_dead_writers(folder: Path) -> list[Path]:
     """
     removed = []
     for part in folder.rglob(f"*{PART}"):
-        writer = part.name.removesuffix(PART).rpartition(".")[2]
-        if part.is_file() and writer.isdigit() and not Path("/proc", writer).exists():
+        if part.is_file() and _left_by_the_dead(part):
             part.unlink(missing_ok=True)
             removed.append(part)
     return removed
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove a folder such that a kill leaves no half of it under its name. Raises `OSError`."""
+    doomed = folder.with_name(f"{folder.name}.{os.getpid()}{PART}")
+    folder.rename(doomed)
+    shutil.rmtree(doomed)
+
+
+def sweep_doomed(parent: Path) -> None:
+    """End what `remove_folder` left of folders below `parent` when its process was killed."""
+    for part in parent.glob(f"*{PART}"):
+        if part.is_dir() and _left_by_the_dead(part):
+            shutil.rmtree(part, ignore_errors=True)
+
+
+def _left_by_the_dead(part: Path) -> bool:
+    writer = part.name.removesuffix(PART).rpartition(".")[2]
+    return writer.isdigit() and not Path("/proc", writer).exists()
 
 
 @contextlib.contextmanager

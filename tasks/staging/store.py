@@ -1,20 +1,21 @@
 """The staged models of one host: shared between releases, removed by least recent use, never while in use.
 
-Nothing in them is lost by that: each can be staged again from its source.
+Nothing in them is lost by that: each can be staged again from its source. The candidates that were made of a model go
+with it: they can be made again of nothing else.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tasks.core.digests import short
 from tasks.core.errors import BusyError, ModelError
-from tasks.core.files import PART, file_lock
+from tasks.core.files import PART, file_lock, remove_folder, sweep_doomed
 from tasks.core.manifest import Manifest
 from tasks.core.release import named_by_releases
 from tasks.core.settings import Settings
@@ -29,12 +30,16 @@ RunningBelow = Callable[[Path], Collection[int]]
 
 @dataclass(frozen=True)
 class StagedModel:
-    """One staged model, or an unfinished copy. `holder` says what needs it; nothing does where it is empty."""
+    """One staged model, or an unfinished copy. `holder` says what needs it; nothing does where it is empty.
+
+    `candidates` are the folders of the candidates that were made of it; `size_bytes` counts them.
+    """
 
     folder: Path
     size_bytes: int
     used_at: float
     holder: str
+    candidates: tuple[Path, ...] = ()
 
 
 @contextlib.contextmanager
@@ -83,14 +88,15 @@ def make_room(
     Models in use stay, even where the limit is exceeded by them: it bounds a cache, and fails no deploy. Where all
     that is idle would not help the disk, nothing is removed for it, and the copy will say what does not fit.
     """
-    short = missing_bytes - _free_bytes(settings.models)
+    _sweep(settings)
+    lacking = missing_bytes - _free_bytes(settings.models)
     limit = settings.models_limit_bytes
-    if short <= 0 and limit is None:
+    if lacking <= 0 and limit is None:
         return ()
     others = [model for model in list_models(settings, running_below) if model.folder != folder]
     idle = sum(model.size_bytes for model in others if not model.holder)
     over = sum(model.size_bytes for model in others) + size_bytes - limit if limit is not None else 0
-    chosen = choose(others, max(over, short if short <= idle else 0))
+    chosen = choose(others, max(over, lacking if lacking <= idle else 0))
     return tuple(model for model in chosen if remove(model, settings))
 
 
@@ -98,6 +104,8 @@ def collect(
     settings: Settings, running_below: RunningBelow, *, limit_bytes: int, dry_run: bool = False
 ) -> tuple[StagedModel, ...]:
     """Remove models until the rest is below the limit, or only such are left as are in use; those removed."""
+    if not dry_run:
+        _sweep(settings)
     models = list_models(settings, running_below)
     chosen = choose(models, sum(model.size_bytes for model in models) - limit_bytes)
     return chosen if dry_run else tuple(model for model in chosen if remove(model, settings))
@@ -113,10 +121,8 @@ def remove(model: StagedModel, settings: Settings) -> bool:
         ):
             if _used_at(folder, settings) > model.used_at:
                 return False
-            # First out of its name, so that a kill leaves no half model under it.
-            doomed = folder.with_name(f"{folder.name}.{os.getpid()}{PART}")
-            folder.rename(doomed)
-            shutil.rmtree(doomed)
+            for path in (*model.candidates, folder):  # nobody would find the candidates without the model
+                remove_folder(path)
     except (BusyError, FileNotFoundError):
         return False
     return True
@@ -126,17 +132,34 @@ def _look(
     folder: Path, settings: Settings, named: dict[str, str], running_below: RunningBelow
 ) -> StagedModel:
     used_at = _used_at(folder, settings)
-    size = sum(path.lstat().st_blocks * 512 for path in folder.rglob("*") if path.is_file())
-    return StagedModel(folder, size, used_at, _holder(folder, used_at, settings, named, running_below))
+    try:
+        digest = Manifest.read(folder).digest
+    except (OSError, ModelError):
+        digest = ""
+    made = sorted(settings.candidates.glob(f"{short(digest)}-*")) if digest else []
+    candidates = tuple(path for path in made if not path.name.endswith(PART))
+    places = (folder, *candidates)
+    holder = _holder(places, used_at, settings, named.get(digest), running_below)
+    return StagedModel(folder, sum(map(_size_of, places)), used_at, holder, candidates)
+
+
+def _sweep(settings: Settings) -> None:
+    sweep_doomed(settings.models)
+    sweep_doomed(settings.candidates)
+
+
+def _size_of(folder: Path) -> int:
+    return sum(path.lstat().st_blocks * 512 for path in folder.rglob("*") if path.is_file())
 
 
 def _holder(
-    folder: Path, used_at: float, settings: Settings, named: dict[str, str], running_below: RunningBelow
+    places: tuple[Path, ...],
+    used_at: float,
+    settings: Settings,
+    service: str | None,
+    running_below: RunningBelow,
 ) -> str:
-    try:
-        service = named.get(Manifest.read(folder).digest)
-    except (OSError, ModelError):
-        service = None
+    folder = places[0]
     if service:
         return f"a release of {service} names it"
     if time.time() - used_at < FRESH_S:
@@ -147,7 +170,7 @@ def _holder(
                 pass
         except BusyError:
             return "a run works with it"
-    return "a process runs with it" if running_below(folder) else ""
+    return "a process runs with it" if any(map(running_below, places)) else ""
 
 
 def _use_lock(folder: Path, settings: Settings) -> Path:

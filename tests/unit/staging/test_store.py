@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 
+from tasks.core.digests import short
 from tasks.core.errors import RecordError
 from tasks.core.files import file_lock
 from tasks.core.manifest import MANIFEST_FILE, Manifest, StagedFile
@@ -101,6 +104,43 @@ def test_what_anybody_needs_stays_and_says_why(settings: Settings) -> None:
     (releases / "1.json").write_text("{")
     with pytest.raises(RecordError, match=r"the release .*1\.json cannot be read"):
         list_models(settings, nobody)
+
+
+def candidate(settings: Settings, of: Path, form: str) -> Path:
+    folder = settings.candidates / f"{short(Manifest.read(of).digest)}-{form}-abcdef"
+    folder.mkdir(parents=True)
+    (folder / "model.gguf").write_bytes(b"c" * BLOCK)
+    return folder
+
+
+def test_candidates_count_and_go_with_the_model_they_were_made_of(settings: Settings) -> None:
+    old, served = model(settings, "old", hours_ago=9), model(settings, "served", hours_ago=8)
+    alone = list_models(settings, nobody)[0].size_bytes
+    gone = [candidate(settings, old, "f16"), candidate(settings, old, "q8_0")]
+    kept = candidate(settings, served, "q8_0")
+
+    def engine(folder: Path) -> list[int]:
+        return [1] * (folder == kept)
+
+    found = list_models(settings, engine)
+    assert [one.holder for one in found] == ["", "a process runs with it"]
+    assert found[0].size_bytes >= alone + 2 * BLOCK
+    assert found[0].candidates == tuple(sorted(gone))
+    assert names(collect(settings, engine, limit_bytes=0)) == ["old"]
+    assert list(settings.candidates.iterdir()) == [kept]
+    assert list(settings.models.iterdir()) == [served]
+
+
+def test_what_a_killed_removal_left_goes_with_the_next(settings: Settings) -> None:
+    kept = model(settings, "kept", hours_ago=0)
+    ended = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], stdout=-1, text=True)
+    for parent in (settings.models, settings.candidates):
+        half = parent / f"gone.{ended.stdout.strip()}.part"
+        half.mkdir(parents=True)
+        (half / "w").write_bytes(b"w")
+    assert make_room(settings, nobody, settings.models / "new", size_bytes=1, missing_bytes=1) == ()
+    assert list(settings.models.iterdir()) == [kept]
+    assert list(settings.candidates.iterdir()) == []
 
 
 def test_what_was_taken_since_it_was_looked_at_stays(settings: Settings) -> None:
