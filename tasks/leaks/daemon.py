@@ -1,8 +1,8 @@
 """The leak sampler: one small process a service, which outlives flows. Standard library only, run as a script.
 
 `python -I daemon.py SERVICE_FOLDER` writes the memory of the service's engine, and the work it has done, to
-`samples/<start>-<process>.csv`: one file for each run of the engine, for a leak cannot be followed through a
-restart. What to sample stands in `processes.json`, read anew for every sample:
+`samples/<second>-<process>-<its start>.csv`: one file for each run of the engine, for a leak cannot be followed
+through a restart. What to sample stands in `processes.json`, read anew for every sample:
 
     {"kind": "supervised", "socket": PATH, "endpoint": URL, "period_s": 60}   the supervisor names the engine
     {"kind": "process", "pids": [1234], "endpoint": URL, "period_s": 60}      roots of process trees
@@ -232,6 +232,15 @@ def parse_counter(text: str) -> tuple[str, float | None]:
     return "requests", None
 
 
+def begun(path: Path) -> tuple[int, int]:
+    """When the run in this file began, by its name: the second, and the process's own start within it.
+
+    Two may begin in one second: what makes a container's first process lives for a moment only.
+    """
+    second, *_, start = path.stem.split("-")
+    return int(second), int(start)
+
+
 class Writer:
     """Appends samples to the file of their run, and keeps files few and short."""
 
@@ -257,7 +266,7 @@ class Writer:
 
     def _open(self, run: str, column: str) -> None:
         self._run = run
-        found = sorted(self._samples.glob(f"*-{run}.csv"))
+        found = sorted(self._samples.glob(f"*-{run}.csv"), key=begun)
         if found:
             self._path = found[-1]
             self._rewrite(self._lines())  # a line cut by a crash goes
@@ -265,7 +274,7 @@ class Writer:
         self._path = self._samples / f"{int(time.time())}-{run}.csv"
         self._path.write_text(f"t_s,bytes,{column}\n")
         self._rows, self._last_t = 0, 0.0
-        for old in sorted(self._samples.glob("*.csv"))[:-MAX_FILES]:
+        for old in sorted(self._samples.glob("*.csv"), key=begun)[:-MAX_FILES]:
             old.unlink()
 
     def _lines(self) -> list[str]:

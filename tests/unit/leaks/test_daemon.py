@@ -183,6 +183,19 @@ def test_runs_have_files_of_their_own_and_the_oldest_go(
     assert [run.bytes_ for run in read_runs(tmp_path)] == [(2,), (3,), (4,)]
 
 
+def test_runs_of_one_second_are_in_the_order_of_their_processes_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Process ids begin anew: neither they nor the order in a folder tell which run came later."""
+    monkeypatch.setattr(daemon, "MAX_FILES", 3)
+    monkeypatch.setattr(daemon.time, "time", lambda: 1000)
+    writer = Writer(tmp_path)
+    runs = ["32616-998", "9-999", "308-1000", "305-1001", "10-1002"]
+    for number, run in enumerate(runs):
+        writer.write(Sample(run, number), "requests", None)
+    assert [run.bytes_ for run in read_runs(tmp_path)] == [(2,), (3,), (4,)]
+
+
 def test_a_new_sampler_goes_on_in_the_file_of_the_run(tmp_path: Path) -> None:
     Writer(tmp_path).write(Sample("1-1", 5), "tokens", 1)
     (path,) = tmp_path.glob("*.csv")
