@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 from collections.abc import Callable, Collection
 from pathlib import Path
 
 from tasks.core.errors import BusyError
-from tasks.core.files import PART, file_lock
+from tasks.core.files import PART, file_lock, remove_folder
 from tasks.core.release import named_by_releases
 from tasks.core.settings import Settings
-from tasks.environment.files import discard, used_at
+from tasks.environment.files import used_at
 from tasks.environment.models import Part
 
 RunningBelow = Callable[[Path], Collection[int]]
@@ -62,16 +61,9 @@ def _collect(
                     continue
                 size = sum(path.lstat().st_size for path in folder.rglob("*"))
                 if not dry_run:
-                    _remove(folder)
+                    remove_folder(folder)
         except BusyError:
             continue
         reason = f"no release names it, and it lay unused for {unused_s / 86_400:.1f} days"
         removed.append(Removed(path=folder, size_bytes=size, unused_s=unused_s, reason=reason))
     return tuple(removed)
-
-
-def _remove(folder: Path) -> None:
-    """First out of its name, so that a kill leaves no half environment under it."""
-    doomed = folder.with_name(f"{folder.name}.{os.getpid()}{PART}")
-    folder.rename(doomed)
-    discard(doomed)

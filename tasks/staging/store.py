@@ -121,8 +121,11 @@ def remove(model: StagedModel, settings: Settings) -> bool:
         ):
             if _used_at(folder, settings) > model.used_at:
                 return False
-            for path in (*model.candidates, folder):  # nobody would find the candidates without the model
+            # Candidates first: nobody would find them without the model. The same content may be staged twice, from
+            # two sources: whoever works with the other one works with these candidates, too.
+            for path in () if _is_staged_elsewhere(folder, settings) else model.candidates:
                 remove_folder(path)
+            remove_folder(folder)
     except (BusyError, FileNotFoundError):
         return False
     return True
@@ -131,16 +134,24 @@ def remove(model: StagedModel, settings: Settings) -> bool:
 def _look(
     folder: Path, settings: Settings, named: dict[str, str], running_below: RunningBelow
 ) -> StagedModel:
-    used_at = _used_at(folder, settings)
-    try:
-        digest = Manifest.read(folder).digest
-    except (OSError, ModelError):
-        digest = ""
+    used_at, digest = _used_at(folder, settings), _digest_of(folder)
     made = sorted(settings.candidates.glob(f"{short(digest)}-*")) if digest else []
     candidates = tuple(path for path in made if not path.name.endswith(PART))
     places = (folder, *candidates)
     holder = _holder(places, used_at, settings, named.get(digest), running_below)
     return StagedModel(folder, sum(map(_size_of, places)), used_at, holder, candidates)
+
+
+def _digest_of(folder: Path) -> str:
+    try:
+        return Manifest.read(folder).digest
+    except (OSError, ModelError):
+        return ""
+
+
+def _is_staged_elsewhere(folder: Path, settings: Settings) -> bool:
+    digest = _digest_of(folder)
+    return any(_digest_of(other) == digest for other in settings.models.glob("*") if other != folder)
 
 
 def _sweep(settings: Settings) -> None:

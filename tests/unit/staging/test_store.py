@@ -131,6 +131,19 @@ def test_candidates_count_and_go_with_the_model_they_were_made_of(settings: Sett
     assert list(settings.models.iterdir()) == [served]
 
 
+def test_candidates_of_a_model_that_is_staged_twice_go_with_the_last_of_them(settings: Settings) -> None:
+    """The same content from two sources, one of which is being tuned."""
+    old, tuned = model(settings, "one", hours_ago=9), model(settings, "other", hours_ago=8)
+    made = candidate(settings, old, "q8_0")
+    with in_use(tuned, settings):
+        assert names(collect(settings, nobody, limit_bytes=0)) == ["one"]
+        assert made.exists()
+    used = lock_of(tuned, settings.leases).with_suffix(".used")
+    os.utime(used, (1, 1))
+    assert names(collect(settings, nobody, limit_bytes=0)) == ["other"]
+    assert not made.exists()
+
+
 def test_what_a_killed_removal_left_goes_with_the_next(settings: Settings) -> None:
     kept = model(settings, "kept", hours_ago=0)
     ended = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], stdout=-1, text=True)
