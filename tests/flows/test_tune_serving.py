@@ -121,7 +121,7 @@ def test_no_size_keeps_an_impossible_objective(asked: TuningRequest) -> None:
 
 
 def test_a_rate_is_kept_up_with_or_refused(asked: TuningRequest) -> None:
-    one = changed(asked, candidates=(CandidateFormat.Q8_0,), quality_text=None, max_batch=2)
+    one = changed(asked, candidates=(CandidateFormat.Q8_0,), quality_text=None, max_batch=2, output_tokens=4)
     slow = TuningLoad(kind=LoadKind.OPEN, rate=20, requests=20)
     outcome = tune_serving(changed(one, load=slow))
     result = batching(outcome)
@@ -134,7 +134,10 @@ def test_a_rate_is_kept_up_with_or_refused(asked: TuningRequest) -> None:
     )
     assert refused.batch is None
     assert refused.reason.startswith("batch 2 does not keep up with 5000 requests/s: ")
-    assert [size.fit for size in refused.sizes] == [Fit.SATURATED, Fit.SATURATED]
+    # The search begins at the earlier answer, which may be the largest size already.
+    assert refused.prior == result.batch
+    assert [size.batch for size in refused.sizes] == list(range(refused.prior, 3))
+    assert all(size.fit is Fit.SATURATED for size in refused.sizes)
 
 
 def test_guidellm_sends_when_the_spec_asks_for_it(
