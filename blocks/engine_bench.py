@@ -141,7 +141,8 @@ class EngineBench:
         load = load_for(clients=config.batch, context=config.context, output_tokens=output_tokens).model_copy(
             update={"silence_s": self.silence_s}
         )
-        client.run(load.model_copy(update={"seed": -1, "min_s": _WARM_UP_S, "min_requests": 1}))
+        warm_up = {"seed": -1, "min_s": _WARM_UP_S, "min_requests": 1, "whole": False}
+        client.run(load.model_copy(update=warm_up))
         for seed in range(runs):
             with _watch(served, config) as gpus:
                 if wanted.rate is None:

@@ -24,6 +24,7 @@ from tasks.core.load import (
     OpenLoad,
     Prompts,
     Wait,
+    closed_throughput,
     figures_of,
     longest_output,
     shortest_output,
@@ -161,7 +162,10 @@ class LoadClient:
             quiet=lambda now: max(map(_quiet_s(now), _pending(every())), default=0.0),
             over=lambda seconds: _enough(load, exchanges, seconds),
         )
-        return _figures(every(), seconds)
+        ratio = _tokens_per_event(every())
+        return _figures(
+            every(), seconds, closed_throughput(_answered(own, ratio) for own in exchanges if own), ratio
+        )
 
     async def _run_open(self, load: OpenLoad) -> tuple[LoadFigures, tuple[Wait, ...]]:
         start = time.monotonic()
@@ -197,7 +201,9 @@ class LoadClient:
             )
             for one in sorted(exchanges, key=lambda one: one.wanted)
         )
-        return _figures(exchanges, seconds, end=start + seconds), waits
+        ratio = _tokens_per_event(exchanges)
+        tokens = ratio * sum(exchange.events for exchange in exchanges)
+        return _figures(exchanges, seconds, tokens / seconds, ratio, end=start + seconds), waits
 
     async def _drive(
         self,
@@ -273,21 +279,37 @@ def _quiet_s(now: float) -> Callable[[_Exchange], float]:
 
 
 def _enough(load: Load, exchanges: Sequence[Sequence[_Exchange]], seconds: float) -> bool:
-    if seconds < load.min_s:
-        return False
-    if seconds >= load.max_s:
+    late = seconds >= load.max_s
+    if late and not load.whole:
         return all(any(one.events > 1 for one in own) for own in exchanges)
     answered = [sum(one.done for one in own) for own in exchanges]
-    return min(answered) >= 1 and sum(answered) >= load.min_requests
+    return seconds >= load.min_s and min(answered) >= 1 and (late or sum(answered) >= load.min_requests)
 
 
-def _figures(exchanges: Sequence[_Exchange], seconds: float, *, end: float | None = None) -> LoadFigures:
+def _tokens_per_event(exchanges: Sequence[_Exchange]) -> float:
+    """A token that ends inside a character makes no event: the engine's counts of whole answers say how many do."""
+    whole = [exchange for exchange in exchanges if exchange.events and exchange.done]
+    events = sum(exchange.events for exchange in whole)
+    return sum(exchange.tokens for exchange in whole) / events if events else 1.0
+
+
+def _answered(own: Sequence[_Exchange], ratio: float) -> tuple[float, float]:
+    """Tokens of one client's whole answers and the seconds until the last of them; else of what it had so far."""
+    counted = [one for one in own if one.done] or [one for one in own if one.events]
+    last = max((one.last for one in counted), default=own[0].sent)
+    return ratio * sum(one.events for one in counted), last - own[0].sent
+
+
+def _figures(
+    exchanges: Sequence[_Exchange],
+    seconds: float,
+    tokens_per_s: float,
+    ratio: float,
+    *,
+    end: float | None = None,
+) -> LoadFigures:
     """Figures of a run; where it has an `end`, requests without a token have waited until then."""
     begun = [exchange for exchange in exchanges if exchange.events]
-    whole = [exchange for exchange in begun if exchange.done]
-    # A token that ends inside a character makes no event: the engine's counts of whole answers say how many do.
-    events = sum(exchange.events for exchange in whole)
-    ratio = sum(exchange.tokens for exchange in whole) / events if events else 1.0
     ttft = [exchange.ttft_ms for exchange in begun]
     if end is not None:
         ttft += [(end - exchange.wanted) * 1000 for exchange in exchanges if not exchange.events]
@@ -300,7 +322,7 @@ def _figures(exchanges: Sequence[_Exchange], seconds: float, *, end: float | Non
     return figures_of(
         requests=len(begun),
         seconds=seconds,
-        tokens=ratio * sum(exchange.events for exchange in begun),
+        tokens_per_s=tokens_per_s,
         ttft_ms=ttft,
         tpot_ms=tpot,
     )

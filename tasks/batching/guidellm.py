@@ -5,6 +5,7 @@ Source: guidellm 0.8.1 as installed (its `schemas` package, and reports of runs 
 
 from __future__ import annotations
 
+import heapq
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from tasks.core.load import (
     OpenLoad,
     Prompts,
     Wait,
+    closed_throughput,
     figures_of,
     longest_output,
     shortest_output,
@@ -179,15 +181,32 @@ def _answer(request: dict[str, Any], start: float, *, done: bool) -> Answer:
 def closed_figures(report: GuidellmReport, load: Load) -> LoadFigures:
     """Figures of a closed loop: a request begins when it is sent.
 
-    Raises `EngineSlowError` if there are fewer answers with two tokens than clients: those that had none are the
-    slowest, and a run without them would look better than it was.
+    Raises `EngineSlowError` where a client had no whole answer: those are the slowest, and a run without them would
+    look better than it was.
     """
-    several = sum(one.first is not None and one.tokens > 1 for one in report.answers)
-    if several < load.clients:
+    clients = _clients(report.answers, load.clients)
+    if len(clients) < load.clients:
         raise EngineSlowError(
-            f"{several} of {load.clients} clients had two tokens within {report.seconds:.0f} s"
+            f"{len(clients)} of {load.clients} clients had a whole answer within {report.seconds:.0f} s"
         )
-    return _figures(report, [one.first - one.sent for one in report.answers if one.first is not None])
+    waited = [one.first - one.sent for one in report.answers if one.first is not None]
+    return _figures(report, waited, closed_throughput(clients))
+
+
+def _clients(answers: Sequence[Answer], count: int) -> list[tuple[float, float]]:
+    """Tokens and seconds of each client that had a whole answer.
+
+    A report does not say whose an answer is: one is given to any of those that wait no more.
+    """
+    free = [(0.0, 0.0)] * count  # when each of them had its last answer, and the tokens of all of its own
+    busy = []
+    for one in sorted(answers, key=lambda answer: answer.sent):
+        ended, tokens = heapq.heappop(free) if free else (0.0, 0.0)
+        if one.done:
+            heapq.heappush(free, (one.last, tokens + one.tokens))
+        else:
+            busy.append((ended, tokens))
+    return [(tokens, ended) for ended, tokens in (*free, *busy) if tokens]
 
 
 def open_figures(report: GuidellmReport) -> tuple[LoadFigures, tuple[Wait, ...]]:
@@ -197,10 +216,11 @@ def open_figures(report: GuidellmReport) -> tuple[LoadFigures, tuple[Wait, ...]]
         Wait(arrived=one.wanted, first=one.first, done=one.last if one.done else None)
         for one in report.answers
     )
-    return _figures(report, waited), waits
+    tokens = sum(one.tokens for one in report.answers if one.first is not None)
+    return _figures(report, waited, tokens / report.seconds), waits
 
 
-def _figures(report: GuidellmReport, waited: Sequence[float]) -> LoadFigures:
+def _figures(report: GuidellmReport, waited: Sequence[float], tokens_per_s: float) -> LoadFigures:
     begun = [one for one in report.answers if one.first is not None and one.tokens > 0]
     tpot = [
         1000 * (one.last - one.first) / (one.tokens - 1)
@@ -212,7 +232,7 @@ def _figures(report: GuidellmReport, waited: Sequence[float]) -> LoadFigures:
     return figures_of(
         requests=len(begun),
         seconds=report.seconds,
-        tokens=sum(one.tokens for one in begun),
+        tokens_per_s=tokens_per_s,
         ttft_ms=[1000 * wait for wait in waited],
         tpot_ms=tpot,
     )

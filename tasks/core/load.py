@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from enum import StrEnum
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -30,14 +30,16 @@ class Prompts(_Frozen):
 class Load(Prompts):
     """A closed loop: clients that each ask one streamed completion after another.
 
-    The run ends once every client has had an answer, `min_s` have passed and `min_requests` are answered; on a
-    slow engine after `max_s`, as soon as every client has had some tokens, so that a run takes no minutes.
+    The run ends once every client has had a whole answer, `min_s` have passed and `min_requests` are answered; after
+    `max_s` however few are. Unless `whole`, some tokens of every client are enough by then: that is no measure where
+    prompts take their time, as all clients begin with one.
     """
 
     clients: int = Field(ge=1)
     min_s: float = Field(0.5, ge=0)
     max_s: float = Field(3, gt=0)
     min_requests: int = Field(4, ge=1)
+    whole: bool = True
 
 
 class Arrivals(StrEnum):
@@ -75,7 +77,7 @@ class LoadFigures(_Frozen):
 
     `ttft` is the time from when a request was sent, or in an open loop was to be sent, to its first token; `tpot`
     the time per token after the first. `requests` counts those that had their first token before the end.
-    `tokens_per_s` is of all clients together, over the whole run.
+    `tokens_per_s` is of all clients together, in a closed loop by `closed_throughput`.
     """
 
     requests: int = Field(ge=1)
@@ -126,14 +128,23 @@ def percentile(values: Sequence[float], share: float) -> float:
     return ranked[max(0, -int(-share * len(ranked) // 1) - 1)]
 
 
+def closed_throughput(clients: Iterable[tuple[float, float]]) -> float:
+    """Tokens/s of the clients of a closed loop: of each the tokens of its answers, and the seconds that they took.
+
+    Each client counts for its own whole answers and their time. To divide all tokens by the length of the run would
+    charge it for prompts whose answers were cut off: the more, the more clients there are and the slower the engine.
+    """
+    return sum(tokens / seconds for tokens, seconds in clients if seconds > 0)
+
+
 def figures_of(
-    *, requests: int, seconds: float, tokens: float, ttft_ms: Sequence[float], tpot_ms: Sequence[float]
+    *, requests: int, seconds: float, tokens_per_s: float, ttft_ms: Sequence[float], tpot_ms: Sequence[float]
 ) -> LoadFigures:
     """Figures of a run from those of its requests; at least one of each."""
     return LoadFigures(
         requests=requests,
         seconds=seconds,
-        tokens_per_s=tokens / seconds,
+        tokens_per_s=tokens_per_s,
         ttft_p50_ms=percentile(ttft_ms, 0.5),
         ttft_p95_ms=percentile(ttft_ms, 0.95),
         tpot_p50_ms=percentile(tpot_ms, 0.5),
@@ -155,7 +166,12 @@ def load_for_decoding(*, context: int, output_tokens: int, seed: int = 0) -> Loa
     """One client whose time goes almost wholly into decoding: next to no prompt, a long answer."""
     room = context - longest_output(output_tokens)
     return Load(
-        clients=1, prompt_tokens=max(1, min(8, room)), output_tokens=output_tokens, seed=seed, min_requests=2
+        clients=1,
+        prompt_tokens=max(1, min(8, room)),
+        output_tokens=output_tokens,
+        seed=seed,
+        min_requests=2,
+        whole=False,
     )
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from tasks.core.digests import digest_of_model, short
-from tasks.core.errors import CommandError, EngineError, ModelError
+from tasks.core.errors import CommandError, CommandTimeoutError, EngineError, ModelError
 from tasks.core.files import PART, as_disk_full, file_lock, fsync_folder, sweep_parts, write_atomically
 from tasks.core.model_shape import read_model_shape
 from tasks.core.progress import say
@@ -103,8 +103,8 @@ def _measure_each(
     settings: Settings,
 ) -> Iterator[Measured]:
     first, *others = request.formats
-    if reason := _refuse(request, first, sizes[first], settings):
-        yield Measured(format=first, rejected=reason)
+    if refused := _refuse(request, first, sizes[first], settings):
+        yield refused
         yield from (Measured(format=form, rejected="no baseline to compare with") for form in others)
         return
     file = make_candidate(request, first, bench, settings)
@@ -112,26 +112,30 @@ def _measure_each(
     plan.check_baseline(request, baseline)
     yield plan.judge(file, baseline, baseline, request)
     for form in others:
-        reason = _refuse(request, form, sizes[form], settings)
-        if reason:
-            yield Measured(format=form, rejected=reason)
-        else:
-            yield _measure(request, form, file, baseline, bench, settings)
+        refused = _refuse(request, form, sizes[form], settings)
+        yield refused or _measure(request, form, file, baseline, bench, settings)
 
 
-def _refuse(request: QuantizationRequest, form: CandidateFormat, size: int, settings: Settings) -> str | None:
+def _refuse(
+    request: QuantizationRequest, form: CandidateFormat, size: int, settings: Settings
+) -> Measured | None:
+    """A format that is not even made; for want of room on the disk only until there is some."""
     if reason := request.infeasible.get(form):
-        return reason
+        return Measured(format=form, rejected=reason)
     shape = read_model_shape(request.model_dir)
     source = read_source(request.model_dir, shape)
     if request.layout != "gguf-file" and (reason := refuse_shapes(source, form)):
-        return reason
-    settings.candidates.mkdir(parents=True, exist_ok=True)
+        return Measured(format=form, rejected=reason)
     weights = unpacked_bytes(source) if request.unpacks else size
     needed = serving_bytes(weights, shape, plan.measured_tokens(request))
+    if reason := plan.refuse_memory(needed, request.memory_bytes):
+        return Measured(format=form, rejected=reason)
+    settings.candidates.mkdir(parents=True, exist_ok=True)
     there = (_folder(request, form, settings) / DOCUMENT).exists()
     free = shutil.disk_usage(settings.candidates).free
-    return plan.refuse_size(needed, request.memory_bytes, 0 if there else size, free)
+    if reason := plan.refuse_disk(0 if there else size, free):
+        return Measured(format=form, rejected=reason, passing=True)
+    return None
 
 
 def _measure(
@@ -157,13 +161,28 @@ def _measure(
             format=form, candidate=candidate, weights=weights, rejected=failure.line, failure=failure
         )
     except (ModelError, CommandError) as error:
-        return Measured(format=form, candidate=candidate, weights=weights, rejected=error.what)
+        return Measured(
+            format=form,
+            candidate=candidate,
+            weights=weights,
+            rejected=error.what,
+            passing=isinstance(error, CommandTimeoutError),
+        )
     reasons = "; ".join(reason for reason in (damage, row.rejected) if reason)
     return row.model_copy(update={"weights": weights, "rejected": reasons or None})
 
 
 def _try(request: QuantizationRequest, candidate: Candidate, bench: CandidateBench) -> Trial:
+    """A first failure of the engine may be a mishap, and would keep the format out for good: the record is reused."""
     say(StageName.QUANTIZATION, f"measuring {candidate.format} ({candidate.size_bytes / 1e6:.1f} MB)")
+    try:
+        return _try_once(request, candidate, bench)
+    except EngineError as error:
+        say(StageName.QUANTIZATION, f"{candidate.format}: {failure_of(error).line}; once more")
+        return _try_once(request, candidate, bench)
+
+
+def _try_once(request: QuantizationRequest, candidate: Candidate, bench: CandidateBench) -> Trial:
     window = plan.window_tokens(request.context)
     return bench.try_candidate(
         candidate.path,
@@ -219,8 +238,9 @@ def _folder(request: QuantizationRequest, form: CandidateFormat, settings: Setti
 
 
 def still_good(result: QuantizationResult) -> bool:
-    """Whether the chosen candidate is there unharmed."""
-    return result.chosen is not None and is_whole(result.candidate)
+    """Whether the chosen candidate is there unharmed, and none was kept out by what may have passed."""
+    passing = any(row.passing for row in result.measured)
+    return result.chosen is not None and not passing and is_whole(result.candidate)
 
 
 def _say(row: Measured) -> None:

@@ -156,6 +156,8 @@ class Measured(_Frozen):
     rejected: str | None = None
     failure: Failure | None = None
     """What the engine did instead of answering, where that is why."""
+    passing: bool = False
+    """Whether the rejection is of this run's making and not of the format's: the next run tries it again."""
     passed_over: str | None = None
 
 

@@ -76,13 +76,18 @@ def measured_tokens(request: QuantizationRequest) -> int:
     return max(request.context, slots * (window + MARGIN_TOKENS))
 
 
-def refuse_size(needed: int, limit: int | None, file: int, free: int) -> str | None:
-    """Why a candidate is not made: more memory than there may be, or no room on the disk. Bytes; None if it fits."""
-    if limit is not None and needed > limit:
-        return f"not made: it would need {_gb(needed)} of memory at the least, {_gb(limit)} may be used"
-    if file > free:
-        return f"not made: its file would take {_gb(file)}, the disk has {_gb(free)} left"
-    return None
+def refuse_memory(needed: int, limit: int | None) -> str | None:
+    """Why a candidate is not made, if it needs more memory than there may be. Bytes; None if it fits."""
+    if limit is None or needed <= limit:
+        return None
+    return f"not made: it would need {_gb(needed)} of memory at the least, {_gb(limit)} may be used"
+
+
+def refuse_disk(file: int, free: int) -> str | None:
+    """Why a candidate is not made, if there is no room for its file. Bytes; None if it fits."""
+    if file <= free:
+        return None
+    return f"not made: its file would take {_gb(file)}, the disk has {_gb(free)} left"
 
 
 def _gb(size: int) -> str:

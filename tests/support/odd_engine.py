@@ -4,9 +4,9 @@ Starts and completes a prompt like any other. A streamed answer then: `die` ends
 `out-of-memory` with words to that effect; `killed` by SIGKILL, `segv` by SIGSEGV; `refuse` answers 500; `break`
 hangs up in the middle; `fault` streams an error after two tokens; `silent` closes at once; `hang` never answers,
 `family` neither, and has a grandchild in a session of its own that ignores SIGTERM; `stall` sends two tokens and no
-more, `stall-once` only the first time; `whole` sends everything in one piece; `babble` streams without end what holds no token; `slow` streams
-without end; `fine` streams five tokens. `serial` does so for one request at a time, each in 10 ms; `freeze`
-freezes as a whole for half a second at its twentieth request.
+more, `stall-once` only the first time; `whole` sends everything in one piece; `babble` streams without end what holds
+no token; `endless` streams tokens without end; `fine` streams five tokens, `slow` five of 10 ms each. `serial` streams
+two for one request at a time, each in 10 ms; `freeze` freezes as a whole for half a second at its twentieth request.
 
 Others never come so far: `unready` is never healthy; `deaf` never answers its first completion, `die-first` dies
 of it; `nonsense` answers it with a page. The scores of `no-numbers` are null.
@@ -104,12 +104,15 @@ class Handler(BaseHTTPRequestHandler):
     def no_numbers(self) -> None:
         self.fine()
 
-    def fine(self) -> None:
+    def fine(self, each_s: float = 0.002) -> None:
         self.begin()
         for number in range(5):
             self.token(number)
-            time.sleep(0.002)
+            time.sleep(each_s)
         self.end(5)
+
+    def slow(self) -> None:
+        self.fine(0.01)
 
     def fault(self) -> None:
         self.begin()
@@ -165,7 +168,7 @@ class Handler(BaseHTTPRequestHandler):
         self.token(2)
         self.end(2)
 
-    def slow(self) -> None:
+    def endless(self) -> None:
         self.begin()
         number = 0
         while True:

@@ -45,14 +45,12 @@ def test_a_run_is_one_process_that_leaves_nothing(python: Path, monkeypatch: pyt
 
 
 def test_an_engine_that_needs_longer_gets_longer(python: Path) -> None:
-    """The recorded run has tokens for two clients only, however long it is."""
-    with pytest.raises(EngineSlowError, match="2 of 4 clients"):
+    """The recorded run has no whole answer, however long it is."""
+    with pytest.raises(EngineSlowError, match="0 of 4 clients"):
         loaded(python, "endless").run(LOAD.model_copy(update={"timeout_s": 60}))
     calls = [json.loads(line)["argv"] for line in python.with_name("calls").read_text().splitlines()]
     lengths = [json.loads(argv[argv.index("--constraint") + 1]) for argv in calls]
     assert [length["seconds"] for length in lengths] == [5, 20, 60]
-    two = loaded(python, "endless").run(LOAD.model_copy(update={"clients": 2}))
-    assert two.requests == 2
 
 
 def test_what_the_engine_did_is_an_engines_error(python: Path) -> None:

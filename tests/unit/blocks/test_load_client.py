@@ -18,7 +18,7 @@ from waiting import wait_until
 
 from blocks.completion_dialects import WORDS
 from blocks.engine_api import EngineApi
-from blocks.load_client import LoadClient, _Exchange, _figures
+from blocks.load_client import LoadClient, _answered, _enough, _Exchange, _figures
 from blocks.ports import LOCALHOST, free_port
 from blocks.process import leashed
 from tasks.batching.saturation import judge_waits
@@ -29,6 +29,7 @@ from tasks.core.load import (
     Load,
     OpenLoad,
     Prompts,
+    closed_throughput,
     load_for,
     load_for_decoding,
     longest_output,
@@ -61,12 +62,30 @@ def test_figures_of_a_steady_engine(tmp_path: Path) -> None:
     assert 0 < figures.tokens_per_s < 2 * 1000 / 2 * 5 / 4
 
 
-def test_a_slow_engine_is_measured_by_what_it_streamed_so_far(tmp_path: Path) -> None:
-    with odd_engine("slow", tmp_path / "log") as client:
-        figures = client.run(LOAD)
+def test_a_stream_without_prompts_is_measured_by_what_came_so_far(tmp_path: Path) -> None:
+    with odd_engine("endless", tmp_path / "log") as client:
+        figures = client.run(LOAD.model_copy(update={"whole": False}))
     assert figures.requests == LOAD.clients
     assert figures.seconds >= LOAD.max_s
     assert figures.tpot_p50_ms >= 10
+
+
+def test_a_slow_engine_has_the_time_for_whole_answers() -> None:
+    """All clients begin with a prompt: an engine that was cut off there would look the slower the more there are."""
+
+    def exchange(sent: float, last: float, *, done: bool) -> _Exchange:
+        return _Exchange(b"", sent=sent, first=last - 0.1, last=last, events=5, done=done)
+
+    alone = [[exchange(0, 4, done=True)]]
+    begun = [[exchange(0, 5, done=True), exchange(5, 6, done=False)], [exchange(0, 5, done=False)]]
+    assert _enough(LOAD, alone, 4.1)
+    assert not _enough(LOAD, begun, 6.0)
+    assert _enough(LOAD.model_copy(update={"whole": False}), begun, 6.0)
+    begun[1][0].done = True
+    assert _enough(LOAD, begun, 6.0)  # past the time, few answers are enough
+    # Two clients had five tokens in 5 s each; what one of them has begun since counts for neither.
+    assert closed_throughput(_answered(own, 1.0) for own in begun) == pytest.approx(2)
+    assert closed_throughput(_answered(own, 1.0) for own in alone) == pytest.approx(1.25)
 
 
 @pytest.mark.parametrize(
@@ -105,7 +124,7 @@ def test_one_silent_answer_among_others_is_a_hang(tmp_path: Path) -> None:
 def test_an_engine_that_is_not_done_in_time_is_slow(tmp_path: Path) -> None:
     load = LOAD.model_copy(update={"timeout_s": 0.1, "max_s": 60})
     with (
-        odd_engine("slow", tmp_path / "log") as client,
+        odd_engine("endless", tmp_path / "log") as client,
         pytest.raises(EngineSlowError, match=r"was not done within 0\.1 s"),
     ):
         client.run(load)
@@ -126,14 +145,14 @@ def test_an_answer_that_was_read_in_one_piece_tells_no_time_per_token() -> None:
         return _Exchange(b"", sent=1.0, first=first, last=last, events=5, done=True)
 
     apart, in_one = exchange(1.1, 1.5), exchange(1.3, 1.3)
-    found = _figures([apart, in_one, in_one], 1.0)
+    found = _figures([apart, in_one, in_one], 1.0, 15.0, 1.0)
     assert (found.requests, found.tpot_p50_ms, found.tpot_p95_ms) == (
         3,
         pytest.approx(100),
         pytest.approx(100),
     )
     assert found.ttft_p95_ms == pytest.approx(300)
-    assert _figures([in_one], 1.0).tpot_p50_ms == 0  # there is nothing better to say
+    assert _figures([in_one], 1.0, 5.0, 1.0).tpot_p50_ms == 0  # there is nothing better to say
 
 
 # --- open loop ---------------------------------------------------------------------------------------------
@@ -217,7 +236,7 @@ def test_what_is_queued_behind_others_does_not_hang(tmp_path: Path) -> None:
 
 def test_an_open_loop_ends_though_answers_are_missing(tmp_path: Path) -> None:
     asked = OPEN.model_copy(update={"requests": 20, "drain_s": 0.1})
-    with odd_engine("slow", tmp_path / "log") as client:
+    with odd_engine("endless", tmp_path / "log") as client:
         figures, waits = client.run_open(asked)
     assert figures.seconds < 5
     assert all(wait.first is not None and wait.done is None for wait in waits)

@@ -20,7 +20,8 @@ from tasks.quantization.plan import (
     front,
     judge,
     measured_tokens,
-    refuse_size,
+    refuse_disk,
+    refuse_memory,
     window_slots,
     window_tokens,
 )
@@ -272,12 +273,13 @@ def test_the_figure_tells_what_became_of_each() -> None:
 
 
 def test_what_cannot_fit_is_not_made() -> None:
-    assert refuse_size(10**9, 2 * 10**9, 5 * 10**8, 10**10) is None
-    assert refuse_size(10**9, None, 5 * 10**8, 10**10) is None
-    assert refuse_size(5 * 10**9, 2 * 10**9, 1, 10**10) == snapshot(
+    assert refuse_memory(10**9, 2 * 10**9) is None
+    assert refuse_memory(10**9, None) is None
+    assert refuse_disk(5 * 10**8, 10**10) is None
+    assert refuse_memory(5 * 10**9, 2 * 10**9) == snapshot(
         "not made: it would need 5.00 GB of memory at the least, 2.00 GB may be used"
     )
-    assert refuse_size(10**6, 2 * 10**9, 5 * 10**7, 10**7) == snapshot(
+    assert refuse_disk(5 * 10**7, 10**7) == snapshot(
         "not made: its file would take 50.00 MB, the disk has 10.00 MB left"
     )
 
