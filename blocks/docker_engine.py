@@ -126,7 +126,7 @@ class DockerEngine:
         Raises `MissingToolError` for a GPU that Docker cannot give, `PortTakenError`, `RolloutError`.
         """
         with _explained(f"start the container {plan.name}"):
-            return self._start(plan, self._gpus(plan.gpus))
+            return self._start(plan, self._gpus(plan))
 
     def _start(self, plan: ContainerPlan, devices: list[DeviceRequest]) -> Container:
         try:
@@ -171,15 +171,18 @@ class DockerEngine:
             **limits,
         )
 
-    def _gpus(self, count: int) -> list[DeviceRequest]:
-        if count == 0:
+    def _gpus(self, plan: ContainerPlan) -> list[DeviceRequest]:
+        if not plan.gpus:
             return []
+        ids = [str(index) for index in plan.gpu_indices or range(plan.gpus)]
         info = self._client.info()
         if "nvidia" in info.get("Runtimes", {}):
-            return [DeviceRequest(driver="nvidia", count=count, capabilities=[["gpu"]])]
+            return [DeviceRequest(driver="nvidia", device_ids=ids, capabilities=[["gpu"]])]
         if _has_nvidia_cdi(info.get("CDISpecDirs") or []):
-            return [DeviceRequest(driver="cdi", device_ids=[f"nvidia.com/gpu={i}" for i in range(count)])]
-        raise _no_gpu(count, "neither the runtime nvidia nor a CDI specification of nvidia.com/gpu is there")
+            return [DeviceRequest(driver="cdi", device_ids=[f"nvidia.com/gpu={one}" for one in ids])]
+        raise _no_gpu(
+            plan.gpus, "neither the runtime nvidia nor a CDI specification of nvidia.com/gpu is there"
+        )
 
     def keep_alive(self, container_id: str) -> None:
         """From now on start the container again when it dies, a few times."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Protocol
@@ -15,8 +15,9 @@ from blocks.engine_process import RunningEngine, serve
 from blocks.gpu_watch import GpuUse, watch_gpus
 from blocks.load_client import LoadClient
 from blocks.load_prompts import prompts_for
+from blocks.nvml import gpu_bytes_of, memory_unless_by_process
 from blocks.process import last_lines
-from blocks.process_memory import command_pids, gpu_bytes, peak_host_bytes
+from blocks.process_memory import command_pids, peak_host_bytes
 from tasks.batching.models import Run
 from tasks.batching.saturation import Saturation, judge_waits
 from tasks.core.errors import CommandError, EngineError, EngineHungError, EngineStartError
@@ -73,6 +74,7 @@ class EngineBench:
         Raises as `blocks.engine_process.serve`, and `EngineStartError` where it was to use GPUs and does not.
         """
         command = self.engine.command(str(self.python), str(self.engine.server_worker), str(model), config)
+        before = memory_unless_by_process(config.gpu_indices) if config.on_gpus else {}
         with serve(
             command,
             served_name=self.engine.api_model(str(model), config),
@@ -83,6 +85,7 @@ class EngineBench:
             maps=(model,) if self.engine.maps_files else (),
             prefetch=self.prefetch,
         ) as served:
+            served = replace(served, gpu_memory_before=before)
             if config.on_gpus:
                 check_gpu(served)
             with _watching(served):
@@ -186,7 +189,7 @@ def _watching(served: RunningEngine) -> Iterator[None]:
 
 def check_gpu(served: RunningEngine) -> None:
     """Raise `EngineStartError` for an engine that was told to use GPUs and silently runs on the processor."""
-    if not gpu_bytes(served.leash_pid):
+    if not gpu_bytes_of(command_pids(served.leash_pid), served.gpu_memory_before):
         raise EngineStartError(
             "the engine holds no memory on any GPU: it runs on the processor",
             fix="use an engine built for this GPU, or set hardware.gpus to 0",
@@ -197,7 +200,7 @@ def _watch(served: RunningEngine, config: ServingConfig) -> AbstractContextManag
     """A GPU's trouble is none of an engine's that does not use it."""
     if not config.on_gpus:
         return contextlib.nullcontext(GpuUse())
-    return watch_gpus(partial(command_pids, served.leash_pid))
+    return watch_gpus(partial(command_pids, served.leash_pid), before=served.gpu_memory_before)
 
 
 def _run(

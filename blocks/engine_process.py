@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from blocks.engine_api import EngineApi
@@ -65,12 +65,16 @@ class EngineChild:
 
 @dataclass(frozen=True)
 class RunningEngine:
-    """An engine that has answered a completion. `leash_pid` is the root of its process tree."""
+    """An engine that has answered a completion. `leash_pid` is the root of its process tree.
+
+    `gpu_memory_before` is what GPUs had in use before its start, bytes, where that is how its own is told.
+    """
 
     base_url: str
     start_s: float
     """Seconds from process start to the first completion."""
     process: EngineChild
+    gpu_memory_before: Mapping[int, int] = field(default_factory=dict)
 
     @property
     def leash_pid(self) -> int:

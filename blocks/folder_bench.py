@@ -68,8 +68,13 @@ class FolderBench:
         scored: _Scored = ([], [])
         by_library = self.bench.engine.card.scored_by == "library"
         if by_library and (text is not None or exercises):
-            python, threads = self.bench.python, self.config.threads
-            scorer = LibraryScorer(python, self.scorer, threads, on_gpus=self.config.on_gpus)
+            scorer = LibraryScorer(
+                self.bench.python,
+                self.scorer,
+                self.config.threads,
+                on_gpus=self.config.on_gpus,
+                gpu_indices=self.config.gpu_indices,
+            )
             scored = scorer.score(model, text, exercises, tokens=tokens, window=window)
         config = self.config.model_copy(update={"batch": slots, "context": window + MARGIN_TOKENS})
         with self.bench.serve(model, config, log) as served:

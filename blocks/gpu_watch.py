@@ -11,7 +11,7 @@ from typing import Any
 
 import pynvml
 
-from blocks.nvml import nvml_session
+from blocks.nvml import bytes_since, held_bytes, nvml_session
 from tasks.core.errors import EngineError
 
 PERIOD_S = 0.05
@@ -33,9 +33,15 @@ class GpuUse:
 
 
 @contextlib.contextmanager
-def watch_gpus(pids: Callable[[], Collection[int]], *, period_s: float = PERIOD_S) -> Iterator[GpuUse]:
+def watch_gpus(
+    pids: Callable[[], Collection[int]],
+    *,
+    before: Mapping[int, int] | None = None,
+    period_s: float = PERIOD_S,
+) -> Iterator[GpuUse]:
     """Watch these processes' use of this host's GPUs; nothing is seen without a driver.
 
+    `before` is as in `blocks.nvml.gpu_bytes_of`.
     Raises `EngineError` where NVML stops answering meanwhile.
     """
     use = GpuUse()
@@ -43,7 +49,7 @@ def watch_gpus(pids: Callable[[], Collection[int]], *, period_s: float = PERIOD_
         if not available:
             yield use
             return
-        watch = _Watch(pids, use)
+        watch = _Watch(pids, use, before or {})
         stop = threading.Event()
 
         def look_again() -> None:
@@ -67,23 +73,22 @@ def watch_gpus(pids: Callable[[], Collection[int]], *, period_s: float = PERIOD_
 
 
 class _Watch:
-    def __init__(self, pids: Callable[[], Collection[int]], use: GpuUse) -> None:
+    def __init__(self, pids: Callable[[], Collection[int]], use: GpuUse, before: Mapping[int, int]) -> None:
         self._pids = pids
         self._use = use
+        self._before = before
         self._handles = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
         self._used: set[int] = set()
-        self._samples: Mapping[int, Sequence[Any]] = {}
+        self._samples: dict[int, Sequence[Any]] = {}
 
     def look(self) -> None:
         """Raises `pynvml.NVMLError`."""
         pids = self._pids()
-        total = 0
-        for index, handle in enumerate(self._handles):
-            running = pynvml.nvmlDeviceGetComputeRunningProcesses(handle)
-            held = [process.usedGpuMemory or 0 for process in running if process.pid in pids]
-            self._used |= {index} if held else set()
-            total += sum(held)
-        self._use.peak_bytes = max(self._use.peak_bytes, total)
+        held = {index: held_bytes(handle, pids) for index, handle in enumerate(self._handles)}
+        if not any(held.values()):
+            held = {index: bytes_since(self._handles[index], used) for index, used in self._before.items()}
+        self._used |= {index for index, size in held.items() if size}
+        self._use.peak_bytes = max(self._use.peak_bytes, sum(held.values()))
 
     @contextlib.contextmanager
     def counters(self) -> Iterator[None]:
@@ -94,17 +99,27 @@ class _Watch:
                 for index, handle in enumerate(self._handles)
                 if _has_counters(handle)
             }
-            for index, (first, _) in self._samples.items():
-                pynvml.nvmlGpmSampleGet(self._handles[index], first)
+            refused = [index for index, (first, _) in self._samples.items() if not self._take(index, first)]
+            for index in refused:
+                del self._samples[index]
             yield
+
+    def _take(self, index: int, sample: Any) -> bool:
+        """Whether NVML gave the sample: without privileges it may refuse."""
+        try:
+            pynvml.nvmlGpmSampleGet(self._handles[index], sample)
+        except pynvml.NVMLError:
+            return False
+        return True
 
     def read_counters(self) -> None:
         """SM activity since the first samples. What NVML refuses, as between samples too close, is left out."""
         found = []
         for index in self._used & self._samples.keys():
             first, second = self._samples[index]
+            if not self._take(index, second):
+                continue
             with contextlib.suppress(pynvml.NVMLError):
-                pynvml.nvmlGpmSampleGet(self._handles[index], second)
                 found.append(_sm_activity(first, second))
         self._use.sm_activity = fmean(found) if found else None
 

@@ -16,6 +16,7 @@ from blocks.exercises import check_length
 from blocks.process import last_lines, run
 from tasks.core.errors import EngineError
 from tasks.core.files import PART, scratch_folder
+from tasks.core.gpus import visible_only
 from tasks.engines.base import PASSIVE
 from tasks.quantization.models import Exercise, Score
 from tasks.quantization.quality import LIKELIEST
@@ -27,12 +28,13 @@ _BASE_S, _TOKENS_PER_S = 600.0, 1.0
 
 @dataclass(frozen=True)
 class LibraryScorer:
-    """The scoring script in one environment, on the processor or on the GPUs."""
+    """The scoring script in one environment, on the processor or on the GPUs: all, or those of `gpu_indices`."""
 
     python: Path
     worker: Path
     threads: int
     on_gpus: bool = False
+    gpu_indices: tuple[int, ...] = ()
 
     def score(
         self, model: Path, text: str | None, exercises: Sequence[Exercise], *, tokens: int, window: int
@@ -62,7 +64,12 @@ class LibraryScorer:
 
     def _run(self, model: Path, request: Path, out: Path, tokens: int) -> None:
         argv: list[str | Path] = [self.python, "-I", self.worker, "--asked", request, "--out", out]
-        env = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": str(self.threads), **PASSIVE}
+        env = {
+            "HF_HUB_OFFLINE": "1",
+            "OMP_NUM_THREADS": str(self.threads),
+            **PASSIVE,
+            **visible_only(self.gpu_indices),
+        }
         finished = run(argv, timeout_s=_BASE_S + tokens / _TOKENS_PER_S, env=env)
         if finished.code != 0:
             raise EngineError(

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Collection, Iterator
+import os
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
-from typing import TypeVar
+from pathlib import Path
+from typing import Any, TypeVar
 
 import pynvml
 
 from tasks.compatibility.models import NvmlReading
 from tasks.core.facts import Gpu, version_or_none
+from tasks.core.gpus import VISIBLE, HostGpu, choose_gpus
 from tasks.health.models import GpuSample
 
 T = TypeVar("T")
+
+_HOST_PIDS = "pid:[4026531836]"
+"""The first namespace of processes; the kernel gives it this number at boot (PROC_PID_INIT_INO)."""
 
 _NOT_HERE = (
     pynvml.NVML_ERROR_LIBRARY_NOT_FOUND,
@@ -70,6 +76,21 @@ def _read_all() -> NvmlReading:
     )
 
 
+def gpus_in_use(count: int) -> tuple[HostGpu, ...]:
+    """The GPUs that an engine is given where it is to use `count`, the largest first; fewer where there are fewer."""
+    if not count:
+        return ()
+    with nvml_session() as available:
+        if not available:
+            return ()
+        found = [
+            _ask(f"GPU {index}", partial(_read_gpu, index), [])
+            for index in range(_ask("number of GPUs", pynvml.nvmlDeviceGetCount, []) or 0)
+        ]
+    gpus = [HostGpu(index, gpu) for index, gpu in enumerate(found) if gpu is not None]
+    return choose_gpus(gpus, count, os.environ.get(VISIBLE))
+
+
 def _ask(what: str, question: Callable[[], T], faults: list[str]) -> T | None:
     try:
         return question()
@@ -95,18 +116,44 @@ def _cuda_version() -> str | None:
     return f"{cuda // 1000}.{cuda % 1000 // 10}" if cuda else None
 
 
-def gpu_bytes_of(pids: Collection[int]) -> int:
-    """Memory that these processes hold on all GPUs of this host, bytes; 0 without a driver."""
+def gpu_bytes_of(pids: Collection[int], before: Mapping[int, int] | None = None) -> int:
+    """Memory that these processes hold on all GPUs of this host, bytes; 0 without a driver.
+
+    `before` is what GPUs had in use before the processes began: where NVML names none of them, what has come since
+    is taken to be theirs.
+    """
     with nvml_session() as available:
         if not available:
             return 0
         handles = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())]
-        return sum(
-            process.usedGpuMemory or 0
-            for handle in handles
-            for process in pynvml.nvmlDeviceGetComputeRunningProcesses(handle)
-            if process.pid in pids
+        return sum(held_bytes(handle, pids) for handle in handles) or sum(
+            bytes_since(handles[index], used) for index, used in (before or {}).items()
         )
+
+
+def held_bytes(handle: Any, pids: Collection[int]) -> int:
+    """Memory that these processes hold on one GPU. Raises `pynvml.NVMLError`."""
+    running = pynvml.nvmlDeviceGetComputeRunningProcesses(handle)
+    return sum(process.usedGpuMemory or 0 for process in running if process.pid in pids)
+
+
+def bytes_since(handle: Any, before: int) -> int:
+    """Memory of one GPU that has come into use since. Raises `pynvml.NVMLError`."""
+    return max(0, int(pynvml.nvmlDeviceGetMemoryInfo(handle).used) - before)
+
+
+def memory_unless_by_process(indices: Sequence[int]) -> dict[int, int]:
+    """By GPU, bytes in use now: in a container, where NVML does not know processes by their numbers there.
+
+    Drivers name them by the host's, or translate those and say that they hold nothing (NVIDIA/nvidia-docker#1483,
+    NVIDIA/open-gpu-kernel-modules#614). Empty on the host, where NVML names each process.
+    """
+    if str(Path("/proc/self/ns/pid").readlink()) == _HOST_PIDS:
+        return {}
+    with nvml_session() as available:
+        if not available:
+            return {}
+        return {index: bytes_since(pynvml.nvmlDeviceGetHandleByIndex(index), 0) for index in indices}
 
 
 def _read_gpu(index: int) -> Gpu:

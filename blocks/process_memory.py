@@ -8,8 +8,6 @@ from pathlib import Path
 
 import psutil
 
-from blocks.nvml import gpu_bytes_of
-
 _OOM_KILLS = re.compile(r"^oom_kill (\d+)$", re.MULTILINE)
 _FIELD = re.compile(r"^(VmHWM|VmSwap):\s+(\d+) kB$", re.MULTILINE)
 
@@ -21,11 +19,6 @@ def peak_host_bytes(leash_pid: int) -> int:
     mapped from the file count: decoding reads all of them for every token. 0 when nothing runs any more.
     """
     return sum(peak_bytes(pid) for pid in command_pids(leash_pid))
-
-
-def gpu_bytes(leash_pid: int) -> int:
-    """Memory that the command on this leash holds on GPUs now, bytes."""
-    return gpu_bytes_of(command_pids(leash_pid))
 
 
 def command_pids(leash_pid: int) -> list[int]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from blocks.engine_bench import EngineBench
 from blocks.folder_bench import FolderBench
 from blocks.gguf_bench import GgufBench, Place
-from blocks.nvml import read_nvml
+from blocks.nvml import gpus_in_use
 from flows.tool_environment import build_tool, is_built, lock_tool
 from tasks.core.errors import SpecError
 from tasks.core.progress import say
@@ -27,10 +27,7 @@ from tasks.quantization.recipe import QUANTIZER, SCORER
 
 def infeasible(kind: EngineKind, tuning: Tuning, hardware: Hardware) -> dict[CandidateFormat, str]:
     """The formats that the engine cannot compute in on the GPUs in use, or on the processor, each with the reason."""
-    gpus = (
-        sorted(read_nvml().gpus, key=lambda gpu: gpu.memory_bytes or 0, reverse=True) if hardware.gpus else []
-    )
-    capabilities = [gpu.compute_capability for gpu in gpus[: hardware.gpus]]
+    capabilities = [one.gpu.compute_capability for one in gpus_in_use(hardware.gpus)]
     reasons = {form: why_not_here(kind, form, capabilities) for form in tuning.candidates}
     return {form: reason for form, reason in reasons.items() if reason}
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import psutil
 
-from blocks.nvml import read_nvml
+from blocks.nvml import gpus_in_use
 from tasks.batching.models import Devices, Footprint, Limits, Space
 from tasks.batching.placement.plan import predict_placement
 from tasks.batching.placement.words import configure
@@ -27,10 +27,7 @@ _MEMORY_STEP = 1 << 28
 
 def gpu_sizes(hardware: Hardware) -> tuple[int, ...]:
     """Memory of the GPUs in use, bytes, the largest first; those that do not tell it left out."""
-    if not hardware.gpus:
-        return ()
-    sizes = sorted((gpu.memory_bytes or 0 for gpu in read_nvml().gpus), reverse=True)
-    return tuple(size for size in sizes[: hardware.gpus] if size)
+    return tuple(one.gpu.memory_bytes for one in gpus_in_use(hardware.gpus) if one.gpu.memory_bytes)
 
 
 def host_bytes(hardware: Hardware) -> int:

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from blocks.engine_bench import EngineBench
 from blocks.guidellm import Guidellm
 from blocks.host import fingerprint_here
+from blocks.nvml import gpus_in_use
 from blocks.prefetch import Prefetcher
 from blocks.record_store import open_record_store
 from flows.candidate_bench import (
@@ -128,6 +129,7 @@ def _config(request: TuningRequest) -> ServingConfig:
         threads=request.hardware.cpus or len(os.sched_getaffinity(0)),
         gpu_layers=ALL_LAYERS if gpus and by_layer else 0,
         gpus=0 if by_layer else gpus,
+        gpu_indices=tuple(one.index for one in gpus_in_use(gpus)),
         memory_fraction=request.objectives.memory_fraction,
         kv_bytes_per_token=read_model_shape(request.model_dir).kv_bytes_per_token,
     )
@@ -253,7 +255,7 @@ def _batch(request: TuningRequest, candidate: Candidate) -> Outcome[BatchingResu
         still_good=lambda _: True,  # nothing is kept but the record itself
         consulted=(prior.record,) if prior else (),
     )
-    return outcome.model_copy(update={"result": _named(outcome.result, request.name)})
+    return outcome.model_copy(update={"result": _served_by(outcome.result, config)})
 
 
 def _by_guidellm(tuning: Tuning) -> bool:
@@ -281,9 +283,11 @@ def _alone(work: Callable[[], R]) -> R:
         return work()
 
 
-def _named(result: BatchingResult, name: str) -> BatchingResult:
-    """A record of another service of the same model stands in for the work, but not for the name."""
-    return result.model_copy(update={"config": result.config.model_copy(update={"served_name": name})})
+def _served_by(result: BatchingResult, config: ServingConfig) -> BatchingResult:
+    """A record of another service of the same model, or on another of a kind of hosts, stands in for the work, but
+    neither for the name nor for which GPUs of the host it were."""
+    own = config.model_dump(include={"served_name", "gpu_indices"})
+    return result.model_copy(update={"config": result.config.model_copy(update=own)})
 
 
 def _common_inputs(request: TuningRequest, config: ServingConfig) -> dict[str, Any]:

@@ -28,6 +28,7 @@ class ServingConfig(BaseModel):
     `gpu_layers` on GPUs; the others split over `gpus`, of whose memory they may use `memory_fraction`, and take
     `batched_tokens` a step. `kv_bytes_per_token` are those of one token's keys and values, for an engine that takes
     all memory for them unless told. `loader` brings the model's files into memory; None leaves that to the engine.
+    `gpu_indices` are the host's GPUs that a process may see, by NVML's numbers; all where there are none.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -38,6 +39,7 @@ class ServingConfig(BaseModel):
     threads: int = Field(ge=1)
     gpu_layers: int = Field(0, ge=0)
     gpus: int = Field(0, ge=0)
+    gpu_indices: tuple[int, ...] = ()
     memory_fraction: float = Field(0.9, gt=0, le=1)
     batched_tokens: int | None = Field(None, ge=1)
     kv_bytes_per_token: int | None = Field(None, ge=1)

@@ -8,6 +8,7 @@ from typing import Protocol
 from pydantic import BaseModel, ConfigDict
 
 from tasks.core.errors import NotFoundError
+from tasks.core.gpus import visible_only
 from tasks.core.serving import ServingConfig
 from tasks.core.spec import CandidateFormat, EngineKind
 from tasks.engines.card import EngineCard, Image, SystemLibrary, read_card
@@ -183,6 +184,11 @@ class CardEngine:
             "tensorrt_llm": "tensorrt_llm",
         }
         return names[self.card.api_model]
+
+
+def seen(config: ServingConfig) -> dict[str, str]:
+    """The environment in which an engine on the host sees the GPUs that it was given, and no others."""
+    return dict(visible_only(config.gpu_indices))
 
 
 def loading(kind: EngineKind, config: ServingConfig) -> tuple[str, ...]:

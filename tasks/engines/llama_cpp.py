@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tasks.core.serving import ServingConfig
 from tasks.core.spec import EngineKind
-from tasks.engines.base import HOST, PASSIVE, PORT, CardEngine, CommandLine, flags
+from tasks.engines.base import HOST, PASSIVE, PORT, CardEngine, CommandLine, flags, seen
 
 
 class LlamaCpp(CardEngine):
@@ -33,7 +33,7 @@ class LlamaCpp(CardEngine):
                 "--gpu-layers": config.gpu_layers,
             }
         )
-        return CommandLine(argv=(python, "-I", worker, *arguments), env=PASSIVE)
+        return CommandLine(argv=(python, "-I", worker, *arguments), env={**PASSIVE, **seen(config)})
 
     def container_command(self, model_file: str, config: ServingConfig) -> CommandLine:
         arguments = flags(

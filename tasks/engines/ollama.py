@@ -6,7 +6,7 @@ from typing import Any
 
 from tasks.core.serving import ServingConfig
 from tasks.core.spec import EngineKind
-from tasks.engines.base import HOST, PORT, CardEngine, CommandLine
+from tasks.engines.base import HOST, PORT, CardEngine, CommandLine, seen
 
 
 class Ollama(CardEngine):
@@ -16,7 +16,7 @@ class Ollama(CardEngine):
         super().__init__(EngineKind.OLLAMA)
 
     def command(self, python: str, worker: str, model_file: str, config: ServingConfig) -> CommandLine:
-        return CommandLine(argv=("ollama", "serve"), env=_env(config))
+        return CommandLine(argv=("ollama", "serve"), env={**_env(config), **seen(config)})
 
     def container_command(self, model_file: str, config: ServingConfig) -> CommandLine:
         return CommandLine(argv=("serve",), env=_env(config) | {"OLLAMA_MODELS": self.image.writable[0]})

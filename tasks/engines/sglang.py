@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tasks.core.serving import ServingConfig
 from tasks.core.spec import EngineKind
-from tasks.engines.base import HOST, PORT, CardEngine, CommandLine, flags, loading
+from tasks.engines.base import HOST, PORT, CardEngine, CommandLine, flags, loading, seen
 
 _ENV = {"HF_HUB_OFFLINE": "1"}
 
@@ -17,7 +17,8 @@ class Sglang(CardEngine):
 
     def command(self, python: str, worker: str, model_file: str, config: ServingConfig) -> CommandLine:
         return CommandLine(
-            argv=(python, "-I", "-m", "sglang.launch_server", *_flags(model_file, config)), env=_ENV
+            argv=(python, "-I", "-m", "sglang.launch_server", *_flags(model_file, config)),
+            env={**_ENV, **seen(config)},
         )
 
     def container_command(self, model_file: str, config: ServingConfig) -> CommandLine:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tasks.core.serving import ServingConfig
 from tasks.core.spec import EngineKind
-from tasks.engines.base import HOST, PORT, CardEngine, CommandLine, beside, flags
+from tasks.engines.base import HOST, PORT, CardEngine, CommandLine, beside, flags, seen
 
 OPTIONS = "trtllm-options.yaml"
 """File of extra options, relative to the folder of the service, which the command is started in."""
@@ -20,7 +20,8 @@ class TensorrtLlm(CardEngine):
 
     def command(self, python: str, worker: str, model_file: str, config: ServingConfig) -> CommandLine:
         return CommandLine(
-            argv=(beside(python, "trtllm-serve"), model_file, *_flags(config, OPTIONS)), env=_ENV
+            argv=(beside(python, "trtllm-serve"), model_file, *_flags(config, OPTIONS)),
+            env={**_ENV, **seen(config)},
         )
 
     def container_command(self, model_file: str, config: ServingConfig) -> CommandLine:

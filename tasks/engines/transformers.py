@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tasks.core.serving import ServingConfig
 from tasks.core.spec import EngineKind
-from tasks.engines.base import HOST, PASSIVE, PORT, CardEngine, CommandLine, flags
+from tasks.engines.base import HOST, PASSIVE, PORT, CardEngine, CommandLine, flags, seen
 
 
 class Transformers(CardEngine):
@@ -35,7 +35,7 @@ class Transformers(CardEngine):
                 "--cb-max-memory-percent": config.memory_fraction if on_gpus else None,
             }
         )
-        env = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": str(config.threads), **PASSIVE}
+        env = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": str(config.threads), **PASSIVE, **seen(config)}
         return CommandLine(argv=(python, "-I", worker, *arguments), env=env)
 
     def container_command(self, model_file: str, config: ServingConfig) -> CommandLine:

@@ -6,7 +6,7 @@ import math
 
 from tasks.core.serving import ServingConfig
 from tasks.core.spec import EngineKind
-from tasks.engines.base import HOST, PASSIVE, PORT, CardEngine, CommandLine, beside, flags, loading
+from tasks.engines.base import HOST, PASSIVE, PORT, CardEngine, CommandLine, beside, flags, loading, seen
 
 _QUIET = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
 _BLOCK_TOKENS = 128
@@ -21,7 +21,9 @@ class Vllm(CardEngine):
 
     def command(self, python: str, worker: str, model_file: str, config: ServingConfig) -> CommandLine:
         program = (beside(python, "vllm"), "serve")
-        return CommandLine(argv=(*program, model_file, *self._flags(config)), env=_env(config))
+        return CommandLine(
+            argv=(*program, model_file, *self._flags(config)), env={**_env(config), **seen(config)}
+        )
 
     def container_command(self, model_file: str, config: ServingConfig) -> CommandLine:
         """The image starts `vllm serve` by itself."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,9 @@ from blocks.folder_bench import FolderBench
 from blocks.record_store import open_record_store
 from flows import candidate_bench
 from flows.tune_serving import TuningRequest, quantized
-from tasks.compatibility.models import NvmlReading
 from tasks.core.errors import SpecError
 from tasks.core.facts import Gpu
+from tasks.core.gpus import HostGpu, choose_gpus
 from tasks.core.settings import Settings
 from tasks.core.spec import CandidateFormat, EngineKind, Hardware, Objectives, Tuning
 from tasks.core.verdicts import StageName
@@ -112,10 +113,12 @@ def test_no_quantizer_is_installed_where_nothing_needs_it(
 def test_the_gpus_in_use_decide(monkeypatch: pytest.MonkeyPatch) -> None:
     """The largest are used."""
     gpus = [
-        Gpu(name=name, compute_capability=capability, memory_bytes=size)
-        for name, capability, size in (("A30", "8.0", 24), ("H100", "9.0", 80), ("odd", None, 8))
+        HostGpu(index, Gpu(name=name, compute_capability=capability, memory_bytes=size))
+        for index, (name, capability, size) in enumerate(
+            [("A30", "8.0", 24), ("H100", "9.0", 80), ("odd", None, 8)]
+        )
     ]
-    monkeypatch.setattr(candidate_bench, "read_nvml", lambda: NvmlReading(available=True, gpus=tuple(gpus)))
+    monkeypatch.setattr(candidate_bench, "gpus_in_use", partial(choose_gpus, gpus))
     tuning = Tuning(candidates=(BF16, FP8), quality_text=Path("/t"))
     found = [
         candidate_bench.infeasible(EngineKind.VLLM, tuning, Hardware(gpus=count)).get(FP8, "")

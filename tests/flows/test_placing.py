@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,11 @@ from trials import trial
 
 from blocks.engine_bench import EngineBench
 from blocks.gguf_bench import GgufBench
-from flows import placing
 from flows.placing import find_space, footprint_of, gpu_sizes
 from flows.tune_serving import TuningRequest, tune_serving
 from tasks.batching.models import Limits, Run
-from tasks.compatibility.models import NvmlReading
 from tasks.core.facts import Gpu
+from tasks.core.gpus import HostGpu, choose_gpus
 from tasks.core.model_shape import read_model_shape
 from tasks.core.serving import ServingConfig
 from tasks.core.spec import CandidateFormat, EngineKind, Hardware, Objectives, Tuning
@@ -38,8 +38,12 @@ def tiny(repository: Path) -> Path:
 @pytest.fixture
 def gpus(monkeypatch: pytest.MonkeyPatch) -> Gpus:
     def have(*sizes: int | None) -> None:
-        found = tuple(Gpu(name="GPU", compute_capability="9.0", memory_bytes=size) for size in sizes)
-        monkeypatch.setattr(placing, "read_nvml", lambda: NvmlReading(available=True, gpus=found))
+        found = [
+            HostGpu(index, Gpu(name="GPU", compute_capability="9.0", memory_bytes=size))
+            for index, size in enumerate(sizes)
+        ]
+        for module in ("flows.placing", "flows.tune_serving", "flows.candidate_bench"):
+            monkeypatch.setattr(f"{module}.gpus_in_use", partial(choose_gpus, found))
 
     return have
 
@@ -144,6 +148,9 @@ def test_a_model_larger_than_the_gpu_is_tuned(
     assert sum(one.chosen for one in result.placements) == 1
     assert result.chosen is not None
     assert (result.chosen.peak_bytes or 0) <= 4_500_000
+    assert result.config.gpu_indices == (0,)
+    gpus(1000, 5_000_000)  # a host of that kind on which another one is the largest
     again = tune_serving(request).batching
     assert again is not None
     assert again.cached
+    assert again.result.config == result.config.model_copy(update={"gpu_indices": (1,)})

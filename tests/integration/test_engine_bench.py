@@ -22,7 +22,8 @@ from blocks.engine_bench import EngineBench
 from blocks.engine_process import RunningEngine, serve
 from blocks.gguf_bench import GgufBench
 from blocks.load_client import LoadClient
-from blocks.process_memory import command_pids, gpu_bytes, peak_bytes, peak_host_bytes
+from blocks.nvml import gpu_bytes_of
+from blocks.process_memory import command_pids, peak_bytes, peak_host_bytes
 from tasks.batching import report
 from tasks.batching.apply import find_batch
 from tasks.batching.models import BatchingRequest, BatchingResult, Fit, Limits
@@ -564,7 +565,7 @@ def test_memory_is_the_commands_and_not_the_leashes(
         assert served.leash_pid not in command_pids(served.leash_pid)
         assert len(command_pids(served.leash_pid)) == 1
         assert peak_host_bytes(served.leash_pid) > candidate.stat().st_size
-        assert gpu_bytes(served.leash_pid) == 0
+        assert gpu_bytes_of(command_pids(served.leash_pid)) == 0
         served.check()
     assert peak_host_bytes(served.leash_pid) == 0
     assert peak_bytes(2**22 + 1) == 0  # beyond the kernel's largest process id

@@ -28,6 +28,7 @@ CONFIG = ServingConfig(
     threads=2,
     gpu_layers=99,
     gpus=2,
+    gpu_indices=(2, 3),
     memory_fraction=0.9,
     batched_tokens=8192,
     dtype="bfloat16",

@@ -31,7 +31,10 @@ class ImagePlan(_Frozen):
 
 
 class ContainerPlan(_Frozen):
-    """One container with its limits. Sizes in bytes; `port` inside is `host_port` of the loopback."""
+    """One container with its limits. Sizes in bytes; `port` inside is `host_port` of the loopback.
+
+    It gets `gpus` GPUs: those of `gpu_indices`, where they are known.
+    """
 
     name: str
     image: str
@@ -49,6 +52,7 @@ class ContainerPlan(_Frozen):
     shm_bytes: int = Field(ge=0)
     tmp_bytes: int = Field(ge=0)
     gpus: int = Field(0, ge=0)
+    gpu_indices: tuple[int, ...] = ()
 
 
 class Container(_Frozen):

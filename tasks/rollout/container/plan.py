@@ -121,8 +121,10 @@ def plan_container(
     """The container of a release, with every limit of its spec, published on `host_port` of the loopback."""
     spec = release.spec
     model = f"{_MODELS}/{release.launch.model_file.name}"
-    command = engine.command(_PYTHON, _WORKER, model, release.config)
-    gpus = spec.hardware.gpus
+    # Inside, the GPUs that it gets are all that there are, with numbers of their own.
+    config = release.config.model_copy(update={"gpu_indices": ()})
+    command = engine.command(_PYTHON, _WORKER, model, config)
+    gpus, chosen = spec.hardware.gpus, release.config.gpu_indices
     return ContainerPlan(
         name=f"slipway-{release.name}-{short(release.id)}-{host_port}",
         image=image,
@@ -144,6 +146,7 @@ def plan_container(
         shm_bytes=_SHM_BYTES_MANY_GPUS if gpus > 1 else _SHM_BYTES,
         tmp_bytes=_TMP_BYTES,
         gpus=gpus,
+        gpu_indices=chosen if len(chosen) == gpus else (),
     )
 
 

@@ -61,7 +61,7 @@ class FakeClient:
         return self.container
 
 
-def plan(gpus: int = 0) -> ContainerPlan:
+def plan(gpus: int = 0, gpu_indices: tuple[int, ...] = ()) -> ContainerPlan:
     return ContainerPlan(
         name="slipway-chat",
         image="sha256:i",
@@ -77,6 +77,7 @@ def plan(gpus: int = 0) -> ContainerPlan:
         shm_bytes=1,
         tmp_bytes=1,
         gpus=gpus,
+        gpu_indices=gpu_indices,
     )
 
 
@@ -107,19 +108,20 @@ def test_a_gpu_is_not_even_asked_for_without_a_runtime(tmp_path: Path) -> None:
 
 def test_gpus_are_asked_for_by_runtime_or_by_cdi(tmp_path: Path) -> None:
     (tmp_path / "nvidia.yaml").write_text("kind: nvidia.com/gpu")
-    asked = {}
-    for name, info in {
-        "runtime": {"Runtimes": {"nvidia": {}}},
-        "cdi": {"Runtimes": {}, "CDISpecDirs": [str(tmp_path)]},
-    }.items():
+    runtime, cdi = {"Runtimes": {"nvidia": {}}}, {"Runtimes": {}, "CDISpecDirs": [str(tmp_path)]}
+
+    def asked(info: dict[str, Any], wanted: ContainerPlan) -> tuple[str, int, list[str]]:
         client = FakeClient(FakeContainer(APIError("enough")), info)
         with pytest.raises(RolloutError):
-            DockerEngine(client).start(plan(2))  # type: ignore[arg-type]
+            DockerEngine(client).start(wanted)  # type: ignore[arg-type]
         (request,) = client.created["device_requests"]
-        asked[name] = (request["Driver"], request["Count"], request["DeviceIDs"])
-    assert asked == snapshot(
-        {"runtime": ("nvidia", 2, []), "cdi": ("cdi", 0, ["nvidia.com/gpu=0", "nvidia.com/gpu=1"])}
-    )
+        return request["Driver"], request["Count"], request["DeviceIDs"]
+
+    assert asked(runtime, plan(2)) == ("nvidia", 0, ["0", "1"])
+    assert asked(cdi, plan(2)) == ("cdi", 0, ["nvidia.com/gpu=0", "nvidia.com/gpu=1"])
+    # Those that the model was measured on.
+    assert asked(runtime, plan(2, (3, 1))) == ("nvidia", 0, ["3", "1"])
+    assert asked(cdi, plan(1, (3,))) == ("cdi", 0, ["nvidia.com/gpu=3"])
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,6 +13,7 @@ import pynvml
 import pytest
 
 from blocks.gpu_watch import watch_gpus
+from blocks.nvml import gpu_bytes_of, memory_unless_by_process
 from tasks.core.errors import EngineError
 
 
@@ -92,6 +94,38 @@ def test_of_a_gpu_without_counters_and_of_others_gpus_nothing_is_said(gpus: Gpus
     with watch_gpus(lambda: [8], period_s=60) as use:
         pass
     assert (use.peak_bytes, use.sm_activity) == (20, None)
+
+
+def test_counters_that_are_not_permitted_are_left_out(gpus: Gpus, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise pynvml.NVMLError(pynvml.NVML_ERROR_NO_PERMISSION)
+
+    monkeypatch.setattr(pynvml, "nvmlGpmSampleGet", refuse)
+    gpus.held = [{8: 20}, {}]
+    with watch_gpus(lambda: [8], period_s=60) as use:
+        pass
+    assert (use.peak_bytes, use.sm_activity) == (20, None)
+    assert gpus.allocated == 0
+
+
+def test_where_processes_are_not_known_what_came_since_is_theirs(
+    gpus: Gpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a container without the host's processes: NVML names other numbers, or ours without memory."""
+    monkeypatch.setattr(
+        pynvml, "nvmlDeviceGetMemoryInfo", lambda index: SimpleNamespace(used=(900, 40)[index])
+    )
+    gpus.held = [{4711: 800}, {8: None}]
+    with watch_gpus(lambda: [8], before={0: 100, 1: 50}, period_s=60) as use:
+        pass
+    assert (use.peak_bytes, use.sm_activity) == (800, 0.625)
+    assert gpu_bytes_of([8], {0: 100, 1: 50}) == 800
+    assert gpu_bytes_of([8]) == 0  # on the host it would have been named
+    gpus.held = [{8: 20}, {}]
+    assert gpu_bytes_of([8], {0: 100, 1: 50}) == 20
+    assert memory_unless_by_process([0, 1]) == {}
+    monkeypatch.setattr(Path, "readlink", lambda _: Path("pid:[4026532567]"))
+    assert memory_unless_by_process([0, 1]) == {0: 900, 1: 40}
 
 
 def test_a_gpu_that_is_lost_meanwhile_is_a_fault(gpus: Gpus) -> None:

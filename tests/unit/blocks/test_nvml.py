@@ -8,7 +8,7 @@ from typing import Any
 import pynvml
 import pytest
 
-from blocks.nvml import nvml_session, read_nvml
+from blocks.nvml import gpus_in_use, nvml_session, read_nvml
 from tasks.compatibility.models import NvmlReading
 
 
@@ -47,6 +47,23 @@ class FaultyDriver:
         if isinstance(answer, Exception):
             raise answer
         return answer
+
+
+def test_the_gpus_in_use_are_numbered_as_nvml_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that is lost keeps its number, and the other its own."""
+    FaultyDriver().install(monkeypatch)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+
+    def handle(index: int) -> str:
+        if index == 0:
+            raise pynvml.NVMLError(pynvml.NVML_ERROR_GPU_IS_LOST)
+        return "handle"
+
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetHandleByIndex", handle)
+    assert [one.index for one in gpus_in_use(2)] == [1]
+    assert gpus_in_use(0) == ()
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    assert gpus_in_use(2) == ()
 
 
 def test_this_host_answers_without_raising() -> None:

@@ -165,9 +165,20 @@ def test_the_container_has_the_paths_and_limits_of_its_release() -> None:
             "shm_bytes": 67108864,
             "tmp_bytes": 67108864,
             "gpus": 0,
+            "gpu_indices": [],
         }
     )
     assert set(service_labels(Path("/home/services/chat")).items()) <= set(plan.labels.items())
+
+
+def test_inside_the_gpus_that_were_measured_are_all_that_there_are() -> None:
+    made = release(hardware={"gpus": 2})
+    config = made.config.model_copy(update={"gpu_indices": (3, 1)})
+    plan = container(made.model_copy(update={"config": config}))
+    assert plan.gpu_indices == (3, 1)
+    assert not any(name.startswith("CUDA") for name in plan.env)
+    fewer = config.model_copy(update={"gpu_indices": (3,)})
+    assert container(made.model_copy(update={"config": fewer})).gpu_indices == ()
 
 
 def test_several_gpus_share_more_memory() -> None:
