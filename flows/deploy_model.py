@@ -38,6 +38,7 @@ from tasks.core import deployment
 from tasks.core.cancellation import begin
 from tasks.core.deployment import DeployResult, StageRow
 from tasks.core.digests import digest_of
+from tasks.core.errors import SlipwayError
 from tasks.core.files import file_lock, mount_of, sweep_dead_writers
 from tasks.core.pins import pinned_versions
 from tasks.core.progress import say
@@ -105,7 +106,10 @@ class _Lifecycle:
         except Exception as error:
             # This is where the run is recorded: a fault is knowledge too. It goes on up.
             rows = [row.model_dump(mode="json") for row in self.rows]
-            self._record(FAULT, {"error": str(error), "stages": rows}, None)
+            try:
+                self._record(FAULT, {"error": str(error), "stages": rows}, None)
+            except (SlipwayError, OSError) as lost:
+                say(StageName.LIFECYCLE, f"{FAULT}: {error}; it could not be recorded: {lost}")
             raise
         self._record(result.verdict, {"result": result.model_dump(mode="json")}, result)
         return result
