@@ -1,4 +1,4 @@
-"""Processes that run out of a folder."""
+"""Processes that use a folder."""
 
 from __future__ import annotations
 
@@ -8,11 +8,16 @@ import psutil
 
 
 def running_below(folder: Path) -> list[int]:
-    """Ids of the processes whose program or one of whose arguments lies below `folder`."""
-    inside = f"{folder}/"
+    """Ids of the processes whose program, or one of whose arguments, is `folder` or lies below it."""
     found = []
     for process in psutil.process_iter(["cmdline", "exe"]):
         words = [process.info["exe"] or "", *(process.info["cmdline"] or [])]
-        if any(word.startswith(inside) for word in words):
+        if any(_names(word, folder) for word in words):
             found.append(process.pid)
     return found
+
+
+def _names(word: str, folder: Path) -> bool:
+    """Whether it is a path in the folder, or an option with one: `--model=PATH`."""
+    paths = (word, word.partition("=")[2])
+    return any(path == str(folder) or path.startswith(f"{folder}/") for path in paths)

@@ -28,6 +28,8 @@ _ATTEMPTS = 4
 _PAUSE_S = 0.2
 _CHANGED = {404, 412, 416}
 _REFUSED = {401, 403}
+_ENDED = {400, *_REFUSED}
+"""Answers to an address whose signature has ended, which temporary credentials may do before its time."""
 
 
 class RangeReader:
@@ -76,13 +78,12 @@ class RangeReader:
     def _ask(self, path: str, etag: str, offset: int, length: int) -> http.client.HTTPResponse:
         """An answer with exactly these bytes to come. Raises `OSError` for what may pass."""
         url = self._url(path)
-        connection, proxied = self._connection(url)
-        target = url.geturl() if proxied else url._replace(scheme="", netloc="").geturl()
-        last = offset + length - 1
-        connection.request(
-            "GET", target, headers={"Host": url.netloc, "Range": f"bytes={offset}-{last}", "If-Match": etag}
-        )
-        answer = connection.getresponse()
+        answer = self._get(url, etag, offset, length)
+        if answer.status in _ENDED:
+            # The client renews its credentials when it signs: they are bad only if a new address is refused, too.
+            self._drop()
+            self._forget(path, url)
+            answer = self._get(self._url(path), etag, offset, length)
         if answer.status == 206 and answer.length == length:
             return answer
         code, reason = answer.status, answer.reason
@@ -96,13 +97,28 @@ class RangeReader:
             )
         raise OSError(f"it answered {code} {reason}")
 
+    def _get(self, url: SplitResult, etag: str, offset: int, length: int) -> http.client.HTTPResponse:
+        connection, proxied = self._connection(url)
+        target = url.geturl() if proxied else url._replace(scheme="", netloc="").geturl()
+        last = offset + length - 1
+        connection.request(
+            "GET", target, headers={"Host": url.netloc, "Range": f"bytes={offset}-{last}", "If-Match": etag}
+        )
+        return connection.getresponse()
+
     def _url(self, path: str) -> SplitResult:
-        """Signed anew when half of its time is over."""
+        """Signed anew when half of its time is over: by the clock that the server reads, too, which a machine's
+        sleep does not stop."""
         url, until = self._signed.get(path, (None, 0.0))
-        if url is None or time.monotonic() > until:
+        if url is None or time.time() > until:
             url = urlsplit(self._sign(path))
-            self._signed[path] = url, time.monotonic() + SIGNED_FOR_S / 2
+            self._signed[path] = url, time.time() + SIGNED_FOR_S / 2
         return url
+
+    def _forget(self, path: str, url: SplitResult) -> None:
+        """Unless another thread has had it signed anew by now."""
+        if self._signed.get(path, (None, 0.0))[0] is url:
+            self._signed.pop(path, None)
 
     def _connection(self, url: SplitResult) -> tuple[http.client.HTTPConnection, bool]:
         """This thread's connection, and whether it leads to a proxy that wants whole addresses."""

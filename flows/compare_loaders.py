@@ -20,6 +20,7 @@ from tasks.core.verdicts import StageName
 from tasks.loading import apply, report
 from tasks.loading.models import LoadingRequest, LoadingResult
 from tasks.loading.plan import FIGURES_VALID_S, REQUIREMENTS
+from tasks.staging.store import in_use_by_path
 
 WORKER = Path(apply.__file__).parent / "worker" / "load.py"
 
@@ -37,8 +38,14 @@ def compare_loaders(request: LoadingRequest) -> Outcome[LoadingResult]:
 def compared(request: LoadingRequest) -> Outcome[LoadingResult]:
     """The same without a flow run. Raises `ModelError`, and `SlipwayError` where files cannot be made cold."""
     folder = request.folder.expanduser().absolute()
+    settings = Settings.load()
+    with in_use_by_path(folder, settings):
+        return _compared(folder, request, settings)
+
+
+def _compared(folder: Path, request: LoadingRequest, settings: Settings) -> Outcome[LoadingResult]:
     model = apply.look_at(folder)
-    python = loaders_python(Settings.load(), install=request.install)
+    python = loaders_python(settings, install=request.install)
     disk = _disk_read_mb_s(folder)
     now = datetime.now(UTC)
     valid = timedelta(seconds=0 if request.fresh else FIGURES_VALID_S)

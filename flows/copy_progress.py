@@ -9,11 +9,9 @@ from contextvars import copy_context
 from typing import cast
 from uuid import UUID
 
-import httpx
-from prefect import get_run_logger
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
-from prefect.exceptions import MissingContextError, PrefectException
 
+from flows.artifacts import shown
 from flows.recording import artifact_key
 from tasks.core.progress import Meter, Progress, meter, say
 from tasks.core.verdicts import StageName
@@ -43,7 +41,7 @@ def show_copy(stage: StageName, subject: str, total_bytes: int) -> Iterator[None
 
 
 def _watch(counted: Meter, over: threading.Event, stage: StageName, subject: str) -> None:
-    artifact = _Artifact(f"{artifact_key(stage, subject)}-progress", subject)
+    artifact = _Artifact(stage, f"{artifact_key(stage, subject)}-progress", subject)
     looks = 0
     while not over.wait(PERIOD_S):
         progress = counted.progress()
@@ -60,7 +58,8 @@ def _watch(counted: Meter, over: threading.Event, stage: StageName, subject: str
 class _Artifact:
     """The run's progress artifact. Outside a run, or without its server, there is none: the copy goes on."""
 
-    def __init__(self, key: str, subject: str) -> None:
+    def __init__(self, stage: StageName, key: str, subject: str) -> None:
+        self._stage = stage
         self._key = key
         self._subject = subject
         self._id: UUID | None = None
@@ -70,12 +69,11 @@ class _Artifact:
         """Create it, or bring it up to date."""
         if not self._wanted:
             return
+        self._id = shown(self._stage, lambda: self._put(progress))
+        self._wanted = self._id is not None
+
+    def _put(self, progress: Progress) -> UUID:
         description = f"{self._subject}: {progress}"
-        try:
-            if self._id is None:
-                get_run_logger()  # raises outside a run
-                self._id = cast(UUID, create_progress_artifact(progress.percent, self._key, description))
-            else:
-                update_progress_artifact(self._id, progress.percent, description)
-        except (MissingContextError, PrefectException, httpx.HTTPError):
-            self._wanted = False
+        if self._id is None:
+            return cast(UUID, create_progress_artifact(progress.percent, self._key, description))
+        return cast(UUID, update_progress_artifact(self._id, progress.percent, description))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -27,7 +28,7 @@ from flows.named_states import answer_of, named
 from flows.recording import Outcome, publish
 from flows.roll_out import roll_out
 from flows.side_by_side import side_by_side
-from flows.stage_model import stage_model
+from flows.stage_model import stage_and_keep
 from flows.stale_runs import end_stale_runs, end_stale_tasks, service_tag
 from flows.torch_backend import decide_backend
 from flows.tune_serving import TuningRequest, tune_serving
@@ -38,6 +39,7 @@ from tasks.core import deployment
 from tasks.core.cancellation import begin
 from tasks.core.deployment import DeployResult, StageRow
 from tasks.core.digests import digest_of
+from tasks.core.errors import SlipwayError
 from tasks.core.files import file_lock, mount_of, sweep_dead_writers
 from tasks.core.pins import pinned_versions
 from tasks.core.progress import say
@@ -57,7 +59,6 @@ from tasks.environment.task import lock_environment
 from tasks.loading.plan import find_choice
 from tasks.quantization.models import QuantizationResult
 from tasks.staging.models import StagingRequest, StagingResult
-from tasks.staging.store import in_use
 
 K = TypeVar("K", bound=StageResult)
 
@@ -105,7 +106,10 @@ class _Lifecycle:
         except Exception as error:
             # This is where the run is recorded: a fault is knowledge too. It goes on up.
             rows = [row.model_dump(mode="json") for row in self.rows]
-            self._record(FAULT, {"error": str(error), "stages": rows}, None)
+            try:
+                self._record(FAULT, {"error": str(error), "stages": rows}, None)
+            except (SlipwayError, OSError) as lost:
+                say(StageName.LIFECYCLE, f"{FAULT}: {error}; it could not be recorded: {lost}")
             raise
         self._record(result.verdict, {"result": result.model_dump(mode="json")}, result)
         return result
@@ -117,16 +121,16 @@ class _Lifecycle:
             return self._refused()
         if refused is not None:
             raise refused
-        prepared = self._prepare()
-        if prepared is None:
-            return self._refused()
-        environment, staging = prepared
-        with in_use(staging.model_dir, self.settings):
+        with ExitStack() as model_in_use:  # until a release names the model
+            prepared = self._prepare(model_in_use)
+            if prepared is None:
+                return self._refused()
+            environment, staging = prepared
             tuned = self._tune(environment, staging)
-        if tuned is None:
-            return self._refused()
-        release = self._release(environment, staging, *tuned)
-        rollout = self._keep(answer_of(lambda: roll_out(release)))
+            if tuned is None:
+                return self._refused()
+            release = self._release(environment, staging, *tuned)
+            rollout = self._keep(answer_of(lambda: roll_out(release)))
         if rollout.says_no:
             return self._refused(endpoint=rollout.result.endpoint)
         endpoint = rollout.result.endpoint
@@ -155,7 +159,7 @@ class _Lifecycle:
         with EngineApi(endpoint) as api:
             return api.complete(self.spec.name, gate.prompt, gate.max_tokens).text
 
-    def _prepare(self) -> tuple[EnvironmentResult, StagingResult] | None:
+    def _prepare(self, model_in_use: ExitStack) -> tuple[EnvironmentResult, StagingResult] | None:
         """Environment, compatibility and staging at the same time; None when one of them says no."""
         request = EnvironmentRequest.of(self.spec.engine, self.spec.environment)
         staging = StagingRequest(
@@ -168,7 +172,7 @@ class _Lifecycle:
             [
                 partial(build_environment, request),
                 partial(self._verify, request),
-                partial(stage_model, staging),
+                partial(stage_and_keep, staging, model_in_use),
             ],
             begin(),
         )

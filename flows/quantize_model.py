@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
@@ -10,15 +11,13 @@ from prefect import flow
 from flows.build_environment import build_environment
 from flows.recording import Outcome
 from flows.side_by_side import side_by_side
-from flows.stage_model import stage_model
+from flows.stage_model import stage_and_keep
 from flows.tune_serving import TuningRequest, quantized
 from tasks.core.cancellation import begin
-from tasks.core.settings import Settings
 from tasks.core.spec import DeploySpec
 from tasks.engines.weights import check_formats
 from tasks.environment.models import EnvironmentRequest
 from tasks.staging.models import StagingRequest
-from tasks.staging.store import in_use
 
 
 @flow(name="quantize-model", flow_run_name="quantize {spec.name}")
@@ -37,24 +36,26 @@ def quantize_model(spec: DeploySpec) -> Outcome[Any]:
     )
     check_formats(spec.engine, spec.tuning.candidates)
     environment = EnvironmentRequest.of(spec.engine, spec.environment)
-    outcomes = side_by_side([partial(build_environment, environment), partial(stage_model, staging)], begin())
-    no = next((outcome for outcome in outcomes if outcome is not None and outcome.says_no), None)
-    if no is not None:
-        return no.as_state()
-    built, staged = outcomes
-    assert built is not None
-    assert staged is not None
-    request = TuningRequest(
-        name=spec.name,
-        engine=spec.engine,
-        python_path=built.result.python_path,
-        environment_digest=built.result.lock_digest,
-        model_dir=staged.result.model_dir,
-        model_digest=staged.result.manifest_digest,
-        tuning=spec.tuning,
-        objectives=spec.objectives,
-        hardware=spec.hardware,
-        start_timeout_s=spec.rollout.gate.start_timeout_s,
-    )
-    with in_use(request.model_dir, Settings.load()):
+    with ExitStack() as model_in_use:
+        outcomes = side_by_side(
+            [partial(build_environment, environment), partial(stage_and_keep, staging, model_in_use)], begin()
+        )
+        no = next((outcome for outcome in outcomes if outcome is not None and outcome.says_no), None)
+        if no is not None:
+            return no.as_state()
+        built, staged = outcomes
+        assert built is not None
+        assert staged is not None
+        request = TuningRequest(
+            name=spec.name,
+            engine=spec.engine,
+            python_path=built.result.python_path,
+            environment_digest=built.result.lock_digest,
+            model_dir=staged.result.model_dir,
+            model_digest=staged.result.manifest_digest,
+            tuning=spec.tuning,
+            objectives=spec.objectives,
+            hardware=spec.hardware,
+            start_timeout_s=spec.rollout.gate.start_timeout_s,
+        )
         return quantized(request).as_state()

@@ -9,15 +9,15 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, Generic, Self, TypeVar, cast
+from uuid import UUID
 
-from prefect import get_run_logger
 from prefect.artifacts import create_markdown_artifact
-from prefect.exceptions import MissingContextError
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from blocks.host import fingerprint_here
 from blocks.record_store import open_record_store
+from flows.artifacts import shown
 from flows.named_states import named
 from tasks.core.errors import SlipwayError, StageCancelledError
 from tasks.core.progress import say
@@ -181,18 +181,18 @@ def artifact_key(stage: StageName, subject: str) -> str:
 def publish(
     stage: StageName, subject: str, markdown: str, record_id: str, description: str | None = None
 ) -> None:
-    """Publish a stage's artifact under its stable key; outside a run there is nobody to show it to.
+    """Publish a stage's artifact under its stable key, where there is a server to show it.
 
     `description` is the line below the key in the list of artifacts.
     """
-    try:
-        get_run_logger()
-    except MissingContextError:
-        return
-    create_markdown_artifact(
-        key=artifact_key(stage, subject),
-        markdown=(
-            f"{markdown.rstrip()}\n\n---\n\nRecord `{record_id}` of {subject}: `slipway kb records --stage {stage}`\n"
-        ),
-        description=description or f"{stage} of {subject}",
-    )
+    text = f"{markdown.rstrip()}\n\n---\n\nRecord `{record_id}` of {subject}: `slipway kb records --stage {stage}`\n"
+
+    def show() -> UUID:
+        made = create_markdown_artifact(
+            key=artifact_key(stage, subject),
+            markdown=text,
+            description=description or f"{stage} of {subject}",
+        )
+        return cast(UUID, made)  # a coroutine only where it is awaited
+
+    shown(stage, show)

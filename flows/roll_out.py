@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
+
 from prefect import flow
 
 from blocks.engine_api import EngineApi
@@ -18,6 +20,7 @@ from tasks.rollout import report
 from tasks.rollout.apply import still_serves
 from tasks.rollout.models import RolloutResult, rollout_inputs
 from tasks.rollout.task import bring_into_service
+from tasks.staging.store import in_use_by_path
 
 
 @flow(name="roll-out", flow_run_name="roll out {release.name}")
@@ -28,9 +31,12 @@ def roll_out(release: Release) -> Outcome[RolloutResult]:
         release: What to run: the engine's command, the model and everything that was decided about them.
     """
     settings = Settings.load()
-    release = prepare(release, settings)
     folder = ServiceFolder(settings.services, release.name)
-    with open_target(release.target, folder, settings) as target:
+    with ExitStack() as stack:
+        # Until this release has proved itself, none may name its model.
+        stack.enter_context(in_use_by_path(release.launch.model_file, settings))
+        release = prepare(release, settings)
+        target = stack.enter_context(open_target(release.target, folder, settings))
         outcome = run_stage(
             StageName.ROLLOUT,
             subject=release.name,

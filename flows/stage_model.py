@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn, Protocol
@@ -16,6 +17,7 @@ from blocks.model_registry import ResolvedModel, resolve
 from blocks.model_source import open_source
 from flows.copy_progress import show_copy
 from flows.measure_disk import figures_for
+from flows.named_states import answer_of
 from flows.recording import Outcome, run_stage
 from tasks.core.digests import short
 from tasks.core.errors import CommandError, DiskFullError, MissingToolError, SlipwayError
@@ -28,7 +30,7 @@ from tasks.staging.apply import CopyPlan, Staged, plan_copy, sweep_abandoned
 from tasks.staging.copier import missing_bytes
 from tasks.staging.models import DiskResult, StagingRequest, StagingResult
 from tasks.staging.source import Pinned, pin
-from tasks.staging.store import make_room, touch_used
+from tasks.staging.store import in_use, make_room
 from tasks.staging.task import copy_shards
 
 
@@ -60,6 +62,13 @@ def stage_model(request: StagingRequest) -> Outcome[StagingResult]:
         request: Which model, and how many shards.
     """
     return staged(request, copy=copy_shards).as_state()
+
+
+def stage_and_keep(request: StagingRequest, until: ExitStack) -> Outcome[StagingResult]:
+    """The flow; its model stays in use until that stack is closed, however long the stages beside it take."""
+    outcome = answer_of(lambda: stage_model(request))
+    until.enter_context(in_use(outcome.result.model_dir, Settings.load()))
+    return outcome
 
 
 def staged(request: StagingRequest, *, copy: Copy = apply.stage_model) -> Outcome[StagingResult]:
@@ -105,15 +114,14 @@ def staged(request: StagingRequest, *, copy: Copy = apply.stage_model) -> Outcom
         done = copy(source.pinned, plan, folder, leases=settings.leases, own=own)
         return to_result(source, folder, done, disk.result if disk else None, (*remarks, *gone))
 
-    if own:
-        touch_used(folder, settings)
-    return _run(
-        request.model,
-        inputs,
-        work=work,
-        still_good=lambda result: is_intact(result.model_dir, result.manifest_digest),
-        consulted=(disk.record,) if disk else (),
-    )
+    with in_use(folder, settings) if own else nullcontext():
+        return _run(
+            request.model,
+            inputs,
+            work=work,
+            still_good=lambda result: is_intact(result.model_dir, result.manifest_digest),
+            consulted=(disk.record,) if disk else (),
+        )
 
 
 def repaired_from_source(folder: Path) -> Outcome[StagingResult]:

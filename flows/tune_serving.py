@@ -60,6 +60,7 @@ from tasks.quantization.models import Candidate, Exercise, QuantizationRequest, 
 from tasks.quantization.recipe import maker_digest
 from tasks.quantization.task import measure_candidates
 from tasks.quantization.task_set import parse_task_set
+from tasks.staging.store import in_use_by_path
 
 R = TypeVar("R")
 
@@ -100,9 +101,10 @@ def tune_serving(request: TuningRequest) -> TuningOutcome:
         request: The staged model, the engine's environment, and the spec's sections on tuning.
     """
     check_tunable(request.engine)
-    quantization = quantized(request)
-    chosen = quantization.result.chosen
-    batching = _batch(request, chosen.candidate) if chosen and chosen.candidate else None
+    with in_use_by_path(request.model_dir, Settings.load()):
+        quantization = quantized(request)
+        chosen = quantization.result.chosen
+        batching = _batch(request, chosen.candidate) if chosen and chosen.candidate else None
     last = batching or quantization
     cached = quantization.cached and batching is not None and batching.cached
     outcome = TuningOutcome(quantization=quantization, batching=batching)

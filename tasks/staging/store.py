@@ -22,7 +22,7 @@ from tasks.core.settings import Settings
 from tasks.staging.apply import lock_of
 
 FRESH_S = 3600.0
-"""A model used so lately is in use: between staging it and tuning it nobody holds it."""
+"""A model used so lately is in use: between two commands, as between two stages of one, nobody holds it."""
 
 RunningBelow = Callable[[Path], Collection[int]]
 """Ids of the processes whose program or arguments lie in a folder."""
@@ -44,9 +44,20 @@ class StagedModel:
 
 @contextlib.contextmanager
 def in_use(folder: Path, settings: Settings) -> Iterator[None]:
-    """Keep a staged model from being removed; several may do so at once."""
+    """Keep a staged model from being removed; several may do so at once. It was used last when the last one ends."""
     touch_used(folder, settings)
     with file_lock(_use_lock(folder, settings), wait=True, holder=str(folder), shared=True):
+        try:
+            yield
+        finally:
+            touch_used(folder, settings)
+
+
+@contextlib.contextmanager
+def in_use_by_path(path: Path, settings: Settings) -> Iterator[None]:
+    """The same for the staged model that a path lies in, or whose candidate does; of other paths nothing is kept."""
+    folder = _owner_of(path, settings)
+    with contextlib.nullcontext() if folder is None else in_use(folder, settings):
         yield
 
 
@@ -152,6 +163,16 @@ def _digest_of(folder: Path) -> str:
 def _is_staged_elsewhere(folder: Path, settings: Settings) -> bool:
     digest = _digest_of(folder)
     return any(_digest_of(other) == digest for other in settings.models.glob("*") if other != folder)
+
+
+def _owner_of(path: Path, settings: Settings) -> Path | None:
+    if path.is_relative_to(settings.models) and path != settings.models:
+        return settings.models / path.relative_to(settings.models).parts[0]
+    if path.is_relative_to(settings.candidates) and path != settings.candidates:
+        made_of = path.relative_to(settings.candidates).parts[0].partition("-")[0]
+        found = (folder for folder in settings.models.glob("*") if short(_digest_of(folder)) == made_of)
+        return next(found, None)
+    return None
 
 
 def _sweep(settings: Settings) -> None:

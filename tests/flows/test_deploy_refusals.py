@@ -67,6 +67,16 @@ def test_what_is_missing_is_one_line(random_model: Path) -> None:
     assert not built()
 
 
+def test_a_store_that_is_down_does_not_hide_what_is_missing(
+    random_model: Path, slipway_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flows.deploy_model._Lifecycle._is_ruled_out", lambda _: False)  # would be recorded
+    slipway_home.mkdir(exist_ok=True)
+    (slipway_home / "records").write_text("in the way: no folder can be made here")
+    with pytest.raises(SpecError, match="ollama cannot be deployed yet"):
+        answer_of(lambda: deploy_model(spec(random_model, "ollama")))
+
+
 def test_the_family_of_a_model_in_a_folder_is_judged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Gemma overflows in the only type that this GPU computes in. Judged before anything is locked, built or copied."""
     (tmp_path / "config.json").write_text(json.dumps({"architectures": ["Gemma3ForCausalLM"]}))

@@ -8,15 +8,18 @@ import threading
 from pathlib import Path
 from typing import Any, NoReturn
 
+import httpx
 import pytest
 from prefect import flow, get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
+from prefect.exceptions import ObjectNotFound
 
 from blocks.record_store import open_record_store
 from flows.recording import Outcome, artifact_key, run_stage
 from flows.side_by_side import side_by_side
 from tasks.core.cancellation import begin, current
-from tasks.core.errors import ModelError, StageCancelledError
+from tasks.core.errors import DiskFullError, ModelError, StageCancelledError
+from tasks.core.progress import listen, to_log
 from tasks.core.records import Number
 from tasks.core.result import StageResult
 from tasks.core.settings import Settings
@@ -187,6 +190,49 @@ def test_a_store_that_is_down_does_not_hide_the_fault(slipway_home: Path) -> Non
 
     with pytest.raises(ModelError, match="no such model"):
         stage(fails, still_good=None)
+
+
+@pytest.mark.parametrize(
+    "down",
+    [
+        httpx.ConnectError("all connection attempts failed"),
+        httpx.HTTPStatusError(
+            "Server error '500\nInternal Server Error'",
+            request=httpx.Request("POST", "http://127.0.0.1:9/api/artifacts/"),
+            response=httpx.Response(500),
+        ),
+        ObjectNotFound(Exception("the run is gone")),
+    ],
+)
+def test_a_prefect_server_that_fails_hides_no_fault_and_costs_no_work(
+    slipway_home: Path, monkeypatch: pytest.MonkeyPatch, down: Exception
+) -> None:
+    def fails(**_: object) -> NoReturn:
+        raise down
+
+    monkeypatch.setattr("flows.recording.create_markdown_artifact", fails)
+    said: list[str] = []
+    answers: list[Outcome[Answer]] = []
+
+    def finds_no_room() -> NoReturn:
+        raise DiskFullError("no room left")
+
+    @flow
+    def stages() -> None:
+        answers.append(stage(Work()))
+        with pytest.raises(DiskFullError, match="no room left"):
+            stage(finds_no_room, still_good=None)
+
+    listen(lambda _, line: said.append(line))
+    try:
+        stages()
+    finally:
+        listen(to_log)  # fixtures share one context
+    assert [answer.verdict for answer in answers] == ["verified"]
+    assert sorted(record.outcome for record in records()) == ["fault", "verified"]
+    reason = " ".join(str(down).split())
+    refused = f"Prefect's server did not take the artifact: {reason}"
+    assert said == [refused, "verified: value 1", refused, "fault: no room left"]
 
 
 def test_an_interrupt_ends_what_runs_side_by_side(slipway_home: Path) -> None:

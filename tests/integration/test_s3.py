@@ -11,8 +11,10 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -26,6 +28,7 @@ from blocks.model_registry import list_aliases, list_models, resolve
 from blocks.model_source import open_source
 from blocks.record_store import open_record_store
 from blocks.s3 import S3Folder, S3RecordStore
+from blocks.s3_ranges import RangeReader
 from flows.stage_model import staged
 from tasks.core.direct_io import ring
 from tasks.core.errors import AccessError, ModelError, NetworkError, NotFoundError, RecordError, WrongUseError
@@ -272,6 +275,53 @@ def test_long_ranges_tell_what_is_wrong_in_one_line(
     owner.delete_object(Bucket=bucket, Key="model/w")
     with pytest.raises(ModelError, match="w changed while it was read"):
         read_into(source, file, 0, 3)
+
+
+def test_an_address_whose_signature_has_ended_is_signed_once_more(
+    s3: SwiftServer, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As that of temporary credentials does, whatever time the address was given."""
+    (tmp_path / "w").write_bytes(b"one")
+    s3.upload(tmp_path, bucket, "model")
+    folder = folder_at(s3, f"s3://{bucket}/model")
+    (etag,) = (found.etag for found in folder.objects())
+    good, ended, broken = signed(folder), signed(folder, hours_ago=2), signed(folder, valid_s=-1)
+    assert [status_of(address) for address in (good, ended, broken)] == [200, 403, 400]
+    monkeypatch.setattr("blocks.s3_ranges._PAUSE_S", 0.0)
+
+    def read(*addresses: str) -> tuple[bytes, int]:
+        """What came, and how many of the addresses were not asked for."""
+        left = list(addresses)
+        (buffer,) = ring(1, 3)
+        reader = RangeReader(lambda _: left.pop(0), folder.url)
+        reader.read_into("w", etag, 0, 3, buffer, 0, len)
+        reader.read_into("w", etag, 0, 3, buffer, 0, len)
+        return bytes(buffer.view[:3]), len(left)
+
+    assert read(ended, good, good) == (b"one", 1)
+    assert read(broken, good, good) == (b"one", 1)
+    with pytest.raises(AccessError, match=r"/model/w refused the credentials \(403\)"):
+        read(ended, ended)
+    with pytest.raises(NetworkError, match=r"/model/w cannot be reached: it answered 400"):
+        read(*[broken] * 8)
+
+
+def signed(folder: S3Folder, *, hours_ago: float = 0, valid_s: int = 3600) -> str:
+    """An address of the object `w` that was signed that long ago."""
+    then = datetime.now(UTC) - timedelta(hours=hours_ago)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("botocore.auth.get_current_datetime", lambda: then)
+        return folder.client.generate_presigned_url(
+            "get_object", Params={"Bucket": folder.bucket, "Key": f"{folder.prefix}w"}, ExpiresIn=valid_s
+        )
+
+
+def status_of(address: str) -> int:
+    try:
+        with urllib.request.urlopen(address) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        return error.code
 
 
 @contextlib.contextmanager

@@ -1,10 +1,12 @@
-"""Long ranges over TLS: certificates are checked, by the bundle that AWS' own tools are given."""
+"""Long ranges over TLS: certificates are checked, by the bundle that AWS' own tools are given. Addresses end in time."""
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import ssl
 import threading
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -15,7 +17,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from blocks.s3_ranges import RangeReader
+from blocks.s3_ranges import SIGNED_FOR_S, RangeReader
 from tasks.core.direct_io import ring
 from tasks.core.errors import NetworkError
 
@@ -72,12 +74,20 @@ def certificate(tmp_path: Path) -> Path:
 def reader(certificate: Path) -> Iterator[RangeReader]:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, certificate.with_name("key.pem"))
+    with serving(context) as port:
+        yield RangeReader(lambda path: f"https://127.0.0.1:{port}/{path}", lambda path: path)
+
+
+@contextlib.contextmanager
+def serving(context: ssl.SSLContext | None = None) -> Iterator[int]:
+    """The port of a server that holds the object."""
     with ThreadingHTTPServer(("127.0.0.1", 0), Object) as server:
         server.daemon_threads = True
         server.block_on_close = False
-        server.socket = context.wrap_socket(server.socket, server_side=True)
+        if context:
+            server.socket = context.wrap_socket(server.socket, server_side=True)
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-        yield RangeReader(lambda path: f"https://127.0.0.1:{server.server_port}/{path}", lambda path: path)
+        yield server.server_port
         server.shutdown()
 
 
@@ -102,3 +112,21 @@ def test_a_certificate_that_nobody_knows_is_refused(
     (buffer,) = ring(1, 10)
     with pytest.raises(NetworkError, match=r"w cannot be reached: .*certificate verify failed"):
         reader.read_into("w", '"1"', 0, 10, buffer, 0, len)
+
+
+def test_an_address_is_signed_anew_in_time_by_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server's signature ends by the clock also where this machine slept meanwhile."""
+    signed: list[str] = []
+    (buffer,) = ring(1, 10)
+    with serving() as port:
+
+        def sign(path: str) -> str:
+            signed.append(path)
+            return f"http://127.0.0.1:{port}/{path}"
+
+        reader = RangeReader(sign, lambda path: path)
+        begin = time.time()
+        for later_s, times in [(0.0, 1), (SIGNED_FOR_S / 3, 1), (SIGNED_FOR_S * 0.6, 2)]:
+            monkeypatch.setattr("blocks.s3_ranges.time.time", lambda later_s=later_s: begin + later_s)
+            reader.read_into("w", '"1"', 0, 10, buffer, 0, len)
+            assert len(signed) == times

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -23,6 +24,7 @@ from tasks.staging.store import (
     choose,
     collect,
     in_use,
+    in_use_by_path,
     list_models,
     make_room,
     remove,
@@ -38,6 +40,11 @@ def settings(tmp_path: Path) -> Settings:
     return Settings(home=tmp_path, records="", registry="", s3_endpoint=None)
 
 
+def let_hours_pass(settings: Settings, folder: Path, hours: float) -> None:
+    then = time.time() - hours * 3600
+    os.utime(lock_of(folder, settings.leases).with_suffix(".used"), (then, then))
+
+
 def model(settings: Settings, name: str, *, hours_ago: float) -> Path:
     """A staged model of about 64 KiB that was used that long ago."""
     folder = settings.models / name
@@ -47,8 +54,7 @@ def model(settings: Settings, name: str, *, hours_ago: float) -> Path:
     manifest = Manifest(source=f"file:/{name}", source_digest="sha256:0", files=(file,))
     (folder / MANIFEST_FILE).write_text(manifest.render())
     touch_used(folder, settings)
-    then = time.time() - hours_ago * 3600
-    os.utime(lock_of(folder, settings.leases).with_suffix(".used"), (then, then))
+    let_hours_pass(settings, folder, hours_ago)
     return folder
 
 
@@ -138,8 +144,7 @@ def test_candidates_of_a_model_that_is_staged_twice_go_with_the_last_of_them(set
     with in_use(tuned, settings):
         assert names(collect(settings, nobody, limit_bytes=0)) == ["one"]
         assert made.exists()
-    used = lock_of(tuned, settings.leases).with_suffix(".used")
-    os.utime(used, (1, 1))
+    let_hours_pass(settings, tuned, 2)
     assert names(collect(settings, nobody, limit_bytes=0)) == ["other"]
     assert not made.exists()
 
@@ -166,6 +171,42 @@ def test_what_was_taken_since_it_was_looked_at_stays(settings: Settings) -> None
     assert remove(seen, settings)
     assert not remove(seen, settings)
     assert not folder.exists()
+
+
+def test_a_use_counts_until_it_ends_however_it_ends(settings: Settings) -> None:
+    folder = model(settings, "a", hours_ago=9)
+    for ends_with in (None, KeyError("a fault")):
+        with contextlib.suppress(KeyError), in_use(folder, settings):
+            let_hours_pass(settings, folder, 9)
+            assert list_models(settings, nobody)[0].holder == "a run works with it"
+            if ends_with:
+                raise ends_with
+        assert list_models(settings, nobody)[0].holder == "it was used within the last hour"
+
+
+def test_a_path_is_of_the_model_that_it_lies_in_or_that_its_candidate_was_made_of(
+    settings: Settings, tmp_path: Path
+) -> None:
+    for name in ("a", "b"):
+        model(settings, name, hours_ago=9)
+    made = candidate(settings, settings.models / "b", "q8_0")
+    for path, held in [
+        (settings.models / "a", ["a"]),
+        (settings.models / "a" / "w", ["a"]),
+        (made, ["b"]),
+        (made / "model.gguf", ["b"]),
+        (settings.models, []),
+        (settings.candidates, []),
+        (settings.candidates / "000000000000-f16-abcdef", []),
+        (tmp_path / "a", []),
+    ]:
+        with in_use_by_path(path, settings):
+            for name in held:
+                let_hours_pass(settings, settings.models / name, 9)
+            found = [one.folder.name for one in list_models(settings, nobody) if one.holder]
+            assert found == held, path
+        for name in held:
+            let_hours_pass(settings, settings.models / name, 9)
 
 
 def test_room_is_made_for_the_limit_and_for_the_disk(
