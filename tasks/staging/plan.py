@@ -10,6 +10,7 @@ from pathlib import PurePosixPath
 
 from tasks.core.digests import digest_of
 from tasks.core.errors import ModelError
+from tasks.core.files import PART
 from tasks.core.manifest import MANIFEST_FILE
 from tasks.core.safetensors import Header
 from tasks.staging.layout import INDEX_FILE
@@ -132,6 +133,7 @@ def slow_because(figures: DiskFigures) -> tuple[str, ...]:
 
 
 def _is_side(name: str) -> bool:
-    if name.endswith(".index.json") or name in RESERVED or not name.isprintable():
+    # What ends in `.part` would be taken for a file that a killed copy left, here and by the next run.
+    if name.endswith((".index.json", PART)) or name in RESERVED or not name.isprintable():
         return False
     return PurePosixPath(name).suffix in _SIDE or name.lower().startswith(_SIDE_NAMES)

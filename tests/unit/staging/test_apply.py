@@ -18,7 +18,7 @@ from tasks.core.cancellation import begin
 from tasks.core.direct_io import Buffer, Took
 from tasks.core.errors import ModelError, StageCancelledError, WrongUseError
 from tasks.core.files import file_lock
-from tasks.core.manifest import MANIFEST_FILE, Manifest, verify
+from tasks.core.manifest import MANIFEST_FILE, Manifest, StagedFile, verify
 from tasks.core.safetensors import BITS
 from tasks.staging.apply import (
     Staged,
@@ -179,7 +179,7 @@ def test_an_interrupted_copy_goes_on_after_its_finished_chunks(model: Path, tmp_
     with (folder / LEDGER_FILE).open("a") as ledger:
         ledger.write('["model-00003-of-00004.safetensors", 0, "' + "00" * 32 + '"]\n')  # outlived its bytes
         ledger.write('["model-000')  # cut off by the kill
-    (folder / "model.safetensors.part").write_bytes(b"of another copy")
+    (folder / f"{MANIFEST_FILE}.1234.part").write_bytes(b"of a run that was killed at its end")
     done = stage(resumed := Between(model, 0, die), folder)
     whole = Between(model, 0, die)
     stage(whole, tmp_path / "another")
@@ -273,6 +273,70 @@ def test_a_folder_with_anything_else_in_it_is_left_alone(model: Path, tmp_path: 
         stage(model, model)
     assert (tmp_path / "mine" / "config.json").read_text() == "precious"
     assert read_model(model)
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("name", ["movie.mkv.part", "config.json.part", "ledger.jsonl", ".hidden.part"])
+@pytest.mark.parametrize("content", [b"precious", b'["config.json", 0, "00"]\n', b'\n{"schema": "mine"}\n'])
+def test_unfinished_files_of_somebody_else_are_not_taken_for_an_empty_folder(
+    model: Path, tmp_path: Path, name: str, content: bytes
+) -> None:
+    mine = tmp_path / "downloads"
+    mine.mkdir()
+    (mine / name).write_bytes(content)
+    with pytest.raises(WrongUseError, match=f"is not empty: it holds {name}"):
+        stage(model, mine)
+    assert tree(mine) == {name: content}
+
+
+def test_beside_a_copy_that_goes_on_the_users_unfinished_files_stay(model: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "staged"
+    with pytest.raises(Killed):
+        stage(Between(model, 8, die), folder)
+    (folder / "other.iso.part").write_bytes(b"precious")
+    first = stage(model, folder).manifest
+    assert first is not None
+    assert [path.name for path in parts_in(folder)] == ["other.iso.part"]
+    flip_a_byte(folder / first.shards[0].path)
+    assert repair_model(pin(FolderSource(model)), folder, leases=tmp_path).restaged
+    assert stage(model, folder).copied_bytes == 0
+    assert (folder / "other.iso.part").read_bytes() == b"precious"
+
+
+def test_what_no_copy_goes_on_with_is_swept_from_slipways_own_folder(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "of-another-copy.part").touch()
+    stage(model, tmp_path / "own", own=True)
+    assert not parts_in(tmp_path / "own")
+
+
+def test_of_an_unfinished_copy_of_another_state_everything_goes_and_nothing_else(
+    model: Path, tmp_path: Path
+) -> None:
+    """Files whose room is reserved and that no chunk has reached are named by the ledger, too."""
+    folder = tmp_path / "staged"
+    with pytest.raises(Killed):
+        stage(Between(model, 1, die), folder, shards=6)
+    stage(model, folder, shards=4)
+    assert not parts_in(folder)
+    assert verify(folder)[1] == ()
+
+
+def test_a_sources_unfinished_files_are_left_behind(model: Path, tmp_path: Path) -> None:
+    (model / "LICENSE.part").write_text("half a licence")
+    models = tmp_path / "models"
+    done = stage(model, models / "own", own=True)
+    assert done.findings == ("not part of the model, left behind: LICENSE.part",)
+    sweep_abandoned(models, models / "leases")
+    assert verify(models / "own")[1] == ()
+    assert done.manifest is not None
+    names = (*done.manifest.files, StagedFile.of("LICENSE.part", 14, "side", ["00" * 32]))
+    as_before = done.manifest.model_copy(update={"files": names})  # when they were staged
+    (models / "own" / MANIFEST_FILE).write_text(as_before.render())
+    assert stage(model, models / "own", own=True).manifest == done.manifest
 
 
 def test_slipways_own_folder_heals_without_its_manifest(model: Path, tmp_path: Path) -> None:
