@@ -33,7 +33,7 @@ from tasks.core.progress import say
 from tasks.core.safetensors import LENGTH_BYTES, Header, header_length, parse_header
 from tasks.core.verdicts import StageName, StagingVerdict
 from tasks.staging import ledger
-from tasks.staging.copier import Copied, copy, missing_bytes, part_of
+from tasks.staging.copier import Copied, copy, missing_bytes, part_of, place_of
 from tasks.staging.layout import FileKind, PlannedFile, Range, lay_out
 from tasks.staging.ledger import LEDGER_FILE
 from tasks.staging.models import DiskFigures, DiskResult, SourceFile
@@ -313,12 +313,13 @@ def _sizes(plan: CopyPlan) -> tuple[tuple[str, int], ...]:
 def _sweep_unplanned(plan: CopyPlan, folder: Path, *, own: bool) -> None:
     """Unfinished files that this copy will not go on with would only take room.
 
-    In a folder that is not Slipway's own these are manifests alone: everything else there has a planned name, or is
-    the user's.
+    In a folder that is not Slipway's own, what has neither a planned name nor the manifest's is the user's.
     """
-    planned = {part_of(folder / file.path) for file in plan.files}
-    for part in folder.glob(f"*{PART}" if own else f"{MANIFEST_FILE}.[0-9]*{PART}"):
-        if part not in planned and part.is_file():
+    paths = [folder / file.path for file in plan.files]
+    going_on = {place for place in map(place_of, paths) if not place.is_symlink()}
+    parts = {*map(part_of, paths), *folder.glob(f"*{PART}" if own else f"{MANIFEST_FILE}.[0-9]*{PART}")}
+    for part in parts - going_on:
+        if part.is_file() or part.is_symlink():
             part.unlink()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -28,6 +29,7 @@ from tasks.staging.apply import (
     stage_model,
     sweep_abandoned,
 )
+from tasks.staging.copier import missing_bytes
 from tasks.staging.ledger import LEDGER_FILE
 from tasks.staging.models import SourceFile
 from tasks.staging.source import ModelSource, pin
@@ -340,9 +342,78 @@ def test_a_sources_unfinished_files_are_left_behind(model: Path, tmp_path: Path)
 
 
 def test_slipways_own_folder_heals_without_its_manifest(model: Path, tmp_path: Path) -> None:
-    first = stage(model, tmp_path / "own", own=True)
-    (tmp_path / "own" / MANIFEST_FILE).write_text("{")
-    assert stage(model, tmp_path / "own", own=True).manifest == first.manifest
+    """Of files that nobody vouches for, too, only what differs from the source is written."""
+    folder = tmp_path / "own"
+    first = stage(model, folder, own=True)
+    assert first.manifest is not None
+    (folder / MANIFEST_FILE).write_text("{")
+    flip_a_byte(folder / first.manifest.shards[1].path)
+    inodes = {path.name: path.stat().st_ino for path in folder.glob("model*")}
+    again = stage(model, folder, own=True)
+    assert (again.manifest, again.copied_bytes) == (first.manifest, CHUNK)
+    assert {path.name: path.stat().st_ino for path in folder.glob("model*")} == inodes
+    assert verify(folder)[1] == ()
+
+
+def longer(path: Path) -> None:
+    """As a kill leaves a file between the write of its last block and the cut to its length."""
+    with path.open("ab") as file:
+        file.write(bytes(-file.tell() % 4096 or 4096))
+
+
+def shorter(path: Path) -> None:
+    os.truncate(path, path.stat().st_size - 1)
+
+
+@pytest.mark.parametrize(("harm", "copied"), [(longer, False), (shorter, True)])
+def test_a_file_of_another_length_is_mended_where_it_is(
+    model: Path, tmp_path: Path, harm: Callable[[Path], None], copied: bool
+) -> None:
+    folder = tmp_path / "staged"
+    first = stage(model, folder)
+    assert first.manifest is not None
+    shard = first.manifest.shards[1]
+    harmed = folder / shard.path
+    inode = harmed.stat().st_ino
+    harm(harmed)
+    assert verify(folder)[1] == (shard.path,)
+    plan = plan_copy(pin(FolderSource(model)), 4, convertible=True)
+    assert missing_bytes(plan.files, folder) < CHUNK
+    again = repair_model(pin(FolderSource(model)), folder, leases=tmp_path)
+    assert again.restaged == (shard.path,)
+    assert again.copied_bytes == (shard.size_bytes % CHUNK if copied else 0)
+    assert harmed.stat().st_ino == inode
+    assert verify(folder)[1] == ()
+
+
+def test_a_shard_that_was_moved_away_and_linked_back_is_staged_again(model: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "staged"
+    first = stage(model, folder)
+    assert first.manifest is not None
+    shard = first.manifest.shards[1]
+    moved = (folder / shard.path).rename(tmp_path / "moved")
+    (folder / shard.path).symlink_to(moved)
+    flip_a_byte(moved)
+    outside = moved.read_bytes()
+    assert verify(folder)[1] == (shard.path,)
+    plan = plan_copy(pin(FolderSource(model)), 4, convertible=True)
+    assert missing_bytes(plan.files, folder) >= shard.size_bytes
+    (folder / f"{shard.path}.part").symlink_to(moved)
+    again = repair_model(pin(FolderSource(model)), folder, leases=tmp_path)
+    assert (again.restaged, again.copied_bytes) == ((shard.path,), shard.size_bytes)
+    assert not (folder / shard.path).is_symlink()
+    assert verify(folder)[1] == ()
+    assert moved.read_bytes() == outside
+
+
+def test_a_folder_in_the_place_of_a_file_is_named(model: Path, tmp_path: Path) -> None:
+    first = stage(model, tmp_path / "staged")
+    assert first.manifest is not None
+    place = tmp_path / "staged" / first.manifest.shards[1].path
+    place.unlink()
+    place.mkdir()
+    with pytest.raises(WrongUseError, match=f"{place} is a folder, and a file is to be written there"):
+        repair_model(pin(FolderSource(model)), tmp_path / "staged", leases=tmp_path)
 
 
 def test_another_model_is_not_written_over_a_finished_one(model: Path, tmp_path: Path) -> None:
