@@ -7,7 +7,7 @@ import errno
 import fcntl
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from tasks.core.cancellation import current
@@ -172,14 +172,14 @@ def scratch_folder(folder: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def sweep_parts(folder: Path) -> list[Path]:
-    """Remove unfinished files and folders below `folder` that a killed run left; what was removed.
+def sweep_parts(folder: Path, keep: Collection[Path] = ()) -> list[Path]:
+    """Remove unfinished files and folders below `folder` that a killed run left, but for `keep`; what was removed.
 
     Call only while holding the lock under which they are written.
     """
     removed = []
     for part in sorted(folder.rglob(f"*{PART}"), key=lambda found: len(found.parts)):
-        if not part.exists():
+        if part in keep or not part.exists():
             continue
         if part.is_dir() and not part.is_symlink():
             shutil.rmtree(part)

@@ -238,16 +238,24 @@ def measure_disk(benchmark: DiskBenchmark, folder: Path, now: datetime) -> DiskR
 def sweep_abandoned(models: Path, leases: Path) -> None:
     """Remove what killed runs left unfinished in any staged folder that nobody works on now.
 
-    Copies that can go on, those with a ledger, stay.
+    Copies that can go on, those with a ledger, stay. So do files that the manifest names: its digests say which of
+    their chunks a killed repair had written, and the next one goes on.
     """
     for folder in {part.parent for part in models.glob(f"*/*{PART}")}:
         if (folder / LEDGER_FILE).exists():
             continue
         try:
             with file_lock(lock_of(folder, leases), wait=False, holder=str(folder)):
-                sweep_parts(folder)
+                sweep_parts(folder, keep=_being_mended(folder))
         except BusyError:
             continue
+
+
+def _being_mended(folder: Path) -> set[Path]:
+    try:
+        return {part_of(folder / file.path) for file in Manifest.read(folder).files}
+    except (FileNotFoundError, ModelError):
+        return set()
 
 
 def lock_of(folder: Path, leases: Path) -> Path:

@@ -447,6 +447,27 @@ def test_what_killed_runs_left_is_swept_unless_somebody_works_there(tmp_path: Pa
     assert (idle / "x.part").exists()
 
 
+def test_a_killed_repair_of_a_missing_file_goes_on_after_its_finished_chunks(
+    model: Path, tmp_path: Path
+) -> None:
+    models, leases = tmp_path / "models", tmp_path / "leases"
+    first = stage(model, models / "own", own=True).manifest
+    assert first is not None
+    shard = first.shards[1]
+    (models / "own" / shard.path).unlink()
+    with pytest.raises(Killed):
+        repair_model(pin(Between(model, 3, die)), models / "own", leases=leases)
+    (models / "own" / "of-another-copy.part").touch()
+    sweep_abandoned(models, leases)
+    assert [path.name for path in parts_in(models)] == [f"{shard.path}.part"]
+    again = repair_model(pin(FolderSource(model)), models / "own", leases=leases)
+    assert again.restaged == (shard.path,)
+    assert again.copied_bytes == shard.size_bytes - 2 * CHUNK
+    assert again.manifest == first
+    assert verify(models / "own")[1] == ()
+    assert not parts_in(models)
+
+
 def test_whatever_is_wrong_with_a_model_is_found_before_anything_is_written(
     model: Path, tmp_path: Path
 ) -> None:
