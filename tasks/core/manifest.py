@@ -92,7 +92,10 @@ class Manifest(BaseModel):
         version.
         """
         path = folder / MANIFEST_FILE
-        text = path.read_bytes()
+        try:
+            text = path.read_bytes()
+        except IsADirectoryError:
+            raise _damaged(path, "it is a folder") from None
         try:
             values = json.loads(text)
             schema = values["schema"]

@@ -17,11 +17,12 @@ from typing import Literal, Protocol
 from blake3 import blake3
 
 from tasks.core.direct_io import CHUNK_BYTES
-from tasks.core.errors import BusyError, ModelError, WrongUseError
+from tasks.core.errors import BusyError, ModelError, UnreadableError, WrongUseError
 from tasks.core.files import (
     PART,
     file_lock,
     fsync_folder,
+    make_folder,
     mount_of,
     require_space,
     sweep_parts,
@@ -111,19 +112,19 @@ def stage_model(
 
     `own` folders are Slipway's, so that unknown files in them are of no value to anybody.
 
-    Raises `DiskFullError` before or during the copy (resumable), `ModelError` if the source changes under it
-    (nothing is left behind), `WrongUseError` for a folder that holds something else.
+    Raises `DiskFullError` before or during the copy and `UnreadableError` (both resumable), `ModelError` if the
+    source changes under it (nothing is left behind), `WrongUseError` for a folder that holds something else, or for
+    what can be no folder.
     """
     start = time.monotonic()
     sums = sums_of(pinned)
     with file_lock(lock_of(folder, leases), wait=True, holder=str(folder)):
-        new = not folder.exists()
+        new = make_folder(folder)
         manifest = _finished(pinned, plan, folder, own=own)
         if manifest is not None:
             return _mend(pinned, plan, manifest, folder, sums, start, own=own)
         this = ledger.Copy(pinned.source.name, pinned.digest, chunk_bytes, _sizes(plan))
         expected = _unfinished(this, folder, own=own)
-        folder.mkdir(parents=True, exist_ok=True)
         _sweep_unplanned(plan, folder, own=own)
         require_space(folder, missing_bytes(plan.files, folder))
         notes = ledger.Ledger.begin(folder, this)
@@ -139,6 +140,8 @@ def stage_model(
                 chunk_bytes=chunk_bytes,
             )
             _check_unchanged(pinned)
+        except UnreadableError:
+            raise
         except ModelError:
             _discard(plan, folder, remove_folder=new)
             raise

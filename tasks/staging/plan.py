@@ -26,6 +26,9 @@ DISK_FIGURES_VALID_S = 7 * 24 * 3600
 SUMS_FILE = "SHA256SUMS"
 """Where a source may say what its files' SHA-256 are, as `sha256sum` writes it."""
 
+LONGEST_NAME_BYTES = 255 - len(PART)
+"""File systems take 255, and a file is written as `.part` first."""
+
 RESERVED = {MANIFEST_FILE}
 """Names that staging itself uses: a source's own file of that name stays behind."""
 
@@ -54,7 +57,10 @@ def source_digest(name: str, files: Sequence[SourceFile]) -> str:
 
 
 def select_files(files: Sequence[SourceFile], source: str) -> Selection:
-    """Sort a source's files. Raises `ModelError` without weights or `config.json`; pickles never pass."""
+    """Sort a source's files. Raises `ModelError` without weights or `config.json`, and for a name that is too long.
+
+    Pickles never pass.
+    """
     names = sorted(file.path for file in files)
     tensors = [name for name in names if name.endswith(".safetensors")]
     gguf = tuple(name for name in names if name.endswith(".gguf") and name.isprintable())
@@ -74,6 +80,13 @@ def select_files(files: Sequence[SourceFile], source: str) -> Selection:
     index = INDEX_FILE if INDEX_FILE in names else None
     weights = () if index else tuple(["model.safetensors"] if "model.safetensors" in tensors else tensors)
     side = tuple(name for name in names if _is_side(name))
+    for name in (*gguf, *side):
+        if (length := len(name.encode())) > LONGEST_NAME_BYTES:
+            raise ModelError(
+                f"{source}/{name[:40]}… has a name of {length} bytes, and {LONGEST_NAME_BYTES} is the most that can "
+                "be staged",
+                fix="give it a shorter name",
+            )
     findings = [f"{name} holds pickled weights and was left behind" for name in pickled]
     parts = {*tensors, *gguf, *pickled, *side, INDEX_FILE, SUMS_FILE}
     others = [name for name in names if name not in parts and not name.startswith(".")]

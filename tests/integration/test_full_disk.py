@@ -82,6 +82,19 @@ def test_room_for_a_file_in_the_place_of_a_link_is_foreseen(small_disk: Path, mo
     assert shard.is_symlink()
 
 
+@pytest.mark.parametrize(("inodes", "lacking"), [(1, "staged"), (2, "staged/ledger.jsonl")])
+def test_a_disk_that_takes_no_further_file_is_named(
+    tmp_path: Path, model: Path, inodes: int, lacking: str
+) -> None:
+    """As one without a free block, on which a folder or an empty file cannot be made either."""
+    pinned = pin(FolderSource(model))
+    plan = plan_copy(pinned, 1, convertible=False)
+    with small_disk_at(tmp_path / "disk", f"8m,nr_inodes={inodes}") as disk:
+        with pytest.raises(DiskFullError, match=f"no room left to write {disk}/{lacking}"):
+            stage_model(pinned, plan, disk / "staged", leases=model.parent, own=False)
+        assert [path.name for path in disk.rglob("*")] == ["staged"][: inodes - 1]
+
+
 class FillingUp(FolderSource):
     """Something else takes the room while the third shard is on its way."""
 

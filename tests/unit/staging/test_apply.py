@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import shutil
@@ -17,7 +18,7 @@ from random_model import write_random_model
 from blocks.model_source import FolderSource
 from tasks.core.cancellation import begin
 from tasks.core.direct_io import Buffer, Took
-from tasks.core.errors import ModelError, StageCancelledError, WrongUseError
+from tasks.core.errors import ModelError, StageCancelledError, UnreadableError, WrongUseError
 from tasks.core.files import file_lock
 from tasks.core.manifest import MANIFEST_FILE, Manifest, StagedFile, verify
 from tasks.core.safetensors import BITS
@@ -218,6 +219,25 @@ def test_an_unfinished_copy_of_another_state_is_thrown_away(model: Path, tmp_pat
     assert read_model(folder) == read_model(model)
 
 
+def test_a_source_that_cannot_be_read_for_now_leaves_a_copy_that_goes_on(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    def harm() -> None:
+        monkeypatch.setattr("tasks.core.direct_io.DirectFile.read_into", fail)
+
+    harmed = Between(model, 8, harm)
+    with pytest.raises(UnreadableError, match=r"safetensors cannot be read: Input/output error"):
+        stage(harmed, tmp_path / "staged")
+    monkeypatch.undo()
+    done = stage(model, tmp_path / "staged")
+    assert done.manifest is not None
+    assert 0 < done.copied_bytes < done.manifest.size_bytes
+    assert read_model(tmp_path / "staged") == read_model(model)
+
+
 @pytest.mark.parametrize("change", ["rewritten", "replaced", "removed", "joined"])
 def test_a_source_that_changes_underneath_leaves_nothing_behind(
     model: Path, tmp_path: Path, change: str
@@ -339,6 +359,27 @@ def test_a_sources_unfinished_files_are_left_behind(model: Path, tmp_path: Path)
     as_before = done.manifest.model_copy(update={"files": names})  # when they were staged
     (models / "own" / MANIFEST_FILE).write_text(as_before.render())
     assert stage(model, models / "own", own=True).manifest == done.manifest
+
+
+def test_what_can_be_no_folder_is_wrong_use(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("precious")
+    (tmp_path / "link").symlink_to("nowhere")
+    for name, told in [
+        ("file", "file is there already, and is not a folder"),
+        ("link", "link is there already, and is not a folder"),
+        ("file/below", "below cannot be made: Not a directory"),
+        ("x" * 256, "cannot be made: File name too long"),
+    ]:
+        pinned = pin(FolderSource(model))
+        plan = plan_copy(pinned, 4, convertible=True)
+        with pytest.raises(WrongUseError, match=told):
+            stage_model(pinned, plan, tmp_path / name, leases=tmp_path / "leases", own=False)
+    assert (tmp_path / "file").read_text() == "precious"
+    stage(model, tmp_path / "staged")
+    (tmp_path / "staged" / MANIFEST_FILE).unlink()
+    (tmp_path / "staged" / MANIFEST_FILE).mkdir()
+    with pytest.raises(ModelError, match="is damaged: it is a folder"):
+        stage(model, tmp_path / "staged")
 
 
 def test_slipways_own_folder_heals_without_its_manifest(model: Path, tmp_path: Path) -> None:
