@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import re
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tasks.core.direct_io import Buffer, DirectFile, Took
-from tasks.core.errors import ModelError, NotFoundError, WrongUseError
+from tasks.core.errors import ModelError, NotFoundError, UnreadableError, WrongUseError
 from tasks.staging.models import SourceFile
 from tasks.staging.source import ModelSource
 
@@ -50,33 +52,44 @@ class FolderSource:
 
     def list_files(self) -> Sequence[SourceFile]:
         """Files of the folder itself, by path."""
-        if not self.folder.is_dir():
-            raise NotFoundError(f"there is no model folder {self.folder}", fix="look at the spec's `model`")
-        try:
-            paths = sorted(self.folder.iterdir())
-        except PermissionError:
-            raise ModelError(
-                f"{self.folder} may not be read", fix=f"allow it: chmod +rx {self.folder}"
-            ) from None
-        found = []
-        for path in paths:
-            try:
-                real = self._inside(path)
-                status = real.stat()
-            except FileNotFoundError:
-                raise ModelError(f"{path} is a link that leads nowhere", fix="copy the model again") from None
-            if stat.S_ISREG(status.st_mode):
-                # In a Hugging Face cache, what was stored as a large file bears its SHA-256.
-                known = real.parent.name == "blobs" and _SHA256.fullmatch(real.name)
-                found.append(
-                    SourceFile(
-                        path=path.name,
-                        size_bytes=status.st_size,
-                        identity=_identity(status),
-                        sha256=real.name if known else None,
-                    )
+        with _named(self.folder, allow="+rx"):
+            if not self.folder.is_dir():
+                raise NotFoundError(
+                    f"there is no model folder {self.folder}", fix="look at the spec's `model`"
                 )
-        return found
+            found = [self._look(path) for path in sorted(self.folder.iterdir())]
+        return [file for file in found if file is not None]
+
+    def _look(self, path: Path) -> SourceFile | None:
+        """The file of that path; None for anything but a file. Raises `PermissionError` of the folder."""
+        if not _is_utf8(path.name) and not path.is_dir():
+            raise ModelError(
+                f"{self.folder} holds a file whose name is not UTF-8: {path.name!r}",
+                fix="rename it, or put it elsewhere",
+            )
+        try:
+            real = self._inside(path)
+            status = real.stat()
+        except FileNotFoundError:
+            raise ModelError(f"{path} is a link that leads nowhere", fix="copy the model again") from None
+        except PermissionError:
+            raise
+        except OSError as error:
+            if error.errno == errno.ELOOP:
+                raise ModelError(
+                    f"{path} is a link that leads to itself", fix="put the file itself there"
+                ) from None
+            raise _unreadable(path, error) from error
+        if not stat.S_ISREG(status.st_mode):
+            return None
+        # In a Hugging Face cache, what was stored as a large file bears its SHA-256.
+        known = real.parent.name == "blobs" and _SHA256.fullmatch(real.name)
+        return SourceFile(
+            path=path.name,
+            size_bytes=status.st_size,
+            identity=_identity(status),
+            sha256=real.name if known else None,
+        )
 
     def read(self, file: SourceFile, offset: int, length: int) -> bytes:
         """Exactly these bytes of exactly that file."""
@@ -92,14 +105,18 @@ class FolderSource:
         with self._open(file, direct=True) as opened:
             self._check(file, opened, opened.read_into(offset, length, buffer, at, took) == length)
 
-    def _open(self, file: SourceFile, *, direct: bool) -> DirectFile:
+    @contextlib.contextmanager
+    def _open(self, file: SourceFile, *, direct: bool) -> Iterator[DirectFile]:
         path = self.folder / file.path
-        try:
-            return DirectFile(self._inside(path), os.O_RDONLY | os.O_NOFOLLOW, direct=direct)
-        except FileNotFoundError:
-            raise ModelError(f"{path} disappeared while it was read", fix="try again when it rests") from None
-        except PermissionError:
-            raise ModelError(f"{path} may not be read", fix=f"allow it: chmod +r {path}") from None
+        with _named(path, allow="+r"):
+            try:
+                opened = DirectFile(self._inside(path), os.O_RDONLY | os.O_NOFOLLOW, direct=direct)
+            except FileNotFoundError:
+                raise ModelError(
+                    f"{path} disappeared while it was read", fix="try again when it rests"
+                ) from None
+            with opened:
+                yield opened
 
     def _check(self, file: SourceFile, opened: DirectFile, complete: bool) -> None:
         if not complete or _identity(os.fstat(opened.handle)) != file.identity:
@@ -108,7 +125,10 @@ class FolderSource:
             )
 
     def _inside(self, path: Path) -> Path:
-        real = path.resolve()
+        try:
+            real = path.resolve()
+        except RuntimeError:  # what Python before 3.13 says of a link to itself
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP)) from None
         homes = [self.folder.resolve()]
         if self.folder.parent.name == "snapshots":  # a Hugging Face cache links each file to its content
             homes.append(self.folder.parent.parent.resolve() / "blobs")
@@ -155,6 +175,32 @@ class S3Source:
     ) -> None:
         """The same, straight into the buffer."""
         self._ranges.read_into(file.path, file.identity, offset, length, buffer, at, took)
+
+
+@contextlib.contextmanager
+def _named(path: Path, *, allow: str) -> Iterator[None]:
+    """What the file system says against reading `path` becomes one error that names it."""
+    try:
+        yield
+    except PermissionError:
+        raise ModelError(f"{path} may not be read", fix=f"allow it: chmod {allow} {path}") from None
+    except OSError as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: OSError) -> UnreadableError:
+    return UnreadableError(
+        f"{path} cannot be read: {error.strerror or error}",
+        fix="look at the disk or the mount that it is on, then try again",
+    )
+
+
+def _is_utf8(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _identity(status: os.stat_result) -> str:

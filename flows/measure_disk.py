@@ -11,7 +11,7 @@ from prefect import flow
 
 from blocks.fio import measure
 from flows.recording import Outcome, run_stage
-from tasks.core.files import file_lock, mount_of
+from tasks.core.files import file_lock, make_folder, mount_of
 from tasks.core.settings import Settings
 from tasks.core.verdicts import StageName
 from tasks.staging.apply import measure_disk as measure_and_judge
@@ -33,7 +33,7 @@ def measure_disk(request: DiskRequest) -> Outcome[DiskResult]:
 def measured(request: DiskRequest) -> Outcome[DiskResult]:
     """The same without a flow run. Raises `MissingToolError` where there is no fio."""
     folder = request.folder.expanduser().absolute()
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     mount = mount_of(folder)
     now = datetime.now(UTC)
     valid = timedelta(seconds=0 if request.fresh else DISK_FIGURES_VALID_S)

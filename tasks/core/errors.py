@@ -56,6 +56,10 @@ class ModelError(SlipwayError):
     """A model's files are missing, malformed, truncated or of a refused kind."""
 
 
+class UnreadableError(ModelError):
+    """The disk that a model's file is on does not give its bytes; what was copied of others is still good."""
+
+
 class DiskFullError(SlipwayError):
     """A disk has no room for what was to be written."""
 

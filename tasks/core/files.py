@@ -7,11 +7,11 @@ import errno
 import fcntl
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from tasks.core.cancellation import current
-from tasks.core.errors import BusyError, DiskFullError
+from tasks.core.errors import BusyError, DiskFullError, WrongUseError
 
 PART = ".part"
 _LOCK_POLL_S = 0.05
@@ -24,6 +24,30 @@ def fsync_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def make_folder(folder: Path) -> bool:
+    """Have `folder` and those above it; whether it had to be made.
+
+    Raises `DiskFullError`, or `WrongUseError` for a path at which there can be no folder.
+    """
+    try:
+        if folder.is_dir():
+            return False
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise WrongUseError(
+            f"{folder} is there already, and is not a folder",
+            fix="name a folder, or one that is not there yet",
+        ) from None
+    except OSError as error:
+        full = as_disk_full(error, folder)
+        if full is not error:
+            raise full from error
+        raise WrongUseError(
+            f"{folder} cannot be made: {error.strerror}", fix="name another folder"
+        ) from error
+    return True
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:
@@ -71,7 +95,7 @@ def as_disk_full(error: OSError, path: Path) -> Exception:
     """`error`, or a `DiskFullError` that names the disk when that is the cause."""
     if error.errno not in (errno.ENOSPC, errno.EDQUOT):
         return error
-    folder = path if path.is_dir() else path.parent
+    folder = next(place for place in (path, *path.parents) if place.is_dir())
     free_mb = shutil.disk_usage(folder).free / 1e6
     return DiskFullError(
         f"no room left to write {path} ({free_mb:.1f} MB free)",
@@ -172,14 +196,14 @@ def scratch_folder(folder: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def sweep_parts(folder: Path) -> list[Path]:
-    """Remove unfinished files and folders below `folder` that a killed run left; what was removed.
+def sweep_parts(folder: Path, keep: Collection[Path] = ()) -> list[Path]:
+    """Remove unfinished files and folders below `folder` that a killed run left, but for `keep`; what was removed.
 
     Call only while holding the lock under which they are written.
     """
     removed = []
     for part in sorted(folder.rglob(f"*{PART}"), key=lambda found: len(found.parts)):
-        if not part.exists():
+        if part in keep or not part.exists():
             continue
         if part.is_dir() and not part.is_symlink():
             shutil.rmtree(part)

@@ -92,7 +92,10 @@ class Manifest(BaseModel):
         version.
         """
         path = folder / MANIFEST_FILE
-        text = path.read_bytes()
+        try:
+            text = path.read_bytes()
+        except IsADirectoryError:
+            raise _damaged(path, "it is a folder") from None
         try:
             values = json.loads(text)
             schema = values["schema"]
@@ -222,5 +225,5 @@ def _has_size(folder: Path, file: StagedFile, chunk_bytes: int) -> bool:
             return False
         inside = path.resolve().is_relative_to(folder.resolve())
         return inside and path.is_file() and path.stat().st_size == file.size_bytes
-    except (FileNotFoundError, NotADirectoryError):
+    except (OSError, RuntimeError):  # a link to itself is the latter, before Python 3.13
         return False

@@ -16,13 +16,13 @@ from typing import Literal, Protocol
 
 from blake3 import blake3
 
-from tasks.core.digests import digest_of
 from tasks.core.direct_io import CHUNK_BYTES
-from tasks.core.errors import BusyError, ModelError, WrongUseError
+from tasks.core.errors import BusyError, ModelError, UnreadableError, WrongUseError
 from tasks.core.files import (
     PART,
     file_lock,
     fsync_folder,
+    make_folder,
     mount_of,
     require_space,
     sweep_parts,
@@ -34,7 +34,7 @@ from tasks.core.progress import say
 from tasks.core.safetensors import LENGTH_BYTES, Header, header_length, parse_header
 from tasks.core.verdicts import StageName, StagingVerdict
 from tasks.staging import ledger
-from tasks.staging.copier import Copied, copy, missing_bytes, part_of
+from tasks.staging.copier import Copied, copy, missing_bytes, part_of, place_of
 from tasks.staging.layout import FileKind, PlannedFile, Range, lay_out
 from tasks.staging.ledger import LEDGER_FILE
 from tasks.staging.models import DiskFigures, DiskResult, SourceFile
@@ -112,20 +112,20 @@ def stage_model(
 
     `own` folders are Slipway's, so that unknown files in them are of no value to anybody.
 
-    Raises `DiskFullError` before or during the copy (resumable), `ModelError` if the source changes under it
-    (nothing is left behind), `WrongUseError` for a folder that holds something else.
+    Raises `DiskFullError` before or during the copy and `UnreadableError` (both resumable), `ModelError` if the
+    source changes under it (nothing is left behind), `WrongUseError` for a folder that holds something else, or for
+    what can be no folder.
     """
     start = time.monotonic()
     sums = sums_of(pinned)
     with file_lock(lock_of(folder, leases), wait=True, holder=str(folder)):
-        new = not folder.exists()
+        new = make_folder(folder)
         manifest = _finished(pinned, plan, folder, own=own)
         if manifest is not None:
-            return _mend(pinned, plan, manifest, folder, sums, start)
-        this = ledger.Copy(pinned.source.name, pinned.digest, chunk_bytes, _layout_digest(plan))
+            return _mend(pinned, plan, manifest, folder, sums, start, own=own)
+        this = ledger.Copy(pinned.source.name, pinned.digest, chunk_bytes, _sizes(plan))
         expected = _unfinished(this, folder, own=own)
-        folder.mkdir(parents=True, exist_ok=True)
-        _sweep_unplanned(plan, folder)
+        _sweep_unplanned(plan, folder, own=own)
         require_space(folder, missing_bytes(plan.files, folder))
         notes = ledger.Ledger.begin(folder, this)
         try:
@@ -140,6 +140,8 @@ def stage_model(
                 chunk_bytes=chunk_bytes,
             )
             _check_unchanged(pinned)
+        except UnreadableError:
+            raise
         except ModelError:
             _discard(plan, folder, remove_folder=new)
             raise
@@ -170,14 +172,21 @@ def repair_model(pinned: Pinned, folder: Path, *, leases: Path) -> Staged:
                 f"{pinned.source.name} is no longer the model that {folder} holds",
                 fix="stage it anew into another folder",
             )
-        return _mend(pinned, plan, manifest, folder, {}, start)
+        return _mend(pinned, plan, manifest, folder, {}, start, own=False)
 
 
 def _mend(
-    pinned: Pinned, plan: CopyPlan, manifest: Manifest, folder: Path, sums: Mapping[str, str], start: float
+    pinned: Pinned,
+    plan: CopyPlan,
+    manifest: Manifest,
+    folder: Path,
+    sums: Mapping[str, str],
+    start: float,
+    *,
+    own: bool,
 ) -> Staged:
     """Look at every chunk that the manifest names; copy those that are damaged, and no other content."""
-    _sweep_unplanned(plan, folder)
+    _sweep_unplanned(plan, folder, own=own)
     require_space(folder, missing_bytes(plan.files, folder))
     done = copy(
         pinned,
@@ -232,16 +241,24 @@ def measure_disk(benchmark: DiskBenchmark, folder: Path, now: datetime) -> DiskR
 def sweep_abandoned(models: Path, leases: Path) -> None:
     """Remove what killed runs left unfinished in any staged folder that nobody works on now.
 
-    Copies that can go on, those with a ledger, stay.
+    Copies that can go on, those with a ledger, stay. So do files that the manifest names: its digests say which of
+    their chunks a killed repair had written, and the next one goes on.
     """
     for folder in {part.parent for part in models.glob(f"*/*{PART}")}:
         if (folder / LEDGER_FILE).exists():
             continue
         try:
             with file_lock(lock_of(folder, leases), wait=False, holder=str(folder)):
-                sweep_parts(folder)
+                sweep_parts(folder, keep=_being_mended(folder))
         except BusyError:
             continue
+
+
+def _being_mended(folder: Path) -> set[Path]:
+    try:
+        return {part_of(folder / file.path) for file in Manifest.read(folder).files}
+    except (FileNotFoundError, ModelError):
+        return set()
 
 
 def lock_of(folder: Path, leases: Path) -> Path:
@@ -253,7 +270,7 @@ def _finished(pinned: Pinned, plan: CopyPlan, folder: Path, *, own: bool) -> Man
     """The manifest of a finished copy of this, or None if there is no usable one.
 
     Raises `WrongUseError` for another copy, `ModelError` for a manifest that cannot be read, unless the folder is
-    Slipway's own: there, what cannot be used is copied anew.
+    Slipway's own: there, what cannot be used is copied anew, such as a copy whose files an earlier version chose.
     """
     try:
         earlier = Manifest.read(folder)
@@ -262,14 +279,16 @@ def _finished(pinned: Pinned, plan: CopyPlan, folder: Path, *, own: bool) -> Man
     except ModelError:
         if not own:
             raise
-        (folder / MANIFEST_FILE).unlink()
-        return None
-    if earlier.source_digest == pinned.digest and _is_planned(earlier, plan):
-        return earlier
-    raise WrongUseError(
-        f"{folder} already holds a copy of {earlier.source}, in another state or number of shards",
-        fix="choose another folder, or remove this one",
-    )
+    else:
+        if earlier.source_digest == pinned.digest and _is_planned(earlier, plan):
+            return earlier
+        if not own:
+            raise WrongUseError(
+                f"{folder} already holds a copy of {earlier.source}, in another state or number of shards",
+                fix="choose another folder, or remove this one",
+            )
+    (folder / MANIFEST_FILE).unlink()
+    return None
 
 
 def _is_planned(manifest: Manifest, plan: CopyPlan) -> bool:
@@ -280,31 +299,38 @@ def _is_planned(manifest: Manifest, plan: CopyPlan) -> bool:
 def _unfinished(this: ledger.Copy, folder: Path, *, own: bool) -> Mapping[str, Mapping[int, str]]:
     """Chunks that a killed copy of this left. One of anything else is thrown away.
 
-    Raises `WrongUseError` if a folder that is not Slipway's holds something else.
+    Raises `WrongUseError` if a folder that is not Slipway's holds something else: unfinished files, too, are then
+    somebody's own, such as a browser's.
     """
     noted = ledger.read_ledger(folder, this)
     if noted is not None:
         return noted
-    if (folder / LEDGER_FILE).exists():  # never finished, and now of no use
-        for path in ledger.named_files(folder):
+    named = ledger.named_files(folder)
+    if named is not None:  # never finished, and now of no use
+        for path in named:
             (folder / path).unlink(missing_ok=True)
             part_of(folder / path).unlink(missing_ok=True)
         (folder / LEDGER_FILE).unlink()
-    foreign = sorted(path.name for path in folder.glob("*") if not path.name.endswith(PART))
+    foreign = sorted(path.name for path in folder.glob("*"))
     if foreign and not own:
         raise WrongUseError(f"{folder} is not empty: it holds {foreign[0]}", fix="choose an empty folder")
     return {}
 
 
-def _layout_digest(plan: CopyPlan) -> str:
-    return digest_of([[file.path, file.size_bytes] for file in plan.files])
+def _sizes(plan: CopyPlan) -> tuple[tuple[str, int], ...]:
+    return tuple((file.path, file.size_bytes) for file in plan.files)
 
 
-def _sweep_unplanned(plan: CopyPlan, folder: Path) -> None:
-    """Unfinished files that this copy will not go on with would only take room."""
-    planned = {part_of(folder / file.path) for file in plan.files}
-    for part in folder.glob(f"*{PART}"):
-        if part not in planned and part.is_file():
+def _sweep_unplanned(plan: CopyPlan, folder: Path, *, own: bool) -> None:
+    """Unfinished files that this copy will not go on with would only take room.
+
+    In a folder that is not Slipway's own, what has neither a planned name nor the manifest's is the user's.
+    """
+    paths = [folder / file.path for file in plan.files]
+    going_on = {place for place in map(place_of, paths) if not place.is_symlink()}
+    parts = {*map(part_of, paths), *folder.glob(f"*{PART}" if own else f"{MANIFEST_FILE}.[0-9]*{PART}")}
+    for part in parts - going_on:
+        if part.is_file() or part.is_symlink():
             part.unlink()
 
 

@@ -2,6 +2,7 @@
 
 Each thread has one buffer and takes the next chunk: read, hash, write, note. A chunk that is there already, by the
 manifest or by the ledger of a killed copy, is read back and compared instead, so that only what is missing is copied.
+A file that is there already is mended in place, whatever its length: beside it there may be no room for another.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from blake3 import blake3
 
 from tasks.core.cancellation import current
 from tasks.core.direct_io import Buffer, DirectFile, chunk_count, reserve, ring
-from tasks.core.errors import ModelError
+from tasks.core.errors import ModelError, WrongUseError
 from tasks.core.files import PART, as_disk_full
 from tasks.core.manifest import StagedFile
 from tasks.core.progress import advance, say
@@ -55,21 +56,39 @@ class _Target:
     digests: dict[int, str] = field(default_factory=dict)
     copied_bytes: int = 0
     refused: bool = False
+    resized: bool = False
     file: DirectFile | None = None
     began: float = 0.0
 
     @classmethod
     def of(cls, planned: PlannedFile, folder: Path, expected: Mapping[int, str], binding: bool) -> _Target:
-        """Written beside its name until it is whole; in place, if only chunks of it are to be mended."""
+        """Where it is written is decided here, once. Raises `WrongUseError` for a folder in its place."""
         path = folder / planned.path
-        finished = path.is_file() and path.stat().st_size == planned.size_bytes
-        in_place = finished and (bool(expected) or not planned.size_bytes)
-        return cls(planned, path, path if in_place else part_of(path), expected, binding)
+        place = place_of(path)
+        for found in (path, place):
+            if found.is_dir() and not found.is_symlink():
+                raise WrongUseError(
+                    f"{found} is a folder, and a file is to be written there", fix="remove it"
+                )
+        return cls(planned, path, place, expected, binding)
+
+    @property
+    def in_place(self) -> bool:
+        """Whether it is mended under its own name."""
+        return self.place == self.path
 
 
 def part_of(path: Path) -> Path:
     """Where a file is written until it is whole."""
     return path.with_name(path.name + PART)
+
+
+def place_of(path: Path) -> Path:
+    """Where a copy writes the file: beside its name until it is whole, or in place if it is there.
+
+    A link is no file of this folder. Renaming replaces it; writing to it would reach what it leads to.
+    """
+    return path if path.is_file() and not path.is_symlink() else part_of(path)
 
 
 def copy(
@@ -96,29 +115,33 @@ def copy(
 
 
 def missing_bytes(files: Sequence[PlannedFile], folder: Path) -> int:
-    """Room that these files still need on the disk: what is finished or reserved has it already."""
+    """Room that these files still need on the disk: what is there or reserved, where they are written, has it."""
     needed = 0
     for planned in files:
-        path = folder / planned.path
-        for place in (path, part_of(path)):
-            with contextlib.suppress(FileNotFoundError):
-                needed -= min(planned.size_bytes, place.stat().st_blocks * 512)
-                break
         needed += planned.size_bytes
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            needed -= min(planned.size_bytes, place_of(folder / planned.path).lstat().st_blocks * 512)
     return needed
 
 
 def _reserve(targets: Sequence[_Target]) -> None:
-    """Room for everything at once: a disk that is too full by now says so before anything is copied."""
+    """Room for everything at once: a disk that is too full by now says so before anything is copied.
+
+    A file in place that is too long (a kill may leave its last block filled up) or too short gets its length here.
+    """
     made = []
     for target in targets:
-        if (place := target.place) == target.path:
-            continue
+        place, size = target.place, target.planned.size_bytes
         fresh = not place.exists()
+        target.resized = target.in_place and place.stat().st_size != size
+        if target.in_place and not target.resized:
+            continue
         try:
-            with DirectFile(place, os.O_RDWR | os.O_CREAT) as file:
+            with DirectFile(place, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW) as file:
                 made += [place] if fresh else []
-                reserve(file.handle, target.planned.size_bytes)
+                reserve(file.handle, size)
+                if target.resized:
+                    os.fsync(file.handle)
         except OSError as error:
             for part in made:
                 part.unlink(missing_ok=True)
@@ -194,32 +217,33 @@ class _Copier:
     def _open(self, target: _Target) -> DirectFile:
         """Under the lock: the first thread that meets a file opens it for all."""
         if target.file is None:
-            target.file = DirectFile(target.place, os.O_RDWR)
+            target.file = DirectFile(target.place, os.O_RDWR | os.O_NOFOLLOW)
             target.began = time.monotonic()
         return target.file
 
     def _place(self, target: _Target, chunk: Chunk, file: DirectFile, buffer: Buffer) -> None:
         """Have the chunk in its place and in the buffer."""
         expected = target.expected.get(chunk.number)
-        if expected is not None:
-            state = blake3()
-            with contextlib.suppress(OSError):  # a block that the disk cannot read is damage, too
-                file.read_into(chunk.start, chunk.size_bytes, buffer, 0, state.update)
-            if state.hexdigest() == expected:
-                with self._lock:
-                    target.digests[chunk.number] = expected
-                advance(chunk.size_bytes)
-                return
-        digest = self._fetch(chunk, buffer)
-        if target.binding and digest != expected:
-            target.refused = True
-        else:
+        looked = expected is not None or target.in_place
+        there = self._digest_of_what_is_there(chunk, file, buffer) if looked else None
+        digest = there if there is not None and there == expected else self._fetch(chunk, buffer)
+        refused = target.binding and digest != expected
+        written = digest != there and not refused
+        if written:
             file.write(buffer, chunk.size_bytes, chunk.start)
+        if digest != expected and not refused:
             self._note(target.planned.path, chunk.number, digest)
         with self._lock:
+            target.refused |= refused
             target.digests[chunk.number] = digest
-            target.copied_bytes += chunk.size_bytes
+            target.copied_bytes += chunk.size_bytes if written else 0
         advance(chunk.size_bytes)
+
+    def _digest_of_what_is_there(self, chunk: Chunk, file: DirectFile, buffer: Buffer) -> str:
+        state = blake3()
+        with contextlib.suppress(OSError):  # a block that the disk cannot read is damage, too
+            file.read_into(chunk.start, chunk.size_bytes, buffer, 0, state.update)
+        return state.hexdigest()
 
     def _fetch(self, chunk: Chunk, buffer: Buffer) -> str:
         state = blake3()
@@ -242,16 +266,16 @@ class _Copier:
         self._finish(target, file)
 
     def _finish(self, target: _Target, file: DirectFile | None) -> None:
-        planned, place = target.planned, target.place
+        planned = target.planned
         if file is not None:
             if target.copied_bytes:
                 os.ftruncate(file.handle, planned.size_bytes)
-                os.fsync(file.handle)
+            os.fsync(file.handle)  # what a killed copy wrote, too
             file.close()
         if target.refused:
             part_of(target.path).unlink(missing_ok=True)
-        elif place != target.path:
-            place.rename(target.path)
+        elif not target.in_place:
+            target.place.rename(target.path)
         with self._lock:
             if target.refused:
                 self.done.damaged.append(planned.path)
@@ -261,7 +285,7 @@ class _Copier:
                 planned.path, planned.size_bytes, planned.kind, digests
             )
             self.done.copied_bytes += target.copied_bytes
-            if target.copied_bytes or place != target.path:
+            if target.copied_bytes or target.resized or not target.in_place:
                 self.done.touched.append(planned.path)
         if planned.kind in ("weights", "gguf") and target.copied_bytes:
             rate = target.copied_bytes / 1e6 / max(time.monotonic() - target.began, 1e-6)

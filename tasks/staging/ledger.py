@@ -1,7 +1,8 @@
 """What an unfinished copy has written so far: one line for each chunk, added when the chunk is in its place.
 
 A line is no proof. Whoever goes on reads the chunk and compares: after a power cut a line may be there without its
-bytes.
+bytes. The first line names the files that are made, and is on the disk before any of them: by it, what a killed copy
+left is told from what the user keeps in the same folder.
 """
 
 from __future__ import annotations
@@ -16,21 +17,22 @@ from pathlib import Path
 from tasks.core.files import as_disk_full, fsync_folder
 
 LEDGER_FILE = "ledger.jsonl"
-_SCHEMA = "slipway.ledger/1"
+_SCHEMA = "slipway.ledger/2"
+_NO_FILE = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 
 
 @dataclass(frozen=True)
 class Copy:
-    """What is copied into what: a ledger of another copy is of no use."""
+    """What is copied into what: a ledger of another copy is of no use. `files` are names and sizes in bytes."""
 
     source: str
     source_digest: str
     chunk_bytes: int
-    layout: str
+    files: tuple[tuple[str, int], ...]
 
-    def header(self) -> dict[str, str | int]:
+    def header(self) -> dict[str, object]:
         """The ledger's first line."""
-        return {"schema": _SCHEMA, **self.__dict__}
+        return {"schema": _SCHEMA, **self.__dict__, "files": [list(file) for file in self.files]}
 
 
 class Ledger:
@@ -44,16 +46,25 @@ class Ledger:
     def begin(cls, folder: Path, copy: Copy) -> Ledger:
         """Go on with the ledger of this copy, or begin one. Raises `DiskFullError`."""
         path = folder / LEDGER_FILE
-        if read_ledger(folder, copy) is None:
-            path.unlink(missing_ok=True)
-        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+        fresh = read_ledger(folder, copy) is None
+        try:
+            if fresh:
+                path.unlink(missing_ok=True)
+            handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            raise as_disk_full(error, path) from error
         ledger = cls(path, handle)
-        size = os.fstat(handle).st_size
-        if not size:
-            ledger._add(copy.header())
-            fsync_folder(folder)
-        elif os.pread(handle, 1, size - 1) != b"\n":  # the last line was cut off by a kill
-            os.write(handle, b"\n")
+        try:
+            if fresh:
+                ledger._add(copy.header())
+                ledger._sync()
+            elif os.pread(handle, 1, os.fstat(handle).st_size - 1) != b"\n":
+                ledger._write(b"\n")  # the last line was cut off by a kill
+        except BaseException:
+            ledger.close()
+            if fresh:  # half a first line would be nobody's
+                path.unlink()
+            raise
         return ledger
 
     def note(self, path: str, number: int, digest: str) -> None:
@@ -65,10 +76,19 @@ class Ledger:
         os.close(self._handle)
 
     def _add(self, line: object) -> None:
+        self._write((json.dumps(line) + "\n").encode())
+
+    def _write(self, text: bytes) -> None:
         try:
-            text = (json.dumps(line) + "\n").encode()
             if os.write(self._handle, text) < len(text):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError as error:
+            raise as_disk_full(error, self._path) from error
+
+    def _sync(self) -> None:
+        try:
+            os.fsync(self._handle)
+            fsync_folder(self._path.parent)
         except OSError as error:
             raise as_disk_full(error, self._path) from error
 
@@ -79,7 +99,7 @@ def read_ledger(folder: Path, copy: Copy) -> Mapping[str, Mapping[int, str]] | N
         first, *lines = (folder / LEDGER_FILE).read_bytes().splitlines()
         if json.loads(first) != copy.header():
             return None
-    except (FileNotFoundError, NotADirectoryError, ValueError, RecursionError):
+    except (*_NO_FILE, ValueError, RecursionError):
         return None
     noted: dict[str, dict[int, str]] = {}
     for line in lines:
@@ -92,14 +112,20 @@ def read_ledger(folder: Path, copy: Copy) -> Mapping[str, Mapping[int, str]] | N
     return noted
 
 
-def named_files(folder: Path) -> set[str]:
-    """Files in `folder` that a ledger of any copy names; nothing outside of it."""
-    found = set()
-    for line in (folder / LEDGER_FILE).read_bytes().splitlines()[1:]:
-        try:
-            path = json.loads(line)[0]
-        except (ValueError, TypeError, IndexError, KeyError, RecursionError):
-            continue
-        if isinstance(path, str) and path == Path(path).name and path != "..":
-            found.add(path)
-    return found
+def named_files(folder: Path) -> frozenset[str] | None:
+    """Files in `folder` that a ledger of any copy names, nothing outside of it; None without one of Slipway's."""
+    try:
+        text = (folder / LEDGER_FILE).read_bytes()
+        if not text:  # killed before the first line, and so before any file
+            return frozenset()
+        header = json.loads(text.splitlines()[0])
+        if header["schema"] != _SCHEMA:
+            return None
+        paths = [path for path, _ in header["files"]]
+    except (*_NO_FILE, ValueError, TypeError, KeyError, RecursionError):
+        return None
+    return frozenset(filter(_is_file_name, paths))
+
+
+def _is_file_name(path: object) -> bool:
+    return isinstance(path, str) and path.isprintable() and path == Path(path).name and path not in ("", "..")

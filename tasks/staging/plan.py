@@ -10,6 +10,7 @@ from pathlib import PurePosixPath
 
 from tasks.core.digests import digest_of
 from tasks.core.errors import ModelError
+from tasks.core.files import PART
 from tasks.core.manifest import MANIFEST_FILE
 from tasks.core.safetensors import Header
 from tasks.staging.layout import INDEX_FILE
@@ -24,6 +25,9 @@ DISK_FIGURES_VALID_S = 7 * 24 * 3600
 
 SUMS_FILE = "SHA256SUMS"
 """Where a source may say what its files' SHA-256 are, as `sha256sum` writes it."""
+
+LONGEST_NAME_BYTES = 255 - len(PART)
+"""File systems take 255, and a file is written as `.part` first."""
 
 RESERVED = {MANIFEST_FILE}
 """Names that staging itself uses: a source's own file of that name stays behind."""
@@ -53,7 +57,10 @@ def source_digest(name: str, files: Sequence[SourceFile]) -> str:
 
 
 def select_files(files: Sequence[SourceFile], source: str) -> Selection:
-    """Sort a source's files. Raises `ModelError` without weights or `config.json`; pickles never pass."""
+    """Sort a source's files. Raises `ModelError` without weights or `config.json`, and for a name that is too long.
+
+    Pickles never pass.
+    """
     names = sorted(file.path for file in files)
     tensors = [name for name in names if name.endswith(".safetensors")]
     gguf = tuple(name for name in names if name.endswith(".gguf") and name.isprintable())
@@ -73,6 +80,13 @@ def select_files(files: Sequence[SourceFile], source: str) -> Selection:
     index = INDEX_FILE if INDEX_FILE in names else None
     weights = () if index else tuple(["model.safetensors"] if "model.safetensors" in tensors else tensors)
     side = tuple(name for name in names if _is_side(name))
+    for name in (*gguf, *side):
+        if (length := len(name.encode())) > LONGEST_NAME_BYTES:
+            raise ModelError(
+                f"{source}/{name[:40]}… has a name of {length} bytes, and {LONGEST_NAME_BYTES} is the most that can "
+                "be staged",
+                fix="give it a shorter name",
+            )
     findings = [f"{name} holds pickled weights and was left behind" for name in pickled]
     parts = {*tensors, *gguf, *pickled, *side, INDEX_FILE, SUMS_FILE}
     others = [name for name in names if name not in parts and not name.startswith(".")]
@@ -132,6 +146,7 @@ def slow_because(figures: DiskFigures) -> tuple[str, ...]:
 
 
 def _is_side(name: str) -> bool:
-    if name.endswith(".index.json") or name in RESERVED or not name.isprintable():
+    # What ends in `.part` would be taken for a file that a killed copy left, here and by the next run.
+    if name.endswith((".index.json", PART)) or name in RESERVED or not name.isprintable():
         return False
     return PurePosixPath(name).suffix in _SIDE or name.lower().startswith(_SIDE_NAMES)

@@ -15,7 +15,7 @@ from blocks.model_source import FolderSource
 from tasks.core.direct_io import Buffer, Took
 from tasks.core.errors import DiskFullError
 from tasks.core.manifest import MANIFEST_FILE
-from tasks.staging.apply import plan_copy, stage_model
+from tasks.staging.apply import plan_copy, repair_model, stage_model
 from tasks.staging.models import SourceFile
 from tasks.staging.source import pin
 
@@ -49,6 +49,50 @@ def test_a_disk_too_small_is_foreseen_and_named(small_disk: Path, model: Path) -
     assert "4.2 MB do not fit" in error.value.what
     assert not list(small_disk.rglob("*.part"))
     assert list((small_disk / "staged").iterdir()) == []
+
+
+@pytest.mark.parametrize("harm", ["manifest", "length"])
+def test_a_model_is_mended_on_a_disk_without_room_for_a_second_one(
+    small_disk: Path, model: Path, harm: str
+) -> None:
+    pinned = pin(FolderSource(model))
+    plan = plan_copy(pinned, 1, convertible=False)
+    folder = small_disk / "staged"
+    first = stage_model(pinned, plan, folder, leases=model.parent, own=True)
+    if harm == "manifest":
+        (folder / MANIFEST_FILE).write_text("{")
+    else:
+        os.truncate(folder / "model-00001-of-00001.safetensors", 4 * MIB)
+    (small_disk / "other").write_bytes(bytes(2 * MIB))
+    again = stage_model(pinned, plan, folder, leases=model.parent, own=True)
+    assert again.manifest == first.manifest
+    assert read_model(folder) == read_model(model)
+
+
+def test_room_for_a_file_in_the_place_of_a_link_is_foreseen(small_disk: Path, model: Path) -> None:
+    pinned = pin(FolderSource(model))
+    plan = plan_copy(pinned, 1, convertible=False)
+    folder = small_disk / "staged"
+    stage_model(pinned, plan, folder, leases=model.parent, own=True)
+    shard = folder / "model-00001-of-00001.safetensors"
+    shard.rename(small_disk / "moved")
+    shard.symlink_to("../moved")
+    with pytest.raises(DiskFullError, match=r"4\.2 MB do not fit"):
+        repair_model(pinned, folder, leases=model.parent)
+    assert shard.is_symlink()
+
+
+@pytest.mark.parametrize(("inodes", "lacking"), [(1, "staged"), (2, "staged/ledger.jsonl")])
+def test_a_disk_that_takes_no_further_file_is_named(
+    tmp_path: Path, model: Path, inodes: int, lacking: str
+) -> None:
+    """As one without a free block, on which a folder or an empty file cannot be made either."""
+    pinned = pin(FolderSource(model))
+    plan = plan_copy(pinned, 1, convertible=False)
+    with small_disk_at(tmp_path / "disk", f"8m,nr_inodes={inodes}") as disk:
+        with pytest.raises(DiskFullError, match=f"no room left to write {disk}/{lacking}"):
+            stage_model(pinned, plan, disk / "staged", leases=model.parent, own=False)
+        assert [path.name for path in disk.rglob("*")] == ["staged"][: inodes - 1]
 
 
 class FillingUp(FolderSource):

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from blocks.model_source import FolderSource, open_source
-from tasks.core.errors import ModelError, NotFoundError, WrongUseError
+from tasks.core.direct_io import ring
+from tasks.core.errors import ModelError, NotFoundError, UnreadableError, WrongUseError
 
 
 def test_files_are_listed_and_read_exactly(tmp_path: Path) -> None:
@@ -74,6 +76,51 @@ def test_a_link_to_nowhere_is_named(tmp_path: Path) -> None:
         FolderSource(tmp_path).list_files()
 
 
+def test_a_link_to_itself_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a").symlink_to("b")
+    (tmp_path / "b").symlink_to("a")
+    with pytest.raises(ModelError, match=f"{tmp_path}/a is a link that leads to itself") as error:
+        FolderSource(tmp_path).list_files()
+    assert error.value.fix
+
+
+def test_a_name_that_is_not_utf8_is_told_in_letters_that_can_be_recorded(tmp_path: Path) -> None:
+    (tmp_path / os.fsdecode(b"folder-\xff")).mkdir()
+    assert FolderSource(tmp_path).list_files() == []
+    (tmp_path / os.fsdecode(b"notes-\xff.txt")).touch()
+    with pytest.raises(ModelError, match=r"whose name is not UTF-8: 'notes-\\udcff\.txt'") as error:
+        FolderSource(tmp_path).list_files()
+    assert str(error.value).encode()
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.ESTALE])
+def test_what_the_disk_does_not_give_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    (tmp_path / "w").write_bytes(b"x")
+    source = FolderSource(tmp_path)
+    (file,) = source.list_files()
+    (buffer,) = ring(1, 4096)
+
+    def fail(*_: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    calls: dict[str, Callable[[], object]] = {
+        "pread": lambda: source.read(file, 0, 1),
+        "preadv": lambda: source.read_into(file, 0, 1, buffer, 0, lambda _: None),
+        "open": lambda: source.read(file, 0, 1),
+    }
+    for name, call in calls.items():
+        with monkeypatch.context() as harmed:
+            harmed.setattr(f"os.{name}", fail)
+            with pytest.raises(UnreadableError, match=rf"{tmp_path}/w cannot be read: .* \(look at the disk"):
+                call()
+    with monkeypatch.context() as harmed:
+        harmed.setattr("pathlib.Path.iterdir", fail)
+        with pytest.raises(UnreadableError, match=f"{tmp_path} cannot be read"):
+            source.list_files()
+
+
 def test_a_change_that_keeps_size_and_modification_time_is_seen(tmp_path: Path) -> None:
     path = tmp_path / "w"
     path.write_bytes(b"old")
@@ -117,5 +164,8 @@ def test_files_and_folders_that_may_not_be_read_are_named(open_folder: Path) -> 
         source.read(file, 0, 1)
     open_folder.chmod(0o311)
     with as_nobody(), pytest.raises(ModelError, match="may not be read"):
+        source.list_files()
+    open_folder.chmod(0o444)
+    with as_nobody(), pytest.raises(ModelError, match=f"{open_folder} may not be read"):
         source.list_files()
     open_folder.chmod(0o755)

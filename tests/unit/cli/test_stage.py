@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -159,6 +160,51 @@ def test_faults_are_one_line_and_recorded(
     assert [record.outcome for record in records()] == ["fault", "fault"]
     assert slipway("stage", "verify", random_model) == 1
     assert "holds no staged model" in capsys.readouterr().err
+
+
+def link_to_itself(source: Path) -> None:
+    (source / "tokenizer.model").symlink_to("tokenizer.model")
+
+
+def name_that_is_not_utf8(source: Path) -> None:
+    (source / os.fsdecode(b"notes-\xff")).touch()
+
+
+def name_that_is_too_long(source: Path) -> None:
+    (source / ("x" * 250 + ".json")).touch()
+
+
+def file_in_the_way(source: Path) -> None:
+    (source.parent / "staged").touch()
+
+
+@pytest.mark.parametrize(
+    ("harm", "code", "message"),
+    [
+        (link_to_itself, 1, "tokenizer.model is a link that leads to itself"),
+        (name_that_is_not_utf8, 1, "holds a file whose name is not UTF-8"),
+        (name_that_is_too_long, 1, "has a name of 255 bytes"),
+        (file_in_the_way, 2, "staged is there already, and is not a folder"),
+    ],
+)
+def test_odd_files_end_in_one_line_and_a_record(
+    random_model: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    harm: Callable[[Path], None],
+    code: int,
+    message: str,
+) -> None:
+    shutil.copytree(random_model, tmp_path / "source")
+    harm(tmp_path / "source")
+    assert slipway("stage", "copy", tmp_path / "source", "--to", tmp_path / "staged", "--json") == code
+    said = answer(capsys)
+    assert message in said["what"]
+    assert said["fix"]
+    (record,) = records()
+    assert record.evidence["error"] == {
+        name: said[name] for name in ("error", "what", "fix", "detail", "retryable")
+    }
 
 
 def remember_other_bytes(folder: Path, path: str) -> None:

@@ -91,6 +91,12 @@ def test_paths_of_a_manifest_stay_inside_the_folder(tmp_path: Path) -> None:
         assert damaged_files(folder, [file]) == (path,)
 
 
+def test_a_link_to_itself_is_damage(tmp_path: Path) -> None:
+    (tmp_path / "w").symlink_to("w")
+    file = StagedFile.of("w", 3, "weights", ["00" * 32])
+    assert damaged_files(tmp_path, [file]) == ("w",)
+
+
 def test_a_folder_in_the_place_of_a_file_is_damage(tmp_path: Path) -> None:
     (tmp_path / "w").mkdir()
     size = (tmp_path / "w").stat().st_size

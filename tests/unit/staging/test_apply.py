@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -16,9 +18,9 @@ from random_model import write_random_model
 from blocks.model_source import FolderSource
 from tasks.core.cancellation import begin
 from tasks.core.direct_io import Buffer, Took
-from tasks.core.errors import ModelError, StageCancelledError, WrongUseError
+from tasks.core.errors import ModelError, StageCancelledError, UnreadableError, WrongUseError
 from tasks.core.files import file_lock
-from tasks.core.manifest import MANIFEST_FILE, Manifest, verify
+from tasks.core.manifest import MANIFEST_FILE, Manifest, StagedFile, verify
 from tasks.core.safetensors import BITS
 from tasks.staging.apply import (
     Staged,
@@ -28,6 +30,7 @@ from tasks.staging.apply import (
     stage_model,
     sweep_abandoned,
 )
+from tasks.staging.copier import missing_bytes
 from tasks.staging.ledger import LEDGER_FILE
 from tasks.staging.models import SourceFile
 from tasks.staging.source import ModelSource, pin
@@ -179,7 +182,7 @@ def test_an_interrupted_copy_goes_on_after_its_finished_chunks(model: Path, tmp_
     with (folder / LEDGER_FILE).open("a") as ledger:
         ledger.write('["model-00003-of-00004.safetensors", 0, "' + "00" * 32 + '"]\n')  # outlived its bytes
         ledger.write('["model-000')  # cut off by the kill
-    (folder / "model.safetensors.part").write_bytes(b"of another copy")
+    (folder / f"{MANIFEST_FILE}.1234.part").write_bytes(b"of a run that was killed at its end")
     done = stage(resumed := Between(model, 0, die), folder)
     whole = Between(model, 0, die)
     stage(whole, tmp_path / "another")
@@ -214,6 +217,25 @@ def test_an_unfinished_copy_of_another_state_is_thrown_away(model: Path, tmp_pat
     assert done.manifest is not None
     assert done.copied_bytes == done.manifest.size_bytes
     assert read_model(folder) == read_model(model)
+
+
+def test_a_source_that_cannot_be_read_for_now_leaves_a_copy_that_goes_on(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    def harm() -> None:
+        monkeypatch.setattr("tasks.core.direct_io.DirectFile.read_into", fail)
+
+    harmed = Between(model, 8, harm)
+    with pytest.raises(UnreadableError, match=r"safetensors cannot be read: Input/output error"):
+        stage(harmed, tmp_path / "staged")
+    monkeypatch.undo()
+    done = stage(model, tmp_path / "staged")
+    assert done.manifest is not None
+    assert 0 < done.copied_bytes < done.manifest.size_bytes
+    assert read_model(tmp_path / "staged") == read_model(model)
 
 
 @pytest.mark.parametrize("change", ["rewritten", "replaced", "removed", "joined"])
@@ -275,10 +297,164 @@ def test_a_folder_with_anything_else_in_it_is_left_alone(model: Path, tmp_path: 
     assert read_model(model)
 
 
+def tree(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("name", ["movie.mkv.part", "config.json.part", "ledger.jsonl", ".hidden.part"])
+@pytest.mark.parametrize("content", [b"precious", b'["config.json", 0, "00"]\n', b'\n{"schema": "mine"}\n'])
+def test_unfinished_files_of_somebody_else_are_not_taken_for_an_empty_folder(
+    model: Path, tmp_path: Path, name: str, content: bytes
+) -> None:
+    mine = tmp_path / "downloads"
+    mine.mkdir()
+    (mine / name).write_bytes(content)
+    with pytest.raises(WrongUseError, match=f"is not empty: it holds {name}"):
+        stage(model, mine)
+    assert tree(mine) == {name: content}
+
+
+def test_beside_a_copy_that_goes_on_the_users_unfinished_files_stay(model: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "staged"
+    with pytest.raises(Killed):
+        stage(Between(model, 8, die), folder)
+    (folder / "other.iso.part").write_bytes(b"precious")
+    first = stage(model, folder).manifest
+    assert first is not None
+    assert [path.name for path in parts_in(folder)] == ["other.iso.part"]
+    flip_a_byte(folder / first.shards[0].path)
+    assert repair_model(pin(FolderSource(model)), folder, leases=tmp_path).restaged
+    assert stage(model, folder).copied_bytes == 0
+    assert (folder / "other.iso.part").read_bytes() == b"precious"
+
+
+def test_what_no_copy_goes_on_with_is_swept_from_slipways_own_folder(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "of-another-copy.part").touch()
+    stage(model, tmp_path / "own", own=True)
+    assert not parts_in(tmp_path / "own")
+
+
+def test_of_an_unfinished_copy_of_another_state_everything_goes_and_nothing_else(
+    model: Path, tmp_path: Path
+) -> None:
+    """Files whose room is reserved and that no chunk has reached are named by the ledger, too."""
+    folder = tmp_path / "staged"
+    with pytest.raises(Killed):
+        stage(Between(model, 1, die), folder, shards=6)
+    stage(model, folder, shards=4)
+    assert not parts_in(folder)
+    assert verify(folder)[1] == ()
+
+
+def test_a_sources_unfinished_files_are_left_behind(model: Path, tmp_path: Path) -> None:
+    (model / "LICENSE.part").write_text("half a licence")
+    models = tmp_path / "models"
+    done = stage(model, models / "own", own=True)
+    assert done.findings == ("not part of the model, left behind: LICENSE.part",)
+    sweep_abandoned(models, models / "leases")
+    assert verify(models / "own")[1] == ()
+    assert done.manifest is not None
+    names = (*done.manifest.files, StagedFile.of("LICENSE.part", 14, "side", ["00" * 32]))
+    as_before = done.manifest.model_copy(update={"files": names})  # when they were staged
+    (models / "own" / MANIFEST_FILE).write_text(as_before.render())
+    assert stage(model, models / "own", own=True).manifest == done.manifest
+
+
+def test_what_can_be_no_folder_is_wrong_use(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("precious")
+    (tmp_path / "link").symlink_to("nowhere")
+    for name, told in [
+        ("file", "file is there already, and is not a folder"),
+        ("link", "link is there already, and is not a folder"),
+        ("file/below", "below cannot be made: Not a directory"),
+        ("x" * 256, "cannot be made: File name too long"),
+    ]:
+        pinned = pin(FolderSource(model))
+        plan = plan_copy(pinned, 4, convertible=True)
+        with pytest.raises(WrongUseError, match=told):
+            stage_model(pinned, plan, tmp_path / name, leases=tmp_path / "leases", own=False)
+    assert (tmp_path / "file").read_text() == "precious"
+    stage(model, tmp_path / "staged")
+    (tmp_path / "staged" / MANIFEST_FILE).unlink()
+    (tmp_path / "staged" / MANIFEST_FILE).mkdir()
+    with pytest.raises(ModelError, match="is damaged: it is a folder"):
+        stage(model, tmp_path / "staged")
+
+
 def test_slipways_own_folder_heals_without_its_manifest(model: Path, tmp_path: Path) -> None:
-    first = stage(model, tmp_path / "own", own=True)
-    (tmp_path / "own" / MANIFEST_FILE).write_text("{")
-    assert stage(model, tmp_path / "own", own=True).manifest == first.manifest
+    """Of files that nobody vouches for, too, only what differs from the source is written."""
+    folder = tmp_path / "own"
+    first = stage(model, folder, own=True)
+    assert first.manifest is not None
+    (folder / MANIFEST_FILE).write_text("{")
+    flip_a_byte(folder / first.manifest.shards[1].path)
+    inodes = {path.name: path.stat().st_ino for path in folder.glob("model*")}
+    again = stage(model, folder, own=True)
+    assert (again.manifest, again.copied_bytes) == (first.manifest, CHUNK)
+    assert {path.name: path.stat().st_ino for path in folder.glob("model*")} == inodes
+    assert verify(folder)[1] == ()
+
+
+def longer(path: Path) -> None:
+    """As a kill leaves a file between the write of its last block and the cut to its length."""
+    with path.open("ab") as file:
+        file.write(bytes(-file.tell() % 4096 or 4096))
+
+
+def shorter(path: Path) -> None:
+    os.truncate(path, path.stat().st_size - 1)
+
+
+@pytest.mark.parametrize(("harm", "copied"), [(longer, False), (shorter, True)])
+def test_a_file_of_another_length_is_mended_where_it_is(
+    model: Path, tmp_path: Path, harm: Callable[[Path], None], copied: bool
+) -> None:
+    folder = tmp_path / "staged"
+    first = stage(model, folder)
+    assert first.manifest is not None
+    shard = first.manifest.shards[1]
+    harmed = folder / shard.path
+    inode = harmed.stat().st_ino
+    harm(harmed)
+    assert verify(folder)[1] == (shard.path,)
+    plan = plan_copy(pin(FolderSource(model)), 4, convertible=True)
+    assert missing_bytes(plan.files, folder) < CHUNK
+    again = repair_model(pin(FolderSource(model)), folder, leases=tmp_path)
+    assert again.restaged == (shard.path,)
+    assert again.copied_bytes == (shard.size_bytes % CHUNK if copied else 0)
+    assert harmed.stat().st_ino == inode
+    assert verify(folder)[1] == ()
+
+
+def test_a_shard_that_was_moved_away_and_linked_back_is_staged_again(model: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "staged"
+    first = stage(model, folder)
+    assert first.manifest is not None
+    shard = first.manifest.shards[1]
+    moved = (folder / shard.path).rename(tmp_path / "moved")
+    (folder / shard.path).symlink_to(moved)
+    flip_a_byte(moved)
+    outside = moved.read_bytes()
+    assert verify(folder)[1] == (shard.path,)
+    plan = plan_copy(pin(FolderSource(model)), 4, convertible=True)
+    assert missing_bytes(plan.files, folder) >= shard.size_bytes
+    (folder / f"{shard.path}.part").symlink_to(moved)
+    again = repair_model(pin(FolderSource(model)), folder, leases=tmp_path)
+    assert (again.restaged, again.copied_bytes) == ((shard.path,), shard.size_bytes)
+    assert not (folder / shard.path).is_symlink()
+    assert verify(folder)[1] == ()
+    assert moved.read_bytes() == outside
+
+
+def test_a_folder_in_the_place_of_a_file_is_named(model: Path, tmp_path: Path) -> None:
+    first = stage(model, tmp_path / "staged")
+    assert first.manifest is not None
+    place = tmp_path / "staged" / first.manifest.shards[1].path
+    place.unlink()
+    place.mkdir()
+    with pytest.raises(WrongUseError, match=f"{place} is a folder, and a file is to be written there"):
+        repair_model(pin(FolderSource(model)), tmp_path / "staged", leases=tmp_path)
 
 
 def test_another_model_is_not_written_over_a_finished_one(model: Path, tmp_path: Path) -> None:
@@ -310,6 +486,27 @@ def test_what_killed_runs_left_is_swept_unless_somebody_works_there(tmp_path: Pa
     (idle / LEDGER_FILE).touch()
     sweep_abandoned(tmp_path / "models", tmp_path)
     assert (idle / "x.part").exists()
+
+
+def test_a_killed_repair_of_a_missing_file_goes_on_after_its_finished_chunks(
+    model: Path, tmp_path: Path
+) -> None:
+    models, leases = tmp_path / "models", tmp_path / "leases"
+    first = stage(model, models / "own", own=True).manifest
+    assert first is not None
+    shard = first.shards[1]
+    (models / "own" / shard.path).unlink()
+    with pytest.raises(Killed):
+        repair_model(pin(Between(model, 3, die)), models / "own", leases=leases)
+    (models / "own" / "of-another-copy.part").touch()
+    sweep_abandoned(models, leases)
+    assert [path.name for path in parts_in(models)] == [f"{shard.path}.part"]
+    again = repair_model(pin(FolderSource(model)), models / "own", leases=leases)
+    assert again.restaged == (shard.path,)
+    assert again.copied_bytes == shard.size_bytes - 2 * CHUNK
+    assert again.manifest == first
+    assert verify(models / "own")[1] == ()
+    assert not parts_in(models)
 
 
 def test_whatever_is_wrong_with_a_model_is_found_before_anything_is_written(

@@ -71,7 +71,24 @@ def test_no_weights_and_no_config_are_told_apart() -> None:
 
 def test_a_sources_own_manifest_does_not_become_ours() -> None:
     names = ["config.json", "model.safetensors", "manifest.json", "ledger.jsonl", "new\nline.json"]
-    assert select_files(files(*names), "file:/m").side == ("config.json",)
+    assert select_files(files(*names, "NOTICE.part"), "file:/m").side == ("config.json",)
+
+
+def test_a_name_for_which_a_file_system_has_no_room_is_refused() -> None:
+    """`.part` is added to it while it is written; what stays behind may be called anything."""
+    whole = ["config.json", "model.safetensors"]
+    longest = "é" * 122 + "x.txt"
+    assert len(longest.encode()) == 249
+    found = select_files(files(*whole, f"y{longest}", "z" * 300), "s3://m")
+    assert f"y{longest}" in found.side
+    with pytest.raises(ModelError) as error:
+        select_files(files(*whole, f"yy{longest}"), "s3://m")
+    assert told(error) == snapshot(
+        "s3://m/yyéééééééééééééééééééééééééééééééééééééé… has a name of 251 bytes, and 250 is the most that can be "
+        "staged (give it a shorter name)"
+    )
+    with pytest.raises(ModelError, match="has a name of 305 bytes"):
+        select_files(files(*whole, "q" * 300 + ".gguf"), "s3://m")
 
 
 def test_gguf_comes_along_and_needs_nothing_else() -> None:
