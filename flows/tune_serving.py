@@ -131,7 +131,7 @@ def _config(request: TuningRequest) -> ServingConfig:
         threads=request.hardware.cpus or len(os.sched_getaffinity(0)),
         gpu_layers=ALL_LAYERS if gpus and by_layer else 0,
         gpus=0 if by_layer else gpus,
-        gpu_indices=tuple(one.index for one in gpus_in_use(gpus)),
+        gpu_indices=tuple(one.number for one in gpus_in_use(gpus)),
         memory_fraction=request.objectives.memory_fraction,
         kv_bytes_per_token=read_model_shape(request.model_dir).kv_bytes_per_token,
     )

@@ -18,15 +18,15 @@ VISIBLE = "CUDA_VISIBLE_DEVICES"
 class HostGpu(NamedTuple):
     """A GPU and its number on the host, by NVML: in the order of the PCI bus."""
 
-    index: int
+    number: int
     gpu: Gpu
 
 
 def choose_gpus(found: Sequence[HostGpu], count: int, visible: str | None = None) -> tuple[HostGpu, ...]:
     """The `count` GPUs with the most memory, the largest first.
 
-    `visible` is a `CUDA_VISIBLE_DEVICES` that was set for Slipway itself: numbers, taken to be in the order of the PCI
-    bus, or beginnings of UUIDs; no others are chosen, and as with CUDA, none after an entry that names none.
+    `visible` is a `CUDA_VISIBLE_DEVICES` that was set for Slipway itself: numbers, taken to be in the order of the
+    PCI bus, or beginnings of UUIDs; no others are chosen, and as with CUDA, none after an entry that names none.
     """
     if visible is not None:
         found = _named(found, visible)
@@ -46,7 +46,7 @@ def _named(found: Sequence[HostGpu], visible: str) -> list[HostGpu]:
 
 def _is_named(one: HostGpu, entry: str) -> bool:
     if entry.isdecimal():
-        return one.index == int(entry)
+        return one.number == int(entry)
     return bool(entry) and (one.gpu.uuid or "").startswith(entry)
 
 

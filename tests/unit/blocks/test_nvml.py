@@ -60,7 +60,7 @@ def test_the_gpus_in_use_are_numbered_as_nvml_does(monkeypatch: pytest.MonkeyPat
         return "handle"
 
     monkeypatch.setattr(pynvml, "nvmlDeviceGetHandleByIndex", handle)
-    assert [one.index for one in gpus_in_use(2)] == [1]
+    assert [one.number for one in gpus_in_use(2)] == [1]
     assert gpus_in_use(0) == ()
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     assert gpus_in_use(2) == ()

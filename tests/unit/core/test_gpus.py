@@ -33,7 +33,7 @@ FOUND = tuple(
     ],
 )
 def test_the_most_memory_of_what_may_be_seen(count: int, visible: str | None, chosen: list[int]) -> None:
-    assert [one.index for one in choose_gpus(FOUND, count, visible)] == chosen
+    assert [one.number for one in choose_gpus(FOUND, count, visible)] == chosen
 
 
 def test_a_process_sees_what_it_was_given_by_the_numbers_of_nvml() -> None:
