@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from tasks.core.records import Record
 
 _KINDS: tuple[ChoiceKind, ...] = ("engine", "family", "application", "sourcing")
+_FAILED = {"failed", "out of memory"}
+"""Of a batch size in a record: what the engine is to blame for, and not an objective."""
 
 
 @click.command()
@@ -52,21 +54,23 @@ def describe(kind: EngineKind) -> dict[str, Any]:
 
 def measured(records: Sequence[Record], fingerprint: str) -> list[Measured]:
     """What this store's records say of engines on the hardware of that fingerprint: batch sizes that were measured,
-    and searches that found none."""
+    and searches in which the engine failed at every size. None that kept the objectives says nothing of it."""
     from tasks.core.verdicts import StageName
     from tasks.knowledge.plan import matrix, part
 
     here = [record for record in records if record.host_fingerprint == fingerprint]
     found = [
-        Measured(record=cell.record, engine=cell.engine, throughput=cell.throughput)
+        Measured(record=cell.record, engine=cell.engine, model=cell.model_digest, throughput=cell.throughput)
         for cell in matrix(here)
         if cell.throughput > 0
     ]
     for record in here:
-        if record.stage is StageName.BATCHING and not record.good:
-            reason = part(record, "result").get("reason") or record.outcome
-            engine = str(part(record, "inputs").get("engine", "?"))
-            found.append(Measured(record=record.id, engine=engine, failed=str(reason)))
+        result, inputs = part(record, "result"), part(record, "inputs")
+        fits = {str(size.get("fit")) for size in result.get("sizes") or ()}
+        if record.stage is StageName.BATCHING and fits and fits <= _FAILED:
+            reason = str(result.get("reason") or record.outcome)
+            engine, model = str(inputs.get("engine", "?")), str(inputs.get("model_digest", ""))
+            found.append(Measured(record=record.id, engine=engine, model=model, failed=reason))
     return found
 
 

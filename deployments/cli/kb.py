@@ -24,7 +24,7 @@ _FIGURES = (
     "quality loss",
     "runs",
 )
-_SPARE = ("at", "seconds", "runs", "tpot p95", "quality loss", "at KV budget", "record", "hardware")
+_SPARE = ("at", "seconds", "runs", "tpot p95", "quality loss", "at KV budget", "record", "hardware", "GPUs")
 """What a narrow terminal goes without, the first first."""
 _AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 

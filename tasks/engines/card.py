@@ -121,12 +121,13 @@ class Metrics(Sourced):
 class Quantization(Sourced):
     """A kind of quantized weights that the engine loads, and where.
 
-    Below `min_compute_capability` it does not compute in it; from `weights_only_from` on it unpacks the weights,
-    which saves memory and no time. `cpu`: also on the processor.
+    Below `min_compute_capability` it does not compute in it, nor from `not_from_compute_capability` on; from
+    `weights_only_from` on it unpacks the weights, which saves memory and no time. `cpu`: also on the processor.
     """
 
     name: str
     min_compute_capability: Capability | None = None
+    not_from_compute_capability: Capability | None = None
     weights_only_from: Capability | None = None
     cpu: bool = False
 
@@ -134,8 +135,9 @@ class Quantization(Sourced):
         """Whether it computes in it on a GPU of that capability; on the processor if None."""
         if capability is None:
             return self.cpu
-        floor = self.min_compute_capability
-        return floor is not None and Version(capability) >= Version(floor)
+        floor, end = self.min_compute_capability, self.not_from_compute_capability
+        found = Version(capability)
+        return floor is not None and found >= Version(floor) and (end is None or found < Version(end))
 
 
 class Knob(Part):

@@ -1,13 +1,15 @@
 """Which engine, family and application for a need, and whether to buy the upkeep of a platform of one's own. Pure.
 
 Choices that these facts rule out come last, with the reason. Among the others, points of the sourced advice add up,
-and what this store's knowledge base has measured on this hardware counts more than all of them.
+and how engines compared where this store's knowledge base has measured several of them on the same model and this
+hardware counts more than all of them. Tokens/s of different models compare nothing.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Sequence
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
 from typing import Literal
 
@@ -20,7 +22,11 @@ from tasks.engines.card import EngineCard, Part, Sourced, damaged, read_card, re
 from tasks.engines.families import Family, families, find_family, host_findings
 
 MEASURED = 10.0
-"""Points of the fastest engine that was measured on this hardware; more than advice can sum up to."""
+"""Points of the engine that was the fastest on this hardware wherever another was measured on the same model; more
+than advice can sum up to."""
+
+_RAN = 2.0
+"""Points of an engine that was measured here, but on no model beside another: it is known to run."""
 
 _MEMORY_SHARE = 0.9
 _OWN_CODE = EngineKind.TRANSFORMERS
@@ -50,10 +56,11 @@ class Advice(Sourced):
 
 
 class Measured(Part):
-    """What a record of this store says of an engine on this hardware: tokens/s, or why it failed."""
+    """What a record of this store says of an engine on this hardware: tokens/s of that model, or why it failed."""
 
     record: str
     engine: str
+    model: str = ""
     throughput: float | None = Field(None, gt=0)
     failed: str | None = None
 
@@ -160,28 +167,51 @@ def _against_family(family: Family, facts: Facts) -> list[Reason]:
 def _engines(
     need: Need, facts: Facts, records: Sequence[Measured], family: str | None, *, own: bool
 ) -> list[Choice]:
-    best = max((record.throughput or 0 for record in records), default=0)
     found = []
     for kind in EngineKind:
         card = read_card(kind)
-        reasons = [*_reasons(need, "engine", kind.value, family), *_from_records(kind, records, best)]
+        reasons = [*_reasons(need, "engine", kind.value, family), *_from_records(kind, records)]
         against = _against_engine(card, facts, own=own)
         points = sum(points for points, _ in reasons)
         found.append(_choice("engine", kind.value, points, reasons, against))
     return _ranked(found)
 
 
-def _from_records(kind: EngineKind, records: Iterable[Measured], best: float) -> list[tuple[float, Reason]]:
-    """The fastest measurement of an engine counts; where there is none, a failure counts against it."""
-    own = [record for record in records if record.engine == kind]
-    fastest = max((one for one in own if one.throughput), key=lambda one: one.throughput or 0, default=None)
-    if fastest and fastest.throughput:
-        text = f"{fastest.throughput:.0f} tokens/s measured here"
-        return [(MEASURED * fastest.throughput / best, Reason(text=text, record=fastest.record))]
-    failed = next((one for one in own if one.failed), None)
-    if failed is None:
-        return []
-    return [(-MEASURED, Reason(text=f"failed here: {failed.failed}", record=failed.record))]
+def _from_records(kind: EngineKind, records: Sequence[Measured]) -> list[tuple[float, Reason]]:
+    """What was measured of an engine; where nothing was, a failure counts against it."""
+    fastest = _fastest(records)
+    own = {model: found[kind] for model, found in fastest.items() if kind in found}
+    if not own:
+        failed = next((one for one in records if one.engine == kind and one.failed), None)
+        if failed is None:
+            return []
+        return [(-MEASURED, Reason(text=f"failed here: {failed.failed}", record=failed.record))]
+    shares = {model: _share(one, fastest[model]) for model, one in own.items() if len(fastest[model]) > 1}
+    if not shares:
+        one = max(own.values(), key=_speed)
+        return [(_RAN, Reason(text=f"{_speed(one):.0f} tokens/s measured here", record=one.record))]
+    shown = own[max(shares, key=lambda model: shares[model])]
+    beside = len(fastest[shown.model]) - 1
+    text = f"{_speed(shown):.0f} tokens/s measured here, beside {beside} other{'s' if beside > 1 else ''}"
+    return [(MEASURED * statistics.fmean(shares.values()), Reason(text=text, record=shown.record))]
+
+
+def _fastest(records: Iterable[Measured]) -> dict[str, dict[str, Measured]]:
+    """By model and engine, the fastest measurement."""
+    found: dict[str, dict[str, Measured]] = {}
+    for one in records:
+        of_model = found.setdefault(one.model, {})
+        if one.throughput and (one.engine not in of_model or _speed(one) > _speed(of_model[one.engine])):
+            of_model[one.engine] = one
+    return found
+
+
+def _speed(one: Measured) -> float:
+    return one.throughput or 0.0
+
+
+def _share(one: Measured, of_model: Mapping[str, Measured]) -> float:
+    return _speed(one) / max(map(_speed, of_model.values()))
 
 
 def _against_engine(card: EngineCard, facts: Facts, *, own: bool) -> list[Reason]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from tasks.core.errors import SpecError
 from tasks.core.spec import CandidateFormat, EngineKind
-from tasks.engines.card import Capability
+from tasks.engines.card import Capability, Quantization
 from tasks.engines.catalogue import get_engine
 
 KINDS = {CandidateFormat.W8A8: "int8", CandidateFormat.W4A16: "gptq", CandidateFormat.FP8: "fp8"}
@@ -40,15 +40,17 @@ def why_not_here(
     row = next((one for one in get_engine(kind).card.quantization if one.name == name), None)
     if row is None:
         return f"not made: {kind} is not known to load {name} weights"
-    floor = row.min_compute_capability
-    needs = (
-        f"{kind} computes in {name} from compute capability {floor} on"
-        if floor
-        else f"{kind} computes in {name} on no GPU"
-    )
+    needs = f"{kind} computes in {name} {_where(row)}"
     if not capabilities:
         return None if row.cpu else f"not made: {needs}, and no GPU is used (hardware.gpus)"
     if None in capabilities:
         return f"not made: {needs}, and that of a GPU in use is not known"
-    below = sorted({one for one in capabilities if one and not row.runs_on(one)})
-    return f"not made: {needs}, a GPU in use has {', '.join(below)}" if below else None
+    other = sorted({one for one in capabilities if one and not row.runs_on(one)})
+    return f"not made: {needs}, a GPU in use has {', '.join(other)}" if other else None
+
+
+def _where(row: Quantization) -> str:
+    floor, end = row.min_compute_capability, row.not_from_compute_capability
+    if floor is None:
+        return "on no GPU"
+    return f"from compute capability {floor} on" + (f", below {end}" if end else "")

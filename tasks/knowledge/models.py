@@ -12,6 +12,8 @@ from tasks.core.records import Number, Record
 class Cell(BaseModel):
     """Engine x model x hardware: the best parameters that were measured there, and the record that says so.
 
+    The hardware is the host and how many of its GPUs the engine had: `gpus`, 0 on the processor. `gpu_layers` lay on
+    them, or the engine took `memory_fraction` of each and `batched_tokens` a step; None where its knobs are others.
     `throughput` in tokens/s over all sequences, `memory_bytes` the largest peak, `ttft_ms` and `tpot_ms` 95th
     percentiles at that batch size; `quality_loss` relative to the baseline format. None: not measured.
     """
@@ -23,6 +25,10 @@ class Cell(BaseModel):
     model_digest: str
     hardware: str
     host_fingerprint: str
+    gpus: int
+    gpu_layers: int | None
+    memory_fraction: float | None
+    batched_tokens: int | None
     batch: int
     format: str | None
     context: int | None

@@ -11,7 +11,9 @@ from typing import Any
 
 from tasks.core.digests import short
 from tasks.core.records import Record
+from tasks.core.spec import EngineKind
 from tasks.core.verdicts import StageName
+from tasks.engines.card import read_card
 from tasks.knowledge.kv_memory import KV_TOKENS, memory_at
 from tasks.knowledge.models import Cell, Reason
 
@@ -24,24 +26,24 @@ def matrix(records: Sequence[Record], kv_tokens: int = KV_TOKENS) -> tuple[Cell,
     """
     names, hosts = model_names(records), hardware_names(records)
     losses = _quality_losses(records)
-    best: dict[tuple[str, str, str], Cell] = {}
+    best: dict[tuple[str, str, str, int], Cell] = {}
     for record in records:
         cell = _cell(record, names, hosts, losses, kv_tokens)
         if cell is None:
             continue
-        key = (cell.engine, cell.model_digest, cell.host_fingerprint)
+        key = (cell.engine, cell.model_digest, cell.host_fingerprint, cell.gpus)
         former = best.get(key)
         count = former.measured + 1 if former else 1
         winner = cell if former is None or cell.throughput >= former.throughput else former
         best[key] = winner.model_copy(update={"measured": count})
-    return tuple(sorted(best.values(), key=lambda cell: (cell.engine, cell.model, cell.hardware)))
+    return tuple(sorted(best.values(), key=lambda cell: (cell.engine, cell.model, cell.hardware, cell.gpus)))
 
 
 def _cell(
     record: Record,
     names: Mapping[str, str],
     hosts: Mapping[str, str],
-    losses: Mapping[tuple[str, str, str], float],
+    losses: Mapping[tuple[str, str, str, str], float],
     kv_tokens: int,
 ) -> Cell | None:
     if record.stage is not StageName.BATCHING or not record.good:
@@ -51,13 +53,14 @@ def _cell(
     if not isinstance(digest, str) or not isinstance(batch, int) or not isinstance(throughput, int | float):
         return None
     latency = part(record, "result", "chosen", "latency_ms")
-    format_ = inputs.get("format")
+    engine, format_ = str(inputs.get("engine", "?")), inputs.get("format")
     return Cell(
-        engine=str(inputs.get("engine", "?")),
+        engine=engine,
         model=names.get(digest, record.subject),
         model_digest=digest,
         hardware=hosts.get(record.host_fingerprint, short(record.host_fingerprint)),
         host_fingerprint=record.host_fingerprint,
+        **_placement(record),
         batch=batch,
         format=format_,
         context=inputs.get("context"),
@@ -65,14 +68,34 @@ def _cell(
         throughput=throughput,
         memory_bytes=chosen.get("peak_bytes"),
         kv_tokens=kv_tokens,
-        memory_at_kv=memory_at(_peaks(record), kv_tokens),
+        memory_at_kv=memory_at(_peaks(record), kv_tokens) if _holds_sequences(engine) else None,
         ttft_ms=latency.get("ttft_p95"),
         tpot_ms=latency.get("tpot_p95"),
-        quality_loss=losses.get((digest, record.host_fingerprint, str(format_))),
+        quality_loss=losses.get((engine, digest, record.host_fingerprint, str(format_))),
         measured=1,
         at=record.at,
         record=record.id,
     )
+
+
+def _placement(record: Record) -> dict[str, Any]:
+    """On how many GPUs the engine was, and by which of the knobs that place it there."""
+    config, inputs = part(record, "result", "config"), part(record, "inputs")
+    layers, split = (config.get(name, inputs.get(name)) or 0 for name in ("gpu_layers", "gpus"))
+    given = part(record, "inputs", "space", "devices").get("gpu_bytes")
+    gpus = split or (len(given) if layers and isinstance(given, list) else int(bool(layers)))
+    return {
+        "gpus": gpus,
+        "gpu_layers": layers or None,
+        "memory_fraction": config.get("memory_fraction") if split else None,
+        "batched_tokens": config.get("batched_tokens") if split else None,
+    }
+
+
+def _holds_sequences(engine: str) -> bool:
+    """Whether it is told how many sequences to hold: one that is not has the same memory at every size."""
+    known = next((kind for kind in EngineKind if kind == engine), None)
+    return known is None or read_card(known).find_knob("batch") is not None
 
 
 def _peaks(record: Record) -> dict[int, int]:
@@ -119,19 +142,20 @@ def describe_hardware(facts: Mapping[str, Any]) -> str:
     return ", ".join([*counted, str(facts.get("cpu") or "unknown processor"), cores, *size])
 
 
-def _quality_losses(records: Iterable[Record]) -> dict[tuple[str, str, str], float]:
-    """Loss of quality by model, host and format: from quantization's records."""
-    found: dict[tuple[str, str, str], float] = {}
+def _quality_losses(records: Iterable[Record]) -> dict[tuple[str, str, str, str], float]:
+    """Loss of quality by engine, model, host and format: from quantization's records."""
+    found: dict[tuple[str, str, str, str], float] = {}
     for record in records:
         if record.stage is not StageName.QUANTIZATION:
             continue
-        digest = str(part(record, "inputs").get("model_digest"))
+        inputs = part(record, "inputs")
+        engine, digest = str(inputs.get("engine", "?")), str(inputs.get("model_digest"))
         for row in part(record, "result").get("measured") or ():
             loss = (row.get("quality") or {}).get("loss")
             if isinstance(loss, Mapping):  # with its interval; a number in records from before there was one
                 loss = loss.get("value")
             if loss is not None:
-                found[digest, record.host_fingerprint, str(row.get("format"))] = loss
+                found[engine, digest, record.host_fingerprint, str(row.get("format"))] = loss
     return found
 
 

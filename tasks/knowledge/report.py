@@ -10,8 +10,8 @@ from tasks.knowledge.models import Cell, Reason
 
 RECORD_COLUMNS = ("id", "at", "stage", "subject", "outcome", "seconds", "numbers")
 MATRIX_COLUMNS = (
-    "engine", "model", "hardware", "batch", "format", "tokens/s", "memory", "at KV budget", "ttft p95", "tpot p95",
-    "quality loss", "runs", "at", "record",
+    "engine", "model", "hardware", "GPUs", "batch", "format", "tokens/s", "memory", "at KV budget", "ttft p95",
+    "tpot p95", "quality loss", "runs", "at", "record",
 )  # fmt: skip
 REASON_COLUMNS = ("record", "at", "stage", "outcome", "numbers")
 _SHOWN_NUMBERS = 4
@@ -39,6 +39,7 @@ def cell_row(cell: Cell) -> tuple[str, ...]:
         cell.engine,
         cell.model,
         cell.hardware,
+        _placed(cell),
         str(cell.batch),
         cell.format or "-",
         f"{cell.throughput:.0f}",
@@ -51,6 +52,16 @@ def cell_row(cell: Cell) -> tuple[str, ...]:
         f"{cell.at:%Y-%m-%d}",
         cell.record,
     )
+
+
+def _placed(cell: Cell) -> str:
+    """How many GPUs it had, and by which knobs it is there."""
+    if not cell.gpus:
+        return "-"
+    shown = [f"{cell.gpu_layers} layers"] if cell.gpu_layers else []
+    shown += [f"{cell.memory_fraction:g} of memory"] if cell.memory_fraction else []
+    shown += [f"{cell.batched_tokens} tokens a step"] if cell.batched_tokens else []
+    return ", ".join((str(cell.gpus), *shown))
 
 
 def reason_row(reason: Reason) -> tuple[str, ...]:

@@ -36,19 +36,23 @@ def facts(tmp_path: Path, slipway_home: Path) -> Path:
     return file
 
 
-def batching(engine: str, throughput: float | None, facts: Facts) -> Record:
+def batching(engine: str, throughput: float | None, facts: Facts, fit: str = "failed") -> Record:
     chosen = {"batch": 4, "throughput": throughput} if throughput else None
     return new_record(
         stage=StageName.BATCHING,
         subject="chat",
         host_fingerprint=facts.fingerprint,
-        inputs_digest=digest_of([engine, throughput]),
+        inputs_digest=digest_of([engine, throughput, fit]),
         outcome="chosen" if throughput else "none",
         seconds=1,
         numbers={},
         evidence={
             "inputs": {"engine": engine, "model_digest": "sha256:m"},
-            "result": {"chosen": chosen, "reason": "nothing fits"},
+            "result": {
+                "chosen": chosen,
+                "reason": "nothing fits",
+                "sizes": [{"fit": "fits" if chosen else fit}],
+            },
         },
     )
 
@@ -133,11 +137,12 @@ def test_records_of_this_hardware_are_what_was_measured() -> None:
         batching("vllm", 120.0, here),
         batching("sglang", None, here),
         batching("sglang", 900.0, there),
+        batching("ollama", None, here, fit="too slow"),  # of which its objectives are to blame
     ]
     found = measured(records, here.fingerprint)
-    assert [(one.engine, one.throughput, one.failed) for one in found] == [
-        ("vllm", 120.0, None),
-        ("sglang", None, "nothing fits"),
+    assert [(one.engine, one.model, one.throughput, one.failed) for one in found] == [
+        ("vllm", "sha256:m", 120.0, None),
+        ("sglang", "sha256:m", None, "nothing fits"),
     ]
     assert {one.record for one in found} == {records[1].id, records[2].id}
 

@@ -122,7 +122,12 @@ def test_quantized_weights_by_compute_capability() -> None:
     vllm = read_card(EngineKind.VLLM)
     assert vllm.quantizations_on("7.5") == ("awq", "bitsandbytes", "gptq", "int8")
     assert vllm.quantizations_on("9.0") == ("awq", "bitsandbytes", "fp8", "gptq", "int8")
-    assert vllm.quantizations_on("10.0") == vllm.quantizations_on("9.0")
+    assert vllm.quantizations_on("10.0") == (
+        "awq",
+        "bitsandbytes",
+        "fp8",
+        "gptq",
+    )  # INT8 ends before Blackwell
     assert vllm.quantizations_on(None) == ("gptq", "int8")
     assert not vllm.serves_on([])
     assert not vllm.serves_on(["9.0", "7.0"])

@@ -44,6 +44,34 @@ def test_a_failure_seen_here_puts_an_engine_behind_all_others() -> None:
     assert recommend(Need.THROUGHPUT, ON_GPU, again).of("engine")[0].name == "vllm"
 
 
+@pytest.mark.parametrize("need", list(Need))
+def test_tokens_of_different_models_compare_nothing(need: Need) -> None:
+    """The demo's model on the processor is faster than 70 billion parameters on a GPU ever are."""
+    demo = Measured(record="01D", engine="llama.cpp", model="tiny", throughput=4000.0)
+    large = Measured(record="01L", engine="vllm", model="70b", throughput=900.0)
+    by_advice = recommend(need, ON_GPU).best("engine")
+    found = recommend(need, ON_GPU, [demo, large])
+    points = {choice.name: choice.points for choice in found.of("engine")}
+    bare = {choice.name: choice.points for choice in recommend(need, ON_GPU).of("engine")}
+    assert points["llama.cpp"] - bare["llama.cpp"] == points["vllm"] - bare["vllm"] > 0
+    assert by_advice is not None
+    if by_advice.name == "vllm":
+        assert found.of("engine")[0].name == "vllm"
+
+
+def test_engines_are_compared_where_they_served_the_same_model() -> None:
+    records = [
+        Measured(record="01A", engine="sglang", model="8b", throughput=1000.0),
+        Measured(record="01B", engine="vllm", model="8b", throughput=800.0),
+        Measured(record="01C", engine="vllm", model="8b", throughput=500.0),
+        Measured(record="01D", engine="vllm", model="tiny", throughput=90_000.0),
+    ]
+    first, second, *_ = recommend(Need.WORKFLOW, ON_GPU, records).of("engine")
+    assert (first.name, first.reasons[0].record) == ("sglang", "01A")
+    assert (second.name, second.reasons[0].record) == ("vllm", "01B")
+    assert first.reasons[0].text == "1000 tokens/s measured here, beside 1 other"
+
+
 def test_capabilities_are_compared_as_versions() -> None:
     facts = Facts.model_validate({"gpus": [{"name": "B200", "compute_capability": "10.0"}, GPU]})
     assert recommend(Need.THROUGHPUT, facts).of("engine")[0].name == "vllm"
@@ -72,7 +100,7 @@ def test_the_fastest_measured_engine_that_fits_is_recommended(need: Need, record
     found = recommend(need, ON_GPU, records)
     names = [choice.name for choice in found.of("engine")]
     assert sorted(names) == sorted(kind.value for kind in EngineKind)
-    if records:
+    if len({record.engine for record in records}) > 1:
         fastest = max(record.throughput or 0 for record in records)
         best = found.best("engine")
         assert best is not None

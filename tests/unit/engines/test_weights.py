@@ -58,5 +58,12 @@ def test_a_format_is_refused_where_the_hardware_cannot(
     assert (reason or "") in (found or "")
 
 
+def test_a_format_may_end_with_newer_hardware() -> None:
+    assert why_not_here(EngineKind.VLLM, W8A8, ["9.0"]) is None
+    assert why_not_here(EngineKind.VLLM, W8A8, ["9.0", "12.0"]) == (
+        "not made: vllm computes in int8 from compute capability 7.5 on, below 10.0, a GPU in use has 12.0"
+    )
+
+
 def test_an_engine_without_a_row_is_not_known_to_load_it() -> None:
     assert why_not_here(LLAMA, FP8, ["9.0"]) == "not made: llama.cpp is not known to load fp8 weights"

@@ -56,7 +56,19 @@ def surroundings() -> list[Record]:
     return [
         make(StageName.STAGING, "verified", {"manifest_digest": MODEL, "source": "file:/models/tiny"}),
         make(StageName.COMPATIBILITY, "pass", {"facts": facts}),
-        make(StageName.QUANTIZATION, "chosen", {"measured": measured}, inputs={"model_digest": MODEL}),
+        make(
+            StageName.QUANTIZATION,
+            "chosen",
+            {"measured": measured},
+            inputs={"engine": "llama.cpp", "model_digest": MODEL},
+        ),
+        # Another engine's candidates in a format of that name are others.
+        make(
+            StageName.QUANTIZATION,
+            "chosen",
+            {"measured": [{"format": "q8_0", "quality": {"loss": {"value": 0.09}}}]},
+            inputs={"engine": "transformers", "model_digest": MODEL},
+        ),
     ]
 
 
@@ -73,14 +85,15 @@ def test_the_matrix_holds_the_best_measured_of_each_cell() -> None:
         ("2 x H200, EPYC, 2 cores, 16 GiB", 1200, "q8_0", 3),
         ("cc", 50, "q8_0", 1),
     ]
-    assert cells[0].record == records[4].id
+    assert cells[0].record == records[5].id
     assert (cells[0].model, cells[0].quality_loss, cells[0].ttft_ms) == ("file:/models/tiny", 0.0012, 21.5)
     assert plan.matrix([*surroundings(), batching(900, "q4_0")])[0].quality_loss == 0.03
-    assert report.cell_row(cells[0])[:11] == snapshot(
+    assert report.cell_row(cells[0])[:12] == snapshot(
         (
             "llama.cpp",
             "file:/models/tiny",
             "2 x H200, EPYC, 2 cores, 16 GiB",
+            "-",
             "8",
             "q8_0",
             "1200",
@@ -91,6 +104,37 @@ def test_the_matrix_holds_the_best_measured_of_each_cell() -> None:
             "+0.12%",
         )
     )
+
+
+def placed(throughput: float, engine: str, given: int, **config: Any) -> Record:
+    """A search on a host with GPUs, of which the engine had `given`."""
+    inputs = {"engine": engine, "model_digest": MODEL, "format": "f16", "context": 512}
+    inputs["space"] = {"devices": {"gpu_bytes": [80 << 30] * given}}
+    result = {"chosen": {"batch": 8, "throughput": throughput}, "config": {"memory_fraction": 0.9, **config}}
+    return make(StageName.BATCHING, "chosen", result, inputs=inputs)
+
+
+def test_the_processor_and_each_number_of_gpus_are_hardware_of_their_own() -> None:
+    records = [
+        placed(40, "llama.cpp", 0, gpu_layers=0),
+        placed(400, "llama.cpp", 1, gpu_layers=21),
+        placed(300, "llama.cpp", 1, gpu_layers=12),
+        placed(900, "vllm", 2, gpus=2, memory_fraction=0.89, batched_tokens=8192),
+        placed(950, "vllm", 4, gpus=1),  # four were offered, one was as good
+    ]
+    cells = plan.matrix(records)
+    assert [(cell.engine, cell.throughput, cell.measured) for cell in cells] == [
+        ("llama.cpp", 40, 1),
+        ("llama.cpp", 400, 2),
+        ("vllm", 950, 1),
+        ("vllm", 900, 1),
+    ]
+    assert [report.cell_row(cell)[3] for cell in cells] == [
+        "-",
+        "1, 21 layers",
+        "1, 0.9 of memory",
+        "2, 0.89 of memory, 8192 tokens a step",
+    ]
 
 
 def test_what_was_not_measured_is_not_in_the_matrix() -> None:
@@ -127,7 +171,7 @@ def test_engines_compare_at_the_same_budget_of_keys_and_values() -> None:
     assert (first.memory_bytes or 0) > (second.memory_bytes or 0)
     assert first.memory_at_kv == Number(value=1e9 + 4096 * 1e5, unit="byte")
     assert second.memory_at_kv == Number(value=1e9 + 4096 * 2e5, unit="byte", kind="predicted")
-    assert (first.kv_tokens, report.cell_row(first)[7], report.cell_row(second)[7]) == (
+    assert (first.kv_tokens, report.cell_row(first)[8], report.cell_row(second)[8]) == (
         4096,
         "1.41 GB",
         "1.82 GB (predicted)",
@@ -137,6 +181,13 @@ def test_engines_compare_at_the_same_budget_of_keys_and_values() -> None:
         [make(StageName.BATCHING, "chosen", {**ODD, "sizes": "?"}, inputs=lean.evidence["inputs"])]
     )
     assert odd.memory_at_kv is None
+
+
+def test_an_engine_that_is_not_told_how_many_to_hold_has_no_memory_for_them() -> None:
+    """Its peaks differ from size to size by chance."""
+    (cell,) = plan.matrix([searched("transformers", 8, 512, weights=10**9, each=1)])
+    assert cell.memory_bytes is not None
+    assert cell.memory_at_kv is None
 
 
 ODD = {"chosen": {"batch": 1, "throughput": 5}}
@@ -150,8 +201,8 @@ def test_gaps_are_shown_as_gaps() -> None:
         inputs={"model_digest": MODEL},
     )
     (cell,) = plan.matrix([record])
-    assert report.cell_row(cell)[:11] == snapshot(
-        ("?", "chat", "bbbbbbbbbbbb", "1", "-", "5", "-", "-", "-", "-", "-")
+    assert report.cell_row(cell)[:12] == snapshot(
+        ("?", "chat", "bbbbbbbbbbbb", "-", "1", "-", "5", "-", "-", "-", "-", "-")
     )
 
 
