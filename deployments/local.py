@@ -11,7 +11,13 @@ from pathlib import Path
 import psutil
 
 from blocks.ports import LOCALHOST, check_port_free, free_port
-from blocks.prefect_server import api_url, server_command, server_environment, start_detached
+from blocks.prefect_server import (
+    api_url,
+    keeps_own_database,
+    server_command,
+    server_environment,
+    start_detached,
+)
 from blocks.process import run
 from deployments.local_state import (
     LocalState,
@@ -46,6 +52,10 @@ def start(settings: Settings, port: int | None) -> LocalState:
         wait_for_server(settings, state)
         os.environ.update(server_environment(settings, state.api_url))
         _register(settings, state)
+        if state.worker is None and keeps_own_database(
+            settings
+        ):  # nobody has taken a run from this server yet
+            _end_killed_runs()
         if state.worker is None or state.worker.find() is None:
             state = state.model_copy(update={"worker": _start_worker(settings, state)})
             write_local_state(settings, state)
@@ -120,6 +130,15 @@ def _register(settings: Settings, state: LocalState) -> None:
     finished = run(command, timeout_s=REGISTER_TIMEOUT_S, cwd=settings.prefect_home)
     finished.check("registering the deployments", fix="read the output below; the server stays up")
     write_atomically(marker, registered)
+
+
+def _end_killed_runs() -> None:
+    """What a former server's worker ran, or was about to, when the machine lost its power."""
+    from blocks.prefect_bootstrap import WORK_POOL
+    from flows.stale_runs import end_runs_of_pool
+
+    if killed := end_runs_of_pool(WORK_POOL):
+        say("worker", f"{killed} run{'s'[: killed != 1]} of a former one marked as crashed")
 
 
 def _start_worker(settings: Settings, state: LocalState) -> StartedProcess:

@@ -168,3 +168,36 @@ def test_a_server_that_ends_while_it_is_waited_for_is_one_clear_line(
         with pytest.raises(SlipwayError, match="the local Prefect server ended while starting") as caught:
             api.wait()
     assert caught.value.detail == "no room"
+
+
+GONE = StartedProcess(pid=1, boot_id="another", start_ticks=1)
+
+
+@pytest.mark.parametrize(
+    ("worker", "database", "done"),
+    [
+        (None, None, ["end killed runs", "start worker"]),
+        (GONE, None, ["start worker"]),
+        (None, "postgresql+asyncpg://elsewhere/prefect", ["start worker"]),
+    ],
+    ids=["new server", "server that had a worker", "database that other hosts use"],
+)
+def test_only_a_new_server_with_its_own_database_has_runs_that_nobody_runs(
+    worker: StartedProcess | None,
+    database: str | None,
+    done: list[str],
+    settings: Settings,
+    slow_server: tuple[str, list[int]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A worker that was killed may have left runs that go on, and so may other hosts' workers."""
+    if database is not None:
+        os.environ["PREFECT_API_DATABASE_CONNECTION_URL"] = database
+    here = StartedProcess.of(os.getpid())
+    write_local_state(settings, LocalState(api_url=slow_server[0], server=here, worker=worker))
+    seen: list[str] = []
+    monkeypatch.setattr(local, "_register", lambda *_: None)
+    monkeypatch.setattr(local, "_end_killed_runs", lambda: seen.append("end killed runs"))
+    monkeypatch.setattr(local, "_start_worker", lambda *_: seen.append("start worker") or here)
+    assert local.start(settings, None).worker == here
+    assert seen == done
