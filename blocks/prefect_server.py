@@ -64,6 +64,12 @@ def server_environment(settings: Settings, api_url: str) -> dict[str, str]:
     }
 
 
+def keeps_own_database(settings: Settings) -> bool:
+    """Whether the local server's database is Slipway's own file, which no other host's server writes."""
+    own = database_url(settings)
+    return all(os.environ.get(name, own) == own for name in _DATABASE)
+
+
 def server_command(port: int) -> tuple[str, ...]:
     """How to start a server on the loopback."""
     prefect = str(Path(sys.executable).with_name("prefect"))

@@ -12,23 +12,24 @@ import psutil
 
 from blocks.ports import LOCALHOST, check_port_free, free_port
 from blocks.prefect_server import (
-    answers,
     api_url,
+    keeps_own_database,
     server_command,
     server_environment,
     start_detached,
-    wait_until_it_answers,
 )
 from blocks.process import run
 from deployments.local_state import (
     LocalState,
     StartedProcess,
     read_local_state,
+    server_log,
     state_file,
+    wait_for_server,
     write_local_state,
 )
 from tasks.core.digests import digest_of_file
-from tasks.core.errors import PortTakenError
+from tasks.core.errors import PortTakenError, SlipwayError
 from tasks.core.files import file_lock, write_atomically
 from tasks.core.progress import say
 from tasks.core.settings import Settings
@@ -48,8 +49,13 @@ def start(settings: Settings, port: int | None) -> LocalState:
         if state is None or not state.alive:
             _end(state.worker if state else None)  # it would go on asking a server that is gone
             state = _start_server(settings, port)
+        wait_for_server(settings, state)
         os.environ.update(server_environment(settings, state.api_url))
         _register(settings, state)
+        if state.worker is None and keeps_own_database(
+            settings
+        ):  # nobody has taken a run from this server yet
+            _end_killed_runs()
         if state.worker is None or state.worker.find() is None:
             state = state.model_copy(update={"worker": _start_worker(settings, state)})
             write_local_state(settings, state)
@@ -57,14 +63,18 @@ def start(settings: Settings, port: int | None) -> LocalState:
 
 
 def stop(settings: Settings) -> list[str]:
-    """End worker and server; services go on serving. What was ended."""
+    """End worker and server; services go on serving. What was ended. Raises `SlipwayError` if one does not end."""
     with file_lock(settings.leases / "local.lock", wait=True, holder="the local server"):
         state = read_local_state(settings)
         if state is None:
             return []
-        ended = [
-            name for name, process in (("worker", state.worker), ("server", state.server)) if _end(process)
-        ]
+        processes = {"worker": state.worker, "server": state.server}
+        ended = [name for name, process in processes.items() if _end(process)]
+        for name, process in processes.items():
+            if process is not None and process.find() is not None:
+                raise SlipwayError(
+                    f"the local {name} does not end", fix=f"end process {process.pid}, then: slipway down"
+                )
         state_file(settings).unlink()
     return ended
 
@@ -85,13 +95,13 @@ def _start_server(settings: Settings, port: int | None) -> LocalState:
     except PortTakenError as error:
         raise PortTakenError(error.what, fix="give another: slipway up --port N") from None
     url = api_url(wanted)
-    log = settings.home / "logs" / "server.log"
     settings.prefect_home.mkdir(parents=True, exist_ok=True)
     say("server", f"starting at {url.removesuffix('/api')}")
-    pid = start_detached(server_command(wanted), env=server_environment(settings, url), log=log)
+    pid = start_detached(
+        server_command(wanted), env=server_environment(settings, url), log=server_log(settings)
+    )
     state = LocalState(api_url=url, server=StartedProcess.of(pid))
     write_local_state(settings, state)  # before the wait: `down` finds it even if this process is killed
-    wait_until_it_answers(url, lambda: state.alive, log)
     return state
 
 
@@ -106,8 +116,8 @@ def _default_port() -> int:
 def _register(settings: Settings, state: LocalState) -> None:
     """Deployments, pool and automations; skipped when this server has had them from this very file."""
     marker = settings.prefect_home / "registered"
-    registered = f"{state.server.pid} {state.server.started_at} {digest_of_file(PREFECT_FILE)}"
-    if marker.exists() and marker.read_text() == registered and answers(state.api_url):
+    registered = f"{state.server.model_dump_json()} {digest_of_file(PREFECT_FILE)}"
+    if marker.exists() and marker.read_text() == registered:
         return
     say("deployments", "registering")
     from blocks.prefect_bootstrap import create_automations, create_work_pool
@@ -120,6 +130,15 @@ def _register(settings: Settings, state: LocalState) -> None:
     finished = run(command, timeout_s=REGISTER_TIMEOUT_S, cwd=settings.prefect_home)
     finished.check("registering the deployments", fix="read the output below; the server stays up")
     write_atomically(marker, registered)
+
+
+def _end_killed_runs() -> None:
+    """What a former server's worker ran, or was about to, when the machine lost its power."""
+    from blocks.prefect_bootstrap import WORK_POOL
+    from flows.stale_runs import end_runs_of_pool
+
+    if killed := end_runs_of_pool(WORK_POOL):
+        say("worker", f"{killed} run{'s'[: killed != 1]} of a former one marked as crashed")
 
 
 def _start_worker(settings: Settings, state: LocalState) -> StartedProcess:

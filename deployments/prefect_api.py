@@ -7,25 +7,29 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 from blocks.prefect_server import TemporaryServer, server_environment, temporary_server
-from deployments.local_state import read_local_state
+from deployments.local_state import read_local_state, wait_for_server
 from tasks.core.settings import Settings
 
 
 @dataclass(frozen=True)
 class PrefectApi:
-    """An API that answers, or a server that is still starting."""
+    """An API that answers, or a server that is still starting: this command's own, or that of `slipway up`."""
 
     url: str
     starting: TemporaryServer | None = None
+    until_up: Callable[[], None] | None = None
 
     def wait(self) -> None:
         """Return once the API answers. Raises `SlipwayError` if the server that was started does not."""
         if self.starting is not None:
             self.starting.wait()
+        if self.until_up is not None:
+            self.until_up()
 
     @contextlib.contextmanager
     def quiet_runs(self) -> Iterator[None]:
@@ -60,7 +64,7 @@ def prefect_api(settings: Settings) -> Iterator[PrefectApi]:
     state = read_local_state(settings)
     if state is not None and state.alive:
         os.environ.update(server_environment(settings, state.api_url))
-        yield PrefectApi(state.api_url)
+        yield PrefectApi(state.api_url, until_up=partial(wait_for_server, settings, state))
         return
     with temporary_server(settings) as server:
         os.environ.update(server_environment(settings, server.url))

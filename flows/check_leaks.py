@@ -7,13 +7,15 @@ from functools import partial
 from prefect import flow
 
 from blocks.host import read_system
-from blocks.sampler import sample_service
+from blocks.sampler import sample_service, stop_sampler
 from flows.every_service import run_name, worst_of_every_service
 from flows.recording import Outcome, run_stage
+from tasks.core.progress import say
 from tasks.core.release import ServiceFolder
 from tasks.core.settings import Settings
 from tasks.core.verdicts import StageName
 from tasks.leaks import report
+from tasks.leaks.apply import damage
 from tasks.leaks.models import LeakRequest, LeakResult
 from tasks.leaks.task import judge_samples
 
@@ -29,6 +31,9 @@ def check_leaks(name: str | None = None) -> Outcome[LeakResult]:
         return worst_of_every_service(partial(check_leaks, return_state=True))
     folder = ServiceFolder(Settings.load().services, name)
     state, release = folder.serving()
+    if (why := damage(folder.samples)) is not None:
+        say(StageName.LEAKS, f"{why}: the sampler is started anew, which makes the file whole")
+        stop_sampler(folder)
     sample_service(folder, state, release)
     request = LeakRequest(
         limit_bytes=release.spec.hardware.memory or read_system().memory_bytes,

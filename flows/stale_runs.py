@@ -1,5 +1,8 @@
 """Runs whose process was killed stay `Running` in Prefect's database; the service's next run ends them.
 
+Those that the local worker took also keep their deployment's only slot: the slot is counted in the database, while
+the lease that would free it was in the memory of the server that is gone. `slipway up` ends these.
+
 Services are this host's, and so are their leases: of a service of the same name on another node that reports to
 the same server nothing is known here.
 """
@@ -20,11 +23,14 @@ from prefect.client.schemas.filters import (
     TaskRunFilter,
     TaskRunFilterState,
     TaskRunFilterStateType,
+    WorkPoolFilter,
+    WorkPoolFilterName,
 )
 from prefect.client.schemas.objects import State, StateType
 from prefect.states import Crashed
 
 _ALIVE = [StateType.PENDING, StateType.RUNNING]
+_HOLD_SLOTS = [*_ALIVE, StateType.CANCELLING]
 
 
 def service_tag(name: str) -> str:
@@ -47,10 +53,26 @@ def end_stale_runs(name: str, own_run: UUID, own_tags: list[str]) -> int:
         runs = client.read_flow_runs(flow_run_filter=wanted)
         stale = [run.id for run in runs if run.id != own_run]
         for run in stale:
-            client.set_flow_run_state(run, _killed(), force=True)
+            client.set_flow_run_state(run, _killed("the service's next run"), force=True)
         _end_tasks(client, name)
         client.update_flow_run(own_run, tags=sorted({*own_tags, tag}))
     return len(stale)
+
+
+def end_runs_of_pool(pool: str) -> int:
+    """Mark a work pool's runs as crashed, which frees their deployments' slots; how many there were.
+
+    Call on a new server, before its first worker: whatever runs by its account cannot be alive then.
+    """
+    wanted = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=_HOLD_SLOTS)))
+    in_pool = WorkPoolFilter(name=WorkPoolFilterName(any_=[pool]))
+    ended = 0
+    with get_client(sync_client=True) as client:
+        while runs := client.read_flow_runs(flow_run_filter=wanted, work_pool_filter=in_pool):  # by pages
+            for run in runs:
+                client.set_flow_run_state(run.id, _killed("the next `slipway up`"), force=True)
+            ended += len(runs)
+    return ended
 
 
 def end_stale_tasks(name: str) -> None:
@@ -67,8 +89,8 @@ def _end_tasks(client: SyncPrefectClient, name: str) -> None:
     )
     alive = TaskRunFilter(state=TaskRunFilterState(type=TaskRunFilterStateType(any_=_ALIVE)))
     for task in client.read_task_runs(flow_run_filter=crashed, task_run_filter=alive):
-        client.set_task_run_state(task.id, _killed(), force=True)
+        client.set_task_run_state(task.id, _killed("the service's next run"), force=True)
 
 
-def _killed() -> State[Any]:
-    return Crashed(message="its process was killed; found by the service's next run")
+def _killed(found_by: str) -> State[Any]:
+    return Crashed(message=f"its process was killed; found by {found_by}")

@@ -4,15 +4,45 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tasks.leaks.daemon import begun
+from tasks.core.errors import WrongUseError
+from tasks.core.progress import say
+from tasks.core.verdicts import StageName
+from tasks.leaks.daemon import run_files
 from tasks.leaks.models import Series
 from tasks.leaks.series import parse_series
 
 
 def read_runs(samples: Path) -> list[Series]:
-    """The series of each run of the engine, oldest first; the last line may be half written yet."""
+    """The series of each run of the engine, oldest first; the last line may be half written yet.
+
+    A damaged file is left out with a word. Not the newest one, whose run another would stand in for: there
+    `WrongUseError` is raised.
+    """
     runs: list[Series] = []
-    for path in sorted(samples.glob("*.csv"), key=begun):
-        text = path.read_text()
-        runs += parse_series(text[: text.rfind("\n") + 1], str(path))
+    files = run_files(samples)
+    for path in files:
+        try:
+            runs += _read(path)
+        except WrongUseError as error:
+            if path == files[-1]:
+                raise
+            say(StageName.LEAKS, f"a former run is left out: {error.what}")
     return runs
+
+
+def damage(samples: Path) -> str | None:
+    """Why the newest run cannot be read; None if it can."""
+    try:
+        for path in run_files(samples)[-1:]:
+            _read(path)
+    except WrongUseError as error:
+        return error.what
+    return None
+
+
+def _read(path: Path) -> list[Series]:
+    try:
+        text = path.read_text(errors="replace")
+    except FileNotFoundError:  # the sampler keeps its files few
+        return []
+    return parse_series(text[: text.rfind("\n") + 1], str(path))

@@ -10,7 +10,8 @@ through a restart. What to sample stands in `processes.json`, read anew for ever
 
 Memory is what cannot be given back without a swap: anonymous pages, resident and swapped. The page cache is
 none of it. GPU memory is left out: reading it takes NVML, and engines preallocate it, so that it stays level.
-The process ends when `current.json` is gone: the service was stopped. Files stay bounded.
+The process ends when `current.json` is gone: the service was stopped. Files stay bounded. A disk that is full costs
+the samples of that time, neither the sampler nor what was sampled before.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import contextlib
 import fcntl
 import json
 import os
+import re
 import signal
 import socket
 import sys
@@ -48,6 +50,7 @@ COUNTERS: dict[str, tuple[str, ...]] = {
     ),
 }
 """What engines count since their start, summed. llama.cpp (ran: 2026.10) counts tokens, not requests."""
+_HEADERS = tuple(f"t_s,bytes,{column}\n" for column in COUNTERS)
 
 
 class Sample(NamedTuple):
@@ -110,7 +113,8 @@ def sample_once(folder: Path, writer: Writer) -> float:
         return LOOK_S  # not written yet, or the engine is between two lives
     if sample is not None:
         column, count = read_counter(target.get("endpoint"))
-        writer.write(sample, column, count)
+        with contextlib.suppress(OSError):  # no room: there may be some for the next one
+            writer.write(sample, column, count)
     return period_s
 
 
@@ -232,65 +236,102 @@ def parse_counter(text: str) -> tuple[str, float | None]:
     return "requests", None
 
 
+_FILE = re.compile(r"(\d+)-\d+-(\d+)\.csv")
+_ROW = re.compile(r"\d+\.\d{3},\d+,\d*\n")
+
+
+def run_files(samples: Path) -> list[Path]:
+    """The files of the runs, oldest first; what else lies there is left alone."""
+    return sorted((path for path in samples.glob("*.csv") if _FILE.fullmatch(path.name)), key=begun)
+
+
 def begun(path: Path) -> tuple[int, int]:
     """When the run in this file began, by its name: the second, and the process's own start within it.
 
-    Two may begin in one second: what makes a container's first process lives for a moment only.
+    A second that is past where the clock was set back since: what matters is that a later run has a later one.
     """
-    second, *_, start = path.stem.split("-")
-    return int(second), int(start)
+    found = _FILE.fullmatch(path.name)
+    assert found is not None
+    return int(found[1]), int(found[2])
+
+
+def rows_of(text: str) -> list[str]:
+    """The samples in a file's text; a line that was cut, or that no sampler can have written, is none."""
+    return [line for line in text.splitlines(keepends=True) if _ROW.fullmatch(line)]
 
 
 class Writer:
-    """Appends samples to the file of their run, and keeps files few and short."""
+    """Appends samples to the file of their run, and keeps files few and short.
+
+    A file comes into being whole, with its header and first line: one without a header could not be read.
+    """
 
     def __init__(self, samples: Path) -> None:
         self._samples = samples
         self._run = ""
-        self._path: Path | None = None
+        self._path = samples
+        self._header = ""
         self._rows = 0
         self._last_t = 0.0
 
     def write(self, sample: Sample, column: str, count: float | None) -> None:
-        """Add one line. A run that a former sampler began is continued in its file."""
+        """Add one line. A run that a former sampler began is continued in its file. Raises `OSError`."""
         if sample.run != self._run:
             self._open(sample.run, column)
-        assert self._path is not None
+        self._run = ""  # a line that is cut goes when the file is opened anew
         self._last_t = max(time.time(), self._last_t + 0.001)  # the clock may be set back
         line = f"{self._last_t:.3f},{sample.bytes},{'' if count is None else f'{count:.0f}'}\n"
-        with self._path.open("ab") as file:
-            file.write(line.encode())
-        self._rows += 1
+        if self._rows:
+            with self._path.open("ab") as file:
+                file.write(line.encode())
+            self._rows += 1
+        else:
+            self._rewrite([line])
+            self._remove_oldest()
         if self._rows > MAX_ROWS:
-            self._rewrite(self._lines()[::2])
+            self._rewrite(rows_of(self._path.read_text(errors="replace"))[::2])
+        self._run = sample.run
 
     def _open(self, run: str, column: str) -> None:
-        self._run = run
-        found = sorted(self._samples.glob(f"*-{run}.csv"), key=begun)
-        if found:
-            self._path = found[-1]
-            self._rewrite(self._lines())  # a line cut by a crash goes
-            return
-        self._path = self._samples / f"{int(time.time())}-{run}.csv"
-        self._path.write_text(f"t_s,bytes,{column}\n")
+        """Find the run's file and make it whole, or name one: the newest, whatever the clock says."""
+        files = run_files(self._samples)
+        found = [path for path in files if path.name.endswith(f"-{run}.csv")]
+        second = max(int(time.time()), begun(files[-1])[0] + 1) if files else int(time.time())
+        self._path = self._samples / f"{second}-{run}.csv"
+        self._header = f"t_s,bytes,{column}\n"
         self._rows, self._last_t = 0, 0.0
-        for old in sorted(self._samples.glob("*.csv"), key=begun)[:-MAX_FILES]:
-            old.unlink()
-
-    def _lines(self) -> list[str]:
-        assert self._path is not None
-        text = self._path.read_text()
-        return [line for line in text.splitlines(keepends=True)[1:] if line.endswith("\n")]
+        if not found:
+            return
+        if found[-1] == files[-1]:
+            self._path = found[-1]
+        else:  # an engine that serves again: what is judged is the newest run
+            found[-1].rename(self._path)
+        text = self._path.read_text(errors="replace")
+        self._header = next((header for header in _HEADERS if text.startswith(header)), self._header)
+        lines = rows_of(text)
+        self._rows = len(lines)
+        if lines:
+            self._last_t = float(lines[-1].partition(",")[0])
+            if text != self._header + "".join(lines):
+                self._rewrite(lines)
 
     def _rewrite(self, lines: list[str]) -> None:
-        assert self._path is not None
-        with self._path.open() as file:
-            header = file.readline()
         part = self._path.with_name(self._path.name + ".part")
-        part.write_text(header + "".join(lines))
-        part.replace(self._path)
+        try:
+            with part.open("w") as file:
+                file.write(self._header + "".join(lines))
+                file.flush()
+                os.fsync(file.fileno())
+            part.replace(self._path)
+        except OSError:
+            part.unlink(missing_ok=True)
+            raise
         self._rows = len(lines)
-        self._last_t = float(lines[-1].partition(",")[0]) if lines else 0.0
+
+    def _remove_oldest(self) -> None:
+        for old in run_files(self._samples)[:-MAX_FILES]:
+            if old != self._path:
+                old.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

@@ -34,10 +34,10 @@ def judge(runs: Sequence[Series], request: LeakRequest) -> LeakResult:
     Any series is answered: samples that are not finite numbers are left out, and time is sorted.
     """
     if not runs:
-        return _none("there are no samples")
+        return unjudged("there are no samples")
     t, y, requests = _clean(runs[-1])
     if t.size == 0:
-        return _none("there are no samples")
+        return unjudged("there are no samples")
     looks: list[Look] = []
     floor: Floor | None = None
     for end in _ends(t, request.confirm_after_s):
@@ -64,6 +64,11 @@ def judge(runs: Sequence[Series], request: LeakRequest) -> LeakResult:
         looks=tuple(looks),
         floor=() if floor is None else tuple(zip(floor.t.tolist(), floor.y.tolist(), strict=True)),
     )
+
+
+def unjudged(reason: str) -> LeakResult:
+    """The verdict where there is nothing to judge, and why."""
+    return LeakResult(verdict=LeakVerdict.NONE, slope_bytes_per_s=0.0, oom_at_s=None, reason=reason)
 
 
 def look_at(t: Floats, y: Floats, requests: Floats | None) -> tuple[Look, Floor | None]:
@@ -156,10 +161,6 @@ def _out_of_memory(t: Floats, y: Floats, look: Look, limit: int) -> float:
     later = t >= t[0] + 0.5 * (t[-1] - t[0])
     now = float(np.mean(y[later] - look.slope_bytes_per_s * (t[later] - t[-1])))
     return float(t[-1]) + max(0.0, (limit - now) / look.slope_bytes_per_s)
-
-
-def _none(reason: str) -> LeakResult:
-    return LeakResult(verdict=LeakVerdict.NONE, slope_bytes_per_s=0.0, oom_at_s=None, reason=reason)
 
 
 def _reason(verdict: LeakVerdict, looks: Sequence[Look], span: float, request: LeakRequest) -> str:

@@ -22,7 +22,7 @@ from flows.check_leaks import check_leaks
 from tasks.core.errors import NotFoundError
 from tasks.core.release import Release, ServiceFolder
 from tasks.core.verdicts import StageName
-from tasks.leaks.apply import read_runs
+from tasks.leaks.apply import damage, read_runs
 from tasks.rollout.apply import roll_out, stop_service
 
 pytestmark = pytest.mark.engine
@@ -84,6 +84,21 @@ def test_a_leak_check_starts_the_sampler_and_judges_what_is_there(service: Servi
     assert second.result.samples > 60
     assert second.result.looks
     assert "data:image/svg+xml" in artifact("leaks-chat")
+
+
+def test_a_damaged_sample_file_ends_no_check_and_is_made_whole(service: ServiceFolder) -> None:
+    """As a full disk left it behind a sampler of before: without a header, and without an end."""
+    check_leaks("chat")
+    wait_until(lambda: any(len(run.t_s) > 2 for run in read_runs(service.samples)), "samples are taken")
+    former = sampler_pid(service)
+    (path,) = service.samples.glob("*.csv")
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[1:]))
+    assert damage(service.samples) is not None
+    assert check_leaks("chat").verdict == "none"
+    assert sampler_pid(service) not in (None, former)
+    wait_until(lambda: damage(service.samples) is None, "the file is whole again")
+    (run,) = read_runs(service.samples)
+    assert len(run.t_s) > 2
 
 
 def test_nightly_checks_look_at_every_service(service: ServiceFolder, slipway_home: Path) -> None:

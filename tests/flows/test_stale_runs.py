@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from prefect import flow, get_client, task
-from prefect.client.schemas.objects import StateType
-from prefect.runtime import flow_run
-from prefect.states import Completed, Pending, Running
+from collections.abc import Callable
+from uuid import uuid4
 
-from flows.stale_runs import end_stale_runs, service_tag
+import pytest
+from prefect import flow, get_client, task
+from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.client.schemas.objects import StateType
+from prefect.client.schemas.responses import SetStateStatus
+from prefect.runtime import flow_run
+from prefect.states import Cancelling, Completed, Pending, Running, State
+
+from flows.stale_runs import end_runs_of_pool, end_stale_runs, service_tag
 
 
 @flow(name="next-run")
@@ -42,3 +48,36 @@ def test_the_next_run_ends_what_was_killed_before_or_while_it_ran() -> None:
         assert client.read_task_run(finished.id).state_type == StateType.COMPLETED
         assert client.read_flow_run(others.id).state_type == StateType.RUNNING
         assert next_run("one") == 0
+
+
+@pytest.mark.parametrize("states", [(Pending,), (Pending, Running), (Pending, Running, Cancelling)])
+def test_what_a_former_worker_took_gives_its_deployments_slot_back(
+    states: tuple[Callable[[], State[None]], ...],
+) -> None:
+    """Of its own pool only; what waits for the slot goes on waiting."""
+    with get_client(sync_client=True) as client:
+        flow_id = client.create_flow(next_run)
+        pools = [f"pool-{uuid4()}" for _ in range(2)]
+        taken, deployments = [], []
+        for pool in pools:
+            client.create_work_pool(WorkPoolCreate(name=pool, type="process"))
+            deployments.append(
+                client.create_deployment(flow_id, name=pool, work_pool_name=pool, concurrency_limit=1)
+            )
+            taken.append(client.create_flow_run_from_deployment(deployments[-1]).id)
+            for state in states:
+                answer = client.set_flow_run_state(taken[-1], state())
+                assert answer.status is SetStateStatus.ACCEPT
+        waiting = client.create_flow_run_from_deployment(deployments[0]).id
+        assert client.set_flow_run_state(waiting, Pending()).status is SetStateStatus.REJECT
+        assert end_runs_of_pool(pools[0]) == 1
+        ended, other = (client.read_flow_run(run).state for run in taken)
+        assert ended is not None
+        assert (ended.type, ended.message) == (
+            StateType.CRASHED,
+            "its process was killed; found by the next `slipway up`",
+        )
+        assert other is not None
+        assert other.type is states[-1]().type
+        assert client.read_flow_run(waiting).state_type is StateType.SCHEDULED
+        assert client.set_flow_run_state(waiting, Pending()).status is SetStateStatus.ACCEPT

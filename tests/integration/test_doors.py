@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 from prefect_http import PrefectHttp, wait_for
 from random_model import write_random_model
@@ -111,6 +112,34 @@ def test_a_run_started_as_the_ui_does_it(place: Place) -> None:
     assert any(found["key"].startswith("compatibility-") for found in artifacts)
 
 
+def test_a_power_cut_costs_no_deployment_its_turn(place: Place) -> None:
+    """The slot is counted in the database; what would free it was in the memory of the server that is gone."""
+    state = json.loads((place.home / "local.json").read_text())
+    _kill(state["worker"]["pid"])
+    started = place.api.start("redeploy-model", {"service": "nobody"}).json()["id"]
+    wanted = {"state": {"type": "PENDING"}}
+    assert place.api.client.post(f"/flow_runs/{started}/set_state", json=wanted).json()["status"] == "ACCEPT"
+    _kill(state["server"]["pid"])
+    port = httpx.URL(place.up["server"]).port
+    assert place.slipway("up", "--port", str(port)) == place.up
+    killed = place.api.client.get(f"/flow_runs/{started}").json()
+    assert killed["state_type"] == "CRASHED"
+    assert killed["state"]["message"] == "its process was killed; found by the next `slipway up`"
+    later = place.api.run("redeploy-model", {"service": "nobody"})
+    assert later["state_type"] == "FAILED", "it had its turn: there is no such service"
+    for run in (started, later["id"]):  # another test counts the redeploys
+        place.api.client.delete(f"/flow_runs/{run}").raise_for_status()
+
+
+def _kill(pid: int) -> None:
+    """A process and what it started, without a word."""
+    process = psutil.Process(pid)
+    family = [*process.children(recursive=True), process]
+    for one in family:
+        one.kill()
+    psutil.wait_procs(family)
+
+
 @pytest.mark.engine
 def test_a_promotion_redeploys_and_a_lost_event_is_made_good(place: Place) -> None:
     registry = place.home / "registry" / "m"
@@ -134,10 +163,20 @@ def test_a_promotion_redeploys_and_a_lost_event_is_made_good(place: Place) -> No
         place.slipway("stop", "chat")
 
 
+def _look(place: Place, parameters: dict[str, Any]) -> None:
+    """Look at the registry; again where the look was cancelled because a scheduled one was under way."""
+
+    def look() -> dict[str, Any] | None:
+        run = place.api.run("watch-registry", parameters)
+        return run if run["state_type"] != "CANCELLED" else None
+
+    run = wait_for(look, "a look that is not refused")
+    assert run["state_type"] == "COMPLETED", place.api.logs(run["id"])
+
+
 def _promotion_is_followed(place: Place, alias: Path) -> None:
     alias.write_text("2")
-    look = place.api.run("watch-registry", {})
-    assert look["state_type"] == "COMPLETED", place.api.logs(look["id"])
+    _look(place, {})
     run = wait_for(lambda: next(iter(place.api.runs_of("redeploy-model")), None), "the redeploy's run")
     assert run["parameters"]["service"] == "chat"
     ended = place.api.ended(run["id"])
@@ -151,10 +190,10 @@ def _lost_event_is_made_good(place: Place, alias: Path) -> None:
     trigger = next(found for found in automations if "redeploy" in found["name"])
     place.api.client.patch(f"/automations/{trigger['id']}", json={"enabled": False}).raise_for_status()
     alias.write_text("1")
-    place.api.run("watch-registry", {})
+    _look(place, {})
     assert len(place.api.runs_of("redeploy-model")) == 1
     place.api.client.patch(f"/automations/{trigger['id']}", json={"enabled": True}).raise_for_status()
-    place.api.run("watch-registry", {"grace_s": 0})
+    _look(place, {"grace_s": 0})
 
     def look() -> dict[str, Any] | None:
         runs = place.api.runs_of("redeploy-model")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import os
 import subprocess
@@ -10,12 +12,18 @@ import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from tasks.core.errors import WrongUseError
+from tasks.core.progress import listen
 from tasks.leaks import daemon
-from tasks.leaks.apply import read_runs
+from tasks.leaks.apply import damage, read_runs
 from tasks.leaks.daemon import Sample, Writer
+from tasks.leaks.models import LeakRequest
+from tasks.leaks.task import judge_samples
 
 HOLD_64_MB = "import sys; kept = bytearray(b'x') * (64 << 20); print('ready', flush=True); sys.stdin.read()"
 PARENT = "import subprocess, sys; subprocess.run([sys.executable, '-c', sys.argv[1]], check=True)"
@@ -205,6 +213,110 @@ def test_a_new_sampler_goes_on_in_the_file_of_the_run(tmp_path: Path) -> None:
     (run,) = read_runs(tmp_path)
     assert (run.bytes_, run.requests) == ((5, 6), (1, 2))
     assert path.read_text().startswith("t_s,bytes,tokens\n")
+
+
+FUTURE = [f"{second}-{pid}-9.csv" for pid, second in enumerate(range(5000, 5008))]
+
+
+@pytest.mark.parametrize("former", [FUTURE[:1], FUTURE], ids=["few", "as many as are kept"])
+def test_the_run_that_began_last_is_the_newest_also_when_the_clock_was_set_back(
+    former: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in former:
+        (tmp_path / name).write_text("t_s,bytes,requests\n5000.000,1,\n")
+    monkeypatch.setattr(daemon.time, "time", lambda: 1000.0)
+    writer = Writer(tmp_path)
+    for count in range(3):
+        writer.write(Sample("77-1", 7), "requests", count)
+    writer.write(Sample("78-2", 8), "requests", 0)
+    *_, before, last = read_runs(tmp_path)
+    assert (before.bytes_, last.bytes_) == ((7, 7, 7), (8,))
+    assert len(list(tmp_path.glob("*.csv"))) == min(daemon.MAX_FILES, len(former) + 2)
+
+
+def test_an_engine_that_serves_again_is_the_newest_run(tmp_path: Path) -> None:
+    """A rollout that was reverted: the newcomer's run is the one that has ended."""
+    writer = Writer(tmp_path)
+    for run in ("1-1", "2-2", "1-1"):
+        writer.write(Sample(run, int(run[0])), "requests", None)
+    assert [run.bytes_ for run in read_runs(tmp_path)] == [(2,), (1, 1)]
+
+
+@pytest.mark.parametrize("left", ["", "t_s,by", "1000.000,4,1\n", "\0" * 512 + "\n1000.000,4,1\n2000.0"])
+def test_a_file_that_was_left_without_a_header_is_made_whole(left: str, tmp_path: Path) -> None:
+    path = tmp_path / "1000-1-1.csv"
+    path.write_text(left)
+    Writer(tmp_path).write(Sample("1-1", 6), "tokens", 2)
+    (run,) = read_runs(tmp_path)
+    assert run.bytes_[-1] == 6
+    assert len(run.bytes_) == 1 + left.count("1000.000,4,1\n")
+    assert path.read_text().startswith("t_s,bytes,tokens\n")
+
+
+def test_a_full_disk_costs_samples_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "processes.json").write_text(
+        json.dumps({"kind": "process", "pids": [os.getpid()], "endpoint": None, "period_s": 3})
+    )
+    samples = tmp_path / "samples"
+    samples.mkdir()
+    writer = Writer(samples)
+    full = FullDisk(monkeypatch)
+    for is_full in (True, False, True, True, False, False):
+        full.room = 10 if is_full else None
+        assert daemon.sample_once(tmp_path, writer) == 3
+        assert damage(samples) is None
+    (run,) = read_runs(samples)
+    assert len(run.t_s) == 3
+    assert list(samples.glob("*.part")) == []
+
+
+class FullDisk:
+    """Files opened to be written take `room` bytes, then no more; any number where it is None."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.room: int | None = None
+        opened = Path.open
+
+        def open_(path: Path, mode: str = "r", **options: Any) -> Any:
+            file = opened(path, mode, **options)
+            if mode[0] in "aw" and self.room is not None:
+                write, room = file.write, self.room
+
+                def short(data: Any) -> int:
+                    write(data[:room])
+                    file.flush()
+                    raise OSError(errno.ENOSPC, "No space left on device")
+
+                file = SimpleNamespace(write=short, flush=file.flush, fileno=file.fileno, close=file.close)
+                return contextlib.closing(file)
+            return file
+
+        monkeypatch.setattr(Path, "open", open_)
+
+
+def test_a_damaged_file_of_a_former_run_is_left_out_with_a_word(tmp_path: Path) -> None:
+    for second, text in ((1, "no samples\n"), (2, "t_s,bytes,requests\n5.000,3,\n"), (3, "\0\n")):
+        (tmp_path / f"{second}-1-{second}.csv").write_text(text)
+    Writer(tmp_path).write(Sample("9-9", 7), "requests", None)
+    (tmp_path / "notes.csv").write_text("nothing of the sampler's\n")
+    said: list[str] = []
+    listen(lambda _, line: said.append(line))
+    assert [run.bytes_ for run in read_runs(tmp_path)] == [(3,), (7,)]
+    assert [line.split(" has ")[0] for line in said] == [
+        f"a former run is left out: {tmp_path / name}" for name in ("1-1-1.csv", "3-1-3.csv")
+    ]
+    assert damage(tmp_path) is None
+
+
+def test_a_damaged_file_of_the_running_engine_is_said_and_no_other_run_judged(tmp_path: Path) -> None:
+    (tmp_path / "1-1-1.csv").write_text("t_s,bytes,requests\n5.000,3,\n")
+    (tmp_path / "2-2-2.csv").write_text("5.000,3,\n")
+    with pytest.raises(WrongUseError):
+        read_runs(tmp_path)
+    result = judge_samples.fn(tmp_path, LeakRequest())
+    assert (result.verdict, result.samples) == ("none", 0)
+    assert result.reason == f"the samples of the running engine cannot be read: {damage(tmp_path)}"
+    assert "2-2-2.csv has no column 't_s'" in result.reason
 
 
 def test_time_never_goes_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
