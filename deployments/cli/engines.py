@@ -54,7 +54,7 @@ def describe(kind: EngineKind) -> dict[str, Any]:
 
 def measured(records: Sequence[Record], fingerprint: str) -> list[Measured]:
     """What this store's records say of engines on the hardware of that fingerprint: batch sizes that were measured,
-    and searches in which the engine failed at every size. None that kept the objectives says nothing of it."""
+    and searches in which the engine failed at every size. That none kept the objectives is no failure of it."""
     from tasks.core.verdicts import StageName
     from tasks.knowledge.plan import matrix, part
 
