@@ -16,6 +16,7 @@ from tasks.core.settings import Settings
 from tasks.core.spec import CandidateFormat, EngineKind, Hardware, Tuning
 from tasks.core.verdicts import StageName
 from tasks.engines.catalogue import get_engine
+from tasks.engines.families import Family
 from tasks.engines.weights import why_not_here
 from tasks.environment.models import Locked
 from tasks.quantization import plan
@@ -25,16 +26,19 @@ from tasks.quantization.models import Calibration, QuantizationRequest
 from tasks.quantization.recipe import QUANTIZER, SCORER
 
 
-def infeasible(kind: EngineKind, tuning: Tuning, hardware: Hardware) -> dict[CandidateFormat, str]:
-    """The formats that the engine cannot compute in on the GPUs in use, or on the processor, each with the reason."""
+def infeasible(
+    kind: EngineKind, tuning: Tuning, hardware: Hardware, family: Family | None = None
+) -> dict[CandidateFormat, str]:
+    """The formats that the engine cannot compute in on the GPUs in use, or on the processor, or that the family
+    overflows in, each with the reason."""
     capabilities = [one.gpu.compute_capability for one in gpus_in_use(hardware.gpus)]
-    reasons = {form: why_not_here(kind, form, capabilities) for form in tuning.candidates}
+    reasons = {form: why_not_here(kind, form, capabilities, family) for form in tuning.candidates}
     return {form: reason for form, reason in reasons.items() if reason}
 
 
 def quantizer_lock(kind: EngineKind, tuning: Tuning, refused: dict[CandidateFormat, str]) -> Locked | None:
     """The lock of the quantizer's environment, if a format that can be measured needs it."""
-    if get_engine(kind).card.layouts[0] == "gguf-file":
+    if get_engine(kind).card.loads_gguf:
         return None
     needed = [form for form in tuning.candidates if form not in PLAIN and form not in refused]
     if not needed:

@@ -19,7 +19,7 @@ from blocks.fact_contract import FactContract
 from blocks.host import ThisHost, fingerprint_here
 from blocks.managers import open_manager
 from blocks.model_registry import resolve
-from blocks.nvml import read_nvml
+from blocks.nvml import gpus_in_use, read_nvml
 from blocks.record_store import open_record_store
 from blocks.targets import check_target
 from flows.build_environment import build_environment
@@ -52,7 +52,7 @@ from tasks.core.spec import DeploySpec
 from tasks.core.verdicts import FAULT, CompatibilityVerdict, LifecycleVerdict, StageName
 from tasks.engines.catalogue import get_engine
 from tasks.engines.deployable import refusal, wants_absent_gpu
-from tasks.engines.families import family_at, served_as
+from tasks.engines.families import check_flags, family_at, served_as
 from tasks.engines.loaders import load_arguments
 from tasks.environment.models import EnvironmentRequest, EnvironmentResult, Locked
 from tasks.environment.task import lock_environment
@@ -162,12 +162,7 @@ class _Lifecycle:
     def _prepare(self, model_in_use: ExitStack) -> tuple[EnvironmentResult, StagingResult] | None:
         """Environment, compatibility and staging at the same time; None when one of them says no."""
         request = EnvironmentRequest.of(self.spec.engine, self.spec.environment)
-        staging = StagingRequest(
-            model=self.spec.model,
-            shards=self.spec.staging.shards,
-            disk_benchmark=self.spec.staging.disk_benchmark,
-            disk_floor=self.spec.staging.disk_floor,
-        )
+        staging = StagingRequest.of(self.spec, convertible=get_engine(self.spec.engine).card.loads_gguf)
         outcomes = side_by_side(
             [
                 partial(build_environment, request),
@@ -204,7 +199,8 @@ class _Lifecycle:
         family = family_at(self.model.source)
         # What llama.cpp serves has the candidate's type, whatever the model's was.
         typed = family is not None and "hf-folder" in get_engine(self.spec.engine).card.layouts
-        capabilities = [gpu.compute_capability for gpu in read_nvml().gpus if gpu.compute_capability]
+        used = [one.gpu.compute_capability for one in gpus_in_use(self.spec.hardware.gpus)]
+        capabilities = [capability for capability in used if capability]
         return CompatibilityRequest(
             engine=self.spec.engine,
             packages=dict(packages),
@@ -252,6 +248,7 @@ class _Lifecycle:
         command = engine.command(
             str(environment.python_path), str(engine.server_worker), str(quantization.candidate.path), config
         )
+        check_flags(staging.model_dir, command.argv)
         return Release(
             at=datetime.now(UTC),
             spec=self.spec,

@@ -39,7 +39,7 @@ def footprint_of(model_dir: Path, form: CandidateFormat, card: EngineCard, conte
     """What the model in this format will take, predicted. Raises `ModelError`."""
     shape = read_model_shape(model_dir)
     source = read_source(model_dir, shape)
-    if card.layouts[0] == "gguf-file":
+    if card.loads_gguf:
         layers, output = weights_by_place(source, shape, form)
     else:
         layers, output = unpacked_bytes(source) if card.unpacks_weights else folder_bytes(source, form), 0

@@ -15,6 +15,7 @@ from flows.stage_model import stage_and_keep
 from flows.tune_serving import TuningRequest, quantized
 from tasks.core.cancellation import begin
 from tasks.core.spec import DeploySpec
+from tasks.engines.catalogue import get_engine
 from tasks.engines.weights import check_formats
 from tasks.environment.models import EnvironmentRequest
 from tasks.staging.models import StagingRequest
@@ -28,12 +29,7 @@ def quantize_model(spec: DeploySpec) -> Outcome[Any]:
         spec: which model and formats, and how much quality may be lost. Returns the outcome of quantization, or
             of the stage before it that said no.
     """
-    staging = StagingRequest(
-        model=spec.model,
-        shards=spec.staging.shards,
-        disk_benchmark=spec.staging.disk_benchmark,
-        disk_floor=spec.staging.disk_floor,
-    )
+    staging = StagingRequest.of(spec, convertible=get_engine(spec.engine).card.loads_gguf)
     check_formats(spec.engine, spec.tuning.candidates)
     environment = EnvironmentRequest.of(spec.engine, spec.environment)
     with ExitStack() as model_in_use:

@@ -99,6 +99,7 @@ def staged(request: StagingRequest, *, copy: Copy = apply.stage_model) -> Outcom
         "source_digest": source.pinned.digest,
         "shards": request.shards,
         "folder": str(folder),
+        "servable": request.servable,
         "convertible": request.convertible,
         "tensor_parallel": request.tensor_parallel,
     }
@@ -108,6 +109,7 @@ def staged(request: StagingRequest, *, copy: Copy = apply.stage_model) -> Outcom
             source.pinned,
             request.shards,
             convertible=request.convertible,
+            servable=request.servable,
             tensor_parallel=request.tensor_parallel,
         )
         gone = _make_room(plan, folder, settings) if own else ()

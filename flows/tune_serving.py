@@ -45,7 +45,7 @@ from tasks.core.digests import digest_of
 from tasks.core.errors import SpecError
 from tasks.core.files import file_lock
 from tasks.core.load import longest_output
-from tasks.core.model_shape import ModelShape, read_model_shape
+from tasks.core.model_shape import ModelShape, check_convertible, read_model_shape
 from tasks.core.progress import say
 from tasks.core.serving import ServingConfig
 from tasks.core.settings import Settings
@@ -53,6 +53,7 @@ from tasks.core.spec import CandidateFormat, EngineKind, Gate, Hardware, LoadGen
 from tasks.core.verdicts import StageName
 from tasks.engines.catalogue import get_engine
 from tasks.engines.deployable import check_tunable
+from tasks.engines.families import family_in
 from tasks.engines.weights import check_formats
 from tasks.quantization import report as quantization_report
 from tasks.quantization.apply import still_good
@@ -123,7 +124,7 @@ def _bench(request: TuningRequest, stage: StageName) -> EngineBench:
 def _config(request: TuningRequest) -> ServingConfig:
     """How the engine serves while it is tuned, but for the batch size and for its placement on GPUs."""
     gpus = request.hardware.gpus
-    by_layer = get_engine(request.engine).card.layouts[0] == "gguf-file"
+    by_layer = get_engine(request.engine).card.loads_gguf
     return ServingConfig(
         served_name=request.name,
         batch=1,
@@ -141,6 +142,8 @@ def _check(request: TuningRequest, shape: ModelShape) -> None:
     """What can be known to be wrong before anything is measured."""
     tuning = request.tuning
     check_formats(request.engine, tuning.candidates)
+    if get_engine(request.engine).card.loads_gguf:
+        check_convertible(shape, f"{request.model_dir}/config.json")
     if _by_guidellm(tuning) and request.engine is EngineKind.TRANSFORMERS:
         raise SpecError(
             "guidellm cannot load transformers: that server refuses ignore_eos, which each of its requests holds",
@@ -164,7 +167,8 @@ def quantized(request: TuningRequest) -> Outcome[QuantizationResult]:
     config = _config(request)
     if (space := _space(request, request.tuning.candidates[0])) and space.knob == "tensor_parallel":
         config = predicted(config, space)
-    refused = infeasible(request.engine, request.tuning, request.hardware)
+    family = family_in(request.model_dir)
+    refused = infeasible(request.engine, request.tuning, request.hardware, family)
     asked = _asked(request, refused)
     if quantizer := quantizer_lock(request.engine, request.tuning, refused):
         asked = asked.model_copy(update={"quantizer_digest": quantizer.digest})

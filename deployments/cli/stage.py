@@ -66,6 +66,7 @@ def copy(
             tensor_parallel=tensor_parallel,
             disk_benchmark=False,
             to=folder.absolute(),
+            servable=False,
             convertible=False,
         )
     )

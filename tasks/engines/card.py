@@ -196,6 +196,8 @@ class EngineCard(Sourced):
     max_batch: int = Field(ge=1)
     maps_files: bool
     """Whether it maps the model's files, so that what is in the page cache loads at once."""
+    bfloat16_from: Capability | None = None
+    """The compute capability below which it refuses bfloat16; None where it computes in it everywhere."""
     unpacks_weights: bool = False
     """Whether it unpacks quantized weights to 16 bits before it computes: they save disk, and no memory."""
     api_model: Literal["served-name", "folder-name", "tensorrt_llm"]
@@ -210,6 +212,11 @@ class EngineCard(Sourced):
     quantization: tuple[Quantization, ...]
     knob: tuple[Knob, ...]
     stop: Stop
+
+    @property
+    def loads_gguf(self) -> bool:
+        """Whether its candidates are GGUF files, and no folders."""
+        return self.layouts[0] == "gguf-file"
 
     def translate(self, samples: Mapping[str, float]) -> dict[str, float]:
         """An engine's Prometheus samples under the common names; what it does not show is left out.

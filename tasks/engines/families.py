@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any, Literal
@@ -12,6 +12,7 @@ from typing import Any, Literal
 from packaging.version import Version
 from pydantic import Field, ValidationError
 
+from tasks.core.errors import ModelError
 from tasks.engines.card import Capability, Part, Sourced, damaged, read_data
 
 _BFLOAT16 = Version("8.0")
@@ -80,6 +81,17 @@ def family_at(source: str) -> Family | None:
     return family_of(config) if isinstance(config, dict) else None
 
 
+def family_in(folder: Path) -> Family | None:
+    """The family of the model in a folder; None where it is not known. Raises `ModelError` for a `config.json` that
+    lacks what the family needs."""
+    config = json.loads((folder / "config.json").read_bytes())  # its sizes were read before
+    family = family_of(config)
+    wrong = config_findings(family, config) if family else ()
+    if wrong:
+        raise ModelError("; ".join(one.message for one in wrong), fix=wrong[0].fix)
+    return family
+
+
 def serving_dtype(family: Family, capabilities: Iterable[Capability]) -> str | None:
     """In which type to serve it there; None where none will do, and with its own quantization: that says it itself.
 
@@ -132,6 +144,14 @@ def flag_findings(family: Family, argv: Iterable[str]) -> tuple[Finding, ...]:
         for flag in family.forbidden_flags
         if flag in argv
     )
+
+
+def check_flags(folder: Path, argv: Sequence[str]) -> None:
+    """Raise `ModelError` for an argument that the family of the model in a folder forbids."""
+    family = family_in(folder)
+    wrong = flag_findings(family, argv) if family else ()
+    if wrong:
+        raise ModelError("; ".join(one.message for one in wrong), fix=wrong[0].fix)
 
 
 def host_findings(

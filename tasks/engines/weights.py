@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from packaging.version import Version
+
 from tasks.core.errors import SpecError
 from tasks.core.spec import CandidateFormat, EngineKind
-from tasks.engines.card import Capability, Quantization
+from tasks.engines.card import Capability, EngineCard, Quantization
 from tasks.engines.catalogue import get_engine
+from tasks.engines.families import Family, dtype_finding
 
 KINDS = {CandidateFormat.W8A8: "int8", CandidateFormat.W4A16: "gptq", CandidateFormat.FP8: "fp8"}
 """Formats that need something of the hardware, by the card's name for such weights."""
+
+_DTYPES = {CandidateFormat.BF16: "bfloat16", CandidateFormat.F16: "float16"}
 
 
 def check_formats(kind: EngineKind, formats: Sequence[CandidateFormat]) -> None:
@@ -28,16 +33,23 @@ def check_formats(kind: EngineKind, formats: Sequence[CandidateFormat]) -> None:
 
 
 def why_not_here(
-    kind: EngineKind, form: CandidateFormat, capabilities: Sequence[Capability | None]
+    kind: EngineKind,
+    form: CandidateFormat,
+    capabilities: Sequence[Capability | None],
+    family: Family | None = None,
 ) -> str | None:
-    """Why the engine cannot compute in that format on GPUs of these capabilities, or without any on the processor.
+    """Why the engine cannot compute in that format on GPUs of these capabilities, or without any on the processor; or
+    why a model of that family overflows in it.
 
     None where it can. A capability that is None is not known.
     """
+    card = get_engine(kind).card
+    if not card.loads_gguf and form in _DTYPES:
+        return _why_not_in(_DTYPES[form], card, capabilities, family)
     name = KINDS.get(form)
     if name is None:
         return None
-    row = next((one for one in get_engine(kind).card.quantization if one.name == name), None)
+    row = next((one for one in card.quantization if one.name == name), None)
     if row is None:
         return f"not made: {kind} is not known to load {name} weights"
     needs = f"{kind} computes in {name} {_where(row)}"
@@ -47,6 +59,20 @@ def why_not_here(
         return f"not made: {needs}, and that of a GPU in use is not known"
     other = sorted({one for one in capabilities if one and not row.runs_on(one)})
     return f"not made: {needs}, a GPU in use has {', '.join(other)}" if other else None
+
+
+def _why_not_in(
+    dtype: str, card: EngineCard, capabilities: Sequence[Capability | None], family: Family | None
+) -> str | None:
+    """Of plain weights, which are computed in as they are."""
+    if family and (finding := dtype_finding(family, dtype)):
+        return f"not made: {finding.message}; {finding.fix}"
+    floor = card.bfloat16_from
+    if dtype != "bfloat16" or floor is None:
+        return None
+    below = sorted({one for one in capabilities if one and Version(one) < Version(floor)})
+    needs = f"{card.kind} computes in bfloat16 from compute capability {floor} on"
+    return f"not made: {needs}, a GPU in use has {', '.join(below)}" if below else None
 
 
 def _where(row: Quantization) -> str:

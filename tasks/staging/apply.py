@@ -29,7 +29,7 @@ from tasks.core.files import (
     write_atomically,
 )
 from tasks.core.manifest import MANIFEST_FILE, Manifest, read_manifest
-from tasks.core.model_shape import parse_model_shape
+from tasks.core.model_shape import check_convertible, parse_model_shape
 from tasks.core.progress import say
 from tasks.core.safetensors import LENGTH_BYTES, Header, header_length, parse_header
 from tasks.core.verdicts import StageName, StagingVerdict
@@ -63,7 +63,12 @@ class Staged:
 
 
 def plan_copy(
-    pinned: Pinned, shards: int | Literal["auto"], *, convertible: bool, tensor_parallel: int = 1
+    pinned: Pinned,
+    shards: int | Literal["auto"],
+    *,
+    convertible: bool,
+    servable: bool = False,
+    tensor_parallel: int = 1,
 ) -> CopyPlan:
     """Read index and headers, believe nothing in them, and lay out the shards.
 
@@ -76,15 +81,17 @@ def plan_copy(
         _check_gguf(pinned, path)
         carried.append(_carried(pinned.file(path), "gguf"))
     if not selection.weights and not selection.index:
-        if convertible:
+        if convertible or servable:
             raise ModelError(
                 f"{name} holds GGUF alone, from which no candidates can be made",
                 fix="give a folder with the model's safetensors",
             )
         return CopyPlan(tuple(carried), selection.findings)
     config = pinned.read_whole(CONFIG_FILE)
-    if convertible:
-        parse_model_shape(config, f"{name}/{CONFIG_FILE}")
+    if convertible or servable:
+        shape = parse_model_shape(config, f"{name}/{CONFIG_FILE}")
+        if convertible:
+            check_convertible(shape, f"{name}/{CONFIG_FILE}")
     if selection.index:
         where = f"{name}/{selection.index}"
         paths = [file.path for file in pinned.files]

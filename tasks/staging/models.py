@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from datetime import datetime
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from tasks.core.result import StageResult
-from tasks.core.spec import DiskFloor
+from tasks.core.spec import DeploySpec, DiskFloor
 from tasks.core.verdicts import StagingVerdict
 
 
@@ -28,9 +28,23 @@ class StagingRequest(_Part):
     tensor_parallel: int = Field(
         1, ge=1, description="Ranks that will load it: the automatic number of shards is a multiple of this."
     )
-    convertible: bool = Field(
-        True, description="Refuse, before anything is copied, a model whose architecture cannot be served."
+    servable: bool = Field(
+        True, description="Refuse, before anything is copied, a model whose architecture is not known."
     )
+    convertible: bool = Field(
+        True, description="Refuse, before anything is copied, a model that cannot be converted to GGUF."
+    )
+
+    @classmethod
+    def of(cls, spec: DeploySpec, *, convertible: bool) -> Self:
+        """What a deploy stages: `convertible` where its engine loads GGUF."""
+        return cls(
+            model=spec.model,
+            shards=spec.staging.shards,
+            disk_benchmark=spec.staging.disk_benchmark,
+            disk_floor=spec.staging.disk_floor,
+            convertible=convertible,
+        )
 
 
 class SourceFile(_Part):

@@ -46,7 +46,11 @@ def test_what_an_alias_names_is_staged_and_a_promotion_is_seen(
     mlflow: MlflowServer, settings: Settings, random_model: Path, tmp_path: Path
 ) -> None:
     request = StagingRequest(
-        model="models:/assistant@champion", disk_benchmark=False, to=tmp_path / "one", convertible=False
+        model="models:/assistant@champion",
+        disk_benchmark=False,
+        to=tmp_path / "one",
+        servable=False,
+        convertible=False,
     )
     first = staged(request).result
     assert (first.verdict, first.version) == ("verified", "1")

@@ -23,7 +23,7 @@ from tasks.core.digests import (
     short,
 )
 from tasks.core.errors import ModelError, SlipwayError, StageCancelledError, WrongUseError
-from tasks.core.model_shape import read_model_shape
+from tasks.core.model_shape import check_convertible, read_model_shape
 from tasks.core.spec import parse_spec
 from tasks.core.verdicts import StageName, says_no
 
@@ -104,6 +104,34 @@ def test_a_models_shape(tmp_path: Path) -> None:
     shape = read_model_shape(write_config(tmp_path, num_key_value_heads=2))
     assert (shape.family, shape.head_dim, shape.kv_heads) == ("llama", 32, 2)
     assert read_model_shape(write_config(tmp_path)).kv_heads == 4
+    assert shape.kv_bytes_per_token == 2 * 2 * 2 * 32 * 2
+
+
+def test_latent_attention_keeps_less_than_keys_and_values(tmp_path: Path) -> None:
+    """The sizes of DeepSeek V3: 61 layers, 128 heads, and 576 values a token and layer."""
+    shape = read_model_shape(
+        write_config(
+            tmp_path,
+            architectures=["DeepseekV3ForCausalLM"],
+            num_hidden_layers=61,
+            num_attention_heads=128,
+            num_key_value_heads=128,
+            kv_lora_rank=512,
+            qk_rope_head_dim=64,
+            qk_nope_head_dim=128,
+        )
+    )
+    assert (shape.family, shape.head_dim) == ("deepseek-v3", 192)
+    assert shape.kv_bytes_per_token == 61 * 576 * 2
+
+
+def test_what_is_known_is_not_all_converted(tmp_path: Path) -> None:
+    check_convertible(read_model_shape(write_config(tmp_path)), "config.json")
+    known = read_model_shape(write_config(tmp_path, architectures=["Qwen2ForCausalLM"]))
+    with pytest.raises(
+        ModelError, match=r"m/config.json: .*Qwen2ForCausalLM is not one that Slipway can conv"
+    ):
+        check_convertible(known, "m/config.json")
 
 
 @pytest.mark.parametrize(

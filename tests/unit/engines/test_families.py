@@ -9,12 +9,16 @@ import pytest
 from inline_snapshot import snapshot
 
 from tasks.compatibility.rules import load_tables
+from tasks.core.errors import ModelError
+from tasks.core.model_shape import FAMILIES
 from tasks.engines.families import (
     Family,
+    check_flags,
     config_findings,
     dtype_finding,
     families,
     family_at,
+    family_in,
     family_of,
     find_family,
     flag_findings,
@@ -51,6 +55,27 @@ def test_a_model_says_its_family_by_its_config(tmp_path: Path) -> None:
     assert family_at(f"file:{tmp_path}") == find_family("gemma")
     (tmp_path / "config.json").write_text("[")
     assert family_at(f"file:{tmp_path}") is None
+
+
+def test_every_architecture_with_known_sizes_is_of_a_family() -> None:
+    named = {one: found.name for one in FAMILIES if (found := family_of({"architectures": [one]}))}
+    assert named == FAMILIES
+
+
+def test_a_staged_model_has_what_its_family_needs(tmp_path: Path) -> None:
+    config = {"architectures": ["DeepseekV3ForCausalLM"]}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match=r"config\.json has topk_method None") as caught:
+        family_in(tmp_path)
+    assert caught.value.fix == "set topk_method to 'noaux_tc', or take the makers' config.json"
+    (tmp_path / "config.json").write_text(json.dumps(config | {"topk_method": "noaux_tc"}))
+    assert family_in(tmp_path) == family("deepseek-v3")
+    check_flags(tmp_path, ["vllm", "serve", "--dtype", "bfloat16"])
+    with pytest.raises(ModelError, match="--quantization must not be given"):
+        check_flags(tmp_path, ["vllm", "serve", "--quantization", "fp8"])
+    (tmp_path / "config.json").write_text(json.dumps({"architectures": ["MambaForCausalLM"]}))
+    assert family_in(tmp_path) is None
+    check_flags(tmp_path, ["--quantization"])
 
 
 def test_the_tiny_model_is_of_a_family(repository: Path) -> None:

@@ -7,9 +7,10 @@ import pytest
 from tasks.core.errors import SpecError
 from tasks.core.spec import CandidateFormat, EngineKind
 from tasks.engines.catalogue import get_engine
+from tasks.engines.families import find_family
 from tasks.engines.weights import KINDS, check_formats, why_not_here
 
-BF16, W8A8, W4A16, FP8 = (CandidateFormat(name) for name in ("bf16", "w8a8", "w4a16", "fp8"))
+BF16, F16, W8A8, W4A16, FP8 = (CandidateFormat(name) for name in ("bf16", "f16", "w8a8", "w4a16", "fp8"))
 LLAMA, TRANSFORMERS = EngineKind.LLAMA_CPP, EngineKind.TRANSFORMERS
 
 
@@ -56,6 +57,21 @@ def test_a_format_is_refused_where_the_hardware_cannot(
     found = why_not_here(TRANSFORMERS, form, capabilities)
     assert (found is None) == (reason is None)
     assert (reason or "") in (found or "")
+
+
+def test_plain_weights_are_computed_in_as_they_are() -> None:
+    deepseek = find_family("deepseek-v2")
+    assert why_not_here(EngineKind.VLLM, F16, ["9.0"], deepseek) == (
+        "not made: DeepSeek V2 overflows in float16; serve it in bfloat16"
+    )
+    assert why_not_here(EngineKind.VLLM, F16, ["9.0"], find_family("llama")) is None
+    assert why_not_here(EngineKind.VLLM, BF16, ["8.0"], deepseek) is None
+    assert why_not_here(EngineKind.VLLM, BF16, [], deepseek) is None
+    assert why_not_here(EngineKind.VLLM, BF16, ["9.0", "7.5"]) == (
+        "not made: vllm computes in bfloat16 from compute capability 8.0 on, a GPU in use has 7.5"
+    )
+    assert why_not_here(TRANSFORMERS, BF16, ["7.5"]) is None
+    assert why_not_here(LLAMA, F16, ["7.5"], find_family("gemma")) is None  # its types are the file's
 
 
 def test_a_format_may_end_with_newer_hardware() -> None:
