@@ -210,6 +210,9 @@ class ContainerService:
             slot = _ready(slots)
             if slot and slots[slot].port == _port_of(newcomer) and slots[other(slot)].state == "drain":
                 proxy.send(send_back_to(other(slot)))
+                # A settle that broke off may have written the newcomer down: started anew, the proxy would name
+                # a container that is gone, and the next claim would end the one that serves.
+                self._write_down(proxy)
         self._sweep(self._serving_proxy(), drain_s)
 
     def stop(self, *, drain_s: float) -> None:
