@@ -74,6 +74,9 @@ class FakeTarget:
         self._call("settle")
         self.serving = newcomer.release
 
+    def end_former(self, *, drain_s: float) -> None:
+        self._call("end_former")
+
     def revert(self, newcomer: Newcomer, *, drain_s: float) -> None:
         self._call("revert")
         self.traffic = self.serving
@@ -124,10 +127,10 @@ def folder(tmp_path: Path) -> ServiceFolder:
     return ServiceFolder(tmp_path / "services", "chat")
 
 
-def test_the_steps_come_in_order_and_the_state_last(wanted: Release, folder: ServiceFolder) -> None:
+def test_the_steps_come_in_order(wanted: Release, folder: ServiceFolder) -> None:
     target = FakeTarget()
     result = roll_out(wanted, folder, target, FakeApi().open)
-    assert target.calls == ["claim", "start", "switch", "settle"]
+    assert target.calls == ["claim", "start", "switch", "settle", "end_former"]
     assert (result.verdict, result.completion) == (RolloutVerdict.SERVING, " fox")
     assert folder.release(wanted.id) == wanted
     assert folder.state() is not None
@@ -147,6 +150,28 @@ def test_a_step_that_fails_leaves_what_served(
     assert ("stop" in target.calls) == (former is None)
     assert folder.state() is None
     assert result.log_tail == ("why" if step == "start" else "last words")
+
+
+def test_a_rollout_that_is_interrupted_in_the_drain_is_done_and_written_down(
+    wanted: Release, folder: ServiceFolder
+) -> None:
+    interrupt = KeyboardInterrupt()
+    target = FakeTarget(serving="sha256:old", traffic="sha256:old", failing={"end_former": interrupt})
+    with pytest.raises(KeyboardInterrupt):
+        roll_out(wanted, folder, target, FakeApi().open)
+    assert target.calls[-2:] == ["settle", "end_former"]
+    state = folder.state()
+    assert state is not None
+    assert (target.traffic, state.release, state.previous) == (wanted.id, wanted.id, "sha256:old")
+
+
+def test_a_former_release_that_cannot_be_ended_fails_no_rollout(
+    wanted: Release, folder: ServiceFolder
+) -> None:
+    stuck = RolloutError("the Docker engine could not remove a container")
+    target = FakeTarget(serving="sha256:old", traffic="sha256:old", failing={"end_former": stuck})
+    result = roll_out(wanted, folder, target, FakeApi().open)
+    assert (result.verdict, result.serving) == (RolloutVerdict.SERVING, wanted.id)
 
 
 def test_a_release_that_answers_privately_but_not_publicly_is_taken_back(

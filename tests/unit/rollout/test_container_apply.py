@@ -135,7 +135,22 @@ def docked(tmp_path: Path, releases: tuple[Release, Release]) -> Docked:
     newcomer = service.start(releases[0])
     service.switch(newcomer)
     service.settle(newcomer, drain_s=0)
+    service.end_former(drain_s=0)
     return docked
+
+
+def test_a_settled_switch_leaves_the_former_container_until_it_is_ended(
+    docked: Docked, releases: tuple[Release, Release]
+) -> None:
+    former, wanted = releases
+    service = docked.service()
+    service.claim("127.0.0.1", 8000)
+    newcomer = service.start(wanted)
+    service.switch(newcomer)
+    service.settle(newcomer, drain_s=0)
+    assert (docked.serving(), docked.left()) == (wanted.id, [former.id, wanted.id])
+    service.end_former(drain_s=0)
+    assert (docked.serving(), docked.left()) == (wanted.id, [wanted.id])
 
 
 def test_what_is_taken_back_is_served_also_by_a_proxy_that_starts_anew(
