@@ -40,7 +40,7 @@ def roll_out(release: Release) -> Outcome[RolloutResult]:
             work=lambda: bring_into_service(
                 release, folder, target, EngineApi, Prefetcher(StageName.ROLLOUT)
             ),
-            still_good=lambda result: still_serves(result, release, target, EngineApi),
+            still_good=lambda result: still_serves(result, release, folder, target, EngineApi),
         )
     if outcome.verdict == RolloutVerdict.SERVING:
         _see_to_sampler(folder)

@@ -181,12 +181,17 @@ def answers(release: Release, base_url: str, open_api: OpenApi) -> bool:
         return True
 
 
-def still_serves(result: RolloutResult, release: Release, target: Target, open_api: OpenApi) -> bool:
-    """Whether what a recorded rollout brought into service is still there, and answers."""
+def still_serves(
+    result: RolloutResult, release: Release, folder: ServiceFolder, target: Target, open_api: OpenApi
+) -> bool:
+    """Whether what a recorded rollout brought into service is still there, answers, and is written down.
+
+    What serves and is not written down, as after a later rollout that was killed, is for `roll_out` to adopt.
+    """
     running = _look(release, target, open_api)
-    if running is None or not running.up:
+    if running is None or running.endpoint != result.endpoint:
         return False
-    if (running.release, running.endpoint) != (release.id, result.endpoint):
+    if plan_rollout(release, folder.state(), running).action is not RolloutAction.NOTHING:
         return False
     target.claim(running.host, running.port)  # held already: sweeps what a killed rollout left
     return True

@@ -20,6 +20,7 @@ from flows.roll_out import roll_out
 from tasks.core.errors import SlipwayError
 from tasks.core.release import ServiceFolder
 from tasks.core.verdicts import RolloutVerdict
+from tasks.rollout.models import RolloutAction
 
 pytestmark = [pytest.mark.server, pytest.mark.engine]
 
@@ -42,12 +43,22 @@ def test_a_release_is_rolled_out_once_and_found_again(
         again = roll_out(release)
         assert (again.verdict, again.cached, again.record) == ("serving", True, first.record)
         assert again.seconds < first.seconds
+        # As after a rollout of it that was killed before it was written down: the record does not hide that.
+        state = folder.state()
+        assert state is not None
+        killed = state.model_copy(update={"release": "sha256:former", "previous": "sha256:before that"})
+        folder.state_file.write_text(killed.model_dump_json(by_alias=True))
+        adopted = roll_out(release)
+        assert (adopted.cached, adopted.result.action) == (False, RolloutAction.ADOPT)
+        state = folder.state()
+        assert state is not None
+        assert (state.release, state.previous) == (release.id, "sha256:former")
         with EngineApi(first.result.endpoint or "") as api:
             assert api.complete("chat", "The", 2).text
         with get_client(sync_client=True) as client:
             artifacts = [a for a in client.read_artifacts() if a.key == "rollout-chat"]
             names = {run.state_name for run in client.read_flow_runs() if run.state_name}
-        assert len(artifacts) == 1
+        assert len(artifacts) == 2
         assert "# Rollout: serving" in str(artifacts[0].data)
         assert {"Serving", "Cached"} <= names
     finally:
@@ -60,4 +71,4 @@ def test_a_release_is_rolled_out_once_and_found_again(
     broken = roll_out(make_release(engine_python, gguf))
     assert (broken.verdict, broken.says_no) == (RolloutVerdict.ROLLED_BACK, True)
     outcomes = [record.outcome for record in FolderRecordStore(slipway_home / "records").list()]
-    assert outcomes == ["serving", "rolled_back"]
+    assert outcomes == ["serving", "serving", "rolled_back"]

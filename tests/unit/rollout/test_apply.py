@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 from releases import make_release
@@ -282,12 +283,31 @@ def test_another_target_has_to_be_asked_for_openly(wanted: Release, folder: Serv
 def test_a_recorded_rollout_stands_only_while_it_answers(wanted: Release, folder: ServiceFolder) -> None:
     target = FakeTarget()
     result = roll_out(wanted, folder, target, FakeApi().open)
-    assert still_serves(result, wanted, target, FakeApi().open)
-    assert not still_serves(result, wanted, target, FakeApi(well=set()).open)
-    assert not still_serves(result, wanted, target, FakeApi(ready_at=set()).open)
-    assert not still_serves(result, wanted, FakeTarget(), FakeApi().open)
+    assert still_serves(result, wanted, folder, target, FakeApi().open)
+    assert not still_serves(result, wanted, folder, target, FakeApi(well=set()).open)
+    assert not still_serves(result, wanted, folder, target, FakeApi(ready_at=set()).open)
+    assert not still_serves(result, wanted, folder, FakeTarget(), FakeApi().open)
+    assert not still_serves(result, wanted, folder, FakeTarget(serving="sha256:old"), FakeApi().open)
     moved = result.model_copy(update={"endpoint": "http://127.0.0.1:1"})
-    assert not still_serves(moved, wanted, target, FakeApi().open)
+    assert not still_serves(moved, wanted, folder, target, FakeApi().open)
+
+
+@pytest.mark.parametrize("written", [{"release": "sha256:old"}, {"host": "::1"}, {"port": 1}, None])
+def test_a_recorded_rollout_stands_only_while_it_is_written_down(
+    wanted: Release, folder: ServiceFolder, written: dict[str, Any] | None
+) -> None:
+    """As where it is brought into service a second time, and killed before it is written down again."""
+    target = FakeTarget()
+    result = roll_out(wanted, folder, target, FakeApi().open)
+    state = folder.state()
+    assert state is not None
+    if written is None:
+        folder.state_file.unlink()
+    else:
+        folder.state_file.write_text(state.model_copy(update=written).model_dump_json(by_alias=True))
+    target.calls.clear()
+    assert not still_serves(result, wanted, folder, target, FakeApi().open)
+    assert target.calls == []
 
 
 @dataclass
