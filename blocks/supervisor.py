@@ -115,6 +115,9 @@ class SupervisedService:
         """Keep the newcomer; the supervisor drains and ends the former one by itself."""
         self._ask("settle", drain_s=drain_s)
 
+    def end_former(self, *, drain_s: float) -> None:
+        """Nothing: the supervisor does."""
+
     def revert(self, newcomer: Newcomer, *, drain_s: float) -> None:
         """End the newcomer. A supervisor that died has done so already."""
         if self._connection is not None:

@@ -26,7 +26,7 @@ from flows.build_environment import build_environment
 from flows.check_health import check_health
 from flows.named_states import answer_of, named
 from flows.recording import Outcome, publish
-from flows.roll_out import roll_out
+from flows.roll_out import roll_out_under_lease
 from flows.side_by_side import side_by_side
 from flows.stage_model import stage_and_keep
 from flows.stale_runs import end_stale_runs, end_stale_tasks, service_tag
@@ -130,7 +130,7 @@ class _Lifecycle:
             if tuned is None:
                 return self._refused()
             release = self._release(environment, staging, *tuned)
-            rollout = self._keep(answer_of(lambda: roll_out(release)))
+            rollout = self._keep(answer_of(lambda: roll_out_under_lease(release)))
         if rollout.says_no:
             return self._refused(endpoint=rollout.result.endpoint)
         endpoint = rollout.result.endpoint

@@ -1,4 +1,8 @@
-"""Bring a release into service, or leave the former one serving."""
+"""Bring a release into service, or leave the former one serving.
+
+Whoever changes a service holds its lease: a rollout takes for a leftover whatever does not serve, the newcomer of
+another run included. A rollout of its own takes the lease; a deploy holds it already.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +16,7 @@ from blocks.sampler import sample_service
 from blocks.targets import open_target, prepare
 from flows.recording import Outcome, run_stage
 from tasks.core.errors import CommandError
+from tasks.core.files import file_lock
 from tasks.core.progress import say
 from tasks.core.release import Release, ServiceFolder
 from tasks.core.settings import Settings
@@ -30,6 +35,18 @@ def roll_out(release: Release) -> Outcome[RolloutResult]:
     Args:
         release: What to run: the engine's command, the model and everything that was decided about them.
     """
+    lease = Settings.load().service_lease(release.name)
+    with file_lock(lease, wait=False, holder=f"the service {release.name}"):
+        return _roll_out(release).as_state()
+
+
+@flow(name="roll-out", flow_run_name="roll out {release.name}")
+def roll_out_under_lease(release: Release) -> Outcome[RolloutResult]:
+    """The same, for a flow that holds the service's lease."""
+    return _roll_out(release).as_state()
+
+
+def _roll_out(release: Release) -> Outcome[RolloutResult]:
     settings = Settings.load()
     folder = ServiceFolder(settings.services, release.name)
     with ExitStack() as stack:
@@ -46,11 +63,11 @@ def roll_out(release: Release) -> Outcome[RolloutResult]:
             work=lambda: bring_into_service(
                 release, folder, target, EngineApi, Prefetcher(StageName.ROLLOUT)
             ),
-            still_good=lambda result: still_serves(result, release, target, EngineApi),
+            still_good=lambda result: still_serves(result, release, folder, target, EngineApi),
         )
     if outcome.verdict == RolloutVerdict.SERVING:
         _see_to_sampler(folder)
-    return outcome.as_state()
+    return outcome
 
 
 def _see_to_sampler(folder: ServiceFolder) -> None:

@@ -111,8 +111,8 @@ def rollback(ctx: click.Context, name: str, as_json: bool) -> None:
     folder = _folder(settings, name)
     start = time.monotonic()
     with file_lock(settings.service_lease(name), wait=False, holder=f"the service {name}"):
-        release = _release_before(folder)
-        with open_target(release.target, folder, settings) as target:
+        with open_target(_target_of(folder), folder, settings) as target:
+            release = _release_before(folder, target.running())
             result = roll_out(release, folder, target, EngineApi, Prefetcher(StageName.ROLLOUT))
             if result.verdict == RolloutVerdict.SERVING:
                 sample_service(folder, *folder.serving())
@@ -169,21 +169,25 @@ def _drain_s(folder: ServiceFolder, state: ServiceState | None) -> float:
     return release.spec.rollout.drain_s if release else 0
 
 
-def _release_before(folder: ServiceFolder) -> Release:
+def _release_before(folder: ServiceFolder, running: Running | None) -> Release:
+    """The release before the one that serves, which a killed rollout may not have written down."""
     from tasks.core.digests import short
     from tasks.core.errors import RolloutError, WrongUseError
+    from tasks.rollout.plan import release_before
 
     state = folder.state()
-    if state is None:
+    serving = running or state
+    if serving is None:
         raise WrongUseError(
             f"{folder.name} is stopped: nothing to go back from", fix="slipway deploy SPEC.yaml"
         )
-    if state.previous is None:
-        raise WrongUseError(f"{folder.name} has no release before {short(state.release)}")
-    release = folder.release(state.previous)
+    before = release_before(state, running)
+    if before is None:
+        raise WrongUseError(f"{folder.name} has no release before {short(serving.release)}")
+    release = folder.release(before)
     if release is None:
         raise RolloutError(
-            f"the document of release {short(state.previous)} is gone from {folder.root / 'releases'}",
+            f"the document of release {short(before)} is gone from {folder.root / 'releases'}",
             fix="deploy the spec again",
         )
     return release
@@ -202,6 +206,7 @@ def _row_of(folder: ServiceFolder, settings: Settings) -> dict[str, Any]:
 def _status_of(folder: ServiceFolder, settings: Settings) -> dict[str, Any]:
     from blocks.targets import open_target
     from tasks.core.errors import MissingToolError
+    from tasks.rollout.plan import release_before
 
     state, release = folder.state(), _latest_release(folder)
     running: Running | None = None
@@ -221,7 +226,7 @@ def _status_of(folder: ServiceFolder, settings: Settings) -> dict[str, Any]:
         "endpoint": running.endpoint if running else state.endpoint if state else None,
         "target": release.target,
         "release": release.id,
-        "previous": state.previous if state else None,
+        "previous": release_before(state, running),
         "model": release.model_source,
         "format": release.candidate_format,
         "batch": release.config.batch,

@@ -2,8 +2,8 @@
 
 Order: claim the address, start the newcomer beside the former release, `/health`, one real completion
 straight to the newcomer, write the release's document, switch, one completion at the public address,
-settle, write `current.json`. Whatever fails on the way, the former release takes the traffic; a kill at any
-moment leaves either the old or the new one serving.
+settle, write `current.json`, end the former one. Whatever fails until it is settled, the former release takes
+the traffic; a kill at any moment leaves either the old or the new one serving.
 """
 
 from __future__ import annotations
@@ -90,10 +90,13 @@ class Target(Protocol):
         """Send new requests to the newcomer. The former one keeps those it has, and stays up."""
 
     def settle(self, newcomer: Newcomer, *, drain_s: float) -> None:
-        """Make the switch durable; the former one ends once it has no request left, or after `drain_s`.
+        """Make the switch durable, at once: from here on the newcomer is what serves.
 
-        May return earlier where something that outlives this command ends the former one.
+        Something that outlives this command may end the former one from now on, as `end_former` does.
         """
+
+    def end_former(self, *, drain_s: float) -> None:
+        """End what served before, once it has no request left or after `drain_s`, unless `settle` sees to it."""
 
     def revert(self, newcomer: Newcomer, *, drain_s: float) -> None:
         """Undo: the former one gets the traffic if it does not have it, and the newcomer ends."""
@@ -178,12 +181,17 @@ def answers(release: Release, base_url: str, open_api: OpenApi) -> bool:
         return True
 
 
-def still_serves(result: RolloutResult, release: Release, target: Target, open_api: OpenApi) -> bool:
-    """Whether what a recorded rollout brought into service is still there, and answers."""
+def still_serves(
+    result: RolloutResult, release: Release, folder: ServiceFolder, target: Target, open_api: OpenApi
+) -> bool:
+    """Whether what a recorded rollout brought into service is still there, answers, and is written down.
+
+    What serves and is not written down, as after a later rollout that was killed, is for `roll_out` to adopt.
+    """
     running = _look(release, target, open_api)
-    if running is None or not running.up:
+    if running is None or running.endpoint != result.endpoint:
         return False
-    if (running.release, running.endpoint) != (release.id, result.endpoint):
+    if plan_rollout(release, folder.state(), running).action is not RolloutAction.NOTHING:
         return False
     target.claim(running.host, running.port)  # held already: sweeps what a killed rollout left
     return True
@@ -279,7 +287,10 @@ class _Attempt:
                 self._undo(newcomer)
         if failure is not None:
             return self._rolled_back(failure, log)
+        # Before the drain: that takes long, and a command that is ended in it leaves the newcomer serving.
         _write_state(self.release, self.folder, self.plan.host, self.port, self.plan.previous)
+        say(StageName.ROLLOUT, f"{short(self.release.id)} serves at {self._endpoint}")
+        self._end_former()
         return _result(
             self.release,
             self.plan,
@@ -331,7 +342,13 @@ class _Attempt:
         with self.open_api(self._endpoint) as api:
             api.complete(self.release.config.served_name, self.release.spec.rollout.gate.prompt, 1)
         self.target.settle(newcomer, drain_s=self.release.spec.rollout.drain_s)
-        say(StageName.ROLLOUT, f"{short(self.release.id)} serves at {self._endpoint}")
+
+    def _end_former(self) -> None:
+        """A release that serves is no failed rollout for what is left of the one before: the next claim ends it."""
+        try:
+            self.target.end_former(drain_s=self.release.spec.rollout.drain_s)
+        except RolloutError as error:
+            say(StageName.ROLLOUT, f"what served before is left to the next rollout: {error}")
 
     def _log_of(self, newcomer: Newcomer | None) -> str:
         if newcomer is None:

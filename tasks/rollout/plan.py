@@ -17,16 +17,29 @@ def plan_rollout(release: Release, state: ServiceState | None, running: Running 
     host, port = address_of(release, state)
     action = _action(release, state, running, host, port)
     former = running.release if running else None
-    seen = [former, *((state.release, state.previous) if state else ())]
-    previous = next((found for found in seen if found not in (None, wanted)), None)
     return RolloutPlan(
         action=action,
         host=host,
         port=port,
         former=former,
-        previous=previous,
+        previous=former if former not in (None, wanted) else _written_before(wanted, state),
         steps=_steps(action, release, former, host, port),
     )
+
+
+def release_before(state: ServiceState | None, running: Running | None) -> str | None:
+    """The release to go back to: what served before what serves now; None if nothing did.
+
+    What serves now and is not written down came after what is.
+    """
+    now = running.release if running else state.release if state else None
+    return _written_before(now, state)
+
+
+def _written_before(now: str | None, state: ServiceState | None) -> str | None:
+    """The newest release but `now` that was written down."""
+    written = (state.release, state.previous) if state else ()
+    return next((found for found in written if found not in (None, now)), None)
 
 
 def address_of(release: Release, state: ServiceState | None) -> tuple[str, int | None]:

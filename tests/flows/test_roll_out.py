@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from inline_snapshot import snapshot
 from prefect import get_client
 from releases import make_release
 from strays import processes_of
@@ -16,14 +17,18 @@ from blocks.page_cache import cached_share, evict
 from blocks.record_store import FolderRecordStore
 from blocks.sampler import stop_sampler
 from blocks.supervisor import SupervisedService
-from flows.roll_out import roll_out
-from tasks.core.errors import SlipwayError
+from flows.roll_out import roll_out, roll_out_under_lease
+from tasks.core.errors import BusyError, ModelError, SlipwayError
+from tasks.core.files import file_lock
 from tasks.core.release import ServiceFolder
+from tasks.core.settings import Settings
 from tasks.core.verdicts import RolloutVerdict
+from tasks.rollout.models import RolloutAction
 
-pytestmark = [pytest.mark.server, pytest.mark.engine]
+pytestmark = pytest.mark.server
 
 
+@pytest.mark.engine
 def test_a_release_is_rolled_out_once_and_found_again(
     engine_python: Path, random_ggufs: tuple[Path, Path], slipway_home: Path
 ) -> None:
@@ -42,12 +47,22 @@ def test_a_release_is_rolled_out_once_and_found_again(
         again = roll_out(release)
         assert (again.verdict, again.cached, again.record) == ("serving", True, first.record)
         assert again.seconds < first.seconds
+        # As after a rollout of it that was killed before it was written down: the record does not hide that.
+        state = folder.state()
+        assert state is not None
+        killed = state.model_copy(update={"release": "sha256:former", "previous": "sha256:before that"})
+        folder.state_file.write_text(killed.model_dump_json(by_alias=True))
+        adopted = roll_out(release)
+        assert (adopted.cached, adopted.result.action) == (False, RolloutAction.ADOPT)
+        state = folder.state()
+        assert state is not None
+        assert (state.release, state.previous) == (release.id, "sha256:former")
         with EngineApi(first.result.endpoint or "") as api:
             assert api.complete("chat", "The", 2).text
         with get_client(sync_client=True) as client:
             artifacts = [a for a in client.read_artifacts() if a.key == "rollout-chat"]
             names = {run.state_name for run in client.read_flow_runs() if run.state_name}
-        assert len(artifacts) == 1
+        assert len(artifacts) == 2
         assert "# Rollout: serving" in str(artifacts[0].data)
         assert {"Serving", "Cached"} <= names
     finally:
@@ -60,4 +75,23 @@ def test_a_release_is_rolled_out_once_and_found_again(
     broken = roll_out(make_release(engine_python, gguf))
     assert (broken.verdict, broken.says_no) == (RolloutVerdict.ROLLED_BACK, True)
     outcomes = [record.outcome for record in FolderRecordStore(slipway_home / "records").list()]
-    assert outcomes == ["serving", "rolled_back"]
+    assert outcomes == ["serving", "serving", "rolled_back"]
+
+
+def test_a_rollout_of_its_own_takes_turns_with_deploys(tmp_path: Path, slipway_home: Path) -> None:
+    gguf = tmp_path / "model.gguf"
+    gguf.touch()
+    release = make_release(tmp_path / "bin" / "python", gguf)
+    gguf.unlink()
+    lease = Settings.load().service_lease("chat")
+    with file_lock(lease, wait=False, holder="the service chat"):
+        with pytest.raises(BusyError) as busy:
+            roll_out(release)
+        assert str(busy.value) == snapshot(
+            "another run is already working on the service chat (wait for it to end, then try again)"
+        )
+        assert not (slipway_home / "services").exists()
+        with pytest.raises(ModelError, match="is gone"):  # as a deploy calls it: it goes to work
+            roll_out_under_lease(release)
+    with pytest.raises(ModelError, match="is gone"):
+        roll_out(release)

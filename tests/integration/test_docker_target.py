@@ -412,6 +412,10 @@ def test_a_killed_rollout_is_finished_or_undone(
     killed = subprocess.run([sys.executable, "-c", textwrap.dedent(code), document], check=False)
     assert killed.returncode == -signal.SIGKILL
     assert complete(endpoint)
+    state = folder_of(settings).state()
+    assert state is not None
+    in_drain = killed_in == "ContainerService._sweep"
+    assert (state.release, state.previous) == ((wanted.id, former.id) if in_drain else (former.id, None))
     after = wanted if then == "the same" else former
     result = bring(after, settings)
     assert (result.verdict, result.endpoint) == (RolloutVerdict.SERVING, endpoint)

@@ -148,6 +148,26 @@ def test_rollback_goes_back_and_forth_and_is_recorded(
     assert slipway.json("status", "chat")["release"] == releases[1].id
 
 
+def test_rollback_goes_from_what_serves_whatever_is_written_down(
+    slipway: Command, releases: list[Release], services: Callable[[str], ServiceFolder]
+) -> None:
+    """As after a rollout of the second release that was killed before it was written down."""
+    folder = services("chat")
+    state = folder.state()
+    assert state is not None
+    for previous in ("sha256:before that", None):
+        killed = state.model_copy(update={"release": releases[0].id, "previous": previous})
+        folder.state_file.write_text(killed.model_dump_json(by_alias=True))
+        shown = slipway.json("status", "chat")
+        assert (shown["release"], shown["previous"]) == (releases[1].id, releases[0].id)
+        back = slipway.json("rollback", "chat")
+        assert (back["serving"], back["previous"]) == (releases[0].id, releases[1].id)
+        slipway("rollback", "chat")
+    folder.state_file.unlink()
+    slipway("rollback", "chat", code=2)
+    assert slipway.err == f"error: chat has no release before {short(releases[1].id)}\n"
+
+
 def test_rollback_to_what_does_not_start_any_more_says_no(
     slipway: Command, releases: list[Release], slipway_home: Path
 ) -> None:

@@ -1,7 +1,7 @@
 """Services as containers behind a proxy of their own: the target `docker`.
 
 Below the service's folder, `proxy/` holds one folder per public address; the file `proxy/current` names the
-one that serves. A service that moves has two proxies until the switch is settled. What takes traffic is what
+one that serves. A service that moves has two proxies until the former one ends. What takes traffic is what
 the serving proxy says; whatever it sends no requests to is a leftover, which the next claim sweeps.
 """
 
@@ -196,11 +196,14 @@ class ContainerService:
             raise RolloutError(f"the proxy did not switch to {slot}")
 
     def settle(self, newcomer: Newcomer, *, drain_s: float) -> None:
-        """Write down what serves, then end the former container once it has no request left."""
+        """Write down what serves."""
         proxy = self._claimed_proxy()
         self._write_down(proxy)
         write_atomically(self._current_file, proxy.folder.name)
-        self._sweep(proxy, drain_s)
+
+    def end_former(self, *, drain_s: float) -> None:
+        """End the former container, and a proxy at a former address, once they have no request left."""
+        self._sweep(self._claimed_proxy(), drain_s)
 
     def revert(self, newcomer: Newcomer, *, drain_s: float) -> None:
         """Give the requests back to the former container where there is one, and end the newcomer."""
@@ -210,6 +213,9 @@ class ContainerService:
             slot = _ready(slots)
             if slot and slots[slot].port == _port_of(newcomer) and slots[other(slot)].state == "drain":
                 proxy.send(send_back_to(other(slot)))
+                # A settle that broke off may have written the newcomer down: started anew, the proxy would name
+                # a container that is gone, and the next claim would end the one that serves.
+                self._write_down(proxy)
         self._sweep(self._serving_proxy(), drain_s)
 
     def stop(self, *, drain_s: float) -> None:

@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 from releases import make_release
@@ -74,6 +75,9 @@ class FakeTarget:
         self._call("settle")
         self.serving = newcomer.release
 
+    def end_former(self, *, drain_s: float) -> None:
+        self._call("end_former")
+
     def revert(self, newcomer: Newcomer, *, drain_s: float) -> None:
         self._call("revert")
         self.traffic = self.serving
@@ -124,10 +128,10 @@ def folder(tmp_path: Path) -> ServiceFolder:
     return ServiceFolder(tmp_path / "services", "chat")
 
 
-def test_the_steps_come_in_order_and_the_state_last(wanted: Release, folder: ServiceFolder) -> None:
+def test_the_steps_come_in_order(wanted: Release, folder: ServiceFolder) -> None:
     target = FakeTarget()
     result = roll_out(wanted, folder, target, FakeApi().open)
-    assert target.calls == ["claim", "start", "switch", "settle"]
+    assert target.calls == ["claim", "start", "switch", "settle", "end_former"]
     assert (result.verdict, result.completion) == (RolloutVerdict.SERVING, " fox")
     assert folder.release(wanted.id) == wanted
     assert folder.state() is not None
@@ -147,6 +151,28 @@ def test_a_step_that_fails_leaves_what_served(
     assert ("stop" in target.calls) == (former is None)
     assert folder.state() is None
     assert result.log_tail == ("why" if step == "start" else "last words")
+
+
+def test_a_rollout_that_is_interrupted_in_the_drain_is_done_and_written_down(
+    wanted: Release, folder: ServiceFolder
+) -> None:
+    interrupt = KeyboardInterrupt()
+    target = FakeTarget(serving="sha256:old", traffic="sha256:old", failing={"end_former": interrupt})
+    with pytest.raises(KeyboardInterrupt):
+        roll_out(wanted, folder, target, FakeApi().open)
+    assert target.calls[-2:] == ["settle", "end_former"]
+    state = folder.state()
+    assert state is not None
+    assert (target.traffic, state.release, state.previous) == (wanted.id, wanted.id, "sha256:old")
+
+
+def test_a_former_release_that_cannot_be_ended_fails_no_rollout(
+    wanted: Release, folder: ServiceFolder
+) -> None:
+    stuck = RolloutError("the Docker engine could not remove a container")
+    target = FakeTarget(serving="sha256:old", traffic="sha256:old", failing={"end_former": stuck})
+    result = roll_out(wanted, folder, target, FakeApi().open)
+    assert (result.verdict, result.serving) == (RolloutVerdict.SERVING, wanted.id)
 
 
 def test_a_release_that_answers_privately_but_not_publicly_is_taken_back(
@@ -257,12 +283,31 @@ def test_another_target_has_to_be_asked_for_openly(wanted: Release, folder: Serv
 def test_a_recorded_rollout_stands_only_while_it_answers(wanted: Release, folder: ServiceFolder) -> None:
     target = FakeTarget()
     result = roll_out(wanted, folder, target, FakeApi().open)
-    assert still_serves(result, wanted, target, FakeApi().open)
-    assert not still_serves(result, wanted, target, FakeApi(well=set()).open)
-    assert not still_serves(result, wanted, target, FakeApi(ready_at=set()).open)
-    assert not still_serves(result, wanted, FakeTarget(), FakeApi().open)
+    assert still_serves(result, wanted, folder, target, FakeApi().open)
+    assert not still_serves(result, wanted, folder, target, FakeApi(well=set()).open)
+    assert not still_serves(result, wanted, folder, target, FakeApi(ready_at=set()).open)
+    assert not still_serves(result, wanted, folder, FakeTarget(), FakeApi().open)
+    assert not still_serves(result, wanted, folder, FakeTarget(serving="sha256:old"), FakeApi().open)
     moved = result.model_copy(update={"endpoint": "http://127.0.0.1:1"})
-    assert not still_serves(moved, wanted, target, FakeApi().open)
+    assert not still_serves(moved, wanted, folder, target, FakeApi().open)
+
+
+@pytest.mark.parametrize("written", [{"release": "sha256:old"}, {"host": "::1"}, {"port": 1}, None])
+def test_a_recorded_rollout_stands_only_while_it_is_written_down(
+    wanted: Release, folder: ServiceFolder, written: dict[str, Any] | None
+) -> None:
+    """As where it is brought into service a second time, and killed before it is written down again."""
+    target = FakeTarget()
+    result = roll_out(wanted, folder, target, FakeApi().open)
+    state = folder.state()
+    assert state is not None
+    if written is None:
+        folder.state_file.unlink()
+    else:
+        folder.state_file.write_text(state.model_copy(update=written).model_dump_json(by_alias=True))
+    target.calls.clear()
+    assert not still_serves(result, wanted, folder, target, FakeApi().open)
+    assert target.calls == []
 
 
 @dataclass

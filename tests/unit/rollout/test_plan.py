@@ -11,7 +11,7 @@ from releases import make_release
 from tasks.core.release import Release, ServiceState
 from tasks.core.spec import Target
 from tasks.rollout.models import RolloutAction, Running
-from tasks.rollout.plan import address_of, plan_rollout
+from tasks.rollout.plan import address_of, plan_rollout, release_before
 
 
 @pytest.fixture
@@ -102,3 +102,23 @@ def test_a_service_whose_processes_are_gone_starts_at_its_port(wanted: Release) 
     assert (plan.action, plan.port, plan.former, plan.previous) == (
         RolloutAction.START, 8000, None, "sha256:old",
     )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("written", "serving", "before"),
+    [
+        (None, None, None),
+        (None, "b", None),  # the first rollout was killed before it was written down
+        (("b", "a"), "b", "a"),
+        (("b", "a"), None, "a"),
+        (("a", None), "a", None),
+        (("a", "p"), "b", "a"),  # the rollout of b was killed before it was written down
+        (("a", None), "b", "a"),
+        (("a", "b"), "b", "a"),  # the way back to b was
+    ],
+)
+def test_the_way_back_goes_from_what_serves(
+    written: tuple[str, str | None] | None, serving: str | None, before: str | None
+) -> None:
+    found = release_before(state(*written) if written else None, running(serving) if serving else None)
+    assert found == before

@@ -1,0 +1,178 @@
+"""A container service whose rollout breaks off between two writes: Docker and HAProxy are fakes, in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from releases import make_release
+
+from tasks.core.release import Release, ServiceFolder
+from tasks.rollout.container import apply
+from tasks.rollout.container.apply import ContainerService, Host
+from tasks.rollout.container.models import SLOTS, Container, ContainerPlan, Route, Slot, SlotName
+
+
+@dataclass
+class FakeContainers:
+    """Containers by their id, which is their port."""
+
+    there: dict[str, Container] = field(default_factory=dict)
+
+    def start(self, plan: ContainerPlan) -> Container:
+        container = Container(
+            id=str(plan.host_port), name=plan.name, status="running", labels=plan.labels, host_port=plan.host_port
+        )  # fmt: skip
+        self.there[container.id] = container
+        return container
+
+    def keep_alive(self, container_id: str) -> None:
+        assert container_id in self.there
+
+    def find(self, labels: Mapping[str, str]) -> list[Container]:
+        return list(self.there.values())
+
+    def log_tail(self, container_id: str, lines: int) -> str:
+        return ""
+
+    def stop(self, container_id: str, *, timeout_s: int) -> None:
+        pass
+
+    def remove(self, container_id: str) -> None:
+        del self.there[container_id]
+
+
+@dataclass
+class FakeProxy:
+    """Understands the commands of a switch, and starts with the route that was saved last."""
+
+    folder: Path
+    saved: Route | None = None
+    alive: bool = False
+    now: dict[SlotName, Slot] = field(default_factory=dict)
+
+    def route(self) -> Route | None:
+        return self.saved
+
+    def save(self, route: Route) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.saved = route
+
+    def start(self) -> None:
+        assert self.saved is not None
+        self.alive = True
+        self.now = {
+            slot: Slot(state="ready", port=self.saved.backend_port or 1)
+            if slot == self.saved.slot
+            else Slot(state="maint", port=1)
+            for slot in SLOTS
+        }
+
+    def answers(self) -> bool:
+        return self.alive
+
+    def slots(self) -> dict[SlotName, Slot]:
+        return self.now
+
+    def send(self, commands: Sequence[str]) -> None:
+        for command in commands:
+            _, _, server, what, *value = command.split()
+            name: SlotName = "blue" if server.endswith("blue") else "green"
+            change = {"port": int(value[-1])} if what == "addr" else {"state": value[0]}
+            self.now[name] = self.now[name].model_copy(update=change)
+
+    def stop(self, *, drain_s: float) -> None:
+        self.alive = False
+
+
+class Docked:
+    """One service's containers and proxy; each command has a `ContainerService` of its own."""
+
+    def __init__(self, folder: ServiceFolder) -> None:
+        self.folder = folder
+        self.containers = FakeContainers()
+        self.proxies: dict[Path, FakeProxy] = {}
+        self._ports = iter(range(4000, 5000))
+
+    def service(self) -> ContainerService:
+        host = Host(
+            open_proxy=lambda folder: self.proxies.setdefault(folder, FakeProxy(folder)),
+            free_port=lambda host: next(self._ports),
+            check_port_free=lambda host, port: None,
+        )
+        return ContainerService(self.folder, self.containers, host, lambda release: "image")
+
+    @property
+    def proxy(self) -> FakeProxy:
+        (proxy,) = self.proxies.values()
+        return proxy
+
+    def serving(self) -> str | None:
+        running = self.service().running()
+        return running.release if running else None
+
+    def left(self) -> list[str]:
+        return [container.labels[apply.RELEASE_LABEL] for container in self.containers.there.values()]
+
+
+@pytest.fixture
+def releases(tmp_path: Path) -> tuple[Release, Release]:
+    gguf = tmp_path / "model.gguf"
+    gguf.write_bytes(b"weights")
+    gguf.chmod(0o644)
+    former, wanted = (make_release(tmp_path / "bin" / "python", gguf, batch=batch) for batch in (1, 2))
+    return former, wanted
+
+
+@pytest.fixture
+def docked(tmp_path: Path, releases: tuple[Release, Release]) -> Docked:
+    """The former release serves."""
+    docked = Docked(ServiceFolder(tmp_path / "services", "chat"))
+    service = docked.service()
+    service.claim("127.0.0.1", 8000)
+    newcomer = service.start(releases[0])
+    service.switch(newcomer)
+    service.settle(newcomer, drain_s=0)
+    service.end_former(drain_s=0)
+    return docked
+
+
+def test_a_settled_switch_leaves_the_former_container_until_it_is_ended(
+    docked: Docked, releases: tuple[Release, Release]
+) -> None:
+    former, wanted = releases
+    service = docked.service()
+    service.claim("127.0.0.1", 8000)
+    newcomer = service.start(wanted)
+    service.switch(newcomer)
+    service.settle(newcomer, drain_s=0)
+    assert (docked.serving(), docked.left()) == (wanted.id, [former.id, wanted.id])
+    service.end_former(drain_s=0)
+    assert (docked.serving(), docked.left()) == (wanted.id, [wanted.id])
+
+
+def test_what_is_taken_back_is_served_also_by_a_proxy_that_starts_anew(
+    docked: Docked, releases: tuple[Release, Release], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    former, wanted = releases
+    service = docked.service()
+    service.claim("127.0.0.1", 8000)
+    newcomer = service.start(wanted)
+    service.switch(newcomer)
+    with monkeypatch.context() as patched:
+        patched.setattr(apply, "write_atomically", _interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            service.settle(newcomer, drain_s=0)
+    route = docked.proxy.route()
+    assert route is not None
+    assert route.release == wanted.id
+    service.revert(newcomer, drain_s=0)
+    docked.proxy.alive = False
+    docked.service().claim("127.0.0.1", 8000)
+    assert (docked.serving(), docked.left()) == (former.id, [former.id])
+
+
+def _interrupted(path: Path, content: str) -> None:
+    raise KeyboardInterrupt
