@@ -33,13 +33,15 @@ class FolderRecordStore:
         """All records, of one stage if given, oldest first."""
         return self._read(f"{stage or '*'}/*.json")
 
-    def with_inputs(self, stage: StageName, inputs_digest: str) -> Sequence[Record]:
-        """A stage's records with these inputs, oldest first; others are not read."""
-        return self._read(f"{stage}/*{inputs_suffix(inputs_digest)}")
+    def with_inputs(
+        self, stage: StageName, inputs_digest: str, newest: int | None = None
+    ) -> Sequence[Record]:
+        """A stage's records with these inputs, oldest first; others are not read. At most the `newest` so many."""
+        return self._read(f"{stage}/*{inputs_suffix(inputs_digest)}", newest)
 
-    def _read(self, pattern: str) -> Sequence[Record]:
+    def _read(self, pattern: str, newest: int | None = None) -> Sequence[Record]:
         paths = sorted(self.root.glob(pattern), key=lambda path: path.name)
-        return read_all((path.read_bytes(), str(path)) for path in paths)
+        return read_all((path.read_bytes(), str(path)) for path in paths[-newest if newest else None :])
 
 
 def open_record_store(settings: Settings) -> RecordStore:

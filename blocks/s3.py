@@ -250,13 +250,16 @@ class S3RecordStore:
         """All records, of one stage if given, oldest first."""
         return self._read(f"{stage}/" if stage else "", ".json")
 
-    def with_inputs(self, stage: StageName, inputs_digest: str) -> Sequence[Record]:
-        """A stage's records with these inputs, oldest first; of others only the names are read."""
-        return self._read(f"{stage}/", inputs_suffix(inputs_digest))
+    def with_inputs(
+        self, stage: StageName, inputs_digest: str, newest: int | None = None
+    ) -> Sequence[Record]:
+        """A stage's records with these inputs, oldest first; of others only the names are read. At most the
+        `newest` so many."""
+        return self._read(f"{stage}/", inputs_suffix(inputs_digest), newest)
 
-    def _read(self, below: str, suffix: str) -> Sequence[Record]:
-        paths = [item.path for item in self.folder.objects(below) if item.path.endswith(suffix)]
-        paths.sort(key=lambda path: path.rpartition("/")[2])
+    def _read(self, below: str, suffix: str, newest: int | None = None) -> Sequence[Record]:
+        found = [item.path for item in self.folder.objects(below) if item.path.endswith(suffix)]
+        paths = sorted(found, key=lambda path: path.rpartition("/")[2])[-newest if newest else None :]
         with ThreadPoolExecutor(_PARALLEL) as pool:
             return read_all(zip(pool.map(self.folder.read, paths), map(self.folder.url, paths), strict=True))
 

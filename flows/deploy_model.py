@@ -18,7 +18,7 @@ from blocks.environment_trial import EnvironmentTrial
 from blocks.fact_contract import FactContract
 from blocks.host import ThisHost, fingerprint_here
 from blocks.managers import open_manager
-from blocks.model_registry import resolve
+from blocks.model_registry import ResolvedModel, resolve
 from blocks.nvml import gpus_in_use, read_nvml
 from blocks.record_store import open_record_store
 from blocks.targets import check_target
@@ -74,7 +74,6 @@ def deploy_model(spec: DeploySpec) -> DeployResult:
         spec: what to deploy, where, and how good it has to be.
     """
     settings = Settings.load()
-    check_target(spec.target)
     lease = settings.service_lease(spec.name)
     with file_lock(lease, wait=False, holder=f"the service {spec.name}"), tags(service_tag(spec.name)):
         end_stale_runs(spec.name, flow_run.id, flow_run.tags)
@@ -96,12 +95,15 @@ class _Lifecycle:
     def __init__(self, spec: DeploySpec, settings: Settings) -> None:
         self.spec = spec
         self.settings = settings
-        self.model = resolve(spec.model, settings)
+        self.model = ResolvedModel(spec.model)  # until `run` has asked for it
         self.rows: list[StageRow] = []
         self.start = time.monotonic()
 
     def run(self) -> DeployResult:
         try:
+            # Inside, so that what fails here leaves a record, too: watch-registry counts deploys that failed.
+            self.model = resolve(self.spec.model, self.settings)
+            check_target(self.spec.target)
             result = self._run_stages()
         except Exception as error:
             # This is where the run is recorded: a fault is knowledge too. It goes on up.
@@ -319,7 +321,7 @@ class _Lifecycle:
         )
 
     def _record(self, outcome: str, evidence: dict[str, Any], result: DeployResult | None) -> None:
-        inputs = {"spec": self.spec.model_dump(mode="json"), "model_version": self.model.version}
+        inputs = deployment.deploy_inputs(self.spec, self.model.version)
         record = new_record(
             stage=StageName.LIFECYCLE,
             subject=self.spec.name,

@@ -9,21 +9,24 @@ from uuid import UUID
 
 from prefect import flow
 from prefect.events import emit_event
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from blocks.model_registry import resolve
 from blocks.record_store import open_record_store
+from flows.every_service import running_services
 from flows.recording import Outcome, run_stage
-from tasks.core.errors import BusyError, SlipwayError
+from tasks.core.deployment import deploy_inputs
+from tasks.core.digests import digest_of
+from tasks.core.errors import BusyError, RecordError
 from tasks.core.files import file_lock
 from tasks.core.progress import say
-from tasks.core.records import Record, RecordStore
-from tasks.core.release import Release, ServiceFolder
+from tasks.core.records import Record, RecordStore, inputs_digest
+from tasks.core.release import Release, ServiceFolder, ServiceState
 from tasks.core.settings import Settings
 from tasks.core.verdicts import StageName, says_no
 from tasks.registry import report
-from tasks.registry.models import EVENT, Announcement, Attempt, Look, RegistryResult
-from tasks.registry.plan import GRACE, judge
+from tasks.registry.models import EVENT, Announcement, Attempt, Look, PastLook, RegistryResult, Rollback
+from tasks.registry.plan import GRACE, is_news, judge
 
 
 @flow(name="watch-registry")
@@ -33,72 +36,136 @@ def watch_registry(
     """Look once at every service whose model is named by an alias (`models:/NAME@ALIAS`).
 
     Where the alias has moved, one event `model-registry.version.promoted` is emitted, which starts
-    `redeploy-model`. Every look compares anew, so a lost event is made good by the next look.
+    `redeploy-model`. Every look compares anew, so a lost event is made good by a later look. The answers are those
+    that a record was made of: of looks that announced something, or found another thing than the last record.
 
     Args:
-        grace_s: how long after its event a redeploy may start before the event counts as lost.
+        grace_s: how long after its event a redeploy may start before the event counts as lost; doubles with each
+            lost event.
     """
     settings = Settings.load()
     outcomes: list[Outcome[RegistryResult]] = []
-    faults: list[SlipwayError] = []
-    for release in _watched(settings):
+    faults: list[Exception] = []
+    for name in running_services(settings):
         try:
-            if resolve(release.spec.model, settings).version == release.model_version:
-                say(StageName.REGISTRY, f"{release.name} serves what {release.spec.model} names")
-                continue  # the usual answer of every five minutes: nothing to record
-            outcomes.append(_look_at(release, settings, timedelta(seconds=grace_s)))
-        except SlipwayError as error:
-            faults.append(error)  # one service's registry is no reason to leave the others unwatched
+            outcome = _look_at(ServiceFolder(settings.services, name), settings, timedelta(seconds=grace_s))
+        except Exception as error:  # noqa: BLE001 - whatever ails one service leaves none of the others unwatched
+            say(StageName.REGISTRY, f"{name} could not be looked at: {error}")
+            faults.append(error)
+        else:
+            outcomes += [outcome] if outcome else []
     if faults:
         raise faults[0]
     return outcomes
 
 
-def _watched(settings: Settings) -> list[Release]:
-    """What serves by an alias. A service that was stopped on purpose is left alone."""
-    folders = (ServiceFolder(settings.services, path.name) for path in sorted(settings.services.glob("*")))
-    serving = (folder.release(state.release) for folder in folders if (state := folder.state()))
-    return [release for release in serving if release and release.spec.model.startswith("models:/")]
+def _look_at(folder: ServiceFolder, settings: Settings, grace: timedelta) -> Outcome[RegistryResult] | None:
+    """None for a service without an alias, and for a look that found nothing new."""
+    if folder.state() is None:
+        return None  # stopped since the names were read
+    _, release = folder.serving()
+    if not release.spec.model.startswith("models:/"):
+        return None
+    look = _gather(folder, release, settings)
+    result = judge(look, datetime.now(UTC), grace)
+    if not is_news(result, look):
+        say(StageName.REGISTRY, f"{folder.name}: {report.headline(result)}: {result.reason}")
+        return None
 
-
-def _look_at(release: Release, settings: Settings, grace: timedelta) -> Outcome[RegistryResult]:
     def work() -> RegistryResult:
-        result = judge(_gather(release, settings, open_record_store(settings)), datetime.now(UTC), grace)
         if result.announcement is not None:
             _emit(result.announcement)
         return result
 
     return run_stage(
         StageName.REGISTRY,
-        subject=release.name,
-        inputs={"service": release.name, "model": release.spec.model},
+        subject=look.service,
+        inputs=_inputs(look.service, look.model),
         result_type=RegistryResult,
         report=report,
         work=work,
     )
 
 
-def _gather(release: Release, settings: Settings, store: RecordStore) -> Look:
-    looks = [
-        found for found in store.list(StageName.REGISTRY) if found.subject == release.name and found.good
-    ]
-    announced = [made for found in looks if (made := found.evidence["result"].get("announcement"))]
-    deploys = [found for found in store.list(StageName.LIFECYCLE) if found.subject == release.name]
-    return Look(
-        service=release.name,
-        model=release.spec.model,
-        wanted_version=resolve(release.spec.model, settings).version or "",
+def _gather(folder: ServiceFolder, release: Release, settings: Settings) -> Look:
+    """What the decision needs; where the alias names what serves, as it nearly always does, that is one record."""
+    model = release.spec.model
+    store = open_record_store(settings)
+    wanted = resolve(model, settings).version or ""
+    moved = wanted != release.model_version
+    look = Look(
+        service=folder.name,
+        model=model,
+        wanted_version=wanted,
         serving_version=release.model_version,
-        deploying=_is_deploying(settings.service_lease(release.name)),
-        announced=tuple(Announcement.model_validate(made) for made in announced),
-        attempts=tuple(
-            Attempt(at=found.at, outcome=found.outcome, said_no=_said_no(found)) for found in deploys
-        ),
+        past=_past(store, folder.name, model, newest=None if moved else 1),
+    )
+    if not moved:
+        return look
+    deploying = _is_deploying(settings.service_lease(folder.name))
+    # Read once more: what a deploy brought into service that ended in between is not to be asked for again.
+    state, release = folder.serving()
+    return look.model_copy(
+        update={
+            "serving_version": release.model_version,
+            "deploying": deploying,
+            "attempts": _attempts(store, release, wanted),
+            "rollback": _rollback(folder, state, release),
+        }
     )
 
 
-def _said_no(deploy: Record) -> bool:
-    return says_no(StageName.LIFECYCLE, deploy.outcome)
+def _inputs(service: str, model: str) -> dict[str, str]:
+    return {"service": service, "model": model}
+
+
+def _past(store: RecordStore, service: str, model: str, newest: int | None) -> tuple[PastLook, ...]:
+    digest = inputs_digest(StageName.REGISTRY, _inputs(service, model))
+    records = store.with_inputs(StageName.REGISTRY, digest, newest)
+    return tuple(past for found in records if (past := _past_look(found)))
+
+
+def _past_look(record: Record) -> PastLook | None:
+    """None for a look that failed, or that another version of Slipway recorded."""
+    try:
+        result = RegistryResult.model_validate(record.evidence["result"])
+    except (KeyError, ValidationError):
+        return None
+    return PastLook(
+        at=record.at,
+        wanted_version=result.wanted_version,
+        serving_version=result.serving_version,
+        reason=result.reason,
+        announcement=result.announcement,
+    )
+
+
+def _attempts(store: RecordStore, release: Release, version: str) -> tuple[Attempt, ...]:
+    """Deploys of this very spec at that version: records of trials with another spec are not even read."""
+    digest = digest_of(deploy_inputs(release.spec, version))
+    return tuple(
+        Attempt(
+            at=found.at,
+            version=found.evidence["inputs"]["model_version"],
+            outcome=found.outcome,
+            said_no=says_no(StageName.LIFECYCLE, found.outcome),
+        )
+        for found in store.with_inputs(StageName.LIFECYCLE, digest)
+    )
+
+
+def _rollback(folder: ServiceFolder, state: ServiceState, release: Release) -> Rollback | None:
+    """The rollback by which `release` came to serve again, told by the releases' ages: a deploy brings a newer one.
+
+    The service's own documents tell it even of a deploy that was killed before its record.
+    """
+    try:
+        left = folder.release(state.previous) if state.previous else None
+    except RecordError:
+        return None  # of an older Slipway, say, and then older than what serves
+    if left is None or left.model_version is None or left.spec.model != release.spec.model:
+        return None
+    return Rollback(at=state.since, version=left.model_version) if left.at > release.at else None
 
 
 def _is_deploying(lease: Path) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
@@ -11,6 +12,7 @@ from tasks.core.figures import bars
 from tasks.core.markdown import bullets, fenced, page, section, table
 from tasks.core.records import Number
 from tasks.core.result import StageResult
+from tasks.core.spec import DeploySpec
 from tasks.core.verdicts import LifecycleVerdict, StageName, says_no
 
 
@@ -44,6 +46,11 @@ class DeployResult(StageResult):
     release: str | None = None
     completion: str | None = None
     stages: tuple[StageRow, ...] = ()
+
+
+def deploy_inputs(spec: DeploySpec, model_version: str | None) -> dict[str, Any]:
+    """What names a deploy in its record. The version is None where the spec's model has none, or was not found."""
+    return {"spec": spec.model_dump(mode="json"), "model_version": model_version}
 
 
 def headline(result: DeployResult) -> str:

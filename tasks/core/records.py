@@ -82,8 +82,10 @@ class RecordStore(Protocol):
     def get(self, record_id: str) -> Record:
         """The record of that id. Raises `NotFoundError`, or `RecordError` for one that cannot be read."""
 
-    def with_inputs(self, stage: StageName, inputs_digest: str) -> Sequence[Record]:
-        """A stage's records with these inputs, oldest first; others are not read."""
+    def with_inputs(
+        self, stage: StageName, inputs_digest: str, newest: int | None = None
+    ) -> Sequence[Record]:
+        """A stage's records with these inputs, oldest first; others are not read. At most the `newest` so many."""
 
     def list(self, stage: StageName | None = None) -> Sequence[Record]:
         """All records, of one stage if given, oldest first."""

@@ -32,12 +32,38 @@ class Attempt(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     at: datetime
+    version: str
     outcome: str
     said_no: bool
 
 
+class Rollback(BaseModel):
+    """Since when an older release of a service serves again, and the version of the newer one that was left."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    at: datetime
+    version: str
+
+
+class PastLook(BaseModel):
+    """What an earlier look recorded."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    at: datetime
+    wanted_version: str
+    serving_version: str | None
+    reason: str
+    announcement: Announcement | None = None
+
+
 class Look(BaseModel):
-    """The registry's alias against the serving release, and what was tried since the alias moved."""
+    """The registry's alias against the serving release, and what was seen and tried before.
+
+    `past` are recorded looks of this service at this alias, the oldest first; `attempts` deploys of the spec that
+    a redeploy would deploy, for a trial of another one says nothing about it.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -45,9 +71,10 @@ class Look(BaseModel):
     model: str
     wanted_version: str
     serving_version: str | None
-    deploying: bool
-    announced: tuple[Announcement, ...] = ()
+    deploying: bool = False
+    past: tuple[PastLook, ...] = ()
     attempts: tuple[Attempt, ...] = ()
+    rollback: Rollback | None = None
 
 
 class RegistryResult(StageResult):

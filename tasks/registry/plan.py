@@ -1,22 +1,29 @@
 """Whether a look at the registry should ask for a redeploy. Pure.
 
 Reconcile, do not only react (DESIGN 8): the question is asked at every look, so a lost event is made good by
-the next one, and a doubled event does no harm.
+the next one, and a doubled event does no harm. What was asked for and tried counts from the moment at which the
+alias was first seen to name the version: each promotion begins anew.
 """
 
 from __future__ import annotations
 
 import uuid
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
-from tasks.core.verdicts import RegistryVerdict
-from tasks.registry.models import Announcement, Look, RegistryResult
+from tasks.core.verdicts import FAULT, LifecycleVerdict, RegistryVerdict
+from tasks.registry.models import Announcement, Attempt, Look, RegistryResult
 
 GRACE = timedelta(minutes=2)
 """How long an announced redeploy may by default take to start before its event counts as lost."""
 
-MAX_ATTEMPTS = 3
+MAX_DOUBLINGS = 5
+"""The grace doubles with each lost event, this often: whoever is away for a night finds few events, and waits for
+about an hour at most once events arrive again."""
+
+MAX_FAULTS = 3
 """Redeploys of one version that ended in a fault before a human has to look."""
+
+_BEFORE_ALL = datetime.min.replace(tzinfo=UTC)
 
 
 def judge(look: Look, now: datetime, grace: timedelta = GRACE) -> RegistryResult:
@@ -34,31 +41,66 @@ def judge(look: Look, now: datetime, grace: timedelta = GRACE) -> RegistryResult
     )
 
 
+def is_news(result: RegistryResult, look: Look) -> bool:
+    """Whether a record of this answer says what the last one does not.
+
+    That what serves is what the alias names is news only after a record of something else: then it tells later
+    looks that the alias came back. Another version that serves is news for them, too: what the alias named then, it
+    named after the rollback or deploy.
+    """
+    if result.announcement is not None:
+        return True
+    if not look.past:
+        return result.verdict != RegistryVerdict.CURRENT
+    last = look.past[-1]
+    before = (last.wanted_version, last.serving_version, last.reason)
+    return before != (result.wanted_version, result.serving_version, result.reason)
+
+
 def _decide(look: Look, now: datetime, grace: timedelta) -> tuple[Announcement | None, str]:
-    if look.wanted_version == look.serving_version:
+    version = look.wanted_version
+    if version == look.serving_version:
         return None, "the alias names what serves"
     if look.deploying:
         return None, "a deploy of this service is running"
-    announced = [made for made in look.announced if made.version == look.wanted_version]
+    moved_after = max((past.at for past in look.past if past.wanted_version != version), default=_BEFORE_ALL)
+    announced = [made for past in look.past if (made := past.announcement) and made.at > moved_after]
+    tried = _tried(look, announced)
+    if _was_left(look, moved_after) or any(one.outcome == LifecycleVerdict.SERVING for one in tried):
+        return None, f"version {version} served and was rolled back: move the alias or deploy"
     if not announced:
-        return announce(look, 1, now), "the alias moved"
-    last = max(announced, key=lambda made: made.attempt)
-    ended = [attempt for attempt in look.attempts if attempt.at >= last.at]
-    if any(attempt.said_no for attempt in ended):
-        return (
-            None,
-            f"a deploy of version {look.wanted_version} was refused: move the alias or the objectives",
-        )
-    if last.attempt >= MAX_ATTEMPTS:
-        return (
-            None,
-            f"{MAX_ATTEMPTS} deploys of version {look.wanted_version} were asked for: look at why they fail",
-        )
-    if ended:
-        return announce(look, last.attempt + 1, now), "the last deploy failed"
-    if now - last.at >= grace:
-        return announce(look, last.attempt + 1, now), "no deploy followed the last event"
+        return announce(look, _next_attempt(look), now), "the alias moved"
+    if any(attempt.said_no for attempt in tried):
+        return None, f"a deploy of version {version} was refused: move the alias or the objectives"
+    failed = [attempt.at for attempt in tried if attempt.outcome == FAULT]
+    if len(failed) >= MAX_FAULTS:
+        return None, f"{len(failed)} deploys of version {version} failed: look at why, then deploy"
+    unanswered = [made.at for made in announced if not failed or made.at > failed[-1]]
+    if not unanswered:
+        return announce(look, _next_attempt(look), now), "the last deploy failed"
+    if now - unanswered[-1] >= grace * 2 ** min(len(unanswered) - 1, MAX_DOUBLINGS):
+        return announce(look, _next_attempt(look), now), "no deploy followed the last event"
     return None, "a redeploy was asked for"
+
+
+def _tried(look: Look, announced: list[Announcement]) -> list[Attempt]:
+    """Deploys of the version since it was first asked for: an earlier one does not count as tried for it."""
+    if not announced:
+        return []
+    found = (one for one in look.attempts if one.version == look.wanted_version and one.at >= announced[0].at)
+    return sorted(found, key=lambda attempt: attempt.at)
+
+
+def _was_left(look: Look, moved_after: datetime) -> bool:
+    """Whether somebody went back from the version: to ask for it would undo that."""
+    left = look.rollback
+    return left is not None and left.version == look.wanted_version and left.at > moved_after
+
+
+def _next_attempt(look: Look) -> int:
+    """Counts on over all promotions of the version, so that each event has its own id."""
+    made = (past.announcement for past in look.past if past.wanted_version == look.wanted_version)
+    return 1 + max((announcement.attempt for announcement in made if announcement), default=0)
 
 
 def announce(look: Look, attempt: int, now: datetime) -> Announcement:

@@ -13,7 +13,9 @@ from blocks.record_store import open_record_store
 from flows.deploy_model import deploy_model
 from flows.named_states import answer_of
 from tasks.compatibility.models import NvmlReading, TableCheck, TablesCheck, TablesIdentity
-from tasks.core.errors import SpecError
+from tasks.core.deployment import deploy_inputs
+from tasks.core.digests import digest_of
+from tasks.core.errors import MissingToolError, NotFoundError, SpecError
 from tasks.core.facts import Gpu
 from tasks.core.settings import Settings
 from tasks.core.spec import DeploySpec, parse_spec
@@ -75,6 +77,30 @@ def test_a_store_that_is_down_does_not_hide_what_is_missing(
     (slipway_home / "records").write_text("in the way: no folder can be made here")
     with pytest.raises(SpecError, match="ollama cannot be deployed yet"):
         answer_of(lambda: deploy_model(spec(random_model, "ollama")))
+
+
+def test_a_deploy_that_cannot_begin_leaves_a_record_of_its_version(
+    slipway_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without one, watch-registry would take the event that asked for it for a lost one, and ask without end."""
+    alias = slipway_home / "registry" / "m" / "aliases" / "champion"
+    alias.parent.mkdir(parents=True)
+    alias.write_text("2")
+    followed = parse_spec({"name": "big", "model": "models:/m@champion"})
+
+    def down(_: object) -> None:
+        raise MissingToolError("no Docker engine answers")
+
+    monkeypatch.setattr("flows.deploy_model.check_target", down)
+    with pytest.raises(MissingToolError, match="no Docker engine answers"):
+        answer_of(lambda: deploy_model(followed))
+    alias.unlink()
+    with pytest.raises(NotFoundError, match="knows no m@champion"):
+        answer_of(lambda: deploy_model(followed))
+    down_, unknown = open_record_store(Settings.load()).list(StageName.LIFECYCLE)
+    assert (down_.outcome, down_.evidence["error"]) == ("fault", "no Docker engine answers")
+    assert down_.inputs_digest == digest_of(deploy_inputs(followed, "2"))
+    assert (unknown.outcome, unknown.evidence["inputs"]) == ("fault", deploy_inputs(followed, None))
 
 
 def test_the_family_of_a_model_in_a_folder_is_judged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

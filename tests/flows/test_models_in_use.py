@@ -127,7 +127,7 @@ def test_a_deploy_keeps_its_model_until_a_release_names_it(
     monkeypatch.setattr("flows.deploy_model._Lifecycle._verify", verify)
     monkeypatch.setattr("flows.deploy_model._Lifecycle._tune", takes_hours)
     monkeypatch.setattr("flows.deploy_model._Lifecycle._release", takes_hours)
-    monkeypatch.setattr("flows.deploy_model.roll_out", ends_if_in_use)
+    monkeypatch.setattr("flows.deploy_model.roll_out_under_lease", ends_if_in_use)
     with pytest.raises(EndsHereError):
         answer_of(lambda: deploy_model(spec(random_model)))
     (left,) = list_models(Settings.load(), lambda _: [])

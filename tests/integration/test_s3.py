@@ -108,6 +108,7 @@ def test_records_with_other_inputs_are_not_read(s3: SwiftServer, bucket: str) ->
     heard: list[str] = []
     listen(lambda _, line: heard.append(line))
     assert store.with_inputs(StageName.STAGING, "sha256:1") == made
+    assert store.with_inputs(StageName.STAGING, "sha256:1", newest=2) == made[1:]
     assert store.with_inputs(StageName.DISK, "sha256:1") == []
     assert not heard
 

@@ -91,6 +91,19 @@ def test_records_with_other_inputs_are_not_read(tmp_path: Path) -> None:
     assert not heard
 
 
+def test_of_many_records_the_newest_are_read(tmp_path: Path) -> None:
+    store = FolderRecordStore(tmp_path)
+    made = sorted((record() for _ in range(3)), key=lambda one: one.id)
+    for one in made:
+        store.put(one)
+    (tmp_path / made[0].path).write_text("would be told of if it were read")
+    heard: list[str] = []
+    listen(lambda _, line: heard.append(line))
+    assert list(store.with_inputs(StageName.ENVIRONMENT, "sha256:1", newest=2)) == made[1:]
+    assert list(store.with_inputs(StageName.ENVIRONMENT, "sha256:1", newest=9))[-2:] == made[1:]
+    assert len(heard) == 1
+
+
 def test_only_a_good_record_with_the_same_inputs_stands_in_for_the_work() -> None:
     old, new = record(), record()
     records = [old, new, record(FAULT), record("conflicting"), record(inputs="sha256:2"), record("cancelled")]
