@@ -19,6 +19,7 @@ from random_model import write_random_model
 
 from blocks.ports import free_port
 from tasks.core.release import ServiceFolder
+from tasks.registry.models import EVENT
 
 pytestmark = pytest.mark.server
 
@@ -191,6 +192,7 @@ def _lost_event_is_made_good(place: Place, alias: Path) -> None:
     place.api.client.patch(f"/automations/{trigger['id']}", json={"enabled": False}).raise_for_status()
     alias.write_text("1")
     _look(place, {})
+    wait_for(lambda: _announced(place) == 2 or None, "the event that nobody follows")
     assert len(place.api.runs_of("redeploy-model")) == 1
     place.api.client.patch(f"/automations/{trigger['id']}", json={"enabled": True}).raise_for_status()
     _look(place, {"grace_s": 0})
@@ -202,6 +204,14 @@ def _lost_event_is_made_good(place: Place, alias: Path) -> None:
     ended = place.api.ended(wait_for(look, "the second redeploy")["id"])
     assert ended["state_type"] == "COMPLETED", place.api.logs(ended["id"])
     assert place.serving_version("chat") == "1"
+
+
+def _announced(place: Place) -> int:
+    """Events that the server has seen and stored; its triggers have seen them by then."""
+    asked = {"filter": {"event": {"name": [EVENT]}}}
+    answer = place.api.client.post("/events/filter", json=asked)
+    answer.raise_for_status()
+    return int(answer.json()["total"])
 
 
 def _service_answers(place: Place, name: str) -> None:
