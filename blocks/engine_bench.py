@@ -141,9 +141,12 @@ class EngineBench:
         client = self._client(served, model, config)
         name = self.engine.api_model(str(model), config)
         generator = self.load_by(served.base_url, name) if self.load_by else client
-        load = load_for(clients=config.batch, context=config.context, output_tokens=output_tokens).model_copy(
-            update={"silence_s": self.silence_s}
-        )
+        load = load_for(
+            clients=config.batch,
+            context=config.context,
+            output_tokens=output_tokens,
+            prompt_tokens=wanted.prompt_tokens,
+        ).model_copy(update={"silence_s": self.silence_s})
         warm_up = {"seed": -1, "min_s": _WARM_UP_S, "min_requests": 1, "whole": False}
         client.run(load.model_copy(update=warm_up))
         for seed in range(runs):
@@ -173,6 +176,7 @@ class EngineBench:
             requests=wanted.requests,
             context=config.context,
             output_tokens=output_tokens,
+            prompt_tokens=wanted.prompt_tokens,
             seed=seed,
         ).model_copy(update={"silence_s": self.silence_s})
 

@@ -56,8 +56,9 @@ from tasks.engines.deployable import check_tunable
 from tasks.engines.families import family_in
 from tasks.engines.weights import check_formats
 from tasks.quantization import report as quantization_report
-from tasks.quantization.apply import still_good
+from tasks.quantization.apply import predict_sizes, still_good
 from tasks.quantization.models import Candidate, Exercise, QuantizationRequest, QuantizationResult
+from tasks.quantization.plan import check_order
 from tasks.quantization.recipe import maker_digest
 from tasks.quantization.task import measure_candidates
 from tasks.quantization.task_set import parse_task_set
@@ -159,6 +160,13 @@ def _check(request: TuningRequest, shape: ModelShape) -> None:
             f"tuning.output_tokens {tuning.output_tokens} leave no room for a prompt in {tuning.context} tokens",
             fix="lower tuning.output_tokens or raise tuning.context",
         )
+    prompt, longest = tuning.load.prompt_tokens or 0, longest_output(tuning.output_tokens)
+    if prompt + longest > tuning.context:
+        raise SpecError(
+            f"tuning.load.prompt_tokens {prompt} and outputs of up to {longest} tokens do not fit into "
+            f"tuning.context {tuning.context}",
+            fix=f"set tuning.context to {prompt + longest} or more, or ask for less",
+        )
 
 
 def quantized(request: TuningRequest) -> Outcome[QuantizationResult]:
@@ -170,6 +178,7 @@ def quantized(request: TuningRequest) -> Outcome[QuantizationResult]:
     family = family_in(request.model_dir)
     refused = infeasible(request.engine, request.tuning, request.hardware, family)
     asked = _asked(request, refused)
+    check_order(asked.formats, predict_sizes(asked))
     if quantizer := quantizer_lock(request.engine, request.tuning, refused):
         asked = asked.model_copy(update={"quantizer_digest": quantizer.digest})
     inputs = {

@@ -108,6 +108,7 @@ def open_load_for(
     requests: int,
     context: int,
     output_tokens: int,
+    prompt_tokens: int | None = None,
     seed: int = 0,
 ) -> OpenLoad:
     """An open loop whose requests fit into `context` tokens; a run that takes long is given the time."""
@@ -115,7 +116,7 @@ def open_load_for(
         rate_per_s=rate_per_s,
         arrivals=arrivals,
         requests=requests,
-        prompt_tokens=prompt_for(context, output_tokens),
+        prompt_tokens=prompt_tokens or prompt_for(context, output_tokens),
         output_tokens=output_tokens,
         seed=seed,
         timeout_s=2 * requests / rate_per_s + 300,
@@ -175,11 +176,13 @@ def load_for_decoding(*, context: int, output_tokens: int, seed: int = 0) -> Loa
     )
 
 
-def load_for(*, clients: int, context: int, output_tokens: int, seed: int = 0) -> Load:
-    """A load whose requests fit into `context` tokens: a prompt of a quarter of it, at most 128."""
+def load_for(
+    *, clients: int, context: int, output_tokens: int, prompt_tokens: int | None = None, seed: int = 0
+) -> Load:
+    """A load whose requests fit into `context` tokens."""
     return Load(
         clients=clients,
-        prompt_tokens=prompt_for(context, output_tokens),
+        prompt_tokens=prompt_tokens or prompt_for(context, output_tokens),
         output_tokens=output_tokens,
         seed=seed,
     )

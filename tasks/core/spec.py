@@ -257,6 +257,12 @@ class TuningLoad(Part):
     requests: int = Field(
         100, ge=20, le=100_000, description="Requests of one run (open); it lasts requests / rate seconds."
     )
+    prompt_tokens: int | None = Field(
+        None,
+        ge=1,
+        le=1_000_000,
+        description="Tokens of each prompt; a quarter of the context, at most 128, when empty.",
+    )
 
     @model_validator(mode="after")
     def _a_rate_with_an_open_loop_only(self) -> Self:

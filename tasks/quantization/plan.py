@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from tasks.core.errors import EngineError, SpecError
 from tasks.core.spec import CandidateFormat, QuantizationPolicy
@@ -37,6 +37,8 @@ _SLOTS = 4
 _BYTES_PER_TOKEN = 16
 _LONG_LINE = 40
 _MOST_SHARED = 0.05
+_AS_FINE = 1.02
+"""Sizes of formats with as many bits differ by so much at the most: by what stands beside the numbers."""
 
 
 def text_bytes(tokens: int) -> int:
@@ -92,6 +94,17 @@ def refuse_disk(file: int, free: int) -> str | None:
 
 def _gb(size: int) -> str:
     return f"{size / 1e9:.2f} GB" if size >= 1e8 else f"{size / 1e6:.2f} MB"
+
+
+def check_order(formats: Sequence[CandidateFormat], sizes: Mapping[CandidateFormat, int]) -> None:
+    """Raise `SpecError` where the baseline is coarser than what is compared with it: its loss would be nobody's."""
+    baseline = formats[0]
+    finer = [form for form in formats if sizes[form] > sizes[baseline] * _AS_FINE]
+    if finer:
+        raise SpecError(
+            f"the baseline {baseline} is smaller than {', '.join(finer)}: quality is measured against the first",
+            fix=f"begin tuning.candidates with {max(finer, key=lambda form: sizes[form])}",
+        )
 
 
 def check_baseline(request: QuantizationRequest, trial: Trial) -> None:

@@ -182,6 +182,14 @@ def test_guidellm_sends_when_the_spec_asks_for_it(
         ({"task_set": Path(__file__)}, "test_tune_serving.py:1 is not JSON"),
         ({"context": 100_000}, "the model was made for"),
         ({"output_tokens": 120}, "leave no room for a prompt"),
+        (
+            {"load": TuningLoad(prompt_tokens=109), "output_tokens": 16},
+            "prompt_tokens 109 and outputs of up to 20 tokens do not fit into tuning.context 128",
+        ),
+        (
+            {"candidates": (CandidateFormat.Q4_0, CandidateFormat.Q8_0)},
+            "the baseline q4_0 is smaller than q8_0",
+        ),
     ],
 )
 def test_what_cannot_be_measured_is_refused_before(

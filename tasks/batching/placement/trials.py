@@ -87,7 +87,11 @@ def limits_of(placement: Placement, space: Space) -> Limits:
         return space.limits.model_copy(update={"max_batch": most_batch})
     gpus = space.devices.gpu_bytes
     share = sum(gpus[: placement.gpus]) / sum(gpus)
-    return space.limits.model_copy(update={"memory_bytes": int(space.limits.memory_bytes * share)})
+    bounds: dict[str, int] = {"memory_bytes": int(space.limits.memory_bytes * share)}
+    if tokens := placement.batched_tokens or space.default_tokens:
+        # vLLM does not start with more sequences than tokens a step, as each of them takes one.
+        bounds["max_batch"] = min(space.limits.max_batch, tokens)
+    return space.limits.model_copy(update=bounds)
 
 
 def _sum_up(placement: Placement, runs: Sequence[Run], space: Space) -> Trial:

@@ -26,7 +26,7 @@ from tasks.batching.models import (
 from tasks.batching.placement.fits import fit_nonnegative
 from tasks.batching.placement.plan import next_placed_step
 from tasks.batching.placement.split import sizes
-from tasks.batching.placement.trials import sort_trials
+from tasks.batching.placement.trials import limits_of, sort_trials
 from tasks.batching.plan import REPEATS, doubt
 from tasks.batching.saturation import Saturation
 from tasks.engines.failures import Failure, FailureKind
@@ -241,6 +241,15 @@ def split_space(
         default_tokens=2048,
         ladder=(2048, 8192, 16384),
     )
+
+
+def test_no_more_sequences_than_tokens_a_step() -> None:
+    """vLLM does not start with more."""
+    space = split_space(max_batch=4000)
+    assert limits_of(Placement(gpus=4), space).max_batch == 2048
+    assert limits_of(Placement(gpus=4, batched_tokens=8192), space).max_batch == 4000
+    untold = space.model_copy(update={"default_tokens": None})
+    assert limits_of(Placement(gpus=4), untold).max_batch == 4000
 
 
 def node(

@@ -309,6 +309,13 @@ def test_requests_fit_into_the_context(context: int, output: int, clients: int) 
         assert load.prompt_tokens + longest_output(load.output_tokens) <= context
 
 
+def test_prompts_are_as_long_as_was_asked() -> None:
+    asked = {"context": 4096, "output_tokens": 32, "prompt_tokens": 2000}
+    assert load_for(clients=2, **asked).prompt_tokens == 2000
+    rate = open_load_for(rate_per_s=1, arrivals=Arrivals.POISSON, requests=20, **asked)
+    assert rate.prompt_tokens == 2000
+
+
 def test_no_two_prompts_are_alike() -> None:
     client = LoadClient("http://127.0.0.1:1", "x", range(100))
     prompts = [

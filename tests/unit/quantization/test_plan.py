@@ -16,6 +16,7 @@ from tasks.quantization import report
 from tasks.quantization.models import Measured, QuantizationResult, Trial
 from tasks.quantization.plan import (
     check_baseline,
+    check_order,
     choose,
     front,
     judge,
@@ -270,6 +271,16 @@ def test_the_figure_tells_what_became_of_each() -> None:
     assert svg.count("<circle") == 3 + 1 + 4 + 1  # dots, the chosen one's halo; the legend with its own
     assert "q4_0 ↓ " in svg
     assert "of f16's quality kept".replace("'", "&#x27;") in svg
+
+
+def test_the_baseline_is_no_coarser_than_what_is_compared_with_it() -> None:
+    f16, bf16, q8_0, q4_0 = (CandidateFormat(name) for name in ("f16", "bf16", "q8_0", "q4_0"))
+    sizes = {f16: 2000, bf16: 2001, q8_0: 1060, q4_0: 600}
+    for fine in ((f16, bf16, q8_0), (q8_0, q4_0), (q4_0,)):
+        check_order(fine, sizes)
+    with pytest.raises(SpecError, match="the baseline q4_0 is smaller than q8_0, f16: quality") as caught:
+        check_order((q4_0, q8_0, f16), sizes)
+    assert caught.value.fix == "begin tuning.candidates with f16"
 
 
 def test_what_cannot_fit_is_not_made() -> None:
