@@ -19,13 +19,14 @@ from blocks.nvml import gpu_bytes_of, memory_unless_by_process
 from blocks.process import last_lines
 from blocks.process_memory import command_pids, peak_host_bytes
 from tasks.batching.models import Run
-from tasks.batching.saturation import Saturation, judge_waits
+from tasks.batching.saturation import judge_waits
 from tasks.core.errors import CommandError, EngineError, EngineHungError, EngineStartError
 from tasks.core.load import Load, LoadFigures, OpenLoad, Wait, load_for, load_for_decoding, open_load_for
 from tasks.core.prefetch import Prefetch, no_prefetch
 from tasks.core.serving import ServingConfig
 from tasks.core.spec import TuningLoad
 from tasks.engines.base import Engine
+from tasks.engines.card import MetricName
 from tasks.engines.failures import failure_of
 
 SCORING_S = 600.0
@@ -150,6 +151,7 @@ class EngineBench:
         warm_up = {"seed": -1, "min_s": _WARM_UP_S, "min_requests": 1, "whole": False}
         client.run(load.model_copy(update=warm_up))
         for seed in range(runs):
+            before = self._preempted(served)
             with _watch(served, config) as gpus:
                 if wanted.rate is None:
                     figures, saturation = generator.run(load.model_copy(update={"seed": seed})), None
@@ -159,7 +161,32 @@ class EngineBench:
                     )
                     saturation = judge_waits(waits)
             peak = gpus.peak_bytes if config.on_gpus else peak_host_bytes(served.leash_pid)
-            done.append(_run(config.batch, figures, peak, saturation, gpus.sm_activity))
+            preemptions = None if before is None else (self._preempted(served) or before) - before
+            done.append(
+                Run(
+                    batch=config.batch,
+                    peak_bytes=peak,
+                    latency_ms={
+                        "ttft_p50": figures.ttft_p50_ms,
+                        "ttft_p95": figures.ttft_p95_ms,
+                        "tpot_p50": figures.tpot_p50_ms,
+                        "tpot_p95": figures.tpot_p95_ms,
+                    },
+                    throughput=figures.tokens_per_s,
+                    saturation=saturation,
+                    sm_activity=gpus.sm_activity,
+                    preemptions=preemptions,
+                )
+            )
+
+    def _preempted(self, served: RunningEngine) -> int | None:
+        """Sequences that the engine has preempted so far; None where it does not count them."""
+        card = self.engine.card
+        if MetricName.PREEMPTIONS not in card.metrics.names:
+            return None
+        with EngineApi(served.base_url, timeout_s=self.silence_s) as api:
+            found = card.translate(api.metrics()).get(MetricName.PREEMPTIONS)
+        return None if found is None else int(found)
 
     def _client(self, served: RunningEngine, model: Path, config: ServingConfig) -> LoadClient:
         name = self.engine.api_model(str(model), config)
@@ -205,25 +232,3 @@ def _watch(served: RunningEngine, config: ServingConfig) -> AbstractContextManag
     if not config.on_gpus:
         return contextlib.nullcontext(GpuUse())
     return watch_gpus(partial(command_pids, served.leash_pid), before=served.gpu_memory_before)
-
-
-def _run(
-    batch: int,
-    figures: LoadFigures,
-    peak_bytes: int,
-    saturation: Saturation | None,
-    sm_activity: float | None,
-) -> Run:
-    return Run(
-        batch=batch,
-        peak_bytes=peak_bytes,
-        latency_ms={
-            "ttft_p50": figures.ttft_p50_ms,
-            "ttft_p95": figures.ttft_p95_ms,
-            "tpot_p50": figures.tpot_p50_ms,
-            "tpot_p95": figures.tpot_p95_ms,
-        },
-        throughput=figures.tokens_per_s,
-        saturation=saturation,
-        sm_activity=sm_activity,
-    )

@@ -37,6 +37,8 @@ class Run(_Frozen):
     """How waits went, of a run in an open loop."""
     sm_activity: float | None = Field(None, ge=0, le=1)
     """Share of the GPUs' SMs that were busy, where NVML tells it; not what it calls GPU utilisation."""
+    preemptions: int | None = Field(None, ge=0)
+    """Sequences that the engine put off for want of room for keys and values, where it counts them."""
 
     @model_validator(mode="after")
     def _one_story(self) -> Self:
@@ -136,6 +138,8 @@ class SizeFigures(_Frozen):
     """Upper limits of the latencies, one-sided; of a size measured once, what was measured."""
     throughput: float = 0.0
     sm_activity: float | None = None
+    preemptions: float | None = None
+    """A run's, the median; None where the engine does not count them."""
     why: str = ""
     failures: tuple[Failure, ...] = ()
     """What went wrong, run by run, a mishap that did not happen again too; last that the size is too slow."""

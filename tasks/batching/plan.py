@@ -96,10 +96,15 @@ def _judge(
             batch=batch, runs=len(runs), fit=Fit.FAILED, why=failures[-1].line, failures=failures
         )
     peak = max(run.peak_bytes or 0 for run in good)
+    put_off = [run.preemptions for run in good if run.preemptions is not None]
+    preemptions = statistics.median(put_off) if put_off else None
     busy = [run.sm_activity for run in good if run.sm_activity is not None]
     seen = _latencies(good)
     latency = {name: statistics.median(values) for name, values in seen.items()}
     fit, why = _check_bounds(peak, latency, limits)
+    if fit is Fit.FITS and preemptions:
+        # Engines that take all memory beforehand: their peak says nothing of how many sequences it holds.
+        fit, why = Fit.MEMORY, f"has no room for all its keys and values: {preemptions:g} preemptions a run"
     if fit in (Fit.FITS, Fit.LATENCY) and (behind := _falls_behind(good)) is not None:
         fit, why = Fit.SATURATED, f"does not keep up with {limits.rate_per_s:g} requests/s: {behind.why}"
     if fit is Fit.LATENCY:
@@ -113,6 +118,7 @@ def _judge(
         latency_high_ms={name: _upper(values, scatter.get(name)) for name, values in seen.items()},
         throughput=statistics.median(run.throughput or 0.0 for run in good),
         sm_activity=statistics.median(busy) if busy else None,
+        preemptions=preemptions,
         why=why,
         failures=failures,
     )

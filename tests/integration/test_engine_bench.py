@@ -33,9 +33,10 @@ from tasks.core.errors import EngineDiedError, EngineError, SpecError
 from tasks.core.load import Prompts
 from tasks.core.serving import ServingConfig
 from tasks.core.settings import Settings
-from tasks.core.spec import CandidateFormat, LoadKind, TuningLoad
+from tasks.core.spec import CandidateFormat, EngineKind, LoadKind, TuningLoad
 from tasks.core.verdicts import ChoiceVerdict
 from tasks.engines.base import HOST, PORT, CommandLine
+from tasks.engines.card import EngineCard, read_card
 from tasks.engines.failures import FailureKind
 from tasks.engines.llama_cpp import LlamaCpp
 from tasks.quantization.apply import measure_candidates, still_good
@@ -478,6 +479,25 @@ def test_the_real_engine_struck_under_load(
     assert run.failure.signal == (struck.name if kind is FailureKind.CRASHED else None)
     assert run.failure.log_tail
     assert not processes_of(tmp_path)
+
+
+def test_preemptions_are_counted_where_the_engine_does(tmp_path: Path) -> None:
+    """Its memory is taken beforehand: only this shows that there is no room for so many sequences."""
+
+    class Crowded(OddEngine):
+        @property
+        def card(self) -> EngineCard:
+            return super().card.model_copy(update={"metrics": read_card(EngineKind.VLLM).metrics})
+
+    crowded = EngineBench(engine=Crowded("crowded"), python=Path(sys.executable))
+    model, log = tmp_path / "model.gguf", tmp_path / "log"
+    first, second = crowded.probe(model, CONFIG, log, output_tokens=4, runs=2)
+    assert (first.preemptions or 0) >= CONFIG.batch
+    assert (second.preemptions or 0) >= CONFIG.batch, "of its own run"
+    (uncounted,) = EngineBench(engine=OddEngine("crowded"), python=Path(sys.executable)).probe(
+        model, CONFIG, log, output_tokens=4, runs=1
+    )
+    assert uncounted.preemptions is None
 
 
 def test_an_engine_that_answers_too_slowly_is_told_from_one_that_fails(tmp_path: Path) -> None:

@@ -6,7 +6,8 @@ hangs up in the middle; `fault` streams an error after two tokens; `silent` clos
 `family` neither, and has a grandchild in a session of its own that ignores SIGTERM; `stall` sends two tokens and no
 more, `stall-once` only the first time; `whole` sends everything in one piece; `babble` streams without end what holds
 no token; `endless` streams tokens without end; `fine` streams five tokens, `slow` five of 10 ms each. `serial` streams
-two for one request at a time, each in 10 ms; `freeze` freezes as a whole for half a second at its twentieth request.
+two for one request at a time, each in 10 ms; `freeze` freezes as a whole for half a second at its twentieth request;
+`crowded` is `fine`, and says in vLLM's words that each request was preempted once.
 
 Others never come so far: `unready` is never healthy; `deaf` never answers its first completion, `die-first` dies
 of it; `nonsense` answers it with a page. The scores of `no-numbers` are null.
@@ -48,6 +49,7 @@ class Queue:
 
 ALONE = Queue()
 COUNT = itertools.count(1)
+PREEMPTED = 0
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -57,6 +59,8 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         if self.behaviour == "unready":
             self.answer(503, {"status": "loading"})
+        elif self.path == "/metrics":
+            self.page(f'vllm:num_preemptions_total{{model_name="odd"}} {float(PREEMPTED)}\n')
         else:
             self.answer(200, {"status": "ok"})
 
@@ -145,11 +149,19 @@ class Handler(BaseHTTPRequestHandler):
         self.hang()
 
     def nonsense(self) -> None:
-        text = b"<html>It works!</html>"
+        self.page("<html>It works!</html>")
+
+    def page(self, text: str) -> None:
         self.send_response(200)
         self.send_header("Content-Length", str(len(text)))
         self.end_headers()
-        self.wfile.write(text)
+        self.wfile.write(text.encode())
+
+    def crowded(self) -> None:
+        global PREEMPTED
+        with ALONE:
+            PREEMPTED += 1
+        self.fine()
 
     def serial(self) -> None:
         with ALONE:

@@ -345,3 +345,21 @@ def test_a_repeated_search_keeps_the_prior_it_had() -> None:
     assert find_prior([first, second], second_inputs, HOST) == prior
     assert find_prior([first, second], INPUTS, HOST) is None
     assert find_prior([second], second_inputs, HOST) is None  # the record it consulted is gone
+
+
+def test_a_size_at_which_sequences_are_put_off_does_not_fit() -> None:
+    """Of an engine that takes all memory beforehand, its peak is the same at every size."""
+
+    def measure(batch: int, number: int) -> Run:
+        found = Rig(each=0, latency_each=0).run(batch, number)
+        return found.model_copy(update={"preemptions": 0 if batch <= 8 else 3})
+
+    limits = Limits(memory_bytes=8_000_000_000, max_batch=64, tolerance=0.0)
+    decision, history = search(measure, limits)
+    assert decision.batch == 8
+    assert 16 in sizes_of(history)
+    larger = summarise(history, limits)[16]
+    assert (larger.fit, larger.preemptions) == (Fit.MEMORY, 3)
+    assert larger.why == "has no room for all its keys and values: 3 preemptions a run"
+    one_mishap = [Run(batch=1, peak_bytes=1, throughput=1.0, preemptions=count) for count in (0, 0, 4)]
+    assert summarise(one_mishap, limits)[1].fits
