@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -260,9 +261,7 @@ def test_memory_limit_kills_a_release_and_the_former_one_serves_on(make: Make, s
     result = bring(make(hardware={"memory": "14Mi"}), settings)
     assert result.verdict is RolloutVerdict.ROLLED_BACK
     assert (result.serving, result.endpoint) == (former.id, endpoint)
-    assert (result.reason or "").partition(": ")[2] == snapshot(
-        "it went over its memory limit of 14 MiB and was killed; raise hardware.memory"
-    )
+    assert re.fullmatch(r".*: it .*memory limit of 14 MiB .*; raise hardware\.memory", result.reason or "")
     assert complete(endpoint)
     assert len(containers(settings)) == 1
 

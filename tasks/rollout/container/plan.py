@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -36,6 +37,7 @@ _MANYLINUX = "manylinux_2_28"
 """Older than every base image in support, so that the wheels do not depend on which one is chosen."""
 
 _TMP_BYTES = 64 << 20
+_KILLED = 128 + signal.SIGKILL
 _SHM_BYTES = 64 << 20
 _SHM_BYTES_MANY_GPUS = 1 << 30
 """NCCL passes tensors between GPUs of one host through shared memory."""
@@ -161,10 +163,16 @@ def service_labels(folder: Path) -> Mapping[str, str]:
 
 
 def cause_of_death(container: Container) -> str | None:
-    """Why a container does not run; None while it does or is about to."""
+    """Why a container does not run; None while it does or is about to.
+
+    Docker hears of the kernel's reason and of the end by two events, in any order: a container with a limit that was
+    killed just now may not be said to have gone over it yet.
+    """
     if container.status in ("running", "created"):
         return None
+    limit = f" of {container.memory_bytes / 2**20:.0f} MiB" if container.memory_bytes else ""
     if container.oom_killed:
-        limit = f" of {container.memory_bytes / 2**20:.0f} MiB" if container.memory_bytes else ""
         return f"it went over its memory limit{limit} and was killed; raise hardware.memory"
+    if limit and container.exit_code == _KILLED:
+        return f"it was killed, as what goes over its memory limit{limit} is; raise hardware.memory"
     return f"exit status {container.exit_code}"

@@ -200,6 +200,11 @@ def test_a_container_never_runs_as_root() -> None:
             {"status": "exited", "oom_killed": True},
             "it went over its memory limit and was killed; raise hardware.memory",
         ),
+        (
+            {"status": "exited", "exit_code": 137, "memory_bytes": 14 << 20},
+            "it was killed, as what goes over its memory limit of 14 MiB is; raise hardware.memory",
+        ),
+        ({"status": "exited", "exit_code": 137}, "exit status 137"),
     ],
 )
 def test_the_cause_of_death(state: dict[str, Any], cause: str | None) -> None:
