@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -18,6 +19,7 @@ import pytest
 from random_model import write_random_model
 from swift_server import SwiftServer, running
 from tool_environment import REQUIRED, UnavailableError, give_up
+from uncovered import uncovered
 
 from blocks.prefect_server import TemporaryServer, temporary_server
 from tasks.core.settings import Settings
@@ -114,7 +116,9 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tempora
     """A Prefect server for many tests, so that each does not start its own."""
     home = tmp_path_factory.mktemp("prefect")
     settings = Settings(home=home, records=str(home), registry=str(home), s3_endpoint=None)
-    with temporary_server(settings) as server:
+    with contextlib.ExitStack() as stack:
+        with uncovered():
+            server = stack.enter_context(temporary_server(settings))
         server.wait()
         yield server
 

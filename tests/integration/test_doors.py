@@ -16,6 +16,7 @@ import psutil
 import pytest
 from prefect_http import PrefectHttp, wait_for
 from random_model import write_random_model
+from uncovered import uncovered
 
 from blocks.ports import free_port
 from tasks.core.release import ServiceFolder
@@ -69,6 +70,13 @@ class Place:
         state = folder.state()
         release = folder.release(state.release) if state else None
         return release.model_version if release else None
+
+
+@pytest.fixture(autouse=True, scope="module")
+def not_followed() -> Iterator[None]:
+    """A server, a worker and all their runs: the flows are tested in this process elsewhere."""
+    with uncovered():
+        yield
 
 
 @pytest.fixture(scope="module")
