@@ -86,9 +86,7 @@ def family_in(folder: Path) -> Family | None:
     lacks what the family needs."""
     config = json.loads((folder / "config.json").read_bytes())  # its sizes were read before
     family = family_of(config)
-    wrong = config_findings(family, config) if family else ()
-    if wrong:
-        raise ModelError("; ".join(one.message for one in wrong), fix=wrong[0].fix)
+    _refuse(config_findings(family, config) if family else ())
     return family
 
 
@@ -149,9 +147,12 @@ def flag_findings(family: Family, argv: Iterable[str]) -> tuple[Finding, ...]:
 def check_flags(folder: Path, argv: Sequence[str]) -> None:
     """Raise `ModelError` for an argument that the family of the model in a folder forbids."""
     family = family_in(folder)
-    wrong = flag_findings(family, argv) if family else ()
-    if wrong:
-        raise ModelError("; ".join(one.message for one in wrong), fix=wrong[0].fix)
+    _refuse(flag_findings(family, argv) if family else ())
+
+
+def _refuse(findings: Sequence[Finding]) -> None:
+    if findings:
+        raise ModelError("; ".join(one.message for one in findings), fix=findings[0].fix)
 
 
 def host_findings(
