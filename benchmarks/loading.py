@@ -4,11 +4,13 @@
 
 Everything is measured in turns, in one run, on the same files of about 2 GB, which are taken out of the page cache
 before each measurement and looked for there. First a GGUF file: fio reads it past the page cache by several
-configurations, into small pages and into huge ones, into a few buffers again and again and into as much memory as
-the file has bytes; the prefetch reads it into the page cache, with small pages and with huge ones; llama.cpp serves
-it, from process start to its first completion, alone, with the prefetch beside its start, and once more warm. The
-memory that they take has just been in use, so that the machine has it. A virtual machine may give memory that is free
-back to its host: on such a one engines are started on memory that was given back as well. Then safetensors shards: a
+configurations, into a few buffers again and again, on small pages and on huge ones. Rounds of their own choose the
+best of them, since the largest of several noisy figures is a lucky one. Then, three times as often, the chosen are
+measured anew beside fio into as much memory as the file has bytes, and beside the prefetch, which reads it into the
+page cache, with small pages and with huge ones. llama.cpp serves it, from process start to its first completion,
+alone, with the prefetch beside its start, and once more warm. The memory that they take has just been in use, so that
+the machine has it. A virtual machine may give memory that is free back to its host: on such a one engines are started
+on memory that was given back as well. Then safetensors shards: a
 map, a map with the prefetch beside, safetensors, fastsafetensors and the Run:ai streamer, in an environment that is
 built and locked for them; every loader's bytes are held against the files. Ends with 1 where a bound does not hold.
 """
@@ -56,8 +58,14 @@ from tasks.environment.plan import make_lock_request
 from tasks.loading.apply import compare_loaders
 
 ROOT = Path(__file__).parent.parent
-FIO = ((1, 32, False), (4, 4, False), (2, 8, True), (4, 4, True), (16, 4, True))
+FIO = (
+    *((1, 32, False), (4, 4, False)),
+    *((2, 8, True), (4, 4, True), (8, 4, True), (16, 1, True), (16, 4, True)),
+)
 """Blocks in MiB, how many at once, and whether the buffers are on huge pages."""
+
+COMPARED = 3
+"""Rounds in which the chosen are compared, for each that chooses."""
 
 WHOLE_MIB = 16
 """Blocks of the configuration that has a buffer for each block of the file."""
@@ -65,6 +73,7 @@ WHOLE_MIB = 16
 _T = TypeVar("_T")
 
 HUGE = " huge"
+PAGES = {"small": False, "huge": True}
 WHOLE = "fio, a buffer for each block"
 KEPT = "memory kept"
 GIVEN_BACK = "memory given back"
@@ -127,48 +136,26 @@ def measure_engine(work: Path, layers: int, rounds: int) -> tuple[dict[str, Any]
     engine = get_engine(EngineKind.LLAMA_CPP)
     config = ServingConfig(served_name="bench", batch=1, context=256, threads=len(os.sched_getaffinity(0)))
     command = engine.command(str(python), str(engine.server_worker), str(model), config)
-    speeds: dict[str, Callable[[], float]] = {
-        f"fio {mib} MiB x {depth}{HUGE if huge else ''}": partial(by_fio, model, mib, depth, huge=huge)
-        for mib, depth, huge in FIO
-    }
-    speeds[WHOLE] = partial(by_fio, model, WHOLE_MIB, -(-size // (WHOLE_MIB << 20)), huge=True)
-    pages = {"small": False, "huge": True}
-    speeds |= {f"prefetch, {name}": partial(by_prefetch, model, huge=huge) for name, huge in pages.items()}
+    disk = measure_disk(model, rounds)
     starts: dict[str, Callable[[], float]] = {"alone": lambda: start(command, model, work, no_prefetch)} | {
         f"prefetched, {name}": partial(start, command, model, work, Prefetcher("loading", huge_pages=huge))
-        for name, huge in pages.items()
+        for name, huge in PAGES.items()
     }
     states = {KEPT: lambda: use_memory(2 * size)}
     if gives_memory_back():
         states[GIVEN_BACK] = lambda: time.sleep(REPORTED_S)
-    gb_s: dict[str, list[float]] = {name: [] for name in speeds}
     seconds: dict[str, dict[str, list[float]]] = {state: {} for state in states}
     warm: list[float] = []
     for number in range(rounds):
-        for name, measure in in_turn(speeds, number):
-            evict(model)
-            use_memory(2 * size)
-            gb_s[name].append(size / 1e9 / measure())
         for state, bring_about in in_turn(states, number):
             for name, measure in in_turn(starts, number):
                 evict(model)
                 bring_about()
                 seconds[state].setdefault(name, []).append(measure())
         warm.append(start(command, model, work, no_prefetch))
-        print(f"round {number + 1}: {last(gb_s)}; {'; '.join(map(last, seconds.values()))}", flush=True)
+        print(f"engine, round {number + 1}: {'; '.join(map(last, seconds.values()))}", flush=True)
     model.unlink()
-    return {
-        "bytes": size,
-        "gb_s": summary(gb_s),
-        "ratios": {
-            f"the prefetch with {name} pages to {to}": {
-                "best": best,
-                **ratio(gb_s[f"prefetch, {name}"], gb_s[best]),
-            }
-            for name, huge in pages.items()
-            for to, best in best_of_fio(gb_s, huge=huge)
-        },
-    }, {
+    return disk, {
         "bytes": size,
         "gives_memory_back": gives_memory_back(),
         "seconds": {state: summary(found) for state, found in seconds.items()},
@@ -180,12 +167,54 @@ def measure_engine(work: Path, layers: int, rounds: int) -> tuple[dict[str, Any]
     }
 
 
-def best_of_fio(gb_s: dict[str, list[float]], *, huge: bool) -> list[tuple[str, str]]:
-    """What to compare with, and the name of its fastest configuration."""
-    few = [name for name in gb_s if name.startswith("fio ") and (HUGE in name) == huge]
-    best = max(few, key=lambda name: statistics.median(gb_s[name]))
-    found = [(f"the best of fio into a few buffers on {'huge' if huge else 'small'} pages", best)]
-    return [*found, ("fio into as much memory", WHOLE)] if huge else found
+def measure_disk(model: Path, rounds: int) -> dict[str, Any]:
+    """fio and the prefetch in GB/s: which configuration of fio is the best, then that one beside the prefetch."""
+    size = model.stat().st_size
+    few: dict[str, Callable[[], float]] = {
+        f"fio {mib} MiB x {depth}{HUGE if huge else ''}": partial(by_fio, model, mib, depth, huge=huge)
+        for mib, depth, huge in FIO
+    }
+    chose = read_in_turns("choosing", few, model, rounds)
+    best = {name: best_of_fio(chose, huge=huge) for name, huge in PAGES.items()}
+    whole = partial(by_fio, model, WHOLE_MIB, -(-size // (WHOLE_MIB << 20)), huge=True)
+    prefetches = {f"prefetch, {name}": partial(by_prefetch, model, huge=huge) for name, huge in PAGES.items()}
+    chosen = {name: few[name] for name in best.values()}
+    gb_s = read_in_turns("comparing", chosen | {WHOLE: whole} | prefetches, model, COMPARED * rounds)
+    pairs = {f"the best of fio into a few buffers on {name} pages": (name, best[name]) for name in PAGES}
+    pairs["fio into as much memory"] = ("huge", WHOLE)
+    return {
+        "bytes": size,
+        "chose_gb_s": summary(chose),
+        "gb_s": summary(gb_s),
+        "ratios": {
+            f"the prefetch with {pages} pages to {to}": {
+                "best": name,
+                **ratio(gb_s[f"prefetch, {pages}"], gb_s[name]),
+            }
+            for to, (pages, name) in pairs.items()
+        },
+    }
+
+
+def read_in_turns(
+    what: str, measures: dict[str, Callable[[], float]], model: Path, rounds: int
+) -> dict[str, list[float]]:
+    """GB/s of each, in so many rounds."""
+    size = model.stat().st_size
+    gb_s: dict[str, list[float]] = {name: [] for name in measures}
+    for number in range(rounds):
+        for name, measure in in_turn(measures, number):
+            evict(model)
+            use_memory(2 * size)
+            gb_s[name].append(size / 1e9 / measure())
+        print(f"{what}, round {number + 1}: {last(gb_s)}", flush=True)
+    return gb_s
+
+
+def best_of_fio(gb_s: dict[str, list[float]], *, huge: bool) -> str:
+    """The name of the fastest configuration on such pages."""
+    few = [name for name in gb_s if (HUGE in name) == huge]
+    return max(few, key=lambda name: statistics.median(gb_s[name]))
 
 
 def use_memory(size_bytes: int) -> None:
