@@ -26,7 +26,7 @@ from benchmarks.placement_rigs import (
     make_offload_rig,
     make_split_rig,
 )
-from tasks.batching.models import Ask, PlacedDecision, PlacedRun, Placement, Run, Space
+from tasks.batching.models import Ask, PlacedDecision, PlacedRun, Placement, Run, Space, StepTokens
 from tasks.batching.placement.plan import next_placed_step
 from tasks.batching.placement.trials import limits_of
 from tasks.batching.plan import next_step
@@ -130,8 +130,11 @@ def space_of(rig: Rig) -> Space:
         devices=rig.devices,
         limits=rig.limits,
         memory_fraction=MEMORY_FRACTION,
-        default_tokens=(8192 if rig.devices.gpu_bytes[0] >= _LARGE_GPU else 2048) if split else None,
-        ladder=LADDER if split else (),
+        batched_tokens=StepTokens(
+            default=8192 if rig.devices.gpu_bytes[0] >= _LARGE_GPU else 2048, values=LADDER
+        )
+        if split
+        else StepTokens(),
     )
 
 

@@ -1,13 +1,15 @@
-"""What a model may be placed in on this host: its footprint by the staged files, the memory of GPUs and host."""
+"""What an engine may be told on this host: a model's footprint by its staged files, the memory of GPUs and host."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import psutil
 
 from blocks.nvml import gpus_in_use
-from tasks.batching.models import Devices, Footprint, Limits, Space
+from tasks.batching.models import Devices, Footprint, Limits, Requests, Space, StepTokens
 from tasks.batching.placement.plan import predict_placement
 from tasks.batching.placement.words import configure
 from tasks.core.model_shape import read_model_shape
@@ -54,32 +56,39 @@ def footprint_of(model_dir: Path, form: CandidateFormat, card: EngineCard, conte
 
 
 def find_space(
-    card: EngineCard, hardware: Hardware, footprint: Footprint, limits: Limits, memory_fraction: float
+    card: EngineCard,
+    hardware: Hardware,
+    footprint: Footprint,
+    limits: Limits,
+    memory_fraction: float,
+    requests: Requests | None = None,
 ) -> Space | None:
-    """What an engine may be told about GPUs; None where there are none in use, or it cannot be told."""
+    """What an engine may be told beside its batch size; None where nothing is worth telling."""
     gpus = gpu_sizes(hardware)
-    devices = Devices(gpu_bytes=gpus, host_bytes=host_bytes(hardware)) if gpus else None
-    if devices is None:
+    knobs: tuple[Literal["offload", "tensor_parallel"], ...] = ("offload", "tensor_parallel")
+    knob = next((name for name in knobs if gpus and card.find_knob(name)), None)
+    batched, micro = (_step_tokens(card, name, gpus) for name in ("batched_tokens", "micro_batch_tokens"))
+    if knob is None and not batched.values and not micro.values:
         return None
-    if card.find_knob("offload"):
-        return Space(
-            knob="offload",
-            footprint=footprint,
-            devices=devices,
-            limits=limits,
-            memory_fraction=memory_fraction,
-        )
-    if card.find_knob("tensor_parallel") is None:
-        return None
-    tokens = card.find_knob("batched_tokens")
     return Space(
-        knob="tensor_parallel",
+        knob=knob,
         footprint=footprint,
-        devices=devices,
+        devices=Devices(gpu_bytes=gpus, host_bytes=host_bytes(hardware)),
         limits=limits,
         memory_fraction=memory_fraction,
-        default_tokens=tokens.default_on(min(gpus)) if tokens else None,
-        ladder=tokens.values if tokens else (),
+        batched_tokens=batched,
+        micro_batch_tokens=micro,
+        requests=requests,
+        by_slot=card.fills_steps_by_slot,
+    )
+
+
+def _step_tokens(card: EngineCard, name: str, gpus: Sequence[int]) -> StepTokens:
+    found = card.find_knob(name)
+    return (
+        StepTokens(default=found.default_on(min(gpus, default=0)), values=found.values)
+        if found
+        else StepTokens()
     )
 
 

@@ -38,13 +38,13 @@ from flows.recording import Outcome, run_stage
 from flows.tool_environment import tool_python
 from tasks.batching import guidellm
 from tasks.batching import report as batching_report
-from tasks.batching.models import BatchingRequest, BatchingResult, Limits, Space
+from tasks.batching.models import BatchingRequest, BatchingResult, Limits, Requests, Space
 from tasks.batching.priors import find_prior
 from tasks.batching.task import find_batch
 from tasks.core.digests import digest_of
 from tasks.core.errors import SpecError
 from tasks.core.files import file_lock
-from tasks.core.load import longest_output
+from tasks.core.load import longest_output, prompt_for
 from tasks.core.model_shape import ModelShape, check_convertible, read_model_shape
 from tasks.core.progress import say
 from tasks.core.serving import ServingConfig
@@ -326,12 +326,18 @@ def _limits(request: TuningRequest) -> Limits:
 
 
 def _space(request: TuningRequest, form: CandidateFormat) -> Space | None:
-    """The ways in which a candidate can be placed on GPUs; None where there is but one."""
-    if not request.hardware.gpus:
-        return None
-    card = get_engine(request.engine).card
-    footprint = footprint_of(request.model_dir, form, card, request.tuning.context)
-    return find_space(card, request.hardware, footprint, _limits(request), request.objectives.memory_fraction)
+    """The settings that are searched beside the batch size; None where there are none."""
+    tuning, card = request.tuning, get_engine(request.engine).card
+    footprint = footprint_of(request.model_dir, form, card, tuning.context)
+    prompt = tuning.load.prompt_tokens or prompt_for(tuning.context, tuning.output_tokens)
+    return find_space(
+        card,
+        request.hardware,
+        footprint,
+        _limits(request),
+        request.objectives.memory_fraction,
+        Requests(prompt_tokens=prompt, output_tokens=tuning.output_tokens),
+    )
 
 
 def _placed(request: TuningRequest, form: CandidateFormat, config: ServingConfig) -> ServingConfig:

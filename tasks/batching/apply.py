@@ -106,7 +106,9 @@ def _find_placed(
         placed = ServedProbe(request, bench, configure(request.config, step.placement, space))
         runs = list(placed.measure(step.batch, step.runs))
         history += [PlacedRun(placement=step.placement, run=run) for run in runs]
-        _say(step.batch, step.runs, runs, where=describe(step.placement, space))
+        _say(
+            step.batch, step.runs, runs, where=describe(step.placement, space) if step.placement.told else ""
+        )
     trials = sort_trials(history, space)
     shown = next((one for one in trials if one.placement == step.placement), trials[-1] if trials else None)
     result = _result(
@@ -118,6 +120,8 @@ def _find_placed(
         [placed.run for placed in history],
         prior,
     )
+    if not any(trial.placement.told for trial in trials):
+        return result
     placements = [sum_up(trial, space, chosen=trial.placement == step.placement) for trial in trials]
     return result.model_copy(update={"placements": tuple(placements)})
 

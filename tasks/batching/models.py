@@ -65,17 +65,30 @@ class Run(_Frozen):
 
 
 class Placement(_Frozen):
-    """Where a model's layers lie and how much of the GPUs an engine takes; the same words as in `ServingConfig`.
+    """Where a model's layers lie, how much of the GPUs an engine takes, and how many tokens it takes a step; the same
+    words as in `ServingConfig`.
 
     llama.cpp puts the last `gpu_layers` on GPUs, the output layer first of all, and the caches of these layers with
-    them. The others split each layer over `gpus` (the tensor-parallel size), take `memory_fraction` of each of
-    them, and at most `batched_tokens` a step; None leaves that to the engine.
+    them. The others split each layer over `gpus` (the tensor-parallel size) and take `memory_fraction` of each of
+    them. Either takes at most `batched_tokens` a step, of which llama.cpp computes `micro_batch_tokens` at once; None
+    leaves that to the engine.
     """
 
     gpu_layers: int = Field(0, ge=0)
     gpus: int = Field(0, ge=0)
     memory_fraction: float = Field(0.9, gt=0, le=1)
     batched_tokens: int | None = Field(None, ge=1)
+    micro_batch_tokens: int | None = Field(None, ge=1)
+
+    @property
+    def told(self) -> bool:
+        """Whether the engine is told anything."""
+        return self != Placement()
+
+    @property
+    def steps_told(self) -> bool:
+        """Whether the engine is told how many tokens to take."""
+        return self.batched_tokens is not None or self.micro_batch_tokens is not None
 
 
 class Footprint(_Frozen):
@@ -97,7 +110,7 @@ class Devices(_Frozen):
     """Memory that a service may be put into, bytes: of each GPU, in the order in which the engine takes them, and of
     the host for what is left there. All of it, not the share that may be used."""
 
-    gpu_bytes: tuple[int, ...] = Field(min_length=1)
+    gpu_bytes: tuple[int, ...] = ()
     host_bytes: int = Field(ge=0)
 
 
@@ -180,20 +193,39 @@ class PlacedDecision(_Frozen):
     reason: str
 
 
-class Space(_Frozen):
-    """What a model may be placed in, and by which knob of its engine: layers offloaded, or split over GPUs.
+class StepTokens(_Frozen):
+    """How many tokens an engine takes: `default` when it is not told, where that is known, and what is worth telling
+    it."""
 
-    `limits` are those with all GPUs in use. Of an engine that splits, `default_tokens` is what it takes a step when
-    it is not told, where that is known, and `ladder` what is worth telling it.
+    default: int | None = Field(None, ge=1)
+    values: tuple[int, ...] = ()
+
+
+class Requests(_Frozen):
+    """What the load asks, in tokens: of a prompt, and the mean of an answer."""
+
+    prompt_tokens: int = Field(ge=1)
+    output_tokens: int = Field(ge=1)
+
+
+class Space(_Frozen):
+    """The settings of an engine that are searched around its batch size.
+
+    `knob` places the model: its layers are offloaded, or split over GPUs; None where there is no choice. `limits` are
+    those with all GPUs in use. `batched_tokens` and `micro_batch_tokens` are what it takes a step, as in `Placement`;
+    `requests`, where they are known, tell which of them can matter. An engine that fills its steps `by_slot` takes
+    the prompts of the first slots first.
     """
 
-    knob: Literal["offload", "tensor_parallel"]
+    knob: Literal["offload", "tensor_parallel"] | None
     footprint: Footprint
     devices: Devices
     limits: Limits
     memory_fraction: float = Field(0.9, gt=0, le=1)
-    default_tokens: int | None = Field(None, ge=1)
-    ladder: tuple[int, ...] = ()
+    batched_tokens: StepTokens = StepTokens()
+    micro_batch_tokens: StepTokens = StepTokens()
+    requests: Requests | None = None
+    by_slot: bool = False
 
 
 class Decision(_Frozen):
@@ -225,7 +257,7 @@ class PlacementFigures(_Frozen):
 class BatchingRequest(_Frozen):
     """Which candidate to serve how, and within which bounds. `config` is at batch 1.
 
-    Where there are GPUs that it may be placed on in several ways, `space` says so, and those are searched too.
+    Where its engine has other settings that are worth a search, such as where it lies on GPUs, `space` says which.
     """
 
     model_file: Path

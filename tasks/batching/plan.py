@@ -55,6 +55,9 @@ _STUDENT_95 = {
 }
 """One-sided 95 % points of Student's t by degrees of freedom; in between the more careful one."""
 
+MEMORY = (Fit.OUT_OF_MEMORY, Fit.MEMORY)
+"""What becomes of a size for want of memory."""
+
 Sizes = Mapping[int, SizeFigures]
 
 
@@ -284,13 +287,31 @@ def _room(sizes: Sizes, limits: Limits, low: int, target: int, each_bytes: float
         if not peaks or low == 1:
             return target
         return min(target, limits.memory_bytes * peaks[0][0] // peaks[0][1])
-    slopes = [(y1 - y0) / (x1 - x0) for (x0, y0), (x1, y1) in itertools.pairwise(peaks)]
-    slopes.append((peaks[-1][1] - peaks[0][1]) / (peaks[-1][0] - peaks[0][0]))
     base = next(y for x, y in peaks if x == low)
-    slope = max(slopes)
+    slope = _steepest(peaks)
     if slope <= 0:
         return target
     return min(target, low + math.floor((limits.memory_bytes - base) / slope))
+
+
+def _steepest(peaks: Sequence[tuple[int, int]]) -> float:
+    pairs = [*itertools.pairwise(peaks), (peaks[0], peaks[-1])]
+    return max((y1 - y0) / (x1 - x0) for (x0, y0), (x1, y1) in pairs)
+
+
+def measured_each_bytes(sizes: Sizes) -> float | None:
+    """What a sequence adds to memory, by the sizes that were measured; None where they do not tell."""
+    peaks = _peaks(sizes)
+    return max(0.0, _steepest(peaks)) if len(peaks) > 1 else None
+
+
+def ended_by_memory(sizes: Sizes, limits: Limits, each_bytes: float | None) -> bool:
+    """Whether larger sizes broke for want of memory, or are not tried as they would."""
+    if any(size.fit in MEMORY for size in sizes.values()):
+        return True
+    low = max((size.batch for size in sizes.values() if size.fits), default=0)
+    finest = low + max(1, int(low * _FINE))
+    return low > 0 and finest <= limits.max_batch and _room(sizes, limits, low, finest, each_bytes) < finest
 
 
 def _downward(sizes: Sizes, limits: Limits, smallest: int) -> int | None:

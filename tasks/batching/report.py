@@ -18,7 +18,7 @@ def headline(result: BatchingResult) -> str:
     if chosen is None:
         return result.reason
     tail = "".join(f", {words(name)} {chosen.latency_ms[name]:.1f} ms" for name in _p95(chosen))
-    where = f", {placed.name}" if (placed := _placed(result)) else ""
+    where = f", {placed.name}" if (placed := _placed(result)) and placed.placement.told else ""
     return f"batch {chosen.batch}{where}: {chosen.throughput:.0f} tokens/s{tail}"
 
 
@@ -33,8 +33,9 @@ def numbers(result: BatchingResult) -> dict[str, Number]:
         "peak_bytes": Number(value=chosen.peak_bytes or 0, unit="byte"),
     }
     if result.placements:
-        placed = {"gpu_layers": result.config.gpu_layers, "gpus": result.config.gpus}
-        found |= {name: Number(value=value, unit="1") for name, value in placed.items() if value}
+        names = {"gpu_layers", "gpus", "batched_tokens", "micro_batch_tokens"}
+        told = result.config.model_dump(include=names)
+        found |= {name: Number(value=value, unit="1") for name, value in told.items() if value}
     if chosen.sm_activity is not None:
         found["sm_activity"] = Number(value=chosen.sm_activity, unit="1")
     return found | {f"{name}_ms": Number(value=value, unit="ms") for name, value in chosen.latency_ms.items()}
@@ -81,10 +82,12 @@ def markdown(result: BatchingResult) -> str:
 
 
 def _placements(result: BatchingResult) -> str:
-    """What was measured of each placement; the sizes below are those of the chosen one."""
+    """What was measured of each placement, or by tokens a step; the sizes below are those of the chosen one."""
     if not result.placements:
         return ""
-    heads = ("placement", "sizes", "batch", "tokens/s", "peak memory")
+    on_gpus = any(one.placement.gpus or one.placement.gpu_layers for one in result.placements)
+    what = "placement" if on_gpus else "steps"
+    heads = (what, "sizes", "batch", "tokens/s", "peak memory")
     rows = []
     for one in result.placements:
         best = one.best
@@ -93,7 +96,7 @@ def _placements(result: BatchingResult) -> str:
         name = f"**{one.name}**" if one is _placed(result) else one.name
         rows.append((name, str(len(one.sizes)), *figures))
     others = [f"{one.name}: {one.why}" for one in result.placements if one.why]
-    return section("Placements", table(heads, rows, right=heads[1:]), bullets(others))
+    return section("Placements" if on_gpus else "Steps", table(heads, rows, right=heads[1:]), bullets(others))
 
 
 def _under(placed: PlacementFigures | None, sizes: str) -> str:

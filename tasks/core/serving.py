@@ -25,10 +25,11 @@ class ServingConfig(BaseModel):
     """The tuned configuration of one engine process.
 
     `batch` is the number of sequences served at once, `context` the tokens of one sequence. llama.cpp puts
-    `gpu_layers` on GPUs; the others split over `gpus`, of whose memory they may use `memory_fraction`, and take
-    `batched_tokens` a step. `kv_bytes_per_token` are those of one token's keys and values, for an engine that takes
-    all memory for them unless told. `loader` brings the model's files into memory; None leaves that to the engine.
-    `gpu_indices` are the host's GPUs that a process may see, by NVML's numbers; all where there are none.
+    `gpu_layers` on GPUs; the others split over `gpus`, of whose memory they may use `memory_fraction`. A step takes
+    at most `batched_tokens`, of which llama.cpp computes `micro_batch_tokens` at once. `kv_bytes_per_token` are those
+    of one token's keys and values, for an engine that takes all memory for them unless told. `loader` brings the
+    model's files into memory; None leaves that to the engine. `gpu_indices` are the host's GPUs that a process may
+    see, by NVML's numbers; all where there are none.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -42,6 +43,7 @@ class ServingConfig(BaseModel):
     gpu_indices: tuple[int, ...] = ()
     memory_fraction: float = Field(0.9, gt=0, le=1)
     batched_tokens: int | None = Field(None, ge=1)
+    micro_batch_tokens: int | None = Field(None, ge=1)
     kv_bytes_per_token: int | None = Field(None, ge=1)
     dtype: str | None = None
     loader: Loader | None = None
@@ -50,3 +52,9 @@ class ServingConfig(BaseModel):
     def on_gpus(self) -> bool:
         """Whether any of it is on a GPU."""
         return self.gpus > 0 or self.gpu_layers > 0
+
+
+def step_words(batched_tokens: int | None, micro_batch_tokens: int | None) -> list[str]:
+    """What an engine was told of its steps, in words."""
+    told = ((batched_tokens, "tokens a step"), (micro_batch_tokens, "tokens computed at once"))
+    return [f"{tokens} {what}" for tokens, what in told if tokens]

@@ -148,7 +148,14 @@ class Knob(Part):
     """
 
     name: Literal[
-        "batch", "batched_tokens", "context", "memory_fraction", "tensor_parallel", "offload", "kv_dtype"
+        "batch",
+        "batched_tokens",
+        "micro_batch_tokens",
+        "context",
+        "memory_fraction",
+        "tensor_parallel",
+        "offload",
+        "kv_dtype",
     ]
     flag: str
     meaning: str
@@ -200,6 +207,8 @@ class EngineCard(Sourced):
     """The compute capability below which it refuses bfloat16; None where it computes in it everywhere."""
     unpacks_weights: bool = False
     """Whether it unpacks quantized weights to 16 bits before it computes: they save disk, and no memory."""
+    fills_steps_by_slot: bool = False
+    """Whether the first slots' prompts are taken first, so that the last wait for ever where a step is too small."""
     api_model: Literal["served-name", "folder-name", "tensorrt_llm"]
     missing: str | None = None
     ran: str

@@ -31,6 +31,8 @@ class LlamaCpp(CardEngine):
                 "--context": config.batch * config.context,
                 "--threads": config.threads,
                 "--gpu-layers": config.gpu_layers,
+                "--batch-tokens": config.batched_tokens,
+                "--micro-batch-tokens": config.micro_batch_tokens,
             }
         )
         return CommandLine(argv=(python, "-I", worker, *arguments), env={**PASSIVE, **seen(config)})
@@ -46,6 +48,8 @@ class LlamaCpp(CardEngine):
                 "--ctx-size": config.batch * config.context,
                 "--threads": config.threads,
                 "--n-gpu-layers": config.gpu_layers,
+                "--batch-size": config.batched_tokens,
+                "--ubatch-size": config.micro_batch_tokens,
                 "--metrics": True,
                 "--no-ui": True,
             }

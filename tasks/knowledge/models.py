@@ -13,7 +13,8 @@ class Cell(BaseModel):
     """Engine x model x hardware: the best parameters that were measured there, and the record that says so.
 
     The hardware is the host and how many of its GPUs the engine had: `gpus`, 0 on the processor. `gpu_layers` lay on
-    them, or the engine took `memory_fraction` of each and `batched_tokens` a step; None where its knobs are others.
+    them, or the engine took `memory_fraction` of each. It was told to take `batched_tokens` a step and to compute
+    `micro_batch_tokens` of them at once. None where its knobs are others, or it was not told.
     `throughput` in tokens/s over all sequences, `memory_bytes` the largest peak, `ttft_ms` and `tpot_ms` 95th
     percentiles at that batch size; `quality_loss` relative to the baseline format. None: not measured.
     """
@@ -29,6 +30,7 @@ class Cell(BaseModel):
     gpu_layers: int | None
     memory_fraction: float | None
     batched_tokens: int | None
+    micro_batch_tokens: int | None
     batch: int
     format: str | None
     context: int | None

@@ -88,7 +88,8 @@ def _placement(record: Record) -> dict[str, Any]:
         "gpus": gpus,
         "gpu_layers": layers or None,
         "memory_fraction": config.get("memory_fraction") if split else None,
-        "batched_tokens": config.get("batched_tokens") if split else None,
+        "batched_tokens": config.get("batched_tokens"),
+        "micro_batch_tokens": config.get("micro_batch_tokens"),
     }
 
 

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 
 from tasks.core.records import Number, Record
+from tasks.core.serving import step_words
 from tasks.knowledge.models import Cell, Reason
 
 RECORD_COLUMNS = ("id", "at", "stage", "subject", "outcome", "seconds", "numbers")
@@ -40,7 +41,7 @@ def cell_row(cell: Cell) -> tuple[str, ...]:
         cell.model,
         cell.hardware,
         _placed(cell),
-        str(cell.batch),
+        ", ".join([str(cell.batch), *step_words(cell.batched_tokens, cell.micro_batch_tokens)]),
         cell.format or "-",
         f"{cell.throughput:.0f}",
         "-" if cell.memory_bytes is None else f"{cell.memory_bytes / 1e6:.0f} MB",
@@ -60,7 +61,6 @@ def _placed(cell: Cell) -> str:
         return "-"
     shown = [f"{cell.gpu_layers} layers"] if cell.gpu_layers else []
     shown += [f"{cell.memory_fraction:g} of memory"] if cell.memory_fraction else []
-    shown += [f"{cell.batched_tokens} tokens a step"] if cell.batched_tokens else []
     return ", ".join((str(cell.gpus), *shown))
 
 

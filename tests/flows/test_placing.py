@@ -76,17 +76,18 @@ def test_an_engine_is_asked_by_the_knob_that_its_card_names(tiny: Path, gpus: Gp
         card = get_engine(kind).card
         footprint = footprint_of(tiny, CandidateFormat.F16, card, 512)
         space = find_space(card, Hardware(gpus=2), footprint, LIMITS, 0.9)
-        knobs[kind.value] = space and (space.knob, space.default_tokens, space.ladder)
-        assert find_space(card, Hardware(gpus=0), footprint, LIMITS, 0.9) is None
+        without = find_space(card, Hardware(gpus=0), footprint, LIMITS, 0.9)
+        knobs[kind.value] = [one and (one.knob, one.batched_tokens.default) for one in (space, without)]
+        assert (without and without.batched_tokens) == (space and space.batched_tokens)
     assert knobs == {
-        "llama.cpp": ("offload", None, ()),
-        "vllm": ("tensor_parallel", 2048, (2048, 8192, 16384)),
-        "sglang": ("tensor_parallel", None, (2048, 4096, 8192)),
-        "transformers": None,
+        "llama.cpp": [("offload", 2048), (None, 2048)],
+        "vllm": [("tensor_parallel", 2048), (None, 2048)],
+        "sglang": [("tensor_parallel", None), (None, None)],
+        "transformers": [None, None],
     }
     large = find_space(get_engine(EngineKind.VLLM).card, Hardware(gpus=1), footprint, LIMITS, 0.9)
     assert large is not None
-    assert large.default_tokens == 8192
+    assert large.batched_tokens.default == 8192
 
 
 @pytest.mark.server

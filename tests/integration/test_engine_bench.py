@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from random_model import read_floats, rewrite_model, write_random_model
 from sabotage import Sabotage
@@ -352,6 +353,36 @@ def test_more_slots_take_more_memory(bench: EngineBench, candidate: Path, tmp_pa
     )
     # Keys and values of 15 x 2048 more tokens: 2 heads x 32 x 2 bytes x 2 layers, twice.
     assert (many.peak_bytes or 0) - (few.peak_bytes or 0) > 0.7 * 15 * 2048 * 512
+
+
+def test_a_step_takes_as_many_tokens_as_the_engine_is_told(
+    bench: EngineBench, candidate: Path, tmp_path: Path
+) -> None:
+    told = CONFIG.model_copy(update={"batched_tokens": 48})
+    for config, most in ((CONFIG, 100), (told, 48)):
+        asked = {"prompt": "a" * 100, "n_predict": 1, "stream": True, "return_progress": True}
+        with bench.serve(candidate, config, tmp_path / "log") as served:
+            answer = httpx.post(f"{served.base_url}/completion", json=asked).text
+        taken = [int(number) for number in re.findall(r'"processed":(\d+)', answer)]
+        assert max(after - before for before, after in itertools.pairwise(taken)) == most, answer
+
+
+def test_fewer_tokens_computed_at_once_take_less_memory(
+    bench: EngineBench, candidate: Path, tmp_path: Path
+) -> None:
+    few, many = (
+        bench.probe(
+            candidate,
+            CONFIG.model_copy(update={"context": 2048, "micro_batch_tokens": tokens}),
+            tmp_path / "log",
+            output_tokens=4,
+            runs=1,
+            load=TuningLoad(prompt_tokens=1500),
+        )[0]
+        for tokens in (64, 2048)
+    )
+    # The scores of 260 words for each token that is computed, 4 bytes each.
+    assert (many.peak_bytes or 0) - (few.peak_bytes or 0) > 1984 * 257 * 4
 
 
 @dataclass(frozen=True)

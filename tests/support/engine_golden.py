@@ -31,6 +31,7 @@ CONFIG = ServingConfig(
     gpu_indices=(2, 3),
     memory_fraction=0.9,
     batched_tokens=8192,
+    micro_batch_tokens=1024,
     dtype="bfloat16",
     loader=Loader.FASTSAFETENSORS,
 )

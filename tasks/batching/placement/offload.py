@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
 
 from tasks.batching.models import Fit, Placement, Space
 from tasks.batching.placement.memory import Memory, Peak, all_layers, blocks, learn_memory
 from tasks.batching.placement.step_times import Step, StepTimes, learn_steps
-from tasks.batching.placement.trials import Trial
+from tasks.batching.placement.trials import Proposal, Trial
 
 MOST_TRIALS = 8
 """Placements measured at the most."""
@@ -26,15 +25,9 @@ _SHRINK = 0.95
 """An engine that was out of memory needs so much of it that the next one is predicted to need this share at most."""
 
 
-class Proposal(NamedTuple):
-    """A placement that was not measured yet, and the size to begin with."""
-
-    placement: Placement
-    batch: int
-
-
 def propose_layers(trials: Sequence[Trial], space: Space, prior: int | None) -> Proposal | None:
     """The next number of layers; None where no other can be better."""
+    trials = _untold(trials)
     memory = learn_memory(space.footprint, list(_peaks(trials)), space.limits.memory_bytes)
     room = _rooms(trials, space, memory)
     if not room and not trials:  # only what surely cannot fit is never tried
@@ -78,7 +71,7 @@ def _rooms(trials: Sequence[Trial], space: Space, memory: Memory) -> dict[int, i
     gpu_limit, host_limit = float(space.limits.memory_bytes), space.devices.host_bytes * space.memory_fraction
     broken = sorted(
         memory.gpu_bytes(trial.placement.gpu_layers, min(trial.sizes))
-        for trial in trials
+        for trial in _untold(trials)
         if all(size.fit is Fit.OUT_OF_MEMORY for size in trial.sizes.values())
     )
     if broken:
@@ -139,15 +132,20 @@ def _proposal(layers: int, batch: int) -> Proposal:
     return Proposal(Placement(gpu_layers=layers), max(1, batch))
 
 
+def _untold(trials: Sequence[Trial]) -> list[Trial]:
+    """Those with the engine's own steps: memory and times are fitted to these alone."""
+    return [trial for trial in trials if not trial.placement.steps_told]
+
+
 def _peaks(trials: Sequence[Trial]) -> Iterator[Peak]:
-    for trial in trials:
+    for trial in _untold(trials):
         for size in trial.sizes.values():
             if size.peak_bytes:
                 yield Peak(trial.placement.gpu_layers, size.batch, size.peak_bytes)
 
 
 def _steps(trials: Sequence[Trial], space: Space) -> Iterator[Step]:
-    for trial in trials:
+    for trial in _untold(trials):
         on = blocks(space.footprint, trial.placement.gpu_layers)
         for size in trial.sizes.values():
             if size.throughput > 0:

@@ -4,7 +4,8 @@ Around the search for a batch size. Each placement is tried from the size that i
 as long as it can still beat the best that is known; what is answered is then measured as often as its own search
 wants. Whatever it answers keeps this: placement and size were measured, `REPEATS` times; peak memory and the upper
 confidence limits of latencies keep their bounds; throughput is within the tolerance of the best that keeps them in
-any placement; of placements as good as that, the one with the fewest GPUs, then with the most layers on them.
+any placement; of placements as good as that, the one with the fewest GPUs, then with the most layers on them, then
+the one with the engine's own steps.
 """
 
 from __future__ import annotations
@@ -13,9 +14,10 @@ import math
 from collections.abc import Sequence
 
 from tasks.batching.models import Ask, Decision, PlacedAsk, PlacedDecision, PlacedRun, Placement, Space
-from tasks.batching.placement.offload import Proposal, expect, most_layers, propose_layers, room_of
+from tasks.batching.placement.offload import expect, most_layers, propose_layers, room_of
 from tasks.batching.placement.split import ask_for_less, propose_split, widest
-from tasks.batching.placement.trials import Trial, sort_trials
+from tasks.batching.placement.steps import propose_steps
+from tasks.batching.placement.trials import Proposal, Trial, limits_of, sort_trials
 from tasks.batching.placement.words import describe
 from tasks.batching.plan import REPEATS
 
@@ -42,12 +44,20 @@ def next_placed_step(
 def predict_placement(space: Space, batch: int) -> Placement:
     """Where a model is put that is to be served at `batch` and nothing is measured yet: as much of it on the GPUs as
     is predicted to fit, at the least a layer; over as many GPUs as it can be split over."""
+    if space.knob is None:
+        return Placement()
     return most_layers(space, batch) if space.knob == "offload" else widest(space)
 
 
 def _propose(trials: Sequence[Trial], space: Space, prior: int | None) -> Proposal | None:
-    propose = propose_layers if space.knob == "offload" else propose_split
-    return propose(trials, space, prior)
+    """Where the model lies first; then, with the best of that, how many tokens to take a step."""
+    if space.knob is None:
+        most = limits_of(Placement(), space).max_batch
+        found = None if trials else Proposal(Placement(), min(prior or 1, most))
+    else:
+        propose = propose_layers if space.knob == "offload" else propose_split
+        found = propose(trials, space, prior)
+    return found or propose_steps(trials, space)
 
 
 def _may_win(trial: Trial, trials: Sequence[Trial], space: Space) -> bool:
@@ -62,20 +72,22 @@ def _may_win(trial: Trial, trials: Sequence[Trial], space: Space) -> bool:
     tolerance = space.limits.tolerance
     enough = rival.claim * (1 - tolerance if preferred else 1 + tolerance)
     if trial.sure:
-        return min(_reach(trial, trials, space), _beside(trial, rival, space)) > enough
-    if space.knob == "offload":
+        return min(_reach(trial, trials, space), _beside(trial, rival)) > enough
+    if space.knob == "offload" and not trial.placement.steps_told:
         return expect(trial, trials, space)[0] > enough
     # Larger sizes than will do give no less.
     return max(size.throughput for size in trial.sizes.values()) > enough and len(trial.sizes) <= _RETRIES
 
 
-def _beside(trial: Trial, rival: Trial, space: Space) -> float:
-    """What it may have, judged by the size that both were measured at: where it is no quicker to answer there, it
-    reaches no further than the rival does."""
+def _beside(trial: Trial, rival: Trial) -> float:
+    """What it may have, judged by the size that both were measured at: where it is no quicker to answer there, and
+    leaves no more memory, it reaches no further than the rival does."""
     both = [batch for batch in trial.sizes if batch in rival.sizes and rival.sizes[batch].throughput > 0]
-    if space.knob == "offload" or not both:
+    if trial.placement.gpu_layers != rival.placement.gpu_layers or not both:
         return math.inf
     own, other = trial.sizes[max(both)], rival.sizes[max(both)]
+    if rival.ended_by_memory and (own.peak_bytes or 0) < (other.peak_bytes or 0):
+        return math.inf
     for name in trial.limits.latency_ms:
         if own.latency_ms.get(name, 0.0) < other.latency_ms.get(name, 0.0) * (1 - _NOISE):
             return math.inf
@@ -89,7 +101,7 @@ def _smaller(trial: Trial, trials: Sequence[Trial], space: Space) -> Ask | None:
     again = isinstance(trial.step, Ask) and trial.step.batch in trial.sizes
     if trial.sure or len(trial.sizes) > _RETRIES or again:
         return None
-    offload = space.knob == "offload"
+    offload = space.knob == "offload" and not trial.placement.steps_told
     batch = min(expect(trial, trials, space)[1], smallest * 9 // 10) if offload else smallest // 2
     return Ask(batch=batch) if batch > 1 else None
 
@@ -113,14 +125,16 @@ def _reach(trial: Trial, trials: Sequence[Trial], space: Space) -> float:
 
 def _settle(trials: Sequence[Trial], space: Space) -> PlacedAsk | PlacedDecision:
     """The best of all is measured often, then the first by preference that is good enough beside it."""
-    top = max(trials, key=lambda trial: trial.claim, default=None)
+    rivals = [trial for trial in trials if not _as_good_untold(trial, trials, space)]
+    top = max(rivals, key=lambda trial: trial.claim, default=None)
     if top is None or top.claim == 0:
         return _give_up(trials, space)
     if isinstance(top.step, Ask):
         return _ask(top, top.step)
     # In an open loop the throughput is the rate, and what keeps up is good enough.
-    enough = top.claim * (1 - space.limits.tolerance) if space.limits.rate_per_s is None else 0.0
-    for trial in sorted(trials, key=_preference):
+    most = max(trials, key=lambda trial: trial.claim)
+    enough = most.claim * (1 - space.limits.tolerance) if space.limits.rate_per_s is None else 0.0
+    for trial in sorted(rivals, key=_preference):
         if trial.claim == 0 or trial.claim < enough:
             continue
         if isinstance(trial.step, Ask):
@@ -130,14 +144,21 @@ def _settle(trials: Sequence[Trial], space: Space) -> PlacedAsk | PlacedDecision
                 return PlacedDecision(
                     placement=trial.placement,
                     batch=size.batch,
-                    reason=_reason(trial, size.batch, top, trials, space),
+                    reason=_reason(trial, size.batch, most, trials, space),
                 )
     raise AssertionError("the best placement is settled, so it is good enough")
 
 
+def _as_good_untold(trial: Trial, trials: Sequence[Trial], space: Space) -> bool:
+    """Whether the engine's own steps give nearly as much in the same place: then it need not be measured often."""
+    untold = trial.placement.model_copy(update={"batched_tokens": None, "micro_batch_tokens": None})
+    own = next(one for one in trials if one.placement == untold)
+    return trial.placement.steps_told and trial.claim <= own.claim * (1 + space.limits.tolerance)
+
+
 def _preference(trial: Trial) -> tuple[int, int, bool]:
     placement = trial.placement
-    return placement.gpus, -placement.gpu_layers, placement.batched_tokens is not None
+    return placement.gpus, -placement.gpu_layers, placement.steps_told
 
 
 def _give_up(trials: Sequence[Trial], space: Space) -> PlacedAsk | PlacedDecision:
@@ -172,21 +193,24 @@ def _reason(trial: Trial, batch: int, top: Trial, trials: Sequence[Trial], space
     """Why this placement, then why this size in it."""
     where = describe(trial.placement, space)
     others = [one for one in trials if one is not trial]
+    own = trial.step
+    inner = own.reason if isinstance(own, Decision) and own.batch == batch else "good enough beside the best"
+    if not others and space.knob is None:
+        return inner
+    several = f"{len(trials)} {'settings' if space.knob is None else 'placements'}"
     if not others:
         text = f"{where}: no other was predicted to give more"
     elif trial is top:
-        text = f"{where}: the most throughput of {len(trials)} placements"
+        text = f"{where}: the most throughput of {several}"
     else:
         text = (
             f"{where}: {trial.claim / top.claim:.0%} of the throughput of {describe(top.placement, space)}, the most "
-            f"of {len(trials)} placements"
+            f"of {several}"
         )
     for one in others:
         if one.claim == 0:
             worst = one.sizes[min(one.sizes)]
             text += f"; {describe(one.placement, space)}, batch {worst.batch}: {worst.why}"
-    own = trial.step
-    inner = own.reason if isinstance(own, Decision) and own.batch == batch else "good enough beside the best"
     return f"{text}; batch {batch}: {inner}"
 
 

@@ -1,9 +1,7 @@
-"""Over how many GPUs to split each layer, of how much of their memory, and in steps of how many tokens: the next
-placement worth measuring. Pure.
+"""Over how many GPUs to split each layer, and of how much of their memory: the next placement worth measuring. Pure.
 
-GPUs come first, all that may be used, then fewer, as long as that gives as much; then, with the best of these, the
-tokens of a step. Where the memory that the
-engine was told to take is not there, it is told to take less.
+All GPUs that may be used come first, then fewer, as long as that gives as much. Where the memory that the engine was
+told to take is not there, it is told to take less.
 """
 
 from __future__ import annotations
@@ -12,11 +10,9 @@ import math
 from collections.abc import Sequence
 
 from tasks.batching.models import Placement, Run, Space
-from tasks.batching.placement.offload import Proposal
-from tasks.batching.placement.trials import Trial
+from tasks.batching.placement.trials import Proposal, Trial
 from tasks.engines.out_of_memory import free_share, wants_a_larger_share
 
-_FIRST = "ttft"
 _STEPS = (0.05, 0.05, 0.1, 0.1)
 """By how much less memory is asked for, each time that an engine does not find what it was told to take."""
 
@@ -30,7 +26,7 @@ def propose_split(trials: Sequence[Trial], space: Space, prior: int | None) -> P
     """The next placement; None where no other can be better."""
     best, batch = 0.0, prior or 1
     for gpus in reversed(sizes(space)):
-        same = [trial for trial in trials if trial.placement.gpus == gpus and not _told(trial)]
+        same = [one for one in trials if one.placement.gpus == gpus and not one.placement.steps_told]
         if not same:
             fraction = _known_fraction(trials) or space.memory_fraction - _BESIDE
             if not holds(space, gpus, fraction):
@@ -45,7 +41,7 @@ def propose_split(trials: Sequence[Trial], space: Space, prior: int | None) -> P
         if last.claim > best:
             best = last.claim
             batch = max(last.sure, key=lambda size: size.throughput).batch
-    return _propose_tokens(trials, space)
+    return None
 
 
 def widest(space: Space) -> Placement:
@@ -97,7 +93,8 @@ def ask_for_less(trial: Trial, trials: Sequence[Trial], space: Space) -> float |
     elif shares:
         less = min(fraction - 0.01, min(shares) - _MARGIN)
     else:
-        same = [one for one in trials if one.placement.gpus == trial.placement.gpus and not _told(one)]
+        gpus = trial.placement.gpus
+        same = [one for one in trials if one.placement.gpus == gpus and not one.placement.steps_told]
         if len(same) > len(_STEPS):
             return None
         less = fraction - _STEPS[len(same) - 1]
@@ -124,49 +121,3 @@ def _starved(run: Run) -> bool:
 def _said(run: Run) -> str:
     failure = run.fault
     return f"{failure.what}\n{failure.log_tail or ''}" if failure else ""
-
-
-def _propose_tokens(trials: Sequence[Trial], space: Space) -> Proposal | None:
-    """Another number of tokens a step on the GPUs that did best.
-
-    First the way that should help: fewer where the time between tokens ends the batch sizes, else more. Where the
-    first step of a way gives no more, the other is tried.
-    """
-    untold = [trial for trial in trials if not _told(trial)]
-    base = max(untold, key=lambda trial: (trial.claim, trial.placement.gpus), default=None)
-    if base is None or (base.claim == 0 and base.want_of_memory):
-        return None
-    batch = max(base.sure, key=lambda size: size.throughput).batch if base.sure else 1
-    best = base.claim
-    for way in _ways(base, space):
-        for tokens in way:
-            placement = base.placement.model_copy(update={"batched_tokens": tokens})
-            found = next((trial for trial in trials if trial.placement == placement), None)
-            if found is None:
-                return Proposal(placement, min(batch, tokens))
-            if found.claim <= best * (1 + space.limits.tolerance):
-                break
-            best = found.claim
-            batch = max(found.sure, key=lambda size: size.throughput).batch
-        if best > base.claim:
-            break
-    return None
-
-
-def _ways(base: Trial, space: Space) -> tuple[Sequence[int], Sequence[int]]:
-    missed = {
-        name
-        for size in base.sizes.values()
-        for name, bound in base.limits.latency_ms.items()
-        if size.latency_ms.get(name, 0.0) > bound
-    }
-    default = space.default_tokens
-    if default is None and space.ladder:
-        default = sorted(space.ladder)[len(space.ladder) // 2] - 1  # so that half of them are fewer
-    fewer = sorted((one for one in space.ladder if default is None or one < default), reverse=True)
-    more = sorted(one for one in space.ladder if default is None or one > default)
-    return (fewer, more) if any(not name.startswith(_FIRST) for name in missed) else (more, fewer)
-
-
-def _told(trial: Trial) -> bool:
-    return trial.placement.batched_tokens is not None

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from tasks.batching.models import (
     Ask,
     Decision,
-    Fit,
     Limits,
     PlacedRun,
     Placement,
@@ -18,20 +18,35 @@ from tasks.batching.models import (
     Space,
 )
 from tasks.batching.placement.memory import blocks, most_on_host
-from tasks.batching.plan import REPEATS, doubt, next_step, summarise
+from tasks.batching.plan import (
+    MEMORY,
+    REPEATS,
+    doubt,
+    ended_by_memory,
+    measured_each_bytes,
+    next_step,
+    summarise,
+)
 
-_MEMORY = (Fit.OUT_OF_MEMORY, Fit.MEMORY)
+
+class Proposal(NamedTuple):
+    """A placement that was not measured yet, and the size to begin with."""
+
+    placement: Placement
+    batch: int
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One placement: its runs by size, and what the search for its batch size wants next."""
+    """One placement: its runs by size, what the search for its batch size wants next, and whether memory is what
+    larger sizes lack."""
 
     placement: Placement
     limits: Limits
     runs: Sequence[Run]
     sizes: Mapping[int, SizeFigures]
     step: Ask | Decision
+    ended_by_memory: bool
 
     @property
     def sure(self) -> list[SizeFigures]:
@@ -55,7 +70,7 @@ class Trial:
     @property
     def want_of_memory(self) -> bool:
         """Whether memory, and nothing else, is why no size fits."""
-        return all(size.fit in _MEMORY for size in self.sizes.values())
+        return all(size.fit in MEMORY for size in self.sizes.values())
 
     @property
     def grows(self) -> bool:
@@ -68,39 +83,63 @@ class Trial:
 
 def sort_trials(history: Sequence[PlacedRun], space: Space) -> list[Trial]:
     """One trial for each placement, in the order in which they were first tried."""
-    placements = list(dict.fromkeys(placed.placement for placed in history))
-    return [
-        _sum_up(placement, [placed.run for placed in history if placed.placement == placement], space)
-        for placement in placements
-    ]
+    trials: list[Trial] = []
+    for placement in dict.fromkeys(placed.placement for placed in history):
+        runs = [placed.run for placed in history if placed.placement == placement]
+        trials.append(_sum_up(placement, runs, space, _each_bytes(placement, trials, space)))
+    return trials
+
+
+def _each_bytes(placement: Placement, trials: Sequence[Trial], space: Space) -> float | None:
+    """What a sequence adds to the GPUs' memory; on the host as much as it did before other steps were told."""
+    if space.knob is None:
+        return measured_each_bytes(trials[0].sizes) if trials else None
+    return float(blocks(space.footprint, placement.gpu_layers) * space.footprint.kv_bytes)
 
 
 def limits_of(placement: Placement, space: Space) -> Limits:
-    """The bounds of a placement: memory of the GPUs that it uses, and no more sequences than the host has room for.
+    """The bounds of a placement: memory of the GPUs that it uses, and no more sequences than the host has room for,
+    or than its steps have.
 
     The host's memory is not measured: of what is mapped from a file it cannot be told whether it is needed.
     """
+    most = float(min(space.limits.max_batch, most_in_steps(placement, space)))
+    memory = space.limits.memory_bytes
     if space.knob == "offload":
         host = space.devices.host_bytes * space.memory_fraction
-        most = most_on_host(space.footprint, placement.gpu_layers, host)
-        most_batch = max(1, math.floor(min(most, float(space.limits.max_batch))))
-        return space.limits.model_copy(update={"max_batch": most_batch})
-    gpus = space.devices.gpu_bytes
-    share = sum(gpus[: placement.gpus]) / sum(gpus)
-    bounds: dict[str, int] = {"memory_bytes": int(space.limits.memory_bytes * share)}
-    if tokens := placement.batched_tokens or space.default_tokens:
-        # vLLM does not start with more sequences than tokens a step, as each of them takes one.
-        bounds["max_batch"] = min(space.limits.max_batch, tokens)
-    return space.limits.model_copy(update=bounds)
+        most = min(most, most_on_host(space.footprint, placement.gpu_layers, host))
+    elif space.knob == "tensor_parallel":
+        gpus = space.devices.gpu_bytes
+        memory = int(memory * sum(gpus[: placement.gpus]) / sum(gpus))
+    return space.limits.model_copy(update={"memory_bytes": memory, "max_batch": max(1, math.floor(most))})
 
 
-def _sum_up(placement: Placement, runs: Sequence[Run], space: Space) -> Trial:
+def most_in_steps(placement: Placement, space: Space) -> int:
+    """The most sequences that the tokens of a step are enough for.
+
+    Each takes one, so that vLLM does not start with more. Where prompts are taken in the order of slots, the last
+    slots wait for ever once the others' prompts fill every step: of `b` tokens a step, a slot of which each request
+    has `p` tokens of prompt and `a` of answer takes `p + a` in `p / b + a` steps. Measured with llama.cpp: at 512 and
+    32, eight slots at 64 tokens and four at 32 hang; eight at 128 and four at 64 do not.
+    """
+    tokens = placement.batched_tokens or space.batched_tokens.default
+    if tokens is None:
+        return space.limits.max_batch
+    asked = space.requests
+    if asked is None or not space.by_slot or space.limits.rate_per_s is not None:
+        return tokens
+    prompt, answer = asked.prompt_tokens, asked.output_tokens
+    return min(tokens, (prompt + answer * tokens) // (prompt + answer))
+
+
+def _sum_up(placement: Placement, runs: Sequence[Run], space: Space, each: float | None) -> Trial:
     limits = limits_of(placement, space)
-    each = blocks(space.footprint, placement.gpu_layers) * space.footprint.kv_bytes
+    sizes = summarise(runs, limits)
     return Trial(
         placement=placement,
         limits=limits,
         runs=runs,
-        sizes=summarise(runs, limits),
-        step=next_step(runs, limits, each_bytes=float(each)),
+        sizes=sizes,
+        step=next_step(runs, limits, each_bytes=each),
+        ended_by_memory=ended_by_memory(sizes, limits, each),
     )

@@ -5,21 +5,31 @@ from __future__ import annotations
 from tasks.batching.models import Decision, Placement, PlacementFigures, Space
 from tasks.batching.placement.memory import all_layers
 from tasks.batching.placement.trials import Trial
-from tasks.core.serving import ServingConfig
+from tasks.core.serving import ServingConfig, step_words
 
-_KNOBS = {"offload": {"gpu_layers"}, "tensor_parallel": {"gpus", "memory_fraction", "batched_tokens"}}
+_STEPS = {"batched_tokens", "micro_batch_tokens"}
+_KNOBS = {
+    None: _STEPS,
+    "offload": {"gpu_layers"} | _STEPS,
+    "tensor_parallel": {"gpus", "memory_fraction"} | _STEPS,
+}
 
 
 def describe(placement: Placement, space: Space) -> str:
     """A placement in words."""
+    steps = step_words(placement.batched_tokens, placement.micro_batch_tokens)
+    if space.knob is None:
+        return ", ".join(steps) or "the engine's own steps"
+    return ", ".join([_place_words(placement, space), *steps])
+
+
+def _place_words(placement: Placement, space: Space) -> str:
     if space.knob == "offload":
         every = all_layers(space.footprint)
-        if placement.gpu_layers >= every:
-            return f"all {every} layers on the GPUs"
-        return f"{placement.gpu_layers} of {every} layers on the GPUs"
+        which = f"all {every}" if placement.gpu_layers >= every else f"{placement.gpu_layers} of {every}"
+        return f"{which} layers on the GPUs"
     gpus, whose = ("1 GPU", "its") if placement.gpus == 1 else (f"{placement.gpus} GPUs", "their")
-    steps = f", {placement.batched_tokens} tokens a step" if placement.batched_tokens else ""
-    return f"{gpus} at {placement.memory_fraction:g} of {whose} memory{steps}"
+    return f"{gpus} at {placement.memory_fraction:g} of {whose} memory"
 
 
 def configure(config: ServingConfig, placement: Placement, space: Space) -> ServingConfig:

@@ -46,6 +46,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--context", type=int, required=True, help="tokens over all slots")
     parser.add_argument("--threads", type=int, required=True)
     parser.add_argument("--gpu-layers", type=int, default=0)
+    parser.add_argument("--batch-tokens", type=int, help="of a step, over all slots")
+    parser.add_argument("--micro-batch-tokens", type=int, help="computed at once")
     return parser.parse_args()
 
 
@@ -58,6 +60,8 @@ def parameters(arguments: argparse.Namespace) -> "xllamacpp.CommonParams":
     params.n_parallel = arguments.slots
     params.n_ctx = arguments.context
     params.n_gpu_layers = arguments.gpu_layers
+    params.n_batch = arguments.batch_tokens or params.n_batch
+    params.n_ubatch = arguments.micro_batch_tokens or params.n_ubatch
     params.cpuparams.n_threads = arguments.threads
     params.cpuparams_batch.n_threads = arguments.threads
     params.endpoint_metrics = True

@@ -24,6 +24,7 @@ CONFIG = ServingConfig(
     gpus=1,
     gpu_layers=1,
     batched_tokens=64,
+    micro_batch_tokens=32,
     dtype="bfloat16",
 )
 every_card = pytest.mark.parametrize(
