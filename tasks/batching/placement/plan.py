@@ -166,8 +166,9 @@ def _give_up(trials: Sequence[Trial], space: Space) -> PlacedAsk | PlacedDecisio
     for trial in trials:
         if isinstance(trial.step, Ask):
             return _ask(trial, trial.step)
+    alone = len(trials) == 1 and space.knob is None
     reasons = [
-        f"{describe(trial.placement, space)}: {trial.step.reason}"
+        trial.step.reason if alone else f"{describe(trial.placement, space)}: {trial.step.reason}"
         for trial in trials
         if isinstance(trial.step, Decision)
     ]

@@ -70,7 +70,7 @@ def _ways(knob: _Knob, base: Trial, space: Space) -> Sequence[Sequence[int]]:
     if not base.claim and base.want_of_memory:
         return ()
     if _ended_by_pauses(base):
-        return fewer, more
+        return (fewer, more) if base.sure else (more,)  # a single sequence waits for no other
     return (more,) if space.micro_batch_tokens.values else (more, fewer)
 
 

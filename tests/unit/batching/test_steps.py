@@ -120,6 +120,18 @@ def test_fewer_tokens_at_once_where_memory_ends_the_sizes() -> None:
     assert (None, 1024) not in told(asked)
 
 
+def test_where_no_steps_help_the_reason_is_each_ones() -> None:
+    """Pauses are never short enough, and memory is never enough for one."""
+    decision, asked = search(server(), space(latency_ms={"tpot_p95": 5.0}))
+    assert decision.reason == "not even batch 1 will do: tpot_p95 is 11 ms, 5 ms are wanted"
+    assert told(asked) == [(None, None)]
+    decision, _ = search(server(token_bytes=10_000), space(memory_bytes=5 * GB))
+    assert decision.placement is None
+    assert decision.reason == snapshot(
+        "the engine's own steps: not even batch 1 will do: needs 5.11 GB of memory, 5.00 GB may be used; 256 tokens computed at once: not even batch 1 will do: needs 5.10 GB of memory, 5.00 GB may be used"
+    )
+
+
 def test_what_cannot_matter_is_not_tried() -> None:
     """Four prompts of 16 tokens fill no step, however small."""
     _, asked = search(server(16), space(16, max_batch=4))
