@@ -19,8 +19,8 @@ from tasks.engines.failures import Failure, FailureKind
 REPEATS = 5
 """Runs of the size that is answered, and of the best that it is compared with."""
 
-MOST_REPEATS = 15
-"""Runs of a size that would do but for the doubt, where no other size does."""
+MORE_REPEATS = (REPEATS, 15, 25)
+"""Runs of a size that leaves a doubt, where no other size will do: so many, and more as long as it remains."""
 
 BOUNDARY_REPEATS = 3
 BOUNDARY = 1.1
@@ -340,7 +340,7 @@ def _settle(sizes: Sizes, limits: Limits) -> Ask | Decision:
     """The smallest size that is good enough, once it and the best have been measured often and leave no doubt."""
     fitting = [size for _, size in sorted(sizes.items()) if size.fits]
     if not fitting:
-        return Decision(batch=None, reason=_why_none(sizes, limits))
+        return _may_keep(sizes, limits) or Decision(batch=None, reason=_why_none(sizes, limits))
     doubtful = [size for size in fitting if size.runs >= REPEATS and doubt(size, limits)]
     sure = [size for size in fitting if size not in doubtful]
     if not sure:
@@ -353,6 +353,27 @@ def _settle(sizes: Sizes, limits: Limits) -> Ask | Decision:
     if chosen is best and (between := _nearest_sure(chosen, doubtful, sizes, limits)) is not None:
         return Ask(batch=between, runs=REPEATS)
     return Decision(batch=chosen.batch, reason=_reason(chosen, best, sizes, limits))
+
+
+def _may_keep(sizes: Sizes, limits: Limits) -> Ask | None:
+    """The smallest size, measured often, where it misses a latency by less than its runs scatter: none should be as
+    sure an answer as a size. In an open loop runs are too long for it."""
+    size = sizes[min(sizes)]
+    if size.fit is not Fit.LATENCY or limits.rate_per_s is not None:
+        return None
+    for name, bound in limits.latency_ms.items():
+        found, high = size.latency_ms.get(name), size.latency_high_ms.get(name)
+        if (
+            found is None or high is None or found**2 / high > bound
+        ):  # as far below as the upper limit lies above
+            return None
+    return _ask_more(size)
+
+
+def _ask_more(size: SizeFigures) -> Ask | None:
+    """More runs of a size that leaves a doubt; None after the most."""
+    runs = next((runs for runs in MORE_REPEATS if runs > size.runs), None)
+    return Ask(batch=size.batch, runs=runs - size.runs) if runs else None
 
 
 def _why_none(sizes: Sizes, limits: Limits) -> str:
@@ -404,10 +425,8 @@ def _give_up(doubtful: Sequence[SizeFigures], sizes: Sizes, limits: Limits) -> A
             return Ask(batch=twice)
     elif half >= 1 and half not in sizes:
         return Ask(batch=half, runs=REPEATS)
-    if smallest.runs < MOST_REPEATS:
-        return Ask(batch=smallest.batch, runs=MOST_REPEATS - smallest.runs)
     reason = f"not even batch {smallest.batch} will surely do: {doubt(smallest, limits)}"
-    return Decision(batch=None, reason=reason)
+    return _ask_more(smallest) or Decision(batch=None, reason=reason)
 
 
 def _reason(chosen: SizeFigures, best: SizeFigures, sizes: Sizes, limits: Limits) -> str:

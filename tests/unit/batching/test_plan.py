@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from inline_snapshot import snapshot
 
 from tasks.batching.models import Ask, Decision, Fit, Limits, Run
-from tasks.batching.plan import MOST_REPEATS, REPEATS, next_step, summarise
+from tasks.batching.plan import MORE_REPEATS, REPEATS, next_step, summarise
 from tasks.batching.priors import find_prior
 from tasks.core.records import Record, new_record
 from tasks.core.verdicts import FAULT, StageName
@@ -220,7 +220,24 @@ def test_where_nothing_is_sure_it_is_measured_often_and_then_refused() -> None:
     decision, history = search(Rig(noise=(-0.05, 0.05)).run, limits)
     assert decision.batch is None
     assert decision.reason.startswith("not even batch 1 will surely do: latency may be 11.")
-    assert len([run for run in history if run.batch == 1]) == MOST_REPEATS
+    assert len([run for run in history if run.batch == 1]) == MORE_REPEATS[-1]
+
+
+def test_what_misses_by_chance_is_measured_until_that_shows() -> None:
+    """One sequence takes 11 ms; its first runs do not keep 11.5, the rest do. What misses by more is none at once."""
+    noise = (0.06, 0.05, 0.07, *([-0.01, 0.01] * 20))
+    bound = {"latency": 11.5}
+    decision, history = search(
+        Rig(noise=noise).run, Limits(memory_bytes=9 * 10**9, latency_ms=bound, max_batch=1)
+    )
+    assert decision.batch == 1
+    assert len(history) in MORE_REPEATS
+    decision, history = search(
+        Rig(noise=(0.01, -0.01)).run,
+        Limits(memory_bytes=9 * 10**9, latency_ms={"latency": 10.5}, max_batch=1),
+    )
+    assert decision.batch is None
+    assert len(history) == 3
 
 
 def test_none_says_why() -> None:
