@@ -347,16 +347,16 @@ def _placed(request: TuningRequest, form: CandidateFormat, config: ServingConfig
 
 
 def _usable_bytes(request: TuningRequest) -> int:
-    """The limit that measured memory is held against: the GPUs' where they are used, else the host's."""
+    """The limit that measured memory is held against: the GPUs' where they are used, else the host's, which is what
+    GPUs have as well that have none of their own."""
     hardware = request.hardware  # an engine that does not use the GPUs is refused by the bench
-    memory = max(1, sum(gpu_sizes(hardware))) if hardware.gpus else host_bytes(hardware)
-    return int(memory * request.objectives.memory_fraction)
+    return int((sum(gpu_sizes(hardware)) or host_bytes(hardware)) * request.objectives.memory_fraction)
 
 
 def _servable_bytes(request: TuningRequest) -> int:
     """What a model may take to be served at all: of an engine that offloads layers, the host's memory as well."""
     usable = _usable_bytes(request)
-    if request.hardware.gpus and get_engine(request.engine).card.find_knob("offload"):
+    if gpu_sizes(request.hardware) and get_engine(request.engine).card.find_knob("offload"):
         usable += int(host_bytes(request.hardware) * request.objectives.memory_fraction)
     return usable
 

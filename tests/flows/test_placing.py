@@ -12,7 +12,7 @@ from trials import trial
 
 from blocks.engine_bench import EngineBench
 from blocks.gguf_bench import GgufBench
-from flows.placing import find_space, footprint_of, gpu_sizes
+from flows.placing import ALL_LAYERS, find_space, footprint_of, gpu_sizes
 from flows.tune_serving import TuningRequest, tune_serving
 from tasks.batching.models import Limits, Run
 from tasks.core.facts import Gpu
@@ -90,56 +90,79 @@ def test_an_engine_is_asked_by_the_knob_that_its_card_names(tiny: Path, gpus: Gp
     assert large.batched_tokens.default == 8192
 
 
-@pytest.mark.server
-def test_a_model_larger_than_the_gpu_is_tuned(
-    tiny: Path, gpus: Gpus, slipway_home: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    gpus(5_000_000)
+Engine = Callable[[Callable[[ServingConfig], int], int], list[ServingConfig]]
+
+
+@pytest.fixture
+def engine(tiny: Path, slipway_home: Path, monkeypatch: pytest.MonkeyPatch) -> Engine:
+    """Stands in the engine's place, with so much memory at its peak: what candidates were measured in."""
     shape = read_model_shape(tiny)
-    whole = file_bytes(read_source(tiny, shape), shape, F16)
-    assert whole > 5_000_000
-    tried: list[ServingConfig] = []
 
-    def convert(_: GgufBench, worker: Path, model_dir: Path, form: CandidateFormat, out: Path) -> None:
-        with out.open("wb") as file:
-            file.truncate(file_bytes(read_source(model_dir, shape), shape, form))
+    def install(peak_bytes: Callable[[ServingConfig], int], most: int) -> list[ServingConfig]:
+        tried: list[ServingConfig] = []
 
-    def try_candidate(
-        bench: GgufBench, model: Path, log: Path, *, form: CandidateFormat, slots: int, window: int, **_: Any
-    ) -> Trial:
-        asked = bench.config.model_copy(update={"batch": slots, "context": window + 8})
-        tried.append(bench.place(form, asked))
-        return trial(-3.0, 100.0)
+        def convert(_: GgufBench, worker: Path, model_dir: Path, form: CandidateFormat, out: Path) -> None:
+            with out.open("wb") as file:
+                file.truncate(file_bytes(read_source(model_dir, shape), shape, form))
 
-    def probe(
-        _: EngineBench, model: Path, config: ServingConfig, log: Path, *, runs: int, **__: Any
-    ) -> Sequence[Run]:
-        peak = 300_000 + config.gpu_layers * (whole // (shape.layers + 1)) + 10_000 * config.batch
-        if peak > 5_000_000:
-            return [Run(batch=config.batch, oom=True)]
-        found = Run(
-            batch=config.batch,
-            peak_bytes=peak,
-            throughput=100.0 * config.batch / (shape.layers + 2 - config.gpu_layers),
-            latency_ms={"ttft_p95": 1.0, "tpot_p95": 1.0},
-        )
-        return [found] * runs
+        def try_candidate(
+            bench: GgufBench,
+            model: Path,
+            log: Path,
+            *,
+            form: CandidateFormat,
+            slots: int,
+            window: int,
+            **_: Any,
+        ) -> Trial:
+            asked = bench.config.model_copy(update={"batch": slots, "context": window + 8})
+            tried.append(bench.place(form, asked))
+            return trial(-3.0, 100.0)
 
-    monkeypatch.setattr(GgufBench, "convert", convert)
-    monkeypatch.setattr(GgufBench, "try_candidate", try_candidate)
-    monkeypatch.setattr(EngineBench, "probe", probe)
-    request = TuningRequest(
+        def probe(
+            _: EngineBench, model: Path, config: ServingConfig, log: Path, *, runs: int, **__: Any
+        ) -> Sequence[Run]:
+            if peak_bytes(config) > most:
+                return [Run(batch=config.batch, oom=True)]
+            found = Run(
+                batch=config.batch,
+                peak_bytes=peak_bytes(config),
+                throughput=100.0 * config.batch / max(1, shape.layers + 2 - config.gpu_layers),
+                latency_ms={"ttft_p95": 1.0, "tpot_p95": 1.0},
+            )
+            return [found] * runs
+
+        monkeypatch.setattr(GgufBench, "convert", convert)
+        monkeypatch.setattr(GgufBench, "try_candidate", try_candidate)
+        monkeypatch.setattr(EngineBench, "probe", probe)
+        return tried
+
+    return install
+
+
+def request(model_dir: Path) -> TuningRequest:
+    return TuningRequest(
         name="large",
         engine=EngineKind.LLAMA_CPP,
         python_path=Path("/engine/bin/python"),
         environment_digest="sha256:" + "e" * 64,
-        model_dir=tiny,
+        model_dir=model_dir,
         model_digest="sha256:" + "d" * 64,
         tuning=Tuning(candidates=(F16,), context=128, max_batch=2),
         objectives=Objectives(memory_fraction=0.9),
         hardware=Hardware(cpus=1, gpus=1, memory=10**9),
     )
-    outcome = tune_serving(request)
+
+
+@pytest.mark.server
+def test_a_model_larger_than_the_gpu_is_tuned(tiny: Path, gpus: Gpus, engine: Engine) -> None:
+    gpus(5_000_000)
+    shape = read_model_shape(tiny)
+    whole = file_bytes(read_source(tiny, shape), shape, F16)
+    assert whole > 5_000_000
+    each = whole // (shape.layers + 1)
+    tried = engine(lambda config: 300_000 + config.gpu_layers * each + 10_000 * config.batch, 5_000_000)
+    outcome = tune_serving(request(tiny))
     (served,) = tried
     assert 1 <= served.gpu_layers < shape.layers + 1
     assert outcome.batching is not None
@@ -151,7 +174,21 @@ def test_a_model_larger_than_the_gpu_is_tuned(
     assert (result.chosen.peak_bytes or 0) <= 4_500_000
     assert result.config.gpu_indices == (0,)
     gpus(1000, 5_000_000)  # a host of that kind on which another one is the largest
-    again = tune_serving(request).batching
+    again = tune_serving(request(tiny)).batching
     assert again is not None
     assert again.cached
     assert again.result.config == result.config.model_copy(update={"gpu_indices": (1,)})
+
+
+@pytest.mark.server
+def test_a_gpu_that_shares_the_hosts_memory_gets_all_layers(tiny: Path, gpus: Gpus, engine: Engine) -> None:
+    """GB10 tells no memory of its own: what the host has is the bound."""
+    gpus(None)
+    tried = engine(lambda config: 800_000_000 + 60_000_000 * config.batch, 10**9)
+    outcome = tune_serving(request(tiny))
+    (served,) = tried
+    assert served.gpu_layers == ALL_LAYERS
+    assert outcome.batching is not None
+    result = outcome.batching.result
+    assert (result.config.gpu_layers, result.batch, result.placements) == (ALL_LAYERS, 1, ())
+    assert result.limits.memory_bytes == 900_000_000
