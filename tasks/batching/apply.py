@@ -110,7 +110,9 @@ def _find_placed(
             step.batch, step.runs, runs, where=describe(step.placement, space) if step.placement.told else ""
         )
     trials = sort_trials(history, space)
-    shown = next((one for one in trials if one.placement == step.placement), trials[-1] if trials else None)
+    # Where nothing will do, what is shown is the last place that was tried with the engine's own steps.
+    places = [trial for trial in trials if not trial.placement.steps_told]
+    shown = next((one for one in trials if one.placement == step.placement), places[-1] if places else None)
     result = _result(
         request,
         configure(request.config, shown.placement, space) if shown else request.config,

@@ -240,7 +240,8 @@ def _upward(sizes: Sizes, limits: Limits, low: int, each_bytes: float | None) ->
     else:
         target = (low + int(broken)) // 2
     room = _room(sizes, limits, low, target, each_bytes)
-    if room < target and len(_peaks(sizes)) == 1 and low > 1 and each_bytes is None:
+    alone = len(_peaks(sizes)) == 1 and low > 1 and low // 2 not in sizes
+    if room < target and alone and each_bytes is None:
         return low // 2  # one point gives no slope: a second one tells how far memory reaches
     target = min(target, room)
     finest = min(low + max(1, int(low * _FINE)), limits.max_batch)
@@ -287,9 +288,9 @@ def _room(sizes: Sizes, limits: Limits, low: int, target: int, each_bytes: float
         if not peaks or low == 1:
             return target
         return min(target, limits.memory_bytes * peaks[0][0] // peaks[0][1])
-    base = next(y for x, y in peaks if x == low)
+    base = next((y for x, y in peaks if x == low), None)
     slope = _steepest(peaks)
-    if slope <= 0:
+    if base is None or slope <= 0:
         return target
     return min(target, low + math.floor((limits.memory_bytes - base) / slope))
 
@@ -302,7 +303,8 @@ def _steepest(peaks: Sequence[tuple[int, int]]) -> float:
 def measured_each_bytes(sizes: Sizes) -> float | None:
     """What a sequence adds to memory, by the sizes that were measured; None where they do not tell."""
     peaks = _peaks(sizes)
-    return max(0.0, _steepest(peaks)) if len(peaks) > 1 else None
+    slope = _steepest(peaks) if len(peaks) > 1 else 0.0
+    return slope if slope > 0 else None
 
 
 def ended_by_memory(sizes: Sizes, limits: Limits, each_bytes: float | None) -> bool:

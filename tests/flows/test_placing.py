@@ -190,5 +190,5 @@ def test_a_gpu_that_shares_the_hosts_memory_gets_all_layers(tiny: Path, gpus: Gp
     assert served.gpu_layers == ALL_LAYERS
     assert outcome.batching is not None
     result = outcome.batching.result
-    assert (result.config.gpu_layers, result.batch, result.placements) == (ALL_LAYERS, 1, ())
+    assert (result.config.gpu_layers, result.batch) == (ALL_LAYERS, 1)
     assert result.limits.memory_bytes == 900_000_000

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from tasks.batching.models import Fit, Placement, Space
 from tasks.batching.placement.memory import Memory, Peak, all_layers, blocks, learn_memory
 from tasks.batching.placement.step_times import Step, StepTimes, learn_steps
-from tasks.batching.placement.trials import Proposal, Trial
+from tasks.batching.placement.trials import Proposal, Trial, most_in_steps
 
 MOST_TRIALS = 8
 """Placements measured at the most."""
@@ -80,7 +80,8 @@ def _rooms(trials: Sequence[Trial], space: Space, memory: Memory) -> dict[int, i
         layers: memory.most(layers, gpu_limit, host_limit)
         for layers in range(1, all_layers(space.footprint) + 1)
     }
-    return {layers: min(most, space.limits.max_batch) for layers, most in found.items() if most >= 1}
+    bound = min(space.limits.max_batch, most_in_steps(Placement(), space))
+    return {layers: min(most, bound) for layers, most in found.items() if most >= 1}
 
 
 def _nearest(trials: Sequence[Trial], room: dict[int, int]) -> Proposal | None:

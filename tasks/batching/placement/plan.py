@@ -65,6 +65,8 @@ def _may_win(trial: Trial, trials: Sequence[Trial], space: Space) -> bool:
     as good where it is to be preferred."""
     if space.knob == "tensor_parallel" and ask_for_less(trial, trials, space) is not None:
         return False
+    if trial.slips:
+        return True
     rival = max((one for one in trials if one is not trial), key=lambda one: one.claim, default=None)
     if rival is None or rival.claim == 0 or space.limits.rate_per_s is not None:
         return True
@@ -72,21 +74,26 @@ def _may_win(trial: Trial, trials: Sequence[Trial], space: Space) -> bool:
     tolerance = space.limits.tolerance
     enough = rival.claim * (1 - tolerance if preferred else 1 + tolerance)
     if trial.sure:
-        return min(_reach(trial, trials, space), _beside(trial, rival)) > enough
-    if space.knob == "offload" and not trial.placement.steps_told:
+        own = [one for one in trials if one.placement == trial.own_place and one is not trial]
+        return min(_reach(trial, trials, space), *(_beside(trial, one) for one in (rival, *own))) > enough
+    told = trial.placement.steps_told
+    if space.knob == "offload" and not told:
         return expect(trial, trials, space)[0] > enough
+    more = _between(trial, trials) is not None if told else len(trial.sizes) <= _RETRIES
     # Larger sizes than will do give no less.
-    return max(size.throughput for size in trial.sizes.values()) > enough and len(trial.sizes) <= _RETRIES
+    return more and max(size.throughput for size in trial.sizes.values()) > enough
 
 
 def _beside(trial: Trial, rival: Trial) -> float:
-    """What it may have, judged by the size that both were measured at: where it is no quicker to answer there, and
-    leaves no more memory, it reaches no further than the rival does."""
+    """What it may have, judged by the size that both were measured at: where it is no quicker to answer there, leaves
+    no more memory, and has room for no more sequences in a step, it reaches no further than the rival does."""
     both = [batch for batch in trial.sizes if batch in rival.sizes and rival.sizes[batch].throughput > 0]
     if trial.placement.gpu_layers != rival.placement.gpu_layers or not both:
         return math.inf
     own, other = trial.sizes[max(both)], rival.sizes[max(both)]
     if rival.ended_by_memory and (own.peak_bytes or 0) < (other.peak_bytes or 0):
+        return math.inf
+    if max(rival.sizes) >= rival.limits.max_batch < trial.limits.max_batch:
         return math.inf
     for name in trial.limits.latency_ms:
         if own.latency_ms.get(name, 0.0) < other.latency_ms.get(name, 0.0) * (1 - _NOISE):
@@ -101,9 +108,20 @@ def _smaller(trial: Trial, trials: Sequence[Trial], space: Space) -> Ask | None:
     again = isinstance(trial.step, Ask) and trial.step.batch in trial.sizes
     if trial.sure or len(trial.sizes) > _RETRIES or again:
         return None
-    offload = space.knob == "offload" and not trial.placement.steps_told
+    if trial.placement.steps_told:
+        return _between(trial, trials)
+    offload = space.knob == "offload"
     batch = min(expect(trial, trials, space)[1], smallest * 9 // 10) if offload else smallest // 2
     return Ask(batch=batch) if batch > 1 else None
+
+
+def _between(trial: Trial, trials: Sequence[Trial]) -> Ask | None:
+    """After sizes that were all too large: one between these and the best by the engine's own steps, as no smaller
+    one gives more than that."""
+    own = next(one for one in trials if one.placement == trial.own_place)
+    low = max((size.batch for size in own.sure), default=0)
+    batch = (low + min(trial.sizes)) // 2
+    return Ask(batch=batch) if low < batch else None
 
 
 def _reach(trial: Trial, trials: Sequence[Trial], space: Space) -> float:
@@ -112,7 +130,7 @@ def _reach(trial: Trial, trials: Sequence[Trial], space: Space) -> float:
     The time of a step grows as it did between the two largest sizes; where there is one, not at all.
     """
     most = float(trial.limits.max_batch)
-    if space.knob == "offload":
+    if space.knob == "offload" and not trial.placement.steps_told:
         most = min(most, float(room_of(trial, trials, space)))
     *_, last = trial.sure
     times = [(size.batch, size.batch / size.throughput) for size in trial.sure if size.throughput > 0]
@@ -151,8 +169,7 @@ def _settle(trials: Sequence[Trial], space: Space) -> PlacedAsk | PlacedDecision
 
 def _as_good_untold(trial: Trial, trials: Sequence[Trial], space: Space) -> bool:
     """Whether the engine's own steps give nearly as much in the same place: then it need not be measured often."""
-    untold = trial.placement.model_copy(update={"batched_tokens": None, "micro_batch_tokens": None})
-    own = next(one for one in trials if one.placement == untold)
+    own = next(one for one in trials if one.placement == trial.own_place)
     return trial.placement.steps_told and trial.claim <= own.claim * (1 + space.limits.tolerance)
 
 
@@ -164,15 +181,23 @@ def _preference(trial: Trial) -> tuple[int, int, bool]:
 def _give_up(trials: Sequence[Trial], space: Space) -> PlacedAsk | PlacedDecision:
     """Nothing keeps the bounds: what was nearly good enough is measured again, then the answer is none."""
     for trial in trials:
-        if isinstance(trial.step, Ask):
+        hopeless = trial.placement.steps_told and not any(size.fits for size in trial.sizes.values())
+        if isinstance(trial.step, Ask) and not hopeless:
             return _ask(trial, trial.step)
     alone = len(trials) == 1 and space.knob is None
     reasons = [
-        trial.step.reason if alone else f"{describe(trial.placement, space)}: {trial.step.reason}"
+        _why_not(trial) if alone else f"{describe(trial.placement, space)}: {_why_not(trial)}"
         for trial in trials
-        if isinstance(trial.step, Decision)
+        if isinstance(trial.step, Decision) or trial.placement.steps_told
     ]
     return PlacedDecision(placement=None, batch=None, reason="; ".join(reasons) or _why_nowhere(space))
+
+
+def _why_not(trial: Trial) -> str:
+    if isinstance(trial.step, Decision):
+        return trial.step.reason
+    smallest = trial.sizes[min(trial.sizes)]
+    return f"batch {smallest.batch}: {smallest.why}"
 
 
 def _why_nowhere(space: Space) -> str:

@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 
 from tasks.batching.models import Placement, Run, Space
-from tasks.batching.placement.trials import Proposal, Trial
+from tasks.batching.placement.trials import Proposal, Trial, limits_of
 from tasks.engines.out_of_memory import free_share, wants_a_larger_share
 
 _STEPS = (0.05, 0.05, 0.1, 0.1)
@@ -32,7 +32,7 @@ def propose_split(trials: Sequence[Trial], space: Space, prior: int | None) -> P
             if not holds(space, gpus, fraction):
                 break
             placement = Placement(gpus=gpus, memory_fraction=round(fraction, 2))
-            return Proposal(placement, min(batch, space.limits.max_batch))
+            return Proposal(placement, min(batch, limits_of(placement, space).max_batch))
         last = same[-1]
         if (less := ask_for_less(last, trials, space)) is not None:
             return Proposal(last.placement.model_copy(update={"memory_fraction": less}), min(last.sizes))

@@ -9,12 +9,17 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
-from tasks.batching.models import Space
+from tasks.batching.models import Space, StepTokens
 from tasks.batching.placement.trials import Proposal, Trial, most_in_steps
 
+_MOST_TRIALS = 8
+"""Settings of the steps that are measured at the most."""
+
 _FIRST = "ttft"
+_QUICKER = 0.97
+"""What differs by less is as quick."""
 
 _Knob = Literal["batched_tokens", "micro_batch_tokens"]
 _KNOBS: tuple[_Knob, ...] = ("batched_tokens", "micro_batch_tokens")
@@ -23,12 +28,14 @@ _KNOBS: tuple[_Knob, ...] = ("batched_tokens", "micro_batch_tokens")
 def propose_steps(trials: Sequence[Trial], space: Space) -> Proposal | None:
     """Another number of tokens for the placement that did best; None where no other can be better.
 
-    First the way that should help; where the first number of a way gives no more, the next way is tried.
+    First the way that should help; where it gives no more, the next way is tried.
     """
     own = [trial for trial in trials if not trial.placement.steps_told]
-    base = max(own, key=lambda trial: (trial.claim, trial.placement.gpus), default=None)
+    base = max(own, key=_standing, default=None)
     if base is None or (base.claim and space.limits.rate_per_s is not None):
         return None  # in an open loop the throughput is the rate: there is no more of it
+    if len(trials) - len(own) >= _MOST_TRIALS:
+        return None
     for knob in _KNOBS:
         found = _along(knob, base, trials, space)
         if isinstance(found, Proposal):
@@ -37,20 +44,27 @@ def propose_steps(trials: Sequence[Trial], space: Space) -> Proposal | None:
     return None
 
 
+def _standing(trial: Trial) -> tuple[float, int, int]:
+    """The most throughput, then the most GPUs; where nothing fits, the fewest layers on them come nearest."""
+    return trial.claim, trial.placement.gpus, 0 if trial.claim else -trial.placement.gpu_layers
+
+
 def _along(knob: _Knob, base: Trial, trials: Sequence[Trial], space: Space) -> Proposal | Trial:
     """The next number of this knob beside what `base` is told, or the best that is known when there is none."""
-    best = base
+    best, gains = base, 0
     for way in _ways(knob, base, space):
-        for tokens in way:
+        if gains and not (way.turns and gains == 1):
+            break
+        for tokens in way.values:
             placement = base.placement.model_copy(update={knob: tokens})
             found = next((trial for trial in trials if trial.placement == placement), None)
             if found is None:
-                return Proposal(placement, max(1, min(_size(best), most_in_steps(placement, space))))
-            if found.claim <= best.claim * (1 + space.limits.tolerance):
+                batch = way.batch if best is base else _size(best)
+                return Proposal(placement, max(1, min(batch, most_in_steps(placement, space))))
+            if found.claim > best.claim * (1 + space.limits.tolerance):
+                best, gains = found, gains + 1
+            elif not (way.on(found, base) or (not best.claim and found.want_of_memory)):
                 break
-            best = found
-        if best is not base:
-            break
     return best
 
 
@@ -58,49 +72,93 @@ def _size(trial: Trial) -> int:
     return max(trial.sure, key=lambda size: size.throughput).batch if trial.sure else 1
 
 
-def _ways(knob: _Knob, base: Trial, space: Space) -> Sequence[Sequence[int]]:
-    """Fewer tokens a step first where the time between tokens ends the batch sizes, else more.
+class _Way(NamedTuple):
+    """Numbers to try one after the other as long as each gives more, the first of them at size `batch`, where the
+    ways before it gave nothing.
 
-    Fewer may also leave more memory, unless another knob says how many of them are computed at once: then it is fewer
-    of those, and as they are slower, only where memory ends the sizes.
+    One that `turns` goes back from the first number of the way before, and is tried as well where that alone gave
+    more. One that `shortens` goes on where the first size that pauses ended has shorter ones, but not yet enough.
     """
-    fewer, more = _worth(knob, base, space)
+
+    values: Sequence[int]
+    batch: int
+    turns: bool = False
+    shortens: bool = False
+
+    def on(self, found: Trial, base: Trial) -> bool:
+        """Whether to go on though this gave no more."""
+        size, before = found.sizes.get(self.batch), base.sizes.get(self.batch)
+        if not self.shortens or size is None or before is None or size.fits:
+            return False
+        return any(
+            size.latency_ms.get(name, math.inf) < before.latency_ms.get(name, 0.0) * _QUICKER
+            for name, bound in base.limits.latency_ms.items()
+            if not name.startswith(_FIRST) and before.latency_ms.get(name, 0.0) > bound
+        )
+
+
+def _ways(knob: _Knob, base: Trial, space: Space) -> Sequence[_Way]:
+    """Shorter steps first where pauses end the batch sizes, else longer ones.
+
+    Shorter ones may also leave more memory, unless another knob says how many tokens are computed at once: then it is
+    fewer of those, and as they are slower, only where memory ends the sizes.
+    """
+    steps: StepTokens = getattr(space, knob)
+    values = sorted(steps.values)
+    default = steps.default or (values[len(values) // 2] - 1 if values else 0)  # half of them are fewer
+    batch = _size(base)
+    at_once = _most_at_once(base, space)
     if knob == "micro_batch_tokens":
-        return (fewer if base.ended_by_memory else more,)
+        step = base.placement.batched_tokens or space.batched_tokens.default or max(values, default=0)
+        own = min(default, step)
+        if base.ended_by_memory:
+            return (_Way([one for one in reversed(values) if one < own], batch),)
+        return (_Way(_reached([one for one in values if own < one <= step], own, at_once), batch),)
     if not base.claim and base.want_of_memory:
         return ()
-    if _ended_by_pauses(base):
-        return (fewer, more) if base.sure else (more,)  # a single sequence waits for no other
-    return (more,) if space.micro_batch_tokens.values else (more, fewer)
+    more = _Way(_reached([one for one in values if one > default], default, at_once), batch)
+    fewer = [one for one in values if one < default]
+    if (paused := _paused_from(base)) is not None:
+        return (*_shorter(fewer, base, paused, at_once, space), more)
+    return (more,) if space.micro_batch_tokens.values else (more, _Way(fewer[::-1], batch))
 
 
-def _worth(knob: _Knob, base: Trial, space: Space) -> tuple[Sequence[int], Sequence[int]]:
-    """Fewer and more than the engine's own, the nearest first: those that can make a difference."""
-    values = sorted(getattr(space, knob).values)
-    default = getattr(space, knob).default
-    if default is None and values:
-        default = values[len(values) // 2] - 1  # so that half of them are fewer
-    fewer = [one for one in reversed(values) if one < default]
-    more = [one for one in values if one > default]
-    if knob == "micro_batch_tokens" and (
-        step := base.placement.batched_tokens or space.batched_tokens.default
-    ):
-        fewer, more = ([one for one in way if one <= step] for way in (fewer, more))
-    if space.requests is None:
-        return fewer, more
-    # No more prompts can come at once than there are sequences, and a step that holds a whole one is no pause less.
-    prompt = space.requests.prompt_tokens
-    most = _size(base) * prompt
-    fewer = [one for one in fewer if one < most]
-    more = [one for before, one in itertools.pairwise([default or math.inf, *more]) if before < most]
-    return [one for one in fewer if one < prompt] or fewer[-1:], more
+def _shorter(
+    fewer: Sequence[int], base: Trial, paused: int, at_once: float, space: Space
+) -> tuple[_Way, ...]:
+    """From the middle of what may help towards shorter steps, then towards longer ones: at the first size that pauses
+    ended, where it shows whether they are shorter. A single sequence waits for no other."""
+
+    def helps(tokens: int) -> bool:
+        placement = base.placement.model_copy(update={"batched_tokens": tokens})
+        return tokens < at_once and most_in_steps(placement, space) > _size(base)
+
+    found = [tokens for tokens in fewer if helps(tokens)]
+    if paused < 2 or not found:
+        return ()
+    middle = len(found) // 2
+    return (
+        _Way(found[middle::-1], paused, shortens=True),
+        _Way(found[middle + 1 :], paused, turns=True),
+    )
 
 
-def _ended_by_pauses(base: Trial) -> bool:
-    missed = {
-        name
+def _most_at_once(base: Trial, space: Space) -> float:
+    """Tokens of prompts that can come at once: one of each sequence, at the largest size that was measured."""
+    return max(base.sizes) * space.requests.prompt_tokens if space.requests else math.inf
+
+
+def _reached(more: Sequence[int], default: int, at_once: float) -> Sequence[int]:
+    """Longer ones, as far as prompts can fill them."""
+    return [one for before, one in itertools.pairwise([default, *more]) if before < at_once]
+
+
+def _paused_from(base: Trial) -> int | None:
+    """The smallest size beyond the best at which tokens came too slowly, one after the other; None if at no size."""
+    sizes = [
+        size.batch
         for size in base.sizes.values()
         for name, bound in base.limits.latency_ms.items()
-        if size.latency_ms.get(name, 0.0) > bound
-    }
-    return any(not name.startswith(_FIRST) for name in missed)
+        if not name.startswith(_FIRST) and size.latency_ms.get(name, 0.0) > bound
+    ]
+    return min((batch for batch in sizes if batch > _size(base) or not base.sure), default=None)

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from tasks.batching.models import (
     Ask,
     Decision,
+    Fit,
     Limits,
     PlacedRun,
     Placement,
@@ -73,6 +74,19 @@ class Trial:
         return all(size.fit in MEMORY for size in self.sizes.values())
 
     @property
+    def own_place(self) -> Placement:
+        """The same place, with the engine's own steps."""
+        return self.placement.model_copy(update={"batched_tokens": None, "micro_batch_tokens": None})
+
+    @property
+    def slips(self) -> bool:
+        """Whether a size failed once, which may have been a mishap, and is to be measured again."""
+        if not isinstance(self.step, Ask):
+            return False
+        again = self.sizes.get(self.step.batch)
+        return again is not None and again.fit is Fit.FAILED
+
+    @property
     def grows(self) -> bool:
         """Whether its search still looks for more throughput; for a smaller size only the answer's does."""
         if not isinstance(self.step, Ask) or self.step.runs > 1:
@@ -91,9 +105,10 @@ def sort_trials(history: Sequence[PlacedRun], space: Space) -> list[Trial]:
 
 
 def _each_bytes(placement: Placement, trials: Sequence[Trial], space: Space) -> float | None:
-    """What a sequence adds to the GPUs' memory; on the host as much as it did before other steps were told."""
+    """What a sequence adds to the GPUs' memory; on the host as much as it did in the trial before."""
     if space.knob is None:
-        return measured_each_bytes(trials[0].sizes) if trials else None
+        slopes = (measured_each_bytes(trial.sizes) for trial in reversed(trials))
+        return next((slope for slope in slopes if slope is not None), None)
     return float(blocks(space.footprint, placement.gpu_layers) * space.footprint.kv_bytes)
 
 
@@ -126,7 +141,7 @@ def most_in_steps(placement: Placement, space: Space) -> int:
     if tokens is None:
         return space.limits.max_batch
     asked = space.requests
-    if asked is None or not space.by_slot or space.limits.rate_per_s is not None:
+    if asked is None or not space.by_slot:
         return tokens
     prompt, answer = asked.prompt_tokens, asked.output_tokens
     return min(tokens, (prompt + answer * tokens) // (prompt + answer))

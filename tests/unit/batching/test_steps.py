@@ -8,6 +8,7 @@ import pytest
 from inline_snapshot import snapshot
 
 from tasks.batching.models import (
+    Decision,
     Devices,
     Footprint,
     Limits,
@@ -22,6 +23,9 @@ from tasks.batching.models import (
 )
 from tasks.batching.placement.plan import next_placed_step
 from tasks.batching.placement.trials import limits_of
+from tasks.batching.plan import next_step
+from tasks.batching.saturation import Saturation
+from tasks.engines.failures import Failure, FailureKind
 
 GB = 10**9
 Measure = Callable[[Placement, int], Run]
@@ -61,11 +65,13 @@ def server(prompt: int = 512, *, micro_helps: float = 0.0, token_bytes: int = 0)
     return measure
 
 
-def search(measure: Measure, space: Space) -> tuple[PlacedDecision, list[PlacedAsk]]:
+def search(
+    measure: Measure, space: Space, prior: int | None = None
+) -> tuple[PlacedDecision, list[PlacedAsk]]:
     history: list[PlacedRun] = []
     asked: list[PlacedAsk] = []
     for _ in range(100):
-        step = next_placed_step(history, space)
+        step = next_placed_step(history, space, prior)
         if isinstance(step, PlacedDecision):
             return step, asked
         asked.append(step)
@@ -96,12 +102,58 @@ def test_shorter_steps_serve_more_where_pauses_end_the_sizes() -> None:
     assert (decision.placement, decision.batch) == (Placement(batched_tokens=256), 8)
     assert [(ask.placement.batched_tokens, ask.batch) for ask in asked] == [
         *((None, 1), (None, 2), (None, 4), (None, 3)),
-        *((256, 2), (256, 4), (256, 8)),
-        *((128, 8), (256, 8)),
+        *((256, 3), (256, 6), (256, 8)),
+        *((128, 8), (512, 8)),
+        (256, 8),
     ]
     assert decision.reason == snapshot(
-        "256 tokens a step: the most throughput of 3 settings; batch 8: the most throughput of 3 sizes; nothing larger may be tried"
+        "256 tokens a step: the most throughput of 4 settings; 512 tokens a step, batch 8: tpot_p95 is 30.8 ms, 25 ms are wanted; batch 8: the most throughput of 3 sizes; nothing larger may be tried"
     )
+
+
+def test_shorter_steps_are_tried_where_two_sequences_already_wait_too_long() -> None:
+    """At one nobody waits: whether pauses are shorter shows at two. 256 tokens shorten them, and not enough."""
+    decision, asked = search(server(), space(latency_ms={"tpot_p95": 17.0}))
+    assert [(ask.placement.batched_tokens, ask.batch) for ask in asked][:4] == [
+        *((None, 1), (None, 2)),
+        *((256, 2), (128, 2)),
+    ]
+    assert (decision.placement, decision.batch) == (Placement(batched_tokens=64), 4)
+
+
+def test_in_an_open_loop_shorter_steps_are_tried_where_pauses_end_the_sizes() -> None:
+    """Two slots do not keep up with the rate, three wait too long."""
+    behind = Saturation(growth=0.4, later=1.0, backlog=31, begun=1.0)
+
+    def measure(placement: Placement, batch: int) -> Run:
+        saturation = behind if batch < 3 else behind.model_copy(update={"growth": 0.0})
+        run = server()(placement, batch)
+        return run.model_copy(update={"saturation": saturation, "throughput": 64.0})
+
+    decision, _ = search(measure, space(latency_ms={"tpot_p95": 25.0}, rate_per_s=2))
+    assert (decision.placement, decision.batch) == (Placement(batched_tokens=256), 3)
+
+
+def test_longer_steps_are_tried_where_slots_would_not_get_one() -> None:
+    """With 1500 tokens of prompt and 32 of answer 2048 tokens are enough for 43 slots."""
+    decision, _ = search(server(64), space(1500, max_batch=128))
+    assert decision.placement is not None
+    assert decision.placement.batched_tokens in (4096, 8192)
+    assert decision.batch is not None
+    assert decision.batch > 43
+
+
+def test_what_failed_once_is_measured_again() -> None:
+    failed: list[Placement] = []
+
+    def measure(placement: Placement, batch: int) -> Run:
+        if placement.told and placement not in failed:
+            failed.append(placement)
+            return Run.failing(batch, Failure(kind=FailureKind.CRASHED, what="it died"))
+        return server()(placement, batch)
+
+    decision, _ = search(measure, space(latency_ms={"tpot_p95": 25.0}))
+    assert (decision.placement, decision.batch) == (Placement(batched_tokens=256), 8)
 
 
 def test_more_tokens_at_once_are_taken_where_they_give_more() -> None:
@@ -128,7 +180,7 @@ def test_where_no_steps_help_the_reason_is_each_ones() -> None:
     decision, _ = search(server(token_bytes=10_000), space(memory_bytes=5 * GB))
     assert decision.placement is None
     assert decision.reason == snapshot(
-        "the engine's own steps: not even batch 1 will do: needs 5.11 GB of memory, 5.00 GB may be used; 256 tokens computed at once: not even batch 1 will do: needs 5.10 GB of memory, 5.00 GB may be used"
+        "the engine's own steps: not even batch 1 will do: needs 5.11 GB of memory, 5.00 GB may be used; 256 tokens computed at once: not even batch 1 will do: needs 5.10 GB of memory, 5.00 GB may be used; 128 tokens computed at once: not even batch 1 will do: needs 5.10 GB of memory, 5.00 GB may be used; 64 tokens computed at once: not even batch 1 will do: needs 5.10 GB of memory, 5.00 GB may be used"
     )
 
 
@@ -157,13 +209,14 @@ def test_prompts_leave_room_in_a_step_for_the_last_slot(tokens: int, most: int) 
     assert limits_of(placement, space(max_batch=256, by_slot=False)).max_batch == min(tokens, 256)
 
 
-def test_a_proposal_has_no_more_slots_than_its_steps_are_enough_for() -> None:
+@pytest.mark.parametrize("knob", [None, "offload"])
+@pytest.mark.parametrize("prior", [None, 64])
+def test_no_more_slots_are_asked_for_than_steps_are_enough_for(knob: str | None, prior: int | None) -> None:
     """Of 64 tokens a step three slots' prompts leave nothing to a fourth, where answers are short."""
-    _, asked = search(server(128), space(128, 4, max_batch=32, latency_ms={"tpot_p95": 20.0}))
-    found = {
-        ask.placement.batched_tokens: ask.batch for ask in reversed(asked) if ask.placement.batched_tokens
-    }
-    assert found == {64: 2}
+    place = {"knob": knob, "devices": Devices(gpu_bytes=(24 * GB,) if knob else (), host_bytes=64 * GB)}
+    asked_of = space(128, 4, max_batch=128, latency_ms={"tpot_p95": 20.0}).model_copy(update=place)
+    _, asked = search(server(128), asked_of, prior)
+    assert all(ask.batch <= limits_of(ask.placement, asked_of).max_batch for ask in asked)
 
 
 def test_on_gpus_steps_come_after_the_layers_and_teach_nothing_of_them() -> None:
@@ -177,3 +230,25 @@ def test_on_gpus_steps_come_after_the_layers_and_teach_nothing_of_them() -> None
     assert decision.reason.startswith(
         "all 5 layers on the GPUs: 100% of the throughput of all 5 layers on the GPUs, 4096"
     )
+
+
+def test_on_gpus_fewer_tokens_at_once_leave_room_for_more_sequences() -> None:
+    placed = space(memory_bytes=5 * GB + 600_000_000).model_copy(
+        update={"knob": "offload", "devices": Devices(gpu_bytes=(24 * GB,), host_bytes=GB)}
+    )
+    decision, _ = search(server(token_bytes=600_000), placed)
+    assert decision.placement == Placement(gpu_layers=5, micro_batch_tokens=128)
+    assert decision.batch == 5
+
+
+@pytest.mark.parametrize("half", [Run(batch=2, oom=True), Run(batch=2, peak_bytes=0, throughput=1.0)])
+def test_a_size_that_tells_nothing_of_memory_is_not_asked_for_again(half: Run) -> None:
+    first = Run(batch=4, peak_bytes=900, throughput=40.0)
+    limits = Limits(memory_bytes=1000, max_batch=16)
+    history = [first]
+    for _ in range(20):
+        step = next_step(history, limits, prior=4)
+        if isinstance(step, Decision):
+            return
+        history += [{2: half, 4: first}.get(step.batch, Run(batch=step.batch, oom=True))] * step.runs
+    raise AssertionError("the search does not end")
