@@ -31,7 +31,7 @@ Roof = Literal["sum", "roofline", "tiled"]
 
 
 @dataclass(frozen=True)
-class _Rig:
+class BaseRig:
     """What both kinds have: bounds, what is predicted of the model, and noise. `spread` are standard deviations of
     the logarithm."""
 
@@ -41,6 +41,11 @@ class _Rig:
     devices: Devices
     spread: float
     memory_spread: float
+
+    @property
+    def capacity_bytes(self) -> int:
+        """What there is of the memory that is measured."""
+        return sum(self.devices.gpu_bytes)
 
     def truth(self, placement: Placement, batch: int) -> Run:
         """What would be measured without noise."""
@@ -81,8 +86,10 @@ class _Rig:
         run = self.truth(placement, batch)
         grown = math.exp(abs(noise.gauss(0, self.memory_spread)))
         slower, less = (math.exp(noise.gauss(0, self.spread)) for _ in range(2))
-        if run.oom or (run.peak_bytes or 0) * grown > sum(self.devices.gpu_bytes):
+        if run.oom or (run.peak_bytes or 0) * grown > self.capacity_bytes:
             return Run(batch=batch, oom=True)
+        if not run.answered:
+            return run
         return run.model_copy(
             update={
                 "peak_bytes": int((run.peak_bytes or 0) * grown),
@@ -93,7 +100,7 @@ class _Rig:
 
 
 @dataclass(frozen=True)
-class OffloadRig(_Rig):
+class OffloadRig(BaseRig):
     """Layers on a GPU and on the host. Times in ms of one layer: `gpu_ms` however many sequences, and `gpu_each_ms`
     more for each; the host's alike. `cross_ms` is what it costs a step that there are two places, `step_ms` what
     belongs to none. `layer_bytes` are the true weights, which are not all alike, `fixed_bytes` of the GPU are taken
@@ -133,7 +140,7 @@ class OffloadRig(_Rig):
 
 
 @dataclass(frozen=True)
-class SplitRig(_Rig):
+class SplitRig(BaseRig):
     """Layers split over GPUs that take a pool at the start.
 
     `beside` is the share of a GPU that is taken beyond what was asked for, `free` what others leave of it. A step

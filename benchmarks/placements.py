@@ -21,10 +21,17 @@ from benchmarks.placement_rigs import (
     LADDER,
     MEMORY_FRACTION,
     OffloadRig,
-    Rig,
     SplitRig,
     make_offload_rig,
     make_split_rig,
+)
+from benchmarks.step_rigs import (
+    BATCHED,
+    BATCHED_LADDER,
+    MICRO,
+    MICRO_LADDER,
+    StepRig,
+    make_step_rig,
 )
 from tasks.batching.models import Ask, PlacedDecision, PlacedRun, Placement, Run, Space, StepTokens
 from tasks.batching.placement.plan import next_placed_step
@@ -38,6 +45,7 @@ _LARGE_GPU = 70 * 2**30
 Measure = Callable[[Placement, int, int], Sequence[Run]]
 """A placement, a size and how many runs: one start of the engine. It ends with the first run that fails."""
 
+Rig = OffloadRig | SplitRig | StepRig
 Answer = tuple[Placement, int] | None
 Method = Callable[[Rig, Measure], Answer]
 
@@ -54,8 +62,9 @@ def slipway(rig: Rig, measure: Measure) -> Answer:
 
 
 def one_placement(rig: Rig, measure: Measure) -> Answer:
-    """All layers on the GPU, or all GPUs at a little less memory than may be used: only the size is searched."""
-    placement = Placement(gpu_layers=rig.footprint.layers + 1)
+    """All layers on the GPU, all GPUs at a little less memory than may be used, or the engine's own steps: only the
+    size is searched."""
+    placement = Placement() if isinstance(rig, StepRig) else Placement(gpu_layers=rig.footprint.layers + 1)
     if isinstance(rig, SplitRig):
         placement = max(_first_of_each_size(rig), key=lambda one: one.gpus)
     limits, history = limits_of(placement, space_of(rig)), list[Run]()
@@ -98,6 +107,8 @@ def tree_parzen(rig: Rig, measure: Measure) -> Answer:
     def objective(trial: Any) -> float:
         if isinstance(rig, OffloadRig):
             placement = Placement(gpu_layers=trial.suggest_int("layers", 1, rig.footprint.layers + 1))
+        elif isinstance(rig, StepRig):
+            placement = grid[trial.suggest_categorical("steps", list(range(len(grid))))]
         else:
             placement = Placement(
                 gpus=trial.suggest_categorical("gpus", sorted({one.gpus for one in grid})),
@@ -123,6 +134,17 @@ METHODS: dict[str, Method] = {
 
 def space_of(rig: Rig) -> Space:
     """What the search is told of a rig: predictions and sizes, nothing of its times."""
+    if isinstance(rig, StepRig):
+        return Space(
+            knob=None,
+            footprint=rig.footprint,
+            devices=rig.devices,
+            limits=rig.limits,
+            batched_tokens=StepTokens(default=BATCHED, values=BATCHED_LADDER),
+            micro_batch_tokens=StepTokens(default=MICRO, values=MICRO_LADDER),
+            requests=rig.requests,
+            by_slot=True,
+        )
     split = isinstance(rig, SplitRig)
     return Space(
         knob="tensor_parallel" if split else "offload",
@@ -171,7 +193,7 @@ def run(method: Method, rig: Rig) -> tuple[Answer, list[tuple[Placement, list[Ru
 
     def measure(placement: Placement, batch: int, runs: int) -> Sequence[Run]:
         found: list[Run] = []
-        while len(found) < runs and not (found and found[-1].oom):
+        while len(found) < runs and not (found and not found[-1].answered):
             found.append(rig.measure(placement, batch, noise))
         asked.append((placement, found))
         return found
@@ -186,7 +208,7 @@ def _first_of_each_size(rig: SplitRig) -> Iterator[Placement]:
 
 
 def _grid(rig: Rig) -> Iterable[Placement]:
-    if isinstance(rig, OffloadRig):
+    if not isinstance(rig, SplitRig):
         return rig.placements()
     told = list(dict.fromkeys((one.gpus, one.batched_tokens) for one in rig.placements()))
     return [
@@ -223,6 +245,7 @@ def main() -> None:
     kinds: dict[str, list[Rig]] = {
         "offload": [make_offload_rig(seed) for seed in seeds],
         "tensor_parallel": [make_split_rig(seed) for seed in seeds],
+        "steps": [make_step_rig(seed) for seed in seeds],
     }
     found: dict[str, dict[str, dict[str, float]]] = {}
     with with_optuna():

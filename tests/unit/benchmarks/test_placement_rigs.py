@@ -7,14 +7,15 @@ from collections.abc import Callable
 
 import pytest
 
-from benchmarks.placement_rigs import Rig, make_offload_rig, make_split_rig
+from benchmarks.placement_rigs import TPOT, BaseRig, make_offload_rig, make_split_rig
+from benchmarks.step_rigs import make_step_rig
 from tasks.batching.models import Placement
 
 SEEDS = range(200)
 
 
-@pytest.mark.parametrize("make", [make_offload_rig, make_split_rig])
-def test_a_seed_gives_one_rig(make: Callable[[int], Rig]) -> None:
+@pytest.mark.parametrize("make", [make_offload_rig, make_split_rig, make_step_rig])
+def test_a_seed_gives_one_rig(make: Callable[[int], BaseRig]) -> None:
     assert make(7) == make(7) != make(8)
 
 
@@ -58,3 +59,19 @@ def test_what_is_measured_scatters_about_the_truth() -> None:
     mean = sum(run.throughput or 0 for run in runs) / len(runs)
     assert abs(mean / (true.throughput or 1) - 1) < 0.02
     assert min(run.peak_bytes or 0 for run in runs) >= (true.peak_bytes or 0)
+
+
+def test_shorter_steps_shorten_pauses_until_the_last_slot_gets_none() -> None:
+    rig = next(rig for rig in map(make_step_rig, SEEDS) if rig.requests.prompt_tokens == 512)
+    own, short = (rig.truth(Placement(batched_tokens=tokens), 3) for tokens in (None, 256))
+    assert short.latency_ms[TPOT] < own.latency_ms[TPOT]
+    assert (short.throughput or 0) < (own.throughput or 0)
+    hung = rig.truth(Placement(batched_tokens=64), 128)
+    assert not hung.answered
+
+
+def test_fewer_tokens_at_once_take_less_memory_and_more_time() -> None:
+    rig = next(rig for rig in map(make_step_rig, SEEDS) if rig.token_bytes)
+    few, many = (rig.truth(Placement(micro_batch_tokens=tokens), 1) for tokens in (64, 2048))
+    assert (few.peak_bytes or 0) < (many.peak_bytes or 0)
+    assert (few.throughput or 0) < (many.throughput or 0)
