@@ -15,8 +15,8 @@ import click
 
 from deployments.cli.main import print_json
 from tasks.batching.apply import search
+from tasks.batching.judging import summarise
 from tasks.batching.models import Decision, Limits, Run, SizeFigures
-from tasks.batching.plan import summarise
 from tasks.batching.report import failure_lines
 from tasks.core.errors import CommandError, CommandTimeoutError, WrongUseError
 from tasks.core.spec import DeploySpec, load_spec

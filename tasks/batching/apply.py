@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
+from tasks.batching.judging import summarise
 from tasks.batching.models import (
     BatchingRequest,
     BatchingResult,
@@ -20,7 +21,7 @@ from tasks.batching.models import (
 from tasks.batching.placement.plan import next_placed_step
 from tasks.batching.placement.trials import sort_trials
 from tasks.batching.placement.words import configure, describe, sum_up
-from tasks.batching.plan import next_step, summarise
+from tasks.batching.plan import next_step
 from tasks.batching.report import words
 from tasks.core.cancellation import current
 from tasks.core.progress import say

@@ -27,8 +27,8 @@ from blocks.nvml import gpu_bytes_of
 from blocks.process_memory import command_pids, peak_bytes, peak_host_bytes
 from tasks.batching import report
 from tasks.batching.apply import find_batch
+from tasks.batching.judging import summarise
 from tasks.batching.models import BatchingRequest, BatchingResult, Fit, Limits
-from tasks.batching.plan import summarise
 from tasks.core.digests import is_digest_of_model
 from tasks.core.errors import EngineDiedError, EngineError, SpecError
 from tasks.core.load import Prompts

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from tasks.batching.judging import MEMORY, doubt, summarise
 from tasks.batching.models import (
     Ask,
     Decision,
@@ -19,15 +20,7 @@ from tasks.batching.models import (
     Space,
 )
 from tasks.batching.placement.memory import blocks, most_on_host
-from tasks.batching.plan import (
-    MEMORY,
-    REPEATS,
-    doubt,
-    ended_by_memory,
-    measured_each_bytes,
-    next_step,
-    summarise,
-)
+from tasks.batching.plan import REPEATS, ended_by_memory, measured_each_bytes, next_step
 
 
 class Proposal(NamedTuple):

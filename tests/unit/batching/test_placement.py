@@ -12,6 +12,7 @@ from inline_snapshot import snapshot
 
 from benchmarks.placement_rigs import LADDER, Rig, make_offload_rig, make_split_rig
 from benchmarks.placements import space_of
+from tasks.batching.judging import doubt
 from tasks.batching.models import (
     Devices,
     Footprint,
@@ -28,7 +29,7 @@ from tasks.batching.placement.fits import fit_nonnegative
 from tasks.batching.placement.plan import next_placed_step
 from tasks.batching.placement.split import sizes
 from tasks.batching.placement.trials import limits_of, sort_trials
-from tasks.batching.plan import REPEATS, doubt
+from tasks.batching.plan import REPEATS
 from tasks.batching.saturation import Saturation
 from tasks.engines.failures import Failure, FailureKind
 

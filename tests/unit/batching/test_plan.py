@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from inline_snapshot import snapshot
 
+from tasks.batching.judging import summarise
 from tasks.batching.models import Ask, Decision, Fit, Limits, Run
-from tasks.batching.plan import MORE_REPEATS, REPEATS, next_step, summarise
+from tasks.batching.plan import MORE_REPEATS, REPEATS, next_step
 from tasks.batching.priors import find_prior
 from tasks.core.records import Record, new_record
 from tasks.core.verdicts import FAULT, StageName

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from inline_snapshot import snapshot
 from queues import wait_in_queue
 
+from tasks.batching.judging import summarise
 from tasks.batching.models import Decision, Fit, Limits, Run
-from tasks.batching.plan import REPEATS, next_step, summarise
+from tasks.batching.plan import REPEATS, next_step
 from tasks.batching.saturation import judge_waits
 from tasks.core.load import Arrivals
 
