@@ -157,6 +157,11 @@ def _settle(trials: Sequence[Trial], space: Space) -> PlacedAsk | PlacedDecision
             continue
         if isinstance(trial.step, Ask):
             return _ask(trial, trial.step)
+        own = next(one for one in trials if one.placement == trial.own_place)
+        if own.claim and isinstance(
+            own.step, Ask
+        ):  # what one run said of them is no match for five of others
+            return _ask(own, own.step)
         for size in trial.sure:
             if size.runs >= REPEATS and size.throughput >= enough:
                 return PlacedDecision(

@@ -9,6 +9,7 @@ from functools import partial
 
 import pytest
 from inline_snapshot import snapshot
+from placed_search import Measure, search, searched
 
 from benchmarks.placement_rigs import LADDER, Rig, make_offload_rig, make_split_rig
 from benchmarks.placements import space_of
@@ -34,32 +35,6 @@ from tasks.batching.saturation import Saturation
 from tasks.engines.failures import Failure, FailureKind
 
 GB = 10**9
-Measure = Callable[[Placement, int], Run]
-
-
-def search(
-    measure: Measure, space: Space, prior: int | None = None
-) -> tuple[PlacedDecision, list[PlacedAsk]]:
-    decision, asked, _ = searched(measure, space, prior)
-    return decision, asked
-
-
-def searched(
-    measure: Measure, space: Space, prior: int | None = None
-) -> tuple[PlacedDecision, list[PlacedAsk], list[PlacedRun]]:
-    history: list[PlacedRun] = []
-    asked: list[PlacedAsk] = []
-    for _ in range(200):
-        step = next_placed_step(history, space, prior)
-        if isinstance(step, PlacedDecision):
-            return step, asked, history
-        asked.append(step)
-        for _ in range(step.runs):
-            history.append(PlacedRun(placement=step.placement, run=measure(step.placement, step.batch)))
-            if not history[-1].run.answered:
-                break
-    raise AssertionError("the search does not end")
-
 
 # --- layers on GPUs and on the host ----------------------------------------------------------------------------
 
