@@ -26,15 +26,15 @@ def fsync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def make_folder(folder: Path) -> bool:
-    """Have `folder` and those above it; whether it had to be made.
+def make_folder(folder: Path, *, mode: int = 0o777) -> bool:
+    """Have `folder` and those above it; whether it had to be made. `mode`, less the umask, is for `folder` alone.
 
     Raises `DiskFullError`, or `WrongUseError` for a path at which there can be no folder.
     """
     try:
         if folder.is_dir():
             return False
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=mode, parents=True, exist_ok=True)
     except FileExistsError:
         raise WrongUseError(
             f"{folder} is there already, and is not a folder",
