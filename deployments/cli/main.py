@@ -26,6 +26,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "rollback": ("deployments.cli.service:rollback", "Go back to the release that served before."),
     "stop": ("deployments.cli.service:stop", "End a service."),
     "up": ("deployments.cli.local:up", "Start the local server, worker and deployments."),
+    "ui": ("deployments.cli.ui:ui", "Open the local server's UI, signed in."),
     "down": ("deployments.cli.local:down", "End what `up` started."),
     "doctor": ("deployments.cli.doctor:doctor", "Say what is installed here and what is missing."),
     "survey": ("deployments.cli.compat:survey", "Show what this host is: driver, CUDA, GPUs, disk."),
