@@ -22,6 +22,7 @@ from blocks.model_registry import ResolvedModel, resolve
 from blocks.nvml import gpus_in_use, read_nvml
 from blocks.record_store import open_record_store
 from blocks.targets import check_target
+from flows.asked_by_api import hold_to_list, programs_of_spec
 from flows.build_environment import build_environment
 from flows.check_health import check_health
 from flows.named_states import answer_of, named
@@ -73,6 +74,7 @@ def deploy_model(spec: DeploySpec) -> DeployResult:
     Args:
         spec: what to deploy, where, and how good it has to be.
     """
+    hold_to_list(programs_of_spec(spec))
     settings = Settings.load()
     lease = settings.service_lease(spec.name)
     with file_lock(lease, wait=False, holder=f"the service {spec.name}"), tags(service_tag(spec.name)):
