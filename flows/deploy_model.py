@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from prefect import flow, tags
-from prefect.runtime import flow_run
 
 from blocks.engine_api import EngineApi
 from blocks.environment_trial import EnvironmentTrial
@@ -76,7 +75,7 @@ def deploy_model(spec: DeploySpec) -> DeployResult:
     settings = Settings.load()
     lease = settings.service_lease(spec.name)
     with file_lock(lease, wait=False, holder=f"the service {spec.name}"), tags(service_tag(spec.name)):
-        end_stale_runs(spec.name, flow_run.id, flow_run.tags)
+        end_stale_runs(spec.name)
         for folder in (
             settings.home / "records",
             settings.locks,
