@@ -112,17 +112,14 @@ def leaks() -> None:
 @_AS_JSON
 def judge(series: Path, limit_bytes: int | None, confirm_after_s: float, as_json: bool) -> None:
     """Is there a leak in SERIES, a CSV file with the columns t_s,bytes and optionally requests?"""
-    from tasks.core.errors import NotFoundError, WrongUseError
+    from tasks.core.given_files import TEXT_LIMIT_BYTES, decode_text, read_given
     from tasks.leaks import plan
     from tasks.leaks.models import LeakRequest
     from tasks.leaks.series import parse_series
 
-    try:
-        text = series.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise NotFoundError(f"no file {series}", fix="give a CSV file with the columns t_s,bytes") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise WrongUseError(f"cannot read {series}: {error}", fix="give a CSV file in UTF-8") from None
+    fix = "give a CSV file with the columns t_s,bytes"
+    content = read_given(series, "series", limit_bytes=TEXT_LIMIT_BYTES, fix=fix)
+    text = decode_text(content, f"the series {series}")
     request = LeakRequest(limit_bytes=limit_bytes, confirm_after_s=confirm_after_s)
     result = plan.judge(parse_series(text, str(series)), request)
     if as_json:

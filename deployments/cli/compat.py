@@ -16,6 +16,7 @@ from tasks.core.verdicts import StageName, says_no
 
 if TYPE_CHECKING:
     from tasks.compatibility.models import CompatibilityResult, Survey, TablesCheck
+    from tasks.core.facts import Facts
 
 
 as_json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
@@ -50,7 +51,7 @@ def compat() -> None:
 @click.option(
     "--engine",
     type=click.Choice([kind.value for kind in EngineKind]),
-    help="Engine to run on this host; that of --environment, else llama.cpp, when left out.",
+    help="Engine to run there; that of --facts or --environment, else llama.cpp, when left out.",
 )
 @click.option(
     "--lock",
@@ -86,7 +87,7 @@ def check(
                 "--target is for this host; facts say theirs themselves",
                 fix=f'put "target": "{target}" there',
             )
-        result = _judge_file(facts_file)
+        result = _judge_file(facts_file, engine)
     elif environment is not None:
         if lock is not None:
             raise WrongUseError("--lock and --environment each say what is installed", fix="give one")
@@ -202,13 +203,32 @@ def _survey_here() -> Survey:
     return survey_host(ThisHost())
 
 
-def _judge_file(name: str) -> CompatibilityResult:
+def _judge_file(name: str, engine: str | None) -> CompatibilityResult:
     from tasks.compatibility.models import Survey
+    from tasks.compatibility.plan import for_engine
     from tasks.compatibility.way_out import advise
-    from tasks.core.facts import parse_facts
+    from tasks.core.pins import pinned_versions
+    from tasks.engines.catalogue import get_engine
 
-    content = sys.stdin.buffer.read() if name == "-" else _read(Path(name))
-    return advise(Survey(facts=parse_facts(content, source="standard input" if name == "-" else name)))
+    survey = Survey(facts=read_facts(name))
+    if engine is not None:
+        pins = pinned_versions("\n".join(get_engine(EngineKind(engine)).requirements))
+        survey = for_engine(survey, engine, pins)
+    return advise(survey)
+
+
+def read_facts(name: str) -> Facts:
+    """The facts in the file of that name; - is standard input. Raises `WrongUseError`."""
+    from tasks.core.facts import LIMIT_BYTES, parse_facts
+    from tasks.core.given_files import read_given, within_limit
+
+    if name == "-":
+        source, content = "standard input", sys.stdin.buffer.read(LIMIT_BYTES + 1)
+        within_limit(content, source, LIMIT_BYTES)
+    else:
+        fix = "make it: slipway survey --json; - reads standard input"
+        source, content = name, read_given(Path(name), "facts file", limit_bytes=LIMIT_BYTES, fix=fix)
+    return parse_facts(content, source=source)
 
 
 def _judge_lock(engine: EngineKind, lock: str | None, target: str | None) -> CompatibilityResult:
@@ -217,11 +237,17 @@ def _judge_lock(engine: EngineKind, lock: str | None, target: str | None) -> Com
     from tasks.core.pins import pinned_versions
     from tasks.engines.catalogue import get_engine
 
-    text = _read(Path(lock)).decode(errors="replace") if lock else "\n".join(get_engine(engine).requirements)
+    text = _lock_text(Path(lock)) if lock else "\n".join(get_engine(engine).requirements)
     packages = pinned_versions(text)
     if lock and not packages:
         raise WrongUseError(f"{lock} pins no package", fix="give a lock with lines such as numpy==2.3.1")
     return advise(run_on(_survey_here(), packages, engine=engine.value, target=target))
+
+
+def _lock_text(path: Path) -> str:
+    from tasks.core.given_files import LOCK_LIMIT_BYTES, read_given
+
+    return read_given(path, "lock", limit_bytes=LOCK_LIMIT_BYTES).decode(errors="replace")
 
 
 def judge_pins(engine: EngineKind, target: str | None) -> CompatibilityResult:
@@ -246,15 +272,6 @@ def _judge_environment(folder: Path, engine: str | None, target: str | None) -> 
     return advise(
         run_on(survey, packages, engine=engine or engine_of(packages, load_tables()), target=target)
     )
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        raise NotFoundError(f"no file {path}") from None
-    except OSError as error:
-        raise WrongUseError(f"cannot read {path}: {error.strerror}") from None
 
 
 def _show(result: CompatibilityResult) -> None:

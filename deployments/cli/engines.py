@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from deployments.cli.main import print_json
-from tasks.core.errors import NotFoundError, WrongUseError
-from tasks.core.facts import Facts, parse_facts
+from tasks.core.errors import WrongUseError
+from tasks.core.facts import Facts
 from tasks.core.spec import EngineKind
 from tasks.engines.catalogue import get_engine
 from tasks.engines.recommend import Choice, ChoiceKind, Measured, Need, Recommendation, recommend
@@ -82,12 +81,9 @@ def _facts(file: str | None) -> tuple[Facts, str]:
 
         facts = Facts(gpus=read_nvml().gpus, **read_system().model_dump())
     else:
-        try:
-            facts = parse_facts(Path(file).read_bytes(), source=file)
-        except OSError as error:
-            raise NotFoundError(
-                f"cannot read the facts {file}: {error.strerror}", fix="make them: slipway survey --json"
-            ) from None
+        from deployments.cli.compat import read_facts
+
+        facts = read_facts(file)
     return facts, facts.fingerprint
 
 

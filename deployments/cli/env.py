@@ -13,6 +13,7 @@ from deployments.cli.main import print_json
 from flows.examination import examine
 from tasks.core.errors import NotFoundError, SpecError
 from tasks.core.files import write_atomically
+from tasks.core.given_files import LOCK_LIMIT_BYTES, decode_text, read_given
 from tasks.core.settings import Settings
 from tasks.core.spec import OWN_PYTHON, Environment, EnvironmentManager
 from tasks.core.verdicts import EnvironmentVerdict, StageName, says_no
@@ -68,7 +69,8 @@ def lock(requirements: Path, output: Path, as_json: bool, **asked: Any) -> None:
     from blocks.managers import open_manager
     from flows.torch_backend import decide_backend
 
-    environment = _environment(_read(requirements), str(requirements), asked)
+    text = _read(requirements, "requirements file")
+    environment = _environment(text, str(requirements), asked)
     tool = open_manager(environment.manager)
     decided = decide_backend(EnvironmentRequest(environment=environment), ThisHost()).environment
     request = plan.make_lock_request(environment.requirements, tool.platform, decided)
@@ -122,7 +124,7 @@ def build(lock_file: Path, into: Path | None, wheels: Path | None, as_json: bool
     from blocks.managers import open_manager
 
     uv, trial = _tools()
-    _read(lock_file)
+    _read(lock_file, "lock")
     here = LockRequest(requirements=(), python=OWN_PYTHON, platform=uv.platform)
     locked = apply.read_locked(lock_file.absolute(), here)
     if wheels is not None:
@@ -143,7 +145,7 @@ def bom(lock_file: Path, output: Path | None) -> None:
     from blocks.bill_of_materials import bill_of_materials
     from tasks.environment.locks import read_lock
 
-    text = bill_of_materials(read_lock(_read(lock_file), str(lock_file)))
+    text = bill_of_materials(read_lock(_read(lock_file, "lock"), str(lock_file)))
     if output is None:
         click.echo(text)
         return
@@ -202,13 +204,9 @@ def _tools() -> tuple[Uv, EnvironmentTrial]:
     return Uv(), EnvironmentTrial()
 
 
-def _read(path: Path) -> str:
-    try:
-        return path.read_text()
-    except FileNotFoundError:
-        raise NotFoundError(f"no file {path}", fix="give the path of a file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise SpecError(f"cannot read {path}: {error}") from error
+def _read(path: Path, what: str) -> str:
+    content = read_given(path, what, limit_bytes=LOCK_LIMIT_BYTES, fix="give the path of a file")
+    return decode_text(content, f"the {what} {path}")
 
 
 def _answer(checked: Checked, proven: Proof, as_json: bool, built: Built | None = None) -> None:

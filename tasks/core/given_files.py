@@ -8,6 +8,11 @@ from pathlib import Path
 
 from tasks.core.errors import NotFoundError, WrongUseError
 
+LOCK_LIMIT_BYTES = 20_000_000
+"""Largest lock or list of requirements: one of 1,000 packages with all their hashes has 2 MB."""
+TEXT_LIMIT_BYTES = 64_000_000
+"""Largest text, series or task set that is read whole."""
+
 
 def expand_user(path: Path) -> Path:
     """`~` and `~NAME` replaced by the user's home. Raises `WrongUseError` for a user that does not exist."""
@@ -42,15 +47,17 @@ def read_given(
         raise missing(f"no {what} {shown}", fix=fix) from None
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         raise wrong(f"cannot read the {what} {shown!r}: {_reason(error)}", fix=fix) from None
-    with os.fdopen(handle, "rb") as file:
+    try:
         kind = os.fstat(handle).st_mode
         if not stat.S_ISREG(kind):
             found = "a folder" if stat.S_ISDIR(kind) else "not a regular file"
             raise wrong(f"the {what} {shown} is {found}", fix=fix or "give the path of a regular file")
-        try:
+        with open(handle, "rb", closefd=False) as file:
             content = file.read(limit_bytes + 1)
-        except OSError as error:
-            raise wrong(f"cannot read the {what} {shown}: {_reason(error)}", fix=fix) from None
+    except OSError as error:
+        raise wrong(f"cannot read the {what} {shown}: {_reason(error)}", fix=fix) from None
+    finally:
+        os.close(handle)
     return within_limit(content, f"the {what} {shown}", limit_bytes, wrong)
 
 
