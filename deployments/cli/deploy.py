@@ -26,7 +26,7 @@ def deploy(spec_file: Path, dry_run: bool, overrides: tuple[str, ...], as_json: 
         _show_plan(spec, as_json=as_json)
         return
     _check_engine(spec)
-    _check_target(spec)
+    _check_host(spec)
     result = _run(spec, quiet=as_json)
     if as_json:
         print_json(
@@ -59,11 +59,16 @@ def _check_engine(spec: DeploySpec) -> None:
         raise refused
 
 
-def _check_target(spec: DeploySpec) -> None:
-    """Before a server is started for the run: what the target needs is there."""
+def _check_host(spec: DeploySpec) -> None:
+    """Before a server is started for the run: what the target needs is there, and so is what the spec names."""
+    from blocks.nvml import read_nvml
     from blocks.targets import check_target
+    from flows.early_checks import check_inputs
+    from tasks.engines.deployable import refusal, wants_absent_gpu
 
     check_target(spec.target)
+    if refusal(spec) is None and not wants_absent_gpu(spec, len(read_nvml().gpus)):
+        check_inputs(spec, Settings.load())  # else the run answers with the verdict on this host
 
 
 def _run(spec: DeploySpec, *, quiet: bool) -> DeployResult:

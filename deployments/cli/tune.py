@@ -43,7 +43,11 @@ def quantization(spec_file: Path, overrides: tuple[str, ...], as_json: bool) -> 
 
     Builds the environment and stages the model first, where that was not done yet. Nothing is put into service.
     """
+    from flows.early_checks import check_tuning_inputs
+    from tasks.core.settings import Settings
+
     spec = load_spec(spec_file, overrides)
+    check_tuning_inputs(spec, Settings.load())
     outcome = _run_quantization(spec, quiet=as_json)
     if as_json:
         print_json(

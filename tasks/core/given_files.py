@@ -36,9 +36,25 @@ def read_given(
 ) -> bytes:
     """The bytes of the regular file `path`, which is a `what` such as `spec file`.
 
-    Raises `missing` where there is none, and `wrong` for a folder, a pipe or a device, for more than
-    `limit_bytes`, and for what this user may not read. A pipe is not waited for: whether anything will ever write
-    to it is not known.
+    Raises as `read_beginning` does, and `wrong` for more than `limit_bytes`.
+    """
+    content = read_beginning(path, what, limit_bytes + 1, fix=fix, missing=missing, wrong=wrong)
+    return within_limit(content, f"the {what} {str(path)[:200]}", limit_bytes, wrong)
+
+
+def read_beginning(
+    path: Path,
+    what: str,
+    length: int,
+    *,
+    fix: str | None = None,
+    missing: type[WrongUseError] = NotFoundError,
+    wrong: type[WrongUseError] = WrongUseError,
+) -> bytes:
+    """The first `length` bytes of the regular file `path`; fewer where it has fewer.
+
+    Raises `missing` where there is none, and `wrong` for a folder, a pipe or a device, and for what this user may
+    not read. A pipe is not waited for: whether anything will ever write to it is not known.
     """
     shown = str(path)[:200]
     try:
@@ -53,12 +69,11 @@ def read_given(
             found = "a folder" if stat.S_ISDIR(kind) else "not a regular file"
             raise wrong(f"the {what} {shown} is {found}", fix=fix or "give the path of a regular file")
         with open(handle, "rb", closefd=False) as file:
-            content = file.read(limit_bytes + 1)
+            return file.read(length)
     except OSError as error:
         raise wrong(f"cannot read the {what} {shown}: {_reason(error)}", fix=fix) from None
     finally:
         os.close(handle)
-    return within_limit(content, f"the {what} {shown}", limit_bytes, wrong)
 
 
 def within_limit(
