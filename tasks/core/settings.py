@@ -23,7 +23,7 @@ class Settings:
     def load(cls) -> Settings:
         """Settings from `SLIPWAY_HOME`, `SLIPWAY_RECORDS`, `SLIPWAY_REGISTRY`, `SLIPWAY_S3_ENDPOINT` and
         `SLIPWAY_MODELS_LIMIT`. Raises `WrongUseError` for a limit that is no size."""
-        home = Path(os.environ.get("SLIPWAY_HOME") or Path.home() / ".slipway").expanduser().absolute()
+        home = home_folder()
         return cls(
             home=home,
             records=os.environ.get("SLIPWAY_RECORDS") or str(home / "records"),
@@ -75,6 +75,17 @@ class Settings:
     def prefect_home(self) -> Path:
         """Database, profile and logs of the local Prefect server."""
         return self.home / "prefect"
+
+
+def home_folder() -> Path:
+    """The folder that `SLIPWAY_HOME` names, `~/.slipway` without it. Raises `WrongUseError` for an unknown user's."""
+    named = os.environ.get("SLIPWAY_HOME") or "~/.slipway"
+    try:
+        return Path(named).expanduser().absolute()
+    except RuntimeError:
+        raise WrongUseError(
+            f"SLIPWAY_HOME is {named!r}, but there is no such home folder", fix="set it to a folder's path"
+        ) from None
 
 
 def _size(name: str) -> int | None:
