@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from deployments.cli.main import print_json
+from deployments.cli.params import LARGEST_BYTES, LONGEST_S, GivenPath, Number
 from tasks.core.verdicts import StageName, says_no
 
 if TYPE_CHECKING:
@@ -100,11 +101,11 @@ def leaks() -> None:
 
 
 @leaks.command()
-@click.argument("series", type=click.Path(path_type=Path))
-@click.option("--limit-bytes", type=click.IntRange(min=1), help="Memory limit, for the forecast.")
+@click.argument("series", type=GivenPath())
+@click.option("--limit-bytes", type=click.IntRange(1, LARGEST_BYTES), help="Memory limit, for the forecast.")
 @click.option(
     "--confirm-after-s",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Number(0, LONGEST_S, min_open=True),
     default=86_400.0,
     show_default=True,
     help="Data needed to confirm a leak, s.",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from deployments.cli.main import print_json
+from deployments.cli.params import GivenPath
 from tasks.core.errors import NotFoundError, WrongUseError
 from tasks.core.spec import EngineKind, Target
 from tasks.core.verdicts import StageName, says_no
@@ -47,7 +48,13 @@ def compat() -> None:
 
 
 @compat.command()
-@click.option("--facts", "facts_file", metavar="FILE", help="Judge these facts, not this host; - reads them.")
+@click.option(
+    "--facts",
+    "facts_file",
+    metavar="FILE",
+    type=GivenPath(),
+    help="Judge these facts, not this host; - reads them.",
+)
 @click.option(
     "--engine",
     type=click.Choice([kind.value for kind in EngineKind]),
@@ -56,11 +63,13 @@ def compat() -> None:
 @click.option(
     "--lock",
     metavar="FILE",
+    type=GivenPath(),
     help="Lock of the engine's environment; the engine's own pinned requirements when left out.",
 )
 @click.option(
     "--environment",
     metavar="ENV",
+    type=GivenPath(),
     help="Environment that stands on this host: its packages, and the CUDA that its torch was built for.",
 )
 @click.option(
@@ -68,10 +77,10 @@ def compat() -> None:
 )
 @as_json_option
 def check(
-    facts_file: str | None,
+    facts_file: Path | None,
     engine: str | None,
-    lock: str | None,
-    environment: str | None,
+    lock: Path | None,
+    environment: Path | None,
     target: str | None,
     as_json: bool,
 ) -> None:
@@ -91,7 +100,7 @@ def check(
     elif environment is not None:
         if lock is not None:
             raise WrongUseError("--lock and --environment each say what is installed", fix="give one")
-        result = _judge_environment(Path(environment), engine, target)
+        result = _judge_environment(environment, engine, target)
     else:
         result = _judge_lock(EngineKind(engine or EngineKind.LLAMA_CPP), lock, target)
     if as_json:
@@ -134,9 +143,9 @@ def rules(as_json: bool) -> None:
 
 
 @compat.command()
-@click.option("--docs", metavar="PATH", help="Write the Data Docs page to this file, too.")
+@click.option("--docs", metavar="PATH", type=GivenPath(), help="Write the Data Docs page to this file, too.")
 @as_json_option
-def tables(docs: str | None, as_json: bool) -> None:
+def tables(docs: Path | None, as_json: bool) -> None:
     """Hold the fact tables to their contract; exit code 3 where it is broken.
 
     Great Expectations checks each state of the tables once, which takes seconds, and writes a page about it.
@@ -147,7 +156,7 @@ def tables(docs: str | None, as_json: bool) -> None:
 
     found = FactContract(Settings.load()).check()
     if docs is not None:
-        found = found.model_copy(update={"page": str(_copy_page(Path(found.page), Path(docs)))})
+        found = found.model_copy(update={"page": str(_copy_page(Path(found.page), docs))})
     if as_json:
         print_json(tables_answer(found))
     else:
@@ -157,13 +166,10 @@ def tables(docs: str | None, as_json: bool) -> None:
 
 
 def _copy_page(page: Path, to: Path) -> Path:
-    from tasks.core.files import write_atomically
+    from tasks.core.given_files import write_given
 
     target = to / page.name if to.is_dir() else to
-    try:
-        write_atomically(target, page.read_bytes())
-    except OSError as error:
-        raise WrongUseError(f"cannot write {target}: {error.strerror}") from None
+    write_given(target, page.read_bytes())
     return target.absolute()
 
 
@@ -203,41 +209,41 @@ def _survey_here() -> Survey:
     return survey_host(ThisHost())
 
 
-def _judge_file(name: str, engine: str | None) -> CompatibilityResult:
+def _judge_file(file: Path, engine: str | None) -> CompatibilityResult:
     from tasks.compatibility.models import Survey
     from tasks.compatibility.plan import for_engine
     from tasks.compatibility.way_out import advise
     from tasks.core.pins import pinned_versions
     from tasks.engines.catalogue import get_engine
 
-    survey = Survey(facts=read_facts(name))
+    survey = Survey(facts=read_facts(file))
     if engine is not None:
         pins = pinned_versions("\n".join(get_engine(EngineKind(engine)).requirements))
         survey = for_engine(survey, engine, pins)
     return advise(survey)
 
 
-def read_facts(name: str) -> Facts:
-    """The facts in the file of that name; - is standard input. Raises `WrongUseError`."""
+def read_facts(file: Path) -> Facts:
+    """The facts in that file; - is standard input. Raises `WrongUseError`."""
     from tasks.core.facts import LIMIT_BYTES, parse_facts
     from tasks.core.given_files import read_given, within_limit
 
-    if name == "-":
+    if str(file) == "-":
         source, content = "standard input", sys.stdin.buffer.read(LIMIT_BYTES + 1)
         within_limit(content, source, LIMIT_BYTES)
     else:
         fix = "make it: slipway survey --json; - reads standard input"
-        source, content = name, read_given(Path(name), "facts file", limit_bytes=LIMIT_BYTES, fix=fix)
+        source, content = str(file), read_given(file, "facts file", limit_bytes=LIMIT_BYTES, fix=fix)
     return parse_facts(content, source=source)
 
 
-def _judge_lock(engine: EngineKind, lock: str | None, target: str | None) -> CompatibilityResult:
+def _judge_lock(engine: EngineKind, lock: Path | None, target: str | None) -> CompatibilityResult:
     from tasks.compatibility.plan import run_on
     from tasks.compatibility.way_out import advise
     from tasks.core.pins import pinned_versions
     from tasks.engines.catalogue import get_engine
 
-    text = _lock_text(Path(lock)) if lock else "\n".join(get_engine(engine).requirements)
+    text = _lock_text(lock) if lock else "\n".join(get_engine(engine).requirements)
     packages = pinned_versions(text)
     if lock and not packages:
         raise WrongUseError(f"{lock} pins no package", fix="give a lock with lines such as numpy==2.3.1")

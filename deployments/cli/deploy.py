@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from deployments.cli.main import print_json
+from deployments.cli.params import GivenPath
 from tasks.core.deployment import DeployResult, StageRow
 from tasks.core.settings import Settings
 from tasks.core.spec import DeploySpec, load_spec
@@ -15,7 +16,7 @@ from tasks.core.verdicts import StageName, says_no
 
 
 @click.command()
-@click.argument("spec_file", metavar="SPEC", type=click.Path(path_type=Path))
+@click.argument("spec_file", metavar="SPEC", type=GivenPath())
 @click.option("--dry-run", is_flag=True, help="Print the plan; do nothing.")
 @click.option("--set", "overrides", metavar="KEY=VALUE", multiple=True, help="Override a key of the spec.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")

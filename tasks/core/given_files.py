@@ -2,16 +2,41 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 import stat
 from pathlib import Path
 
 from tasks.core.errors import NotFoundError, WrongUseError
+from tasks.core.files import write_atomically
 
 LOCK_LIMIT_BYTES = 20_000_000
 """Largest lock or list of requirements: one of 1,000 packages with all their hashes has 2 MB."""
 TEXT_LIMIT_BYTES = 64_000_000
 """Largest text, series or task set that is read whole."""
+
+
+_LONGEST_PATH_BYTES = 4095
+_LONGEST_NAME_BYTES = 255
+"""PATH_MAX and NAME_MAX of Linux."""
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+
+
+def check_path(text: str) -> None:
+    """Raise `ValueError` for a path that Linux cannot hold, or that cannot be shown in one line."""
+    if not text:
+        raise ValueError("an empty path")
+    if _CONTROL.search(text):
+        raise ValueError("holds a control character")
+    try:
+        names = text.encode().split(b"/")
+    except UnicodeEncodeError:
+        raise ValueError("is not UTF-8") from None
+    if sum(len(name) + 1 for name in names) > _LONGEST_PATH_BYTES:
+        raise ValueError(f"is longer than {_LONGEST_PATH_BYTES} bytes")
+    if any(len(name) > _LONGEST_NAME_BYTES for name in names):
+        raise ValueError(f"a name in the path is longer than {_LONGEST_NAME_BYTES} bytes")
 
 
 def expand_user(path: Path) -> Path:
@@ -74,6 +99,16 @@ def read_beginning(
         raise wrong(f"cannot read the {what} {shown}: {_reason(error)}", fix=fix) from None
     finally:
         os.close(handle)
+
+
+def write_given(path: Path, content: bytes | str) -> None:
+    """Write the file that a user named. Raises `WrongUseError` where there can be none, or `DiskFullError`."""
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        write_atomically(path, content)
+    except OSError as error:
+        raise WrongUseError(f"cannot write {path}: {_reason(error)}", fix="name another file") from None
 
 
 def within_limit(
