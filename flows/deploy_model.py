@@ -23,6 +23,7 @@ from blocks.record_store import open_record_store
 from blocks.targets import check_target
 from flows.build_environment import build_environment
 from flows.check_health import check_health
+from flows.early_checks import check_inputs
 from flows.named_states import answer_of, named
 from flows.recording import Outcome, publish
 from flows.roll_out import roll_out_under_lease
@@ -132,6 +133,7 @@ class _Lifecycle:
             return self._refused()
         if refused is not None:
             raise refused
+        check_inputs(self.spec, self.settings)
         with ExitStack() as model_in_use:  # until a release names the model
             prepared = self._prepare(model_in_use)
             if prepared is None:
