@@ -9,11 +9,14 @@ import os
 import shutil
 from collections.abc import Collection, Iterator
 from pathlib import Path
+from typing import BinaryIO, Literal
 
 from tasks.core.cancellation import current
 from tasks.core.errors import BusyError, DiskFullError, WrongUseError
 
 PART = ".part"
+PRIVATE = 0o600
+"""Files of the home are for their owner alone."""
 _LOCK_POLL_S = 0.05
 
 
@@ -48,6 +51,16 @@ def make_folder(folder: Path) -> bool:
             f"{folder} cannot be made: {error.strerror}", fix="name another folder"
         ) from error
     return True
+
+
+def open_private(path: Path, mode: Literal["wb", "ab"]) -> BinaryIO:
+    """A file open for writing that only its owner can read, also where it was there already with other rights."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | (os.O_TRUNC if mode == "wb" else os.O_APPEND)
+    handle = os.open(path, flags, PRIVATE)
+    with contextlib.suppress(PermissionError):  # another user's file that may be written all the same
+        os.fchmod(handle, PRIVATE)
+    return os.fdopen(handle, mode)
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:
