@@ -90,6 +90,7 @@ class HAProxy:
                 check=False,
                 cwd="/",
                 env=child_environment(os.environ),
+                umask=0o077,
             )
         except subprocess.TimeoutExpired as error:
             raise RolloutError(f"HAProxy did not start within {_START_TIMEOUT_S} s") from error

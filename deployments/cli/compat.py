@@ -160,7 +160,7 @@ def _copy_page(page: Path, to: Path) -> Path:
 
     target = to / page.name if to.is_dir() else to
     try:
-        write_atomically(target, page.read_bytes())
+        write_atomically(target, page.read_bytes(), private=False)
     except OSError as error:
         raise WrongUseError(f"cannot write {target}: {error.strerror}") from None
     return target.absolute()

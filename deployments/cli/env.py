@@ -76,7 +76,7 @@ def lock(requirements: Path, output: Path, as_json: bool, **asked: Any) -> None:
     if isinstance(answer, Refusal):
         _refuse(answer, as_json)
         return
-    write_atomically(output, answer.path.read_bytes())
+    write_atomically(output, answer.path.read_bytes(), private=False)
     found = answer.request
     if as_json:
         print_json(
@@ -147,7 +147,7 @@ def bom(lock_file: Path, output: Path | None) -> None:
     if output is None:
         click.echo(text)
         return
-    write_atomically(output, text + "\n")
+    write_atomically(output, text + "\n", private=False)
     click.echo(f"{output}")
 
 

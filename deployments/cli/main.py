@@ -6,15 +6,19 @@ Verbs are imported when they are called: `slipway --help` loads none of them.
 from __future__ import annotations
 
 import importlib
+import io
 import json
 import os
 import sys
+import traceback
+from types import TracebackType
 from typing import Any
 
 import click
 
 from tasks.core.errors import SlipwayError
 from tasks.core.progress import listen
+from tasks.core.redaction import redacted, redacted_value
 
 VERBS: dict[str, tuple[str, str]] = {
     "deploy": ("deployments.cli.deploy:deploy", "Take a model from its source to a running, tuned service."),
@@ -71,6 +75,7 @@ def main(argv: list[str] | None = None) -> None:
     """Entry point. Never shows a traceback for a fault that Slipway can explain."""
     arguments = sys.argv[1:] if argv is None else argv
     os.environ.setdefault("DO_NOT_TRACK", "1")  # Prefect would report use of it, and print a notice
+    sys.excepthook = _show_redacted
     listen()  # a verb that takes long says where it shows its progress
     try:
         code = slipway.main(args=arguments, prog_name="slipway", standalone_mode=False)
@@ -78,12 +83,19 @@ def main(argv: list[str] | None = None) -> None:
         report_error(error, as_json="--json" in arguments)
         code = error.exit_code
     except click.ClickException as error:
-        error.show()
+        shown = io.StringIO()
+        error.show(file=shown)
+        click.echo(redacted(shown.getvalue()), err=True, nl=False)
         code = error.exit_code
     except (click.Abort, KeyboardInterrupt):
         click.echo("stopped", err=True)
         code = 130
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _show_redacted(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """A traceback without secrets, for a fault that Slipway cannot explain."""
+    click.echo(redacted("".join(traceback.format_exception(kind, error, trace))), err=True, nl=False)
 
 
 def report_error(error: SlipwayError, *, as_json: bool) -> None:
@@ -99,8 +111,9 @@ def report_error(error: SlipwayError, *, as_json: bool) -> None:
 
 
 def print_json(value: Any) -> None:
-    """What programs read: one JSON document on standard output."""
-    click.echo(json.dumps(value, indent=1, default=str))
+    """What programs read: one JSON document on standard output. Secrets in it are redacted."""
+    plain = json.loads(json.dumps(value, default=str))
+    click.echo(json.dumps(redacted_value(plain), indent=1))
 
 
 if __name__ == "__main__":

@@ -63,16 +63,17 @@ def open_private(path: Path, mode: Literal["wb", "ab"]) -> BinaryIO:
     return os.fdopen(handle, mode)
 
 
-def write_atomically(path: Path, content: bytes | str) -> None:
+def write_atomically(path: Path, content: bytes | str, *, private: bool = True) -> None:
     """Replace `path` with `content`; readers see the old bytes or the new, never a mixture.
 
-    Raises `DiskFullError` when the disk has no room; the old file then stays.
+    With `private` only its owner can read it; without, as the user's mask says. Raises `DiskFullError` when the disk
+    has no room; the old file then stays.
     """
     data = content.encode() if isinstance(content, str) else content
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.{os.getpid()}{PART}")
     try:
-        with part.open("wb") as file:
+        with _fresh(part, private=private) as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
@@ -83,13 +84,16 @@ def write_atomically(path: Path, content: bytes | str) -> None:
     fsync_folder(path.parent)
 
 
-def create_exclusively(path: Path, content: bytes | str) -> bool:
-    """Create `path` with `content` unless it exists; whether it was created. Never overwrites."""
+def create_exclusively(path: Path, content: bytes | str, *, private: bool = True) -> bool:
+    """Create `path` with `content` unless it exists; whether it was created. Never overwrites.
+
+    `private` is as for `write_atomically`.
+    """
     data = content.encode() if isinstance(content, str) else content
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.{os.getpid()}{PART}")
     try:
-        with part.open("wb") as file:
+        with _fresh(part, private=private) as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
@@ -102,6 +106,10 @@ def create_exclusively(path: Path, content: bytes | str) -> bool:
         part.unlink(missing_ok=True)
     fsync_folder(path.parent)
     return True
+
+
+def _fresh(part: Path, *, private: bool) -> BinaryIO:
+    return open_private(part, "wb") if private else part.open("wb")
 
 
 def as_disk_full(error: OSError, path: Path) -> Exception:
@@ -141,7 +149,7 @@ def file_lock(path: Path, *, wait: bool, holder: str, shared: bool = False) -> I
     run's own: it ends with `StageCancelledError` when that is cancelled.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE)
     try:
         while not _locks(handle, fcntl.LOCK_SH if shared else fcntl.LOCK_EX):
             if not wait:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -90,6 +91,10 @@ def test_the_processes_of_a_service(
     for process in processes:
         assert_none_in(process.environ())
     assert engines_of(slipway_home)[0].environ()["OMP_WAIT_POLICY"] == "passive"
+    others = stat.S_IRWXG | stat.S_IRWXO
+    kept = [path for path in folder.root.rglob("*") if not path.is_dir() and path != folder.state_file]
+    assert folder.control_socket in kept
+    assert [path for path in kept if path.stat().st_mode & others] == []
 
 
 @pytest.fixture
