@@ -16,6 +16,7 @@ from blocks.engine_api import EngineApi
 from blocks.environment_trial import EnvironmentTrial
 from blocks.fact_contract import FactContract
 from blocks.host import ThisHost, fingerprint_here
+from blocks.kept_code import keep_script
 from blocks.managers import open_manager
 from blocks.model_registry import ResolvedModel, resolve
 from blocks.nvml import gpus_in_use, read_nvml
@@ -266,8 +267,9 @@ class _Lifecycle:
         engine = get_engine(self.spec.engine)
         loader = self._loader(quantization.candidate.path)
         config = batching.config.model_copy(update={"loader": loader[0] if loader else None})
+        worker = keep_script(self.settings.home, engine.server_worker) if engine.server_worker else None
         command = engine.command(
-            str(environment.python_path), str(engine.server_worker), str(quantization.candidate.path), config
+            str(environment.python_path), str(worker), str(quantization.candidate.path), config
         )
         check_flags(staging.model_dir, command.argv)
         return Release(

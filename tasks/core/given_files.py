@@ -106,7 +106,7 @@ def write_given(path: Path, content: bytes | str) -> None:
     try:
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-        write_atomically(path, content)
+        write_atomically(path, content, private=False)
     except OSError as error:
         raise WrongUseError(f"cannot write {path}: {_reason(error)}", fix="name another file") from None
 
