@@ -102,11 +102,17 @@ def read_beginning(
 
 
 def write_given(path: Path, content: bytes | str) -> None:
-    """Write the file that a user named. Raises `WrongUseError` where there can be none, or `DiskFullError`."""
+    """Write the file that a user named. Raises `WrongUseError` where there can be none, or `DiskFullError`.
+
+    A device or a pipe is written to, never replaced: root's `-o /dev/null` would turn it into a file.
+    """
     try:
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-        write_atomically(path, content, private=False)
+        if path.exists() and not path.is_file():
+            path.write_bytes(content.encode() if isinstance(content, str) else content)
+        else:
+            write_atomically(path, content, private=False)
     except OSError as error:
         raise WrongUseError(f"cannot write {path}: {_reason(error)}", fix="name another file") from None
 
