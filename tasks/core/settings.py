@@ -92,7 +92,7 @@ def _size(name: str) -> int | None:
     text = os.environ.get(name)
     if not text:
         return None
-    from tasks.core.spec import parse_size  # only where it is needed: the spec takes time to load
+    from tasks.core.spec_values import parse_size  # only where it is needed: it takes time to load
 
     try:
         return parse_size(text)
