@@ -31,6 +31,7 @@ from deployments.local_state import (
     wait_for_server,
     write_local_state,
 )
+from tasks.core.child_environment import WORKER_NEEDS, Needs, passed_on
 from tasks.core.digests import digest_of_file
 from tasks.core.errors import PortTakenError, SlipwayError
 from tasks.core.files import file_lock, write_atomically
@@ -118,7 +119,10 @@ def _start_server(settings: Settings, port: int | None) -> LocalState:
         ready_database(settings)
     say("server", f"starting at {url.removesuffix('/api')}")
     pid = start_detached(
-        server_command(wanted), env=guard_environment(settings, url), log=server_log(settings)
+        server_command(wanted),
+        needs=(Needs.PREFECT_SERVER,),
+        env=guard_environment(settings, url),
+        log=server_log(settings),
     )
     state = LocalState(api_url=url, server=StartedProcess.of(pid))
     write_local_state(settings, state)  # before the wait: `down` finds it even if this process is killed
@@ -147,7 +151,9 @@ def _register(settings: Settings, state: LocalState) -> None:
     prefect = Path(sys.executable).with_name("prefect")
     command = (prefect, "--no-prompt", "deploy", "--prefect-file", PREFECT_FILE, "--all")
     # From an empty folder: a folder with its own `flows/` would come first on the import path.
-    finished = run(command, timeout_s=REGISTER_TIMEOUT_S, cwd=settings.prefect_home)
+    finished = run(
+        command, timeout_s=REGISTER_TIMEOUT_S, needs=(Needs.PREFECT_CLIENT,), cwd=settings.prefect_home
+    )
     finished.check("registering the deployments", fix="read the output below; the server stays up")
     remove_old_deployments(flow_names())
     write_atomically(marker, registered)
@@ -196,7 +202,12 @@ def _start_worker(settings: Settings, state: LocalState) -> StartedProcess:
         "--name",
         WORKER,
     )
-    pid = start_detached(command, env=environment, log=settings.home / "logs" / "worker.log")
+    pid = start_detached(
+        command,
+        needs=(*WORKER_NEEDS, *passed_on(os.environ)),
+        env=environment,
+        log=settings.home / "logs" / "worker.log",
+    )
     return StartedProcess.of(pid)
 
 

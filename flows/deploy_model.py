@@ -16,6 +16,7 @@ from blocks.engine_api import EngineApi
 from blocks.environment_trial import EnvironmentTrial
 from blocks.fact_contract import FactContract
 from blocks.host import ThisHost, fingerprint_here
+from blocks.kept_code import keep_script
 from blocks.managers import open_manager
 from blocks.model_registry import ResolvedModel, resolve
 from blocks.nvml import gpus_in_use, read_nvml
@@ -24,6 +25,7 @@ from blocks.targets import check_target
 from flows.artifacts import ProgressArtifact
 from flows.build_environment import build_environment
 from flows.check_health import check_health
+from flows.early_checks import check_inputs
 from flows.named_states import answer_of, named
 from flows.recording import Outcome, artifact_key, publish
 from flows.roll_out import roll_out_under_lease
@@ -140,6 +142,7 @@ class _Lifecycle:
             return self._refused()
         if refused is not None:
             raise refused
+        check_inputs(self.spec, self.settings)
         with ExitStack() as model_in_use:  # until a release names the model
             prepared = self._prepare(model_in_use)
             if prepared is None:
@@ -264,8 +267,9 @@ class _Lifecycle:
         engine = get_engine(self.spec.engine)
         loader = self._loader(quantization.candidate.path)
         config = batching.config.model_copy(update={"loader": loader[0] if loader else None})
+        worker = keep_script(self.settings.home, engine.server_worker) if engine.server_worker else None
         command = engine.command(
-            str(environment.python_path), str(engine.server_worker), str(quantization.candidate.path), config
+            str(environment.python_path), str(worker), str(quantization.candidate.path), config
         )
         check_flags(staging.model_dir, command.argv)
         return Release(

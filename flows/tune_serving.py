@@ -22,8 +22,6 @@ from flows.candidate_bench import (
     candidate_bench,
     infeasible,
     quantizer_lock,
-    read_calibration,
-    read_text,
 )
 from flows.named_states import named
 from flows.placing import (
@@ -37,6 +35,7 @@ from flows.placing import (
 from flows.recording import Outcome, run_stage
 from flows.step_progress import show_steps
 from flows.tool_environment import tool_python
+from flows.tuning_texts import read_calibration, read_task_set, read_text
 from tasks.batching import guidellm
 from tasks.batching import report as batching_report
 from tasks.batching.models import BatchingRequest, BatchingResult, Limits, Requests, Space
@@ -58,11 +57,10 @@ from tasks.engines.families import family_in
 from tasks.engines.weights import check_formats
 from tasks.quantization import report as quantization_report
 from tasks.quantization.apply import predict_sizes, still_good
-from tasks.quantization.models import Candidate, Exercise, QuantizationRequest, QuantizationResult
+from tasks.quantization.models import Candidate, QuantizationRequest, QuantizationResult
 from tasks.quantization.plan import check_order
 from tasks.quantization.recipe import maker_digest
 from tasks.quantization.task import measure_candidates
-from tasks.quantization.task_set import parse_task_set
 from tasks.staging.store import in_use_by_path
 
 R = TypeVar("R")
@@ -222,7 +220,7 @@ def _asked(request: TuningRequest, refused: dict[CandidateFormat, str]) -> Quant
         tokens=tuning.quality_tokens,
         context=tuning.context,
         tolerance=objectives.quality_tolerance,
-        exercises=_read_task_set(tuning),
+        exercises=read_task_set(tuning),
         task_tolerance=_task_tolerance(objectives),
         policy=objectives.policy,
         memory_bytes=_servable_bytes(request),
@@ -366,19 +364,6 @@ def _servable_bytes(request: TuningRequest) -> int:
     if gpu_sizes(request.hardware) and get_engine(request.engine).card.find_knob("offload"):
         usable += int(host_bytes(request.hardware) * request.objectives.memory_fraction)
     return usable
-
-
-def _read_task_set(tuning: Tuning) -> tuple[Exercise, ...]:
-    path = tuning.task_set
-    if path is None:
-        return ()
-    try:
-        return parse_task_set(path.read_text(), path.name)
-    except OSError as error:
-        reason = error.strerror or "it cannot be read"
-    except UnicodeDecodeError:
-        reason = "it is not UTF-8"
-    raise SpecError(f"tuning.task_set {path}: {reason}", fix="give the path of a file of JSON lines")
 
 
 def _task_tolerance(objectives: Objectives) -> float:

@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass
 
+from tasks.core.redaction import redacted
+
 Listener = Callable[[str, str], None]
 """Called with the stage's name and one line of text, possibly from several threads."""
 
@@ -44,7 +46,8 @@ def added_listener(listener: Listener) -> Iterator[None]:
 
 
 def say(stage: str, line: str) -> None:
-    """Report one line of progress."""
+    """Report one line of progress. Secrets in it are redacted."""
+    line = redacted(line)
     for listener in _listeners.get():
         listener(stage, line)
 

@@ -192,8 +192,8 @@ def test_guidellm_sends_when_the_spec_asks_for_it(
 @pytest.mark.parametrize(
     ("tuning", "message"),
     [
-        ({"quality_text": Path("/no/such/text")}, "cannot be read"),
-        ({"task_set": Path("/no/such/tasks")}, "No such file"),
+        ({"quality_text": Path("/no/such/text")}, "no tuning.quality_text /no/such/text"),
+        ({"task_set": Path("/no/such/tasks")}, "no tuning.task_set /no/such/tasks"),
         ({"task_set": Path(__file__)}, "test_tune_serving.py:1 is not JSON"),
         ({"context": 100_000}, "the model was made for"),
         ({"output_tokens": 120}, "leave no room for a prompt"),
