@@ -24,6 +24,11 @@ class PrefectApi:
     starting: TemporaryServer | None = None
     until_up: Callable[[], None] | None = None
 
+    @property
+    def stays(self) -> bool:
+        """Whether it goes on answering when this command has ended."""
+        return self.starting is None
+
     def wait(self) -> None:
         """Return once the API answers. Raises `SlipwayError` if the server that was started does not."""
         if self.starting is not None:

@@ -318,6 +318,7 @@ class _Lifecycle:
                 record=outcome.record,
                 headline=outcome.headline,
                 log_tail=outcome.result.log_tail,
+                reasons=outcome.result.reasons if outcome.says_no else (),
             )
         )
         return outcome

@@ -84,6 +84,11 @@ class RolloutResult(StageResult):
     prefetch_s: float | None = Field(None, ge=0)
     reason: str | None = None
 
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """As `StageResult` says."""
+        return (self.reason,) if self.reason else ()
+
 
 def rollout_inputs(release: Release) -> dict[str, str]:
     """What decides a rollout, for its record."""
