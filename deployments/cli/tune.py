@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from deployments.cli.main import print_json
-from deployments.cli.params import LARGEST_BYTES, LARGEST_COUNT, GivenPath, Number
+from deployments.cli.params import LARGEST_BYTES, LARGEST_COUNT, Count, GivenPath, Number
 from tasks.batching.apply import search
 from tasks.batching.judging import summarise
 from tasks.batching.models import Decision, Limits, Run, SizeFigures
@@ -100,9 +100,7 @@ def _show_quantization(outcome: Outcome[Any]) -> None:
     metavar="CMD",
     help="Command that measures one size: {batch} is replaced; prints peak_bytes, latency_ms, throughput, oom.",
 )
-@click.option(
-    "--memory-bytes", type=click.IntRange(1, LARGEST_BYTES), required=True, help="Memory limit, bytes."
-)
+@click.option("--memory-bytes", type=Count(1, LARGEST_BYTES), required=True, help="Memory limit, bytes.")
 @click.option(
     "--memory-fraction",
     type=Number(0.01, 1),
@@ -113,7 +111,7 @@ def _show_quantization(outcome: Outcome[Any]) -> None:
 @click.option("--slo-ms", type=Number(0, 3_600_000, min_open=True), help="Latency objective, ms.")
 @click.option(
     "--max-batch",
-    type=click.IntRange(1, LARGEST_COUNT),
+    type=Count(1, LARGEST_COUNT),
     default=256,
     show_default=True,
     help="Largest size to try.",
@@ -125,9 +123,7 @@ def _show_quantization(outcome: Outcome[Any]) -> None:
     show_default=True,
     help="Throughput that may be given up for a smaller size.",
 )
-@click.option(
-    "--start", type=click.IntRange(1, LARGEST_COUNT), help="Size to start from, if a good one is known."
-)
+@click.option("--start", type=Count(1, LARGEST_COUNT), help="Size to start from, if a good one is known.")
 @click.option("--timeout-s", type=Number(0, 604_800, min_open=True), default=600, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def batch(

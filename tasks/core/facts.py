@@ -192,9 +192,9 @@ def _explain(error: ValidationError, source: str) -> WrongUseError:
         parts: dict[str, type[BaseModel]] = {"gpus": Gpu, "disks": Disk}
         part = parts[str(first["loc"][0])] if len(first["loc"]) > 1 else Facts
         known: Mapping[str, object] = part.model_fields
-        near = difflib.get_close_matches(key, known, n=1, cutoff=0.4)
+        near = difflib.get_close_matches(key[:80], known, n=1, cutoff=0.4)
         fix = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
-        return WrongUseError(f"{source}: unknown key {path!r}", fix=fix)
+        return WrongUseError(f"{source}: unknown key {path[:80]!r}", fix=fix)
     if first["type"] == "missing":
         return WrongUseError(f"{source}: the key {path!r} is missing", fix=f"add {path!r}")
     message = (

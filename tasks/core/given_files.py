@@ -50,6 +50,49 @@ def expand_user(path: Path) -> Path:
         ) from None
 
 
+def absolute_path(path: Path) -> Path:
+    """The path from / on, with `~` replaced. Raises `WrongUseError` for one that cannot be."""
+    try:
+        check_path(str(path))
+    except ValueError as error:
+        raise WrongUseError(f"{str(path)[:80]!r}: {error}", fix="name another path") from None
+    return expand_user(path).absolute()
+
+
+def check_allowed(path: Path) -> None:
+    """Raise `WrongUseError` where this user may not look at the path, or not into the folder that is there."""
+    try:
+        denied = path.is_dir() and not os.access(path, os.R_OK | os.X_OK, effective_ids=True)
+    except PermissionError:
+        denied = True
+    except OSError:
+        denied = False  # told by whatever opens it
+    if denied:
+        raise WrongUseError(f"{path} may not be looked into by this user", fix=f"allow it: chmod +rx {path}")
+
+
+def check_new_folder(folder: Path) -> None:
+    """Raise `WrongUseError` where no folder can be made or used: something else is there, or above it."""
+    for place in (folder, *folder.parents):
+        try:
+            kind = place.stat().st_mode
+        except FileNotFoundError:
+            if place.is_symlink():
+                raise WrongUseError(
+                    f"{place} is a link that leads nowhere", fix="name another folder"
+                ) from None
+            continue
+        except NotADirectoryError:
+            continue  # told of the file above it
+        except OSError as error:
+            raise WrongUseError(f"cannot use {place}: {_reason(error)}", fix="name another folder") from None
+        if not stat.S_ISDIR(kind):
+            raise WrongUseError(f"{place} is not a folder", fix="name a folder, or one that is not there yet")
+        if not os.access(place, os.W_OK | os.X_OK, effective_ids=True):
+            raise WrongUseError(f"{place} may not be written", fix="name another folder")
+        return
+
+
 def read_given(
     path: Path,
     what: str,
@@ -102,11 +145,17 @@ def read_beginning(
 
 
 def write_given(path: Path, content: bytes | str) -> None:
-    """Write the file that a user named. Raises `WrongUseError` where there can be none, or `DiskFullError`."""
+    """Write the file that a user named. Raises `WrongUseError` where there can be none, or `DiskFullError`.
+
+    A device or a pipe is written to, never replaced: root's `-o /dev/null` would turn it into a file.
+    """
     try:
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-        write_atomically(path, content)
+        if path.exists() and not path.is_file():
+            path.write_bytes(content.encode() if isinstance(content, str) else content)
+        else:
+            write_atomically(path, content)
     except OSError as error:
         raise WrongUseError(f"cannot write {path}: {_reason(error)}", fix="name another file") from None
 
