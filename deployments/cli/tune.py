@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from flows.recording import Outcome
 
 PLACEHOLDER = "{batch}"
+_LARGEST_FIGURE = 1e18
 
 
 @click.group()
@@ -211,7 +212,7 @@ def parse_probe(batch: int, text: str) -> Run:
     for candidate in (text, lines[-1] if lines else ""):
         try:
             values = json.loads(candidate)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         if isinstance(values, dict):
             return _run_of(batch, values)
@@ -230,10 +231,11 @@ def _run_of(batch: int, values: dict[str, Any]) -> Run:
         if (
             isinstance(value, bool)
             or not isinstance(value, int | float)
-            or not math.isfinite(value)
-            or value < 0
+            or not 0 <= value <= _LARGEST_FIGURE  # false for nan, too
         ):
-            return _garbage(batch, f"{name} is {value!r}, not a number from 0 on")
+            return _garbage(
+                batch, f"{name} is {repr(value)[:40]}, not a number from 0 to {_LARGEST_FIGURE:g}"
+            )
     return Run(
         batch=batch,
         peak_bytes=math.ceil(values["peak_bytes"]),

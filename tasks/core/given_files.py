@@ -8,7 +8,7 @@ import re
 import stat
 from pathlib import Path
 
-from tasks.core.errors import NotFoundError, WrongUseError
+from tasks.core.errors import NotFoundError, SlipwayError, WrongUseError
 from tasks.core.files import write_atomically
 
 LOCK_LIMIT_BYTES = 20_000_000
@@ -99,8 +99,8 @@ def read_given(
     *,
     limit_bytes: int,
     fix: str | None = None,
-    missing: type[WrongUseError] = NotFoundError,
-    wrong: type[WrongUseError] = WrongUseError,
+    missing: type[SlipwayError] = NotFoundError,
+    wrong: type[SlipwayError] = WrongUseError,
 ) -> bytes:
     """The bytes of the regular file `path`, which is a `what` such as `spec file`.
 
@@ -116,8 +116,8 @@ def read_beginning(
     length: int,
     *,
     fix: str | None = None,
-    missing: type[WrongUseError] = NotFoundError,
-    wrong: type[WrongUseError] = WrongUseError,
+    missing: type[SlipwayError] = NotFoundError,
+    wrong: type[SlipwayError] = WrongUseError,
 ) -> bytes:
     """The first `length` bytes of the regular file `path`; fewer where it has fewer.
 
@@ -161,7 +161,7 @@ def write_given(path: Path, content: bytes | str) -> None:
 
 
 def within_limit(
-    content: bytes, name: str, limit_bytes: int, wrong: type[WrongUseError] = WrongUseError
+    content: bytes, name: str, limit_bytes: int, wrong: type[SlipwayError] = WrongUseError
 ) -> bytes:
     """`content`, unless it is longer than the limit. Raises `wrong`."""
     if len(content) > limit_bytes:
@@ -169,7 +169,7 @@ def within_limit(
     return content
 
 
-def decode_text(content: bytes, name: str, wrong: type[WrongUseError] = WrongUseError) -> str:
+def decode_text(content: bytes, name: str, wrong: type[SlipwayError] = WrongUseError) -> str:
     """The UTF-8 text, without a byte order mark. Raises `wrong` that names the first wrong byte's place."""
     try:
         return content.decode("utf-8-sig")

@@ -329,6 +329,7 @@ def test_a_path_that_is_denied_is_one_line(
         b'{"memory_bytes": true}',
         b'{"memory_bytes": ' + b"9" * 5000 + b"}",
         b'{"memory_bytes": -1}',
+        b'{"memory_bytes": ' + b"9" * 400 + b"}",
         b'{"driver": "\\u0000"}',
         b'{"driver": "\\ud800"}',
         b'{"driver": "1", "driver": "2"}',
@@ -355,6 +356,7 @@ def test_odd_facts_are_one_line(
         '{"peak_bytes": true, "latency_ms": 1, "throughput": 1}',
         '{"peak_bytes": -1, "latency_ms": 1, "throughput": 1}',
         '{"peak_bytes": ' + "9" * 5000 + ', "latency_ms": 1, "throughput": 1}',
+        '{"peak_bytes": ' + "9" * 400 + ', "latency_ms": 1, "throughput": 1}',
         "[" * 50_000,
         "{}",
         "",
@@ -365,9 +367,10 @@ def test_an_odd_answer_of_a_probe_is_no_size(
 ) -> None:
     (place / "answer").write_text(printed)
     shown = call(
-        capsys, "tune", "batch", "--probe", "cat answer {batch}/../answer", "--memory-bytes", "1000",
+        capsys, "tune", "batch", "--probe", "sh -c 'cat answer; exit 0' {batch}", "--memory-bytes", "1000",
         "--max-batch", "1", "--json",
     )  # fmt: skip
     check(shown)
     assert shown.code == 3
-    assert json.loads(shown.out)["batch"] is None
+    answer = json.loads(shown.out)
+    assert (answer["batch"], answer["failures"][0]["kind"]) == (None, "garbage")
