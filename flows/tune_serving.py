@@ -33,6 +33,7 @@ from flows.placing import (
     predicted,
 )
 from flows.recording import Outcome, run_stage
+from flows.step_progress import show_steps
 from flows.tool_environment import tool_python
 from flows.tuning_texts import read_calibration, read_task_set, read_text
 from tasks.batching import guidellm
@@ -192,7 +193,8 @@ def quantized(request: TuningRequest) -> Outcome[QuantizationResult]:
         made_by = candidate_bench(
             _bench(request, StageName.QUANTIZATION), config, asked, quantizer, partial(_placed, request)
         )
-        return _alone(lambda: measure_candidates(asked, made_by, Settings.load()))
+        with show_steps(StageName.QUANTIZATION, request.name):
+            return _alone(lambda: measure_candidates(asked, made_by, Settings.load()))
 
     return run_stage(
         StageName.QUANTIZATION,
@@ -257,15 +259,19 @@ def _batch(request: TuningRequest, candidate: Candidate) -> Outcome[BatchingResu
         load=tuning.load,
         space=space,
     )
+
+    def work() -> BatchingResult:
+        generator = _with_generator(bench, request)
+        with show_steps(StageName.BATCHING, request.name):
+            return _alone(lambda: find_batch(asked, generator, prior.batch if prior else None))
+
     outcome = run_stage(
         StageName.BATCHING,
         subject=request.name,
         inputs=inputs,
         result_type=BatchingResult,
         report=batching_report,
-        work=lambda: _alone(
-            lambda: find_batch(asked, _with_generator(bench, request), prior.batch if prior else None)
-        ),
+        work=work,
         still_good=lambda _: True,  # nothing is kept but the record itself
         consulted=(prior.record,) if prior else (),
     )

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from tasks.core.errors import SlipwayError
 from tasks.core.files import write_atomically
+from tasks.core.redaction import redacted
 from tasks.core.settings import Settings
 
 DEBUG = "SLIPWAY_DEBUG"
@@ -34,7 +35,7 @@ def reader_is_gone() -> bool:
 
 def describe_unexpected(error: Exception) -> UnexpectedError:
     """One line for it, and where its traceback is: in a file of the home, or on standard error by SLIPWAY_DEBUG=1."""
-    text = "".join(traceback.format_exception(error))
+    text = redacted("".join(traceback.format_exception(error)))
     first = next((line for line in str(error).splitlines() if line.strip()), "no message")
     what = f"Slipway failed unexpectedly: {type(error).__name__}: {first.strip()[:300]}"
     if os.environ.get(DEBUG):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import io
 import json
 import os
 import sys
@@ -17,6 +18,7 @@ import click
 from tasks.core.errors import SlipwayError
 from tasks.core.home import close_home
 from tasks.core.progress import listen
+from tasks.core.redaction import redacted, redacted_value
 from tasks.core.settings import home_folder
 
 VERBS: dict[str, tuple[str, str]] = {
@@ -97,7 +99,9 @@ def run(argv: list[str] | None) -> None:
         report_error(error, as_json="--json" in arguments)
         code = error.exit_code
     except click.ClickException as error:
-        error.show()
+        shown = io.StringIO()
+        error.show(file=shown)
+        click.echo(redacted(shown.getvalue()), err=True, nl=False)
         code = error.exit_code
     except (click.Abort, KeyboardInterrupt):
         click.echo("stopped", err=True)
@@ -128,8 +132,9 @@ def report_error(error: SlipwayError, *, as_json: bool) -> None:
 
 
 def print_json(value: Any) -> None:
-    """What programs read: one JSON document on standard output."""
-    click.echo(json.dumps(value, indent=1, default=str))
+    """What programs read: one JSON document on standard output. Secrets in it are redacted."""
+    plain = json.loads(json.dumps(value, default=str))
+    click.echo(json.dumps(redacted_value(plain), indent=1))
 
 
 if __name__ == "__main__":

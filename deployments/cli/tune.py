@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shlex
 import shutil
 import sys
@@ -19,6 +20,7 @@ from tasks.batching.apply import search
 from tasks.batching.judging import summarise
 from tasks.batching.models import Decision, Limits, Run, SizeFigures
 from tasks.batching.report import failure_lines
+from tasks.core.child_environment import Needs, passed_on
 from tasks.core.errors import CommandError, CommandTimeoutError, WrongUseError
 from tasks.core.spec import DeploySpec, load_spec
 from tasks.core.verdicts import ChoiceVerdict, StageName, says_no
@@ -192,7 +194,9 @@ class CommandProbe:
         killed_before = kernel_kills()
         try:
             finished = run(
-                [arg.replace(PLACEHOLDER, str(batch)) for arg in self._argv], timeout_s=self._timeout_s
+                [arg.replace(PLACEHOLDER, str(batch)) for arg in self._argv],
+                timeout_s=self._timeout_s,
+                needs=(Needs.COMPUTE, *passed_on(os.environ)),
             )
         except CommandTimeoutError as error:
             hung = Failure(kind=FailureKind.HUNG, what=error.what, log_tail=error.detail or None)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from tasks.core.redaction import redacted
+
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
@@ -17,17 +19,18 @@ class SlipwayError(Exception):
 
     `what` says in one line what happened and to what; `fix` says what to do next; `detail` carries evidence such as
     the last lines of a log. `exit_code` is the command's exit status (DESIGN 5), `retryable` whether the same
-    call may succeed later without a change by the user.
+    call may succeed later without a change by the user. Secrets in the texts are redacted.
     """
 
     exit_code = 1
     retryable = False
 
     def __init__(self, what: str, *, fix: str | None = None, detail: str | None = None) -> None:
-        self.what = printable(" ".join(what.splitlines()))  # names in it come from strangers
+        # Names in it come from strangers.
+        self.what = printable(" ".join(redacted(what).splitlines()))
         super().__init__(self.what)
-        self.fix = printable(fix) if fix is not None else None
-        self.detail = printable(detail) if detail is not None else None
+        self.fix = printable(redacted(fix)) if fix is not None else None
+        self.detail = printable(redacted(detail)) if detail is not None else None
 
     def __str__(self) -> str:
         return f"{self.what} ({self.fix})" if self.fix else self.what

@@ -153,11 +153,19 @@ def write_given(path: Path, content: bytes | str) -> None:
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         if path.exists() and not path.is_file():
-            path.write_bytes(content.encode() if isinstance(content, str) else content)
+            _write_through(path, content.encode() if isinstance(content, str) else content)
         else:
-            write_atomically(path, content)
+            write_atomically(path, content, private=False)
     except OSError as error:
         raise WrongUseError(f"cannot write {path}: {_reason(error)}", fix="name another file") from None
+
+
+def _write_through(path: Path, content: bytes) -> None:
+    """Into what is there. A pipe that no program reads from is refused, not waited for."""
+    handle = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    os.set_blocking(handle, True)
+    with open(handle, "wb") as file:
+        file.write(content)
 
 
 def within_limit(
