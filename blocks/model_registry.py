@@ -13,6 +13,7 @@ from pathlib import Path
 
 from blocks.object_store import ObjectStore, open_object_store
 from tasks.core.errors import ModelError, NotFoundError, WrongUseError
+from tasks.core.given_files import absolute_path
 from tasks.core.settings import Settings
 
 _NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
@@ -33,7 +34,7 @@ def resolve(model: str, settings: Settings) -> ResolvedModel:
     The folder of a model in a Hugging Face cache means the snapshot that its `main` names.
     """
     if model.startswith("file:"):
-        folder = Path(model.removeprefix("file:")).expanduser().absolute()
+        folder = absolute_path(Path(model.removeprefix("file:")))
         commit = _cached_commit(folder)
         if commit is not None:
             return ResolvedModel(f"file:{folder / 'snapshots' / commit}", commit)

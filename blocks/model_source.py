@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from tasks.core.direct_io import Buffer, DirectFile, Took
 from tasks.core.errors import ModelError, NotFoundError, UnreadableError, WrongUseError
+from tasks.core.given_files import absolute_path
 from tasks.core.paths import checked
 from tasks.staging.models import SourceFile
 from tasks.staging.source import ModelSource
@@ -39,7 +40,7 @@ class FolderSource:
     """The files of one folder. Links may not lead out of it, but for those of a Hugging Face cache."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder.expanduser().absolute()
+        self.folder = absolute_path(folder)
 
     @property
     def parallel(self) -> int:

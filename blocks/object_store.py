@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Protocol
 
 from tasks.core.errors import NotFoundError
+from tasks.core.given_files import absolute_path
 
 
 class ObjectStore(Protocol):
@@ -51,4 +52,4 @@ def open_object_store(location: str, *, endpoint: str | None) -> ObjectStore:
         from blocks.s3 import S3Folder
 
         return S3Folder.open(location, endpoint=endpoint)
-    return FolderObjects(Path(location).expanduser().absolute())
+    return FolderObjects(absolute_path(Path(location)))

@@ -23,6 +23,7 @@ from flows.recording import Outcome, run_stage
 from tasks.core.allowed import Kind, Program
 from tasks.core.digests import short
 from tasks.core.errors import CommandError, DiskFullError, MissingToolError, SlipwayError
+from tasks.core.given_files import absolute_path
 from tasks.core.manifest import is_intact, read_manifest
 from tasks.core.settings import Settings
 from tasks.core.spec import DiskFloor
@@ -87,7 +88,7 @@ def staged(request: StagingRequest, *, copy: Copy = apply.stage_model) -> Outcom
     own = request.to is None
     layout = f"{request.shards}" + (f"-tp{request.tensor_parallel}" if request.tensor_parallel > 1 else "")
     folder = request.to or settings.models / f"{short(source.pinned.digest)}-{layout}"
-    folder = folder.expanduser().absolute()
+    folder = absolute_path(folder)
     try:
         disk, remarks = _disk(request, folder)
     except SlipwayError as error:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from deployments.cli.params import LARGEST_COUNT
+from deployments.cli.params import LARGEST_COUNT, Count
 
 if TYPE_CHECKING:
     from tasks.core.release import Release, ServiceFolder, ServiceState
@@ -48,7 +48,7 @@ def status(name: str | None, as_json: bool) -> None:
     "--lines",
     default=50,
     show_default=True,
-    type=click.IntRange(1, LARGEST_COUNT),
+    type=Count(1, LARGEST_COUNT),
     help="How many lines.",
 )
 @_AS_JSON
