@@ -156,11 +156,11 @@ def tables(docs: str | None, as_json: bool) -> None:
 
 
 def _copy_page(page: Path, to: Path) -> Path:
-    from tasks.core.files import write_atomically
+    from tasks.core.files import SHARED_FILE, write_atomically
 
     target = to / page.name if to.is_dir() else to
     try:
-        write_atomically(target, page.read_bytes(), private=False)
+        write_atomically(target, page.read_bytes(), mode=SHARED_FILE)
     except OSError as error:
         raise WrongUseError(f"cannot write {target}: {error.strerror}") from None
     return target.absolute()

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from deployments.cli.main import print_json
 from flows.examination import examine
 from tasks.core.errors import NotFoundError, SpecError
-from tasks.core.files import write_atomically
+from tasks.core.files import SHARED_FILE, write_atomically
 from tasks.core.settings import Settings
 from tasks.core.spec import OWN_PYTHON, Environment, EnvironmentManager
 from tasks.core.verdicts import EnvironmentVerdict, StageName, says_no
@@ -76,7 +76,7 @@ def lock(requirements: Path, output: Path, as_json: bool, **asked: Any) -> None:
     if isinstance(answer, Refusal):
         _refuse(answer, as_json)
         return
-    write_atomically(output, answer.path.read_bytes(), private=False)
+    write_atomically(output, answer.path.read_bytes(), mode=SHARED_FILE)
     found = answer.request
     if as_json:
         print_json(
@@ -147,7 +147,7 @@ def bom(lock_file: Path, output: Path | None) -> None:
     if output is None:
         click.echo(text)
         return
-    write_atomically(output, text + "\n", private=False)
+    write_atomically(output, text + "\n", mode=SHARED_FILE)
     click.echo(f"{output}")
 
 

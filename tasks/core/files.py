@@ -9,14 +9,18 @@ import os
 import shutil
 from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import IO, Literal
 
 from tasks.core.cancellation import current
 from tasks.core.errors import BusyError, DiskFullError, WrongUseError
 
 PART = ".part"
-PRIVATE = 0o600
+PRIVATE_FILE = 0o600
 """Files of the home are for their owner alone."""
+
+SHARED_FILE = 0o666
+"""Other files have the rights that the user's umask leaves."""
+
 _LOCK_POLL_S = 0.05
 
 
@@ -29,15 +33,15 @@ def fsync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def make_folder(folder: Path) -> bool:
-    """Have `folder` and those above it; whether it had to be made.
+def make_folder(folder: Path, *, mode: int = 0o777) -> bool:
+    """Have `folder` and those above it; whether it had to be made. `mode`, less the umask, is for `folder` alone.
 
     Raises `DiskFullError`, or `WrongUseError` for a path at which there can be no folder.
     """
     try:
         if folder.is_dir():
             return False
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=mode, parents=True, exist_ok=True)
     except FileExistsError:
         raise WrongUseError(
             f"{folder} is there already, and is not a folder",
@@ -53,27 +57,27 @@ def make_folder(folder: Path) -> bool:
     return True
 
 
-def open_private(path: Path, mode: Literal["wb", "ab"]) -> BinaryIO:
+def open_private(path: Path, mode: Literal["wb", "ab"]) -> IO[bytes]:
     """A file open for writing that only its owner can read, also where it was there already with other rights."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | (os.O_TRUNC if mode == "wb" else os.O_APPEND)
-    handle = os.open(path, flags, PRIVATE)
+    handle = os.open(path, flags, PRIVATE_FILE)
     with contextlib.suppress(PermissionError):  # another user's file that may be written all the same
-        os.fchmod(handle, PRIVATE)
+        os.fchmod(handle, PRIVATE_FILE)
     return os.fdopen(handle, mode)
 
 
-def write_atomically(path: Path, content: bytes | str, *, private: bool = True) -> None:
+def write_atomically(path: Path, content: bytes | str, *, mode: int = PRIVATE_FILE) -> None:
     """Replace `path` with `content`; readers see the old bytes or the new, never a mixture.
 
-    With `private` only its owner can read it; without, as the user's mask says. Raises `DiskFullError` when the disk
-    has no room; the old file then stays.
+    `mode`, less the umask, is the file's from its first byte on: `SHARED_FILE` for what a user asked to have written.
+    Raises `DiskFullError` when the disk has no room; the old file then stays.
     """
     data = content.encode() if isinstance(content, str) else content
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.{os.getpid()}{PART}")
     try:
-        with _fresh(part, private=private) as file:
+        with _open_new(part, mode) as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
@@ -84,16 +88,16 @@ def write_atomically(path: Path, content: bytes | str, *, private: bool = True) 
     fsync_folder(path.parent)
 
 
-def create_exclusively(path: Path, content: bytes | str, *, private: bool = True) -> bool:
+def create_exclusively(path: Path, content: bytes | str, *, mode: int = PRIVATE_FILE) -> bool:
     """Create `path` with `content` unless it exists; whether it was created. Never overwrites.
 
-    `private` is as for `write_atomically`.
+    `mode`, less the umask, is the file's from its first byte on.
     """
     data = content.encode() if isinstance(content, str) else content
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.{os.getpid()}{PART}")
     try:
-        with _fresh(part, private=private) as file:
+        with _open_new(part, mode) as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
@@ -108,8 +112,12 @@ def create_exclusively(path: Path, content: bytes | str, *, private: bool = True
     return True
 
 
-def _fresh(part: Path, *, private: bool) -> BinaryIO:
-    return open_private(part, "wb") if private else part.open("wb")
+def _open_new(part: Path, mode: int) -> IO[bytes]:
+    """An empty file; of no wider mode than asked for, even if a process of the same id left one there."""
+    file = os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode), "wb")
+    if not mode & 0o077:
+        os.fchmod(file.fileno(), mode)
+    return file
 
 
 def as_disk_full(error: OSError, path: Path) -> Exception:
@@ -149,7 +157,7 @@ def file_lock(path: Path, *, wait: bool, holder: str, shared: bool = False) -> I
     run's own: it ends with `StageCancelledError` when that is cancelled.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE)
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE_FILE)
     try:
         while not _locks(handle, fcntl.LOCK_SH if shared else fcntl.LOCK_EX):
             if not wait:
