@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tasks.core.errors import NotFoundError, RecordError
-from tasks.core.files import PRIVATE_FILE, SHARED_FILE, create_exclusively
+from tasks.core.files import create_exclusively
 from tasks.core.records import Record, RecordStore, inputs_suffix, parse_record, read_all
 from tasks.core.settings import Settings
 from tasks.core.verdicts import StageName
@@ -20,11 +20,11 @@ class FolderRecordStore:
 
     def __init__(self, root: Path, *, private: bool = True) -> None:
         self.root = root
-        self._mode = PRIVATE_FILE if private else SHARED_FILE
+        self._private = private
 
     def put(self, record: Record) -> None:
         """Store a new record. Raises `RecordError` if its id is taken."""
-        if not create_exclusively(self.root / record.path, record.to_json(), mode=self._mode):
+        if not create_exclusively(self.root / record.path, record.to_json(), private=self._private):
             raise RecordError(f"the record {record.id} exists already")
 
     def get(self, record_id: str) -> Record:

@@ -9,6 +9,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import psutil
+import yaml
 
 from blocks.ports import LOCALHOST, check_port_free, free_port
 from blocks.prefect_server import (
@@ -57,6 +58,7 @@ def start(settings: Settings, port: int | None) -> LocalState:
             wait_for_server(settings, state)
         os.environ.update(server_environment(settings, state.api_url))
         _register(settings, state)
+        _see_to_notifications()
         if state.worker is None and keeps_own_database(
             settings
         ):  # nobody has taken a run from this server yet
@@ -139,7 +141,7 @@ def _register(settings: Settings, state: LocalState) -> None:
     if marker.exists() and marker.read_text() == registered:
         return
     say("deployments", "registering")
-    from blocks.prefect_bootstrap import create_automations, create_work_pool
+    from blocks.prefect_bootstrap import create_automations, create_work_pool, remove_old_deployments
 
     create_work_pool()
     create_automations(HEARTBEAT)
@@ -150,7 +152,21 @@ def _register(settings: Settings, state: LocalState) -> None:
         command, timeout_s=REGISTER_TIMEOUT_S, needs=(Needs.PREFECT_CLIENT,), cwd=settings.prefect_home
     )
     finished.check("registering the deployments", fix="read the output below; the server stays up")
+    remove_old_deployments(flow_names())
     write_atomically(marker, registered)
+
+
+def flow_names() -> list[str]:
+    """Names of the flows that `prefect.yaml` deploys."""
+    return [deployment["name"] for deployment in yaml.safe_load(PREFECT_FILE.read_bytes())["deployments"]]
+
+
+def _see_to_notifications() -> None:
+    """Each time: the block may have been made, or removed, since the deployments were registered."""
+    from blocks.prefect_bootstrap import tell_of_verdicts
+
+    if count := tell_of_verdicts():
+        say("server", f"verdicts that say no are told by {count} notification block{'s'[: count != 1]}")
 
 
 def _end_killed_runs() -> None:

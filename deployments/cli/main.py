@@ -11,8 +11,6 @@ import io
 import json
 import os
 import sys
-import traceback
-from types import TracebackType
 from typing import Any
 
 import click
@@ -76,10 +74,23 @@ def slipway() -> None:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Entry point. Never shows a traceback for a fault that Slipway can explain."""
+    """Entry point: exits with a code, and never shows a traceback."""
+    try:
+        run(argv)
+    except Exception as error:  # noqa: BLE001 - below here there is only the interpreter's traceback
+        # The top of the command: what nothing below foresaw is shown in one line, and kept with its traceback.
+        from deployments.cli.faults import describe_unexpected, reader_is_gone
+
+        if isinstance(error, BrokenPipeError) and reader_is_gone():
+            sys.exit(1)
+        report_error(describe_unexpected(error), as_json="--json" in (sys.argv if argv is None else argv))
+        sys.exit(1)
+
+
+def run(argv: list[str] | None) -> None:
+    """Run the verb and exit. Raises only what Slipway cannot explain."""
     arguments = sys.argv[1:] if argv is None else argv
     os.environ.setdefault("DO_NOT_TRACK", "1")  # Prefect would report use of it, and print a notice
-    sys.excepthook = _show_redacted
     listen()  # a verb that takes long says where it shows its progress
     try:
         _close_home(tell=True)
@@ -99,11 +110,6 @@ def main(argv: list[str] | None = None) -> None:
         with contextlib.suppress(SlipwayError):
             _close_home(tell=False)  # one that the verb made
     sys.exit(code if isinstance(code, int) else 0)
-
-
-def _show_redacted(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """A traceback without secrets, for a fault that Slipway cannot explain."""
-    click.echo(redacted("".join(traceback.format_exception(kind, error, trace))), err=True, nl=False)
 
 
 def _close_home(*, tell: bool) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from tasks.core.files import make_folder
 
 PRIVATE_FOLDER = 0o700
+PRIVATE_FILE = 0o600
 _OTHERS = 0o077
 
 CONFIDENTIAL = ("prefect", "logs")
@@ -25,6 +26,7 @@ _OWN_ENTRIES = frozenset(
             "candidates",
             "daemon",
             "environments",
+            "faults",
             "images",
             "leases",
             "local.json",

@@ -20,7 +20,6 @@ from tasks.core.direct_io import CHUNK_BYTES
 from tasks.core.errors import BusyError, ModelError, UnreadableError, WrongUseError
 from tasks.core.files import (
     PART,
-    SHARED_FILE,
     file_lock,
     fsync_folder,
     make_folder,
@@ -349,7 +348,7 @@ def _finish(pinned: Pinned, plan: CopyPlan, done: Copied, folder: Path, chunk_by
         chunk_bytes=chunk_bytes,
         files=tuple(done.files[planned.path] for planned in plan.files),
     )
-    write_atomically(folder / MANIFEST_FILE, manifest.render(), mode=SHARED_FILE)
+    write_atomically(folder / MANIFEST_FILE, manifest.render(), private=False)
     (folder / LEDGER_FILE).unlink(missing_ok=True)
     return manifest
 

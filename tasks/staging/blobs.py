@@ -13,14 +13,7 @@ from pathlib import Path
 from tasks.core.cancellation import current
 from tasks.core.direct_io import CHUNK_BYTES, DirectFile, ring
 from tasks.core.errors import ModelError
-from tasks.core.files import (
-    PART,
-    SHARED_FILE,
-    as_disk_full,
-    fsync_folder,
-    require_space,
-    write_atomically,
-)
+from tasks.core.files import PART, as_disk_full, fsync_folder, require_space, write_atomically
 from tasks.core.manifest import damaged_files, read_manifest
 from tasks.staging.ollama import (
     GGUF_HEAD_BYTES,
@@ -73,9 +66,9 @@ def export_to_ollama(folder: Path, store: Path, name: str) -> Exported:
     with (folder / weights[0].path).open("rb") as opened:
         config = render_config(opened.read(GGUF_HEAD_BYTES), layers)
     digest = hashlib.sha256(config).hexdigest()
-    write_atomically(store / blob_path(digest), config, mode=SHARED_FILE)
+    write_atomically(store / blob_path(digest), config, private=False)
     text = render_manifest(config_layer(digest, len(config)), layers)
-    write_atomically(manifest, text, mode=SHARED_FILE)
+    write_atomically(manifest, text, private=False)
     return Exported(manifest, store / blob_path(layers[0].sha256), copied)
 
 

@@ -13,8 +13,6 @@ import pytest
 from tasks.core.cancellation import begin
 from tasks.core.errors import BusyError, DiskFullError, StageCancelledError
 from tasks.core.files import (
-    PRIVATE_FILE,
-    SHARED_FILE,
     as_disk_full,
     create_exclusively,
     file_lock,
@@ -135,19 +133,17 @@ def test_a_killed_writers_file_is_removed_and_a_living_ones_is_not(tmp_path: Pat
     assert other.exists()
 
 
-@pytest.mark.parametrize(("mode", "expected"), [(PRIVATE_FILE, 0o600), (SHARED_FILE, 0o644)])
-def test_files_are_for_their_owner_alone_unless_a_user_asked_for_them(
-    tmp_path: Path, mode: int, expected: int
-) -> None:
+@pytest.mark.parametrize("private", [True, False])
+def test_files_are_for_their_owner_alone_unless_a_user_asked_for_them(tmp_path: Path, private: bool) -> None:
     before = os.umask(0o022)
     try:
         (tmp_path / f"written.{os.getpid()}.part").touch()  # left by another process of this id
-        write_atomically(tmp_path / "written", "x", mode=mode)
-        create_exclusively(tmp_path / "created", "x", mode=mode)
+        write_atomically(tmp_path / "written", "x", private=private)
+        create_exclusively(tmp_path / "created", "x", private=private)
     finally:
         os.umask(before)
     modes = {(tmp_path / name).stat().st_mode & 0o777 for name in ("written", "created")}
-    assert modes == {expected}
+    assert modes == {0o600 if private else 0o644}
 
 
 def test_a_log_that_others_could_read_is_closed_to_them(tmp_path: Path) -> None:
