@@ -131,10 +131,10 @@ def report_error(error: SlipwayError, *, as_json: bool) -> None:
             click.echo(f"  | {line}", err=True)
 
 
-def print_json(value: Any) -> None:
-    """What programs read: one JSON document on standard output. Secrets in it are redacted."""
+def print_json(value: Any, *, with_secrets: bool = False) -> None:
+    """What programs read: one JSON document on standard output, without secrets unless they were asked for."""
     plain = json.loads(json.dumps(value, default=str))
-    click.echo(json.dumps(redacted_value(plain), indent=1))
+    click.echo(json.dumps(plain if with_secrets else redacted_value(plain), indent=1))
 
 
 if __name__ == "__main__":
