@@ -18,6 +18,7 @@ from blocks.prefect_server import (
     server_environment,
     start_detached,
 )
+from blocks.prefect_settings import check_settings, forget_other_servers
 from blocks.process import run
 from deployments.local_state import (
     LocalState,
@@ -44,6 +45,7 @@ REGISTER_TIMEOUT_S = 300.0
 
 def start(settings: Settings, port: int | None) -> LocalState:
     """Start what does not run yet; what runs already is left as it is."""
+    forget_other_servers(os.environ)
     with file_lock(settings.leases / "local.lock", wait=True, holder="the local server"):
         state = read_local_state(settings)
         if state is None or not state.alive:
@@ -95,6 +97,8 @@ def _start_server(settings: Settings, port: int | None) -> LocalState:
     except PortTakenError as error:
         raise PortTakenError(error.what, fix="give another: slipway up --port N") from None
     url = api_url(wanted)
+    os.environ.update(server_environment(settings, url))
+    check_settings()
     settings.prefect_home.mkdir(parents=True, exist_ok=True)
     say("server", f"starting at {url.removesuffix('/api')}")
     pid = start_detached(

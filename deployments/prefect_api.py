@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from blocks.prefect_server import TemporaryServer, server_environment, temporary_server
+from blocks.prefect_settings import check_api, check_settings, forget_other_servers
 from deployments.local_state import read_local_state, wait_for_server
 from tasks.core.settings import Settings
 
@@ -52,22 +53,28 @@ class PrefectApi:
 def prefect_api(settings: Settings) -> Iterator[PrefectApi]:
     """The API to use.
 
-    Enter before the first import of Prefect, which reads its address from the environment.
+    Enter before the first import of Prefect, which reads its address from the environment. Raises `SlipwayError` for
+    a `PREFECT_API_URL` that does not answer as a Prefect API does.
     """
     os.environ.setdefault("PREFECT_LOGGING_EXTRA_LOGGERS", "slipway")
     # A run's log goes to the API; on the terminal the command says what it has to say itself.
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
     os.environ.setdefault("PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW", "ignore")
-    if url := os.environ.get("PREFECT_API_URL"):
+    state = read_local_state(settings)
+    url = os.environ.get("PREFECT_API_URL")
+    if url and not (state is not None and state.alive and url.rstrip("/") == state.api_url):
+        check_api(url)
         yield PrefectApi(url)
         return
-    state = read_local_state(settings)
+    forget_other_servers(os.environ)
     if state is not None and state.alive:
         os.environ.update(server_environment(settings, state.api_url))
+        check_settings()
         yield PrefectApi(state.api_url, until_up=partial(wait_for_server, settings, state))
         return
     with temporary_server(settings) as server:
         os.environ.update(server_environment(settings, server.url))
+        check_settings()
         yield PrefectApi(server.url, server)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import click
 
+from blocks.surroundings import mend, print_anything, use_utf8
 from tasks.core.errors import SlipwayError
 from tasks.core.progress import listen
 
@@ -69,6 +70,11 @@ def slipway() -> None:
 
 def main(argv: list[str] | None = None) -> None:
     """Entry point. Never shows a traceback for a fault that Slipway can explain."""
+    if argv is None:
+        use_utf8()
+    print_anything()
+    for warning in mend(os.environ):
+        click.echo(f"warning: {warning}", err=True)
     arguments = sys.argv[1:] if argv is None else argv
     os.environ.setdefault("DO_NOT_TRACK", "1")  # Prefect would report use of it, and print a notice
     listen()  # a verb that takes long says where it shows its progress
@@ -77,6 +83,14 @@ def main(argv: list[str] | None = None) -> None:
     except SlipwayError as error:
         report_error(error, as_json="--json" in arguments)
         code = error.exit_code
+    except ValueError as error:
+        from blocks.prefect_settings import explain_setting
+
+        fault = explain_setting(error)
+        if fault is None:
+            raise
+        report_error(fault, as_json="--json" in arguments)
+        code = fault.exit_code
     except click.ClickException as error:
         error.show()
         code = error.exit_code

@@ -22,8 +22,8 @@ class Settings:
     @classmethod
     def load(cls) -> Settings:
         """Settings from `SLIPWAY_HOME`, `SLIPWAY_RECORDS`, `SLIPWAY_REGISTRY`, `SLIPWAY_S3_ENDPOINT` and
-        `SLIPWAY_MODELS_LIMIT`. Raises `WrongUseError` for a limit that is no size."""
-        home = Path(os.environ.get("SLIPWAY_HOME") or Path.home() / ".slipway").expanduser().absolute()
+        `SLIPWAY_MODELS_LIMIT`. Raises `WrongUseError` for a limit that is not a size, and where there is no home."""
+        home = _home()
         return cls(
             home=home,
             records=os.environ.get("SLIPWAY_RECORDS") or str(home / "records"),
@@ -75,6 +75,17 @@ class Settings:
     def prefect_home(self) -> Path:
         """Database, profile and logs of the local Prefect server."""
         return self.home / "prefect"
+
+
+def _home() -> Path:
+    given = os.environ.get("SLIPWAY_HOME")
+    try:
+        return Path(given or "~/.slipway").expanduser().absolute()
+    except RuntimeError:
+        named = f"SLIPWAY_HOME is {given}, and that user" if given else f"user {os.getuid()}"
+        raise WrongUseError(
+            f"{named} has no home folder here", fix="set SLIPWAY_HOME to a folder that you can write to"
+        ) from None
 
 
 def _size(name: str) -> int | None:

@@ -38,7 +38,9 @@ def test_the_loopback_is_never_asked_of_a_proxy(name: str, host: str) -> None:
     after = environment_after(given)
     for scheme in ("http", "https"):
         assert not proxied(after, f"{scheme}://{host}:4200")
-    assert proxied(after, f"{'https' if 's_' in name.lower() else 'http'}://example.org"), "the outside still is"
+    assert proxied(after, f"{'https' if 's_' in name.lower() else 'http'}://example.org"), (
+        "the outside still is"
+    )
     with mock.patch.dict(os.environ, after, clear=True):  # what Prefect's websockets and boto3 go by
         assert proxy_bypass(host.strip("[]"))
 
