@@ -41,9 +41,11 @@ def open_target(kind: TargetKind, folder: ServiceFolder, settings: Settings) -> 
 def check_target(kind: TargetKind) -> None:
     """Raise `MissingToolError` if services of this kind cannot run on this host."""
     if kind is TargetKind.DOCKER:
+        from blocks.docker_config import DockerConfig
         from blocks.docker_engine import DockerEngine
         from blocks.haproxy import HAProxy
 
+        DockerConfig.read().check_helpers()
         with DockerEngine.connect():
             HAProxy.program()
 
