@@ -23,7 +23,7 @@ class Settings:
     def load(cls) -> Settings:
         """Settings from `SLIPWAY_HOME`, `SLIPWAY_RECORDS`, `SLIPWAY_REGISTRY`, `SLIPWAY_S3_ENDPOINT` and
         `SLIPWAY_MODELS_LIMIT`. Raises `WrongUseError` for a limit that is not a size, and where there is no home."""
-        home = _home()
+        home = home_folder()
         return cls(
             home=home,
             records=os.environ.get("SLIPWAY_RECORDS") or str(home / "records"),
@@ -77,12 +77,13 @@ class Settings:
         return self.home / "prefect"
 
 
-def _home() -> Path:
+def home_folder() -> Path:
+    """The folder that `SLIPWAY_HOME` names, `~/.slipway` without it. Raises `WrongUseError` where that is nowhere."""
     given = os.environ.get("SLIPWAY_HOME")
     try:
         return Path(given or "~/.slipway").expanduser().absolute()
     except RuntimeError:
-        named = f"SLIPWAY_HOME is {given}, and that user" if given else f"user {os.getuid()}"
+        named = f"SLIPWAY_HOME is {given!r}, and that user" if given else f"user {os.getuid()}"
         raise WrongUseError(
             f"{named} has no home folder here", fix="set SLIPWAY_HOME to a folder that you can write to"
         ) from None
@@ -92,7 +93,7 @@ def _size(name: str) -> int | None:
     text = os.environ.get(name)
     if not text:
         return None
-    from tasks.core.spec import parse_size  # only where it is needed: the spec takes time to load
+    from tasks.core.spec_values import parse_size  # only where it is needed: it takes time to load
 
     try:
         return parse_size(text)
