@@ -94,19 +94,18 @@ class DockerEngine:
                 return None
             return image_id
 
+    def check_base_image(self, name: str) -> None:
+        """Raise `NetworkError` for a base image that is neither here nor in a registry that hands it out."""
+        if self.image_id(name) is None:
+            with _pulling(name):
+                self._client.images.get_registry_data(name)
+
     def base_image_id(self, name: str) -> str:
         """`sha256:…` of a base image, pulled if it is not here. Raises `NetworkError` where it cannot be."""
         if found := self.image_id(name):
             return found
-        try:
+        with _pulling(name):
             self._client.images.pull(name)
-        except (DockerException, requests.RequestException) as error:
-            raise NetworkError(
-                f"the base image {name} is not on this host and cannot be pulled",
-                fix="infra/images/base.sh makes slipway/base:bookworm without a registry: name it in "
-                "rollout.base_image",
-                detail=_words_of(error),
-            ) from error
         return self.image_id(name) or name
 
     def build(self, plan: ImagePlan, context: Path) -> str:
@@ -244,6 +243,19 @@ def _explained(doing: str) -> Iterator[None]:
         raise
     except (APIError, requests.RequestException) as error:
         raise RolloutError(f"the Docker engine could not {doing}", detail=_words_of(error)) from error
+
+
+@contextlib.contextmanager
+def _pulling(name: str) -> Iterator[None]:
+    try:
+        yield
+    except (DockerException, requests.RequestException) as error:
+        raise NetworkError(
+            f"the base image {name} is not on this host and cannot be pulled",
+            fix="infra/images/base.sh makes slipway/base:bookworm without a registry: name it in "
+            "rollout.base_image",
+            detail=_words_of(error),
+        ) from error
 
 
 def _no_engine(address: str, reason: str) -> MissingToolError:

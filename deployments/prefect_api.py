@@ -7,23 +7,29 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 from blocks.prefect_server import TemporaryServer, server_environment, temporary_server
 from blocks.prefect_settings import check_api, check_settings, forget_other_servers
 from deployments.local_state import read_local_state, wait_for_server
+from tasks.core.progress import say
 from tasks.core.settings import Settings
 
 
 @dataclass(frozen=True)
 class PrefectApi:
-    """An API that answers, or a server that is still starting: this command's own, or that of `slipway up`."""
+    """An API that answers, or a server that is still starting: this command's own, or that of `slipway up`.
+
+    `since` is when it was asked for, by the monotonic clock.
+    """
 
     url: str
     starting: TemporaryServer | None = None
     until_up: Callable[[], None] | None = None
+    since: float = field(default_factory=time.monotonic)
 
     def wait(self) -> None:
         """Return once the API answers. Raises `SlipwayError` if the server that was started does not."""
@@ -31,6 +37,7 @@ class PrefectApi:
             self.starting.wait()
         if self.until_up is not None:
             self.until_up()
+        say("prefect", f"ready at {self.url}, {time.monotonic() - self.since:.1f} s after it was asked for")
 
     @contextlib.contextmanager
     def quiet_runs(self) -> Iterator[None]:
@@ -73,10 +80,12 @@ def prefect_api(settings: Settings) -> Iterator[PrefectApi]:
         check_settings()
         yield PrefectApi(local.api_url, until_up=partial(wait_for_server, settings, local))
         return
+    say("prefect", "starting a server for this command alone; with `slipway up` one is kept for all")
+    since = time.monotonic()
     with temporary_server(settings) as server:
         os.environ.update(server_environment(settings, server.url))
         check_settings()
-        yield PrefectApi(server.url, server)
+        yield PrefectApi(server.url, server, since=since)
 
 
 def _flush() -> None:

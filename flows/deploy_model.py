@@ -19,8 +19,8 @@ from blocks.host import ThisHost, fingerprint_here
 from blocks.managers import open_manager
 from blocks.model_registry import ResolvedModel, resolve
 from blocks.nvml import gpus_in_use, read_nvml
+from blocks.preflight import check_host, check_model
 from blocks.record_store import open_record_store
-from blocks.targets import check_target
 from flows.build_environment import build_environment
 from flows.check_health import check_health
 from flows.named_states import answer_of, named
@@ -112,7 +112,6 @@ class _Lifecycle:
         try:
             # Inside, so that what fails here leaves a record, too: watch-registry counts deploys that failed.
             self.model = resolve(self.spec.model, self.settings)
-            check_target(self.spec.target)
             result = self._run_stages()
         except Exception as error:
             # This is where the run is recorded: a fault is knowledge too. It goes on up.
@@ -132,6 +131,8 @@ class _Lifecycle:
             return self._refused()
         if refused is not None:
             raise refused
+        check_host(self.spec, self.settings)
+        check_model(self.model.source, self.settings)
         with ExitStack() as model_in_use:  # until a release names the model
             prepared = self._prepare(model_in_use)
             if prepared is None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from deployments.cli.checks_before import check_here
 from deployments.cli.main import print_json
 from tasks.core.deployment import DeployResult, StageRow
 from tasks.core.settings import Settings
@@ -26,7 +27,7 @@ def deploy(spec_file: Path, dry_run: bool, overrides: tuple[str, ...], as_json: 
         _show_plan(spec, as_json=as_json)
         return
     _check_engine(spec)
-    _check_target(spec)
+    check_here(spec, for_rollout=True)
     result = _run(spec, quiet=as_json)
     if as_json:
         print_json(
@@ -59,19 +60,12 @@ def _check_engine(spec: DeploySpec) -> None:
         raise refused
 
 
-def _check_target(spec: DeploySpec) -> None:
-    """Before a server is started for the run: what the target needs is there."""
-    from blocks.targets import check_target
-
-    check_target(spec.target)
-
-
 def _run(spec: DeploySpec, *, quiet: bool) -> DeployResult:
     """Run the lifecycle in this process, on a Prefect API that is there or that is started for it."""
     from deployments.cli.progress import show_progress
     from deployments.cli.show import console
     from deployments.prefect_api import prefect_api
-    from tasks.core.progress import listen, say, to_log
+    from tasks.core.progress import listen, to_log
 
     with show_progress(console(stderr=quiet)) as listener:
 
@@ -82,7 +76,6 @@ def _run(spec: DeploySpec, *, quiet: bool) -> DeployResult:
                 listener(stage, line)
 
         listen(show, to_log)
-        say("prefect", "starting")
         with prefect_api(Settings.load()) as api:
             from prefect import tags
 
@@ -91,7 +84,6 @@ def _run(spec: DeploySpec, *, quiet: bool) -> DeployResult:
             from flows.stale_runs import service_tag
 
             api.wait()
-            say("prefect", f"ready at {api.url}")
             # The run bears the tag from its creation: killed at once, it is still found by the next one.
             with api.quiet_runs(), tags(service_tag(spec.name)):
                 return answer_of(lambda: deploy_model(spec))

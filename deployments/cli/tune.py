@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from deployments.cli.checks_before import check_here
 from deployments.cli.main import print_json
 from tasks.batching.apply import search
 from tasks.batching.judging import summarise
@@ -44,6 +45,7 @@ def quantization(spec_file: Path, overrides: tuple[str, ...], as_json: bool) -> 
     Builds the environment and stages the model first, where that was not done yet. Nothing is put into service.
     """
     spec = load_spec(spec_file, overrides)
+    check_here(spec, for_rollout=False)
     outcome = _run_quantization(spec, quiet=as_json)
     if as_json:
         print_json(
@@ -67,14 +69,15 @@ def _run_quantization(spec: DeploySpec, *, quiet: bool) -> Outcome[Any]:
     from tasks.core.progress import listen, to_log
     from tasks.core.settings import Settings
 
-    with show_progress(console(stderr=quiet)) as listener, prefect_api(Settings.load()) as api:
+    with show_progress(console(stderr=quiet)) as listener:
         listen(listener, to_log)
-        from flows.named_states import answer_of
-        from flows.quantize_model import quantize_model
+        with prefect_api(Settings.load()) as api:
+            from flows.named_states import answer_of
+            from flows.quantize_model import quantize_model
 
-        api.wait()
-        with api.quiet_runs():
-            return answer_of(lambda: quantize_model(spec))
+            api.wait()
+            with api.quiet_runs():
+                return answer_of(lambda: quantize_model(spec))
 
 
 def _show_quantization(outcome: Outcome[Any]) -> None:
