@@ -70,7 +70,7 @@ def check_model(source: str, settings: Settings) -> None:
     if source.startswith("file:"):
         folder = Path(source.removeprefix("file:"))
         for file in files:
-            if not os.access(folder / file.path, os.R_OK):
+            if not _may(folder / file.path, os.R_OK):
                 raise ModelError(
                     f"{folder / file.path} may not be read", fix=f"allow it: chmod +r {folder / file.path}"
                 )
@@ -84,10 +84,10 @@ def check_home(settings: Settings, name: str) -> None:
             raise WrongUseError(
                 f"{here} is not a folder", fix="move it, or set SLIPWAY_HOME to another folder"
             )
-        if not os.access(here, os.W_OK | os.X_OK):
+        if not _may(here, os.W_OK | os.X_OK):
             raise _not_writable(here)
     lease = settings.service_lease(name)
-    if lease.exists() and not os.access(lease, os.R_OK | os.W_OK):
+    if lease.exists() and not _may(lease, os.R_OK | os.W_OK):
         raise _not_writable(lease)
 
 
@@ -130,7 +130,7 @@ def check_files(spec: DeploySpec) -> None:
     if environment.wheels is not None and not _can_list(environment.wheels):
         raise SpecError(f"environment.wheels {environment.wheels} is not a folder that can be read")
     python = environment.path / "bin" / "python" if environment.path else None
-    if environment.manager is EnvironmentManager.SYSTEM and python and not os.access(python, os.X_OK):
+    if environment.manager is EnvironmentManager.SYSTEM and python and not _may(python, os.X_OK):
         raise SpecError(
             f"environment.path {environment.path} holds no bin/python that can be run",
             fix="give the folder of a virtual environment",
@@ -151,7 +151,7 @@ def _begin(path: Path, key: str, *, whole: bool = False) -> bytes:
 
 
 def _can_list(folder: Path) -> bool:
-    return folder.is_dir() and os.access(folder, os.R_OK | os.X_OK)
+    return folder.is_dir() and _may(folder, os.R_OK | os.X_OK)
 
 
 def check_gpus(spec: DeploySpec, there: int) -> None:
@@ -172,3 +172,7 @@ def check_address(spec: DeploySpec, settings: Settings) -> None:
     except PortTakenError:
         if port is None or not is_held_below(port, folder.root):
             raise
+
+
+def _may(path: Path, mode: int) -> bool:
+    return os.access(path, mode, effective_ids=True)
