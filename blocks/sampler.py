@@ -6,19 +6,19 @@ import contextlib
 import fcntl
 import os
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import psutil
 
+from blocks.kept_code import SAMPLER, keep_daemons, lasting_python
 from blocks.service_processes import ServiceProcesses, processes_of, running_service
+from tasks.core.child_environment import child_environment
 from tasks.core.errors import CommandError
-from tasks.core.files import write_atomically
+from tasks.core.files import open_private, write_atomically
 from tasks.core.release import Release, ServiceFolder, ServiceState
-from tasks.leaks import daemon
+from tasks.core.settings import Settings
 
-_DAEMON = str(Path(daemon.__file__))
 _POLL_S = 0.02
 _WAIT_S = 10.0
 
@@ -37,13 +37,15 @@ def start_sampler(folder: ServiceFolder, processes: ServiceProcesses) -> int:
     if (running := sampler_pid(folder)) is not None:
         return running
     log = folder.samples / "sampler.log"
-    with log.open("wb") as output:
+    script = keep_daemons(Settings.load().home) / SAMPLER
+    with open_private(log, "wb") as output:
         child = subprocess.Popen(
-            [sys.executable, "-I", _DAEMON, str(folder.root)],
+            [lasting_python(), "-I", "-S", str(script), str(folder.root)],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
             cwd="/",
+            env=child_environment(os.environ),
             start_new_session=True,
         )
     deadline = time.monotonic() + _WAIT_S
@@ -83,17 +85,20 @@ def sampler_pid(folder: ServiceFolder) -> int | None:
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        return _sampler_named(os.pread(handle, 64, 0))
+        return _sampler_named(os.pread(handle, 64, 0), folder)
     else:
         return None
     finally:
         os.close(handle)
 
 
-def _sampler_named(text: bytes) -> int | None:
-    """The process of that id if it is a sampler: the holder of the lock may not have written its own yet."""
+def _sampler_named(text: bytes, folder: ServiceFolder) -> int | None:
+    """The process of that id if it is the service's sampler, of whichever version of Slipway.
+
+    The holder of the lock may not have written its own id yet.
+    """
     try:
-        command = Path(f"/proc/{int(text)}/cmdline").read_bytes()
+        command = Path(f"/proc/{int(text)}/cmdline").read_bytes().split(b"\0")
     except (ValueError, OSError):
         return None
-    return int(text) if _DAEMON.encode() in command else None
+    return int(text) if str(folder.root).encode() in command else None

@@ -8,8 +8,8 @@ from typing import Any
 
 from prefect import flow
 
-from blocks.preflight import check_inputs
 from flows.build_environment import build_environment
+from flows.early_checks import check_tuning_inputs
 from flows.recording import Outcome
 from flows.side_by_side import side_by_side
 from flows.stage_model import stage_and_keep
@@ -31,7 +31,7 @@ def quantize_model(spec: DeploySpec) -> Outcome[Any]:
             of the stage before it that said no.
     """
     staging = StagingRequest.of(spec, convertible=get_engine(spec.engine).card.loads_gguf)
-    check_inputs(spec, Settings.load())
+    check_tuning_inputs(spec, Settings.load())
     environment = EnvironmentRequest.of(spec.engine, spec.environment)
     with ExitStack() as model_in_use:
         outcomes = side_by_side(

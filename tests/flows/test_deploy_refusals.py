@@ -91,7 +91,7 @@ def test_a_deploy_that_cannot_begin_leaves_a_record_of_its_version(
     def down(_: object) -> None:
         raise MissingToolError("no Docker engine answers")
 
-    monkeypatch.setattr("blocks.preflight.check_target", down)
+    monkeypatch.setattr("flows.deploy_model.check_target", down)
     with pytest.raises(MissingToolError, match="no Docker engine answers"):
         answer_of(lambda: deploy_model(followed))
     alias.unlink()

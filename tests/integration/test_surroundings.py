@@ -16,41 +16,41 @@ from blocks.ports import free_port
 
 SLIPWAY = Path(sys.executable).with_name("slipway")
 DEAD = "http://127.0.0.1:9"
-PROXIES = dict.fromkeys(("HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"), DEAD)
-SURROUNDINGS: dict[str, dict[str, str]] = {
-    "proxies": PROXIES,
-    "odd exceptions": {
-        **PROXIES,
-        "NO_PROXY": "localhost,127.0.0.0/8,::1/128,[::1],fd00::/8,büro,:,host:port",
-    },
-    "socks": {"ALL_PROXY": "socks5://127.0.0.1:9", "all_proxy": "socks://127.0.0.1:9"},
-    "not proxies": dict.fromkeys(PROXIES, "socks4://me:TopSecret1@[::1"),
-    "certificates": {
-        "SSL_CERT_FILE": "/nonexistent/ca.pem",
-        "SSL_CERT_DIR": "/nonexistent",
-        "REQUESTS_CA_BUNDLE": "/etc/passwd",
-        "PREFECT_API_SSL_CERT_FILE": "/nonexistent",
-    },
-    "another Prefect": {
-        "PREFECT_PROFILE": "nosuch",
-        "PREFECT_HOME": "/nonexistent",
-        "PREFECT_API_KEY": "pnu_none",
-        "PREFECT_API_AUTH_STRING": "admin:pass",
-        "PREFECT_SERVER_API_AUTH_STRING": "admin:pass",
-        "PREFECT_SERVER_API_BASE_PATH": "/prefect/api",
-        "PREFECT_CLIENT_CUSTOM_HEADERS": '{"Host": "elsewhere"}',
-    },
-    "small things": {
-        "LC_ALL": "C",
-        "PYTHONUTF8": "0",
-        "PYTHONCOERCECLOCALE": "0",
-        "PYTHONIOENCODING": "ascii",
-        "TZ": "junk/../junk",
-        "TMPDIR": "/nonexistent",
-        "COLUMNS": "abc",
-        "TERM": "nosuch",
-    },
+PROXIES = dict.fromkeys(
+    ("HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"), DEAD
+)
+CERTIFICATES = {
+    "SSL_CERT_FILE": "/nonexistent/ca.pem",
+    "SSL_CERT_DIR": "/nonexistent",
+    "REQUESTS_CA_BUNDLE": "/etc/passwd",
+    "PREFECT_API_SSL_CERT_FILE": "/nonexistent",
 }
+ANOTHER_PREFECT = {
+    "PREFECT_PROFILE": "nosuch",
+    "PREFECT_HOME": "/nonexistent",
+    "PREFECT_API_KEY": "pnu_none",
+    "PREFECT_API_AUTH_STRING": "admin:pass",
+    "PREFECT_SERVER_API_AUTH_STRING": "admin:pass",
+    "PREFECT_SERVER_API_BASE_PATH": "/prefect/api",
+    "PREFECT_CLIENT_CUSTOM_HEADERS": '{"Host": "elsewhere"}',
+}
+SMALL_THINGS = {
+    "LC_ALL": "C",
+    "PYTHONUTF8": "0",
+    "PYTHONCOERCECLOCALE": "0",
+    "PYTHONIOENCODING": "ascii",
+    "TZ": "junk/../junk",
+    "TMPDIR": "/nonexistent",
+    "COLUMNS": "abc",
+    "TERM": "nosuch",
+}
+ODD_EXCEPTIONS = "localhost,127.0.0.0/8,::1/128,[::1],fd00::/8,büro,:,host:port"
+SURROUNDINGS = {
+    "proxies": {**PROXIES, "NO_PROXY": ODD_EXCEPTIONS, **CERTIFICATES},
+    "socks": {"ALL_PROXY": "socks5://127.0.0.1:9", "all_proxy": "socks://127.0.0.1:9", **ANOTHER_PREFECT},
+    "not proxies": {**dict.fromkeys(PROXIES, "socks4://me:TopSecret1@[::1"), **SMALL_THINGS},
+}
+"""Several at once where none hides another: each alone is looked at in the unit tests."""
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -133,7 +133,7 @@ def test_a_deploy_reports_to_a_server_of_its_own(surroundings: dict[str, str], s
 @pytest.mark.server
 def test_up_starts_and_its_server_is_used(slipway_home: Path, spec: Path) -> None:
     clean = {name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"}
-    environment = {**clean, **SURROUNDINGS["odd exceptions"], **SURROUNDINGS["another Prefect"]}
+    environment = {**clean, **SURROUNDINGS["proxies"], **ANOTHER_PREFECT}
     try:
         server = json.loads(run(environment, "up", "--port", str(free_port()), "--json").stdout)["server"]
         ended = run({**environment, "PREFECT_API_URL": f"{server}/api"}, "deploy", spec)
