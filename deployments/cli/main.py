@@ -15,6 +15,7 @@ from typing import Any
 
 import click
 
+from blocks.surroundings import mend, print_anything, use_utf8
 from tasks.core.errors import SlipwayError
 from tasks.core.home import close_home
 from tasks.core.progress import listen
@@ -75,6 +76,11 @@ def slipway() -> None:
 
 def main(argv: list[str] | None = None) -> None:
     """Entry point: exits with a code, and never shows a traceback."""
+    if argv is None:
+        use_utf8()
+    print_anything()
+    for warning in mend(os.environ):
+        click.echo(f"warning: {warning}", err=True)
     try:
         run(argv)
     except Exception as error:  # noqa: BLE001 - below here there is only the interpreter's traceback
@@ -98,6 +104,14 @@ def run(argv: list[str] | None) -> None:
     except SlipwayError as error:
         report_error(error, as_json="--json" in arguments)
         code = error.exit_code
+    except ValueError as error:
+        from blocks.prefect_settings import explain_setting
+
+        fault = explain_setting(error)
+        if fault is None:
+            raise
+        report_error(fault, as_json="--json" in arguments)
+        code = fault.exit_code
     except click.ClickException as error:
         shown = io.StringIO()
         error.show(file=shown)
