@@ -51,6 +51,11 @@ class FakeTarget:
             return None
         return Running(release=self.serving, host="127.0.0.1", port=8000, up=True)
 
+    def written(self) -> Running | None:
+        if self.restores is None:
+            return None
+        return Running(release=self.restores, host="127.0.0.1", port=8000, up=False)
+
     def claim(self, host: str, port: int | None) -> int:
         self._call("claim")
         self.serving = self.traffic = self.serving or self.restores
@@ -208,10 +213,9 @@ def test_a_target_that_dies_with_its_newcomer_is_still_a_verdict(
 def test_a_fault_of_ours_gives_the_traffic_back_and_goes_on_up(
     wanted: Release, folder: ServiceFolder
 ) -> None:
-    folder.root.mkdir(parents=True)
-    (folder.root / "releases").write_text("in the way")
-    target = FakeTarget(serving="sha256:old", traffic="sha256:old")
-    with pytest.raises(OSError, match="releases"):
+    fault = OSError("the disk is gone")
+    target = FakeTarget(serving="sha256:old", traffic="sha256:old", failing={"switch": fault})
+    with pytest.raises(OSError, match="disk"):
         roll_out(wanted, folder, target, FakeApi().open)
     assert target.calls[-1] == "revert"
     assert target.traffic == "sha256:old"
