@@ -8,7 +8,6 @@ and what is needed is written anew by whoever called this. Call it while holding
 from __future__ import annotations
 
 import json
-import shutil
 import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,9 +19,7 @@ from tasks.core.progress import say
 from tasks.core.release import ServiceFolder, ServiceState
 from tasks.core.verdicts import StageName
 from tasks.rollout.container.models import Route
-
-DAMAGED = "damaged"
-"""Folder of what was set aside; the newest of each name is kept."""
+from tasks.rollout.daemon.files import DAMAGED, set_aside
 
 Check = Callable[[Path], str | None]
 """What is wrong with a file that exists; None if it is sound."""
@@ -35,7 +32,8 @@ def set_damage_aside(folder: ServiceFolder) -> tuple[Path, ...]:
     """
     found = []
     for path, fault in _find(folder):
-        _move(path, folder)
+        set_aside(path, folder.root)
+        fsync_folder(path.parent)
         say(StageName.ROLLOUT, f"{path} {fault}: it is set aside in {folder.root / DAMAGED}")
         found.append(path)
     if folder.state_file in found and folder.last_file.exists():
@@ -48,18 +46,6 @@ def _find(folder: ServiceFolder) -> Iterator[tuple[Path, str]]:
         for path in sorted(folder.root.glob(pattern)):
             if fault := check(path):
                 yield path, fault
-
-
-def _move(path: Path, folder: ServiceFolder) -> None:
-    place = folder.root / DAMAGED
-    if place.exists() and not place.is_dir():
-        place.unlink()
-    place.mkdir(exist_ok=True)
-    goal = place / "-".join(path.relative_to(folder.root).parts)
-    if goal.is_dir() and not goal.is_symlink():
-        shutil.rmtree(goal)
-    path.replace(goal)
-    fsync_folder(path.parent)
 
 
 def _folder(path: Path) -> str | None:

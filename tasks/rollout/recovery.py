@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 from datetime import UTC, datetime
 
 from tasks.core.digests import short
@@ -11,19 +13,19 @@ from tasks.core.release import Release, ServiceFolder, ServiceState
 from tasks.core.spec import Target as TargetKind
 from tasks.rollout.apply import OpenApi, Target, roll_out
 from tasks.rollout.damage import set_damage_aside
-from tasks.rollout.models import RolloutResult, Running
+from tasks.rollout.models import RolloutResult
 
 
 def release_to_start(folder: ServiceFolder, target: Target) -> tuple[ServiceState, Release]:
-    """What the service served last, and where: as written down by it, or else by its target.
+    """What the service served last, and where. What its target says came after what is written down.
 
-    Raises `NotFoundError` where neither can be read, `RolloutError` where the release's document cannot.
+    Raises `NotFoundError` where neither is known, `RolloutError` where the release's document cannot be read.
     """
-    state = folder.last()
-    found = (state.release if state else None) or _release_of(target.running() or target.written())
+    state, seen = folder.last(), target.running() or target.written()
+    found = seen.release if seen else state.release if state else None
     if found is None:
         raise NotFoundError(
-            f"{folder.name}: what it served last is not written down any more", fix="deploy its spec again"
+            f"what {folder.name} served last is not written down any more", fix="deploy its spec again"
         )
     try:
         release = folder.release(found)
@@ -35,7 +37,6 @@ def release_to_start(folder: ServiceFolder, target: Target) -> tuple[ServiceStat
             fix="deploy its spec again: slipway deploy SPEC.yaml",
         )
     if state is None:
-        seen = target.running() or target.written()
         assert seen is not None  # the release is known from it
         state = ServiceState(
             name=folder.name, target=release.target, host=seen.host, port=seen.port, release=found,
@@ -57,14 +58,11 @@ def start_service(
 
 
 def target_of(folder: ServiceFolder) -> TargetKind:
-    """Where the service runs, by whatever of its documents can be read."""
-    try:
-        if (state := folder.last()) is not None:
-            return state.target
-    except RecordError:
-        pass  # the folder itself tells it, too
+    """Where the service runs or ran, by whatever of its documents can be read. Changes nothing."""
+    documents = [folder.state_file, folder.last_file]
+    with contextlib.suppress(OSError):
+        documents += sorted(folder.root.glob("releases/*.json"), key=lambda path: -path.lstat().st_mtime)
+    for document in documents:
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            return TargetKind(json.loads(document.read_bytes())["target"])
     return TargetKind.DOCKER if (folder.root / "proxy").exists() else TargetKind.PROCESS
-
-
-def _release_of(running: Running | None) -> str | None:
-    return running.release if running else None
