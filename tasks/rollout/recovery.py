@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from datetime import UTC, datetime
+from pathlib import Path
 
 from tasks.core.digests import short
 from tasks.core.errors import NotFoundError, RecordError, RolloutError
@@ -55,6 +56,14 @@ def start_service(
     set_damage_aside(folder)
     state, release = release_to_start(folder, target)
     return roll_out(release, folder, target, open_api, prefetch, last=state, bring_back=False)
+
+
+def should_run(services: Path) -> list[ServiceFolder]:
+    """The services that were brought into service and not stopped since, by name."""
+    return [
+        ServiceFolder(services, name)
+        for name in sorted(path.parent.name for path in services.glob("*/current.json"))
+    ]
 
 
 def target_of(folder: ServiceFolder) -> TargetKind:

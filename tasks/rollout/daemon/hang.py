@@ -26,7 +26,9 @@ async def answers_health(backend: Backend, timeout_s: float) -> bool:
     try:
         async with asyncio.timeout(timeout_s):
             reader, writer = await asyncio.open_connection(backend.host, backend.port)
-            writer.write(f"GET /health HTTP/1.1\r\nHost: {backend.host}\r\nConnection: close\r\n\r\n".encode())
+            writer.write(
+                f"GET /health HTTP/1.1\r\nHost: {backend.host}\r\nConnection: close\r\n\r\n".encode()
+            )
             await reader.read(1)
     except TimeoutError:
         return False
