@@ -51,7 +51,7 @@ def logs(name: str, lines: int, as_json: bool) -> None:
     from blocks.targets import open_target
     from deployments.cli.main import print_json
     from tasks.core.settings import Settings
-    from tasks.rollout.recovery import target_of
+    from tasks.rollout.recovery.apply import target_of
 
     settings = Settings.load()
     folder = folder_named(settings, name)
@@ -75,7 +75,7 @@ def stop(name: str, as_json: bool) -> None:
     from tasks.core.settings import Settings
     from tasks.rollout.apply import stop_service
     from tasks.rollout.damage import set_damage_aside
-    from tasks.rollout.recovery import target_of
+    from tasks.rollout.recovery.apply import target_of
 
     settings = Settings.load()
     folder = folder_named(settings, name)
@@ -114,7 +114,7 @@ def rollback(ctx: click.Context, name: str, as_json: bool) -> None:
     from tasks.core.verdicts import RolloutVerdict, StageName, says_no
     from tasks.rollout.apply import roll_out
     from tasks.rollout.damage import set_damage_aside
-    from tasks.rollout.recovery import target_of
+    from tasks.rollout.recovery.apply import target_of
 
     settings = Settings.load()
     folder = folder_named(settings, name)
@@ -221,7 +221,7 @@ def _status_of(folder: ServiceFolder, settings: Settings) -> dict[str, Any]:
     from blocks.targets import open_target
     from tasks.core.errors import MissingToolError
     from tasks.rollout.plan import release_before
-    from tasks.rollout.recovery import target_of
+    from tasks.rollout.recovery.apply import target_of
 
     state, release = folder.state(), _latest_release(folder)
     running: Running | None = None

@@ -27,7 +27,7 @@ def start(ctx: click.Context, names: tuple[str, ...], every: bool, as_json: bool
     from tasks.core.errors import SlipwayError, WrongUseError
     from tasks.core.settings import Settings
     from tasks.core.verdicts import StageName, says_no
-    from tasks.rollout.recovery import should_run
+    from tasks.rollout.recovery.apply import should_run
 
     settings = Settings.load()
     if bool(names) == every:
@@ -69,7 +69,7 @@ def _start(folder: ServiceFolder, settings: Settings) -> dict[str, Any]:
     from tasks.core.verdicts import RolloutVerdict, StageName
     from tasks.rollout.damage import set_damage_aside
     from tasks.rollout.models import RolloutAction
-    from tasks.rollout.recovery import start_service, target_of
+    from tasks.rollout.recovery.apply import start_service, target_of
 
     begin = time.monotonic()
     with file_lock(settings.service_lease(folder.name), wait=False, holder=f"the service {folder.name}"):

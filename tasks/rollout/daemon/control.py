@@ -57,10 +57,10 @@ class Control:
         """Listen in the service's folder, if the socket there is not this one's own. Raises `OSError`."""
         folder = self._supervisor.folder
         with contextlib.suppress(FileNotFoundError):
-            if self._file is not None and os.path.samestat(self._file, os.stat(folder / SOCKET_FILE)):
+            if self._file is not None and os.path.samestat(self._file, (folder / SOCKET_FILE).stat()):
                 return
         before, self._server = self._server, await self.listen(bind_control_socket(folder))
-        self._file = os.stat(folder / SOCKET_FILE)
+        self._file = (folder / SOCKET_FILE).stat()
         if before is not None:
             before.close()  # who is connected to it stays so
 

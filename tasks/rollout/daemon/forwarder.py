@@ -12,7 +12,8 @@ import asyncio
 import contextlib
 import json
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import SupportsIndex
 
 from tasks.rollout.daemon.messages import (
     Answer,
@@ -77,7 +78,7 @@ class Source(asyncio.StreamReader):
         self._backend = backend
         self._held = b""
 
-    def feed_data(self, data: bytes) -> None:
+    def feed_data(self, data: Iterable[SupportsIndex]) -> None:
         if self._backend is not None:
             self._backend.heard += 1
         super().feed_data(data)

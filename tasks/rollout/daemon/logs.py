@@ -34,7 +34,7 @@ class BoundedLog:
 
     def _is_lost(self) -> bool:
         try:
-            return not os.path.samestat(os.fstat(self._file.fileno()), os.stat(self.path))
+            return not os.path.samestat(os.fstat(self._file.fileno()), self.path.stat())
         except OSError:
             return True
 

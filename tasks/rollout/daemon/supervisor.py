@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import errno
 import json
-import os
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -92,7 +91,7 @@ class Supervisor:
         self._log.say(f"restored {command.release}")
 
     async def mend(self) -> None:
-        """Put back what this supervisor needs and lost: its state file, and the service's address. Raises `OSError`."""
+        """Put back what this supervisor lost: its state file, and the service's address. Raises `OSError`."""
         await self._listen_again()
         file = self.folder / STATE_FILE
         if self._written is None:

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import json
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 from tasks.core.digests import short
 from tasks.core.errors import NotFoundError, RecordError, RolloutError
+from tasks.core.files import write_atomically
 from tasks.core.prefetch import Prefetch, no_prefetch
 from tasks.core.release import Release, ServiceFolder, ServiceState
 from tasks.core.spec import Target as TargetKind
 from tasks.rollout.apply import OpenApi, Target, roll_out
 from tasks.rollout.damage import set_damage_aside
 from tasks.rollout.models import RolloutResult
+from tasks.rollout.recovery.models import Condition, Past, Progress, Sight
 
 
 def release_to_start(folder: ServiceFolder, target: Target) -> tuple[ServiceState, Release]:
@@ -75,3 +79,46 @@ def target_of(folder: ServiceFolder) -> TargetKind:
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             return TargetKind(json.loads(document.read_bytes())["target"])
     return TargetKind.DOCKER if (folder.root / "proxy").exists() else TargetKind.PROCESS
+
+
+@runtime_checkable
+class Unwatched(Protocol):
+    """A target without a supervisor: whoever looks at the service has to notice an engine that hangs."""
+
+    def progress(self, is_silent: Callable[[str], bool]) -> Progress | None:
+        """How far the engine that serves has come; None if none runs. `is_silent` asks `/health` of a base URL."""
+
+    def restart(self) -> None:
+        """End the engine that serves, at once, and start it again at the same address."""
+
+
+def look_at(target: Target, is_silent: Callable[[str], bool]) -> Sight:
+    """The service's condition now. An engine that its supervisor is about to start again counts as up."""
+    running = target.running()
+    if running is None:
+        return Sight(condition=Condition.DOWN)
+    if not isinstance(target, Unwatched):
+        return Sight(condition=Condition.UP)
+    if not running.up:
+        return Sight(condition=Condition.LAME)
+    return Sight(condition=Condition.UP, progress=target.progress(is_silent))
+
+
+def read_past(folder: ServiceFolder) -> Past:
+    """What the looks before left; nothing where that cannot be read."""
+    try:
+        return Past.model_validate_json(_past_file(folder).read_bytes())
+    except (OSError, ValueError):
+        return Past()
+
+
+def write_past(folder: ServiceFolder, past: Past) -> None:
+    """Keep it for the next look, if there is anything to keep."""
+    if past != Past():
+        write_atomically(_past_file(folder), past.model_dump_json())
+    else:
+        _past_file(folder).unlink(missing_ok=True)
+
+
+def _past_file(folder: ServiceFolder) -> Path:
+    return folder.root / "recovery.json"
