@@ -24,6 +24,9 @@ from tasks.rollout.container.models import Container, ContainerPlan, ImagePlan
 _API_TIMEOUT_S = 600
 """Of one call: building copies the context of a large engine."""
 
+_KEEP_ALIVE: Any = {"Name": "unless-stopped"}
+"""The SDK's types ask for a count of retries, which Docker refuses for this policy."""
+
 _LOG_FILES = {"max-size": "10m", "max-file": "3"}
 _NO_GPU = (
     "could not select device driver",
@@ -186,13 +189,11 @@ class DockerEngine:
     def keep_alive(self, container_id: str) -> None:
         """From now on start the container again whenever it ends, also with Docker or the host itself.
 
-        `on-failure` would not do: a container that ends with Docker's daemon exits with 0, and that policy has a limit
-        after which a death is final. Docker waits longer after each death, up to a minute.
+        `on-failure` would not do: a container that ends with Docker's daemon exits with 0, and that policy's limit
+        makes a death final. Docker waits longer after each death, up to a minute.
         """
         with _explained("give the container a restart policy"):
-            self._client.containers.get(container_id).update(
-                restart_policy={"Name": "unless-stopped", "MaximumRetryCount": 0}
-            )
+            self._client.containers.get(container_id).update(restart_policy=_KEEP_ALIVE)
 
     def restart(self, container_id: str) -> None:
         """Kill the container and start it again. Nothing if it is gone."""

@@ -83,7 +83,10 @@ SLOTS: tuple[SlotName, SlotName] = ("blue", "green")
 
 
 class Slot(_Frozen):
-    """One of the two places behind the proxy. `requests` are those it works on now, `sent_bytes` all answers so far."""
+    """One of the two places behind the proxy.
+
+    `requests` are those it works on now, `sent_bytes` those of all answers so far.
+    """
 
     state: Literal["ready", "drain", "maint"]
     port: int
