@@ -15,6 +15,7 @@ def up(port: int | None, as_json: bool) -> None:
     """Start a local Prefect server, a worker and the deployments; twice does no harm."""
     from deployments import local
     from deployments.cli.progress import show_progress
+    from deployments.cli.service import services_down
     from deployments.cli.show import console
     from tasks.core.progress import listen
 
@@ -29,6 +30,10 @@ def up(port: int | None, as_json: bool) -> None:
     click.echo(f"server       {server}")
     for name in names:
         click.echo(f"deployment   {name}")
+    for row in services_down(Settings.load()):
+        click.echo(
+            f"down         {row['name']} (at once: {row['way_out']}; the worker tries within a minute)"
+        )
     click.echo("look next    open the server's address in a browser | slipway down")
 
 

@@ -207,6 +207,12 @@ def _release_before(folder: ServiceFolder, running: Running | None) -> Release:
     return release
 
 
+def services_down(settings: Settings) -> list[dict[str, Any]]:
+    """Rows of the services that should serve and do not."""
+    rows = (_row_of(folder, settings) for folder in _folders(settings))
+    return [row for row in rows if row["state"] == "down"]
+
+
 def _row_of(folder: ServiceFolder, settings: Settings) -> dict[str, Any]:
     """One service among others: that its documents cannot be read hides none of the others."""
     from tasks.core.errors import RecordError

@@ -1,0 +1,173 @@
+"""Compare the services that should run with those that do, and bring back what is down.
+
+A look each minute leaves no trace where all is well: runs of looks that found nothing to do are removed by the next.
+"""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+
+import httpx
+from prefect import flow, get_client
+from prefect.client.schemas.filters import (
+    FlowFilter,
+    FlowFilterName,
+    FlowRunFilter,
+    FlowRunFilterState,
+    FlowRunFilterStateName,
+)
+from prefect.exceptions import PrefectException
+from prefect.runtime import flow_run
+
+from blocks.engine_api import EngineApi, is_silent
+from blocks.prefetch import Prefetcher
+from blocks.sampler import sampler_pid
+from blocks.targets import open_target
+from flows.named_states import named
+from flows.recording import Outcome, run_stage
+from flows.roll_out import see_to_sampler
+from tasks.core.errors import BusyError, SlipwayError
+from tasks.core.files import file_lock
+from tasks.core.progress import say
+from tasks.core.release import ServiceFolder
+from tasks.core.settings import Settings
+from tasks.core.verdicts import RolloutVerdict, StageName
+from tasks.rollout import report
+from tasks.rollout.apply import Target
+from tasks.rollout.damage import set_damage_aside
+from tasks.rollout.models import RolloutResult, rollout_inputs
+from tasks.rollout.recovery.apply import (
+    Unwatched,
+    look_at,
+    read_past,
+    release_to_start,
+    should_run,
+    start_service,
+    target_of,
+    write_past,
+)
+from tasks.rollout.recovery.models import Past, Step
+from tasks.rollout.recovery.plan import after_failure, is_news, next_step
+
+NOTHING_TO_DO = "Nothing to do"
+_UNEVENTFUL = [NOTHING_TO_DO, "Cancelled"]
+"""Names of the states of looks that nobody wants to see: a look that finds another one at work is cancelled."""
+
+Attempt = RolloutResult | SlipwayError
+
+
+@flow(name="keep-running", flow_run_name="keep services running")
+def keep_running() -> list[Outcome[RolloutResult]]:
+    """Look once at every service of this host that should run, and bring back those that are down.
+
+    A service that something else works on is left to it. One that fails to come back is tried again after 1, 3, 7 …
+    looks, at most 60. The answers are those that a record was made of.
+    """
+    settings = Settings.load()
+    outcomes: list[Outcome[RolloutResult]] = []
+    busy = False
+    for folder in should_run(settings.services):
+        try:
+            with file_lock(
+                settings.service_lease(folder.name), wait=False, holder=f"the service {folder.name}"
+            ):
+                acted, outcome = _keep(folder, settings)
+        except BusyError:
+            continue
+        except SlipwayError as error:  # of one service: the others are looked at all the same
+            say(StageName.ROLLOUT, f"{folder.name} could not be looked at: {error}")
+            acted, outcome = True, None
+        busy = busy or acted
+        outcomes += [outcome] if outcome else []
+    _remove_uneventful_runs()
+    if not busy:
+        return named(outcomes, NOTHING_TO_DO, "every service that should run does")
+    headlines = "; ".join(f"{one.result.name}: {one.verdict}: {one.headline}" for one in outcomes)
+    return named(outcomes, "Brought back" if _all_serve(outcomes) else "Tried", headlines or "see the log")
+
+
+def _keep(folder: ServiceFolder, settings: Settings) -> tuple[bool, Outcome[RolloutResult] | None]:
+    """One service, under its lease: whether there was anything to do, and what was recorded."""
+    set_damage_aside(folder)
+    if not folder.state_file.exists():
+        return False, None  # stopped since the names were read, or damaged beyond what this may guess
+    past = read_past(folder)
+    with open_target(target_of(folder), folder, settings) as target:
+        step, past = next_step(past, look_at(target, is_silent))
+        write_past(folder, past)
+        if step is Step.RESTART_ENGINE and isinstance(target, Unwatched):
+            say(StageName.ROLLOUT, f"{folder.name}: requests wait, no byte comes, /health is silent: killed")
+            target.restart()
+            return True, None
+        if step is Step.START:
+            return True, _bring_back(folder, target, past)
+    if step is Step.NOTHING and sampler_pid(folder) is None:
+        see_to_sampler(folder)
+    return False, None
+
+
+def _bring_back(folder: ServiceFolder, target: Target, past: Past) -> Outcome[RolloutResult] | None:
+    """Start the service; the outcome if it is news."""
+    begin = time.monotonic()
+    say(StageName.ROLLOUT, f"{folder.name} is down: it is started again")
+    attempt: Attempt
+    try:
+        attempt = start_service(folder, target, EngineApi, Prefetcher(StageName.ROLLOUT))
+    except SlipwayError as error:
+        attempt = error
+    reason = _reason(attempt)
+    write_past(folder, Past() if reason is None else after_failure(past, reason))
+    if reason is None:
+        see_to_sampler(folder)
+    if not is_news(past, reason):
+        say(StageName.ROLLOUT, f"{folder.name} is still down: {reason}")
+        return None
+    try:
+        inputs = rollout_inputs(release_to_start(folder, target)[1])
+    except SlipwayError:
+        inputs = {"service": folder.name}
+    try:
+        return run_stage(
+            StageName.ROLLOUT,
+            subject=folder.name,
+            inputs=inputs,
+            result_type=RolloutResult,
+            report=report,
+            work=partial(_answer, attempt),
+            began=begin,
+        )
+    except SlipwayError:
+        return None  # recorded; the next look tries again
+
+
+def _answer(attempt: Attempt) -> RolloutResult:
+    if isinstance(attempt, SlipwayError):
+        raise attempt
+    return attempt
+
+
+def _reason(attempt: Attempt) -> str | None:
+    """Why the service does not serve; None if it does."""
+    if isinstance(attempt, SlipwayError):
+        return attempt.what
+    return None if attempt.verdict is RolloutVerdict.SERVING else attempt.reason
+
+
+def _all_serve(outcomes: list[Outcome[RolloutResult]]) -> bool:
+    return bool(outcomes) and all(one.verdict == RolloutVerdict.SERVING for one in outcomes)
+
+
+def _remove_uneventful_runs() -> None:
+    """1,440 runs a day would hide those that matter."""
+    wanted = FlowRunFilter(
+        state=FlowRunFilterState(name=FlowRunFilterStateName(any_=_UNEVENTFUL)),
+    )
+    of_this_flow = FlowFilter(name=FlowFilterName(any_=["keep-running"]))
+    try:
+        with get_client(sync_client=True) as client:
+            for run in client.read_flow_runs(flow_filter=of_this_flow, flow_run_filter=wanted):
+                if run.id != flow_run.id:
+                    client.delete_flow_run(run.id)
+    except (PrefectException, httpx.HTTPError) as error:
+        say(StageName.ROLLOUT, f"runs of former looks stay: {error}")
