@@ -46,6 +46,8 @@ def start_sampler(folder: ServiceFolder, processes: ServiceProcesses) -> int:
         )
     deadline = time.monotonic() + _WAIT_S
     while not _has_begun(folder, child.pid):
+        if child.poll() is not None and (running := sampler_pid(folder)) is not None:
+            return running  # someone was quicker
         if child.poll() is not None or time.monotonic() > deadline:
             raise CommandError(
                 f"the leak sampler of {folder.name} did not start",

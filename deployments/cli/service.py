@@ -162,13 +162,17 @@ def folder_named(settings: Settings, name: str) -> ServiceFolder:
 
 
 def _latest_release(folder: ServiceFolder) -> Release:
-    """The release that serves, or the one that was written last."""
+    """The release that serves, or the one that was written last. Raises `RecordError` if none can be read."""
+    from tasks.core.errors import RecordError
     from tasks.core.release import read_release
 
     state = folder.state()
     if state is not None and (release := folder.release(state.release)) is not None:
         return release
-    return read_release(max(folder.root.glob("releases/*.json"), key=lambda path: path.stat().st_mtime))
+    documents = sorted(folder.root.glob("releases/*.json"), key=lambda path: path.stat().st_mtime)
+    if not documents:
+        raise RecordError(f"{folder.name} has no release that can be read", fix="deploy its spec again")
+    return read_release(documents[-1])
 
 
 def _drain_s(folder: ServiceFolder, state: ServiceState | None) -> float:

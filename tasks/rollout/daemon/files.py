@@ -47,6 +47,8 @@ def set_aside(path: Path, service: Path) -> None:
     goal = service / DAMAGED / "-".join(path.relative_to(service).parts)
     if goal.is_dir() and not goal.is_symlink():
         shutil.rmtree(goal)
+    else:
+        goal.unlink(missing_ok=True)  # no folder replaces a file
     path.replace(goal)
 
 
