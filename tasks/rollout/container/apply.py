@@ -193,6 +193,8 @@ class ContainerService:
         serving = self._serving_proxy()
         if serving is not None:
             self._write_down(serving)
+            if self._current() != serving.folder.name:  # it was damaged: the next command need not search
+                write_atomically(self._current_file, serving.folder.name)
         self._sweep(serving, _SWEEP_DRAIN_S)
         route = self._route(serving) if serving else None
         if serving is None or route is None or route.host != host or port not in (None, route.port):
@@ -381,18 +383,23 @@ class ContainerService:
 
     def _serving_proxy(self) -> Proxy | None:
         """The one that `proxy/current` names; where that cannot be read, the one that sends requests somewhere."""
-        try:
-            name = self._current_file.read_text()
+        if name := self._current():
             named = self._host.open_proxy(self._proxies / name)
-            if name and Path(name).name == name and self._route(named):
+            if self._route(named):
                 return named
-        except (OSError, ValueError):
-            pass  # it is found without
         if (state_of := self._address()) is None:
             return None  # nothing was settled: what there is, a killed rollout left
         found = [one for one in self._all_proxies() if (route := self._route(one)) and route.release]
         at_address = [one for one in found if address_in(one.folder.name) == state_of]
         return next((one for one in (*at_address, *found) if one.answers()), next(iter(at_address), None))
+
+    def _current(self) -> str | None:
+        """What `proxy/current` says, if that can be read and is a name."""
+        try:
+            name = self._current_file.read_text()
+        except (OSError, ValueError):
+            return None
+        return name if name and Path(name).name == name else None
 
     def _address(self) -> tuple[str, int] | None:
         """Where the service is written down to be."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 
 from tasks.rollout.recovery.models import Condition, Past, Progress, Sight, Step
@@ -53,7 +55,7 @@ def test_a_service_that_fails_is_tried_less_and_less() -> None:
         if step is Step.START:
             attempts.append(look)
             past = after_failure(past, "no room")
-    gaps = [later - earlier for earlier, later in zip(attempts, attempts[1:], strict=False)]
+    gaps = [later - earlier for earlier, later in pairwise(attempts)]
     assert gaps[:5] == [2, 4, 8, 16, 32]
     assert set(gaps[5:]) == {LONGEST_WAIT_LOOKS + 1}
 
