@@ -15,7 +15,8 @@ import httpx
 import yaml
 
 from blocks.object_store import open_object_store
-from tasks.core.errors import AccessError, ModelError, NetworkError, NotFoundError
+from tasks.core.errors import AccessError, ModelError, NetworkError, NotFoundError, UnsafeNameError
+from tasks.core.paths import is_file_name, shown
 
 _TIMEOUT_S = 30.0
 _UNKNOWN = {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}
@@ -115,8 +116,10 @@ def _weights_folder(mlmodel: bytes) -> str:
             "the model was logged with a flavor of MLflow that is not transformers",
             fix="log the folder in the Hugging Face layout itself",
         ) from None
-    if "/" in folder or folder in ("", ".", ".."):
-        raise ModelError(f"its MLmodel names {folder[:60]!r} as the folder of its weights")
+    if not is_file_name(folder):
+        raise UnsafeNameError(
+            f"its MLmodel names {shown(folder)} as the folder of its weights", fix="log the model again"
+        )
     return folder
 
 

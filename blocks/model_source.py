@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from tasks.core.direct_io import Buffer, DirectFile, Took
 from tasks.core.errors import ModelError, NotFoundError, UnreadableError, WrongUseError
+from tasks.core.paths import checked
 from tasks.staging.models import SourceFile
 from tasks.staging.source import ModelSource
 
@@ -155,8 +156,13 @@ class S3Source:
         return self._folder.url()
 
     def list_files(self) -> Sequence[SourceFile]:
-        """Objects one level below the prefix, by path."""
-        found = self._folder.objects(deep=False)
+        """Objects one level below the prefix, by path.
+
+        A server that ignores the delimiter lists deeper ones, too: they are left out. Raises `UnsafeNameError` for a
+        key that leads out of a folder, at whatever level.
+        """
+        objects = self._folder.objects(deep=False)
+        found = [item for item in objects if "/" not in checked(item.path, self.name)]
         if not found:
             raise NotFoundError(f"there is nothing below {self.name}", fix="look at bucket and prefix")
         return [SourceFile(path=item.path, size_bytes=item.size_bytes, identity=item.etag) for item in found]

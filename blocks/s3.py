@@ -32,11 +32,13 @@ from tasks.core.errors import (
     SlipwayError,
     WrongUseError,
 )
+from tasks.core.paths import shown
 from tasks.core.records import Record, inputs_suffix, parse_record, read_all
 from tasks.core.verdicts import StageName
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
+    from mypy_boto3_s3.type_defs import ObjectTypeDef
 
 _PARALLEL = 16
 _READ_ATTEMPTS = 4
@@ -137,11 +139,18 @@ class S3Folder:
             for page in pages:
                 folders += [item["Prefix"][skip:] for item in page.get("CommonPrefixes", [])]
                 found += [
-                    S3Object(item["Key"][skip:], item["Size"], item["ETag"])
-                    for item in page.get("Contents", [])
-                    if not item["Key"].endswith("/")
+                    self._object(item, below) for item in page.get("Contents", []) if item["Key"][-1:] != "/"
                 ]
         return sorted(found, key=lambda item: item.path), folders
+
+    def _object(self, item: ObjectTypeDef, below: str) -> S3Object:
+        key = item["Key"]
+        if not key.startswith(self.prefix + below):
+            raise NetworkError(
+                f"{self.url(below)} lists {shown(key)}, which does not lie below it: no S3 server answers there",
+                fix="look at SLIPWAY_S3_ENDPOINT",
+            )
+        return S3Object(key[len(self.prefix) :], item["Size"], item["ETag"])
 
     def exists(self, path: str) -> bool:
         """Whether there is such an object."""

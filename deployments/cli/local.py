@@ -34,7 +34,7 @@ def up(port: int | None, as_json: bool) -> None:
         click.echo(
             f"down         {row['name']} (at once: {row['way_out']}; the worker tries within a minute)"
         )
-    click.echo("look next    open the server's address in a browser | slipway down")
+    click.echo("look next    slipway ui | slipway down")
 
 
 @click.command()

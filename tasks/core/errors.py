@@ -56,6 +56,10 @@ class ModelError(SlipwayError):
     """A model's files are missing, malformed, truncated or of a refused kind."""
 
 
+class UnsafeNameError(ModelError):
+    """A name from outside leads out of the folder that it is for, or cannot be a file's name."""
+
+
 class UnreadableError(ModelError):
     """The disk that a model's file is on does not give its bytes; what was copied of others is still good."""
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tasks.core.files import as_disk_full, fsync_folder
+from tasks.core.paths import is_file_name
 
 LEDGER_FILE = "ledger.jsonl"
 _SCHEMA = "slipway.ledger/2"
@@ -124,8 +125,4 @@ def named_files(folder: Path) -> frozenset[str] | None:
         paths = [path for path, _ in header["files"]]
     except (*_NO_FILE, ValueError, TypeError, KeyError, RecursionError):
         return None
-    return frozenset(filter(_is_file_name, paths))
-
-
-def _is_file_name(path: object) -> bool:
-    return isinstance(path, str) and path.isprintable() and path == Path(path).name and path not in ("", "..")
+    return frozenset(filter(is_file_name, paths))
