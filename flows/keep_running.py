@@ -6,6 +6,7 @@ A look each minute leaves no trace where all is well: runs of looks that found n
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from functools import partial
 
 import httpx
@@ -51,7 +52,8 @@ from tasks.rollout.recovery.models import Past, Step
 from tasks.rollout.recovery.plan import after_failure, is_news, next_step
 
 NOTHING_TO_DO = "Nothing to do"
-_UNEVENTFUL = [NOTHING_TO_DO, "Cancelled"]
+WAITING = "Waiting"
+_UNEVENTFUL = [NOTHING_TO_DO, WAITING, "Cancelled"]
 """Names of the states of looks that nobody wants to see: a look that finds another one at work is cancelled."""
 
 Attempt = RolloutResult | SlipwayError
@@ -65,33 +67,46 @@ def keep_running() -> list[Outcome[RolloutResult]]:
     looks, at most 60. The answers are those that a record was made of.
     """
     settings = Settings.load()
-    outcomes: list[Outcome[RolloutResult]] = []
-    busy = False
+    looks: list[_Look] = []
     for folder in should_run(settings.services):
         try:
             with file_lock(
                 settings.service_lease(folder.name), wait=False, holder=f"the service {folder.name}"
             ):
-                acted, outcome = _keep(folder, settings)
+                looks.append(_keep(folder, settings))
         except BusyError:
             continue
-        except SlipwayError as error:  # of one service: the others are looked at all the same
+        except (SlipwayError, OSError) as error:  # of one service: the others are looked at all the same
             say(StageName.ROLLOUT, f"{folder.name} could not be looked at: {error}")
-            acted, outcome = True, None
-        busy = busy or acted
-        outcomes += [outcome] if outcome else []
+            looks.append(_Look(folder.name, Step.WAIT, f"could not be looked at: {error}"))
     _remove_uneventful_runs()
-    if not busy:
-        return named(outcomes, NOTHING_TO_DO, "every service that should run does")
-    headlines = "; ".join(f"{one.result.name}: {one.verdict}: {one.headline}" for one in outcomes)
-    return named(outcomes, "Brought back" if _all_serve(outcomes) else "Tried", headlines or "see the log")
+    outcomes = [look.outcome for look in looks if look.outcome]
+    words = "; ".join(f"{look.name} {look.finding}" for look in looks if look.finding)
+    acted = [look for look in looks if look.step in (Step.START, Step.RESTART_ENGINE)]
+    if acted:
+        failed = any(look.failed for look in acted)
+        return named(outcomes, "Still down" if failed else "Brought back", words, says_no=failed)
+    if words:
+        return named(outcomes, WAITING, words)
+    return named(outcomes, NOTHING_TO_DO, "every service that should run does")
 
 
-def _keep(folder: ServiceFolder, settings: Settings) -> tuple[bool, Outcome[RolloutResult] | None]:
-    """One service, under its lease: whether there was anything to do, and what was recorded."""
+@dataclass(frozen=True)
+class _Look:
+    """What was found of one service, in words if there is anything to say."""
+
+    name: str
+    step: Step
+    finding: str = ""
+    outcome: Outcome[RolloutResult] | None = None
+    failed: bool = False
+
+
+def _keep(folder: ServiceFolder, settings: Settings) -> _Look:
+    """One service, under its lease."""
     set_damage_aside(folder)
     if not folder.state_file.exists():
-        return False, None  # stopped since the names were read, or damaged beyond what this may guess
+        return _Look(folder.name, Step.NOTHING)  # stopped since the names were read
     past = read_past(folder)
     with open_target(target_of(folder), folder, settings) as target:
         step, past = next_step(past, look_at(target, is_silent))
@@ -99,16 +114,20 @@ def _keep(folder: ServiceFolder, settings: Settings) -> tuple[bool, Outcome[Roll
         if step is Step.RESTART_ENGINE and isinstance(target, Unwatched):
             say(StageName.ROLLOUT, f"{folder.name}: requests wait, no byte comes, /health is silent: killed")
             target.restart()
-            return True, None
+            return _Look(folder.name, step, "hung: its engine was killed and started again")
         if step is Step.START:
-            return True, _bring_back(folder, target, past)
-    if step is Step.NOTHING and sampler_pid(folder) is None:
+            return _bring_back(folder, target, past)
+    if step is Step.WAIT:
+        return _Look(
+            folder.name, step, f"is down: {past.reason or 'its engine does not run'}; it is tried again"
+        )
+    if sampler_pid(folder) is None:
         see_to_sampler(folder)
-    return False, None
+    return _Look(folder.name, step)
 
 
-def _bring_back(folder: ServiceFolder, target: Target, past: Past) -> Outcome[RolloutResult] | None:
-    """Start the service; the outcome if it is news."""
+def _bring_back(folder: ServiceFolder, target: Target, past: Past) -> _Look:
+    """Start the service; a record of it if it is news."""
     begin = time.monotonic()
     say(StageName.ROLLOUT, f"{folder.name} is down: it is started again")
     attempt: Attempt
@@ -118,11 +137,18 @@ def _bring_back(folder: ServiceFolder, target: Target, past: Past) -> Outcome[Ro
         attempt = error
     reason = _reason(attempt)
     write_past(folder, Past() if reason is None else after_failure(past, reason))
+    finding = "serves again" if reason is None else f"is still down: {reason}"
+    say(StageName.ROLLOUT, f"{folder.name} {finding}")
     if reason is None:
         see_to_sampler(folder)
-    if not is_news(past, reason):
-        say(StageName.ROLLOUT, f"{folder.name} is still down: {reason}")
-        return None
+    outcome = _record(folder, target, attempt, begin) if is_news(past, reason) else None
+    return _Look(folder.name, Step.START, finding, outcome, failed=reason is not None)
+
+
+def _record(
+    folder: ServiceFolder, target: Target, attempt: Attempt, begin: float
+) -> Outcome[RolloutResult] | None:
+    """Record and publish the attempt as a rollout; None for a fault."""
     try:
         inputs = rollout_inputs(release_to_start(folder, target)[1])
     except SlipwayError:
@@ -152,10 +178,6 @@ def _reason(attempt: Attempt) -> str | None:
     if isinstance(attempt, SlipwayError):
         return attempt.what
     return None if attempt.verdict is RolloutVerdict.SERVING else attempt.reason
-
-
-def _all_serve(outcomes: list[Outcome[RolloutResult]]) -> bool:
-    return bool(outcomes) and all(one.verdict == RolloutVerdict.SERVING for one in outcomes)
 
 
 def _remove_uneventful_runs() -> None:

@@ -128,6 +128,8 @@ def test_a_service_that_cannot_come_back_is_tried_less_and_less_and_recorded_onc
         keep_running()
         failures.append(read_past(service).failures)
     assert failures == [1, 1, 2, 2, 2, 2, 3]
+    assert {"Still down", "Nothing to do"} >= set(looks()) - {"Waiting", "Brought back"}
+    assert looks().count("Waiting") <= 1
     (record,) = rollouts(slipway_home)
     assert (record.outcome, record.evidence["error"]["fix"]) == (
         "fault", snapshot("deploy again: it is made anew"),
