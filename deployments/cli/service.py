@@ -193,15 +193,18 @@ def _release_before(folder: ServiceFolder, running: Running | None) -> Release:
     from tasks.core.errors import RolloutError, WrongUseError
     from tasks.rollout.plan import release_before
 
-    state = folder.state()
+    # What runs may have lost its document; a stopped service keeps the copy of it, and has nothing to go back from.
+    state = folder.last() if running else folder.state()
     serving = running or state
     if serving is None:
         raise WrongUseError(
-            f"{folder.name} is stopped: nothing to go back from", fix="slipway deploy SPEC.yaml"
+            f"{folder.name} is stopped: nothing to go back from", fix=f"slipway start {folder.name}"
         )
     before = release_before(state, running)
     if before is None:
-        raise WrongUseError(f"{folder.name} has no release before {short(serving.release)}")
+        raise WrongUseError(
+            f"{folder.name} has no release before {short(serving.release)}", fix="deploy the spec that you want"
+        )
     release = folder.release(before)
     if release is None:
         raise RolloutError(

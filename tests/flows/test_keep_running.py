@@ -33,7 +33,7 @@ pytestmark = [pytest.mark.server, pytest.mark.engine]
 
 @pytest.fixture
 def release(engine_python: Path, random_ggufs: tuple[Path, Path], slipway_home: Path) -> Release:
-    slipway_home.mkdir()
+    slipway_home.mkdir(mode=0o700)
     return make_release(engine_python, Path(shutil.copy(random_ggufs[0], slipway_home / "model.gguf")))
 
 

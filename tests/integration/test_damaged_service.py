@@ -144,7 +144,8 @@ def service(
     services: Callable[[str], ServiceFolder],
 ) -> Damaged:
     folder = slipway_home / "candidates"
-    folder.mkdir(parents=True)
+    slipway_home.mkdir(mode=0o700)
+    folder.mkdir()
     first, second = (make_release(engine_python, Path(shutil.copy(file, folder))) for file in random_ggufs)
     return Damaged(services("chat"), (first, second))
 

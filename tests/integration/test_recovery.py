@@ -41,7 +41,8 @@ def slipway(capsys: pytest.CaptureFixture[str], slipway_home: Path) -> SlipwayCo
 def ggufs(random_ggufs: tuple[Path, Path], slipway_home: Path) -> tuple[Path, Path]:
     """Candidates below the test's home; the folder that the spec names as the model's source is gone."""
     folder = slipway_home / "candidates"
-    folder.mkdir(parents=True)
+    slipway_home.mkdir(mode=0o700)
+    folder.mkdir()
     return tuple(Path(shutil.copy(file, folder)) for file in random_ggufs)  # type: ignore[return-value]
 
 
