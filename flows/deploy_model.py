@@ -143,7 +143,8 @@ class _Lifecycle:
             release = self._release(environment, staging, *tuned)
             rollout = self._keep(answer_of(lambda: roll_out_under_lease(release)))
         if rollout.says_no:
-            return self._refused(endpoint=rollout.result.endpoint)
+            # Measured after the rollback: nothing is said to serve that does not answer.
+            return self._refused(endpoint=rollout.result.endpoint if rollout.result.answers else None)
         endpoint = rollout.result.endpoint
         assert endpoint is not None  # a release that serves has an address
         health = self._keep(answer_of(lambda: check_health(self.spec.name)))
