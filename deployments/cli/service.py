@@ -203,7 +203,8 @@ def _release_before(folder: ServiceFolder, running: Running | None) -> Release:
     before = release_before(state, running)
     if before is None:
         raise WrongUseError(
-            f"{folder.name} has no release before {short(serving.release)}", fix="deploy the spec that you want"
+            f"{folder.name} has no release before {short(serving.release)}",
+            fix="deploy the spec that you want",
         )
     release = folder.release(before)
     if release is None:

@@ -188,20 +188,14 @@ def _measured(
     bring_back: bool,
 ) -> RolloutResult:
     """A rollback's result, with what was measured after it: whether the previous release completes a prompt."""
-    running = target.running()
-    if running is not None and answers(release, running.endpoint, open_api):
-        return _rolled_back_to(result, running, answers=True)
-    if bring_back and (state := folder.state()) is not None and _bring_back(state, folder, target, open_api):
-        running = target.running()
-        return _rolled_back_to(result, running, answers=running is not None)
-    return _rolled_back_to(result, running, answers=False)
-
-
-def _rolled_back_to(result: RolloutResult, running: Running | None, *, answers: bool) -> RolloutResult:
+    running, state = target.running(), folder.state()
+    answered = running is not None and answers(release, running.endpoint, open_api)
+    if not answered and bring_back and state is not None and _bring_back(state, folder, target, open_api):
+        running, answered = target.running(), True
     changes = {
         "serving": running.release if running else None,
         "endpoint": running.endpoint if running else None,
-        "answers": answers,
+        "answers": answered if running or state else None,
     }
     result = result.model_copy(update=changes)
     say(StageName.ROLLOUT, f"{what_serves(result)}: {result.reason}")

@@ -68,7 +68,7 @@ class RolloutResult(StageResult):
     `release` is the wanted one, `serving` the one that takes traffic (None: nothing serves). `completion` is
     the gate's answer and `first_completion_s` the time from engine start to it. `prefetched_bytes` of the model
     were brought into the page cache beside that, in `prefetch_s`; None where there was nothing to bring. `answers` is
-    measured after a rollback: whether what takes traffic completed a prompt.
+    measured after a rollback: whether what should serve completed a prompt; None where nothing served before.
     """
 
     verdict: RolloutVerdict

@@ -20,10 +20,11 @@ def headline(result: RolloutResult) -> str:
 
 def what_serves(result: RolloutResult) -> str:
     """The release that takes traffic, by what was measured; how to bring it back where it does not answer."""
+    if result.answers is False:
+        what = f"{short(result.serving)} does not answer" if result.serving else "nothing serves any more"
+        return f"{what} (bring the previous release back: slipway start {result.name})"
     if result.serving is None:
         return "nothing serves"
-    if result.answers is False:
-        return f"{short(result.serving)} does not answer (bring it back: slipway start {result.name})"
     return f"{short(result.serving)} serves"
 
 
