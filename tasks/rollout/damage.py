@@ -95,7 +95,7 @@ def _name_of_a_folder(path: Path) -> str | None:
     try:
         name = path.read_text()
         return None if name and Path(name).name == name and (path.parent / name).is_dir() else "is damaged"
-    except ValueError:
+    except (OSError, ValueError):  # longer than a name may be, say
         return "is damaged"
 
 
