@@ -31,8 +31,8 @@ _USAGE = re.compile(rb'"completion_tokens":\s*(\d+)')
 _KEEP = 4096
 """Bytes of an answer's end that are kept for messages."""
 
-READS = 3
-"""Reads over which an answer must be spread to tell a time per token: fewer tell how it was buffered."""
+FASTEST_MS = 0.25
+"""Between two tokens: less is how fast a buffer is emptied, and no step of an engine."""
 
 
 @dataclass
@@ -122,11 +122,12 @@ class AnswerStream:
         """Time per token after the first; `ratio` tokens make one event. None where it was not measured.
 
         The first event holds the first token, and one more event of the same read as many as any other. What came in
-        one piece, or in two of a buffer, tells nothing of the time between tokens.
+        one piece tells nothing of the time between tokens.
         """
         seen = self._seen
-        if seen.reads < min(READS, seen.events) or seen.reads < 2:
-            return None
         tokens = self.tokens if self.done else seen.events * ratio
         after_first = tokens - 1 - (seen.in_first_read - 1) * ratio
-        return (seen.last - seen.first) * 1000 / after_first if after_first > 0 else None
+        if seen.reads < 2 or after_first <= 0:
+            return None
+        found = (seen.last - seen.first) * 1000 / after_first
+        return found if found >= FASTEST_MS else None

@@ -29,11 +29,11 @@ def api_key(settings: Settings) -> str:
     file = key_file(settings)
     made = f"{_USER}:{secrets.token_urlsafe(_SECRET_BYTES)}"
     make_private_folder(settings.prefect_home)
-    if create_exclusively(file, made, mode=PRIVATE_FILE):
+    if create_exclusively(file, made):
         return made
     file.chmod(PRIVATE_FILE)
     found = file.read_bytes().decode(errors="replace").strip()
     if _KEY.fullmatch(found):
         return found
-    write_atomically(file, made, mode=PRIVATE_FILE)
+    write_atomically(file, made)
     return made

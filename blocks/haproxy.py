@@ -19,6 +19,7 @@ from pydantic import ValidationError
 
 from blocks.process import last_lines
 from tasks.core.addresses import host_and_port
+from tasks.core.child_environment import child_environment
 from tasks.core.errors import MissingToolError, PortTakenError, RolloutError
 from tasks.core.files import write_atomically
 from tasks.rollout.container.models import SLOTS, Route, Slot, SlotName
@@ -88,7 +89,14 @@ class HAProxy:
         # Not on a leash: it outlives this process, and puts itself into a session of its own.
         try:
             done = subprocess.run(
-                argv, capture_output=True, text=True, timeout=_START_TIMEOUT_S, check=False, cwd="/"
+                argv,
+                capture_output=True,
+                text=True,
+                timeout=_START_TIMEOUT_S,
+                check=False,
+                cwd="/",
+                env=child_environment(os.environ),
+                umask=0o077,
             )
         except subprocess.TimeoutExpired as error:
             raise RolloutError(f"HAProxy did not start within {_START_TIMEOUT_S} s") from error

@@ -10,7 +10,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
@@ -20,7 +20,9 @@ import httpx
 from blocks.api_key import api_key, key_file
 from blocks.ports import LOCALHOST, free_port
 from blocks.process import last_lines, leashed, terminate
+from tasks.core.child_environment import Needs, child_environment
 from tasks.core.errors import AccessError, NetworkError, SlipwayError
+from tasks.core.files import open_private
 from tasks.core.home import make_home, make_private_folder
 from tasks.core.settings import Settings
 
@@ -171,23 +173,31 @@ def temporary_server(settings: Settings) -> Iterator[TemporaryServer]:
     make_private_folder(log.parent)
     environment = {**guard_environment(settings, url), **_WITHOUT_SCHEDULING}
     with (
-        log.open("wb") as output,
-        leashed(server_command(port), stdout=output, stderr=output, env=environment) as child,
+        open_private(log, "wb") as output,
+        leashed(
+            server_command(port), stdout=output, stderr=output, needs=(Needs.PREFECT_SERVER,), env=environment
+        ) as child,
     ):
         yield TemporaryServer(url, child, log, api_key(settings))
         terminate(child, timeout_s=STOP_TIMEOUT_S)  # so that what was received last reaches the database
 
 
-def start_detached(command: tuple[str, ...], *, env: Mapping[str, str], log: Path) -> int:
-    """Start a process that outlives this one; its process id."""
+def start_detached(
+    command: tuple[str, ...],
+    *,
+    needs: Sequence[Needs | str],
+    env: Mapping[str, str],
+    log: Path,
+) -> int:
+    """Start a process that outlives this one; its process id. Its environment is that of `blocks.process.run`."""
     make_private_folder(log.parent)
-    with log.open("ab") as output:
+    with open_private(log, "ab") as output:
         child = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
-            env={**os.environ, **env},
+            env={**child_environment(os.environ, *needs), **env},
             start_new_session=True,
         )
     return child.pid

@@ -13,14 +13,18 @@ from tasks.core.verdicts import StageName
 
 
 class FolderRecordStore:
-    """Records below one folder. Ids sort by time, so names do too."""
+    """Records below one folder. Ids sort by time, so names do too.
 
-    def __init__(self, root: Path) -> None:
+    A folder that several users or hosts share is not `private`.
+    """
+
+    def __init__(self, root: Path, *, private: bool = True) -> None:
         self.root = root
+        self._private = private
 
     def put(self, record: Record) -> None:
         """Store a new record. Raises `RecordError` if its id is taken."""
-        if not create_exclusively(self.root / record.path, record.to_json()):
+        if not create_exclusively(self.root / record.path, record.to_json(), private=self._private):
             raise RecordError(f"the record {record.id} exists already")
 
     def get(self, record_id: str) -> Record:
@@ -50,4 +54,5 @@ def open_record_store(settings: Settings) -> RecordStore:
         from blocks.s3 import S3RecordStore
 
         return S3RecordStore.open(settings.records, endpoint=settings.s3_endpoint)
-    return FolderRecordStore(Path(settings.records))
+    root = Path(settings.records)
+    return FolderRecordStore(root, private=root.absolute().is_relative_to(settings.home))

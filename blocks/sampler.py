@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import psutil
 
+from blocks.kept_code import SAMPLER, keep_daemons, lasting_python
 from blocks.service_processes import ServiceProcesses, processes_of, running_service
+from tasks.core.child_environment import child_environment
 from tasks.core.errors import CommandError
-from tasks.core.files import write_atomically
+from tasks.core.files import open_private, write_atomically
 from tasks.core.release import Release, ServiceFolder, ServiceState
-from tasks.leaks import daemon
+from tasks.core.settings import Settings
 
-_DAEMON = str(Path(daemon.__file__))
 _POLL_S = 0.02
 _WAIT_S = 10.0
 
@@ -35,13 +36,15 @@ def start_sampler(folder: ServiceFolder, processes: ServiceProcesses) -> int:
     if (running := sampler_pid(folder)) is not None:
         return running
     log = folder.samples / "sampler.log"
-    with log.open("wb") as output:
+    script = keep_daemons(Settings.load().home) / SAMPLER
+    with open_private(log, "wb") as output:
         child = subprocess.Popen(
-            [sys.executable, "-I", _DAEMON, str(folder.root)],
+            [lasting_python(), "-I", "-S", str(script), str(folder.root)],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
             cwd="/",
+            env=child_environment(os.environ),
             start_new_session=True,
         )
     deadline = time.monotonic() + _WAIT_S
@@ -94,5 +97,6 @@ def sampler_pid(folder: ServiceFolder) -> int | None:
 
 
 def _samples(argv: list[str], folder: ServiceFolder) -> bool:
-    script, last = (argv[-2], argv[-1]) if len(argv) > 1 else ("", "")
-    return last == str(folder.root) and "leaks" in script and "daemon" in script
+    """Whether that is a command line of the service's sampler, of this version of Slipway or one before."""
+    script, last = (Path(argv[-2]).name, argv[-1]) if len(argv) > 1 else ("", "")
+    return last == str(folder.root) and script in (SAMPLER, "daemon.py")

@@ -6,25 +6,24 @@ import contextlib
 import fcntl
 import json
 import os
-import re
 import socket
 import subprocess
-import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
+from blocks.kept_code import LEASH, SUPERVISOR, keep_daemons, lasting_python
 from blocks.ports import check_port_free, port_taken
 from blocks.process import last_lines
+from tasks.core.child_environment import Needs, child_environment
 from tasks.core.errors import BusyError, RecordError, RolloutError
 from tasks.core.release import Release, ServiceFolder
+from tasks.core.settings import Settings
 from tasks.rollout.apply import Newcomer
 from tasks.rollout.daemon.logs import engine_log_path
 from tasks.rollout.daemon.supervisor import LOCK_FILE, STATE_FILE
 from tasks.rollout.models import Running
 
-_LEASH = Path(__file__).with_name("leash.py")
-_SECRET = re.compile(r"SECRET|TOKEN|PASSWORD|PASSWD|CREDENTIAL|API_KEY|^AWS_|^PREFECT_", re.IGNORECASE)
 _ANSWER_S = 30.0
 _START_S = 30.0
 _POLL_S = 0.02
@@ -89,13 +88,18 @@ class SupervisedService:
 
     def claim(self, host: str, port: int | None) -> int:
         """Start the supervisor if there is none, and have it listen there."""
-        if not self._connect():
-            if port is not None:
-                check_port_free(host, port)
-            self._start_supervisor()
-        answer = self._ask("claim", host=host, port=port)
-        claimed: int = answer["port"]
-        return claimed
+        for patience in reversed(range(_HANG_UPS)):
+            try:
+                if not self._connect():
+                    if port is not None:
+                        check_port_free(host, port)
+                    self._start_supervisor()
+                claimed: int = self._ask("claim", host=host, port=port)["port"]
+                return claimed
+            except HungUpError:  # it had nothing to serve, and was ending when it was asked
+                if not patience:
+                    raise
+        raise AssertionError("unreachable")
 
     def start(self, release: Release) -> Newcomer:
         """Have the supervisor start the release on a free port of the loopback."""
@@ -194,14 +198,23 @@ class SupervisedService:
         return True
 
     def _start_supervisor(self) -> None:
+        """Start it, and connect. It waits for that as long as the pipe is open that is its standard input."""
         self._folder.root.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, "-I", "-m", "tasks.rollout.daemon", "--folder", str(self._folder.root)]
-        env = {name: value for name, value in os.environ.items() if not _SECRET.search(name)}
+        reader, writer = os.pipe()
+        with os.fdopen(reader) as waits, os.fdopen(writer, "w"):
+            self._run_supervisor(waits)
+            if not self._connect():
+                raise self._hung_up()
+            self._ask("status")  # it has accepted the connection, and lives for that from now on
+
+    def _run_supervisor(self, waits: IO[str]) -> None:
+        code = keep_daemons(Settings.load().home)
+        command = [lasting_python(), "-I", "-S", str(code / SUPERVISOR), "--folder", str(self._folder.root)]
         try:
             subprocess.run(
-                [*command, "--leash", str(_LEASH)],
-                env=env,
-                stdin=subprocess.DEVNULL,
+                [*command, "--leash", str(code / LEASH)],
+                env=child_environment(os.environ, Needs.COMPUTE),
+                stdin=waits,
                 capture_output=True,
                 text=True,
                 timeout=_START_S,
@@ -214,8 +227,6 @@ class SupervisedService:
                 fix=f"read {self._folder.logs / 'supervisor.err'}",
                 detail=last_lines(output if isinstance(output, str) else output.decode(errors="replace")),
             ) from None
-        if not self._connect():
-            raise self._hung_up()
 
     def _ask(self, op: str, *, timeout_s: float = _ANSWER_S, **arguments: Any) -> dict[str, Any]:
         if self._connection is None:

@@ -9,6 +9,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import psutil
+import yaml
 
 from blocks.ports import LOCALHOST, check_port_free, free_port
 from blocks.prefect_server import (
@@ -29,6 +30,7 @@ from deployments.local_state import (
     wait_for_server,
     write_local_state,
 )
+from tasks.core.child_environment import WORKER_NEEDS, Needs, passed_on
 from tasks.core.digests import digest_of_file
 from tasks.core.errors import AccessError, PortTakenError, SlipwayError
 from tasks.core.files import file_lock, write_atomically
@@ -56,6 +58,7 @@ def start(settings: Settings, port: int | None) -> LocalState:
             wait_for_server(settings, state)
         os.environ.update(server_environment(settings, state.api_url))
         _register(settings, state)
+        _see_to_notifications()
         if state.worker is None and keeps_own_database(
             settings
         ):  # nobody has taken a run from this server yet
@@ -113,7 +116,10 @@ def _start_server(settings: Settings, port: int | None) -> LocalState:
     url = api_url(wanted)
     say("server", f"starting at {url.removesuffix('/api')}")
     pid = start_detached(
-        server_command(wanted), env=guard_environment(settings, url), log=server_log(settings)
+        server_command(wanted),
+        needs=(Needs.PREFECT_SERVER,),
+        env=guard_environment(settings, url),
+        log=server_log(settings),
     )
     state = LocalState(api_url=url, server=StartedProcess.of(pid))
     write_local_state(settings, state)  # before the wait: `down` finds it even if this process is killed
@@ -135,16 +141,32 @@ def _register(settings: Settings, state: LocalState) -> None:
     if marker.exists() and marker.read_text() == registered:
         return
     say("deployments", "registering")
-    from blocks.prefect_bootstrap import create_automations, create_work_pool
+    from blocks.prefect_bootstrap import create_automations, create_work_pool, remove_old_deployments
 
     create_work_pool()
     create_automations(HEARTBEAT)
     prefect = Path(sys.executable).with_name("prefect")
     command = (prefect, "--no-prompt", "deploy", "--prefect-file", PREFECT_FILE, "--all")
     # From an empty folder: a folder with its own `flows/` would come first on the import path.
-    finished = run(command, timeout_s=REGISTER_TIMEOUT_S, cwd=settings.prefect_home)
+    finished = run(
+        command, timeout_s=REGISTER_TIMEOUT_S, needs=(Needs.PREFECT_CLIENT,), cwd=settings.prefect_home
+    )
     finished.check("registering the deployments", fix="read the output below; the server stays up")
+    remove_old_deployments(flow_names())
     write_atomically(marker, registered)
+
+
+def flow_names() -> list[str]:
+    """Names of the flows that `prefect.yaml` deploys."""
+    return [deployment["name"] for deployment in yaml.safe_load(PREFECT_FILE.read_bytes())["deployments"]]
+
+
+def _see_to_notifications() -> None:
+    """Each time: the block may have been made, or removed, since the deployments were registered."""
+    from blocks.prefect_bootstrap import tell_of_verdicts
+
+    if count := tell_of_verdicts():
+        say("server", f"verdicts that say no are told by {count} notification block{'s'[: count != 1]}")
 
 
 def _end_killed_runs() -> None:
@@ -177,7 +199,12 @@ def _start_worker(settings: Settings, state: LocalState) -> StartedProcess:
         "--name",
         WORKER,
     )
-    pid = start_detached(command, env=environment, log=settings.home / "logs" / "worker.log")
+    pid = start_detached(
+        command,
+        needs=(*WORKER_NEEDS, *passed_on(os.environ)),
+        env=environment,
+        log=settings.home / "logs" / "worker.log",
+    )
     return StartedProcess.of(pid)
 
 

@@ -16,16 +16,20 @@ from blocks.engine_api import EngineApi
 from blocks.environment_trial import EnvironmentTrial
 from blocks.fact_contract import FactContract
 from blocks.host import ThisHost, fingerprint_here
+from blocks.kept_code import keep_script
 from blocks.managers import open_manager
 from blocks.model_registry import ResolvedModel, resolve
 from blocks.nvml import gpus_in_use, read_nvml
 from blocks.record_store import open_record_store
 from blocks.targets import check_target
+from flows.artifacts import ProgressArtifact
 from flows.build_environment import build_environment
 from flows.check_health import check_health
+from flows.early_checks import check_inputs
 from flows.named_states import answer_of, named
-from flows.recording import Outcome, publish
+from flows.recording import Outcome, artifact_key, publish
 from flows.roll_out import roll_out_under_lease
+from flows.run_logs import follow_subflows
 from flows.side_by_side import side_by_side
 from flows.stage_model import stage_and_keep
 from flows.stale_runs import end_stale_runs, end_stale_tasks, service_tag
@@ -59,6 +63,9 @@ from tasks.loading.plan import find_choice
 from tasks.quantization.models import QuantizationResult
 from tasks.staging.models import StagingRequest, StagingResult
 
+STAGES = 7
+"""Of a deploy that no verdict ends: environment, compatibility, staging, quantization, batching, rollout, health."""
+
 K = TypeVar("K", bound=StageResult)
 
 
@@ -83,7 +90,8 @@ def deploy_model(spec: DeploySpec) -> DeployResult:
             settings.services / spec.name,
         ):
             sweep_dead_writers(folder)
-        result = _Lifecycle(spec, settings).run()
+        with follow_subflows(StageName.LIFECYCLE):
+            result = _Lifecycle(spec, settings).run()
         end_stale_tasks(spec.name)
     return answer_with(result)
 
@@ -106,6 +114,8 @@ class _Lifecycle:
         self.settings = settings
         self.model = ResolvedModel(spec.model)  # until `run` has asked for it
         self.rows: list[StageRow] = []
+        key = f"{artifact_key(StageName.LIFECYCLE, spec.name)}-progress"
+        self.progress = ProgressArtifact(StageName.LIFECYCLE, key, spec.name)
         self.start = time.monotonic()
 
     def run(self) -> DeployResult:
@@ -132,6 +142,7 @@ class _Lifecycle:
             return self._refused()
         if refused is not None:
             raise refused
+        check_inputs(self.spec, self.settings)
         with ExitStack() as model_in_use:  # until a release names the model
             prepared = self._prepare(model_in_use)
             if prepared is None:
@@ -257,8 +268,9 @@ class _Lifecycle:
         engine = get_engine(self.spec.engine)
         loader = self._loader(quantization.candidate.path)
         config = batching.config.model_copy(update={"loader": loader[0] if loader else None})
+        worker = keep_script(self.settings.home, engine.server_worker) if engine.server_worker else None
         command = engine.command(
-            str(environment.python_path), str(engine.server_worker), str(quantization.candidate.path), config
+            str(environment.python_path), str(worker), str(quantization.candidate.path), config
         )
         check_flags(staging.model_dir, command.argv)
         return Release(
@@ -293,7 +305,9 @@ class _Lifecycle:
 
     def _keep(self, outcome: Outcome[K]) -> Outcome[K]:
         """Note a stage's row for the table, and say so in the deploy's own log."""
-        say(StageName.LIFECYCLE, f"{outcome.stage} {outcome.verdict}: {outcome.headline}")
+        line = f"{outcome.stage} {outcome.verdict}: {outcome.headline}"
+        say(StageName.LIFECYCLE, line)
+        self.progress.show(100 * (len(self.rows) + 1) / STAGES, line)
         self.rows.append(
             StageRow(
                 stage=outcome.stage,

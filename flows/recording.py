@@ -17,16 +17,20 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from blocks.host import fingerprint_here
 from blocks.record_store import open_record_store
+from blocks.redacted_logs import redact_logs
 from flows.artifacts import shown
 from flows.named_states import named
 from tasks.core.errors import SlipwayError, StageCancelledError
 from tasks.core.progress import say
 from tasks.core.records import Record, RecordStore, inputs_digest, latest_good, new_record
+from tasks.core.redaction import redacted, redacted_value
 from tasks.core.result import Report, StageResult
 from tasks.core.settings import Settings
 from tasks.core.verdicts import CANCELLED, FAULT, StageName, says_no
 
 R = TypeVar("R", bound=StageResult)
+
+redact_logs()  # every flow imports this module, in the command as in a worker
 
 
 class Outcome(BaseModel, Generic[R]):
@@ -107,7 +111,9 @@ def run_stage(
         _record_failure(store, frame, FAULT, error, time.monotonic() - start)
         raise
     except Exception as error:
-        # Not explained by Slipway, recorded all the same: failures are knowledge too. It goes on up.
+        # Not explained by Slipway, recorded all the same: failures are knowledge too. It goes on up, and Prefect
+        # makes its text the message of the run's state.
+        error.args = redacted_value(error.args)
         _record_failure(
             store, frame, FAULT, SlipwayError(f"{type(error).__name__}: {error}"), time.monotonic() - start
         )
@@ -121,7 +127,7 @@ def run_stage(
         evidence={"inputs": dict(inputs), "result": result.model_dump(mode="json")},
     )
     store.put(record)
-    headline = report.headline(result)
+    headline = redacted(report.headline(result))
     publish(stage, subject, report.markdown(result), record.id, f"{result.verdict}: {headline}")
     say(stage, f"{result.verdict}: {headline}")
     return Outcome[R](
@@ -192,8 +198,8 @@ def publish(
     def show() -> UUID:
         made = create_markdown_artifact(
             key=artifact_key(stage, subject),
-            markdown=text,
-            description=description or f"{stage} of {subject}",
+            markdown=redacted(text),
+            description=redacted(description or f"{stage} of {subject}"),
         )
         return cast(UUID, made)  # a coroutine only where it is awaited
 

@@ -22,8 +22,6 @@ from flows.candidate_bench import (
     candidate_bench,
     infeasible,
     quantizer_lock,
-    read_calibration,
-    read_text,
 )
 from flows.named_states import named
 from flows.placing import (
@@ -35,7 +33,9 @@ from flows.placing import (
     predicted,
 )
 from flows.recording import Outcome, run_stage
+from flows.step_progress import show_steps
 from flows.tool_environment import tool_python
+from flows.tuning_texts import read_calibration, read_task_set, read_text
 from tasks.batching import guidellm
 from tasks.batching import report as batching_report
 from tasks.batching.models import BatchingRequest, BatchingResult, Limits, Requests, Space
@@ -57,11 +57,10 @@ from tasks.engines.families import family_in
 from tasks.engines.weights import check_formats
 from tasks.quantization import report as quantization_report
 from tasks.quantization.apply import predict_sizes, still_good
-from tasks.quantization.models import Candidate, Exercise, QuantizationRequest, QuantizationResult
+from tasks.quantization.models import Candidate, QuantizationRequest, QuantizationResult
 from tasks.quantization.plan import check_order
 from tasks.quantization.recipe import maker_digest
 from tasks.quantization.task import measure_candidates
-from tasks.quantization.task_set import parse_task_set
 from tasks.staging.store import in_use_by_path
 
 R = TypeVar("R")
@@ -194,7 +193,8 @@ def quantized(request: TuningRequest) -> Outcome[QuantizationResult]:
         made_by = candidate_bench(
             _bench(request, StageName.QUANTIZATION), config, asked, quantizer, partial(_placed, request)
         )
-        return _alone(lambda: measure_candidates(asked, made_by, Settings.load()))
+        with show_steps(StageName.QUANTIZATION, request.name):
+            return _alone(lambda: measure_candidates(asked, made_by, Settings.load()))
 
     return run_stage(
         StageName.QUANTIZATION,
@@ -220,7 +220,7 @@ def _asked(request: TuningRequest, refused: dict[CandidateFormat, str]) -> Quant
         tokens=tuning.quality_tokens,
         context=tuning.context,
         tolerance=objectives.quality_tolerance,
-        exercises=_read_task_set(tuning),
+        exercises=read_task_set(tuning),
         task_tolerance=_task_tolerance(objectives),
         policy=objectives.policy,
         memory_bytes=_servable_bytes(request),
@@ -259,15 +259,19 @@ def _batch(request: TuningRequest, candidate: Candidate) -> Outcome[BatchingResu
         load=tuning.load,
         space=space,
     )
+
+    def work() -> BatchingResult:
+        generator = _with_generator(bench, request)
+        with show_steps(StageName.BATCHING, request.name):
+            return _alone(lambda: find_batch(asked, generator, prior.batch if prior else None))
+
     outcome = run_stage(
         StageName.BATCHING,
         subject=request.name,
         inputs=inputs,
         result_type=BatchingResult,
         report=batching_report,
-        work=lambda: _alone(
-            lambda: find_batch(asked, _with_generator(bench, request), prior.batch if prior else None)
-        ),
+        work=work,
         still_good=lambda _: True,  # nothing is kept but the record itself
         consulted=(prior.record,) if prior else (),
     )
@@ -360,19 +364,6 @@ def _servable_bytes(request: TuningRequest) -> int:
     if gpu_sizes(request.hardware) and get_engine(request.engine).card.find_knob("offload"):
         usable += int(host_bytes(request.hardware) * request.objectives.memory_fraction)
     return usable
-
-
-def _read_task_set(tuning: Tuning) -> tuple[Exercise, ...]:
-    path = tuning.task_set
-    if path is None:
-        return ()
-    try:
-        return parse_task_set(path.read_text(), path.name)
-    except OSError as error:
-        reason = error.strerror or "it cannot be read"
-    except UnicodeDecodeError:
-        reason = "it is not UTF-8"
-    raise SpecError(f"tuning.task_set {path}: {reason}", fix="give the path of a file of JSON lines")
 
 
 def _task_tolerance(objectives: Objectives) -> float:

@@ -14,6 +14,8 @@ from pydantic import Field, ValidationError
 from blocks.model_registry import resolve
 from blocks.record_store import open_record_store
 from flows.every_service import running_services
+from flows.named_states import named
+from flows.quiet_runs import NOTHING_NEW, forget_quiet_runs
 from flows.recording import Outcome, run_stage
 from tasks.core.deployment import deploy_inputs
 from tasks.core.digests import digest_of
@@ -23,13 +25,23 @@ from tasks.core.progress import say
 from tasks.core.records import Record, RecordStore, inputs_digest
 from tasks.core.release import Release, ServiceFolder, ServiceState
 from tasks.core.settings import Settings
-from tasks.core.verdicts import StageName, says_no
+from tasks.core.verdicts import RegistryVerdict, StageName, says_no
 from tasks.registry import report
 from tasks.registry.models import EVENT, Announcement, Attempt, Look, PastLook, RegistryResult, Rollback
 from tasks.registry.plan import GRACE, is_news, judge
 
+_MOST_NAMES = 3
+"""Names that a list of runs has room for."""
 
-@flow(name="watch-registry")
+
+def _run_name() -> str:
+    """`watch the registry for chat and coder`: the services that run now."""
+    names = running_services(Settings.load())
+    told = " and ".join(names) if len(names) <= _MOST_NAMES else f"{len(names)} services"
+    return f"watch the registry for {told or 'no service'}"
+
+
+@flow(name="watch-registry", flow_run_name=_run_name)
 def watch_registry(
     grace_s: Annotated[float, Field(ge=0)] = GRACE.total_seconds(),
 ) -> list[Outcome[RegistryResult]]:
@@ -54,9 +66,18 @@ def watch_registry(
             faults.append(error)
         else:
             outcomes += [outcome] if outcome else []
+    forget_quiet_runs(StageName.REGISTRY)
     if faults:
         raise faults[0]
-    return outcomes
+    return _answer(outcomes)
+
+
+def _answer(outcomes: list[Outcome[RegistryResult]]) -> list[Outcome[RegistryResult]]:
+    if not outcomes:
+        return named(outcomes, NOTHING_NEW, "every alias names what it named at the last look")
+    moved = [one for one in outcomes if one.verdict == RegistryVerdict.MOVED]
+    name = (RegistryVerdict.MOVED if moved else RegistryVerdict.CURRENT).capitalize()
+    return named(outcomes, name, "; ".join(one.headline for one in moved or outcomes))
 
 
 def _look_at(folder: ServiceFolder, settings: Settings, grace: timedelta) -> Outcome[RegistryResult] | None:

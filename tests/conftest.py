@@ -55,10 +55,26 @@ def disk_missing() -> str | None:
     return f"{folder} is in memory ({kind})" if kind in ("tmpfs", "ramfs") else None
 
 
+def browser_missing() -> str | None:
+    """Why there is no browser to test with; None if there is."""
+    return None if shutil.which("chromium") else "the program chromium is not installed"
+
+
+def another_user_missing() -> str | None:
+    """Why no command can be run as another user; None if it can."""
+    return None if os.geteuid() == 0 else "only root may run commands as another user"
+
+
 LONGEST = ("kills", "readme", "doors", "folder_candidates", "folder_deploy", "deploy")
 """Files of integration tests that take a minute or more, the longest first."""
 
-MISSING = {"docker": docker_missing, "haproxy": haproxy_missing, "disk": disk_missing}
+MISSING = {
+    "docker": docker_missing,
+    "haproxy": haproxy_missing,
+    "disk": disk_missing,
+    "browser": browser_missing,
+    "another_user": another_user_missing,
+}
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from deployments.cli.main import print_json
+from deployments.cli.params import GivenPath
 from tasks.core.deployment import DeployResult, StageRow
 from tasks.core.settings import Settings
 from tasks.core.spec import DeploySpec, load_spec
@@ -15,7 +16,7 @@ from tasks.core.verdicts import StageName, says_no
 
 
 @click.command()
-@click.argument("spec_file", metavar="SPEC", type=click.Path(path_type=Path))
+@click.argument("spec_file", metavar="SPEC", type=GivenPath())
 @click.option("--dry-run", is_flag=True, help="Print the plan; do nothing.")
 @click.option("--set", "overrides", metavar="KEY=VALUE", multiple=True, help="Override a key of the spec.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
@@ -26,7 +27,7 @@ def deploy(spec_file: Path, dry_run: bool, overrides: tuple[str, ...], as_json: 
         _show_plan(spec, as_json=as_json)
         return
     _check_engine(spec)
-    _check_target(spec)
+    _check_host(spec)
     result = _run(spec, quiet=as_json)
     if as_json:
         print_json(
@@ -59,11 +60,16 @@ def _check_engine(spec: DeploySpec) -> None:
         raise refused
 
 
-def _check_target(spec: DeploySpec) -> None:
-    """Before a server is started for the run: what the target needs is there."""
+def _check_host(spec: DeploySpec) -> None:
+    """Before a server is started for the run: what the target needs is there, and so is what the spec names."""
+    from blocks.nvml import read_nvml
     from blocks.targets import check_target
+    from flows.early_checks import check_inputs
+    from tasks.engines.deployable import refusal, wants_absent_gpu
 
     check_target(spec.target)
+    if refusal(spec) is None and not wants_absent_gpu(spec, len(read_nvml().gpus)):
+        check_inputs(spec, Settings.load())  # else the run answers with the verdict on this host
 
 
 def _run(spec: DeploySpec, *, quiet: bool) -> DeployResult:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import io
 import json
 import os
 import sys
@@ -17,6 +18,7 @@ import click
 from tasks.core.errors import SlipwayError
 from tasks.core.home import close_home
 from tasks.core.progress import listen
+from tasks.core.redaction import redacted, redacted_value
 from tasks.core.settings import home_folder
 
 VERBS: dict[str, tuple[str, str]] = {
@@ -73,7 +75,21 @@ def slipway() -> None:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Entry point. Never shows a traceback for a fault that Slipway can explain."""
+    """Entry point: exits with a code, and never shows a traceback."""
+    try:
+        run(argv)
+    except Exception as error:  # noqa: BLE001 - below here there is only the interpreter's traceback
+        # The top of the command: what nothing below foresaw is shown in one line, and kept with its traceback.
+        from deployments.cli.faults import describe_unexpected, reader_is_gone
+
+        if isinstance(error, BrokenPipeError) and reader_is_gone():
+            sys.exit(1)
+        report_error(describe_unexpected(error), as_json="--json" in (sys.argv if argv is None else argv))
+        sys.exit(1)
+
+
+def run(argv: list[str] | None) -> None:
+    """Run the verb and exit. Raises only what Slipway cannot explain."""
     arguments = sys.argv[1:] if argv is None else argv
     os.environ.setdefault("DO_NOT_TRACK", "1")  # Prefect would report use of it, and print a notice
     listen()  # a verb that takes long says where it shows its progress
@@ -84,7 +100,9 @@ def main(argv: list[str] | None = None) -> None:
         report_error(error, as_json="--json" in arguments)
         code = error.exit_code
     except click.ClickException as error:
-        error.show()
+        shown = io.StringIO()
+        error.show(file=shown)
+        click.echo(redacted(shown.getvalue()), err=True, nl=False)
         code = error.exit_code
     except (click.Abort, KeyboardInterrupt):
         click.echo("stopped", err=True)
@@ -115,8 +133,9 @@ def report_error(error: SlipwayError, *, as_json: bool) -> None:
 
 
 def print_json(value: Any) -> None:
-    """What programs read: one JSON document on standard output."""
-    click.echo(json.dumps(value, indent=1, default=str))
+    """What programs read: one JSON document on standard output. Secrets in it are redacted."""
+    plain = json.loads(json.dumps(value, default=str))
+    click.echo(json.dumps(redacted_value(plain), indent=1))
 
 
 if __name__ == "__main__":

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from deployments.cli.params import LARGEST_COUNT
+
 if TYPE_CHECKING:
     from tasks.core.release import Release, ServiceFolder, ServiceState
     from tasks.core.settings import Settings
@@ -43,7 +45,12 @@ def status(name: str | None, as_json: bool) -> None:
 @click.command()
 @click.argument("name")
 @click.option(
-    "-n", "--lines", default=50, show_default=True, type=click.IntRange(min=1), help="How many lines."
+    "-n",
+    "--lines",
+    default=50,
+    show_default=True,
+    type=click.IntRange(1, LARGEST_COUNT),
+    help="How many lines.",
 )
 @_AS_JSON
 def logs(name: str, lines: int, as_json: bool) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from deployments.cli.main import print_json
+from deployments.cli.params import GivenPath
 from tasks.core.verdicts import StageName, StagingVerdict, says_no
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def stage() -> None:
 
 @stage.command()
 @click.argument("source", metavar="SRC")
-@click.option("--to", "folder", required=True, type=click.Path(path_type=Path), help="Folder to stage into.")
+@click.option("--to", "folder", required=True, type=GivenPath(), help="Folder to stage into.")
 @click.option("--shards", type=ShardCount(), default="auto", show_default=True, help="Number of shards.")
 @click.option(
     "--tensor-parallel",
@@ -79,7 +80,7 @@ def copy(
 
 
 @stage.command()
-@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument("folder", type=GivenPath())
 @click.option("--repair", is_flag=True, help="Replace what is damaged by the source's bytes.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def verify(folder: Path, repair: bool, as_json: bool) -> None:
@@ -112,8 +113,8 @@ def verify(folder: Path, repair: bool, as_json: bool) -> None:
 
 
 @stage.command()
-@click.argument("folder", type=click.Path(path_type=Path))
-@click.option("--to", "store", required=True, type=click.Path(path_type=Path), help="Its OLLAMA_MODELS.")
+@click.argument("folder", type=GivenPath())
+@click.option("--to", "store", required=True, type=GivenPath(), help="Its OLLAMA_MODELS.")
 @click.option("--name", required=True, metavar="NAME[:TAG]", help="The model's name there.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def ollama(folder: Path, store: Path, name: str, as_json: bool) -> None:

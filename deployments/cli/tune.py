@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shlex
 import shutil
 import sys
@@ -14,10 +15,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from deployments.cli.main import print_json
+from deployments.cli.params import LARGEST_BYTES, LARGEST_COUNT, GivenPath, Number
 from tasks.batching.apply import search
 from tasks.batching.judging import summarise
 from tasks.batching.models import Decision, Limits, Run, SizeFigures
 from tasks.batching.report import failure_lines
+from tasks.core.child_environment import Needs, passed_on
 from tasks.core.errors import CommandError, CommandTimeoutError, WrongUseError
 from tasks.core.spec import DeploySpec, load_spec
 from tasks.core.verdicts import ChoiceVerdict, StageName, says_no
@@ -35,7 +38,7 @@ def tune() -> None:
 
 
 @tune.command()
-@click.argument("spec_file", metavar="SPEC", type=click.Path(path_type=Path))
+@click.argument("spec_file", metavar="SPEC", type=GivenPath())
 @click.option("--set", "overrides", metavar="KEY=VALUE", multiple=True, help="Override a key of the spec.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def quantization(spec_file: Path, overrides: tuple[str, ...], as_json: bool) -> None:
@@ -43,7 +46,11 @@ def quantization(spec_file: Path, overrides: tuple[str, ...], as_json: bool) -> 
 
     Builds the environment and stages the model first, where that was not done yet. Nothing is put into service.
     """
+    from flows.early_checks import check_tuning_inputs
+    from tasks.core.settings import Settings
+
     spec = load_spec(spec_file, overrides)
+    check_tuning_inputs(spec, Settings.load())
     outcome = _run_quantization(spec, quiet=as_json)
     if as_json:
         print_json(
@@ -95,27 +102,35 @@ def _show_quantization(outcome: Outcome[Any]) -> None:
     metavar="CMD",
     help="Command that measures one size: {batch} is replaced; prints peak_bytes, latency_ms, throughput, oom.",
 )
-@click.option("--memory-bytes", type=click.IntRange(min=1), required=True, help="Memory limit, bytes.")
+@click.option(
+    "--memory-bytes", type=click.IntRange(1, LARGEST_BYTES), required=True, help="Memory limit, bytes."
+)
 @click.option(
     "--memory-fraction",
-    type=click.FloatRange(0, 1, min_open=True),
+    type=Number(0.01, 1),
     default=0.9,
     show_default=True,
     help="Share of the limit that may be used.",
 )
-@click.option("--slo-ms", type=click.FloatRange(0, min_open=True), help="Latency objective, ms.")
+@click.option("--slo-ms", type=Number(0, 3_600_000, min_open=True), help="Latency objective, ms.")
 @click.option(
-    "--max-batch", type=click.IntRange(1), default=256, show_default=True, help="Largest size to try."
+    "--max-batch",
+    type=click.IntRange(1, LARGEST_COUNT),
+    default=256,
+    show_default=True,
+    help="Largest size to try.",
 )
 @click.option(
     "--tolerance",
-    type=click.FloatRange(0, 1, max_open=True),
+    type=Number(0, 1, max_open=True),
     default=0.05,
     show_default=True,
     help="Throughput that may be given up for a smaller size.",
 )
-@click.option("--start", type=click.IntRange(1), help="Size to start from, if a good one is known.")
-@click.option("--timeout-s", type=click.FloatRange(0, min_open=True), default=600, show_default=True)
+@click.option(
+    "--start", type=click.IntRange(1, LARGEST_COUNT), help="Size to start from, if a good one is known."
+)
+@click.option("--timeout-s", type=Number(0, 604_800, min_open=True), default=600, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def batch(
     probe: str,
@@ -182,7 +197,9 @@ class CommandProbe:
         killed_before = kernel_kills()
         try:
             finished = run(
-                [arg.replace(PLACEHOLDER, str(batch)) for arg in self._argv], timeout_s=self._timeout_s
+                [arg.replace(PLACEHOLDER, str(batch)) for arg in self._argv],
+                timeout_s=self._timeout_s,
+                needs=(Needs.COMPUTE, *passed_on(os.environ)),
             )
         except CommandTimeoutError as error:
             hung = Failure(kind=FailureKind.HUNG, what=error.what, log_tail=error.detail or None)

@@ -11,7 +11,6 @@ import click
 from deployments.cli.main import print_json
 from tasks.core.errors import NotFoundError
 from tasks.core.files import write_atomically
-from tasks.core.home import PRIVATE_FILE
 from tasks.core.settings import Settings
 
 if TYPE_CHECKING:
@@ -64,7 +63,7 @@ def write_page(settings: Settings, server: str, key: str) -> Path:
     target = f"{server}{SIGN_IN}#{quote(key, safe='')}"
     page = settings.prefect_home / "open-ui.html"
     script = f'<script>location.replace("{target}")</script>'
-    write_atomically(page, f'<!doctype html><meta charset="utf-8">{script}\n', mode=PRIVATE_FILE)
+    write_atomically(page, f'<!doctype html><meta charset="utf-8">{script}\n')
     return page
 
 

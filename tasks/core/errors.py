@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+from tasks.core.redaction import redacted
+
 
 class SlipwayError(Exception):
     """Something failed that Slipway can explain.
 
     `what` says in one line what happened and to what; `fix` says what to do next; `detail` carries evidence such as
     the last lines of a log. `exit_code` is the command's exit status (DESIGN 5), `retryable` whether the same
-    call may succeed later without a change by the user.
+    call may succeed later without a change by the user. Secrets in the texts are redacted.
     """
 
     exit_code = 1
     retryable = False
 
     def __init__(self, what: str, *, fix: str | None = None, detail: str | None = None) -> None:
-        self.what = " ".join(what.splitlines())  # names in it come from strangers
+        self.what = " ".join(redacted(what).splitlines())  # names in it come from strangers
         super().__init__(self.what)
-        self.fix = fix
-        self.detail = detail
+        self.fix = redacted(fix) if fix is not None else None
+        self.detail = redacted(detail) if detail is not None else None
 
     def __str__(self) -> str:
         return f"{self.what} ({self.fix})" if self.fix else self.what

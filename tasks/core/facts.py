@@ -157,6 +157,10 @@ class Facts(BaseModel):
         return digest_of(self.hardware)
 
 
+LIMIT_BYTES = 10_000_000
+"""Largest document of facts: thousands of packages take a few hundred KB."""
+
+
 def parse_facts(text: str | bytes, *, source: str = "facts") -> Facts:
     """The facts in a JSON document. Raises one `WrongUseError` line that names the first wrong key."""
     try:

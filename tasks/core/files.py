@@ -9,12 +9,14 @@ import os
 import shutil
 from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import IO
+from typing import BinaryIO, Literal
 
 from tasks.core.cancellation import current
 from tasks.core.errors import BusyError, DiskFullError, WrongUseError
 
 PART = ".part"
+PRIVATE = 0o600
+"""Files of the home are for their owner alone."""
 _LOCK_POLL_S = 0.05
 
 
@@ -51,17 +53,27 @@ def make_folder(folder: Path, *, mode: int = 0o777) -> bool:
     return True
 
 
-def write_atomically(path: Path, content: bytes | str, *, mode: int = 0o666) -> None:
+def open_private(path: Path, mode: Literal["wb", "ab"]) -> BinaryIO:
+    """A file open for writing that only its owner can read, also where it was there already with other rights."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | (os.O_TRUNC if mode == "wb" else os.O_APPEND)
+    handle = os.open(path, flags, PRIVATE)
+    with contextlib.suppress(PermissionError):  # another user's file that may be written all the same
+        os.fchmod(handle, PRIVATE)
+    return os.fdopen(handle, mode)
+
+
+def write_atomically(path: Path, content: bytes | str, *, private: bool = True) -> None:
     """Replace `path` with `content`; readers see the old bytes or the new, never a mixture.
 
-    `mode`, less the umask, is the file's from its first byte on.
-    Raises `DiskFullError` when the disk has no room; the old file then stays.
+    With `private` only its owner can read it; without, as the user's mask says. Raises `DiskFullError` when the disk
+    has no room; the old file then stays.
     """
     data = content.encode() if isinstance(content, str) else content
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.{os.getpid()}{PART}")
     try:
-        with _open_new(part, mode) as file:
+        with _fresh(part, private=private) as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
@@ -72,16 +84,16 @@ def write_atomically(path: Path, content: bytes | str, *, mode: int = 0o666) -> 
     fsync_folder(path.parent)
 
 
-def create_exclusively(path: Path, content: bytes | str, *, mode: int = 0o666) -> bool:
+def create_exclusively(path: Path, content: bytes | str, *, private: bool = True) -> bool:
     """Create `path` with `content` unless it exists; whether it was created. Never overwrites.
 
-    `mode`, less the umask, is the file's from its first byte on.
+    `private` is as for `write_atomically`.
     """
     data = content.encode() if isinstance(content, str) else content
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.{os.getpid()}{PART}")
     try:
-        with _open_new(part, mode) as file:
+        with _fresh(part, private=private) as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
@@ -96,12 +108,8 @@ def create_exclusively(path: Path, content: bytes | str, *, mode: int = 0o666) -
     return True
 
 
-def _open_new(part: Path, mode: int) -> IO[bytes]:
-    """An empty file; of no wider mode than asked for, even if a process of the same id left one there."""
-    file = os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode), "wb")
-    if not mode & 0o077:
-        os.fchmod(file.fileno(), mode)
-    return file
+def _fresh(part: Path, *, private: bool) -> BinaryIO:
+    return open_private(part, "wb") if private else part.open("wb")
 
 
 def as_disk_full(error: OSError, path: Path) -> Exception:
@@ -141,7 +149,7 @@ def file_lock(path: Path, *, wait: bool, holder: str, shared: bool = False) -> I
     run's own: it ends with `StageCancelledError` when that is cancelled.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE)
     try:
         while not _locks(handle, fcntl.LOCK_SH if shared else fcntl.LOCK_EX):
             if not wait:

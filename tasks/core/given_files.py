@@ -2,11 +2,41 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 import stat
 from pathlib import Path
 
 from tasks.core.errors import NotFoundError, WrongUseError
+from tasks.core.files import write_atomically
+
+LOCK_LIMIT_BYTES = 20_000_000
+"""Largest lock or list of requirements: one of 1,000 packages with all their hashes has 2 MB."""
+TEXT_LIMIT_BYTES = 64_000_000
+"""Largest text, series or task set that is read whole."""
+
+
+_LONGEST_PATH_BYTES = 4095
+_LONGEST_NAME_BYTES = 255
+"""PATH_MAX and NAME_MAX of Linux."""
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+
+
+def check_path(text: str) -> None:
+    """Raise `ValueError` for a path that Linux cannot hold, or that cannot be shown in one line."""
+    if not text:
+        raise ValueError("an empty path")
+    if _CONTROL.search(text):
+        raise ValueError("holds a control character")
+    try:
+        names = text.encode().split(b"/")
+    except UnicodeEncodeError:
+        raise ValueError("is not UTF-8") from None
+    if sum(len(name) + 1 for name in names) > _LONGEST_PATH_BYTES:
+        raise ValueError(f"is longer than {_LONGEST_PATH_BYTES} bytes")
+    if any(len(name) > _LONGEST_NAME_BYTES for name in names):
+        raise ValueError(f"a name in the path is longer than {_LONGEST_NAME_BYTES} bytes")
 
 
 def expand_user(path: Path) -> Path:
@@ -31,9 +61,25 @@ def read_given(
 ) -> bytes:
     """The bytes of the regular file `path`, which is a `what` such as `spec file`.
 
-    Raises `missing` where there is none, and `wrong` for a folder, a pipe or a device, for more than
-    `limit_bytes`, and for what this user may not read. A pipe is not waited for: whether anything will ever write
-    to it is not known.
+    Raises as `read_beginning` does, and `wrong` for more than `limit_bytes`.
+    """
+    content = read_beginning(path, what, limit_bytes + 1, fix=fix, missing=missing, wrong=wrong)
+    return within_limit(content, f"the {what} {str(path)[:200]}", limit_bytes, wrong)
+
+
+def read_beginning(
+    path: Path,
+    what: str,
+    length: int,
+    *,
+    fix: str | None = None,
+    missing: type[WrongUseError] = NotFoundError,
+    wrong: type[WrongUseError] = WrongUseError,
+) -> bytes:
+    """The first `length` bytes of the regular file `path`; fewer where it has fewer.
+
+    Raises `missing` where there is none, and `wrong` for a folder, a pipe or a device, and for what this user may
+    not read. A pipe is not waited for: whether anything will ever write to it is not known.
     """
     shown = str(path)[:200]
     try:
@@ -42,16 +88,33 @@ def read_given(
         raise missing(f"no {what} {shown}", fix=fix) from None
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         raise wrong(f"cannot read the {what} {shown!r}: {_reason(error)}", fix=fix) from None
-    with os.fdopen(handle, "rb") as file:
+    try:
         kind = os.fstat(handle).st_mode
         if not stat.S_ISREG(kind):
             found = "a folder" if stat.S_ISDIR(kind) else "not a regular file"
             raise wrong(f"the {what} {shown} is {found}", fix=fix or "give the path of a regular file")
-        try:
-            content = file.read(limit_bytes + 1)
-        except OSError as error:
-            raise wrong(f"cannot read the {what} {shown}: {_reason(error)}", fix=fix) from None
-    return within_limit(content, f"the {what} {shown}", limit_bytes, wrong)
+        with open(handle, "rb", closefd=False) as file:
+            return file.read(length)
+    except OSError as error:
+        raise wrong(f"cannot read the {what} {shown}: {_reason(error)}", fix=fix) from None
+    finally:
+        os.close(handle)
+
+
+def write_given(path: Path, content: bytes | str) -> None:
+    """Write the file that a user named. Raises `WrongUseError` where there can be none, or `DiskFullError`.
+
+    A device or a pipe is written to, never replaced: root's `-o /dev/null` would turn it into a file.
+    """
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if path.exists() and not path.is_file():
+            path.write_bytes(content.encode() if isinstance(content, str) else content)
+        else:
+            write_atomically(path, content, private=False)
+    except OSError as error:
+        raise WrongUseError(f"cannot write {path}: {_reason(error)}", fix="name another file") from None
 
 
 def within_limit(

@@ -12,6 +12,7 @@ from ulid import ULID
 from tasks.core.digests import digest_of, short
 from tasks.core.errors import RecordError
 from tasks.core.progress import say
+from tasks.core.redaction import redacted_value
 from tasks.core.verdicts import CANCELLED, FAULT, StageName, says_no
 
 SCHEMA: Literal["slipway.record/1"] = "slipway.record/1"
@@ -113,7 +114,7 @@ def new_record(
     evidence: Mapping[str, Any] | None = None,
     consulted: Sequence[str] = (),
 ) -> Record:
-    """A record of now, with a new id that sorts by time."""
+    """A record of now, with a new id that sorts by time. Secrets in its evidence are redacted."""
     return Record(
         id=str(ULID()),
         at=datetime.now(UTC),
@@ -124,7 +125,7 @@ def new_record(
         outcome=outcome,
         seconds=seconds,
         numbers=dict(numbers or {}),
-        evidence=dict(evidence or {}),
+        evidence=redacted_value(dict(evidence or {})),
         consulted=tuple(consulted),
     )
 

@@ -25,7 +25,7 @@ from pydantic import (
 
 from tasks.core import strict_yaml
 from tasks.core.errors import SpecError, WrongUseError
-from tasks.core.given_files import decode_text, expand_user, read_given
+from tasks.core.given_files import check_path, decode_text, expand_user, read_given
 from tasks.core.load import Arrivals
 from tasks.core.spec_errors import explain
 from tasks.core.spec_values import (
@@ -34,7 +34,6 @@ from tasks.core.spec_values import (
     ByteCount,
     HostName,
     Rfc3339,
-    check_path,
     check_value,
 )
 

@@ -4,7 +4,6 @@ Prefect's UI and its API are all held to it. Pure."""
 from __future__ import annotations
 
 import ipaddress
-import os
 import re
 import types
 from collections.abc import Iterator
@@ -15,10 +14,9 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 
+from tasks.core.given_files import check_path
+
 LONGEST_TEXT = 4096
-"""Characters; Linux takes no longer path (PATH_MAX)."""
-_LONGEST_NAME_BYTES = 255
-"""Of one folder or file (NAME_MAX)."""
 
 WEEK_S = 604_800
 YEAR_S = 365 * 86_400
@@ -120,12 +118,6 @@ def check_value(value: Any, annotation: Any, *, multiline: bool = False) -> Any:
         if Path in kinds:
             check_path(str(text))
     return value
-
-
-def check_path(text: str) -> None:
-    """Raise `ValueError` for a path that Linux cannot hold."""
-    if any(len(os.fsencode(name)) > _LONGEST_NAME_BYTES for name in text.split("/")):
-        raise ValueError(f"a name in the path is longer than {_LONGEST_NAME_BYTES} bytes")
 
 
 def _check_text(text: str, *, multiline: bool) -> None:

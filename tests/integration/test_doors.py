@@ -97,7 +97,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
 
 
 def test_up_registers_every_flow_and_twice_does_no_harm(place: Place) -> None:
-    assert place.up["deployments"] == [f"{flow}/slipway" for flow in FLOWS]
+    assert place.up["deployments"] == [f"{flow}/{flow}" for flow in FLOWS]
     assert place.slipway("up") == place.up
     assert len(place.api.client.post("/automations/filter", json={}).json()) == 2
     assert len(place.api.client.post("/work_pools/filter", json={}).json()) == 1

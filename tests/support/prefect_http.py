@@ -46,7 +46,7 @@ class PrefectHttp:
 
     def deployment(self, flow: str) -> dict[str, Any]:
         """The deployment of a flow."""
-        answer = self.client.get(f"/deployments/name/{flow}/slipway")
+        answer = self.client.get(f"/deployments/name/{flow}/{flow}")
         answer.raise_for_status()
         found: dict[str, Any] = answer.json()
         return found

@@ -1,7 +1,8 @@
-"""`python -I -m tasks.rollout.daemon --folder SERVICE --leash SCRIPT`: start a service's supervisor.
+"""`python -I -S supervisor.py --folder SERVICE --leash SCRIPT`: start a service's supervisor.
 
 Returns once the supervisor listens, or with 1 and the reason. The supervisor itself lives on in a session of
-its own, whatever becomes of the command that asked for it.
+its own, whatever becomes of the command that asked for it. Where standard input is a pipe, a supervisor that has
+nothing to serve waits for requests as long as the pipe's other end is open: until who started it has connected.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import contextlib
 import os
 import resource
 import signal
+import stat
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -33,6 +35,7 @@ def main() -> int:
     parser.add_argument("--hung-s", type=float, default=HUNG_S, help="silence that is a death, s")
     arguments = parser.parse_args()
     logs: Path = arguments.folder / "logs"
+    os.umask(0o077)
     logs.mkdir(parents=True, exist_ok=True)
     reader, writer = os.pipe()
     if os.fork():
@@ -40,6 +43,7 @@ def main() -> int:
         return report(reader)
     os.close(reader)
     os.setsid()
+    starter = os.dup(0) if stat.S_ISFIFO(os.fstat(0).st_mode) else None
     detach(logs / "supervisor.err")
 
     def tell(line: str) -> None:
@@ -54,7 +58,7 @@ def main() -> int:
     with contextlib.suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 1 << 16)), hard))
     supervisor = Supervisor(arguments.folder, arguments.leash, hung_s=arguments.hung_s)
-    asyncio.run(supervise(supervisor, lock, tell))
+    asyncio.run(supervise(supervisor, lock, tell, starter))
     return 0
 
 
@@ -77,15 +81,20 @@ def detach(errors: Path) -> None:
         os.dup2(handle, number)
 
 
-async def supervise(supervisor: Supervisor, lock: Lock, tell: Callable[[str], None]) -> None:
-    """Serve the control socket until the service is stopped, or the process is told to end."""
+async def supervise(
+    supervisor: Supervisor, lock: Lock, tell: Callable[[str], None], starter: int | None
+) -> None:
+    """Serve the control socket until the service is stopped, or the process is told to end.
+
+    `starter` is the pipe whose other end is held by who started this process.
+    """
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, supervisor.done.set)
     await supervisor.restore()
     control = Control(supervisor)
     await control.renew()
     mending = asyncio.create_task(keep_whole(supervisor, control, lock))
-    supervisor.expire_later()
+    wait_for_starter(supervisor, starter)
     tell(READY)
     await supervisor.done.wait()
     mending.cancel()
@@ -106,6 +115,23 @@ async def keep_whole(supervisor: Supervisor, control: Control, lock: Lock) -> No
             await control.renew()
         with contextlib.suppress(OSError):
             await supervisor.mend()
+
+
+def wait_for_starter(supervisor: Supervisor, starter: int | None) -> None:
+    """Count who holds the other end of the pipe as connected until it lets go."""
+    owner = object()
+    supervisor.arrive(owner)
+
+    def gone() -> None:
+        if starter is not None:
+            asyncio.get_running_loop().remove_reader(starter)
+            os.close(starter)
+        supervisor.hang_up(owner)
+
+    if starter is None:
+        gone()
+    else:
+        asyncio.get_running_loop().add_reader(starter, gone)
 
 
 if __name__ == "__main__":

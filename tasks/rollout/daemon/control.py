@@ -75,6 +75,7 @@ class Control:
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         owner = object()
+        self._supervisor.arrive(owner)
         task = asyncio.current_task()
         assert task is not None
         self._connections[task] = reader

@@ -20,7 +20,6 @@ from tasks.rollout.daemon.logs import BoundedLog, sweep_logs
 STATE_FILE = "supervisor.json"
 LOCK_FILE = "supervisor.lock"
 SHUTDOWN_DRAIN_S = 5.0
-UNUSED_S = 2.0
 
 Owner = object
 """Who is in the middle of a rollout: a control connection."""
@@ -64,6 +63,7 @@ class Supervisor:
         self._attempt: Attempt | None = None
         self._complaint = ""
         self._retiring: set[asyncio.Task[None]] = set()
+        self._present: set[Owner] = set()
 
     async def restore(self) -> None:
         """Bring back what served when the last supervisor of this service ended; nothing if that cannot be read."""
@@ -220,20 +220,21 @@ class Supervisor:
         self.done.set()
         return {}
 
+    def arrive(self, owner: Owner) -> None:
+        """Somebody is connected who may yet ask for something."""
+        self._present.add(owner)
+
     def hang_up(self, owner: Owner) -> None:
         """A control connection is gone, and with it whatever it has not settled."""
+        self._present.discard(owner)
         if self._attempt is not None and self._attempt.owner is owner:
             self._abandon()
-        self.expire_later()
+        self._end_if_unused()
 
-    def expire_later(self) -> None:
-        """A supervisor that nobody wants anything from ends, but not before a command could have begun."""
-
-        def expire() -> None:
-            if self._serving is None and self._attempt is None:
-                self.done.set()
-
-        asyncio.get_running_loop().call_later(UNUSED_S, expire)
+    def _end_if_unused(self) -> None:
+        """A supervisor with nothing to serve, and without anybody who is connected, ends."""
+        if self._serving is None and not (self._present or self._attempt or self._retiring):
+            self.done.set()
 
     async def shut_down(self) -> None:
         """End the processes, keeping in mind what served: a next supervisor brings it back."""
@@ -307,8 +308,12 @@ class Supervisor:
     def _retire(self, engine: Engine, drain_s: float) -> asyncio.Task[None]:
         task = asyncio.create_task(engine.retire(drain_s))
         self._retiring.add(task)
-        task.add_done_callback(self._retiring.discard)
+        task.add_done_callback(self._retired)
         return task
+
+    def _retired(self, task: asyncio.Task[None]) -> None:
+        self._retiring.discard(task)
+        self._end_if_unused()
 
     def _write_state(self, engine: Engine, address: tuple[str, int]) -> None:
         state = {

@@ -148,6 +148,7 @@ def test_up_waits_for_a_server_whose_start_was_interrupted(
     write_local_state(settings, LocalState(api_url=url, server=here, worker=here))
     seen: list[list[int]] = []
     monkeypatch.setattr(local, "_register", lambda *_: seen.append([*answers]))
+    monkeypatch.setattr(local, "_see_to_notifications", lambda: None)
     assert local.start(settings, None).api_url == url
     assert seen == [[503, 503, 200]]
 
@@ -207,6 +208,7 @@ def test_only_a_new_server_with_its_own_database_has_runs_that_nobody_runs(
     write_local_state(settings, LocalState(api_url=slow_server[0], server=here, worker=worker))
     seen: list[str] = []
     monkeypatch.setattr(local, "_register", lambda *_: None)
+    monkeypatch.setattr(local, "_see_to_notifications", lambda: None)
     monkeypatch.setattr(local, "_end_killed_runs", lambda: seen.append("end killed runs"))
     monkeypatch.setattr(local, "_start_worker", lambda *_: seen.append("start worker") or here)
     assert local.start(settings, None).worker == here

@@ -13,6 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 from deployments.cli.main import VERBS, main, slipway
+from slipway import import_own_packages
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -40,6 +41,27 @@ def test_every_verb_exists_and_has_help(verb: str) -> None:
     assert command.help
     shown = CliRunner().invoke(slipway, [verb, "--help"])
     assert shown.exit_code == 0, shown.output
+
+
+@pytest.mark.parametrize("shadow", ["tasks/__init__.py", "flows.py", "deployments/__init__.py", "blocks.py"])
+def test_packages_of_the_same_names_on_the_users_path_are_left_alone(shadow: str, tmp_path: Path) -> None:
+    (tmp_path / shadow).parent.mkdir(exist_ok=True)
+    (tmp_path / shadow).write_text("raise RuntimeError('the wrong package was imported')")
+    command = [Path(sys.executable).with_name("slipway"), "engines", "--json"]
+    done = subprocess.run(
+        command, env={"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_other_folders_stay_on_the_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder `tasks` that is no package hides nothing."""
+    (tmp_path / "tasks").mkdir()
+    (tmp_path / "other.py").touch()
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    before = list(sys.path)
+    import_own_packages()
+    assert sys.path == before
 
 
 def test_an_unknown_verb_is_wrong_use() -> None:

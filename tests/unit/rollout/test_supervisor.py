@@ -18,6 +18,7 @@ import pytest
 import blocks.leash
 from tasks.rollout.daemon import engine as engine_module
 from tasks.rollout.daemon import supervisor as supervisor_module
+from tasks.rollout.daemon.__main__ import wait_for_starter
 from tasks.rollout.daemon.control import SOCKET_FILE, Control
 from tasks.rollout.daemon.files import Lock
 from tasks.rollout.daemon.hang import LOOKS, HangWatch
@@ -317,14 +318,56 @@ def test_a_full_disk_keeps_the_former_release(tmp_path: Path, monkeypatch: pytes
     run(test())
 
 
-def test_a_supervisor_that_nobody_needs_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(supervisor_module, "UNUSED_S", 0.05)
-
+def test_a_supervisor_with_nothing_to_serve_ends_when_the_last_client_hangs_up(tmp_path: Path) -> None:
     async def test() -> None:
         async with supervising(tmp_path) as supervisor:
             async with connected(tmp_path) as ask:
                 await ask("claim", host=HOST, port=None)
             await supervisor.done.wait()
+
+    run(test())
+
+
+def test_a_client_may_take_as_long_as_it_likes_before_it_asks(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with supervising(tmp_path) as supervisor, connected(tmp_path) as slow:
+            assert (await slow("status"))["ok"]
+            async with connected(tmp_path) as quick:
+                await quick("claim", host=HOST, port=None)
+                await quick("start", **command("blue"))
+
+            async def claimed() -> bool:  # once the other one's end is noticed
+                return bool((await slow("claim", host=HOST, port=None))["ok"])
+
+            await until(claimed)
+            assert not supervisor.done.is_set()
+
+    run(test())
+
+
+def test_who_started_it_may_take_as_long_as_it_likes_to_connect(tmp_path: Path) -> None:
+    async def test() -> None:
+        reader, writer = os.pipe()
+        async with supervising(tmp_path) as supervisor:
+            wait_for_starter(supervisor, reader)
+            async with connected(tmp_path) as ask:
+                assert (await ask("status"))["ok"]
+            async with connected(
+                tmp_path
+            ) as ask:  # the first one is known to be gone once this one is answered
+                assert (await ask("status"))["ok"]
+                assert not supervisor.done.is_set()
+            os.close(writer)
+            await supervisor.done.wait()
+
+    run(test())
+
+
+def test_without_anybody_who_waits_for_it_it_ends_at_once(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with supervising(tmp_path) as supervisor:
+            wait_for_starter(supervisor, None)
+            assert supervisor.done.is_set()
 
     run(test())
 
