@@ -1,6 +1,6 @@
 """Compare the services that should run with those that do, and bring back what is down.
 
-A look each minute leaves no trace where all is well: runs of looks that found nothing to do are removed by the next.
+A look each minute leaves no trace where all is well (`flows/quiet_runs.py`).
 """
 
 from __future__ import annotations
@@ -9,23 +9,14 @@ import time
 from dataclasses import dataclass
 from functools import partial
 
-import httpx
-from prefect import flow, get_client
-from prefect.client.schemas.filters import (
-    FlowFilter,
-    FlowFilterName,
-    FlowRunFilter,
-    FlowRunFilterState,
-    FlowRunFilterStateName,
-)
-from prefect.exceptions import PrefectException
-from prefect.runtime import flow_run
+from prefect import flow
 
 from blocks.engine_api import EngineApi, is_silent
 from blocks.prefetch import Prefetcher
 from blocks.sampler import sampler_pid
 from blocks.targets import open_target
 from flows.named_states import named
+from flows.quiet_runs import NOTHING_NEW, WAITING, forget_quiet_runs
 from flows.recording import Outcome, run_stage
 from flows.roll_out import see_to_sampler
 from tasks.core.errors import BusyError, SlipwayError
@@ -51,11 +42,6 @@ from tasks.rollout.recovery.apply import (
 from tasks.rollout.recovery.models import Past, Step
 from tasks.rollout.recovery.plan import after_failure, is_news, next_step
 
-NOTHING_TO_DO = "Nothing to do"
-WAITING = "Waiting"
-_UNEVENTFUL = [NOTHING_TO_DO, WAITING, "Cancelled"]
-"""Names of the states of looks that nobody wants to see: a look that finds another one at work is cancelled."""
-
 Attempt = RolloutResult | SlipwayError
 
 
@@ -79,7 +65,7 @@ def keep_running() -> list[Outcome[RolloutResult]]:
         except (SlipwayError, OSError) as error:  # of one service: the others are looked at all the same
             say(StageName.ROLLOUT, f"{folder.name} could not be looked at: {error}")
             looks.append(_Look(folder.name, Step.WAIT, f"could not be looked at: {error}"))
-    _remove_uneventful_runs()
+    forget_quiet_runs(StageName.ROLLOUT)
     outcomes = [look.outcome for look in looks if look.outcome]
     words = "; ".join(f"{look.name} {look.finding}" for look in looks if look.finding)
     acted = [look for look in looks if look.step in (Step.START, Step.RESTART_ENGINE)]
@@ -88,7 +74,7 @@ def keep_running() -> list[Outcome[RolloutResult]]:
         return named(outcomes, "Still down" if failed else "Brought back", words, says_no=failed)
     if words:
         return named(outcomes, WAITING, words)
-    return named(outcomes, NOTHING_TO_DO, "every service that should run does")
+    return named(outcomes, NOTHING_NEW, "every service that should run does")
 
 
 @dataclass(frozen=True)
@@ -178,18 +164,3 @@ def _reason(attempt: Attempt) -> str | None:
     if isinstance(attempt, SlipwayError):
         return attempt.what
     return None if attempt.verdict is RolloutVerdict.SERVING else attempt.reason
-
-
-def _remove_uneventful_runs() -> None:
-    """1,440 runs a day would hide those that matter."""
-    wanted = FlowRunFilter(
-        state=FlowRunFilterState(name=FlowRunFilterStateName(any_=_UNEVENTFUL)),
-    )
-    of_this_flow = FlowFilter(name=FlowFilterName(any_=["keep-running"]))
-    try:
-        with get_client(sync_client=True) as client:
-            for run in client.read_flow_runs(flow_filter=of_this_flow, flow_run_filter=wanted):
-                if run.id != flow_run.id:
-                    client.delete_flow_run(run.id)
-    except (PrefectException, httpx.HTTPError) as error:
-        say(StageName.ROLLOUT, f"runs of former looks stay: {error}")
