@@ -47,7 +47,7 @@ from tasks.core.files import file_lock, mount_of, sweep_dead_writers
 from tasks.core.pins import pinned_versions
 from tasks.core.progress import say
 from tasks.core.records import new_record
-from tasks.core.release import Launch, Release
+from tasks.core.release import Launch, Release, ServiceFolder
 from tasks.core.result import StageResult
 from tasks.core.serving import Loader
 from tasks.core.settings import Settings
@@ -61,6 +61,7 @@ from tasks.environment.models import EnvironmentRequest, EnvironmentResult, Lock
 from tasks.environment.task import lock_environment
 from tasks.loading.plan import find_choice
 from tasks.quantization.models import QuantizationResult
+from tasks.rollout.damage import set_damage_aside
 from tasks.staging.models import StagingRequest, StagingResult
 
 STAGES = 7
@@ -83,6 +84,8 @@ def deploy_model(spec: DeploySpec) -> DeployResult:
     lease = settings.service_lease(spec.name)
     with file_lock(lease, wait=False, holder=f"the service {spec.name}"), tags(service_tag(spec.name)):
         end_stale_runs(spec.name)
+        # First of all: what the service's releases need decides what may be removed to make room.
+        set_damage_aside(ServiceFolder(settings.services, spec.name))
         for folder in (
             settings.home / "records",
             settings.locks,

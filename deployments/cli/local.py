@@ -23,14 +23,16 @@ def up(port: int | None, as_json: bool) -> None:
         listen(listener)
         state = local.start(Settings.load(), port)
         names = local.deployment_names()
+        down = services_down(Settings.load())
     server = state.api_url.removesuffix("/api")
     if as_json:
-        print_json({"server": server, "gateway": None, "deployments": names})
+        down_names = [row["name"] for row in down]
+        print_json({"server": server, "gateway": None, "deployments": names, "down": down_names})
         return
     click.echo(f"server       {server}")
     for name in names:
         click.echo(f"deployment   {name}")
-    for row in services_down(Settings.load()):
+    for row in down:
         click.echo(
             f"down         {row['name']} (at once: {row['way_out']}; the worker tries within a minute)"
         )
