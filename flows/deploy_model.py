@@ -48,7 +48,7 @@ from tasks.core.files import file_lock, mount_of, sweep_dead_writers
 from tasks.core.pins import pinned_versions
 from tasks.core.progress import say
 from tasks.core.records import new_record
-from tasks.core.release import Launch, Release
+from tasks.core.release import Launch, Release, ServiceFolder
 from tasks.core.result import StageResult
 from tasks.core.serving import Loader
 from tasks.core.settings import Settings
@@ -62,6 +62,7 @@ from tasks.environment.models import EnvironmentRequest, EnvironmentResult, Lock
 from tasks.environment.task import lock_environment
 from tasks.loading.plan import find_choice
 from tasks.quantization.models import QuantizationResult
+from tasks.rollout.damage import set_damage_aside
 from tasks.staging.models import StagingRequest, StagingResult
 
 STAGES = 7
@@ -85,6 +86,8 @@ def deploy_model(spec: DeploySpec) -> DeployResult:
     lease = settings.service_lease(spec.name)
     with file_lock(lease, wait=False, holder=f"the service {spec.name}"), tags(service_tag(spec.name)):
         end_stale_runs(spec.name)
+        # First of all: what the service's releases need decides what may be removed to make room.
+        set_damage_aside(ServiceFolder(settings.services, spec.name))
         for folder in (
             settings.home / "records",
             settings.locks,
@@ -156,7 +159,8 @@ class _Lifecycle:
             release = self._release(environment, staging, *tuned)
             rollout = self._keep(answer_of(lambda: roll_out_under_lease(release)))
         if rollout.says_no:
-            return self._refused(endpoint=rollout.result.endpoint)
+            # Measured after the rollback: nothing is said to serve that does not answer.
+            return self._refused(endpoint=rollout.result.endpoint if rollout.result.answers else None)
         endpoint = rollout.result.endpoint
         assert endpoint is not None  # a release that serves has an address
         health = self._keep(answer_of(lambda: check_health(self.spec.name)))

@@ -67,17 +67,19 @@ def run_stage(
     work: Callable[[], R],
     still_good: Callable[[R], bool] | None = None,
     consulted: Sequence[str] = (),
+    began: float | None = None,
 ) -> Outcome[R]:
     """Do one stage's work, or let a good record stand in for it; write the record and the artifact.
 
     `still_good` looks whether a recorded result's outputs are there unharmed; without it nothing is reused.
     `consulted` are records that the decision uses: their ids are part of the inputs, so new knowledge decides
-    anew. A result holds on hosts with the same fingerprint only. A fault is recorded, then raised.
+    anew. `began` is when the work began by the monotonic clock, if before this call.
+    A result holds on hosts with the same fingerprint only. A fault is recorded, then raised.
     """
     store = open_record_store(Settings.load())
     host = fingerprint_here()
     digest = inputs_digest(stage, inputs, consulted)
-    start = time.monotonic()
+    start = time.monotonic() if began is None else began
     if still_good is not None:
         cached = _reuse(store, stage, digest, host, result_type, still_good)
         if cached is not None:

@@ -80,11 +80,11 @@ def _roll_out(release: Release) -> Outcome[RolloutResult]:
             still_good=lambda result: still_serves(result, release, folder, target, EngineApi),
         )
     if outcome.verdict == RolloutVerdict.SERVING:
-        _see_to_sampler(folder)
+        see_to_sampler(folder)
     return outcome
 
 
-def _see_to_sampler(folder: ServiceFolder) -> None:
+def see_to_sampler(folder: ServiceFolder) -> None:
     """A release that serves is no failed rollout for want of a sampler: the nightly check tries again."""
     try:
         sample_service(folder, *folder.serving())

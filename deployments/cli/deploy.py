@@ -193,7 +193,9 @@ def _show_what_next(result: DeployResult) -> None:
     if result.endpoint is None:
         return
     click.echo(f"endpoint    {result.endpoint}/v1/completions")
-    click.echo(f"release     {result.release or 'the former one goes on serving'}")
+    click.echo(
+        f"release     {result.release or 'the previous one: it completed a prompt after the rollback'}"
+    )
     if result.completion:
         click.echo(f"completion  {result.completion!r}")
     verbs = (f"slipway {verb} {result.name}" for verb in ("status", "health", "logs"))

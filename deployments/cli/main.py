@@ -25,6 +25,7 @@ from tasks.core.settings import home_folder
 VERBS: dict[str, tuple[str, str]] = {
     "deploy": ("deployments.cli.deploy:deploy", "Take a model from its source to a running, tuned service."),
     "status": ("deployments.cli.service:status", "Show services and what they serve."),
+    "start": ("deployments.cli.start:start", "Bring back services that are down or stopped."),
     "logs": ("deployments.cli.service:logs", "Show the end of a service's log."),
     "rollback": ("deployments.cli.service:rollback", "Go back to the release that served before."),
     "stop": ("deployments.cli.service:stop", "End a service."),

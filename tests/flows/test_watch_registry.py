@@ -222,7 +222,7 @@ def odd_state(folder: ServiceFolder) -> None:
         (cut_release, RecordError),
         (no_release, NotFoundError),
         (no_alias, NotFoundError),
-        (odd_state, IsADirectoryError),
+        (odd_state, RecordError),
     ],
 )
 def test_a_service_that_cannot_be_looked_at_hides_no_other(
