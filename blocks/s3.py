@@ -6,11 +6,12 @@ Never the CRT transfer client: it ignores a custom endpoint (boto3#4839).
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import boto3
 from botocore.config import Config
@@ -33,7 +34,7 @@ from tasks.core.errors import (
     WrongUseError,
 )
 from tasks.core.paths import shown
-from tasks.core.records import Record, inputs_suffix, parse_record, read_all
+from tasks.core.records import Record, inputs_suffix, newest_id, parse_record, read_all
 from tasks.core.verdicts import StageName
 
 if TYPE_CHECKING:
@@ -127,14 +128,20 @@ class S3Folder:
         found, folders = self._listing(start, "/")
         return sorted({path[len(start) :].rstrip("/") for path in (*(o.path for o in found), *folders)})
 
-    def _listing(self, below: str, delimiter: str) -> tuple[list[S3Object], list[str]]:
+    def names_after(self, below: str, name: str) -> Sequence[str]:
+        """Names of objects directly in a folder that sort after `name`."""
+        found, _ = self._listing(below, "/", start_after=name)
+        return [item.path[len(below) :] for item in found]
+
+    def _listing(self, below: str, delimiter: str, start_after: str = "") -> tuple[list[S3Object], list[str]]:
         """Objects and, with a delimiter, folders, both relative to this folder."""
         found: list[S3Object] = []
         folders: list[str] = []
         skip = len(self.prefix)
+        after: dict[str, Any] = {"StartAfter": f"{self.prefix}{below}{start_after}"} if start_after else {}
         with explained(self.url(below)):
             pages = self.client.get_paginator("list_objects_v2").paginate(
-                Bucket=self.bucket, Prefix=f"{self.prefix}{below}", Delimiter=delimiter
+                Bucket=self.bucket, Prefix=f"{self.prefix}{below}", Delimiter=delimiter, **after
             )
             for page in pages:
                 folders += [item["Prefix"][skip:] for item in page.get("CommonPrefixes", [])]
@@ -229,7 +236,7 @@ class _ExistsError(SlipwayError):
 
 
 class S3RecordStore:
-    """Records below one prefix. Ids sort by time."""
+    """Records below one prefix. Ids sort by the order of writing."""
 
     def __init__(self, folder: S3Folder) -> None:
         self.folder = folder
@@ -254,6 +261,12 @@ class S3RecordStore:
         raise NotFoundError(
             f"no record {record_id} in {self.folder.url()}", fix="list them: slipway kb records"
         )
+
+    def newest_after(self, record_id: str) -> str | None:
+        """The greatest id above this one; None without any. One short listing for each stage."""
+        with ThreadPoolExecutor(_PARALLEL) as pool:
+            names = pool.map(lambda stage: self.folder.names_after(f"{stage}/", record_id), StageName)
+            return newest_id(itertools.chain.from_iterable(names), record_id)
 
     def list(self, stage: StageName | None = None) -> Sequence[Record]:
         """All records, of one stage if given, oldest first."""

@@ -23,10 +23,11 @@ from tasks.core.progress import say
 from tasks.core.records import Record, RecordStore, inputs_digest
 from tasks.core.release import Release, ServiceFolder, ServiceState
 from tasks.core.settings import Settings
-from tasks.core.verdicts import StageName, says_no
+from tasks.core.verdicts import RolloutVerdict, StageName, says_no
 from tasks.registry import report
 from tasks.registry.models import EVENT, Announcement, Attempt, Look, PastLook, RegistryResult, Rollback
 from tasks.registry.plan import GRACE, is_news, judge
+from tasks.rollout.models import ROLLBACK, rollout_inputs
 
 
 @flow(name="watch-registry")
@@ -110,7 +111,7 @@ def _gather(folder: ServiceFolder, release: Release, settings: Settings) -> Look
             "serving_version": release.model_version,
             "deploying": deploying,
             "attempts": _attempts(store, release, wanted),
-            "rollback": _rollback(folder, state, release),
+            "rollback": _rollback(store, folder, state, release),
         }
     )
 
@@ -133,6 +134,7 @@ def _past_look(record: Record) -> PastLook | None:
         return None
     return PastLook(
         at=record.at,
+        record=record.id,
         wanted_version=result.wanted_version,
         serving_version=result.serving_version,
         reason=result.reason,
@@ -146,6 +148,7 @@ def _attempts(store: RecordStore, release: Release, version: str) -> tuple[Attem
     return tuple(
         Attempt(
             at=found.at,
+            record=found.id,
             version=found.evidence["inputs"]["model_version"],
             outcome=found.outcome,
             said_no=says_no(StageName.LIFECYCLE, found.outcome),
@@ -154,10 +157,12 @@ def _attempts(store: RecordStore, release: Release, version: str) -> tuple[Attem
     )
 
 
-def _rollback(folder: ServiceFolder, state: ServiceState, release: Release) -> Rollback | None:
-    """The rollback by which `release` came to serve again, told by the releases' ages: a deploy brings a newer one.
+def _rollback(
+    store: RecordStore, folder: ServiceFolder, state: ServiceState, release: Release
+) -> Rollback | None:
+    """The rollback by which `release` came to serve again: the release that was left was deployed after it.
 
-    The service's own documents tell it even of a deploy that was killed before its record.
+    The records of their rollouts tell. Where one was killed before its record, the releases' own times do.
     """
     try:
         left = folder.release(state.previous) if state.previous else None
@@ -165,7 +170,22 @@ def _rollback(folder: ServiceFolder, state: ServiceState, release: Release) -> R
         return None  # of an older Slipway, say, and then older than what serves
     if left is None or left.model_version is None or left.spec.model != release.spec.model:
         return None
-    return Rollback(at=state.since, version=left.model_version) if left.at > release.at else None
+    (deployed, back), (left_deployed, _) = _rollouts(store, release), _rollouts(store, left)
+    newer = left_deployed > deployed if left_deployed and deployed else left.at > release.at
+    if not newer:
+        return None
+    record = back if back > left_deployed else ""
+    return Rollback(at=state.since, record=record, version=left.model_version)
+
+
+def _rollouts(store: RecordStore, release: Release) -> tuple[str, str]:
+    """Ids of the records by which a release last came into service: by a deploy, and by a rollback."""
+    last = {True: "", False: ""}
+    digest = inputs_digest(StageName.ROLLOUT, rollout_inputs(release))
+    for record in store.with_inputs(StageName.ROLLOUT, digest):
+        if record.outcome == RolloutVerdict.SERVING:
+            last[record.evidence.get("by") == ROLLBACK] = record.id
+    return last[False], last[True]
 
 
 def _is_deploying(lease: Path) -> bool:

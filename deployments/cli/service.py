@@ -262,7 +262,9 @@ def _record(
     from tasks.core.records import inputs_digest, new_record
     from tasks.core.verdicts import StageName
 
+    store = open_record_store(settings)
     record = new_record(
+        store=store,
         stage=StageName.ROLLOUT,
         subject=name,
         host_fingerprint=fingerprint_here(),
@@ -272,15 +274,15 @@ def _record(
         numbers=numbers,
         evidence={"inputs": inputs, **evidence},
     )
-    open_record_store(settings).put(record)
+    store.put(record)
     return record.id
 
 
 def _record_rollout(settings: Settings, release: Release, result: RolloutResult, start: float) -> str:
     from tasks.rollout import report
-    from tasks.rollout.models import rollout_inputs
+    from tasks.rollout.models import ROLLBACK, rollout_inputs
 
-    evidence = {"by": "rollback", "result": result.model_dump(mode="json")}
+    evidence = {"by": ROLLBACK, "result": result.model_dump(mode="json")}
     inputs: dict[str, Any] = dict(rollout_inputs(release))
     return _record(settings, release.name, result.verdict, start, inputs, evidence, report.numbers(result))
 

@@ -84,6 +84,10 @@ class RolloutResult(StageResult):
     reason: str | None = None
 
 
+ROLLBACK = "rollback"
+"""What the evidence of a rollout's record says it was done by (`by`), where it was a rollback."""
+
+
 def rollout_inputs(release: Release) -> dict[str, str]:
     """What decides a rollout, for its record."""
     return {"service": release.name, "release": release.id}

@@ -194,7 +194,7 @@ def _holder(
     folder = places[0]
     if service:
         return f"a release of {service} names it"
-    if time.time() - used_at < FRESH_S:
+    if abs(time.time() - used_at) < FRESH_S:  # the clock may have been set back since
         return "it was used within the last hour"
     for lock in (lock_of(folder, settings.leases), _use_lock(folder, settings)):
         try:

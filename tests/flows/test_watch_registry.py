@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,12 @@ from tasks.core.digests import digest_of
 from tasks.core.errors import MissingToolError, NotFoundError, RecordError
 from tasks.core.files import file_lock
 from tasks.core.progress import listen
-from tasks.core.records import Record, new_record
+from tasks.core.records import Record, inputs_digest, new_record
 from tasks.core.release import Release, ServiceFolder, ServiceState
 from tasks.core.settings import Settings
 from tasks.core.spec import DeploySpec
 from tasks.core.verdicts import StageName
+from tasks.rollout.models import rollout_inputs
 
 LEFT = "version 2 served and was rolled back: move the alias or deploy"
 
@@ -64,6 +65,23 @@ class Desk:
         )
         folder.state_file.write_text(now.model_dump_json(by_alias=True))
         return release
+
+    def brought_into_service(self, release: Release, by: str | None = None) -> None:
+        """The same with the record of a rollout."""
+        self.serve(release)
+        store, inputs = open_record_store(Settings.load()), rollout_inputs(release)
+        store.put(
+            new_record(
+                store=store,
+                stage=StageName.ROLLOUT,
+                subject=release.name,
+                host_fingerprint="sha256:host",
+                inputs_digest=inputs_digest(StageName.ROLLOUT, inputs),
+                outcome="serving",
+                seconds=1,
+                evidence={"inputs": inputs, **({"by": by} if by else {})},
+            )
+        )
 
     def ended(self, spec: DeploySpec, version: str, outcome: str) -> None:
         """The record of a deploy, as `deploy-model` leaves it."""
@@ -121,6 +139,24 @@ def test_a_rollback_is_told_by_the_services_documents(desk: Desk) -> None:
     desk.move("2")
     assert desk.look() == "the alias moved"
     assert len({event["id"] for event in desk.events}) == 2
+
+
+@pytest.mark.parametrize("days", [30, -30])
+def test_a_rollback_is_told_by_records_where_the_clock_was_set(desk: Desk, days: int) -> None:
+    """Records of rollouts are in the order of writing, whatever the releases' own times say."""
+    first = ServiceFolder(desk.home / "services", "chat").serving()[1]
+    second = desk.release("2")
+    second = second.model_copy(update={"at": second.at + timedelta(days=days)})
+    desk.brought_into_service(first)
+    desk.move("2")
+    assert desk.look() == "the alias moved"
+    desk.brought_into_service(second)
+    desk.move("1")
+    assert desk.look() == "the alias moved", "a deploy is no rollback"
+    desk.move("2")
+    assert desk.look() == "the alias names what serves"
+    desk.brought_into_service(first, by="rollback")
+    assert desk.look() == LEFT
 
 
 def test_a_release_that_cannot_be_read_is_no_rollback(desk: Desk) -> None:
