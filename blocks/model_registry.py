@@ -11,10 +11,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from blocks.deadline import within
 from blocks.object_store import ObjectStore, open_object_store
 from tasks.core.errors import ModelError, NotFoundError, WrongUseError
+from tasks.core.files import read_regular
 from tasks.core.settings import Settings
 
+_DEADLINE_S = 30.0
 _NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 _REFERENCE = re.compile(rf"models:/(?P<name>{_NAME})@(?P<alias>{_NAME})")
 
@@ -34,7 +37,7 @@ def resolve(model: str, settings: Settings) -> ResolvedModel:
     """
     if model.startswith("file:"):
         folder = Path(model.removeprefix("file:")).expanduser().absolute()
-        commit = _cached_commit(folder)
+        commit = within(_DEADLINE_S, str(folder), lambda: _cached_commit(folder))
         if commit is not None:
             return ResolvedModel(f"file:{folder / 'snapshots' / commit}", commit)
         return ResolvedModel(f"file:{folder}")
@@ -57,12 +60,12 @@ def resolve(model: str, settings: Settings) -> ResolvedModel:
 
 
 def _cached_commit(folder: Path) -> str | None:
-    if not (folder / "snapshots").is_dir():
-        return None
     try:
-        commit = (folder / "refs" / "main").read_text().strip()
-    except (FileNotFoundError, NotADirectoryError, UnicodeDecodeError):
-        return None
+        if not (folder / "snapshots").is_dir():
+            return None
+        commit = read_regular(folder / "refs" / "main", 1 << 10).decode().strip()
+    except (OSError, ModelError, UnicodeDecodeError):
+        return None  # whatever ails the folder is told when its files are listed
     return commit if re.fullmatch(r"[0-9a-f]{40,64}", commit) else None
 
 

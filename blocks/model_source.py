@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from blocks.deadline import within
 from tasks.core.direct_io import Buffer, DirectFile, Took
 from tasks.core.errors import ModelError, NotFoundError, UnreadableError, WrongUseError
 from tasks.core.paths import checked
@@ -20,6 +21,9 @@ from tasks.staging.source import ModelSource
 if TYPE_CHECKING:
     from blocks.s3 import S3Folder
 
+
+_DEADLINE_S = 120.0
+"""For a listing, or for one chunk: whoever needs longer hangs."""
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -52,7 +56,10 @@ class FolderSource:
         return f"file:{self.folder}"
 
     def list_files(self) -> Sequence[SourceFile]:
-        """Files of the folder itself, by path."""
+        """Files of the folder itself, by path. Raises `DeadlineError` where the mount hangs."""
+        return within(_DEADLINE_S, self.name, self._list)
+
+    def _list(self) -> Sequence[SourceFile]:
         with _named(self.folder, allow="+rx"):
             if not self.folder.is_dir():
                 raise NotFoundError(
@@ -94,24 +101,34 @@ class FolderSource:
 
     def read(self, file: SourceFile, offset: int, length: int) -> bytes:
         """Exactly these bytes of exactly that file."""
-        with self._open(file, direct=False) as opened:
-            content = _read_fully(opened.handle, offset, length)
-            self._check(file, opened, len(content) == length)
-        return content
+
+        def look() -> bytes:
+            with self._open(file, direct=False) as opened:
+                content = _read_fully(opened.handle, offset, length)
+                self._check(file, opened, len(content) == length)
+            return content
+
+        return within(_DEADLINE_S, f"{self.folder / file.path}", look)
 
     def read_into(
         self, file: SourceFile, offset: int, length: int, buffer: Buffer, at: int, took: Took
     ) -> None:
         """The same, past the page cache."""
-        with self._open(file, direct=True) as opened:
-            self._check(file, opened, opened.read_into(offset, length, buffer, at, took) == length)
+
+        def look() -> None:
+            with self._open(file, direct=True) as opened:
+                self._check(file, opened, opened.read_into(offset, length, buffer, at, took) == length)
+
+        within(_DEADLINE_S, f"{self.folder / file.path}", look)
 
     @contextlib.contextmanager
     def _open(self, file: SourceFile, *, direct: bool) -> Iterator[DirectFile]:
         path = self.folder / file.path
         with _named(path, allow="+r"):
             try:
-                opened = DirectFile(self._inside(path), os.O_RDONLY | os.O_NOFOLLOW, direct=direct)
+                opened = DirectFile(
+                    self._inside(path), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, direct=direct
+                )
             except FileNotFoundError:
                 raise ModelError(
                     f"{path} disappeared while it was read", fix="try again when it rests"

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import time
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, cast
 from uuid import UUID
 
 from prefect import flow
 from prefect.events import emit_event
+from prefect.states import Cancelled
 from pydantic import Field, ValidationError
 
+from blocks.deadline import await_answer, start
+from blocks.look_lease import only_look
 from blocks.model_registry import resolve
 from blocks.record_store import open_record_store
 from flows.every_service import running_services
@@ -29,8 +34,14 @@ from tasks.registry.models import EVENT, Announcement, Attempt, Look, PastLook, 
 from tasks.registry.plan import GRACE, is_news, judge
 from tasks.rollout.models import ROLLBACK, rollout_inputs
 
+SERVICE_DEADLINE_S = 60.0
+"""In which everything must be read that the look at one service needs; all services are read at once."""
 
-@flow(name="watch-registry")
+LOOK_DEADLINE_S = 240.0
+"""For a look at all services; the next one comes after five minutes, and ends one that hangs."""
+
+
+@flow(name="watch-registry", timeout_seconds=LOOK_DEADLINE_S)
 def watch_registry(
     grace_s: Annotated[float, Field(ge=0)] = GRACE.total_seconds(),
 ) -> list[Outcome[RegistryResult]]:
@@ -40,16 +51,31 @@ def watch_registry(
     `redeploy-model`. Every look compares anew, so a lost event is made good by a later look. The answers are those
     that a record was made of: of looks that announced something, or found another thing than the last record.
 
+    A service whose registry, folder or records do not answer in time ends as a fault, and the others are looked at.
+    While another look is under way, this one is cancelled; one that hangs is ended.
+
     Args:
         grace_s: how long after its event a redeploy may start before the event counts as lost; doubles with each
             lost event.
     """
     settings = Settings.load()
+    try:
+        with only_look(settings.leases / "registry-look", LOOK_DEADLINE_S):
+            return _look_at_all(settings, timedelta(seconds=grace_s))
+    except BusyError as busy:
+        cancelled: Any = Cancelled(message=busy.what)
+        return cast("list[Outcome[RegistryResult]]", cancelled)
+
+
+def _look_at_all(settings: Settings, grace: timedelta) -> list[Outcome[RegistryResult]]:
     outcomes: list[Outcome[RegistryResult]] = []
     faults: list[Exception] = []
-    for name in running_services(settings):
+    deadline = time.monotonic() + SERVICE_DEADLINE_S
+    looks = {name: start(partial(_find, name, settings)) for name in running_services(settings)}
+    for name, found in looks.items():
         try:
-            outcome = _look_at(ServiceFolder(settings.services, name), settings, timedelta(seconds=grace_s))
+            look = await_answer(found, deadline, f"what the look at {name} reads")
+            outcome = _answer(look, grace) if look else None
         except Exception as error:  # noqa: BLE001 - whatever ails one service leaves none of the others unwatched
             say(StageName.REGISTRY, f"{name} could not be looked at: {error}")
             faults.append(error)
@@ -60,17 +86,20 @@ def watch_registry(
     return outcomes
 
 
-def _look_at(folder: ServiceFolder, settings: Settings, grace: timedelta) -> Outcome[RegistryResult] | None:
-    """None for a service without an alias, and for a look that found nothing new."""
+def _find(name: str, settings: Settings) -> Look | None:
+    """All that is read for the look at one service; None for one without an alias."""
+    folder = ServiceFolder(settings.services, name)
     if folder.state() is None:
         return None  # stopped since the names were read
     _, release = folder.serving()
-    if not release.spec.model.startswith("models:/"):
-        return None
-    look = _gather(folder, release, settings)
+    return _gather(folder, release, settings) if release.spec.model.startswith("models:/") else None
+
+
+def _answer(look: Look, grace: timedelta) -> Outcome[RegistryResult] | None:
+    """None for a look that found nothing new."""
     result = judge(look, datetime.now(UTC), grace)
     if not is_news(result, look):
-        say(StageName.REGISTRY, f"{folder.name}: {report.headline(result)}: {result.reason}")
+        say(StageName.REGISTRY, f"{look.service}: {report.headline(result)}: {result.reason}")
         return None
 
     def work() -> RegistryResult:

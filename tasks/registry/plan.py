@@ -3,7 +3,7 @@
 Reconcile, do not only react (DESIGN 8): the question is asked at every look, so a lost event is made good by
 the next one, and a doubled event does no harm. What was asked for and tried counts from the moment at which the
 alias was first seen to name the version: each promotion begins anew. What came first is told by the order of the
-records, not by their times (ADR 85): clocks are set back, and differ between hosts.
+records, not by their times (ADR 86): clocks are set back, and differ between hosts.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -9,14 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prefect.client.schemas.objects import StateType
 from releases import make_release
 
+from blocks.look_lease import only_look
 from blocks.record_store import open_record_store
 from flows.deploy_model import deploy_model
 from flows.watch_registry import watch_registry
 from tasks.core.deployment import deploy_inputs
 from tasks.core.digests import digest_of
-from tasks.core.errors import MissingToolError, NotFoundError, RecordError
+from tasks.core.errors import MissingToolError, NotFoundError, RecordError, SlipwayError
 from tasks.core.files import file_lock
 from tasks.core.progress import listen
 from tasks.core.records import Record, inputs_digest, new_record
@@ -276,6 +279,52 @@ def test_a_service_that_cannot_be_looked_at_hides_no_other(
         watch_registry()
     assert [event["service"] for event in desk.events] == ["chat", "z"]
     assert [line for line in heard if line.startswith("a could not be looked at: ")]
+
+
+def pipe_for_alias(folder: ServiceFolder) -> None:
+    no_alias(folder)
+    os.mkfifo(folder.root.parents[1] / "registry" / folder.name / "aliases" / "champion")
+
+
+def pipe_for_state(folder: ServiceFolder) -> None:
+    folder.state_file.unlink()
+    os.mkfifo(folder.state_file)
+
+
+@pytest.mark.parametrize("ail", [pipe_for_alias, pipe_for_state])
+def test_a_service_whose_look_hangs_blinds_no_other_and_is_seen_again_once_mended(
+    desk: Desk, ail: Callable[[ServiceFolder], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pipe that nobody writes to stands for a mount that hangs."""
+    monkeypatch.setattr("flows.watch_registry.SERVICE_DEADLINE_S", 1.0)
+    for name in ("a", "z"):
+        desk.move("1", name)
+        desk.serve(desk.release("1", name))
+    hanging = ServiceFolder(desk.home / "services", "a")
+    state = hanging.state_file.read_text()
+    ail(hanging)
+    for name in ("chat", "z"):
+        desk.move("2", name)
+    for _ in range(2):
+        with pytest.raises(SlipwayError, match=r"a pipe, not a file|no answer in time"):
+            watch_registry()
+    assert {event["service"] for event in desk.events} == {"chat", "z"}
+    for pipe in desk.home.rglob("*"):
+        if pipe.is_fifo():
+            pipe.unlink()
+    hanging.state_file.write_text(state)
+    desk.move("2", "a")
+    watch_registry()
+    assert "a" in {event["service"] for event in desk.events}
+
+
+def test_a_look_is_cancelled_while_another_one_is_young(desk: Desk) -> None:
+    desk.move("2")
+    with only_look(desk.home / "leases" / "registry-look", 1e9):
+        state = watch_registry(return_state=True)
+    assert state.type == StateType.CANCELLED
+    assert not desk.events
+    assert desk.look() == "the alias moved"
 
 
 def test_a_service_that_stands_still_leaves_one_record(desk: Desk) -> None:
