@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from blocks.deadline import within
 from tasks.core.direct_io import Buffer, DirectFile, Took
 from tasks.core.errors import ModelError, NotFoundError, UnreadableError, WrongUseError
-from tasks.core.paths import checked
+from tasks.core.paths import checked, is_utf8
 from tasks.staging.models import SourceFile
 from tasks.staging.source import ModelSource
 
@@ -70,7 +70,7 @@ class FolderSource:
 
     def _look(self, path: Path) -> SourceFile | None:
         """The file of that path; None for anything but a file. Raises `PermissionError` of the folder."""
-        if not _is_utf8(path.name) and not path.is_dir():
+        if not is_utf8(path.name) and not path.is_dir():
             raise ModelError(
                 f"{self.folder} holds a file whose name is not UTF-8: {path.name!r}",
                 fix="rename it, or put it elsewhere",
@@ -216,14 +216,6 @@ def _unreadable(path: Path, error: OSError) -> UnreadableError:
         f"{path} cannot be read: {error.strerror or error}",
         fix="look at the disk or the mount that it is on, then try again",
     )
-
-
-def _is_utf8(name: str) -> bool:
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _identity(status: os.stat_result) -> str:
