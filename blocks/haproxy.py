@@ -18,6 +18,7 @@ import psutil
 from pydantic import ValidationError
 
 from blocks.process import last_lines
+from tasks.core.addresses import host_and_port
 from tasks.core.errors import MissingToolError, PortTakenError, RolloutError
 from tasks.core.files import write_atomically
 from tasks.rollout.container.models import SLOTS, Route, Slot, SlotName
@@ -89,7 +90,7 @@ class HAProxy:
         if done.returncode != 0:
             if "Address already in use" in done.stderr:
                 raise PortTakenError(
-                    f"{route.host}:{route.port} is in use", fix="choose another rollout.port"
+                    f"{host_and_port(route.host, route.port)} is in use", fix="choose another rollout.port"
                 )
             raise RolloutError("HAProxy did not start", detail=last_lines(done.stderr))
         deadline = time.monotonic() + _START_TIMEOUT_S

@@ -13,9 +13,8 @@ LOCALHOST = "127.0.0.1"
 
 
 def free_port(host: str = LOCALHOST) -> int:
-    """A port that nothing listens on now."""
-    with socket.socket() as probe:
-        probe.bind((host, 0))
+    """A port of `host` that nothing listens on now. Raises `WrongUseError` for an address that is not this host's."""
+    with _bound(host, 0) as probe:
         port: int = probe.getsockname()[1]
         return port
 
@@ -25,24 +24,36 @@ def check_port_free(host: str, port: int) -> None:
 
     Raises `WrongUseError` for an address that this user cannot listen on at all.
     """
+    _bound(host, port).close()
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    """A socket that holds the address; it does not listen. What it is bound to is found as the supervisor does."""
     try:
-        _bind(host, port)
-    except OSError as error:
-        if error.errno == errno.EADDRINUSE:
-            raise port_taken(host, port) from None
-        raise WrongUseError(
-            f"nothing can listen on port {port} of {host}: {error.strerror}",
-            fix="choose an address of this host, and a port from 1024 on, as rollout.host and rollout.port",
-        ) from None
-
-
-def _bind(host: str, port: int) -> None:
-    family, kind, protocol, _, address = socket.getaddrinfo(
-        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-    )[0]
-    with socket.socket(family, kind, protocol) as probe:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        probe = socket.socket(family, kind, protocol)
+    except (OSError, UnicodeError) as error:  # UnicodeError: a label that no DNS name may have
+        raise _cannot_listen(host, port, error) from None
+    try:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         probe.bind(address)
+    except OSError as error:
+        probe.close()
+        if error.errno == errno.EADDRINUSE and port:
+            raise port_taken(host, port) from None
+        raise _cannot_listen(host, port, error) from None
+    return probe
+
+
+def _cannot_listen(host: str, port: int, error: Exception) -> WrongUseError:
+    where = f"port {port} of {host}" if port else host
+    why = (isinstance(error, OSError) and error.strerror) or str(error)
+    return WrongUseError(
+        f"nothing can listen on {where}: {why}",
+        fix="choose an address of this host, and a port from 1024 on, as rollout.host and rollout.port",
+    )
 
 
 def port_taken(host: str, port: int) -> PortTakenError:

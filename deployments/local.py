@@ -13,6 +13,7 @@ import psutil
 from blocks.ports import LOCALHOST, check_port_free, free_port
 from blocks.prefect_server import (
     api_url,
+    guard_environment,
     keeps_own_database,
     server_command,
     server_environment,
@@ -29,8 +30,9 @@ from deployments.local_state import (
     write_local_state,
 )
 from tasks.core.digests import digest_of_file
-from tasks.core.errors import PortTakenError, SlipwayError
+from tasks.core.errors import AccessError, PortTakenError, SlipwayError
 from tasks.core.files import file_lock, write_atomically
+from tasks.core.home import make_home
 from tasks.core.progress import say
 from tasks.core.settings import Settings
 
@@ -43,13 +45,15 @@ REGISTER_TIMEOUT_S = 300.0
 
 
 def start(settings: Settings, port: int | None) -> LocalState:
-    """Start what does not run yet; what runs already is left as it is."""
+    """Start what does not run yet; what runs already is left as it is, if it asks for this home's key."""
+    make_home(settings.home)
     with file_lock(settings.leases / "local.lock", wait=True, holder="the local server"):
         state = read_local_state(settings)
-        if state is None or not state.alive:
+        if state is None or not _is_ours(settings, state):
             _end(state.worker if state else None)  # it would go on asking a server that is gone
+            _end(state.server if state else None)
             state = _start_server(settings, port)
-        wait_for_server(settings, state)
+            wait_for_server(settings, state)
         os.environ.update(server_environment(settings, state.api_url))
         _register(settings, state)
         if state.worker is None and keeps_own_database(
@@ -88,6 +92,18 @@ def deployment_names() -> list[str]:
         return sorted(f"{flows[found.flow_id]}/{found.name}" for found in client.read_deployments())
 
 
+def _is_ours(settings: Settings, state: LocalState) -> bool:
+    """Whether the server runs, takes this home's key, and nothing without it."""
+    if not state.alive:
+        return False
+    try:
+        wait_for_server(settings, state)
+    except AccessError as error:
+        say("server", f"started again: {error.what}")
+        return False
+    return True
+
+
 def _start_server(settings: Settings, port: int | None) -> LocalState:
     wanted = port or _default_port()
     try:
@@ -95,10 +111,9 @@ def _start_server(settings: Settings, port: int | None) -> LocalState:
     except PortTakenError as error:
         raise PortTakenError(error.what, fix="give another: slipway up --port N") from None
     url = api_url(wanted)
-    settings.prefect_home.mkdir(parents=True, exist_ok=True)
     say("server", f"starting at {url.removesuffix('/api')}")
     pid = start_detached(
-        server_command(wanted), env=server_environment(settings, url), log=server_log(settings)
+        server_command(wanted), env=guard_environment(settings, url), log=server_log(settings)
     )
     state = LocalState(api_url=url, server=StartedProcess.of(pid))
     write_local_state(settings, state)  # before the wait: `down` finds it even if this process is killed

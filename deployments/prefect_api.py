@@ -58,13 +58,15 @@ def prefect_api(settings: Settings) -> Iterator[PrefectApi]:
     # A run's log goes to the API; on the terminal the command says what it has to say itself.
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
     os.environ.setdefault("PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW", "ignore")
-    if url := os.environ.get("PREFECT_API_URL"):
+    url = os.environ.get("PREFECT_API_URL", "").rstrip("/")
+    state = read_local_state(settings)
+    local = state if state is not None and state.alive else None
+    if url and (local is None or url != local.api_url):
         yield PrefectApi(url)
         return
-    state = read_local_state(settings)
-    if state is not None and state.alive:
-        os.environ.update(server_environment(settings, state.api_url))
-        yield PrefectApi(state.api_url, until_up=partial(wait_for_server, settings, state))
+    if local is not None:
+        os.environ.update(server_environment(settings, local.api_url))
+        yield PrefectApi(local.api_url, until_up=partial(wait_for_server, settings, local))
         return
     with temporary_server(settings) as server:
         os.environ.update(server_environment(settings, server.url))

@@ -28,7 +28,7 @@ def check_health(name: str | None = None, contract: bool = False) -> Outcome[Hea
         contract: Whether to hold the accumulated samples to their contract, too (takes seconds).
     """
     if name is None:
-        return worst_of_every_service(partial(check_health, contract=contract, return_state=True))
+        return worst_of_every_service(partial(check_health, contract=contract))
     settings = Settings.load()
     folder = ServiceFolder(settings.services, name)
     _, release = folder.serving()

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from prefect import flow, tags
-from prefect.runtime import flow_run
 
 from blocks.engine_api import EngineApi
 from blocks.environment_trial import EnvironmentTrial
@@ -49,7 +48,7 @@ from tasks.core.result import StageResult
 from tasks.core.serving import Loader
 from tasks.core.settings import Settings
 from tasks.core.spec import DeploySpec
-from tasks.core.verdicts import FAULT, CompatibilityVerdict, LifecycleVerdict, StageName
+from tasks.core.verdicts import FAULT, CompatibilityVerdict, LifecycleVerdict, StageName, says_no
 from tasks.engines.catalogue import get_engine
 from tasks.engines.deployable import refusal, wants_absent_gpu
 from tasks.engines.families import check_flags, family_at, served_as
@@ -76,7 +75,7 @@ def deploy_model(spec: DeploySpec) -> DeployResult:
     settings = Settings.load()
     lease = settings.service_lease(spec.name)
     with file_lock(lease, wait=False, holder=f"the service {spec.name}"), tags(service_tag(spec.name)):
-        end_stale_runs(spec.name, flow_run.id, flow_run.tags)
+        end_stale_runs(spec.name)
         for folder in (
             settings.home / "records",
             settings.locks,
@@ -86,7 +85,17 @@ def deploy_model(spec: DeploySpec) -> DeployResult:
             sweep_dead_writers(folder)
         result = _Lifecycle(spec, settings).run()
         end_stale_tasks(spec.name)
-    return named(result, result.verdict.capitalize(), deployment.headline(result))
+    return answer_with(result)
+
+
+def answer_with(result: DeployResult) -> DeployResult:
+    """The state that a flow returns which deployed."""
+    return named(
+        result,
+        result.verdict.capitalize(),
+        deployment.headline(result),
+        says_no=says_no(StageName.LIFECYCLE, result.verdict),
+    )
 
 
 class _Lifecycle:

@@ -48,9 +48,9 @@ class Outcome(BaseModel, Generic[R]):
         return says_no(self.stage, self.verdict)
 
     def as_state(self) -> Self:
-        """The Prefect state that shows it: `Cached`, or the verdict. A verdict is never a failed run."""
+        """The Prefect state that shows it: `Cached`, or the verdict, which is red where it says no."""
         name = "Cached" if self.cached else self.verdict.replace("_", " ").capitalize()
-        return named(self, name, self.headline)
+        return named(self, name, self.headline, says_no=self.says_no)
 
 
 def run_stage(

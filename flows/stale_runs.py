@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import platform
 from typing import Any
-from uuid import UUID
 
 from prefect import get_client
 from prefect.client.orchestration import SyncPrefectClient
@@ -26,7 +25,8 @@ from prefect.client.schemas.filters import (
     WorkPoolFilter,
     WorkPoolFilterName,
 )
-from prefect.client.schemas.objects import State, StateType
+from prefect.client.schemas.objects import FlowRun, State, StateType
+from prefect.context import FlowRunContext
 from prefect.states import Crashed
 
 _ALIVE = [StateType.PENDING, StateType.RUNNING]
@@ -38,12 +38,13 @@ def service_tag(name: str) -> str:
     return f"service:{name}@{platform.node()}"
 
 
-def end_stale_runs(name: str, own_run: UUID, own_tags: list[str]) -> int:
-    """Mark runs of this service, and their tasks, as crashed, tag the caller's own; how many runs were stale.
+def end_stale_runs(name: str) -> int:
+    """Mark runs of this service, and their tasks, as crashed, and tag the calling run; how many runs were stale.
 
-    Call while holding the service's lease, before any subflow starts: whatever else runs by Prefect's account
+    Call in a flow that holds the service's lease, before any subflow starts: whatever else runs by Prefect's account
     cannot be alive then.
     """
+    own = _own_run()
     tag = service_tag(name)
     wanted = FlowRunFilter(
         tags=FlowRunFilterTags(all_=[tag]),
@@ -51,12 +52,20 @@ def end_stale_runs(name: str, own_run: UUID, own_tags: list[str]) -> int:
     )
     with get_client(sync_client=True) as client:
         runs = client.read_flow_runs(flow_run_filter=wanted)
-        stale = [run.id for run in runs if run.id != own_run]
+        stale = [run.id for run in runs if run.id != own.id]
         for run in stale:
             client.set_flow_run_state(run, _killed("the service's next run"), force=True)
         _end_tasks(client, name)
-        client.update_flow_run(own_run, tags=sorted({*own_tags, tag}))
+        client.update_flow_run(own.id, tags=sorted({*own.tags, tag}))
     return len(stale)
+
+
+def _own_run() -> FlowRun:
+    """The calling run. `prefect.runtime` gives its id as text, which equals no id that the server tells."""
+    context = FlowRunContext.get()
+    assert context is not None
+    assert context.flow_run is not None
+    return context.flow_run
 
 
 def end_runs_of_pool(pool: str) -> int:

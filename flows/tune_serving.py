@@ -110,7 +110,8 @@ def tune_serving(request: TuningRequest) -> TuningOutcome:
     last = batching or quantization
     cached = quantization.cached and batching is not None and batching.cached
     outcome = TuningOutcome(quantization=quantization, batching=batching)
-    return named(outcome, "Cached" if cached else last.verdict.capitalize(), last.headline)
+    name = "Cached" if cached else last.verdict.capitalize()
+    return named(outcome, name, last.headline, says_no=last.says_no)
 
 
 def _bench(request: TuningRequest, stage: StageName) -> EngineBench:

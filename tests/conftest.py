@@ -120,7 +120,9 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tempora
         with uncovered():
             server = stack.enter_context(temporary_server(settings))
         server.wait()
-        yield server
+        with pytest.MonkeyPatch.context() as environment:  # for commands that tests start
+            environment.setenv("PREFECT_API_AUTH_STRING", server.key)
+            yield server
 
 
 @pytest.fixture(scope="session")

@@ -29,7 +29,7 @@ def up(port: int | None, as_json: bool) -> None:
     click.echo(f"server       {server}")
     for name in names:
         click.echo(f"deployment   {name}")
-    click.echo("look next    open the server's address in a browser | slipway down")
+    click.echo("look next    slipway ui | slipway down")
 
 
 @click.command()

@@ -5,6 +5,7 @@ Verbs are imported when they are called: `slipway --help` loads none of them.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import os
@@ -14,7 +15,9 @@ from typing import Any
 import click
 
 from tasks.core.errors import SlipwayError
+from tasks.core.home import close_home
 from tasks.core.progress import listen
+from tasks.core.settings import home_folder
 
 VERBS: dict[str, tuple[str, str]] = {
     "deploy": ("deployments.cli.deploy:deploy", "Take a model from its source to a running, tuned service."),
@@ -23,6 +26,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "rollback": ("deployments.cli.service:rollback", "Go back to the release that served before."),
     "stop": ("deployments.cli.service:stop", "End a service."),
     "up": ("deployments.cli.local:up", "Start the local server, worker and deployments."),
+    "ui": ("deployments.cli.ui:ui", "Open the local server's UI, signed in."),
     "down": ("deployments.cli.local:down", "End what `up` started."),
     "doctor": ("deployments.cli.doctor:doctor", "Say what is installed here and what is missing."),
     "survey": ("deployments.cli.compat:survey", "Show what this host is: driver, CUDA, GPUs, disk."),
@@ -73,6 +77,7 @@ def main(argv: list[str] | None = None) -> None:
     os.environ.setdefault("DO_NOT_TRACK", "1")  # Prefect would report use of it, and print a notice
     listen()  # a verb that takes long says where it shows its progress
     try:
+        _close_home(tell=True)
         code = slipway.main(args=arguments, prog_name="slipway", standalone_mode=False)
     except SlipwayError as error:
         report_error(error, as_json="--json" in arguments)
@@ -83,7 +88,17 @@ def main(argv: list[str] | None = None) -> None:
     except (click.Abort, KeyboardInterrupt):
         click.echo("stopped", err=True)
         code = 130
+    finally:
+        with contextlib.suppress(SlipwayError):
+            _close_home(tell=False)  # one that the verb made
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _close_home(*, tell: bool) -> None:
+    """Homes of earlier versions were open to other users of the machine."""
+    home = home_folder()
+    if close_home(home) and tell:
+        click.echo(f"{home} was open to other users of this machine; it is closed to them now", err=True)
 
 
 def report_error(error: SlipwayError, *, as_json: bool) -> None:

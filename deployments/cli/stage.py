@@ -146,7 +146,7 @@ def gc(limit: str, dry_run: bool, as_json: bool) -> None:
     """
     from blocks.environment_users import running_below
     from tasks.core.settings import Settings
-    from tasks.core.spec import parse_size
+    from tasks.core.spec_values import parse_size
     from tasks.staging.store import collect, list_models
 
     try:

@@ -35,6 +35,9 @@ ENVIRONMENT = {"GUIDELLM__MAX_WORKER_PROCESSES": "1", "HF_HUB_OFFLINE": "1", "HF
 CLOSED_S = 5.0
 """A closed loop's least length: each run starts a new process, which takes longer than this."""
 
+_BUFFERED_MS = 0.25
+"""Between two tokens: as fast as that it reads what was buffered. Nothing that short is a step of an engine."""
+
 _WORKER = Path(__file__).parent / "worker" / "run_guidellm.py"
 _VERSION = 2
 _PROMPTS_AHEAD = 64
@@ -222,13 +225,19 @@ def open_figures(report: GuidellmReport) -> tuple[LoadFigures, tuple[Wait, ...]]
 
 def _figures(report: GuidellmReport, waited: Sequence[float], tokens_per_s: float) -> LoadFigures:
     begun = [one for one in report.answers if one.first is not None and one.tokens > 0]
-    tpot = [
+    steps = [
         1000 * (one.last - one.first) / (one.tokens - 1)
         for one in begun
         if one.first is not None and one.tokens > 1
     ]
-    if not tpot:
+    if not steps:
         raise EngineSlowError(f"no answer had two tokens within {report.seconds:.0f} s")
+    tpot = [step for step in steps if step > _BUFFERED_MS]
+    if not tpot:
+        raise EngineError(
+            "the engine streams no tokens: each answer came in one piece, so no time per token was measured",
+            fix="let nothing between client and engine buffer its answers",
+        )
     return figures_of(
         requests=len(begun),
         seconds=report.seconds,

@@ -93,8 +93,9 @@ def _falls_behind(runs: Sequence[Run]) -> Saturation | None:
 
 
 def _latencies(runs: Sequence[Run]) -> dict[str, list[float]]:
-    names = sorted({name for run in runs for name in run.latency_ms})
-    return {name: [run.latency_ms[name] for run in runs if name in run.latency_ms] for name in names}
+    """By name what was measured. Nothing takes no time: a latency of 0 was not measured."""
+    names = sorted({name for run in runs for name, value in run.latency_ms.items() if value > 0})
+    return {name: [run.latency_ms[name] for run in runs if run.latency_ms.get(name, 0) > 0] for name in names}
 
 
 def _scatter(groups: Sequence[Sequence[Run]]) -> dict[str, tuple[float, int]]:

@@ -10,6 +10,7 @@ import shutil
 import stat
 from collections.abc import Collection, Iterator
 from pathlib import Path
+from typing import IO
 
 from tasks.core.cancellation import current
 from tasks.core.errors import BusyError, DiskFullError, ModelError, WrongUseError
@@ -63,15 +64,15 @@ def kind_of(mode: int) -> str:
     return kinds.get(stat.S_IFMT(mode), "special file")
 
 
-def make_folder(folder: Path) -> bool:
-    """Have `folder` and those above it; whether it had to be made.
+def make_folder(folder: Path, *, mode: int = 0o777) -> bool:
+    """Have `folder` and those above it; whether it had to be made. `mode`, less the umask, is for `folder` alone.
 
     Raises `DiskFullError`, or `WrongUseError` for a path at which there can be no folder.
     """
     try:
         if folder.is_dir():
             return False
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=mode, parents=True, exist_ok=True)
     except FileExistsError:
         raise WrongUseError(
             f"{folder} is there already, and is not a folder",
@@ -87,16 +88,17 @@ def make_folder(folder: Path) -> bool:
     return True
 
 
-def write_atomically(path: Path, content: bytes | str) -> None:
+def write_atomically(path: Path, content: bytes | str, *, mode: int = 0o666) -> None:
     """Replace `path` with `content`; readers see the old bytes or the new, never a mixture.
 
+    `mode`, less the umask, is the file's from its first byte on.
     Raises `DiskFullError` when the disk has no room; the old file then stays.
     """
     data = content.encode() if isinstance(content, str) else content
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.{os.getpid()}{PART}")
     try:
-        with part.open("wb") as file:
+        with _open_new(part, mode) as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
@@ -107,13 +109,16 @@ def write_atomically(path: Path, content: bytes | str) -> None:
     fsync_folder(path.parent)
 
 
-def create_exclusively(path: Path, content: bytes | str) -> bool:
-    """Create `path` with `content` unless it exists; whether it was created. Never overwrites."""
+def create_exclusively(path: Path, content: bytes | str, *, mode: int = 0o666) -> bool:
+    """Create `path` with `content` unless it exists; whether it was created. Never overwrites.
+
+    `mode`, less the umask, is the file's from its first byte on.
+    """
     data = content.encode() if isinstance(content, str) else content
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.{os.getpid()}{PART}")
     try:
-        with part.open("wb") as file:
+        with _open_new(part, mode) as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
@@ -126,6 +131,14 @@ def create_exclusively(path: Path, content: bytes | str) -> bool:
         part.unlink(missing_ok=True)
     fsync_folder(path.parent)
     return True
+
+
+def _open_new(part: Path, mode: int) -> IO[bytes]:
+    """An empty file; of no wider mode than asked for, even if a process of the same id left one there."""
+    file = os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode), "wb")
+    if not mode & 0o077:
+        os.fchmod(file.fileno(), mode)
+    return file
 
 
 def as_disk_full(error: OSError, path: Path) -> Exception:

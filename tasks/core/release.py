@@ -9,6 +9,7 @@ from typing import Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from tasks.core.addresses import base_url
 from tasks.core.digests import digest_of
 from tasks.core.errors import NotFoundError, RecordError
 from tasks.core.records import Number
@@ -89,7 +90,7 @@ class ServiceState(BaseModel):
     @property
     def endpoint(self) -> str:
         """Base URL of the service, without `/v1`."""
-        return f"http://{self.host}:{self.port}"
+        return base_url(self.host, self.port)
 
 
 class ServiceFolder:

@@ -23,7 +23,7 @@ class Settings:
     def load(cls) -> Settings:
         """Settings from `SLIPWAY_HOME`, `SLIPWAY_RECORDS`, `SLIPWAY_REGISTRY`, `SLIPWAY_S3_ENDPOINT` and
         `SLIPWAY_MODELS_LIMIT`. Raises `WrongUseError` for a limit that is no size."""
-        home = Path(os.environ.get("SLIPWAY_HOME") or Path.home() / ".slipway").expanduser().absolute()
+        home = home_folder()
         return cls(
             home=home,
             records=os.environ.get("SLIPWAY_RECORDS") or str(home / "records"),
@@ -77,11 +77,22 @@ class Settings:
         return self.home / "prefect"
 
 
+def home_folder() -> Path:
+    """The folder that `SLIPWAY_HOME` names, `~/.slipway` without it. Raises `WrongUseError` for an unknown user's."""
+    named = os.environ.get("SLIPWAY_HOME") or "~/.slipway"
+    try:
+        return Path(named).expanduser().absolute()
+    except RuntimeError:
+        raise WrongUseError(
+            f"SLIPWAY_HOME is {named!r}, but there is no such home folder", fix="set it to a folder's path"
+        ) from None
+
+
 def _size(name: str) -> int | None:
     text = os.environ.get(name)
     if not text:
         return None
-    from tasks.core.spec import parse_size  # only where it is needed: the spec takes time to load
+    from tasks.core.spec_values import parse_size  # only where it is needed: it takes time to load
 
     try:
         return parse_size(text)

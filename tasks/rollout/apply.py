@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Protocol
 
+from tasks.core.addresses import base_url
 from tasks.core.cancellation import current
 from tasks.core.digests import is_digest_of_model, short
 from tasks.core.errors import EngineError, ModelError, RolloutError
@@ -305,7 +306,7 @@ class _Attempt:
 
     @property
     def _endpoint(self) -> str:
-        return f"http://{self.plan.host}:{self.port}"
+        return base_url(self.plan.host, self.port)
 
     def _pass_gate(self, newcomer: Newcomer) -> Completion:
         gate = self.release.spec.rollout.gate

@@ -6,6 +6,7 @@ from enum import StrEnum
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from tasks.core.addresses import base_url
 from tasks.core.release import Release
 from tasks.core.result import StageResult
 from tasks.core.spec import Target
@@ -32,7 +33,7 @@ class Running(BaseModel):
     @property
     def endpoint(self) -> str:
         """Base URL, without `/v1`."""
-        return f"http://{self.host}:{self.port}"
+        return base_url(self.host, self.port)
 
 
 class RolloutAction(StrEnum):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tasks.core.addresses import host_and_port
 from tasks.core.digests import short
 from tasks.core.release import Release, ServiceState
 from tasks.rollout.models import RolloutAction, RolloutPlan, Running
@@ -75,7 +76,7 @@ def _steps(
         return (f"{new} serves already: write down that it does",)
     gate = release.spec.rollout.gate
     begin = (
-        f"claim {host}:{port or '(a free port)'}",
+        f"claim {host_and_port(host, port or '(a free port)')}",
         f"start {new} on a private address",
         f"gate within {gate.start_timeout_s:g} s: /health, then {gate.max_tokens} tokens for {gate.prompt!r}",
         f"switch traffic to {new}",

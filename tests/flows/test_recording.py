@@ -5,18 +5,21 @@ from __future__ import annotations
 import os
 import signal as signals
 import threading
+from enum import StrEnum
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 import httpx
 import pytest
 from prefect import flow, get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
+from prefect.client.schemas.objects import State, StateType
 from prefect.exceptions import ObjectNotFound
 
 from blocks.record_store import open_record_store
 from flows.recording import Outcome, artifact_key, run_stage
 from flows.side_by_side import side_by_side
+from tasks.core import verdicts
 from tasks.core.cancellation import begin, current
 from tasks.core.errors import DiskFullError, ModelError, StageCancelledError
 from tasks.core.progress import listen, to_log
@@ -155,6 +158,40 @@ def test_a_run_shows_the_verdict_and_the_artifact(slipway_home: Path) -> None:
         (artifact,) = client.read_artifacts(artifact_filter=key)
     assert str(artifact.data).startswith("# answer 1")
     assert artifact.description == "slow: value 1"
+
+
+VERDICTS: dict[StageName, type[StrEnum]] = {
+    StageName.ENVIRONMENT: verdicts.EnvironmentVerdict,
+    StageName.COMPATIBILITY: verdicts.CompatibilityVerdict,
+    StageName.STAGING: verdicts.StagingVerdict,
+    StageName.DISK: verdicts.StagingVerdict,
+    StageName.LOADING: verdicts.ChoiceVerdict,
+    StageName.QUANTIZATION: verdicts.ChoiceVerdict,
+    StageName.BATCHING: verdicts.ChoiceVerdict,
+    StageName.ROLLOUT: verdicts.RolloutVerdict,
+    StageName.HEALTH: verdicts.HealthVerdict,
+    StageName.LEAKS: verdicts.LeakVerdict,
+    StageName.REGISTRY: verdicts.RegistryVerdict,
+    StageName.LIFECYCLE: verdicts.LifecycleVerdict,
+}
+
+
+@pytest.mark.parametrize("stage_name", list(StageName))
+def test_exactly_the_verdicts_that_say_no_are_red(stage_name: StageName) -> None:
+    for verdict in VERDICTS[stage_name]:
+        outcome = Outcome[Answer](
+            stage=stage_name,
+            verdict=verdict,
+            cached=False,
+            seconds=1,
+            record="01A",
+            headline="why",
+            result=Answer(verdict=verdict),
+        )
+        state = cast(State[Any], outcome.as_state())
+        red = verdicts.says_no(stage_name, verdict)
+        assert state.type is (StateType.FAILED if red else StateType.COMPLETED), verdict
+        assert (state.name, state.message) == (verdict.replace("_", " ").capitalize(), "why")
 
 
 def test_artifact_keys_hold_letters_digits_and_dashes() -> None:

@@ -195,6 +195,18 @@ def complete(endpoint: str | None, name: str = "chat") -> str:
         return api.complete(name, "The", 4).text
 
 
+@pytest.mark.parametrize("host", ["::1", "::", "localhost"])
+def test_every_kind_of_address_serves_and_is_switched(host: str, make: Make, settings: Settings) -> None:
+    result = bring(make(host=host), settings)
+    assert complete(result.endpoint)
+    replaced = bring(make(model=1, host=host), settings)
+    assert (replaced.verdict, replaced.endpoint) == (RolloutVerdict.SERVING, result.endpoint)
+    assert complete(result.endpoint)
+    seen = running(settings)
+    assert seen is not None
+    assert (seen.host, seen.endpoint) == (host, result.endpoint)
+
+
 def test_a_release_serves_from_a_container_with_limits(make: Make, settings: Settings) -> None:
     release = make(hardware={"memory": "300Mi", "cpus": 2}, pids=64)
     result = bring(release, settings)

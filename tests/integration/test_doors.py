@@ -91,7 +91,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     bare = Place(home, folder, None, {})  # type: ignore[arg-type]
     try:
         up = bare.slipway("up", "--port", str(free_port()))
-        yield Place(home, folder, PrefectHttp(up["server"]), up)
+        yield Place(home, folder, PrefectHttp(up["server"], bare.slipway("ui")["key"]), up)
     finally:
         assert bare.slipway("down")["ended"] == ["worker", "server"]
 

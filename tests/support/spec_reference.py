@@ -5,13 +5,14 @@ from __future__ import annotations
 import enum
 import types
 from collections.abc import Iterator
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from tasks.core.spec import OWN_PYTHON, ByteCount, DeploySpec
+from tasks.core.spec import OWN_PYTHON, DeploySpec
+from tasks.core.spec_values import ByteCount
 
 HEAD = """# The spec
 
@@ -55,8 +56,10 @@ def _kind(annotation: Any) -> str:
         return f"list of {_kind(get_args(annotation)[0])}"
     if isinstance(annotation, type) and issubclass(annotation, enum.Enum):
         return ", ".join(f"`{member.value}`" for member in annotation)
-    if get_origin(annotation) is not None:
+    if annotation is ByteCount:
         return "size"
+    if get_origin(annotation) is Annotated:
+        return _kind(get_args(annotation)[0])
     return {"str": "text", "int": "number", "float": "number", "bool": "true or false", "Path": "path"}[
         annotation.__name__
     ]

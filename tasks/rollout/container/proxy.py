@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from tasks.core.addresses import host_and_port
 from tasks.core.errors import SpecError
 from tasks.rollout.container.models import SLOTS, Route, SlotName
 
@@ -46,7 +47,7 @@ defaults
     timeout server 4h
 
 frontend service
-    bind {route.host}:{route.port}
+    bind {host_and_port(route.host, route.port)}
     default_backend {BACKEND}
 
 backend {BACKEND}

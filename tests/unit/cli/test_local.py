@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import subprocess
@@ -14,6 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from blocks.api_key import api_key
 from blocks.ports import free_port
 from blocks.prefect_server import api_url
 from deployments import local, prefect_api
@@ -114,14 +116,18 @@ def test_a_document_that_names_the_time_of_day_is_read(settings: Settings, start
 
 
 @pytest.fixture
-def slow_server() -> Iterator[tuple[str, list[int]]]:
-    """The address of an API that is ready at its third answer, and what it has answered."""
+def slow_server(settings: Settings) -> Iterator[tuple[str, list[int]]]:
+    """The address of an API that is ready at its third answer to whether it is, and what it has answered to that."""
     answers: list[int] = []
+    asks_for = _header(api_key(settings))
 
     class Health(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            answers.append(503 if len(answers) < 2 else 200)
-            self.send_response(answers[-1])
+            code = 200 if self.headers.get("Authorization") == asks_for else 401
+            if self.path.endswith("/health"):
+                code = 503 if len(answers) < 2 else 200
+                answers.append(code)
+            self.send_response(code)
             self.end_headers()
 
         def log_message(self, format: str, *args: object) -> None:
@@ -168,6 +174,10 @@ def test_a_server_that_ends_while_it_is_waited_for_is_one_clear_line(
         with pytest.raises(SlipwayError, match="the local Prefect server ended while starting") as caught:
             api.wait()
     assert caught.value.detail == "no room"
+
+
+def _header(key: str) -> str:
+    return f"Basic {base64.b64encode(key.encode()).decode()}"
 
 
 GONE = StartedProcess(pid=1, boot_id="another", start_ticks=1)

@@ -60,3 +60,15 @@ def test_a_fault_is_json_for_programs(capsys: pytest.CaptureFixture[str]) -> Non
     with pytest.raises(SystemExit):
         main(["deploy", "/no/such/spec.yaml", "--dry-run", "--json"])
     assert json.loads(capsys.readouterr().out)["error"] == "SpecError"
+
+
+def test_an_open_home_is_closed_and_that_is_said_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = tmp_path / "home"
+    home.mkdir(mode=0o755)
+    monkeypatch.setenv("SLIPWAY_HOME", str(home))
+    first, second = run("status"), run("status")
+    assert first.stderr == f"{home} was open to other users of this machine; it is closed to them now\n"
+    assert second.stderr == ""
+    assert home.stat().st_mode & 0o777 == 0o700
