@@ -352,7 +352,9 @@ class _Lifecycle:
 
     def _record(self, outcome: str, evidence: dict[str, Any], result: DeployResult | None) -> None:
         inputs = deployment.deploy_inputs(self.spec, self.model.version)
+        store = open_record_store(self.settings)
         record = new_record(
+            store=store,
             stage=StageName.LIFECYCLE,
             subject=self.spec.name,
             host_fingerprint=fingerprint_here(),
@@ -363,7 +365,7 @@ class _Lifecycle:
             evidence={"inputs": inputs, **evidence},
             consulted=[row.record for row in self.rows if row.record],
         )
-        open_record_store(self.settings).put(record)
+        store.put(record)
         if result is not None:
             description = f"{result.verdict}: {deployment.headline(result)}"
             publish(StageName.LIFECYCLE, self.spec.name, deployment.markdown(result), record.id, description)

@@ -11,13 +11,15 @@ import io
 import json
 import os
 import sys
+from pathlib import Path
 from typing import Any
 
 import click
 
 from blocks.surroundings import mend, print_anything, use_utf8
-from tasks.core.errors import SlipwayError
+from tasks.core.errors import SlipwayError, WrongUseError
 from tasks.core.home import close_home
+from tasks.core.paths import is_utf8, shown
 from tasks.core.progress import listen
 from tasks.core.redaction import redacted, redacted_value
 from tasks.core.settings import home_folder
@@ -100,6 +102,7 @@ def run(argv: list[str] | None) -> None:
     os.environ.setdefault("DO_NOT_TRACK", "1")  # Prefect would report use of it, and print a notice
     listen()  # a verb that takes long says where it shows its progress
     try:
+        _check_text(arguments)
         _close_home(tell=True)
         code = slipway.main(args=arguments, prog_name="slipway", standalone_mode=False)
     except SlipwayError as error:
@@ -125,6 +128,18 @@ def run(argv: list[str] | None) -> None:
         with contextlib.suppress(SlipwayError):
             _close_home(tell=False)  # one that the verb made
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _check_text(arguments: list[str]) -> None:
+    """Records, manifests and Prefect hold text alone, and the name of a file may be something else."""
+    here = ""
+    with contextlib.suppress(FileNotFoundError):  # removed under its user, which only some verbs mind
+        here = str(Path.cwd())
+    for argument in (*arguments, here):
+        if not is_utf8(argument):
+            raise WrongUseError(
+                f"{shown(argument)} is not UTF-8", fix="rename the file or folder, or give a link to it"
+            )
 
 
 def _close_home(*, tell: bool) -> None:

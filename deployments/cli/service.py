@@ -299,7 +299,9 @@ def _record(
     from tasks.core.records import inputs_digest, new_record
     from tasks.core.verdicts import StageName
 
+    store = open_record_store(settings)
     record = new_record(
+        store=store,
         stage=StageName.ROLLOUT,
         subject=name,
         host_fingerprint=fingerprint_here(),
@@ -309,7 +311,7 @@ def _record(
         numbers=numbers,
         evidence={"inputs": inputs, **evidence},
     )
-    open_record_store(settings).put(record)
+    store.put(record)
     return record.id
 
 

@@ -92,6 +92,10 @@ class RolloutResult(StageResult):
         return (self.reason,) if self.reason else ()
 
 
+ROLLBACK = "rollback"
+"""What the evidence of a rollout's record says it was done by (`by`), where it was a rollback."""
+
+
 def rollout_inputs(release: Release) -> dict[str, str]:
     """What decides a rollout, for its record."""
     return {"service": release.name, "release": release.id}
