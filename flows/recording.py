@@ -19,6 +19,7 @@ from blocks.host import fingerprint_here
 from blocks.record_store import open_record_store
 from flows.artifacts import shown
 from flows.named_states import named
+from tasks.core.disk_faults import disk_fault
 from tasks.core.errors import SlipwayError, StageCancelledError
 from tasks.core.progress import say
 from tasks.core.records import Record, RecordStore, inputs_digest, latest_good, new_record
@@ -105,6 +106,9 @@ def run_stage(
         _record_failure(store, frame, FAULT, error, time.monotonic() - start)
         raise
     except Exception as error:
+        if isinstance(error, OSError) and (fault := disk_fault(error, Settings.load().home)):
+            _record_failure(store, frame, FAULT, fault, time.monotonic() - start)
+            raise fault from error
         # Not explained by Slipway, recorded all the same: failures are knowledge too. It goes on up.
         _record_failure(
             store, frame, FAULT, SlipwayError(f"{type(error).__name__}: {error}"), time.monotonic() - start

@@ -77,6 +77,10 @@ def main(argv: list[str] | None = None) -> None:
     except SlipwayError as error:
         report_error(error, as_json="--json" in arguments)
         code = error.exit_code
+    except OSError as error:
+        fault = _fault_of(error)
+        report_error(fault, as_json="--json" in arguments)
+        code = fault.exit_code
     except click.ClickException as error:
         error.show()
         code = error.exit_code
@@ -84,6 +88,17 @@ def main(argv: list[str] | None = None) -> None:
         click.echo("stopped", err=True)
         code = 130
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _fault_of(error: OSError) -> SlipwayError:
+    """What the disk did, where that is the cause; else the error goes on up."""
+    from tasks.core.disk_faults import disk_fault
+    from tasks.core.settings import Settings
+
+    fault = disk_fault(error, Settings.load().home)
+    if fault is None:
+        raise error
+    return fault
 
 
 def report_error(error: SlipwayError, *, as_json: bool) -> None:

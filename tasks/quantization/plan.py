@@ -85,13 +85,6 @@ def refuse_memory(needed: int, limit: int | None) -> str | None:
     return f"not made: it would need {_gb(needed)} of memory at the least, {_gb(limit)} may be used"
 
 
-def refuse_disk(file: int, free: int) -> str | None:
-    """Why a candidate is not made, if there is no room for its file. Bytes; None if it fits."""
-    if file <= free:
-        return None
-    return f"not made: its file would take {_gb(file)}, the disk has {_gb(free)} left"
-
-
 def _gb(size: int) -> str:
     return f"{size / 1e9:.2f} GB" if size >= 1e8 else f"{size / 1e6:.2f} MB"
 

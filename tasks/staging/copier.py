@@ -22,8 +22,9 @@ from blake3 import blake3
 
 from tasks.core.cancellation import current
 from tasks.core.direct_io import Buffer, DirectFile, chunk_count, reserve, ring
+from tasks.core.disk_faults import as_disk_fault
 from tasks.core.errors import ModelError, WrongUseError
-from tasks.core.files import PART, as_disk_full
+from tasks.core.files import PART
 from tasks.core.manifest import StagedFile
 from tasks.core.progress import advance, say
 from tasks.core.verdicts import StageName
@@ -145,7 +146,7 @@ def _reserve(targets: Sequence[_Target]) -> None:
         except OSError as error:
             for part in made:
                 part.unlink(missing_ok=True)
-            raise as_disk_full(error, target.path) from error
+            raise as_disk_fault(error, target.path) from error
 
 
 class _Copier:
@@ -209,7 +210,7 @@ class _Copier:
                         self._sums.feed(turn, chunk, buffer)
                     self._complete(target, file)
                 except OSError as error:
-                    raise as_disk_full(error, target.path) from error
+                    raise as_disk_fault(error, target.path) from error
         except BaseException:
             self._failed.set()
             raise
