@@ -83,7 +83,7 @@ class FactContract:
             self._data,
             self._folder,
         ]
-        run(command, timeout_s=_TIMEOUT_S).check("checking the fact tables")
+        run(command, timeout_s=_TIMEOUT_S).check("checking the fact tables", writes=self._folder)
         found = self._remembered()
         if found is None:
             raise fact_tables.damaged(f"they changed while they were checked ({self._data})")

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO
 
 from tasks.core.cancellation import current
+from tasks.core.disk_faults import fault_told
 from tasks.core.errors import CommandError, CommandTimeoutError, MissingToolError
 
 _LEASH = Path(__file__).with_name("leash.py")
@@ -31,11 +32,13 @@ class Finished:
     stderr: str
     seconds: float
 
-    def check(self, doing: str, *, fix: str | None = None) -> Finished:
-        """Itself, or `CommandError` with the end of its error output."""
+    def check(self, doing: str, *, fix: str | None = None, writes: Path | None = None) -> Finished:
+        """Itself, or `CommandError` with the end of its error output; `DiskError` if it died of the disk of `writes`."""
         if self.code == 0:
             return self
         tail = last_lines(self.stderr or self.stdout)
+        if writes is not None and (fault := fault_told(tail, writes)):
+            raise fault
         raise CommandError(
             f"{doing} failed: {Path(self.argv[0]).name} ended with {self.code}", fix=fix, detail=tail
         )

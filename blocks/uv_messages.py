@@ -42,7 +42,7 @@ def fault(doing: str, stderr: str, code: int) -> SlipwayError:
     tail = last_lines(stderr)
     if says_disk_full(stderr):
         return DiskFullError(
-            f"no room left on the disk while {doing}",
+            f"no room left on the disk while {doing}: {_deepest(stderr)}",
             fix="free space, or set SLIPWAY_HOME and UV_CACHE_DIR to a larger disk",
             detail=tail,
         )

@@ -30,7 +30,7 @@ from deployments.local_state import (
 )
 from tasks.core.digests import digest_of_file
 from tasks.core.errors import PortTakenError, SlipwayError
-from tasks.core.files import file_lock, write_atomically
+from tasks.core.files import check_writable, file_lock, write_atomically
 from tasks.core.progress import say
 from tasks.core.settings import Settings
 
@@ -43,7 +43,8 @@ REGISTER_TIMEOUT_S = 300.0
 
 
 def start(settings: Settings, port: int | None) -> LocalState:
-    """Start what does not run yet; what runs already is left as it is."""
+    """Start what does not run yet; what runs already is left as it is. Raises `DiskError`."""
+    check_writable(settings.home)
     with file_lock(settings.leases / "local.lock", wait=True, holder="the local server"):
         state = read_local_state(settings)
         if state is None or not state.alive:

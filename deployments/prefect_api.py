@@ -13,6 +13,7 @@ from functools import partial
 
 from blocks.prefect_server import TemporaryServer, server_environment, temporary_server
 from deployments.local_state import read_local_state, wait_for_server
+from tasks.core.files import check_writable
 from tasks.core.settings import Settings
 
 
@@ -52,8 +53,10 @@ class PrefectApi:
 def prefect_api(settings: Settings) -> Iterator[PrefectApi]:
     """The API to use.
 
-    Enter before the first import of Prefect, which reads its address from the environment.
+    Enter before the first import of Prefect, which reads its address from the environment. Raises `DiskError` where
+    nothing can be written to the home.
     """
+    check_writable(settings.home)  # before anything is started: a run that cannot be recorded is of no use
     os.environ.setdefault("PREFECT_LOGGING_EXTRA_LOGGERS", "slipway")
     # A run's log goes to the API; on the terminal the command says what it has to say itself.
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")

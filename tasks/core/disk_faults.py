@@ -10,7 +10,9 @@ from pathlib import Path
 
 from tasks.core.errors import DiskError, DiskFullError, SlipwayError
 
-_FULL = re.compile(r"No space left on device|Disk quota exceeded|(?:os error|Errno) (?:28|122)\b")
+_FULL = re.compile(
+    r"[Nn]o (?:space left on device|room left to write)|Disk quota exceeded|(?:os error|Errno) (?:28|122)\b"
+)
 _NUMBERED = re.compile(r"(?:os error|\[Errno) (\d+)\b")
 _OF_DISKS = (
     errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE,
@@ -81,7 +83,8 @@ def _full(place: Path, what: str) -> DiskFullError:
     except OSError:
         free = ""
     return DiskFullError(
-        f"{what} {place}{free}", fix=f"free space on the disk of {folder}, or set SLIPWAY_HOME to a larger one"
+        f"{what} {place}{free}",
+        fix=f"free space on the disk of {folder}, or set SLIPWAY_HOME to a larger one",
     )
 
 
@@ -102,10 +105,12 @@ def _denied(place: Path) -> DiskError:
 
 def _denier(place: Path) -> Path:
     """The first folder on the way that lets nobody like this user through; else the file, or the folder it is in."""
-    for folder in reversed(place.parents):
+    for folder in (*reversed(place.parents), *reversed(Path(os.path.realpath(place)).parents)):
         if not _may(folder, os.X_OK):
             return folder
-    return place if os.path.lexists(place) and not _may(place, os.R_OK | os.W_OK) else _folder_of(place.parent)
+    return (
+        place if os.path.lexists(place) and not _may(place, os.R_OK | os.W_OK) else _folder_of(place.parent)
+    )
 
 
 def _may(place: Path, what: int) -> bool:

@@ -17,6 +17,7 @@ from tasks.core.errors import BusyError, DiskError, DiskFullError, WrongUseError
 PART = ".part"
 _NO_FOLDER = (errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
 _LOCK_POLL_S = 0.05
+_PROBE_BYTES = 1 << 16
 
 
 def fsync_folder(folder: Path) -> None:
@@ -104,6 +105,21 @@ def _fault_at(error: OSError, path: Path, part: Path) -> Exception:
     """The fault names what was to be written, not its unfinished twin."""
     named = path if error.filename is None or Path(error.filename) == part else Path(error.filename)
     return as_disk_fault(OSError(error.errno, error.strerror, str(named)), path)
+
+
+def check_writable(folder: Path) -> None:
+    """Before work that takes long: a little can be written into `folder`. Raises `DiskError`."""
+    probe = folder / f"writable.{os.getpid()}{PART}"
+    try:
+        make_folder(folder)
+        with probe.open("wb") as file:
+            file.write(bytes(_PROBE_BYTES))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise _fault_at(error, folder, probe) from error
+    finally:
+        _drop(probe)
 
 
 def require_space(folder: Path, needed_bytes: int) -> None:

@@ -87,7 +87,9 @@ def test_want_of_room_is_a_fault_and_no_word_about_a_format(
     measure_candidates(request_.model_copy(update={"formats": (F16,)}), Bench(), settings)
     with monkeypatch.context() as full:
         full.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=1000))
-        with pytest.raises(DiskFullError, match=f"do not fit into {settings.candidates}: the disk mounted at"):
+        with pytest.raises(
+            DiskFullError, match=f"do not fit into {settings.candidates}: the disk mounted at"
+        ):
             measure_candidates(request_, Bench(), settings)
     assert measure_candidates(request_, Bench(), settings).candidate.format is Q8_0
 
