@@ -33,7 +33,10 @@ class Finished:
     seconds: float
 
     def check(self, doing: str, *, fix: str | None = None, writes: Path | None = None) -> Finished:
-        """Itself, or `CommandError` with the end of its error output; `DiskError` if it died of the disk of `writes`."""
+        """Itself, or `CommandError` with the end of its error output.
+
+        `DiskError` where it died of the disk that it `writes` to.
+        """
         if self.code == 0:
             return self
         tail = last_lines(self.stderr or self.stdout)

@@ -11,6 +11,7 @@ import os
 import sys
 import tempfile
 import traceback
+from pathlib import Path
 from typing import IO
 
 
@@ -18,8 +19,7 @@ def main() -> None:
     """Run them one after another."""
     import deployments.cli.main  # before the forks
 
-    with open(sys.argv[1]) as file:
-        commands = json.load(file)
+    commands = json.loads(Path(sys.argv[1]).read_text())
     for command in commands:
         with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
             child = os.fork()
@@ -38,7 +38,7 @@ def _run(entry: object, command: list[str], out: IO[bytes], err: IO[bytes]) -> N
         entry(command)
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else 0
-    except BaseException:
+    except BaseException:  # noqa: BLE001  # as the interpreter does for the command itself
         traceback.print_exc()
     finally:
         sys.stdout.flush()
