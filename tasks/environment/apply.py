@@ -23,6 +23,7 @@ from tasks.core.verdicts import StageName
 from tasks.engines.base import Engine
 from tasks.environment import locks, plan, refusals
 from tasks.environment.files import MARKER, beside, discard, held, scratch, sweep_leftovers, touch_used
+from tasks.environment.integrity import changed_files, is_doubted, note_files, settle_doubt
 from tasks.environment.libraries import bring
 from tasks.environment.models import (
     Built,
@@ -231,6 +232,7 @@ def _fill(part: Path, folder: Path, locked: Locked, tool: PackageTool, trial: Tr
         size_bytes=sum(path.lstat().st_size for path in part.rglob("*")),
         build_s=time.monotonic() - start,
     )
+    note_files(part)
     write_atomically(part / MARKER, marker.model_dump_json(indent=1) + "\n")
     return marker
 
@@ -244,16 +246,33 @@ def _put_in_place(part: Path, folder: Path) -> None:
 
 
 def standing_environment(folder: Path, lock_digest: str, trial: Trial) -> Built | None:
-    """The finished environment in `folder` if it is that lock's and its Python runs."""
+    """The finished environment in `folder` if it is that lock's, its files are as installed and its Python runs."""
     try:
         marker = Marker.model_validate_json((folder / MARKER).read_bytes())
         copy_digest = digest_of_file(folder / LOCK_COPY)
     except (OSError, ValidationError):
         return None
-    if not marker.lock_digest == copy_digest == lock_digest or not trial.alive(folder / "bin" / "python"):
+    if not marker.lock_digest == copy_digest == lock_digest or not _is_unharmed(folder):
+        return None
+    if not trial.alive(folder / "bin" / "python"):
         return None
     touch_used(folder)
     return _built(folder, marker)
+
+
+def _is_unharmed(folder: Path) -> bool:
+    doubted = is_doubted(folder)
+    changed = changed_files(folder, deep=doubted)
+    if changed:
+        more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
+        say(
+            StageName.ENVIRONMENT,
+            f"{folder / changed[0]}{more} changed since it was installed: building anew",
+        )
+        return False
+    if doubted:
+        settle_doubt(folder)
+    return True
 
 
 def _built(folder: Path, marker: Marker) -> Built:
