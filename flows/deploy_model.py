@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -39,7 +39,7 @@ from tasks.core import deployment
 from tasks.core.cancellation import begin
 from tasks.core.deployment import DeployResult, StageRow
 from tasks.core.digests import digest_of
-from tasks.core.errors import SlipwayError
+from tasks.core.errors import EngineError, SlipwayError
 from tasks.core.files import file_lock, mount_of, sweep_dead_writers
 from tasks.core.pins import pinned_versions
 from tasks.core.progress import say
@@ -54,6 +54,7 @@ from tasks.engines.catalogue import get_engine
 from tasks.engines.deployable import refusal, wants_absent_gpu
 from tasks.engines.families import check_flags, family_at, served_as
 from tasks.engines.loaders import load_arguments
+from tasks.environment.integrity import doubt
 from tasks.environment.models import EnvironmentRequest, EnvironmentResult, Locked
 from tasks.environment.task import lock_environment
 from tasks.loading.plan import find_choice
@@ -128,11 +129,12 @@ class _Lifecycle:
             if prepared is None:
                 return self._refused()
             environment, staging = prepared
-            tuned = self._tune(environment, staging)
-            if tuned is None:
-                return self._refused()
-            release = self._release(environment, staging, *tuned)
-            rollout = self._keep(answer_of(lambda: roll_out_under_lease(release)))
+            with self._doubting(environment):
+                tuned = self._tune(environment, staging)
+                if tuned is None:
+                    return self._refused()
+                release = self._release(environment, staging, *tuned)
+                rollout = self._keep(answer_of(lambda: roll_out_under_lease(release)))
         if rollout.says_no:
             return self._refused(endpoint=rollout.result.endpoint)
         endpoint = rollout.result.endpoint
@@ -144,6 +146,17 @@ class _Lifecycle:
             release=rollout.result.release,
             completion=None if health.says_no else self._completion(endpoint),
         )
+
+    @contextmanager
+    def _doubting(self, environment: EnvironmentResult) -> Iterator[None]:
+        """An engine that fails may have been damaged: then the next deploy compares every file of its environment."""
+        try:
+            yield
+        except EngineError:
+            doubt(environment.environment_path, self.settings)
+            raise
+        if any(row.says_no for row in self.rows):
+            doubt(environment.environment_path, self.settings)
 
     def _is_ruled_out(self) -> bool:
         """Whether this host blocks the engine, judged by its pins before anything is locked or built."""

@@ -22,7 +22,7 @@ from flows.named_states import named
 from tasks.core.disk_faults import disk_fault
 from tasks.core.errors import SlipwayError, StageCancelledError
 from tasks.core.progress import say
-from tasks.core.records import Record, RecordStore, inputs_digest, latest_good, new_record
+from tasks.core.records import Record, RecordStore, inputs_digest, new_record, standing
 from tasks.core.result import Report, StageResult
 from tasks.core.settings import Settings
 from tasks.core.verdicts import CANCELLED, FAULT, StageName, says_no
@@ -145,7 +145,7 @@ def _reuse(
     result_type: type[R],
     still_good: Callable[[R], bool],
 ) -> tuple[Record, R] | None:
-    record = latest_good(store.with_inputs(stage, digest), inputs_digest=digest, host_fingerprint=host)
+    record = standing(store.with_inputs(stage, digest), inputs_digest=digest, host_fingerprint=host)
     if record is None:
         return None
     try:

@@ -152,13 +152,18 @@ def parse_record(content: bytes, name: str) -> Record:
         ) from None
 
 
-def latest_good(
+def standing(
     records: Sequence[Record], *, inputs_digest: str, host_fingerprint: str | None = None
 ) -> Record | None:
-    """The newest good record with these inputs; on this host if a fingerprint is given."""
+    """The record that may stand in for the work with these inputs; on this host if a fingerprint is given.
+
+    The newest answer decides: where that says no, an older one that said yes no longer counts. Runs that ended
+    without an answer (`fault`, `cancelled`) say nothing about the result: they are passed over, so that a network
+    that was away does not throw away measurements.
+    """
     for record in sorted(records, key=lambda record: record.id, reverse=True):
-        if record.inputs_digest != inputs_digest or not record.good:
+        if record.inputs_digest != inputs_digest or record.outcome in (FAULT, CANCELLED):
             continue
         if host_fingerprint is None or record.host_fingerprint == host_fingerprint:
-            return record
+            return record if record.good else None
     return None

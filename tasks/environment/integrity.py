@@ -21,6 +21,8 @@ from typing import NamedTuple
 from packaging.utils import canonicalize_name
 
 from tasks.core.files import write_atomically
+from tasks.core.release import Release
+from tasks.core.settings import Settings
 from tasks.environment.files import MARKER, USED
 
 NOTE = "slipway-files.json"
@@ -73,9 +75,23 @@ def changed_files(folder: Path, *, deep: bool = False) -> tuple[str, ...]:
     return tuple(damaged)
 
 
-def doubt(folder: Path) -> None:
-    """Have the next look at this environment compare every file, and compile its modules anew."""
-    (folder / DOUBT).touch()
+def changed_since_installed(release: Release, settings: Settings) -> tuple[str, ...]:
+    """Files of a release's environment that hold something else by now; the next deploy builds that anew.
+
+    An environment that Slipway did not build is not looked at.
+    """
+    folder = release.environment_path
+    if folder.parent != settings.environments or not folder.is_dir():
+        return ()
+    if changed := changed_files(folder, deep=True):
+        doubt(folder, settings)
+    return changed
+
+
+def doubt(folder: Path | None, settings: Settings) -> None:
+    """Have the next look at an environment that Slipway built compare every file, and compile its modules anew."""
+    if folder is not None and folder.parent == settings.environments and folder.is_dir():
+        (folder / DOUBT).touch()
 
 
 def is_doubted(folder: Path) -> bool:

@@ -102,6 +102,13 @@ def test_a_no_is_no_cache(slipway_home: Path) -> None:
     assert not stage(work).cached
 
 
+def test_a_later_no_takes_back_an_earlier_yes(slipway_home: Path) -> None:
+    stage(Work())
+    assert stage(Work("corrupt"), still_good=lambda result: False).says_no
+    assert not stage(Work()).cached
+    assert stage(Work()).cached
+
+
 def test_a_result_of_another_version_is_not_reused(slipway_home: Path) -> None:
     class Older(Answer):
         gone: int = 1

@@ -9,11 +9,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from releases import make_release
 
+from tasks.core.settings import Settings
 from tasks.environment.files import touch_used
 from tasks.environment.integrity import (
     NOTE,
     changed_files,
+    changed_since_installed,
     doubt,
     is_doubted,
     note_files,
@@ -29,7 +32,7 @@ FILES = {MODULE: b"x = 1\n", f"{SITE}/probe/native.so": b"\x7fELF" + bytes(100),
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """An environment with one package of three files and its `RECORD`, and a link."""
-    place = tmp_path / "environment"
+    place = tmp_path / "environments" / "aaaaaaaaaaaa"
     rows = []
     for name, content in FILES.items():
         path = place / name
@@ -116,7 +119,7 @@ def test_what_python_and_slipway_write_later_is_no_change(folder: Path) -> None:
     cache.mkdir()
     (cache / "probe.pyc").write_bytes(b"")
     touch_used(folder)
-    doubt(folder)
+    doubt(folder, Settings(folder.parent.parent, "", "", None))
     assert changed_files(folder, deep=True) == ()
 
 
@@ -157,8 +160,22 @@ def test_a_package_with_a_damaged_file_is_named(folder: Path) -> None:
 def test_a_doubt_is_settled_once_and_takes_compiled_modules_along(folder: Path) -> None:
     cache = folder / SITE / "probe" / "__pycache__"
     cache.mkdir()
-    doubt(folder)
+    doubt(folder, Settings(folder.parent.parent, "", "", None))
     assert is_doubted(folder)
     settle_doubt(folder)
     assert not is_doubted(folder)
     assert not cache.exists()
+
+
+def test_a_doubted_environment_is_compared_by_its_next_look(folder: Path) -> None:
+    """Damage that neither size nor time shows is found once an engine has failed in it, or by the nightly check."""
+    settings = Settings(folder.parent.parent, "", "", None)
+    release = make_release(folder / "bin" / "python", folder / MODULE)
+    note_files(folder)
+    before = (folder / MODULE).stat()
+    garbage(folder / MODULE)
+    os.utime(folder / MODULE, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert changed_since_installed(release, settings) == (MODULE,)
+    assert is_doubted(folder)
+    elsewhere = Settings(folder, "", "", None)
+    assert changed_since_installed(release, elsewhere) == (), "it is not Slipway's"
