@@ -39,6 +39,7 @@ from tasks.core import deployment
 from tasks.core.cancellation import begin
 from tasks.core.deployment import DeployResult, StageRow
 from tasks.core.digests import digest_of
+from tasks.core.disk_faults import disk_fault
 from tasks.core.errors import EngineError, SlipwayError
 from tasks.core.files import file_lock, mount_of, sweep_dead_writers
 from tasks.core.pins import pinned_versions
@@ -106,13 +107,17 @@ class _Lifecycle:
             self.model = resolve(self.spec.model, self.settings)
             check_target(self.spec.target)
             result = self._run_stages()
-        except Exception as error:
+        except Exception as raised:
             # This is where the run is recorded: a fault is knowledge too. It goes on up.
+            told = disk_fault(raised, self.settings.home) if isinstance(raised, OSError) else None
+            error = told or raised
             rows = [row.model_dump(mode="json") for row in self.rows]
             try:
                 self._record(FAULT, {"error": str(error), "stages": rows}, None)
             except (SlipwayError, OSError) as lost:
                 say(StageName.LIFECYCLE, f"{FAULT}: {error}; it could not be recorded: {lost}")
+            if told:
+                raise told from raised
             raise
         self._record(result.verdict, {"result": result.model_dump(mode="json")}, result)
         return result

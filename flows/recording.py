@@ -152,7 +152,10 @@ def _reuse(
         result = result_type.model_validate(record.evidence["result"])
     except (KeyError, ValidationError):
         return None  # written by another version: do the work again
-    return (record, result) if still_good(result) else None
+    try:
+        return (record, result) if still_good(result) else None
+    except OSError:
+        return None  # the work meets it again, and what it raises then is recorded
 
 
 def _record_failure(

@@ -7,6 +7,7 @@ import errno
 import fcntl
 import os
 import shutil
+import time
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from tasks.core.errors import BusyError, DiskError, DiskFullError, WrongUseError
 PART = ".part"
 _NO_FOLDER = (errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
 _LOCK_POLL_S = 0.05
+_LAST_WRITES_S = 5.0
 _PROBE_BYTES = 1 << 16
 
 
@@ -48,7 +50,8 @@ def make_folder(folder: Path) -> bool:
         if isinstance(fault, DiskError) and error.errno not in _NO_FOLDER:
             raise fault from error
         raise WrongUseError(
-            f"{folder} cannot be made: {error.strerror}", fix="name another folder"
+            f"{folder} cannot be made: {error.strerror}",
+            fix=f"name another folder, or {fault.fix}" if fault and fault.fix else "name another folder",
         ) from error
     return True
 
@@ -188,6 +191,16 @@ def sweep_dead_writers(folder: Path) -> list[Path]:
             part.unlink(missing_ok=True)
             removed.append(part)
     return removed
+
+
+def discard(*paths: Path) -> None:
+    """Remove files and folders. A folder is tried again for a moment: the children of a killed run die just
+    after it, and one may still be writing there."""
+    for path in paths:
+        deadline = time.monotonic() + _LAST_WRITES_S
+        while path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=time.monotonic() < deadline)
+        path.unlink(missing_ok=True)
 
 
 def remove_folder(folder: Path) -> None:

@@ -13,8 +13,9 @@ from packaging.specifiers import SpecifierSet
 from pydantic import ValidationError
 
 from tasks.core.digests import digest_of_file, short
+from tasks.core.disk_faults import as_disk_fault
 from tasks.core.errors import NotFoundError, SlipwayError, WrongUseError
-from tasks.core.files import PART, file_lock, fsync_folder, write_atomically
+from tasks.core.files import PART, discard, file_lock, fsync_folder, write_atomically
 from tasks.core.pins import pinned_versions
 from tasks.core.progress import say
 from tasks.core.settings import Settings
@@ -22,7 +23,7 @@ from tasks.core.spec import EnvironmentManager
 from tasks.core.verdicts import StageName
 from tasks.engines.base import Engine
 from tasks.environment import locks, plan, refusals
-from tasks.environment.files import MARKER, beside, discard, held, scratch, sweep_leftovers, touch_used
+from tasks.environment.files import MARKER, beside, held, scratch, sweep_leftovers, touch_used
 from tasks.environment.integrity import changed_files, is_doubted, note_files, settle_doubt
 from tasks.environment.libraries import bring
 from tasks.environment.models import (
@@ -140,6 +141,8 @@ def _existing_lock(path: Path, request: LockRequest) -> Locked | None:
         content = locks.read_lock(path.read_text(), str(path))
     except (FileNotFoundError, UnicodeDecodeError, WrongUseError):
         return None
+    except IsADirectoryError as error:
+        raise as_disk_fault(error, path) from error
     if content.request != request:
         return None
     return read_locked(path, request)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -213,11 +214,12 @@ def make_candidate(
     with file_lock(settings.leases / f"candidate-{folder.name}.lock", wait=True, holder=holder):
         if (found := read_candidate(folder, recipe.name, request.model_digest)) is not None:
             return found
-        folder.mkdir(parents=True, exist_ok=True)
-        sweep_parts(folder)
         path = folder / recipe.name
         part = path.with_name(recipe.name + PART)
         try:
+            remove_model(folder / DOCUMENT)  # of what is made anew; nothing may take it for that
+            folder.mkdir(parents=True, exist_ok=True)
+            sweep_parts(folder)
             bench.convert(recipe.worker, request.model_dir, form, part)
             sync_model(part)
             digest = digest_of_model(part)
@@ -226,7 +228,8 @@ def make_candidate(
         except OSError as error:
             raise as_disk_fault(error, path) from error
         finally:
-            remove_model(part)
+            with contextlib.suppress(NotADirectoryError):
+                remove_model(part)
         fsync_folder(folder)
         document = CandidateDocument(
             model_digest=request.model_digest,

@@ -69,7 +69,8 @@ class _Target:
         for found in (path, place):
             if found.is_dir() and not found.is_symlink():
                 raise WrongUseError(
-                    f"{found} is a folder, and a file is to be written there", fix="remove it"
+                    f"{found} is a folder, and a file is to be written there",
+                    fix=f"move it away: mv {found} {found}.damaged",
                 )
         return cls(planned, path, place, expected, binding)
 
