@@ -42,6 +42,7 @@ from tasks.core.digests import digest_of
 from tasks.core.disk_faults import disk_fault
 from tasks.core.errors import EngineError, SlipwayError
 from tasks.core.files import file_lock, mount_of, sweep_dead_writers
+from tasks.core.freshness import measure_anew
 from tasks.core.pins import pinned_versions
 from tasks.core.progress import say
 from tasks.core.records import new_record
@@ -66,7 +67,7 @@ K = TypeVar("K", bound=StageResult)
 
 
 @flow(name="deploy-model", flow_run_name="deploy {spec.name}")
-def deploy_model(spec: DeploySpec) -> DeployResult:
+def deploy_model(spec: DeploySpec, fresh: tuple[StageName, ...] = ()) -> DeployResult:
     """Take a model from its source to a running, tuned service.
 
     Environment, compatibility and staging run at the same time; a verdict that says no ends the lifecycle and
@@ -74,7 +75,9 @@ def deploy_model(spec: DeploySpec) -> DeployResult:
 
     Args:
         spec: what to deploy, where, and how good it has to be.
+        fresh: stages that measure anew, whatever earlier records say.
     """
+    measure_anew(fresh)
     settings = Settings.load()
     lease = settings.service_lease(spec.name)
     with file_lock(lease, wait=False, holder=f"the service {spec.name}"), tags(service_tag(spec.name)):

@@ -9,6 +9,7 @@ import click
 
 from deployments.cli.main import print_json
 from tasks.core.deployment import DeployResult, StageRow
+from tasks.core.freshness import STAGES
 from tasks.core.settings import Settings
 from tasks.core.spec import DeploySpec, load_spec
 from tasks.core.verdicts import StageName, says_no
@@ -18,8 +19,19 @@ from tasks.core.verdicts import StageName, says_no
 @click.argument("spec_file", metavar="SPEC", type=click.Path(path_type=Path))
 @click.option("--dry-run", is_flag=True, help="Print the plan; do nothing.")
 @click.option("--set", "overrides", metavar="KEY=VALUE", multiple=True, help="Override a key of the spec.")
+@click.option(
+    "--fresh",
+    metavar="[STAGE]",
+    multiple=True,
+    is_flag=False,
+    flag_value="all",
+    type=click.Choice(["all", *STAGES]),
+    help="Measure STAGE anew, whatever earlier records say; every stage without a name. After SPEC.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-def deploy(spec_file: Path, dry_run: bool, overrides: tuple[str, ...], as_json: bool) -> None:
+def deploy(
+    spec_file: Path, dry_run: bool, overrides: tuple[str, ...], fresh: tuple[str, ...], as_json: bool
+) -> None:
     """Take the model that SPEC names to a running, tuned service."""
     spec = load_spec(spec_file, overrides)
     if dry_run:
@@ -27,7 +39,7 @@ def deploy(spec_file: Path, dry_run: bool, overrides: tuple[str, ...], as_json: 
         return
     _check_engine(spec)
     _check_target(spec)
-    result = _run(spec, quiet=as_json)
+    result = _run(spec, STAGES if "all" in fresh else tuple(map(StageName, fresh)), quiet=as_json)
     if as_json:
         print_json(
             {
@@ -66,7 +78,7 @@ def _check_target(spec: DeploySpec) -> None:
     check_target(spec.target)
 
 
-def _run(spec: DeploySpec, *, quiet: bool) -> DeployResult:
+def _run(spec: DeploySpec, fresh: tuple[StageName, ...], *, quiet: bool) -> DeployResult:
     """Run the lifecycle in this process, on a Prefect API that is there or that is started for it."""
     from deployments.cli.progress import show_progress
     from deployments.cli.show import console
@@ -94,7 +106,7 @@ def _run(spec: DeploySpec, *, quiet: bool) -> DeployResult:
             say("prefect", f"ready at {api.url}")
             # The run bears the tag from its creation: killed at once, it is still found by the next one.
             with api.quiet_runs(), tags(service_tag(spec.name)):
-                return answer_of(lambda: deploy_model(spec))
+                return answer_of(lambda: deploy_model(spec, fresh))
 
 
 def _show_plan(spec: DeploySpec, *, as_json: bool) -> None:

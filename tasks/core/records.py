@@ -19,6 +19,10 @@ SCHEMA: Literal["slipway.record/1"] = "slipway.record/1"
 NumberKind = Literal["measured", "predicted", "prior"]
 
 
+FOREIGN_LOAD = "foreign_load"
+"""The figure that says which share of the processors others used while the figures beside it were measured."""
+
+
 class Number(BaseModel):
     """One figure with its unit and where it comes from."""
 
@@ -150,6 +154,14 @@ def parse_record(content: bytes, name: str) -> Record:
         raise RecordError(
             f"{name} is not a record: {where}: {first['msg']}", fix="move it away, or upgrade Slipway"
         ) from None
+
+
+def load_words(numbers: Mapping[str, Number], busy_share: float) -> str:
+    """`, under foreign load (…)` where others used more than `busy_share` of the processors; else nothing."""
+    load = numbers.get(FOREIGN_LOAD)
+    if load is None or load.value <= busy_share:
+        return ""
+    return f", under foreign load ({load.value:.0%} of the processors)"
 
 
 def standing(
