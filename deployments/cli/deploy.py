@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -35,7 +36,7 @@ def deploy(
     """Take the model that SPEC names to a running, tuned service."""
     spec = load_spec(spec_file, overrides)
     if dry_run:
-        _show_plan(spec, as_json=as_json)
+        _show_plan(spec, STAGES if "all" in fresh else fresh, as_json=as_json)
         return
     _check_engine(spec)
     _check_target(spec)
@@ -109,8 +110,9 @@ def _run(spec: DeploySpec, fresh: tuple[StageName, ...], *, quiet: bool) -> Depl
                 return answer_of(lambda: deploy_model(spec, fresh))
 
 
-def _show_plan(spec: DeploySpec, *, as_json: bool) -> None:
+def _show_plan(spec: DeploySpec, fresh: tuple[str, ...], *, as_json: bool) -> None:
     from blocks.nvml import read_nvml
+    from deployments.cli.changes import standings
     from deployments.cli.plan import plan_of, plan_without
     from tasks.engines.deployable import refusal, wants_absent_gpu
 
@@ -120,8 +122,17 @@ def _show_plan(spec: DeploySpec, *, as_json: bool) -> None:
         blocked, judged = _judge(spec)
     ends = blocked or refused is not None
     steps = plan_without(judged, refused.what if refused else None) if ends else plan_of(spec)
+    found = {} if ends else standings(spec, Settings.load(), fresh)
     if as_json:
-        print_json({"name": spec.name, "plan": [{"stage": step.stage, "does": step.does} for step in steps]})
+        plan = [
+            {
+                "stage": step.stage,
+                "does": step.does,
+                **(asdict(found[step.stage]) if step.stage in found else {}),
+            }
+            for step in steps
+        ]
+        print_json({"name": spec.name, "plan": plan})
     else:
         from rich.markup import escape
 
@@ -129,6 +140,8 @@ def _show_plan(spec: DeploySpec, *, as_json: bool) -> None:
 
         rows = [(step.stage, escape(step.does)) for step in steps]
         print_table(("stage", "would"), rows, title=f"Plan for {spec.name}")
+        for stage, one in found.items():
+            click.echo(f"{stage} {'cached' if one.cached else 'would run'}: {one.why}")
         if not ends:
             click.echo("Nothing was done. Without --dry-run, these stages run.")
     if blocked:

@@ -234,6 +234,14 @@ _BRANCHES: dict[QuantizationPolicy, Callable[[Sequence[Measured], CandidateForma
 }
 
 
+def choices(rows: Sequence[Measured]) -> dict[QuantizationPolicy, CandidateFormat]:
+    """What each policy would choose of these figures; empty where nothing is within the tolerance."""
+    fit = [row for row in rows if row.rejected is None and row.tokens_per_s is not None]
+    if not fit:
+        return {}
+    return {policy: branch(fit, rows[0].format)[0].format for policy, branch in _BRANCHES.items()}
+
+
 def front(rows: Sequence[Measured]) -> frozenset[CandidateFormat]:
     """Formats that none of the others equals or beats in quality kept, speed and size at once."""
     placed = {
