@@ -15,6 +15,7 @@ from urllib.parse import unquote, urlsplit
 
 from blocks.uv import Uv
 from tasks.core.digests import digest_of_file
+from tasks.core.disk_faults import says_disk_full
 from tasks.core.errors import (
     CommandError,
     DiskFullError,
@@ -179,7 +180,7 @@ def _date(text: str | None) -> datetime | None:
 
 def _fault(doing: str, error: Exception) -> SlipwayError:
     text = str(error)
-    if "No space left on device" in text:
+    if says_disk_full(text):
         return DiskFullError(f"no room left on the disk while {doing}", fix="free space on it", detail=text)
     if any(sign in text for sign in _UNREACHABLE):
         return NetworkError(

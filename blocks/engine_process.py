@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,6 +16,7 @@ from blocks.process import last_lines, leashed
 from blocks.process_memory import kernel_kills, kernel_kills_since
 from tasks.core.cancellation import current
 from tasks.core.child_environment import Needs
+from tasks.core.disk_faults import as_disk_fault, says_disk_full
 from tasks.core.errors import EngineDiedError, EngineError, EngineHungError, EngineStartError
 from tasks.core.files import open_private
 from tasks.core.prefetch import Prefetch, no_prefetch
@@ -42,9 +44,11 @@ class EngineChild:
     dying_s: float = _DYING_S
 
     def check(self, doing: str, *, ready: bool, wait_s: float = 0.0) -> None:
-        """Raise `EngineDiedError` if the process has ended, or ends within `wait_s`."""
+        """Raise `EngineDiedError` if the process has ended, or ends within `wait_s`; `DiskFullError` if of that."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             status = self.child.wait(timeout=wait_s)
+            if says_disk_full(self.last_words()):
+                raise as_disk_fault(OSError(errno.ENOSPC, ""), self.log)
             raise EngineDiedError(
                 f"the engine died {doing} ({name_end(status)})",
                 status=status,

@@ -22,7 +22,7 @@ from tasks.compatibility.fact_tables import RawTables, Row, Sheet
 from tasks.compatibility.models import TableCheck, TablesCheck, TablesIdentity
 from tasks.core.contract import ContractResult
 from tasks.core.digests import digest_of, short
-from tasks.core.files import file_lock, write_atomically
+from tasks.core.files import discard, file_lock, write_atomically
 from tasks.core.settings import Settings
 
 if TYPE_CHECKING:
@@ -83,7 +83,8 @@ class FactContract:
             self._data,
             self._folder,
         ]
-        run(command, timeout_s=_TIMEOUT_S).check("checking the fact tables")
+        discard(self._folder)  # what is damaged in it may be in the way
+        run(command, timeout_s=_TIMEOUT_S).check("checking the fact tables", writes=self._folder)
         found = self._remembered()
         if found is None:
             raise fact_tables.damaged(f"they changed while they were checked ({self._data})")

@@ -16,6 +16,7 @@ from typing import IO
 
 from tasks.core.cancellation import current
 from tasks.core.child_environment import Needs, child_environment
+from tasks.core.disk_faults import fault_told
 from tasks.core.errors import CommandError, CommandTimeoutError, MissingToolError
 
 _LEASH = Path(__file__).with_name("leash.py")
@@ -32,11 +33,16 @@ class Finished:
     stderr: str
     seconds: float
 
-    def check(self, doing: str, *, fix: str | None = None) -> Finished:
-        """Itself, or `CommandError` with the end of its error output."""
+    def check(self, doing: str, *, fix: str | None = None, writes: Path | None = None) -> Finished:
+        """Itself, or `CommandError` with the end of its error output.
+
+        `DiskError` where it died of the disk that it `writes` to.
+        """
         if self.code == 0:
             return self
         tail = last_lines(self.stderr or self.stdout)
+        if writes is not None and (fault := fault_told(tail, writes)):
+            raise fault
         raise CommandError(
             f"{doing} failed: {Path(self.argv[0]).name} ended with {self.code}", fix=fix, detail=tail
         )

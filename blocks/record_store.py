@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from tasks.core.errors import NotFoundError, RecordError
 from tasks.core.files import create_exclusively
+from tasks.core.progress import say
 from tasks.core.records import Record, RecordStore, inputs_suffix, newest_id, parse_record, read_all
 from tasks.core.settings import Settings
 from tasks.core.verdicts import StageName
@@ -49,7 +50,17 @@ class FolderRecordStore:
 
     def _read(self, pattern: str, newest: int | None = None) -> Sequence[Record]:
         paths = sorted(self.root.glob(pattern), key=lambda path: path.name)
-        return read_all((path.read_bytes(), str(path)) for path in paths[-newest if newest else None :])
+        return read_all(_contents(paths[-newest if newest else None :]))
+
+
+def _contents(paths: Sequence[Path]) -> Iterator[tuple[bytes, str]]:
+    for path in paths:
+        try:
+            yield path.read_bytes(), str(path)
+        except (
+            OSError
+        ) as error:  # of one object: a store that cannot be read at all says so when it is written
+            say("knowledge", f"left out: {path} cannot be read: {error.strerror}")
 
 
 def open_record_store(settings: Settings) -> RecordStore:

@@ -6,6 +6,8 @@ import ctypes
 import json
 import platform
 import sys
+from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 
 from blocks.process import Finished, find_tool, run
@@ -14,6 +16,7 @@ from tasks.core.child_environment import Needs
 from tasks.core.errors import MissingToolError, NetworkError, NotFoundError
 from tasks.core.progress import say
 from tasks.core.verdicts import StageName
+from tasks.environment.integrity import unlike_record
 from tasks.environment.models import Conflict, Locked, LockRequest, Refusal
 
 _TIMEOUT_S = 1800.0
@@ -61,11 +64,19 @@ def venv_arguments(folder: Path, python: str) -> list[str]:
     ]
 
 
-def sync_arguments(python: Path, locked: Locked, *, offline: bool = False) -> list[str]:
-    """Install exactly the lock, each file with a hash it names."""
+def sync_arguments(
+    python: Path, locked: Locked, *, offline: bool = False, refresh: Sequence[str] = ()
+) -> list[str]:
+    """Install exactly the lock, each file with a hash it names.
+
+    Files are copied (on disks that can, blocks stay shared until one is written): as a link to uv's cache, a file
+    that is damaged in one environment would be damaged in all. Packages to `refresh` are fetched again.
+    """
+    again = (("--refresh-package", name, "--reinstall-package", name) for name in refresh)
     return [
         *(["--offline"] if offline else []),
-        *("pip", "sync", "--quiet", "--color", "never", "--no-python-downloads"),
+        *("pip", "sync", "--quiet", "--color", "never", "--no-python-downloads", "--link-mode", "copy"),
+        *chain.from_iterable(again),
         *("--require-hashes", "--only-binary", ":all:", *source_arguments(locked.request)),
         *("--python", str(python), str(locked.path)),
     ]
@@ -151,15 +162,31 @@ class Uv:
         if done.code != 0:
             raise fault("creating the environment", done.stderr, done.code)
         python = folder / "bin" / "python"
+        self._sync(python, locked)
+        if damaged := unlike_record(folder):
+            say(
+                StageName.ENVIRONMENT,
+                f"uv's cache holds damaged files of {', '.join(damaged)}: fetching anew",
+            )
+            self._refresh(python, locked, tuple(damaged))
+        return python
+
+    def _sync(self, python: Path, locked: Locked) -> None:
         done = self._run(sync_arguments(python, locked), cwd=locked.path.parent)
         if done.code == 0:
-            return python
+            return
         error = fault("installing the environment", done.stderr, done.code)
         if isinstance(error, NetworkError):
             say(StageName.ENVIRONMENT, f"{error.what}; trying uv's cache")
             if self._run(sync_arguments(python, locked, offline=True), cwd=locked.path.parent).code == 0:
-                return python
+                return
         raise error
+
+    def _refresh(self, python: Path, locked: Locked, packages: tuple[str, ...]) -> None:
+        """Fetch packages again. What differs from its record even then was published so."""
+        done = self._run(sync_arguments(python, locked, refresh=packages), cwd=locked.path.parent)
+        if done.code != 0:
+            raise fault(f"replacing the damaged {', '.join(packages)} in uv's cache", done.stderr, done.code)
 
     def complaints(self, python: Path) -> tuple[Conflict, ...]:
         """Installed packages whose requirements are not met."""

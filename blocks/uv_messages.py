@@ -7,6 +7,7 @@ import re
 from packaging.utils import canonicalize_name
 
 from blocks.process import last_lines
+from tasks.core.disk_faults import says_disk_full
 from tasks.core.errors import CommandError, DiskFullError, NetworkError, SlipwayError
 from tasks.environment.models import Conflict, Refusal
 
@@ -21,7 +22,6 @@ _UNREACHABLE = re.compile(
 )
 _CREDENTIALS = re.compile(r"//[^/\s@]*@")
 _PLACE = re.compile(r"https?://([^/\s)]+)")
-_NO_ROOM = re.compile(r"No space left on device|os error 28|Disk quota exceeded")
 _LABEL = re.compile(r"^\s*(?:error|cause|warning|hint):\s*")
 
 _WHAT = r"`?([A-Za-z0-9][A-Za-z0-9._-]*(?:\[[^\]]*\])?(?:\s*[<>=!~][^\s;`]*)?)`?"
@@ -40,9 +40,9 @@ def fault(doing: str, stderr: str, code: int) -> SlipwayError:
     """The fault behind uv's exit status `code` and what it printed, none of them a refusal."""
     stderr = _CREDENTIALS.sub("//", stderr)
     tail = last_lines(stderr)
-    if _NO_ROOM.search(stderr):
+    if says_disk_full(stderr):
         return DiskFullError(
-            f"no room left on the disk while {doing}",
+            f"no room left on the disk while {doing}: {_deepest(stderr)}",
             fix="free space, or set SLIPWAY_HOME and UV_CACHE_DIR to a larger disk",
             detail=tail,
         )

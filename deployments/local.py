@@ -35,7 +35,7 @@ from deployments.local_state import (
 from tasks.core.child_environment import WORKER_NEEDS, Needs, passed_on
 from tasks.core.digests import digest_of_file
 from tasks.core.errors import PortTakenError, SlipwayError
-from tasks.core.files import file_lock, write_atomically
+from tasks.core.files import check_writable, file_lock, write_atomically
 from tasks.core.home import make_home
 from tasks.core.progress import say
 from tasks.core.settings import Settings
@@ -49,8 +49,12 @@ REGISTER_TIMEOUT_S = 300.0
 
 
 def start(settings: Settings, port: int | None) -> LocalState:
-    """Start what does not run yet; what runs already is left as it is, if it asks for this home's key."""
+    """Start what does not run yet; what runs already is left as it is, if it asks for this home's key.
+
+    Raises `DiskError` where nothing can be written to the home.
+    """
     make_home(settings.home)
+    check_writable(settings.home)
     forget_other_servers(os.environ)
     with file_lock(settings.leases / "local.lock", wait=True, holder="the local server"):
         state = read_local_state(settings)

@@ -14,18 +14,22 @@ from flows.recording import Outcome, run_stage
 from tasks.core.release import ServiceFolder
 from tasks.core.settings import Settings
 from tasks.core.verdicts import StageName
+from tasks.environment.integrity import changed_since_installed
 from tasks.health import apply, plan, report
 from tasks.health.models import HealthResult
 from tasks.health.task import check_contract, sample_service
 
 
 @flow(name="check-health", flow_run_name=partial(run_name, "health"))
-def check_health(name: str | None = None, contract: bool = False) -> Outcome[HealthResult]:
+def check_health(
+    name: str | None = None, contract: bool = False, files: bool = False
+) -> Outcome[HealthResult]:
     """Check a service on three levels: its GPUs, its process, and what it answers.
 
     Args:
         name: The service; every service of this host when empty.
         contract: Whether to hold the accumulated samples to their contract, too (takes seconds).
+        files: Whether to compare every file of the engine's environment with what was installed (seconds, too).
     """
     if name is None:
         return worst_of_every_service(partial(check_health, contract=contract))
@@ -47,6 +51,7 @@ def check_health(name: str | None = None, contract: bool = False) -> Outcome[Hea
             before,
             contract=(lambda result: check_contract(result, samples)) if contract else None,
             sample=sample_service,
+            compare=partial(changed_since_installed, settings=settings) if files else None,
         ),
         consulted=[before.id] if before else [],
     )

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -43,8 +43,10 @@ from tasks.core import deployment
 from tasks.core.cancellation import begin
 from tasks.core.deployment import DeployResult, StageRow
 from tasks.core.digests import digest_of
-from tasks.core.errors import SlipwayError
+from tasks.core.disk_faults import disk_fault
+from tasks.core.errors import EngineError, SlipwayError
 from tasks.core.files import file_lock, mount_of, sweep_dead_writers
+from tasks.core.freshness import measure_anew
 from tasks.core.pins import pinned_versions
 from tasks.core.progress import say
 from tasks.core.records import new_record
@@ -58,6 +60,7 @@ from tasks.engines.catalogue import get_engine
 from tasks.engines.deployable import refusal, wants_absent_gpu
 from tasks.engines.families import check_flags, family_at, served_as
 from tasks.engines.loaders import load_arguments
+from tasks.environment.integrity import doubt
 from tasks.environment.models import EnvironmentRequest, EnvironmentResult, Locked
 from tasks.environment.task import lock_environment
 from tasks.loading.plan import find_choice
@@ -72,7 +75,7 @@ K = TypeVar("K", bound=StageResult)
 
 
 @flow(name="deploy-model", flow_run_name="deploy {spec.name}")
-def deploy_model(spec: DeploySpec) -> DeployResult:
+def deploy_model(spec: DeploySpec, fresh: tuple[StageName, ...] = ()) -> DeployResult:
     """Take a model from its source to a running, tuned service.
 
     Environment, compatibility and staging run at the same time; a verdict that says no ends the lifecycle and
@@ -80,8 +83,10 @@ def deploy_model(spec: DeploySpec) -> DeployResult:
 
     Args:
         spec: what to deploy, where, and how good it has to be.
+        fresh: stages that measure anew, whatever earlier records say.
     """
     hold_to_list(programs_of_spec(spec))
+    measure_anew(fresh)
     settings = Settings.load()
     lease = settings.service_lease(spec.name)
     with file_lock(lease, wait=False, holder=f"the service {spec.name}"), tags(service_tag(spec.name)):
@@ -129,13 +134,17 @@ class _Lifecycle:
             self.model = resolve(self.spec.model, self.settings)
             check_target(self.spec.target)
             result = self._run_stages()
-        except Exception as error:
+        except Exception as raised:
             # This is where the run is recorded: a fault is knowledge too. It goes on up.
+            told = disk_fault(raised, self.settings.home) if isinstance(raised, OSError) else None
+            error = told or raised
             rows = [row.model_dump(mode="json") for row in self.rows]
             try:
                 self._record(FAULT, {"error": str(error), "stages": rows}, None)
             except (SlipwayError, OSError) as lost:
                 say(StageName.LIFECYCLE, f"{FAULT}: {error}; it could not be recorded: {lost}")
+            if told:
+                raise told from raised
             raise
         self._record(result.verdict, {"result": result.model_dump(mode="json")}, result)
         return result
@@ -153,11 +162,12 @@ class _Lifecycle:
             if prepared is None:
                 return self._refused()
             environment, staging = prepared
-            tuned = self._tune(environment, staging)
-            if tuned is None:
-                return self._refused()
-            release = self._release(environment, staging, *tuned)
-            rollout = self._keep(answer_of(lambda: roll_out_under_lease(release)))
+            with self._doubting(environment):
+                tuned = self._tune(environment, staging)
+                if tuned is None:
+                    return self._refused()
+                release = self._release(environment, staging, *tuned)
+                rollout = self._keep(answer_of(lambda: roll_out_under_lease(release)))
         if rollout.says_no:
             # Measured after the rollback: nothing is said to serve that does not answer.
             return self._refused(endpoint=rollout.result.endpoint if rollout.result.answers else None)
@@ -170,6 +180,17 @@ class _Lifecycle:
             release=rollout.result.release,
             completion=None if health.says_no else self._completion(endpoint),
         )
+
+    @contextmanager
+    def _doubting(self, environment: EnvironmentResult) -> Iterator[None]:
+        """An engine that fails may have been damaged: then the next deploy compares every file of its environment."""
+        try:
+            yield
+        except EngineError:
+            doubt(environment.environment_path, self.settings)
+            raise
+        if any(row.says_no for row in self.rows):
+            doubt(environment.environment_path, self.settings)
 
     def _is_ruled_out(self) -> bool:
         """Whether this host blocks the engine, judged by its pins before anything is locked or built."""

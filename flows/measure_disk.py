@@ -10,6 +10,7 @@ from pathlib import Path
 from prefect import flow
 
 from blocks.fio import measure
+from blocks.host_load import ForeignLoad
 from flows.recording import Outcome, run_stage
 from tasks.core.files import file_lock, make_folder, mount_of
 from tasks.core.given_files import absolute_path
@@ -39,6 +40,7 @@ def measured(request: DiskRequest) -> Outcome[DiskResult]:
     now = datetime.now(UTC)
     valid = timedelta(seconds=0 if request.fresh else DISK_FIGURES_VALID_S)
     lock = Settings.load().leases / f"disk-{mount.stat().st_dev}"
+    load = ForeignLoad()
     with file_lock(lock, wait=True, holder=f"the disk at {mount}"):
         return run_stage(
             StageName.DISK,
@@ -46,10 +48,13 @@ def measured(request: DiskRequest) -> Outcome[DiskResult]:
             inputs={"mount": str(mount), "host": platform.node()},
             result_type=DiskResult,
             report=DiskReport(),
-            work=lambda: measure_and_judge(partial(measure, thorough=request.thorough), folder, now),
+            work=lambda: load.over(
+                lambda: measure_and_judge(partial(measure, thorough=request.thorough), folder, now)
+            ),
             still_good=lambda result: (
                 abs(now - result.at) < valid and (result.figures.thorough or not request.thorough)
             ),
+            load=load,
         )
 
 

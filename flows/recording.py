@@ -16,13 +16,25 @@ from prefect.artifacts import create_markdown_artifact
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from blocks.host import fingerprint_here
+from blocks.host_load import ForeignLoad
 from blocks.record_store import open_record_store
 from blocks.redacted_logs import redact_logs
 from flows.artifacts import shown
 from flows.named_states import named
+from tasks.core.disk_faults import disk_fault
 from tasks.core.errors import SlipwayError, StageCancelledError
+from tasks.core.freshness import is_fresh
 from tasks.core.progress import say
-from tasks.core.records import Record, RecordStore, inputs_digest, latest_good, new_record
+from tasks.core.records import (
+    FOREIGN_LOAD,
+    Number,
+    Record,
+    RecordStore,
+    inputs_digest,
+    load_words,
+    new_record,
+    standing,
+)
 from tasks.core.redaction import redacted, redacted_value
 from tasks.core.result import Report, StageResult
 from tasks.core.settings import Settings
@@ -68,23 +80,30 @@ def run_stage(
     still_good: Callable[[R], bool] | None = None,
     consulted: Sequence[str] = (),
     began: float | None = None,
+    load: ForeignLoad | None = None,
 ) -> Outcome[R]:
     """Do one stage's work, or let a good record stand in for it; write the record and the artifact.
 
     `still_good` looks whether a recorded result's outputs are there unharmed; without it nothing is reused.
     `consulted` are records that the decision uses: their ids are part of the inputs, so new knowledge decides
-    anew. `began` is when the work began by the monotonic clock, if before this call.
-    A result holds on hosts with the same fingerprint only. A fault is recorded, then raised.
+    anew. `began` is when the work began by the monotonic clock, if before this call. A result holds on hosts with
+    the same fingerprint only. A fault is recorded, then raised.
+
+    `load` is what the work measured of the host's other load: a record that was made beside a busy neighbour stands
+    in for the work only as long as the host is busy.
     """
-    store = open_record_store(Settings.load())
+    settings = Settings.load()
+    store = open_record_store(settings)
     host = fingerprint_here()
     digest = inputs_digest(stage, inputs, consulted)
     start = time.monotonic() if began is None else began
-    if still_good is not None:
+    if still_good is not None and not is_fresh(stage):
         cached = _reuse(store, stage, digest, host, result_type, still_good)
+        if cached is not None and _is_worth_repeating(cached[0], load, settings):
+            cached = None
         if cached is not None:
             record, result = cached
-            headline = report.headline(result)
+            headline = report.headline(result) + load_words(record.numbers, settings.busy_share)
             say(stage, f"cached: {headline}")
             return Outcome[R](
                 stage=stage,
@@ -111,6 +130,9 @@ def run_stage(
         _record_failure(store, frame, FAULT, error, time.monotonic() - start)
         raise
     except Exception as error:
+        if isinstance(error, OSError) and (fault := disk_fault(error, settings.home)):
+            _record_failure(store, frame, FAULT, fault, time.monotonic() - start)
+            raise fault from error
         # Not explained by Slipway, recorded all the same: failures are knowledge too. It goes on up, and Prefect
         # makes its text the message of the run's state.
         error.args = redacted_value(error.args)
@@ -119,17 +141,26 @@ def run_stage(
         )
         raise
     seconds = time.monotonic() - start
+    numbers = dict(report.numbers(result))
+    if load is not None and load.share is not None:
+        numbers[FOREIGN_LOAD] = Number(value=load.share, unit="1")
     record = new_record(
         **frame,
         store=store,
         outcome=result.verdict,
         seconds=seconds,
-        numbers=report.numbers(result),
+        numbers=numbers,
         evidence={"inputs": dict(inputs), "result": result.model_dump(mode="json")},
     )
     store.put(record)
-    headline = redacted(report.headline(result))
-    publish(stage, subject, report.markdown(result), record.id, f"{result.verdict}: {headline}")
+    words = load_words(numbers, settings.busy_share)
+    headline = redacted(report.headline(result)) + words
+    note = (
+        f"\n\nMeasured{words.replace(',', '', 1)}: once the host is quiet, it is measured again.\n"
+        if words
+        else ""
+    )
+    publish(stage, subject, report.markdown(result) + note, record.id, f"{result.verdict}: {headline}")
     say(stage, f"{result.verdict}: {headline}")
     return Outcome[R](
         stage=stage,
@@ -150,14 +181,30 @@ def _reuse(
     result_type: type[R],
     still_good: Callable[[R], bool],
 ) -> tuple[Record, R] | None:
-    record = latest_good(store.with_inputs(stage, digest), inputs_digest=digest, host_fingerprint=host)
+    record = standing(store.with_inputs(stage, digest), inputs_digest=digest, host_fingerprint=host)
     if record is None:
         return None
     try:
         result = result_type.model_validate(record.evidence["result"])
     except (KeyError, ValidationError):
         return None  # written by another version: do the work again
-    return (record, result) if still_good(result) else None
+    try:
+        return (record, result) if still_good(result) else None
+    except OSError:
+        return None  # the work meets it again, and what it raises then is recorded
+
+
+def _is_worth_repeating(record: Record, load: ForeignLoad | None, settings: Settings) -> bool:
+    """Whether its figures were measured beside a busy neighbour that is quiet now."""
+    if load is None or not load_words(record.numbers, settings.busy_share):
+        return False
+    quiet = load.now() <= settings.busy_share
+    if quiet:
+        say(
+            record.stage,
+            f"record {record.id} was made under foreign load, the host is quiet now: measuring anew",
+        )
+    return quiet
 
 
 def _record_failure(

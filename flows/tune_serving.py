@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from blocks.engine_bench import EngineBench
 from blocks.guidellm import Guidellm
 from blocks.host import fingerprint_here
+from blocks.host_load import ForeignLoad
 from blocks.nvml import gpus_in_use
 from blocks.prefetch import Prefetcher
 from blocks.record_store import open_record_store
@@ -191,12 +192,14 @@ def quantized(request: TuningRequest) -> Outcome[QuantizationResult]:
         "maker_digests": [maker_digest(asked, form) for form in asked.formats],
     }
 
+    load = ForeignLoad()
+
     def work() -> QuantizationResult:
         made_by = candidate_bench(
             _bench(request, StageName.QUANTIZATION), config, asked, quantizer, partial(_placed, request)
         )
         with show_steps(StageName.QUANTIZATION, request.name):
-            return _alone(lambda: measure_candidates(asked, made_by, Settings.load()))
+            return _alone(lambda: measure_candidates(asked, made_by, Settings.load()), load)
 
     return run_stage(
         StageName.QUANTIZATION,
@@ -206,6 +209,7 @@ def quantized(request: TuningRequest) -> Outcome[QuantizationResult]:
         report=quantization_report,
         work=work,
         still_good=still_good,
+        load=load,
     )
 
 
@@ -262,10 +266,12 @@ def _batch(request: TuningRequest, candidate: Candidate) -> Outcome[BatchingResu
         space=space,
     )
 
+    load = ForeignLoad()
+
     def work() -> BatchingResult:
         generator = _with_generator(bench, request)
         with show_steps(StageName.BATCHING, request.name):
-            return _alone(lambda: find_batch(asked, generator, prior.batch if prior else None))
+            return _alone(lambda: find_batch(asked, generator, prior.batch if prior else None), load)
 
     outcome = run_stage(
         StageName.BATCHING,
@@ -276,6 +282,7 @@ def _batch(request: TuningRequest, candidate: Candidate) -> Outcome[BatchingResu
         work=work,
         still_good=lambda _: True,  # nothing is kept but the record itself
         consulted=(prior.record,) if prior else (),
+        load=load,
     )
     return outcome.model_copy(update={"result": _served_by(outcome.result, config)})
 
@@ -299,10 +306,10 @@ def _with_generator(bench: EngineBench, request: TuningRequest) -> EngineBench:
     )
 
 
-def _alone(work: Callable[[], R]) -> R:
+def _alone(work: Callable[[], R], load: ForeignLoad) -> R:
     """Measure while no other run on this host does: each would take the other's load for its engine's limit."""
     with file_lock(Settings.load().leases / "measuring", wait=True, holder="this host's measurements"):
-        return work()
+        return load.over(work)
 
 
 def _served_by(result: BatchingResult, config: ServingConfig) -> BatchingResult:

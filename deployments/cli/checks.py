@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,13 +26,14 @@ _AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON 
 @click.option(
     "--contract", is_flag=True, help="Hold the accumulated samples to their contract, too (seconds)."
 )
+@click.option("--files", is_flag=True, help="Compare every file of the engine's environment, too (seconds).")
 @_AS_JSON
-def health(name: str, contract: bool, as_json: bool) -> None:
+def health(name: str, contract: bool, files: bool, as_json: bool) -> None:
     """Check the service NAME: its GPUs, its process, and what it answers."""
     from tasks.core.settings import Settings
     from tasks.health.report import headline
 
-    result, record = _check(Settings.load(), name, contract=contract)
+    result, record = _check(Settings.load(), name, contract=contract, files=files)
     if as_json:
         print_json({**result.model_dump(mode="json"), "headline": headline(result), "record": record})
     else:
@@ -40,13 +42,14 @@ def health(name: str, contract: bool, as_json: bool) -> None:
         sys.exit(3)
 
 
-def _check(settings: Settings, name: str, *, contract: bool) -> tuple[HealthResult, str]:
+def _check(settings: Settings, name: str, *, contract: bool, files: bool) -> tuple[HealthResult, str]:
     """Check, then record; the result and the record's id."""
     from blocks.health_instruments import LocalInstruments, SampleContract
     from blocks.host import fingerprint_here
     from blocks.record_store import open_record_store
     from tasks.core.records import inputs_digest, new_record
     from tasks.core.release import ServiceFolder
+    from tasks.environment.integrity import changed_since_installed
     from tasks.health import apply, plan, report
 
     folder = ServiceFolder(settings.services, name)
@@ -56,7 +59,13 @@ def _check(settings: Settings, name: str, *, contract: bool) -> tuple[HealthResu
     before = plan.last_check(records, name, release.id)
     start = time.monotonic()
     samples = SampleContract(records, fingerprint_here())
-    result = apply.check(folder, LocalInstruments(), before, contract=samples if contract else None)
+    result = apply.check(
+        folder,
+        LocalInstruments(),
+        before,
+        contract=samples if contract else None,
+        compare=partial(changed_since_installed, settings=settings) if files else None,
+    )
     inputs = {"release": release.id, "contract": contract}
     record = new_record(
         store=store,

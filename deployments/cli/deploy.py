@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ import click
 from deployments.cli.main import print_json
 from deployments.cli.params import GivenPath
 from tasks.core.deployment import DeployResult, StageRow
+from tasks.core.freshness import STAGES
 from tasks.core.settings import Settings
 from tasks.core.spec import DeploySpec, load_spec
 from tasks.core.verdicts import StageName, says_no
@@ -29,16 +31,27 @@ _SHOWN = {"stage", "verdict", "cached", "seconds", "record", "headline", "log_ta
 @click.argument("spec_file", metavar="SPEC", type=GivenPath())
 @click.option("--dry-run", is_flag=True, help="Print the plan; do nothing.")
 @click.option("--set", "overrides", metavar="KEY=VALUE", multiple=True, help="Override a key of the spec.")
+@click.option(
+    "--fresh",
+    metavar="[STAGE]",
+    multiple=True,
+    is_flag=False,
+    flag_value="all",
+    type=click.Choice(["all", *STAGES]),
+    help="Measure STAGE anew, whatever earlier records say; every stage without a name. After SPEC.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-def deploy(spec_file: Path, dry_run: bool, overrides: tuple[str, ...], as_json: bool) -> None:
+def deploy(
+    spec_file: Path, dry_run: bool, overrides: tuple[str, ...], fresh: tuple[str, ...], as_json: bool
+) -> None:
     """Take the model that SPEC names to a running, tuned service."""
     spec = load_spec(spec_file, overrides)
     if dry_run:
-        _show_plan(spec, as_json=as_json)
+        _show_plan(spec, STAGES if "all" in fresh else fresh, as_json=as_json)
         return
     _check_engine(spec)
     _check_host(spec)
-    result = _run(spec, quiet=as_json)
+    result = _run(spec, STAGES if "all" in fresh else tuple(map(StageName, fresh)), quiet=as_json)
     if as_json:
         print_json(
             {
@@ -79,7 +92,7 @@ def _check_host(spec: DeploySpec) -> None:
         )  # else the run answers with the verdict on this host
 
 
-def _run(spec: DeploySpec, *, quiet: bool) -> DeployResult:
+def _run(spec: DeploySpec, fresh: tuple[StageName, ...], *, quiet: bool) -> DeployResult:
     """Run the lifecycle in this process, on a Prefect API that is there or that is started for it."""
     from deployments.cli.progress import show_progress
     from deployments.cli.show import console
@@ -105,7 +118,7 @@ def _run(spec: DeploySpec, *, quiet: bool) -> DeployResult:
             api.wait()
             # The run bears the tag from its creation: killed at once, it is still found by the next one.
             with api.quiet_runs(), tags(service_tag(spec.name)), _telling_where(api, spec.name):
-                return answer_of(lambda: deploy_model(spec))
+                return answer_of(lambda: deploy_model(spec, fresh))
 
 
 @contextlib.contextmanager
@@ -120,8 +133,9 @@ def _telling_where(api: PrefectApi, name: str) -> Iterator[None]:
             click.echo(f"run         {page}", err=True)
 
 
-def _show_plan(spec: DeploySpec, *, as_json: bool) -> None:
+def _show_plan(spec: DeploySpec, fresh: tuple[str, ...], *, as_json: bool) -> None:
     from blocks.nvml import read_nvml
+    from deployments.cli.changes import standings
     from deployments.cli.plan import plan_of, plan_without
     from tasks.engines.deployable import refusal, wants_absent_gpu
 
@@ -131,8 +145,17 @@ def _show_plan(spec: DeploySpec, *, as_json: bool) -> None:
         blocked, judged = _judge(spec)
     ends = blocked or refused is not None
     steps = plan_without(judged, refused.what if refused else None) if ends else plan_of(spec)
+    found = {} if ends else standings(spec, Settings.load(), fresh)
     if as_json:
-        print_json({"name": spec.name, "plan": [{"stage": step.stage, "does": step.does} for step in steps]})
+        plan = [
+            {
+                "stage": step.stage,
+                "does": step.does,
+                **(asdict(found[step.stage]) if step.stage in found else {}),
+            }
+            for step in steps
+        ]
+        print_json({"name": spec.name, "plan": plan})
     else:
         from rich.markup import escape
 
@@ -140,6 +163,8 @@ def _show_plan(spec: DeploySpec, *, as_json: bool) -> None:
 
         rows = [(step.stage, escape(step.does)) for step in steps]
         print_table(("stage", "would"), rows, title=f"Plan for {spec.name}")
+        for stage, one in found.items():
+            click.echo(f"{stage} {'cached' if one.cached else 'would run'}: {one.why}")
         if not ends:
             click.echo("Nothing was done. Without --dry-run, these stages run.")
     if blocked:

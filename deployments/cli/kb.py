@@ -92,7 +92,8 @@ def matrix(kv_tokens: int, as_json: bool) -> None:
 @click.argument("name")
 @_AS_JSON
 def explain(name: str, as_json: bool) -> None:
-    """Which records the release of the service NAME rests on."""
+    """Why the service NAME is served as it is: what was tried, what decided, what would have changed it."""
+    from deployments.cli.explain import decisions, show_decisions
     from tasks.core.release import ServiceFolder
     from tasks.core.settings import Settings
     from tasks.knowledge import plan
@@ -105,11 +106,13 @@ def explain(name: str, as_json: bool) -> None:
             {
                 "name": name,
                 "release": release.id,
+                **decisions(reasons),
                 "records": [reason.model_dump(mode="json", by_alias=True) for reason in reasons],
             }
         )
         return
     click.echo(f"{name} serves release {release.id}")
+    show_decisions(reasons)
     _print(REASON_COLUMNS, [reason_row(reason) for reason in reasons], "its release names no records")
 
 

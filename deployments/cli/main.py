@@ -116,6 +116,10 @@ def run(argv: list[str] | None) -> None:
             raise
         report_error(fault, as_json="--json" in arguments)
         code = fault.exit_code
+    except OSError as error:
+        disk = _fault_of(error)
+        report_error(disk, as_json="--json" in arguments)
+        code = disk.exit_code
     except click.ClickException as error:
         shown = io.StringIO()
         error.show(file=shown)
@@ -147,6 +151,17 @@ def _close_home(*, tell: bool) -> None:
     home = home_folder()
     if close_home(home) and tell:
         click.echo(f"{home} was open to other users of this machine; it is closed to them now", err=True)
+
+
+def _fault_of(error: OSError) -> SlipwayError:
+    """What the disk did, where that is the cause; else the error goes on up."""
+    from tasks.core.disk_faults import disk_fault
+    from tasks.core.settings import Settings
+
+    fault = disk_fault(error, Settings.load().home)
+    if fault is None:
+        raise error
+    return fault
 
 
 def report_error(error: SlipwayError, *, as_json: bool) -> None:

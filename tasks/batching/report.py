@@ -81,6 +81,77 @@ def markdown(result: BatchingResult) -> str:
     )
 
 
+def why_table(result: BatchingResult) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Heads, and a row for each measured size: its figures and why it is not the one that serves."""
+    names = sorted({name for size in result.sizes for name in size.latency_ms if name.endswith("p95")})
+    heads = ("batch", "runs", "tokens/s", "peak memory", *map(words, names), "")
+    rows = []
+    for size in result.sizes:
+        figures = [cell.strip("*") for cell in _row(size, names, result)]
+        rows.append((*figures[: len(heads) - 1], _against(size, result)))
+    return heads, rows
+
+
+def _against(size: SizeFigures, result: BatchingResult) -> str:
+    """Why a size was not taken; of the chosen one that it was."""
+    chosen = result.chosen
+    if not size.fits or chosen is None:
+        return _why_not(size)
+    if size.batch == chosen.batch:
+        return "chosen"
+    gain = size.throughput / chosen.throughput - 1
+    if gain > 0:
+        return f"{gain:.1%} more throughput, within the {result.limits.tolerance:.0%} given up for a smaller size"
+    return f"{-gain:.1%} less throughput than batch {chosen.batch}"
+
+
+def why_not_placed(result: BatchingResult) -> list[str]:
+    """The other settings that were searched around the size, a line each."""
+    best = result.chosen.throughput if result.chosen else 0.0
+    lines = []
+    for one in result.placements:
+        if one.chosen:
+            continue
+        figures = f"at most {one.best.throughput:,.0f} tokens/s" if one.best else "no size keeps the bounds"
+        less = (
+            f", {1 - one.best.throughput / best:.1%} less" if one.best and best > one.best.throughput else ""
+        )
+        lines.append(f"{one.name}: {one.why or figures + less}")
+    return lines
+
+
+def what_would_change(result: BatchingResult) -> list[str]:
+    """What in the spec would have led to another size, by the figures that were measured; one line each."""
+    chosen, limits = result.chosen, result.limits
+    lines = []
+    for name, bound in limits.latency_ms.items():
+        key = f"objectives.{name.removesuffix('_p95')}_ms"
+        if chosen and (value := chosen.latency_ms.get(name)) is not None:
+            lines.append(f"{key} below {value:.1f} would refuse batch {chosen.batch} (it is {bound:g})")
+        slow = [size for size in result.sizes if size.fit is Fit.LATENCY and name in size.latency_ms]
+        lines += [
+            f"{key} of {size.latency_ms[name]:.1f} or more may admit batch {size.batch}"
+            for size in slow
+            if size.latency_ms[name] > bound
+        ]
+    if chosen is None:
+        return lines
+    smaller = [size for size in result.sizes if size.fits and size.batch < chosen.batch]
+    if smaller:
+        nearest = max(smaller, key=lambda size: size.throughput)
+        given_up = 1 - nearest.throughput / chosen.throughput
+        lines.append(f"tuning.tolerance above {max(given_up, 0):.3f} would choose batch {nearest.batch}")
+    if chosen.peak_bytes:
+        lines.append(
+            f"less memory than {_size(chosen.peak_bytes)} would refuse batch {chosen.batch} "
+            f"({_size(limits.memory_bytes)} may be used)"
+        )
+    largest = max(size.batch for size in result.sizes)
+    if largest >= limits.max_batch:
+        lines.append(f"tuning.max_batch above {limits.max_batch}: larger sizes were not tried")
+    return lines
+
+
 def _placements(result: BatchingResult) -> str:
     """What was measured of each placement, or by tokens a step; the sizes below are those of the chosen one."""
     if not result.placements:

@@ -76,7 +76,11 @@ class UnreadableError(ModelError):
     """The disk that a model's file is on does not give its bytes; what was copied of others is still good."""
 
 
-class DiskFullError(SlipwayError):
+class DiskError(SlipwayError):
+    """A file cannot be read or written: denied, in the way, on a read-only disk, or its disk fails."""
+
+
+class DiskFullError(DiskError):
     """A disk has no room for what was to be written."""
 
 

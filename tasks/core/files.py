@@ -8,17 +8,23 @@ import fcntl
 import os
 import shutil
 import stat
+import time
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import BinaryIO, Literal
 
 from tasks.core.cancellation import current
-from tasks.core.errors import BusyError, DiskFullError, ModelError, WrongUseError
+from tasks.core.disk_faults import as_disk_fault, disk_fault
+from tasks.core.errors import BusyError, DiskError, DiskFullError, ModelError, WrongUseError
 
 PART = ".part"
 PRIVATE = 0o600
 """Files of the home are for their owner alone."""
+
+_NO_FOLDER = (errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
 _LOCK_POLL_S = 0.05
+_LAST_WRITES_S = 5.0
+_PROBE_BYTES = 1 << 16
 
 
 def fsync_folder(folder: Path) -> None:
@@ -69,7 +75,7 @@ def kind_of(mode: int) -> str:
 def make_folder(folder: Path, *, mode: int = 0o777) -> bool:
     """Have `folder` and those above it; whether it had to be made. `mode`, less the umask, is for `folder` alone.
 
-    Raises `DiskFullError`, or `WrongUseError` for a path at which there can be no folder.
+    Raises `DiskError`, or `WrongUseError` for a path at which there can be no folder.
     """
     try:
         if folder.is_dir():
@@ -81,11 +87,12 @@ def make_folder(folder: Path, *, mode: int = 0o777) -> bool:
             fix="name a folder, or one that is not there yet",
         ) from None
     except OSError as error:
-        full = as_disk_full(error, folder)
-        if full is not error:
-            raise full from error
+        fault = disk_fault(error, folder)
+        if isinstance(fault, DiskError) and error.errno not in _NO_FOLDER:
+            raise fault from error
         raise WrongUseError(
-            f"{folder} cannot be made: {error.strerror}", fix="name another folder"
+            f"{folder} cannot be made: {error.strerror}",
+            fix=f"name another folder, or {fault.fix}" if fault and fault.fix else "name another folder",
         ) from error
     return True
 
@@ -103,45 +110,46 @@ def open_private(path: Path, mode: Literal["wb", "ab"]) -> BinaryIO:
 def write_atomically(path: Path, content: bytes | str, *, private: bool = True) -> None:
     """Replace `path` with `content`; readers see the old bytes or the new, never a mixture.
 
-    With `private` only its owner can read it; without, as the user's mask says. Raises `DiskFullError` when the disk
-    has no room; the old file then stays.
+    With `private` only its owner can read it; without, as the user's mask says. Raises `DiskError`, such as
+    `DiskFullError` when the disk has no room; the old file then stays.
     """
     data = content.encode() if isinstance(content, str) else content
-    path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.{os.getpid()}{PART}")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with _fresh(part, private=private) as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
         part.rename(path)
+        fsync_folder(path.parent)
     except OSError as error:
-        part.unlink(missing_ok=True)
-        raise as_disk_full(error, path) from error
-    fsync_folder(path.parent)
+        _drop(part)
+        raise _fault_at(error, path, part) from error
 
 
 def create_exclusively(path: Path, content: bytes | str, *, private: bool = True) -> bool:
-    """Create `path` with `content` unless it exists; whether it was created. Never overwrites.
+    """Create `path` with `content` unless it exists; whether it was created. Never overwrites. Raises `DiskError`.
 
     `private` is as for `write_atomically`.
     """
     data = content.encode() if isinstance(content, str) else content
-    path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.{os.getpid()}{PART}")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with _fresh(part, private=private) as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.link(part, path)
-    except FileExistsError:
-        return False
+        try:
+            os.link(part, path)
+        except FileExistsError:
+            return False
+        fsync_folder(path.parent)
     except OSError as error:
-        raise as_disk_full(error, path) from error
+        raise _fault_at(error, path, part) from error
     finally:
-        part.unlink(missing_ok=True)
-    fsync_folder(path.parent)
+        _drop(part)
     return True
 
 
@@ -149,16 +157,31 @@ def _fresh(part: Path, *, private: bool) -> BinaryIO:
     return open_private(part, "wb") if private else part.open("wb")
 
 
-def as_disk_full(error: OSError, path: Path) -> Exception:
-    """`error`, or a `DiskFullError` that names the disk when that is the cause."""
-    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-        return error
-    folder = next(place for place in (path, *path.parents) if place.is_dir())
-    free_mb = shutil.disk_usage(folder).free / 1e6
-    return DiskFullError(
-        f"no room left to write {path} ({free_mb:.1f} MB free)",
-        fix=f"free space on the disk of {folder}, or set SLIPWAY_HOME to a larger one",
-    )
+def _drop(part: Path) -> None:
+    """Nothing of a write that failed; where that cannot be removed either, the first error says why."""
+    with contextlib.suppress(OSError):
+        part.unlink()
+
+
+def _fault_at(error: OSError, path: Path, part: Path) -> Exception:
+    """The fault names what was to be written, not its unfinished twin."""
+    named = path if error.filename is None or Path(error.filename) == part else Path(error.filename)
+    return as_disk_fault(OSError(error.errno, error.strerror, str(named)), path)
+
+
+def check_writable(folder: Path) -> None:
+    """Before work that takes long: a little can be written into `folder`. Raises `DiskError`."""
+    probe = folder / f"writable.{os.getpid()}{PART}"
+    try:
+        make_folder(folder)
+        with probe.open("wb") as file:
+            file.write(bytes(_PROBE_BYTES))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise _fault_at(error, folder, probe) from error
+    finally:
+        _drop(probe)
 
 
 def require_space(folder: Path, needed_bytes: int) -> None:
@@ -183,10 +206,10 @@ def file_lock(path: Path, *, wait: bool, holder: str, shared: bool = False) -> I
     """Hold a lock that the kernel releases when this process dies; exclusive, unless `shared` with others like it.
 
     With `wait=False` a lock held elsewhere raises `BusyError` that names `holder`. A wait has no limit but the
-    run's own: it ends with `StageCancelledError` when that is cancelled.
+    run's own: it ends with `StageCancelledError` when that is cancelled. Raises `DiskError` where the lock's file
+    cannot be made.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE)
+    handle = _open_lock(path)
     try:
         while not _locks(handle, fcntl.LOCK_SH if shared else fcntl.LOCK_EX):
             if not wait:
@@ -198,6 +221,14 @@ def file_lock(path: Path, *, wait: bool, holder: str, shared: bool = False) -> I
         yield
     finally:
         os.close(handle)
+
+
+def _open_lock(path: Path) -> int:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE)
+    except OSError as error:
+        raise as_disk_fault(error, path) from error
 
 
 def _locks(handle: int, kind: int) -> bool:
@@ -219,6 +250,16 @@ def sweep_dead_writers(folder: Path) -> list[Path]:
             part.unlink(missing_ok=True)
             removed.append(part)
     return removed
+
+
+def discard(*paths: Path) -> None:
+    """Remove files and folders. A folder is tried again for a moment: the children of a killed run die just
+    after it, and one may still be writing there."""
+    for path in paths:
+        deadline = time.monotonic() + _LAST_WRITES_S
+        while path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=time.monotonic() < deadline)
+        path.unlink(missing_ok=True)
 
 
 def remove_folder(folder: Path) -> None:

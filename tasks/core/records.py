@@ -20,6 +20,10 @@ SCHEMA: Literal["slipway.record/1"] = "slipway.record/1"
 NumberKind = Literal["measured", "predicted", "prior"]
 
 
+FOREIGN_LOAD = "foreign_load"
+"""The figure that says which share of the processors others used while the figures beside it were measured."""
+
+
 class Number(BaseModel):
     """One figure with its unit and where it comes from."""
 
@@ -184,13 +188,26 @@ def parse_record(content: bytes, name: str) -> Record:
         ) from None
 
 
-def latest_good(
+def load_words(numbers: Mapping[str, Number], busy_share: float) -> str:
+    """`, under foreign load (…)` where others used more than `busy_share` of the processors; else nothing."""
+    load = numbers.get(FOREIGN_LOAD)
+    if load is None or load.value <= busy_share:
+        return ""
+    return f", under foreign load ({load.value:.0%} of the processors)"
+
+
+def standing(
     records: Sequence[Record], *, inputs_digest: str, host_fingerprint: str | None = None
 ) -> Record | None:
-    """The newest good record with these inputs; on this host if a fingerprint is given."""
+    """The record that may stand in for the work with these inputs; on this host if a fingerprint is given.
+
+    The newest answer decides: where that says no, an older one that said yes no longer counts. Runs that ended
+    without an answer (`fault`, `cancelled`) say nothing about the result: they are passed over, so that a network
+    that was away does not throw away measurements.
+    """
     for record in sorted(records, key=lambda record: record.id, reverse=True):
-        if record.inputs_digest != inputs_digest or not record.good:
+        if record.inputs_digest != inputs_digest or record.outcome in (FAULT, CANCELLED):
             continue
         if host_fingerprint is None or record.host_fingerprint == host_fingerprint:
-            return record
+            return record if record.good else None
     return None

@@ -8,21 +8,29 @@ from pathlib import Path
 
 from tasks.core.errors import WrongUseError
 
+BUSY_SHARE = 0.1
+"""Share of the processors that others may use while figures are measured."""
+
 
 @dataclass(frozen=True)
 class Settings:
-    """Locations. `records` and `registry` are a folder's path or `s3://bucket/prefix`."""
+    """Locations and limits. `records` and `registry` are a folder's path or `s3://bucket/prefix`.
+
+    Figures that were measured while others used more than `busy_share` of the processors are marked.
+    """
 
     home: Path
     records: str
     registry: str
     s3_endpoint: str | None
     models_limit_bytes: int | None = None
+    busy_share: float = BUSY_SHARE
 
     @classmethod
     def load(cls) -> Settings:
-        """Settings from `SLIPWAY_HOME`, `SLIPWAY_RECORDS`, `SLIPWAY_REGISTRY`, `SLIPWAY_S3_ENDPOINT` and
-        `SLIPWAY_MODELS_LIMIT`. Raises `WrongUseError` for a limit that is not a size, and where there is no home."""
+        """Settings from `SLIPWAY_HOME`, `SLIPWAY_RECORDS`, `SLIPWAY_REGISTRY`, `SLIPWAY_S3_ENDPOINT`,
+        `SLIPWAY_MODELS_LIMIT` and `SLIPWAY_BUSY_SHARE`. Raises `WrongUseError` for a value that is not valid, and
+        where there is no home."""
         home = home_folder()
         return cls(
             home=home,
@@ -30,6 +38,7 @@ class Settings:
             registry=os.environ.get("SLIPWAY_REGISTRY") or str(home / "registry"),
             s3_endpoint=os.environ.get("SLIPWAY_S3_ENDPOINT") or None,
             models_limit_bytes=_size("SLIPWAY_MODELS_LIMIT"),
+            busy_share=_share("SLIPWAY_BUSY_SHARE", BUSY_SHARE),
         )
 
     @property
@@ -99,3 +108,14 @@ def _size(name: str) -> int | None:
         return parse_size(text)
     except ValueError as error:
         raise WrongUseError(f"{name} is {text!r}, not {error}") from None
+
+
+def _share(name: str, otherwise: float) -> float:
+    text = os.environ.get(name)
+    try:
+        value = float(text) if text else otherwise
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise WrongUseError(f"{name} is {text!r}, not a share from 0 to 1", fix="write it as 0.1")
+    return value

@@ -13,8 +13,9 @@ from packaging.specifiers import SpecifierSet
 from pydantic import ValidationError
 
 from tasks.core.digests import digest_of_file, short
+from tasks.core.disk_faults import as_disk_fault
 from tasks.core.errors import NotFoundError, SlipwayError, WrongUseError
-from tasks.core.files import PART, file_lock, fsync_folder, write_atomically
+from tasks.core.files import PART, discard, file_lock, fsync_folder, write_atomically
 from tasks.core.pins import pinned_versions
 from tasks.core.progress import say
 from tasks.core.settings import Settings
@@ -22,7 +23,8 @@ from tasks.core.spec import EnvironmentManager
 from tasks.core.verdicts import StageName
 from tasks.engines.base import Engine
 from tasks.environment import locks, plan, refusals
-from tasks.environment.files import MARKER, beside, discard, held, scratch, sweep_leftovers, touch_used
+from tasks.environment.files import MARKER, beside, held, scratch, sweep_leftovers, touch_used
+from tasks.environment.integrity import changed_files, is_doubted, note_files, settle_doubt
 from tasks.environment.libraries import bring
 from tasks.environment.models import (
     Built,
@@ -139,6 +141,8 @@ def _existing_lock(path: Path, request: LockRequest) -> Locked | None:
         content = locks.read_lock(path.read_text(), str(path))
     except (FileNotFoundError, UnicodeDecodeError, WrongUseError):
         return None
+    except IsADirectoryError as error:
+        raise as_disk_fault(error, path) from error
     if content.request != request:
         return None
     return read_locked(path, request)
@@ -231,6 +235,7 @@ def _fill(part: Path, folder: Path, locked: Locked, tool: PackageTool, trial: Tr
         size_bytes=sum(path.lstat().st_size for path in part.rglob("*")),
         build_s=time.monotonic() - start,
     )
+    note_files(part)
     write_atomically(part / MARKER, marker.model_dump_json(indent=1) + "\n")
     return marker
 
@@ -244,16 +249,33 @@ def _put_in_place(part: Path, folder: Path) -> None:
 
 
 def standing_environment(folder: Path, lock_digest: str, trial: Trial) -> Built | None:
-    """The finished environment in `folder` if it is that lock's and its Python runs."""
+    """The finished environment in `folder` if it is that lock's, its files are as installed and its Python runs."""
     try:
         marker = Marker.model_validate_json((folder / MARKER).read_bytes())
         copy_digest = digest_of_file(folder / LOCK_COPY)
     except (OSError, ValidationError):
         return None
-    if not marker.lock_digest == copy_digest == lock_digest or not trial.alive(folder / "bin" / "python"):
+    if not marker.lock_digest == copy_digest == lock_digest or not _is_unharmed(folder):
+        return None
+    if not trial.alive(folder / "bin" / "python"):
         return None
     touch_used(folder)
     return _built(folder, marker)
+
+
+def _is_unharmed(folder: Path) -> bool:
+    doubted = is_doubted(folder)
+    changed = changed_files(folder, deep=doubted)
+    if changed:
+        more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
+        say(
+            StageName.ENVIRONMENT,
+            f"{folder / changed[0]}{more} changed since it was installed: building anew",
+        )
+        return False
+    if doubted:
+        settle_doubt(folder)
+    return True
 
 
 def _built(folder: Path, marker: Marker) -> Built:

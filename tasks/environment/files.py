@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from tasks.core.digests import digest_of, short
 from tasks.core.errors import BusyError
-from tasks.core.files import PART, file_lock
+from tasks.core.files import PART, discard, file_lock
 from tasks.core.settings import Settings
-
-_LAST_WRITES_S = 5.0
 
 
 def beside(folder: Path, kind: str) -> Path:
@@ -57,16 +53,6 @@ def used_at(folder: Path) -> float:
     """When the environment was used last, or at least built or begun: seconds since the epoch."""
     latest = next(path for path in (folder / USED, folder / MARKER, folder) if path.exists())
     return latest.stat().st_mtime
-
-
-def discard(*paths: Path) -> None:
-    """Remove files and folders. A folder is tried again for a moment: the children of a killed run die just
-    after it, and one may still be writing there."""
-    for path in paths:
-        deadline = time.monotonic() + _LAST_WRITES_S
-        while path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path, ignore_errors=time.monotonic() < deadline)
-        path.unlink(missing_ok=True)
 
 
 def sweep_leftovers(folder: Path, leases: Path) -> list[Path]:

@@ -8,10 +8,10 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 
 from tasks.core.errors import BusyError
-from tasks.core.files import PART, file_lock, remove_folder
+from tasks.core.files import PART, file_lock, remove_folder, sweep_doomed
 from tasks.core.release import named_by_releases
 from tasks.core.settings import Settings
-from tasks.environment.files import used_at
+from tasks.environment.files import sweep_leftovers, used_at
 from tasks.environment.models import Part
 
 RunningBelow = Callable[[Path], Collection[int]]
@@ -32,6 +32,8 @@ def collect(
 ) -> tuple[Removed, ...]:
     """Remove environments that no release names, no process runs out of, no run holds and nobody used for `keep_s`.
 
+    What killed runs left half built or half removed goes with them.
+
     Raises `RecordError` if a release cannot be read: what it names is not known then, and `BusyError` while a
     service is deployed: its environment has no release yet. Nothing is removed then.
     """
@@ -47,6 +49,9 @@ def _collect(
     settings: Settings, running_below: RunningBelow, keep_s: float, *, dry_run: bool
 ) -> tuple[Removed, ...]:
     named = named_by_releases(settings.services, "environment_path")
+    if not dry_run:
+        sweep_doomed(settings.environments)
+        sweep_leftovers(settings.environments, settings.leases)
     removed = []
     for folder in sorted(settings.environments.glob("*")):
         if folder.name.endswith(PART) or not folder.is_dir() or str(folder) in named:

@@ -17,11 +17,15 @@ from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from tasks.core.digests import digest_of
 from tasks.core.errors import WrongUseError
 from tasks.core.spec import EnvironmentManager
 from tasks.environment.models import LockRequest
 
-_HEADER = "# slipway-lock: "
+_HEADER = "# slipway-lock/2: "
+_OLD_HEADER = "# slipway-lock: "
+"""Locks that were made before they were sealed."""
+_SEAL = "# slipway-seal: "
 _HASH = re.compile(r"\s--hash=(sha(?:256|384|512):[0-9a-f]+)(?!\S)")
 _VIA = re.compile(r"^\s+#\s+(?:via\s+)?(?!via\s*$)(?P<name>[A-Za-z0-9][A-Za-z0-9._-]*)\s*$")
 """uv names who asks for a pin in comments below it, several of them one a line."""
@@ -55,14 +59,19 @@ class LockFile(BaseModel):
 
 
 def render_lock(request: LockRequest, resolved: str) -> str:
-    """The lock file: a first line that says what was asked for, then the resolver's pins with hashes."""
-    return f"{_HEADER}{json.dumps(request.model_dump(mode='json'), sort_keys=True)}\n{resolved.rstrip()}\n"
+    """The lock file: a first line that says what was asked for, the resolver's pins with hashes, and a last line that
+    seals both: half a lock would be one of fewer packages."""
+    text = f"{_HEADER}{json.dumps(request.model_dump(mode='json'), sort_keys=True)}\n{resolved.rstrip()}\n"
+    return f"{text}{_SEAL}{digest_of(text)}\n"
 
 
 def read_lock(text: str, source: str) -> LockFile:
     """Parse a lock. Raises `WrongUseError` for one that does not pin each package with a hash."""
     first, _, _ = text.partition("\n")
-    request = _read_header(first.removeprefix(_HEADER), source) if first.startswith(_HEADER) else None
+    if first.startswith(_HEADER):
+        _check_seal(text, source)
+    header = next((header for header in (_HEADER, _OLD_HEADER) if first.startswith(header)), None)
+    request = _read_header(first.removeprefix(header), source) if header else None
     manager = request.manager if request else EnvironmentManager.UV
     pins = (
         _read_conda(text, source)
@@ -72,6 +81,14 @@ def read_lock(text: str, source: str) -> LockFile:
     if not pins:
         raise WrongUseError(f"{source} pins no package", fix="make a lock: slipway env lock")
     return LockFile(request=request, pins=pins)
+
+
+def _check_seal(text: str, source: str) -> None:
+    body, _, seal = text.rpartition(_SEAL)
+    if seal != f"{digest_of(body)}\n":
+        raise WrongUseError(
+            f"{source} is damaged: it is not as it was written", fix="make the lock again: slipway env lock"
+        )
 
 
 def _read_pins(text: str, source: str, manager: EnvironmentManager) -> tuple[Pin, ...]:

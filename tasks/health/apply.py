@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol
 
@@ -63,6 +63,7 @@ class Instruments(Protocol):
 
 SampleService = Callable[[ServiceFolder, ServiceState, Release, Instruments], Samples]
 CheckContract = Callable[[HealthResult], ContractResult]
+CompareFiles = Callable[[Release], Sequence[str]]
 
 
 def check(
@@ -72,19 +73,21 @@ def check(
     *,
     contract: CheckContract | None = None,
     sample: SampleService | None = None,
+    compare: CompareFiles | None = None,
 ) -> HealthResult:
     """One check of a service. Raises `NotFoundError` for an unknown or stopped one.
 
     `before` is the record of the last check of this release. `contract` judges the table of samples with this
-    look's in it.
+    look's in it, `compare` says which files of the release's environment are not as they were installed.
     """
     state, release = folder.serving()
     limits = plan.limits_of(release, before)
     samples = (sample or take_samples)(folder, state, release, instruments)
-    result = plan.conclude(folder.name, release, state.endpoint, samples, limits)
+    changed = compare(release) if compare else ()
+    result = plan.conclude(folder.name, release, state.endpoint, samples, limits, changed=changed)
     if contract is None:
         return result
-    return plan.conclude(folder.name, release, state.endpoint, samples, limits, contract(result))
+    return plan.conclude(folder.name, release, state.endpoint, samples, limits, contract(result), changed)
 
 
 def take_samples(

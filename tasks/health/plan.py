@@ -64,9 +64,10 @@ def conclude(
     samples: Samples,
     limits: HealthLimits,
     contract: ContractResult | None = None,
+    changed: Sequence[str] = (),
 ) -> HealthResult:
-    """The answer of one check."""
-    findings = judge(samples, limits, contract)
+    """The answer of one check. `changed` are files of the engine's environment that are not as installed."""
+    findings = judge(samples, limits, contract, changed)
     return HealthResult(
         verdict=verdict_of(findings),
         name=name,
@@ -80,13 +81,17 @@ def conclude(
 
 
 def judge(
-    samples: Samples, limits: HealthLimits, contract: ContractResult | None = None
+    samples: Samples,
+    limits: HealthLimits,
+    contract: ContractResult | None = None,
+    changed: Sequence[str] = (),
 ) -> tuple[Finding, ...]:
     """What is not as it should be, worst first."""
     found = [
         *_judge_gpus(samples.gpus, limits),
         *_judge_process(samples.process, limits),
         *_judge_service(samples.service, limits),
+        *_judge_files(changed),
         *(_judge_contract(contract) if contract else ()),
     ]
     return tuple(sorted(found, key=lambda finding: -_ORDER.index(finding.verdict)))
@@ -167,6 +172,16 @@ def _judge_service(service: ServiceSample, limits: HealthLimits) -> Iterator[Fin
         )
     if service.kv_usage is not None and service.kv_usage >= KV_FULL:
         yield _degraded("service", f"{service.kv_usage:.0%} of the key and value cache is in use")
+
+
+def _judge_files(changed: Sequence[str]) -> Iterator[Finding]:
+    if changed:
+        more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
+        yield _degraded(
+            "process",
+            f"files of the engine's environment changed since they were installed: {changed[0]}{more}",
+            fix="deploy the spec again: the environment is built anew",
+        )
 
 
 def _judge_contract(contract: ContractResult) -> Iterator[Finding]:

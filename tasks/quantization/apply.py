@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
 from tasks.core.digests import digest_of_model, short
+from tasks.core.disk_faults import as_disk_fault
 from tasks.core.errors import CommandError, CommandTimeoutError, EngineError, ModelError
-from tasks.core.files import PART, as_disk_full, file_lock, fsync_folder, sweep_parts, write_atomically
+from tasks.core.files import (
+    PART,
+    file_lock,
+    fsync_folder,
+    make_folder,
+    require_space,
+    sweep_parts,
+    write_atomically,
+)
 from tasks.core.model_shape import read_model_shape
 from tasks.core.progress import say, step
 from tasks.core.settings import Settings
@@ -121,7 +130,8 @@ def _measure_each(
 def _refuse(
     request: QuantizationRequest, form: CandidateFormat, size: int, settings: Settings
 ) -> Measured | None:
-    """A format that is not even made; for want of room on the disk only until there is some."""
+    """A format that is not even made. Raises `DiskFullError` where there is no room for its file: that says nothing
+    about the format."""
     if reason := request.infeasible.get(form):
         return Measured(format=form, rejected=reason)
     shape = read_model_shape(request.model_dir)
@@ -132,11 +142,9 @@ def _refuse(
     needed = serving_bytes(weights, shape, plan.measured_tokens(request))
     if reason := plan.refuse_memory(needed, request.memory_bytes):
         return Measured(format=form, rejected=reason)
-    settings.candidates.mkdir(parents=True, exist_ok=True)
-    there = (_folder(request, form, settings) / DOCUMENT).exists()
-    free = shutil.disk_usage(settings.candidates).free
-    if reason := plan.refuse_disk(0 if there else size, free):
-        return Measured(format=form, rejected=reason, passing=True)
+    make_folder(settings.candidates)
+    if not (_folder(request, form, settings) / DOCUMENT).exists():
+        require_space(settings.candidates, size)
     return None
 
 
@@ -208,20 +216,22 @@ def make_candidate(
     with file_lock(settings.leases / f"candidate-{folder.name}.lock", wait=True, holder=holder):
         if (found := read_candidate(folder, recipe.name, request.model_digest)) is not None:
             return found
-        folder.mkdir(parents=True, exist_ok=True)
-        sweep_parts(folder)
         path = folder / recipe.name
         part = path.with_name(recipe.name + PART)
         try:
+            remove_model(folder / DOCUMENT)  # of what is made anew; nothing may take it for that
+            folder.mkdir(parents=True, exist_ok=True)
+            sweep_parts(folder)
             bench.convert(recipe.worker, request.model_dir, form, part)
             sync_model(part)
             digest = digest_of_model(part)
             remove_model(path)  # damaged: a folder does not take another's place by itself
             part.rename(path)
         except OSError as error:
-            raise as_disk_full(error, path) from error
+            raise as_disk_fault(error, path) from error
         finally:
-            remove_model(part)
+            with contextlib.suppress(NotADirectoryError):
+                remove_model(part)
         fsync_folder(folder)
         document = CandidateDocument(
             model_digest=request.model_digest,

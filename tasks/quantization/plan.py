@@ -85,13 +85,6 @@ def refuse_memory(needed: int, limit: int | None) -> str | None:
     return f"not made: it would need {_gb(needed)} of memory at the least, {_gb(limit)} may be used"
 
 
-def refuse_disk(file: int, free: int) -> str | None:
-    """Why a candidate is not made, if there is no room for its file. Bytes; None if it fits."""
-    if file <= free:
-        return None
-    return f"not made: its file would take {_gb(file)}, the disk has {_gb(free)} left"
-
-
 def _gb(size: int) -> str:
     return f"{size / 1e9:.2f} GB" if size >= 1e8 else f"{size / 1e6:.2f} MB"
 
@@ -239,6 +232,14 @@ _BRANCHES: dict[QuantizationPolicy, Callable[[Sequence[Measured], CandidateForma
     QuantizationPolicy.RESOURCES: _resources,
     QuantizationPolicy.ACCURACY: _accuracy,
 }
+
+
+def choices(rows: Sequence[Measured]) -> dict[QuantizationPolicy, CandidateFormat]:
+    """What each policy would choose of these figures; empty where nothing is within the tolerance."""
+    fit = [row for row in rows if row.rejected is None and row.tokens_per_s is not None]
+    if not fit:
+        return {}
+    return {policy: branch(fit, rows[0].format)[0].format for policy, branch in _BRANCHES.items()}
 
 
 def front(rows: Sequence[Measured]) -> frozenset[CandidateFormat]:

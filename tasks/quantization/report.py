@@ -9,7 +9,7 @@ from tasks.core.records import Number
 from tasks.core.verdicts import StageName
 from tasks.engines.card import Scored
 from tasks.quantization.models import Estimate, Measured, QuantizationResult
-from tasks.quantization.plan import front
+from tasks.quantization.plan import choices, front
 from tasks.quantization.quality import kept
 
 _SCORED: dict[Scored, str] = {
@@ -67,6 +67,22 @@ def markdown(result: QuantizationResult) -> str:
         _figure(result),
         _on_quality(result),
     )
+
+
+def what_would_change(result: QuantizationResult) -> list[str]:
+    """What in the spec would have led to another choice, by the figures that were measured; one line each."""
+    lines = []
+    chosen = result.chosen
+    if chosen and chosen.quality and chosen.format != result.baseline:
+        lost = 1 - kept(chosen.quality).low
+        lines.append(f"objectives.quality_tolerance below {lost:.4f} would refuse {chosen.format}")
+    for row in result.measured:
+        if row.rejected and row.quality and (lost := 1 - kept(row.quality).low) > result.tolerance:
+            lines.append(f"objectives.quality_tolerance of {lost:.4f} or more would admit {row.format}")
+    for policy, form in choices(result.measured).items():
+        if chosen and policy is not result.policy and form != chosen.format:
+            lines.append(f"objectives.policy {policy} would choose {form}")
+    return lines
 
 
 def _figure(result: QuantizationResult) -> str:

@@ -34,7 +34,7 @@ def read_candidate(folder: Path, name: str, model_digest: str) -> Candidate | No
     """The whole candidate `name` in `folder`; None if there is none or a byte of it has changed."""
     try:
         document = CandidateDocument.model_validate_json((folder / DOCUMENT).read_bytes())
-    except (FileNotFoundError, ValidationError):
+    except (FileNotFoundError, IsADirectoryError, ValidationError):
         return None
     candidate = candidate_of(folder / name, document)
     return candidate if document.model_digest == model_digest and is_whole(candidate) else None

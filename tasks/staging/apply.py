@@ -20,6 +20,7 @@ from tasks.core.direct_io import CHUNK_BYTES
 from tasks.core.errors import BusyError, ModelError, UnreadableError, WrongUseError
 from tasks.core.files import (
     PART,
+    discard,
     file_lock,
     fsync_folder,
     make_folder,
@@ -126,6 +127,8 @@ def stage_model(
     start = time.monotonic()
     sums = sums_of(pinned)
     with file_lock(lock_of(folder, leases), wait=True, holder=str(folder)):
+        if own and folder.is_file():
+            discard(folder)
         new = make_folder(folder)
         manifest = _finished(pinned, plan, folder, own=own)
         if manifest is not None:
@@ -264,7 +267,7 @@ def sweep_abandoned(models: Path, leases: Path) -> None:
 def _being_mended(folder: Path) -> set[Path]:
     try:
         return {part_of(folder / file.path) for file in Manifest.read(folder).files}
-    except (FileNotFoundError, ModelError):
+    except (FileNotFoundError, NotADirectoryError, ModelError):
         return set()
 
 
@@ -294,7 +297,7 @@ def _finished(pinned: Pinned, plan: CopyPlan, folder: Path, *, own: bool) -> Man
                 f"{folder} already holds a copy of {earlier.source}, in another state or number of shards",
                 fix="choose another folder, or remove this one",
             )
-    (folder / MANIFEST_FILE).unlink()
+    discard(folder / MANIFEST_FILE)
     return None
 
 

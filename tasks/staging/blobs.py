@@ -12,8 +12,9 @@ from pathlib import Path
 
 from tasks.core.cancellation import current
 from tasks.core.direct_io import CHUNK_BYTES, DirectFile, ring
+from tasks.core.disk_faults import as_disk_fault
 from tasks.core.errors import ModelError
-from tasks.core.files import PART, as_disk_full, fsync_folder, require_space, write_atomically
+from tasks.core.files import PART, fsync_folder, require_space, write_atomically
 from tasks.core.manifest import damaged_files, read_manifest
 from tasks.staging.ollama import (
     GGUF_HEAD_BYTES,
@@ -103,7 +104,7 @@ def _place(path: Path, blob: Path) -> int:
                 os.fsync(file.fileno())
         part.rename(blob)
     except OSError as error:
-        raise as_disk_full(error, blob) from error
+        raise as_disk_fault(error, blob) from error
     finally:
         with contextlib.suppress(FileNotFoundError):
             part.unlink()

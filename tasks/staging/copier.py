@@ -22,8 +22,9 @@ from blake3 import blake3
 
 from tasks.core.cancellation import current
 from tasks.core.direct_io import Buffer, DirectFile, chunk_count, reserve, ring
+from tasks.core.disk_faults import as_disk_fault
 from tasks.core.errors import ModelError, WrongUseError
-from tasks.core.files import PART, as_disk_full
+from tasks.core.files import PART
 from tasks.core.manifest import StagedFile
 from tasks.core.paths import inside
 from tasks.core.progress import advance, say
@@ -72,7 +73,8 @@ class _Target:
         for found in (path, place):
             if found.is_dir() and not found.is_symlink():
                 raise WrongUseError(
-                    f"{found} is a folder, and a file is to be written there", fix="remove it"
+                    f"{found} is a folder, and a file is to be written there",
+                    fix=f"move it away: mv {found} {found}.damaged",
                 )
         return cls(planned, path, place, expected, binding)
 
@@ -149,7 +151,7 @@ def _reserve(targets: Sequence[_Target]) -> None:
         except OSError as error:
             for part in made:
                 part.unlink(missing_ok=True)
-            raise as_disk_full(error, target.path) from error
+            raise as_disk_fault(error, target.path) from error
 
 
 class _Copier:
@@ -213,7 +215,7 @@ class _Copier:
                         self._sums.feed(turn, chunk, buffer)
                     self._complete(target, file)
                 except OSError as error:
-                    raise as_disk_full(error, target.path) from error
+                    raise as_disk_fault(error, target.path) from error
         except BaseException:
             self._failed.set()
             raise

@@ -14,7 +14,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from tasks.core.files import as_disk_full, fsync_folder
+from tasks.core.disk_faults import as_disk_fault
+from tasks.core.files import fsync_folder
 from tasks.core.paths import is_file_name
 
 LEDGER_FILE = "ledger.jsonl"
@@ -53,7 +54,7 @@ class Ledger:
                 path.unlink(missing_ok=True)
             handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
         except OSError as error:
-            raise as_disk_full(error, path) from error
+            raise as_disk_fault(error, path) from error
         ledger = cls(path, handle)
         try:
             if fresh:
@@ -84,14 +85,14 @@ class Ledger:
             if os.write(self._handle, text) < len(text):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:
-            raise as_disk_full(error, self._path) from error
+            raise as_disk_fault(error, self._path) from error
 
     def _sync(self) -> None:
         try:
             os.fsync(self._handle)
             fsync_folder(self._path.parent)
         except OSError as error:
-            raise as_disk_full(error, self._path) from error
+            raise as_disk_fault(error, self._path) from error
 
 
 def read_ledger(folder: Path, copy: Copy) -> Mapping[str, Mapping[int, str]] | None:

@@ -16,12 +16,14 @@ from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 from prefect.client.schemas.objects import State, StateType
 from prefect.exceptions import ObjectNotFound
 
+from blocks.host_load import ForeignLoad
 from blocks.record_store import open_record_store
 from flows.recording import Outcome, artifact_key, run_stage
 from flows.side_by_side import side_by_side
 from tasks.core import verdicts
 from tasks.core.cancellation import begin, current
 from tasks.core.errors import DiskFullError, ModelError, StageCancelledError
+from tasks.core.freshness import measure_anew
 from tasks.core.progress import listen, to_log
 from tasks.core.records import Number
 from tasks.core.result import StageResult
@@ -103,6 +105,66 @@ def test_a_no_is_no_cache(slipway_home: Path) -> None:
     work = Work("corrupt")
     assert stage(work).says_no
     assert not stage(work).cached
+
+
+def test_a_later_no_takes_back_an_earlier_yes(slipway_home: Path) -> None:
+    stage(Work())
+    assert stage(Work("corrupt"), still_good=lambda result: False).says_no
+    assert not stage(Work()).cached
+    assert stage(Work()).cached
+
+
+class Neighbour(ForeignLoad):
+    """Others use this share of the processors: while the work is done, and afterwards."""
+
+    def __init__(self, meanwhile: float, now: float = 0.0) -> None:
+        super().__init__()
+        self.share, self.later = meanwhile, now
+
+    def now(self) -> float:
+        return self.later
+
+
+@pytest.fixture
+def mindful(slipway_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As users have it: others may use a tenth."""
+    monkeypatch.delenv("SLIPWAY_BUSY_SHARE")
+
+
+@pytest.mark.parametrize(
+    ("meanwhile", "now", "cached"),
+    [(0.6, 0.0, False), (0.6, 0.5, True), (0.05, 0.0, True), (0.05, 0.9, True)],
+    ids=["busy then quiet", "busy still", "quiet", "quiet then busy"],
+)
+def test_what_was_measured_beside_a_busy_neighbour_is_measured_again_when_it_is_quiet(
+    mindful: None, meanwhile: float, now: float, cached: bool
+) -> None:
+    first = stage(Work(), load=Neighbour(meanwhile))
+    again = stage(Work(), load=Neighbour(0.0, now))
+    assert again.cached is cached
+    marked = meanwhile > 0.1
+    assert first.headline.endswith(", under foreign load (60% of the processors)") is marked
+    newest = records()[-1]
+    assert newest.numbers["foreign_load"] == Number(value=meanwhile if cached else 0.0, unit="1")
+    assert stage(Work(), load=Neighbour(0.0)).cached is ((cached and not marked) or not cached)
+
+
+def test_a_host_that_is_always_busy_can_be_told_to_be_as_it_is(
+    slipway_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLIPWAY_BUSY_SHARE", "0.7")
+    assert "foreign" not in stage(Work(), load=Neighbour(0.6)).headline
+    assert stage(Work(), load=Neighbour(0.0)).cached
+
+
+def test_a_stage_measures_anew_where_it_is_asked_to(slipway_home: Path) -> None:
+    stage(Work())
+    measure_anew([StageName.BATCHING])
+    assert stage(Work()).cached
+    measure_anew([StageName.STAGING])
+    assert not stage(Work()).cached
+    measure_anew([])
+    assert stage(Work()).cached
 
 
 def test_a_result_of_another_version_is_not_reused(slipway_home: Path) -> None:

@@ -243,6 +243,43 @@ def test_a_broken_environment_is_built_again(
     assert not parts(settings)
 
 
+def test_no_file_of_an_environment_is_shared_with_the_cache(
+    settings: Settings, trial: EnvironmentTrial
+) -> None:
+    """A file that is damaged in one of them would be damaged in all."""
+    built = apply.build(locked_small(Uv(), settings), Uv(), trial, settings)
+    shared = [path for path in built.path.rglob("*") if path.is_file() and path.stat().st_nlink > 1]
+    assert shared == []
+
+
+def test_a_file_that_was_changed_is_found_and_the_environment_built_again(
+    settings: Settings, trial: EnvironmentTrial
+) -> None:
+    locked = locked_small(Uv(), settings)
+    built = apply.build(locked, Uv(), trial, settings)
+    module = site_packages(built.path) / "idna" / "core.py"
+    text = module.read_text()
+    module.write_text(text + "raise SystemExit\n")
+    assert apply.standing_environment(built.path, locked.digest, trial) is None
+    again = apply.build(locked, Uv(), trial, settings)
+    assert module.read_text() == text
+    assert apply.build(locked, Uv(), trial, settings) == again
+
+
+def test_a_file_that_is_damaged_in_the_cache_reaches_no_environment(
+    settings: Settings, trial: EnvironmentTrial, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("UV_CACHE_DIR", str(tmp_path / "cache"))
+    locked = locked_small(Uv(), settings)
+    built = apply.build(locked, Uv(), trial, settings)
+    text = (site_packages(built.path) / "idna" / "core.py").read_text()
+    (cached,) = (tmp_path / "cache").rglob("idna/core.py")
+    cached.write_text("raise SystemExit\n")
+    shutil.rmtree(built.path)
+    again = apply.build(locked, Uv(), trial, settings)
+    assert (site_packages(again.path) / "idna" / "core.py").read_text() == text
+
+
 def test_a_killed_build_is_swept_and_finished_by_the_next(settings: Settings, tmp_path: Path) -> None:
     requirements = tmp_path / "requirements.txt"
     requirements.write_text("\n".join(ENGINE.requirements))
@@ -315,7 +352,7 @@ def test_a_full_disk_is_named_and_nothing_stays(
     if done.returncode not in (0, 1) or "unshare" in done.stderr:
         pytest.skip(f"this user may not mount a small disk here: {done.stderr.strip()}")
     assert done.returncode == 1
-    assert done.stderr.startswith("error: no room left on the disk while installing the environment\n")
+    assert done.stderr.startswith("error: no room left on the disk while installing the environment: ")
     assert done.stdout == ""
 
 

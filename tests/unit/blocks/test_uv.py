@@ -66,6 +66,7 @@ def test_commands() -> None:
         uv.sync_arguments(Path("/e.part/bin/python"), locked()),
         uv.sync_arguments(Path("/e.part/bin/python"), locked(torch_backend="cu126"), offline=True),
         uv.sync_arguments(Path("/e.part/bin/python"), locked(wheels=Path("/wheels"))),
+        uv.sync_arguments(Path("/e.part/bin/python"), locked(), refresh=("idna",)),
         uv.check_arguments(Path("/e/bin/python")),
     ]
     assert [" ".join(line) for line in lines] == snapshot(
@@ -75,9 +76,10 @@ def test_commands() -> None:
             "pip compile --quiet --color never --no-python-downloads --generate-hashes --no-emit-index-url --no-header --only-binary :all: --python-version 3.11 --torch-backend cu126 requirements.in",
             "pip compile --quiet --color never --no-python-downloads --generate-hashes --no-emit-index-url --no-header --only-binary :all: --python-version 3.11 --no-index --find-links /wheels requirements.in",
             "venv --quiet --color never --no-project --no-python-downloads --relocatable --python /usr/bin/python3.11 /e.part",
-            "pip sync --quiet --color never --no-python-downloads --require-hashes --only-binary :all: --python /e.part/bin/python /l.txt",
-            "--offline pip sync --quiet --color never --no-python-downloads --require-hashes --only-binary :all: --torch-backend cu126 --python /e.part/bin/python /l.txt",
-            "pip sync --quiet --color never --no-python-downloads --require-hashes --only-binary :all: --no-index --find-links /wheels --python /e.part/bin/python /l.txt",
+            "pip sync --quiet --color never --no-python-downloads --link-mode copy --require-hashes --only-binary :all: --python /e.part/bin/python /l.txt",
+            "--offline pip sync --quiet --color never --no-python-downloads --link-mode copy --require-hashes --only-binary :all: --torch-backend cu126 --python /e.part/bin/python /l.txt",
+            "pip sync --quiet --color never --no-python-downloads --link-mode copy --require-hashes --only-binary :all: --no-index --find-links /wheels --python /e.part/bin/python /l.txt",
+            "pip sync --quiet --color never --no-python-downloads --link-mode copy --refresh-package idna --reinstall-package idna --require-hashes --only-binary :all: --python /e.part/bin/python /l.txt",
             "pip check --color never --no-python-downloads --python /e/bin/python",
         ]
     )

@@ -7,11 +7,19 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from releases import make_release
 
+from blocks.record_store import open_record_store
+from deployments.cli.changes import DECIDED_BY, _flat, standings
 from deployments.cli.deploy import deploy
 from deployments.cli.plan import plan_of
 from tasks.core.errors import ModelError
-from tasks.core.spec import parse_spec
+from tasks.core.files import write_atomically
+from tasks.core.records import new_record
+from tasks.core.release import ServiceFolder, ServiceState
+from tasks.core.settings import Settings
+from tasks.core.spec import DeploySpec, parse_spec
+from tasks.core.verdicts import StageName
 
 
 def test_the_plan_names_every_stage_and_does_nothing(
@@ -66,3 +74,103 @@ def test_a_missing_model_is_named_before_anything_runs(tmp_path: Path) -> None:
 def test_a_remote_model_is_not_looked_at() -> None:
     steps = plan_of(parse_spec({"name": "tiny", "model": "s3://bucket/model"}))
     assert any("s3://bucket/model" in step.does for step in steps)
+
+
+@pytest.fixture
+def served(slipway_home: Path, random_model: Path) -> DeploySpec:
+    """The spec of a release that serves, with a record for each stage that it rests on."""
+    settings = Settings.load()
+    gguf = slipway_home / "model.gguf"
+    gguf.parent.mkdir()
+    gguf.write_bytes(b"GGUF")
+    store = open_record_store(settings)
+    good = {"environment": "sound", "compatibility": "pass", "staging": "verified"}
+    made = [
+        new_record(
+            stage=stage,
+            subject="tiny",
+            host_fingerprint="sha256:h",
+            inputs_digest=f"sha256:{stage}",
+            outcome=good.get(stage, "chosen"),
+            seconds=1,
+        )
+        for stage in DECIDED_BY
+        if stage is not StageName.ROLLOUT
+    ]
+    for record in made:
+        store.put(record)
+    release = make_release(Path("/venv/bin/python"), gguf, name="tiny")
+    release = release.model_copy(update={"records": tuple(one.id for one in made)})
+    folder = ServiceFolder(settings.services, "tiny")
+    write_atomically(folder.release_file(release.id), release.model_dump_json(by_alias=True))
+    state = ServiceState(
+        name="tiny", target=release.target, host="127.0.0.1", port=1, release=release.id, since=release.at
+    )
+    write_atomically(folder.state_file, state.model_dump_json(by_alias=True))
+    return release.spec
+
+
+def running(spec: DeploySpec, fresh: tuple[str, ...] = ()) -> dict[str, str]:
+    """Stages that would run, and why."""
+    found = standings(spec, Settings.load(), fresh)
+    return {str(stage): one.why for stage, one in found.items() if not one.cached}
+
+
+def test_the_plan_of_what_serves_names_the_records_that_stand_in(served: DeploySpec) -> None:
+    assert running(served) == {}
+    found = standings(served, Settings.load(), ())
+    assert found[StageName.BATCHING].why.startswith(f"record {found[StageName.BATCHING].record}, 0 min old")
+
+
+@pytest.mark.parametrize(
+    ("change", "stages", "why"),
+    [
+        ({"tuning": {"max_batch": 3}}, "batching rollout", "changed: tuning.max_batch: 16 -> 3"),
+        ({"tuning": {"candidates": ["q8_0"]}}, "quantization batching rollout", "-> q8_0"),
+        ({"rollout": {"port": 8123}}, "rollout", "changed: rollout.port: "),
+        ({"model": "s3://a/b"}, "compatibility staging quantization batching rollout", "-> s3://a/b"),
+        (
+            {"environment": {"python": "3.12"}},
+            "environment compatibility quantization batching rollout",
+            "environment.python: ",
+        ),
+    ],
+)
+def test_a_changed_key_runs_the_stages_that_rest_on_it(
+    served: DeploySpec, change: dict[str, object], stages: str, why: str
+) -> None:
+    spec = parse_spec({"name": "tiny", "model": served.model, **change})
+    found = running(spec)
+    assert list(found) == stages.split()
+    assert all(why in one for one in found.values())
+
+
+def test_what_is_asked_for_anew_runs(served: DeploySpec) -> None:
+    assert running(served, ("batching",)) == {"batching": "asked for by --fresh"}
+
+
+def test_a_record_that_was_taken_back_stands_in_no_more(served: DeploySpec) -> None:
+    record = new_record(
+        stage=StageName.ENVIRONMENT,
+        subject="tiny",
+        host_fingerprint="sha256:h",
+        inputs_digest="sha256:environment",
+        outcome="conflicting",
+        seconds=1,
+    ).model_copy(update={"id": "7" + "Z" * 25})
+    open_record_store(Settings.load()).put(record)
+    assert running(served) == {"environment": "the newest record with these inputs says no"}
+
+
+def test_where_nothing_serves_all_runs(slipway_home: Path) -> None:
+    found = running(parse_spec({"name": "tiny", "model": "s3://bucket/model"}))
+    assert set(found.values()) == {"no release of tiny serves"}
+    assert len(found) == len(DECIDED_BY)
+    assert not slipway_home.exists()
+
+
+def test_every_key_of_the_spec_that_a_stage_rests_on_exists() -> None:
+    keys = set(_flat(DeploySpec.model_validate({"name": "a", "model": "file:/m"}).model_dump(mode="json")))
+    for stage, names in DECIDED_BY.items():
+        for name in names:
+            assert any(not name or key == name or key.startswith(f"{name}.") for key in keys), (stage, name)

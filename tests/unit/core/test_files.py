@@ -13,7 +13,6 @@ import pytest
 from tasks.core.cancellation import begin
 from tasks.core.errors import BusyError, DiskFullError, StageCancelledError
 from tasks.core.files import (
-    as_disk_full,
     create_exclusively,
     file_lock,
     open_private,
@@ -38,14 +37,6 @@ def test_creation_never_overwrites(tmp_path: Path) -> None:
     assert not create_exclusively(path, "second")
     assert path.read_text() == "first"
     assert os.listdir(tmp_path) == ["record.json"]
-
-
-def test_a_full_disk_is_named(tmp_path: Path) -> None:
-    full = as_disk_full(OSError(errno.ENOSPC, "No space left on device"), tmp_path / "shard")
-    assert isinstance(full, DiskFullError)
-    assert str(tmp_path / "shard") in full.what
-    other = OSError(errno.EIO, "broken")
-    assert as_disk_full(other, tmp_path) is other
 
 
 def test_a_write_to_a_full_disk_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ from ulid import ULID
 from blocks.record_store import FolderRecordStore, open_record_store
 from tasks.core.errors import NotFoundError, RecordError
 from tasks.core.progress import listen
-from tasks.core.records import Number, Record, RecordStore, latest_good, new_record
+from tasks.core.records import Number, Record, RecordStore, new_record, standing
 from tasks.core.settings import Settings
 from tasks.core.verdicts import FAULT, StageName
 
@@ -58,7 +58,7 @@ def test_a_new_record_comes_last_whatever_the_clock_says(tmp_path: Path) -> None
         store.put(late)
         made.append(late.id)
     assert made == sorted(set(made))
-    found = latest_good(store.list(StageName.ENVIRONMENT), inputs_digest="sha256:1")
+    found = standing(store.list(StageName.ENVIRONMENT), inputs_digest="sha256:1")
     assert found is not None
     assert found.id == made[-1]
 
@@ -138,12 +138,30 @@ def test_of_many_records_the_newest_are_read(tmp_path: Path) -> None:
     assert len(heard) == 1
 
 
-def test_only_a_good_record_with_the_same_inputs_stands_in_for_the_work() -> None:
-    old, new = record(), record()
-    records = [old, new, record(FAULT), record("conflicting"), record(inputs="sha256:2"), record("cancelled")]
-    assert latest_good(records, inputs_digest="sha256:1") == max(old, new, key=lambda one: one.id)
-    assert latest_good(records, inputs_digest="sha256:1", host_fingerprint="sha256:other") is None
-    assert latest_good(records, inputs_digest="sha256:3") is None
+HISTORIES = {
+    ("sound",): 0,
+    ("sound", "sound"): 1,
+    ("sound", "conflicting"): None,
+    ("sound", "conflicting", "sound"): 2,
+    ("sound", FAULT): 0,
+    ("sound", "cancelled", FAULT, FAULT): 0,
+    ("sound", "conflicting", FAULT): None,
+    (FAULT,): None,
+    (): None,
+}
+
+
+@pytest.mark.parametrize("outcomes", HISTORIES, ids=lambda outcomes: "-".join(outcomes) or "none")
+def test_the_newest_answer_decides_whether_a_record_stands_in_for_the_work(outcomes: tuple[str, ...]) -> None:
+    made = [
+        record(outcome).model_copy(update={"id": f"01{number}"}) for number, outcome in enumerate(outcomes)
+    ]
+    other = record(inputs="sha256:2")
+    found = standing([other, *reversed(made)], inputs_digest="sha256:1")
+    wanted = HISTORIES[outcomes]
+    assert found == (None if wanted is None else made[wanted])
+    assert standing(made, inputs_digest="sha256:1", host_fingerprint="sha256:other") is None
+    assert standing(made, inputs_digest="sha256:3") is None
 
 
 def test_the_store_is_the_one_that_the_settings_name(slipway_home: Path) -> None:

@@ -111,5 +111,24 @@ def test_what_something_runs_out_of_stays(settings: Settings) -> None:
     assert len(collect(settings, running_below, keep_s=14 * DAY)) == 1
 
 
+@pytest.mark.parametrize("kind", ["", ".old", ".proof", ".4194305"], ids=["build", "old", "proof", "removal"])
+def test_what_a_killed_run_left_goes(settings: Settings, kind: str) -> None:
+    left = settings.environments / f"aaaaaaaaaaaa{kind}.part"
+    left.mkdir(parents=True)
+    (left / "module.py").write_bytes(b"x")
+    assert gone(settings, dry_run=True) == []
+    assert left.exists()
+    assert gone(settings) == []
+    assert not left.exists()
+
+
+def test_what_a_run_builds_now_stays(settings: Settings) -> None:
+    left = settings.environments / f"aaaaaaaaaaaa.{os.getpid()}.part"
+    left.mkdir(parents=True)
+    with held(settings.environments / "aaaaaaaaaaaa", settings):
+        assert gone(settings) == []
+        assert left.exists()
+
+
 def test_a_home_without_environments_is_clean(settings: Settings) -> None:
     assert gone(settings) == []

@@ -219,3 +219,13 @@ def test_the_headline_of_a_healthy_service(latencies: tuple[float, ...], expecte
     )
     assert report.headline(result) == expected
     assert "2 of 2 expectations hold." in report.markdown(result)
+
+
+def test_changed_files_of_the_environment_are_a_finding() -> None:
+    service = ServiceSample(ready=True, completion="text", latencies_ms=(1.0,))
+    samples = Samples(process=ProcessSample(alive=True, restarts=0), service=service)
+    assert plan.judge(samples, HealthLimits()) == ()
+    (finding,) = plan.judge(samples, HealthLimits(), None, ("lib/a.py", "lib/b.py"))
+    assert finding.verdict is HealthVerdict.DEGRADED
+    assert finding.message.endswith("changed since they were installed: lib/a.py and 1 more")
+    assert finding.fix == "deploy the spec again: the environment is built anew"

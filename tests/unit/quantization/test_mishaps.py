@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,7 +10,14 @@ from typing import Any
 
 import pytest
 
-from tasks.core.errors import CommandError, CommandTimeoutError, EngineError, EngineHungError
+from tasks.core.errors import (
+    CommandError,
+    CommandTimeoutError,
+    DiskError,
+    DiskFullError,
+    EngineError,
+    EngineHungError,
+)
 from tasks.core.settings import Settings
 from tasks.core.spec import CandidateFormat
 from tasks.engines.failures import FailureKind
@@ -22,7 +30,7 @@ F16, Q8_0 = CandidateFormat.F16, CandidateFormat.Q8_0
 class Bench:
     """Fails on Q8_0 as told, once for each error; that format is twice as fast."""
 
-    def __init__(self, engine: Sequence[EngineError] = (), converter: Sequence[CommandError] = ()) -> None:
+    def __init__(self, engine: Sequence[EngineError] = (), converter: Sequence[Exception] = ()) -> None:
         self.engine, self.converter = list(engine), list(converter)
         self.tried: list[CandidateFormat] = []
 
@@ -72,18 +80,28 @@ def test_one_that_fails_twice_does_so_for_good(request_: QuantizationRequest) ->
     assert still_good(result)
 
 
-def test_want_of_room_lasts_until_there_is_some(
+def test_want_of_room_is_a_fault_and_no_word_about_a_format(
     request_: QuantizationRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = Settings.load()
     measure_candidates(request_.model_copy(update={"formats": (F16,)}), Bench(), settings)
     with monkeypatch.context() as full:
         full.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=1000))
-        first = measure_candidates(request_, Bench(), settings)
-    assert first.candidate.format is F16
-    assert (first.measured[1].rejected or "").endswith("the disk has 0.00 MB left")
-    assert not still_good(first)
+        with pytest.raises(
+            DiskFullError, match=f"do not fit into {settings.candidates}: the disk mounted at"
+        ):
+            measure_candidates(request_, Bench(), settings)
     assert measure_candidates(request_, Bench(), settings).candidate.format is Q8_0
+
+
+@pytest.mark.parametrize(
+    "error", [DiskFullError("no room left"), OSError(errno.EIO, "Input/output error"), DiskError("denied")]
+)
+def test_a_disk_that_fails_while_a_candidate_is_made_is_a_fault(
+    error: Exception, request_: QuantizationRequest
+) -> None:
+    with pytest.raises(DiskError):
+        measure_candidates(request_, Bench(converter=[error]), Settings.load())
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,6 @@ from tasks.quantization.plan import (
     front,
     judge,
     measured_tokens,
-    refuse_disk,
     refuse_memory,
     window_slots,
     window_tokens,
@@ -286,12 +285,8 @@ def test_the_baseline_is_no_coarser_than_what_is_compared_with_it() -> None:
 def test_what_cannot_fit_is_not_made() -> None:
     assert refuse_memory(10**9, 2 * 10**9) is None
     assert refuse_memory(10**9, None) is None
-    assert refuse_disk(5 * 10**8, 10**10) is None
     assert refuse_memory(5 * 10**9, 2 * 10**9) == snapshot(
         "not made: it would need 5.00 GB of memory at the least, 2.00 GB may be used"
-    )
-    assert refuse_disk(5 * 10**7, 10**7) == snapshot(
-        "not made: its file would take 50.00 MB, the disk has 10.00 MB left"
     )
 
 

@@ -1,0 +1,68 @@
+"""How busy others keep this host's processors: what they use is missing from whatever is measured meanwhile."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Callable
+from typing import NamedTuple, TypeVar
+
+import psutil
+
+R = TypeVar("R")
+_LOOK_S = 0.5
+
+
+class Seconds(NamedTuple):
+    """Processor time since some moment in the past, s: of the whole host, of this process and all it started, and of
+    a clock on the wall times the number of processors."""
+
+    busy: float
+    own: float
+    available: float
+
+
+class ForeignLoad:
+    """Measures the share of all processors that processes of others used while some work was done.
+
+    Time that a hypervisor took away counts as foreign, too. Other Slipway services on this host are others.
+    """
+
+    def __init__(self, read: Callable[[], Seconds] | None = None) -> None:
+        self._read = read or read_seconds
+        self.share: float | None = None
+        """From 0 to 1, of the last work; None where nothing was measured yet."""
+
+    def over(self, work: Callable[[], R]) -> R:
+        """Do the work and measure meanwhile."""
+        before = self._read()
+        try:
+            return work()
+        finally:
+            self.share = foreign_share(before, self._read())
+
+    def now(self) -> float:
+        """The share at this moment, from a look of half a second."""
+        before = self._read()
+        time.sleep(_LOOK_S)
+        return foreign_share(before, self._read())
+
+
+def foreign_share(before: Seconds, after: Seconds) -> float:
+    """Share of the processors that was neither idle nor this process's or its children's. From 0 to 1."""
+    available = after.available - before.available
+    foreign = (after.busy - before.busy) - (after.own - before.own)
+    return min(1.0, max(0.0, foreign / available)) if available > 0 else 0.0
+
+
+def read_seconds() -> Seconds:
+    """The counters of the kernel, now."""
+    times = psutil.cpu_times()
+    # A guest's time is in that of the user who runs it.
+    busy = times.user + times.nice + times.system + times.irq + times.softirq + times.steal
+    own = sum(os.times()[:4])
+    for child in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):  # what it used is its parent's by now
+            own += sum(child.cpu_times()[:4])
+    return Seconds(busy, own, time.monotonic() * (os.cpu_count() or 1))

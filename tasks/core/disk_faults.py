@@ -1,0 +1,138 @@
+"""What the operating system says of a file or its disk, as a fault that names both and the way out."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import shutil
+from pathlib import Path
+
+from tasks.core.errors import DiskError, DiskFullError, SlipwayError
+
+_FULL = re.compile(
+    r"[Nn]o (?:space left on device|room left to write)|Disk quota exceeded|(?:os error|Errno) (?:28|122)\b"
+)
+_NUMBERED = re.compile(r"(?:os error|\[Errno) (\d+)\b")
+_OF_DISKS = (
+    errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE,
+)  # fmt: skip
+
+
+def disk_fault(error: OSError, path: Path | None = None) -> SlipwayError | None:
+    """The fault behind `error`; None for an error that is not about a file or its disk.
+
+    `path` is what was read or written, for errors that do not name it themselves.
+    """
+    named = Path(os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes) else None
+    place = (named or path or Path.cwd()).absolute()
+    match error.errno:
+        case errno.ENOSPC:
+            return _full(place, "no room left to write")
+        case errno.EDQUOT:
+            return _full(place, "the quota of this user leaves no room to write")
+        case errno.EROFS:
+            return DiskError(
+                f"{place} is on a disk that is mounted read-only",
+                fix=f"mount the disk of {_folder_of(place)} writable, or set SLIPWAY_HOME to a folder on another",
+            )
+        case errno.EACCES | errno.EPERM:
+            return _denied(place)
+        case errno.ENAMETOOLONG:
+            return DiskError(
+                f"the disk does not take a name as long as {place.name[:40]}…", fix="choose a shorter name"
+            )
+        case errno.EIO:
+            return DiskError(
+                f"the disk of {_folder_of(place)} fails: input/output error at {place}",
+                fix="look at the kernel's log (dmesg), and set SLIPWAY_HOME to a folder on another disk",
+            )
+        case errno.ESTALE:
+            return DiskError(
+                f"the network disk of {place} was taken away (stale file handle)",
+                fix="mount it again, then repeat the command",
+            )
+        case errno.EISDIR | errno.ENOTDIR | errno.EEXIST | errno.ENOTEMPTY | errno.ELOOP:
+            return _in_the_way(place)
+        case _:
+            return None
+
+
+def as_disk_fault(error: OSError, path: Path) -> Exception:
+    """The fault behind `error`, or `error` itself where it is not about a file or its disk."""
+    return disk_fault(error, path) or error
+
+
+def fault_told(text: str, path: Path) -> SlipwayError | None:
+    """The fault of a disk that a program died of, by the last lines that it printed; `path` is what it wrote."""
+    if says_disk_full(text):
+        return disk_fault(OSError(errno.ENOSPC, ""), path)
+    numbers = [int(number) for number in _NUMBERED.findall(text)]
+    return disk_fault(OSError(numbers[-1], ""), path) if numbers and numbers[-1] in _OF_DISKS else None
+
+
+def says_disk_full(text: str) -> bool:
+    """Whether a program's output tells that a disk has no room."""
+    return _FULL.search(text) is not None
+
+
+def _full(place: Path, what: str) -> DiskFullError:
+    folder = _folder_of(place)
+    try:
+        free = f" ({shutil.disk_usage(folder).free / 1e6:.1f} MB free)"
+    except OSError:
+        free = ""
+    return DiskFullError(
+        f"{what} {place}{free}",
+        fix=f"free space on the disk of {folder}, or set SLIPWAY_HOME to a larger one",
+    )
+
+
+def _denied(place: Path) -> DiskError:
+    guilty = _denier(place)
+    try:
+        owner = guilty.stat().st_uid
+    except OSError:
+        owner = os.geteuid()
+    foreign = owner != os.geteuid()
+    whose = f", which belongs to user {owner}" if foreign else ""
+    other = f"run this as user {owner}, " if foreign else ""
+    return DiskError(
+        f"user {os.geteuid()} may not use {place}: denied by {guilty}{whose}",
+        fix=f"{other}give this user access to {guilty}, or set SLIPWAY_HOME to a folder of its own",
+    )
+
+
+def _denier(place: Path) -> Path:
+    """The first folder on the way that lets nobody like this user through; else the file, or the folder it is in."""
+    for folder in (*reversed(place.parents), *reversed(Path(os.path.realpath(place)).parents)):
+        if not _may(folder, os.X_OK):
+            return folder
+    return (
+        place if os.path.lexists(place) and not _may(place, os.R_OK | os.W_OK) else _folder_of(place.parent)
+    )
+
+
+def _may(place: Path, what: int) -> bool:
+    return os.access(place, what, effective_ids=True)
+
+
+def _in_the_way(place: Path) -> DiskError:
+    """A folder where a file should be, or a file where a folder should be."""
+    file = next((one for one in reversed(place.parents) if os.path.lexists(one) and not one.is_dir()), place)
+    kind = "folder" if file.is_dir() else "file"
+    return DiskError(
+        f"{file} is a {kind}, and something else has to be there",
+        fix=f"move it away: mv {file} {file}.damaged",
+    )
+
+
+def _folder_of(place: Path) -> Path:
+    """The nearest folder that can be looked at."""
+    for one in (place, *place.parents):
+        try:
+            if one.is_dir():
+                return one
+        except OSError:
+            continue
+    return Path("/")
