@@ -136,7 +136,7 @@ def call(path, body=None):
         return json.load(urllib.request.urlopen(request, timeout=30))
     except urllib.error.HTTPError as error:
         said.append(error.code)
-found = call("/deployments/name/build-environment/slipway") or {"id": sys.argv[0]}
+found = call("/deployments/name/build-environment/build-environment") or {"id": sys.argv[0]}
 environment = {"manager": "system", "path": folder}
 call(f"/deployments/{found['id']}/create_flow_run", {"parameters": {"request": {"environment": environment}}})
 call("/block_documents/filter", {"include_secrets": True})
@@ -220,7 +220,7 @@ def test_the_key_is_in_no_log(place: LocalPlace) -> None:
 def test_prefects_own_command_gets_in_by_what_ui_prints(place: LocalPlace) -> None:
     printed = run_slipway(place.home, "ui", "--env").stdout
     listed = subprocess.run(
-        ["/bin/sh", "-c", f'{printed}\n"{PREFECT}" deployment inspect check-health/slipway'],
+        ["/bin/sh", "-c", f'{printed}\n"{PREFECT}" deployment inspect check-health/check-health'],
         capture_output=True, text=True, check=False, cwd=place.folder,
     )  # fmt: skip
     assert listed.returncode == 0, listed.stderr
