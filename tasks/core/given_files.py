@@ -164,7 +164,7 @@ def _write_through(path: Path, content: bytes) -> None:
     """Into what is there. A pipe that no program reads from is refused, not waited for."""
     handle = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     os.set_blocking(handle, True)
-    with open(handle, "wb") as file:
+    with os.fdopen(handle, "wb") as file:
         file.write(content)
 
 
