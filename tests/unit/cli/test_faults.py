@@ -19,7 +19,7 @@ def broken(monkeypatch: pytest.MonkeyPatch) -> None:
     @click.command()
     @click.option("--json", "as_json", is_flag=True)
     def verb(as_json: bool) -> None:
-        raise ZeroDivisionError("the first line\nthe second line")
+        raise ZeroDivisionError("the first line\nthe second line, password=hunter22")
 
     monkeypatch.setattr(type(slipway), "get_command", lambda *_: verb)
 
@@ -39,7 +39,8 @@ def test_it_is_one_line_and_its_traceback_a_file(
         f"error: Slipway failed unexpectedly: ZeroDivisionError: the first line\n  fix: report it with {file}\n"
     )
     assert "Traceback (most recent call last)" in file.read_text()
-    assert "the second line" in file.read_text()
+    assert "the second line, password=***" in file.read_text()
+    assert file.stat().st_mode & 0o077 == 0
 
 
 def test_programs_get_a_document(
