@@ -23,6 +23,7 @@ from tasks.core.settings import Settings
 from tasks.core.verdicts import RolloutVerdict, StageName
 from tasks.rollout import report
 from tasks.rollout.apply import still_serves
+from tasks.rollout.damage import set_damage_aside
 from tasks.rollout.models import RolloutResult, rollout_inputs
 from tasks.rollout.task import bring_into_service
 from tasks.staging.store import in_use_by_path
@@ -49,6 +50,7 @@ def roll_out_under_lease(release: Release) -> Outcome[RolloutResult]:
 def _roll_out(release: Release) -> Outcome[RolloutResult]:
     settings = Settings.load()
     folder = ServiceFolder(settings.services, release.name)
+    set_damage_aside(folder)
     with ExitStack() as stack:
         # Until this release has proved itself, none may name its model.
         stack.enter_context(in_use_by_path(release.launch.model_file, settings))
