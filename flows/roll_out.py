@@ -26,6 +26,7 @@ from tasks.core.verdicts import RolloutVerdict, StageName
 from tasks.engines.launches import check_launch
 from tasks.rollout import report
 from tasks.rollout.apply import still_serves
+from tasks.rollout.damage import set_damage_aside
 from tasks.rollout.models import RolloutResult, rollout_inputs
 from tasks.rollout.task import bring_into_service
 from tasks.staging.store import in_use_by_path
@@ -63,6 +64,7 @@ def _hold_to_list(release: Release) -> None:
 def _roll_out(release: Release) -> Outcome[RolloutResult]:
     settings = Settings.load()
     folder = ServiceFolder(settings.services, release.name)
+    set_damage_aside(folder)
     with ExitStack() as stack:
         # Until this release has proved itself, none may name its model.
         stack.enter_context(in_use_by_path(release.launch.model_file, settings))

@@ -255,7 +255,7 @@ def still_serves(
     What serves and is not written down, as after a later rollout that was killed, is for `roll_out` to adopt.
     """
     running = _look(release, target, open_api)
-    if running is None or running.endpoint != result.endpoint:
+    if running is None or running.endpoint != result.endpoint or not _is_kept(release, folder):
         return False
     if plan_rollout(release, folder.state(), running).action is not RolloutAction.NOTHING:
         return False

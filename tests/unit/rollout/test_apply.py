@@ -294,6 +294,11 @@ def test_a_recorded_rollout_stands_only_while_it_answers(wanted: Release, folder
     assert not still_serves(result, wanted, folder, target, FakeApi(ready_at=set()).open)
     assert not still_serves(result, wanted, folder, FakeTarget(), FakeApi().open)
     assert not still_serves(result, wanted, folder, FakeTarget(serving="sha256:old"), FakeApi().open)
+    document = folder.release_file(wanted.id).read_text()
+    for damaged in (document[:100], ""):
+        folder.release_file(wanted.id).write_text(damaged)
+        assert not still_serves(result, wanted, folder, target, FakeApi().open)
+    folder.release_file(wanted.id).write_text(document)
     moved = result.model_copy(update={"endpoint": "http://127.0.0.1:1"})
     assert not still_serves(moved, wanted, folder, target, FakeApi().open)
 
