@@ -6,6 +6,7 @@ import contextlib
 import io
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -37,6 +38,7 @@ from blocks.service_processes import processes_of
 from blocks.targets import open_target, prepare
 from tasks.core.digests import digest_of_file
 from tasks.core.errors import MissingToolError, NetworkError, PortTakenError, RolloutError
+from tasks.core.home import make_home
 from tasks.core.release import Release, ServiceFolder
 from tasks.core.settings import Settings
 from tasks.core.spec import DeploySpec, EngineKind, Target
@@ -243,6 +245,21 @@ def test_a_release_serves_from_a_container_with_limits(make: Make, settings: Set
     assert seen is not None
     assert (seen.release, seen.endpoint, seen.up, seen.restarts) == (release.id, result.endpoint, True, 0)
     assert seen.pid == container["State"]["Pid"]
+
+
+def test_a_model_in_a_closed_home_is_served(
+    make: Make, settings: Settings, random_ggufs: tuple[Path, Path]
+) -> None:
+    """Docker's daemon finds what it mounts; the container's user meets only the file itself."""
+    make_home(settings.home)
+    model = settings.candidates / "model.gguf"
+    model.parent.mkdir()
+    shutil.copy(random_ggufs[0], model)
+    release = make()
+    moved = release.launch.model_copy(update={"model_file": model})
+    result = bring(release.model_copy(update={"launch": moved}), settings)
+    assert settings.home.stat().st_mode & 0o777 == 0o700
+    assert complete(result.endpoint)
 
 
 def test_the_same_again_changes_nothing(make: Make, settings: Settings) -> None:
