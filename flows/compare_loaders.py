@@ -65,7 +65,7 @@ def _compared(folder: Path, request: LoadingRequest, settings: Settings) -> Outc
         result_type=LoadingResult,
         report=report,
         work=lambda: apply.compare_loaders(folder, bench, runs=request.runs, disk_read_mb_s=disk, now=now),
-        still_good=lambda result: now - result.at < valid,
+        still_good=lambda result: abs(now - result.at) < valid,
     )
 
 

@@ -48,7 +48,7 @@ def measured(request: DiskRequest) -> Outcome[DiskResult]:
             report=DiskReport(),
             work=lambda: measure_and_judge(partial(measure, thorough=request.thorough), folder, now),
             still_good=lambda result: (
-                now - result.at < valid and (result.figures.thorough or not request.thorough)
+                abs(now - result.at) < valid and (result.figures.thorough or not request.thorough)
             ),
         )
 

@@ -59,6 +59,7 @@ def _check(settings: Settings, name: str, *, contract: bool) -> tuple[HealthResu
     result = apply.check(folder, LocalInstruments(), before, contract=samples if contract else None)
     inputs = {"release": release.id, "contract": contract}
     record = new_record(
+        store=store,
         stage=StageName.HEALTH,
         subject=name,
         host_fingerprint=fingerprint_here(),

@@ -85,9 +85,14 @@ def copy(
 @click.option("--repair", is_flag=True, help="Replace what is damaged by the source's bytes.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def verify(folder: Path, repair: bool, as_json: bool) -> None:
-    """Read every byte of a staged model again and compare it with the manifest."""
+    """Read every byte of a staged model again and compare it with the manifest.
+
+    A folder that is being written right now is not judged.
+    """
     from tasks.core.manifest import read_manifest
     from tasks.core.manifest import verify as verify_folder
+    from tasks.core.settings import Settings
+    from tasks.staging.store import at_rest
 
     repaired: tuple[str, ...] = ()
     if repair:
@@ -97,7 +102,8 @@ def verify(folder: Path, repair: bool, as_json: bool) -> None:
         result = repaired_from_source(folder.absolute()).result
         repaired, damaged = result.restaged, result.damaged
     else:
-        manifest, damaged = verify_folder(folder)
+        with at_rest(folder.absolute(), Settings.load()):
+            manifest, damaged = verify_folder(folder)
     verdict = StagingVerdict.CORRUPT if damaged else StagingVerdict.VERIFIED
     if as_json:
         answer = {"verdict": verdict, "files": len(manifest.files), "bytes": manifest.size_bytes}

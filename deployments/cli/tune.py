@@ -47,11 +47,11 @@ def quantization(spec_file: Path, overrides: tuple[str, ...], as_json: bool) -> 
 
     Builds the environment and stages the model first, where that was not done yet. Nothing is put into service.
     """
-    from flows.early_checks import check_tuning_inputs
+    from flows.early_checks import check_tuning_inputs, prefect_knows_the_storage
     from tasks.core.settings import Settings
 
     spec = load_spec(spec_file, overrides)
-    check_tuning_inputs(spec, Settings.load())
+    check_tuning_inputs(spec, Settings.load(), remote=not prefect_knows_the_storage())
     outcome = _run_quantization(spec, quiet=as_json)
     if as_json:
         print_json(
@@ -75,14 +75,15 @@ def _run_quantization(spec: DeploySpec, *, quiet: bool) -> Outcome[Any]:
     from tasks.core.progress import listen, to_log
     from tasks.core.settings import Settings
 
-    with show_progress(console(stderr=quiet)) as listener, prefect_api(Settings.load()) as api:
+    with show_progress(console(stderr=quiet)) as listener:
         listen(listener, to_log)
-        from flows.named_states import answer_of
-        from flows.quantize_model import quantize_model
+        with prefect_api(Settings.load()) as api:
+            from flows.named_states import answer_of
+            from flows.quantize_model import quantize_model
 
-        api.wait()
-        with api.quiet_runs():
-            return answer_of(lambda: quantize_model(spec))
+            api.wait()
+            with api.quiet_runs():
+                return answer_of(lambda: quantize_model(spec))
 
 
 def _show_quantization(outcome: Outcome[Any]) -> None:

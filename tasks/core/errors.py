@@ -86,6 +86,10 @@ class NetworkError(SlipwayError):
     retryable = True
 
 
+class DeadlineError(NetworkError):
+    """A remote side, or a disk that hangs, did not answer in the time that it was given."""
+
+
 class AccessError(SlipwayError):
     """A remote side refused the credentials, or there are none."""
 

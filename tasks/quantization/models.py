@@ -180,3 +180,9 @@ class QuantizationResult(StageResult):
         assert self.chosen is not None
         assert self.chosen.candidate is not None
         return self.chosen.candidate
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """As `StageResult` says: what became of each format."""
+        why = ((row.format, row.rejected or row.passed_over) for row in self.measured)
+        return tuple(f"{form}: {reason}" for form, reason in why if reason)
