@@ -54,6 +54,7 @@ USES: dict[str, tuple[str, ...]] = {
     "stage gc": ("--limit", "1Gi", "--dry-run"),
     "stage ollama": ("folder", "--to", "store", "--name", "n"),
     "stage verify": ("folder",),
+    "start": ("nosuch",),
     "status": ("nosuch",),
     "stop": ("nosuch",),
     "survey": ("--json",),
