@@ -29,11 +29,11 @@ class MlflowRegistry:
             found = self._client.ask("registered-models/alias", name=name, alias=alias)
         except NotFoundError:
             models = self.models()
-            there = f"its aliases are {some_of(models[name]) or 'none'}" if name in models else ""
-            raise NotFoundError(
-                f"{self._client.name} knows no {name}@{alias}",
-                fix=there or f"models there: {some_of(tuple(models)) or 'none'}",
-            ) from None
+            fix = f"models there: {some_of(tuple(models)) or 'none'}"
+            if name in models:
+                aliases = some_of(models[name])
+                fix = f"its aliases are {aliases}" if aliases else "it has no aliases: set one in MLflow"
+            raise NotFoundError(f"{self._client.name} knows no {name}@{alias}", fix=fix) from None
         version = _object(found.get("model_version")).get("version")
         if not is_file_name(str(version)) or version is None:
             raise self._odd("a version")
