@@ -23,6 +23,7 @@ from blocks.nvml import gpus_in_use, read_nvml
 from blocks.record_store import open_record_store
 from blocks.targets import check_target
 from flows.artifacts import ProgressArtifact
+from flows.asked_by_api import hold_to_list, programs_of_spec
 from flows.build_environment import build_environment
 from flows.check_health import check_health
 from flows.early_checks import check_inputs
@@ -80,6 +81,7 @@ def deploy_model(spec: DeploySpec) -> DeployResult:
     Args:
         spec: what to deploy, where, and how good it has to be.
     """
+    hold_to_list(programs_of_spec(spec))
     settings = Settings.load()
     lease = settings.service_lease(spec.name)
     with file_lock(lease, wait=False, holder=f"the service {spec.name}"), tags(service_tag(spec.name)):
@@ -320,6 +322,7 @@ class _Lifecycle:
                 record=outcome.record,
                 headline=outcome.headline,
                 log_tail=outcome.result.log_tail,
+                reasons=outcome.result.reasons if outcome.says_no else (),
             )
         )
         return outcome
@@ -349,7 +352,9 @@ class _Lifecycle:
 
     def _record(self, outcome: str, evidence: dict[str, Any], result: DeployResult | None) -> None:
         inputs = deployment.deploy_inputs(self.spec, self.model.version)
+        store = open_record_store(self.settings)
         record = new_record(
+            store=store,
             stage=StageName.LIFECYCLE,
             subject=self.spec.name,
             host_fingerprint=fingerprint_here(),
@@ -360,7 +365,7 @@ class _Lifecycle:
             evidence={"inputs": inputs, **evidence},
             consulted=[row.record for row in self.rows if row.record],
         )
-        open_record_store(self.settings).put(record)
+        store.put(record)
         if result is not None:
             description = f"{result.verdict}: {deployment.headline(result)}"
             publish(StageName.LIFECYCLE, self.spec.name, deployment.markdown(result), record.id, description)

@@ -121,6 +121,7 @@ def run_stage(
     seconds = time.monotonic() - start
     record = new_record(
         **frame,
+        store=store,
         outcome=result.verdict,
         seconds=seconds,
         numbers=report.numbers(result),
@@ -162,8 +163,9 @@ def _reuse(
 def _record_failure(
     store: RecordStore, frame: Mapping[str, Any], outcome: str, error: SlipwayError, seconds: float
 ) -> None:
-    record = new_record(**frame, outcome=outcome, seconds=seconds, evidence={"error": error.as_json()})
+    evidence = {"error": error.as_json()}
     try:
+        record = new_record(**frame, store=store, outcome=outcome, seconds=seconds, evidence=evidence)
         store.put(record)
     except (SlipwayError, OSError) as lost:
         # The fault goes on up whatever becomes of its record: it says more than a store that is down.

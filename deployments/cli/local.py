@@ -5,11 +5,12 @@ from __future__ import annotations
 import click
 
 from deployments.cli.main import print_json
+from deployments.cli.params import Count
 from tasks.core.settings import Settings
 
 
 @click.command()
-@click.option("--port", type=click.IntRange(1, 65535), help="Port of the server; 4200 or a free one.")
+@click.option("--port", type=Count(1, 65535), help="Port of the server; 4200 or a free one.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def up(port: int | None, as_json: bool) -> None:
     """Start a local Prefect server, a worker and the deployments; twice does no harm."""

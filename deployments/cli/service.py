@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from deployments.cli.params import LARGEST_COUNT
+from deployments.cli.params import LARGEST_COUNT, Count
 
 if TYPE_CHECKING:
     from tasks.core.release import Release, ServiceFolder, ServiceState
@@ -49,7 +49,7 @@ def status(name: str | None, as_json: bool) -> None:
     "--lines",
     default=50,
     show_default=True,
-    type=click.IntRange(1, LARGEST_COUNT),
+    type=Count(1, LARGEST_COUNT),
     help="How many lines.",
 )
 @_AS_JSON
@@ -299,7 +299,9 @@ def _record(
     from tasks.core.records import inputs_digest, new_record
     from tasks.core.verdicts import StageName
 
+    store = open_record_store(settings)
     record = new_record(
+        store=store,
         stage=StageName.ROLLOUT,
         subject=name,
         host_fingerprint=fingerprint_here(),
@@ -309,7 +311,7 @@ def _record(
         numbers=numbers,
         evidence={"inputs": inputs, **evidence},
     )
-    open_record_store(settings).put(record)
+    store.put(record)
     return record.id
 
 

@@ -12,9 +12,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from tasks.core.addresses import base_url
 from tasks.core.digests import digest_of
 from tasks.core.errors import NotFoundError, RecordError
+from tasks.core.kept_spec import KeptSpec
 from tasks.core.records import Number
 from tasks.core.serving import ServingConfig
-from tasks.core.spec import DeploySpec, EngineKind, Target
+from tasks.core.spec import EngineKind, Target
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -44,7 +45,7 @@ class Release(BaseModel):
 
     schema_: Literal["slipway.release/2"] = Field(default="slipway.release/2", alias="schema")
     at: datetime
-    spec: DeploySpec
+    spec: KeptSpec
     engine: EngineKind
     engine_version: str
     target: Target

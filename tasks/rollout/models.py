@@ -86,6 +86,15 @@ class RolloutResult(StageResult):
     reason: str | None = None
     answers: bool | None = None
 
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """As `StageResult` says."""
+        return (self.reason,) if self.reason else ()
+
+
+ROLLBACK = "rollback"
+"""What the evidence of a rollout's record says it was done by (`by`), where it was a rollback."""
+
 
 def rollout_inputs(release: Release) -> dict[str, str]:
     """What decides a rollout, for its record."""

@@ -46,6 +46,7 @@ from tasks.health.apply import check
 from tasks.leaks.apply import read_runs
 from tasks.rollout.apply import roll_out, stop_service
 from tasks.rollout.container.models import ImagePlan
+from tasks.rollout.container.plan import FOLDER_LABEL
 from tasks.rollout.models import RolloutAction, RolloutResult, Running
 from tasks.rollout.recovery.apply import Unwatched, look_at, start_service, target_of
 from tasks.rollout.recovery.models import Past, Step
@@ -542,6 +543,35 @@ def test_what_a_killed_build_left_is_swept_also_where_its_image_is_there(
     (settings.home / "images" / "of-a-killed-build.part" / "site").mkdir(parents=True)
     make()
     assert list((settings.home / "images").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ['ENTRYPOINT ["python3"]', 'CMD ["-c", "pass"]'],
+        ["USER 1000"],
+        ["WORKDIR /root", "STOPSIGNAL SIGKILL", "HEALTHCHECK CMD false", "ENV PYTHONHOME=/no PYTHONPATH=/no"],
+    ],
+    ids=["entry point", "user", "others"],
+)
+def test_what_a_base_image_says_about_its_use_is_taken_back(
+    lines: list[str], make: Make, settings: Settings, base_image: str
+) -> None:
+    with docker_client() as client:
+        dockerfile = "\n".join([f"FROM {base_image}", *lines])
+        base, _ = client.images.build(fileobj=_file(dockerfile), rm=True, network_mode="none")
+        release = make(base_image=str(base.id))
+        try:
+            result = bring(release, settings)
+            assert result.verdict == RolloutVerdict.SERVING, result.log_tail
+            folder = settings.services / "chat"
+            (container,) = client.containers.list(filters={"label": f"{FOLDER_LABEL}={folder}"})
+            assert "Health" not in container.attrs["State"]
+            assert container.attrs["Config"]["StopSignal"] == "SIGTERM"
+        finally:
+            with open_target(Target.DOCKER, ServiceFolder(settings.services, "chat"), settings) as target:
+                stop_service(ServiceFolder(settings.services, "chat"), target, drain_s=0)
+            client.images.remove(str(release.image), force=True)  # and what it was built on: that has no name
 
 
 def test_a_base_image_without_a_system_library(make: Make, settings: Settings, base_image: str) -> None:
