@@ -11,6 +11,7 @@ from blocks.environment_trial import EnvironmentTrial
 from blocks.host import ThisHost
 from blocks.managers import open_manager
 from flows.examination import known_conflicts
+from flows.named_states import unless_cancelled
 from flows.recording import Outcome, run_stage
 from flows.torch_backend import decide_backend
 from tasks.core.settings import Settings
@@ -30,6 +31,10 @@ def build_environment(request: EnvironmentRequest) -> Outcome[EnvironmentResult]
     Args:
         request: The engine, its Python version, and what else must be installed.
     """
+    return unless_cancelled(lambda: _build(request).as_state())
+
+
+def _build(request: EnvironmentRequest) -> Outcome[EnvironmentResult]:
     tool, trial = open_manager(request.environment.manager), EnvironmentTrial()
     request = decide_backend(request, ThisHost())
     asked = plan.lock_request(get_engine(request.engine), request, tool)
@@ -37,7 +42,7 @@ def build_environment(request: EnvironmentRequest) -> Outcome[EnvironmentResult]
     if asked.manager is EnvironmentManager.SYSTEM:  # what is installed there decides, not what was asked for
         adopted = lock_environment(request, tool, trial, Settings.load())
         inputs["packages"] = adopted.packages if isinstance(adopted, Locked) else {}
-    outcome = run_stage(
+    return run_stage(
         StageName.ENVIRONMENT,
         subject=request.engine,
         inputs=inputs,
@@ -46,7 +51,6 @@ def build_environment(request: EnvironmentRequest) -> Outcome[EnvironmentResult]
         work=lambda: _work(request, tool, trial),
         still_good=lambda result: still_good(result, trial),
     )
-    return outcome.as_state()
 
 
 def _work(request: EnvironmentRequest, tool: PackageTool, trial: EnvironmentTrial) -> EnvironmentResult:

@@ -17,7 +17,7 @@ from blocks.model_registry import ResolvedModel, resolve
 from blocks.model_source import open_source
 from flows.copy_progress import show_copy
 from flows.measure_disk import figures_for
-from flows.named_states import answer_of
+from flows.named_states import answer_of, unless_cancelled
 from flows.recording import Outcome, run_stage
 from tasks.core.digests import short
 from tasks.core.errors import CommandError, DiskFullError, MissingToolError, SlipwayError
@@ -61,7 +61,7 @@ def stage_model(request: StagingRequest) -> Outcome[StagingResult]:
     Args:
         request: Which model, and how many shards.
     """
-    return staged(request, copy=copy_shards).as_state()
+    return unless_cancelled(lambda: staged(request, copy=copy_shards).as_state())
 
 
 def stage_and_keep(request: StagingRequest, until: ExitStack) -> Outcome[StagingResult]:

@@ -9,6 +9,7 @@ from prefect import flow
 from blocks.environment_trial import EnvironmentTrial
 from blocks.fact_contract import FactContract
 from blocks.host import ThisHost
+from flows.named_states import unless_cancelled
 from flows.recording import Outcome, run_stage
 from tasks.compatibility import report
 from tasks.compatibility.models import CompatibilityRequest, CompatibilityResult
@@ -29,6 +30,10 @@ def verify_compatibility(request: CompatibilityRequest) -> Outcome[Compatibility
     Args:
         request: the engine and the packages of its environment, and its Python where that stands already.
     """
+    return unless_cancelled(lambda: _verify(request).as_state())
+
+
+def _verify(request: CompatibilityRequest) -> Outcome[CompatibilityResult]:
     survey = take_survey(ThisHost(), request, EnvironmentTrial())
     contract = FactContract(Settings.load())
     return run_stage(
@@ -43,7 +48,7 @@ def verify_compatibility(request: CompatibilityRequest) -> Outcome[Compatibility
         report=report,
         work=lambda: hold(judge_compatibility(request, survey), check_tables(contract)),
         still_good=_has_page,
-    ).as_state()
+    )
 
 
 def _has_page(result: CompatibilityResult) -> bool:
