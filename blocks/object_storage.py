@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import cast
 
+import httpx
 from prefect.blocks.core import Block
 from prefect.exceptions import PrefectException
 from pydantic import Field, SecretStr
@@ -32,7 +33,7 @@ def load_storage(name: str) -> ObjectStorage:
     """The block saved under that name. Raises `AccessError` if there is none."""
     try:
         found = cast("ObjectStorage", ObjectStorage.load(name, _sync=True))  # type: ignore[call-arg]
-    except (ValueError, PrefectException) as error:
+    except (ValueError, PrefectException, httpx.HTTPError) as error:
         raise AccessError(
             f"Prefect holds no object storage block {name!r} (SLIPWAY_S3_BLOCK)",
             fix="save one of type `Slipway object storage` under that name",

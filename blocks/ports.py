@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import errno
 import socket
+from pathlib import Path
 
 import psutil
 
+from blocks.environment_users import running_below
 from tasks.core.errors import PortTakenError, WrongUseError
 
 LOCALHOST = "127.0.0.1"
@@ -67,12 +69,25 @@ def port_taken(host: str, port: int) -> PortTakenError:
 
 def holder_of(port: int) -> str | None:
     """Program and process id of what listens on `port`, if this user may know."""
-    for connection in psutil.net_connections(kind="tcp"):
-        listens = connection.status == psutil.CONN_LISTEN and connection.laddr[1:2] == (port,)
-        if not listens or connection.pid is None:
-            continue
+    for pid in _listeners(port):
         try:
-            return f"{psutil.Process(connection.pid).name()} (process {connection.pid})"
+            return f"{psutil.Process(pid).name()} (process {pid})"
         except psutil.Error:
-            return f"process {connection.pid}"
+            return f"process {pid}"
     return None
+
+
+def is_held_below(port: int, folder: Path) -> bool:
+    """Whether what listens on `port` was started with a path of `folder`, as a service's supervisor and proxy are."""
+    return not set(running_below(folder)).isdisjoint(_listeners(port))
+
+
+def _listeners(port: int) -> list[int]:
+    """Ids of the processes that listen on `port`, as far as this user may know."""
+    return [
+        connection.pid
+        for connection in psutil.net_connections(kind="tcp")
+        if connection.status == psutil.CONN_LISTEN
+        and connection.laddr[1:2] == (port,)
+        and connection.pid is not None
+    ]

@@ -21,6 +21,7 @@ from blocks.prefect_server import (
     server_environment,
     start_detached,
 )
+from blocks.prefect_settings import check_settings, forget_other_servers
 from blocks.process import run
 from deployments.local_state import (
     LocalState,
@@ -50,6 +51,7 @@ REGISTER_TIMEOUT_S = 300.0
 def start(settings: Settings, port: int | None) -> LocalState:
     """Start what does not run yet; what runs already is left as it is, if it asks for this home's key."""
     make_home(settings.home)
+    forget_other_servers(os.environ)
     with file_lock(settings.leases / "local.lock", wait=True, holder="the local server"):
         state = read_local_state(settings)
         if state is None or not _is_ours(settings, state):
@@ -117,6 +119,8 @@ def _start_server(settings: Settings, port: int | None) -> LocalState:
     url = api_url(wanted)
     if keeps_own_database(settings):
         ready_database(settings)
+    os.environ.update(server_environment(settings, url))
+    check_settings()
     say("server", f"starting at {url.removesuffix('/api')}")
     pid = start_detached(
         server_command(wanted),

@@ -10,10 +10,12 @@ from prefect import flow
 from blocks.environment_trial import EnvironmentTrial
 from blocks.host import ThisHost
 from blocks.managers import open_manager
+from flows.asked_by_api import hold_to_list
 from flows.examination import known_conflicts
 from flows.named_states import unless_cancelled
 from flows.recording import Outcome, run_stage
 from flows.torch_backend import decide_backend
+from tasks.core.allowed import programs_of_environment
 from tasks.core.settings import Settings
 from tasks.core.spec import EnvironmentManager
 from tasks.core.verdicts import EnvironmentVerdict, StageName
@@ -31,6 +33,7 @@ def build_environment(request: EnvironmentRequest) -> Outcome[EnvironmentResult]
     Args:
         request: The engine, its Python version, and what else must be installed.
     """
+    hold_to_list(programs_of_environment(request.environment, "request.environment"))
     return unless_cancelled(lambda: _build(request).as_state())
 
 

@@ -69,12 +69,14 @@ def _check_host(spec: DeploySpec) -> None:
     """Before a server is started for the run: what the target needs is there, and so is what the spec names."""
     from blocks.nvml import read_nvml
     from blocks.targets import check_target
-    from flows.early_checks import check_inputs
+    from flows.early_checks import check_inputs, prefect_knows_the_storage
     from tasks.engines.deployable import refusal, wants_absent_gpu
 
     check_target(spec.target)
     if refusal(spec) is None and not wants_absent_gpu(spec, len(read_nvml().gpus)):
-        check_inputs(spec, Settings.load())  # else the run answers with the verdict on this host
+        check_inputs(
+            spec, Settings.load(), remote=not prefect_knows_the_storage()
+        )  # else the run answers with the verdict on this host
 
 
 def _run(spec: DeploySpec, *, quiet: bool) -> DeployResult:
@@ -82,7 +84,7 @@ def _run(spec: DeploySpec, *, quiet: bool) -> DeployResult:
     from deployments.cli.progress import show_progress
     from deployments.cli.show import console
     from deployments.prefect_api import prefect_api
-    from tasks.core.progress import listen, say, to_log
+    from tasks.core.progress import listen, to_log
 
     with show_progress(console(stderr=quiet)) as listener:
 
@@ -93,7 +95,6 @@ def _run(spec: DeploySpec, *, quiet: bool) -> DeployResult:
                 listener(stage, line)
 
         listen(show, to_log)
-        say("prefect", "starting")
         with prefect_api(Settings.load()) as api:
             from prefect import tags
 
@@ -102,7 +103,6 @@ def _run(spec: DeploySpec, *, quiet: bool) -> DeployResult:
             from flows.stale_runs import service_tag
 
             api.wait()
-            say("prefect", f"ready at {api.url}")
             # The run bears the tag from its creation: killed at once, it is still found by the next one.
             with api.quiet_runs(), tags(service_tag(spec.name)), _telling_where(api, spec.name):
                 return answer_of(lambda: deploy_model(spec))
@@ -193,7 +193,9 @@ def _show_what_next(result: DeployResult) -> None:
     if result.endpoint is None:
         return
     click.echo(f"endpoint    {result.endpoint}/v1/completions")
-    click.echo(f"release     {result.release or 'the former one goes on serving'}")
+    click.echo(
+        f"release     {result.release or 'the previous one: it completed a prompt after the rollback'}"
+    )
     if result.completion:
         click.echo(f"completion  {result.completion!r}")
     verbs = (f"slipway {verb} {result.name}" for verb in ("status", "health", "logs"))

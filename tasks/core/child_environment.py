@@ -26,7 +26,7 @@ class Needs(Enum):
 
     SYSTEM = (
         "PATH", "HOME", "USER", "LOGNAME", "SHELL", "TERM", "LANG", "LANGUAGE", "LC_*", "TZ", "TMPDIR", "TEMP", "TMP",
-        "XDG_*", "LD_LIBRARY_PATH", "SSL_CERT_FILE", "SSL_CERT_DIR", "COVERAGE_*",
+        "XDG_*", "LD_LIBRARY_PATH", "SSL_CERT_FILE", "SSL_CERT_DIR", "PYTHONUTF8", "COVERAGE_*",
     )  # fmt: skip
     COMPUTE = (
         "CUDA_*", "CUDNN_*", "CUBLAS_*", "NVIDIA_*", "NCCL_*", "GLOO_*", "UCX_*", "OMP_*", "OPENBLAS_*", "MKL_*",

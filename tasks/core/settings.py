@@ -22,7 +22,7 @@ class Settings:
     @classmethod
     def load(cls) -> Settings:
         """Settings from `SLIPWAY_HOME`, `SLIPWAY_RECORDS`, `SLIPWAY_REGISTRY`, `SLIPWAY_S3_ENDPOINT` and
-        `SLIPWAY_MODELS_LIMIT`. Raises `WrongUseError` for a limit that is no size."""
+        `SLIPWAY_MODELS_LIMIT`. Raises `WrongUseError` for a limit that is not a size, and where there is no home."""
         home = home_folder()
         return cls(
             home=home,
@@ -78,13 +78,14 @@ class Settings:
 
 
 def home_folder() -> Path:
-    """The folder that `SLIPWAY_HOME` names, `~/.slipway` without it. Raises `WrongUseError` for an unknown user's."""
-    named = os.environ.get("SLIPWAY_HOME") or "~/.slipway"
+    """The folder that `SLIPWAY_HOME` names, `~/.slipway` without it. Raises `WrongUseError` where that is nowhere."""
+    given = os.environ.get("SLIPWAY_HOME")
     try:
-        return Path(named).expanduser().absolute()
+        return Path(given or "~/.slipway").expanduser().absolute()
     except RuntimeError:
+        named = f"SLIPWAY_HOME is {given!r}, and that user" if given else f"user {os.getuid()}"
         raise WrongUseError(
-            f"SLIPWAY_HOME is {named!r}, but there is no such home folder", fix="set it to a folder's path"
+            f"{named} has no home folder here", fix="set SLIPWAY_HOME to a folder that you can write to"
         ) from None
 
 

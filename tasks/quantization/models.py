@@ -27,7 +27,7 @@ class Exercise(_Frozen):
     prompt: str = Field(min_length=1)
     expected: str | None = Field(None, min_length=1)
     choices: tuple[str, ...] = ()
-    answer: int = 0
+    answer: int = Field(0, strict=True)
 
 
 class Calibration(_Frozen):

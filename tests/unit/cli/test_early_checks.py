@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -58,6 +61,10 @@ LATE = {
     ),
     "hardware: no such GPU": (["hardware.gpus=64"], "hardware.gpus is 64, and "),
     "tuning: a format of another engine": (["tuning.candidates=[fp8]"], "llama.cpp does not load fp8"),
+    "environment: no requirement": (
+        ["environment.requirements=[numpy, a b]"],
+        "environment.requirements, line 2: 'a b' is not a requirement",
+    ),
     "environment: no wheels": (["environment.wheels=none"], "environment.wheels: there is no folder"),
     "environment: a file": (["environment.wheels=file"], "environment.wheels: there is no folder"),
     "environment: no path": (["environment={manager: system, path: none}"], "environment.path: "),
@@ -121,12 +128,37 @@ def _write_state(host: str, port: int) -> None:
     folder.state_file.write_text(state.model_dump_json(by_alias=True))
 
 
-def test_the_services_own_address_is_not_a_taken_one(taken: int) -> None:
-    _write_state("127.0.0.1", taken)
-    check_address(_spec(taken), Settings.load())
-    check_address(_spec(None), Settings.load())
-    with pytest.raises(WrongUseError):
-        check_address(_spec(None, "192.0.2.1"), Settings.load())
+@contextmanager
+def _listening(*arguments: str) -> Iterator[int]:
+    """Another process that listens on a port, with these words in its command line."""
+    code = "import socket; s = socket.create_server(('127.0.0.1', 0)); print(s.getsockname()[1], flush=True); input()"
+    command = [sys.executable, "-c", code, *arguments]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            yield int(process.stdout.readline())
+        finally:
+            process.communicate("\n")
+
+
+@pytest.mark.parametrize("written", [True, False], ids=["written down", "rollout killed before"])
+def test_the_services_own_address_is_not_a_taken_one(written: bool, slipway_home: Path) -> None:
+    """Its supervisor or its proxy has it, whether or not a release serves behind it now."""
+    with _listening("--folder", str(slipway_home / "services" / "tiny")) as port:
+        if written:
+            _write_state("127.0.0.1", port)
+        check_address(_spec(port), Settings.load())
+        check_address(_spec(None), Settings.load())
+        with pytest.raises(WrongUseError):
+            check_address(_spec(None, "192.0.2.1"), Settings.load())
+
+
+def test_an_address_that_was_the_services_once_may_be_taken_by_now(slipway_home: Path) -> None:
+    with _listening("--folder", str(slipway_home / "services" / "tiny-2")) as port:
+        _write_state("127.0.0.1", port)
+        for asked in (port, None):
+            with pytest.raises(PortTakenError):
+                check_address(_spec(asked), Settings.load())
 
 
 def test_a_service_that_moves_does_not_move_to_a_taken_port(taken: int) -> None:

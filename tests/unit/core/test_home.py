@@ -71,5 +71,5 @@ def test_a_private_folder_that_was_open_is_closed(tmp_path: Path) -> None:
 
 def test_a_home_of_an_unknown_user_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLIPWAY_HOME", "~no-such-user/x")
-    with pytest.raises(WrongUseError, match="'~no-such-user/x', but there is no such home folder"):
+    with pytest.raises(WrongUseError, match="'~no-such-user/x', and that user has no home folder here"):
         home_folder()
