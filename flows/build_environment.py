@@ -12,6 +12,7 @@ from blocks.host import ThisHost
 from blocks.managers import open_manager
 from flows.asked_by_api import hold_to_list
 from flows.examination import known_conflicts
+from flows.named_states import unless_cancelled
 from flows.recording import Outcome, run_stage
 from flows.torch_backend import decide_backend
 from tasks.core.allowed import programs_of_environment
@@ -33,6 +34,10 @@ def build_environment(request: EnvironmentRequest) -> Outcome[EnvironmentResult]
         request: The engine, its Python version, and what else must be installed.
     """
     hold_to_list(programs_of_environment(request.environment, "request.environment"))
+    return unless_cancelled(lambda: _build(request).as_state())
+
+
+def _build(request: EnvironmentRequest) -> Outcome[EnvironmentResult]:
     tool, trial = open_manager(request.environment.manager), EnvironmentTrial()
     request = decide_backend(request, ThisHost())
     asked = plan.lock_request(get_engine(request.engine), request, tool)
@@ -40,7 +45,7 @@ def build_environment(request: EnvironmentRequest) -> Outcome[EnvironmentResult]
     if asked.manager is EnvironmentManager.SYSTEM:  # what is installed there decides, not what was asked for
         adopted = lock_environment(request, tool, trial, Settings.load())
         inputs["packages"] = adopted.packages if isinstance(adopted, Locked) else {}
-    outcome = run_stage(
+    return run_stage(
         StageName.ENVIRONMENT,
         subject=request.engine,
         inputs=inputs,
@@ -49,7 +54,6 @@ def build_environment(request: EnvironmentRequest) -> Outcome[EnvironmentResult]
         work=lambda: _work(request, tool, trial),
         still_good=lambda result: still_good(result, trial),
     )
-    return outcome.as_state()
 
 
 def _work(request: EnvironmentRequest, tool: PackageTool, trial: EnvironmentTrial) -> EnvironmentResult:

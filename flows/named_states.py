@@ -17,7 +17,10 @@ from typing import Any, TypeVar, cast
 from prefect import get_client
 from prefect.client.schemas.objects import State, StateType
 from prefect.context import FlowRunContext
-from prefect.exceptions import FailedRun, MissingResult
+from prefect.exceptions import CancelledRun, FailedRun, MissingResult
+from prefect.states import Cancelled
+
+from tasks.core.errors import StageCancelledError
 
 A = TypeVar("A")
 
@@ -46,6 +49,14 @@ def named(answer: A, name: str, message: str, *, says_no: bool = False) -> A:
     return cast(A, state)
 
 
+def unless_cancelled(work: Callable[[], A]) -> A:
+    """What a flow returns: the state that `work` gives, or `Cancelled` where another stage's no stopped it."""
+    try:
+        return work()
+    except StageCancelledError as error:
+        return cast(A, Cancelled(message=error.what, data=error))
+
+
 def answer_of(run: Callable[[], A]) -> A:
     """What the flow that `run` calls answers. Raises what the flow failed with."""
     heard: list[tuple[AnswerState, Any]] = []
@@ -58,6 +69,8 @@ def answer_of(run: Callable[[], A]) -> A:
     except FailedRun as error:  # as the server's copy of a state that says no has it
         if not heard or str(error) != heard[-1][0].message:
             raise
+    except CancelledRun as error:  # as the server's copy of that state has it
+        raise StageCancelledError(str(error)) from error
     finally:
         _states.reset(token)
     return cast(A, heard[-1][1])  # the flow's own: those of its subflows came before it

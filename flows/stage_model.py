@@ -18,7 +18,7 @@ from blocks.model_source import open_source
 from flows.asked_by_api import hold_to_list
 from flows.copy_progress import show_copy
 from flows.measure_disk import figures_for
-from flows.named_states import answer_of
+from flows.named_states import answer_of, unless_cancelled
 from flows.recording import Outcome, run_stage
 from tasks.core.allowed import Kind, Program
 from tasks.core.digests import short
@@ -66,7 +66,7 @@ def stage_model(request: StagingRequest) -> Outcome[StagingResult]:
     """
     if request.to is not None:  # what is copied may hold code, and lie where somebody else's program finds it
         hold_to_list([Program(key="request.to", kind=Kind.FOLDER, value=str(request.to))], own=("models",))
-    return staged(request, copy=copy_shards).as_state()
+    return unless_cancelled(lambda: staged(request, copy=copy_shards).as_state())
 
 
 def stage_and_keep(request: StagingRequest, until: ExitStack) -> Outcome[StagingResult]:

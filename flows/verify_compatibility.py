@@ -10,6 +10,7 @@ from blocks.environment_trial import EnvironmentTrial
 from blocks.fact_contract import FactContract
 from blocks.host import ThisHost
 from flows.asked_by_api import hold_to_list, python_in
+from flows.named_states import unless_cancelled
 from flows.recording import Outcome, run_stage
 from tasks.compatibility import report
 from tasks.compatibility.models import CompatibilityRequest, CompatibilityResult
@@ -32,6 +33,10 @@ def verify_compatibility(request: CompatibilityRequest) -> Outcome[Compatibility
     """
     if request.python_path is not None:
         hold_to_list([python_in(request.python_path, "request.python_path")])
+    return unless_cancelled(lambda: _verify(request).as_state())
+
+
+def _verify(request: CompatibilityRequest) -> Outcome[CompatibilityResult]:
     survey = take_survey(ThisHost(), request, EnvironmentTrial())
     contract = FactContract(Settings.load())
     return run_stage(
@@ -46,7 +51,7 @@ def verify_compatibility(request: CompatibilityRequest) -> Outcome[Compatibility
         report=report,
         work=lambda: hold(judge_compatibility(request, survey), check_tables(contract)),
         still_good=_has_page,
-    ).as_state()
+    )
 
 
 def _has_page(result: CompatibilityResult) -> bool:

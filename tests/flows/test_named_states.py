@@ -12,7 +12,8 @@ from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.exceptions import FailedRun, MissingResult
 from prefect.settings import PREFECT_CLIENT_RETRY_JITTER_FACTOR, temporary_settings
 
-from flows.named_states import answer_of, named
+from flows.named_states import answer_of, named, unless_cancelled
+from tasks.core.errors import StageCancelledError
 
 
 @flow(name="inner")
@@ -33,6 +34,14 @@ def saying_no() -> str:
 @flow(name="saying-no-outer")
 def saying_no_outer() -> str:
     return named(f"outer of {answer_of(saying_no)}", "Refused", "health says unhealthy", says_no=True)
+
+
+@flow(name="stopped")
+def stopped() -> str:
+    def work() -> str:
+        raise StageCancelledError("stopped: compatibility says block")
+
+    return unless_cancelled(work)
 
 
 @flow(name="failing")
@@ -58,7 +67,7 @@ def lost_replies(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         reply = send(client, request, **more)
         if request.url.path.endswith("/set_state") and reply.status_code < 300:
             state = json.loads(request.content)["state"]
-            if state["type"] in ("COMPLETED", "FAILED") and state["name"] not in lost:
+            if state["type"] in ("COMPLETED", "FAILED", "CANCELLED") and state["name"] not in lost:
                 lost.append(state["name"])
                 return httpx.Response(503, headers={"Retry-After": "0"}, request=request)
         return reply
@@ -109,6 +118,22 @@ def test_an_answer_survives_a_lost_reply(lost_replies: list[str]) -> None:
             MissingResult
         ):  # what Prefect alone makes of it: the day this passes, this module can go
             outer()
+
+
+def test_a_stage_that_another_stopped_is_cancelled_and_did_not_fail(lost_replies: list[str]) -> None:
+    with temporary_settings(updates={PREFECT_CLIENT_RETRY_JITTER_FACTOR: 0}):
+        run = read_run(stopped(return_state=True))
+        assert run.state is not None
+        assert (run.state.type, run.state.message) == (
+            StateType.CANCELLED,
+            "stopped: compatibility says block",
+        )
+        lost_replies.clear()
+        with pytest.raises(StageCancelledError, match="compatibility says block"):
+            answer_of(stopped)
+        assert lost_replies == ["Cancelled"]
+    with pytest.raises(StageCancelledError, match="compatibility says block"):
+        stopped()  # its reply is not lost again
 
 
 def test_a_fault_is_never_taken_for_the_answer_of_a_subflow() -> None:
