@@ -100,7 +100,8 @@ def served(slipway_home: Path, random_model: Path) -> DeploySpec:
     for record in made:
         store.put(record)
     release = make_release(Path("/venv/bin/python"), gguf, name="tiny")
-    release = release.model_copy(update={"records": tuple(one.id for one in made)})
+    spec = parse_spec({"name": "tiny", "model": f"file:{random_model}"})
+    release = release.model_copy(update={"spec": spec, "records": tuple(one.id for one in made)})
     folder = ServiceFolder(settings.services, "tiny")
     write_atomically(folder.release_file(release.id), release.model_dump_json(by_alias=True))
     state = ServiceState(
