@@ -63,6 +63,8 @@ def start(environment: dict[str, str]) -> str:
     finished = subprocess.run(command, env=environment, check=False, capture_output=True, text=True)
     if finished.returncode:
         raise SystemExit(f"slipway up ended with {finished.returncode}:\n{finished.stderr}")
+    shown = subprocess.run([SLIPWAY, "ui", "--json"], env=environment, check=True, capture_output=True)
+    os.environ["PREFECT_API_AUTH_STRING"] = json.loads(shown.stdout)["key"]
     return f"{json.loads(finished.stdout)['server']}/api"
 
 

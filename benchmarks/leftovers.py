@@ -23,9 +23,9 @@ PATIENCE_S = 20.0
 """A killed command's children get their signal at once; on a loaded machine they are gone a little later."""
 
 _KINDS = {  # by a part of the command line, the first that fits
-    "tasks.rollout.daemon": "supervisor",  # names the leash, too
+    "supervisor.py": "supervisor",  # names the leash, too
     "leash.py": "leash",  # names the engine, too
-    "leaks/daemon.py": "sampler",
+    "sampler.py": "sampler",
     "haproxy": "proxy",
     "llama_cpp_server.py": "engine",
 }

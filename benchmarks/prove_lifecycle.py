@@ -199,6 +199,7 @@ def shared_server() -> Iterator[str]:
         settings = Settings(home=home, records=str(home), registry=str(home), s3_endpoint=None)
         with temporary_server(settings) as server:
             server.wait()
+            os.environ["PREFECT_API_AUTH_STRING"] = server.key
             yield server.url
 
 

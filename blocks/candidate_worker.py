@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from blocks.process import Finished, last_lines, run
+from tasks.core.child_environment import Needs
 from tasks.core.disk_faults import as_disk_fault, fault_told
 from tasks.core.errors import CommandError, ModelError
 from tasks.core.spec import CandidateFormat
@@ -29,7 +30,7 @@ def make(
 
     Raises `ModelError` for a model that cannot be converted, `DiskError`, or `CommandError`.
     """
-    finished = run(argv, timeout_s=timeout_s, env=env)
+    finished = run(argv, timeout_s=timeout_s, needs=(Needs.COMPUTE,), env=env)
     if finished.code == 0:
         return
     answer = _answer(finished.stdout)
@@ -52,7 +53,7 @@ def compare(
     None where they cannot be compared. Raises `CommandError`.
     """
     argv: list[str | Path] = [python, "-I", worker, "--baseline", baseline, "--candidate", candidate]
-    finished = run(argv, timeout_s=timeout_s)
+    finished = run(argv, timeout_s=timeout_s, needs=(Needs.COMPUTE,))
     errors: Any = _answer(finished.stdout).get("errors")
     if finished.code != 0 or not isinstance(errors, dict):
         _check_disk(finished, candidate)

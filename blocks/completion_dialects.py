@@ -1,4 +1,4 @@
-"""How engines want a streamed completion of an exact length asked, and how they end it."""
+"""How engines want a streamed completion of an exact length asked."""
 
 from __future__ import annotations
 
@@ -10,11 +10,9 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Dialect:
-    """`body` makes a request of a model's name, a prompt's pieces and the number of tokens wanted; `done` is in the
-    bytes of every whole answer, and in those of no other."""
+    """`body` makes a request of a model's name, a prompt's pieces and the number of tokens wanted."""
 
     body: Callable[[str, Sequence[Any], int], dict[str, Any]]
-    done: bytes
 
 
 def _by_tokens(model: str, prompt: Sequence[Any], tokens: int) -> dict[str, Any]:
@@ -40,8 +38,8 @@ def _by_words(model: str, prompt: Sequence[Any], tokens: int) -> dict[str, Any]:
     }
 
 
-TOKENS = Dialect(_by_tokens, b"\ndata: [DONE]")
+TOKENS = Dialect(_by_tokens)
 """vLLM's and llama.cpp's: prompts are ids of tokens."""
 
-WORDS = Dialect(_by_words, b'"finish_reason":"length"')
+WORDS = Dialect(_by_words)
 """That of transformers serve, which takes text alone, refuses unknown fields, and sends no mark at the end."""

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from blocks.process import run
 from tasks.compatibility.models import CudaLibraryReading
+from tasks.core.child_environment import Needs
 from tasks.core.errors import CommandError
 
 _TIMEOUT_S = 30.0
@@ -18,7 +19,7 @@ _WORKER = Path(str(files("tasks.compatibility"))) / "worker" / "find_cuda_librar
 def read_cuda_library() -> CudaLibraryReading | None:
     """The `libcuda.so.1` that the dynamic loader finds in a child process; None where it finds none."""
     try:
-        done = run([sys.executable, "-I", _WORKER], timeout_s=_TIMEOUT_S)
+        done = run([sys.executable, "-I", _WORKER], timeout_s=_TIMEOUT_S, needs=(Needs.COMPUTE,))
     except CommandError:
         return None
     return parse_cuda_library(done.stdout)

@@ -9,6 +9,7 @@ from prefect.exceptions import PrefectException
 from pydantic import Field, SecretStr
 
 from tasks.core.errors import AccessError
+from tasks.core.redaction import remember
 
 
 class DifyConsole(Block):
@@ -26,10 +27,12 @@ class DifyConsole(Block):
 def load_console(name: str) -> DifyConsole:
     """The block saved under that name. Raises `AccessError` if there is none."""
     try:
-        return cast("DifyConsole", DifyConsole.load(name, _sync=True))  # type: ignore[call-arg]
+        found = cast("DifyConsole", DifyConsole.load(name, _sync=True))  # type: ignore[call-arg]
     except (ValueError, PrefectException) as error:
         raise AccessError(
             f"Prefect holds no Dify console block {name!r}",
             fix="save one of type `Slipway Dify console` under that name",
             detail=" ".join(str(error).split())[:300],
         ) from error
+    remember(found.password.get_secret_value())
+    return found

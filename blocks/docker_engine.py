@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -12,11 +11,13 @@ from typing import Any
 
 import docker
 import requests
+from docker.credentials.errors import StoreError
 from docker.errors import APIError, BuildError, DockerException, ImageNotFound, NotFound
 from docker.models.containers import Container as SdkContainer
 from docker.types import DeviceRequest, LogConfig, Mount
 from docker.utils import tar
 
+from blocks.docker_config import DockerConfig
 from blocks.process import last_lines
 from tasks.core.errors import MissingToolError, NetworkError, PortTakenError, RolloutError
 from tasks.rollout.container.models import Container, ContainerPlan, ImagePlan
@@ -24,7 +25,9 @@ from tasks.rollout.container.models import Container, ContainerPlan, ImagePlan
 _API_TIMEOUT_S = 600
 """Of one call: building copies the context of a large engine."""
 
-_RESTARTS = 5
+_KEEP_ALIVE: Any = {"Name": "unless-stopped"}
+"""The SDK's types ask for a count of retries, which Docker refuses for this policy."""
+
 _LOG_FILES = {"max-size": "10m", "max-file": "3"}
 _NO_GPU = (
     "could not select device driver",
@@ -46,17 +49,20 @@ class DockerEngine:
 
     @classmethod
     def connect(cls, *, timeout_s: int = _API_TIMEOUT_S) -> DockerEngine:
-        """The engine of `DOCKER_HOST`, or of this host. Raises `MissingToolError` where none answers."""
-        address = os.environ.get("DOCKER_HOST") or "unix:///var/run/docker.sock"
+        """The engine of `DOCKER_HOST`, of the current context, or of this host.
+
+        Raises `MissingToolError` where none answers, and `WrongUseError` for a configuration that cannot be read.
+        """
+        address = DockerConfig.read().engine()
         try:
             client = docker.from_env(timeout=timeout_s)
             client.ping()
-        except (DockerException, requests.RequestException) as error:
-            raise MissingToolError(
-                f"target docker needs a Docker engine, and none answers at {address}",
-                fix="install and start Docker, set DOCKER_HOST, or use target: process",
-                detail=str(error),
-            ) from None  # a chain of five libraries' errors says no more
+        except (
+            DockerException,
+            requests.RequestException,
+            ValueError,
+        ) as error:  # the last of an odd address
+            raise _no_engine(address, str(error)) from None  # a chain of five libraries' errors says no more
         return cls(client)
 
     def __enter__(self) -> DockerEngine:
@@ -64,6 +70,11 @@ class DockerEngine:
 
     def __exit__(self, *_: object) -> None:
         self._client.close()
+
+    def version(self) -> str:
+        """The engine's version."""
+        with _explained("say its version"):
+            return str(self._client.version()["Version"])
 
     def runtimes(self) -> tuple[str, ...]:
         """Names of the runtimes that it is configured with. Raises `MissingToolError` if it does not say."""
@@ -77,30 +88,34 @@ class DockerEngine:
             ) from None
 
     def image_id(self, name: str) -> str | None:
-        """`sha256:…` of an image that the engine holds."""
-        try:
-            image_id: str | None = self._client.images.get(name).id
-        except ImageNotFound:
-            return None
-        return image_id
+        """`sha256:…` of an image that the engine holds. Raises `RolloutError` where it does not say."""
+        with _explained(f"look for the image {name}"):
+            try:
+                image_id: str | None = self._client.images.get(name).id
+            except ImageNotFound:
+                return None
+            return image_id
+
+    def check_base_image(self, name: str) -> None:
+        """Raise `NetworkError` for a base image that is neither here nor in a registry that hands it out."""
+        if self.image_id(name) is None:
+            with _pulling(name):
+                self._client.images.get_registry_data(name)
 
     def base_image_id(self, name: str) -> str:
         """`sha256:…` of a base image, pulled if it is not here. Raises `NetworkError` where it cannot be."""
         if found := self.image_id(name):
             return found
-        try:
+        with _pulling(name):
             self._client.images.pull(name)
-        except APIError as error:
-            raise NetworkError(
-                f"the base image {name} is not on this host and cannot be pulled",
-                fix="infra/images/base.sh makes slipway/base:bookworm without a registry: name it in "
-                "rollout.base_image",
-                detail=_words_of(error),
-            ) from error
         return self.image_id(name) or name
 
     def build(self, plan: ImagePlan, context: Path) -> str:
-        """Build the image from `context` without network; its id. Raises `RolloutError` with the log."""
+        """Build the image from `context` without network; its id. Raises `RolloutError` with the log.
+
+        Docker's client asks all credential helpers before a build, also where no registry is asked.
+        """
+        DockerConfig.read().check_helpers()
         try:
             with TemporaryFile() as archive:  # it has no name: a kill leaves nothing, unlike the SDK's own
                 tar(context, fileobj=archive)
@@ -112,11 +127,12 @@ class DockerEngine:
                     forcerm=True,
                     pull=False,
                     network_mode="none",
+                    use_config_proxy=False,
                 )
         except BuildError as error:
             log = "".join(str(line.get("stream", line.get("error", ""))) for line in error.build_log)
             raise _explain_build(plan, log or str(error)) from error
-        except APIError as error:
+        except (DockerException, StoreError, requests.RequestException) as error:
             raise _explain_build(plan, _words_of(error)) from error
         return str(image.id)
 
@@ -168,6 +184,7 @@ class DockerEngine:
             shm_size=plan.shm_bytes,
             log_config=LogConfig(type=LogConfig.types.JSON, config=_LOG_FILES),
             device_requests=devices,
+            use_config_proxy=False,  # it is served from, and asks nothing of the outside
             **limits,
         )
 
@@ -185,11 +202,18 @@ class DockerEngine:
         )
 
     def keep_alive(self, container_id: str) -> None:
-        """From now on start the container again when it dies, a few times."""
+        """From now on start the container again whenever it ends, also with Docker or the host itself.
+
+        `on-failure` would not do: a container that ends with Docker's daemon exits with 0, and that policy's limit
+        makes a death final. Docker waits longer after each death, up to a minute.
+        """
         with _explained("give the container a restart policy"):
-            self._client.containers.get(container_id).update(
-                restart_policy={"Name": "on-failure", "MaximumRetryCount": _RESTARTS}
-            )
+            self._client.containers.get(container_id).update(restart_policy=_KEEP_ALIVE)
+
+    def restart(self, container_id: str) -> None:
+        """Kill the container and start it again. Nothing if it is gone."""
+        with contextlib.suppress(NotFound), _explained("restart the container"):
+            self._client.containers.get(container_id).restart(timeout=0)
 
     def find(self, labels: Mapping[str, str]) -> list[Container]:
         """All containers with these labels, running or not."""
@@ -228,6 +252,33 @@ def _explained(doing: str) -> Iterator[None]:
         raise
     except (APIError, requests.RequestException) as error:
         raise RolloutError(f"the Docker engine could not {doing}", detail=_words_of(error)) from error
+
+
+@contextlib.contextmanager
+def _pulling(name: str) -> Iterator[None]:
+    try:
+        yield
+    except (DockerException, requests.RequestException) as error:
+        raise NetworkError(
+            f"the base image {name} is not on this host and cannot be pulled",
+            fix="infra/images/base.sh makes slipway/base:bookworm without a registry: name it in "
+            "rollout.base_image",
+            detail=_words_of(error),
+        ) from error
+
+
+def _no_engine(address: str, reason: str) -> MissingToolError:
+    if "Permission denied" in reason:
+        return MissingToolError(
+            f"target docker needs a Docker engine, and this user may not use the one at {address}",
+            fix="let it: sudo usermod -aG docker USER, then log in again; or use target: process",
+            detail=reason,
+        )
+    return MissingToolError(
+        f"target docker needs a Docker engine, and none answers at {address}",
+        fix="install and start Docker, set DOCKER_HOST, or use target: process",
+        detail=reason,
+    )
 
 
 def _words_of(error: Exception) -> str:

@@ -166,12 +166,7 @@ class EngineBench:
                 Run(
                     batch=config.batch,
                     peak_bytes=peak,
-                    latency_ms={
-                        "ttft_p50": figures.ttft_p50_ms,
-                        "ttft_p95": figures.ttft_p95_ms,
-                        "tpot_p50": figures.tpot_p50_ms,
-                        "tpot_p95": figures.tpot_p95_ms,
-                    },
+                    latency_ms=figures.latency_ms,
                     throughput=figures.tokens_per_s,
                     saturation=saturation,
                     sm_activity=gpus.sm_activity,

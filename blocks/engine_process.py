@@ -15,8 +15,10 @@ from blocks.ports import LOCALHOST, free_port
 from blocks.process import last_lines, leashed
 from blocks.process_memory import kernel_kills, kernel_kills_since
 from tasks.core.cancellation import current
+from tasks.core.child_environment import Needs
 from tasks.core.disk_faults import as_disk_fault, says_disk_full
 from tasks.core.errors import EngineDiedError, EngineError, EngineHungError, EngineStartError
+from tasks.core.files import open_private
 from tasks.core.prefetch import Prefetch, no_prefetch
 from tasks.engines.base import CommandLine
 from tasks.engines.failures import name_end
@@ -110,13 +112,16 @@ def serve(
     dead when the block is left.
     """
     port = free_port()
-    log.parent.mkdir(parents=True, exist_ok=True)
     killed_before = kernel_kills()
     start = time.monotonic()
     with (
-        log.open("wb") as output,
+        open_private(log, "wb") as output,
         leashed(
-            command.at(LOCALHOST, port), stdout=output, stderr=output, env=command.env_at(LOCALHOST, port)
+            command.at(LOCALHOST, port),
+            stdout=output,
+            stderr=output,
+            needs=(Needs.COMPUTE,),
+            env=command.env_at(LOCALHOST, port),
         ) as child,
         EngineApi(f"http://{LOCALHOST}:{port}", timeout_s=silence_s) as api,
     ):

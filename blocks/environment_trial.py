@@ -9,6 +9,7 @@ from blocks.engine_api import EngineApi
 from blocks.engine_process import serve
 from blocks.nvml import read_nvml
 from blocks.process import Finished, run
+from tasks.core.child_environment import Needs
 from tasks.engines.base import CommandLine
 
 _WORKER_TIMEOUT_S = 300.0
@@ -36,11 +37,11 @@ class EnvironmentTrial:
         """Whether that Python runs at all."""
         if not python.exists():
             return False
-        return run([python, "-I", "-c", ""], timeout_s=_ALIVE_TIMEOUT_S).code == 0
+        return run([python, "-I", "-c", ""], timeout_s=_ALIVE_TIMEOUT_S, needs=(Needs.COMPUTE,)).code == 0
 
     def run_worker(self, python: Path, worker: Path, *arguments: str) -> Finished:
         """Run a script to its end. Raises `CommandError` when it takes longer than five minutes."""
-        return run([python, "-I", worker, *arguments], timeout_s=_WORKER_TIMEOUT_S)
+        return run([python, "-I", worker, *arguments], timeout_s=_WORKER_TIMEOUT_S, needs=(Needs.COMPUTE,))
 
     def first_completion(
         self, command: CommandLine, *, served_name: str, log: Path, prompt: str, tokens: int, timeout_s: float

@@ -17,6 +17,7 @@ from tasks.batching.guidellm import (
     open_figures,
     read_report,
 )
+from tasks.core.child_environment import Needs
 from tasks.core.errors import CommandError, EngineSlowError
 from tasks.core.load import Load, LoadFigures, OpenLoad, Wait
 
@@ -57,6 +58,7 @@ class Guidellm:
             finished = run(
                 command(self.python, self.target, load, report),
                 timeout_s=_START_S + longest_s(load) + load.silence_s,
+                needs=(Needs.COMPUTE,),
                 env={**ENVIRONMENT, "HF_HOME": folder},
                 cwd=Path(folder),
             )

@@ -14,6 +14,7 @@ from typing import Any
 
 from blocks.exercises import check_length
 from blocks.process import last_lines, run
+from tasks.core.child_environment import Needs
 from tasks.core.errors import EngineError
 from tasks.core.files import PART, scratch_folder
 from tasks.core.gpus import visible_only
@@ -70,7 +71,7 @@ class LibraryScorer:
             **PASSIVE,
             **visible_only(self.gpu_indices),
         }
-        finished = run(argv, timeout_s=_BASE_S + tokens / _TOKENS_PER_S, env=env)
+        finished = run(argv, timeout_s=_BASE_S + tokens / _TOKENS_PER_S, needs=(Needs.COMPUTE,), env=env)
         if finished.code != 0:
             raise EngineError(
                 f"the engine's library cannot score a text under {model} (exit status {finished.code})",

@@ -1,7 +1,6 @@
 """A load generator for `/v1/completions`: many streaming clients in one thread, at little cost to the processor.
 
-The engine shares its cores with these clients, so answers are not parsed token by token: events are counted in
-the raw bytes, and only the last one, which carries the engine's own token count, is read.
+The engine shares its cores with these clients, so answers are not parsed token by token (`answer_stream.py`).
 """
 
 from __future__ import annotations
@@ -9,12 +8,12 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
+from blocks.answer_stream import AnswerStream
 from blocks.completion_dialects import TOKENS, Dialect
 from tasks.core.cancellation import current
 from tasks.core.errors import EngineError, EngineHungError, EngineSlowError
@@ -30,11 +29,6 @@ from tasks.core.load import (
     shortest_output,
 )
 
-_EVENT = b"\ndata: {"
-_FAULT = re.compile(rb'\ndata: (\{"error".{0,200})')
-_USAGE = re.compile(rb'"completion_tokens":\s*(\d+)')
-_KEEP = 4096
-"""Bytes of an answer's end that are kept: the usage is in them."""
 _POLL_S = 0.02
 
 
@@ -46,18 +40,12 @@ class _Exchange(asyncio.Protocol):
     """
 
     request: bytes
-    mark: bytes = TOKENS.done
     wanted: float = 0.0
     ended: asyncio.Event = field(default_factory=asyncio.Event)
     transport: asyncio.Transport | None = None
     sent: float = field(default_factory=time.monotonic)
     heard: float = 0.0
-    first: float = 0.0
-    last: float = 0.0
-    events: int = 0
-    tail: bytes = b""
-    status: bytes = b""
-    done: bool = False
+    answer: AnswerStream = field(default_factory=AnswerStream)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
@@ -67,14 +55,11 @@ class _Exchange(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self.heard = time.monotonic()
-        self.status = self.status or data[:200].partition(b"\r\n")[0]
-        fresh = self.tail[-len(_EVENT) + 1 :] + data
-        if count := fresh.count(_EVENT):
-            self.last = self.heard
-            self.first = self.first or self.last
-            self.events += count
-        self.tail = (self.tail + data)[-_KEEP:]
-        self.done = self.done or self.mark in self.tail
+        self.answer.feed(data, self.heard)
+
+    def connection_lost(self, _error: Exception | None) -> None:
+        self.answer.end(self.heard)
+        self.ended.set()
 
     def close(self) -> None:
         """Hang up; the engine drops a request that nobody reads."""
@@ -82,34 +67,32 @@ class _Exchange(asyncio.Protocol):
             self.transport.abort()
 
     @property
-    def ttft_ms(self) -> float:
-        """Time to the first token: from when the request was to be sent, so that a late one hides no waiting."""
-        return (self.first - (self.wanted or self.sent)) * 1000
-
-    def tpot_ms(self, ratio: float) -> float:
-        """Time per token after the first; `ratio` tokens make one event."""
-        return (self.last - self.first) * 1000 / ((self.events - 1) * ratio)
-
-    def connection_lost(self, _error: Exception | None) -> None:
-        self.ended.set()
+    def events(self) -> int:
+        """Events that held tokens."""
+        return self.answer.events
 
     @property
-    def tokens(self) -> int:
-        """Output tokens by the engine's own count."""
-        counts = _USAGE.findall(self.tail)
-        return int(counts[-1]) if counts else self.events
+    def done(self) -> bool:
+        """Whether the answer is whole."""
+        return self.answer.done
+
+    @property
+    def ttft_ms(self) -> float:
+        """Time to the first token: from when the request was to be sent, so that a late one hides no waiting."""
+        return (self.answer.first - (self.wanted or self.sent)) * 1000
 
     def check(self, address: str) -> None:
         """Raise `EngineError` unless this was a whole streamed answer with at least one token."""
-        if not self.status:
+        answer = self.answer
+        if not answer.status:
             raise EngineError(f"{address} closed the connection without an answer")
-        if b" 200 " not in self.status + b" ":
-            body = self.tail.partition(b"\r\n\r\n")[2][:200].decode(errors="replace")
-            raise EngineError(f"{address} answered {self.status.decode(errors='replace')}: {body}")
-        if fault := _FAULT.search(self.tail):
-            raise EngineError(f"{address} broke off an answer with {fault[1].decode(errors='replace')}")
-        if not self.done or not self.events:
-            raise EngineError(f"{address} broke off an answer after {self.events} tokens")
+        if b" 200 " not in answer.status + b" ":
+            body = answer.tail.partition(b"\r\n\r\n")[2][:200].decode(errors="replace")
+            raise EngineError(f"{address} answered {answer.status.decode(errors='replace')}: {body}")
+        if answer.fault:
+            raise EngineError(f"{address} broke off an answer with {answer.fault.decode(errors='replace')}")
+        if not answer.done or not answer.tokens:
+            raise EngineError(f"{address} broke off an answer after {answer.events} tokens")
 
 
 class LoadClient:
@@ -149,7 +132,7 @@ class LoadClient:
 
         async def client(number: int) -> None:
             for request in self.requests(load, number):
-                exchanges[number].append(_Exchange(request, self._dialect.done))
+                exchanges[number].append(_Exchange(request))
                 await self._ask(exchanges[number][-1])
 
         def every() -> list[_Exchange]:
@@ -174,7 +157,7 @@ class LoadClient:
 
         async def send(at: float) -> None:
             await asyncio.sleep(max(0.0, start + at - time.monotonic()))
-            exchanges.append(_Exchange(next(requests), self._dialect.done, wanted=start + at))
+            exchanges.append(_Exchange(next(requests), wanted=start + at))
             await self._ask(exchanges[-1])
 
         requests = self.requests(load, -1)
@@ -196,8 +179,8 @@ class LoadClient:
         waits = tuple(
             Wait(
                 arrived=one.wanted - start,
-                first=one.first - start if one.events else None,
-                done=one.last - start if one.done else None,
+                first=(one.answer.first or one.answer.last) - start if one.events or one.done else None,
+                done=one.answer.last - start if one.done else None,
             )
             for one in sorted(exchanges, key=lambda one: one.wanted)
         )
@@ -239,7 +222,7 @@ class LoadClient:
         """Bytes without a token are no slow answer."""
         for one in _pending(exchanges):
             if one.heard and not one.events:
-                return EngineError(f"{self._address} streams what holds no token: {one.tail[-80:]!r}")
+                return EngineError(f"{self._address} streams what holds no token: {one.answer.tail[-80:]!r}")
         return EngineSlowError(f"{self._address} was not done within {load.timeout_s:g} s")
 
     async def _ask(self, exchange: _Exchange) -> None:
@@ -290,14 +273,15 @@ def _tokens_per_event(exchanges: Sequence[_Exchange]) -> float:
     """A token that ends inside a character makes no event: the engine's counts of whole answers say how many do."""
     whole = [exchange for exchange in exchanges if exchange.events and exchange.done]
     events = sum(exchange.events for exchange in whole)
-    return sum(exchange.tokens for exchange in whole) / events if events else 1.0
+    return sum(exchange.answer.tokens for exchange in whole) / events if events else 1.0
 
 
 def _answered(own: Sequence[_Exchange], ratio: float) -> tuple[float, float]:
     """Tokens of one client's whole answers and the seconds until the last of them; else of what it had so far."""
     counted = [one for one in own if one.done] or [one for one in own if one.events]
-    last = max((one.last for one in counted), default=own[0].sent)
-    return ratio * sum(one.events for one in counted), last - own[0].sent
+    last = max((one.answer.last for one in counted), default=own[0].sent)
+    tokens = sum(one.answer.tokens if one.done else ratio * one.events for one in counted)
+    return tokens, last - own[0].sent
 
 
 def _figures(
@@ -312,12 +296,12 @@ def _figures(
     begun = [exchange for exchange in exchanges if exchange.events]
     ttft = [exchange.ttft_ms for exchange in begun]
     if end is not None:
-        ttft += [(end - exchange.wanted) * 1000 for exchange in exchanges if not exchange.events]
-    several = [exchange for exchange in begun if exchange.events > 1]
-    # What a starved client reads in one piece tells nothing of the time between tokens.
-    apart = [exchange for exchange in several if exchange.last > exchange.first]
-    tpot = [exchange.tpot_ms(ratio) for exchange in apart or several]
-    if not tpot:
+        waiting = [exchange for exchange in exchanges if not exchange.events and not exchange.done]
+        ttft += [(end - exchange.wanted) * 1000 for exchange in waiting]
+    # Of an open loop the answers that were cut off are the slowest ones; of a closed loop they are the last ones.
+    counted = begun if end is not None else [one for one in begun if one.done] or begun
+    tpot = [found for one in counted if (found := one.answer.tpot_ms(ratio)) is not None]
+    if all(one.events < 2 for one in begun):
         raise EngineError("the engine streams no tokens: each answer came in one piece")
     return figures_of(
         requests=len(begun),

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from blocks import page_cache
 from blocks.process import run
+from tasks.core.child_environment import Needs
 from tasks.core.errors import CommandError
 from tasks.core.serving import Loader
 from tasks.engines.loaders import LIBRARIES
@@ -46,7 +47,8 @@ class LoadTrial:
         options = {"--digest": digest, "--huge-pages": not page_cache.gives_memory_back()}
         chosen = [option for option, wanted in options.items() if wanted]
         asked = [str(self.worker), loader, *chosen, *map(str, files)]
-        answer = run([*python, *asked], timeout_s=_TIMEOUT_S).check(f"loading by {loader}").stdout
+        finished = run([*python, *asked], timeout_s=_TIMEOUT_S, needs=(Needs.COMPUTE,))
+        answer = finished.check(f"loading by {loader}").stdout
         try:
             return Load.model_validate_json(answer.splitlines()[-1])
         except (IndexError, ValidationError) as error:

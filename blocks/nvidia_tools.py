@@ -9,6 +9,7 @@ from pathlib import Path
 
 from blocks.process import Finished, run
 from tasks.compatibility.models import KernelReading, SmiReading
+from tasks.core.child_environment import Needs
 from tasks.core.errors import CommandError
 from tasks.core.facts import Gpu
 
@@ -33,7 +34,7 @@ def read_nvidia_smi() -> SmiReading | None:
     if program is None:
         return None
     try:
-        banner, listing = run([program], timeout_s=_TIMEOUT_S), run([program, "-L"], timeout_s=_TIMEOUT_S)
+        banner, listing = _ask(program), _ask(program, "-L")
     except CommandError as error:
         return SmiReading(fault=error.what)
     return parse_nvidia_smi(banner, listing)
@@ -57,7 +58,7 @@ def read_nvcc() -> str | None:
     in_home = shutil.which(str(Path(home) / "bin" / "nvcc")) if home else None
     for program in filter(None, (in_home, shutil.which("nvcc"))):
         try:
-            done = run([program, "--version"], timeout_s=_TIMEOUT_S)
+            done = _ask(program, "--version")
         except CommandError:
             continue
         if version := parse_nvcc(done.stdout):
@@ -114,6 +115,10 @@ def _text_of(file: Path) -> str:
 def _first(pattern: re.Pattern[str], text: str) -> str | None:
     match = pattern.search(text)
     return match[1] if match else None
+
+
+def _ask(program: str, *arguments: str) -> Finished:
+    return run([program, *arguments], timeout_s=_TIMEOUT_S, needs=(Needs.COMPUTE,))
 
 
 def _last_line(done: Finished) -> str:

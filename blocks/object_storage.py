@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from typing import cast
 
+import httpx
 from prefect.blocks.core import Block
 from prefect.exceptions import PrefectException
 from pydantic import Field, SecretStr
 
 from tasks.core.errors import AccessError
+from tasks.core.redaction import remember
 
 
 class ObjectStorage(Block):
@@ -30,10 +32,12 @@ class ObjectStorage(Block):
 def load_storage(name: str) -> ObjectStorage:
     """The block saved under that name. Raises `AccessError` if there is none."""
     try:
-        return cast("ObjectStorage", ObjectStorage.load(name, _sync=True))  # type: ignore[call-arg]
-    except (ValueError, PrefectException) as error:
+        found = cast("ObjectStorage", ObjectStorage.load(name, _sync=True))  # type: ignore[call-arg]
+    except (ValueError, PrefectException, httpx.HTTPError) as error:
         raise AccessError(
             f"Prefect holds no object storage block {name!r} (SLIPWAY_S3_BLOCK)",
             fix="save one of type `Slipway object storage` under that name",
             detail=" ".join(str(error).split())[:300],
         ) from error
+    remember(found.secret_key.get_secret_value())
+    return found

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import errno
 import socket
+from pathlib import Path
 
 import psutil
 
+from blocks.environment_users import running_below
 from tasks.core.errors import PortTakenError, WrongUseError
 
 LOCALHOST = "127.0.0.1"
 
 
 def free_port(host: str = LOCALHOST) -> int:
-    """A port that nothing listens on now."""
-    with socket.socket() as probe:
-        probe.bind((host, 0))
+    """A port of `host` that nothing listens on now. Raises `WrongUseError` for an address that is not this host's."""
+    with _bound(host, 0) as probe:
         port: int = probe.getsockname()[1]
         return port
 
@@ -25,24 +26,36 @@ def check_port_free(host: str, port: int) -> None:
 
     Raises `WrongUseError` for an address that this user cannot listen on at all.
     """
+    _bound(host, port).close()
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    """A socket that holds the address; it does not listen. What it is bound to is found as the supervisor does."""
     try:
-        _bind(host, port)
-    except OSError as error:
-        if error.errno == errno.EADDRINUSE:
-            raise port_taken(host, port) from None
-        raise WrongUseError(
-            f"nothing can listen on port {port} of {host}: {error.strerror}",
-            fix="choose an address of this host, and a port from 1024 on, as rollout.host and rollout.port",
-        ) from None
-
-
-def _bind(host: str, port: int) -> None:
-    family, kind, protocol, _, address = socket.getaddrinfo(
-        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-    )[0]
-    with socket.socket(family, kind, protocol) as probe:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        probe = socket.socket(family, kind, protocol)
+    except (OSError, UnicodeError) as error:  # UnicodeError: a label that no DNS name may have
+        raise _cannot_listen(host, port, error) from None
+    try:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         probe.bind(address)
+    except OSError as error:
+        probe.close()
+        if error.errno == errno.EADDRINUSE and port:
+            raise port_taken(host, port) from None
+        raise _cannot_listen(host, port, error) from None
+    return probe
+
+
+def _cannot_listen(host: str, port: int, error: Exception) -> WrongUseError:
+    where = f"port {port} of {host}" if port else host
+    why = (isinstance(error, OSError) and error.strerror) or str(error)
+    return WrongUseError(
+        f"nothing can listen on {where}: {why}",
+        fix="choose an address of this host, and a port from 1024 on, as rollout.host and rollout.port",
+    )
 
 
 def port_taken(host: str, port: int) -> PortTakenError:
@@ -56,12 +69,25 @@ def port_taken(host: str, port: int) -> PortTakenError:
 
 def holder_of(port: int) -> str | None:
     """Program and process id of what listens on `port`, if this user may know."""
-    for connection in psutil.net_connections(kind="tcp"):
-        listens = connection.status == psutil.CONN_LISTEN and connection.laddr[1:2] == (port,)
-        if not listens or connection.pid is None:
-            continue
+    for pid in _listeners(port):
         try:
-            return f"{psutil.Process(connection.pid).name()} (process {connection.pid})"
+            return f"{psutil.Process(pid).name()} (process {pid})"
         except psutil.Error:
-            return f"process {connection.pid}"
+            return f"process {pid}"
     return None
+
+
+def is_held_below(port: int, folder: Path) -> bool:
+    """Whether what listens on `port` was started with a path of `folder`, as a service's supervisor and proxy are."""
+    return not set(running_below(folder)).isdisjoint(_listeners(port))
+
+
+def _listeners(port: int) -> list[int]:
+    """Ids of the processes that listen on `port`, as far as this user may know."""
+    return [
+        connection.pid
+        for connection in psutil.net_connections(kind="tcp")
+        if connection.status == psutil.CONN_LISTEN
+        and connection.laddr[1:2] == (port,)
+        and connection.pid is not None
+    ]

@@ -1,4 +1,7 @@
-"""A local Prefect API server: for one run on a leash, or detached for `slipway up`."""
+"""A local Prefect API server: for one run on a leash, or detached for `slipway up`.
+
+Both are behind the guard of `blocks/local_api.py` and ask for the home's key.
+"""
 
 from __future__ import annotations
 
@@ -7,22 +10,30 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
 import httpx
 
+from blocks.api_key import api_key, key_file
 from blocks.ports import LOCALHOST, free_port
+from blocks.prefect_database import database_file, ready_database
 from blocks.process import last_lines, leashed, terminate
-from tasks.core.errors import SlipwayError
+from tasks.core.child_environment import Needs, child_environment
+from tasks.core.errors import AccessError, NetworkError, SlipwayError
+from tasks.core.files import open_private
+from tasks.core.home import make_home, make_private_folder
 from tasks.core.settings import Settings
 
 START_TIMEOUT_S = 180.0
 """A server starts in 5 s on an idle machine with 2 cores and needs a minute on a loaded one."""
 
 STOP_TIMEOUT_S = 5.0
+
+ANSWER_TIMEOUT_S = 30.0
+"""A server that is up and busy may take seconds for an answer."""
 
 _POLL_S = 0.05
 
@@ -43,13 +54,11 @@ def database_url(settings: Settings) -> str:
     stands still for a minute (docs/adr/0007). Prefect opens a single one where the address holds `:memory:`, a word
     that means nothing to SQLite in the query of a file's address.
     """
-    return (
-        f"sqlite+aiosqlite:///file:{quote(str(settings.prefect_home / 'prefect.db'))}?uri=true&pool=:memory:"
-    )
+    return f"sqlite+aiosqlite:///file:{quote(str(database_file(settings)))}?uri=true&pool=:memory:"
 
 
 def server_environment(settings: Settings, api_url: str) -> dict[str, str]:
-    """Environment of processes that use or are the local server: its own home, and no word to outside.
+    """Environment of processes that use or are the local server: its own home and key, and no word to outside.
 
     A database that the user has chosen is left alone.
     """
@@ -58,6 +67,7 @@ def server_environment(settings: Settings, api_url: str) -> dict[str, str]:
         **({} if chosen else {_DATABASE[0]: database_url(settings)}),
         "PREFECT_HOME": str(settings.prefect_home),
         "PREFECT_API_URL": api_url,
+        "PREFECT_API_AUTH_STRING": api_key(settings),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "DO_NOT_TRACK": "1",
         "SLIPWAY_HOME": str(settings.home),
@@ -70,10 +80,19 @@ def keeps_own_database(settings: Settings) -> bool:
     return all(os.environ.get(name, own) == own for name in _DATABASE)
 
 
+def guard_environment(settings: Settings, api_url: str) -> dict[str, str]:
+    """What only the server itself is told: the key that it asks for, and that its own pages alone may call it."""
+    return {
+        **server_environment(settings, api_url),
+        "PREFECT_SERVER_API_AUTH_STRING": api_key(settings),
+        "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": api_url.removesuffix("/api"),
+        "PREFECT_SERVER_UI_API_URL": "/api",  # by whatever name the page itself was reached
+    }
+
+
 def server_command(port: int) -> tuple[str, ...]:
-    """How to start a server on the loopback."""
-    prefect = str(Path(sys.executable).with_name("prefect"))
-    return (prefect, "server", "start", "--host", LOCALHOST, "--port", str(port))
+    """How to start a server on the loopback; a folder with a `blocks/` of its own changes nothing (`-P`)."""
+    return (sys.executable, "-P", "-m", "blocks.local_api", str(port))
 
 
 def api_url(port: int) -> str:
@@ -89,6 +108,30 @@ def answers(url: str) -> bool:
         return False
 
 
+def check_door(settings: Settings, url: str) -> None:
+    """Raise `AccessError` unless the API at `url` takes this home's key, and nothing without it."""
+    user, _, secret = api_key(settings).partition(":")
+    asked = f"{url}/admin/version"
+    try:
+        with httpx.Client(timeout=ANSWER_TIMEOUT_S, trust_env=False) as client:
+            taken = client.get(asked, auth=(user, secret)).status_code
+            without = client.get(asked).status_code
+    except httpx.HTTPError as error:
+        raise NetworkError(
+            f"the local Prefect server at {url} does not answer: {type(error).__name__}", fix="slipway up"
+        ) from error
+    if taken != httpx.codes.OK:
+        raise AccessError(
+            f"the local Prefect server does not accept the key in {key_file(settings)}",
+            fix="start it again with this key: slipway up",
+        )
+    if without == httpx.codes.OK:
+        raise AccessError(
+            "the local Prefect server was started by an earlier version and is open to every user of this machine",
+            fix="start it again behind its key: slipway up",
+        )
+
+
 def wait_until_it_answers(url: str, alive: Callable[[], bool], log: Path) -> None:
     """Wait for a server that was just started. Raises `SlipwayError` with the end of its log."""
     deadline = time.monotonic() + START_TIMEOUT_S
@@ -96,7 +139,7 @@ def wait_until_it_answers(url: str, alive: Callable[[], bool], log: Path) -> Non
         if not alive() or time.monotonic() > deadline:
             raise SlipwayError(
                 f"the local Prefect server {'does not answer' if alive() else 'ended while starting'}",
-                fix=f"read {log}",
+                fix=f"read {log}; if it blames the database, move that away: it only shows past runs",
                 detail=last_lines(log.read_text(errors="replace")),
             )
         time.sleep(_POLL_S)
@@ -109,6 +152,7 @@ class TemporaryServer:
     url: str
     process: subprocess.Popen[bytes]
     log: Path
+    key: str
 
     def wait(self) -> None:
         """Return once it answers. Raises `SlipwayError` if it does not."""
@@ -123,28 +167,38 @@ def temporary_server(settings: Settings) -> Iterator[TemporaryServer]:
     """
     port = free_port()
     url = api_url(port)
+    make_home(settings.home)
+    if keeps_own_database(settings):
+        ready_database(settings)
     log = settings.home / "logs" / "prefect-server.log"
-    log.parent.mkdir(parents=True, exist_ok=True)
-    settings.prefect_home.mkdir(parents=True, exist_ok=True)
-    environment = {**server_environment(settings, url), **_WITHOUT_SCHEDULING}
+    make_private_folder(log.parent)
+    environment = {**guard_environment(settings, url), **_WITHOUT_SCHEDULING}
     with (
-        log.open("wb") as output,
-        leashed(server_command(port), stdout=output, stderr=output, env=environment) as child,
+        open_private(log, "wb") as output,
+        leashed(
+            server_command(port), stdout=output, stderr=output, needs=(Needs.PREFECT_SERVER,), env=environment
+        ) as child,
     ):
-        yield TemporaryServer(url, child, log)
+        yield TemporaryServer(url, child, log, api_key(settings))
         terminate(child, timeout_s=STOP_TIMEOUT_S)  # so that what was received last reaches the database
 
 
-def start_detached(command: tuple[str, ...], *, env: Mapping[str, str], log: Path) -> int:
-    """Start a process that outlives this one; its process id."""
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("ab") as output:
+def start_detached(
+    command: tuple[str, ...],
+    *,
+    needs: Sequence[Needs | str],
+    env: Mapping[str, str],
+    log: Path,
+) -> int:
+    """Start a process that outlives this one; its process id. Its environment is that of `blocks.process.run`."""
+    make_private_folder(log.parent)
+    with open_private(log, "ab") as output:
         child = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
-            env={**os.environ, **env},
+            env={**child_environment(os.environ, *needs), **env},
             start_new_session=True,
         )
     return child.pid

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO
 
 from tasks.core.cancellation import current
+from tasks.core.child_environment import Needs, child_environment
 from tasks.core.disk_faults import fault_told
 from tasks.core.errors import CommandError, CommandTimeoutError, MissingToolError
 
@@ -65,12 +66,14 @@ def run(
     argv: Sequence[str | Path],
     *,
     timeout_s: float,
+    needs: Sequence[Needs | str] = (),
     env: Mapping[str, str | None] | None = None,
     cwd: Path | None = None,
 ) -> Finished:
     """Run a command to its end and keep what it printed.
 
-    `env` is added to this process's environment; a None takes the variable away. Raises `CommandTimeoutError` past
+    Of this process's environment it gets what it `needs`; `env` is added to that, and a None in it takes a variable
+    away. Raises `CommandTimeoutError` past
     `timeout_s` and `StageCancelledError` when the run's cancellation is set; the command and its children are
     dead by then.
     """
@@ -78,7 +81,7 @@ def run(
     start = time.monotonic()
     with contextlib.ExitStack() as stack:
         out, err = (stack.enter_context(_memory_file(name)) for name in ("stdout", "stderr"))
-        child = stack.enter_context(leashed(command, stdout=out, stderr=err, env=env, cwd=cwd))
+        child = stack.enter_context(leashed(command, stdout=out, stderr=err, needs=needs, env=env, cwd=cwd))
         while True:
             try:
                 code = child.wait(timeout=_POLL_S if time.monotonic() - start < 1 else 5 * _POLL_S)
@@ -99,16 +102,18 @@ def leashed(
     *,
     stdout: IO[bytes] | int,
     stderr: IO[bytes] | int,
+    needs: Sequence[Needs | str] = (),
     env: Mapping[str, str | None] | None = None,
     cwd: Path | None = None,
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """A running command that is dead when the block is left or this process ends."""
+    """A running command that is dead when the block is left or this process ends. With the environment of `run`."""
+    allowed = child_environment(os.environ, *needs)
     child = subprocess.Popen(
         [sys.executable, "-I", "-S", str(_LEASH), *argv],
         stdin=subprocess.PIPE,
         stdout=stdout,
         stderr=stderr,
-        env={key: value for key, value in {**os.environ, **(env or {})}.items() if value is not None},
+        env={key: value for key, value in {**allowed, **(env or {})}.items() if value is not None},
         cwd=cwd,
     )
     try:

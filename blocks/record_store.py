@@ -8,20 +8,24 @@ from pathlib import Path
 from tasks.core.errors import NotFoundError, RecordError
 from tasks.core.files import create_exclusively
 from tasks.core.progress import say
-from tasks.core.records import Record, RecordStore, inputs_suffix, parse_record, read_all
+from tasks.core.records import Record, RecordStore, inputs_suffix, newest_id, parse_record, read_all
 from tasks.core.settings import Settings
 from tasks.core.verdicts import StageName
 
 
 class FolderRecordStore:
-    """Records below one folder. Ids sort by time, so names do too."""
+    """Records below one folder. Ids sort by the order of writing, so names do too.
 
-    def __init__(self, root: Path) -> None:
+    A folder that several users or hosts share is not `private`.
+    """
+
+    def __init__(self, root: Path, *, private: bool = True) -> None:
         self.root = root
+        self._private = private
 
     def put(self, record: Record) -> None:
         """Store a new record. Raises `RecordError` if its id is taken."""
-        if not create_exclusively(self.root / record.path, record.to_json()):
+        if not create_exclusively(self.root / record.path, record.to_json(), private=self._private):
             raise RecordError(f"the record {record.id} exists already")
 
     def get(self, record_id: str) -> Record:
@@ -29,6 +33,10 @@ class FolderRecordStore:
         for path in self.root.glob(f"*/{record_id}-*.json"):
             return parse_record(path.read_bytes(), str(path))
         raise NotFoundError(f"no record {record_id} in {self.root}", fix="list them: slipway kb records")
+
+    def newest_after(self, record_id: str) -> str | None:
+        """The greatest id above this one; None without any."""
+        return newest_id((path.name for path in self.root.glob("*/*.json")), record_id)
 
     def list(self, stage: StageName | None = None) -> Sequence[Record]:
         """All records, of one stage if given, oldest first."""
@@ -61,4 +69,5 @@ def open_record_store(settings: Settings) -> RecordStore:
         from blocks.s3 import S3RecordStore
 
         return S3RecordStore.open(settings.records, endpoint=settings.s3_endpoint)
-    return FolderRecordStore(Path(settings.records))
+    root = Path(settings.records)
+    return FolderRecordStore(root, private=root.absolute().is_relative_to(settings.home))

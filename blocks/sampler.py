@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import psutil
 
+from blocks.kept_code import SAMPLER, keep_daemons, lasting_python
 from blocks.service_processes import ServiceProcesses, processes_of, running_service
+from tasks.core.child_environment import child_environment
 from tasks.core.errors import CommandError
-from tasks.core.files import write_atomically
+from tasks.core.files import open_private, write_atomically
 from tasks.core.release import Release, ServiceFolder, ServiceState
-from tasks.leaks import daemon
+from tasks.core.settings import Settings
 
-_DAEMON = str(Path(daemon.__file__))
 _POLL_S = 0.02
 _WAIT_S = 10.0
 
@@ -37,24 +36,36 @@ def start_sampler(folder: ServiceFolder, processes: ServiceProcesses) -> int:
     if (running := sampler_pid(folder)) is not None:
         return running
     log = folder.samples / "sampler.log"
-    with log.open("wb") as output:
+    script = keep_daemons(Settings.load().home) / SAMPLER
+    with open_private(log, "wb") as output:
         child = subprocess.Popen(
-            [sys.executable, "-I", _DAEMON, str(folder.root)],
+            [lasting_python(), "-I", "-S", str(script), str(folder.root)],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
             cwd="/",
+            env=child_environment(os.environ),
             start_new_session=True,
         )
     deadline = time.monotonic() + _WAIT_S
-    while (running := sampler_pid(folder)) is None:
+    while not _has_begun(folder, child.pid):
+        if child.poll() is not None and (running := sampler_pid(folder)) is not None:
+            return running  # someone was quicker
         if child.poll() is not None or time.monotonic() > deadline:
             raise CommandError(
                 f"the leak sampler of {folder.name} did not start",
                 detail=log.read_text(errors="replace") or None,
             )
         time.sleep(_POLL_S)
-    return running
+    return child.pid
+
+
+def _has_begun(folder: ServiceFolder, pid: int) -> bool:
+    """Whether that sampler has taken the lock: it writes its id there."""
+    try:
+        return (folder.samples / "sampler.lock").read_text().strip() == str(pid)
+    except (OSError, ValueError):
+        return False
 
 
 def stop_sampler(folder: ServiceFolder) -> bool:
@@ -74,26 +85,18 @@ def stop_sampler(folder: ServiceFolder) -> bool:
 
 
 def sampler_pid(folder: ServiceFolder) -> int | None:
-    """The running sampler: who holds the lock; None if nobody does."""
-    path: Path = folder.samples / "sampler.lock"
-    try:
-        handle = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return None
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return _sampler_named(os.pread(handle, 64, 0))
-    else:
-        return None
-    finally:
-        os.close(handle)
+    """The running sampler, by its command line; None if there is none. Its lock file may be lost or damaged."""
+    for process in psutil.process_iter():
+        try:
+            argv = process.cmdline()
+            if _samples(argv, folder) and process.status() != psutil.STATUS_ZOMBIE:
+                return process.pid
+        except psutil.Error:
+            continue
+    return None
 
 
-def _sampler_named(text: bytes) -> int | None:
-    """The process of that id if it is a sampler: the holder of the lock may not have written its own yet."""
-    try:
-        command = Path(f"/proc/{int(text)}/cmdline").read_bytes()
-    except (ValueError, OSError):
-        return None
-    return int(text) if _DAEMON.encode() in command else None
+def _samples(argv: list[str], folder: ServiceFolder) -> bool:
+    """Whether that is a command line of the service's sampler, of this version of Slipway or one before."""
+    script, last = (Path(argv[-2]).name, argv[-1]) if len(argv) > 1 else ("", "")
+    return last == str(folder.root) and script in (SAMPLER, "daemon.py")

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from blocks.process import find_tool, last_lines, run
+from tasks.core.child_environment import Needs
 from tasks.core.errors import CommandError
 from tasks.rollout.container.models import ImagePlan
 
@@ -27,7 +28,7 @@ def install_packages(plan: ImagePlan, target: Path) -> None:
     uv = find_tool("uv", install="install it: pip install uv")
     pins = target.with_name("pins.txt")
     pins.write_text("\n".join(plan.pins) + "\n")
-    done = run([uv, *install_arguments(plan, pins, target)], timeout_s=_TIMEOUT_S)
+    done = run([uv, *install_arguments(plan, pins, target)], timeout_s=_TIMEOUT_S, needs=(Needs.PACKAGES,))
     pins.unlink()
     if done.code != 0:
         raise CommandError(

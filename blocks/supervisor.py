@@ -6,27 +6,28 @@ import contextlib
 import fcntl
 import json
 import os
-import re
 import socket
 import subprocess
-import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
+from blocks.kept_code import LEASH, SUPERVISOR, keep_daemons, lasting_python
 from blocks.ports import check_port_free, port_taken
 from blocks.process import last_lines
-from tasks.core.errors import BusyError, RolloutError
+from tasks.core.child_environment import Needs, child_environment
+from tasks.core.errors import BusyError, RecordError, RolloutError
 from tasks.core.release import Release, ServiceFolder
+from tasks.core.settings import Settings
 from tasks.rollout.apply import Newcomer
 from tasks.rollout.daemon.logs import engine_log_path
+from tasks.rollout.daemon.supervisor import LOCK_FILE, STATE_FILE
 from tasks.rollout.models import Running
 
-_LEASH = Path(__file__).with_name("leash.py")
-_SECRET = re.compile(r"SECRET|TOKEN|PASSWORD|PASSWD|CREDENTIAL|API_KEY|^AWS_|^PREFECT_", re.IGNORECASE)
 _ANSWER_S = 30.0
 _START_S = 30.0
 _POLL_S = 0.02
+_LOST_SOCKET_S = 5.0
 _LOG_BYTES = 1 << 16
 
 
@@ -77,15 +78,28 @@ class SupervisedService:
             return None
         return Running.model_validate(answer)
 
+    def written(self) -> Running | None:
+        """What the supervisor wrote down to bring back."""
+        try:
+            state = json.loads((self._folder.root / STATE_FILE).read_bytes())
+            return Running(release=state["release"], host=state["host"], port=state["port"], up=False)
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
     def claim(self, host: str, port: int | None) -> int:
         """Start the supervisor if there is none, and have it listen there."""
-        if not self._connect():
-            if port is not None:
-                check_port_free(host, port)
-            self._start_supervisor()
-        answer = self._ask("claim", host=host, port=port)
-        claimed: int = answer["port"]
-        return claimed
+        for patience in reversed(range(_HANG_UPS)):
+            try:
+                if not self._connect():
+                    if port is not None:
+                        check_port_free(host, port)
+                    self._start_supervisor()
+                claimed: int = self._ask("claim", host=host, port=port)["port"]
+                return claimed
+            except HungUpError:  # it had nothing to serve, and was ending when it was asked
+                if not patience:
+                    raise
+        raise AssertionError("unreachable")
 
     def start(self, release: Release) -> Newcomer:
         """Have the supervisor start the release on a free port of the loopback."""
@@ -133,26 +147,49 @@ class SupervisedService:
 
     def log_tail(self, lines: int) -> str:
         """The end of the log of the engine that serves; of the newest log where none does."""
-        state = self._folder.state()
-        if state is not None and (log := engine_log_path(self._folder.logs, state.release)).exists():
+        try:
+            state = self._folder.state()
+        except RecordError:
+            state = None
+        if state is not None and (log := engine_log_path(self._folder.logs, state.release)).is_file():
             return _tail(log, lines)
-        logs = sorted(self._folder.logs.glob("engine-*.log"), key=lambda path: path.stat().st_mtime)
+        found = (path for path in self._folder.logs.glob("engine-*.log") if path.is_file())
+        logs = sorted(found, key=lambda path: path.stat().st_mtime)
         return _tail(logs[-1], lines) if logs else ""
 
     def _connect(self) -> bool:
-        """Whether a supervisor listens."""
+        """Whether a supervisor listens. One that lost its socket makes a new one within a moment."""
+        deadline = time.monotonic() + _LOST_SOCKET_S
+        while not self._reach():
+            if not self._is_locked() or time.monotonic() > deadline:
+                return False
+            time.sleep(_POLL_S)
+        return True
+
+    def _is_locked(self) -> bool:
+        """Whether a supervisor lives: it holds this lock for as long as it does."""
+        try:
+            with (self._folder.root / LOCK_FILE).open("rb") as lock:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        return False
+
+    def _reach(self) -> bool:
         if self._connection is not None:
             return True
         try:
             folder = os.open(self._folder.root, os.O_RDONLY | os.O_DIRECTORY)
-        except FileNotFoundError:
+        except OSError:
             return False
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         connection.settimeout(_ANSWER_S)
         try:
             # By the folder's descriptor: a socket's own path may have 107 bytes at most.
             connection.connect(f"/proc/self/fd/{folder}/{self._folder.control_socket.name}")
-        except (FileNotFoundError, ConnectionRefusedError):
+        except (FileNotFoundError, ConnectionRefusedError, NotADirectoryError):
             connection.close()
             return False
         finally:
@@ -161,14 +198,23 @@ class SupervisedService:
         return True
 
     def _start_supervisor(self) -> None:
+        """Start it, and connect. It waits for that as long as the pipe is open that is its standard input."""
         self._folder.root.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, "-I", "-m", "tasks.rollout.daemon", "--folder", str(self._folder.root)]
-        env = {name: value for name, value in os.environ.items() if not _SECRET.search(name)}
+        reader, writer = os.pipe()
+        with os.fdopen(reader) as waits, os.fdopen(writer, "w"):
+            self._run_supervisor(waits)
+            if not self._connect():
+                raise self._hung_up()
+            self._ask("status")  # it has accepted the connection, and lives for that from now on
+
+    def _run_supervisor(self, waits: IO[str]) -> None:
+        code = keep_daemons(Settings.load().home)
+        command = [lasting_python(), "-I", "-S", str(code / SUPERVISOR), "--folder", str(self._folder.root)]
         try:
             subprocess.run(
-                [*command, "--leash", str(_LEASH)],
-                env=env,
-                stdin=subprocess.DEVNULL,
+                [*command, "--leash", str(code / LEASH)],
+                env=child_environment(os.environ, Needs.COMPUTE),
+                stdin=waits,
                 capture_output=True,
                 text=True,
                 timeout=_START_S,
@@ -181,8 +227,6 @@ class SupervisedService:
                 fix=f"read {self._folder.logs / 'supervisor.err'}",
                 detail=last_lines(output if isinstance(output, str) else output.decode(errors="replace")),
             ) from None
-        if not self._connect():
-            raise self._hung_up()
 
     def _ask(self, op: str, *, timeout_s: float = _ANSWER_S, **arguments: Any) -> dict[str, Any]:
         if self._connection is None:
@@ -222,16 +266,9 @@ class SupervisedService:
         )
 
     def _wait_for_end(self) -> None:
-        """The supervisor holds this lock for as long as it lives."""
-        with (self._folder.root / "supervisor.lock").open("rb") as lock:
-            deadline = time.monotonic() + _ANSWER_S
-            while time.monotonic() < deadline:
-                try:
-                    fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    time.sleep(_POLL_S)
-                else:
-                    return
+        deadline = time.monotonic() + _ANSWER_S
+        while self._is_locked() and time.monotonic() < deadline:
+            time.sleep(_POLL_S)
 
 
 def _tail(log: Path, lines: int) -> str:

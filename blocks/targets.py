@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from blocks.ports import check_port_free, free_port
 from tasks.core.release import Release, ServiceFolder
 from tasks.core.settings import Settings
+from tasks.core.spec import DeploySpec
 from tasks.core.spec import Target as TargetKind
 from tasks.rollout.apply import Target
 from tasks.rollout.container.apply import ContainerService, Host
@@ -41,11 +42,22 @@ def open_target(kind: TargetKind, folder: ServiceFolder, settings: Settings) -> 
 def check_target(kind: TargetKind) -> None:
     """Raise `MissingToolError` if services of this kind cannot run on this host."""
     if kind is TargetKind.DOCKER:
+        from blocks.docker_config import DockerConfig
         from blocks.docker_engine import DockerEngine
         from blocks.haproxy import HAProxy
 
+        DockerConfig.read().check_helpers()
         with DockerEngine.connect():
             HAProxy.program()
+
+
+def check_base_image(spec: DeploySpec) -> None:
+    """Raise `NetworkError` for a base image that is neither on this host nor in its registry; of target docker."""
+    if spec.target is TargetKind.DOCKER:
+        from blocks.docker_engine import DockerEngine
+
+        with DockerEngine.connect() as docker:
+            docker.check_base_image(spec.rollout.base_image)
 
 
 def prepare(release: Release, settings: Settings) -> Release:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from blocks.process import Finished, find_tool, run
 from blocks.uv_messages import complaints, fault, refusal
+from tasks.core.child_environment import Needs
 from tasks.core.errors import MissingToolError, NetworkError, NotFoundError
 from tasks.core.progress import say
 from tasks.core.verdicts import StageName
@@ -197,4 +198,6 @@ class Uv:
 
     def _run(self, arguments: list[str], *, cwd: Path | None = None) -> Finished:
         env = {**dict.fromkeys(_FOREIGN), **self._links}
-        return run([self._program, *arguments], timeout_s=_TIMEOUT_S, env=env, cwd=cwd)
+        return run(
+            [self._program, *arguments], timeout_s=_TIMEOUT_S, needs=(Needs.PACKAGES,), env=env, cwd=cwd
+        )

@@ -9,15 +9,19 @@ from datetime import timedelta
 from pathlib import Path
 
 import psutil
+import yaml
 
 from blocks.ports import LOCALHOST, check_port_free, free_port
+from blocks.prefect_database import ready_database
 from blocks.prefect_server import (
     api_url,
+    guard_environment,
     keeps_own_database,
     server_command,
     server_environment,
     start_detached,
 )
+from blocks.prefect_settings import check_settings, forget_other_servers
 from blocks.process import run
 from deployments.local_state import (
     LocalState,
@@ -28,9 +32,11 @@ from deployments.local_state import (
     wait_for_server,
     write_local_state,
 )
+from tasks.core.child_environment import WORKER_NEEDS, Needs, passed_on
 from tasks.core.digests import digest_of_file
 from tasks.core.errors import PortTakenError, SlipwayError
 from tasks.core.files import check_writable, file_lock, write_atomically
+from tasks.core.home import make_home
 from tasks.core.progress import say
 from tasks.core.settings import Settings
 
@@ -43,16 +49,23 @@ REGISTER_TIMEOUT_S = 300.0
 
 
 def start(settings: Settings, port: int | None) -> LocalState:
-    """Start what does not run yet; what runs already is left as it is. Raises `DiskError`."""
+    """Start what does not run yet; what runs already is left as it is, if it asks for this home's key.
+
+    Raises `DiskError` where nothing can be written to the home.
+    """
+    make_home(settings.home)
     check_writable(settings.home)
+    forget_other_servers(os.environ)
     with file_lock(settings.leases / "local.lock", wait=True, holder="the local server"):
         state = read_local_state(settings)
-        if state is None or not state.alive:
+        if state is None or not _is_ours(settings, state):
             _end(state.worker if state else None)  # it would go on asking a server that is gone
+            _end(state.server if state else None)  # it lets strangers in, or works on a damaged database
             state = _start_server(settings, port)
-        wait_for_server(settings, state)
+            wait_for_server(settings, state)
         os.environ.update(server_environment(settings, state.api_url))
         _register(settings, state)
+        _see_to_notifications()
         if state.worker is None and keeps_own_database(
             settings
         ):  # nobody has taken a run from this server yet
@@ -89,6 +102,18 @@ def deployment_names() -> list[str]:
         return sorted(f"{flows[found.flow_id]}/{found.name}" for found in client.read_deployments())
 
 
+def _is_ours(settings: Settings, state: LocalState) -> bool:
+    """Whether the server runs on a sound database, takes this home's key, and nothing without it."""
+    if not state.alive:
+        return False
+    try:
+        wait_for_server(settings, state)
+    except SlipwayError as error:
+        say("server", f"started again: {error.what}")
+        return False
+    return True
+
+
 def _start_server(settings: Settings, port: int | None) -> LocalState:
     wanted = port or _default_port()
     try:
@@ -96,10 +121,16 @@ def _start_server(settings: Settings, port: int | None) -> LocalState:
     except PortTakenError as error:
         raise PortTakenError(error.what, fix="give another: slipway up --port N") from None
     url = api_url(wanted)
-    settings.prefect_home.mkdir(parents=True, exist_ok=True)
+    if keeps_own_database(settings):
+        ready_database(settings)
+    os.environ.update(server_environment(settings, url))
+    check_settings()
     say("server", f"starting at {url.removesuffix('/api')}")
     pid = start_detached(
-        server_command(wanted), env=server_environment(settings, url), log=server_log(settings)
+        server_command(wanted),
+        needs=(Needs.PREFECT_SERVER,),
+        env=guard_environment(settings, url),
+        log=server_log(settings),
     )
     state = LocalState(api_url=url, server=StartedProcess.of(pid))
     write_local_state(settings, state)  # before the wait: `down` finds it even if this process is killed
@@ -118,19 +149,35 @@ def _register(settings: Settings, state: LocalState) -> None:
     """Deployments, pool and automations; skipped when this server has had them from this very file."""
     marker = settings.prefect_home / "registered"
     registered = f"{state.server.model_dump_json()} {digest_of_file(PREFECT_FILE)}"
-    if marker.exists() and marker.read_text() == registered:
+    if marker.exists() and marker.read_bytes() == registered.encode():
         return
     say("deployments", "registering")
-    from blocks.prefect_bootstrap import create_automations, create_work_pool
+    from blocks.prefect_bootstrap import create_automations, create_work_pool, remove_old_deployments
 
     create_work_pool()
     create_automations(HEARTBEAT)
     prefect = Path(sys.executable).with_name("prefect")
     command = (prefect, "--no-prompt", "deploy", "--prefect-file", PREFECT_FILE, "--all")
     # From an empty folder: a folder with its own `flows/` would come first on the import path.
-    finished = run(command, timeout_s=REGISTER_TIMEOUT_S, cwd=settings.prefect_home)
+    finished = run(
+        command, timeout_s=REGISTER_TIMEOUT_S, needs=(Needs.PREFECT_CLIENT,), cwd=settings.prefect_home
+    )
     finished.check("registering the deployments", fix="read the output below; the server stays up")
+    remove_old_deployments(flow_names())
     write_atomically(marker, registered)
+
+
+def flow_names() -> list[str]:
+    """Names of the flows that `prefect.yaml` deploys."""
+    return [deployment["name"] for deployment in yaml.safe_load(PREFECT_FILE.read_bytes())["deployments"]]
+
+
+def _see_to_notifications() -> None:
+    """Each time: the block may have been made, or removed, since the deployments were registered."""
+    from blocks.prefect_bootstrap import tell_of_verdicts
+
+    if count := tell_of_verdicts():
+        say("server", f"verdicts that say no are told by {count} notification block{'s'[: count != 1]}")
 
 
 def _end_killed_runs() -> None:
@@ -163,7 +210,12 @@ def _start_worker(settings: Settings, state: LocalState) -> StartedProcess:
         "--name",
         WORKER,
     )
-    pid = start_detached(command, env=environment, log=settings.home / "logs" / "worker.log")
+    pid = start_detached(
+        command,
+        needs=(*WORKER_NEEDS, *passed_on(os.environ)),
+        env=environment,
+        log=settings.home / "logs" / "worker.log",
+    )
     return StartedProcess.of(pid)
 
 

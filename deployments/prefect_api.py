@@ -7,23 +7,35 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 from blocks.prefect_server import TemporaryServer, server_environment, temporary_server
+from blocks.prefect_settings import check_api, check_settings, forget_other_servers
 from deployments.local_state import read_local_state, wait_for_server
 from tasks.core.files import check_writable
+from tasks.core.progress import say
 from tasks.core.settings import Settings
 
 
 @dataclass(frozen=True)
 class PrefectApi:
-    """An API that answers, or a server that is still starting: this command's own, or that of `slipway up`."""
+    """An API that answers, or a server that is still starting: this command's own, or that of `slipway up`.
+
+    `since` is when it was asked for, by the monotonic clock.
+    """
 
     url: str
     starting: TemporaryServer | None = None
     until_up: Callable[[], None] | None = None
+    since: float = field(default_factory=time.monotonic)
+
+    @property
+    def stays(self) -> bool:
+        """Whether it goes on answering when this command has ended."""
+        return self.starting is None
 
     def wait(self) -> None:
         """Return once the API answers. Raises `SlipwayError` if the server that was started does not."""
@@ -31,6 +43,7 @@ class PrefectApi:
             self.starting.wait()
         if self.until_up is not None:
             self.until_up()
+        say("prefect", f"ready at {self.url}, {time.monotonic() - self.since:.1f} s after it was asked for")
 
     @contextlib.contextmanager
     def quiet_runs(self) -> Iterator[None]:
@@ -53,25 +66,33 @@ class PrefectApi:
 def prefect_api(settings: Settings) -> Iterator[PrefectApi]:
     """The API to use.
 
-    Enter before the first import of Prefect, which reads its address from the environment. Raises `DiskError` where
-    nothing can be written to the home.
+    Enter before the first import of Prefect, which reads its address from the environment. Raises `SlipwayError` for
+    a `PREFECT_API_URL` that does not answer as a Prefect API does, `DiskError` where the home cannot be written.
     """
     check_writable(settings.home)  # before anything is started: a run that cannot be recorded is of no use
     os.environ.setdefault("PREFECT_LOGGING_EXTRA_LOGGERS", "slipway")
     # A run's log goes to the API; on the terminal the command says what it has to say itself.
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
     os.environ.setdefault("PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW", "ignore")
-    if url := os.environ.get("PREFECT_API_URL"):
+    url = os.environ.get("PREFECT_API_URL", "").rstrip("/")
+    state = read_local_state(settings)
+    local = state if state is not None and state.alive else None
+    if url and (local is None or url != local.api_url):
+        check_api(url)
         yield PrefectApi(url)
         return
-    state = read_local_state(settings)
-    if state is not None and state.alive:
-        os.environ.update(server_environment(settings, state.api_url))
-        yield PrefectApi(state.api_url, until_up=partial(wait_for_server, settings, state))
+    forget_other_servers(os.environ)
+    if local is not None:
+        os.environ.update(server_environment(settings, local.api_url))
+        check_settings()
+        yield PrefectApi(local.api_url, until_up=partial(wait_for_server, settings, local))
         return
+    say("prefect", "starting a server for this command alone; with `slipway up` one is kept for all")
+    since = time.monotonic()
     with temporary_server(settings) as server:
         os.environ.update(server_environment(settings, server.url))
-        yield PrefectApi(server.url, server)
+        check_settings()
+        yield PrefectApi(server.url, server, since=since)
 
 
 def _flush() -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import cast
 from uuid import UUID
 
 import httpx
 from prefect import get_run_logger
+from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.exceptions import MissingContextError, PrefectException
 
 from tasks.core.progress import say
@@ -28,3 +30,26 @@ def shown(stage: StageName, show: Callable[[], UUID]) -> UUID | None:
         reason = " ".join(str(error).split()) or type(error).__name__
         say(stage, f"Prefect's server did not take the artifact: {reason}")
         return None
+
+
+class ProgressArtifact:
+    """The run's progress artifact. Outside a run, or without its server, there is none: the work goes on."""
+
+    def __init__(self, stage: StageName, key: str, subject: str) -> None:
+        self._stage = stage
+        self._key = key
+        self._subject = subject
+        self._id: UUID | None = None
+        self._wanted = True
+
+    def show(self, percent: float, text: str) -> None:
+        """Create it, or bring it up to date; `percent` is from 0 to 100."""
+        if not self._wanted:
+            return
+        self._id = shown(self._stage, lambda: self._put(percent, f"{self._subject}: {text}"))
+        self._wanted = self._id is not None
+
+    def _put(self, percent: float, description: str) -> UUID:
+        if self._id is None:
+            return cast(UUID, create_progress_artifact(percent, self._key, description))
+        return cast(UUID, update_progress_artifact(self._id, percent, description))

@@ -9,7 +9,6 @@ from blocks.folder_bench import FolderBench
 from blocks.gguf_bench import GgufBench, Place
 from blocks.nvml import gpus_in_use
 from flows.tool_environment import build_tool, is_built, lock_tool
-from tasks.core.errors import SpecError
 from tasks.core.progress import say
 from tasks.core.serving import ServingConfig
 from tasks.core.settings import Settings
@@ -19,10 +18,9 @@ from tasks.engines.catalogue import get_engine
 from tasks.engines.families import Family
 from tasks.engines.weights import why_not_here
 from tasks.environment.models import Locked
-from tasks.quantization import plan
 from tasks.quantization.apply import CandidateBench
 from tasks.quantization.folder_sizes import PLAIN
-from tasks.quantization.models import Calibration, QuantizationRequest
+from tasks.quantization.models import QuantizationRequest
 from tasks.quantization.recipe import QUANTIZER, SCORER
 
 
@@ -44,29 +42,6 @@ def quantizer_lock(kind: EngineKind, tuning: Tuning, refused: dict[CandidateForm
     if not needed:
         return None
     return lock_tool(QUANTIZER, Settings.load(), name="the quantizer", torch_backend="auto")
-
-
-def read_calibration(tuning: Tuning) -> Calibration | None:
-    """The text that w4a16 is fitted to. Raises `SpecError` where it cannot be read, or holds the held-out text."""
-    path = tuning.calibration_text
-    if path is None or CandidateFormat.W4A16 not in tuning.candidates:
-        return None
-    text = read_text(path, "tuning.calibration_text", tuning.calibration_tokens)
-    if tuning.quality_text is not None:
-        held_out = read_text(tuning.quality_text, "tuning.quality_text", tuning.quality_tokens)
-        plan.check_held_out(text, held_out)
-    return Calibration(text=text, tokens=tuning.calibration_tokens, window=plan.window_tokens(tuning.context))
-
-
-def read_text(path: Path, key: str, tokens: int) -> str:
-    """The beginning of a text, as much of it as so many tokens can need. Raises `SpecError` that names the key."""
-    try:
-        with path.open("rb") as file:
-            return file.read(plan.text_bytes(tokens)).decode("utf-8", errors="ignore")
-    except OSError as error:
-        raise SpecError(
-            f"{key} {path} cannot be read: {error.strerror}", fix="give the path of a text file"
-        ) from None
 
 
 def candidate_bench(

@@ -28,7 +28,7 @@ def check_leaks(name: str | None = None) -> Outcome[LeakResult]:
         name: The service; every service of this host when empty.
     """
     if name is None:
-        return worst_of_every_service(partial(check_leaks, return_state=True))
+        return worst_of_every_service(check_leaks)
     folder = ServiceFolder(Settings.load().services, name)
     state, release = folder.serving()
     if (why := damage(folder.samples)) is not None:

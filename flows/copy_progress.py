@@ -6,14 +6,10 @@ import contextlib
 import threading
 from collections.abc import Iterator
 from contextvars import copy_context
-from typing import cast
-from uuid import UUID
 
-from prefect.artifacts import create_progress_artifact, update_progress_artifact
-
-from flows.artifacts import shown
+from flows.artifacts import ProgressArtifact
 from flows.recording import artifact_key
-from tasks.core.progress import Meter, Progress, meter, say
+from tasks.core.progress import Meter, meter, say
 from tasks.core.verdicts import StageName
 
 PERIOD_S = 1.0
@@ -41,7 +37,7 @@ def show_copy(stage: StageName, subject: str, total_bytes: int) -> Iterator[None
 
 
 def _watch(counted: Meter, over: threading.Event, stage: StageName, subject: str) -> None:
-    artifact = _Artifact(stage, f"{artifact_key(stage, subject)}-progress", subject)
+    artifact = ProgressArtifact(stage, f"{artifact_key(stage, subject)}-progress", subject)
     looks = 0
     while not over.wait(PERIOD_S):
         progress = counted.progress()
@@ -49,31 +45,8 @@ def _watch(counted: Meter, over: threading.Event, stage: StageName, subject: str
             continue
         if looks % _LINES_EVERY == 0:
             say(stage, str(progress))
-        artifact.show(progress)
+        artifact.show(progress.percent, str(progress))
         looks += 1
     if looks:
-        artifact.show(counted.progress())
-
-
-class _Artifact:
-    """The run's progress artifact. Outside a run, or without its server, there is none: the copy goes on."""
-
-    def __init__(self, stage: StageName, key: str, subject: str) -> None:
-        self._stage = stage
-        self._key = key
-        self._subject = subject
-        self._id: UUID | None = None
-        self._wanted = True
-
-    def show(self, progress: Progress) -> None:
-        """Create it, or bring it up to date."""
-        if not self._wanted:
-            return
-        self._id = shown(self._stage, lambda: self._put(progress))
-        self._wanted = self._id is not None
-
-    def _put(self, progress: Progress) -> UUID:
-        description = f"{self._subject}: {progress}"
-        if self._id is None:
-            return cast(UUID, create_progress_artifact(progress.percent, self._key, description))
-        return cast(UUID, update_progress_artifact(self._id, progress.percent, description))
+        progress = counted.progress()
+        artifact.show(progress.percent, str(progress))

@@ -11,22 +11,26 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from prefect import flow, tags
-from prefect.runtime import flow_run
 
 from blocks.engine_api import EngineApi
 from blocks.environment_trial import EnvironmentTrial
 from blocks.fact_contract import FactContract
 from blocks.host import ThisHost, fingerprint_here
+from blocks.kept_code import keep_script
 from blocks.managers import open_manager
 from blocks.model_registry import ResolvedModel, resolve
 from blocks.nvml import gpus_in_use, read_nvml
 from blocks.record_store import open_record_store
 from blocks.targets import check_target
+from flows.artifacts import ProgressArtifact
+from flows.asked_by_api import hold_to_list, programs_of_spec
 from flows.build_environment import build_environment
 from flows.check_health import check_health
+from flows.early_checks import check_inputs
 from flows.named_states import answer_of, named
-from flows.recording import Outcome, publish
+from flows.recording import Outcome, artifact_key, publish
 from flows.roll_out import roll_out_under_lease
+from flows.run_logs import follow_subflows
 from flows.side_by_side import side_by_side
 from flows.stage_model import stage_and_keep
 from flows.stale_runs import end_stale_runs, end_stale_tasks, service_tag
@@ -46,12 +50,12 @@ from tasks.core.freshness import measure_anew
 from tasks.core.pins import pinned_versions
 from tasks.core.progress import say
 from tasks.core.records import new_record
-from tasks.core.release import Launch, Release
+from tasks.core.release import Launch, Release, ServiceFolder
 from tasks.core.result import StageResult
 from tasks.core.serving import Loader
 from tasks.core.settings import Settings
 from tasks.core.spec import DeploySpec
-from tasks.core.verdicts import FAULT, CompatibilityVerdict, LifecycleVerdict, StageName
+from tasks.core.verdicts import FAULT, CompatibilityVerdict, LifecycleVerdict, StageName, says_no
 from tasks.engines.catalogue import get_engine
 from tasks.engines.deployable import refusal, wants_absent_gpu
 from tasks.engines.families import check_flags, family_at, served_as
@@ -61,7 +65,11 @@ from tasks.environment.models import EnvironmentRequest, EnvironmentResult, Lock
 from tasks.environment.task import lock_environment
 from tasks.loading.plan import find_choice
 from tasks.quantization.models import QuantizationResult
+from tasks.rollout.damage import set_damage_aside
 from tasks.staging.models import StagingRequest, StagingResult
+
+STAGES = 7
+"""Of a deploy that no verdict ends: environment, compatibility, staging, quantization, batching, rollout, health."""
 
 K = TypeVar("K", bound=StageResult)
 
@@ -77,11 +85,14 @@ def deploy_model(spec: DeploySpec, fresh: tuple[StageName, ...] = ()) -> DeployR
         spec: what to deploy, where, and how good it has to be.
         fresh: stages that measure anew, whatever earlier records say.
     """
+    hold_to_list(programs_of_spec(spec))
     measure_anew(fresh)
     settings = Settings.load()
     lease = settings.service_lease(spec.name)
     with file_lock(lease, wait=False, holder=f"the service {spec.name}"), tags(service_tag(spec.name)):
-        end_stale_runs(spec.name, flow_run.id, flow_run.tags)
+        end_stale_runs(spec.name)
+        # First of all: what the service's releases need decides what may be removed to make room.
+        set_damage_aside(ServiceFolder(settings.services, spec.name))
         for folder in (
             settings.home / "records",
             settings.locks,
@@ -89,9 +100,20 @@ def deploy_model(spec: DeploySpec, fresh: tuple[StageName, ...] = ()) -> DeployR
             settings.services / spec.name,
         ):
             sweep_dead_writers(folder)
-        result = _Lifecycle(spec, settings).run()
+        with follow_subflows(StageName.LIFECYCLE):
+            result = _Lifecycle(spec, settings).run()
         end_stale_tasks(spec.name)
-    return named(result, result.verdict.capitalize(), deployment.headline(result))
+    return answer_with(result)
+
+
+def answer_with(result: DeployResult) -> DeployResult:
+    """The state that a flow returns which deployed."""
+    return named(
+        result,
+        result.verdict.capitalize(),
+        deployment.headline(result),
+        says_no=says_no(StageName.LIFECYCLE, result.verdict),
+    )
 
 
 class _Lifecycle:
@@ -102,6 +124,8 @@ class _Lifecycle:
         self.settings = settings
         self.model = ResolvedModel(spec.model)  # until `run` has asked for it
         self.rows: list[StageRow] = []
+        key = f"{artifact_key(StageName.LIFECYCLE, spec.name)}-progress"
+        self.progress = ProgressArtifact(StageName.LIFECYCLE, key, spec.name)
         self.start = time.monotonic()
 
     def run(self) -> DeployResult:
@@ -132,6 +156,7 @@ class _Lifecycle:
             return self._refused()
         if refused is not None:
             raise refused
+        check_inputs(self.spec, self.settings)
         with ExitStack() as model_in_use:  # until a release names the model
             prepared = self._prepare(model_in_use)
             if prepared is None:
@@ -144,7 +169,8 @@ class _Lifecycle:
                 release = self._release(environment, staging, *tuned)
                 rollout = self._keep(answer_of(lambda: roll_out_under_lease(release)))
         if rollout.says_no:
-            return self._refused(endpoint=rollout.result.endpoint)
+            # Measured after the rollback: nothing is said to serve that does not answer.
+            return self._refused(endpoint=rollout.result.endpoint if rollout.result.answers else None)
         endpoint = rollout.result.endpoint
         assert endpoint is not None  # a release that serves has an address
         health = self._keep(answer_of(lambda: check_health(self.spec.name)))
@@ -268,8 +294,9 @@ class _Lifecycle:
         engine = get_engine(self.spec.engine)
         loader = self._loader(quantization.candidate.path)
         config = batching.config.model_copy(update={"loader": loader[0] if loader else None})
+        worker = keep_script(self.settings.home, engine.server_worker) if engine.server_worker else None
         command = engine.command(
-            str(environment.python_path), str(engine.server_worker), str(quantization.candidate.path), config
+            str(environment.python_path), str(worker), str(quantization.candidate.path), config
         )
         check_flags(staging.model_dir, command.argv)
         return Release(
@@ -304,7 +331,9 @@ class _Lifecycle:
 
     def _keep(self, outcome: Outcome[K]) -> Outcome[K]:
         """Note a stage's row for the table, and say so in the deploy's own log."""
-        say(StageName.LIFECYCLE, f"{outcome.stage} {outcome.verdict}: {outcome.headline}")
+        line = f"{outcome.stage} {outcome.verdict}: {outcome.headline}"
+        say(StageName.LIFECYCLE, line)
+        self.progress.show(100 * (len(self.rows) + 1) / STAGES, line)
         self.rows.append(
             StageRow(
                 stage=outcome.stage,
@@ -314,6 +343,7 @@ class _Lifecycle:
                 record=outcome.record,
                 headline=outcome.headline,
                 log_tail=outcome.result.log_tail,
+                reasons=outcome.result.reasons if outcome.says_no else (),
             )
         )
         return outcome
@@ -343,7 +373,9 @@ class _Lifecycle:
 
     def _record(self, outcome: str, evidence: dict[str, Any], result: DeployResult | None) -> None:
         inputs = deployment.deploy_inputs(self.spec, self.model.version)
+        store = open_record_store(self.settings)
         record = new_record(
+            store=store,
             stage=StageName.LIFECYCLE,
             subject=self.spec.name,
             host_fingerprint=fingerprint_here(),
@@ -354,7 +386,7 @@ class _Lifecycle:
             evidence={"inputs": inputs, **evidence},
             consulted=[row.record for row in self.rows if row.record],
         )
-        open_record_store(self.settings).put(record)
+        store.put(record)
         if result is not None:
             description = f"{result.verdict}: {deployment.headline(result)}"
             publish(StageName.LIFECYCLE, self.spec.name, deployment.markdown(result), record.id, description)

@@ -3,33 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, cast
 
-from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
-from prefect.states import Completed
 
+from flows.named_states import answer_of, named
 from flows.recording import Outcome
 from tasks.core.settings import Settings
 
 _ORDER = ("none", "healthy", "suspected", "degraded", "confirmed", "unhealthy")
 
 
-def worst_of_every_service(check: Callable[[str], Any]) -> Outcome[Any]:
+def worst_of_every_service(check: Callable[[str], Outcome[Any]]) -> Outcome[Any]:
     """Check each running service in turn; the state of the worst one. Raises the first fault at the end.
 
-    `check` is a flow called with `return_state=True`: a service that cannot be checked does not end the others.
+    `check` is a flow, whose run records its fault: a service that cannot be checked does not end the others.
     """
     settings = Settings.load()
-    states: dict[str, State[Any]] = {name: check(name) for name in running_services(settings)}
-    stopped_meanwhile = set(states) - set(running_services(settings))
-    for name, state in states.items():
-        if not state.is_completed() and name not in stopped_meanwhile:
-            state.result()  # raises what it failed with
-    outcomes = [cast(Outcome[Any], state.result()) for state in states.values() if state.is_completed()]
+    outcomes: list[Outcome[Any]] = []
+    faults: dict[str, Exception] = {}
+    for name in running_services(settings):
+        try:
+            outcomes.append(answer_of(partial(check, name)))
+        except Exception as error:  # noqa: BLE001 - that service's own run has recorded it
+            faults[name] = error
+    still_running = running_services(settings)
+    for name, fault in faults.items():
+        if name in still_running:  # one stopped meanwhile has nothing to be checked
+            raise fault
     if not outcomes:
-        nothing: Any = Completed(name="Nothing to check", message="no service runs on this host")
-        return cast("Outcome[Any]", nothing)
+        nothing: Any = None
+        return cast("Outcome[Any]", named(nothing, "Nothing to check", "no service runs on this host"))
     return max(outcomes, key=lambda outcome: _ORDER.index(outcome.verdict)).as_state()
 
 

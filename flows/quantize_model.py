@@ -8,15 +8,17 @@ from typing import Any
 
 from prefect import flow
 
+from flows.asked_by_api import hold_to_list, programs_of_spec
 from flows.build_environment import build_environment
+from flows.early_checks import check_tuning_inputs
 from flows.recording import Outcome
 from flows.side_by_side import side_by_side
 from flows.stage_model import stage_and_keep
 from flows.tune_serving import TuningRequest, quantized
 from tasks.core.cancellation import begin
+from tasks.core.settings import Settings
 from tasks.core.spec import DeploySpec
 from tasks.engines.catalogue import get_engine
-from tasks.engines.weights import check_formats
 from tasks.environment.models import EnvironmentRequest
 from tasks.staging.models import StagingRequest
 
@@ -29,8 +31,9 @@ def quantize_model(spec: DeploySpec) -> Outcome[Any]:
         spec: which model and formats, and how much quality may be lost. Returns the outcome of quantization, or
             of the stage before it that said no.
     """
+    hold_to_list(programs_of_spec(spec))
     staging = StagingRequest.of(spec, convertible=get_engine(spec.engine).card.loads_gguf)
-    check_formats(spec.engine, spec.tuning.candidates)
+    check_tuning_inputs(spec, Settings.load())
     environment = EnvironmentRequest.of(spec.engine, spec.environment)
     with ExitStack() as model_in_use:
         outcomes = side_by_side(

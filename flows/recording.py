@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from blocks.host import fingerprint_here
 from blocks.host_load import ForeignLoad
 from blocks.record_store import open_record_store
+from blocks.redacted_logs import redact_logs
 from flows.artifacts import shown
 from flows.named_states import named
 from tasks.core.disk_faults import disk_fault
@@ -34,11 +35,14 @@ from tasks.core.records import (
     new_record,
     standing,
 )
+from tasks.core.redaction import redacted, redacted_value
 from tasks.core.result import Report, StageResult
 from tasks.core.settings import Settings
 from tasks.core.verdicts import CANCELLED, FAULT, StageName, says_no
 
 R = TypeVar("R", bound=StageResult)
+
+redact_logs()  # every flow imports this module, in the command as in a worker
 
 
 class Outcome(BaseModel, Generic[R]):
@@ -60,9 +64,9 @@ class Outcome(BaseModel, Generic[R]):
         return says_no(self.stage, self.verdict)
 
     def as_state(self) -> Self:
-        """The Prefect state that shows it: `Cached`, or the verdict. A verdict is never a failed run."""
+        """The Prefect state that shows it: `Cached`, or the verdict, which is red where it says no."""
         name = "Cached" if self.cached else self.verdict.replace("_", " ").capitalize()
-        return named(self, name, self.headline)
+        return named(self, name, self.headline, says_no=self.says_no)
 
 
 def run_stage(
@@ -76,12 +80,14 @@ def run_stage(
     still_good: Callable[[R], bool] | None = None,
     consulted: Sequence[str] = (),
     load: ForeignLoad | None = None,
+    began: float | None = None,
 ) -> Outcome[R]:
     """Do one stage's work, or let a good record stand in for it; write the record and the artifact.
 
     `still_good` looks whether a recorded result's outputs are there unharmed; without it nothing is reused.
     `consulted` are records that the decision uses: their ids are part of the inputs, so new knowledge decides
-    anew. A result holds on hosts with the same fingerprint only. A fault is recorded, then raised.
+    anew. `began` is when the work began by the monotonic clock, if before this call.
+    A result holds on hosts with the same fingerprint only. A fault is recorded, then raised.
 
     `load` is what the work measured of the host's other load: a record that was made beside a busy neighbour stands
     in for the work only as long as the host is busy.
@@ -90,7 +96,7 @@ def run_stage(
     store = open_record_store(settings)
     host = fingerprint_here()
     digest = inputs_digest(stage, inputs, consulted)
-    start = time.monotonic()
+    start = time.monotonic() if began is None else began
     if still_good is not None and not is_fresh(stage):
         cached = _reuse(store, stage, digest, host, result_type, still_good)
         if cached is not None and _is_worth_repeating(cached[0], load, settings):
@@ -124,10 +130,12 @@ def run_stage(
         _record_failure(store, frame, FAULT, error, time.monotonic() - start)
         raise
     except Exception as error:
-        if isinstance(error, OSError) and (fault := disk_fault(error, Settings.load().home)):
+        if isinstance(error, OSError) and (fault := disk_fault(error, settings.home)):
             _record_failure(store, frame, FAULT, fault, time.monotonic() - start)
             raise fault from error
-        # Not explained by Slipway, recorded all the same: failures are knowledge too. It goes on up.
+        # Not explained by Slipway, recorded all the same: failures are knowledge too. It goes on up, and Prefect
+        # makes its text the message of the run's state.
+        error.args = redacted_value(error.args)
         _record_failure(
             store, frame, FAULT, SlipwayError(f"{type(error).__name__}: {error}"), time.monotonic() - start
         )
@@ -138,6 +146,7 @@ def run_stage(
         numbers[FOREIGN_LOAD] = Number(value=load.share, unit="1")
     record = new_record(
         **frame,
+        store=store,
         outcome=result.verdict,
         seconds=seconds,
         numbers=numbers,
@@ -145,12 +154,8 @@ def run_stage(
     )
     store.put(record)
     words = load_words(numbers, settings.busy_share)
-    headline = report.headline(result) + words
-    note = (
-        f"\n\nMeasured{words.replace(',', '', 1)}: once the host is quiet, it is measured again.\n"
-        if words
-        else ""
-    )
+    headline = redacted(report.headline(result)) + words
+    note = f"\n\nMeasured{words[1:]}: once the host is quiet, it is measured again.\n" if words else ""
     publish(stage, subject, report.markdown(result) + note, record.id, f"{result.verdict}: {headline}")
     say(stage, f"{result.verdict}: {headline}")
     return Outcome[R](
@@ -201,8 +206,9 @@ def _is_worth_repeating(record: Record, load: ForeignLoad | None, settings: Sett
 def _record_failure(
     store: RecordStore, frame: Mapping[str, Any], outcome: str, error: SlipwayError, seconds: float
 ) -> None:
-    record = new_record(**frame, outcome=outcome, seconds=seconds, evidence={"error": error.as_json()})
+    evidence = {"error": error.as_json()}
     try:
+        record = new_record(**frame, store=store, outcome=outcome, seconds=seconds, evidence=evidence)
         store.put(record)
     except (SlipwayError, OSError) as lost:
         # The fault goes on up whatever becomes of its record: it says more than a store that is down.
@@ -237,8 +243,8 @@ def publish(
     def show() -> UUID:
         made = create_markdown_artifact(
             key=artifact_key(stage, subject),
-            markdown=text,
-            description=description or f"{stage} of {subject}",
+            markdown=redacted(text),
+            description=redacted(description or f"{stage} of {subject}"),
         )
         return cast(UUID, made)  # a coroutine only where it is awaited
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from prefect import flow
 
-from flows.deploy_model import deploy_model
-from flows.named_states import answer_of, named
-from tasks.core.deployment import DeployResult, headline
+from flows.deploy_model import answer_with, deploy_model
+from flows.named_states import answer_of
+from tasks.core.deployment import DeployResult
 from tasks.core.release import ServiceFolder
 from tasks.core.settings import Settings
 
@@ -20,5 +20,4 @@ def redeploy_model(service: str, source_event_id: str | None = None) -> DeployRe
         source_event_id: the event that asked for it, kept with the run.
     """
     _, release = ServiceFolder(Settings.load().services, service).serving()
-    result = answer_of(lambda: deploy_model(release.spec))
-    return named(result, result.verdict.capitalize(), headline(result))
+    return answer_with(answer_of(lambda: deploy_model(release.spec)))

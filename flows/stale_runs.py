@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import platform
 from typing import Any
-from uuid import UUID
 
+import httpx
 from prefect import get_client
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.filters import (
     FlowRunFilter,
+    FlowRunFilterParentTaskRunId,
     FlowRunFilterState,
     FlowRunFilterStateType,
     FlowRunFilterTags,
@@ -26,11 +27,19 @@ from prefect.client.schemas.filters import (
     WorkPoolFilter,
     WorkPoolFilterName,
 )
-from prefect.client.schemas.objects import State, StateType
+from prefect.client.schemas.objects import FlowRun, State, StateType
+from prefect.client.schemas.sorting import FlowRunSort
+from prefect.context import FlowRunContext
+from prefect.exceptions import PrefectException
 from prefect.states import Crashed
+from prefect.utilities.urls import url_for
 
 _ALIVE = [StateType.PENDING, StateType.RUNNING]
 _HOLD_SLOTS = [*_ALIVE, StateType.CANCELLING]
+
+
+_NO_PARENT = FlowRunFilterParentTaskRunId(is_null_=True)
+"""Of runs that are no other run's stage."""
 
 
 def service_tag(name: str) -> str:
@@ -38,12 +47,13 @@ def service_tag(name: str) -> str:
     return f"service:{name}@{platform.node()}"
 
 
-def end_stale_runs(name: str, own_run: UUID, own_tags: list[str]) -> int:
-    """Mark runs of this service, and their tasks, as crashed, tag the caller's own; how many runs were stale.
+def end_stale_runs(name: str) -> int:
+    """Mark runs of this service, and their tasks, as crashed, and tag the calling run; how many runs were stale.
 
-    Call while holding the service's lease, before any subflow starts: whatever else runs by Prefect's account
+    Call in a flow that holds the service's lease, before any subflow starts: whatever else runs by Prefect's account
     cannot be alive then.
     """
+    own = _own_run()
     tag = service_tag(name)
     wanted = FlowRunFilter(
         tags=FlowRunFilterTags(all_=[tag]),
@@ -51,12 +61,31 @@ def end_stale_runs(name: str, own_run: UUID, own_tags: list[str]) -> int:
     )
     with get_client(sync_client=True) as client:
         runs = client.read_flow_runs(flow_run_filter=wanted)
-        stale = [run.id for run in runs if run.id != own_run]
+        stale = [run.id for run in runs if run.id != own.id]
         for run in stale:
             client.set_flow_run_state(run, _killed("the service's next run"), force=True)
         _end_tasks(client, name)
-        client.update_flow_run(own_run, tags=sorted({*own_tags, tag}))
+        client.update_flow_run(own.id, tags=sorted({*own.tags, tag}))
     return len(stale)
+
+
+def _own_run() -> FlowRun:
+    """The calling run. `prefect.runtime` gives its id as text, which equals no id that the server tells."""
+    context = FlowRunContext.get()
+    assert context is not None
+    assert context.flow_run is not None
+    return context.flow_run
+
+
+def newest_run_page(name: str) -> str | None:
+    """Address in Prefect's UI of the last deploy of a service on this host; None where no server tells."""
+    wanted = FlowRunFilter(tags=FlowRunFilterTags(all_=[service_tag(name)]), parent_task_run_id=_NO_PARENT)
+    try:
+        with get_client(sync_client=True) as client:
+            runs = client.read_flow_runs(flow_run_filter=wanted, sort=FlowRunSort.START_TIME_DESC, limit=1)
+    except (PrefectException, httpx.HTTPError):
+        return None
+    return url_for("flow-run", obj_id=runs[0].id) if runs else None
 
 
 def end_runs_of_pool(pool: str) -> int:

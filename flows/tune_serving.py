@@ -19,12 +19,11 @@ from blocks.host_load import ForeignLoad
 from blocks.nvml import gpus_in_use
 from blocks.prefetch import Prefetcher
 from blocks.record_store import open_record_store
+from flows.asked_by_api import hold_to_list, python_in
 from flows.candidate_bench import (
     candidate_bench,
     infeasible,
     quantizer_lock,
-    read_calibration,
-    read_text,
 )
 from flows.named_states import named
 from flows.placing import (
@@ -36,7 +35,9 @@ from flows.placing import (
     predicted,
 )
 from flows.recording import Outcome, run_stage
+from flows.step_progress import show_steps
 from flows.tool_environment import tool_python
+from flows.tuning_texts import read_calibration, read_task_set, read_text
 from tasks.batching import guidellm
 from tasks.batching import report as batching_report
 from tasks.batching.models import BatchingRequest, BatchingResult, Limits, Requests, Space
@@ -58,11 +59,10 @@ from tasks.engines.families import family_in
 from tasks.engines.weights import check_formats
 from tasks.quantization import report as quantization_report
 from tasks.quantization.apply import predict_sizes, still_good
-from tasks.quantization.models import Candidate, Exercise, QuantizationRequest, QuantizationResult
+from tasks.quantization.models import Candidate, QuantizationRequest, QuantizationResult
 from tasks.quantization.plan import check_order
 from tasks.quantization.recipe import maker_digest
 from tasks.quantization.task import measure_candidates
-from tasks.quantization.task_set import parse_task_set
 from tasks.staging.store import in_use_by_path
 
 R = TypeVar("R")
@@ -103,6 +103,7 @@ def tune_serving(request: TuningRequest) -> TuningOutcome:
     Args:
         request: The staged model, the engine's environment, and the spec's sections on tuning.
     """
+    hold_to_list([python_in(request.python_path, "request.python_path")])
     check_tunable(request.engine)
     with in_use_by_path(request.model_dir, Settings.load()):
         quantization = quantized(request)
@@ -111,7 +112,8 @@ def tune_serving(request: TuningRequest) -> TuningOutcome:
     last = batching or quantization
     cached = quantization.cached and batching is not None and batching.cached
     outcome = TuningOutcome(quantization=quantization, batching=batching)
-    return named(outcome, "Cached" if cached else last.verdict.capitalize(), last.headline)
+    name = "Cached" if cached else last.verdict.capitalize()
+    return named(outcome, name, last.headline, says_no=last.says_no)
 
 
 def _bench(request: TuningRequest, stage: StageName) -> EngineBench:
@@ -196,7 +198,8 @@ def quantized(request: TuningRequest) -> Outcome[QuantizationResult]:
         made_by = candidate_bench(
             _bench(request, StageName.QUANTIZATION), config, asked, quantizer, partial(_placed, request)
         )
-        return _alone(lambda: measure_candidates(asked, made_by, Settings.load()), load)
+        with show_steps(StageName.QUANTIZATION, request.name):
+            return _alone(lambda: measure_candidates(asked, made_by, Settings.load()), load)
 
     return run_stage(
         StageName.QUANTIZATION,
@@ -223,7 +226,7 @@ def _asked(request: TuningRequest, refused: dict[CandidateFormat, str]) -> Quant
         tokens=tuning.quality_tokens,
         context=tuning.context,
         tolerance=objectives.quality_tolerance,
-        exercises=_read_task_set(tuning),
+        exercises=read_task_set(tuning),
         task_tolerance=_task_tolerance(objectives),
         policy=objectives.policy,
         memory_bytes=_servable_bytes(request),
@@ -263,15 +266,19 @@ def _batch(request: TuningRequest, candidate: Candidate) -> Outcome[BatchingResu
         space=space,
     )
     load = ForeignLoad()
+
+    def work() -> BatchingResult:
+        generator = _with_generator(bench, request)
+        with show_steps(StageName.BATCHING, request.name):
+            return _alone(lambda: find_batch(asked, generator, prior.batch if prior else None), load)
+
     outcome = run_stage(
         StageName.BATCHING,
         subject=request.name,
         inputs=inputs,
         result_type=BatchingResult,
         report=batching_report,
-        work=lambda: _alone(
-            lambda: find_batch(asked, _with_generator(bench, request), prior.batch if prior else None), load
-        ),
+        work=work,
         still_good=lambda _: True,  # nothing is kept but the record itself
         consulted=(prior.record,) if prior else (),
         load=load,
@@ -365,19 +372,6 @@ def _servable_bytes(request: TuningRequest) -> int:
     if gpu_sizes(request.hardware) and get_engine(request.engine).card.find_knob("offload"):
         usable += int(host_bytes(request.hardware) * request.objectives.memory_fraction)
     return usable
-
-
-def _read_task_set(tuning: Tuning) -> tuple[Exercise, ...]:
-    path = tuning.task_set
-    if path is None:
-        return ()
-    try:
-        return parse_task_set(path.read_text(), path.name)
-    except OSError as error:
-        reason = error.strerror or "it cannot be read"
-    except UnicodeDecodeError:
-        reason = "it is not UTF-8"
-    raise SpecError(f"tuning.task_set {path}: {reason}", fix="give the path of a file of JSON lines")
 
 
 def _task_tolerance(objectives: Objectives) -> float:

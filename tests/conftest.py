@@ -58,10 +58,27 @@ def disk_missing() -> str | None:
 # Other tests run beside: what they use would have figures measured again in the middle of one that counts on records.
 os.environ.setdefault("SLIPWAY_BUSY_SHARE", "1")
 
+
+def browser_missing() -> str | None:
+    """Why there is no browser to test with; None if there is."""
+    return None if shutil.which("chromium") else "the program chromium is not installed"
+
+
+def another_user_missing() -> str | None:
+    """Why no command can be run as another user; None if it can."""
+    return None if os.geteuid() == 0 else "only root may run commands as another user"
+
+
 LONGEST = ("kills", "readme", "doors", "folder_candidates", "folder_deploy", "deploy")
 """Files of integration tests that take a minute or more, the longest first."""
 
-MISSING = {"docker": docker_missing, "haproxy": haproxy_missing, "disk": disk_missing}
+MISSING = {
+    "docker": docker_missing,
+    "haproxy": haproxy_missing,
+    "disk": disk_missing,
+    "browser": browser_missing,
+    "another_user": another_user_missing,
+}
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -123,7 +140,9 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tempora
         with uncovered():
             server = stack.enter_context(temporary_server(settings))
         server.wait()
-        yield server
+        with pytest.MonkeyPatch.context() as environment:  # for commands that tests start
+            environment.setenv("PREFECT_API_AUTH_STRING", server.key)
+            yield server
 
 
 @pytest.fixture(scope="session")

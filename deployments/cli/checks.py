@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from deployments.cli.main import print_json
+from deployments.cli.params import LARGEST_BYTES, LONGEST_S, Count, GivenPath, Number
 from tasks.core.verdicts import StageName, says_no
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ def _check(settings: Settings, name: str, *, contract: bool, files: bool) -> tup
     )
     inputs = {"release": release.id, "contract": contract}
     record = new_record(
+        store=store,
         stage=StageName.HEALTH,
         subject=name,
         host_fingerprint=fingerprint_here(),
@@ -109,11 +111,11 @@ def leaks() -> None:
 
 
 @leaks.command()
-@click.argument("series", type=click.Path(path_type=Path))
-@click.option("--limit-bytes", type=click.IntRange(min=1), help="Memory limit, for the forecast.")
+@click.argument("series", type=GivenPath())
+@click.option("--limit-bytes", type=Count(1, LARGEST_BYTES), help="Memory limit, for the forecast.")
 @click.option(
     "--confirm-after-s",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Number(0, LONGEST_S, min_open=True),
     default=86_400.0,
     show_default=True,
     help="Data needed to confirm a leak, s.",
@@ -121,17 +123,14 @@ def leaks() -> None:
 @_AS_JSON
 def judge(series: Path, limit_bytes: int | None, confirm_after_s: float, as_json: bool) -> None:
     """Is there a leak in SERIES, a CSV file with the columns t_s,bytes and optionally requests?"""
-    from tasks.core.errors import NotFoundError, WrongUseError
+    from tasks.core.given_files import TEXT_LIMIT_BYTES, decode_text, read_given
     from tasks.leaks import plan
     from tasks.leaks.models import LeakRequest
     from tasks.leaks.series import parse_series
 
-    try:
-        text = series.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise NotFoundError(f"no file {series}", fix="give a CSV file with the columns t_s,bytes") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise WrongUseError(f"cannot read {series}: {error}", fix="give a CSV file in UTF-8") from None
+    fix = "give a CSV file with the columns t_s,bytes"
+    content = read_given(series, "series", limit_bytes=TEXT_LIMIT_BYTES, fix=fix)
+    text = decode_text(content, f"the series {series}")
     request = LeakRequest(limit_bytes=limit_bytes, confirm_after_s=confirm_after_s)
     result = plan.judge(parse_series(text, str(series)), request)
     if as_json:

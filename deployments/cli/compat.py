@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING
 import click
 
 from deployments.cli.main import print_json
+from deployments.cli.params import GivenPath
 from tasks.core.errors import NotFoundError, WrongUseError
 from tasks.core.spec import EngineKind, Target
 from tasks.core.verdicts import StageName, says_no
 
 if TYPE_CHECKING:
     from tasks.compatibility.models import CompatibilityResult, Survey, TablesCheck
+    from tasks.core.facts import Facts
 
 
 as_json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
@@ -46,20 +48,28 @@ def compat() -> None:
 
 
 @compat.command()
-@click.option("--facts", "facts_file", metavar="FILE", help="Judge these facts, not this host; - reads them.")
+@click.option(
+    "--facts",
+    "facts_file",
+    metavar="FILE",
+    type=GivenPath(),
+    help="Judge these facts, not this host; - reads them.",
+)
 @click.option(
     "--engine",
     type=click.Choice([kind.value for kind in EngineKind]),
-    help="Engine to run on this host; that of --environment, else llama.cpp, when left out.",
+    help="Engine to run there; that of --facts or --environment, else llama.cpp, when left out.",
 )
 @click.option(
     "--lock",
     metavar="FILE",
+    type=GivenPath(),
     help="Lock of the engine's environment; the engine's own pinned requirements when left out.",
 )
 @click.option(
     "--environment",
     metavar="ENV",
+    type=GivenPath(),
     help="Environment that stands on this host: its packages, and the CUDA that its torch was built for.",
 )
 @click.option(
@@ -67,10 +77,10 @@ def compat() -> None:
 )
 @as_json_option
 def check(
-    facts_file: str | None,
+    facts_file: Path | None,
     engine: str | None,
-    lock: str | None,
-    environment: str | None,
+    lock: Path | None,
+    environment: Path | None,
     target: str | None,
     as_json: bool,
 ) -> None:
@@ -86,11 +96,11 @@ def check(
                 "--target is for this host; facts say theirs themselves",
                 fix=f'put "target": "{target}" there',
             )
-        result = _judge_file(facts_file)
+        result = _judge_file(facts_file, engine)
     elif environment is not None:
         if lock is not None:
             raise WrongUseError("--lock and --environment each say what is installed", fix="give one")
-        result = _judge_environment(Path(environment), engine, target)
+        result = _judge_environment(environment, engine, target)
     else:
         result = _judge_lock(EngineKind(engine or EngineKind.LLAMA_CPP), lock, target)
     if as_json:
@@ -133,9 +143,9 @@ def rules(as_json: bool) -> None:
 
 
 @compat.command()
-@click.option("--docs", metavar="PATH", help="Write the Data Docs page to this file, too.")
+@click.option("--docs", metavar="PATH", type=GivenPath(), help="Write the Data Docs page to this file, too.")
 @as_json_option
-def tables(docs: str | None, as_json: bool) -> None:
+def tables(docs: Path | None, as_json: bool) -> None:
     """Hold the fact tables to their contract; exit code 3 where it is broken.
 
     Great Expectations checks each state of the tables once, which takes seconds, and writes a page about it.
@@ -146,7 +156,7 @@ def tables(docs: str | None, as_json: bool) -> None:
 
     found = FactContract(Settings.load()).check()
     if docs is not None:
-        found = found.model_copy(update={"page": str(_copy_page(Path(found.page), Path(docs)))})
+        found = found.model_copy(update={"page": str(_copy_page(Path(found.page), docs))})
     if as_json:
         print_json(tables_answer(found))
     else:
@@ -156,13 +166,10 @@ def tables(docs: str | None, as_json: bool) -> None:
 
 
 def _copy_page(page: Path, to: Path) -> Path:
-    from tasks.core.files import write_atomically
+    from tasks.core.given_files import write_given
 
     target = to / page.name if to.is_dir() else to
-    try:
-        write_atomically(target, page.read_bytes())
-    except OSError as error:
-        raise WrongUseError(f"cannot write {target}: {error.strerror}") from None
+    write_given(target, page.read_bytes())
     return target.absolute()
 
 
@@ -202,26 +209,51 @@ def _survey_here() -> Survey:
     return survey_host(ThisHost())
 
 
-def _judge_file(name: str) -> CompatibilityResult:
+def _judge_file(file: Path, engine: str | None) -> CompatibilityResult:
     from tasks.compatibility.models import Survey
+    from tasks.compatibility.plan import for_engine
     from tasks.compatibility.way_out import advise
-    from tasks.core.facts import parse_facts
+    from tasks.core.pins import pinned_versions
+    from tasks.engines.catalogue import get_engine
 
-    content = sys.stdin.buffer.read() if name == "-" else _read(Path(name))
-    return advise(Survey(facts=parse_facts(content, source="standard input" if name == "-" else name)))
+    survey = Survey(facts=read_facts(file))
+    if engine is not None:
+        pins = pinned_versions("\n".join(get_engine(EngineKind(engine)).requirements))
+        survey = for_engine(survey, engine, pins)
+    return advise(survey)
 
 
-def _judge_lock(engine: EngineKind, lock: str | None, target: str | None) -> CompatibilityResult:
+def read_facts(file: Path) -> Facts:
+    """The facts in that file; - is standard input. Raises `WrongUseError`."""
+    from tasks.core.facts import LIMIT_BYTES, parse_facts
+    from tasks.core.given_files import read_given, within_limit
+
+    if str(file) == "-":
+        source, content = "standard input", sys.stdin.buffer.read(LIMIT_BYTES + 1)
+        within_limit(content, source, LIMIT_BYTES)
+    else:
+        fix = "make it: slipway survey --json; - reads standard input"
+        source, content = str(file), read_given(file, "facts file", limit_bytes=LIMIT_BYTES, fix=fix)
+    return parse_facts(content, source=source)
+
+
+def _judge_lock(engine: EngineKind, lock: Path | None, target: str | None) -> CompatibilityResult:
     from tasks.compatibility.plan import run_on
     from tasks.compatibility.way_out import advise
     from tasks.core.pins import pinned_versions
     from tasks.engines.catalogue import get_engine
 
-    text = _read(Path(lock)).decode(errors="replace") if lock else "\n".join(get_engine(engine).requirements)
+    text = _lock_text(lock) if lock else "\n".join(get_engine(engine).requirements)
     packages = pinned_versions(text)
     if lock and not packages:
         raise WrongUseError(f"{lock} pins no package", fix="give a lock with lines such as numpy==2.3.1")
     return advise(run_on(_survey_here(), packages, engine=engine.value, target=target))
+
+
+def _lock_text(path: Path) -> str:
+    from tasks.core.given_files import LOCK_LIMIT_BYTES, read_given
+
+    return read_given(path, "lock", limit_bytes=LOCK_LIMIT_BYTES).decode(errors="replace")
 
 
 def judge_pins(engine: EngineKind, target: str | None) -> CompatibilityResult:
@@ -246,15 +278,6 @@ def _judge_environment(folder: Path, engine: str | None, target: str | None) -> 
     return advise(
         run_on(survey, packages, engine=engine or engine_of(packages, load_tables()), target=target)
     )
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        raise NotFoundError(f"no file {path}") from None
-    except OSError as error:
-        raise WrongUseError(f"cannot read {path}: {error.strerror}") from None
 
 
 def _show(result: CompatibilityResult) -> None:

@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from deployments.cli.main import print_json
+from deployments.cli.params import GivenPath
 from tasks.core.deployment import DeployResult, StageRow
 from tasks.core.freshness import STAGES
 from tasks.core.settings import Settings
 from tasks.core.spec import DeploySpec, load_spec
 from tasks.core.verdicts import StageName, says_no
 
+if TYPE_CHECKING:
+    from deployments.prefect_api import PrefectApi
+
+
+_SHOWN = {"stage", "verdict", "cached", "seconds", "record", "headline", "log_tail", "reasons"}
+"""Of a stage's row, for programs."""
+
 
 @click.command()
-@click.argument("spec_file", metavar="SPEC", type=click.Path(path_type=Path))
+@click.argument("spec_file", metavar="SPEC", type=GivenPath())
 @click.option("--dry-run", is_flag=True, help="Print the plan; do nothing.")
 @click.option("--set", "overrides", metavar="KEY=VALUE", multiple=True, help="Override a key of the spec.")
 @click.option(
@@ -40,7 +51,7 @@ def deploy(
         _show_plan(spec, anew, as_json=as_json)
         return
     _check_engine(spec)
-    _check_target(spec)
+    _check_host(spec)
     result = _run(spec, anew, quiet=as_json)
     if as_json:
         print_json(
@@ -49,12 +60,7 @@ def deploy(
                 "endpoint": result.endpoint,
                 "release": result.release,
                 "verdict": result.verdict,
-                "stages": [
-                    row.model_dump(
-                        include={"stage", "verdict", "cached", "seconds", "record", "headline", "log_tail"}
-                    )
-                    for row in result.stages
-                ],
+                "stages": [row.model_dump(include=_SHOWN) for row in result.stages],
             }
         )
     else:
@@ -73,11 +79,18 @@ def _check_engine(spec: DeploySpec) -> None:
         raise refused
 
 
-def _check_target(spec: DeploySpec) -> None:
-    """Before a server is started for the run: what the target needs is there."""
+def _check_host(spec: DeploySpec) -> None:
+    """Before a server is started for the run: what the target needs is there, and so is what the spec names."""
+    from blocks.nvml import read_nvml
     from blocks.targets import check_target
+    from flows.early_checks import check_inputs, prefect_knows_the_storage
+    from tasks.engines.deployable import refusal, wants_absent_gpu
 
     check_target(spec.target)
+    if refusal(spec) is None and not wants_absent_gpu(spec, len(read_nvml().gpus)):
+        check_inputs(
+            spec, Settings.load(), remote=not prefect_knows_the_storage()
+        )  # else the run answers with the verdict on this host
 
 
 def _run(spec: DeploySpec, fresh: tuple[StageName, ...], *, quiet: bool) -> DeployResult:
@@ -85,7 +98,7 @@ def _run(spec: DeploySpec, fresh: tuple[StageName, ...], *, quiet: bool) -> Depl
     from deployments.cli.progress import show_progress
     from deployments.cli.show import console
     from deployments.prefect_api import prefect_api
-    from tasks.core.progress import listen, say, to_log
+    from tasks.core.progress import listen, to_log
 
     with show_progress(console(stderr=quiet)) as listener:
 
@@ -96,7 +109,6 @@ def _run(spec: DeploySpec, fresh: tuple[StageName, ...], *, quiet: bool) -> Depl
                 listener(stage, line)
 
         listen(show, to_log)
-        say("prefect", "starting")
         with prefect_api(Settings.load()) as api:
             from prefect import tags
 
@@ -105,10 +117,21 @@ def _run(spec: DeploySpec, fresh: tuple[StageName, ...], *, quiet: bool) -> Depl
             from flows.stale_runs import service_tag
 
             api.wait()
-            say("prefect", f"ready at {api.url}")
             # The run bears the tag from its creation: killed at once, it is still found by the next one.
-            with api.quiet_runs(), tags(service_tag(spec.name)):
+            with api.quiet_runs(), tags(service_tag(spec.name)), _telling_where(api, spec.name):
                 return answer_of(lambda: deploy_model(spec, fresh))
+
+
+@contextlib.contextmanager
+def _telling_where(api: PrefectApi, name: str) -> Iterator[None]:
+    """Say at the end, however it came, where the run and its log are to be seen, if its server stays."""
+    try:
+        yield
+    finally:
+        from flows.stale_runs import newest_run_page
+
+        if api.stays and (page := newest_run_page(name)) is not None:
+            click.echo(f"run         {page}", err=True)
 
 
 def _show_plan(spec: DeploySpec, fresh: tuple[StageName, ...], *, as_json: bool) -> None:
@@ -185,13 +208,20 @@ def _show_what_next(result: DeployResult) -> None:
     no = next((row for row in result.stages if row.says_no), None)
     if no is not None:
         click.echo(f"{no.stage} says {no.verdict}: {no.headline}")
+        for reason in no.reasons:
+            if reason not in no.headline:
+                click.echo(f"  - {reason}")
         for line in (no.log_tail or "").splitlines():
             click.echo(f"  | {line}")
-        click.echo(f"look next   slipway kb records --stage {no.stage}")
+        click.echo(
+            f"look next   slipway kb records --stage {no.stage} | slipway up (its UI has the run's log)"
+        )
     if result.endpoint is None:
         return
     click.echo(f"endpoint    {result.endpoint}/v1/completions")
-    click.echo(f"release     {result.release or 'the former one goes on serving'}")
+    click.echo(
+        f"release     {result.release or 'the previous one: it completed a prompt after the rollback'}"
+    )
     if result.completion:
         click.echo(f"completion  {result.completion!r}")
     verbs = (f"slipway {verb} {result.name}" for verb in ("status", "health", "logs"))

@@ -83,17 +83,15 @@ def _server(settings: Settings) -> Diagnosis:
 
 
 def _docker() -> Diagnosis:
-    import docker
-    from docker.errors import DockerException
+    from blocks.docker_engine import DockerEngine
+    from tasks.core.errors import SlipwayError
 
     fix = "install Docker and start it"
     try:
-        client = docker.from_env(timeout=5)
-        version = client.version()["Version"]
-        client.close()
-    except DockerException as error:
-        reason = str(error).splitlines()[0]
-        return Diagnosis("docker", False, f"no engine answers: {reason[:80]}", "target docker", fix)
+        with DockerEngine.connect(timeout_s=5) as engine:
+            version = engine.version()
+    except SlipwayError as error:
+        return Diagnosis("docker", False, error.what, "target docker", error.fix or fix)
     return Diagnosis("docker", True, f"engine {version}", "target docker", fix)
 
 

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from deployments.cli.main import print_json
-from tasks.core.errors import NotFoundError, WrongUseError
-from tasks.core.facts import Facts, parse_facts
+from deployments.cli.params import GivenPath
+from tasks.core.errors import WrongUseError
+from tasks.core.facts import Facts
 from tasks.core.spec import EngineKind
 from tasks.engines.catalogue import get_engine
 from tasks.engines.recommend import Choice, ChoiceKind, Measured, Need, Recommendation, recommend
@@ -26,9 +27,11 @@ _FAILED = {"failed", "out of memory"}
 @click.command()
 @click.option("--need", type=click.Choice([need.value for need in Need]), help="Recommend for this need.")
 @click.option("--family", help="Model family that is to be served; any other name is one's own architecture.")
-@click.option("--facts", "facts_file", metavar="FILE", help="Recommend for the host of these facts.")
+@click.option(
+    "--facts", "facts_file", metavar="FILE", type=GivenPath(), help="Recommend for the host of these facts."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-def engines(need: str | None, family: str | None, facts_file: str | None, as_json: bool) -> None:
+def engines(need: str | None, family: str | None, facts_file: Path | None, as_json: bool) -> None:
     """List the serving engines; with --need, rank engines, model families and applications for it, with reasons."""
     if need is None:
         for option, given in (("--family", family), ("--facts", facts_file)):
@@ -74,7 +77,7 @@ def measured(records: Sequence[Record], fingerprint: str) -> list[Measured]:
     return found
 
 
-def _facts(file: str | None) -> tuple[Facts, str]:
+def _facts(file: Path | None) -> tuple[Facts, str]:
     """The facts of the file, else this host's GPUs and memory; and the fingerprint of that hardware."""
     if file is None:
         from blocks.host import read_system
@@ -82,12 +85,9 @@ def _facts(file: str | None) -> tuple[Facts, str]:
 
         facts = Facts(gpus=read_nvml().gpus, **read_system().model_dump())
     else:
-        try:
-            facts = parse_facts(Path(file).read_bytes(), source=file)
-        except OSError as error:
-            raise NotFoundError(
-                f"cannot read the facts {file}: {error.strerror}", fix="make them: slipway survey --json"
-            ) from None
+        from deployments.cli.compat import read_facts
+
+        facts = read_facts(file)
     return facts, facts.fingerprint
 
 

@@ -10,9 +10,10 @@ import click
 from pydantic import ValidationError
 
 from deployments.cli.main import print_json
+from deployments.cli.params import GivenPath, Number
 from flows.examination import examine
 from tasks.core.errors import NotFoundError, SpecError
-from tasks.core.files import write_atomically
+from tasks.core.given_files import LOCK_LIMIT_BYTES, check_new_folder, decode_text, read_given, write_given
 from tasks.core.settings import Settings
 from tasks.core.spec import OWN_PYTHON, Environment, EnvironmentManager
 from tasks.core.verdicts import EnvironmentVerdict, StageName, says_no
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 
 _AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 _WHEELS = click.option(
-    "--wheels", type=click.Path(path_type=Path), help="Folder of wheels to install from; no index is asked."
+    "--wheels", type=GivenPath(), help="Folder of wheels to install from; no index is asked."
 )
 
 
@@ -45,8 +46,8 @@ def env() -> None:
 
 
 @env.command()
-@click.argument("requirements", type=click.Path(path_type=Path))
-@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Where the lock goes.")
+@click.argument("requirements", type=GivenPath())
+@click.option("-o", "--output", required=True, type=GivenPath(), help="Where the lock goes.")
 @click.option("--python", default=OWN_PYTHON, show_default=True, help="Python version, such as 3.11.")
 @click.option("--exclude-newer", help="Ignore packages published after this date (RFC 3339).")
 @click.option(
@@ -68,7 +69,8 @@ def lock(requirements: Path, output: Path, as_json: bool, **asked: Any) -> None:
     from blocks.managers import open_manager
     from flows.torch_backend import decide_backend
 
-    environment = _environment(_read(requirements), str(requirements), asked)
+    text = _read(requirements, "requirements file")
+    environment = _environment(text, str(requirements), asked)
     tool = open_manager(environment.manager)
     decided = decide_backend(EnvironmentRequest(environment=environment), ThisHost()).environment
     request = plan.make_lock_request(environment.requirements, tool.platform, decided)
@@ -76,7 +78,7 @@ def lock(requirements: Path, output: Path, as_json: bool, **asked: Any) -> None:
     if isinstance(answer, Refusal):
         _refuse(answer, as_json)
         return
-    write_atomically(output, answer.path.read_bytes())
+    write_given(output, answer.path.read_bytes())
     found = answer.request
     if as_json:
         print_json(
@@ -111,10 +113,8 @@ def _environment(text: str, source: str, asked: dict[str, Any]) -> Environment:
 
 
 @env.command()
-@click.argument("lock_file", metavar="LOCK", type=click.Path(path_type=Path))
-@click.option(
-    "--into", type=click.Path(path_type=Path), help="The environment's folder; one below SLIPWAY_HOME."
-)
+@click.argument("lock_file", metavar="LOCK", type=GivenPath())
+@click.option("--into", type=GivenPath(), help="The environment's folder; one below SLIPWAY_HOME.")
 @_WHEELS
 @_AS_JSON
 def build(lock_file: Path, into: Path | None, wheels: Path | None, as_json: bool) -> None:
@@ -122,7 +122,9 @@ def build(lock_file: Path, into: Path | None, wheels: Path | None, as_json: bool
     from blocks.managers import open_manager
 
     uv, trial = _tools()
-    _read(lock_file)
+    _read(lock_file, "lock")
+    if into is not None:
+        check_new_folder(into.absolute())
     here = LockRequest(requirements=(), python=OWN_PYTHON, platform=uv.platform)
     locked = apply.read_locked(lock_file.absolute(), here)
     if wheels is not None:
@@ -134,27 +136,25 @@ def build(lock_file: Path, into: Path | None, wheels: Path | None, as_json: bool
 
 
 @env.command()
-@click.argument("lock_file", metavar="LOCK", type=click.Path(path_type=Path))
-@click.option(
-    "-o", "--output", type=click.Path(path_type=Path), help="Where it goes; standard output if left out."
-)
+@click.argument("lock_file", metavar="LOCK", type=GivenPath())
+@click.option("-o", "--output", type=GivenPath(), help="Where it goes; standard output if left out.")
 def bom(lock_file: Path, output: Path | None) -> None:
     """Write the bill of materials of LOCK in CycloneDX 1.6 JSON."""
     from blocks.bill_of_materials import bill_of_materials
     from tasks.environment.locks import read_lock
 
-    text = bill_of_materials(read_lock(_read(lock_file), str(lock_file)))
+    text = bill_of_materials(read_lock(_read(lock_file, "lock"), str(lock_file)))
     if output is None:
         click.echo(text)
         return
-    write_atomically(output, text + "\n")
+    write_given(output, text + "\n")
     click.echo(f"{output}")
 
 
 @env.command()
 @click.option(
     "--unused-for",
-    type=click.FloatRange(min=0),
+    type=Number(0, 36_500),
     default=14,
     show_default=True,
     help="Days that an environment must have lain unused.",
@@ -180,7 +180,7 @@ def gc(unused_for: float, dry_run: bool, as_json: bool) -> None:
 
 
 @env.command()
-@click.argument("environment", metavar="ENV", type=click.Path(path_type=Path))
+@click.argument("environment", metavar="ENV", type=GivenPath())
 @_AS_JSON
 def check(environment: Path, as_json: bool) -> None:
     """Look for conflicts in the environment ENV, import its modules, and start the engine that it holds."""
@@ -202,13 +202,9 @@ def _tools() -> tuple[Uv, EnvironmentTrial]:
     return Uv(), EnvironmentTrial()
 
 
-def _read(path: Path) -> str:
-    try:
-        return path.read_text()
-    except FileNotFoundError:
-        raise NotFoundError(f"no file {path}", fix="give the path of a file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise SpecError(f"cannot read {path}: {error}") from error
+def _read(path: Path, what: str) -> str:
+    content = read_given(path, what, limit_bytes=LOCK_LIMIT_BYTES, fix="give the path of a file")
+    return decode_text(content, f"the {what} {path}")
 
 
 def _answer(checked: Checked, proven: Proof, as_json: bool, built: Built | None = None) -> None:

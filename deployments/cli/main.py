@@ -5,24 +5,34 @@ Verbs are imported when they are called: `slipway --help` loads none of them.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import io
 import json
 import os
 import sys
+from pathlib import Path
 from typing import Any
 
 import click
 
-from tasks.core.errors import SlipwayError
+from blocks.surroundings import mend, print_anything, use_utf8
+from tasks.core.errors import SlipwayError, WrongUseError
+from tasks.core.home import close_home
+from tasks.core.paths import is_utf8, shown
 from tasks.core.progress import listen
+from tasks.core.redaction import redacted, redacted_value
+from tasks.core.settings import home_folder
 
 VERBS: dict[str, tuple[str, str]] = {
     "deploy": ("deployments.cli.deploy:deploy", "Take a model from its source to a running, tuned service."),
     "status": ("deployments.cli.service:status", "Show services and what they serve."),
+    "start": ("deployments.cli.start:start", "Bring back services that are down or stopped."),
     "logs": ("deployments.cli.service:logs", "Show the end of a service's log."),
     "rollback": ("deployments.cli.service:rollback", "Go back to the release that served before."),
     "stop": ("deployments.cli.service:stop", "End a service."),
     "up": ("deployments.cli.local:up", "Start the local server, worker and deployments."),
+    "ui": ("deployments.cli.ui:ui", "Open the local server's UI, signed in."),
     "down": ("deployments.cli.local:down", "End what `up` started."),
     "doctor": ("deployments.cli.doctor:doctor", "Say what is installed here and what is missing."),
     "survey": ("deployments.cli.compat:survey", "Show what this host is: driver, CUDA, GPUs, disk."),
@@ -68,11 +78,32 @@ def slipway() -> None:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Entry point. Never shows a traceback for a fault that Slipway can explain."""
+    """Entry point: exits with a code, and never shows a traceback."""
+    if argv is None:
+        use_utf8()
+    print_anything()
+    for warning in mend(os.environ):
+        click.echo(f"warning: {warning}", err=True)
+    try:
+        run(argv)
+    except Exception as error:  # noqa: BLE001 - below here there is only the interpreter's traceback
+        # The top of the command: what nothing below foresaw is shown in one line, and kept with its traceback.
+        from deployments.cli.faults import describe_unexpected, reader_is_gone
+
+        if isinstance(error, BrokenPipeError) and reader_is_gone():
+            sys.exit(1)
+        report_error(describe_unexpected(error), as_json="--json" in (sys.argv if argv is None else argv))
+        sys.exit(1)
+
+
+def run(argv: list[str] | None) -> None:
+    """Run the verb and exit. Raises only what Slipway cannot explain."""
     arguments = sys.argv[1:] if argv is None else argv
     os.environ.setdefault("DO_NOT_TRACK", "1")  # Prefect would report use of it, and print a notice
     listen()  # a verb that takes long says where it shows its progress
     try:
+        _check_text(arguments)
+        _close_home(tell=True)
         code = slipway.main(args=arguments, prog_name="slipway", standalone_mode=False)
     except SlipwayError as error:
         report_error(error, as_json="--json" in arguments)
@@ -81,24 +112,56 @@ def main(argv: list[str] | None = None) -> None:
         fault = _fault_of(error)
         report_error(fault, as_json="--json" in arguments)
         code = fault.exit_code
+    except ValueError as error:
+        from blocks.prefect_settings import explain_setting
+
+        explained = explain_setting(error)
+        if explained is None:
+            raise
+        fault = explained
+        report_error(fault, as_json="--json" in arguments)
+        code = fault.exit_code
     except click.ClickException as error:
-        error.show()
+        shown = io.StringIO()
+        error.show(file=shown)
+        click.echo(redacted(shown.getvalue()), err=True, nl=False)
         code = error.exit_code
     except (click.Abort, KeyboardInterrupt):
         click.echo("stopped", err=True)
         code = 130
+    finally:
+        with contextlib.suppress(SlipwayError):
+            _close_home(tell=False)  # one that the verb made
     sys.exit(code if isinstance(code, int) else 0)
 
 
 def _fault_of(error: OSError) -> SlipwayError:
     """What the disk did, where that is the cause; else the error goes on up."""
     from tasks.core.disk_faults import disk_fault
-    from tasks.core.settings import Settings
 
-    fault = disk_fault(error, Settings.load().home)
+    fault = disk_fault(error, home_folder())
     if fault is None:
         raise error
     return fault
+
+
+def _check_text(arguments: list[str]) -> None:
+    """Records, manifests and Prefect hold text alone, and the name of a file may be something else."""
+    here = ""
+    with contextlib.suppress(FileNotFoundError):  # removed under its user, which only some verbs mind
+        here = str(Path.cwd())
+    for argument in (*arguments, here):
+        if not is_utf8(argument):
+            raise WrongUseError(
+                f"{shown(argument)} is not UTF-8", fix="rename the file or folder, or give a link to it"
+            )
+
+
+def _close_home(*, tell: bool) -> None:
+    """Homes of earlier versions were open to other users of the machine."""
+    home = home_folder()
+    if close_home(home) and tell:
+        click.echo(f"{home} was open to other users of this machine; it is closed to them now", err=True)
 
 
 def report_error(error: SlipwayError, *, as_json: bool) -> None:
@@ -113,9 +176,10 @@ def report_error(error: SlipwayError, *, as_json: bool) -> None:
             click.echo(f"  | {line}", err=True)
 
 
-def print_json(value: Any) -> None:
-    """What programs read: one JSON document on standard output."""
-    click.echo(json.dumps(value, indent=1, default=str))
+def print_json(value: Any, *, with_secrets: bool = False) -> None:
+    """What programs read: one JSON document on standard output, without secrets unless they were asked for."""
+    plain = json.loads(json.dumps(value, default=str))
+    click.echo(json.dumps(plain if with_secrets else redacted_value(plain), indent=1))
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from tasks.core.addresses import host_and_port
 from tasks.core.errors import ModelError
 from tasks.core.model_shape import read_model_shape
 from tasks.core.spec import DeploySpec, LoadGenerator, Target, Tuning
@@ -72,7 +73,7 @@ def _model(spec: DeploySpec) -> str:
 
 def _rollout(spec: DeploySpec) -> str:
     host = spec.rollout.host
-    address = f"{host}:{spec.rollout.port}" if spec.rollout.port else f"a free port of {host}"
+    address = host_and_port(host, spec.rollout.port) if spec.rollout.port else f"a free port of {host}"
     image = spec.rollout.base_image
     where = "as a supervised process" if spec.target == Target.PROCESS else f"in a container on {image}"
     return (

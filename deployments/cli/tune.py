@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shlex
 import shutil
 import sys
@@ -14,10 +15,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from deployments.cli.main import print_json
+from deployments.cli.params import LARGEST_BYTES, LARGEST_COUNT, Count, GivenPath, Number
 from tasks.batching.apply import search
 from tasks.batching.judging import summarise
 from tasks.batching.models import Decision, Limits, Run, SizeFigures
 from tasks.batching.report import failure_lines
+from tasks.core.child_environment import Needs, passed_on
 from tasks.core.errors import CommandError, CommandTimeoutError, WrongUseError
 from tasks.core.spec import DeploySpec, load_spec
 from tasks.core.verdicts import ChoiceVerdict, StageName, says_no
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
     from flows.recording import Outcome
 
 PLACEHOLDER = "{batch}"
+_LARGEST_FIGURE = 1e18
 
 
 @click.group()
@@ -35,7 +39,7 @@ def tune() -> None:
 
 
 @tune.command()
-@click.argument("spec_file", metavar="SPEC", type=click.Path(path_type=Path))
+@click.argument("spec_file", metavar="SPEC", type=GivenPath())
 @click.option("--set", "overrides", metavar="KEY=VALUE", multiple=True, help="Override a key of the spec.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def quantization(spec_file: Path, overrides: tuple[str, ...], as_json: bool) -> None:
@@ -43,7 +47,11 @@ def quantization(spec_file: Path, overrides: tuple[str, ...], as_json: bool) -> 
 
     Builds the environment and stages the model first, where that was not done yet. Nothing is put into service.
     """
+    from flows.early_checks import check_tuning_inputs, prefect_knows_the_storage
+    from tasks.core.settings import Settings
+
     spec = load_spec(spec_file, overrides)
+    check_tuning_inputs(spec, Settings.load(), remote=not prefect_knows_the_storage())
     outcome = _run_quantization(spec, quiet=as_json)
     if as_json:
         print_json(
@@ -67,14 +75,15 @@ def _run_quantization(spec: DeploySpec, *, quiet: bool) -> Outcome[Any]:
     from tasks.core.progress import listen, to_log
     from tasks.core.settings import Settings
 
-    with show_progress(console(stderr=quiet)) as listener, prefect_api(Settings.load()) as api:
+    with show_progress(console(stderr=quiet)) as listener:
         listen(listener, to_log)
-        from flows.named_states import answer_of
-        from flows.quantize_model import quantize_model
+        with prefect_api(Settings.load()) as api:
+            from flows.named_states import answer_of
+            from flows.quantize_model import quantize_model
 
-        api.wait()
-        with api.quiet_runs():
-            return answer_of(lambda: quantize_model(spec))
+            api.wait()
+            with api.quiet_runs():
+                return answer_of(lambda: quantize_model(spec))
 
 
 def _show_quantization(outcome: Outcome[Any]) -> None:
@@ -95,27 +104,31 @@ def _show_quantization(outcome: Outcome[Any]) -> None:
     metavar="CMD",
     help="Command that measures one size: {batch} is replaced; prints peak_bytes, latency_ms, throughput, oom.",
 )
-@click.option("--memory-bytes", type=click.IntRange(min=1), required=True, help="Memory limit, bytes.")
+@click.option("--memory-bytes", type=Count(1, LARGEST_BYTES), required=True, help="Memory limit, bytes.")
 @click.option(
     "--memory-fraction",
-    type=click.FloatRange(0, 1, min_open=True),
+    type=Number(0.01, 1),
     default=0.9,
     show_default=True,
     help="Share of the limit that may be used.",
 )
-@click.option("--slo-ms", type=click.FloatRange(0, min_open=True), help="Latency objective, ms.")
+@click.option("--slo-ms", type=Number(0, 3_600_000, min_open=True), help="Latency objective, ms.")
 @click.option(
-    "--max-batch", type=click.IntRange(1), default=256, show_default=True, help="Largest size to try."
+    "--max-batch",
+    type=Count(1, LARGEST_COUNT),
+    default=256,
+    show_default=True,
+    help="Largest size to try.",
 )
 @click.option(
     "--tolerance",
-    type=click.FloatRange(0, 1, max_open=True),
+    type=Number(0, 1, max_open=True),
     default=0.05,
     show_default=True,
     help="Throughput that may be given up for a smaller size.",
 )
-@click.option("--start", type=click.IntRange(1), help="Size to start from, if a good one is known.")
-@click.option("--timeout-s", type=click.FloatRange(0, min_open=True), default=600, show_default=True)
+@click.option("--start", type=Count(1, LARGEST_COUNT), help="Size to start from, if a good one is known.")
+@click.option("--timeout-s", type=Number(0, 604_800, min_open=True), default=600, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def batch(
     probe: str,
@@ -182,7 +195,9 @@ class CommandProbe:
         killed_before = kernel_kills()
         try:
             finished = run(
-                [arg.replace(PLACEHOLDER, str(batch)) for arg in self._argv], timeout_s=self._timeout_s
+                [arg.replace(PLACEHOLDER, str(batch)) for arg in self._argv],
+                timeout_s=self._timeout_s,
+                needs=(Needs.COMPUTE, *passed_on(os.environ)),
             )
         except CommandTimeoutError as error:
             hung = Failure(kind=FailureKind.HUNG, what=error.what, log_tail=error.detail or None)
@@ -202,7 +217,7 @@ def parse_probe(batch: int, text: str) -> Run:
     for candidate in (text, lines[-1] if lines else ""):
         try:
             values = json.loads(candidate)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         if isinstance(values, dict):
             return _run_of(batch, values)
@@ -221,10 +236,11 @@ def _run_of(batch: int, values: dict[str, Any]) -> Run:
         if (
             isinstance(value, bool)
             or not isinstance(value, int | float)
-            or not math.isfinite(value)
-            or value < 0
+            or not 0 <= value <= _LARGEST_FIGURE  # false for nan, too
         ):
-            return _garbage(batch, f"{name} is {value!r}, not a number from 0 on")
+            return _garbage(
+                batch, f"{name} is {repr(value)[:40]}, not a number from 0 to {_LARGEST_FIGURE:g}"
+            )
     return Run(
         batch=batch,
         peak_bytes=math.ceil(values["peak_bytes"]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -25,9 +26,13 @@ from tasks.batching.plan import next_step
 from tasks.batching.report import words
 from tasks.core.cancellation import current
 from tasks.core.progress import say
+from tasks.core.progress import step as tell_step
 from tasks.core.serving import ServingConfig
 from tasks.core.spec import TuningLoad
 from tasks.core.verdicts import ChoiceVerdict, StageName
+
+_NEARLY = 0.95
+"""The share at which a search that goes on is shown to be: when it ends is known at its end."""
 
 
 class Probe(Protocol):
@@ -61,9 +66,10 @@ def search(probe: Probe, limits: Limits, prior: int | None = None) -> tuple[Deci
         step = next_step(history, limits, prior)
         if isinstance(step, Decision):
             return step, history
+        say(StageName.BATCHING, f"measuring batch {step.batch}")
         runs = list(probe.measure(step.batch, step.runs))
         history += runs
-        _say(step.batch, step.runs, runs)
+        _tell(step.batch, step.runs, runs, _share(history, limits))
 
 
 class ServedProbe:
@@ -105,11 +111,12 @@ def _find_placed(
         if isinstance(step, PlacedDecision):
             break
         placed = ServedProbe(request, bench, configure(request.config, step.placement, space))
+        where = f"{describe(step.placement, space)}, " if step.placement.told else ""
+        say(StageName.BATCHING, f"measuring {where}batch {step.batch}")
         runs = list(placed.measure(step.batch, step.runs))
         history += [PlacedRun(placement=step.placement, run=run) for run in runs]
-        _say(
-            step.batch, step.runs, runs, where=describe(step.placement, space) if step.placement.told else ""
-        )
+        share = _share([done.run for done in history if done.placement == step.placement], space.limits)
+        _tell(step.batch, step.runs, runs, share, where)
     trials = sort_trials(history, space)
     # Where nothing will do, what is shown is the last place that was tried with the engine's own steps.
     places = [trial for trial in trials if not trial.placement.steps_told]
@@ -158,7 +165,14 @@ def _last_words(history: Sequence[Run]) -> str | None:
     return next((fault.log_tail for fault in faults if fault.log_tail), None)
 
 
-def _say(batch: int, wanted: int, runs: Sequence[Run], where: str = "") -> None:
+def _share(history: Sequence[Run], limits: Limits) -> float:
+    """How far a search is: sizes double up to the largest, then two are measured again. It may end before."""
+    doublings = math.log2(limits.max_batch) + 1
+    measured = len({run.batch for run in history})
+    return min(_NEARLY, measured / (doublings + 2))
+
+
+def _tell(batch: int, wanted: int, runs: Sequence[Run], share: float, where: str = "") -> None:
     for run in runs[-1:]:
         if (fault := run.fault) is not None:
             word = fault.line
@@ -166,7 +180,11 @@ def _say(batch: int, wanted: int, runs: Sequence[Run], where: str = "") -> None:
             latency = ", ".join(
                 f"{words(name)} {value:.1f} ms" for name, value in run.latency_ms.items() if "p50" not in name
             )
+            if "ttft_p95" in run.latency_ms and "tpot_p95" not in run.latency_ms:
+                latency += ", TPOT not measured"
             behind = ", saturated" if run.saturation and run.saturation.saturated else ""
             word = f"{run.throughput or 0:.0f} tokens/s, {latency}{behind}"
         again = f" (run {len(runs)} of {wanted})" if wanted > 1 else ""
-        say(StageName.BATCHING, f"{f'{where}, ' if where else ''}batch {batch}{again}: {word}")
+        line = f"{where}batch {batch}{again}: {word}"
+        say(StageName.BATCHING, line)
+        tell_step(share, line)

@@ -35,6 +35,9 @@ ENVIRONMENT = {"GUIDELLM__MAX_WORKER_PROCESSES": "1", "HF_HUB_OFFLINE": "1", "HF
 CLOSED_S = 5.0
 """A closed loop's least length: each run starts a new process, which takes longer than this."""
 
+_FASTEST_MS = 0.25
+"""Between two tokens: less is how fast it reads what was buffered, and no step of an engine."""
+
 _WORKER = Path(__file__).parent / "worker" / "run_guidellm.py"
 _VERSION = 2
 _PROMPTS_AHEAD = 64
@@ -222,17 +225,17 @@ def open_figures(report: GuidellmReport) -> tuple[LoadFigures, tuple[Wait, ...]]
 
 def _figures(report: GuidellmReport, waited: Sequence[float], tokens_per_s: float) -> LoadFigures:
     begun = [one for one in report.answers if one.first is not None and one.tokens > 0]
-    tpot = [
+    steps = [
         1000 * (one.last - one.first) / (one.tokens - 1)
         for one in begun
         if one.first is not None and one.tokens > 1
     ]
-    if not tpot:
+    if not steps:
         raise EngineSlowError(f"no answer had two tokens within {report.seconds:.0f} s")
     return figures_of(
         requests=len(begun),
         seconds=report.seconds,
         tokens_per_s=tokens_per_s,
         ttft_ms=[1000 * wait for wait in waited],
-        tpot_ms=tpot,
+        tpot_ms=[step for step in steps if step >= _FASTEST_MS],
     )

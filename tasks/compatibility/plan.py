@@ -19,6 +19,7 @@ from tasks.compatibility.models import (
 )
 from tasks.compatibility.rules import PLACEHOLDER, Rule, Tables, load_tables
 from tasks.compatibility.subject import build_sightings, cuda_build_of, describe, find_engine
+from tasks.core.errors import WrongUseError
 from tasks.core.facts import Facts
 from tasks.core.verdicts import CompatibilityVerdict
 
@@ -177,6 +178,22 @@ def run_on(
     facts = Facts.model_validate({**survey.facts.model_dump(), "packages": dict(packages), **known})
     sightings = (*survey.sightings, *build_sightings(pinned, source, survey))
     return survey.model_copy(update={"facts": facts, "sightings": sightings})
+
+
+def for_engine(survey: Survey, engine: str, pins: Mapping[str, str]) -> Survey:
+    """Facts of any host, completed by the engine that is to run there: with the packages that it pins itself, unless
+    the facts say what is installed. Raises `WrongUseError` for facts of another engine."""
+    facts = survey.facts
+    tables = load_tables()
+    if facts.engine is not None and find_engine(facts.engine, tables) != find_engine(engine, tables):
+        raise WrongUseError(
+            f"the facts are of the engine {facts.engine!r}, and --engine says {engine}",
+            fix="leave --engine out, or take the engine out of the facts",
+        )
+    if any(facts.known(name) for name in ("packages", "cuda_build", "engine_version")):
+        known = Facts.model_validate({**facts.model_dump(), "engine": engine})
+        return survey.model_copy(update={"facts": known})
+    return run_on(survey, pins, engine=engine)
 
 
 def _measured(measurements: Sequence[Measurement]) -> list[Finding]:

@@ -1,58 +1,90 @@
 """Which environment variables a child process gets: an allow-list, by what the child is for.
 
 Whoever starts Slipway may hold keys to a cloud, a database or a hub. A deny-list of such names always misses one, so
-a child gets only what is listed here, and what the user names in `SLIPWAY_PASS_ENV`.
+a child gets only what is listed here. `SLIPWAY_PASS_ENV` names more, for the worker and for a user's own probe.
 """
 
 from __future__ import annotations
 
 import fnmatch
-import re
 from collections.abc import Iterable, Mapping
 from enum import Enum
 
-PASS_ENV = "SLIPWAY_PASS_ENV"
-"""Names of further variables, separated by commas, that the worker and its runs get: `AWS_PROFILE,AWS_REGION`."""
+from tasks.core.redaction import names_secret
 
-_SECRET = re.compile(r"SECRET|TOKEN|PASSWORD|PASSWD|CREDENTIAL|API_KEY|AUTH_STRING", re.IGNORECASE)
-"""A listed pattern never covers such a name: `VLLM_*` is no leave to hand on `VLLM_API_KEY`."""
+PASS_ENV = "SLIPWAY_PASS_ENV"
+"""Names of further variables, separated by commas: `AWS_PROFILE,AWS_REGION`."""
 
 
 class Needs(Enum):
-    """What a child needs its environment for. Patterns are those of `fnmatch`, in either case."""
+    """What a child needs its environment for. Patterns are those of `fnmatch`, in either case.
+
+    A pattern covers a name that looks like a secret's only if the pattern itself looks like one: `VLLM_*` does not
+    hand on `VLLM_API_KEY`. Python's own variables (`PYTHONPATH`, `PYTHONHOME`, …) are nowhere listed: they would
+    put the user's modules in place of the child's.
+    """
 
     SYSTEM = (
         "PATH", "HOME", "USER", "LOGNAME", "SHELL", "TERM", "LANG", "LANGUAGE", "LC_*", "TZ", "TMPDIR", "TEMP", "TMP",
-        "XDG_*", "LD_LIBRARY_PATH", "SSL_CERT_FILE", "SSL_CERT_DIR", "COVERAGE_*",
+        "XDG_*", "LD_LIBRARY_PATH", "SSL_CERT_FILE", "SSL_CERT_DIR", "PYTHONUTF8", "COVERAGE_*",
     )  # fmt: skip
     COMPUTE = (
-        "CUDA_*", "NVIDIA_*", "NCCL_*", "OMP_*", "OPENBLAS_*", "MKL_*", "GOMP_*", "KMP_*", "MALLOC_*", "LD_PRELOAD",
-        "GLIBC_TUNABLES", "PYTORCH_*", "TORCH_*", "TRITON_*", "VLLM_*", "SGLANG_*", "GGML_*", "LLAMA_*", "HF_HOME",
-        "HF_HUB_OFFLINE", "TRANSFORMERS_*",
+        "CUDA_*", "CUDNN_*", "CUBLAS_*", "NVIDIA_*", "NCCL_*", "GLOO_*", "UCX_*", "OMP_*", "OPENBLAS_*", "MKL_*",
+        "GOMP_*", "KMP_*", "NUMEXPR_*", "RAYON_*", "MALLOC_*", "LD_PRELOAD", "GLIBC_TUNABLES", "PYTORCH_*", "TORCH_*",
+        "TORCHINDUCTOR_*", "TRITON_*", "VLLM_*", "SGLANG_*", "FLASHINFER_*", "TLLM_*", "TRTLLM_*", "GGML_*",
+        "LLAMA_*", "OLLAMA_*", "RUNAI_STREAMER_*", "TOKENIZERS_*", "TRANSFORMERS_*", "HF_HOME", "HF_HUB_OFFLINE",
     )  # fmt: skip
     PACKAGES = (
         "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "PIP_*", "UV_*",
-        "NETRC", "CONDA_*", "MAMBA_*",
+        "UV_INDEX_*_PASSWORD", "NETRC", "CONDA_*", "MAMBA_*",
     )  # fmt: skip
-    SLIPWAY = ("SLIPWAY_*",)
-    PREFECT = ("PREFECT_*",)
+    DOCKER = ("DOCKER_HOST", "DOCKER_TLS_VERIFY", "DOCKER_CERT_PATH", "DOCKER_CONTEXT", "DOCKER_CONFIG")
+    STORAGE = (
+        "AWS_CA_BUNDLE", "AWS_REGION", "AWS_DEFAULT_REGION", "AWS_EC2_METADATA_DISABLED", "AWS_MAX_ATTEMPTS",
+        "AWS_RETRY_MODE", "MLFLOW_TRACKING_INSECURE_TLS", "MLFLOW_TRACKING_SERVER_CERT_PATH",
+    )  # fmt: skip
+    """How S3 and MLflow are reached, not by whose credentials."""
+    SLIPWAY = ("SLIPWAY_*", "CONTAINER", "KUBERNETES_SERVICE_HOST")
+    PREFECT_CLIENT = ("PREFECT_*", "PREFECT_API_AUTH_STRING")
+    PREFECT_SERVER = (
+        "PREFECT_*", "PREFECT_SERVER_API_AUTH_STRING", "PREFECT_SERVER_DATABASE_PASSWORD",
+        "PREFECT_API_DATABASE_PASSWORD", "PREFECT_SERVER_DATABASE_CONNECTION_URL",
+        "PREFECT_API_DATABASE_CONNECTION_URL",
+    )  # fmt: skip
 
 
-def child_environment(environ: Mapping[str, str], *needs: Needs, also: Iterable[str] = ()) -> dict[str, str]:
-    """The part of `environ` for a child with those needs; `SYSTEM` is always among them. `also`: further names."""
-    patterns = [pattern for need in (Needs.SYSTEM, *needs) for pattern in need.value]
-    named = set(also)
+WORKER_NEEDS = (
+    Needs.COMPUTE,
+    Needs.PACKAGES,
+    Needs.DOCKER,
+    Needs.STORAGE,
+    Needs.SLIPWAY,
+    Needs.PREFECT_CLIENT,
+)
+"""A worker's runs do all that the command does."""
+
+
+def child_environment(environ: Mapping[str, str], *needs: Needs | str) -> dict[str, str]:
+    """The part of `environ` for a child with those needs, a text among them being the name of one variable.
+
+    `SYSTEM` is always included.
+    """
+    kinds = (Needs.SYSTEM, *(need for need in needs if isinstance(need, Needs)))
+    named = {need for need in needs if isinstance(need, str)}
+    patterns = [pattern for kind in kinds for pattern in kind.value]
+    open_ = [pattern for pattern in patterns if not names_secret(pattern)]
+    secret = [pattern for pattern in patterns if names_secret(pattern)]
     return {
         name: value
         for name, value in environ.items()
-        if name in named
-        or (
-            not _SECRET.search(name)
-            and any(fnmatch.fnmatchcase(name.upper(), pattern) for pattern in patterns)
-        )
+        if name in named or _matches(name.upper(), secret if names_secret(name) else open_)
     }
 
 
 def passed_on(environ: Mapping[str, str]) -> tuple[str, ...]:
     """The names that the user lists in `SLIPWAY_PASS_ENV`."""
     return tuple(name.strip() for name in environ.get(PASS_ENV, "").split(",") if name.strip())
+
+
+def _matches(name: str, patterns: Iterable[str]) -> bool:
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)

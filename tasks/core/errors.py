@@ -2,23 +2,35 @@
 
 from __future__ import annotations
 
+import re
+
+from tasks.core.redaction import redacted
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+
+
+def printable(text: str) -> str:
+    """The text without what a terminal would obey or UTF-8 cannot hold; line breaks and tabs stay."""
+    return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
 
 class SlipwayError(Exception):
     """Something failed that Slipway can explain.
 
     `what` says in one line what happened and to what; `fix` says what to do next; `detail` carries evidence such as
     the last lines of a log. `exit_code` is the command's exit status (DESIGN 5), `retryable` whether the same
-    call may succeed later without a change by the user.
+    call may succeed later without a change by the user. Secrets in the texts are redacted.
     """
 
     exit_code = 1
     retryable = False
 
     def __init__(self, what: str, *, fix: str | None = None, detail: str | None = None) -> None:
-        self.what = " ".join(what.splitlines())  # names in it come from strangers
+        # Names in it come from strangers.
+        self.what = printable(" ".join(redacted(what).splitlines()))
         super().__init__(self.what)
-        self.fix = fix
-        self.detail = detail
+        self.fix = printable(redacted(fix)) if fix is not None else None
+        self.detail = printable(redacted(detail)) if detail is not None else None
 
     def __str__(self) -> str:
         return f"{self.what} ({self.fix})" if self.fix else self.what
@@ -56,6 +68,10 @@ class ModelError(SlipwayError):
     """A model's files are missing, malformed, truncated or of a refused kind."""
 
 
+class UnsafeNameError(ModelError):
+    """A name from outside leads out of the folder that it is for, or cannot be a file's name."""
+
+
 class UnreadableError(ModelError):
     """The disk that a model's file is on does not give its bytes; what was copied of others is still good."""
 
@@ -72,6 +88,10 @@ class NetworkError(SlipwayError):
     """A remote side could not be reached."""
 
     retryable = True
+
+
+class DeadlineError(NetworkError):
+    """A remote side, or a disk that hangs, did not answer in the time that it was given."""
 
 
 class AccessError(SlipwayError):

@@ -7,15 +7,19 @@ import errno
 import fcntl
 import os
 import shutil
+import stat
 import time
 from collections.abc import Collection, Iterator
 from pathlib import Path
+from typing import BinaryIO, Literal
 
 from tasks.core.cancellation import current
 from tasks.core.disk_faults import as_disk_fault, disk_fault
-from tasks.core.errors import BusyError, DiskError, DiskFullError, WrongUseError
+from tasks.core.errors import BusyError, DiskError, DiskFullError, ModelError, WrongUseError
 
 PART = ".part"
+PRIVATE = 0o600
+"""Files of the home are for their owner alone."""
 _NO_FOLDER = (errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
 _LOCK_POLL_S = 0.05
 _LAST_WRITES_S = 5.0
@@ -31,15 +35,51 @@ def fsync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def make_folder(folder: Path) -> bool:
-    """Have `folder` and those above it; whether it had to be made.
+def read_regular(path: Path, most_bytes: int) -> bytes:
+    """A small file whole, never waiting for what another process would write into a pipe.
+
+    Raises `ModelError` for what is not a file or is larger than `most_bytes`, else `OSError`.
+    """
+    _check_regular(path, path.stat().st_mode)  # to open a device may already do something
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(handle, "rb") as file:
+        _check_regular(path, os.fstat(handle).st_mode)
+        content = file.read(most_bytes + 1)
+    if len(content) > most_bytes:
+        raise ModelError(
+            f"{path} has more than {most_bytes} bytes, the most that it may have", fix="look at what wrote it"
+        )
+    return content
+
+
+def _check_regular(path: Path, mode: int) -> None:
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if not stat.S_ISREG(mode):
+        raise ModelError(f"{path} is a {kind_of(mode)}, not a file", fix="put the file itself there")
+
+
+def kind_of(mode: int) -> str:
+    """What a path that is not a regular file is, in a word."""
+    kinds = {
+        stat.S_IFIFO: "pipe",
+        stat.S_IFSOCK: "socket",
+        stat.S_IFCHR: "device",
+        stat.S_IFBLK: "device",
+        stat.S_IFDIR: "folder",
+    }
+    return kinds.get(stat.S_IFMT(mode), "special file")
+
+
+def make_folder(folder: Path, *, mode: int = 0o777) -> bool:
+    """Have `folder` and those above it; whether it had to be made. `mode`, less the umask, is for `folder` alone.
 
     Raises `DiskError`, or `WrongUseError` for a path at which there can be no folder.
     """
     try:
         if folder.is_dir():
             return False
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=mode, parents=True, exist_ok=True)
     except FileExistsError:
         raise WrongUseError(
             f"{folder} is there already, and is not a folder",
@@ -56,16 +96,27 @@ def make_folder(folder: Path) -> bool:
     return True
 
 
-def write_atomically(path: Path, content: bytes | str) -> None:
+def open_private(path: Path, mode: Literal["wb", "ab"]) -> BinaryIO:
+    """A file open for writing that only its owner can read, also where it was there already with other rights."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | (os.O_TRUNC if mode == "wb" else os.O_APPEND)
+    handle = os.open(path, flags, PRIVATE)
+    with contextlib.suppress(PermissionError):  # another user's file that may be written all the same
+        os.fchmod(handle, PRIVATE)
+    return os.fdopen(handle, mode)
+
+
+def write_atomically(path: Path, content: bytes | str, *, private: bool = True) -> None:
     """Replace `path` with `content`; readers see the old bytes or the new, never a mixture.
 
-    Raises `DiskError`, such as `DiskFullError` when the disk has no room; the old file then stays.
+    With `private` only its owner can read it; without, as the user's mask says. Raises `DiskError`, such as
+    `DiskFullError` when the disk has no room; the old file then stays.
     """
     data = content.encode() if isinstance(content, str) else content
     part = path.with_name(f"{path.name}.{os.getpid()}{PART}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("wb") as file:
+        with _fresh(part, private=private) as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
@@ -76,13 +127,16 @@ def write_atomically(path: Path, content: bytes | str) -> None:
         raise _fault_at(error, path, part) from error
 
 
-def create_exclusively(path: Path, content: bytes | str) -> bool:
-    """Create `path` with `content` unless it exists; whether it was created. Never overwrites. Raises `DiskError`."""
+def create_exclusively(path: Path, content: bytes | str, *, private: bool = True) -> bool:
+    """Create `path` with `content` unless it exists; whether it was created. Never overwrites. Raises `DiskError`.
+
+    `private` is as for `write_atomically`.
+    """
     data = content.encode() if isinstance(content, str) else content
     part = path.with_name(f"{path.name}.{os.getpid()}{PART}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("wb") as file:
+        with _fresh(part, private=private) as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
@@ -96,6 +150,10 @@ def create_exclusively(path: Path, content: bytes | str) -> bool:
     finally:
         _drop(part)
     return True
+
+
+def _fresh(part: Path, *, private: bool) -> BinaryIO:
+    return open_private(part, "wb") if private else part.open("wb")
 
 
 def _drop(part: Path) -> None:
@@ -167,7 +225,7 @@ def file_lock(path: Path, *, wait: bool, holder: str, shared: bool = False) -> I
 def _open_lock(path: Path) -> int:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE)
     except OSError as error:
         raise as_disk_fault(error, path) from error
 

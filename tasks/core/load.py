@@ -76,8 +76,9 @@ class LoadFigures(_Frozen):
     """What a load run measured.
 
     `ttft` is the time from when a request was sent, or in an open loop was to be sent, to its first token; `tpot`
-    the time per token after the first. `requests` counts those that had their first token before the end.
-    `tokens_per_s` is of all clients together, in a closed loop by `closed_throughput`.
+    the time per token after the first, None where each answer came in one piece. `requests` counts those that had
+    their first token before the end. `tokens_per_s` is of all clients together, in a closed loop by
+    `closed_throughput`.
     """
 
     requests: int = Field(ge=1)
@@ -85,8 +86,19 @@ class LoadFigures(_Frozen):
     tokens_per_s: float = Field(ge=0)
     ttft_p50_ms: float
     ttft_p95_ms: float
-    tpot_p50_ms: float
-    tpot_p95_ms: float
+    tpot_p50_ms: float | None
+    tpot_p95_ms: float | None
+
+    @property
+    def latency_ms(self) -> dict[str, float]:
+        """What was measured, by name."""
+        found = {
+            "ttft_p50": self.ttft_p50_ms,
+            "ttft_p95": self.ttft_p95_ms,
+            "tpot_p50": self.tpot_p50_ms,
+            "tpot_p95": self.tpot_p95_ms,
+        }
+        return {name: value for name, value in found.items() if value is not None}
 
 
 class Wait(_Frozen):
@@ -141,15 +153,15 @@ def closed_throughput(clients: Iterable[tuple[float, float]]) -> float:
 def figures_of(
     *, requests: int, seconds: float, tokens_per_s: float, ttft_ms: Sequence[float], tpot_ms: Sequence[float]
 ) -> LoadFigures:
-    """Figures of a run from those of its requests; at least one of each."""
+    """Figures of a run from those of its requests; at least one `ttft_ms`."""
     return LoadFigures(
         requests=requests,
         seconds=seconds,
         tokens_per_s=tokens_per_s,
         ttft_p50_ms=percentile(ttft_ms, 0.5),
         ttft_p95_ms=percentile(ttft_ms, 0.95),
-        tpot_p50_ms=percentile(tpot_ms, 0.5),
-        tpot_p95_ms=percentile(tpot_ms, 0.95),
+        tpot_p50_ms=percentile(tpot_ms, 0.5) if tpot_ms else None,
+        tpot_p95_ms=percentile(tpot_ms, 0.95) if tpot_ms else None,
     )
 
 

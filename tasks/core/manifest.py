@@ -21,7 +21,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from tasks.core.cancellation import Cancellation, current
 from tasks.core.digests import digest_of
 from tasks.core.direct_io import CHUNK_BYTES, Buffer, DirectFile, chunk_count, digest_of_chunks, ring
-from tasks.core.errors import ModelError
+from tasks.core.errors import ModelError, UnsafeNameError
+from tasks.core.paths import inside, why_unsafe
 
 MANIFEST_FILE = "manifest.json"
 SCHEMA = "slipway.manifest/2"
@@ -111,6 +112,9 @@ class Manifest(BaseModel):
             manifest = cls.model_validate(values)
         except ValidationError as error:
             raise _damaged(path, error.errors()[0]["msg"]) from None
+        for file in manifest.files:
+            if why := why_unsafe(file.path):
+                raise _damaged(path, f"the name of a file is refused, as {why}")
         if manifest.render().encode() != text:
             raise _damaged(path, "it is not as it was written")
         return manifest
@@ -219,11 +223,10 @@ def chunk_digest(path: Path, offset: int, length: int, buffer: Buffer) -> str:
 
 
 def _has_size(folder: Path, file: StagedFile, chunk_bytes: int) -> bool:
-    path = folder / file.path
     try:
         if len(file.chunks) != chunk_count(file.size_bytes, chunk_bytes):
             return False
-        inside = path.resolve().is_relative_to(folder.resolve())
-        return inside and path.is_file() and path.stat().st_size == file.size_bytes
-    except (OSError, RuntimeError):  # a link to itself is the latter, before Python 3.13
+        path = inside(folder, file.path, MANIFEST_FILE, follow=True)
+        return path.is_file() and path.stat().st_size == file.size_bytes
+    except (OSError, UnsafeNameError):
         return False

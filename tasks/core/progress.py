@@ -5,12 +5,15 @@ The command shows it on the terminal; a run also sends it to Prefect's log.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass
+
+from tasks.core.redaction import redacted
 
 Listener = Callable[[str, str], None]
 """Called with the stage's name and one line of text, possibly from several threads."""
@@ -32,8 +35,19 @@ def listen(*listeners: Listener) -> None:
     _listeners.set(listeners)
 
 
+@contextlib.contextmanager
+def added_listener(listener: Listener) -> Iterator[None]:
+    """Send progress of the block to this listener as well."""
+    token = _listeners.set((*_listeners.get(), listener))
+    try:
+        yield
+    finally:
+        _listeners.reset(token)
+
+
 def say(stage: str, line: str) -> None:
-    """Report one line of progress."""
+    """Report one line of progress. Secrets in it are redacted."""
+    line = redacted(line)
     for listener in _listeners.get():
         listener(stage, line)
 
@@ -90,3 +104,20 @@ def advance(size_bytes: int) -> None:
     """So many bytes of the work at hand are done; nobody need be listening."""
     if (found := _meter.get()) is not None:
         found.add(size_bytes)
+
+
+Follower = Callable[[float, str], None]
+"""Called with the share of the work that is done, from 0 to 1, and with what the last step found."""
+
+_follower: ContextVar[Follower | None] = ContextVar("slipway_follower", default=None)
+
+
+def follow_steps(follower: Follower | None) -> None:
+    """Hand what `step` tells in this context, and in contexts copied from it, to this follower, or to none."""
+    _follower.set(follower)
+
+
+def step(share: float, line: str) -> None:
+    """A step of the work at hand is done, `share` of all by a fair guess; nobody need be listening."""
+    if (found := _follower.get()) is not None:
+        found(min(1.0, share), line)

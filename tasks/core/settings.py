@@ -29,8 +29,9 @@ class Settings:
     @classmethod
     def load(cls) -> Settings:
         """Settings from `SLIPWAY_HOME`, `SLIPWAY_RECORDS`, `SLIPWAY_REGISTRY`, `SLIPWAY_S3_ENDPOINT`,
-        `SLIPWAY_MODELS_LIMIT` and `SLIPWAY_BUSY_SHARE`. Raises `WrongUseError` for a value that is not valid."""
-        home = Path(os.environ.get("SLIPWAY_HOME") or Path.home() / ".slipway").expanduser().absolute()
+        `SLIPWAY_MODELS_LIMIT` and `SLIPWAY_BUSY_SHARE`. Raises `WrongUseError` for a value that is not valid, and
+        where there is no home."""
+        home = home_folder()
         return cls(
             home=home,
             records=os.environ.get("SLIPWAY_RECORDS") or str(home / "records"),
@@ -85,11 +86,23 @@ class Settings:
         return self.home / "prefect"
 
 
+def home_folder() -> Path:
+    """The folder that `SLIPWAY_HOME` names, `~/.slipway` without it. Raises `WrongUseError` where that is nowhere."""
+    given = os.environ.get("SLIPWAY_HOME")
+    try:
+        return Path(given or "~/.slipway").expanduser().absolute()
+    except RuntimeError:
+        named = f"SLIPWAY_HOME is {given!r}, and that user" if given else f"user {os.getuid()}"
+        raise WrongUseError(
+            f"{named} has no home folder here", fix="set SLIPWAY_HOME to a folder that you can write to"
+        ) from None
+
+
 def _size(name: str) -> int | None:
     text = os.environ.get(name)
     if not text:
         return None
-    from tasks.core.spec import parse_size  # only where it is needed: the spec takes time to load
+    from tasks.core.spec_values import parse_size  # only where it is needed: it takes time to load
 
     try:
         return parse_size(text)

@@ -5,64 +5,63 @@ Unknown keys are refused with the key's path and the nearest known key.
 
 from __future__ import annotations
 
-import difflib
+import os
 import re
 import sys
-import types
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-import yaml
 from pydantic import (
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     Field,
     ValidationError,
-    WithJsonSchema,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
 
-from tasks.core.errors import SpecError
+from tasks.core import strict_yaml
+from tasks.core.errors import SpecError, WrongUseError
+from tasks.core.given_files import check_path, decode_text, expand_user, read_given
 from tasks.core.load import Arrivals
+from tasks.core.spec_errors import explain
+from tasks.core.spec_values import (
+    WEEK_S,
+    YEAR_S,
+    ByteCount,
+    HostName,
+    Rfc3339,
+    check_value,
+)
 
 OWN_PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 """The Python that Slipway runs on: the one that is surely on this machine."""
 
-_SIZE = re.compile(r"^\s*([0-9]+(?:\.[0-9]+)?)\s*([kKMGTP]?)(i?)B?\s*$")
-_SIZE_SCHEMA = {
-    "anyOf": [{"type": "string", "pattern": _SIZE.pattern}, {"type": "integer", "minimum": 0}],
-}
-"""What forms and servers take: what the validator takes."""
+HOUR_MS = 3_600_000
+SMALLEST_MEMORY = 2**20
+_LONGEST_LOAD_S = 86_400
+_IMAGE = r"^[a-zA-Z0-9][a-zA-Z0-9._/:@-]*$"
 _IMAGE_BY_DIGEST = re.compile(r"[a-z0-9][a-z0-9._/:-]*@sha256:[0-9a-f]{64}")
-_POWERS = {"": 0, "k": 1, "K": 1, "M": 2, "G": 3, "T": 4, "P": 5}
-
-
-def _parse_bytes(value: Any) -> Any:
-    return parse_size(value) if isinstance(value, str) else value
-
-
-def parse_size(value: str) -> int:
-    """`16Gi` and `16GiB` are 16 x 1024^3, `16G` and `16GB` are 16 x 1000^3, as in Kubernetes. Raises `ValueError`."""
-    match = _SIZE.match(value)
-    if not match:
-        raise ValueError("a size such as 512Mi, 16Gi or 2G")
-    number, prefix, binary = match.groups()
-    return int(float(number) * (1024 if binary else 1000) ** _POWERS[prefix])
-
-
-ByteCount = Annotated[int, BeforeValidator(_parse_bytes), Field(ge=0), WithJsonSchema(_SIZE_SCHEMA)]
-"""Bytes; accepts `16Gi`."""
 
 
 class Part(BaseModel):
     """A section of the spec."""
 
     # Forms show the keys as they are written in YAML, not as `Ttft Ms`.
-    model_config = ConfigDict(frozen=True, extra="forbid", field_title_generator=lambda name, _: name)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, field_title_generator=lambda name, _: name
+    )
+    multiline: ClassVar[frozenset[str]] = frozenset()
+    """Keys whose text may hold line breaks."""
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _as_written(cls, value: Any, info: ValidationInfo) -> Any:
+        name = info.field_name or ""
+        return check_value(value, cls.model_fields[name].annotation, multiline=name in cls.multiline)
 
 
 class EngineKind(StrEnum):
@@ -117,7 +116,9 @@ class Hardware(Part):
 
     gpus: int = Field(0, ge=0, le=64, description="GPUs; 0 serves on the processor.")
     cpus: int | None = Field(None, ge=1, le=1024, description="Processor threads; all cores when empty.")
-    memory: ByteCount | None = Field(None, description="Memory limit, e.g. 16Gi; the host's when empty.")
+    memory: ByteCount | None = Field(
+        None, ge=SMALLEST_MEMORY, description="Memory limit, e.g. 16Gi; the host's when empty."
+    )
 
 
 class EnvironmentManager(StrEnum):
@@ -132,11 +133,15 @@ class Environment(Part):
     """The engine's own Python environment."""
 
     manager: EnvironmentManager = Field(EnvironmentManager.UV, description="What makes the environment.")
-    python: str = Field(OWN_PYTHON, pattern=r"^3\.\d+$", description="Python version of the environment.")
-    requirements: tuple[str, ...] = Field(
-        (), description="Requirements beside the engine's own: PEP 508 for uv, match specs for conda."
+    python: str = Field(
+        OWN_PYTHON, pattern=r"^3\.[0-9]{1,2}$", description="Python version of the environment."
     )
-    exclude_newer: str | None = Field(
+    requirements: tuple[str, ...] = Field(
+        (),
+        max_length=1000,
+        description="Requirements beside the engine's own: PEP 508 for uv, match specs for conda.",
+    )
+    exclude_newer: Rfc3339 | None = Field(
         None, description="Ignore packages published after this date (RFC 3339), for repeatable locks."
     )
     torch_backend: str | None = Field(
@@ -148,7 +153,7 @@ class Environment(Part):
         None, description="Folder of wheels to install from (uv); no index is asked then."
     )
     channels: tuple[str, ...] = Field(
-        (), description="Channels to take packages from (conda), the first first."
+        (), max_length=100, description="Channels to take packages from (conda), the first first."
     )
     path: Path | None = Field(None, description="Folder of the environment that is already there (system).")
 
@@ -180,7 +185,9 @@ class DiskFloor(StrEnum):
 class Staging(Part):
     """How the model is laid onto the local disk."""
 
-    shards: int | Literal["auto"] = Field("auto", description="Number of weight shards; auto by size.")
+    shards: Annotated[int, Field(ge=1, le=10_000)] | Literal["auto"] = Field(
+        "auto", description="Number of weight shards, 1 to 10000; auto by size."
+    )
     disk_benchmark: bool = Field(True, description="Measure the disk with fio where it is installed.")
     disk_floor: DiskFloor = Field(
         DiskFloor.WARN,
@@ -195,19 +202,16 @@ class Staging(Part):
             )
         return self
 
-    @field_validator("shards")
-    @classmethod
-    def _positive(cls, value: int | str) -> int | str:
-        if isinstance(value, int) and not 1 <= value <= 10_000:
-            raise ValueError("between 1 and 10000, or auto")
-        return value
-
 
 class Objectives(Part):
     """What the user needs; the decisions are measured against these."""
 
-    ttft_ms: float | None = Field(None, gt=0, description="Time to first token, 95th percentile, ms.")
-    tpot_ms: float | None = Field(None, gt=0, description="Time per output token, 95th percentile, ms.")
+    ttft_ms: float | None = Field(
+        None, gt=0, le=HOUR_MS, description="Time to first token, 95th percentile, ms."
+    )
+    tpot_ms: float | None = Field(
+        None, gt=0, le=HOUR_MS, description="Time per output token, 95th percentile, ms."
+    )
     policy: QuantizationPolicy = Field(
         QuantizationPolicy.LATENCY,
         description="Among formats that keep the quality: accuracy takes only what keeps 99.9 % of it, latency the "
@@ -225,7 +229,9 @@ class Objectives(Part):
         le=1,
         description="Largest accepted loss of right answers to tuning.task_set; quality_tolerance when empty.",
     )
-    memory_fraction: float = Field(0.9, gt=0, le=1, description="Share of the memory limit that may be used.")
+    memory_fraction: float = Field(
+        0.9, ge=0.01, le=1, description="Share of the memory limit that may be used."
+    )
 
 
 class LoadKind(StrEnum):
@@ -250,7 +256,7 @@ class TuningLoad(Part):
         description="closed: as many clients as the batch size, each asking again once it is answered; open: "
         "requests come at a rate, and a size that does not keep up is refused.",
     )
-    rate: float | None = Field(None, gt=0, description="Requests per second (open).")
+    rate: float | None = Field(None, ge=0.001, le=100_000, description="Requests per second (open).")
     arrivals: Arrivals = Field(
         Arrivals.POISSON, description="How they are spread over time (open): evenly, or at random."
     )
@@ -270,6 +276,10 @@ class TuningLoad(Part):
             raise ValueError("the kind open needs a rate, requests per second")
         if self.kind is LoadKind.CLOSED and self.rate is not None:
             raise ValueError("a rate is for the kind open: a closed loop asks as fast as it is answered")
+        if self.rate is not None and self.requests / self.rate > _LONGEST_LOAD_S:
+            raise ValueError(
+                f"{self.requests} requests at {self.rate:g}/s take more than a day: ask for fewer"
+            )
         return self
 
 
@@ -326,28 +336,40 @@ class Tuning(Part):
 class Gate(Part):
     """What a release must do before it gets traffic."""
 
+    multiline: ClassVar[frozenset[str]] = frozenset({"prompt"})
+
     prompt: str = Field("The", min_length=1, description="Prompt of the gate's completion.")
     max_tokens: int = Field(16, ge=1, le=4096, description="Tokens the gate's completion asks for.")
     start_timeout_s: float = Field(
-        600, gt=0, description="Longest wait for the engine to be ready, here and while it is tuned, s."
+        600,
+        gt=0,
+        le=WEEK_S,
+        description="Longest wait for the engine to be ready, here and while it is tuned, s.",
     )
 
 
 class Rollout(Part):
     """How the release is put into service."""
 
-    host: str = Field("127.0.0.1", description="Address the service listens on.")
+    host: HostName = Field("127.0.0.1", description="Address the service listens on: IPv4, IPv6 or a name.")
     port: int | None = Field(
         None, ge=1, le=65535, description="Port of the service; a free one, then kept, when empty."
     )
-    drain_s: float = Field(30, ge=0, description="Longest wait for requests in flight at a switch, s.")
-    base_image: str = Field(f"python:{OWN_PYTHON}-slim", description="Base image for target docker.")
+    drain_s: float = Field(
+        30, ge=0, le=WEEK_S, description="Longest wait for requests in flight at a switch, s."
+    )
+    base_image: str = Field(
+        f"python:{OWN_PYTHON}-slim",
+        pattern=_IMAGE,
+        max_length=255,
+        description="Base image for target docker.",
+    )
     image: str | None = Field(
         None,
         description="Image of the engine's makers, by digest: `REPOSITORY@sha256:…`. Those of llama.cpp and "
         "transformers are built here.",
     )
-    pids: int = Field(512, ge=16, description="Limit on processes in the container.")
+    pids: int = Field(512, ge=16, le=4_194_304, description="Limit on processes in the container.")
     gate: Gate = Gate()
 
     @field_validator("image")
@@ -362,10 +384,14 @@ class Rollout(Part):
 class Checks(Part):
     """What the nightly checks look for."""
 
-    latency_slo_ms: float = Field(500, gt=0, description="Mean time to first token called slow, ms.")
-    gpu_temperature_c: float = Field(85, gt=0, description="GPU temperature called hot, degrees Celsius.")
-    sample_period_s: float = Field(60, gt=0, description="Period of the leak sampler, s.")
-    confirm_after_s: float = Field(86_400, gt=0, description="Data needed to confirm a leak, s.")
+    latency_slo_ms: float = Field(
+        500, gt=0, le=HOUR_MS, description="Mean time to first token called slow, ms."
+    )
+    gpu_temperature_c: float = Field(
+        85, gt=0, le=150, description="GPU temperature called hot, degrees Celsius."
+    )
+    sample_period_s: float = Field(60, ge=0.01, le=86_400, description="Period of the leak sampler, s.")
+    confirm_after_s: float = Field(86_400, gt=0, le=YEAR_S, description="Data needed to confirm a leak, s.")
 
 
 class DeploySpec(Part):
@@ -398,6 +424,8 @@ class DeploySpec(Part):
     def _known_source(cls, value: str) -> str:
         if not value.startswith(("file:", "s3://", "models:/")):
             raise ValueError("starts with file:, s3:// or models:/")
+        if value.startswith("file:"):
+            check_path(value)
         return value
 
 
@@ -406,16 +434,15 @@ def load_spec(path: Path, overrides: Sequence[str] = ()) -> DeploySpec:
 
     Relative paths in the file are taken from the file's folder. Raises `SpecError`.
     """
-    try:
-        text = path.read_text()
-    except FileNotFoundError:
-        raise SpecError(f"no spec file {path}", fix="give the path of a YAML file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise SpecError(f"cannot read the spec file {path}: {error}") from error
-    try:
-        values = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise SpecError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    content = read_given(
+        path,
+        "spec file",
+        limit_bytes=strict_yaml.LIMIT_BYTES,
+        fix="give the path of a YAML file",
+        missing=SpecError,
+        wrong=SpecError,
+    )
+    values = strict_yaml.parse_yaml(decode_text(content, f"the spec file {path}", SpecError), str(path))
     if not isinstance(values, dict):
         raise SpecError(f"{path} holds no mapping of keys to values", fix="start with `name:` and `model:`")
     for override in overrides:
@@ -428,78 +455,52 @@ def parse_spec(values: Mapping[str, Any], *, source: str = "spec", base: Path | 
     try:
         spec = DeploySpec.model_validate(values)
     except ValidationError as error:
-        raise _explain(error, source) from None
-    return _with_absolute_paths(spec, base) if base else spec
+        raise explain(error, source, DeploySpec) from None
+    return _with_absolute_paths(spec, base, source) if base else spec
 
 
 def _apply_override(values: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals or not key:
-        raise SpecError(f"--set {override!r} is not KEY=VALUE", fix="for example --set tuning.max_batch=8")
+        raise SpecError(
+            f"--set {override[:80]!r} is not KEY=VALUE", fix="for example --set tuning.max_batch=8"
+        )
     *parents, last = key.split(".")
     here: Any = values
     for parent in parents:
         here = here.setdefault(parent, {})
         if not isinstance(here, dict):
-            raise SpecError(f"--set {key}: {parent} is not a section")
-    try:
-        here[last] = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise SpecError(f"--set {key}: the value is not YAML: {' '.join(str(error).split())}") from error
+            raise SpecError(f"--set {key[:80]}: {parent[:80]} is not a section")
+    here[last] = strict_yaml.parse_yaml(text, f"--set {key[:80]}")
 
 
-def _with_absolute_paths(spec: DeploySpec, base: Path) -> DeploySpec:
+def _with_absolute_paths(spec: DeploySpec, base: Path, source: str) -> DeploySpec:
     changes: dict[str, Any] = {}
     if spec.model.startswith("file:"):
-        folder = Path(spec.model.removeprefix("file:")).expanduser()
-        changes["model"] = f"file:{(base / folder).resolve()}"
-    environment = spec.environment
-    paths = {name: found for name in ("wheels", "path") if (found := getattr(environment, name)) is not None}
-    if paths:
-        absolute = {name: (base / path.expanduser()).absolute() for name, path in paths.items()}
-        changes["environment"] = environment.model_copy(update=absolute)
-    given = {
-        name: (base / found.expanduser()).resolve()
-        for name in ("quality_text", "task_set", "calibration_text")
-        if (found := getattr(spec.tuning, name)) is not None
-    }
-    if given:
-        changes["tuning"] = spec.tuning.model_copy(update=given)
+        folder = Path(spec.model.removeprefix("file:"))
+        changes["model"] = f"file:{os.path.realpath(_absolute(folder, base, f'{source}: model'))}"
+    # An environment's folder may be a link that its programs name: it is not followed.
+    for section, follow in (("environment", False), ("tuning", True)):
+        part: Part = getattr(spec, section)
+        given = {
+            name: _absolute(value, base, f"{source}: {section}.{name}")
+            for name, value in part
+            if isinstance(value, Path)
+        }
+        if given:
+            update = {name: Path(os.path.realpath(path)) if follow else path for name, path in given.items()}
+            changes[section] = part.model_copy(update=update)
     return spec.model_copy(update=changes)
 
 
-def _explain(error: ValidationError, source: str) -> SpecError:
-    first = error.errors()[0]
-    path = ".".join(str(piece) for piece in first["loc"] if not str(piece).startswith(("int", "literal[")))
-    if first["type"] == "extra_forbidden":
-        *parents, key = [str(piece) for piece in first["loc"]]
-        known = _keys_at(parents)
-        near = difflib.get_close_matches(key, known, n=1, cutoff=0.4)
-        fix = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(sorted(known))}"
-        return SpecError(f"{source}: unknown key {path!r}", fix=fix)
-    if first["type"] == "missing":
-        return SpecError(f"{source}: the key {path!r} is missing", fix=f"add `{path}: …`")
-    message = first["msg"].removeprefix("Value error, ")
-    given = first["input"]
-    return SpecError(
-        f"{source}: {path}: {message}", fix=None if isinstance(given, (dict, BaseModel)) else f"got {given!r}"
-    )
-
-
-def _keys_at(parents: Sequence[str]) -> list[str]:
-    model: type[BaseModel] = DeploySpec
-    for parent in parents:
-        field = model.model_fields.get(parent)
-        inner = _model_in(field.annotation) if field else None
-        if inner is None:
-            return []
-        model = inner
-    return list(model.model_fields)
-
-
-def _model_in(annotation: Any) -> type[BaseModel] | None:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    if get_origin(annotation) in (Union, types.UnionType):
-        return next((found for arg in get_args(annotation) if (found := _model_in(arg))), None)
-    return None
+def _absolute(path: Path, base: Path, key: str) -> Path:
+    try:
+        absolute = base / expand_user(path)
+        absolute.lstat()  # what cannot even be looked up: a path too long, or through a file
+    except WrongUseError as error:
+        raise SpecError(f"{key}: {error.what.partition(': ')[2]}", fix=error.fix) from None
+    except (FileNotFoundError, PermissionError):
+        pass  # told where it is used
+    except OSError as error:
+        raise SpecError(f"{key}: {str(path)[:200]!r}: {error.strerror}") from None
+    return absolute.absolute()

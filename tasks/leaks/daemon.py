@@ -62,6 +62,7 @@ class Sample(NamedTuple):
 
 def main(argv: list[str]) -> int:
     folder = Path(argv[1])
+    os.umask(0o077)
     samples = folder / "samples"
     samples.mkdir(parents=True, exist_ok=True)
     lock = take_lock(samples / "sampler.lock")
@@ -89,7 +90,7 @@ def take_lock(path: Path) -> int | None:
 
     Who looks whether a sampler runs holds the lock for a moment, too: so it is asked for more than once.
     """
-    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     for _ in range(LOCK_TRIES):
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

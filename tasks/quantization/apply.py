@@ -21,7 +21,7 @@ from tasks.core.files import (
     write_atomically,
 )
 from tasks.core.model_shape import read_model_shape
-from tasks.core.progress import say
+from tasks.core.progress import say, step
 from tasks.core.settings import Settings
 from tasks.core.spec import CandidateFormat
 from tasks.core.verdicts import StageName
@@ -92,7 +92,9 @@ def measure_candidates(
     rows = []
     for row in _measure_each(request, sizes, bench, settings):
         rows.append(row.model_copy(update={"predicted_bytes": sizes[row.format]}))
-        _say(row)
+        line = _line(row)
+        say(StageName.QUANTIZATION, line)
+        step(len(rows) / len(request.formats), f"{len(rows)} of {len(request.formats)} candidates; {line}")
     return plan.choose(rows, request)
 
 
@@ -253,11 +255,10 @@ def still_good(result: QuantizationResult) -> bool:
     return result.chosen is not None and not passing and is_whole(result.candidate)
 
 
-def _say(row: Measured) -> None:
+def _line(row: Measured) -> str:
     if row.rejected:
-        say(StageName.QUANTIZATION, f"{row.format}: {row.rejected}")
-        return
+        return f"{row.format}: {row.rejected}"
     quality = ""
     if row.quality:
         quality = f"perplexity {row.quality.perplexity:.2f}, keeps {kept(row.quality).low:.2%} or more, "
-    say(StageName.QUANTIZATION, f"{row.format}: {quality}{row.tokens_per_s or math.nan:.0f} tokens/s")
+    return f"{row.format}: {quality}{row.tokens_per_s or math.nan:.0f} tokens/s"

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+from tasks.core.addresses import host_and_port
 from tasks.core.digests import short
 from tasks.core.release import Release, ServiceState
+from tasks.core.spec import Rollout
 from tasks.rollout.models import RolloutAction, RolloutPlan, Running
 
 
-def plan_rollout(release: Release, state: ServiceState | None, running: Running | None) -> RolloutPlan:
+def plan_rollout(
+    release: Release,
+    state: ServiceState | None,
+    running: Running | None,
+    last: ServiceState | None = None,
+) -> RolloutPlan:
     """The steps from what runs to `release`.
 
     `state` is what the last finished rollout wrote; `running` what really takes traffic, with `up` only if
     it answers. They differ where a rollout was killed between the two, or where the service's processes were.
+    `last` gives address and previous release of a service that has no state any more, because it was stopped.
     """
     wanted = release.id
-    host, port = address_of(release, state)
+    host, port = address_of(release.spec.rollout, state or last)
     action = _action(release, state, running, host, port)
     former = running.release if running else None
     return RolloutPlan(
@@ -22,7 +30,7 @@ def plan_rollout(release: Release, state: ServiceState | None, running: Running 
         host=host,
         port=port,
         former=former,
-        previous=former if former not in (None, wanted) else _written_before(wanted, state),
+        previous=former if former not in (None, wanted) else _written_before(wanted, state or last),
         steps=_steps(action, release, former, host, port),
     )
 
@@ -42,9 +50,8 @@ def _written_before(now: str | None, state: ServiceState | None) -> str | None:
     return next((found for found in written if found not in (None, now)), None)
 
 
-def address_of(release: Release, state: ServiceState | None) -> tuple[str, int | None]:
+def address_of(wanted: Rollout, state: ServiceState | None) -> tuple[str, int | None]:
     """Public host and port: a service that asks for no port keeps the one it was given first."""
-    wanted = release.spec.rollout
     if wanted.port is None and state is not None and state.host == wanted.host:
         return wanted.host, state.port
     return wanted.host, wanted.port
@@ -75,7 +82,7 @@ def _steps(
         return (f"{new} serves already: write down that it does",)
     gate = release.spec.rollout.gate
     begin = (
-        f"claim {host}:{port or '(a free port)'}",
+        f"claim {host_and_port(host, port or '(a free port)')}",
         f"start {new} on a private address",
         f"gate within {gate.start_timeout_s:g} s: /health, then {gate.max_tokens} tokens for {gate.prompt!r}",
         f"switch traffic to {new}",

@@ -351,7 +351,7 @@ def _finish(pinned: Pinned, plan: CopyPlan, done: Copied, folder: Path, chunk_by
         chunk_bytes=chunk_bytes,
         files=tuple(done.files[planned.path] for planned in plan.files),
     )
-    write_atomically(folder / MANIFEST_FILE, manifest.render())
+    write_atomically(folder / MANIFEST_FILE, manifest.render(), private=False)
     (folder / LEDGER_FILE).unlink(missing_ok=True)
     return manifest
 

@@ -67,8 +67,9 @@ def export_to_ollama(folder: Path, store: Path, name: str) -> Exported:
     with (folder / weights[0].path).open("rb") as opened:
         config = render_config(opened.read(GGUF_HEAD_BYTES), layers)
     digest = hashlib.sha256(config).hexdigest()
-    write_atomically(store / blob_path(digest), config)
-    write_atomically(manifest, render_manifest(config_layer(digest, len(config)), layers))
+    write_atomically(store / blob_path(digest), config, private=False)
+    text = render_manifest(config_layer(digest, len(config)), layers)
+    write_atomically(manifest, text, private=False)
     return Exported(manifest, store / blob_path(layers[0].sha256), copied)
 
 

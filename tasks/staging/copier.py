@@ -26,6 +26,7 @@ from tasks.core.disk_faults import as_disk_fault
 from tasks.core.errors import ModelError, WrongUseError
 from tasks.core.files import PART
 from tasks.core.manifest import StagedFile
+from tasks.core.paths import inside
 from tasks.core.progress import advance, say
 from tasks.core.verdicts import StageName
 from tasks.staging.layout import Chunk, PlannedFile, chunks_of
@@ -63,8 +64,11 @@ class _Target:
 
     @classmethod
     def of(cls, planned: PlannedFile, folder: Path, expected: Mapping[int, str], binding: bool) -> _Target:
-        """Where it is written is decided here, once. Raises `WrongUseError` for a folder in its place."""
-        path = folder / planned.path
+        """Where it is written is decided here, once.
+
+        Raises `WrongUseError` for a folder in its place, `UnsafeNameError` for a name that leads out of `folder`.
+        """
+        path = inside(folder, planned.path, "the plan of this copy")
         place = place_of(path)
         for found in (path, place):
             if found.is_dir() and not found.is_symlink():

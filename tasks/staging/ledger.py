@@ -16,6 +16,7 @@ from pathlib import Path
 
 from tasks.core.disk_faults import as_disk_fault
 from tasks.core.files import fsync_folder
+from tasks.core.paths import is_file_name
 
 LEDGER_FILE = "ledger.jsonl"
 _SCHEMA = "slipway.ledger/2"
@@ -125,8 +126,4 @@ def named_files(folder: Path) -> frozenset[str] | None:
         paths = [path for path, _ in header["files"]]
     except (*_NO_FILE, ValueError, TypeError, KeyError, RecursionError):
         return None
-    return frozenset(filter(_is_file_name, paths))
-
-
-def _is_file_name(path: object) -> bool:
-    return isinstance(path, str) and path.isprintable() and path == Path(path).name and path not in ("", "..")
+    return frozenset(filter(is_file_name, paths))

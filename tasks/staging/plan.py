@@ -12,6 +12,7 @@ from tasks.core.digests import digest_of
 from tasks.core.errors import ModelError
 from tasks.core.files import PART
 from tasks.core.manifest import MANIFEST_FILE
+from tasks.core.paths import checked_file_name, is_file_name, shown, some_of
 from tasks.core.safetensors import Header
 from tasks.staging.layout import INDEX_FILE
 from tasks.staging.models import DiskFigures, SourceFile
@@ -59,7 +60,7 @@ def source_digest(name: str, files: Sequence[SourceFile]) -> str:
 def select_files(files: Sequence[SourceFile], source: str) -> Selection:
     """Sort a source's files. Raises `ModelError` without weights or `config.json`, and for a name that is too long.
 
-    Pickles never pass.
+    Pickles never pass, nor does a name that is not one of a file in a folder (`UnsafeNameError`).
     """
     names = sorted(file.path for file in files)
     tensors = [name for name in names if name.endswith(".safetensors")]
@@ -87,11 +88,13 @@ def select_files(files: Sequence[SourceFile], source: str) -> Selection:
                 "be staged",
                 fix="give it a shorter name",
             )
+    for name in (*gguf, *side, *weights):
+        checked_file_name(name, source)
     findings = [f"{name} holds pickled weights and was left behind" for name in pickled]
     parts = {*tensors, *gguf, *pickled, *side, INDEX_FILE, SUMS_FILE}
     others = [name for name in names if name not in parts and not name.startswith(".")]
     if others:
-        findings.append(f"not part of the model, left behind: {', '.join(others)}")
+        findings.append(f"not part of the model, left behind: {some_of(others)}")
     return Selection(index, weights, gguf, side, tuple(findings))
 
 
@@ -111,8 +114,11 @@ def read_index(text: bytes, names: Iterable[str], where: str) -> Mapping[str, st
         raise ModelError(f"{where} is not an index of safetensors: its weight_map is empty or no map")
     there = set(names)
     for shard in weight_map.values():
-        if not isinstance(shard, str) or "/" in shard or "\\" in shard or not shard.endswith(".safetensors"):
-            raise ModelError(f"{where} names {str(shard)[:80]!r}, which is not a shard in the model's folder")
+        if not is_file_name(shard) or not shard.endswith(".safetensors"):
+            raise ModelError(
+                f"{where} names {shown(shard)}, which is not a shard in the model's folder",
+                fix="copy or download the model again",
+            )
         if shard not in there:
             raise ModelError(f"{where} names the shard {shard!r}, which is missing", fix="copy it again")
     return weight_map

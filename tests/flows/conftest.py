@@ -13,8 +13,9 @@ from deployments.prefect_api import PrefectApi
 @pytest.fixture(scope="session", autouse=True)
 def prefect_api(prefect_server: TemporaryServer) -> Iterator[None]:
     """The server that flows and clients of these tests use."""
-    from prefect.settings import PREFECT_API_URL, temporary_settings
+    from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 
     api = PrefectApi(prefect_server.url, prefect_server)
-    with temporary_settings(updates={PREFECT_API_URL: api.url}), api.quiet_runs():
+    reached = {PREFECT_API_URL: api.url, PREFECT_API_AUTH_STRING: prefect_server.key}
+    with temporary_settings(updates=reached), api.quiet_runs():
         yield

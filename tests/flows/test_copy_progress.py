@@ -10,7 +10,7 @@ import pytest
 from prefect import flow, get_client
 from waiting import wait_until
 
-from flows import copy_progress
+from flows import artifacts, copy_progress
 from flows.copy_progress import show_copy
 from flows.stage_model import stage_model
 from tasks.core.progress import advance, listen, to_log
@@ -70,7 +70,7 @@ def test_a_server_that_is_gone_does_not_hinder_the_copy(
     def refused(*_: object) -> None:
         raise httpx.ConnectError("refused")
 
-    monkeypatch.setattr(copy_progress, "create_progress_artifact", refused)
+    monkeypatch.setattr(artifacts, "create_progress_artifact", refused)
     copy_half_and_all(said)
     assert said
 

@@ -7,8 +7,9 @@ from typing import Any
 
 import httpx
 import pytest
-from prefect import flow
-from prefect.exceptions import MissingResult
+from prefect import flow, get_client
+from prefect.client.schemas.objects import FlowRun, State, StateType
+from prefect.exceptions import FailedRun, MissingResult
 from prefect.settings import PREFECT_CLIENT_RETRY_JITTER_FACTOR, temporary_settings
 
 from flows.named_states import answer_of, named
@@ -24,10 +25,27 @@ def outer() -> str:
     return named(f"outer of {answer_of(inner)}", "Serving", "all is well")
 
 
+@flow(name="saying-no")
+def saying_no() -> str:
+    return named("the answer", "Unhealthy", "no completion in 5 s", says_no=True)
+
+
+@flow(name="saying-no-outer")
+def saying_no_outer() -> str:
+    return named(f"outer of {answer_of(saying_no)}", "Refused", "health says unhealthy", says_no=True)
+
+
 @flow(name="failing")
 def failing() -> str:
     answer_of(inner)
     raise ValueError("said by the flow")
+
+
+def read_run(state: State[Any]) -> FlowRun:
+    """The run as the server has it."""
+    assert state.state_details.flow_run_id is not None
+    with get_client(sync_client=True) as client:
+        return client.read_flow_run(state.state_details.flow_run_id)
 
 
 @pytest.fixture
@@ -40,7 +58,7 @@ def lost_replies(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         reply = send(client, request, **more)
         if request.url.path.endswith("/set_state") and reply.status_code < 300:
             state = json.loads(request.content)["state"]
-            if state["type"] == "COMPLETED" and state["name"] not in lost:
+            if state["type"] in ("COMPLETED", "FAILED") and state["name"] not in lost:
                 lost.append(state["name"])
                 return httpx.Response(503, headers={"Retry-After": "0"}, request=request)
         return reply
@@ -55,15 +73,54 @@ def test_the_state_bears_the_verdict_and_the_caller_gets_the_answer() -> None:
     assert answer_of(outer) == "outer of inner answer"
 
 
+def test_a_no_is_red_under_its_own_name_and_its_caller_gets_the_answer() -> None:
+    state = saying_no_outer(return_state=True)
+    assert state.result() == "outer of the answer"
+    assert saying_no_outer() == answer_of(saying_no_outer) == "outer of the answer"
+    run = read_run(state)
+    assert (run.state_type, run.state_name) == (StateType.FAILED, "Refused")
+    assert run.state is not None
+    assert run.state.message == "health says unhealthy"
+
+
+@pytest.mark.parametrize(("saying", "runs"), [("no", 1), ("fault", 2)])
+def test_retries_are_for_faults_and_ask_no_question_again(saying: str, runs: int) -> None:
+    @flow(name="asking", retries=1, retry_delay_seconds=0)
+    def asking() -> str:
+        if saying == "no":
+            return named("no", "Unhealthy", "no completion in 5 s", says_no=True)
+        raise ValueError("said by the flow")
+
+    state = asking(return_state=True)
+    run = read_run(state)
+    assert (run.run_count, run.state_type) == (runs, StateType.FAILED)
+    assert run.state_name == ("Unhealthy" if saying == "no" else "Failed")
+
+
 def test_an_answer_survives_a_lost_reply(lost_replies: list[str]) -> None:
     with temporary_settings(updates={PREFECT_CLIENT_RETRY_JITTER_FACTOR: 0}):
         assert answer_of(outer) == "outer of inner answer"
         assert lost_replies == ["Cached", "Serving"]
         lost_replies.clear()
+        assert answer_of(saying_no_outer) == "outer of the answer"
+        assert lost_replies == ["Unhealthy", "Refused"]
+        lost_replies.clear()
         with pytest.raises(
             MissingResult
         ):  # what Prefect alone makes of it: the day this passes, this module can go
             outer()
+
+
+def test_a_fault_is_never_taken_for_the_answer_of_a_subflow() -> None:
+    """Not even one that Prefect raises as it does for a state that says no."""
+
+    @flow(name="failing-late")
+    def failing_late() -> str:
+        answer_of(saying_no)
+        raise FailedRun("another's message")
+
+    with pytest.raises(FailedRun, match="another's message"):
+        answer_of(failing_late)
 
 
 def test_what_a_flow_fails_with_is_raised() -> None:

@@ -5,19 +5,22 @@ from __future__ import annotations
 import os
 import signal as signals
 import threading
+from enum import StrEnum
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 import httpx
 import pytest
 from prefect import flow, get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
+from prefect.client.schemas.objects import State, StateType
 from prefect.exceptions import ObjectNotFound
 
 from blocks.host_load import ForeignLoad
 from blocks.record_store import open_record_store
 from flows.recording import Outcome, artifact_key, run_stage
 from flows.side_by_side import side_by_side
+from tasks.core import verdicts
 from tasks.core.cancellation import begin, current
 from tasks.core.errors import DiskFullError, ModelError, StageCancelledError
 from tasks.core.freshness import measure_anew
@@ -219,6 +222,40 @@ def test_a_run_shows_the_verdict_and_the_artifact(slipway_home: Path) -> None:
     assert artifact.description == "slow: value 1"
 
 
+VERDICTS: dict[StageName, type[StrEnum]] = {
+    StageName.ENVIRONMENT: verdicts.EnvironmentVerdict,
+    StageName.COMPATIBILITY: verdicts.CompatibilityVerdict,
+    StageName.STAGING: verdicts.StagingVerdict,
+    StageName.DISK: verdicts.StagingVerdict,
+    StageName.LOADING: verdicts.ChoiceVerdict,
+    StageName.QUANTIZATION: verdicts.ChoiceVerdict,
+    StageName.BATCHING: verdicts.ChoiceVerdict,
+    StageName.ROLLOUT: verdicts.RolloutVerdict,
+    StageName.HEALTH: verdicts.HealthVerdict,
+    StageName.LEAKS: verdicts.LeakVerdict,
+    StageName.REGISTRY: verdicts.RegistryVerdict,
+    StageName.LIFECYCLE: verdicts.LifecycleVerdict,
+}
+
+
+@pytest.mark.parametrize("stage_name", list(StageName))
+def test_exactly_the_verdicts_that_say_no_are_red(stage_name: StageName) -> None:
+    for verdict in VERDICTS[stage_name]:
+        outcome = Outcome[Answer](
+            stage=stage_name,
+            verdict=verdict,
+            cached=False,
+            seconds=1,
+            record="01A",
+            headline="why",
+            result=Answer(verdict=verdict),
+        )
+        state = cast(State[Any], outcome.as_state())
+        red = verdicts.says_no(stage_name, verdict)
+        assert state.type is (StateType.FAILED if red else StateType.COMPLETED), verdict
+        assert (state.name, state.message) == (verdict.replace("_", " ").capitalize(), "why")
+
+
 def test_artifact_keys_hold_letters_digits_and_dashes() -> None:
     assert artifact_key(StageName.STAGING, "models:/My_Model@champion") == "staging-models-my-model-champion"
     assert artifact_key(StageName.STAGING, "file:/home/josé/m²") == "staging-file-home-jos-m"
@@ -335,3 +372,52 @@ def test_a_fault_is_raised_after_all_have_ended(slipway_home: Path) -> None:
     with pytest.raises(ModelError, match="no such model"):
         side_by_side([waits, fails], signal)
     assert signal.reason == "no such model"
+
+
+class SecretReport(AnswerReport):
+    """Says what a source told, password and all."""
+
+    def headline(self, result: Answer, /) -> str:
+        return "read from http://ci:TopSecret1@registry"
+
+    def markdown(self, result: Answer, /) -> str:
+        return "# read from http://ci:TopSecret1@registry"
+
+
+def test_no_secret_is_in_a_record_an_artifact_or_a_state(
+    slipway_home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    @flow
+    def reads() -> Any:
+        inputs = {"source": "http://ci:TopSecret1@registry", "password": "short"}
+        return run_stage(
+            StageName.STAGING,
+            subject="secret",
+            inputs=inputs,
+            result_type=Answer,
+            report=SecretReport(),
+            work=Work(),
+        ).as_state()
+
+    state = reads(return_state=True)
+    assert state.message == "read from http://***@registry"
+    (record,) = records()
+    assert record.evidence["inputs"] == {"source": "http://***@registry", "password": "***"}
+    with get_client(sync_client=True) as client:
+        name = ArtifactFilter(key=ArtifactFilterKey(any_=[artifact_key(StageName.STAGING, "secret")]))
+        (artifact,) = client.read_artifacts(artifact_filter=name)
+    assert "# read from http://***@registry" in str(artifact.data)
+    assert "TopSecret1" not in f"{artifact}"
+
+
+def test_no_secret_is_in_the_state_that_an_unexplained_fault_leaves(slipway_home: Path) -> None:
+    def work() -> NoReturn:
+        raise RuntimeError("http://ci:TopSecret1@registry: no idea")
+
+    @flow
+    def fails() -> None:
+        stage(work)
+
+    state = fails(return_state=True)
+    assert "http://***@registry: no idea" in (state.message or "")
+    assert records()[0].evidence["error"]["what"] == "RuntimeError: http://***@registry: no idea"

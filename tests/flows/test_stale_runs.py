@@ -6,11 +6,10 @@ from collections.abc import Callable
 from uuid import uuid4
 
 import pytest
-from prefect import flow, get_client, task
+from prefect import flow, get_client, tags, task
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.objects import StateType
 from prefect.client.schemas.responses import SetStateStatus
-from prefect.runtime import flow_run
 from prefect.states import Cancelling, Completed, Pending, Running, State
 
 from flows.stale_runs import end_runs_of_pool, end_stale_runs, service_tag
@@ -18,7 +17,20 @@ from flows.stale_runs import end_runs_of_pool, end_stale_runs, service_tag
 
 @flow(name="next-run")
 def next_run(name: str) -> int:
-    return end_stale_runs(name, flow_run.id, flow_run.tags)
+    return end_stale_runs(name)
+
+
+@pytest.mark.parametrize("tagged", [False, True])
+def test_a_run_never_ends_itself(tagged: bool) -> None:
+    """A deploy by the command bears the tag from its creation, one that a worker took does not."""
+    with tags(*[service_tag("own")] * tagged):
+        state = next_run("own", return_state=True)
+    run = state.state_details.flow_run_id
+    assert run is not None
+    with get_client(sync_client=True) as client:
+        history = [found.type for found in client.read_flow_run_states(run)]
+        assert history == [StateType.PENDING, StateType.RUNNING, StateType.COMPLETED]
+        assert service_tag("own") in client.read_flow_run(run).tags
 
 
 @task

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prefect import get_client
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 
 from blocks.record_store import open_record_store
 from flows.quantize_model import quantize_model
@@ -65,6 +67,14 @@ def changed(request: TuningRequest, **tuning: Any) -> TuningRequest:
     return request.model_copy(update={"tuning": request.tuning.model_copy(update=tuning)})
 
 
+def progress(key: str) -> str:
+    """What the progress artifact says, at its end."""
+    with get_client(sync_client=True) as client:
+        found = client.read_artifacts(artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=[key])))
+    assert found[0].data == 100
+    return found[0].description or ""
+
+
 def batching(outcome: TuningOutcome) -> BatchingResult:
     assert outcome.batching is not None
     return outcome.batching.result
@@ -82,6 +92,11 @@ def test_tuning_is_measured_once_and_then_remembered(asked: TuningRequest) -> No
     )
     assert result.limits.memory_bytes == 10**9
     assert result.prior is None
+
+    # Each candidate and size was shown while it was measured; what stays is the last one.
+    candidates, sizes = progress("quantization-first-progress"), progress("batching-first-progress")
+    assert f"2 of 2 candidates; {asked.tuning.candidates[-1]}: " in candidates
+    assert "first: batch " in sizes
 
     # Another service of the same model: no work, and its own name.
     again = tune_serving(asked.model_copy(update={"name": "second"}))
@@ -177,8 +192,8 @@ def test_guidellm_sends_when_the_spec_asks_for_it(
 @pytest.mark.parametrize(
     ("tuning", "message"),
     [
-        ({"quality_text": Path("/no/such/text")}, "cannot be read"),
-        ({"task_set": Path("/no/such/tasks")}, "No such file"),
+        ({"quality_text": Path("/no/such/text")}, "no tuning.quality_text /no/such/text"),
+        ({"task_set": Path("/no/such/tasks")}, "no tuning.task_set /no/such/tasks"),
         ({"task_set": Path(__file__)}, "test_tune_serving.py:1 is not JSON"),
         ({"context": 100_000}, "the model was made for"),
         ({"output_tokens": 120}, "leave no room for a prompt"),

@@ -31,6 +31,7 @@ FLOWS = (
     "check-leaks",
     "compare-loaders",
     "deploy-model",
+    "keep-running",
     "measure-disk",
     "quantize-model",
     "redeploy-model",
@@ -91,13 +92,13 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     bare = Place(home, folder, None, {})  # type: ignore[arg-type]
     try:
         up = bare.slipway("up", "--port", str(free_port()))
-        yield Place(home, folder, PrefectHttp(up["server"]), up)
+        yield Place(home, folder, PrefectHttp(up["server"], bare.slipway("ui")["key"]), up)
     finally:
         assert bare.slipway("down")["ended"] == ["worker", "server"]
 
 
 def test_up_registers_every_flow_and_twice_does_no_harm(place: Place) -> None:
-    assert place.up["deployments"] == [f"{flow}/slipway" for flow in FLOWS]
+    assert place.up["deployments"] == [f"{flow}/{flow}" for flow in FLOWS]
     assert place.slipway("up") == place.up
     assert len(place.api.client.post("/automations/filter", json={}).json()) == 2
     assert len(place.api.client.post("/work_pools/filter", json={}).json()) == 1

@@ -26,13 +26,14 @@ def not_followed() -> Iterator[None]:
 
 
 @pytest.fixture
-def own_api_url(tmp_path: Path) -> Iterator[str]:
+def own_api_url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """A server that no other test's interrupted runs are left on."""
     home = tmp_path / "prefect"
     with temporary_server(
         Settings(home=home, records=str(home), registry=str(home), s3_endpoint=None)
     ) as server:
         server.wait()
+        monkeypatch.setenv("PREFECT_API_AUTH_STRING", server.key)
         yield server.url
 
 

@@ -294,6 +294,24 @@ def test_a_killed_supervisor_leaves_no_engine_and_the_next_rollout_recovers(
     wait_until(lambda: len(engines_of(slipway_home)) == 1, "one engine serves")
 
 
+@pytest.mark.parametrize("host", ["::1", "::", "0.0.0.0", "localhost"])
+def test_every_kind_of_address_serves_and_is_switched(
+    host: str, engine_python: Path, ggufs: tuple[Path, Path], services: Services
+) -> None:
+    folder = services("chat")
+    first, second = (make_release(engine_python, gguf, host=host) for gguf in ggufs)
+    endpoint = bring(first, folder).endpoint
+    assert endpoint is not None
+    assert complete(endpoint)
+    replaced = bring(second, folder)
+    assert (replaced.verdict, replaced.endpoint) == (RolloutVerdict.SERVING, endpoint)
+    assert complete(endpoint)
+    state = folder.state()
+    assert state is not None
+    assert (state.host, state.endpoint, running(folder).endpoint) == (host, endpoint, endpoint)
+    assert bring(second, folder).action is RolloutAction.NOTHING
+
+
 def test_a_supervisor_told_to_end_takes_its_engine_along_and_is_brought_back(
     first: Release, services: Services, slipway_home: Path
 ) -> None:

@@ -36,14 +36,17 @@ class _PatientClient(httpx.Client):
 
 
 class PrefectHttp:
-    """A client of one server; `server` is its address without `/api`."""
+    """A client of one server; `server` is its address without `/api`, `key` its `USER:SECRET`."""
 
-    def __init__(self, server: str) -> None:
-        self.client = _PatientClient(base_url=f"{server}/api", timeout=30, trust_env=False)
+    def __init__(self, server: str, key: str) -> None:
+        user, _, secret = key.partition(":")
+        self.client = _PatientClient(
+            base_url=f"{server}/api", auth=(user, secret), timeout=30, trust_env=False
+        )
 
     def deployment(self, flow: str) -> dict[str, Any]:
         """The deployment of a flow."""
-        answer = self.client.get(f"/deployments/name/{flow}/slipway")
+        answer = self.client.get(f"/deployments/name/{flow}/{flow}")
         answer.raise_for_status()
         found: dict[str, Any] = answer.json()
         return found

@@ -5,19 +5,24 @@ from __future__ import annotations
 import enum
 import types
 from collections.abc import Iterator
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from tasks.core.spec import OWN_PYTHON, ByteCount, DeploySpec
+from tasks.core.spec import OWN_PYTHON, DeploySpec
+from tasks.core.spec_values import ByteCount
 
 HEAD = """# The spec
 
 One YAML file says what to deploy. Keys that are not in this table are refused, with the nearest known one.
 Paths are taken from the file's folder. `3.N` is the Python that Slipway runs on.
 `slipway deploy SPEC --set tuning.max_batch=8` overrides a key.
+
+The file is plain YAML 1.2 of at most 1 MB: true is `true`, never `yes`; a key appears once; anchors, aliases and
+tags are refused. Numbers are finite and within sane bounds, and text has no control characters. What the spec names
+on this host (texts, folders, GPUs, the address to listen on) is looked at before anything is measured.
 
 | key | value | default | meaning |
 |---|---|---|---|
@@ -55,8 +60,10 @@ def _kind(annotation: Any) -> str:
         return f"list of {_kind(get_args(annotation)[0])}"
     if isinstance(annotation, type) and issubclass(annotation, enum.Enum):
         return ", ".join(f"`{member.value}`" for member in annotation)
-    if get_origin(annotation) is not None:
+    if annotation is ByteCount:
         return "size"
+    if get_origin(annotation) is Annotated:
+        return _kind(get_args(annotation)[0])
     return {"str": "text", "int": "number", "float": "number", "bool": "true or false", "Path": "path"}[
         annotation.__name__
     ]

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import psutil
 
-_DAEMON = "tasks.rollout.daemon"
-_NO_ENGINES = ("leash.py", "leaks/daemon.py")
+_SUPERVISOR = "/supervisor.py"
+_NO_ENGINES = ("/leash.py", "/sampler.py", _SUPERVISOR)
 
 
 def processes_of(home: Path) -> list[psutil.Process]:
@@ -20,13 +20,17 @@ def engines_of(home: Path) -> list[psutil.Process]:
     return [
         process
         for process, argv in _with_command_lines(home).items()
-        if _DAEMON not in argv and not any(arg.endswith(_NO_ENGINES) for arg in argv)
+        if not any(arg.endswith(_NO_ENGINES) for arg in argv)
     ]
 
 
 def supervisors_of(home: Path) -> list[psutil.Process]:
     """The supervisors among them."""
-    return [process for process, argv in _with_command_lines(home).items() if _DAEMON in argv]
+    return [
+        process
+        for process, argv in _with_command_lines(home).items()
+        if any(arg.endswith(_SUPERVISOR) for arg in argv)
+    ]
 
 
 def _with_command_lines(home: Path) -> dict[psutil.Process, list[str]]:

@@ -7,7 +7,7 @@ import psutil
 import pytest
 
 from blocks import ports
-from blocks.ports import check_port_free, holder_of
+from blocks.ports import check_port_free, free_port, holder_of
 from tasks.core.errors import PortTakenError, WrongUseError
 
 
@@ -42,3 +42,24 @@ def test_an_address_that_is_not_ours_is_no_taken_port() -> None:
 def test_a_host_without_an_address_is_one_clear_line() -> None:
     with pytest.raises(WrongUseError, match=r"port 8000 of no-such-host\.invalid"):
         check_port_free("no-such-host.invalid", 8000)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0", "::1", "::", "localhost"])
+def test_a_free_port_is_found_on_every_kind_of_address(host: str) -> None:
+    check_port_free(host, free_port(host))
+
+
+@pytest.mark.parametrize("host", ["192.0.2.1", "2001:db8::1", "no-such-host.invalid", "a" * 64 + ".invalid"])
+@pytest.mark.parametrize("port", [None, 8000])
+def test_a_host_that_is_not_here_is_one_line(host: str, port: int | None) -> None:
+    with pytest.raises(WrongUseError, match="nothing can listen on") as refused:
+        check_port_free(host, port) if port else free_port(host)
+    assert host in refused.value.what
+
+
+def test_a_taken_port_of_ipv6_is_one() -> None:
+    with (
+        socket.create_server(("::1", 0), family=socket.AF_INET6) as server,
+        pytest.raises(PortTakenError, match=r"of ::1 is taken by"),
+    ):
+        check_port_free("::1", server.getsockname()[1])

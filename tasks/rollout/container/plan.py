@@ -99,12 +99,21 @@ def _dockerfile(engine: Engine, base_id: str, python: str) -> str:
 
     The proof is a step of the build, so an image that bears the name has passed it. Everything comes from the
     context: the build needs no network. No BuildKit syntax: not every engine has it.
+
+    What a base image says about how it is used is taken back: its user, who may not write here, an entry point, which
+    would get the engine's command as arguments, folder, check, signal and paths of Python.
     """
     version = tuple(int(part) for part in python.split("."))
     check = f"import sys; sys.exit(sys.version_info[:2] != {version} and sys.version)"
     proof = f"import {', '.join(engine.server_imports)}"
     lines = [
         f"FROM {base_id}",
+        "USER 0:0",
+        "WORKDIR /",
+        "ENTRYPOINT []",
+        "HEALTHCHECK NONE",
+        "STOPSIGNAL SIGTERM",
+        "ENV PYTHONPATH= PYTHONHOME=",
         f"RUN {json.dumps(['python3', '-c', check])}",
         f"RUN {json.dumps(['python3', '-m', 'venv', '--without-pip', _ROOT])}",
         f"COPY {SITE} {_ROOT}/lib/python{python}/site-packages",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from tasks.core.addresses import host_and_port
 from tasks.core.errors import SpecError
 from tasks.rollout.container.models import SLOTS, Route, SlotName
 
@@ -46,7 +47,7 @@ defaults
     timeout server 4h
 
 frontend service
-    bind {route.host}:{route.port}
+    bind {host_and_port(route.host, route.port)}
     default_backend {BACKEND}
 
 backend {BACKEND}
@@ -59,6 +60,17 @@ def _server_line(route: Route, slot: SlotName) -> str:
     if route.slot == slot and route.backend_port is not None:
         return f"    server {slot} {BACKEND_HOST}:{route.backend_port}"
     return f"    server {slot} {BACKEND_HOST}:{_NO_PORT} disabled"
+
+
+def folder_name(host: str, port: int) -> str:
+    """Name of the folder of the proxy at a public address."""
+    return f"{host.replace(':', '_')}-{port}"
+
+
+def address_in(name: str) -> tuple[str, int] | None:
+    """The address that a proxy's folder is named by; host names and addresses hold no underscore."""
+    host, _, port = name.rpartition("-")
+    return (host.replace("_", ":"), int(port)) if host and port.isdecimal() else None
 
 
 def other(slot: SlotName | None) -> SlotName:

@@ -1,7 +1,8 @@
-"""`python -I -m tasks.rollout.daemon --folder SERVICE --leash SCRIPT`: start a service's supervisor.
+"""`python -I -S supervisor.py --folder SERVICE --leash SCRIPT`: start a service's supervisor.
 
 Returns once the supervisor listens, or with 1 and the reason. The supervisor itself lives on in a session of
-its own, whatever becomes of the command that asked for it.
+its own, whatever becomes of the command that asked for it. Where standard input is a pipe, a supervisor that has
+nothing to serve waits for requests as long as the pipe's other end is open: until who started it has connected.
 """
 
 from __future__ import annotations
@@ -9,28 +10,32 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import fcntl
 import os
 import resource
 import signal
+import stat
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tasks.rollout.daemon.control import SOCKET_FILE, Control, bind_control_socket
-from tasks.rollout.daemon.supervisor import Supervisor
+from tasks.rollout.daemon.control import SOCKET_FILE, Control
+from tasks.rollout.daemon.files import Lock
+from tasks.rollout.daemon.hang import HUNG_S
+from tasks.rollout.daemon.supervisor import LOCK_FILE, Supervisor
 
 READY = "ready"
 LOCK_WAIT_S = 10.0
+MEND_S = 1.0
 
 
 def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--leash", required=True)
+    parser.add_argument("--hung-s", type=float, default=HUNG_S, help="silence that is a death, s")
     arguments = parser.parse_args()
     logs: Path = arguments.folder / "logs"
+    os.umask(0o077)
     logs.mkdir(parents=True, exist_ok=True)
     reader, writer = os.pipe()
     if os.fork():
@@ -38,19 +43,22 @@ def main() -> int:
         return report(reader)
     os.close(reader)
     os.setsid()
+    starter = os.dup(0) if stat.S_ISFIFO(os.fstat(0).st_mode) else None
     detach(logs / "supervisor.err")
 
     def tell(line: str) -> None:
         os.write(writer, line.encode())
         os.close(writer)
 
-    if not take_lock(arguments.folder / "supervisor.lock"):
+    lock = Lock(arguments.folder / LOCK_FILE)
+    if not lock.take(LOCK_WAIT_S):
         tell("another supervisor of this service is still ending")
         return 1
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 1 << 16)), hard))
-    asyncio.run(supervise(arguments.folder, arguments.leash, tell))
+    supervisor = Supervisor(arguments.folder, arguments.leash, hung_s=arguments.hung_s)
+    asyncio.run(supervise(supervisor, lock, tell, starter))
     return 0
 
 
@@ -73,36 +81,57 @@ def detach(errors: Path) -> None:
         os.dup2(handle, number)
 
 
-def take_lock(path: Path) -> bool:
-    """Be the only supervisor of the service; a former one may need a moment to end."""
-    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    deadline = time.monotonic() + LOCK_WAIT_S
-    while True:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() > deadline:
-                return False
-            time.sleep(0.02)
-        else:
-            return True
+async def supervise(
+    supervisor: Supervisor, lock: Lock, tell: Callable[[str], None], starter: int | None
+) -> None:
+    """Serve the control socket until the service is stopped, or the process is told to end.
 
-
-async def supervise(folder: Path, leash: str, tell: Callable[[str], None]) -> None:
-    """Serve the control socket until the service is stopped, or the process is told to end."""
-    supervisor = Supervisor(folder, leash)
+    `starter` is the pipe whose other end is held by who started this process.
+    """
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, supervisor.done.set)
     await supervisor.restore()
     control = Control(supervisor)
-    server = await control.listen(bind_control_socket(folder))
-    supervisor.expire_later()
+    await control.renew()
+    mending = asyncio.create_task(keep_whole(supervisor, control, lock))
+    wait_for_starter(supervisor, starter)
     tell(READY)
     await supervisor.done.wait()
-    server.close()
+    mending.cancel()
+    await asyncio.wait([mending])
     await control.close()
-    (folder / SOCKET_FILE).unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        (supervisor.folder / SOCKET_FILE).unlink(missing_ok=True)
     await supervisor.shut_down()
+
+
+async def keep_whole(supervisor: Supervisor, control: Control, lock: Lock) -> None:
+    """Put back the supervisor's own files when they are lost: a command finds it by them."""
+    while True:
+        await asyncio.sleep(MEND_S)
+        with contextlib.suppress(OSError):  # a full disk, say: the next look tries again
+            lock.renew()
+        with contextlib.suppress(OSError):
+            await control.renew()
+        with contextlib.suppress(OSError):
+            await supervisor.mend()
+
+
+def wait_for_starter(supervisor: Supervisor, starter: int | None) -> None:
+    """Count who holds the other end of the pipe as connected until it lets go."""
+    owner = object()
+    supervisor.arrive(owner)
+
+    def gone() -> None:
+        if starter is not None:
+            asyncio.get_running_loop().remove_reader(starter)
+            os.close(starter)
+        supervisor.hang_up(owner)
+
+    if starter is None:
+        gone()
+    else:
+        asyncio.get_running_loop().add_reader(starter, gone)
 
 
 if __name__ == "__main__":

@@ -79,13 +79,21 @@ def test_the_search_runs_until_it_decides_and_tells_how() -> None:
     assert (result.batch, result.config.batch, result.oom_hits) == (8, 8, 2)
     assert lines == snapshot(
         [
+            "batching: measuring batch 1",
             "batching: batch 1: 100 tokens/s, TTFT p95 10.0 ms, TPOT p95 1.0 ms",
+            "batching: measuring batch 2",
             "batching: batch 2: crashed: the engine died while serving (killed by SIGABRT)",
+            "batching: measuring batch 2",
             "batching: batch 2: 187 tokens/s, TTFT p95 20.0 ms, TPOT p95 1.0 ms",
+            "batching: measuring batch 4",
             "batching: batch 4: 348 tokens/s, TTFT p95 40.0 ms, TPOT p95 1.0 ms",
+            "batching: measuring batch 8",
             "batching: batch 8: 650 tokens/s, TTFT p95 80.0 ms, TPOT p95 1.0 ms",
+            "batching: measuring batch 16",
             "batching: batch 16: out of memory",
+            "batching: measuring batch 12",
             "batching: batch 12: out of memory",
+            "batching: measuring batch 8",
             "batching: batch 8 (run 4 of 4): 650 tokens/s, TTFT p95 80.0 ms, TPOT p95 1.0 ms",
         ]
     )
@@ -166,7 +174,7 @@ def test_an_open_loop_is_told_by_its_rate() -> None:
         4,
         [Fit.SATURATED, Fit.SATURATED, Fit.SATURATED, Fit.FITS],
     )
-    assert lines[0] == "batch 1: 256 tokens/s, TTFT p95 900.0 ms, saturated"
+    assert lines[1] == "batch 1: 256 tokens/s, TTFT p95 900.0 ms, TPOT not measured, saturated"
     page = report.markdown(result)
     assert (
         "- batch 2: does not keep up with 8 requests/s: waits grow by 0.40 s a second, 31 requests were unanswered"
@@ -228,10 +236,14 @@ def test_where_a_model_can_be_placed_in_several_ways_they_are_searched_too() -> 
     assert (result.config.gpu_layers, result.config.batch, result.config.context) == (4, 2, 256)
     assert lines == snapshot(
         [
+            "measuring all 5 layers on the GPUs, batch 1",
             "all 5 layers on the GPUs, batch 1: out of memory",
-            "4 of 5 layers on the GPUs, batch 1: 50 tokens/s, TTFT p95 9.0 ms",
-            "4 of 5 layers on the GPUs, batch 2: 100 tokens/s, TTFT p95 9.0 ms",
-            "4 of 5 layers on the GPUs, batch 2 (run 4 of 4): 100 tokens/s, TTFT p95 9.0 ms",
+            "measuring 4 of 5 layers on the GPUs, batch 1",
+            "4 of 5 layers on the GPUs, batch 1: 50 tokens/s, TTFT p95 9.0 ms, TPOT not measured",
+            "measuring 4 of 5 layers on the GPUs, batch 2",
+            "4 of 5 layers on the GPUs, batch 2: 100 tokens/s, TTFT p95 9.0 ms, TPOT not measured",
+            "measuring 4 of 5 layers on the GPUs, batch 2",
+            "4 of 5 layers on the GPUs, batch 2 (run 4 of 4): 100 tokens/s, TTFT p95 9.0 ms, TPOT not measured",
         ]
     )
     assert report.headline(result) == snapshot(

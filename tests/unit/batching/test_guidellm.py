@@ -158,6 +158,17 @@ def test_a_client_is_not_charged_for_what_was_cut_off() -> None:
         closed_figures(GuidellmReport(seconds=6, answers=one), TWO)
 
 
+@pytest.mark.parametrize("spread_s", [0.0, 0.0014])
+def test_what_came_in_one_piece_tells_no_time_per_token(spread_s: float) -> None:
+    """Its events are worked off one by one, which takes a while: 0.2 ms a token are no engine's."""
+    in_one = Answer(wanted=0, sent=0, first=2 - spread_s, last=2, tokens=8, done=True)
+    unknown = closed_figures(GuidellmReport(seconds=6, answers=(in_one, in_one)), TWO)
+    assert set(unknown.latency_ms) == {"ttft_p50", "ttft_p95"}
+    streamed = Answer(wanted=2, sent=2, first=3, last=3.14, tokens=8, done=True)
+    figures = closed_figures(GuidellmReport(seconds=6, answers=(in_one, in_one, streamed)), TWO)
+    assert (figures.requests, figures.tpot_p50_ms) == (3, pytest.approx(20))
+
+
 def test_no_token_in_time_is_slow() -> None:
     values = json.loads(recorded("endless"))
     for one in values["benchmarks"][0]["requests"]["incomplete"]:

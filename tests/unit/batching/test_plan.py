@@ -381,3 +381,30 @@ def test_a_size_at_which_sequences_are_put_off_does_not_fit() -> None:
     assert larger.why == "has no room for all its keys and values: 3 preemptions a run"
     one_mishap = [Run(batch=1, peak_bytes=1, throughput=1.0, preemptions=count) for count in (0, 0, 4)]
     assert summarise(one_mishap, limits)[1].fits
+
+
+def test_a_latency_of_nothing_was_not_measured() -> None:
+    """A size is never accepted on it, however often it is told."""
+    limits = Limits(memory_bytes=10**9, latency_ms={"tpot_p95": 50}, max_batch=8)
+    decision, history = search(
+        lambda batch, _: Run(batch=batch, peak_bytes=1, latency_ms={"tpot_p95": 0.0}, throughput=100.0),
+        limits,
+    )
+    assert decision.batch is None
+    assert decision.reason == (
+        "not even batch 1 will do: tpot_p95 was not measured: each answer came in one piece, 50 ms are wanted"
+    )
+    assert [run.batch for run in history] == [1] * REPEATS
+
+
+def test_a_size_is_not_refused_because_once_nothing_was_measured() -> None:
+    """A busy host may keep the clients from seeing tokens come one by one."""
+    limits = Limits(memory_bytes=10**9, latency_ms={"tpot_p95": 50}, max_batch=1)
+    blind = iter([True, True])
+
+    def run(batch: int, _: int) -> Run:
+        latency = {} if next(blind, False) else {"tpot_p95": 20.0}
+        return Run(batch=batch, peak_bytes=1, latency_ms=latency, throughput=100.0)
+
+    decision, _ = search(run, limits)
+    assert decision.batch == 1

@@ -47,7 +47,7 @@ def deploy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Deploy]:
     made = Deploy(tmp_path / "spec.yaml", (), tmp_path, None)
     made.home.mkdir()
     made.temporary.mkdir()
-    names = ("leash.py", "tasks.rollout.daemon", "leaks/daemon.py", "llama_cpp_server.py")
+    names = ("leash.py", "supervisor.py", "sampler.py", "llama_cpp_server.py")
     parts = [idle(made.home / "parts" / name) for name in names]
     yield made
     for part in parts:

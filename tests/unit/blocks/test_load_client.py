@@ -57,7 +57,7 @@ def test_figures_of_a_steady_engine(tmp_path: Path) -> None:
     assert figures.requests >= LOAD.min_requests
     assert figures.seconds >= LOAD.min_s
     # Five tokens 2 ms apart: the time to the first token is no part of the time per token.
-    assert 0 < figures.tpot_p50_ms <= figures.tpot_p95_ms
+    assert 0 < figures.latency_ms["tpot_p50"] <= figures.latency_ms["tpot_p95"]
     assert 0 < figures.ttft_p50_ms <= figures.ttft_p95_ms
     assert 0 < figures.tokens_per_s < 2 * 1000 / 2 * 5 / 4
 
@@ -67,21 +67,31 @@ def test_a_stream_without_prompts_is_measured_by_what_came_so_far(tmp_path: Path
         figures = client.run(LOAD.model_copy(update={"whole": False}))
     assert figures.requests == LOAD.clients
     assert figures.seconds >= LOAD.max_s
-    assert figures.tpot_p50_ms >= 10
+    assert figures.latency_ms["tpot_p50"] >= 10
+
+
+def heard(sent: float, tokens: list[float], *, done: bool) -> _Exchange:
+    """An answer whose tokens came at these times."""
+    exchange = _Exchange(b"", sent=sent)
+    for at in tokens:
+        exchange.answer.feed(b'data: {"choices": [{"text": "a"}]}\n', at)
+    if done:
+        exchange.answer.feed(b"data: [DONE]\n", tokens[-1])
+    return exchange
 
 
 def test_a_slow_engine_has_the_time_for_whole_answers() -> None:
     """All clients begin with a prompt: an engine that was cut off there would look the slower the more there are."""
 
     def exchange(sent: float, last: float, *, done: bool) -> _Exchange:
-        return _Exchange(b"", sent=sent, first=last - 0.1, last=last, events=5, done=done)
+        return heard(sent, [last - 0.1, *[last] * 4], done=done)
 
     alone = [[exchange(0, 4, done=True)]]
     begun = [[exchange(0, 5, done=True), exchange(5, 6, done=False)], [exchange(0, 5, done=False)]]
     assert _enough(LOAD, alone, 4.1)
     assert not _enough(LOAD, begun, 6.0)
     assert _enough(LOAD.model_copy(update={"whole": False}), begun, 6.0)
-    begun[1][0].done = True
+    begun[1][0].answer.feed(b"data: [DONE]\n", 6.0)
     assert _enough(LOAD, begun, 6.0)  # past the time, few answers are enough
     # Two clients had five tokens in 5 s each; what one of them has begun since counts for neither.
     assert closed_throughput(_answered(own, 1.0) for own in begun) == pytest.approx(2)
@@ -141,10 +151,9 @@ def test_bytes_without_a_token_are_not_slow_but_wrong(tmp_path: Path) -> None:
 
 
 def test_an_answer_that_was_read_in_one_piece_tells_no_time_per_token() -> None:
-    def exchange(first: float, last: float) -> _Exchange:
-        return _Exchange(b"", sent=1.0, first=first, last=last, events=5, done=True)
-
-    apart, in_one = exchange(1.1, 1.5), exchange(1.3, 1.3)
+    apart = heard(1.0, [1.1, 1.2, 1.3, 1.4, 1.5], done=True)
+    in_one = _Exchange(b"", sent=1.0)
+    in_one.answer.feed(b'data: {"choices": [{"text": "a"}]}\n' * 5 + b"data: [DONE]\n", 1.3)
     found = _figures([apart, in_one, in_one], 1.0, 15.0, 1.0)
     assert (found.requests, found.tpot_p50_ms, found.tpot_p95_ms) == (
         3,
@@ -152,7 +161,31 @@ def test_an_answer_that_was_read_in_one_piece_tells_no_time_per_token() -> None:
         pytest.approx(100),
     )
     assert found.ttft_p95_ms == pytest.approx(300)
-    assert _figures([in_one], 1.0, 5.0, 1.0).tpot_p50_ms == 0  # there is nothing better to say
+    assert set(_figures([in_one, in_one], 1.0, 10.0, 1.0).latency_ms) == {"ttft_p50", "ttft_p95"}
+    with pytest.raises(EngineError, match="streams no tokens"):
+        _figures([heard(1.0, [1.2], done=True)], 1.0, 1.0, 1.0)
+
+
+def test_tokens_without_text_are_tokens() -> None:
+    """Of a model with random weights whole answers are halves of characters: they tell no time, and are answers."""
+    silent = _Exchange(b"", sent=1.0)
+    silent.answer.feed(
+        b'HTTP/1.1 200 OK\r\n\r\ndata: {"choices": [], "usage": {"completion_tokens": 8}}\n', 3.0
+    )
+    silent.check("http://127.0.0.1:1")
+    spoken = heard(3.0, [3.1, 3.2, 3.3, 3.4], done=True)
+    assert closed_throughput([_answered([silent, spoken], 1.0)]) == pytest.approx(12 / 2.4)
+    found = _figures([silent, spoken], 1.0, 9.0, 1.0, end=9.0)
+    assert (found.ttft_p95_ms, found.tpot_p95_ms) == (pytest.approx(100), pytest.approx(100))
+
+
+def test_an_answer_that_was_cut_off_counts_in_an_open_loop_only() -> None:
+    """Of a closed loop it is what was being answered when the time was up: what it holds is estimated."""
+    whole = heard(1.0, [1.1, 1.2, 1.3, 1.4], done=True)
+    slower = heard(1.0, [1.1, 1.4, 1.7], done=False)
+    assert _figures([whole, slower], 1.0, 9.0, 1.0).tpot_p95_ms == pytest.approx(100)
+    assert _figures([whole, slower], 1.0, 9.0, 1.0, end=2.0).tpot_p95_ms == pytest.approx(300)
+    assert _figures([slower], 1.0, 9.0, 1.0).tpot_p95_ms == pytest.approx(300)
 
 
 # --- open loop ---------------------------------------------------------------------------------------------
@@ -204,7 +237,8 @@ def test_waits_are_measured_from_when_a_request_was_to_be_sent(tmp_path: Path) -
                 time.sleep(0.004)  # in the loop's own thread, after the clock was started
                 yield request
 
-    with odd_engine("fine", tmp_path / "log") as client:
+    # The answers to the last requests still stream when it is awake again.
+    with odd_engine("slow", tmp_path / "log") as client:
         late = Late(client.base_url, "odd", range(100))
         figures, _ = late.run_open(OPEN.model_copy(update={"rate_per_s": 10_000}))
     assert figures.ttft_p50_ms > 60 * 4 * 0.9

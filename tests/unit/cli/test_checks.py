@@ -80,9 +80,9 @@ def test_wrong_use_is_one_clear_line(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert [line[0] for line in lines] == snapshot(
         [
             "error: …/bad.csv, line 2: bytes is 'many', not a number",
-            "error: no file …/none.csv",
-            "error: cannot read …/binary.csv: 'utf-8' codec can't decode byte 0xff in position 0: invalid start byte",
-            "error: cannot read …: [Errno 21] Is a directory: '…'",
+            "error: no series …/none.csv",
+            "error: cannot read the series …/binary.csv: byte 0 is not UTF-8",
+            "error: the series … is a folder",
         ]
     )
     assert slipway("leaks", "judge", bad, "--limit-bytes", "0", capsys=capsys)[0] == 2

@@ -55,6 +55,27 @@ def test_the_verdict_decides_the_exit_code(
         assert finding["sources"]
 
 
+def test_the_engine_is_judged_on_the_host_of_the_facts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As `slipway survey` writes them, facts name no engine; on one machine, two engines get two verdicts."""
+    facts = write(tmp_path, driver="580.95.05", gpus=[])
+    assert slipway("compat", "check", "--facts", facts, "--engine", "vllm", "--json") == 3
+    found = json.loads(capsys.readouterr().out)
+    assert "vllm needs a GPU" in found["findings"][0]["message"]
+    assert slipway("compat", "check", "--facts", facts, "--engine", "llama.cpp", "--json") == 0
+
+
+def test_packages_that_the_facts_name_are_kept_for_the_engine(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    facts = write(tmp_path, **{key: value for key, value in FACTS.items() if key != "engine"})
+    assert slipway("compat", "check", "--facts", facts, "--engine", "vllm", "--json") == 0
+    with_engine = json.loads(capsys.readouterr().out)
+    assert slipway("compat", "check", "--facts", write(tmp_path, **FACTS), "--engine", "vllm", "--json") == 0
+    assert json.loads(capsys.readouterr().out) == with_engine
+
+
 def test_unknown_is_a_no(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert (
         slipway("compat", "check", "--facts", write(tmp_path, driver=None, gpus=[], engine="llama.cpp")) == 3
@@ -177,9 +198,9 @@ def test_rules_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--facts", "missing.json"], "no file missing.json"),
-        (["--facts", "."], "cannot read .: Is a directory"),
-        (["--lock", "missing.txt"], "no file missing.txt"),
+        (["--facts", "missing.json"], "no facts file missing.json"),
+        (["--facts", "."], "the facts file . is a folder"),
+        (["--lock", "missing.txt"], "no lock missing.txt"),
         (["--lock", "empty.txt"], "empty.txt pins no package"),
         (["--facts", "a", "--lock", "b"], "--lock describes this host's environment"),
         (["--facts", "a", "--environment", "b"], "--environment describes this host's environment"),
@@ -187,6 +208,10 @@ def test_rules_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
         (["--lock", "a", "--environment", "b"], "--lock and --environment each say what is installed"),
         (["--environment", "b"], "b is no Python environment"),
         (["--facts", "typo.json"], "typo.json: unknown key 'drivr'"),
+        (
+            ["--facts", "vllm.json", "--engine", "sglang"],
+            "the facts are of the engine 'vLLM', and --engine says",
+        ),
     ],
 )
 def test_wrong_use_is_one_line(
@@ -199,6 +224,7 @@ def test_wrong_use_is_one_line(
     monkeypatch.chdir(tmp_path)
     Path("empty.txt").write_text("# nothing\n")
     Path("typo.json").write_text('{"drivr": "580"}')
+    Path("vllm.json").write_text('{"engine": "vLLM"}')
     assert slipway("compat", "check", *arguments) == 2
     error = capsys.readouterr().err
     assert error.startswith(f"error: {message}")

@@ -120,7 +120,7 @@ def test_a_recommendation_for_people(facts: Path, capsys: pytest.CaptureFixture[
     [
         (["--family", "llama"], "--family is for a recommendation"),
         (["--facts", "x.json"], "--facts is for a recommendation"),
-        (["--need", "edge", "--facts", "/none.json"], "cannot read the facts /none.json"),
+        (["--need", "edge", "--facts", "/none.json"], "no facts file /none.json"),
     ],
 )
 def test_wrong_use_is_one_line(

@@ -15,6 +15,7 @@ from tasks.core.errors import BusyError, DiskFullError, StageCancelledError
 from tasks.core.files import (
     create_exclusively,
     file_lock,
+    open_private,
     scratch_folder,
     sweep_dead_writers,
     sweep_parts,
@@ -121,3 +122,27 @@ def test_a_killed_writers_file_is_removed_and_a_living_ones_is_not(tmp_path: Pat
     assert sweep_dead_writers(tmp_path) == [dead]
     assert living.exists()
     assert other.exists()
+
+
+@pytest.mark.parametrize("private", [True, False])
+def test_files_are_for_their_owner_alone_unless_a_user_asked_for_them(tmp_path: Path, private: bool) -> None:
+    before = os.umask(0o022)
+    try:
+        (tmp_path / f"written.{os.getpid()}.part").touch()  # left by another process of this id
+        write_atomically(tmp_path / "written", "x", private=private)
+        create_exclusively(tmp_path / "created", "x", private=private)
+    finally:
+        os.umask(before)
+    modes = {(tmp_path / name).stat().st_mode & 0o777 for name in ("written", "created")}
+    assert modes == {0o600 if private else 0o644}
+
+
+def test_a_log_that_others_could_read_is_closed_to_them(tmp_path: Path) -> None:
+    log = tmp_path / "logs" / "server.log"
+    log.parent.mkdir()
+    log.write_text("before\n")
+    log.chmod(0o644)
+    with open_private(log, "ab") as file:
+        file.write(b"after\n")
+    assert log.read_text() == "before\nafter\n"
+    assert log.stat().st_mode & 0o777 == 0o600

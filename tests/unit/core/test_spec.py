@@ -13,6 +13,7 @@ from inline_snapshot import snapshot
 
 from tasks.core.errors import SpecError
 from tasks.core.spec import CandidateFormat, DeploySpec, load_spec, parse_spec
+from tasks.core.spec_values import parse_size
 
 MINIMAL = {"name": "tiny", "model": "file:model"}
 
@@ -46,7 +47,10 @@ def refusal(values: Any) -> str:
             {"hardware": {"memory": "16Gx"}},
             "spec: hardware.memory: a size such as 512Mi, 16Gi or 2G (got '16Gx')",
         ),
-        ({"staging": {"shards": 0}}, "spec: staging.shards: between 1 and 10000, or auto (got 0)"),
+        (
+            {"staging": {"shards": 0}},
+            "spec: staging.shards: Input should be greater than or equal to 1 (got 0)",
+        ),
         ({"tuning": {"candidates": ["f16", "f16"]}}, "spec: tuning.candidates: each format once"),
         ({"tuning": None}, "spec: tuning: Input should be a valid"),
         (
@@ -100,10 +104,22 @@ def test_a_key_like_no_other_lists_the_known_ones() -> None:
     ],
 )
 def test_sizes_are_written_as_in_kubernetes(text: str, size: int) -> None:
-    assert parse_spec({**MINIMAL, "hardware": {"memory": text}}).hardware.memory == size
+    assert parse_size(text) == size
 
 
-@given(st.integers(0, 2**60))
+@pytest.mark.parametrize(
+    "text", ["", "G", "1e3", "-1", "2000P", "9" * 20 + "P", "9" * 400, ".inf", "inf", "1G\n\n2"]
+)
+def test_what_is_not_a_size_or_too_large_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="a size"):
+        parse_size(text)
+
+
+def test_a_size_is_read_in_the_spec() -> None:
+    assert parse_spec({**MINIMAL, "hardware": {"memory": "1.5Gi"}}).hardware.memory == 3 * 2**29
+
+
+@given(st.integers(2**20, 2**60))
 def test_a_plain_number_of_bytes_is_kept(size: int) -> None:
     assert parse_spec({**MINIMAL, "hardware": {"memory": size}}).hardware.memory == size
 
@@ -158,7 +174,7 @@ def test_a_key_is_overridden_from_the_command_line(tmp_path: Path) -> None:
     [
         ("max_batch", "--set 'max_batch' is not KEY=VALUE"),
         ("name.x=1", "--set name.x: name is not a section"),
-        ("tuning.max_batch=[", "--set tuning.max_batch: the value is not YAML"),
+        ("tuning.max_batch=[", "--set tuning.max_batch, line 2 is not YAML: "),
     ],
 )
 def test_a_wrong_override_says_so(tmp_path: Path, override: str, message: str) -> None:
@@ -173,7 +189,7 @@ def test_a_wrong_override_says_so(tmp_path: Path, override: str, message: str) -
     [
         ("- a\n", "holds no mapping"),
         ("name: [\n", "is not YAML"),
-        (b"\xff\xfe\x00", "cannot read"),
+        (b"\xff\xfe\x00", "cannot read the spec file .*: byte 0 is not UTF-8"),
     ],
 )
 def test_a_file_that_is_no_spec_says_so(tmp_path: Path, content: str | bytes, message: str) -> None:

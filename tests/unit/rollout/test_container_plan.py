@@ -72,6 +72,12 @@ def test_the_image_holds_what_serving_needs_and_proves_it() -> None:
     plan = image()
     assert plan.dockerfile == snapshot("""\
 FROM sha256:base
+USER 0:0
+WORKDIR /
+ENTRYPOINT []
+HEALTHCHECK NONE
+STOPSIGNAL SIGTERM
+ENV PYTHONPATH= PYTHONHOME=
 RUN ["python3", "-c", "import sys; sys.exit(sys.version_info[:2] != (3, 11) and sys.version)"]
 RUN ["python3", "-m", "venv", "--without-pip", "/opt/engine"]
 COPY site /opt/engine/lib/python3.11/site-packages

@@ -85,10 +85,10 @@ def test_another_port_is_a_replacement(tmp_path: Path) -> None:
 
 
 def test_a_port_once_given_is_kept(tmp_path: Path, wanted: Release) -> None:
-    assert address_of(wanted, None) == ("127.0.0.1", None)
-    assert address_of(wanted, state("sha256:old")) == ("127.0.0.1", 8000)
+    assert address_of(wanted.spec.rollout, None) == ("127.0.0.1", None)
+    assert address_of(wanted.spec.rollout, state("sha256:old")) == ("127.0.0.1", 8000)
     elsewhere = release(tmp_path, b"elsewhere", host="127.0.0.2")
-    assert address_of(elsewhere, state("sha256:old")) == ("127.0.0.2", None)
+    assert address_of(elsewhere.spec.rollout, state("sha256:old")) == ("127.0.0.2", None)
 
 
 def test_rollback_goes_to_what_really_ran(wanted: Release) -> None:

@@ -43,7 +43,7 @@ backend engine
 
 def test_a_restarted_proxy_sends_requests_where_it_did() -> None:
     config = proxy_config(Route(host="::1", port=8000, slot="green", backend_port=4000, release="sha256:r"))
-    assert "    bind ::1:8000\n" in config
+    assert "    bind [::1]:8000\n" in config
     assert "    server blue 127.0.0.1:1 disabled\n" in config
     assert "    server green 127.0.0.1:4000\n" in config
 
@@ -54,7 +54,8 @@ def test_no_host_adds_a_line_to_the_configuration(host: str) -> None:
         config = proxy_config(Route(host=host, port=8000))
     except SpecError:
         return
-    assert f"    bind {host}:8000\n" in config
+    shown = f"[{host}]" if ":" in host else host
+    assert f"    bind {shown}:8000\n" in config
     assert len(config.splitlines()) == len(proxy_config(Route(host="localhost", port=8000)).splitlines())
     assert len(host.split()) == 1
 

@@ -1,0 +1,69 @@
+"""What the environment of whoever starts Slipway holds that would end its clients in tracebacks.
+
+Looked at once, before anything else is loaded; children inherit what was mended.
+"""
+
+from __future__ import annotations
+
+import locale
+import os
+import ssl
+import sys
+from collections.abc import Iterator, MutableMapping
+from pathlib import Path
+
+from tasks.core.proxies import plan_proxies
+
+_CA_VARIABLES = (
+    "SSL_CERT_FILE",
+    "PREFECT_API_SSL_CERT_FILE",
+    "REQUESTS_CA_BUNDLE",
+    "CURL_CA_BUNDLE",
+    "AWS_CA_BUNDLE",
+)
+_UTF8 = "PYTHONUTF8"
+
+
+def use_utf8() -> None:
+    """Start this command anew in Python's UTF-8 mode where the locale has another encoding; children run in it, too.
+
+    Models' tokenizers, specs and locks are UTF-8 whatever the terminal's language is, and so are the names of files.
+    """
+    old = locale.getencoding().lower() != "utf-8" or sys.getfilesystemencoding() != "utf-8"
+    if old and os.environ.get(_UTF8) != "1":
+        os.environ[_UTF8] = "1"
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+    os.environ[_UTF8] = "1"
+
+
+def print_anything() -> None:
+    """Show `?` for a character that the terminal's encoding lacks, rather than end in `UnicodeEncodeError`."""
+    for stream in (sys.stdout, sys.stderr):
+        reconfigure = getattr(stream, "reconfigure", None)  # a test's stand-in has none
+        if reconfigure is not None:
+            reconfigure(errors="replace")
+
+
+def mend(environ: MutableMapping[str, str]) -> Iterator[str]:
+    """Except the loopback from proxies, and take away what no client can use; a line for each thing taken away."""
+    changes = plan_proxies(environ)
+    environ.update(changes.set_to)
+    for name in changes.unusable:
+        del environ[name]  # its value is not shown: it may hold a password
+        yield f"{name} does not hold a proxy's address and is not used; write http://HOST:PORT, or unset it"
+    for name in _CA_VARIABLES:
+        if (path := environ.get(name)) and (why := _unusable(Path(path))):
+            del environ[name]
+            yield f"{name} is {path}, which holds no certificates ({why}), and is not used; correct or unset it"
+
+
+def _unusable(path: Path) -> str | None:
+    """Why certificates cannot be read from `path`, a file or a folder; None if they can."""
+    try:
+        if not path.is_dir():
+            ssl.create_default_context(cafile=str(path))
+    except ssl.SSLError:
+        return "not in PEM format"
+    except (OSError, ValueError) as error:
+        return getattr(error, "strerror", None) or "not a path"
+    return None

@@ -1,0 +1,38 @@
+"""The `slipway` command's entry point, under a name that no other package has.
+
+Folders of `PYTHONPATH` come before the installed packages. A `tasks` or a `flows` in one of them would be imported in
+place of Slipway's.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib.machinery import PathFinder
+from pathlib import Path
+
+PACKAGES = ("blocks", "deployments", "flows", "tasks")
+
+
+def import_own_packages() -> None:
+    """Take folders out of the import path that hold other packages under the names of Slipway's."""
+    own = Path(__file__).resolve().parent
+    sys.path[:] = [entry for entry in sys.path if not _shadows(entry, own)]
+
+
+def _shadows(entry: str, own: Path) -> bool:
+    if Path(entry).resolve() == own:
+        return False
+    found = (PathFinder.find_spec(package, [entry]) for package in PACKAGES)
+    return any(spec is not None and spec.loader is not None for spec in found)
+
+
+def main() -> None:
+    """Run the command."""
+    import_own_packages()
+    from deployments.cli.main import main as run
+
+    run()
+
+
+if __name__ == "__main__":
+    main()

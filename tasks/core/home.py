@@ -1,0 +1,84 @@
+"""`SLIPWAY_HOME` and who may look into it: its owner alone (docs/adr/0080).
+
+It holds the key to the local API, Prefect's database, logs and prompts. A home that is shared with other users, or
+that is not Slipway's alone, is left as it is; what is confidential in it is closed all the same.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from pathlib import Path
+
+from tasks.core.files import make_folder
+
+PRIVATE_FOLDER = 0o700
+PRIVATE_FILE = 0o600
+_OTHERS = 0o077
+
+CONFIDENTIAL = ("prefect", "logs")
+"""Folders of the home that no other user may read, whatever the home itself is."""
+
+_OWN_ENTRIES = frozenset(
+    {
+        *(
+            "candidates",
+            "daemon",
+            "environments",
+            "faults",
+            "images",
+            "leases",
+            "local.json",
+            "locks",
+            "logs",
+            "models",
+            "prefect",
+        ),
+        *("records", "registry", "scripts", "services", "tables"),
+    }
+)
+"""What homes hold that were made before they were closed. A folder with anything else may be somebody's `/srv`."""
+
+
+def make_home(home: Path) -> bool:
+    """Have `home` and close it to other users; whether one that was there had been open.
+
+    Raises what `make_folder` raises.
+    """
+    return close_home(home) if not make_folder(home, mode=PRIVATE_FOLDER) else False
+
+
+def close_home(home: Path) -> bool:
+    """Close a home that is there to other users, and what is confidential in it; whether it had been open.
+
+    Does nothing where the folder is another user's, or cannot be changed (a read-only disk).
+    """
+    with contextlib.suppress(OSError):
+        closed = _is_slipways_alone(home) and close_folder(home)
+        for name in CONFIDENTIAL:
+            with contextlib.suppress(FileNotFoundError):
+                close_folder(home / name)
+        return closed
+    return False
+
+
+def make_private_folder(folder: Path) -> None:
+    """Have `folder`, which no other user may look into. Raises what `make_folder` raises."""
+    if not make_folder(folder, mode=PRIVATE_FOLDER):
+        close_folder(folder)
+
+
+def close_folder(folder: Path) -> bool:
+    """Take other users' permissions on a folder of this user's away; whether there were any. Raises `OSError`."""
+    found = folder.stat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or not found.st_mode & _OTHERS:
+        return False
+    folder.chmod(stat.S_IMODE(found.st_mode) & ~_OTHERS)
+    return True
+
+
+def _is_slipways_alone(home: Path) -> bool:
+    """Closing `/tmp` or a data disk would lock other users out of what is theirs."""
+    shared = home.stat().st_mode & (stat.S_ISVTX | stat.S_ISGID)
+    return not shared and {entry.name for entry in home.iterdir()} <= _OWN_ENTRIES
