@@ -16,6 +16,7 @@ from blocks.prefect_server import TemporaryServer, server_environment, temporary
 from blocks.prefect_settings import check_api, check_settings, forget_other_servers
 from deployments.local_state import read_local_state, wait_for_server
 from tasks.core.files import check_writable
+from tasks.core.home import make_home
 from tasks.core.progress import say
 from tasks.core.settings import Settings
 
@@ -69,6 +70,7 @@ def prefect_api(settings: Settings) -> Iterator[PrefectApi]:
     Enter before the first import of Prefect, which reads its address from the environment. Raises `SlipwayError` for
     a `PREFECT_API_URL` that does not answer as a Prefect API does, `DiskError` where the home cannot be written.
     """
+    make_home(settings.home)
     check_writable(settings.home)  # before anything is started: a run that cannot be recorded is of no use
     os.environ.setdefault("PREFECT_LOGGING_EXTRA_LOGGERS", "slipway")
     # A run's log goes to the API; on the terminal the command says what it has to say itself.
