@@ -68,7 +68,7 @@ def prefect_api(settings: Settings) -> Iterator[PrefectApi]:
     """The API to use.
 
     Enter before the first import of Prefect, which reads its address from the environment. Raises `SlipwayError` for
-    a `PREFECT_API_URL` that does not answer as a Prefect API does, and where nothing can be written to the home.
+    a `PREFECT_API_URL` that does not answer as a Prefect API does, `DiskError` where the home cannot be written.
     """
     make_home(settings.home)
     check_writable(settings.home)  # before anything is started: a run that cannot be recorded is of no use

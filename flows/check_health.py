@@ -32,7 +32,7 @@ def check_health(
         files: Whether to compare every file of the engine's environment with what was installed (seconds, too).
     """
     if name is None:
-        return worst_of_every_service(partial(check_health, contract=contract))
+        return worst_of_every_service(partial(check_health, contract=contract, files=files))
     settings = Settings.load()
     folder = ServiceFolder(settings.services, name)
     _, release = folder.serving()

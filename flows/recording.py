@@ -79,15 +79,15 @@ def run_stage(
     work: Callable[[], R],
     still_good: Callable[[R], bool] | None = None,
     consulted: Sequence[str] = (),
-    began: float | None = None,
     load: ForeignLoad | None = None,
+    began: float | None = None,
 ) -> Outcome[R]:
     """Do one stage's work, or let a good record stand in for it; write the record and the artifact.
 
     `still_good` looks whether a recorded result's outputs are there unharmed; without it nothing is reused.
     `consulted` are records that the decision uses: their ids are part of the inputs, so new knowledge decides
-    anew. `began` is when the work began by the monotonic clock, if before this call. A result holds on hosts with
-    the same fingerprint only. A fault is recorded, then raised.
+    anew. `began` is when the work began by the monotonic clock, if before this call.
+    A result holds on hosts with the same fingerprint only. A fault is recorded, then raised.
 
     `load` is what the work measured of the host's other load: a record that was made beside a busy neighbour stands
     in for the work only as long as the host is busy.
@@ -155,11 +155,7 @@ def run_stage(
     store.put(record)
     words = load_words(numbers, settings.busy_share)
     headline = redacted(report.headline(result)) + words
-    note = (
-        f"\n\nMeasured{words.replace(',', '', 1)}: once the host is quiet, it is measured again.\n"
-        if words
-        else ""
-    )
+    note = f"\n\nMeasured{words[1:]}: once the host is quiet, it is measured again.\n" if words else ""
     publish(stage, subject, report.markdown(result) + note, record.id, f"{result.verdict}: {headline}")
     say(stage, f"{result.verdict}: {headline}")
     return Outcome[R](

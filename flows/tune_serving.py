@@ -265,7 +265,6 @@ def _batch(request: TuningRequest, candidate: Candidate) -> Outcome[BatchingResu
         load=tuning.load,
         space=space,
     )
-
     load = ForeignLoad()
 
     def work() -> BatchingResult:

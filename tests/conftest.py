@@ -55,6 +55,10 @@ def disk_missing() -> str | None:
     return f"{folder} is in memory ({kind})" if kind in ("tmpfs", "ramfs") else None
 
 
+# Other tests run beside: what they use would have figures measured again in the middle of one that counts on records.
+os.environ.setdefault("SLIPWAY_BUSY_SHARE", "1")
+
+
 def browser_missing() -> str | None:
     """Why there is no browser to test with; None if there is."""
     return None if shutil.which("chromium") else "the program chromium is not installed"
@@ -64,9 +68,6 @@ def another_user_missing() -> str | None:
     """Why no command can be run as another user; None if it can."""
     return None if os.geteuid() == 0 else "only root may run commands as another user"
 
-
-# Other tests run beside: what they use would have figures measured again in the middle of one that counts on records.
-os.environ.setdefault("SLIPWAY_BUSY_SHARE", "1")
 
 LONGEST = ("kills", "readme", "doors", "folder_candidates", "folder_deploy", "deploy")
 """Files of integration tests that take a minute or more, the longest first."""

@@ -37,7 +37,7 @@ _SHOWN = {"stage", "verdict", "cached", "seconds", "record", "headline", "log_ta
     multiple=True,
     is_flag=False,
     flag_value="all",
-    type=click.Choice(["all", *STAGES]),
+    type=click.Choice(["all", *(stage.value for stage in STAGES)]),
     help="Measure STAGE anew, whatever earlier records say; every stage without a name. After SPEC.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
@@ -46,12 +46,13 @@ def deploy(
 ) -> None:
     """Take the model that SPEC names to a running, tuned service."""
     spec = load_spec(spec_file, overrides)
+    anew = STAGES if "all" in fresh else tuple(map(StageName, fresh))
     if dry_run:
-        _show_plan(spec, STAGES if "all" in fresh else fresh, as_json=as_json)
+        _show_plan(spec, anew, as_json=as_json)
         return
     _check_engine(spec)
     _check_host(spec)
-    result = _run(spec, STAGES if "all" in fresh else tuple(map(StageName, fresh)), quiet=as_json)
+    result = _run(spec, anew, quiet=as_json)
     if as_json:
         print_json(
             {
@@ -133,7 +134,7 @@ def _telling_where(api: PrefectApi, name: str) -> Iterator[None]:
             click.echo(f"run         {page}", err=True)
 
 
-def _show_plan(spec: DeploySpec, fresh: tuple[str, ...], *, as_json: bool) -> None:
+def _show_plan(spec: DeploySpec, fresh: tuple[StageName, ...], *, as_json: bool) -> None:
     from blocks.nvml import read_nvml
     from deployments.cli.changes import standings
     from deployments.cli.plan import plan_of, plan_without

@@ -108,18 +108,19 @@ def run(argv: list[str] | None) -> None:
     except SlipwayError as error:
         report_error(error, as_json="--json" in arguments)
         code = error.exit_code
+    except OSError as error:
+        fault = _fault_of(error)
+        report_error(fault, as_json="--json" in arguments)
+        code = fault.exit_code
     except ValueError as error:
         from blocks.prefect_settings import explain_setting
 
-        fault = explain_setting(error)
-        if fault is None:
+        explained = explain_setting(error)
+        if explained is None:
             raise
+        fault = explained
         report_error(fault, as_json="--json" in arguments)
         code = fault.exit_code
-    except OSError as error:
-        disk = _fault_of(error)
-        report_error(disk, as_json="--json" in arguments)
-        code = disk.exit_code
     except click.ClickException as error:
         shown = io.StringIO()
         error.show(file=shown)
@@ -132,6 +133,16 @@ def run(argv: list[str] | None) -> None:
         with contextlib.suppress(SlipwayError):
             _close_home(tell=False)  # one that the verb made
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _fault_of(error: OSError) -> SlipwayError:
+    """What the disk did, where that is the cause; else the error goes on up."""
+    from tasks.core.disk_faults import disk_fault
+
+    fault = disk_fault(error, home_folder())
+    if fault is None:
+        raise error
+    return fault
 
 
 def _check_text(arguments: list[str]) -> None:
@@ -151,17 +162,6 @@ def _close_home(*, tell: bool) -> None:
     home = home_folder()
     if close_home(home) and tell:
         click.echo(f"{home} was open to other users of this machine; it is closed to them now", err=True)
-
-
-def _fault_of(error: OSError) -> SlipwayError:
-    """What the disk did, where that is the cause; else the error goes on up."""
-    from tasks.core.disk_faults import disk_fault
-    from tasks.core.settings import Settings
-
-    fault = disk_fault(error, Settings.load().home)
-    if fault is None:
-        raise error
-    return fault
 
 
 def report_error(error: SlipwayError, *, as_json: bool) -> None:

@@ -20,7 +20,6 @@ from tasks.core.errors import BusyError, DiskError, DiskFullError, ModelError, W
 PART = ".part"
 PRIVATE = 0o600
 """Files of the home are for their owner alone."""
-
 _NO_FOLDER = (errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
 _LOCK_POLL_S = 0.05
 _LAST_WRITES_S = 5.0

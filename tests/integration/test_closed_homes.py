@@ -29,10 +29,12 @@ HOME, PLACE = "{home}", "{place}"
 COMMANDS: dict[str, list[str]] = {
     "deploy": [str(TINY / "slipway.yaml")],
     "status": [],
+    "start": ["tiny"],
     "logs": ["tiny"],
     "rollback": ["tiny"],
     "stop": ["tiny"],
     "up": ["--port", "1"],
+    "ui": [],
     "down": [],
     "doctor": [],
     "survey": [],

@@ -100,7 +100,8 @@ def served(slipway_home: Path, random_model: Path) -> DeploySpec:
     for record in made:
         store.put(record)
     release = make_release(Path("/venv/bin/python"), gguf, name="tiny")
-    release = release.model_copy(update={"records": tuple(one.id for one in made)})
+    spec = parse_spec({"name": "tiny", "model": f"file:{random_model}"})
+    release = release.model_copy(update={"spec": spec, "records": tuple(one.id for one in made)})
     folder = ServiceFolder(settings.services, "tiny")
     write_atomically(folder.release_file(release.id), release.model_dump_json(by_alias=True))
     state = ServiceState(
@@ -174,3 +175,26 @@ def test_every_key_of_the_spec_that_a_stage_rests_on_exists() -> None:
     for stage, names in DECIDED_BY.items():
         for name in names:
             assert any(not name or key == name or key.startswith(f"{name}.") for key in keys), (stage, name)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "stages"),
+    [
+        ((), []),
+        (("--fresh", "batching"), ["batching"]),
+        (("--fresh", "disk", "--fresh", "batching"), ["batching"]),
+        (("--fresh",), ["environment", "compatibility", "staging", "quantization", "batching"]),
+        (
+            ("--fresh", "all", "--json"),
+            ["environment", "compatibility", "staging", "quantization", "batching"],
+        ),
+    ],
+)
+def test_stages_are_named_on_the_command_line(
+    served: DeploySpec, tmp_path: Path, arguments: tuple[str, ...], stages: list[str]
+) -> None:
+    spec = tmp_path / "spec.json"
+    spec.write_text(served.model_dump_json())
+    shown = CliRunner().invoke(deploy, [str(spec), "--dry-run", "--json", *arguments])
+    plan = json.loads(shown.output)["plan"]
+    assert [step["stage"] for step in plan if step.get("why") == "asked for by --fresh"] == stages
