@@ -61,7 +61,7 @@ class AnswerStream:
     def __init__(self) -> None:
         self.status = b""
         self.tail = b""
-        self.done = False
+        self.done_at = 0.0
         self.fault: bytes | None = None
         self._counted: int | None = None
         self._rest = b""
@@ -86,7 +86,8 @@ class AnswerStream:
         tokens = len(_TOKEN.findall(lines))
         self._tokens.add(tokens, at)
         self._blanks.add(len(_BLANK.findall(lines)), at)
-        self.done = self.done or _WHOLE.search(lines) is not None
+        if not self.done_at and _WHOLE.search(lines):
+            self.done_at = at
         if self.fault is None and (found := _FAULT.search(lines)):
             self.fault = found[1]
         if counts := _USAGE.findall(lines):
@@ -99,8 +100,13 @@ class AnswerStream:
         return self._blanks if bare and self._blanks.events >= (self._counted or 0) else self._tokens
 
     @property
+    def done(self) -> bool:
+        """Whether the answer is whole."""
+        return self.done_at > 0
+
+    @property
     def events(self) -> int:
-        """How many events held tokens."""
+        """How many events held tokens: none of a whole answer whose tokens are no text, such as half characters."""
         return self._seen.events
 
     @property
@@ -110,8 +116,8 @@ class AnswerStream:
 
     @property
     def last(self) -> float:
-        """When the last token came; 0 before the first."""
-        return self._seen.last
+        """When the last token came, or the end of an answer without text; 0 before."""
+        return self._seen.last or self.done_at
 
     @property
     def tokens(self) -> int:

@@ -25,7 +25,9 @@ from tasks.rollout.container.models import Container, ContainerPlan, ImagePlan
 _API_TIMEOUT_S = 600
 """Of one call: building copies the context of a large engine."""
 
-_RESTARTS = 5
+_KEEP_ALIVE: Any = {"Name": "unless-stopped"}
+"""The SDK's types ask for a count of retries, which Docker refuses for this policy."""
+
 _LOG_FILES = {"max-size": "10m", "max-file": "3"}
 _NO_GPU = (
     "could not select device driver",
@@ -200,11 +202,18 @@ class DockerEngine:
         )
 
     def keep_alive(self, container_id: str) -> None:
-        """From now on start the container again when it dies, a few times."""
+        """From now on start the container again whenever it ends, also with Docker or the host itself.
+
+        `on-failure` would not do: a container that ends with Docker's daemon exits with 0, and that policy's limit
+        makes a death final. Docker waits longer after each death, up to a minute.
+        """
         with _explained("give the container a restart policy"):
-            self._client.containers.get(container_id).update(
-                restart_policy={"Name": "on-failure", "MaximumRetryCount": _RESTARTS}
-            )
+            self._client.containers.get(container_id).update(restart_policy=_KEEP_ALIVE)
+
+    def restart(self, container_id: str) -> None:
+        """Kill the container and start it again. Nothing if it is gone."""
+        with contextlib.suppress(NotFound), _explained("restart the container"):
+            self._client.containers.get(container_id).restart(timeout=0)
 
     def find(self, labels: Mapping[str, str]) -> list[Container]:
         """All containers with these labels, running or not."""

@@ -24,6 +24,17 @@ class Completion:
     seconds: float
 
 
+def is_silent(base_url: str, *, timeout_s: float = 5.0) -> bool:
+    """Whether `/health` sends nothing at all for `timeout_s`; a refusal or an error is an answer."""
+    try:
+        httpx.get(f"{base_url}/health", timeout=timeout_s, trust_env=False)
+    except httpx.TimeoutException:
+        return True
+    except httpx.HTTPError:
+        return False
+    return False
+
+
 class EngineApi:
     """A client for one engine at `base_url` (without `/v1`) that waits `timeout_s` for each next byte."""
 

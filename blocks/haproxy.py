@@ -62,7 +62,7 @@ class HAProxy:
         """What the proxy was last configured with; None if it never was."""
         try:
             return Route.model_validate_json((self.folder / _ROUTE).read_bytes())
-        except (FileNotFoundError, ValidationError):
+        except (OSError, ValidationError):
             return None
 
     def save(self, route: Route) -> None:
@@ -78,9 +78,14 @@ class HAProxy:
         route = self.route()
         if route is None:
             raise RolloutError(f"{self.folder} holds no configuration of a proxy", fix="deploy again")
+        unheard = self._process()
         (self.folder / _PID).unlink(missing_ok=True)
         files = {"-C": self.folder, "-f": self.folder / _CONFIG, "-p": self.folder / _PID}
         argv = [self.program(), "-D", *(str(part) for pair in files.items() for part in pair)]
+        if (
+            unheard is not None
+        ):  # it lost its socket: the new one takes the address over, requests end in the old one
+            argv += ["-sf", str(unheard.pid)]
         # Not on a leash: it outlives this process, and puts itself into a session of its own.
         try:
             done = subprocess.run(
@@ -114,6 +119,10 @@ class HAProxy:
         except OSError:
             return False
 
+    def lives(self) -> bool:
+        """Whether its process is there, whether or not it takes commands."""
+        return self._process() is not None
+
     def slots(self) -> dict[SlotName, Slot]:
         """Both slots as they are now. Raises `RolloutError` if the proxy is dead."""
         states = _table(self._commands((f"show servers state {BACKEND}",)), "# be_id", " ", "srv_name")
@@ -123,6 +132,7 @@ class HAProxy:
                 state=_admin_state(int(states[name]["srv_admin_state"])),
                 port=int(states[name]["srv_port"]),
                 requests=int(stats[name]["scur"]) + int(stats[name]["qcur"]),
+                sent_bytes=int(stats[name]["bout"]),
             )
             for name in SLOTS
         }
@@ -153,12 +163,22 @@ class HAProxy:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _process(self) -> psutil.Process | None:
-        """The proxy's process, if the id in the pid file is still its own."""
+        """The proxy's process: the one in the pid file if that is its own, else the one with its configuration."""
+        with contextlib.suppress(OSError, ValueError, psutil.NoSuchProcess):
+            named = psutil.Process(int((self.folder / _PID).read_text()))
+            if self._is_own(named):
+                return named
+        return next((process for process in psutil.process_iter() if self._is_own(process)), None)
+
+    def _is_own(self, process: psutil.Process) -> bool:
         try:
-            process = psutil.Process(int((self.folder / _PID).read_text()))
-            return process if str(self.folder / _CONFIG) in process.cmdline() else None
-        except (FileNotFoundError, ValueError, psutil.NoSuchProcess):
-            return None
+            return (
+                process.name() == "haproxy"
+                and str(self.folder / _CONFIG) in process.cmdline()
+                and process.status() != psutil.STATUS_ZOMBIE
+            )
+        except psutil.Error:
+            return False
 
     def _commands(self, commands: Sequence[str]) -> str:
         try:

@@ -91,7 +91,7 @@ class _Exchange(asyncio.Protocol):
             raise EngineError(f"{address} answered {answer.status.decode(errors='replace')}: {body}")
         if answer.fault:
             raise EngineError(f"{address} broke off an answer with {answer.fault.decode(errors='replace')}")
-        if not answer.done or not answer.events:
+        if not answer.done or not answer.tokens:
             raise EngineError(f"{address} broke off an answer after {answer.events} tokens")
 
 
@@ -179,7 +179,7 @@ class LoadClient:
         waits = tuple(
             Wait(
                 arrived=one.wanted - start,
-                first=one.answer.first - start if one.events else None,
+                first=(one.answer.first or one.answer.last) - start if one.events or one.done else None,
                 done=one.answer.last - start if one.done else None,
             )
             for one in sorted(exchanges, key=lambda one: one.wanted)
@@ -280,7 +280,8 @@ def _answered(own: Sequence[_Exchange], ratio: float) -> tuple[float, float]:
     """Tokens of one client's whole answers and the seconds until the last of them; else of what it had so far."""
     counted = [one for one in own if one.done] or [one for one in own if one.events]
     last = max((one.answer.last for one in counted), default=own[0].sent)
-    return ratio * sum(one.events for one in counted), last - own[0].sent
+    tokens = sum(one.answer.tokens if one.done else ratio * one.events for one in counted)
+    return tokens, last - own[0].sent
 
 
 def _figures(
@@ -295,7 +296,8 @@ def _figures(
     begun = [exchange for exchange in exchanges if exchange.events]
     ttft = [exchange.ttft_ms for exchange in begun]
     if end is not None:
-        ttft += [(end - exchange.wanted) * 1000 for exchange in exchanges if not exchange.events]
+        waiting = [exchange for exchange in exchanges if not exchange.events and not exchange.done]
+        ttft += [(end - exchange.wanted) * 1000 for exchange in waiting]
     # Of an open loop the answers that were cut off are the slowest ones; of a closed loop they are the last ones.
     counted = begun if end is not None else [one for one in begun if one.done] or begun
     tpot = [found for one in counted if (found := one.answer.tpot_ms(ratio)) is not None]

@@ -1,59 +1,58 @@
-"""An MLflow tracking server as the model registry, by its REST interface.
-
-Credentials are those of MLflow's own clients: `MLFLOW_TRACKING_TOKEN`, or `MLFLOW_TRACKING_USERNAME` and `_PASSWORD`.
-https://mlflow.org/docs/latest/api_reference/rest-api.html
-"""
+"""An MLflow tracking server as the model registry."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-import httpx
 import yaml
 
+from blocks.mlflow_client import MlflowClient
 from blocks.object_store import open_object_store
-from tasks.core.errors import AccessError, ModelError, NetworkError, NotFoundError, UnsafeNameError
-from tasks.core.paths import is_file_name, shown
+from tasks.core.errors import ModelError, NetworkError, NotFoundError, UnsafeNameError
+from tasks.core.paths import is_file_name, shown, some_of
 
-_TIMEOUT_S = 30.0
-_UNKNOWN = {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}
+_MOST_PAGES = 100
 
 
 class MlflowRegistry:
     """Registered models, their aliases, and where their versions' files lie."""
 
     def __init__(self, url: str, *, s3_endpoint: str | None) -> None:
-        self.url = url.rstrip("/")
+        self._client = MlflowClient(url)
         self._s3_endpoint = s3_endpoint
 
     def version(self, name: str, alias: str) -> str:
         """The version that an alias names. Raises `NotFoundError` that lists the aliases or models there are."""
         try:
-            found = self._ask("registered-models/alias", name=name, alias=alias)
+            found = self._client.ask("registered-models/alias", name=name, alias=alias)
         except NotFoundError:
             models = self.models()
-            there = f"its aliases are {', '.join(models[name]) or 'none'}" if name in models else ""
+            there = f"its aliases are {some_of(models[name]) or 'none'}" if name in models else ""
             raise NotFoundError(
-                f"{self.url} knows no {name}@{alias}",
-                fix=there or f"models there: {', '.join(models) or 'none'}",
+                f"{self._client.name} knows no {name}@{alias}",
+                fix=there or f"models there: {some_of(tuple(models)) or 'none'}",
             ) from None
-        return str(found["model_version"]["version"])
+        version = _object(found.get("model_version")).get("version")
+        if not is_file_name(str(version)) or version is None:
+            raise self._odd("a version")
+        return str(version)
 
     def models(self) -> Mapping[str, tuple[str, ...]]:
-        """Names of the models, each with its aliases."""
+        """Names of the models, each with its aliases; of very many, the first ten thousand."""
         found: dict[str, tuple[str, ...]] = {}
         page = ""
-        while True:
+        for _ in range(_MOST_PAGES):
             more = {"page_token": page} if page else {}
-            answer = self._ask("registered-models/search", max_results="100", **more)
-            for model in answer.get("registered_models", []):
-                found[model["name"]] = tuple(sorted(item["alias"] for item in model.get("aliases", [])))
-            page = answer.get("next_page_token", "")
+            answer = self._client.ask("registered-models/search", max_results="100", **more)
+            for model in map(_object, _items(answer.get("registered_models"))):
+                aliases = (_object(item).get("alias", "") for item in _items(model.get("aliases")))
+                found[str(model.get("name", ""))] = tuple(sorted(map(str, aliases)))
+            page = str(answer.get("next_page_token") or "")
             if not page:
-                return dict(sorted(found.items()))
+                break
+        return dict(sorted(found.items()))
 
     def source(self, name: str, version: str) -> str:
         """Where that version's files lie: `file:/PATH` or `s3://BUCKET/PREFIX`.
@@ -61,50 +60,66 @@ class MlflowRegistry:
         Of a model logged as MLflow's flavor `transformers`, the folder of its weights. Raises `ModelError` for
         artifacts that only MLflow's server can hand out.
         """
-        answer = self._ask("model-versions/get-download-uri", name=name, version=version)
-        uri = str(answer["artifact_uri"])
-        parts = urlsplit(uri)
-        if parts.scheme in ("", "file"):
-            place, address = unquote(parts.path), f"file:{unquote(parts.path)}"
-        elif parts.scheme in ("s3", "s3a", "s3n"):
-            place = address = f"s3://{parts.netloc}{unquote(parts.path)}"
-        else:
+        answer = self._client.ask("model-versions/get-download-uri", name=name, version=version)
+        uri = answer.get("artifact_uri")
+        if not isinstance(uri, str) or not uri:
+            raise self._odd("an address of artifacts")
+        place = _place(uri)
+        if place is None:
             raise ModelError(
-                f"version {version} of {name} lies at {uri}, from where ranges cannot be read",
+                f"version {version} of {name} lies at {shown(_without_password(uri))}, from where ranges cannot be "
+                "read",
                 fix="keep MLflow's artifacts on S3 or in a folder, and start its server with --no-serve-artifacts",
             )
+        address = place if place.startswith("s3://") else f"file:{place}"
         try:
             text = open_object_store(place, endpoint=self._s3_endpoint).read("MLmodel")
         except NotFoundError:
             return address  # files logged as they are
         return f"{address}/{_weights_folder(text)}"
 
-    def _ask(self, path: str, **parameters: str) -> dict[str, Any]:
-        url = f"{self.url}/api/2.0/mlflow/{path}"
-        try:
-            answer = httpx.get(url, params=parameters, headers=_bearer(), auth=_basic(), timeout=_TIMEOUT_S)
-            content = (
-                answer.json() if answer.headers.get("content-type", "").startswith("application/json") else {}
-            )
-        except (httpx.HTTPError, ValueError) as error:
-            raise NetworkError(
-                f"the model registry {self.url} cannot be reached: {' '.join(str(error).split())}",
-                fix="look at SLIPWAY_REGISTRY and the network, then try again",
-            ) from error
-        if answer.status_code == 200 and isinstance(content, dict):
-            return content
-        code = content.get("error_code", "") if isinstance(content, dict) else ""
-        if answer.status_code in (401, 403):
-            raise AccessError(
-                f"the model registry {self.url} refused the credentials ({answer.status_code})",
-                fix="set MLFLOW_TRACKING_TOKEN, or MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD",
-            )
-        if code in _UNKNOWN:
-            raise NotFoundError(f"{self.url} answered {code}")
-        raise NetworkError(
-            f"the model registry {self.url} answered {answer.status_code} {code}".rstrip(),
+    def _odd(self, wanted: str) -> NetworkError:
+        return NetworkError(
+            f"the model registry {self._client.name} answered without {wanted}",
             fix="is it an MLflow tracking server?",
         )
+
+
+def _place(uri: str) -> str | None:
+    """The folder or `s3://BUCKET/PREFIX` that MLflow's address means; None for any other kind of place.
+
+    MLflow encodes addresses with `file:`, and neither bare paths nor those on S3.
+    """
+    if not uri.isprintable():
+        return None
+    scheme, colon, rest = uri.partition(":")
+    if uri.startswith("/"):
+        return uri
+    if scheme == "file":
+        parts = urlsplit(uri)
+        path = unquote(parts.path)
+        return (
+            path
+            if parts.netloc in ("", "localhost") and path.startswith("/") and path.isprintable()
+            else None
+        )
+    if colon and scheme in ("s3", "s3a", "s3n") and rest.startswith("//") and rest.strip("/"):
+        return f"s3:{rest}"
+    return None
+
+
+def _without_password(uri: str) -> str:
+    start, separator, rest = uri.partition("://")
+    host, slash, path = rest.partition("/")
+    return f"{start}{separator}{host.rpartition('@')[2]}{slash}{path}"
+
+
+def _object(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _items(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
 
 
 def _weights_folder(mlmodel: bytes) -> str:
@@ -121,13 +136,3 @@ def _weights_folder(mlmodel: bytes) -> str:
             f"its MLmodel names {shown(folder)} as the folder of its weights", fix="log the model again"
         )
     return folder
-
-
-def _bearer() -> dict[str, str]:
-    token = os.environ.get("MLFLOW_TRACKING_TOKEN")
-    return {"Authorization": f"Bearer {token}"} if token else {}
-
-
-def _basic() -> tuple[str, str] | None:
-    user = os.environ.get("MLFLOW_TRACKING_USERNAME")
-    return (user, os.environ.get("MLFLOW_TRACKING_PASSWORD", "")) if user else None

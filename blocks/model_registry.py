@@ -11,12 +11,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from blocks.deadline import within
 from blocks.object_store import ObjectStore, open_object_store
 from tasks.core.errors import ModelError, NotFoundError, WrongUseError
+from tasks.core.files import read_regular
+from tasks.core.given_files import absolute_path
+from tasks.core.paths import is_file_name, is_utf8, shown, some_of
 from tasks.core.settings import Settings
 
+_DEADLINE_S = 30.0
 _NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
-_REFERENCE = re.compile(rf"models:/(?P<name>{_NAME})@(?P<alias>{_NAME})")
+_REFERENCE = re.compile(r"models:/(?P<name>.+)@(?P<alias>[^@]+)", re.DOTALL)
+_VERSION = re.compile(r"models:/(?P<name>[^/@]+)/(?P<version>[^/@]+)")
+_LIMITED = re.compile(_NAME)
 
 
 @dataclass(frozen=True)
@@ -32,37 +39,58 @@ def resolve(model: str, settings: Settings) -> ResolvedModel:
 
     The folder of a model in a Hugging Face cache means the snapshot that its `main` names.
     """
+    if not is_utf8(model):
+        raise WrongUseError(
+            f"the name of the model {shown(model)} is not UTF-8",
+            fix="rename the folder, or give a link to it",
+        )
     if model.startswith("file:"):
-        folder = Path(model.removeprefix("file:")).expanduser().absolute()
-        commit = _cached_commit(folder)
-        if commit is not None:
-            return ResolvedModel(f"file:{folder / 'snapshots' / commit}", commit)
-        return ResolvedModel(f"file:{folder}")
+        return _resolve_folder(model.removeprefix("file:"))
     if model.startswith("s3://"):
         return ResolvedModel(model.rstrip("/"))
-    match = _REFERENCE.fullmatch(model)
-    if match is None:
-        raise WrongUseError(
-            f"{model!r} names no model", fix="write file:PATH, s3://BUCKET/PREFIX or models:/NAME@ALIAS"
-        )
-    if settings.registry.startswith(("http://", "https://")):
+    by_mlflow = settings.registry.startswith(("http://", "https://"))
+    name, alias = _read_reference(model, any_name=by_mlflow)
+    if by_mlflow:
         from blocks.mlflow_registry import MlflowRegistry
 
         mlflow = MlflowRegistry(settings.registry, s3_endpoint=settings.s3_endpoint)
-        version = mlflow.version(match["name"], match["alias"])
-        return ResolvedModel(mlflow.source(match["name"], version), version)
-    version = read_alias(match["name"], match["alias"], settings)
-    registry = _registry(settings)
-    return ResolvedModel(registry.url(f"{match['name']}/versions/{version}"), version)
+        version = mlflow.version(name, alias)
+        return ResolvedModel(mlflow.source(name, version), version)
+    version = read_alias(name, alias, settings)
+    return ResolvedModel(_registry(settings).url(f"{name}/versions/{version}"), version)
+
+
+def _resolve_folder(path: str) -> ResolvedModel:
+    folder = absolute_path(Path(path))
+    commit = within(_DEADLINE_S, str(folder), lambda: _cached_commit(folder))
+    if commit is not None:
+        return ResolvedModel(f"file:{folder / 'snapshots' / commit}", commit)
+    return ResolvedModel(f"file:{folder}")
+
+
+def _read_reference(model: str, *, any_name: bool) -> tuple[str, str]:
+    """Name and alias. MLflow takes any name; in a folder or on S3 they are names of folders and files."""
+    if versioned := _VERSION.fullmatch(model):
+        raise WrongUseError(
+            f"{shown(model)} names a version or a stage of {versioned['name']}, and Slipway follows aliases",
+            fix=f"point an alias to that version, then write models:/{versioned['name']}@ALIAS",
+        )
+    match = _REFERENCE.fullmatch(model)
+    is_name = is_file_name if any_name else _LIMITED.fullmatch
+    if match is None or not is_name(match["name"]) or not is_name(match["alias"]):
+        raise WrongUseError(
+            f"{shown(model)} names no model", fix="write file:PATH, s3://BUCKET/PREFIX or models:/NAME@ALIAS"
+        )
+    return match["name"], match["alias"]
 
 
 def _cached_commit(folder: Path) -> str | None:
-    if not (folder / "snapshots").is_dir():
-        return None
     try:
-        commit = (folder / "refs" / "main").read_text().strip()
-    except (FileNotFoundError, NotADirectoryError, UnicodeDecodeError):
-        return None
+        if not (folder / "snapshots").is_dir():
+            return None
+        commit = read_regular(folder / "refs" / "main", 1 << 10).decode().strip()
+    except (OSError, ModelError, UnicodeDecodeError):
+        return None  # whatever ails the folder is told when its files are listed
     return commit if re.fullmatch(r"[0-9a-f]{40,64}", commit) else None
 
 
@@ -73,9 +101,9 @@ def read_alias(name: str, alias: str, settings: Settings) -> str:
         version = registry.read(f"{name}/aliases/{alias}").decode(errors="replace").strip()
     except NotFoundError:
         known = list_aliases(name, settings)
-        there = f"its aliases are {', '.join(known)}" if known else "it has no aliases"
+        there = f"its aliases are {some_of(known)}" if known else "it has no aliases"
         models = list_models(settings)
-        fix = there if name in models else f"models there: {', '.join(models) or 'none'}"
+        fix = there if name in models else f"models there: {some_of(models) or 'none'}"
         raise NotFoundError(f"{registry.url()} knows no {name}@{alias}", fix=fix) from None
     if not re.fullmatch(_NAME, version):
         raise ModelError(

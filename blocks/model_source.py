@@ -11,15 +11,20 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from blocks.deadline import within
 from tasks.core.direct_io import Buffer, DirectFile, Took
 from tasks.core.errors import ModelError, NotFoundError, UnreadableError, WrongUseError
-from tasks.core.paths import checked
+from tasks.core.given_files import absolute_path
+from tasks.core.paths import checked, is_utf8
 from tasks.staging.models import SourceFile
 from tasks.staging.source import ModelSource
 
 if TYPE_CHECKING:
     from blocks.s3 import S3Folder
 
+
+_DEADLINE_S = 120.0
+"""For a listing, or for one chunk: whoever needs longer hangs."""
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -39,7 +44,7 @@ class FolderSource:
     """The files of one folder. Links may not lead out of it, but for those of a Hugging Face cache."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder.expanduser().absolute()
+        self.folder = absolute_path(folder)
 
     @property
     def parallel(self) -> int:
@@ -52,7 +57,10 @@ class FolderSource:
         return f"file:{self.folder}"
 
     def list_files(self) -> Sequence[SourceFile]:
-        """Files of the folder itself, by path."""
+        """Files of the folder itself, by path. Raises `DeadlineError` where the mount hangs."""
+        return within(_DEADLINE_S, self.name, self._list)
+
+    def _list(self) -> Sequence[SourceFile]:
         with _named(self.folder, allow="+rx"):
             if not self.folder.is_dir():
                 raise NotFoundError(
@@ -63,7 +71,7 @@ class FolderSource:
 
     def _look(self, path: Path) -> SourceFile | None:
         """The file of that path; None for anything but a file. Raises `PermissionError` of the folder."""
-        if not _is_utf8(path.name) and not path.is_dir():
+        if not is_utf8(path.name) and not path.is_dir():
             raise ModelError(
                 f"{self.folder} holds a file whose name is not UTF-8: {path.name!r}",
                 fix="rename it, or put it elsewhere",
@@ -94,24 +102,34 @@ class FolderSource:
 
     def read(self, file: SourceFile, offset: int, length: int) -> bytes:
         """Exactly these bytes of exactly that file."""
-        with self._open(file, direct=False) as opened:
-            content = _read_fully(opened.handle, offset, length)
-            self._check(file, opened, len(content) == length)
-        return content
+
+        def look() -> bytes:
+            with self._open(file, direct=False) as opened:
+                content = _read_fully(opened.handle, offset, length)
+                self._check(file, opened, len(content) == length)
+            return content
+
+        return within(_DEADLINE_S, f"{self.folder / file.path}", look)
 
     def read_into(
         self, file: SourceFile, offset: int, length: int, buffer: Buffer, at: int, took: Took
     ) -> None:
         """The same, past the page cache."""
-        with self._open(file, direct=True) as opened:
-            self._check(file, opened, opened.read_into(offset, length, buffer, at, took) == length)
+
+        def look() -> None:
+            with self._open(file, direct=True) as opened:
+                self._check(file, opened, opened.read_into(offset, length, buffer, at, took) == length)
+
+        within(_DEADLINE_S, f"{self.folder / file.path}", look)
 
     @contextlib.contextmanager
     def _open(self, file: SourceFile, *, direct: bool) -> Iterator[DirectFile]:
         path = self.folder / file.path
         with _named(path, allow="+r"):
             try:
-                opened = DirectFile(self._inside(path), os.O_RDONLY | os.O_NOFOLLOW, direct=direct)
+                opened = DirectFile(
+                    self._inside(path), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, direct=direct
+                )
             except FileNotFoundError:
                 raise ModelError(
                     f"{path} disappeared while it was read", fix="try again when it rests"
@@ -199,14 +217,6 @@ def _unreadable(path: Path, error: OSError) -> UnreadableError:
         f"{path} cannot be read: {error.strerror or error}",
         fix="look at the disk or the mount that it is on, then try again",
     )
-
-
-def _is_utf8(name: str) -> bool:
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _identity(status: os.stat_result) -> str:

@@ -19,6 +19,7 @@ import httpx
 
 from blocks.api_key import api_key, key_file
 from blocks.ports import LOCALHOST, free_port
+from blocks.prefect_database import database_file, ready_database
 from blocks.process import last_lines, leashed, terminate
 from tasks.core.child_environment import Needs, child_environment
 from tasks.core.errors import AccessError, NetworkError, SlipwayError
@@ -53,9 +54,7 @@ def database_url(settings: Settings) -> str:
     stands still for a minute (docs/adr/0007). Prefect opens a single one where the address holds `:memory:`, a word
     that means nothing to SQLite in the query of a file's address.
     """
-    return (
-        f"sqlite+aiosqlite:///file:{quote(str(settings.prefect_home / 'prefect.db'))}?uri=true&pool=:memory:"
-    )
+    return f"sqlite+aiosqlite:///file:{quote(str(database_file(settings)))}?uri=true&pool=:memory:"
 
 
 def server_environment(settings: Settings, api_url: str) -> dict[str, str]:
@@ -140,7 +139,7 @@ def wait_until_it_answers(url: str, alive: Callable[[], bool], log: Path) -> Non
         if not alive() or time.monotonic() > deadline:
             raise SlipwayError(
                 f"the local Prefect server {'does not answer' if alive() else 'ended while starting'}",
-                fix=f"read {log}",
+                fix=f"read {log}; if it blames the database, move that away: it only shows past runs",
                 detail=last_lines(log.read_text(errors="replace")),
             )
         time.sleep(_POLL_S)
@@ -169,6 +168,8 @@ def temporary_server(settings: Settings) -> Iterator[TemporaryServer]:
     port = free_port()
     url = api_url(port)
     make_home(settings.home)
+    if keeps_own_database(settings):
+        ready_database(settings)
     log = settings.home / "logs" / "prefect-server.log"
     make_private_folder(log.parent)
     environment = {**guard_environment(settings, url), **_WITHOUT_SCHEDULING}

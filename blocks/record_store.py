@@ -7,13 +7,13 @@ from pathlib import Path
 
 from tasks.core.errors import NotFoundError, RecordError
 from tasks.core.files import create_exclusively
-from tasks.core.records import Record, RecordStore, inputs_suffix, parse_record, read_all
+from tasks.core.records import Record, RecordStore, inputs_suffix, newest_id, parse_record, read_all
 from tasks.core.settings import Settings
 from tasks.core.verdicts import StageName
 
 
 class FolderRecordStore:
-    """Records below one folder. Ids sort by time, so names do too.
+    """Records below one folder. Ids sort by the order of writing, so names do too.
 
     A folder that several users or hosts share is not `private`.
     """
@@ -32,6 +32,10 @@ class FolderRecordStore:
         for path in self.root.glob(f"*/{record_id}-*.json"):
             return parse_record(path.read_bytes(), str(path))
         raise NotFoundError(f"no record {record_id} in {self.root}", fix="list them: slipway kb records")
+
+    def newest_after(self, record_id: str) -> str | None:
+        """The greatest id above this one; None without any."""
+        return newest_id((path.name for path in self.root.glob("*/*.json")), record_id)
 
     def list(self, stage: StageName | None = None) -> Sequence[Record]:
         """All records, of one stage if given, oldest first."""

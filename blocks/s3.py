@@ -1,105 +1,69 @@
-"""Objects on S3 or anything that speaks it, and the records kept there.
-
-Never the CRT transfer client: it ignores a custom endpoint (boto3#4839).
-"""
+"""Objects on S3 or anything that speaks it, and the records kept there."""
 
 from __future__ import annotations
 
-import contextlib
-import os
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import boto3
-from botocore.config import Config
-from botocore.exceptions import (
-    BotoCoreError,
-    ClientError,
-    NoCredentialsError,
-    ParamValidationError,
-    PartialCredentialsError,
-)
+from botocore.exceptions import ClientError
 
-from blocks.s3_ranges import SIGNED_FOR_S, RangeReader
+from blocks.deadline import within
+from blocks.s3_client import PARALLEL, BucketRegion, s3_client
+from blocks.s3_errors import CONFLICT, MISSING, ExistsError, code_of, explained, no_ranges, no_s3
+from blocks.s3_ranges import SIGNED_FOR_S, RangeReader, condition_on, quoted
 from tasks.core.errors import (
-    AccessError,
+    DeadlineError,
     ModelError,
     NetworkError,
     NotFoundError,
     RecordError,
-    SlipwayError,
     WrongUseError,
 )
 from tasks.core.paths import shown
-from tasks.core.records import Record, inputs_suffix, parse_record, read_all
+from tasks.core.records import Record, inputs_suffix, newest_id, parse_record, read_all
 from tasks.core.verdicts import StageName
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
     from mypy_boto3_s3.type_defs import ObjectTypeDef
 
-_PARALLEL = 16
 _READ_ATTEMPTS = 4
-_REFUSED = {"403", "401", "AccessDenied", "SignatureDoesNotMatch", "InvalidAccessKeyId", "ExpiredToken"}
-_MISSING = {"404", "NoSuchBucket", "NoSuchKey", "NotFound"}
-_CONFLICT = {"412", "PreconditionFailed"}
+_DEADLINE_S = 180.0
+"""For one request with all its repetitions."""
+
+_MOST_BYTES = 64 << 20
+"""Of an object that is read whole: records and small texts."""
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class S3Object:
-    """One object: its path below the folder, size in bytes and ETag."""
+    """One object: its path below the folder, size in bytes and what names the state of its bytes.
+
+    That is its ETag; where the server lists none, or only a weak one, the time of its last change with it.
+    """
 
     path: str
     size_bytes: int
     etag: str
 
 
-def s3_client(endpoint: str | None) -> S3Client:
-    """A client for the S3 server at `endpoint`, Amazon's if None.
-
-    With the address and credentials of the block that `SLIPWAY_S3_BLOCK` names, else with boto3's usual ones.
-    """
-    name = os.environ.get("SLIPWAY_S3_BLOCK")
-    if not name:
-        return _client(boto3.session.Session(), endpoint)
-    from blocks.object_storage import load_storage
-
-    storage = load_storage(name)
-    session = boto3.session.Session(
-        aws_access_key_id=storage.access_key,
-        aws_secret_access_key=storage.secret_key.get_secret_value(),
-        region_name=storage.region,
-    )
-    return _client(session, storage.endpoint or endpoint)
-
-
-def _client(session: boto3.session.Session, endpoint: str | None) -> S3Client:
-    config = Config(
-        retries={"mode": "standard", "max_attempts": 5},
-        connect_timeout=5,
-        read_timeout=60,
-        max_pool_connections=2 * _PARALLEL,
-        s3={"addressing_style": "path" if endpoint else "auto"},
-        signature_version="s3v4",
-        # Checksum trailers are Amazon's own; other servers refuse them.
-        request_checksum_calculation="when_required",
-        response_checksum_validation="when_required",
-    )
-    with explained(endpoint or "s3://"):
-        return session.client(
-            "s3", endpoint_url=endpoint, region_name=session.region_name or "us-east-1", config=config
-        )
-
-
 class S3Folder:
     """The objects of one bucket below one prefix. Paths are relative to it."""
 
-    def __init__(self, client: S3Client, bucket: str, prefix: str) -> None:
+    def __init__(self, client: S3Client, bucket: str, prefix: str, endpoint: str | None = None) -> None:
         self.client = client
         self.bucket = bucket
         self.prefix = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
+        self._endpoint = endpoint
+        self._home = BucketRegion(client)
+        self._signer: S3Client | None = None
+        self._conditional = True
 
     @classmethod
     def open(cls, url: str, *, endpoint: str | None) -> S3Folder:
@@ -107,7 +71,7 @@ class S3Folder:
         bucket, _, prefix = url.removeprefix("s3://").partition("/")
         if not url.startswith("s3://") or not bucket:
             raise WrongUseError(f"{url!r} names no bucket", fix="write s3://BUCKET/PREFIX")
-        return cls(s3_client(endpoint), bucket, prefix)
+        return cls(s3_client(endpoint), bucket, prefix, endpoint)
 
     def url(self, path: str = "") -> str:
         """Address of the folder, or of an object in it."""
@@ -127,21 +91,36 @@ class S3Folder:
         found, folders = self._listing(start, "/")
         return sorted({path[len(start) :].rstrip("/") for path in (*(o.path for o in found), *folders)})
 
-    def _listing(self, below: str, delimiter: str) -> tuple[list[S3Object], list[str]]:
+    def names_after(self, below: str, name: str) -> Sequence[str]:
+        """Names of objects directly in a folder that sort after `name`."""
+        found, _ = self._listing(below, "/", start_after=name)
+        return [item.path[len(below) :] for item in found]
+
+    def _listing(self, below: str, delimiter: str, start_after: str = "") -> tuple[list[S3Object], list[str]]:
         """Objects and, with a delimiter, folders, both relative to this folder."""
         found: list[S3Object] = []
         folders: list[str] = []
         skip = len(self.prefix)
+        after: dict[str, Any] = {"StartAfter": f"{self.prefix}{below}{start_after}"} if start_after else {}
         with explained(self.url(below)):
-            pages = self.client.get_paginator("list_objects_v2").paginate(
-                Bucket=self.bucket, Prefix=f"{self.prefix}{below}", Delimiter=delimiter
+            pages = iter(
+                self.client.get_paginator("list_objects_v2").paginate(
+                    Bucket=self.bucket, Prefix=f"{self.prefix}{below}", Delimiter=delimiter, **after
+                )
             )
-            for page in pages:
-                folders += [item["Prefix"][skip:] for item in page.get("CommonPrefixes", [])]
-                found += [
-                    self._object(item, below) for item in page.get("Contents", []) if item["Key"][-1:] != "/"
-                ]
+        while (page := self._ask(below, partial(next, pages, None))) is not None:
+            if "IsTruncated" not in page:
+                raise no_s3(self.url(below))
+            folders += [item["Prefix"][skip:] for item in page.get("CommonPrefixes", [])]
+            found += [
+                self._object(item, below) for item in page.get("Contents", []) if item["Key"][-1:] != "/"
+            ]
         return sorted(found, key=lambda item: item.path), folders
+
+    def _ask(self, path: str, call: Callable[[], T]) -> T:
+        """What boto3 answers, in bounded time; its errors as Slipway's."""
+        with explained(self.url(path)):
+            return within(_DEADLINE_S, self.url(path), call)
 
     def _object(self, item: ObjectTypeDef, below: str) -> S3Object:
         key = item["Key"]
@@ -150,21 +129,31 @@ class S3Folder:
                 f"{self.url(below)} lists {shown(key)}, which does not lie below it: no S3 server answers there",
                 fix="look at SLIPWAY_S3_ENDPOINT",
             )
-        return S3Object(key[len(self.prefix) :], item["Size"], item["ETag"])
+        return S3Object(key[len(self.prefix) :], item["Size"], _identity(item))
 
     def exists(self, path: str) -> bool:
         """Whether there is such an object."""
+        key = f"{self.prefix}{path}"
         try:
-            with explained(self.url(path)):
-                self.client.head_object(Bucket=self.bucket, Key=f"{self.prefix}{path}")
+            self._ask(path, lambda: self.client.head_object(Bucket=self.bucket, Key=key))
         except NotFoundError:
             return False
         return True
 
     def read(self, path: str) -> bytes:
-        """A small object whole. Raises `NotFoundError`."""
-        with explained(self.url(path)):
-            return self.client.get_object(Bucket=self.bucket, Key=f"{self.prefix}{path}")["Body"].read()
+        """A small object whole. Raises `NotFoundError`, `ModelError` for one that is not small."""
+        key = f"{self.prefix}{path}"
+
+        def call() -> bytes:
+            return self.client.get_object(Bucket=self.bucket, Key=key)["Body"].read(_MOST_BYTES + 1)
+
+        content = self._ask(path, call)
+        if len(content) > _MOST_BYTES:
+            raise ModelError(
+                f"{self.url(path)} has more than {_MOST_BYTES} bytes, the most that is read of it",
+                fix="look at what wrote it",
+            )
+        return content
 
     def read_range(self, path: str, etag: str, offset: int, length: int) -> bytes:
         """Exactly `length` bytes of that version of the object, tried again when the connection breaks.
@@ -173,28 +162,38 @@ class S3Folder:
         """
         for attempt in range(1, _READ_ATTEMPTS + 1):
             try:
-                return self._read_range(path, etag, offset, length)
+                return self._ask(path, lambda: self._read_range(path, etag, offset, length))
+            except DeadlineError:
+                raise
             except NetworkError:
                 if attempt == _READ_ATTEMPTS:
                     raise
         raise AssertionError("unreachable")
 
     def _read_range(self, path: str, etag: str, offset: int, length: int) -> bytes:
-        with explained(self.url(path)):
-            try:
-                answer = self.client.get_object(
-                    Bucket=self.bucket,
-                    Key=f"{self.prefix}{path}",
-                    Range=f"bytes={offset}-{offset + length - 1}",
-                    IfMatch=etag,
-                )
-            except ClientError as error:
-                if _code_of(error) in _CONFLICT | _MISSING:
-                    raise ModelError(
-                        f"{self.url(path)} changed while it was read", fix="try again when it rests"
-                    ) from error
-                raise
-            return answer["Body"].read()
+        condition = condition_on(etag) if self._conditional else None
+        asked: dict[str, Any] = {"IfMatch": condition} if condition else {}
+        try:
+            answer = self.client.get_object(
+                Bucket=self.bucket,
+                Key=f"{self.prefix}{path}",
+                Range=f"bytes={offset}-{offset + length - 1}",
+                **asked,
+            )
+        except ClientError as error:
+            code = code_of(error)
+            if code in CONFLICT | MISSING:
+                raise _changed(self.url(path)) from error
+            if condition and code in _NO_CONDITIONS:
+                self._conditional = False
+                return self._read_range(path, etag, offset, length)
+            raise
+        if condition_on(etag) and quoted(answer.get("ETag", etag)) != etag:
+            raise _changed(self.url(path))
+        if "ContentRange" not in answer and answer["ContentLength"] > length:
+            answer["Body"].close()
+            raise no_ranges(self.url(path))
+        return answer["Body"].read()
 
     def ranges(self) -> RangeReader:
         """A reader of long ranges, past boto3."""
@@ -202,11 +201,20 @@ class S3Folder:
 
     def _sign(self, path: str) -> str:
         with explained(self.url(path)):
-            return self.client.generate_presigned_url(
+            return self._signing_client().generate_presigned_url(
                 "get_object",
                 Params={"Bucket": self.bucket, "Key": f"{self.prefix}{path}"},
                 ExpiresIn=SIGNED_FOR_S,
             )
+
+    def _signing_client(self) -> S3Client:
+        """One for the region that the bucket lies in, where the server has named another."""
+        region = self._home.region
+        if region is None or region == self.client.meta.region_name:
+            return self.client
+        if self._signer is None:
+            self._signer = s3_client(self._endpoint, region)
+        return self._signer
 
     def create(self, path: str, content: bytes) -> bool:
         """Create an object unless it exists; whether it was created.
@@ -214,22 +222,35 @@ class S3Folder:
         On Amazon's S3 exactly one of several writers succeeds; OpenStack Swift checks, then writes, so that of
         writers at the very same moment several may. Give each object a name of its own.
         """
+        key = f"{self.prefix}{path}"
+
+        def call() -> object:
+            return self.client.put_object(Bucket=self.bucket, Key=key, Body=content, IfNoneMatch="*")
+
         try:
-            with explained(self.url(path)):
-                self.client.put_object(
-                    Bucket=self.bucket, Key=f"{self.prefix}{path}", Body=content, IfNoneMatch="*"
-                )
-        except _ExistsError:
+            self._ask(path, call)
+        except ExistsError:
             return False
         return True
 
 
-class _ExistsError(SlipwayError):
-    """A conditional request found what it should not."""
+_NO_CONDITIONS = {"NotImplemented", "501"}
+
+
+def _identity(item: ObjectTypeDef) -> str:
+    tag = quoted(item.get("ETag", ""))
+    if condition_on(tag):
+        return tag
+    changed = item.get("LastModified")
+    return f"{tag} changed {changed.isoformat() if changed else 'never'}".strip()
+
+
+def _changed(address: str) -> ModelError:
+    return ModelError(f"{address} changed while it was read", fix="try again when it rests")
 
 
 class S3RecordStore:
-    """Records below one prefix. Ids sort by time."""
+    """Records below one prefix. Ids sort by the order of writing."""
 
     def __init__(self, folder: S3Folder) -> None:
         self.folder = folder
@@ -255,6 +276,12 @@ class S3RecordStore:
             f"no record {record_id} in {self.folder.url()}", fix="list them: slipway kb records"
         )
 
+    def newest_after(self, record_id: str) -> str | None:
+        """The greatest id above this one; None without any. One short listing for each stage."""
+        with ThreadPoolExecutor(PARALLEL) as pool:
+            names = pool.map(lambda stage: self.folder.names_after(f"{stage}/", record_id), StageName)
+            return newest_id(itertools.chain.from_iterable(names), record_id)
+
     def list(self, stage: StageName | None = None) -> Sequence[Record]:
         """All records, of one stage if given, oldest first."""
         return self._read(f"{stage}/" if stage else "", ".json")
@@ -269,47 +296,5 @@ class S3RecordStore:
     def _read(self, below: str, suffix: str, newest: int | None = None) -> Sequence[Record]:
         found = [item.path for item in self.folder.objects(below) if item.path.endswith(suffix)]
         paths = sorted(found, key=lambda path: path.rpartition("/")[2])[-newest if newest else None :]
-        with ThreadPoolExecutor(_PARALLEL) as pool:
+        with ThreadPoolExecutor(PARALLEL) as pool:
             return read_all(zip(pool.map(self.folder.read, paths), map(self.folder.url, paths), strict=True))
-
-
-@contextlib.contextmanager
-def explained(address: str) -> Iterator[None]:
-    """Turn boto3's errors about `address` into Slipway's, each in one line."""
-    try:
-        yield
-    except ClientError as error:
-        raise _from_answer(error, address) from error
-    except (NoCredentialsError, PartialCredentialsError) as error:
-        raise AccessError(
-            f"no credentials for {address}", fix="set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
-        ) from error
-    except (ParamValidationError, ValueError) as error:
-        raise WrongUseError(f"{address} is not a valid S3 address: {_one_line(error)}") from error
-    except BotoCoreError as error:
-        raise NetworkError(
-            f"{address} cannot be reached: {_one_line(error)}",
-            fix="look at SLIPWAY_S3_ENDPOINT and the network, then try again",
-        ) from error
-
-
-def _code_of(error: ClientError) -> str:
-    return str(error.response.get("Error", {}).get("Code", ""))
-
-
-def _from_answer(error: ClientError, address: str) -> SlipwayError:
-    code = _code_of(error)
-    if code in _REFUSED:
-        return AccessError(
-            f"{address} refused the credentials ({code})",
-            fix="look at AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and what they may do",
-        )
-    if code in _MISSING:
-        return NotFoundError(f"there is no {address} ({code})", fix="look at bucket and prefix")
-    if code in _CONFLICT:
-        return _ExistsError(f"{address} exists already")
-    return NetworkError(f"{address} answered {code}: {_one_line(error)}", fix="try again later")
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())

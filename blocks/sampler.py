@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import subprocess
 import time
@@ -49,14 +48,24 @@ def start_sampler(folder: ServiceFolder, processes: ServiceProcesses) -> int:
             start_new_session=True,
         )
     deadline = time.monotonic() + _WAIT_S
-    while (running := sampler_pid(folder)) is None:
+    while not _has_begun(folder, child.pid):
+        if child.poll() is not None and (running := sampler_pid(folder)) is not None:
+            return running  # someone was quicker
         if child.poll() is not None or time.monotonic() > deadline:
             raise CommandError(
                 f"the leak sampler of {folder.name} did not start",
                 detail=log.read_text(errors="replace") or None,
             )
         time.sleep(_POLL_S)
-    return running
+    return child.pid
+
+
+def _has_begun(folder: ServiceFolder, pid: int) -> bool:
+    """Whether that sampler has taken the lock: it writes its id there."""
+    try:
+        return (folder.samples / "sampler.lock").read_text().strip() == str(pid)
+    except (OSError, ValueError):
+        return False
 
 
 def stop_sampler(folder: ServiceFolder) -> bool:
@@ -76,29 +85,18 @@ def stop_sampler(folder: ServiceFolder) -> bool:
 
 
 def sampler_pid(folder: ServiceFolder) -> int | None:
-    """The running sampler: who holds the lock; None if nobody does."""
-    path: Path = folder.samples / "sampler.lock"
-    try:
-        handle = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return None
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return _sampler_named(os.pread(handle, 64, 0), folder)
-    else:
-        return None
-    finally:
-        os.close(handle)
+    """The running sampler, by its command line; None if there is none. Its lock file may be lost or damaged."""
+    for process in psutil.process_iter():
+        try:
+            argv = process.cmdline()
+            if _samples(argv, folder) and process.status() != psutil.STATUS_ZOMBIE:
+                return process.pid
+        except psutil.Error:
+            continue
+    return None
 
 
-def _sampler_named(text: bytes, folder: ServiceFolder) -> int | None:
-    """The process of that id if it is the service's sampler, of whichever version of Slipway.
-
-    The holder of the lock may not have written its own id yet.
-    """
-    try:
-        command = Path(f"/proc/{int(text)}/cmdline").read_bytes().split(b"\0")
-    except (ValueError, OSError):
-        return None
-    return int(text) if str(folder.root).encode() in command else None
+def _samples(argv: list[str], folder: ServiceFolder) -> bool:
+    """Whether that is a command line of the service's sampler, of this version of Slipway or one before."""
+    script, last = (Path(argv[-2]).name, argv[-1]) if len(argv) > 1 else ("", "")
+    return last == str(folder.root) and script in (SAMPLER, "daemon.py")

@@ -16,16 +16,18 @@ from blocks.kept_code import LEASH, SUPERVISOR, keep_daemons, lasting_python
 from blocks.ports import check_port_free, port_taken
 from blocks.process import last_lines
 from tasks.core.child_environment import Needs, child_environment
-from tasks.core.errors import BusyError, RolloutError
+from tasks.core.errors import BusyError, RecordError, RolloutError
 from tasks.core.release import Release, ServiceFolder
 from tasks.core.settings import Settings
 from tasks.rollout.apply import Newcomer
 from tasks.rollout.daemon.logs import engine_log_path
+from tasks.rollout.daemon.supervisor import LOCK_FILE, STATE_FILE
 from tasks.rollout.models import Running
 
 _ANSWER_S = 30.0
 _START_S = 30.0
 _POLL_S = 0.02
+_LOST_SOCKET_S = 5.0
 _LOG_BYTES = 1 << 16
 
 
@@ -75,6 +77,14 @@ class SupervisedService:
         if answer["release"] is None:
             return None
         return Running.model_validate(answer)
+
+    def written(self) -> Running | None:
+        """What the supervisor wrote down to bring back."""
+        try:
+            state = json.loads((self._folder.root / STATE_FILE).read_bytes())
+            return Running(release=state["release"], host=state["host"], port=state["port"], up=False)
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
 
     def claim(self, host: str, port: int | None) -> int:
         """Start the supervisor if there is none, and have it listen there."""
@@ -137,26 +147,49 @@ class SupervisedService:
 
     def log_tail(self, lines: int) -> str:
         """The end of the log of the engine that serves; of the newest log where none does."""
-        state = self._folder.state()
-        if state is not None and (log := engine_log_path(self._folder.logs, state.release)).exists():
+        try:
+            state = self._folder.state()
+        except RecordError:
+            state = None
+        if state is not None and (log := engine_log_path(self._folder.logs, state.release)).is_file():
             return _tail(log, lines)
-        logs = sorted(self._folder.logs.glob("engine-*.log"), key=lambda path: path.stat().st_mtime)
+        found = (path for path in self._folder.logs.glob("engine-*.log") if path.is_file())
+        logs = sorted(found, key=lambda path: path.stat().st_mtime)
         return _tail(logs[-1], lines) if logs else ""
 
     def _connect(self) -> bool:
-        """Whether a supervisor listens."""
+        """Whether a supervisor listens. One that lost its socket makes a new one within a moment."""
+        deadline = time.monotonic() + _LOST_SOCKET_S
+        while not self._reach():
+            if not self._is_locked() or time.monotonic() > deadline:
+                return False
+            time.sleep(_POLL_S)
+        return True
+
+    def _is_locked(self) -> bool:
+        """Whether a supervisor lives: it holds this lock for as long as it does."""
+        try:
+            with (self._folder.root / LOCK_FILE).open("rb") as lock:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        return False
+
+    def _reach(self) -> bool:
         if self._connection is not None:
             return True
         try:
             folder = os.open(self._folder.root, os.O_RDONLY | os.O_DIRECTORY)
-        except FileNotFoundError:
+        except OSError:
             return False
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         connection.settimeout(_ANSWER_S)
         try:
             # By the folder's descriptor: a socket's own path may have 107 bytes at most.
             connection.connect(f"/proc/self/fd/{folder}/{self._folder.control_socket.name}")
-        except (FileNotFoundError, ConnectionRefusedError):
+        except (FileNotFoundError, ConnectionRefusedError, NotADirectoryError):
             connection.close()
             return False
         finally:
@@ -233,16 +266,9 @@ class SupervisedService:
         )
 
     def _wait_for_end(self) -> None:
-        """The supervisor holds this lock for as long as it lives."""
-        with (self._folder.root / "supervisor.lock").open("rb") as lock:
-            deadline = time.monotonic() + _ANSWER_S
-            while time.monotonic() < deadline:
-                try:
-                    fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    time.sleep(_POLL_S)
-                else:
-                    return
+        deadline = time.monotonic() + _ANSWER_S
+        while self._is_locked() and time.monotonic() < deadline:
+            time.sleep(_POLL_S)
 
 
 def _tail(log: Path, lines: int) -> str:

@@ -12,6 +12,7 @@ import psutil
 import yaml
 
 from blocks.ports import LOCALHOST, check_port_free, free_port
+from blocks.prefect_database import ready_database
 from blocks.prefect_server import (
     api_url,
     guard_environment,
@@ -33,7 +34,7 @@ from deployments.local_state import (
 )
 from tasks.core.child_environment import WORKER_NEEDS, Needs, passed_on
 from tasks.core.digests import digest_of_file
-from tasks.core.errors import AccessError, PortTakenError, SlipwayError
+from tasks.core.errors import PortTakenError, SlipwayError
 from tasks.core.files import file_lock, write_atomically
 from tasks.core.home import make_home
 from tasks.core.progress import say
@@ -55,7 +56,7 @@ def start(settings: Settings, port: int | None) -> LocalState:
         state = read_local_state(settings)
         if state is None or not _is_ours(settings, state):
             _end(state.worker if state else None)  # it would go on asking a server that is gone
-            _end(state.server if state else None)
+            _end(state.server if state else None)  # it lets strangers in, or works on a damaged database
             state = _start_server(settings, port)
             wait_for_server(settings, state)
         os.environ.update(server_environment(settings, state.api_url))
@@ -98,12 +99,12 @@ def deployment_names() -> list[str]:
 
 
 def _is_ours(settings: Settings, state: LocalState) -> bool:
-    """Whether the server runs, takes this home's key, and nothing without it."""
+    """Whether the server runs on a sound database, takes this home's key, and nothing without it."""
     if not state.alive:
         return False
     try:
         wait_for_server(settings, state)
-    except AccessError as error:
+    except SlipwayError as error:
         say("server", f"started again: {error.what}")
         return False
     return True
@@ -116,6 +117,8 @@ def _start_server(settings: Settings, port: int | None) -> LocalState:
     except PortTakenError as error:
         raise PortTakenError(error.what, fix="give another: slipway up --port N") from None
     url = api_url(wanted)
+    if keeps_own_database(settings):
+        ready_database(settings)
     os.environ.update(server_environment(settings, url))
     check_settings()
     say("server", f"starting at {url.removesuffix('/api')}")
@@ -142,7 +145,7 @@ def _register(settings: Settings, state: LocalState) -> None:
     """Deployments, pool and automations; skipped when this server has had them from this very file."""
     marker = settings.prefect_home / "registered"
     registered = f"{state.server.model_dump_json()} {digest_of_file(PREFECT_FILE)}"
-    if marker.exists() and marker.read_text() == registered:
+    if marker.exists() and marker.read_bytes() == registered.encode():
         return
     say("deployments", "registering")
     from blocks.prefect_bootstrap import create_automations, create_work_pool, remove_old_deployments

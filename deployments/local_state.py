@@ -10,7 +10,8 @@ from typing import Any
 import psutil
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
-from blocks.prefect_server import check_door, wait_until_it_answers
+from blocks.prefect_database import check_database_in_use
+from blocks.prefect_server import check_door, keeps_own_database, wait_until_it_answers
 from tasks.core.files import write_atomically
 from tasks.core.settings import Settings
 from tasks.leaks.daemon import PROC, read_stat
@@ -83,10 +84,12 @@ def server_log(settings: Settings) -> Path:
 def wait_for_server(settings: Settings, state: LocalState) -> None:
     """Return once the server answers: who started it may have been interrupted.
 
-    Raises `SlipwayError`, and `AccessError` if it does not take the home's key, or takes none.
+    Raises `SlipwayError` also for a damaged database, and if it does not take the home's key, or takes none.
     """
     wait_until_it_answers(state.api_url, lambda: state.alive, server_log(settings))
     check_door(settings, state.api_url)
+    if keeps_own_database(settings):
+        check_database_in_use(settings)
 
 
 def state_file(settings: Settings) -> Path:

@@ -31,6 +31,11 @@ class PrefectApi:
     until_up: Callable[[], None] | None = None
     since: float = field(default_factory=time.monotonic)
 
+    @property
+    def stays(self) -> bool:
+        """Whether it goes on answering when this command has ended."""
+        return self.starting is None
+
     def wait(self) -> None:
         """Return once the API answers. Raises `SlipwayError` if the server that was started does not."""
         if self.starting is not None:

@@ -10,9 +10,11 @@ from prefect import flow
 from blocks.environment_trial import EnvironmentTrial
 from blocks.host import ThisHost
 from blocks.managers import open_manager
+from flows.asked_by_api import hold_to_list
 from flows.examination import known_conflicts
 from flows.recording import Outcome, run_stage
 from flows.torch_backend import decide_backend
+from tasks.core.allowed import programs_of_environment
 from tasks.core.settings import Settings
 from tasks.core.spec import EnvironmentManager
 from tasks.core.verdicts import EnvironmentVerdict, StageName
@@ -30,6 +32,7 @@ def build_environment(request: EnvironmentRequest) -> Outcome[EnvironmentResult]
     Args:
         request: The engine, its Python version, and what else must be installed.
     """
+    hold_to_list(programs_of_environment(request.environment, "request.environment"))
     tool, trial = open_manager(request.environment.manager), EnvironmentTrial()
     request = decide_backend(request, ThisHost())
     asked = plan.lock_request(get_engine(request.engine), request, tool)

@@ -15,6 +15,7 @@ from flows.recording import Outcome, run_stage
 from flows.tool_environment import tool_python
 from tasks.core.errors import CommandError, DiskFullError, MissingToolError
 from tasks.core.files import mount_of
+from tasks.core.given_files import absolute_path
 from tasks.core.settings import Settings
 from tasks.core.verdicts import StageName
 from tasks.loading import apply, report
@@ -37,7 +38,7 @@ def compare_loaders(request: LoadingRequest) -> Outcome[LoadingResult]:
 
 def compared(request: LoadingRequest) -> Outcome[LoadingResult]:
     """The same without a flow run. Raises `ModelError`, and `SlipwayError` where files cannot be made cold."""
-    folder = request.folder.expanduser().absolute()
+    folder = absolute_path(request.folder)
     settings = Settings.load()
     with in_use_by_path(folder, settings):
         return _compared(folder, request, settings)
@@ -64,7 +65,7 @@ def _compared(folder: Path, request: LoadingRequest, settings: Settings) -> Outc
         result_type=LoadingResult,
         report=report,
         work=lambda: apply.compare_loaders(folder, bench, runs=request.runs, disk_read_mb_s=disk, now=now),
-        still_good=lambda result: now - result.at < valid,
+        still_good=lambda result: abs(now - result.at) < valid,
     )
 
 

@@ -23,6 +23,7 @@ from blocks.nvml import gpus_in_use, read_nvml
 from blocks.record_store import open_record_store
 from blocks.targets import check_target
 from flows.artifacts import ProgressArtifact
+from flows.asked_by_api import hold_to_list, programs_of_spec
 from flows.build_environment import build_environment
 from flows.check_health import check_health
 from flows.early_checks import check_inputs
@@ -47,7 +48,7 @@ from tasks.core.files import file_lock, mount_of, sweep_dead_writers
 from tasks.core.pins import pinned_versions
 from tasks.core.progress import say
 from tasks.core.records import new_record
-from tasks.core.release import Launch, Release
+from tasks.core.release import Launch, Release, ServiceFolder
 from tasks.core.result import StageResult
 from tasks.core.serving import Loader
 from tasks.core.settings import Settings
@@ -61,6 +62,7 @@ from tasks.environment.models import EnvironmentRequest, EnvironmentResult, Lock
 from tasks.environment.task import lock_environment
 from tasks.loading.plan import find_choice
 from tasks.quantization.models import QuantizationResult
+from tasks.rollout.damage import set_damage_aside
 from tasks.staging.models import StagingRequest, StagingResult
 
 STAGES = 7
@@ -79,10 +81,13 @@ def deploy_model(spec: DeploySpec) -> DeployResult:
     Args:
         spec: what to deploy, where, and how good it has to be.
     """
+    hold_to_list(programs_of_spec(spec))
     settings = Settings.load()
     lease = settings.service_lease(spec.name)
     with file_lock(lease, wait=False, holder=f"the service {spec.name}"), tags(service_tag(spec.name)):
         end_stale_runs(spec.name)
+        # First of all: what the service's releases need decides what may be removed to make room.
+        set_damage_aside(ServiceFolder(settings.services, spec.name))
         for folder in (
             settings.home / "records",
             settings.locks,
@@ -154,7 +159,8 @@ class _Lifecycle:
             release = self._release(environment, staging, *tuned)
             rollout = self._keep(answer_of(lambda: roll_out_under_lease(release)))
         if rollout.says_no:
-            return self._refused(endpoint=rollout.result.endpoint)
+            # Measured after the rollback: nothing is said to serve that does not answer.
+            return self._refused(endpoint=rollout.result.endpoint if rollout.result.answers else None)
         endpoint = rollout.result.endpoint
         assert endpoint is not None  # a release that serves has an address
         health = self._keep(answer_of(lambda: check_health(self.spec.name)))
@@ -316,6 +322,7 @@ class _Lifecycle:
                 record=outcome.record,
                 headline=outcome.headline,
                 log_tail=outcome.result.log_tail,
+                reasons=outcome.result.reasons if outcome.says_no else (),
             )
         )
         return outcome
@@ -345,7 +352,9 @@ class _Lifecycle:
 
     def _record(self, outcome: str, evidence: dict[str, Any], result: DeployResult | None) -> None:
         inputs = deployment.deploy_inputs(self.spec, self.model.version)
+        store = open_record_store(self.settings)
         record = new_record(
+            store=store,
             stage=StageName.LIFECYCLE,
             subject=self.spec.name,
             host_fingerprint=fingerprint_here(),
@@ -356,7 +365,7 @@ class _Lifecycle:
             evidence={"inputs": inputs, **evidence},
             consulted=[row.record for row in self.rows if row.record],
         )
-        open_record_store(self.settings).put(record)
+        store.put(record)
         if result is not None:
             description = f"{result.verdict}: {deployment.headline(result)}"
             publish(StageName.LIFECYCLE, self.spec.name, deployment.markdown(result), record.id, description)

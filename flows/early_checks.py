@@ -18,9 +18,10 @@ from flows.tuning_texts import read_calibration, read_task_set, read_text
 from tasks.core.errors import ModelError, PortTakenError, RecordError, SpecError
 from tasks.core.release import ServiceFolder, ServiceState
 from tasks.core.settings import Settings
-from tasks.core.spec import DeploySpec, Environment, Tuning
+from tasks.core.spec import DeploySpec, Environment, EnvironmentManager, Tuning
 from tasks.engines.deployable import wants_absent_gpu
 from tasks.engines.weights import check_formats
+from tasks.environment.plan import parse_requirements
 from tasks.rollout.plan import address_of
 
 
@@ -92,6 +93,8 @@ def _check_texts(tuning: Tuning) -> None:
 
 
 def _check_environment(environment: Environment) -> None:
+    if environment.manager is EnvironmentManager.UV:
+        parse_requirements("\n".join(environment.requirements), "environment.requirements")
     if environment.wheels is not None and not _is_folder(environment.wheels):
         raise SpecError(
             f"environment.wheels: there is no folder {environment.wheels}", fix="give a folder of wheels"

@@ -12,6 +12,7 @@ from prefect import flow
 from blocks.fio import measure
 from flows.recording import Outcome, run_stage
 from tasks.core.files import file_lock, make_folder, mount_of
+from tasks.core.given_files import absolute_path
 from tasks.core.settings import Settings
 from tasks.core.verdicts import StageName
 from tasks.staging.apply import measure_disk as measure_and_judge
@@ -32,7 +33,7 @@ def measure_disk(request: DiskRequest) -> Outcome[DiskResult]:
 
 def measured(request: DiskRequest) -> Outcome[DiskResult]:
     """The same without a flow run. Raises `MissingToolError` where there is no fio."""
-    folder = request.folder.expanduser().absolute()
+    folder = absolute_path(request.folder)
     make_folder(folder)
     mount = mount_of(folder)
     now = datetime.now(UTC)
@@ -47,7 +48,7 @@ def measured(request: DiskRequest) -> Outcome[DiskResult]:
             report=DiskReport(),
             work=lambda: measure_and_judge(partial(measure, thorough=request.thorough), folder, now),
             still_good=lambda result: (
-                now - result.at < valid and (result.figures.thorough or not request.thorough)
+                abs(now - result.at) < valid and (result.figures.thorough or not request.thorough)
             ),
         )
 

@@ -20,7 +20,10 @@ from tasks.core.verdicts import StageName
 NOTHING_NEW = "Nothing new"
 """State of a look that found what the look before it had found."""
 
-_QUIET = (NOTHING_NEW, "Cancelled")
+WAITING = "Waiting"
+"""State of a look at a service that is down, and is not to be started before a later look."""
+
+_QUIET = (NOTHING_NEW, WAITING, "Cancelled")
 """A look that finds another one at work is cancelled before it begins."""
 
 

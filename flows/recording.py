@@ -67,17 +67,19 @@ def run_stage(
     work: Callable[[], R],
     still_good: Callable[[R], bool] | None = None,
     consulted: Sequence[str] = (),
+    began: float | None = None,
 ) -> Outcome[R]:
     """Do one stage's work, or let a good record stand in for it; write the record and the artifact.
 
     `still_good` looks whether a recorded result's outputs are there unharmed; without it nothing is reused.
     `consulted` are records that the decision uses: their ids are part of the inputs, so new knowledge decides
-    anew. A result holds on hosts with the same fingerprint only. A fault is recorded, then raised.
+    anew. `began` is when the work began by the monotonic clock, if before this call.
+    A result holds on hosts with the same fingerprint only. A fault is recorded, then raised.
     """
     store = open_record_store(Settings.load())
     host = fingerprint_here()
     digest = inputs_digest(stage, inputs, consulted)
-    start = time.monotonic()
+    start = time.monotonic() if began is None else began
     if still_good is not None:
         cached = _reuse(store, stage, digest, host, result_type, still_good)
         if cached is not None:
@@ -119,6 +121,7 @@ def run_stage(
     seconds = time.monotonic() - start
     record = new_record(
         **frame,
+        store=store,
         outcome=result.verdict,
         seconds=seconds,
         numbers=report.numbers(result),
@@ -160,8 +163,9 @@ def _reuse(
 def _record_failure(
     store: RecordStore, frame: Mapping[str, Any], outcome: str, error: SlipwayError, seconds: float
 ) -> None:
-    record = new_record(**frame, outcome=outcome, seconds=seconds, evidence={"error": error.as_json()})
+    evidence = {"error": error.as_json()}
     try:
+        record = new_record(**frame, store=store, outcome=outcome, seconds=seconds, evidence=evidence)
         store.put(record)
     except (SlipwayError, OSError) as lost:
         # The fault goes on up whatever becomes of its record: it says more than a store that is down.

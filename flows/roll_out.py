@@ -14,13 +14,16 @@ from blocks.engine_api import EngineApi
 from blocks.prefetch import Prefetcher
 from blocks.sampler import sample_service
 from blocks.targets import open_target, prepare
+from flows.asked_by_api import hold_to_list, is_asked_by_api
 from flows.recording import Outcome, run_stage
+from tasks.core.allowed import Kind, Program, programs_of_rollout
 from tasks.core.errors import CommandError
 from tasks.core.files import file_lock
 from tasks.core.progress import say
 from tasks.core.release import Release, ServiceFolder
 from tasks.core.settings import Settings
 from tasks.core.verdicts import RolloutVerdict, StageName
+from tasks.engines.launches import check_launch
 from tasks.rollout import report
 from tasks.rollout.apply import still_serves
 from tasks.rollout.models import RolloutResult, rollout_inputs
@@ -35,6 +38,7 @@ def roll_out(release: Release) -> Outcome[RolloutResult]:
     Args:
         release: What to run: the engine's command, the model and everything that was decided about them.
     """
+    _hold_to_list(release)
     lease = Settings.load().service_lease(release.name)
     with file_lock(lease, wait=False, holder=f"the service {release.name}"):
         return _roll_out(release).as_state()
@@ -44,6 +48,16 @@ def roll_out(release: Release) -> Outcome[RolloutResult]:
 def roll_out_under_lease(release: Release) -> Outcome[RolloutResult]:
     """The same, for a flow that holds the service's lease."""
     return _roll_out(release).as_state()
+
+
+def _hold_to_list(release: Release) -> None:
+    """A release that comes by API is served by the command that Slipway would make, in an environment of its own."""
+    if not is_asked_by_api():
+        return
+    check_launch(release)
+    paths = {"environment_path": release.environment_path, "lock_path": release.lock_path}
+    own = [Program(key=f"release.{key}", kind=Kind.FOLDER, value=str(path)) for key, path in paths.items()]
+    hold_to_list([*own, *programs_of_rollout(release.spec.rollout, release.target, "release.spec.rollout")])
 
 
 def _roll_out(release: Release) -> Outcome[RolloutResult]:
@@ -66,11 +80,11 @@ def _roll_out(release: Release) -> Outcome[RolloutResult]:
             still_good=lambda result: still_serves(result, release, folder, target, EngineApi),
         )
     if outcome.verdict == RolloutVerdict.SERVING:
-        _see_to_sampler(folder)
+        see_to_sampler(folder)
     return outcome
 
 
-def _see_to_sampler(folder: ServiceFolder) -> None:
+def see_to_sampler(folder: ServiceFolder) -> None:
     """A release that serves is no failed rollout for want of a sampler: the nightly check tries again."""
     try:
         sample_service(folder, *folder.serving())

@@ -15,12 +15,15 @@ from blocks import fio
 from blocks.environment_users import running_below
 from blocks.model_registry import ResolvedModel, resolve
 from blocks.model_source import open_source
+from flows.asked_by_api import hold_to_list
 from flows.copy_progress import show_copy
 from flows.measure_disk import figures_for
 from flows.named_states import answer_of
 from flows.recording import Outcome, run_stage
+from tasks.core.allowed import Kind, Program
 from tasks.core.digests import short
 from tasks.core.errors import CommandError, DiskFullError, MissingToolError, SlipwayError
+from tasks.core.given_files import absolute_path
 from tasks.core.manifest import is_intact, read_manifest
 from tasks.core.settings import Settings
 from tasks.core.spec import DiskFloor
@@ -61,6 +64,8 @@ def stage_model(request: StagingRequest) -> Outcome[StagingResult]:
     Args:
         request: Which model, and how many shards.
     """
+    if request.to is not None:  # what is copied may hold code, and lie where somebody else's program finds it
+        hold_to_list([Program(key="request.to", kind=Kind.FOLDER, value=str(request.to))], own=("models",))
     return staged(request, copy=copy_shards).as_state()
 
 
@@ -83,7 +88,7 @@ def staged(request: StagingRequest, *, copy: Copy = apply.stage_model) -> Outcom
     own = request.to is None
     layout = f"{request.shards}" + (f"-tp{request.tensor_parallel}" if request.tensor_parallel > 1 else "")
     folder = request.to or settings.models / f"{short(source.pinned.digest)}-{layout}"
-    folder = folder.expanduser().absolute()
+    folder = absolute_path(folder)
     try:
         disk, remarks = _disk(request, folder)
     except SlipwayError as error:

@@ -12,10 +12,12 @@ from __future__ import annotations
 import platform
 from typing import Any
 
+import httpx
 from prefect import get_client
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.filters import (
     FlowRunFilter,
+    FlowRunFilterParentTaskRunId,
     FlowRunFilterState,
     FlowRunFilterStateType,
     FlowRunFilterTags,
@@ -26,11 +28,18 @@ from prefect.client.schemas.filters import (
     WorkPoolFilterName,
 )
 from prefect.client.schemas.objects import FlowRun, State, StateType
+from prefect.client.schemas.sorting import FlowRunSort
 from prefect.context import FlowRunContext
+from prefect.exceptions import PrefectException
 from prefect.states import Crashed
+from prefect.utilities.urls import url_for
 
 _ALIVE = [StateType.PENDING, StateType.RUNNING]
 _HOLD_SLOTS = [*_ALIVE, StateType.CANCELLING]
+
+
+_NO_PARENT = FlowRunFilterParentTaskRunId(is_null_=True)
+"""Of runs that are no other run's stage."""
 
 
 def service_tag(name: str) -> str:
@@ -66,6 +75,17 @@ def _own_run() -> FlowRun:
     assert context is not None
     assert context.flow_run is not None
     return context.flow_run
+
+
+def newest_run_page(name: str) -> str | None:
+    """Address in Prefect's UI of the last deploy of a service on this host; None where no server tells."""
+    wanted = FlowRunFilter(tags=FlowRunFilterTags(all_=[service_tag(name)]), parent_task_run_id=_NO_PARENT)
+    try:
+        with get_client(sync_client=True) as client:
+            runs = client.read_flow_runs(flow_run_filter=wanted, sort=FlowRunSort.START_TIME_DESC, limit=1)
+    except (PrefectException, httpx.HTTPError):
+        return None
+    return url_for("flow-run", obj_id=runs[0].id) if runs else None
 
 
 def end_runs_of_pool(pool: str) -> int:

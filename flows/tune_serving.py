@@ -18,6 +18,7 @@ from blocks.host import fingerprint_here
 from blocks.nvml import gpus_in_use
 from blocks.prefetch import Prefetcher
 from blocks.record_store import open_record_store
+from flows.asked_by_api import hold_to_list, python_in
 from flows.candidate_bench import (
     candidate_bench,
     infeasible,
@@ -101,6 +102,7 @@ def tune_serving(request: TuningRequest) -> TuningOutcome:
     Args:
         request: The staged model, the engine's environment, and the spec's sections on tuning.
     """
+    hold_to_list([python_in(request.python_path, "request.python_path")])
     check_tunable(request.engine)
     with in_use_by_path(request.model_dir, Settings.load()):
         quantization = quantized(request)

@@ -9,6 +9,7 @@ from prefect import flow
 from blocks.environment_trial import EnvironmentTrial
 from blocks.fact_contract import FactContract
 from blocks.host import ThisHost
+from flows.asked_by_api import hold_to_list, python_in
 from flows.recording import Outcome, run_stage
 from tasks.compatibility import report
 from tasks.compatibility.models import CompatibilityRequest, CompatibilityResult
@@ -29,6 +30,8 @@ def verify_compatibility(request: CompatibilityRequest) -> Outcome[Compatibility
     Args:
         request: the engine and the packages of its environment, and its Python where that stands already.
     """
+    if request.python_path is not None:
+        hold_to_list([python_in(request.python_path, "request.python_path")])
     survey = take_survey(ThisHost(), request, EnvironmentTrial())
     contract = FactContract(Settings.load())
     return run_stage(

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import time
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, cast
 from uuid import UUID
 
 from prefect import flow
 from prefect.events import emit_event
+from prefect.states import Cancelled
 from pydantic import Field, ValidationError
 
+from blocks.deadline import await_answer, start
+from blocks.look_lease import only_look
 from blocks.model_registry import resolve
 from blocks.record_store import open_record_store
 from flows.every_service import running_services
@@ -25,10 +30,17 @@ from tasks.core.progress import say
 from tasks.core.records import Record, RecordStore, inputs_digest
 from tasks.core.release import Release, ServiceFolder, ServiceState
 from tasks.core.settings import Settings
-from tasks.core.verdicts import RegistryVerdict, StageName, says_no
+from tasks.core.verdicts import RegistryVerdict, RolloutVerdict, StageName, says_no
 from tasks.registry import report
 from tasks.registry.models import EVENT, Announcement, Attempt, Look, PastLook, RegistryResult, Rollback
 from tasks.registry.plan import GRACE, is_news, judge
+from tasks.rollout.models import ROLLBACK, rollout_inputs
+
+SERVICE_DEADLINE_S = 60.0
+"""In which everything must be read that the look at one service needs; all services are read at once."""
+
+LOOK_DEADLINE_S = 240.0
+"""For a look at all services; the next one comes after five minutes, and ends one that hangs."""
 
 _MOST_NAMES = 3
 """Names that a list of runs has room for."""
@@ -41,7 +53,7 @@ def _run_name() -> str:
     return f"watch the registry for {told or 'no service'}"
 
 
-@flow(name="watch-registry", flow_run_name=_run_name)
+@flow(name="watch-registry", flow_run_name=_run_name, timeout_seconds=LOOK_DEADLINE_S)
 def watch_registry(
     grace_s: Annotated[float, Field(ge=0)] = GRACE.total_seconds(),
 ) -> list[Outcome[RegistryResult]]:
@@ -51,16 +63,31 @@ def watch_registry(
     `redeploy-model`. Every look compares anew, so a lost event is made good by a later look. The answers are those
     that a record was made of: of looks that announced something, or found another thing than the last record.
 
+    A service whose registry, folder or records do not answer in time ends as a fault, and the others are looked at.
+    While another look is under way, this one is cancelled; one that hangs is ended.
+
     Args:
         grace_s: how long after its event a redeploy may start before the event counts as lost; doubles with each
             lost event.
     """
     settings = Settings.load()
+    try:
+        with only_look(settings.leases / "registry-look", LOOK_DEADLINE_S):
+            return _look_at_all(settings, timedelta(seconds=grace_s))
+    except BusyError as busy:
+        cancelled: Any = Cancelled(message=busy.what)
+        return cast("list[Outcome[RegistryResult]]", cancelled)
+
+
+def _look_at_all(settings: Settings, grace: timedelta) -> list[Outcome[RegistryResult]]:
     outcomes: list[Outcome[RegistryResult]] = []
     faults: list[Exception] = []
-    for name in running_services(settings):
+    deadline = time.monotonic() + SERVICE_DEADLINE_S
+    looks = {name: start(partial(_find, name, settings)) for name in running_services(settings)}
+    for name, found in looks.items():
         try:
-            outcome = _look_at(ServiceFolder(settings.services, name), settings, timedelta(seconds=grace_s))
+            look = await_answer(found, deadline, f"what the look at {name} reads")
+            outcome = _act_on(look, grace) if look else None
         except Exception as error:  # noqa: BLE001 - whatever ails one service leaves none of the others unwatched
             say(StageName.REGISTRY, f"{name} could not be looked at: {error}")
             faults.append(error)
@@ -69,10 +96,10 @@ def watch_registry(
     forget_quiet_runs(StageName.REGISTRY)
     if faults:
         raise faults[0]
-    return _answer(outcomes)
+    return _as_state(outcomes)
 
 
-def _answer(outcomes: list[Outcome[RegistryResult]]) -> list[Outcome[RegistryResult]]:
+def _as_state(outcomes: list[Outcome[RegistryResult]]) -> list[Outcome[RegistryResult]]:
     if not outcomes:
         return named(outcomes, NOTHING_NEW, "every alias names what it named at the last look")
     moved = [one for one in outcomes if one.verdict == RegistryVerdict.MOVED]
@@ -80,17 +107,20 @@ def _answer(outcomes: list[Outcome[RegistryResult]]) -> list[Outcome[RegistryRes
     return named(outcomes, name, "; ".join(one.headline for one in moved or outcomes))
 
 
-def _look_at(folder: ServiceFolder, settings: Settings, grace: timedelta) -> Outcome[RegistryResult] | None:
-    """None for a service without an alias, and for a look that found nothing new."""
+def _find(name: str, settings: Settings) -> Look | None:
+    """All that is read for the look at one service; None for one without an alias."""
+    folder = ServiceFolder(settings.services, name)
     if folder.state() is None:
         return None  # stopped since the names were read
     _, release = folder.serving()
-    if not release.spec.model.startswith("models:/"):
-        return None
-    look = _gather(folder, release, settings)
+    return _gather(folder, release, settings) if release.spec.model.startswith("models:/") else None
+
+
+def _act_on(look: Look, grace: timedelta) -> Outcome[RegistryResult] | None:
+    """None for a look that found nothing new."""
     result = judge(look, datetime.now(UTC), grace)
     if not is_news(result, look):
-        say(StageName.REGISTRY, f"{folder.name}: {report.headline(result)}: {result.reason}")
+        say(StageName.REGISTRY, f"{look.service}: {report.headline(result)}: {result.reason}")
         return None
 
     def work() -> RegistryResult:
@@ -131,7 +161,7 @@ def _gather(folder: ServiceFolder, release: Release, settings: Settings) -> Look
             "serving_version": release.model_version,
             "deploying": deploying,
             "attempts": _attempts(store, release, wanted),
-            "rollback": _rollback(folder, state, release),
+            "rollback": _rollback(store, folder, state, release),
         }
     )
 
@@ -154,6 +184,7 @@ def _past_look(record: Record) -> PastLook | None:
         return None
     return PastLook(
         at=record.at,
+        record=record.id,
         wanted_version=result.wanted_version,
         serving_version=result.serving_version,
         reason=result.reason,
@@ -167,6 +198,7 @@ def _attempts(store: RecordStore, release: Release, version: str) -> tuple[Attem
     return tuple(
         Attempt(
             at=found.at,
+            record=found.id,
             version=found.evidence["inputs"]["model_version"],
             outcome=found.outcome,
             said_no=says_no(StageName.LIFECYCLE, found.outcome),
@@ -175,10 +207,12 @@ def _attempts(store: RecordStore, release: Release, version: str) -> tuple[Attem
     )
 
 
-def _rollback(folder: ServiceFolder, state: ServiceState, release: Release) -> Rollback | None:
-    """The rollback by which `release` came to serve again, told by the releases' ages: a deploy brings a newer one.
+def _rollback(
+    store: RecordStore, folder: ServiceFolder, state: ServiceState, release: Release
+) -> Rollback | None:
+    """The rollback by which `release` came to serve again: the release that was left was deployed after it.
 
-    The service's own documents tell it even of a deploy that was killed before its record.
+    The records of their rollouts tell. Where one was killed before its record, the releases' own times do.
     """
     try:
         left = folder.release(state.previous) if state.previous else None
@@ -186,7 +220,22 @@ def _rollback(folder: ServiceFolder, state: ServiceState, release: Release) -> R
         return None  # of an older Slipway, say, and then older than what serves
     if left is None or left.model_version is None or left.spec.model != release.spec.model:
         return None
-    return Rollback(at=state.since, version=left.model_version) if left.at > release.at else None
+    (deployed, back), (left_deployed, _) = _rollouts(store, release), _rollouts(store, left)
+    newer = left_deployed > deployed if left_deployed and deployed else left.at > release.at
+    if not newer:
+        return None
+    record = back if back > left_deployed else ""
+    return Rollback(at=state.since, record=record, version=left.model_version)
+
+
+def _rollouts(store: RecordStore, release: Release) -> tuple[str, str]:
+    """Ids of the records by which a release last came into service: by a deploy, and by a rollback."""
+    last = {True: "", False: ""}
+    digest = inputs_digest(StageName.ROLLOUT, rollout_inputs(release))
+    for record in store.with_inputs(StageName.ROLLOUT, digest):
+        if record.outcome == RolloutVerdict.SERVING:
+            last[record.evidence.get("by") == ROLLBACK] = record.id
+    return last[False], last[True]
 
 
 def _is_deploying(lease: Path) -> bool:

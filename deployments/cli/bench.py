@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from deployments.cli.main import print_json
-from deployments.cli.params import GivenPath
+from deployments.cli.params import Count, GivenPath
 
 if TYPE_CHECKING:
     from flows.recording import Outcome
@@ -45,7 +45,7 @@ def disk(folder: Path, fresh: bool, thorough: bool, as_json: bool) -> None:
 
 @bench.command()
 @click.argument("folder", metavar="DIR", type=GivenPath(file_okay=False))
-@click.option("--runs", type=click.IntRange(1, 50), default=3, show_default=True, help="Cold loads by each.")
+@click.option("--runs", type=Count(1, 50), default=3, show_default=True, help="Cold loads by each.")
 @click.option("--install", is_flag=True, help="Build an environment with torch and the libraries' loaders.")
 @click.option("--fresh", is_flag=True, help="Measure even if that was done in the last 7 days.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")

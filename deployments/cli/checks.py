@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from deployments.cli.main import print_json
-from deployments.cli.params import LARGEST_BYTES, LONGEST_S, GivenPath, Number
+from deployments.cli.params import LARGEST_BYTES, LONGEST_S, Count, GivenPath, Number
 from tasks.core.verdicts import StageName, says_no
 
 if TYPE_CHECKING:
@@ -59,6 +59,7 @@ def _check(settings: Settings, name: str, *, contract: bool) -> tuple[HealthResu
     result = apply.check(folder, LocalInstruments(), before, contract=samples if contract else None)
     inputs = {"release": release.id, "contract": contract}
     record = new_record(
+        store=store,
         stage=StageName.HEALTH,
         subject=name,
         host_fingerprint=fingerprint_here(),
@@ -102,7 +103,7 @@ def leaks() -> None:
 
 @leaks.command()
 @click.argument("series", type=GivenPath())
-@click.option("--limit-bytes", type=click.IntRange(1, LARGEST_BYTES), help="Memory limit, for the forecast.")
+@click.option("--limit-bytes", type=Count(1, LARGEST_BYTES), help="Memory limit, for the forecast.")
 @click.option(
     "--confirm-after-s",
     type=Number(0, LONGEST_S, min_open=True),

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -13,6 +16,13 @@ from tasks.core.deployment import DeployResult, StageRow
 from tasks.core.settings import Settings
 from tasks.core.spec import DeploySpec, load_spec
 from tasks.core.verdicts import StageName, says_no
+
+if TYPE_CHECKING:
+    from deployments.prefect_api import PrefectApi
+
+
+_SHOWN = {"stage", "verdict", "cached", "seconds", "record", "headline", "log_tail", "reasons"}
+"""Of a stage's row, for programs."""
 
 
 @click.command()
@@ -36,12 +46,7 @@ def deploy(spec_file: Path, dry_run: bool, overrides: tuple[str, ...], as_json: 
                 "endpoint": result.endpoint,
                 "release": result.release,
                 "verdict": result.verdict,
-                "stages": [
-                    row.model_dump(
-                        include={"stage", "verdict", "cached", "seconds", "record", "headline", "log_tail"}
-                    )
-                    for row in result.stages
-                ],
+                "stages": [row.model_dump(include=_SHOWN) for row in result.stages],
             }
         )
     else:
@@ -99,8 +104,20 @@ def _run(spec: DeploySpec, *, quiet: bool) -> DeployResult:
 
             api.wait()
             # The run bears the tag from its creation: killed at once, it is still found by the next one.
-            with api.quiet_runs(), tags(service_tag(spec.name)):
+            with api.quiet_runs(), tags(service_tag(spec.name)), _telling_where(api, spec.name):
                 return answer_of(lambda: deploy_model(spec))
+
+
+@contextlib.contextmanager
+def _telling_where(api: PrefectApi, name: str) -> Iterator[None]:
+    """Say at the end, however it came, where the run and its log are to be seen, if its server stays."""
+    try:
+        yield
+    finally:
+        from flows.stale_runs import newest_run_page
+
+        if api.stays and (page := newest_run_page(name)) is not None:
+            click.echo(f"run         {page}", err=True)
 
 
 def _show_plan(spec: DeploySpec, *, as_json: bool) -> None:
@@ -165,13 +182,20 @@ def _show_what_next(result: DeployResult) -> None:
     no = next((row for row in result.stages if row.says_no), None)
     if no is not None:
         click.echo(f"{no.stage} says {no.verdict}: {no.headline}")
+        for reason in no.reasons:
+            if reason not in no.headline:
+                click.echo(f"  - {reason}")
         for line in (no.log_tail or "").splitlines():
             click.echo(f"  | {line}")
-        click.echo(f"look next   slipway kb records --stage {no.stage}")
+        click.echo(
+            f"look next   slipway kb records --stage {no.stage} | slipway up (its UI has the run's log)"
+        )
     if result.endpoint is None:
         return
     click.echo(f"endpoint    {result.endpoint}/v1/completions")
-    click.echo(f"release     {result.release or 'the former one goes on serving'}")
+    click.echo(
+        f"release     {result.release or 'the previous one: it completed a prompt after the rollback'}"
+    )
     if result.completion:
         click.echo(f"completion  {result.completion!r}")
     verbs = (f"slipway {verb} {result.name}" for verb in ("status", "health", "logs"))

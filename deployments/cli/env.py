@@ -13,7 +13,7 @@ from deployments.cli.main import print_json
 from deployments.cli.params import GivenPath, Number
 from flows.examination import examine
 from tasks.core.errors import NotFoundError, SpecError
-from tasks.core.given_files import LOCK_LIMIT_BYTES, decode_text, read_given, write_given
+from tasks.core.given_files import LOCK_LIMIT_BYTES, check_new_folder, decode_text, read_given, write_given
 from tasks.core.settings import Settings
 from tasks.core.spec import OWN_PYTHON, Environment, EnvironmentManager
 from tasks.core.verdicts import EnvironmentVerdict, StageName, says_no
@@ -123,6 +123,8 @@ def build(lock_file: Path, into: Path | None, wheels: Path | None, as_json: bool
 
     uv, trial = _tools()
     _read(lock_file, "lock")
+    if into is not None:
+        check_new_folder(into.absolute())
     here = LockRequest(requirements=(), python=OWN_PYTHON, platform=uv.platform)
     locked = apply.read_locked(lock_file.absolute(), here)
     if wheels is not None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from deployments.cli.main import print_json
-from deployments.cli.params import LARGEST_COUNT
+from deployments.cli.params import LARGEST_COUNT, Count
 from tasks.core.verdicts import StageName
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def kb() -> None:
 )
 @click.option(
     "--limit",
-    type=click.IntRange(1, LARGEST_COUNT),
+    type=Count(1, LARGEST_COUNT),
     default=20,
     show_default=True,
     help="How many, the newest ones.",
@@ -63,7 +63,7 @@ def records(stage: str | None, limit: int, as_json: bool) -> None:
 @kb.command()
 @click.option(
     "--kv-tokens",
-    type=click.IntRange(1, 1_000_000_000),
+    type=Count(1, 1_000_000_000),
     default=4096,
     show_default=True,
     help="Tokens whose keys and values the memory at a KV budget is for: the same for all engines.",

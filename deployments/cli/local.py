@@ -5,16 +5,18 @@ from __future__ import annotations
 import click
 
 from deployments.cli.main import print_json
+from deployments.cli.params import Count
 from tasks.core.settings import Settings
 
 
 @click.command()
-@click.option("--port", type=click.IntRange(1, 65535), help="Port of the server; 4200 or a free one.")
+@click.option("--port", type=Count(1, 65535), help="Port of the server; 4200 or a free one.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def up(port: int | None, as_json: bool) -> None:
     """Start a local Prefect server, a worker and the deployments; twice does no harm."""
     from deployments import local
     from deployments.cli.progress import show_progress
+    from deployments.cli.service import services_down
     from deployments.cli.show import console
     from tasks.core.progress import listen
 
@@ -22,13 +24,19 @@ def up(port: int | None, as_json: bool) -> None:
         listen(listener)
         state = local.start(Settings.load(), port)
         names = local.deployment_names()
+        down = services_down(Settings.load())
     server = state.api_url.removesuffix("/api")
     if as_json:
-        print_json({"server": server, "gateway": None, "deployments": names})
+        down_names = [row["name"] for row in down]
+        print_json({"server": server, "gateway": None, "deployments": names, "down": down_names})
         return
     click.echo(f"server       {server}")
     for name in names:
         click.echo(f"deployment   {name}")
+    for row in down:
+        click.echo(
+            f"down         {row['name']} (at once: {row['way_out']}; the worker tries within a minute)"
+        )
     click.echo("look next    slipway ui | slipway down")
 
 

@@ -11,13 +11,15 @@ import io
 import json
 import os
 import sys
+from pathlib import Path
 from typing import Any
 
 import click
 
 from blocks.surroundings import mend, print_anything, use_utf8
-from tasks.core.errors import SlipwayError
+from tasks.core.errors import SlipwayError, WrongUseError
 from tasks.core.home import close_home
+from tasks.core.paths import is_utf8, shown
 from tasks.core.progress import listen
 from tasks.core.redaction import redacted, redacted_value
 from tasks.core.settings import home_folder
@@ -25,6 +27,7 @@ from tasks.core.settings import home_folder
 VERBS: dict[str, tuple[str, str]] = {
     "deploy": ("deployments.cli.deploy:deploy", "Take a model from its source to a running, tuned service."),
     "status": ("deployments.cli.service:status", "Show services and what they serve."),
+    "start": ("deployments.cli.start:start", "Bring back services that are down or stopped."),
     "logs": ("deployments.cli.service:logs", "Show the end of a service's log."),
     "rollback": ("deployments.cli.service:rollback", "Go back to the release that served before."),
     "stop": ("deployments.cli.service:stop", "End a service."),
@@ -99,6 +102,7 @@ def run(argv: list[str] | None) -> None:
     os.environ.setdefault("DO_NOT_TRACK", "1")  # Prefect would report use of it, and print a notice
     listen()  # a verb that takes long says where it shows its progress
     try:
+        _check_text(arguments)
         _close_home(tell=True)
         code = slipway.main(args=arguments, prog_name="slipway", standalone_mode=False)
     except SlipwayError as error:
@@ -126,6 +130,18 @@ def run(argv: list[str] | None) -> None:
     sys.exit(code if isinstance(code, int) else 0)
 
 
+def _check_text(arguments: list[str]) -> None:
+    """Records, manifests and Prefect hold text alone, and the name of a file may be something else."""
+    here = ""
+    with contextlib.suppress(FileNotFoundError):  # removed under its user, which only some verbs mind
+        here = str(Path.cwd())
+    for argument in (*arguments, here):
+        if not is_utf8(argument):
+            raise WrongUseError(
+                f"{shown(argument)} is not UTF-8", fix="rename the file or folder, or give a link to it"
+            )
+
+
 def _close_home(*, tell: bool) -> None:
     """Homes of earlier versions were open to other users of the machine."""
     home = home_folder()
@@ -145,10 +161,10 @@ def report_error(error: SlipwayError, *, as_json: bool) -> None:
             click.echo(f"  | {line}", err=True)
 
 
-def print_json(value: Any) -> None:
-    """What programs read: one JSON document on standard output. Secrets in it are redacted."""
+def print_json(value: Any, *, with_secrets: bool = False) -> None:
+    """What programs read: one JSON document on standard output, without secrets unless they were asked for."""
     plain = json.loads(json.dumps(value, default=str))
-    click.echo(json.dumps(redacted_value(plain), indent=1))
+    click.echo(json.dumps(plain if with_secrets else redacted_value(plain), indent=1))
 
 
 if __name__ == "__main__":

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 from typing import Any
 
 import click
 
+_DIGITS = re.compile(r"[-+]?[0-9]{1,40}")
+LONGEST_TEXT = 4096
 LONGEST_S = 365 * 86_400.0
 LARGEST_BYTES = 2**60
 LARGEST_COUNT = 1_000_000
@@ -22,15 +25,45 @@ class GivenPath(click.Path):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """The path, as it was given but for the home."""
         from tasks.core.errors import WrongUseError
-        from tasks.core.given_files import check_path, expand_user
+        from tasks.core.given_files import check_allowed, check_path, expand_user
 
         try:
             check_path(str(value))
-            return super().convert(expand_user(Path(value)), param, ctx)
+            path = expand_user(Path(value))
+            check_allowed(path)
+            return super().convert(path, param, ctx)
         except WrongUseError as error:
             self.fail(str(error), param, ctx)
         except ValueError as error:
             self.fail(f"{str(value)[:80]!r}: {error}", param, ctx)
+
+
+class Text(click.ParamType[str]):
+    """A name or an address: one line that can be shown and stored."""
+
+    name = "text"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """The text as it was given."""
+        text = str(value)
+        if len(text) > LONGEST_TEXT or not text.isprintable():
+            self.fail(f"{text[:80]!r} is too long, or holds what cannot be printed.", param, ctx)
+        return text
+
+
+class Count(click.IntRange):
+    """A whole number between two bounds, in plain digits."""
+
+    name = "integer"
+
+    def __init__(self, min: int, max: int) -> None:
+        super().__init__(min, max)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The number. Python's own reading takes `1_000`, digits of other scripts, and thousands of them."""
+        if isinstance(value, str) and not _DIGITS.fullmatch(value):
+            self.fail(f"{value[:40]!r} is not a valid integer.", param, ctx)
+        return super().convert(value, param, ctx)
 
 
 class Number(click.FloatRange):
@@ -41,6 +74,8 @@ class Number(click.FloatRange):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """The number. `nan` is neither below nor above a bound, so that ranges let it pass."""
+        if isinstance(value, str) and not (value.isascii() and len(value) <= 40 and "_" not in value):
+            self.fail(f"{value[:40]!r} is not a valid number.", param, ctx)
         number = super().convert(value, param, ctx)
         if not math.isfinite(number):
             self.fail(f"{value!r} is not a finite number.", param, ctx)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from deployments.cli.params import LARGEST_COUNT
+from deployments.cli.params import LARGEST_COUNT, Count
 
 if TYPE_CHECKING:
     from tasks.core.release import Release, ServiceFolder, ServiceState
@@ -29,7 +30,7 @@ def status(name: str | None, as_json: bool) -> None:
     from tasks.core.settings import Settings
 
     settings = Settings.load()
-    folders = [_folder(settings, name)] if name else _folders(settings)
+    folders = [folder_named(settings, name)] if name else _folders(settings)
     rows = [_status_of(folder, settings) if name else _row_of(folder, settings) for folder in folders]
     if as_json:
         print_json(rows[0] if name else {"services": rows})
@@ -48,7 +49,7 @@ def status(name: str | None, as_json: bool) -> None:
     "--lines",
     default=50,
     show_default=True,
-    type=click.IntRange(1, LARGEST_COUNT),
+    type=Count(1, LARGEST_COUNT),
     help="How many lines.",
 )
 @_AS_JSON
@@ -57,10 +58,11 @@ def logs(name: str, lines: int, as_json: bool) -> None:
     from blocks.targets import open_target
     from deployments.cli.main import print_json
     from tasks.core.settings import Settings
+    from tasks.rollout.recovery.apply import target_of
 
     settings = Settings.load()
-    folder = _folder(settings, name)
-    with open_target(_target_of(folder), folder, settings) as target:
+    folder = folder_named(settings, name)
+    with open_target(target_of(folder), folder, settings) as target:
         text = target.log_tail(lines)
     if as_json:
         print_json({"name": name, "lines": text.splitlines()})
@@ -72,21 +74,24 @@ def logs(name: str, lines: int, as_json: bool) -> None:
 @click.argument("name")
 @_AS_JSON
 def stop(name: str, as_json: bool) -> None:
-    """End the service NAME, once its requests are answered. Its releases are kept."""
+    """End the service NAME, once its requests are answered. `slipway start NAME` brings it back."""
     from blocks.sampler import stop_sampler
     from blocks.targets import open_target
     from deployments.cli.main import print_json
     from tasks.core.files import file_lock
     from tasks.core.settings import Settings
     from tasks.rollout.apply import stop_service
+    from tasks.rollout.damage import set_damage_aside
+    from tasks.rollout.recovery.apply import target_of
 
     settings = Settings.load()
-    folder = _folder(settings, name)
+    folder = folder_named(settings, name)
     start = time.monotonic()
-    with (
-        file_lock(settings.service_lease(name), wait=False, holder=f"the service {name}"),
-        open_target(_target_of(folder), folder, settings) as target,
-    ):
+    with ExitStack() as stack:
+        lease = settings.service_lease(name)
+        stack.enter_context(file_lock(lease, wait=False, holder=f"the service {name}"))
+        set_damage_aside(folder)
+        target = stack.enter_context(open_target(target_of(folder), folder, settings))
         state = folder.state()
         stopped = stop_service(folder, target, drain_s=_drain_s(folder, state))
         stop_sampler(folder)
@@ -109,21 +114,29 @@ def rollback(ctx: click.Context, name: str, as_json: bool) -> None:
     from blocks.sampler import sample_service
     from blocks.targets import open_target
     from deployments.cli.main import print_json
+    from tasks.core.errors import CommandError
     from tasks.core.files import file_lock
+    from tasks.core.progress import say
     from tasks.core.settings import Settings
     from tasks.core.verdicts import RolloutVerdict, StageName, says_no
     from tasks.rollout.apply import roll_out
+    from tasks.rollout.damage import set_damage_aside
+    from tasks.rollout.recovery.apply import target_of
 
     settings = Settings.load()
-    folder = _folder(settings, name)
+    folder = folder_named(settings, name)
     start = time.monotonic()
     with file_lock(settings.service_lease(name), wait=False, holder=f"the service {name}"):
-        with open_target(_target_of(folder), folder, settings) as target:
+        set_damage_aside(folder)
+        with open_target(target_of(folder), folder, settings) as target:
             release = _release_before(folder, target.running())
             result = roll_out(release, folder, target, EngineApi, Prefetcher(StageName.ROLLOUT))
             if result.verdict == RolloutVerdict.SERVING:
-                sample_service(folder, *folder.serving())
-        record = _record_rollout(settings, release, result, start)
+                try:
+                    sample_service(folder, *folder.serving())
+                except CommandError as error:
+                    say(StageName.ROLLOUT, f"memory is not sampled until the next check: {error}")
+        record = record_rollout(settings, result, start, by="rollback")
     if as_json:
         print_json({**result.model_dump(mode="json"), "record": record})
     else:
@@ -135,11 +148,17 @@ def rollback(ctx: click.Context, name: str, as_json: bool) -> None:
 def _folders(settings: Settings) -> list[ServiceFolder]:
     from tasks.core.release import ServiceFolder
 
-    found = sorted({path.parents[1].name for path in settings.services.glob("*/releases/*.json")})
-    return [ServiceFolder(settings.services, name) for name in found]
+    signs = ("releases/*.json", "current.json", "last.json", "supervisor.json", "proxy/current", "damaged")
+    found = {
+        path.relative_to(settings.services).parts[0]
+        for sign in signs
+        for path in settings.services.glob(f"*/{sign}")
+    }
+    return [ServiceFolder(settings.services, name) for name in sorted(found)]
 
 
-def _folder(settings: Settings, name: str) -> ServiceFolder:
+def folder_named(settings: Settings, name: str) -> ServiceFolder:
+    """The service of that name. Raises `NotFoundError` that lists the known ones."""
     from tasks.core.errors import NotFoundError
 
     folders = {folder.name: folder for folder in _folders(settings)}
@@ -150,18 +169,17 @@ def _folder(settings: Settings, name: str) -> ServiceFolder:
 
 
 def _latest_release(folder: ServiceFolder) -> Release:
-    """The release that serves, or the one that was written last."""
+    """The release that serves, or the one that was written last. Raises `RecordError` if none can be read."""
+    from tasks.core.errors import RecordError
     from tasks.core.release import read_release
 
     state = folder.state()
     if state is not None and (release := folder.release(state.release)) is not None:
         return release
-    return read_release(max(folder.root.glob("releases/*.json"), key=lambda path: path.stat().st_mtime))
-
-
-def _target_of(folder: ServiceFolder) -> Any:
-    state = folder.state()
-    return state.target if state else _latest_release(folder).target
+    documents = sorted(folder.root.glob("releases/*.json"), key=lambda path: path.stat().st_mtime)
+    if not documents:
+        raise RecordError(f"{folder.name} has no release that can be read", fix="deploy its spec again")
+    return read_release(documents[-1])
 
 
 def _drain_s(folder: ServiceFolder, state: ServiceState | None) -> float:
@@ -182,22 +200,32 @@ def _release_before(folder: ServiceFolder, running: Running | None) -> Release:
     from tasks.core.errors import RolloutError, WrongUseError
     from tasks.rollout.plan import release_before
 
-    state = folder.state()
+    # What runs may have lost its document; a stopped service keeps the copy of it, and has nothing to go back from.
+    state = folder.last() if running else folder.state()
     serving = running or state
     if serving is None:
         raise WrongUseError(
-            f"{folder.name} is stopped: nothing to go back from", fix="slipway deploy SPEC.yaml"
+            f"{folder.name} is stopped: nothing to go back from", fix=f"slipway start {folder.name}"
         )
     before = release_before(state, running)
     if before is None:
-        raise WrongUseError(f"{folder.name} has no release before {short(serving.release)}")
+        raise WrongUseError(
+            f"{folder.name} has no release before {short(serving.release)}",
+            fix="deploy the spec that you want",
+        )
     release = folder.release(before)
     if release is None:
         raise RolloutError(
             f"the document of release {short(before)} is gone from {folder.root / 'releases'}",
-            fix="deploy the spec again",
+            fix="deploy the spec of that release again",
         )
     return release
+
+
+def services_down(settings: Settings) -> list[dict[str, Any]]:
+    """Rows of the services that should serve and do not."""
+    rows = (_row_of(folder, settings) for folder in _folders(settings))
+    return [row for row in rows if row["state"] == "down"]
 
 
 def _row_of(folder: ServiceFolder, settings: Settings) -> dict[str, Any]:
@@ -214,12 +242,13 @@ def _status_of(folder: ServiceFolder, settings: Settings) -> dict[str, Any]:
     from blocks.targets import open_target
     from tasks.core.errors import MissingToolError
     from tasks.rollout.plan import release_before
+    from tasks.rollout.recovery.apply import target_of
 
     state, release = folder.state(), _latest_release(folder)
     running: Running | None = None
     condition = "stopped"
     try:
-        with open_target(_target_of(folder), folder, settings) as target:
+        with open_target(target_of(folder), folder, settings) as target:
             running = target.running()
     except MissingToolError:
         condition = "unknown"
@@ -240,6 +269,7 @@ def _status_of(folder: ServiceFolder, settings: Settings) -> dict[str, Any]:
         "since": state.since.isoformat() if state else None,
         "restarts": running.restarts if running else None,
         "open_requests": running.open_requests if running else None,
+        "way_out": f"slipway start {folder.name}" if condition in ("down", "stopped") else None,
     }
 
 
@@ -269,7 +299,9 @@ def _record(
     from tasks.core.records import inputs_digest, new_record
     from tasks.core.verdicts import StageName
 
+    store = open_record_store(settings)
     record = new_record(
+        store=store,
         stage=StageName.ROLLOUT,
         subject=name,
         host_fingerprint=fingerprint_here(),
@@ -279,17 +311,17 @@ def _record(
         numbers=numbers,
         evidence={"inputs": inputs, **evidence},
     )
-    open_record_store(settings).put(record)
+    store.put(record)
     return record.id
 
 
-def _record_rollout(settings: Settings, release: Release, result: RolloutResult, start: float) -> str:
+def record_rollout(settings: Settings, result: RolloutResult, start: float, *, by: str) -> str:
+    """Record a rollout that the command `by` made, begun at `start` by the monotonic clock; the record's id."""
     from tasks.rollout import report
-    from tasks.rollout.models import rollout_inputs
 
-    evidence = {"by": "rollback", "result": result.model_dump(mode="json")}
-    inputs: dict[str, Any] = dict(rollout_inputs(release))
-    return _record(settings, release.name, result.verdict, start, inputs, evidence, report.numbers(result))
+    evidence = {"by": by, "result": result.model_dump(mode="json")}
+    inputs: dict[str, Any] = {"service": result.name, "release": result.release}
+    return _record(settings, result.name, result.verdict, start, inputs, evidence, report.numbers(result))
 
 
 def _print_rollout(result: RolloutResult) -> None:
@@ -324,6 +356,8 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
     for row in rows:
         if error := row.get("error"):
             click.echo(f"{row['name']}: {error}", err=True)
+        elif row["state"] == "down":
+            click.echo(f"{row['name']} is down; bring it back: {row['way_out']}")
 
 
 def _print_one(row: dict[str, Any]) -> None:

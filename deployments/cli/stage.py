@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from deployments.cli.main import print_json
-from deployments.cli.params import GivenPath
+from deployments.cli.params import Count, GivenPath, Text
 from tasks.core.verdicts import StageName, StagingVerdict, says_no
 
 if TYPE_CHECKING:
@@ -30,7 +30,8 @@ class ShardCount(click.ParamType[int | Literal["auto"]]):
         """The number, or `auto`."""
         if value == "auto":
             return "auto"
-        return click.IntRange(1, 10_000).convert(value, param, ctx)
+        number: int = Count(1, 10_000).convert(value, param, ctx)
+        return number
 
 
 @click.group()
@@ -39,12 +40,12 @@ def stage() -> None:
 
 
 @stage.command()
-@click.argument("source", metavar="SRC")
+@click.argument("source", metavar="SRC", type=Text())
 @click.option("--to", "folder", required=True, type=GivenPath(), help="Folder to stage into.")
 @click.option("--shards", type=ShardCount(), default="auto", show_default=True, help="Number of shards.")
 @click.option(
     "--tensor-parallel",
-    type=click.IntRange(1, 1024),
+    type=Count(1, 1024),
     default=1,
     show_default=True,
     help="Ranks that will load it: the automatic number of shards is a multiple of this.",
@@ -84,9 +85,14 @@ def copy(
 @click.option("--repair", is_flag=True, help="Replace what is damaged by the source's bytes.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def verify(folder: Path, repair: bool, as_json: bool) -> None:
-    """Read every byte of a staged model again and compare it with the manifest."""
+    """Read every byte of a staged model again and compare it with the manifest.
+
+    A folder that is being written right now is not judged.
+    """
     from tasks.core.manifest import read_manifest
     from tasks.core.manifest import verify as verify_folder
+    from tasks.core.settings import Settings
+    from tasks.staging.store import at_rest
 
     repaired: tuple[str, ...] = ()
     if repair:
@@ -96,7 +102,8 @@ def verify(folder: Path, repair: bool, as_json: bool) -> None:
         result = repaired_from_source(folder.absolute()).result
         repaired, damaged = result.restaged, result.damaged
     else:
-        manifest, damaged = verify_folder(folder)
+        with at_rest(folder.absolute(), Settings.load()):
+            manifest, damaged = verify_folder(folder)
     verdict = StagingVerdict.CORRUPT if damaged else StagingVerdict.VERIFIED
     if as_json:
         answer = {"verdict": verdict, "files": len(manifest.files), "bytes": manifest.size_bytes}
@@ -115,7 +122,7 @@ def verify(folder: Path, repair: bool, as_json: bool) -> None:
 @stage.command()
 @click.argument("folder", type=GivenPath())
 @click.option("--to", "store", required=True, type=GivenPath(), help="Its OLLAMA_MODELS.")
-@click.option("--name", required=True, metavar="NAME[:TAG]", help="The model's name there.")
+@click.option("--name", required=True, type=Text(), metavar="NAME[:TAG]", help="The model's name there.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def ollama(folder: Path, store: Path, name: str, as_json: bool) -> None:
     """Make the GGUF file of the staged model in FOLDER a model of Ollama.

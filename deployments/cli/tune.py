@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from deployments.cli.main import print_json
-from deployments.cli.params import LARGEST_BYTES, LARGEST_COUNT, GivenPath, Number
+from deployments.cli.params import LARGEST_BYTES, LARGEST_COUNT, Count, GivenPath, Number
 from tasks.batching.apply import search
 from tasks.batching.judging import summarise
 from tasks.batching.models import Decision, Limits, Run, SizeFigures
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from flows.recording import Outcome
 
 PLACEHOLDER = "{batch}"
+_LARGEST_FIGURE = 1e18
 
 
 @click.group()
@@ -103,9 +104,7 @@ def _show_quantization(outcome: Outcome[Any]) -> None:
     metavar="CMD",
     help="Command that measures one size: {batch} is replaced; prints peak_bytes, latency_ms, throughput, oom.",
 )
-@click.option(
-    "--memory-bytes", type=click.IntRange(1, LARGEST_BYTES), required=True, help="Memory limit, bytes."
-)
+@click.option("--memory-bytes", type=Count(1, LARGEST_BYTES), required=True, help="Memory limit, bytes.")
 @click.option(
     "--memory-fraction",
     type=Number(0.01, 1),
@@ -116,7 +115,7 @@ def _show_quantization(outcome: Outcome[Any]) -> None:
 @click.option("--slo-ms", type=Number(0, 3_600_000, min_open=True), help="Latency objective, ms.")
 @click.option(
     "--max-batch",
-    type=click.IntRange(1, LARGEST_COUNT),
+    type=Count(1, LARGEST_COUNT),
     default=256,
     show_default=True,
     help="Largest size to try.",
@@ -128,9 +127,7 @@ def _show_quantization(outcome: Outcome[Any]) -> None:
     show_default=True,
     help="Throughput that may be given up for a smaller size.",
 )
-@click.option(
-    "--start", type=click.IntRange(1, LARGEST_COUNT), help="Size to start from, if a good one is known."
-)
+@click.option("--start", type=Count(1, LARGEST_COUNT), help="Size to start from, if a good one is known.")
 @click.option("--timeout-s", type=Number(0, 604_800, min_open=True), default=600, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def batch(
@@ -220,7 +217,7 @@ def parse_probe(batch: int, text: str) -> Run:
     for candidate in (text, lines[-1] if lines else ""):
         try:
             values = json.loads(candidate)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         if isinstance(values, dict):
             return _run_of(batch, values)
@@ -239,10 +236,11 @@ def _run_of(batch: int, values: dict[str, Any]) -> Run:
         if (
             isinstance(value, bool)
             or not isinstance(value, int | float)
-            or not math.isfinite(value)
-            or value < 0
+            or not 0 <= value <= _LARGEST_FIGURE  # false for nan, too
         ):
-            return _garbage(batch, f"{name} is {value!r}, not a number from 0 on")
+            return _garbage(
+                batch, f"{name} is {repr(value)[:40]}, not a number from 0 to {_LARGEST_FIGURE:g}"
+            )
     return Run(
         batch=batch,
         peak_bytes=math.ceil(values["peak_bytes"]),

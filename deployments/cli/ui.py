@@ -36,7 +36,8 @@ def ui(no_browser: bool, key_alone: bool, as_env: bool, as_json: bool) -> None:
         click.echo(f"export PREFECT_API_AUTH_STRING={shlex.quote(key)}")
     elif as_json:
         page = write_page(settings, server, key)
-        print_json({"server": server, "api_url": api_url, "key": key, "page": str(page)})
+        shown = {"server": server, "api_url": api_url, "key": key, "page": str(page)}
+        print_json(shown, with_secrets=True)
     else:
         _open(write_page(settings, server, key), server, browser=not no_browser)
 

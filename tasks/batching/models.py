@@ -285,3 +285,8 @@ class BatchingResult(StageResult):
     placements: tuple[PlacementFigures, ...] = ()
     prior: int | None = None
     """The size that an earlier record suggested to start from."""
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """As `StageResult` says: the decision's, and what became of each size."""
+        return (self.reason, *(f"batch {size.batch}: {size.why}" for size in self.sizes if size.why))

@@ -228,3 +228,9 @@ class CompatibilityResult(StageResult):
     facts: Facts
     sightings: tuple[Sighting, ...] = ()
     tables: TablesCheck | None = None
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """As `StageResult` says: what blocks or is not known, and the way out of each."""
+        weighty = (one for one in self.findings if one.severity == self.verdict)
+        return tuple(f"{one.message} ({one.fix})" if one.fix else one.message for one in weighty)

@@ -28,6 +28,8 @@ class StageRow(BaseModel):
     record: str | None
     headline: str
     log_tail: str | None = None
+    reasons: tuple[str, ...] = ()
+    """Of a stage that said no: all of them, whole."""
 
     @property
     def says_no(self) -> bool:

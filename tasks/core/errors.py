@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
+import re
+
 from tasks.core.redaction import redacted
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+
+
+def printable(text: str) -> str:
+    """The text without what a terminal would obey or UTF-8 cannot hold; line breaks and tabs stay."""
+    return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 class SlipwayError(Exception):
@@ -17,10 +26,11 @@ class SlipwayError(Exception):
     retryable = False
 
     def __init__(self, what: str, *, fix: str | None = None, detail: str | None = None) -> None:
-        self.what = " ".join(redacted(what).splitlines())  # names in it come from strangers
+        # Names in it come from strangers.
+        self.what = printable(" ".join(redacted(what).splitlines()))
         super().__init__(self.what)
-        self.fix = redacted(fix) if fix is not None else None
-        self.detail = redacted(detail) if detail is not None else None
+        self.fix = printable(redacted(fix)) if fix is not None else None
+        self.detail = printable(redacted(detail)) if detail is not None else None
 
     def __str__(self) -> str:
         return f"{self.what} ({self.fix})" if self.fix else self.what
@@ -74,6 +84,10 @@ class NetworkError(SlipwayError):
     """A remote side could not be reached."""
 
     retryable = True
+
+
+class DeadlineError(NetworkError):
+    """A remote side, or a disk that hangs, did not answer in the time that it was given."""
 
 
 class AccessError(SlipwayError):

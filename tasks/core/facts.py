@@ -67,6 +67,8 @@ Packages = Annotated[
     AfterValidator(_named_packages),
 ]
 """Installed version by canonical name."""
+_LARGEST = 2**63 - 1
+"""No count and no size of a host is larger."""
 
 
 class Gpu(BaseModel):
@@ -76,7 +78,7 @@ class Gpu(BaseModel):
 
     name: str
     compute_capability: str | None = Field(None, pattern=r"^[0-9]{1,2}\.[0-9]$")
-    memory_bytes: StrictInt | None = Field(None, ge=0)
+    memory_bytes: StrictInt | None = Field(None, ge=0, le=_LARGEST)
     uuid: str | None = None
 
 
@@ -89,8 +91,8 @@ class Disk(BaseModel):
     mount: str
     device: str | None = None
     file_system: str | None = None
-    size_bytes: StrictInt | None = Field(None, ge=0)
-    free_bytes: StrictInt | None = Field(None, ge=0)
+    size_bytes: StrictInt | None = Field(None, ge=0, le=_LARGEST)
+    free_bytes: StrictInt | None = Field(None, ge=0, le=_LARGEST)
     rotational: StrictBool | None = None
 
 
@@ -116,8 +118,8 @@ class Facts(BaseModel):
     distribution: str | None = None
     kernel: str | None = None
     cpu: str | None = None
-    cpu_count: StrictInt | None = Field(None, ge=1)
-    memory_bytes: StrictInt | None = Field(None, ge=0)
+    cpu_count: StrictInt | None = Field(None, ge=1, le=_LARGEST)
+    memory_bytes: StrictInt | None = Field(None, ge=0, le=_LARGEST)
     disks: Annotated[tuple[Disk, ...], BeforeValidator(_nothing_for_none)] = ()
     container: str | None = None
     container_toolkit: VersionText | None = None
@@ -129,7 +131,7 @@ class Facts(BaseModel):
     family: str | None = None
     dtype: str | None = None
     target: str | None = None
-    gpus_wanted: StrictInt | None = Field(None, ge=0)
+    gpus_wanted: StrictInt | None = Field(None, ge=0, le=_LARGEST)
     forward_compat: Annotated[StrictBool, BeforeValidator(lambda value: value is not None and value)] = False
 
     def known(self, field: str) -> bool:
@@ -192,9 +194,9 @@ def _explain(error: ValidationError, source: str) -> WrongUseError:
         parts: dict[str, type[BaseModel]] = {"gpus": Gpu, "disks": Disk}
         part = parts[str(first["loc"][0])] if len(first["loc"]) > 1 else Facts
         known: Mapping[str, object] = part.model_fields
-        near = difflib.get_close_matches(key, known, n=1, cutoff=0.4)
+        near = difflib.get_close_matches(key[:80], known, n=1, cutoff=0.4)
         fix = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
-        return WrongUseError(f"{source}: unknown key {path!r}", fix=fix)
+        return WrongUseError(f"{source}: unknown key {path[:80]!r}", fix=fix)
     if first["type"] == "missing":
         return WrongUseError(f"{source}: the key {path!r} is missing", fix=f"add {path!r}")
     message = (

@@ -7,12 +7,13 @@ import errno
 import fcntl
 import os
 import shutil
+import stat
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import BinaryIO, Literal
 
 from tasks.core.cancellation import current
-from tasks.core.errors import BusyError, DiskFullError, WrongUseError
+from tasks.core.errors import BusyError, DiskFullError, ModelError, WrongUseError
 
 PART = ".part"
 PRIVATE = 0o600
@@ -27,6 +28,42 @@ def fsync_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def read_regular(path: Path, most_bytes: int) -> bytes:
+    """A small file whole, never waiting for what another process would write into a pipe.
+
+    Raises `ModelError` for what is not a file or is larger than `most_bytes`, else `OSError`.
+    """
+    _check_regular(path, path.stat().st_mode)  # to open a device may already do something
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(handle, "rb") as file:
+        _check_regular(path, os.fstat(handle).st_mode)
+        content = file.read(most_bytes + 1)
+    if len(content) > most_bytes:
+        raise ModelError(
+            f"{path} has more than {most_bytes} bytes, the most that it may have", fix="look at what wrote it"
+        )
+    return content
+
+
+def _check_regular(path: Path, mode: int) -> None:
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if not stat.S_ISREG(mode):
+        raise ModelError(f"{path} is a {kind_of(mode)}, not a file", fix="put the file itself there")
+
+
+def kind_of(mode: int) -> str:
+    """What a path that is not a regular file is, in a word."""
+    kinds = {
+        stat.S_IFIFO: "pipe",
+        stat.S_IFSOCK: "socket",
+        stat.S_IFCHR: "device",
+        stat.S_IFBLK: "device",
+        stat.S_IFDIR: "folder",
+    }
+    return kinds.get(stat.S_IFMT(mode), "special file")
 
 
 def make_folder(folder: Path, *, mode: int = 0o777) -> bool:

@@ -8,7 +8,7 @@ import re
 import stat
 from pathlib import Path
 
-from tasks.core.errors import NotFoundError, WrongUseError
+from tasks.core.errors import NotFoundError, SlipwayError, WrongUseError
 from tasks.core.files import write_atomically
 
 LOCK_LIMIT_BYTES = 20_000_000
@@ -50,14 +50,57 @@ def expand_user(path: Path) -> Path:
         ) from None
 
 
+def absolute_path(path: Path) -> Path:
+    """The path from / on, with `~` replaced. Raises `WrongUseError` for one that cannot be."""
+    try:
+        check_path(str(path))
+    except ValueError as error:
+        raise WrongUseError(f"{str(path)[:80]!r}: {error}", fix="name another path") from None
+    return expand_user(path).absolute()
+
+
+def check_allowed(path: Path) -> None:
+    """Raise `WrongUseError` where this user may not look at the path, or not into the folder that is there."""
+    try:
+        denied = path.is_dir() and not os.access(path, os.R_OK | os.X_OK, effective_ids=True)
+    except PermissionError:
+        denied = True
+    except OSError:
+        denied = False  # told by whatever opens it
+    if denied:
+        raise WrongUseError(f"{path} may not be looked into by this user", fix=f"allow it: chmod +rx {path}")
+
+
+def check_new_folder(folder: Path) -> None:
+    """Raise `WrongUseError` where no folder can be made or used: something else is there, or above it."""
+    for place in (folder, *folder.parents):
+        try:
+            kind = place.stat().st_mode
+        except FileNotFoundError:
+            if place.is_symlink():
+                raise WrongUseError(
+                    f"{place} is a link that leads nowhere", fix="name another folder"
+                ) from None
+            continue
+        except NotADirectoryError:
+            continue  # told of the file above it
+        except OSError as error:
+            raise WrongUseError(f"cannot use {place}: {_reason(error)}", fix="name another folder") from None
+        if not stat.S_ISDIR(kind):
+            raise WrongUseError(f"{place} is not a folder", fix="name a folder, or one that is not there yet")
+        if not os.access(place, os.W_OK | os.X_OK, effective_ids=True):
+            raise WrongUseError(f"{place} may not be written", fix="name another folder")
+        return
+
+
 def read_given(
     path: Path,
     what: str,
     *,
     limit_bytes: int,
     fix: str | None = None,
-    missing: type[WrongUseError] = NotFoundError,
-    wrong: type[WrongUseError] = WrongUseError,
+    missing: type[SlipwayError] = NotFoundError,
+    wrong: type[SlipwayError] = WrongUseError,
 ) -> bytes:
     """The bytes of the regular file `path`, which is a `what` such as `spec file`.
 
@@ -73,8 +116,8 @@ def read_beginning(
     length: int,
     *,
     fix: str | None = None,
-    missing: type[WrongUseError] = NotFoundError,
-    wrong: type[WrongUseError] = WrongUseError,
+    missing: type[SlipwayError] = NotFoundError,
+    wrong: type[SlipwayError] = WrongUseError,
 ) -> bytes:
     """The first `length` bytes of the regular file `path`; fewer where it has fewer.
 
@@ -110,15 +153,23 @@ def write_given(path: Path, content: bytes | str) -> None:
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         if path.exists() and not path.is_file():
-            path.write_bytes(content.encode() if isinstance(content, str) else content)
+            _write_through(path, content.encode() if isinstance(content, str) else content)
         else:
             write_atomically(path, content, private=False)
     except OSError as error:
         raise WrongUseError(f"cannot write {path}: {_reason(error)}", fix="name another file") from None
 
 
+def _write_through(path: Path, content: bytes) -> None:
+    """Into what is there. A pipe that no program reads from is refused, not waited for."""
+    handle = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    os.set_blocking(handle, True)
+    with os.fdopen(handle, "wb") as file:
+        file.write(content)
+
+
 def within_limit(
-    content: bytes, name: str, limit_bytes: int, wrong: type[WrongUseError] = WrongUseError
+    content: bytes, name: str, limit_bytes: int, wrong: type[SlipwayError] = WrongUseError
 ) -> bytes:
     """`content`, unless it is longer than the limit. Raises `wrong`."""
     if len(content) > limit_bytes:
@@ -126,7 +177,7 @@ def within_limit(
     return content
 
 
-def decode_text(content: bytes, name: str, wrong: type[WrongUseError] = WrongUseError) -> str:
+def decode_text(content: bytes, name: str, wrong: type[SlipwayError] = WrongUseError) -> str:
     """The UTF-8 text, without a byte order mark. Raises `wrong` that names the first wrong byte's place."""
     try:
         return content.decode("utf-8-sig")

@@ -24,7 +24,9 @@ _OWN_ENTRIES = frozenset(
     {
         *(
             "candidates",
+            "daemon",
             "environments",
+            "faults",
             "images",
             "leases",
             "local.json",
@@ -33,7 +35,7 @@ _OWN_ENTRIES = frozenset(
             "models",
             "prefect",
         ),
-        *("records", "registry", "services", "tables"),
+        *("records", "registry", "scripts", "services", "tables"),
     }
 )
 """What homes hold that were made before they were closed. A folder with anything else may be somebody's `/srv`."""

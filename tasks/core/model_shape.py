@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from tasks.core.errors import ModelError
+from tasks.core.given_files import read_given
 
 CONVERTIBLE = {"LlamaForCausalLM": "llama", "Qwen3ForCausalLM": "qwen3"}
 """Architectures that can be converted to GGUF, by the name in `config.json`, with their family."""
@@ -27,6 +29,11 @@ FAMILIES = {
 """Architectures whose sizes are read as below. What is not converted is served by engines that load folders."""
 
 
+_LIMIT_BYTES = 10_000_000
+_LARGEST = 2**40
+Size = Annotated[int, Field(gt=0, le=2 * _LARGEST)]
+
+
 class ModelShape(BaseModel):
     """Sizes of a decoder-only transformer.
 
@@ -37,14 +44,14 @@ class ModelShape(BaseModel):
 
     architecture: str
     family: str
-    layers: int = Field(gt=0)
-    hidden: int = Field(gt=0)
-    heads: int = Field(gt=0)
-    kv_heads: int = Field(gt=0)
-    head_dim: int = Field(gt=0)
-    vocabulary: int = Field(gt=0)
-    max_context: int = Field(gt=0)
-    latent: int | None = Field(None, gt=0)
+    layers: Size
+    hidden: Size
+    heads: Size
+    kv_heads: Size
+    head_dim: Size
+    vocabulary: Size
+    max_context: Size
+    latent: Size | None = None
 
     @property
     def kv_bytes_per_token(self) -> int:
@@ -55,12 +62,12 @@ class ModelShape(BaseModel):
 def read_model_shape(folder: Path) -> ModelShape:
     """The shape of the model in `folder`. Raises `ModelError` that names what is missing."""
     path = folder / "config.json"
-    try:
-        text = path.read_bytes()
-    except FileNotFoundError:
-        raise ModelError(
-            f"{folder} holds no config.json", fix="give a folder in the Hugging Face layout"
-        ) from None
+    fix = "give a folder in the Hugging Face layout"
+    if not os.path.lexists(path):
+        raise ModelError(f"{folder} holds no config.json", fix=fix)
+    text = read_given(
+        path, "configuration", limit_bytes=_LIMIT_BYTES, fix=fix, missing=ModelError, wrong=ModelError
+    )
     return parse_model_shape(text, str(path))
 
 
@@ -72,7 +79,7 @@ def parse_model_shape(text: bytes, path: str) -> ModelShape:
         raise ModelError(f"{path} is not JSON: {error}") from error
     if not isinstance(config, dict):
         raise ModelError(f"{path} holds no JSON object")
-    architecture = (config.get("architectures") or ["(none)"])[0]
+    architecture = _architecture(config)
     family = FAMILIES.get(architecture)
     if family is None:
         raise ModelError(
@@ -80,18 +87,18 @@ def parse_model_shape(text: bytes, path: str) -> ModelShape:
             fix=f"use one of {', '.join(FAMILIES)}",
         )
     try:
-        heads = int(config["num_attention_heads"])
-        hidden = int(config["hidden_size"])
+        heads = _size(config, "num_attention_heads")
+        hidden = _size(config, "hidden_size")
         return ModelShape(
             architecture=architecture,
             family=family,
-            layers=config["num_hidden_layers"],
+            layers=_size(config, "num_hidden_layers"),
             hidden=hidden,
             heads=heads,
-            kv_heads=config.get("num_key_value_heads") or heads,
-            head_dim=_head_dim(config) or hidden // heads,
-            vocabulary=config["vocab_size"],
-            max_context=config["max_position_embeddings"],
+            kv_heads=_size(config, "num_key_value_heads", heads),
+            head_dim=_head_dim(config, hidden // heads),
+            vocabulary=_size(config, "vocab_size"),
+            max_context=_size(config, "max_position_embeddings"),
             latent=_latent(config),
         )
     except (KeyError, TypeError, ValueError) as error:
@@ -107,13 +114,31 @@ def check_convertible(shape: ModelShape, path: str) -> None:
         )
 
 
-def _head_dim(config: Mapping[str, Any]) -> int | None:
+def _architecture(config: Mapping[str, Any]) -> str:
+    named = config.get("architectures")
+    first = named[0] if isinstance(named, list) and named else None
+    return first[:80] if isinstance(first, str) else "(none)"
+
+
+def _size(config: Mapping[str, Any], key: str, default: int | None = None) -> int:
+    """A size as the file gives it; the default where it gives none. Raises `KeyError` or `ValueError`."""
+    value = config.get(key, default)
+    if value is None:
+        if default is None:
+            raise KeyError(key)
+        return default
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= _LARGEST:
+        raise ValueError(f"{key} is not a size")
+    return value
+
+
+def _head_dim(config: Mapping[str, Any], default: int) -> int:
     if "qk_rope_head_dim" in config and "qk_nope_head_dim" in config:
-        return int(config["qk_nope_head_dim"]) + int(config["qk_rope_head_dim"])
-    return config.get("head_dim")
+        return _size(config, "qk_nope_head_dim") + _size(config, "qk_rope_head_dim")
+    return _size(config, "head_dim", default)
 
 
 def _latent(config: Mapping[str, Any]) -> int | None:
     if config.get("kv_lora_rank") is None:
         return None
-    return int(config["kv_lora_rank"]) + int(config["qk_rope_head_dim"])
+    return _size(config, "kv_lora_rank") + _size(config, "qk_rope_head_dim")

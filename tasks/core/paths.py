@@ -58,7 +58,7 @@ def why_unsafe(name: object) -> str | None:
         return "it is not text"
     if not name:
         return "it is empty"
-    if not _is_utf8(name):
+    if not is_utf8(name):
         return "it is not valid UTF-8"
     if not name.isprintable():
         return "it holds characters that cannot be printed"
@@ -94,7 +94,8 @@ def some_of(names: Sequence[str], most: int = 8) -> str:
     return listed if len(names) <= most else f"{listed} and {len(names) - most} more"
 
 
-def _is_utf8(name: str) -> bool:
+def is_utf8(name: str) -> bool:
+    """Whether it can be written as UTF-8: names of files may hold other bytes."""
     try:
         name.encode()
     except UnicodeEncodeError:

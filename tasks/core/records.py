@@ -83,6 +83,9 @@ class RecordStore(Protocol):
     def get(self, record_id: str) -> Record:
         """The record of that id. Raises `NotFoundError`, or `RecordError` for one that cannot be read."""
 
+    def newest_after(self, record_id: str) -> str | None:
+        """The greatest id of a record in the store that sorts after this one; None without any."""
+
     def with_inputs(
         self, stage: StageName, inputs_digest: str, newest: int | None = None
     ) -> Sequence[Record]:
@@ -102,6 +105,33 @@ def inputs_digest(stage: StageName, inputs: Mapping[str, Any], consulted: Sequen
     return digest_of({"stage": stage, "inputs": dict(inputs), "consulted": sorted(consulted)})
 
 
+def next_id(store: RecordStore) -> str:
+    """An id that sorts after all others in the store, whatever the clocks of this and other hosts say.
+
+    The order of ids is the order of writing: a clock that was set back must not put new records before old ones.
+    """
+    made = ULID()
+    newest = store.newest_after(str(made))
+    if newest is None:
+        return str(made)
+    return str(ULID.from_timestamp(ULID.from_str(newest).milliseconds + 1))
+
+
+def newest_id(names: Iterable[str], than: str) -> str | None:
+    """The greatest of the ids with which these names of objects begin, if it is above `than`."""
+    ids = (name[: len(than)] for name in names if name[: len(than)] > than)
+    return max(filter(_is_id, ids), default=None)
+
+
+def _is_id(text: str) -> bool:
+    """Whether it is an id after which there can be another one."""
+    try:
+        ULID.from_timestamp(ULID.from_str(text).milliseconds + 1)
+    except ValueError:
+        return False
+    return True
+
+
 def new_record(
     *,
     stage: StageName,
@@ -113,10 +143,11 @@ def new_record(
     numbers: Mapping[str, Number] | None = None,
     evidence: Mapping[str, Any] | None = None,
     consulted: Sequence[str] = (),
+    store: RecordStore | None = None,
 ) -> Record:
-    """A record of now, with a new id that sorts by time. Secrets in its evidence are redacted."""
+    """A record of now, with secrets redacted. Its id sorts after all those in the `store` that it is made for."""
     return Record(
-        id=str(ULID()),
+        id=next_id(store) if store else str(ULID()),
         at=datetime.now(UTC),
         stage=stage,
         subject=subject,

@@ -12,9 +12,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from tasks.core.addresses import base_url
 from tasks.core.digests import digest_of
 from tasks.core.errors import NotFoundError, RecordError
+from tasks.core.kept_spec import KeptSpec
 from tasks.core.records import Number
 from tasks.core.serving import ServingConfig
-from tasks.core.spec import DeploySpec, EngineKind, Target
+from tasks.core.spec import EngineKind, Target
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -44,7 +45,7 @@ class Release(BaseModel):
 
     schema_: Literal["slipway.release/2"] = Field(default="slipway.release/2", alias="schema")
     at: datetime
-    spec: DeploySpec
+    spec: KeptSpec
     engine: EngineKind
     engine_version: str
     target: Target
@@ -108,6 +109,11 @@ class ServiceFolder:
         return self.root / "current.json"
 
     @property
+    def last_file(self) -> Path:
+        """A copy of the last `ServiceState`: it outlives a stop, and stands in for a damaged `current.json`."""
+        return self.root / "last.json"
+
+    @property
     def logs(self) -> Path:
         """The supervisor's and the engines' logs."""
         return self.root / "logs"
@@ -128,7 +134,11 @@ class ServiceFolder:
 
     def state(self) -> ServiceState | None:
         """What serves now; None if nothing was ever rolled out or the service was stopped."""
-        return _read(ServiceState, self.state_file)
+        return _read(ServiceState, self.state_file, self._way_out)
+
+    def last(self) -> ServiceState | None:
+        """What served last, also of a stopped service; None if that is not known."""
+        return self.state() or _read(ServiceState, self.last_file, self._way_out)
 
     def serving(self) -> tuple[ServiceState, Release]:
         """What serves, and its release. Raises `NotFoundError` for an unknown or stopped service."""
@@ -148,29 +158,34 @@ class ServiceFolder:
 
     def release(self, release_id: str) -> Release | None:
         """The release of that id, if it is kept here. Raises `RecordError` for one that cannot be read."""
-        return _read(Release, self.release_file(release_id))
+        return _read(Release, self.release_file(release_id), "deploy its spec again")
+
+    @property
+    def _way_out(self) -> str:
+        return f"set it aside: slipway start {self.name}, or slipway stop {self.name} if it is not to run"
 
 
 def read_release(file: Path) -> Release:
     """The release in that document. Raises `RecordError` for one that is gone or cannot be read."""
-    release = _read(Release, file)
+    release = _read(Release, file, "deploy its spec again")
     if release is None:
         raise RecordError(f"the release {file} is gone", fix="deploy its spec again")
     return release
 
 
-def _read(model: type[M], file: Path) -> M | None:
+def _read(model: type[M], file: Path, way_out: str) -> M | None:
     """A document of a service; None if there is none. Raises `RecordError` for one that cannot be read."""
     try:
         return model.model_validate_json(file.read_bytes())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
+    except IsADirectoryError:
+        raise RecordError(f"{file} is a folder, and should be a document", fix=way_out) from None
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(piece) for piece in first["loc"])
         raise RecordError(
-            f"{file} is damaged, or of another version of Slipway: {where}: {first['msg']}",
-            fix="stop the service, move the file away, then deploy the spec again",
+            f"{file} is damaged, or of another version of Slipway: {where}: {first['msg']}", fix=way_out
         ) from None
 
 
@@ -186,9 +201,10 @@ def named_by_releases(services: Path, field: str) -> dict[str, str]:
             if not isinstance(value, str):
                 raise TypeError(field)
         except (OSError, ValueError, KeyError, TypeError):
+            name = document.parent.parent.name
             raise RecordError(
                 f"the release {document} cannot be read, so that what it needs is not known",
-                fix="move the file away if that release is not needed",
+                fix=f"set it aside: slipway start {name}, or slipway stop {name} if it is not to run",
             ) from None
         found[value] = document.parent.parent.name
     return found

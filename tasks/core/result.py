@@ -19,6 +19,11 @@ class StageResult(BaseModel):
     log_tail: str | None = None
     """The last lines of the engine's log, where they say why."""
 
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """Why the verdict is what it is, a line for each reason: what the headline has no room for."""
+        return ()
+
 
 T = TypeVar("T", bound=StageResult, contravariant=True)
 

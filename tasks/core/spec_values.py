@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
+from pydantic_core import PydanticCustomError
 
 from tasks.core.given_files import check_path
 
@@ -37,7 +38,7 @@ _POWERS = {"": 0, "k": 1, "K": 1, "M": 2, "G": 3, "T": 4, "P": 5}
 
 _LABEL = re.compile(r"[0-9A-Za-z]([0-9A-Za-z-]{0,61}[0-9A-Za-z])?", re.ASCII)
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
-_DATE_TIME = re.compile(r"\d{4}-\d{2}-\d{2}[Tt ]\d{2}:\d{2}:\d{2}(\.\d+)?([Zz]|[+-]\d{2}:\d{2})", re.ASCII)
+_DATE_TIME = re.compile(r"\d{4}-\d{2}-\d{2}[Tt]\d{2}:\d{2}:\d{2}(\.\d+)?([Zz]|[+-]\d{2}:\d{2})", re.ASCII)
 
 
 def parse_size(value: str) -> int:
@@ -100,7 +101,7 @@ Rfc3339 = Annotated[str, AfterValidator(_time)]
 
 
 def check_value(value: Any, annotation: Any, *, multiline: bool = False) -> Any:
-    """`value`, unless no key of that type may hold it. Raises `ValueError`.
+    """`value`, unless no key of that type may hold it. Raises `PydanticCustomError` or `ValueError`.
 
     pydantic's own reading turns `true` into 1, `"8"` into 8 and `yes` into true; what was written is meant here.
     `annotation` is the field's type. Text, and paths as a whole, must be printable; only `multiline` ones hold line
@@ -108,11 +109,11 @@ def check_value(value: Any, annotation: Any, *, multiline: bool = False) -> Any:
     """
     kinds = set(_kinds(annotation))
     if isinstance(value, bool) and bool not in kinds:
-        raise ValueError(f"{_wanted(kinds)}, not {str(value).lower()}")
+        raise _wrong_kind(f"{_wanted(kinds)}, not {str(value).lower()}")
     if kinds <= {bool, type(None)} and not isinstance(value, bool | None):
-        raise ValueError("true or false")
+        raise _wrong_kind("true or false")
     if isinstance(value, str) and kinds & {int, float} and not kinds & {str, Path} and value not in kinds:
-        raise ValueError(f"a number, not text: {value[:40]!r}")
+        raise _wrong_kind("a number, not text")
     for text in _texts(value):
         _check_text(text, multiline=multiline)
         if Path in kinds:
@@ -153,6 +154,10 @@ def _kinds(annotation: Any) -> Iterator[Any]:
         yield from get_args(annotation)
     else:
         yield annotation
+
+
+def _wrong_kind(what: str) -> PydanticCustomError:
+    return PydanticCustomError("wrong_kind", "{what}", {"what": what})
 
 
 def _wanted(kinds: set[Any]) -> str:

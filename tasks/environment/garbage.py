@@ -51,13 +51,13 @@ def _collect(
     for folder in sorted(settings.environments.glob("*")):
         if folder.name.endswith(PART) or not folder.is_dir() or str(folder) in named:
             continue
-        unused_s = time.time() - used_at(folder)
+        unused_s = abs(time.time() - used_at(folder))  # the clock may have been set back since
         if unused_s < keep_s or running_below(folder):
             continue
         lease = settings.leases / f"environment-{folder.name}"
         try:
             with file_lock(lease, wait=False, holder=f"the environment {folder.name}"):
-                if time.time() - used_at(folder) < keep_s:  # a run has used it since
+                if abs(time.time() - used_at(folder)) < keep_s:  # a run has used it since
                     continue
                 size = sum(path.lstat().st_size for path in folder.rglob("*"))
                 if not dry_run:

@@ -237,3 +237,8 @@ class EnvironmentResult(StageResult):
     size_bytes: int | None = None
     lock_s: float = 0.0
     build_s: float = 0.0
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """As `StageResult` says: the resolver's or the proof's own words."""
+        return (self.reason,) if self.reason else ()

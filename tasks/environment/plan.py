@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from datetime import datetime
 from typing import Protocol
 from urllib.parse import urlsplit
 
@@ -67,8 +66,6 @@ def make_lock_request(
         raise SpecError("torch_backend auto is not decided yet", fix="name one, such as cpu or cu126")
     if not re.fullmatch(r"3\.\d+", environment.python):
         raise SpecError(f"{environment.python!r} is no Python version", fix="write it as 3.11")
-    if environment.exclude_newer is not None:
-        _check_date(environment.exclude_newer)
     wheels = [library.wheel for library in libraries if library.wheel]
     if environment.manager is EnvironmentManager.CONDA:
         parsed = {" ".join(line.split()) for line in requirements} | {f"python {environment.python}.*"}
@@ -118,15 +115,6 @@ def _canonical(line: str) -> str:
         )
     requirement.name = canonicalize_name(requirement.name)
     return str(requirement)
-
-
-def _check_date(value: str) -> None:
-    try:
-        datetime.fromisoformat(value)
-    except ValueError:
-        raise SpecError(
-            f"exclude_newer: {value!r} is no date", fix="write it as 2026-01-31 or 2026-01-31T12:00:00Z"
-        ) from None
 
 
 def own_requirements(engine: Engine) -> frozenset[str]:

@@ -111,3 +111,8 @@ class HealthResult(StageResult):
     def completion(self) -> str | None:
         """What the service answered to the gate's prompt."""
         return self.samples.service.completion
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """As `StageResult` says."""
+        return tuple(finding.message for finding in self.findings)

@@ -27,7 +27,7 @@ class Exercise(_Frozen):
     prompt: str = Field(min_length=1)
     expected: str | None = Field(None, min_length=1)
     choices: tuple[str, ...] = ()
-    answer: int = 0
+    answer: int = Field(0, strict=True)
 
 
 class Calibration(_Frozen):
@@ -180,3 +180,9 @@ class QuantizationResult(StageResult):
         assert self.chosen is not None
         assert self.chosen.candidate is not None
         return self.chosen.candidate
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """As `StageResult` says: what became of each format."""
+        why = ((row.format, row.rejected or row.passed_over) for row in self.measured)
+        return tuple(f"{form}: {reason}" for form, reason in why if reason)

@@ -27,31 +27,40 @@ class Announcement(BaseModel):
 
 
 class Attempt(BaseModel):
-    """A deploy of a version that ended: it served, or its verdict said no, or it failed."""
+    """A deploy of a version that ended: it served, or its verdict said no, or it failed.
+
+    `record` is the id of its record: ids of one store sort by the order of writing, which clocks do not change.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     at: datetime
+    record: str = ""
     version: str
     outcome: str
     said_no: bool
 
 
 class Rollback(BaseModel):
-    """Since when an older release of a service serves again, and the version of the newer one that was left."""
+    """Since when an older release of a service serves again, and the version of the newer one that was left.
+
+    `record` is the id of its record; empty where it was killed before it could write one.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     at: datetime
+    record: str = ""
     version: str
 
 
 class PastLook(BaseModel):
-    """What an earlier look recorded."""
+    """What an earlier look recorded. `record` is the id of its record."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     at: datetime
+    record: str = ""
     wanted_version: str
     serving_version: str | None
     reason: str
@@ -61,8 +70,8 @@ class PastLook(BaseModel):
 class Look(BaseModel):
     """The registry's alias against the serving release, and what was seen and tried before.
 
-    `past` are recorded looks of this service at this alias, the oldest first; `attempts` deploys of the spec that
-    a redeploy would deploy, for a trial of another one says nothing about it.
+    `past` are recorded looks of this service at this alias; `attempts` are deploys of the spec that a redeploy would
+    deploy, for a trial of another one says nothing about it. Both are in the order of writing, the oldest first.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

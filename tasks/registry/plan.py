@@ -2,16 +2,18 @@
 
 Reconcile, do not only react (DESIGN 8): the question is asked at every look, so a lost event is made good by
 the next one, and a doubled event does no harm. What was asked for and tried counts from the moment at which the
-alias was first seen to name the version: each promotion begins anew.
+alias was first seen to name the version: each promotion begins anew. What came first is told by the order of the
+records, not by their times (ADR 86): clocks are set back, and differ between hosts.
 """
 
 from __future__ import annotations
 
 import uuid
-from datetime import UTC, datetime, timedelta
+from collections.abc import Sequence
+from datetime import datetime, timedelta
 
 from tasks.core.verdicts import FAULT, LifecycleVerdict, RegistryVerdict
-from tasks.registry.models import Announcement, Attempt, Look, RegistryResult
+from tasks.registry.models import Announcement, Attempt, Look, PastLook, RegistryResult, Rollback
 
 GRACE = timedelta(minutes=2)
 """How long an announced redeploy may by default take to start before its event counts as lost."""
@@ -22,8 +24,6 @@ about an hour at most once events arrive again."""
 
 MAX_FAULTS = 3
 """Redeploys of one version that ended in a fault before a human has to look."""
-
-_BEFORE_ALL = datetime.min.replace(tzinfo=UTC)
 
 
 def judge(look: Look, now: datetime, grace: timedelta = GRACE) -> RegistryResult:
@@ -63,38 +63,65 @@ def _decide(look: Look, now: datetime, grace: timedelta) -> tuple[Announcement |
         return None, "the alias names what serves"
     if look.deploying:
         return None, "a deploy of this service is running"
-    moved_after = max((past.at for past in look.past if past.wanted_version != version), default=_BEFORE_ALL)
-    announced = [made for past in look.past if (made := past.announcement) and made.at > moved_after]
+    elsewhere, since = _last_move(look)
+    announced = [past for past in since if past.announcement is not None]
     tried = _tried(look, announced)
-    if _was_left(look, moved_after) or any(one.outcome == LifecycleVerdict.SERVING for one in tried):
+    if _was_left(look, elsewhere) or any(one.outcome == LifecycleVerdict.SERVING for one in tried):
         return None, f"version {version} served and was rolled back: move the alias or deploy"
     if not announced:
         return announce(look, _next_attempt(look), now), "the alias moved"
     if any(attempt.said_no for attempt in tried):
         return None, f"a deploy of version {version} was refused: move the alias or the objectives"
-    failed = [attempt.at for attempt in tried if attempt.outcome == FAULT]
+    failed = [attempt for attempt in tried if attempt.outcome == FAULT]
     if len(failed) >= MAX_FAULTS:
         return None, f"{len(failed)} deploys of version {version} failed: look at why, then deploy"
-    unanswered = [made.at for made in announced if not failed or made.at > failed[-1]]
+    unanswered = [made for made in announced if not failed or not _follows(failed[-1], made)]
     if not unanswered:
         return announce(look, _next_attempt(look), now), "the last deploy failed"
-    if now - unanswered[-1] >= grace * 2 ** min(len(unanswered) - 1, MAX_DOUBLINGS):
+    if _is_over(unanswered[-1].at, now, grace * 2 ** min(len(unanswered) - 1, MAX_DOUBLINGS)):
         return announce(look, _next_attempt(look), now), "no deploy followed the last event"
     return None, "a redeploy was asked for"
 
 
-def _tried(look: Look, announced: list[Announcement]) -> list[Attempt]:
+def _last_move(look: Look) -> tuple[PastLook | None, tuple[PastLook, ...]]:
+    """The last look at which the alias named another version, and those after it."""
+    for count, past in enumerate(reversed(look.past)):
+        if past.wanted_version != look.wanted_version:
+            return past, look.past[len(look.past) - count :]
+    return None, look.past
+
+
+def _tried(look: Look, announced: Sequence[PastLook]) -> list[Attempt]:
     """Deploys of the version since it was first asked for: an earlier one does not count as tried for it."""
     if not announced:
         return []
-    found = (one for one in look.attempts if one.version == look.wanted_version and one.at >= announced[0].at)
-    return sorted(found, key=lambda attempt: attempt.at)
+    return [
+        one for one in look.attempts if one.version == look.wanted_version and _follows(one, announced[0])
+    ]
 
 
-def _was_left(look: Look, moved_after: datetime) -> bool:
+def _follows(later: Attempt | Rollback, past: PastLook) -> bool:
+    """Whether it was written after that look: by their records, else by the clock."""
+    if later.record and past.record:
+        return later.record > past.record
+    return later.at >= past.at
+
+
+def _is_over(since: datetime, now: datetime, wait: timedelta) -> bool:
+    """Whether a wait that began then has ended.
+
+    One that began in the future tells of a clock that was set back: how long ago it was is not known, and to ask once
+    more does less harm than to wait until that time comes.
+    """
+    return abs(now - since) >= wait
+
+
+def _was_left(look: Look, elsewhere: PastLook | None) -> bool:
     """Whether somebody went back from the version: to ask for it would undo that."""
     left = look.rollback
-    return left is not None and left.version == look.wanted_version and left.at > moved_after
+    if left is None or left.version != look.wanted_version:
+        return False
+    return elsewhere is None or _follows(left, elsewhere)
 
 
 def _next_attempt(look: Look) -> int:

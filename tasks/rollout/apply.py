@@ -18,15 +18,17 @@ from typing import Protocol
 from tasks.core.addresses import base_url
 from tasks.core.cancellation import current
 from tasks.core.digests import is_digest_of_model, short
-from tasks.core.errors import EngineError, ModelError, RolloutError
+from tasks.core.errors import EngineError, ModelError, RecordError, RolloutError, SlipwayError
 from tasks.core.files import PART, fsync_folder, write_atomically
 from tasks.core.prefetch import Prefetch, Prefetched, no_prefetch
 from tasks.core.progress import say
 from tasks.core.release import Release, ServiceFolder, ServiceState
 from tasks.core.verdicts import RolloutVerdict, StageName
 from tasks.engines.catalogue import get_engine
+from tasks.rollout.damage import set_damage_aside
 from tasks.rollout.models import RolloutAction, RolloutPlan, RolloutResult, Running
 from tasks.rollout.plan import plan_rollout
+from tasks.rollout.report import what_serves
 
 _POLL_S = 0.02
 _LOG_LINES = 12
@@ -70,6 +72,9 @@ class Target(Protocol):
 
     def running(self) -> Running | None:
         """What takes traffic now; None if nothing does. Changes nothing, and starts nothing."""
+
+    def written(self) -> Running | None:
+        """What the target itself wrote down to serve, not `up`, whether or not it runs; None if nothing readable."""
 
     def claim(self, host: str, port: int | None) -> int:
         """Make the public address this service's own, and sweep what a killed rollout left; the port.
@@ -115,8 +120,14 @@ def roll_out(
     target: Target,
     open_api: OpenApi,
     prefetch: Prefetch = no_prefetch,
+    *,
+    last: ServiceState | None = None,
+    bring_back: bool = True,
 ) -> RolloutResult:
     """Bring `release` into service; nothing is done if it serves already.
+
+    `last` says where a service that was stopped served. If the release is rolled back and what served before does
+    not answer, that one is brought back, unless `bring_back` is False.
 
     A model that the engine maps is prefetched beside the check of its bytes and the engine's start: the page
     cache is the host's, and a container's too.
@@ -125,6 +136,7 @@ def roll_out(
     `ModelError` if the model file is not the one that was measured, `RolloutError` if the service runs on
     another target, and what the target raises when it cannot work at all; the former one then serves on.
     """
+    set_damage_aside(folder)
     state = folder.state()
     if state is not None and state.target != release.target:
         raise RolloutError(
@@ -132,12 +144,16 @@ def roll_out(
             fix=f"end it first: slipway stop {release.name}",
         )
     _sweep_documents(folder)
-    plan = plan_rollout(release, state, _look(release, target, open_api))
+    plan = plan_rollout(release, state, _look(release, target, open_api), last)
     if plan.action in _SERVES_ALREADY:
         return _keep(release, plan, folder, target)
     maps = (release.launch.model_file,) if get_engine(release.engine).maps_files else ()
     with prefetch(maps) as prefetched:
-        return _start(release, folder, target, open_api, plan, prefetched)
+        attempt = _start(release, folder, target, open_api, plan, prefetched, last)
+        result = attempt.run() if isinstance(attempt, _Attempt) else attempt
+    if result.verdict is RolloutVerdict.ROLLED_BACK:
+        return _measured(result, release, folder, target, open_api, bring_back=bring_back)
+    return result
 
 
 def _start(
@@ -147,22 +163,71 @@ def _start(
     open_api: OpenApi,
     plan: RolloutPlan,
     prefetched: Prefetched,
-) -> RolloutResult:
+    last: ServiceState | None,
+) -> RolloutResult | _Attempt:
+    """The attempt to make at the claimed address; the result, if the claim has brought the wanted release back."""
     _check_model_file(release)
     port = target.claim(plan.host, plan.port)
     if plan.former is None and (restored := target.running()) is not None:
         # What served when the service's processes were killed is back: it is the former one, or the wanted.
         if restored.release == release.id:
             _await_answer(release, restored, target, open_api)
-        plan = plan_rollout(release, folder.state(), _look(release, target, open_api))
+        plan = plan_rollout(release, folder.state(), _look(release, target, open_api), last)
         if plan.action in _SERVES_ALREADY:
             return _keep(release, plan, folder, target)
-    return _Attempt(release, folder, target, open_api, plan, port, prefetched).run()
+    return _Attempt(release, folder, target, open_api, plan, port, prefetched)
+
+
+def _measured(
+    result: RolloutResult,
+    release: Release,
+    folder: ServiceFolder,
+    target: Target,
+    open_api: OpenApi,
+    *,
+    bring_back: bool,
+) -> RolloutResult:
+    """A rollback's result, with what was measured after it: whether the previous release completes a prompt."""
+    running, state = target.running(), folder.state()
+    answered = running is not None and answers(release, running.endpoint, open_api)
+    if not answered and bring_back and state is not None and _bring_back(state, folder, target, open_api):
+        running, answered = target.running(), True
+    changes = {
+        "serving": running.release if running else None,
+        "endpoint": running.endpoint if running else None,
+        "answers": answered if running or state else None,
+    }
+    result = result.model_copy(update=changes)
+    say(StageName.ROLLOUT, f"{what_serves(result)}: {result.reason}")
+    return result
+
+
+def _bring_back(state: ServiceState, folder: ServiceFolder, target: Target, open_api: OpenApi) -> bool:
+    """Start the previous release again where it does not answer any more; whether it does then."""
+    try:
+        previous = folder.release(state.release)
+        if previous is None:
+            return False
+        say(StageName.ROLLOUT, f"{short(state.release)} does not answer: it is started again")
+        back = roll_out(previous, folder, target, open_api, bring_back=False)
+    except SlipwayError as error:
+        say(StageName.ROLLOUT, f"{short(state.release)} could not be started again: {error}")
+        return False
+    return back.verdict is RolloutVerdict.SERVING
 
 
 def stop_service(folder: ServiceFolder, target: Target, *, drain_s: float) -> bool:
-    """End a service and forget that it ran; whether there was anything to end. Its releases are kept."""
-    was_there = target.running() is not None or folder.state() is not None
+    """End a service; whether there was anything to end. Its releases are kept, and which one it served.
+
+    A document of the service that is damaged keeps no service from being stopped: it is set aside.
+    """
+    set_damage_aside(folder)
+    running, state = target.running(), folder.state()
+    was_there = running is not None or state is not None
+    if state is not None:
+        write_atomically(folder.last_file, state.model_dump_json(by_alias=True, indent=1))
+    elif running is not None and (release := folder.release(running.release)) is not None:
+        _write_state(release, folder, running.host, running.port, None)
     target.stop(drain_s=drain_s)
     if folder.state_file.exists():
         folder.state_file.unlink()
@@ -202,6 +267,7 @@ def _sweep_documents(folder: ServiceFolder) -> None:
     """Remove unfinished documents of a rollout that was killed while it wrote; never another process' own."""
     unfinished = [
         *folder.root.glob(f"{folder.state_file.name}.*{PART}"),
+        *folder.root.glob(f"{folder.last_file.name}.*{PART}"),
         *folder.root.glob(f"releases/*{PART}"),
     ]
     for part in unfinished:
@@ -212,6 +278,8 @@ def _keep(release: Release, plan: RolloutPlan, folder: ServiceFolder, target: Ta
     running = target.running()
     assert running is not None  # else the plan would be to start
     target.claim(running.host, running.port)  # held already: sweeps what a killed rollout left
+    if not _is_kept(release, folder):
+        _write_document(release, folder)
     if plan.action is RolloutAction.ADOPT:
         _write_state(release, folder, running.host, running.port, plan.previous)
     return _result(
@@ -277,8 +345,7 @@ class _Attempt:
             newcomer = self.target.start(self.release)
             completion = self._pass_gate(newcomer)
             first_completion_s = time.monotonic() - start
-            document = self.release.model_dump_json(by_alias=True, indent=1)
-            write_atomically(self.folder.release_file(self.release.id), document)
+            _write_document(self.release, self.folder)
             self._bring_into_service(newcomer)
             settled = True
         except (EngineError, RolloutError) as error:
@@ -360,15 +427,14 @@ class _Attempt:
             return ""  # the target itself is what failed
 
     def _rolled_back(self, error: EngineError | RolloutError, log: str) -> RolloutResult:
-        running, state = self.target.running(), self.folder.state()
-        serves = f"{short(running.release)} serves" if running else "nothing serves"
-        say(StageName.ROLLOUT, f"{serves}: {error.what}")
+        """What takes the traffic now is measured by the caller."""
+        state = self.folder.state()
         return _result(
             self.release,
             self.plan,
             RolloutVerdict.ROLLED_BACK,
-            endpoint=running.endpoint if running else None,
-            serving=running.release if running else None,
+            endpoint=None,
+            serving=None,
             previous=state.previous if state else None,
             reason=str(error),
             log_tail=log or None,
@@ -382,7 +448,20 @@ class _Attempt:
             self.target.stop(drain_s=drain_s)
 
 
+def _is_kept(release: Release, folder: ServiceFolder) -> bool:
+    """Whether the release's document is there, and can be read."""
+    try:
+        return folder.release(release.id) is not None
+    except RecordError:
+        return False
+
+
+def _write_document(release: Release, folder: ServiceFolder) -> None:
+    write_atomically(folder.release_file(release.id), release.model_dump_json(by_alias=True, indent=1))
+
+
 def _write_state(release: Release, folder: ServiceFolder, host: str, port: int, previous: str | None) -> None:
+    """Say what serves, twice: the copy outlives a stop, and stands in for a damaged `current.json`."""
     state = ServiceState(
         name=release.name,
         target=release.target,
@@ -392,7 +471,8 @@ def _write_state(release: Release, folder: ServiceFolder, host: str, port: int, 
         previous=previous,
         since=datetime.now(UTC),
     )
-    write_atomically(folder.state_file, state.model_dump_json(by_alias=True, indent=1))
+    for file in (folder.state_file, folder.last_file):
+        write_atomically(file, state.model_dump_json(by_alias=True, indent=1))
 
 
 def _result(

@@ -67,7 +67,8 @@ class RolloutResult(StageResult):
 
     `release` is the wanted one, `serving` the one that takes traffic (None: nothing serves). `completion` is
     the gate's answer and `first_completion_s` the time from engine start to it. `prefetched_bytes` of the model
-    were brought into the page cache beside that, in `prefetch_s`; None where there was nothing to bring.
+    were brought into the page cache beside that, in `prefetch_s`; None where there was nothing to bring. `answers` is
+    measured after a rollback: whether what should serve completed a prompt; None where nothing served before.
     """
 
     verdict: RolloutVerdict
@@ -83,6 +84,16 @@ class RolloutResult(StageResult):
     prefetched_bytes: int | None = Field(None, ge=0)
     prefetch_s: float | None = Field(None, ge=0)
     reason: str | None = None
+    answers: bool | None = None
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """As `StageResult` says."""
+        return (self.reason,) if self.reason else ()
+
+
+ROLLBACK = "rollback"
+"""What the evidence of a rollout's record says it was done by (`by`), where it was a rollback."""
 
 
 def rollout_inputs(release: Release) -> dict[str, str]:

@@ -9,14 +9,20 @@ from tasks.core.spec import Rollout
 from tasks.rollout.models import RolloutAction, RolloutPlan, Running
 
 
-def plan_rollout(release: Release, state: ServiceState | None, running: Running | None) -> RolloutPlan:
+def plan_rollout(
+    release: Release,
+    state: ServiceState | None,
+    running: Running | None,
+    last: ServiceState | None = None,
+) -> RolloutPlan:
     """The steps from what runs to `release`.
 
     `state` is what the last finished rollout wrote; `running` what really takes traffic, with `up` only if
     it answers. They differ where a rollout was killed between the two, or where the service's processes were.
+    `last` gives address and previous release of a service that has no state any more, because it was stopped.
     """
     wanted = release.id
-    host, port = address_of(release.spec.rollout, state)
+    host, port = address_of(release.spec.rollout, state or last)
     action = _action(release, state, running, host, port)
     former = running.release if running else None
     return RolloutPlan(
@@ -24,7 +30,7 @@ def plan_rollout(release: Release, state: ServiceState | None, running: Running 
         host=host,
         port=port,
         former=former,
-        previous=former if former not in (None, wanted) else _written_before(wanted, state),
+        previous=former if former not in (None, wanted) else _written_before(wanted, state or last),
         steps=_steps(action, release, former, host, port),
     )
 

@@ -19,8 +19,13 @@ def headline(result: RolloutResult) -> str:
 
 
 def what_serves(result: RolloutResult) -> str:
-    """The release that takes traffic."""
-    return f"{short(result.serving)} serves" if result.serving else "nothing serves"
+    """The release that takes traffic, by what was measured; how to bring it back where it does not answer."""
+    if result.answers is False:
+        what = f"{short(result.serving)} does not answer" if result.serving else "nothing serves any more"
+        return f"{what} (bring the previous release back: slipway start {result.name})"
+    if result.serving is None:
+        return "nothing serves"
+    return f"{short(result.serving)} serves"
 
 
 def numbers(result: RolloutResult) -> dict[str, Number]:
@@ -39,7 +44,7 @@ def markdown(result: RolloutResult) -> str:
     """The artifact."""
     rows = [
         ("wanted release", f"`{short(result.release)}`"),
-        ("serving", f"`{short(result.serving)}`" if result.serving else "nothing"),
+        ("serving", _serving(result)),
         ("rollback goes to", f"`{short(result.previous)}`" if result.previous else "nothing"),
         ("endpoint", result.endpoint or "none"),
         ("target", result.target),
@@ -62,6 +67,13 @@ def markdown(result: RolloutResult) -> str:
         if rolled_back
         else f"Look next: `slipway status {result.name}`, `slipway logs {result.name}`.",
     )
+
+
+def _serving(result: RolloutResult) -> str:
+    if result.serving is None:
+        return "nothing"
+    measured = {True: ", which completed a prompt after the rollback", False: ", which does not answer"}
+    return f"`{short(result.serving)}`{'' if result.answers is None else measured[result.answers]}"
 
 
 _DONE = {

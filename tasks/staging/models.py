@@ -133,3 +133,8 @@ class StagingResult(StageResult):
     damaged: tuple[str, ...] = ()
     disk: DiskFigures | None = None
     findings: tuple[str, ...] = ()
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """As `StageResult` says."""
+        return self.findings

@@ -11,6 +11,9 @@ from tasks.core.errors import ModelError
 from tasks.staging.models import SourceFile
 from tasks.staging.plan import SUMS_FILE, read_sums, source_digest
 
+MAX_DOCUMENT_BYTES = 256 << 20
+"""The index of a model with a million tensors has about half of it."""
+
 
 class ModelSource(Protocol):
     """Where a model's files are read from. Threads read at once."""
@@ -52,8 +55,14 @@ class Pinned:
         return next(file for file in self.files if file.path == path)
 
     def read_whole(self, path: str) -> bytes:
-        """A small file."""
+        """A small file. Raises `ModelError` for one that is larger than any document of a model."""
         file = self.file(path)
+        if file.size_bytes > MAX_DOCUMENT_BYTES:
+            raise ModelError(
+                f"{self.source.name}/{path} has {file.size_bytes} bytes, and {MAX_DOCUMENT_BYTES} is the most that "
+                "is read of it",
+                fix="copy or download the model again",
+            )
         return self.source.read(file, 0, file.size_bytes) if file.size_bytes else b""
 
 

@@ -54,6 +54,20 @@ def in_use(folder: Path, settings: Settings) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def at_rest(folder: Path, settings: Settings) -> Iterator[None]:
+    """Keep a staged model from being written or removed. Raises `BusyError` while a run writes it.
+
+    Where no lease can be written, in the home of another user, say, the folder is read as it is.
+    """
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):
+            stack.enter_context(in_use_by_path(folder, settings))
+            lock = lock_of(folder, settings.leases)
+            stack.enter_context(file_lock(lock, wait=False, holder=str(folder), shared=True))
+        yield
+
+
+@contextlib.contextmanager
 def in_use_by_path(path: Path, settings: Settings) -> Iterator[None]:
     """The same for the staged model that a path lies in, or whose candidate does; of other paths nothing is kept."""
     folder = _owner_of(path, settings)
@@ -194,7 +208,7 @@ def _holder(
     folder = places[0]
     if service:
         return f"a release of {service} names it"
-    if time.time() - used_at < FRESH_S:
+    if abs(time.time() - used_at) < FRESH_S:  # the clock may have been set back since
         return "it was used within the last hour"
     for lock in (lock_of(folder, settings.leases), _use_lock(folder, settings)):
         try:

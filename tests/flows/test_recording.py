@@ -310,3 +310,52 @@ def test_a_fault_is_raised_after_all_have_ended(slipway_home: Path) -> None:
     with pytest.raises(ModelError, match="no such model"):
         side_by_side([waits, fails], signal)
     assert signal.reason == "no such model"
+
+
+class SecretReport(AnswerReport):
+    """Says what a source told, password and all."""
+
+    def headline(self, result: Answer, /) -> str:
+        return "read from http://ci:TopSecret1@registry"
+
+    def markdown(self, result: Answer, /) -> str:
+        return "# read from http://ci:TopSecret1@registry"
+
+
+def test_no_secret_is_in_a_record_an_artifact_or_a_state(
+    slipway_home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    @flow
+    def reads() -> Any:
+        inputs = {"source": "http://ci:TopSecret1@registry", "password": "short"}
+        return run_stage(
+            StageName.STAGING,
+            subject="secret",
+            inputs=inputs,
+            result_type=Answer,
+            report=SecretReport(),
+            work=Work(),
+        ).as_state()
+
+    state = reads(return_state=True)
+    assert state.message == "read from http://***@registry"
+    (record,) = records()
+    assert record.evidence["inputs"] == {"source": "http://***@registry", "password": "***"}
+    with get_client(sync_client=True) as client:
+        name = ArtifactFilter(key=ArtifactFilterKey(any_=[artifact_key(StageName.STAGING, "secret")]))
+        (artifact,) = client.read_artifacts(artifact_filter=name)
+    assert "# read from http://***@registry" in str(artifact.data)
+    assert "TopSecret1" not in f"{artifact}"
+
+
+def test_no_secret_is_in_the_state_that_an_unexplained_fault_leaves(slipway_home: Path) -> None:
+    def work() -> NoReturn:
+        raise RuntimeError("http://ci:TopSecret1@registry: no idea")
+
+    @flow
+    def fails() -> None:
+        stage(work)
+
+    state = fails(return_state=True)
+    assert "http://***@registry: no idea" in (state.message or "")
+    assert records()[0].evidence["error"]["what"] == "RuntimeError: http://***@registry: no idea"

@@ -10,7 +10,8 @@ import pytest
 import yaml
 from prefect import Flow, get_client
 from prefect.client.schemas.actions import WorkPoolCreate
-from prefect.states import Cancelled, Completed, Running, State
+from prefect.client.schemas.objects import State
+from prefect.states import Cancelled, Completed, Running
 
 import flows
 from deployments.local import PREFECT_FILE, flow_names

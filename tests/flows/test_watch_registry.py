@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from prefect.client.schemas.objects import StateType
 from releases import make_release
 
+from blocks.look_lease import only_look
 from blocks.record_store import open_record_store
 from flows.deploy_model import deploy_model
 from flows.watch_registry import watch_registry
 from tasks.core.deployment import deploy_inputs
 from tasks.core.digests import digest_of
-from tasks.core.errors import MissingToolError, NotFoundError, RecordError
+from tasks.core.errors import MissingToolError, NotFoundError, RecordError, SlipwayError
 from tasks.core.files import file_lock
 from tasks.core.progress import listen
-from tasks.core.records import Record, new_record
+from tasks.core.records import Record, inputs_digest, new_record
 from tasks.core.release import Release, ServiceFolder, ServiceState
 from tasks.core.settings import Settings
 from tasks.core.spec import DeploySpec
 from tasks.core.verdicts import StageName
+from tasks.rollout.models import rollout_inputs
 
 LEFT = "version 2 served and was rolled back: move the alias or deploy"
 
@@ -64,6 +68,23 @@ class Desk:
         )
         folder.state_file.write_text(now.model_dump_json(by_alias=True))
         return release
+
+    def brought_into_service(self, release: Release, by: str | None = None) -> None:
+        """The same with the record of a rollout."""
+        self.serve(release)
+        store, inputs = open_record_store(Settings.load()), rollout_inputs(release)
+        store.put(
+            new_record(
+                store=store,
+                stage=StageName.ROLLOUT,
+                subject=release.name,
+                host_fingerprint="sha256:host",
+                inputs_digest=inputs_digest(StageName.ROLLOUT, inputs),
+                outcome="serving",
+                seconds=1,
+                evidence={"inputs": inputs, **({"by": by} if by else {})},
+            )
+        )
 
     def ended(self, spec: DeploySpec, version: str, outcome: str) -> None:
         """The record of a deploy, as `deploy-model` leaves it."""
@@ -121,6 +142,24 @@ def test_a_rollback_is_told_by_the_services_documents(desk: Desk) -> None:
     desk.move("2")
     assert desk.look() == "the alias moved"
     assert len({event["id"] for event in desk.events}) == 2
+
+
+@pytest.mark.parametrize("days", [30, -30])
+def test_a_rollback_is_told_by_records_where_the_clock_was_set(desk: Desk, days: int) -> None:
+    """Records of rollouts are in the order of writing, whatever the releases' own times say."""
+    first = ServiceFolder(desk.home / "services", "chat").serving()[1]
+    second = desk.release("2")
+    second = second.model_copy(update={"at": second.at + timedelta(days=days)})
+    desk.brought_into_service(first)
+    desk.move("2")
+    assert desk.look() == "the alias moved"
+    desk.brought_into_service(second)
+    desk.move("1")
+    assert desk.look() == "the alias moved", "a deploy is no rollback"
+    desk.move("2")
+    assert desk.look() == "the alias names what serves"
+    desk.brought_into_service(first, by="rollback")
+    assert desk.look() == LEFT
 
 
 def test_a_release_that_cannot_be_read_is_no_rollback(desk: Desk) -> None:
@@ -222,7 +261,7 @@ def odd_state(folder: ServiceFolder) -> None:
         (cut_release, RecordError),
         (no_release, NotFoundError),
         (no_alias, NotFoundError),
-        (odd_state, IsADirectoryError),
+        (odd_state, RecordError),
     ],
 )
 def test_a_service_that_cannot_be_looked_at_hides_no_other(
@@ -240,6 +279,52 @@ def test_a_service_that_cannot_be_looked_at_hides_no_other(
         watch_registry()
     assert [event["service"] for event in desk.events] == ["chat", "z"]
     assert [line for line in heard if line.startswith("a could not be looked at: ")]
+
+
+def pipe_for_alias(folder: ServiceFolder) -> None:
+    no_alias(folder)
+    os.mkfifo(folder.root.parents[1] / "registry" / folder.name / "aliases" / "champion")
+
+
+def pipe_for_state(folder: ServiceFolder) -> None:
+    folder.state_file.unlink()
+    os.mkfifo(folder.state_file)
+
+
+@pytest.mark.parametrize("ail", [pipe_for_alias, pipe_for_state])
+def test_a_service_whose_look_hangs_blinds_no_other_and_is_seen_again_once_mended(
+    desk: Desk, ail: Callable[[ServiceFolder], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pipe that nobody writes to stands for a mount that hangs."""
+    monkeypatch.setattr("flows.watch_registry.SERVICE_DEADLINE_S", 1.0)
+    for name in ("a", "z"):
+        desk.move("1", name)
+        desk.serve(desk.release("1", name))
+    hanging = ServiceFolder(desk.home / "services", "a")
+    state = hanging.state_file.read_text()
+    ail(hanging)
+    for name in ("chat", "z"):
+        desk.move("2", name)
+    for _ in range(2):
+        with pytest.raises(SlipwayError, match=r"a pipe, not a file|no answer in time"):
+            watch_registry()
+    assert {event["service"] for event in desk.events} == {"chat", "z"}
+    for pipe in desk.home.rglob("*"):
+        if pipe.is_fifo():
+            pipe.unlink()
+    hanging.state_file.write_text(state)
+    desk.move("2", "a")
+    watch_registry()
+    assert "a" in {event["service"] for event in desk.events}
+
+
+def test_a_look_is_cancelled_while_another_one_is_young(desk: Desk) -> None:
+    desk.move("2")
+    with only_look(desk.home / "leases" / "registry-look", 1e9):
+        state = watch_registry(return_state=True)
+    assert state.type == StateType.CANCELLED
+    assert not desk.events
+    assert desk.look() == "the alias moved"
 
 
 def test_a_service_that_stands_still_leaves_one_record(desk: Desk) -> None:

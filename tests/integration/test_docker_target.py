@@ -14,6 +14,7 @@ import tempfile
 import textwrap
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from releases import make_release
 from waiting import wait_until
 
 from blocks.docker_engine import DockerEngine
-from blocks.engine_api import EngineApi
+from blocks.engine_api import EngineApi, is_silent
 from blocks.health_instruments import LocalInstruments
 from blocks.ports import free_port
 from blocks.sampler import start_sampler, stop_sampler
@@ -47,6 +48,9 @@ from tasks.rollout.apply import roll_out, stop_service
 from tasks.rollout.container.models import ImagePlan
 from tasks.rollout.container.plan import FOLDER_LABEL
 from tasks.rollout.models import RolloutAction, RolloutResult, Running
+from tasks.rollout.recovery.apply import Unwatched, look_at, start_service, target_of
+from tasks.rollout.recovery.models import Past, Step
+from tasks.rollout.recovery.plan import next_step
 
 pytestmark = [pytest.mark.docker, pytest.mark.haproxy, pytest.mark.engine]
 
@@ -228,7 +232,7 @@ def test_a_release_serves_from_a_container_with_limits(make: Make, settings: Set
     assert host["CapDrop"] == ["ALL"]
     assert host["SecurityOpt"] == ["no-new-privileges"]
     assert list(host["Tmpfs"]) == ["/tmp"]
-    assert host["RestartPolicy"] == {"Name": "on-failure", "MaximumRetryCount": 5}
+    assert host["RestartPolicy"]["Name"] == "unless-stopped"
     assert host["LogConfig"]["Config"] == {"max-size": "10m", "max-file": "3"}
     assert [(mount["Source"], mount["RW"]) for mount in container["Mounts"]] == [
         (str(release.launch.model_file), False)
@@ -405,7 +409,7 @@ def test_a_killed_rollout_is_finished_or_undone(
     code = f"""
         import os, signal, sys
         from pathlib import Path
-        from blocks.engine_api import EngineApi
+        from blocks.engine_api import EngineApi, is_silent
         from blocks.targets import open_target
         from tasks.core.release import Release, ServiceFolder
         from tasks.core.settings import Settings
@@ -434,7 +438,7 @@ def test_a_killed_rollout_is_finished_or_undone(
     assert complete(endpoint)
     (container,) = containers(settings)
     assert container["Config"]["Labels"]["slipway.release"] == after.id
-    assert container["HostConfig"]["RestartPolicy"]["Name"] == "on-failure"
+    assert container["HostConfig"]["RestartPolicy"]["Name"] == "unless-stopped"
     assert len(proxies(settings.home)) == 1
 
 
@@ -663,3 +667,162 @@ def test_a_gpu_that_docker_cannot_give(make: Make, settings: Settings) -> None:
 
 def _file(text: str) -> io.BytesIO:
     return io.BytesIO(text.encode())
+
+
+def start(settings: Settings) -> RolloutResult:
+    folder = folder_of(settings)
+    with open_target(target_of(folder), folder, settings) as target:
+        return start_service(folder, target, EngineApi)
+
+
+def kill_proxy(settings: Settings) -> None:
+    (proxy,) = proxies(settings.home)
+    proxy.kill()
+    wait_until(lambda: not proxies(settings.home), "the proxy is gone")
+
+
+def end_container(settings: Settings) -> None:
+    """As Docker's daemon does when it ends: a container that ends so exits with 0."""
+    (found,) = containers(settings)
+    with docker_client() as client:
+        client.containers.get(found["Id"]).stop(timeout=20)
+
+
+def remove_container(settings: Settings) -> None:
+    (found,) = containers(settings)
+    with docker_client() as client:
+        client.containers.get(found["Id"]).remove(force=True)
+
+
+LOSSES: dict[str, tuple[Callable[[Settings], None], ...]] = {
+    "the proxy": (kill_proxy,),
+    "the container ended": (end_container,),
+    "both": (kill_proxy, end_container),
+    "the container removed": (remove_container,),
+    "all": (kill_proxy, remove_container),
+}
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_what_is_lost_is_brought_back_by_start(loss: str, make: Make, settings: Settings) -> None:
+    former, release = make(model=1), make()
+    bring(former, settings)
+    endpoint = bring(release, settings).endpoint
+    for lose in LOSSES[loss]:
+        lose(settings)
+    result = start(settings)
+    assert (result.verdict, result.serving, result.endpoint, result.previous) == (
+        RolloutVerdict.SERVING, release.id, endpoint, former.id,
+    )  # fmt: skip
+    assert complete(endpoint)
+    (container,) = containers(settings)
+    assert container["HostConfig"]["RestartPolicy"]["Name"] == "unless-stopped"
+    assert len(proxies(settings.home)) == 1
+
+
+def test_a_stopped_service_is_started_where_it_was(make: Make, settings: Settings) -> None:
+    before = bring(make(), settings)
+    folder = folder_of(settings)
+    with open_target(Target.DOCKER, folder, settings) as target:
+        stop_service(folder, target, drain_s=5)
+    after = start(settings)
+    assert (after.serving, after.endpoint) == (before.serving, before.endpoint)
+    assert complete(before.endpoint)
+
+
+def test_no_death_of_an_engine_is_the_last(make: Make, settings: Settings) -> None:
+    endpoint = bring(make(), settings).endpoint
+    for deaths in range(1, 8):
+        seen = wait_until(lambda: (now := running(settings)) and now.up and now, "it runs", timeout_s=60)
+        os.kill(seen.pid or 0, signal.SIGKILL)
+        wait_until(
+            lambda deaths=deaths: (now := running(settings)) and now.restarts >= deaths,
+            "the death is counted",
+            timeout_s=60,
+        )
+    with EngineApi(endpoint or "") as api:
+        wait_until(api.ready, "it is back", timeout_s=60)
+    assert complete(endpoint)
+
+
+def test_a_hung_engine_is_started_again(make: Make, settings: Settings) -> None:
+    endpoint = bring(make(), settings).endpoint or ""
+    seen = running(settings)
+    assert seen is not None
+    os.kill(seen.pid or 0, signal.SIGSTOP)
+    answers: list[int] = []
+
+    def ask() -> None:
+        body = {"model": "chat", "prompt": "The", "max_tokens": 4}
+        answers.append(httpx.post(f"{endpoint}/v1/completions", json=body, timeout=60).status_code)
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    with open_target(Target.DOCKER, folder_of(settings), settings) as target:
+        assert isinstance(target, Unwatched)
+        wait_until(lambda: (now := target.running()) and now.open_requests, "the request waits")
+        step, past = next_step(Past(), look_at(target, partial(is_silent, timeout_s=0.5)))
+        assert step is Step.NOTHING
+        step, past = next_step(past, look_at(target, partial(is_silent, timeout_s=0.5)))
+        assert step is Step.RESTART_ENGINE
+        target.restart()
+        with EngineApi(endpoint) as api:
+            wait_until(api.ready, "the engine is back")
+        assert complete(endpoint)
+        assert next_step(past, look_at(target, is_silent)) == (Step.NOTHING, Past())
+    asking.join()
+    assert answers == [502]  # whoever waited is told
+
+
+PROXY_FILES = (
+    "current",
+    "{proxy}/route.json",
+    "{proxy}/haproxy.cfg",
+    "{proxy}/haproxy.pid",
+    "{proxy}/admin.sock",
+)
+
+
+@pytest.mark.parametrize("name", PROXY_FILES)
+def test_a_damaged_file_of_the_proxy_fails_nothing_and_is_healed(
+    name: str, make: Make, settings: Settings
+) -> None:
+    release = make()
+    endpoint = bring(release, settings).endpoint or ""
+    (before,) = containers(settings)
+    folder = folder_of(settings).root / "proxy"
+    for damage in ("empty", "half", "missing", "a folder"):
+        (proxy,) = [path.name for path in folder.iterdir() if path.is_dir() and path.name != "current"]
+        path = folder / name.format(proxy=proxy)
+        data = path.read_bytes() if path.is_file() else b"half"
+        with Load(endpoint, "chat", clients=2) as load:
+            path.unlink(missing_ok=True)  # what only a start of the proxy needs is made anew then
+            if damage == "a folder":
+                path.mkdir()
+            elif damage != "missing":
+                path.write_bytes(b"" if damage == "empty" else data[: len(data) // 2])
+            seen = load.good
+            wait_until(lambda load=load, seen=seen: load.good > seen + 5, "requests are answered")
+        assert load.failures == []
+        assert start(settings).serving == release.id
+        assert bring(release, settings).action is RolloutAction.NOTHING
+        assert complete(endpoint)
+        (after,) = containers(settings)
+        assert after["Id"] == before["Id"]
+        assert len(proxies(settings.home)) == 1
+    kill_proxy(settings)
+    assert start(settings).endpoint == endpoint
+    assert complete(endpoint)
+
+
+@pytest.mark.parametrize("name", PROXY_FILES)
+def test_a_damaged_file_of_the_proxy_keeps_no_service_from_being_stopped(
+    name: str, make: Make, settings: Settings
+) -> None:
+    bring(make(), settings)
+    folder = folder_of(settings)
+    (proxy,) = [path.name for path in (folder.root / "proxy").iterdir() if path.is_dir()]
+    (folder.root / "proxy" / name.format(proxy=proxy)).unlink()
+    with open_target(target_of(folder), folder, settings) as target:
+        assert stop_service(folder, target, drain_s=5)
+    assert leftovers(settings.home) == []

@@ -31,6 +31,7 @@ FLOWS = (
     "check-leaks",
     "compare-loaders",
     "deploy-model",
+    "keep-running",
     "measure-disk",
     "quantize-model",
     "redeploy-model",

@@ -331,6 +331,7 @@ def test_requests_at_a_rate_tell_whether_the_engine_keeps_up(
 ) -> None:
     """The rate is a share of what this engine did in a closed loop, here and now."""
     (closed,) = bench.probe(candidate, CONFIG, tmp_path / "log", output_tokens=16, runs=1)
+    assert closed.fault is None
     assert closed.saturation is None
     load = TuningLoad(kind=LoadKind.OPEN, rate=share * (closed.throughput or 0) / 16, requests=100)
     (run,) = bench.probe(candidate, CONFIG, tmp_path / "log", output_tokens=16, runs=1, load=load)

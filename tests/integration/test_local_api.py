@@ -253,3 +253,19 @@ def test_a_deploys_own_server_has_the_same_door(tmp_path: Path) -> None:
         ):
             answer = httpx.post(f"{server.url}/flows/filter", headers=headers, json={}, trust_env=False)
             assert answer.status_code == status
+
+
+def test_the_worker_runs_only_what_the_list_holds(place: LocalPlace, tmp_path: Path) -> None:
+    """Asked for with the key: by a form, an event, or a program that has it."""
+    environment, proof = environment_of(tmp_path)
+    request = {"request": {"environment": {"manager": "system", "path": str(environment)}}}
+    refused = place.api.run("build-environment", request)
+    assert refused["state_type"] == "FAILED"
+    assert (
+        f"request.environment.path is {environment}, which a run that was asked for by API"
+        in refused["state"]["message"]
+    )
+    assert not proof.exists()
+    (place.home / "allowed.toml").write_text(f'folders = ["{tmp_path}"]\n')
+    place.api.run("build-environment", request)
+    assert proof.exists()

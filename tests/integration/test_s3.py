@@ -23,6 +23,7 @@ from breaking_proxy import breaking_proxy
 from inline_snapshot import snapshot
 from plain_safetensors import read_model, write_plain
 from swift_server import SwiftServer
+from ulid import ULID
 
 from blocks.model_registry import list_aliases, list_models, resolve
 from blocks.model_source import open_source
@@ -34,7 +35,7 @@ from tasks.core.direct_io import ring
 from tasks.core.errors import AccessError, ModelError, NetworkError, NotFoundError, RecordError, WrongUseError
 from tasks.core.manifest import verify
 from tasks.core.progress import listen
-from tasks.core.records import Record, new_record
+from tasks.core.records import Record, RecordStore, new_record
 from tasks.core.settings import Settings
 from tasks.core.verdicts import StageName
 from tasks.staging.ledger import LEDGER_FILE
@@ -58,8 +59,11 @@ def folder_at(s3: SwiftServer, url: str) -> S3Folder:
     return S3Folder.open(url, endpoint=s3.endpoint)
 
 
-def record(subject: str = "tiny", stage: StageName = StageName.STAGING) -> Record:
+def record(
+    subject: str = "tiny", stage: StageName = StageName.STAGING, store: RecordStore | None = None
+) -> Record:
     return new_record(
+        store=store,
         stage=stage,
         subject=subject,
         host_fingerprint="sha256:0",
@@ -83,6 +87,19 @@ def test_records_are_created_once_and_read_in_the_order_of_their_ids(s3: SwiftSe
     assert store.get(made[3].id) == made[3]
     with pytest.raises(NotFoundError, match="no record 01X in s3://"):
         store.get("01X")
+
+
+def test_a_new_record_comes_last_whatever_the_clock_says(s3: SwiftServer, bucket: str) -> None:
+    store = S3RecordStore.open(f"s3://{bucket}/knowledge", endpoint=s3.endpoint)
+    assert store.newest_after("0") is None
+    ahead = str(ULID.from_datetime(datetime.now(UTC) + timedelta(days=30)))
+    store.put(record(stage=StageName.REGISTRY))
+    store.put(record(stage=StageName.DISK).model_copy(update={"id": ahead}))
+    late = [record(store=store) for _ in range(2)]
+    store.put(late[0])
+    assert store.newest_after(ahead) == late[0].id
+    assert late[0].id > ahead
+    assert store.newest_after(late[0].id) is None
 
 
 def test_an_object_that_is_no_record_is_named(s3: SwiftServer, bucket: str) -> None:

@@ -62,7 +62,8 @@ def releases(
 ) -> list[Release]:
     """Two releases of `chat`: the first served before, the second serves."""
     folder = slipway_home / "candidates"
-    folder.mkdir(parents=True)
+    slipway_home.mkdir(mode=0o700)
+    folder.mkdir()
     made = [make_release(engine_python, Path(shutil.copy(file, folder))) for file in random_ggufs]
     for release in made:
         with SupervisedService(services("chat")) as target:
@@ -163,9 +164,15 @@ def test_rollback_goes_from_what_serves_whatever_is_written_down(
         back = slipway.json("rollback", "chat")
         assert (back["serving"], back["previous"]) == (releases[0].id, releases[1].id)
         slipway("rollback", "chat")
-    folder.state_file.unlink()
+    folder.state_file.unlink()  # its copy tells it, too
+    assert slipway.json("rollback", "chat")["serving"] == releases[0].id
+    slipway("rollback", "chat")
+    for document in (folder.state_file, folder.last_file):
+        document.unlink()
     slipway("rollback", "chat", code=2)
-    assert slipway.err == f"error: chat has no release before {short(releases[1].id)}\n"
+    assert slipway.err == (
+        f"error: chat has no release before {short(releases[1].id)}\n  fix: deploy the spec that you want\n"
+    )
 
 
 def test_rollback_to_what_does_not_start_any_more_says_no(
@@ -195,7 +202,9 @@ def test_rollback_without_a_way_back(slipway: Command, releases: list[Release], 
     assert state is not None
     folder.state_file.write_text(state.model_copy(update={"previous": None}).model_dump_json(by_alias=True))
     slipway("rollback", "chat", code=2)
-    assert slipway.err == f"error: chat has no release before {short(releases[1].id)}\n"
+    assert slipway.err == (
+        f"error: chat has no release before {short(releases[1].id)}\n  fix: deploy the spec that you want\n"
+    )
 
 
 def test_stop_ends_the_service_and_says_so(
@@ -213,7 +222,7 @@ def test_stop_ends_the_service_and_says_so(
     slipway("rollback", "chat", code=2)
     assert slipway.err == snapshot("""\
 error: chat is stopped: nothing to go back from
-  fix: slipway deploy SPEC.yaml
+  fix: slipway start chat
 """)
     assert slipway("logs", "chat")
 

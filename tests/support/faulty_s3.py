@@ -165,7 +165,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(200, content, {"ETag": etag})
 
     def _refuse(self, status: int, code: str, headers: dict[str, str] | None = None) -> None:
-        text = f"<Error><Code>{code}</Code><Message>no</Message></Error>"
+        region = f"<Region>{self.server.faults.region}</Region>" if self.server.faults.region else ""
+        text = f"<Error><Code>{code}</Code><Message>no</Message>{region}</Error>"
         self._answer(status, text.encode(), headers)
 
     def _answer(self, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:

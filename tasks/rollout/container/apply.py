@@ -16,14 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from tasks.core.errors import PortTakenError, RolloutError
+from tasks.core.errors import PortTakenError, RecordError, RolloutError
 from tasks.core.files import write_atomically
 from tasks.core.progress import say
 from tasks.core.release import Release, ServiceFolder
 from tasks.core.verdicts import StageName
 from tasks.engines.catalogue import get_engine
 from tasks.rollout.apply import Newcomer
-from tasks.rollout.container.models import Container, ContainerPlan, Route, Slot, SlotName
+from tasks.rollout.container.models import SLOTS, Container, ContainerPlan, Route, Slot, SlotName
 from tasks.rollout.container.plan import (
     RELEASE_LABEL,
     cause_of_death,
@@ -31,8 +31,17 @@ from tasks.rollout.container.plan import (
     plan_container,
     service_labels,
 )
-from tasks.rollout.container.proxy import BACKEND_HOST, other, send_back_to, send_to, take_out
+from tasks.rollout.container.proxy import (
+    BACKEND_HOST,
+    address_in,
+    folder_name,
+    other,
+    send_back_to,
+    send_to,
+    take_out,
+)
 from tasks.rollout.models import Running
+from tasks.rollout.recovery.models import Progress
 
 _POLL_S = 0.05
 _PORT_TRIES = 5
@@ -51,6 +60,8 @@ class Containers(Protocol):
     def start(self, plan: ContainerPlan) -> Container: ...
 
     def keep_alive(self, container_id: str) -> None: ...
+
+    def restart(self, container_id: str) -> None: ...
 
     def find(self, labels: Mapping[str, str]) -> list[Container]: ...
 
@@ -74,6 +85,8 @@ class Proxy(Protocol):
     def start(self) -> None: ...
 
     def answers(self) -> bool: ...
+
+    def lives(self) -> bool: ...
 
     def slots(self) -> dict[SlotName, Slot]: ...
 
@@ -112,7 +125,7 @@ class ContainerService:
     def running(self) -> Running | None:
         """What the serving proxy sends requests to; None without a living proxy."""
         proxy = self._serving_proxy()
-        route = proxy.route() if proxy else None
+        route = self._route(proxy) if proxy else None
         if proxy is None or route is None:
             return None
         live = self._live(proxy)
@@ -129,6 +142,33 @@ class ContainerService:
             open_requests=live.requests,
             pid=container.pid if container else None,
         )
+
+    def written(self) -> Running | None:
+        """What the serving proxy is to send requests to when it is started again."""
+        proxy = self._serving_proxy()
+        route = self._route(proxy) if proxy else None
+        if route is None or route.release is None:
+            return None
+        return Running(release=route.release, host=route.host, port=route.port, up=False)
+
+    def progress(self, is_silent: Callable[[str], bool]) -> Progress | None:
+        """By the proxy's count, and `/health` of the container itself; None if nothing serves."""
+        proxy = self._serving_proxy()
+        if proxy is None or not proxy.answers():
+            return None
+        slots = proxy.slots()
+        if (name := _ready(slots)) is None:
+            return None
+        slot = slots[name]
+        silent = slot.requests > 0 and is_silent(f"http://{BACKEND_HOST}:{slot.port}")
+        return Progress(requests=slot.requests, sent_bytes=slot.sent_bytes, silent=silent)
+
+    def restart(self) -> None:
+        """End the container that serves, at once, and start it again."""
+        proxy = self._serving_proxy()
+        container = self._container_at(self._live(proxy).backend_port) if proxy else None
+        if container is not None:
+            self._containers.restart(container.id)
 
     def fault(self, newcomer: Newcomer) -> str | None:
         """How the newcomer died; None while it lives."""
@@ -153,13 +193,15 @@ class ContainerService:
         serving = self._serving_proxy()
         if serving is not None:
             self._write_down(serving)
+            if self._current() != serving.folder.name:  # it was damaged: the next command need not search
+                write_atomically(self._current_file, serving.folder.name)
         self._sweep(serving, _SWEEP_DRAIN_S)
-        route = serving.route() if serving else None
+        route = self._route(serving) if serving else None
         if serving is None or route is None or route.host != host or port not in (None, route.port):
             route = Route(host=host, port=port or self._host.free_port(host))
-            serving = self._host.open_proxy(self._proxies / f"{host.replace(':', '_')}-{route.port}")
+            serving = self._host.open_proxy(self._proxies / folder_name(host, route.port))
         if not serving.answers():
-            self._host.check_port_free(host, route.port)
+            self._check_free(serving, route)
             serving.save(route)
             serving.start()
         self._claimed = serving
@@ -231,15 +273,51 @@ class ContainerService:
     def _live(self, proxy: Proxy) -> _Live:
         """Where the proxy sends requests; where it did, and no number of them, if it is dead."""
         if not proxy.answers():
-            route = proxy.route()
+            route = self._route(proxy)
             return _Live(route.slot if route else None, route.backend_port if route else None, None)
         slots = proxy.slots()
         slot = _ready(slots)
         return _Live(slot, slots[slot].port, slots[slot].requests) if slot else _Live(None, None, 0)
 
+    def _check_free(self, proxy: Proxy, route: Route) -> None:
+        """Raise `PortTakenError` unless nothing has the address, or this very proxy, which lost its socket."""
+        try:
+            self._host.check_port_free(route.host, route.port)
+        except PortTakenError:
+            if not proxy.lives():
+                raise
+
+    def _route(self, proxy: Proxy) -> Route | None:
+        """What the proxy was configured with; where that cannot be read, as its folder, it and the containers say."""
+        if (written := proxy.route()) is not None:
+            return written
+        address = address_in(proxy.folder.name)
+        if address is None:
+            return None
+        route = Route(host=address[0], port=address[1])
+        if proxy.answers():
+            slots = proxy.slots()
+            slot = _ready(slots)
+            container = self._container_at(slots[slot].port) if slot else None
+        else:
+            slot, container = SLOTS[0], self._container_of_state()
+        if container is None:
+            return route
+        release, port = container.labels[RELEASE_LABEL], container.host_port
+        return route.model_copy(update={"slot": slot, "backend_port": port, "release": release})
+
+    def _container_of_state(self) -> Container | None:
+        """A container of the release that is written down to serve."""
+        try:
+            state = self._folder.last()
+        except RecordError:
+            return None
+        found = [one for one in self._mine() if state and one.labels[RELEASE_LABEL] == state.release]
+        return next((one for one in found if one.running), found[0] if found else None)
+
     def _write_down(self, proxy: Proxy) -> None:
         """Make what the proxy does now survive a restart of it and of the container."""
-        route, live = proxy.route(), self._live(proxy)
+        route, live = self._route(proxy), self._live(proxy)
         container = self._container_at(live.backend_port)
         if route is None or live.slot is None or container is None:
             return
@@ -251,7 +329,7 @@ class ContainerService:
             backend_port=live.backend_port,
             release=container.labels[RELEASE_LABEL],
         )
-        if wanted != route:
+        if wanted != proxy.route():
             proxy.save(wanted)
 
     def _sweep(self, serving: Proxy | None, drain_s: float) -> None:
@@ -287,8 +365,8 @@ class ContainerService:
 
     def _kept_log(self, lines: int) -> str:
         try:
-            text = self._kept_log_file.read_text()
-        except FileNotFoundError:
+            text = self._kept_log_file.read_text(errors="replace")
+        except OSError:
             return ""
         return "\n".join(text.splitlines()[-lines:])
 
@@ -304,16 +382,39 @@ class ContainerService:
         return self._claimed
 
     def _serving_proxy(self) -> Proxy | None:
+        """The one that `proxy/current` names; where that cannot be read, the one that sends requests somewhere."""
+        if name := self._current():
+            named = self._host.open_proxy(self._proxies / name)
+            if self._route(named):
+                return named
+        if (state_of := self._address()) is None:
+            return None  # nothing was settled: what there is, a killed rollout left
+        found = [one for one in self._all_proxies() if (route := self._route(one)) and route.release]
+        at_address = [one for one in found if address_in(one.folder.name) == state_of]
+        return next((one for one in (*at_address, *found) if one.answers()), next(iter(at_address), None))
+
+    def _current(self) -> str | None:
+        """What `proxy/current` says, if that can be read and is a name."""
         try:
             name = self._current_file.read_text()
-        except FileNotFoundError:
+        except (OSError, ValueError):
             return None
-        proxy = self._host.open_proxy(self._proxies / name)
-        return proxy if proxy.route() else None
+        return name if name and Path(name).name == name else None
+
+    def _address(self) -> tuple[str, int] | None:
+        """Where the service is written down to be."""
+        try:
+            state = self._folder.last()
+        except RecordError:
+            return None
+        return (state.host, state.port) if state else None
 
     def _all_proxies(self) -> list[Proxy]:
-        folders = sorted(path for path in self._proxies.glob("*") if path.is_dir())
-        return [self._host.open_proxy(folder) for folder in folders]
+        """Those that have a folder, and the one that should: its process may live on without."""
+        folders = {path for path in self._proxies.glob("*") if path.is_dir()}
+        if (address := self._address()) is not None:
+            folders.add(self._proxies / folder_name(*address))
+        return [self._host.open_proxy(folder) for folder in sorted(folders)]
 
     @property
     def _proxies(self) -> Path:

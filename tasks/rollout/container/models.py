@@ -83,11 +83,15 @@ SLOTS: tuple[SlotName, SlotName] = ("blue", "green")
 
 
 class Slot(_Frozen):
-    """One of the two places behind the proxy. `requests` are those it works on now."""
+    """One of the two places behind the proxy.
+
+    `requests` are those it works on now, `sent_bytes` those of all answers so far.
+    """
 
     state: Literal["ready", "drain", "maint"]
     port: int
     requests: int = Field(0, ge=0)
+    sent_bytes: int = Field(0, ge=0)
 
 
 class Route(_Frozen):

@@ -62,6 +62,17 @@ def _server_line(route: Route, slot: SlotName) -> str:
     return f"    server {slot} {BACKEND_HOST}:{_NO_PORT} disabled"
 
 
+def folder_name(host: str, port: int) -> str:
+    """Name of the folder of the proxy at a public address."""
+    return f"{host.replace(':', '_')}-{port}"
+
+
+def address_in(name: str) -> tuple[str, int] | None:
+    """The address that a proxy's folder is named by; host names and addresses hold no underscore."""
+    host, _, port = name.rpartition("-")
+    return (host.replace("_", ":"), int(port)) if host and port.isdecimal() else None
+
+
 def other(slot: SlotName | None) -> SlotName:
     """The slot beside `slot`."""
     return SLOTS[1] if slot == SLOTS[0] else SLOTS[0]

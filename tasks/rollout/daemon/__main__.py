@@ -10,27 +10,29 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import fcntl
 import os
 import resource
 import signal
 import stat
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tasks.rollout.daemon.control import SOCKET_FILE, Control, bind_control_socket
-from tasks.rollout.daemon.supervisor import Supervisor
+from tasks.rollout.daemon.control import SOCKET_FILE, Control
+from tasks.rollout.daemon.files import Lock
+from tasks.rollout.daemon.hang import HUNG_S
+from tasks.rollout.daemon.supervisor import LOCK_FILE, Supervisor
 
 READY = "ready"
 LOCK_WAIT_S = 10.0
+MEND_S = 1.0
 
 
 def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--leash", required=True)
+    parser.add_argument("--hung-s", type=float, default=HUNG_S, help="silence that is a death, s")
     arguments = parser.parse_args()
     logs: Path = arguments.folder / "logs"
     os.umask(0o077)
@@ -48,13 +50,15 @@ def main() -> int:
         os.write(writer, line.encode())
         os.close(writer)
 
-    if not take_lock(arguments.folder / "supervisor.lock"):
+    lock = Lock(arguments.folder / LOCK_FILE)
+    if not lock.take(LOCK_WAIT_S):
         tell("another supervisor of this service is still ending")
         return 1
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 1 << 16)), hard))
-    asyncio.run(supervise(arguments.folder, arguments.leash, tell, starter))
+    supervisor = Supervisor(arguments.folder, arguments.leash, hung_s=arguments.hung_s)
+    asyncio.run(supervise(supervisor, lock, tell, starter))
     return 0
 
 
@@ -77,39 +81,40 @@ def detach(errors: Path) -> None:
         os.dup2(handle, number)
 
 
-def take_lock(path: Path) -> bool:
-    """Be the only supervisor of the service; a former one may need a moment to end."""
-    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    deadline = time.monotonic() + LOCK_WAIT_S
-    while True:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() > deadline:
-                return False
-            time.sleep(0.02)
-        else:
-            return True
-
-
-async def supervise(folder: Path, leash: str, tell: Callable[[str], None], starter: int | None) -> None:
+async def supervise(
+    supervisor: Supervisor, lock: Lock, tell: Callable[[str], None], starter: int | None
+) -> None:
     """Serve the control socket until the service is stopped, or the process is told to end.
 
     `starter` is the pipe whose other end is held by who started this process.
     """
-    supervisor = Supervisor(folder, leash)
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, supervisor.done.set)
     await supervisor.restore()
     control = Control(supervisor)
-    server = await control.listen(bind_control_socket(folder))
+    await control.renew()
+    mending = asyncio.create_task(keep_whole(supervisor, control, lock))
     wait_for_starter(supervisor, starter)
     tell(READY)
     await supervisor.done.wait()
-    server.close()
+    mending.cancel()
+    await asyncio.wait([mending])
     await control.close()
-    (folder / SOCKET_FILE).unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        (supervisor.folder / SOCKET_FILE).unlink(missing_ok=True)
     await supervisor.shut_down()
+
+
+async def keep_whole(supervisor: Supervisor, control: Control, lock: Lock) -> None:
+    """Put back the supervisor's own files when they are lost: a command finds it by them."""
+    while True:
+        await asyncio.sleep(MEND_S)
+        with contextlib.suppress(OSError):  # a full disk, say: the next look tries again
+            lock.renew()
+        with contextlib.suppress(OSError):
+            await control.renew()
+        with contextlib.suppress(OSError):
+            await supervisor.mend()
 
 
 def wait_for_starter(supervisor: Supervisor, starter: int | None) -> None:

@@ -13,6 +13,7 @@ import socket
 from pathlib import Path
 from typing import Any
 
+from tasks.rollout.daemon.files import clear_place
 from tasks.rollout.daemon.supervisor import RefusedError, Supervisor
 
 SOCKET_FILE = "control.sock"
@@ -26,6 +27,7 @@ def bind_control_socket(folder: Path) -> socket.socket:
 
     The address of a Unix socket has 107 bytes at most, so it is named from the folder's descriptor.
     """
+    clear_place(folder / SOCKET_FILE, folder)
     (folder / SOCKET_FILE).unlink(missing_ok=True)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
@@ -44,13 +46,28 @@ class Control:
     def __init__(self, supervisor: Supervisor) -> None:
         self._supervisor = supervisor
         self._connections: dict[asyncio.Task[None], asyncio.StreamReader] = {}
+        self._server: asyncio.Server | None = None
+        self._file: os.stat_result | None = None
 
     async def listen(self, listener: socket.socket) -> asyncio.Server:
         """Accept connections from now on."""
         return await asyncio.start_unix_server(self._accept, sock=listener, limit=LONGEST_LINE_BYTES)
 
+    async def renew(self) -> None:
+        """Listen in the service's folder, if the socket there is not this one's own. Raises `OSError`."""
+        folder = self._supervisor.folder
+        with contextlib.suppress(FileNotFoundError):
+            if self._file is not None and os.path.samestat(self._file, (folder / SOCKET_FILE).stat()):
+                return
+        before, self._server = self._server, await self.listen(bind_control_socket(folder))
+        self._file = (folder / SOCKET_FILE).stat()
+        if before is not None:
+            before.close()  # who is connected to it stays so
+
     async def close(self) -> None:
-        """Read nothing more, and let the answers out that are being written."""
+        """Accept nothing more, read nothing more, and let the answers out that are being written."""
+        if self._server is not None:
+            self._server.close()
         for reader in self._connections.values():
             reader.feed_eof()
         if self._connections:

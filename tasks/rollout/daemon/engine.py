@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tasks.rollout.daemon.forwarder import Backend
+from tasks.rollout.daemon.hang import HUNG_S, HangWatch
 from tasks.rollout.daemon.logs import BoundedLog, engine_log_path
 
 LOOPBACK = "127.0.0.1"
@@ -49,6 +50,7 @@ class Engine:
         logs: Path,
         changed: Callable[[Engine], None],
         restarts: int = 0,
+        hung_s: float = HUNG_S,
     ) -> None:
         self.command = command
         self.restarts = restarts
@@ -58,6 +60,8 @@ class Engine:
         self.lines: deque[bytes] = deque(maxlen=KEPT_LINES)
         self._leash = leash
         self._changed = changed
+        self._hung_s = hung_s
+        self._hung: str | None = None
         self._log = BoundedLog(engine_log_path(logs, command.release))
         self._process: asyncio.subprocess.Process | None = None
         self._watch: asyncio.Task[None] | None = None
@@ -135,18 +139,42 @@ class Engine:
         while True:
             if self._process is not None:
                 started = time.monotonic()
+                watching = asyncio.create_task(self._kill_when_hung(self._process))
                 code = await self._process.wait()
+                watching.cancel()
                 if self._pump is not None:
                     await asyncio.wait([self._pump], timeout=PUMP_S)
                 if self._ending.is_set():
                     return
-                self._note(_describe(code))
+                self._note(self._hung or _describe(code))
+                self._hung = None
                 if not self.settled:
                     self._changed(self)
                     return
                 quick_deaths = 0 if time.monotonic() - started > STEADY_S else quick_deaths + 1
             if not await self._start_again(quick_deaths):
                 return
+
+    async def _kill_when_hung(self, process: asyncio.subprocess.Process) -> None:
+        """A newcomer is left to its gate."""
+        assert self.backend is not None
+        watch = HangWatch(self.backend, self._hung_s)
+        while True:
+            await asyncio.sleep(watch.period_s)
+            if await watch.is_hung() and self.settled:
+                self._hung = (
+                    f"hung: {self.backend.open_requests} requests waited {self._hung_s:g} s without a byte, "
+                    "and /health was silent; killed"
+                )
+                await self._kill(process)
+
+    async def _kill(self, process: asyncio.subprocess.Process) -> None:
+        assert process.stdin is not None
+        process.stdin.close()  # the leash kills the whole group
+        if not await _ended(process, TERM_S):
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
 
     async def _start_again(self, quick_deaths: int) -> bool:
         """Start the process anew, after a pause that grows; False if it is to end instead."""
@@ -178,16 +206,12 @@ class Engine:
         process = self._process
         if process is None or process.returncode is not None:
             return
-        assert process.stdin is not None
         with contextlib.suppress(ProcessLookupError):
             process.send_signal(signal.SIGTERM)
         if await _ended(process, TERM_S):
             return
         self._log.say("the engine did not end by itself: killed")
-        process.stdin.close()  # the leash kills the whole group
-        if not await _ended(process, TERM_S):
-            process.kill()
-            await process.wait()
+        await self._kill(process)
 
 
 def _describe(code: int) -> str:

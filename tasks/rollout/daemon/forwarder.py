@@ -12,7 +12,8 @@ import asyncio
 import contextlib
 import json
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import SupportsIndex
 
 from tasks.rollout.daemon.messages import (
     Answer,
@@ -36,12 +37,13 @@ _LAST_REQUESTS_S = 0.25
 
 
 class Backend:
-    """A running engine's private address, and how many requests it works on."""
+    """A running engine's private address, how many requests it works on, and how often it was heard of."""
 
     def __init__(self, host: str, port: int) -> None:
         self.host = host
         self.port = port
         self.open_requests = 0
+        self.heard = 0
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -70,10 +72,16 @@ class Backend:
 class Source(asyncio.StreamReader):
     """What one side sends: bytes read too far can be given back, and the end is noticed without reading."""
 
-    def __init__(self) -> None:
+    def __init__(self, backend: Backend | None = None) -> None:
         super().__init__(limit=BLOCK_BYTES)
         self.ended = asyncio.Event()
+        self._backend = backend
         self._held = b""
+
+    def feed_data(self, data: Iterable[SupportsIndex]) -> None:
+        if self._backend is not None:
+            self._backend.heard += 1
+        super().feed_data(data)
 
     def feed_eof(self) -> None:
         self.ended.set()
@@ -223,7 +231,7 @@ def _accept(listener: socket.socket) -> socket.socket:
 
 
 async def _connect(backend: Backend) -> tuple[Source, asyncio.StreamWriter]:
-    source = Source()
+    source = Source(backend)
     loop = asyncio.get_running_loop()
     protocol = asyncio.StreamReaderProtocol(source)
     transport, _ = await loop.create_connection(lambda: protocol, backend.host, backend.port)

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import json
-import os
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from tasks.rollout.daemon.engine import Command, Engine
+from tasks.rollout.daemon.files import part_of, set_aside, write_durably
 from tasks.rollout.daemon.forwarder import Forwarder
+from tasks.rollout.daemon.hang import HUNG_S
 from tasks.rollout.daemon.logs import BoundedLog, sweep_logs
 
 STATE_FILE = "supervisor.json"
+LOCK_FILE = "supervisor.lock"
 SHUTDOWN_DRAIN_S = 5.0
 
 Owner = object
@@ -45,10 +48,12 @@ class Attempt:
 class Supervisor:
     """Everything of one service that must outlive the commands which act on it."""
 
-    def __init__(self, folder: Path, leash: str) -> None:
+    def __init__(self, folder: Path, leash: str, *, hung_s: float = HUNG_S) -> None:
         self.folder = folder
         self.done = asyncio.Event()
         self._leash = leash
+        self._hung_s = hung_s
+        self._written: bytes | None = None
         self._logs = folder / "logs"
         self._log = BoundedLog(self._logs / "supervisor.log", max_bytes=1 << 20)
         self._forwarder = Forwarder()
@@ -56,28 +61,62 @@ class Supervisor:
         self._serving: Engine | None = None
         self._since = 0.0
         self._attempt: Attempt | None = None
+        self._complaint = ""
         self._retiring: set[asyncio.Task[None]] = set()
         self._present: set[Owner] = set()
 
     async def restore(self) -> None:
-        """Bring back what served when the last supervisor of this service ended."""
-        _part_of(self.folder / STATE_FILE).unlink(missing_ok=True)
+        """Bring back what served when the last supervisor of this service ended; nothing if that cannot be read."""
+        file = self.folder / STATE_FILE
         try:
-            state = json.loads((self.folder / STATE_FILE).read_bytes())
+            part_of(file).unlink(missing_ok=True)
+            self._written = file.read_bytes()
+            state = json.loads(self._written)
+            command = Command(str(state["release"]), tuple(state["argv"]), dict(state["env"]))
+            address = (str(state["host"]), int(state["port"]))
+            restarts, self._since = int(state["restarts"]) + 1, float(state["since"])
         except FileNotFoundError:
             return
-        command = Command(state["release"], tuple(state["argv"]), state["env"])
-        self._since = state["since"]
-        self._address = (state["host"], state["port"])
-        try:
-            await self._forwarder.listen(*self._address)
-        except OSError as error:
-            self._log.say(f"cannot listen on {state['host']}:{state['port']}: {error}")
-        engine = self._engine(command, restarts=state["restarts"] + 1)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            self._written = None
+            self._log.say(f"{STATE_FILE} cannot be read and is set aside: {type(error).__name__}: {error}")
+            set_aside(file, self.folder)
+            return
+        self._address = address
+        await self._listen_again()
+        engine = self._engine(command, restarts=restarts)
         self._serving = engine
         await engine.resume()
         self._route()
         self._log.say(f"restored {command.release}")
+
+    async def mend(self) -> None:
+        """Put back what this supervisor lost: its state file, and the service's address. Raises `OSError`."""
+        await self._listen_again()
+        file = self.folder / STATE_FILE
+        if self._written is None:
+            return
+        try:
+            sound = file.read_bytes() == self._written
+        except OSError:
+            sound = False
+        if not sound:
+            self._log.say(f"{STATE_FILE} was damaged: written anew")
+            if file.is_dir():
+                set_aside(file, self.folder)
+            write_durably(file, self._written)
+
+    async def _listen_again(self) -> None:
+        """The address may have been taken when this supervisor began."""
+        if self._address is None or self._address in self._forwarder.addresses:
+            return
+        try:
+            await self._forwarder.listen(*self._address)
+        except OSError as error:
+            complaint = f"cannot listen on {self._address[0]}:{self._address[1]}: {error}"
+            if complaint != self._complaint:
+                self._log.say(complaint)
+            self._complaint = complaint
 
     # What the control socket asks for. `owner` is the connection that asks.
 
@@ -173,7 +212,9 @@ class Supervisor:
     async def stop(self, owner: Owner, drain_s: float) -> dict[str, Any]:
         """End the service for good."""
         self._own(owner)
-        (self.folder / STATE_FILE).unlink(missing_ok=True)
+        self._written = None
+        with contextlib.suppress(IsADirectoryError):
+            (self.folder / STATE_FILE).unlink(missing_ok=True)
         await self._end_all(drain_s)
         self._log.say("stopped")
         self.done.set()
@@ -237,7 +278,12 @@ class Supervisor:
 
     def _engine(self, command: Command, restarts: int = 0) -> Engine:
         return Engine(
-            command, leash=self._leash, logs=self._logs, changed=self._engine_changed, restarts=restarts
+            command,
+            leash=self._leash,
+            logs=self._logs,
+            changed=self._engine_changed,
+            restarts=restarts,
+            hung_s=self._hung_s,
         )
 
     def _engine_changed(self, engine: Engine) -> None:
@@ -277,24 +323,6 @@ class Supervisor:
             "restarts": engine.restarts,
             "since": self._since,
         }
-        write_durably(self.folder / STATE_FILE, json.dumps(state).encode())
-
-
-def write_durably(path: Path, data: bytes) -> None:
-    """Replace a file such that a crash leaves the old or the new content."""
-    part = _part_of(path)
-    handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(handle, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
-def _part_of(path: Path) -> Path:
-    return path.with_name(path.name + ".part")
+        data = json.dumps(state).encode()
+        write_durably(self.folder / STATE_FILE, data)
+        self._written = data

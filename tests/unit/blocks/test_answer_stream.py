@@ -157,8 +157,10 @@ def test_tokens_without_text_count_where_an_answer_has_no_others() -> None:
     silent = read([*((at, event(text(""))) for at, _ in stream()[:-1]), END])
     assert (silent.events, silent.tokens) == (TOKENS, TOKENS)
     assert silent.first - START == pytest.approx(FIRST_S)
-    only_a_role = read([(0.001, event(delta(role="assistant", content=""))), END])
-    assert only_a_role.events == 0
+    halves = read([(0.001, event(delta(role="assistant", content=""))), END])
+    assert (halves.done, halves.events, halves.tokens) == (True, 0, TOKENS)
+    assert (halves.first, halves.last - START) == (0, pytest.approx(END[0]))
+    assert halves.tpot_ms(1.0) is None
 
 
 @pytest.mark.parametrize(

@@ -166,6 +166,19 @@ def test_an_answer_that_was_read_in_one_piece_tells_no_time_per_token() -> None:
         _figures([heard(1.0, [1.2], done=True)], 1.0, 1.0, 1.0)
 
 
+def test_tokens_without_text_are_tokens() -> None:
+    """Of a model with random weights whole answers are halves of characters: they tell no time, and are answers."""
+    silent = _Exchange(b"", sent=1.0)
+    silent.answer.feed(
+        b'HTTP/1.1 200 OK\r\n\r\ndata: {"choices": [], "usage": {"completion_tokens": 8}}\n', 3.0
+    )
+    silent.check("http://127.0.0.1:1")
+    spoken = heard(3.0, [3.1, 3.2, 3.3, 3.4], done=True)
+    assert closed_throughput([_answered([silent, spoken], 1.0)]) == pytest.approx(12 / 2.4)
+    found = _figures([silent, spoken], 1.0, 9.0, 1.0, end=9.0)
+    assert (found.ttft_p95_ms, found.tpot_p95_ms) == (pytest.approx(100), pytest.approx(100))
+
+
 def test_an_answer_that_was_cut_off_counts_in_an_open_loop_only() -> None:
     """Of a closed loop it is what was being answered when the time was up: what it holds is estimated."""
     whole = heard(1.0, [1.1, 1.2, 1.3, 1.4], done=True)

@@ -61,6 +61,10 @@ LATE = {
     ),
     "hardware: no such GPU": (["hardware.gpus=64"], "hardware.gpus is 64, and "),
     "tuning: a format of another engine": (["tuning.candidates=[fp8]"], "llama.cpp does not load fp8"),
+    "environment: no requirement": (
+        ["environment.requirements=[numpy, a b]"],
+        "environment.requirements, line 2: 'a b' is not a requirement",
+    ),
     "environment: no wheels": (["environment.wheels=none"], "environment.wheels: there is no folder"),
     "environment: a file": (["environment.wheels=file"], "environment.wheels: there is no folder"),
     "environment: no path": (["environment={manager: system, path: none}"], "environment.path: "),

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import os
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -14,9 +16,11 @@ from pathlib import Path
 
 import psutil
 import pytest
+from api_server import serving
 
-from blocks.api_key import api_key
+from blocks.api_key import api_key, key_file
 from blocks.ports import free_port
+from blocks.prefect_database import database_file, ready_database
 from blocks.prefect_server import api_url
 from deployments import local, prefect_api
 from deployments.local_state import (
@@ -117,7 +121,13 @@ def test_a_document_that_names_the_time_of_day_is_read(settings: Settings, start
 
 @pytest.fixture
 def slow_server(settings: Settings) -> Iterator[tuple[str, list[int]]]:
-    """The address of an API that is ready at its third answer to whether it is, and what it has answered to that."""
+    """The address of an API that is ready at its third answer to whether it is, and what it has answered to that.
+
+    Its database is sound.
+    """
+    ready_database(settings)
+    with contextlib.closing(sqlite3.connect(database_file(settings))) as database:
+        database.execute("CREATE TABLE runs (name)")
     answers: list[int] = []
     asks_for = _header(api_key(settings))
 
@@ -138,6 +148,22 @@ def slow_server(settings: Settings) -> Iterator[tuple[str, list[int]]]:
     yield api_url(server.server_port), answers
     server.shutdown()
     server.server_close()
+
+
+@contextlib.contextmanager
+def open_api() -> Iterator[str]:
+    """The address of an API that says yes to everybody."""
+
+    class Open(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Quiet."""
+
+    with serving(Open, None) as address:
+        yield f"{address}/api"
 
 
 def test_up_waits_for_a_server_whose_start_was_interrupted(
@@ -175,6 +201,68 @@ def test_a_server_that_ends_while_it_is_waited_for_is_one_clear_line(
         with pytest.raises(SlipwayError, match="the local Prefect server ended while starting") as caught:
             api.wait()
     assert caught.value.detail == "no room"
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda settings: key_file(settings).write_text("slipway:" + 43 * "A"), "does not accept the key"),
+        (lambda settings: key_file(settings).write_bytes(b""), "does not accept the key"),
+        (lambda settings: key_file(settings).write_bytes(b"\xff\x00"), "does not accept the key"),
+        (lambda settings: key_file(settings).unlink(), "does not accept the key"),
+        (lambda settings: database_file(settings).write_bytes(b"no database " * 99), "is damaged"),
+        (lambda settings: database_file(settings).write_bytes(b""), "is damaged"),
+        (lambda settings: database_file(settings).unlink(), "is damaged"),
+    ],
+    ids=[*(f"key {kind}" for kind in ("another", "empty", "garbage", "gone")),
+         *(f"database {kind}" for kind in ("garbage", "empty", "gone"))],
+)  # fmt: skip
+def test_a_server_that_cannot_be_used_is_named_and_up_starts_it_again(
+    change: Callable[[Settings], None],
+    reason: str,
+    settings: Settings,
+    slow_server: tuple[str, list[int]],
+    start: Start,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    server = start()
+    state = LocalState(api_url=slow_server[0], server=StartedProcess.of(server.pid))
+    write_local_state(settings, state)
+    change(settings)
+    with prefect_api.prefect_api(settings) as api, pytest.raises(SlipwayError, match=reason) as caught:
+        api.wait()
+    assert caught.value.fix is not None
+    assert caught.value.fix.endswith("slipway up")
+    _up_starts_another(settings, monkeypatch)
+    assert not psutil.pid_exists(server.pid)
+
+
+def test_up_replaces_a_server_that_asks_for_no_key(
+    settings: Settings, slow_server: tuple[str, list[int]], start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of an earlier version."""
+    server = start()
+    with open_api() as url:
+        write_local_state(settings, LocalState(api_url=url, server=StartedProcess.of(server.pid)))
+        with (
+            prefect_api.prefect_api(settings) as api,
+            pytest.raises(SlipwayError, match="open to every user"),
+        ):
+            api.wait()
+        _up_starts_another(settings, monkeypatch)
+    assert not psutil.pid_exists(server.pid)
+
+
+def _up_starts_another(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    class StartedError(Exception):
+        """Instead of a server."""
+
+    def started(*_: object) -> LocalState:
+        raise StartedError
+
+    monkeypatch.setattr(local, "_start_server", started)
+    with pytest.raises(StartedError):
+        local.start(settings, None)
 
 
 def _header(key: str) -> str:

@@ -12,7 +12,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from deployments.cli.main import VERBS, main, slipway
+from deployments.cli.main import VERBS, main, print_json, slipway
 from slipway import import_own_packages
 
 
@@ -94,3 +94,13 @@ def test_an_open_home_is_closed_and_that_is_said_once(
     assert first.stderr == f"{home} was open to other users of this machine; it is closed to them now\n"
     assert second.stderr == ""
     assert home.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_document_shows_secrets_only_where_they_were_asked_for(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PREFECT_API_AUTH_STRING", "slipway:its-own-key")
+    print_json({"key": "slipway:its-own-key", "password": "x"})
+    assert json.loads(capsys.readouterr().out) == {"key": "***", "password": "***"}
+    print_json({"key": "slipway:its-own-key"}, with_secrets=True)
+    assert json.loads(capsys.readouterr().out) == {"key": "slipway:its-own-key"}

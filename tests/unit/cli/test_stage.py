@@ -15,6 +15,7 @@ import pytest
 from blocks.record_store import open_record_store
 from deployments.cli.main import main
 from flows.stage_model import staged
+from tasks.core.files import file_lock
 from tasks.core.manifest import Manifest, StagedFile
 from tasks.core.records import Record
 from tasks.core.settings import Settings
@@ -82,6 +83,44 @@ def test_copy_repair_and_verify(
     assert repaired["copied_bytes"] == first["shards"][1]["bytes"]
     assert slipway("stage", "verify", folder) == 0
     assert capsys.readouterr().out.startswith("verified: 6 files")
+
+
+def test_a_folder_that_is_being_written_is_not_judged(
+    random_model: Path, tmp_path: Path, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "staged"
+    assert slipway("stage", "copy", random_model, "--to", folder) == 0
+    capsys.readouterr()
+    with file_lock(lock_of(folder, home / "leases"), wait=False, holder="the test"):
+        assert slipway("stage", "verify", folder) == 1
+    assert f"another run is already working on {folder}" in capsys.readouterr().err
+    with file_lock(lock_of(folder, home / "leases"), wait=False, holder="another reader", shared=True):
+        assert slipway("stage", "verify", folder) == 0
+
+
+@pytest.mark.parametrize(
+    "command", ["copy X --to Y", "copy file:X --to Y", "copy Y --to X", "verify X", "gc X"]
+)
+def test_what_is_not_utf8_is_refused_in_one_line(
+    command: str, tmp_path: Path, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    odd = os.fsdecode(os.fsencode(tmp_path) + b"/model-\xff")
+    words = [word.replace("X", odd).replace("Y", str(tmp_path / "y")) for word in command.split()]
+    assert slipway("stage", *words) == 2
+    error = capsys.readouterr().err
+    assert "is not UTF-8\n  fix: rename the file or folder" in error
+    assert error.replace("\n", "").isprintable()
+    assert not (home / "records").exists()
+
+
+def test_a_working_folder_that_is_not_utf8_is_refused_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    odd = Path(os.fsdecode(os.fsencode(tmp_path) + b"/model-\xff"))
+    odd.mkdir()
+    monkeypatch.chdir(odd)
+    assert slipway("stage", "copy", ".", "--to", "x") == 2
+    assert "is not UTF-8" in capsys.readouterr().err
 
 
 def test_verify_mends_from_the_source_what_it_finds(

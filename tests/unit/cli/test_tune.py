@@ -204,7 +204,7 @@ else:
             },
         ),
         ("garbage", {"kind": "garbage", "what": "printed no JSON object but 'Segment 1 of 3 done'"}),
-        ("nan", {"kind": "garbage", "what": "latency_ms is nan, not a number from 0 on"}),
+        ("nan", {"kind": "garbage", "what": "latency_ms is nan, not a number from 0 to 1e+18"}),
         ("well", {"kind": "slow", "what": "latency is 20 ms, 15 ms are wanted"}),
     ],
 )
@@ -269,10 +269,30 @@ def test_what_probes_print() -> None:
             {"peak_bytes": 1, "latency_ms": {"latency": 2.0}, "throughput": 3.0},
             {"failure": {"kind": FailureKind.GARBAGE, "what": "printed no JSON object but ''"}},
             {"failure": {"kind": FailureKind.GARBAGE, "what": "printed no JSON object but '[1, 2]'"}},
-            {"failure": {"kind": FailureKind.GARBAGE, "what": "peak_bytes is None, not a number from 0 on"}},
-            {"failure": {"kind": FailureKind.GARBAGE, "what": "latency_ms is nan, not a number from 0 on"}},
-            {"failure": {"kind": FailureKind.GARBAGE, "what": "throughput is -3, not a number from 0 on"}},
-            {"failure": {"kind": FailureKind.GARBAGE, "what": "latency_ms is True, not a number from 0 on"}},
+            {
+                "failure": {
+                    "kind": FailureKind.GARBAGE,
+                    "what": "peak_bytes is None, not a number from 0 to 1e+18",
+                }
+            },
+            {
+                "failure": {
+                    "kind": FailureKind.GARBAGE,
+                    "what": "latency_ms is nan, not a number from 0 to 1e+18",
+                }
+            },
+            {
+                "failure": {
+                    "kind": FailureKind.GARBAGE,
+                    "what": "throughput is -3, not a number from 0 to 1e+18",
+                }
+            },
+            {
+                "failure": {
+                    "kind": FailureKind.GARBAGE,
+                    "what": "latency_ms is True, not a number from 0 to 1e+18",
+                }
+            },
         ]
     )
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tasks.core.errors import NotFoundError, SpecError, WrongUseError
-from tasks.core.given_files import decode_text, expand_user, read_given
+from tasks.core.given_files import decode_text, expand_user, read_given, write_given
 
 
 def _fifo(path: Path) -> None:
@@ -68,3 +68,20 @@ def test_the_home_of_a_user_is_found_or_refused() -> None:
     assert expand_user(Path("~root/x")).is_absolute()
     with pytest.raises(WrongUseError, match="there is no user 'nosuchuser' with a home"):
         expand_user(Path("~nosuchuser/x"))
+
+
+def test_what_is_named_for_output_is_written_and_never_replaced(tmp_path: Path) -> None:
+    """Root's `-o /dev/full` must leave a device there; a pipe without a reader must not be waited for."""
+    file, pipe, device = tmp_path / "file", tmp_path / "pipe", tmp_path / "device"
+    write_given(file, "text")
+    assert file.read_text() == "text"
+    os.mkfifo(pipe)
+    with pytest.raises(WrongUseError, match=f"cannot write {pipe}: No such device"):
+        write_given(pipe, "text")
+    assert pipe.is_fifo()
+    device.symlink_to("/dev/full")
+    with pytest.raises(WrongUseError, match=f"cannot write {device}: No space left"):
+        write_given(device, "text")
+    assert device.is_char_device()
+    with pytest.raises(WrongUseError, match=f"cannot write {tmp_path}: Is a directory"):
+        write_given(tmp_path, "text")

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from ulid import ULID
 
 from blocks.record_store import FolderRecordStore, open_record_store
 from tasks.core.errors import NotFoundError, RecordError
 from tasks.core.progress import listen
-from tasks.core.records import Number, Record, latest_good, new_record
+from tasks.core.records import Number, Record, RecordStore, latest_good, new_record
 from tasks.core.settings import Settings
 from tasks.core.verdicts import FAULT, StageName
 
 
-def record(outcome: str = "sound", inputs: str = "sha256:1", host: str = "sha256:h") -> Record:
+def record(
+    outcome: str = "sound",
+    inputs: str = "sha256:1",
+    host: str = "sha256:h",
+    store: RecordStore | None = None,
+) -> Record:
     return new_record(
+        store=store,
         stage=StageName.ENVIRONMENT,
         subject="tiny",
         host_fingerprint=host,
@@ -35,6 +43,32 @@ def test_a_record_survives_the_folder(tmp_path: Path) -> None:
     assert store.get(made.id) == made
     assert list(store.list()) == list(store.list(StageName.ENVIRONMENT)) == [made]
     assert list(store.list(StageName.HEALTH)) == []
+
+
+def test_a_new_record_comes_last_whatever_the_clock_says(tmp_path: Path) -> None:
+    """The clock was a month ahead and was set back, as where a machine starts with a wrong one."""
+    store = FolderRecordStore(tmp_path)
+    ahead = ULID.from_datetime(datetime.now(UTC) + timedelta(days=30))
+    first = record().model_copy(update={"id": str(ahead)})
+    store.put(first)
+    store.put(record("sound").model_copy(update={"stage": StageName.HEALTH}))
+    made = [first.id]
+    for stage in (StageName.ENVIRONMENT, StageName.REGISTRY, StageName.ENVIRONMENT):
+        late = record(store=store).model_copy(update={"stage": stage})
+        store.put(late)
+        made.append(late.id)
+    assert made == sorted(set(made))
+    found = latest_good(store.list(StageName.ENVIRONMENT), inputs_digest="sha256:1")
+    assert found is not None
+    assert found.id == made[-1]
+
+
+@pytest.mark.parametrize("name", ["01X-1.json", "7ZZZZZZZZZZZZZZZZZZZZZZZZZ-1.json", "notes.json"])
+def test_an_object_that_is_no_record_does_not_decide_ids(tmp_path: Path, name: str) -> None:
+    store = FolderRecordStore(tmp_path)
+    (tmp_path / "environment").mkdir()
+    (tmp_path / "environment" / name).write_text("{}")
+    assert record(store=store).id < str(ULID.from_datetime(datetime.now(UTC) + timedelta(minutes=5)))
 
 
 def test_a_record_is_never_overwritten(tmp_path: Path) -> None:

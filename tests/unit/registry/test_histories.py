@@ -30,10 +30,12 @@ class World:
     now: datetime = datetime(2026, 3, 1, 12, tzinfo=UTC)
     previous: str | None = None
     since: datetime = datetime(2026, 3, 1, tzinfo=UTC)
-    made: dict[str, datetime] = field(default_factory=lambda: {"1": datetime(2026, 3, 1, tzinfo=UTC)})
+    deployed: dict[str, str] = field(default_factory=lambda: {"1": "0000"})
     records: list[PastLook] = field(default_factory=list)
     attempts: list[Attempt] = field(default_factory=list)
     events: list[Announcement] = field(default_factory=list)
+    went_back: str = ""
+    written: int = 0
 
     def look(self, deploying: bool = False) -> str:
         """The next one; what it says. An event that arrives starts its deploy at once."""
@@ -54,6 +56,7 @@ class World:
             self.records.append(
                 PastLook(
                     at=self.now,
+                    record=self._record(),
                     wanted_version=self.alias,
                     serving_version=self.serving,
                     reason=result.reason,
@@ -79,10 +82,16 @@ class World:
         """Of the version that the alias names, by an event or by hand."""
         self._pass()
         self.attempts.append(
-            Attempt(at=self.now, version=self.alias, outcome=self.fate, said_no=self.fate == "refused")
+            Attempt(
+                at=self.now,
+                record=self._record(),
+                version=self.alias,
+                outcome=self.fate,
+                said_no=self.fate == "refused",
+            )
         )
         if self.fate == "serving":
-            self.made[self.alias] = self.now
+            self.deployed[self.alias] = self._record()
             self._serve(self.alias)
 
     def roll_back(self) -> None:
@@ -90,6 +99,7 @@ class World:
         assert self.previous is not None
         self._pass()
         self._serve(self.previous)
+        self.went_back = self._record()
 
     def asked_for(self) -> list[tuple[str, int]]:
         """Version and attempt of each event."""
@@ -100,9 +110,14 @@ class World:
             self.previous, self.serving, self.since = self.serving, version, self.now
 
     def _rollback(self) -> Rollback | None:
-        if self.previous is None or self.made[self.previous] < self.made[self.serving]:
+        if self.previous is None or self.deployed[self.previous] < self.deployed[self.serving]:
             return None
-        return Rollback(at=self.since, version=self.previous)
+        return Rollback(at=self.since, record=self.went_back, version=self.previous)
+
+    def _record(self) -> str:
+        """Ids sort by the order of writing, as those of a store do."""
+        self.written += 1
+        return f"{self.written:04}"
 
     def _pass(self) -> None:
         self.now += EVERY
@@ -317,3 +332,70 @@ def test_nothing_is_asked_for_while_a_deploy_runs(world: World) -> None:
     assert len(world.records) == 2
     world.deploy()
     assert (world.look(), len(world.events)) == (CURRENT, 1)
+
+
+MONTH = timedelta(days=30)
+
+
+def test_a_refusal_holds_where_the_clock_was_a_month_ahead_at_the_look_before(world: World) -> None:
+    world.fate = "refused"
+    world.now += MONTH
+    world.move("3")
+    world.now -= MONTH
+    world.move("2")
+    world.looks(HOUR * 24)
+    assert world.asked_for() == [("3", 1), ("2", 1)]
+
+
+def test_a_refusal_holds_where_the_clock_was_set_back_between_event_and_deploy(world: World) -> None:
+    world.fate, world.on = "refused", False
+    world.now += MONTH
+    world.move("2")
+    world.now -= MONTH
+    world.deploy()
+    assert world.looks(HOUR * 24) == {"a deploy of version 2 was refused: move the alias or the objectives"}
+    assert world.asked_for() == [("2", 1)]
+
+
+def test_faults_are_counted_where_the_clock_was_set_back_between_them(world: World) -> None:
+    world.fate = "fault"
+    world.now += MONTH
+    world.move("2")
+    world.now -= MONTH
+    world.looks(HOUR * 24)
+    assert world.asked_for() == [("2", 1), ("2", 2), ("2", 3)]
+
+
+def test_a_lost_event_is_asked_for_again_where_the_clock_was_set_back(world: World) -> None:
+    world.on = False
+    world.now += MONTH
+    world.move("2")
+    world.now -= MONTH
+    assert "no deploy followed the last event" in world.looks(2)
+    world.looks(HOUR * 48)
+    assert 48 <= len(world.events) <= 60, "about hourly in the end, as ever"
+    world.on = True
+    world.looks(HOUR + 2)
+    assert world.serving == "2"
+
+
+@pytest.mark.parametrize("step", [MONTH, -MONTH])
+def test_an_alias_is_followed_whatever_the_clock_does(world: World, step: timedelta) -> None:
+    for alias in "2321":
+        world.move(alias)
+        assert world.serving == alias
+        world.now += step
+
+
+@pytest.mark.parametrize("step", [MONTH, -MONTH])
+def test_a_rollback_is_not_undone_whatever_the_clock_does(world: World, step: timedelta) -> None:
+    world.move("3")
+    world.move("2")
+    world.now += step
+    world.roll_back()
+    assert (world.serving, world.looks(HOUR)) == ("3", {LEFT})
+    world.now -= step
+    assert world.looks(HOUR) == {LEFT}
+    world.move("1")
+    world.move("2")
+    assert world.serving == "2"

@@ -12,14 +12,16 @@ import pytest
 from releases import make_release
 
 from tasks.core import cancellation
-from tasks.core.errors import EngineError, ModelError, RolloutError, StageCancelledError
+from tasks.core.digests import digest_of_file, short
+from tasks.core.errors import EngineError, ModelError, NotFoundError, RolloutError, StageCancelledError
 from tasks.core.prefetch import Prefetched
 from tasks.core.release import Release, ServiceFolder, ServiceState
 from tasks.core.spec import Target as TargetKind
 from tasks.core.verdicts import RolloutVerdict
-from tasks.rollout.apply import Completion, Newcomer, roll_out, still_serves
+from tasks.rollout.apply import Completion, Newcomer, roll_out, still_serves, stop_service
 from tasks.rollout.models import RolloutAction, Running
-from tasks.rollout.report import markdown, numbers
+from tasks.rollout.recovery.apply import start_service
+from tasks.rollout.report import headline, markdown, numbers
 
 PUBLIC = "http://127.0.0.1:8000"
 PRIVATE = "http://127.0.0.1:9999"
@@ -50,6 +52,11 @@ class FakeTarget:
         if self.serving is None:
             return None
         return Running(release=self.serving, host="127.0.0.1", port=8000, up=True)
+
+    def written(self) -> Running | None:
+        if self.restores is None:
+            return None
+        return Running(release=self.restores, host="127.0.0.1", port=8000, up=False)
 
     def claim(self, host: str, port: int | None) -> int:
         self._call("claim")
@@ -208,10 +215,9 @@ def test_a_target_that_dies_with_its_newcomer_is_still_a_verdict(
 def test_a_fault_of_ours_gives_the_traffic_back_and_goes_on_up(
     wanted: Release, folder: ServiceFolder
 ) -> None:
-    folder.root.mkdir(parents=True)
-    (folder.root / "releases").write_text("in the way")
-    target = FakeTarget(serving="sha256:old", traffic="sha256:old")
-    with pytest.raises(OSError, match="releases"):
+    fault = OSError("the disk is gone")
+    target = FakeTarget(serving="sha256:old", traffic="sha256:old", failing={"switch": fault})
+    with pytest.raises(OSError, match="disk"):
         roll_out(wanted, folder, target, FakeApi().open)
     assert target.calls[-1] == "revert"
     assert target.traffic == "sha256:old"
@@ -347,3 +353,106 @@ def test_a_rollout_that_fails_ends_its_prefetch(wanted: Release, folder: Service
         wanted, folder, FakeTarget(dead="exit status 1"), FakeApi(ready_at=set()).open, prefetch
     )
     assert (result.verdict, prefetch.open) == (RolloutVerdict.ROLLED_BACK, 0)
+
+
+@pytest.fixture
+def former(wanted: Release, folder: ServiceFolder) -> Release:
+    """A release that was brought into service before the wanted one."""
+    config = wanted.config.model_copy(update={"batch": 1})
+    release = wanted.model_copy(update={"config": config})
+    roll_out(release, folder, FakeTarget(), FakeApi().open)
+    return release
+
+
+def test_a_rollback_says_that_the_previous_release_completed_a_prompt(
+    wanted: Release, former: Release, folder: ServiceFolder
+) -> None:
+    target = FakeTarget(serving=former.id, traffic=former.id, failing={"start": RolloutError("no")})
+    result = roll_out(wanted, folder, target, FakeApi().open)
+    assert (result.serving, result.answers) == (former.id, True)
+    assert headline(result) == f"{short(former.id)} serves: no"
+    assert "which completed a prompt after the rollback" in markdown(result)
+
+
+@dataclass
+class DiesOnce(FakeTarget):
+    """Whose traffic ends with the first start that fails, as a supervisor that is killed in a rollout."""
+
+    def start(self, release: Release) -> Newcomer:
+        try:
+            return super().start(release)
+        except RolloutError:
+            self.failing.pop("start")
+            self.serving = self.traffic = None
+            raise
+
+
+def test_a_previous_release_that_died_in_the_rollout_is_brought_back(
+    wanted: Release, former: Release, folder: ServiceFolder
+) -> None:
+    target = DiesOnce(serving=former.id, traffic=former.id, failing={"start": RolloutError("no")})
+    result = roll_out(wanted, folder, target, FakeApi().open)
+    assert (result.verdict, result.release) == (RolloutVerdict.ROLLED_BACK, wanted.id)
+    assert (result.serving, result.answers, result.endpoint) == (former.id, True, PUBLIC)
+    assert target.calls.count("start") == 2
+
+
+@pytest.mark.parametrize(
+    ("runs", "words"),
+    [(True, "{former} does not answer"), (False, "nothing serves any more")],
+)
+def test_a_rollback_after_which_nothing_answers_says_so_and_how_to_bring_it_back(
+    wanted: Release, former: Release, folder: ServiceFolder, runs: bool, words: str
+) -> None:
+    former.launch.model_file.unlink()
+    wanted.launch.model_file.touch()
+    serving = former.id if runs else None
+    target = FakeTarget(serving=serving, traffic=serving, failing={"start": RolloutError("no")})
+    wanted = wanted.model_copy(update={"candidate_digest": digest_of_file(wanted.launch.model_file)})
+    result = roll_out(wanted, folder, target, FakeApi(well=set()).open)
+    assert (result.serving, result.answers) == (serving, False)
+    assert headline(result) == (
+        f"{words.format(former=short(former.id))} (bring the previous release back: slipway start chat): no"
+    )
+
+
+def test_a_release_that_serves_and_lost_its_document_gets_it_back(
+    wanted: Release, folder: ServiceFolder
+) -> None:
+    target = FakeTarget()
+    roll_out(wanted, folder, target, FakeApi().open)
+    for damage in (b"", b"{", b'{"schema": "slipway.release/2", "spec": {}}'):
+        folder.release_file(wanted.id).write_bytes(damage)
+        assert roll_out(wanted, folder, target, FakeApi().open).action is RolloutAction.NOTHING
+        assert folder.release(wanted.id) == wanted
+
+
+def test_what_was_stopped_is_started_at_its_address_with_its_way_back(
+    wanted: Release, former: Release, folder: ServiceFolder
+) -> None:
+    target = FakeTarget(serving=former.id, traffic=former.id)
+    roll_out(wanted, folder, target, FakeApi().open)
+    stop_service(folder, target, drain_s=0)
+    assert folder.state() is None
+    result = start_service(folder, target, FakeApi().open)
+    assert (result.serving, result.previous, result.endpoint) == (wanted.id, former.id, PUBLIC)
+
+
+def test_what_the_target_wrote_down_came_after_the_services_own_document(
+    wanted: Release, former: Release, folder: ServiceFolder
+) -> None:
+    """As after a rollout that was killed between the two, and a reboot."""
+    roll_out(wanted, folder, FakeTarget(serving=former.id), FakeApi().open)
+    state = folder.state()
+    assert state is not None
+    killed = state.model_copy(update={"release": former.id, "previous": None})
+    folder.state_file.write_text(killed.model_dump_json(by_alias=True))
+    result = start_service(folder, FakeTarget(restores=wanted.id), FakeApi().open)
+    assert (result.serving, result.previous) == (wanted.id, former.id)
+
+
+def test_without_any_trace_of_what_served_start_says_what_to_do(folder: ServiceFolder) -> None:
+    folder.root.mkdir(parents=True)
+    with pytest.raises(NotFoundError) as caught:
+        start_service(folder, FakeTarget(), FakeApi().open)
+    assert caught.value.fix == "deploy its spec again"

@@ -19,8 +19,10 @@ import blocks.leash
 from tasks.rollout.daemon import engine as engine_module
 from tasks.rollout.daemon import supervisor as supervisor_module
 from tasks.rollout.daemon.__main__ import wait_for_starter
-from tasks.rollout.daemon.control import SOCKET_FILE, Control, bind_control_socket
-from tasks.rollout.daemon.supervisor import STATE_FILE, Supervisor
+from tasks.rollout.daemon.control import SOCKET_FILE, Control
+from tasks.rollout.daemon.files import Lock
+from tasks.rollout.daemon.hang import LOOKS, HangWatch
+from tasks.rollout.daemon.supervisor import LOCK_FILE, STATE_FILE, Supervisor
 
 LEASH = str(blocks.leash.__file__)
 ENGINE = Path(__file__).parents[2] / "support" / "small_engine.py"
@@ -38,15 +40,14 @@ def run(test: Coroutine[Any, Any, None]) -> None:
 
 
 @contextlib.asynccontextmanager
-async def supervising(folder: Path) -> AsyncIterator[Supervisor]:
-    supervisor = Supervisor(folder, LEASH)
+async def supervising(folder: Path, **options: Any) -> AsyncIterator[Supervisor]:
+    supervisor = Supervisor(folder, LEASH, **options)
     await supervisor.restore()
     control = Control(supervisor)
-    server = await control.listen(bind_control_socket(folder))
+    await control.renew()
     try:
         yield supervisor
     finally:
-        server.close()
         await control.close()
         await supervisor.shut_down()
 
@@ -367,5 +368,125 @@ def test_without_anybody_who_waits_for_it_it_ends_at_once(tmp_path: Path) -> Non
         async with supervising(tmp_path) as supervisor:
             wait_for_starter(supervisor, None)
             assert supervisor.done.is_set()
+
+    run(test())
+
+
+@pytest.mark.parametrize("stopped", ["the engine", "with its leash"])
+def test_an_engine_that_hangs_while_a_request_waits_is_killed_and_started_again(
+    tmp_path: Path, stopped: str
+) -> None:
+    async def test() -> None:
+        async with supervising(tmp_path, hung_s=0.6) as supervisor, connected(tmp_path) as ask:
+            port = await deploy(ask, "blue")
+            leash = (await ask("status"))["pid"]
+            for pid in (*_children("blue"), *([leash] if stopped == "with its leash" else [])):
+                os.kill(pid, signal.SIGSTOP)
+            status, _ = await get(port)
+            assert status == 502  # whoever waits is told
+            await answered(port, "blue")
+            assert (await ask("status"))["restarts"] == 1
+        log = (supervisor.folder / "logs" / "supervisor.log").read_text()
+        assert "hung: 1 requests waited 0.6 s without a byte, and /health was silent; killed" in log
+
+    run(test())
+
+
+def test_an_engine_that_is_busy_and_answers_health_is_let_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its request gets no byte for longer than a hung engine has; the looks are counted, not the time."""
+    looks = 0
+    is_hung = HangWatch.is_hung
+
+    async def counted(self: HangWatch) -> bool:
+        nonlocal looks
+        found = await is_hung(self)
+        looks += self._backend.open_requests > 0
+        return found
+
+    monkeypatch.setattr(HangWatch, "is_hung", counted)
+
+    async def test() -> None:
+        async with supervising(tmp_path, hung_s=0.6), connected(tmp_path) as ask:
+            port = await deploy(ask, "blue")
+            _, writer = await asyncio.open_connection(HOST, port)
+            writer.write(b"POST / HTTP/1.1\r\nContent-Length: 10\r\n\r\n")  # and never the body
+
+            async def watched() -> bool:
+                return looks > 3 * LOOKS
+
+            await until(watched)
+            status = await ask("status")
+            assert (status["restarts"], status["open_requests"], status["up"]) == (0, 1, True)
+            writer.close()
+
+    run(test())
+
+
+def damage(path: Path, how: str) -> None:
+    path.unlink()
+    if how == "a folder":
+        path.mkdir()
+    elif how != "missing":
+        path.write_bytes(b"" if how == "empty" else b"\xff{")
+
+
+@pytest.mark.parametrize("how", ["missing", "empty", "garbage", "a folder"])
+def test_a_supervisor_puts_its_own_files_back(tmp_path: Path, how: str) -> None:
+    async def test() -> None:
+        lock = Lock(tmp_path / LOCK_FILE)
+        assert lock.take(0)
+        async with supervising(tmp_path) as supervisor:
+            control = Control(supervisor)
+            await control.renew()
+            async with connected(tmp_path) as ask:
+                await deploy(ask, "blue")
+                state = (tmp_path / STATE_FILE).read_bytes()
+                for name in (STATE_FILE, SOCKET_FILE, LOCK_FILE):
+                    damage(tmp_path / name, how)
+                lock.renew()
+                await control.renew()
+                await supervisor.mend()
+                assert (await ask("status"))["release"] == "blue"  # who was connected stays so
+                assert (tmp_path / STATE_FILE).read_bytes() == state
+                assert not Lock(tmp_path / LOCK_FILE).take(0)
+            async with connected(tmp_path) as ask:
+                assert (await ask("status"))["release"] == "blue"
+            await control.close()
+
+    run(test())
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b'{"release": "blue"}', b"\xff\xfe", None])
+def test_a_state_file_that_cannot_be_read_restores_nothing_and_is_kept_aside(
+    tmp_path: Path, content: bytes | None
+) -> None:
+    file = tmp_path / STATE_FILE
+    if content is None:
+        file.mkdir()
+    else:
+        file.write_bytes(content)
+
+    async def test() -> None:
+        async with supervising(tmp_path), connected(tmp_path) as ask:
+            assert (await ask("status")) == {"ok": True, "release": None}
+            await deploy(ask, "blue")
+            assert json.loads(file.read_bytes())["release"] == "blue"
+
+    run(test())
+    assert (tmp_path / "damaged" / STATE_FILE).exists()
+
+
+def test_a_service_whose_port_comes_free_again_listens_there(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with supervising(tmp_path), connected(tmp_path) as ask:
+            port = await deploy(ask, "blue")
+        taken = socket.create_server((HOST, port))
+        async with supervising(tmp_path) as supervisor:
+            await supervisor.mend()
+            taken.close()
+            await supervisor.mend()
+            await answered(port, "blue")
 
     run(test())

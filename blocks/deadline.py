@@ -1,0 +1,50 @@
+"""An end to waiting for what is outside: a mount that hangs, a server that never answers or sends few bytes.
+
+A thread that hangs in the kernel cannot be ended. It is left behind, and does not keep the process from ending.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from contextvars import copy_context
+from typing import TypeVar
+
+from tasks.core.errors import DeadlineError
+
+T = TypeVar("T")
+
+
+def start(call: Callable[[], T]) -> Future[T]:
+    """Run `call` in a thread of its own that the end of the process does not wait for."""
+    answer: Future[T] = Future()
+    context = copy_context()
+
+    def run() -> None:
+        try:
+            answer.set_result(context.run(call))
+        except BaseException as error:  # noqa: BLE001 - handed on to whoever waits for the answer
+            answer.set_exception(error)
+
+    threading.Thread(target=run, daemon=True, name="bounded").start()
+    return answer
+
+
+def within(timeout_s: float, what: str, call: Callable[[], T]) -> T:
+    """The result of `call`. Raises what it raises, or `DeadlineError` that says `what` did not answer in time."""
+    return await_answer(start(call), time.monotonic() + timeout_s, f"{what} ({timeout_s:.0f} s)")
+
+
+def await_answer(answer: Future[T], deadline: float, what: str) -> T:
+    """The result of a started call, awaited until `time.monotonic()` is `deadline`. Raises as `within`."""
+    try:
+        return answer.result(max(0.0, deadline - time.monotonic()))
+    except TimeoutError:
+        if answer.done():  # the call's own
+            raise
+        raise DeadlineError(
+            f"no answer in time: {what}",
+            fix="look at the network, the mount or the server that it is on, then try again",
+        ) from None

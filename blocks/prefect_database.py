@@ -1,0 +1,105 @@
+"""The local server's SQLite file: closed to other users, and set aside where it is damaged (docs/adr/0081).
+
+It shows what ran; what Slipway decides by is in the records. So a damaged one costs the list of past runs, and must
+not keep anything from being deployed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from datetime import UTC, datetime
+from pathlib import Path
+
+from tasks.core.errors import SlipwayError
+from tasks.core.files import file_lock
+from tasks.core.home import PRIVATE_FILE, make_private_folder
+from tasks.core.progress import say
+from tasks.core.settings import Settings
+
+_COMPANIONS = ("", "-wal", "-shm", "-journal")
+_DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+_CHECK_LIMIT_BYTES = 256 << 20
+"""Pages are checked one by one up to here (0.5 s); beyond, SQLite's own look at the head has to do."""
+
+
+def database_file(settings: Settings) -> Path:
+    """The file; beside it lie its journals."""
+    return settings.prefect_home / "prefect.db"
+
+
+def ready_database(settings: Settings) -> None:
+    """Have a file that a server can start with, or none. Call before a server starts.
+
+    A damaged one is renamed, and said so. Raises `SlipwayError` that names what cannot be read or is no file.
+    """
+    make_private_folder(settings.prefect_home)
+    file = database_file(settings)
+    with file_lock(settings.leases / "prefect-database.lock", wait=True, holder="Prefect's database"):
+        if reason := damage(file):
+            aside = _set_aside(file)
+            say(
+                "prefect",
+                f"{file} is damaged ({reason}): moved to {aside.name}, past runs are not shown any more",
+            )
+        for companion in _files(file):
+            with contextlib.suppress(FileNotFoundError):  # a server that ends takes its journals away
+                companion.chmod(PRIVATE_FILE)
+
+
+def check_database_in_use(settings: Settings) -> None:
+    """Raise `SlipwayError` if the file under a server that runs is gone or damaged."""
+    file = database_file(settings)
+    reason = damage(file) if file.is_file() and file.stat().st_size else "its content is gone"
+    if reason:
+        raise SlipwayError(
+            f"the local Prefect server cannot work: its database {file} is damaged ({reason})",
+            fix="set it aside and start the server again: slipway up",
+        )
+
+
+def damage(file: Path) -> str | None:
+    """What is wrong with the content of a database; None for a good one, and where there is none.
+
+    Raises `SlipwayError` for one that cannot be read for another reason.
+    """
+    if not file.exists():
+        # Journals of a database that is gone would be taken for those of the new one.
+        return "only its journal is left" if _files(file) else None
+    if not file.is_file():
+        raise SlipwayError(f"{file} is not a file", fix="move it away: Prefect's database is kept there")
+    try:
+        with contextlib.closing(sqlite3.connect(f"{file.as_uri()}?mode=rw", uri=True, timeout=30)) as opened:
+            opened.execute("PRAGMA schema_version").fetchone()
+            opened.execute("SELECT count(*) FROM sqlite_master").fetchone()
+            if file.stat().st_size > _CHECK_LIMIT_BYTES:
+                return None
+            (found,) = opened.execute("PRAGMA quick_check(1)").fetchone()
+    except sqlite3.Error as error:
+        if error.sqlite_errorcode & 0xFF in _DAMAGED:
+            return str(error)
+        if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY:
+            return None  # a server works with it
+        raise SlipwayError(
+            f"Prefect's database {file} cannot be opened: {error}",
+            fix=f"make {file.parent} readable and writable for this user, or move the file away",
+        ) from error
+    return None if found == "ok" else str(found)
+
+
+def _files(file: Path) -> list[Path]:
+    places = (file.with_name(f"{file.name}{suffix}") for suffix in _COMPANIONS)
+    return [place for place in places if place.exists()]
+
+
+def _set_aside(file: Path) -> Path:
+    """Rename the database and its journals; the database's new place."""
+    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
+    base = f"{file.name}.damaged-{stamp}"
+    number = 0
+    while any(file.parent.glob(f"{base}-{number}*")):
+        number += 1
+    aside = file.with_name(f"{base}-{number}")
+    for found in _files(file):
+        found.rename(aside.with_name(f"{aside.name}{found.name.removeprefix(file.name)}"))
+    return aside

@@ -1,0 +1,162 @@
+"""What boto3 and S3 servers say, as Slipway's errors: each one bounded line that names the way out."""
+
+from __future__ import annotations
+
+import contextlib
+import email.utils
+from collections.abc import Iterator
+from datetime import UTC, datetime
+
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    NoCredentialsError,
+    ParamValidationError,
+    PartialCredentialsError,
+    ProxyConnectionError,
+)
+from botocore.parsers import ResponseParserError
+
+from tasks.core.errors import AccessError, NetworkError, NotFoundError, SlipwayError, WrongUseError
+
+CONFLICT = {"412", "PreconditionFailed"}
+MISSING = {"404", "NoSuchBucket", "NoSuchKey", "NotFound"}
+SLOW_DOWN = {"SlowDown", "ServiceUnavailable", "TooManyRequests", "RequestLimitExceeded", "429", "503"}
+_REFUSED = {"403", "401", "AccessDenied", "SignatureDoesNotMatch", "InvalidAccessKeyId", "ExpiredToken"}
+_ELSEWHERE = {"AuthorizationHeaderMalformed", "PermanentRedirect", "TemporaryRedirect", "301", "307"}
+_SKEWED = {"RequestTimeTooSkewed", "RequestExpired"}
+_SHOWN_LETTERS = 300
+_SKEW_S = 60
+
+
+class ExistsError(SlipwayError):
+    """A conditional request found what it should not."""
+
+
+@contextlib.contextmanager
+def explained(address: str) -> Iterator[None]:
+    """Turn boto3's errors about `address` into Slipway's, each in one line."""
+    try:
+        yield
+    except ClientError as error:
+        raise _from_answer(error, address) from error
+    except (NoCredentialsError, PartialCredentialsError) as error:
+        raise AccessError(
+            f"no credentials for {address}", fix="set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+        ) from error
+    except ProxyConnectionError as error:
+        raise NetworkError(
+            f"{address} cannot be reached: {one_line(error)}",
+            fix="look at HTTP_PROXY, HTTPS_PROXY and NO_PROXY",
+        ) from error
+    except (ParamValidationError, ValueError) as error:
+        if _tells_a_header(error):
+            raise _unsendable(address) from None
+        raise WrongUseError(
+            f"{address} is not a valid S3 address: {one_line(error)}", fix="write s3://BUCKET/PREFIX"
+        ) from error
+    except ResponseParserError as error:
+        raise no_s3(address) from error
+    except BotoCoreError as error:
+        if _tells_a_header(error):
+            raise _unsendable(address) from None
+        raise NetworkError(
+            f"{address} cannot be reached: {one_line(error)}",
+            fix="look at SLIPWAY_S3_ENDPOINT and the network, then try again",
+        ) from error
+
+
+def code_of(error: ClientError) -> str:
+    """The server's own code, such as `NoSuchKey`, or the status where it sent none."""
+    return str(error.response.get("Error", {}).get("Code", ""))
+
+
+def no_s3(address: str) -> NetworkError:
+    """Something else than an S3 server answers."""
+    return NetworkError(
+        f"no S3 server answers for {address}: what came is not S3's XML",
+        fix="look at SLIPWAY_S3_ENDPOINT, and at what is in front of the server, such as a login page",
+    )
+
+
+def no_ranges(address: str) -> NetworkError:
+    """The server, or a proxy in front of it, ignores the header `Range`."""
+    return NetworkError(
+        f"{address} is sent whole where a part of it was asked for: the server ignores ranges",
+        fix="use a server that answers ranges, as S3 does; look at the proxy in front of it",
+    )
+
+
+def proxy_refused(address: str) -> AccessError:
+    """A proxy wants other credentials."""
+    return AccessError(
+        f"{address} cannot be reached: the proxy asks for a name and a password (407)",
+        fix="write them into HTTP_PROXY or HTTPS_PROXY, http://NAME:PASSWORD@HOST:PORT, with signs such as @ as %40",
+    )
+
+
+def wrong_clock(address: str, date: str | None) -> AccessError:
+    """The server refuses the time that a request was signed at. `date` is its own, as in HTTP's header."""
+    behind_s = _seconds_behind(date)
+    if behind_s is None or abs(behind_s) < _SKEW_S:
+        how = "differs too much from the server's"
+    else:
+        how = f"is {abs(behind_s) / 60:.0f} minutes {'behind' if behind_s > 0 else 'ahead of'} the server's"
+    return AccessError(
+        f"{address} refused the request: the clock of this host {how}", fix="set it: timedatectl set-ntp true"
+    )
+
+
+def one_line(error: Exception) -> str:
+    """What an error says, on one line of bounded length."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= _SHOWN_LETTERS else f"{text[:_SHOWN_LETTERS]}…"
+
+
+def _from_answer(error: ClientError, address: str) -> SlipwayError:
+    code = code_of(error)
+    headers = error.response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
+    if code in _SKEWED:
+        return wrong_clock(address, headers.get("date"))
+    if code == "407":
+        return proxy_refused(address)
+    if code in _ELSEWHERE:
+        region = headers.get("x-amz-bucket-region", "")
+        named = f"in the region {region[:40]!r}" if region else "in another region, or behind another address"
+        return AccessError(
+            f"{address} lies {named} ({code})",
+            fix=f"set AWS_DEFAULT_REGION{f'={region[:40]}' if region else ''} and look at SLIPWAY_S3_ENDPOINT",
+        )
+    if code in _REFUSED:
+        return AccessError(
+            f"{address} refused the credentials ({code})",
+            fix="look at AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and what they may do",
+        )
+    if code in MISSING:
+        return NotFoundError(f"there is no {address} ({code})", fix="look at bucket and prefix")
+    if code == "500" and "xml" not in headers.get("content-type", ""):  # boto3's word for what is not XML
+        return no_s3(address)
+    if code in CONFLICT:
+        return ExistsError(f"{address} exists already")
+    return NetworkError(f"{address} answered {code[:60]}: {one_line(error)}", fix="try again later")
+
+
+def _tells_a_header(error: Exception) -> bool:
+    """Whether the message repeats a header that cannot be sent: one with a key or a token."""
+    return "header value" in str(error)
+
+
+def _unsendable(address: str) -> AccessError:
+    return AccessError(
+        f"the credentials for {address} hold a sign that no request can carry, such as a line break",
+        fix="set AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN anew",
+    )
+
+
+def _seconds_behind(date: str | None) -> float | None:
+    """How far this host's clock is behind; negative where it is ahead."""
+    try:
+        server = email.utils.parsedate_to_datetime(date or "")
+    except ValueError:
+        return None
+    return (server.replace(tzinfo=server.tzinfo or UTC) - datetime.now(UTC)).total_seconds()

@@ -1,0 +1,102 @@
+"""`slipway start`: bring services back from the disk, without Prefect, registry or network."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from tasks.core.release import ServiceFolder
+    from tasks.core.settings import Settings
+
+
+@click.command()
+@click.argument("names", nargs=-1, metavar="[NAME]...")
+@click.option("--all", "every", is_flag=True, help="All services that should run.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@click.pass_context
+def start(ctx: click.Context, names: tuple[str, ...], every: bool, as_json: bool) -> None:
+    """Have each service NAME serve its last release again, at the same address.
+
+    For services that were stopped, or whose processes were killed, as by a reboot. What serves already is left alone.
+    """
+    from deployments.cli.main import print_json, report_error
+    from deployments.cli.service import folder_named
+    from tasks.core.errors import SlipwayError, WrongUseError
+    from tasks.core.settings import Settings
+    from tasks.core.verdicts import StageName, says_no
+    from tasks.rollout.recovery.apply import should_run
+
+    settings = Settings.load()
+    if bool(names) == every:
+        raise WrongUseError("name the services to start, or give --all", fix="list them: slipway status")
+    folders = should_run(settings.services) if every else [folder_named(settings, name) for name in names]
+    rows: list[dict[str, Any]] = []
+    code = 0
+    for folder in folders:  # one that cannot be started keeps none of the others from it
+        try:
+            row = _start(folder, settings)
+        except SlipwayError as error:
+            row = {"name": folder.name, **error.as_json()}
+            code = max(code, error.exit_code) if code != 3 else code
+            if not as_json:
+                report_error(error, as_json=False)
+        else:
+            if says_no(StageName.ROLLOUT, row["verdict"]):
+                code = 3
+            if not as_json:
+                _print(row)
+        rows.append(row)
+    if as_json:
+        print_json({"services": rows})
+    elif not rows:
+        click.echo("no service should run: slipway status shows them all")
+    if code:
+        ctx.exit(code)
+
+
+def _start(folder: ServiceFolder, settings: Settings) -> dict[str, Any]:
+    from blocks.engine_api import EngineApi
+    from blocks.prefetch import Prefetcher
+    from blocks.sampler import sample_service
+    from blocks.targets import open_target
+    from deployments.cli.service import record_rollout
+    from tasks.core.errors import CommandError
+    from tasks.core.files import file_lock
+    from tasks.core.progress import say
+    from tasks.core.verdicts import RolloutVerdict, StageName
+    from tasks.rollout.damage import set_damage_aside
+    from tasks.rollout.models import RolloutAction
+    from tasks.rollout.recovery.apply import start_service, target_of
+
+    begin = time.monotonic()
+    with file_lock(settings.service_lease(folder.name), wait=False, holder=f"the service {folder.name}"):
+        set_damage_aside(folder)
+        with open_target(target_of(folder), folder, settings) as target:
+            ran = target.running()
+            result = start_service(folder, target, EngineApi, Prefetcher(StageName.ROLLOUT))
+        if result.verdict is RolloutVerdict.SERVING:
+            try:
+                sample_service(folder, *folder.serving())
+            except CommandError as error:
+                say(StageName.ROLLOUT, f"memory is not sampled until the next check: {error}")
+        kept = ran is not None and result.action in (RolloutAction.NOTHING, RolloutAction.ADOPT)
+        record = None if kept else record_rollout(settings, result, begin, by="start")
+    return {**result.model_dump(mode="json"), "served_already": kept, "record": record}
+
+
+def _print(row: dict[str, Any]) -> None:
+    from tasks.core.digests import short
+    from tasks.rollout.models import RolloutResult
+    from tasks.rollout.report import headline
+
+    release = short(row["release"])
+    if row["verdict"] == "serving":
+        click.echo(f"{row['name']} serves {release} at {row['endpoint']}{' already' * row['served_already']}")
+        return
+    result = RolloutResult.model_validate({key: row[key] for key in RolloutResult.model_fields})
+    click.echo(f"{row['name']} {release}: {headline(result)}")
+    for line in (row["log_tail"] or "").splitlines():
+        click.echo(f"  | {line}", err=True)

@@ -1,0 +1,65 @@
+"""What a run of a deployment may start: who asks for one names no program that the administrator does not list."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from prefect.context import FlowRunContext
+
+from tasks.core.allowed import (
+    FILE,
+    Allowed,
+    Kind,
+    Program,
+    check_allowed,
+    programs_of_environment,
+    programs_of_rollout,
+)
+from tasks.core.settings import Settings
+from tasks.core.spec import DeploySpec
+
+_OWN = ("environments", "locks")
+"""Folders of the home whose programs Slipway itself installed."""
+
+
+def is_asked_by_api() -> bool:
+    """Whether this very run is one of a deployment: started in the UI, by schedule, event or program.
+
+    Flows that it calls are not: they run what it decided. Nor is what the command calls.
+    """
+    context = FlowRunContext.get()
+    run = context.flow_run if context else None
+    return run is not None and run.deployment_id is not None
+
+
+def hold_to_list(programs: Iterable[Program], own: Iterable[str] = _OWN) -> None:
+    """Raise `WrongUseError` if this run was asked for by API and would start what is not on the list.
+
+    `own` are the folders of the home that need not be on it.
+    """
+    if not is_asked_by_api():
+        return
+    settings = Settings.load()
+    file = settings.home / FILE
+    listed = Allowed.parse(file.read_text(), str(file)) if file.exists() else Allowed()
+    folders = tuple(folder.resolve() for folder in (*(settings.home / name for name in own), *listed.folders))
+    allowed = listed.model_copy(update={"folders": folders})
+    check_allowed([_without_links(program) for program in programs], allowed, str(file))
+
+
+def python_in(path: Path, key: str) -> Program:
+    """The environment of a Python. Its own name may be a link to the system's."""
+    return Program(key=key, kind=Kind.FOLDER, value=str(path.expanduser().absolute().parent))
+
+
+def programs_of_spec(spec: DeploySpec) -> list[Program]:
+    """What a deploy of that spec would run."""
+    environment = programs_of_environment(spec.environment, "environment")
+    return [*environment, *programs_of_rollout(spec.rollout, spec.target, "rollout")]
+
+
+def _without_links(program: Program) -> Program:
+    if program.kind is not Kind.FOLDER:
+        return program
+    return program.model_copy(update={"value": str(Path(program.value).expanduser().resolve())})

@@ -1,0 +1,175 @@
+"""What a run that was asked for by API may start: what Slipway built, and what is on a list (docs/adr/0080).
+
+A deploy at a terminal is held to nothing of this. By API a request may come from a form, an event or a program with
+the key, and it does not choose programs: an environment that is there already, wheels, channels, the base image. Each
+is on the administrator's list, `allowed.toml` in the home, or refused.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Iterable
+from enum import StrEnum
+from pathlib import Path
+from typing import Self
+from urllib.parse import unquote, urlsplit
+
+from packaging.requirements import InvalidRequirement, Requirement
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+
+from tasks.core.errors import SpecError, WrongUseError
+from tasks.core.spec import Environment, EnvironmentManager, Rollout, Target
+
+FILE = "allowed.toml"
+"""Name of the list in `SLIPWAY_HOME`."""
+
+_PLAIN_CHANNEL = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*(/[A-Za-z0-9_.-]+)*")
+
+
+class Kind(StrEnum):
+    """What is asked for; the name of its list."""
+
+    FOLDER = "folders"
+    ADDRESS = "addresses"
+    IMAGE = "images"
+
+
+class Program(BaseModel):
+    """Something that would be run, or installed and then run: `key` of a request names it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    key: str
+    kind: Kind
+    value: str
+
+
+class Allowed(BaseModel):
+    """The administrator's list. A folder allows all below it, an address all that begins with it, an image without
+    tag and digest all of its own."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    folders: tuple[Path, ...] = ()
+    addresses: tuple[str, ...] = ()
+    images: tuple[str, ...] = ()
+
+    @field_validator("folders")
+    @classmethod
+    def _absolute(cls, value: tuple[Path, ...]) -> tuple[Path, ...]:
+        for folder in value:
+            if not folder.is_absolute():
+                raise ValueError(f"{str(folder)!r} is not an absolute path")
+        return value
+
+    @field_validator("addresses")
+    @classmethod
+    def _of_a_host(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        """`https://example.org` would allow `https://example.org.evil.example`, too."""
+        for address in value:
+            parts = urlsplit(address)
+            if not parts.netloc or not address.endswith("/"):
+                raise ValueError(
+                    f"{address!r} is not an address that ends with /, such as https://example.org/wheels/"
+                )
+        return value
+
+    @classmethod
+    def parse(cls, text: str, source: str) -> Self:
+        """The list in a file. Raises `WrongUseError` that names what is wrong: a damaged list allows nothing."""
+        try:
+            return cls.model_validate(tomllib.loads(text))
+        except tomllib.TOMLDecodeError as error:
+            reason = f"not TOML: {error}"
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(piece) for piece in first["loc"])
+            reason = f"{where}: {first['msg'].removeprefix('Value error, ')}"
+        raise WrongUseError(
+            f"{source}: {reason}", fix="lists of `folders`, `addresses` and `images`, or no file"
+        )
+
+    def holds(self, program: Program) -> bool:
+        """Whether the list has it. A folder's path is one without links and `..`."""
+        match program.kind:
+            case Kind.FOLDER:
+                return any(Path(program.value).is_relative_to(folder) for folder in self.folders)
+            case Kind.ADDRESS:
+                return "/../" not in unquote(program.value) and program.value.startswith(self.addresses)
+            case Kind.IMAGE:
+                alike = (
+                    image for image in self.images if program.value.startswith((f"{image}:", f"{image}@"))
+                )
+                return program.value in self.images or any(alike)
+
+
+def check_allowed(programs: Iterable[Program], allowed: Allowed, source: str) -> None:
+    """Raise `WrongUseError` for the first that the list does not hold. `source` is the list's path."""
+    for program in programs:
+        if not allowed.holds(program):
+            raise WrongUseError(
+                f"{program.key} is {program.value}, which a run that was asked for by API may not start",
+                fix=f"deploy it at a terminal, or let the administrator add it to `{program.kind}` in {source}",
+            )
+
+
+def programs_of_environment(environment: Environment, key: str) -> list[Program]:
+    """What an environment would run, besides packages that the configured index gives."""
+    found = [
+        Program(key=f"{key}.{name}", kind=Kind.FOLDER, value=str(path))
+        for name, path in (("path", environment.path), ("wheels", environment.wheels))
+        if path is not None
+    ]
+    conda = environment.manager is EnvironmentManager.CONDA
+    for channel in environment.channels:
+        if not _PLAIN_CHANNEL.fullmatch(channel):
+            found.append(_located(f"{key}.channels", channel))
+    for line in environment.requirements:
+        place = _place_in_match_spec(line) if conda else _place_in_requirement(line)
+        if place is not None:
+            found.append(_located(f"{key}.requirements", place))
+    return found
+
+
+def programs_of_rollout(rollout: Rollout, target: Target, key: str) -> list[Program]:
+    """The base image, unless it is the usual one."""
+    usual = Rollout.model_fields["base_image"].default
+    if target is not Target.DOCKER or rollout.base_image == usual:
+        return []
+    return [Program(key=f"{key}.base_image", kind=Kind.IMAGE, value=rollout.base_image)]
+
+
+def _located(key: str, place: str) -> Program:
+    """A folder, or whatever else can be an address."""
+    parts = urlsplit(place)
+    scheme = parts.scheme.rpartition("+")[2]
+    if scheme in ("", "file") and parts.netloc in ("", "localhost"):
+        return Program(key=key, kind=Kind.FOLDER, value=unquote(parts.path) or place)
+    return Program(key=key, kind=Kind.ADDRESS, value=place)
+
+
+def _place_in_requirement(line: str) -> str | None:
+    """Where a requirement says that its package is; None if it leaves that to the index. Raises `SpecError`."""
+    try:
+        return Requirement(line).url
+    except InvalidRequirement:
+        raise SpecError(
+            f"{line!r} is not a requirement", fix="write it as PEP 508 says: numpy>=2,<3"
+        ) from None
+
+
+def _place_in_match_spec(line: str) -> str | None:
+    """Conda's: `channel::package`, `package[channel=…]`, or the address of a file."""
+    channel = re.search(r"""(?:channel|url|subdir)\s*=\s*['"]?([^'",\]\s]+)""", line)
+    if channel:
+        return channel[1]
+    place, separator, _ = line.partition("::")
+    if separator:
+        return None if _PLAIN_CHANNEL.fullmatch(place.strip()) else place.strip()
+    text = line.strip()
+    return (
+        text
+        if "://" in text or text.startswith(("/", ".", "~")) or text.endswith((".conda", ".tar.bz2"))
+        else None
+    )

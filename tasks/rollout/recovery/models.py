@@ -1,0 +1,58 @@
+"""What a look at a service that should run sees, and what the looks before it left."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Condition(StrEnum):
+    """`down`: nothing takes the traffic. `lame`: something does, and its engine does not run."""
+
+    UP = "up"
+    LAME = "lame"
+    DOWN = "down"
+
+
+class Progress(_Frozen):
+    """Of an engine that no supervisor watches: the requests it works on, the bytes of answers it has sent so far, and
+    whether `/health` stayed without any answer."""
+
+    requests: int = Field(ge=0)
+    sent_bytes: int = Field(ge=0)
+    silent: bool
+
+
+class Sight(_Frozen):
+    """One look. `progress` is None where a supervisor watches the engine, or nothing runs."""
+
+    condition: Condition
+    progress: Progress | None = None
+
+
+class Past(_Frozen):
+    """What is kept from look to look, as `recovery.json` in the service's folder; only while something is wrong.
+
+    `failures` are attempts in a row that did not bring the service back, the last one for `reason`; `wait_looks` are
+    the looks until the next attempt. Looks are counted, not seconds: a clock can be set.
+    """
+
+    failures: int = Field(0, ge=0)
+    wait_looks: int = Field(0, ge=0)
+    reason: str | None = None
+    lame_looks: int = Field(0, ge=0)
+    progress: Progress | None = None
+
+
+class Step(StrEnum):
+    """What a look asks for."""
+
+    NOTHING = "nothing"
+    WAIT = "wait"
+    START = "start"
+    RESTART_ENGINE = "restart the engine"

@@ -1,0 +1,246 @@
+"""Every parameter of every deployment by which a program could be chosen is held to the administrator's list."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+import pytest
+import yaml
+from pydantic import BaseModel
+from random_model import write_random_model
+from releases import make_release
+
+from flows import asked_by_api
+from flows.build_environment import build_environment
+from flows.deploy_model import deploy_model
+from flows.quantize_model import quantize_model
+from flows.roll_out import roll_out
+from flows.stage_model import stage_model
+from flows.tune_serving import TuningRequest, tune_serving
+from flows.verify_compatibility import verify_compatibility
+from tasks.compatibility.models import CompatibilityRequest
+from tasks.core.errors import SlipwayError, WrongUseError
+from tasks.core.release import Release
+from tasks.core.spec import DeploySpec, EngineKind
+from tasks.environment.models import EnvironmentRequest
+from tasks.staging.models import StagingRequest
+
+HELD = {
+    "environment.path",
+    "environment.wheels",
+    "request.python_path",
+    "request.to",
+    "release.environment_path",
+    "release.lock_path",
+    "release.launch.argv",
+    "release.launch.env",
+}
+"""Paths, and words of a command, that lead to what is run."""
+
+READ_ONLY = {
+    "tuning.quality_text",
+    "tuning.task_set",
+    "tuning.calibration_text",
+    "request.model_dir",
+    "request.folder",
+    "release.launch.model_file",
+}
+"""Paths to what is read and measured; model files are parsed, never run."""
+
+
+TORCH = {"torch": "2.13.0"}
+"""An environment's Python is asked about it."""
+
+
+def paths_in(hint: Any, key: str) -> Iterator[str]:
+    """Keys below a parameter whose values are paths, and those of a command line."""
+    if isinstance(hint, type) and issubclass(hint, BaseModel):
+        for name, field in hint.model_fields.items():
+            yield from paths_in(field.annotation, f"{key}.{name}")
+    elif hint is Path or key.endswith((".argv", ".env")):
+        yield key
+    else:
+        for argument in get_args(hint):
+            yield from paths_in(argument, key)
+
+
+def test_every_path_of_every_deployment_is_either_held_or_only_read(repository: Path) -> None:
+    """A new one fails here until somebody decides which it is."""
+    deployments = yaml.safe_load((repository / "deployments" / "prefect.yaml").read_text())["deployments"]
+    found = set()
+    for deployment in deployments:
+        module, _, name = deployment["entrypoint"].rpartition(".")
+        function = getattr(importlib.import_module(module), name).fn
+        for parameter, hint in get_type_hints(function).items():
+            if parameter != "return":
+                found |= set(paths_in(hint, parameter))
+    sections = ("environment.", "tuning.")
+    short = {next((key[key.index(part) :] for part in sections if part in key), key) for key in found}
+    assert short == HELD | READ_ONLY
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the worker runs a deployment. That it is told apart is tested with a real worker."""
+    for module in ("asked_by_api", "roll_out"):
+        monkeypatch.setattr(importlib.import_module(f"flows.{module}"), "is_asked_by_api", lambda: True)
+
+
+@pytest.fixture
+def strange(tmp_path: Path) -> Path:
+    """An environment whose Python says that it ran."""
+    python = tmp_path / "strange" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text(f"#!/bin/sh\ntouch {tmp_path}/ran\n")
+    python.chmod(0o755)
+    return python
+
+
+def spec_of(**keys: Any) -> DeploySpec:
+    return DeploySpec.model_validate({"name": "tiny", "model": "file:/nowhere", **keys})
+
+
+def release_of(python: Path, **changes: Any) -> Release:
+    model = write_random_model(python.parent.parent / "model") / "config.json"
+    release = make_release(python, model)
+    launch = release.launch.model_copy(
+        update={key: value for key, value in changes.items() if key != "release"}
+    )
+    return release.model_copy(update={"launch": launch, **changes.get("release", {})})
+
+
+def tuning_of(python: Path) -> TuningRequest:
+    return TuningRequest(
+        name="tiny",
+        engine=EngineKind.LLAMA_CPP,
+        python_path=python,
+        environment_digest="sha256:e",
+        model_dir=python.parent,
+        model_digest="sha256:m",
+    )
+
+
+ATTACKS: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "an environment of the system's": (
+        lambda python: build_environment(
+            EnvironmentRequest.model_validate(
+                {"environment": {"manager": "system", "path": python.parent.parent}}
+            )
+        ),
+        "request.environment.path",
+    ),
+    "a folder of wheels": (
+        lambda python: build_environment(
+            EnvironmentRequest.model_validate({"environment": {"wheels": python.parent}})
+        ),
+        "request.environment.wheels",
+    ),
+    "a requirement with a path": (
+        lambda python: build_environment(
+            EnvironmentRequest.model_validate({"environment": {"requirements": [f"x @ file://{python}.whl"]}})
+        ),
+        "request.environment.requirements",
+    ),
+    "a deploy": (
+        lambda python: deploy_model(spec_of(environment={"manager": "system", "path": python.parent.parent})),
+        "environment.path",
+    ),
+    "a deploy on a base image": (
+        lambda _: deploy_model(spec_of(target="docker", rollout={"base_image": "evil.example/x:1"})),
+        "rollout.base_image",
+    ),
+    "a quantization": (
+        lambda python: quantize_model(
+            spec_of(environment={"manager": "system", "path": python.parent.parent})
+        ),
+        "environment.path",
+    ),
+    "a survey": (
+        lambda python: verify_compatibility(
+            CompatibilityRequest(engine=EngineKind.LLAMA_CPP, packages=TORCH, python_path=python)
+        ),
+        "request.python_path",
+    ),
+    "a survey by a way round": (
+        lambda python: verify_compatibility(
+            CompatibilityRequest(
+                engine=EngineKind.LLAMA_CPP,
+                packages=TORCH,
+                python_path=asked_by_api.Settings.load().environments / ".." / ".." / "strange" / "bin" / "python",
+            )
+        ),
+        "request.python_path",
+    ),
+    "a tuning": (lambda python: tune_serving(tuning_of(python)), "request.python_path"),
+    "a copy to anywhere": (
+        lambda python: stage_model(StagingRequest(model="file:/nowhere", to=python.parent)),
+        "request.to",
+    ),
+    "a copy into an environment": (
+        lambda _: stage_model(
+            StagingRequest(model="file:/nowhere", to=asked_by_api.Settings.load().environments / "e")
+        ),
+        "request.to",
+    ),
+    "a release of a strange environment": (
+        lambda python: roll_out(release_of(python)),
+        "release.environment_path",
+    ),
+    "a release with a command of its own": (
+        lambda python: roll_out(release_of(python, argv=(str(python), "-c", "print()"))),
+        "the release's command is not the one",
+    ),
+    "a release with variables of its own": (
+        lambda python: roll_out(release_of(python, env={"LD_PRELOAD": "/tmp/x.so"})),
+        "the release's command is not the one",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("attack", list(ATTACKS))
+def test_a_run_asked_for_by_api_starts_no_strange_program(
+    attack: str, asked: None, strange: Path, slipway_home: Path, tmp_path: Path
+) -> None:
+    run, named = ATTACKS[attack]
+    with pytest.raises(WrongUseError) as caught:
+        run(strange)
+    assert caught.value.what.startswith(named)
+    assert not (tmp_path / "ran").exists()
+    assert not (slipway_home / "services").exists()
+
+
+def _run_what_says_nothing(python: Path) -> None:
+    """Its Python is asked for its packages, and prints none."""
+    with pytest.raises(SlipwayError) as caught:
+        ATTACKS["an environment of the system's"][0](python)
+    assert "may not start" not in caught.value.what
+
+
+def test_what_is_listed_may_be_started(
+    asked: None, strange: Path, slipway_home: Path, tmp_path: Path
+) -> None:
+    slipway_home.mkdir()
+    (slipway_home / asked_by_api.FILE).write_text(f'folders = ["{tmp_path}"]\n')
+    _run_what_says_nothing(strange)
+    assert (tmp_path / "ran").exists()
+
+
+def test_a_link_out_of_a_listed_folder_leads_nowhere(
+    asked: None, strange: Path, slipway_home: Path, tmp_path: Path
+) -> None:
+    listed = tmp_path / "listed"
+    listed.mkdir()
+    (listed / "link").symlink_to(strange.parent.parent)
+    slipway_home.mkdir()
+    (slipway_home / asked_by_api.FILE).write_text(f'folders = ["{listed}"]\n')
+    with pytest.raises(WrongUseError, match="may not start"):
+        ATTACKS["an environment of the system's"][0](listed / "link" / "bin" / "python")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_command_at_a_terminal_is_not_held(strange: Path, slipway_home: Path, tmp_path: Path) -> None:
+    _run_what_says_nothing(strange)
+    assert (tmp_path / "ran").exists()

@@ -1,0 +1,139 @@
+"""The look of each minute, against a real Prefect server and with the real engine."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from inline_snapshot import snapshot
+from prefect import get_client
+from prefect.client.schemas.filters import FlowFilter, FlowFilterName
+from releases import make_release
+from strays import processes_of
+from waiting import wait_until
+
+from blocks.engine_api import EngineApi
+from blocks.record_store import FolderRecordStore
+from blocks.sampler import sample_service, sampler_pid, stop_sampler
+from blocks.supervisor import SupervisedService
+from flows.keep_running import keep_running
+from tasks.core.files import file_lock
+from tasks.core.records import Record
+from tasks.core.release import Release, ServiceFolder
+from tasks.core.settings import Settings
+from tasks.rollout.apply import roll_out, stop_service
+from tasks.rollout.recovery.apply import read_past
+
+pytestmark = [pytest.mark.server, pytest.mark.engine]
+
+
+@pytest.fixture
+def release(engine_python: Path, random_ggufs: tuple[Path, Path], slipway_home: Path) -> Release:
+    slipway_home.mkdir(mode=0o700)
+    return make_release(engine_python, Path(shutil.copy(random_ggufs[0], slipway_home / "model.gguf")))
+
+
+@pytest.fixture
+def service(release: Release, slipway_home: Path) -> Iterator[ServiceFolder]:
+    folder = ServiceFolder(slipway_home / "services", "chat")
+    with SupervisedService(folder) as target:
+        roll_out(release, folder, target, EngineApi)
+    sample_service(folder, *folder.serving())
+    try:
+        yield folder
+    finally:
+        with SupervisedService(folder) as target:
+            target.stop(drain_s=0)
+        stop_sampler(folder)
+        wait_until(lambda: not processes_of(slipway_home), "nothing is left")
+
+
+def kill_all(home: Path) -> None:
+    for process in processes_of(home):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    wait_until(lambda: not processes_of(home), "everything is dead")
+
+
+def looks() -> list[str | None]:
+    """Names of the states of all looks that Prefect shows."""
+    of_this_flow = FlowFilter(name=FlowFilterName(any_=["keep-running"]))
+    with get_client(sync_client=True) as client:
+        return [run.state_name for run in client.read_flow_runs(flow_filter=of_this_flow)]
+
+
+def rollouts(home: Path) -> list[Record]:
+    return list(FolderRecordStore(home / "records").list())
+
+
+def test_where_all_is_well_nothing_is_done_or_recorded(service: ServiceFolder, slipway_home: Path) -> None:
+    before = processes_of(slipway_home)
+    assert keep_running() == []
+    assert "Nothing new" in looks()
+    assert processes_of(slipway_home) == before
+    assert rollouts(slipway_home) == []
+
+
+def test_what_was_killed_is_brought_back_and_recorded(
+    service: ServiceFolder, release: Release, slipway_home: Path
+) -> None:
+    state = service.state()
+    assert state is not None
+    kill_all(slipway_home)
+    (outcome,) = keep_running()
+    assert (outcome.verdict, outcome.result.serving, outcome.result.endpoint) == (
+        "serving", release.id, state.endpoint,
+    )  # fmt: skip
+    with EngineApi(state.endpoint) as api:
+        assert api.complete("chat", "The", 2).text
+    assert sampler_pid(service) is not None
+    assert [record.outcome for record in rollouts(slipway_home)] == ["serving"]
+    assert "Brought back" in looks()
+    assert keep_running() == []
+
+
+def test_a_killed_sampler_is_started_again(service: ServiceFolder) -> None:
+    sampler = sampler_pid(service)
+    assert sampler is not None
+    psutil.Process(sampler).kill()
+    wait_until(lambda: sampler_pid(service) is None, "it is dead")
+    keep_running()
+    assert sampler_pid(service) is not None
+
+
+def test_a_service_that_was_stopped_or_is_worked_on_is_left_alone(
+    service: ServiceFolder, slipway_home: Path
+) -> None:
+    kill_all(slipway_home)
+    with file_lock(Settings.load().service_lease("chat"), wait=False, holder="chat"):
+        assert keep_running() == []
+    assert processes_of(slipway_home) == []
+    with SupervisedService(service) as target:
+        stop_service(service, target, drain_s=0)
+    assert keep_running() == []
+    assert processes_of(slipway_home) == []
+
+
+def test_a_service_that_cannot_come_back_is_tried_less_and_less_and_recorded_once(
+    service: ServiceFolder, release: Release, slipway_home: Path
+) -> None:
+    kill_all(slipway_home)
+    moved = release.launch.model_file.rename(slipway_home / "away.gguf")
+    failures = []
+    for _ in range(7):
+        keep_running()
+        failures.append(read_past(service).failures)
+    assert failures == [1, 1, 2, 2, 2, 2, 3]
+    assert {"Still down", "Waiting"} <= set(looks())
+    (record,) = rollouts(slipway_home)
+    assert (record.outcome, record.evidence["error"]["fix"]) == (
+        "fault", snapshot("deploy again: it is made anew"),
+    )  # fmt: skip
+    moved.rename(release.launch.model_file)
+    while read_past(service).failures:
+        keep_running()
+    assert [record.outcome for record in rollouts(slipway_home)] == ["fault", "serving"]

@@ -1,0 +1,90 @@
+"""Releases of earlier versions stay readable, with the name that they had, whatever is checked since."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+from releases import make_release
+
+from tasks.core.digests import digest_of
+from tasks.core.errors import SpecError
+from tasks.core.release import Release
+from tasks.core.spec import parse_spec
+
+
+@pytest.fixture
+def document(tmp_path: Path) -> dict[str, Any]:
+    """A release as it lies in a service's folder."""
+    gguf = tmp_path / "m.gguf"
+    gguf.write_bytes(b"GGUF")
+    made = make_release(tmp_path / "bin" / "python", gguf)
+    found: dict[str, Any] = json.loads(made.model_dump_json(by_alias=True))
+    return found
+
+
+def name_of(document: dict[str, Any]) -> str:
+    named = {key: value for key, value in document.items() if key not in ("at", "numbers", "records")}
+    return digest_of(named)
+
+
+EARLIER: tuple[tuple[str, Any], ...] = (
+    ("rollout.drain_s", 1e12),
+    ("rollout.gate.start_timeout_s", 1e9),
+    ("rollout.gate.prompt", "a\x07b"),
+    ("rollout.host", "127.1"),
+    ("rollout.base_image", "my image"),
+    ("rollout.pids", 10**9),
+    ("hardware.memory", 4096),
+    ("environment.exclude_newer", "3 days"),
+    ("environment.requirements", ["a\tb"]),
+    ("tuning.quality_text", "/text\n"),
+    (
+        "tuning.load",
+        {"kind": "open", "rate": 0.0005, "arrivals": "poisson", "requests": 20, "prompt_tokens": None},
+    ),
+    ("checks.sample_period_s", 0.001),
+    ("objectives.ttft_ms", 1e9),
+)
+
+
+@pytest.mark.parametrize(("key", "value"), EARLIER, ids=[key for key, _ in EARLIER])
+def test_what_was_accepted_stays_readable(document: dict[str, Any], key: str, value: Any) -> None:
+    *parents, last = key.split(".")
+    section = document["spec"]
+    for parent in parents:
+        section = section[parent]
+    section[last] = value
+    with pytest.raises(SpecError):
+        parse_spec(document["spec"])
+    release = Release.model_validate_json(json.dumps(document))
+    assert release.id == name_of(document)
+    assert json.loads(release.model_dump_json(by_alias=True)) == document
+    assert Release.model_validate_json(release.model_dump_json(by_alias=True)) == release
+
+
+def test_several_of_them_do_too(document: dict[str, Any]) -> None:
+    document["spec"]["rollout"] |= {"drain_s": 1e12, "pids": 10**9, "host": "127.1"}
+    assert Release.model_validate_json(json.dumps(document)).id == name_of(document)
+
+
+DAMAGED: tuple[dict[str, Any], ...] = (
+    {"name": None},
+    {"tuning": None},
+    {"modle": 1},
+    {"model": 5},
+    {"engine": "none"},
+    {"name": "A B"},
+    {"rollout": {"drain_s": "30"}},
+    {"rollout": {"pids": True}},
+)
+
+
+@pytest.mark.parametrize("damage", DAMAGED, ids=str)
+def test_a_damaged_one_is_still_told(document: dict[str, Any], damage: dict[str, Any]) -> None:
+    document["spec"] |= damage
+    with pytest.raises(ValidationError):
+        Release.model_validate_json(json.dumps(document))

@@ -1,0 +1,122 @@
+"""What is told to be damaged in a service's folder, and what is left alone."""
+
+from __future__ import annotations
+
+import socket
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from releases import make_release
+
+from tasks.core.release import ServiceFolder, ServiceState
+from tasks.core.spec import Target
+from tasks.rollout.container.models import Route
+from tasks.rollout.damage import set_damage_aside
+
+STATE = ServiceState(
+    name="chat", target=Target.DOCKER, host="127.0.0.1", port=8000, release="sha256:ab", since=datetime.now(UTC)
+).model_dump_json(by_alias=True)  # fmt: skip
+DOCUMENTS = {
+    "current.json": STATE,
+    "last.json": STATE,
+    "supervisor.json": '{"release": "a", "argv": [], "env": {}, "host": "", "port": 1, "restarts": 0, "since": 0}',
+    "processes.json": '{"kind": "process", "period_s": 60}',
+    "recovery.json": '{"failures": 1}',
+    "proxy/127.0.0.1-8000/route.json": Route(host="127.0.0.1", port=8000).model_dump_json(),
+    "proxy/current": "127.0.0.1-8000",
+}
+PLAIN = (
+    "supervisor.lock",
+    "samples/sampler.lock",
+    "samples/17-1-1.csv",
+    "logs/supervisor.log",
+    "proxy/127.0.0.1-8000/haproxy.cfg",
+    "proxy/127.0.0.1-8000/haproxy.pid",
+)
+SOCKETS = ("control.sock", "proxy/127.0.0.1-8000/admin.sock")
+FOLDERS = ("releases", "logs", "samples", "proxy")
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ServiceFolder:
+    """A service's folder in which everything is sound."""
+    gguf = tmp_path / "model.gguf"
+    gguf.write_bytes(b"weights")
+    release = make_release(tmp_path / "python", gguf)
+    folder = ServiceFolder(tmp_path / "services", "chat")
+    documents = {**DOCUMENTS, "releases/ab.json": release.model_dump_json(by_alias=True)}
+    for name, text in {**documents, **dict.fromkeys(PLAIN, "")}.items():
+        (folder.root / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder.root / name).write_text(text)
+    monkeypatch.chdir(folder.root)  # a socket's name is short
+    for name in SOCKETS:
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(name)
+    return folder
+
+
+def test_what_is_sound_stays(folder: ServiceFolder) -> None:
+    assert set_damage_aside(folder) == ()
+    assert not (folder.root / "damaged").exists()
+
+
+CONTENTS = {
+    "empty": b"",
+    "half": b"{",
+    "not text": b"\xff\xfe\x00",
+    "a list": b"[]",
+    "null": b"null",
+    "deep": b"[" * 100_000,
+    "a folder": None,
+}
+
+
+@pytest.mark.parametrize("content", CONTENTS.values(), ids=CONTENTS)
+@pytest.mark.parametrize("name", [*DOCUMENTS, "releases/ab.json"])
+def test_a_damaged_document_is_set_aside(folder: ServiceFolder, name: str, content: bytes | None) -> None:
+    path = folder.root / name
+    path.unlink()
+    if content is None:
+        path.mkdir()
+    else:
+        path.write_bytes(content)
+    assert set_damage_aside(folder) == (path,)
+    assert (folder.root / "damaged" / name.replace("/", "-")).exists()
+    assert path.exists() == (name == "current.json"), "its copy stands in"
+    assert set_damage_aside(folder) == ()
+
+
+@pytest.mark.parametrize("name", [*PLAIN, *SOCKETS])
+def test_a_folder_in_a_files_place_is_set_aside(folder: ServiceFolder, name: str) -> None:
+    for _ in range(2):  # what was set aside before is replaced
+        (folder.root / name).unlink(missing_ok=True)
+        (folder.root / name / "inside").mkdir(parents=True)
+        assert set_damage_aside(folder) == (folder.root / name,)
+        assert not (folder.root / name).exists()
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_a_file_in_a_folders_place_is_set_aside(folder: ServiceFolder, name: str) -> None:
+    (folder.root / name).rename(folder.root / "elsewhere")
+    (folder.root / name).touch()
+    assert set_damage_aside(folder) == (folder.root / name,)
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_an_empty_lock_or_log_is_no_damage(folder: ServiceFolder, name: str) -> None:
+    (folder.root / name).write_bytes(b"\xff")
+    assert set_damage_aside(folder) == ()
+
+
+def test_a_release_of_another_version_stays(folder: ServiceFolder) -> None:
+    document = folder.root / "releases" / "ab.json"
+    document.write_text(document.read_text().replace("slipway.release/2", "slipway.release/3"))
+    assert set_damage_aside(folder) == ()
+
+
+def test_without_a_copy_a_damaged_state_is_gone(folder: ServiceFolder) -> None:
+    for name in ("current.json", "last.json"):
+        (folder.root / name).write_text("")
+    set_damage_aside(folder)
+    assert folder.last() is None

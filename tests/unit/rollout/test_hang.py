@@ -1,0 +1,101 @@
+"""When an engine is hung, by a clock that does not run and a `/health` that is told what to do."""
+
+from __future__ import annotations
+
+import asyncio
+import http.server
+import socket
+import threading
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tasks.rollout.daemon.forwarder import Backend
+from tasks.rollout.daemon.hang import LOOKS, HangWatch, answers_health
+
+
+class Scene:
+    """An engine as the watch sees it, looked at once a period."""
+
+    def __init__(self) -> None:
+        self.backend = Backend("127.0.0.1", 1)
+        self.now = 0.0
+        self.healthy = False
+        self.probed = 0
+        self.watch = HangWatch(self.backend, 60.0, probe=self._probe, clock=lambda: self.now)
+
+    async def _probe(self, backend: Backend, timeout_s: float) -> bool:
+        self.probed += 1
+        return self.healthy
+
+    def looks(self, count: int, each: Callable[[int], None] = lambda number: None) -> list[bool]:
+        found = []
+        for number in range(count):
+            each(number)
+            self.now += self.watch.period_s
+            found.append(asyncio.run(self.watch.is_hung()))
+        return found
+
+
+@pytest.fixture
+def waiting() -> Iterator[Scene]:
+    """One request waits."""
+    scene = Scene()
+    with scene.backend.request():
+        yield scene
+
+
+def test_a_minute_without_a_sign_of_life_is_a_death(waiting: Scene) -> None:
+    assert waiting.looks(LOOKS) == [False] * (LOOKS - 1) + [True]
+
+
+def test_an_engine_without_requests_is_never_asked() -> None:
+    scene = Scene()
+    assert True not in scene.looks(10 * LOOKS)
+    assert scene.probed == 0
+
+
+def test_a_long_prompt_is_no_death_while_health_answers(waiting: Scene) -> None:
+    waiting.healthy = True
+    assert True not in waiting.looks(10 * LOOKS)
+
+
+def test_health_that_answers_now_and_then_is_a_sign_of_life(waiting: Scene) -> None:
+    def now_and_then(number: int) -> None:
+        waiting.healthy = number % (LOOKS - 1) == 0
+
+    assert True not in waiting.looks(10 * LOOKS, now_and_then)
+
+
+def test_a_byte_now_and_then_is_a_sign_of_life(waiting: Scene) -> None:
+    def now_and_then(number: int) -> None:
+        waiting.backend.heard += number % (LOOKS - 1) == 0
+
+    assert True not in waiting.looks(10 * LOOKS, now_and_then)
+
+
+def test_the_minute_begins_with_the_request() -> None:
+    scene = Scene()
+    scene.looks(10 * LOOKS)
+    with scene.backend.request():
+        assert True not in scene.looks(LOOKS - 1)
+
+
+@pytest.mark.parametrize("status", [200, 503])
+def test_any_answer_of_health_counts(status: int) -> None:
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status)
+            self.end_headers()
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        assert asyncio.run(answers_health(Backend("127.0.0.1", server.server_port), 10))
+        server.shutdown()
+
+
+def test_silence_is_told_from_refusal() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        backend = Backend("127.0.0.1", silent.getsockname()[1])
+        assert not asyncio.run(answers_health(backend, 0.05))
+    assert asyncio.run(answers_health(backend, 10)), "nothing listens: that is no silence"
