@@ -69,7 +69,7 @@ def another_user_missing() -> str | None:
     return None if os.geteuid() == 0 else "only root may run commands as another user"
 
 
-LONGEST = ("kills", "readme", "doors", "folder_candidates", "folder_deploy", "deploy")
+LONGEST = ("kills", "readme", "doors", "surroundings", "folder_candidates", "folder_deploy", "deploy")
 """Files of integration tests that take a minute or more, the longest first."""
 
 MISSING = {

@@ -72,6 +72,7 @@ def run(environment: dict[str, str], *arguments: str | Path) -> subprocess.Compl
         [SLIPWAY, *arguments], env=environment, capture_output=True, text=True, errors="replace", check=False
     )
     assert "Traceback" not in ended.stderr, ended.stderr
+    assert "failed unexpectedly" not in ended.stderr, ended.stderr
     assert "TopSecret1" not in ended.stderr + ended.stdout
     errors = [line for line in ended.stderr.splitlines() if line.lower().startswith("error")]
     assert len(errors) == (ended.returncode in (1, 2)), ended.stderr
