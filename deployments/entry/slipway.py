@@ -1,7 +1,7 @@
 """The `slipway` command's entry point, under a name that no other package has.
 
 Folders of `PYTHONPATH` come before the installed packages. A `tasks` or a `flows` in one of them would be imported in
-place of Slipway's.
+place of Slipway's. In a wheel this file is a top-level module; in a checkout its folder is on the import path.
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ PACKAGES = ("blocks", "deployments", "flows", "tasks")
 
 def import_own_packages() -> None:
     """Take folders out of the import path that hold other packages under the names of Slipway's."""
-    own = Path(__file__).resolve().parent
+    here = Path(__file__).resolve().parent
+    own = (here, here.parent.parent)
     sys.path[:] = [entry for entry in sys.path if not _shadows(entry, own)]
 
 
-def _shadows(entry: str, own: Path) -> bool:
-    if Path(entry).resolve() == own:
+def _shadows(entry: str, own: tuple[Path, ...]) -> bool:
+    if Path(entry).resolve() in own:
         return False
     found = (PathFinder.find_spec(package, [entry]) for package in PACKAGES)
     return any(spec is not None and spec.loader is not None for spec in found)
