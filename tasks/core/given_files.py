@@ -62,10 +62,13 @@ def absolute_path(path: Path) -> Path:
 def check_allowed(path: Path) -> None:
     """Raise `WrongUseError` where this user may not look at the path, or not into the folder that is there."""
     try:
-        denied = path.is_dir() and not os.access(path, os.R_OK | os.X_OK, effective_ids=True)
+        folder = stat.S_ISDIR(path.stat().st_mode)
+        denied = folder and not os.access(path, os.R_OK | os.X_OK, effective_ids=True)
     except PermissionError:
         denied = True
-    except OSError:
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise WrongUseError(f"{path} is a link that leads to itself", fix="name another path") from None
         denied = False  # told by whatever opens it
     if denied:
         raise WrongUseError(f"{path} may not be looked into by this user", fix=f"allow it: chmod +rx {path}")

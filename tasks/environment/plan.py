@@ -107,7 +107,8 @@ def _canonical(line: str) -> str:
     except InvalidRequirement as error:
         why = str(error).splitlines()[0].rstrip(".:")
         raise SpecError(
-            f"{line!r} is not a requirement: {why}", fix="write it as PEP 508 says, for example numpy>=2,<3"
+            f"{line[:80]!r} is not a requirement: {why[:200]}",
+            fix="write it as PEP 508 says, for example numpy>=2,<3",
         ) from None
     if requirement.url and "@" in urlsplit(requirement.url).netloc:
         raise SpecError(

@@ -12,6 +12,7 @@ import importlib
 import io
 import json
 import os
+import shutil
 import struct
 import sys
 import tempfile
@@ -149,32 +150,48 @@ class Shown:
 
 
 @pytest.fixture(scope="module")
-def place(random_model: Path) -> Iterator[Path]:
-    """A folder that other users may look into, with files of many kinds, and a home."""
+def workplace() -> Iterator[Path]:
+    """A folder with a home, which all cases share: what takes long is done once."""
     with tempfile.TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:
         folder = Path(name)
-        folder.chmod(0o777)
-        (folder / "model").symlink_to(random_model)
-        (folder / "spec.yaml").write_text(f"name: tiny\nmodel: file:{random_model}\n")
-        (folder / "facts.json").write_text('{"driver": null, "gpus": [], "memory_bytes": 16000000000}')
-        (folder / "good.lock").write_text(LOCK)
-        (folder / "empty.txt").write_text("# nothing\n")
-        (folder / "series.csv").write_text("t_s,bytes\n0,1\n60,1\n")
-        (folder / "file").write_text("a file\n")
-        (folder / "binary").write_bytes(bytes(range(256)))
-        (folder / "deep.json").write_text("[" * 100_000)
-        with (folder / "large").open("wb") as file:
-            file.truncate(10**11)
-        (folder / "folder").mkdir()
-        os.mkfifo(folder / "pipe")
-        (folder / "loop").symlink_to("loop")
-        (folder / "dangling").symlink_to("nowhere")
         patch.setenv("SLIPWAY_HOME", str(folder / "home"))
         for variable in ("SLIPWAY_RECORDS", "SLIPWAY_REGISTRY", "SLIPWAY_S3_ENDPOINT"):
             patch.delenv(variable, raising=False)
         patch.chdir(folder)
         patch.setattr(sys, "stdin", sys.stdin)  # put back at the end
         yield folder
+
+
+@pytest.fixture
+def place(workplace: Path, random_model: Path) -> Path:
+    """The same, with files of many kinds as no case before has left them."""
+    for left in workplace.iterdir():
+        if left.name == "home":
+            continue
+        if left.is_dir() and not left.is_symlink():
+            shutil.rmtree(left)
+        else:
+            left.unlink()
+    (workplace / "model").symlink_to(random_model)
+    texts = {
+        "spec.yaml": f"name: tiny\nmodel: file:{random_model}\n",
+        "facts.json": '{"driver": null, "gpus": [], "memory_bytes": 16000000000}',
+        "good.lock": LOCK,
+        "empty.txt": "# nothing\n",
+        "series.csv": "t_s,bytes\n0,1\n60,1\n",
+        "file": "a file\n",
+        "deep.json": "[" * 100_000,
+    }
+    for name, text in texts.items():
+        (workplace / name).write_text(text)
+    (workplace / "binary").write_bytes(bytes(range(256)))
+    with (workplace / "large").open("wb") as file:
+        file.truncate(10**11)
+    (workplace / "folder").mkdir()
+    os.mkfifo(workplace / "pipe")
+    (workplace / "loop").symlink_to("loop")
+    (workplace / "dangling").symlink_to("nowhere")
+    return workplace
 
 
 def call(capsys: pytest.CaptureFixture[str], *arguments: str) -> Shown:
@@ -311,12 +328,11 @@ def test_a_path_that_is_denied_is_one_line(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     closed, shut = place / "closed", place / "shut"
-    if not closed.exists():
-        closed.mkdir()
-        (closed / "file").write_text("a file\n")
-        closed.chmod(0o000)
-        shut.write_text("a file\n")
-        shut.chmod(0o000)
+    closed.mkdir()
+    (closed / "file").write_text("a file\n")
+    closed.chmod(0o000)
+    shut.write_text("a file\n")
+    shut.chmod(0o000)
     with no_privileges():
         shown = call(capsys, *with_value(*case, denied))
     check(shown)
