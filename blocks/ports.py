@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import socket
 from pathlib import Path
 
@@ -12,6 +13,9 @@ from blocks.environment_users import running_below
 from tasks.core.errors import PortTakenError, WrongUseError
 
 LOCALHOST = "127.0.0.1"
+
+_LISTEN = "0A"
+"""The state, in `/proc/net/tcp`."""
 
 
 def free_port(host: str = LOCALHOST) -> int:
@@ -80,6 +84,18 @@ def holder_of(port: int) -> str | None:
 def is_held_below(port: int, folder: Path) -> bool:
     """Whether what listens on `port` was started with a path of `folder`, as a service's supervisor and proxy are."""
     return not set(running_below(folder)).isdisjoint(_listeners(port))
+
+
+def is_own_listener(port: int) -> bool:
+    """Whether all that listen on `port` of the loopback are this user's programs; also where nothing listens."""
+    return _owners_of_listeners(port) <= {os.geteuid()}
+
+
+def _owners_of_listeners(port: int) -> set[int]:
+    """User ids, as the kernel's table has them: who may not look into a process may read this all the same."""
+    lines = Path("/proc/net/tcp").read_text(encoding="ascii").splitlines()[1:]
+    rows = [line.split() for line in lines]
+    return {int(row[7]) for row in rows if row[3] == _LISTEN and int(row[1].rpartition(":")[2], 16) == port}
 
 
 def _listeners(port: int) -> list[int]:

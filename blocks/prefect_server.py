@@ -13,12 +13,12 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import httpx
 
 from blocks.api_key import api_key, key_file
-from blocks.ports import LOCALHOST, free_port
+from blocks.ports import LOCALHOST, free_port, is_own_listener
 from blocks.prefect_database import database_file, ready_database
 from blocks.process import last_lines, leashed, terminate
 from tasks.core.child_environment import Needs, child_environment
@@ -109,7 +109,8 @@ def answers(url: str) -> bool:
 
 
 def check_door(settings: Settings, url: str) -> None:
-    """Raise `AccessError` unless the API at `url` takes this home's key, and nothing without it."""
+    """Raise `AccessError` unless the API at `url` is ours, takes this home's key, and nothing without it."""
+    check_listener(url)
     user, _, secret = api_key(settings).partition(":")
     asked = f"{url}/admin/version"
     try:
@@ -132,6 +133,16 @@ def check_door(settings: Settings, url: str) -> None:
         )
 
 
+def check_listener(url: str) -> None:
+    """Raise `AccessError` where another user's program has the port: it would be told the key."""
+    port = urlsplit(url).port
+    if port is not None and not is_own_listener(port):
+        raise AccessError(
+            f"another user's program listens on port {port}, where the local Prefect server should",
+            fix="choose another port: slipway down, then: slipway up --port N",
+        )
+
+
 def wait_until_it_answers(url: str, alive: Callable[[], bool], log: Path) -> None:
     """Wait for a server that was just started. Raises `SlipwayError` with the end of its log."""
     deadline = time.monotonic() + START_TIMEOUT_S
@@ -143,6 +154,7 @@ def wait_until_it_answers(url: str, alive: Callable[[], bool], log: Path) -> Non
                 detail=last_lines(log.read_text(errors="replace")),
             )
         time.sleep(_POLL_S)
+    check_listener(url)
 
 
 @dataclass(frozen=True)
