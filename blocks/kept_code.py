@@ -18,6 +18,8 @@ from tasks.leaks import daemon as sampler
 from tasks.rollout import daemon as supervisor
 
 SUPERVISOR, SAMPLER, LEASH = "supervisor.py", "sampler.py", "leash.py"
+SCRIPTS = "scripts"
+"""Folder of the home with the scripts that start engines."""
 
 _PACKAGE = "tasks/rollout/daemon"
 _START_SUPERVISOR = b'''"""Start a service's supervisor from the package beside this script."""
@@ -53,7 +55,7 @@ def keep_daemons(home: Path) -> Path:
 
 def keep_script(home: Path, script: Path) -> Path:
     """A copy of a script that starts an engine. A release names it, so it is never removed."""
-    return _keep(home / "scripts", {script.name: script.read_bytes()}) / script.name
+    return _keep(home / SCRIPTS, {script.name: script.read_bytes()}) / script.name
 
 
 def _daemons() -> dict[str, bytes]:

@@ -43,7 +43,7 @@ from tasks.core import deployment
 from tasks.core.cancellation import begin
 from tasks.core.deployment import DeployResult, StageRow
 from tasks.core.digests import digest_of
-from tasks.core.disk_faults import disk_fault
+from tasks.core.disk_faults import unforeseen_fault
 from tasks.core.errors import EngineError, SlipwayError
 from tasks.core.files import file_lock, mount_of, sweep_dead_writers
 from tasks.core.freshness import measure_anew
@@ -136,7 +136,7 @@ class _Lifecycle:
             result = self._run_stages()
         except Exception as raised:
             # This is where the run is recorded: a fault is knowledge too. It goes on up.
-            told = disk_fault(raised, self.settings.home) if isinstance(raised, OSError) else None
+            told = unforeseen_fault(raised, self.settings.home) if isinstance(raised, OSError) else None
             error = told or raised
             rows = [row.model_dump(mode="json") for row in self.rows]
             try:

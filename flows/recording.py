@@ -21,7 +21,7 @@ from blocks.record_store import open_record_store
 from blocks.redacted_logs import redact_logs
 from flows.artifacts import shown
 from flows.named_states import named
-from tasks.core.disk_faults import disk_fault
+from tasks.core.disk_faults import unforeseen_fault
 from tasks.core.errors import SlipwayError, StageCancelledError
 from tasks.core.freshness import is_fresh
 from tasks.core.progress import say
@@ -130,7 +130,7 @@ def run_stage(
         _record_failure(store, frame, FAULT, error, time.monotonic() - start)
         raise
     except Exception as error:
-        if isinstance(error, OSError) and (fault := disk_fault(error, settings.home)):
+        if isinstance(error, OSError) and (fault := unforeseen_fault(error, settings.home)):
             _record_failure(store, frame, FAULT, fault, time.monotonic() - start)
             raise fault from error
         # Not explained by Slipway, recorded all the same: failures are knowledge too. It goes on up, and Prefect

@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from prefect import flow
 
 from blocks.engine_api import EngineApi
+from blocks.kept_code import SCRIPTS
 from blocks.prefetch import Prefetcher
 from blocks.sampler import sample_service
 from blocks.targets import open_target, prepare
@@ -55,7 +56,7 @@ def _hold_to_list(release: Release) -> None:
     """A release that comes by API is served by the command that Slipway would make, in an environment of its own."""
     if not is_asked_by_api():
         return
-    check_launch(release)
+    check_launch(release, Settings.load().home / SCRIPTS)
     paths = {"environment_path": release.environment_path, "lock_path": release.lock_path}
     own = [Program(key=f"release.{key}", kind=Kind.FOLDER, value=str(path)) for key, path in paths.items()]
     hold_to_list([*own, *programs_of_rollout(release.spec.rollout, release.target, "release.spec.rollout")])

@@ -137,9 +137,9 @@ def run(argv: list[str] | None) -> None:
 
 def _fault_of(error: OSError) -> SlipwayError:
     """What the disk did, where that is the cause; else the error goes on up."""
-    from tasks.core.disk_faults import disk_fault
+    from tasks.core.disk_faults import unforeseen_fault
 
-    fault = disk_fault(error, home_folder())
+    fault = unforeseen_fault(error, home_folder())
     if fault is None:
         raise error
     return fault

@@ -18,13 +18,16 @@ _OF_DISKS = (
     errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE,
 )  # fmt: skip
 
+_OF_WHOLE_DISKS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
+_IN_THE_WAY = (errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENOTEMPTY, errno.ELOOP)
+
 
 def disk_fault(error: OSError, path: Path | None = None) -> SlipwayError | None:
     """The fault behind `error`; None for an error that is not about a file or its disk.
 
     `path` is what was read or written, for errors that do not name it themselves.
     """
-    named = Path(os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes) else None
+    named = _path_of(error.filename) if isinstance(error.filename, str | bytes) else None
     place = (named or path or Path.cwd()).absolute()
     match error.errno:
         case errno.ENOSPC:
@@ -52,10 +55,27 @@ def disk_fault(error: OSError, path: Path | None = None) -> SlipwayError | None:
                 f"the network disk of {place} was taken away (stale file handle)",
                 fix="mount it again, then repeat the command",
             )
-        case errno.EISDIR | errno.ENOTDIR | errno.EEXIST | errno.ENOTEMPTY | errno.ELOOP:
+        case number if number in _IN_THE_WAY:
             return _in_the_way(place)
         case _:
             return None
+
+
+def unforeseen_fault(error: OSError, home: Path) -> SlipwayError | None:
+    """The same for an error that came up from anywhere; None where that would be a guess.
+
+    An error that names no file may be about the home's disk, not about the home itself: the advice to move that away
+    would take every service's files along. Nothing outside the home is to be moved, either.
+    """
+    if not isinstance(error.filename, str | bytes):
+        return disk_fault(error, home) if error.errno in _OF_WHOLE_DISKS else None
+    if error.errno in _IN_THE_WAY and home not in _path_of(error.filename).parents:
+        return None
+    return disk_fault(error)
+
+
+def _path_of(name: str | bytes) -> Path:
+    return Path(os.fsdecode(name)).absolute()
 
 
 def as_disk_fault(error: OSError, path: Path) -> Exception:

@@ -11,7 +11,8 @@ import os
 import stat
 from pathlib import Path
 
-from tasks.core.files import make_folder
+from tasks.core.allowed import FILE as ALLOWED
+from tasks.core.files import PART, make_folder
 
 PRIVATE_FOLDER = 0o700
 PRIVATE_FILE = 0o600
@@ -23,6 +24,7 @@ CONFIDENTIAL = ("prefect", "logs")
 _OWN_ENTRIES = frozenset(
     {
         *(
+            ALLOWED,
             "candidates",
             "daemon",
             "environments",
@@ -81,4 +83,5 @@ def close_folder(folder: Path) -> bool:
 def _is_slipways_alone(home: Path) -> bool:
     """Closing `/tmp` or a data disk would lock other users out of what is theirs."""
     shared = home.stat().st_mode & (stat.S_ISVTX | stat.S_ISGID)
-    return not shared and {entry.name for entry in home.iterdir()} <= _OWN_ENTRIES
+    names = {entry.name for entry in home.iterdir() if not entry.name.endswith(PART)}
+    return not shared and names <= _OWN_ENTRIES

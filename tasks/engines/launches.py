@@ -2,21 +2,38 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from tasks.core.errors import WrongUseError
 from tasks.core.release import Release
 from tasks.engines.catalogue import get_engine
 
 
-def check_launch(release: Release) -> None:
+def check_launch(release: Release, scripts: Path) -> None:
     """Raise `WrongUseError` unless engine, environment, model and configuration alone give the command and its
-    variables: a release that comes by API may say what is served, not what is run."""
+    variables: a release that comes by API may say what is served, not what is run.
+
+    `scripts` is the folder of the home that holds the scripts by which engines are started, one folder for each
+    version of them.
+    """
     engine = get_engine(release.engine)
     python = release.environment_path / "bin" / "python"
-    made = engine.command(
-        str(python), str(engine.server_worker), str(release.launch.model_file), release.config
+    worker = next(
+        (word for word in release.launch.argv if _is_script_in(word, scripts, engine.server_worker)), None
     )
+    made = engine.command(str(python), str(worker), str(release.launch.model_file), release.config)
     if (made.argv, dict(made.env)) != (release.launch.argv, dict(release.launch.env)):
         raise WrongUseError(
             f"the release's command is not the one that this version makes for {release.engine}",
             fix="deploy its spec again",
         )
+
+
+def _is_script_in(word: str, scripts: Path, own: Path | None) -> bool:
+    path = Path(word)
+    return (
+        own is not None
+        and path.name == own.name
+        and path.parent.parent == scripts
+        and path.parent.name != ".."
+    )

@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from random_model import write_random_model
 from releases import make_release
 
+from blocks.kept_code import SCRIPTS, keep_script
 from flows import asked_by_api
 from flows.build_environment import build_environment
 from flows.deploy_model import deploy_model
@@ -23,8 +24,10 @@ from flows.tune_serving import TuningRequest, tune_serving
 from flows.verify_compatibility import verify_compatibility
 from tasks.compatibility.models import CompatibilityRequest
 from tasks.core.errors import SlipwayError, WrongUseError
-from tasks.core.release import Release
+from tasks.core.release import Launch, Release
 from tasks.core.spec import DeploySpec, EngineKind
+from tasks.engines.catalogue import get_engine
+from tasks.engines.launches import check_launch
 from tasks.environment.models import EnvironmentRequest
 from tasks.staging.models import StagingRequest
 
@@ -106,10 +109,28 @@ def spec_of(**keys: Any) -> DeploySpec:
 def release_of(python: Path, **changes: Any) -> Release:
     model = write_random_model(python.parent.parent / "model") / "config.json"
     release = make_release(python, model)
+    release = release.model_copy(update={"launch": launch_of(release)})
     launch = release.launch.model_copy(
         update={key: value for key, value in changes.items() if key != "release"}
     )
     return release.model_copy(update={"launch": launch, **changes.get("release", {})})
+
+
+def launch_of(release: Release) -> Launch:
+    """As a deploy writes it: the engine is started by the home's own copy of its script."""
+    engine = get_engine(release.engine)
+    assert engine.server_worker is not None
+    worker = keep_script(asked_by_api.Settings.load().home, engine.server_worker)
+    argv = [str(worker) if word == str(engine.server_worker) else word for word in release.launch.argv]
+    return release.launch.model_copy(update={"argv": tuple(argv)})
+
+
+def with_own_script(release: Release) -> Release:
+    """Its engine is started by a script of the same name elsewhere."""
+    argv = tuple(
+        f"/tmp/{word.rpartition('/')[2]}" if word.endswith(".py") else word for word in release.launch.argv
+    )
+    return release.model_copy(update={"launch": release.launch.model_copy(update={"argv": argv})})
 
 
 def tuning_of(python: Path) -> TuningRequest:
@@ -193,6 +214,10 @@ ATTACKS: dict[str, tuple[Callable[[Path], Any], str]] = {
         lambda python: roll_out(release_of(python, argv=(str(python), "-c", "print()"))),
         "the release's command is not the one",
     ),
+    "a release with a script of its own": (
+        lambda python: roll_out(with_own_script(release_of(python))),
+        "the release's command is not the one",
+    ),
     "a release with variables of its own": (
         lambda python: roll_out(release_of(python, env={"LD_PRELOAD": "/tmp/x.so"})),
         "the release's command is not the one",
@@ -210,6 +235,12 @@ def test_a_run_asked_for_by_api_starts_no_strange_program(
     assert caught.value.what.startswith(named)
     assert not (tmp_path / "ran").exists()
     assert not (slipway_home / "services").exists()
+
+
+def test_a_release_as_a_deploy_makes_it_is_not_refused_for_its_command(
+    slipway_home: Path, strange: Path
+) -> None:
+    check_launch(release_of(strange), asked_by_api.Settings.load().home / SCRIPTS)
 
 
 def _run_what_says_nothing(python: Path) -> None:

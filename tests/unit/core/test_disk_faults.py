@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.core.disk_faults import as_disk_fault, disk_fault, fault_told
+from tasks.core.disk_faults import as_disk_fault, disk_fault, fault_told, unforeseen_fault
 from tasks.core.errors import DiskError, DiskFullError
 from tasks.core.files import create_exclusively, file_lock, make_folder, write_atomically
 
@@ -115,3 +115,28 @@ def test_a_folder_that_cannot_be_made_names_what_denies(
     monkeypatch.setattr(Path, "mkdir", denied)
     with pytest.raises(DiskError, match="may not use"):
         make_folder(tmp_path / "new")
+
+
+@pytest.mark.parametrize("number", [errno.EISDIR, errno.EEXIST, errno.ELOOP, errno.EACCES, errno.EPERM])
+def test_an_error_that_names_no_file_is_not_blamed_on_the_home(number: int, tmp_path: Path) -> None:
+    """Its advice would be to move the home away, with every service in it."""
+    assert unforeseen_fault(OSError(number, os.strerror(number)), tmp_path) is None
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO])
+def test_a_disk_that_fails_as_a_whole_is_the_homes(number: int, tmp_path: Path) -> None:
+    fault = unforeseen_fault(OSError(number, os.strerror(number)), tmp_path)
+    assert fault is not None
+    assert str(tmp_path) in fault.what
+
+
+def test_nothing_outside_the_home_is_to_be_moved_away(tmp_path: Path) -> None:
+    home, other = tmp_path / "home", tmp_path / "certs"
+    inside = home / "locks"
+    for folder in (inside, other):
+        folder.mkdir(parents=True)
+    assert unforeseen_fault(OSError(errno.EISDIR, "", str(other)), home) is None
+    assert unforeseen_fault(OSError(errno.EISDIR, "", str(home)), home) is None
+    fault = unforeseen_fault(OSError(errno.EISDIR, "", str(inside)), home)
+    assert fault is not None
+    assert fault.fix == f"move it away: mv {inside} {inside}.damaged"

@@ -38,9 +38,19 @@ def test_a_new_home_is_its_owners_alone(tmp_path: Path) -> None:
         (0o700, ("prefect",), 0o700),
         (0o1777, ("prefect",), 0o1777),
         (0o2775, ("prefect",), 0o2775),
+        (0o755, ("prefect", "allowed.toml", "local.json.12.part"), 0o700),
         (0o755, ("prefect", "lib"), 0o755),
     ],
-    ids=["empty", "used", "open to all", "closed", "like /tmp", "a group's", "with other things in it"],
+    ids=[
+        "empty",
+        "used",
+        "open to all",
+        "closed",
+        "like /tmp",
+        "a group's",
+        "with a list and a write left behind",
+        "with other things in it",
+    ],
 )
 def test_an_open_home_is_closed_if_it_is_slipways_alone(
     tmp_path: Path, permissions: int, entries: tuple[str, ...], after: int
