@@ -17,6 +17,15 @@ LOCALHOST = "127.0.0.1"
 _LISTEN = "0A"
 """The state, in `/proc/net/tcp`."""
 
+_REACHED_BY_LOOPBACK = (
+    "0100007F",
+    "00000000",
+    "0" * 32,
+    f"{'0' * 16}FFFF0000{'0' * 8}",
+    f"{'0' * 16}FFFF00000100007F",
+)
+"""127.0.0.1, all of IPv4, all of IPv6, and the first two as addresses of IPv6, in the words of those tables."""
+
 
 def free_port(host: str = LOCALHOST) -> int:
     """A port of `host` that nothing listens on now. Raises `WrongUseError` for an address that is not this host's."""
@@ -87,15 +96,24 @@ def is_held_below(port: int, folder: Path) -> bool:
 
 
 def is_own_listener(port: int) -> bool:
-    """Whether all that listen on `port` of the loopback are this user's programs; also where nothing listens."""
-    return _owners_of_listeners(port) <= {os.geteuid()}
+    """Whether what listens on `port` of 127.0.0.1 is a program of this user's; not where nothing listens."""
+    # A listener of IPv6 is reached by 127.0.0.1, too, where none of IPv4 is.
+    owners = _owners_of_listeners("tcp", port) or _owners_of_listeners("tcp6", port)
+    return owners == {os.geteuid()}
 
 
-def _owners_of_listeners(port: int) -> set[int]:
+def _owners_of_listeners(table: str, port: int) -> set[int]:
     """User ids, as the kernel's table has them: who may not look into a process may read this all the same."""
-    lines = Path("/proc/net/tcp").read_text(encoding="ascii").splitlines()[1:]
-    rows = [line.split() for line in lines]
-    return {int(row[7]) for row in rows if row[3] == _LISTEN and int(row[1].rpartition(":")[2], 16) == port}
+    try:
+        lines = Path("/proc/net", table).read_text(encoding="ascii").splitlines()[1:]
+    except FileNotFoundError:  # a kernel without IPv6
+        return set()
+    owners = set()
+    for row in map(str.split, lines):
+        address, _, at = row[1].rpartition(":")
+        if row[3] == _LISTEN and int(at, 16) == port and address in _REACHED_BY_LOOPBACK:
+            owners.add(int(row[7]))
+    return owners
 
 
 def _listeners(port: int) -> list[int]:
