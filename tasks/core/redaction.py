@@ -63,7 +63,7 @@ _LABELLED = _compiled(
 _BY_LOOK = _compiled(
     (r"\b(?:AKIA|ASIA|AROA|AIDA)[A-Z0-9]{16}\b", HIDDEN),
     (r"\bgh[opsur]_(?=[a-z0-9]*[A-Z])[A-Za-z0-9]{20,}", HIDDEN),
-    (r"\b(?:github_pat_(?=[a-z0-9_]*[A-Z])\w{20,}|glpat-(?=[a-z0-9_-]*[A-Z])[\w-]{16,})", HIDDEN),
+    (r"\b(?:github_pat_(?=[a-z0-9_]{0,64}[A-Z])\w{20,}|glpat-(?=[a-z0-9_-]{0,64}[A-Z])[\w-]{16,})", HIDDEN),
     (r"\bhf_(?=[a-z0-9]*[A-Z])[A-Za-z0-9]{20,}", HIDDEN),
     (r"\beyJ[\w-]{8,}\.eyJ[\w-]{8,}\.[\w-]+", HIDDEN),
     (r"-----BEGIN [A-Z ]*PRIVATE KEY-----[\s\S]*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)", HIDDEN),
