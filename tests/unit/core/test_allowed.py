@@ -19,7 +19,8 @@ from tasks.core.errors import WrongUseError
 from tasks.core.spec import OWN_PYTHON, Environment, Rollout, Target
 
 LIST = Allowed.parse(
-    'folders = ["/opt/engines"]\naddresses = ["https://wheels.example/cu126/", "git+https://git.example/"]\n'
+    'folders = ["/opt/engines"]\naddresses = ["https://wheels.example/cu126/", "git+https://git.example/", '
+    '"git+ssh://git@code.example/team/"]\n'
     'images = ["base", "registry.example/python:3.12"]\n',
     "allowed.toml",
 )
@@ -39,6 +40,27 @@ LIST = Allowed.parse(
         (Kind.ADDRESS, "https://wheels.example/cu127/x.whl", False),
         (Kind.ADDRESS, "https://wheels.example/cu126/../evil.whl", False),
         (Kind.ADDRESS, "https://wheels.example/cu126/%2e%2e/evil.whl", False),
+        (Kind.ADDRESS, "https://wheels.example/cu126/%252e%252e/evil.whl", False),
+        (Kind.ADDRESS, "https://wheels.example/cu126/%25252e%25252e/evil.whl", False),
+        (Kind.ADDRESS, "https://wheels.example/cu126/a/..", False),
+        (Kind.ADDRESS, "https://wheels.example/cu126/./x.whl", False),
+        (Kind.ADDRESS, "https://wheels.example/cu126/..%2fevil.whl", False),
+        (Kind.ADDRESS, "https://wheels.example/cu126/..?x=/y.whl", False),
+        (Kind.ADDRESS, "https://wheels.example/cu126/..\\evil\\x-1-py3-none-any.whl", False),
+        (Kind.ADDRESS, "https://wheels.example/cu126/..%5cevil.whl", False),
+        (Kind.ADDRESS, "https://wheels.example/cu126/..%255cevil.whl", False),
+        (Kind.ADDRESS, "https://wheels.example/cu126/.\t./evil.whl", False),
+        (Kind.ADDRESS, "https://me:word@wheels.example/cu126/x.whl", False),
+        (Kind.ADDRESS, "https://wheels.example/cu126/@evil.example/x.whl", True),
+        (Kind.ADDRESS, "https://wheels.example\\@evil.example/cu126/x.whl", False),
+        (Kind.ADDRESS, "HTTPS://Wheels.Example/cu126/x-1.5-..whl#sha256=0", True),
+        (Kind.ADDRESS, "https://wheels.example/CU126/x.whl", False),
+        (Kind.ADDRESS, "https://wheels.example:8443/cu126/x.whl", False),
+        (Kind.ADDRESS, "https://[wheels.example/cu126/x.whl", False),
+        (Kind.ADDRESS, "git+ssh://git@code.example/team/x.git@v1", True),
+        (Kind.ADDRESS, "git+ssh://me@code.example/team/x.git", False),
+        (Kind.ADDRESS, "git+ssh://code.example/team/x.git", False),
+        (Kind.FOLDER, "/opt/engines/..\\evil.whl", False),
         (Kind.ADDRESS, "https://wheels.example.evil.example/cu126/x.whl", False),
         (Kind.ADDRESS, "http://wheels.example/cu126/x.whl", False),
         (Kind.IMAGE, "base", True),
