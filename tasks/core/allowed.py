@@ -19,6 +19,7 @@ from packaging.requirements import InvalidRequirement, Requirement
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from tasks.core.errors import SpecError, WrongUseError
+from tasks.core.paths import shown
 from tasks.core.spec import Environment, EnvironmentManager, Rollout, Target
 
 FILE = "allowed.toml"
@@ -80,12 +81,15 @@ class Allowed(BaseModel):
         """The list in a file. Raises `WrongUseError` that names what is wrong: a damaged list allows nothing."""
         try:
             return cls.model_validate(tomllib.loads(text))
-        except tomllib.TOMLDecodeError as error:
-            reason = f"not TOML: {error}"
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(str(piece) for piece in first["loc"])
             reason = f"{where}: {first['msg'].removeprefix('Value error, ')}"
+        except (
+            ValueError,
+            RecursionError,
+        ) as error:  # a number of thousands of digits, thousands of brackets
+            reason = f"not TOML: {error}"
         raise WrongUseError(
             f"{source}: {reason}", fix="lists of `folders`, `addresses` and `images`, or no file"
         )
@@ -175,8 +179,11 @@ def programs_of_rollout(rollout: Rollout, target: Target, key: str) -> list[Prog
 
 
 def _located(key: str, place: str) -> Program:
-    """A folder, or whatever else can be an address."""
-    parts = urlsplit(place)
+    """A folder, or whatever else can be an address. Raises `SpecError` for what is neither."""
+    try:
+        parts = urlsplit(place)
+    except ValueError:
+        raise SpecError(f"{shown(place)} is not an address", fix=f"correct {key}") from None
     scheme = parts.scheme.rpartition("+")[2]
     if scheme in ("", "file") and parts.netloc in ("", "localhost"):
         return Program(key=key, kind=Kind.FOLDER, value=unquote(parts.path) or place)

@@ -15,7 +15,7 @@ from tasks.core.allowed import (
     programs_of_environment,
     programs_of_rollout,
 )
-from tasks.core.errors import WrongUseError
+from tasks.core.errors import SpecError, WrongUseError
 from tasks.core.spec import OWN_PYTHON, Environment, Rollout, Target
 
 LIST = Allowed.parse(
@@ -87,6 +87,8 @@ def test_the_list_holds_what_it_names(kind: Kind, value: str, held: bool) -> Non
     ("text", "said"),
     [
         ("folders = [", "not TOML"),
+        (f"folders = {'[' * 5000}", "not TOML"),
+        (f"folders = {'9' * 5000}", "not TOML"),
         ('folder = ["/opt"]', "folder: Extra inputs"),
         ('folders = "/opt"', "folders: "),
         ('folders = ["opt"]', "'opt' is not an absolute path"),
@@ -133,6 +135,18 @@ ENVIRONMENTS: list[tuple[dict[str, Any], list[tuple[str, Kind, str]]]] = [
 def test_what_an_environment_would_run(keys: dict[str, Any], expected: list[tuple[str, Kind, str]]) -> None:
     found = programs_of_environment(Environment.model_validate(keys), "environment")
     assert [(one.key.removeprefix("environment."), one.kind, one.value) for one in found] == expected
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"requirements": ["x @ https://[a.example/x.whl"]},
+        {"manager": "conda", "channels": ["https://[a.example/c"]},
+    ],
+)
+def test_an_address_that_is_none_is_named(keys: dict[str, Any]) -> None:
+    with pytest.raises(SpecError, match=r"^'https://\[a\.example/\w.*' is not an address"):
+        programs_of_environment(Environment.model_validate(keys), "environment")
 
 
 def test_a_base_image_counts_where_it_is_used() -> None:
