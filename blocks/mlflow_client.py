@@ -21,10 +21,12 @@ import httpx
 
 from blocks.deadline import within
 from tasks.core.cancellation import current
-from tasks.core.errors import AccessError, NetworkError, NotFoundError, WrongUseError
+from tasks.core.errors import AccessError, ModelError, NetworkError, NotFoundError, WrongUseError
+from tasks.core.files import read_regular
 
 _TIMEOUT_S = 30.0
 _DEADLINE_S = 90.0
+_MOST_CERTIFICATE_BYTES = 1 << 24
 """For one question with all that follows from it."""
 
 _PATIENCE_S = 45.0
@@ -209,8 +211,9 @@ def _context() -> ssl.SSLContext:
     client_certificate = os.environ.get("MLFLOW_TRACKING_CLIENT_CERT_PATH")
     if client_certificate:
         try:
+            read_regular(Path(client_certificate), _MOST_CERTIFICATE_BYTES)
             context.load_cert_chain(client_certificate)
-        except OSError as error:
+        except (OSError, ModelError) as error:
             raise _unusable("MLFLOW_TRACKING_CLIENT_CERT_PATH", error) from None
     return context
 
@@ -220,14 +223,16 @@ def _with_roots(name: str) -> ssl.SSLContext:
     try:
         if Path(path).is_dir():
             return ssl.create_default_context(capath=path)
+        read_regular(Path(path), _MOST_CERTIFICATE_BYTES)  # OpenSSL waits for what a pipe may give
         return ssl.create_default_context(cafile=path)
-    except OSError as error:
+    except (OSError, ModelError) as error:
         raise _unusable(name, error) from None
 
 
-def _unusable(name: str, error: OSError) -> WrongUseError:
+def _unusable(name: str, error: OSError | ModelError) -> WrongUseError:
+    why = error.what if isinstance(error, ModelError) else error.strerror or error
     return WrongUseError(
-        f"{name} is {os.environ[name]!r}, which holds no certificate that can be read: {error.strerror or error}",
+        f"{name} is {os.environ[name]!r}, which holds no certificate that can be read: {why}",
         fix="name a file in the PEM format, or unset it",
     )
 

@@ -6,11 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-import yaml
-
 from blocks.mlflow_client import MlflowClient
 from blocks.object_store import open_object_store
-from tasks.core.errors import ModelError, NetworkError, NotFoundError, UnsafeNameError
+from tasks.core.errors import ModelError, NetworkError, NotFoundError
+from tasks.core.mlmodel import weights_folder
 from tasks.core.paths import is_file_name, shown, some_of
 
 _MOST_PAGES = 100
@@ -76,7 +75,7 @@ class MlflowRegistry:
             text = open_object_store(place, endpoint=self._s3_endpoint).read("MLmodel")
         except NotFoundError:
             return address  # files logged as they are
-        return f"{address}/{_weights_folder(text)}"
+        return f"{address}/{weights_folder(text)}"
 
     def _odd(self, wanted: str) -> NetworkError:
         return NetworkError(
@@ -120,19 +119,3 @@ def _object(value: Any) -> dict[str, Any]:
 
 def _items(value: Any) -> list[Any]:
     return value if isinstance(value, list) else []
-
-
-def _weights_folder(mlmodel: bytes) -> str:
-    try:
-        flavor = yaml.safe_load(mlmodel)["flavors"]["transformers"]
-        folder = str(flavor.get("model_binary", "model"))
-    except (yaml.YAMLError, KeyError, TypeError, AttributeError):
-        raise ModelError(
-            "the model was logged with a flavor of MLflow that is not transformers",
-            fix="log the folder in the Hugging Face layout itself",
-        ) from None
-    if not is_file_name(folder):
-        raise UnsafeNameError(
-            f"its MLmodel names {shown(folder)} as the folder of its weights", fix="log the model again"
-        )
-    return folder

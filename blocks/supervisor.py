@@ -83,7 +83,7 @@ class SupervisedService:
         try:
             state = json.loads((self._folder.root / STATE_FILE).read_bytes())
             return Running(release=state["release"], host=state["host"], port=state["port"], up=False)
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, RecursionError, KeyError, TypeError):
             return None
 
     def claim(self, host: str, port: int | None) -> int:

@@ -12,6 +12,8 @@ import sys
 from collections.abc import Iterator, MutableMapping
 from pathlib import Path
 
+from tasks.core.errors import ModelError
+from tasks.core.files import read_regular
 from tasks.core.proxies import plan_proxies
 
 _CA_VARIABLES = (
@@ -21,6 +23,10 @@ _CA_VARIABLES = (
     "CURL_CA_BUNDLE",
     "AWS_CA_BUNDLE",
 )
+_FOLDERS_TOO = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
+"""Read by requests and its like, which take a folder as well; httpx, Prefect and boto3 read theirs as a file."""
+
+_MOST_BYTES = 1 << 24
 _UTF8 = "PYTHONUTF8"
 
 
@@ -52,16 +58,19 @@ def mend(environ: MutableMapping[str, str]) -> Iterator[str]:
         del environ[name]  # its value is not shown: it may hold a password
         yield f"{name} does not hold a proxy's address and is not used; write http://HOST:PORT, or unset it"
     for name in _CA_VARIABLES:
-        if (path := environ.get(name)) and (why := _unusable(Path(path))):
+        if (path := environ.get(name)) and (why := _unusable(Path(path), name in _FOLDERS_TOO)):
             del environ[name]
             yield f"{name} is {path}, which holds no certificates ({why}), and is not used; correct or unset it"
 
 
-def _unusable(path: Path) -> str | None:
-    """Why certificates cannot be read from `path`, a file or a folder; None if they can."""
+def _unusable(path: Path, folder_too: bool) -> str | None:
+    """Why certificates cannot be read from `path`; None if they can. A pipe and a device are not even opened."""
     try:
-        if not path.is_dir():
+        if not (folder_too and path.is_dir()):
+            read_regular(path, _MOST_BYTES)
             ssl.create_default_context(cafile=str(path))
+    except ModelError as error:
+        return error.what.removeprefix(f"{path} ")
     except ssl.SSLError:
         return "not in PEM format"
     except (OSError, ValueError) as error:

@@ -13,12 +13,13 @@ from collections.abc import Iterable
 from enum import StrEnum
 from pathlib import Path
 from typing import Self
-from urllib.parse import unquote, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 from packaging.requirements import InvalidRequirement, Requirement
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from tasks.core.errors import SpecError, WrongUseError
+from tasks.core.paths import shown
 from tasks.core.spec import Environment, EnvironmentManager, Rollout, Target
 
 FILE = "allowed.toml"
@@ -80,12 +81,15 @@ class Allowed(BaseModel):
         """The list in a file. Raises `WrongUseError` that names what is wrong: a damaged list allows nothing."""
         try:
             return cls.model_validate(tomllib.loads(text))
-        except tomllib.TOMLDecodeError as error:
-            reason = f"not TOML: {error}"
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(str(piece) for piece in first["loc"])
             reason = f"{where}: {first['msg'].removeprefix('Value error, ')}"
+        except (
+            ValueError,
+            RecursionError,
+        ) as error:  # a number of thousands of digits, thousands of brackets
+            reason = f"not TOML: {error}"
         raise WrongUseError(
             f"{source}: {reason}", fix="lists of `folders`, `addresses` and `images`, or no file"
         )
@@ -94,14 +98,48 @@ class Allowed(BaseModel):
         """Whether the list has it. A folder's path is one without links and `..`."""
         match program.kind:
             case Kind.FOLDER:
-                return any(Path(program.value).is_relative_to(folder) for folder in self.folders)
+                # Of a backslash in an address with file:, installers make a slash.
+                return "\\" not in program.value and any(
+                    Path(program.value).is_relative_to(folder) for folder in self.folders
+                )
             case Kind.ADDRESS:
-                return "/../" not in unquote(program.value) and program.value.startswith(self.addresses)
+                return any(_begins_with(program.value, address) for address in self.addresses)
             case Kind.IMAGE:
                 alike = (
                     image for image in self.images if program.value.startswith((f"{image}:", f"{image}@"))
                 )
                 return program.value in self.images or any(alike)
+
+
+def _begins_with(address: str, allowed: str) -> bool:
+    """Whether an address leads to a place below an allowed one, however an installer reads it.
+
+    Installers make slashes of backslashes, drop blanks, and follow `..`, also where it is percent-encoded.
+    """
+    try:
+        here, there = urlsplit(address), urlsplit(allowed)
+    except ValueError:
+        return False
+    if "\\" in address or not address.isprintable() or " " in address or _walks(here.path):
+        return False
+    return (
+        here.scheme == there.scheme
+        and _host_and_user(here) == _host_and_user(there)
+        and here.path.startswith(there.path)
+    )
+
+
+def _walks(path: str) -> bool:
+    """Whether a path has steps to itself or to its parent, or a backslash; decoded as often as it is encoded."""
+    while (decoded := unquote(path)) != path:
+        path = decoded
+    return "\\" in path or not {".", ".."}.isdisjoint(path.split("/"))
+
+
+def _host_and_user(parts: SplitResult) -> tuple[str, str, str]:
+    """Who asks, and whom. Only a host is the same in capital letters."""
+    user, at, host = parts.netloc.rpartition("@")
+    return user, at, host.lower()
 
 
 def check_allowed(programs: Iterable[Program], allowed: Allowed, source: str) -> None:
@@ -141,8 +179,11 @@ def programs_of_rollout(rollout: Rollout, target: Target, key: str) -> list[Prog
 
 
 def _located(key: str, place: str) -> Program:
-    """A folder, or whatever else can be an address."""
-    parts = urlsplit(place)
+    """A folder, or whatever else can be an address. Raises `SpecError` for what is neither."""
+    try:
+        parts = urlsplit(place)
+    except ValueError:
+        raise SpecError(f"{shown(place)} is not an address", fix=f"correct {key}") from None
     scheme = parts.scheme.rpartition("+")[2]
     if scheme in ("", "file") and parts.netloc in ("", "localhost"):
         return Program(key=key, kind=Kind.FOLDER, value=unquote(parts.path) or place)

@@ -24,6 +24,10 @@ FOREIGN_LOAD = "foreign_load"
 """The figure that says which share of the processors others used while the figures beside it were measured."""
 
 
+_READ_BACK = ("inputs", "result")
+"""Evidence from which Slipway goes on: what is hidden in it by its look alone would be a path that is not there."""
+
+
 class Number(BaseModel):
     """One figure with its unit and where it comes from."""
 
@@ -160,7 +164,10 @@ def new_record(
         outcome=outcome,
         seconds=seconds,
         numbers=dict(numbers or {}),
-        evidence=redacted_value(dict(evidence or {})),
+        evidence={
+            key: redacted_value(value, by_look=key not in _READ_BACK)
+            for key, value in (evidence or {}).items()
+        },
         consulted=tuple(consulted),
     )
 

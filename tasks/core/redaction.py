@@ -5,6 +5,7 @@ Errors (`errors.py`), lines of progress, records, artifacts, JSON documents and 
 
 from __future__ import annotations
 
+import base64
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -31,36 +32,55 @@ _QUERY = (
 )
 _VALUE = r"[^\s\"'&,;<>(){}\[\]]+"
 
-_PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
-    (re.compile(pattern, re.IGNORECASE), replacement)
-    for pattern, replacement in (
-        # A password with a slash in it: a port is followed by a slash, too, but is a number.
-        (r"(?<=://)[^/\s:@\[\"']{0,256}:(?!\d{1,5}(?:[/?#\s]|$))[^\s\"'<>]{0,512}@", f"{HIDDEN}@"),
-        (r"(?<=://)[^/\s\"'<>]{0,512}@", f"{HIDDEN}@"),
-        (
-            r"\b((?:proxy-)?authorization[\"']?\s*[:=]\s*[\"']?)(?:(?:bearer|basic|token|digest)\s+)?[^\s\"',;]+",
-            rf"\g<1>{HIDDEN}",
-        ),
-        (r"\b(bearer|basic)\s+(?!auth|token|cred|access)[^\s\"'<>,;]{6,}", rf"\g<1> {HIDDEN}"),
-        (rf"([?&](?:{_QUERY})=){_VALUE}", rf"\g<1>{HIDDEN}"),
-        (rf"(?<![\w-])((?:{_KEY_BEFORE})?(?:{_KEY})[\"']?=[\"']?){_VALUE}", rf"\g<1>{HIDDEN}"),
-        (
-            r"(?<![\w-])([\w-]{0,64}?(?:password|passwd|passphrase|secret|secret[_-]?(?:access[_-]?)?key|api[_-]?key|"
-            rf"(?:access|auth|bearer|hub|hf)[_-]token)[\"']?:\s*[\"']?)(?!\*\*\*){_VALUE}",
-            rf"\g<1>{HIDDEN}",
-        ),
-    )
-) + tuple(
-    (re.compile(pattern), HIDDEN)
-    for pattern in (
-        r"\b(?:AKIA|ASIA|AROA|AIDA)[A-Z0-9]{16}\b",
-        r"\b(?:gh[opsur]_[A-Za-z0-9]{20,}|github_pat_\w{20,}|glpat-[\w-]{16,}|hf_[A-Za-z0-9]{20,})",
-        r"\bsk-[A-Za-z0-9_-]{20,}",
-        r"\beyJ[\w-]{8,}\.eyJ[\w-]{8,}\.[\w-]+",
-        r"-----BEGIN [A-Z ]*PRIVATE KEY-----[\s\S]*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)",
-    )
+
+def _compiled(*rules: tuple[str, str], flags: int = re.IGNORECASE) -> tuple[tuple[re.Pattern[str], str], ...]:
+    return tuple((re.compile(pattern, flags), replacement) for pattern, replacement in rules)
+
+
+_IN_ADDRESSES = _compiled(
+    # A password with a slash in it: a port is followed by a slash, too, but is a number.
+    (r"(?<=://)[^/\s:@\[\"']{0,256}:(?!\d{1,5}(?:[/?#\s]|$))[^\s\"'<>]{0,512}@", f"{HIDDEN}@"),
+    (r"(?<=://)[^/\s\"'<>]{0,512}@", f"{HIDDEN}@"),
 )
-"""What looks like a secret wherever it is found, and what takes its place."""
+
+_LABELLED = _compiled(
+    (
+        r"\b((?:proxy-)?authorization(?:[\"']?\s*[:=]\s*|[\"']\s*,\s*b?(?=[\"']))[\"']?)"
+        r"(?:(?:bearer|basic|token|digest)\s+)?[^\s\"',;]+",
+        rf"\g<1>{HIDDEN}",
+    ),
+    (r"\b(header(?: value)?:?\s+b?[\"'](?:bearer|basic)\s+)[^\"']+", rf"\g<1>{HIDDEN}"),
+    (rf"([?&](?:{_QUERY})=){_VALUE}", rf"\g<1>{HIDDEN}"),
+    (rf"(?<![\w-])((?:{_KEY_BEFORE})?(?:{_KEY})[\"']?=[\"']?){_VALUE}", rf"\g<1>{HIDDEN}"),
+    (
+        r"(?<![\w-])([\w-]{0,64}?(?:password|passwd|passphrase|secret|secret[_-]?(?:access[_-]?)?key|api[_-]?key|"
+        rf"(?:access|auth|bearer|hub|hf)[_-]token)[\"']?:\s*[\"']?)(?!\*\*\*){_VALUE}",
+        rf"\g<1>{HIDDEN}",
+    ),
+)
+"""What stands behind the name of a header, a parameter or a key."""
+
+_BY_LOOK = _compiled(
+    (r"\b(?:AKIA|ASIA|AROA|AIDA)[A-Z0-9]{16}\b", HIDDEN),
+    (r"\bgh[opsur]_(?=[a-z0-9]*[A-Z])[A-Za-z0-9]{20,}", HIDDEN),
+    (r"\b(?:github_pat_(?=[a-z0-9_]{0,64}[A-Z])\w{20,}|glpat-(?=[a-z0-9_-]{0,64}[A-Z])[\w-]{16,})", HIDDEN),
+    (r"\bhf_(?=[a-z0-9]*[A-Z])[A-Za-z0-9]{20,}", HIDDEN),
+    (r"\beyJ[\w-]{8,}\.eyJ[\w-]{8,}\.[\w-]+", HIDDEN),
+    (r"-----BEGIN [A-Z ]*PRIVATE KEY-----[\s\S]*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)", HIDDEN),
+    flags=0,
+)
+"""Tokens of kinds that are known by how they begin. Each kind is random letters, so one is a capital: a name or a
+path of ordinary words that begins alike is none."""
+
+_SK = re.compile(r"(?<![\w./-])sk-([A-Za-z0-9_-]{16,})")
+_SCHEME = re.compile(r"\b(bearer|basic)(\s+)([A-Za-z0-9._~+/-]{5,}[A-Za-z0-9_-]={0,2})", re.IGNORECASE)
+_RANDOM = re.compile(
+    r"(?<![A-Za-z0-9])(?:(?=[A-Za-z]*[0-9])(?=[0-9]*[A-Za-z])[A-Za-z0-9]{20,}"
+    r"|(?=[A-Za-z]*[0-9])(?=[0-9a-z]*[A-Z])(?=[0-9A-Z]*[a-z])[A-Za-z0-9]{16,})"
+    r"|^[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}$"
+    r"|^[A-Za-z0-9+/_-]{6,}={1,2}$"
+)
+"""Words too long and too mixed for one of a name, UUIDs, and base64 that is filled up."""
 
 _SECRET_KEY = re.compile(rf"(?:^|[_-])(?:{_KEY}|authorization)$", re.IGNORECASE)
 _NO_SECRET_KEY = re.compile(r"(?:bos|eos|pad|unk|cls|sep|mask|first|per|output)[_-]token$", re.IGNORECASE)
@@ -87,12 +107,39 @@ def redact(text: str, secrets: Iterable[str] = ()) -> str:
 
     Pure.
     """
+    text = redact_known(text, secrets)
+    for pattern, replacement in (*_LABELLED, *_BY_LOOK):
+        text = pattern.sub(replacement, text)
+    text = _SK.sub(lambda found: HIDDEN if _RANDOM.search(found[1]) else found[0], text)
+    return _SCHEME.sub(_without_credentials, text)
+
+
+def redact_known(text: str, secrets: Iterable[str]) -> str:
+    """`text` without these `secrets`, and without user and password in addresses; guesses at nothing else. Pure."""
     forms = {form for secret in secrets for form in _forms(secret)}
     for form in sorted(forms, key=len, reverse=True):
         text = text.replace(form, HIDDEN)
-    for pattern, replacement in _PATTERNS:
+    for pattern, replacement in _IN_ADDRESSES:
         text = pattern.sub(replacement, text)
     return text
+
+
+def _without_credentials(found: re.Match[str]) -> str:
+    """What follows `Bearer` or `Basic`, unless it is a word of a sentence or a name."""
+    scheme, space, word = found.groups()
+    secret = _RANDOM.search(word) or (scheme.lower() == "basic" and _is_user_and_password(word))
+    return f"{scheme}{space}{HIDDEN}" if secret else found[0]
+
+
+def _is_user_and_password(word: str) -> bool:
+    """Whether it is `USER:PASSWORD` in base64, as RFC 7617 says."""
+    if not re.search(r".[A-Z]", word):
+        return False  # such as `azores`, which could be the letters of base64 for `k:+z`
+    try:
+        user, colon, _ = base64.b64decode(word + "=" * (-len(word) % 4), validate=True).partition(b":")
+    except ValueError:
+        return False
+    return bool(colon) and user.isascii() and user.decode("ascii").isprintable()
 
 
 def remember(secret: str) -> None:
@@ -106,14 +153,19 @@ def redacted(text: str) -> str:
     return redact(text, secrets_of(os.environ) | _remembered)
 
 
-def redacted_value(value: Any) -> Any:
-    """A JSON-like value whose texts are redacted; a text under a key such as `password` is hidden whole."""
+def redacted_value(value: Any, *, by_look: bool = True) -> Any:
+    """A JSON-like value whose texts are redacted; a text under a key such as `password` is hidden whole.
+
+    Without `by_look` only secrets that this process holds and those in addresses go: for what Slipway reads back,
+    where a name or a path must not change because it resembles a token.
+    """
     secrets = secrets_of(os.environ) | _remembered
+    hide = redact if by_look else redact_known
 
     def clean(one: Any) -> Any:
         match one:
             case str():
-                return redact(one, secrets)
+                return hide(one, secrets)
             case dict():
                 return {key: HIDDEN if _hides(key, held) else clean(held) for key, held in one.items()}
             case list():

@@ -200,7 +200,7 @@ def named_by_releases(services: Path, field: str) -> dict[str, str]:
             value = json.loads(document.read_bytes())[field]
             if not isinstance(value, str):
                 raise TypeError(field)
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, RecursionError, KeyError, TypeError):
             name = document.parent.parent.name
             raise RecordError(
                 f"the release {document} cannot be read, so that what it needs is not known",

@@ -38,7 +38,9 @@ _POWERS = {"": 0, "k": 1, "K": 1, "M": 2, "G": 3, "T": 4, "P": 5}
 
 _LABEL = re.compile(r"[0-9A-Za-z]([0-9A-Za-z-]{0,61}[0-9A-Za-z])?", re.ASCII)
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
-_DATE_TIME = re.compile(r"\d{4}-\d{2}-\d{2}[Tt]\d{2}:\d{2}:\d{2}(\.\d+)?([Zz]|[+-]\d{2}:\d{2})", re.ASCII)
+_DATE_TIME = re.compile(r"\d{4}-\d{2}-\d{2}[Tt]\d{2}:\d{2}:\d{2}(\.\d{1,9})?([Zz]|[+-]\d{2}:\d{2})", re.ASCII)
+
+_YEARS = range(1970, 9999)
 
 
 def parse_size(value: str) -> int:
@@ -83,21 +85,24 @@ HostName = Annotated[str, AfterValidator(_host)]
 
 
 def _time(value: str) -> str:
-    """A date, or a date and time with its offset from UTC (RFC 3339)."""
+    """A date, or a date and time with its offset from UTC (RFC 3339), within what uv and rattler read."""
+    value = value.upper()
     try:
         if _DATE.fullmatch(value):
-            date.fromisoformat(value)
-            return value
-        if _DATE_TIME.fullmatch(value):
-            datetime.fromisoformat(value.upper())
-            return value
+            found = date.fromisoformat(value)
+        elif _DATE_TIME.fullmatch(value):
+            found = datetime.fromisoformat(value)
+        else:
+            raise ValueError(value)
     except ValueError:
-        pass
-    raise ValueError("a date such as 2026-01-31, or a time such as 2026-01-31T12:00:00Z")
+        raise ValueError("a date such as 2026-01-31, or a time such as 2026-01-31T12:00:00Z") from None
+    if found.year not in _YEARS:
+        raise ValueError(f"a date or a time of the years {_YEARS[0]} to {_YEARS[-1]}")
+    return value
 
 
 Rfc3339 = Annotated[str, AfterValidator(_time)]
-"""A date or a time, kept as it was written."""
+"""A date or a time, kept as it was written but for its letters: conda's reader knows only `T` and `Z`."""
 
 
 def check_value(value: Any, annotation: Any, *, multiline: bool = False) -> Any:

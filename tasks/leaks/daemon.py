@@ -110,7 +110,7 @@ def sample_once(folder: Path, writer: Writer) -> float:
         target: dict[str, Any] = json.loads((folder / "processes.json").read_bytes())
         period_s = max(0.05, float(target["period_s"]))
         sample = measure(target)
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, RecursionError, KeyError, TypeError):
         return LOOK_S  # not written yet, or the engine is between two lives
     if sample is not None:
         column, count = read_counter(target.get("endpoint"))

@@ -55,7 +55,7 @@ def _vocabulary_bytes(path: Path, rows: int) -> int:
         model: Any = json.loads(path.read_text())["model"]
         merges = [one if isinstance(one, str) else " ".join(one) for one in model.get("merges") or []]
         return vocabulary_bytes(list(model.get("vocab") or {}), merges, rows)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError):
         raise ModelError(
             f"{path} is missing or no tokenizer", fix="take the whole model folder, and stage it again"
         ) from None

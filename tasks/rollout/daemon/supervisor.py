@@ -77,7 +77,7 @@ class Supervisor:
             restarts, self._since = int(state["restarts"]) + 1, float(state["since"])
         except FileNotFoundError:
             return
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, RecursionError, KeyError, TypeError) as error:
             self._written = None
             self._log.say(f"{STATE_FILE} cannot be read and is set aside: {type(error).__name__}: {error}")
             set_aside(file, self.folder)

@@ -76,7 +76,7 @@ def target_of(folder: ServiceFolder) -> TargetKind:
     with contextlib.suppress(OSError):
         documents += sorted(folder.root.glob("releases/*.json"), key=lambda path: -path.lstat().st_mtime)
     for document in documents:
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        with contextlib.suppress(OSError, ValueError, RecursionError, KeyError, TypeError):
             return TargetKind(json.loads(document.read_bytes())["target"])
     return TargetKind.DOCKER if (folder.root / "proxy").exists() else TargetKind.PROCESS
 

@@ -4,6 +4,7 @@ line."""
 from __future__ import annotations
 
 import json
+import os
 import ssl
 import threading
 from collections.abc import Callable, Iterator
@@ -380,6 +381,18 @@ def test_a_server_is_known_by_the_bundle_that(
         monkeypatch.setenv(name, str(wrong))
         with pytest.raises(WrongUseError, match=f"{name} is .*, which holds no certificate that can be read"):
             ask(front, before="https://")
+
+
+@pytest.mark.parametrize("name", ["MLFLOW_TRACKING_SERVER_CERT_PATH", "MLFLOW_TRACKING_CLIENT_CERT_PATH"])
+def test_a_pipe_is_not_waited_for_as_a_certificate(
+    front: Front, tls: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipe = tls.with_name("pipe.pem")
+    os.mkfifo(pipe)
+    monkeypatch.setenv("SSL_CERT_FILE", str(tls))
+    monkeypatch.setenv(name, str(pipe))
+    with pytest.raises(WrongUseError, match=rf"{name} is .*: {pipe} is a pipe, not a file"):
+        ask(front, before="https://")
 
 
 def test_a_server_that_nobody_knows_is_refused_unless_that_is_allowed(

@@ -96,18 +96,55 @@ def test_of_a_transformers_model_the_folder_of_its_weights_is_meant(
     assert resolve("models:/chat@champion", settings).source == f"file:{tmp_path}/art/weights"
     logged.write_text("flavors:\n  transformers: {}\n")
     assert resolve("models:/chat@champion", settings).source == f"file:{tmp_path}/art/model"
-    for text, told in [
+
+
+WEIGHTS = "flavors:\n  transformers:\n    model_binary: weights\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("", "is not transformers"),
         ("flavors:\n  sklearn: {}\n", "is not transformers"),
-        ("[", "is not transformers"),
-        (
-            "flavors:\n  transformers:\n    model_binary: ../..\n",
-            "names '../..' as the folder of its weights",
-        ),
-    ]:
-        logged.write_text(text)
-        with pytest.raises(ModelError) as error:
-            resolve("models:/chat@champion", settings)
-        assert told in error.value.what
+        ("flavors: [transformers]\n", "is not transformers"),
+        ("[", "MLmodel cannot be read: it is not YAML"),
+        (b"\xff\xfe\x00", "MLmodel cannot be read: it is not YAML"),
+        ("a: 1\n---\nb: 2\n", "MLmodel cannot be read: it is not YAML"),
+        (f"{WEIGHTS}a: {'[' * 3000}", "MLmodel cannot be read: its values are nested more than"),
+        (f"{WEIGHTS}a: {'{a: ' * 20_000}", "MLmodel cannot be read: its values are nested more than"),
+        (f"{WEIGHTS}a: [{'1,' * 150_000}]\n", "MLmodel cannot be read: it has more than 100000 bytes"),
+        (WEIGHTS.replace("weights", "../.."), "names '../..' as the folder of its weights"),
+        (WEIGHTS.replace("weights", "5"), "names 5 as the folder of its weights, which is not text"),
+        (WEIGHTS.replace("weights", "null"), "names null as the folder of its weights, which is not text"),
+        (WEIGHTS.replace("weights", "[a]"), "names a list or a mapping as the folder of its weights"),
+    ],
+)
+def test_an_mlmodel_that_is_of_no_use_is_one_line(
+    text: str | bytes, told: str, settings: Settings, tmp_path: Path
+) -> None:
+    (tmp_path / "art").mkdir()
+    (tmp_path / "art" / "MLmodel").write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(ModelError) as error:
+        resolve("models:/chat@champion", settings)
+    assert told in error.value.what
+
+
+@pytest.mark.parametrize(
+    "besides",
+    [
+        "utc: 2026-99-99\n",  # a date to YAML 1.1, and no day of any calendar
+        "number: 0b2\n",
+        "mine: !!python/object:os.system {}\n",
+        "a: &a [x]\nb: *a\n",
+        "a: &a {x: 1}\n" + "".join(f"{n}: &{n} {{<<: [*{m}, *{m}]}}\n" for m, n in zip("abcdefghijklmnopqrstuvwxy", "bcdefghijklmnopqrstuvwxyz", strict=True)),
+    ],
+)  # fmt: skip
+def test_of_an_mlmodel_only_the_weights_folder_is_understood(
+    besides: str, settings: Settings, tmp_path: Path
+) -> None:
+    (tmp_path / "art").mkdir()
+    (tmp_path / "art" / "MLmodel").write_text(besides + WEIGHTS)
+    assert resolve("models:/chat@champion", settings).source == f"file:{tmp_path}/art/weights"
 
 
 def test_what_is_not_there_says_what_there_is(mlflow: Mlflow, settings: Settings) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import certifi
@@ -15,13 +16,9 @@ from blocks.surroundings import mend
 from tasks.core.errors import WrongUseError
 from tasks.core.settings import Settings
 
-CA_VARIABLES = (
-    "SSL_CERT_FILE",
-    "PREFECT_API_SSL_CERT_FILE",
-    "REQUESTS_CA_BUNDLE",
-    "CURL_CA_BUNDLE",
-    "AWS_CA_BUNDLE",
-)
+FILES_ONLY = ("SSL_CERT_FILE", "PREFECT_API_SSL_CERT_FILE", "AWS_CA_BUNDLE")
+FOLDERS_TOO = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
+CA_VARIABLES = (*FILES_ONLY, *FOLDERS_TOO)
 
 
 @pytest.mark.parametrize("name", CA_VARIABLES)
@@ -41,11 +38,42 @@ def test_certificates_that_cannot_be_read_are_named_and_not_used(
 
 
 @pytest.mark.parametrize("name", CA_VARIABLES)
-def test_certificates_that_can_be_read_stay(name: str, tmp_path: Path) -> None:
-    for path in (certifi.where(), str(tmp_path)):  # a folder of them is allowed to some
-        environ = {name: path}
-        assert list(mend(environ)) == []
-        assert environ == {name: path}
+def test_certificates_that_can_be_read_stay(name: str) -> None:
+    environ = {name: certifi.where()}
+    assert list(mend(environ)) == []
+    assert environ == {name: certifi.where()}
+
+
+@pytest.mark.parametrize("name", CA_VARIABLES)
+def test_a_folder_of_certificates_is_for_the_clients_that_take_one(name: str, tmp_path: Path) -> None:
+    environ = {name: str(tmp_path)}
+    warnings = list(mend(environ))
+    if name in FOLDERS_TOO:
+        assert (warnings, environ) == ([], {name: str(tmp_path)})
+    else:
+        assert (len(warnings), environ) == (1, {})
+        assert "Is a directory" in warnings[0]
+
+
+@pytest.mark.parametrize("name", CA_VARIABLES)
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (os.mkfifo, "is a pipe, not a file"),
+        (lambda path: path.symlink_to("/dev/zero"), "is a device, not a file"),
+        (lambda path: os.truncate(path.open("wb").name, 1 << 30), "has more than"),
+    ],
+    ids=["a pipe", "a device", "a huge file"],
+)
+def test_what_would_be_read_for_ever_is_not_taken_for_certificates(
+    name: str, make: Callable[[Path], object], said: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "ca.pem"
+    make(path)
+    environ = {name: str(path)}
+    (warning,) = mend(environ)
+    assert f"({said}" in warning
+    assert environ == {}
 
 
 def test_a_proxy_that_is_none_is_named_without_its_password() -> None:

@@ -15,11 +15,12 @@ from tasks.core.allowed import (
     programs_of_environment,
     programs_of_rollout,
 )
-from tasks.core.errors import WrongUseError
+from tasks.core.errors import SpecError, WrongUseError
 from tasks.core.spec import OWN_PYTHON, Environment, Rollout, Target
 
 LIST = Allowed.parse(
-    'folders = ["/opt/engines"]\naddresses = ["https://wheels.example/cu126/", "git+https://git.example/"]\n'
+    'folders = ["/opt/engines"]\naddresses = ["https://wheels.example/cu126/", "git+https://git.example/", '
+    '"git+ssh://git@code.example/team/"]\n'
     'images = ["base", "registry.example/python:3.12"]\n',
     "allowed.toml",
 )
@@ -39,6 +40,27 @@ LIST = Allowed.parse(
         (Kind.ADDRESS, "https://wheels.example/cu127/x.whl", False),
         (Kind.ADDRESS, "https://wheels.example/cu126/../evil.whl", False),
         (Kind.ADDRESS, "https://wheels.example/cu126/%2e%2e/evil.whl", False),
+        (Kind.ADDRESS, "https://wheels.example/cu126/%252e%252e/evil.whl", False),
+        (Kind.ADDRESS, "https://wheels.example/cu126/%25252e%25252e/evil.whl", False),
+        (Kind.ADDRESS, "https://wheels.example/cu126/a/..", False),
+        (Kind.ADDRESS, "https://wheels.example/cu126/./x.whl", False),
+        (Kind.ADDRESS, "https://wheels.example/cu126/..%2fevil.whl", False),
+        (Kind.ADDRESS, "https://wheels.example/cu126/..?x=/y.whl", False),
+        (Kind.ADDRESS, "https://wheels.example/cu126/..\\evil\\x-1-py3-none-any.whl", False),
+        (Kind.ADDRESS, "https://wheels.example/cu126/..%5cevil.whl", False),
+        (Kind.ADDRESS, "https://wheels.example/cu126/..%255cevil.whl", False),
+        (Kind.ADDRESS, "https://wheels.example/cu126/.\t./evil.whl", False),
+        (Kind.ADDRESS, "https://me:word@wheels.example/cu126/x.whl", False),
+        (Kind.ADDRESS, "https://wheels.example/cu126/@evil.example/x.whl", True),
+        (Kind.ADDRESS, "https://wheels.example\\@evil.example/cu126/x.whl", False),
+        (Kind.ADDRESS, "HTTPS://Wheels.Example/cu126/x-1.5-..whl#sha256=0", True),
+        (Kind.ADDRESS, "https://wheels.example/CU126/x.whl", False),
+        (Kind.ADDRESS, "https://wheels.example:8443/cu126/x.whl", False),
+        (Kind.ADDRESS, "https://[wheels.example/cu126/x.whl", False),
+        (Kind.ADDRESS, "git+ssh://git@code.example/team/x.git@v1", True),
+        (Kind.ADDRESS, "git+ssh://me@code.example/team/x.git", False),
+        (Kind.ADDRESS, "git+ssh://code.example/team/x.git", False),
+        (Kind.FOLDER, "/opt/engines/..\\evil.whl", False),
         (Kind.ADDRESS, "https://wheels.example.evil.example/cu126/x.whl", False),
         (Kind.ADDRESS, "http://wheels.example/cu126/x.whl", False),
         (Kind.IMAGE, "base", True),
@@ -65,6 +87,8 @@ def test_the_list_holds_what_it_names(kind: Kind, value: str, held: bool) -> Non
     ("text", "said"),
     [
         ("folders = [", "not TOML"),
+        (f"folders = {'[' * 5000}", "not TOML"),
+        (f"folders = {'9' * 5000}", "not TOML"),
         ('folder = ["/opt"]', "folder: Extra inputs"),
         ('folders = "/opt"', "folders: "),
         ('folders = ["opt"]', "'opt' is not an absolute path"),
@@ -111,6 +135,18 @@ ENVIRONMENTS: list[tuple[dict[str, Any], list[tuple[str, Kind, str]]]] = [
 def test_what_an_environment_would_run(keys: dict[str, Any], expected: list[tuple[str, Kind, str]]) -> None:
     found = programs_of_environment(Environment.model_validate(keys), "environment")
     assert [(one.key.removeprefix("environment."), one.kind, one.value) for one in found] == expected
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"requirements": ["x @ https://[a.example/x.whl"]},
+        {"manager": "conda", "channels": ["https://[a.example/c"]},
+    ],
+)
+def test_an_address_that_is_none_is_named(keys: dict[str, Any]) -> None:
+    with pytest.raises(SpecError, match=r"^'https://\[a\.example/\w.*' is not an address"):
+        programs_of_environment(Environment.model_validate(keys), "environment")
 
 
 def test_a_base_image_counts_where_it_is_used() -> None:

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from faulty_s3 import FaultyS3, faulty_s3
 
-from blocks.mlflow_registry import _weights_folder
 from blocks.model_source import open_source
 from tasks.core.errors import ModelError, NetworkError, UnsafeNameError
 from tasks.core.manifest import MANIFEST_FILE, Manifest, StagedFile
+from tasks.core.mlmodel import weights_folder
 from tasks.core.paths import checked_file_name, inside, is_file_name, some_of
 from tasks.staging.copier import copy
 from tasks.staging.layout import PlannedFile
@@ -183,7 +183,7 @@ def test_a_source_whose_files_lead_out_is_refused(name: str) -> None:
 def test_a_models_description_that_leads_out_is_refused(name: str) -> None:
     text = json.dumps({"flavors": {"transformers": {"model_binary": name}}}).encode()
     with pytest.raises(UnsafeNameError, match="as the folder of its weights"):
-        _weights_folder(text)
+        weights_folder(text)
 
 
 def test_a_list_of_names_is_bounded() -> None:

@@ -36,6 +36,24 @@ def record(
     )
 
 
+def test_what_is_read_back_from_a_record_is_not_changed_by_its_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "known to this process")
+    place = "/srv/sk-Prod0123456789abcdefghij/env/bin/python token=x"
+    held = {"python_path": f"{place} known to this process", "source": "s3://me:word@bucket/x"}
+    made = new_record(
+        stage=StageName.ENVIRONMENT,
+        subject="tiny",
+        host_fingerprint="sha256:h",
+        inputs_digest="sha256:1",
+        outcome="sound",
+        seconds=1.5,
+        evidence={"inputs": held, "result": held, "error": {"what": place}},
+    )
+    hidden = {"python_path": f"{place} ***", "source": "s3://***@bucket/x"}
+    assert made.evidence["inputs"] == made.evidence["result"] == hidden
+    assert made.evidence["error"] == {"what": "/srv/sk-Prod0123456789abcdefghij/env/bin/python token=***"}
+
+
 def test_a_record_survives_the_folder(tmp_path: Path) -> None:
     store = FolderRecordStore(tmp_path)
     made = record()

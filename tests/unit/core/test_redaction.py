@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tasks.core.errors import SlipwayError
 from tasks.core.redaction import names_secret, redact, redacted_value, remember, secrets_of
@@ -17,6 +19,10 @@ HIDDEN_IN_TEXT = {
     "{'authorization': 'Basic dXNlcjpwdw=='}": "{'authorization': '***'}",
     r"Illegal header value b'Bearer abc\ndefghi'": "Illegal header value b'Bearer ***'",
     "with Basic dXNlcjpwdw== in it": "with Basic *** in it",
+    "sent Basic bWU6c2VjcmV0": "sent Basic ***",
+    "[(b'Authorization', b'Bearer abc'), (b'Accept', b'*/*')]": "[(b'Authorization', b'***'), (b'Accept', b'*/*')]",
+    "bearer 0123456789abcdef0123456789abcdef": "bearer ***",
+    "Bearer 550e8400-e29b-41d4-a716-446655440000 is refused": "Bearer *** is refused",
     "https://h/p?token=abc&x=1": "https://h/p?token=***&x=1",
     "https://h/p?x=1&access_token=abc": "https://h/p?x=1&access_token=***",
     "password=hunter2 user=me": "password=*** user=me",
@@ -29,8 +35,11 @@ HIDDEN_IN_TEXT = {
     ),
     "the key AKIAIOSFODNN7EXAMPLE is unknown": "the key *** is unknown",
     "ghp_0123456789abcdefghijABCDEFGHIJ012345": "***",
-    "hf_abcdefghijklmnopqrstuvwxyz is refused": "*** is refused",
+    "hf_abcdefghijKLMNOPqrstuvwxyz is refused": "*** is refused",
+    "glpat-x_Y1aBcDeFgHiJkLmNoP": "***",
     "sk-proj-0123456789abcdefghij": "***",
+    "key 'sk-ant-api03-aB3dE5gH7jK9mN1pQ-_rS' is refused": "key '***' is refused",
+    "OPENAI=sk-AbCdEfGh12345678": "OPENAI=***",
     "-----BEGIN PRIVATE KEY-----\nMIIE\n-----END PRIVATE KEY-----": "***",
 }
 
@@ -46,7 +55,22 @@ LEFT_AS_IT_IS = (
     "Basic authentication is needed, or a Bearer token",
     "sha256:0123456789abcdef0123456789abcdef",
     "the password is asked for",
+    "file:/models/llama-3-sk-instruct-finetuned-v2",
+    "/srv/sk-production-inference-01/env/bin/python",
+    "sk-support-chat-assistant",
+    "sk-Llama-3.1-8B-Instruct-v2-GGUF",
+    "/models/hf_internationalization/glpat-support-chat-assistant-2",
+    "a basic example, basic azores, a Basic Instruct model, basic OpenAI-compatible answers",
+    "basic Qwen2.5-7B-Instruct-GPTQ-Int4, bearer Llama-3.1-8B-Instruct",
 )
+
+WORDS = st.one_of(
+    st.from_regex(r"[a-z]{1,14}|[0-9]{1,8}", fullmatch=True),
+    st.sampled_from(
+        ["sk", "hf", "ghp", "glpat", "github", "pat", "basic", "bearer", "token", "key", "secret", "password",
+         "authorization", "header", "akia", "eyj"]
+    ),
+)  # fmt: skip
 
 
 @pytest.mark.parametrize(("text", "expected"), HIDDEN_IN_TEXT.items())
@@ -58,6 +82,13 @@ def test_what_looks_like_a_secret_is_hidden(text: str, expected: str) -> None:
 @pytest.mark.parametrize("text", LEFT_AS_IT_IS)
 def test_what_only_resembles_one_stays(text: str) -> None:
     assert redact(text) == text
+
+
+@given(words=st.lists(st.tuples(st.sampled_from(("-", "_", ".", "/", " ")), WORDS), min_size=1, max_size=12))
+def test_names_paths_and_sentences_of_ordinary_words_stay(words: list[tuple[str, str]]) -> None:
+    text = "".join(piece for pair in words for piece in pair)
+    for whole in (text, text[1:], f"file:{text}", f"s3://bucket{text}"):
+        assert redact(whole) == whole
 
 
 @pytest.mark.parametrize("secret", ["sesame-open", "two\nlines of it", "a/b+c=d e", "tab\tand 'quote'"])
@@ -100,11 +131,23 @@ def test_where_a_secret_is_kept_is_not_one() -> None:
 def test_values_are_hidden_by_their_keys_and_their_texts() -> None:
     value = {
         "password": "x", "eos_token": "</s>", "tokens": 3, "hf_token": "y", "password_file": "/f",
-        "rows": [{"url": "http://a:b@c/"}, ("Bearer abcdefgh", 1)],
+        "rows": [{"url": "http://a:b@c/"}, ("Bearer abcdEFGH12345678", 1)],
     }  # fmt: skip
     assert redacted_value(value) == {
         "password": "***", "eos_token": "</s>", "tokens": 3, "hf_token": "***", "password_file": "/f",
         "rows": [{"url": "http://***@c/"}, ("Bearer ***", 1)],
+    }  # fmt: skip
+
+
+def test_what_is_read_back_is_hidden_by_what_is_known_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "known to this process")
+    value = {
+        "model": "sk-proj-0123456789abcdefghij", "log": ["known to this process", "token=x"],
+        "url": "s3://a:b@c/d", "password": "x",
+    }  # fmt: skip
+    assert redacted_value(value, by_look=False) == {
+        "model": "sk-proj-0123456789abcdefghij", "log": ["***", "token=x"],
+        "url": "s3://***@c/d", "password": "***",
     }  # fmt: skip
 
 

@@ -7,13 +7,22 @@ from pathlib import Path
 import pytest
 
 from tasks.core.errors import NotFoundError, RecordError
-from tasks.core.release import ServiceFolder
+from tasks.core.release import ServiceFolder, named_by_releases
 
 
 @pytest.mark.parametrize("name", ["../models", "..", ".", "", "/etc", "a/b"])
 def test_a_name_cannot_lead_out_of_the_services(tmp_path: Path, name: str) -> None:
     with pytest.raises(NotFoundError, match="is no name of a service"):
         ServiceFolder(tmp_path, name)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"model_digest": 1}', "[" * 100_000])
+def test_a_release_that_cannot_be_read_lets_nothing_be_taken_for_unused(content: str, tmp_path: Path) -> None:
+    release = tmp_path / "tiny" / "releases" / "a.json"
+    release.parent.mkdir(parents=True)
+    release.write_text(content)
+    with pytest.raises(RecordError, match=f"the release {release} cannot be read"):
+        named_by_releases(tmp_path, "model_digest")
 
 
 def test_a_damaged_document_is_named(tmp_path: Path) -> None:

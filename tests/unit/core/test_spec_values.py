@@ -6,6 +6,7 @@ import json
 import math
 import types
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Union, get_args, get_origin
 
@@ -13,7 +14,7 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 from tasks.core.errors import SpecError
-from tasks.core.spec import DeploySpec, load_spec, parse_spec
+from tasks.core.spec import DeploySpec, Environment, load_spec, parse_spec
 
 MINIMAL: dict[str, Any] = {"name": "tiny", "model": "file:model"}
 NEEDED: dict[str, dict[str, Any]] = {
@@ -213,6 +214,15 @@ def test_a_host_is_an_address_or_a_name(host: str, kept: str | None) -> None:
         ("2026-01-31T12:00:00Z", True),
         ("2026-01-31t12:00:00.123+01:00", True),
         ("2026-01-31t12:00:00z", True),
+        ("2026-01-31T12:00:00.123456789Z", True),
+        ("2026-01-31T12:00:00.1234567891Z", False),
+        ("1970-01-01", True),
+        ("9998-12-31T23:59:59-23:59", True),
+        ("1969-12-31", False),
+        ("1969-12-31T23:59:59Z", False),
+        ("0001-01-01", False),
+        ("9999-12-31", False),
+        ("9999-12-31T00:00:00Z", False),
         ("2026-01-31 12:00:00Z", False),
         ("2026-01-31T12:00:00", False),
         ("2026-02-30", False),
@@ -226,6 +236,10 @@ def test_a_host_is_an_address_or_a_name(host: str, kept: str | None) -> None:
 )
 def test_exclude_newer_is_a_time_of_rfc_3339(when: str, good: bool) -> None:
     assert (refused("environment.exclude_newer", when) is None) == good
+    if good:
+        kept = Environment(exclude_newer=when).exclude_newer
+        assert kept == when.upper()
+        assert datetime.fromisoformat(kept)
 
 
 @pytest.mark.parametrize("key", ["model", "tuning.quality_text", "environment.wheels"])

@@ -151,7 +151,13 @@ def test_one_sample(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "[]", '{"kind": "process"}', '{"kind": "supervised", "socket": "/nowhere/x.sock", "period_s": 1}'],
+    [
+        "",
+        "[]",
+        "[" * 100_000,
+        '{"kind": "process"}',
+        '{"kind": "supervised", "socket": "/nowhere/x.sock", "period_s": 1}',
+    ],
 )
 def test_a_document_that_cannot_be_used_is_looked_at_again(text: str, tmp_path: Path) -> None:
     (tmp_path / "processes.json").write_text(text)

@@ -13,6 +13,7 @@ from tasks.core.release import ServiceFolder, ServiceState
 from tasks.core.spec import Target
 from tasks.rollout.container.models import Route
 from tasks.rollout.damage import set_damage_aside
+from tasks.rollout.recovery.apply import target_of
 
 STATE = ServiceState(
     name="chat", target=Target.DOCKER, host="127.0.0.1", port=8000, release="sha256:ab", since=datetime.now(UTC)
@@ -120,3 +121,13 @@ def test_without_a_copy_a_damaged_state_is_gone(folder: ServiceFolder) -> None:
         (folder.root / name).write_text("")
     set_damage_aside(folder)
     assert folder.last() is None
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"target": "boat"}', "[" * 100_000])
+def test_where_a_service_runs_is_told_by_what_can_be_read(content: str, tmp_path: Path) -> None:
+    folder = ServiceFolder(tmp_path, "chat")
+    folder.root.mkdir()
+    folder.state_file.write_text(content)
+    assert target_of(folder) is Target.PROCESS
+    folder.last_file.write_text(STATE)
+    assert target_of(folder) is Target.DOCKER

@@ -458,7 +458,9 @@ def test_a_supervisor_puts_its_own_files_back(tmp_path: Path, how: str) -> None:
     run(test())
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b'{"release": "blue"}', b"\xff\xfe", None])
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"[]", b"[" * 100_000, b"null", b'{"release": "blue"}', b"\xff\xfe", None]
+)
 def test_a_state_file_that_cannot_be_read_restores_nothing_and_is_kept_aside(
     tmp_path: Path, content: bytes | None
 ) -> None:
