@@ -7,6 +7,7 @@ milliseconds for thousands of files; digests are compared where those differ, an
 from __future__ import annotations
 
 import base64
+import contextlib
 import csv
 import hashlib
 import json
@@ -91,7 +92,8 @@ def changed_since_installed(release: Release, settings: Settings) -> tuple[str, 
 def doubt(folder: Path | None, settings: Settings) -> None:
     """Have the next look at an environment that Slipway built compare every file, and compile its modules anew."""
     if folder is not None and folder.parent == settings.environments and folder.is_dir():
-        (folder / DOUBT).touch()
+        with contextlib.suppress(OSError):  # a full disk, say: what raised the doubt is told, not that
+            (folder / DOUBT).touch()
 
 
 def is_doubted(folder: Path) -> bool:
