@@ -215,14 +215,11 @@ class DockerEngine:
         with contextlib.suppress(NotFound), _explained("restart the container"):
             self._client.containers.get(container_id).restart(timeout=0)
 
-    def find(self, labels: Mapping[str, str]) -> list[Container]:
-        """All containers with these labels, running or not."""
-        wanted: dict[str, str | list[str] | bool] = {
-            "label": [f"{key}={value}" for key, value in labels.items()]
-        }
+    def find(self, label: str) -> list[Container]:
+        """All containers with this label, whatever its value, running or not."""
         with _explained("list the containers"):
             # `ignore_removed`: one may go between the list and the look at it.
-            found = self._client.containers.list(all=True, filters=wanted, ignore_removed=True)
+            found = self._client.containers.list(all=True, filters={"label": label}, ignore_removed=True)
         return [_container_of(container.attrs) for container in found]
 
     def log_tail(self, container_id: str, lines: int) -> str:

@@ -25,11 +25,11 @@ from tasks.engines.catalogue import get_engine
 from tasks.rollout.apply import Newcomer
 from tasks.rollout.container.models import SLOTS, Container, ContainerPlan, Route, Slot, SlotName
 from tasks.rollout.container.plan import (
+    FOLDER_LABEL,
     RELEASE_LABEL,
     cause_of_death,
     container_user,
     plan_container,
-    service_labels,
 )
 from tasks.rollout.container.proxy import (
     BACKEND_HOST,
@@ -63,7 +63,7 @@ class Containers(Protocol):
 
     def restart(self, container_id: str) -> None: ...
 
-    def find(self, labels: Mapping[str, str]) -> list[Container]: ...
+    def find(self, label: str) -> list[Container]: ...
 
     def log_tail(self, container_id: str, lines: int) -> str: ...
 
@@ -371,7 +371,10 @@ class ContainerService:
         return "\n".join(text.splitlines()[-lines:])
 
     def _mine(self) -> list[Container]:
-        return self._containers.find(service_labels(self._folder.root))
+        """An older Slipway may have spelled the home otherwise."""
+        mine = os.path.realpath(self._folder.root)
+        found = self._containers.find(FOLDER_LABEL)
+        return [one for one in found if os.path.realpath(one.labels[FOLDER_LABEL]) == mine]
 
     def _container_at(self, port: int | None) -> Container | None:
         return next((found for found in self._mine() if found.host_port == port), None) if port else None

@@ -514,7 +514,9 @@ def test_an_address_that_is_given_up_is_not_listened_at_again(
             with pytest.raises(ConnectionRefusedError):
                 await get(former)
             _, writer = await asyncio.open_connection(HOST, port)
-            writer.write(b"POST / HTTP/1.1\r\nContent-Length: 10\r\n\r\n")  # it drains for as long as this waits
+            writer.write(
+                b"POST / HTTP/1.1\r\nContent-Length: 10\r\n\r\n"
+            )  # it drains for as long as this waits
 
             async def waits() -> bool:
                 return bool((await ask("status"))["open_requests"])
