@@ -40,6 +40,7 @@ from tasks.rollout.container.proxy import (
     send_to,
     take_out,
 )
+from tasks.rollout.daemon.hang import cpu_seconds
 from tasks.rollout.models import Running
 from tasks.rollout.recovery.models import Progress
 
@@ -152,7 +153,7 @@ class ContainerService:
         return Running(release=route.release, host=route.host, port=route.port, up=False)
 
     def progress(self, is_silent: Callable[[str], bool]) -> Progress | None:
-        """By the proxy's count, and `/health` of the container itself; None if nothing serves."""
+        """By the proxy's count, and `/health` and processes of the container itself; None if nothing serves."""
         proxy = self._serving_proxy()
         if proxy is None or not proxy.answers():
             return None
@@ -161,7 +162,9 @@ class ContainerService:
             return None
         slot = slots[name]
         silent = slot.requests > 0 and is_silent(f"http://{BACKEND_HOST}:{slot.port}")
-        return Progress(requests=slot.requests, sent_bytes=slot.sent_bytes, silent=silent)
+        container = self._container_at(slot.port) if silent else None
+        cpu_s = cpu_seconds(container.pid) if container and container.pid else 0.0
+        return Progress(requests=slot.requests, sent_bytes=slot.sent_bytes, silent=silent, cpu_s=cpu_s)
 
     def restart(self) -> None:
         """End the container that serves, at once, and start it again."""

@@ -20,12 +20,13 @@ class Condition(StrEnum):
 
 
 class Progress(_Frozen):
-    """Of an engine that no supervisor watches: the requests it works on, the bytes of answers it has sent so far, and
-    whether `/health` stayed without any answer."""
+    """Of an engine that no supervisor watches: the requests it works on, the bytes of answers it has sent and the
+    processor time it has used so far, and whether `/health` stayed without any answer."""
 
     requests: int = Field(ge=0)
     sent_bytes: int = Field(ge=0)
     silent: bool
+    cpu_s: float = Field(0.0, ge=0)
 
 
 class Sight(_Frozen):

@@ -12,8 +12,8 @@ from tasks.rollout.recovery.plan import LONGEST_WAIT_LOOKS, after_failure, is_ne
 UP, LAME, DOWN = (Sight(condition=condition) for condition in Condition)
 
 
-def waits(requests: int = 1, sent: int = 7, *, silent: bool = True) -> Sight:
-    progress = Progress(requests=requests, sent_bytes=sent, silent=silent)
+def waits(requests: int = 1, sent: int = 7, *, silent: bool = True, cpu_s: float = 100) -> Sight:
+    progress = Progress(requests=requests, sent_bytes=sent, silent=silent, cpu_s=cpu_s)
     return Sight(condition=Condition.UP, progress=progress)
 
 
@@ -38,6 +38,8 @@ def steps(*sights: Sight) -> list[Step]:
         ([waits(), waits()], Step.RESTART_ENGINE),
         ([waits(), waits(sent=8)], Step.NOTHING),
         ([waits(), waits(silent=False)], Step.NOTHING),
+        ([waits(), waits(cpu_s=101)], Step.RESTART_ENGINE),
+        ([waits(), waits(cpu_s=130)], Step.NOTHING),
         ([waits(silent=False), waits()], Step.NOTHING),
         ([waits(), waits(requests=0)], Step.NOTHING),
         ([waits(), LAME, waits()], Step.NOTHING),
