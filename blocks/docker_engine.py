@@ -25,6 +25,9 @@ from tasks.rollout.container.models import Container, ContainerPlan, ImagePlan
 _API_TIMEOUT_S = 600
 """Of one call: building copies the context of a large engine."""
 
+_PING_TIMEOUT_S = 10
+"""Of the first call: an engine that hangs may still accept connections."""
+
 _KEEP_ALIVE: Any = {"Name": "unless-stopped"}
 """The SDK's types ask for a count of retries, which Docker refuses for this policy."""
 
@@ -55,8 +58,9 @@ class DockerEngine:
         """
         address = DockerConfig.read().engine()
         try:
-            client = docker.from_env(timeout=timeout_s)
+            client = docker.from_env(timeout=min(timeout_s, _PING_TIMEOUT_S))
             client.ping()
+            client.api.timeout = timeout_s
         except (
             DockerException,
             requests.RequestException,

@@ -66,7 +66,7 @@ def cpu_seconds(pid: int) -> float:
 
 
 class HangWatch:
-    """Looks at one run of an engine again and again. `clock` gives seconds, `cpu_s` the processor time it has used."""
+    """Looks at one run of an engine again and again. `clock` gives seconds, `cpu_s` the processor time used."""
 
     def __init__(
         self,

@@ -40,13 +40,15 @@ class Past(_Frozen):
     """What is kept from look to look, as `recovery.json` in the service's folder; only while something is wrong.
 
     `failures` are attempts in a row that did not bring the service back, the last one for `reason`; `wait_looks` are
-    the looks until the next attempt. Looks are counted, not seconds: a clock can be set.
+    the looks until the next attempt, `silent_looks` those in a row whose supervisor did not answer. Looks are
+    counted, not seconds: a clock can be set.
     """
 
     failures: int = Field(0, ge=0)
     wait_looks: int = Field(0, ge=0)
     reason: str | None = None
     lame_looks: int = Field(0, ge=0)
+    silent_looks: int = Field(0, ge=0)
     progress: Progress | None = None
 
 

@@ -38,6 +38,11 @@ def after_failure(past: Past, reason: str) -> Past:
     return past.model_copy(update={"failures": failures, "wait_looks": wait_looks, "reason": reason})
 
 
+def after_blind_look(past: Past, reason: str) -> Past:
+    """Of a service that could not be looked at: the next look tries again."""
+    return past.model_copy(update={"failures": max(1, past.failures), "reason": reason})
+
+
 def is_news(past: Past, reason: str | None) -> bool:
     """Whether an attempt's end is worth a record: a service that came back, or that fails for another reason."""
     return reason is None or past.failures == 0 or reason != past.reason

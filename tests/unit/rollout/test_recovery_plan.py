@@ -7,7 +7,13 @@ from itertools import pairwise
 import pytest
 
 from tasks.rollout.recovery.models import Condition, Past, Progress, Sight, Step
-from tasks.rollout.recovery.plan import LONGEST_WAIT_LOOKS, after_failure, is_news, next_step
+from tasks.rollout.recovery.plan import (
+    LONGEST_WAIT_LOOKS,
+    after_blind_look,
+    after_failure,
+    is_news,
+    next_step,
+)
 
 UP, LAME, DOWN = (Sight(condition=condition) for condition in Condition)
 
@@ -74,3 +80,11 @@ def test_the_same_failure_is_news_once() -> None:
     assert not is_news(past, "no room")
     assert is_news(past, "the port is taken")
     assert is_news(past, None)
+
+
+def test_a_look_that_fails_is_news_once_and_puts_off_no_attempt() -> None:
+    past = after_blind_look(Past(), "no Docker")
+    assert not is_news(past, "no Docker")
+    assert is_news(past, "denied")
+    assert next_step(past, DOWN)[0] is Step.START
+    assert next_step(past, UP) == (Step.NOTHING, Past())
