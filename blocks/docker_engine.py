@@ -25,6 +25,9 @@ from tasks.rollout.container.models import Container, ContainerPlan, ImagePlan
 _API_TIMEOUT_S = 600
 """Of one call: building copies the context of a large engine."""
 
+_PING_TIMEOUT_S = 10
+"""Of the first call: an engine that hangs may still accept connections."""
+
 _KEEP_ALIVE: Any = {"Name": "unless-stopped"}
 """The SDK's types ask for a count of retries, which Docker refuses for this policy."""
 
@@ -55,8 +58,9 @@ class DockerEngine:
         """
         address = DockerConfig.read().engine()
         try:
-            client = docker.from_env(timeout=timeout_s)
+            client = docker.from_env(timeout=min(timeout_s, _PING_TIMEOUT_S))
             client.ping()
+            client.api.timeout = timeout_s
         except (
             DockerException,
             requests.RequestException,
@@ -215,14 +219,11 @@ class DockerEngine:
         with contextlib.suppress(NotFound), _explained("restart the container"):
             self._client.containers.get(container_id).restart(timeout=0)
 
-    def find(self, labels: Mapping[str, str]) -> list[Container]:
-        """All containers with these labels, running or not."""
-        wanted: dict[str, str | list[str] | bool] = {
-            "label": [f"{key}={value}" for key, value in labels.items()]
-        }
+    def find(self, label: str) -> list[Container]:
+        """All containers with this label, whatever its value, running or not."""
         with _explained("list the containers"):
             # `ignore_removed`: one may go between the list and the look at it.
-            found = self._client.containers.list(all=True, filters=wanted, ignore_removed=True)
+            found = self._client.containers.list(all=True, filters={"label": label}, ignore_removed=True)
         return [_container_of(container.attrs) for container in found]
 
     def log_tail(self, container_id: str, lines: int) -> str:

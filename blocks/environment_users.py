@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import psutil
@@ -18,6 +19,13 @@ def running_below(folder: Path) -> list[int]:
 
 
 def _names(word: str, folder: Path) -> bool:
-    """Whether it is a path in the folder, or an option with one: `--model=PATH`."""
+    """Whether it is a path in the folder, however that is spelled, or an option with one: `--model=PATH`."""
     paths = (word, word.partition("=")[2])
-    return any(path == str(folder) or path.startswith(f"{folder}/") for path in paths)
+    return any(_is_in(path, folder) for path in paths if path.startswith("/") and folder.name in path)
+
+
+def _is_in(path: str, folder: Path) -> bool:
+    """Links inside the folder are not followed: a program of an environment is often one that leads out of it."""
+    here = Path(path)
+    real = os.path.realpath(folder)
+    return any(os.path.realpath(one) == real for one in (here, *here.parents) if one.name == folder.name)

@@ -171,10 +171,13 @@ class HAProxy:
         return next((process for process in psutil.process_iter() if self._is_own(process)), None)
 
     def _is_own(self, process: psutil.Process) -> bool:
+        config = os.path.realpath(self.folder / _CONFIG)
         try:
             return (
                 process.name() == "haproxy"
-                and str(self.folder / _CONFIG) in process.cmdline()
+                and any(
+                    os.path.realpath(word) == config for word in process.cmdline() if word.startswith("/")
+                )
                 and process.status() != psutil.STATUS_ZOMBIE
             )
         except psutil.Error:

@@ -25,7 +25,7 @@ PATIENCE = 6
 
 VERDICTS = "slipway: tell of verdicts that say no"
 
-TOLD_STATES = ("Refused", "Unhealthy", "Confirmed", "Rolled back")
+TOLD_STATES = ("Refused", "Unhealthy", "Confirmed", "Rolled back", "Still down", "Could not look")
 """Names of the states that are told: what becomes of a service. Other stages' are the reasons of a refused deploy."""
 
 NOTIFICATION_BLOCK = "slipway"

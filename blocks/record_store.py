@@ -70,4 +70,4 @@ def open_record_store(settings: Settings) -> RecordStore:
 
         return S3RecordStore.open(settings.records, endpoint=settings.s3_endpoint)
     root = Path(settings.records)
-    return FolderRecordStore(root, private=root.absolute().is_relative_to(settings.home))
+    return FolderRecordStore(root, private=root.resolve().is_relative_to(settings.home))

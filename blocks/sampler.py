@@ -99,4 +99,4 @@ def sampler_pid(folder: ServiceFolder) -> int | None:
 def _samples(argv: list[str], folder: ServiceFolder) -> bool:
     """Whether that is a command line of the service's sampler, of this version of Slipway or one before."""
     script, last = (Path(argv[-2]).name, argv[-1]) if len(argv) > 1 else ("", "")
-    return last == str(folder.root) and script in (SAMPLER, "daemon.py")
+    return script in (SAMPLER, "daemon.py") and os.path.realpath(last) == os.path.realpath(folder.root)

@@ -12,6 +12,9 @@ import time
 from pathlib import Path
 from typing import IO, Any
 
+import psutil
+
+from blocks.environment_users import running_below
 from blocks.kept_code import LEASH, SUPERVISOR, keep_daemons, lasting_python
 from blocks.ports import check_port_free, port_taken
 from blocks.process import last_lines
@@ -37,6 +40,10 @@ _HANG_UPS = 3
 
 class HungUpError(RolloutError):
     """The supervisor ended, or stopped answering, while it was being asked."""
+
+
+class SilentError(HungUpError):
+    """The supervisor is there, and does not answer: it is stopped, or waits for ever."""
 
 
 class SupervisedService:
@@ -71,6 +78,8 @@ class SupervisedService:
             try:
                 answer = self._ask("status")
                 break
+            except SilentError:
+                raise
             except HungUpError:  # dying while it was asked: it is gone, or there is another one by now
                 if not patience:
                     raise
@@ -96,6 +105,8 @@ class SupervisedService:
                     self._start_supervisor()
                 claimed: int = self._ask("claim", host=host, port=port)["port"]
                 return claimed
+            except SilentError:
+                raise
             except HungUpError:  # it had nothing to serve, and was ending when it was asked
                 if not patience:
                     raise
@@ -144,6 +155,17 @@ class SupervisedService:
             self._ask("stop", drain_s=drain_s, timeout_s=_ANSWER_S + drain_s)
             self.close()
             self._wait_for_end()
+
+    def kill(self) -> None:
+        """End a supervisor that does not answer, and all that it started, at once."""
+        self.close()
+        for pid in running_below(self._folder.root):
+            with contextlib.suppress(psutil.Error):
+                process = psutil.Process(pid)
+                if SUPERVISOR in (Path(word).name for word in process.cmdline()):
+                    for one in (*process.children(recursive=True), process):
+                        one.kill()
+        self._wait_for_end()
 
     def log_tail(self, lines: int) -> str:
         """The end of the log of the engine that serves; of the newest log where none does."""
@@ -228,14 +250,17 @@ class SupervisedService:
                 detail=last_lines(output if isinstance(output, str) else output.decode(errors="replace")),
             ) from None
 
-    def _ask(self, op: str, *, timeout_s: float = _ANSWER_S, **arguments: Any) -> dict[str, Any]:
+    def _ask(self, op: str, *, timeout_s: float | None = None, **arguments: Any) -> dict[str, Any]:
         if self._connection is None:
             raise self._hung_up()
         request = {"op": op, **arguments}
         try:
-            self._connection.settimeout(timeout_s)
+            self._connection.settimeout(_ANSWER_S if timeout_s is None else timeout_s)
             self._connection.sendall(json.dumps(request).encode() + b"\n")
             answer: dict[str, Any] = json.loads(self._read_line(self._connection))
+        except TimeoutError as error:
+            self.close()
+            raise self._hung_up(SilentError) from error
         except (OSError, ValueError) as error:
             self.close()
             raise self._hung_up() from error
@@ -259,8 +284,8 @@ class SupervisedService:
             return BusyError(f"{self._folder.name}: {message}", fix="wait for it to end, then try again")
         return RolloutError(f"{self._folder.name}: {message}")
 
-    def _hung_up(self) -> HungUpError:
-        return HungUpError(
+    def _hung_up(self, kind: type[HungUpError] = HungUpError) -> HungUpError:
+        return kind(
             f"the supervisor of {self._folder.name} does not answer",
             fix=f"read {self._folder.logs / 'supervisor.log'}; deploying again starts a new one",
         )

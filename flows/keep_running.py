@@ -6,19 +6,24 @@ A look each minute leaves no trace where all is well (`flows/quiet_runs.py`).
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from prefect import flow
 
+from blocks.deadline import await_answer, start
 from blocks.engine_api import EngineApi, is_silent
 from blocks.prefetch import Prefetcher
 from blocks.sampler import sampler_pid
+from blocks.supervisor import SilentError, SupervisedService
 from blocks.targets import open_target
 from flows.named_states import named
 from flows.quiet_runs import NOTHING_NEW, WAITING, forget_quiet_runs
 from flows.recording import Outcome, run_stage
 from flows.roll_out import see_to_sampler
+from tasks.core.disk_faults import disk_fault
 from tasks.core.errors import BusyError, SlipwayError
 from tasks.core.files import file_lock
 from tasks.core.progress import say
@@ -39,10 +44,22 @@ from tasks.rollout.recovery.apply import (
     target_of,
     write_past,
 )
-from tasks.rollout.recovery.models import Past, Step
-from tasks.rollout.recovery.plan import after_failure, is_news, next_step
+from tasks.rollout.recovery.models import Condition, Past, Sight, Step
+from tasks.rollout.recovery.plan import after_blind_look, after_failure, is_news, next_step
 
 Attempt = RolloutResult | SlipwayError
+
+LOOK_DEADLINE_S = 45.0
+"""For what is read of a service; all are looked at at once, and the next look comes after a minute."""
+
+START_DEADLINE_S = 7200.0
+"""For a service that is brought back: its model is read, and it may load twice."""
+
+STILL_DOWN = "Still down"
+"""State of a look that failed to bring a service back."""
+
+COULD_NOT_LOOK = "Could not look"
+"""State of a look that could not see a service, for a reason that is new."""
 
 
 @flow(name="keep-running", flow_run_name="keep services running")
@@ -50,31 +67,58 @@ def keep_running() -> list[Outcome[RolloutResult]]:
     """Look once at every service of this host that should run, and bring back those that are down.
 
     A service that something else works on is left to it. One that fails to come back is tried again after 1, 3, 7 …
-    looks, at most 60. The answers are those that a record was made of.
+    looks, at most 60. The answers are those that a record was made of. One that cannot be looked at is a no, once for
+    each reason.
     """
     settings = Settings.load()
-    looks: list[_Look] = []
-    for folder in should_run(settings.services):
-        try:
-            with file_lock(
-                settings.service_lease(folder.name), wait=False, holder=f"the service {folder.name}"
-            ):
-                looks.append(_keep(folder, settings))
-        except BusyError:
-            continue
-        except (SlipwayError, OSError) as error:  # of one service: the others are looked at all the same
-            say(StageName.ROLLOUT, f"{folder.name} could not be looked at: {error}")
-            looks.append(_Look(folder.name, Step.WAIT, f"could not be looked at: {error}"))
+    watches = [_Watch(folder, settings) for folder in should_run(settings.services)]
+    looks = [look for watch in watches if (look := watch.look())]
     forget_quiet_runs(StageName.ROLLOUT)
     outcomes = [look.outcome for look in looks if look.outcome]
     words = "; ".join(f"{look.name} {look.finding}" for look in looks if look.finding)
     acted = [look for look in looks if look.step in (Step.START, Step.RESTART_ENGINE)]
+    if any(look.failed for look in acted):
+        return named(outcomes, STILL_DOWN, words, says_no=True)
+    if any(look.failed for look in looks):
+        return named(outcomes, COULD_NOT_LOOK, words, says_no=True)
     if acted:
-        failed = any(look.failed for look in acted)
-        return named(outcomes, "Still down" if failed else "Brought back", words, says_no=failed)
+        return named(outcomes, "Brought back", words)
     if words:
         return named(outcomes, WAITING, words)
     return named(outcomes, NOTHING_NEW, "every service that should run does")
+
+
+class _Watch:
+    """The look at one service, in a thread of its own: one that hangs, or loads for an hour, blinds no other.
+
+    While a service starts, it holds its lease, and the looks of the next minutes pass it by.
+    """
+
+    def __init__(self, folder: ServiceFolder, settings: Settings) -> None:
+        self._folder = folder
+        self._settings = settings
+        self._deadline = time.monotonic() + LOOK_DEADLINE_S
+        self._answer = start(self._run)
+
+    def look(self) -> _Look | None:
+        """What was found; None where something else works on the service."""
+        while True:
+            try:
+                return await_answer(self._answer, self._deadline, f"the look at {self._folder.name}")
+            except BusyError:
+                return None
+            except Exception as error:  # noqa: BLE001 - it is recorded, and the other services are looked at
+                if not self._answer.done() and time.monotonic() < self._deadline:
+                    continue  # it was being started meanwhile
+                return _blind(self._folder, error)
+
+    def _run(self) -> _Look:
+        lease, name = self._settings.service_lease(self._folder.name), self._folder.name
+        with file_lock(lease, wait=False, holder=f"the service {name}"):
+            return _keep(self._folder, self._settings, self._begin_start)
+
+    def _begin_start(self) -> None:
+        self._deadline = time.monotonic() + START_DEADLINE_S
 
 
 @dataclass(frozen=True)
@@ -88,20 +132,63 @@ class _Look:
     failed: bool = False
 
 
-def _keep(folder: ServiceFolder, settings: Settings) -> _Look:
+def _blind(folder: ServiceFolder, error: Exception) -> _Look:
+    """A look that failed; a record of it, and a no, if it is news."""
+    fault = _fault_of(error, folder)
+    say(StageName.ROLLOUT, f"{folder.name} could not be looked at: {fault}")
+    past = read_past(folder)
+    news = is_news(past, fault.what)
+    _note(folder, after_blind_look(past, fault.what))
+    if news:
+        _record(folder, {"service": folder.name}, fault, time.monotonic())
+    return _Look(folder.name, Step.WAIT, f"could not be looked at: {fault}", failed=news)
+
+
+def _fault_of(error: Exception, folder: ServiceFolder) -> SlipwayError:
+    if isinstance(error, SlipwayError):
+        return error
+    told = disk_fault(error, folder.root) if isinstance(error, OSError) else None
+    return told or SlipwayError(f"{type(error).__name__}: {error}")
+
+
+def _note(folder: ServiceFolder, past: Past) -> None:
+    """A full disk keeps no service from being brought back."""
+    try:
+        write_past(folder, past)
+    except (SlipwayError, OSError) as error:
+        say(StageName.ROLLOUT, f"{folder.name}: what was seen could not be written down: {error}")
+
+
+def _see(folder: ServiceFolder, target: Target, past: Past) -> tuple[Sight, Past]:
+    """The service's condition. A supervisor that two looks in a row found silent is ended: it is down then."""
+    try:
+        return look_at(target, is_silent), past.model_copy(update={"silent_looks": 0})
+    except SilentError:
+        past = past.model_copy(update={"silent_looks": past.silent_looks + 1})
+        _note(folder, past)
+        if past.silent_looks < 2 or not isinstance(target, SupervisedService):
+            raise
+    say(StageName.ROLLOUT, f"{folder.name}: its supervisor is there, and does not answer: killed")
+    target.kill()
+    return Sight(condition=Condition.DOWN), past.model_copy(update={"silent_looks": 0, "wait_looks": 0})
+
+
+def _keep(folder: ServiceFolder, settings: Settings, begin_start: Callable[[], None]) -> _Look:
     """One service, under its lease."""
     set_damage_aside(folder)
     if not folder.state_file.exists():
         return _Look(folder.name, Step.NOTHING)  # stopped since the names were read
     past = read_past(folder)
     with open_target(target_of(folder), folder, settings) as target:
-        step, past = next_step(past, look_at(target, is_silent))
-        write_past(folder, past)
+        sight, past = _see(folder, target, past)
+        step, past = next_step(past, sight)
+        _note(folder, past)
         if step is Step.RESTART_ENGINE and isinstance(target, Unwatched):
             say(StageName.ROLLOUT, f"{folder.name}: requests wait, no byte comes, /health is silent: killed")
             target.restart()
             return _Look(folder.name, step, "hung: its engine was killed and started again")
         if step is Step.START:
+            begin_start()
             return _bring_back(folder, target, past)
     if step is Step.WAIT:
         return _Look(
@@ -119,26 +206,29 @@ def _bring_back(folder: ServiceFolder, target: Target, past: Past) -> _Look:
     attempt: Attempt
     try:
         attempt = start_service(folder, target, EngineApi, Prefetcher(StageName.ROLLOUT))
-    except SlipwayError as error:
-        attempt = error
+    except (SlipwayError, OSError) as error:
+        attempt = _fault_of(error, folder)
     reason = _reason(attempt)
-    write_past(folder, Past() if reason is None else after_failure(past, reason))
+    _note(folder, Past() if reason is None else after_failure(past, reason))
     finding = "serves again" if reason is None else f"is still down: {reason}"
     say(StageName.ROLLOUT, f"{folder.name} {finding}")
     if reason is None:
         see_to_sampler(folder)
-    outcome = _record(folder, target, attempt, begin) if is_news(past, reason) else None
+    outcome = _record(folder, _inputs(folder, target), attempt, begin) if is_news(past, reason) else None
     return _Look(folder.name, Step.START, finding, outcome, failed=reason is not None)
 
 
+def _inputs(folder: ServiceFolder, target: Target) -> Mapping[str, Any]:
+    try:
+        return rollout_inputs(release_to_start(folder, target)[1])
+    except (SlipwayError, OSError):
+        return {"service": folder.name}
+
+
 def _record(
-    folder: ServiceFolder, target: Target, attempt: Attempt, begin: float
+    folder: ServiceFolder, inputs: Mapping[str, Any], attempt: Attempt, begin: float
 ) -> Outcome[RolloutResult] | None:
     """Record and publish the attempt as a rollout; None for a fault."""
-    try:
-        inputs = rollout_inputs(release_to_start(folder, target)[1])
-    except SlipwayError:
-        inputs = {"service": folder.name}
     try:
         return run_stage(
             StageName.ROLLOUT,
@@ -149,7 +239,7 @@ def _record(
             work=partial(_answer, attempt),
             began=begin,
         )
-    except SlipwayError:
+    except (SlipwayError, OSError):
         return None  # recorded; the next look tries again
 
 

@@ -87,10 +87,14 @@ class Settings:
 
 
 def home_folder() -> Path:
-    """The folder that `SLIPWAY_HOME` names, `~/.slipway` without it. Raises `WrongUseError` where that is nowhere."""
+    """The folder that `SLIPWAY_HOME` names, `~/.slipway` without it, with no link in its path.
+
+    Processes and documents are found again by paths in it, so however it is spelled it has one. Raises
+    `WrongUseError` where that is nowhere.
+    """
     given = os.environ.get("SLIPWAY_HOME")
     try:
-        return Path(given or "~/.slipway").expanduser().absolute()
+        return Path(os.path.realpath(Path(given or "~/.slipway").expanduser()))
     except RuntimeError:
         named = f"SLIPWAY_HOME is {given!r}, and that user" if given else f"user {os.getuid()}"
         raise WrongUseError(

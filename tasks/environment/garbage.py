@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections.abc import Callable, Collection
 from pathlib import Path
@@ -48,13 +49,14 @@ def collect(
 def _collect(
     settings: Settings, running_below: RunningBelow, keep_s: float, *, dry_run: bool
 ) -> tuple[Removed, ...]:
-    named = named_by_releases(settings.services, "environment_path")
+    # Releases of an older Slipway may spell the home otherwise.
+    named = {os.path.realpath(path) for path in named_by_releases(settings.services, "environment_path")}
     if not dry_run:
         sweep_doomed(settings.environments)
         sweep_leftovers(settings.environments, settings.leases)
     removed = []
     for folder in sorted(settings.environments.glob("*")):
-        if folder.name.endswith(PART) or not folder.is_dir() or str(folder) in named:
+        if folder.name.endswith(PART) or not folder.is_dir() or os.path.realpath(folder) in named:
             continue
         unused_s = abs(time.time() - used_at(folder))  # the clock may have been set back since
         if unused_s < keep_s or running_below(folder):

@@ -7,6 +7,7 @@ milliseconds for thousands of files; digests are compared where those differ, an
 from __future__ import annotations
 
 import base64
+import contextlib
 import csv
 import hashlib
 import json
@@ -81,7 +82,7 @@ def changed_since_installed(release: Release, settings: Settings) -> tuple[str, 
     An environment that Slipway did not build is not looked at.
     """
     folder = release.environment_path
-    if folder.parent != settings.environments or not folder.is_dir():
+    if not _is_built_by_slipway(folder, settings) or not folder.is_dir():
         return ()
     if changed := changed_files(folder, deep=True):
         doubt(folder, settings)
@@ -90,8 +91,14 @@ def changed_since_installed(release: Release, settings: Settings) -> tuple[str, 
 
 def doubt(folder: Path | None, settings: Settings) -> None:
     """Have the next look at an environment that Slipway built compare every file, and compile its modules anew."""
-    if folder is not None and folder.parent == settings.environments and folder.is_dir():
-        (folder / DOUBT).touch()
+    if folder is not None and _is_built_by_slipway(folder, settings) and folder.is_dir():
+        with contextlib.suppress(OSError):  # a full disk, say: what raised the doubt is told, not that
+            (folder / DOUBT).touch()
+
+
+def _is_built_by_slipway(folder: Path, settings: Settings) -> bool:
+    """Also where a release of an older Slipway spells the home otherwise."""
+    return folder.parent.resolve() == settings.environments.resolve()
 
 
 def is_doubted(folder: Path) -> bool:

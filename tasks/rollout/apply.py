@@ -308,6 +308,8 @@ def _check_model_file(release: Release) -> None:
     path = release.launch.model_file
     if not path.exists():
         raise ModelError(f"{path} is gone", fix="deploy again: it is made anew")
+    if not (path.is_file() or path.is_dir()):  # to read a pipe may take for ever
+        raise ModelError(f"{path} is not a file", fix="remove it and deploy again: it is made anew")
     if not is_digest_of_model(release.candidate_digest, path):
         raise ModelError(
             f"{path} has changed since it was measured",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import pytest
@@ -23,31 +24,56 @@ def environment(slipway_home: Path) -> EnvironmentResult:
     return EnvironmentResult(verdict=EnvironmentVerdict.SOUND, environment_path=folder)
 
 
-def doubted_after(environment: EnvironmentResult, error: Exception | None, verdict: str = "chosen") -> bool:
+def doubted_after(
+    environment: EnvironmentResult, error: Exception | None = None, row: StageRow | None = None
+) -> bool:
     lifecycle = _Lifecycle(
         DeploySpec.model_validate({"name": "tiny", "model": "file:/model"}), Settings.load()
     )
-    row = StageRow(
-        stage=StageName.BATCHING, verdict=verdict, cached=False, seconds=1, record=None, headline=""
-    )
     try:
         with lifecycle._doubting(environment):
-            lifecycle.rows.append(row)
+            lifecycle.rows.append(row or row_of(StageName.BATCHING, "chosen"))
             if error:
                 raise error
-    except type(error or AssertionError()):
-        assert error
+    except type(error or AssertionError()) as raised:
+        assert raised is error
     assert environment.environment_path is not None
     return is_doubted(environment.environment_path)
 
 
-def test_an_engine_that_fails_or_finds_no_size_puts_its_environment_in_doubt(
-    environment: EnvironmentResult,
-) -> None:
-    assert not doubted_after(environment, None)
+def row_of(stage: StageName, verdict: str, log_tail: str | None = None) -> StageRow:
+    return StageRow(
+        stage=stage, verdict=verdict, cached=False, seconds=1, record=None, headline="", log_tail=log_tail
+    )
+
+
+def test_an_engine_that_fails_puts_its_environment_in_doubt(environment: EnvironmentResult) -> None:
+    assert not doubted_after(environment)
     assert not doubted_after(environment, NetworkError("away"))
     assert doubted_after(environment, EngineStartError("died"))
 
 
-def test_so_does_a_verdict_that_says_no(environment: EnvironmentResult) -> None:
-    assert doubted_after(environment, None, verdict="none")
+@pytest.mark.parametrize(
+    ("row", "doubted"),
+    [
+        (row_of(StageName.BATCHING, "none"), False),  # an objective that is not met
+        (row_of(StageName.QUANTIZATION, "none"), False),
+        (row_of(StageName.BATCHING, "none", log_tail="Segmentation fault"), True),
+        (row_of(StageName.BATCHING, "chosen", log_tail="Segmentation fault"), False),
+        (row_of(StageName.ROLLOUT, "rolled_back"), True),
+    ],
+)
+def test_of_verdicts_those_do_in_which_an_engine_failed(
+    environment: EnvironmentResult, row: StageRow, doubted: bool
+) -> None:
+    assert doubted_after(environment, row=row) is doubted
+
+
+def test_an_engines_error_is_not_replaced_by_a_full_disks(
+    environment: EnvironmentResult, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "touch", full)
+    assert not doubted_after(environment, EngineStartError("died"))

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import json
+import os
 import shutil
+import socket
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +18,7 @@ from inline_snapshot import snapshot
 from prefect import get_client
 from prefect.client.schemas.filters import FlowFilter, FlowFilterName
 from releases import make_release
-from strays import processes_of
+from strays import processes_of, supervisors_of
 from waiting import wait_until
 
 from blocks.engine_api import EngineApi
@@ -26,6 +31,7 @@ from tasks.core.records import Record
 from tasks.core.release import Release, ServiceFolder
 from tasks.core.settings import Settings
 from tasks.rollout.apply import roll_out, stop_service
+from tasks.rollout.damage import set_damage_aside
 from tasks.rollout.recovery.apply import read_past
 
 pytestmark = [pytest.mark.server, pytest.mark.engine]
@@ -137,3 +143,97 @@ def test_a_service_that_cannot_come_back_is_tried_less_and_less_and_recorded_onc
     while read_past(service).failures:
         keep_running()
     assert [record.outcome for record in rollouts(slipway_home)] == ["fault", "serving"]
+
+
+def another_service(home: Path, name: str) -> ServiceFolder:
+    """In a container, by its documents; nothing of it runs."""
+    folder = ServiceFolder(home / "services", name)
+    folder.root.mkdir()
+    chat = json.loads(ServiceFolder(home / "services", "chat").state_file.read_bytes())
+    folder.state_file.write_text(json.dumps({**chat, "name": name, "target": "docker"}))
+    return folder
+
+
+def test_a_docker_that_does_not_answer_is_told_once_and_blinds_no_other(
+    service: ServiceFolder, slipway_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blind = another_service(slipway_home, "blind")
+    kill_all(slipway_home)
+    monkeypatch.setattr("blocks.docker_engine._PING_TIMEOUT_S", 0.1)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setenv("DOCKER_HOST", f"tcp://127.0.0.1:{silent.getsockname()[1]}")
+        (outcome,) = keep_running()
+        assert outcome.result.serving
+        assert "Could not look" in looks()
+        keep_running()
+    assert looks().count("Could not look") == 1
+    assert "Waiting" in looks()
+    (told,) = [record for record in rollouts(slipway_home) if record.subject == "blind"]
+    assert "none answers at tcp://" in told.evidence["error"]["what"]
+    blind.state_file.unlink()
+
+
+def test_a_look_that_hangs_blinds_no_other(
+    service: ServiceFolder, slipway_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hanging = another_service(slipway_home, "a-hangs")
+    kill_all(slipway_home)
+    mended = threading.Event()
+
+    def hang(folder: ServiceFolder) -> None:
+        if folder.name == hanging.name:
+            mended.wait()
+        set_damage_aside(folder)
+
+    monkeypatch.setattr("flows.keep_running.set_damage_aside", hang)
+    monkeypatch.setattr("flows.keep_running.LOOK_DEADLINE_S", 3.0)
+    (outcome,) = keep_running()
+    assert outcome.result.serving
+    (told,) = [record for record in rollouts(slipway_home) if record.subject == hanging.name]
+    assert "no answer in time: the look at a-hangs" in told.evidence["error"]["what"]
+    hanging.state_file.unlink()
+    mended.set()
+
+
+def test_a_stopped_supervisor_is_replaced(
+    service: ServiceFolder, slipway_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (supervisor,) = supervisors_of(slipway_home)
+    supervisor.suspend()
+    with monkeypatch.context() as patched:
+        patched.setattr("blocks.supervisor._ANSWER_S", 0.5)
+        assert keep_running() == []
+    assert "Could not look" in looks()
+    monkeypatch.setattr("blocks.supervisor._ANSWER_S", 5.0)
+    (outcome,) = keep_running()
+    assert outcome.result.serving
+    assert supervisor.pid not in [one.pid for one in supervisors_of(slipway_home)]
+    with EngineApi(outcome.result.endpoint or "") as api:
+        assert api.complete("chat", "The", 2).text
+
+
+def test_a_disk_that_fails_while_a_service_is_brought_back_is_a_failure_like_others(
+    service: ServiceFolder, slipway_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(service.root))
+
+    kill_all(slipway_home)
+    with monkeypatch.context() as patched:
+        patched.setattr("flows.keep_running.start_service", full)
+        keep_running()
+    assert read_past(service).failures == 1
+    assert "Still down" in looks()
+    (record,) = rollouts(slipway_home)
+    assert record.evidence["error"]["error"] == "DiskFullError"
+
+
+def test_a_model_that_is_a_pipe_keeps_no_look_waiting(
+    service: ServiceFolder, release: Release, slipway_home: Path
+) -> None:
+    kill_all(slipway_home)
+    release.launch.model_file.unlink()
+    os.mkfifo(release.launch.model_file)
+    keep_running()
+    (record,) = rollouts(slipway_home)
+    assert "is not a file" in record.evidence["error"]["what"]

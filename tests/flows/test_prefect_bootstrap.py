@@ -87,7 +87,8 @@ def test_verdicts_are_told_by_the_blocks_that_are_called_so(client: SyncPrefectC
     assert tell_of_verdicts() == tell_of_verdicts() == 1
     made = only(client, VERDICTS)
     assert trigger(made).expect == {
-        f"prefect.flow-run.{name}" for name in ("Refused", "Unhealthy", "Confirmed", "Rolled back")
+        f"prefect.flow-run.{name}"
+        for name in ("Refused", "Unhealthy", "Confirmed", "Rolled back", "Still down", "Could not look")
     }
     assert [getattr(action, "block_document_id", None) for action in made.actions] == [saved]
     client.delete_block_document(saved)

@@ -237,6 +237,16 @@ def test_a_killed_sampler_is_started_again_and_goes_on(service: ServiceFolder, r
     assert len(read_runs(service.samples)) == 1
 
 
+def test_a_sampler_is_known_by_any_spelling_of_the_home(
+    service: ServiceFolder, release: Release, tmp_path: Path
+) -> None:
+    state = service.state()
+    assert state is not None
+    sampler = sample_service(service, state, release)
+    (tmp_path / "link").symlink_to(service.root.parent)
+    assert sampler_pid(ServiceFolder(tmp_path / "link", service.name)) == sampler
+
+
 def test_the_sampler_ends_with_the_service(service: ServiceFolder, release: Release) -> None:
     state = service.state()
     assert state is not None

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
+import select
+import socket
 import threading
 from pathlib import Path
 
@@ -40,6 +44,27 @@ def test_llama_cpp_shows_the_metrics_of_its_card_and_dify_gets_an_answer(
     assert set(shown) == set(engine.card.metrics.names)
     assert shown["output_tokens"] >= 4
     assert shown["requests_running"] == 0
+
+
+def test_llama_cpp_answers_health_while_a_burst_waits_for_its_slots(
+    engine_python: Path, random_ggufs: tuple[Path, Path], tmp_path: Path
+) -> None:
+    engine = get_engine(EngineKind.LLAMA_CPP)
+    command = engine.command(str(engine_python), str(engine.server_worker), str(random_ggufs[0]), CONFIG)
+    body = json.dumps({"model": "chat", "prompt": "The", "max_tokens": 240, "ignore_eos": True})
+    request = f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n{body}"
+    with contextlib.ExitStack() as stack:
+        served = stack.enter_context(serve(command, served_name="chat", log=tmp_path / "log"))
+        address = ("127.0.0.1", int(served.base_url.rpartition(":")[2]))
+        burst = [stack.enter_context(socket.create_connection(address)) for _ in range(60)]
+        for connection in burst:
+            connection.sendall(request.encode())
+        health = stack.enter_context(socket.create_connection(address))
+        select.select(burst, [], [])  # one is answered: the others wait for their turn
+        health.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert b"200 OK" in health.recv(1 << 12)
+        answered, _, _ = select.select(burst, [], [], 0)
+        assert len(answered) < 50, "it did not wait for the burst"
 
 
 def test_transformers_serves_the_tiny_model_and_answers_what_it_has_begun(

@@ -116,3 +116,10 @@ def _kill(proxy: HAProxy) -> None:
     process = psutil.Process(int((proxy.folder / "haproxy.pid").read_text()))
     os.kill(process.pid, signal.SIGKILL)
     process.wait(timeout=10)
+
+
+def test_a_proxy_is_known_by_any_spelling_of_its_folder(proxy: HAProxy, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(proxy.folder.parent)
+    proxy.start()
+    (proxy.folder / "haproxy.pid").unlink()
+    assert HAProxy(tmp_path / "link" / proxy.folder.name).lives()

@@ -5,17 +5,20 @@ llama.cpp cuts requests on SIGTERM, so this process drains first: it must be out
 """
 
 import argparse
+import contextlib
 import os
 import signal
 import sys
 import threading
 import time
 import urllib.request
+from pathlib import Path
 
 import xllamacpp
 
 DRAIN_S = 30.0
 POLL_S = 0.05
+HTTP_THREADS = 256
 
 
 def main() -> int:
@@ -64,12 +67,25 @@ def parameters(arguments: argparse.Namespace) -> "xllamacpp.CommonParams":
     params.n_ubatch = arguments.micro_batch_tokens or params.n_ubatch
     params.cpuparams.n_threads = arguments.threads
     params.cpuparams_batch.n_threads = arguments.threads
+    params.n_threads_http = http_threads(arguments.slots)
     params.endpoint_metrics = True
     params.cache_ram_mib = 0
     params.fit_params = False
     params.ui = False
     params.warmup = True
     return params
+
+
+def http_threads(slots: int) -> int:
+    """Each request holds one until it is answered: with few of them `/health` waits behind a burst.
+
+    A container's limit of processes counts threads, too.
+    """
+    wanted = max(HTTP_THREADS, 4 * slots)
+    for limit in ("/sys/fs/cgroup/pids.max", "/sys/fs/cgroup/pids/pids.max"):
+        with contextlib.suppress(OSError, ValueError):  # not there, or `max`
+            return min(wanted, max(slots + 4, int(Path(limit).read_text()) // 2))
+    return wanted
 
 
 def drain(metrics_url: str) -> None:

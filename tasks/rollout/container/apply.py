@@ -25,11 +25,11 @@ from tasks.engines.catalogue import get_engine
 from tasks.rollout.apply import Newcomer
 from tasks.rollout.container.models import SLOTS, Container, ContainerPlan, Route, Slot, SlotName
 from tasks.rollout.container.plan import (
+    FOLDER_LABEL,
     RELEASE_LABEL,
     cause_of_death,
     container_user,
     plan_container,
-    service_labels,
 )
 from tasks.rollout.container.proxy import (
     BACKEND_HOST,
@@ -40,6 +40,7 @@ from tasks.rollout.container.proxy import (
     send_to,
     take_out,
 )
+from tasks.rollout.daemon.hang import cpu_seconds
 from tasks.rollout.models import Running
 from tasks.rollout.recovery.models import Progress
 
@@ -63,7 +64,7 @@ class Containers(Protocol):
 
     def restart(self, container_id: str) -> None: ...
 
-    def find(self, labels: Mapping[str, str]) -> list[Container]: ...
+    def find(self, label: str) -> list[Container]: ...
 
     def log_tail(self, container_id: str, lines: int) -> str: ...
 
@@ -152,7 +153,7 @@ class ContainerService:
         return Running(release=route.release, host=route.host, port=route.port, up=False)
 
     def progress(self, is_silent: Callable[[str], bool]) -> Progress | None:
-        """By the proxy's count, and `/health` of the container itself; None if nothing serves."""
+        """By the proxy's count, and `/health` and processes of the container itself; None if nothing serves."""
         proxy = self._serving_proxy()
         if proxy is None or not proxy.answers():
             return None
@@ -161,7 +162,9 @@ class ContainerService:
             return None
         slot = slots[name]
         silent = slot.requests > 0 and is_silent(f"http://{BACKEND_HOST}:{slot.port}")
-        return Progress(requests=slot.requests, sent_bytes=slot.sent_bytes, silent=silent)
+        container = self._container_at(slot.port) if silent else None
+        cpu_s = cpu_seconds(container.pid) if container and container.pid else 0.0
+        return Progress(requests=slot.requests, sent_bytes=slot.sent_bytes, silent=silent, cpu_s=cpu_s)
 
     def restart(self) -> None:
         """End the container that serves, at once, and start it again."""
@@ -371,7 +374,10 @@ class ContainerService:
         return "\n".join(text.splitlines()[-lines:])
 
     def _mine(self) -> list[Container]:
-        return self._containers.find(service_labels(self._folder.root))
+        """An older Slipway may have spelled the home otherwise."""
+        mine = os.path.realpath(self._folder.root)
+        found = self._containers.find(FOLDER_LABEL)
+        return [one for one in found if os.path.realpath(one.labels[FOLDER_LABEL]) == mine]
 
     def _container_at(self, port: int | None) -> Container | None:
         return next((found for found in self._mine() if found.host_port == port), None) if port else None

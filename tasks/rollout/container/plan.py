@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 
 from packaging.requirements import Requirement
@@ -164,11 +164,6 @@ def plan_container(
 def container_user(uid: int, gid: int) -> str:
     """Who the container runs as: whoever deploys, so that the model is readable, but never root."""
     return f"{uid}:{gid}" if uid != 0 else f"{_USER}:{_USER}"
-
-
-def service_labels(folder: Path) -> Mapping[str, str]:
-    """What all containers of one service, and no others, are labelled with."""
-    return {FOLDER_LABEL: str(folder)}
 
 
 def cause_of_death(container: Container) -> str | None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tasks.rollout.daemon.forwarder import Backend
-from tasks.rollout.daemon.hang import HUNG_S, HangWatch
+from tasks.rollout.daemon.hang import HUNG_S, HangWatch, cpu_seconds
 from tasks.rollout.daemon.logs import BoundedLog, engine_log_path
 
 LOOPBACK = "127.0.0.1"
@@ -158,13 +158,13 @@ class Engine:
     async def _kill_when_hung(self, process: asyncio.subprocess.Process) -> None:
         """A newcomer is left to its gate."""
         assert self.backend is not None
-        watch = HangWatch(self.backend, self._hung_s)
+        watch = HangWatch(self.backend, self._hung_s, cpu_s=lambda: cpu_seconds(process.pid))
         while True:
             await asyncio.sleep(watch.period_s)
             if await watch.is_hung() and self.settled:
                 self._hung = (
                     f"hung: {self.backend.open_requests} requests waited {self._hung_s:g} s without a byte, "
-                    "and /health was silent; killed"
+                    "/health was silent and no processor time was used; killed"
                 )
                 await self._kill(process)
 

@@ -1,20 +1,28 @@
-"""A hung engine: requests wait, and it sends nothing, not even an answer to `/health`.
+"""A hung engine: requests wait, it sends nothing, not even an answer to `/health`, and it uses no processor time.
 
-An engine that computes a long prompt sends nothing either, for minutes; but it answers `/health`.
+An engine that computes a long prompt sends nothing either, for minutes; but it answers `/health`. One whose
+connections are all taken by a burst does not answer that either; but it computes.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import time
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 
 from tasks.rollout.daemon.forwarder import Backend
 
 HUNG_S = 60.0
 LOOKS = 12
 """Looks in that time: each asks `/health` if nothing was sent since the one before."""
+
+BUSY_SHARE = 0.05
+"""Of one processor: what an engine at work uses at the least, and one that only waits does not."""
+
+_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 Probe = Callable[[Backend, float], Awaitable[bool]]
 """Whether an engine sends anything within so many seconds when it is asked for `/health`."""
@@ -42,8 +50,23 @@ async def answers_health(backend: Backend, timeout_s: float) -> bool:
     return True
 
 
+def cpu_seconds(pid: int) -> float:
+    """Processor time that a process and all below it have used so far; 0 for one that is gone."""
+    try:
+        # The fields behind the name, which may hold anything; utime and stime are the 14th and 15th of all.
+        fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
+        children = [
+            int(child)
+            for task in Path(f"/proc/{pid}/task").iterdir()
+            for child in (task / "children").read_text().split()
+        ]
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / _TICKS_PER_S + sum(map(cpu_seconds, children))
+
+
 class HangWatch:
-    """Looks at one run of an engine again and again. `clock` gives seconds."""
+    """Looks at one run of an engine again and again. `clock` gives seconds, `cpu_s` the processor time used."""
 
     def __init__(
         self,
@@ -52,13 +75,16 @@ class HangWatch:
         *,
         probe: Probe = answers_health,
         clock: Callable[[], float] = time.monotonic,
+        cpu_s: Callable[[], float] = lambda: 0.0,
     ) -> None:
         self._backend = backend
         self._hung_s = hung_s
         self._probe = probe
         self._clock = clock
         self._heard = backend.heard
-        self._last_sign = clock()
+        self._cpu_s = cpu_s
+        self._last_sign = self._last_look = clock()
+        self._used_s = cpu_s()
 
     @property
     def period_s(self) -> float:
@@ -67,9 +93,17 @@ class HangWatch:
 
     async def is_hung(self) -> bool:
         """Whether requests have waited without a sign of life for the whole time."""
-        quiet = self._backend.open_requests > 0 and self._backend.heard == self._heard
+        busy = self._is_busy()
+        quiet = self._backend.open_requests > 0 and self._backend.heard == self._heard and not busy
         if not quiet or await self._probe(self._backend, self.period_s):
             self._heard = self._backend.heard
             self._last_sign = self._clock()
             return False
         return self._clock() - self._last_sign >= self._hung_s
+
+    def _is_busy(self) -> bool:
+        """Whether it has computed since the last look."""
+        now, used_s = self._clock(), self._cpu_s()
+        busy = used_s - self._used_s > BUSY_SHARE * (now - self._last_look)
+        self._last_look, self._used_s = now, used_s
+        return busy

@@ -178,10 +178,11 @@ class Supervisor:
         self._since = time.time()
         self._write_state(engine, address)
         engine.settled = True
-        if self._address is not None and self._address != address:
-            await self._forwarder.retire(*self._address)
+        left = self._address
         self._serving, self._address, self._attempt = engine, address, None
         self._route()
+        if left is not None and left != address:  # last: `mend` listens again where the service is
+            await self._forwarder.retire(*left)
         if former is not None:
             self._retire(former, drain_s)
         self._log.say(f"{engine.command.release} serves")
@@ -242,6 +243,7 @@ class Supervisor:
         self._log.say("shut down")
 
     async def _end_all(self, drain_s: float) -> None:
+        self._address = None  # first: `mend` listens again where the service is
         for host, port in self._forwarder.addresses:
             await self._forwarder.retire(host, port)
         self._abandon()

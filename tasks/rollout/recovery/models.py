@@ -20,12 +20,13 @@ class Condition(StrEnum):
 
 
 class Progress(_Frozen):
-    """Of an engine that no supervisor watches: the requests it works on, the bytes of answers it has sent so far, and
-    whether `/health` stayed without any answer."""
+    """Of an engine that no supervisor watches: the requests it works on, the bytes of answers it has sent and the
+    processor time it has used so far, and whether `/health` stayed without any answer."""
 
     requests: int = Field(ge=0)
     sent_bytes: int = Field(ge=0)
     silent: bool
+    cpu_s: float = Field(0.0, ge=0)
 
 
 class Sight(_Frozen):
@@ -39,13 +40,15 @@ class Past(_Frozen):
     """What is kept from look to look, as `recovery.json` in the service's folder; only while something is wrong.
 
     `failures` are attempts in a row that did not bring the service back, the last one for `reason`; `wait_looks` are
-    the looks until the next attempt. Looks are counted, not seconds: a clock can be set.
+    the looks until the next attempt, `silent_looks` those in a row whose supervisor did not answer. Looks are
+    counted, not seconds: a clock can be set.
     """
 
     failures: int = Field(0, ge=0)
     wait_looks: int = Field(0, ge=0)
     reason: str | None = None
     lame_looks: int = Field(0, ge=0)
+    silent_looks: int = Field(0, ge=0)
     progress: Progress | None = None
 
 

@@ -7,12 +7,16 @@ from tasks.rollout.recovery.models import Condition, Past, Progress, Sight, Step
 LONGEST_WAIT_LOOKS = 60
 """An hour, where a look is taken each minute."""
 
+BUSY_S = 3.0
+"""Processor time that an engine at work uses at the least between two looks; one that only waits does not."""
+
 
 def next_step(past: Past, sight: Sight) -> tuple[Step, Past]:
     """What to do now, and what to keep for the next look.
 
     A service that is down is started at once. One whose engine does not run gets a look's time: Docker starts it
-    again. An engine is hung if requests wait, and between two looks it sent no byte and answered no `/health`.
+    again. An engine is hung if requests wait, and between two looks it sent no byte, answered no `/health` and used
+    no processor time.
     """
     if sight.condition is Condition.UP:
         if _is_hung(past.progress, sight.progress):
@@ -34,6 +38,11 @@ def after_failure(past: Past, reason: str) -> Past:
     return past.model_copy(update={"failures": failures, "wait_looks": wait_looks, "reason": reason})
 
 
+def after_blind_look(past: Past, reason: str) -> Past:
+    """Of a service that could not be looked at: the next look tries again."""
+    return past.model_copy(update={"failures": max(1, past.failures), "reason": reason})
+
+
 def is_news(past: Past, reason: str | None) -> bool:
     """Whether an attempt's end is worth a record: a service that came back, or that fails for another reason."""
     return reason is None or past.failures == 0 or reason != past.reason
@@ -46,4 +55,4 @@ def _is_suspect(progress: Progress | None) -> bool:
 def _is_hung(before: Progress | None, now: Progress | None) -> bool:
     if before is None or now is None or not (_is_suspect(before) and _is_suspect(now)):
         return False
-    return before.sent_bytes == now.sent_bytes
+    return before.sent_bytes == now.sent_bytes and now.cpu_s - before.cpu_s < BUSY_S

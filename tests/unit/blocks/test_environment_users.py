@@ -23,13 +23,22 @@ from blocks.environment_users import running_below
         ("--model={folder}-2/model.gguf", False),
         ("{parent}", False),
         ("below{folder}", False),
+        ("{link}/3f2a-auto/model.gguf", True),  # the same folder by another way
+        ("--model={link}/3f2a-auto", True),
+        ("{link}/3f2a-auto-2", False),
+        ("{folder}/python", True),  # a link that leads out of it
     ],
 )
 def test_a_folder_is_used_by_what_is_started_with_it(tmp_path: Path, word: str, uses: bool) -> None:
     folder = tmp_path / "3f2a-auto"
-    argument = word.format(folder=folder, parent=tmp_path)
+    folder.mkdir()
+    (folder / "python").symlink_to(sys.executable)
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path)
+    argument = word.format(folder=folder, parent=tmp_path, link=link)
     command = [sys.executable, "-c", "input()", argument]
     with subprocess.Popen(command, stdin=subprocess.PIPE) as process:
         assert running_below(folder) == [process.pid] * uses
+        assert running_below(link / folder.name) == [process.pid] * uses
         process.communicate(b"\n")
     assert running_below(folder) == []

@@ -83,3 +83,15 @@ def test_a_home_of_an_unknown_user_is_one_clear_line(monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("SLIPWAY_HOME", "~no-such-user/x")
     with pytest.raises(WrongUseError, match="'~no-such-user/x', and that user has no home folder here"):
         home_folder()
+
+
+def test_a_home_has_one_name_however_it_is_spelled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "home").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "home")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    monkeypatch.chdir(tmp_path / "home")
+    for spelled in (tmp_path / "home", tmp_path / "link", tmp_path / "link" / ".." / "home", Path()):
+        monkeypatch.setenv("SLIPWAY_HOME", str(spelled))
+        assert home_folder() == tmp_path / "home"
+    monkeypatch.setenv("SLIPWAY_HOME", str(tmp_path / "loop"))
+    assert home_folder() == tmp_path / "loop", "it is for those who use it to fail"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -131,4 +132,14 @@ def test_what_a_run_builds_now_stays(settings: Settings) -> None:
 
 
 def test_a_home_without_environments_is_clean(settings: Settings) -> None:
+    assert gone(settings) == []
+
+
+def test_a_release_that_spells_the_home_otherwise_keeps_its_environment(
+    settings: Settings, tmp_path: Path
+) -> None:
+    folder = environment(settings, "aaaaaaaaaaaa")
+    link = tmp_path / "link"
+    link.symlink_to(settings.home)
+    release(settings, json.dumps({"environment_path": str(link / folder.relative_to(settings.home))}))
     assert gone(settings) == []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -31,7 +31,7 @@ class FakeContainers:
     def keep_alive(self, container_id: str) -> None:
         assert container_id in self.there
 
-    def find(self, labels: Mapping[str, str]) -> list[Container]:
+    def find(self, label: str) -> list[Container]:
         return list(self.there.values())
 
     def log_tail(self, container_id: str, lines: int) -> str:
@@ -176,3 +176,16 @@ def test_what_is_taken_back_is_served_also_by_a_proxy_that_starts_anew(
 
 def _interrupted(path: Path, content: str) -> None:
     raise KeyboardInterrupt
+
+
+def test_containers_of_a_home_that_was_spelled_otherwise_are_the_services(
+    docked: Docked, releases: tuple[Release, Release], tmp_path: Path
+) -> None:
+    (tmp_path / "link").symlink_to(docked.folder.root.parent)
+    (tmp_path / "other").mkdir()
+    seen = []
+    for services in (tmp_path / "link", tmp_path / "other"):
+        docked.folder = ServiceFolder(services, docked.folder.name)
+        seen.append([one.id for one in docked.service()._mine()])
+    assert seen == [[one.id for one in docked.containers.there.values()], []]
+    assert seen[0]

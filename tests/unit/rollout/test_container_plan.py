@@ -14,12 +14,12 @@ from tasks.core.spec import EngineKind
 from tasks.engines.catalogue import get_engine
 from tasks.rollout.container.models import Container, ContainerPlan, ImagePlan
 from tasks.rollout.container.plan import (
+    FOLDER_LABEL,
     cause_of_death,
     container_user,
     pins_of,
     plan_container,
     plan_image,
-    service_labels,
 )
 
 ENGINE = get_engine(EngineKind.LLAMA_CPP)
@@ -174,7 +174,7 @@ def test_the_container_has_the_paths_and_limits_of_its_release() -> None:
             "gpu_indices": [],
         }
     )
-    assert set(service_labels(Path("/home/services/chat")).items()) <= set(plan.labels.items())
+    assert plan.labels[FOLDER_LABEL] == "/home/services/chat"
 
 
 def test_inside_the_gpus_that_were_measured_are_all_that_there_are() -> None:

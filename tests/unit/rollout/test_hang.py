@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import http.server
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 
 import pytest
 
 from tasks.rollout.daemon.forwarder import Backend
-from tasks.rollout.daemon.hang import LOOKS, HangWatch, answers_health
+from tasks.rollout.daemon.hang import LOOKS, HangWatch, answers_health, cpu_seconds
 
 
 class Scene:
@@ -22,7 +24,10 @@ class Scene:
         self.now = 0.0
         self.healthy = False
         self.probed = 0
-        self.watch = HangWatch(self.backend, 60.0, probe=self._probe, clock=lambda: self.now)
+        self.used_s = 0.0
+        self.watch = HangWatch(
+            self.backend, 60.0, probe=self._probe, clock=lambda: self.now, cpu_s=lambda: self.used_s
+        )
 
     async def _probe(self, backend: Backend, timeout_s: float) -> bool:
         self.probed += 1
@@ -72,6 +77,29 @@ def test_a_byte_now_and_then_is_a_sign_of_life(waiting: Scene) -> None:
         waiting.backend.heard += number % (LOOKS - 1) == 0
 
     assert True not in waiting.looks(10 * LOOKS, now_and_then)
+
+
+@pytest.mark.parametrize(
+    ("share", "alive"), [(2.0, True), (0.5, True), (0.1, True), (0.01, False), (0.0, False)]
+)
+def test_processor_time_is_a_sign_of_life(waiting: Scene, share: float, alive: bool) -> None:
+    def compute(number: int) -> None:
+        waiting.used_s += share * waiting.watch.period_s
+
+    assert (True not in waiting.looks(10 * LOOKS, compute)) is alive
+
+
+def test_processor_time_of_a_whole_tree_is_counted() -> None:
+    script = "import subprocess, sys; subprocess.run([sys.executable, '-c', sys.argv[1]]); input()"
+    spin = "import time, sys\nwhile time.process_time() < 1: pass\nprint('spun', flush=True); input()"
+    with subprocess.Popen(
+        [sys.executable, "-c", script, spin], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "spun\n"
+        assert cpu_seconds(process.pid) >= 1
+        process.communicate("\n\n")
+    assert cpu_seconds(process.pid) == 0
 
 
 def test_the_minute_begins_with_the_request() -> None:

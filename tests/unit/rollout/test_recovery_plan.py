@@ -7,13 +7,19 @@ from itertools import pairwise
 import pytest
 
 from tasks.rollout.recovery.models import Condition, Past, Progress, Sight, Step
-from tasks.rollout.recovery.plan import LONGEST_WAIT_LOOKS, after_failure, is_news, next_step
+from tasks.rollout.recovery.plan import (
+    LONGEST_WAIT_LOOKS,
+    after_blind_look,
+    after_failure,
+    is_news,
+    next_step,
+)
 
 UP, LAME, DOWN = (Sight(condition=condition) for condition in Condition)
 
 
-def waits(requests: int = 1, sent: int = 7, *, silent: bool = True) -> Sight:
-    progress = Progress(requests=requests, sent_bytes=sent, silent=silent)
+def waits(requests: int = 1, sent: int = 7, *, silent: bool = True, cpu_s: float = 100) -> Sight:
+    progress = Progress(requests=requests, sent_bytes=sent, silent=silent, cpu_s=cpu_s)
     return Sight(condition=Condition.UP, progress=progress)
 
 
@@ -38,6 +44,8 @@ def steps(*sights: Sight) -> list[Step]:
         ([waits(), waits()], Step.RESTART_ENGINE),
         ([waits(), waits(sent=8)], Step.NOTHING),
         ([waits(), waits(silent=False)], Step.NOTHING),
+        ([waits(), waits(cpu_s=101)], Step.RESTART_ENGINE),
+        ([waits(), waits(cpu_s=130)], Step.NOTHING),
         ([waits(silent=False), waits()], Step.NOTHING),
         ([waits(), waits(requests=0)], Step.NOTHING),
         ([waits(), LAME, waits()], Step.NOTHING),
@@ -72,3 +80,11 @@ def test_the_same_failure_is_news_once() -> None:
     assert not is_news(past, "no room")
     assert is_news(past, "the port is taken")
     assert is_news(past, None)
+
+
+def test_a_look_that_fails_is_news_once_and_puts_off_no_attempt() -> None:
+    past = after_blind_look(Past(), "no Docker")
+    assert not is_news(past, "no Docker")
+    assert is_news(past, "denied")
+    assert next_step(past, DOWN)[0] is Step.START
+    assert next_step(past, UP) == (Step.NOTHING, Past())

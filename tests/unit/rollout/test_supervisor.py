@@ -21,6 +21,7 @@ from tasks.rollout.daemon import supervisor as supervisor_module
 from tasks.rollout.daemon.__main__ import wait_for_starter
 from tasks.rollout.daemon.control import SOCKET_FILE, Control
 from tasks.rollout.daemon.files import Lock
+from tasks.rollout.daemon.forwarder import Forwarder
 from tasks.rollout.daemon.hang import LOOKS, HangWatch
 from tasks.rollout.daemon.supervisor import LOCK_FILE, STATE_FILE, Supervisor
 
@@ -387,7 +388,7 @@ def test_an_engine_that_hangs_while_a_request_waits_is_killed_and_started_again(
             await answered(port, "blue")
             assert (await ask("status"))["restarts"] == 1
         log = (supervisor.folder / "logs" / "supervisor.log").read_text()
-        assert "hung: 1 requests waited 0.6 s without a byte, and /health was silent; killed" in log
+        assert "hung: 1 requests waited 0.6 s without a byte, /health was silent and no processor time" in log
 
     run(test())
 
@@ -490,5 +491,49 @@ def test_a_service_whose_port_comes_free_again_listens_there(tmp_path: Path) -> 
             taken.close()
             await supervisor.mend()
             await answered(port, "blue")
+
+    run(test())
+
+
+def test_an_address_that_is_given_up_is_not_listened_at_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def test() -> None:
+        async with supervising(tmp_path) as supervisor, connected(tmp_path) as ask:
+            retire = Forwarder.retire
+
+            async def retire_and_mend(forwarder: Forwarder, host: str, port: int) -> None:
+                await retire(forwarder, host, port)
+                await supervisor.mend()  # as it does each second
+
+            monkeypatch.setattr(Forwarder, "retire", retire_and_mend)
+            former = await deploy(ask, "blue")
+            with socket.socket() as probe:
+                probe.bind((HOST, 0))
+                wanted = probe.getsockname()[1]
+            port = await deploy(ask, "green", port=wanted)
+            assert port != former
+            with pytest.raises(ConnectionRefusedError):
+                await get(former)
+            _, writer = await asyncio.open_connection(HOST, port)
+            writer.write(
+                b"POST / HTTP/1.1\r\nContent-Length: 10\r\n\r\n"
+            )  # it drains for as long as this waits
+
+            async def waits() -> bool:
+                return bool((await ask("status"))["open_requests"])
+
+            await until(waits)
+            stopping = asyncio.create_task(ask("stop", drain_s=20))
+
+            async def drains() -> bool:
+                return supervisor._serving is None and bool(supervisor._retiring)
+
+            await until(drains)
+            await supervisor.mend()
+            with pytest.raises(ConnectionRefusedError):
+                await get(port)
+            writer.close()
+            assert (await stopping)["ok"]
 
     run(test())
