@@ -23,9 +23,9 @@ from blocks.prefect_server import (
 )
 from blocks.prefect_settings import check_settings, forget_other_servers
 from blocks.process import run
+from blocks.started_process import StartedProcess
 from deployments.local_state import (
     LocalState,
-    StartedProcess,
     read_local_state,
     server_log,
     state_file,
