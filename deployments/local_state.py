@@ -16,6 +16,7 @@ from blocks.started_process import StartedProcess
 from tasks.core.files import write_atomically
 from tasks.core.settings import Settings
 
+
 class LocalState(BaseModel):
     """The local server and worker."""
 

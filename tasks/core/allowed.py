@@ -19,6 +19,7 @@ from packaging.requirements import InvalidRequirement, Requirement
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from tasks.core.errors import SpecError, WrongUseError
+from tasks.core.given_files import check_path
 from tasks.core.spec import Environment, EnvironmentManager, Rollout, Target
 
 FILE = "allowed.toml"
@@ -61,6 +62,7 @@ class Allowed(BaseModel):
         for folder in value:
             if not folder.is_absolute():
                 raise ValueError(f"{str(folder)!r} is not an absolute path")
+            check_path(str(folder))
         return value
 
     @field_validator("addresses")
@@ -142,7 +144,10 @@ def programs_of_rollout(rollout: Rollout, target: Target, key: str) -> list[Prog
 
 def _located(key: str, place: str) -> Program:
     """A folder, or whatever else can be an address."""
-    parts = urlsplit(place)
+    try:
+        parts = urlsplit(place)
+    except ValueError:  # such as half an IPv6 address
+        return Program(key=key, kind=Kind.ADDRESS, value=place)
     scheme = parts.scheme.rpartition("+")[2]
     if scheme in ("", "file") and parts.netloc in ("", "localhost"):
         return Program(key=key, kind=Kind.FOLDER, value=unquote(parts.path) or place)

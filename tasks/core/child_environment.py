@@ -20,8 +20,9 @@ class Needs(Enum):
     """What a child needs its environment for. Patterns are those of `fnmatch`, in either case.
 
     A pattern covers a name that looks like a secret's only if the pattern itself looks like one: `VLLM_*` does not
-    hand on `VLLM_API_KEY`. A file or folder is no secret: `UV_*` hands on `UV_CREDENTIALS_DIR`. Python's own variables (`PYTHONPATH`, `PYTHONHOME`, …) are nowhere listed: they would
-    put the user's modules in place of the child's.
+    hand on `VLLM_API_KEY`. A file or folder is no secret: `UV_*` hands on `UV_CREDENTIALS_DIR`.
+    Python's own variables (`PYTHONPATH`, `PYTHONHOME`, …) are nowhere listed: they would put the user's modules in
+    place of the child's.
     """
 
     SYSTEM = (
