@@ -13,8 +13,12 @@ from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 from blocks.prefect_database import check_database_in_use
 from blocks.prefect_server import check_door, keeps_own_database, wait_until_it_answers
 from blocks.started_process import StartedProcess
+from deployments.local_processes import local_processes
 from tasks.core.files import write_atomically
 from tasks.core.settings import Settings
+
+_ENDED = StartedProcess(pid=1, boot_id="", start_ticks=0)
+"""A process that is found no more. A worker that ended may have left runs that go on; one that never was has none."""
 
 
 class LocalState(BaseModel):
@@ -35,7 +39,7 @@ class LocalState(BaseModel):
                 with contextlib.suppress(psutil.Error):
                     if str(Path(sys.executable).with_name("prefect")) in psutil.Process(pid).cmdline():
                         return StartedProcess.of(pid)
-                return {"pid": pid, "boot_id": "", "start_ticks": 0}  # nobody's: it is found no more
+                return _ENDED
         return value
 
     @property
@@ -66,11 +70,30 @@ def state_file(settings: Settings) -> Path:
 
 
 def read_local_state(settings: Settings) -> LocalState | None:
-    """What was started last, alive or not."""
+    """What was started last, alive or not.
+
+    Where the document is gone or damaged, or names a server that ended, a server of this home that runs all the same:
+    a second one would write to the same database.
+    """
+    kept = _read(settings)
+    return kept if kept is not None and kept.alive else _running(settings) or kept
+
+
+def _read(settings: Settings) -> LocalState | None:
     try:
         return LocalState.model_validate_json(state_file(settings).read_bytes())
     except (FileNotFoundError, ValidationError):
         return None
+
+
+def _running(settings: Settings) -> LocalState | None:
+    """The oldest server that runs, and its worker."""
+    found = local_processes(settings.home)
+    server = next((local for local in found if local.name == "server"), None)
+    if server is None:
+        return None
+    workers = (local.process for local in found if (local.name, local.api_url) == ("worker", server.api_url))
+    return LocalState(api_url=server.api_url, server=server.process, worker=next(workers, _ENDED))
 
 
 def write_local_state(settings: Settings, state: LocalState) -> None:
