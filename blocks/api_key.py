@@ -6,16 +6,22 @@ by the environment, never by a command line, which every user of the machine may
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 import secrets
+import stat
 from pathlib import Path
 
-from tasks.core.files import create_exclusively, write_atomically
+from tasks.core.disk_faults import as_disk_fault
+from tasks.core.errors import ModelError
+from tasks.core.files import create_exclusively, read_regular, write_atomically
 from tasks.core.home import PRIVATE_FILE, make_private_folder
 from tasks.core.settings import Settings
 
 _USER = "slipway"
 _SECRET_BYTES = 32
+_LIMIT_BYTES = 4096
 _KEY = re.compile(rf"{_USER}:[A-Za-z0-9_-]{{40,}}")
 
 
@@ -25,15 +31,35 @@ def key_file(settings: Settings) -> Path:
 
 
 def api_key(settings: Settings) -> str:
-    """The key of this home; a new one where there is none, or where the file is damaged."""
+    """The key of this home; a new one where there is none, or where the file is damaged.
+
+    Raises `DiskError` where it can be neither read nor replaced, such as for a folder in its place.
+    """
     file = key_file(settings)
     made = f"{_USER}:{secrets.token_urlsafe(_SECRET_BYTES)}"
     make_private_folder(settings.prefect_home)
     if create_exclusively(file, made):
         return made
-    file.chmod(PRIVATE_FILE)
-    found = file.read_bytes().decode(errors="replace").strip()
-    if _KEY.fullmatch(found):
+    if found := _kept(file):
         return found
     write_atomically(file, made)
     return made
+
+
+def _kept(file: Path) -> str | None:
+    """The key in the file; None for what is not a key, not a file, or a link that leads nowhere."""
+    try:
+        kind = file.stat().st_mode
+        if stat.S_ISDIR(kind):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(file))
+        if not stat.S_ISREG(kind):
+            return None
+        file.chmod(PRIVATE_FILE)
+        found = read_regular(file, _LIMIT_BYTES).decode(errors="replace").strip()
+    except (FileNotFoundError, ModelError):
+        return None
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            return None
+        raise as_disk_fault(error, file) from error
+    return found if _KEY.fullmatch(found) else None

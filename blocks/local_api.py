@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import sys
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
 from starlette.middleware.trustedhost import TrustedHostMiddleware
@@ -83,10 +82,7 @@ def _with_policy(send: Send) -> Send:
 
 
 def _is_own(origin: str | None, host: str) -> bool:
-    if origin is None:
-        return True
-    parts = urlsplit(origin)
-    return (parts.scheme, parts.netloc) == ("http", host)
+    return origin is None or origin == f"http://{host}"
 
 
 def guarded(app: ASGIApp) -> ASGIApp:

@@ -10,9 +10,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from blocks.started_process import StartedProcess
 from tasks.core.errors import BusyError
 from tasks.core.files import read_regular
 from tasks.core.progress import say
@@ -20,15 +20,11 @@ from tasks.core.verdicts import StageName
 
 
 class Holder(BaseModel):
-    """The process that looks: its id and start in seconds since the epoch, and when its look began.
-
-    `began` counts from the host's start, as the clock that nobody sets.
-    """
+    """The process that looks, and when its look began, in seconds by the monotonic clock."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    pid: int
-    process_started: float
+    process: StartedProcess
     began: float
 
 
@@ -71,8 +67,7 @@ def _is_named(handle: int, lease: Path) -> bool:
 
 
 def _note(handle: int) -> None:
-    me = psutil.Process()
-    holder = Holder(pid=me.pid, process_started=me.create_time(), began=time.monotonic())
+    holder = Holder(process=StartedProcess.of(os.getpid()), began=time.monotonic())
     os.ftruncate(handle, 0)
     with contextlib.suppress(OSError):  # a full disk ends no look
         os.pwrite(handle, holder.model_dump_json().encode(), 0)
@@ -86,12 +81,9 @@ def _end(lease: Path, deadline_s: float) -> None:
         holder = None  # it has just begun
     if holder is None or time.monotonic() - holder.began < deadline_s:
         raise BusyError("another look at the registry is under way", fix="wait for it to end")
-    with contextlib.suppress(psutil.NoSuchProcess, PermissionError):
-        process = psutil.Process(holder.pid)
-        if process.pid != os.getpid() and process.create_time() == holder.process_started:
-            say(
-                StageName.REGISTRY,
-                f"a look that hangs since {time.monotonic() - holder.began:.0f} s is ended",
-            )
+    process = holder.process.find()
+    if process is not None and process.pid != os.getpid():
+        say(StageName.REGISTRY, f"a look that has hung for {time.monotonic() - holder.began:.0f} s is ended")
+        with contextlib.suppress(ProcessLookupError, PermissionError):
             os.kill(process.pid, signal.SIGKILL)
     lease.unlink(missing_ok=True)

@@ -95,7 +95,10 @@ def _place(uri: str) -> str | None:
     if uri.startswith("/"):
         return uri
     if scheme == "file":
-        parts = urlsplit(uri)
+        try:
+            parts = urlsplit(uri)
+        except ValueError:  # such as half an IPv6 address
+            return None
         path = unquote(parts.path)
         return (
             path

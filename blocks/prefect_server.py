@@ -95,6 +95,19 @@ def server_command(port: int) -> tuple[str, ...]:
     return (sys.executable, "-P", "-m", "blocks.local_api", str(port))
 
 
+def port_of_server(command: Sequence[str]) -> int | None:
+    """The port of a process with that command line; None if it is not such a server."""
+    match command:
+        case [_, "-P", "-m", "blocks.local_api", port] if port.isdecimal():
+            return int(port)
+    return None
+
+
+def is_temporary(environ: Mapping[str, str]) -> bool:
+    """Whether a server with that environment is one command's own (`temporary_server`)."""
+    return environ.items() >= _WITHOUT_SCHEDULING.items()
+
+
 def api_url(port: int) -> str:
     """The API's address for a server on the loopback."""
     return f"http://{LOCALHOST}:{port}/api"

@@ -22,6 +22,9 @@ from tasks.core.errors import CommandError, CommandTimeoutError, MissingToolErro
 _LEASH = Path(__file__).with_name("leash.py")
 _POLL_S = 0.02
 
+MOST_BYTES = 64_000_000
+"""What a command may print to either of its outputs, which are kept in memory. Locks and lists have a few MB."""
+
 
 @dataclass(frozen=True)
 class Finished:
@@ -73,9 +76,8 @@ def run(
     """Run a command to its end and keep what it printed.
 
     Of this process's environment it gets what it `needs`; `env` is added to that, and a None in it takes a variable
-    away. Raises `CommandTimeoutError` past
-    `timeout_s` and `StageCancelledError` when the run's cancellation is set; the command and its children are
-    dead by then.
+    away. Raises `CommandTimeoutError` past `timeout_s`, `CommandError` past `MOST_BYTES` of output and
+    `StageCancelledError` when the run's cancellation is set; the command and its children are dead by then.
     """
     command = tuple(str(arg) for arg in argv)
     start = time.monotonic()
@@ -88,11 +90,13 @@ def run(
                 break
             except subprocess.TimeoutExpired:
                 current().check()
+                _check_length(command, out, err)
                 if time.monotonic() - start > timeout_s:
                     raise CommandTimeoutError(
                         f"{Path(command[0]).name} did not end within {timeout_s:g} s",
                         detail=last_lines(_text_of(err)),
                     ) from None
+        _check_length(command, out, err)
         return Finished(command, code, _text_of(out), _text_of(err), time.monotonic() - start)
 
 
@@ -143,6 +147,14 @@ def _memory_file(name: str) -> Iterator[IO[bytes]]:
     """A file in memory: unlike a pipe it never fills up, unlike a disk it is never full."""
     with os.fdopen(os.memfd_create(name, os.MFD_CLOEXEC), "w+b") as file:
         yield file
+
+
+def _check_length(command: Sequence[str], *outputs: IO[bytes]) -> None:
+    if any(os.fstat(output.fileno()).st_size > MOST_BYTES for output in outputs):
+        raise CommandError(
+            f"{Path(command[0]).name} printed more than {MOST_BYTES / 1e6:g} MB, the most that is kept",
+            fix="let it print less",
+        )
 
 
 def _text_of(file: IO[bytes]) -> str:

@@ -23,9 +23,10 @@ from blocks.prefect_server import (
 )
 from blocks.prefect_settings import check_settings, forget_other_servers
 from blocks.process import run
+from blocks.started_process import StartedProcess
+from deployments.local_processes import WORKER, LocalProcess, local_processes
 from deployments.local_state import (
     LocalState,
-    StartedProcess,
     read_local_state,
     server_log,
     state_file,
@@ -42,7 +43,6 @@ from tasks.core.settings import Settings
 
 PREFECT_FILE = Path(__file__).with_name("prefect.yaml")
 DEFAULT_PORT = 4200
-WORKER = "slipway-local"
 HEARTBEAT = timedelta(seconds=30)
 STOP_TIMEOUT_S = 20.0
 REGISTER_TIMEOUT_S = 300.0
@@ -58,7 +58,11 @@ def start(settings: Settings, port: int | None) -> LocalState:
     forget_other_servers(os.environ)
     with file_lock(settings.leases / "local.lock", wait=True, holder="the local server"):
         state = read_local_state(settings)
-        if state is None or not _is_ours(settings, state):
+        for stray in _strays(settings, state):
+            _end(stray.process)
+        if state is not None and _is_ours(settings, state):
+            write_local_state(settings, state)
+        else:
             _end(state.worker if state else None)  # it would go on asking a server that is gone
             _end(state.server if state else None)  # it lets strangers in, or works on a damaged database
             state = _start_server(settings, port)
@@ -80,17 +84,23 @@ def stop(settings: Settings) -> list[str]:
     """End worker and server; services go on serving. What was ended. Raises `SlipwayError` if one does not end."""
     with file_lock(settings.leases / "local.lock", wait=True, holder="the local server"):
         state = read_local_state(settings)
-        if state is None:
-            return []
-        processes = {"worker": state.worker, "server": state.server}
-        ended = [name for name, process in processes.items() if _end(process)]
-        for name, process in processes.items():
+        processes = [("worker", state.worker), ("server", state.server)] if state is not None else []
+        processes += [(stray.name, stray.process) for stray in _strays(settings, state)]
+        processes.sort(key=lambda named: named[0], reverse=True)  # a worker's runs still tell the server
+        ended = [name for name, process in processes if _end(process)]
+        for name, process in processes:
             if process is not None and process.find() is not None:
                 raise SlipwayError(
                     f"the local {name} does not end", fix=f"end process {process.pid}, then: slipway down"
                 )
-        state_file(settings).unlink()
-    return ended
+        state_file(settings).unlink(missing_ok=True)
+    return list(dict.fromkeys(ended))
+
+
+def _strays(settings: Settings, state: LocalState | None) -> list[LocalProcess]:
+    """Servers and workers of this home that the state does not name, such as one whose start was interrupted."""
+    known = (state.worker, state.server) if state is not None else ()
+    return [local for local in local_processes(settings.home) if local.process not in known]
 
 
 def deployment_names() -> list[str]:

@@ -8,57 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from blocks.prefect_database import check_database_in_use
 from blocks.prefect_server import check_door, keeps_own_database, wait_until_it_answers
+from blocks.started_process import StartedProcess
+from deployments.local_processes import local_processes
 from tasks.core.files import write_atomically
 from tasks.core.settings import Settings
-from tasks.leaks.daemon import PROC, read_stat
 
-_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
-
-
-class StartedProcess(BaseModel):
-    """A process by id, boot and start, so that a reused id is not taken for it.
-
-    `start_ticks` are clock ticks since the boot. The time of day would not do: the kernel's moves with every step
-    of the clock, also that of a process that started long before.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    pid: int
-    boot_id: str
-    start_ticks: int
-
-    @classmethod
-    def of(cls, pid: int) -> StartedProcess:
-        """The running process of that id. Raises `psutil.NoSuchProcess`."""
-        found = read_stat(PROC / str(pid))
-        if found is None:
-            raise psutil.NoSuchProcess(pid)
-        return cls(pid=pid, boot_id=_BOOT_ID.read_text().strip(), start_ticks=found[1])
-
-    @model_validator(mode="before")
-    @classmethod
-    def _by_time_of_day(cls, value: Any) -> Any:
-        """Documents up to November 2026 have the time of day instead: there the command has to tell."""
-        match value:
-            case {"pid": int(pid), "started_at": _}:
-                with contextlib.suppress(psutil.Error):
-                    if str(Path(sys.executable).with_name("prefect")) in psutil.Process(pid).cmdline():
-                        return cls.of(pid).model_dump()
-                return {"pid": pid, "boot_id": "", "start_ticks": 0}  # nobody's: it is found no more
-        return value
-
-    def find(self) -> psutil.Process | None:
-        """The process, if it still runs."""
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process = psutil.Process(self.pid)
-            if self == StartedProcess.of(self.pid) and process.status() != psutil.STATUS_ZOMBIE:
-                return process
-        return None
+_ENDED = StartedProcess(pid=1, boot_id="", start_ticks=0)
+"""A process that is found no more. A worker that ended may have left runs that go on; one that never was has none."""
 
 
 class LocalState(BaseModel):
@@ -69,6 +29,18 @@ class LocalState(BaseModel):
     api_url: str
     server: StartedProcess
     worker: StartedProcess | None = None
+
+    @field_validator("server", "worker", mode="before")
+    @classmethod
+    def _by_time_of_day(cls, value: Any) -> Any:
+        """Documents up to November 2026 have the time of day instead: there the command has to tell."""
+        match value:
+            case {"pid": int(pid), "started_at": _}:
+                with contextlib.suppress(psutil.Error):
+                    if str(Path(sys.executable).with_name("prefect")) in psutil.Process(pid).cmdline():
+                        return StartedProcess.of(pid)
+                return _ENDED
+        return value
 
     @property
     def alive(self) -> bool:
@@ -98,11 +70,30 @@ def state_file(settings: Settings) -> Path:
 
 
 def read_local_state(settings: Settings) -> LocalState | None:
-    """What was started last, alive or not."""
+    """What was started last, alive or not.
+
+    Where the document is gone or damaged, or names a server that ended, a server of this home that runs all the same:
+    a second one would write to the same database.
+    """
+    kept = _read(settings)
+    return kept if kept is not None and kept.alive else _running(settings) or kept
+
+
+def _read(settings: Settings) -> LocalState | None:
     try:
         return LocalState.model_validate_json(state_file(settings).read_bytes())
     except (FileNotFoundError, ValidationError):
         return None
+
+
+def _running(settings: Settings) -> LocalState | None:
+    """The oldest server that runs, and its worker."""
+    found = local_processes(settings.home)
+    server = next((local for local in found if local.name == "server"), None)
+    if server is None:
+        return None
+    workers = (local.process for local in found if (local.name, local.api_url) == ("worker", server.api_url))
+    return LocalState(api_url=server.api_url, server=server.process, worker=next(workers, _ENDED))
 
 
 def write_local_state(settings: Settings, state: LocalState) -> None:

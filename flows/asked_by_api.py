@@ -16,6 +16,7 @@ from tasks.core.allowed import (
     programs_of_environment,
     programs_of_rollout,
 )
+from tasks.core.given_files import TEXT_LIMIT_BYTES, absolute_path, decode_text, read_given, without_links
 from tasks.core.settings import Settings
 from tasks.core.spec import DeploySpec
 
@@ -42,15 +43,20 @@ def hold_to_list(programs: Iterable[Program], own: Iterable[str] = _OWN) -> None
         return
     settings = Settings.load()
     file = settings.home / FILE
-    listed = Allowed.parse(file.read_text(), str(file)) if file.exists() else Allowed()
-    folders = tuple(folder.resolve() for folder in (*(settings.home / name for name in own), *listed.folders))
+    listed = _read_list(file) if file.exists() else Allowed()
+    folders = tuple(
+        without_links(folder) for folder in (*(settings.home / name for name in own), *listed.folders)
+    )
     allowed = listed.model_copy(update={"folders": folders})
     check_allowed([_without_links(program) for program in programs], allowed, str(file))
 
 
 def python_in(path: Path, key: str) -> Program:
-    """The environment of a Python. Its own name may be a link to the system's."""
-    return Program(key=key, kind=Kind.FOLDER, value=str(path.expanduser().absolute().parent))
+    """The environment of a Python. Its own name may be a link to the system's.
+
+    Raises `WrongUseError` for a path that cannot be.
+    """
+    return Program(key=key, kind=Kind.FOLDER, value=str(absolute_path(path).parent))
 
 
 def programs_of_spec(spec: DeploySpec) -> list[Program]:
@@ -59,7 +65,12 @@ def programs_of_spec(spec: DeploySpec) -> list[Program]:
     return [*environment, *programs_of_rollout(spec.rollout, spec.target, "rollout")]
 
 
+def _read_list(file: Path) -> Allowed:
+    content = read_given(file, "list", limit_bytes=TEXT_LIMIT_BYTES)
+    return Allowed.parse(decode_text(content, str(file)), str(file))
+
+
 def _without_links(program: Program) -> Program:
     if program.kind is not Kind.FOLDER:
         return program
-    return program.model_copy(update={"value": str(Path(program.value).expanduser().resolve())})
+    return program.model_copy(update={"value": str(without_links(Path(program.value)))})

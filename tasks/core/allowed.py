@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from tasks.core.errors import SpecError, WrongUseError
 from tasks.core.paths import shown
+from tasks.core.given_files import check_path
 from tasks.core.spec import Environment, EnvironmentManager, Rollout, Target
 
 FILE = "allowed.toml"
@@ -62,6 +63,7 @@ class Allowed(BaseModel):
         for folder in value:
             if not folder.is_absolute():
                 raise ValueError(f"{str(folder)!r} is not an absolute path")
+            check_path(str(folder))
         return value
 
     @field_validator("addresses")

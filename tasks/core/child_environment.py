@@ -10,7 +10,7 @@ import fnmatch
 from collections.abc import Iterable, Mapping
 from enum import Enum
 
-from tasks.core.redaction import names_secret
+from tasks.core.redaction import names_path, names_secret
 
 PASS_ENV = "SLIPWAY_PASS_ENV"
 """Names of further variables, separated by commas: `AWS_PROFILE,AWS_REGION`."""
@@ -20,8 +20,9 @@ class Needs(Enum):
     """What a child needs its environment for. Patterns are those of `fnmatch`, in either case.
 
     A pattern covers a name that looks like a secret's only if the pattern itself looks like one: `VLLM_*` does not
-    hand on `VLLM_API_KEY`. Python's own variables (`PYTHONPATH`, `PYTHONHOME`, …) are nowhere listed: they would
-    put the user's modules in place of the child's.
+    hand on `VLLM_API_KEY`. A file or folder is no secret: `UV_*` hands on `UV_CREDENTIALS_DIR`.
+    Python's own variables (`PYTHONPATH`, `PYTHONHOME`, …) are nowhere listed: they would put the user's modules in
+    place of the child's.
     """
 
     SYSTEM = (
@@ -33,7 +34,9 @@ class Needs(Enum):
         "GOMP_*", "KMP_*", "NUMEXPR_*", "RAYON_*", "MALLOC_*", "LD_PRELOAD", "GLIBC_TUNABLES", "PYTORCH_*", "TORCH_*",
         "TORCHINDUCTOR_*", "TRITON_*", "VLLM_*", "SGLANG_*", "FLASHINFER_*", "TLLM_*", "TRTLLM_*", "GGML_*",
         "LLAMA_*", "OLLAMA_*", "RUNAI_STREAMER_*", "TOKENIZERS_*", "TRANSFORMERS_*", "HF_HOME", "HF_HUB_OFFLINE",
+        "CC", "CXX",
     )  # fmt: skip
+    """`CC` and `CXX` are the compilers of engines that compile kernels as they run, such as by Triton."""
     PACKAGES = (
         "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "PIP_*", "UV_*",
         "UV_INDEX_*_PASSWORD", "NETRC", "CONDA_*", "MAMBA_*",
@@ -41,7 +44,9 @@ class Needs(Enum):
     DOCKER = ("DOCKER_HOST", "DOCKER_TLS_VERIFY", "DOCKER_CERT_PATH", "DOCKER_CONTEXT", "DOCKER_CONFIG")
     STORAGE = (
         "AWS_CA_BUNDLE", "AWS_REGION", "AWS_DEFAULT_REGION", "AWS_EC2_METADATA_DISABLED", "AWS_MAX_ATTEMPTS",
-        "AWS_RETRY_MODE", "MLFLOW_TRACKING_INSECURE_TLS", "MLFLOW_TRACKING_SERVER_CERT_PATH",
+        "AWS_RETRY_MODE", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS",
+        "AWS_USE_FIPS_ENDPOINT", "AWS_USE_DUALSTACK_ENDPOINT", "AWS_S3_*", "AWS_REQUEST_CHECKSUM_CALCULATION",
+        "AWS_RESPONSE_CHECKSUM_VALIDATION", "MLFLOW_TRACKING_INSECURE_TLS", "MLFLOW_TRACKING_SERVER_CERT_PATH",
     )  # fmt: skip
     """How S3 and MLflow are reached, not by whose credentials."""
     SLIPWAY = ("SLIPWAY_*", "CONTAINER", "KUBERNETES_SERVICE_HOST")
@@ -72,18 +77,22 @@ def child_environment(environ: Mapping[str, str], *needs: Needs | str) -> dict[s
     kinds = (Needs.SYSTEM, *(need for need in needs if isinstance(need, Needs)))
     named = {need for need in needs if isinstance(need, str)}
     patterns = [pattern for kind in kinds for pattern in kind.value]
-    open_ = [pattern for pattern in patterns if not names_secret(pattern)]
-    secret = [pattern for pattern in patterns if names_secret(pattern)]
+    open_ = [pattern for pattern in patterns if not _hides(pattern)]
+    secret = [pattern for pattern in patterns if _hides(pattern)]
     return {
         name: value
         for name, value in environ.items()
-        if name in named or _matches(name.upper(), secret if names_secret(name) else open_)
+        if name in named or _matches(name.upper(), secret if _hides(name) else open_)
     }
 
 
 def passed_on(environ: Mapping[str, str]) -> tuple[str, ...]:
     """The names that the user lists in `SLIPWAY_PASS_ENV`."""
     return tuple(name.strip() for name in environ.get(PASS_ENV, "").split(",") if name.strip())
+
+
+def _hides(name: str) -> bool:
+    return names_secret(name) and not names_path(name)
 
 
 def _matches(name: str, patterns: Iterable[str]) -> bool:

@@ -59,6 +59,15 @@ def absolute_path(path: Path) -> Path:
     return expand_user(path).absolute()
 
 
+def without_links(path: Path) -> Path:
+    """The path from / on that no link is a part of. Raises `WrongUseError` for one that cannot be."""
+    given = absolute_path(path)
+    try:
+        return given.resolve()
+    except (OSError, RuntimeError):  # a link to itself is the latter before Python 3.13
+        raise WrongUseError(f"{given} is a link that leads to itself", fix="name another path") from None
+
+
 def check_allowed(path: Path) -> None:
     """Raise `WrongUseError` where this user may not look at the path, or not into the folder that is there."""
     try:

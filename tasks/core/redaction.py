@@ -21,8 +21,12 @@ _VARIABLE = re.compile(
     r"|ACCESS_?KEY|PRIVATE_?KEY|ENCRYPTION_KEY|AUTH_STRING|AUTH_CONFIG|_DSN$|(?:^|_)(?:DATABASE|REDIS|MONGO\w*)(?:_CONNECTION)?_UR[IL]$",
     re.IGNORECASE,
 )
-_PLACE = re.compile(r"(?:_FILE|_PATH|_DIR|_CREDENTIALS)$", re.IGNORECASE)
-"""Variables that name where a secret is kept: the path is no secret, and an error has to name it."""
+_PATH = re.compile(r"_(?:FILE|PATH|DIR)$", re.IGNORECASE)
+_PLACE = re.compile(rf"{_PATH.pattern}|_CREDENTIALS$", re.IGNORECASE)
+"""Variables that name where a secret is kept: the path is no secret, and an error has to name it.
+
+`GOOGLE_APPLICATION_CREDENTIALS` is one; others of that ending may hold the secret itself.
+"""
 
 _KEY = r"password|passwd|passphrase|secret|api[_-]?key|access[_-]?key|private[_-]?key|auth[_-]?string|token(?!s|iz)"
 _KEY_BEFORE = r"[\w-]{0,64}[_-]|[\w-]{1,64}?(?!token)"
@@ -91,6 +95,11 @@ _remembered: set[str] = set()
 def names_secret(variable: str) -> bool:
     """Whether the name of an environment variable says that its value is a secret."""
     return bool(_VARIABLE.search(variable))
+
+
+def names_path(variable: str) -> bool:
+    """Whether the name of an environment variable says that its value is a file or folder."""
+    return bool(_PATH.search(variable))
 
 
 def secrets_of(environ: Mapping[str, str]) -> frozenset[str]:

@@ -13,6 +13,7 @@ from tasks.core.addresses import base_url
 from tasks.core.digests import digest_of
 from tasks.core.errors import NotFoundError, RecordError
 from tasks.core.kept_spec import KeptSpec
+from tasks.core.paths import is_file_name, shown
 from tasks.core.records import Number
 from tasks.core.serving import ServingConfig
 from tasks.core.spec import EngineKind, Target
@@ -98,8 +99,10 @@ class ServiceFolder:
     """Paths of one service below `SLIPWAY_HOME/services/<name>`."""
 
     def __init__(self, services: Path, name: str) -> None:
-        if name in ("", "..") or Path(name).name != name:
-            raise NotFoundError(f"{name!r} is no name of a service", fix="list the services: slipway status")
+        if not is_file_name(name):
+            raise NotFoundError(
+                f"{shown(name)} is not a valid service name", fix="list the services: slipway status"
+            )
         self.root = services / name
         self.name = name
 

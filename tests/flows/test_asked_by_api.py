@@ -272,6 +272,54 @@ def test_a_link_out_of_a_listed_folder_leads_nowhere(
     assert not (tmp_path / "ran").exists()
 
 
+def survey(python: Path) -> Any:
+    request = CompatibilityRequest(engine=EngineKind.LLAMA_CPP, packages=TORCH, python_path=python)
+    return verify_compatibility(request)
+
+
+@pytest.mark.parametrize(
+    ("python", "said"),
+    [
+        ("~nosuch/bin/python", "there is no user 'nosuch'"),
+        ("loop/bin/python", "loop"),
+        ("a\0b/bin/python", "holds a control character"),
+        ("a" * 300 + "/bin/python", "longer than 255 bytes"),
+    ],
+    ids=["strange user", "loop of links", "control character", "long name"],
+)
+def test_a_path_that_cannot_be_is_refused_in_one_line(
+    python: str, said: str, asked: None, slipway_home: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(WrongUseError, match=said):
+        survey(Path(python if python.startswith("~") else tmp_path / python))
+
+
+def not_text(file: Path) -> None:
+    file.write_bytes(b"\xff\xfe")
+
+
+def a_folder(file: Path) -> None:
+    file.mkdir()
+
+
+def a_loop_in_it(file: Path) -> None:
+    (file.parent / "loop").symlink_to("loop")
+    file.write_text(f'folders = ["{file.parent}/loop"]')
+
+
+@pytest.mark.parametrize("put", [not_text, a_folder, a_loop_in_it])
+def test_a_list_that_cannot_be_used_is_named_and_allows_nothing(
+    put: Callable[[Path], None], asked: None, strange: Path, slipway_home: Path, tmp_path: Path
+) -> None:
+    slipway_home.mkdir()
+    put(slipway_home / asked_by_api.FILE)
+    with pytest.raises(WrongUseError) as caught:
+        survey(strange)
+    assert str(slipway_home) in caught.value.what
+    assert not (tmp_path / "ran").exists()
+
+
 def test_a_command_at_a_terminal_is_not_held(strange: Path, slipway_home: Path, tmp_path: Path) -> None:
     _run_what_says_nothing(strange)
     assert (tmp_path / "ran").exists()

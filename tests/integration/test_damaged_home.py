@@ -19,8 +19,9 @@ from blocks.environment_trial import EnvironmentTrial
 from blocks.fact_contract import FactContract
 from blocks.model_source import FolderSource
 from blocks.record_store import FolderRecordStore
+from blocks.started_process import StartedProcess
 from blocks.uv import Uv
-from deployments.local_state import LocalState, StartedProcess, read_local_state, write_local_state
+from deployments.local_state import LocalState, read_local_state, write_local_state
 from tasks.core.disk_faults import disk_fault
 from tasks.core.errors import SlipwayError
 from tasks.core.files import file_lock

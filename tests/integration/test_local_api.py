@@ -55,6 +55,7 @@ CALLERS = {
     ),
     "from another origin": ({"Authorization": "KEY", "Origin": "http://evil.example"}, 403),
     "from another port": ({"Authorization": "KEY", "Origin": "http://127.0.0.1:1"}, 403),
+    "from an origin that is not an address": ({"Authorization": "KEY", "Origin": "http://[::1"}, 403),
     "from a page without an origin": ({"Authorization": "KEY", "Origin": "null"}, 403),
 }
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from pathlib import Path
 
+import psutil
 import pytest
 
 from blocks.deadline import within
@@ -111,7 +112,13 @@ with only_look(pathlib.Path(sys.argv[1]), 1e9):
 """
 
 
-def test_a_look_that_hangs_is_ended_by_the_next(tmp_path: Path) -> None:
+@pytest.mark.parametrize("step_s", [0, 3600], ids=["steady clock", "clock set forward"])
+def test_a_look_that_hangs_is_ended_by_the_next(
+    tmp_path: Path, step_s: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A step of the clock moves the time of day at which the kernel says that a process began."""
+    by_the_old_clock = psutil.Process.create_time
+    monkeypatch.setattr(psutil.Process, "create_time", lambda self: by_the_old_clock(self) + step_s)
     lease = tmp_path / "leases" / "registry-look"
     command = [sys.executable, "-c", HOLD, str(lease)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as hanging:
@@ -123,7 +130,7 @@ def test_a_look_that_hangs_is_ended_by_the_next(tmp_path: Path) -> None:
         ):
             pass
         with only_look(lease, 0.0):
-            assert hanging.wait() == -signal.SIGKILL
+            assert hanging.wait(timeout=30) == -signal.SIGKILL
 
 
 def test_a_look_that_cannot_be_killed_holds_up_no_other(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from urllib.parse import parse_qsl, urlsplit
 import pytest
 
 from blocks.model_registry import resolve
-from tasks.core.errors import AccessError, ModelError, NetworkError, NotFoundError
+from tasks.core.errors import AccessError, ModelError, NetworkError, NotFoundError, SlipwayError
 from tasks.core.settings import Settings
 
 
@@ -85,6 +85,13 @@ def test_an_alias_resolves_to_the_place_of_its_versions_files(
     assert (found.source, found.version) == (f"file:{tmp_path}/art", "3")
     mlflow.artifacts = str(tmp_path / "art")
     assert resolve("models:/chat@champion", settings) == found
+
+
+def test_a_place_that_is_not_an_address_is_told(mlflow: Mlflow, settings: Settings) -> None:
+    mlflow.artifacts = "file://[::1/art"
+    with pytest.raises(SlipwayError) as caught:
+        resolve("models:/chat@champion", settings)
+    assert "file://[::1/art" in caught.value.what
 
 
 def test_of_a_transformers_model_the_folder_of_its_weights_is_meant(

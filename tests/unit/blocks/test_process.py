@@ -11,7 +11,9 @@ import psutil
 import pytest
 from waiting import wait_until
 
+from blocks import process
 from blocks.process import leashed, run
+from tasks.core.errors import CommandError
 
 _TREE = """
 import os, subprocess, sys, time
@@ -45,10 +47,10 @@ def test_what_a_command_leaves_behind_ends_with_it(tmp_path: Path) -> None:
 def test_all_of_it_ends_when_who_asked_is_killed(tmp_path: Path, number: signal.Signals) -> None:
     file = tmp_path / "pids"
     asker = "import sys; from blocks.process import run; run([sys.executable, '-c', *sys.argv[1:]], timeout_s=600)"
-    with subprocess.Popen([sys.executable, "-c", asker, _TREE, file, _SLEEP, _SLEEP]) as process:
+    with subprocess.Popen([sys.executable, "-c", asker, _TREE, file, _SLEEP, _SLEEP]) as asking:
         processes = started(file)
-        process.send_signal(number)
-        process.wait()
+        asking.send_signal(number)
+        asking.wait()
     gone(processes)
 
 
@@ -60,3 +62,25 @@ def test_leaving_the_block_ends_it_too(tmp_path: Path) -> None:
     assert child.returncode is not None
     gone(processes)
     assert not psutil.pid_exists(child.pid)
+
+
+@pytest.fixture
+def at_most_1_mb(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "MOST_BYTES", 1_000_000, raising=False)
+
+
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+def test_a_command_that_prints_without_end_is_ended(stream: str, at_most_1_mb: None) -> None:
+    endless = f"import sys\nwhile True: sys.{stream}.write('x' * 4096)"
+    with pytest.raises(CommandError, match="python.* printed more than 1 MB"):
+        run([sys.executable, "-c", endless], timeout_s=2)
+
+
+def test_one_that_printed_too_much_and_ended_is_told(at_most_1_mb: None) -> None:
+    with pytest.raises(CommandError, match="printed more than 1 MB"):
+        run([sys.executable, "-c", "print('x' * 1_000_000)"], timeout_s=60)
+
+
+def test_what_a_command_may_print_is_kept_whole(at_most_1_mb: None) -> None:
+    finished = run([sys.executable, "-c", "print('x' * 999_999)"], timeout_s=60)
+    assert (finished.code, len(finished.stdout)) == (0, 1_000_000)

@@ -22,10 +22,10 @@ from blocks.api_key import api_key, key_file
 from blocks.ports import free_port
 from blocks.prefect_database import database_file, ready_database
 from blocks.prefect_server import api_url
+from blocks.started_process import StartedProcess
 from deployments import local, prefect_api
 from deployments.local_state import (
     LocalState,
-    StartedProcess,
     read_local_state,
     server_log,
     state_file,

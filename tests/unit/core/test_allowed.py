@@ -94,6 +94,8 @@ def test_the_list_holds_what_it_names(kind: Kind, value: str, held: bool) -> Non
         ('folders = ["opt"]', "'opt' is not an absolute path"),
         ('addresses = ["https://wheels.example"]', "ends with /"),
         ('addresses = ["wheels.example/"]', "is not an address"),
+        ('addresses = ["https://[::1/"]', "addresses: Invalid IPv6 URL"),
+        (r'folders = ["/opt/\u0000"]', "control character"),
         ("images = [1]", "images.0: "),
     ],
 )
@@ -109,6 +111,7 @@ ENVIRONMENTS: list[tuple[dict[str, Any], list[tuple[str, Kind, str]]]] = [
     ({"requirements": ["x @ file:///tmp/x%20y.whl"]}, [("requirements", Kind.FOLDER, "/tmp/x y.whl")]),
     ({"requirements": ["x @ file://localhost/tmp/x.whl"]}, [("requirements", Kind.FOLDER, "/tmp/x.whl")]),
     ({"requirements": ["x @ https://a.example/x.whl"]}, [("requirements", Kind.ADDRESS, "https://a.example/x.whl")]),
+    ({"requirements": ["x @ https://[::1/x.whl"]}, [("requirements", Kind.ADDRESS, "https://[::1/x.whl")]),
     ({"requirements": ["x @ file://a.example/x.whl"]}, [("requirements", Kind.ADDRESS, "file://a.example/x.whl")]),
     ({"requirements": ["x @ git+https://a.example/x"]}, [("requirements", Kind.ADDRESS, "git+https://a.example/x")]),
     ({"requirements": ["x @ git+file:///tmp/x"]}, [("requirements", Kind.FOLDER, "/tmp/x")]),

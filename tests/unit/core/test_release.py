@@ -10,9 +10,11 @@ from tasks.core.errors import NotFoundError, RecordError
 from tasks.core.release import ServiceFolder, named_by_releases
 
 
-@pytest.mark.parametrize("name", ["../models", "..", ".", "", "/etc", "a/b"])
+@pytest.mark.parametrize(
+    "name", ["../models", "..", ".", "", "/etc", "a/b", "a\0b", "a\nb", "a" * 300, "a\\b", "\udc80"]
+)
 def test_a_name_cannot_lead_out_of_the_services(tmp_path: Path, name: str) -> None:
-    with pytest.raises(NotFoundError, match="is no name of a service"):
+    with pytest.raises(NotFoundError, match="is not a valid service name"):
         ServiceFolder(tmp_path, name)
 
 
