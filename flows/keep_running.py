@@ -28,7 +28,7 @@ from tasks.core.verdicts import RolloutVerdict, StageName
 from tasks.rollout import report
 from tasks.rollout.apply import Target
 from tasks.rollout.damage import set_damage_aside
-from tasks.rollout.models import RolloutResult, rollout_inputs
+from tasks.rollout.models import KEEP_RUNNING, RolloutResult, rollout_inputs
 from tasks.rollout.recovery.apply import (
     Unwatched,
     look_at,
@@ -148,6 +148,7 @@ def _record(
             report=report,
             work=partial(_answer, attempt),
             began=begin,
+            by=KEEP_RUNNING,
         )
     except SlipwayError:
         return None  # recorded; the next look tries again

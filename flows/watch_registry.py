@@ -230,12 +230,13 @@ def _rollback(
 
 def _rollouts(store: RecordStore, release: Release) -> tuple[str, str]:
     """Ids of the records by which a release last came into service: by a deploy, and by a rollback."""
-    last = {True: "", False: ""}
+    last: dict[str | None, str] = {}
     digest = inputs_digest(StageName.ROLLOUT, rollout_inputs(release))
     for record in store.with_inputs(StageName.ROLLOUT, digest):
         if record.outcome == RolloutVerdict.SERVING:
-            last[record.evidence.get("by") == ROLLBACK] = record.id
-    return last[False], last[True]
+            # What `start` or `keep-running` brought back after a reboot was decided before it.
+            last[record.evidence.get("by")] = record.id
+    return last.get(None, ""), last.get(ROLLBACK, "")
 
 
 def _is_deploying(lease: Path) -> bool:

@@ -121,6 +121,7 @@ def rollback(ctx: click.Context, name: str, as_json: bool) -> None:
     from tasks.core.verdicts import RolloutVerdict, StageName, says_no
     from tasks.rollout.apply import roll_out
     from tasks.rollout.damage import set_damage_aside
+    from tasks.rollout.models import ROLLBACK
     from tasks.rollout.recovery.apply import target_of
 
     settings = Settings.load()
@@ -136,7 +137,7 @@ def rollback(ctx: click.Context, name: str, as_json: bool) -> None:
                     sample_service(folder, *folder.serving())
                 except CommandError as error:
                     say(StageName.ROLLOUT, f"memory is not sampled until the next check: {error}")
-        record = record_rollout(settings, result, start, by="rollback")
+        record = record_rollout(settings, result, start, by=ROLLBACK)
     if as_json:
         print_json({**result.model_dump(mode="json"), "record": record})
     else:

@@ -68,7 +68,7 @@ def _start(folder: ServiceFolder, settings: Settings) -> dict[str, Any]:
     from tasks.core.progress import say
     from tasks.core.verdicts import RolloutVerdict, StageName
     from tasks.rollout.damage import set_damage_aside
-    from tasks.rollout.models import RolloutAction
+    from tasks.rollout.models import START, RolloutAction
     from tasks.rollout.recovery.apply import start_service, target_of
 
     begin = time.monotonic()
@@ -83,7 +83,7 @@ def _start(folder: ServiceFolder, settings: Settings) -> dict[str, Any]:
             except CommandError as error:
                 say(StageName.ROLLOUT, f"memory is not sampled until the next check: {error}")
         kept = ran is not None and result.action in (RolloutAction.NOTHING, RolloutAction.ADOPT)
-        record = None if kept else record_rollout(settings, result, begin, by="start")
+        record = None if kept else record_rollout(settings, result, begin, by=START)
     return {**result.model_dump(mode="json"), "served_already": kept, "record": record}
 
 

@@ -91,7 +91,8 @@ def test_what_was_killed_is_brought_back_and_recorded(
     with EngineApi(state.endpoint) as api:
         assert api.complete("chat", "The", 2).text
     assert sampler_pid(service) is not None
-    assert [record.outcome for record in rollouts(slipway_home)] == ["serving"]
+    (record,) = rollouts(slipway_home)
+    assert (record.outcome, record.evidence["by"]) == ("serving", "keep-running")
     assert "Brought back" in looks()
     assert keep_running() == []
 
