@@ -18,7 +18,13 @@ from typing import Protocol
 from tasks.core.addresses import base_url
 from tasks.core.cancellation import current
 from tasks.core.digests import is_digest_of_model, short
-from tasks.core.errors import EngineError, ModelError, RecordError, RolloutError, SlipwayError
+from tasks.core.errors import (
+    EngineError,
+    ModelError,
+    RecordError,
+    RolloutError,
+    SlipwayError,
+)
 from tasks.core.files import PART, fsync_folder, write_atomically
 from tasks.core.prefetch import Prefetch, Prefetched, no_prefetch
 from tasks.core.progress import say
@@ -33,6 +39,9 @@ from tasks.rollout.report import what_serves
 _POLL_S = 0.02
 _LOG_LINES = 12
 _DEATH_NOTICE_S = 2.0
+_BUSY_S = 60.0
+"""How long a previous release that runs may be busy after a rollback, until it counts as not answering."""
+
 _SERVES_ALREADY = (RolloutAction.NOTHING, RolloutAction.ADOPT)
 
 
@@ -123,11 +132,13 @@ def roll_out(
     *,
     last: ServiceState | None = None,
     bring_back: bool = True,
+    patient: bool = False,
 ) -> RolloutResult:
     """Bring `release` into service; nothing is done if it serves already.
 
     `last` says where a service that was stopped served. If the release is rolled back and what served before does
-    not answer, that one is brought back, unless `bring_back` is False.
+    not run any more, that one is brought back, unless `bring_back` is False. With `patient` a release that runs
+    already has its gate's `start_timeout_s` to answer before it is replaced: it may be busy, or load.
 
     A model that the engine maps is prefetched beside the check of its bytes and the engine's start: the page
     cache is the host's, and a container's too.
@@ -144,6 +155,8 @@ def roll_out(
             fix=f"end it first: slipway stop {release.name}",
         )
     _sweep_documents(folder)
+    if patient and (running := target.running()) is not None and running.release == release.id:
+        _await_answer(release, running, target, open_api, release.spec.rollout.gate.start_timeout_s)
     plan = plan_rollout(release, state, _look(release, target, open_api), last)
     if plan.action in _SERVES_ALREADY:
         return _keep(release, plan, folder, target)
@@ -171,7 +184,8 @@ def _start(
     if plan.former is None and (restored := target.running()) is not None:
         # What served when the service's processes were killed is back: it is the former one, or the wanted.
         if restored.release == release.id:
-            _await_answer(release, restored, target, open_api)
+            # A second one may not fit beside it while it loads.
+            _await_answer(release, restored, target, open_api, release.spec.rollout.gate.start_timeout_s)
         plan = plan_rollout(release, folder.state(), _look(release, target, open_api), last)
         if plan.action in _SERVES_ALREADY:
             return _keep(release, plan, folder, target)
@@ -187,11 +201,17 @@ def _measured(
     *,
     bring_back: bool,
 ) -> RolloutResult:
-    """A rollback's result, with what was measured after it: whether the previous release completes a prompt."""
+    """A rollback's result, with what was measured after it: whether the previous release completes a prompt.
+
+    One that runs is never replaced for being slow: it may be busy, and a second engine would take its memory.
+    """
     running, state = target.running(), folder.state()
-    answered = running is not None and answers(release, running.endpoint, open_api)
-    if not answered and bring_back and state is not None and _bring_back(state, folder, target, open_api):
-        running, answered = target.running(), True
+    answered = running is not None and _await_answer(release, running, target, open_api, _BUSY_S)
+    if not answered:
+        running = target.running()
+        is_down = running is None or not running.up
+        if is_down and bring_back and state is not None and _bring_back(state, folder, target, open_api):
+            running, answered = target.running(), True
     changes = {
         "serving": running.release if running else None,
         "endpoint": running.endpoint if running else None,
@@ -203,12 +223,12 @@ def _measured(
 
 
 def _bring_back(state: ServiceState, folder: ServiceFolder, target: Target, open_api: OpenApi) -> bool:
-    """Start the previous release again where it does not answer any more; whether it does then."""
+    """Start the previous release again, which does not run any more; whether it answers then."""
     try:
         previous = folder.release(state.release)
         if previous is None:
             return False
-        say(StageName.ROLLOUT, f"{short(state.release)} does not answer: it is started again")
+        say(StageName.ROLLOUT, f"{short(state.release)} does not run any more: it is started again")
         back = roll_out(previous, folder, target, open_api, bring_back=False)
     except SlipwayError as error:
         say(StageName.ROLLOUT, f"{short(state.release)} could not be started again: {error}")
@@ -292,15 +312,25 @@ def _keep(release: Release, plan: RolloutPlan, folder: ServiceFolder, target: Ta
     )
 
 
-def _await_answer(release: Release, restored: Running, target: Target, open_api: OpenApi) -> None:
-    """Give an engine that was just brought back the time to load: a second one may not fit beside it."""
-    deadline = time.monotonic() + release.spec.rollout.gate.start_timeout_s
-    while time.monotonic() < deadline and not answers(release, restored.endpoint, open_api):
+def _await_answer(
+    release: Release, running: Running, target: Target, open_api: OpenApi, patience_s: float
+) -> bool:
+    """Whether a release that runs completes a prompt within `patience_s`; False at once if its engine ends."""
+    deadline = time.monotonic() + patience_s
+    now: Running | None = running
+    told = False
+    while now is not None and now.up:
+        if answers(release, running.endpoint, open_api):
+            return True
+        if time.monotonic() > deadline:
+            return False
+        if not told:
+            say(StageName.ROLLOUT, f"{release.name} runs and does not answer yet: up to {patience_s:g} s")
+            told = True
         current().check()
-        now = target.running()
-        if now is None or not now.up:
-            return
         time.sleep(_POLL_S)
+        now = target.running()
+    return False
 
 
 def _check_model_file(release: Release) -> None:

@@ -55,11 +55,13 @@ def start_service(
 ) -> RolloutResult:
     """Have the service serve what it served last, at the same address. Nothing is done if it does already.
 
+    An engine that runs has its gate's `start_timeout_s` to answer, before another one is started in its place.
+
     It needs neither the model's source nor a registry or network. Raises what `release_to_start` and `roll_out` do.
     """
     set_damage_aside(folder)
     state, release = release_to_start(folder, target)
-    return roll_out(release, folder, target, open_api, prefetch, last=state, bring_back=False)
+    return roll_out(release, folder, target, open_api, prefetch, last=state, bring_back=False, patient=True)
 
 
 def should_run(services: Path) -> list[ServiceFolder]:
