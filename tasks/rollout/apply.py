@@ -24,6 +24,7 @@ from tasks.core.errors import (
     RecordError,
     RolloutError,
     SlipwayError,
+    StageCancelledError,
 )
 from tasks.core.files import PART, fsync_folder, write_atomically
 from tasks.core.prefetch import Prefetch, Prefetched, no_prefetch
@@ -230,6 +231,8 @@ def _bring_back(state: ServiceState, folder: ServiceFolder, target: Target, open
             return False
         say(StageName.ROLLOUT, f"{short(state.release)} does not run any more: it is started again")
         back = roll_out(previous, folder, target, open_api, bring_back=False)
+    except StageCancelledError:
+        raise
     except SlipwayError as error:
         say(StageName.ROLLOUT, f"{short(state.release)} could not be started again: {error}")
         return False

@@ -528,3 +528,21 @@ class FailsOnce(FakeTarget):
         except RolloutError:
             self.failing.pop("start")
             raise
+
+
+@dataclass
+class CancelledWhenDead(DiesOnce):
+    """Whose run is cancelled as soon as the previous release is started again."""
+
+    def claim(self, host: str, port: int | None) -> int:
+        if "start" in self.calls:
+            raise StageCancelledError("another stage said no")
+        return super().claim(host, port)
+
+
+def test_a_run_that_is_cancelled_while_the_previous_release_is_brought_back_ends_so(
+    wanted: Release, former: Release, folder: ServiceFolder
+) -> None:
+    target = CancelledWhenDead(serving=former.id, traffic=former.id, failing={"start": RolloutError("no")})
+    with pytest.raises(StageCancelledError):
+        roll_out(wanted, folder, target, FakeApi().open)
