@@ -83,7 +83,7 @@ def test_a_damaged_document_is_set_aside(folder: ServiceFolder, name: str, conte
         path.write_bytes(content)
     assert set_damage_aside(folder) == (path,)
     assert (folder.root / "damaged" / name.replace("/", "-")).exists()
-    assert path.exists() == (name == "current.json"), "its copy stands in"
+    assert path.exists() == (name in ("current.json", "last.json")), "its copy stands in"
     assert set_damage_aside(folder) == ()
 
 
@@ -120,3 +120,21 @@ def test_without_a_copy_a_damaged_state_is_gone(folder: ServiceFolder) -> None:
         (folder.root / name).write_text("")
     set_damage_aside(folder)
     assert folder.last() is None
+
+
+def test_a_state_without_a_copy_gets_one(folder: ServiceFolder) -> None:
+    """As in a home of a version that wrote none: a `current.json` that is damaged later is not lost."""
+    folder.last_file.unlink()
+    assert set_damage_aside(folder) == ()
+    state = folder.state()
+    folder.state_file.write_text("")
+    set_damage_aside(folder)
+    assert state is not None
+    assert folder.state() == state
+
+
+def test_a_stopped_service_keeps_its_copy_only(folder: ServiceFolder) -> None:
+    folder.state_file.unlink()
+    set_damage_aside(folder)
+    assert not folder.state_file.exists()
+    assert folder.last_file.exists()
