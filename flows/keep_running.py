@@ -13,12 +13,11 @@ from prefect import flow
 
 from blocks.engine_api import EngineApi, is_silent
 from blocks.prefetch import Prefetcher
-from blocks.sampler import sampler_pid
+from blocks.sampler import sampler_pid, see_to_sampler
 from blocks.targets import open_target
 from flows.named_states import named
 from flows.quiet_runs import NOTHING_NEW, WAITING, forget_quiet_runs
 from flows.recording import Outcome, run_stage
-from flows.roll_out import see_to_sampler
 from tasks.core.errors import BusyError, SlipwayError
 from tasks.core.files import file_lock
 from tasks.core.progress import say

@@ -111,12 +111,10 @@ def rollback(ctx: click.Context, name: str, as_json: bool) -> None:
     """Go back to the release of NAME that served before; once more comes back to this one."""
     from blocks.engine_api import EngineApi
     from blocks.prefetch import Prefetcher
-    from blocks.sampler import sample_service
+    from blocks.sampler import see_to_sampler
     from blocks.targets import open_target
     from deployments.cli.main import print_json
-    from tasks.core.errors import CommandError
     from tasks.core.files import file_lock
-    from tasks.core.progress import say
     from tasks.core.settings import Settings
     from tasks.core.verdicts import RolloutVerdict, StageName, says_no
     from tasks.rollout.apply import roll_out
@@ -133,10 +131,7 @@ def rollback(ctx: click.Context, name: str, as_json: bool) -> None:
             release = _release_before(folder, target.running())
             result = roll_out(release, folder, target, EngineApi, Prefetcher(StageName.ROLLOUT))
             if result.verdict == RolloutVerdict.SERVING:
-                try:
-                    sample_service(folder, *folder.serving())
-                except CommandError as error:
-                    say(StageName.ROLLOUT, f"memory is not sampled until the next check: {error}")
+                see_to_sampler(folder)
         record = record_rollout(settings, result, start, by=ROLLBACK)
     if as_json:
         print_json({**result.model_dump(mode="json"), "record": record})
