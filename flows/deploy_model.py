@@ -45,8 +45,9 @@ from tasks.core.deployment import DeployResult, StageRow
 from tasks.core.digests import digest_of
 from tasks.core.disk_faults import disk_fault
 from tasks.core.errors import EngineError, SlipwayError
-from tasks.core.files import file_lock, mount_of, sweep_dead_writers
+from tasks.core.files import mount_of, sweep_dead_writers
 from tasks.core.freshness import measure_anew
+from tasks.core.leases import hold_service
 from tasks.core.pins import pinned_versions
 from tasks.core.progress import say
 from tasks.core.records import new_record
@@ -88,8 +89,7 @@ def deploy_model(spec: DeploySpec, fresh: tuple[StageName, ...] = ()) -> DeployR
     hold_to_list(programs_of_spec(spec))
     measure_anew(fresh)
     settings = Settings.load()
-    lease = settings.service_lease(spec.name)
-    with file_lock(lease, wait=False, holder=f"the service {spec.name}"), tags(service_tag(spec.name)):
+    with hold_service(settings, spec.name), tags(service_tag(spec.name)):
         end_stale_runs(spec.name)
         # First of all: what the service's releases need decides what may be removed to make room.
         set_damage_aside(ServiceFolder(settings.services, spec.name))

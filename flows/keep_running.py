@@ -18,15 +18,15 @@ from blocks.targets import open_target
 from flows.named_states import named
 from flows.quiet_runs import NOTHING_NEW, WAITING, forget_quiet_runs
 from flows.recording import Outcome, run_stage
-from tasks.core.errors import BusyError, SlipwayError
-from tasks.core.files import file_lock
+from tasks.core.errors import BusyError, SlipwayError, StageCancelledError
+from tasks.core.leases import bring_back
 from tasks.core.progress import say
 from tasks.core.release import ServiceFolder
 from tasks.core.settings import Settings
 from tasks.core.verdicts import RolloutVerdict, StageName
 from tasks.rollout import report
 from tasks.rollout.apply import Target
-from tasks.rollout.damage import set_damage_aside
+from tasks.rollout.damage import needs_mending, set_damage_aside
 from tasks.rollout.models import KEEP_RUNNING, RolloutResult, rollout_inputs
 from tasks.rollout.recovery.apply import (
     Unwatched,
@@ -48,16 +48,17 @@ Attempt = RolloutResult | SlipwayError
 def keep_running() -> list[Outcome[RolloutResult]]:
     """Look once at every service of this host that should run, and bring back those that are down.
 
-    A service that something else works on is left to it. One that fails to come back is tried again after 1, 3, 7 …
-    looks, at most 60. The answers are those that a record was made of.
+    The look itself holds no lease; what has to be done is looked at again under it. A service that something else
+    works on is left to it, and a `stop` ends what brings its service back. One that fails to come back is tried
+    again after 1, 3, 7 … looks, at most 60. The answers are those that a record was made of.
     """
     settings = Settings.load()
     looks: list[_Look] = []
     for folder in should_run(settings.services):
         try:
-            with file_lock(
-                settings.service_lease(folder.name), wait=False, holder=f"the service {folder.name}"
-            ):
+            if _is_well(folder, settings):
+                continue
+            with bring_back(settings, folder.name, by="keep-running", wait_s=0):
                 looks.append(_keep(folder, settings))
         except BusyError:
             continue
@@ -85,6 +86,15 @@ class _Look:
     finding: str = ""
     outcome: Outcome[RolloutResult] | None = None
     failed: bool = False
+
+
+def _is_well(folder: ServiceFolder, settings: Settings) -> bool:
+    """Whether there is nothing to do or to remember. Holds no lease: a look is in the way of no command."""
+    if needs_mending(folder) or sampler_pid(folder) is None:
+        return False
+    past = read_past(folder)
+    with open_target(target_of(folder), folder, settings) as target:
+        return next_step(past, look_at(target, is_silent)) == (Step.NOTHING, past)
 
 
 def _keep(folder: ServiceFolder, settings: Settings) -> _Look:
@@ -118,6 +128,9 @@ def _bring_back(folder: ServiceFolder, target: Target, past: Past) -> _Look:
     attempt: Attempt
     try:
         attempt = start_service(folder, target, EngineApi, Prefetcher(StageName.ROLLOUT))
+    except StageCancelledError as ended:
+        write_past(folder, Past())
+        return _Look(folder.name, Step.NOTHING, f"is not brought back: {ended}")
     except SlipwayError as error:
         attempt = error
     reason = _reason(attempt)

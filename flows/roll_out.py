@@ -17,7 +17,7 @@ from blocks.targets import open_target, prepare
 from flows.asked_by_api import hold_to_list, is_asked_by_api
 from flows.recording import Outcome, run_stage
 from tasks.core.allowed import Kind, Program, programs_of_rollout
-from tasks.core.files import file_lock
+from tasks.core.leases import hold_service
 from tasks.core.release import Release, ServiceFolder
 from tasks.core.settings import Settings
 from tasks.core.verdicts import RolloutVerdict, StageName
@@ -38,8 +38,7 @@ def roll_out(release: Release) -> Outcome[RolloutResult]:
         release: What to run: the engine's command, the model and everything that was decided about them.
     """
     _hold_to_list(release)
-    lease = Settings.load().service_lease(release.name)
-    with file_lock(lease, wait=False, holder=f"the service {release.name}"):
+    with hold_service(Settings.load(), release.name):
         return _roll_out(release).as_state()
 
 

@@ -63,14 +63,14 @@ def _start(folder: ServiceFolder, settings: Settings) -> dict[str, Any]:
     from blocks.sampler import see_to_sampler
     from blocks.targets import open_target
     from deployments.cli.service import record_rollout
-    from tasks.core.files import file_lock
+    from tasks.core.leases import bring_back
     from tasks.core.verdicts import RolloutVerdict, StageName
     from tasks.rollout.damage import set_damage_aside
     from tasks.rollout.models import START, RolloutAction
     from tasks.rollout.recovery.apply import start_service, target_of
 
     begin = time.monotonic()
-    with file_lock(settings.service_lease(folder.name), wait=False, holder=f"the service {folder.name}"):
+    with bring_back(settings, folder.name, by="slipway start"):
         set_damage_aside(folder)
         with open_target(target_of(folder), folder, settings) as target:
             ran = target.running()

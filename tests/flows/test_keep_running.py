@@ -21,12 +21,14 @@ from blocks.record_store import FolderRecordStore
 from blocks.sampler import sample_service, sampler_pid, stop_sampler
 from blocks.supervisor import SupervisedService
 from flows.keep_running import keep_running
+from tasks.core import files
 from tasks.core.files import file_lock
 from tasks.core.records import Record
 from tasks.core.release import Release, ServiceFolder
 from tasks.core.settings import Settings
 from tasks.rollout.apply import roll_out, stop_service
 from tasks.rollout.recovery.apply import read_past
+from tasks.rollout.recovery.models import Past
 
 pytestmark = [pytest.mark.server, pytest.mark.engine]
 
@@ -70,12 +72,23 @@ def rollouts(home: Path) -> list[Record]:
     return list(FolderRecordStore(home / "records").list())
 
 
-def test_where_all_is_well_nothing_is_done_or_recorded(service: ServiceFolder, slipway_home: Path) -> None:
+def test_where_all_is_well_nothing_is_done_or_recorded(
+    service: ServiceFolder, slipway_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     before = processes_of(slipway_home)
+    taken: list[str] = []
+    opened = files._open_lock
+
+    def opens(path: Path) -> int:
+        taken.append(path.name)
+        return opened(path)
+
+    monkeypatch.setattr(files, "_open_lock", opens)
     assert keep_running() == []
     assert "Nothing new" in looks()
     assert processes_of(slipway_home) == before
     assert rollouts(slipway_home) == []
+    assert "service-chat" not in taken, "a look holds no lease, and so fails no command"
 
 
 def test_what_was_killed_is_brought_back_and_recorded(
@@ -117,6 +130,29 @@ def test_a_service_that_was_stopped_or_is_worked_on_is_left_alone(
         stop_service(service, target, drain_s=0)
     assert keep_running() == []
     assert processes_of(slipway_home) == []
+
+
+def test_a_stop_ends_what_brings_the_service_back(
+    service: ServiceFolder, slipway_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of an engine that would load for minutes."""
+    monkeypatch.setattr(EngineApi, "ready", lambda _: False)
+    kill_all(slipway_home)
+    settings = Settings.load()
+    with file_lock(settings.leases / "stop-chat", wait=True, holder="a stop", shared=True):
+        assert keep_running() == []
+    assert rollouts(slipway_home) == []
+    assert read_past(service) == Past()
+    with SupervisedService(service) as target:
+        assert stop_service(service, target, drain_s=0)
+    stop_sampler(service)
+    assert processes_of(slipway_home) == []
+
+
+def test_a_service_of_an_earlier_version_gets_the_copy_of_its_state(service: ServiceFolder) -> None:
+    service.last_file.unlink()
+    keep_running()
+    assert service.last_file.read_bytes() == service.state_file.read_bytes()
 
 
 def test_a_service_that_cannot_come_back_is_tried_less_and_less_and_recorded_once(
