@@ -53,18 +53,20 @@ def keep_running() -> list[Outcome[RolloutResult]]:
     again after 1, 3, 7 … looks, at most 60. The answers are those that a record was made of.
     """
     settings = Settings.load()
-    looks: list[_Look] = []
+    looks: list[ServiceLook] = []
     for folder in should_run(settings.services):
         try:
             if _is_well(folder, settings):
                 continue
             with bring_back(settings, folder.name, by="keep-running", wait_s=0):
-                looks.append(_keep(folder, settings))
+                looks.append(look_under_lease(folder, settings))
         except BusyError:
             continue
+        except StageCancelledError as ended:
+            looks.append(ServiceLook(folder.name, Step.NOTHING, f"is not brought back: {ended.what}"))
         except (SlipwayError, OSError) as error:  # of one service: the others are looked at all the same
             say(StageName.ROLLOUT, f"{folder.name} could not be looked at: {error}")
-            looks.append(_Look(folder.name, Step.WAIT, f"could not be looked at: {error}"))
+            looks.append(ServiceLook(folder.name, Step.WAIT, f"could not be looked at: {error}"))
     forget_quiet_runs(StageName.ROLLOUT)
     outcomes = [look.outcome for look in looks if look.outcome]
     words = "; ".join(f"{look.name} {look.finding}" for look in looks if look.finding)
@@ -78,7 +80,7 @@ def keep_running() -> list[Outcome[RolloutResult]]:
 
 
 @dataclass(frozen=True)
-class _Look:
+class ServiceLook:
     """What was found of one service, in words if there is anything to say."""
 
     name: str
@@ -97,11 +99,14 @@ def _is_well(folder: ServiceFolder, settings: Settings) -> bool:
         return next_step(past, look_at(target, is_silent)) == (Step.NOTHING, past)
 
 
-def _keep(folder: ServiceFolder, settings: Settings) -> _Look:
-    """One service, under its lease."""
+def look_under_lease(folder: ServiceFolder, settings: Settings) -> ServiceLook:
+    """Look at one service, whose lease the caller holds, and bring it back if it is down.
+
+    Raises for what ails the look, and `StageCancelledError` if the run ends. An attempt that fails is an answer.
+    """
     set_damage_aside(folder)
     if not folder.state_file.exists():
-        return _Look(folder.name, Step.NOTHING)  # stopped since the names were read
+        return ServiceLook(folder.name, Step.NOTHING)  # stopped since the names were read
     past = read_past(folder)
     with open_target(target_of(folder), folder, settings) as target:
         step, past = next_step(past, look_at(target, is_silent))
@@ -109,28 +114,28 @@ def _keep(folder: ServiceFolder, settings: Settings) -> _Look:
         if step is Step.RESTART_ENGINE and isinstance(target, Unwatched):
             say(StageName.ROLLOUT, f"{folder.name}: requests wait, no byte comes, /health is silent: killed")
             target.restart()
-            return _Look(folder.name, step, "hung: its engine was killed and started again")
+            return ServiceLook(folder.name, step, "hung: its engine was killed and started again")
         if step is Step.START:
             return _bring_back(folder, target, past)
     if step is Step.WAIT:
-        return _Look(
+        return ServiceLook(
             folder.name, step, f"is down: {past.reason or 'its engine does not run'}; it is tried again"
         )
     if sampler_pid(folder) is None:
         see_to_sampler(folder)
-    return _Look(folder.name, step)
+    return ServiceLook(folder.name, step)
 
 
-def _bring_back(folder: ServiceFolder, target: Target, past: Past) -> _Look:
+def _bring_back(folder: ServiceFolder, target: Target, past: Past) -> ServiceLook:
     """Start the service; a record of it if it is news."""
     begin = time.monotonic()
     say(StageName.ROLLOUT, f"{folder.name} is down: it is started again")
     attempt: Attempt
     try:
         attempt = start_service(folder, target, EngineApi, Prefetcher(StageName.ROLLOUT))
-    except StageCancelledError as ended:
+    except StageCancelledError:
         write_past(folder, Past())
-        return _Look(folder.name, Step.NOTHING, f"is not brought back: {ended}")
+        raise
     except SlipwayError as error:
         attempt = error
     reason = _reason(attempt)
@@ -140,7 +145,7 @@ def _bring_back(folder: ServiceFolder, target: Target, past: Past) -> _Look:
     if reason is None:
         see_to_sampler(folder)
     outcome = _record(folder, target, attempt, begin) if is_news(past, reason) else None
-    return _Look(folder.name, Step.START, finding, outcome, failed=reason is not None)
+    return ServiceLook(folder.name, Step.START, finding, outcome, failed=reason is not None)
 
 
 def _record(

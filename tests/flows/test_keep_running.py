@@ -20,8 +20,10 @@ from blocks.engine_api import EngineApi
 from blocks.record_store import FolderRecordStore
 from blocks.sampler import sample_service, sampler_pid, stop_sampler
 from blocks.supervisor import SupervisedService
+from flows.deploy_model import deploy_model
 from flows.keep_running import keep_running
 from tasks.core import files
+from tasks.core.errors import ModelError
 from tasks.core.files import file_lock
 from tasks.core.records import Record
 from tasks.core.release import Release, ServiceFolder
@@ -174,3 +176,48 @@ def test_a_service_that_cannot_come_back_is_tried_less_and_less_and_recorded_onc
     while read_past(service).failures:
         keep_running()
     assert [record.outcome for record in rollouts(slipway_home)] == ["fault", "serving"]
+
+
+def test_a_deploy_brings_its_service_back_before_it_tunes_and_before_it_rolls_out(
+    service: ServiceFolder, release: Release, slipway_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It holds the lease for hours: nothing else can."""
+    served: list[str | None] = []
+
+    def note() -> None:
+        with SupervisedService(service) as target:
+            running = target.running()
+        served.append(running.release if running else None)
+
+    def tune(*_: object) -> tuple[None, None]:
+        note()
+        kill_all(slipway_home)
+        return None, None
+
+    def make_no_release(*_: object) -> Release:
+        note()
+        raise ModelError("enough seen")
+
+    monkeypatch.setattr("flows.deploy_model.check_inputs", lambda *_: None)
+    monkeypatch.setattr("flows.deploy_model._Lifecycle._prepare", lambda *_: (None, None))
+    monkeypatch.setattr("flows.deploy_model._Lifecycle._tune", tune)
+    monkeypatch.setattr("flows.deploy_model._Lifecycle._release", make_no_release)
+    kill_all(slipway_home)
+    with pytest.raises(ModelError, match="enough seen"):
+        deploy_model(release.spec)
+    assert served == [release.id, release.id]
+
+
+def test_a_deploy_goes_on_where_its_service_cannot_be_brought_back(
+    service: ServiceFolder, release: Release, slipway_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def tune(*_: object) -> None:
+        raise ModelError("it tunes")
+
+    monkeypatch.setattr("flows.deploy_model.check_inputs", lambda *_: None)
+    monkeypatch.setattr("flows.deploy_model._Lifecycle._prepare", lambda *_: (None, None))
+    monkeypatch.setattr("flows.deploy_model._Lifecycle._tune", tune)
+    kill_all(slipway_home)
+    service.release_file(release.id).unlink()
+    with pytest.raises(ModelError, match="it tunes"):
+        deploy_model(release.spec)
