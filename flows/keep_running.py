@@ -25,7 +25,6 @@ from tasks.core.release import ServiceFolder
 from tasks.core.settings import Settings
 from tasks.core.verdicts import RolloutVerdict, StageName
 from tasks.rollout import report
-from tasks.rollout.apply import Target
 from tasks.rollout.damage import needs_mending, set_damage_aside
 from tasks.rollout.models import KEEP_RUNNING, RolloutResult, rollout_inputs
 from tasks.rollout.recovery.apply import (
@@ -40,6 +39,7 @@ from tasks.rollout.recovery.apply import (
 )
 from tasks.rollout.recovery.models import Past, Step
 from tasks.rollout.recovery.plan import after_failure, is_news, next_step
+from tasks.rollout.target import Target
 
 Attempt = RolloutResult | SlipwayError
 

@@ -15,10 +15,11 @@ from tasks.core.files import write_atomically
 from tasks.core.prefetch import Prefetch, no_prefetch
 from tasks.core.release import Release, ServiceFolder, ServiceState
 from tasks.core.spec import Target as TargetKind
-from tasks.rollout.apply import OpenApi, Target, roll_out
+from tasks.rollout.apply import roll_out
 from tasks.rollout.damage import set_damage_aside
 from tasks.rollout.models import RolloutResult
 from tasks.rollout.recovery.models import Condition, Past, Progress, Sight
+from tasks.rollout.target import OpenApi, Target
 
 
 def release_to_start(folder: ServiceFolder, target: Target) -> tuple[ServiceState, Release]:

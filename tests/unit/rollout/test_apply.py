@@ -18,10 +18,11 @@ from tasks.core.prefetch import Prefetched
 from tasks.core.release import Release, ServiceFolder, ServiceState
 from tasks.core.spec import Target as TargetKind
 from tasks.core.verdicts import RolloutVerdict
-from tasks.rollout.apply import Completion, Newcomer, roll_out, still_serves, stop_service
+from tasks.rollout.apply import roll_out, still_serves, stop_service
 from tasks.rollout.models import RolloutAction, Running
 from tasks.rollout.recovery.apply import start_service
 from tasks.rollout.report import headline, markdown, numbers
+from tasks.rollout.target import Completion, Newcomer
 
 PUBLIC = "http://127.0.0.1:8000"
 PRIVATE = "http://127.0.0.1:9999"
