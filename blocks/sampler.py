@@ -15,8 +15,10 @@ from blocks.service_processes import ServiceProcesses, processes_of, running_ser
 from tasks.core.child_environment import child_environment
 from tasks.core.errors import CommandError
 from tasks.core.files import open_private, write_atomically
+from tasks.core.progress import say
 from tasks.core.release import Release, ServiceFolder, ServiceState
 from tasks.core.settings import Settings
+from tasks.core.verdicts import StageName
 
 _POLL_S = 0.02
 _WAIT_S = 10.0
@@ -27,6 +29,14 @@ def sample_service(folder: ServiceFolder, state: ServiceState, release: Release)
     running = running_service(folder, state)
     period_s = release.spec.checks.sample_period_s
     return start_sampler(folder, processes_of(folder, state, running, period_s=period_s))
+
+
+def see_to_sampler(folder: ServiceFolder) -> None:
+    """A service that serves has not failed for want of a sampler: it is said, and the nightly check tries again."""
+    try:
+        sample_service(folder, *folder.serving())
+    except CommandError as error:
+        say(StageName.ROLLOUT, f"memory is not sampled until the next check: {error}")
 
 
 def start_sampler(folder: ServiceFolder, processes: ServiceProcesses) -> int:

@@ -22,10 +22,10 @@ from tasks.core.child_environment import Needs, child_environment
 from tasks.core.errors import BusyError, RecordError, RolloutError
 from tasks.core.release import Release, ServiceFolder
 from tasks.core.settings import Settings
-from tasks.rollout.apply import Newcomer
 from tasks.rollout.daemon.logs import engine_log_path
 from tasks.rollout.daemon.supervisor import LOCK_FILE, STATE_FILE
 from tasks.rollout.models import Running
+from tasks.rollout.target import Newcomer
 
 _ANSWER_S = 30.0
 _START_S = 30.0

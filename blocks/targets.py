@@ -12,9 +12,9 @@ from tasks.core.release import Release, ServiceFolder
 from tasks.core.settings import Settings
 from tasks.core.spec import DeploySpec
 from tasks.core.spec import Target as TargetKind
-from tasks.rollout.apply import Target
 from tasks.rollout.container.apply import ContainerService, Host
 from tasks.rollout.container.image import make_image
+from tasks.rollout.target import Target
 
 if TYPE_CHECKING:
     from blocks.docker_engine import DockerEngine

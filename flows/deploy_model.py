@@ -27,6 +27,7 @@ from flows.asked_by_api import hold_to_list, programs_of_spec
 from flows.build_environment import build_environment
 from flows.check_health import check_health
 from flows.early_checks import check_inputs
+from flows.keep_running import look_under_lease
 from flows.named_states import answer_of, named
 from flows.recording import Outcome, artifact_key, publish
 from flows.roll_out import roll_out_under_lease
@@ -44,9 +45,10 @@ from tasks.core.cancellation import begin
 from tasks.core.deployment import DeployResult, StageRow
 from tasks.core.digests import digest_of
 from tasks.core.disk_faults import unforeseen_fault
-from tasks.core.errors import EngineError, SlipwayError
-from tasks.core.files import file_lock, mount_of, sweep_dead_writers
+from tasks.core.errors import EngineError, SlipwayError, StageCancelledError
+from tasks.core.files import mount_of, sweep_dead_writers
 from tasks.core.freshness import measure_anew
+from tasks.core.leases import hold_service
 from tasks.core.pins import pinned_versions
 from tasks.core.progress import say
 from tasks.core.records import new_record
@@ -88,8 +90,7 @@ def deploy_model(spec: DeploySpec, fresh: tuple[StageName, ...] = ()) -> DeployR
     hold_to_list(programs_of_spec(spec))
     measure_anew(fresh)
     settings = Settings.load()
-    lease = settings.service_lease(spec.name)
-    with file_lock(lease, wait=False, holder=f"the service {spec.name}"), tags(service_tag(spec.name)):
+    with hold_service(settings, spec.name), tags(service_tag(spec.name)):
         end_stale_runs(spec.name)
         # First of all: what the service's releases need decides what may be removed to make room.
         set_damage_aside(ServiceFolder(settings.services, spec.name))
@@ -163,9 +164,11 @@ class _Lifecycle:
                 return self._refused()
             environment, staging = prepared
             with self._doubting(environment):
+                self._keep_running()
                 tuned = self._tune(environment, staging)
                 if tuned is None:
                     return self._refused()
+                self._keep_running()
                 release = self._release(environment, staging, *tuned)
                 rollout = self._keep(answer_of(lambda: roll_out_under_lease(release)))
         if rollout.says_no:
@@ -180,6 +183,18 @@ class _Lifecycle:
             release=rollout.result.release,
             completion=None if health.says_no else self._completion(endpoint),
         )
+
+    def _keep_running(self) -> None:
+        """Bring back what serves, if it is down: while the deploy holds the lease, nothing else can. A deploy goes on
+        where that fails: it may be what mends the service."""
+        folder = ServiceFolder(self.settings.services, self.spec.name)
+        try:
+            if folder.state_file.exists():
+                look_under_lease(folder, self.settings)
+        except StageCancelledError:
+            raise
+        except (SlipwayError, OSError) as error:
+            say(StageName.LIFECYCLE, f"{folder.name} could not be looked at: {error}")
 
     @contextmanager
     def _doubting(self, environment: EnvironmentResult) -> Iterator[None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any, cast
 
 from prefect.runtime import flow_run
@@ -11,6 +12,7 @@ from prefect.runtime import flow_run
 from flows.named_states import answer_of, named
 from flows.recording import Outcome
 from tasks.core.settings import Settings
+from tasks.rollout.recovery.apply import should_run
 
 _ORDER = ("none", "healthy", "suspected", "degraded", "confirmed", "unhealthy")
 
@@ -20,15 +22,15 @@ def worst_of_every_service(check: Callable[[str], Outcome[Any]]) -> Outcome[Any]
 
     `check` is a flow, whose run records its fault: a service that cannot be checked does not end the others.
     """
-    settings = Settings.load()
+    services = Settings.load().services
     outcomes: list[Outcome[Any]] = []
     faults: dict[str, Exception] = {}
-    for name in running_services(settings):
+    for name in _names(services):
         try:
             outcomes.append(answer_of(partial(check, name)))
         except Exception as error:  # noqa: BLE001 - that service's own run has recorded it
             faults[name] = error
-    still_running = running_services(settings)
+    still_running = _names(services)
     for name, fault in faults.items():
         if name in still_running:  # one stopped meanwhile has nothing to be checked
             raise fault
@@ -38,11 +40,10 @@ def worst_of_every_service(check: Callable[[str], Outcome[Any]]) -> Outcome[Any]
     return max(outcomes, key=lambda outcome: _ORDER.index(outcome.verdict)).as_state()
 
 
+def _names(services: Path) -> list[str]:
+    return [folder.name for folder in should_run(services)]
+
+
 def run_name(check: str) -> str:
     """`health of tiny`, or `health of every service`; read from the running flow's parameters."""
     return f"{check} of {flow_run.parameters.get('name') or 'every service'}"
-
-
-def running_services(settings: Settings) -> list[str]:
-    """Names of the services that were deployed and not stopped."""
-    return sorted(path.parent.name for path in settings.services.glob("*/current.json"))

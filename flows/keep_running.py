@@ -16,24 +16,22 @@ from prefect import flow
 from blocks.deadline import await_answer, start
 from blocks.engine_api import EngineApi, is_silent
 from blocks.prefetch import Prefetcher
-from blocks.sampler import sampler_pid
+from blocks.sampler import sampler_pid, see_to_sampler
 from blocks.supervisor import SilentError, SupervisedService
 from blocks.targets import open_target
 from flows.named_states import named
 from flows.quiet_runs import NOTHING_NEW, WAITING, forget_quiet_runs
 from flows.recording import Outcome, run_stage
-from flows.roll_out import see_to_sampler
 from tasks.core.disk_faults import disk_fault
-from tasks.core.errors import BusyError, SlipwayError
-from tasks.core.files import file_lock
+from tasks.core.errors import BusyError, SlipwayError, StageCancelledError
+from tasks.core.leases import bring_back
 from tasks.core.progress import say
 from tasks.core.release import ServiceFolder
 from tasks.core.settings import Settings
 from tasks.core.verdicts import RolloutVerdict, StageName
 from tasks.rollout import report
-from tasks.rollout.apply import Target
-from tasks.rollout.damage import set_damage_aside
-from tasks.rollout.models import RolloutResult, rollout_inputs
+from tasks.rollout.damage import needs_mending, set_damage_aside
+from tasks.rollout.models import KEEP_RUNNING, RolloutResult, rollout_inputs
 from tasks.rollout.recovery.apply import (
     Unwatched,
     look_at,
@@ -46,6 +44,7 @@ from tasks.rollout.recovery.apply import (
 )
 from tasks.rollout.recovery.models import Condition, Past, Sight, Step
 from tasks.rollout.recovery.plan import after_blind_look, after_failure, is_news, next_step
+from tasks.rollout.target import Target
 
 Attempt = RolloutResult | SlipwayError
 
@@ -66,9 +65,10 @@ COULD_NOT_LOOK = "Could not look"
 def keep_running() -> list[Outcome[RolloutResult]]:
     """Look once at every service of this host that should run, and bring back those that are down.
 
-    A service that something else works on is left to it. One that fails to come back is tried again after 1, 3, 7 …
-    looks, at most 60. The answers are those that a record was made of. One that cannot be looked at is a no, once for
-    each reason.
+    The look itself holds no lease; what has to be done is looked at again under it. A service that something else
+    works on is left to it, and a `stop` ends what brings its service back. One that fails to come back is tried
+    again after 1, 3, 7 … looks, at most 60. The answers are those that a record was made of. One that cannot be
+    looked at is a no, once for each reason.
     """
     settings = Settings.load()
     watches = [_Watch(folder, settings) for folder in should_run(settings.services)]
@@ -100,29 +100,32 @@ class _Watch:
         self._deadline = time.monotonic() + LOOK_DEADLINE_S
         self._answer = start(self._run)
 
-    def look(self) -> _Look | None:
+    def look(self) -> ServiceLook | None:
         """What was found; None where something else works on the service."""
         while True:
             try:
                 return await_answer(self._answer, self._deadline, f"the look at {self._folder.name}")
             except BusyError:
                 return None
+            except StageCancelledError as ended:
+                return ServiceLook(self._folder.name, Step.NOTHING, f"is not brought back: {ended.what}")
             except Exception as error:  # noqa: BLE001 - it is recorded, and the other services are looked at
                 if not self._answer.done() and time.monotonic() < self._deadline:
                     continue  # it was being started meanwhile
                 return _blind(self._folder, error)
 
-    def _run(self) -> _Look:
-        lease, name = self._settings.service_lease(self._folder.name), self._folder.name
-        with file_lock(lease, wait=False, holder=f"the service {name}"):
-            return _keep(self._folder, self._settings, self._begin_start)
+    def _run(self) -> ServiceLook:
+        if _is_well(self._folder, self._settings):
+            return ServiceLook(self._folder.name, Step.NOTHING)
+        with bring_back(self._settings, self._folder.name, by="keep-running", wait_s=0):
+            return look_under_lease(self._folder, self._settings, self._begin_start)
 
     def _begin_start(self) -> None:
         self._deadline = time.monotonic() + START_DEADLINE_S
 
 
 @dataclass(frozen=True)
-class _Look:
+class ServiceLook:
     """What was found of one service, in words if there is anything to say."""
 
     name: str
@@ -132,7 +135,7 @@ class _Look:
     failed: bool = False
 
 
-def _blind(folder: ServiceFolder, error: Exception) -> _Look:
+def _blind(folder: ServiceFolder, error: Exception) -> ServiceLook:
     """A look that failed; a record of it, and a no, if it is news."""
     fault = _fault_of(error, folder)
     say(StageName.ROLLOUT, f"{folder.name} could not be looked at: {fault}")
@@ -141,7 +144,7 @@ def _blind(folder: ServiceFolder, error: Exception) -> _Look:
     _note(folder, after_blind_look(past, fault.what))
     if news:
         _record(folder, {"service": folder.name}, fault, time.monotonic())
-    return _Look(folder.name, Step.WAIT, f"could not be looked at: {fault}", failed=news)
+    return ServiceLook(folder.name, Step.WAIT, f"could not be looked at: {fault}", failed=news)
 
 
 def _fault_of(error: Exception, folder: ServiceFolder) -> SlipwayError:
@@ -173,11 +176,32 @@ def _see(folder: ServiceFolder, target: Target, past: Past) -> tuple[Sight, Past
     return Sight(condition=Condition.DOWN), past.model_copy(update={"silent_looks": 0, "wait_looks": 0})
 
 
-def _keep(folder: ServiceFolder, settings: Settings, begin_start: Callable[[], None]) -> _Look:
-    """One service, under its lease."""
+def _is_well(folder: ServiceFolder, settings: Settings) -> bool:
+    """Whether there is nothing to do or to remember. Holds no lease: a look is in the way of no command."""
+    if needs_mending(folder) or sampler_pid(folder) is None:
+        return False
+    past = read_past(folder)
+    try:
+        with open_target(target_of(folder), folder, settings) as target:
+            return past.silent_looks == 0 and next_step(past, look_at(target, is_silent)) == (
+                Step.NOTHING,
+                past,
+            )
+    except SilentError:
+        return False
+
+
+def look_under_lease(
+    folder: ServiceFolder, settings: Settings, begin_start: Callable[[], None] = lambda: None
+) -> ServiceLook:
+    """Look at one service, whose lease the caller holds, and bring it back if it is down.
+
+    `begin_start` is called before it is started, which takes longer than a look. Raises for what ails the look, and
+    `StageCancelledError` if the run ends. An attempt that fails is an answer.
+    """
     set_damage_aside(folder)
     if not folder.state_file.exists():
-        return _Look(folder.name, Step.NOTHING)  # stopped since the names were read
+        return ServiceLook(folder.name, Step.NOTHING)  # stopped since the names were read
     past = read_past(folder)
     with open_target(target_of(folder), folder, settings) as target:
         sight, past = _see(folder, target, past)
@@ -186,26 +210,29 @@ def _keep(folder: ServiceFolder, settings: Settings, begin_start: Callable[[], N
         if step is Step.RESTART_ENGINE and isinstance(target, Unwatched):
             say(StageName.ROLLOUT, f"{folder.name}: requests wait, no byte comes, /health is silent: killed")
             target.restart()
-            return _Look(folder.name, step, "hung: its engine was killed and started again")
+            return ServiceLook(folder.name, step, "hung: its engine was killed and started again")
         if step is Step.START:
             begin_start()
             return _bring_back(folder, target, past)
     if step is Step.WAIT:
-        return _Look(
+        return ServiceLook(
             folder.name, step, f"is down: {past.reason or 'its engine does not run'}; it is tried again"
         )
     if sampler_pid(folder) is None:
         see_to_sampler(folder)
-    return _Look(folder.name, step)
+    return ServiceLook(folder.name, step)
 
 
-def _bring_back(folder: ServiceFolder, target: Target, past: Past) -> _Look:
+def _bring_back(folder: ServiceFolder, target: Target, past: Past) -> ServiceLook:
     """Start the service; a record of it if it is news."""
     begin = time.monotonic()
     say(StageName.ROLLOUT, f"{folder.name} is down: it is started again")
     attempt: Attempt
     try:
         attempt = start_service(folder, target, EngineApi, Prefetcher(StageName.ROLLOUT))
+    except StageCancelledError:
+        _note(folder, Past())
+        raise
     except (SlipwayError, OSError) as error:
         attempt = _fault_of(error, folder)
     reason = _reason(attempt)
@@ -215,7 +242,7 @@ def _bring_back(folder: ServiceFolder, target: Target, past: Past) -> _Look:
     if reason is None:
         see_to_sampler(folder)
     outcome = _record(folder, _inputs(folder, target), attempt, begin) if is_news(past, reason) else None
-    return _Look(folder.name, Step.START, finding, outcome, failed=reason is not None)
+    return ServiceLook(folder.name, Step.START, finding, outcome, failed=reason is not None)
 
 
 def _inputs(folder: ServiceFolder, target: Target) -> Mapping[str, Any]:
@@ -238,6 +265,7 @@ def _record(
             report=report,
             work=partial(_answer, attempt),
             began=begin,
+            by=KEEP_RUNNING,
         )
     except (SlipwayError, OSError):
         return None  # recorded; the next look tries again

@@ -81,12 +81,14 @@ def run_stage(
     consulted: Sequence[str] = (),
     load: ForeignLoad | None = None,
     began: float | None = None,
+    by: str | None = None,
 ) -> Outcome[R]:
     """Do one stage's work, or let a good record stand in for it; write the record and the artifact.
 
     `still_good` looks whether a recorded result's outputs are there unharmed; without it nothing is reused.
     `consulted` are records that the decision uses: their ids are part of the inputs, so new knowledge decides
-    anew. `began` is when the work began by the monotonic clock, if before this call.
+    anew. `began` is when the work began by the monotonic clock, if before this call. `by` goes into the record's
+    evidence: what did the work, where a deploy did not.
     A result holds on hosts with the same fingerprint only. A fault is recorded, then raised.
 
     `load` is what the work measured of the host's other load: a record that was made beside a busy neighbour stands
@@ -150,7 +152,11 @@ def run_stage(
         outcome=result.verdict,
         seconds=seconds,
         numbers=numbers,
-        evidence={"inputs": dict(inputs), "result": result.model_dump(mode="json")},
+        evidence={
+            "inputs": dict(inputs),
+            "result": result.model_dump(mode="json"),
+            **({"by": by} if by else {}),
+        },
     )
     store.put(record)
     words = load_words(numbers, settings.busy_share)

@@ -13,14 +13,12 @@ from prefect import flow
 from blocks.engine_api import EngineApi
 from blocks.kept_code import SCRIPTS
 from blocks.prefetch import Prefetcher
-from blocks.sampler import sample_service
+from blocks.sampler import see_to_sampler
 from blocks.targets import open_target, prepare
 from flows.asked_by_api import hold_to_list, is_asked_by_api
 from flows.recording import Outcome, run_stage
 from tasks.core.allowed import Kind, Program, programs_of_rollout
-from tasks.core.errors import CommandError
-from tasks.core.files import file_lock
-from tasks.core.progress import say
+from tasks.core.leases import hold_service
 from tasks.core.release import Release, ServiceFolder
 from tasks.core.settings import Settings
 from tasks.core.verdicts import RolloutVerdict, StageName
@@ -41,8 +39,7 @@ def roll_out(release: Release) -> Outcome[RolloutResult]:
         release: What to run: the engine's command, the model and everything that was decided about them.
     """
     _hold_to_list(release)
-    lease = Settings.load().service_lease(release.name)
-    with file_lock(lease, wait=False, holder=f"the service {release.name}"):
+    with hold_service(Settings.load(), release.name):
         return _roll_out(release).as_state()
 
 
@@ -85,11 +82,3 @@ def _roll_out(release: Release) -> Outcome[RolloutResult]:
     if outcome.verdict == RolloutVerdict.SERVING:
         see_to_sampler(folder)
     return outcome
-
-
-def see_to_sampler(folder: ServiceFolder) -> None:
-    """A release that serves is no failed rollout for want of a sampler: the nightly check tries again."""
-    try:
-        sample_service(folder, *folder.serving())
-    except CommandError as error:
-        say(StageName.ROLLOUT, f"memory is not sampled until the next check: {error}")

@@ -18,7 +18,6 @@ from blocks.deadline import await_answer, start
 from blocks.look_lease import only_look
 from blocks.model_registry import resolve
 from blocks.record_store import open_record_store
-from flows.every_service import running_services
 from flows.named_states import named
 from flows.quiet_runs import NOTHING_NEW, forget_quiet_runs
 from flows.recording import Outcome, run_stage
@@ -35,6 +34,7 @@ from tasks.registry import report
 from tasks.registry.models import EVENT, Announcement, Attempt, Look, PastLook, RegistryResult, Rollback
 from tasks.registry.plan import GRACE, is_news, judge
 from tasks.rollout.models import ROLLBACK, rollout_inputs
+from tasks.rollout.recovery.apply import should_run
 
 SERVICE_DEADLINE_S = 60.0
 """In which everything must be read that the look at one service needs; all services are read at once."""
@@ -48,7 +48,7 @@ _MOST_NAMES = 3
 
 def _run_name() -> str:
     """`watch the registry for chat and coder`: the services that run now."""
-    names = running_services(Settings.load())
+    names = [folder.name for folder in should_run(Settings.load().services)]
     told = " and ".join(names) if len(names) <= _MOST_NAMES else f"{len(names)} services"
     return f"watch the registry for {told or 'no service'}"
 
@@ -83,7 +83,8 @@ def _look_at_all(settings: Settings, grace: timedelta) -> list[Outcome[RegistryR
     outcomes: list[Outcome[RegistryResult]] = []
     faults: list[Exception] = []
     deadline = time.monotonic() + SERVICE_DEADLINE_S
-    looks = {name: start(partial(_find, name, settings)) for name in running_services(settings)}
+    names = [folder.name for folder in should_run(settings.services)]
+    looks = {name: start(partial(_find, name, settings)) for name in names}
     for name, found in looks.items():
         try:
             look = await_answer(found, deadline, f"what the look at {name} reads")
@@ -230,12 +231,13 @@ def _rollback(
 
 def _rollouts(store: RecordStore, release: Release) -> tuple[str, str]:
     """Ids of the records by which a release last came into service: by a deploy, and by a rollback."""
-    last = {True: "", False: ""}
+    last: dict[str | None, str] = {}
     digest = inputs_digest(StageName.ROLLOUT, rollout_inputs(release))
     for record in store.with_inputs(StageName.ROLLOUT, digest):
         if record.outcome == RolloutVerdict.SERVING:
-            last[record.evidence.get("by") == ROLLBACK] = record.id
-    return last[False], last[True]
+            # What `start` or `keep-running` brought back after a reboot was decided before it.
+            last[record.evidence.get("by")] = record.id
+    return last.get(None, ""), last.get(ROLLBACK, "")
 
 
 def _is_deploying(lease: Path) -> bool:

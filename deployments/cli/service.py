@@ -78,7 +78,7 @@ def stop(name: str, as_json: bool) -> None:
     from blocks.sampler import stop_sampler
     from blocks.targets import open_target
     from deployments.cli.main import print_json
-    from tasks.core.files import file_lock
+    from tasks.core.leases import end_service
     from tasks.core.settings import Settings
     from tasks.rollout.apply import stop_service
     from tasks.rollout.damage import set_damage_aside
@@ -88,8 +88,7 @@ def stop(name: str, as_json: bool) -> None:
     folder = folder_named(settings, name)
     start = time.monotonic()
     with ExitStack() as stack:
-        lease = settings.service_lease(name)
-        stack.enter_context(file_lock(lease, wait=False, holder=f"the service {name}"))
+        stack.enter_context(end_service(settings, name))
         set_damage_aside(folder)
         target = stack.enter_context(open_target(target_of(folder), folder, settings))
         state = folder.state()
@@ -111,32 +110,28 @@ def rollback(ctx: click.Context, name: str, as_json: bool) -> None:
     """Go back to the release of NAME that served before; once more comes back to this one."""
     from blocks.engine_api import EngineApi
     from blocks.prefetch import Prefetcher
-    from blocks.sampler import sample_service
+    from blocks.sampler import see_to_sampler
     from blocks.targets import open_target
     from deployments.cli.main import print_json
-    from tasks.core.errors import CommandError
-    from tasks.core.files import file_lock
-    from tasks.core.progress import say
+    from tasks.core.leases import hold_service
     from tasks.core.settings import Settings
     from tasks.core.verdicts import RolloutVerdict, StageName, says_no
     from tasks.rollout.apply import roll_out
     from tasks.rollout.damage import set_damage_aside
+    from tasks.rollout.models import ROLLBACK
     from tasks.rollout.recovery.apply import target_of
 
     settings = Settings.load()
     folder = folder_named(settings, name)
     start = time.monotonic()
-    with file_lock(settings.service_lease(name), wait=False, holder=f"the service {name}"):
+    with hold_service(settings, name):
         set_damage_aside(folder)
         with open_target(target_of(folder), folder, settings) as target:
             release = _release_before(folder, target.running())
             result = roll_out(release, folder, target, EngineApi, Prefetcher(StageName.ROLLOUT))
             if result.verdict == RolloutVerdict.SERVING:
-                try:
-                    sample_service(folder, *folder.serving())
-                except CommandError as error:
-                    say(StageName.ROLLOUT, f"memory is not sampled until the next check: {error}")
-        record = record_rollout(settings, result, start, by="rollback")
+                see_to_sampler(folder)
+        record = record_rollout(settings, result, start, by=ROLLBACK)
     if as_json:
         print_json({**result.model_dump(mode="json"), "record": record})
     else:

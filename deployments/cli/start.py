@@ -60,30 +60,25 @@ def start(ctx: click.Context, names: tuple[str, ...], every: bool, as_json: bool
 def _start(folder: ServiceFolder, settings: Settings) -> dict[str, Any]:
     from blocks.engine_api import EngineApi
     from blocks.prefetch import Prefetcher
-    from blocks.sampler import sample_service
+    from blocks.sampler import see_to_sampler
     from blocks.targets import open_target
     from deployments.cli.service import record_rollout
-    from tasks.core.errors import CommandError
-    from tasks.core.files import file_lock
-    from tasks.core.progress import say
+    from tasks.core.leases import bring_back
     from tasks.core.verdicts import RolloutVerdict, StageName
     from tasks.rollout.damage import set_damage_aside
-    from tasks.rollout.models import RolloutAction
+    from tasks.rollout.models import START, RolloutAction
     from tasks.rollout.recovery.apply import start_service, target_of
 
     begin = time.monotonic()
-    with file_lock(settings.service_lease(folder.name), wait=False, holder=f"the service {folder.name}"):
+    with bring_back(settings, folder.name, by="slipway start"):
         set_damage_aside(folder)
         with open_target(target_of(folder), folder, settings) as target:
             ran = target.running()
             result = start_service(folder, target, EngineApi, Prefetcher(StageName.ROLLOUT))
         if result.verdict is RolloutVerdict.SERVING:
-            try:
-                sample_service(folder, *folder.serving())
-            except CommandError as error:
-                say(StageName.ROLLOUT, f"memory is not sampled until the next check: {error}")
+            see_to_sampler(folder)
         kept = ran is not None and result.action in (RolloutAction.NOTHING, RolloutAction.ADOPT)
-        record = None if kept else record_rollout(settings, result, begin, by="start")
+        record = None if kept else record_rollout(settings, result, begin, by=START)
     return {**result.model_dump(mode="json"), "served_already": kept, "record": record}
 
 

@@ -19,8 +19,8 @@ from packaging.requirements import InvalidRequirement, Requirement
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from tasks.core.errors import SpecError, WrongUseError
-from tasks.core.paths import shown
 from tasks.core.given_files import check_path
+from tasks.core.paths import shown
 from tasks.core.spec import Environment, EnvironmentManager, Rollout, Target
 
 FILE = "allowed.toml"

@@ -7,6 +7,8 @@ without becoming a parameter of any of them.
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 
 from tasks.core.errors import StageCancelledError
@@ -55,3 +57,29 @@ def current() -> Cancellation:
         return _current.get()
     except LookupError:
         return Cancellation()
+
+
+class _Asking(Cancellation):
+    """Set by the signal around it, or once `asked` says so."""
+
+    def __init__(self, outer: Cancellation, asked: Callable[[], bool], reason: str) -> None:
+        super().__init__()
+        self._outer, self._asked, self._reason = outer, asked, reason
+
+    @property
+    def cancelled(self) -> bool:
+        if self._outer.cancelled:
+            self.cancel(self._outer.reason)
+        elif not super().cancelled and self._asked():
+            self.cancel(self._reason)
+        return super().cancelled
+
+
+@contextmanager
+def until(asked: Callable[[], bool], reason: str) -> Iterator[None]:
+    """Work that is also cancelled, for `reason`, once `asked` says so: that is called at every look at the signal."""
+    token = _current.set(_Asking(current(), asked, reason))
+    try:
+        yield
+    finally:
+        _current.reset(token)

@@ -23,6 +23,7 @@ PRIVATE = 0o600
 _NO_FOLDER = (errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
 _LOCK_POLL_S = 0.05
 _LAST_WRITES_S = 5.0
+_PURPOSE_BYTES = 400
 _PROBE_BYTES = 1 << 16
 
 
@@ -201,10 +202,13 @@ def mount_of(folder: Path) -> Path:
 
 
 @contextlib.contextmanager
-def file_lock(path: Path, *, wait: bool, holder: str, shared: bool = False) -> Iterator[None]:
+def file_lock(
+    path: Path, *, wait: bool, holder: str, shared: bool = False, purpose: str = ""
+) -> Iterator[None]:
     """Hold a lock that the kernel releases when this process dies; exclusive, unless `shared` with others like it.
 
-    With `wait=False` a lock held elsewhere raises `BusyError` that names `holder`. A wait has no limit but the
+    With `wait=False` a lock held elsewhere raises `BusyError` that names `holder`, and the `purpose` that the one who
+    holds it alone gave. A wait has no limit but the
     run's own: it ends with `StageCancelledError` when that is cancelled. Raises `DiskError` where the lock's file
     cannot be made.
     """
@@ -212,14 +216,35 @@ def file_lock(path: Path, *, wait: bool, holder: str, shared: bool = False) -> I
     try:
         while not _locks(handle, fcntl.LOCK_SH if shared else fcntl.LOCK_EX):
             if not wait:
+                says = holder_says(path)
                 raise BusyError(
-                    f"another run is already working on {holder}", fix="wait for it to end, then try again"
+                    f"another run is already working on {holder}{f': {says}' if says else ''}",
+                    fix="wait for it to end, then try again",
                 )
             current().check()
             current().wait(_LOCK_POLL_S)
+        if not shared:
+            _write_purpose(handle, purpose)
         yield
     finally:
         os.close(handle)
+
+
+def holder_says(path: Path) -> str:
+    """The purpose of the one who holds the lock alone; nothing where none was given. Of a lock that is held."""
+    try:
+        return read_regular(path, _PURPOSE_BYTES).decode(errors="replace")
+    except (OSError, ModelError):
+        return ""
+
+
+def _write_purpose(handle: int, purpose: str) -> None:
+    """Replace what an earlier holder wrote. A disk that does not take it keeps nothing from holding the lock."""
+    with contextlib.suppress(OSError):
+        if os.fstat(handle).st_size:
+            os.ftruncate(handle, 0)
+        if purpose:
+            os.pwrite(handle, purpose.encode(), 0)
 
 
 def _open_lock(path: Path) -> int:

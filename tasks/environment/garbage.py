@@ -10,6 +10,7 @@ from pathlib import Path
 
 from tasks.core.errors import BusyError
 from tasks.core.files import PART, file_lock, remove_folder, sweep_doomed
+from tasks.core.leases import hold_service
 from tasks.core.release import named_by_releases
 from tasks.core.settings import Settings
 from tasks.environment.files import sweep_leftovers, used_at
@@ -42,7 +43,7 @@ def collect(
         any_service = settings.service_lease("")
         for lease in sorted(any_service.parent.glob(f"{any_service.name}*")):
             name = lease.name.removeprefix(any_service.name)
-            resting.enter_context(file_lock(lease, wait=False, holder=f"the service {name}"))
+            resting.enter_context(hold_service(settings, name))
         return _collect(settings, running_below, keep_s, dry_run=dry_run)
 
 

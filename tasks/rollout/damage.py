@@ -28,7 +28,8 @@ Check = Callable[[Path], str | None]
 def set_damage_aside(folder: ServiceFolder) -> tuple[Path, ...]:
     """Set aside what is damaged in the service's folder, and say so; where each of it was.
 
-    A damaged `current.json` is replaced by its copy, where that is sound. Raises `OSError`.
+    A damaged `current.json` is replaced by its copy, where that is sound; a copy that is missing is made, which homes
+    of earlier versions have none of. Raises `OSError`.
     """
     found = []
     for path, fault in _find(folder):
@@ -38,7 +39,18 @@ def set_damage_aside(folder: ServiceFolder) -> tuple[Path, ...]:
         found.append(path)
     if folder.state_file in found and folder.last_file.exists():
         write_atomically(folder.state_file, folder.last_file.read_bytes())
+    elif _lacks_copy(folder):
+        write_atomically(folder.last_file, folder.state_file.read_bytes())
     return tuple(found)
+
+
+def needs_mending(folder: ServiceFolder) -> bool:
+    """Whether `set_damage_aside` would change anything. Needs no lease."""
+    return _lacks_copy(folder) or next(_find(folder), None) is not None
+
+
+def _lacks_copy(folder: ServiceFolder) -> bool:
+    return folder.state_file.exists() and not folder.last_file.exists()
 
 
 def _find(folder: ServiceFolder) -> Iterator[tuple[Path, str]]:

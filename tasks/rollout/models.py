@@ -93,7 +93,9 @@ class RolloutResult(StageResult):
 
 
 ROLLBACK = "rollback"
-"""What the evidence of a rollout's record says it was done by (`by`), where it was a rollback."""
+START = "start"
+KEEP_RUNNING = "keep-running"
+"""What the evidence of a rollout's record says it was done by (`by`); a deploy's says nothing."""
 
 
 def rollout_inputs(release: Release) -> dict[str, str]:

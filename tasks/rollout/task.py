@@ -8,8 +8,8 @@ from prefect.cache_policies import NO_CACHE
 from tasks.core.prefetch import Prefetch
 from tasks.core.release import Release, ServiceFolder
 from tasks.rollout import apply
-from tasks.rollout.apply import OpenApi, Target
 from tasks.rollout.models import RolloutResult
+from tasks.rollout.target import OpenApi, Target
 
 
 @task(name="bring-into-service", cache_policy=NO_CACHE)

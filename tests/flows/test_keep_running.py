@@ -25,7 +25,10 @@ from blocks.engine_api import EngineApi
 from blocks.record_store import FolderRecordStore
 from blocks.sampler import sample_service, sampler_pid, stop_sampler
 from blocks.supervisor import SupervisedService
+from flows.deploy_model import deploy_model
 from flows.keep_running import keep_running
+from tasks.core import files
+from tasks.core.errors import ModelError
 from tasks.core.files import file_lock
 from tasks.core.records import Record
 from tasks.core.release import Release, ServiceFolder
@@ -33,6 +36,7 @@ from tasks.core.settings import Settings
 from tasks.rollout.apply import roll_out, stop_service
 from tasks.rollout.damage import set_damage_aside
 from tasks.rollout.recovery.apply import read_past
+from tasks.rollout.recovery.models import Past
 
 pytestmark = [pytest.mark.server, pytest.mark.engine]
 
@@ -76,12 +80,23 @@ def rollouts(home: Path) -> list[Record]:
     return list(FolderRecordStore(home / "records").list())
 
 
-def test_where_all_is_well_nothing_is_done_or_recorded(service: ServiceFolder, slipway_home: Path) -> None:
+def test_where_all_is_well_nothing_is_done_or_recorded(
+    service: ServiceFolder, slipway_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     before = processes_of(slipway_home)
+    taken: list[str] = []
+    opened = files._open_lock
+
+    def opens(path: Path) -> int:
+        taken.append(path.name)
+        return opened(path)
+
+    monkeypatch.setattr(files, "_open_lock", opens)
     assert keep_running() == []
     assert "Nothing new" in looks()
     assert processes_of(slipway_home) == before
     assert rollouts(slipway_home) == []
+    assert "service-chat" not in taken, "a look holds no lease, and so fails no command"
 
 
 def test_what_was_killed_is_brought_back_and_recorded(
@@ -97,7 +112,8 @@ def test_what_was_killed_is_brought_back_and_recorded(
     with EngineApi(state.endpoint) as api:
         assert api.complete("chat", "The", 2).text
     assert sampler_pid(service) is not None
-    assert [record.outcome for record in rollouts(slipway_home)] == ["serving"]
+    (record,) = rollouts(slipway_home)
+    assert (record.outcome, record.evidence["by"]) == ("serving", "keep-running")
     assert "Brought back" in looks()
     assert keep_running() == []
 
@@ -122,6 +138,29 @@ def test_a_service_that_was_stopped_or_is_worked_on_is_left_alone(
         stop_service(service, target, drain_s=0)
     assert keep_running() == []
     assert processes_of(slipway_home) == []
+
+
+def test_a_stop_ends_what_brings_the_service_back(
+    service: ServiceFolder, slipway_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of an engine that would load for minutes."""
+    monkeypatch.setattr(EngineApi, "ready", lambda _: False)
+    kill_all(slipway_home)
+    settings = Settings.load()
+    with file_lock(settings.leases / "stop-chat", wait=True, holder="a stop", shared=True):
+        assert keep_running() == []
+    assert rollouts(slipway_home) == []
+    assert read_past(service) == Past()
+    with SupervisedService(service) as target:
+        assert stop_service(service, target, drain_s=0)
+    stop_sampler(service)
+    assert processes_of(slipway_home) == []
+
+
+def test_a_service_of_an_earlier_version_gets_the_copy_of_its_state(service: ServiceFolder) -> None:
+    service.last_file.unlink()
+    keep_running()
+    assert service.last_file.read_bytes() == service.state_file.read_bytes()
 
 
 def test_a_service_that_cannot_come_back_is_tried_less_and_less_and_recorded_once(
@@ -237,3 +276,48 @@ def test_a_model_that_is_a_pipe_keeps_no_look_waiting(
     keep_running()
     (record,) = rollouts(slipway_home)
     assert "is not a file" in record.evidence["error"]["what"]
+
+
+def test_a_deploy_brings_its_service_back_before_it_tunes_and_before_it_rolls_out(
+    service: ServiceFolder, release: Release, slipway_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It holds the lease for hours: nothing else can."""
+    served: list[str | None] = []
+
+    def note() -> None:
+        with SupervisedService(service) as target:
+            running = target.running()
+        served.append(running.release if running else None)
+
+    def tune(*_: object) -> tuple[None, None]:
+        note()
+        kill_all(slipway_home)
+        return None, None
+
+    def make_no_release(*_: object) -> Release:
+        note()
+        raise ModelError("enough seen")
+
+    monkeypatch.setattr("flows.deploy_model.check_inputs", lambda *_: None)
+    monkeypatch.setattr("flows.deploy_model._Lifecycle._prepare", lambda *_: (None, None))
+    monkeypatch.setattr("flows.deploy_model._Lifecycle._tune", tune)
+    monkeypatch.setattr("flows.deploy_model._Lifecycle._release", make_no_release)
+    kill_all(slipway_home)
+    with pytest.raises(ModelError, match="enough seen"):
+        deploy_model(release.spec)
+    assert served == [release.id, release.id]
+
+
+def test_a_deploy_goes_on_where_its_service_cannot_be_brought_back(
+    service: ServiceFolder, release: Release, slipway_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def tune(*_: object) -> None:
+        raise ModelError("it tunes")
+
+    monkeypatch.setattr("flows.deploy_model.check_inputs", lambda *_: None)
+    monkeypatch.setattr("flows.deploy_model._Lifecycle._prepare", lambda *_: (None, None))
+    monkeypatch.setattr("flows.deploy_model._Lifecycle._tune", tune)
+    kill_all(slipway_home)
+    service.release_file(release.id).unlink()
+    with pytest.raises(ModelError, match="it tunes"):
+        deploy_model(release.spec)

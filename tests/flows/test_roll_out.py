@@ -83,7 +83,10 @@ def test_a_release_is_rolled_out_once_and_found_again(
     assert outcomes == ["serving", "serving", "serving", "rolled_back"]
 
 
-def test_a_rollout_of_its_own_takes_turns_with_deploys(tmp_path: Path, slipway_home: Path) -> None:
+def test_a_rollout_of_its_own_takes_turns_with_deploys(
+    tmp_path: Path, slipway_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tasks.core.leases.WAIT_S", 0.0)
     gguf = tmp_path / "model.gguf"
     gguf.touch()
     release = make_release(tmp_path / "bin" / "python", gguf)

@@ -63,7 +63,7 @@ class Desk:
             host="127.0.0.1",
             port=8000,
             release=release.id,
-            previous=state.release if state else None,
+            previous=(state.previous if state.release == release.id else state.release) if state else None,
             since=datetime.now(UTC),
         )
         folder.state_file.write_text(now.model_dump_json(by_alias=True))
@@ -160,6 +160,21 @@ def test_a_rollback_is_told_by_records_where_the_clock_was_set(desk: Desk, days:
     assert desk.look() == "the alias names what serves"
     desk.brought_into_service(first, by="rollback")
     assert desk.look() == LEFT
+
+
+@pytest.mark.parametrize("by", ["start", "keep-running"])
+def test_a_rollback_stays_one_when_the_service_is_brought_back(desk: Desk, by: str) -> None:
+    """As after a reboot: what brings a service back decides nothing about its release."""
+    first = ServiceFolder(desk.home / "services", "chat").serving()[1]
+    desk.brought_into_service(first)
+    desk.move("2")
+    assert desk.look() == "the alias moved"
+    desk.brought_into_service(desk.release("2"))
+    assert desk.look() == "the alias names what serves"
+    desk.brought_into_service(first, by="rollback")
+    desk.brought_into_service(first, by=by)
+    assert desk.look() == LEFT
+    assert len(desk.events) == 1
 
 
 def test_a_release_that_cannot_be_read_is_no_rollback(desk: Desk) -> None:

@@ -413,7 +413,7 @@ def test_two_services_side_by_side(make: Make, settings: Settings) -> None:
 
 @pytest.mark.parametrize(
     "killed_in",
-    ["ContainerService.switch", "ContainerService.settle", "ContainerService._sweep", "apply._write_state"],
+    ["ContainerService.switch", "ContainerService.settle", "ContainerService._sweep", "attempt.write_state"],
 )
 @pytest.mark.parametrize("then", ["the same", "the former"])
 def test_a_killed_rollout_is_finished_or_undone(
@@ -430,7 +430,7 @@ def test_a_killed_rollout_is_finished_or_undone(
         from blocks.targets import open_target
         from tasks.core.release import Release, ServiceFolder
         from tasks.core.settings import Settings
-        from tasks.rollout import apply
+        from tasks.rollout import apply, attempt
         from tasks.rollout.container.apply import ContainerService
         settings = Settings.load()
         release = Release.model_validate_json(Path(sys.argv[1]).read_bytes())

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -228,13 +229,25 @@ error: chat is stopped: nothing to go back from
 
 
 def test_a_deploy_in_progress_is_not_disturbed(
-    slipway: Command, releases: list[Release], slipway_home: Path
+    slipway: Command, releases: list[Release], slipway_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("tasks.core.leases.WAIT_S", 0.0)
     with file_lock(Settings.load().service_lease("chat"), wait=False, holder="chat"):
         for verb in ("stop", "rollback"):
             error = slipway.json(verb, "chat", code=1)
             assert (error["error"], error["retryable"]) == ("BusyError", True)
     assert slipway.json("status", "chat")["state"] == "up"
+
+
+@pytest.mark.parametrize("verb", ["start", "rollback", "stop"])
+def test_what_is_over_in_a_moment_fails_no_command(
+    verb: str, slipway: Command, releases: list[Release], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As what the look of each minute does."""
+    with ExitStack() as look:
+        look.enter_context(file_lock(Settings.load().service_lease("chat"), wait=False, holder="chat"))
+        monkeypatch.setattr("tasks.core.leases._pause", look.close)
+        slipway(verb, "chat")
 
 
 def test_these_commands_load_no_orchestrator(slipway_home: Path) -> None:

@@ -22,7 +22,6 @@ from tasks.core.progress import say
 from tasks.core.release import Release, ServiceFolder
 from tasks.core.verdicts import StageName
 from tasks.engines.catalogue import get_engine
-from tasks.rollout.apply import Newcomer
 from tasks.rollout.container.models import SLOTS, Container, ContainerPlan, Route, Slot, SlotName
 from tasks.rollout.container.plan import (
     FOLDER_LABEL,
@@ -43,6 +42,7 @@ from tasks.rollout.container.proxy import (
 from tasks.rollout.daemon.hang import cpu_seconds
 from tasks.rollout.models import Running
 from tasks.rollout.recovery.models import Progress
+from tasks.rollout.target import Newcomer
 
 _POLL_S = 0.05
 _PORT_TRIES = 5
@@ -106,7 +106,7 @@ class Host:
 
 
 class ContainerService:
-    """One service as containers; a `tasks.rollout.apply.Target`. To change it, hold its lock."""
+    """One service as containers; a `tasks.rollout.target.Target`. To change it, hold its lock."""
 
     def __init__(
         self,

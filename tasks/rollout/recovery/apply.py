@@ -15,10 +15,11 @@ from tasks.core.files import write_atomically
 from tasks.core.prefetch import Prefetch, no_prefetch
 from tasks.core.release import Release, ServiceFolder, ServiceState
 from tasks.core.spec import Target as TargetKind
-from tasks.rollout.apply import OpenApi, Target, roll_out
+from tasks.rollout.apply import roll_out
 from tasks.rollout.damage import set_damage_aside
 from tasks.rollout.models import RolloutResult
 from tasks.rollout.recovery.models import Condition, Past, Progress, Sight
+from tasks.rollout.target import OpenApi, Target
 
 
 def release_to_start(folder: ServiceFolder, target: Target) -> tuple[ServiceState, Release]:
@@ -55,11 +56,13 @@ def start_service(
 ) -> RolloutResult:
     """Have the service serve what it served last, at the same address. Nothing is done if it does already.
 
+    An engine that runs has its gate's `start_timeout_s` to answer, before another one is started in its place.
+
     It needs neither the model's source nor a registry or network. Raises what `release_to_start` and `roll_out` do.
     """
     set_damage_aside(folder)
     state, release = release_to_start(folder, target)
-    return roll_out(release, folder, target, open_api, prefetch, last=state, bring_back=False)
+    return roll_out(release, folder, target, open_api, prefetch, last=state, bring_back=False, patient=True)
 
 
 def should_run(services: Path) -> list[ServiceFolder]:

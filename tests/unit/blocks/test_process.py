@@ -72,7 +72,7 @@ def at_most_1_mb(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("stream", ["stdout", "stderr"])
 def test_a_command_that_prints_without_end_is_ended(stream: str, at_most_1_mb: None) -> None:
     endless = f"import sys\nwhile True: sys.{stream}.write('x' * 4096)"
-    with pytest.raises(CommandError, match="python.* printed more than 1 MB"):
+    with pytest.raises(CommandError, match=r"python.* printed more than 1 MB"):
         run([sys.executable, "-c", endless], timeout_s=2)
 
 

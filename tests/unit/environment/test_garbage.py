@@ -91,7 +91,8 @@ def test_what_a_run_holds_stays(settings: Settings) -> None:
     assert gone(settings) == ["aaaaaaaaaaaa"]
 
 
-def test_while_a_service_is_deployed_all_stay(settings: Settings) -> None:
+def test_while_a_service_is_deployed_all_stay(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tasks.core.leases.WAIT_S", 0.0)
     environment(settings, "aaaaaaaaaaaa")
     with (
         file_lock(settings.service_lease("chat"), wait=False, holder="the test"),

@@ -18,10 +18,11 @@ from tasks.core.prefetch import Prefetched
 from tasks.core.release import Release, ServiceFolder, ServiceState
 from tasks.core.spec import Target as TargetKind
 from tasks.core.verdicts import RolloutVerdict
-from tasks.rollout.apply import Completion, Newcomer, roll_out, still_serves, stop_service
+from tasks.rollout.apply import roll_out, still_serves, stop_service
 from tasks.rollout.models import RolloutAction, Running
 from tasks.rollout.recovery.apply import start_service
 from tasks.rollout.report import headline, markdown, numbers
+from tasks.rollout.target import Completion, Newcomer
 
 PUBLIC = "http://127.0.0.1:8000"
 PRIVATE = "http://127.0.0.1:9999"
@@ -42,6 +43,7 @@ class FakeTarget:
     failing: dict[str, Exception] = field(default_factory=dict)
     restores: str | None = None
     dead: str | None = None
+    engine_up: bool = True
 
     def _call(self, name: str) -> None:
         self.calls.append(name)
@@ -51,7 +53,7 @@ class FakeTarget:
     def running(self) -> Running | None:
         if self.serving is None:
             return None
-        return Running(release=self.serving, host="127.0.0.1", port=8000, up=True)
+        return Running(release=self.serving, host="127.0.0.1", port=8000, up=self.engine_up)
 
     def written(self) -> Running | None:
         if self.restores is None:
@@ -99,10 +101,11 @@ class FakeTarget:
 
 @dataclass
 class FakeApi:
-    """Answers at the addresses that are well; asks for readiness are counted down to ready."""
+    """Answers at the addresses that are well; at the public one only after `busy_asks` asks for readiness."""
 
     well: set[str] = field(default_factory=lambda: {PUBLIC, PRIVATE})
     ready_at: set[str] = field(default_factory=lambda: {PUBLIC, PRIVATE})
+    busy_asks: int = 0
 
     @contextlib.contextmanager
     def open(self, base_url: str) -> Iterator[_At]:
@@ -115,6 +118,9 @@ class _At:
     base_url: str
 
     def ready(self) -> bool:
+        if self.base_url == PUBLIC and self.api.busy_asks > 0:
+            self.api.busy_asks -= 1
+            return False
         return self.base_url in self.api.ready_at
 
     def complete(self, model: str, prompt: str, max_tokens: int, /) -> Completion:
@@ -128,6 +134,11 @@ def wanted(tmp_path: Path) -> Release:
     gguf = tmp_path / "model.gguf"
     gguf.write_bytes(b"weights")
     return make_release(tmp_path / "bin" / "python", gguf, gate={"start_timeout_s": 0.2})
+
+
+@pytest.fixture(autouse=True)
+def short_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tasks.rollout.apply._BUSY_S", 0.2)
 
 
 @pytest.fixture
@@ -461,3 +472,78 @@ def test_without_any_trace_of_what_served_start_says_what_to_do(folder: ServiceF
     with pytest.raises(NotFoundError) as caught:
         start_service(folder, FakeTarget(), FakeApi().open)
     assert caught.value.fix == "deploy its spec again"
+
+
+def test_start_waits_for_a_service_that_is_busy_or_loads(wanted: Release, folder: ServiceFolder) -> None:
+    target = FakeTarget()
+    roll_out(wanted, folder, target, FakeApi().open)
+    target.calls.clear()
+    result = start_service(folder, target, FakeApi(busy_asks=3).open)
+    assert (result.action, result.serving) == (RolloutAction.NOTHING, wanted.id)
+    assert "start" not in target.calls
+
+
+def test_start_replaces_a_service_that_stays_mute(wanted: Release, folder: ServiceFolder) -> None:
+    target = FakeTarget()
+    roll_out(wanted, folder, target, FakeApi().open)
+    target.calls.clear()
+    result = start_service(folder, target, FakeApi(well={PRIVATE}).open)
+    assert result.action is RolloutAction.REPLACE
+    assert "start" in target.calls
+
+
+def test_start_replaces_at_once_what_does_not_run(wanted: Release, folder: ServiceFolder) -> None:
+    target = FakeTarget()
+    roll_out(wanted, folder, target, FakeApi().open)
+    target.engine_up = False
+    api = FakeApi(busy_asks=1)
+    assert start_service(folder, target, api.open).action is RolloutAction.REPLACE
+    assert api.busy_asks == 1, "an engine that does not run is not asked"
+
+
+def test_a_previous_release_that_is_busy_after_a_rollback_is_left_alone(
+    wanted: Release, former: Release, folder: ServiceFolder
+) -> None:
+    target = FakeTarget(serving=former.id, traffic=former.id, failing={"start": RolloutError("no")})
+    result = roll_out(wanted, folder, target, FakeApi(busy_asks=3).open)
+    assert (result.serving, result.answers) == (former.id, True)
+    assert target.calls.count("start") == 1
+
+
+def test_a_previous_release_that_runs_and_stays_mute_is_told_and_left_alone(
+    wanted: Release, former: Release, folder: ServiceFolder
+) -> None:
+    target = FailsOnce(serving=former.id, traffic=former.id, failing={"start": RolloutError("no")})
+    result = roll_out(wanted, folder, target, FakeApi(ready_at={PRIVATE}).open)
+    assert (result.serving, result.answers) == (former.id, False)
+    assert target.calls.count("start") == 1
+
+
+@dataclass
+class FailsOnce(FakeTarget):
+    """Whose first start fails, and no later one."""
+
+    def start(self, release: Release) -> Newcomer:
+        try:
+            return super().start(release)
+        except RolloutError:
+            self.failing.pop("start")
+            raise
+
+
+@dataclass
+class CancelledWhenDead(DiesOnce):
+    """Whose run is cancelled as soon as the previous release is started again."""
+
+    def claim(self, host: str, port: int | None) -> int:
+        if "start" in self.calls:
+            raise StageCancelledError("another stage said no")
+        return super().claim(host, port)
+
+
+def test_a_run_that_is_cancelled_while_the_previous_release_is_brought_back_ends_so(
+    wanted: Release, former: Release, folder: ServiceFolder
+) -> None:
+    target = CancelledWhenDead(serving=former.id, traffic=former.id, failing={"start": RolloutError("no")})
+    with pytest.raises(StageCancelledError):
+        roll_out(wanted, folder, target, FakeApi().open)

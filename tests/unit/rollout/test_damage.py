@@ -84,7 +84,7 @@ def test_a_damaged_document_is_set_aside(folder: ServiceFolder, name: str, conte
         path.write_bytes(content)
     assert set_damage_aside(folder) == (path,)
     assert (folder.root / "damaged" / name.replace("/", "-")).exists()
-    assert path.exists() == (name == "current.json"), "its copy stands in"
+    assert path.exists() == (name in ("current.json", "last.json")), "its copy stands in"
     assert set_damage_aside(folder) == ()
 
 
@@ -131,3 +131,21 @@ def test_where_a_service_runs_is_told_by_what_can_be_read(content: str, tmp_path
     assert target_of(folder) is Target.PROCESS
     folder.last_file.write_text(STATE)
     assert target_of(folder) is Target.DOCKER
+
+
+def test_a_state_without_a_copy_gets_one(folder: ServiceFolder) -> None:
+    """As in a home of a version that wrote none: a `current.json` that is damaged later is not lost."""
+    folder.last_file.unlink()
+    assert set_damage_aside(folder) == ()
+    state = folder.state()
+    folder.state_file.write_text("")
+    set_damage_aside(folder)
+    assert state is not None
+    assert folder.state() == state
+
+
+def test_a_stopped_service_keeps_its_copy_only(folder: ServiceFolder) -> None:
+    folder.state_file.unlink()
+    set_damage_aside(folder)
+    assert not folder.state_file.exists()
+    assert folder.last_file.exists()

@@ -1,0 +1,100 @@
+"""The lease of a service: whoever changes it holds it, and says what for where that matters to those who wait."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from tasks.core.cancellation import current, until
+from tasks.core.errors import BusyError
+from tasks.core.files import file_lock, holder_says
+from tasks.core.settings import Settings
+
+WAIT_S = 5.0
+"""How long a command waits for what may be over at once, before it says that the service is worked on."""
+
+END_S = 60.0
+"""How long `stop` waits for what brings the service back, which is asked to end."""
+
+_BRINGS_BACK = "is bringing it back"
+_POLL_S = 0.05
+
+
+@contextlib.contextmanager
+def hold_service(settings: Settings, name: str, *, wait_s: float | None = None) -> Iterator[None]:
+    """Hold the lease of a service. Another holder has `wait_s` to end, by default `WAIT_S`.
+
+    Raises `BusyError`, `StageCancelledError` if the run is cancelled while it waits, and `DiskError`.
+    """
+    with _hold(settings, name, lambda _: WAIT_S if wait_s is None else wait_s):
+        yield
+
+
+@contextlib.contextmanager
+def bring_back(settings: Settings, name: str, *, by: str, wait_s: float | None = None) -> Iterator[None]:
+    """Hold the lease while `by` brings the service back, which `end_service` ends with `StageCancelledError`."""
+    purpose = f"{by} {_BRINGS_BACK}"
+    with (
+        _hold(settings, name, lambda _: WAIT_S if wait_s is None else wait_s, purpose),
+        stoppable(settings, name),
+    ):
+        yield
+
+
+@contextlib.contextmanager
+def end_service(settings: Settings, name: str) -> Iterator[None]:
+    """Hold the lease of a service that is to end. What brings it back now is asked to end, and has `END_S` for it."""
+    with (
+        file_lock(_wish(settings, name), wait=True, holder=f"the end of {name}", shared=True),
+        _hold(settings, name, lambda says: END_S if says.endswith(_BRINGS_BACK) else WAIT_S),
+    ):
+        yield
+
+
+@contextlib.contextmanager
+def stoppable(settings: Settings, name: str) -> Iterator[None]:
+    """Work of the lease's holder that ends with `StageCancelledError` as soon as a `stop` waits for the lease."""
+    with until(lambda: is_to_end(settings, name), f"slipway stop {name}"):
+        yield
+
+
+def is_to_end(settings: Settings, name: str) -> bool:
+    """Whether a `stop` of the service waits now; one that was killed does not. For the lease's holder alone."""
+    path = _wish(settings, name)
+    if not path.exists():
+        return False
+    try:
+        with file_lock(path, wait=False, holder=f"the end of {name}"):
+            return False
+    except BusyError:
+        return True
+
+
+@contextlib.contextmanager
+def _hold(
+    settings: Settings, name: str, patience: Callable[[str], float], purpose: str = ""
+) -> Iterator[None]:
+    """`patience` tells, by what the other holder says that it does, how many seconds it has to end."""
+    lease, begin = settings.service_lease(name), time.monotonic()
+    with contextlib.ExitStack() as held:
+        while True:
+            try:
+                lock = file_lock(lease, wait=False, holder=f"the service {name}", purpose=purpose)
+                held.enter_context(lock)
+                break
+            except BusyError:
+                if time.monotonic() - begin >= patience(holder_says(lease)):
+                    raise
+            _pause()
+        yield
+
+
+def _pause() -> None:
+    current().check()
+    current().wait(_POLL_S)
+
+
+def _wish(settings: Settings, name: str) -> Path:
+    return settings.leases / f"stop-{name}"

@@ -1,0 +1,179 @@
+"""One release on its way into service, at an address that is claimed: start, gate, switch, settle, or undo."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from tasks.core.addresses import base_url
+from tasks.core.cancellation import current
+from tasks.core.digests import short
+from tasks.core.errors import EngineError, RolloutError
+from tasks.core.prefetch import Prefetched
+from tasks.core.progress import say
+from tasks.core.release import Release, ServiceFolder
+from tasks.core.verdicts import RolloutVerdict, StageName
+from tasks.rollout.documents import write_document, write_state
+from tasks.rollout.models import RolloutPlan, RolloutResult
+from tasks.rollout.target import Completion, Newcomer, OpenApi, Target
+
+_POLL_S = 0.02
+_LOG_LINES = 12
+_DEATH_NOTICE_S = 2.0
+
+
+@dataclass
+class Attempt:
+    """One release on its way into service, at a claimed address."""
+
+    release: Release
+    folder: ServiceFolder
+    target: Target
+    open_api: OpenApi
+    plan: RolloutPlan
+    port: int
+    prefetched: Prefetched
+
+    def run(self) -> RolloutResult:
+        newcomer: Newcomer | None = None
+        failure: EngineError | RolloutError | None = None
+        log, settled = "", False
+        try:
+            say(StageName.ROLLOUT, f"starting {short(self.release.id)}")
+            start = time.monotonic()
+            newcomer = self.target.start(self.release)
+            completion = self._pass_gate(newcomer)
+            first_completion_s = time.monotonic() - start
+            write_document(self.release, self.folder)
+            self._bring_into_service(newcomer)
+            settled = True
+        except (EngineError, RolloutError) as error:
+            failure, log = error, self._log_of(newcomer) or error.detail or ""
+        finally:
+            if not settled:
+                self._undo(newcomer)
+        if failure is not None:
+            return self._rolled_back(failure, log)
+        # Before the drain: that takes long, and a command that is ended in it leaves the newcomer serving.
+        write_state(self.release, self.folder, self.plan.host, self.port, self.plan.previous)
+        say(StageName.ROLLOUT, f"{short(self.release.id)} serves at {self._endpoint}")
+        self._end_former()
+        return make_result(
+            self.release,
+            self.plan,
+            RolloutVerdict.SERVING,
+            endpoint=self._endpoint,
+            serving=self.release.id,
+            previous=self.plan.previous,
+            completion=completion.text,
+            first_completion_s=first_completion_s,
+            prefetched=self.prefetched,
+        )
+
+    @property
+    def _endpoint(self) -> str:
+        return base_url(self.plan.host, self.port)
+
+    def _pass_gate(self, newcomer: Newcomer) -> Completion:
+        gate = self.release.spec.rollout.gate
+        with self.open_api(newcomer.base_url) as api:
+            deadline = time.monotonic() + gate.start_timeout_s
+            while not api.ready():
+                current().check()
+                if fault := self.target.fault(newcomer):
+                    raise EngineError(f"the engine died while starting: {fault}")
+                if time.monotonic() > deadline:
+                    raise EngineError(
+                        f"the engine was not ready within {gate.start_timeout_s:g} s",
+                        fix="raise rollout.gate.start_timeout_s",
+                    )
+                time.sleep(_POLL_S)
+            try:
+                completion = api.complete(self.release.config.served_name, gate.prompt, gate.max_tokens)
+            except EngineError as error:
+                if fault := self._fault_soon(newcomer):
+                    raise EngineError(f"the engine died at its first completion: {fault}") from error
+                raise
+        say(StageName.ROLLOUT, f"gate passed: {gate.prompt!r} -> {completion.text!r}")
+        return completion
+
+    def _fault_soon(self, newcomer: Newcomer) -> str | None:
+        """How the newcomer died: a connection breaks a moment before the death is known."""
+        deadline = time.monotonic() + _DEATH_NOTICE_S
+        while not (fault := self.target.fault(newcomer)) and time.monotonic() < deadline:
+            time.sleep(_POLL_S)
+        return fault
+
+    def _bring_into_service(self, newcomer: Newcomer) -> None:
+        self.target.switch(newcomer)
+        with self.open_api(self._endpoint) as api:
+            api.complete(self.release.config.served_name, self.release.spec.rollout.gate.prompt, 1)
+        self.target.settle(newcomer, drain_s=self.release.spec.rollout.drain_s)
+
+    def _end_former(self) -> None:
+        """A release that serves is no failed rollout for what is left of the one before: the next claim ends it."""
+        try:
+            self.target.end_former(drain_s=self.release.spec.rollout.drain_s)
+        except RolloutError as error:
+            say(StageName.ROLLOUT, f"what served before is left to the next rollout: {error}")
+
+    def _log_of(self, newcomer: Newcomer | None) -> str:
+        if newcomer is None:
+            return ""
+        try:
+            return self.target.newcomer_log(newcomer, _LOG_LINES)
+        except RolloutError:
+            return ""  # the target itself is what failed
+
+    def _rolled_back(self, error: EngineError | RolloutError, log: str) -> RolloutResult:
+        """What takes the traffic now is measured by the caller."""
+        state = self.folder.state()
+        return make_result(
+            self.release,
+            self.plan,
+            RolloutVerdict.ROLLED_BACK,
+            endpoint=None,
+            serving=None,
+            previous=state.previous if state else None,
+            reason=str(error),
+            log_tail=log or None,
+        )
+
+    def _undo(self, newcomer: Newcomer | None) -> None:
+        drain_s = self.release.spec.rollout.drain_s
+        if newcomer is not None:
+            self.target.revert(newcomer, drain_s=drain_s)
+        if self.plan.former is None:
+            self.target.stop(drain_s=drain_s)
+
+
+def make_result(
+    release: Release,
+    plan: RolloutPlan,
+    verdict: RolloutVerdict,
+    *,
+    endpoint: str | None,
+    serving: str | None,
+    previous: str | None,
+    completion: str | None = None,
+    first_completion_s: float | None = None,
+    prefetched: Prefetched | None = None,
+    reason: str | None = None,
+    log_tail: str | None = None,
+) -> RolloutResult:
+    return RolloutResult(
+        verdict=verdict,
+        name=release.name,
+        target=release.target,
+        action=plan.action,
+        release=release.id,
+        serving=serving,
+        previous=previous,
+        endpoint=endpoint,
+        completion=completion,
+        first_completion_s=first_completion_s,
+        prefetched_bytes=prefetched.read_bytes if prefetched and prefetched.read_bytes else None,
+        prefetch_s=prefetched.seconds if prefetched and prefetched.read_bytes else None,
+        reason=reason,
+        log_tail=log_tail,
+    )

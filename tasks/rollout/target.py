@@ -1,0 +1,89 @@
+"""What a rollout asks of the place where a service runs, and of an engine's HTTP interface."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+from tasks.core.release import Release
+from tasks.rollout.models import Running
+
+
+class Completion(Protocol):
+    """What `blocks.engine_api.Completion` is to a rollout."""
+
+    @property
+    def text(self) -> str: ...
+
+
+class Api(Protocol):
+    """An engine's HTTP interface, as `blocks.engine_api.EngineApi` gives it."""
+
+    def ready(self) -> bool: ...
+
+    def complete(self, model: str, prompt: str, max_tokens: int, /) -> Completion: ...
+
+
+OpenApi = Callable[[str], AbstractContextManager[Api]]
+"""Opens a client for a base URL."""
+
+
+@dataclass(frozen=True)
+class Newcomer:
+    """A started engine that gets no traffic yet. `base_url` is its private address, without `/v1`."""
+
+    release: str
+    base_url: str
+
+
+class Target(Protocol):
+    """Where a service runs. One object serves one service, in one command.
+
+    A newcomer that was neither settled nor reverted when the object is closed, or when this process is
+    killed, must end: at once, or at the latest by the next `claim`.
+    """
+
+    def running(self) -> Running | None:
+        """What takes traffic now; None if nothing does. Changes nothing, and starts nothing."""
+
+    def written(self) -> Running | None:
+        """What the target itself wrote down to serve, not `up`, whether or not it runs; None if nothing readable."""
+
+    def claim(self, host: str, port: int | None) -> int:
+        """Make the public address this service's own, and sweep what a killed rollout left; the port.
+
+        Does nothing where the address is held already. A service that serves elsewhere does so until
+        `settle`. Raises `PortTakenError` that names the port and who holds it, with nothing started.
+        """
+
+    def start(self, release: Release) -> Newcomer:
+        """Start `release` on a private address. Raises `RolloutError` with nothing left behind."""
+
+    def fault(self, newcomer: Newcomer) -> str | None:
+        """How the newcomer died; None while it lives."""
+
+    def newcomer_log(self, newcomer: Newcomer, lines: int) -> str:
+        """The end of the newcomer's log."""
+
+    def switch(self, newcomer: Newcomer) -> None:
+        """Send new requests to the newcomer. The former one keeps those it has, and stays up."""
+
+    def settle(self, newcomer: Newcomer, *, drain_s: float) -> None:
+        """Make the switch durable, at once: from here on the newcomer is what serves.
+
+        Something that outlives this command may end the former one from now on, as `end_former` does.
+        """
+
+    def end_former(self, *, drain_s: float) -> None:
+        """End what served before, once it has no request left or after `drain_s`, unless `settle` sees to it."""
+
+    def revert(self, newcomer: Newcomer, *, drain_s: float) -> None:
+        """Undo: the former one gets the traffic if it does not have it, and the newcomer ends."""
+
+    def stop(self, *, drain_s: float) -> None:
+        """End the service and everything that belongs to it, after its requests or `drain_s`. Idempotent."""
+
+    def log_tail(self, lines: int) -> str:
+        """The end of the log of what serves, or of what served last."""
