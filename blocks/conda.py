@@ -25,6 +25,7 @@ from tasks.core.errors import (
     SlipwayError,
     SpecError,
     WrongUseError,
+    one_line,
 )
 from tasks.environment.models import Conflict, Locked, LockRequest, Refusal
 
@@ -76,7 +77,7 @@ class Conda:
             rattler.exceptions.InvalidVersionSpecError,
         ) as error:
             raise SpecError(
-                f"environment.requirements: {_one_line(error)}", fix="write match specs, such as numpy >=2,<3"
+                f"environment.requirements: {one_line(error)}", fix="write match specs, such as numpy >=2,<3"
             ) from None
         try:
             records = asyncio.run(
@@ -88,10 +89,12 @@ class Conda:
                 )
             )
         except rattler.exceptions.SolverError as error:
-            return Refusal(reason=_one_line(error).removeprefix("Cannot solve the request because of: "))
+            return Refusal(
+                reason=one_line(error, longest=None).removeprefix("Cannot solve the request because of: ")
+            )
         except rattler.exceptions.InvalidChannelError as error:
             raise SpecError(
-                f"environment.channels: {_one_line(error)}", fix="give the address of a channel"
+                f"environment.channels: {one_line(error)}", fix="give the address of a channel"
             ) from None
         except (rattler.exceptions.GatewayError, rattler.exceptions.FetchRepoDataError) as error:
             raise _fault("locking the environment", error) from error
@@ -184,11 +187,7 @@ def _fault(doing: str, error: Exception) -> SlipwayError:
         return DiskFullError(f"no room left on the disk while {doing}", fix="free space on it", detail=text)
     if any(sign in text for sign in _UNREACHABLE):
         return NetworkError(
-            f"cannot reach a channel while {doing}: {_one_line(error)}",
+            f"cannot reach a channel while {doing}: {one_line(error)}",
             fix="check the network and environment.channels",
         )
-    return CommandError(f"rattler failed while {doing}: {_one_line(error)}")
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
+    return CommandError(f"rattler failed while {doing}: {one_line(error)}")

@@ -21,7 +21,7 @@ import httpx
 
 from blocks.deadline import within
 from tasks.core.cancellation import current
-from tasks.core.errors import AccessError, ModelError, NetworkError, NotFoundError, WrongUseError
+from tasks.core.errors import AccessError, ModelError, NetworkError, NotFoundError, WrongUseError, one_line
 from tasks.core.files import read_regular
 
 _TIMEOUT_S = 30.0
@@ -109,7 +109,7 @@ class MlflowClient:
             )
         except (ValueError, ImportError) as error:
             raise WrongUseError(
-                f"the proxy settings cannot be used: {_one_line(error)}",
+                f"the proxy settings cannot be used: {one_line(error)}",
                 fix="look at HTTPS_PROXY and ALL_PROXY",
             ) from None
         try:
@@ -127,14 +127,14 @@ class MlflowClient:
     def _unreachable(self, error: Exception) -> NetworkError:
         if isinstance(error, httpx.ProxyError):
             return NetworkError(
-                f"the model registry {self.name} cannot be reached through the proxy: {_one_line(error)}",
+                f"the model registry {self.name} cannot be reached through the proxy: {one_line(error)}",
                 fix="look at HTTPS_PROXY, HTTP_PROXY and NO_PROXY, and the name and password in them",
             )
         fix = "look at SLIPWAY_REGISTRY and the network, then try again"
         if "CERTIFICATE" in str(error):
             fix = "give the certificate of who signed it: MLFLOW_TRACKING_SERVER_CERT_PATH"
         return NetworkError(
-            f"the model registry {self.name} cannot be reached: {_one_line(error) or type(error).__name__}",
+            f"the model registry {self.name} cannot be reached: {one_line(error)}",
             fix=fix,
         )
 
@@ -253,7 +253,3 @@ def _is_page(headers: httpx.Headers, content: bytes) -> bool:
 def _seconds(header: str | None, default: float) -> float:
     """What `Retry-After` asks for, if it names seconds."""
     return float(header) if header and header.isdecimal() and len(header) < 10 else default
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:_SHOWN_LETTERS]

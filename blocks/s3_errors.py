@@ -17,7 +17,7 @@ from botocore.exceptions import (
 )
 from botocore.parsers import ResponseParserError
 
-from tasks.core.errors import AccessError, NetworkError, NotFoundError, SlipwayError, WrongUseError
+from tasks.core.errors import AccessError, NetworkError, NotFoundError, SlipwayError, WrongUseError, one_line
 
 CONFLICT = {"412", "PreconditionFailed"}
 MISSING = {"404", "NoSuchBucket", "NoSuchKey", "NotFound"}
@@ -25,7 +25,6 @@ SLOW_DOWN = {"SlowDown", "ServiceUnavailable", "TooManyRequests", "RequestLimitE
 _REFUSED = {"403", "401", "AccessDenied", "SignatureDoesNotMatch", "InvalidAccessKeyId", "ExpiredToken"}
 _ELSEWHERE = {"AuthorizationHeaderMalformed", "PermanentRedirect", "TemporaryRedirect", "301", "307"}
 _SKEWED = {"RequestTimeTooSkewed", "RequestExpired"}
-_SHOWN_LETTERS = 300
 _SKEW_S = 60
 
 
@@ -105,12 +104,6 @@ def wrong_clock(address: str, date: str | None) -> AccessError:
     return AccessError(
         f"{address} refused the request: the clock of this host {how}", fix="set it: timedatectl set-ntp true"
     )
-
-
-def one_line(error: Exception) -> str:
-    """What an error says, on one line of bounded length."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= _SHOWN_LETTERS else f"{text[:_SHOWN_LETTERS]}…"
 
 
 def _from_answer(error: ClientError, address: str) -> SlipwayError:

@@ -21,10 +21,10 @@ from urllib.parse import SplitResult, unquote, urlsplit
 from botocore.httpsession import get_cert_path
 
 from blocks.s3_client import pause_s
-from blocks.s3_errors import no_ranges, one_line, proxy_refused, wrong_clock
+from blocks.s3_errors import no_ranges, proxy_refused, wrong_clock
 from tasks.core.cancellation import current
 from tasks.core.direct_io import Buffer, Took
-from tasks.core.errors import AccessError, ModelError, NetworkError
+from tasks.core.errors import AccessError, ModelError, NetworkError, one_line
 
 SIGNED_FOR_S = 3600
 _STEP = 256 << 10

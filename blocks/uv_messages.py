@@ -20,8 +20,7 @@ _UNREACHABLE = re.compile(
     r"|Request failed after|tls handshake|certificate",
     re.IGNORECASE,
 )
-_CREDENTIALS = re.compile(r"//[^/\s@]*@")
-_PLACE = re.compile(r"https?://([^/\s)]+)")
+_PLACE = re.compile(r"https?://(?:[^/\s)]*@)?([^/\s)]+)")
 _LABEL = re.compile(r"^\s*(?:error|cause|warning|hint):\s*")
 
 _WHAT = r"`?([A-Za-z0-9][A-Za-z0-9._-]*(?:\[[^\]]*\])?(?:\s*[<>=!~][^\s;`]*)?)`?"
@@ -38,7 +37,6 @@ _COMPLAINT = re.compile(r"The package `([^`]+)` (.*)")
 
 def fault(doing: str, stderr: str, code: int) -> SlipwayError:
     """The fault behind uv's exit status `code` and what it printed, none of them a refusal."""
-    stderr = _CREDENTIALS.sub("//", stderr)
     tail = last_lines(stderr)
     if says_disk_full(stderr):
         return DiskFullError(

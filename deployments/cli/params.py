@@ -10,7 +10,6 @@ from typing import Any
 import click
 
 _DIGITS = re.compile(r"[-+]?[0-9]{1,40}")
-LONGEST_TEXT = 4096
 LONGEST_S = 365 * 86_400.0
 LARGEST_BYTES = 2**60
 LARGEST_COUNT = 1_000_000
@@ -25,12 +24,12 @@ class GivenPath(click.Path):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """The path, as it was given but for the home."""
         from tasks.core.errors import WrongUseError
-        from tasks.core.given_files import check_allowed, check_path, expand_user
+        from tasks.core.given_files import check_accessible, check_path, expand_user
 
         try:
             check_path(str(value))
             path = expand_user(Path(value))
-            check_allowed(path)
+            check_accessible(path)
             return super().convert(path, param, ctx)
         except WrongUseError as error:
             self.fail(str(error), param, ctx)
@@ -45,6 +44,8 @@ class Text(click.ParamType[str]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """The text as it was given."""
+        from tasks.core.given_files import LONGEST_TEXT
+
         text = str(value)
         if len(text) > LONGEST_TEXT or not text.isprintable():
             self.fail(f"{text[:80]!r} is too long, or holds what cannot be printed.", param, ctx)

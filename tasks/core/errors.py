@@ -14,6 +14,12 @@ def printable(text: str) -> str:
     return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
+def one_line(error: Exception, *, longest: int | None = 300) -> str:
+    """What an error says, or else its kind, on one line of at most `longest` characters."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if longest is None or len(text) <= longest else f"{text[:longest]}…"
+
+
 class SlipwayError(Exception):
     """Something failed that Slipway can explain.
 

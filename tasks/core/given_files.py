@@ -20,14 +20,18 @@ TEXT_LIMIT_BYTES = 64_000_000
 _LONGEST_PATH_BYTES = 4095
 _LONGEST_NAME_BYTES = 255
 """PATH_MAX and NAME_MAX of Linux."""
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+"""What cannot be shown in one line."""
+
+LONGEST_TEXT = 4096
+"""Characters of the longest name, address or other value that is taken."""
 
 
 def check_path(text: str) -> None:
     """Raise `ValueError` for a path that Linux cannot hold, or that cannot be shown in one line."""
     if not text:
         raise ValueError("an empty path")
-    if _CONTROL.search(text):
+    if CONTROL.search(text):
         raise ValueError("holds a control character")
     try:
         names = text.encode().split(b"/")
@@ -68,7 +72,7 @@ def without_links(path: Path) -> Path:
         raise WrongUseError(f"{given} is a link that leads to itself", fix="name another path") from None
 
 
-def check_allowed(path: Path) -> None:
+def check_accessible(path: Path) -> None:
     """Raise `WrongUseError` where this user may not look at the path, or not into the folder that is there."""
     try:
         folder = stat.S_ISDIR(path.stat().st_mode)

@@ -15,14 +15,11 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
-from tasks.core.given_files import check_path
-
-LONGEST_TEXT = 4096
+from tasks.core.given_files import CONTROL, LONGEST_TEXT, check_path
 
 WEEK_S = 604_800
 YEAR_S = 365 * 86_400
 
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _CONTROL_BUT_LINES = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 
 LARGEST_SIZE = 2**60
@@ -129,7 +126,7 @@ def check_value(value: Any, annotation: Any, *, multiline: bool = False) -> Any:
 def _check_text(text: str, *, multiline: bool) -> None:
     if len(text) > LONGEST_TEXT:
         raise ValueError(f"at most {LONGEST_TEXT} characters")
-    if found := (_CONTROL_BUT_LINES if multiline else _CONTROL).search(text):
+    if found := (_CONTROL_BUT_LINES if multiline else CONTROL).search(text):
         raise ValueError(f"holds the control character U+{ord(found[0]):04X}")
     try:
         text.encode()

@@ -132,7 +132,7 @@ def test_an_unreachable_index_is_told_in_one_line() -> None:
         "cannot reach the package index 127.0.0.1:9 while locking the environment: Connection refused (os error 111) (check the network and UV_DEFAULT_INDEX, or use an existing lock and uv's cache)"
     )
     assert str(uv_messages.fault("locking the environment", NOT_LET_IN, 1)) == snapshot(
-        "cannot reach the package index 127.0.0.1:35999 while locking the environment: An index (http://127.0.0.1:35999/simple) returned a 403 Forbidden error. Check that the index URL is correct and the credentials are valid. (check the network and UV_DEFAULT_INDEX, or use an existing lock and uv's cache)"
+        "cannot reach the package index 127.0.0.1:35999 while locking the environment: An index (http://***@127.0.0.1:35999/simple) returned a 403 Forbidden error. Check that the index URL is correct and the credentials are valid. (check the network and UV_DEFAULT_INDEX, or use an existing lock and uv's cache)"
     )
 
 

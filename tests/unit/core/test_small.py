@@ -22,7 +22,7 @@ from tasks.core.digests import (
     is_digest_of_model,
     short,
 )
-from tasks.core.errors import ModelError, SlipwayError, StageCancelledError, WrongUseError
+from tasks.core.errors import ModelError, SlipwayError, StageCancelledError, WrongUseError, one_line
 from tasks.core.model_shape import check_convertible, read_model_shape
 from tasks.core.spec import parse_spec
 from tasks.core.verdicts import StageName, says_no
@@ -64,6 +64,19 @@ def test_a_folder_is_its_names_and_bytes(tmp_path: Path) -> None:
     (tmp_path / "inner" / "a").write_bytes(b"abc")
     (tmp_path / "inner" / "a").rename(tmp_path / "inner" / "b")
     assert not is_digest_of_model(digest, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("error", "longest", "said"),
+    [
+        (OSError("a\n  b"), 300, "a b"),
+        (OSError(), 300, "OSError"),
+        (OSError("x" * 9), 4, "xxxx…"),
+        (OSError("x" * 9), None, "x" * 9),
+    ],
+)
+def test_what_an_error_says_fits_a_line(error: OSError, longest: int | None, said: str) -> None:
+    assert one_line(error, longest=longest) == said
 
 
 def test_an_error_is_one_line_and_json() -> None:
