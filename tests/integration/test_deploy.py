@@ -18,6 +18,7 @@ from desk import SLIPWAY, Desk
 from small_disk import small_disk_at
 
 from blocks.ports import free_port
+from blocks.prefect_server import TemporaryServer
 from flows.stale_runs import service_tag
 from tasks.core.files import file_lock
 from tasks.core.release import ServiceFolder
@@ -264,7 +265,7 @@ def test_two_services_side_by_side_stop_and_status(desk: Desk, random_model: Pat
 
 
 def test_a_run_bears_its_service_before_it_has_the_lease(
-    desk: Desk, random_model: Path, tmp_path: Path
+    desk: Desk, random_model: Path, tmp_path: Path, prefect_server: TemporaryServer
 ) -> None:
     """Killed in its first moment, it is found by the next run all the same."""
     spec = write_spec(tmp_path, random_model, name="held")
@@ -272,5 +273,7 @@ def test_a_run_bears_its_service_before_it_has_the_lease(
         refused = desk.deploy(spec)
     assert refused.error == "another run is already working on the service held"
     wanted = {"flow_runs": {"tags": {"all_": [service_tag("held")]}}}
-    runs = httpx.post(f"{desk.api}/flow_runs/filter", json=wanted, trust_env=False).json()
+    user, _, secret = prefect_server.key.partition(":")
+    answer = httpx.post(f"{desk.api}/flow_runs/filter", json=wanted, auth=(user, secret), trust_env=False)
+    runs = answer.json()
     assert [(run["name"], run["state_type"]) for run in runs] == [("deploy held", "FAILED")]
