@@ -191,9 +191,12 @@ def test_an_engine_that_dies_shows_its_last_lines(desk: Desk, random_model: Path
     whole = model.read_bytes()
     # The digest is checked before the start, so the damage is done to the engine instead.
     worker = next((desk.home / "environments").glob("*/lib/python3*/site-packages/xllamacpp/__init__.py"))
-    source = worker.read_text()
-    worker.unlink()  # else the same file in uv's cache, and in all environments made from it, is damaged
-    worker.write_text("raise SystemExit('the engine was sabotaged')\n")
+    source, times = worker.read_text(), worker.stat()
+    # As a disk damages files: with the size and time of before, so that only digests tell.
+    worker.write_text("raise SystemExit('the engine was sabotaged')\n".ljust(len(source.encode()), "#"))
+    os.utime(worker, ns=(times.st_atime_ns, times.st_mtime_ns))
+    for compiled in (worker.parent / "__pycache__").glob("__init__.*.pyc"):
+        compiled.unlink()
     try:
         changed = write_spec(tmp_path, random_model, objectives={"memory_fraction": 0.8})
         ended = desk.deploy(changed)

@@ -20,7 +20,7 @@ from package_index import package_index
 
 from blocks.environment_trial import EnvironmentTrial
 from blocks.uv import Uv
-from tasks.core.digests import short
+from tasks.core.digests import digest_of, short
 from tasks.core.errors import NetworkError, WrongUseError
 from tasks.core.settings import Settings
 from tasks.core.spec import EngineKind, Environment
@@ -364,7 +364,10 @@ def test_a_package_that_changed_since_it_was_locked_is_refused(
     text = locked.path.read_text()
     for digit in "0123456789abcdef":
         text = text.replace(f"sha256:{digit}", f"sha256:{'1' if digit == '0' else '0'}")
-    locked.path.write_text(text)
+    body, seal, _ = text.rpartition("# slipway-seal: ")
+    locked.path.write_text(
+        f"{body}{seal}{digest_of(body)}\n"
+    )  # as whoever changes a lock on purpose would seal it
     changed = apply.read_locked(locked.path, locked.request)
     with pytest.raises(Exception, match="does not have the hash"):
         apply.build(changed, Uv(), trial, settings)
