@@ -20,10 +20,11 @@ from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from tasks.core.errors import SpecError, WrongUseError
 from tasks.core.given_files import check_path
+from tasks.core.home import ALLOWED
 from tasks.core.paths import shown
 from tasks.core.spec import Environment, EnvironmentManager, Rollout, Target
 
-FILE = "allowed.toml"
+FILE = ALLOWED
 """Name of the list in `SLIPWAY_HOME`."""
 
 _PLAIN_CHANNEL = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*(/[A-Za-z0-9_.-]+)*")

@@ -11,12 +11,14 @@ import os
 import stat
 from pathlib import Path
 
-from tasks.core.allowed import FILE as ALLOWED
 from tasks.core.files import PART, make_folder
 
 PRIVATE_FOLDER = 0o700
 PRIVATE_FILE = 0o600
 _OTHERS = 0o077
+
+ALLOWED = "allowed.toml"
+"""The administrator's list (`tasks/core/allowed.py`)."""
 
 CONFIDENTIAL = ("prefect", "logs")
 """Folders of the home that no other user may read, whatever the home itself is."""

@@ -43,6 +43,7 @@ PERIOD_S = 0.05
 @pytest.fixture
 def release(engine_python: Path, random_ggufs: tuple[Path, Path], slipway_home: Path) -> Release:
     """Below the test's home, so that its engine can be told by its command line; sampled quickly."""
+    slipway_home.mkdir(mode=0o700)
     gguf = slipway_home / "candidates" / "model.gguf"
     gguf.parent.mkdir(parents=True)
     gguf.write_bytes(random_ggufs[0].read_bytes())

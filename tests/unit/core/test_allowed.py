@@ -111,7 +111,6 @@ ENVIRONMENTS: list[tuple[dict[str, Any], list[tuple[str, Kind, str]]]] = [
     ({"requirements": ["x @ file:///tmp/x%20y.whl"]}, [("requirements", Kind.FOLDER, "/tmp/x y.whl")]),
     ({"requirements": ["x @ file://localhost/tmp/x.whl"]}, [("requirements", Kind.FOLDER, "/tmp/x.whl")]),
     ({"requirements": ["x @ https://a.example/x.whl"]}, [("requirements", Kind.ADDRESS, "https://a.example/x.whl")]),
-    ({"requirements": ["x @ https://[::1/x.whl"]}, [("requirements", Kind.ADDRESS, "https://[::1/x.whl")]),
     ({"requirements": ["x @ file://a.example/x.whl"]}, [("requirements", Kind.ADDRESS, "file://a.example/x.whl")]),
     ({"requirements": ["x @ git+https://a.example/x"]}, [("requirements", Kind.ADDRESS, "git+https://a.example/x")]),
     ({"requirements": ["x @ git+file:///tmp/x"]}, [("requirements", Kind.FOLDER, "/tmp/x")]),
