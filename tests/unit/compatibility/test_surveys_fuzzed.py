@@ -48,8 +48,8 @@ disks = st.lists(
         optional={
             "device": texts,
             "file_system": texts,
-            "size_bytes": st.none() | st.integers(0, 2**80),
-            "free_bytes": st.none() | st.integers(0, 2**80),
+            "size_bytes": st.none() | st.integers(0, 2**63 - 1),
+            "free_bytes": st.none() | st.integers(0, 2**63 - 1),
             "rotational": st.none() | st.booleans(),
         },
     ),
