@@ -7,6 +7,7 @@ llama.cpp cuts requests on SIGTERM, so this process drains first: it must be out
 import argparse
 import contextlib
 import os
+import resource
 import signal
 import sys
 import threading
@@ -79,9 +80,12 @@ def parameters(arguments: argparse.Namespace) -> "xllamacpp.CommonParams":
 def http_threads(slots: int) -> int:
     """Each request holds one until it is answered: with few of them `/health` waits behind a burst.
 
-    A container's limit of processes counts threads, too.
+    A container's limit of processes counts threads, too, and a limit of addresses their stacks.
     """
-    wanted = max(HTTP_THREADS, 4 * slots)
+    wanted = slots + HTTP_THREADS
+    addresses, stack = (resource.getrlimit(kind)[0] for kind in (resource.RLIMIT_AS, resource.RLIMIT_STACK))
+    if addresses != resource.RLIM_INFINITY and stack != resource.RLIM_INFINITY:
+        wanted = min(wanted, max(slots + 4, addresses // 4 // stack))
     for limit in ("/sys/fs/cgroup/pids.max", "/sys/fs/cgroup/pids/pids.max"):
         with contextlib.suppress(OSError, ValueError):  # not there, or `max`
             return min(wanted, max(slots + 4, int(Path(limit).read_text()) // 2))
