@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import fcntl
 import os
-import shutil
+import tempfile
 import time
 from pathlib import Path
 
 DAMAGED = "damaged"
 """Folder of what was damaged or in the way; the newest of each name is kept."""
+
+_GOAL_IS_TAKEN = (errno.EEXIST, errno.ENOTEMPTY, errno.EISDIR, errno.ENOTDIR)
+_TRIES = 10
 
 
 def write_durably(path: Path, data: bytes) -> None:
@@ -40,16 +45,36 @@ def clear_place(path: Path, service: Path) -> None:
 
 
 def set_aside(path: Path, service: Path) -> None:
-    """Move what is damaged to the service's folder for that. Raises `OSError`."""
+    """Move what is damaged to the service's folder for that. Raises `OSError`.
+
+    A supervisor and a command may find the same damage at the same time: whoever comes second has nothing to do.
+    """
     if (service / DAMAGED).exists() and not (service / DAMAGED).is_dir():
         (service / DAMAGED).unlink()
     (service / DAMAGED).mkdir(exist_ok=True)
     goal = service / DAMAGED / "-".join(path.relative_to(service).parts)
-    if goal.is_dir() and not goal.is_symlink():
-        shutil.rmtree(goal)
-    else:
-        goal.unlink(missing_ok=True)  # no folder replaces a file
-    path.replace(goal)
+    for _ in range(_TRIES):
+        _remove(goal)  # no folder replaces a file
+        try:
+            path.replace(goal)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            if error.errno not in _GOAL_IS_TAKEN:
+                raise
+        else:
+            return
+
+
+def _remove(goal: Path) -> None:
+    """Under another name first: while a folder is emptied, something else may be put into it."""
+    if not os.path.lexists(goal):
+        return
+    with (
+        tempfile.TemporaryDirectory(dir=goal.parent, ignore_cleanup_errors=True) as old,
+        contextlib.suppress(FileNotFoundError),
+    ):
+        goal.replace(Path(old) / goal.name)
 
 
 class Lock:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from releases import make_release
 from tasks.core.release import ServiceFolder, ServiceState
 from tasks.core.spec import Target
 from tasks.rollout.container.models import Route
+from tasks.rollout.daemon.files import set_aside
 from tasks.rollout.damage import set_damage_aside
 from tasks.rollout.recovery.apply import target_of
 
@@ -149,3 +152,19 @@ def test_a_stopped_service_keeps_its_copy_only(folder: ServiceFolder) -> None:
     set_damage_aside(folder)
     assert not folder.state_file.exists()
     assert folder.last_file.exists()
+
+
+def test_two_that_set_the_same_damage_aside_do_not_meet(folder: ServiceFolder) -> None:
+    """As a supervisor and a command do: one moves the folder while the other one makes room for it."""
+    damaged = folder.root / "logs" / "engine.log"
+
+    def move_again_and_again() -> None:
+        for _ in range(200):
+            with contextlib.suppress(FileNotFoundError, FileExistsError):  # moved while it is made
+                (damaged / "something").mkdir(parents=True, exist_ok=True)
+            set_aside(damaged, folder.root)
+
+    with ThreadPoolExecutor() as pool:
+        for moved in [pool.submit(move_again_and_again) for _ in range(4)]:
+            moved.result()
+    assert not damaged.exists()
