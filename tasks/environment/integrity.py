@@ -107,7 +107,7 @@ def is_doubted(folder: Path) -> bool:
 
 
 def settle_doubt(folder: Path) -> None:
-    """All digests were right. Compiled modules are no part of them: they are made again."""
+    """Remember that all digests were right. Compiled modules have none, so they are removed and compiled again."""
     for cache in sorted(folder.rglob("__pycache__")):
         shutil.rmtree(cache, ignore_errors=True)
     (folder / DOUBT).unlink(missing_ok=True)
