@@ -16,6 +16,7 @@ from typing import Any
 import hypothesis
 import psutil
 import pytest
+from local_place import NOBODY
 from random_model import write_random_model
 from swift_server import SwiftServer, running
 from tool_environment import REQUIRED, UnavailableError, give_up
@@ -66,7 +67,23 @@ def browser_missing() -> str | None:
 
 def another_user_missing() -> str | None:
     """Why no command can be run as another user; None if it can."""
-    return None if os.geteuid() == 0 else "only root may run commands as another user"
+    if os.geteuid() != 0:
+        return "only root may run commands as another user"
+    reads = subprocess.run(["cat", __file__], user=NOBODY, extra_groups=[], capture_output=True, check=False)
+    return f"no other user may read {REPOSITORY}" if reads.returncode else None
+
+
+def fio_missing() -> str | None:
+    """Why disks cannot be measured with fio; None if they can."""
+    return None if shutil.which("fio") else "the program fio is not installed"
+
+
+def mount_missing() -> str | None:
+    """Why nothing can be mounted; None if it can."""
+    answer = subprocess.run(
+        ["unshare", "--map-root-user", "--mount", "true"], capture_output=True, text=True, check=False
+    )
+    return None if answer.returncode == 0 else f"nothing can be mounted: {answer.stderr.strip()}"
 
 
 LONGEST = ("kills", "readme", "doors", "surroundings", "folder_candidates", "folder_deploy", "deploy")
@@ -78,6 +95,8 @@ MISSING = {
     "disk": disk_missing,
     "browser": browser_missing,
     "another_user": another_user_missing,
+    "fio": fio_missing,
+    "mount": mount_missing,
 }
 
 

@@ -23,8 +23,6 @@ from tasks.core.verdicts import StageName
 from tasks.staging.models import DiskRequest, StagingRequest
 from tasks.staging.task import copy_shards
 
-needs_fio = pytest.mark.skipif(shutil.which("fio") is None, reason="the program fio is not installed")
-
 
 def request(model: Path, **changes: object) -> StagingRequest:
     values = {"model": f"file:{model}", "shards": 2, "disk_benchmark": False}
@@ -63,7 +61,7 @@ def test_a_broken_model_fails_the_run_and_is_recorded(
     assert not list((slipway_home / "models").glob("*"))
 
 
-@needs_fio
+@pytest.mark.fio
 def test_the_disk_is_measured_once_and_colours_the_verdict(
     random_model: Path, slipway_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

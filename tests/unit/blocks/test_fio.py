@@ -13,8 +13,6 @@ from blocks import fio
 from tasks.core.errors import CommandError, MissingToolError
 from tasks.staging.models import ReadConfiguration
 
-needs_fio = pytest.mark.skipif(shutil.which("fio") is None, reason="the program fio is not installed")
-
 
 def test_writes_are_measured_without_preallocation() -> None:
     assert fio.write_command("fio", Path("/d/x.part"), 1 << 30, seconds=2.0, direct=True) == snapshot(
@@ -88,7 +86,7 @@ def test_the_file_takes_at_most_a_quarter_of_what_is_free() -> None:
     assert fio.file_bytes((256 << 20) - 1) is None
 
 
-@needs_fio
+@pytest.mark.fio
 def test_a_disk_is_measured_and_nothing_stays_behind(tmp_path: Path) -> None:
     folder = tmp_path / "new"
     figures = fio.measure(folder)
@@ -106,7 +104,7 @@ def program_at(folder: Path, lines: str, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setenv("PATH", str(folder))
 
 
-@needs_fio
+@pytest.mark.fio
 def test_where_direct_io_is_refused_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The real fio, behind a file system's refusal: its own words, its own exit status."""
     real = shutil.which("fio")

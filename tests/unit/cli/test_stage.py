@@ -297,7 +297,7 @@ def test_staged_models_are_kept_below_a_limit(
     assert "SLIPWAY_MODELS_LIMIT is 'much', not a size such as" in capsys.readouterr().err
 
 
-@pytest.mark.skipif(shutil.which("fio") is None, reason="the program fio is not installed")
+@pytest.mark.fio
 def test_a_disk_is_measured_once_in_seven_days(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert slipway("bench", "disk", tmp_path / "disk", "--json") == 0
     first = answer(capsys)
