@@ -57,7 +57,7 @@ def main() -> None:
 
 def start(environment: dict[str, str]) -> str:
     """`slipway up` on any free port; the API's address."""
-    from blocks.engine_process import free_port
+    from blocks.engine.process import free_port
 
     command = [SLIPWAY, "up", "--json", "--port", str(free_port())]
     finished = subprocess.run(command, env=environment, check=False, capture_output=True, text=True)
@@ -74,7 +74,7 @@ def measure(api_url: str, events: int) -> list[float]:
     from prefect import get_client
     from prefect.client.schemas.actions import WorkPoolUpdate
 
-    from blocks.prefect_bootstrap import WORK_POOL
+    from blocks.prefect.bootstrap import WORK_POOL
 
     with get_client(sync_client=True) as client:
         client.update_work_pool(WORK_POOL, WorkPoolUpdate(is_paused=True))

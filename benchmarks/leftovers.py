@@ -23,8 +23,8 @@ PATIENCE_S = 20.0
 """A killed command's children get their signal at once; on a loaded machine they are gone a little later."""
 
 _KINDS = {  # by a part of the command line, the first that fits
-    "supervisor.py": "supervisor",  # names the leash, too
-    "leash.py": "leash",  # names the engine, too
+    "supervisor.py": "supervisor",  # names the guard, too
+    "process_guard.py": "guard",  # names the engine, too
     "sampler.py": "sampler",
     "haproxy": "proxy",
     "llama_cpp_server.py": "engine",

@@ -34,14 +34,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from blocks.engine_process import serve
-from blocks.environment_trial import EnvironmentTrial
-from blocks.fio import HUGE_PAGES, program
-from blocks.load_trial import LoadTrial
-from blocks.page_cache import evict, gives_memory_back
-from blocks.prefetch import Prefetcher
-from blocks.process import run
-from blocks.uv import Uv
+from blocks.engine.process import serve
+from blocks.engine.trial import EnvironmentTrial
+from blocks.host.fio import HUGE_PAGES, program
+from blocks.host.load_trial import LoadTrial
+from blocks.host.page_cache import evict, gives_memory_back
+from blocks.host.prefetch import Prefetcher
+from blocks.packages.uv import Uv
+from blocks.processes.process import run
 from flows.compare_loaders import WORKER, loaders_python
 from tasks.core.figures import bars
 from tasks.core.prefetch import Prefetch, no_prefetch

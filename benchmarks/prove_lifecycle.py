@@ -29,7 +29,7 @@ from typing import Any
 
 from benchmarks import leftovers
 from benchmarks.killed_deploy import STAGES, Deploy, Watched, watch
-from blocks.prefect_server import temporary_server
+from blocks.prefect.server import temporary_server
 from tasks.core.settings import Settings
 
 ROOT = Path(__file__).parent.parent

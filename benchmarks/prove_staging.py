@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from benchmarks.staging_model import same_tensors, write_model
-from blocks.model_source import FolderSource
+from blocks.storage.model_source import FolderSource
 from tasks.core.direct_io import CHUNK_BYTES, Buffer, Took
 from tasks.core.errors import ModelError
 from tasks.core.files import PART

@@ -25,8 +25,8 @@ from typing import Any
 
 import numpy as np
 
-from blocks.engine_bench import EngineBench
-from blocks.gguf_bench import GgufBench
+from blocks.candidates.gguf_bench import GgufBench
+from blocks.engine.bench import EngineBench
 from tasks.core.serving import ServingConfig
 from tasks.core.spec import CandidateFormat
 from tasks.engines.llama_cpp import LlamaCpp

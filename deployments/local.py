@@ -11,9 +11,8 @@ from pathlib import Path
 import psutil
 import yaml
 
-from blocks.ports import LOCALHOST, check_port_free, free_port
-from blocks.prefect_database import ready_database
-from blocks.prefect_server import (
+from blocks.prefect.database import ready_database
+from blocks.prefect.server import (
     api_url,
     guard_environment,
     keeps_own_database,
@@ -21,9 +20,10 @@ from blocks.prefect_server import (
     server_environment,
     start_detached,
 )
-from blocks.prefect_settings import check_settings, forget_other_servers
-from blocks.process import run
-from blocks.started_process import StartedProcess
+from blocks.prefect.settings import check_settings, forget_other_servers
+from blocks.processes.ports import LOCALHOST, check_port_free, free_port
+from blocks.processes.process import run
+from blocks.processes.started_process import StartedProcess
 from deployments.local_processes import WORKER, LocalProcess, local_processes
 from deployments.local_state import (
     LocalState,
@@ -162,7 +162,7 @@ def _register(settings: Settings, state: LocalState) -> None:
     if marker.exists() and marker.read_bytes() == registered.encode():
         return
     say("deployments", "registering")
-    from blocks.prefect_bootstrap import create_automations, create_work_pool, remove_old_deployments
+    from blocks.prefect.bootstrap import create_automations, create_work_pool, remove_old_deployments
 
     create_work_pool()
     create_automations(HEARTBEAT)
@@ -184,7 +184,7 @@ def flow_names() -> list[str]:
 
 def _see_to_notifications() -> None:
     """Each time: the block may have been made, or removed, since the deployments were registered."""
-    from blocks.prefect_bootstrap import tell_of_verdicts
+    from blocks.prefect.bootstrap import tell_of_verdicts
 
     if count := tell_of_verdicts():
         say("server", f"verdicts that say no are told by {count} notification block{'s'[: count != 1]}")
@@ -192,7 +192,7 @@ def _see_to_notifications() -> None:
 
 def _end_killed_runs() -> None:
     """What a former server's worker ran, or was about to, when the machine lost its power."""
-    from blocks.prefect_bootstrap import WORK_POOL
+    from blocks.prefect.bootstrap import WORK_POOL
     from flows.stale_runs import end_runs_of_pool
 
     if killed := end_runs_of_pool(WORK_POOL):
@@ -200,7 +200,7 @@ def _end_killed_runs() -> None:
 
 
 def _start_worker(settings: Settings, state: LocalState) -> StartedProcess:
-    from blocks.prefect_bootstrap import WORK_POOL
+    from blocks.prefect.bootstrap import WORK_POOL
 
     say("worker", "starting")
     prefect = str(Path(sys.executable).with_name("prefect"))

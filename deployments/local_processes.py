@@ -10,8 +10,8 @@ from typing import Literal
 
 import psutil
 
-from blocks.prefect_server import api_url, is_temporary, port_of_server
-from blocks.started_process import StartedProcess
+from blocks.prefect.server import api_url, is_temporary, port_of_server
+from blocks.processes.started_process import StartedProcess
 
 WORKER = "slipway-local"
 """Name of the worker, by which its command is known."""

@@ -10,9 +10,9 @@ from typing import Any
 import psutil
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
-from blocks.prefect_database import check_database_in_use
-from blocks.prefect_server import check_door, keeps_own_database, wait_until_it_answers
-from blocks.started_process import StartedProcess
+from blocks.prefect.database import check_database_in_use
+from blocks.prefect.server import check_door, keeps_own_database, wait_until_it_answers
+from blocks.processes.started_process import StartedProcess
 from deployments.local_processes import local_processes
 from tasks.core.files import write_atomically
 from tasks.core.settings import Settings

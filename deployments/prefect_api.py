@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 
-from blocks.prefect_server import TemporaryServer, server_environment, temporary_server
-from blocks.prefect_settings import check_api, check_settings, forget_other_servers
+from blocks.prefect.server import TemporaryServer, server_environment, temporary_server
+from blocks.prefect.settings import check_api, check_settings, forget_other_servers
 from deployments.local_state import read_local_state, wait_for_server
 from tasks.core.files import check_writable
 from tasks.core.home import make_home

@@ -7,9 +7,9 @@ from typing import Any
 
 from prefect import flow
 
-from blocks.environment_trial import EnvironmentTrial
-from blocks.host import ThisHost
-from blocks.managers import open_manager
+from blocks.engine.trial import EnvironmentTrial
+from blocks.host.host import ThisHost
+from blocks.packages.managers import open_manager
 from flows.asked_by_api import hold_to_list
 from flows.examination import known_conflicts
 from flows.named_states import unless_cancelled

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from blocks.engine_bench import EngineBench
-from blocks.folder_bench import FolderBench
-from blocks.gguf_bench import GgufBench, Place
-from blocks.nvml import gpus_in_use
+from blocks.candidates.folder_bench import FolderBench
+from blocks.candidates.gguf_bench import GgufBench, Place
+from blocks.engine.bench import EngineBench
+from blocks.host.nvml import gpus_in_use
 from flows.tool_environment import build_tool, is_built, lock_tool
 from tasks.core.progress import say
 from tasks.core.serving import ServingConfig

@@ -6,9 +6,9 @@ from functools import partial
 
 from prefect import flow
 
-from blocks.health_instruments import LocalInstruments, SampleContract
-from blocks.host import fingerprint_here
-from blocks.record_store import open_record_store
+from blocks.host.host import fingerprint_here
+from blocks.services.health_instruments import LocalInstruments, SampleContract
+from blocks.storage.record_store import open_record_store
 from flows.every_service import run_name, worst_of_every_service
 from flows.recording import Outcome, run_stage
 from tasks.core.release import ServiceFolder

@@ -6,8 +6,8 @@ from functools import partial
 
 from prefect import flow
 
-from blocks.host import read_system
-from blocks.sampler import sample_service, stop_sampler
+from blocks.host.host import read_system
+from blocks.services.sampler import sample_service, stop_sampler
 from flows.every_service import run_name, worst_of_every_service
 from flows.recording import Outcome, run_stage
 from tasks.core.progress import say

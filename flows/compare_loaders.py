@@ -8,8 +8,8 @@ from pathlib import Path
 
 from prefect import flow
 
-from blocks import fio
-from blocks.load_trial import LoadTrial
+from blocks.host import fio
+from blocks.host.load_trial import LoadTrial
 from flows.measure_disk import figures_for
 from flows.recording import Outcome, run_stage
 from flows.tool_environment import tool_python

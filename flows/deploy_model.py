@@ -12,16 +12,16 @@ from typing import Any, TypeVar
 
 from prefect import flow, tags
 
-from blocks.engine_api import EngineApi
-from blocks.environment_trial import EnvironmentTrial
-from blocks.fact_contract import FactContract
-from blocks.host import ThisHost, fingerprint_here
-from blocks.kept_code import keep_script
-from blocks.managers import open_manager
-from blocks.model_registry import ResolvedModel, resolve
-from blocks.nvml import gpus_in_use, read_nvml
-from blocks.record_store import open_record_store
-from blocks.targets import check_target
+from blocks.engine.api import EngineApi
+from blocks.engine.trial import EnvironmentTrial
+from blocks.expectations.fact_contract import FactContract
+from blocks.host.host import ThisHost, fingerprint_here
+from blocks.host.nvml import gpus_in_use, read_nvml
+from blocks.packages.managers import open_manager
+from blocks.services.kept_code import keep_script
+from blocks.services.targets import check_target
+from blocks.storage.model_registry import ResolvedModel, resolve
+from blocks.storage.record_store import open_record_store
 from flows.artifacts import ProgressArtifact
 from flows.asked_by_api import hold_to_list, programs_of_spec
 from flows.build_environment import build_environment

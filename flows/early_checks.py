@@ -8,12 +8,12 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from blocks.home_access import check_home, may
-from blocks.model_registry import resolve
-from blocks.model_source import open_source
-from blocks.nvml import gpus_in_use
-from blocks.ports import check_port_free, free_port, is_held_below
-from blocks.targets import check_base_image
+from blocks.host.home_access import check_home, may
+from blocks.host.nvml import gpus_in_use
+from blocks.processes.ports import check_port_free, free_port, is_held_below
+from blocks.services.targets import check_base_image
+from blocks.storage.model_registry import resolve
+from blocks.storage.model_source import open_source
 from flows.tuning_texts import read_calibration, read_task_set, read_text
 from tasks.core.errors import ModelError, PortTakenError, RecordError, SpecError
 from tasks.core.release import ServiceFolder, ServiceState

@@ -13,12 +13,12 @@ from typing import Any
 
 from prefect import flow
 
-from blocks.deadline import await_answer, start
-from blocks.engine_api import EngineApi, is_silent
-from blocks.prefetch import Prefetcher
-from blocks.sampler import sampler_pid, see_to_sampler
-from blocks.supervisor import SilentError, SupervisedService
-from blocks.targets import open_target
+from blocks.engine.api import EngineApi, is_silent
+from blocks.host.prefetch import Prefetcher
+from blocks.processes.deadline import await_answer, start
+from blocks.services.sampler import sampler_pid, see_to_sampler
+from blocks.services.supervisor import SilentError, SupervisedService
+from blocks.services.targets import open_target
 from flows.named_states import named
 from flows.quiet_runs import NOTHING_NEW, WAITING, forget_quiet_runs
 from flows.recording import Outcome, run_stage

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from prefect import flow
 
-from blocks.fio import measure
-from blocks.host_load import ForeignLoad
+from blocks.host.fio import measure
+from blocks.host.host_load import ForeignLoad
 from flows.recording import Outcome, run_stage
 from tasks.core.files import file_lock, make_folder, mount_of
 from tasks.core.given_files import absolute_path

@@ -8,7 +8,7 @@ from typing import Literal
 
 import psutil
 
-from blocks.nvml import gpus_in_use
+from blocks.host.nvml import gpus_in_use
 from tasks.batching.models import Devices, Footprint, Limits, Requests, Space, StepTokens
 from tasks.batching.placement.plan import predict_placement
 from tasks.batching.placement.words import configure

@@ -15,10 +15,10 @@ from uuid import UUID
 from prefect.artifacts import create_markdown_artifact
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from blocks.host import fingerprint_here
-from blocks.host_load import ForeignLoad
-from blocks.record_store import open_record_store
-from blocks.redacted_logs import redact_logs
+from blocks.host.host import fingerprint_here
+from blocks.host.host_load import ForeignLoad
+from blocks.prefect.redacted_logs import redact_logs
+from blocks.storage.record_store import open_record_store
 from flows.artifacts import shown
 from flows.named_states import named
 from tasks.core.disk_faults import unforeseen_fault

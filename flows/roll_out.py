@@ -10,11 +10,11 @@ from contextlib import ExitStack
 
 from prefect import flow
 
-from blocks.engine_api import EngineApi
-from blocks.kept_code import SCRIPTS
-from blocks.prefetch import Prefetcher
-from blocks.sampler import see_to_sampler
-from blocks.targets import open_target, prepare
+from blocks.engine.api import EngineApi
+from blocks.host.prefetch import Prefetcher
+from blocks.services.kept_code import SCRIPTS
+from blocks.services.sampler import see_to_sampler
+from blocks.services.targets import open_target, prepare
 from flows.asked_by_api import hold_to_list, is_asked_by_api
 from flows.recording import Outcome, run_stage
 from tasks.core.allowed import Kind, Program, programs_of_rollout

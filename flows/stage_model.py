@@ -11,10 +11,10 @@ from typing import NoReturn, Protocol
 from prefect import flow
 from prefect.runtime import flow_run
 
-from blocks import fio
-from blocks.environment_users import running_below
-from blocks.model_registry import ResolvedModel, resolve
-from blocks.model_source import open_source
+from blocks.host import fio
+from blocks.processes.environment_users import running_below
+from blocks.storage.model_registry import ResolvedModel, resolve
+from blocks.storage.model_source import open_source
 from flows.asked_by_api import hold_to_list
 from flows.copy_progress import show_copy
 from flows.measure_disk import figures_for

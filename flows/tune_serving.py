@@ -12,13 +12,13 @@ from typing import Any, TypeVar
 from prefect import flow
 from pydantic import BaseModel, ConfigDict, Field
 
-from blocks.engine_bench import EngineBench
-from blocks.guidellm import Guidellm
-from blocks.host import fingerprint_here
-from blocks.host_load import ForeignLoad
-from blocks.nvml import gpus_in_use
-from blocks.prefetch import Prefetcher
-from blocks.record_store import open_record_store
+from blocks.engine.bench import EngineBench
+from blocks.engine.guidellm import Guidellm
+from blocks.host.host import fingerprint_here
+from blocks.host.host_load import ForeignLoad
+from blocks.host.nvml import gpus_in_use
+from blocks.host.prefetch import Prefetcher
+from blocks.storage.record_store import open_record_store
 from flows.asked_by_api import hold_to_list, python_in
 from flows.candidate_bench import (
     candidate_bench,

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from prefect import flow
 
-from blocks.environment_trial import EnvironmentTrial
-from blocks.fact_contract import FactContract
-from blocks.host import ThisHost
+from blocks.engine.trial import EnvironmentTrial
+from blocks.expectations.fact_contract import FactContract
+from blocks.host.host import ThisHost
 from flows.asked_by_api import hold_to_list, python_in
 from flows.named_states import unless_cancelled
 from flows.recording import Outcome, run_stage

@@ -14,10 +14,10 @@ from prefect.events import emit_event
 from prefect.states import Cancelled
 from pydantic import Field, ValidationError
 
-from blocks.deadline import await_answer, start
-from blocks.look_lease import only_look
-from blocks.model_registry import resolve
-from blocks.record_store import open_record_store
+from blocks.processes.deadline import await_answer, start
+from blocks.storage.look_lease import only_look
+from blocks.storage.model_registry import resolve
+from blocks.storage.record_store import open_record_store
 from flows.named_states import named
 from flows.quiet_runs import NOTHING_NEW, forget_quiet_runs
 from flows.recording import Outcome, run_stage

@@ -22,7 +22,7 @@ from swift_server import SwiftServer, running
 from tool_environment import REQUIRED, UnavailableError, give_up
 from uncovered import uncovered
 
-from blocks.prefect_server import TemporaryServer, temporary_server
+from blocks.prefect.server import TemporaryServer, temporary_server
 from tasks.core.settings import Settings
 from tasks.core.spec import EngineKind
 from tasks.engines.catalogue import get_engine

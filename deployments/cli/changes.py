@@ -59,7 +59,7 @@ def standings(spec: DeploySpec, settings: Settings, fresh: Collection[str]) -> d
         return {stage: Standing(False, f"no release of {spec.name} serves") for stage in DECIDED_BY}
     except SlipwayError as error:
         return {stage: Standing(False, error.what) for stage in DECIDED_BY}
-    from blocks.record_store import open_record_store
+    from blocks.storage.record_store import open_record_store
 
     store = open_record_store(settings)
     records = _records_of(release, store)

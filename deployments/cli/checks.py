@@ -44,9 +44,9 @@ def health(name: str, contract: bool, files: bool, as_json: bool) -> None:
 
 def _check(settings: Settings, name: str, *, contract: bool, files: bool) -> tuple[HealthResult, str]:
     """Check, then record; the result and the record's id."""
-    from blocks.health_instruments import LocalInstruments, SampleContract
-    from blocks.host import fingerprint_here
-    from blocks.record_store import open_record_store
+    from blocks.host.host import fingerprint_here
+    from blocks.services.health_instruments import LocalInstruments, SampleContract
+    from blocks.storage.record_store import open_record_store
     from tasks.core.records import inputs_digest, new_record
     from tasks.core.release import ServiceFolder
     from tasks.environment.integrity import changed_since_installed

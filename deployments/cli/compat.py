@@ -150,7 +150,7 @@ def tables(docs: Path | None, as_json: bool) -> None:
 
     Great Expectations checks each state of the tables once, which takes seconds, and writes a page about it.
     """
-    from blocks.fact_contract import FactContract
+    from blocks.expectations.fact_contract import FactContract
     from tasks.compatibility.report import tables_answer
     from tasks.core.settings import Settings
 
@@ -203,7 +203,7 @@ def _in_words(condition: Mapping[str, object]) -> str:
 
 
 def _survey_here() -> Survey:
-    from blocks.host import ThisHost
+    from blocks.host.host import ThisHost
     from tasks.compatibility.apply import survey_host
 
     return survey_host(ThisHost())
@@ -262,7 +262,7 @@ def judge_pins(engine: EngineKind, target: str | None) -> CompatibilityResult:
 
 
 def _judge_environment(folder: Path, engine: str | None, target: str | None) -> CompatibilityResult:
-    from blocks.environment_trial import EnvironmentTrial
+    from blocks.engine.trial import EnvironmentTrial
     from tasks.compatibility.apply import read_torch
     from tasks.compatibility.plan import run_on
     from tasks.compatibility.rules import load_tables

@@ -81,8 +81,8 @@ def _check_engine(spec: DeploySpec) -> None:
 
 def _check_host(spec: DeploySpec) -> None:
     """Before a server is started for the run: what the target needs is there, and so is what the spec names."""
-    from blocks.nvml import read_nvml
-    from blocks.targets import check_target
+    from blocks.host.nvml import read_nvml
+    from blocks.services.targets import check_target
     from flows.early_checks import check_inputs, prefect_knows_the_storage
     from tasks.engines.deployable import refusal, wants_absent_gpu
 
@@ -135,7 +135,7 @@ def _telling_where(api: PrefectApi, name: str) -> Iterator[None]:
 
 
 def _show_plan(spec: DeploySpec, fresh: tuple[StageName, ...], *, as_json: bool) -> None:
-    from blocks.nvml import read_nvml
+    from blocks.host.nvml import read_nvml
     from deployments.cli.changes import standings
     from deployments.cli.plan import plan_of, plan_without
     from tasks.engines.deployable import refusal, wants_absent_gpu

@@ -32,7 +32,7 @@ def register(
     name: str, console: str | None, email: str | None, block: str | None, endpoint: str | None, as_json: bool
 ) -> None:
     """Register the service NAME as an OpenAI-compatible model; exit code 3 unless Dify calls it active."""
-    from blocks.dify import DifyApi
+    from blocks.applications.dify import DifyApi
     from tasks.core.release import ServiceFolder
     from tasks.core.settings import Settings
 
@@ -55,7 +55,7 @@ def register(
 
 def _account(console: str | None, email: str | None, block: str | None) -> tuple[str, str, str]:
     if block is not None:
-        from blocks.dify_console import load_console
+        from blocks.applications.dify_console import load_console
 
         found = load_console(block)
         return found.address, found.email, found.password.get_secret_value()

@@ -57,7 +57,7 @@ def _python() -> Diagnosis:
 
 
 def _program(name: str, needed_for: str, fix: str) -> Diagnosis:
-    from blocks.process import find_tool
+    from blocks.processes.process import find_tool
     from tasks.core.errors import MissingToolError
 
     try:
@@ -83,7 +83,7 @@ def _server(settings: Settings) -> Diagnosis:
 
 
 def _docker() -> Diagnosis:
-    from blocks.docker_engine import DockerEngine
+    from blocks.docker.docker_engine import DockerEngine
     from tasks.core.errors import SlipwayError
 
     fix = "install Docker and start it"
@@ -96,7 +96,7 @@ def _docker() -> Diagnosis:
 
 
 def _nvidia() -> Diagnosis:
-    from blocks.nvml import read_nvml
+    from blocks.host.nvml import read_nvml
 
     reading = read_nvml()
     gpus = ", ".join(gpu.name for gpu in reading.gpus)

@@ -80,8 +80,8 @@ def measured(records: Sequence[Record], fingerprint: str) -> list[Measured]:
 def _facts(file: Path | None) -> tuple[Facts, str]:
     """The facts of the file, else this host's GPUs and memory; and the fingerprint of that hardware."""
     if file is None:
-        from blocks.host import read_system
-        from blocks.nvml import read_nvml
+        from blocks.host.host import read_system
+        from blocks.host.nvml import read_nvml
 
         facts = Facts(gpus=read_nvml().gpus, **read_system().model_dump())
     else:
@@ -92,7 +92,7 @@ def _facts(file: Path | None) -> tuple[Facts, str]:
 
 
 def _records() -> Sequence[Record]:
-    from blocks.record_store import open_record_store
+    from blocks.storage.record_store import open_record_store
     from tasks.core.progress import listen
     from tasks.core.settings import Settings
 

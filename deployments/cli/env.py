@@ -31,8 +31,8 @@ from tasks.environment.refusals import told
 from tasks.environment.report import what_to_do
 
 if TYPE_CHECKING:
-    from blocks.environment_trial import EnvironmentTrial
-    from blocks.uv import Uv
+    from blocks.engine.trial import EnvironmentTrial
+    from blocks.packages.uv import Uv
 
 _AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 _WHEELS = click.option(
@@ -65,8 +65,8 @@ def env() -> None:
 @_AS_JSON
 def lock(requirements: Path, output: Path, as_json: bool, **asked: Any) -> None:
     """Pin REQUIREMENTS, one a line, with a hash each. Exit code 3 if no set of versions satisfies all."""
-    from blocks.host import ThisHost
-    from blocks.managers import open_manager
+    from blocks.host.host import ThisHost
+    from blocks.packages.managers import open_manager
     from flows.torch_backend import decide_backend
 
     text = _read(requirements, "requirements file")
@@ -119,7 +119,7 @@ def _environment(text: str, source: str, asked: dict[str, Any]) -> Environment:
 @_AS_JSON
 def build(lock_file: Path, into: Path | None, wheels: Path | None, as_json: bool) -> None:
     """Install what LOCK pins into an environment of its own, then check and prove it as `env check` does."""
-    from blocks.managers import open_manager
+    from blocks.packages.managers import open_manager
 
     uv, trial = _tools()
     _read(lock_file, "lock")
@@ -140,7 +140,7 @@ def build(lock_file: Path, into: Path | None, wheels: Path | None, as_json: bool
 @click.option("-o", "--output", type=GivenPath(), help="Where it goes; standard output if left out.")
 def bom(lock_file: Path, output: Path | None) -> None:
     """Write the bill of materials of LOCK in CycloneDX 1.6 JSON."""
-    from blocks.bill_of_materials import bill_of_materials
+    from blocks.packages.bill_of_materials import bill_of_materials
     from tasks.environment.locks import read_lock
 
     text = bill_of_materials(read_lock(_read(lock_file, "lock"), str(lock_file)))
@@ -163,7 +163,7 @@ def bom(lock_file: Path, output: Path | None) -> None:
 @_AS_JSON
 def gc(unused_for: float, dry_run: bool, as_json: bool) -> None:
     """Remove environments that no release uses, and that nothing has used for a while."""
-    from blocks.environment_users import running_below
+    from blocks.processes.environment_users import running_below
     from tasks.environment.garbage import collect
 
     gone = collect(Settings.load(), running_below, keep_s=unused_for * 86_400, dry_run=dry_run)
@@ -196,8 +196,8 @@ def check(environment: Path, as_json: bool) -> None:
 
 def _tools() -> tuple[Uv, EnvironmentTrial]:
     """Imported late: `slipway env --help` needs neither."""
-    from blocks.environment_trial import EnvironmentTrial
-    from blocks.uv import Uv
+    from blocks.engine.trial import EnvironmentTrial
+    from blocks.packages.uv import Uv
 
     return Uv(), EnvironmentTrial()
 

@@ -117,7 +117,7 @@ def explain(name: str, as_json: bool) -> None:
 
 
 def _read(stage: StageName | None = None) -> Sequence[Record]:
-    from blocks.record_store import open_record_store
+    from blocks.storage.record_store import open_record_store
     from tasks.core.progress import listen
     from tasks.core.settings import Settings
 

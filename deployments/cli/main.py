@@ -16,7 +16,7 @@ from typing import Any
 
 import click
 
-from blocks.surroundings import mend, print_anything, use_utf8
+from blocks.processes.surroundings import mend, print_anything, use_utf8
 from tasks.core.errors import SlipwayError, WrongUseError
 from tasks.core.home import close_home
 from tasks.core.paths import is_utf8, shown
@@ -113,7 +113,7 @@ def run(argv: list[str] | None) -> None:
         report_error(fault, as_json="--json" in arguments)
         code = fault.exit_code
     except ValueError as error:
-        from blocks.prefect_settings import explain_setting
+        from blocks.prefect.settings import explain_setting
 
         explained = explain_setting(error)
         if explained is None:

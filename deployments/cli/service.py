@@ -55,7 +55,7 @@ def status(name: str | None, as_json: bool) -> None:
 @_AS_JSON
 def logs(name: str, lines: int, as_json: bool) -> None:
     """Show the end of NAME's log."""
-    from blocks.targets import open_target
+    from blocks.services.targets import open_target
     from deployments.cli.main import print_json
     from tasks.core.settings import Settings
     from tasks.rollout.recovery.apply import target_of
@@ -75,8 +75,8 @@ def logs(name: str, lines: int, as_json: bool) -> None:
 @_AS_JSON
 def stop(name: str, as_json: bool) -> None:
     """End the service NAME, once its requests are answered. `slipway start NAME` brings it back."""
-    from blocks.sampler import stop_sampler
-    from blocks.targets import open_target
+    from blocks.services.sampler import stop_sampler
+    from blocks.services.targets import open_target
     from deployments.cli.main import print_json
     from tasks.core.leases import end_service
     from tasks.core.settings import Settings
@@ -108,10 +108,10 @@ def stop(name: str, as_json: bool) -> None:
 @click.pass_context
 def rollback(ctx: click.Context, name: str, as_json: bool) -> None:
     """Go back to the release of NAME that served before; once more comes back to this one."""
-    from blocks.engine_api import EngineApi
-    from blocks.prefetch import Prefetcher
-    from blocks.sampler import see_to_sampler
-    from blocks.targets import open_target
+    from blocks.engine.api import EngineApi
+    from blocks.host.prefetch import Prefetcher
+    from blocks.services.sampler import see_to_sampler
+    from blocks.services.targets import open_target
     from deployments.cli.main import print_json
     from tasks.core.leases import hold_service
     from tasks.core.settings import Settings
@@ -234,7 +234,7 @@ def _row_of(folder: ServiceFolder, settings: Settings) -> dict[str, Any]:
 
 
 def _status_of(folder: ServiceFolder, settings: Settings) -> dict[str, Any]:
-    from blocks.targets import open_target
+    from blocks.services.targets import open_target
     from tasks.core.errors import MissingToolError
     from tasks.rollout.plan import release_before
     from tasks.rollout.recovery.apply import target_of
@@ -270,7 +270,7 @@ def _status_of(folder: ServiceFolder, settings: Settings) -> dict[str, Any]:
 
 def _condition(running: Running | None, state: ServiceState | None) -> str:
     """up: it answers `/health`; starting: its engine runs; down: it should serve and does not."""
-    from blocks.engine_api import EngineApi
+    from blocks.engine.api import EngineApi
 
     if running is None:
         return "down" if state else "stopped"
@@ -289,8 +289,8 @@ def _record(
     evidence: dict[str, Any],
     numbers: dict[str, Any] | None = None,
 ) -> str:
-    from blocks.host import fingerprint_here
-    from blocks.record_store import open_record_store
+    from blocks.host.host import fingerprint_here
+    from blocks.storage.record_store import open_record_store
     from tasks.core.records import inputs_digest, new_record
     from tasks.core.verdicts import StageName
 

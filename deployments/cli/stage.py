@@ -152,7 +152,7 @@ def gc(limit: str, dry_run: bool, as_json: bool) -> None:
     Models stay that a release of a service names, that a run works with, or that were used within the last hour.
     SLIPWAY_MODELS_LIMIT keeps the same limit whenever a model is staged.
     """
-    from blocks.environment_users import running_below
+    from blocks.processes.environment_users import running_below
     from tasks.core.settings import Settings
     from tasks.core.spec_values import parse_size
     from tasks.staging.store import collect, list_models

@@ -58,10 +58,10 @@ def start(ctx: click.Context, names: tuple[str, ...], every: bool, as_json: bool
 
 
 def _start(folder: ServiceFolder, settings: Settings) -> dict[str, Any]:
-    from blocks.engine_api import EngineApi
-    from blocks.prefetch import Prefetcher
-    from blocks.sampler import see_to_sampler
-    from blocks.targets import open_target
+    from blocks.engine.api import EngineApi
+    from blocks.host.prefetch import Prefetcher
+    from blocks.services.sampler import see_to_sampler
+    from blocks.services.targets import open_target
     from deployments.cli.service import record_rollout
     from tasks.core.leases import bring_back
     from tasks.core.verdicts import RolloutVerdict, StageName

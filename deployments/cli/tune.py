@@ -189,8 +189,8 @@ class CommandProbe:
         return done
 
     def _measure_once(self, batch: int) -> Run:
-        from blocks.process import last_lines, run
-        from blocks.process_memory import kernel_kills, kernel_kills_since
+        from blocks.processes.process import last_lines, run
+        from blocks.processes.process_memory import kernel_kills, kernel_kills_since
 
         killed_before = kernel_kills()
         try:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document, the key included.")
 def ui(no_browser: bool, key_alone: bool, as_env: bool, as_json: bool) -> None:
     """Open the UI of the local server in the browser, signed in."""
-    from blocks.api_key import api_key
+    from blocks.prefect.api_key import api_key
 
     settings = Settings.load()
     api_url = _running(settings)
@@ -59,7 +59,7 @@ def write_page(settings: Settings, server: str, key: str) -> Path:
     A browser is given the page and not that address: its command line can be read by every user of the machine. The
     key is in the address's fragment, which a browser does not send and a server does not log.
     """
-    from blocks.local_api import SIGN_IN
+    from blocks.prefect.local_api import SIGN_IN
 
     target = f"{server}{SIGN_IN}#{quote(key, safe='')}"
     page = settings.prefect_home / "open-ui.html"
@@ -69,7 +69,7 @@ def write_page(settings: Settings, server: str, key: str) -> Path:
 
 
 def _open(page: Path, server: str, *, browser: bool) -> None:
-    from blocks.browser import show_page
+    from blocks.prefect.browser import show_page
 
     click.echo(f"address  {server}")
     if browser and show_page(page):

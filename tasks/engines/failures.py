@@ -12,7 +12,7 @@ from tasks.engines.out_of_memory import was_out_of_memory
 
 _SIGNALLED = 128
 _CANNOT_RUN = (126, 127)
-"""What a shell, and the leash, end with when a program cannot be started."""
+"""What a shell, and the guard, end with when a program cannot be started."""
 
 
 class FailureKind(StrEnum):

@@ -183,7 +183,7 @@ def _prove_engine(python: Path, engine: Engine, trial: Trial, folder: Path) -> E
 
 
 def _death(answer: WorkerAnswer) -> str:
-    """Why a worker ended early; the leash gives a death by signal as 128 and the signal's number."""
+    """Why a worker ended early; the guard gives a death by signal as 128 and the signal's number."""
     last = answer.stderr.strip().splitlines()[-1:]
     if answer.code > 128:
         with contextlib.suppress(ValueError):

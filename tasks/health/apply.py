@@ -29,7 +29,7 @@ _KV_USAGE = ("vllm:kv_cache_usage_perc", "llamacpp:kv_cache_usage_ratio")
 
 
 class Completion(Protocol):
-    """What `blocks.engine_api.Completion` is to a health check."""
+    """What `blocks.engine.api.Completion` is to a health check."""
 
     @property
     def text(self) -> str: ...
@@ -39,7 +39,7 @@ class Completion(Protocol):
 
 
 class ServiceApi(Protocol):
-    """The service's HTTP interface, as `blocks.engine_api.EngineApi` gives it."""
+    """The service's HTTP interface, as `blocks.engine.api.EngineApi` gives it."""
 
     def ready(self) -> bool: ...
 

@@ -12,14 +12,14 @@ from tasks.rollout.models import Running
 
 
 class Completion(Protocol):
-    """What `blocks.engine_api.Completion` is to a rollout."""
+    """What `blocks.engine.api.Completion` is to a rollout."""
 
     @property
     def text(self) -> str: ...
 
 
 class Api(Protocol):
-    """An engine's HTTP interface, as `blocks.engine_api.EngineApi` gives it."""
+    """An engine's HTTP interface, as `blocks.engine.api.EngineApi` gives it."""
 
     def ready(self) -> bool: ...
 

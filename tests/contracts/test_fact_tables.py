@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from blocks import fact_contract
-from blocks.data_docs import render
-from blocks.fact_contract import FactContract, check_sheet
-from blocks.process import Finished
-from blocks.table_contract import Validator
+from blocks.expectations import fact_contract
+from blocks.expectations.data_docs import render
+from blocks.expectations.fact_contract import FactContract, check_sheet
+from blocks.expectations.table_contract import Validator
+from blocks.processes.process import Finished
 from deployments.cli.main import main
 from tasks.compatibility import fact_tables
 from tasks.core.contract import ContractResult

@@ -8,8 +8,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from ulid import ULID
 
-from blocks.record_frame import to_frame
-from blocks.table_contract import check_table
+from blocks.expectations.table_contract import check_table
+from blocks.storage.record_frame import to_frame
 from tasks.core.contract import ContractResult
 from tasks.core.records import Number, Record
 from tasks.core.verdicts import StageName

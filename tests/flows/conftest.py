@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from blocks.prefect_server import TemporaryServer
+from blocks.prefect.server import TemporaryServer
 from deployments.prefect_api import PrefectApi
 
 

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from random_model import write_random_model
 from releases import make_release
 
-from blocks.kept_code import SCRIPTS, keep_script
+from blocks.services.kept_code import SCRIPTS, keep_script
 from flows import asked_by_api
 from flows.build_environment import build_environment
 from flows.deploy_model import deploy_model

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pydantic import SecretStr
 
-from blocks.dify_console import DifyConsole, load_console
-from blocks.object_storage import ObjectStorage, load_storage
+from blocks.applications.dify_console import DifyConsole, load_console
+from blocks.storage.object_storage import ObjectStorage, load_storage
 from tasks.core.redaction import redacted
 
 

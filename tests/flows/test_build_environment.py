@@ -9,7 +9,7 @@ import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 
-from blocks.record_store import open_record_store
+from blocks.storage.record_store import open_record_store
 from flows.build_environment import build_environment
 from tasks.core.errors import SpecError
 from tasks.core.settings import Settings

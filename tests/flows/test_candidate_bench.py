@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from trials import trial
 
-from blocks.folder_bench import FolderBench
-from blocks.record_store import open_record_store
+from blocks.candidates.folder_bench import FolderBench
+from blocks.storage.record_store import open_record_store
 from flows import candidate_bench
 from flows.tune_serving import TuningRequest, quantized
 from tasks.core.errors import SpecError

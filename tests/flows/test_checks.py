@@ -13,10 +13,10 @@ from prefect.states import State
 from releases import make_release
 from waiting import wait_until
 
-from blocks.engine_api import EngineApi
-from blocks.record_store import FolderRecordStore
-from blocks.sampler import sampler_pid, stop_sampler
-from blocks.supervisor import SupervisedService
+from blocks.engine.api import EngineApi
+from blocks.services.sampler import sampler_pid, stop_sampler
+from blocks.services.supervisor import SupervisedService
+from blocks.storage.record_store import FolderRecordStore
 from flows.check_health import check_health
 from flows.check_leaks import check_leaks
 from tasks.core.errors import NotFoundError

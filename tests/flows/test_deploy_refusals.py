@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from blocks.fact_contract import FactContract
-from blocks.host import ThisHost
-from blocks.record_store import open_record_store
+from blocks.expectations.fact_contract import FactContract
+from blocks.host.host import ThisHost
+from blocks.storage.record_store import open_record_store
 from flows.deploy_model import deploy_model
 from flows.named_states import answer_of
 from tasks.compatibility.models import NvmlReading, TableCheck, TablesCheck, TablesIdentity

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from blocks import fio
-from blocks.record_store import open_record_store
+from blocks.host import fio
+from blocks.storage.record_store import open_record_store
 from flows.stage_model import stage_model
 from tasks.core.errors import MissingToolError
 from tasks.core.settings import Settings

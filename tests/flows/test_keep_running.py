@@ -21,10 +21,10 @@ from releases import make_release
 from strays import processes_of, supervisors_of
 from waiting import wait_until
 
-from blocks.engine_api import EngineApi
-from blocks.record_store import FolderRecordStore
-from blocks.sampler import sample_service, sampler_pid, stop_sampler
-from blocks.supervisor import SupervisedService
+from blocks.engine.api import EngineApi
+from blocks.services.sampler import sample_service, sampler_pid, stop_sampler
+from blocks.services.supervisor import SupervisedService
+from blocks.storage.record_store import FolderRecordStore
 from flows.deploy_model import deploy_model
 from flows.keep_running import keep_running
 from tasks.core import files
@@ -198,7 +198,7 @@ def test_a_docker_that_does_not_answer_is_told_once_and_blinds_no_other(
 ) -> None:
     blind = another_service(slipway_home, "blind")
     kill_all(slipway_home)
-    monkeypatch.setattr("blocks.docker_engine._PING_TIMEOUT_S", 0.1)
+    monkeypatch.setattr("blocks.docker.docker_engine._PING_TIMEOUT_S", 0.1)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         monkeypatch.setenv("DOCKER_HOST", f"tcp://127.0.0.1:{silent.getsockname()[1]}")
         (outcome,) = keep_running()
@@ -240,10 +240,10 @@ def test_a_stopped_supervisor_is_replaced(
     (supervisor,) = supervisors_of(slipway_home)
     supervisor.suspend()
     with monkeypatch.context() as patched:
-        patched.setattr("blocks.supervisor._ANSWER_S", 0.5)
+        patched.setattr("blocks.services.supervisor._ANSWER_S", 0.5)
         assert keep_running() == []
     assert "Could not look" in looks()
-    monkeypatch.setattr("blocks.supervisor._ANSWER_S", 5.0)
+    monkeypatch.setattr("blocks.services.supervisor._ANSWER_S", 5.0)
     (outcome,) = keep_running()
     assert outcome.result.serving
     assert supervisor.pid not in [one.pid for one in supervisors_of(slipway_home)]

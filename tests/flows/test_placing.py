@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from trials import trial
 
-from blocks.engine_bench import EngineBench
-from blocks.gguf_bench import GgufBench
+from blocks.candidates.gguf_bench import GgufBench
+from blocks.engine.bench import EngineBench
 from flows.placing import ALL_LAYERS, find_space, footprint_of, gpu_sizes
 from flows.tune_serving import TuningRequest, tune_serving
 from tasks.batching.models import Limits, Run

@@ -16,7 +16,7 @@ from prefect.events.actions import ChangeFlowRunState
 from prefect.events.schemas.automations import Automation, AutomationCore, EventTrigger, Posture
 from prefect.exceptions import ObjectNotFound
 
-from blocks.prefect_bootstrap import (
+from blocks.prefect.bootstrap import (
     NOTIFICATION_BLOCK,
     VERDICTS,
     ZOMBIES,

@@ -16,8 +16,8 @@ from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 from prefect.client.schemas.objects import State, StateType
 from prefect.exceptions import ObjectNotFound
 
-from blocks.host_load import ForeignLoad
-from blocks.record_store import open_record_store
+from blocks.host.host_load import ForeignLoad
+from blocks.storage.record_store import open_record_store
 from flows.recording import Outcome, artifact_key, run_stage
 from flows.side_by_side import side_by_side
 from tasks.core import verdicts

@@ -12,11 +12,11 @@ from prefect import get_client
 from releases import make_release
 from strays import processes_of
 
-from blocks.engine_api import EngineApi
-from blocks.page_cache import cached_share, evict
-from blocks.record_store import FolderRecordStore
-from blocks.sampler import stop_sampler
-from blocks.supervisor import SupervisedService
+from blocks.engine.api import EngineApi
+from blocks.host.page_cache import cached_share, evict
+from blocks.services.sampler import stop_sampler
+from blocks.services.supervisor import SupervisedService
+from blocks.storage.record_store import FolderRecordStore
 from flows.roll_out import roll_out, roll_out_under_lease
 from tasks.core.errors import BusyError, ModelError, SlipwayError
 from tasks.core.files import file_lock

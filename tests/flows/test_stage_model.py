@@ -13,8 +13,8 @@ from prefect.states import Failed
 from pydantic import SecretStr
 from swift_server import SwiftServer
 
-from blocks.object_storage import ObjectStorage
-from blocks.record_store import open_record_store
+from blocks.storage.object_storage import ObjectStorage
+from blocks.storage.record_store import open_record_store
 from flows.measure_disk import measure_disk
 from flows.stage_model import stage_model
 from tasks.core.errors import AccessError, ModelError, NetworkError

@@ -10,7 +10,7 @@ import pytest
 from prefect import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 
-from blocks.record_store import open_record_store
+from blocks.storage.record_store import open_record_store
 from flows.quantize_model import quantize_model
 from flows.tune_serving import TuningOutcome, TuningRequest, quantized, tune_serving
 from tasks.batching.guidellm import REQUIREMENTS, closed_figures, read_report

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from blocks.fact_contract import FactContract
-from blocks.host import ThisHost
-from blocks.record_store import open_record_store
+from blocks.expectations.fact_contract import FactContract
+from blocks.host.host import ThisHost
+from blocks.storage.record_store import open_record_store
 from flows.verify_compatibility import verify_compatibility
 from tasks.compatibility.models import (
     CompatibilityRequest,

@@ -13,8 +13,8 @@ import pytest
 from prefect.client.schemas.objects import StateType
 from releases import make_release
 
-from blocks.look_lease import only_look
-from blocks.record_store import open_record_store
+from blocks.storage.look_lease import only_look
+from blocks.storage.record_store import open_record_store
 from flows.deploy_model import deploy_model
 from flows.watch_registry import watch_registry
 from tasks.core.deployment import deploy_inputs

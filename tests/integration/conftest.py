@@ -13,8 +13,8 @@ from small_disk import small_disk_at
 from strays import processes_of
 from waiting import wait_until
 
-from blocks.sampler import stop_sampler
-from blocks.supervisor import SupervisedService
+from blocks.services.sampler import stop_sampler
+from blocks.services.supervisor import SupervisedService
 from tasks.core.release import ServiceFolder
 from tasks.core.spec import EngineKind
 from tasks.engines.card import read_card

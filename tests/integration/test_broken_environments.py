@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 from by_metadata import install_metadata
 
-from blocks.environment_trial import EnvironmentTrial
-from blocks.uv import Uv
+from blocks.engine.trial import EnvironmentTrial
+from blocks.packages.uv import Uv
 from flows.examination import examine
 from tasks.core.verdicts import EnvironmentVerdict
 from tasks.engines.llama_cpp import LlamaCpp

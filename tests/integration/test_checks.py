@@ -18,11 +18,11 @@ from releases import make_release
 from strays import engines_of, supervisors_of
 from waiting import wait_until
 
-from blocks.engine_api import EngineApi
-from blocks.record_store import FolderRecordStore
-from blocks.sampler import sample_service, sampler_pid, start_sampler, stop_sampler
-from blocks.service_processes import ServiceProcesses, container_of, processes_of
-from blocks.supervisor import SupervisedService
+from blocks.engine.api import EngineApi
+from blocks.services.sampler import sample_service, sampler_pid, start_sampler, stop_sampler
+from blocks.services.service_processes import ServiceProcesses, container_of, processes_of
+from blocks.services.supervisor import SupervisedService
+from blocks.storage.record_store import FolderRecordStore
 from deployments.cli.main import main
 from tasks.core.files import write_atomically
 from tasks.core.records import new_record

@@ -16,15 +16,19 @@ from releases import make_release
 from strays import engines_of, supervisors_of
 from uncovered import uncovered
 
-from blocks import candidate_worker, haproxy, library_scores, prefect_server, site_packages, uv
-from blocks.engine_process import serve
-from blocks.environment_trial import EnvironmentTrial
-from blocks.kept_code import lasting_python
-from blocks.ports import LOCALHOST, free_port
-from blocks.process import run
-from blocks.sampler import sampler_pid, start_sampler
-from blocks.service_processes import ServiceProcesses
-from blocks.supervisor import SupervisedService
+from blocks.candidates import candidate_worker
+from blocks.candidates import transformers_scores as library_scores
+from blocks.engine.process import serve
+from blocks.engine.trial import EnvironmentTrial
+from blocks.packages import site_packages, uv
+from blocks.prefect import server as prefect_server
+from blocks.processes.ports import LOCALHOST, free_port
+from blocks.processes.process import run
+from blocks.services import haproxy
+from blocks.services.kept_code import lasting_python
+from blocks.services.sampler import sampler_pid, start_sampler
+from blocks.services.service_processes import ServiceProcesses
+from blocks.services.supervisor import SupervisedService
 from deployments.cli.tune import CommandProbe
 from tasks.core.release import Launch, ServiceFolder
 from tasks.core.settings import Settings
@@ -85,8 +89,8 @@ def test_the_processes_of_a_service(
     folder.state_file.write_text("{}")
     sampler = start_sampler(folder, ServiceProcesses(kind="supervised", socket=folder.control_socket))
     assert sampler == sampler_pid(folder)
-    leash = psutil.Process(running.pid)
-    processes = [*supervisors_of(slipway_home), leash, *leash.children(), psutil.Process(sampler)]
+    guard = psutil.Process(running.pid)
+    processes = [*supervisors_of(slipway_home), guard, *guard.children(), psutil.Process(sampler)]
     assert len(processes) == 4
     for process in processes:
         assert_none_in(process.environ())
@@ -124,8 +128,8 @@ def test_the_local_server_and_worker(up: Path) -> None:
 def test_the_server_of_one_command(slipway_home: Path) -> None:
     with uncovered(), prefect_server.temporary_server(Settings.load()) as server:
         server.wait()
-        leash = psutil.Process(server.process.pid)
-        for process in (leash, *leash.children(recursive=True)):
+        guard = psutil.Process(server.process.pid)
+        for process in (guard, *guard.children(recursive=True)):
             assert_none_in(process.environ())
 
 

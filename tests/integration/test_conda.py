@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from conda_channel import PYTHON, index, make_channel, write_package
 
-from blocks.bill_of_materials import bill_of_materials
-from blocks.conda import Conda
-from blocks.environment_trial import EnvironmentTrial
-from blocks.managers import open_manager
+from blocks.engine.trial import EnvironmentTrial
+from blocks.packages.bill_of_materials import bill_of_materials
+from blocks.packages.conda import Conda
+from blocks.packages.managers import open_manager
 from tasks.core.errors import CommandError, NetworkError, SpecError
 from tasks.core.settings import Settings
 from tasks.core.spec import EngineKind, Environment, EnvironmentManager

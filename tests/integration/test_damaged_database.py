@@ -10,8 +10,8 @@ import httpx
 import pytest
 from uncovered import uncovered
 
-from blocks.prefect_database import database_file
-from blocks.prefect_server import temporary_server
+from blocks.prefect.database import database_file
+from blocks.prefect.server import temporary_server
 from tasks.core.settings import Settings
 
 pytestmark = pytest.mark.server

@@ -15,12 +15,12 @@ from typing import Any
 
 import pytest
 
-from blocks.environment_trial import EnvironmentTrial
-from blocks.fact_contract import FactContract
-from blocks.model_source import FolderSource
-from blocks.record_store import FolderRecordStore
-from blocks.started_process import StartedProcess
-from blocks.uv import Uv
+from blocks.engine.trial import EnvironmentTrial
+from blocks.expectations.fact_contract import FactContract
+from blocks.packages.uv import Uv
+from blocks.processes.started_process import StartedProcess
+from blocks.storage.model_source import FolderSource
+from blocks.storage.record_store import FolderRecordStore
 from deployments.local_state import LocalState, read_local_state, write_local_state
 from tasks.core.disk_faults import disk_fault
 from tasks.core.errors import SlipwayError

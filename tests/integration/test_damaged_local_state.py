@@ -29,7 +29,7 @@ def pair_of(home: Path) -> dict[str, list[int]]:
             if process.environ().get("SLIPWAY_HOME") != str(home):
                 continue
             command = process.cmdline()
-            if "blocks.local_api" in command:
+            if "blocks.prefect.local_api" in command:
                 found["server"].append(process.pid)
             elif "worker" in command and "slipway-local" in command:
                 found["worker"].append(process.pid)

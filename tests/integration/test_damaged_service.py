@@ -16,9 +16,9 @@ from releases import make_release
 from slipway_command import SlipwayCommand
 from waiting import wait_until
 
-from blocks.engine_api import EngineApi
-from blocks.sampler import sample_service, sampler_pid
-from blocks.supervisor import SupervisedService
+from blocks.engine.api import EngineApi
+from blocks.services.sampler import sample_service, sampler_pid
+from blocks.services.supervisor import SupervisedService
 from tasks.core.errors import RecordError
 from tasks.core.release import Release, ServiceFolder
 from tasks.core.verdicts import RolloutVerdict

@@ -17,8 +17,8 @@ import yaml
 from desk import SLIPWAY, Desk
 from small_disk import small_disk_at
 
-from blocks.ports import free_port
-from blocks.prefect_server import TemporaryServer
+from blocks.prefect.server import TemporaryServer
+from blocks.processes.ports import free_port
 from flows.stale_runs import service_tag
 from tasks.core.files import file_lock
 from tasks.core.release import ServiceFolder

@@ -12,8 +12,8 @@ from own_docker import OwnDocker, own_docker
 from releases import make_release
 from waiting import wait_until
 
-from blocks.engine_api import EngineApi
-from blocks.targets import open_target, prepare
+from blocks.engine.api import EngineApi
+from blocks.services.targets import open_target, prepare
 from tasks.core.release import Release, ServiceFolder
 from tasks.core.settings import Settings
 from tasks.core.spec import DeploySpec, EngineKind, Target

@@ -29,13 +29,13 @@ from load import Load
 from releases import make_release
 from waiting import wait_until
 
-from blocks.docker_engine import DockerEngine
-from blocks.engine_api import EngineApi, is_silent
-from blocks.health_instruments import LocalInstruments
-from blocks.ports import free_port
-from blocks.sampler import start_sampler, stop_sampler
-from blocks.service_processes import processes_of
-from blocks.targets import open_target, prepare
+from blocks.docker.docker_engine import DockerEngine
+from blocks.engine.api import EngineApi, is_silent
+from blocks.processes.ports import free_port
+from blocks.services.health_instruments import LocalInstruments
+from blocks.services.sampler import start_sampler, stop_sampler
+from blocks.services.service_processes import processes_of
+from blocks.services.targets import open_target, prepare
 from tasks.core.digests import digest_of_file
 from tasks.core.errors import MissingToolError, NetworkError, PortTakenError, RolloutError
 from tasks.core.home import make_home
@@ -426,8 +426,8 @@ def test_a_killed_rollout_is_finished_or_undone(
     code = f"""
         import os, signal, sys
         from pathlib import Path
-        from blocks.engine_api import EngineApi, is_silent
-        from blocks.targets import open_target
+        from blocks.engine.api import EngineApi, is_silent
+        from blocks.services.targets import open_target
         from tasks.core.release import Release, ServiceFolder
         from tasks.core.settings import Settings
         from tasks.rollout import apply, attempt

@@ -18,7 +18,7 @@ from prefect_http import PrefectHttp, wait_for
 from random_model import write_random_model
 from uncovered import uncovered
 
-from blocks.ports import free_port
+from blocks.processes.ports import free_port
 from tasks.core.release import ServiceFolder
 from tasks.registry.models import EVENT
 

@@ -19,12 +19,12 @@ from random_model import read_floats, rewrite_model, write_random_model
 from sabotage import Sabotage
 from strays import processes_of
 
-from blocks.engine_bench import EngineBench
-from blocks.engine_process import RunningEngine, serve
-from blocks.gguf_bench import GgufBench
-from blocks.load_client import LoadClient
-from blocks.nvml import gpu_bytes_of
-from blocks.process_memory import command_pids, peak_bytes, peak_host_bytes
+from blocks.candidates.gguf_bench import GgufBench
+from blocks.engine.bench import EngineBench
+from blocks.engine.load_client import LoadClient
+from blocks.engine.process import RunningEngine, serve
+from blocks.host.nvml import gpu_bytes_of
+from blocks.processes.process_memory import command_pids, peak_bytes, peak_host_bytes
 from tasks.batching import report
 from tasks.batching.apply import find_batch
 from tasks.batching.judging import summarise
@@ -447,8 +447,8 @@ def test_a_kill_by_the_kernel_is_told_from_one_by_somebody(
 ) -> None:
     """The same SIGKILL, while the kernel's count of processes it killed for want of memory goes up."""
     counts = itertools.count(7)
-    monkeypatch.setattr("blocks.engine_process.kernel_kills", lambda: next(counts))
-    monkeypatch.setattr("blocks.process_memory.kernel_kills", lambda: next(counts))
+    monkeypatch.setattr("blocks.engine.process.kernel_kills", lambda: next(counts))
+    monkeypatch.setattr("blocks.processes.process_memory.kernel_kills", lambda: next(counts))
     bench = EngineBench(engine=OddEngine("killed"), python=Path(sys.executable))
     (run,) = bench.probe(tmp_path / "x", CONFIG, tmp_path / "log", output_tokens=4, runs=1)
     assert run.oom
@@ -465,7 +465,7 @@ class Saboteur(LoadClient):
     def requests(self, load: Prompts, number: int) -> Iterator[bytes]:
         for count, request in enumerate(super().requests(load, number)):
             if load.seed == 0 and count == 1:
-                for pid in command_pids(self.served.leash_pid):
+                for pid in command_pids(self.served.guard_pid):
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(pid, self.struck)
             yield request
@@ -503,7 +503,7 @@ def test_the_real_engine_struck_under_load(
                 Here.served = served
                 yield served
 
-    monkeypatch.setattr("blocks.engine_bench.LoadClient", Here)
+    monkeypatch.setattr("blocks.engine.bench.LoadClient", Here)
     here = Struck(engine=bench.engine, python=bench.python, silence_s=1)
     (run,) = here.probe(mine, CONFIG, tmp_path / "log", output_tokens=16, runs=1)
     assert run.failure is not None
@@ -608,16 +608,16 @@ def test_a_silent_fall_back_to_the_processor_is_named(
     )
 
 
-def test_memory_is_the_commands_and_not_the_leashes(
+def test_memory_is_the_commands_and_not_the_guards(
     bench: EngineBench, candidate: Path, tmp_path: Path
 ) -> None:
     engine = LlamaCpp()
     command = engine.command(str(bench.python), str(engine.server_worker), str(candidate), CONFIG)
     with serve(command, served_name="test", log=tmp_path / "log") as served:
-        assert served.leash_pid not in command_pids(served.leash_pid)
-        assert len(command_pids(served.leash_pid)) == 1
-        assert peak_host_bytes(served.leash_pid) > candidate.stat().st_size
-        assert gpu_bytes_of(command_pids(served.leash_pid)) == 0
+        assert served.guard_pid not in command_pids(served.guard_pid)
+        assert len(command_pids(served.guard_pid)) == 1
+        assert peak_host_bytes(served.guard_pid) > candidate.stat().st_size
+        assert gpu_bytes_of(command_pids(served.guard_pid)) == 0
         served.check()
-    assert peak_host_bytes(served.leash_pid) == 0
+    assert peak_host_bytes(served.guard_pid) == 0
     assert peak_bytes(2**22 + 1) == 0  # beyond the kernel's largest process id

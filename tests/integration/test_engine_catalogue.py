@@ -13,9 +13,9 @@ import pytest
 from dify_server import EMAIL, PASSWORD, dify_server
 from waiting import wait_until
 
-from blocks.dify import DifyApi
-from blocks.engine_api import Completion, EngineApi
-from blocks.engine_process import serve
+from blocks.applications.dify import DifyApi
+from blocks.engine.api import Completion, EngineApi
+from blocks.engine.process import serve
 from tasks.core.serving import ServingConfig
 from tasks.core.spec import EngineKind
 from tasks.engines.catalogue import get_engine

@@ -18,8 +18,8 @@ from typing import Any
 import pytest
 from package_index import package_index
 
-from blocks.environment_trial import EnvironmentTrial
-from blocks.uv import Uv
+from blocks.engine.trial import EnvironmentTrial
+from blocks.packages.uv import Uv
 from tasks.core.digests import digest_of, short
 from tasks.core.errors import NetworkError, WrongUseError
 from tasks.core.settings import Settings

@@ -9,9 +9,9 @@ import pytest
 from random_model import read_floats, rewrite_model, write_random_model
 from sabotage import Sabotage
 
-from blocks.engine_bench import EngineBench
-from blocks.folder_bench import FolderBench
-from blocks.folder_maker import compare_folders, make_folder
+from blocks.candidates.folder_bench import FolderBench
+from blocks.candidates.folder_maker import compare_folders, make_folder
+from blocks.engine.bench import EngineBench
 from tasks.core.errors import DiskFullError, ModelError
 from tasks.core.model_shape import read_model_shape
 from tasks.core.serving import ServingConfig

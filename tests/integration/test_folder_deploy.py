@@ -13,8 +13,8 @@ import yaml
 from desk import Desk
 from waiting import wait_until
 
-from blocks.record_store import FolderRecordStore
-from blocks.supervisor import SupervisedService
+from blocks.services.supervisor import SupervisedService
+from blocks.storage.record_store import FolderRecordStore
 from tasks.core.digests import is_digest_of_model
 from tasks.core.release import ServiceFolder
 from tasks.core.verdicts import StageName

@@ -10,8 +10,8 @@ import pytest
 from plain_safetensors import read_model, write_plain
 from small_disk import small_disk_at
 
-from blocks.fio import measure
-from blocks.model_source import FolderSource
+from blocks.host.fio import measure
+from blocks.storage.model_source import FolderSource
 from tasks.core.direct_io import Buffer, Took
 from tasks.core.errors import DiskFullError
 from tasks.core.manifest import MANIFEST_FILE

@@ -9,9 +9,9 @@ import pytest
 from inline_snapshot import snapshot
 from random_model import FFN, read_floats, rewrite_model, write_random_model
 
-from blocks.engine_api import EngineApi
-from blocks.engine_process import serve
-from blocks.gguf_maker import compare_gguf, make_gguf
+from blocks.candidates.gguf_maker import compare_gguf, make_gguf
+from blocks.engine.api import EngineApi
+from blocks.engine.process import serve
 from tasks.core.model_shape import read_model_shape
 from tasks.core.serving import ServingConfig
 from tasks.core.spec import CandidateFormat

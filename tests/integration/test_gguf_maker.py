@@ -23,10 +23,11 @@ from random_model import (
 )
 from reference_model import ReferenceModel
 
-from blocks.engine_api import EngineApi
-from blocks.engine_process import serve
-from blocks.forced_tokens import score_windows, tokenize
-from blocks.gguf_maker import make_gguf
+from blocks.candidates.gguf_maker import make_gguf
+from blocks.candidates.llama_cpp_scores import score_windows
+from blocks.engine.api import EngineApi
+from blocks.engine.process import serve
+from blocks.engine.tokens import llama_cpp_tokens
 from tasks.core.errors import CommandError, DiskFullError, ModelError
 from tasks.core.serving import ServingConfig
 from tasks.core.spec import CandidateFormat
@@ -101,7 +102,7 @@ def served_scores(python: Path, model: Path, form: CandidateFormat, text: str) -
         serve(command, served_name="test", log=model / "log") as served,
         EngineApi(served.base_url) as api,
     ):
-        return score_windows(api, [tokenize(api, text)], slots=2)
+        return score_windows(api, [llama_cpp_tokens(api, text)], slots=2)
 
 
 def reference(model: Path, text: str) -> tuple[list[int], np.ndarray[Any, Any]]:

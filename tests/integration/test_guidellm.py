@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from strays import processes_of
 
-from blocks.engine_bench import EngineBench
-from blocks.gguf_maker import make_gguf
-from blocks.guidellm import Guidellm
+from blocks.candidates.gguf_maker import make_gguf
+from blocks.engine.bench import EngineBench
+from blocks.engine.guidellm import Guidellm
 from flows.tool_environment import tool_python
 from tasks.batching.guidellm import REQUIREMENTS, Target
 from tasks.core.serving import ServingConfig

@@ -13,9 +13,9 @@ import psutil
 import pytest
 from inline_snapshot import snapshot
 
-from blocks import haproxy
-from blocks.haproxy import HAProxy
-from blocks.ports import free_port
+from blocks.processes.ports import free_port
+from blocks.services import haproxy
+from blocks.services.haproxy import HAProxy
 from tasks.core.errors import MissingToolError, PortTakenError, RolloutError
 from tasks.rollout.container.models import Route, Slot
 from tasks.rollout.container.proxy import send_to, take_out

@@ -19,9 +19,9 @@ from releases import make_release
 from strays import engines_of, processes_of
 from waiting import wait_until
 
-from blocks.kept_code import SUPERVISOR, keep_daemons, keep_script, lasting_python
-from blocks.sampler import sampler_pid
-from blocks.supervisor import SupervisedService
+from blocks.services.kept_code import SUPERVISOR, keep_daemons, keep_script, lasting_python
+from blocks.services.sampler import sampler_pid
+from blocks.services.supervisor import SupervisedService
 from tasks.core.release import Launch, ServiceFolder
 from tasks.rollout.models import Running
 
@@ -29,9 +29,9 @@ SERVE = textwrap.dedent(
     """
     import sys
     from pathlib import Path
-    from blocks.sampler import start_sampler
-    from blocks.service_processes import ServiceProcesses
-    from blocks.supervisor import SupervisedService
+    from blocks.services.sampler import start_sampler
+    from blocks.services.service_processes import ServiceProcesses
+    from blocks.services.supervisor import SupervisedService
     from tasks.core.release import Release, ServiceFolder
 
     assert sys.argv[3] in SupervisedService.claim.__code__.co_filename
@@ -90,8 +90,8 @@ def test_a_service_outlives_the_clone_that_started_it(
     ]
     engines_of(slipway_home)[0].kill()
     wait_until(lambda: _running(folder).restarts == 1 and _running(folder).up, "the engine is started again")
-    os.kill(_running(folder).pid or 0, signal.SIGKILL)  # the leash
-    wait_until(lambda: _running(folder).restarts == 2 and _running(folder).up, "and again under a new leash")
+    os.kill(_running(folder).pid or 0, signal.SIGKILL)  # the guard
+    wait_until(lambda: _running(folder).restarts == 2 and _running(folder).up, "and again under a new guard")
     wait_until(lambda: _answers(port), "the service answers")
     sampler = psutil.Process(sampler_pid(folder) or 0)
     assert Path(sampler.exe()) == Path(lasting_python()).resolve()

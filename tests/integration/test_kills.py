@@ -10,7 +10,7 @@ from uncovered import uncovered
 
 from benchmarks.killed_deploy import STAGES
 from benchmarks.prove_lifecycle import QUICK, Proof, proof, run_kills
-from blocks.prefect_server import temporary_server
+from blocks.prefect.server import temporary_server
 from tasks.core.settings import Settings
 
 pytestmark = [pytest.mark.engine, pytest.mark.server]

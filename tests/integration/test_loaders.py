@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from plain_safetensors import write_plain
 
-from blocks.load_trial import LoadTrial
+from blocks.host.load_trial import LoadTrial
 from flows.compare_loaders import WORKER, loaders_python
 from tasks.core.settings import Settings
 from tasks.engines.loaders import LIBRARIES

@@ -18,7 +18,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 from websockets.typing import Origin, Subprotocol
 
-from blocks.object_storage import ObjectStorage
+from blocks.storage.object_storage import ObjectStorage
 
 pytestmark = pytest.mark.server
 
@@ -240,7 +240,7 @@ def test_the_browser_is_told_no_key_on_its_command_line(place: LocalPlace, tmp_p
 
 
 def test_a_deploys_own_server_has_the_same_door(tmp_path: Path) -> None:
-    from blocks.prefect_server import check_door, temporary_server
+    from blocks.prefect.server import check_door, temporary_server
     from tasks.core.settings import Settings
 
     settings = Settings(home=tmp_path / "home", records="", registry="", s3_endpoint=None)

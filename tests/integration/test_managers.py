@@ -12,8 +12,8 @@ import pytest
 from package_index import write_wheel
 from packaging.utils import canonicalize_name
 
-from blocks.environment_trial import EnvironmentTrial
-from blocks.uv import Uv
+from blocks.engine.trial import EnvironmentTrial
+from blocks.packages.uv import Uv
 from tasks.core.errors import NotFoundError, SpecError
 from tasks.core.settings import Settings
 from tasks.core.spec import EngineKind, Environment, EnvironmentManager

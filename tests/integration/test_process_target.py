@@ -22,9 +22,9 @@ from releases import make_release
 from strays import engines_of, processes_of, supervisors_of
 from waiting import wait_until
 
-from blocks.engine_api import EngineApi
-from blocks.ports import free_port
-from blocks.supervisor import SupervisedService
+from blocks.engine.api import EngineApi
+from blocks.processes.ports import free_port
+from blocks.services.supervisor import SupervisedService
 from tasks.core.errors import BusyError, ModelError, PortTakenError, RolloutError
 from tasks.core.release import Release, ServiceFolder
 from tasks.core.verdicts import RolloutVerdict
@@ -196,7 +196,7 @@ def test_a_newcomer_ends_with_the_command_that_was_killed(
         """
         import sys, time
         from pathlib import Path
-        from blocks.supervisor import SupervisedService
+        from blocks.services.supervisor import SupervisedService
         from tasks.core.release import Release, ServiceFolder
 
         release = Release.model_validate_json(Path(sys.argv[1]).read_bytes())
@@ -230,8 +230,8 @@ ROLL_OUT = textwrap.dedent(
     """
     import sys
     from pathlib import Path
-    from blocks.engine_api import EngineApi
-    from blocks.supervisor import SupervisedService
+    from blocks.engine.api import EngineApi
+    from blocks.services.supervisor import SupervisedService
     from tasks.core.release import Release, ServiceFolder
     from tasks.rollout.apply import roll_out
 
@@ -322,7 +322,7 @@ def test_a_supervisor_told_to_end_takes_its_engine_along_and_is_brought_back(
     assert bring(first, folder).endpoint == endpoint
 
 
-def test_a_killed_leash_takes_its_engine_along(
+def test_a_killed_guard_takes_its_engine_along(
     first: Release, services: Services, slipway_home: Path
 ) -> None:
     folder = services("chat")

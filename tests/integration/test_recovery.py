@@ -17,10 +17,10 @@ from slipway_command import SlipwayCommand
 from strays import engines_of, processes_of, supervisors_of
 from waiting import wait_until
 
-from blocks.engine_api import EngineApi
-from blocks.record_store import FolderRecordStore
-from blocks.sampler import sample_service, sampler_pid
-from blocks.supervisor import SupervisedService
+from blocks.engine.api import EngineApi
+from blocks.services.sampler import sample_service, sampler_pid
+from blocks.services.supervisor import SupervisedService
+from blocks.storage.record_store import FolderRecordStore
 from tasks.core.digests import short
 from tasks.core.release import Release, ServiceFolder
 from tasks.core.verdicts import RolloutVerdict

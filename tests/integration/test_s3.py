@@ -25,11 +25,11 @@ from plain_safetensors import read_model, write_plain
 from swift_server import SwiftServer
 from ulid import ULID
 
-from blocks.model_registry import list_aliases, list_models, resolve
-from blocks.model_source import open_source
-from blocks.record_store import open_record_store
-from blocks.s3 import S3Folder, S3RecordStore
-from blocks.s3_ranges import RangeReader
+from blocks.storage.model_registry import list_aliases, list_models, resolve
+from blocks.storage.model_source import open_source
+from blocks.storage.record_store import open_record_store
+from blocks.storage.s3 import S3Folder, S3RecordStore
+from blocks.storage.s3_ranges import RangeReader
 from flows.stage_model import staged
 from tasks.core.direct_io import ring
 from tasks.core.errors import AccessError, ModelError, NetworkError, NotFoundError, RecordError, WrongUseError
@@ -305,7 +305,7 @@ def test_an_address_whose_signature_has_ended_is_signed_once_more(
     (etag,) = (found.etag for found in folder.objects())
     good, ended, broken = signed(folder), signed(folder, hours_ago=2), signed(folder, valid_s=-1)
     assert [status_of(address) for address in (good, ended, broken)] == [200, 403, 400]
-    monkeypatch.setattr("blocks.s3_ranges._PAUSE_S", 0.0)
+    monkeypatch.setattr("blocks.storage.s3_ranges._PAUSE_S", 0.0)
 
     def read(*addresses: str) -> tuple[bytes, int]:
         """What came, and how many of the addresses were not asked for."""

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from blocks.ports import free_port
+from blocks.processes.ports import free_port
 
 pytestmark = pytest.mark.server
 

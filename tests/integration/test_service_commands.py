@@ -17,9 +17,9 @@ from releases import make_release
 from strays import processes_of, supervisors_of
 from waiting import wait_until
 
-from blocks.engine_api import EngineApi
-from blocks.record_store import FolderRecordStore
-from blocks.supervisor import SupervisedService
+from blocks.engine.api import EngineApi
+from blocks.services.supervisor import SupervisedService
+from blocks.storage.record_store import FolderRecordStore
 from deployments.cli.main import main
 from tasks.core.digests import short
 from tasks.core.files import file_lock
@@ -256,7 +256,7 @@ def test_these_commands_load_no_orchestrator(slipway_home: Path) -> None:
         "from deployments.cli.main import main\n"
         "try: main(['status'])\n"
         "except SystemExit: pass\n"
-        "import blocks.supervisor, blocks.engine_api, blocks.record_store, blocks.host, tasks.rollout.apply\n"
+        "import blocks.services.supervisor, blocks.engine.api, blocks.storage.record_store, blocks.host.host, tasks.rollout.apply\n"
         "assert 'prefect' not in sys.modules and 'pandas' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from uncovered import uncovered
 
-from blocks.ports import free_port
+from blocks.processes.ports import free_port
 
 SLIPWAY = Path(sys.executable).with_name("slipway")
 DEAD = "http://127.0.0.1:9"

@@ -21,7 +21,7 @@ from prefect_http import wait_for
 from random_model import write_random_model
 from uncovered import uncovered
 
-from blocks.prefect_bootstrap import NOTIFICATION_BLOCK
+from blocks.prefect.bootstrap import NOTIFICATION_BLOCK
 from flows.named_states import named
 
 pytestmark = [pytest.mark.server, pytest.mark.browser]

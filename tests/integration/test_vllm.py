@@ -12,7 +12,7 @@ import pytest
 import yaml
 from desk import Desk
 
-from blocks.record_store import FolderRecordStore
+from blocks.storage.record_store import FolderRecordStore
 from tasks.core.verdicts import StageName
 
 pytestmark = [

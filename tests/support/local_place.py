@@ -17,7 +17,7 @@ from typing import Any
 
 from prefect_http import PrefectHttp
 
-from blocks.ports import free_port
+from blocks.processes.ports import free_port
 
 SLIPWAY = Path(sys.executable).with_name("slipway")
 SYSTEM_PYTHON = "/usr/bin/python3"

@@ -15,8 +15,8 @@ from urllib.parse import urlsplit
 import httpx
 from tool_environment import UnavailableError, environment
 
-from blocks.ports import free_port
-from blocks.process import leashed
+from blocks.processes.ports import free_port
+from blocks.processes.process import guarded
 
 LOCK_FILE = Path(__file__).with_name("mlflow-requirements.lock")
 START_TIMEOUT_S = 180.0
@@ -68,7 +68,7 @@ def running(folder: Path) -> Iterator[MlflowServer]:
     command += ["--default-artifact-root", str(folder / "artifacts"), "--no-serve-artifacts"]
     quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
     log = folder / "mlflow.log"
-    with log.open("wb") as out, leashed(command, stdout=out, stderr=out, env=quiet, cwd=folder) as child:
+    with log.open("wb") as out, guarded(command, stdout=out, stderr=out, env=quiet, cwd=folder) as child:
         url = f"http://127.0.0.1:{port}"
         _wait_for(url, child, log)
         yield MlflowServer(url)

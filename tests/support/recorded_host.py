@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from blocks.host import ThisHost
+from blocks.host.host import ThisHost
 from tasks.compatibility.models import (
     CudaLibraryReading,
     KernelReading,

@@ -16,7 +16,7 @@ import boto3
 from botocore.config import Config
 from tool_environment import UnavailableError, environment
 
-from blocks.process import leashed
+from blocks.processes.process import guarded
 
 LOCK_FILE = Path(__file__).with_name("swift-requirements.lock")
 ACCESS_KEY, SECRET_KEY = "test:tester", "testing"
@@ -138,10 +138,10 @@ def running(folder: Path) -> Iterator[SwiftServer]:
 
 @contextlib.contextmanager
 def _process(binaries: Path, name: str, conf: Path, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """On a leash: it ends with the tests, however they end."""
+    """Under a process guard: it ends with the tests, however they end."""
     server = binaries / f"swift-{name}-server"
     command = [str(part) for part in (binaries / "python", "-W", "ignore", server, conf, "-v")]
-    with (folder / f"{name}.log").open("wb") as log, leashed(command, stdout=log, stderr=log) as child:
+    with (folder / f"{name}.log").open("wb") as log, guarded(command, stdout=log, stderr=log) as child:
         yield child
 
 

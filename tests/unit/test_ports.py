@@ -6,8 +6,8 @@ import socket
 import psutil
 import pytest
 
-from blocks import ports
-from blocks.ports import check_port_free, free_port, holder_of
+from blocks.processes import ports
+from blocks.processes.ports import check_port_free, free_port, holder_of
 from tasks.core.errors import PortTakenError, WrongUseError
 
 

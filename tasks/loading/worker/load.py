@@ -71,7 +71,7 @@ def prepare(loader: str, *, huge_pages: bool) -> Callable[[list[str]], Tensors]:
 
 
 def by_prefetch(files: list[str], *, huge_pages: bool) -> Tensors:
-    """A map, which threads fill beside the touching: as `blocks/prefetch.py` does it beside an engine."""
+    """A map, which threads fill beside the touching: as `blocks/host/prefetch.py` does it beside an engine."""
     pieces = iter([(name, at) for name in files for at in range(0, Path(name).stat().st_size, PIECE)])
     lock = threading.Lock()
     libc = ctypes.CDLL(None)

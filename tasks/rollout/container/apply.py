@@ -56,7 +56,7 @@ _KEPT_LOG_LINES = 2000
 
 
 class Containers(Protocol):
-    """What `blocks.docker_engine.DockerEngine` is to a service."""
+    """What `blocks.docker.docker_engine.DockerEngine` is to a service."""
 
     def start(self, plan: ContainerPlan) -> Container: ...
 
@@ -74,7 +74,7 @@ class Containers(Protocol):
 
 
 class Proxy(Protocol):
-    """What `blocks.haproxy.HAProxy` is to a service."""
+    """What `blocks.services.haproxy.HAProxy` is to a service."""
 
     @property
     def folder(self) -> Path: ...

@@ -19,7 +19,7 @@ from tasks.rollout.container.plan import SITE, plan_image, worker_of
 
 
 class ImageBuilder(Protocol):
-    """What `blocks.docker_engine.DockerEngine` is to an image."""
+    """What `blocks.docker.docker_engine.DockerEngine` is to an image."""
 
     def image_id(self, name: str) -> str | None: ...
 

@@ -1,4 +1,4 @@
-"""`python -I -S supervisor.py --folder SERVICE --leash SCRIPT`: start a service's supervisor.
+"""`python -I -S supervisor.py --folder SERVICE --guard SCRIPT`: start a service's supervisor.
 
 Returns once the supervisor listens, or with 1 and the reason. The supervisor itself lives on in a session of
 its own, whatever becomes of the command that asked for it. Where standard input is a pipe, a supervisor that has
@@ -31,7 +31,7 @@ MEND_S = 1.0
 def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--folder", type=Path, required=True)
-    parser.add_argument("--leash", required=True)
+    parser.add_argument("--guard", required=True)
     parser.add_argument("--hung-s", type=float, default=HUNG_S, help="silence that is a death, s")
     arguments = parser.parse_args()
     logs: Path = arguments.folder / "logs"
@@ -57,7 +57,7 @@ def main() -> int:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 1 << 16)), hard))
-    supervisor = Supervisor(arguments.folder, arguments.leash, hung_s=arguments.hung_s)
+    supervisor = Supervisor(arguments.folder, arguments.guard, hung_s=arguments.hung_s)
     asyncio.run(supervise(supervisor, lock, tell, starter))
     return 0
 

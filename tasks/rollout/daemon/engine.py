@@ -1,4 +1,4 @@
-"""One engine under supervision: a process on a leash, started again when it dies."""
+"""One engine under supervision: a process under a process guard, started again when it dies."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Engine:
         self,
         command: Command,
         *,
-        leash: str,
+        guard: str,
         logs: Path,
         changed: Callable[[Engine], None],
         restarts: int = 0,
@@ -58,7 +58,7 @@ class Engine:
         self.fault: str | None = None
         self.backend: Backend | None = None
         self.lines: deque[bytes] = deque(maxlen=KEPT_LINES)
-        self._leash = leash
+        self._guard = guard
         self._changed = changed
         self._hung_s = hung_s
         self._hung: str | None = None
@@ -114,7 +114,7 @@ class Engine:
         argv = [arg.replace("{host}", LOOPBACK).replace("{port}", str(port)) for arg in self.command.argv]
         self._log.say(f"starting on port {port}")
         self._process = await asyncio.create_subprocess_exec(
-            sys.executable, "-I", "-S", self._leash, *argv,
+            sys.executable, "-I", "-S", self._guard, *argv,
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
@@ -170,7 +170,7 @@ class Engine:
 
     async def _kill(self, process: asyncio.subprocess.Process) -> None:
         assert process.stdin is not None
-        process.stdin.close()  # the leash kills the whole group
+        process.stdin.close()  # the guard kills the whole group
         if not await _ended(process, TERM_S):
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
@@ -215,7 +215,7 @@ class Engine:
 
 
 def _describe(code: int) -> str:
-    """An exit status of the leash, which gives a signal's number as 128 and more, as shells do."""
+    """An exit status of the guard, which gives a signal's number as 128 and more, as shells do."""
     if code < 0 or code > 128:
         number = -code if code < 0 else code - 128
         known = number in set(signal.Signals)

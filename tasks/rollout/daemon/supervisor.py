@@ -48,10 +48,10 @@ class Attempt:
 class Supervisor:
     """Everything of one service that must outlive the commands which act on it."""
 
-    def __init__(self, folder: Path, leash: str, *, hung_s: float = HUNG_S) -> None:
+    def __init__(self, folder: Path, guard: str, *, hung_s: float = HUNG_S) -> None:
         self.folder = folder
         self.done = asyncio.Event()
-        self._leash = leash
+        self._guard = guard
         self._hung_s = hung_s
         self._written: bytes | None = None
         self._logs = folder / "logs"
@@ -281,7 +281,7 @@ class Supervisor:
     def _engine(self, command: Command, restarts: int = 0) -> Engine:
         return Engine(
             command,
-            leash=self._leash,
+            guard=self._guard,
             logs=self._logs,
             changed=self._engine_changed,
             restarts=restarts,

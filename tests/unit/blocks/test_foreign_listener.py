@@ -9,8 +9,8 @@ from collections.abc import Iterator
 import pytest
 from local_place import NOBODY, SYSTEM_PYTHON
 
-from blocks.ports import is_own_listener
-from blocks.prefect_server import check_door, wait_until_it_answers
+from blocks.prefect.server import check_door, wait_until_it_answers
+from blocks.processes.ports import is_own_listener
 from tasks.core.errors import AccessError
 from tasks.core.settings import Settings
 

@@ -16,7 +16,7 @@ from urllib.parse import parse_qsl, urlsplit
 import pytest
 from certificates import write_certificate
 
-from blocks.model_registry import resolve
+from blocks.storage.model_registry import resolve
 from tasks.core.errors import (
     AccessError,
     DeadlineError,
@@ -98,8 +98,8 @@ def front(monkeypatch: pytest.MonkeyPatch) -> Iterator[Front]:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
-    monkeypatch.setattr("blocks.mlflow_client._PAUSE_S", 0.0)
-    monkeypatch.setattr("blocks.mlflow_registry.open_object_store", NoDescription)
+    monkeypatch.setattr("blocks.storage.mlflow_client._PAUSE_S", 0.0)
+    monkeypatch.setattr("blocks.storage.mlflow_registry.open_object_store", NoDescription)
     with Front() as server:
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         yield server
@@ -240,7 +240,7 @@ def test_what_is_no_answer_is_told_in_one_bounded_line(
     ],
 )
 def test_a_server_that_stays_busy_is_told(front: Front, answer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("blocks.mlflow_client._PATIENCE_S", 0.5)
+    monkeypatch.setattr("blocks.storage.mlflow_client._PATIENCE_S", 0.5)
     front.answer = answer
     with pytest.raises(NetworkError, match=r"is busy: it answered (429 REQUEST_LIMIT_EXCEEDED|503)"):
         ask(front)
@@ -249,7 +249,7 @@ def test_a_server_that_stays_busy_is_told(front: Front, answer: Any, monkeypatch
 def test_a_server_that_sends_a_byte_now_and_then_is_left(
     front: Front, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("blocks.mlflow_client._DEADLINE_S", 0.2)
+    monkeypatch.setattr("blocks.storage.mlflow_client._DEADLINE_S", 0.2)
     front.drips = True
     with pytest.raises(DeadlineError, match="no answer in time: the model registry http://"):
         ask(front)

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pynvml
 import pytest
 
-from blocks import nvml
+from blocks.host import nvml
 
 
 def test_without_a_driver_there_are_no_gpus() -> None:

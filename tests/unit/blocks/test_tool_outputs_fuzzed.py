@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from blocks.container_toolkit import parse_toolkit_version
-from blocks.cuda_library import parse_cuda_library
-from blocks.nvidia_tools import parse_gpu_information, parse_kernel_module, parse_nvcc, parse_nvidia_smi
-from blocks.process import Finished
+from blocks.docker.container_toolkit import parse_toolkit_version
+from blocks.host.cuda_library import parse_cuda_library
+from blocks.host.nvidia_tools import parse_gpu_information, parse_kernel_module, parse_nvcc, parse_nvidia_smi
+from blocks.processes.process import Finished
 from tasks.compatibility.models import KernelReading, SmiReading, ToolkitReading
 from tasks.core.facts import Facts
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from inline_snapshot import snapshot
 
-from blocks.record_store import FolderRecordStore
+from blocks.storage.record_store import FolderRecordStore
 from deployments.cli.main import main
 from tasks.core.records import Number, Record, new_record
 from tasks.core.verdicts import StageName

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from inline_snapshot import snapshot
 
-from blocks.host import ThisHost
+from blocks.host.host import ThisHost
 from deployments.cli.main import main
 from tasks.compatibility.models import NvmlReading, SmiReading, ToolkitReading
 from tasks.core.facts import Gpu

@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 from releases import make_release
 
-from blocks.record_store import open_record_store
+from blocks.storage.record_store import open_record_store
 from deployments.cli.changes import DECIDED_BY, _flat, standings
 from deployments.cli.deploy import deploy
 from deployments.cli.plan import plan_of

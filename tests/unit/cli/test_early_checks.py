@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from blocks.ports import free_port
+from blocks.processes.ports import free_port
 from deployments.cli.main import main
 from flows.early_checks import check_address
 from tasks.core.errors import PortTakenError, WrongUseError

@@ -18,11 +18,11 @@ import psutil
 import pytest
 from api_server import serving
 
-from blocks.api_key import api_key, key_file
-from blocks.ports import free_port
-from blocks.prefect_database import database_file, ready_database
-from blocks.prefect_server import api_url
-from blocks.started_process import StartedProcess
+from blocks.prefect.api_key import api_key, key_file
+from blocks.prefect.database import database_file, ready_database
+from blocks.prefect.server import api_url
+from blocks.processes.ports import free_port
+from blocks.processes.started_process import StartedProcess
 from deployments import local, prefect_api
 from deployments.local_state import (
     LocalState,

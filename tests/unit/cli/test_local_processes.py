@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from blocks.prefect_server import _WITHOUT_SCHEDULING, api_url, server_command
-from blocks.started_process import StartedProcess
+from blocks.prefect.server import _WITHOUT_SCHEDULING, api_url, server_command
+from blocks.processes.started_process import StartedProcess
 from deployments import local
 from deployments.local_processes import WORKER, local_processes
 from deployments.local_state import LocalState, read_local_state, state_file, write_local_state

@@ -6,7 +6,7 @@ from typing import cast
 
 import pytest
 
-from blocks.prefect_server import TemporaryServer
+from blocks.prefect.server import TemporaryServer
 from deployments import prefect_api
 from deployments.prefect_api import PrefectApi
 from tasks.core.errors import ModelError

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from blocks.record_store import open_record_store
+from blocks.storage.record_store import open_record_store
 from deployments.cli.main import main
 from flows.stage_model import staged
 from tasks.core.files import file_lock

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from inline_snapshot import snapshot
 
-from blocks.environment_trial import EnvironmentTrial
+from blocks.engine.trial import EnvironmentTrial
 from tasks.compatibility.apply import read_torch
 from tasks.compatibility.models import TorchReading
 from tasks.core.errors import CommandError

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from ulid import ULID
 
-from blocks.record_store import FolderRecordStore, open_record_store
+from blocks.storage.record_store import FolderRecordStore, open_record_store
 from tasks.core.errors import NotFoundError, RecordError
 from tasks.core.progress import listen
 from tasks.core.records import Number, Record, RecordStore, new_record, standing

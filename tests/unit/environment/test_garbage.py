@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from blocks.environment_users import running_below
+from blocks.processes.environment_users import running_below
 from tasks.core.errors import BusyError, RecordError
 from tasks.core.files import file_lock
 from tasks.core.settings import Settings

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from blocks.bill_of_materials import bill_of_materials
+from blocks.packages.bill_of_materials import bill_of_materials
 from tasks.core.errors import WrongUseError
 from tasks.core.spec import Environment
 from tasks.environment import locks, plan

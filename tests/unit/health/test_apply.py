@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from releases import make_release
 
-from blocks.engine_api import Completion
+from blocks.engine.api import Completion
 from tasks.core.contract import ContractResult
 from tasks.core.errors import EngineError, NotFoundError
 from tasks.core.files import write_atomically

@@ -12,7 +12,7 @@ import pytest
 from inline_snapshot import snapshot
 from plain_safetensors import write_plain
 
-from blocks.load_trial import LoadTrial
+from blocks.host.load_trial import LoadTrial
 from flows.compare_loaders import WORKER
 from tasks.core.errors import CommandError, ModelError, NotFoundError
 from tasks.core.serving import Loader

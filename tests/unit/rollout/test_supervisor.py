@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-import blocks.leash
+import blocks.processes.process_guard
 from tasks.rollout.daemon import engine as engine_module
 from tasks.rollout.daemon import supervisor as supervisor_module
 from tasks.rollout.daemon.__main__ import wait_for_starter
@@ -25,7 +25,7 @@ from tasks.rollout.daemon.forwarder import Forwarder
 from tasks.rollout.daemon.hang import LOOKS, HangWatch
 from tasks.rollout.daemon.supervisor import LOCK_FILE, STATE_FILE, Supervisor
 
-LEASH = str(blocks.leash.__file__)
+GUARD = str(blocks.processes.process_guard.__file__)
 ENGINE = Path(__file__).parents[2] / "support" / "small_engine.py"
 HOST = "127.0.0.1"
 
@@ -42,7 +42,7 @@ def run(test: Coroutine[Any, Any, None]) -> None:
 
 @contextlib.asynccontextmanager
 async def supervising(folder: Path, **options: Any) -> AsyncIterator[Supervisor]:
-    supervisor = Supervisor(folder, LEASH, **options)
+    supervisor = Supervisor(folder, GUARD, **options)
     await supervisor.restore()
     control = Control(supervisor)
     await control.renew()
@@ -185,7 +185,7 @@ def _children(name: str) -> list[int]:
     return [
         child.pid
         for child in psutil.Process().children(recursive=True)
-        if str(ENGINE) in child.cmdline()[:5] and name in child.cmdline() and LEASH not in child.cmdline()
+        if str(ENGINE) in child.cmdline()[:5] and name in child.cmdline() and GUARD not in child.cmdline()
     ]
 
 
@@ -373,15 +373,15 @@ def test_without_anybody_who_waits_for_it_it_ends_at_once(tmp_path: Path) -> Non
     run(test())
 
 
-@pytest.mark.parametrize("stopped", ["the engine", "with its leash"])
+@pytest.mark.parametrize("stopped", ["the engine", "with its guard"])
 def test_an_engine_that_hangs_while_a_request_waits_is_killed_and_started_again(
     tmp_path: Path, stopped: str
 ) -> None:
     async def test() -> None:
         async with supervising(tmp_path, hung_s=0.6) as supervisor, connected(tmp_path) as ask:
             port = await deploy(ask, "blue")
-            leash = (await ask("status"))["pid"]
-            for pid in (*_children("blue"), *([leash] if stopped == "with its leash" else [])):
+            guard = (await ask("status"))["pid"]
+            for pid in (*_children("blue"), *([guard] if stopped == "with its guard" else [])):
                 os.kill(pid, signal.SIGSTOP)
             status, _ = await get(port)
             assert status == 502  # whoever waits is told

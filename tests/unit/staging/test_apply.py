@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from plain_safetensors import Plain, read_model, read_plain, write_plain
 from random_model import write_random_model
 
-from blocks.model_source import FolderSource
+from blocks.storage.model_source import FolderSource
 from tasks.core.cancellation import begin
 from tasks.core.direct_io import Buffer, Took
 from tasks.core.errors import ModelError, StageCancelledError, UnreadableError, WrongUseError

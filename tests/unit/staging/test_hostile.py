@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from blocks.model_source import FolderSource
+from blocks.storage.model_source import FolderSource
 from tasks.core.errors import ModelError
 from tasks.staging.apply import plan_copy
 from tasks.staging.source import pin

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from inline_snapshot import snapshot
 
-from blocks.model_source import FolderSource
+from blocks.storage.model_source import FolderSource
 from tasks.core.errors import ModelError, WrongUseError
 from tasks.staging.apply import plan_copy, stage_model
 from tasks.staging.blobs import export_to_ollama

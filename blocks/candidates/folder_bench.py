@@ -1,0 +1,90 @@
+"""A workbench for candidates that are model folders: made by a quantizer, scored, and served."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from blocks.candidates.folder_maker import compare_folders, make_folder
+from blocks.candidates.transformers_scores import LibraryScorer
+from blocks.candidates.vllm_scores import PromptScorer
+from blocks.engine.api import EngineApi
+from blocks.engine.bench import SCORING_S, EngineBench
+from tasks.core.serving import ServingConfig
+from tasks.core.spec import CandidateFormat
+from tasks.quantization.folder_sizes import PLAIN
+from tasks.quantization.models import Calibration, Exercise, Score, Trial
+from tasks.quantization.plan import MARGIN_TOKENS
+
+_Scored = tuple[list[Score], list[bool]]
+
+
+@dataclass(frozen=True)
+class FolderBench:
+    """One engine in its environment, and the quantizer's Python where a format needs it.
+
+    Implements `tasks.quantization.apply.CandidateBench`. Candidates are served as in `config`, but for batch and
+    context. `scorer` is the script that scores a text where the engine's interface does not, on the GPUs if the
+    engine uses them.
+    """
+
+    bench: EngineBench
+    config: ServingConfig
+    scorer: Path
+    quantizer: Path | None = None
+    calibration: Calibration | None = None
+
+    def convert(self, worker: Path, model_dir: Path, form: CandidateFormat, out: Path) -> None:
+        """As the quantization stage's `CandidateBench` says."""
+        python = self.bench.python if form in PLAIN else self.quantizer
+        assert python is not None  # the flow builds it for any format that needs it
+        calibration = self.calibration if form is CandidateFormat.W4A16 else None
+        make_folder(
+            python, worker, model_dir, form, out, threads=self.config.threads, calibration=calibration
+        )
+
+    def compare_weights(self, worker: Path, baseline: Path, candidate: Path) -> dict[str, float | None]:
+        """As the quantization stage's `CandidateBench` says."""
+        return compare_folders(self.bench.python, worker, baseline, candidate)
+
+    def try_candidate(
+        self,
+        model: Path,
+        log: Path,
+        *,
+        form: CandidateFormat,
+        text: str | None,
+        tokens: int,
+        window: int,
+        slots: int,
+        exercises: Sequence[Exercise] = (),
+    ) -> Trial:
+        """As the quantization stage's `CandidateBench` says.
+
+        What the engine's library scores it scores before the engine is started: each would take the processor, or the
+        GPU's memory, from the other.
+        """
+        scored: _Scored = ([], [])
+        by_library = self.bench.engine.card.scored_by == "library"
+        if by_library and (text is not None or exercises):
+            scorer = LibraryScorer(
+                self.bench.python,
+                self.scorer,
+                self.config.threads,
+                on_gpus=self.config.on_gpus,
+                gpu_indices=self.config.gpu_indices,
+            )
+            scored = scorer.score(model, text, exercises, tokens=tokens, window=window)
+        config = self.config.model_copy(update={"batch": slots, "context": window + MARGIN_TOKENS})
+        with self.bench.serve(model, config, log) as served:
+            if not by_library:
+                with EngineApi(served.base_url, timeout_s=SCORING_S) as api:
+                    through = PromptScorer(api, self.bench.engine.api_model(str(model), config))
+                    scores = (
+                        through.score_text(text, tokens=tokens, window=window, slots=slots) if text else []
+                    )
+                    scored = scores, through.answer(exercises, window=window)
+            speeds = self.bench.decoding_speeds(served, model, config, window)
+        scores, answers = scored
+        return Trial(scores=tuple(scores), answers=tuple(answers), tokens_per_s=speeds)

@@ -1,0 +1,100 @@
+"""Log-probabilities of a given text under a served model, through llama.cpp's own HTTP interface.
+
+`/completion` answers with probabilities of the tokens it generates, not of the prompt. A grammar that allows
+exactly one sequence of tokens makes it generate the text, and the probabilities are those before the grammar.
+"""
+
+from __future__ import annotations
+
+import math
+from array import array
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any
+
+from blocks.engine.api import EngineApi
+from blocks.engine.tokens import Token, beginning, llama_cpp_tokens
+from tasks.core.cancellation import current
+from tasks.core.errors import EngineError
+from tasks.quantization.models import Score
+from tasks.quantization.quality import LIKELIEST
+
+
+def score_windows(api: EngineApi, windows: Sequence[Sequence[Token]], *, slots: int) -> list[Score]:
+    """Scores of the windows' tokens, in order, `slots` windows at a time.
+
+    A window's first token and tokens that are parts of characters are context only. Raises `EngineError` when
+    the engine answers no numbers or other tokens.
+    """
+    prefix = beginning(partial(llama_cpp_tokens, api))
+    scores: list[Score] = []
+    with ThreadPoolExecutor(slots) as pool:
+        for start in range(0, len(windows), slots):
+            current().check()
+            group = windows[start : start + slots]
+            jobs = [pool.submit(score_window, api, [*prefix, *one], slot) for slot, one in enumerate(group)]
+            for job in jobs:
+                scores += job.result()
+    return scores
+
+
+def score_window(api: EngineApi, window: Sequence[Token], slot: int, *, start: int = 1) -> list[Score]:
+    """Scores of one window's whole tokens from the token `start` on. Raises `EngineError`."""
+    scores: list[Score] = []
+    ids = [token.id for token in window]
+    for begin, end in whole_runs(window, start):
+        scores += _score_run(api, ids[:begin], ids[begin:end], slot)
+    return scores
+
+
+def whole_runs(window: Sequence[Token], first: int = 1) -> Iterator[tuple[int, int]]:
+    """Runs `[start, end)` of whole tokens, from the token `first` on."""
+    start: int | None = None
+    for index in range(first, len(window)):
+        if window[index].whole and start is None:
+            start = index
+        if not window[index].whole and start is not None:
+            yield start, index
+            start = None
+    if start is not None:
+        yield start, len(window)
+
+
+def _score_run(api: EngineApi, prompt: Sequence[int], forced: Sequence[int], slot: int) -> list[Score]:
+    answer = api.post(
+        "/completion",
+        {
+            "prompt": list(prompt),
+            "grammar": "root ::= " + " ".join(f"<[{token}]>" for token in forced),
+            "n_predict": len(forced),
+            "n_probs": LIKELIEST,
+            "temperature": 0,
+            "top_k": 1,
+            "samplers": ["top_k"],
+            "cache_prompt": True,
+            "id_slot": slot,
+        },
+    )
+    try:
+        found = [_score(item) for item in answer["completion_probabilities"]]
+    except (KeyError, IndexError, TypeError, ValueError) as error:
+        raise EngineError(f"{api.base_url} answered no probabilities but {str(answer)[:200]}") from error
+    if [score.token for score in found] != list(forced):
+        raise EngineError(f"{api.base_url} did not keep to the forced tokens")
+    return found
+
+
+def _score(item: dict[str, Any]) -> Score:
+    likeliest = item["top_logprobs"]
+    return Score(
+        token=int(item["id"]),
+        logprob=_number(item["logprob"]),
+        ids=array("i", [int(likeliest[0]["id"]), *(int(one["id"]) for one in likeliest[1:])]),
+        logprobs=array("f", [_number(one["logprob"]) for one in likeliest]),
+    )
+
+
+def _number(value: float | None) -> float:
+    """JSON has null for a number that is none."""
+    return math.nan if value is None else float(value)

@@ -1,0 +1,91 @@
+"""Answers of a served model to a user's exercises, through llama.cpp's own HTTP interface."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
+from blocks.candidates.llama_cpp_scores import score_window
+from blocks.engine.api import EngineApi
+from blocks.engine.tokens import Token, beginning, llama_cpp_tokens
+from tasks.core.cancellation import current
+from tasks.core.errors import EngineError, SpecError
+from tasks.quantization.models import Exercise
+from tasks.quantization.task_set import is_exact, is_likeliest
+
+ROOM = 4
+"""Tokens generated beyond those of the expected text: the model may cut words otherwise."""
+
+
+def answer_exercises(api: EngineApi, exercises: Sequence[Exercise], *, window: int, slots: int) -> list[bool]:
+    """Whether each exercise is done rightly, in order.
+
+    `expected` is met when greedy decoding begins with it; of `choices` the right one has to be the
+    likeliest continuation. Raises `SpecError` for an exercise longer than `window` tokens, `EngineError` when the
+    engine gives no answer.
+    """
+    prefix = beginning(partial(llama_cpp_tokens, api))
+    answers: list[bool] = []
+    with ThreadPoolExecutor(slots) as pool:
+        for start in range(0, len(exercises), slots):
+            current().check()
+            group = exercises[start : start + slots]
+            jobs = [
+                pool.submit(_answer, api, one, prefix, slot, window, start + slot)
+                for slot, one in enumerate(group)
+            ]
+            answers += [job.result() for job in jobs]
+    return answers
+
+
+def _answer(
+    api: EngineApi, exercise: Exercise, prefix: Sequence[Token], slot: int, window: int, number: int
+) -> bool:
+    prompt = [*prefix, *llama_cpp_tokens(api, exercise.prompt)]
+    if exercise.expected is not None:
+        wanted = len(llama_cpp_tokens(api, exercise.expected)) + ROOM
+        check_length(len(prompt) + wanted, window, number)
+        return is_exact(exercise, _generate(api, prompt, wanted, slot))
+    logprobs = []
+    for choice in exercise.choices:
+        whole = [*prefix, *llama_cpp_tokens(api, exercise.prompt + choice)]
+        check_length(len(whole), window, number)
+        scores = score_window(api, whole, slot, start=max(1, shared(prompt, whole)))
+        logprobs.append(math.fsum(score.logprob for score in scores))
+    return is_likeliest(exercise, logprobs)
+
+
+def check_length(tokens: int, window: int, number: int) -> None:
+    """Raise `SpecError` for the exercise at index `number` if it takes more tokens than a window has."""
+    if tokens > window:
+        raise SpecError(
+            f"task {number + 1} of tuning.task_set takes {tokens} tokens, requests are measured up to {window}",
+            fix="raise tuning.context, or shorten the task",
+        )
+
+
+def shared(ours: Sequence[object], theirs: Sequence[object]) -> int:
+    """How many tokens both begin with: the last one of a prompt may merge with what follows."""
+    pairs = enumerate(zip(ours, theirs, strict=False))
+    return next((index for index, (one, other) in pairs if one != other), min(len(ours), len(theirs)))
+
+
+def _generate(api: EngineApi, prompt: Sequence[Token], tokens: int, slot: int) -> str:
+    answer = api.post(
+        "/completion",
+        {
+            "prompt": [token.id for token in prompt],
+            "n_predict": tokens,
+            "temperature": 0,
+            "top_k": 1,
+            "samplers": ["top_k"],
+            "cache_prompt": True,
+            "id_slot": slot,
+        },
+    )
+    text = answer.get("content") if isinstance(answer, dict) else None
+    if not isinstance(text, str):
+        raise EngineError(f"{api.base_url} answered no text but {str(answer)[:200]}")
+    return text

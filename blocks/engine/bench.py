@@ -1,0 +1,229 @@
+"""A workbench for one engine: serves a model as configured, and puts load on it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Protocol
+
+from blocks.engine.api import EngineApi
+from blocks.engine.load_client import LoadClient
+from blocks.engine.load_prompts import prompts_for
+from blocks.engine.process import RunningEngine, serve
+from blocks.host.gpu_watch import GpuUse, watch_gpus
+from blocks.host.nvml import gpu_bytes_of, memory_unless_by_process
+from blocks.processes.process import last_lines
+from blocks.processes.process_memory import command_pids, peak_host_bytes
+from tasks.batching.models import Run
+from tasks.batching.saturation import judge_waits
+from tasks.core.errors import CommandError, EngineError, EngineHungError, EngineStartError
+from tasks.core.load import Load, LoadFigures, OpenLoad, Wait, load_for, load_for_decoding, open_load_for
+from tasks.core.prefetch import Prefetch, no_prefetch
+from tasks.core.serving import ServingConfig
+from tasks.core.spec import TuningLoad
+from tasks.engines.base import Engine
+from tasks.engines.card import MetricName
+from tasks.engines.failures import failure_of
+
+SCORING_S = 600.0
+"""Longest wait for the next byte while text is scored: an answer comes once all of its tokens are done."""
+
+_SPEED_RUNS = 3
+_SPEED_TOKENS = 96
+_WARM_UP_S = 0.2
+_CLOSED = TuningLoad()
+
+
+class LoadSource(Protocol):
+    """What puts load on one engine: the built-in client, or another in its place."""
+
+    def run(self, load: Load) -> LoadFigures:
+        """As `LoadClient.run`."""
+
+    def run_open(self, load: OpenLoad) -> tuple[LoadFigures, tuple[Wait, ...]]:
+        """As `LoadClient.run_open`."""
+
+
+LoadBy = Callable[[str, str], LoadSource]
+
+
+@dataclass(frozen=True)
+class EngineBench:
+    """One engine in one environment. What is configured to use GPUs has its memory measured there.
+
+    An engine under load that sends no byte for `silence_s` hangs; one that broke off is given `dying_s` to be dead.
+    `load_by` makes what puts load on a batch size, from the engine's address and the model's name; the built-in
+    client does so where there is none, and warms up. Implements `tasks.batching.apply.ServingBench`.
+    """
+
+    engine: Engine
+    python: Path
+    start_timeout_s: float = 120.0
+    silence_s: float = 120.0
+    dying_s: float = 2.0
+    load_by: LoadBy | None = None
+    prefetch: Prefetch = no_prefetch
+
+    @contextlib.contextmanager
+    def serve(self, model: Path, config: ServingConfig, log: Path) -> Iterator[RunningEngine]:
+        """The engine, once it has completed a prompt; what it did to a request that failed inside is said.
+
+        Raises as `blocks.engine.process.serve`, and `EngineStartError` where it was to use GPUs and does not.
+        """
+        command = self.engine.command(str(self.python), str(self.engine.server_worker), str(model), config)
+        before = memory_unless_by_process(config.gpu_indices) if config.on_gpus else {}
+        with serve(
+            command,
+            served_name=self.engine.api_model(str(model), config),
+            log=log,
+            start_timeout_s=self.start_timeout_s,
+            silence_s=self.silence_s,
+            dying_s=self.dying_s,
+            maps=(model,) if self.engine.maps_files else (),
+            prefetch=self.prefetch,
+        ) as served:
+            served = replace(served, gpu_memory_before=before)
+            if config.on_gpus:
+                check_gpu(served)
+            with _watching(served):
+                yield served
+
+    def decoding_speeds(
+        self, served: RunningEngine, model: Path, config: ServingConfig, window: int
+    ) -> tuple[float, ...]:
+        """Tokens/s of one stream, some runs after a warm-up, in requests of at most `window` tokens.
+
+        Raises as `LoadClient.run`, past `silence_s` without a byte as well.
+        """
+        client = self._client(served, model, config)
+        warm_up, *loads = (
+            load_for_decoding(
+                context=window, output_tokens=min(_SPEED_TOKENS, window // 2), seed=seed
+            ).model_copy(update={"silence_s": self.silence_s})
+            for seed in range(_SPEED_RUNS + 1)
+        )
+        client.run(warm_up.model_copy(update={"min_s": _WARM_UP_S}))
+        return tuple(client.run(load).tokens_per_s for load in loads)
+
+    def probe(
+        self,
+        model_file: Path,
+        config: ServingConfig,
+        log: Path,
+        *,
+        output_tokens: int,
+        runs: int,
+        load: TuningLoad = _CLOSED,
+    ) -> Sequence[Run]:
+        """As the batching stage's `ServingBench` says."""
+        done: list[Run] = []
+        try:
+            with self.serve(model_file, config, log) as served:
+                self._load(served, model_file, config, output_tokens, runs, load, done)
+        except EngineError as error:
+            said = last_lines(log.read_text(errors="replace"))
+            done.append(Run.failing(config.batch, failure_of(error, log_tail=said)))
+        return done
+
+    def _load(
+        self,
+        served: RunningEngine,
+        model: Path,
+        config: ServingConfig,
+        output_tokens: int,
+        runs: int,
+        wanted: TuningLoad,
+        done: list[Run],
+    ) -> None:
+        client = self._client(served, model, config)
+        name = self.engine.api_model(str(model), config)
+        generator = self.load_by(served.base_url, name) if self.load_by else client
+        load = load_for(
+            clients=config.batch,
+            context=config.context,
+            output_tokens=output_tokens,
+            prompt_tokens=wanted.prompt_tokens,
+        ).model_copy(update={"silence_s": self.silence_s})
+        warm_up = {"seed": -1, "min_s": _WARM_UP_S, "min_requests": 1, "whole": False}
+        client.run(load.model_copy(update=warm_up))
+        for seed in range(runs):
+            before = self._preempted(served)
+            with _watch(served, config) as gpus:
+                if wanted.rate is None:
+                    figures, saturation = generator.run(load.model_copy(update={"seed": seed})), None
+                else:
+                    figures, waits = generator.run_open(
+                        self._open_load(wanted, wanted.rate, config, output_tokens, seed)
+                    )
+                    saturation = judge_waits(waits)
+            peak = gpus.peak_bytes if config.on_gpus else peak_host_bytes(served.guard_pid)
+            preemptions = None if before is None else (self._preempted(served) or before) - before
+            done.append(
+                Run(
+                    batch=config.batch,
+                    peak_bytes=peak,
+                    latency_ms=figures.latency_ms,
+                    throughput=figures.tokens_per_s,
+                    saturation=saturation,
+                    sm_activity=gpus.sm_activity,
+                    preemptions=preemptions,
+                )
+            )
+
+    def _preempted(self, served: RunningEngine) -> int | None:
+        """Sequences that the engine has preempted so far; None where it does not count them."""
+        card = self.engine.card
+        if MetricName.PREEMPTIONS not in card.metrics.names:
+            return None
+        with EngineApi(served.base_url, timeout_s=self.silence_s) as api:
+            found = card.translate(api.metrics()).get(MetricName.PREEMPTIONS)
+        return None if found is None else int(found)
+
+    def _client(self, served: RunningEngine, model: Path, config: ServingConfig) -> LoadClient:
+        name = self.engine.api_model(str(model), config)
+        with EngineApi(served.base_url, timeout_s=self.silence_s) as api:
+            pool, dialect = prompts_for(self.engine.kind, api, name)
+        return LoadClient(served.base_url, name, pool, dialect)
+
+    def _open_load(
+        self, wanted: TuningLoad, rate: float, config: ServingConfig, output_tokens: int, seed: int
+    ) -> OpenLoad:
+        return open_load_for(
+            rate_per_s=rate,
+            arrivals=wanted.arrivals,
+            requests=wanted.requests,
+            context=config.context,
+            output_tokens=output_tokens,
+            prompt_tokens=wanted.prompt_tokens,
+            seed=seed,
+        ).model_copy(update={"silence_s": self.silence_s})
+
+
+@contextlib.contextmanager
+def _watching(served: RunningEngine) -> Iterator[None]:
+    """A dead engine says more than the connection that broke with it."""
+    try:
+        yield
+    except (EngineError, CommandError) as error:
+        served.check(dying=not isinstance(error, EngineHungError))
+        raise
+
+
+def check_gpu(served: RunningEngine) -> None:
+    """Raise `EngineStartError` for an engine that was told to use GPUs and silently runs on the processor."""
+    if not gpu_bytes_of(command_pids(served.guard_pid), served.gpu_memory_before):
+        raise EngineStartError(
+            "the engine holds no memory on any GPU: it runs on the processor",
+            fix="use an engine built for this GPU, or set hardware.gpus to 0",
+        )
+
+
+def _watch(served: RunningEngine, config: ServingConfig) -> AbstractContextManager[GpuUse]:
+    """A GPU's trouble is none of an engine's that does not use it."""
+    if not config.on_gpus:
+        return contextlib.nullcontext(GpuUse())
+    return watch_gpus(partial(command_pids, served.guard_pid), before=served.gpu_memory_before)

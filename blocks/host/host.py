@@ -1,0 +1,132 @@
+"""What this host is, read from the kernel, NVML and NVIDIA's tools."""
+
+from __future__ import annotations
+
+import functools
+import os
+import platform
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import psutil
+
+from blocks.docker.container_toolkit import read_container_toolkit, read_docker_runtimes
+from blocks.host.cuda_library import read_cuda_library
+from blocks.host.disks import read_disks
+from blocks.host.nvidia_tools import read_kernel_module, read_nvcc, read_nvidia_smi
+from blocks.host.nvml import read_nvml
+from tasks.compatibility.models import (
+    CudaLibraryReading,
+    KernelReading,
+    NvmlReading,
+    SmiReading,
+    SystemReading,
+    ToolkitReading,
+)
+from tasks.core.facts import Disk, Facts, version_or_none
+from tasks.core.settings import Settings
+
+_CGROUP = re.compile(r"(docker|kubepods|containerd|libpod|lxc)")
+_KINDS = {"kubepods": "kubernetes", "libpod": "podman"}
+
+
+class ThisHost:
+    """The host that this process runs on, as the survey asks it."""
+
+    def nvml(self) -> NvmlReading:
+        return read_nvml()
+
+    def nvidia_smi(self) -> SmiReading | None:
+        return read_nvidia_smi()
+
+    def kernel_driver(self) -> KernelReading:
+        return read_kernel_module()
+
+    def nvcc(self) -> str | None:
+        return read_nvcc()
+
+    def cuda_library(self) -> CudaLibraryReading | None:
+        return read_cuda_library()
+
+    def container_toolkit(self) -> ToolkitReading:
+        return read_container_toolkit()
+
+    def docker_runtimes(self) -> tuple[str, ...] | None:
+        return read_docker_runtimes()
+
+    def disks(self) -> tuple[Disk, ...]:
+        settings = Settings.load()
+        return read_disks((settings.home, settings.models))
+
+    def system(self) -> SystemReading:
+        return read_system()
+
+
+def read_system() -> SystemReading:
+    """Everything but the GPUs."""
+    return SystemReading(
+        glibc=version_or_none(platform.libc_ver()[1]),
+        distribution=_distribution(),
+        kernel=platform.release(),
+        cpu=_cpu_model(),
+        cpu_count=os.cpu_count(),
+        memory_bytes=_memory_bytes(),
+        container=container_of(os.environ),
+    )
+
+
+@functools.cache
+def fingerprint_here() -> str:
+    """Fingerprint of this host's hardware; asks no program, and asks once."""
+    return Facts(gpus=read_nvml().gpus, **read_system().model_dump()).fingerprint
+
+
+def container_of(environment: Mapping[str, str], root: Path = Path("/")) -> str | None:
+    """The kind of container that this process runs in, by the marks that each leaves; None outside of one.
+
+    A virtual machine made from an image keeps the mark of the engine that built it. What tells it apart is that
+    engines lay their own `/etc/hosts` and `/etc/resolv.conf` over the image's.
+    """
+    if "KUBERNETES_SERVICE_HOST" in environment:
+        return "kubernetes"
+    mounts = _text_of(root / "proc/self/mountinfo")
+    if not mounts or " /etc/hosts " in mounts or " /etc/resolv.conf " in mounts:
+        for mark, kind in ((".dockerenv", "docker"), ("run/.containerenv", "podman")):
+            if (root / mark).exists():
+                return kind
+    match = _CGROUP.search(_text_of(root / "proc/1/cgroup"))
+    if match:
+        return _KINDS.get(match[1], match[1])
+    return environment.get("container", "").encode(errors="replace").decode() or None
+
+
+def _distribution() -> str | None:
+    """Name and version as in `/etc/os-release`: `debian 12`."""
+    try:
+        release = platform.freedesktop_os_release()
+    except (OSError, UnicodeDecodeError):
+        return None
+    return f"{release['ID']} {release.get('VERSION_ID', '')}".strip()
+
+
+def _cpu_model() -> str | None:
+    for line in _text_of(Path("/proc/cpuinfo")).splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine() or None
+
+
+def _memory_bytes() -> int:
+    """By `/proc/meminfo`, which containers may be given one of their own; where that is masked, by the system."""
+    try:
+        return int(psutil.virtual_memory().total)
+    except (OSError, KeyError):
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def _text_of(file: Path) -> str:
+    try:
+        return file.read_text(errors="replace")
+    except OSError:
+        return ""

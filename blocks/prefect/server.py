@@ -1,0 +1,229 @@
+"""A local Prefect API server: for one run under a process guard, or detached for `slipway up`.
+
+Both are behind the guard of `blocks/prefect/local_api.py` and ask for the home's key.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote, urlsplit
+
+import httpx
+
+from blocks.prefect.api_key import api_key, key_file
+from blocks.prefect.database import database_file, ready_database
+from blocks.processes.ports import LOCALHOST, free_port, is_own_listener
+from blocks.processes.process import guarded, last_lines, terminate
+from tasks.core.child_environment import Needs, child_environment
+from tasks.core.errors import AccessError, NetworkError, SlipwayError
+from tasks.core.files import open_private
+from tasks.core.home import make_home, make_private_folder
+from tasks.core.settings import Settings
+
+START_TIMEOUT_S = 180.0
+"""A server starts in 5 s on an idle machine with 2 cores and needs a minute on a loaded one."""
+
+STOP_TIMEOUT_S = 5.0
+
+ANSWER_TIMEOUT_S = 30.0
+"""A server that is up and busy may take seconds for an answer."""
+
+_POLL_S = 0.05
+
+_DATABASE = ("PREFECT_SERVER_DATABASE_CONNECTION_URL", "PREFECT_API_DATABASE_CONNECTION_URL")
+"""Names by which Prefect is told its database."""
+
+_WITHOUT_SCHEDULING = {
+    f"PREFECT_SERVER_SERVICES_{service}_ENABLED": "false"
+    for service in ("SCHEDULER", "LATE_RUNS", "FOREMAN", "TRIGGERS", "REPOSSESSOR", "PAUSE_EXPIRATIONS")
+}
+"""For the server of one command: it schedules nothing, it only keeps what happened."""
+
+
+def database_url(settings: Settings) -> str:
+    """Address of the local server's SQLite file, worded so that Prefect opens one connection to it.
+
+    With several, requests that arrive together end in 503 ("database is locked"), and at times the whole server
+    stands still for a minute (docs/adr/0007). Prefect opens a single one where the address holds `:memory:`, a word
+    that means nothing to SQLite in the query of a file's address.
+    """
+    return f"sqlite+aiosqlite:///file:{quote(str(database_file(settings)))}?uri=true&pool=:memory:"
+
+
+def server_environment(settings: Settings, api_url: str) -> dict[str, str]:
+    """Environment of processes that use or are the local server: its own home and key, and no word to outside.
+
+    A database that the user has chosen is left alone.
+    """
+    chosen = any(name in os.environ for name in _DATABASE)
+    return {
+        **({} if chosen else {_DATABASE[0]: database_url(settings)}),
+        "PREFECT_HOME": str(settings.prefect_home),
+        "PREFECT_API_URL": api_url,
+        "PREFECT_API_AUTH_STRING": api_key(settings),
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "DO_NOT_TRACK": "1",
+        "SLIPWAY_HOME": str(settings.home),
+    }
+
+
+def keeps_own_database(settings: Settings) -> bool:
+    """Whether the local server's database is Slipway's own file, which no other host's server writes."""
+    own = database_url(settings)
+    return all(os.environ.get(name, own) == own for name in _DATABASE)
+
+
+def guard_environment(settings: Settings, api_url: str) -> dict[str, str]:
+    """What only the server itself is told: the key that it asks for, and that its own pages alone may call it."""
+    return {
+        **server_environment(settings, api_url),
+        "PREFECT_SERVER_API_AUTH_STRING": api_key(settings),
+        "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": api_url.removesuffix("/api"),
+        "PREFECT_SERVER_UI_API_URL": "/api",  # by whatever name the page itself was reached
+    }
+
+
+def server_command(port: int) -> tuple[str, ...]:
+    """How to start a server on the loopback; a folder with a `blocks/` of its own changes nothing (`-P`)."""
+    return (sys.executable, "-P", "-m", "blocks.prefect.local_api", str(port))
+
+
+def port_of_server(command: Sequence[str]) -> int | None:
+    """The port of a process with that command line; None if it is not such a server."""
+    match command:
+        case [_, "-P", "-m", "blocks.prefect.local_api", port] if port.isdecimal():
+            return int(port)
+    return None
+
+
+def is_temporary(environ: Mapping[str, str]) -> bool:
+    """Whether a server with that environment is one command's own (`temporary_server`)."""
+    return environ.items() >= _WITHOUT_SCHEDULING.items()
+
+
+def api_url(port: int) -> str:
+    """The API's address for a server on the loopback."""
+    return f"http://{LOCALHOST}:{port}/api"
+
+
+def answers(url: str) -> bool:
+    """Whether a Prefect API answers at `url`."""
+    try:
+        return httpx.get(f"{url}/health", timeout=2, trust_env=False).status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
+def check_door(settings: Settings, url: str) -> None:
+    """Raise `AccessError` unless the API at `url` is ours, takes this home's key, and nothing without it."""
+    check_listener(url)
+    user, _, secret = api_key(settings).partition(":")
+    asked = f"{url}/admin/version"
+    try:
+        with httpx.Client(timeout=ANSWER_TIMEOUT_S, trust_env=False) as client:
+            taken = client.get(asked, auth=(user, secret)).status_code
+            without = client.get(asked).status_code
+    except httpx.HTTPError as error:
+        raise NetworkError(
+            f"the local Prefect server at {url} does not answer: {type(error).__name__}", fix="slipway up"
+        ) from error
+    if taken != httpx.codes.OK:
+        raise AccessError(
+            f"the local Prefect server does not accept the key in {key_file(settings)}",
+            fix="start it again with this key: slipway up",
+        )
+    if without == httpx.codes.OK:
+        raise AccessError(
+            "the local Prefect server was started by an earlier version and is open to every user of this machine",
+            fix="start it again behind its key: slipway up",
+        )
+
+
+def check_listener(url: str) -> None:
+    """Raise `AccessError` where another user's program has the port: it would be told the key."""
+    port = urlsplit(url).port
+    if port is not None and not is_own_listener(port):
+        raise AccessError(
+            f"another user's program listens on port {port}, where the local Prefect server should",
+            fix="choose another port: slipway down, then: slipway up --port N",
+        )
+
+
+def wait_until_it_answers(url: str, alive: Callable[[], bool], log: Path) -> None:
+    """Wait for a server that was just started. Raises `SlipwayError` with the end of its log."""
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while not answers(url):
+        if not alive() or time.monotonic() > deadline:
+            raise SlipwayError(
+                f"the local Prefect server {'does not answer' if alive() else 'ended while starting'}",
+                fix=f"read {log}; if it blames the database, move that away: it only shows past runs",
+                detail=last_lines(log.read_text(errors="replace")),
+            )
+        time.sleep(_POLL_S)
+    check_listener(url)
+
+
+@dataclass(frozen=True)
+class TemporaryServer:
+    """A server that was started for this process and may not answer yet."""
+
+    url: str
+    process: subprocess.Popen[bytes]
+    log: Path
+    key: str
+
+    def wait(self) -> None:
+        """Return once it answers. Raises `SlipwayError` if it does not."""
+        wait_until_it_answers(self.url, lambda: self.process.poll() is None, self.log)
+
+
+@contextlib.contextmanager
+def temporary_server(settings: Settings) -> Iterator[TemporaryServer]:
+    """A server that ends with this process; it is yielded at once, before it answers.
+
+    It shares the database of `slipway up`'s server, so its runs are seen there later.
+    """
+    port = free_port()
+    url = api_url(port)
+    make_home(settings.home)
+    if keeps_own_database(settings):
+        ready_database(settings)
+    log = settings.home / "logs" / "prefect-server.log"
+    make_private_folder(log.parent)
+    environment = {**guard_environment(settings, url), **_WITHOUT_SCHEDULING}
+    with (
+        open_private(log, "wb") as output,
+        guarded(
+            server_command(port), stdout=output, stderr=output, needs=(Needs.PREFECT_SERVER,), env=environment
+        ) as child,
+    ):
+        yield TemporaryServer(url, child, log, api_key(settings))
+        terminate(child, timeout_s=STOP_TIMEOUT_S)  # so that what was received last reaches the database
+
+
+def start_detached(
+    command: tuple[str, ...],
+    *,
+    needs: Sequence[Needs | str],
+    env: Mapping[str, str],
+    log: Path,
+) -> int:
+    """Start a process that outlives this one; its process id. Its environment is as `process.run` makes it."""
+    make_private_folder(log.parent)
+    with open_private(log, "ab") as output:
+        child = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            env={**child_environment(os.environ, *needs), **env},
+            start_new_session=True,
+        )
+    return child.pid

@@ -1,0 +1,89 @@
+"""One look at the model registry at a time on this host, and none that keeps the next ones from looking for ever."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from blocks.processes.started_process import StartedProcess
+from tasks.core.errors import BusyError
+from tasks.core.files import read_regular
+from tasks.core.progress import say
+from tasks.core.verdicts import StageName
+
+
+class Holder(BaseModel):
+    """The process that looks, and when its look began, in seconds by the monotonic clock."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    process: StartedProcess
+    began: float
+
+
+@contextlib.contextmanager
+def only_look(lease: Path, deadline_s: float) -> Iterator[None]:
+    """Hold the lease for as long as the block takes.
+
+    A look that has held it for longer than `deadline_s` hangs: its process is killed. One that the kernel cannot
+    kill keeps the old file, and this look goes on with a new one. Raises `BusyError` while another look is young.
+    """
+    lease.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        handle = os.open(lease, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            if _is_locked(handle) and _is_named(handle, lease):
+                _note(handle)
+                yield
+                return
+            if _is_named(handle, lease):
+                _end(lease, deadline_s)
+        finally:
+            os.close(handle)
+
+
+def _is_locked(handle: int) -> bool:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _is_named(handle: int, lease: Path) -> bool:
+    """Whether the open file is still the one of that name: another look may have replaced it."""
+    try:
+        there = lease.stat()
+    except FileNotFoundError:
+        return False
+    return os.path.samestat(os.fstat(handle), there)
+
+
+def _note(handle: int) -> None:
+    holder = Holder(process=StartedProcess.of(os.getpid()), began=time.monotonic())
+    os.ftruncate(handle, 0)
+    with contextlib.suppress(OSError):  # a full disk ends no look
+        os.pwrite(handle, holder.model_dump_json().encode(), 0)
+
+
+def _end(lease: Path, deadline_s: float) -> None:
+    """Kill the process of the look that holds the lease, if it hangs. Raises `BusyError` if it does not."""
+    try:
+        holder = Holder.model_validate_json(read_regular(lease, 1 << 12))
+    except (ValidationError, FileNotFoundError):
+        holder = None  # it has just begun
+    if holder is None or time.monotonic() - holder.began < deadline_s:
+        raise BusyError("another look at the registry is under way", fix="wait for it to end")
+    process = holder.process.find()
+    if process is not None and process.pid != os.getpid():
+        say(StageName.REGISTRY, f"a look that has hung for {time.monotonic() - holder.began:.0f} s is ended")
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(process.pid, signal.SIGKILL)
+    lease.unlink(missing_ok=True)

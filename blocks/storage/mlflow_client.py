@@ -1,0 +1,255 @@
+"""Questions to an MLflow tracking server, by its REST interface: in bounded time and size, with the user's settings.
+
+Credentials and certificates are those of MLflow's own clients: `MLFLOW_TRACKING_TOKEN`, or `MLFLOW_TRACKING_USERNAME`
+and `_PASSWORD`, or the name and password in the address; `MLFLOW_TRACKING_SERVER_CERT_PATH`, `_CLIENT_CERT_PATH` and
+`_INSECURE_TLS`, else `REQUESTS_CA_BUNDLE`, `CURL_CA_BUNDLE` or `SSL_CERT_FILE`.
+https://mlflow.org/docs/latest/api_reference/rest-api.html
+https://github.com/mlflow/mlflow/blob/master/mlflow/environment_variables.py
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import ssl
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from blocks.processes.deadline import within
+from tasks.core.cancellation import current
+from tasks.core.errors import AccessError, ModelError, NetworkError, NotFoundError, WrongUseError, one_line
+from tasks.core.files import read_regular
+
+_TIMEOUT_S = 30.0
+_DEADLINE_S = 90.0
+_MOST_CERTIFICATE_BYTES = 1 << 24
+"""For one question with all that follows from it."""
+
+_PATIENCE_S = 45.0
+"""For a server that answers that it is busy."""
+
+_PAUSE_S = 1.0
+_MOST_PAUSE_S = 8.0
+_MOST_BYTES = 16 << 20
+_MOST_REDIRECTS = 5
+_SHOWN_LETTERS = 200
+_BUSY = {429, 502, 503, 504}
+_UNKNOWN = {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}
+_LOOPBACK = {"localhost", "127.0.0.1", "::1"}
+_LOGIN = "set MLFLOW_TRACKING_TOKEN, or MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+_ROOTS = ("MLFLOW_TRACKING_SERVER_CERT_PATH", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE")
+
+
+class MlflowClient:
+    """Asks one server. `name` is its address for people: without a name and a password."""
+
+    def __init__(self, url: str) -> None:
+        try:
+            address = httpx.URL(url.rstrip("/"))
+        except (httpx.InvalidURL, ValueError):
+            raise WrongUseError(
+                "SLIPWAY_REGISTRY is not a valid address", fix="write http://HOST:PORT or https://HOST/PATH"
+            ) from None
+        self._url = address.copy_with(username=None, password=None, query=None, fragment=None)
+        self._authorization = _authorization(address)
+        self.name = str(self._url).rstrip("/")
+
+    def ask(self, path: str, **parameters: str) -> dict[str, Any]:
+        """The server's JSON object.
+
+        Raises `NotFoundError` for what it does not know, `AccessError` where it asks for a login, `NetworkError` for
+        everything else that is no answer.
+        """
+        return within(_DEADLINE_S, f"the model registry {self.name}", lambda: self._patient(path, parameters))
+
+    def _patient(self, path: str, parameters: dict[str, str]) -> dict[str, Any]:
+        """Asked again while the server is busy."""
+        patience, pause_s = time.monotonic() + _PATIENCE_S, _PAUSE_S
+        while True:
+            status, headers, content = self._follow(f"{self.name}/api/2.0/mlflow/{path}", parameters)
+            wait_s = _seconds(headers.get("retry-after"), pause_s)
+            if status not in _BUSY or time.monotonic() + wait_s > patience:
+                return self._read(status, headers, content)
+            current().wait(wait_s)
+            current().check()
+            pause_s = min(2 * pause_s, _MOST_PAUSE_S)
+
+    def _follow(self, url: str, parameters: dict[str, str]) -> tuple[int, httpx.Headers, bytes]:
+        """Status, headers and content of the answer at the end of all redirects, which may not leave the host."""
+        request = httpx.Request("GET", url, params=parameters, headers=self._authorization)
+        for _ in range(_MOST_REDIRECTS):
+            answer, content = self._send(request)
+            following = answer.next_request
+            if following is None:
+                return answer.status_code, answer.headers, content
+            if following.url.host != self._url.host or (request.url.scheme, following.url.scheme) == (
+                "https",
+                "http",
+            ):
+                raise AccessError(
+                    f"the model registry {self.name} asks for a login, or has moved: it sends to "
+                    f"{following.url.scheme}://{following.url.host[:_SHOWN_LETTERS]}",
+                    fix=f"{_LOGIN}; or set SLIPWAY_REGISTRY to where it is now",
+                )
+            request = following
+        raise NetworkError(
+            f"the model registry {self.name} sends from one address to the next without end",
+            fix="look at SLIPWAY_REGISTRY, and at what is in front of the server",
+        )
+
+    def _send(self, request: httpx.Request) -> tuple[httpx.Response, bytes]:
+        verify = _context() if request.url.scheme == "https" else False
+        try:
+            client = httpx.Client(
+                verify=verify, timeout=_TIMEOUT_S, trust_env=request.url.host not in _LOOPBACK
+            )
+        except (ValueError, ImportError) as error:
+            raise WrongUseError(
+                f"the proxy settings cannot be used: {one_line(error)}",
+                fix="look at HTTPS_PROXY and ALL_PROXY",
+            ) from None
+        try:
+            with client:
+                answer = client.send(request, stream=True)
+                content = b""
+                for piece in answer.iter_bytes():
+                    content += piece
+                    if len(content) > _MOST_BYTES:
+                        raise self._odd(f"sends more than {_MOST_BYTES} bytes")
+                return answer, content
+        except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
+            raise self._unreachable(error) from None
+
+    def _unreachable(self, error: Exception) -> NetworkError:
+        if isinstance(error, httpx.ProxyError):
+            return NetworkError(
+                f"the model registry {self.name} cannot be reached through the proxy: {one_line(error)}",
+                fix="look at HTTPS_PROXY, HTTP_PROXY and NO_PROXY, and the name and password in them",
+            )
+        fix = "look at SLIPWAY_REGISTRY and the network, then try again"
+        if "CERTIFICATE" in str(error):
+            fix = "give the certificate of who signed it: MLFLOW_TRACKING_SERVER_CERT_PATH"
+        return NetworkError(
+            f"the model registry {self.name} cannot be reached: {one_line(error)}",
+            fix=fix,
+        )
+
+    def _read(self, status: int, headers: httpx.Headers, content: bytes) -> dict[str, Any]:
+        value = _as_object(content)
+        if status == httpx.codes.OK:
+            if value is None and _is_page(headers, content):
+                raise AccessError(
+                    f"the model registry {self.name} asks for a login, or is another server: it answered with a web "
+                    "page",
+                    fix=f"{_LOGIN}; or look at SLIPWAY_REGISTRY",
+                )
+            if value is None:
+                raise self._odd("did not answer with a JSON object")
+            return value
+        code = str((value or {}).get("error_code", ""))[:_SHOWN_LETTERS]
+        if status in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
+            raise AccessError(
+                f"the model registry {self.name} refused the credentials ({status})", fix=_LOGIN
+            )
+        if status == httpx.codes.PROXY_AUTHENTICATION_REQUIRED:
+            raise AccessError(
+                f"the model registry {self.name} cannot be reached: the proxy asks for a name and a password (407)",
+                fix="write them into HTTP_PROXY or HTTPS_PROXY, http://NAME:PASSWORD@HOST:PORT, with signs such as @ "
+                "as %40",
+            )
+        if code in _UNKNOWN:
+            raise NotFoundError(f"{self.name} answered {code}", fix="look at the model's name and version")
+        if status in _BUSY:
+            raise NetworkError(
+                f"the model registry {self.name} is busy: it answered {status} {code}".rstrip(),
+                fix="try again later",
+            )
+        raise self._odd(f"answered {status} {code}".rstrip())
+
+    def _odd(self, what: str) -> NetworkError:
+        return NetworkError(f"the model registry {self.name} {what}", fix="is it an MLflow tracking server?")
+
+
+def _authorization(address: httpx.URL) -> dict[str, str]:
+    if token := os.environ.get("MLFLOW_TRACKING_TOKEN"):
+        if not (token.isascii() and token.isprintable()):
+            raise AccessError(
+                "MLFLOW_TRACKING_TOKEN holds a sign that no request can carry, such as a line break",
+                fix="set it anew",
+            )
+        return {"Authorization": f"Bearer {token}"}
+    user, password = (
+        os.environ.get("MLFLOW_TRACKING_USERNAME"),
+        os.environ.get("MLFLOW_TRACKING_PASSWORD", ""),
+    )
+    if not user:
+        user, password = address.username, address.password
+    if not user:
+        return {}
+    return {"Authorization": f"Basic {base64.b64encode(f'{user}:{password}'.encode()).decode()}"}
+
+
+def _context() -> ssl.SSLContext:
+    """How a server proves itself, and how this side does. Raises `WrongUseError` that names the variable."""
+    insecure = os.environ.get("MLFLOW_TRACKING_INSECURE_TLS", "").lower() in ("true", "1")
+    name = next((name for name in _ROOTS if os.environ.get(name)), None)
+    if insecure:
+        if name == _ROOTS[0]:
+            raise WrongUseError(
+                f"MLFLOW_TRACKING_INSECURE_TLS and {name} contradict each other", fix="set one of them"
+            )
+        context = ssl.create_default_context()
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    elif name is None:
+        context = httpx.create_ssl_context(trust_env=False)
+    else:
+        context = _with_roots(name)
+    client_certificate = os.environ.get("MLFLOW_TRACKING_CLIENT_CERT_PATH")
+    if client_certificate:
+        try:
+            read_regular(Path(client_certificate), _MOST_CERTIFICATE_BYTES)
+            context.load_cert_chain(client_certificate)
+        except (OSError, ModelError) as error:
+            raise _unusable("MLFLOW_TRACKING_CLIENT_CERT_PATH", error) from None
+    return context
+
+
+def _with_roots(name: str) -> ssl.SSLContext:
+    path = os.environ[name]
+    try:
+        if Path(path).is_dir():
+            return ssl.create_default_context(capath=path)
+        read_regular(Path(path), _MOST_CERTIFICATE_BYTES)  # OpenSSL waits for what a pipe may give
+        return ssl.create_default_context(cafile=path)
+    except (OSError, ModelError) as error:
+        raise _unusable(name, error) from None
+
+
+def _unusable(name: str, error: OSError | ModelError) -> WrongUseError:
+    why = error.what if isinstance(error, ModelError) else error.strerror or error
+    return WrongUseError(
+        f"{name} is {os.environ[name]!r}, which holds no certificate that can be read: {why}",
+        fix="name a file in the PEM format, or unset it",
+    )
+
+
+def _as_object(content: bytes) -> dict[str, Any] | None:
+    """Whatever type the server says that it has: some say text."""
+    try:
+        value = json.loads(content)
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _is_page(headers: httpx.Headers, content: bytes) -> bool:
+    return "html" in headers.get("content-type", "") or content.lstrip()[:1] == b"<"
+
+
+def _seconds(header: str | None, default: float) -> float:
+    """What `Retry-After` asks for, if it names seconds."""
+    return float(header) if header and header.isdecimal() and len(header) < 10 else default

@@ -1,0 +1,127 @@
+"""The model registry: which version an alias names, and where that version's files lie.
+
+`SLIPWAY_REGISTRY` is the address of an MLflow tracking server (`http…`), or a folder or S3 prefix with this layout:
+`<name>/aliases/<alias>` is a small text that holds a version, `<name>/versions/<version>/` holds the model's files.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from blocks.processes.deadline import within
+from blocks.storage.object_store import ObjectStore, open_object_store
+from tasks.core.errors import ModelError, NotFoundError, WrongUseError
+from tasks.core.files import read_regular
+from tasks.core.given_files import absolute_path
+from tasks.core.paths import is_file_name, is_utf8, shown, some_of
+from tasks.core.settings import Settings
+
+_DEADLINE_S = 30.0
+_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
+_REFERENCE = re.compile(r"models:/(?P<name>.+)@(?P<alias>[^@]+)", re.DOTALL)
+_VERSION = re.compile(r"models:/(?P<name>[^/@]+)/(?P<version>[^/@]+)")
+_LIMITED = re.compile(_NAME)
+
+
+@dataclass(frozen=True)
+class ResolvedModel:
+    """Where a model's files are: `file:/ABSOLUTE/PATH` or `s3://BUCKET/PREFIX`; its version if it has one."""
+
+    source: str
+    version: str | None = None
+
+
+def resolve(model: str, settings: Settings) -> ResolvedModel:
+    """The source that `file:…`, `s3://…` or `models:/NAME@ALIAS` means now. Does not look into it.
+
+    The folder of a model in a Hugging Face cache means the snapshot that its `main` names.
+    """
+    if not is_utf8(model):
+        raise WrongUseError(
+            f"the name of the model {shown(model)} is not UTF-8",
+            fix="rename the folder, or give a link to it",
+        )
+    if model.startswith("file:"):
+        return _resolve_folder(model.removeprefix("file:"))
+    if model.startswith("s3://"):
+        return ResolvedModel(model.rstrip("/"))
+    by_mlflow = settings.registry.startswith(("http://", "https://"))
+    name, alias = _read_reference(model, any_name=by_mlflow)
+    if by_mlflow:
+        from blocks.storage.mlflow_registry import MlflowRegistry
+
+        mlflow = MlflowRegistry(settings.registry, s3_endpoint=settings.s3_endpoint)
+        version = mlflow.version(name, alias)
+        return ResolvedModel(mlflow.source(name, version), version)
+    version = read_alias(name, alias, settings)
+    return ResolvedModel(_registry(settings).url(f"{name}/versions/{version}"), version)
+
+
+def _resolve_folder(path: str) -> ResolvedModel:
+    folder = absolute_path(Path(path))
+    commit = within(_DEADLINE_S, str(folder), lambda: _cached_commit(folder))
+    if commit is not None:
+        return ResolvedModel(f"file:{folder / 'snapshots' / commit}", commit)
+    return ResolvedModel(f"file:{folder}")
+
+
+def _read_reference(model: str, *, any_name: bool) -> tuple[str, str]:
+    """Name and alias. MLflow takes any name; in a folder or on S3 they are names of folders and files."""
+    if versioned := _VERSION.fullmatch(model):
+        raise WrongUseError(
+            f"{shown(model)} names a version or a stage of {versioned['name']}, and Slipway follows aliases",
+            fix=f"point an alias to that version, then write models:/{versioned['name']}@ALIAS",
+        )
+    match = _REFERENCE.fullmatch(model)
+    is_name = is_file_name if any_name else _LIMITED.fullmatch
+    if match is None or not is_name(match["name"]) or not is_name(match["alias"]):
+        raise WrongUseError(
+            f"{shown(model)} names no model", fix="write file:PATH, s3://BUCKET/PREFIX or models:/NAME@ALIAS"
+        )
+    return match["name"], match["alias"]
+
+
+def _cached_commit(folder: Path) -> str | None:
+    try:
+        if not (folder / "snapshots").is_dir():
+            return None
+        commit = read_regular(folder / "refs" / "main", 1 << 10).decode().strip()
+    except (OSError, ModelError, UnicodeDecodeError):
+        return None  # whatever ails the folder is told when its files are listed
+    return commit if re.fullmatch(r"[0-9a-f]{40,64}", commit) else None
+
+
+def read_alias(name: str, alias: str, settings: Settings) -> str:
+    """The version that an alias names. Raises `NotFoundError` that lists the aliases there are."""
+    registry = _registry(settings)
+    try:
+        version = registry.read(f"{name}/aliases/{alias}").decode(errors="replace").strip()
+    except NotFoundError:
+        known = list_aliases(name, settings)
+        there = f"its aliases are {some_of(known)}" if known else "it has no aliases"
+        models = list_models(settings)
+        fix = there if name in models else f"models there: {some_of(models) or 'none'}"
+        raise NotFoundError(f"{registry.url()} knows no {name}@{alias}", fix=fix) from None
+    if not re.fullmatch(_NAME, version):
+        raise ModelError(
+            f"{registry.url(f'{name}/aliases/{alias}')} holds no version but {version[:60]!r}",
+            fix="write the version's folder name into it",
+        )
+    return version
+
+
+def list_models(settings: Settings) -> Sequence[str]:
+    """Names of the models in the registry."""
+    return [name for name in _registry(settings).names() if re.fullmatch(_NAME, name)]
+
+
+def list_aliases(name: str, settings: Settings) -> Sequence[str]:
+    """Aliases of one model."""
+    return [alias for alias in _registry(settings).names(f"{name}/aliases") if re.fullmatch(_NAME, alias)]
+
+
+def _registry(settings: Settings) -> ObjectStore:
+    return open_object_store(settings.registry, endpoint=settings.s3_endpoint)

@@ -1,0 +1,82 @@
+"""Small text objects in a folder or below an S3 prefix: what the model registry's layout is read from."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from blocks.processes.deadline import within
+from tasks.core.errors import AccessError, NotFoundError, UnreadableError
+from tasks.core.files import read_regular
+from tasks.core.given_files import absolute_path
+
+MOST_BYTES = 1 << 20
+"""Aliases and models' descriptions are far smaller."""
+
+_DEADLINE_S = 30.0
+
+
+class ObjectStore(Protocol):
+    """Read-only view of a tree of objects. Paths have `/` between names."""
+
+    def url(self, path: str = "") -> str:
+        """Address of the tree, or of something in it."""
+
+    def names(self, below: str = "") -> Sequence[str]:
+        """Names one level below a folder, sorted; none if there is no such folder."""
+
+    def read(self, path: str) -> bytes:
+        """A small object whole. Raises `NotFoundError`, `DeadlineError` where nothing answers."""
+
+
+class FolderObjects:
+    """Files below one folder."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def url(self, path: str = "") -> str:
+        """Address of the tree, or of something in it."""
+        return f"file:{self.root / path if path else self.root}"
+
+    def names(self, below: str = "") -> Sequence[str]:
+        """Names one level below a folder, sorted; none if there is no such folder."""
+        folder = self.root / below
+
+        def look() -> list[str]:
+            return sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+
+        with _named(folder):
+            return within(_DEADLINE_S, str(folder), look)
+
+    def read(self, path: str) -> bytes:
+        """A small file whole. Raises `NotFoundError`, or `ModelError` for what is not one."""
+        file = self.root / path
+        with _named(file):
+            return within(_DEADLINE_S, str(file), lambda: read_regular(file, MOST_BYTES))
+
+
+@contextlib.contextmanager
+def _named(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (FileNotFoundError, NotADirectoryError):
+        raise NotFoundError(f"there is no {path}", fix="look at SLIPWAY_REGISTRY") from None
+    except PermissionError:
+        raise AccessError(f"{path} may not be read", fix=f"allow it: chmod +r {path}") from None
+    except OSError as error:
+        raise UnreadableError(
+            f"{path} cannot be read: {error.strerror or error}",
+            fix="look at the disk or the mount that it is on, then try again",
+        ) from None
+
+
+def open_object_store(location: str, *, endpoint: str | None) -> ObjectStore:
+    """The tree that a folder's path or `s3://BUCKET/PREFIX` names."""
+    if location.startswith("s3://"):
+        from blocks.storage.s3 import S3Folder
+
+        return S3Folder.open(location, endpoint=endpoint)
+    return FolderObjects(absolute_path(Path(location)))

@@ -1,0 +1,300 @@
+"""Objects on S3 or anything that speaks it, and the records kept there."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from botocore.exceptions import ClientError
+
+from blocks.processes.deadline import within
+from blocks.storage.s3_client import PARALLEL, BucketRegion, s3_client
+from blocks.storage.s3_errors import CONFLICT, MISSING, ExistsError, code_of, explained, no_ranges, no_s3
+from blocks.storage.s3_ranges import SIGNED_FOR_S, RangeReader, condition_on, quoted
+from tasks.core.errors import (
+    DeadlineError,
+    ModelError,
+    NetworkError,
+    NotFoundError,
+    RecordError,
+    WrongUseError,
+)
+from tasks.core.paths import shown
+from tasks.core.records import Record, inputs_suffix, newest_id, parse_record, read_all
+from tasks.core.verdicts import StageName
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+    from mypy_boto3_s3.type_defs import ObjectTypeDef
+
+_READ_ATTEMPTS = 4
+_DEADLINE_S = 180.0
+"""For one request with all its repetitions."""
+
+_MOST_BYTES = 64 << 20
+"""Of an object that is read whole: records and small texts."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class S3Object:
+    """One object: its path below the folder, size in bytes and what names the state of its bytes.
+
+    That is its ETag; where the server lists none, or only a weak one, the time of its last change with it.
+    """
+
+    path: str
+    size_bytes: int
+    etag: str
+
+
+class S3Folder:
+    """The objects of one bucket below one prefix. Paths are relative to it."""
+
+    def __init__(self, client: S3Client, bucket: str, prefix: str, endpoint: str | None = None) -> None:
+        self.client = client
+        self.bucket = bucket
+        self.prefix = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
+        self._endpoint = endpoint
+        self._home = BucketRegion(client)
+        self._signer: S3Client | None = None
+        self._conditional = True
+
+    @classmethod
+    def open(cls, url: str, *, endpoint: str | None) -> S3Folder:
+        """The folder that `s3://BUCKET/PREFIX` names. Does not look whether it exists."""
+        bucket, _, prefix = url.removeprefix("s3://").partition("/")
+        if not url.startswith("s3://") or not bucket:
+            raise WrongUseError(f"{url!r} names no bucket", fix="write s3://BUCKET/PREFIX")
+        return cls(s3_client(endpoint), bucket, prefix, endpoint)
+
+    def url(self, path: str = "") -> str:
+        """Address of the folder, or of an object in it."""
+        return f"s3://{self.bucket}/{self.prefix}{path}".rstrip("/")
+
+    def objects(self, below: str = "", *, deep: bool = True) -> Sequence[S3Object]:
+        """Objects below the folder, or below a folder in it, by path; one level only unless `deep`.
+
+        Raises `NotFoundError` where there is no such bucket.
+        """
+        found, _ = self._listing(below, "" if deep else "/")
+        return found
+
+    def names(self, below: str = "") -> Sequence[str]:
+        """Names one level below a folder, of objects and folders alike; none if there is no such folder."""
+        start = f"{below.strip('/')}/" if below.strip("/") else ""
+        found, folders = self._listing(start, "/")
+        return sorted({path[len(start) :].rstrip("/") for path in (*(o.path for o in found), *folders)})
+
+    def names_after(self, below: str, name: str) -> Sequence[str]:
+        """Names of objects directly in a folder that sort after `name`."""
+        found, _ = self._listing(below, "/", start_after=name)
+        return [item.path[len(below) :] for item in found]
+
+    def _listing(self, below: str, delimiter: str, start_after: str = "") -> tuple[list[S3Object], list[str]]:
+        """Objects and, with a delimiter, folders, both relative to this folder."""
+        found: list[S3Object] = []
+        folders: list[str] = []
+        skip = len(self.prefix)
+        after: dict[str, Any] = {"StartAfter": f"{self.prefix}{below}{start_after}"} if start_after else {}
+        with explained(self.url(below)):
+            pages = iter(
+                self.client.get_paginator("list_objects_v2").paginate(
+                    Bucket=self.bucket, Prefix=f"{self.prefix}{below}", Delimiter=delimiter, **after
+                )
+            )
+        while (page := self._ask(below, partial(next, pages, None))) is not None:
+            if "IsTruncated" not in page:
+                raise no_s3(self.url(below))
+            folders += [item["Prefix"][skip:] for item in page.get("CommonPrefixes", [])]
+            found += [
+                self._object(item, below) for item in page.get("Contents", []) if item["Key"][-1:] != "/"
+            ]
+        return sorted(found, key=lambda item: item.path), folders
+
+    def _ask(self, path: str, call: Callable[[], T]) -> T:
+        """What boto3 answers, in bounded time; its errors as Slipway's."""
+        with explained(self.url(path)):
+            return within(_DEADLINE_S, self.url(path), call)
+
+    def _object(self, item: ObjectTypeDef, below: str) -> S3Object:
+        key = item["Key"]
+        if not key.startswith(self.prefix + below):
+            raise NetworkError(
+                f"{self.url(below)} lists {shown(key)}, which does not lie below it: no S3 server answers there",
+                fix="look at SLIPWAY_S3_ENDPOINT",
+            )
+        return S3Object(key[len(self.prefix) :], item["Size"], _identity(item))
+
+    def exists(self, path: str) -> bool:
+        """Whether there is such an object."""
+        key = f"{self.prefix}{path}"
+        try:
+            self._ask(path, lambda: self.client.head_object(Bucket=self.bucket, Key=key))
+        except NotFoundError:
+            return False
+        return True
+
+    def read(self, path: str) -> bytes:
+        """A small object whole. Raises `NotFoundError`, `ModelError` for one that is not small."""
+        key = f"{self.prefix}{path}"
+
+        def call() -> bytes:
+            return self.client.get_object(Bucket=self.bucket, Key=key)["Body"].read(_MOST_BYTES + 1)
+
+        content = self._ask(path, call)
+        if len(content) > _MOST_BYTES:
+            raise ModelError(
+                f"{self.url(path)} has more than {_MOST_BYTES} bytes, the most that is read of it",
+                fix="look at what wrote it",
+            )
+        return content
+
+    def read_range(self, path: str, etag: str, offset: int, length: int) -> bytes:
+        """Exactly `length` bytes of that version of the object, tried again when the connection breaks.
+
+        Raises `ModelError` if the object is no longer the one that was listed.
+        """
+        for attempt in range(1, _READ_ATTEMPTS + 1):
+            try:
+                return self._ask(path, lambda: self._read_range(path, etag, offset, length))
+            except DeadlineError:
+                raise
+            except NetworkError:
+                if attempt == _READ_ATTEMPTS:
+                    raise
+        raise AssertionError("unreachable")
+
+    def _read_range(self, path: str, etag: str, offset: int, length: int) -> bytes:
+        condition = condition_on(etag) if self._conditional else None
+        asked: dict[str, Any] = {"IfMatch": condition} if condition else {}
+        try:
+            answer = self.client.get_object(
+                Bucket=self.bucket,
+                Key=f"{self.prefix}{path}",
+                Range=f"bytes={offset}-{offset + length - 1}",
+                **asked,
+            )
+        except ClientError as error:
+            code = code_of(error)
+            if code in CONFLICT | MISSING:
+                raise _changed(self.url(path)) from error
+            if condition and code in _NO_CONDITIONS:
+                self._conditional = False
+                return self._read_range(path, etag, offset, length)
+            raise
+        if condition_on(etag) and quoted(answer.get("ETag", etag)) != etag:
+            raise _changed(self.url(path))
+        if "ContentRange" not in answer and answer["ContentLength"] > length:
+            answer["Body"].close()
+            raise no_ranges(self.url(path))
+        return answer["Body"].read()
+
+    def ranges(self) -> RangeReader:
+        """A reader of long ranges, past boto3."""
+        return RangeReader(self._sign, self.url)
+
+    def _sign(self, path: str) -> str:
+        with explained(self.url(path)):
+            return self._signing_client().generate_presigned_url(
+                "get_object",
+                Params={"Bucket": self.bucket, "Key": f"{self.prefix}{path}"},
+                ExpiresIn=SIGNED_FOR_S,
+            )
+
+    def _signing_client(self) -> S3Client:
+        """One for the region that the bucket lies in, where the server has named another."""
+        region = self._home.region
+        if region is None or region == self.client.meta.region_name:
+            return self.client
+        if self._signer is None:
+            self._signer = s3_client(self._endpoint, region)
+        return self._signer
+
+    def create(self, path: str, content: bytes) -> bool:
+        """Create an object unless it exists; whether it was created.
+
+        On Amazon's S3 exactly one of several writers succeeds; OpenStack Swift checks, then writes, so that of
+        writers at the very same moment several may. Give each object a name of its own.
+        """
+        key = f"{self.prefix}{path}"
+
+        def call() -> object:
+            return self.client.put_object(Bucket=self.bucket, Key=key, Body=content, IfNoneMatch="*")
+
+        try:
+            self._ask(path, call)
+        except ExistsError:
+            return False
+        return True
+
+
+_NO_CONDITIONS = {"NotImplemented", "501"}
+
+
+def _identity(item: ObjectTypeDef) -> str:
+    tag = quoted(item.get("ETag", ""))
+    if condition_on(tag):
+        return tag
+    changed = item.get("LastModified")
+    return f"{tag} changed {changed.isoformat() if changed else 'never'}".strip()
+
+
+def _changed(address: str) -> ModelError:
+    return ModelError(f"{address} changed while it was read", fix="try again when it rests")
+
+
+class S3RecordStore:
+    """Records below one prefix. Ids sort by the order of writing."""
+
+    def __init__(self, folder: S3Folder) -> None:
+        self.folder = folder
+
+    @classmethod
+    def open(cls, url: str, *, endpoint: str | None) -> S3RecordStore:
+        """The store at `s3://BUCKET/PREFIX`."""
+        return cls(S3Folder.open(url, endpoint=endpoint))
+
+    def put(self, record: Record) -> None:
+        """Store a new record. Raises `RecordError` if its id is another one's."""
+        path, content = record.path, record.to_json().encode()
+        # A request whose answer was lost is sent again by boto3, and then meets the object that it made itself.
+        if not self.folder.create(path, content) and self.folder.read(path) != content:
+            raise RecordError(f"the record {record.id} exists already")
+
+    def get(self, record_id: str) -> Record:
+        """The record of that id. Raises `NotFoundError`."""
+        for stage in StageName:
+            for item in self.folder.objects(f"{stage}/{record_id}-"):
+                return parse_record(self.folder.read(item.path), self.folder.url(item.path))
+        raise NotFoundError(
+            f"no record {record_id} in {self.folder.url()}", fix="list them: slipway kb records"
+        )
+
+    def newest_after(self, record_id: str) -> str | None:
+        """The greatest id above this one; None without any. One short listing for each stage."""
+        with ThreadPoolExecutor(PARALLEL) as pool:
+            names = pool.map(lambda stage: self.folder.names_after(f"{stage}/", record_id), StageName)
+            return newest_id(itertools.chain.from_iterable(names), record_id)
+
+    def list(self, stage: StageName | None = None) -> Sequence[Record]:
+        """All records, of one stage if given, oldest first."""
+        return self._read(f"{stage}/" if stage else "", ".json")
+
+    def with_inputs(
+        self, stage: StageName, inputs_digest: str, newest: int | None = None
+    ) -> Sequence[Record]:
+        """A stage's records with these inputs, oldest first; of others only the names are read. At most the
+        `newest` so many."""
+        return self._read(f"{stage}/", inputs_suffix(inputs_digest), newest)
+
+    def _read(self, below: str, suffix: str, newest: int | None = None) -> Sequence[Record]:
+        found = [item.path for item in self.folder.objects(below) if item.path.endswith(suffix)]
+        paths = sorted(found, key=lambda path: path.rpartition("/")[2])[-newest if newest else None :]
+        with ThreadPoolExecutor(PARALLEL) as pool:
+            return read_all(zip(pool.map(self.folder.read, paths), map(self.folder.url, paths), strict=True))

@@ -1,0 +1,292 @@
+"""Ranges of objects on S3, received straight into a buffer.
+
+boto3 signs the address; the bytes come over a plain HTTP connection for each thread. boto3's own way of handing them
+over costs several times as much processor time (ADR 34).
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import http.client
+import os
+import socket
+import ssl
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from urllib.parse import SplitResult, unquote, urlsplit
+
+from botocore.httpsession import get_cert_path
+
+from blocks.storage.s3_client import pause_s
+from blocks.storage.s3_errors import no_ranges, proxy_refused, wrong_clock
+from tasks.core.cancellation import current
+from tasks.core.direct_io import Buffer, Took
+from tasks.core.errors import AccessError, ModelError, NetworkError, one_line
+
+SIGNED_FOR_S = 3600
+_STEP = 256 << 10
+_TIMEOUT_S = 60.0
+_ATTEMPTS = 4
+_PAUSE_S = 0.2
+_PATIENCE_S = 60.0
+"""For a server that answers that it is busy."""
+
+_STALLED_S = 60.0
+_LEAST_PROGRESS = 16 << 10
+"""Bytes that an attempt must bring to count as one that got on."""
+
+_ERROR_BYTES = 4096
+_SHOWN_LETTERS = 60
+_Connection = tuple[str, http.client.HTTPConnection, dict[str, str] | None]
+_BUSY = {429, 503}
+_NO_CONDITIONS = 501
+_CHANGED = {404, 412, 416}
+_REFUSED = {401, 403}
+_ENDED = {400, *_REFUSED}
+"""Answers to an address whose signature has ended, which temporary credentials may do before its time."""
+
+
+class _BusyError(OSError):
+    """The server asks for patience, for so many seconds if it says so."""
+
+    def __init__(self, status: int, reason: str, pause_s: float | None) -> None:
+        super().__init__(f"it answered {status} {reason}")
+        self.pause_s = pause_s
+
+
+def quoted(etag: str) -> str:
+    """An ETag as it is compared: some servers write it bare."""
+    etag = etag.strip()
+    return f'"{etag}"' if etag and not etag.startswith(('"', "W/")) else etag
+
+
+def condition_on(identity: str) -> str | None:
+    """The ETag for `If-Match`; None where a server named no strong one, which alone can be compared."""
+    return identity if identity.startswith('"') else None
+
+
+class RangeReader:
+    """Reads ranges of one folder's objects. Threads read at once, each over its own connection.
+
+    `sign` gives the address of an object, signed for `SIGNED_FOR_S`; `name` its address for people.
+    """
+
+    def __init__(self, sign: Callable[[str], str], name: Callable[[str], str]) -> None:
+        self._sign = sign
+        self._name = name
+        self._signed: dict[str, tuple[SplitResult, float]] = {}
+        self._mine = threading.local()
+        self._conditional = True
+
+    def read_into(
+        self, path: str, etag: str, offset: int, length: int, buffer: Buffer, at: int, took: Took
+    ) -> None:
+        """These bytes of that version of the object, to `buffer.view[at:]`.
+
+        A broken answer is taken up where it broke; a connection over which nearly nothing comes counts as broken. A
+        server that is busy is asked again for a minute. Raises `ModelError` if the object has changed, `AccessError`,
+        and `NetworkError` after four vain attempts.
+        """
+        done = failures = refusals = 0
+        patience = time.monotonic() + _PATIENCE_S
+        while done < length:
+            before = done
+            view = buffer.view[at + done : at + length]
+            try:
+                with _watched() as watch:
+                    self._mine.watch = watch
+                    answer = self._ask(path, etag, offset + done, len(view))
+                    while count := answer.readinto(view[:_STEP]):
+                        took(view[:count])
+                        view = view[count:]
+                        done += count
+                        watch.moved()
+                if view:
+                    raise http.client.IncompleteRead(b"", len(view))
+            except _BusyError as error:
+                refusals += 1
+                pause = pause_s(refusals) if error.pause_s is None else error.pause_s
+                if time.monotonic() + pause > patience:
+                    raise self._unreachable(path, error) from error
+                self._wait(pause)
+            except (OSError, http.client.HTTPException) as error:
+                self._drop()
+                failures = 1 if done - before >= _LEAST_PROGRESS else failures + 1
+                if failures == _ATTEMPTS:
+                    raise self._unreachable(path, error) from error
+                self._wait(_PAUSE_S * (failures - 1))
+
+    def _wait(self, pause: float) -> None:
+        current().wait(pause)
+        current().check()
+
+    def _unreachable(self, path: str, error: Exception) -> NetworkError:
+        return NetworkError(
+            f"{self._name(path)} cannot be reached: {one_line(error)}",
+            fix="look at SLIPWAY_S3_ENDPOINT and the network, then try again",
+        )
+
+    def _ask(self, path: str, etag: str, offset: int, length: int) -> http.client.HTTPResponse:
+        """An answer with exactly these bytes to come. Raises `OSError` for what may pass."""
+        url = self._url(path)
+        answer = self._get(url, etag, offset, length)
+        if answer.status in _ENDED:
+            # The client renews its credentials when it signs: they are bad only if a new address is refused, too.
+            self._drop()
+            self._forget(path, url)
+            answer = self._get(self._url(path), etag, offset, length)
+        if answer.status == _NO_CONDITIONS and self._conditional and condition_on(etag):
+            self._drop()
+            self._conditional = False
+            answer = self._get(self._url(path), etag, offset, length)
+        whole = answer.status == 200 and offset == 0
+        if (answer.status == 206 or whole) and answer.length == length:
+            self._check_etag(path, etag, answer)
+            return answer
+        raise self._refusal(path, answer)
+
+    def _check_etag(self, path: str, etag: str, answer: http.client.HTTPResponse) -> None:
+        """Servers that know no conditions, or pass over them, still say which state they send."""
+        if condition_on(etag) and quoted(answer.getheader("ETag") or etag) != etag:
+            self._drop()
+            raise self._changed(path)
+
+    def _refusal(self, path: str, answer: http.client.HTTPResponse) -> Exception:
+        code, reason = answer.status, answer.reason[:_SHOWN_LETTERS]
+        pause, date = answer.getheader("Retry-After"), answer.getheader("Date")
+        start = answer.read(_ERROR_BYTES) if code == 403 else b""
+        self._drop()
+        if code in _CHANGED or code == 206:
+            return self._changed(path)
+        if code == 200:
+            return no_ranges(self._name(path))
+        if code in _BUSY:
+            return _BusyError(code, reason, _seconds(pause))
+        if code == 407:
+            return proxy_refused(self._name(path))
+        if b"RequestTimeTooSkewed" in start:
+            return wrong_clock(self._name(path), date)
+        if code in _REFUSED:
+            return AccessError(
+                f"{self._name(path)} refused the credentials ({code})",
+                fix="look at AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and what they may do",
+            )
+        return OSError(f"it answered {code} {reason}")
+
+    def _changed(self, path: str) -> ModelError:
+        return ModelError(f"{self._name(path)} changed while it was read", fix="try again when it rests")
+
+    def _get(self, url: SplitResult, etag: str, offset: int, length: int) -> http.client.HTTPResponse:
+        connection, proxy_headers = self._connection(url)
+        target = url._replace(scheme="", netloc="").geturl() if proxy_headers is None else url.geturl()
+        headers = {
+            "Host": url.netloc,
+            "Range": f"bytes={offset}-{offset + length - 1}",
+            **(proxy_headers or {}),
+        }
+        condition = condition_on(etag)
+        if condition and self._conditional:
+            headers["If-Match"] = condition
+        self._mine.watch.connection = connection
+        connection.request("GET", target, headers=headers)
+        return connection.getresponse()
+
+    def _url(self, path: str) -> SplitResult:
+        """Signed anew when half of its time is over: by the clock that the server reads, too, which a machine's
+        sleep does not stop."""
+        url, until = self._signed.get(path, (None, 0.0))
+        if url is None or time.time() > until:
+            url = urlsplit(self._sign(path))
+            self._signed[path] = url, time.time() + SIGNED_FOR_S / 2
+        return url
+
+    def _forget(self, path: str, url: SplitResult) -> None:
+        """Unless another thread has had it signed anew by now."""
+        if self._signed.get(path, (None, 0.0))[0] is url:
+            self._signed.pop(path, None)
+
+    def _connection(self, url: SplitResult) -> tuple[http.client.HTTPConnection, dict[str, str] | None]:
+        """This thread's connection; the headers for a proxy that wants whole addresses, if it leads to one."""
+        known: _Connection | None = getattr(self._mine, "connection", None)
+        if known is None or known[0] != url.netloc:
+            self._drop()
+            known = url.netloc, *_connect(url)
+            self._mine.connection = known
+        return known[1:]
+
+    def _drop(self) -> None:
+        known = getattr(self._mine, "connection", None)
+        if known is not None:
+            known[1].close()
+            self._mine.connection = None
+
+
+def _connect(url: SplitResult) -> tuple[http.client.HTTPConnection, dict[str, str] | None]:
+    """A connection, through the proxy that the environment names for this address, and what that proxy is told."""
+    host = url.hostname or ""
+    proxy = None if urllib.request.proxy_bypass(host) else urllib.request.getproxies().get(url.scheme)
+    via = urlsplit(proxy if "//" in proxy else f"//{proxy}") if proxy else url
+    to_proxy = _proxy_headers(via) if proxy else None
+    if url.scheme == "http":
+        return http.client.HTTPConnection(via.hostname or "", via.port, timeout=_TIMEOUT_S), to_proxy
+    certificates = (
+        os.environ.get("AWS_CA_BUNDLE") or os.environ.get("REQUESTS_CA_BUNDLE") or get_cert_path(True)
+    )
+    context = ssl.create_default_context(cafile=certificates)
+    connection = http.client.HTTPSConnection(
+        via.hostname or "", via.port, timeout=_TIMEOUT_S, context=context
+    )
+    if to_proxy is not None:
+        connection.set_tunnel(host, url.port, headers=to_proxy)
+    return connection, None
+
+
+def _proxy_headers(proxy: SplitResult) -> dict[str, str]:
+    if proxy.username is None:
+        return {}
+    words = f"{unquote(proxy.username)}:{unquote(proxy.password or '')}"
+    return {"Proxy-Authorization": f"Basic {base64.b64encode(words.encode()).decode()}"}
+
+
+def _seconds(header: str | None) -> float | None:
+    """What `Retry-After` asks for, if it names seconds."""
+    return float(min(int(header), _PATIENCE_S)) if header and header.isdecimal() else None
+
+
+class _Watch:
+    """Counts what came over a connection."""
+
+    def __init__(self) -> None:
+        self.connection: http.client.HTTPConnection | None = None
+        self.steps = 0
+
+    def moved(self) -> None:
+        """One more step has come."""
+        self.steps += 1
+
+
+@contextlib.contextmanager
+def _watched() -> Iterator[_Watch]:
+    """Shut the watch's connection when no step has come over it for a minute.
+
+    A timeout of the socket alone is fed by a single byte.
+    """
+    watch, over = _Watch(), threading.Event()
+
+    def look() -> None:
+        steps = 0
+        while not over.wait(_STALLED_S):
+            if watch.steps == steps and watch.connection is not None:
+                with contextlib.suppress(OSError, AttributeError):  # closed meanwhile
+                    watch.connection.sock.shutdown(socket.SHUT_RDWR)
+                return
+            steps = watch.steps
+
+    threading.Thread(target=look, daemon=True, name="stall").start()
+    try:
+        yield watch
+    finally:
+        over.set()
