@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import os
 import re
 import subprocess
 import time
@@ -162,7 +164,9 @@ def _living_runs(deploy: Deploy) -> list[str]:
         "state": {"type": {"any_": ["RUNNING", "PENDING"]}},
         "expected_start_time": {"after_": deploy.since.isoformat()},
     }
-    runs = _post(f"{deploy.api_url}/flow_runs/filter", {"flow_runs": wanted})
+    # The key by which the command, too, reaches the server.
+    key = base64.b64encode(os.environ["PREFECT_API_AUTH_STRING"].encode()).decode()
+    runs = _post(f"{deploy.api_url}/flow_runs/filter", {"flow_runs": wanted}, Authorization=f"Basic {key}")
     return [f"a flow that never ends: {run['name']} is {run['state_name']}" for run in runs]
 
 
@@ -174,10 +178,9 @@ def _service_faults(name: str, endpoint: str) -> list[str]:
     return [] if answer["choices"][0]["text"] else ["the service completes nothing"]
 
 
-def _post(url: str, document: Mapping[str, Any]) -> Any:
-    request = urllib.request.Request(
-        url, json.dumps(document).encode(), headers={"Content-Type": "application/json"}
-    )
+def _post(url: str, document: Mapping[str, Any], **headers: str) -> Any:
+    headers |= {"Content-Type": "application/json"}
+    request = urllib.request.Request(url, json.dumps(document).encode(), headers=headers)
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     with opener.open(request, timeout=30) as answer:
         return json.load(answer)
