@@ -1,0 +1,119 @@
+"""HAProxy's configuration for one public address of a service, the same on every target. Pure."""
+
+from __future__ import annotations
+
+import json
+
+from tasks.rollout.proxy.slots import BACKEND, BACKEND_HOST, SLOTS, Route
+
+REQUESTS = "requests"
+"""The ring that holds the timers of the last requests."""
+
+REQUESTS_BYTES = 1 << 20
+LONGEST_HEAD_BYTES = 32 << 10
+LARGEST_BODY_BYTES = 64 << 20
+CLIENT_S = 30
+"""How long a client may take for a request, and afterwards without taking a byte of its answer."""
+
+QUEUE_S = 30
+"""How long requests wait for an engine that died and is started again."""
+
+_NO_PORT = 1
+"""Placeholder of a slot without an engine; it is in maintenance, so nothing goes there."""
+
+_ERRORS = {
+    400: "the request is not valid HTTP, or its head is too long",
+    408: f"the request was not complete after {CLIENT_S} s",
+    502: "the engine ended, or answered something that is not HTTP",
+    503: "no engine is running",
+    504: "the engine did not answer in time",
+}
+_LOG = "%Ts.%ms %HM %{+E}HPO status=%ST engine=%s TR=%TR Tw=%Tw Tc=%Tc Tr=%Tr Ta=%Ta bytes=%B retries=%rc end=%tsc"
+
+
+def proxy_config(route: Route, *, bind: str, metrics: str, queue_s: int = QUEUE_S) -> str:
+    """The configuration that sends requests where `route` says.
+
+    `bind` and `metrics` are addresses as HAProxy's `bind` takes them: `127.0.0.1:8000`, or `fd@3` for a socket that it
+    inherits.
+
+    One thread, so that a runtime command runs between two steps of a request, never during one. Requests to an engine
+    get a connection of their own: a reused one may close under a POST, which must not be sent twice. Only a connection
+    that was refused is tried again, once a second: that is the queue of an engine that is being started again.
+
+    `timeout client` does not count while an engine computes or a stream pauses: then `timeout server` does.
+    """
+    return f"""\
+global
+    nbthread 1
+    noreuseport
+    tune.bufsize {LONGEST_HEAD_BYTES}
+    stats socket unix@admin.sock mode 600 level admin
+    stats timeout 10s
+    log ring@{REQUESTS} format raw local0
+
+ring {REQUESTS}
+    format raw
+    maxlen 1024
+    size {REQUESTS_BYTES}
+
+defaults
+    mode http
+    log global
+    log-format "{_LOG}"
+    option dontlognull
+    option contstats
+    option http-server-close
+    option http-buffer-request
+    option abortonclose
+    option redispatch 1
+    option clitcpka
+    clitcpka-idle 60s
+    clitcpka-intvl 10s
+    clitcpka-cnt 3
+    retries {queue_s}
+    timeout connect 5s
+    timeout http-request {CLIENT_S}s
+    timeout http-keep-alive 300s
+    timeout client {CLIENT_S}s
+    timeout queue {queue_s}s
+    timeout server 4h
+    timeout tunnel 4h
+{"".join(_error(status) for status in _ERRORS)}
+frontend service
+    bind {bind}
+    acl chunked req.hdr(transfer-encoding) -m found
+    http-request {_refusal(411, "send Content-Length with a body of this size")} if chunked {{ req.body_len ge 16384 }}
+    http-request {_refusal(413, f"the body is larger than {LARGEST_BODY_BYTES} bytes")} if {{ req.body_size gt {LARGEST_BODY_BYTES} }}
+    default_backend {BACKEND}
+
+frontend metrics
+    bind {metrics}
+    option dontlog-normal
+    http-request use-service prometheus-exporter if {{ path /metrics }}
+    http-request return status 404
+
+backend {BACKEND}
+{"".join(_server(route, slot) for slot in SLOTS)}"""
+
+
+def _error(status: int) -> str:
+    retry = " hdr Retry-After 5" if status == 503 else ""
+    body = _body(status, _ERRORS[status])
+    return f"    http-error status {status} content-type application/json{retry} hdr Connection close string {body}\n"
+
+
+def _refusal(status: int, message: str) -> str:
+    return f"return status {status} content-type application/json hdr Connection close string {_body(status, message)}"
+
+
+def _body(status: int, message: str) -> str:
+    """An error in the form of the engines' API, quoted for the configuration."""
+    error = {"code": status, "message": f"slipway: {message}", "type": "unavailable" if status > 500 else "invalid"}
+    return f"'{json.dumps({'error': error})}'"
+
+
+def _server(route: Route, slot: str) -> str:
+    if route.slot == slot and route.backend_port is not None:
+        return f"    server {slot} {BACKEND_HOST}:{route.backend_port}\n"
+    return f"    server {slot} {BACKEND_HOST}:{_NO_PORT} disabled\n"
