@@ -33,7 +33,8 @@ def main() -> int:
         else:
             signal_group(child.pid, number)
 
-    signal.signal(signal.SIGTERM, on_signal)
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, on_signal)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     prctl = ctypes.CDLL(None).prctl
     prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
@@ -42,11 +43,13 @@ def main() -> int:
             sys.argv[1:],
             stdin=subprocess.DEVNULL,
             start_new_session=True,
+            close_fds=False,  # sockets that the asking process handed down on purpose; all others close by themselves
             preexec_fn=lambda: prctl(PR_SET_PDEATHSIG, signal.SIGKILL),
         )
     except OSError as error:
         print(f"cannot run {sys.argv[1]}: {error.strerror}", file=sys.stderr)
         return 127
+    os.closerange(3, os.sysconf("SC_OPEN_MAX"))  # what was handed down is the command's alone
     for number in early:
         signal_group(child.pid, number)
     threading.Thread(target=watch, args=(child,), daemon=True).start()

@@ -1,11 +1,12 @@
 """Stands where an engine would: an HTTP server on the standard library that answers its name.
 
-`python small_engine.py HOST PORT NAME [stubborn]`; `stubborn` does not end at SIGTERM.
+`python small_engine.py HOST PORT NAME [stubborn]`; `stubborn` does not end at SIGTERM. `/wait` is never answered.
 """
 
 import http.server
 import signal
 import sys
+import threading
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -16,6 +17,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.do_GET()
 
     def do_GET(self) -> None:
+        if self.path == "/wait":
+            threading.Event().wait()
         body = sys.argv[3].encode()
         self.send_response(200)
         self.send_header("Content-Length", str(len(body)))

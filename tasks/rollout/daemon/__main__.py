@@ -1,4 +1,4 @@
-"""`python -I -S supervisor.py --folder SERVICE --guard SCRIPT`: start a service's supervisor.
+"""`python -I -S supervisor.py --folder SERVICE --guard SCRIPT --haproxy PROGRAM`: start a service's supervisor.
 
 Returns once the supervisor listens, or with 1 and the reason. The supervisor itself lives on in a session of
 its own, whatever becomes of the command that asked for it. Where standard input is a pipe, a supervisor that has
@@ -21,6 +21,7 @@ from pathlib import Path
 from tasks.rollout.daemon.control import SOCKET_FILE, Control
 from tasks.rollout.daemon.files import Lock
 from tasks.rollout.daemon.hang import HUNG_S
+from tasks.rollout.daemon.proxy import Programs
 from tasks.rollout.daemon.supervisor import LOCK_FILE, Supervisor
 
 READY = "ready"
@@ -32,6 +33,7 @@ def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--guard", required=True)
+    parser.add_argument("--haproxy", required=True)
     parser.add_argument("--hung-s", type=float, default=HUNG_S, help="silence that is a death, s")
     arguments = parser.parse_args()
     logs: Path = arguments.folder / "logs"
@@ -57,7 +59,8 @@ def main() -> int:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 1 << 16)), hard))
-    supervisor = Supervisor(arguments.folder, arguments.guard, hung_s=arguments.hung_s)
+    programs = Programs(arguments.guard, arguments.haproxy)
+    supervisor = Supervisor(arguments.folder, programs, hung_s=arguments.hung_s)
     asyncio.run(supervise(supervisor, lock, tell, starter))
     return 0
 

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import signal
 import socket
 import sys
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from tasks.rollout.daemon.forwarder import Backend
-from tasks.rollout.daemon.hang import HUNG_S, HangWatch, cpu_seconds
+from tasks.rollout.daemon.hang import HUNG_S, HangWatch, Traffic, cpu_seconds
 from tasks.rollout.daemon.logs import BoundedLog, engine_log_path
+from tasks.rollout.proxy.slots import BACKEND_HOST
 
-LOOPBACK = "127.0.0.1"
 TERM_S = 5.0
 """How long an engine has to end by itself once its requests are drained."""
 FIRST_BACKOFF_S = 0.5
@@ -26,6 +26,7 @@ LONGEST_BACKOFF_S = 30.0
 STEADY_S = 60.0
 """An engine that lived this long starts again at once when it dies."""
 KEPT_LINES = 200
+POLL_S = 0.05
 PUMP_S = 2.0
 """How long to wait for the last lines of a dead engine, whose output a stray child may hold open."""
 
@@ -40,12 +41,17 @@ class Command:
 
 
 class Engine:
-    """One release's engine. Only a settled one is started again when it dies."""
+    """One release's engine in one slot of the proxy. Only a settled one is started again when it dies.
+
+    `look` says what traffic the proxies have for the slot.
+    """
 
     def __init__(
         self,
         command: Command,
+        slot: str,
         *,
+        look: Callable[[str], Awaitable[Traffic]],
         guard: str,
         logs: Path,
         changed: Callable[[Engine], None],
@@ -53,13 +59,15 @@ class Engine:
         hung_s: float = HUNG_S,
     ) -> None:
         self.command = command
+        self.slot = slot
+        self.port = _free_port()
         self.restarts = restarts
         self.settled = False
         self.fault: str | None = None
-        self.backend: Backend | None = None
         self.lines: deque[bytes] = deque(maxlen=KEPT_LINES)
         self._guard = guard
         self._changed = changed
+        self._look = look
         self._hung_s = hung_s
         self._hung: str | None = None
         self._log = BoundedLog(engine_log_path(logs, command.release))
@@ -100,8 +108,8 @@ class Engine:
 
     async def retire(self, drain_s: float) -> None:
         """End it once its requests are answered, or after `drain_s`."""
-        if self.backend is not None and not await self.backend.drained(drain_s):
-            self._log.say(f"cut {self.backend.open_requests} requests still open after {drain_s:g} s")
+        if open_requests := await self._drained(drain_s):
+            self._log.say(f"cut {open_requests} requests still open after {drain_s:g} s")
         self._ending.set()
         async with self._spawning:
             await self._end()
@@ -109,10 +117,26 @@ class Engine:
             await self._watch
         self._log.close()
 
+    async def traffic(self) -> Traffic:
+        """What the proxies have for it now."""
+        return await self._look(self.slot)
+
+    async def _drained(self, drain_s: float) -> int:
+        """Wait until no request is open; how many are after `drain_s`."""
+        deadline = time.monotonic() + drain_s
+        while (open_requests := (await self.traffic()).requests) and time.monotonic() < deadline:
+            await asyncio.sleep(POLL_S)
+        return open_requests
+
     async def _spawn(self) -> None:
-        port = _free_port()
-        argv = [arg.replace("{host}", LOOPBACK).replace("{port}", str(port)) for arg in self.command.argv]
-        self._log.say(f"starting on port {port}")
+        """At its port of before if that is free: there its requests wait for it."""
+        self.port = _free_port(self.port)
+        here = {"{host}": BACKEND_HOST, "{port}": str(self.port)}
+        argv = [
+            arg.replace("{host}", here["{host}"]).replace("{port}", here["{port}"])
+            for arg in self.command.argv
+        ]
+        self._log.say(f"starting on port {self.port}")
         self._process = await asyncio.create_subprocess_exec(
             sys.executable, "-I", "-S", self._guard, *argv,
             stdin=asyncio.subprocess.PIPE,
@@ -120,7 +144,6 @@ class Engine:
             stderr=asyncio.subprocess.STDOUT,
             env={**os.environ, **self.command.env},
         )  # fmt: skip
-        self.backend = Backend(LOOPBACK, port)
         self._pump = asyncio.create_task(self._keep_log(self._process))
 
     async def _keep_log(self, process: asyncio.subprocess.Process) -> None:
@@ -157,13 +180,12 @@ class Engine:
 
     async def _kill_when_hung(self, process: asyncio.subprocess.Process) -> None:
         """A newcomer is left to its gate."""
-        assert self.backend is not None
-        watch = HangWatch(self.backend, self._hung_s, cpu_s=lambda: cpu_seconds(process.pid))
+        watch = HangWatch(self.port, self.traffic, self._hung_s, cpu_s=lambda: cpu_seconds(process.pid))
         while True:
             await asyncio.sleep(watch.period_s)
             if await watch.is_hung() and self.settled:
                 self._hung = (
-                    f"hung: {self.backend.open_requests} requests waited {self._hung_s:g} s without a byte, "
+                    f"hung: {(await self.traffic()).requests} requests waited {self._hung_s:g} s without a byte, "
                     "/health was silent and no processor time was used; killed"
                 )
                 await self._kill(process)
@@ -232,8 +254,12 @@ async def _ended(process: asyncio.subprocess.Process, timeout_s: float) -> bool:
     return True
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((LOOPBACK, 0))
-        port: int = probe.getsockname()[1]
-        return port
+def _free_port(wanted: int = 0) -> int:
+    """`wanted` if it is free, else any that is."""
+    for port in (wanted, 0):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((BACKEND_HOST, port))
+            found: int = probe.getsockname()[1]
+            return found
+    raise OSError(errno.EADDRNOTAVAIL, "no port of the loopback is free")

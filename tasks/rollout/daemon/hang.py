@@ -12,8 +12,9 @@ import os
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import NamedTuple
 
-from tasks.rollout.daemon.forwarder import Backend
+from tasks.rollout.proxy.slots import BACKEND_HOST
 
 HUNG_S = 60.0
 LOOKS = 12
@@ -24,18 +25,27 @@ BUSY_SHARE = 0.05
 
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
-Probe = Callable[[Backend, float], Awaitable[bool]]
-"""Whether an engine sends anything within so many seconds when it is asked for `/health`."""
+
+class Traffic(NamedTuple):
+    """The requests that an engine works on now, and the bytes of answers that it has sent so far."""
+
+    requests: int
+    sent_bytes: int
 
 
-async def answers_health(backend: Backend, timeout_s: float) -> bool:
+Look = Callable[[], Awaitable[Traffic]]
+Probe = Callable[[int, float], Awaitable[bool]]
+"""Whether the engine at a port of the loopback sends anything within so many seconds when asked for `/health`."""
+
+
+async def answers_health(port: int, timeout_s: float) -> bool:
     """Whether `/health` answers anything at all; a connection that is refused is an answer, too."""
     writer = None
     try:
         async with asyncio.timeout(timeout_s):
-            reader, writer = await asyncio.open_connection(backend.host, backend.port)
+            reader, writer = await asyncio.open_connection(BACKEND_HOST, port)
             writer.write(
-                f"GET /health HTTP/1.1\r\nHost: {backend.host}\r\nConnection: close\r\n\r\n".encode()
+                f"GET /health HTTP/1.1\r\nHost: {BACKEND_HOST}\r\nConnection: close\r\n\r\n".encode()
             )
             await reader.read(1)
     except TimeoutError:
@@ -70,19 +80,21 @@ class HangWatch:
 
     def __init__(
         self,
-        backend: Backend,
+        port: int,
+        look: Look,
         hung_s: float = HUNG_S,
         *,
         probe: Probe = answers_health,
         clock: Callable[[], float] = time.monotonic,
         cpu_s: Callable[[], float] = lambda: 0.0,
     ) -> None:
-        self._backend = backend
+        self._port = port
+        self._look = look
         self._hung_s = hung_s
         self._probe = probe
         self._clock = clock
-        self._heard = backend.heard
         self._cpu_s = cpu_s
+        self._sent_bytes = -1
         self._last_sign = self._last_look = clock()
         self._used_s = cpu_s()
 
@@ -94,9 +106,10 @@ class HangWatch:
     async def is_hung(self) -> bool:
         """Whether requests have waited without a sign of life for the whole time."""
         busy = self._is_busy()
-        quiet = self._backend.open_requests > 0 and self._backend.heard == self._heard and not busy
-        if not quiet or await self._probe(self._backend, self.period_s):
-            self._heard = self._backend.heard
+        traffic = await self._look()
+        quiet = traffic.requests > 0 and traffic.sent_bytes == self._sent_bytes and not busy
+        self._sent_bytes = traffic.sent_bytes
+        if not quiet or await self._probe(self._port, self.period_s):
             self._last_sign = self._clock()
             return False
         return self._clock() - self._last_sign >= self._hung_s

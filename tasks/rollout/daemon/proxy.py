@@ -1,0 +1,345 @@
+"""One public address of a service: HAProxy as a child process, which is started again when it dies.
+
+The supervisor holds the listening sockets and hands them down: who connects while HAProxy starts again waits in the
+kernel's queue instead of being refused, and no one else gets the port.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from tasks.rollout.daemon.files import clear_place
+from tasks.rollout.daemon.hang import Traffic
+from tasks.rollout.daemon.logs import BoundedLog
+from tasks.rollout.proxy.config import QUEUE_S, proxy_config
+from tasks.rollout.proxy.slots import (
+    BACKEND_HOST,
+    LOOK,
+    Route,
+    Slot,
+    drain,
+    folder_name,
+    refusals_in,
+    send_to,
+    slots_in,
+    take_out,
+)
+
+CONFIG, SOCKET = "haproxy.cfg", "admin.sock"
+START_S = 10.0
+ANSWER_S = 5.0
+POLL_S = 0.02
+PAUSE_S = 0.2
+LONGEST_PAUSE_S = 10.0
+LAST_REQUESTS_S = 0.5
+"""For answers that are on their way to clients when the service ends."""
+
+
+@dataclass(frozen=True)
+class Programs:
+    """What the supervisor starts: the process guard's script, and HAProxy."""
+
+    guard: str
+    haproxy: str
+    queue_s: int = QUEUE_S
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket; the kernel chooses port 0. Raises `OSError` if the port is taken."""
+    family, kind, protocol, _, address = socket.getaddrinfo(
+        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )[0]
+    listener = socket.socket(family, kind, protocol)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(1024)
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+class Proxy:
+    """HAProxy at one public address."""
+
+    def __init__(
+        self,
+        service: Path,
+        host: str,
+        port: int,
+        metrics_port: int | None,
+        programs: Programs,
+        log: BoundedLog,
+    ) -> None:
+        """Take the address. Raises `OSError` if the port is taken."""
+        self._listener = listen(host, port)
+        bound: int = self._listener.getsockname()[1]
+        try:
+            self._metrics = listen(BACKEND_HOST, metrics_port or 0)
+        except OSError:
+            self._metrics = listen(BACKEND_HOST, 0)
+        self.route = Route(host, bound, metrics_port=self._metrics.getsockname()[1])
+        self._service = service
+        self._folder = service / "proxy" / folder_name(host, bound)
+        self._programs = programs
+        self._log = log
+        self._used: set[str] = set()
+        self._process: asyncio.subprocess.Process | None = None
+        self._watch: asyncio.Task[None] | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._changing = asyncio.Lock()
+        self._ending = asyncio.Event()
+        self._closed = False
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Host and port."""
+        return self.route.host, self.route.port
+
+    @property
+    def up(self) -> bool:
+        """Whether HAProxy runs."""
+        return self._process is not None and self._process.returncode is None
+
+    @property
+    def is_leaving(self) -> bool:
+        """Whether it gives up its address."""
+        return self._closed or self._ending.is_set()
+
+    async def start(self) -> None:
+        """Start HAProxy and keep it running. Raises `OSError` with what it printed."""
+        try:
+            async with self._changing:
+                await self._spawn()
+        except OSError:
+            self._close_sockets()
+            raise
+        self._watch = asyncio.create_task(self._keep_running())
+
+    async def serve(self, slot: str | None, port: int | None) -> None:
+        """Give new requests to the engine at `port` of the loopback; with None to no engine."""
+        async with self._changing:
+            self.route = replace(self.route, slot=slot, backend_port=port)
+            commands = drain(self._used - {slot})
+            if slot is not None and port is not None:
+                commands = (*send_to(slot, port), *commands)
+                self._used.add(slot)
+            await self._send(commands)
+
+    async def take_out(self, slot: str) -> None:
+        """End what is left in a slot that was drained."""
+        async with self._changing:
+            self._used.discard(slot)
+            await self._send(take_out(slot))
+
+    async def traffic(self, slot: str | None = None) -> Traffic:
+        """Of one slot, or of all. A dead proxy has no requests."""
+        try:
+            slots = await self._slots()
+        except OSError:
+            return Traffic(0, 0)
+        found = [each for name, each in slots.items() if slot in (None, name)]
+        return Traffic(sum(each.requests for each in found), sum(each.sent_bytes for each in found))
+
+    async def close_door(self) -> None:
+        """Accept no more connections; those that exist stay."""
+        if self._closed:
+            return
+        self._closed = True
+        self._close_sockets()  # first: what the kernel accepts for a socket without HAProxy would be reset
+        with contextlib.suppress(OSError):
+            await self._ask("shutdown frontend service")
+
+    async def stop(self, drain_s: float = 0.0) -> None:
+        """Accept nothing more, let requests end for `drain_s`, and end HAProxy."""
+        await self.close_door()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(drain_s):
+                while (await self.traffic()).requests:
+                    await asyncio.sleep(POLL_S)
+        self._ending.set()
+        async with self._changing:
+            if self._process is not None and self.up:
+                with contextlib.suppress(ProcessLookupError):
+                    self._process.send_signal(signal.SIGUSR1)  # ends with its last answer
+                await _end(self._process, LAST_REQUESTS_S)
+        if self._watch is not None:
+            await self._watch
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+        for name in (CONFIG, SOCKET):
+            with contextlib.suppress(OSError):
+                (self._folder / name).unlink()
+        with contextlib.suppress(OSError):
+            self._folder.rmdir()
+
+    async def mend(self) -> None:
+        """Replace a HAProxy that takes no commands: it hangs, or its socket was removed."""
+        async with self._changing:
+            if not self.up or self.is_leaving:
+                return
+            try:
+                await self._slots()
+            except OSError as error:
+                await self._replace(str(error))
+
+    # Below, `_changing` is held.
+
+    async def _replace(self, reason: str) -> None:
+        """A new HAProxy takes over the sockets, and the old one ends with its last request. Raises `OSError`."""
+        old = self._process
+        assert old is not None
+        self._log.say(f"the proxy takes no commands and is replaced: {reason}")
+        await self._spawn()
+        with contextlib.suppress(ProcessLookupError):
+            old.send_signal(signal.SIGUSR1)
+        ending = asyncio.create_task(_end(old, START_S))
+        self._tasks.add(ending)
+        ending.add_done_callback(self._tasks.discard)
+
+    async def _spawn(self) -> None:
+        """Start HAProxy with the route of now, and wait until it takes commands. Raises `OSError`."""
+        self._write_config()
+        sockets = (self._listener.fileno(), self._metrics.fileno())
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-I", "-S", self._programs.guard,
+            self._programs.haproxy, "-db", "-C", str(self._folder), "-f", str(self._folder / CONFIG),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            pass_fds=sockets,
+            env={name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH") if name in os.environ},
+        )  # fmt: skip
+        printed: list[bytes] = []
+        reading = asyncio.create_task(self._read(process, printed))
+        self._tasks.add(reading)
+        reading.add_done_callback(self._tasks.discard)
+        try:
+            async with asyncio.timeout(START_S):
+                while not await self._answers():
+                    if process.returncode is not None:
+                        raise TimeoutError
+                    await asyncio.sleep(POLL_S)
+        except TimeoutError:
+            await _end(process, 0)
+            await asyncio.wait([reading], timeout=1)
+            lines = b"".join(printed).decode(errors="replace").strip().splitlines()
+            raise OSError(f"HAProxy did not start: {' / '.join(lines[-4:])}") from None
+        self._process = process
+        self._used = {self.route.slot} if self.route.slot else set()
+
+    def _write_config(self) -> None:
+        for folder in (self._folder.parent, self._folder):
+            if folder.exists() and not folder.is_dir():
+                folder.unlink()
+        self._folder.mkdir(parents=True, exist_ok=True)
+        for name in (CONFIG, SOCKET):
+            clear_place(self._folder / name, self._service)
+        (self._folder / SOCKET).unlink(missing_ok=True)
+        (self._folder / CONFIG).write_text(
+            proxy_config(
+                self.route,
+                bind=f"fd@{self._listener.fileno()}",
+                metrics=f"fd@{self._metrics.fileno()}",
+                queue_s=self._programs.queue_s,
+            )
+        )
+
+    async def _read(self, process: asyncio.subprocess.Process, printed: list[bytes]) -> None:
+        assert process.stdout is not None
+        async for line in process.stdout:
+            if len(printed) < 20:
+                printed.append(line)
+            self._log.say(f"the proxy: {line.decode(errors='replace').strip()}")
+
+    async def _keep_running(self) -> None:
+        pause_s = PAUSE_S
+        while True:
+            process = self._process
+            assert process is not None
+            await process.wait()
+            async with self._changing:
+                if self.is_leaving:
+                    return
+                if self._process is not process:
+                    continue  # it was replaced
+                self._log.say("the proxy ended: it is started again")
+                try:
+                    await self._spawn()
+                    pause_s = PAUSE_S
+                    continue
+                except OSError as error:
+                    self._log.say(str(error))
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._ending.wait(), pause_s)
+            pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+
+    async def _send(self, commands: Sequence[str]) -> None:
+        """A proxy that does not run needs none: it starts with the route of then. Raises `OSError`."""
+        if not commands or not self.up:
+            return
+        try:
+            refused = " / ".join(refusals_in(await self._ask(";".join(commands))))
+        except OSError as error:
+            refused = str(error)
+        if refused:
+            await self._replace(refused)
+
+    async def _answers(self) -> bool:
+        try:
+            await self._slots()
+        except OSError:
+            return False
+        return True
+
+    async def _slots(self) -> dict[str, Slot]:
+        try:
+            return slots_in(await self._ask(LOOK))
+        except ValueError as error:
+            raise OSError(str(error)) from error
+
+    async def _ask(self, line: str) -> str:
+        """Raises `OSError`, also for a proxy that is silent (`TimeoutError`)."""
+        folder = os.open(self._folder, os.O_PATH | os.O_DIRECTORY)
+        writer = None
+        try:
+            async with asyncio.timeout(ANSWER_S):
+                # A socket's path has room for 107 bytes; by the folder's descriptor it is always short.
+                path = f"/proc/self/fd/{folder}/{SOCKET}"
+                reader, writer = await asyncio.open_unix_connection(path)
+                writer.write(f"{line}\n".encode())
+                return (await reader.read()).decode()
+        finally:
+            os.close(folder)
+            if writer is not None:
+                writer.close()
+
+    def _close_sockets(self) -> None:
+        self._listener.close()
+        self._metrics.close()
+
+
+async def _end(process: asyncio.subprocess.Process, timeout_s: float) -> None:
+    """Wait for the end of a process; after `timeout_s` its guard kills it."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(timeout_s):
+            await process.wait()
+    if process.returncode is None:
+        assert process.stdin is not None
+        process.stdin.close()
+        try:
+            async with asyncio.timeout(ANSWER_S):
+                await process.wait()
+        except TimeoutError:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
