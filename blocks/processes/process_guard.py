@@ -33,8 +33,8 @@ def main() -> int:
         else:
             signal_group(child.pid, number)
 
-    for number in (signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(number, on_signal)
+    signal.signal(signal.SIGTERM, on_signal)
+    signal.signal(signal.SIGUSR1, on_signal)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     prctl = ctypes.CDLL(None).prctl
     prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)

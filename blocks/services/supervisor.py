@@ -17,6 +17,7 @@ import psutil
 from blocks.processes.environment_users import running_below
 from blocks.processes.ports import check_port_free, port_taken
 from blocks.processes.process import last_lines
+from blocks.services.haproxy import haproxy_to_start
 from blocks.services.kept_code import GUARD, SUPERVISOR, keep_daemons, lasting_python
 from tasks.core.child_environment import Needs, child_environment
 from tasks.core.errors import BusyError, RecordError, RolloutError
@@ -230,11 +231,12 @@ class SupervisedService:
             self._ask("status")  # it has accepted the connection, and lives for that from now on
 
     def _run_supervisor(self, waits: IO[str]) -> None:
-        code = keep_daemons(Settings.load().home)
+        settings = Settings.load()
+        code, haproxy = keep_daemons(settings.home), haproxy_to_start(settings)
         command = [lasting_python(), "-I", "-S", str(code / SUPERVISOR), "--folder", str(self._folder.root)]
         try:
             subprocess.run(
-                [*command, "--guard", str(code / GUARD)],
+                [*command, "--guard", str(code / GUARD), "--haproxy", str(haproxy)],
                 env=child_environment(os.environ, Needs.COMPUTE),
                 stdin=waits,
                 capture_output=True,

@@ -33,7 +33,6 @@ def open_target(kind: TargetKind, folder: ServiceFolder, settings: Settings) -> 
         from blocks.services.haproxy import HAProxy
 
         with DockerEngine.connect() as docker:
-            HAProxy.program()
             host = Host(open_proxy=HAProxy, free_port=free_port, check_port_free=check_port_free)
             image_of = partial(_image_of, settings=settings, docker=docker)
             yield ContainerService(folder, docker, host, image_of)
@@ -41,14 +40,16 @@ def open_target(kind: TargetKind, folder: ServiceFolder, settings: Settings) -> 
 
 def check_target(kind: TargetKind) -> None:
     """Raise `MissingToolError` if services of this kind cannot run on this host."""
+    from blocks.services.haproxy import find_haproxy
+
+    find_haproxy(Settings.load())
     if kind is TargetKind.DOCKER:
         from blocks.docker.config import DockerConfig
         from blocks.docker.docker_engine import DockerEngine
-        from blocks.services.haproxy import HAProxy
 
         DockerConfig.read().check_helpers()
         with DockerEngine.connect():
-            HAProxy.program()
+            pass
 
 
 def check_base_image(spec: DeploySpec) -> None:

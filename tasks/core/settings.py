@@ -16,6 +16,7 @@ BUSY_SHARE = 0.1
 class Settings:
     """Locations and limits. `records` and `registry` are a folder's path or `s3://bucket/prefix`.
 
+    `haproxy` is the program that proxies are started with; None for the one that is installed with Slipway.
     Figures that were measured while others used more than `busy_share` of the processors are marked.
     """
 
@@ -25,12 +26,13 @@ class Settings:
     s3_endpoint: str | None
     models_limit_bytes: int | None = None
     busy_share: float = BUSY_SHARE
+    haproxy: str | None = None
 
     @classmethod
     def load(cls) -> Settings:
         """Settings from `SLIPWAY_HOME`, `SLIPWAY_RECORDS`, `SLIPWAY_REGISTRY`, `SLIPWAY_S3_ENDPOINT`,
-        `SLIPWAY_MODELS_LIMIT` and `SLIPWAY_BUSY_SHARE`. Raises `WrongUseError` for a value that is not valid, and
-        where there is no home."""
+        `SLIPWAY_MODELS_LIMIT`, `SLIPWAY_BUSY_SHARE` and `SLIPWAY_HAPROXY`. Raises `WrongUseError` for a
+        value that is not valid, and where there is no home."""
         home = home_folder()
         return cls(
             home=home,
@@ -39,6 +41,7 @@ class Settings:
             s3_endpoint=os.environ.get("SLIPWAY_S3_ENDPOINT") or None,
             models_limit_bytes=_size("SLIPWAY_MODELS_LIMIT"),
             busy_share=_share("SLIPWAY_BUSY_SHARE", BUSY_SHARE),
+            haproxy=os.environ.get("SLIPWAY_HAPROXY") or None,
         )
 
     @property

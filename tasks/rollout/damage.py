@@ -18,7 +18,6 @@ from tasks.core.files import fsync_folder, write_atomically
 from tasks.core.progress import say
 from tasks.core.release import ServiceFolder, ServiceState
 from tasks.core.verdicts import StageName
-from tasks.rollout.container.models import Route
 from tasks.rollout.daemon.files import DAMAGED, set_aside
 
 Check = Callable[[Path], str | None]
@@ -128,7 +127,7 @@ _KINDS: dict[str, Check] = {
     "logs/*": _file,
     "samples/*": _file,
     "proxy/current": _name_of_a_folder,
-    "proxy/*/route.json": _document(Route),
+    "proxy/*/route.json": _json("host", "port"),
     "proxy/*/haproxy.cfg": _file,
     "proxy/*/haproxy.pid": _file,
     "proxy/*/admin.sock": _socket,

@@ -17,7 +17,8 @@ class Running(BaseModel):
     """What takes a service's traffic now, as the target itself sees it.
 
     `up` is whether its engine runs, `pid` the root of its process tree where there is one on this host,
-    `restarts` how often it was started again after it died, `open_requests` what it works on now.
+    `restarts` how often it was started again after it died, `open_requests` what it works on now. The
+    proxy's `/metrics` is at `metrics_port` of the loopback.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -29,6 +30,7 @@ class Running(BaseModel):
     restarts: int = Field(0, ge=0)
     open_requests: int | None = Field(None, ge=0)
     pid: int | None = None
+    metrics_port: int | None = None
 
     @property
     def endpoint(self) -> str:

@@ -35,7 +35,7 @@ from tasks.core.settings import Settings
 from tasks.core.spec import CandidateFormat
 from tasks.engines.base import HOST, PORT, CommandLine
 from tasks.environment import proof
-from tasks.rollout.container.models import Route
+from tasks.rollout.proxy.slots import Route
 
 SLIPWAY = Path(sys.executable).with_name("slipway")
 SMALL_ENGINE = Path(__file__).parents[1] / "support" / "small_engine.py"
@@ -90,8 +90,11 @@ def test_the_processes_of_a_service(
     sampler = start_sampler(folder, ServiceProcesses(kind="supervised", socket=folder.control_socket))
     assert sampler == sampler_pid(folder)
     guard = psutil.Process(running.pid)
-    processes = [*supervisors_of(slipway_home), guard, *guard.children(), psutil.Process(sampler)]
-    assert len(processes) == 4
+    (supervisor,) = supervisors_of(slipway_home)
+    children = supervisor.children(recursive=True)
+    assert len(children) == 4, "engine and proxy, each with its guard"
+    assert guard in children
+    processes = [supervisor, *children, psutil.Process(sampler)]
     for process in processes:
         assert_none_in(process.environ())
     assert engines_of(slipway_home)[0].environ()["OMP_WAIT_POLICY"] == "passive"
@@ -133,8 +136,7 @@ def test_the_server_of_one_command(slipway_home: Path) -> None:
             assert_none_in(process.environ())
 
 
-@pytest.mark.haproxy
-@pytest.mark.usefixtures("secrets")
+@pytest.mark.usefixtures("secrets", "slipway_home")
 def test_the_proxy(tmp_path: Path) -> None:
     proxy = haproxy.HAProxy(tmp_path / "proxy")
     proxy.save(Route(host=LOCALHOST, port=free_port()))

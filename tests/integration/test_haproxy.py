@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -14,17 +15,14 @@ import pytest
 from inline_snapshot import snapshot
 
 from blocks.processes.ports import free_port
-from blocks.services import haproxy
-from blocks.services.haproxy import HAProxy
+from blocks.services.haproxy import HAProxy, find_haproxy, haproxy_to_start
 from tasks.core.errors import MissingToolError, PortTakenError, RolloutError
-from tasks.rollout.container.models import Route, Slot
-from tasks.rollout.container.proxy import send_to, take_out
-
-pytestmark = pytest.mark.haproxy
+from tasks.core.settings import Settings
+from tasks.rollout.proxy.slots import Route, Slot, drain, send_to, take_out
 
 
 @pytest.fixture
-def proxy(tmp_path: Path) -> Iterator[HAProxy]:
+def proxy(tmp_path: Path, slipway_home: Path) -> Iterator[HAProxy]:
     proxy = HAProxy(tmp_path / ("a-long-name" * 12) / "proxy")
     proxy.save(Route(host="127.0.0.1", port=free_port()))
     yield proxy
@@ -35,8 +33,9 @@ def test_slots_follow_commands(proxy: HAProxy) -> None:
     proxy.start()
     assert proxy.answers()
     assert {slot.state for slot in proxy.slots().values()} == {"maint"}
-    proxy.send(send_to("green", 4000))
-    assert proxy.slots() == {"blue": Slot(state="drain", port=1), "green": Slot(state="ready", port=4000)}
+    proxy.send((*send_to("green", 4000), *drain(["blue"])))
+    slots = proxy.slots()
+    assert (slots["blue"], slots["green"]) == (Slot(state="drain", port=1), Slot(state="ready", port=4000))
     proxy.send(take_out("blue"))
     assert proxy.slots()["blue"].state == "maint"
 
@@ -45,7 +44,7 @@ def test_what_was_saved_survives_a_restart(proxy: HAProxy) -> None:
     route = proxy.route()
     assert route is not None
     proxy.start()
-    proxy.save(route.model_copy(update={"slot": "blue", "backend_port": 4000, "release": "sha256:r"}))
+    proxy.save(replace(route, slot="blue", backend_port=4000, release="sha256:r"))
     _kill(proxy)
     assert not proxy.answers()
     proxy.start()
@@ -56,7 +55,7 @@ def test_what_was_saved_survives_a_restart(proxy: HAProxy) -> None:
 def test_a_refused_command_is_an_error(proxy: HAProxy) -> None:
     proxy.start()
     with pytest.raises(RolloutError) as caught:
-        proxy.send(("set server engine/red state ready",))
+        proxy.send(("set server engine/purple state ready",))
     assert caught.value.detail == "No such server."
 
 
@@ -83,7 +82,7 @@ def test_a_configuration_that_haproxy_refuses_is_shown(proxy: HAProxy) -> None:
     assert "unknown keyword 'nonsense'" in (caught.value.detail or "")
 
 
-def test_without_configuration_nothing_starts(tmp_path: Path) -> None:
+def test_without_configuration_nothing_starts(tmp_path: Path, slipway_home: Path) -> None:
     with pytest.raises(RolloutError, match="holds no configuration"):
         HAProxy(tmp_path).start()
 
@@ -101,15 +100,36 @@ def test_a_stranger_with_the_same_process_id_is_left_alone(proxy: HAProxy) -> No
         stranger.wait()
 
 
-def test_a_missing_haproxy_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(haproxy, "_FOLDERS", str(tmp_path))
-    monkeypatch.setenv("PATH", str(tmp_path))
+def test_a_program_that_is_named_and_missing_is_said(
+    monkeypatch: pytest.MonkeyPatch, slipway_home: Path
+) -> None:
+    monkeypatch.setenv("SLIPWAY_HAPROXY", "haproxy-of-mine")
     with pytest.raises(MissingToolError) as caught:
-        HAProxy.program()
+        find_haproxy(Settings.load())
     assert str(caught.value) == snapshot(
-        "target docker needs HAProxy to switch traffic, and it is not installed "
-        "(apt-get install haproxy, or use target: process)"
+        "SLIPWAY_HAPROXY names haproxy-of-mine, and there is no such program "
+        "(name another one, or unset it: Slipway brings its own)"
     )
+
+
+@pytest.mark.haproxy
+def test_the_systems_own_haproxy_takes_the_same_configuration(
+    proxy: HAProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLIPWAY_HAPROXY", "haproxy")
+    proxy.start()
+    process = psutil.Process(int((proxy.folder / "haproxy.pid").read_text()))
+    assert Path(process.exe()) == find_haproxy(Settings.load()).resolve()
+    proxy.send(send_to("blue", 4000))
+    assert proxy.slots()["blue"].state == "ready"
+
+
+def test_the_program_is_a_copy_in_the_home(slipway_home: Path) -> None:
+    program = haproxy_to_start(Settings.load())
+    assert program.is_relative_to(slipway_home)
+    version = subprocess.run([program, "-vv"], env={}, capture_output=True, text=True, check=True).stdout
+    assert "HAProxy version 2.8" in version
+    assert "prometheus-exporter" in version
 
 
 def _kill(proxy: HAProxy) -> None:

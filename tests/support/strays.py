@@ -7,7 +7,7 @@ from pathlib import Path
 import psutil
 
 _SUPERVISOR = "/supervisor.py"
-_NO_ENGINES = ("/process_guard.py", "/sampler.py", _SUPERVISOR)
+_NO_ENGINES = ("/process_guard.py", "/sampler.py", "/haproxy", _SUPERVISOR)
 
 
 def processes_of(home: Path) -> list[psutil.Process]:
@@ -16,7 +16,7 @@ def processes_of(home: Path) -> list[psutil.Process]:
 
 
 def engines_of(home: Path) -> list[psutil.Process]:
-    """The engines among them: neither a guard, a supervisor nor a sampler."""
+    """The engines among them: neither a guard, a supervisor, a sampler nor a proxy."""
     return [
         process
         for process, argv in _with_command_lines(home).items()

@@ -54,13 +54,13 @@ def test_child_processes_are_started_in_blocks_only() -> None:
 
 def test_the_supervisor_needs_the_standard_library_only() -> None:
     """It serves on while the environment it was started from is rebuilt, and reads nothing it was not given."""
-    folder = ROOT / "tasks" / "rollout" / "daemon"
-    for path in folder.glob("*.py"):
+    rollout = ROOT / "tasks" / "rollout"
+    for path in (*rollout.glob("daemon/*.py"), *rollout.glob("proxy/*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
             names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             for name in names:
                 known = name.split(".")[0] in sys.stdlib_module_names or name.startswith(
-                    "tasks.rollout.daemon."
+                    ("tasks.rollout.daemon.", "tasks.rollout.proxy.")
                 )
                 assert known, f"{path.name} imports {name}"

@@ -12,7 +12,7 @@ import shutil
 import stat
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -22,7 +22,7 @@ from tasks.core.progress import say
 from tasks.core.release import Release, ServiceFolder
 from tasks.core.verdicts import StageName
 from tasks.engines.catalogue import get_engine
-from tasks.rollout.container.models import SLOTS, Container, ContainerPlan, Route, Slot, SlotName
+from tasks.rollout.container.models import Container, ContainerPlan
 from tasks.rollout.container.plan import (
     FOLDER_LABEL,
     RELEASE_LABEL,
@@ -30,17 +30,20 @@ from tasks.rollout.container.plan import (
     container_user,
     plan_container,
 )
-from tasks.rollout.container.proxy import (
+from tasks.rollout.daemon.hang import cpu_seconds
+from tasks.rollout.models import Running
+from tasks.rollout.proxy.slots import (
     BACKEND_HOST,
+    SLOTS,
+    Route,
+    Slot,
     address_in,
+    drain,
     folder_name,
     other,
-    send_back_to,
     send_to,
     take_out,
 )
-from tasks.rollout.daemon.hang import cpu_seconds
-from tasks.rollout.models import Running
 from tasks.rollout.recovery.models import Progress
 from tasks.rollout.target import Newcomer
 
@@ -89,7 +92,7 @@ class Proxy(Protocol):
 
     def lives(self) -> bool: ...
 
-    def slots(self) -> dict[SlotName, Slot]: ...
+    def slots(self) -> dict[str, Slot]: ...
 
     def send(self, commands: Sequence[str]) -> None: ...
 
@@ -142,6 +145,7 @@ class ContainerService:
             restarts=container.restarts if container else 0,
             open_requests=live.requests,
             pid=container.pid if container else None,
+            metrics_port=route.metrics_port,
         )
 
     def written(self) -> Running | None:
@@ -236,7 +240,7 @@ class ContainerService:
         """Give new requests to the newcomer; the other slot keeps those it has."""
         proxy = self._claimed_proxy()
         slot = other(_ready(proxy.slots()))
-        proxy.send(send_to(slot, _port_of(newcomer)))
+        proxy.send((*send_to(slot, _port_of(newcomer)), *drain([other(slot)])))
         if _ready(proxy.slots()) != slot:
             raise RolloutError(f"the proxy did not switch to {slot}")
 
@@ -257,7 +261,7 @@ class ContainerService:
             slots = proxy.slots()
             slot = _ready(slots)
             if slot and slots[slot].port == _port_of(newcomer) and slots[other(slot)].state == "drain":
-                proxy.send(send_back_to(other(slot)))
+                proxy.send((*send_to(other(slot), slots[other(slot)].port), *drain([slot])))
                 # A settle that broke off may have written the newcomer down: started anew, the proxy would name
                 # a container that is gone, and the next claim would end the one that serves.
                 self._write_down(proxy)
@@ -307,7 +311,7 @@ class ContainerService:
         if container is None:
             return route
         release, port = container.labels[RELEASE_LABEL], container.host_port
-        return route.model_copy(update={"slot": slot, "backend_port": port, "release": release})
+        return replace(route, slot=slot, backend_port=port, release=release)
 
     def _container_of_state(self) -> Container | None:
         """A container of the release that is written down to serve."""
@@ -325,12 +329,8 @@ class ContainerService:
         if route is None or live.slot is None or container is None:
             return
         self._containers.keep_alive(container.id)
-        wanted = Route(
-            host=route.host,
-            port=route.port,
-            slot=live.slot,
-            backend_port=live.backend_port,
-            release=container.labels[RELEASE_LABEL],
+        wanted = replace(
+            route, slot=live.slot, backend_port=live.backend_port, release=container.labels[RELEASE_LABEL]
         )
         if wanted != proxy.route():
             proxy.save(wanted)
@@ -349,7 +349,7 @@ class ContainerService:
             if kept is None or container.host_port != kept:
                 self._end(container)
 
-    def _retire(self, proxy: Proxy, slot: SlotName, drain_s: float) -> None:
+    def _retire(self, proxy: Proxy, slot: str, drain_s: float) -> None:
         """Wait until nothing is in flight in a draining slot, then take it out."""
         deadline = time.monotonic() + drain_s
         while (open_requests := proxy.slots()[slot].requests) and time.monotonic() < deadline:
@@ -439,12 +439,12 @@ class ContainerService:
 class _Live:
     """Where requests go now. `requests` is None where the proxy is dead."""
 
-    slot: SlotName | None
+    slot: str | None
     backend_port: int | None
     requests: int | None
 
 
-def _ready(slots: Mapping[SlotName, Slot]) -> SlotName | None:
+def _ready(slots: Mapping[str, Slot]) -> str | None:
     return next((name for name, slot in slots.items() if slot.state == "ready"), None)
 
 

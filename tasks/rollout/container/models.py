@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -76,29 +75,3 @@ class Container(_Frozen):
     def running(self) -> bool:
         """Whether its process runs."""
         return self.status == "running"
-
-
-SlotName = Literal["blue", "green"]
-SLOTS: tuple[SlotName, SlotName] = ("blue", "green")
-
-
-class Slot(_Frozen):
-    """One of the two places behind the proxy.
-
-    `requests` are those it works on now, `sent_bytes` those of all answers so far.
-    """
-
-    state: Literal["ready", "drain", "maint"]
-    port: int
-    requests: int = Field(0, ge=0)
-    sent_bytes: int = Field(0, ge=0)
-
-
-class Route(_Frozen):
-    """What a proxy starts with: the public address, and the slot that serves."""
-
-    host: str
-    port: int
-    slot: SlotName | None = None
-    backend_port: int | None = None
-    release: str | None = None

@@ -19,10 +19,11 @@ from pathlib import Path
 from tasks.rollout.daemon.files import clear_place
 from tasks.rollout.daemon.hang import Traffic
 from tasks.rollout.daemon.logs import BoundedLog
-from tasks.rollout.proxy.config import QUEUE_S, proxy_config
+from tasks.rollout.proxy.config import proxy_config
 from tasks.rollout.proxy.slots import (
     BACKEND_HOST,
     LOOK,
+    QUEUE_S,
     Route,
     Slot,
     drain,
@@ -87,7 +88,7 @@ class Proxy:
             self._metrics = listen(BACKEND_HOST, metrics_port or 0)
         except OSError:
             self._metrics = listen(BACKEND_HOST, 0)
-        self.route = Route(host, bound, metrics_port=self._metrics.getsockname()[1])
+        self.route = Route(host, bound, metrics_port=self._metrics.getsockname()[1], queue_s=programs.queue_s)
         self._service = service
         self._folder = service / "proxy" / folder_name(host, bound)
         self._programs = programs
@@ -250,7 +251,6 @@ class Proxy:
                 self.route,
                 bind=f"fd@{self._listener.fileno()}",
                 metrics=f"fd@{self._metrics.fileno()}",
-                queue_s=self._programs.queue_s,
             )
         )
 
@@ -291,7 +291,7 @@ class Proxy:
             refused = " / ".join(refusals_in(await self._ask(";".join(commands))))
         except OSError as error:
             refused = str(error)
-        if refused:
+        if refused and not self.is_leaving:
             await self._replace(refused)
 
     async def _answers(self) -> bool:

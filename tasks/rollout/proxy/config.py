@@ -15,14 +15,10 @@ LARGEST_BODY_BYTES = 64 << 20
 CLIENT_S = 30
 """How long a client may take for a request, and afterwards without taking a byte of its answer."""
 
-QUEUE_S = 30
-"""How long requests wait for an engine that died and is started again."""
-
 _NO_PORT = 1
 """Placeholder of a slot without an engine; it is in maintenance, so nothing goes there."""
 
 _ERRORS = {
-    400: "the request is not valid HTTP, or its head is too long",
     408: f"the request was not complete after {CLIENT_S} s",
     502: "the engine ended, or answered something that is not HTTP",
     503: "no engine is running",
@@ -31,7 +27,7 @@ _ERRORS = {
 _LOG = "%Ts.%ms %HM %{+E}HPO status=%ST engine=%s TR=%TR Tw=%Tw Tc=%Tc Tr=%Tr Ta=%Ta bytes=%B retries=%rc end=%tsc"
 
 
-def proxy_config(route: Route, *, bind: str, metrics: str, queue_s: int = QUEUE_S) -> str:
+def proxy_config(route: Route, *, bind: str, metrics: str) -> str:
     """The configuration that sends requests where `route` says.
 
     `bind` and `metrics` are addresses as HAProxy's `bind` takes them: `127.0.0.1:8000`, or `fd@3` for an inherited
@@ -41,6 +37,7 @@ def proxy_config(route: Route, *, bind: str, metrics: str, queue_s: int = QUEUE_
     engine gets its own connection: a reused one may close under a POST, which must not be sent twice. Only a refused
     connection is tried again, once a second: requests wait like this for an engine that is being started again.
 
+    A body of unknown length has to fit into a buffer with its head, so that no body is larger than it may be.
     `timeout client` does not count while an engine computes or a stream pauses: then `timeout server` does.
     """
     too_long = _refusal(411, "send Content-Length with a body of this size")
@@ -73,19 +70,19 @@ defaults
     clitcpka-idle 60s
     clitcpka-intvl 10s
     clitcpka-cnt 3
-    retries {queue_s}
+    retries {route.queue_s}
     timeout connect 5s
     timeout http-request {CLIENT_S}s
     timeout http-keep-alive 300s
     timeout client {CLIENT_S}s
-    timeout queue {queue_s}s
+    timeout queue {route.queue_s}s
     timeout server 4h
     timeout tunnel 4h
 {"".join(_error(status) for status in _ERRORS)}
 frontend service
     bind {bind}
     acl chunked req.hdr(transfer-encoding) -m found
-    http-request {too_long} if chunked {{ req.body_len ge 16384 }}
+    http-request {too_long} if chunked {{ req.body_len ge 16384 }} || chunked {{ req.hdrs,length ge 8192 }}
     http-request {too_large} if {{ req.body_size gt {LARGEST_BODY_BYTES} }}
     default_backend {BACKEND}
 

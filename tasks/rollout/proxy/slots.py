@@ -14,6 +14,8 @@ BACKEND_HOST = "127.0.0.1"
 SLOTS = ("blue", "green", "red", "yellow")
 """One serves, one is about to, and others may still drain."""
 
+QUEUE_S = 30
+
 LOOK = "show stat -1 4 -1"
 """Asks for what `slots_in` reads."""
 
@@ -34,7 +36,10 @@ class Slot:
 
 @dataclass(frozen=True)
 class Route:
-    """What a proxy starts with: the public address, and the slot that serves. `metrics_port` is of the loopback."""
+    """What a proxy starts with: the public address, and the slot that serves.
+
+    `metrics_port` is of the loopback. Requests wait up to `queue_s` for an engine that died and is started again.
+    """
 
     host: str
     port: int
@@ -42,23 +47,25 @@ class Route:
     backend_port: int | None = None
     release: str | None = None
     metrics_port: int | None = None
+    queue_s: int = QUEUE_S
 
 
 def slots_in(answer: str) -> dict[str, Slot]:
     """The slots, as HAProxy answers `LOOK`. Raises `ValueError` for anything else."""
     rows = csv.DictReader(answer.removeprefix("# ").splitlines())
-    found = {row["svname"]: row for row in rows if row["svname"] in SLOTS}
-    if len(found) != len(SLOTS):
-        raise ValueError(f"not an answer to {LOOK!r}: {answer[:80]!r}")
-    return {
-        name: Slot(
-            state={"MAINT": "maint", "DRAIN": "drain"}.get(found[name]["status"], "ready"),
-            port=int(found[name]["addr"].rpartition(":")[2]),
-            requests=int(found[name]["scur"]) + int(found[name]["qcur"]),
-            sent_bytes=int(found[name]["bout"]),
+    found = {
+        row["svname"]: Slot(
+            state={"MAINT": "maint", "DRAIN": "drain"}.get(row["status"], "ready"),
+            port=int(row["addr"].rpartition(":")[2]),
+            requests=int(row["scur"]) + int(row["qcur"]),
+            sent_bytes=int(row["bout"]),
         )
-        for name in SLOTS
+        for row in rows
+        if row.get("svname") in SLOTS
     }
+    if not found:
+        raise ValueError(f"not an answer to {LOOK!r}: {answer[:80]!r}")
+    return found
 
 
 def refusals_in(answer: str) -> list[str]:
@@ -67,7 +74,7 @@ def refusals_in(answer: str) -> list[str]:
 
 
 def send_to(slot: str, port: int) -> tuple[str, ...]:
-    """Commands that give all new requests to `slot`, whose engine is at `port`; see `drain` for the others."""
+    """Commands that give new requests to `slot`, whose engine is at `port`; `drain` takes them from the others."""
     return (
         f"set server {BACKEND}/{slot} addr {BACKEND_HOST} port {port}",
         f"set server {BACKEND}/{slot} state ready",
@@ -87,6 +94,11 @@ def take_out(slot: str) -> tuple[str, ...]:
 def folder_name(host: str, port: int) -> str:
     """Name of the folder of the proxy at a public address."""
     return f"{host.replace(':', '_')}-{port}"
+
+
+def other(slot: str | None) -> str:
+    """The slot that takes turns with `slot` where only two are used."""
+    return SLOTS[1] if slot == SLOTS[0] else SLOTS[0]
 
 
 def address_in(name: str) -> tuple[str, int] | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +12,8 @@ from releases import make_release
 from tasks.core.release import Release, ServiceFolder
 from tasks.rollout.container import apply
 from tasks.rollout.container.apply import ContainerService, Host
-from tasks.rollout.container.models import SLOTS, Container, ContainerPlan, Route, Slot, SlotName
+from tasks.rollout.container.models import Container, ContainerPlan
+from tasks.rollout.proxy.slots import SLOTS, Route, Slot
 
 
 @dataclass
@@ -51,7 +52,7 @@ class FakeProxy:
     folder: Path
     saved: Route | None = None
     alive: bool = False
-    now: dict[SlotName, Slot] = field(default_factory=dict)
+    now: dict[str, Slot] = field(default_factory=dict)
 
     def route(self) -> Route | None:
         return self.saved
@@ -73,15 +74,16 @@ class FakeProxy:
     def answers(self) -> bool:
         return self.alive
 
-    def slots(self) -> dict[SlotName, Slot]:
+    def slots(self) -> dict[str, Slot]:
         return self.now
 
     def send(self, commands: Sequence[str]) -> None:
         for command in commands:
             _, _, server, what, *value = command.split()
-            name: SlotName = "blue" if server.endswith("blue") else "green"
-            change = {"port": int(value[-1])} if what == "addr" else {"state": value[0]}
-            self.now[name] = self.now[name].model_copy(update=change)
+            name, now = server.partition("/")[2], self.now[server.partition("/")[2]]
+            self.now[name] = (
+                replace(now, port=int(value[-1])) if what == "addr" else replace(now, state=value[0])
+            )
 
     def stop(self, *, drain_s: float) -> None:
         self.alive = False

@@ -13,7 +13,6 @@ from releases import make_release
 
 from tasks.core.release import ServiceFolder, ServiceState
 from tasks.core.spec import Target
-from tasks.rollout.container.models import Route
 from tasks.rollout.daemon.files import set_aside
 from tasks.rollout.damage import set_damage_aside
 from tasks.rollout.recovery.apply import target_of
@@ -27,7 +26,7 @@ DOCUMENTS = {
     "supervisor.json": '{"release": "a", "argv": [], "env": {}, "host": "", "port": 1, "restarts": 0, "since": 0}',
     "processes.json": '{"kind": "process", "period_s": 60}',
     "recovery.json": '{"failures": 1}',
-    "proxy/127.0.0.1-8000/route.json": Route(host="127.0.0.1", port=8000).model_dump_json(),
+    "proxy/127.0.0.1-8000/route.json": '{"host": "127.0.0.1", "port": 8000}',
     "proxy/current": "127.0.0.1-8000",
 }
 PLAIN = (

@@ -8,28 +8,31 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
-from tasks.rollout.daemon.forwarder import Backend
-from tasks.rollout.daemon.hang import LOOKS, HangWatch, answers_health, cpu_seconds
+from tasks.rollout.daemon.hang import LOOKS, HangWatch, Traffic, answers_health, cpu_seconds
 
 
 class Scene:
     """An engine as the watch sees it, looked at once a period."""
 
     def __init__(self) -> None:
-        self.backend = Backend("127.0.0.1", 1)
+        self.requests = 0
+        self.sent_bytes = 0
         self.now = 0.0
         self.healthy = False
         self.probed = 0
         self.used_s = 0.0
         self.watch = HangWatch(
-            self.backend, 60.0, probe=self._probe, clock=lambda: self.now, cpu_s=lambda: self.used_s
+            1, self._look, 60.0, probe=self._probe, clock=lambda: self.now, cpu_s=lambda: self.used_s
         )
 
-    async def _probe(self, backend: Backend, timeout_s: float) -> bool:
+    async def _look(self) -> Traffic:
+        return Traffic(self.requests, self.sent_bytes)
+
+    async def _probe(self, port: int, timeout_s: float) -> bool:
         self.probed += 1
         return self.healthy
 
@@ -43,11 +46,11 @@ class Scene:
 
 
 @pytest.fixture
-def waiting() -> Iterator[Scene]:
+def waiting() -> Scene:
     """One request waits."""
     scene = Scene()
-    with scene.backend.request():
-        yield scene
+    scene.requests = 1
+    return scene
 
 
 def test_a_minute_without_a_sign_of_life_is_a_death(waiting: Scene) -> None:
@@ -74,7 +77,7 @@ def test_health_that_answers_now_and_then_is_a_sign_of_life(waiting: Scene) -> N
 
 def test_a_byte_now_and_then_is_a_sign_of_life(waiting: Scene) -> None:
     def now_and_then(number: int) -> None:
-        waiting.backend.heard += number % (LOOKS - 1) == 0
+        waiting.sent_bytes += number % (LOOKS - 1) == 0
 
     assert True not in waiting.looks(10 * LOOKS, now_and_then)
 
@@ -105,8 +108,8 @@ def test_processor_time_of_a_whole_tree_is_counted() -> None:
 def test_the_minute_begins_with_the_request() -> None:
     scene = Scene()
     scene.looks(10 * LOOKS)
-    with scene.backend.request():
-        assert True not in scene.looks(LOOKS - 1)
+    scene.requests = 1
+    assert True not in scene.looks(LOOKS - 1)
 
 
 @pytest.mark.parametrize("status", [200, 503])
@@ -118,12 +121,12 @@ def test_any_answer_of_health_counts(status: int) -> None:
 
     with http.server.HTTPServer(("127.0.0.1", 0), Handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        assert asyncio.run(answers_health(Backend("127.0.0.1", server.server_port), 10))
+        assert asyncio.run(answers_health(server.server_port, 10))
         server.shutdown()
 
 
 def test_silence_is_told_from_refusal() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        backend = Backend("127.0.0.1", silent.getsockname()[1])
-        assert not asyncio.run(answers_health(backend, 0.05))
-    assert asyncio.run(answers_health(backend, 10)), "nothing listens: that is no silence"
+        port = silent.getsockname()[1]
+        assert not asyncio.run(answers_health(port, 0.05))
+    assert asyncio.run(answers_health(port, 10)), "nothing listens: that is no silence"

@@ -1,0 +1,329 @@
+"""What HAProxy does for a service's clients and engine, by the configuration of every proxy."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import httpx
+import pytest
+from waiting import wait_until
+
+from blocks.processes.ports import free_port
+from blocks.services.haproxy import HAProxy, last_requests
+from tasks.rollout.proxy import config
+from tasks.rollout.proxy.slots import Route, drain, send_to
+
+HOST = "127.0.0.1"
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+DEADLINE_S = 30
+
+Behaviour = Callable[[socket.socket], None]
+
+
+def head_of(connection: socket.socket) -> bytes:
+    """Up to and with the first empty line."""
+    head = b""
+    while not head.endswith(b"\r\n\r\n"):
+        byte = connection.recv(1)
+        assert byte, f"the connection ended inside a head: {head!r}"
+        head += byte
+    return head
+
+
+def read_all(connection: socket.socket) -> bytes:
+    return b"".join(iter(lambda: connection.recv(1 << 16), b""))
+
+
+class Engine:
+    """Answers each connection by `behaviour`; `seen` counts them."""
+
+    def __init__(self, behaviour: Behaviour, port: int = 0) -> None:
+        self._behaviour = behaviour
+        self._listener = socket.create_server((HOST, port))
+        self.port: int = self._listener.getsockname()[1]
+        self.seen = 0
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = self._listener.accept()
+                self.seen += 1
+                threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+
+    def _serve(self, connection: socket.socket) -> None:
+        with connection, contextlib.suppress(OSError, AssertionError):
+            self._behaviour(connection)
+
+    def close(self) -> None:
+        self._listener.close()
+
+
+def answers(body: bytes) -> Behaviour:
+    def behave(connection: socket.socket) -> None:
+        head_of(connection)
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
+
+    return behave
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(config, "CLIENT_S", 1)
+
+
+@pytest.fixture
+def proxy(tmp_path: Path, slipway_home: Path) -> Iterator[HAProxy]:
+    proxy = HAProxy(tmp_path / "proxy")
+    proxy.save(Route(HOST, free_port(), queue_s=1))
+    proxy.start()
+    yield proxy
+    proxy.stop(drain_s=0)
+
+
+@pytest.fixture
+def serve(proxy: HAProxy) -> Iterator[Callable[[Behaviour], Engine]]:
+    """Puts an engine that behaves so behind the proxy."""
+    engines = []
+
+    def start(behaviour: Behaviour) -> Engine:
+        engines.append(Engine(behaviour))
+        proxy.send(send_to("blue", engines[-1].port))
+        return engines[-1]
+
+    yield start
+    for engine in engines:
+        engine.close()
+
+
+@contextlib.contextmanager
+def client(proxy: HAProxy, data: bytes = b"") -> Iterator[socket.socket]:
+    route = proxy.route()
+    assert route is not None
+    with socket.create_connection((HOST, route.port), timeout=DEADLINE_S) as connection:
+        connection.sendall(data)
+        yield connection
+
+
+def ask(proxy: HAProxy, data: bytes) -> bytes:
+    """Everything that is answered until the proxy hangs up."""
+    with client(proxy, data) as connection:
+        return read_all(connection)
+
+
+Serve = Callable[[Behaviour], Engine]
+
+REFUSED = {
+    "a head that never ends": (b"GET / HTT", 408),
+    "a body that never ends": (b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nabc", 408),
+    "no HTTP": (b"hello\r\n\r\n", 400),
+    "a head that is too long": (b"GET / HTTP/1.1\r\nX: " + b"x" * config.LONGEST_HEAD_BYTES, 400),
+    "a body that is too large": (
+        b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % (config.LARGEST_BODY_BYTES + 1)
+        + bytes(40_000),
+        413,
+    ),
+    "a large body of unknown length": (
+        b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\na000\r\n" + b"x" * 0xA000,
+        411,
+    ),
+    "chunks that are none": (
+        b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nnothex\r\n",
+        400,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_is_refused_never_reaches_the_engine(name: str, proxy: HAProxy, serve: Serve) -> None:
+    engine = serve(answers(b"ok"))
+    data, status = REFUSED[name]
+    answer = ask(proxy, data)
+    assert answer.startswith(b"HTTP/1.1 %d" % status)
+    assert engine.seen == 0
+
+
+def test_a_short_body_of_unknown_length_passes(proxy: HAProxy, serve: Serve) -> None:
+    serve(answers(b"ok"))
+    request = b"POST / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\n"
+    assert ask(proxy, request).endswith(b"ok")
+
+
+def test_a_pause_of_a_stream_outlasts_a_slow_client(proxy: HAProxy, serve: Serve) -> None:
+    go_on = threading.Event()
+
+    def streams(connection: socket.socket) -> None:
+        head_of(connection)
+        connection.sendall(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nfirst\r\n")
+        go_on.wait(DEADLINE_S)
+        connection.sendall(b"6\r\nsecond\r\n0\r\n\r\n")
+
+    serve(streams)
+    with client(proxy, GET.replace(b"Host: x", b"Host: x\r\nConnection: close")) as stream:
+        head_of(stream)
+        assert stream.recv(100) == b"5\r\nfirst\r\n"  # it comes when it is sent
+        assert ask(proxy, b"GET / HTT").startswith(b"HTTP/1.1 408")
+        assert proxy.slots()["blue"].requests == 1
+        go_on.set()
+        assert read_all(stream) == b"6\r\nsecond\r\n0\r\n\r\n"
+
+
+def test_a_client_that_takes_nothing_is_cut(proxy: HAProxy, serve: Serve) -> None:
+    cut = threading.Event()
+
+    def torrent(connection: socket.socket) -> None:
+        head_of(connection)
+        connection.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+        try:
+            while True:
+                connection.sendall(bytes(1 << 16))
+        except OSError:
+            cut.set()
+
+    serve(torrent)
+    with client(proxy, GET):
+        assert cut.wait(DEADLINE_S)
+
+
+def test_a_client_that_leaves_ends_its_request_at_the_engine(proxy: HAProxy, serve: Serve) -> None:
+    left = threading.Event()
+
+    def thinks(connection: socket.socket) -> None:
+        head_of(connection)
+        with contextlib.suppress(ConnectionResetError):
+            assert connection.recv(1) == b""
+        left.set()
+
+    engine = serve(thinks)
+    with client(proxy, GET):
+        wait_until(lambda: engine.seen, "the engine has the request")
+    assert left.wait(DEADLINE_S)
+
+
+def test_requests_wait_for_an_engine_that_is_started_again(proxy: HAProxy) -> None:
+    port = free_port()
+    route = proxy.route()
+    assert route is not None
+    proxy.stop(drain_s=0)
+    proxy.save(replace(route, slot="blue", backend_port=port, queue_s=DEADLINE_S))
+    proxy.start()
+    with client(proxy, GET) as waiting:
+        wait_until(
+            lambda: b",blue,0,0,0,0,,0,0,0" not in proxy.ask("show stat -1 4 -1").encode(), "it was tried"
+        )
+        engine = Engine(answers(b"back"), port)
+        assert head_of(waiting).startswith(b"HTTP/1.1 200")
+        engine.close()
+
+
+@pytest.mark.parametrize("how", ["dead", "drained", "never there"])
+def test_without_an_engine_clients_are_told_when_to_come_back(how: str, proxy: HAProxy) -> None:
+    if how != "never there":
+        proxy.send((*send_to("blue", free_port()), *(drain(["blue"]) if how == "drained" else ())))
+    answer = ask(proxy, GET)
+    assert answer.startswith(b"HTTP/1.1 503")
+    assert b"retry-after: 5" in answer
+    assert b'"type": "unavailable"' in answer
+
+
+@pytest.mark.parametrize("said", [b"", b"SSH-2.0-not-http\r\n\r\n", b"HTTP/1.1 20"])
+def test_a_request_that_an_engine_has_read_is_never_sent_twice(
+    said: bytes, proxy: HAProxy, serve: Serve
+) -> None:
+    def dies(connection: socket.socket) -> None:
+        head_of(connection)
+        connection.sendall(said)
+
+    engine = serve(dies)
+    assert ask(proxy, b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\nhi").startswith(
+        b"HTTP/1.1 502"
+    )
+    assert engine.seen == 1
+
+
+def test_an_answer_that_breaks_off_never_looks_complete(proxy: HAProxy, serve: Serve) -> None:
+    def dies(connection: socket.socket) -> None:
+        head_of(connection)
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf")
+
+    serve(dies)
+    with client(proxy, GET) as connection:
+        assert b"content-length: 100" in head_of(connection).lower()
+        with contextlib.suppress(ConnectionResetError):
+            assert read_all(connection) in (b"half", b"")
+
+
+def test_a_kept_connection_moves_with_its_next_request(proxy: HAProxy, serve: Serve) -> None:
+    serve(answers(b"blue"))
+    green = Engine(answers(b"green"))
+    with client(proxy, GET) as connection:
+        head_of(connection)
+        assert connection.recv(4) == b"blue"
+        proxy.send((*send_to("green", green.port), *drain(["blue"])))
+        connection.sendall(GET)
+        head_of(connection)
+        assert connection.recv(5) == b"green"
+    green.close()
+
+
+def test_bodies_pass_both_ways_larger_than_any_buffer(proxy: HAProxy, serve: Serve) -> None:
+    data = bytes(range(256)) * (8 << 12)
+
+    def echoes(connection: socket.socket) -> None:
+        head_of(connection)
+        body = b""
+        while len(body) < len(data):
+            body += connection.recv(1 << 20)
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+
+    serve(echoes)
+    route = proxy.route()
+    assert route is not None
+    answer = httpx.post(
+        f"http://{HOST}:{route.port}/", content=data, headers={"Expect": "100-continue"}, trust_env=False
+    )
+    assert answer.content == data
+
+
+def test_an_upgraded_connection_is_a_tunnel(proxy: HAProxy, serve: Serve) -> None:
+    def socket_like(connection: socket.socket) -> None:
+        head_of(connection)
+        connection.sendall(
+            b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n"
+        )
+        while data := connection.recv(100):
+            connection.sendall(data.upper())
+
+    serve(socket_like)
+    upgrade = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: eA==\r\n\r\n"
+    with client(proxy, upgrade) as connection:
+        assert head_of(connection).startswith(b"HTTP/1.1 101")
+        connection.sendall(b"ping")
+        assert connection.recv(4) == b"PING"
+
+
+def test_the_last_requests_and_the_figures_can_be_read(proxy: HAProxy, serve: Serve) -> None:
+    serve(answers(b"ok"))
+    route = proxy.route()
+    assert route is not None
+    for number in range(3):
+        httpx.get(f"http://{HOST}:{route.port}/v1/{number}?key=secret", trust_env=False)
+    lines = wait_until(
+        lambda: found if len(found := last_requests(proxy.folder, 2).splitlines()) == 2 else None, "logged"
+    )
+    assert "GET /v1/2 status=200 engine=blue TR=" in lines[1]
+    assert "secret" not in "".join(lines)
+    assert len(last_requests(proxy.folder, 5000)) <= config.REQUESTS_BYTES
+    metrics = f"http://{HOST}:{route.metrics_port}"
+    assert (
+        'haproxy_server_http_responses_total{proxy="engine",server="blue",code="2xx"} 3'
+        in httpx.get(f"{metrics}/metrics", trust_env=False).text
+    )
+    assert httpx.get(metrics, trust_env=False).status_code == 404
+    assert httpx.get(f"http://{HOST}:{route.port}/metrics", trust_env=False).text == "ok", "the engine's own"
