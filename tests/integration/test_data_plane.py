@@ -295,13 +295,14 @@ def test_an_upgraded_connection_is_a_tunnel(proxy: HAProxy, serve: Serve) -> Non
     def socket_like(connection: socket.socket) -> None:
         head_of(connection)
         connection.sendall(
-            b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n"
+            b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n"
+            b"Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n"
         )
         while data := connection.recv(100):
             connection.sendall(data.upper())
 
     serve(socket_like)
-    upgrade = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: eA==\r\n\r\n"
+    upgrade = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
     with client(proxy, upgrade) as connection:
         assert head_of(connection).startswith(b"HTTP/1.1 101")
         connection.sendall(b"ping")

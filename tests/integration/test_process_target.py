@@ -164,25 +164,40 @@ def test_an_engine_that_crashes_is_started_again(
     assert "killed by SIGKILL" in (folder.logs / "supervisor.log").read_text()
 
 
-def test_while_no_engine_runs_clients_are_told_to_come_back(
+def test_requests_wait_while_the_engine_is_started_again(
     first: Release, services: Services, slipway_home: Path
 ) -> None:
     folder = services("chat")
     endpoint = bring(first, folder).endpoint or ""
-    # Without its model file the engine cannot come back.
-    first.launch.model_file.unlink()
     engines_of(slipway_home)[0].kill()
-    with EngineApi(endpoint) as api:
-        wait_until(lambda: not api.ready(), "the crash shows")
-        answer = wait_until(lambda: _status_503(api), "503 is answered")
-    assert answer["error"]["type"] == "unavailable"
+    wait_until(lambda: not running(folder).up, "its death is known")
+    assert complete(endpoint)
 
 
-def _status_503(api: EngineApi) -> dict[str, dict[str, str]] | None:
-    import httpx
+def proxies_of(home: Path) -> list[psutil.Process]:
+    return [one for one in processes_of(home) if one.name() == "haproxy"]
 
-    answer = httpx.get(f"{api.base_url}/health", trust_env=False)
-    return answer.json() if answer.status_code == 503 and "slipway" in answer.text else None
+
+@pytest.mark.parametrize("how", ["killed", "with its guard", "stopped", "its socket is removed"])
+def test_a_proxy_that_fails_is_replaced_at_the_same_address(
+    how: str, first: Release, services: Services, slipway_home: Path
+) -> None:
+    folder = services("chat")
+    endpoint = bring(first, folder).endpoint or ""
+    (proxy,) = proxies_of(slipway_home)
+    if how == "killed":
+        proxy.kill()
+    elif how == "with its guard":
+        proxy.parent().kill()
+    elif how == "stopped":
+        proxy.suspend()
+    else:
+        next(folder.root.glob("proxy/*/admin.sock")).unlink()
+    wait_until(
+        lambda: proxy not in proxies_of(slipway_home) and proxies_of(slipway_home), "there is another one"
+    )
+    assert complete(endpoint)
+    assert running(folder).restarts == 0, "the engine went on"
 
 
 def test_a_newcomer_ends_with_the_command_that_was_killed(

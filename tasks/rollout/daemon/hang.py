@@ -94,7 +94,7 @@ class HangWatch:
         self._probe = probe
         self._clock = clock
         self._cpu_s = cpu_s
-        self._sent_bytes = -1
+        self._sent_bytes: int | None = None
         self._last_sign = self._last_look = clock()
         self._used_s = cpu_s()
 
@@ -107,7 +107,7 @@ class HangWatch:
         """Whether requests have waited without a sign of life for the whole time."""
         busy = self._is_busy()
         traffic = await self._look()
-        quiet = traffic.requests > 0 and traffic.sent_bytes == self._sent_bytes and not busy
+        quiet = traffic.requests > 0 and self._sent_bytes in (None, traffic.sent_bytes) and not busy
         self._sent_bytes = traffic.sent_bytes
         if not quiet or await self._probe(self._port, self.period_s):
             self._last_sign = self._clock()
