@@ -24,9 +24,11 @@ from tasks.core.addresses import host_and_port
 from tasks.core.child_environment import child_environment
 from tasks.core.errors import MissingToolError, PortTakenError, RolloutError
 from tasks.core.files import write_atomically
+from tasks.core.release import ServiceFolder
 from tasks.core.settings import Settings
+from tasks.rollout.models import Running
 from tasks.rollout.proxy.config import REQUESTS, proxy_config
-from tasks.rollout.proxy.slots import BACKEND_HOST, LOOK, Route, Slot, refusals_in, slots_in
+from tasks.rollout.proxy.slots import BACKEND_HOST, LOOK, Route, Slot, folder_name, refusals_in, slots_in
 
 _CONFIG = "haproxy.cfg"
 _PID = "haproxy.pid"
@@ -65,10 +67,13 @@ def haproxy_to_start(settings: Settings) -> Path:
     return program if settings.haproxy is not None else keep_haproxy(settings.home, program)
 
 
-def last_requests(folder: Path, lines: int) -> str:
-    """The timers of the last requests that the proxy in `folder` answered; empty where it does not answer."""
+def last_requests(folder: ServiceFolder, running: Running | None, lines: int) -> str:
+    """The timers of the last requests to a service; nothing where its proxy does not answer."""
+    if running is None:
+        return ""
+    proxy = HAProxy(folder.root / "proxy" / folder_name(running.host, running.port))
     try:
-        answer = HAProxy(folder).ask(f"show events {REQUESTS}")
+        answer = proxy.ask(f"show events {REQUESTS}")
     except OSError:
         return ""
     return "\n".join([line for line in answer.splitlines() if line][-lines:])

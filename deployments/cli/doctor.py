@@ -27,7 +27,7 @@ class Diagnosis:
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def doctor(as_json: bool) -> None:
-    """Say what is installed here and what is missing. Nothing on the list but Python and uv is required."""
+    """Say what is installed here and what is missing. Only Python, uv and HAProxy are required, and Slipway brings the last two."""
     diagnoses = diagnose(Settings.load())
     if as_json:
         print_json({"checks": [asdict(diagnosis) for diagnosis in diagnoses]})
@@ -45,7 +45,7 @@ def diagnose(settings: Settings) -> list[Diagnosis]:
         _home(settings),
         _server(settings),
         _docker(),
-        _program("haproxy", "target docker", "apt-get install haproxy"),
+        _haproxy(settings),
         _program("fio", "measuring the disk", "apt-get install fio"),
         _nvidia(),
     ]
@@ -64,6 +64,16 @@ def _program(name: str, needed_for: str, fix: str) -> Diagnosis:
         return Diagnosis(name, True, find_tool(name, install=fix), needed_for, fix)
     except MissingToolError as error:
         return Diagnosis(name, False, error.what, needed_for, fix)
+
+
+def _haproxy(settings: Settings) -> Diagnosis:
+    from blocks.services.haproxy import find_haproxy
+    from tasks.core.errors import MissingToolError
+
+    try:
+        return Diagnosis("haproxy", True, str(find_haproxy(settings)), "everything", "")
+    except MissingToolError as error:
+        return Diagnosis("haproxy", False, error.what, "everything", error.fix or "")
 
 
 def _home(settings: Settings) -> Diagnosis:

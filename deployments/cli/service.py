@@ -52,9 +52,11 @@ def status(name: str | None, as_json: bool) -> None:
     type=Count(1, LARGEST_COUNT),
     help="How many lines.",
 )
+@click.option("--requests", is_flag=True, help="The proxy's timers of the last requests instead.")
 @_AS_JSON
-def logs(name: str, lines: int, as_json: bool) -> None:
+def logs(name: str, lines: int, requests: bool, as_json: bool) -> None:
     """Show the end of NAME's log."""
+    from blocks.services.haproxy import last_requests
     from blocks.services.targets import open_target
     from deployments.cli.main import print_json
     from tasks.core.settings import Settings
@@ -63,7 +65,7 @@ def logs(name: str, lines: int, as_json: bool) -> None:
     settings = Settings.load()
     folder = folder_named(settings, name)
     with open_target(target_of(folder), folder, settings) as target:
-        text = target.log_tail(lines)
+        text = last_requests(folder, target.running(), lines) if requests else target.log_tail(lines)
     if as_json:
         print_json({"name": name, "lines": text.splitlines()})
     else:
@@ -264,6 +266,7 @@ def _status_of(folder: ServiceFolder, settings: Settings) -> dict[str, Any]:
         "since": state.since.isoformat() if state else None,
         "restarts": running.restarts if running else None,
         "open_requests": running.open_requests if running else None,
+        "metrics": running.metrics if running else None,
         "way_out": f"slipway start {folder.name}" if condition in ("down", "stopped") else None,
     }
 

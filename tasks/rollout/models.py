@@ -37,6 +37,11 @@ class Running(BaseModel):
         """Base URL, without `/v1`."""
         return base_url(self.host, self.port)
 
+    @property
+    def metrics(self) -> str | None:
+        """Where the proxy says how many requests it passed, how long they took and how they ended."""
+        return f"{base_url('127.0.0.1', self.metrics_port)}/metrics" if self.metrics_port else None
+
 
 class RolloutAction(StrEnum):
     """What there is to do."""

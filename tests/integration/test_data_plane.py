@@ -7,6 +7,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -15,8 +16,10 @@ from waiting import wait_until
 
 from blocks.processes.ports import free_port
 from blocks.services.haproxy import HAProxy, last_requests
+from tasks.core.release import ServiceFolder
+from tasks.rollout.models import Running
 from tasks.rollout.proxy import config
-from tasks.rollout.proxy.slots import Route, drain, send_to
+from tasks.rollout.proxy.slots import Route, drain, folder_name, send_to
 
 HOST = "127.0.0.1"
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
@@ -80,8 +83,9 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def proxy(tmp_path: Path, slipway_home: Path) -> Iterator[HAProxy]:
-    proxy = HAProxy(tmp_path / "proxy")
-    proxy.save(Route(HOST, free_port(), queue_s=1))
+    route = Route(HOST, free_port(), queue_s=1)
+    proxy = HAProxy(tmp_path / "chat" / "proxy" / folder_name(HOST, route.port))
+    proxy.save(route)
     proxy.start()
     yield proxy
     proxy.stop(drain_s=0)
@@ -309,22 +313,47 @@ def test_an_upgraded_connection_is_a_tunnel(proxy: HAProxy, serve: Serve) -> Non
         assert connection.recv(4) == b"PING"
 
 
-def test_the_last_requests_and_the_figures_can_be_read(proxy: HAProxy, serve: Serve) -> None:
+def test_the_last_requests_and_the_figures_can_be_read(proxy: HAProxy, serve: Serve, tmp_path: Path) -> None:
     serve(answers(b"ok"))
     route = proxy.route()
     assert route is not None
+    running = Running(release="r", host=HOST, port=route.port, up=True, metrics_port=route.metrics_port)
+    get = partial(httpx.get, trust_env=False)
     for number in range(3):
-        httpx.get(f"http://{HOST}:{route.port}/v1/{number}?key=secret", trust_env=False)
-    lines = wait_until(
-        lambda: found if len(found := last_requests(proxy.folder, 2).splitlines()) == 2 else None, "logged"
-    )
-    assert "GET /v1/2 status=200 engine=blue TR=" in lines[1]
-    assert "secret" not in "".join(lines)
-    assert len(last_requests(proxy.folder, 5000)) <= config.REQUESTS_BYTES
-    metrics = f"http://{HOST}:{route.metrics_port}"
-    assert (
-        'haproxy_server_http_responses_total{proxy="engine",server="blue",code="2xx"} 3'
-        in httpx.get(f"{metrics}/metrics", trust_env=False).text
-    )
-    assert httpx.get(metrics, trust_env=False).status_code == 404
-    assert httpx.get(f"http://{HOST}:{route.port}/metrics", trust_env=False).text == "ok", "the engine's own"
+        get(f"http://{HOST}:{route.port}/v1/{number}?key=secret")
+
+    def requests(lines: int) -> list[str]:
+        return last_requests(ServiceFolder(tmp_path, "chat"), running, lines).splitlines()
+
+    wait_until(lambda: len(requests(9)) == 3, "they are logged")
+    assert "GET /v1/2 status=200 engine=blue TR=" in requests(1)[0]
+    assert "secret" not in "".join(requests(9))
+    assert running.metrics is not None
+    counted = 'haproxy_server_http_responses_total{proxy="engine",server="blue",code="2xx"} 3'
+    assert counted in get(running.metrics).text
+    assert get(running.metrics.removesuffix("metrics")).status_code == 404
+    assert get(f"http://{HOST}:{route.port}/metrics").text == "ok", "the engine's own"
+
+
+def test_the_log_of_requests_is_bounded(
+    proxy: HAProxy, serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(config, "REQUESTS_BYTES", 1 << 14)
+    route = proxy.route()
+    assert route is not None
+    proxy.stop(drain_s=0)
+    proxy.save(route)
+    proxy.start()
+    serve(answers(b"ok"))
+    path = "x" * 700
+    with httpx.Client(base_url=f"http://{HOST}:{route.port}", trust_env=False) as client:
+        for number in range(60):
+            client.get(f"/{number}/{path}")
+    running = Running(release="r", host=HOST, port=route.port, up=True)
+
+    def logged() -> str:
+        return last_requests(ServiceFolder(tmp_path, "chat"), running, 1000)
+
+    wait_until(lambda: "GET /59/" in logged(), "the last one is logged")
+    assert "GET /0/" not in logged()
+    assert len(logged()) < 1 << 14

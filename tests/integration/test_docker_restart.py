@@ -22,7 +22,6 @@ from tasks.rollout.apply import roll_out
 
 pytestmark = [
     pytest.mark.docker,
-    pytest.mark.haproxy,
     pytest.mark.engine,
     pytest.mark.another_user,  # root alone may start a Docker daemon
 ]

@@ -54,7 +54,7 @@ from tasks.rollout.recovery.apply import Unwatched, look_at, start_service, targ
 from tasks.rollout.recovery.models import Past, Step
 from tasks.rollout.recovery.plan import next_step
 
-pytestmark = [pytest.mark.docker, pytest.mark.haproxy, pytest.mark.engine]
+pytestmark = [pytest.mark.docker, pytest.mark.engine]
 
 BASE = "slipway/base:bookworm"
 DEEP = (
