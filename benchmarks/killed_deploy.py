@@ -73,7 +73,7 @@ class Deploy:
         """What runs for a service, by kind."""
         if self.docker:
             return {"proxy": 1, "container": 1, "sampler": 1}
-        return {"supervisor": 1, "guard": 1, "engine": 1, "sampler": 1}
+        return {"supervisor": 1, "guard": 2, "engine": 1, "proxy": 1, "sampler": 1}
 
     @property
     def argv(self) -> list[str]:

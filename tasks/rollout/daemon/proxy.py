@@ -182,6 +182,7 @@ class Proxy:
                 (self._folder / name).unlink()
         with contextlib.suppress(OSError):
             self._folder.rmdir()
+            self._folder.parent.rmdir()
 
     async def mend(self) -> None:
         """Replace a HAProxy that takes no commands: it hangs, or its socket was removed."""

@@ -123,7 +123,7 @@ class Supervisor:
             return
         try:
             await self._open_proxy(*self._address)
-        except OSError as error:
+        except (OSError, RefusedError) as error:
             complaint = f"cannot listen on {self._address[0]}:{self._address[1]}: {error}"
             if complaint != self._complaint:
                 self._log.say(complaint)

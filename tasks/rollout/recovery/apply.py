@@ -81,7 +81,8 @@ def target_of(folder: ServiceFolder) -> TargetKind:
     for document in documents:
         with contextlib.suppress(OSError, ValueError, RecursionError, KeyError, TypeError):
             return TargetKind(json.loads(document.read_bytes())["target"])
-    return TargetKind.DOCKER if (folder.root / "proxy").exists() else TargetKind.PROCESS
+    containers = [*folder.root.glob("proxy/current"), *folder.root.glob("proxy/*/route.json")]
+    return TargetKind.DOCKER if containers else TargetKind.PROCESS
 
 
 @runtime_checkable
