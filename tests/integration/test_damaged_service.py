@@ -80,8 +80,10 @@ FILES = (
     "logs/engine-{engine}.log",
     "logs/supervisor.log",
     "logs/supervisor.err",
+    "proxy/{proxy}/haproxy.cfg",
+    "proxy/{proxy}/admin.sock",
 )
-FOLDERS = ("releases", "logs", "samples")
+FOLDERS = ("releases", "logs", "samples", "proxy")
 CASES = [(name, TO_FILES) for name in FILES] + [(name, TO_FOLDERS) for name in FOLDERS]
 
 
@@ -122,11 +124,12 @@ class Damaged:
             previous=self.first.id.removeprefix("sha256:")[:16],
             engine=self.second.id.removeprefix("sha256:")[:12],
             run=runs[-1].stem if runs else "17-1-1",
+            proxy=f"127.0.0.1-{self.endpoint.rpartition(':')[2]}",
         )
 
     @property
     def endpoint(self) -> str:
-        state = self.folder.state()
+        state = self.folder.last()
         assert state is not None
         return state.endpoint
 

@@ -16,7 +16,7 @@ import httpx
 import psutil
 import pytest
 from releases import make_release
-from strays import engines_of, processes_of
+from strays import engines_of, processes_of, proxies_of
 from waiting import wait_until
 
 from blocks.services.kept_code import SUPERVISOR, keep_daemons, keep_script, lasting_python
@@ -93,10 +93,10 @@ def test_a_service_outlives_the_clone_that_started_it(
     os.kill(_running(folder).pid or 0, signal.SIGKILL)  # the guard
     wait_until(lambda: _running(folder).restarts == 2 and _running(folder).up, "and again under a new guard")
     wait_until(lambda: _answers(port), "the service answers")
-    (proxy,) = [one for one in processes_of(slipway_home) if one.name() == "haproxy"]
+    (proxy,) = proxies_of(slipway_home)
     assert Path(proxy.exe()).is_relative_to(slipway_home)
     proxy.kill()
-    wait_until(lambda: proxy not in processes_of(slipway_home), "the proxy is dead")
+    wait_until(lambda: proxy not in proxies_of(slipway_home), "the proxy is dead")
     wait_until(lambda: _answers(port), "another one answers")
     sampler = psutil.Process(sampler_pid(folder) or 0)
     assert Path(sampler.exe()) == Path(lasting_python()).resolve()

@@ -19,7 +19,7 @@ import pytest
 from inline_snapshot import snapshot
 from load import Load
 from releases import make_release
-from strays import engines_of, processes_of, supervisors_of
+from strays import engines_of, processes_of, proxies_of, supervisors_of
 from waiting import wait_until
 
 from blocks.engine.api import EngineApi
@@ -174,10 +174,6 @@ def test_requests_wait_while_the_engine_is_started_again(
     assert complete(endpoint)
 
 
-def proxies_of(home: Path) -> list[psutil.Process]:
-    return [one for one in processes_of(home) if one.name() == "haproxy"]
-
-
 @pytest.mark.parametrize("how", ["killed", "with its guard", "stopped", "its socket is removed"])
 def test_a_proxy_that_fails_is_replaced_at_the_same_address(
     how: str, first: Release, services: Services, slipway_home: Path
@@ -232,10 +228,16 @@ def test_a_newcomer_ends_with_the_command_that_was_killed(
         assert len(engines_of(slipway_home)) == 2
         with pytest.raises(BusyError):
             bring(second, folder)
+        with Load(endpoint, "chat", clients=4) as load:
+            wait_until(lambda: load.good > 20, "the newcomer answers")
+            child.kill()
+            wait_until(lambda: len(engines_of(slipway_home)) == 1, "the newcomer ended")
+            seen = load.good
+            wait_until(lambda: load.good > seen + 20, "the former release answers")
+        assert load.failures == []
     finally:
         child.kill()
         child.wait()
-    wait_until(lambda: len(engines_of(slipway_home)) == 1, "the newcomer ended")
     assert running(folder).release == first.id
     assert complete(endpoint)
     assert bring(second, folder).verdict is RolloutVerdict.SERVING

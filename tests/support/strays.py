@@ -33,6 +33,11 @@ def supervisors_of(home: Path) -> list[psutil.Process]:
     ]
 
 
+def proxies_of(home: Path) -> list[psutil.Process]:
+    """The proxies among them, without their guards."""
+    return [process for process, argv in _with_command_lines(home).items() if argv[0].endswith("/haproxy")]
+
+
 def _with_command_lines(home: Path) -> dict[psutil.Process, list[str]]:
     found = {}
     for process in psutil.process_iter():
