@@ -61,7 +61,6 @@ from tasks.core.verdicts import FAULT, CompatibilityVerdict, LifecycleVerdict, S
 from tasks.engines.catalogue import get_engine
 from tasks.engines.deployable import refusal, wants_absent_gpu
 from tasks.engines.families import check_flags, family_at, served_as
-from tasks.engines.loaders import load_arguments
 from tasks.environment.integrity import doubt
 from tasks.environment.models import EnvironmentRequest, EnvironmentResult, Locked
 from tasks.environment.task import lock_environment
@@ -213,7 +212,7 @@ class _Lifecycle:
     def _is_ruled_out(self) -> bool:
         """Whether this host blocks the engine, judged by its pins before anything is locked or built."""
         FactContract(self.settings).check()
-        pins = pinned_versions("\n".join(get_engine(self.spec.engine).requirements))
+        pins = pinned_versions("\n".join(get_engine(self.spec.engine).card.requirements))
         verdict = answer_of(lambda: verify_compatibility(self._compatibility(pins)))
         blocked = verdict.verdict == CompatibilityVerdict.BLOCK
         if blocked:
@@ -345,7 +344,7 @@ class _Lifecycle:
             mount=mount_of(model_file),
             file_format="safetensors" if model_file.is_dir() else "gguf",
         )
-        return found if found and load_arguments(self.spec.engine, found[0]) else None
+        return found if found and get_engine(self.spec.engine).card.load_arguments(found[0]) else None
 
     def _keep(self, outcome: Outcome[K]) -> Outcome[K]:
         """Note a stage's row for the table, and say so in the deploy's own log."""

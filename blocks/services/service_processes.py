@@ -12,6 +12,7 @@ from blocks.services.targets import open_target
 from tasks.core.release import ServiceFolder, ServiceState
 from tasks.core.settings import Settings
 from tasks.core.spec import Target
+from tasks.engines.card import Metrics
 from tasks.health.models import ProcessSample
 from tasks.leaks import daemon
 from tasks.rollout.models import Running
@@ -23,7 +24,8 @@ class ServiceProcesses(BaseModel):
     """The document `processes.json` in a service's folder: what the leak sampler samples, and how often.
 
     `supervised` asks the service's supervisor for the engine, whenever it was started; `container` follows a
-    container through its restarts by its cgroup; `process` names roots of process trees for good.
+    container through its restarts by its cgroup; `process` names roots of process trees for good. The engine counts
+    its work in `work`, by the metrics `work_counters`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -34,13 +36,21 @@ class ServiceProcesses(BaseModel):
     pids: tuple[int, ...] = ()
     endpoint: str | None = None
     period_s: float = Field(60.0, gt=0)
+    work: Literal["requests", "tokens"] = "requests"
+    work_counters: tuple[str, ...] = ()
 
 
 def processes_of(
-    folder: ServiceFolder, state: ServiceState, running: Running | None, *, period_s: float
+    folder: ServiceFolder,
+    state: ServiceState,
+    running: Running | None,
+    *,
+    period_s: float,
+    metrics: Metrics | None = None,
 ) -> ServiceProcesses:
-    """How to find this service's processes from now on."""
-    frame = {"endpoint": state.endpoint, "period_s": period_s}
+    """How to find this service's processes, and the engine's own counters of its work, from now on."""
+    counters = {"work": metrics.work, "work_counters": metrics.work_counters} if metrics else {}
+    frame = {"endpoint": state.endpoint, "period_s": period_s, **counters}
     if state.target is Target.PROCESS:
         return ServiceProcesses(kind="supervised", socket=folder.control_socket, **frame)
     pids = (running.pid,) if running is not None and running.pid is not None else ()

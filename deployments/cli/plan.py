@@ -33,7 +33,7 @@ def plan_without(judged: str, missing: str | None) -> list[Step]:
 def plan_of(spec: DeploySpec) -> list[Step]:
     """The stages in order. Raises `ModelError` for a local model that is not there."""
     engine = get_engine(spec.engine)
-    requirements = ", ".join((*engine.requirements, *spec.environment.requirements))
+    requirements = ", ".join((*engine.card.requirements, *spec.environment.requirements))
     formats = ", ".join(spec.tuning.candidates)
     text = spec.tuning.quality_text.name if spec.tuning.quality_text else "no text"
     return [

@@ -39,14 +39,14 @@ class Number(BaseModel):
 
 
 class Record(BaseModel):
-    """One result of one stage. Immutable; a later one may supersede it by id.
+    """One result of one stage. Immutable; fields of another version are ignored.
 
     `outcome` is the stage's verdict, or `fault` or `cancelled`. `inputs_digest` names everything that decided
     the result. `evidence["result"]` holds the stage's typed result, so that a good record can stand in for
     the work. `consulted` are ids of records that the decision used.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="ignore")
 
     schema_: Literal["slipway.record/1"] = Field(default=SCHEMA, alias="schema")
     id: str
@@ -60,7 +60,6 @@ class Record(BaseModel):
     numbers: dict[str, Number] = {}
     evidence: dict[str, Any] = {}
     consulted: tuple[str, ...] = ()
-    supersedes: str | None = None
 
     @property
     def good(self) -> bool:

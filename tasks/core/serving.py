@@ -21,6 +21,10 @@ class Loader(StrEnum):
     RUNAI_STREAMER = "runai_streamer"
 
 
+LIBRARIES = (Loader.SAFETENSORS, Loader.FASTSAFETENSORS, Loader.RUNAI_STREAMER)
+"""Loaders that need an environment of their own; they read safetensors only."""
+
+
 class ServingConfig(BaseModel):
     """The tuned configuration of one engine process.
 

@@ -44,7 +44,6 @@ HOUR_MS = 3_600_000
 SMALLEST_MEMORY = 2**20
 _LONGEST_LOAD_S = 86_400
 _IMAGE = r"^[a-zA-Z0-9][a-zA-Z0-9._/:@-]*$"
-_IMAGE_BY_DIGEST = re.compile(r"[a-z0-9][a-z0-9._/:-]*@sha256:[0-9a-f]{64}")
 
 
 class Part(BaseModel):
@@ -64,17 +63,17 @@ class Part(BaseModel):
         return check_value(value, cls.model_fields[name].annotation, multiline=name in cls.multiline)
 
 
-class EngineKind(StrEnum):
-    """Serving engines that are known; `slipway engines` says which of them can be deployed today."""
+CARDS = Path(__file__).parent.parent / "engines" / "cards"
+"""One file for each serving engine that is known. Their names are all that the spec needs of them."""
 
-    LLAMA_CPP = "llama.cpp"
-    VLLM = "vllm"
-    SGLANG = "sglang"
-    TENSORRT_LLM = "tensorrt-llm"
-    TRITON_VLLM = "triton-vllm"
-    TRITON_TENSORRT_LLM = "triton-tensorrt-llm"
-    OLLAMA = "ollama"
-    TRANSFORMERS = "transformers"
+_NAMES = {
+    re.sub("[-.]", "_", name).upper(): name for name in sorted(file.stem for file in CARDS.glob("*.toml"))
+}
+
+EngineKind = StrEnum("EngineKind", _NAMES)  # type: ignore[misc]
+"""Serving engines that are known; `slipway engines` says which of them can be deployed today."""
+
+DEFAULT_ENGINE = EngineKind("llama.cpp")
 
 
 class Target(StrEnum):
@@ -364,21 +363,8 @@ class Rollout(Part):
         max_length=255,
         description="Base image for target docker.",
     )
-    image: str | None = Field(
-        None,
-        description="Image of the engine's makers, by digest: `REPOSITORY@sha256:…`. Those of llama.cpp and "
-        "transformers are built here.",
-    )
     pids: int = Field(512, ge=16, le=4_194_304, description="Limit on processes in the container.")
     gate: Gate = Gate()
-
-    @field_validator("image")
-    @classmethod
-    def _by_digest(cls, value: str | None) -> str | None:
-        """A tag may name another image tomorrow."""
-        if value is not None and not _IMAGE_BY_DIGEST.fullmatch(value):
-            raise ValueError("an image by its digest, REPOSITORY@sha256: and 64 digits; tags are refused")
-        return value
 
 
 class Checks(Part):
@@ -402,7 +388,7 @@ class DeploySpec(Part):
         description="Name of the service and of the model in its API: a-z, 0-9 and -.",
     )
     model: str = Field(description="file:PATH, s3://BUCKET/PREFIX or models:/NAME@ALIAS.")
-    engine: EngineKind = Field(EngineKind.LLAMA_CPP, description="Serving engine.")
+    engine: EngineKind = Field(DEFAULT_ENGINE, description="Serving engine.")
     target: Target = Field(Target.PROCESS, description="Where the release runs.")
     hardware: Hardware = Hardware()
     environment: Environment = Environment()

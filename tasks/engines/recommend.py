@@ -29,8 +29,6 @@ _RAN = 2.0
 """Points of an engine that was measured here, but on no model beside another: it is known to run."""
 
 _MEMORY_SHARE = 0.9
-_OWN_CODE = EngineKind.TRANSFORMERS
-"""The engine that also runs architectures by code of their own."""
 
 ChoiceKind = Literal["engine", "family", "application", "sourcing"]
 
@@ -216,7 +214,7 @@ def _share(one: Measured, of_model: Mapping[str, Measured]) -> float:
 
 def _against_engine(card: EngineCard, facts: Facts, *, own: bool) -> list[Reason]:
     found = []
-    if own and card.kind is not _OWN_CODE:
+    if own and not card.own_architectures:
         text = "does not know the architecture"
         found.append(
             Reason(text=text, sources=("https://docs.vllm.ai/en/stable/contributing/model/registration/",))

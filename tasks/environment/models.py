@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from tasks.core.digests import digest_of
 from tasks.core.result import StageResult
-from tasks.core.spec import EngineKind, Environment, EnvironmentManager
+from tasks.core.spec import DEFAULT_ENGINE, EngineKind, Environment, EnvironmentManager
 from tasks.core.verdicts import EnvironmentVerdict
 from tasks.engines.card import SystemLibrary
 
@@ -24,7 +24,7 @@ class Part(BaseModel):
 class EnvironmentRequest(Part):
     """Which engine's environment, and what else must be in it."""
 
-    engine: EngineKind = Field(EngineKind.LLAMA_CPP, description="Serving engine.")
+    engine: EngineKind = Field(DEFAULT_ENGINE, description="Serving engine.")
     environment: Environment = Field(Environment(), description="What makes it, and what else is in it.")
 
     @classmethod

@@ -68,7 +68,6 @@ class ServiceSample(Part):
     fault: str | None = None
     latencies_ms: tuple[float, ...] = ()
     failed: int = Field(0, ge=0)
-    requests_processing: float | None = None
     requests_deferred: float | None = None
     kv_usage: float | None = None
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tasks.core.spec import EngineKind
 
 ROOT = Path(__file__).parent.parent.parent
 HEAVY = ("prefect", "docker", "boto3", "pandas", "great_expectations", "kubernetes")
@@ -50,6 +53,42 @@ def test_child_processes_are_started_in_blocks_only() -> None:
             text = path.read_text()
             assert "import subprocess" not in text, f"{path} imports subprocess"
             assert "from subprocess" not in text, f"{path} imports subprocess"
+
+
+def test_no_module_outside_tasks_engines_asks_which_engine_it_is() -> None:
+    """What differs between engines stands on their cards."""
+    faults = 'kind is EngineKind.VLLM\nkind == "vllm"\n{"vllm": 1}[kind]\nEngineKind("vllm")'
+    assert sorted(_asked_kinds(faults)) == [1, 2, 3, 4]
+    found = [
+        f"{path.relative_to(ROOT)}:{line}"
+        for package in ("tasks", "flows", "blocks", "deployments")
+        for path in (ROOT / package).rglob("*.py")
+        if "engines" not in path.parent.parts[-2:]
+        for line in _asked_kinds(path.read_text())
+    ]
+    # The default, which a spec may leave out.
+    assert [where.partition(":")[0] for where in found] == ["tasks/core/spec.py"], found
+
+
+def _asked_kinds(source: str) -> Iterator[int]:
+    """Lines with a member of `EngineKind`, or with an engine's name that something is compared with or looked up by."""
+    names = {kind.value for kind in EngineKind}
+    for node in ast.walk(ast.parse(source)):
+        match node:
+            case ast.Attribute(value=ast.Name(id="EngineKind")):
+                yield node.lineno
+            case ast.Call(func=ast.Name(id="EngineKind"), args=[ast.Constant()]):
+                yield node.lineno
+            case ast.Compare() if names & {_text(one) for one in (node.left, *node.comparators)}:
+                yield node.lineno
+            case ast.MatchValue() if _text(node.value) in names:
+                yield node.lineno
+            case ast.Dict() if names & {_text(key) for key in node.keys}:
+                yield node.lineno
+
+
+def _text(node: ast.expr | None) -> str | None:
+    return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else None
 
 
 def test_the_supervisor_needs_the_standard_library_only() -> None:

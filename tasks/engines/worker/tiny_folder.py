@@ -1,4 +1,4 @@
-"""Write a tiny random Llama as a model folder, with a tokenizer of bytes: `prove_transformers.py FOLDER`.
+"""Write a tiny random Llama as a model folder, with a tokenizer of bytes: `tiny_folder.py FOLDER`.
 
 Runs inside the environment, by the library that is to serve it.
 """

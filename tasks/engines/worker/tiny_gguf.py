@@ -1,6 +1,6 @@
 """Write a Llama of random weights as a GGUF file: enough for llama.cpp to start, load and generate.
 
-Runs inside the engine's environment: `python -I prove_llama_cpp.py OUT.gguf`. The file has 0.3 MB. Its
+Runs inside the engine's environment: `python -I tiny_gguf.py OUT.gguf`. The file has 0.3 MB. Its
 answers make no sense; that there are any proves that the wheel's native code loads and computes here.
 """
 
