@@ -20,8 +20,8 @@ from blocks.host.nvml import gpus_in_use, read_nvml
 from blocks.packages.managers import open_manager
 from blocks.services.kept_code import keep_script
 from blocks.services.targets import check_target
-from blocks.storage.model_registry import ResolvedModel, resolve
 from blocks.storage.record_store import open_record_store
+from blocks.storage.sources import resolve
 from flows.artifacts import ProgressArtifact
 from flows.asked_by_api import hold_to_list, programs_of_spec
 from flows.build_environment import build_environment
@@ -56,6 +56,7 @@ from tasks.core.release import Launch, Release, ServiceFolder
 from tasks.core.result import StageResult
 from tasks.core.serving import Loader
 from tasks.core.settings import Settings
+from tasks.core.sources import ResolvedModel
 from tasks.core.spec import DeploySpec
 from tasks.core.verdicts import FAULT, CompatibilityVerdict, LifecycleVerdict, StageName, says_no
 from tasks.engines.catalogue import get_engine

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from tasks.core.addresses import host_and_port
 from tasks.core.errors import ModelError
 from tasks.core.model_shape import read_model_shape
+from tasks.core.sources import local_folder
 from tasks.core.spec import DeploySpec, LoadGenerator, Target, Tuning
 from tasks.core.verdicts import StageName
 from tasks.engines.catalogue import get_engine
@@ -62,9 +62,9 @@ def _load(tuning: Tuning) -> str:
 
 
 def _model(spec: DeploySpec) -> str:
-    if not spec.model.startswith("file:"):
+    folder = local_folder(spec.model)
+    if folder is None:
         return spec.model
-    folder = Path(spec.model.removeprefix("file:"))
     if not folder.is_dir():
         raise ModelError(f"no model folder {folder}", fix="correct `model:` in the spec")
     shape = read_model_shape(folder)

@@ -27,6 +27,7 @@ from tasks.core import strict_yaml
 from tasks.core.errors import SpecError, WrongUseError
 from tasks.core.given_files import check_path, decode_text, expand_user, read_given
 from tasks.core.load import Arrivals
+from tasks.core.sources import FILE, FORMS, local_folder, scheme_of
 from tasks.core.spec_errors import explain
 from tasks.core.spec_values import (
     WEEK_S,
@@ -387,7 +388,7 @@ class DeploySpec(Part):
         pattern=r"^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$",
         description="Name of the service and of the model in its API: a-z, 0-9 and -.",
     )
-    model: str = Field(description="file:PATH, s3://BUCKET/PREFIX or models:/NAME@ALIAS.")
+    model: str = Field(description=f"{FORMS}.")
     engine: EngineKind = Field(DEFAULT_ENGINE, description="Serving engine.")
     target: Target = Field(Target.PROCESS, description="Where the release runs.")
     hardware: Hardware = Hardware()
@@ -408,9 +409,9 @@ class DeploySpec(Part):
     @field_validator("model")
     @classmethod
     def _known_source(cls, value: str) -> str:
-        if not value.startswith(("file:", "s3://", "models:/")):
-            raise ValueError("starts with file:, s3:// or models:/")
-        if value.startswith("file:"):
+        if (scheme := scheme_of(value)) is None:
+            raise ValueError(f"must be {FORMS}")
+        if scheme == FILE:
             check_path(value)
         return value
 
@@ -462,9 +463,8 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
 
 def _with_absolute_paths(spec: DeploySpec, base: Path, source: str) -> DeploySpec:
     changes: dict[str, Any] = {}
-    if spec.model.startswith("file:"):
-        folder = Path(spec.model.removeprefix("file:"))
-        changes["model"] = f"file:{os.path.realpath(_absolute(folder, base, f'{source}: model'))}"
+    if folder := local_folder(spec.model):
+        changes["model"] = f"{FILE}{os.path.realpath(_absolute(folder, base, f'{source}: model'))}"
     # An environment's folder may be a link that its programs name: it is not followed.
     for section, follow in (("environment", False), ("tuning", True)):
         part: Part = getattr(spec, section)

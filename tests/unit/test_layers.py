@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -21,13 +22,18 @@ def pure_modules() -> list[str]:
     folders = [ROOT / "tasks" / "core", ROOT / "tasks" / "engines"]
     files = [path for folder in folders for path in folder.glob("*.py")]
     files += [path for room in PURE_ROOMS for path in (ROOT / "tasks").glob(f"*/**/{room}.py")]
+    files += [path for path in (ROOT / "tasks").rglob("*.py") if _says_pure(path)]
     modules = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in files]
-    return sorted(name.removesuffix(".__init__") for name in modules)
+    return sorted({name.removesuffix(".__init__") for name in modules})
+
+
+def _says_pure(path: Path) -> bool:
+    return re.search(r"\bPure\b", ast.get_docstring(ast.parse(path.read_text())) or "") is not None
 
 
 def test_pure_modules_load_nothing_heavy() -> None:
     modules = pure_modules()
-    assert "tasks.core.spec" in modules
+    assert {"tasks.core.spec", "tasks.environment.locks"} <= set(modules)
     code = (
         "import importlib, sys\n"
         f"for name in {modules!r}:\n"
@@ -70,6 +76,17 @@ def test_no_module_outside_tasks_engines_asks_which_engine_it_is() -> None:
     assert [where.partition(":")[0] for where in found] == ["tasks/core/spec.py"], found
 
 
+def test_schemes_of_sources_are_written_in_one_place() -> None:
+    """`conda.py` reads the addresses that a package manager writes."""
+    found = [
+        path.relative_to(ROOT).as_posix()
+        for package in ("tasks", "flows", "blocks", "deployments")
+        for path in (ROOT / package).rglob("*.py")
+        if {"file:", "models:/"} & {_text(node) for node in ast.walk(ast.parse(path.read_text()))}
+    ]
+    assert sorted(found) == ["blocks/packages/conda.py", "tasks/core/sources.py"]
+
+
 def _asked_kinds(source: str) -> Iterator[int]:
     """Lines with a member of `EngineKind`, or with an engine's name that something is compared with or looked up by."""
     names = {kind.value for kind in EngineKind}
@@ -87,7 +104,7 @@ def _asked_kinds(source: str) -> Iterator[int]:
                 yield node.lineno
 
 
-def _text(node: ast.expr | None) -> str | None:
+def _text(node: ast.AST | None) -> str | None:
     return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else None
 
 
