@@ -11,7 +11,6 @@ from pydantic import BaseModel, ConfigDict, Field
 from blocks.services.targets import open_target
 from tasks.core.release import ServiceFolder, ServiceState
 from tasks.core.settings import Settings
-from tasks.core.spec import Target
 from tasks.engines.card import Metrics
 from tasks.health.models import ProcessSample
 from tasks.leaks import daemon
@@ -51,7 +50,7 @@ def processes_of(
     """How to find this service's processes, and the engine's own counters of its work, from now on."""
     counters = {"work": metrics.work, "work_counters": metrics.work_counters} if metrics else {}
     frame = {"endpoint": state.endpoint, "period_s": period_s, **counters}
-    if state.target is Target.PROCESS:
+    if not state.target.in_image:
         return ServiceProcesses(kind="supervised", socket=folder.control_socket, **frame)
     pids = (running.pid,) if running is not None and running.pid is not None else ()
     container = next((found for pid in pids if (found := container_of(pid)) is not None), None)
@@ -80,9 +79,7 @@ def sample_processes(folder: ServiceFolder, state: ServiceState) -> ProcessSampl
     running = running_service(folder, state)
     if running is None:
         return ProcessSample(alive=False)
-    container = (
-        container_of(running.pid) if running.pid is not None and state.target is Target.DOCKER else None
-    )
+    container = container_of(running.pid) if running.pid is not None and state.target.in_image else None
     sample = None
     if container is not None:
         sample = daemon.measure_cgroup(container)

@@ -8,7 +8,7 @@ from tasks.core.addresses import host_and_port
 from tasks.core.errors import ModelError
 from tasks.core.model_shape import read_model_shape
 from tasks.core.sources import local_folder
-from tasks.core.spec import DeploySpec, LoadGenerator, Target, Tuning
+from tasks.core.spec import DeploySpec, LoadGenerator, Tuning
 from tasks.core.verdicts import StageName
 from tasks.engines.catalogue import get_engine
 
@@ -75,7 +75,7 @@ def _rollout(spec: DeploySpec) -> str:
     host = spec.rollout.host
     address = host_and_port(host, spec.rollout.port) if spec.rollout.port else f"a free port of {host}"
     image = spec.rollout.base_image
-    where = "as a supervised process" if spec.target == Target.PROCESS else f"in a container on {image}"
+    where = f"in a container on {image}" if spec.target.in_image else "as a supervised process"
     return (
         f"start {spec.engine} {where}, pass the gate (health, one completion), "
         f"then switch {address} to it and drain the former release "

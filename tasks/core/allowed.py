@@ -176,7 +176,7 @@ def programs_of_environment(environment: Environment, key: str) -> list[Program]
 def programs_of_rollout(rollout: Rollout, target: Target, key: str) -> list[Program]:
     """The base image, unless it is the usual one."""
     usual = Rollout.model_fields["base_image"].default
-    if target is not Target.DOCKER or rollout.base_image == usual:
+    if not target.in_image or rollout.base_image == usual:
         return []
     return [Program(key=f"{key}.base_image", kind=Kind.IMAGE, value=rollout.base_image)]
 

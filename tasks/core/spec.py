@@ -83,6 +83,11 @@ class Target(StrEnum):
     PROCESS = "process"
     DOCKER = "docker"
 
+    @property
+    def in_image(self) -> bool:
+        """Whether it runs in an image that is built from the environment's lock."""
+        return self is Target.DOCKER
+
 
 class CandidateFormat(StrEnum):
     """Formats that the quantization stage can make; the card of an engine says which of them it serves."""
@@ -402,8 +407,8 @@ class DeploySpec(Part):
     @model_validator(mode="after")
     def _images_are_built_from_locks(self) -> Self:
         manager = self.environment.manager
-        if self.target is Target.DOCKER and manager is not EnvironmentManager.UV:
-            raise ValueError(f"target docker builds its image from a lock of uv's, not of {manager}")
+        if self.target.in_image and manager is not EnvironmentManager.UV:
+            raise ValueError(f"target {self.target} builds its image from a lock of uv's, not of {manager}")
         return self
 
     @field_validator("model")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tasks.core.errors import SpecError
-from tasks.core.spec import DEFAULT_ENGINE, DeploySpec, EngineKind, EnvironmentManager, Target
+from tasks.core.spec import DEFAULT_ENGINE, DeploySpec, EngineKind, EnvironmentManager
 from tasks.engines.catalogue import get_engine
 
 _USE_ANOTHER = f"use engine: {DEFAULT_ENGINE}"
@@ -15,9 +15,9 @@ def refusal(spec: DeploySpec) -> SpecError | None:
     card = engine.card
     if card.missing is not None:
         return SpecError(f"{spec.engine} cannot be deployed yet: {card.missing}", fix=_USE_ANOTHER)
-    if spec.target is Target.DOCKER and engine.server_worker is None:
+    if spec.target.in_image and engine.server_worker is None:
         return SpecError(
-            f"{spec.engine} cannot be deployed with target: docker yet: no image is built from its lock",
+            f"{spec.engine} cannot be deployed with target: {spec.target} yet: no image is built from its lock",
             fix="set target: process",
         )
     if _needs_gpu(spec) and not spec.hardware.gpus:

@@ -1,4 +1,4 @@
-"""Model families: what they need of an engine, of a GPU and of their own `config.json`. Pure."""
+"""Model families: what they need of an engine, of a GPU and of their own `config.json`, which is read here."""
 
 from __future__ import annotations
 

@@ -51,6 +51,47 @@ def test_packages_load_nothing_by_themselves(package: str) -> None:
         assert path.read_text() == "", f"{path} is not empty"
 
 
+def test_pure_modules_look_at_nothing_but_their_own_tables() -> None:
+    effects = {
+        "now",
+        "monotonic",
+        "environ",
+        "getenv",
+        "read_bytes",
+        "write_text",
+        "unlink",
+        "mkdir",
+        "is_dir",
+    }
+    for package in ("tasks", "blocks"):
+        for path in filter(_says_pure, (ROOT / package).rglob("*.py")):
+            used = {
+                node.attr for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Attribute)
+            }
+            assert not used & effects, f"{path} says that it is pure, and uses {used & effects}"
+
+
+def test_no_module_asks_which_target_it_is() -> None:
+    """What differs between targets stands in the tables of `spec.py` and `targets.py`."""
+    faults = "kind is Target.DOCKER\nkind == TargetKind.PROCESS"
+    assert sorted(_asked_targets(faults)) == [1, 2]
+    found = {
+        path.relative_to(ROOT).as_posix()
+        for package in ("tasks", "flows", "blocks", "deployments")
+        for path in (ROOT / package).rglob("*.py")
+        if list(_asked_targets(path.read_text()))
+    }
+    assert found == {"tasks/core/spec.py"}
+
+
+def _asked_targets(source: str) -> Iterator[int]:
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Compare):
+            for side in (node.left, *node.comparators):
+                if isinstance(side, ast.Attribute) and ast.unparse(side.value) in ("Target", "TargetKind"):
+                    yield node.lineno
+
+
 def test_child_processes_are_started_in_blocks_only() -> None:
     for package in ("tasks", "flows", "deployments"):
         for path in (ROOT / package).rglob("*.py"):

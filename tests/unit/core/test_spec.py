@@ -37,7 +37,10 @@ def refusal(values: Any) -> str:
             "spec: unknown key 'rollout.gate.promt' (did you mean 'prompt'?)",
         ),
         ({"name": "Tiny!"}, "spec: name: String should match pattern"),
-        ({"model": "tiny"}, "spec: model: must be file:PATH, s3://BUCKET/PREFIX or models:/NAME@ALIAS (got 'tiny')"),
+        (
+            {"model": "tiny"},
+            "spec: model: must be file:PATH, s3://BUCKET/PREFIX or models:/NAME@ALIAS (got 'tiny')",
+        ),
         ({"engine": "vlm"}, "spec: engine: Input should be 'llama.cpp', "),
         (
             {"hardware": {"memory": "16Gx"}},
