@@ -55,10 +55,10 @@ class EngineApi:
         except httpx.HTTPError:
             return False
 
-    def complete(self, model: str, prompt: str, max_tokens: int, *, temperature: float = 0.0) -> Completion:
+    def complete(self, model: str, prompt: str, max_tokens: int) -> Completion:
         """One real completion. Raises `EngineError` for any other answer than text."""
         start = time.monotonic()
-        body = {"model": model, "prompt": prompt, "max_tokens": max_tokens, "temperature": temperature}
+        body = {"model": model, "prompt": prompt, "max_tokens": max_tokens, "temperature": 0.0}
         answer = self.post("/v1/completions", body)
         try:
             text = answer["choices"][0]["text"]

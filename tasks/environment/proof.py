@@ -20,6 +20,7 @@ from tasks.engines.base import CommandLine, Engine
 from tasks.environment import dependencies
 from tasks.environment.binaries import glibc_needs
 from tasks.environment.files import scratch
+from tasks.environment.hidden_conflicts import hidden_conflicts
 from tasks.environment.models import (
     Checked,
     Computation,
@@ -29,7 +30,6 @@ from tasks.environment.models import (
     Inventory,
     Proof,
 )
-from tasks.environment.suspicions import suspicions
 
 _WORKERS = Path(__file__).parent / "worker"
 _SERVED_NAME = "proof"
@@ -90,14 +90,14 @@ def read_inventory(python: Path, trial: Trial) -> Inventory:
 
 
 def check(python: Path, checker: Checker, trial: Trial) -> Checked:
-    """Complaints about the installed set, suspicions that its metadata does not raise, and who requires whom."""
+    """Complaints about the installed set, conflicts that its metadata hides, and who requires whom."""
     say(StageName.ENVIRONMENT, "checking for conflicts")
     inventory = read_inventory(python, trial)
     edges = dependencies.dependencies(inventory)
     needs = glibc_needs(inventory.site_packages) if inventory.site_packages else {}
     return Checked(
         packages=inventory.packages,
-        conflicts=(*checker.complaints(python), *suspicions(inventory, needs, checker.glibc)),
+        conflicts=(*checker.complaints(python), *hidden_conflicts(inventory, needs, checker.glibc)),
         dependencies=edges,
         modules=dependencies.roots(inventory, edges),
     )

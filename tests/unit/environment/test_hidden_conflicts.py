@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks.environment.binaries import glibc_needs
+from tasks.environment.hidden_conflicts import hidden_conflicts, mixed_cuda, newer_glibc, shared_files
 from tasks.environment.models import Distribution, Inventory, SharedFile
-from tasks.environment.suspicions import mixed_cuda, newer_glibc, shared_files, suspicions
 
 
 def inventory(*shared: SharedFile, **packages: str) -> Inventory:
@@ -88,7 +88,7 @@ def test_needs_are_read_from_the_files(tmp_path: Path) -> None:
     lying = target.read_bytes().replace(old, b"GLIBC_" + b"9" * (len(old) - 8) + b".9")
     target.write_bytes(lying)
     assert glibc_needs(tmp_path) != {f"numpy/{core.name}": honest}
-    (conflict,) = suspicions(inventory(), glibc_needs(tmp_path), "2.36")
+    (conflict,) = hidden_conflicts(inventory(), glibc_needs(tmp_path), "2.36")
     assert conflict.rule == "NEWER-GLIBC"
 
 

@@ -20,7 +20,7 @@ _BY_VERSION = re.compile(
 _LOCAL = re.compile(r"^cu(?P<major>1[0-9])[0-9]")
 
 
-def suspicions(
+def hidden_conflicts(
     inventory: Inventory, glibc_needs: Mapping[str, str], glibc: str | None
 ) -> tuple[Conflict, ...]:
     """All of them. `glibc_needs` names the glibc that each binary file asks for, `glibc` is this host's."""
