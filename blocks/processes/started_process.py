@@ -6,7 +6,8 @@ import contextlib
 from pathlib import Path
 
 import psutil
-from pydantic import BaseModel, ConfigDict
+
+from tasks.core.frozen import Frozen
 
 _START_TICKS = 19
 """Of the fields of `/proc/PID/stat` behind the program's name (proc_pid_stat(5): starttime, the 22nd)."""
@@ -14,14 +15,12 @@ _START_TICKS = 19
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
-class StartedProcess(BaseModel):
+class StartedProcess(Frozen):
     """A process by id, boot and start, so that a reused id is not taken for it.
 
     `start_ticks` are clock ticks since the boot. The time of day would not do: the kernel's moves with every step
     of the clock, also that of a process that started long before.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     pid: int
     boot_id: str

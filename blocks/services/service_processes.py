@@ -6,9 +6,10 @@ import re
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from blocks.services.targets import open_target
+from tasks.core.frozen import Frozen
 from tasks.core.release import ServiceFolder, ServiceState
 from tasks.core.settings import Settings
 from tasks.engines.card import Metrics
@@ -19,15 +20,13 @@ from tasks.rollout.models import Running
 _CONTAINER = re.compile(r"[0-9a-f]{64}")
 
 
-class ServiceProcesses(BaseModel):
+class ServiceProcesses(Frozen):
     """The document `processes.json` in a service's folder: what the leak sampler samples, and how often.
 
     `supervised` asks the service's supervisor for the engine, whenever it was started; `container` follows a
     container through its restarts by its cgroup; `process` names roots of process trees for good. The engine counts
     its work in `work`, by the metrics `work_counters`.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: Literal["supervised", "container", "process"]
     socket: Path | None = None

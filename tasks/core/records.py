@@ -11,6 +11,7 @@ from ulid import ULID
 
 from tasks.core.digests import digest_of, short
 from tasks.core.errors import RecordError
+from tasks.core.frozen import Frozen
 from tasks.core.progress import say
 from tasks.core.redaction import redacted_value
 from tasks.core.verdicts import CANCELLED, FAULT, StageName, says_no
@@ -28,10 +29,8 @@ _READ_BACK = ("inputs", "result")
 """Evidence from which Slipway goes on: what is hidden in it by its look alone would be a path that is not there."""
 
 
-class Number(BaseModel):
+class Number(Frozen):
     """One figure with its unit and where it comes from."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     value: float
     unit: str

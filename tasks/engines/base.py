@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path, PurePosixPath
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import Field
 
 from tasks.core.errors import NotFoundError
+from tasks.core.frozen import Frozen
 from tasks.core.gpus import visible_only
 from tasks.core.serving import ServingConfig
 from tasks.core.spec import EngineKind
@@ -23,13 +24,11 @@ PORT = "{port}"
 _WORKERS = Path(__file__).parent / "worker"
 
 
-class CommandLine(BaseModel):
+class CommandLine(Frozen):
     """Arguments and environment of a process. `{host}` and `{port}` are filled in at the start."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     argv: tuple[str, ...]
-    env: dict[str, str] = {}
+    env: dict[str, str] = Field({})
 
     def at(self, host: str, port: int) -> tuple[str, ...]:
         """The arguments for this address."""

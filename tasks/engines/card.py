@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from packaging.version import Version
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from tasks.core.errors import SlipwayError
+from tasks.core.frozen import Frozen
 from tasks.core.serving import Loader
 from tasks.core.spec import CARDS, CandidateFormat, EngineKind
 
@@ -30,19 +31,13 @@ Capability = str
 """A GPU's compute capability, e.g. `8.9`; compare only as a version."""
 
 
-class Part(BaseModel):
-    """A section of a card."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Sourced(Part):
+class Sourced(Frozen):
     """A section that says where it comes from."""
 
     sources: tuple[str, ...] = Field(min_length=1)
 
 
-class SystemLibrary(Part):
+class SystemLibrary(Frozen):
     """A shared library that an engine's wheels expect of the host.
 
     `package` is the Debian package that holds it. For hosts without it, `wheel` is a requirement whose wheels carry
@@ -55,7 +50,7 @@ class SystemLibrary(Part):
     file: str | None = None
 
 
-class Memory(Part):
+class Memory(Frozen):
     """What an engine writes when it runs out of memory, in lower case.
 
     `errors` are words of its own; with `share_too_small` it says that the share of the GPUs' memory that it was given
@@ -102,7 +97,7 @@ class Quantization(Sourced):
         return floor is not None and found >= Version(floor) and (end is None or found < Version(end))
 
 
-class Knob(Part):
+class Knob(Frozen):
     """A setting that memory and speed depend on, by its common name.
 
     `values` are worth trying beside what the engine takes when it is not told: `default`, or `default_on_large_gpus`

@@ -13,8 +13,9 @@ from packaging.version import Version
 from pydantic import Field, ValidationError
 
 from tasks.core.errors import ModelError
+from tasks.core.frozen import Frozen
 from tasks.core.sources import local_folder
-from tasks.engines.card import Capability, Part, Sourced, damaged, read_data
+from tasks.engines.card import Capability, Sourced, damaged, read_data
 
 _BFLOAT16 = Version("8.0")
 """Compute capability from which GPUs compute in bfloat16."""
@@ -42,7 +43,7 @@ class Family(Sourced):
     checked_on: date
 
 
-class Finding(Part):
+class Finding(Frozen):
     """Why a family cannot be served so: what is wrong, what to do, and who says so."""
 
     message: str

@@ -17,8 +17,9 @@ from packaging.version import Version
 from pydantic import Field, ValidationError
 
 from tasks.core.facts import Facts
+from tasks.core.frozen import Frozen
 from tasks.core.spec import EngineKind
-from tasks.engines.card import EngineCard, Part, Sourced, damaged, read_card, read_data
+from tasks.engines.card import EngineCard, Sourced, damaged, read_card, read_data
 from tasks.engines.families import Family, families, find_family, host_findings
 
 MEASURED = 10.0
@@ -53,7 +54,7 @@ class Advice(Sourced):
     reason: str
 
 
-class Measured(Part):
+class Measured(Frozen):
     """What a record of this store says of an engine on this hardware: tokens/s of that model, or why it failed."""
 
     record: str
@@ -63,7 +64,7 @@ class Measured(Part):
     failed: str | None = None
 
 
-class Reason(Part):
+class Reason(Frozen):
     """Why, and who says so: sources that were read, or a record of this store."""
 
     text: str
@@ -76,7 +77,7 @@ class Reason(Part):
         return (self.record,) if self.record else self.sources
 
 
-class Choice(Part):
+class Choice(Frozen):
     """One candidate. `against` is why it cannot be had here; without anything there, it can."""
 
     kind: ChoiceKind
@@ -91,7 +92,7 @@ class Choice(Part):
         return not self.against
 
 
-class Recommendation(Part):
+class Recommendation(Frozen):
     """All choices, of each kind the best first."""
 
     need: Need
