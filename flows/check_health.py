@@ -36,9 +36,9 @@ def check_health(
     settings = Settings.load()
     folder = ServiceFolder(settings.services, name)
     _, release = folder.serving()
-    records = open_record_store(settings).list(StageName.HEALTH)
-    before = plan.last_check(records, name, release.id)
-    samples = SampleContract(records, fingerprint_here())
+    store = open_record_store(settings)
+    before = plan.last_check(store.latest(StageName.HEALTH, name), release.id)
+    samples = SampleContract(store.list(StageName.HEALTH), fingerprint_here()) if contract else None
     outcome = run_stage(
         StageName.HEALTH,
         subject=name,
@@ -49,7 +49,7 @@ def check_health(
             folder,
             LocalInstruments(),
             before,
-            contract=(lambda result: check_contract(result, samples)) if contract else None,
+            contract=(lambda result: check_contract(result, samples)) if samples else None,
             sample=sample_service,
             compare=partial(changed_since_installed, settings=settings) if files else None,
         ),

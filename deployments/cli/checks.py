@@ -55,15 +55,14 @@ def _check(settings: Settings, name: str, *, contract: bool, files: bool) -> tup
     folder = ServiceFolder(settings.services, name)
     _, release = folder.serving()
     store = open_record_store(settings)
-    records = store.list(StageName.HEALTH)
-    before = plan.last_check(records, name, release.id)
+    before = plan.last_check(store.latest(StageName.HEALTH, name), release.id)
     start = time.monotonic()
-    samples = SampleContract(records, fingerprint_here())
+    samples = SampleContract(store.list(StageName.HEALTH), fingerprint_here()) if contract else None
     result = apply.check(
         folder,
         LocalInstruments(),
         before,
-        contract=samples if contract else None,
+        contract=samples,
         compare=partial(changed_since_installed, settings=settings) if files else None,
     )
     inputs = {"release": release.id, "contract": contract}
