@@ -13,11 +13,11 @@ import click
 
 from deployments.cli.main import print_json
 from deployments.cli.params import GivenPath
-from tasks.core.deployment import DeployResult, StageRow
 from tasks.core.freshness import STAGES
 from tasks.core.settings import Settings
 from tasks.core.spec import DeploySpec, load_spec
 from tasks.core.verdicts import StageName, says_no
+from tasks.lifecycle.models import DeployResult, StageRow
 
 if TYPE_CHECKING:
     from deployments.prefect_api import PrefectApi
@@ -72,7 +72,7 @@ def deploy(
 def _check_engine(spec: DeploySpec) -> None:
     """Before a server is started for the run: an engine that cannot be deployed yet is refused, unless this host
     rules it out anyway, which is a verdict that the run records."""
-    from tasks.engines.deployable import refusal
+    from tasks.lifecycle.plan import refusal
 
     refused = refusal(spec)
     if refused is not None and not _judge(spec)[0]:
@@ -82,9 +82,9 @@ def _check_engine(spec: DeploySpec) -> None:
 def _check_host(spec: DeploySpec) -> None:
     """Before a server is started for the run: what the target needs is there, and so is what the spec names."""
     from blocks.host.nvml import read_nvml
+    from blocks.services.early_checks import check_inputs, prefect_knows_the_storage
     from blocks.services.targets import check_target
-    from flows.early_checks import check_inputs, prefect_knows_the_storage
-    from tasks.engines.deployable import refusal, wants_absent_gpu
+    from tasks.lifecycle.plan import refusal, wants_absent_gpu
 
     check_target(spec.target)
     if refusal(spec) is None and not wants_absent_gpu(spec, len(read_nvml().gpus)):
@@ -112,14 +112,13 @@ def _run(spec: DeploySpec, fresh: tuple[StageName, ...], *, quiet: bool) -> Depl
         with prefect_api(Settings.load()) as api:
             from prefect import tags
 
+            from blocks.prefect.stale_runs import service_tag
             from flows.deploy_model import deploy_model
-            from flows.named_states import answer_of
-            from flows.stale_runs import service_tag
 
             api.wait()
             # The run bears the tag from its creation: killed at once, it is still found by the next one.
             with api.quiet_runs(), tags(service_tag(spec.name)), _telling_where(api, spec.name):
-                return answer_of(lambda: deploy_model(spec, fresh))
+                return deploy_model(spec, fresh)
 
 
 @contextlib.contextmanager
@@ -128,7 +127,7 @@ def _telling_where(api: PrefectApi, name: str) -> Iterator[None]:
     try:
         yield
     finally:
-        from flows.stale_runs import newest_run_page
+        from blocks.prefect.stale_runs import newest_run_page
 
         if api.stays and (page := newest_run_page(name)) is not None:
             click.echo(f"run         {page}", err=True)
@@ -137,15 +136,18 @@ def _telling_where(api: PrefectApi, name: str) -> Iterator[None]:
 def _show_plan(spec: DeploySpec, fresh: tuple[StageName, ...], *, as_json: bool) -> None:
     from blocks.host.nvml import read_nvml
     from deployments.cli.changes import standings
-    from deployments.cli.plan import plan_of, plan_without
-    from tasks.engines.deployable import refusal, wants_absent_gpu
+    from tasks.lifecycle.plan import plan_of, plan_without, refusal, wants_absent_gpu
 
     refused = refusal(spec)
     blocked, judged = False, ""
     if refused is not None or wants_absent_gpu(spec, len(read_nvml().gpus)):
         blocked, judged = _judge(spec)
     ends = blocked or refused is not None
-    steps = plan_without(judged, refused.what if refused else None) if ends else plan_of(spec)
+    steps = (
+        plan_without(judged, refused.what if refused else None)
+        if ends
+        else plan_of(spec, _describe_model(spec))
+    )
     found = {} if ends else standings(spec, Settings.load(), fresh)
     if as_json:
         plan = [
@@ -174,6 +176,20 @@ def _show_plan(spec: DeploySpec, fresh: tuple[StageName, ...], *, as_json: bool)
         if not as_json:
             raise refused
         sys.exit(2)
+
+
+def _describe_model(spec: DeploySpec) -> str:
+    """What is known of the model without copying it. Raises `ModelError` for a local one that is not there."""
+    from tasks.core.errors import ModelError
+    from tasks.core.model_shape import read_model_shape
+
+    if not spec.model.startswith("file:"):
+        return spec.model
+    folder = Path(spec.model.removeprefix("file:"))
+    if not folder.is_dir():
+        raise ModelError(f"no model folder {folder}", fix="correct `model:` in the spec")
+    shape = read_model_shape(folder)
+    return f"{spec.model} ({shape.family}, {shape.layers} layers, hidden {shape.hidden})"
 
 
 def _judge(spec: DeploySpec) -> tuple[bool, str]:

@@ -12,7 +12,7 @@ from prefect.client.schemas.objects import StateType
 from prefect.client.schemas.responses import SetStateStatus
 from prefect.states import Cancelling, Completed, Pending, Running, State
 
-from flows.stale_runs import end_runs_of_pool, end_stale_runs, service_tag
+from blocks.prefect.stale_runs import end_runs_of_pool, end_stale_runs, service_tag
 
 
 @flow(name="next-run")

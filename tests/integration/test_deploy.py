@@ -18,8 +18,8 @@ from desk import SLIPWAY, Desk
 from small_disk import small_disk_at
 
 from blocks.prefect.server import TemporaryServer
+from blocks.prefect.stale_runs import service_tag
 from blocks.processes.ports import free_port
-from flows.stale_runs import service_tag
 from tasks.core.files import file_lock
 from tasks.core.release import ServiceFolder
 from tasks.staging.ledger import LEDGER_FILE

@@ -10,10 +10,12 @@ the same server nothing is known here.
 from __future__ import annotations
 
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import httpx
-from prefect import get_client
+from prefect import get_client, tags
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.filters import (
     FlowRunFilter,
@@ -45,6 +47,21 @@ _NO_PARENT = FlowRunFilterParentTaskRunId(is_null_=True)
 def service_tag(name: str) -> str:
     """Tag of all runs that work on one service of this host."""
     return f"service:{name}@{platform.node()}"
+
+
+@contextmanager
+def only_run_of(name: str) -> Iterator[None]:
+    """While the block runs, the calling run is the only one of the service: runs that were killed are ended.
+
+    Enter under the service's lease, before any subflow starts. Outside a run there is nothing to do.
+    """
+    if FlowRunContext.get() is None:
+        yield
+        return
+    with tags(service_tag(name)):
+        end_stale_runs(name)
+        yield
+        end_stale_tasks(name)
 
 
 def end_stale_runs(name: str) -> int:

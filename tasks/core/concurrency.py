@@ -7,16 +7,15 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextvars import copy_context
 from typing import Any
 
-from flows.named_states import answer_of
-from flows.recording import Outcome
 from tasks.core.cancellation import Cancellation
 from tasks.core.errors import SlipwayError, StageCancelledError
+from tasks.core.stage import Outcome
 
 _LOOK_S = 0.5
 """An interrupt that comes just before the wait begins does not end it: Python looks again when it is over."""
 
 
-def side_by_side(
+def run_concurrently(
     works: Sequence[Callable[[], Outcome[Any]]], cancellation: Cancellation
 ) -> list[Outcome[Any] | None]:
     """Outcomes in the order of `works`; None for one that was cancelled because another said no.
@@ -26,7 +25,7 @@ def side_by_side(
     """
     with ThreadPoolExecutor(len(works), thread_name_prefix="stage") as pool:
         try:
-            futures = [pool.submit(copy_context().run, answer_of, work) for work in works]
+            futures = [pool.submit(copy_context().run, work) for work in works]
             waiting = set(futures)
             while waiting:
                 ended, waiting = wait(waiting, timeout=_LOOK_S, return_when=FIRST_COMPLETED)

@@ -1,58 +1,15 @@
-"""What a whole deploy did: a row per stage, and the service that came of it."""
+"""A deploy as people read it. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
-
-from pydantic import BaseModel, ConfigDict
 
 from tasks.core.digests import short
 from tasks.core.figures import bars
 from tasks.core.markdown import bullets, fenced, page, section, table
 from tasks.core.records import Number
-from tasks.core.result import StageResult
-from tasks.core.spec import DeploySpec
-from tasks.core.verdicts import LifecycleVerdict, StageName, says_no
-
-
-class StageRow(BaseModel):
-    """One stage's line in the table. `record` is None when a stage did not run to its end."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    stage: StageName
-    verdict: str
-    cached: bool
-    seconds: float
-    record: str | None
-    headline: str
-    log_tail: str | None = None
-    reasons: tuple[str, ...] = ()
-    """Of a stage that said no: all of them, whole."""
-
-    @property
-    def says_no(self) -> bool:
-        """Whether this stage ended the lifecycle."""
-        return says_no(self.stage, self.verdict)
-
-
-class DeployResult(StageResult):
-    """A deploy. `endpoint`, `release` and `completion` are None where nothing new serves."""
-
-    verdict: LifecycleVerdict
-    name: str
-    model: str
-    model_version: str | None = None
-    endpoint: str | None = None
-    release: str | None = None
-    completion: str | None = None
-    stages: tuple[StageRow, ...] = ()
-
-
-def deploy_inputs(spec: DeploySpec, model_version: str | None) -> dict[str, Any]:
-    """What names a deploy in its record. The version is None where the spec's model has none, or was not found."""
-    return {"spec": spec.model_dump(mode="json"), "model_version": model_version}
+from tasks.core.verdicts import LifecycleVerdict, StageName
+from tasks.lifecycle.models import DeployResult, StageRow
 
 
 def headline(result: DeployResult) -> str:

@@ -7,8 +7,7 @@ import threading
 from collections.abc import Iterator
 from contextvars import copy_context
 
-from flows.artifacts import ProgressArtifact
-from flows.recording import artifact_key
+from blocks.prefect.artifacts import ProgressArtifact
 from tasks.core.progress import Meter, meter, say
 from tasks.core.verdicts import StageName
 
@@ -37,7 +36,7 @@ def show_copy(stage: StageName, subject: str, total_bytes: int) -> Iterator[None
 
 
 def _watch(counted: Meter, over: threading.Event, stage: StageName, subject: str) -> None:
-    artifact = ProgressArtifact(stage, f"{artifact_key(stage, subject)}-progress", subject)
+    artifact = ProgressArtifact(stage, subject)
     looks = 0
     while not over.wait(PERIOD_S):
         progress = counted.progress()

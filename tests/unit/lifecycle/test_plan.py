@@ -7,9 +7,10 @@ import pytest
 from tasks.core.errors import SpecError
 from tasks.core.spec import DeploySpec, EngineKind, parse_spec
 from tasks.engines.catalogue import get_engine
-from tasks.engines.deployable import check_tunable, refusal, wants_absent_gpu, what_is_missing
+from tasks.engines.weights import check_tunable
 from tasks.environment.models import EnvironmentRequest
 from tasks.environment.plan import lock_request
+from tasks.lifecycle.plan import refusal, wants_absent_gpu, what_is_missing
 
 IMAGE = "vllm/vllm-openai@sha256:" + "a" * 64
 

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from prefect.runtime import flow_run
 
-from flows.named_states import answer_of, named
-from flows.recording import Outcome
+from blocks.prefect.flows import show_state
 from tasks.core.settings import Settings
+from tasks.core.stage import Outcome
 from tasks.rollout.recovery.apply import should_run
 
 _ORDER = ("none", "healthy", "suspected", "degraded", "confirmed", "unhealthy")
 
 
-def worst_of_every_service(check: Callable[[str], Outcome[Any]]) -> Outcome[Any]:
-    """Check each running service in turn; the state of the worst one. Raises the first fault at the end.
+def worst_of_every_service(check: Callable[[str], Outcome[Any] | None]) -> Outcome[Any] | None:
+    """Check each running service in turn; the worst outcome. Raises the first fault at the end.
 
     `check` is a flow, whose run records its fault: a service that cannot be checked does not end the others.
     """
@@ -27,7 +26,7 @@ def worst_of_every_service(check: Callable[[str], Outcome[Any]]) -> Outcome[Any]
     faults: dict[str, Exception] = {}
     for name in _names(services):
         try:
-            outcomes.append(answer_of(partial(check, name)))
+            outcomes += [outcome] if (outcome := check(name)) else []
         except Exception as error:  # noqa: BLE001 - that service's own run has recorded it
             faults[name] = error
     still_running = _names(services)
@@ -35,9 +34,9 @@ def worst_of_every_service(check: Callable[[str], Outcome[Any]]) -> Outcome[Any]
         if name in still_running:  # one stopped meanwhile has nothing to be checked
             raise fault
     if not outcomes:
-        nothing: Any = None
-        return cast("Outcome[Any]", named(nothing, "Nothing to check", "no service runs on this host"))
-    return max(outcomes, key=lambda outcome: _ORDER.index(outcome.verdict)).as_state()
+        show_state("Nothing to check", "no service runs on this host")
+        return None
+    return max(outcomes, key=lambda outcome: _ORDER.index(outcome.verdict))
 
 
 def _names(services: Path) -> list[str]:

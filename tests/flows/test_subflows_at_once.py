@@ -7,13 +7,14 @@ from typing import Any
 
 import httpx
 import pytest
-from prefect import flow, task
+from prefect import task
 from prefect.artifacts import create_markdown_artifact
 
-from flows.recording import Outcome
-from flows.side_by_side import side_by_side
+from blocks.prefect.flows import flow
 from tasks.core.cancellation import begin
+from tasks.core.concurrency import run_concurrently
 from tasks.core.result import StageResult
+from tasks.core.stage import Outcome
 from tasks.core.verdicts import StageName
 
 
@@ -43,7 +44,7 @@ def three_at_once() -> list[str]:
     def start(number: int) -> Any:
         return lambda: beside_others(number)
 
-    outcomes = side_by_side([start(number) for number in range(3)], begin())
+    outcomes = run_concurrently([start(number) for number in range(3)], begin())
     outcomes.append(beside_others(3))
     return [outcome.headline for outcome in outcomes if outcome]
 

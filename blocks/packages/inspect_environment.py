@@ -1,4 +1,4 @@
-"""An environment that stands, examined: what its metadata, its files and a run of it say, and what is known of it."""
+"""What is wrong with an environment: by its metadata, its files, a run of it, and what is known of its packages."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tasks.environment.models import Checked, Conflict, Proof
 from tasks.environment.proof import Checker, Trial, check, prove
 
 
-def examine(python: Path, checker: Checker, trial: Trial) -> tuple[Checked, Proof]:
+def inspect_environment(python: Path, checker: Checker, trial: Trial) -> tuple[Checked, Proof]:
     """The conflicts of the environment of that Python, and the proof of the engine that it holds, else of what
     nothing else in it requires."""
     checked = check(python, checker, trial)

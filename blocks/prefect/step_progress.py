@@ -5,8 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
-from flows.artifacts import ProgressArtifact
-from flows.recording import artifact_key
+from blocks.prefect.artifacts import ProgressArtifact
 from tasks.core.progress import follow_steps
 from tasks.core.verdicts import StageName
 
@@ -14,7 +13,7 @@ from tasks.core.verdicts import StageName
 @contextlib.contextmanager
 def show_steps(stage: StageName, subject: str) -> Iterator[None]:
     """Show what `step` tells in the block; the last line stays, at 100 % once the block has ended well."""
-    artifact = ProgressArtifact(stage, f"{artifact_key(stage, subject)}-progress", subject)
+    artifact = ProgressArtifact(stage, subject)
     last = ""
 
     def show(share: float, line: str) -> None:

@@ -6,10 +6,10 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from blocks.engine.torch_backend import decide_backend
 from blocks.engine.trial import EnvironmentTrial
 from blocks.host.host import ThisHost
 from blocks.packages.uv import Uv
-from flows.torch_backend import decide_backend
 from tasks.core.errors import WrongUseError
 from tasks.core.settings import Settings
 from tasks.core.spec import Environment

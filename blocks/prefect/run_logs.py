@@ -15,8 +15,11 @@ from tasks.core.verdicts import StageName
 @contextlib.contextmanager
 def follow_subflows(own: StageName) -> Iterator[None]:
     """Log in the calling run what is said in its subflows while the block runs; `own` lines are in it already."""
-    logger, context = get_run_logger(), FlowRunContext.get()
-    own_id = context.flow_run.id if context and context.flow_run else None
+    context = FlowRunContext.get()
+    if context is None:
+        yield
+        return
+    logger, own_id = get_run_logger(), context.flow_run.id if context.flow_run else None
 
     def relay(stage: str, line: str) -> None:
         speaking = FlowRunContext.get()
