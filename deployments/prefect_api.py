@@ -14,7 +14,7 @@ from functools import partial
 
 from blocks.prefect.server import TemporaryServer, server_environment, temporary_server
 from blocks.prefect.settings import check_api, check_settings, forget_other_servers
-from deployments.local_state import read_local_state, wait_for_server
+from deployments.local_state import LocalState, read_local_state, wait_for_server
 from tasks.core.files import check_writable
 from tasks.core.home import make_home
 from tasks.core.progress import say
@@ -70,15 +70,12 @@ def prefect_api(settings: Settings) -> Iterator[PrefectApi]:
     Enter before the first import of Prefect, which reads its address from the environment. Raises `SlipwayError` for
     a `PREFECT_API_URL` that does not answer as a Prefect API does, `DiskError` where the home cannot be written.
     """
-    make_home(settings.home)
-    check_writable(settings.home)  # before anything is started: a run that cannot be recorded is of no use
+    ready_home(settings)
     os.environ.setdefault("PREFECT_LOGGING_EXTRA_LOGGERS", "slipway")
     # A run's log goes to the API; on the terminal the command says what it has to say itself.
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
     os.environ.setdefault("PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW", "ignore")
-    url = os.environ.get("PREFECT_API_URL", "").rstrip("/")
-    state = read_local_state(settings)
-    local = state if state is not None and state.alive else None
+    url, local = _given(), _local(settings)
     if url and (local is None or url != local.api_url):
         check_api(url)
         yield PrefectApi(url)
@@ -95,6 +92,28 @@ def prefect_api(settings: Settings) -> Iterator[PrefectApi]:
         os.environ.update(server_environment(settings, server.url))
         check_settings()
         yield PrefectApi(server.url, server, since=since)
+
+
+def needs_own_server(settings: Settings) -> bool:
+    """Whether there is no API to report to, so that a server would be started for the command alone."""
+    return not _given() and _local(settings) is None
+
+
+def ready_home(settings: Settings) -> None:
+    """Make the home. Raises `DiskError` where it cannot be written: a run that cannot be recorded is of no use."""
+    make_home(settings.home)
+    check_writable(settings.home)
+
+
+def _given() -> str:
+    """The API that the environment names."""
+    return os.environ.get("PREFECT_API_URL", "").rstrip("/")
+
+
+def _local(settings: Settings) -> LocalState | None:
+    """The server of `slipway up`, if it runs."""
+    state = read_local_state(settings)
+    return state if state is not None and state.alive else None
 
 
 def _flush() -> None:

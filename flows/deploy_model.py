@@ -48,7 +48,7 @@ from tasks.core.result import StageResult
 from tasks.core.serving import Loader
 from tasks.core.settings import Settings
 from tasks.core.spec import DeploySpec
-from tasks.core.stage import Outcome, raising, run_stage
+from tasks.core.stage import Outcome, need_work, raising, run_stage
 from tasks.core.verdicts import CompatibilityVerdict, LifecycleVerdict, StageName
 from tasks.engines.catalogue import get_engine
 from tasks.engines.families import check_flags, family_at, served_as
@@ -189,7 +189,7 @@ class _Lifecycle:
         folder = ServiceFolder(self.settings.services, self.spec.name)
         try:
             if folder.state_file.exists():
-                look_under_lease(folder, self.settings)
+                look_under_lease(folder, self.settings, need_work)
         except StageCancelledError:
             raise
         except (SlipwayError, OSError) as error:

@@ -97,6 +97,7 @@ def _run(spec: DeploySpec, fresh: tuple[StageName, ...], *, quiet: bool) -> Depl
     """Run the lifecycle in this process, on a Prefect API that is there or that is started for it."""
     from deployments.cli.progress import show_progress
     from deployments.cli.show import console
+    from deployments.open_runs import open_run
     from deployments.prefect_api import prefect_api
     from tasks.core.progress import listen, to_log
 
@@ -109,16 +110,52 @@ def _run(spec: DeploySpec, fresh: tuple[StageName, ...], *, quiet: bool) -> Depl
                 listener(stage, line)
 
         listen(show, to_log)
-        with prefect_api(Settings.load()) as api:
+        settings = Settings.load()
+        result = _answer_from_records(spec, fresh, settings)
+        if result is not None:
+            return result
+        with prefect_api(settings) as api:
             from prefect import tags
 
             from blocks.prefect.stale_runs import service_tag
             from flows.deploy_model import deploy_model
 
             api.wait()
-            # The run bears the tag from its creation: killed at once, it is still found by the next one.
-            with api.quiet_runs(), tags(service_tag(spec.name)), _telling_where(api, spec.name):
+            # The run has the tag from its creation: killed at once, it is still found by the next one.
+            with (
+                open_run(settings, spec.name),
+                api.quiet_runs(),
+                tags(service_tag(spec.name)),
+                _telling_where(api, spec.name),
+            ):
                 return deploy_model(spec, fresh)
+
+
+def _answer_from_records(
+    spec: DeploySpec, fresh: tuple[StageName, ...], settings: Settings
+) -> DeployResult | None:
+    """The deploy of what serves already, without Prefect; None where there is more to do, or a server to show it.
+
+    A server that this command started would end with it, and so would all that it had to show.
+    """
+    from blocks.services.early_checks import prefect_knows_the_storage
+    from deployments.cli.changes import standings
+    from deployments.open_runs import has_open_run
+    from deployments.prefect_api import needs_own_server, ready_home
+
+    if prefect_knows_the_storage() or not needs_own_server(settings) or has_open_run(settings, spec.name):
+        return None
+    if not all(one.cached for one in standings(spec, settings, fresh).values()):
+        return None
+    ready_home(settings)
+    from flows.deploy_model import deploy_model
+    from tasks.core.stage import WorkNeededError, records_only
+
+    try:
+        with records_only():
+            return deploy_model.plain(spec, fresh)
+    except WorkNeededError:
+        return None
 
 
 @contextlib.contextmanager

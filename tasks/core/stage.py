@@ -120,6 +120,12 @@ def records_only() -> Iterator[None]:
         _records_only.reset(token)
 
 
+def need_work() -> None:
+    """Call before work that no record stands in for. Raises `WorkNeededError` where only records are wanted."""
+    if _records_only.get():
+        raise WorkNeededError
+
+
 def run_stage(
     recorder: Recorder,
     stage: StageName,
@@ -165,8 +171,7 @@ def run_stage(
             headline = report.headline(result) + load_words(record.numbers, recorder.settings.busy_share)
             say(stage, f"cached: {headline}")
             return _outcome(run, result, record.id, headline, cached=True)
-        if _records_only.get():
-            raise WorkNeededError(stage)
+        need_work()
     with failures_recorded(run):
         result = work()
     numbers = dict(report.numbers(result))
