@@ -20,6 +20,9 @@ from tasks.core.home import make_home
 from tasks.core.progress import say
 from tasks.core.settings import Settings
 
+_NOWHERE = "http://127.0.0.1:9/api"
+"""The port to which everything is discarded."""
+
 
 @dataclass(frozen=True)
 class PrefectApi:
@@ -51,7 +54,7 @@ class PrefectApi:
         """Settings for flows run in this process.
 
         Heartbeats are for workers: here they would only add a second to the end of each flow, and the next
-        deploy finds runs whose process was killed (`flows/stale_runs.py`).
+        deploy finds runs whose process was killed (`blocks/prefect/stale_runs.py`).
         """
         from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
@@ -70,11 +73,7 @@ def prefect_api(settings: Settings) -> Iterator[PrefectApi]:
     Enter before the first import of Prefect, which reads its address from the environment. Raises `SlipwayError` for
     a `PREFECT_API_URL` that does not answer as a Prefect API does, `DiskError` where the home cannot be written.
     """
-    ready_home(settings)
-    os.environ.setdefault("PREFECT_LOGGING_EXTRA_LOGGERS", "slipway")
-    # A run's log goes to the API; on the terminal the command says what it has to say itself.
-    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
-    os.environ.setdefault("PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW", "ignore")
+    _ready(settings)
     url, local = _given(), _local(settings)
     if url and (local is None or url != local.api_url):
         check_api(url)
@@ -99,10 +98,30 @@ def needs_own_server(settings: Settings) -> bool:
     return not _given() and _local(settings) is None
 
 
-def ready_home(settings: Settings) -> None:
-    """Make the home. Raises `DiskError` where it cannot be written: a run that cannot be recorded is of no use."""
+@contextlib.contextmanager
+def no_api(settings: Settings) -> Iterator[None]:
+    """For flows that are called plainly: an API that nothing answers at. A later `prefect_api` has its own."""
+    _ready(settings)
+    forget_other_servers(os.environ)
+    os.environ.update(server_environment(settings, _NOWHERE))
+    check_settings()
+    try:
+        yield
+    finally:
+        del os.environ["PREFECT_API_URL"]
+
+
+def _ready(settings: Settings) -> None:
+    """Make the home, and tell Prefect how to log, before its first import.
+
+    Raises `DiskError` where the home cannot be written: a run that cannot be recorded is of no use.
+    """
     make_home(settings.home)
     check_writable(settings.home)
+    os.environ.setdefault("PREFECT_LOGGING_EXTRA_LOGGERS", "slipway")
+    # A run's log goes to the API; on the terminal the command says what it has to say itself.
+    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
+    os.environ.setdefault("PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW", "ignore")
 
 
 def _given() -> str:

@@ -95,6 +95,8 @@ def _check_host(spec: DeploySpec) -> None:
 
 def _run(spec: DeploySpec, fresh: tuple[StageName, ...], *, quiet: bool) -> DeployResult:
     """Run the lifecycle in this process, on a Prefect API that is there or that is started for it."""
+    from blocks.expectations.fact_contract import FactContract
+    from blocks.processes.deadline import start
     from deployments.cli.progress import show_progress
     from deployments.cli.show import console
     from deployments.open_runs import open_run
@@ -109,12 +111,15 @@ def _run(spec: DeploySpec, fresh: tuple[StageName, ...], *, quiet: bool) -> Depl
             ):  # repeats what the stages say: for the log of the deploy's own run
                 listener(stage, line)
 
-        listen(show, to_log)
         settings = Settings.load()
+        listen(show)
         result = _answer_from_records(spec, fresh, settings)
         if result is not None:
             return result
+        listen(show, to_log)
         with prefect_api(settings) as api:
+            # Takes seconds in a new home, as does the server's start. The flow meets whatever is wrong with it.
+            start(FactContract(settings).check)
             from prefect import tags
 
             from blocks.prefect.stale_runs import service_tag
@@ -141,21 +146,19 @@ def _answer_from_records(
     from blocks.services.early_checks import prefect_knows_the_storage
     from deployments.cli.changes import standings
     from deployments.open_runs import has_open_run
-    from deployments.prefect_api import needs_own_server, ready_home
+    from deployments.prefect_api import needs_own_server, no_api
 
     if prefect_knows_the_storage() or not needs_own_server(settings) or has_open_run(settings, spec.name):
         return None
     if not all(one.cached for one in standings(spec, settings, fresh).values()):
         return None
-    ready_home(settings)
-    from flows.deploy_model import deploy_model
     from tasks.core.stage import WorkNeededError, records_only
 
-    try:
-        with records_only():
-            return deploy_model.plain(spec, fresh)
-    except WorkNeededError:
-        return None
+    with no_api(settings), records_only(), contextlib.suppress(WorkNeededError):
+        from flows.deploy_model import deploy_model
+
+        return deploy_model.plain(spec, fresh)
+    return None
 
 
 @contextlib.contextmanager
