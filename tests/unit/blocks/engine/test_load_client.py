@@ -37,7 +37,7 @@ from tasks.core.load import (
     percentile,
 )
 
-ODD_ENGINE = Path(__file__).parents[2] / "support" / "odd_engine.py"
+ODD_ENGINE = Path(__file__).parents[3] / "support" / "odd_engine.py"
 LOAD = Load(clients=2, prompt_tokens=4, output_tokens=5, min_s=0.05, max_s=0.3)
 
 
