@@ -118,8 +118,9 @@ def _run(spec: DeploySpec, fresh: tuple[StageName, ...], *, quiet: bool) -> Depl
             return result
         listen(show, to_log)
         with prefect_api(settings) as api:
-            # Takes seconds in a new home, as does the server's start. The flow meets whatever is wrong with it.
-            start(FactContract(settings).check)
+            if not api.stays:
+                # Takes seconds in a new home, as does the server's start. The flow meets whatever is wrong with it.
+                start(FactContract(settings).check)
             from prefect import tags
 
             from blocks.prefect.stale_runs import service_tag
