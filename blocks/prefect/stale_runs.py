@@ -9,7 +9,6 @@ the same server nothing is known here.
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -36,17 +35,14 @@ from prefect.exceptions import PrefectException
 from prefect.states import Crashed
 from prefect.utilities.urls import url_for
 
+from blocks.prefect.service_tag import service_tag
+
 _ALIVE = [StateType.PENDING, StateType.RUNNING]
 _HOLD_SLOTS = [*_ALIVE, StateType.CANCELLING]
 
 
 _NO_PARENT = FlowRunFilterParentTaskRunId(is_null_=True)
 """Of runs that are no other run's stage."""
-
-
-def service_tag(name: str) -> str:
-    """Tag of all runs that work on one service of this host."""
-    return f"service:{name}@{platform.node()}"
 
 
 @contextmanager

@@ -99,7 +99,6 @@ def _run(spec: DeploySpec, fresh: tuple[StageName, ...], *, quiet: bool) -> Depl
     from blocks.processes.deadline import start
     from deployments.cli.progress import show_progress
     from deployments.cli.show import console
-    from deployments.open_runs import open_run
     from deployments.prefect_api import prefect_api
     from tasks.core.progress import listen, to_log
 
@@ -123,17 +122,12 @@ def _run(spec: DeploySpec, fresh: tuple[StageName, ...], *, quiet: bool) -> Depl
                 start(FactContract(settings).check)
             from prefect import tags
 
-            from blocks.prefect.stale_runs import service_tag
+            from blocks.prefect.service_tag import service_tag
             from flows.deploy_model import deploy_model
 
             api.wait()
             # The run has the tag from its creation: killed at once, it is still found by the next one.
-            with (
-                open_run(settings, spec.name),
-                api.quiet_runs(),
-                tags(service_tag(spec.name)),
-                _telling_where(api, spec.name),
-            ):
+            with api.quiet_runs(), tags(service_tag(spec.name)), _telling_where(api, spec.name):
                 return deploy_model(spec, fresh)
 
 
@@ -144,13 +138,17 @@ def _answer_from_records(
 
     A server that this command started would end with it, and so would all that it had to show.
     """
+    from blocks.prefect.database import has_open_run
+    from blocks.prefect.server import keeps_own_database
+    from blocks.prefect.service_tag import service_tag
     from blocks.services.early_checks import prefect_knows_the_storage
     from deployments.cli.changes import standings
-    from deployments.open_runs import has_open_run
     from deployments.prefect_api import needs_own_server, no_api
 
-    if prefect_knows_the_storage() or not needs_own_server(settings) or has_open_run(settings, spec.name):
+    if prefect_knows_the_storage() or not needs_own_server(settings):
         return None
+    if not keeps_own_database(settings) or has_open_run(settings, service_tag(spec.name)):
+        return None  # a run that was killed is ended by a server
     if not all(one.cached for one in standings(spec, settings, fresh).values()):
         return None
     from tasks.core.stage import WorkNeededError, records_only

@@ -18,7 +18,7 @@ from desk import SLIPWAY, Desk
 from small_disk import small_disk_at
 
 from blocks.prefect.server import TemporaryServer
-from blocks.prefect.stale_runs import service_tag
+from blocks.prefect.service_tag import service_tag
 from blocks.processes.ports import free_port
 from blocks.storage.record_store import FolderRecordStore
 from tasks.core.files import file_lock
