@@ -25,7 +25,7 @@ from blocks.prefect.stale_runs import only_run_of
 from blocks.services.early_checks import check_inputs
 from blocks.services.kept_code import keep_script
 from blocks.services.targets import check_target
-from blocks.storage.model_registry import ResolvedModel, resolve
+from blocks.storage.sources import resolve
 from flows.build_environment import build_environment
 from flows.check_health import check_health
 from flows.keep_running import look_under_lease
@@ -47,12 +47,12 @@ from tasks.core.release import Release, ServiceFolder
 from tasks.core.result import StageResult
 from tasks.core.serving import Loader
 from tasks.core.settings import Settings
+from tasks.core.sources import ResolvedModel
 from tasks.core.spec import DeploySpec
 from tasks.core.stage import Outcome, need_work, raising, run_stage
 from tasks.core.verdicts import CompatibilityVerdict, LifecycleVerdict, StageName
 from tasks.engines.catalogue import get_engine
 from tasks.engines.families import check_flags, family_at, served_as
-from tasks.engines.loaders import load_arguments
 from tasks.environment.apply import lock_for
 from tasks.environment.integrity import doubt
 from tasks.environment.models import EnvironmentRequest, EnvironmentResult, Locked
@@ -209,7 +209,7 @@ class _Lifecycle:
     def _is_ruled_out(self) -> bool:
         """Whether this host blocks the engine, judged by its pins before anything is locked or built."""
         FactContract(self.settings).check()
-        pins = pinned_versions("\n".join(get_engine(self.spec.engine).requirements))
+        pins = pinned_versions("\n".join(get_engine(self.spec.engine).card.requirements))
         verdict = verify_compatibility(self._compatibility(pins))
         blocked = verdict.verdict == CompatibilityVerdict.BLOCK
         if blocked:
@@ -330,7 +330,7 @@ class _Lifecycle:
             mount=mount_of(model_file),
             file_format="safetensors" if model_file.is_dir() else "gguf",
         )
-        return found if found and load_arguments(self.spec.engine, found[0]) else None
+        return found if found and get_engine(self.spec.engine).card.load_arguments(found[0]) else None
 
     def _keep(self, outcome: Outcome[K]) -> Outcome[K]:
         """Note a stage's row for the table, and say so in the deploy's own log."""

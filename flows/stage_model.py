@@ -17,8 +17,7 @@ from blocks.prefect.copy_progress import show_copy
 from blocks.prefect.flows import flow, step
 from blocks.prefect.recorder import flow_recorder
 from blocks.processes.environment_users import running_below
-from blocks.storage.model_registry import resolve
-from blocks.storage.model_source import open_source
+from blocks.storage.sources import open_source, resolve
 from flows.measure_disk import measure_disk
 from tasks.core.allowed import Kind, Program
 from tasks.core.digests import short

@@ -221,10 +221,11 @@ def _describe_model(spec: DeploySpec) -> str:
     """What is known of the model without copying it. Raises `ModelError` for a local one that is not there."""
     from tasks.core.errors import ModelError
     from tasks.core.model_shape import read_model_shape
+    from tasks.core.sources import local_folder
 
-    if not spec.model.startswith("file:"):
+    folder = local_folder(spec.model)
+    if folder is None:
         return spec.model
-    folder = Path(spec.model.removeprefix("file:"))
     if not folder.is_dir():
         raise ModelError(f"no model folder {folder}", fix="correct `model:` in the spec")
     shape = read_model_shape(folder)

@@ -24,7 +24,7 @@ from tasks.compatibility.models import (
     ToolkitReading,
     TorchReading,
 )
-from tasks.compatibility.plan import complete, hold
+from tasks.compatibility.plan import complete, with_table_check
 from tasks.compatibility.rules import load_tables
 from tasks.compatibility.subject import is_forward_compat
 from tasks.compatibility.way_out import advise
@@ -189,4 +189,4 @@ def judge(request: CompatibilityRequest, survey: Survey, contract: TableContract
     broken = ", ".join(table.table for table in tables.broken)
     said = f"broken by {broken}" if broken else "kept"
     say(StageName.COMPATIBILITY, f"contract on {len(tables.tables)} fact tables: {said}")
-    return hold(result, tables)
+    return with_table_check(result, tables)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from packaging.version import Version
 
 from tasks.core.errors import SpecError
-from tasks.core.spec import CandidateFormat, EngineKind
+from tasks.core.spec import DEFAULT_ENGINE, CandidateFormat, EngineKind
 from tasks.engines.card import Capability, EngineCard, Quantization
 from tasks.engines.catalogue import get_engine
 from tasks.engines.families import Family, dtype_finding
@@ -86,4 +86,4 @@ def check_tunable(kind: EngineKind) -> None:
     """Raise `SpecError` for an engine that no candidates can be made and measured for yet."""
     missing = get_engine(kind).card.missing
     if missing is not None:
-        raise SpecError(f"{kind} cannot be tuned yet: {missing}", fix=f"use engine: {EngineKind.LLAMA_CPP}")
+        raise SpecError(f"{kind} cannot be tuned yet: {missing}", fix=f"use engine: {DEFAULT_ENGINE}")

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict
-
+from tasks.core.frozen import Frozen
 from tasks.core.result import StageResult
 from tasks.core.spec import DeploySpec
 from tasks.core.stage import Outcome
 from tasks.core.verdicts import LifecycleVerdict, StageName, says_no
 
 
-class StageRow(BaseModel):
+class StageRow(Frozen):
     """One stage's line in the table. `record` is None when a stage did not run to its end."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     stage: StageName
     verdict: str

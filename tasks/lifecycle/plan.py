@@ -12,7 +12,7 @@ from tasks.core.addresses import host_and_port
 from tasks.core.errors import SpecError
 from tasks.core.release import Launch, Release
 from tasks.core.serving import Loader
-from tasks.core.spec import DeploySpec, EngineKind, EnvironmentManager, LoadGenerator, Target, Tuning
+from tasks.core.spec import DEFAULT_ENGINE, DeploySpec, EnvironmentManager, LoadGenerator, Tuning
 from tasks.core.verdicts import StageName
 from tasks.engines.catalogue import get_engine
 from tasks.environment.models import EnvironmentResult
@@ -23,7 +23,7 @@ from tasks.staging.models import StagingResult
 STAGES = 7
 """Of a deploy that no verdict ends: environment, compatibility, staging, quantization, batching, rollout, health."""
 
-_EMBEDDED = EngineKind.LLAMA_CPP
+_USE_ANOTHER = f"use engine: {DEFAULT_ENGINE}"
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def plan_without(judged: str, missing: str | None) -> list[Step]:
 def plan_of(spec: DeploySpec, model: str) -> list[Step]:
     """The stages in order. `model` is what is known of the spec's model."""
     engine = get_engine(spec.engine)
-    requirements = ", ".join((*engine.requirements, *spec.environment.requirements))
+    requirements = ", ".join((*engine.card.requirements, *spec.environment.requirements))
     formats = ", ".join(spec.tuning.candidates)
     text = spec.tuning.quality_text.name if spec.tuning.quality_text else "no text"
     return [
@@ -78,7 +78,7 @@ def _rollout(spec: DeploySpec) -> str:
     host = spec.rollout.host
     address = host_and_port(host, spec.rollout.port) if spec.rollout.port else f"a free port of {host}"
     image = spec.rollout.base_image
-    where = "as a supervised process" if spec.target == Target.PROCESS else f"in a container on {image}"
+    where = f"in a container on {image}" if spec.target.in_image else "as a supervised process"
     return (
         f"start {spec.engine} {where}, pass the gate (health, one completion), "
         f"then switch {address} to it and drain the former release "
@@ -86,28 +86,22 @@ def _rollout(spec: DeploySpec) -> str:
     )
 
 
-def what_is_missing(spec: DeploySpec) -> str | None:
-    """In one line; None for what can be deployed."""
-    engine = get_engine(spec.engine)
-    if engine.card.missing is not None:
-        return engine.card.missing
-    own_image = engine.server_worker is not None
-    if spec.target is Target.DOCKER and not own_image:
-        return "running a stock image: none is built from its lock"
-    if spec.rollout.image is not None:
-        built = f"the image of {spec.engine} is built from its lock" if own_image else "no image is run"
-        return f"running a stock image: {built}, so leave rollout.image out"
-    return None
-
-
 def refusal(spec: DeploySpec) -> SpecError | None:
     """The one line that a deploy stops with, and what can be done today; None for what can be deployed."""
-    missing = what_is_missing(spec)
-    if missing is not None:
-        return SpecError(f"{spec.engine} cannot be deployed yet: {missing}", fix=_way_out(spec))
+    engine = get_engine(spec.engine)
+    card = engine.card
+    if card.missing is not None:
+        return SpecError(f"{spec.engine} cannot be deployed yet: {card.missing}", fix=_USE_ANOTHER)
+    if spec.target.in_image and engine.server_worker is None:
+        return SpecError(
+            f"{spec.engine} cannot be deployed with target: {spec.target} yet: no image is built from its lock",
+            fix="set target: process",
+        )
     if _needs_gpu(spec) and not spec.hardware.gpus:
-        fix = f"set hardware.gpus, or use engine: {_EMBEDDED}"
-        return SpecError(f"{spec.engine} computes on GPUs, and hardware.gpus is 0", fix=fix)
+        return SpecError(
+            f"{spec.engine} computes on GPUs, and hardware.gpus is 0",
+            fix=f"set hardware.gpus, or {_USE_ANOTHER}",
+        )
     return None
 
 
@@ -119,19 +113,9 @@ def wants_absent_gpu(spec: DeploySpec, gpus: int) -> bool:
 
 def _needs_gpu(spec: DeploySpec) -> bool:
     """What is installed already may be a build for the processor."""
-    return get_engine(spec.engine).needs_gpu and spec.environment.manager is not EnvironmentManager.SYSTEM
-
-
-def _way_out(spec: DeploySpec) -> str:
-    card = get_engine(spec.engine).card
-    if card.missing is None:
-        return "set target: process" if spec.target is Target.DOCKER else "leave rollout.image out"
-    if spec.target is Target.DOCKER and card.image is not None and spec.rollout.image is None:
-        image = f"{card.image.repository}:{card.image.documented_tag}"
-        return (
-            f"use engine: {_EMBEDDED}; for later, look up the digest of {image} and give it as rollout.image"
-        )
-    return f"use engine: {_EMBEDDED}"
+    return (
+        get_engine(spec.engine).card.needs_gpu and spec.environment.manager is not EnvironmentManager.SYSTEM
+    )
 
 
 def is_doubtful(rows: Sequence[StageRow]) -> bool:

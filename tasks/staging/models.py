@@ -5,22 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from tasks.core.frozen import Frozen
 from tasks.core.result import StageResult
+from tasks.core.sources import FORMS
 from tasks.core.spec import DeploySpec, DiskFloor
 from tasks.core.verdicts import StagingVerdict
 from tasks.staging.disk.models import DiskFigures
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class StagingRequest(_Part):
+class StagingRequest(Frozen):
     """Which model to lay onto the local disk, and how."""
 
-    model: str = Field(description="file:PATH, s3://BUCKET/PREFIX or models:/NAME@ALIAS.")
+    model: str = Field(description=f"{FORMS}.")
     shards: int | Literal["auto"] = Field("auto", description="Number of weight shards; auto by size.")
     disk_benchmark: bool = Field(True, description="Measure the disk with fio where it is installed.")
     disk_floor: DiskFloor = Field(DiskFloor.WARN, description="What a disk below the baselines does.")
@@ -47,7 +45,7 @@ class StagingRequest(_Part):
         )
 
 
-class SourceFile(_Part):
+class SourceFile(Frozen):
     """One file of a source. `identity` changes whenever its bytes do: an ETag, or times and inode.
 
     `sha256` is what the source says of its bytes, where it says anything.

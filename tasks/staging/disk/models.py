@@ -6,17 +6,14 @@ from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from tasks.core.frozen import Frozen
 from tasks.core.result import StageResult
 from tasks.core.verdicts import StagingVerdict
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class DiskRequest(_Part):
+class DiskRequest(Frozen):
     """Which disk to measure."""
 
     folder: Path = Field(description="Any folder on the disk; it is made if it is not there.")
@@ -24,7 +21,7 @@ class DiskRequest(_Part):
     thorough: bool = Field(False, description="Try many configurations, on a large file: minutes.")
 
 
-class ReadConfiguration(_Part):
+class ReadConfiguration(Frozen):
     """How a disk is read: blocks of this size, so many asked for at once."""
 
     block_bytes: int = Field(gt=0)
@@ -34,14 +31,14 @@ class ReadConfiguration(_Part):
         return f"{self.block_bytes >> 20} MiB x {self.depth}"
 
 
-class MeasuredRead(_Part):
+class MeasuredRead(Frozen):
     """What one configuration read."""
 
     configuration: ReadConfiguration
     mb_s: float = Field(ge=0)
 
 
-class DiskFigures(_Part):
+class DiskFigures(Frozen):
     """What fio measured on one disk; 1 MB is 10^6 bytes. `read_mb_s` is the best of `reads`."""
 
     read_mb_s: float = Field(ge=0)
