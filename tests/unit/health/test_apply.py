@@ -23,7 +23,6 @@ from tasks.health.models import (
     GpuSample,
     HealthResult,
     ProcessSample,
-    Samples,
     ServiceSample,
 )
 
@@ -147,12 +146,6 @@ def test_the_contract_judges_the_result_without_it(folder: ServiceFolder) -> Non
     result = apply.check(folder, FakeInstruments(), None, contract=contract)
     assert result.contract == ContractResult(rows=7, expectations=1)
     assert seen[0].contract is None
-
-
-def test_samples_may_be_taken_by_a_task(folder: ServiceFolder) -> None:
-    samples = Samples(process=ProcessSample(alive=False), service=ServiceSample(ready=False))
-    result = apply.check(folder, FakeInstruments(), None, sample=lambda *_: samples)
-    assert result.samples == samples
 
 
 def test_a_release_that_is_gone_is_said_so(folder: ServiceFolder, release: Release) -> None:
