@@ -13,12 +13,13 @@ import psutil
 from blocks.services.kept_code import SAMPLER, keep_daemons, lasting_python
 from blocks.services.service_processes import ServiceProcesses, processes_of, running_service
 from tasks.core.child_environment import child_environment
-from tasks.core.errors import CommandError
+from tasks.core.errors import CommandError, SlipwayError
 from tasks.core.files import open_private, write_atomically
 from tasks.core.progress import say
 from tasks.core.release import Release, ServiceFolder, ServiceState
 from tasks.core.settings import Settings
 from tasks.core.verdicts import StageName
+from tasks.engines.card import read_card
 
 _POLL_S = 0.02
 _WAIT_S = 10.0
@@ -27,15 +28,15 @@ _WAIT_S = 10.0
 def sample_service(folder: ServiceFolder, state: ServiceState, release: Release) -> int:
     """See to it that the engine of a running service is sampled; the sampler's process id."""
     running = running_service(folder, state)
-    period_s = release.spec.checks.sample_period_s
-    return start_sampler(folder, processes_of(folder, state, running, period_s=period_s))
+    period_s, metrics = release.spec.checks.sample_period_s, read_card(release.engine).metrics
+    return start_sampler(folder, processes_of(folder, state, running, period_s=period_s, metrics=metrics))
 
 
 def see_to_sampler(folder: ServiceFolder) -> None:
-    """A service that serves has not failed for want of a sampler: it is said, and the nightly check tries again."""
+    """A service that serves has not failed if its sampler did: it is said, and the nightly check tries again."""
     try:
         sample_service(folder, *folder.serving())
-    except CommandError as error:
+    except (SlipwayError, OSError) as error:
         say(StageName.ROLLOUT, f"memory is not sampled until the next check: {error}")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Literal, Protocol
 
@@ -11,6 +11,7 @@ from ulid import ULID
 
 from tasks.core.digests import digest_of, short
 from tasks.core.errors import RecordError
+from tasks.core.frozen import Frozen
 from tasks.core.progress import say
 from tasks.core.redaction import redacted_value
 from tasks.core.verdicts import CANCELLED, FAULT, StageName, says_no
@@ -28,10 +29,8 @@ _READ_BACK = ("inputs", "result")
 """Evidence from which Slipway goes on: what is hidden in it by its look alone would be a path that is not there."""
 
 
-class Number(BaseModel):
+class Number(Frozen):
     """One figure with its unit and where it comes from."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     value: float
     unit: str
@@ -39,14 +38,14 @@ class Number(BaseModel):
 
 
 class Record(BaseModel):
-    """One result of one stage. Immutable; a later one may supersede it by id.
+    """One result of one stage. Immutable; fields of another version are ignored.
 
     `outcome` is the stage's verdict, or `fault` or `cancelled`. `inputs_digest` names everything that decided
     the result. `evidence["result"]` holds the stage's typed result, so that a good record can stand in for
     the work. `consulted` are ids of records that the decision used.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="ignore")
 
     schema_: Literal["slipway.record/1"] = Field(default=SCHEMA, alias="schema")
     id: str
@@ -60,12 +59,16 @@ class Record(BaseModel):
     numbers: dict[str, Number] = {}
     evidence: dict[str, Any] = {}
     consulted: tuple[str, ...] = ()
-    supersedes: str | None = None
+
+    @property
+    def answered(self) -> bool:
+        """Whether the stage came to an answer."""
+        return self.outcome not in (FAULT, CANCELLED)
 
     @property
     def good(self) -> bool:
         """Whether the stage answered, and did not say no."""
-        return self.outcome not in (FAULT, CANCELLED) and not says_no(self.stage, self.outcome)
+        return self.answered and not says_no(self.stage, self.outcome)
 
     @property
     def path(self) -> str:
@@ -98,6 +101,9 @@ class RecordStore(Protocol):
         self, stage: StageName, inputs_digest: str, newest: int | None = None
     ) -> Sequence[Record]:
         """A stage's records with these inputs, oldest first; others are not read. At most the `newest` so many."""
+
+    def latest(self, stage: StageName, subject: str) -> Record | None:
+        """The stage's newest record of that subject that came to an answer. Older ones are not read."""
 
     def list(self, stage: StageName | None = None) -> Sequence[Record]:
         """All records, of one stage if given, oldest first."""
@@ -172,15 +178,18 @@ def new_record(
     )
 
 
-def read_all(documents: Iterable[tuple[bytes, str]]) -> Sequence[Record]:
+def read_each(documents: Iterable[tuple[bytes, str]]) -> Iterator[Record]:
     """Parse documents given with their names; what is no record is told of and left out."""
-    found = []
     for content, name in documents:
         try:
-            found.append(parse_record(content, name))
+            yield parse_record(content, name)
         except RecordError as error:
             say("knowledge", f"left out: {error.what}")
-    return found
+
+
+def first_answered(records: Iterable[Record], subject: str) -> Record | None:
+    """The first of that subject that came to an answer."""
+    return next((one for one in records if one.subject == subject and one.answered), None)
 
 
 def parse_record(content: bytes, name: str) -> Record:
@@ -213,7 +222,7 @@ def standing(
     that was away does not throw away measurements.
     """
     for record in sorted(records, key=lambda record: record.id, reverse=True):
-        if record.inputs_digest != inputs_digest or record.outcome in (FAULT, CANCELLED):
+        if record.inputs_digest != inputs_digest or not record.answered:
             continue
         if host_fingerprint is None or record.host_fingerprint == host_fingerprint:
             return record if record.good else None

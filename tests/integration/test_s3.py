@@ -25,11 +25,11 @@ from plain_safetensors import read_model, write_plain
 from swift_server import SwiftServer
 from ulid import ULID
 
-from blocks.storage.model_registry import list_aliases, list_models, resolve
-from blocks.storage.model_source import open_source
+from blocks.storage.model_registry import list_aliases, list_models
 from blocks.storage.record_store import open_record_store
 from blocks.storage.s3 import S3Folder, S3RecordStore
 from blocks.storage.s3_ranges import RangeReader
+from blocks.storage.sources import open_source, resolve
 from flows.stage_model import staged
 from tasks.core.direct_io import ring
 from tasks.core.errors import AccessError, ModelError, NetworkError, NotFoundError, RecordError, WrongUseError
@@ -128,6 +128,8 @@ def test_records_with_other_inputs_are_not_read(s3: SwiftServer, bucket: str) ->
     assert store.with_inputs(StageName.STAGING, "sha256:1", newest=2) == made[1:]
     assert store.with_inputs(StageName.DISK, "sha256:1") == []
     assert not heard
+    assert store.latest(StageName.STAGING, made[-1].subject) == made[-1]
+    assert store.latest(StageName.STAGING, "another") is None
 
 
 def test_wrong_secrets_are_one_clear_line(

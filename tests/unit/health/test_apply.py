@@ -15,15 +15,19 @@ from tasks.core.errors import EngineError, NotFoundError
 from tasks.core.files import write_atomically
 from tasks.core.records import Record, new_record
 from tasks.core.release import Release, ServiceFolder, ServiceState
-from tasks.core.verdicts import FAULT, StageName
+from tasks.core.verdicts import StageName
+from tasks.engines.card import Metrics
 from tasks.health import apply, plan
 from tasks.health.apply import ServiceApi
 from tasks.health.models import (
     GpuSample,
     HealthResult,
     ProcessSample,
-    Samples,
     ServiceSample,
+)
+
+METRICS = Metrics(
+    requests_waiting="engine:waiting", work="requests", work_counters=("engine:done",), sources=("here",)
 )
 
 
@@ -52,22 +56,24 @@ class FakeApi:
 
 
 def test_latency_is_that_of_single_tokens_after_the_first_completion() -> None:
-    api = FakeApi(9.0, 0.01, 0.02, 0.03, 0.04, 0.05, metrics={"llamacpp:requests_deferred": 2})
-    sample = apply.sample_service(api, "chat", "The")
+    api = FakeApi(9.0, 0.01, 0.02, 0.03, 0.04, 0.05, metrics={"engine:waiting": 2})
+    sample = apply.sample_service(api, "chat", "The", METRICS)
     assert sample.latencies_ms == pytest.approx((10, 20, 30, 40, 50))
     assert (sample.completion, sample.failed, sample.requests_deferred) == ("text", 0, 2)
     assert len(set(api.prompts)) == 6, "a prompt asked twice is answered from the cache"
 
 
 def test_requests_that_fail_are_counted() -> None:
-    sample = apply.sample_service(FakeApi(1.0, 0.01, None, 0.01, None, 0.01), "chat", "The")
+    sample = apply.sample_service(FakeApi(1.0, 0.01, None, 0.01, None, 0.01), "chat", "The", METRICS)
     assert (sample.failed, len(sample.latencies_ms), sample.fault) == (2, 3, "answered 500")
     assert sample.requests_deferred is None, "an engine without metrics is not ill"
 
 
 def test_without_a_completion_nothing_more_is_asked() -> None:
     api = FakeApi(None)
-    assert apply.sample_service(api, "chat", "The") == ServiceSample(ready=True, fault="answered 500")
+    assert apply.sample_service(api, "chat", "The", METRICS) == ServiceSample(
+        ready=True, fault="answered 500"
+    )
     assert len(api.prompts) == 1
 
 
@@ -123,13 +129,11 @@ def record_of(result: HealthResult) -> Record:
 def test_a_check_judges_all_levels_and_remembers(folder: ServiceFolder, release: Release) -> None:
     result = apply.check(folder, FakeInstruments(), None)
     assert [finding.level for finding in result.findings] == ["gpu", "process"]
-    fault = record_of(result).model_copy(update={"outcome": FAULT})
-    other = record_of(result).model_copy(update={"subject": "other"})
-    before = plan.last_check([record_of(result), fault, other], "chat", release.id)
+    before = plan.last_check(record_of(result), release.id)
     again = apply.check(folder, FakeInstruments(), before)
     assert [finding.level for finding in again.findings] == ["gpu"], "the restarts have been seen"
-    assert plan.last_check([record_of(result)], "chat", "another release") is None
-    assert plan.last_check([], "chat", release.id) is None
+    assert plan.last_check(record_of(result), "another release") is None
+    assert plan.last_check(None, release.id) is None
 
 
 def test_the_contract_judges_the_result_without_it(folder: ServiceFolder) -> None:
@@ -142,12 +146,6 @@ def test_the_contract_judges_the_result_without_it(folder: ServiceFolder) -> Non
     result = apply.check(folder, FakeInstruments(), None, contract=contract)
     assert result.contract == ContractResult(rows=7, expectations=1)
     assert seen[0].contract is None
-
-
-def test_samples_may_be_taken_by_a_task(folder: ServiceFolder) -> None:
-    samples = Samples(process=ProcessSample(alive=False), service=ServiceSample(ready=False))
-    result = apply.check(folder, FakeInstruments(), None, sample=lambda *_: samples)
-    assert result.samples == samples
 
 
 def test_a_release_that_is_gone_is_said_so(folder: ServiceFolder, release: Release) -> None:
