@@ -27,7 +27,7 @@ class Diagnosis:
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def doctor(as_json: bool) -> None:
-    """Say what is installed here and what is missing. Only Python, uv and HAProxy are required, and Slipway brings the last two."""
+    """Say what is installed here and what is missing. Only Python, uv and HAProxy are required."""
     diagnoses = diagnose(Settings.load())
     if as_json:
         print_json({"checks": [asdict(diagnosis) for diagnosis in diagnoses]})
