@@ -76,7 +76,8 @@ def last_requests(folder: ServiceFolder, running: Running | None, lines: int) ->
         answer = proxy.ask(f"show events {REQUESTS}")
     except OSError:
         return ""
-    return "\n".join([line for line in answer.splitlines() if line][-lines:])
+    requests = [line for line in answer.splitlines() if " status=" in line]  # besides what became of the slots
+    return "\n".join(requests[-lines:])
 
 
 class HAProxy:
