@@ -38,6 +38,7 @@ def main() -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     prctl = ctypes.CDLL(None).prctl
     prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    handed_down = [int(path.name) for path in Path("/proc/self/fd").iterdir() if int(path.name) > 2]
     try:
         child = subprocess.Popen(
             sys.argv[1:],
@@ -49,7 +50,9 @@ def main() -> int:
     except OSError as error:
         print(f"cannot run {sys.argv[1]}: {error.strerror}", file=sys.stderr)
         return 127
-    os.closerange(3, os.sysconf("SC_OPEN_MAX"))  # what was handed down is the command's alone
+    for handle in handed_down:  # they are the command's alone: a closed port must not go on to accept here
+        with contextlib.suppress(OSError):
+            os.close(handle)
     for number in early:
         signal_group(child.pid, number)
     threading.Thread(target=watch, args=(child,), daemon=True).start()

@@ -76,7 +76,9 @@ def last_requests(folder: ServiceFolder, running: Running | None, lines: int) ->
         answer = proxy.ask(f"show events {REQUESTS}")
     except OSError:
         return ""
-    requests = [line for line in answer.splitlines() if " status=" in line]  # besides what became of the slots
+    requests = [
+        line for line in answer.splitlines() if " status=" in line
+    ]  # besides what became of the slots
     return "\n".join(requests[-lines:])
 
 

@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from inline_snapshot import snapshot
 from releases import make_release
@@ -136,6 +137,15 @@ def test_logs_are_those_of_the_engine_that_serves(slipway: Command, releases: li
     assert any(releases[1].launch.model_file.name in line for line in lines)
     assert not any(releases[0].launch.model_file.name in line for line in lines)
     assert slipway.json("logs", "chat", "-n", "2") == {"name": "chat", "lines": lines[-2:]}
+
+
+def test_requests_and_metrics_of_the_proxy(slipway: Command, releases: list[Release]) -> None:
+    last = slipway.json("logs", "chat", "--requests", "-n", "1")["lines"][0]
+    assert "POST /v1/completions status=200 engine=" in last, "the rollout's own"
+    metrics = httpx.get(slipway.json("status", "chat")["metrics"], trust_env=False).text
+    assert 'haproxy_frontend_http_requests_total{proxy="service"}' in metrics
+    slipway("stop", "chat")
+    assert slipway("logs", "chat", "--requests") == "\n"
 
 
 def test_rollback_goes_back_and_forth_and_is_recorded(
