@@ -36,7 +36,7 @@ from flows.side_by_side import side_by_side
 from flows.stage_model import stage_and_keep
 from flows.stale_runs import end_stale_runs, end_stale_tasks, service_tag
 from flows.torch_backend import decide_backend
-from flows.tune_serving import TuningRequest, tune_serving
+from flows.tune_serving import tune_serving
 from flows.verify_compatibility import verify_compatibility
 from tasks.batching.models import BatchingResult
 from tasks.compatibility.models import CompatibilityRequest
@@ -69,6 +69,7 @@ from tasks.loading.plan import find_choice
 from tasks.quantization.models import QuantizationResult
 from tasks.rollout.damage import set_damage_aside
 from tasks.staging.models import StagingRequest, StagingResult
+from tasks.tuning.models import TuningRequest
 
 STAGES = 7
 """Of a deploy that no verdict ends: environment, compatibility, staging, quantization, batching, rollout, health."""

@@ -14,7 +14,6 @@ from blocks.processes.ports import check_port_free, free_port, is_held_below
 from blocks.services.targets import check_base_image
 from blocks.storage.model_registry import resolve
 from blocks.storage.model_source import open_source
-from flows.tuning_texts import read_calibration, read_task_set, read_text
 from tasks.core.errors import ModelError, PortTakenError, RecordError, SpecError
 from tasks.core.release import ServiceFolder, ServiceState
 from tasks.core.settings import Settings
@@ -23,6 +22,7 @@ from tasks.engines.deployable import wants_absent_gpu
 from tasks.engines.weights import check_formats
 from tasks.environment.plan import parse_requirements
 from tasks.rollout.plan import address_of
+from tasks.tuning.texts import read_calibration, read_task_set, read_text
 
 
 def check_inputs(spec: DeploySpec, settings: Settings, *, remote: bool = True) -> None:

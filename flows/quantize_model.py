@@ -14,13 +14,14 @@ from flows.early_checks import check_tuning_inputs
 from flows.recording import Outcome
 from flows.side_by_side import side_by_side
 from flows.stage_model import stage_and_keep
-from flows.tune_serving import TuningRequest, quantized
+from flows.tune_serving import quantized, read_facts
 from tasks.core.cancellation import begin
 from tasks.core.settings import Settings
 from tasks.core.spec import DeploySpec
 from tasks.engines.catalogue import get_engine
 from tasks.environment.models import EnvironmentRequest
 from tasks.staging.models import StagingRequest
+from tasks.tuning.models import TuningRequest
 
 
 @flow(name="quantize-model", flow_run_name="quantize {spec.name}")
@@ -57,4 +58,4 @@ def quantize_model(spec: DeploySpec) -> Outcome[Any]:
             hardware=spec.hardware,
             start_timeout_s=spec.rollout.gate.start_timeout_s,
         )
-        return quantized(request).as_state()
+        return quantized(request, read_facts(request)).as_state()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Literal, Self
+from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -39,6 +39,10 @@ class Run(_Frozen):
     """Share of the GPUs' SMs that were busy, where NVML tells it; not what it calls GPU utilisation."""
     preemptions: int | None = Field(None, ge=0)
     """Sequences that the engine put off for want of room for keys and values, where it counts them."""
+    gpu_layers: int | None = Field(None, ge=0)
+    """Layers that the engine put on GPUs, where that was left to it and it says so at its start."""
+    kv_tokens: int | None = Field(None, ge=0)
+    """Tokens whose keys and values it has room for on GPUs, where it says so at its start."""
 
     @model_validator(mode="after")
     def _one_story(self) -> Self:
@@ -64,54 +68,19 @@ class Run(_Frozen):
         return self.failure
 
 
-class Placement(_Frozen):
-    """Where a model's layers lie, how much of the GPUs an engine takes, and how many tokens it takes a step; the same
-    words as in `ServingConfig`.
+class Steps(_Frozen):
+    """How many tokens an engine takes a step, and computes at once; the same words as in `ServingConfig`.
 
-    llama.cpp puts the last `gpu_layers` on GPUs, the output layer first of all, and the caches of these layers with
-    them. The others split each layer over `gpus` (the tensor-parallel size) and take `memory_fraction` of each of
-    them. Either takes at most `batched_tokens` a step, of which llama.cpp computes `micro_batch_tokens` at once; None
-    leaves that to the engine.
+    None leaves that to the engine.
     """
 
-    gpu_layers: int = Field(0, ge=0)
-    gpus: int = Field(0, ge=0)
-    memory_fraction: float = Field(0.9, gt=0, le=1)
     batched_tokens: int | None = Field(None, ge=1)
     micro_batch_tokens: int | None = Field(None, ge=1)
 
     @property
-    def told(self) -> bool:
-        """Whether the engine is told anything."""
-        return self != Placement()
-
-    @property
-    def steps_told(self) -> bool:
-        """Whether the engine is told how many tokens to take."""
-        return self.batched_tokens is not None or self.micro_batch_tokens is not None
-
-
-class Footprint(_Frozen):
-    """What a candidate will take, predicted from its shape.
-
-    `layer_bytes` are the weights of one of its `layers`, `output_bytes` those of the output layer, `kv_bytes` the
-    keys and values of one sequence in one layer at the whole context.
-    """
-
-    layers: int = Field(ge=1)
-    layer_bytes: int = Field(ge=1)
-    output_bytes: int = Field(ge=0)
-    kv_bytes: int = Field(ge=1)
-    heads: int = Field(ge=1)
-    kv_heads: int = Field(ge=1)
-
-
-class Devices(_Frozen):
-    """Memory that a service may be put into, bytes: of each GPU, in the order in which the engine takes them, and of
-    the host for what is left there. All of it, not the share that may be used."""
-
-    gpu_bytes: tuple[int, ...] = ()
-    host_bytes: int = Field(ge=0)
+    def are_default(self) -> bool:
+        """Whether both are left to the engine."""
+        return self == Steps()
 
 
 class Limits(_Frozen):
@@ -119,6 +88,8 @@ class Limits(_Frozen):
 
     `tolerance` is the share of the best throughput that may be given up for a smaller size. `rate_per_s` are the
     requests a second of an open loop: the size must keep up with them, and more throughput there cannot be.
+    `request_tokens` are those of the load's longest request, prompt and answer. An engine whose memory is
+    `taken_at_start` needs no more for more sequences.
     """
 
     memory_bytes: int = Field(gt=0)
@@ -126,6 +97,8 @@ class Limits(_Frozen):
     tolerance: float = Field(0.05, ge=0, lt=1)
     max_batch: int = Field(ge=1)
     rate_per_s: float | None = Field(None, gt=0)
+    request_tokens: int | None = Field(None, ge=1)
+    taken_at_start: bool = False
 
 
 class Fit(StrEnum):
@@ -153,6 +126,9 @@ class SizeFigures(_Frozen):
     sm_activity: float | None = None
     preemptions: float | None = None
     """A run's, the median; None where the engine does not count them."""
+    gpu_layers: int | None = None
+    kv_tokens: int | None = None
+    """What the engine said of these two at its start, as in `Run`."""
     why: str = ""
     failures: tuple[Failure, ...] = ()
     """What went wrong, run by run, a mishap that did not happen again too; last that the size is too slow."""
@@ -170,25 +146,25 @@ class Ask(_Frozen):
     runs: int = 1
 
 
-class PlacedRun(_Frozen):
-    """One measurement of one placement at one size."""
+class SteppedRun(_Frozen):
+    """One measurement with these steps at one size."""
 
-    placement: Placement
+    steps: Steps
     run: Run
 
 
-class PlacedAsk(_Frozen):
-    """The search wants `runs` more measurements of this placement at `batch`, in a fresh process."""
+class SteppedAsk(_Frozen):
+    """The search wants `runs` more measurements with these steps at `batch`, in a fresh process."""
 
-    placement: Placement
+    steps: Steps
     batch: int
     runs: int = 1
 
 
-class PlacedDecision(_Frozen):
-    """The end of a search over placements: a measured placement and size, or none, and why."""
+class SteppedDecision(_Frozen):
+    """The end of a search over steps: measured steps and a measured size, or none, and why."""
 
-    placement: Placement | None
+    steps: Steps | None
     batch: int | None
     reason: str
 
@@ -208,20 +184,14 @@ class Requests(_Frozen):
     output_tokens: int = Field(ge=1)
 
 
-class Space(_Frozen):
-    """The settings of an engine that are searched around its batch size.
+class StepSpace(_Frozen):
+    """The steps that are searched around the batch size.
 
-    `knob` places the model: its layers are offloaded, or split over GPUs; None where there is no choice. `limits` are
-    those with all GPUs in use. `batched_tokens` and `micro_batch_tokens` are what it takes a step, as in `Placement`;
-    `requests`, where they are known, tell which of them can matter. An engine that fills its steps `by_slot` takes
-    the prompts of the first slots first.
+    `batched_tokens` and `micro_batch_tokens` are as in `Steps`; `requests`, where they are known, tell which of them
+    can matter. An engine that fills its steps `by_slot` takes the prompts of the first slots first.
     """
 
-    knob: Literal["offload", "tensor_parallel"] | None
-    footprint: Footprint
-    devices: Devices
     limits: Limits
-    memory_fraction: float = Field(0.9, gt=0, le=1)
     batched_tokens: StepTokens = StepTokens()
     micro_batch_tokens: StepTokens = StepTokens()
     requests: Requests | None = None
@@ -242,11 +212,11 @@ class Prior(_Frozen):
     record: str
 
 
-class PlacementFigures(_Frozen):
-    """One placement with what was measured of it; `name` says it in words, `why` what became of it."""
+class StepFigures(_Frozen):
+    """Steps with what was measured of them; `name` says them in words, `why` what became of them."""
 
     name: str
-    placement: Placement
+    steps: Steps
     sizes: tuple[SizeFigures, ...]
     chosen: bool = False
     best: SizeFigures | None = None
@@ -257,7 +227,7 @@ class PlacementFigures(_Frozen):
 class BatchingRequest(_Frozen):
     """Which candidate to serve how, and within which bounds. `config` is at batch 1.
 
-    Where its engine has other settings that are worth a search, such as where it lies on GPUs, `space` says which.
+    `steps` says which steps are searched, where the engine has a choice.
     """
 
     model_file: Path
@@ -265,13 +235,24 @@ class BatchingRequest(_Frozen):
     output_tokens: int = Field(ge=2)
     limits: Limits
     load: TuningLoad = TuningLoad()
-    space: Space | None = None
+    steps: StepSpace | None = None
+
+
+class ProbeRequest(_Frozen):
+    """`runs` measurements of a candidate at one configuration: as many clients as slots, or requests at a rate."""
+
+    model_file: Path
+    config: ServingConfig
+    log: Path
+    output_tokens: int = Field(ge=2)
+    load: TuningLoad = TuningLoad()
+    runs: int = Field(1, ge=1)
 
 
 class BatchingResult(StageResult):
     """The batch size with its figures, and every size that was measured. `config` serves at that size.
 
-    Where placements were searched, `placements` are all that were measured, and the rest is of the chosen one.
+    Where steps were searched, `steps` are all that were measured, and the rest is of the chosen ones.
     """
 
     verdict: ChoiceVerdict
@@ -282,7 +263,7 @@ class BatchingResult(StageResult):
     chosen: SizeFigures | None
     sizes: tuple[SizeFigures, ...]
     oom_hits: int = 0
-    placements: tuple[PlacementFigures, ...] = ()
+    steps: tuple[StepFigures, ...] = ()
     prior: int | None = None
     """The size that an earlier record suggested to start from."""
 

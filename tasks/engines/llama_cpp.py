@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tasks.core.serving import ServingConfig
+from tasks.core.serving import FITTED, ServingConfig
 from tasks.core.spec import EngineKind
 from tasks.engines.base import HOST, PASSIVE, PORT, CardEngine, CommandLine, flags, seen
 
@@ -31,6 +31,7 @@ class LlamaCpp(CardEngine):
                 "--context": config.batch * config.context,
                 "--threads": config.threads,
                 "--gpu-layers": config.gpu_layers,
+                "--memory-fraction": config.memory_fraction if config.gpu_layers == FITTED else None,
                 "--batch-tokens": config.batched_tokens,
                 "--micro-batch-tokens": config.micro_batch_tokens,
             }

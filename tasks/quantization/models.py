@@ -21,7 +21,7 @@ class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Exercise(_Frozen):
+class TaskItem(_Frozen):
     """One line of a task set: a prompt with the `expected` text, or with `choices` and the right one's index."""
 
     prompt: str = Field(min_length=1)
@@ -61,7 +61,7 @@ class QuantizationRequest(_Frozen):
     tokens: int = Field(ge=64)
     context: int = Field(ge=64)
     tolerance: float = Field(ge=0)
-    exercises: tuple[Exercise, ...] = ()
+    task_items: tuple[TaskItem, ...] = ()
     task_tolerance: float = Field(0.01, ge=0)
     policy: QuantizationPolicy = QuantizationPolicy.LATENCY
     memory_bytes: int | None = None
@@ -81,6 +81,22 @@ class Candidate(_Frozen):
     digest: str
     size_bytes: int = Field(gt=0)
 
+    @property
+    def log(self) -> Path:
+        """Where an engine that serves it writes."""
+        return self.path.with_name("engine.log")
+
+
+class TrialPlan(_Frozen):
+    """What each candidate is measured on: up to `tokens` tokens of `text` in windows of `window` tokens, `slots` of
+    them at once, and task items."""
+
+    text: str | None = Field(None, repr=False)
+    tokens: int = Field(ge=1)
+    window: int = Field(ge=1)
+    slots: int = Field(1, ge=1)
+    task_items: tuple[TaskItem, ...] = ()
+
 
 class Score(NamedTuple):
     """One token of the text: its natural log-probability, and the likeliest tokens with theirs, in order."""
@@ -98,7 +114,7 @@ class Score(NamedTuple):
 
 @dataclass(frozen=True)
 class Trial:
-    """What one served candidate did: scores of the text's tokens, whether each exercise was answered rightly, and
+    """What one served candidate did: scores of the text's tokens, whether each task item was answered rightly, and
     tokens/s of each single-stream run."""
 
     tokens_per_s: tuple[float, ...]
@@ -115,7 +131,7 @@ class Estimate(_Frozen):
 
 
 class Quality(_Frozen):
-    """How a candidate compares with the baseline on the same tokens and exercises, pair by pair.
+    """How a candidate compares with the baseline on the same tokens and task items, pair by pair.
 
     `loss` is perplexity over the baseline's, minus 1: negative where it is better. `divergence` is the mean KL
     divergence from the baseline, nats a token, over the likeliest tokens that both name and all others as one,

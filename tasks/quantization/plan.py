@@ -11,7 +11,14 @@ from tasks.core.spec import CandidateFormat, QuantizationPolicy
 from tasks.core.verdicts import ChoiceVerdict
 from tasks.engines.failures import Failure, FailureKind
 from tasks.quantization.intervals import share_lost
-from tasks.quantization.models import Candidate, Measured, QuantizationRequest, QuantizationResult, Trial
+from tasks.quantization.models import (
+    Candidate,
+    Measured,
+    QuantizationRequest,
+    QuantizationResult,
+    Trial,
+    TrialPlan,
+)
 from tasks.quantization.quality import compare, kept, reject
 
 MIN_TOKENS = 64
@@ -71,11 +78,22 @@ def window_slots(tokens: int, window: int) -> int:
     return max(1, min(_SLOTS, math.ceil(tokens / window)))
 
 
+def trial_plan(request: QuantizationRequest) -> TrialPlan:
+    """What each candidate is measured on."""
+    window = window_tokens(request.context)
+    return TrialPlan(
+        text=request.text,
+        tokens=request.tokens,
+        window=window,
+        slots=window_slots(request.tokens, window) if request.text else 1,
+        task_items=request.task_items,
+    )
+
+
 def measured_tokens(request: QuantizationRequest) -> int:
     """Tokens whose keys and values the engine keeps at once, while it is measured or serves one request."""
-    window = window_tokens(request.context)
-    slots = window_slots(request.tokens, window) if request.text else 1
-    return max(request.context, slots * (window + MARGIN_TOKENS))
+    trial = trial_plan(request)
+    return max(request.context, trial.slots * (trial.window + MARGIN_TOKENS))
 
 
 def refuse_memory(needed: int, limit: int | None) -> str | None:

@@ -9,11 +9,12 @@ from tasks.core.settings import Settings
 from tasks.quantization import apply
 from tasks.quantization.apply import CandidateBench
 from tasks.quantization.models import QuantizationRequest, QuantizationResult
+from tasks.quantization.sizes import Source
 
 
 @task(name="measure-candidates", cache_policy=NO_CACHE)
 def measure_candidates(
-    request: QuantizationRequest, bench: CandidateBench, settings: Settings
+    request: QuantizationRequest, source: Source, bench: CandidateBench, settings: Settings
 ) -> QuantizationResult:
     """Make each format, measure its quality, size and speed, and choose."""
-    return apply.measure_candidates(request, bench, settings)
+    return apply.measure_candidates(request, source, bench, settings)
