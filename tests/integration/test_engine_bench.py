@@ -32,7 +32,7 @@ from tasks.batching.models import BatchingRequest, BatchingResult, Fit, Limits, 
 from tasks.core.digests import is_digest_of_model
 from tasks.core.errors import EngineDiedError, EngineError, SpecError
 from tasks.core.load import Prompts
-from tasks.core.serving import ServingConfig
+from tasks.core.serving import FITTED, ServingConfig
 from tasks.core.settings import Settings
 from tasks.core.spec import CandidateFormat, EngineKind, LoadKind, TuningLoad
 from tasks.core.verdicts import ChoiceVerdict
@@ -616,12 +616,13 @@ def test_a_size_that_does_not_fit_is_out_of_memory(
     assert run.oom, (run.failure, (tmp_path / "log").read_text()[-2000:])
 
 
+@pytest.mark.parametrize("layers", [999, FITTED])
 def test_a_silent_fall_back_to_the_processor_is_named(
-    engine_python: Path, settings: Settings, random_model: Path, tmp_path: Path
+    layers: int, engine_python: Path, settings: Settings, random_model: Path, tmp_path: Path
 ) -> None:
-    """The prebuilt engine knows no GPU, and serves happily when it is told to use one."""
+    """The prebuilt engine knows no GPU, and serves happily when it is told to use one, or to fit itself to one."""
     bench = EngineBench(engine=LlamaCpp(), python=engine_python)
-    config = CONFIG.model_copy(update={"gpu_layers": 999})
+    config = CONFIG.model_copy(update={"gpu_layers": layers})
     with pytest.raises(EngineError, match="it runs on the processor"):
         measure(request(random_model, None, "q8_0"), GgufBench(bench, config), settings)
     (candidate,) = settings.candidates.glob("*/model.gguf")
@@ -632,6 +633,8 @@ def test_a_silent_fall_back_to_the_processor_is_named(
     assert run.failure.line == (
         "did not start: the engine holds no memory on any GPU: it runs on the processor"
     )
+    fitted = "common_fit_params: successfully fit params" in (tmp_path / "log").read_text()
+    assert fitted is (layers == FITTED)
 
 
 def test_memory_is_the_commands_and_not_the_guards(
