@@ -37,14 +37,14 @@ from tasks.core.load import (
     percentile,
 )
 
-ODD_ENGINE = Path(__file__).parents[2] / "support" / "faulty_engine.py"
+FAULTY_ENGINE = Path(__file__).parents[3] / "support" / "faulty_engine.py"
 LOAD = Load(clients=2, prompt_tokens=4, output_tokens=5, min_s=0.05, max_s=0.3)
 
 
 @contextmanager
 def faulty_engine(behaviour: str, log: Path) -> Iterator[LoadClient]:
     port = free_port()
-    argv = [sys.executable, str(ODD_ENGINE), LOCALHOST, str(port), behaviour]
+    argv = [sys.executable, str(FAULTY_ENGINE), LOCALHOST, str(port), behaviour]
     url = f"http://{LOCALHOST}:{port}"
     with log.open("wb") as output, guarded(argv, stdout=output, stderr=output), EngineApi(url) as api:
         wait_until(api.ready, "the odd engine answers")

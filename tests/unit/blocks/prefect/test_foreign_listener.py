@@ -52,9 +52,12 @@ def test_it_is_told_no_key(listener: tuple[str, subprocess.Popen[str]], slipway_
         check_door(settings, url)
     with pytest.raises(AccessError, match="another user's program listens on port"):
         wait_until_it_answers(url, lambda: True, settings.home / "log")
+    with pytest.raises(AccessError) as caught:
+        wait_until_it_answers(url, lambda: True, settings.home / "log", taken_fix="run it again")
+    assert caught.value.fix == "run it again"
     program.kill()
     assert program.stdout is not None
-    assert program.stdout.read().splitlines() == ["/api/health None"]
+    assert program.stdout.read().splitlines() == ["/api/health None"] * 2
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0", "::"])
