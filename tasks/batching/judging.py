@@ -116,7 +116,7 @@ def _check_bounds(peak: int, latency: Mapping[str, float], limits: Limits) -> tu
         return Fit.MEMORY, f"needs {_size(peak)} of memory, {_size(limits.memory_bytes)} may be used"
     missed = [
         f"{name} {_unmeasured(name) if (found := latency.get(name)) is None else f'is {found:.4g} ms'}, "
-        f"{bound:.4g} ms are wanted"
+        f"the limit is {bound:.4g} ms"
         for name, bound in limits.latency_ms.items()
         if latency.get(name, math.inf) > bound
     ]
@@ -142,5 +142,5 @@ def doubt(size: SizeFigures, limits: Limits) -> str:
     for name, bound in limits.latency_ms.items():
         if size.latency_high_ms.get(name, math.inf) > bound * (1 + _ROUNDING):
             high = size.latency_high_ms[name]
-            return f"{name} may be {high:.4g} ms, {bound:.4g} ms are wanted"
+            return f"{name} may be {high:.4g} ms, the limit is {bound:.4g} ms"
     return ""

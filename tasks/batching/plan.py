@@ -18,7 +18,7 @@ REPEATS = 5
 """Runs of the size that is answered, and of the best that it is compared with."""
 
 MORE_REPEATS = (REPEATS, 15, 25)
-"""Runs of a size that leaves a doubt, where no other size will do: so many, and more as long as it remains."""
+"""Runs of a size that leaves a doubt, where no other size is good enough: so many, and more as long as it remains."""
 
 BOUNDARY_REPEATS = 3
 BOUNDARY = 1.1
@@ -275,7 +275,7 @@ def _why_none(sizes: Sizes, limits: Limits) -> str:
         more = f"; batch {beyond.batch} {beyond.why}" if beyond else ""
         return f"batch {most.batch} {most.why}{more}"
     smallest = sizes[min(sizes)]
-    return f"not even batch {smallest.batch} will do: {smallest.why}"
+    return f"not even batch {smallest.batch} works: {smallest.why}"
 
 
 def _nearest_sure(
@@ -307,7 +307,7 @@ def _give_up(doubtful: Sequence[SizeFigures], sizes: Sizes, limits: Limits) -> A
             return Ask(batch=twice)
     elif half >= 1 and half not in sizes:
         return Ask(batch=half, runs=REPEATS)
-    reason = f"not even batch {smallest.batch} will surely do: {doubt(smallest, limits)}"
+    reason = f"not even batch {smallest.batch} is sure to work: {doubt(smallest, limits)}"
     return _ask_more(smallest) or Decision(batch=None, reason=reason)
 
 

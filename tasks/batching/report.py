@@ -66,7 +66,7 @@ def markdown(result: BatchingResult) -> str:
         f"**batch {result.batch}**: {result.reason}" if result.batch else result.reason,
         _steps(result),
         _under(_chosen_steps(result), table(heads, rows, right=heads)),
-        section("Sizes that will not do", bullets(others)),
+        section("Sizes that are not good enough", bullets(others)),
         section("What happened once and not again", bullets(mishaps)),
         section(
             "Last words", *(f"batch {batch}:\n\n{fenced(log)}" for batch, log in _last_words(result.sizes))

@@ -71,7 +71,7 @@ def measure_candidates(
 ) -> QuantizationResult:
     """Make and measure every format that can fit, then choose.
 
-    Raises what the baseline raises: there is no comparison then. One that cannot fit ends in the verdict `none`.
+    Raises what the baseline raises, as nothing can be compared then. One that cannot fit ends in the verdict `none`.
     """
     sizes = predict_sizes(request, source)
     refused = {
@@ -132,7 +132,7 @@ def _refuse(request: QuantizationRequest, form: CandidateFormat, size: int, sour
 def _require_space(
     request: QuantizationRequest, form: CandidateFormat, size: int, settings: Settings
 ) -> None:
-    """Raise `DiskFullError` where there is no room for a format's file: that says nothing about the format."""
+    """Raise `DiskFullError` where a format's file does not fit on the disk, which says nothing about the format."""
     make_folder(settings.candidates)
     if not (_folder(request, form, settings) / DOCUMENT).exists():
         require_space(settings.candidates, size)

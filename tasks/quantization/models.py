@@ -51,7 +51,7 @@ class QuantizationRequest(_Frozen):
 
     The engine loads candidates in `layout`; `unpacks` where it holds them in 16 bits whatever they are stored in.
     `infeasible` says why it cannot compute in a format on this hardware. `quantizer_digest` is that of the
-    quantizer's lock, where one is needed beside the engine; `calibration` is for formats that look at a text.
+    quantizer's lock, where one is needed as well as the engine; `calibration` is for formats that look at a text.
     """
 
     model_dir: Path

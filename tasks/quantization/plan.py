@@ -45,7 +45,7 @@ _BYTES_PER_TOKEN = 16
 _LONG_LINE = 40
 _MOST_SHARED = 0.05
 _AS_FINE = 1.02
-"""Sizes of formats with as many bits differ by so much at the most: by what stands beside the numbers."""
+"""Sizes of formats with as many bits differ by so much at the most: by their scales."""
 
 
 def text_bytes(tokens: int) -> int:
@@ -62,7 +62,7 @@ def check_held_out(calibration: str, held_out: str) -> None:
     seen = lines & {line.strip() for line in calibration.splitlines()}
     if len(seen) > _MOST_SHARED * len(lines) or held_out.strip() in calibration:
         raise SpecError(
-            f"tuning.quality_text is not held out: {len(seen)} of its {len(lines)} long lines stand in "
+            f"tuning.quality_text is not held out: {len(seen)} of its {len(lines)} long lines are also in "
             "tuning.calibration_text",
             fix="calibrate on another text, or on another part of it",
         )
@@ -108,7 +108,7 @@ def _gb(size: int) -> str:
 
 
 def check_order(formats: Sequence[CandidateFormat], sizes: Mapping[CandidateFormat, int]) -> None:
-    """Raise `SpecError` where the baseline is coarser than what is compared with it: its loss would be nobody's."""
+    """Raise `SpecError` where the baseline is coarser than what is compared with it: a loss could not show."""
     baseline = formats[0]
     finer = [form for form in formats if sizes[form] > sizes[baseline] * _AS_FINE]
     if finer:
@@ -159,7 +159,7 @@ def judge(candidate: Candidate, trial: Trial, baseline: Trial, request: Quantiza
     rejected, failure = None, None
     if baseline.scores and trial is not baseline:
         if quality is None:
-            failure = Failure(kind=FailureKind.GARBAGE, what="its probabilities are no numbers")
+            failure = Failure(kind=FailureKind.GARBAGE, what="its probabilities are not numbers")
             rejected = failure.line
         else:
             rejected = reject(quality, request.tolerance, request.task_tolerance)

@@ -18,7 +18,7 @@ DOCUMENT = "candidate.json"
 
 
 class CandidateDocument(BaseModel):
-    """`candidate.json`, written last: what lies beside it, and from what and by which converter it was made."""
+    """`candidate.json`, written last: what lies next to it, and from what and by which converter it was made."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -41,7 +41,7 @@ def read_candidate(folder: Path, name: str, model_digest: str) -> Candidate | No
 
 
 def candidate_of(path: Path, document: CandidateDocument) -> Candidate:
-    """What the document says of the file or folder beside it."""
+    """What the document says of the file or folder next to it."""
     return Candidate(
         format=document.format, path=path, digest=document.digest, size_bytes=document.size_bytes
     )

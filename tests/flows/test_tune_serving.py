@@ -133,7 +133,7 @@ def test_no_size_keeps_an_impossible_objective(asked: TuningRequest) -> None:
     outcome = tune_serving(changed(wanted, candidates=(CandidateFormat.Q8_0,), quality_text=None))
     assert outcome.batching is not None
     assert outcome.batching.says_no
-    assert batching(outcome).reason.startswith("not even batch 1 will do: ttft_p95 is ")
+    assert batching(outcome).reason.startswith("not even batch 1 works: ttft_p95 is ")
 
 
 def test_a_rate_is_kept_up_with_or_refused(asked: TuningRequest) -> None:

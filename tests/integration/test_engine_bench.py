@@ -254,7 +254,7 @@ def test_a_format_that_cannot_be_made_is_rejected_and_a_baseline_is_a_fault(
         ("die", FailureKind.CRASHED, r"crashed: the engine died while serving \(exit status 3\)"),
         ("hang", FailureKind.HUNG, r"hung: .*/completion sent no byte within 0\.3 s"),
         ("refuse", FailureKind.GARBAGE, 'garbage: .*/completion answered 500: {"error": "no slot"}'),
-        ("no-numbers", FailureKind.GARBAGE, "garbage: its probabilities are no numbers"),
+        ("no-numbers", FailureKind.GARBAGE, "garbage: its probabilities are not numbers"),
     ],
 )
 def test_an_engine_that_fails_on_a_candidate_rejects_it(
@@ -555,7 +555,7 @@ def test_preemptions_are_counted_where_the_engine_does(tmp_path: Path) -> None:
 
 
 def test_an_engine_that_answers_too_slowly_is_told_from_one_that_fails(tmp_path: Path) -> None:
-    """It streams a token every 10 ms; every 5 ms are wanted."""
+    """It streams a token every 10 ms; every the limit is 5 ms."""
     request = BatchingRequest(
         model_file=tmp_path / "model.gguf",
         config=CONFIG.model_copy(update={"batch": 1}),
@@ -583,9 +583,7 @@ def test_failures_of_a_search_come_with_its_result(tmp_path: Path) -> None:
     bench = EngineBench(engine=FaultyEngine("die"), python=Path(sys.executable))
     result = find_batch(request, bench, None)
     assert result.verdict == ChoiceVerdict.NONE
-    assert result.reason == (
-        "not even batch 1 will do: crashed: the engine died while serving (exit status 3)"
-    )
+    assert result.reason == ("not even batch 1 works: crashed: the engine died while serving (exit status 3)")
     (size,) = result.sizes
     assert [(one.kind, one.exit_status) for one in size.failures] == [(FailureKind.CRASHED, 3)] * 2
     assert "assertion failed: n_tokens > 0" in (result.log_tail or "")

@@ -13,7 +13,7 @@ def describe(steps: Steps) -> str:
 
 
 def why_not(trial: Trial) -> str:
-    """Why no size will do with these steps."""
+    """Why no size is good enough with these steps."""
     if isinstance(trial.step, Decision):
         return trial.step.reason
     smallest = trial.sizes[min(trial.sizes)]

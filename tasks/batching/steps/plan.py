@@ -55,7 +55,7 @@ def _may_win(trial: Trial, trials: Sequence[Trial], space: StepSpace) -> bool:
         return min(_reach(trial), *(_beside(trial, one) for one in (rival, *own))) > enough
     default = trial.steps.are_default
     more = len(trial.sizes) <= _RETRIES if default else _between(trial, trials) is not None
-    # Larger sizes than will do give no less.
+    # Sizes that are too large give no less.
     return more and max(size.throughput for size in trial.sizes.values()) > enough
 
 
@@ -112,7 +112,7 @@ def _reach(trial: Trial) -> float:
 
 
 def _settle(trials: Sequence[Trial], space: StepSpace) -> SteppedAsk | SteppedDecision:
-    """The best of all is measured often, then the engine's own steps if they are good enough beside it."""
+    """The best of all is measured often, then the engine's own steps if they give nearly as much."""
     own = trials[0]
     tolerance = space.limits.tolerance
     # Steps that give no more than the tolerance need not be measured often.
@@ -131,7 +131,7 @@ def _settle(trials: Sequence[Trial], space: StepSpace) -> SteppedAsk | SteppedDe
         if isinstance(trial.step, Ask):
             return _ask(trial, trial.step)
         if own.claim and isinstance(own.step, Ask):
-            return _ask(own, own.step)  # what one run said of them is no match for five of others
+            return _ask(own, own.step)  # what one run said of them does not outweigh five runs of others
         for size in trial.sure:
             if size.runs >= REPEATS and size.throughput >= enough:
                 reason = _reason(trial, size.batch, most, trials)
@@ -154,7 +154,11 @@ def _give_up(trials: Sequence[Trial]) -> SteppedAsk | SteppedDecision:
 def _reason(trial: Trial, batch: int, top: Trial, trials: Sequence[Trial]) -> str:
     """Why these steps, then why this size with them."""
     own = trial.step
-    inner = own.reason if isinstance(own, Decision) and own.batch == batch else "good enough beside the best"
+    inner = (
+        own.reason
+        if isinstance(own, Decision) and own.batch == batch
+        else "good enough compared with the best"
+    )
     if len(trials) == 1:
         return inner
     if trial is top:

@@ -32,7 +32,7 @@ def propose_steps(trials: Sequence[Trial], space: StepSpace) -> Proposal | None:
     """
     base = trials[0]
     if base.claim and space.limits.rate_per_s is not None:
-        return None  # in an open loop the throughput is the rate: there is no more of it
+        return None  # in an open loop the throughput is the rate, and cannot grow
     if len(trials) > _MOST_TRIALS:
         return None
     for knob in _KNOBS:
@@ -44,7 +44,7 @@ def propose_steps(trials: Sequence[Trial], space: StepSpace) -> Proposal | None:
 
 
 def _along(knob: _Knob, base: Trial, trials: Sequence[Trial], space: StepSpace) -> Proposal | Trial:
-    """The next number of this knob beside what `base` is told, or the best that is known when there is none."""
+    """The next number of this knob, with what else `base` is told, or the best that is known when there is none."""
     best, gains = base, 0
     for way in _ways(knob, base, space):
         if gains and not (way.turns and gains == 1):

@@ -114,7 +114,7 @@ def test_the_search_runs_until_it_decides_and_tells_how() -> None:
 | 12 | 1 | - | - | - | - |
 | 16 | 1 | - | - | - | - |
 
-## Sizes that will not do
+## Sizes that are not good enough
 
 - batch 12: out of memory
 - batch 16: out of memory
@@ -313,7 +313,7 @@ def test_the_share_of_memory_follows_what_the_engine_says_and_holds(
 def test_none_is_told_too() -> None:
     result = find_batch(request(memory_bytes=10**6), Bench(), 4)
     assert result.verdict == ChoiceVerdict.NONE
-    assert report.headline(result) == "not even batch 1 will do: needs 100 MB of memory, 1 MB may be used"
+    assert report.headline(result) == "not even batch 1 works: needs 100 MB of memory, 1 MB may be used"
     assert report.numbers(result) == {}
     assert "Started from batch 4" in report.markdown(result)
 

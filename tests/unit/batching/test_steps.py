@@ -83,7 +83,7 @@ def test_shorter_steps_serve_more_where_pauses_end_the_sizes() -> None:
         *((256, 8), (None, 2)),
     ]
     assert decision.reason == snapshot(
-        "256 tokens a step: the most throughput of 4 settings; 512 tokens a step, batch 8: tpot_p95 is 30.8 ms, 25 ms are wanted; batch 8: the most throughput of 3 sizes; nothing larger may be tried"
+        "256 tokens a step: the most throughput of 4 settings; 512 tokens a step, batch 8: tpot_p95 is 30.8 ms, the limit is 25 ms; batch 8: the most throughput of 3 sizes; nothing larger may be tried"
     )
 
 
@@ -166,12 +166,12 @@ def test_fewer_tokens_at_once_where_memory_ends_the_sizes() -> None:
 def test_where_no_steps_help_the_reason_is_each_ones() -> None:
     """Pauses are never short enough, and memory is never enough for one."""
     decision, asked = search(server(), space(latency_ms={"tpot_p95": 5.0}))
-    assert decision.reason == "not even batch 1 will do: tpot_p95 is 11 ms, 5 ms are wanted"
+    assert decision.reason == "not even batch 1 works: tpot_p95 is 11 ms, the limit is 5 ms"
     assert told(asked) == [(None, None)]
     decision, _ = search(server(token_bytes=10_000), space(memory_bytes=5 * GB))
     assert decision.steps is None
     assert decision.reason == snapshot(
-        "the engine's own steps: not even batch 1 will do: needs 5.11 GB of memory, 5.00 GB may be used; 256 tokens computed at once: not even batch 1 will do: needs 5.10 GB of memory, 5.00 GB may be used; 128 tokens computed at once: not even batch 1 will do: needs 5.10 GB of memory, 5.00 GB may be used; 64 tokens computed at once: not even batch 1 will do: needs 5.10 GB of memory, 5.00 GB may be used"
+        "the engine's own steps: not even batch 1 works: needs 5.11 GB of memory, 5.00 GB may be used; 256 tokens computed at once: not even batch 1 works: needs 5.10 GB of memory, 5.00 GB may be used; 128 tokens computed at once: not even batch 1 works: needs 5.10 GB of memory, 5.00 GB may be used; 64 tokens computed at once: not even batch 1 works: needs 5.10 GB of memory, 5.00 GB may be used"
     )
 
 
