@@ -205,12 +205,13 @@ def ended_by_memory(sizes: Sizes, limits: Limits, each_bytes: float | None) -> b
 
 
 def _downward(sizes: Sizes, limits: Limits) -> int | None:
-    """After a start above 1: half the smallest size that is good enough, where nothing that small was measured."""
+    """After a start above 1: half the smallest size that is good enough, where nothing between fits."""
     fitting = [size for _, size in sorted(sizes.items()) if size.fits]
     best = max(size.throughput for size in fitting)
     smallest = next(size.batch for size in fitting if size.throughput >= best * (1 - limits.tolerance))
-    below = max((batch for batch in sizes if batch < smallest), default=0)
-    return smallest // 2 if smallest // 2 > below else None
+    below = max((size.batch for size in fitting if size.batch < smallest), default=0)
+    half = smallest // 2
+    return half if half > below and half not in sizes else None
 
 
 def _recheck(sizes: Sizes, limits: Limits) -> Ask | None:

@@ -75,7 +75,7 @@ def test_the_answer_for_people(probe: str, capsys: pytest.CaptureFixture[str]) -
     assert [line.rstrip() for line in capsys.readouterr().out.splitlines()] == snapshot(
         [
             " batch  runs  throughput  latency ms  peak MB  why",
-            ' ──────────────────────────────────────────────────────────────────────────────────',
+            " ──────────────────────────────────────────────────────────────────────────────────",
             "     1     1       111.1          11     1100",
             "     2     1         200          12     1200",
             "     4     1       333.3          14     1400",
