@@ -31,6 +31,8 @@ from tasks.core.progress import say
 from tasks.core.progress import step as tell_step
 from tasks.core.verdicts import ChoiceVerdict, StageName
 
+_OWN_STEPS = Steps()
+
 _NEARLY = 0.95
 """The share at which a search that goes on is shown to be: when it ends is known at its end."""
 
@@ -77,18 +79,19 @@ class ServedProbe:
         self._layers: dict[tuple[Steps, int], int] = {}
         self._fits = False
 
-    def measure(self, batch: int, runs: int, steps: Steps | None = None) -> Sequence[Run]:
+    def measure(self, batch: int, runs: int, steps: Steps = _OWN_STEPS) -> Sequence[Run]:
         """As `Probe` says, with the engine's own steps or others."""
         limit = self._request.limits.memory_bytes
-        found = self._probe(batch, runs, steps or Steps())
+        found = self._probe(batch, runs, steps)
         while not self._fits and self.config.takes_a_share:
             self._fits = any(run.answered and (run.peak_bytes or 0) <= limit for run in found)
             share = None if self._fits else smaller_share(self.config.memory_fraction, found, limit)
             if share is None:
                 break
-            say(StageName.BATCHING, f"the GPUs' memory: taking {share:.0%} of it, not more")
+            say(StageName.BATCHING, f"once more, with {share:.0%} of the GPUs' memory")
             self.config = self.config.model_copy(update={"memory_fraction": share})
-            found = self._probe(batch, runs, steps or Steps())
+            self._layers.clear()
+            found = self._probe(batch, runs, steps)
         return found
 
     def _probe(self, batch: int, runs: int, steps: Steps) -> Sequence[Run]:
@@ -159,11 +162,11 @@ def _result(
     sizes: Mapping[int, SizeFigures],
     history: Sequence[Run],
     prior: int | None,
-    steps: Steps | None = None,
+    steps: Steps = _OWN_STEPS,
 ) -> BatchingResult:
     chosen = sizes[decision.batch] if decision.batch else None
     config = probe.config.model_copy(
-        update={"batch": decision.batch or 1, **(steps or Steps()).model_dump()}
+        update={"batch": decision.batch or 1, **steps.model_dump()}
         | ({} if chosen is None or chosen.gpu_layers is None else {"gpu_layers": chosen.gpu_layers})
     )
     return BatchingResult(

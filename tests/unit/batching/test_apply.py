@@ -207,7 +207,8 @@ def on_gpu(**config: object) -> BatchingRequest:
 class FittingEngine:
     """llama.cpp, which puts fewer layers on the GPU the more sequences it is to serve."""
 
-    def __init__(self) -> None:
+    def __init__(self, holds: float = 1.0) -> None:
+        self.holds = holds
         self.asked: list[tuple[int, int]] = []
 
     def probe(self, request: ProbeRequest) -> Sequence[Run]:
@@ -215,7 +216,7 @@ class FittingEngine:
         self.asked.append((batch, layers))
         run = Run(
             batch=batch,
-            peak_bytes=9 * 10**8,
+            peak_bytes=int(self.holds * request.config.memory_fraction * 10**9),
             latency_ms={"ttft_p95": 9.0},
             throughput=100.0 * min(batch, 4) - batch,
             gpu_layers=41 - batch if layers == FITTED else None,
@@ -236,6 +237,15 @@ def test_layers_are_those_that_the_engine_fitted_at_the_chosen_size() -> None:
     assert heads[4:6] == ("TTFT p95", "layers on GPUs")
     assert [row[5] for row in rows] == ["40", "39", "37", "33", "25"]
     assert BatchingResult.model_validate(result.model_dump(mode="json")) == result
+
+
+def test_an_engine_that_holds_more_than_may_be_used_is_fitted_anew() -> None:
+    engine = FittingEngine(holds=1.15)
+    result = find_batch(on_gpu(gpu_layers=FITTED, memory_fraction=0.89), engine, None)
+    assert engine.asked[:3] == [(1, FITTED), (1, FITTED), (2, FITTED)]
+    assert result.config.memory_fraction == 0.86
+    assert result.chosen is not None
+    assert (result.chosen.peak_bytes or 0) <= 10**9
 
 
 class PagedEngine:
