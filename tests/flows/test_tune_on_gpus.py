@@ -1,4 +1,4 @@
-"""The tuning flow on a host with a GPU, as far as it can be shown without one: facts are read once and decide all."""
+"""The tuning flow on a host with a GPU, as far as it can be shown without one."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def host(monkeypatch: pytest.MonkeyPatch) -> Host:
 
 @pytest.fixture
 def served(monkeypatch: pytest.MonkeyPatch) -> list[ServingConfig]:
-    """Stands in the engine's place, which puts fewer layers on the GPU the more it serves; as what it was served."""
+    """A stand-in for the engine, which fits fewer layers the more it serves: the configurations it was started with."""
     configs: list[ServingConfig] = []
 
     def convert(_: GgufBench, worker: Path, model_dir: Path, form: CandidateFormat, out: Path) -> None:
