@@ -68,10 +68,10 @@ class FolderBench:
         with self.bench.serve(candidate.path, config, candidate.log) as served:
             if not by_library:
                 with EngineApi(served.base_url, timeout_s=SCORING_S) as api:
-                    name = self.bench.engine.api_model(str(candidate.path), config)
-                    through, size = PromptScorer(api, name), {"window": plan.window, "slots": plan.slots}
+                    through = PromptScorer(api, config.served_name)
+                    size = {"window": plan.window, "slots": plan.slots}
                     scores = through.score_text(plan.text, tokens=plan.tokens, **size) if plan.text else []
                     scored = scores, through.answer(plan.task_items, window=plan.window)
-            speeds = self.bench.decoding_speeds(served, candidate.path, config, plan.window)
+            speeds = self.bench.decoding_speeds(served, config, plan.window)
         scores, answers = scored
         return Trial(scores=tuple(scores), answers=tuple(answers), tokens_per_s=speeds)

@@ -43,7 +43,7 @@ class GgufBench:
                 scores = _score(api, plan.text, plan) if plan.text is not None else []
                 items = plan.task_items
                 answers = answer_items(api, items, window=window, slots=slots) if items else []
-            speeds = self.bench.decoding_speeds(served, candidate.path, config, window)
+            speeds = self.bench.decoding_speeds(served, config, window)
         return Trial(scores=tuple(scores), answers=tuple(answers), tokens_per_s=speeds)
 
 

@@ -27,7 +27,7 @@ from tasks.environment.models import (
     Proof,
     Refusal,
 )
-from tasks.environment.refusals import told
+from tasks.environment.refusals import format_chain
 from tasks.environment.report import what_to_do
 
 if TYPE_CHECKING:
@@ -234,7 +234,7 @@ def _refuse(refusal: Refusal, as_json: bool) -> None:
         click.echo(f"{verdict}: {refusal.reason}")
         _print_conflicts(refusal.conflicts)
         for chain in refusal.chains:
-            click.echo(told(chain))
+            click.echo(format_chain(chain))
         if refusal.loosen:
             click.echo(f"way out: {what_to_do(refusal.conflicts, refusal.loosen)}")
     _exit_for(verdict)

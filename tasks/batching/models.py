@@ -6,9 +6,10 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from tasks.batching.saturation import Saturation
+from tasks.core.frozen import Frozen
 from tasks.core.result import StageResult
 from tasks.core.serving import ServingConfig
 from tasks.core.spec import TuningLoad
@@ -16,11 +17,7 @@ from tasks.core.verdicts import ChoiceVerdict
 from tasks.engines.failures import Failure, FailureKind
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Run(_Frozen):
+class Run(Frozen):
     """One measurement at one size.
 
     `latency_ms` by name (`ttft_p95`, `tpot_p95` …), `throughput` in tokens/s. A run that was out of memory, or has
@@ -29,7 +26,7 @@ class Run(_Frozen):
 
     batch: int = Field(ge=1)
     peak_bytes: int | None = Field(None, ge=0)
-    latency_ms: dict[str, float] = {}
+    latency_ms: dict[str, float] = Field({})
     throughput: float | None = Field(None, ge=0)
     oom: bool = False
     failure: Failure | None = None
@@ -68,7 +65,7 @@ class Run(_Frozen):
         return self.failure
 
 
-class Steps(_Frozen):
+class Steps(Frozen):
     """How many tokens an engine takes a step, and computes at once; the same words as in `ServingConfig`.
 
     None leaves that to the engine.
@@ -83,7 +80,7 @@ class Steps(_Frozen):
         return self == Steps()
 
 
-class Limits(_Frozen):
+class Limits(Frozen):
     """What the answer must keep: peak memory, latencies by name in ms; and the search's own bounds.
 
     `tolerance` is the share of the best throughput that may be given up for a smaller size. `rate_per_s` are the
@@ -93,7 +90,7 @@ class Limits(_Frozen):
     """
 
     memory_bytes: int = Field(gt=0)
-    latency_ms: dict[str, float] = {}
+    latency_ms: dict[str, float] = Field({})
     tolerance: float = Field(0.05, ge=0, lt=1)
     max_batch: int = Field(ge=1)
     rate_per_s: float | None = Field(None, gt=0)
@@ -112,15 +109,15 @@ class Fit(StrEnum):
     SATURATED = "saturated"
 
 
-class SizeFigures(_Frozen):
+class SizeFigures(Frozen):
     """All runs of one size together: medians, and the largest peak."""
 
     batch: int
     runs: int
     fit: Fit
     peak_bytes: int | None = None
-    latency_ms: dict[str, float] = {}
-    latency_high_ms: dict[str, float] = {}
+    latency_ms: dict[str, float] = Field({})
+    latency_high_ms: dict[str, float] = Field({})
     """Upper limits of the latencies, one-sided; of a size measured once, what was measured."""
     throughput: float = 0.0
     sm_activity: float | None = None
@@ -139,21 +136,21 @@ class SizeFigures(_Frozen):
         return self.fit == Fit.FITS
 
 
-class Ask(_Frozen):
+class Ask(Frozen):
     """The search wants `runs` more measurements at `batch`, in a fresh process."""
 
     batch: int
     runs: int = 1
 
 
-class SteppedRun(_Frozen):
+class SteppedRun(Frozen):
     """One measurement with these steps at one size."""
 
     steps: Steps
     run: Run
 
 
-class SteppedAsk(_Frozen):
+class SteppedAsk(Frozen):
     """The search wants `runs` more measurements with these steps at `batch`, in a fresh process."""
 
     steps: Steps
@@ -161,7 +158,7 @@ class SteppedAsk(_Frozen):
     runs: int = 1
 
 
-class SteppedDecision(_Frozen):
+class SteppedDecision(Frozen):
     """The end of a search over steps: measured steps and a measured size, or none, and why."""
 
     steps: Steps | None
@@ -169,7 +166,7 @@ class SteppedDecision(_Frozen):
     reason: str
 
 
-class StepTokens(_Frozen):
+class StepTokens(Frozen):
     """How many tokens an engine takes: `default` when it is not told, where that is known, and what is worth telling
     it."""
 
@@ -177,14 +174,14 @@ class StepTokens(_Frozen):
     values: tuple[int, ...] = ()
 
 
-class Requests(_Frozen):
+class Requests(Frozen):
     """What the load asks, in tokens: of a prompt, and the mean of an answer."""
 
     prompt_tokens: int = Field(ge=1)
     output_tokens: int = Field(ge=1)
 
 
-class StepSpace(_Frozen):
+class StepSpace(Frozen):
     """The steps that are searched around the batch size.
 
     `batched_tokens` and `micro_batch_tokens` are as in `Steps`; `requests`, where they are known, tell which of them
@@ -198,21 +195,21 @@ class StepSpace(_Frozen):
     by_slot: bool = False
 
 
-class Decision(_Frozen):
+class Decision(Frozen):
     """The end of a search: a measured size, or none, and why."""
 
     batch: int | None
     reason: str
 
 
-class Prior(_Frozen):
+class Prior(Frozen):
     """A size that an earlier record suggests to start from."""
 
     batch: int = Field(ge=1)
     record: str
 
 
-class StepFigures(_Frozen):
+class StepFigures(Frozen):
     """Steps with what was measured of them; `name` says them in words, `why` what became of them."""
 
     name: str
@@ -224,7 +221,7 @@ class StepFigures(_Frozen):
     why: str = ""
 
 
-class BatchingRequest(_Frozen):
+class BatchingRequest(Frozen):
     """Which candidate to serve how, and within which bounds. `config` is at batch 1.
 
     `steps` says which steps are searched, where the engine has a choice.
@@ -238,7 +235,7 @@ class BatchingRequest(_Frozen):
     steps: StepSpace | None = None
 
 
-class ProbeRequest(_Frozen):
+class ProbeRequest(Frozen):
     """`runs` measurements of a candidate at one configuration: as many clients as slots, or requests at a rate."""
 
     model_file: Path

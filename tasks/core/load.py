@@ -6,14 +6,12 @@ import random
 from collections.abc import Iterable, Sequence
 from enum import StrEnum
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from tasks.core.frozen import Frozen
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Prompts(_Frozen):
+class Prompts(Frozen):
     """What every request of a load looks like, with prompts that no two requests share.
 
     Lengths are tokens; outputs vary by a quarter around `output_tokens`, so that requests do not march in step.
@@ -72,7 +70,7 @@ class OpenLoad(Prompts):
         return tuple(sorted(draw.uniform(0, self.requests / self.rate_per_s) for _ in range(self.requests)))
 
 
-class LoadFigures(_Frozen):
+class LoadFigures(Frozen):
     """What a load run measured.
 
     `ttft` is the time from when a request was sent, or in an open loop was to be sent, to its first token; `tpot`
@@ -101,7 +99,7 @@ class LoadFigures(_Frozen):
         return {name: value for name, value in found.items() if value is not None}
 
 
-class Wait(_Frozen):
+class Wait(Frozen):
     """One request of an open loop, in seconds from the start of the run.
 
     `arrived` is when it was to be sent, `first` when its first token came, `done` when the answer was whole; None

@@ -6,25 +6,20 @@ from pathlib import Path
 from typing import Literal
 
 from packaging.utils import canonicalize_name
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from tasks.core.digests import digest_of
+from tasks.core.frozen import Frozen
 from tasks.core.result import StageResult
-from tasks.core.spec import EngineKind, Environment, EnvironmentManager
+from tasks.core.spec import DEFAULT_ENGINE, EngineKind, Environment, EnvironmentManager
 from tasks.core.verdicts import EnvironmentVerdict
 from tasks.engines.card import SystemLibrary
 
 
-class Part(BaseModel):
-    """A frozen piece of a request or result."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class EnvironmentRequest(Part):
+class EnvironmentRequest(Frozen):
     """Which engine's environment, and what else must be in it."""
 
-    engine: EngineKind = Field(EngineKind.LLAMA_CPP, description="Serving engine.")
+    engine: EngineKind = Field(DEFAULT_ENGINE, description="Serving engine.")
     environment: Environment = Field(Environment(), description="What makes it, and what else is in it.")
 
     @classmethod
@@ -33,7 +28,7 @@ class EnvironmentRequest(Part):
         return cls(engine=engine, environment=environment)
 
 
-class LockRequest(Part):
+class LockRequest(Frozen):
     """Everything that names a lock: equal requests share one. `platform` is such as `linux-x86_64`.
 
     `torch_backend`, `wheels` and `channels` are those of the spec's `environment`; the first is never `auto` here.
@@ -56,7 +51,7 @@ class LockRequest(Part):
         return digest_of(self)
 
 
-class Conflict(Part):
+class Conflict(Frozen):
     """`required_by` asks for `requirement`, which cannot be had; `installed` is what stands in its place.
 
     `required_by` is None where the user asked, `installed` None where nothing is there. `reason` is a sentence
@@ -74,7 +69,7 @@ class Conflict(Part):
     severity: Literal["block", "warn"] = "warn"
 
 
-class Locked(Part):
+class Locked(Frozen):
     """A lock that stands on disk. `digest` is of its bytes; `packages` are name and version; `request` is what was
     asked for, as far as the file says it."""
 
@@ -84,14 +79,14 @@ class Locked(Part):
     request: LockRequest
 
 
-class Loosening(Part):
+class Loosening(Frozen):
     """A requirement without whose version everything resolves: to `version` of its package. It was tried."""
 
     requirement: str
     version: str
 
 
-class Refusal(Part):
+class Refusal(Frozen):
     """The resolver's no: `reason` is its explanation, `conflicts` who asks for what in it, `chains` the shortest ways
     from the user's requirements to what cannot be had together, `loosen` what would help."""
 
@@ -101,7 +96,7 @@ class Refusal(Part):
     loosen: tuple[Loosening, ...] = ()
 
 
-class Marker(Part):
+class Marker(Frozen):
     """What is written into an environment last: it is whole, and this is what it holds."""
 
     lock_digest: str
@@ -118,7 +113,7 @@ class Built(Marker):
     python_path: Path
 
 
-class Dependency(Part):
+class Dependency(Frozen):
     """One edge of the installed set: `required_by` asks for `package` as `requirement`."""
 
     package: str
@@ -126,7 +121,7 @@ class Dependency(Part):
     requirement: str
 
 
-class Distribution(Part):
+class Distribution(Frozen):
     """One installed distribution as its own metadata describes it."""
 
     name: str
@@ -135,7 +130,7 @@ class Distribution(Part):
     modules: tuple[str, ...] = ()
 
 
-class SharedFile(Part):
+class SharedFile(Frozen):
     """A file of which several distributions say that they installed it, each with other content; `count` such files
     are shared by the same ones."""
 
@@ -144,7 +139,7 @@ class SharedFile(Part):
     count: int = 1
 
 
-class Inventory(Part):
+class Inventory(Frozen):
     """All that is installed in an environment, the marker values of its interpreter, and where packages lie."""
 
     distributions: tuple[Distribution, ...]
@@ -158,7 +153,7 @@ class Inventory(Part):
         return {str(canonicalize_name(found.name)): found.version for found in self.distributions}
 
 
-class Checked(Part):
+class Checked(Frozen):
     """The conflict check: complaints about the installed set, and who requires whom."""
 
     packages: dict[str, str]
@@ -167,7 +162,7 @@ class Checked(Part):
     modules: tuple[str, ...] = Field(description="Modules of the distributions that nothing else requires.")
 
 
-class ImportProof(Part):
+class ImportProof(Frozen):
     """What importing one module in the environment did. `reason` is there when it failed."""
 
     module: str
@@ -176,7 +171,7 @@ class ImportProof(Part):
     reason: str | None = None
 
 
-class Computation(Part):
+class Computation(Frozen):
     """What a small computation with an imported module did; `reason` says why it failed, `note` what it showed."""
 
     what: str
@@ -186,7 +181,7 @@ class Computation(Part):
     note: str | None = None
 
 
-class EngineProof(Part):
+class EngineProof(Frozen):
     """What starting the engine on a tiny random model did; `start_s` counts up to a first completion."""
 
     ok: bool
@@ -196,7 +191,7 @@ class EngineProof(Part):
     reason: str | None = None
 
 
-class Proof(Part):
+class Proof(Frozen):
     """The smoke test: imports first; computations and the engine only when they all worked."""
 
     imports: tuple[ImportProof, ...]

@@ -1,4 +1,4 @@
-"""A resolver's no, told as who asks for what: the shortest chains to what cannot be had together. Pure."""
+"""Why a resolver refused, as who asks for what: the shortest chains to what cannot be had together. Pure."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def chains(demands: Sequence[Conflict]) -> tuple[tuple[str, ...], ...]:
     return min(pairs, key=lambda pair: (len(pair[0]) + len(pair[1]), pair))
 
 
-def told(chain: Sequence[str]) -> str:
+def format_chain(chain: Sequence[str]) -> str:
     """`you require transformers==4.40.0, which requires tokenizers<0.20,>=0.19`."""
     return "you require " + ", which requires ".join(chain)
 

@@ -11,7 +11,7 @@ from tasks.core.verdicts import StageName
 from tasks.environment.dependencies import dependents
 from tasks.environment.models import Conflict, EnvironmentResult, Loosening
 from tasks.environment.plan import describe
-from tasks.environment.refusals import told
+from tasks.environment.refusals import format_chain
 
 
 def headline(result: EnvironmentResult) -> str:
@@ -66,7 +66,7 @@ def _conflicts(result: EnvironmentResult) -> Iterable[str]:
     yield from _who_requires(result)
     if result.chains:
         yield "What excludes each other:"
-        yield bullets(told(chain) for chain in result.chains)
+        yield bullets(format_chain(chain) for chain in result.chains)
     yield f"What to do: {what_to_do(result.conflicts, result.loosen)}"
 
 

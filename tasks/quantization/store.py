@@ -7,20 +7,19 @@ import shutil
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from tasks.core.digests import digest_of_model, files_below
 from tasks.core.files import fsync_folder
+from tasks.core.frozen import Frozen
 from tasks.core.spec import CandidateFormat
 from tasks.quantization.models import Candidate
 
 DOCUMENT = "candidate.json"
 
 
-class CandidateDocument(BaseModel):
+class CandidateDocument(Frozen):
     """`candidate.json`, written last: what lies next to it, and from what and by which converter it was made."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     schema_: Literal["slipway.candidate/1"] = Field(default="slipway.candidate/1", alias="schema")
     model_digest: str

@@ -5,18 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from tasks.core.frozen import Frozen
 from tasks.core.gpus import HostGpu
 from tasks.core.spec import EngineKind, Gate, Hardware, Objectives, Tuning
 from tasks.engines.families import Family
 from tasks.quantization.sizes import Source
 
 
-class TuningRequest(BaseModel):
+class TuningRequest(Frozen):
     """A staged model and an engine's environment, and what the user asks of both."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str = Field(description="Name of the service.")
     engine: EngineKind = Field(description="Serving engine.")

@@ -11,7 +11,7 @@ from tasks.core.errors import SpecError
 from tasks.core.load import longest_output, prompt_for
 from tasks.core.model_shape import ModelShape, check_convertible
 from tasks.core.serving import FITTED, ServingConfig
-from tasks.core.spec import CandidateFormat, EngineKind, LoadGenerator, Tuning
+from tasks.core.spec import CandidateFormat, LoadGenerator, Tuning
 from tasks.engines.card import EngineCard
 from tasks.engines.catalogue import get_engine
 from tasks.engines.weights import check_formats, why_not_here
@@ -33,9 +33,9 @@ def check_request(request: TuningRequest, shape: ModelShape) -> None:
     check_formats(request.engine, tuning.candidates)
     if _card(request).loads_gguf:
         check_convertible(shape, f"{request.model_dir}/config.json")
-    if by_guidellm(tuning) and request.engine is EngineKind.TRANSFORMERS:
+    if by_guidellm(tuning) and _card(request).prompts == "text":
         raise SpecError(
-            "guidellm cannot load transformers: that server refuses ignore_eos, which each of its requests holds",
+            f"guidellm cannot load {request.engine}: that server refuses ignore_eos, which guidellm sends",
             fix="set tuning.load_generator to builtin",
         )
     if tuning.context > shape.max_context:
@@ -213,7 +213,7 @@ def _limits(request: TuningRequest, facts: TuningFacts) -> Limits:
         memory_bytes=_usable_bytes(request, facts),
         latency_ms={name: bound for name, bound in wanted.items() if bound is not None},
         tolerance=tuning.tolerance,
-        max_batch=min(tuning.max_batch, get_engine(request.engine).max_batch),
+        max_batch=min(tuning.max_batch, _card(request).max_batch),
         rate_per_s=tuning.load.rate,
         request_tokens=_prompt_tokens(tuning) + longest_output(tuning.output_tokens),
         taken_at_start=request.hardware.gpus > 0,
