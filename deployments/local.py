@@ -193,7 +193,7 @@ def _see_to_notifications() -> None:
 def _end_killed_runs() -> None:
     """What a former server's worker ran, or was about to, when the machine lost its power."""
     from blocks.prefect.bootstrap import WORK_POOL
-    from flows.stale_runs import end_runs_of_pool
+    from blocks.prefect.stale_runs import end_runs_of_pool
 
     if killed := end_runs_of_pool(WORK_POOL):
         say("worker", f"{killed} run{'s'[: killed != 1]} of a former one marked as crashed")

@@ -8,44 +8,43 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
-from prefect import flow
 from pydantic import BaseModel, ConfigDict
 
 from blocks.candidates.open import open_candidate_bench
 from blocks.engine.bench import EngineBench
 from blocks.engine.guidellm import Guidellm
+from blocks.engine.tool_environment import build_tool, is_built, lock_tool, tool_python
 from blocks.host.host import fingerprint_here, memory_bytes
 from blocks.host.host_load import ForeignLoad
 from blocks.host.nvml import gpus_in_use
 from blocks.host.prefetch import Prefetcher
+from blocks.prefect.asked_by_api import hold_to_list, python_in
+from blocks.prefect.flows import flow, show_state, step
+from blocks.prefect.recorder import flow_recorder
+from blocks.prefect.step_progress import show_steps
 from blocks.storage.record_store import open_record_store
-from flows.asked_by_api import hold_to_list, python_in
-from flows.named_states import named
-from flows.recording import Outcome, run_stage
-from flows.step_progress import show_steps
-from flows.tool_environment import build_tool, is_built, lock_tool, tool_python
 from tasks.batching import guidellm
 from tasks.batching import report as batching_report
+from tasks.batching.apply import find_batch
 from tasks.batching.models import BatchingResult
 from tasks.batching.priors import find_prior
-from tasks.batching.task import find_batch
 from tasks.core.files import file_lock
 from tasks.core.model_shape import read_model_config
 from tasks.core.progress import say
 from tasks.core.serving import ServingConfig
 from tasks.core.settings import Settings
+from tasks.core.stage import Outcome, run_stage
 from tasks.core.verdicts import StageName
 from tasks.engines.catalogue import get_engine
-from tasks.engines.deployable import check_tunable
 from tasks.engines.families import check_family
+from tasks.engines.weights import check_tunable
 from tasks.environment.models import Locked
 from tasks.quantization import report as quantization_report
-from tasks.quantization.apply import predict_sizes, still_good
+from tasks.quantization.apply import measure_candidates, predict_sizes, still_good
 from tasks.quantization.models import Candidate, QuantizationResult
 from tasks.quantization.plan import check_order
 from tasks.quantization.recipe import QUANTIZER
 from tasks.quantization.source import read_source
-from tasks.quantization.task import measure_candidates
 from tasks.staging.store import in_use_by_path
 from tasks.tuning import plan
 from tasks.tuning.models import TuningFacts, TuningRequest
@@ -81,7 +80,8 @@ def tune_serving(request: TuningRequest) -> TuningOutcome:
     cached = quantization.cached and batching is not None and batching.cached
     outcome = TuningOutcome(quantization=quantization, batching=batching)
     name = "Cached" if cached else last.verdict.capitalize()
-    return named(outcome, name, last.headline, says_no=last.says_no)
+    show_state(name, last.headline, says_no=last.says_no)
+    return outcome
 
 
 def read_facts(request: TuningRequest) -> TuningFacts:
@@ -120,9 +120,11 @@ def quantized(request: TuningRequest, facts: TuningFacts) -> Outcome[Quantizatio
         python = _quantizer_python(quantizer) if quantizer else None
         bench = open_candidate_bench(_bench(request, StageName.QUANTIZATION), config, asked, python)
         with show_steps(StageName.QUANTIZATION, request.name):
-            return _alone(lambda: measure_candidates(asked, facts.source, bench, Settings.load()), load)
+            measure = step("measure-candidates", measure_candidates)
+            return _alone(lambda: measure(asked, facts.source, bench, Settings.load()), load)
 
     return run_stage(
+        flow_recorder(),
         StageName.QUANTIZATION,
         subject=request.name,
         inputs=plan.quantization_inputs(request, config, asked),
@@ -144,9 +146,11 @@ def _batch(request: TuningRequest, facts: TuningFacts, candidate: Candidate) -> 
     def work() -> BatchingResult:
         bench = _with_generator(_bench(request, StageName.BATCHING), request)
         with show_steps(StageName.BATCHING, request.name):
-            return _alone(lambda: find_batch(asked, bench, prior.batch if prior else None), load)
+            search = step("find-batch", find_batch)
+            return _alone(lambda: search(asked, bench, prior.batch if prior else None), load)
 
     outcome = run_stage(
+        flow_recorder(),
         StageName.BATCHING,
         subject=request.name,
         inputs=inputs,

@@ -12,11 +12,11 @@ from trials import trial
 from blocks.candidates.folder_bench import FolderBench
 from blocks.storage.record_store import open_record_store
 from flows import tune_serving
-from flows.recording import Outcome
 from flows.tune_serving import read_facts
 from tasks.core.errors import SpecError
 from tasks.core.settings import Settings
 from tasks.core.spec import CandidateFormat, EngineKind, Hardware, Objectives, Tuning
+from tasks.core.stage import Outcome
 from tasks.core.verdicts import StageName
 from tasks.environment.models import Locked, LockRequest
 from tasks.quantization.models import Candidate, QuantizationResult, Trial, TrialPlan
