@@ -46,9 +46,8 @@ bench-events: setup ## Measure how soon an event of the model registry starts a 
 bench-quantization: setup ## Damage candidates of the tiny model and see them refused, honest ones accepted, by the real engine
 	$(BIN)/python -m benchmarks.quantization
 
-bench-tuning: setup ## Score the searches for batch and placement on generated rigs beside others (FIRST: a seed never used before)
+bench-tuning: setup ## Score the search for a batch size on generated rigs beside others (FIRST: a seed never used before)
 	$(BIN)/python -m benchmarks.tuning --first $(FIRST)
-	$(BIN)/python -m benchmarks.placements --first $(FIRST)
 
 bench-loading: setup ## Measure cold loads: fio, the prefetch, an engine's start alone and beside it, and other loaders
 	$(BIN)/python -m benchmarks.loading

@@ -3,7 +3,7 @@
 `python -m benchmarks.compressed --engine PYTHON --quantizer PYTHON [--cases N] [--seed N] [--out FILE]`, with the
 Pythons of the environments that `slipway tune quantization` builds for `engine: transformers`.
 
-Formats: each one's size beside its prediction, seconds to make, and the tensor that differs most. Sabotaged: W8A8 and
+Formats: each one's size beside its prediction, seconds to make, and the tensor that differs most. Damaged: W8A8 and
 W4A16 in turn of the tiny model with noise of one tensor's own standard deviation in one layer, or with two tensors of
 equal shape swapped between layers, drawn by the seed. Honest: as many different models (every weight matrix changed
 by 5 % of its deviation), each beside itself. The text is left out: it can only refuse more of the damaged.
@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from blocks.candidates.folder_maker import compare_folders, make_folder
-from tasks.core.model_shape import read_model_shape
+from tasks.core.model_shape import read_model_config
 from tasks.core.spec import CandidateFormat
 from tasks.engines.transformers import Transformers
 from tasks.quantization.folder_sizes import PLAIN, folder_bytes
@@ -37,8 +37,8 @@ from tasks.quantization.store import size_of
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tests" / "support"))
 
+from damage import drawn_cases  # noqa: E402
 from random_model import read_floats, rewrite_model  # noqa: E402
-from sabotage import drawn_cases  # noqa: E402
 
 TINY = ROOT / "examples" / "tiny"
 MODEL = TINY / "model"
@@ -63,11 +63,11 @@ def main() -> None:
         figures = {
             "seed": arguments.seed,
             "formats": [of_format(rig, form) for form in Transformers().formats],
-            "sabotaged": sabotaged(rig, arguments.cases, arguments.seed),
+            "damaged": damaged(rig, arguments.cases, arguments.seed),
             "honest": honest(rig, arguments.cases, arguments.seed),
         }
     arguments.out.write_text(json.dumps(figures, indent=1) + "\n")
-    for key in ("sabotaged", "honest"):
+    for key in ("damaged", "honest"):
         print(key, json.dumps({name: value for name, value in figures[key].items() if name != "rows"}))
 
 
@@ -102,7 +102,7 @@ def of_format(rig: Rig, form: CandidateFormat) -> dict[str, Any]:
     row = {
         "format": form.value,
         "bytes": size_of(out),
-        "predicted_bytes": folder_bytes(read_source(MODEL, read_model_shape(MODEL)), form),
+        "predicted_bytes": folder_bytes(read_source(MODEL, read_model_config(MODEL)), form),
         "seconds": round(seconds, 1),
         "worst": rig.differ(MODEL, out).model_dump(),
     }
@@ -110,7 +110,7 @@ def of_format(rig: Rig, form: CandidateFormat) -> dict[str, Any]:
     return row
 
 
-def sabotaged(rig: Rig, cases: int, seed: int) -> dict[str, Any]:
+def damaged(rig: Rig, cases: int, seed: int) -> dict[str, Any]:
     """Damaged candidates beside the untouched model."""
     rows = []
     for number, case in enumerate(drawn_cases(LAYERS, cases, seed)):

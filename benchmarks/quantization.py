@@ -2,7 +2,7 @@
 
 `python -m benchmarks.quantization [--cases N] [--seed N] [--python PYTHON] [--out FILE]`
 
-Sabotaged: Q8_0 of the tiny model with noise of one tensor's own standard deviation in one layer, or with two tensors
+Damaged: Q8_0 of the tiny model with noise of one tensor's own standard deviation in one layer, or with two tensors
 of equal shape swapped between layers, drawn by the seed from all such cases; then noise in each projection of each
 layer in turn. The F16 baseline is untouched. Honest: Q8_0 of as many different models (every weight matrix changed by
 5 % of its deviation, by another seed each), each beside its own F16 baseline on another piece of the held-out text.
@@ -32,15 +32,15 @@ from tasks.core.spec import CandidateFormat
 from tasks.engines.llama_cpp import LlamaCpp
 from tasks.quantization import plan
 from tasks.quantization.apply import predict_sizes
-from tasks.quantization.models import Candidate, Measured, QuantizationRequest, Trial
+from tasks.quantization.models import Candidate, Measured, QuantizationRequest, Trial, TrialPlan
 from tasks.quantization.quality import kept, losses, reject_weights, worst_weight
 from tasks.quantization.recipe import RECIPES
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tests" / "support"))
 
-from random_model import read_floats, rewrite_model  # noqa: E402
-from sabotage import Sabotage, drawn_cases, every_noise  # noqa: E402
+from damage import Damage, drawn_cases, every_noise  # noqa: E402
+from random_model import read_floats, rewrite_model, source_of  # noqa: E402
 
 TINY = ROOT / "examples" / "tiny"
 LAYERS = 4
@@ -72,8 +72,8 @@ def main() -> None:
             "tolerance": arguments.tolerance,
             "seed": arguments.seed,
             "formats": formats(rig),
-            "sabotaged": sabotaged(rig, drawn_cases(LAYERS, arguments.cases, arguments.seed)),
-            "noise_in_each": sabotaged(rig, every_noise(LAYERS, arguments.seed + 1000)),
+            "damaged": damaged(rig, drawn_cases(LAYERS, arguments.cases, arguments.seed)),
+            "noise_in_each": damaged(rig, every_noise(LAYERS, arguments.seed + 1000)),
             "honest": honest(rig, arguments.cases, arguments.seed),
         }
     arguments.out.write_text(json.dumps(figures, indent=1) + "\n")
@@ -114,10 +114,9 @@ class Rig:
         folder = Path(tempfile.mkdtemp(dir=self.scratch))
         file = folder / "model.gguf"
         self.bench.convert(RECIPES["gguf-file"].worker, model, form, file)
-        trial = self.bench.try_candidate(
-            file, folder / "log", form=form, text=text, tokens=TOKENS, window=CONTEXT, slots=4
-        )
-        return Candidate(format=form, path=file, digest="", size_bytes=file.stat().st_size), trial
+        made = Candidate(format=form, path=file, digest="", size_bytes=file.stat().st_size)
+        asked = TrialPlan(text=text, tokens=TOKENS, window=CONTEXT, slots=4)
+        return made, self.bench.try_candidate(made, asked)
 
     def judge(self, model: Path, form: CandidateFormat, base: tuple[Candidate, Trial], text: str) -> Measured:
         """As the stage judges: the weights, then the text."""
@@ -133,7 +132,7 @@ class Rig:
 def formats(rig: Rig) -> list[dict[str, Any]]:
     """Each format of the untouched model: size and prediction, quality, whether it keeps the floor."""
     model, text = TINY / "model", held_out()
-    sizes = predict_sizes(rig.request(model, text, *LlamaCpp().formats))
+    sizes = predict_sizes(rig.request(model, text, *LlamaCpp().formats), source_of(model))
     base = rig.measure(model, F16, text)
     rows = []
     for form in LlamaCpp().formats:
@@ -153,7 +152,7 @@ def formats(rig: Rig) -> list[dict[str, Any]]:
     return rows
 
 
-def sabotaged(rig: Rig, cases: Sequence[Sabotage]) -> dict[str, Any]:
+def damaged(rig: Rig, cases: Sequence[Damage]) -> dict[str, Any]:
     text = held_out()
     base = rig.measure(TINY / "model", F16, text)
     rows = []

@@ -31,7 +31,7 @@ from flows.check_health import check_health
 from flows.keep_running import look_under_lease
 from flows.roll_out import roll_out
 from flows.stage_model import stage_and_keep
-from flows.tune_serving import TuningRequest, tune_serving
+from flows.tune_serving import tune_serving
 from flows.verify_compatibility import verify_compatibility
 from tasks.batching.models import BatchingResult
 from tasks.compatibility.models import CompatibilityRequest
@@ -64,6 +64,7 @@ from tasks.quantization.models import QuantizationResult
 from tasks.rollout.damage import set_damage_aside
 from tasks.rollout.models import RolloutResult
 from tasks.staging.models import StagingRequest, StagingResult
+from tasks.tuning.models import TuningRequest
 
 K = TypeVar("K", bound=StageResult)
 

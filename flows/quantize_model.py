@@ -11,7 +11,7 @@ from blocks.prefect.flows import flow
 from blocks.services.early_checks import check_tuning_inputs
 from flows.build_environment import build_environment
 from flows.stage_model import stage_and_keep
-from flows.tune_serving import TuningRequest, quantized
+from flows.tune_serving import quantized, read_facts
 from tasks.core.cancellation import begin
 from tasks.core.concurrency import run_concurrently
 from tasks.core.settings import Settings
@@ -20,6 +20,7 @@ from tasks.core.stage import Outcome
 from tasks.engines.catalogue import get_engine
 from tasks.environment.models import EnvironmentRequest
 from tasks.staging.models import StagingRequest
+from tasks.tuning.models import TuningRequest
 
 
 @flow(name="quantize-model", flow_run_name="quantize {spec.name}")
@@ -56,4 +57,4 @@ def quantize_model(spec: DeploySpec) -> Outcome[Any]:
             hardware=spec.hardware,
             start_timeout_s=spec.rollout.gate.start_timeout_s,
         )
-        return quantized(request)
+        return quantized(request, read_facts(request))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from blocks.engine.bench import SCORING_S, EngineBench
 from tasks.core.serving import ServingConfig
 from tasks.core.spec import CandidateFormat
 from tasks.quantization.folder_sizes import PLAIN
-from tasks.quantization.models import Calibration, Exercise, Score, Trial
+from tasks.quantization.models import Calibration, Candidate, Score, Trial, TrialPlan
 from tasks.quantization.plan import MARGIN_TOKENS
 
 _Scored = tuple[list[Score], list[bool]]
@@ -48,18 +47,7 @@ class FolderBench:
         """As the quantization stage's `CandidateBench` says."""
         return compare_folders(self.bench.python, worker, baseline, candidate)
 
-    def try_candidate(
-        self,
-        model: Path,
-        log: Path,
-        *,
-        form: CandidateFormat,
-        text: str | None,
-        tokens: int,
-        window: int,
-        slots: int,
-        exercises: Sequence[Exercise] = (),
-    ) -> Trial:
+    def try_candidate(self, candidate: Candidate, plan: TrialPlan) -> Trial:
         """As the quantization stage's `CandidateBench` says.
 
         What the engine's library scores it scores before the engine is started: each would take the processor, or the
@@ -67,7 +55,7 @@ class FolderBench:
         """
         scored: _Scored = ([], [])
         by_library = self.bench.engine.card.scored_by == "library"
-        if by_library and (text is not None or exercises):
+        if by_library and (plan.text is not None or plan.task_items):
             scorer = LibraryScorer(
                 self.bench.python,
                 self.scorer,
@@ -75,16 +63,15 @@ class FolderBench:
                 on_gpus=self.config.on_gpus,
                 gpu_indices=self.config.gpu_indices,
             )
-            scored = scorer.score(model, text, exercises, tokens=tokens, window=window)
-        config = self.config.model_copy(update={"batch": slots, "context": window + MARGIN_TOKENS})
-        with self.bench.serve(model, config, log) as served:
+            scored = scorer.score(candidate.path, plan)
+        config = self.config.model_copy(update={"batch": plan.slots, "context": plan.window + MARGIN_TOKENS})
+        with self.bench.serve(candidate.path, config, candidate.log) as served:
             if not by_library:
                 with EngineApi(served.base_url, timeout_s=SCORING_S) as api:
                     through = PromptScorer(api, config.served_name)
-                    scores = (
-                        through.score_text(text, tokens=tokens, window=window, slots=slots) if text else []
-                    )
-                    scored = scores, through.answer(exercises, window=window)
-            speeds = self.bench.decoding_speeds(served, config, window)
+                    size = {"window": plan.window, "slots": plan.slots}
+                    scores = through.score_text(plan.text, tokens=plan.tokens, **size) if plan.text else []
+                    scored = scores, through.answer(plan.task_items, window=plan.window)
+            speeds = self.bench.decoding_speeds(served, config, plan.window)
         scores, answers = scored
         return Trial(scores=tuple(scores), answers=tuple(answers), tokens_per_s=speeds)

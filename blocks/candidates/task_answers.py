@@ -1,4 +1,4 @@
-"""Answers of a served model to a user's exercises, through llama.cpp's own HTTP interface."""
+"""Answers of a served model to a user's task items, through llama.cpp's own HTTP interface."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from blocks.engine.api import EngineApi
 from blocks.engine.tokens import Token, beginning, llama_cpp_tokens
 from tasks.core.cancellation import current
 from tasks.core.errors import EngineError, SpecError
-from tasks.quantization.models import Exercise
+from tasks.quantization.models import TaskItem
 from tasks.quantization.task_set import is_exact, is_likeliest
 
 ROOM = 4
 """Tokens generated beyond those of the expected text: the model may cut words otherwise."""
 
 
-def answer_exercises(api: EngineApi, exercises: Sequence[Exercise], *, window: int, slots: int) -> list[bool]:
-    """Whether each exercise is done rightly, in order.
+def answer_items(api: EngineApi, task_items: Sequence[TaskItem], *, window: int, slots: int) -> list[bool]:
+    """Whether each task item is done rightly, in order.
 
     `expected` is met when greedy decoding begins with it; of `choices` the right one has to be the
-    likeliest continuation. Raises `SpecError` for an exercise longer than `window` tokens, `EngineError` when the
+    likeliest continuation. Raises `SpecError` for a task item longer than `window` tokens, `EngineError` when the
     engine gives no answer.
     """
     prefix = beginning(partial(llama_cpp_tokens, api))
     answers: list[bool] = []
     with ThreadPoolExecutor(slots) as pool:
-        for start in range(0, len(exercises), slots):
+        for start in range(0, len(task_items), slots):
             current().check()
-            group = exercises[start : start + slots]
+            group = task_items[start : start + slots]
             jobs = [
                 pool.submit(_answer, api, one, prefix, slot, window, start + slot)
                 for slot, one in enumerate(group)
@@ -41,24 +41,24 @@ def answer_exercises(api: EngineApi, exercises: Sequence[Exercise], *, window: i
 
 
 def _answer(
-    api: EngineApi, exercise: Exercise, prefix: Sequence[Token], slot: int, window: int, number: int
+    api: EngineApi, item: TaskItem, prefix: Sequence[Token], slot: int, window: int, number: int
 ) -> bool:
-    prompt = [*prefix, *llama_cpp_tokens(api, exercise.prompt)]
-    if exercise.expected is not None:
-        wanted = len(llama_cpp_tokens(api, exercise.expected)) + ROOM
+    prompt = [*prefix, *llama_cpp_tokens(api, item.prompt)]
+    if item.expected is not None:
+        wanted = len(llama_cpp_tokens(api, item.expected)) + ROOM
         check_length(len(prompt) + wanted, window, number)
-        return is_exact(exercise, _generate(api, prompt, wanted, slot))
+        return is_exact(item, _generate(api, prompt, wanted, slot))
     logprobs = []
-    for choice in exercise.choices:
-        whole = [*prefix, *llama_cpp_tokens(api, exercise.prompt + choice)]
+    for choice in item.choices:
+        whole = [*prefix, *llama_cpp_tokens(api, item.prompt + choice)]
         check_length(len(whole), window, number)
         scores = score_window(api, whole, slot, start=max(1, shared(prompt, whole)))
         logprobs.append(math.fsum(score.logprob for score in scores))
-    return is_likeliest(exercise, logprobs)
+    return is_likeliest(item, logprobs)
 
 
 def check_length(tokens: int, window: int, number: int) -> None:
-    """Raise `SpecError` for the exercise at index `number` if it takes more tokens than a window has."""
+    """Raise `SpecError` for the task item at index `number` if it takes more tokens than a window has."""
     if tokens > window:
         raise SpecError(
             f"task {number + 1} of tuning.task_set takes {tokens} tokens, requests are measured up to {window}",

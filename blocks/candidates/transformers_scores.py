@@ -19,7 +19,7 @@ from tasks.core.errors import EngineError
 from tasks.core.files import PART, scratch_folder
 from tasks.core.gpus import visible_only
 from tasks.engines.base import PASSIVE
-from tasks.quantization.models import Exercise, Score
+from tasks.quantization.models import Score, TaskItem, TrialPlan
 from tasks.quantization.quality import LIKELIEST
 from tasks.quantization.task_set import is_exact, is_likeliest
 
@@ -37,31 +37,29 @@ class LibraryScorer:
     on_gpus: bool = False
     gpu_indices: tuple[int, ...] = ()
 
-    def score(
-        self, model: Path, text: str | None, exercises: Sequence[Exercise], *, tokens: int, window: int
-    ) -> tuple[list[Score], list[bool]]:
-        """Scores of the text's tokens, and whether each exercise was done rightly.
+    def score(self, model: Path, plan: TrialPlan) -> tuple[list[Score], list[bool]]:
+        """Scores of the text's tokens, and whether each task item was done rightly.
 
-        Raises `EngineError` where the library cannot load or run the model, `SpecError` for an exercise longer than
-        `window` tokens.
+        Raises `EngineError` where the library cannot load or run the model, `SpecError` for a task item longer than
+        a window.
         """
         asked = {
             "model": str(model),
             "device": "auto" if self.on_gpus else "cpu",
             "threads": self.threads,
-            "text": text,
-            "tokens": tokens,
-            "window": window,
+            "text": plan.text,
+            "tokens": plan.tokens,
+            "window": plan.window,
             "likeliest": LIKELIEST,
-            "prompts": [one.model_dump(exclude={"answer"}) for one in exercises],
+            "prompts": [one.model_dump(exclude={"answer"}) for one in plan.task_items],
         }
         with scratch_folder(model.with_name(f"scores{PART}")) as scratch:
             request, out = scratch / "asked.json", scratch / "scores.jsonl"
             request.write_text(json.dumps(asked))
-            self._run(model, request, out, tokens)
+            self._run(model, request, out, plan.tokens)
             with out.open() as file:
                 lines = (json.loads(line) for line in file)
-                return read_answers(lines, exercises, window)
+                return read_answers(lines, plan.task_items, plan.window)
 
     def _run(self, model: Path, request: Path, out: Path, tokens: int) -> None:
         argv: list[str | Path] = [self.python, "-I", self.worker, "--asked", request, "--out", out]
@@ -80,7 +78,7 @@ class LibraryScorer:
 
 
 def read_answers(
-    lines: Iterator[dict[str, Any]], exercises: Sequence[Exercise], window: int
+    lines: Iterator[dict[str, Any]], task_items: Sequence[TaskItem], window: int
 ) -> tuple[list[Score], list[bool]]:
     """What the scoring script wrote. Raises `EngineError` for other lines, `SpecError` as `LibraryScorer.score`."""
     scores: list[Score] = []
@@ -90,13 +88,13 @@ def read_answers(
             if "ids" in line:
                 scores += _scores(line)
                 continue
-            exercise = exercises[len(answers)]
+            item = task_items[len(answers)]
             check_length(line["length"], window, len(answers))
-            answers.append(_is_right(exercise, line))
+            answers.append(_is_right(item, line))
     except (KeyError, IndexError, TypeError, ValueError) as error:
         raise EngineError(f"the scoring of a text answered no numbers: {error!r}") from error
-    if len(answers) != len(exercises):
-        raise EngineError(f"{len(answers)} of {len(exercises)} tasks were answered")
+    if len(answers) != len(task_items):
+        raise EngineError(f"{len(answers)} of {len(task_items)} tasks were answered")
     return scores, answers
 
 
@@ -106,7 +104,7 @@ def _scores(line: dict[str, Any]) -> Iterator[Score]:
         yield Score(int(token), float(logprob), array("i", ids), array("f", logprobs))
 
 
-def _is_right(exercise: Exercise, line: dict[str, Any]) -> bool:
-    if exercise.expected is not None:
-        return is_exact(exercise, str(line["text"]))
-    return is_likeliest(exercise, [float(one) for one in line["logprobs"]])
+def _is_right(item: TaskItem, line: dict[str, Any]) -> bool:
+    if item.expected is not None:
+        return is_exact(item, str(line["text"]))
+    return is_likeliest(item, [float(one) for one in line["logprobs"]])

@@ -1,4 +1,4 @@
-"""Scores of a text, and answers to exercises, through the interface of vLLM: it gives probabilities of a prompt."""
+"""Scores of a text, and answers to task items, through the interface of vLLM: it gives probabilities of a prompt."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from blocks.engine.api import EngineApi
 from blocks.engine.tokens import beginning, vllm_tokens
 from tasks.core.cancellation import current
 from tasks.core.errors import EngineError
-from tasks.quantization.models import Exercise, Score
+from tasks.quantization.models import Score, TaskItem
 from tasks.quantization.task_set import is_exact, is_likeliest
 
 MOST_LIKELIEST = 20
@@ -49,25 +49,25 @@ class PromptScorer:
                     scores += job.result()
         return scores
 
-    def answer(self, exercises: Sequence[Exercise], *, window: int) -> list[bool]:
-        """Whether each exercise is done rightly. Raises `SpecError` for one longer than `window` tokens."""
+    def answer(self, task_items: Sequence[TaskItem], *, window: int) -> list[bool]:
+        """Whether each task item is done rightly. Raises `SpecError` for one longer than `window` tokens."""
         prefix = beginning(self.tokens)
-        return [self._answer(one, prefix, window, number) for number, one in enumerate(exercises)]
+        return [self._answer(one, prefix, window, number) for number, one in enumerate(task_items)]
 
-    def _answer(self, exercise: Exercise, prefix: list[int], window: int, number: int) -> bool:
+    def _answer(self, item: TaskItem, prefix: list[int], window: int, number: int) -> bool:
         current().check()
-        prompt = [*prefix, *self.tokens(exercise.prompt)]
-        if exercise.expected is not None:
-            wanted = len(self.tokens(exercise.expected)) + ROOM
+        prompt = [*prefix, *self.tokens(item.prompt)]
+        if item.expected is not None:
+            wanted = len(self.tokens(item.expected)) + ROOM
             check_length(len(prompt) + wanted, window, number)
-            return is_exact(exercise, self._complete(prompt, wanted))
+            return is_exact(item, self._complete(prompt, wanted))
         logprobs = []
-        for choice in exercise.choices:
-            whole = [*prefix, *self.tokens(exercise.prompt + choice)]
+        for choice in item.choices:
+            whole = [*prefix, *self.tokens(item.prompt + choice)]
             check_length(len(whole), window, number)
             start = max(1, shared(prompt, whole))
             logprobs.append(math.fsum(score.logprob for score in self._score(whole, start, 1)))
-        return is_likeliest(exercise, logprobs)
+        return is_likeliest(item, logprobs)
 
     def _complete(self, prompt: list[int], tokens: int) -> str:
         body = {"model": self.model, "prompt": prompt, "max_tokens": tokens, "temperature": 0}

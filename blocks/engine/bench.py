@@ -18,7 +18,7 @@ from blocks.host.gpu_watch import GpuUse, watch_gpus
 from blocks.host.nvml import gpu_bytes_of, memory_unless_by_process
 from blocks.processes.process import last_lines
 from blocks.processes.process_memory import command_pids, peak_host_bytes
-from tasks.batching.models import Run
+from tasks.batching.models import ProbeRequest, Run
 from tasks.batching.saturation import judge_waits
 from tasks.core.errors import CommandError, EngineError, EngineHungError, EngineStartError
 from tasks.core.load import Load, LoadFigures, OpenLoad, Wait, load_for, load_for_decoding, open_load_for
@@ -26,6 +26,7 @@ from tasks.core.prefetch import Prefetch, no_prefetch
 from tasks.core.serving import ServingConfig
 from tasks.core.spec import TuningLoad
 from tasks.engines.base import Engine
+from tasks.engines.card import StartReport
 from tasks.engines.failures import failure_of
 
 SCORING_S = 600.0
@@ -34,7 +35,6 @@ SCORING_S = 600.0
 _SPEED_RUNS = 3
 _SPEED_TOKENS = 96
 _WARM_UP_S = 0.2
-_CLOSED = TuningLoad()
 
 
 class LoadSource(Protocol):
@@ -106,53 +106,38 @@ class EngineBench:
         client.run(warm_up.model_copy(update={"min_s": _WARM_UP_S}))
         return tuple(client.run(load).tokens_per_s for load in loads)
 
-    def probe(
-        self,
-        model_file: Path,
-        config: ServingConfig,
-        log: Path,
-        *,
-        output_tokens: int,
-        runs: int,
-        load: TuningLoad = _CLOSED,
-    ) -> Sequence[Run]:
+    def probe(self, request: ProbeRequest) -> Sequence[Run]:
         """As the batching stage's `ServingBench` says."""
         done: list[Run] = []
         try:
-            with self.serve(model_file, config, log) as served:
-                self._load(served, config, output_tokens, runs, load, done)
+            with self.serve(request.model_file, request.config, request.log) as served:
+                self._load(served, request, done)
         except EngineError as error:
-            said = last_lines(log.read_text(errors="replace"))
-            done.append(Run.failing(config.batch, failure_of(error, log_tail=said)))
+            said = last_lines(request.log.read_text(errors="replace"))
+            done.append(Run.failing(request.config.batch, failure_of(error, log_tail=said)))
         return done
 
-    def _load(
-        self,
-        served: RunningEngine,
-        config: ServingConfig,
-        output_tokens: int,
-        runs: int,
-        wanted: TuningLoad,
-        done: list[Run],
-    ) -> None:
+    def _load(self, served: RunningEngine, request: ProbeRequest, done: list[Run]) -> None:
+        config, wanted = request.config, request.load
         client = self._client(served, config)
         generator = self.load_by(served.base_url, config.served_name) if self.load_by else client
         load = load_for(
             clients=config.batch,
             context=config.context,
-            output_tokens=output_tokens,
+            output_tokens=request.output_tokens,
             prompt_tokens=wanted.prompt_tokens,
         ).model_copy(update={"silence_s": self.silence_s})
         warm_up = {"seed": -1, "min_s": _WARM_UP_S, "min_requests": 1, "whole": False}
         client.run(load.model_copy(update=warm_up))
-        for seed in range(runs):
+        start = self._start_report(request)
+        for seed in range(request.runs):
             before = self._preempted(served)
             with _watch(served, config) as gpus:
                 if wanted.rate is None:
                     figures, saturation = generator.run(load.model_copy(update={"seed": seed})), None
                 else:
                     figures, waits = generator.run_open(
-                        self._open_load(wanted, wanted.rate, config, output_tokens, seed)
+                        self._open_load(wanted, wanted.rate, config, request.output_tokens, seed)
                     )
                     saturation = judge_waits(waits)
             peak = gpus.peak_bytes if config.on_gpus else peak_host_bytes(served.guard_pid)
@@ -166,8 +151,17 @@ class EngineBench:
                     saturation=saturation,
                     sm_activity=gpus.sm_activity,
                     preemptions=preemptions,
+                    gpu_layers=start.gpu_layers,
+                    kv_tokens=start.kv_tokens,
                 )
             )
+
+    def _start_report(self, request: ProbeRequest) -> StartReport:
+        """What the engine said at its start of the GPUs that it uses."""
+        log = self.engine.card.start_log
+        if log is None or not request.config.takes_a_share:
+            return StartReport()
+        return log.read(request.log.read_text(errors="replace"))
 
     def _preempted(self, served: RunningEngine) -> int | None:
         """Sequences that the engine has preempted so far; None where it does not count them."""

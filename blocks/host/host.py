@@ -71,7 +71,7 @@ def read_system() -> SystemReading:
         kernel=platform.release(),
         cpu=_cpu_model(),
         cpu_count=os.cpu_count(),
-        memory_bytes=_memory_bytes(),
+        memory_bytes=memory_bytes(),
         container=container_of(os.environ),
     )
 
@@ -117,7 +117,7 @@ def _cpu_model() -> str | None:
     return platform.processor() or platform.machine() or None
 
 
-def _memory_bytes() -> int:
+def memory_bytes() -> int:
     """By `/proc/meminfo`, which containers may be given one of their own; where that is masked, by the system."""
     try:
         return int(psutil.virtual_memory().total)

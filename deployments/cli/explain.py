@@ -41,7 +41,7 @@ def show_decisions(reasons: Sequence[Reason]) -> None:
         click.echo(f"batch {sizes.batch}: {sizes.reason}{_load(record)}")
         heads, rows = batching.why_table(sizes)
         print_table((*heads[:-1], "why"), [[escape(cell) for cell in row] for row in rows], right=heads[:-1])
-        for line in batching.why_not_placed(sizes):
+        for line in batching.why_not_stepped(sizes):
             click.echo(line)
         changes += batching.what_would_change(sizes)
     if changes:

@@ -4,32 +4,34 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Protocol
 
 from tasks.batching.judging import summarise
+from tasks.batching.memory_share import smaller_share
 from tasks.batching.models import (
     BatchingRequest,
     BatchingResult,
     Decision,
     Limits,
-    PlacedDecision,
-    PlacedRun,
+    ProbeRequest,
     Run,
     SizeFigures,
-    Space,
+    SteppedDecision,
+    SteppedRun,
+    Steps,
+    StepSpace,
 )
-from tasks.batching.placement.plan import next_placed_step
-from tasks.batching.placement.trials import sort_trials
-from tasks.batching.placement.words import configure, describe, sum_up
 from tasks.batching.plan import next_step
 from tasks.batching.report import words
+from tasks.batching.steps.describe import describe, sum_up
+from tasks.batching.steps.plan import next_stepped
+from tasks.batching.steps.trials import sort_trials
 from tasks.core.cancellation import current
 from tasks.core.progress import say
 from tasks.core.progress import step as tell_step
-from tasks.core.serving import ServingConfig
-from tasks.core.spec import TuningLoad
 from tasks.core.verdicts import ChoiceVerdict, StageName
+
+_OWN_STEPS = Steps()
 
 _NEARLY = 0.95
 """The share at which a search that goes on is shown to be: when it ends is known at its end."""
@@ -45,17 +47,8 @@ class Probe(Protocol):
 class ServingBench(Protocol):
     """Where a candidate is served and loaded."""
 
-    def probe(
-        self,
-        model_file: Path,
-        config: ServingConfig,
-        log: Path,
-        *,
-        output_tokens: int,
-        runs: int,
-        load: TuningLoad,
-    ) -> Sequence[Run]:
-        """Serve at `config`, warm up, and measure `runs` loads: as many clients as slots, or requests at a rate."""
+    def probe(self, request: ProbeRequest) -> Sequence[Run]:
+        """Serve as configured, warm up, and measure. Fewer runs when one was out of memory or failed."""
 
 
 def search(probe: Probe, limits: Limits, prior: int | None = None) -> tuple[Decision, list[Run]]:
@@ -73,84 +66,114 @@ def search(probe: Probe, limits: Limits, prior: int | None = None) -> tuple[Deci
 
 
 class ServedProbe:
-    """A probe that serves a candidate, as configured but for the size."""
+    """A probe that serves a candidate, as configured but for the size, the steps, and what the engine says itself.
 
-    def __init__(self, request: BatchingRequest, bench: ServingBench, config: ServingConfig) -> None:
+    What it fits to the GPUs at a size is kept for further runs of that size, which then serve as the release will.
+    Where it finds less memory than it was to take, or holds more, `config` has it take less from then on.
+    """
+
+    def __init__(self, request: BatchingRequest, bench: ServingBench) -> None:
+        self.config = request.config
         self._request = request
         self._bench = bench
-        self._config = config
+        self._layers: dict[tuple[Steps, int], int] = {}
+        self._fits = False
 
-    def measure(self, batch: int, runs: int) -> Sequence[Run]:
-        """As `Probe` says."""
-        return self._bench.probe(
-            self._request.model_file,
-            self._config.model_copy(update={"batch": batch}),
-            self._request.model_file.with_name("engine.log"),
-            output_tokens=self._request.output_tokens,
-            runs=runs,
-            load=self._request.load,
+    def measure(self, batch: int, runs: int, steps: Steps = _OWN_STEPS) -> Sequence[Run]:
+        """As `Probe` says, with the engine's own steps or others."""
+        limit = self._request.limits.memory_bytes
+        found = self._probe(batch, runs, steps)
+        while not self._fits and self.config.takes_a_share:
+            self._fits = any(run.answered and (run.peak_bytes or 0) <= limit for run in found)
+            share = None if self._fits else smaller_share(self.config.memory_fraction, found, limit)
+            if share is None:
+                break
+            say(StageName.BATCHING, f"once more, with {share:.0%} of the GPUs' memory")
+            self.config = self.config.model_copy(update={"memory_fraction": share})
+            self._layers.clear()
+            found = self._probe(batch, runs, steps)
+        return found
+
+    def _probe(self, batch: int, runs: int, steps: Steps) -> Sequence[Run]:
+        asked = self._request
+        config = self.config.model_copy(update={"batch": batch, **steps.model_dump()})
+        if (layers := self._layers.get((steps, batch))) is not None:
+            config = config.model_copy(update={"gpu_layers": layers})
+        found = self._bench.probe(
+            ProbeRequest(
+                model_file=asked.model_file,
+                config=config,
+                log=asked.model_file.with_name("engine.log"),
+                output_tokens=asked.output_tokens,
+                load=asked.load,
+                runs=runs,
+            )
         )
+        for run in found:
+            if run.gpu_layers is not None:
+                self._layers[steps, batch] = run.gpu_layers
+        return found
 
 
 def find_batch(request: BatchingRequest, bench: ServingBench, prior: int | None) -> BatchingResult:
-    """The batch size for a candidate, and where there are several, the placement to serve it at."""
-    if request.space is not None:
-        return _find_placed(request, request.space, bench, prior)
-    decision, history = search(ServedProbe(request, bench, request.config), request.limits, prior)
+    """The batch size for a candidate, and where there are several, the steps to serve it with."""
+    probe = ServedProbe(request, bench)
+    if request.steps is not None:
+        return _find_with_steps(request, request.steps, probe, prior)
+    decision, history = search(probe, request.limits, prior)
     sizes = summarise(history, request.limits)
-    return _result(request, request.config, request.limits, decision, sizes, history, prior)
+    return _result(request.limits, probe, decision, sizes, history, prior)
 
 
-def _find_placed(
-    request: BatchingRequest, space: Space, bench: ServingBench, prior: int | None
+def _find_with_steps(
+    request: BatchingRequest, space: StepSpace, probe: ServedProbe, prior: int | None
 ) -> BatchingResult:
-    history: list[PlacedRun] = []
+    history: list[SteppedRun] = []
     while True:
         current().check()
-        step = next_placed_step(history, space, prior)
-        if isinstance(step, PlacedDecision):
+        step = next_stepped(history, space, prior)
+        if isinstance(step, SteppedDecision):
             break
-        placed = ServedProbe(request, bench, configure(request.config, step.placement, space))
-        where = f"{describe(step.placement, space)}, " if step.placement.told else ""
+        where = "" if step.steps.are_default else f"{describe(step.steps)}, "
         say(StageName.BATCHING, f"measuring {where}batch {step.batch}")
-        runs = list(placed.measure(step.batch, step.runs))
-        history += [PlacedRun(placement=step.placement, run=run) for run in runs]
-        share = _share([done.run for done in history if done.placement == step.placement], space.limits)
+        runs = list(probe.measure(step.batch, step.runs, step.steps))
+        history += [SteppedRun(steps=step.steps, run=run) for run in runs]
+        share = _share([one.run for one in history if one.steps == step.steps], space.limits)
         _tell(step.batch, step.runs, runs, share, where)
     trials = sort_trials(history, space)
-    # Where nothing will do, what is shown is the last place that was tried with the engine's own steps.
-    places = [trial for trial in trials if not trial.placement.steps_told]
-    shown = next((one for one in trials if one.placement == step.placement), places[-1] if places else None)
+    shown = next((one for one in trials if one.steps == step.steps), trials[0])
     result = _result(
-        request,
-        configure(request.config, shown.placement, space) if shown else request.config,
-        shown.limits if shown else request.limits,
+        shown.limits,
+        probe,
         Decision(batch=step.batch, reason=step.reason),
-        dict(shown.sizes) if shown else {},
-        [placed.run for placed in history],
+        shown.sizes,
+        [one.run for one in history],
         prior,
+        shown.steps,
     )
-    if not any(trial.placement.told for trial in trials):
-        return result
-    placements = [sum_up(trial, space, chosen=trial.placement == step.placement) for trial in trials]
-    return result.model_copy(update={"placements": tuple(placements)})
+    figures = [sum_up(trial, chosen=trial.steps == step.steps) for trial in trials]
+    return result.model_copy(update={"steps": tuple(figures)}) if len(trials) > 1 else result
 
 
 def _result(
-    request: BatchingRequest,
-    config: ServingConfig,
     limits: Limits,
+    probe: ServedProbe,
     decision: Decision,
     sizes: Mapping[int, SizeFigures],
     history: Sequence[Run],
     prior: int | None,
+    steps: Steps = _OWN_STEPS,
 ) -> BatchingResult:
     chosen = sizes[decision.batch] if decision.batch else None
+    config = probe.config.model_copy(
+        update={"batch": decision.batch or 1, **steps.model_dump()}
+        | ({} if chosen is None or chosen.gpu_layers is None else {"gpu_layers": chosen.gpu_layers})
+    )
     return BatchingResult(
         verdict=ChoiceVerdict.CHOSEN if chosen else ChoiceVerdict.NONE,
         reason=decision.reason,
         batch=decision.batch,
-        config=config.model_copy(update={"batch": decision.batch or 1}),
+        config=config,
         limits=limits,
         chosen=chosen,
         sizes=tuple(sizes.values()),

@@ -27,7 +27,7 @@ from tasks.core.load import (
 )
 
 REQUIREMENTS = ("guidellm==0.8.1", "torch==2.13.0")
-"""Of the environment that it runs in. Its loader of prompts is torch's; any build will do."""
+"""Of the environment that it runs in. Its loader of prompts is torch's; any build works."""
 
 ENVIRONMENT = {"GUIDELLM__MAX_WORKER_PROCESSES": "1", "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
 """One process sends: the engine shares the cores with it. Nothing is fetched: tokenizers are local."""
@@ -135,7 +135,7 @@ def read_report(text: str) -> GuidellmReport:
     """The one run of a report.
 
     Raises `EngineError` for a request that failed, `EngineHungError` where no byte came, and `CommandError` for what
-    is no report of the version that is known.
+    is not a report of the known version.
     """
     try:
         values = json.loads(text)

@@ -8,27 +8,13 @@ from collections.abc import Mapping, Sequence
 
 from tasks.batching.models import Fit, Limits, Run, SizeFigures
 from tasks.batching.saturation import Saturation
+from tasks.core.student import one_sided_95
 from tasks.engines.failures import Failure, FailureKind
 
 FAILURES = 2
 """Runs of a size that go wrong before it counts as failing: one may have been a mishap."""
 
 _ROUNDING = 1e-9
-
-_STUDENT_95 = {
-    1: 6.31,
-    2: 2.92,
-    3: 2.35,
-    4: 2.13,
-    5: 2.02,
-    6: 1.94,
-    7: 1.89,
-    8: 1.86,
-    10: 1.81,
-    15: 1.75,
-    25: 1.71,
-}
-"""One-sided 95 % points of Student's t by degrees of freedom; in between the more careful one."""
 
 MEMORY = (Fit.OUT_OF_MEMORY, Fit.MEMORY)
 """What becomes of a size for want of memory."""
@@ -81,6 +67,8 @@ def _judge(
         throughput=statistics.median(run.throughput or 0.0 for run in good),
         sm_activity=statistics.median(busy) if busy else None,
         preemptions=preemptions,
+        gpu_layers=next((run.gpu_layers for run in good if run.gpu_layers is not None), None),
+        kv_tokens=next((run.kv_tokens for run in good if run.kv_tokens is not None), None),
         why=why,
         failures=failures,
     )
@@ -120,8 +108,7 @@ def _upper(values: Sequence[float], scatter: tuple[float, int] | None) -> float:
     if scatter is None:
         return middle
     deviation, freedom = scatter
-    quantile = _STUDENT_95[max(known for known in _STUDENT_95 if known <= freedom)]
-    return middle * math.exp(quantile * deviation / math.sqrt(len(values)))
+    return middle * math.exp(one_sided_95(freedom) * deviation / math.sqrt(len(values)))
 
 
 def _check_bounds(peak: int, latency: Mapping[str, float], limits: Limits) -> tuple[Fit, str]:
@@ -129,7 +116,7 @@ def _check_bounds(peak: int, latency: Mapping[str, float], limits: Limits) -> tu
         return Fit.MEMORY, f"needs {_size(peak)} of memory, {_size(limits.memory_bytes)} may be used"
     missed = [
         f"{name} {_unmeasured(name) if (found := latency.get(name)) is None else f'is {found:.4g} ms'}, "
-        f"{bound:.4g} ms are wanted"
+        f"the limit is {bound:.4g} ms"
         for name, bound in limits.latency_ms.items()
         if latency.get(name, math.inf) > bound
     ]
@@ -155,5 +142,5 @@ def doubt(size: SizeFigures, limits: Limits) -> str:
     for name, bound in limits.latency_ms.items():
         if size.latency_high_ms.get(name, math.inf) > bound * (1 + _ROUNDING):
             high = size.latency_high_ms[name]
-            return f"{name} may be {high:.4g} ms, {bound:.4g} ms are wanted"
+            return f"{name} may be {high:.4g} ms, the limit is {bound:.4g} ms"
     return ""

@@ -18,7 +18,7 @@ REPEATS = 5
 """Runs of the size that is answered, and of the best that it is compared with."""
 
 MORE_REPEATS = (REPEATS, 15, 25)
-"""Runs of a size that leaves a doubt, where no other size will do: so many, and more as long as it remains."""
+"""Runs of a size that leaves a doubt, where no other size is good enough: so many, and more as long as it remains."""
 
 BOUNDARY_REPEATS = 3
 BOUNDARY = 1.1
@@ -41,8 +41,7 @@ def next_step(
 ) -> Ask | Decision:
     """What to measure next, or the decision.
 
-    `prior` is a size to start from, `each_bytes` what a sequence adds to memory (0 where the engine takes all that it
-    may at its start); both where they are known.
+    `prior` is a size to start from, `each_bytes` what a sequence adds to memory; both where they are known.
     """
     sizes = summarise(history, limits)
     if (batch := _failed_once(history)) is not None:
@@ -77,7 +76,17 @@ def _explore(sizes: Sizes, limits: Limits, prior: int | None, each_bytes: float 
     fitting = [size.batch for size in sizes.values() if size.fits]
     if not fitting:
         return None if 1 in sizes else 1  # a bad prior: start over from 1
-    return _upward(sizes, limits, max(fitting), each_bytes) or _downward(sizes, limits, min(fitting))
+    if (batch := _room_in_cache(sizes, limits)) is not None:
+        return batch
+    return _upward(sizes, limits, max(fitting), each_bytes) or _downward(sizes, limits)
+
+
+def _room_in_cache(sizes: Sizes, limits: Limits) -> int | None:
+    """After a single sequence: as many of the load's longest requests as the engine says that its cache holds."""
+    if list(sizes) != [1] or sizes[1].kv_tokens is None or limits.request_tokens is None:
+        return None
+    batch = min(sizes[1].kv_tokens // limits.request_tokens, limits.max_batch)
+    return batch if batch > 2 else None
 
 
 def _explore_at_rate(sizes: Sizes, limits: Limits, each_bytes: float | None) -> int | None:
@@ -158,7 +167,7 @@ def _room(sizes: Sizes, limits: Limits, low: int, target: int, each_bytes: float
     a sequence, or where that is not known, in proportion, which is never too little.
     """
     peaks = _peaks(sizes)
-    if each_bytes == 0:
+    if limits.taken_at_start:
         return target
     if len(peaks) == 1 and each_bytes is not None:
         batch, peak = peaks[0]
@@ -195,12 +204,14 @@ def ended_by_memory(sizes: Sizes, limits: Limits, each_bytes: float | None) -> b
     return low > 0 and finest <= limits.max_batch and _room(sizes, limits, low, finest, each_bytes) < finest
 
 
-def _downward(sizes: Sizes, limits: Limits, smallest: int) -> int | None:
-    """After a start above 1: half the smallest size, as long as that is good enough."""
-    best = max(size.throughput for size in sizes.values() if size.fits)
+def _downward(sizes: Sizes, limits: Limits) -> int | None:
+    """After a start above 1: half the smallest size that is good enough, where nothing between fits."""
+    fitting = [size for _, size in sorted(sizes.items()) if size.fits]
+    best = max(size.throughput for size in fitting)
+    smallest = next(size.batch for size in fitting if size.throughput >= best * (1 - limits.tolerance))
+    below = max((size.batch for size in fitting if size.batch < smallest), default=0)
     half = smallest // 2
-    enough = sizes[smallest].throughput >= best * (1 - limits.tolerance)
-    return half if half >= 1 and half not in sizes and enough else None
+    return half if half > below and half not in sizes else None
 
 
 def _recheck(sizes: Sizes, limits: Limits) -> Ask | None:
@@ -265,7 +276,7 @@ def _why_none(sizes: Sizes, limits: Limits) -> str:
         more = f"; batch {beyond.batch} {beyond.why}" if beyond else ""
         return f"batch {most.batch} {most.why}{more}"
     smallest = sizes[min(sizes)]
-    return f"not even batch {smallest.batch} will do: {smallest.why}"
+    return f"not even batch {smallest.batch} works: {smallest.why}"
 
 
 def _nearest_sure(
@@ -297,7 +308,7 @@ def _give_up(doubtful: Sequence[SizeFigures], sizes: Sizes, limits: Limits) -> A
             return Ask(batch=twice)
     elif half >= 1 and half not in sizes:
         return Ask(batch=half, runs=REPEATS)
-    reason = f"not even batch {smallest.batch} will surely do: {doubt(smallest, limits)}"
+    reason = f"not even batch {smallest.batch} is sure to work: {doubt(smallest, limits)}"
     return _ask_more(smallest) or Decision(batch=None, reason=reason)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tasks.batching.models import BatchingResult, Fit, PlacementFigures, SizeFigures
+from tasks.batching.models import BatchingResult, Fit, SizeFigures, StepFigures
 from tasks.core.figures import bars
 from tasks.core.markdown import bullets, fenced, page, section, table
 from tasks.core.records import Number
@@ -18,8 +18,11 @@ def headline(result: BatchingResult) -> str:
     if chosen is None:
         return result.reason
     tail = "".join(f", {words(name)} {chosen.latency_ms[name]:.1f} ms" for name in _p95(chosen))
-    where = f", {placed.name}" if (placed := _placed(result)) and placed.placement.told else ""
-    return f"batch {chosen.batch}{where}: {chosen.throughput:.0f} tokens/s{tail}"
+    steps = (
+        f", {stepped.name}" if (stepped := _chosen_steps(result)) and not stepped.steps.are_default else ""
+    )
+    layers = f", {chosen.gpu_layers} layers on the GPUs" if chosen.gpu_layers is not None else ""
+    return f"batch {chosen.batch}{layers}{steps}: {chosen.throughput:.0f} tokens/s{tail}"
 
 
 def numbers(result: BatchingResult) -> dict[str, Number]:
@@ -32,10 +35,9 @@ def numbers(result: BatchingResult) -> dict[str, Number]:
         "throughput": Number(value=chosen.throughput, unit="token/s"),
         "peak_bytes": Number(value=chosen.peak_bytes or 0, unit="byte"),
     }
-    if result.placements:
-        names = {"gpu_layers", "gpus", "batched_tokens", "micro_batch_tokens"}
-        told = result.config.model_dump(include=names)
-        found |= {name: Number(value=value, unit="1") for name, value in told.items() if value}
+    names = {"gpu_layers", "gpus", "batched_tokens", "micro_batch_tokens"}
+    told = result.config.model_dump(include=names)
+    found |= {name: Number(value=value, unit="1") for name, value in told.items() if value and value > 0}
     if chosen.sm_activity is not None:
         found["sm_activity"] = Number(value=chosen.sm_activity, unit="1")
     return found | {f"{name}_ms": Number(value=value, unit="ms") for name, value in chosen.latency_ms.items()}
@@ -44,8 +46,7 @@ def numbers(result: BatchingResult) -> dict[str, Number]:
 def markdown(result: BatchingResult) -> str:
     """The artifact: every measured size."""
     names = sorted({name for size in result.sizes for name in size.latency_ms if name.endswith("p95")})
-    on_gpus = any(size.sm_activity is not None for size in result.sizes)
-    heads = ("batch", "runs", "tokens/s", "peak memory", *map(words, names), *["SMs active"] * on_gpus)
+    heads = _heads(result, names)
     bounds = [f"peak memory at most {_size(result.limits.memory_bytes)}"]
     if result.limits.rate_per_s is not None:
         bounds.append(f"keeps up with {result.limits.rate_per_s:g} requests/s")
@@ -58,14 +59,14 @@ def markdown(result: BatchingResult) -> str:
         for one in size.failures
         if one.kind is not FailureKind.SLOW
     ]
-    rows = [_row(size, names, result)[: len(heads)] for size in result.sizes]
+    rows = [_row(size, names, result) for size in result.sizes]
     return page(
         StageName.BATCHING,
         result.verdict,
         f"**batch {result.batch}**: {result.reason}" if result.batch else result.reason,
-        _placements(result),
-        _under(_placed(result), table(heads, rows, right=heads)),
-        section("Sizes that will not do", bullets(others)),
+        _steps(result),
+        _under(_chosen_steps(result), table(heads, rows, right=heads)),
+        section("Sizes that are not good enough", bullets(others)),
         section("What happened once and not again", bullets(mishaps)),
         section(
             "Last words", *(f"batch {batch}:\n\n{fenced(log)}" for batch, log in _last_words(result.sizes))
@@ -84,12 +85,11 @@ def markdown(result: BatchingResult) -> str:
 def why_table(result: BatchingResult) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     """Heads, and a row for each measured size: its figures and why it is not the one that serves."""
     names = sorted({name for size in result.sizes for name in size.latency_ms if name.endswith("p95")})
-    heads = ("batch", "runs", "tokens/s", "peak memory", *map(words, names), "")
     rows = []
     for size in result.sizes:
         figures = [cell.strip("*") for cell in _row(size, names, result)]
-        rows.append((*figures[: len(heads) - 1], _against(size, result)))
-    return heads, rows
+        rows.append((*figures, _against(size, result)))
+    return (*_heads(result, names), ""), rows
 
 
 def _against(size: SizeFigures, result: BatchingResult) -> str:
@@ -105,11 +105,11 @@ def _against(size: SizeFigures, result: BatchingResult) -> str:
     return f"{-gain:.1%} less throughput than batch {chosen.batch}"
 
 
-def why_not_placed(result: BatchingResult) -> list[str]:
-    """The other settings that were searched around the size, a line each."""
+def why_not_stepped(result: BatchingResult) -> list[str]:
+    """The other steps that were searched, a line each."""
     best = result.chosen.throughput if result.chosen else 0.0
     lines = []
-    for one in result.placements:
+    for one in result.steps:
         if one.chosen:
             continue
         figures = f"at most {one.best.throughput:,.0f} tokens/s" if one.best else "no size keeps the bounds"
@@ -152,32 +152,29 @@ def what_would_change(result: BatchingResult) -> list[str]:
     return lines
 
 
-def _placements(result: BatchingResult) -> str:
-    """What was measured of each placement, or by tokens a step; the sizes below are those of the chosen one."""
-    if not result.placements:
+def _steps(result: BatchingResult) -> str:
+    """What was measured by steps; the sizes below are those of the chosen ones."""
+    if not result.steps:
         return ""
-    on_gpus = any(one.placement.gpus or one.placement.gpu_layers for one in result.placements)
-    what = "placement" if on_gpus else "steps"
-    heads = (what, "sizes", "batch", "tokens/s", "peak memory")
+    heads = ("steps", "sizes", "batch", "tokens/s", "peak memory")
     rows = []
-    for one in result.placements:
+    for one in result.steps:
         best = one.best
         peak = _size(best.peak_bytes) if best and best.peak_bytes else "-"
         figures = (str(best.batch), f"{best.throughput:,.0f}", peak) if best else ("-", "-", "-")
-        name = f"**{one.name}**" if one is _placed(result) else one.name
-        rows.append((name, str(len(one.sizes)), *figures))
-    others = [f"{one.name}: {one.why}" for one in result.placements if one.why]
-    return section("Placements" if on_gpus else "Steps", table(heads, rows, right=heads[1:]), bullets(others))
+        rows.append((f"**{one.name}**" if one.chosen else one.name, str(len(one.sizes)), *figures))
+    others = [f"{one.name}: {one.why}" for one in result.steps if one.why]
+    return section("Steps", table(heads, rows, right=heads[1:]), bullets(others))
 
 
-def _under(placed: PlacementFigures | None, sizes: str) -> str:
-    """The table of sizes, under the name of the placement that they were measured in."""
-    return section(f"Batch sizes with {placed.name}", sizes) if placed else sizes
+def _under(steps: StepFigures | None, sizes: str) -> str:
+    """The table of sizes, under the steps that they were measured with."""
+    return section(f"Batch sizes with {steps.name}", sizes) if steps else sizes
 
 
-def _placed(result: BatchingResult) -> PlacementFigures | None:
-    """The chosen placement, where several could be."""
-    return next((one for one in result.placements if one.chosen), None)
+def _chosen_steps(result: BatchingResult) -> StepFigures | None:
+    """The chosen steps, where several were measured."""
+    return next((one for one in result.steps if one.chosen), None)
 
 
 def _why_not(size: SizeFigures) -> str:
@@ -200,13 +197,30 @@ def failure_lines(sizes: Sequence[SizeFigures]) -> list[str]:
     return lines
 
 
+def _on_gpus(result: BatchingResult) -> tuple[bool, bool]:
+    """Whether the engine put layers on GPUs of its own choice, and whether the GPUs tell how busy they were."""
+    sizes = result.sizes
+    return any(size.gpu_layers is not None for size in sizes), any(
+        size.sm_activity is not None for size in sizes
+    )
+
+
+def _heads(result: BatchingResult, names: list[str]) -> tuple[str, ...]:
+    fitted, busy = _on_gpus(result)
+    more = (*["layers on GPUs"] * fitted, *["SMs active"] * busy)
+    return ("batch", "runs", "tokens/s", "peak memory", *map(words, names), *more)
+
+
 def _row(size: SizeFigures, names: list[str], result: BatchingResult) -> tuple[str, ...]:
     batch = f"**{size.batch}**" if size.batch == result.batch else str(size.batch)
+    fitted, busy = _on_gpus(result)
     if size.peak_bytes is None:
-        return (batch, str(size.runs), *["-"] * (3 + len(names)))
+        return (batch, str(size.runs), *["-"] * (2 + len(names) + fitted + busy))
     latency = [f"{size.latency_ms[name]:.1f} ms" if name in size.latency_ms else "-" for name in names]
-    busy = "-" if size.sm_activity is None else f"{size.sm_activity:.0%}"
-    return (batch, str(size.runs), f"{size.throughput:,.0f}", _size(size.peak_bytes), *latency, busy)
+    layers = "-" if size.gpu_layers is None else str(size.gpu_layers)
+    active = "-" if size.sm_activity is None else f"{size.sm_activity:.0%}"
+    figures = (f"{size.throughput:,.0f}", _size(size.peak_bytes), *latency)
+    return (batch, str(size.runs), *figures, *[layers] * fitted, *[active] * busy)
 
 
 def _throughput(result: BatchingResult) -> str:

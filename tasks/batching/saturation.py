@@ -10,8 +10,9 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from tasks.core.frozen import Frozen
 from tasks.core.load import Wait
 
 FEWEST = 20
@@ -34,7 +35,7 @@ _RAMP = 0.1
 """Share of the requests at the beginning that find the engine emptier than it will be."""
 
 
-class Saturation(BaseModel):
+class Saturation(Frozen):
     """How waits went through a run.
 
     `growth` is in seconds a second; `later` the share of pairs in which a request of the last third waited longer
@@ -42,8 +43,6 @@ class Saturation(BaseModel):
     `begun` is the share of requests that had their first token by the end; `wait` the median wait for it, as a share
     of the time in which requests came.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     growth: float
     later: float = Field(ge=0, le=1)

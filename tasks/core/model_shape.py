@@ -58,8 +58,8 @@ class ModelShape(Frozen):
         return self.layers * (self.latent or 2 * self.kv_heads * self.head_dim) * 2
 
 
-def read_model_shape(folder: Path) -> ModelShape:
-    """The shape of the model in `folder`. Raises `ModelError` that names what is missing."""
+def read_model_config(folder: Path) -> dict[str, Any]:
+    """The `config.json` of the model in `folder`. Raises `ModelError`."""
     path = folder / "config.json"
     fix = "give a folder in the Hugging Face layout"
     if not os.path.lexists(path):
@@ -67,17 +67,31 @@ def read_model_shape(folder: Path) -> ModelShape:
     text = read_given(
         path, "configuration", limit_bytes=_LIMIT_BYTES, fix=fix, missing=ModelError, wrong=ModelError
     )
-    return parse_model_shape(text, str(path))
+    return _parse(text, str(path))
+
+
+def read_model_shape(folder: Path) -> ModelShape:
+    """The shape of the model in `folder`. Raises `ModelError` that names what is missing."""
+    return shape_of(read_model_config(folder), f"{folder}/config.json")
 
 
 def parse_model_shape(text: bytes, path: str) -> ModelShape:
     """The shape that a `config.json` found at `path` describes. Raises `ModelError`."""
+    return shape_of(_parse(text, path), path)
+
+
+def _parse(text: bytes, path: str) -> dict[str, Any]:
     try:
         config: Any = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise ModelError(f"{path} is not JSON: {error}") from error
     if not isinstance(config, dict):
         raise ModelError(f"{path} holds no JSON object")
+    return config
+
+
+def shape_of(config: Mapping[str, Any], path: str) -> ModelShape:
+    """The shape that a configuration, found at `path`, describes. Raises `ModelError`."""
     architecture = _architecture(config)
     family = FAMILIES.get(architecture)
     if family is None:

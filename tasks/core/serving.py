@@ -23,6 +23,10 @@ class Loader(StrEnum):
     RUNAI_STREAMER = "runai_streamer"
 
 
+FITTED = -1
+"""As many layers on the GPUs as llama.cpp finds room for at its start."""
+
+
 LIBRARIES = (Loader.SAFETENSORS, Loader.FASTSAFETENSORS, Loader.RUNAI_STREAMER)
 """Loaders that need an environment of their own; they read safetensors only."""
 
@@ -31,18 +35,18 @@ class ServingConfig(Frozen):
     """The tuned configuration of one engine process.
 
     `batch` is the number of sequences served at once, `context` the tokens of one sequence. llama.cpp puts
-    `gpu_layers` on GPUs; the others split over `gpus`, of whose memory they may use `memory_fraction`. A step takes
-    at most `batched_tokens`, of which llama.cpp computes `micro_batch_tokens` at once. `kv_bytes_per_token` are those
-    of one token's keys and values, for an engine that takes all memory for them unless told. `loader` brings the
-    model's files into memory; None leaves that to the engine. `gpu_indices` are the host's GPUs that a process may
-    see, by NVML's numbers; all where there are none.
+    `gpu_layers` on GPUs, at `FITTED` as many as it finds room for; the others split over `gpus`. Of the GPUs' memory
+    they may use `memory_fraction`. A step takes at most `batched_tokens`, of which llama.cpp computes
+    `micro_batch_tokens` at once. `kv_bytes_per_token` are those of one token's keys and values, for an engine that
+    takes all memory for them unless told. `loader` brings the model's files into memory; None leaves that to the
+    engine. `gpu_indices` are the host's GPUs that a process may see, by NVML's numbers; all where there are none.
     """
 
     served_name: str
     batch: int = Field(ge=1)
     context: int = Field(ge=64)
     threads: int = Field(ge=1)
-    gpu_layers: int = Field(0, ge=0)
+    gpu_layers: int = Field(0, ge=FITTED)
     gpus: int = Field(0, ge=0)
     gpu_indices: tuple[int, ...] = ()
     memory_fraction: float = Field(0.9, gt=0, le=1)
@@ -55,7 +59,12 @@ class ServingConfig(Frozen):
     @property
     def on_gpus(self) -> bool:
         """Whether any of it is on a GPU."""
-        return self.gpus > 0 or self.gpu_layers > 0
+        return self.gpus > 0 or self.gpu_layers != 0
+
+    @property
+    def takes_a_share(self) -> bool:
+        """Whether the engine takes `memory_fraction` of the GPUs at its start, or fits itself into it."""
+        return self.gpus > 0 or self.gpu_layers == FITTED
 
 
 def step_words(batched_tokens: int | None, micro_batch_tokens: int | None) -> list[str]:

@@ -6,11 +6,12 @@ A card says what an engine needs, loads and shows; the module of the engine says
 from __future__ import annotations
 
 import functools
+import re
 import tomllib
 from collections.abc import Iterable
 from datetime import date
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, NamedTuple, Self
 
 from packaging.version import Version
 from pydantic import Field, ValidationError, model_validator
@@ -125,6 +126,29 @@ class LoaderRow(Sourced):
     arguments: tuple[str, ...]
 
 
+class StartReport(NamedTuple):
+    """What an engine decided at its start: layers on GPUs, and tokens whose keys and values it has room for."""
+
+    gpu_layers: int | None = None
+    kv_tokens: int | None = None
+
+
+class StartLog(Sourced):
+    """Where its log says so: patterns with one group, a whole number that may have commas in it."""
+
+    gpu_layers: str | None = None
+    kv_tokens: str | None = None
+
+    def read(self, log: str) -> StartReport:
+        """What the log says, by its last words on it; None for what it does not say."""
+        return StartReport(_last_number(self.gpu_layers, log), _last_number(self.kv_tokens, log))
+
+
+def _last_number(pattern: str | None, log: str) -> int | None:
+    found = re.findall(pattern, log) if pattern else []
+    return int(found[-1].replace(",", "")) if found else None
+
+
 class EngineCard(Sourced):
     """All that is known of one engine. `ran` is what was run of it here.
 
@@ -175,6 +199,7 @@ class EngineCard(Sourced):
     status: Literal["verified", "partly-verified"]
     checked_on: date
     system_library: tuple[SystemLibrary, ...] = ()
+    start_log: StartLog | None = None
     memory: Memory = Memory()
     metrics: Metrics | None = None
     quantization: tuple[Quantization, ...]

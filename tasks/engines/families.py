@@ -84,9 +84,13 @@ def family_at(source: str) -> Family | None:
 
 
 def family_in(folder: Path) -> Family | None:
-    """The family of the model in a folder; None where it is not known. Raises `ModelError` for a `config.json` that
-    lacks what the family needs."""
-    config = json.loads((folder / "config.json").read_bytes())  # its sizes were read before
+    """The family of the model in a folder, as `check_family` says."""
+    return check_family(json.loads((folder / "config.json").read_bytes()))  # its sizes were read before
+
+
+def check_family(config: Mapping[str, Any]) -> Family | None:
+    """The family of a model by its `config.json`; None for one that is not known. Raises `ModelError` where the
+    configuration lacks what the family needs."""
     family = family_of(config)
     _refuse(config_findings(family, config) if family else ())
     return family

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tasks.core.serving import ServingConfig
+from tasks.core.serving import FITTED, ServingConfig
 from tasks.engines.base import HOST, PASSIVE, PORT, CommandLine, Engine, flags, visible_devices_env
 
 
@@ -24,6 +24,7 @@ class LlamaCpp(Engine):
                 "--context": config.batch * config.context,
                 "--threads": config.threads,
                 "--gpu-layers": config.gpu_layers,
+                "--memory-fraction": config.memory_fraction if config.gpu_layers == FITTED else None,
                 "--batch-tokens": config.batched_tokens,
                 "--micro-batch-tokens": config.micro_batch_tokens,
             }

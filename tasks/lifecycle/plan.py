@@ -14,6 +14,7 @@ from tasks.core.release import Launch, Release
 from tasks.core.serving import Loader
 from tasks.core.spec import DEFAULT_ENGINE, DeploySpec, EnvironmentManager, LoadGenerator, Tuning
 from tasks.core.verdicts import StageName
+from tasks.engines.card import EngineCard
 from tasks.engines.catalogue import get_engine
 from tasks.environment.models import EnvironmentResult
 from tasks.lifecycle.models import StageRow
@@ -60,7 +61,8 @@ def plan_of(spec: DeploySpec, model: str) -> list[Step]:
         Step(
             StageName.BATCHING,
             f"measure batch sizes up to {spec.tuning.max_batch} at {spec.tuning.context} tokens of context"
-            + _load(spec.tuning),
+            + _load(spec.tuning)
+            + _placement(spec, engine.card),
         ),
         Step(StageName.ROLLOUT, _rollout(spec)),
         Step(StageName.HEALTH, "check the GPU if any, the process, and a completion from the service"),
@@ -72,6 +74,19 @@ def _load(tuning: Tuning) -> str:
     rate = f", {tuning.load.rate:g} requests/s" if tuning.load.rate is not None else ""
     by = ", by guidellm in its own environment" if tuning.load_generator is LoadGenerator.GUIDELLM else ""
     return rate + by
+
+
+def _placement(spec: DeploySpec, card: EngineCard) -> str:
+    """Who decides how the model lies on GPUs."""
+    gpus = spec.hardware.gpus
+    which = "the GPU" if gpus == 1 else f"{gpus} GPUs"
+    share = f"{spec.objectives.memory_fraction:.0%} of the memory of {which}"
+    if not gpus:
+        return ""
+    if card.loads_gguf:
+        return f"; {card.kind} decides at each size how many layers it puts into {share}"
+    cache = ", and says how much its cache holds" if card.start_log else ""
+    return f"; {card.kind} takes at most {share}{cache}"
 
 
 def _rollout(spec: DeploySpec) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
@@ -20,7 +20,6 @@ from tasks.core.files import (
     sweep_parts,
     write_atomically,
 )
-from tasks.core.model_shape import read_model_shape
 from tasks.core.progress import say, step
 from tasks.core.settings import Settings
 from tasks.core.spec import CandidateFormat
@@ -30,16 +29,15 @@ from tasks.quantization import plan
 from tasks.quantization.folder_sizes import folder_bytes, refuse_shapes, unpacked_bytes
 from tasks.quantization.models import (
     Candidate,
-    Exercise,
     Measured,
     QuantizationRequest,
     QuantizationResult,
     Trial,
+    TrialPlan,
 )
 from tasks.quantization.quality import kept, reject_weights, worst_weight
 from tasks.quantization.recipe import maker_digest, recipe_of
-from tasks.quantization.sizes import file_bytes, serving_bytes
-from tasks.quantization.source import read_source
+from tasks.quantization.sizes import Source, file_bytes, serving_bytes
 from tasks.quantization.store import (
     DOCUMENT,
     CandidateDocument,
@@ -51,8 +49,6 @@ from tasks.quantization.store import (
     sync_model,
 )
 
-LOG = "engine.log"
-
 
 class CandidateBench(Protocol):
     """Where candidates are made and served."""
@@ -63,34 +59,26 @@ class CandidateBench(Protocol):
     def compare_weights(self, worker: Path, baseline: Path, candidate: Path) -> dict[str, float | None]:
         """By tensor: the difference in the baseline's own deviations. Raises `CommandError`."""
 
-    def try_candidate(
-        self,
-        model: Path,
-        log: Path,
-        *,
-        form: CandidateFormat,
-        text: str | None,
-        tokens: int,
-        window: int,
-        slots: int,
-        exercises: Sequence[Exercise] = (),
-    ) -> Trial:
-        """Serve the file or folder, score up to `tokens` of `text`, do the exercises, measure single-stream speed.
+    def try_candidate(self, candidate: Candidate, plan: TrialPlan) -> Trial:
+        """Serve the file or folder, score the text, do the task items, measure single-stream speed.
 
-        Raises `EngineError`; `SpecError` for an exercise that is too long.
+        Raises `EngineError`; `SpecError` for a task item that is too long.
         """
 
 
 def measure_candidates(
-    request: QuantizationRequest, bench: CandidateBench, settings: Settings
+    request: QuantizationRequest, source: Source, bench: CandidateBench, settings: Settings
 ) -> QuantizationResult:
     """Make and measure every format that can fit, then choose.
 
-    Raises what the baseline raises: there is no comparison then. One that cannot fit ends in the verdict `none`.
+    Raises what the baseline raises, as nothing can be compared then. One that cannot fit ends in the verdict `none`.
     """
-    sizes = predict_sizes(request)
+    sizes = predict_sizes(request, source)
+    refused = {
+        form: reason for form in request.formats if (reason := _refuse(request, form, sizes[form], source))
+    }
     rows = []
-    for row in _measure_each(request, sizes, bench, settings):
+    for row in _measure_each(request, sizes, refused, bench, settings):
         rows.append(row.model_copy(update={"predicted_bytes": sizes[row.format]}))
         line = _line(row)
         say(StageName.QUANTIZATION, line)
@@ -98,54 +86,56 @@ def measure_candidates(
     return plan.choose(rows, request)
 
 
-def predict_sizes(request: QuantizationRequest) -> dict[CandidateFormat, int]:
-    """Size of each format's file or folder, bytes, before it is made. Raises `ModelError`."""
-    shape = read_model_shape(request.model_dir)
-    source = read_source(request.model_dir, shape)
+def predict_sizes(request: QuantizationRequest, source: Source) -> dict[CandidateFormat, int]:
+    """Size of each format's file or folder, bytes, before it is made."""
     if request.layout == "gguf-file":
-        return {form: file_bytes(source, shape, form) for form in request.formats}
+        return {form: file_bytes(source, form) for form in request.formats}
     return {form: folder_bytes(source, form) for form in request.formats}
 
 
 def _measure_each(
     request: QuantizationRequest,
     sizes: dict[CandidateFormat, int],
+    refused: dict[CandidateFormat, str],
     bench: CandidateBench,
     settings: Settings,
 ) -> Iterator[Measured]:
     first, *others = request.formats
-    if refused := _refuse(request, first, sizes[first], settings):
-        yield refused
+    if first in refused:
+        yield Measured(format=first, rejected=refused[first])
         yield from (Measured(format=form, rejected="no baseline to compare with") for form in others)
         return
+    _require_space(request, first, sizes[first], settings)
     file = make_candidate(request, first, bench, settings)
     baseline = _try(request, file, bench)
     plan.check_baseline(request, baseline)
     yield plan.judge(file, baseline, baseline, request)
     for form in others:
-        refused = _refuse(request, form, sizes[form], settings)
-        yield refused or _measure(request, form, file, baseline, bench, settings)
+        if form in refused:
+            yield Measured(format=form, rejected=refused[form])
+            continue
+        _require_space(request, form, sizes[form], settings)
+        yield _measure(request, form, file, baseline, bench, settings)
 
 
-def _refuse(
-    request: QuantizationRequest, form: CandidateFormat, size: int, settings: Settings
-) -> Measured | None:
-    """A format that is not even made. Raises `DiskFullError` where there is no room for its file: that says nothing
-    about the format."""
+def _refuse(request: QuantizationRequest, form: CandidateFormat, size: int, source: Source) -> str | None:
+    """Why a format is not even made."""
     if reason := request.infeasible.get(form):
-        return Measured(format=form, rejected=reason)
-    shape = read_model_shape(request.model_dir)
-    source = read_source(request.model_dir, shape)
+        return reason
     if request.layout != "gguf-file" and (reason := refuse_shapes(source, form)):
-        return Measured(format=form, rejected=reason)
+        return reason
     weights = unpacked_bytes(source) if request.unpacks else size
-    needed = serving_bytes(weights, shape, plan.measured_tokens(request))
-    if reason := plan.refuse_memory(needed, request.memory_bytes):
-        return Measured(format=form, rejected=reason)
+    needed = serving_bytes(weights, source.shape, plan.measured_tokens(request))
+    return plan.refuse_memory(needed, request.memory_bytes)
+
+
+def _require_space(
+    request: QuantizationRequest, form: CandidateFormat, size: int, settings: Settings
+) -> None:
+    """Raise `DiskFullError` where a format's file does not fit on the disk, which says nothing about the format."""
     make_folder(settings.candidates)
     if not (_folder(request, form, settings) / DOCUMENT).exists():
         require_space(settings.candidates, size)
-    return None
 
 
 def _measure(
@@ -186,24 +176,10 @@ def _try(request: QuantizationRequest, candidate: Candidate, bench: CandidateBen
     """A first failure of the engine may be a mishap, and would keep the format out for good: the record is reused."""
     say(StageName.QUANTIZATION, f"measuring {candidate.format} ({candidate.size_bytes / 1e6:.1f} MB)")
     try:
-        return _try_once(request, candidate, bench)
+        return bench.try_candidate(candidate, plan.trial_plan(request))
     except EngineError as error:
         say(StageName.QUANTIZATION, f"{candidate.format}: {failure_of(error).line}; once more")
-        return _try_once(request, candidate, bench)
-
-
-def _try_once(request: QuantizationRequest, candidate: Candidate, bench: CandidateBench) -> Trial:
-    window = plan.window_tokens(request.context)
-    return bench.try_candidate(
-        candidate.path,
-        candidate.path.with_name(LOG),
-        form=candidate.format,
-        text=request.text,
-        tokens=request.tokens,
-        window=window,
-        slots=plan.window_slots(request.tokens, window) if request.text else 1,
-        exercises=request.exercises,
-    )
+        return bench.try_candidate(candidate, plan.trial_plan(request))
 
 
 def make_candidate(

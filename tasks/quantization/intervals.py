@@ -7,15 +7,11 @@ import statistics
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 
+from tasks.core.student import two_sided_95
 from tasks.quantization.models import Estimate
 
 _MOST_SEGMENTS = 32
 _LEAST_TOKENS = 16
-_STUDENT_975 = {
-    1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 10: 2.228, 12: 2.179,
-    15: 2.131, 20: 2.086, 25: 2.060, 30: 2.042,
-}  # fmt: skip
-"""97.5th percentiles of Student's distribution by degrees of freedom."""
 _NORMAL_975 = 1.960
 
 
@@ -32,8 +28,7 @@ def mean_interval(values: Sequence[float]) -> Estimate:
         return Estimate(value=mean, low=-math.inf, high=math.inf)
     edges = [number * len(values) // count for number in range(count + 1)]
     means = [statistics.fmean(values[start:end]) for start, end in pairwise(edges)]
-    quantile = _STUDENT_975[max(known for known in _STUDENT_975 if known <= count - 1)]
-    half = quantile * statistics.stdev(means) / math.sqrt(count)
+    half = two_sided_95(count - 1) * statistics.stdev(means) / math.sqrt(count)
     return Estimate(value=mean, low=mean - half, high=mean + half)
 
 
@@ -43,7 +38,7 @@ def transformed(estimate: Estimate, by: Callable[[float], float]) -> Estimate:
 
 
 def share_lost(ours: Sequence[bool], theirs: Sequence[bool]) -> Estimate:
-    """The share of right answers lost, paired by exercise, relative to how many they had right.
+    """The share of right answers lost, paired by task item, relative to how many they had right.
 
     Wald's interval for the difference of paired proportions with half an answer added to each of the four cases
     (Agresti and Min, 2005): where both answer alike throughout, it still tells how little so few answers say.

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from tasks.core.digests import digest_of
+from tasks.core.frozen import Frozen
 from tasks.core.result import StageResult
 from tasks.core.spec import CandidateFormat, QuantizationPolicy
 from tasks.core.verdicts import ChoiceVerdict
@@ -17,11 +18,7 @@ from tasks.engines.card import Layout, Scored
 from tasks.engines.failures import Failure
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Exercise(_Frozen):
+class TaskItem(Frozen):
     """One line of a task set: a prompt with the `expected` text, or with `choices` and the right one's index."""
 
     prompt: str = Field(min_length=1)
@@ -30,7 +27,7 @@ class Exercise(_Frozen):
     answer: int = Field(0, strict=True)
 
 
-class Calibration(_Frozen):
+class Calibration(Frozen):
     """The text that a format's rounding is fitted to: its first `tokens`, in windows of `window` tokens."""
 
     text: str = Field(repr=False)
@@ -43,7 +40,7 @@ class Calibration(_Frozen):
         return digest_of(self)
 
 
-class QuantizationRequest(_Frozen):
+class QuantizationRequest(Frozen):
     """Which candidates of which model to measure. `formats[0]` is the baseline.
 
     `text` is held-out text, needed to compare several formats; `tolerance` the largest accepted loss of quality,
@@ -51,7 +48,7 @@ class QuantizationRequest(_Frozen):
 
     The engine loads candidates in `layout`; `unpacks` where it holds them in 16 bits whatever they are stored in.
     `infeasible` says why it cannot compute in a format on this hardware. `quantizer_digest` is that of the
-    quantizer's lock, where one is needed beside the engine; `calibration` is for formats that look at a text.
+    quantizer's lock, where one is needed as well as the engine; `calibration` is for formats that look at a text.
     """
 
     model_dir: Path
@@ -61,25 +58,41 @@ class QuantizationRequest(_Frozen):
     tokens: int = Field(ge=64)
     context: int = Field(ge=64)
     tolerance: float = Field(ge=0)
-    exercises: tuple[Exercise, ...] = ()
+    task_items: tuple[TaskItem, ...] = ()
     task_tolerance: float = Field(0.01, ge=0)
     policy: QuantizationPolicy = QuantizationPolicy.LATENCY
     memory_bytes: int | None = None
     layout: Layout = "gguf-file"
     unpacks: bool = False
-    infeasible: dict[CandidateFormat, str] = {}
+    infeasible: dict[CandidateFormat, str] = Field({})
     quantizer_digest: str | None = None
     calibration: Calibration | None = None
     scored_by: Scored = "engine"
 
 
-class Candidate(_Frozen):
+class Candidate(Frozen):
     """The model in one format, as a file or a folder. `digest` is of its bytes."""
 
     format: CandidateFormat
     path: Path
     digest: str
     size_bytes: int = Field(gt=0)
+
+    @property
+    def log(self) -> Path:
+        """Where an engine that serves it writes."""
+        return self.path.with_name("engine.log")
+
+
+class TrialPlan(Frozen):
+    """What each candidate is measured on: up to `tokens` tokens of `text` in windows of `window` tokens, `slots` of
+    them at once, and task items."""
+
+    text: str | None = Field(None, repr=False)
+    tokens: int = Field(ge=1)
+    window: int = Field(ge=1)
+    slots: int = Field(1, ge=1)
+    task_items: tuple[TaskItem, ...] = ()
 
 
 class Score(NamedTuple):
@@ -98,7 +111,7 @@ class Score(NamedTuple):
 
 @dataclass(frozen=True)
 class Trial:
-    """What one served candidate did: scores of the text's tokens, whether each exercise was answered rightly, and
+    """What one served candidate did: scores of the text's tokens, whether each task item was answered rightly, and
     tokens/s of each single-stream run."""
 
     tokens_per_s: tuple[float, ...]
@@ -106,7 +119,7 @@ class Trial:
     answers: tuple[bool, ...] = ()
 
 
-class Estimate(_Frozen):
+class Estimate(Frozen):
     """A measured value with its 95 % interval."""
 
     value: float
@@ -114,8 +127,8 @@ class Estimate(_Frozen):
     high: float
 
 
-class Quality(_Frozen):
-    """How a candidate compares with the baseline on the same tokens and exercises, pair by pair.
+class Quality(Frozen):
+    """How a candidate compares with the baseline on the same tokens and task items, pair by pair.
 
     `loss` is perplexity over the baseline's, minus 1: negative where it is better. `divergence` is the mean KL
     divergence from the baseline, nats a token, over the likeliest tokens that both name and all others as one,
@@ -135,7 +148,7 @@ class Quality(_Frozen):
     task_loss: Estimate | None = None
 
 
-class WeightError(_Frozen):
+class WeightError(Frozen):
     """The tensor that differs most from the baseline's: root mean square of the difference, in deviations of the
     baseline's values; None where the two cannot be compared."""
 
@@ -143,7 +156,7 @@ class WeightError(_Frozen):
     error: float | None
 
 
-class Measured(_Frozen):
+class Measured(Frozen):
     """One format's figures. `rejected` says why it cannot be chosen; `passed_over` why it was not."""
 
     format: CandidateFormat

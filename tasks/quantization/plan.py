@@ -11,7 +11,14 @@ from tasks.core.spec import CandidateFormat, QuantizationPolicy
 from tasks.core.verdicts import ChoiceVerdict
 from tasks.engines.failures import Failure, FailureKind
 from tasks.quantization.intervals import share_lost
-from tasks.quantization.models import Candidate, Measured, QuantizationRequest, QuantizationResult, Trial
+from tasks.quantization.models import (
+    Candidate,
+    Measured,
+    QuantizationRequest,
+    QuantizationResult,
+    Trial,
+    TrialPlan,
+)
 from tasks.quantization.quality import compare, kept, reject
 
 MIN_TOKENS = 64
@@ -38,7 +45,7 @@ _BYTES_PER_TOKEN = 16
 _LONG_LINE = 40
 _MOST_SHARED = 0.05
 _AS_FINE = 1.02
-"""Sizes of formats with as many bits differ by so much at the most: by what stands beside the numbers."""
+"""Sizes of formats with as many bits differ by so much at the most: by their scales."""
 
 
 def text_bytes(tokens: int) -> int:
@@ -55,7 +62,7 @@ def check_held_out(calibration: str, held_out: str) -> None:
     seen = lines & {line.strip() for line in calibration.splitlines()}
     if len(seen) > _MOST_SHARED * len(lines) or held_out.strip() in calibration:
         raise SpecError(
-            f"tuning.quality_text is not held out: {len(seen)} of its {len(lines)} long lines stand in "
+            f"tuning.quality_text is not held out: {len(seen)} of its {len(lines)} long lines are also in "
             "tuning.calibration_text",
             fix="calibrate on another text, or on another part of it",
         )
@@ -71,11 +78,22 @@ def window_slots(tokens: int, window: int) -> int:
     return max(1, min(_SLOTS, math.ceil(tokens / window)))
 
 
+def trial_plan(request: QuantizationRequest) -> TrialPlan:
+    """What each candidate is measured on."""
+    window = window_tokens(request.context)
+    return TrialPlan(
+        text=request.text,
+        tokens=request.tokens,
+        window=window,
+        slots=window_slots(request.tokens, window) if request.text else 1,
+        task_items=request.task_items,
+    )
+
+
 def measured_tokens(request: QuantizationRequest) -> int:
     """Tokens whose keys and values the engine keeps at once, while it is measured or serves one request."""
-    window = window_tokens(request.context)
-    slots = window_slots(request.tokens, window) if request.text else 1
-    return max(request.context, slots * (window + MARGIN_TOKENS))
+    trial = trial_plan(request)
+    return max(request.context, trial.slots * (trial.window + MARGIN_TOKENS))
 
 
 def refuse_memory(needed: int, limit: int | None) -> str | None:
@@ -90,7 +108,7 @@ def _gb(size: int) -> str:
 
 
 def check_order(formats: Sequence[CandidateFormat], sizes: Mapping[CandidateFormat, int]) -> None:
-    """Raise `SpecError` where the baseline is coarser than what is compared with it: its loss would be nobody's."""
+    """Raise `SpecError` where the baseline is coarser than what is compared with it: a loss could not show."""
     baseline = formats[0]
     finer = [form for form in formats if sizes[form] > sizes[baseline] * _AS_FINE]
     if finer:
@@ -141,7 +159,7 @@ def judge(candidate: Candidate, trial: Trial, baseline: Trial, request: Quantiza
     rejected, failure = None, None
     if baseline.scores and trial is not baseline:
         if quality is None:
-            failure = Failure(kind=FailureKind.GARBAGE, what="its probabilities are no numbers")
+            failure = Failure(kind=FailureKind.GARBAGE, what="its probabilities are not numbers")
             rejected = failure.line
         else:
             rejected = reject(quality, request.tolerance, request.task_tolerance)

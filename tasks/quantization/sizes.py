@@ -29,9 +29,10 @@ _OUTPUT = ("lm_head.weight", "model.embed_tokens.weight")
 
 @dataclass(frozen=True)
 class Source:
-    """The model as it lies in its folder: shapes by tensor name, what its vocabulary takes in a GGUF file, and what
-    lies beside weights and configuration, which a candidate in a folder takes along as it is."""
+    """The model as it lies in its folder: its sizes, shapes by tensor name, what its vocabulary takes in a GGUF file,
+    and the bytes of all other files, which a candidate in a folder takes along as they are."""
 
+    shape: ModelShape
     shapes: Mapping[str, tuple[int, ...]]
     vocabulary_bytes: int
     beside_bytes: int = 0
@@ -43,18 +44,10 @@ def vocabulary_bytes(words: list[str], merges: list[str], rows: int) -> int:
     return text + (rows - len(words)) * 16 + rows * 4
 
 
-def file_bytes(source: Source, shape: ModelShape, form: CandidateFormat) -> int:
+def file_bytes(source: Source, form: CandidateFormat) -> int:
     """Size of the GGUF file in this format, bytes."""
-    tensors = _tensors(source, shape, form)
+    tensors = _tensors(source, form)
     return sum(tensors.values()) + len(tensors) * _ENTRY_BYTES + source.vocabulary_bytes + _HEAD_BYTES
-
-
-def weights_by_place(source: Source, shape: ModelShape, form: CandidateFormat) -> tuple[int, int]:
-    """Bytes of all layers of the GGUF file together, and of its output layer, which is the embeddings again where the
-    model has no other. The embeddings themselves stay on the host wherever the layers lie."""
-    tensors = _tensors(source, shape, form)
-    layers = sum(size for name, size in tensors.items() if name.startswith(_LAYERS))
-    return layers, tensors.get(_output_of(tensors), 0)
 
 
 def serving_bytes(weights: int, shape: ModelShape, tokens: int) -> int:
@@ -62,12 +55,12 @@ def serving_bytes(weights: int, shape: ModelShape, tokens: int) -> int:
     return weights + tokens * shape.kv_bytes_per_token
 
 
-def _tensors(source: Source, shape: ModelShape, form: CandidateFormat) -> dict[str, int]:
+def _tensors(source: Source, form: CandidateFormat) -> dict[str, int]:
     """Bytes of each tensor of the GGUF file."""
     tensors = {name: dims for name, dims in source.shapes.items() if not name.endswith("rotary_emb.inv_freq")}
     output = _output_of(tensors)
     return {
-        name: _padded(_tensor_bytes(dims, _kind(name, dims, form, shape.layers, output)))
+        name: _padded(_tensor_bytes(dims, _kind(name, dims, form, source.shape.layers, output)))
         for name, dims in tensors.items()
     }
 

@@ -3,28 +3,30 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from tasks.core.errors import ModelError
-from tasks.core.model_shape import ModelShape
+from tasks.core.model_shape import shape_of
 from tasks.core.safetensors import LENGTH_BYTES, header_length, parse_header
 from tasks.quantization.sizes import Source, vocabulary_bytes
 
 
-def read_source(folder: Path, shape: ModelShape) -> Source:
-    """Shapes and vocabulary of the model in `folder`. Raises `ModelError` for a damaged or missing file."""
+def read_source(folder: Path, config: Mapping[str, Any]) -> Source:
+    """Shapes and vocabulary of the model in `folder`, whose `config.json` was read already. Raises `ModelError` for a
+    damaged or missing file."""
+    shape = shape_of(config, f"{folder}/config.json")
     shapes: dict[str, tuple[int, ...]] = {}
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         raise ModelError(f"{folder} holds no safetensors file", fix="stage a model in the safetensors format")
     for path in files:
         shapes |= _shapes(path)
-    if _is_tied(folder / "config.json"):  # the converter leaves the copy out
+    if config.get("tie_word_embeddings"):  # the converter leaves the copy out
         shapes.pop("lm_head.weight", None)
-    return Source(
-        shapes, _vocabulary_bytes(folder / "tokenizer.json", shape.vocabulary), _beside_bytes(folder)
-    )
+    vocabulary = _vocabulary_bytes(folder / "tokenizer.json", shape.vocabulary)
+    return Source(shape, shapes, vocabulary, _beside_bytes(folder))
 
 
 def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
@@ -42,12 +44,6 @@ def _beside_bytes(folder: Path) -> int:
         for path in folder.iterdir()
         if path.is_file() and path.suffix != ".safetensors" and path.name not in written_anew
     )
-
-
-def _is_tied(path: Path) -> bool:
-    return bool(
-        json.loads(path.read_bytes()).get("tie_word_embeddings", False)
-    )  # read_model_shape read it before
 
 
 def _vocabulary_bytes(path: Path, rows: int) -> int:

@@ -7,20 +7,19 @@ import shutil
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from tasks.core.digests import digest_of_model, files_below
 from tasks.core.files import fsync_folder
+from tasks.core.frozen import Frozen
 from tasks.core.spec import CandidateFormat
 from tasks.quantization.models import Candidate
 
 DOCUMENT = "candidate.json"
 
 
-class CandidateDocument(BaseModel):
-    """`candidate.json`, written last: what lies beside it, and from what and by which converter it was made."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+class CandidateDocument(Frozen):
+    """`candidate.json`, written last: what lies next to it, and from what and by which converter it was made."""
 
     schema_: Literal["slipway.candidate/1"] = Field(default="slipway.candidate/1", alias="schema")
     model_digest: str
@@ -41,7 +40,7 @@ def read_candidate(folder: Path, name: str, model_digest: str) -> Candidate | No
 
 
 def candidate_of(path: Path, document: CandidateDocument) -> Candidate:
-    """What the document says of the file or folder beside it."""
+    """What the document says of the file or folder next to it."""
     return Candidate(
         format=document.format, path=path, digest=document.digest, size_bytes=document.size_bytes
     )

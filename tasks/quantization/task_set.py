@@ -1,4 +1,4 @@
-"""A user's own tasks, JSON lines (docs/quantization.md): text -> exercises. Pure."""
+"""A user's own tasks, JSON lines (docs/quantization.md): text -> task items. Pure."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import json
 from pydantic import ValidationError
 
 from tasks.core.errors import SpecError
-from tasks.quantization.models import Exercise
+from tasks.quantization.models import TaskItem
 
 _FIX = 'write {"prompt": …, "expected": …} or {"prompt": …, "choices": […, …], "answer": 0} on each line'
 
 
-def parse_task_set(text: str, name: str) -> tuple[Exercise, ...]:
-    """One exercise for each line that is not empty. Raises `SpecError` that names the first wrong line."""
+def parse_task_set(text: str, name: str) -> tuple[TaskItem, ...]:
+    """One task item for each line that is not empty. Raises `SpecError` that names the first wrong line."""
     found = [
         _parse(line, f"{name}:{number}") for number, line in enumerate(text.splitlines(), 1) if line.strip()
     ]
@@ -22,32 +22,30 @@ def parse_task_set(text: str, name: str) -> tuple[Exercise, ...]:
     return tuple(found)
 
 
-def _parse(line: str, where: str) -> Exercise:
+def _parse(line: str, where: str) -> TaskItem:
     try:
-        exercise = Exercise.model_validate(json.loads(line))
+        item = TaskItem.model_validate(json.loads(line))
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(piece) for piece in first["loc"]) or "the line"
         raise SpecError(f"{where}: {key}: {first['msg']}", fix=_FIX) from None
     except (ValueError, RecursionError):
         raise SpecError(f"{where} is not JSON", fix=_FIX) from None
-    if (exercise.expected is None) == (not exercise.choices):
+    if (item.expected is None) == (not item.choices):
         raise SpecError(f"{where} has neither or both of expected and choices", fix=_FIX)
-    if exercise.choices and (len(exercise.choices) < 2 or not all(exercise.choices)):
+    if item.choices and (len(item.choices) < 2 or not all(item.choices)):
         raise SpecError(f"{where} needs two choices or more, none of them empty", fix=_FIX)
-    if exercise.choices and not 0 <= exercise.answer < len(exercise.choices):
-        raise SpecError(
-            f"{where}: answer is {exercise.answer}, there are {len(exercise.choices)} choices", fix=_FIX
-        )
-    return exercise
+    if item.choices and not 0 <= item.answer < len(item.choices):
+        raise SpecError(f"{where}: answer is {item.answer}, there are {len(item.choices)} choices", fix=_FIX)
+    return item
 
 
-def is_exact(exercise: Exercise, text: str) -> bool:
+def is_exact(item: TaskItem, text: str) -> bool:
     """Whether generated text begins with the expected one, spaces aside, and no word or number goes on there."""
-    expected, found = (exercise.expected or "").strip(), text.strip()
+    expected, found = (item.expected or "").strip(), text.strip()
     return found.startswith(expected) and not found[len(expected) :][:1].isalnum()
 
 
-def is_likeliest(exercise: Exercise, logprobs: list[float]) -> bool:
+def is_likeliest(item: TaskItem, logprobs: list[float]) -> bool:
     """Whether the right choice, as a whole, is likelier than each other."""
-    return max(range(len(logprobs)), key=logprobs.__getitem__) == exercise.answer
+    return max(range(len(logprobs)), key=logprobs.__getitem__) == item.answer

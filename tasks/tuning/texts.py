@@ -1,4 +1,4 @@
-"""The texts that a spec names for tuning, read by the flows that measure with them."""
+"""The texts that a spec names for tuning."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from tasks.core.errors import SpecError
 from tasks.core.given_files import TEXT_LIMIT_BYTES, decode_text, read_beginning, read_given
 from tasks.core.spec import CandidateFormat, Tuning
 from tasks.quantization import plan
-from tasks.quantization.models import Calibration, Exercise
+from tasks.quantization.models import Calibration, TaskItem
 from tasks.quantization.task_set import parse_task_set
 
 
@@ -37,7 +37,7 @@ def read_text(path: Path, key: str, tokens: int) -> str:
     return content.decode("utf-8", errors="ignore")
 
 
-def read_task_set(tuning: Tuning) -> tuple[Exercise, ...]:
+def read_task_set(tuning: Tuning) -> tuple[TaskItem, ...]:
     """The tasks that the spec names; none where it names none. Raises `SpecError`."""
     path, key = tuning.task_set, "tuning.task_set"
     if path is None:

@@ -20,7 +20,7 @@ from flows.deploy_model import deploy_model
 from flows.quantize_model import quantize_model
 from flows.roll_out import roll_out
 from flows.stage_model import stage_model
-from flows.tune_serving import TuningRequest, tune_serving
+from flows.tune_serving import tune_serving
 from flows.verify_compatibility import verify_compatibility
 from tasks.compatibility.models import CompatibilityRequest
 from tasks.core.errors import SlipwayError, WrongUseError
@@ -30,6 +30,7 @@ from tasks.engines.catalogue import get_engine
 from tasks.engines.launches import check_launch
 from tasks.environment.models import EnvironmentRequest
 from tasks.staging.models import StagingRequest
+from tasks.tuning.models import TuningRequest
 
 HELD = {
     "environment.path",

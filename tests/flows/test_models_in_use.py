@@ -17,7 +17,7 @@ from flows.deploy_model import deploy_model
 from flows.quantize_model import quantize_model
 from flows.roll_out import roll_out
 from flows.stage_model import stage_model
-from flows.tune_serving import TuningRequest, tune_serving
+from flows.tune_serving import tune_serving
 from tasks.core.result import StageResult
 from tasks.core.settings import Settings
 from tasks.core.spec import DeploySpec, EngineKind, parse_spec
@@ -29,6 +29,7 @@ from tasks.staging import apply
 from tasks.staging.apply import lock_of
 from tasks.staging.models import StagingRequest, StagingResult
 from tasks.staging.store import collect, list_models
+from tasks.tuning.models import TuningRequest
 
 pytestmark = pytest.mark.server
 
@@ -147,7 +148,7 @@ def test_quantizing_keeps_the_model(
 
 
 def test_flows_that_are_given_a_staged_model_keep_it(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("flows.tune_serving.quantized", ends_if_in_use)
+    monkeypatch.setattr("flows.tune_serving.read_facts", ends_if_in_use)
     request = TuningRequest(
         name="slow",
         engine=EngineKind.LLAMA_CPP,

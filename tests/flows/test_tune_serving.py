@@ -12,7 +12,7 @@ from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 
 from blocks.storage.record_store import open_record_store
 from flows.quantize_model import quantize_model
-from flows.tune_serving import TuningOutcome, TuningRequest, quantized, tune_serving
+from flows.tune_serving import TuningOutcome, quantized, read_facts, tune_serving
 from tasks.batching.guidellm import REQUIREMENTS, closed_figures, read_report
 from tasks.batching.models import BatchingResult, Fit
 from tasks.core.cancellation import begin
@@ -32,6 +32,7 @@ from tasks.core.spec import (
     parse_spec,
 )
 from tasks.core.verdicts import StageName
+from tasks.tuning.models import TuningRequest
 
 pytestmark = [pytest.mark.engine, pytest.mark.server]
 
@@ -132,7 +133,7 @@ def test_no_size_keeps_an_impossible_objective(asked: TuningRequest) -> None:
     outcome = tune_serving(changed(wanted, candidates=(CandidateFormat.Q8_0,), quality_text=None))
     assert outcome.batching is not None
     assert outcome.batching.says_no
-    assert batching(outcome).reason.startswith("not even batch 1 will do: ttft_p95 is ")
+    assert batching(outcome).reason.startswith("not even batch 1 works: ttft_p95 is ")
 
 
 def test_a_rate_is_kept_up_with_or_refused(asked: TuningRequest) -> None:
@@ -231,4 +232,4 @@ def test_one_run_of_this_host_measures_at_a_time(asked: TuningRequest) -> None:
         file_lock(Settings.load().leases / "measuring", wait=False, holder="another run's measurements"),
         pytest.raises(StageCancelledError, match="staging says corrupt"),
     ):
-        quantized(asked)
+        quantized(asked, read_facts(asked))

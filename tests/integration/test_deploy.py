@@ -220,7 +220,7 @@ def test_an_engine_that_dies_shows_its_last_lines(desk: Desk, random_model: Path
     worker = next((desk.home / "environments").glob("*/lib/python3*/site-packages/xllamacpp/__init__.py"))
     source, times = worker.read_text(), worker.stat()
     # As a disk damages files: with the size and time of before, so that only digests tell.
-    worker.write_text("raise SystemExit('the engine was sabotaged')\n".ljust(len(source.encode()), "#"))
+    worker.write_text("raise SystemExit('the engine was damaged')\n".ljust(len(source.encode()), "#"))
     os.utime(worker, ns=(times.st_atime_ns, times.st_mtime_ns))
     for compiled in (worker.parent / "__pycache__").glob("__init__.*.pyc"):
         compiled.unlink()
@@ -228,7 +228,7 @@ def test_an_engine_that_dies_shows_its_last_lines(desk: Desk, random_model: Path
         changed = write_spec(tmp_path, random_model, objectives={"memory_fraction": 0.8})
         ended = desk.deploy(changed)
         assert ended.code in (1, 3)
-        assert "the engine was sabotaged" in ended.stderr + ended.stdout
+        assert "the engine was damaged" in ended.stderr + ended.stdout
         answer = httpx.get(f"{served['endpoint']}/health", trust_env=False)
         assert answer.status_code == 200
     finally:

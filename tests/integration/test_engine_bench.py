@@ -11,13 +11,13 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
+from damage import Damage
 from random_model import read_floats, rewrite_model, write_random_model
-from sabotage import Sabotage
 from strays import processes_of
+from trials import measure
 
 from blocks.candidates.gguf_bench import GgufBench
 from blocks.engine.bench import EngineBench
@@ -28,11 +28,11 @@ from blocks.processes.process_memory import command_pids, peak_bytes, peak_host_
 from tasks.batching import report
 from tasks.batching.apply import find_batch
 from tasks.batching.judging import summarise
-from tasks.batching.models import BatchingRequest, BatchingResult, Fit, Limits
+from tasks.batching.models import BatchingRequest, BatchingResult, Fit, Limits, ProbeRequest
 from tasks.core.digests import is_digest_of_model
 from tasks.core.errors import EngineDiedError, EngineError, SpecError
 from tasks.core.load import Prompts
-from tasks.core.serving import ServingConfig
+from tasks.core.serving import FITTED, ServingConfig
 from tasks.core.settings import Settings
 from tasks.core.spec import CandidateFormat, EngineKind, LoadKind, TuningLoad
 from tasks.core.verdicts import ChoiceVerdict
@@ -40,19 +40,26 @@ from tasks.engines.base import HOST, PORT, CommandLine
 from tasks.engines.card import EngineCard, read_card
 from tasks.engines.failures import FailureKind
 from tasks.engines.llama_cpp import LlamaCpp
-from tasks.quantization.apply import measure_candidates, still_good
-from tasks.quantization.models import Exercise, QuantizationRequest, QuantizationResult, Trial
+from tasks.quantization.apply import still_good
+from tasks.quantization.models import (
+    Candidate,
+    QuantizationRequest,
+    QuantizationResult,
+    TaskItem,
+    Trial,
+    TrialPlan,
+)
 from tasks.quantization.quality import kept
 from tasks.quantization.recipe import RECIPES
 
 pytestmark = pytest.mark.engine
 
-ODD_ENGINE = Path(__file__).parents[1] / "support" / "odd_engine.py"
+ODD_ENGINE = Path(__file__).parents[1] / "support" / "faulty_engine.py"
 CONFIG = ServingConfig(served_name="test", batch=2, context=128, threads=1)
 
 
-class OddEngine(LlamaCpp):
-    """Starts `odd_engine.py` in the engine's place."""
+class FaultyEngine(LlamaCpp):
+    """Starts `faulty_engine.py` in the engine's place."""
 
     def __init__(self, behaviour: str, mark: str = "-") -> None:
         super().__init__()
@@ -104,7 +111,7 @@ def held_out(tiny: Path) -> str:
 def test_candidates_of_a_trained_model(
     workbench: GgufBench, settings: Settings, tiny: Path, held_out: str
 ) -> None:
-    result = measure_candidates(request(tiny / "model", held_out, "f16", "q8_0"), workbench, settings)
+    result = measure(request(tiny / "model", held_out, "f16", "q8_0"), workbench, settings)
     assert result.verdict == ChoiceVerdict.CHOSEN
     f16, q8 = result.measured
     assert f16.quality is not None
@@ -127,7 +134,7 @@ def test_candidates_of_a_trained_model(
     damaged = f16.candidate.path
     damaged.write_bytes(damaged.read_bytes()[:-1] + b"\1")
     (damaged.parent / "model.gguf.part").write_bytes(b"left by a killed run")
-    again = measure_candidates(request(tiny / "model", held_out, "f16", "q8_0"), workbench, settings)
+    again = measure(request(tiny / "model", held_out, "f16", "q8_0"), workbench, settings)
     assert q8.candidate.path.stat().st_mtime_ns == written
     assert is_digest_of_model(f16.candidate.digest, damaged)
     assert [row.candidate for row in again.measured] == [f16.candidate, q8.candidate]
@@ -139,28 +146,28 @@ def test_candidates_of_a_trained_model(
 
 
 @dataclass(frozen=True)
-class SabotagedBench(GgufBench):
+class DamagedBench(GgufBench):
     """Makes Q8_0 from a damaged copy of the model; the baseline is untouched."""
 
-    sabotage: Sabotage | None = None
+    damage: Damage | None = None
     scratch: Path = Path()
 
     def convert(self, worker: Path, model_dir: Path, form: CandidateFormat, out: Path) -> None:
-        if self.sabotage and form == CandidateFormat.Q8_0:
-            model_dir = self.sabotage.apply(model_dir, self.scratch / "damaged")
+        if self.damage and form == CandidateFormat.Q8_0:
+            model_dir = self.damage.apply(model_dir, self.scratch / "damaged")
         super().convert(worker, model_dir, form, out)
 
 
 @pytest.mark.parametrize(
-    ("sabotage", "shows_in_text"),
+    ("damage", "shows_in_text"),
     [
-        (Sabotage("self_attn.v_proj", 1, other=3), True),
-        (Sabotage("self_attn.k_proj", 0, seed=2), False),  # that layer's attention hardly takes part
+        (Damage("self_attn.v_proj", 1, other=3), True),
+        (Damage("self_attn.k_proj", 0, seed=2), False),  # that layer's attention hardly takes part
     ],
-    ids=lambda case: case.name if isinstance(case, Sabotage) else "",
+    ids=lambda case: case.name if isinstance(case, Damage) else "",
 )
-def test_a_sabotaged_candidate_is_refused(
-    sabotage: Sabotage,
+def test_a_damaged_candidate_is_refused(
+    damage: Damage,
     shows_in_text: bool,
     engine_python: Path,
     settings: Settings,
@@ -168,15 +175,15 @@ def test_a_sabotaged_candidate_is_refused(
     held_out: str,
     tmp_path: Path,
 ) -> None:
-    bench = SabotagedBench(
-        EngineBench(engine=LlamaCpp(), python=engine_python), CONFIG, sabotage=sabotage, scratch=tmp_path
+    bench = DamagedBench(
+        EngineBench(engine=LlamaCpp(), python=engine_python), CONFIG, damage=damage, scratch=tmp_path
     )
-    result = measure_candidates(request(tiny / "model", held_out, "f16", "q8_0"), bench, settings)
+    result = measure(request(tiny / "model", held_out, "f16", "q8_0"), bench, settings)
     assert result.chosen is not None
     assert result.chosen.format == CandidateFormat.F16
     rejected = result.measured[1]
     assert rejected.rejected is not None
-    assert rejected.rejected.startswith(f"damaged: its tensor blk.{sabotage.layer}.")
+    assert rejected.rejected.startswith(f"damaged: its tensor blk.{damage.layer}.")
     assert ("; loses " in rejected.rejected) is shows_in_text
     assert rejected.quality is not None
     assert (kept(rejected.quality).value < 0.98) is shows_in_text
@@ -186,13 +193,13 @@ def test_what_cannot_fit_is_not_made(
     workbench: GgufBench, settings: Settings, tiny: Path, held_out: str
 ) -> None:
     asked = request(tiny / "model", held_out, "q8_0", "f32").model_copy(update={"memory_bytes": 8_000_000})
-    result = measure_candidates(asked, workbench, settings)
+    result = measure(asked, workbench, settings)
     assert result.candidate.format == CandidateFormat.Q8_0
     refused = result.measured[1]
     assert refused.rejected is not None
     assert refused.rejected.startswith("not made: it would need 13.18 MB of memory")
     assert [path.name.split("-")[1] for path in settings.candidates.iterdir()] == ["q8_0"]
-    none = measure_candidates(asked.model_copy(update={"memory_bytes": 1_000_000}), workbench, settings)
+    none = measure(asked.model_copy(update={"memory_bytes": 1_000_000}), workbench, settings)
     assert none.verdict == ChoiceVerdict.NONE
     assert [row.rejected for row in none.measured][1] == "no baseline to compare with"
 
@@ -200,31 +207,26 @@ def test_what_cannot_fit_is_not_made(
 def test_a_task_set_is_answered_by_each_candidate(
     workbench: GgufBench, tiny: Path, engine_python: Path, tmp_path: Path
 ) -> None:
-    exercises = (
-        Exercise(prompt="If the file does not", choices=(" exist", " harbour", " 42"), answer=0),
-        Exercise(prompt="If the file does not", choices=(" harbour", " exist"), answer=0),
-        Exercise(prompt="If the file does not", expected="exist"),
-        Exercise(prompt="If the file does not", expected="exi"),
-        Exercise(prompt="The caf\u00e9 is", choices=(" not na\u00efve", " qqq zzz xxx"), answer=0),
+    task_items = (
+        TaskItem(prompt="If the file does not", choices=(" exist", " harbour", " 42"), answer=0),
+        TaskItem(prompt="If the file does not", choices=(" harbour", " exist"), answer=0),
+        TaskItem(prompt="If the file does not", expected="exist"),
+        TaskItem(prompt="If the file does not", expected="exi"),
+        TaskItem(prompt="The caf\u00e9 is", choices=(" not na\u00efve", " qqq zzz xxx"), answer=0),
     )
     model = tmp_path / "model.gguf"
     workbench.convert(RECIPES["gguf-file"].worker, tiny / "model", CandidateFormat.Q8_0, model)
-    asked: dict[str, Any] = {
-        "form": CandidateFormat.Q8_0,
-        "text": None,
-        "tokens": 64,
-        "window": 128,
-        "slots": 2,
-    }
-    found = workbench.try_candidate(model, tmp_path / "log", exercises=exercises, **asked)
+    made = Candidate(format=CandidateFormat.Q8_0, path=model, digest="", size_bytes=model.stat().st_size)
+    plan = TrialPlan(tokens=64, window=128, slots=2, task_items=task_items)
+    found = workbench.try_candidate(made, plan)
     assert found.answers == (True, False, True, False, True)
-    long = (Exercise(prompt="word " * 200, expected="x"),)
+    long = (TaskItem(prompt="word " * 200, expected="x"),)
     with pytest.raises(SpecError, match="task 1 of tuning"):
-        workbench.try_candidate(model, tmp_path / "log", exercises=long, **asked)
+        workbench.try_candidate(made, plan.model_copy(update={"task_items": long}))
 
 
 def test_one_format_needs_no_text(workbench: GgufBench, settings: Settings, random_model: Path) -> None:
-    result = measure_candidates(request(random_model, None, "q8_0"), workbench, settings)
+    result = measure(request(random_model, None, "q8_0"), workbench, settings)
     assert result.candidate.format == CandidateFormat.Q8_0
     assert result.measured[0].quality is None
 
@@ -238,12 +240,12 @@ def test_a_format_that_cannot_be_made_is_rejected_and_a_baseline_is_a_fault(
     keys[0, 0] = 1e6
     rewrite_model(model, dtype="F32", tensors={name: keys})
     text = "a ship and a crane " * 20
-    result = measure_candidates(request(model, text, "f32", "f16"), workbench, settings)
+    result = measure(request(model, text, "f32", "f16"), workbench, settings)
     assert result.candidate.format == CandidateFormat.F32
     assert "beyond 16-bit floats" in (result.measured[1].rejected or "")
     assert list(settings.candidates.rglob("*.part")) == []
     with pytest.raises(Exception, match="beyond 16-bit floats"):
-        measure_candidates(request(model, text, "f16", "f32"), workbench, settings)
+        measure(request(model, text, "f16", "f32"), workbench, settings)
 
 
 @pytest.mark.parametrize(
@@ -252,7 +254,7 @@ def test_a_format_that_cannot_be_made_is_rejected_and_a_baseline_is_a_fault(
         ("die", FailureKind.CRASHED, r"crashed: the engine died while serving \(exit status 3\)"),
         ("hang", FailureKind.HUNG, r"hung: .*/completion sent no byte within 0\.3 s"),
         ("refuse", FailureKind.GARBAGE, 'garbage: .*/completion answered 500: {"error": "no slot"}'),
-        ("no-numbers", FailureKind.GARBAGE, "garbage: its probabilities are no numbers"),
+        ("no-numbers", FailureKind.GARBAGE, "garbage: its probabilities are not numbers"),
     ],
 )
 def test_an_engine_that_fails_on_a_candidate_rejects_it(
@@ -268,19 +270,19 @@ def test_an_engine_that_fails_on_a_candidate_rejects_it(
     class Engine(LlamaCpp):
         def command(self, python: str, worker: str, model_file: str, config: ServingConfig) -> CommandLine:
             odd = "q8_0" in model_file
-            chosen = OddEngine(behaviour, str(settings.home)) if odd else LlamaCpp()
+            chosen = FaultyEngine(behaviour, str(settings.home)) if odd else LlamaCpp()
             return chosen.command(python, worker, model_file, config)
 
     class Impatient(GgufBench):
         """Only with the odd one: the real engine may take its time."""
 
-        def try_candidate(self, model_file: Path, log: Path, **asked: Any) -> Trial:
-            patience = 0.3 if "q8_0" in str(model_file) else 60
-            return GgufBench(self.bench, CONFIG, patience).try_candidate(model_file, log, **asked)
+        def try_candidate(self, candidate: Candidate, plan: TrialPlan) -> Trial:
+            patience = 0.3 if candidate.format is CandidateFormat.Q8_0 else 60
+            return GgufBench(self.bench, CONFIG, patience).try_candidate(candidate, plan)
 
     bench = Impatient(EngineBench(engine=Engine(), python=engine_python), CONFIG)
     text = "a ship and a crane " * 20
-    result = measure_candidates(request(random_model, text, "f16", "q8_0"), bench, settings)
+    result = measure(request(random_model, text, "f16", "q8_0"), bench, settings)
     assert result.candidate.format == CandidateFormat.F16
     measured = result.measured[1]
     assert measured.failure is not None
@@ -295,11 +297,11 @@ def test_a_baseline_that_fails_is_a_fault(
 ) -> None:
     class Engine(LlamaCpp):
         def command(self, python: str, worker: str, model_file: str, config: ServingConfig) -> CommandLine:
-            return OddEngine("die", str(settings.home)).command(python, worker, model_file, config)
+            return FaultyEngine("die", str(settings.home)).command(python, worker, model_file, config)
 
     bench = GgufBench(EngineBench(engine=Engine(), python=engine_python), CONFIG)
     with pytest.raises(EngineDiedError, match="exit status 3"):
-        measure_candidates(request(random_model, "a ship " * 90, "q8_0", "f16"), bench, settings)
+        measure(request(random_model, "a ship " * 90, "q8_0", "f16"), bench, settings)
     assert not processes_of(settings.home)
 
 
@@ -310,11 +312,13 @@ def test_a_baseline_that_fails_is_a_fault(
 def candidate(workbench: GgufBench, random_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("candidate")
     settings = Settings(home=home, records="", registry="", s3_endpoint=None)
-    return measure_candidates(request(random_model, None, "q8_0"), workbench, settings).candidate.path
+    return measure(request(random_model, None, "q8_0"), workbench, settings).candidate.path
 
 
 def test_a_probe_measures_each_run(bench: EngineBench, candidate: Path, tmp_path: Path) -> None:
-    runs = bench.probe(candidate, CONFIG, tmp_path / "log", output_tokens=16, runs=2)
+    runs = bench.probe(
+        ProbeRequest(model_file=candidate, config=CONFIG, log=tmp_path / "log", output_tokens=16, runs=2)
+    )
     assert len(runs) == 2
     for run in runs:
         assert run.answered
@@ -330,11 +334,17 @@ def test_requests_at_a_rate_tell_whether_the_engine_keeps_up(
     share: float, saturated: bool, bench: EngineBench, candidate: Path, tmp_path: Path
 ) -> None:
     """The rate is a share of what this engine did in a closed loop, here and now."""
-    (closed,) = bench.probe(candidate, CONFIG, tmp_path / "log", output_tokens=16, runs=1)
+    (closed,) = bench.probe(
+        ProbeRequest(model_file=candidate, config=CONFIG, log=tmp_path / "log", output_tokens=16, runs=1)
+    )
     assert closed.fault is None
     assert closed.saturation is None
     load = TuningLoad(kind=LoadKind.OPEN, rate=share * (closed.throughput or 0) / 16, requests=100)
-    (run,) = bench.probe(candidate, CONFIG, tmp_path / "log", output_tokens=16, runs=1, load=load)
+    (run,) = bench.probe(
+        ProbeRequest(
+            model_file=candidate, config=CONFIG, log=tmp_path / "log", output_tokens=16, runs=1, load=load
+        )
+    )
     assert run.saturation is not None
     assert run.saturation.saturated == saturated, run
     limits = Limits(memory_bytes=10**10, max_batch=16, rate_per_s=load.rate)
@@ -344,11 +354,13 @@ def test_requests_at_a_rate_tell_whether_the_engine_keeps_up(
 def test_more_slots_take_more_memory(bench: EngineBench, candidate: Path, tmp_path: Path) -> None:
     few, many = (
         bench.probe(
-            candidate,
-            CONFIG.model_copy(update={"batch": batch, "context": 2048}),
-            tmp_path / "log",
-            output_tokens=4,
-            runs=1,
+            ProbeRequest(
+                model_file=candidate,
+                config=CONFIG.model_copy(update={"batch": batch, "context": 2048}),
+                log=tmp_path / "log",
+                output_tokens=4,
+                runs=1,
+            )
         )[0]
         for batch in (1, 16)
     )
@@ -373,12 +385,14 @@ def test_fewer_tokens_computed_at_once_take_less_memory(
 ) -> None:
     few, many = (
         bench.probe(
-            candidate,
-            CONFIG.model_copy(update={"context": 2048, "micro_batch_tokens": tokens}),
-            tmp_path / "log",
-            output_tokens=4,
-            runs=1,
-            load=TuningLoad(prompt_tokens=1500),
+            ProbeRequest(
+                model_file=candidate,
+                config=CONFIG.model_copy(update={"context": 2048, "micro_batch_tokens": tokens}),
+                log=tmp_path / "log",
+                output_tokens=4,
+                runs=1,
+                load=TuningLoad(prompt_tokens=1500),
+            )
         )[0]
         for tokens in (64, 2048)
     )
@@ -422,13 +436,15 @@ class Ending:
 )
 def test_how_an_engine_failed_is_told_and_nothing_of_it_is_left(ending: Ending, tmp_path: Path) -> None:
     bench = EngineBench(
-        engine=OddEngine(ending.behaviour, mark=str(tmp_path)),
+        engine=FaultyEngine(ending.behaviour, mark=str(tmp_path)),
         python=Path(sys.executable),
         silence_s=0.3,
         dying_s=0.1 if ending.kind is FailureKind.GARBAGE else 10,
         start_timeout_s=0.3 if ending.behaviour == "unready" else 60,
     )
-    (run,) = bench.probe(tmp_path / "x", CONFIG, tmp_path / "log", output_tokens=4, runs=3)
+    (run,) = bench.probe(
+        ProbeRequest(model_file=tmp_path / "x", config=CONFIG, log=tmp_path / "log", output_tokens=4, runs=3)
+    )
     failure = run.failure
     assert failure is not None
     assert (failure.kind, failure.exit_status, failure.signal) == (
@@ -449,14 +465,16 @@ def test_a_kill_by_the_kernel_is_told_from_one_by_somebody(
     counts = itertools.count(7)
     monkeypatch.setattr("blocks.engine.process.kernel_kills", lambda: next(counts))
     monkeypatch.setattr("blocks.processes.process_memory.kernel_kills", lambda: next(counts))
-    bench = EngineBench(engine=OddEngine("killed"), python=Path(sys.executable))
-    (run,) = bench.probe(tmp_path / "x", CONFIG, tmp_path / "log", output_tokens=4, runs=1)
+    bench = EngineBench(engine=FaultyEngine("killed"), python=Path(sys.executable))
+    (run,) = bench.probe(
+        ProbeRequest(model_file=tmp_path / "x", config=CONFIG, log=tmp_path / "log", output_tokens=4, runs=1)
+    )
     assert run.oom
     assert run.failure is not None
     assert run.failure.signal == "SIGKILL"
 
 
-class Saboteur(LoadClient):
+class Striker(LoadClient):
     """Sends the real engine a signal under load: when a second request is drawn, others are in flight."""
 
     struck: signal.Signals
@@ -491,7 +509,7 @@ def test_the_real_engine_struck_under_load(
     mine = tmp_path / "model.gguf"
     mine.symlink_to(candidate)
 
-    class Here(Saboteur):
+    class Here(Striker):
         pass
 
     Here.struck = struck
@@ -505,7 +523,9 @@ def test_the_real_engine_struck_under_load(
 
     monkeypatch.setattr("blocks.engine.bench.LoadClient", Here)
     here = Struck(engine=bench.engine, python=bench.python, silence_s=1)
-    (run,) = here.probe(mine, CONFIG, tmp_path / "log", output_tokens=16, runs=1)
+    (run,) = here.probe(
+        ProbeRequest(model_file=mine, config=CONFIG, log=tmp_path / "log", output_tokens=16, runs=1)
+    )
     assert run.failure is not None
     assert run.failure.kind is kind
     assert run.failure.signal == (struck.name if kind is FailureKind.CRASHED else None)
@@ -516,31 +536,33 @@ def test_the_real_engine_struck_under_load(
 def test_preemptions_are_counted_where_the_engine_does(tmp_path: Path) -> None:
     """Its memory is taken beforehand: only this shows that there is no room for so many sequences."""
 
-    class Crowded(OddEngine):
+    class Crowded(FaultyEngine):
         @property
         def card(self) -> EngineCard:
             return super().card.model_copy(update={"metrics": read_card(EngineKind.VLLM).metrics})
 
     crowded = EngineBench(engine=Crowded("crowded"), python=Path(sys.executable))
     model, log = tmp_path / "model.gguf", tmp_path / "log"
-    first, second = crowded.probe(model, CONFIG, log, output_tokens=4, runs=2)
+    first, second = crowded.probe(
+        ProbeRequest(model_file=model, config=CONFIG, log=log, output_tokens=4, runs=2)
+    )
     assert (first.preemptions or 0) >= CONFIG.batch
     assert (second.preemptions or 0) >= CONFIG.batch, "of its own run"
-    (uncounted,) = EngineBench(engine=OddEngine("crowded"), python=Path(sys.executable)).probe(
-        model, CONFIG, log, output_tokens=4, runs=1
+    (uncounted,) = EngineBench(engine=FaultyEngine("crowded"), python=Path(sys.executable)).probe(
+        ProbeRequest(model_file=model, config=CONFIG, log=log, output_tokens=4, runs=1)
     )
     assert uncounted.preemptions is None
 
 
 def test_an_engine_that_answers_too_slowly_is_told_from_one_that_fails(tmp_path: Path) -> None:
-    """It streams a token every 10 ms; every 5 ms are wanted."""
+    """It streams a token every 10 ms; every the limit is 5 ms."""
     request = BatchingRequest(
         model_file=tmp_path / "model.gguf",
         config=CONFIG.model_copy(update={"batch": 1}),
         output_tokens=4,
         limits=Limits(memory_bytes=10**9, max_batch=4, latency_ms={"tpot_p95": 5}),
     )
-    bench = EngineBench(engine=OddEngine("slow", mark=str(tmp_path)), python=Path(sys.executable))
+    bench = EngineBench(engine=FaultyEngine("slow", mark=str(tmp_path)), python=Path(sys.executable))
     result = find_batch(request, bench, None)
     assert result.verdict == ChoiceVerdict.NONE
     (size,) = result.sizes
@@ -558,12 +580,10 @@ def test_failures_of_a_search_come_with_its_result(tmp_path: Path) -> None:
         output_tokens=4,
         limits=Limits(memory_bytes=10**9, max_batch=4),
     )
-    bench = EngineBench(engine=OddEngine("die"), python=Path(sys.executable))
+    bench = EngineBench(engine=FaultyEngine("die"), python=Path(sys.executable))
     result = find_batch(request, bench, None)
     assert result.verdict == ChoiceVerdict.NONE
-    assert result.reason == (
-        "not even batch 1 will do: crashed: the engine died while serving (exit status 3)"
-    )
+    assert result.reason == ("not even batch 1 works: crashed: the engine died while serving (exit status 3)")
     (size,) = result.sizes
     assert [(one.kind, one.exit_status) for one in size.failures] == [(FailureKind.CRASHED, 3)] * 2
     assert "assertion failed: n_tokens > 0" in (result.log_tail or "")
@@ -588,24 +608,31 @@ def test_a_size_that_does_not_fit_is_out_of_memory(
     """In the real engine's own words: 12.8 M tokens of keys and values are 6.5 GB."""
     bench = EngineBench(engine=StarvedEngine(), python=engine_python)
     huge = CONFIG.model_copy(update={"batch": 256, "context": 50_000})
-    (run,) = bench.probe(candidate, huge, tmp_path / "log", output_tokens=4, runs=1)
+    (run,) = bench.probe(
+        ProbeRequest(model_file=candidate, config=huge, log=tmp_path / "log", output_tokens=4, runs=1)
+    )
     assert run.oom, (run.failure, (tmp_path / "log").read_text()[-2000:])
 
 
+@pytest.mark.parametrize("layers", [999, FITTED])
 def test_a_silent_fall_back_to_the_processor_is_named(
-    engine_python: Path, settings: Settings, random_model: Path, tmp_path: Path
+    layers: int, engine_python: Path, settings: Settings, random_model: Path, tmp_path: Path
 ) -> None:
-    """The prebuilt engine knows no GPU, and serves happily when it is told to use one."""
+    """The prebuilt engine knows no GPU, and serves happily when it is told to use one, or to fit itself to one."""
     bench = EngineBench(engine=LlamaCpp(), python=engine_python)
-    config = CONFIG.model_copy(update={"gpu_layers": 999})
+    config = CONFIG.model_copy(update={"gpu_layers": layers})
     with pytest.raises(EngineError, match="it runs on the processor"):
-        measure_candidates(request(random_model, None, "q8_0"), GgufBench(bench, config), settings)
+        measure(request(random_model, None, "q8_0"), GgufBench(bench, config), settings)
     (candidate,) = settings.candidates.glob("*/model.gguf")
-    (run,) = bench.probe(candidate, config, tmp_path / "log", output_tokens=4, runs=2)
+    (run,) = bench.probe(
+        ProbeRequest(model_file=candidate, config=config, log=tmp_path / "log", output_tokens=4, runs=2)
+    )
     assert run.failure is not None
     assert run.failure.line == (
         "did not start: the engine holds no memory on any GPU: it runs on the processor"
     )
+    fitted = "common_fit_params: successfully fit params" in (tmp_path / "log").read_text()
+    assert fitted is (layers == FITTED)
 
 
 def test_memory_is_the_commands_and_not_the_guards(

@@ -6,31 +6,29 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from random_model import read_floats, rewrite_model, write_random_model
-from sabotage import Sabotage
+from damage import Damage
+from random_model import read_floats, rewrite_model, source_of, write_random_model
+from trials import measure
 
 from blocks.candidates.folder_bench import FolderBench
 from blocks.candidates.folder_maker import compare_folders, make_folder
 from blocks.engine.bench import EngineBench
 from tasks.core.errors import DiskFullError, ModelError
-from tasks.core.model_shape import read_model_shape
 from tasks.core.serving import ServingConfig
 from tasks.core.settings import Settings
 from tasks.core.spec import CandidateFormat
 from tasks.engines.transformers import Transformers
-from tasks.quantization.apply import measure_candidates
 from tasks.quantization.folder_sizes import folder_bytes
-from tasks.quantization.models import Calibration, Exercise, QuantizationRequest
+from tasks.quantization.models import Calibration, QuantizationRequest, TaskItem
 from tasks.quantization.quality import ROUNDING, worst_weight
 from tasks.quantization.recipe import RECIPES, SCORER
-from tasks.quantization.source import read_source
 from tasks.quantization.store import size_of
 
 pytestmark = pytest.mark.engine
 
 BF16, F16, W8A8, W4A16 = (CandidateFormat(name) for name in ("bf16", "f16", "w8a8", "w4a16"))
 FOLDERS = RECIPES["hf-folder"]
-SABOTAGE = Sabotage("self_attn.v_proj", 1, other=3)
+DAMAGE = Damage("self_attn.v_proj", 1, other=3)
 
 
 @pytest.fixture(scope="session")
@@ -45,7 +43,7 @@ def calibration(tiny: Path) -> Calibration:
 
 
 def predicted(model: Path, form: CandidateFormat) -> int:
-    return folder_bytes(read_source(model, read_model_shape(model)), form)
+    return folder_bytes(source_of(model), form)
 
 
 def test_formats_are_as_large_as_predicted_and_as_near_as_rounding_allows(
@@ -65,21 +63,21 @@ def test_formats_are_as_large_as_predicted_and_as_near_as_rounding_allows(
 
 
 @dataclass(frozen=True)
-class SabotagedBench(FolderBench):
+class DamagedBench(FolderBench):
     """Makes W4A16 from a damaged copy of the model; the baseline and W8A8 are honest."""
 
     scratch: Path = Path()
 
     def convert(self, worker: Path, model_dir: Path, form: CandidateFormat, out: Path) -> None:
         if form is W4A16:
-            model_dir = SABOTAGE.apply(model_dir, self.scratch / "damaged")
+            model_dir = DAMAGE.apply(model_dir, self.scratch / "damaged")
         super().convert(worker, model_dir, form, out)
 
 
-def test_an_honest_candidate_is_accepted_and_a_sabotaged_one_refused(
+def test_an_honest_candidate_is_accepted_and_a_damaged_one_refused(
     tiny: Path, calibration: Calibration, transformers_python: Path, quantizer_python: Path, tmp_path: Path
 ) -> None:
-    bench = SabotagedBench(
+    bench = DamagedBench(
         EngineBench(engine=Transformers(), python=transformers_python, start_timeout_s=600),
         ServingConfig(served_name="tiny", batch=1, context=64, threads=1),
         scorer=SCORER,
@@ -95,10 +93,10 @@ def test_an_honest_candidate_is_accepted_and_a_sabotaged_one_refused(
         tokens=1024,
         context=256,
         tolerance=0.02,
-        exercises=(
-            Exercise(prompt="If the file does not", expected="exist"),
-            Exercise(prompt="If the file does not", choices=(" exist", " zebra"), answer=0),
-            Exercise(prompt="If the file does not", choices=(" zebra", " exist"), answer=0),
+        task_items=(
+            TaskItem(prompt="If the file does not", expected="exist"),
+            TaskItem(prompt="If the file does not", choices=(" exist", " zebra"), answer=0),
+            TaskItem(prompt="If the file does not", choices=(" zebra", " exist"), answer=0),
         ),
         task_tolerance=1.0,
         layout="hf-folder",
@@ -108,7 +106,7 @@ def test_an_honest_candidate_is_accepted_and_a_sabotaged_one_refused(
         scored_by="library",
     )
     settings = Settings(home=tmp_path, records=str(tmp_path / "records"), registry="", s3_endpoint=None)
-    result = measure_candidates(request, bench, settings)
+    result = measure(request, bench, settings)
     bf16, w8a8, w4a16 = result.measured
     assert bf16.quality is not None
     assert w8a8.quality is not None

@@ -7,19 +7,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 from inline_snapshot import snapshot
-from random_model import FFN, read_floats, rewrite_model, write_random_model
+from random_model import FFN, read_floats, rewrite_model, source_of, write_random_model
 
 from blocks.candidates.gguf_maker import compare_gguf, make_gguf
 from blocks.engine.api import EngineApi
 from blocks.engine.process import serve
-from tasks.core.model_shape import read_model_shape
 from tasks.core.serving import ServingConfig
 from tasks.core.spec import CandidateFormat
 from tasks.engines.llama_cpp import LlamaCpp
 from tasks.quantization.quality import ROUNDING, reject_weights, worst_weight
 from tasks.quantization.recipe import RECIPES
 from tasks.quantization.sizes import file_bytes
-from tasks.quantization.source import read_source
 
 pytestmark = pytest.mark.engine
 
@@ -28,8 +26,7 @@ GGUF = RECIPES["gguf-file"]
 
 
 def predicted(model: Path, form: CandidateFormat) -> int:
-    shape = read_model_shape(model)
-    return file_bytes(read_source(model, shape), shape, form)
+    return file_bytes(source_of(model), form)
 
 
 @pytest.fixture(scope="module")

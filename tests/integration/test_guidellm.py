@@ -13,6 +13,7 @@ from blocks.engine.bench import EngineBench
 from blocks.engine.guidellm import Guidellm
 from blocks.engine.tool_environment import tool_python
 from tasks.batching.guidellm import REQUIREMENTS, Target
+from tasks.batching.models import ProbeRequest
 from tasks.core.serving import ServingConfig
 from tasks.core.settings import Settings
 from tasks.core.spec import CandidateFormat
@@ -39,10 +40,14 @@ def test_guidellm_measures_what_the_built_in_client_does(
     model = tmp_path / "model.gguf"
     make_gguf(engine_python, RECIPES["gguf-file"].worker, tokenizer, CandidateFormat.Q8_0, model)
     config = ServingConfig(served_name="tiny", batch=2, context=256, threads=1)
-    (own,) = bench.probe(model, config, tmp_path / "log", output_tokens=32, runs=1)
+    (own,) = bench.probe(
+        ProbeRequest(model_file=model, config=config, log=tmp_path / "log", output_tokens=32, runs=1)
+    )
     late = _late(python, repository, tmp_path)
     theirs = replace(bench, load_by=lambda url, name: Guidellm(late, Target(url, name, tokenizer)))
-    (run,) = theirs.probe(model, config, tmp_path / "log", output_tokens=32, runs=1)
+    (run,) = theirs.probe(
+        ProbeRequest(model_file=model, config=config, log=tmp_path / "log", output_tokens=32, runs=1)
+    )
     assert run.answered, run.failure
     assert set(run.latency_ms) == set(own.latency_ms)
     # The same load; on a busy host no two runs are alike, but neither is another thing measured.

@@ -9,6 +9,10 @@ from typing import Any
 import numpy as np
 from plain_safetensors import Plain, read_plain, write_plain
 
+from tasks.core.model_shape import read_model_config
+from tasks.quantization.sizes import Source
+from tasks.quantization.source import read_source
+
 HIDDEN, HEADS, KV_HEADS, HEAD_DIM, FFN, LAYERS = 128, 4, 2, 32, 256, 2
 END_OF_TEXT = "<|endoftext|>"
 
@@ -31,6 +35,11 @@ def write_random_model(folder: Path, *, family: str = "qwen3", seed: int = 0, sh
         index |= dict.fromkeys(part, file)
     (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": index}))
     return folder
+
+
+def source_of(folder: Path) -> Source:
+    """What the size of a model's candidates depends on."""
+    return read_source(folder, read_model_config(folder))
 
 
 def write_safetensors(path: Path, tensors: dict[str, np.ndarray[Any, Any]]) -> None:

@@ -7,8 +7,12 @@ from array import array
 from collections.abc import Sequence
 from pathlib import Path
 
+from random_model import source_of
+
+from tasks.core.settings import Settings
 from tasks.core.spec import CandidateFormat
-from tasks.quantization.models import Candidate, QuantizationRequest, Score, Trial
+from tasks.quantization.apply import CandidateBench, measure_candidates
+from tasks.quantization.models import Candidate, QuantizationRequest, QuantizationResult, Score, Trial
 
 
 def score(token: int, logprob: float, likeliest: dict[int, float] | None = None) -> Score:
@@ -45,3 +49,8 @@ def request(*formats: CandidateFormat, tolerance: float = 0.02, **more: object) 
         **more,
     }
     return QuantizationRequest.model_validate(values)
+
+
+def measure(asked: QuantizationRequest, bench: CandidateBench, settings: Settings) -> QuantizationResult:
+    """The stage's work, on the model that is asked about."""
+    return measure_candidates(asked, source_of(asked.model_dir), bench, settings)

@@ -20,6 +20,8 @@ import xllamacpp
 DRAIN_S = 30.0
 POLL_S = 0.05
 HTTP_THREADS = 256
+SAYS_WHAT_IT_FITTED = 4
+"""llama.cpp's verbosity at which its log tells of the fit and of the layers on GPUs; 3 is its own."""
 
 
 def main() -> int:
@@ -49,7 +51,10 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--slots", type=int, required=True)
     parser.add_argument("--context", type=int, required=True, help="tokens over all slots")
     parser.add_argument("--threads", type=int, required=True)
-    parser.add_argument("--gpu-layers", type=int, default=0)
+    parser.add_argument("--gpu-layers", type=int, default=0, help="-1: as many as there is room for")
+    parser.add_argument(
+        "--memory-fraction", type=float, default=1.0, help="of the GPUs, where layers are fitted"
+    )
     parser.add_argument("--batch-tokens", type=int, help="of a step, over all slots")
     parser.add_argument("--micro-batch-tokens", type=int, help="computed at once")
     return parser.parse_args()
@@ -71,10 +76,23 @@ def parameters(arguments: argparse.Namespace) -> "xllamacpp.CommonParams":
     params.n_threads_http = http_threads(arguments.slots)
     params.endpoint_metrics = True
     params.cache_ram_mib = 0
-    params.fit_params = False
+    params.fit_params = arguments.gpu_layers < 0
+    if params.fit_params:
+        params.fit_params_target = kept_free(arguments.memory_fraction, params.fit_params_target)
+        params.verbosity = SAYS_WHAT_IT_FITTED
     params.ui = False
     params.warmup = True
     return params
+
+
+def kept_free(fraction: float, default: list[int]) -> list[int]:
+    """Bytes of each GPU that the fit leaves free, in llama.cpp's order of devices."""
+    kinds = xllamacpp.ggml_backend_dev_type
+    devices = xllamacpp.get_device_info()
+    gpus = [one for one in devices if one["type"] == kinds.GGML_BACKEND_DEVICE_TYPE_GPU]
+    gpus = gpus or [one for one in devices if one["type"] == kinds.GGML_BACKEND_DEVICE_TYPE_IGPU]
+    margins = [int(one["memory_total"] * (1 - fraction)) for one in gpus]
+    return [*margins, *default[len(margins) :]]
 
 
 def http_threads(slots: int) -> int:

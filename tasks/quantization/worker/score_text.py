@@ -1,9 +1,9 @@
-"""Score a text under a model folder, and do exercises, by Transformers. Runs inside the engine's environment.
+"""Score a text under a model folder, and answer task items, by Transformers. Runs inside the engine's environment.
 
 `python score_text.py --asked FILE --out FILE`, where the first holds `{"model", "device", "threads", "text",
 "tokens", "window", "likeliest", "prompts": [{"prompt", "expected"} or {"prompt", "choices"}]}`, writes JSON lines:
 for each window of the text `{"ids", "logprobs", "top_ids", "top_logprobs"}` of all its tokens but the first, then for
-each exercise `{"length"}` in tokens, with `{"text"}`, what greedy decoding gives, or `{"logprobs"}`, one for each
+each task item `{"length"}` in tokens, with `{"text"}`, what greedy decoding gives, or `{"logprobs"}`, one for each
 choice; `{"length"}` alone where that is longer than a window. What a model puts before every text is put before each.
 """
 
@@ -73,7 +73,7 @@ class Scorer:
             start += len(part)
         return total
 
-    def exercise(self, asked: dict[str, Any], window: int) -> dict[str, Any]:
+    def item(self, asked: dict[str, Any], window: int) -> dict[str, Any]:
         prompt = [*self.prefix, *self.tokens(asked["prompt"])]
         if asked.get("expected") is not None:
             wanted = len(self.tokens(asked["expected"])) + ROOM
@@ -116,7 +116,7 @@ def answer(asked: dict[str, Any], file: IO[str]) -> None:
             ids = tokens[start : start + asked["window"]]
             print(json.dumps(scorer.window(ids, asked["likeliest"])), file=file)
     for one in asked["prompts"]:
-        print(json.dumps(scorer.exercise(one, asked["window"])), file=file)
+        print(json.dumps(scorer.item(one, asked["window"])), file=file)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 from figures import without_figures
@@ -12,12 +11,13 @@ from inline_snapshot import snapshot
 
 from tasks.batching import report
 from tasks.batching.apply import find_batch
-from tasks.batching.models import BatchingRequest, BatchingResult, Devices, Fit, Footprint, Limits, Run, Space
+from tasks.batching.memory_share import smaller_share
+from tasks.batching.models import BatchingRequest, BatchingResult, Fit, Limits, ProbeRequest, Run
 from tasks.batching.saturation import Saturation
 from tasks.core.cancellation import begin
 from tasks.core.errors import StageCancelledError
 from tasks.core.progress import listen
-from tasks.core.serving import ServingConfig
+from tasks.core.serving import FITTED, ServingConfig
 from tasks.core.spec import LoadKind, TuningLoad
 from tasks.core.verdicts import ChoiceVerdict
 from tasks.engines.failures import Failure, FailureKind
@@ -36,18 +36,10 @@ class Bench:
     def __init__(self) -> None:
         self.asked: list[tuple[int, int]] = []
 
-    def probe(
-        self,
-        model_file: Path,
-        config: ServingConfig,
-        log: Path,
-        *,
-        output_tokens: int,
-        runs: int,
-        load: TuningLoad,
-    ) -> Sequence[Run]:
-        assert (model_file.name, log.name, output_tokens) == ("model.gguf", "engine.log", 32)
-        assert load.kind == "closed"
+    def probe(self, request: ProbeRequest) -> Sequence[Run]:
+        config, runs = request.config, request.runs
+        assert (request.model_file.name, request.log.name) == ("model.gguf", "engine.log")
+        assert (request.output_tokens, request.load.kind) == (32, "closed")
         self.asked.append((config.batch, runs))
         if config.batch > 8:
             return [Run(batch=config.batch, oom=True)]
@@ -122,7 +114,7 @@ def test_the_search_runs_until_it_decides_and_tells_how() -> None:
 | 12 | 1 | - | - | - | - |
 | 16 | 1 | - | - | - | - |
 
-## Sizes that will not do
+## Sizes that are not good enough
 
 - batch 12: out of memory
 - batch 16: out of memory
@@ -157,8 +149,9 @@ def test_an_open_loop_is_told_by_its_rate() -> None:
     behind = Saturation(growth=0.4, later=1.0, backlog=31, begun=1.0)
 
     class Rated:
-        def probe(self, model_file: Path, config: ServingConfig, log: Path, **asked: Any) -> Sequence[Run]:
-            assert asked["load"].rate == 8
+        def probe(self, request: ProbeRequest) -> Sequence[Run]:
+            config = request.config
+            assert request.load.rate == 8
             run = Run(
                 batch=config.batch,
                 peak_bytes=10**8,
@@ -166,7 +159,7 @@ def test_an_open_loop_is_told_by_its_rate() -> None:
                 latency_ms={"ttft_p95": 900.0 / config.batch},
                 saturation=behind if config.batch < 4 else behind.model_copy(update={"growth": 0.0}),
             )
-            return [run] * asked["runs"]
+            return [run] * request.runs
 
     load = TuningLoad(kind=LoadKind.OPEN, rate=8)
     result = find_batch(request(rate_per_s=8).model_copy(update={"load": load}), Rated(), None)
@@ -186,7 +179,7 @@ def test_an_open_loop_is_told_by_its_rate() -> None:
 
 def test_how_busy_gpus_were_is_told_where_it_is_known() -> None:
     class OnGpus:
-        def probe(self, *_: object, **asked: Any) -> Sequence[Run]:
+        def probe(self, request: ProbeRequest) -> Sequence[Run]:
             busy = (0.2, 0.6, 0.5, 0.6, None)
             return [
                 Run(
@@ -196,7 +189,7 @@ def test_how_busy_gpus_were_is_told_where_it_is_known() -> None:
                     latency_ms={"ttft_p95": 9.0},
                     sm_activity=share,
                 )
-                for share in busy[: asked["runs"]]
+                for share in busy[: request.runs]
             ]
 
     result = find_batch(request(max_batch=1), OnGpus(), None)
@@ -206,86 +199,131 @@ def test_how_busy_gpus_were_is_told_where_it_is_known() -> None:
     assert "| **1** | 5 | 256 | 100.0 MB | 9.0 ms | 50% |" in report.markdown(result)
 
 
-class OnAGpu:
-    """A GPU that the output layer and 3 of 4 layers fit on, where all were predicted to."""
-
-    def probe(self, model_file: Path, config: ServingConfig, log: Path, **asked: Any) -> Sequence[Run]:
-        assert config.gpus == 0
-        assert config.memory_fraction == 0.8
-        peak = 200 * config.gpu_layers + 10 * config.batch
-        if peak > 1000:
-            return [Run(batch=config.batch, oom=True)]
-        throughput = 100.0 * config.batch / (6 - config.gpu_layers)
-        return [
-            Run(batch=config.batch, peak_bytes=peak, throughput=throughput, latency_ms={"ttft_p95": 9.0})
-        ] * asked["runs"]
+def on_gpu(**config: object) -> BatchingRequest:
+    asked = request(memory_bytes=10**9, max_batch=512, request_tokens=100, taken_at_start=True)
+    return asked.model_copy(update={"config": asked.config.model_copy(update=config)})
 
 
-def test_where_a_model_can_be_placed_in_several_ways_they_are_searched_too() -> None:
-    lines: list[str] = []
-    listen(lambda stage, line: lines.append(line))
-    asked = request(memory_bytes=900, max_batch=2)
-    space = Space(
-        knob="offload",
-        footprint=Footprint(layers=4, layer_bytes=150, output_bytes=200, kv_bytes=1, heads=2, kv_heads=1),
-        devices=Devices(gpu_bytes=(1000,), host_bytes=10**9),
-        limits=asked.limits,
-    )
-    config = asked.config.model_copy(update={"memory_fraction": 0.8})
-    result = find_batch(asked.model_copy(update={"space": space, "config": config}), OnAGpu(), None)
-    assert (result.config.gpu_layers, result.config.batch, result.config.context) == (4, 2, 256)
-    assert lines == snapshot(
-        [
-            "measuring all 5 layers on the GPUs, batch 1",
-            "all 5 layers on the GPUs, batch 1: out of memory",
-            "measuring 4 of 5 layers on the GPUs, batch 1",
-            "4 of 5 layers on the GPUs, batch 1: 50 tokens/s, TTFT p95 9.0 ms, TPOT not measured",
-            "measuring 4 of 5 layers on the GPUs, batch 2",
-            "4 of 5 layers on the GPUs, batch 2: 100 tokens/s, TTFT p95 9.0 ms, TPOT not measured",
-            "measuring 4 of 5 layers on the GPUs, batch 2",
-            "4 of 5 layers on the GPUs, batch 2 (run 4 of 4): 100 tokens/s, TTFT p95 9.0 ms, TPOT not measured",
-        ]
-    )
+class FittingEngine:
+    """llama.cpp, which puts fewer layers on the GPU the more sequences it is to serve."""
+
+    def __init__(self, holds: float = 1.0) -> None:
+        self.holds = holds
+        self.asked: list[tuple[int, int]] = []
+
+    def probe(self, request: ProbeRequest) -> Sequence[Run]:
+        batch, layers = request.config.batch, request.config.gpu_layers
+        self.asked.append((batch, layers))
+        run = Run(
+            batch=batch,
+            peak_bytes=int(self.holds * request.config.memory_fraction * 10**9),
+            latency_ms={"ttft_p95": 9.0},
+            throughput=100.0 * min(batch, 4) - batch,
+            gpu_layers=41 - batch if layers == FITTED else None,
+        )
+        return [run] * request.runs
+
+
+def test_layers_are_those_that_the_engine_fitted_at_the_chosen_size() -> None:
+    engine = FittingEngine()
+    result = find_batch(on_gpu(gpu_layers=FITTED), engine, None)
+    assert engine.asked == [(1, FITTED), (2, FITTED), (4, FITTED), (8, FITTED), (16, FITTED), (4, 37)]
+    assert (result.batch, result.config.gpu_layers) == (4, 37)
     assert report.headline(result) == snapshot(
-        "batch 2, 4 of 5 layers on the GPUs: 100 tokens/s, TTFT p95 9.0 ms"
+        "batch 4, 37 layers on the GPUs: 396 tokens/s, TTFT p95 9.0 ms"
     )
-    assert report.numbers(result)["gpu_layers"].value == 4
-    page = report.markdown(result)
-    assert page[page.index("## Placements") : page.index("| batch | runs |")] == snapshot("""\
-## Placements
-
-| placement | sizes | batch | tokens/s | peak memory |
-|---|---:|---:|---:|---:|
-| all 5 layers on the GPUs | 1 | - | - | - |
-| **4 of 5 layers on the GPUs** | 2 | 2 | 100 | 0.0 MB |
-
-- all 5 layers on the GPUs: not even batch 1 will do: out of memory
-
-## Batch sizes with 4 of 5 layers on the GPUs
-
-""")
+    assert report.numbers(result)["gpu_layers"].value == 37
+    heads, rows = report.why_table(result)
+    assert heads[4:6] == ("TTFT p95", "layers on GPUs")
+    assert [row[5] for row in rows] == ["40", "39", "37", "33", "25"]
     assert BatchingResult.model_validate(result.model_dump(mode="json")) == result
 
 
-def test_a_model_that_fits_nowhere_is_not_served_at_all() -> None:
-    asked = request(memory_bytes=900)
-    space = Space(
-        knob="offload",
-        footprint=Footprint(layers=4, layer_bytes=500, output_bytes=950, kv_bytes=1, heads=2, kv_heads=1),
-        devices=Devices(gpu_bytes=(1000,), host_bytes=1000),
-        limits=asked.limits,
-    )
-    result = find_batch(asked.model_copy(update={"space": space}), Bench(), None)
-    assert result.verdict == ChoiceVerdict.NONE
-    assert result.reason.startswith("it is predicted to fit in no way: ")
-    assert (result.sizes, result.placements) == ((), ())
-    assert report.markdown(result).startswith("# Batching: none\n\nit is predicted to fit in no way")
+def test_an_engine_that_holds_more_than_may_be_used_is_fitted_anew() -> None:
+    engine = FittingEngine(holds=1.15)
+    result = find_batch(on_gpu(gpu_layers=FITTED, memory_fraction=0.89), engine, None)
+    assert engine.asked[:3] == [(1, FITTED), (1, FITTED), (2, FITTED)]
+    assert result.config.memory_fraction == 0.86
+    assert result.chosen is not None
+    assert (result.chosen.peak_bytes or 0) <= 10**9
+
+
+class PagedEngine:
+    """vLLM, with room for so many tokens; others hold a part of the GPU's memory."""
+
+    def __init__(self, kv_tokens: int | None, free: float = 1.0) -> None:
+        self.kv_tokens, self.free = kv_tokens, free
+        self.asked: list[tuple[int, float]] = []
+
+    def probe(self, request: ProbeRequest) -> Sequence[Run]:
+        batch, share = request.config.batch, request.config.memory_fraction
+        self.asked.append((batch, share))
+        if share > self.free:
+            what = f"ValueError: Free memory on device cuda:0 ({80 * self.free:.2f}/80.0 GiB) on startup is less than"
+            return [Run.failing(batch, Failure(kind=FailureKind.OUT_OF_MEMORY, what=what))]
+        run = Run(
+            batch=batch,
+            peak_bytes=9 * 10**8,
+            latency_ms={"ttft_p95": 9.0},
+            throughput=100.0 * batch,
+            preemptions=1 if self.kv_tokens and batch * 100 > self.kv_tokens else 0,
+            kv_tokens=self.kv_tokens,
+        )
+        return [run] * request.runs
+
+
+def test_the_search_goes_on_at_what_the_engine_says_that_its_cache_holds() -> None:
+    """Requests have up to 100 tokens, so that 20,050 are room for 200 of them."""
+    engine = PagedEngine(20_050)
+    result = find_batch(on_gpu(gpus=1), engine, None)
+    assert [batch for batch, _ in engine.asked] == [1, 200, 400, 300, 250, 225, 100, 200]
+    assert result.batch == 200
+    assert result.chosen is not None
+    assert result.chosen.kv_tokens == 20_050
+
+
+def test_a_size_of_an_earlier_record_comes_before_what_the_cache_holds() -> None:
+    engine = PagedEngine(20_050)
+    find_batch(on_gpu(gpus=1), engine, 8)
+    assert [batch for batch, _ in engine.asked][:2] == [8, 16]
+
+
+def test_an_engine_takes_less_memory_where_others_hold_a_part_of_it() -> None:
+    engine = PagedEngine(None, free=0.7)
+    result = find_batch(on_gpu(gpus=1, memory_fraction=0.89), engine, None)
+    assert engine.asked[:3] == [(1, 0.89), (1, 0.69), (2, 0.69)]
+    assert result.config.memory_fraction == 0.69
+    assert result.oom_hits == 0
+
+
+SMALL_CACHE = "ValueError: No available memory for the cache blocks"
+NO_ROOM = (
+    "Free memory on device cuda:0 (56.0/80.0 GiB) on startup is less than desired GPU memory utilization"
+)
+
+
+@pytest.mark.parametrize(
+    ("runs", "share"),
+    [
+        ([Run(batch=1, peak_bytes=1000)], None),
+        ([Run(batch=1, peak_bytes=1020)], 0.86),  # it holds 2 % more than may be used
+        ([Run(batch=1, peak_bytes=980), Run(batch=1, peak_bytes=1001)], 0.88),
+        ([Run(batch=1, oom=True)], None),
+        ([Run.failing(1, Failure(kind=FailureKind.OUT_OF_MEMORY, what=NO_ROOM))], 0.69),
+        ([Run.failing(1, Failure(kind=FailureKind.OUT_OF_MEMORY, what=SMALL_CACHE))], None),
+        ([Run.failing(1, Failure(kind=FailureKind.OUT_OF_MEMORY, what="died", log_tail=NO_ROOM))], 0.69),
+    ],
+)
+def test_the_share_of_memory_follows_what_the_engine_says_and_holds(
+    runs: list[Run], share: float | None
+) -> None:
+    assert smaller_share(0.89, runs, 1000) == share
 
 
 def test_none_is_told_too() -> None:
     result = find_batch(request(memory_bytes=10**6), Bench(), 4)
     assert result.verdict == ChoiceVerdict.NONE
-    assert report.headline(result) == "not even batch 1 will do: needs 100 MB of memory, 1 MB may be used"
+    assert report.headline(result) == "not even batch 1 works: needs 100 MB of memory, 1 MB may be used"
     assert report.numbers(result) == {}
     assert "Started from batch 4" in report.markdown(result)
 

@@ -186,7 +186,7 @@ def test_the_latency_objective_is_bisected_and_measured_again_at_the_boundary() 
     assert decision.reason.split("; ") == snapshot(
         [
             "the smallest of 8 sizes with 98% of the most throughput (batch 15)",
-            "batch 16 latency is 26 ms, 25 ms are wanted",
+            "batch 16 latency is 26 ms, the limit is 25 ms",
         ]
     )
     assert [
@@ -220,7 +220,7 @@ def test_where_nothing_is_sure_it_is_measured_often_and_then_refused() -> None:
     limits = Limits(memory_bytes=9 * 10**9, latency_ms={"latency": 11.05}, max_batch=64)
     decision, history = search(Rig(noise=(-0.05, 0.05)).run, limits)
     assert decision.batch is None
-    assert decision.reason.startswith("not even batch 1 will surely do: latency may be 11.")
+    assert decision.reason.startswith("not even batch 1 is sure to work: latency may be 11.")
     assert len([run for run in history if run.batch == 1]) == MORE_REPEATS[-1]
 
 
@@ -258,12 +258,12 @@ def test_none_says_why() -> None:
     assert all(reason.batch is None for reason in reasons)
     assert [reason.reason for reason in reasons] == snapshot(
         [
-            "not even batch 1 will do: needs 8.10 GB of memory, 5.00 GB may be used",
-            "not even batch 1 will do: needs 0.5 MB of memory, 0.4 MB may be used",
-            "not even batch 1 will do: out of memory",
-            "not even batch 1 will do: latency is 100 ms, 50 ms are wanted",
-            "not even batch 1 will do: ttft_p95 was not measured, 50 ms are wanted",
-            "not even batch 1 will do: did not start: no such file",
+            "not even batch 1 works: needs 8.10 GB of memory, 5.00 GB may be used",
+            "not even batch 1 works: needs 0.5 MB of memory, 0.4 MB may be used",
+            "not even batch 1 works: out of memory",
+            "not even batch 1 works: latency is 100 ms, the limit is 50 ms",
+            "not even batch 1 works: ttft_p95 was not measured, the limit is 50 ms",
+            "not even batch 1 works: did not start: no such file",
         ]
     )
 
@@ -392,7 +392,7 @@ def test_a_latency_of_nothing_was_not_measured() -> None:
     )
     assert decision.batch is None
     assert decision.reason == (
-        "not even batch 1 will do: tpot_p95 was not measured: each answer came in one piece, 50 ms are wanted"
+        "not even batch 1 works: tpot_p95 was not measured: each answer came in one piece, the limit is 50 ms"
     )
     assert [run.batch for run in history] == [1] * REPEATS
 

@@ -57,6 +57,37 @@ def test_the_plan_says_how_sizes_are_loaded(random_model: Path) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("engine", "gpus", "who"),
+    [
+        ("llama.cpp", 0, ""),
+        (
+            "llama.cpp",
+            1,
+            "; llama.cpp decides at each size how many layers it puts into 80% of the memory of the GPU",
+        ),
+        ("vllm", 2, "; vllm takes at most 80% of the memory of 2 GPUs, and says how much its cache holds"),
+        ("transformers", 1, "; transformers takes at most 80% of the memory of the GPU"),
+    ],
+)
+def test_the_plan_says_who_decides_how_a_model_lies_on_gpus(
+    engine: str, gpus: int, who: str, random_model: Path
+) -> None:
+    candidates = ["q8_0"] if engine == "llama.cpp" else ["bf16"]
+    spec = parse_spec(
+        {
+            "name": "tiny",
+            "model": f"file:{random_model}",
+            "engine": engine,
+            "hardware": {"gpus": gpus},
+            "objectives": {"memory_fraction": 0.8},
+            "tuning": {"candidates": candidates},
+        }
+    )
+    (does,) = (step.does for step in plan_of(spec, "") if step.stage == "batching")
+    assert does == "measure batch sizes up to 16 at 512 tokens of context" + who
+
+
 def test_people_see_a_table(random_model: Path, slipway_home: Path, tmp_path: Path) -> None:
     spec = tmp_path / "spec.yaml"
     spec.write_text(f"name: tiny\nmodel: file:{random_model}\ntarget: docker\n")

@@ -108,17 +108,17 @@ RESULTS: dict[str, tuple[StageResult, Any]] = {
         BatchingResult.model_validate(
             {
                 "verdict": "none",
-                "reason": "not even batch 1 will do: ttft_p95 is 9 ms, 1 ms are wanted",
+                "reason": "not even batch 1 works: ttft_p95 is 9 ms, the limit is 1 ms",
                 "batch": None,
                 "config": ServingConfig(served_name="tiny", batch=1, context=64, threads=1),
                 "limits": Limits(memory_bytes=1, max_batch=2),
                 "chosen": None,
-                "sizes": (size(1, Fit.LATENCY, "ttft_p95 is 9 ms, 1 ms are wanted"), size(2, Fit.FITS)),
+                "sizes": (size(1, Fit.LATENCY, "ttft_p95 is 9 ms, the limit is 1 ms"), size(2, Fit.FITS)),
             }
         ),
         (
-            "not even batch 1 will do: ttft_p95 is 9 ms, 1 ms are wanted",
-            "batch 1: ttft_p95 is 9 ms, 1 ms are wanted",
+            "not even batch 1 works: ttft_p95 is 9 ms, the limit is 1 ms",
+            "batch 1: ttft_p95 is 9 ms, the limit is 1 ms",
         ),
     ),
 }

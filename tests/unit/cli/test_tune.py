@@ -75,18 +75,18 @@ def test_the_answer_for_people(probe: str, capsys: pytest.CaptureFixture[str]) -
     assert [line.rstrip() for line in capsys.readouterr().out.splitlines()] == snapshot(
         [
             " batch  runs  throughput  latency ms  peak MB  why",
-            " ────────────────────────────────────────────────────────────────────────────────",
+            " ──────────────────────────────────────────────────────────────────────────────────",
             "     1     1       111.1          11     1100",
             "     2     1         200          12     1200",
             "     4     1       333.3          14     1400",
             "     8     1         500          18     1800",
             "    12     1         600          22     2200",
             "    14     5       636.4          24     2400  chosen",
-            "    15     3       652.2          25     2500  latency is 25 ms, 24 ms are wanted",
-            "    16     3       666.7          26     2600  latency is 26 ms, 24 ms are wanted",
+            "    15     3       652.2          25     2500  latency is 25 ms, the limit is 24 ms",
+            "    16     3       666.7          26     2600  latency is 26 ms, the limit is 24 ms",
             "batch 4, last words:",
             "  connection reset",
-            "batch 14: the most throughput of 8 sizes; batch 15 latency is 25 ms, 24 ms are wanted",
+            "batch 14: the most throughput of 8 sizes; batch 15 latency is 25 ms, the limit is 24 ms",
         ]
     )
 
@@ -101,12 +101,12 @@ def test_none_ends_with_three(probe: str, capsys: pytest.CaptureFixture[str]) ->
             "runs": 1,
             "oom_hits": 0,
             "throughput": None,
-            "reason": "not even batch 1 will do: needs 1.10 GB of memory, 900 MB may be used",
+            "reason": "not even batch 1 works: needs 1.10 GB of memory, 900 MB may be used",
             "failures": [],
         }
     )
     assert slipway("--probe", "false {batch}", "--memory-bytes", "1", "--start", "8") == 3
-    assert "none: not even batch 1 will do: crashed: exit status 1" in capsys.readouterr().out
+    assert "none: not even batch 1 works: crashed: exit status 1" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -205,7 +205,7 @@ else:
         ),
         ("garbage", {"kind": "garbage", "what": "printed no JSON object but 'Segment 1 of 3 done'"}),
         ("nan", {"kind": "garbage", "what": "latency_ms is nan, not a number from 0 to 1e+18"}),
-        ("well", {"kind": "slow", "what": "latency is 20 ms, 15 ms are wanted"}),
+        ("well", {"kind": "slow", "what": "latency is 20 ms, the limit is 15 ms"}),
     ],
 )
 def test_each_way_of_failing_is_told_apart(
@@ -245,7 +245,7 @@ def test_a_hanging_probe_command_is_named(capsys: pytest.CaptureFixture[str]) ->
     code = slipway("--probe", "sleep 60{batch}", "--memory-bytes", "1", "--timeout-s", "0.05", "--json")
     assert code == 3
     answer = json.loads(capsys.readouterr().out)
-    assert answer["reason"] == "not even batch 1 will do: hung: sleep did not end within 0.05 s"
+    assert answer["reason"] == "not even batch 1 works: hung: sleep did not end within 0.05 s"
     assert [one["kind"] for one in answer["failures"]] == ["hung", "hung"]
 
 

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
-from random_model import HEAD_DIM, KV_HEADS, LAYERS
-from trials import trial
+from random_model import HEAD_DIM, KV_HEADS, LAYERS, source_of
+from trials import measure, trial
 
 from tasks.core.errors import SpecError
 from tasks.core.settings import Settings
 from tasks.core.spec import CandidateFormat
 from tasks.quantization import report
-from tasks.quantization.apply import measure_candidates, predict_sizes
-from tasks.quantization.models import Calibration, Exercise, QuantizationRequest, Trial
+from tasks.quantization.apply import predict_sizes
+from tasks.quantization.models import Calibration, Candidate, QuantizationRequest, Trial, TrialPlan
 from tasks.quantization.plan import check_held_out
 from tasks.quantization.recipe import maker_digest
 
@@ -41,20 +40,8 @@ class Bench:
         assert worker.name == "compare_folders.py"
         return self.errors
 
-    def try_candidate(
-        self,
-        model: Path,
-        log: Path,
-        *,
-        form: CandidateFormat,
-        text: str | None,
-        tokens: int,
-        window: int,
-        slots: int,
-        exercises: Sequence[Exercise] = (),
-    ) -> Trial:
-        assert log.parent == model.parent
-        return self.trials[(model / "model.safetensors").read_text()]
+    def try_candidate(self, candidate: Candidate, plan: TrialPlan) -> Trial:
+        return self.trials[(candidate.path / "model.safetensors").read_text()]
 
 
 @pytest.fixture
@@ -83,14 +70,14 @@ def asked(model: Path, *formats: CandidateFormat, **more: Any) -> QuantizationRe
 
 def test_a_folder_is_made_once_and_again_when_it_was_damaged(random_model: Path, settings: Settings) -> None:
     bench = Bench({"bf16": trial(-3.0, 50), "w8a8": trial(-3.0, 100)})
-    result = measure_candidates(asked(random_model, BF16, W8A8), bench, settings)
+    result = measure(asked(random_model, BF16, W8A8), bench, settings)
     assert result.candidate.format == W8A8
     assert result.candidate.path.is_dir()
     assert "by the library that the engine serves with" in report.markdown(result)
-    measure_candidates(asked(random_model, BF16, W8A8), bench, settings)
+    measure(asked(random_model, BF16, W8A8), bench, settings)
     assert bench.made == [BF16, W8A8]
     (result.candidate.path / "stray").touch()
-    again = measure_candidates(asked(random_model, BF16, W8A8), bench, settings)
+    again = measure(asked(random_model, BF16, W8A8), bench, settings)
     assert bench.made == [BF16, W8A8, W8A8]
     assert again.candidate == result.candidate
 
@@ -100,14 +87,14 @@ def test_what_the_hardware_or_the_memory_does_not_have_is_not_made(
 ) -> None:
     bench = Bench({"bf16": trial(-3.0, 50), "w8a8": trial(-3.0, 100)})
     request = asked(random_model, BF16, FP8, infeasible={FP8: "not made: no GPU"})
-    assert measure_candidates(request, bench, settings).measured[1].rejected == "not made: no GPU"
+    assert measure(request, bench, settings).measured[1].rejected == "not made: no GPU"
 
     # What an engine unpacks needs the memory of 16 bits, however small its file is.
     keys_and_values = 256 * LAYERS * 2 * KV_HEADS * HEAD_DIM * 2
-    tight = predict_sizes(request)[FP8] + keys_and_values
+    tight = predict_sizes(request, source_of(random_model))[FP8] + keys_and_values
     packed = asked(random_model, W8A8, memory_bytes=tight, text=None)
-    assert measure_candidates(packed, bench, settings).chosen is not None
-    unpacked = measure_candidates(packed.model_copy(update={"unpacks": True}), bench, settings)
+    assert measure(packed, bench, settings).chosen is not None
+    unpacked = measure(packed.model_copy(update={"unpacks": True}), bench, settings)
     assert unpacked.chosen is None
     assert "of memory at the least" in unpacked.reason
     assert bench.made == [BF16, W8A8]
@@ -116,7 +103,7 @@ def test_what_the_hardware_or_the_memory_does_not_have_is_not_made(
 def test_a_damaged_candidate_is_named(random_model: Path, settings: Settings) -> None:
     bench = Bench({"bf16": trial(-3.0, 50), "w4a16": trial(-3.0, 100)})
     bench.errors = {"model.layers.0.mlp.up_proj.weight": 1.02}
-    result = measure_candidates(asked(random_model, BF16, W4A16), bench, settings)
+    result = measure(asked(random_model, BF16, W4A16), bench, settings)
     assert result.measured[1].rejected == (
         "damaged: its tensor model.layers.0.mlp.up_proj.weight differs from that of bf16 by 102% of its own "
         "deviation, rounding makes 81% at most"

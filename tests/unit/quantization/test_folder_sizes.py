@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from tasks.core.model_shape import ModelShape
 from tasks.core.spec import CandidateFormat
 from tasks.quantization.folder_sizes import folder_bytes, refuse_shapes, unpacked_bytes
 from tasks.quantization.sizes import Source
@@ -11,10 +12,14 @@ from tasks.quantization.sizes import Source
 BF16, W8A8, W4A16, FP8 = (CandidateFormat(name) for name in ("bf16", "w8a8", "w4a16", "fp8"))
 LINEAR = "model.layers.0.mlp.up_proj.weight"
 BESIDE = 1000
+SHAPE = ModelShape(
+    architecture="LlamaForCausalLM", family="llama", layers=1, hidden=1024, heads=8, kv_heads=8, head_dim=128,
+    vocabulary=4096, max_context=4096,
+)  # fmt: skip
 
 
 def source(**shapes: tuple[int, ...]) -> Source:
-    return Source({name.replace("__", "."): dims for name, dims in shapes.items()}, 0, BESIDE)
+    return Source(SHAPE, {name.replace("__", "."): dims for name, dims in shapes.items()}, 0, BESIDE)
 
 
 BIG = source(model__embed_tokens__weight=(4096, 1024), lm_head__weight=(4096, 1024), **{LINEAR: (2048, 1024)})

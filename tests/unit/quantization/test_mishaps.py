@@ -6,9 +6,9 @@ import errno
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
+from trials import measure
 
 from tasks.core.errors import (
     CommandError,
@@ -21,8 +21,8 @@ from tasks.core.errors import (
 from tasks.core.settings import Settings
 from tasks.core.spec import CandidateFormat
 from tasks.engines.failures import FailureKind
-from tasks.quantization.apply import measure_candidates, still_good
-from tasks.quantization.models import QuantizationRequest, Trial
+from tasks.quantization.apply import still_good
+from tasks.quantization.models import Candidate, QuantizationRequest, Trial, TrialPlan
 
 F16, Q8_0 = CandidateFormat.F16, CandidateFormat.Q8_0
 
@@ -42,7 +42,8 @@ class Bench:
     def compare_weights(self, worker: Path, baseline: Path, candidate: Path) -> dict[str, float | None]:
         return {"tensor": 0.0}
 
-    def try_candidate(self, model: Path, log: Path, *, form: CandidateFormat, **_: Any) -> Trial:
+    def try_candidate(self, candidate: Candidate, plan: TrialPlan) -> Trial:
+        form = candidate.format
         self.tried.append(form)
         if form is Q8_0 and self.engine:
             raise self.engine.pop(0)
@@ -64,7 +65,7 @@ def request_(random_model: Path, slipway_home: Path) -> QuantizationRequest:
 
 def test_an_engine_that_failed_once_is_asked_again(request_: QuantizationRequest) -> None:
     bench = Bench(engine=[EngineHungError("no byte")])
-    result = measure_candidates(request_, bench, Settings.load())
+    result = measure(request_, bench, Settings.load())
     assert bench.tried == [F16, Q8_0, Q8_0]
     assert result.candidate.format is Q8_0
     assert still_good(result)
@@ -72,7 +73,7 @@ def test_an_engine_that_failed_once_is_asked_again(request_: QuantizationRequest
 
 def test_one_that_fails_twice_does_so_for_good(request_: QuantizationRequest) -> None:
     bench = Bench(engine=[EngineHungError("no byte"), EngineHungError("no byte")])
-    result = measure_candidates(request_, bench, Settings.load())
+    result = measure(request_, bench, Settings.load())
     assert bench.tried == [F16, Q8_0, Q8_0]
     assert result.candidate.format is F16
     assert result.measured[1].failure is not None
@@ -84,14 +85,14 @@ def test_want_of_room_is_a_fault_and_no_word_about_a_format(
     request_: QuantizationRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = Settings.load()
-    measure_candidates(request_.model_copy(update={"formats": (F16,)}), Bench(), settings)
+    measure(request_.model_copy(update={"formats": (F16,)}), Bench(), settings)
     with monkeypatch.context() as full:
         full.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=1000))
         with pytest.raises(
             DiskFullError, match=f"do not fit into {settings.candidates}: the disk mounted at"
         ):
-            measure_candidates(request_, Bench(), settings)
-    assert measure_candidates(request_, Bench(), settings).candidate.format is Q8_0
+            measure(request_, Bench(), settings)
+    assert measure(request_, Bench(), settings).candidate.format is Q8_0
 
 
 @pytest.mark.parametrize(
@@ -101,7 +102,7 @@ def test_a_disk_that_fails_while_a_candidate_is_made_is_a_fault(
     error: Exception, request_: QuantizationRequest
 ) -> None:
     with pytest.raises(DiskError):
-        measure_candidates(request_, Bench(converter=[error]), Settings.load())
+        measure(request_, Bench(converter=[error]), Settings.load())
 
 
 @pytest.mark.parametrize(
@@ -111,12 +112,12 @@ def test_a_disk_that_fails_while_a_candidate_is_made_is_a_fault(
 def test_a_converter_that_ran_out_of_time_is_run_again(
     error: CommandError, passing: bool, request_: QuantizationRequest
 ) -> None:
-    result = measure_candidates(request_, Bench(converter=[error]), Settings.load())
+    result = measure(request_, Bench(converter=[error]), Settings.load())
     assert result.measured[1].rejected == error.what
     assert still_good(result) is not passing
 
 
 def test_what_does_not_fit_into_memory_is_no_mishap(request_: QuantizationRequest) -> None:
-    result = measure_candidates(request_.model_copy(update={"memory_bytes": 10}), Bench(), Settings.load())
+    result = measure(request_.model_copy(update={"memory_bytes": 10}), Bench(), Settings.load())
     assert result.chosen is None
     assert [row.passing for row in result.measured] == [False, False]

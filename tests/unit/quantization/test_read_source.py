@@ -6,10 +6,9 @@ import shutil
 from pathlib import Path
 
 import pytest
+from random_model import source_of
 
 from tasks.core.errors import ModelError
-from tasks.core.model_shape import read_model_shape
-from tasks.quantization.source import read_source
 
 
 @pytest.mark.parametrize("content", [None, "", "[]", "{}", '{"model": 1}', "[" * 100_000, "9" * 5000])
@@ -21,4 +20,4 @@ def test_a_tokenizer_that_is_none_is_named(content: str | None, random_model: Pa
     if content is not None:
         tokenizer.write_text(content)
     with pytest.raises(ModelError, match=f"{tokenizer} is missing or no tokenizer"):
-        read_source(folder, read_model_shape(folder))
+        source_of(folder)

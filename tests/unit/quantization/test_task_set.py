@@ -6,7 +6,7 @@ import pytest
 from inline_snapshot import snapshot
 
 from tasks.core.errors import SpecError
-from tasks.quantization.models import Exercise
+from tasks.quantization.models import TaskItem
 from tasks.quantization.task_set import is_exact, is_likeliest, parse_task_set
 
 GOOD = """\
@@ -18,8 +18,8 @@ GOOD = """\
 
 def test_both_kinds_are_read() -> None:
     assert parse_task_set(GOOD, "tasks.jsonl") == (
-        Exercise(prompt="2 + 2 =", expected="4"),
-        Exercise(prompt="The opposite of hot is", choices=(" cold", " warm"), answer=0),
+        TaskItem(prompt="2 + 2 =", expected="4"),
+        TaskItem(prompt="The opposite of hot is", choices=(" cold", " warm"), answer=0),
     )
 
 
@@ -44,7 +44,7 @@ def test_wrong_lines_are_named() -> None:
         {
             "empty": "tasks.jsonl holds no task",
             "no JSON": "tasks.jsonl:4 is not JSON",
-            "no object": "tasks.jsonl:1: the line: Input should be a valid dictionary or instance of Exercise",
+            "no object": "tasks.jsonl:1: the line: Input should be a valid dictionary or instance of TaskItem",
             "unknown key": "tasks.jsonl:1: anwser: Extra inputs are not permitted",
             "neither": "tasks.jsonl:1 has neither or both of expected and choices",
             "both": "tasks.jsonl:1 has neither or both of expected and choices",
@@ -55,10 +55,10 @@ def test_wrong_lines_are_named() -> None:
 
 
 def test_answers_are_marked() -> None:
-    exact = Exercise(prompt="2 + 2 =", expected="4")
+    exact = TaskItem(prompt="2 + 2 =", expected="4")
     assert is_exact(exact, " 4\n5")
     assert is_exact(exact, "4, as you know")
     assert not is_exact(exact, " 42")
-    choice = Exercise(prompt="a", choices=("b", "c"), answer=1)
+    choice = TaskItem(prompt="a", choices=("b", "c"), answer=1)
     assert is_likeliest(choice, [-3.0, -2.0])
     assert not is_likeliest(choice, [-1.0, -2.0])

@@ -11,7 +11,7 @@ import pytest
 
 from blocks.candidates.transformers_scores import LibraryScorer, read_answers
 from tasks.core.errors import EngineError, SpecError
-from tasks.quantization.models import Exercise
+from tasks.quantization.models import TaskItem, TrialPlan
 
 WINDOW = {
     "ids": [7, 8],
@@ -19,8 +19,8 @@ WINDOW = {
     "top_ids": [[7, 1], [3, 8]],
     "top_logprobs": [[-0.5, -1.0], [-0.1, -2.0]],
 }
-EXACT = Exercise(prompt="a", expected="b")
-CHOICE = Exercise(prompt="a", choices=("x", "y"), answer=1)
+EXACT = TaskItem(prompt="a", expected="b")
+CHOICE = TaskItem(prompt="a", choices=("x", "y"), answer=1)
 
 
 def test_scores_and_answers_are_read_in_order() -> None:
@@ -61,5 +61,5 @@ def test_a_script_that_fails_says_its_last_words(tmp_path: Path) -> None:
     script.write_text("import sys; sys.exit('cannot load this')")
     scorer = LibraryScorer(Path(sys.executable), script, threads=1)
     with pytest.raises(EngineError, match=r"cannot score a text under /m \(exit status 1\)") as failed:
-        scorer.score(Path("/m"), "text", [], tokens=8, window=8)
+        scorer.score(Path("/m"), TrialPlan(text="text", tokens=8, window=8))
     assert failed.value.detail == "cannot load this"

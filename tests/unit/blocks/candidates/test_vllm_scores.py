@@ -12,7 +12,7 @@ from logprob_server import logprob_server
 from blocks.candidates.vllm_scores import MOST_LIKELIEST, PromptScorer
 from blocks.engine.api import EngineApi
 from tasks.core.errors import EngineError, SpecError
-from tasks.quantization.models import Exercise
+from tasks.quantization.models import TaskItem
 
 
 @pytest.fixture(scope="module")
@@ -34,18 +34,18 @@ def test_every_token_of_a_window_but_the_first_is_scored_in_order(scorer: Prompt
 
 
 def test_exercises_are_generated_or_weighed_whole(scorer: PromptScorer) -> None:
-    exercises = [
-        Exercise(prompt="ab", expected="cd"),
-        Exercise(prompt="ab", expected="zz"),
-        Exercise(prompt="ab", choices=("cde", "xyz"), answer=0),
-        Exercise(prompt="ab", choices=("xyz", "cde"), answer=0),
+    task_items = [
+        TaskItem(prompt="ab", expected="cd"),
+        TaskItem(prompt="ab", expected="zz"),
+        TaskItem(prompt="ab", choices=("cde", "xyz"), answer=0),
+        TaskItem(prompt="ab", choices=("xyz", "cde"), answer=0),
     ]
     # What follows the expected text are letters of the same word, so that greedy decoding is not exact.
-    assert scorer.answer(exercises, window=64) == [False, False, True, False]
-    digits = [Exercise(prompt="78", expected="9")]
+    assert scorer.answer(task_items, window=64) == [False, False, True, False]
+    digits = [TaskItem(prompt="78", expected="9")]
     assert scorer.answer(digits, window=64) == [True]
     with pytest.raises(SpecError, match=r"task 1 of tuning\.task_set takes 9 tokens"):
-        scorer.answer(exercises, window=8)
+        scorer.answer(task_items, window=8)
 
 
 @pytest.mark.parametrize(

@@ -37,14 +37,14 @@ from tasks.core.load import (
     percentile,
 )
 
-ODD_ENGINE = Path(__file__).parents[3] / "support" / "odd_engine.py"
+FAULTY_ENGINE = Path(__file__).parents[3] / "support" / "faulty_engine.py"
 LOAD = Load(clients=2, prompt_tokens=4, output_tokens=5, min_s=0.05, max_s=0.3)
 
 
 @contextmanager
-def odd_engine(behaviour: str, log: Path) -> Iterator[LoadClient]:
+def faulty_engine(behaviour: str, log: Path) -> Iterator[LoadClient]:
     port = free_port()
-    argv = [sys.executable, str(ODD_ENGINE), LOCALHOST, str(port), behaviour]
+    argv = [sys.executable, str(FAULTY_ENGINE), LOCALHOST, str(port), behaviour]
     url = f"http://{LOCALHOST}:{port}"
     with log.open("wb") as output, guarded(argv, stdout=output, stderr=output), EngineApi(url) as api:
         wait_until(api.ready, "the odd engine answers")
@@ -52,7 +52,7 @@ def odd_engine(behaviour: str, log: Path) -> Iterator[LoadClient]:
 
 
 def test_figures_of_a_steady_engine(tmp_path: Path) -> None:
-    with odd_engine("fine", tmp_path / "log") as client:
+    with faulty_engine("fine", tmp_path / "log") as client:
         figures = client.run(LOAD)
     assert figures.requests >= LOAD.min_requests
     assert figures.seconds >= LOAD.min_s
@@ -63,7 +63,7 @@ def test_figures_of_a_steady_engine(tmp_path: Path) -> None:
 
 
 def test_a_stream_without_prompts_is_measured_by_what_came_so_far(tmp_path: Path) -> None:
-    with odd_engine("endless", tmp_path / "log") as client:
+    with faulty_engine("endless", tmp_path / "log") as client:
         figures = client.run(LOAD.model_copy(update={"whole": False}))
     assert figures.requests == LOAD.clients
     assert figures.seconds >= LOAD.max_s
@@ -110,7 +110,7 @@ def test_a_slow_engine_has_the_time_for_whole_answers() -> None:
     ],
 )
 def test_an_answer_that_is_not_whole_is_a_fault(behaviour: str, message: str, tmp_path: Path) -> None:
-    with odd_engine(behaviour, tmp_path / "log") as client, pytest.raises(EngineError, match=message):
+    with faulty_engine(behaviour, tmp_path / "log") as client, pytest.raises(EngineError, match=message):
         client.run(LOAD)
 
 
@@ -118,7 +118,7 @@ def test_an_answer_that_is_not_whole_is_a_fault(behaviour: str, message: str, tm
 def test_an_engine_that_sends_nothing_any_more_hangs(behaviour: str, tmp_path: Path) -> None:
     load = LOAD.model_copy(update={"silence_s": 0.1, "max_s": 60})
     with (
-        odd_engine(behaviour, tmp_path / "log") as client,
+        faulty_engine(behaviour, tmp_path / "log") as client,
         pytest.raises(EngineHungError, match=r"sent no byte for 0\.1 s"),
     ):
         client.run(load)
@@ -127,14 +127,14 @@ def test_an_engine_that_sends_nothing_any_more_hangs(behaviour: str, tmp_path: P
 def test_one_silent_answer_among_others_is_a_hang(tmp_path: Path) -> None:
     """Not the engine as a whole, but one of its slots."""
     load = LOAD.model_copy(update={"silence_s": 0.1, "max_s": 60, "min_requests": 10**6})
-    with odd_engine("stall-once", tmp_path / "log") as client, pytest.raises(EngineHungError):
+    with faulty_engine("stall-once", tmp_path / "log") as client, pytest.raises(EngineHungError):
         client.run(load)
 
 
 def test_an_engine_that_is_not_done_in_time_is_slow(tmp_path: Path) -> None:
     load = LOAD.model_copy(update={"timeout_s": 0.1, "max_s": 60})
     with (
-        odd_engine("endless", tmp_path / "log") as client,
+        faulty_engine("endless", tmp_path / "log") as client,
         pytest.raises(EngineSlowError, match=r"was not done within 0\.1 s"),
     ):
         client.run(load)
@@ -143,7 +143,7 @@ def test_an_engine_that_is_not_done_in_time_is_slow(tmp_path: Path) -> None:
 def test_bytes_without_a_token_are_not_slow_but_wrong(tmp_path: Path) -> None:
     load = LOAD.model_copy(update={"timeout_s": 0.1})
     with (
-        odd_engine("babble", tmp_path / "log") as client,
+        faulty_engine("babble", tmp_path / "log") as client,
         pytest.raises(EngineError, match="streams what holds no token") as caught,
     ):
         client.run(load)
@@ -194,7 +194,7 @@ OPEN = OpenLoad(prompt_tokens=4, output_tokens=5, rate_per_s=200, requests=60, a
 
 
 def test_an_open_loop_sends_on_time_whatever_is_answered(tmp_path: Path) -> None:
-    with odd_engine("fine", tmp_path / "log") as client:
+    with faulty_engine("fine", tmp_path / "log") as client:
         figures, waits = client.run_open(OPEN)
     assert [wait.arrived for wait in waits] == pytest.approx(OPEN.send_times())
     assert figures.requests == len(waits) == 60
@@ -206,7 +206,7 @@ def test_an_open_loop_sends_on_time_whatever_is_answered(tmp_path: Path) -> None
 def test_requests_beyond_what_an_engine_can_do_pile_up(tmp_path: Path) -> None:
     """One at a time in 10 ms, asked three times as fast."""
     asked = OPEN.model_copy(update={"rate_per_s": 300, "requests": 120})
-    with odd_engine("serial", tmp_path / "log") as client:
+    with faulty_engine("serial", tmp_path / "log") as client:
         figures, waits = client.run_open(asked)
     found = judge_waits(waits)
     assert found.saturated
@@ -218,10 +218,10 @@ def test_requests_beyond_what_an_engine_can_do_pile_up(tmp_path: Path) -> None:
 def test_a_freeze_is_seen_by_all_that_would_have_come_in_it(tmp_path: Path) -> None:
     """A closed loop asks nothing while it waits, and so hardly sees it: coordinated omission."""
     closed = LOAD.model_copy(update={"clients": 1, "min_s": 0.6, "max_s": 60, "min_requests": 60})
-    with odd_engine("freeze", tmp_path / "closed") as client:
+    with faulty_engine("freeze", tmp_path / "closed") as client:
         omitted = client.run(closed)
     asked = OPEN.model_copy(update={"rate_per_s": 100, "requests": 100})
-    with odd_engine("freeze", tmp_path / "open") as client:
+    with faulty_engine("freeze", tmp_path / "open") as client:
         figures, _ = client.run_open(asked)
     assert omitted.ttft_p95_ms < 200
     # Of 100 requests in a second, half come while nothing is answered.
@@ -238,7 +238,7 @@ def test_waits_are_measured_from_when_a_request_was_to_be_sent(tmp_path: Path) -
                 yield request
 
     # The answers to the last requests still stream when it is awake again.
-    with odd_engine("slow", tmp_path / "log") as client:
+    with faulty_engine("slow", tmp_path / "log") as client:
         late = Late(client.base_url, "odd", range(100))
         figures, _ = late.run_open(OPEN.model_copy(update={"rate_per_s": 10_000}))
     assert figures.ttft_p50_ms > 60 * 4 * 0.9
@@ -256,21 +256,21 @@ def test_an_open_loop_tells_what_goes_wrong(
     behaviour: str, error: type[EngineError], message: str, tmp_path: Path
 ) -> None:
     asked = OPEN.model_copy(update={"silence_s": 0.2})
-    with odd_engine(behaviour, tmp_path / "log") as client, pytest.raises(error, match=message):
+    with faulty_engine(behaviour, tmp_path / "log") as client, pytest.raises(error, match=message):
         client.run_open(asked)
 
 
 def test_what_is_queued_behind_others_does_not_hang(tmp_path: Path) -> None:
     """Most wait far longer than the bound; the engine answers all the while."""
     asked = OPEN.model_copy(update={"rate_per_s": 2000, "requests": 60, "silence_s": 0.2})
-    with odd_engine("serial", tmp_path / "log") as client:
+    with faulty_engine("serial", tmp_path / "log") as client:
         figures, _ = client.run_open(asked)
     assert figures.ttft_p95_ms > 300
 
 
 def test_an_open_loop_ends_though_answers_are_missing(tmp_path: Path) -> None:
     asked = OPEN.model_copy(update={"requests": 20, "drain_s": 0.1})
-    with odd_engine("endless", tmp_path / "log") as client:
+    with faulty_engine("endless", tmp_path / "log") as client:
         figures, waits = client.run_open(asked)
     assert figures.seconds < 5
     assert all(wait.first is not None and wait.done is None for wait in waits)
@@ -314,7 +314,7 @@ def test_an_engine_that_is_gone_is_a_fault(tmp_path: Path) -> None:
 def test_a_cancelled_load_stops(tmp_path: Path) -> None:
     begin().cancel("staging says corrupt")
     try:
-        with odd_engine("hang", tmp_path / "log") as client, pytest.raises(StageCancelledError):
+        with faulty_engine("hang", tmp_path / "log") as client, pytest.raises(StageCancelledError):
             client.run(LOAD)
     finally:
         begin()

@@ -23,7 +23,7 @@ PROJECTIONS = (
 
 
 @dataclass(frozen=True)
-class Sabotage:
+class Damage:
     """Noise of the tensor's own standard deviation in one layer; or, with `other`, that layer's tensor swapped in."""
 
     projection: str
@@ -56,27 +56,27 @@ class Sabotage:
         return f"model.layers.{layer}.{self.projection}.weight"
 
 
-def every_noise(layers: int, seed: int) -> list[Sabotage]:
+def every_noise(layers: int, seed: int) -> list[Damage]:
     """Noise in each projection of each layer in turn."""
     return [
-        Sabotage(projection, layer, seed=seed + number)
+        Damage(projection, layer, seed=seed + number)
         for number, (layer, projection) in enumerate(
             (one, two) for one in range(layers) for two in PROJECTIONS
         )
     ]
 
 
-def every_swap(layers: int) -> list[Sabotage]:
+def every_swap(layers: int) -> list[Damage]:
     """Each projection swapped between each two layers."""
     return [
-        Sabotage(projection, low, other=high)
+        Damage(projection, low, other=high)
         for low in range(layers)
         for high in range(low + 1, layers)
         for projection in PROJECTIONS
     ]
 
 
-def drawn_cases(layers: int, count: int, seed: int) -> list[Sabotage]:
+def drawn_cases(layers: int, count: int, seed: int) -> list[Damage]:
     """`count` cases, half noise and half swaps, drawn without repetition."""
     random = np.random.default_rng(seed)
     noise, swaps = every_noise(layers, seed), every_swap(layers)

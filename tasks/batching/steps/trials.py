@@ -1,43 +1,30 @@
-"""What was measured, by placement. Pure."""
+"""What was measured, by steps. Pure."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from tasks.batching.judging import MEMORY, doubt, summarise
-from tasks.batching.models import (
-    Ask,
-    Decision,
-    Fit,
-    Limits,
-    PlacedRun,
-    Placement,
-    Run,
-    SizeFigures,
-    Space,
-)
-from tasks.batching.placement.memory import blocks, most_on_host
+from tasks.batching.models import Ask, Decision, Fit, Limits, Run, SizeFigures, SteppedRun, Steps, StepSpace
 from tasks.batching.plan import REPEATS, ended_by_memory, measured_each_bytes, next_step
 
 
 class Proposal(NamedTuple):
-    """A placement that was not measured yet, and the size to begin with."""
+    """Steps that were not measured yet, and the size to begin with."""
 
-    placement: Placement
+    steps: Steps
     batch: int
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One placement: its runs by size, what the search for its batch size wants next, and whether memory is what
-    larger sizes lack."""
+    """One choice of steps: its runs by size, what the search for its batch size wants next, and whether memory is
+    what larger sizes lack."""
 
-    placement: Placement
+    steps: Steps
     limits: Limits
-    runs: Sequence[Run]
     sizes: Mapping[int, SizeFigures]
     step: Ask | Decision
     ended_by_memory: bool
@@ -57,19 +44,9 @@ class Trial:
         return max((size.throughput for size in self.sure), default=0.0)
 
     @property
-    def settled(self) -> bool:
-        """Whether its own search has decided."""
-        return isinstance(self.step, Decision)
-
-    @property
     def want_of_memory(self) -> bool:
         """Whether memory, and nothing else, is why no size fits."""
         return all(size.fit in MEMORY for size in self.sizes.values())
-
-    @property
-    def own_place(self) -> Placement:
-        """The same place, with the engine's own steps."""
-        return self.placement.model_copy(update={"batched_tokens": None, "micro_batch_tokens": None})
 
     @property
     def slips(self) -> bool:
@@ -88,41 +65,28 @@ class Trial:
         return not fitting or self.step.batch > min(fitting) or self.step.batch in self.sizes
 
 
-def sort_trials(history: Sequence[PlacedRun], space: Space) -> list[Trial]:
-    """One trial for each placement, in the order in which they were first tried."""
+def sort_trials(history: Sequence[SteppedRun], space: StepSpace) -> list[Trial]:
+    """One trial for each choice of steps, in the order in which they were tried: the engine's own come first."""
     trials: list[Trial] = []
-    for placement in dict.fromkeys(placed.placement for placed in history):
-        runs = [placed.run for placed in history if placed.placement == placement]
-        trials.append(_sum_up(placement, runs, space, _each_bytes(placement, trials, space)))
+    for steps in dict.fromkeys(one.steps for one in history):
+        runs = [one.run for one in history if one.steps == steps]
+        trials.append(_sum_up(steps, runs, limits_of(steps, space), _each_bytes(trials)))
     return trials
 
 
-def _each_bytes(placement: Placement, trials: Sequence[Trial], space: Space) -> float | None:
-    """What a sequence adds to the GPUs' memory; on the host as much as it did in the trial before."""
-    if space.knob is None:
-        slopes = (measured_each_bytes(trial.sizes) for trial in reversed(trials))
-        return next((slope for slope in slopes if slope is not None), None)
-    return float(blocks(space.footprint, placement.gpu_layers) * space.footprint.kv_bytes)
+def _each_bytes(trials: Sequence[Trial]) -> float | None:
+    """What a sequence adds to memory, by the trials before."""
+    slopes = (measured_each_bytes(trial.sizes) for trial in reversed(trials))
+    return next((slope for slope in slopes if slope is not None), None)
 
 
-def limits_of(placement: Placement, space: Space) -> Limits:
-    """The bounds of a placement: memory of the GPUs that it uses, and no more sequences than the host has room for,
-    or than its steps have.
-
-    The host's memory is not measured: of what is mapped from a file it cannot be told whether it is needed.
-    """
-    most = float(min(space.limits.max_batch, most_in_steps(placement, space)))
-    memory = space.limits.memory_bytes
-    if space.knob == "offload":
-        host = space.devices.host_bytes * space.memory_fraction
-        most = min(most, most_on_host(space.footprint, placement.gpu_layers, host))
-    elif space.knob == "tensor_parallel":
-        gpus = space.devices.gpu_bytes
-        memory = int(memory * sum(gpus[: placement.gpus]) / sum(gpus))
-    return space.limits.model_copy(update={"memory_bytes": memory, "max_batch": max(1, math.floor(most))})
+def limits_of(steps: Steps, space: StepSpace) -> Limits:
+    """The bounds with these steps: no more sequences than they have room for."""
+    most = min(space.limits.max_batch, most_in_steps(steps, space))
+    return space.limits.model_copy(update={"max_batch": max(1, most)})
 
 
-def most_in_steps(placement: Placement, space: Space) -> int:
+def most_in_steps(steps: Steps, space: StepSpace) -> int:
     """The most sequences that the tokens of a step are enough for.
 
     Each takes one, so that vLLM does not start with more. Where prompts are taken in the order of slots, the last
@@ -130,7 +94,7 @@ def most_in_steps(placement: Placement, space: Space) -> int:
     has `p` tokens of prompt and `a` of answer takes `p + a` in `p / b + a` steps. Measured with llama.cpp: at 512 and
     32, eight slots at 64 tokens and four at 32 hang; eight at 128 and four at 64 do not.
     """
-    tokens = placement.batched_tokens or space.batched_tokens.default
+    tokens = steps.batched_tokens or space.batched_tokens.default
     if tokens is None:
         return space.limits.max_batch
     asked = space.requests
@@ -140,13 +104,11 @@ def most_in_steps(placement: Placement, space: Space) -> int:
     return min(tokens, (prompt + answer * tokens) // (prompt + answer))
 
 
-def _sum_up(placement: Placement, runs: Sequence[Run], space: Space, each: float | None) -> Trial:
-    limits = limits_of(placement, space)
+def _sum_up(steps: Steps, runs: Sequence[Run], limits: Limits, each: float | None) -> Trial:
     sizes = summarise(runs, limits)
     return Trial(
-        placement=placement,
+        steps=steps,
         limits=limits,
-        runs=runs,
         sizes=sizes,
         step=next_step(runs, limits, each_bytes=each),
         ended_by_memory=ended_by_memory(sizes, limits, each),

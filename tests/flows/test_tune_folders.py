@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,22 +11,26 @@ from trials import trial
 
 from blocks.candidates.folder_bench import FolderBench
 from blocks.storage.record_store import open_record_store
-from flows import candidate_bench
-from flows.tune_serving import TuningRequest, quantized
+from flows import tune_serving
+from flows.tune_serving import read_facts
 from tasks.core.errors import SpecError
-from tasks.core.facts import Gpu
-from tasks.core.gpus import HostGpu, choose_gpus
 from tasks.core.settings import Settings
 from tasks.core.spec import CandidateFormat, EngineKind, Hardware, Objectives, Tuning
+from tasks.core.stage import Outcome
 from tasks.core.verdicts import StageName
 from tasks.environment.models import Locked, LockRequest
-from tasks.quantization.models import Trial
+from tasks.quantization.models import Candidate, QuantizationResult, Trial, TrialPlan
+from tasks.tuning.models import TuningRequest
 
 pytestmark = pytest.mark.server
 
 BF16, W8A8, W4A16, FP8 = (CandidateFormat(name) for name in ("bf16", "w8a8", "w4a16", "fp8"))
 QUANTIZER = Path("/quantizer/bin/python")
 SPEEDS = {"bf16": 100.0, "w8a8": 200.0, "w4a16": 150.0}
+
+
+def quantized(request: TuningRequest) -> Outcome[QuantizationResult]:
+    return tune_serving.quantized(request, read_facts(request))
 
 
 @pytest.fixture
@@ -40,16 +43,16 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Path | None]]:
         out.mkdir()
         (out / "model.safetensors").write_text(form)
 
-    def try_candidate(bench: FolderBench, model: Path, log: Path, **asked: Any) -> Trial:
-        return trial(-3.0, SPEEDS[(model / "model.safetensors").read_text()])
+    def try_candidate(bench: FolderBench, candidate: Candidate, plan: TrialPlan) -> Trial:
+        return trial(-3.0, SPEEDS[(candidate.path / "model.safetensors").read_text()])
 
     monkeypatch.setattr(FolderBench, "convert", convert)
     monkeypatch.setattr(FolderBench, "compare_weights", lambda *_: {"w": 0.001})
     monkeypatch.setattr(FolderBench, "try_candidate", try_candidate)
     lock = LockRequest(requirements=("llmcompressor",), python="3.11", platform="linux-x86_64")
     locked = Locked(path=Path("/lock"), digest="sha256:" + "l" * 64, packages={}, request=lock)
-    monkeypatch.setattr(candidate_bench, "lock_tool", lambda *_, **__: locked)
-    monkeypatch.setattr(candidate_bench, "build_tool", lambda *_: QUANTIZER)
+    monkeypatch.setattr(tune_serving, "lock_tool", lambda *_, **__: locked)
+    monkeypatch.setattr(tune_serving, "build_tool", lambda *_: QUANTIZER)
     return done
 
 
@@ -105,32 +108,9 @@ def test_another_text_to_calibrate_on_is_another_candidate(
 def test_no_quantizer_is_installed_where_nothing_needs_it(
     ask: Callable[..., TuningRequest], made: list[tuple[str, Path | None]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(candidate_bench, "lock_tool", lambda *_, **__: pytest.fail("no format needs it"))
+    monkeypatch.setattr(tune_serving, "lock_tool", lambda *_, **__: pytest.fail("no format needs it"))
     quantized(ask(BF16, FP8))
     assert made == [("bf16", None)]
-
-
-def test_the_gpus_in_use_decide(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The largest are used."""
-    gpus = [
-        HostGpu(index, Gpu(name=name, compute_capability=capability, memory_bytes=size))
-        for index, (name, capability, size) in enumerate(
-            [("A30", "8.0", 24), ("H100", "9.0", 80), ("odd", None, 8)]
-        )
-    ]
-    monkeypatch.setattr(candidate_bench, "gpus_in_use", partial(choose_gpus, gpus))
-    tuning = Tuning(candidates=(BF16, FP8), quality_text=Path("/t"))
-    found = [
-        candidate_bench.infeasible(EngineKind.VLLM, tuning, Hardware(gpus=count)).get(FP8, "")
-        for count in range(4)
-    ]
-    needs = "not made: vllm computes in fp8 from compute capability 8.9 on"
-    assert found == [
-        f"{needs}, and no GPU is used (hardware.gpus)",
-        "",
-        f"{needs}, a GPU in use has 8.0",
-        f"{needs}, and that of a GPU in use is not known",
-    ]
 
 
 @pytest.mark.parametrize(

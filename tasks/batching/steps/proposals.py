@@ -1,4 +1,4 @@
-"""How many tokens to take a step, once a model's place is known: the next number worth measuring. Pure.
+"""How many tokens to take a step, once a batch size is known: the next number worth measuring. Pure.
 
 A step computes the next token of every sequence, and of new prompts as many tokens as there is room for. More room
 takes prompts in faster and costs memory; while a long step lasts, no other sequence gets its token.
@@ -11,8 +11,8 @@ import math
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
-from tasks.batching.models import Space, StepTokens
-from tasks.batching.placement.trials import Proposal, Trial, most_in_steps
+from tasks.batching.models import StepSpace, StepTokens
+from tasks.batching.steps.trials import Proposal, Trial, most_in_steps
 
 _MOST_TRIALS = 8
 """Settings of the steps that are measured at the most."""
@@ -25,16 +25,15 @@ _Knob = Literal["batched_tokens", "micro_batch_tokens"]
 _KNOBS: tuple[_Knob, ...] = ("batched_tokens", "micro_batch_tokens")
 
 
-def propose_steps(trials: Sequence[Trial], space: Space) -> Proposal | None:
-    """Another number of tokens for the placement that did best; None where no other can be better.
+def propose_steps(trials: Sequence[Trial], space: StepSpace) -> Proposal | None:
+    """Another number of tokens; None where no other can be better.
 
     First the way that should help; where it gives no more, the next way is tried.
     """
-    own = [trial for trial in trials if not trial.placement.steps_told]
-    base = max(own, key=_standing, default=None)
-    if base is None or (base.claim and space.limits.rate_per_s is not None):
-        return None  # in an open loop the throughput is the rate: there is no more of it
-    if len(trials) - len(own) >= _MOST_TRIALS:
+    base = trials[0]
+    if base.claim and space.limits.rate_per_s is not None:
+        return None  # in an open loop the throughput is the rate, and cannot grow
+    if len(trials) > _MOST_TRIALS:
         return None
     for knob in _KNOBS:
         found = _along(knob, base, trials, space)
@@ -44,23 +43,18 @@ def propose_steps(trials: Sequence[Trial], space: Space) -> Proposal | None:
     return None
 
 
-def _standing(trial: Trial) -> tuple[float, int, int]:
-    """The most throughput, then the most GPUs; where nothing fits, the fewest layers on them come nearest."""
-    return trial.claim, trial.placement.gpus, 0 if trial.claim else -trial.placement.gpu_layers
-
-
-def _along(knob: _Knob, base: Trial, trials: Sequence[Trial], space: Space) -> Proposal | Trial:
-    """The next number of this knob beside what `base` is told, or the best that is known when there is none."""
+def _along(knob: _Knob, base: Trial, trials: Sequence[Trial], space: StepSpace) -> Proposal | Trial:
+    """The next number of this knob, with what else `base` is told, or the best that is known when there is none."""
     best, gains = base, 0
     for way in _ways(knob, base, space):
         if gains and not (way.turns and gains == 1):
             break
         for tokens in way.values:
-            placement = base.placement.model_copy(update={knob: tokens})
-            found = next((trial for trial in trials if trial.placement == placement), None)
+            steps = base.steps.model_copy(update={knob: tokens})
+            found = next((trial for trial in trials if trial.steps == steps), None)
             if found is None:
                 batch = way.batch if best is base else _size(best)
-                return Proposal(placement, max(1, min(batch, most_in_steps(placement, space))))
+                return Proposal(steps, max(1, min(batch, most_in_steps(steps, space))))
             if found.claim > best.claim * (1 + space.limits.tolerance):
                 best, gains = found, gains + 1
             elif not (way.on(found, base) or (not best.claim and found.want_of_memory)):
@@ -97,19 +91,19 @@ class _Way(NamedTuple):
         )
 
 
-def _ways(knob: _Knob, base: Trial, space: Space) -> Sequence[_Way]:
+def _ways(knob: _Knob, base: Trial, space: StepSpace) -> Sequence[_Way]:
     """Shorter steps first where pauses end the batch sizes, else longer ones.
 
     Shorter ones may also leave more memory, unless another knob says how many tokens are computed at once: then it is
     fewer of those, and as they are slower, only where memory ends the sizes.
     """
-    steps: StepTokens = getattr(space, knob)
-    values = sorted(steps.values)
-    default = steps.default or (values[len(values) // 2] - 1 if values else 0)  # half of them are fewer
+    known: StepTokens = getattr(space, knob)
+    values = sorted(known.values)
+    default = known.default or (values[len(values) // 2] - 1 if values else 0)  # half of them are fewer
     batch = _size(base)
     at_once = _most_at_once(base, space)
     if knob == "micro_batch_tokens":
-        step = base.placement.batched_tokens or space.batched_tokens.default or max(values, default=0)
+        step = base.steps.batched_tokens or space.batched_tokens.default or max(values, default=0)
         own = min(default, step)
         if base.ended_by_memory:
             return (_Way([one for one in reversed(values) if one < own], batch),)
@@ -124,14 +118,14 @@ def _ways(knob: _Knob, base: Trial, space: Space) -> Sequence[_Way]:
 
 
 def _shorter(
-    fewer: Sequence[int], base: Trial, paused: int, at_once: float, space: Space
+    fewer: Sequence[int], base: Trial, paused: int, at_once: float, space: StepSpace
 ) -> tuple[_Way, ...]:
     """From the middle of what may help towards shorter steps, then towards longer ones: at the first size that pauses
     ended, where it shows whether they are shorter. A single sequence waits for no other."""
 
     def helps(tokens: int) -> bool:
-        placement = base.placement.model_copy(update={"batched_tokens": tokens})
-        return tokens < at_once and most_in_steps(placement, space) > _size(base)
+        steps = base.steps.model_copy(update={"batched_tokens": tokens})
+        return tokens < at_once and most_in_steps(steps, space) > _size(base)
 
     found = [tokens for tokens in fewer if helps(tokens)]
     if paused < 2 or not found:
@@ -143,7 +137,7 @@ def _shorter(
     )
 
 
-def _most_at_once(base: Trial, space: Space) -> float:
+def _most_at_once(base: Trial, space: StepSpace) -> float:
     """Tokens of prompts that can come at once: one of each sequence, at the largest size that was measured."""
     return max(base.sizes) * space.requests.prompt_tokens if space.requests else math.inf
 

@@ -1,4 +1,4 @@
-"""An engine that behaves oddly under load, for tests: `python odd_engine.py HOST PORT BEHAVIOUR`.
+"""An engine that behaves oddly under load, for tests: `python faulty_engine.py HOST PORT BEHAVIOUR`.
 
 Starts and completes a prompt like any other. A streamed answer then: `die` ends the process with status 3;
 `out-of-memory` with words to that effect; `killed` by SIGKILL, `segv` by SIGSEGV; `refuse` answers 500; `break`

@@ -1,0 +1,267 @@
+"""What tuning measures, and within which bounds. Pure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tasks.batching.guidellm import REQUIREMENTS
+from tasks.batching.models import BatchingRequest, Limits, Requests, StepSpace, StepTokens
+from tasks.core.digests import digest_of
+from tasks.core.errors import SpecError
+from tasks.core.load import longest_output, prompt_for
+from tasks.core.model_shape import ModelShape, check_convertible
+from tasks.core.serving import FITTED, ServingConfig
+from tasks.core.spec import CandidateFormat, LoadGenerator, Tuning
+from tasks.engines.card import EngineCard
+from tasks.engines.catalogue import get_engine
+from tasks.engines.weights import check_formats, why_not_here
+from tasks.quantization.folder_sizes import PLAIN
+from tasks.quantization.models import Calibration, Candidate, QuantizationRequest, TaskItem
+from tasks.quantization.recipe import maker_digest
+from tasks.tuning.models import TuningFacts, TuningRequest
+
+_MEMORY_STEP = 1 << 28
+"""The host's memory is taken in steps: the kernel's own share changes a little with every start."""
+
+_HELD_BEYOND = 0.01
+"""An engine holds a little more memory than it was told to take, so it is told a little less than may be used."""
+
+
+def check_request(request: TuningRequest, shape: ModelShape) -> None:
+    """What can be known to be wrong before anything is measured. Raises `SpecError` or `ModelError`."""
+    tuning = request.tuning
+    check_formats(request.engine, tuning.candidates)
+    if _card(request).loads_gguf:
+        check_convertible(shape, f"{request.model_dir}/config.json")
+    if by_guidellm(tuning) and _card(request).prompts == "text":
+        raise SpecError(
+            f"guidellm cannot load {request.engine}: that server refuses ignore_eos, which guidellm sends",
+            fix="set tuning.load_generator to builtin",
+        )
+    if tuning.context > shape.max_context:
+        raise SpecError(
+            f"tuning.context is {tuning.context}, the model was made for {shape.max_context} tokens",
+            fix=f"set tuning.context to {shape.max_context} or less",
+        )
+    longest = longest_output(tuning.output_tokens)
+    if longest >= tuning.context:
+        raise SpecError(
+            f"tuning.output_tokens {tuning.output_tokens} leave no room for a prompt in {tuning.context} tokens",
+            fix="lower tuning.output_tokens or raise tuning.context",
+        )
+    prompt = tuning.load.prompt_tokens or 0
+    if prompt + longest > tuning.context:
+        raise SpecError(
+            f"tuning.load.prompt_tokens {prompt} and outputs of up to {longest} tokens do not fit into "
+            f"tuning.context {tuning.context}",
+            fix=f"set tuning.context to {prompt + longest} or more, or ask for less",
+        )
+
+
+def by_guidellm(tuning: Tuning) -> bool:
+    """Whether guidellm sends the load."""
+    return tuning.load_generator is LoadGenerator.GUIDELLM
+
+
+def serving_config(request: TuningRequest, facts: TuningFacts) -> ServingConfig:
+    """How the engine serves while it is tuned, but for batch size and steps.
+
+    An engine that loads GGUF files fits its layers to the GPUs itself; the others split each layer over all of them.
+    """
+    count, by_layer = request.hardware.gpus, _card(request).loads_gguf
+    fraction = request.objectives.memory_fraction
+    return ServingConfig(
+        served_name=request.name,
+        batch=1,
+        context=request.tuning.context,
+        threads=request.hardware.cpus or facts.cpus,
+        gpu_layers=FITTED if count and by_layer else 0,
+        gpus=0 if by_layer else _split_over(request, facts),
+        gpu_indices=tuple(one.number for one in facts.gpus[: _split_over(request, facts)]),
+        memory_fraction=max(0.01, round(fraction - _HELD_BEYOND, 4)) if count else fraction,
+        kv_bytes_per_token=facts.source.shape.kv_bytes_per_token,
+    )
+
+
+def _split_over(request: TuningRequest, facts: TuningFacts) -> int:
+    """The GPUs that are used: all that the request gives, or of an engine that splits each layer, as many as the
+    attention heads can be dealt out to. Fewer key-value heads than GPUs are copied, so either number divides the
+    other."""
+    count, shape = request.hardware.gpus, facts.source.shape
+    if not _card(request).find_knob("tensor_parallel"):
+        return count
+    heads, kv_heads = shape.heads, shape.kv_heads
+    return next(
+        (
+            gpus
+            for gpus in range(count, 0, -1)
+            if heads % gpus == 0 and (kv_heads % gpus == 0 or gpus % kv_heads == 0)
+        ),
+        0,
+    )
+
+
+def refused_formats(request: TuningRequest, facts: TuningFacts) -> dict[CandidateFormat, str]:
+    """The formats that the engine cannot compute in on the GPUs in use, or on the processor, or that the family
+    overflows in, each with the reason."""
+    capabilities = [one.gpu.compute_capability for one in facts.gpus]
+    reasons = {
+        form: why_not_here(request.engine, form, capabilities, facts.family)
+        for form in request.tuning.candidates
+    }
+    return {form: reason for form, reason in reasons.items() if reason}
+
+
+def needs_quantizer(request: TuningRequest, refused: dict[CandidateFormat, str]) -> bool:
+    """Whether a format that can be measured is made by the quantizer."""
+    if _card(request).loads_gguf:
+        return False
+    return any(form not in PLAIN and form not in refused for form in request.tuning.candidates)
+
+
+def quantization_request(
+    request: TuningRequest,
+    facts: TuningFacts,
+    refused: dict[CandidateFormat, str],
+    *,
+    text: str | None,
+    task_items: tuple[TaskItem, ...],
+    calibration: Calibration | None,
+) -> QuantizationRequest:
+    """What the quantization stage is asked, with the texts that the spec names."""
+    tuning, objectives, card = request.tuning, request.objectives, _card(request)
+    assert card.scored_by is not None  # checked with the formats
+    wanted = objectives.task_tolerance
+    return QuantizationRequest(
+        model_dir=request.model_dir,
+        model_digest=request.model_digest,
+        formats=tuning.candidates,
+        text=text,
+        tokens=tuning.quality_tokens,
+        context=tuning.context,
+        tolerance=objectives.quality_tolerance,
+        task_items=task_items,
+        task_tolerance=objectives.quality_tolerance if wanted is None else wanted,
+        policy=objectives.policy,
+        memory_bytes=_servable_bytes(request, facts),
+        layout=card.layouts[0],
+        unpacks=card.unpacks_weights,
+        infeasible=refused,
+        calibration=calibration,
+        scored_by=card.scored_by,
+    )
+
+
+def quantization_inputs(
+    request: TuningRequest, config: ServingConfig, asked: QuantizationRequest
+) -> dict[str, Any]:
+    """What the choice of a format depends on."""
+    return {
+        **_common_inputs(request, config),
+        **asked.model_dump(mode="json", exclude={"model_dir", "text", "task_items", "calibration"}),
+        "text_digest": digest_of(asked.text),
+        "task_set_digest": digest_of([one.model_dump() for one in asked.task_items]),
+        "maker_digests": [maker_digest(asked, form) for form in asked.formats],
+    }
+
+
+def batching_request(request: TuningRequest, facts: TuningFacts, candidate: Candidate) -> BatchingRequest:
+    """What the batching stage is asked of the chosen candidate."""
+    return BatchingRequest(
+        model_file=candidate.path,
+        config=serving_config(request, facts),
+        output_tokens=request.tuning.output_tokens,
+        limits=_limits(request, facts),
+        load=request.tuning.load,
+        steps=_step_space(request, facts),
+    )
+
+
+def batching_inputs(request: TuningRequest, candidate: Candidate, asked: BatchingRequest) -> dict[str, Any]:
+    """What the choice of a batch size depends on."""
+    return {
+        **_common_inputs(request, asked.config),
+        "candidate_digest": candidate.digest,
+        "format": candidate.format.value,
+        "context": asked.config.context,
+        "load_generator": list(REQUIREMENTS) if by_guidellm(request.tuning) else "builtin",
+        **asked.model_dump(mode="json", include={"output_tokens", "load", "limits", "steps"}),
+    }
+
+
+def _common_inputs(request: TuningRequest, config: ServingConfig) -> dict[str, Any]:
+    return {
+        "engine": request.engine.value,
+        "environment_digest": request.environment_digest,
+        "model_digest": request.model_digest,
+        **config.model_dump(mode="json", include={"threads", "gpu_layers", "gpus", "memory_fraction"}),
+    }
+
+
+def _card(request: TuningRequest) -> EngineCard:
+    return get_engine(request.engine).card
+
+
+def _prompt_tokens(tuning: Tuning) -> int:
+    return tuning.load.prompt_tokens or prompt_for(tuning.context, tuning.output_tokens)
+
+
+def _limits(request: TuningRequest, facts: TuningFacts) -> Limits:
+    tuning = request.tuning
+    wanted = {"ttft_p95": request.objectives.ttft_ms, "tpot_p95": request.objectives.tpot_ms}
+    return Limits(
+        memory_bytes=_usable_bytes(request, facts),
+        latency_ms={name: bound for name, bound in wanted.items() if bound is not None},
+        tolerance=tuning.tolerance,
+        max_batch=min(tuning.max_batch, _card(request).max_batch),
+        rate_per_s=tuning.load.rate,
+        request_tokens=_prompt_tokens(tuning) + longest_output(tuning.output_tokens),
+        taken_at_start=request.hardware.gpus > 0,
+    )
+
+
+def _step_space(request: TuningRequest, facts: TuningFacts) -> StepSpace | None:
+    """The steps that are searched around the batch size; None where the engine has no choice of them."""
+    card, tuning = _card(request), request.tuning
+    smallest = min(_gpu_sizes(request, facts), default=0)
+    batched, micro = (_step_tokens(card, name, smallest) for name in ("batched_tokens", "micro_batch_tokens"))
+    if not batched.values and not micro.values:
+        return None
+    return StepSpace(
+        limits=_limits(request, facts),
+        batched_tokens=batched,
+        micro_batch_tokens=micro,
+        requests=Requests(prompt_tokens=_prompt_tokens(tuning), output_tokens=tuning.output_tokens),
+        by_slot=card.fills_steps_by_slot,
+    )
+
+
+def _step_tokens(card: EngineCard, name: str, gpu_bytes: int) -> StepTokens:
+    knob = card.find_knob(name)
+    return StepTokens(default=knob.default_on(gpu_bytes), values=knob.values) if knob else StepTokens()
+
+
+def _gpu_sizes(request: TuningRequest, facts: TuningFacts) -> list[int]:
+    """Memory of the GPUs that are used, bytes; those that do not tell it left out."""
+    used = facts.gpus[: _split_over(request, facts)]
+    return [one.gpu.memory_bytes for one in used if one.gpu.memory_bytes]
+
+
+def _host_bytes(request: TuningRequest, facts: TuningFacts) -> int:
+    """Memory of the host, or the limit that the spec sets."""
+    return request.hardware.memory or facts.host_bytes // _MEMORY_STEP * _MEMORY_STEP
+
+
+def _usable_bytes(request: TuningRequest, facts: TuningFacts) -> int:
+    """The limit that measured memory is held against: the GPUs' where they are used, else the host's, which is what
+    GPUs have as well that have none of their own."""
+    found = sum(_gpu_sizes(request, facts)) or _host_bytes(request, facts)
+    return int(found * request.objectives.memory_fraction)
+
+
+def _servable_bytes(request: TuningRequest, facts: TuningFacts) -> int:
+    """What a model may take to be served at all: of an engine that offloads layers, the host's memory as well."""
+    usable = _usable_bytes(request, facts)
+    if _gpu_sizes(request, facts) and _card(request).find_knob("offload"):
+        usable += int(_host_bytes(request, facts) * request.objectives.memory_fraction)
+    return usable

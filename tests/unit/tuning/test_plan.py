@@ -1,0 +1,158 @@
+"""What tuning measures and within which bounds, by the request, the host and the model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tasks.core.facts import Gpu
+from tasks.core.gpus import HostGpu
+from tasks.core.model_shape import ModelShape
+from tasks.core.serving import FITTED
+from tasks.core.spec import CandidateFormat, EngineKind, Hardware, Objectives, Tuning
+from tasks.quantization.models import Candidate
+from tasks.quantization.sizes import Source
+from tasks.tuning import plan
+from tasks.tuning.models import TuningFacts, TuningRequest
+
+GB = 10**9
+LLAMA_CPP, VLLM, TRANSFORMERS = EngineKind.LLAMA_CPP, EngineKind.VLLM, EngineKind.TRANSFORMERS
+CANDIDATE = Candidate(format=CandidateFormat.BF16, path=Path("/c/model"), digest="sha256:c", size_bytes=1)
+
+
+def shape(heads: int = 8, kv_heads: int = 8) -> ModelShape:
+    return ModelShape(
+        architecture="LlamaForCausalLM",
+        family="llama",
+        layers=4,
+        hidden=512,
+        heads=heads,
+        kv_heads=kv_heads,
+        head_dim=64,
+        vocabulary=1000,
+        max_context=4096,
+    )
+
+
+def facts(
+    *gpu_gb: float | None, model: ModelShape | None = None, capability: str | None = "9.0"
+) -> TuningFacts:
+    """A host of 64.1 GB with these GPUs in use, numbered from the last one."""
+    gpus = [
+        HostGpu(
+            len(gpu_gb) - 1 - index,
+            Gpu(name="GPU", compute_capability=capability, memory_bytes=size and int(size * GB)),
+        )
+        for index, size in enumerate(gpu_gb)
+    ]
+    return TuningFacts(
+        source=Source(model or shape(), {}, 0),
+        family=None,
+        gpus=tuple(gpus),
+        host_bytes=64_100_000_000,
+        cpus=16,
+    )
+
+
+def request(engine: EngineKind, gpus: int, **more: Any) -> TuningRequest:
+    values: dict[str, Any] = {"hardware": Hardware(gpus=gpus), "tuning": Tuning(context=1024)} | more
+    return TuningRequest(
+        name="service",
+        engine=engine,
+        python_path=Path("/python"),
+        environment_digest="sha256:e",
+        model_dir=Path("/model"),
+        model_digest="sha256:m",
+        **values,
+    )
+
+
+@dataclass(frozen=True)
+class Case:
+    """How an engine is to serve on these GPUs, and how much memory may be used (GB), with the reason."""
+
+    engine: EngineKind
+    gpus: tuple[float | None, ...]
+    want: tuple[int, int, tuple[int, ...], float]
+    """Layers on GPUs, GPUs that layers are split over, which of the host's they are, and the share of them."""
+    usable: float
+    why: str
+    model: ModelShape = field(default_factory=shape)
+
+
+CASES = [
+    Case(LLAMA_CPP, (), (0, 0, (), 0.9), 57.5, "on the processor, of the host's memory in steps of 256 MiB"),
+    Case(VLLM, (), (0, 0, (), 0.9), 57.5, "on the processor"),
+    Case(LLAMA_CPP, (24,), (FITTED, 0, (0,), 0.89), 21.6, "llama.cpp fits its layers itself"),
+    Case(LLAMA_CPP, (24, 8), (FITTED, 0, (1, 0), 0.89), 28.8, "and over all GPUs"),
+    Case(LLAMA_CPP, (None,), (FITTED, 0, (0,), 0.89), 57.5, "a GPU without memory of its own: the host's"),
+    Case(VLLM, (80,), (0, 1, (0,), 0.89), 72.0, "an engine holds a little more than it is told to take"),
+    Case(VLLM, (80, 80, 80), (0, 2, (2, 1), 0.89), 144.0, "8 heads cannot be dealt out to 3 GPUs"),
+    Case(VLLM, (80,) * 4, (0, 4, (3, 2, 1, 0), 0.89), 288.0, "2 key-value heads are copied", shape(8, 2)),
+    Case(VLLM, (80,) * 3, (0, 1, (2,), 0.89), 72.0, "7 heads go to no number of GPUs", shape(7, 7)),
+    Case(TRANSFORMERS, (80, 80, 80), (0, 3, (2, 1, 0), 0.89), 216.0, "it splits by layers, over any number"),
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.engine}: {case.why}")
+def test_how_an_engine_serves_while_it_is_tuned(case: Case) -> None:
+    asked, found = request(case.engine, len(case.gpus)), facts(*case.gpus, model=case.model)
+    config = plan.serving_config(asked, found)
+    assert (config.gpu_layers, config.gpus, config.gpu_indices, config.memory_fraction) == case.want
+    assert (config.batch, config.context, config.threads) == (1, 1024, 16)
+    limits = plan.batching_request(asked, found, CANDIDATE).limits
+    assert limits.memory_bytes / GB == pytest.approx(case.usable, abs=0.1)
+
+
+def test_what_a_model_may_take_is_gpus_and_host_where_layers_are_offloaded() -> None:
+    found = facts(24)
+    for engine, most in ((LLAMA_CPP, 21.6 + 57.5), (VLLM, 21.6)):
+        asked = request(engine, 1)
+        formats = plan.quantization_request(asked, found, {}, text=None, task_items=(), calibration=None)
+        assert (formats.memory_bytes or 0) / GB == pytest.approx(most, abs=0.1)
+
+
+def test_steps_are_searched_where_the_engine_has_a_choice_of_them() -> None:
+    defaults: dict[str, list[int | None]] = {}
+    for engine in (LLAMA_CPP, VLLM, TRANSFORMERS):
+        for gpus in ((), (24,), (80,)):
+            steps = plan.batching_request(request(engine, len(gpus)), facts(*gpus), CANDIDATE).steps
+            defaults.setdefault(engine, []).append(steps and steps.batched_tokens.default)
+    assert defaults == {
+        "llama.cpp": [2048, 2048, 2048],
+        "vllm": [2048, 2048, 8192],
+        "transformers": [None, None, None],
+    }
+
+
+def test_the_longest_request_has_the_prompt_and_the_longest_answer() -> None:
+    tuning = Tuning(context=1024, output_tokens=100, load={"prompt_tokens": 600})  # type: ignore[arg-type]
+    limits = plan.batching_request(request(VLLM, 1, tuning=tuning), facts(80), CANDIDATE).limits
+    assert limits.request_tokens is not None
+    assert 700 < limits.request_tokens <= 1024
+
+
+@pytest.mark.parametrize(
+    ("capability", "gpus", "why"),
+    [
+        ("9.0", 0, "not made: vllm computes in fp8 from compute capability 8.9 on, and no GPU is used (hardware.gpus)"),
+        ("9.0", 1, None),
+        ("8.0", 1, "not made: vllm computes in fp8 from compute capability 8.9 on, a GPU in use has 8.0"),
+        (None, 1, "not made: vllm computes in fp8 from compute capability 8.9 on, and that of a GPU in use is not known"),
+    ],
+)  # fmt: skip
+def test_the_gpus_in_use_decide_which_formats_are_made(
+    capability: str | None, gpus: int, why: str | None
+) -> None:
+    fp8 = CandidateFormat.FP8
+    tuning = Tuning(candidates=(CandidateFormat.BF16, fp8), quality_text=Path("/t"))
+    found = facts(*[80] * gpus, capability=capability)
+    assert plan.refused_formats(request(VLLM, gpus, tuning=tuning), found).get(fp8) == why
+
+
+def test_a_search_within_little_memory_still_asks_for_some() -> None:
+    little = request(VLLM, 1, objectives=Objectives(memory_fraction=0.01))
+    assert plan.serving_config(little, facts(80)).memory_fraction == 0.01
