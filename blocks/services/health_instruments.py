@@ -77,8 +77,8 @@ def check_service(
     settings = recorder.settings
     folder = ServiceFolder(settings.services, name)
     _, release = folder.serving()
-    records = recorder.store.list(StageName.HEALTH)
-    before = plan.last_check(records, name, release.id)
+    before = plan.last_check(recorder.store.latest(StageName.HEALTH, name), release.id)
+    samples = recorder.store.list(StageName.HEALTH) if contract else None
     return run_stage(
         recorder,
         StageName.HEALTH,
@@ -90,7 +90,7 @@ def check_service(
             folder,
             LocalInstruments(),
             before,
-            contract=SampleContract(records, recorder.host_fingerprint) if contract else None,
+            contract=None if samples is None else SampleContract(samples, recorder.host_fingerprint),
             compare=partial(changed_since_installed, settings=settings) if files else None,
         ),
         consulted=[before.id] if before else [],
