@@ -41,7 +41,8 @@ def migrated() -> str:
 
         asyncio.run(provide_database_interface().create_db())
         with contextlib.closing(sqlite3.connect(file)) as opened:
-            return "\n".join([_made_by(), *opened.iterdump()]) + "\n"
+            statements = [" ".join(statement.split()) for statement in opened.iterdump()]
+        return "\n".join([_made_by(), *statements]) + "\n"
 
 
 def _made_by() -> str:
