@@ -11,11 +11,11 @@ from pathlib import Path
 import psutil
 import yaml
 
-from blocks.prefect.database import ready_database
 from blocks.prefect.server import (
     api_url,
     guard_environment,
     keeps_own_database,
+    ready_own_database,
     server_command,
     server_environment,
     start_detached,
@@ -131,8 +131,7 @@ def _start_server(settings: Settings, port: int | None) -> LocalState:
     except PortTakenError as error:
         raise PortTakenError(error.what, fix="give another: slipway up --port N") from None
     url = api_url(wanted)
-    if keeps_own_database(settings):
-        ready_database(settings)
+    ready_own_database(settings)
     os.environ.update(server_environment(settings, url))
     check_settings()
     say("server", f"starting at {url.removesuffix('/api')}")

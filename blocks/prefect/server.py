@@ -19,6 +19,7 @@ import httpx
 
 from blocks.prefect.api_key import api_key, key_file
 from blocks.prefect.database import database_file, ready_database
+from blocks.prefect.schema import lay_out
 from blocks.processes.ports import LOCALHOST, free_port, is_own_listener
 from blocks.processes.process import guarded, last_lines, terminate
 from tasks.core.child_environment import Needs, child_environment
@@ -81,6 +82,14 @@ def keeps_own_database(settings: Settings) -> bool:
     """Whether the local server's database is Slipway's own file, which no other host's server writes."""
     own = database_url(settings)
     return all(os.environ.get(name, own) == own for name in _DATABASE)
+
+
+def ready_own_database(settings: Settings) -> None:
+    """Have a database that a server can start with, unless the user chose another. Raises as `ready_database`."""
+    if keeps_own_database(settings):
+        ready_database(settings)
+        if not database_file(settings).exists():
+            lay_out(database_file(settings))
 
 
 def guard_environment(settings: Settings, api_url: str) -> dict[str, str]:
@@ -202,8 +211,7 @@ def temporary_server(settings: Settings) -> Iterator[TemporaryServer]:
     port = free_port()
     url = api_url(port)
     make_home(settings.home)
-    if keeps_own_database(settings):
-        ready_database(settings)
+    ready_own_database(settings)
     log = settings.home / "logs" / "prefect-server.log"
     make_private_folder(log.parent)
     environment = {**guard_environment(settings, url), **_WITHOUT_SCHEDULING}
