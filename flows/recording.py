@@ -1,6 +1,6 @@
 """What every stage has in common: look for a record that stands in for the work, else work, record, publish.
 
-The record is the cache (DESIGN 2): a stage whose inputs' digest has a good record, and whose outputs still
+The record is the cache (docs/design.md): a stage whose inputs' digest has a good record, and whose outputs still
 verify, is not done again.
 """
 

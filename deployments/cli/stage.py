@@ -196,7 +196,7 @@ def _watched(request: StagingRequest) -> Outcome[StagingResult]:
 
 
 def copy_answer(outcome: Outcome[StagingResult]) -> dict[str, object]:
-    """What programs read (DESIGN 5), and what this run did."""
+    """The JSON document: what the folder holds, and what this run did."""
     from tasks.core.manifest import MANIFEST_FILE, Manifest
 
     result = outcome.result

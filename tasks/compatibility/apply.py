@@ -1,4 +1,4 @@
-"""Survey a host: ask every source, and keep who said what (the article's double check)."""
+"""Survey a host: ask every source, and keep who said what, so that two that disagree are seen."""
 
 from __future__ import annotations
 

@@ -144,7 +144,7 @@ class Survey(_Frozen):
 
 
 class Finding(_Frozen):
-    """One reason for the verdict, in the form programs read (DESIGN 5)."""
+    """One reason for the verdict, in the form that programs read."""
 
     rule: str
     severity: Severity

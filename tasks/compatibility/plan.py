@@ -1,4 +1,4 @@
-"""The judgement: which rules apply to a host, and what they say together (DESIGN 4). Pure."""
+"""The judgement: which rules apply to a host, and what they say together (docs/facts.md). Pure."""
 
 from __future__ import annotations
 

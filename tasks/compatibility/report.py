@@ -59,7 +59,7 @@ def numbers(result: CompatibilityResult) -> Mapping[str, Number]:
 
 
 def answer(result: CompatibilityResult) -> dict[str, Any]:
-    """What programs get from `compat check` (DESIGN 5)."""
+    """The JSON document of `compat check`."""
     return {
         "verdict": result.verdict.value,
         "findings": [finding.model_dump(mode="json") for finding in result.findings],

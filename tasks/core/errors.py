@@ -24,7 +24,7 @@ class SlipwayError(Exception):
     """Something failed that Slipway can explain.
 
     `what` says in one line what happened and to what; `fix` says what to do next; `detail` carries evidence such as
-    the last lines of a log. `exit_code` is the command's exit status (DESIGN 5), `retryable` whether the same
+    the last lines of a log. `exit_code` is the command's exit status (docs/design.md), `retryable` whether the same
     call may succeed later without a change by the user. Secrets in the texts are redacted.
     """
 

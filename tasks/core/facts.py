@@ -1,4 +1,4 @@
-"""Facts of a host, in the form programs give and get them (DESIGN 5, `compat check --facts`).
+"""Facts of a host, in the form of `survey --json` and `compat check --facts` (docs/facts.md).
 
 A field left out is not known; `None` or an empty list was looked for and is not there. pydantic's
 `model_fields_set` keeps the two apart.

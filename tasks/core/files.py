@@ -1,4 +1,4 @@
-"""Writes that a crash cannot leave half done (DESIGN 8): `.part`, fsync, rename, fsync of the folder."""
+"""Writes that a crash cannot leave half done (docs/design.md): `.part`, fsync, rename, fsync of the folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Records: what was found, once, for ever. They are the knowledge base and the cache (DESIGN 2, 3)."""
+"""Records: results, written once and never changed. They are the knowledge base and the cache (docs/design.md)."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ class Launch(BaseModel):
 
 
 class Release(BaseModel):
-    """What was decided and measured for one service, named by digests (DESIGN 3).
+    """What was decided and measured for one service, named by digests.
 
     `candidate_digest` is that of the bytes of `launch.model_file`, which a rollout looks at before it starts;
     `config` is how it serves, as tuned.

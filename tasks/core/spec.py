@@ -1,4 +1,4 @@
-"""The deployment spec: what the user wants (DESIGN 3). YAML in, a frozen model out.
+"""The deployment spec: what the user wants (docs/spec.md). YAML in, a frozen model out.
 
 Unknown keys are refused with the key's path and the nearest known key.
 """

@@ -1,4 +1,4 @@
-"""Verdicts as values (DESIGN 3): what each stage may answer, and which answers say no."""
+"""Verdicts as values (docs/design.md): what each stage may answer, and which answers say no."""
 
 from __future__ import annotations
 

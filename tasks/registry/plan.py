@@ -1,9 +1,9 @@
 """Whether a look at the registry should ask for a redeploy. Pure.
 
-Reconcile, do not only react (DESIGN 8): the question is asked at every look, so a lost event is made good by
-the next one, and a doubled event does no harm. What was asked for and tried counts from the moment at which the
-alias was first seen to name the version: each promotion begins anew. What came first is told by the order of the
-records, not by their times (ADR 86): clocks are set back, and differ between hosts.
+Reconcile, do not only react: every look asks the question again, so a lost event is made good by the next look and a
+doubled one does no harm. Requests and attempts count from the moment when the alias was first seen to name the
+version: each promotion starts afresh. The order of records says what came first, not their times (ADR 86): clocks are
+set back, and differ between hosts.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from tasks.staging.models import DiskFigures, SourceFile
 CONFIG_FILE = "config.json"
 READ_BASELINE_MB_S = 7000.0
 RANDOM_WRITE_BASELINE_IOPS = 500_000.0
-"""What the source article asks of a disk that serves models (PCIe 4 NVMe)."""
+"""The baselines of a disk that serves models (PCIe 4 NVMe): docs/loading.md."""
 
 DISK_FIGURES_VALID_S = 7 * 24 * 3600
 
