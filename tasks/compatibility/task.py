@@ -16,7 +16,7 @@ from tasks.core.workers import WorkerRunner
 
 @task(name="survey-host", cache_policy=NO_CACHE)
 def take_survey(host: Host, request: CompatibilityRequest, runner: WorkerRunner) -> Survey:
-    """What this host is, by every source there is, and the torch of the environment where one stands already."""
+    """What this host is, from every source, and the torch of the environment if there is one already."""
     survey = survey_host(host)
     if request.python_path is not None:
         torch = read_torch(request.python_path, request.packages, runner)
@@ -34,7 +34,7 @@ def judge_compatibility(request: CompatibilityRequest, survey: Survey) -> Compat
 
 @task(name="check-fact-tables", cache_policy=NO_CACHE)
 def check_tables(contract: TableContract) -> TablesCheck:
-    """Whether the tables that the verdict rests on keep their contract."""
+    """Whether the tables behind the verdict keep their contract."""
     check = contract.check()
     broken = ", ".join(table.table for table in check.broken)
     said = f"broken by {broken}" if broken else "kept"

@@ -210,7 +210,7 @@ def test_rules_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
         (["--facts", "typo.json"], "typo.json: unknown key 'drivr'"),
         (
             ["--facts", "vllm.json", "--engine", "sglang"],
-            "the facts are of the engine 'vLLM', and --engine says",
+            "the facts are for the engine 'vLLM', but --engine is",
         ),
     ],
 )
