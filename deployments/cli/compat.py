@@ -272,7 +272,9 @@ def _judge_environment(folder: Path, engine: str | None, target: str | None) -> 
 
     python, trial = folder.absolute() / "bin" / "python", EnvironmentTrial()
     if not python.exists():
-        raise NotFoundError(f"{folder} is no Python environment", fix="name a folder that holds bin/python")
+        raise NotFoundError(
+            f"{folder} is not a Python environment", fix="name a folder that contains bin/python"
+        )
     packages = read_inventory(python, trial).packages
     survey = _survey_here().model_copy(update={"torch": read_torch(python, packages, trial)})
     return advise(

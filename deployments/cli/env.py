@@ -27,7 +27,7 @@ from tasks.environment.models import (
     Proof,
     Refusal,
 )
-from tasks.environment.refusals import told
+from tasks.environment.refusals import format_chain
 from tasks.environment.report import what_to_do
 
 if TYPE_CHECKING:
@@ -188,7 +188,7 @@ def check(environment: Path, as_json: bool) -> None:
     python = environment.absolute() / "bin" / "python"
     if not python.exists():
         raise NotFoundError(
-            f"{environment} is no Python environment", fix="name a folder that holds bin/python"
+            f"{environment} is not a Python environment", fix="name a folder that contains bin/python"
         )
     checked, proven = examine(python, uv, trial)
     _answer(checked, proven, as_json)
@@ -234,7 +234,7 @@ def _refuse(refusal: Refusal, as_json: bool) -> None:
         click.echo(f"{verdict}: {refusal.reason}")
         _print_conflicts(refusal.conflicts)
         for chain in refusal.chains:
-            click.echo(told(chain))
+            click.echo(format_chain(chain))
         if refusal.loosen:
             click.echo(f"way out: {what_to_do(refusal.conflicts, refusal.loosen)}")
     _exit_for(verdict)

@@ -1,4 +1,5 @@
-"""The environment stage's steps as Prefect tasks. What they make are files with digests: nothing to cache."""
+"""The environment stage's steps as Prefect tasks. They make files named by digests, so Prefect need not cache
+them."""
 
 from __future__ import annotations
 
@@ -20,9 +21,9 @@ from tasks.environment.proof import Trial
 def lock_environment(
     request: EnvironmentRequest, tool: PackageTool, trial: Trial, settings: Settings
 ) -> Locked | Refusal:
-    """The lock of an engine's environment, or the resolver's no.
+    """The lock of an engine's environment, or the resolver's refusal.
 
-    Flows that run at the same time may all call it: one resolves, the others wait and read.
+    Flows may call it at the same time: one resolves, the others wait and read.
     """
     engine = get_engine(request.engine)
     asked = plan.lock_request(engine, request, tool)
@@ -39,7 +40,7 @@ def build_locked(locked: Locked, tool: PackageTool, trial: Trial, settings: Sett
 
 @task(name="check-environment", cache_policy=NO_CACHE)
 def check_built(python: Path, tool: PackageTool, trial: Trial) -> Checked:
-    """Conflicts in the installed set, and who requires whom."""
+    """Conflicts in the installed set, and what requires what."""
     return proof.check(python, tool, trial)
 
 

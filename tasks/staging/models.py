@@ -1,4 +1,4 @@
-"""What staging is asked for, what it answers, and what it knows of a disk."""
+"""What staging is asked for, what it answers, and what it knows about a disk."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ class _Part(BaseModel):
 
 
 class StagingRequest(_Part):
-    """Which model to lay onto the local disk, and how."""
+    """Which model to copy to the local disk, and how."""
 
     model: str = Field(description="file:PATH, s3://BUCKET/PREFIX or models:/NAME@ALIAS.")
     shards: int | Literal["auto"] = Field("auto", description="Number of weight shards; auto by size.")
-    disk_benchmark: bool = Field(True, description="Measure the disk with fio where it is installed.")
+    disk_benchmark: bool = Field(True, description="Measure the disk with fio if it is installed.")
     disk_floor: DiskFloor = Field(DiskFloor.WARN, description="What a disk below the baselines does.")
     to: Path | None = Field(None, description="Folder to stage into; one below SLIPWAY_HOME when empty.")
     tensor_parallel: int = Field(
@@ -37,7 +37,7 @@ class StagingRequest(_Part):
 
     @classmethod
     def of(cls, spec: DeploySpec, *, convertible: bool) -> Self:
-        """What a deploy stages: `convertible` where its engine loads GGUF."""
+        """What a deploy stages: `convertible` if its engine loads GGUF."""
         return cls(
             model=spec.model,
             shards=spec.staging.shards,
@@ -50,7 +50,7 @@ class StagingRequest(_Part):
 class SourceFile(_Part):
     """One file of a source. `identity` changes whenever its bytes do: an ETag, or times and inode.
 
-    `sha256` is what the source says of its bytes, where it says anything.
+    `sha256` is what the source states for its bytes, if anything.
     """
 
     path: str
@@ -62,13 +62,13 @@ class SourceFile(_Part):
 class DiskRequest(_Part):
     """Which disk to measure."""
 
-    folder: Path = Field(description="Any folder on the disk; it is made if it is not there.")
+    folder: Path = Field(description="Any folder on the disk; it is created if missing.")
     fresh: bool = Field(False, description="Measure even if there is a figure from the last days.")
     thorough: bool = Field(False, description="Try many configurations, on a large file: minutes.")
 
 
 class ReadConfiguration(_Part):
-    """How a disk is read: blocks of this size, so many asked for at once."""
+    """How a disk is read: size of the blocks, and how many at once."""
 
     block_bytes: int = Field(gt=0)
     depth: int = Field(gt=0)
@@ -90,7 +90,9 @@ class DiskFigures(_Part):
     read_mb_s: float = Field(ge=0)
     write_mb_s: float = Field(ge=0)
     random_write_iops: float = Field(ge=0)
-    direct: bool = Field(description="Past the page cache; False where the file system refuses that.")
+    direct: bool = Field(
+        description="Whether it bypassed the page cache; False if the file system refuses that."
+    )
     file_bytes: int = Field(ge=0, description="Size of the file that was read and written.")
     reads: tuple[MeasuredRead, ...] = Field((), description="Each configuration that was tried.")
     thorough: bool = False
@@ -102,7 +104,7 @@ class DiskFigures(_Part):
 
 
 class DiskResult(StageResult):
-    """How fast one disk is against the baselines (`plan.py`)."""
+    """How fast one disk is, compared with the baselines (`plan.py`)."""
 
     verdict: Literal[StagingVerdict.VERIFIED, StagingVerdict.SLOW]
     mount: str
@@ -115,8 +117,8 @@ class StagingResult(StageResult):
     """A staged model, or why there is none.
 
     `copied_bytes` is what this run wrote of the model's files; `restaged` names files that had been staged
-    before and were missing or damaged; `damaged` those that the source no longer gives as they were staged
-    (verdict `corrupt`; `manifest_digest` is then empty). `disk` is absent where nothing was measured.
+    before and were missing or damaged; `damaged` those that have changed at the source since they were staged
+    (verdict `corrupt`; `manifest_digest` is then empty). `disk` is None if it was not measured.
     """
 
     verdict: StagingVerdict
@@ -136,5 +138,5 @@ class StagingResult(StageResult):
 
     @property
     def reasons(self) -> tuple[str, ...]:
-        """As `StageResult` says."""
+        """See `StageResult.reasons`."""
         return self.findings

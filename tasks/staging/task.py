@@ -1,4 +1,4 @@
-"""The stage's effects as Prefect tasks, so that a run shows them one by one."""
+"""The stage's effects as Prefect tasks, so that a run shows each of them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tasks.staging.source import Pinned
 
 
 def _is_retryable(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
-    """Only what may pass without a change by the user; a copy goes on after its last finished chunk."""
+    """Retry only faults that may pass by themselves; a copy continues after its last finished chunk."""
     error = state.result(raise_on_failure=False)
     return isinstance(error, SlipwayError) and error.retryable
 
@@ -32,5 +32,5 @@ def _is_retryable(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bo
     retry_condition_fn=_is_retryable,
 )
 def copy_shards(pinned: Pinned, plan: CopyPlan, folder: Path, *, leases: Path, own: bool) -> Staged:
-    """As `apply.stage_model`, tried again when the network fails."""
+    """`apply.stage_model`, retried when the network fails."""
     return apply.stage_model(pinned, plan, folder, leases=leases, own=own)

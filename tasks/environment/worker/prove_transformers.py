@@ -1,6 +1,6 @@
-"""Write a tiny random Llama as a model folder, with a tokenizer of bytes: `prove_transformers.py FOLDER`.
+"""Write a tiny random Llama as a model folder, with a byte tokenizer: `prove_transformers.py FOLDER`.
 
-Runs inside the environment, by the library that is to serve it.
+Runs inside the environment, with the library that is to serve it.
 """
 
 import sys

@@ -206,7 +206,7 @@ def test_rules_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
         (["--facts", "a", "--environment", "b"], "--environment describes this host's environment"),
         (["--facts", "a", "--target", "docker"], "--target is for this host"),
         (["--lock", "a", "--environment", "b"], "--lock and --environment each say what is installed"),
-        (["--environment", "b"], "b is no Python environment"),
+        (["--environment", "b"], "b is not a Python environment"),
         (["--facts", "typo.json"], "typo.json: unknown key 'drivr'"),
         (
             ["--facts", "vllm.json", "--engine", "sglang"],

@@ -166,7 +166,7 @@ def test_people_read_what_was_done(
         assert slipway("stage", "copy", tmp_path / "source", "--to", tmp_path / "staged") == 0
         out = capsys.readouterr().out
         assert f"verified: {expected}" in out
-        assert ("training_args.bin holds pickled weights" in out) == ("copied" in expected)
+        assert ("training_args.bin has pickled weights" in out) == ("copied" in expected)
 
 
 @pytest.mark.parametrize(
@@ -194,7 +194,7 @@ def test_faults_are_one_line_and_recorded(
     (tmp_path / "pickled" / "pytorch_model.bin").touch()
     assert slipway("stage", "copy", tmp_path / "pickled", "--to", tmp_path / "staged", "--json") == 1
     said = answer(capsys)
-    assert "pytorch_model.bin holds pickled weights" in said["what"]
+    assert "pytorch_model.bin has pickled weights" in said["what"]
     assert "safetensors" in said["fix"]
     assert [record.outcome for record in records()] == ["fault", "fault"]
     assert slipway("stage", "verify", random_model) == 1
@@ -267,7 +267,7 @@ def test_a_source_that_rots_is_a_verdict_that_says_no(
     said = answer(capsys)
     assert (said["verdict"], said["damaged"], said["shards"]) == ("corrupt", [shard["file"]], [])
     assert slipway("stage", "copy", random_model, "--to", folder) == 3
-    assert f"corrupt: the source no longer gives {shard['file']}" in capsys.readouterr().out
+    assert f"corrupt: {shard['file']} has changed at the source" in capsys.readouterr().out
 
 
 def test_staged_models_are_kept_below_a_limit(

@@ -50,7 +50,7 @@ def test_what_nobody_needs_goes(settings: Settings) -> None:
     folder = environment(settings, "aaaaaaaaaaaa")
     (one,) = collect(settings, running_below, keep_s=14 * DAY)
     assert (one.path, one.size_bytes) == (folder, 1002)
-    assert one.reason == "no release names it, and it lay unused for 30.0 days"
+    assert one.reason == "no release names it, and it was not used for 30.0 days"
     assert list(settings.environments.iterdir()) == []
 
 

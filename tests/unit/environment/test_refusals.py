@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from tasks.core.versions import satisfying
 from tasks.environment.models import Conflict
-from tasks.environment.refusals import chains, told
+from tasks.environment.refusals import chains, format_chain
 
 
 def demand(by: str | None, requirement: str) -> Conflict:
@@ -21,7 +21,7 @@ def test_two_chains_of_one_and_two_links() -> None:
         [demand("gguf==0.19.0", "numpy>=1.17"), demand(None, "gguf==0.19.0"), demand(None, "numpy<1.10")]
     )
     assert found == (("gguf==0.19.0", "numpy>=1.17"), ("numpy<1.10",))
-    assert [told(chain) for chain in found] == [
+    assert [format_chain(chain) for chain in found] == [
         "you require gguf==0.19.0, which requires numpy>=1.17",
         "you require numpy<1.10",
     ]
@@ -62,7 +62,7 @@ def test_any_demands_give_two_chains_or_none(demands: list[Conflict]) -> None:
     found = chains(demands)
     assert len(found) in (0, 2)
     for chain in found:
-        assert told(chain).startswith("you require ")
+        assert format_chain(chain).startswith("you require ")
 
 
 @pytest.mark.parametrize(
