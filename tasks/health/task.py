@@ -1,4 +1,4 @@
-"""The health check's steps as Prefect tasks. They look at what is there now: nothing to cache."""
+"""The health check's steps as Prefect tasks. They look at the present, so nothing can be cached."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from tasks.health.models import HealthResult, Samples
 def sample_service(
     folder: ServiceFolder, state: ServiceState, release: Release, instruments: Instruments
 ) -> Samples:
-    """One look at GPU, process and answers."""
+    """One sample of GPU, process and answers."""
     return apply.take_samples(folder, state, release, instruments)
 
 
 @task(name="check-contract", cache_policy=NO_CACHE)
 def check_contract(result: HealthResult, contract: CheckContract) -> ContractResult:
-    """Whether the table of samples, with this look's in it, is what its readers rely on."""
+    """Whether the table of samples, including this one, keeps its contract."""
     return contract(result)

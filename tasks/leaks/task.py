@@ -1,4 +1,4 @@
-"""The leak check's steps as Prefect tasks. They look at what is there now: nothing to cache."""
+"""The leak check's steps as Prefect tasks. They look at the present, so nothing can be cached."""
 
 from __future__ import annotations
 

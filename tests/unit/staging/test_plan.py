@@ -86,7 +86,7 @@ def test_a_name_for_which_a_file_system_has_no_room_is_refused() -> None:
     with pytest.raises(ModelError) as error:
         select_files(files(*whole, f"yy{longest}"), "s3://m")
     assert told(error) == snapshot(
-        "s3://m/yyéééééééééééééééééééééééééééééééééééééé… has a name of 251 bytes, and 250 is the most that can be "
+        "s3://m/yyéééééééééééééééééééééééééééééééééééééé… has a name of 251 bytes; at most 250 can be "
         "staged (give it a shorter name)"
     )
     with pytest.raises(ModelError, match="has a name of 305 bytes"):
