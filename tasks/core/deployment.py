@@ -1,4 +1,4 @@
-"""What a whole deploy did: a row per stage, and the service that came of it."""
+"""The result of a whole deploy: a row per stage, and the service."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tasks.core.verdicts import LifecycleVerdict, StageName, says_no
 
 
 class StageRow(BaseModel):
-    """One stage's line in the table. `record` is None when a stage did not run to its end."""
+    """One stage's line in the table. `record` is None if the stage did not finish."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -29,7 +29,7 @@ class StageRow(BaseModel):
     headline: str
     log_tail: str | None = None
     reasons: tuple[str, ...] = ()
-    """Of a stage that said no: all of them, whole."""
+    """All reasons, in full, of a stage that said no."""
 
     @property
     def says_no(self) -> bool:
@@ -38,7 +38,7 @@ class StageRow(BaseModel):
 
 
 class DeployResult(StageResult):
-    """A deploy. `endpoint`, `release` and `completion` are None where nothing new serves."""
+    """A deploy. `endpoint`, `release` and `completion` are None if nothing new serves."""
 
     verdict: LifecycleVerdict
     name: str
@@ -51,12 +51,12 @@ class DeployResult(StageResult):
 
 
 def deploy_inputs(spec: DeploySpec, model_version: str | None) -> dict[str, Any]:
-    """What names a deploy in its record. The version is None where the spec's model has none, or was not found."""
+    """The inputs in a deploy's record. The version is None if the spec's model has none, or was not found."""
     return {"spec": spec.model_dump(mode="json"), "model_version": model_version}
 
 
 def headline(result: DeployResult) -> str:
-    """Where it serves, or which stage said no."""
+    """The address, or the stage that said no."""
     if result.verdict == LifecycleVerdict.SERVING:
         return f"{result.name} serves at {result.endpoint}"
     no = next((row for row in result.stages if row.says_no), None)
@@ -69,7 +69,7 @@ def numbers(result: DeployResult) -> Mapping[str, Number]:
 
 
 def markdown(result: DeployResult) -> str:
-    """The artifact: the table of stages, how to call the service, and where the time went."""
+    """The artifact: the table of stages, how to call the service, and the time that each stage took."""
     return page(
         StageName.LIFECYCLE,
         result.verdict,
@@ -84,7 +84,7 @@ def markdown(result: DeployResult) -> str:
         section(
             "Records",
             bullets(f"{row.stage}: `{row.record}`" for row in result.stages if row.record),
-            f"What this release rests on: `slipway kb explain {result.name}`." if result.release else "",
+            f"The records behind this release: `slipway kb explain {result.name}`." if result.release else "",
         ),
     )
 
@@ -106,7 +106,7 @@ def _call(result: DeployResult) -> str:
     answer = (
         ""
         if result.completion is None
-        else f"It answered the gate's prompt with:\n\n{fenced(result.completion)}"
+        else f"Its answer to the gate's prompt:\n\n{fenced(result.completion)}"
     )
     return section("The service", f"Release `{short(result.release)}`. Call it:", fenced(command), answer)
 

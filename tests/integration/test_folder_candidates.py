@@ -150,5 +150,5 @@ def test_what_cannot_be_written_is_refused_with_the_way_out(
 
 def test_a_full_disk_is_named(transformers_python: Path, tmp_path: Path, small_disk: Path) -> None:
     model = write_random_model(tmp_path / "model")
-    with pytest.raises(DiskFullError, match="no room left to write"):
+    with pytest.raises(DiskFullError, match="no space left to write"):
         make_folder(transformers_python, FOLDERS.worker, model, BF16, small_disk / "bf16", threads=1)

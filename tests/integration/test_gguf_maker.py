@@ -403,7 +403,7 @@ def test_a_beginning_of_text_comes_before_every_window(tmp_path: Path, engine_py
 
 def test_a_full_disk_is_named(tmp_path: Path, engine_python: Path, small_disk: Path) -> None:
     model = write_random_model(tmp_path / "model")
-    with pytest.raises(DiskFullError, match="no room left to write"):
+    with pytest.raises(DiskFullError, match="no space left to write"):
         make_gguf(
             engine_python, RECIPES["gguf-file"].worker, model, CandidateFormat.F32, small_disk / "out.gguf"
         )

@@ -105,7 +105,7 @@ def test_a_release_that_cannot_be_read_hides_no_other_and_can_be_stopped(
     document.write_text(document.read_text().replace("slipway.release/2", "slipway.release/1"))
     (shown,) = slipway.json("status")["services"]
     assert (shown["name"], shown["state"]) == ("chat", "unreadable")
-    assert "of another version of Slipway" in shown["error"]
+    assert "from another version of Slipway" in shown["error"]
     assert "chat" in slipway("status")
     slipway("stop", "chat")
     assert folder.state() is None

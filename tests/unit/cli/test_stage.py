@@ -198,7 +198,7 @@ def test_faults_are_one_line_and_recorded(
     assert "safetensors" in said["fix"]
     assert [record.outcome for record in records()] == ["fault", "fault"]
     assert slipway("stage", "verify", random_model) == 1
-    assert "holds no staged model" in capsys.readouterr().err
+    assert "does not contain a staged model" in capsys.readouterr().err
 
 
 def link_to_itself(source: Path) -> None:
@@ -220,10 +220,10 @@ def file_in_the_way(source: Path) -> None:
 @pytest.mark.parametrize(
     ("harm", "code", "message"),
     [
-        (link_to_itself, 1, "tokenizer.model is a link that leads to itself"),
+        (link_to_itself, 1, "tokenizer.model is a link to itself"),
         (name_that_is_not_utf8, 1, "holds a file whose name is not UTF-8"),
         (name_that_is_too_long, 1, "has a name of 255 bytes"),
-        (file_in_the_way, 2, "staged is there already, and is not a folder"),
+        (file_in_the_way, 2, "staged exists already, and is not a folder"),
     ],
 )
 def test_odd_files_end_in_one_line_and_a_record(

@@ -158,7 +158,7 @@ chat at http://127.0.0.1:1: GPU 0 (NVIDIA H200) throttles its clocks: power brak
 | ! gpu | GPU 0 (NVIDIA H200) throttles its clocks: power brake |  |
 | ! contract | health samples: expect_x of at: 1 of 2 values do not fit |  |
 
-## What was seen
+## Sample
 
 | level | seen | value |
 |---|---|---|
@@ -170,7 +170,7 @@ chat at http://127.0.0.1:1: GPU 0 (NVIDIA H200) throttles its clocks: power brak
 | service | completion | 'a \\| &lt;b>' |
 | service | time to first token of 3 requests | mean 20.0 ms, worst 30.0 ms (slow above 500 ms) |
 | service | requests waiting | 0 |
-| service | key and value cache | 50% |
+| service | key-value cache | 50% |
 
 ## Contract on 2 samples
 

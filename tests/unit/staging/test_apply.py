@@ -160,7 +160,7 @@ def test_another_model_repairs_nothing(model: Path, tmp_path: Path) -> None:
     assert (done.manifest, done.copied_bytes) == (None, 0)
     assert len(done.damaged) == 4
     assert {path: path.read_bytes() for path in folder.iterdir()} == before
-    with pytest.raises(ModelError, match="holds no staged model"):
+    with pytest.raises(ModelError, match="does not contain a staged model"):
         repair_model(pin(FolderSource(twin)), tmp_path / "nothing", leases=tmp_path)
 
 
@@ -365,10 +365,10 @@ def test_what_can_be_no_folder_is_wrong_use(model: Path, tmp_path: Path) -> None
     (tmp_path / "file").write_text("precious")
     (tmp_path / "link").symlink_to("nowhere")
     for name, told in [
-        ("file", "file is there already, and is not a folder"),
-        ("link", "link is there already, and is not a folder"),
-        ("file/below", "below cannot be made: Not a directory"),
-        ("x" * 256, "cannot be made: File name too long"),
+        ("file", "file exists already, and is not a folder"),
+        ("link", "link exists already, and is not a folder"),
+        ("file/below", "below cannot be created: Not a directory"),
+        ("x" * 256, "cannot be created: File name too long"),
     ]:
         pinned = pin(FolderSource(model))
         plan = plan_copy(pinned, 4, convertible=True)

@@ -97,7 +97,7 @@ def test_what_cannot_be_exported_is_said_in_one_line(staged: Path, tmp_path: Pat
     (staged / "q8.gguf").write_bytes(b"GGUF")
     with pytest.raises(ModelError, match=r"q8\.gguf is damaged"):
         export_to_ollama(staged, tmp_path / "ollama", "tiny")
-    with pytest.raises(ModelError, match="holds no staged model"):
+    with pytest.raises(ModelError, match="does not contain a staged model"):
         export_to_ollama(tmp_path / "source", tmp_path / "ollama", "tiny")
     assert not (tmp_path / "ollama").exists()
 

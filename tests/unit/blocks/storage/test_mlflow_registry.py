@@ -111,9 +111,9 @@ WEIGHTS = "flavors:\n  transformers:\n    model_binary: weights\n"
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("", "is not transformers"),
-        ("flavors:\n  sklearn: {}\n", "is not transformers"),
-        ("flavors: [transformers]\n", "is not transformers"),
+        ("", "other than transformers"),
+        ("flavors:\n  sklearn: {}\n", "other than transformers"),
+        ("flavors: [transformers]\n", "other than transformers"),
         ("[", "MLmodel cannot be read: it is not YAML"),
         (b"\xff\xfe\x00", "MLmodel cannot be read: it is not YAML"),
         ("a: 1\n---\nb: 2\n", "MLmodel cannot be read: it is not YAML"),
