@@ -1,4 +1,4 @@
-"""A process by what no clock and no reuse of its id changes."""
+"""Identify a process independently of clocks and of reused ids."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 class StartedProcess(BaseModel):
-    """A process by id, boot and start, so that a reused id is not taken for it.
+    """A process by id, boot and start, so that a reused id is not mistaken for it.
 
-    `start_ticks` are clock ticks since the boot. The time of day would not do: the kernel's moves with every step
-    of the clock, also that of a process that started long before.
+    `start_ticks` are clock ticks since boot. The time of day would not work: when the clock is set, the
+    kernel's start times move too, even of processes that started long before.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -1,7 +1,7 @@
-"""The model registry: which version an alias names, and where that version's files lie.
+"""The model registry: which version an alias names, and the location of its files.
 
 `SLIPWAY_REGISTRY` is the address of an MLflow tracking server (`http…`), or a folder or S3 prefix with this layout:
-`<name>/aliases/<alias>` is a small text that holds a version, `<name>/versions/<version>/` holds the model's files.
+`<name>/aliases/<alias>` is a small text file with a version, `<name>/versions/<version>/` contains the model's files.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ class ResolvedModel:
 
 
 def resolve(model: str, settings: Settings) -> ResolvedModel:
-    """The source that `file:…`, `s3://…` or `models:/NAME@ALIAS` means now. Does not look into it.
+    """The source that `file:…`, `s3://…` or `models:/NAME@ALIAS` means now. Does not read it.
 
-    The folder of a model in a Hugging Face cache means the snapshot that its `main` names.
+    For the folder of a model in a Hugging Face cache, the snapshot that `main` points to.
     """
     if not is_utf8(model):
         raise WrongUseError(
             f"the name of the model {shown(model)} is not UTF-8",
-            fix="rename the folder, or give a link to it",
+            fix="rename the folder, or name a link to it",
         )
     if model.startswith("file:"):
         return _resolve_folder(model.removeprefix("file:"))
@@ -69,17 +69,18 @@ def _resolve_folder(path: str) -> ResolvedModel:
 
 
 def _read_reference(model: str, *, any_name: bool) -> tuple[str, str]:
-    """Name and alias. MLflow takes any name; in a folder or on S3 they are names of folders and files."""
+    """Name and alias. MLflow allows any name; in a folder or on S3 they must be valid file names."""
     if versioned := _VERSION.fullmatch(model):
         raise WrongUseError(
-            f"{shown(model)} names a version or a stage of {versioned['name']}, and Slipway follows aliases",
+            f"{shown(model)} names a version or a stage of {versioned['name']}, but Slipway follows aliases",
             fix=f"point an alias to that version, then write models:/{versioned['name']}@ALIAS",
         )
     match = _REFERENCE.fullmatch(model)
     is_name = is_file_name if any_name else _LIMITED.fullmatch
     if match is None or not is_name(match["name"]) or not is_name(match["alias"]):
         raise WrongUseError(
-            f"{shown(model)} names no model", fix="write file:PATH, s3://BUCKET/PREFIX or models:/NAME@ALIAS"
+            f"{shown(model)} does not name a model",
+            fix="write file:PATH, s3://BUCKET/PREFIX or models:/NAME@ALIAS",
         )
     return match["name"], match["alias"]
 
@@ -90,12 +91,12 @@ def _cached_commit(folder: Path) -> str | None:
             return None
         commit = read_regular(folder / "refs" / "main", 1 << 10).decode().strip()
     except (OSError, ModelError, UnicodeDecodeError):
-        return None  # whatever ails the folder is told when its files are listed
+        return None  # listing its files reports what is wrong with the folder
     return commit if re.fullmatch(r"[0-9a-f]{40,64}", commit) else None
 
 
 def read_alias(name: str, alias: str, settings: Settings) -> str:
-    """The version that an alias names. Raises `NotFoundError` that lists the aliases there are."""
+    """The version that an alias names. Raises a `NotFoundError` that lists the existing aliases."""
     registry = _registry(settings)
     try:
         version = registry.read(f"{name}/aliases/{alias}").decode(errors="replace").strip()
@@ -103,12 +104,12 @@ def read_alias(name: str, alias: str, settings: Settings) -> str:
         known = list_aliases(name, settings)
         there = f"its aliases are {some_of(known)}" if known else "it has no aliases"
         models = list_models(settings)
-        fix = there if name in models else f"models there: {some_of(models) or 'none'}"
-        raise NotFoundError(f"{registry.url()} knows no {name}@{alias}", fix=fix) from None
+        fix = there if name in models else f"its models are {some_of(models) or 'none'}"
+        raise NotFoundError(f"{registry.url()} does not have {name}@{alias}", fix=fix) from None
     if not re.fullmatch(_NAME, version):
         raise ModelError(
-            f"{registry.url(f'{name}/aliases/{alias}')} holds no version but {version[:60]!r}",
-            fix="write the version's folder name into it",
+            f"{registry.url(f'{name}/aliases/{alias}')} does not contain a version but {version[:60]!r}",
+            fix="write the name of the version's folder into it",
         )
     return version
 

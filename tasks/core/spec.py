@@ -253,8 +253,8 @@ class TuningLoad(Part):
 
     kind: LoadKind = Field(
         LoadKind.CLOSED,
-        description="closed: as many clients as the batch size, each sending its next request when the last is answered; open: "
-        "requests come at a rate, and a size that does not keep up is refused.",
+        description="closed: as many clients as the batch size, each sending its next request when the last "
+        "is answered; open: requests come at a rate, and a size that does not keep up is refused.",
     )
     rate: float | None = Field(None, ge=0.001, le=100_000, description="Requests per second (open).")
     arrivals: Arrivals = Field(

@@ -145,6 +145,6 @@ def test_a_disk_that_fills_up_all_the_same_leaves_a_copy_that_goes_on(
 
 
 def test_a_disk_too_small_to_measure_is_named(small_disk: Path) -> None:
-    with pytest.raises(DiskFullError, match=f"too little room to measure the disk mounted at {small_disk}"):
+    with pytest.raises(DiskFullError, match=f"too little space to measure the disk mounted at {small_disk}"):
         measure(small_disk)
     assert list(small_disk.iterdir()) == []

@@ -189,7 +189,7 @@ def test_faults_are_one_line_and_recorded(
     random_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert slipway("stage", "copy", tmp_path / "none", "--to", tmp_path / "staged") == 2
-    assert f"error: there is no model folder {tmp_path}/none" in capsys.readouterr().err
+    assert f"error: the model folder {tmp_path}/none does not exist" in capsys.readouterr().err
     (tmp_path / "pickled").mkdir()
     (tmp_path / "pickled" / "pytorch_model.bin").touch()
     assert slipway("stage", "copy", tmp_path / "pickled", "--to", tmp_path / "staged", "--json") == 1

@@ -33,7 +33,7 @@ def test_certificates_that_cannot_be_read_are_named_and_not_used(
         file.symlink_to(file)
     environ = {name: str(file), "PATH": "/bin"}
     (warning,) = mend(environ)
-    assert warning.startswith(f"{name} is {file}, which holds no certificates (")
+    assert warning.startswith(f"{name} is {file}, which contains no certificates (")
     assert environ == {"PATH": "/bin"}
 
 

@@ -45,7 +45,7 @@ def test_folders_and_buckets_resolve_to_themselves(
     ["tiny", "models:/tiny", "models:/../x@a", "models:/tiny@../../x", "models:/a/b@c", "models:/tiny@a\n"],
 )
 def test_what_names_no_model_is_wrong_use(settings: Settings, model: str) -> None:
-    with pytest.raises(WrongUseError, match="names no model"):
+    with pytest.raises(WrongUseError, match="does not name a model"):
         resolve(model, settings)
 
 
@@ -67,7 +67,7 @@ def test_an_unknown_alias_or_model_says_what_there_is(settings: Settings) -> Non
 @pytest.mark.parametrize("content", ["", "../../../etc", "a/b", "\xff\xfe", "v1 v2"])
 def test_an_alias_that_holds_no_version_is_refused(settings: Settings, content: str) -> None:
     (Path(settings.registry) / "tiny" / "aliases" / "champion").write_bytes(content.encode("latin-1"))
-    with pytest.raises(ModelError, match="holds no version"):
+    with pytest.raises(ModelError, match="does not contain a version"):
         resolve("models:/tiny@champion", settings)
 
 

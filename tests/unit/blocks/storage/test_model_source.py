@@ -29,9 +29,9 @@ def test_files_are_listed_and_read_exactly(tmp_path: Path) -> None:
 
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
-    with pytest.raises(NotFoundError, match=f"there is no model folder {tmp_path}/none"):
+    with pytest.raises(NotFoundError, match=f"the model folder {tmp_path}/none does not exist"):
         FolderSource(tmp_path / "none").list_files()
-    with pytest.raises(WrongUseError, match="names no place"):
+    with pytest.raises(WrongUseError, match="is not a valid source"):
         open_source("https://x", endpoint=None)
 
 
