@@ -1,4 +1,4 @@
-"""What a deploy would do, told without doing it. Pure but for a look at the model's folder."""
+"""What a deploy would do, without doing it. Pure except for reading the model's folder."""
 
 from __future__ import annotations
 
@@ -78,6 +78,6 @@ def _rollout(spec: DeploySpec) -> str:
     where = "as a supervised process" if spec.target == Target.PROCESS else f"in a container on {image}"
     return (
         f"start {spec.engine} {where}, pass the gate (health, one completion), "
-        f"then switch {address} to it and drain the former release "
+        f"then switch {address} to it and drain the previous release "
         f"for at most {spec.rollout.drain_s:.0f} s"
     )

@@ -251,7 +251,7 @@ def test_a_server_that_sends_a_byte_now_and_then_is_left(
 ) -> None:
     monkeypatch.setattr("blocks.storage.mlflow_client._DEADLINE_S", 0.2)
     front.drips = True
-    with pytest.raises(DeadlineError, match="the model registry http://.* did not answer in time"):
+    with pytest.raises(DeadlineError, match=r"the model registry http://.* did not answer in time"):
         ask(front)
 
 
@@ -379,7 +379,9 @@ def test_a_server_is_known_by_the_bundle_that(
     assert ask(front, before="https://").version == "3"
     for wrong in (tls.with_name("none.pem"), tls.with_name("key.pem")):
         monkeypatch.setenv(name, str(wrong))
-        with pytest.raises(WrongUseError, match=f"{name} is .*, which does not contain a readable certificate"):
+        with pytest.raises(
+            WrongUseError, match=f"{name} is .*, which does not contain a readable certificate"
+        ):
             ask(front, before="https://")
 
 

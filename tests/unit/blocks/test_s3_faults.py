@@ -203,9 +203,9 @@ def test_a_server_that_sends_a_byte_now_and_then_is_left(
     monkeypatch.setattr("blocks.storage.s3._DEADLINE_S", 0.2)
     monkeypatch.setattr("blocks.storage.s3_ranges._STALLED_S", 0.1)
     (buffer,) = ring(1, len(WEIGHTS))
-    with pytest.raises(DeadlineError, match="s3://bucket/m/w .*did not answer in time"):
+    with pytest.raises(DeadlineError, match=r"s3://bucket/m/w .*did not answer in time"):
         source.read(file, 0, len(WEIGHTS))
-    with pytest.raises(DeadlineError, match="s3://bucket/m .*did not answer in time"):
+    with pytest.raises(DeadlineError, match=r"s3://bucket/m .*did not answer in time"):
         source.list_files()
     with pytest.raises(NetworkError, match="s3://bucket/m/w cannot be reached: "):
         source.read_into(file, 0, len(WEIGHTS), buffer, 0, len)

@@ -205,7 +205,10 @@ def test_rules_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
         (["--facts", "a", "--lock", "b"], "--lock describes this host's environment"),
         (["--facts", "a", "--environment", "b"], "--environment describes this host's environment"),
         (["--facts", "a", "--target", "docker"], "--target is for this host"),
-        (["--lock", "a", "--environment", "b"], "--lock and --environment each say what is installed"),
+        (
+            ["--lock", "a", "--environment", "b"],
+            "--lock and --environment exclude each other",
+        ),
         (["--environment", "b"], "b is not a Python environment"),
         (["--facts", "typo.json"], "typo.json: unknown key 'drivr'"),
         (

@@ -67,7 +67,7 @@ def test_people_see_a_table(random_model: Path, slipway_home: Path, tmp_path: Pa
 
 
 def test_a_missing_model_is_named_before_anything_runs(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="model folder .* does not exist"):
+    with pytest.raises(ModelError, match=r"model folder .* does not exist"):
         plan_of(parse_spec({"name": "tiny", "model": f"file:{tmp_path / 'none'}"}))
 
 
@@ -147,7 +147,7 @@ def test_a_changed_key_runs_the_stages_that_rest_on_it(
 
 
 def test_what_is_asked_for_anew_runs(served: DeploySpec) -> None:
-    assert running(served, ("batching",)) == {"batching": "asked for by --fresh"}
+    assert running(served, ("batching",)) == {"batching": "requested by --fresh"}
 
 
 def test_a_record_that_was_taken_back_stands_in_no_more(served: DeploySpec) -> None:
@@ -197,4 +197,4 @@ def test_stages_are_named_on_the_command_line(
     spec.write_text(served.model_dump_json())
     shown = CliRunner().invoke(deploy, [str(spec), "--dry-run", "--json", *arguments])
     plan = json.loads(shown.output)["plan"]
-    assert [step["stage"] for step in plan if step.get("why") == "asked for by --fresh"] == stages
+    assert [step["stage"] for step in plan if step.get("why") == "requested by --fresh"] == stages
