@@ -253,7 +253,7 @@ def measure_loaders(work: Path, shard_bytes: int, rounds: int) -> dict[str, Any]
 def engine_python() -> Path:
     """The Python of the engine's environment, built and locked as for a deploy."""
     tool = Uv()
-    requirements = get_engine(EngineKind.LLAMA_CPP).requirements
+    requirements = get_engine(EngineKind.LLAMA_CPP).card.requirements
     settings = Settings.load()
     locked = environments.lock(make_lock_request(requirements, tool.platform, Environment()), tool, settings)
     if isinstance(locked, Refusal):

@@ -30,7 +30,7 @@ from typing import Any
 
 from benchmarks.staging_model import write_model
 from blocks.host.fio import HUGE_PAGES
-from blocks.storage.model_source import open_source
+from blocks.storage.sources import open_source
 from tasks.core.progress import listen
 from tasks.staging.apply import plan_copy, stage_model
 from tasks.staging.source import pin

@@ -8,23 +8,22 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+from pydantic import ValidationError, field_validator
 
 from blocks.prefect.database import check_database_in_use
 from blocks.prefect.server import check_door, keeps_own_database, wait_until_it_answers
 from blocks.processes.started_process import StartedProcess
 from deployments.local_processes import local_processes
 from tasks.core.files import write_atomically
+from tasks.core.frozen import Frozen
 from tasks.core.settings import Settings
 
 _ENDED = StartedProcess(pid=1, boot_id="", start_ticks=0)
 """A process that no longer exists. A worker that ended may have left runs behind; one that never existed has none."""
 
 
-class LocalState(BaseModel):
+class LocalState(Frozen):
     """The local server and worker."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     api_url: str
     server: StartedProcess

@@ -83,7 +83,7 @@ def _work(request: EnvironmentRequest, tool: PackageTool, trial: EnvironmentTria
         **checked.model_dump(include={"packages", "dependencies"}),
         "conflicts": conflicts,
     }
-    version = checked.packages.get(get_engine(request.engine).package)
+    version = checked.packages.get(get_engine(request.engine).card.package)
     return EnvironmentResult(
         verdict=verdict, reason=reason, engine_version=version, proof=proof, lock_s=lock_s, **found
     )

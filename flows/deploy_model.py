@@ -20,8 +20,8 @@ from blocks.host.nvml import gpus_in_use, read_nvml
 from blocks.packages.managers import open_manager
 from blocks.services.kept_code import keep_script
 from blocks.services.targets import check_target
-from blocks.storage.model_registry import ResolvedModel, resolve
 from blocks.storage.record_store import open_record_store
+from blocks.storage.sources import resolve
 from flows.artifacts import ProgressArtifact
 from flows.asked_by_api import hold_to_list, programs_of_spec
 from flows.build_environment import build_environment
@@ -56,12 +56,12 @@ from tasks.core.release import Launch, Release, ServiceFolder
 from tasks.core.result import StageResult
 from tasks.core.serving import Loader
 from tasks.core.settings import Settings
+from tasks.core.sources import ResolvedModel
 from tasks.core.spec import DeploySpec
 from tasks.core.verdicts import FAULT, CompatibilityVerdict, LifecycleVerdict, StageName, says_no
 from tasks.engines.catalogue import get_engine
 from tasks.engines.deployable import refusal, wants_absent_gpu
 from tasks.engines.families import check_flags, family_at, served_as
-from tasks.engines.loaders import load_arguments
 from tasks.environment.integrity import doubt
 from tasks.environment.models import EnvironmentRequest, EnvironmentResult, Locked
 from tasks.environment.task import lock_environment
@@ -213,7 +213,7 @@ class _Lifecycle:
     def _is_ruled_out(self) -> bool:
         """Whether this host blocks the engine, judged by its pins before anything is locked or built."""
         FactContract(self.settings).check()
-        pins = pinned_versions("\n".join(get_engine(self.spec.engine).requirements))
+        pins = pinned_versions("\n".join(get_engine(self.spec.engine).card.requirements))
         verdict = answer_of(lambda: verify_compatibility(self._compatibility(pins)))
         blocked = verdict.verdict == CompatibilityVerdict.BLOCK
         if blocked:
@@ -345,7 +345,7 @@ class _Lifecycle:
             mount=mount_of(model_file),
             file_format="safetensors" if model_file.is_dir() else "gguf",
         )
-        return found if found and load_arguments(self.spec.engine, found[0]) else None
+        return found if found and get_engine(self.spec.engine).card.load_arguments(found[0]) else None
 
     def _keep(self, outcome: Outcome[K]) -> Outcome[K]:
         """Note a stage's row for the table, and say so in the deploy's own log."""

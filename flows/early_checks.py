@@ -12,12 +12,12 @@ from blocks.host.home_access import check_home, may
 from blocks.host.nvml import gpus_in_use
 from blocks.processes.ports import check_port_free, free_port, is_held_below
 from blocks.services.targets import check_base_image
-from blocks.storage.model_registry import resolve
-from blocks.storage.model_source import open_source
+from blocks.storage.sources import open_source, resolve
 from flows.tuning_texts import read_calibration, read_task_set, read_text
 from tasks.core.errors import ModelError, PortTakenError, RecordError, SpecError
 from tasks.core.release import ServiceFolder, ServiceState
 from tasks.core.settings import Settings
+from tasks.core.sources import local_folder
 from tasks.core.spec import DeploySpec, Environment, EnvironmentManager, Tuning
 from tasks.engines.deployable import wants_absent_gpu
 from tasks.engines.weights import check_formats
@@ -39,7 +39,7 @@ def check_tuning_inputs(spec: DeploySpec, settings: Settings, *, remote: bool = 
     """The same for all that tuning needs: nothing is put into service by it."""
     check_home(settings, spec.name)
     check_formats(spec.engine, spec.tuning.candidates)
-    if remote or spec.model.startswith("file:"):
+    if remote or local_folder(spec.model):
         check_model(spec, settings)
     _check_texts(spec.tuning)
     _check_environment(spec.environment)
@@ -66,8 +66,7 @@ def check_model(spec: DeploySpec, settings: Settings) -> None:
     files = open_source(source, endpoint=settings.s3_endpoint).list_files()
     if not files:
         raise ModelError(f"there are no files in {source}", fix="look at the spec's `model`")
-    if source.startswith("file:"):
-        folder = Path(source.removeprefix("file:"))
+    if folder := local_folder(source):
         denied = next((path for file in files if not may(path := folder / file.path, os.R_OK)), None)
         if denied is not None:
             raise ModelError(f"{denied} may not be read", fix=f"allow it: chmod +r {denied}")

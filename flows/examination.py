@@ -11,9 +11,8 @@ from packaging.utils import canonicalize_name
 
 from tasks.compatibility.models import Measurement
 from tasks.compatibility.plan import known_bad
-from tasks.core.spec import EngineKind
 from tasks.engines.base import Engine
-from tasks.engines.catalogue import get_engine
+from tasks.engines.catalogue import deployable_engines
 from tasks.environment.models import Checked, Conflict, Proof
 from tasks.environment.proof import Checker, Trial, check, prove
 
@@ -22,9 +21,11 @@ def examine(python: Path, checker: Checker, trial: Trial) -> tuple[Checked, Proo
     """The conflicts of the environment of that Python, and the proof of the engine that it holds, else of what
     nothing else in it requires."""
     checked = check(python, checker, trial)
-    engines = (found for kind in EngineKind if (found := get_engine(kind)).card.missing is None)
-    engine = next((engine for engine in engines if _is_whole(engine, checked.packages)), None)
-    modules = engine.imports if engine else checked.modules
+    required = {canonicalize_name(edge.package) for edge in checked.dependencies}
+    whole = (engine for engine in deployable_engines() if _is_whole(engine, checked.packages))
+    # vLLM brings along all that Transformers serve needs: the engine is what nothing else requires.
+    engine = min(whole, key=lambda one: canonicalize_name(one.card.package) in required, default=None)
+    modules = engine.card.imports if engine else checked.modules
     with tempfile.TemporaryDirectory(prefix="slipway-proof-") as scratch:
         proof = prove(python, engine, modules, trial, Path(scratch) / "proof")
     conflicts = (*checked.conflicts, *known_conflicts(checked.packages, proof))
@@ -33,7 +34,7 @@ def examine(python: Path, checker: Checker, trial: Trial) -> tuple[Checked, Proo
 
 def _is_whole(engine: Engine, packages: Mapping[str, str]) -> bool:
     """Whether all that serving needs is there: Transformers alone is a library of many environments."""
-    return all(canonicalize_name(Requirement(line).name) in packages for line in engine.server_packages)
+    return all(canonicalize_name(Requirement(line).name) in packages for line in engine.card.server_packages)
 
 
 def known_conflicts(packages: Mapping[str, str], proof: Proof | None) -> tuple[Conflict, ...]:

@@ -13,8 +13,7 @@ from prefect.runtime import flow_run
 
 from blocks.host import fio
 from blocks.processes.environment_users import running_below
-from blocks.storage.model_registry import ResolvedModel, resolve
-from blocks.storage.model_source import open_source
+from blocks.storage.sources import open_source, resolve
 from flows.asked_by_api import hold_to_list
 from flows.copy_progress import show_copy
 from flows.measure_disk import figures_for
@@ -26,6 +25,7 @@ from tasks.core.errors import CommandError, DiskFullError, MissingToolError, Sli
 from tasks.core.given_files import absolute_path
 from tasks.core.manifest import is_intact, read_manifest
 from tasks.core.settings import Settings
+from tasks.core.sources import ResolvedModel
 from tasks.core.spec import DiskFloor
 from tasks.core.verdicts import StageName, StagingVerdict
 from tasks.staging import apply, report

@@ -148,9 +148,9 @@ def _check(request: TuningRequest, shape: ModelShape) -> None:
     check_formats(request.engine, tuning.candidates)
     if get_engine(request.engine).card.loads_gguf:
         check_convertible(shape, f"{request.model_dir}/config.json")
-    if _by_guidellm(tuning) and request.engine is EngineKind.TRANSFORMERS:
+    if _by_guidellm(tuning) and get_engine(request.engine).card.prompts == "text":
         raise SpecError(
-            "guidellm cannot load transformers: that server refuses ignore_eos, which each of its requests holds",
+            f"guidellm cannot load {request.engine}: that server refuses ignore_eos, which guidellm sends",
             fix="set tuning.load_generator to builtin",
         )
     if tuning.context > shape.max_context:
@@ -333,7 +333,7 @@ def _limits(request: TuningRequest) -> Limits:
         memory_bytes=_usable_bytes(request),
         latency_ms={name: bound for name, bound in wanted.items() if bound is not None},
         tolerance=request.tuning.tolerance,
-        max_batch=min(request.tuning.max_batch, get_engine(request.engine).max_batch),
+        max_batch=min(request.tuning.max_batch, get_engine(request.engine).card.max_batch),
         rate_per_s=request.tuning.load.rate,
     )
 

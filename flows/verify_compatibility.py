@@ -14,7 +14,7 @@ from flows.named_states import unless_cancelled
 from flows.recording import Outcome, run_stage
 from tasks.compatibility import report
 from tasks.compatibility.models import CompatibilityRequest, CompatibilityResult
-from tasks.compatibility.plan import hold
+from tasks.compatibility.plan import with_table_check
 from tasks.compatibility.task import check_tables, judge_compatibility, take_survey
 from tasks.core.settings import Settings
 from tasks.core.verdicts import StageName
@@ -49,7 +49,7 @@ def _verify(request: CompatibilityRequest) -> Outcome[CompatibilityResult]:
         },
         result_type=CompatibilityResult,
         report=report,
-        work=lambda: hold(judge_compatibility(request, survey), check_tables(contract)),
+        work=lambda: with_table_check(judge_compatibility(request, survey), check_tables(contract)),
         still_good=_has_page,
     )
 

@@ -16,8 +16,8 @@ from pydantic import Field, ValidationError
 
 from blocks.processes.deadline import await_answer, start
 from blocks.storage.look_lease import only_look
-from blocks.storage.model_registry import resolve
 from blocks.storage.record_store import open_record_store
+from blocks.storage.sources import resolve
 from flows.named_states import named
 from flows.quiet_runs import NOTHING_NEW, forget_quiet_runs
 from flows.recording import Outcome, run_stage
@@ -29,6 +29,7 @@ from tasks.core.progress import say
 from tasks.core.records import Record, RecordStore, inputs_digest
 from tasks.core.release import Release, ServiceFolder, ServiceState
 from tasks.core.settings import Settings
+from tasks.core.sources import REGISTRY, scheme_of
 from tasks.core.verdicts import RegistryVerdict, RolloutVerdict, StageName, says_no
 from tasks.registry import report
 from tasks.registry.models import EVENT, Announcement, Attempt, Look, PastLook, RegistryResult, Rollback
@@ -114,7 +115,7 @@ def _find(name: str, settings: Settings) -> Look | None:
     if folder.state() is None:
         return None  # stopped since the names were read
     _, release = folder.serving()
-    return _gather(folder, release, settings) if release.spec.model.startswith("models:/") else None
+    return _gather(folder, release, settings) if scheme_of(release.spec.model) == REGISTRY else None
 
 
 def _act_on(look: Look, grace: timedelta) -> Outcome[RegistryResult] | None:

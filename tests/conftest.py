@@ -176,7 +176,7 @@ def engine_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("engine")
     uv = Path(sys.executable).with_name("uv")
     python = folder / "bin" / "python"
-    requirements = get_engine(EngineKind.LLAMA_CPP).requirements
+    requirements = get_engine(EngineKind.LLAMA_CPP).card.requirements
     subprocess.run([uv, "venv", "--quiet", "--allow-existing", "--python", "3.11", folder], check=True)
     subprocess.run([uv, "pip", "install", "--quiet", "--python", python, *requirements], check=True)
     return python

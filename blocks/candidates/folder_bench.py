@@ -80,11 +80,11 @@ class FolderBench:
         with self.bench.serve(model, config, log) as served:
             if not by_library:
                 with EngineApi(served.base_url, timeout_s=SCORING_S) as api:
-                    through = PromptScorer(api, self.bench.engine.api_model(str(model), config))
+                    through = PromptScorer(api, config.served_name)
                     scores = (
                         through.score_text(text, tokens=tokens, window=window, slots=slots) if text else []
                     )
                     scored = scores, through.answer(exercises, window=window)
-            speeds = self.bench.decoding_speeds(served, model, config, window)
+            speeds = self.bench.decoding_speeds(served, config, window)
         scores, answers = scored
         return Trial(scores=tuple(scores), answers=tuple(answers), tokens_per_s=speeds)

@@ -93,7 +93,7 @@ class GgufBench:
             with EngineApi(served.base_url, timeout_s=self.scoring_s) as api:
                 scores = _score(api, text, tokens, window, slots) if text is not None else []
                 answers = answer_exercises(api, exercises, window=window, slots=slots) if exercises else []
-            speeds = self.bench.decoding_speeds(served, model, config, window)
+            speeds = self.bench.decoding_speeds(served, config, window)
         return Trial(scores=tuple(scores), answers=tuple(answers), tokens_per_s=speeds)
 
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import re
 import time
+from collections import defaultdict
 from dataclasses import dataclass
 from typing import Any
 
 import httpx
+from prometheus_client.parser import text_string_to_metric_families
 
 from tasks.core.errors import EngineError, EngineHungError
-
-_METRIC = re.compile(r"^([A-Za-z_:][A-Za-z0-9_:]*)(?:\{[^}]*\})?\s+([-+0-9.eE]+|NaN|[-+]?Inf)$")
 
 
 @dataclass(frozen=True)
@@ -56,10 +55,10 @@ class EngineApi:
         except httpx.HTTPError:
             return False
 
-    def complete(self, model: str, prompt: str, max_tokens: int, *, temperature: float = 0.0) -> Completion:
+    def complete(self, model: str, prompt: str, max_tokens: int) -> Completion:
         """One real completion. Raises `EngineError` for any other answer than text."""
         start = time.monotonic()
-        body = {"model": model, "prompt": prompt, "max_tokens": max_tokens, "temperature": temperature}
+        body = {"model": model, "prompt": prompt, "max_tokens": max_tokens, "temperature": 0.0}
         answer = self.post("/v1/completions", body)
         try:
             text = answer["choices"][0]["text"]
@@ -83,11 +82,14 @@ class EngineApi:
             answer.raise_for_status()
         except httpx.HTTPError as error:
             raise EngineError(f"{self.base_url}/metrics does not answer: {error}") from error
-        values: dict[str, float] = {}
-        for line in answer.text.splitlines():
-            if match := _METRIC.match(line):
-                values[match[1]] = values.get(match[1], 0.0) + float(match[2])
-        return values
+        values: dict[str, float] = defaultdict(float)
+        try:
+            for family in text_string_to_metric_families(answer.text):
+                for sample in family.samples:
+                    values[sample.name] += sample.value
+        except ValueError as error:
+            raise EngineError(f"{self.base_url}/metrics is not in Prometheus' format: {error}") from error
+        return dict(values)
 
     def post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         """A JSON request. Raises `EngineError` that names address and status, `EngineHungError` for silence."""

@@ -26,7 +26,6 @@ from tasks.core.prefetch import Prefetch, no_prefetch
 from tasks.core.serving import ServingConfig
 from tasks.core.spec import TuningLoad
 from tasks.engines.base import Engine
-from tasks.engines.card import MetricName
 from tasks.engines.failures import failure_of
 
 SCORING_S = 600.0
@@ -78,12 +77,12 @@ class EngineBench:
         before = memory_unless_by_process(config.gpu_indices) if config.on_gpus else {}
         with serve(
             command,
-            served_name=self.engine.api_model(str(model), config),
+            served_name=config.served_name,
             log=log,
             start_timeout_s=self.start_timeout_s,
             silence_s=self.silence_s,
             dying_s=self.dying_s,
-            maps=(model,) if self.engine.maps_files else (),
+            maps=(model,) if self.engine.card.maps_files else (),
             prefetch=self.prefetch,
         ) as served:
             served = replace(served, gpu_memory_before=before)
@@ -92,14 +91,12 @@ class EngineBench:
             with _watching(served):
                 yield served
 
-    def decoding_speeds(
-        self, served: RunningEngine, model: Path, config: ServingConfig, window: int
-    ) -> tuple[float, ...]:
+    def decoding_speeds(self, served: RunningEngine, config: ServingConfig, window: int) -> tuple[float, ...]:
         """Tokens/s of one stream, some runs after a warm-up, in requests of at most `window` tokens.
 
         Raises as `LoadClient.run`, past `silence_s` without a byte as well.
         """
-        client = self._client(served, model, config)
+        client = self._client(served, config)
         warm_up, *loads = (
             load_for_decoding(
                 context=window, output_tokens=min(_SPEED_TOKENS, window // 2), seed=seed
@@ -123,7 +120,7 @@ class EngineBench:
         done: list[Run] = []
         try:
             with self.serve(model_file, config, log) as served:
-                self._load(served, model_file, config, output_tokens, runs, load, done)
+                self._load(served, config, output_tokens, runs, load, done)
         except EngineError as error:
             said = last_lines(log.read_text(errors="replace"))
             done.append(Run.failing(config.batch, failure_of(error, log_tail=said)))
@@ -132,16 +129,14 @@ class EngineBench:
     def _load(
         self,
         served: RunningEngine,
-        model: Path,
         config: ServingConfig,
         output_tokens: int,
         runs: int,
         wanted: TuningLoad,
         done: list[Run],
     ) -> None:
-        client = self._client(served, model, config)
-        name = self.engine.api_model(str(model), config)
-        generator = self.load_by(served.base_url, name) if self.load_by else client
+        client = self._client(served, config)
+        generator = self.load_by(served.base_url, config.served_name) if self.load_by else client
         load = load_for(
             clients=config.batch,
             context=config.context,
@@ -176,18 +171,17 @@ class EngineBench:
 
     def _preempted(self, served: RunningEngine) -> int | None:
         """Sequences that the engine has preempted so far; None where it does not count them."""
-        card = self.engine.card
-        if MetricName.PREEMPTIONS not in card.metrics.names:
+        metrics = self.engine.card.metrics
+        if metrics is None or metrics.preemptions is None:
             return None
         with EngineApi(served.base_url, timeout_s=self.silence_s) as api:
-            found = card.translate(api.metrics()).get(MetricName.PREEMPTIONS)
+            found = api.metrics().get(metrics.preemptions)
         return None if found is None else int(found)
 
-    def _client(self, served: RunningEngine, model: Path, config: ServingConfig) -> LoadClient:
-        name = self.engine.api_model(str(model), config)
+    def _client(self, served: RunningEngine, config: ServingConfig) -> LoadClient:
         with EngineApi(served.base_url, timeout_s=self.silence_s) as api:
-            pool, dialect = prompts_for(self.engine.kind, api, name)
-        return LoadClient(served.base_url, name, pool, dialect)
+            pool, body = prompts_for(self.engine.card, api, config.served_name)
+        return LoadClient(served.base_url, config.served_name, pool, body)
 
     def _open_load(
         self, wanted: TuningLoad, rate: float, config: ServingConfig, output_tokens: int, seed: int

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 from blocks.engine.answer_stream import AnswerStream
-from blocks.engine.completion_dialects import TOKENS, Dialect
+from blocks.engine.load_prompts import Body, Pool, ask_in_tokens
 from tasks.core.cancellation import current
 from tasks.core.errors import EngineError, EngineHungError, EngineSlowError
 from tasks.core.load import (
@@ -98,9 +98,7 @@ class _Exchange(asyncio.Protocol):
 class LoadClient:
     """Clients of one engine. `pool` are ids of ordinary tokens, or words, from which prompts are drawn."""
 
-    def __init__(
-        self, base_url: str, model: str, pool: Sequence[int] | Sequence[str], dialect: Dialect = TOKENS
-    ) -> None:
+    def __init__(self, base_url: str, model: str, pool: Pool, body: Body = ask_in_tokens) -> None:
         parts = urlsplit(base_url)
         assert parts.hostname is not None
         assert parts.port is not None
@@ -109,7 +107,7 @@ class LoadClient:
         self._address = f"{base_url}/v1/completions"
         self._model = model
         self._pool = pool
-        self._dialect = dialect
+        self._body = body
 
     def run(self, load: Load) -> LoadFigures:
         """Load the engine in a closed loop and measure.
@@ -244,7 +242,7 @@ class LoadClient:
     def _request(self, load: Prompts, draw: random.Random) -> bytes:
         prompt = draw.choices(self._pool, k=load.prompt_tokens)
         tokens = draw.randint(shortest_output(load.output_tokens), longest_output(load.output_tokens))
-        body = self._dialect.body(self._model, prompt, tokens)
+        body = self._body(self._model, prompt, tokens)
         text = json.dumps(body).encode()
         head = (
             f"POST /v1/completions HTTP/1.1\r\nHost: {self._host}:{self._port}\r\nConnection: close\r\n"

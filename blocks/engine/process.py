@@ -121,7 +121,7 @@ def serve(
             stdout=output,
             stderr=output,
             needs=(Needs.COMPUTE,),
-            env=command.env_at(LOCALHOST, port),
+            env=command.env,
         ) as child,
         EngineApi(f"http://{LOCALHOST}:{port}", timeout_s=silence_s) as api,
     ):

@@ -13,8 +13,7 @@ from blocks.host import page_cache
 from blocks.processes.process import run
 from tasks.core.child_environment import Needs
 from tasks.core.errors import CommandError
-from tasks.core.serving import Loader
-from tasks.engines.loaders import LIBRARIES
+from tasks.core.serving import LIBRARIES, Loader
 from tasks.loading.models import Load
 
 _TIMEOUT_S = 3600.0

@@ -87,6 +87,12 @@ def check_arguments(python: Path) -> list[str]:
     return ["pip", "check", "--color", "never", "--no-python-downloads", "--python", str(python)]
 
 
+def _check_wheels(request: LockRequest) -> None:
+    """Raise `NotFoundError` for anything but a folder: uv would read a file whole into memory, whatever its size."""
+    if request.wheels is not None and not request.wheels.is_dir():
+        raise NotFoundError(f"{request.wheels} is not a folder of wheels", fix="give the path of a folder")
+
+
 class Uv:
     """The uv next to Slipway's own Python, else the one on the path."""
 
@@ -115,10 +121,7 @@ class Uv:
 
     def resolve(self, request: LockRequest, scratch: Path) -> str | Refusal:
         """Pins with hashes, or the refusal. Raises `NetworkError`, `NotFoundError` without the folder of wheels."""
-        if request.wheels is not None and not request.wheels.is_dir():
-            raise NotFoundError(
-                f"the folder of wheels {request.wheels} does not exist", fix="give the path of a folder"
-            )
+        _check_wheels(request)
         requirements = scratch / "requirements.in"
         requirements.write_text("".join(f"{line}\n" for line in request.requirements))
         done = self._run(compile_arguments(request, requirements.name), cwd=scratch)
@@ -155,9 +158,10 @@ class Uv:
         """A virtual environment with exactly the lock's packages, from uv's cache alone if there is no
         network. It may be renamed to anything.
 
-        Raises `MissingToolError` without the Python, `NetworkError` if the cache is incomplete,
-        `DiskFullError`.
+        Raises `MissingToolError` without the Python, `NetworkError` if the cache does not hold all of it,
+        `NotFoundError` without the folder of wheels, `DiskFullError`.
         """
+        _check_wheels(locked.request)
         done = self._run(venv_arguments(folder, self.find_python(locked.request.python)))
         if done.code != 0:
             raise fault("creating the environment", done.stderr, done.code)

@@ -37,6 +37,9 @@ ANSWER_TIMEOUT_S = 30.0
 
 _POLL_S = 0.05
 
+ANOTHER_PORT = "choose another port: slipway down, then: slipway up --port N"
+"""The way out where another user's program has the port of `slipway up`."""
+
 _DATABASE = ("PREFECT_SERVER_DATABASE_CONNECTION_URL", "PREFECT_API_DATABASE_CONNECTION_URL")
 """Prefect's settings that name its database."""
 
@@ -147,18 +150,23 @@ def check_door(settings: Settings, url: str) -> None:
         )
 
 
-def check_listener(url: str) -> None:
+def check_listener(url: str, fix: str = ANOTHER_PORT) -> None:
     """Raise `AccessError` if another user's program has the port: it would get the key."""
     port = urlsplit(url).port
     if port is not None and not is_own_listener(port):
         raise AccessError(
             f"another user's program listens on port {port}, which the local Prefect server needs",
-            fix="choose another port: slipway down, then: slipway up --port N",
+            fix=fix,
         )
 
 
-def wait_until_it_answers(url: str, alive: Callable[[], bool], log: Path) -> None:
-    """Wait for a server that was just started. Raises `SlipwayError` with the end of its log."""
+def wait_until_it_answers(
+    url: str, alive: Callable[[], bool], log: Path, *, taken_fix: str = ANOTHER_PORT
+) -> None:
+    """Wait for a server that was just started. Raises `SlipwayError` with the end of its log.
+
+    Raises `AccessError` with `taken_fix` where another user's program took the port meanwhile.
+    """
     deadline = time.monotonic() + START_TIMEOUT_S
     while not answers(url):
         if not alive() or time.monotonic() > deadline:
@@ -168,7 +176,7 @@ def wait_until_it_answers(url: str, alive: Callable[[], bool], log: Path) -> Non
                 detail=last_lines(log.read_text(errors="replace")),
             )
         time.sleep(_POLL_S)
-    check_listener(url)
+    check_listener(url, taken_fix)
 
 
 @dataclass(frozen=True)
@@ -182,7 +190,8 @@ class TemporaryServer:
 
     def wait(self) -> None:
         """Return once it answers. Raises `SlipwayError` if it does not."""
-        wait_until_it_answers(self.url, lambda: self.process.poll() is None, self.log)
+        again = "run the command again: it chooses another port"
+        wait_until_it_answers(self.url, lambda: self.process.poll() is None, self.log, taken_fix=again)
 
 
 @contextlib.contextmanager

@@ -6,21 +6,21 @@ import contextlib
 from pathlib import Path
 
 import psutil
-from pydantic import BaseModel, ConfigDict
 
-from tasks.leaks.daemon import PROC, read_stat
+from tasks.core.frozen import Frozen
+
+_START_TICKS = 19
+"""Of the fields of `/proc/PID/stat` behind the program's name (proc_pid_stat(5): starttime, the 22nd)."""
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
-class StartedProcess(BaseModel):
-    """A process by id, boot and start, so that a reused id is not mistaken for it.
+class StartedProcess(Frozen):
+    """A process by id, boot and start, so that a reused id is not taken for it.
 
     `start_ticks` are clock ticks since boot. The time of day would not work: when the clock is set, the
     kernel's start times move too, even of processes that started long before.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     pid: int
     boot_id: str
@@ -29,10 +29,12 @@ class StartedProcess(BaseModel):
     @classmethod
     def of(cls, pid: int) -> StartedProcess:
         """The running process of that id. Raises `psutil.NoSuchProcess`."""
-        found = read_stat(PROC / str(pid))
-        if found is None:
-            raise psutil.NoSuchProcess(pid)
-        return cls(pid=pid, boot_id=_BOOT_ID.read_text().strip(), start_ticks=found[1])
+        try:
+            stat = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+        except OSError:
+            raise psutil.NoSuchProcess(pid) from None
+        ticks = int(stat.rpartition(")")[2].split()[_START_TICKS])
+        return cls(pid=pid, boot_id=_BOOT_ID.read_text().strip(), start_ticks=ticks)
 
     def find(self) -> psutil.Process | None:
         """The process, if it still runs."""

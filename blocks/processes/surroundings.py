@@ -10,6 +10,7 @@ import os
 import ssl
 import sys
 from collections.abc import Iterator, MutableMapping
+from functools import lru_cache
 from pathlib import Path
 
 from tasks.core.errors import ModelError
@@ -67,8 +68,7 @@ def _unusable(path: Path, folder_too: bool) -> str | None:
     """Why certificates cannot be read from `path`; None if they can. A pipe and a device are not even opened."""
     try:
         if not (folder_too and path.is_dir()):
-            read_regular(path, _MOST_BYTES)
-            ssl.create_default_context(cafile=str(path))
+            _load_certificates(path, read_regular(path, _MOST_BYTES))
     except ModelError as error:
         return error.what.removeprefix(f"{path} ")
     except ssl.SSLError:
@@ -76,3 +76,9 @@ def _unusable(path: Path, folder_too: bool) -> str | None:
     except (OSError, ValueError) as error:
         return getattr(error, "strerror", None) or "not a path"
     return None
+
+
+@lru_cache(maxsize=8)
+def _load_certificates(path: Path, content: bytes) -> None:
+    """Raises `ssl.SSLError`. Several variables mostly name the same bundle, and a bundle takes 20 ms."""
+    ssl.create_default_context(cafile=str(path))

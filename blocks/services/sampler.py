@@ -19,6 +19,7 @@ from tasks.core.progress import say
 from tasks.core.release import Release, ServiceFolder, ServiceState
 from tasks.core.settings import Settings
 from tasks.core.verdicts import StageName
+from tasks.engines.card import read_card
 
 _POLL_S = 0.02
 _WAIT_S = 10.0
@@ -27,8 +28,8 @@ _WAIT_S = 10.0
 def sample_service(folder: ServiceFolder, state: ServiceState, release: Release) -> int:
     """See to it that the engine of a running service is sampled; the sampler's process id."""
     running = running_service(folder, state)
-    period_s = release.spec.checks.sample_period_s
-    return start_sampler(folder, processes_of(folder, state, running, period_s=period_s))
+    period_s, metrics = release.spec.checks.sample_period_s, read_card(release.engine).metrics
+    return start_sampler(folder, processes_of(folder, state, running, period_s=period_s, metrics=metrics))
 
 
 def see_to_sampler(folder: ServiceFolder) -> None:

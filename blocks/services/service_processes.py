@@ -6,12 +6,13 @@ import re
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from blocks.services.targets import open_target
+from tasks.core.frozen import Frozen
 from tasks.core.release import ServiceFolder, ServiceState
 from tasks.core.settings import Settings
-from tasks.core.spec import Target
+from tasks.engines.card import Metrics
 from tasks.health.models import ProcessSample
 from tasks.leaks import daemon
 from tasks.rollout.models import Running
@@ -19,14 +20,13 @@ from tasks.rollout.models import Running
 _CONTAINER = re.compile(r"[0-9a-f]{64}")
 
 
-class ServiceProcesses(BaseModel):
+class ServiceProcesses(Frozen):
     """The document `processes.json` in a service's folder: what the leak sampler samples, and how often.
 
     `supervised` asks the service's supervisor for the engine, whenever it was started; `container` follows a
-    container through its restarts by its cgroup; `process` names roots of process trees for good.
+    container through its restarts by its cgroup; `process` names roots of process trees for good. The engine counts
+    its work in `work`, by the metrics `work_counters`.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: Literal["supervised", "container", "process"]
     socket: Path | None = None
@@ -34,14 +34,22 @@ class ServiceProcesses(BaseModel):
     pids: tuple[int, ...] = ()
     endpoint: str | None = None
     period_s: float = Field(60.0, gt=0)
+    work: Literal["requests", "tokens"] = "requests"
+    work_counters: tuple[str, ...] = ()
 
 
 def processes_of(
-    folder: ServiceFolder, state: ServiceState, running: Running | None, *, period_s: float
+    folder: ServiceFolder,
+    state: ServiceState,
+    running: Running | None,
+    *,
+    period_s: float,
+    metrics: Metrics | None = None,
 ) -> ServiceProcesses:
-    """How to find this service's processes from now on."""
-    frame = {"endpoint": state.endpoint, "period_s": period_s}
-    if state.target is Target.PROCESS:
+    """How to find this service's processes, and the engine's own counters of its work, from now on."""
+    counters = {"work": metrics.work, "work_counters": metrics.work_counters} if metrics else {}
+    frame = {"endpoint": state.endpoint, "period_s": period_s, **counters}
+    if not state.target.in_image:
         return ServiceProcesses(kind="supervised", socket=folder.control_socket, **frame)
     pids = (running.pid,) if running is not None and running.pid is not None else ()
     container = next((found for pid in pids if (found := container_of(pid)) is not None), None)
@@ -70,9 +78,7 @@ def sample_processes(folder: ServiceFolder, state: ServiceState) -> ProcessSampl
     running = running_service(folder, state)
     if running is None:
         return ProcessSample(alive=False)
-    container = (
-        container_of(running.pid) if running.pid is not None and state.target is Target.DOCKER else None
-    )
+    container = container_of(running.pid) if running.pid is not None and state.target.in_image else None
     sample = None
     if container is not None:
         sample = daemon.measure_cgroup(container)

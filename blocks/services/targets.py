@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -20,44 +22,21 @@ if TYPE_CHECKING:
     from blocks.docker.docker_engine import DockerEngine
 
 
-@contextlib.contextmanager
-def open_target(kind: TargetKind, folder: ServiceFolder, settings: Settings) -> Iterator[Target]:
+def open_target(
+    kind: TargetKind, folder: ServiceFolder, settings: Settings
+) -> AbstractContextManager[Target]:
     """The service's target, until the block is left. Opening it starts nothing."""
-    if kind is TargetKind.PROCESS:
-        from blocks.services.supervisor import SupervisedService
-
-        with SupervisedService(folder) as service:
-            yield service
-    else:
-        from blocks.docker.docker_engine import DockerEngine
-        from blocks.services.haproxy import HAProxy
-
-        with DockerEngine.connect() as docker:
-            HAProxy.program()
-            host = Host(open_proxy=HAProxy, free_port=free_port, check_port_free=check_port_free)
-            image_of = partial(_image_of, settings=settings, docker=docker)
-            yield ContainerService(folder, docker, host, image_of)
+    return _TARGETS[kind].open(folder, settings)
 
 
 def check_target(kind: TargetKind) -> None:
     """Raise `MissingToolError` if services of this kind cannot run on this host."""
-    if kind is TargetKind.DOCKER:
-        from blocks.docker.config import DockerConfig
-        from blocks.docker.docker_engine import DockerEngine
-        from blocks.services.haproxy import HAProxy
-
-        DockerConfig.read().check_helpers()
-        with DockerEngine.connect():
-            HAProxy.program()
+    _TARGETS[kind].check()
 
 
 def check_base_image(spec: DeploySpec) -> None:
-    """Raise `NetworkError` for a base image that is neither on this host nor in its registry; of target docker."""
-    if spec.target is TargetKind.DOCKER:
-        from blocks.docker.docker_engine import DockerEngine
-
-        with DockerEngine.connect() as docker:
-            docker.check_base_image(spec.rollout.base_image)
+    """Raise `NetworkError` for a base image that is neither on this host nor in its registry."""
+    _TARGETS[spec.target].check_base_image(spec.rollout.base_image)
 
 
 def prepare(release: Release, settings: Settings) -> Release:
@@ -65,20 +44,77 @@ def prepare(release: Release, settings: Settings) -> Release:
 
     Raises `MissingToolError` without a Docker engine, and `RolloutError` where the image cannot be made.
     """
-    if release.target is not TargetKind.DOCKER:
-        return release
+    return _TARGETS[release.target].prepare(release, settings)
+
+
+@dataclass(frozen=True)
+class _Target:
+    """How services are run in one way; the functions above say what each of these does."""
+
+    open: Callable[[ServiceFolder, Settings], AbstractContextManager[Target]]
+    check: Callable[[], object] = lambda: None
+    check_base_image: Callable[[str], object] = lambda image: None
+    prepare: Callable[[Release, Settings], Release] = lambda release, settings: release
+
+
+@contextlib.contextmanager
+def _open_process(folder: ServiceFolder, settings: Settings) -> Iterator[Target]:
+    from blocks.services.supervisor import SupervisedService
+
+    with SupervisedService(folder) as service:
+        yield service
+
+
+@contextlib.contextmanager
+def _open_docker(folder: ServiceFolder, settings: Settings) -> Iterator[Target]:
     from blocks.docker.docker_engine import DockerEngine
-    from blocks.packages.site_packages import install_packages
+    from blocks.services.haproxy import HAProxy
 
     with DockerEngine.connect() as docker:
-        image = make_image(release, settings, docker, install_packages)
-    return release.model_copy(update={"image": image})
+        HAProxy.program()
+        host = Host(open_proxy=HAProxy, free_port=free_port, check_port_free=check_port_free)
+        image_of = partial(_image_of, settings=settings, docker=docker)
+        yield ContainerService(folder, docker, host, image_of)
+
+
+def _check_docker() -> None:
+    from blocks.docker.config import DockerConfig
+    from blocks.docker.docker_engine import DockerEngine
+    from blocks.services.haproxy import HAProxy
+
+    DockerConfig.read().check_helpers()
+    with DockerEngine.connect():
+        HAProxy.program()
+
+
+def _check_base_image(image: str) -> None:
+    from blocks.docker.docker_engine import DockerEngine
+
+    with DockerEngine.connect() as docker:
+        docker.check_base_image(image)
+
+
+def _with_image(release: Release, settings: Settings) -> Release:
+    from blocks.docker.docker_engine import DockerEngine
+
+    with DockerEngine.connect() as docker:
+        return release.model_copy(update={"image": _make_image(release, settings, docker)})
 
 
 def _image_of(release: Release, *, settings: Settings, docker: DockerEngine) -> str:
     """The release's image; made anew where it was removed since, as by a clean-up before a rollback."""
     if release.image is not None and docker.image_id(release.image) is not None:
         return release.image
+    return _make_image(release, settings, docker)
+
+
+def _make_image(release: Release, settings: Settings, docker: DockerEngine) -> str:
     from blocks.packages.site_packages import install_packages
 
     return make_image(release, settings, docker, install_packages)
+
+
+_TARGETS = {
+    TargetKind.PROCESS: _Target(_open_process),
+    TargetKind.DOCKER: _Target(_open_docker, _check_docker, _check_base_image, _with_image),
+}

@@ -10,19 +10,18 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from blocks.processes.started_process import StartedProcess
 from tasks.core.errors import BusyError
 from tasks.core.files import read_regular
+from tasks.core.frozen import Frozen
 from tasks.core.progress import say
 from tasks.core.verdicts import StageName
 
 
-class Holder(BaseModel):
+class Holder(Frozen):
     """The process of a look, and when it began, in seconds by the monotonic clock."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     process: StartedProcess
     began: float

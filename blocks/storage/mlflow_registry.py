@@ -11,6 +11,7 @@ from blocks.storage.object_store import open_object_store
 from tasks.core.errors import ModelError, NetworkError, NotFoundError
 from tasks.core.mlmodel import weights_folder
 from tasks.core.paths import is_file_name, shown, some_of
+from tasks.core.sources import FILE, S3
 
 _MOST_PAGES = 100
 
@@ -70,7 +71,7 @@ class MlflowRegistry:
                 "read",
                 fix="keep MLflow's artifacts on S3 or in a folder, and start its server with --no-serve-artifacts",
             )
-        address = place if place.startswith("s3://") else f"file:{place}"
+        address = place if place.startswith(S3) else f"{FILE}{place}"
         try:
             text = open_object_store(place, endpoint=self._s3_endpoint).read("MLmodel")
         except NotFoundError:

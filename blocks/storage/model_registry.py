@@ -8,46 +8,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 
-from blocks.processes.deadline import within
 from blocks.storage.object_store import ObjectStore, open_object_store
 from tasks.core.errors import ModelError, NotFoundError, WrongUseError
-from tasks.core.files import read_regular
-from tasks.core.given_files import absolute_path
-from tasks.core.paths import is_file_name, is_utf8, shown, some_of
+from tasks.core.paths import is_file_name, shown, some_of
 from tasks.core.settings import Settings
+from tasks.core.sources import FORMS, REGISTRY, ResolvedModel
 
-_DEADLINE_S = 30.0
 _NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
-_REFERENCE = re.compile(r"models:/(?P<name>.+)@(?P<alias>[^@]+)", re.DOTALL)
-_VERSION = re.compile(r"models:/(?P<name>[^/@]+)/(?P<version>[^/@]+)")
+_REFERENCE = re.compile(rf"{REGISTRY}(?P<name>.+)@(?P<alias>[^@]+)", re.DOTALL)
+_VERSION = re.compile(rf"{REGISTRY}(?P<name>[^/@]+)/(?P<version>[^/@]+)")
 _LIMITED = re.compile(_NAME)
 
 
-@dataclass(frozen=True)
-class ResolvedModel:
-    """Where a model's files are: `file:/ABSOLUTE/PATH` or `s3://BUCKET/PREFIX`; its version if it has one."""
-
-    source: str
-    version: str | None = None
-
-
-def resolve(model: str, settings: Settings) -> ResolvedModel:
-    """The source that `file:…`, `s3://…` or `models:/NAME@ALIAS` means now. Does not read it.
-
-    For the folder of a model in a Hugging Face cache, the snapshot that `main` points to.
-    """
-    if not is_utf8(model):
-        raise WrongUseError(
-            f"the name of the model {shown(model)} is not UTF-8",
-            fix="rename the folder, or name a link to it",
-        )
-    if model.startswith("file:"):
-        return _resolve_folder(model.removeprefix("file:"))
-    if model.startswith("s3://"):
-        return ResolvedModel(model.rstrip("/"))
+def resolve_alias(model: str, settings: Settings) -> ResolvedModel:
+    """The source of the version that `models:/NAME@ALIAS` means now. Does not look into it."""
     by_mlflow = settings.registry.startswith(("http://", "https://"))
     name, alias = _read_reference(model, any_name=by_mlflow)
     if by_mlflow:
@@ -60,14 +35,6 @@ def resolve(model: str, settings: Settings) -> ResolvedModel:
     return ResolvedModel(_registry(settings).url(f"{name}/versions/{version}"), version)
 
 
-def _resolve_folder(path: str) -> ResolvedModel:
-    folder = absolute_path(Path(path))
-    commit = within(_DEADLINE_S, str(folder), lambda: _cached_commit(folder))
-    if commit is not None:
-        return ResolvedModel(f"file:{folder / 'snapshots' / commit}", commit)
-    return ResolvedModel(f"file:{folder}")
-
-
 def _read_reference(model: str, *, any_name: bool) -> tuple[str, str]:
     """Name and alias. MLflow allows any name; in a folder or on S3 they must be valid file names."""
     if versioned := _VERSION.fullmatch(model):
@@ -78,21 +45,8 @@ def _read_reference(model: str, *, any_name: bool) -> tuple[str, str]:
     match = _REFERENCE.fullmatch(model)
     is_name = is_file_name if any_name else _LIMITED.fullmatch
     if match is None or not is_name(match["name"]) or not is_name(match["alias"]):
-        raise WrongUseError(
-            f"{shown(model)} does not name a model",
-            fix="write file:PATH, s3://BUCKET/PREFIX or models:/NAME@ALIAS",
-        )
+        raise WrongUseError(f"{shown(model)} does not name a model", fix=f"write {FORMS}")
     return match["name"], match["alias"]
-
-
-def _cached_commit(folder: Path) -> str | None:
-    try:
-        if not (folder / "snapshots").is_dir():
-            return None
-        commit = read_regular(folder / "refs" / "main", 1 << 10).decode().strip()
-    except (OSError, ModelError, UnicodeDecodeError):
-        return None  # listing its files reports what is wrong with the folder
-    return commit if re.fullmatch(r"[0-9a-f]{40,64}", commit) else None
 
 
 def read_alias(name: str, alias: str, settings: Settings) -> str:

@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING
 
 from blocks.processes.deadline import within
 from tasks.core.direct_io import Buffer, DirectFile, Took
-from tasks.core.errors import ModelError, NotFoundError, UnreadableError, WrongUseError
+from tasks.core.errors import ModelError, NotFoundError, UnreadableError
+from tasks.core.files import read_regular
 from tasks.core.given_files import absolute_path
 from tasks.core.paths import checked, is_utf8
+from tasks.core.sources import FILE, ResolvedModel
 from tasks.staging.models import SourceFile
 from tasks.staging.source import ModelSource
 
@@ -29,15 +31,29 @@ _DEADLINE_S = 120.0
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
-def open_source(source: str, *, endpoint: str | None) -> ModelSource:
-    """The source that `file:PATH` or `s3://BUCKET/PREFIX` names. Does not read it."""
-    if source.startswith("file:"):
-        return FolderSource(Path(source.removeprefix("file:")))
-    if source.startswith("s3://"):
-        from blocks.storage.s3 import S3Folder
+def resolve_folder(source: str) -> ResolvedModel:
+    """The folder that `file:PATH` names; of a Hugging Face cache the snapshot that its `main` names."""
+    folder = FolderSource.of(source).folder
+    commit = within(_DEADLINE_S, str(folder), lambda: _cached_commit(folder))
+    place = folder / "snapshots" / commit if commit else folder
+    return ResolvedModel(f"{FILE}{place}", commit)
 
-        return S3Source(S3Folder.open(source, endpoint=endpoint))
-    raise WrongUseError(f"{source!r} is not a valid source", fix="write file:PATH or s3://BUCKET/PREFIX")
+
+def _cached_commit(folder: Path) -> str | None:
+    try:
+        if not (folder / "snapshots").is_dir():
+            return None
+        commit = read_regular(folder / "refs" / "main", 1 << 10).decode().strip()
+    except (OSError, ModelError, UnicodeDecodeError):
+        return None  # listing its files reports what is wrong with the folder
+    return commit if re.fullmatch(r"[0-9a-f]{40,64}", commit) else None
+
+
+def open_s3(source: str, endpoint: str | None) -> ModelSource:
+    """The objects below `s3://BUCKET/PREFIX`."""
+    from blocks.storage.s3 import S3Folder
+
+    return S3Source(S3Folder.open(source, endpoint=endpoint))
 
 
 class FolderSource:
@@ -45,6 +61,11 @@ class FolderSource:
 
     def __init__(self, folder: Path) -> None:
         self.folder = absolute_path(folder)
+
+    @classmethod
+    def of(cls, source: str) -> FolderSource:
+        """The folder that `file:PATH` names."""
+        return cls(Path(source.removeprefix(FILE)))
 
     @property
     def parallel(self) -> int:
@@ -54,7 +75,7 @@ class FolderSource:
     @property
     def name(self) -> str:
         """Its address."""
-        return f"file:{self.folder}"
+        return f"{FILE}{self.folder}"
 
     def list_files(self) -> Sequence[SourceFile]:
         """Files directly in the folder, by path. Raises `DeadlineError` if the mount hangs."""

@@ -11,6 +11,7 @@ from blocks.processes.deadline import within
 from tasks.core.errors import AccessError, NotFoundError, UnreadableError
 from tasks.core.files import read_regular
 from tasks.core.given_files import absolute_path
+from tasks.core.sources import FILE, S3
 
 MOST_BYTES = 1 << 20
 """Aliases and descriptions of models are far smaller."""
@@ -39,7 +40,7 @@ class FolderObjects:
 
     def url(self, path: str = "") -> str:
         """Address of the tree, or of something in it."""
-        return f"file:{self.root / path if path else self.root}"
+        return f"{FILE}{self.root / path if path else self.root}"
 
     def names(self, below: str = "") -> Sequence[str]:
         """Names one level below a folder, sorted; empty if the folder does not exist."""
@@ -75,7 +76,7 @@ def _named(path: Path) -> Iterator[None]:
 
 def open_object_store(location: str, *, endpoint: str | None) -> ObjectStore:
     """The tree that a folder's path or `s3://BUCKET/PREFIX` names."""
-    if location.startswith("s3://"):
+    if location.startswith(S3):
         from blocks.storage.s3 import S3Folder
 
         return S3Folder.open(location, endpoint=endpoint)

@@ -10,6 +10,7 @@ from tasks.core.files import create_exclusively
 from tasks.core.progress import say
 from tasks.core.records import Record, RecordStore, inputs_suffix, newest_id, parse_record, read_all
 from tasks.core.settings import Settings
+from tasks.core.sources import S3
 from tasks.core.verdicts import StageName
 
 
@@ -63,7 +64,7 @@ def _contents(paths: Sequence[Path]) -> Iterator[tuple[bytes, str]]:
 
 def open_record_store(settings: Settings) -> RecordStore:
     """The store that `SLIPWAY_RECORDS` names."""
-    if settings.records.startswith("s3://"):
+    if settings.records.startswith(S3):
         from blocks.storage.s3 import S3RecordStore
 
         return S3RecordStore.open(settings.records, endpoint=settings.s3_endpoint)

@@ -12,7 +12,7 @@ import click
 from deployments.cli.main import print_json
 from deployments.cli.params import GivenPath
 from tasks.core.errors import NotFoundError, WrongUseError
-from tasks.core.spec import EngineKind, Target
+from tasks.core.spec import DEFAULT_ENGINE, EngineKind, Target
 from tasks.core.verdicts import StageName, says_no
 
 if TYPE_CHECKING:
@@ -99,12 +99,10 @@ def check(
         result = _judge_file(facts_file, engine)
     elif environment is not None:
         if lock is not None:
-            raise WrongUseError(
-                "--lock and --environment exclude each other", fix="give one"
-            )
+            raise WrongUseError("--lock and --environment exclude each other", fix="give one")
         result = _judge_environment(environment, engine, target)
     else:
-        result = _judge_lock(EngineKind(engine or EngineKind.LLAMA_CPP), lock, target)
+        result = _judge_lock(EngineKind(engine or DEFAULT_ENGINE), lock, target)
     if as_json:
         from tasks.compatibility.report import answer
 
@@ -220,7 +218,7 @@ def _judge_file(file: Path, engine: str | None) -> CompatibilityResult:
 
     survey = Survey(facts=read_facts(file))
     if engine is not None:
-        pins = pinned_versions("\n".join(get_engine(EngineKind(engine)).requirements))
+        pins = pinned_versions("\n".join(get_engine(EngineKind(engine)).card.requirements))
         survey = for_engine(survey, engine, pins)
     return advise(survey)
 
@@ -245,7 +243,7 @@ def _judge_lock(engine: EngineKind, lock: Path | None, target: str | None) -> Co
     from tasks.core.pins import pinned_versions
     from tasks.engines.catalogue import get_engine
 
-    text = _lock_text(lock) if lock else "\n".join(get_engine(engine).requirements)
+    text = _lock_text(lock) if lock else "\n".join(get_engine(engine).card.requirements)
     packages = pinned_versions(text)
     if lock and not packages:
         raise WrongUseError(f"{lock} pins no packages", fix="name a lock with lines such as numpy==2.3.1")

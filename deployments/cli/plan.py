@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from tasks.core.addresses import host_and_port
 from tasks.core.errors import ModelError
 from tasks.core.model_shape import read_model_shape
-from tasks.core.spec import DeploySpec, LoadGenerator, Target, Tuning
+from tasks.core.sources import local_folder
+from tasks.core.spec import DeploySpec, LoadGenerator, Tuning
 from tasks.core.verdicts import StageName
 from tasks.engines.catalogue import get_engine
 
@@ -33,7 +33,7 @@ def plan_without(judged: str, missing: str | None) -> list[Step]:
 def plan_of(spec: DeploySpec) -> list[Step]:
     """The stages in order. Raises `ModelError` for a local model that is not there."""
     engine = get_engine(spec.engine)
-    requirements = ", ".join((*engine.requirements, *spec.environment.requirements))
+    requirements = ", ".join((*engine.card.requirements, *spec.environment.requirements))
     formats = ", ".join(spec.tuning.candidates)
     text = spec.tuning.quality_text.name if spec.tuning.quality_text else "no text"
     return [
@@ -62,9 +62,9 @@ def _load(tuning: Tuning) -> str:
 
 
 def _model(spec: DeploySpec) -> str:
-    if not spec.model.startswith("file:"):
+    folder = local_folder(spec.model)
+    if folder is None:
         return spec.model
-    folder = Path(spec.model.removeprefix("file:"))
     if not folder.is_dir():
         raise ModelError(f"no model folder {folder}", fix="correct `model:` in the spec")
     shape = read_model_shape(folder)
@@ -75,7 +75,7 @@ def _rollout(spec: DeploySpec) -> str:
     host = spec.rollout.host
     address = host_and_port(host, spec.rollout.port) if spec.rollout.port else f"a free port of {host}"
     image = spec.rollout.base_image
-    where = "as a supervised process" if spec.target == Target.PROCESS else f"in a container on {image}"
+    where = f"in a container on {image}" if spec.target.in_image else "as a supervised process"
     return (
         f"start {spec.engine} {where}, pass the gate (health, one completion), "
         f"then switch {address} to it and drain the previous release "

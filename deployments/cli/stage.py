@@ -10,13 +10,12 @@ import click
 
 from deployments.cli.main import print_json
 from deployments.cli.params import Count, GivenPath, Text
+from tasks.core.sources import FILE, scheme_of
 from tasks.core.verdicts import StageName, StagingVerdict, says_no
 
 if TYPE_CHECKING:
     from flows.recording import Outcome
     from tasks.staging.models import StagingRequest, StagingResult
-
-_SOURCES = ("file:", "s3://", "models:/")
 
 
 class ShardCount(click.ParamType[int | Literal["auto"]]):
@@ -63,7 +62,7 @@ def copy(
 
     outcome = _watched(
         StagingRequest(
-            model=source if source.startswith(_SOURCES) else f"file:{source}",
+            model=source if scheme_of(source) else f"{FILE}{source}",
             shards=shards,
             tensor_parallel=tensor_parallel,
             disk_benchmark=False,

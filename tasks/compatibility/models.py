@@ -6,10 +6,11 @@ from datetime import date
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from tasks.core.contract import ContractResult
 from tasks.core.facts import Facts, Gpu, Packages, VersionText
+from tasks.core.frozen import Frozen
 from tasks.core.result import StageResult
 from tasks.core.spec import EngineKind, Target
 from tasks.core.verdicts import CompatibilityVerdict
@@ -18,11 +19,7 @@ Severity = Literal["block", "warn", "unknown", "info", "pass"]
 Precedence = Literal["P0", "P1", "P2", "P3"]
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Measurement(_Frozen):
+class Measurement(Frozen):
     """Something tried on this host (P0): a failure blocks, a success may clear rules that name its kind.
 
     `kind` is what was tried, e.g. `import` of the engine or `engine-start`; `evidence` what it showed.
@@ -33,7 +30,7 @@ class Measurement(_Frozen):
     evidence: str
 
 
-class CompatibilityRequest(_Frozen):
+class CompatibilityRequest(Frozen):
     """What is to run on this host. `packages` are those of the environment's lock, by name."""
 
     engine: EngineKind = Field(description="Serving engine.")
@@ -52,7 +49,7 @@ class CompatibilityRequest(_Frozen):
     measurements: tuple[Measurement, ...] = Field((), description="What was already tried on this host.")
 
 
-class NvmlReading(_Frozen):
+class NvmlReading(Frozen):
     """What NVML reports. `available` is False without library or driver; `fault` says why it failed."""
 
     available: bool = False
@@ -62,7 +59,7 @@ class NvmlReading(_Frozen):
     fault: str | None = None
 
 
-class SmiReading(_Frozen):
+class SmiReading(Frozen):
     """What the program nvidia-smi prints. `gpus` is the number of GPUs that it lists."""
 
     driver: VersionText | None = None
@@ -71,14 +68,14 @@ class SmiReading(_Frozen):
     fault: str | None = None
 
 
-class KernelReading(_Frozen):
+class KernelReading(Frozen):
     """What the NVIDIA kernel module reports in `/proc/driver/nvidia`: it answers even if NVML fails."""
 
     driver: VersionText | None = None
     gpus: tuple[Gpu, ...] = ()
 
 
-class SystemReading(_Frozen):
+class SystemReading(Frozen):
     """The host without its GPUs. `container` names the kind of container that the survey runs in."""
 
     glibc: VersionText | None = None
@@ -94,14 +91,14 @@ CUDA_LIBRARY = "libcuda.so.1"
 """The user-mode driver, by the name under which programs load it; sightings of its path use that name too."""
 
 
-class CudaLibraryReading(_Frozen):
+class CudaLibraryReading(Frozen):
     """The user-mode driver that the dynamic loader finds: its real path, and the CUDA that it reports."""
 
     path: str
     cuda: VersionText | None = None
 
 
-class ToolkitReading(_Frozen):
+class ToolkitReading(Frozen):
     """NVIDIA's container toolkit: the program, its version if it prints one, and whether a CDI specification names
     NVIDIA's GPUs."""
 
@@ -110,7 +107,7 @@ class ToolkitReading(_Frozen):
     cdi: bool = False
 
 
-class TorchReading(_Frozen):
+class TorchReading(Frozen):
     """What the torch of an environment reports; `cuda` is None in a build without CUDA, `fault` says why it
     could not be asked."""
 
@@ -119,7 +116,7 @@ class TorchReading(_Frozen):
     fault: str | None = None
 
 
-class Sighting(_Frozen):
+class Sighting(Frozen):
     """One fact as one source saw it; `value` is None if the source exists but the fact is absent."""
 
     fact: str
@@ -127,7 +124,7 @@ class Sighting(_Frozen):
     value: str | None
 
 
-class Survey(_Frozen):
+class Survey(Frozen):
     """Facts of a host, and their sightings: if there are two sources for a fact, both are asked.
 
     `torch` is that of the environment that is to run there, if there is one already.
@@ -143,8 +140,8 @@ class Survey(_Frozen):
         return self.model_dump(mode="json", exclude={"facts": {"disks"}})
 
 
-class Finding(_Frozen):
-    """One reason for the verdict, in the form that programs read."""
+class Finding(Frozen):
+    """One reason for the verdict, in the form programs read (DESIGN 5)."""
 
     rule: str
     severity: Severity
@@ -154,14 +151,14 @@ class Finding(_Frozen):
     sources: tuple[str, ...]
 
 
-class KnownBad(_Frozen):
+class KnownBad(Frozen):
     """A combination of packages known to fail, whatever host it is installed on; `package` is one of them."""
 
     package: str
     finding: Finding
 
 
-class Change(_Frozen):
+class Change(Frozen):
     """One thing to change: `what` (`driver`, `cuda-compat`, `container toolkit`, `target`, `engine`, `dtype`,
     `cuda_build`, or a package), what it is now, and what it should become."""
 
@@ -170,7 +167,7 @@ class Change(_Frozen):
     wanted: str
 
 
-class WayOut(_Frozen):
+class WayOut(Frozen):
     """Changes that would lift a block together, and the verdict they would get."""
 
     changes: tuple[Change, ...]
@@ -185,7 +182,7 @@ class TableCheck(ContractResult):
     last_checked_on: date | None = None
 
 
-class TablesIdentity(_Frozen):
+class TablesIdentity(Frozen):
     """What a check of the fact tables depends on: digests of tables and contract, and the version of Great
     Expectations."""
 
@@ -194,7 +191,7 @@ class TablesIdentity(_Frozen):
     great_expectations: str
 
 
-class TablesCheck(_Frozen):
+class TablesCheck(Frozen):
     """Whether the fact tables keep their contract. `page` is the file of the Data Docs."""
 
     identity: TablesIdentity

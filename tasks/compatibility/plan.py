@@ -113,7 +113,7 @@ def combine(findings: Iterable[Finding]) -> CompatibilityVerdict:
     return CompatibilityVerdict.PASS
 
 
-def hold(result: CompatibilityResult, check: TablesCheck) -> CompatibilityResult:
+def with_table_check(result: CompatibilityResult, check: TablesCheck) -> CompatibilityResult:
     """The result with the check of its tables. A broken contract blocks: the tables are part of the program, so they
     were damaged on this host, and neither a pass nor a way out made from them means anything."""
     broken = [_broken(table) for table in check.broken]

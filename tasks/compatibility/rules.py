@@ -9,11 +9,12 @@ from itertools import pairwise
 from typing import Any, Literal
 
 from packaging.version import Version
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from tasks.compatibility.conditions import VERSIONS, Wanted, check
 from tasks.compatibility.fact_tables import damaged, read_rows
 from tasks.compatibility.models import Measurement, Precedence, Severity
+from tasks.core.frozen import Frozen
 
 Status = Literal["verified", "partly-verified", "derived", "claim"]
 
@@ -32,10 +33,8 @@ PLACEHOLDERS = (
 """Fields that a message may name in braces."""
 
 
-class Row(BaseModel):
+class Row(Frozen):
     """What every row of every table says about its source."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     status: Status
     checked_on: date
@@ -54,7 +53,7 @@ class Rule(Row):
     precedence: Precedence
     severity: Severity
     when: dict[str, Wanted] = Field(min_length=1)
-    unless: dict[str, Wanted] = {}
+    unless: dict[str, Wanted] = Field({})
     message: str
     fix: str
     contradicts: tuple[str, ...] = ()
@@ -129,10 +128,8 @@ class NewestRow(Row):
     version: str
 
 
-class Tables(BaseModel):
+class Tables(Frozen):
     """All rules and lookup tables."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     rules: tuple[Rule, ...]
     engines: tuple[EngineRow, ...]

@@ -16,9 +16,10 @@ from typing import Self
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from packaging.requirements import InvalidRequirement, Requirement
-from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+from pydantic import ValidationError, field_validator
 
 from tasks.core.errors import SpecError, WrongUseError
+from tasks.core.frozen import Frozen
 from tasks.core.given_files import check_path
 from tasks.core.home import ALLOWED
 from tasks.core.paths import shown
@@ -38,21 +39,17 @@ class Kind(StrEnum):
     IMAGE = "images"
 
 
-class Program(BaseModel):
+class Program(Frozen):
     """Something that would be run, or installed and then run; `key` is the request's key for it."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     key: str
     kind: Kind
     value: str
 
 
-class Allowed(BaseModel):
+class Allowed(Frozen):
     """The administrator's list. A folder allows everything below it, an address everything that begins with it, an
     image without tag and digest all its tags and digests."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     folders: tuple[Path, ...] = ()
     addresses: tuple[str, ...] = ()
@@ -176,7 +173,7 @@ def programs_of_environment(environment: Environment, key: str) -> list[Program]
 def programs_of_rollout(rollout: Rollout, target: Target, key: str) -> list[Program]:
     """The base image, unless it is the default."""
     usual = Rollout.model_fields["base_image"].default
-    if target is not Target.DOCKER or rollout.base_image == usual:
+    if not target.in_image or rollout.base_image == usual:
         return []
     return [Program(key=f"{key}.base_image", kind=Kind.IMAGE, value=rollout.base_image)]
 

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+from tasks.core.frozen import Frozen
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class ContractBreach(_Frozen):
+class ContractBreach(Frozen):
     """An expectation on a table that does not hold. `expectation` is its name, `observed` what was found instead."""
 
     expectation: str
@@ -17,7 +13,7 @@ class ContractBreach(_Frozen):
     observed: str
 
 
-class ContractResult(_Frozen):
+class ContractResult(Frozen):
     """Whether a table keeps its contract."""
 
     rows: int

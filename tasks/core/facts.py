@@ -17,7 +17,6 @@ from pydantic import (
     AfterValidator,
     BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     SerializerFunctionWrapHandler,
     StrictBool,
@@ -29,6 +28,7 @@ from pydantic import (
 
 from tasks.core.digests import digest_of
 from tasks.core.errors import WrongUseError
+from tasks.core.frozen import Frozen
 
 
 def _version(value: str) -> str:
@@ -71,10 +71,8 @@ _LARGEST = 2**63 - 1
 """Upper bound of counts and sizes."""
 
 
-class Gpu(BaseModel):
+class Gpu(Frozen):
     """One GPU as NVML names it."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
     compute_capability: str | None = Field(None, pattern=r"^[0-9]{1,2}\.[0-9]$")
@@ -82,11 +80,9 @@ class Gpu(BaseModel):
     uuid: str | None = None
 
 
-class Disk(BaseModel):
+class Disk(Frozen):
     """A file system with models or results. `rotational` is what the kernel says, in a virtual machine only a hint;
     `free_bytes` is what was free at the time."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     mount: str
     device: str | None = None
@@ -100,15 +96,13 @@ ContainerGpus = Literal["cdi", "nvidia-runtime"]
 """Ways in which Docker passes GPUs to containers: a CDI specification, NVIDIA's runtime."""
 
 
-class Facts(BaseModel):
+class Facts(Frozen):
     """What a host is, and what would run on it.
 
     `driver` is the kernel driver, `cuda_driver` the CUDA version of the user-mode driver, `nvcc` the toolkit
     installed on the host, `cuda_build` the CUDA version that the environment's packages were built for,
     `container` the kind of container that the survey ran in, `container_toolkit` the version of NVIDIA's toolkit.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     driver: VersionText | None = None
     cuda_driver: VersionText | None = None
@@ -126,7 +120,7 @@ class Facts(BaseModel):
     container_gpus: Annotated[tuple[ContainerGpus, ...], BeforeValidator(_nothing_for_none)] = ()
     engine: str | None = None
     engine_version: VersionText | None = None
-    packages: Packages = {}
+    packages: Packages = Field({})
     cuda_build: VersionText | None = None
     family: str | None = None
     dtype: str | None = None

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
+from pydantic_core import ErrorDetails
 
 from tasks.core.spec import DeploySpec
 
@@ -26,10 +27,13 @@ def _as_written(value: Any, handler: ValidatorFunctionWrapHandler) -> DeploySpec
     try:
         return _spec(handler(value))
     except ValidationError as error:
-        if not isinstance(value, dict) or not all(one["type"] in _CHECKS for one in error.errors()):
+        if not isinstance(value, dict) or not all(_is_about_a_value(one) for one in error.errors()):
             raise
         values, kept = copy.deepcopy(value), {}
         for one in error.errors():
+            if one["type"] == "extra_forbidden":
+                _replace(values, tuple(map(str, one["loc"])), None)
+                continue
             key = _key(one["loc"], values)
             if not key:
                 raise
@@ -39,6 +43,11 @@ def _as_written(value: Any, handler: ValidatorFunctionWrapHandler) -> DeploySpec
         for key, was in kept.items():
             spec = _put(spec, key, was)
         return spec
+
+
+def _is_about_a_value(error: ErrorDetails) -> bool:
+    """A key that there is no more had no effect where it was left empty."""
+    return error["type"] in _CHECKS or (error["type"] == "extra_forbidden" and error["input"] is None)
 
 
 def _spec(value: Any) -> DeploySpec:

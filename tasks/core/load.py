@@ -6,15 +6,13 @@ import random
 from collections.abc import Iterable, Sequence
 from enum import StrEnum
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from tasks.core.frozen import Frozen
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Prompts(_Frozen):
-    """The requests of a load; every prompt is different.
+class Prompts(Frozen):
+    """What every request of a load looks like, with prompts that no two requests share.
 
     Lengths are tokens; outputs vary by a quarter around `output_tokens`, so that requests do not run in lockstep.
     An engine that sends no byte for `silence_s` hangs; one that has not finished after `timeout_s` is too slow.
@@ -72,7 +70,7 @@ class OpenLoad(Prompts):
         return tuple(sorted(draw.uniform(0, self.requests / self.rate_per_s) for _ in range(self.requests)))
 
 
-class LoadFigures(_Frozen):
+class LoadFigures(Frozen):
     """The measurements of a load run.
 
     `ttft` is the time from when a request was sent (in an open loop: was scheduled) to its first token;
@@ -101,7 +99,7 @@ class LoadFigures(_Frozen):
         return {name: value for name, value in found.items() if value is not None}
 
 
-class Wait(_Frozen):
+class Wait(Frozen):
     """One request of an open loop, in seconds from the start of the run.
 
     `arrived` is when it was scheduled, `first` when its first token came, `done` when the answer was

@@ -17,12 +17,13 @@ from pathlib import Path
 from typing import Literal
 
 from blake3 import blake3
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from tasks.core.cancellation import Cancellation, current
 from tasks.core.digests import digest_of
 from tasks.core.direct_io import CHUNK_BYTES, Buffer, DirectFile, chunk_count, digest_of_chunks, ring
 from tasks.core.errors import ModelError, UnsafeNameError
+from tasks.core.frozen import Frozen
 from tasks.core.paths import inside, why_unsafe
 
 MANIFEST_FILE = "manifest.json"
@@ -30,10 +31,8 @@ SCHEMA = "slipway.manifest/2"
 _PARALLEL = 3
 
 
-class StagedFile(BaseModel):
+class StagedFile(Frozen):
     """One file of a staged model. `path` is relative to the model's folder; `chunks` are BLAKE3 digests."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     path: str
     size_bytes: int = Field(ge=0)
@@ -55,10 +54,8 @@ class StagedFile(BaseModel):
         )
 
 
-class Manifest(BaseModel):
+class Manifest(Frozen):
     """A staged model: where it came from and each file with its digests."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     schema_: Literal["slipway.manifest/2"] = Field(default="slipway.manifest/2", alias="schema")
     source: str

@@ -8,9 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from tasks.core.errors import ModelError
+from tasks.core.frozen import Frozen
 from tasks.core.given_files import read_given
 
 CONVERTIBLE = {"LlamaForCausalLM": "llama", "Qwen3ForCausalLM": "qwen3"}
@@ -34,13 +35,11 @@ _LARGEST = 2**40
 Size = Annotated[int, Field(gt=0, le=2 * _LARGEST)]
 
 
-class ModelShape(BaseModel):
+class ModelShape(Frozen):
     """Sizes of a decoder-only transformer.
 
     `latent` is the width of what multi-head latent attention keeps per token and layer instead of keys and values.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     architecture: str
     family: str

@@ -11,6 +11,7 @@ from ulid import ULID
 
 from tasks.core.digests import digest_of, short
 from tasks.core.errors import RecordError
+from tasks.core.frozen import Frozen
 from tasks.core.progress import say
 from tasks.core.redaction import redacted_value
 from tasks.core.verdicts import CANCELLED, FAULT, StageName, says_no
@@ -28,10 +29,8 @@ _READ_BACK = ("inputs", "result")
 """Evidence that Slipway reads back: text that only looks like a secret must stay, because it may be a path."""
 
 
-class Number(BaseModel):
+class Number(Frozen):
     """One figure with its unit and where it comes from."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     value: float
     unit: str
@@ -39,14 +38,14 @@ class Number(BaseModel):
 
 
 class Record(BaseModel):
-    """One result of one stage. Immutable; a later one may supersede it by id.
+    """One result of one stage. Immutable; fields of another version are ignored.
 
     `outcome` is the stage's verdict, or `fault` or `cancelled`. `inputs_digest` names everything that decided
     the result. `evidence["result"]` holds the stage's typed result, so that a good record can be used instead
     of doing the work. `consulted` are ids of records that the decision used.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="ignore")
 
     schema_: Literal["slipway.record/1"] = Field(default=SCHEMA, alias="schema")
     id: str
@@ -60,7 +59,6 @@ class Record(BaseModel):
     numbers: dict[str, Number] = {}
     evidence: dict[str, Any] = {}
     consulted: tuple[str, ...] = ()
-    supersedes: str | None = None
 
     @property
     def good(self) -> bool:

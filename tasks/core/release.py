@@ -7,11 +7,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from tasks.core.addresses import base_url
 from tasks.core.digests import digest_of
 from tasks.core.errors import NotFoundError, RecordError
+from tasks.core.frozen import Frozen
 from tasks.core.kept_spec import KeptSpec
 from tasks.core.paths import is_file_name, shown
 from tasks.core.records import Number
@@ -21,28 +22,24 @@ from tasks.core.spec import EngineKind, Target
 M = TypeVar("M", bound=BaseModel)
 
 
-class Launch(BaseModel):
-    """How the engine is started on this host: everything except the port, which is chosen at the start.
+class Launch(Frozen):
+    """How the engine is started on this host: everything but the port, which is chosen at the start.
 
     `argv` has the placeholders `{host}` and `{port}`. `model_file` is the file or folder that is served.
     All paths are this host's; a container's command is made from the release's tuned configuration.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     argv: tuple[str, ...]
-    env: dict[str, str] = {}
+    env: dict[str, str] = Field({})
     model_file: Path
 
 
-class Release(BaseModel):
-    """What was decided and measured for one service, named by digests.
+class Release(Frozen):
+    """What was decided and measured for one service, named by digests (DESIGN 3).
 
     `candidate_digest` is the digest of `launch.model_file`, which a rollout checks before it starts; `config` is the
     tuned configuration.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     schema_: Literal["slipway.release/2"] = Field(default="slipway.release/2", alias="schema")
     at: datetime
@@ -61,7 +58,7 @@ class Release(BaseModel):
     config: ServingConfig
     launch: Launch
     image: str | None = None
-    numbers: dict[str, Number] = {}
+    numbers: dict[str, Number] = Field({})
     records: tuple[str, ...] = ()
 
     @property
@@ -75,10 +72,8 @@ class Release(BaseModel):
         return digest_of(self.model_dump(mode="json", exclude={"at", "numbers", "records"}, by_alias=True))
 
 
-class ServiceState(BaseModel):
+class ServiceState(Frozen):
     """What serves now, and what served before it: the document `current.json` in the service's folder."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     schema_: Literal["slipway.service/1"] = Field(default="slipway.service/1", alias="schema")
     name: str

@@ -5,15 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Protocol, TypeVar
 
-from pydantic import BaseModel, ConfigDict
-
+from tasks.core.frozen import Frozen
 from tasks.core.records import Number
 
 
-class StageResult(BaseModel):
+class StageResult(Frozen):
     """A stage's answer: a verdict (`verdicts.py`) and the reasons for it. Subclasses narrow `verdict`."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     verdict: str
     log_tail: str | None = None

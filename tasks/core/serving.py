@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from tasks.core.frozen import Frozen
 
 
 class Loader(StrEnum):
@@ -21,7 +23,11 @@ class Loader(StrEnum):
     RUNAI_STREAMER = "runai_streamer"
 
 
-class ServingConfig(BaseModel):
+LIBRARIES = (Loader.SAFETENSORS, Loader.FASTSAFETENSORS, Loader.RUNAI_STREAMER)
+"""Loaders that need an environment of their own; they read safetensors only."""
+
+
+class ServingConfig(Frozen):
     """The tuned configuration of one engine process.
 
     `batch` is the number of sequences served at once, `context` the tokens of one sequence. llama.cpp puts
@@ -31,8 +37,6 @@ class ServingConfig(BaseModel):
     model's files into memory; None leaves that to the engine. `gpu_indices` are the host's GPUs that a process may
     see, by NVML's numbers; all where there are none.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     served_name: str
     batch: int = Field(ge=1)

@@ -27,6 +27,7 @@ from tasks.core import strict_yaml
 from tasks.core.errors import SpecError, WrongUseError
 from tasks.core.given_files import check_path, decode_text, expand_user, read_given
 from tasks.core.load import Arrivals
+from tasks.core.sources import FILE, FORMS, local_folder, scheme_of
 from tasks.core.spec_errors import explain
 from tasks.core.spec_values import (
     WEEK_S,
@@ -44,7 +45,6 @@ HOUR_MS = 3_600_000
 SMALLEST_MEMORY = 2**20
 _LONGEST_LOAD_S = 86_400
 _IMAGE = r"^[a-zA-Z0-9][a-zA-Z0-9._/:@-]*$"
-_IMAGE_BY_DIGEST = re.compile(r"[a-z0-9][a-z0-9._/:-]*@sha256:[0-9a-f]{64}")
 
 
 class Part(BaseModel):
@@ -64,17 +64,17 @@ class Part(BaseModel):
         return check_value(value, cls.model_fields[name].annotation, multiline=name in cls.multiline)
 
 
-class EngineKind(StrEnum):
-    """Known serving engines; `slipway engines` says which of them can be deployed today."""
+CARDS = Path(__file__).parent.parent / "engines" / "cards"
+"""One file for each serving engine that is known. Their names are all that the spec needs of them."""
 
-    LLAMA_CPP = "llama.cpp"
-    VLLM = "vllm"
-    SGLANG = "sglang"
-    TENSORRT_LLM = "tensorrt-llm"
-    TRITON_VLLM = "triton-vllm"
-    TRITON_TENSORRT_LLM = "triton-tensorrt-llm"
-    OLLAMA = "ollama"
-    TRANSFORMERS = "transformers"
+_NAMES = {
+    re.sub("[-.]", "_", name).upper(): name for name in sorted(file.stem for file in CARDS.glob("*.toml"))
+}
+
+EngineKind = StrEnum("EngineKind", _NAMES)  # type: ignore[misc]
+"""Known serving engines; `slipway engines` says which of them can be deployed today."""
+
+DEFAULT_ENGINE = EngineKind("llama.cpp")
 
 
 class Target(StrEnum):
@@ -82,6 +82,11 @@ class Target(StrEnum):
 
     PROCESS = "process"
     DOCKER = "docker"
+
+    @property
+    def in_image(self) -> bool:
+        """Whether it runs in an image that is built from the environment's lock."""
+        return self is Target.DOCKER
 
 
 class CandidateFormat(StrEnum):
@@ -365,21 +370,8 @@ class Rollout(Part):
         max_length=255,
         description="Base image for target docker.",
     )
-    image: str | None = Field(
-        None,
-        description="Image of the engine's vendor, by digest: `REPOSITORY@sha256:…`. Those of llama.cpp and "
-        "transformers are built here.",
-    )
     pids: int = Field(512, ge=16, le=4_194_304, description="Limit on processes in the container.")
     gate: Gate = Gate()
-
-    @field_validator("image")
-    @classmethod
-    def _by_digest(cls, value: str | None) -> str | None:
-        """A tag may name a different image tomorrow."""
-        if value is not None and not _IMAGE_BY_DIGEST.fullmatch(value):
-            raise ValueError("an image by its digest, REPOSITORY@sha256: and 64 digits; tags are refused")
-        return value
 
 
 class Checks(Part):
@@ -402,8 +394,8 @@ class DeploySpec(Part):
         pattern=r"^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$",
         description="Name of the service and of the model in its API: a-z, 0-9 and -.",
     )
-    model: str = Field(description="file:PATH, s3://BUCKET/PREFIX or models:/NAME@ALIAS.")
-    engine: EngineKind = Field(EngineKind.LLAMA_CPP, description="Serving engine.")
+    model: str = Field(description=f"{FORMS}.")
+    engine: EngineKind = Field(DEFAULT_ENGINE, description="Serving engine.")
     target: Target = Field(Target.PROCESS, description="Where the release runs.")
     hardware: Hardware = Hardware()
     environment: Environment = Environment()
@@ -416,16 +408,16 @@ class DeploySpec(Part):
     @model_validator(mode="after")
     def _images_are_built_from_locks(self) -> Self:
         manager = self.environment.manager
-        if self.target is Target.DOCKER and manager is not EnvironmentManager.UV:
-            raise ValueError(f"target docker builds its image from a lock of uv, not of {manager}")
+        if self.target.in_image and manager is not EnvironmentManager.UV:
+            raise ValueError(f"target {self.target} builds its image from a lock of uv's, not of {manager}")
         return self
 
     @field_validator("model")
     @classmethod
     def _known_source(cls, value: str) -> str:
-        if not value.startswith(("file:", "s3://", "models:/")):
-            raise ValueError("starts with file:, s3:// or models:/")
-        if value.startswith("file:"):
+        if (scheme := scheme_of(value)) is None:
+            raise ValueError(f"must be {FORMS}")
+        if scheme == FILE:
             check_path(value)
         return value
 
@@ -477,9 +469,8 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
 
 def _with_absolute_paths(spec: DeploySpec, base: Path, source: str) -> DeploySpec:
     changes: dict[str, Any] = {}
-    if spec.model.startswith("file:"):
-        folder = Path(spec.model.removeprefix("file:"))
-        changes["model"] = f"file:{os.path.realpath(_absolute(folder, base, f'{source}: model'))}"
+    if folder := local_folder(spec.model):
+        changes["model"] = f"{FILE}{os.path.realpath(_absolute(folder, base, f'{source}: model'))}"
     # An environment's folder may be a link that its programs refer to: it is not resolved.
     for section, follow in (("environment", False), ("tuning", True)):
         part: Part = getattr(spec, section)

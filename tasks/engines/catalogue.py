@@ -1,32 +1,37 @@
-"""All engines, by kind."""
+"""All engines, by kind: an engine is a card, and the module of the same name where it can be deployed."""
 
 from __future__ import annotations
 
+import functools
+import importlib
+import re
+
+from tasks.core.serving import Loader
 from tasks.core.spec import EngineKind
 from tasks.engines.base import Engine
-from tasks.engines.llama_cpp import LlamaCpp
-from tasks.engines.ollama import Ollama
-from tasks.engines.sglang import Sglang
-from tasks.engines.tensorrt_llm import TensorrtLlm
-from tasks.engines.transformers import Transformers
-from tasks.engines.triton import TritonTensorrtLlm, TritonVllm
-from tasks.engines.vllm import Vllm
-
-_ENGINES: dict[EngineKind, Engine] = {
-    engine.kind: engine
-    for engine in (
-        LlamaCpp(),
-        Vllm(),
-        Sglang(),
-        TensorrtLlm(),
-        TritonVllm(),
-        TritonTensorrtLlm(),
-        Ollama(),
-        Transformers(),
-    )
-}
+from tasks.engines.card import read_card
 
 
+@functools.cache
 def get_engine(kind: EngineKind) -> Engine:
     """The engine of that kind."""
-    return _ENGINES[kind]
+    if read_card(kind).missing is not None:
+        return Engine(kind)
+    module = importlib.import_module(f"tasks.engines.{re.sub(r'[-.]', '_', kind)}")
+    found: type[Engine] = module.ENGINE
+    return found(kind)
+
+
+def deployable_engines() -> tuple[Engine, ...]:
+    """The engines that can be deployed."""
+    return tuple(get_engine(kind) for kind in EngineKind if read_card(kind).missing is None)
+
+
+def engines_with(loader: Loader, file_format: str) -> dict[str, tuple[str, ...]]:
+    """The engines that can load files of this format by `loader`, each with what its command line takes."""
+    return {
+        kind.value: row.arguments
+        for kind in EngineKind
+        for row in read_card(kind).loader
+        if (row.name, row.format) == (loader, file_format)
+    }

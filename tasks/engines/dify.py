@@ -7,7 +7,7 @@ schema of langgenius/dify-official-plugins models/openai_api_compatible @1c2615c
 from __future__ import annotations
 
 import base64
-from typing import Any, Literal
+from typing import Any
 
 PROVIDER = "langgenius/openai_api_compatible/openai_api_compatible"
 """Plugin and provider: the plugin must be installed in the workspace."""
@@ -16,26 +16,21 @@ MODELS = f"/console/api/workspaces/current/model-providers/{PROVIDER}/models"
 CREDENTIALS = f"{MODELS}/credentials"
 LOGIN = "/console/api/login"
 
-Mode = Literal["chat", "completion"]
-
 
 def login_request(email: str, password: str) -> dict[str, Any]:
     """Dify's console encodes passwords in Base64 (api/libs/encryption.py): that hides, and does not encrypt."""
     return {"email": email, "password": base64.b64encode(password.encode()).decode(), "remember_me": False}
 
 
-def model_credentials(
-    model: str, endpoint: str, *, context: int, mode: Mode = "chat", api_key: str | None = None
-) -> dict[str, Any]:
+def model_credentials(model: str, endpoint: str, *, context: int) -> dict[str, Any]:
     """What registers `model`, served at `endpoint` (without `/v1`) with `context` tokens, as an LLM."""
     credentials = {
         "endpoint_url": f"{endpoint.rstrip('/')}/v1",
         "endpoint_model_name": model,
-        "mode": mode,
+        "mode": "chat",
         "context_size": str(context),
         "max_tokens_to_sample": str(context),
         "function_calling_type": "no_call",
         "vision_support": "no_support",
     }
-    key = {"api_key": api_key} if api_key else {}
-    return {"model": model, "model_type": "llm", "credentials": credentials | key}
+    return {"model": model, "model_type": "llm", "credentials": credentials}

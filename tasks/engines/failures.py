@@ -5,9 +5,8 @@ from __future__ import annotations
 import signal as signals
 from enum import StrEnum
 
-from pydantic import BaseModel, ConfigDict
-
 from tasks.core.errors import EngineDiedError, EngineError, EngineHungError, EngineSlowError, EngineStartError
+from tasks.core.frozen import Frozen
 from tasks.engines.out_of_memory import was_out_of_memory
 
 _SIGNALLED = 128
@@ -26,14 +25,12 @@ class FailureKind(StrEnum):
     SLOW = "slow"
 
 
-class Failure(BaseModel):
+class Failure(Frozen):
     """One measurement that went wrong.
 
     `what` is one line. Of a process that ended: its `exit_status`, or the name of the `signal` that killed it.
     `log_tail` are the last lines that it wrote.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: FailureKind
     what: str

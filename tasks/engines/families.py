@@ -1,4 +1,4 @@
-"""Model families: what they need of an engine, of a GPU and of their own `config.json`. Pure."""
+"""Model families: what they need of an engine, of a GPU and of their own `config.json`, which is read here."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from packaging.version import Version
 from pydantic import Field, ValidationError
 
 from tasks.core.errors import ModelError
-from tasks.engines.card import Capability, Part, Sourced, damaged, read_data
+from tasks.core.frozen import Frozen
+from tasks.core.sources import local_folder
+from tasks.engines.card import Capability, Sourced, damaged, read_data
 
 _BFLOAT16 = Version("8.0")
 """Compute capability from which GPUs compute in bfloat16."""
@@ -41,7 +43,7 @@ class Family(Sourced):
     checked_on: date
 
 
-class Finding(Part):
+class Finding(Frozen):
     """Why a family cannot be served so: what is wrong, what to do, and who says so."""
 
     message: str
@@ -72,10 +74,11 @@ def family_of(config: Mapping[str, Any]) -> Family | None:
 
 def family_at(source: str) -> Family | None:
     """The family of a model whose folder is on this machine (`file:PATH`); None where it cannot be told."""
-    if not source.startswith("file:"):
+    folder = local_folder(source)
+    if folder is None:
         return None
     try:
-        config = json.loads((Path(source.removeprefix("file:")) / "config.json").read_bytes())
+        config = json.loads((folder / "config.json").read_bytes())
     except (OSError, ValueError, RecursionError):
         return None  # staging says what is wrong with it
     return family_of(config) if isinstance(config, dict) else None

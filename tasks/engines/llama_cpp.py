@@ -1,23 +1,16 @@
-"""llama.cpp by `xllamacpp`: prebuilt, on the processor or a GPU; the embedded default. Its makers' image as well."""
+"""llama.cpp by `xllamacpp`: prebuilt, on the processor or a GPU; the embedded default."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from tasks.core.serving import ServingConfig
-from tasks.core.spec import EngineKind
-from tasks.engines.base import HOST, PASSIVE, PORT, CardEngine, CommandLine, flags, seen
+from tasks.engines.base import HOST, PASSIVE, PORT, CommandLine, Engine, flags, visible_devices_env
 
 
-class LlamaCpp(CardEngine):
+class LlamaCpp(Engine):
     """The engine by its Python distribution; see `worker/llama_cpp_server.py` for what runs."""
 
-    def __init__(self) -> None:
-        super().__init__(EngineKind.LLAMA_CPP)
-
-    @property
-    def server_worker(self) -> Path:
-        return Path(__file__).parent / "worker" / "llama_cpp_server.py"
+    def __init__(self, kind: str = "llama.cpp") -> None:
+        super().__init__(kind)
 
     def command(self, python: str, worker: str, model_file: str, config: ServingConfig) -> CommandLine:
         """`--context` of the server is the total over its slots, so it is multiplied here."""
@@ -35,23 +28,9 @@ class LlamaCpp(CardEngine):
                 "--micro-batch-tokens": config.micro_batch_tokens,
             }
         )
-        return CommandLine(argv=(python, "-I", worker, *arguments), env={**PASSIVE, **seen(config)})
-
-    def container_command(self, model_file: str, config: ServingConfig) -> CommandLine:
-        arguments = flags(
-            {
-                "--model": model_file,
-                "--alias": config.served_name,
-                "--host": HOST,
-                "--port": PORT,
-                "--parallel": config.batch,
-                "--ctx-size": config.batch * config.context,
-                "--threads": config.threads,
-                "--n-gpu-layers": config.gpu_layers,
-                "--batch-size": config.batched_tokens,
-                "--ubatch-size": config.micro_batch_tokens,
-                "--metrics": True,
-                "--no-ui": True,
-            }
+        return CommandLine(
+            argv=(python, "-I", worker, *arguments), env={**PASSIVE, **visible_devices_env(config)}
         )
-        return CommandLine(argv=arguments, env=PASSIVE)
+
+
+ENGINE = LlamaCpp

@@ -2,28 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import re
 
-_TOO_SMALL_A_SHARE = (
-    "no available memory for the cache blocks",
-    "larger than the available kv cache memory",
-    "larger than the maximum number of tokens that can be stored in kv cache",
-    "not enough memory. please try to increase --mem-fraction-static",
-)
-"""vLLM's words (`vllm/v1/core/kv_cache_utils.py`, and those of its former engine) and SGLang's."""
+from tasks.core.spec import EngineKind
+from tasks.engines.card import Memory, read_card
 
-_FREE = re.compile(r"free memory on device[^(]*\(([0-9.]+)/([0-9.]+) gib\)", re.IGNORECASE)
-"""vLLM's words where others hold what it was told to take (`vllm/v1/worker/gpu_worker.py`)."""
+_WORDS = ("out of memory", "outofmemory", "failed to allocate", "bad_alloc", "cannot allocate memory")
+"""Of allocators, which all engines use; their own words are on their cards."""
 
-_WORDS = (
-    "out of memory",
-    "outofmemory",
-    "failed to allocate",
-    "bad_alloc",
-    "cannot allocate memory",
-    "is less than desired gpu memory utilization",  # vLLM: others hold what it was told to take
-    *_TOO_SMALL_A_SHARE,
-)
 _ERROR = re.compile(r"error|failed", re.IGNORECASE)
 _KILLED = 128 + 9
 
@@ -36,7 +23,7 @@ def was_out_of_memory(status: int | None, log: str, *, kernel_kills: int | None 
     then SIGKILL counts as the kernel's.
     """
     words = log.lower()
-    return (status == _KILLED and kernel_kills != 0) or any(word in words for word in _WORDS)
+    return (status == _KILLED and kernel_kills != 0) or any(word in words for word in _errors())
 
 
 def memory_error(log: str) -> str | None:
@@ -51,10 +38,26 @@ def wants_a_larger_share(log: str) -> bool:
     It says so where the weights leave no room for the cache of one sequence: less memory would not help.
     """
     words = log.lower()
-    return any(word in words for word in _TOO_SMALL_A_SHARE)
+    return any(word in words for memory in _memories() for word in memory.share_too_small)
 
 
 def free_share(log: str) -> float | None:
     """The share of a GPU's memory that an engine found free, where it says that it was told to take more."""
-    found = [(float(free), float(total)) for free, total in _FREE.findall(log)]
+    patterns = (memory.free_of_total for memory in _memories() if memory.free_of_total)
+    found = [
+        (float(free), float(total))
+        for pattern in patterns
+        for free, total in re.findall(pattern, log.lower())
+    ]
     return min((free / total for free, total in found if total), default=None)
+
+
+@functools.cache
+def _memories() -> tuple[Memory, ...]:
+    return tuple(read_card(kind).memory for kind in EngineKind)
+
+
+@functools.cache
+def _errors() -> tuple[str, ...]:
+    own = (word for memory in _memories() for word in (*memory.errors, *memory.share_too_small))
+    return (*_WORDS, *own)

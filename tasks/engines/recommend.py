@@ -17,8 +17,9 @@ from packaging.version import Version
 from pydantic import Field, ValidationError
 
 from tasks.core.facts import Facts
+from tasks.core.frozen import Frozen
 from tasks.core.spec import EngineKind
-from tasks.engines.card import EngineCard, Part, Sourced, damaged, read_card, read_data
+from tasks.engines.card import EngineCard, Sourced, damaged, read_card, read_data
 from tasks.engines.families import Family, families, find_family, host_findings
 
 MEASURED = 10.0
@@ -29,8 +30,6 @@ _RAN = 2.0
 """Points of an engine that was measured here, but on no model beside another: it is known to run."""
 
 _MEMORY_SHARE = 0.9
-_OWN_CODE = EngineKind.TRANSFORMERS
-"""The engine that also runs architectures by code of their own."""
 
 ChoiceKind = Literal["engine", "family", "application", "sourcing"]
 
@@ -55,7 +54,7 @@ class Advice(Sourced):
     reason: str
 
 
-class Measured(Part):
+class Measured(Frozen):
     """What a record of this store says of an engine on this hardware: tokens/s of that model, or why it failed."""
 
     record: str
@@ -65,7 +64,7 @@ class Measured(Part):
     failed: str | None = None
 
 
-class Reason(Part):
+class Reason(Frozen):
     """Why, and who says so: sources that were read, or a record of this store."""
 
     text: str
@@ -78,7 +77,7 @@ class Reason(Part):
         return (self.record,) if self.record else self.sources
 
 
-class Choice(Part):
+class Choice(Frozen):
     """One candidate. `against` is why it cannot be had here; without anything there, it can."""
 
     kind: ChoiceKind
@@ -93,7 +92,7 @@ class Choice(Part):
         return not self.against
 
 
-class Recommendation(Part):
+class Recommendation(Frozen):
     """All choices, of each kind the best first."""
 
     need: Need
@@ -216,7 +215,7 @@ def _share(one: Measured, of_model: Mapping[str, Measured]) -> float:
 
 def _against_engine(card: EngineCard, facts: Facts, *, own: bool) -> list[Reason]:
     found = []
-    if own and card.kind is not _OWN_CODE:
+    if own and not card.own_architectures:
         text = "does not know the architecture"
         found.append(
             Reason(text=text, sources=("https://docs.vllm.ai/en/stable/contributing/model/registration/",))

@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from tasks.core.serving import ServingConfig
-from tasks.core.spec import EngineKind
-from tasks.engines.base import HOST, PASSIVE, PORT, CardEngine, CommandLine, flags, seen
+from tasks.engines.base import HOST, PASSIVE, PORT, CommandLine, Engine, flags, visible_devices_env
 
 
-class Transformers(CardEngine):
+class Transformers(Engine):
     """The library's own server; see `worker/transformers_server.py` for how it gets the model's name."""
 
-    def __init__(self) -> None:
-        super().__init__(EngineKind.TRANSFORMERS)
-
-    @property
-    def server_worker(self) -> Path:
-        return Path(__file__).parent / "worker" / "transformers_server.py"
+    def __init__(self, kind: str = "transformers") -> None:
+        super().__init__(kind)
 
     def command(self, python: str, worker: str, model_file: str, config: ServingConfig) -> CommandLine:
         on_gpus = config.gpus > 0
@@ -35,8 +28,9 @@ class Transformers(CardEngine):
                 "--cb-max-memory-percent": config.memory_fraction if on_gpus else None,
             }
         )
-        env = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": str(config.threads), **PASSIVE, **seen(config)}
+        threads = {"OMP_NUM_THREADS": str(config.threads), **PASSIVE}
+        env = {"HF_HUB_OFFLINE": "1", **threads, **visible_devices_env(config)}
         return CommandLine(argv=(python, "-I", worker, *arguments), env=env)
 
-    def container_command(self, model_file: str, config: ServingConfig) -> CommandLine:
-        return CommandLine(argv=self.image.entrypoint)  # there is none: this says so
+
+ENGINE = Transformers

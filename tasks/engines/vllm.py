@@ -1,35 +1,34 @@
-"""vLLM: `vllm serve` by its wheel or its makers' image; on the processor by a build of its own."""
+"""vLLM: `vllm serve` by its wheel; on the processor by a build of its own."""
 
 from __future__ import annotations
 
 import math
 
 from tasks.core.serving import ServingConfig
-from tasks.core.spec import EngineKind
-from tasks.engines.base import HOST, PASSIVE, PORT, CardEngine, CommandLine, beside, flags, loading, seen
+from tasks.engines.base import (
+    HOST,
+    PASSIVE,
+    PORT,
+    CommandLine,
+    Engine,
+    flags,
+    sibling_program,
+    visible_devices_env,
+)
 
 _QUIET = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
 _BLOCK_TOKENS = 128
 """Of its cache on the processor."""
+_DRAIN_S = 30
 
 
-class Vllm(CardEngine):
+class Vllm(Engine):
     """The engine's own OpenAI-compatible server."""
 
-    def __init__(self) -> None:
-        super().__init__(EngineKind.VLLM)
+    def __init__(self, kind: str = "vllm") -> None:
+        super().__init__(kind)
 
     def command(self, python: str, worker: str, model_file: str, config: ServingConfig) -> CommandLine:
-        program = (beside(python, "vllm"), "serve")
-        return CommandLine(
-            argv=(*program, model_file, *self._flags(config)), env={**_env(config), **seen(config)}
-        )
-
-    def container_command(self, model_file: str, config: ServingConfig) -> CommandLine:
-        """The image starts `vllm serve` by itself."""
-        return CommandLine(argv=(model_file, *self._flags(config)), env=_env(config))
-
-    def _flags(self, config: ServingConfig) -> tuple[str, ...]:
         on_gpus = config.gpus > 0
         values = flags(
             {
@@ -45,10 +44,22 @@ class Vllm(CardEngine):
                 "--kv-cache-memory-bytes": None if on_gpus else _kv_bytes(config),
                 "--enforce-eager": not on_gpus,
                 # 0 by default: requests in flight are cut.
-                "--shutdown-timeout": f"{self.card.stop.grace_s:.0f}",
+                "--shutdown-timeout": _DRAIN_S,
             }
         )
-        return (*values, *loading(self.kind, config))
+        return CommandLine(
+            argv=(
+                sibling_program(python, "vllm"),
+                "serve",
+                model_file,
+                *values,
+                *(self.card.load_arguments(config.loader) or ()),
+            ),
+            env={**_env(config), **visible_devices_env(config)},
+        )
+
+
+ENGINE = Vllm
 
 
 def _kv_bytes(config: ServingConfig) -> int | None:

@@ -298,4 +298,4 @@ def still_good(result: EnvironmentResult, trial: Trial) -> bool:
 def prove_built(built: Built, engine: Engine, trial: Trial, settings: Settings) -> Proof:
     """The proof of a built environment; one at a time, so that no other run removes its model."""
     with held(built.path, settings):
-        return prove(built.python_path, engine, engine.imports, trial, beside(built.path, ".proof"))
+        return prove(built.python_path, engine, engine.card.imports, trial, beside(built.path, ".proof"))

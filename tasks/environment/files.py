@@ -20,7 +20,7 @@ def beside(folder: Path, kind: str) -> Path:
 @contextlib.contextmanager
 def held(folder: Path, settings: Settings) -> Iterator[None]:
     """Let only this run change that environment, and the unfinished folders next to it."""
-    own = folder.parent == settings.environments
+    own = folder.parent.resolve() == settings.environments.resolve()
     name = folder.name if own else short(digest_of(str(folder)))
     with file_lock(settings.leases / f"environment-{name}", wait=True, holder=f"the environment {folder}"):
         yield

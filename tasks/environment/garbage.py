@@ -10,17 +10,17 @@ from pathlib import Path
 
 from tasks.core.errors import BusyError
 from tasks.core.files import PART, file_lock, remove_folder, sweep_doomed
+from tasks.core.frozen import Frozen
 from tasks.core.leases import hold_service
 from tasks.core.release import named_by_releases
 from tasks.core.settings import Settings
 from tasks.environment.files import sweep_leftovers, used_at
-from tasks.environment.models import Part
 
 RunningBelow = Callable[[Path], Collection[int]]
 """Ids of the processes that run from a folder."""
 
 
-class Removed(Part):
+class Removed(Frozen):
     """One environment that was removed, or would be, and why it was not needed."""
 
     path: Path

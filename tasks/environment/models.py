@@ -6,25 +6,20 @@ from pathlib import Path
 from typing import Literal
 
 from packaging.utils import canonicalize_name
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from tasks.core.digests import digest_of
+from tasks.core.frozen import Frozen
 from tasks.core.result import StageResult
-from tasks.core.spec import EngineKind, Environment, EnvironmentManager
+from tasks.core.spec import DEFAULT_ENGINE, EngineKind, Environment, EnvironmentManager
 from tasks.core.verdicts import EnvironmentVerdict
 from tasks.engines.card import SystemLibrary
 
 
-class Part(BaseModel):
-    """A frozen part of a request or result."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class EnvironmentRequest(Part):
+class EnvironmentRequest(Frozen):
     """The engine, and what else its environment must contain."""
 
-    engine: EngineKind = Field(EngineKind.LLAMA_CPP, description="Serving engine.")
+    engine: EngineKind = Field(DEFAULT_ENGINE, description="Serving engine.")
     environment: Environment = Field(Environment(), description="What makes it, and what else it contains.")
 
     @classmethod
@@ -33,7 +28,7 @@ class EnvironmentRequest(Part):
         return cls(engine=engine, environment=environment)
 
 
-class LockRequest(Part):
+class LockRequest(Frozen):
     """Everything that names a lock: equal requests share one. `platform` is, for example, `linux-x86_64`.
 
     `torch_backend`, `wheels` and `channels` are those of the spec's `environment`; the first is never `auto` here.
@@ -58,8 +53,8 @@ class LockRequest(Part):
         return digest_of(self)
 
 
-class Conflict(Part):
-    """`required_by` needs `requirement`, which is not met; `installed` is what is there instead.
+class Conflict(Frozen):
+    """`required_by` asks for `requirement`, which cannot be had; `installed` is what stands in its place.
 
     `required_by` is None if the user asked, `installed` is None if nothing is there. `reason` is a sentence if
     there is more to say, `fix` says what to do, `rule` names the rule. A conflict that blocks refuses the set; one
@@ -76,7 +71,7 @@ class Conflict(Part):
     severity: Literal["block", "warn"] = "warn"
 
 
-class Locked(Part):
+class Locked(Frozen):
     """A lock on disk. `digest` is of its bytes; `packages` are name and version; `request` is what was asked for, as
     far as the file says."""
 
@@ -86,14 +81,14 @@ class Locked(Part):
     request: LockRequest
 
 
-class Loosening(Part):
+class Loosening(Frozen):
     """A requirement that blocks by its version: without that, everything resolves, with `version`. It was tried."""
 
     requirement: str
     version: str
 
 
-class Refusal(Part):
+class Refusal(Frozen):
     """The resolver's refusal: `reason` is its explanation, `conflicts` what requires what, `chains` the shortest ways
     from the user's requirements to the conflict, `loosen` what would help."""
 
@@ -103,7 +98,7 @@ class Refusal(Part):
     loosen: tuple[Loosening, ...] = ()
 
 
-class Marker(Part):
+class Marker(Frozen):
     """Written into an environment last: it is complete, and this is its content."""
 
     lock_digest: str
@@ -120,7 +115,7 @@ class Built(Marker):
     python_path: Path
 
 
-class Dependency(Part):
+class Dependency(Frozen):
     """One edge of the installed set: `required_by` requires `package` as `requirement`."""
 
     package: str
@@ -128,7 +123,7 @@ class Dependency(Part):
     requirement: str
 
 
-class Distribution(Part):
+class Distribution(Frozen):
     """One installed distribution as its own metadata describes it."""
 
     name: str
@@ -137,7 +132,7 @@ class Distribution(Part):
     modules: tuple[str, ...] = ()
 
 
-class SharedFile(Part):
+class SharedFile(Frozen):
     """A file that several distributions installed, each with different content; the same distributions share `count`
     such files."""
 
@@ -146,7 +141,7 @@ class SharedFile(Part):
     count: int = 1
 
 
-class Inventory(Part):
+class Inventory(Frozen):
     """Everything installed in an environment, the marker values of its interpreter, and the folder of its
     packages."""
 
@@ -161,7 +156,7 @@ class Inventory(Part):
         return {str(canonicalize_name(found.name)): found.version for found in self.distributions}
 
 
-class Checked(Part):
+class Checked(Frozen):
     """The conflict check: conflicts in the installed set, and what requires what."""
 
     packages: dict[str, str]
@@ -170,7 +165,7 @@ class Checked(Part):
     modules: tuple[str, ...] = Field(description="Modules of the distributions that nothing else requires.")
 
 
-class ImportProof(Part):
+class ImportProof(Frozen):
     """The result of importing one module in the environment; `reason` says why it failed."""
 
     module: str
@@ -179,7 +174,7 @@ class ImportProof(Part):
     reason: str | None = None
 
 
-class Computation(Part):
+class Computation(Frozen):
     """The result of a small computation with an imported module; `reason` says why it failed, `note` what it
     showed."""
 
@@ -190,7 +185,7 @@ class Computation(Part):
     note: str | None = None
 
 
-class EngineProof(Part):
+class EngineProof(Frozen):
     """The result of starting the engine with a tiny random model; `start_s` lasts until the first completion."""
 
     ok: bool
@@ -200,7 +195,7 @@ class EngineProof(Part):
     reason: str | None = None
 
 
-class Proof(Part):
+class Proof(Frozen):
     """The smoke test: imports first; computations and the engine only if they all worked."""
 
     imports: tuple[ImportProof, ...]

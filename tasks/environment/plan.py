@@ -37,20 +37,20 @@ class Machine(Protocol):
 def lock_request(engine: Engine, request: EnvironmentRequest, machine: Machine) -> LockRequest:
     """The request that names this environment's lock. Raises `SpecError` for an invalid requirement."""
     environment = request.environment
-    if not engine.requirements:
+    if not engine.card.requirements:
         raise SpecError(
             f"{engine.kind} has no Python environment: its vendor ships it as a program or an image",
             fix="look at its card: slipway engines --json",
         )
     if environment.manager is EnvironmentManager.SYSTEM:
-        return make_lock_request(engine.requirements, machine.platform, environment)
+        return make_lock_request(engine.card.requirements, machine.platform, environment)
     if environment.manager is EnvironmentManager.CONDA:
-        own = tuple(match_spec(line) for line in engine.requirements)
+        own = tuple(match_spec(line) for line in engine.card.requirements)
         return make_lock_request((*own, *environment.requirements), machine.platform, environment)
     brought = tuple(
-        library for library in engine.system_libraries if library.wheel and machine.lacks(library.soname)
+        library for library in engine.card.system_library if library.wheel and machine.lacks(library.soname)
     )
-    requirements = (*engine.requirements, *environment.requirements)
+    requirements = (*engine.card.requirements, *environment.requirements)
     return make_lock_request(requirements, machine.platform, environment, libraries=brought)
 
 
@@ -121,7 +121,7 @@ def _canonical(line: str) -> str:
 
 def own_requirements(engine: Engine) -> frozenset[str]:
     """The engine's own requirements, as locks spell them."""
-    return frozenset(map(_canonical, engine.requirements))
+    return frozenset(map(_canonical, engine.card.requirements))
 
 
 def attribute(conflicts: Sequence[Conflict], engine: Engine) -> tuple[Conflict, ...]:

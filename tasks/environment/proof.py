@@ -14,7 +14,6 @@ from pydantic import ValidationError
 from tasks.core.errors import EngineError, SlipwayError
 from tasks.core.progress import say
 from tasks.core.serving import ServingConfig
-from tasks.core.spec import EngineKind
 from tasks.core.verdicts import StageName
 from tasks.core.workers import WorkerAnswer, WorkerRunner
 from tasks.engines.base import CommandLine, Engine
@@ -33,12 +32,6 @@ from tasks.environment.models import (
 )
 
 _WORKERS = Path(__file__).parent / "worker"
-_TINY_MODEL = {
-    EngineKind.LLAMA_CPP: _WORKERS / "prove_llama_cpp.py",
-    EngineKind.TRANSFORMERS: _WORKERS / "prove_transformers.py",
-}
-"""The worker that writes the model with which an engine is started, on the CPU: another service may use the GPU."""
-
 _SERVED_NAME = "proof"
 _PROMPT, _TOKENS, _CONTEXT, _START_TIMEOUT_S = "Slipway", 8, 64, 120.0
 
@@ -97,7 +90,7 @@ def read_inventory(python: Path, trial: Trial) -> Inventory:
 
 
 def check(python: Path, checker: Checker, trial: Trial) -> Checked:
-    """Conflicts in the installed set, those that its metadata hides, and what requires what."""
+    """Complaints about the installed set, conflicts that its metadata hides, and who requires whom."""
     say(StageName.ENVIRONMENT, "checking for conflicts")
     inventory = read_inventory(python, trial)
     edges = dependencies.dependencies(inventory)
@@ -126,11 +119,11 @@ def prove(
     if not all(proof.ok for proof in imports):
         return Proof(imports=imports)
     computations = _compute(python, modules, trial)
-    startable = engine is not None and engine.kind in _TINY_MODEL
-    if engine is None or not startable or not all(computation.ok for computation in computations):
+    writer = engine.tiny_model if engine else None
+    if engine is None or writer is None or not all(computation.ok for computation in computations):
         return Proof(imports=imports, computations=computations)
     with scratch(scratch_folder) as folder:
-        proven = _prove_engine(python, engine, trial, folder)
+        proven = _prove_engine(python, engine, writer, trial, folder)
         return Proof(imports=imports, computations=computations, engine=proven)
 
 
@@ -157,10 +150,11 @@ def _compute(python: Path, modules: Sequence[str], trial: Trial) -> tuple[Comput
     return tuple(found)
 
 
-def _prove_engine(python: Path, engine: Engine, trial: Trial, folder: Path) -> EngineProof:
+def _prove_engine(python: Path, engine: Engine, writer: Path, trial: Trial, folder: Path) -> EngineProof:
+    """Start it on a tiny model, on the processor: a GPU may be another service's."""
     say(StageName.ENVIRONMENT, f"starting {engine.kind}")
     model = folder / "tiny.model"
-    written = trial.run_worker(python, _TINY_MODEL[engine.kind], str(model))
+    written = trial.run_worker(python, writer, str(model))
     if written.code != 0:
         return EngineProof(ok=False, reason=f"no model could be written for it: {_death(written)}")
     config = ServingConfig(served_name=_SERVED_NAME, batch=1, context=_CONTEXT, threads=1)

@@ -1,4 +1,4 @@
-"""A resolver's refusal, explained: the shortest chains of requirements that conflict. Pure."""
+"""Why a resolver refused, as who asks for what: the shortest chains to what cannot be had together. Pure."""
 
 from __future__ import annotations
 

@@ -12,6 +12,7 @@ from tasks.core.contract import ContractResult
 from tasks.core.errors import EngineError
 from tasks.core.records import Record
 from tasks.core.release import Release, ServiceFolder, ServiceState
+from tasks.engines.card import Metrics, read_card
 from tasks.health import plan
 from tasks.health.models import (
     GpuSample,
@@ -23,9 +24,6 @@ from tasks.health.models import (
 
 SHORT_REQUESTS = 5
 COMPLETION_TOKENS = 8
-_PROCESSING = ("llamacpp:requests_processing", "vllm:num_requests_running")
-_DEFERRED = ("llamacpp:requests_deferred", "vllm:num_requests_waiting")
-_KV_USAGE = ("vllm:kv_cache_usage_perc", "llamacpp:kv_cache_usage_ratio")
 
 
 class Completion(Protocol):
@@ -97,13 +95,16 @@ def take_samples(
     gpus = instruments.gpus()
     process = instruments.process(folder, state)
     with instruments.api(state.endpoint) as api:
-        service = sample_service(api, release.config.served_name, release.spec.rollout.gate.prompt)
+        names = read_card(release.engine).metrics
+        service = sample_service(api, release.config.served_name, release.spec.rollout.gate.prompt, names)
     return Samples(gpus=gpus, process=process, service=service)
 
 
-def sample_service(api: ServiceApi, model: str, prompt: str) -> ServiceSample:
-    """`/health`, one real completion, then a few requests for one token each, which measure the time to first
-    token."""
+def sample_service(api: ServiceApi, model: str, prompt: str, names: Metrics | None) -> ServiceSample:
+    """`/health`, one real completion, then a few requests for one token each, which measure the time to first token.
+
+    `names` are the engine's own of its metrics.
+    """
     ready = api.ready()
     try:
         completion = api.complete(model, prompt, COMPLETION_TOKENS).text
@@ -118,16 +119,15 @@ def sample_service(api: ServiceApi, model: str, prompt: str) -> ServiceSample:
             latencies.append(api.complete(model, f"{secrets.token_hex(4)} {prompt}", 1).seconds * 1000)
         except EngineError as error:
             fault = error.what
-    metrics = _metrics(api)
+    metrics = _metrics(api) if names else {}
     return ServiceSample(
         ready=ready,
         completion=completion,
         fault=fault,
         latencies_ms=tuple(latencies),
         failed=SHORT_REQUESTS - len(latencies),
-        requests_processing=_first(metrics, _PROCESSING),
-        requests_deferred=_first(metrics, _DEFERRED),
-        kv_usage=_first(metrics, _KV_USAGE),
+        requests_deferred=metrics.get(names.requests_waiting or "") if names else None,
+        kv_usage=metrics.get(names.kv_cache_usage or "") if names else None,
     )
 
 
@@ -136,7 +136,3 @@ def _metrics(api: ServiceApi) -> dict[str, float]:
         return api.metrics()
     except EngineError:
         return {}  # an engine without metrics may still be healthy
-
-
-def _first(metrics: dict[str, float], names: tuple[str, ...]) -> float | None:
-    return next((metrics[name] for name in names if name in metrics), None)

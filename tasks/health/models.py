@@ -4,22 +4,17 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from tasks.core.contract import ContractResult
+from tasks.core.frozen import Frozen
 from tasks.core.result import StageResult
 from tasks.core.verdicts import HealthVerdict
 
 Level = Literal["gpu", "process", "service", "contract"]
 
 
-class Part(BaseModel):
-    """A part of a sample."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class HealthLimits(Part):
+class HealthLimits(Frozen):
     """The limits that samples are compared with, from the release's spec.
 
     `gpus` is how many GPUs the service was promised; `memory_bytes` its limit, None without one;
@@ -34,7 +29,7 @@ class HealthLimits(Part):
     restarts: int = Field(0, ge=0)
 
 
-class GpuSample(Part):
+class GpuSample(Frozen):
     """One GPU by NVML. None: this GPU does not report it. `fan` and `memory_used` are shares of the whole."""
 
     index: int
@@ -47,7 +42,7 @@ class GpuSample(Part):
     """Why the hardware itself throttles its clocks now."""
 
 
-class ProcessSample(Part):
+class ProcessSample(Frozen):
     """The engine's process or container. `memory_bytes` is anonymous memory, resident and swapped."""
 
     alive: bool
@@ -56,7 +51,7 @@ class ProcessSample(Part):
     memory_bytes: int | None = Field(None, ge=0)
 
 
-class ServiceSample(Part):
+class ServiceSample(Frozen):
     """What the service answered. `completion` is the text of the one real completion, None if there was none;
     `latencies_ms` are times to first token of short requests, `failed` is how many of them got no answer.
 
@@ -68,7 +63,6 @@ class ServiceSample(Part):
     fault: str | None = None
     latencies_ms: tuple[float, ...] = ()
     failed: int = Field(0, ge=0)
-    requests_processing: float | None = None
     requests_deferred: float | None = None
     kv_usage: float | None = None
 
@@ -78,7 +72,7 @@ class ServiceSample(Part):
         return sum(self.latencies_ms) / len(self.latencies_ms) if self.latencies_ms else None
 
 
-class Finding(Part):
+class Finding(Frozen):
     """One thing that is wrong. `verdict` is the best verdict that it allows."""
 
     level: Level
@@ -87,7 +81,7 @@ class Finding(Part):
     fix: str | None = None
 
 
-class Samples(Part):
+class Samples(Frozen):
     """One sample of a service on all levels."""
 
     gpus: tuple[GpuSample, ...] = ()

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from pydantic import BaseModel, ConfigDict
-
+from tasks.core.frozen import Frozen
 from tasks.core.records import Number, Record
 
 
-class Cell(BaseModel):
-    """Engine x model x hardware: the best parameters that were measured there, and the record of it.
+class Cell(Frozen):
+    """Engine x model x hardware: the best parameters that were measured there, and the record that says so.
 
     The hardware is the host and how many of its GPUs the engine had: `gpus`, 0 on the CPU. `gpu_layers` were on them,
     or the engine took `memory_fraction` of each. `batched_tokens` per step and `micro_batch_tokens` computed at once
@@ -18,8 +17,6 @@ class Cell(BaseModel):
     `throughput` in tokens/s over all sequences, `memory_bytes` the largest peak, `ttft_ms` and `tpot_ms` 95th
     percentiles at that batch size; `quality_loss` relative to the baseline format. None: not measured.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     engine: str
     model: str
@@ -49,11 +46,9 @@ class Cell(BaseModel):
     record: str
 
 
-class Reason(BaseModel):
+class Reason(Frozen):
     """One record behind a decision. `depth` counts the steps from the release; `missing` ones are named, but not in
     this store."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     id: str
     depth: int

@@ -28,6 +28,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -41,16 +42,7 @@ LOCK_TRIES = 25
 CGROUPS = Path("/sys/fs/cgroup")
 PROC = Path("/proc")
 
-COUNTERS: dict[str, tuple[str, ...]] = {
-    "requests": ("vllm:request_success_total", "sglang:num_requests_total"),
-    "tokens": (
-        "llamacpp:prompt_tokens_total",
-        "llamacpp:prompt_tokens_cached_total",
-        "llamacpp:tokens_predicted_total",
-    ),
-}
-"""Counters of engines since their start, summed. llama.cpp (tested: 2026.10) counts tokens, not requests."""
-_HEADERS = tuple(f"t_s,bytes,{column}\n" for column in COUNTERS)
+_HEADERS = tuple(f"t_s,bytes,{column}\n" for column in ("requests", "tokens"))
 
 
 class Sample(NamedTuple):
@@ -113,9 +105,9 @@ def sample_once(folder: Path, writer: Writer) -> float:
     except (OSError, ValueError, RecursionError, KeyError, TypeError):
         return LOOK_S  # not written yet, or the engine is restarting
     if sample is not None:
-        column, count = read_counter(target.get("endpoint"))
+        count = read_work(target.get("endpoint"), target.get("work_counters") or ())
         with contextlib.suppress(OSError):  # no space: there may be some for the next one
-            writer.write(sample, column, count)
+            writer.write(sample, target.get("work") or "requests", count)
     return period_s
 
 
@@ -210,31 +202,27 @@ def read_cgroup(cgroup: Path) -> Sample | None:
     return Sample(run, stat["anon"] + (int(swap.read_text()) if swap.exists() else 0))
 
 
-def read_counter(endpoint: str | None) -> tuple[str, float | None]:
-    """The work done since the engine's start, and whether it is counted in requests or tokens."""
-    if not endpoint:
-        return "requests", None
+def read_work(endpoint: str | None, counters: Sequence[str]) -> float | None:
+    """The work done since the engine's start, as its `counters` have it; None where it does not say."""
+    if not endpoint or not counters:
+        return None
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         with opener.open(f"{endpoint}/metrics", timeout=TIMEOUT_S) as answer:
-            return parse_counter(answer.read(1 << 20).decode(errors="replace"))
+            return sum_counters(answer.read(1 << 20).decode(errors="replace"), counters)
     except (OSError, ValueError):
-        return "requests", None  # busy, restarting, or without metrics
+        return None  # busy, restarting, or without metrics
 
 
-def parse_counter(text: str) -> tuple[str, float | None]:
-    """The first of `COUNTERS` in this Prometheus text, summed over labels."""
-    values: dict[str, float] = {}
+def sum_counters(text: str, counters: Sequence[str]) -> float | None:
+    """The sum of these counters in a Prometheus text, over all labels; None where it holds none of them."""
+    found = []
     for line in text.splitlines():
         name, _, value = line.rpartition(" ")
-        if name and not line.startswith("#"):
+        if name.partition("{")[0] in counters:
             with contextlib.suppress(ValueError):
-                name = name.partition("{")[0]
-                values[name] = values.get(name, 0.0) + float(value)
-    for column, names in COUNTERS.items():
-        if any(name in values for name in names):
-            return column, sum(values.get(name, 0.0) for name in names)
-    return "requests", None
+                found.append(float(value))
+    return sum(found) if found else None
 
 
 _FILE = re.compile(r"(\d+)-\d+-(\d+)\.csv")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from tasks.core.frozen import Frozen
 from tasks.core.result import StageResult
 from tasks.core.verdicts import LeakVerdict
 
@@ -14,38 +15,32 @@ Structure = Literal["straight", "saturating", "steps", "onset"]
 trend that starts late."""
 
 
-class Series(BaseModel):
+class Series(Frozen):
     """Memory of one process, or of one container, since its start.
 
     `t_s` are seconds on any clock, `bytes_` memory that cannot be reclaimed (anonymous, resident and swapped);
     `requests`, if counted, is the work done since the start: its rate is the load.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     t_s: tuple[float, ...]
     bytes_: tuple[float, ...]
     requests: tuple[float, ...] | None = None
 
 
-class LeakRequest(BaseModel):
+class LeakRequest(Frozen):
     """What a leak is compared with. `limit_bytes` is where the kernel would kill the process."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     limit_bytes: int | None = Field(None, gt=0, description="Memory limit, for the forecast.")
     confirm_after_s: float = Field(86_400, gt=0, description="Data needed to confirm a leak, s.")
 
 
-class Look(BaseModel):
+class Look(Frozen):
     """One look at a prefix of the series.
 
     `slope_bytes_per_s` is the trend that remains after load and structure are explained, `slope_error` its
     standard error (HAC), `onset` the share of the window after which it begins, `growth` what it adds relative to
     the level, `level_bytes` the median of the floor.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     until_s: float
     hit: bool

@@ -15,7 +15,7 @@ from tasks.core.progress import say
 from tasks.core.safetensors import LENGTH_BYTES, Tensor, header_length, parse_header
 from tasks.core.serving import Loader
 from tasks.core.verdicts import ChoiceVerdict, StageName
-from tasks.engines.loaders import engines_with
+from tasks.engines.catalogue import engines_with
 from tasks.loading.models import Load, LoaderFigures, LoadingResult, Model
 from tasks.loading.plan import choose, figures_of, find_model, loaders_for
 

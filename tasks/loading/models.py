@@ -6,18 +6,15 @@ from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from tasks.core.frozen import Frozen
 from tasks.core.result import StageResult
 from tasks.core.serving import Loader
 from tasks.core.verdicts import ChoiceVerdict
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class LoadingRequest(_Part):
+class LoadingRequest(Frozen):
     """Which model's files to load, and how often."""
 
     folder: Path = Field(description="Folder with safetensors shards, or with GGUF files.")
@@ -26,7 +23,7 @@ class LoadingRequest(_Part):
     fresh: bool = Field(False, description="Measure even if there is a choice from the last days.")
 
 
-class Model(_Part):
+class Model(Frozen):
     """The files that make up a model, in one format."""
 
     format: Literal["safetensors", "gguf"]
@@ -34,8 +31,8 @@ class Model(_Part):
     size_bytes: int = Field(ge=0)
 
 
-class Load(_Part):
-    """One load from a cold page cache. `digest` is of all tensors' bytes, if it was asked for.
+class Load(Frozen):
+    """One load from a cold page cache. `digest` is of all tensors' bytes, where it was asked for.
 
     `anonymous_bytes` is the process's memory without the page cache, `peak_bytes` the most it had mapped.
     """
@@ -48,7 +45,7 @@ class Load(_Part):
     digest: str | None = None
 
 
-class LoaderFigures(_Part):
+class LoaderFigures(Frozen):
     """What one loader did: medians over its runs. `golden` is whether each tensor had the same bytes as in the
     files; `reason` says why it was not measured, or may not win."""
 

@@ -9,8 +9,7 @@ from pathlib import Path
 from tasks.core.errors import ModelError
 from tasks.core.prefetch import why_not
 from tasks.core.records import Record
-from tasks.core.serving import Loader
-from tasks.engines.loaders import LIBRARIES
+from tasks.core.serving import LIBRARIES, Loader
 from tasks.loading.models import Load, LoaderFigures, Model
 
 FIGURES_VALID_S = 7 * 24 * 3600

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from pydantic import BaseModel, ConfigDict
-
+from tasks.core.frozen import Frozen
 from tasks.core.result import StageResult
 from tasks.core.verdicts import RegistryVerdict
 
@@ -13,10 +12,8 @@ EVENT = "model-registry.version.promoted"
 """Name of the event that requests a redeploy."""
 
 
-class Announcement(BaseModel):
+class Announcement(Frozen):
     """An event that was emitted for a version: the `attempt`-th for it."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     event_id: str
     service: str
@@ -26,13 +23,11 @@ class Announcement(BaseModel):
     at: datetime
 
 
-class Attempt(BaseModel):
+class Attempt(Frozen):
     """A deploy of a version that ended: it served, or its verdict said no, or it failed.
 
     `record` is the id of its record: ids of one store sort by the order of writing, whatever the clocks say.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     at: datetime
     record: str = ""
@@ -41,23 +36,19 @@ class Attempt(BaseModel):
     said_no: bool
 
 
-class Rollback(BaseModel):
-    """Since when an older release of a service serves again, and the version that was rolled back.
+class Rollback(Frozen):
+    """Since when an older release of a service serves again, and the version of the newer one that was left.
 
     `record` is the id of its record; empty if it was killed before it could write one.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     at: datetime
     record: str = ""
     version: str
 
 
-class PastLook(BaseModel):
+class PastLook(Frozen):
     """What an earlier look recorded. `record` is the id of its record."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     at: datetime
     record: str = ""
@@ -67,14 +58,12 @@ class PastLook(BaseModel):
     announcement: Announcement | None = None
 
 
-class Look(BaseModel):
-    """The registry's alias, the serving release, and what was seen and tried before.
+class Look(Frozen):
+    """The registry's alias against the serving release, and what was seen and tried before.
 
     `past` are recorded looks of this service at this alias; `attempts` are deploys of the spec that a redeploy would
     use, because a trial of another spec says nothing about it. Both are in the order of writing, oldest first.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     service: str
     model: str

@@ -62,7 +62,7 @@ def _decide(look: Look, now: datetime, grace: timedelta) -> tuple[Announcement |
     if version == look.serving_version:
         return None, "the alias names the version that serves"
     if look.deploying:
-        return None, "a deploy of this service is running"
+        return None, "a deploy, a rollback or a recovery of this service is running"
     elsewhere, since = _last_move(look)
     announced = [past for past in since if past.announcement is not None]
     tried = _tried(look, announced)

@@ -77,7 +77,7 @@ def roll_out(
     plan = plan_rollout(release, state, _look(release, target, open_api), last)
     if plan.action in _SERVES_ALREADY:
         return _keep(release, plan, folder, target)
-    maps = (release.launch.model_file,) if get_engine(release.engine).maps_files else ()
+    maps = (release.launch.model_file,) if get_engine(release.engine).card.maps_files else ()
     with prefetch(maps) as prefetched:
         attempt = _start(release, folder, target, open_api, plan, prefetched, last)
         result = attempt.run() if isinstance(attempt, Attempt) else attempt

@@ -9,6 +9,7 @@ from typing import Literal, Self
 from pydantic import BaseModel, ConfigDict, Field
 
 from tasks.core.result import StageResult
+from tasks.core.sources import FORMS
 from tasks.core.spec import DeploySpec, DiskFloor
 from tasks.core.verdicts import StagingVerdict
 
@@ -20,7 +21,7 @@ class _Part(BaseModel):
 class StagingRequest(_Part):
     """Which model to copy to the local disk, and how."""
 
-    model: str = Field(description="file:PATH, s3://BUCKET/PREFIX or models:/NAME@ALIAS.")
+    model: str = Field(description=f"{FORMS}.")
     shards: int | Literal["auto"] = Field("auto", description="Number of weight shards; auto by size.")
     disk_benchmark: bool = Field(True, description="Measure the disk with fio if it is installed.")
     disk_floor: DiskFloor = Field(DiskFloor.WARN, description="What a disk below the baselines does.")

@@ -182,10 +182,11 @@ def _is_staged_elsewhere(folder: Path, settings: Settings) -> bool:
 
 
 def _owner_of(path: Path, settings: Settings) -> Path | None:
-    if path.is_relative_to(settings.models) and path != settings.models:
-        return settings.models / path.relative_to(settings.models).parts[0]
-    if path.is_relative_to(settings.candidates) and path != settings.candidates:
-        made_of = path.relative_to(settings.candidates).parts[0].partition("-")[0]
+    path, models, candidates = path.resolve(), settings.models.resolve(), settings.candidates.resolve()
+    if models in path.parents:
+        return settings.models / path.relative_to(models).parts[0]
+    if candidates in path.parents:
+        made_of = path.relative_to(candidates).parts[0].partition("-")[0]
         found = (folder for folder in settings.models.glob("*") if short(_digest_of(folder)) == made_of)
         return next(found, None)
     return None

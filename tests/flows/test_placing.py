@@ -72,7 +72,7 @@ def test_a_file_is_layers_output_and_what_stays_on_the_host(tiny: Path) -> None:
 def test_an_engine_is_asked_by_the_knob_that_its_card_names(tiny: Path, gpus: Gpus) -> None:
     gpus(80 * 2**30, 24 * 2**30)
     knobs = {}
-    for kind in (EngineKind.LLAMA_CPP, EngineKind.VLLM, EngineKind.SGLANG, EngineKind.TRANSFORMERS):
+    for kind in (EngineKind.LLAMA_CPP, EngineKind.VLLM, EngineKind.TRANSFORMERS):
         card = get_engine(kind).card
         footprint = footprint_of(tiny, CandidateFormat.F16, card, 512)
         space = find_space(card, Hardware(gpus=2), footprint, LIMITS, 0.9)
@@ -82,7 +82,6 @@ def test_an_engine_is_asked_by_the_knob_that_its_card_names(tiny: Path, gpus: Gp
     assert knobs == {
         "llama.cpp": [("offload", 2048), (None, 2048)],
         "vllm": [("tensor_parallel", 2048), (None, 2048)],
-        "sglang": [("tensor_parallel", None), (None, None)],
         "transformers": [None, None],
     }
     large = find_space(get_engine(EngineKind.VLLM).card, Hardware(gpus=1), footprint, LIMITS, 0.9)

@@ -226,7 +226,7 @@ def test_deploys_that_cannot_begin_are_counted(desk: Desk, monkeypatch: pytest.M
 def test_a_look_waits_for_a_deploy_that_runs(desk: Desk) -> None:
     desk.move("2")
     with file_lock(Settings.load().service_lease("chat"), wait=False, holder="the test"):
-        assert desk.look() == "a deploy of this service is running"
+        assert desk.look() == "a deploy, a rollback or a recovery of this service is running"
         assert desk.look() is None
     assert desk.look() == "the alias moved"
 

@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import pytest
 import yaml
-from desk import SLIPWAY, Desk
+from commands import SLIPWAY, Desk
 from small_disk import small_disk_at
 
 from blocks.prefect.server import TemporaryServer

@@ -44,7 +44,7 @@ def release(
     engine_python: Path, random_ggufs: tuple[Path, Path], daemon: OwnDocker, tmp_path: Path
 ) -> Release:
     wanted, lock = tmp_path / "requirements.in", tmp_path / "requirements.lock"
-    wanted.write_text("\n".join(get_engine(EngineKind.LLAMA_CPP).requirements))
+    wanted.write_text("\n".join(get_engine(EngineKind.LLAMA_CPP).card.requirements))
     uv = Path(sys.executable).with_name("uv")
     options = ["--quiet", "--generate-hashes", "--no-emit-index-url", "--python-version", "3.11"]
     subprocess.run([uv, "pip", "compile", *options, wanted, "-o", lock], check=True, capture_output=True)

@@ -76,7 +76,7 @@ def lock(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The hash lock of the embedded engine."""
     folder = tmp_path_factory.mktemp("lock")
     wanted, lock = folder / "requirements.in", folder / "requirements.lock"
-    wanted.write_text("\n".join(get_engine(EngineKind.LLAMA_CPP).requirements))
+    wanted.write_text("\n".join(get_engine(EngineKind.LLAMA_CPP).card.requirements))
     uv = Path(sys.executable).with_name("uv")
     options = ["--quiet", "--generate-hashes", "--no-emit-index-url", "--python-version", "3.11"]
     subprocess.run(

@@ -38,12 +38,13 @@ def test_llama_cpp_shows_the_metrics_of_its_card_and_dify_gets_an_answer(
         DifyApi(address) as dify,
     ):
         api.complete("chat", "The", 4)
-        shown = engine.card.translate(api.metrics())
+        shown = api.metrics()
         dify.log_in(EMAIL, PASSWORD)
         assert dify.register("chat", served.base_url, context=CONFIG.context) == "active"
-    assert set(shown) == set(engine.card.metrics.names)
-    assert shown["output_tokens"] >= 4
-    assert shown["requests_running"] == 0
+    names = engine.card.metrics
+    assert names is not None
+    assert shown[names.requests_waiting] == 0
+    assert sum(shown[name] for name in names.work_counters) >= 4
 
 
 def test_llama_cpp_answers_health_while_a_burst_waits_for_its_slots(
@@ -73,8 +74,7 @@ def test_transformers_serves_the_tiny_model_and_answers_what_it_has_begun(
     engine = get_engine(EngineKind.TRANSFORMERS)
     model = str(repository / "examples" / "tiny" / "model")
     command = engine.command(str(transformers_python), str(engine.server_worker), model, CONFIG)
-    name = engine.api_model(model, CONFIG)
-    assert name == CONFIG.served_name
+    name = CONFIG.served_name
     answers: list[Completion] = []
     with (
         serve(command, served_name=name, log=tmp_path / "log") as served,

@@ -83,7 +83,7 @@ def engine_environment(tmp_path_factory: pytest.TempPathFactory) -> Built:
     home = tmp_path_factory.mktemp("home")
     settings = Settings(home, str(home / "records"), "", None)
     uv = Uv()
-    locked = apply.lock(requested(*ENGINE.requirements), uv, settings)
+    locked = apply.lock(requested(*ENGINE.card.requirements), uv, settings)
     assert isinstance(locked, Locked)
     return apply.build(locked, uv, EnvironmentTrial(), settings)
 
@@ -282,7 +282,7 @@ def test_a_file_that_is_damaged_in_the_cache_reaches_no_environment(
 
 def test_a_killed_build_is_swept_and_finished_by_the_next(settings: Settings, tmp_path: Path) -> None:
     requirements = tmp_path / "requirements.txt"
-    requirements.write_text("\n".join(ENGINE.requirements))
+    requirements.write_text("\n".join(ENGINE.card.requirements))
     lock = tmp_path / "engine.lock"
     slipway = Path(sys.executable).with_name("slipway")
     subprocess.run([slipway, "env", "lock", requirements, "-o", lock], check=True, capture_output=True)
@@ -409,7 +409,7 @@ def test_the_engine_is_really_started(
     settings = Settings(engine_environment.path.parent.parent, "", "", None)
     proven = apply.prove_built(engine_environment, ENGINE, trial, settings)
     assert proven.failure is None
-    assert [one.module for one in proven.imports] == list(ENGINE.imports)
+    assert [one.module for one in proven.imports] == list(ENGINE.card.imports)
     assert proven.engine is not None
     assert proven.engine.output_tokens == 8
     assert proven.engine.start_s is not None
@@ -422,7 +422,7 @@ def test_a_missing_module_is_found_though_the_metadata_is_whole(
     (site_packages(copied) / "gguf" / "constants.py").unlink()
     python = copied / "bin" / "python"
     checked = proof.check(python, Uv(), trial)
-    proven = proof.prove(python, ENGINE, ENGINE.imports, trial, tmp_path / "scratch")
+    proven = proof.prove(python, ENGINE, ENGINE.card.imports, trial, tmp_path / "scratch")
     verdict, reason = plan.judge(checked.conflicts, proven)
     assert checked.conflicts == (), "the check by metadata alone passes this broken set"
     assert verdict is EnvironmentVerdict.CONFLICTING
@@ -437,7 +437,7 @@ def test_a_missing_package_only_flags_a_set_that_works(
         shutil.rmtree(found)
     python = copied / "bin" / "python"
     checked = proof.check(python, Uv(), trial)
-    proven = proof.prove(python, ENGINE, ENGINE.imports, trial, tmp_path / "scratch")
+    proven = proof.prove(python, ENGINE, ENGINE.card.imports, trial, tmp_path / "scratch")
     verdict, reason = plan.judge(checked.conflicts, proven)
     assert (verdict, reason) == (
         EnvironmentVerdict.FLAGGED,

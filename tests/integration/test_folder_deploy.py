@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 import yaml
-from desk import Desk
+from commands import Desk
 from waiting import wait_until
 
 from blocks.services.supervisor import SupervisedService

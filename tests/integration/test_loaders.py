@@ -10,8 +10,8 @@ from plain_safetensors import write_plain
 
 from blocks.host.load_trial import LoadTrial
 from flows.compare_loaders import WORKER, loaders_python
+from tasks.core.serving import LIBRARIES
 from tasks.core.settings import Settings
-from tasks.engines.loaders import LIBRARIES
 from tasks.loading.apply import look_at, reference_digest
 
 pytestmark = pytest.mark.engine

@@ -65,7 +65,7 @@ def test_what_the_folder_lacks_is_refused(settings: Settings, tmp_path: Path) ->
 
 
 def test_a_folder_that_is_not_there_is_named(settings: Settings, tmp_path: Path) -> None:
-    with pytest.raises(NotFoundError, match=f"there is no folder of wheels {tmp_path}/none"):
+    with pytest.raises(NotFoundError, match=f"{tmp_path}/none is not a folder of wheels"):
         lock_from(tmp_path / "none", settings, "probe")
 
 

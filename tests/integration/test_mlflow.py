@@ -12,7 +12,7 @@ from mlflow_server import MlflowServer, running
 from plain_safetensors import read_model
 from tool_environment import UnavailableError, give_up
 
-from blocks.storage.model_registry import resolve
+from blocks.storage.sources import resolve
 from flows.stage_model import staged
 from tasks.core.errors import NetworkError, NotFoundError
 from tasks.core.settings import Settings

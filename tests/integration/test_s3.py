@@ -25,11 +25,11 @@ from plain_safetensors import read_model, write_plain
 from swift_server import SwiftServer
 from ulid import ULID
 
-from blocks.storage.model_registry import list_aliases, list_models, resolve
-from blocks.storage.model_source import open_source
+from blocks.storage.model_registry import list_aliases, list_models
 from blocks.storage.record_store import open_record_store
 from blocks.storage.s3 import S3Folder, S3RecordStore
 from blocks.storage.s3_ranges import RangeReader
+from blocks.storage.sources import open_source, resolve
 from flows.stage_model import staged
 from tasks.core.direct_io import ring
 from tasks.core.errors import AccessError, ModelError, NetworkError, NotFoundError, RecordError, WrongUseError

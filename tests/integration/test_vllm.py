@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 import yaml
-from desk import Desk
+from commands import Desk
 
 from blocks.storage.record_store import FolderRecordStore
 from tasks.core.verdicts import StageName

@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from tasks.core.spec import OWN_PYTHON, DeploySpec
+from tasks.core.spec import OWN_PYTHON, DeploySpec, EngineKind
 from tasks.core.spec_values import ByteCount
 
 HEAD = """# The spec
@@ -58,6 +58,8 @@ def _kind(annotation: Any) -> str:
         return ", ".join(f"`{value}`" for value in get_args(annotation))
     if get_origin(annotation) is tuple:
         return f"list of {_kind(get_args(annotation)[0])}"
+    if annotation is EngineKind:
+        return "a name from `slipway engines`"
     if isinstance(annotation, type) and issubclass(annotation, enum.Enum):
         return ", ".join(f"`{member.value}`" for member in annotation)
     if annotation is ByteCount:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tasks.core.spec import EngineKind
 
 ROOT = Path(__file__).parent.parent.parent
 HEAVY = ("prefect", "docker", "boto3", "pandas", "great_expectations", "kubernetes")
@@ -18,13 +22,18 @@ def pure_modules() -> list[str]:
     folders = [ROOT / "tasks" / "core", ROOT / "tasks" / "engines"]
     files = [path for folder in folders for path in folder.glob("*.py")]
     files += [path for room in PURE_ROOMS for path in (ROOT / "tasks").glob(f"*/**/{room}.py")]
+    files += [path for path in (ROOT / "tasks").rglob("*.py") if _says_pure(path)]
     modules = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in files]
-    return sorted(name.removesuffix(".__init__") for name in modules)
+    return sorted({name.removesuffix(".__init__") for name in modules})
+
+
+def _says_pure(path: Path) -> bool:
+    return re.search(r"\bPure\b", ast.get_docstring(ast.parse(path.read_text())) or "") is not None
 
 
 def test_pure_modules_load_nothing_heavy() -> None:
     modules = pure_modules()
-    assert "tasks.core.spec" in modules
+    assert {"tasks.core.spec", "tasks.environment.locks"} <= set(modules)
     code = (
         "import importlib, sys\n"
         f"for name in {modules!r}:\n"
@@ -42,6 +51,47 @@ def test_packages_load_nothing_by_themselves(package: str) -> None:
         assert path.read_text() == "", f"{path} is not empty"
 
 
+def test_pure_modules_look_at_nothing_but_their_own_tables() -> None:
+    effects = {
+        "now",
+        "monotonic",
+        "environ",
+        "getenv",
+        "read_bytes",
+        "write_text",
+        "unlink",
+        "mkdir",
+        "is_dir",
+    }
+    for package in ("tasks", "blocks"):
+        for path in filter(_says_pure, (ROOT / package).rglob("*.py")):
+            used = {
+                node.attr for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Attribute)
+            }
+            assert not used & effects, f"{path} says that it is pure, and uses {used & effects}"
+
+
+def test_no_module_asks_which_target_it_is() -> None:
+    """What differs between targets stands in the tables of `spec.py` and `targets.py`."""
+    faults = "kind is Target.DOCKER\nkind == TargetKind.PROCESS"
+    assert sorted(_asked_targets(faults)) == [1, 2]
+    found = {
+        path.relative_to(ROOT).as_posix()
+        for package in ("tasks", "flows", "blocks", "deployments")
+        for path in (ROOT / package).rglob("*.py")
+        if list(_asked_targets(path.read_text()))
+    }
+    assert found == {"tasks/core/spec.py"}
+
+
+def _asked_targets(source: str) -> Iterator[int]:
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Compare):
+            for side in (node.left, *node.comparators):
+                if isinstance(side, ast.Attribute) and ast.unparse(side.value) in ("Target", "TargetKind"):
+                    yield node.lineno
+
+
 def test_child_processes_are_started_in_blocks_only() -> None:
     for package in ("tasks", "flows", "deployments"):
         for path in (ROOT / package).rglob("*.py"):
@@ -50,6 +100,53 @@ def test_child_processes_are_started_in_blocks_only() -> None:
             text = path.read_text()
             assert "import subprocess" not in text, f"{path} imports subprocess"
             assert "from subprocess" not in text, f"{path} imports subprocess"
+
+
+def test_no_module_outside_tasks_engines_asks_which_engine_it_is() -> None:
+    """What differs between engines stands on their cards."""
+    faults = 'kind is EngineKind.VLLM\nkind == "vllm"\n{"vllm": 1}[kind]\nEngineKind("vllm")'
+    assert sorted(_asked_kinds(faults)) == [1, 2, 3, 4]
+    found = [
+        f"{path.relative_to(ROOT)}:{line}"
+        for package in ("tasks", "flows", "blocks", "deployments")
+        for path in (ROOT / package).rglob("*.py")
+        if "engines" not in path.parent.parts[-2:]
+        for line in _asked_kinds(path.read_text())
+    ]
+    # The default, which a spec may leave out.
+    assert [where.partition(":")[0] for where in found] == ["tasks/core/spec.py"], found
+
+
+def test_schemes_of_sources_are_written_in_one_place() -> None:
+    """`conda.py` reads the addresses that a package manager writes."""
+    found = [
+        path.relative_to(ROOT).as_posix()
+        for package in ("tasks", "flows", "blocks", "deployments")
+        for path in (ROOT / package).rglob("*.py")
+        if {"file:", "models:/"} & {_text(node) for node in ast.walk(ast.parse(path.read_text()))}
+    ]
+    assert sorted(found) == ["blocks/packages/conda.py", "tasks/core/sources.py"]
+
+
+def _asked_kinds(source: str) -> Iterator[int]:
+    """Lines with a member of `EngineKind`, or with an engine's name that something is compared with or looked up by."""
+    names = {kind.value for kind in EngineKind}
+    for node in ast.walk(ast.parse(source)):
+        match node:
+            case ast.Attribute(value=ast.Name(id="EngineKind")):
+                yield node.lineno
+            case ast.Call(func=ast.Name(id="EngineKind"), args=[ast.Constant()]):
+                yield node.lineno
+            case ast.Compare() if names & {_text(one) for one in (node.left, *node.comparators)}:
+                yield node.lineno
+            case ast.MatchValue() if _text(node.value) in names:
+                yield node.lineno
+            case ast.Dict() if names & {_text(key) for key in node.keys}:
+                yield node.lineno
+
+
+def _text(node: ast.AST | None) -> str | None:
+    return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else None
 
 
 def test_the_supervisor_needs_the_standard_library_only() -> None:

@@ -52,7 +52,10 @@ def plan_image(
     lacks a package that serving needs.
     """
     spec = release.spec
-    wanted = [*engine.server_packages, *(Requirement(line).name for line in spec.environment.requirements)]
+    wanted = [
+        *engine.card.server_packages,
+        *(Requirement(line).name for line in spec.environment.requirements),
+    ]
     pins = pins_of(lock_text, wanted, release.lock_path)
     dockerfile = _dockerfile(engine, base_id, spec.environment.python)
     platform = f"{machine}-{_MANYLINUX}"
@@ -67,7 +70,7 @@ def plan_image(
         platform=platform,
         files={"server.py": worker_of(engine)},
         base_image=spec.rollout.base_image,
-        system_libraries=tuple(library.package for library in engine.system_libraries),
+        system_libraries=tuple(library.package for library in engine.card.system_library),
     )
 
 
@@ -105,7 +108,7 @@ def _dockerfile(engine: Engine, base_id: str, python: str) -> str:
     """
     version = tuple(int(part) for part in python.split("."))
     check = f"import sys; sys.exit(sys.version_info[:2] != {version} and sys.version)"
-    proof = f"import {', '.join(engine.server_imports)}"
+    proof = f"import {', '.join(engine.card.server_imports)}"
     lines = [
         f"FROM {base_id}",
         "USER 0:0",

@@ -16,7 +16,7 @@ from urllib.parse import parse_qsl, urlsplit
 import pytest
 from certificates import write_certificate
 
-from blocks.storage.model_registry import resolve
+from blocks.storage.sources import resolve
 from tasks.core.errors import (
     AccessError,
     DeadlineError,

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from faulty_s3 import FaultyS3, faulty_s3
 
-from blocks.storage.model_source import open_source
+from blocks.storage.sources import open_source
 from tasks.core.direct_io import ring
 from tasks.core.errors import (
     AccessError,

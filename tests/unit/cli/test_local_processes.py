@@ -32,9 +32,11 @@ def settings(slipway_home: Path) -> Settings:
 def start(slipway_home: Path, tmp_path: Path) -> Iterator[Start]:
     """Starts a `server` or a `worker` with variables of its own; at the end they are gone."""
     modules = tmp_path / "modules"
-    (modules / "blocks").mkdir(parents=True)
-    (modules / "blocks" / "__init__.py").touch()
-    (modules / "blocks" / "local_api.py").write_text(WAIT)
+    room = modules / "blocks" / "prefect"
+    room.mkdir(parents=True)
+    for package in (room, room.parent):
+        (package / "__init__.py").touch()
+    (room / "local_api.py").write_text(WAIT)
     prefect = tmp_path / "prefect"
     prefect.write_text(WAIT)
     commands = {

@@ -14,7 +14,7 @@ from tasks.compatibility.models import (
     TablesCheck,
     TablesIdentity,
 )
-from tasks.compatibility.plan import hold
+from tasks.compatibility.plan import with_table_check
 from tasks.compatibility.report import markdown
 from tasks.compatibility.way_out import advise
 from tasks.core.contract import ContractBreach
@@ -36,7 +36,7 @@ def blocked() -> CompatibilityResult:
 
 
 def test_kept_tables_change_nothing_but_are_named() -> None:
-    result = hold(blocked(), check(GOOD))
+    result = with_table_check(blocked(), check(GOOD))
     assert result == blocked().model_copy(update={"tables": check(GOOD)})
     assert "\n".join(markdown(result).splitlines()[-5:]) == snapshot("""\
 ## Fact tables
@@ -49,7 +49,7 @@ Data Docs, on the host of this run: `/home/tables/abababababab/index.html`\
 
 def test_broken_tables_block_and_lead_nowhere() -> None:
     before = blocked()
-    result = hold(before, check(GOOD, BAD))
+    result = with_table_check(before, check(GOOD, BAD))
     assert (before.verdict, bool(before.ways_out)) == ("block", True)
     assert (result.verdict, result.ways_out) == ("block", ())
     assert result.findings[1:] == before.findings

@@ -71,6 +71,16 @@ def test_several_of_them_do_too(document: dict[str, Any]) -> None:
     assert Release.model_validate_json(json.dumps(document)).id == name_of(document)
 
 
+def test_a_key_that_there_is_no_more_is_left_out_where_it_was_empty(document: dict[str, Any]) -> None:
+    before = Release.model_validate_json(json.dumps(document))
+    document["spec"]["rollout"] |= {"image": None, "drain_s": 1e12}
+    release = Release.model_validate_json(json.dumps(document))
+    assert release.spec.rollout == before.spec.rollout.model_copy(update={"drain_s": 1e12})
+    document["spec"]["rollout"]["image"] = "x@sha256:0"
+    with pytest.raises(ValidationError):
+        Release.model_validate_json(json.dumps(document))
+
+
 DAMAGED: tuple[dict[str, Any], ...] = (
     {"name": None},
     {"tuning": None},

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from faulty_s3 import FaultyS3, faulty_s3
 
-from blocks.storage.model_source import open_source
+from blocks.storage.sources import open_source
 from tasks.core.errors import ModelError, NetworkError, UnsafeNameError
 from tasks.core.manifest import MANIFEST_FILE, Manifest, StagedFile
 from tasks.core.mlmodel import weights_folder

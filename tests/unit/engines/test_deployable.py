@@ -6,12 +6,10 @@ import pytest
 
 from tasks.core.errors import SpecError
 from tasks.core.spec import DeploySpec, EngineKind, parse_spec
-from tasks.engines.catalogue import get_engine
-from tasks.engines.deployable import check_tunable, refusal, wants_absent_gpu, what_is_missing
+from tasks.engines.catalogue import deployable_engines, get_engine
+from tasks.engines.deployable import check_tunable, refusal, wants_absent_gpu
 from tasks.environment.models import EnvironmentRequest
 from tasks.environment.plan import lock_request
-
-IMAGE = "vllm/vllm-openai@sha256:" + "a" * 64
 
 
 class Linux:
@@ -25,7 +23,7 @@ def spec(**values: object) -> DeploySpec:
     return parse_spec({"name": "chat", "model": "file:/m", **values})
 
 
-DEPLOYED = (EngineKind.LLAMA_CPP, EngineKind.VLLM, EngineKind.TRANSFORMERS)
+DEPLOYED = tuple(engine.kind for engine in deployable_engines())
 
 
 @pytest.mark.parametrize("kind", DEPLOYED)
@@ -37,11 +35,7 @@ def test_these_engines_lack_nothing(kind: EngineKind) -> None:
 def test_an_image_is_built_from_the_lock_of_an_engine_with_a_worker() -> None:
     assert refusal(spec(engine="transformers", target="docker")) is None
     assert str(refusal(spec(engine="vllm", target="docker"))) == (
-        "vllm cannot be deployed yet: running a stock image: none is built from its lock (set target: process)"
-    )
-    assert str(refusal(spec(engine="vllm", rollout={"image": IMAGE}))) == (
-        "vllm cannot be deployed yet: running a stock image: no image is run, so leave rollout.image out "
-        "(leave rollout.image out)"
+        "vllm cannot be deployed with target: docker yet: no image is built from its lock (set target: process)"
     )
 
 
@@ -59,22 +53,11 @@ def test_an_engine_for_gpus_is_given_some() -> None:
 @pytest.mark.parametrize("kind", [kind for kind in EngineKind if kind not in DEPLOYED])
 def test_each_other_engine_says_what_it_lacks(kind: EngineKind) -> None:
     wanted = spec(engine=kind.value)
-    missing = what_is_missing(wanted)
+    missing = get_engine(kind).card.missing
     assert missing is not None
     assert str(refusal(wanted)) == f"{kind} cannot be deployed yet: {missing} (use engine: llama.cpp)"
     with pytest.raises(SpecError, match=f"{kind} cannot be tuned yet"):
         check_tunable(kind)
-
-
-def test_a_container_wants_its_image_by_digest() -> None:
-    wanted = spec(engine="sglang", target="docker")
-    assert "look up the digest of lmsysorg/sglang:" in str(refusal(wanted))
-    assert "digest" not in str(refusal(spec(engine="sglang", target="docker", rollout={"image": IMAGE})))
-    stock = what_is_missing(spec(target="docker", rollout={"image": IMAGE}))
-    assert (
-        stock
-        == "running a stock image: the image of llama.cpp is built from its lock, so leave rollout.image out"
-    )
 
 
 @pytest.mark.parametrize("kind", [EngineKind.OLLAMA, EngineKind.TRITON_VLLM])

@@ -24,7 +24,7 @@ def test_formats_are_those_that_the_engine_loads() -> None:
     )
     with pytest.raises(SpecError, match=r"llama\.cpp does not load w8a8, fp8"):
         check_formats(LLAMA, [W8A8, FP8])
-    with pytest.raises(SpecError, match=r"for ollama yet \(use engine: llama.cpp or .*transformers\)"):
+    with pytest.raises(SpecError, match=r"for ollama yet \(use engine: llama.cpp or .*vllm\)"):
         check_formats(EngineKind.OLLAMA, [BF16])
 
 

@@ -1,4 +1,4 @@
-"""A refusal told as the shortest chains to what excludes each other."""
+"""A refusal as the shortest chains to what excludes each other."""
 
 from __future__ import annotations
 

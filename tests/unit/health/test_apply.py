@@ -16,6 +16,7 @@ from tasks.core.files import write_atomically
 from tasks.core.records import Record, new_record
 from tasks.core.release import Release, ServiceFolder, ServiceState
 from tasks.core.verdicts import FAULT, StageName
+from tasks.engines.card import Metrics
 from tasks.health import apply, plan
 from tasks.health.apply import ServiceApi
 from tasks.health.models import (
@@ -24,6 +25,10 @@ from tasks.health.models import (
     ProcessSample,
     Samples,
     ServiceSample,
+)
+
+METRICS = Metrics(
+    requests_waiting="engine:waiting", work="requests", work_counters=("engine:done",), sources=("here",)
 )
 
 
@@ -52,22 +57,24 @@ class FakeApi:
 
 
 def test_latency_is_that_of_single_tokens_after_the_first_completion() -> None:
-    api = FakeApi(9.0, 0.01, 0.02, 0.03, 0.04, 0.05, metrics={"llamacpp:requests_deferred": 2})
-    sample = apply.sample_service(api, "chat", "The")
+    api = FakeApi(9.0, 0.01, 0.02, 0.03, 0.04, 0.05, metrics={"engine:waiting": 2})
+    sample = apply.sample_service(api, "chat", "The", METRICS)
     assert sample.latencies_ms == pytest.approx((10, 20, 30, 40, 50))
     assert (sample.completion, sample.failed, sample.requests_deferred) == ("text", 0, 2)
     assert len(set(api.prompts)) == 6, "a prompt asked twice is answered from the cache"
 
 
 def test_requests_that_fail_are_counted() -> None:
-    sample = apply.sample_service(FakeApi(1.0, 0.01, None, 0.01, None, 0.01), "chat", "The")
+    sample = apply.sample_service(FakeApi(1.0, 0.01, None, 0.01, None, 0.01), "chat", "The", METRICS)
     assert (sample.failed, len(sample.latencies_ms), sample.fault) == (2, 3, "answered 500")
     assert sample.requests_deferred is None, "an engine without metrics is not ill"
 
 
 def test_without_a_completion_nothing_more_is_asked() -> None:
     api = FakeApi(None)
-    assert apply.sample_service(api, "chat", "The") == ServiceSample(ready=True, fault="answered 500")
+    assert apply.sample_service(api, "chat", "The", METRICS) == ServiceSample(
+        ready=True, fault="answered 500"
+    )
     assert len(api.prompts) == 1
 
 

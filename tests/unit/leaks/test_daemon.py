@@ -103,15 +103,16 @@ def test_a_container_that_is_gone_has_no_memory(
     assert daemon.measure_cgroup(container) is None
 
 
-def test_work_is_counted_in_requests_where_the_engine_counts_them() -> None:
+def test_the_counters_of_an_engine_s_work_are_summed() -> None:
     vllm = 'vllm:request_success_total{finished_reason="stop"} 3\nvllm:request_success_total{finished_reason="x"} 2\n'
     llama = (
         "# TYPE llamacpp:prompt_tokens_total counter\nllamacpp:prompt_tokens_total 9\n"
         "llamacpp:prompt_tokens_cached_total 12\nllamacpp:tokens_predicted_total 15\n"
     )
-    assert daemon.parse_counter(vllm) == ("requests", 5)
-    assert daemon.parse_counter(llama) == ("tokens", 36)
-    assert daemon.parse_counter("# nothing\nbroken\nother 1 x\n") == ("requests", None)
+    assert daemon.sum_counters(vllm, ["vllm:request_success_total"]) == 5
+    work = ["prompt_tokens_total", "prompt_tokens_cached_total", "tokens_predicted_total"]
+    assert daemon.sum_counters(llama, [f"llamacpp:{name}" for name in work]) == 36
+    assert daemon.sum_counters("# nothing\nbroken\nother 1 x\n", ["broken", "other"]) is None
 
 
 class Metrics(BaseHTTPRequestHandler):
@@ -136,6 +137,8 @@ def test_one_sample(tmp_path: Path) -> None:
         "pids": [os.getpid()],
         "endpoint": f"http://127.0.0.1:{server.server_port}",
         "period_s": 3,
+        "work": "tokens",
+        "work_counters": ["llamacpp:tokens_predicted_total"],
     }
     (tmp_path / "processes.json").write_text(json.dumps(target))
     (tmp_path / "samples").mkdir()
@@ -166,7 +169,13 @@ def test_a_document_that_cannot_be_used_is_looked_at_again(text: str, tmp_path: 
 
 
 def test_an_endpoint_that_does_not_answer_costs_the_count_only(tmp_path: Path) -> None:
-    target = {"kind": "process", "pids": [os.getpid()], "endpoint": "http://127.0.0.1:1", "period_s": 3}
+    target = {
+        "kind": "process",
+        "pids": [os.getpid()],
+        "endpoint": "http://127.0.0.1:1",
+        "period_s": 3,
+        "work_counters": ["x"],
+    }
     (tmp_path / "processes.json").write_text(json.dumps(target))
     daemon.sample_once(tmp_path, Writer(tmp_path))
     (run,) = read_runs(tmp_path)

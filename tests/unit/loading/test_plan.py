@@ -8,9 +8,8 @@ import pytest
 
 from tasks.core.errors import ModelError
 from tasks.core.records import Record, new_record
-from tasks.core.serving import Loader
+from tasks.core.serving import LIBRARIES, Loader
 from tasks.core.verdicts import StageName
-from tasks.engines.loaders import LIBRARIES
 from tasks.loading.models import Load, LoaderFigures, Model
 from tasks.loading.plan import choose, figures_of, find_choice, find_model, loaders_for
 

@@ -328,7 +328,9 @@ def test_a_service_that_serves_what_its_alias_names_leaves_none(world: World) ->
 def test_nothing_is_asked_for_while_a_deploy_runs(world: World) -> None:
     world.on = False
     world.move("2")
-    assert {world.look(deploying=True) for _ in range(HOUR)} == {"a deploy of this service is running"}
+    assert {world.look(deploying=True) for _ in range(HOUR)} == {
+        "a deploy, a rollback or a recovery of this service is running"
+    }
     assert len(world.records) == 2
     world.deploy()
     assert (world.look(), len(world.events)) == (CURRENT, 1)

@@ -62,7 +62,7 @@ def test_a_service_that_never_served_is_announced() -> None:
 @pytest.mark.parametrize(
     ("changes", "attempt", "reason"),
     [
-        ({"deploying": True}, None, "a deploy of this service is running"),
+        ({"deploying": True}, None, "a deploy, a rollback or a recovery of this service is running"),
         ({"past": (announced(1, GRACE),)}, 2, "no deploy followed the last event"),
         (
             {"past": (announced(1, timedelta(seconds=50)),), "attempts": (ended("fault"),)},

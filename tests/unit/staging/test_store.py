@@ -190,11 +190,14 @@ def test_a_path_is_of_the_model_that_it_lies_in_or_that_its_candidate_was_made_o
     for name in ("a", "b"):
         model(settings, name, hours_ago=9)
     made = candidate(settings, settings.models / "b", "q8_0")
+    linked = tmp_path / "linked-home"
+    linked.symlink_to(settings.home)
     for path, held in [
         (settings.models / "a", ["a"]),
         (settings.models / "a" / "w", ["a"]),
         (made, ["b"]),
         (made / "model.gguf", ["b"]),
+        (linked / settings.models.name / "a" / "w", ["a"]),
         (settings.models, []),
         (settings.candidates, []),
         (settings.candidates / "000000000000-f16-abcdef", []),

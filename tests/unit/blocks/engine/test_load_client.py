@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from waiting import wait_until
 
 from blocks.engine.api import EngineApi
-from blocks.engine.completion_dialects import WORDS
 from blocks.engine.load_client import LoadClient, _answered, _enough, _Exchange, _figures
+from blocks.engine.load_prompts import ask_in_text
 from blocks.processes.ports import LOCALHOST, free_port
 from blocks.processes.process import guarded
 from tasks.batching.saturation import judge_waits
@@ -37,7 +37,7 @@ from tasks.core.load import (
     percentile,
 )
 
-ODD_ENGINE = Path(__file__).parents[2] / "support" / "odd_engine.py"
+ODD_ENGINE = Path(__file__).parents[3] / "support" / "odd_engine.py"
 LOAD = Load(clients=2, prompt_tokens=4, output_tokens=5, min_s=0.05, max_s=0.3)
 
 
@@ -372,7 +372,7 @@ def test_no_two_prompts_are_alike() -> None:
 
 
 def test_an_engine_that_takes_text_alone_is_asked_in_words_for_an_exact_length() -> None:
-    client = LoadClient("http://127.0.0.1:1", "/models/tiny", ["ship", "quay"], WORDS)
+    client = LoadClient("http://127.0.0.1:1", "/models/tiny", ["ship", "quay"], ask_in_text)
     request = next(client.requests(LOAD, 0))
     body = json.loads(request.partition(b"\r\n\r\n")[2])
     assert set(body["prompt"].split()) <= {"ship", "quay"}

@@ -15,7 +15,7 @@ from tasks.core.prefetch import Prefetched
 from tasks.engines.base import HOST, PORT, CommandLine
 from tasks.engines.failures import FailureKind, failure_of
 
-SMALL_ENGINE = Path(__file__).parents[2] / "support" / "small_engine.py"
+SMALL_ENGINE = Path(__file__).parents[3] / "support" / "small_engine.py"
 
 
 class Steps:

@@ -11,7 +11,14 @@ from hypothesis import strategies as st
 from inline_snapshot import snapshot
 
 from blocks.packages import uv, uv_messages
-from tasks.core.errors import CommandError, DiskFullError, MissingToolError, NetworkError, SlipwayError
+from tasks.core.errors import (
+    CommandError,
+    DiskFullError,
+    MissingToolError,
+    NetworkError,
+    NotFoundError,
+    SlipwayError,
+)
 from tasks.environment.models import Conflict, Locked, LockRequest, Refusal
 
 NO_SOLUTION = "error: No solution found when resolving dependencies\n"
@@ -200,3 +207,19 @@ def test_a_python_that_is_missing_is_named_with_those_that_are_there() -> None:
     assert caught.value.fix is not None
     assert "uv python install 3.99" in caught.value.fix
     assert "3.1" in caught.value.fix.partition("one of")[2]
+
+
+@pytest.mark.parametrize("kind", ["missing", "a file"])
+def test_wheels_are_in_a_folder_or_uv_is_not_asked(kind: str, tmp_path: Path) -> None:
+    """uv reads a file of links whole: one of 100 GB takes all memory of the host."""
+    wheels = tmp_path / "wheels"
+    if kind == "a file":
+        with wheels.open("wb") as file:
+            file.truncate(10**11)
+    for ask in (
+        lambda: uv.Uv().resolve(asked_for(wheels=wheels), tmp_path),
+        lambda: uv.Uv().install(locked(wheels=wheels), tmp_path / "new", tmp_path / "final"),
+    ):
+        with pytest.raises(NotFoundError, match="wheels is not a folder of wheels"):
+            ask()
+    assert not (tmp_path / "new").exists()

@@ -16,9 +16,10 @@ import pytest
 
 from blocks.processes.deadline import within
 from blocks.storage.look_lease import only_look
-from blocks.storage.model_registry import read_alias, resolve
+from blocks.storage.model_registry import read_alias
 from blocks.storage.model_source import FolderSource
 from blocks.storage.object_store import FolderObjects
+from blocks.storage.sources import resolve
 from tasks.core.errors import BusyError, DeadlineError, ModelError
 from tasks.core.files import read_regular
 from tasks.core.settings import Settings

@@ -12,7 +12,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 
-from blocks.storage.model_registry import resolve
+from blocks.storage.sources import resolve
 from tasks.core.errors import AccessError, ModelError, NetworkError, NotFoundError, SlipwayError
 from tasks.core.settings import Settings
 

@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 from inline_snapshot import snapshot
 
-from blocks.storage.model_registry import ResolvedModel, list_aliases, list_models, read_alias, resolve
+from blocks.storage.model_registry import list_aliases, list_models, read_alias
+from blocks.storage.sources import resolve
 from tasks.core.errors import ModelError, NotFoundError, WrongUseError
 from tasks.core.settings import Settings
+from tasks.core.sources import ResolvedModel
 
 
 @pytest.fixture

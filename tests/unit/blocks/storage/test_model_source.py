@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from blocks.storage.model_source import FolderSource, open_source
+from blocks.storage.model_source import FolderSource
+from blocks.storage.sources import open_source
 from tasks.core.direct_io import ring
 from tasks.core.errors import ModelError, NotFoundError, UnreadableError, WrongUseError
 

@@ -1,0 +1,56 @@
+"""What each scheme of a model's source means: the place that it names now, and how files there are read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from blocks.storage.model_registry import resolve_alias
+from blocks.storage.model_source import FolderSource, open_s3, resolve_folder
+from tasks.core.errors import WrongUseError
+from tasks.core.paths import is_utf8, shown
+from tasks.core.settings import Settings
+from tasks.core.sources import FILE, FORMS, REGISTRY, S3, ResolvedModel, scheme_of
+from tasks.staging.source import ModelSource
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """`resolve` finds the place that a source names now; `open` takes such a place and the address of an S3 server.
+
+    A scheme without `open` always resolves to another one.
+    """
+
+    resolve: Callable[[str, Settings], ResolvedModel]
+    open: Callable[[str, str | None], ModelSource] | None = None
+
+
+_SCHEMES = {
+    FILE: Scheme(lambda source, _: resolve_folder(source), lambda source, _: FolderSource.of(source)),
+    S3: Scheme(lambda source, _: ResolvedModel(source.rstrip("/")), open_s3),
+    REGISTRY: Scheme(resolve_alias),
+}
+
+
+def resolve(model: str, settings: Settings) -> ResolvedModel:
+    """The place that `file:…`, `s3://…` or `models:/NAME@ALIAS` means now. Does not look into it.
+
+    The folder of a model in a Hugging Face cache means the snapshot that its `main` names.
+    """
+    if not is_utf8(model):
+        raise WrongUseError(
+            f"the name of the model {shown(model)} is not UTF-8",
+            fix="rename the folder, or name a link to it",
+        )
+    scheme = scheme_of(model)
+    if scheme is None:
+        raise WrongUseError(f"{shown(model)} does not name a model", fix=f"write {FORMS}")
+    return _SCHEMES[scheme].resolve(model, settings)
+
+
+def open_source(source: str, *, endpoint: str | None) -> ModelSource:
+    """The files of a resolved source. Does not look into it."""
+    opener = _SCHEMES[scheme].open if (scheme := scheme_of(source)) else None
+    if opener is None:
+        raise WrongUseError(f"{source!r} is not a valid source", fix="write file:PATH or s3://BUCKET/PREFIX")
+    return opener(source, endpoint)
