@@ -39,7 +39,7 @@ _HOLD_SLOTS = [*_ALIVE, StateType.CANCELLING]
 
 
 _NO_PARENT = FlowRunFilterParentTaskRunId(is_null_=True)
-"""Of runs that are no other run's stage."""
+"""Of runs that are not a stage of another run."""
 
 
 def service_tag(name: str) -> str:

@@ -141,7 +141,7 @@ def judge(candidate: Candidate, trial: Trial, baseline: Trial, request: Quantiza
     rejected, failure = None, None
     if baseline.scores and trial is not baseline:
         if quality is None:
-            failure = Failure(kind=FailureKind.GARBAGE, what="its probabilities are no numbers")
+            failure = Failure(kind=FailureKind.GARBAGE, what="its probabilities are not numbers")
             rejected = failure.line
         else:
             rejected = reject(quality, request.tolerance, request.task_tolerance)

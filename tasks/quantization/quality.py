@@ -42,7 +42,7 @@ _MOST = 25.0
 
 
 def compare(trial: Trial, baseline: Trial) -> Quality | None:
-    """Quality on the tokens and exercises that both did; None where a probability is no number or zero."""
+    """Quality on the tokens and exercises that both did; None where a probability is zero or not a number."""
     pairs = list(zip(trial.scores, baseline.scores, strict=True))
     perplexity = _exp(-statistics.fmean(ours.logprob for ours, _ in pairs))
     if not math.isfinite(perplexity):

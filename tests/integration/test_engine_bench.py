@@ -252,7 +252,7 @@ def test_a_format_that_cannot_be_made_is_rejected_and_a_baseline_is_a_fault(
         ("die", FailureKind.CRASHED, r"crashed: the engine died while serving \(exit status 3\)"),
         ("hang", FailureKind.HUNG, r"hung: .*/completion sent no byte within 0\.3 s"),
         ("refuse", FailureKind.GARBAGE, 'garbage: .*/completion answered 500: {"error": "no slot"}'),
-        ("no-numbers", FailureKind.GARBAGE, "garbage: its probabilities are no numbers"),
+        ("no-numbers", FailureKind.GARBAGE, "garbage: its probabilities are not numbers"),
     ],
 )
 def test_an_engine_that_fails_on_a_candidate_rejects_it(

@@ -318,7 +318,7 @@ def test_what_cannot_be_converted_is_refused_in_one_line(tmp_path: Path, engine_
                 "and weights from the same model)"
             ),
             "not_a_number": (
-                "the tensor output_norm.weight holds values that are no numbers (stage the model again)"
+                "the tensor output_norm.weight contains values that are not numbers (stage the model again)"
             ),
             "beyond_16_bits": (
                 "the tensor token_embd.weight holds values beyond 16-bit floats (use the format f32)"

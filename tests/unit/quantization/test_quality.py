@@ -66,7 +66,7 @@ def test_probabilities_that_are_no_numbers_are_rejected(broken: float) -> None:
     for found in (scores(-3.0, broken), (score(100, -3.0, {1: broken}), score(101, -3.0))):
         row = judge(candidate(Q4, 1), Trial((1.0,), found), base, request(tolerance=0.5))
         if broken != -3.4e38 or found[1].logprob == broken:
-            assert row.rejected == "garbage: its probabilities are no numbers"
+            assert row.rejected == "garbage: its probabilities are not numbers"
             assert row.quality is None
 
 
