@@ -1,4 +1,4 @@
-"""A disk's speed by fio: past the page cache, on its own file, in several configurations."""
+"""Measure a disk's speed with fio: bypassing the page cache, on a file of its own, in several configurations."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def file_bytes(free_bytes: int, most_bytes: int = _FILE_BYTES) -> int | None:
 
 
 def read_configurations(*, thorough: bool) -> tuple[ReadConfiguration, ...]:
-    """What to try."""
+    """The configurations to try."""
     pairs = [(mib, depth) for mib in _BLOCKS_MIB for depth in _DEPTHS] if thorough else _QUICK
     return tuple(ReadConfiguration(block_bytes=mib << 20, depth=depth) for mib, depth in pairs)
 

@@ -10,7 +10,7 @@ from tasks.environment.apply import PackageTool
 def open_manager(kind: EnvironmentManager) -> PackageTool:
     """The manager of that kind. Raises `MissingToolError` that says how to install it.
 
-    An existing environment (`system`) is not made by anything; uv reads it.
+    For an existing environment (`system`), uv only reads it.
     """
     if kind is EnvironmentManager.CONDA:
         from blocks.packages.conda import Conda

@@ -37,9 +37,9 @@ class Finished:
     seconds: float
 
     def check(self, doing: str, *, fix: str | None = None, writes: Path | None = None) -> Finished:
-        """Itself, or `CommandError` with the end of its error output.
+        """This result, if the command succeeded.
 
-        `DiskError` if it failed because of the disk that it `writes` to.
+        Raises `CommandError` with the end of its error output, or `DiskError` if the disk that it `writes` to failed.
         """
         if self.code == 0:
             return self
@@ -58,8 +58,8 @@ def last_lines(text: str, count: int = 12) -> str:
 
 def find_tool(name: str, *, install: str) -> str:
     """Path of a program. Raises `MissingToolError` that says how to install it."""
-    beside = Path(sys.executable).with_name(name)
-    found = str(beside) if beside.exists() else shutil.which(name)
+    sibling = Path(sys.executable).with_name(name)
+    found = str(sibling) if sibling.exists() else shutil.which(name)
     if found is None:
         raise MissingToolError(f"the program {name} is not installed", fix=install)
     return found
@@ -133,7 +133,7 @@ def guarded(
 
 
 def terminate(child: subprocess.Popen[bytes], *, timeout_s: float) -> int | None:
-    """Ask a guarded command to end by SIGTERM; its exit status, or None if it did not end in time."""
+    """End a guarded command with SIGTERM; its exit status, or None if it did not end in time."""
     with contextlib.suppress(ProcessLookupError):
         child.send_signal(signal.SIGTERM)
     try:

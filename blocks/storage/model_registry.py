@@ -22,7 +22,7 @@ _LIMITED = re.compile(_NAME)
 
 
 def resolve_alias(model: str, settings: Settings) -> ResolvedModel:
-    """The source of the version that `models:/NAME@ALIAS` means now. Does not look into it."""
+    """The source of the version that `models:/NAME@ALIAS` means now. Does not read its files."""
     by_mlflow = settings.registry.startswith(("http://", "https://"))
     name, alias = _read_reference(model, any_name=by_mlflow)
     if by_mlflow:
@@ -62,7 +62,7 @@ def read_alias(name: str, alias: str, settings: Settings) -> str:
         raise NotFoundError(f"{registry.url()} does not have {name}@{alias}", fix=fix) from None
     if not re.fullmatch(_NAME, version):
         raise ModelError(
-            f"{registry.url(f'{name}/aliases/{alias}')} does not contain a version but {version[:60]!r}",
+            f"{registry.url(f'{name}/aliases/{alias}')} contains {version[:60]!r}, which is not a version",
             fix="write the name of the version's folder into it",
         )
     return version

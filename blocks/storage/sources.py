@@ -33,7 +33,7 @@ _SCHEMES = {
 
 
 def resolve(model: str, settings: Settings) -> ResolvedModel:
-    """The place that `file:…`, `s3://…` or `models:/NAME@ALIAS` means now. Does not look into it.
+    """The place that `file:…`, `s3://…` or `models:/NAME@ALIAS` means now. Does not read its files.
 
     The folder of a model in a Hugging Face cache means the snapshot that its `main` names.
     """

@@ -93,7 +93,7 @@ def check(
                 )
         if target is not None:
             raise WrongUseError(
-                "--target is for this host; facts contain their own",
+                "--target is for this host, not for --facts",
                 fix=f'put "target": "{target}" there',
             )
         result = _judge_file(facts_file, engine)

@@ -1,6 +1,6 @@
 """The way out of a block: the smallest change of driver, packages or weights that passes the tables. Pure.
 
-Candidates come from the tables alone: releases with what they pin, driver branches, and the versions at which rules
+Candidates come from the tables alone: releases with their pins, driver branches, and the versions at which rules
 begin or cease to apply. Each is judged like any host before it is proposed. GPUs and model family stay.
 """
 
@@ -32,8 +32,8 @@ _MEASURED = "P0"
 _TRIES = 400
 """Most combinations that are judged, with this engine and with others: a few tenths of a second."""
 
-# What a change costs whoever has to make it, roughly in that order: another index or pin, another release, a package
-# for the whole host, a reboot, another engine with all that depends on it.
+# What a change costs the user, cheapest first: another index or pin, another release, a package for the whole host,
+# a reboot, another engine with everything that depends on it.
 _PIN, _RELEASE, _HOST_PACKAGE, _DRIVER, _OLDER_DRIVER, _ENGINE = 1.0, 2.0, 3.0, 4.0, 5.0, 8.0
 _STEP = 0.02
 """Added for each version in between: of two that pass, the nearer one wins."""
@@ -79,12 +79,13 @@ def advise(
 
 
 def ways_out(result: CompatibilityResult, survey: Survey, tables: Tables) -> tuple[WayOut, ...]:
-    """The nearest changes after which the same host passes, at most one for each kind of change; none for a host
-    that is not blocked, or is by what was measured on it."""
+    """The nearest changes that make the host pass, at most one of each kind.
+
+    None if the host is not blocked, or if a measurement on it blocks."""
     blocks = [finding for finding in result.findings if finding.severity == "block"]
     if not blocks or any(finding.precedence == _MEASURED for finding in blocks):
         return ()
-    # Disagreements between sources are about facts that would change.
+    # Without sightings: sources may disagree about facts that the moves change.
     return _Search(survey.model_copy(update={"sightings": ()}), tables).run()
 
 

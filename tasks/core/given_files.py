@@ -84,7 +84,7 @@ def check_accessible(path: Path) -> None:
             raise WrongUseError(f"{path} is a link to itself", fix="name another path") from None
         denied = False  # reported by whatever opens it
     if denied:
-        raise WrongUseError(f"this user may not list {path}", fix=f"allow it: chmod +rx {path}")
+        raise WrongUseError(f"this user may not list {path}", fix=f"make it readable: chmod +rx {path}")
 
 
 def check_new_folder(folder: Path) -> None:
@@ -137,7 +137,7 @@ def read_beginning(
     missing: type[SlipwayError] = NotFoundError,
     wrong: type[SlipwayError] = WrongUseError,
 ) -> bytes:
-    """The first `length` bytes of the regular file `path`, at most those present.
+    """The first `length` bytes of the regular file `path`; fewer if it is shorter.
 
     Raises `missing` if it does not exist, and `wrong` for a folder, a pipe, a device, or a file that this user may
     not read. It does not wait for a pipe, because nothing may ever write to it.

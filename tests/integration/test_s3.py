@@ -113,7 +113,7 @@ def test_an_object_that_is_no_record_is_named(s3: SwiftServer, bucket: str) -> N
     listen(lambda _, line: heard.append(line))
     assert store.list() == [made]
     assert len(heard) == 1
-    assert re.search(r"left out: s3://bucket-\d+/knowledge/staging/01X-1.json is not a record", heard[0])
+    assert re.search(r"skipped: s3://bucket-\d+/knowledge/staging/01X-1.json is not a record", heard[0])
 
 
 def test_records_with_other_inputs_are_not_read(s3: SwiftServer, bucket: str) -> None:

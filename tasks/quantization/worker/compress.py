@@ -139,7 +139,9 @@ def compress(arguments: argparse.Namespace) -> None:
     )
     for name, tensor in model.named_parameters():
         if not bool(torch.isfinite(tensor).all()):
-            raise RefusedError(f"{name} contains values that are not numbers", "check the model at its source")
+            raise RefusedError(
+                f"{name} contains values that are not numbers", "check the model at its source"
+            )
     asked = {"targets": "Linear", "scheme": SCHEMES[arguments.format], "ignore": ["lm_head"]}
     if arguments.format == "w4a16":
         windows = calibration(arguments)

@@ -112,9 +112,9 @@ def test_none_ends_with_three(probe: str, capsys: pytest.CaptureFixture[str]) ->
 @pytest.mark.parametrize(
     ("command", "message"),
     [
-        ("no-such-program {batch}", "there is no program no-such-program"),
+        ("no-such-program {batch}", "the program no-such-program does not exist"),
         ("echo 'x {batch}", "is not a valid command: No closing quotation"),
-        ("echo hello", "does not say where the size goes"),
+        ("echo hello", "does not contain {batch}"),
     ],
 )
 def test_a_probe_that_cannot_run_is_wrong_use(

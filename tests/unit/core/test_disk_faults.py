@@ -21,8 +21,8 @@ KINDS = {
     errno.ENAMETOOLONG: (DiskError, "the file system does not allow a name as long as"),
     errno.EIO: (DiskError, "input/output error at"),
     errno.ESTALE: (DiskError, "is gone"),
-    errno.EISDIR: (DiskError, "is a folder, but must not be"),
-    errno.EEXIST: (DiskError, "is a folder, but must not be"),
+    errno.EISDIR: (DiskError, "is a folder, and is in the way"),
+    errno.EEXIST: (DiskError, "is a folder, and is in the way"),
 }
 
 

@@ -69,7 +69,7 @@ def test_an_unknown_alias_or_model_says_what_there_is(settings: Settings) -> Non
 @pytest.mark.parametrize("content", ["", "../../../etc", "a/b", "\xff\xfe", "v1 v2"])
 def test_an_alias_that_holds_no_version_is_refused(settings: Settings, content: str) -> None:
     (Path(settings.registry) / "tiny" / "aliases" / "champion").write_bytes(content.encode("latin-1"))
-    with pytest.raises(ModelError, match="does not contain a version"):
+    with pytest.raises(ModelError, match="which is not a version"):
         resolve("models:/tiny@champion", settings)
 
 
