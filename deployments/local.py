@@ -193,7 +193,7 @@ def _see_to_notifications() -> None:
 def _end_killed_runs() -> None:
     """Mark runs of an earlier server's worker as crashed that ran, or were due, when the machine lost power."""
     from blocks.prefect.bootstrap import WORK_POOL
-    from flows.stale_runs import end_runs_of_pool
+    from blocks.prefect.stale_runs import end_runs_of_pool
 
     if killed := end_runs_of_pool(WORK_POOL):
         say("worker", f"{killed} run{'s'[: killed != 1]} of an earlier server marked as crashed")

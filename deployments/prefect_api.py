@@ -14,11 +14,14 @@ from functools import partial
 
 from blocks.prefect.server import TemporaryServer, server_environment, temporary_server
 from blocks.prefect.settings import check_api, check_settings, forget_other_servers
-from deployments.local_state import read_local_state, wait_for_server
+from deployments.local_state import LocalState, read_local_state, wait_for_server
 from tasks.core.files import check_writable
 from tasks.core.home import make_home
 from tasks.core.progress import say
 from tasks.core.settings import Settings
+
+_NOWHERE = "http://127.0.0.1:9/api"
+"""The port to which everything is discarded."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,7 @@ class PrefectApi:
         """Settings for flows run in this process.
 
         Heartbeats are for workers: here they would only delay the end of each flow by a second, and the next
-        deploy finds runs whose process was killed (`flows/stale_runs.py`).
+        deploy finds runs whose process was killed (`blocks/prefect/stale_runs.py`).
         """
         from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
@@ -70,15 +73,8 @@ def prefect_api(settings: Settings) -> Iterator[PrefectApi]:
     Enter before the first import of Prefect, which reads its address from the environment. Raises `SlipwayError` for
     a `PREFECT_API_URL` that does not answer as a Prefect API does, `DiskError` if the home is not writable.
     """
-    make_home(settings.home)
-    check_writable(settings.home)  # before anything is started: a run that cannot be recorded is useless
-    os.environ.setdefault("PREFECT_LOGGING_EXTRA_LOGGERS", "slipway")
-    # A run's log goes to the API; the command prints its own messages on the terminal.
-    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
-    os.environ.setdefault("PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW", "ignore")
-    url = os.environ.get("PREFECT_API_URL", "").rstrip("/")
-    state = read_local_state(settings)
-    local = state if state is not None and state.alive else None
+    _ready(settings)
+    url, local = _given(), _local(settings)
     if url and (local is None or url != local.api_url):
         check_api(url)
         yield PrefectApi(url)
@@ -95,6 +91,48 @@ def prefect_api(settings: Settings) -> Iterator[PrefectApi]:
         os.environ.update(server_environment(settings, server.url))
         check_settings()
         yield PrefectApi(server.url, server, since=since)
+
+
+def needs_own_server(settings: Settings) -> bool:
+    """Whether there is no API to report to, so that a server would be started for the command alone."""
+    return not _given() and _local(settings) is None
+
+
+@contextlib.contextmanager
+def no_api(settings: Settings) -> Iterator[None]:
+    """For flows that are called plainly: an API that nothing answers at. A later `prefect_api` has its own."""
+    _ready(settings)
+    forget_other_servers(os.environ)
+    os.environ.update(server_environment(settings, _NOWHERE))
+    check_settings()
+    try:
+        yield
+    finally:
+        del os.environ["PREFECT_API_URL"]
+
+
+def _ready(settings: Settings) -> None:
+    """Make the home, and tell Prefect how to log, before its first import.
+
+    Raises `DiskError` where the home cannot be written: a run that cannot be recorded is of no use.
+    """
+    make_home(settings.home)
+    check_writable(settings.home)
+    os.environ.setdefault("PREFECT_LOGGING_EXTRA_LOGGERS", "slipway")
+    # A run's log goes to the API; the command prints its own messages on the terminal.
+    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
+    os.environ.setdefault("PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW", "ignore")
+
+
+def _given() -> str:
+    """The API that the environment names."""
+    return os.environ.get("PREFECT_API_URL", "").rstrip("/")
+
+
+def _local(settings: Settings) -> LocalState | None:
+    """The server of `slipway up`, if it runs."""
+    state = read_local_state(settings)
+    return state if state is not None and state.alive else None
 
 
 def _flush() -> None:

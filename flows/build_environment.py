@@ -5,25 +5,24 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from prefect import flow
-
+from blocks.engine.torch_backend import decide_backend
 from blocks.engine.trial import EnvironmentTrial
 from blocks.host.host import ThisHost
+from blocks.packages.inspect_environment import known_conflicts
 from blocks.packages.managers import open_manager
-from flows.asked_by_api import hold_to_list
-from flows.examination import known_conflicts
-from flows.named_states import unless_cancelled
-from flows.recording import Outcome, run_stage
-from flows.torch_backend import decide_backend
+from blocks.prefect.asked_by_api import hold_to_list
+from blocks.prefect.flows import flow, step
+from blocks.prefect.recorder import flow_recorder
 from tasks.core.allowed import programs_of_environment
 from tasks.core.settings import Settings
 from tasks.core.spec import EnvironmentManager
+from tasks.core.stage import Outcome, run_stage
 from tasks.core.verdicts import EnvironmentVerdict, StageName
 from tasks.engines.catalogue import get_engine
 from tasks.environment import plan, report
-from tasks.environment.apply import PackageTool, still_good
+from tasks.environment.apply import PackageTool, build, lock_for, prove_built, still_good
 from tasks.environment.models import EnvironmentRequest, EnvironmentResult, Locked, Refusal
-from tasks.environment.task import build_locked, check_built, lock_environment, prove_built
+from tasks.environment.proof import check
 
 
 @flow(name="build-environment", flow_run_name="environment of {request.engine}")
@@ -34,18 +33,15 @@ def build_environment(request: EnvironmentRequest) -> Outcome[EnvironmentResult]
         request: The engine, its Python version, and what else must be installed.
     """
     hold_to_list(programs_of_environment(request.environment, "request.environment"))
-    return unless_cancelled(lambda: _build(request).as_state())
-
-
-def _build(request: EnvironmentRequest) -> Outcome[EnvironmentResult]:
     tool, trial = open_manager(request.environment.manager), EnvironmentTrial()
     request = decide_backend(request, ThisHost())
     asked = plan.lock_request(get_engine(request.engine), request, tool)
     inputs = {"engine": request.engine, **asked.model_dump(mode="json")}
     if asked.manager is EnvironmentManager.SYSTEM:  # what is installed there decides, not what was asked for
-        adopted = lock_environment(request, tool, trial, Settings.load())
+        adopted = lock_for(request, tool, trial, Settings.load())
         inputs["packages"] = adopted.packages if isinstance(adopted, Locked) else {}
     return run_stage(
+        flow_recorder(),
         StageName.ENVIRONMENT,
         subject=request.engine,
         inputs=inputs,
@@ -59,7 +55,7 @@ def _build(request: EnvironmentRequest) -> Outcome[EnvironmentResult]:
 def _work(request: EnvironmentRequest, tool: PackageTool, trial: EnvironmentTrial) -> EnvironmentResult:
     settings = Settings.load()
     start = time.monotonic()
-    locked = lock_environment(request, tool, trial, settings)
+    locked = step("lock-environment", lock_for)(request, tool, trial, settings)
     lock_s = time.monotonic() - start
     if isinstance(locked, Refusal):
         return EnvironmentResult(
@@ -70,9 +66,9 @@ def _work(request: EnvironmentRequest, tool: PackageTool, trial: EnvironmentTria
             loosen=locked.loosen,
             lock_s=lock_s,
         )
-    built = build_locked(locked, tool, trial, settings)
-    checked = check_built(built.python_path, tool, trial)
-    proof = prove_built(request, built, trial, settings)
+    built = step("build-environment", build)(locked, tool, trial, settings)
+    checked = step("check-environment", check)(built.python_path, tool, trial)
+    proof = step("prove-environment", prove_built)(built, get_engine(request.engine), trial, settings)
     conflicts = (*checked.conflicts, *known_conflicts(checked.packages, proof))
     verdict, reason = plan.judge(conflicts, proof)
     found: dict[str, Any] = {

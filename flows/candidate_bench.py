@@ -7,8 +7,8 @@ from pathlib import Path
 from blocks.candidates.folder_bench import FolderBench
 from blocks.candidates.gguf_bench import GgufBench, Place
 from blocks.engine.bench import EngineBench
+from blocks.engine.tool_environment import build_tool, is_built, lock_tool
 from blocks.host.nvml import gpus_in_use
-from flows.tool_environment import build_tool, is_built, lock_tool
 from tasks.core.progress import say
 from tasks.core.serving import ServingConfig
 from tasks.core.settings import Settings

@@ -4,26 +4,18 @@ from __future__ import annotations
 
 from functools import partial
 
-from prefect import flow
-
-from blocks.host.host import fingerprint_here
-from blocks.services.health_instruments import LocalInstruments, SampleContract
-from blocks.storage.record_store import open_record_store
-from flows.every_service import run_name, worst_of_every_service
-from flows.recording import Outcome, run_stage
-from tasks.core.release import ServiceFolder
-from tasks.core.settings import Settings
-from tasks.core.verdicts import StageName
-from tasks.environment.integrity import changed_since_installed
-from tasks.health import apply, plan, report
+from blocks.prefect.every_service import run_name, worst_of_every_service
+from blocks.prefect.flows import flow
+from blocks.prefect.recorder import flow_recorder
+from blocks.services.health_instruments import check_service
+from tasks.core.stage import Outcome
 from tasks.health.models import HealthResult
-from tasks.health.task import check_contract, sample_service
 
 
 @flow(name="check-health", flow_run_name=partial(run_name, "health"))
 def check_health(
     name: str | None = None, contract: bool = False, files: bool = False
-) -> Outcome[HealthResult]:
+) -> Outcome[HealthResult] | None:
     """Check a service on three levels: its GPUs, its process, and what it answers.
 
     Args:
@@ -33,26 +25,4 @@ def check_health(
     """
     if name is None:
         return worst_of_every_service(partial(check_health, contract=contract, files=files))
-    settings = Settings.load()
-    folder = ServiceFolder(settings.services, name)
-    _, release = folder.serving()
-    records = open_record_store(settings).list(StageName.HEALTH)
-    before = plan.last_check(records, name, release.id)
-    samples = SampleContract(records, fingerprint_here())
-    outcome = run_stage(
-        StageName.HEALTH,
-        subject=name,
-        inputs={"release": release.id, "contract": contract},
-        result_type=HealthResult,
-        report=report,
-        work=lambda: apply.check(
-            folder,
-            LocalInstruments(),
-            before,
-            contract=(lambda result: check_contract(result, samples)) if contract else None,
-            sample=sample_service,
-            compare=partial(changed_since_installed, settings=settings) if files else None,
-        ),
-        consulted=[before.id] if before else [],
-    )
-    return outcome.as_state()
+    return check_service(flow_recorder(), name, contract=contract, files=files)

@@ -4,24 +4,23 @@ from __future__ import annotations
 
 from functools import partial
 
-from prefect import flow
-
 from blocks.host.host import read_system
+from blocks.prefect.every_service import run_name, worst_of_every_service
+from blocks.prefect.flows import flow
+from blocks.prefect.recorder import flow_recorder
 from blocks.services.sampler import sample_service, stop_sampler
-from flows.every_service import run_name, worst_of_every_service
-from flows.recording import Outcome, run_stage
 from tasks.core.progress import say
 from tasks.core.release import ServiceFolder
 from tasks.core.settings import Settings
+from tasks.core.stage import Outcome, run_stage
 from tasks.core.verdicts import StageName
 from tasks.leaks import report
-from tasks.leaks.apply import damage
+from tasks.leaks.apply import damage, judge_samples
 from tasks.leaks.models import LeakRequest, LeakResult
-from tasks.leaks.task import judge_samples
 
 
 @flow(name="check-leaks", flow_run_name=partial(run_name, "leaks"))
-def check_leaks(name: str | None = None) -> Outcome[LeakResult]:
+def check_leaks(name: str | None = None) -> Outcome[LeakResult] | None:
     """Judge the memory of a service's engine since it was started.
 
     Args:
@@ -39,7 +38,8 @@ def check_leaks(name: str | None = None) -> Outcome[LeakResult]:
         limit_bytes=release.spec.hardware.memory or read_system().memory_bytes,
         confirm_after_s=release.spec.checks.confirm_after_s,
     )
-    outcome = run_stage(
+    return run_stage(
+        flow_recorder(),
         StageName.LEAKS,
         subject=name,
         inputs={"release": release.id, **request.model_dump()},
@@ -47,4 +47,3 @@ def check_leaks(name: str | None = None) -> Outcome[LeakResult]:
         report=report,
         work=lambda: judge_samples(folder.samples, request),
     )
-    return outcome.as_state()

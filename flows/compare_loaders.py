@@ -6,21 +6,22 @@ import platform
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from prefect import flow
-
+from blocks.engine.tool_environment import tool_python
 from blocks.host import fio
 from blocks.host.load_trial import LoadTrial
-from flows.measure_disk import figures_for
-from flows.recording import Outcome, run_stage
-from flows.tool_environment import tool_python
+from blocks.prefect.flows import flow
+from blocks.prefect.recorder import flow_recorder
+from flows.measure_disk import measure_disk
 from tasks.core.errors import CommandError, DiskFullError, MissingToolError
 from tasks.core.files import mount_of
 from tasks.core.given_files import absolute_path
 from tasks.core.settings import Settings
+from tasks.core.stage import Outcome, run_stage
 from tasks.core.verdicts import StageName
 from tasks.loading import apply, report
 from tasks.loading.models import LoadingRequest, LoadingResult
 from tasks.loading.plan import FIGURES_VALID_S, REQUIREMENTS
+from tasks.staging.disk.models import DiskRequest
 from tasks.staging.store import in_use_by_path
 
 WORKER = Path(apply.__file__).parent / "worker" / "load.py"
@@ -32,12 +33,9 @@ def compare_loaders(request: LoadingRequest) -> Outcome[LoadingResult]:
 
     Args:
         request: Which folder, how often, and whether to install the loaders that need an environment.
+
+    Raises `ModelError`, and `SlipwayError` where files cannot be made cold.
     """
-    return compared(request).as_state()
-
-
-def compared(request: LoadingRequest) -> Outcome[LoadingResult]:
-    """The same without a flow run. Raises `ModelError`, and `SlipwayError` where files cannot be made cold."""
     folder = absolute_path(request.folder)
     settings = Settings.load()
     with in_use_by_path(folder, settings):
@@ -59,6 +57,7 @@ def _compared(folder: Path, request: LoadingRequest, settings: Settings) -> Outc
     }
     bench = LoadTrial(WORKER, python)
     return run_stage(
+        flow_recorder(),
         StageName.LOADING,
         subject=str(folder),
         inputs=inputs,
@@ -87,6 +86,6 @@ def _disk_read_mb_s(folder: Path) -> float | None:
     """What the disk reads at its best; loaders can be compared without it."""
     try:
         fio.program()
-        return figures_for(folder).result.figures.read_mb_s or None
+        return measure_disk.plain(DiskRequest(folder=folder)).result.figures.read_mb_s or None
     except (MissingToolError, CommandError, DiskFullError):
         return None

@@ -1,6 +1,6 @@
 """Compare the services that should run with those that do, and bring back what is down.
 
-A look each minute leaves no trace where all is well (`flows/quiet_runs.py`).
+A look each minute leaves no trace where all is well (`blocks/prefect/quiet_runs.py`).
 """
 
 from __future__ import annotations
@@ -8,28 +8,26 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
-
-from prefect import flow
 
 from blocks.engine.api import EngineApi, is_silent
 from blocks.host.prefetch import Prefetcher
+from blocks.prefect.flows import flow, show_state
+from blocks.prefect.quiet_runs import NOTHING_NEW, WAITING, forget_quiet_runs
+from blocks.prefect.recorder import flow_recorder
 from blocks.processes.deadline import await_answer, start
+from blocks.services.rollouts import run_rollout
 from blocks.services.sampler import sampler_pid, see_to_sampler
 from blocks.services.supervisor import SilentError, SupervisedService
 from blocks.services.targets import open_target
-from flows.named_states import named
-from flows.quiet_runs import NOTHING_NEW, WAITING, forget_quiet_runs
-from flows.recording import Outcome, run_stage
 from tasks.core.disk_faults import disk_fault
 from tasks.core.errors import BusyError, SlipwayError, StageCancelledError
 from tasks.core.leases import bring_back
 from tasks.core.progress import say
 from tasks.core.release import ServiceFolder
 from tasks.core.settings import Settings
+from tasks.core.stage import Outcome, raising
 from tasks.core.verdicts import RolloutVerdict, StageName
-from tasks.rollout import report
 from tasks.rollout.damage import needs_mending, set_damage_aside
 from tasks.rollout.models import KEEP_RUNNING, RolloutResult, rollout_inputs
 from tasks.rollout.recovery.apply import (
@@ -78,14 +76,16 @@ def keep_running() -> list[Outcome[RolloutResult]]:
     words = "; ".join(f"{look.name} {look.finding}" for look in looks if look.finding)
     acted = [look for look in looks if look.step in (Step.START, Step.RESTART_ENGINE)]
     if any(look.failed for look in acted):
-        return named(outcomes, STILL_DOWN, words, says_no=True)
-    if any(look.failed for look in looks):
-        return named(outcomes, COULD_NOT_LOOK, words, says_no=True)
-    if acted:
-        return named(outcomes, "Brought back", words)
-    if words:
-        return named(outcomes, WAITING, words)
-    return named(outcomes, NOTHING_NEW, "every service that should run does")
+        show_state(STILL_DOWN, words, says_no=True)
+    elif any(look.failed for look in looks):
+        show_state(COULD_NOT_LOOK, words, says_no=True)
+    elif acted:
+        show_state("Brought back", words)
+    elif words:
+        show_state(WAITING, words)
+    else:
+        show_state(NOTHING_NEW, "every service that should run does")
+    return outcomes
 
 
 class _Watch:
@@ -239,9 +239,9 @@ def _bring_back(folder: ServiceFolder, target: Target, past: Past) -> ServiceLoo
     _note(folder, Past() if reason is None else after_failure(past, reason))
     finding = "serves again" if reason is None else f"is still down: {reason}"
     say(StageName.ROLLOUT, f"{folder.name} {finding}")
+    outcome = _record(folder, _inputs(folder, target), attempt, begin) if is_news(past, reason) else None
     if reason is None:
         see_to_sampler(folder)
-    outcome = _record(folder, _inputs(folder, target), attempt, begin) if is_news(past, reason) else None
     return ServiceLook(folder.name, Step.START, finding, outcome, failed=reason is not None)
 
 
@@ -257,24 +257,10 @@ def _record(
 ) -> Outcome[RolloutResult] | None:
     """Record and publish the attempt as a rollout; None for a fault."""
     try:
-        return run_stage(
-            StageName.ROLLOUT,
-            subject=folder.name,
-            inputs=inputs,
-            result_type=RolloutResult,
-            report=report,
-            work=partial(_answer, attempt),
-            began=begin,
-            by=KEEP_RUNNING,
-        )
+        work = raising(attempt) if isinstance(attempt, SlipwayError) else lambda: attempt
+        return run_rollout(flow_recorder(), folder, inputs, work, began=begin, by=KEEP_RUNNING)
     except (SlipwayError, OSError):
         return None  # recorded; the next look tries again
-
-
-def _answer(attempt: Attempt) -> RolloutResult:
-    if isinstance(attempt, SlipwayError):
-        raise attempt
-    return attempt
 
 
 def _reason(attempt: Attempt) -> str | None:

@@ -6,18 +6,17 @@ from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
-from prefect import flow
-
-from flows.asked_by_api import hold_to_list, programs_of_spec
+from blocks.prefect.asked_by_api import hold_to_list, programs_of_spec
+from blocks.prefect.flows import flow
+from blocks.services.early_checks import check_tuning_inputs
 from flows.build_environment import build_environment
-from flows.early_checks import check_tuning_inputs
-from flows.recording import Outcome
-from flows.side_by_side import side_by_side
 from flows.stage_model import stage_and_keep
 from flows.tune_serving import TuningRequest, quantized
 from tasks.core.cancellation import begin
+from tasks.core.concurrency import run_concurrently
 from tasks.core.settings import Settings
 from tasks.core.spec import DeploySpec
+from tasks.core.stage import Outcome
 from tasks.engines.catalogue import get_engine
 from tasks.environment.models import EnvironmentRequest
 from tasks.staging.models import StagingRequest
@@ -36,12 +35,12 @@ def quantize_model(spec: DeploySpec) -> Outcome[Any]:
     check_tuning_inputs(spec, Settings.load())
     environment = EnvironmentRequest.of(spec.engine, spec.environment)
     with ExitStack() as model_in_use:
-        outcomes = side_by_side(
+        outcomes = run_concurrently(
             [partial(build_environment, environment), partial(stage_and_keep, staging, model_in_use)], begin()
         )
         no = next((outcome for outcome in outcomes if outcome is not None and outcome.says_no), None)
         if no is not None:
-            return no.as_state()
+            return no
         built, staged = outcomes
         assert built is not None
         assert staged is not None
@@ -57,4 +56,4 @@ def quantize_model(spec: DeploySpec) -> Outcome[Any]:
             hardware=spec.hardware,
             start_timeout_s=spec.rollout.gate.start_timeout_s,
         )
-        return quantized(request).as_state()
+        return quantized(request)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from prefect import flow
-
-from flows.deploy_model import answer_with, deploy_model
-from flows.named_states import answer_of
-from tasks.core.deployment import DeployResult
+from blocks.prefect.flows import flow
+from flows.deploy_model import deploy_model, show_result
 from tasks.core.release import ServiceFolder
 from tasks.core.settings import Settings
+from tasks.lifecycle.models import DeployResult
 
 
 @flow(name="redeploy-model", flow_run_name="redeploy {service}")
@@ -20,4 +18,4 @@ def redeploy_model(service: str, source_event_id: str | None = None) -> DeployRe
         source_event_id: the event that asked for it, kept with the run.
     """
     _, release = ServiceFolder(Settings.load().services, service).serving()
-    return answer_with(answer_of(lambda: deploy_model(release.spec)))
+    return show_result(deploy_model(release.spec))

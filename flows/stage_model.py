@@ -4,52 +4,54 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn, Protocol
+from typing import Any
 
-from prefect import flow
+from prefect.client.schemas.objects import State, TaskRun
 from prefect.runtime import flow_run
+from prefect.tasks import Task
 
 from blocks.host import fio
+from blocks.prefect.asked_by_api import hold_to_list
+from blocks.prefect.copy_progress import show_copy
+from blocks.prefect.flows import flow, step
+from blocks.prefect.recorder import flow_recorder
 from blocks.processes.environment_users import running_below
 from blocks.storage.sources import open_source, resolve
-from flows.asked_by_api import hold_to_list
-from flows.copy_progress import show_copy
-from flows.measure_disk import figures_for
-from flows.named_states import answer_of, unless_cancelled
-from flows.recording import Outcome, run_stage
+from flows.measure_disk import measure_disk
 from tasks.core.allowed import Kind, Program
 from tasks.core.digests import short
 from tasks.core.errors import CommandError, DiskFullError, MissingToolError, SlipwayError
 from tasks.core.given_files import absolute_path
 from tasks.core.manifest import is_intact, read_manifest
 from tasks.core.settings import Settings
-from tasks.core.sources import ResolvedModel
 from tasks.core.spec import DiskFloor
+from tasks.core.stage import Outcome, raising, run_stage
 from tasks.core.verdicts import StageName, StagingVerdict
 from tasks.staging import apply, report
-from tasks.staging.apply import CopyPlan, Staged, plan_copy, sweep_abandoned
+from tasks.staging.apply import CopyPlan, plan_copy, sweep_abandoned
 from tasks.staging.copier import missing_bytes
-from tasks.staging.models import DiskResult, StagingRequest, StagingResult
-from tasks.staging.source import Pinned, pin
+from tasks.staging.disk.models import DiskRequest, DiskResult
+from tasks.staging.models import StagingRequest, StagingResult
+from tasks.staging.plan import Found, blocked, to_result
+from tasks.staging.source import pin
 from tasks.staging.store import in_use, make_room
-from tasks.staging.task import copy_shards
 
 
-class Copy(Protocol):
-    """`apply.stage_model`, or the Prefect task around it."""
+def is_retryable(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
+    """Only what may pass without a change by the user; a copy goes on after its last finished chunk."""
+    error = state.result(raise_on_failure=False)
+    return isinstance(error, SlipwayError) and error.retryable
 
-    def __call__(self, pinned: Pinned, plan: CopyPlan, folder: Path, *, leases: Path, own: bool) -> Staged:
-        """Make `folder` hold the planned files."""
 
-
-@dataclass(frozen=True)
-class Source:
-    """What was asked for, found and pinned."""
-
-    resolved: ResolvedModel
-    pinned: Pinned
+copy_shards = step(
+    "copy-shards",
+    apply.stage_model,
+    run_name="copy to {folder}",
+    retries=2,
+    retry_delay_seconds=[2, 10],
+    retry_condition_fn=is_retryable,
+)
 
 
 def _run_name() -> str:
@@ -63,45 +65,36 @@ def stage_model(request: StagingRequest) -> Outcome[StagingResult]:
 
     Args:
         request: Which model, and how many shards.
+
+    Raises `SlipwayError`s of model, disk and network, all recorded.
     """
     if request.to is not None:  # what is copied may hold code, and lie where somebody else's program finds it
         hold_to_list([Program(key="request.to", kind=Kind.FOLDER, value=str(request.to))], own=("models",))
-    return unless_cancelled(lambda: staged(request, copy=copy_shards).as_state())
-
-
-def stage_and_keep(request: StagingRequest, until: ExitStack) -> Outcome[StagingResult]:
-    """The flow; its model stays in use until that stack is closed, however long the stages beside it take."""
-    outcome = answer_of(lambda: stage_model(request))
-    until.enter_context(in_use(outcome.result.model_dir, Settings.load()))
-    return outcome
-
-
-def staged(request: StagingRequest, *, copy: Copy = apply.stage_model) -> Outcome[StagingResult]:
-    """The same without a flow run. Raises `SlipwayError`s of model, disk and network, all recorded."""
-    copy = _shown(copy, request.model)
     settings = Settings.load()
     sweep_abandoned(settings.models, settings.leases)
     try:
-        source = find(request, settings)
+        resolved = resolve(request.model, settings)
+        pinned = pin(open_source(resolved.source, endpoint=settings.s3_endpoint))
     except SlipwayError as error:
-        return _run(request.model, {"model": request.model}, work=_raising(error))
+        return _run(request.model, {"model": request.model}, work=raising(error))
+    found = Found(resolved.source, resolved.version, pinned.digest)
     own = request.to is None
     layout = f"{request.shards}" + (f"-tp{request.tensor_parallel}" if request.tensor_parallel > 1 else "")
-    folder = request.to or settings.models / f"{short(source.pinned.digest)}-{layout}"
+    folder = request.to or settings.models / f"{short(found.digest)}-{layout}"
     folder = absolute_path(folder)
     try:
         disk, remarks = _disk(request, folder)
     except SlipwayError as error:
-        return _run(request.model, {"source_digest": source.pinned.digest}, work=_raising(error))
+        return _run(request.model, {"source_digest": found.digest}, work=raising(error))
     if disk and disk.result.verdict is StagingVerdict.SLOW and request.disk_floor is DiskFloor.BLOCK:
         return _run(
             request.model,
-            {"source_digest": source.pinned.digest, "disk": disk.record},
-            work=lambda: blocked(source, folder, disk.result),
+            {"source_digest": found.digest, "disk": disk.record},
+            work=lambda: blocked(found, folder, disk.result),
             consulted=(disk.record,),
         )
     inputs = {
-        "source_digest": source.pinned.digest,
+        "source_digest": found.digest,
         "shards": request.shards,
         "folder": str(folder),
         "servable": request.servable,
@@ -111,15 +104,16 @@ def staged(request: StagingRequest, *, copy: Copy = apply.stage_model) -> Outcom
 
     def work() -> StagingResult:
         plan = plan_copy(
-            source.pinned,
+            pinned,
             request.shards,
             convertible=request.convertible,
             servable=request.servable,
             tensor_parallel=request.tensor_parallel,
         )
         gone = _make_room(plan, folder, settings) if own else ()
-        done = copy(source.pinned, plan, folder, leases=settings.leases, own=own)
-        return to_result(source, folder, done, disk.result if disk else None, (*remarks, *gone))
+        with show_copy(StageName.STAGING, request.model, sum(file.size_bytes for file in plan.files)):
+            done = copy_shards(pinned, plan, folder, leases=settings.leases, own=own)
+        return to_result(found, folder, done, disk.result if disk else None, (*remarks, *gone))
 
     with in_use(folder, settings) if own else nullcontext():
         return _run(
@@ -129,6 +123,13 @@ def staged(request: StagingRequest, *, copy: Copy = apply.stage_model) -> Outcom
             still_good=lambda result: is_intact(result.model_dir, result.manifest_digest),
             consulted=(disk.record,) if disk else (),
         )
+
+
+def stage_and_keep(request: StagingRequest, until: ExitStack) -> Outcome[StagingResult]:
+    """The flow; its model stays in use until that stack is closed, however long the stages beside it take."""
+    outcome = stage_model(request)
+    until.enter_context(in_use(outcome.result.model_dir, Settings.load()))
+    return outcome
 
 
 def repaired_from_source(folder: Path) -> Outcome[StagingResult]:
@@ -142,56 +143,10 @@ def repaired_from_source(folder: Path) -> Outcome[StagingResult]:
     def work() -> StagingResult:
         pinned = pin(open_source(manifest.source, endpoint=settings.s3_endpoint))
         done = apply.repair_model(pinned, folder, leases=settings.leases)
-        return to_result(Source(ResolvedModel(manifest.source), pinned), folder, done, None, ())
+        return to_result(Found(manifest.source, None, pinned.digest), folder, done, None, ())
 
     inputs = {"repair": str(folder), "manifest_digest": manifest.digest}
     return _run(manifest.source, inputs, work=work)
-
-
-def _shown(copy: Copy, model: str) -> Copy:
-    """The same copy, with its progress on the terminal and in the run's artifact."""
-
-    def shown(pinned: Pinned, plan: CopyPlan, folder: Path, *, leases: Path, own: bool) -> Staged:
-        with show_copy(StageName.STAGING, model, sum(file.size_bytes for file in plan.files)):
-            return copy(pinned, plan, folder, leases=leases, own=own)
-
-    return shown
-
-
-def find(request: StagingRequest, settings: Settings) -> Source:
-    """Resolve the model and pin its files."""
-    resolved = resolve(request.model, settings)
-    return Source(resolved, pin(open_source(resolved.source, endpoint=settings.s3_endpoint)))
-
-
-def to_result(
-    source: Source, folder: Path, done: Staged, disk: DiskResult | None, remarks: tuple[str, ...]
-) -> StagingResult:
-    """The stage's answer: `slow` where the files are right but the disk is below the baselines."""
-    findings = [*done.findings, *remarks, *(disk.findings if disk else ())]
-    verdict = StagingVerdict(disk.verdict) if disk else StagingVerdict.VERIFIED
-    if done.damaged:
-        verdict = StagingVerdict.CORRUPT
-        findings.insert(0, "the source's bytes have changed although its files look untouched: copy it anew")
-    if done.restaged:
-        findings.insert(0, f"missing or damaged, staged again: {', '.join(done.restaged)}")
-    manifest = done.manifest
-    return StagingResult(
-        verdict=verdict,
-        model_dir=folder,
-        manifest_digest=manifest.digest if manifest else "",
-        source=source.resolved.source,
-        source_digest=source.pinned.digest,
-        version=source.resolved.version,
-        size_bytes=manifest.size_bytes if manifest else 0,
-        shards=len(manifest.shards) if manifest else 0,
-        copied_bytes=done.copied_bytes,
-        copy_seconds=done.seconds,
-        restaged=done.restaged,
-        damaged=done.damaged,
-        disk=disk.figures if disk else None,
-        findings=tuple(findings),
-    )
 
 
 def _make_room(plan: CopyPlan, folder: Path, settings: Settings) -> tuple[str, ...]:
@@ -209,34 +164,13 @@ def _make_room(plan: CopyPlan, folder: Path, settings: Settings) -> tuple[str, .
     )
 
 
-def blocked(source: Source, folder: Path, disk: DiskResult) -> StagingResult:
-    """The stage's answer where the spec refuses a disk below the baselines: nothing is copied."""
-    return StagingResult(
-        verdict=StagingVerdict.BLOCKED,
-        model_dir=folder,
-        manifest_digest="",
-        source=source.resolved.source,
-        source_digest=source.pinned.digest,
-        version=source.resolved.version,
-        size_bytes=0,
-        shards=0,
-        copied_bytes=0,
-        copy_seconds=0.0,
-        disk=disk.figures,
-        findings=(
-            *disk.findings,
-            "to deploy all the same: staging.disk_floor=warn, or SLIPWAY_HOME on a faster disk",
-        ),
-    )
-
-
 def _disk(request: StagingRequest, folder: Path) -> tuple[Outcome[DiskResult] | None, tuple[str, ...]]:
     """The disk's figures, or why there are none: a model can be staged without them, unless it asks for a floor."""
     if not request.disk_benchmark:
         return None, ()
     try:
         fio.program()
-        return figures_for(folder.parent), ()
+        return measure_disk.plain(DiskRequest(folder=folder.parent)), ()
     except (MissingToolError, CommandError, DiskFullError) as error:
         if request.disk_floor is DiskFloor.BLOCK:
             raise
@@ -252,6 +186,7 @@ def _run(
     consulted: tuple[str, ...] = (),
 ) -> Outcome[StagingResult]:
     return run_stage(
+        flow_recorder(),
         StageName.STAGING,
         subject=model,
         inputs=inputs,
@@ -261,10 +196,3 @@ def _run(
         still_good=still_good,
         consulted=consulted,
     )
-
-
-def _raising(error: SlipwayError) -> Callable[[], NoReturn]:
-    def work() -> NoReturn:
-        raise error
-
-    return work

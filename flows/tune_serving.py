@@ -9,23 +9,25 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from prefect import flow
 from pydantic import BaseModel, ConfigDict, Field
 
 from blocks.engine.bench import EngineBench
 from blocks.engine.guidellm import Guidellm
+from blocks.engine.tool_environment import tool_python
 from blocks.host.host import fingerprint_here
 from blocks.host.host_load import ForeignLoad
 from blocks.host.nvml import gpus_in_use
 from blocks.host.prefetch import Prefetcher
+from blocks.prefect.asked_by_api import hold_to_list, python_in
+from blocks.prefect.flows import flow, show_state, step
+from blocks.prefect.recorder import flow_recorder
+from blocks.prefect.step_progress import show_steps
 from blocks.storage.record_store import open_record_store
-from flows.asked_by_api import hold_to_list, python_in
 from flows.candidate_bench import (
     candidate_bench,
     infeasible,
     quantizer_lock,
 )
-from flows.named_states import named
 from flows.placing import (
     ALL_LAYERS,
     find_space,
@@ -34,15 +36,11 @@ from flows.placing import (
     host_bytes,
     predicted,
 )
-from flows.recording import Outcome, run_stage
-from flows.step_progress import show_steps
-from flows.tool_environment import tool_python
-from flows.tuning_texts import read_calibration, read_task_set, read_text
 from tasks.batching import guidellm
 from tasks.batching import report as batching_report
+from tasks.batching.apply import find_batch
 from tasks.batching.models import BatchingRequest, BatchingResult, Limits, Requests, Space
 from tasks.batching.priors import find_prior
-from tasks.batching.task import find_batch
 from tasks.core.digests import digest_of
 from tasks.core.errors import SpecError
 from tasks.core.files import file_lock
@@ -52,18 +50,18 @@ from tasks.core.progress import say
 from tasks.core.serving import ServingConfig
 from tasks.core.settings import Settings
 from tasks.core.spec import CandidateFormat, EngineKind, Gate, Hardware, LoadGenerator, Objectives, Tuning
+from tasks.core.stage import Outcome, run_stage
 from tasks.core.verdicts import StageName
 from tasks.engines.catalogue import get_engine
-from tasks.engines.deployable import check_tunable
 from tasks.engines.families import family_in
-from tasks.engines.weights import check_formats
+from tasks.engines.weights import check_formats, check_tunable
 from tasks.quantization import report as quantization_report
-from tasks.quantization.apply import predict_sizes, still_good
+from tasks.quantization.apply import measure_candidates, predict_sizes, still_good
 from tasks.quantization.models import Candidate, QuantizationRequest, QuantizationResult
 from tasks.quantization.plan import check_order
 from tasks.quantization.recipe import maker_digest
-from tasks.quantization.task import measure_candidates
 from tasks.staging.store import in_use_by_path
+from tasks.tuning.texts import read_calibration, read_task_set, read_text
 
 R = TypeVar("R")
 
@@ -113,7 +111,8 @@ def tune_serving(request: TuningRequest) -> TuningOutcome:
     cached = quantization.cached and batching is not None and batching.cached
     outcome = TuningOutcome(quantization=quantization, batching=batching)
     name = "Cached" if cached else last.verdict.capitalize()
-    return named(outcome, name, last.headline, says_no=last.says_no)
+    show_state(name, last.headline, says_no=last.says_no)
+    return outcome
 
 
 def _bench(request: TuningRequest, stage: StageName) -> EngineBench:
@@ -199,9 +198,11 @@ def quantized(request: TuningRequest) -> Outcome[QuantizationResult]:
             _bench(request, StageName.QUANTIZATION), config, asked, quantizer, partial(_placed, request)
         )
         with show_steps(StageName.QUANTIZATION, request.name):
-            return _alone(lambda: measure_candidates(asked, made_by, Settings.load()), load)
+            measure = step("measure-candidates", measure_candidates)
+            return _alone(lambda: measure(asked, made_by, Settings.load()), load)
 
     return run_stage(
+        flow_recorder(),
         StageName.QUANTIZATION,
         subject=request.name,
         inputs=inputs,
@@ -270,9 +271,11 @@ def _batch(request: TuningRequest, candidate: Candidate) -> Outcome[BatchingResu
     def work() -> BatchingResult:
         generator = _with_generator(bench, request)
         with show_steps(StageName.BATCHING, request.name):
-            return _alone(lambda: find_batch(asked, generator, prior.batch if prior else None), load)
+            search = step("find-batch", find_batch)
+            return _alone(lambda: search(asked, generator, prior.batch if prior else None), load)
 
     outcome = run_stage(
+        flow_recorder(),
         StageName.BATCHING,
         subject=request.name,
         inputs=inputs,

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from prefect import flow
-
 from blocks.engine.trial import EnvironmentTrial
 from blocks.expectations.fact_contract import FactContract
 from blocks.host.host import ThisHost
-from flows.asked_by_api import hold_to_list, python_in
-from flows.named_states import unless_cancelled
-from flows.recording import Outcome, run_stage
+from blocks.prefect.asked_by_api import hold_to_list, python_in
+from blocks.prefect.flows import flow, step
+from blocks.prefect.recorder import flow_recorder
 from tasks.compatibility import report
+from tasks.compatibility.apply import judge, take_survey
 from tasks.compatibility.models import CompatibilityRequest, CompatibilityResult
-from tasks.compatibility.plan import with_table_check
-from tasks.compatibility.task import check_tables, judge_compatibility, take_survey
 from tasks.core.settings import Settings
+from tasks.core.stage import Outcome, run_stage
 from tasks.core.verdicts import StageName
 
 
@@ -33,13 +31,10 @@ def verify_compatibility(request: CompatibilityRequest) -> Outcome[Compatibility
     """
     if request.python_path is not None:
         hold_to_list([python_in(request.python_path, "request.python_path")])
-    return unless_cancelled(lambda: _verify(request).as_state())
-
-
-def _verify(request: CompatibilityRequest) -> Outcome[CompatibilityResult]:
-    survey = take_survey(ThisHost(), request, EnvironmentTrial())
+    survey = step("survey-host", take_survey)(ThisHost(), request, EnvironmentTrial())
     contract = FactContract(Settings.load())
     return run_stage(
+        flow_recorder(),
         StageName.COMPATIBILITY,
         subject=request.engine.value,
         inputs={
@@ -49,7 +44,7 @@ def _verify(request: CompatibilityRequest) -> Outcome[CompatibilityResult]:
         },
         result_type=CompatibilityResult,
         report=report,
-        work=lambda: with_table_check(judge_compatibility(request, survey), check_tables(contract)),
+        work=lambda: step("judge-compatibility", judge)(request, survey, contract),
         still_good=_has_page,
     )
 

@@ -6,31 +6,29 @@ import time
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated
 from uuid import UUID
 
-from prefect import flow
 from prefect.events import emit_event
-from prefect.states import Cancelled
 from pydantic import Field, ValidationError
 
+from blocks.prefect.flows import flow, show_state
+from blocks.prefect.quiet_runs import NOTHING_NEW, forget_quiet_runs
+from blocks.prefect.recorder import flow_recorder
 from blocks.processes.deadline import await_answer, start
 from blocks.storage.look_lease import only_look
 from blocks.storage.record_store import open_record_store
 from blocks.storage.sources import resolve
-from flows.named_states import named
-from flows.quiet_runs import NOTHING_NEW, forget_quiet_runs
-from flows.recording import Outcome, run_stage
-from tasks.core.deployment import deploy_inputs
-from tasks.core.digests import digest_of
-from tasks.core.errors import BusyError, RecordError
+from tasks.core.errors import BusyError, RecordError, StageCancelledError
 from tasks.core.files import file_lock
 from tasks.core.progress import say
 from tasks.core.records import Record, RecordStore, inputs_digest
 from tasks.core.release import Release, ServiceFolder, ServiceState
 from tasks.core.settings import Settings
 from tasks.core.sources import REGISTRY, scheme_of
+from tasks.core.stage import Outcome, run_stage
 from tasks.core.verdicts import RegistryVerdict, RolloutVerdict, StageName, says_no
+from tasks.lifecycle.models import deploy_inputs
 from tasks.registry import report
 from tasks.registry.models import EVENT, Announcement, Attempt, Look, PastLook, RegistryResult, Rollback
 from tasks.registry.plan import GRACE, is_news, judge
@@ -76,8 +74,7 @@ def watch_registry(
         with only_look(settings.leases / "registry-look", LOOK_DEADLINE_S):
             return _look_at_all(settings, timedelta(seconds=grace_s))
     except BusyError as busy:
-        cancelled: Any = Cancelled(message=busy.what)
-        return cast("list[Outcome[RegistryResult]]", cancelled)
+        raise StageCancelledError(busy.what) from busy
 
 
 def _look_at_all(settings: Settings, grace: timedelta) -> list[Outcome[RegistryResult]]:
@@ -98,15 +95,17 @@ def _look_at_all(settings: Settings, grace: timedelta) -> list[Outcome[RegistryR
     forget_quiet_runs(StageName.REGISTRY)
     if faults:
         raise faults[0]
-    return _as_state(outcomes)
+    _show(outcomes)
+    return outcomes
 
 
-def _as_state(outcomes: list[Outcome[RegistryResult]]) -> list[Outcome[RegistryResult]]:
-    if not outcomes:
-        return named(outcomes, NOTHING_NEW, "every alias names what it named at the last look")
+def _show(outcomes: list[Outcome[RegistryResult]]) -> None:
     moved = [one for one in outcomes if one.verdict == RegistryVerdict.MOVED]
-    name = (RegistryVerdict.MOVED if moved else RegistryVerdict.CURRENT).capitalize()
-    return named(outcomes, name, "; ".join(one.headline for one in moved or outcomes))
+    if not outcomes:
+        show_state(NOTHING_NEW, "every alias names what it named at the last look")
+    else:
+        name = (RegistryVerdict.MOVED if moved else RegistryVerdict.CURRENT).capitalize()
+        show_state(name, "; ".join(one.headline for one in moved or outcomes))
 
 
 def _find(name: str, settings: Settings) -> Look | None:
@@ -131,6 +130,7 @@ def _act_on(look: Look, grace: timedelta) -> Outcome[RegistryResult] | None:
         return result
 
     return run_stage(
+        flow_recorder(),
         StageName.REGISTRY,
         subject=look.service,
         inputs=_inputs(look.service, look.model),
@@ -196,7 +196,7 @@ def _past_look(record: Record) -> PastLook | None:
 
 def _attempts(store: RecordStore, release: Release, version: str) -> tuple[Attempt, ...]:
     """Deploys of this very spec at that version: records of trials with another spec are not even read."""
-    digest = digest_of(deploy_inputs(release.spec, version))
+    digest = inputs_digest(StageName.LIFECYCLE, deploy_inputs(release.spec, version))
     return tuple(
         Attempt(
             at=found.at,

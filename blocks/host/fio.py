@@ -12,7 +12,7 @@ from typing import Any
 from blocks.processes.process import find_tool, run
 from tasks.core.errors import CommandError, DiskFullError
 from tasks.core.files import PART, mount_of
-from tasks.staging.models import DiskFigures, MeasuredRead, ReadConfiguration
+from tasks.staging.disk.models import DiskFigures, MeasuredRead, ReadConfiguration
 
 HUGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
 """fio's buffers on transparent huge pages, if available. Small pages cost a virtual disk up to half of its

@@ -14,7 +14,7 @@ import psutil
 from blocks.docker.container_toolkit import read_container_toolkit, read_docker_runtimes
 from blocks.host.cuda_library import read_cuda_library
 from blocks.host.disks import read_disks
-from blocks.host.nvidia_tools import read_kernel_module, read_nvcc, read_nvidia_smi
+from blocks.host.nvidia_tools import read_kernel_module, read_nvcc, read_nvidia_smi, text_of
 from blocks.host.nvml import read_nvml
 from tasks.compatibility.models import (
     CudaLibraryReading,
@@ -90,12 +90,12 @@ def container_of(environment: Mapping[str, str], root: Path = Path("/")) -> str 
     """
     if "KUBERNETES_SERVICE_HOST" in environment:
         return "kubernetes"
-    mounts = _text_of(root / "proc/self/mountinfo")
+    mounts = text_of(root / "proc/self/mountinfo")
     if not mounts or " /etc/hosts " in mounts or " /etc/resolv.conf " in mounts:
         for mark, kind in ((".dockerenv", "docker"), ("run/.containerenv", "podman")):
             if (root / mark).exists():
                 return kind
-    match = _CGROUP.search(_text_of(root / "proc/1/cgroup"))
+    match = _CGROUP.search(text_of(root / "proc/1/cgroup"))
     if match:
         return _KINDS.get(match[1], match[1])
     return environment.get("container", "").encode(errors="replace").decode() or None
@@ -111,7 +111,7 @@ def _distribution() -> str | None:
 
 
 def _cpu_model() -> str | None:
-    for line in _text_of(Path("/proc/cpuinfo")).splitlines():
+    for line in text_of(Path("/proc/cpuinfo")).splitlines():
         if line.startswith("model name"):
             return line.partition(":")[2].strip()
     return platform.processor() or platform.machine() or None
@@ -123,10 +123,3 @@ def _memory_bytes() -> int:
         return int(psutil.virtual_memory().total)
     except (OSError, KeyError):
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-
-
-def _text_of(file: Path) -> str:
-    try:
-        return file.read_text(errors="replace")
-    except OSError:
-        return ""

@@ -78,12 +78,12 @@ def read_kernel_module(
 
     A container may see `/sys` but not `/proc/driver`, or neither: masked parts count as absent.
     """
-    version = parse_kernel_module(_text_of(root / "version")) or _whole_version(_text_of(module))
+    version = parse_kernel_module(text_of(root / "version")) or _whole_version(text_of(module))
     try:
         files = sorted(root.glob("gpus/*/information"))
     except OSError:
         files = []
-    gpus = (parse_gpu_information(_text_of(file)) for file in files)
+    gpus = (parse_gpu_information(text_of(file)) for file in files)
     return KernelReading(driver=version, gpus=tuple(gpu for gpu in gpus if gpu is not None))
 
 
@@ -105,7 +105,8 @@ def _whole_version(text: str) -> str | None:
     return match[1] if match else None
 
 
-def _text_of(file: Path) -> str:
+def text_of(file: Path) -> str:
+    """What a file of the kernel says; nothing where it is not there."""
     try:
         return file.read_text(errors="replace")
     except OSError:

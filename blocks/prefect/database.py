@@ -22,6 +22,9 @@ _DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 _CHECK_LIMIT_BYTES = 256 << 20
 """Up to this size all pages are checked (0.5 s); beyond, only the header."""
 
+_OPEN_RUN = """SELECT 1 FROM flow_run, json_each(flow_run.tags) AS tag
+WHERE flow_run.state_type IN ('PENDING', 'RUNNING') AND tag.value = ? LIMIT 1"""
+
 
 def database_file(settings: Settings) -> Path:
     """The file; its journals are next to it."""
@@ -86,6 +89,21 @@ def damage(file: Path) -> str | None:
             fix=f"make {file.parent} readable and writable for this user, or move the file away",
         ) from error
     return None if found == "ok" else str(found)
+
+
+def has_open_run(settings: Settings, tag: str) -> bool:
+    """Whether a run with that tag goes on by the file's account, as of one that was killed; also where none can tell.
+
+    Without a server: only to end such a run, one has to be started.
+    """
+    file = database_file(settings)
+    if not file.exists():
+        return False
+    try:
+        with contextlib.closing(sqlite3.connect(f"{file.as_uri()}?mode=rw", uri=True, timeout=30)) as opened:
+            return opened.execute(_OPEN_RUN, (tag,)).fetchone() is not None
+    except sqlite3.Error:
+        return True
 
 
 def _files(file: Path) -> list[Path]:

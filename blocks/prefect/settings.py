@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import MutableMapping
 from fnmatch import fnmatchcase
 from urllib.parse import urlsplit
@@ -31,9 +32,13 @@ def forget_other_servers(environ: MutableMapping[str, str]) -> None:
 
 
 def check_settings() -> None:
-    """Import Prefect. Raises a `WrongUseError` that names a setting which it does not accept."""
+    """Have Prefect read its settings. Raises `WrongUseError` that names the one which it does not accept."""
+    imported = "prefect.context" in sys.modules
     try:
-        import prefect.context  # noqa: F401  # reads all settings once
+        import prefect.context  # reads them all, once
+
+        if imported:
+            prefect.context.refresh_global_settings_context()
     except ValidationError as error:
         raise explain_setting(error) or error from None
 

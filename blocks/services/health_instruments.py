@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from blocks.engine.api import EngineApi
 from blocks.host.nvml import sample_gpus
@@ -10,8 +11,10 @@ from blocks.services.service_processes import sample_processes
 from tasks.core.contract import ContractResult
 from tasks.core.records import Record, inputs_digest, new_record
 from tasks.core.release import ServiceFolder, ServiceState
+from tasks.core.stage import Outcome, Recorder, run_stage
 from tasks.core.verdicts import CANCELLED, FAULT, StageName
-from tasks.health import plan, report
+from tasks.environment.integrity import changed_since_installed
+from tasks.health import apply, plan, report
 from tasks.health.models import GpuSample, HealthResult, ProcessSample
 
 
@@ -61,3 +64,34 @@ class SampleContract:
             if record.subject == result.name and record.outcome not in (FAULT, CANCELLED)
         ]
         return check_table(to_frame([*answered, look], report.NUMBERS), plan.expectations())
+
+
+def check_service(
+    recorder: Recorder, name: str, *, contract: bool = False, files: bool = False
+) -> Outcome[HealthResult]:
+    """Check a service, and record it. Raises `NotFoundError` for one that is unknown or stopped.
+
+    With `contract`, the accumulated samples are held to theirs, too; with `files`, every file of the engine's
+    environment is compared with what was installed.
+    """
+    settings = recorder.settings
+    folder = ServiceFolder(settings.services, name)
+    _, release = folder.serving()
+    before = plan.last_check(recorder.store.latest(StageName.HEALTH, name), release.id)
+    samples = recorder.store.list(StageName.HEALTH) if contract else None
+    return run_stage(
+        recorder,
+        StageName.HEALTH,
+        subject=name,
+        inputs={"release": release.id, "contract": contract},
+        result_type=HealthResult,
+        report=report,
+        work=lambda: apply.check(
+            folder,
+            LocalInstruments(),
+            before,
+            contract=None if samples is None else SampleContract(samples, recorder.host_fingerprint),
+            compare=partial(changed_since_installed, settings=settings) if files else None,
+        ),
+        consulted=[before.id] if before else [],
+    )

@@ -13,7 +13,7 @@ import psutil
 from blocks.services.kept_code import SAMPLER, keep_daemons, lasting_python
 from blocks.services.service_processes import ServiceProcesses, processes_of, running_service
 from tasks.core.child_environment import child_environment
-from tasks.core.errors import CommandError
+from tasks.core.errors import CommandError, SlipwayError
 from tasks.core.files import open_private, write_atomically
 from tasks.core.progress import say
 from tasks.core.release import Release, ServiceFolder, ServiceState
@@ -33,10 +33,10 @@ def sample_service(folder: ServiceFolder, state: ServiceState, release: Release)
 
 
 def see_to_sampler(folder: ServiceFolder) -> None:
-    """A service that serves has not failed for want of a sampler: it is said, and the nightly check tries again."""
+    """A service that serves has not failed if its sampler did: it is said, and the nightly check tries again."""
     try:
         sample_service(folder, *folder.serving())
-    except CommandError as error:
+    except (SlipwayError, OSError) as error:
         say(StageName.ROLLOUT, f"memory is not sampled until the next check: {error}")
 
 

@@ -8,7 +8,15 @@ from pathlib import Path
 from tasks.core.errors import NotFoundError, RecordError
 from tasks.core.files import create_exclusively
 from tasks.core.progress import say
-from tasks.core.records import Record, RecordStore, inputs_suffix, newest_id, parse_record, read_all
+from tasks.core.records import (
+    Record,
+    RecordStore,
+    first_answered,
+    inputs_suffix,
+    newest_id,
+    parse_record,
+    read_each,
+)
 from tasks.core.settings import Settings
 from tasks.core.sources import S3
 from tasks.core.verdicts import StageName
@@ -39,6 +47,10 @@ class FolderRecordStore:
         """The greatest id above this one; None without any."""
         return newest_id((path.name for path in self.root.glob("*/*.json")), record_id)
 
+    def latest(self, stage: StageName, subject: str) -> Record | None:
+        """The stage's newest record of that subject that came to an answer. Older ones are not read."""
+        return first_answered(read_each(_contents(self._paths(f"{stage}/*.json")[::-1])), subject)
+
     def list(self, stage: StageName | None = None) -> Sequence[Record]:
         """All records, of one stage if given, oldest first."""
         return self._read(f"{stage or '*'}/*.json")
@@ -50,8 +62,10 @@ class FolderRecordStore:
         return self._read(f"{stage}/*{inputs_suffix(inputs_digest)}", newest)
 
     def _read(self, pattern: str, newest: int | None = None) -> Sequence[Record]:
-        paths = sorted(self.root.glob(pattern), key=lambda path: path.name)
-        return read_all(_contents(paths[-newest if newest else None :]))
+        return list(read_each(_contents(self._paths(pattern)[-newest if newest else None :])))
+
+    def _paths(self, pattern: str) -> Sequence[Path]:
+        return sorted(self.root.glob(pattern), key=lambda path: path.name)
 
 
 def _contents(paths: Sequence[Path]) -> Iterator[tuple[bytes, str]]:

@@ -24,7 +24,7 @@ from tasks.core.errors import (
     WrongUseError,
 )
 from tasks.core.paths import shown
-from tasks.core.records import Record, inputs_suffix, newest_id, parse_record, read_all
+from tasks.core.records import Record, first_answered, inputs_suffix, newest_id, parse_record, read_each
 from tasks.core.verdicts import StageName
 
 if TYPE_CHECKING:
@@ -282,6 +282,13 @@ class S3RecordStore:
             names = pool.map(lambda stage: self.folder.names_after(f"{stage}/", record_id), StageName)
             return newest_id(itertools.chain.from_iterable(names), record_id)
 
+    def latest(self, stage: StageName, subject: str) -> Record | None:
+        """The stage's newest record of that subject that came to an answer. Older ones are not read."""
+        paths = self._paths(f"{stage}/", ".json")[::-1]
+        return first_answered(
+            read_each((self.folder.read(path), self.folder.url(path)) for path in paths), subject
+        )
+
     def list(self, stage: StageName | None = None) -> Sequence[Record]:
         """All records, of one stage if given, oldest first."""
         return self._read(f"{stage}/" if stage else "", ".json")
@@ -294,7 +301,11 @@ class S3RecordStore:
         return self._read(f"{stage}/", inputs_suffix(inputs_digest), newest)
 
     def _read(self, below: str, suffix: str, newest: int | None = None) -> Sequence[Record]:
-        found = [item.path for item in self.folder.objects(below) if item.path.endswith(suffix)]
-        paths = sorted(found, key=lambda path: path.rpartition("/")[2])[-newest if newest else None :]
+        paths = self._paths(below, suffix)[-newest if newest else None :]
         with ThreadPoolExecutor(PARALLEL) as pool:
-            return read_all(zip(pool.map(self.folder.read, paths), map(self.folder.url, paths), strict=True))
+            contents = pool.map(self.folder.read, paths)
+            return [*read_each(zip(contents, map(self.folder.url, paths), strict=True))]
+
+    def _paths(self, below: str, suffix: str) -> Sequence[str]:
+        found = [item.path for item in self.folder.objects(below) if item.path.endswith(suffix)]
+        return sorted(found, key=lambda path: path.rpartition("/")[2])

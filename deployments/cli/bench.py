@@ -12,7 +12,7 @@ from deployments.cli.main import print_json
 from deployments.cli.params import Count, GivenPath
 
 if TYPE_CHECKING:
-    from flows.recording import Outcome
+    from tasks.core.stage import Outcome
     from tasks.loading.models import LoadingResult
 
 
@@ -28,10 +28,10 @@ def bench() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def disk(folder: Path, fresh: bool, thorough: bool, as_json: bool) -> None:
     """Measure the disk that FOLDER is on with fio, and judge it against the baselines."""
-    from flows.measure_disk import measured
-    from tasks.staging.models import DiskRequest
+    from flows.measure_disk import measure_disk
+    from tasks.staging.disk.models import DiskRequest
 
-    outcome = measured(DiskRequest(folder=folder, fresh=fresh, thorough=thorough))
+    outcome = measure_disk.plain(DiskRequest(folder=folder, fresh=fresh, thorough=thorough))
     result = outcome.result
     if as_json:
         about = {"mount": result.mount, "at": result.at.isoformat(), "findings": list(result.findings)}
@@ -51,10 +51,10 @@ def disk(folder: Path, fresh: bool, thorough: bool, as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def load(folder: Path, runs: int, install: bool, fresh: bool, as_json: bool) -> None:
     """Load the safetensors or GGUF files in DIR cold by each loader, and choose the fastest that is right."""
-    from flows.compare_loaders import compared
+    from flows.compare_loaders import compare_loaders
     from tasks.loading.models import LoadingRequest
 
-    outcome = compared(LoadingRequest(folder=folder, runs=runs, install=install, fresh=fresh))
+    outcome = compare_loaders.plain(LoadingRequest(folder=folder, runs=runs, install=install, fresh=fresh))
     if as_json:
         print_json(load_answer(outcome))
     else:

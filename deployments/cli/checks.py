@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +13,6 @@ from deployments.cli.params import LARGEST_BYTES, LONGEST_S, Count, GivenPath, N
 from tasks.core.verdicts import StageName, says_no
 
 if TYPE_CHECKING:
-    from tasks.core.settings import Settings
     from tasks.health.models import HealthResult
 
 _AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
@@ -30,57 +27,18 @@ _AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON 
 @_AS_JSON
 def health(name: str, contract: bool, files: bool, as_json: bool) -> None:
     """Check the service NAME: its GPUs, its process, and what it answers."""
+    from blocks.host.recorder import open_recorder
+    from blocks.services.health_instruments import check_service
     from tasks.core.settings import Settings
-    from tasks.health.report import headline
 
-    result, record = _check(Settings.load(), name, contract=contract, files=files)
+    outcome = check_service(open_recorder(Settings.load()), name, contract=contract, files=files)
     if as_json:
-        print_json({**result.model_dump(mode="json"), "headline": headline(result), "record": record})
+        about = {"headline": outcome.headline, "record": outcome.record}
+        print_json({**outcome.result.model_dump(mode="json"), **about})
     else:
-        _print_health(result)
-    if says_no(StageName.HEALTH, result.verdict):
+        _print_health(outcome.result)
+    if outcome.says_no:
         sys.exit(3)
-
-
-def _check(settings: Settings, name: str, *, contract: bool, files: bool) -> tuple[HealthResult, str]:
-    """Check, then record; the result and the record's id."""
-    from blocks.host.host import fingerprint_here
-    from blocks.services.health_instruments import LocalInstruments, SampleContract
-    from blocks.storage.record_store import open_record_store
-    from tasks.core.records import inputs_digest, new_record
-    from tasks.core.release import ServiceFolder
-    from tasks.environment.integrity import changed_since_installed
-    from tasks.health import apply, plan, report
-
-    folder = ServiceFolder(settings.services, name)
-    _, release = folder.serving()
-    store = open_record_store(settings)
-    records = store.list(StageName.HEALTH)
-    before = plan.last_check(records, name, release.id)
-    start = time.monotonic()
-    samples = SampleContract(records, fingerprint_here())
-    result = apply.check(
-        folder,
-        LocalInstruments(),
-        before,
-        contract=samples if contract else None,
-        compare=partial(changed_since_installed, settings=settings) if files else None,
-    )
-    inputs = {"release": release.id, "contract": contract}
-    record = new_record(
-        store=store,
-        stage=StageName.HEALTH,
-        subject=name,
-        host_fingerprint=fingerprint_here(),
-        inputs_digest=inputs_digest(StageName.HEALTH, inputs),
-        outcome=result.verdict,
-        seconds=time.monotonic() - start,
-        numbers=report.numbers(result),
-        evidence={"inputs": inputs, "result": result.model_dump(mode="json")},
-        consulted=[before.id] if before else [],
-    )
-    store.put(record)
-    return result, record.id
 
 
 def _print_health(result: HealthResult) -> None:

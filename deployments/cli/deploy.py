@@ -13,11 +13,11 @@ import click
 
 from deployments.cli.main import print_json
 from deployments.cli.params import GivenPath
-from tasks.core.deployment import DeployResult, StageRow
 from tasks.core.freshness import STAGES
 from tasks.core.settings import Settings
 from tasks.core.spec import DeploySpec, load_spec
 from tasks.core.verdicts import StageName, says_no
+from tasks.lifecycle.models import DeployResult, StageRow
 
 if TYPE_CHECKING:
     from deployments.prefect_api import PrefectApi
@@ -72,7 +72,7 @@ def deploy(
 def _check_engine(spec: DeploySpec) -> None:
     """Before a server is started for the run: refuse an engine that cannot be deployed yet, unless this host rules it
     out anyway, which is a verdict for the run to record."""
-    from tasks.engines.deployable import refusal
+    from tasks.lifecycle.plan import refusal
 
     refused = refusal(spec)
     if refused is not None and not _judge(spec)[0]:
@@ -82,9 +82,9 @@ def _check_engine(spec: DeploySpec) -> None:
 def _check_host(spec: DeploySpec) -> None:
     """Before a server is started for the run: check that whatever the target needs and the spec names exists."""
     from blocks.host.nvml import read_nvml
+    from blocks.services.early_checks import check_inputs, prefect_knows_the_storage
     from blocks.services.targets import check_target
-    from flows.early_checks import check_inputs, prefect_knows_the_storage
-    from tasks.engines.deployable import refusal, wants_absent_gpu
+    from tasks.lifecycle.plan import refusal, wants_absent_gpu
 
     check_target(spec.target)
     if refusal(spec) is None and not wants_absent_gpu(spec, len(read_nvml().gpus)):
@@ -95,6 +95,8 @@ def _check_host(spec: DeploySpec) -> None:
 
 def _run(spec: DeploySpec, fresh: tuple[StageName, ...], *, quiet: bool) -> DeployResult:
     """Run the lifecycle in this process, on an existing Prefect API or one started for it."""
+    from blocks.expectations.fact_contract import FactContract
+    from blocks.processes.deadline import start
     from deployments.cli.progress import show_progress
     from deployments.cli.show import console
     from deployments.prefect_api import prefect_api
@@ -106,18 +108,54 @@ def _run(spec: DeploySpec, fresh: tuple[StageName, ...], *, quiet: bool) -> Depl
             if stage != StageName.LIFECYCLE:  # repeats the stages' lines: for the log of the deploy's own run
                 listener(stage, line)
 
+        settings = Settings.load()
+        listen(show)
+        result = _answer_from_records(spec, fresh, settings)
+        if result is not None:
+            return result
         listen(show, to_log)
-        with prefect_api(Settings.load()) as api:
+        with prefect_api(settings) as api:
+            if not api.stays:
+                # Takes seconds in a new home, as does the server's start. The flow meets whatever is wrong with it.
+                start(FactContract(settings).check)
             from prefect import tags
 
+            from blocks.prefect.service_tag import service_tag
             from flows.deploy_model import deploy_model
-            from flows.named_states import answer_of
-            from flows.stale_runs import service_tag
 
             api.wait()
-            # The run has the tag from its creation: the next run finds it even if it is killed at once.
+            # The run has the tag from its creation: killed at once, it is still found by the next one.
             with api.quiet_runs(), tags(service_tag(spec.name)), _telling_where(api, spec.name):
-                return answer_of(lambda: deploy_model(spec, fresh))
+                return deploy_model(spec, fresh)
+
+
+def _answer_from_records(
+    spec: DeploySpec, fresh: tuple[StageName, ...], settings: Settings
+) -> DeployResult | None:
+    """The deploy of what serves already, without Prefect; None where there is more to do, or a server to show it.
+
+    A server that this command started would end with it, and so would all that it had to show.
+    """
+    from blocks.prefect.database import has_open_run
+    from blocks.prefect.server import keeps_own_database
+    from blocks.prefect.service_tag import service_tag
+    from blocks.services.early_checks import prefect_knows_the_storage
+    from deployments.cli.changes import standings
+    from deployments.prefect_api import needs_own_server, no_api
+
+    if prefect_knows_the_storage() or not needs_own_server(settings):
+        return None
+    if not keeps_own_database(settings) or has_open_run(settings, service_tag(spec.name)):
+        return None  # a run that was killed is ended by a server
+    if not all(one.cached for one in standings(spec, settings, fresh).values()):
+        return None
+    from tasks.core.stage import WorkNeededError, records_only
+
+    with no_api(settings), records_only(), contextlib.suppress(WorkNeededError):
+        from flows.deploy_model import deploy_model
+
+        return deploy_model.plain(spec, fresh)
+    return None
 
 
 @contextlib.contextmanager
@@ -126,7 +164,7 @@ def _telling_where(api: PrefectApi, name: str) -> Iterator[None]:
     try:
         yield
     finally:
-        from flows.stale_runs import newest_run_page
+        from blocks.prefect.stale_runs import newest_run_page
 
         if api.stays and (page := newest_run_page(name)) is not None:
             click.echo(f"run         {page}", err=True)
@@ -135,15 +173,18 @@ def _telling_where(api: PrefectApi, name: str) -> Iterator[None]:
 def _show_plan(spec: DeploySpec, fresh: tuple[StageName, ...], *, as_json: bool) -> None:
     from blocks.host.nvml import read_nvml
     from deployments.cli.changes import standings
-    from deployments.cli.plan import plan_of, plan_without
-    from tasks.engines.deployable import refusal, wants_absent_gpu
+    from tasks.lifecycle.plan import plan_of, plan_without, refusal, wants_absent_gpu
 
     refused = refusal(spec)
     blocked, judged = False, ""
     if refused is not None or wants_absent_gpu(spec, len(read_nvml().gpus)):
         blocked, judged = _judge(spec)
     ends = blocked or refused is not None
-    steps = plan_without(judged, refused.what if refused else None) if ends else plan_of(spec)
+    steps = (
+        plan_without(judged, refused.what if refused else None)
+        if ends
+        else plan_of(spec, _describe_model(spec))
+    )
     found = {} if ends else standings(spec, Settings.load(), fresh)
     if as_json:
         plan = [
@@ -172,6 +213,21 @@ def _show_plan(spec: DeploySpec, fresh: tuple[StageName, ...], *, as_json: bool)
         if not as_json:
             raise refused
         sys.exit(2)
+
+
+def _describe_model(spec: DeploySpec) -> str:
+    """What is known of the model without copying it. Raises `ModelError` for a local one that is not there."""
+    from tasks.core.errors import ModelError
+    from tasks.core.model_shape import read_model_shape
+    from tasks.core.sources import local_folder
+
+    folder = local_folder(spec.model)
+    if folder is None:
+        return spec.model
+    if not folder.is_dir():
+        raise ModelError(f"no model folder {folder}", fix="correct `model:` in the spec")
+    shape = read_model_shape(folder)
+    return f"{spec.model} ({shape.family}, {shape.layers} layers, hidden {shape.hidden})"
 
 
 def _judge(spec: DeploySpec) -> tuple[bool, str]:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import click
 from pydantic import ValidationError
 
+from blocks.packages.inspect_environment import inspect_environment
 from deployments.cli.main import print_json
 from deployments.cli.params import GivenPath, Number
-from flows.examination import examine
 from tasks.core.errors import NotFoundError, SpecError
 from tasks.core.given_files import LOCK_LIMIT_BYTES, check_new_folder, decode_text, read_given, write_given
 from tasks.core.settings import Settings
@@ -65,9 +65,9 @@ def env() -> None:
 @_AS_JSON
 def lock(requirements: Path, output: Path, as_json: bool, **asked: Any) -> None:
     """Pin REQUIREMENTS, one a line, with a hash each. Exit code 3 if no set of versions satisfies all."""
+    from blocks.engine.torch_backend import decide_backend
     from blocks.host.host import ThisHost
     from blocks.packages.managers import open_manager
-    from flows.torch_backend import decide_backend
 
     text = _read(requirements, "requirements file")
     environment = _environment(text, str(requirements), asked)
@@ -131,7 +131,7 @@ def build(lock_file: Path, into: Path | None, wheels: Path | None, as_json: bool
         request = locked.request.model_copy(update={"wheels": wheels.absolute()})
         locked = locked.model_copy(update={"request": request})
     built = apply.build(locked, open_manager(locked.request.manager), trial, Settings.load(), into)
-    checked, proven = examine(built.python_path, uv, trial)
+    checked, proven = inspect_environment(built.python_path, uv, trial)
     _answer(checked, proven, as_json, built)
 
 
@@ -190,7 +190,7 @@ def check(environment: Path, as_json: bool) -> None:
         raise NotFoundError(
             f"{environment} is not a Python environment", fix="name a folder that contains bin/python"
         )
-    checked, proven = examine(python, uv, trial)
+    checked, proven = inspect_environment(python, uv, trial)
     _answer(checked, proven, as_json)
 
 

@@ -26,7 +26,7 @@ _LAST_WORDS = {"cached", verdicts.FAULT, verdicts.CANCELLED} | {
     )
     for verdict in kind
 }  # fmt: skip
-"""How the last line of a stage begins (`flows/recording.py`)."""
+"""How the last line of a stage begins (`tasks/core/stage.py`)."""
 
 
 @dataclass

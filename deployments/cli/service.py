@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +12,7 @@ from deployments.cli.params import LARGEST_COUNT, Count
 if TYPE_CHECKING:
     from tasks.core.release import Release, ServiceFolder, ServiceState
     from tasks.core.settings import Settings
+    from tasks.core.stage import Outcome
     from tasks.rollout.models import RolloutResult, Running
 
 _COLUMNS = (
@@ -75,27 +75,31 @@ def logs(name: str, lines: int, as_json: bool) -> None:
 @_AS_JSON
 def stop(name: str, as_json: bool) -> None:
     """End the service NAME, once its requests are answered. `slipway start NAME` brings it back."""
+    from blocks.host.recorder import open_recorder
     from blocks.services.sampler import stop_sampler
     from blocks.services.targets import open_target
     from deployments.cli.main import print_json
     from tasks.core.leases import end_service
     from tasks.core.settings import Settings
+    from tasks.core.stage import StageRun, failures_recorded
+    from tasks.core.verdicts import StageName
     from tasks.rollout.apply import stop_service
     from tasks.rollout.damage import set_damage_aside
     from tasks.rollout.recovery.apply import target_of
 
     settings = Settings.load()
     folder = folder_named(settings, name)
-    start = time.monotonic()
     with ExitStack() as stack:
         stack.enter_context(end_service(settings, name))
         set_damage_aside(folder)
         target = stack.enter_context(open_target(target_of(folder), folder, settings))
         state = folder.state()
+        inputs = {"stop": name, "release": state.release if state else None}
+        run = StageRun(open_recorder(settings), StageName.ROLLOUT, name, inputs)
+        stack.enter_context(failures_recorded(run))
         stopped = stop_service(folder, target, drain_s=_drain_s(folder, state))
         stop_sampler(folder)
-        inputs = {"stop": name, "release": state.release if state else None}
-        record = _record(settings, name, "stopped", start, inputs, {}) if stopped else None
+        record = run.record("stopped").id if stopped else None
     if as_json:
         print_json({"name": name, "stopped": stopped, "record": record})
     else:
@@ -110,33 +114,36 @@ def rollback(ctx: click.Context, name: str, as_json: bool) -> None:
     """Go back to the previous release of NAME; a second rollback returns to this one."""
     from blocks.engine.api import EngineApi
     from blocks.host.prefetch import Prefetcher
-    from blocks.services.sampler import see_to_sampler
+    from blocks.host.recorder import open_recorder
+    from blocks.services.rollouts import run_rollout
     from blocks.services.targets import open_target
     from deployments.cli.main import print_json
     from tasks.core.leases import hold_service
     from tasks.core.settings import Settings
-    from tasks.core.verdicts import RolloutVerdict, StageName, says_no
+    from tasks.core.verdicts import StageName
     from tasks.rollout.apply import roll_out
     from tasks.rollout.damage import set_damage_aside
-    from tasks.rollout.models import ROLLBACK
+    from tasks.rollout.models import ROLLBACK, rollout_inputs
     from tasks.rollout.recovery.apply import target_of
 
     settings = Settings.load()
     folder = folder_named(settings, name)
-    start = time.monotonic()
     with hold_service(settings, name):
         set_damage_aside(folder)
         with open_target(target_of(folder), folder, settings) as target:
             release = _release_before(folder, target.running())
-            result = roll_out(release, folder, target, EngineApi, Prefetcher(StageName.ROLLOUT))
-            if result.verdict == RolloutVerdict.SERVING:
-                see_to_sampler(folder)
-        record = record_rollout(settings, result, start, by=ROLLBACK)
+            outcome = run_rollout(
+                open_recorder(settings),
+                folder,
+                rollout_inputs(release),
+                lambda: roll_out(release, folder, target, EngineApi, Prefetcher(StageName.ROLLOUT)),
+                by=ROLLBACK,
+            )
     if as_json:
-        print_json({**result.model_dump(mode="json"), "record": record})
+        print_json({**outcome.result.model_dump(mode="json"), "record": outcome.record})
     else:
-        _print_rollout(result)
-    if says_no(StageName.ROLLOUT, result.verdict):
+        _print_rollout(outcome)
+    if outcome.says_no:
         ctx.exit(3)
 
 
@@ -280,51 +287,12 @@ def _condition(running: Running | None, state: ServiceState | None) -> str:
     return "starting" if running.up else "down"
 
 
-def _record(
-    settings: Settings,
-    name: str,
-    outcome: str,
-    start: float,
-    inputs: dict[str, Any],
-    evidence: dict[str, Any],
-    numbers: dict[str, Any] | None = None,
-) -> str:
-    from blocks.host.host import fingerprint_here
-    from blocks.storage.record_store import open_record_store
-    from tasks.core.records import inputs_digest, new_record
-    from tasks.core.verdicts import StageName
-
-    store = open_record_store(settings)
-    record = new_record(
-        store=store,
-        stage=StageName.ROLLOUT,
-        subject=name,
-        host_fingerprint=fingerprint_here(),
-        inputs_digest=inputs_digest(StageName.ROLLOUT, inputs),
-        outcome=outcome,
-        seconds=time.monotonic() - start,
-        numbers=numbers,
-        evidence={"inputs": inputs, **evidence},
-    )
-    store.put(record)
-    return record.id
-
-
-def record_rollout(settings: Settings, result: RolloutResult, start: float, *, by: str) -> str:
-    """Record a rollout that the command `by` made, begun at `start` by the monotonic clock; the record's id."""
-    from tasks.rollout import report
-
-    evidence = {"by": by, "result": result.model_dump(mode="json")}
-    inputs: dict[str, Any] = {"service": result.name, "release": result.release}
-    return _record(settings, result.name, result.verdict, start, inputs, evidence, report.numbers(result))
-
-
-def _print_rollout(result: RolloutResult) -> None:
+def _print_rollout(outcome: Outcome[RolloutResult]) -> None:
     from tasks.core.digests import short
-    from tasks.rollout.report import headline
 
+    result = outcome.result
     click.echo(
-        f"{result.name} {short(result.release)}: {result.verdict.replace('_', ' ')}: {headline(result)}"
+        f"{result.name} {short(result.release)}: {result.verdict.replace('_', ' ')}: {outcome.headline}"
     )
     if result.log_tail:
         for line in result.log_tail.splitlines():

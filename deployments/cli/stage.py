@@ -14,7 +14,7 @@ from tasks.core.sources import FILE, scheme_of
 from tasks.core.verdicts import StageName, StagingVerdict, says_no
 
 if TYPE_CHECKING:
-    from flows.recording import Outcome
+    from tasks.core.stage import Outcome
     from tasks.staging.models import StagingRequest, StagingResult
 
 
@@ -186,12 +186,12 @@ def _watched(request: StagingRequest) -> Outcome[StagingResult]:
     """Stage it, with progress on standard error."""
     from deployments.cli.progress import show_progress
     from deployments.cli.show import console
-    from flows.stage_model import staged
+    from flows.stage_model import stage_model
     from tasks.core.progress import listen
 
     with show_progress(console(stderr=True)) as listener:
         listen(listener)
-        return staged(request)
+        return stage_model.plain(request)
 
 
 def copy_answer(outcome: Outcome[StagingResult]) -> dict[str, object]:

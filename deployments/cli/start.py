@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -61,25 +60,31 @@ def start(ctx: click.Context, names: tuple[str, ...], every: bool, as_json: bool
 def _start(folder: ServiceFolder, settings: Settings) -> dict[str, Any]:
     from blocks.engine.api import EngineApi
     from blocks.host.prefetch import Prefetcher
+    from blocks.host.recorder import open_recorder
+    from blocks.services.rollouts import run_rollout
     from blocks.services.sampler import see_to_sampler
     from blocks.services.targets import open_target
-    from deployments.cli.service import record_rollout
     from tasks.core.leases import bring_back
-    from tasks.core.verdicts import RolloutVerdict, StageName
+    from tasks.core.stage import StageRun, failures_recorded
+    from tasks.core.verdicts import StageName
     from tasks.rollout.damage import set_damage_aside
     from tasks.rollout.models import START, RolloutAction
     from tasks.rollout.recovery.apply import start_service, target_of
 
-    begin = time.monotonic()
+    recorder = open_recorder(settings)
+    run = StageRun(recorder, StageName.ROLLOUT, folder.name, {"service": folder.name})
     with bring_back(settings, folder.name, by="slipway start"):
         set_damage_aside(folder)
-        with open_target(target_of(folder), folder, settings) as target:
+        with failures_recorded(run), open_target(target_of(folder), folder, settings) as target:
             ran = target.running()
             result = start_service(folder, target, EngineApi, Prefetcher(StageName.ROLLOUT))
-        if result.verdict is RolloutVerdict.SERVING:
-            see_to_sampler(folder)
         kept = ran is not None and result.action in (RolloutAction.NOTHING, RolloutAction.ADOPT)
-        record = None if kept else record_rollout(settings, result, begin, by=START)
+        if kept:
+            see_to_sampler(folder)
+            record = None
+        else:
+            inputs = {"service": folder.name, "release": result.release}
+            record = run_rollout(recorder, folder, inputs, lambda: result, by=START, began=run.began).record
     return {**result.model_dump(mode="json"), "served_already": kept, "record": record}
 
 

@@ -27,7 +27,7 @@ from tasks.core.verdicts import ChoiceVerdict, StageName, says_no
 from tasks.engines.failures import Failure, FailureKind, failure_of_exit
 
 if TYPE_CHECKING:
-    from flows.recording import Outcome
+    from tasks.core.stage import Outcome
 
 PLACEHOLDER = "{batch}"
 _LARGEST_FIGURE = 1e18
@@ -47,7 +47,7 @@ def quantization(spec_file: Path, overrides: tuple[str, ...], as_json: bool) -> 
 
     Builds the environment and stages the model first if necessary. Nothing is put into service.
     """
-    from flows.early_checks import check_tuning_inputs, prefect_knows_the_storage
+    from blocks.services.early_checks import check_tuning_inputs, prefect_knows_the_storage
     from tasks.core.settings import Settings
 
     spec = load_spec(spec_file, overrides)
@@ -78,12 +78,11 @@ def _run_quantization(spec: DeploySpec, *, quiet: bool) -> Outcome[Any]:
     with show_progress(console(stderr=quiet)) as listener:
         listen(listener, to_log)
         with prefect_api(Settings.load()) as api:
-            from flows.named_states import answer_of
             from flows.quantize_model import quantize_model
 
             api.wait()
             with api.quiet_runs():
-                return answer_of(lambda: quantize_model(spec))
+                return quantize_model(spec)
 
 
 def _show_quantization(outcome: Outcome[Any]) -> None:

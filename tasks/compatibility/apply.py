@@ -10,6 +10,8 @@ from pydantic import ValidationError
 
 from tasks.compatibility.models import (
     CUDA_LIBRARY,
+    CompatibilityRequest,
+    CompatibilityResult,
     CudaLibraryReading,
     KernelReading,
     NvmlReading,
@@ -22,10 +24,14 @@ from tasks.compatibility.models import (
     ToolkitReading,
     TorchReading,
 )
+from tasks.compatibility.plan import complete, with_table_check
 from tasks.compatibility.rules import load_tables
 from tasks.compatibility.subject import is_forward_compat
+from tasks.compatibility.way_out import advise
 from tasks.core.errors import CommandError
 from tasks.core.facts import Disk, Facts
+from tasks.core.progress import say
+from tasks.core.verdicts import StageName
 from tasks.core.workers import WorkerRunner
 
 _READ_TORCH = Path(__file__).parent / "worker" / "read_torch.py"
@@ -163,3 +169,24 @@ def read_torch(python: Path, packages: Mapping[str, str], runner: WorkerRunner) 
                 [f"the answer cannot be read, and {python.name} exited with {answer.code}", *last]
             )[:300]
         )
+
+
+def take_survey(host: Host, request: CompatibilityRequest, runner: WorkerRunner) -> Survey:
+    """What this host is, from every source, and the torch of the environment if there is one already."""
+    survey = survey_host(host)
+    if request.python_path is not None:
+        torch = read_torch(request.python_path, request.packages, runner)
+        survey = survey.model_copy(update={"torch": torch})
+    gpus = ", ".join(gpu.name for gpu in survey.facts.gpus) or "no GPU"
+    say(StageName.COMPATIBILITY, f"surveyed: {gpus}, driver {survey.facts.driver or 'none'}")
+    return survey
+
+
+def judge(request: CompatibilityRequest, survey: Survey, contract: TableContract) -> CompatibilityResult:
+    """The verdict on what is to run on the surveyed host, and whether the tables that it rests on hold."""
+    result = advise(complete(request, survey), request.measurements)
+    tables = contract.check()
+    broken = ", ".join(table.table for table in tables.broken)
+    said = f"broken by {broken}" if broken else "kept"
+    say(StageName.COMPATIBILITY, f"contract on {len(tables.tables)} fact tables: {said}")
+    return with_table_check(result, tables)

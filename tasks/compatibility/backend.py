@@ -10,6 +10,7 @@ from tasks.compatibility.rules import Tables, load_tables
 from tasks.core.errors import SpecError
 from tasks.core.facts import Facts
 from tasks.core.verdicts import CompatibilityVerdict
+from tasks.core.versions import same_minor
 
 _ENGINE = "transformers"
 """Any engine that computes with torch: rules about single engines do not apply here."""
@@ -25,7 +26,7 @@ def torch_backend(facts: Facts, version: str | None = None, tables: Tables | Non
     if not facts.gpus or facts.driver is None:
         return "cpu"
     releases = [row for row in tables.releases if row.package == "torch"]
-    for release in reversed([row for row in releases if version is None or _same(row.version, version)]):
+    for release in reversed([row for row in releases if version is None or same_minor(row.version, version)]):
         judged = [(_verdict(facts, release.version, cuda, tables), Version(cuda)) for cuda in release.cuda]
         runs = [(verdict is CompatibilityVerdict.PASS, cuda) for verdict, cuda in judged if verdict in _RUNS]
         if runs:
@@ -41,7 +42,3 @@ def torch_backend(facts: Facts, version: str | None = None, tables: Tables | Non
 def _verdict(facts: Facts, release: str, cuda: str, tables: Tables) -> CompatibilityVerdict:
     known = {**facts.model_dump(), "engine": _ENGINE, "packages": {"torch": release}, "cuda_build": cuda}
     return judge(Survey(facts=Facts.model_validate(known)), tables=tables).verdict
-
-
-def _same(one: str, other: str) -> bool:
-    return Version(one).release[:2] == Version(other).release[:2]

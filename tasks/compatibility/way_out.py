@@ -22,7 +22,7 @@ from tasks.compatibility.rules import ReleaseRow, Tables, load_tables
 from tasks.compatibility.subject import find_engine, major_minor, native_cuda
 from tasks.core.facts import Facts
 from tasks.core.verdicts import CompatibilityVerdict
-from tasks.core.versions import satisfying
+from tasks.core.versions import same_minor, satisfying
 
 PASSES = (CompatibilityVerdict.PASS, CompatibilityVerdict.WARN)
 MOST = 3
@@ -248,7 +248,7 @@ class _Candidates:
     def _torch(self, release: ReleaseRow) -> ReleaseRow | None:
         """The release of torch that an engine pins."""
         pin = release.torch
-        return next((row for row in self._releases("torch") if pin and _same_minor(row.version, pin)), None)
+        return next((row for row in self._releases("torch") if pin and same_minor(row.version, pin)), None)
 
     def _release(self, release: ReleaseRow, current: str | None, own: Sequence[ReleaseRow]) -> Move:
         packages: dict[str, str | None] = {release.package: release.version}
@@ -283,7 +283,7 @@ class _Candidates:
         releases = self._releases("torch")
         public = Version(current).public
         for release in releases:
-            same = _same_minor(release.version, public)
+            same = same_minor(release.version, public)
             version = public if same else release.version
             steps = _steps([row.version for row in releases], release.version, public)
             for cuda in release.cuda:
@@ -370,10 +370,6 @@ def _steps(versions: Iterable[str], one: str, other: str | None) -> int:
         return 0
     low, high = sorted((Version(one), Version(Version(other).public)))
     return sum(low < Version(version) <= high for version in versions)
-
-
-def _same_minor(one: str, other: str) -> bool:
-    return Version(one).release[:2] == Version(other).release[:2]
 
 
 def _index(cuda: str) -> str:

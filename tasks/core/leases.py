@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from pathlib import Path
 
 from tasks.core.cancellation import current, until
@@ -22,6 +23,9 @@ _BRINGS_BACK = "is bringing it back"
 _POLL_S = 0.05
 
 
+_held: ContextVar[frozenset[Path]] = ContextVar("slipway_held_leases", default=frozenset())
+
+
 @contextlib.contextmanager
 def hold_service(settings: Settings, name: str, *, wait_s: float | None = None) -> Iterator[None]:
     """Hold the lease of a service. Waits for another holder up to `wait_s`, by default `WAIT_S`.
@@ -29,6 +33,19 @@ def hold_service(settings: Settings, name: str, *, wait_s: float | None = None) 
     Raises `BusyError`, `StageCancelledError` if the run is cancelled while it waits, and `DiskError`.
     """
     with _hold(settings, name, lambda _: WAIT_S if wait_s is None else wait_s):
+        token = _held.set(_held.get() | {settings.service_lease(name)})
+        try:
+            yield
+        finally:
+            _held.reset(token)
+
+
+@contextlib.contextmanager
+def share_service(settings: Settings, name: str) -> Iterator[None]:
+    """Work under the lease that the caller holds by `hold_service`, else hold it."""
+    with contextlib.ExitStack() as stack:
+        if settings.service_lease(name) not in _held.get():
+            stack.enter_context(hold_service(settings, name))
         yield
 
 

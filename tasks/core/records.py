@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Literal, Protocol
 
@@ -61,9 +61,14 @@ class Record(BaseModel):
     consulted: tuple[str, ...] = ()
 
     @property
+    def answered(self) -> bool:
+        """Whether the stage came to an answer."""
+        return self.outcome not in (FAULT, CANCELLED)
+
+    @property
     def good(self) -> bool:
         """Whether the stage answered, and did not say no."""
-        return self.outcome not in (FAULT, CANCELLED) and not says_no(self.stage, self.outcome)
+        return self.answered and not says_no(self.stage, self.outcome)
 
     @property
     def path(self) -> str:
@@ -96,6 +101,9 @@ class RecordStore(Protocol):
         self, stage: StageName, inputs_digest: str, newest: int | None = None
     ) -> Sequence[Record]:
         """A stage's records with these inputs, oldest first; others are not read. At most the `newest` many."""
+
+    def latest(self, stage: StageName, subject: str) -> Record | None:
+        """The stage's newest record of that subject that came to an answer. Older ones are not read."""
 
     def list(self, stage: StageName | None = None) -> Sequence[Record]:
         """All records, of one stage if given, oldest first."""
@@ -170,15 +178,18 @@ def new_record(
     )
 
 
-def read_all(documents: Iterable[tuple[bytes, str]]) -> Sequence[Record]:
+def read_each(documents: Iterable[tuple[bytes, str]]) -> Iterator[Record]:
     """Parse documents, given with their names; anything that is not a record is reported and skipped."""
-    found = []
     for content, name in documents:
         try:
-            found.append(parse_record(content, name))
+            yield parse_record(content, name)
         except RecordError as error:
             say("knowledge", f"skipped: {error.what}")
-    return found
+
+
+def first_answered(records: Iterable[Record], subject: str) -> Record | None:
+    """The first of that subject that came to an answer."""
+    return next((one for one in records if one.subject == subject and one.answered), None)
 
 
 def parse_record(content: bytes, name: str) -> Record:
@@ -210,7 +221,7 @@ def standing(
     answer (`fault`, `cancelled`) are skipped, so that a network failure does not discard measurements.
     """
     for record in sorted(records, key=lambda record: record.id, reverse=True):
-        if record.inputs_digest != inputs_digest or record.outcome in (FAULT, CANCELLED):
+        if record.inputs_digest != inputs_digest or not record.answered:
             continue
         if host_fingerprint is None or record.host_fingerprint == host_fingerprint:
             return record if record.good else None

@@ -19,6 +19,11 @@ def satisfying(*comparisons: SpecifierSet | str) -> str | None:
     return next((version for version in candidates if together.contains(version, prereleases=True)), None)
 
 
+def same_minor(one: str, other: str) -> bool:
+    """Whether two versions are of one minor release."""
+    return Version(one).release[:2] == Version(other).release[:2]
+
+
 def _just_below(version: Version) -> str:
     release = [*version.release, 0]
     place = max((index for index, number in enumerate(release) if number), default=0)

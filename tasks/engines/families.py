@@ -27,7 +27,6 @@ class Family(Sourced):
     name: str
     title: str
     architectures: tuple[str, ...] = Field(min_length=1)
-    attention: Literal["gqa", "mla"]
     native_dtype: str
     native_quantization: str | None = None
     native_capability: Capability | None = None

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from packaging.version import Version
 
 from tasks.core.errors import SpecError
-from tasks.core.spec import CandidateFormat, EngineKind
+from tasks.core.spec import DEFAULT_ENGINE, CandidateFormat, EngineKind
 from tasks.engines.card import Capability, EngineCard, Quantization
 from tasks.engines.catalogue import get_engine
 from tasks.engines.families import Family, dtype_finding
@@ -80,3 +80,10 @@ def _where(row: Quantization) -> str:
     if floor is None:
         return "on no GPU"
     return f"from compute capability {floor} on" + (f", below {end}" if end else "")
+
+
+def check_tunable(kind: EngineKind) -> None:
+    """Raise `SpecError` for an engine that no candidates can be made and measured for yet."""
+    missing = get_engine(kind).card.missing
+    if missing is not None:
+        raise SpecError(f"{kind} cannot be tuned yet: {missing}", fix=f"use engine: {DEFAULT_ENGINE}")

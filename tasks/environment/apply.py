@@ -22,12 +22,14 @@ from tasks.core.settings import Settings
 from tasks.core.spec import EnvironmentManager
 from tasks.core.verdicts import StageName
 from tasks.engines.base import Engine
+from tasks.engines.catalogue import get_engine
 from tasks.environment import locks, plan, refusals
 from tasks.environment.files import MARKER, beside, held, scratch, sweep_leftovers, touch_used
 from tasks.environment.integrity import changed_files, is_doubted, note_files, settle_doubt
 from tasks.environment.libraries import bring
 from tasks.environment.models import (
     Built,
+    EnvironmentRequest,
     EnvironmentResult,
     Locked,
     LockRequest,
@@ -54,6 +56,17 @@ class PackageTool(plan.Machine, Checker, Protocol):
 
         Raises `MissingToolError` if the Python is missing, `NetworkError`, `DiskFullError`.
         """
+
+
+def lock_for(
+    request: EnvironmentRequest, tool: PackageTool, trial: Trial, settings: Settings
+) -> Locked | Refusal:
+    """The lock of an engine's environment, or the resolver's no."""
+    engine = get_engine(request.engine)
+    asked = plan.lock_request(engine, request, tool)
+    if asked.manager is EnvironmentManager.SYSTEM:
+        return adopt(asked, trial, settings)
+    return lock(asked, tool, settings, firm=plan.own_requirements(engine))
 
 
 def lock(

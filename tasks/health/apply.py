@@ -59,7 +59,6 @@ class Instruments(Protocol):
         """A client for the service."""
 
 
-SampleService = Callable[[ServiceFolder, ServiceState, Release, Instruments], Samples]
 CheckContract = Callable[[HealthResult], ContractResult]
 CompareFiles = Callable[[Release], Sequence[str]]
 
@@ -70,7 +69,6 @@ def check(
     before: Record | None,
     *,
     contract: CheckContract | None = None,
-    sample: SampleService | None = None,
     compare: CompareFiles | None = None,
 ) -> HealthResult:
     """One check of a service. Raises `NotFoundError` for an unknown or stopped one.
@@ -80,7 +78,7 @@ def check(
     """
     state, release = folder.serving()
     limits = plan.limits_of(release, before)
-    samples = (sample or take_samples)(folder, state, release, instruments)
+    samples = take_samples(folder, state, release, instruments)
     changed = compare(release) if compare else ()
     result = plan.conclude(folder.name, release, state.endpoint, samples, limits, changed=changed)
     if contract is None:

@@ -10,7 +10,7 @@ from typing import Any
 from tasks.core.contract import ContractResult
 from tasks.core.records import Record
 from tasks.core.release import Release
-from tasks.core.verdicts import CANCELLED, FAULT, HealthVerdict
+from tasks.core.verdicts import HealthVerdict
 from tasks.health.models import (
     Finding,
     GpuSample,
@@ -42,12 +42,10 @@ def limits_of(release: Release, before: Record | None = None) -> HealthLimits:
     )
 
 
-def last_check(records: Sequence[Record], name: str, release: str) -> Record | None:
-    """The latest record of a check of this release that has an answer."""
-    for record in reversed(records):
-        if record.subject == name and record.outcome not in (FAULT, CANCELLED):
-            return record if record.evidence.get("result", {}).get("release") == release else None
-    return None
+def last_check(latest: Record | None, release: str) -> Record | None:
+    """The record of the service's `latest` check, where that was of this release."""
+    same = latest is not None and latest.evidence.get("result", {}).get("release") == release
+    return latest if same else None
 
 
 def expectations() -> list[Mapping[str, Any]]:

@@ -1,4 +1,4 @@
-"""Read what the sampler wrote. Changes nothing."""
+"""Reads what the sampler wrote, and judges it. It changes nothing."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from pathlib import Path
 from tasks.core.errors import WrongUseError
 from tasks.core.progress import say
 from tasks.core.verdicts import StageName
+from tasks.leaks import plan
 from tasks.leaks.daemon import run_files
-from tasks.leaks.models import Series
+from tasks.leaks.models import LeakRequest, LeakResult, Series
 from tasks.leaks.series import parse_series
 
 
@@ -46,3 +47,12 @@ def _read(path: Path) -> list[Series]:
     except FileNotFoundError:  # the sampler keeps the number of files small
         return []
     return parse_series(text[: text.rfind("\n") + 1], str(path))
+
+
+def judge_samples(samples: Path, request: LeakRequest) -> LeakResult:
+    """The verdict on what the sampler has written so far."""
+    try:
+        runs = read_runs(samples)
+    except WrongUseError as error:
+        return plan.unjudged(f"the samples of the running engine cannot be read: {error.what}")
+    return plan.judge(runs, request)

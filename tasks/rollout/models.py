@@ -4,23 +4,22 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from tasks.core.addresses import base_url
+from tasks.core.frozen import Frozen
 from tasks.core.release import Release
 from tasks.core.result import StageResult
 from tasks.core.spec import Target
 from tasks.core.verdicts import RolloutVerdict
 
 
-class Running(BaseModel):
+class Running(Frozen):
     """What takes a service's traffic now, as the target itself sees it.
 
     `up` is whether its engine runs, `pid` the root of its process tree where there is one on this host,
     `restarts` how often it was started again after it died, `open_requests` what it works on now.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     release: str
     host: str
@@ -45,14 +44,12 @@ class RolloutAction(StrEnum):
     REPLACE = "replace"
 
 
-class RolloutPlan(BaseModel):
+class RolloutPlan(Frozen):
     """The way from what runs to what is wanted.
 
     `port` is None where any free one will do. `former` is the release that serves until the switch, and again
     if anything fails; `previous` the one that `rollback` will go to once this one serves.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     action: RolloutAction
     host: str

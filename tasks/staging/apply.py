@@ -10,9 +10,8 @@ import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal
 
 from blake3 import blake3
 
@@ -24,22 +23,19 @@ from tasks.core.files import (
     file_lock,
     fsync_folder,
     make_folder,
-    mount_of,
     require_space,
     sweep_parts,
     write_atomically,
 )
 from tasks.core.manifest import MANIFEST_FILE, Manifest, read_manifest
 from tasks.core.model_shape import check_convertible, parse_model_shape
-from tasks.core.progress import say
 from tasks.core.safetensors import LENGTH_BYTES, Header, header_length, parse_header
-from tasks.core.verdicts import StageName, StagingVerdict
 from tasks.staging import ledger
 from tasks.staging.copier import Copied, copy, missing_bytes, part_of, place_of
 from tasks.staging.layout import FileKind, PlannedFile, Range, lay_out
 from tasks.staging.ledger import LEDGER_FILE
-from tasks.staging.models import DiskFigures, DiskResult, SourceFile
-from tasks.staging.plan import CONFIG_FILE, check_index, read_index, select_files, slow_because
+from tasks.staging.models import SourceFile
+from tasks.staging.plan import CONFIG_FILE, Staged, check_index, read_index, select_files
 from tasks.staging.source import Pinned, sums_of
 
 
@@ -49,18 +45,6 @@ class CopyPlan:
 
     files: tuple[PlannedFile, ...]
     findings: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Staged:
-    """What one run did to a folder. `manifest` is absent if `damaged` files could not be made good."""
-
-    manifest: Manifest | None
-    copied_bytes: int
-    seconds: float
-    restaged: tuple[str, ...] = ()
-    damaged: tuple[str, ...] = ()
-    findings: tuple[str, ...] = ()
 
 
 def plan_copy(
@@ -225,29 +209,6 @@ def _check_unchanged(pinned: Pinned) -> None:
         raise ModelError(
             f"{pinned.source.name} changed while it was copied", fix="try again once it is stable"
         )
-
-
-class DiskBenchmark(Protocol):
-    """Measures the disk that a folder is on."""
-
-    def __call__(self, folder: Path, /) -> DiskFigures:
-        """Read and write for a few seconds. Raises `MissingToolError` without fio."""
-
-
-def measure_disk(benchmark: DiskBenchmark, folder: Path, now: datetime) -> DiskResult:
-    """Measure the disk of `folder` and judge it against the baselines."""
-    say(StageName.DISK, f"measuring {mount_of(folder)} with fio")
-    figures = benchmark(folder)
-    findings = slow_because(figures)
-    if not figures.direct:
-        findings += ("the file system does not support direct I/O: the figures include the page cache",)
-    return DiskResult(
-        verdict=StagingVerdict.SLOW if slow_because(figures) else StagingVerdict.VERIFIED,
-        mount=str(mount_of(folder)),
-        at=now,
-        figures=figures,
-        findings=findings,
-    )
 
 
 def sweep_abandoned(models: Path, leases: Path) -> None:

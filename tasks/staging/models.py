@@ -1,24 +1,21 @@
-"""What staging is asked for, what it answers, and what it knows about a disk."""
+"""What staging is asked for, and what it answers."""
 
 from __future__ import annotations
 
-from datetime import datetime
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from tasks.core.frozen import Frozen
 from tasks.core.result import StageResult
 from tasks.core.sources import FORMS
 from tasks.core.spec import DeploySpec, DiskFloor
 from tasks.core.verdicts import StagingVerdict
+from tasks.staging.disk.models import DiskFigures
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class StagingRequest(_Part):
+class StagingRequest(Frozen):
     """Which model to copy to the local disk, and how."""
 
     model: str = Field(description=f"{FORMS}.")
@@ -48,7 +45,7 @@ class StagingRequest(_Part):
         )
 
 
-class SourceFile(_Part):
+class SourceFile(Frozen):
     """One file of a source. `identity` changes whenever its bytes do: an ETag, or times and inode.
 
     `sha256` is what the source states for its bytes, if anything.
@@ -58,60 +55,6 @@ class SourceFile(_Part):
     size_bytes: int = Field(ge=0)
     identity: str
     sha256: str | None = None
-
-
-class DiskRequest(_Part):
-    """Which disk to measure."""
-
-    folder: Path = Field(description="Any folder on the disk; it is created if missing.")
-    fresh: bool = Field(False, description="Measure even if there is a figure from the last days.")
-    thorough: bool = Field(False, description="Try many configurations, on a large file: minutes.")
-
-
-class ReadConfiguration(_Part):
-    """How a disk is read: size of the blocks, and how many at once."""
-
-    block_bytes: int = Field(gt=0)
-    depth: int = Field(gt=0)
-
-    def __str__(self) -> str:
-        return f"{self.block_bytes >> 20} MiB x {self.depth}"
-
-
-class MeasuredRead(_Part):
-    """What one configuration read."""
-
-    configuration: ReadConfiguration
-    mb_s: float = Field(ge=0)
-
-
-class DiskFigures(_Part):
-    """What fio measured on one disk; 1 MB is 10^6 bytes. `read_mb_s` is the best of `reads`."""
-
-    read_mb_s: float = Field(ge=0)
-    write_mb_s: float = Field(ge=0)
-    random_write_iops: float = Field(ge=0)
-    direct: bool = Field(
-        description="Whether it bypassed the page cache; False if the file system refuses that."
-    )
-    file_bytes: int = Field(ge=0, description="Size of the file that was read and written.")
-    reads: tuple[MeasuredRead, ...] = Field((), description="Each configuration that was tried.")
-    thorough: bool = False
-
-    @property
-    def read_by(self) -> ReadConfiguration | None:
-        """The configuration that read fastest."""
-        return max(self.reads, key=lambda read: read.mb_s).configuration if self.reads else None
-
-
-class DiskResult(StageResult):
-    """How fast one disk is, compared with the baselines (`plan.py`)."""
-
-    verdict: Literal[StagingVerdict.VERIFIED, StagingVerdict.SLOW]
-    mount: str
-    at: datetime
-    figures: DiskFigures
-    findings: tuple[str, ...] = ()
 
 
 class StagingResult(StageResult):

@@ -1,4 +1,4 @@
-"""Which files of a source make up the model, what names a staged copy, and how fast a disk is. Pure."""
+"""Which files of a source make up the model, and what came of a copy. Pure."""
 
 from __future__ import annotations
 
@@ -6,23 +6,20 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 from tasks.core.digests import digest_of
 from tasks.core.errors import ModelError
 from tasks.core.files import PART
-from tasks.core.manifest import MANIFEST_FILE
+from tasks.core.manifest import MANIFEST_FILE, Manifest
 from tasks.core.paths import checked_file_name, is_file_name, shown, some_of
 from tasks.core.safetensors import Header
+from tasks.core.verdicts import StagingVerdict
+from tasks.staging.disk.models import DiskResult
 from tasks.staging.layout import INDEX_FILE
-from tasks.staging.models import DiskFigures, SourceFile
+from tasks.staging.models import SourceFile, StagingResult
 
 CONFIG_FILE = "config.json"
-READ_BASELINE_MB_S = 7000.0
-RANDOM_WRITE_BASELINE_IOPS = 500_000.0
-"""The baselines of a disk that serves models (PCIe 4 NVMe): docs/loading.md."""
-
-DISK_FIGURES_VALID_S = 7 * 24 * 3600
 
 SUMS_FILE = "SHA256SUMS"
 """Where a source may state its files' SHA-256, in the format of `sha256sum`."""
@@ -49,6 +46,27 @@ class Selection:
     gguf: tuple[str, ...]
     side: tuple[str, ...]
     findings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Found:
+    """Where a model's files are, its version if it has one, and the digest of the state that they are in."""
+
+    source: str
+    version: str | None
+    digest: str
+
+
+@dataclass(frozen=True)
+class Staged:
+    """What one run did to a folder. `manifest` is absent if `damaged` files could not be made good."""
+
+    manifest: Manifest | None
+    copied_bytes: int
+    seconds: float
+    restaged: tuple[str, ...] = ()
+    damaged: tuple[str, ...] = ()
+    findings: tuple[str, ...] = ()
 
 
 def source_digest(name: str, files: Sequence[SourceFile]) -> str:
@@ -138,20 +156,55 @@ def check_index(weight_map: Mapping[str, str], headers: Mapping[str, Header], wh
             )
 
 
-def slow_because(figures: DiskFigures) -> tuple[str, ...]:
-    """In which ways a disk is below the baselines; empty if in none."""
-    below = []
-    if figures.read_mb_s < READ_BASELINE_MB_S:
-        below.append(
-            f"sequential read is {figures.read_mb_s:.0f} MB/s, the baseline {READ_BASELINE_MB_S:.0f}: "
-            "models load more slowly from it"
-        )
-    if figures.random_write_iops < RANDOM_WRITE_BASELINE_IOPS:
-        below.append(
-            f"random write is {figures.random_write_iops:.0f} IOPS, "
-            f"the baseline {RANDOM_WRITE_BASELINE_IOPS:.0f}"
-        )
-    return tuple(below)
+def to_result(
+    found: Found, folder: Path, done: Staged, disk: DiskResult | None, remarks: tuple[str, ...]
+) -> StagingResult:
+    """The stage's answer: `slow` where the files are right but the disk is below the baselines."""
+    findings = [*done.findings, *remarks, *(disk.findings if disk else ())]
+    verdict = StagingVerdict(disk.verdict) if disk else StagingVerdict.VERIFIED
+    if done.damaged:
+        verdict = StagingVerdict.CORRUPT
+        findings.insert(0, "the source's bytes have changed although its files look untouched: copy it anew")
+    if done.restaged:
+        findings.insert(0, f"missing or damaged, staged again: {', '.join(done.restaged)}")
+    manifest = done.manifest
+    return StagingResult(
+        verdict=verdict,
+        model_dir=folder,
+        manifest_digest=manifest.digest if manifest else "",
+        source=found.source,
+        source_digest=found.digest,
+        version=found.version,
+        size_bytes=manifest.size_bytes if manifest else 0,
+        shards=len(manifest.shards) if manifest else 0,
+        copied_bytes=done.copied_bytes,
+        copy_seconds=done.seconds,
+        restaged=done.restaged,
+        damaged=done.damaged,
+        disk=disk.figures if disk else None,
+        findings=tuple(findings),
+    )
+
+
+def blocked(found: Found, folder: Path, disk: DiskResult) -> StagingResult:
+    """The stage's answer where the spec refuses a disk below the baselines: nothing is copied."""
+    return StagingResult(
+        verdict=StagingVerdict.BLOCKED,
+        model_dir=folder,
+        manifest_digest="",
+        source=found.source,
+        source_digest=found.digest,
+        version=found.version,
+        size_bytes=0,
+        shards=0,
+        copied_bytes=0,
+        copy_seconds=0.0,
+        disk=disk.figures,
+        findings=(
+            *disk.findings,
+            "to deploy all the same: staging.disk_floor=warn, or SLIPWAY_HOME on a faster disk",
+        ),
+    )
 
 
 def _is_side(name: str) -> bool:

@@ -13,8 +13,8 @@ from pydantic import BaseModel
 from random_model import write_random_model
 from releases import make_release
 
+from blocks.prefect import asked_by_api
 from blocks.services.kept_code import SCRIPTS, keep_script
-from flows import asked_by_api
 from flows.build_environment import build_environment
 from flows.deploy_model import deploy_model
 from flows.quantize_model import quantize_model
@@ -88,8 +88,8 @@ def test_every_path_of_every_deployment_is_either_held_or_only_read(repository: 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> None:
     """As the worker runs a deployment. That it is told apart is tested with a real worker."""
-    for module in ("asked_by_api", "roll_out"):
-        monkeypatch.setattr(importlib.import_module(f"flows.{module}"), "is_asked_by_api", lambda: True)
+    for module in ("blocks.prefect.asked_by_api", "flows.roll_out"):
+        monkeypatch.setattr(importlib.import_module(module), "is_asked_by_api", lambda: True)
 
 
 @pytest.fixture

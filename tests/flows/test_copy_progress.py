@@ -10,8 +10,8 @@ import pytest
 from prefect import flow, get_client
 from waiting import wait_until
 
-from flows import artifacts, copy_progress
-from flows.copy_progress import show_copy
+from blocks.prefect import artifacts, copy_progress
+from blocks.prefect.copy_progress import show_copy
 from flows.stage_model import stage_model
 from tasks.core.progress import advance, listen, to_log
 from tasks.core.verdicts import StageName

@@ -11,15 +11,14 @@ from blocks.expectations.fact_contract import FactContract
 from blocks.host.host import ThisHost
 from blocks.storage.record_store import open_record_store
 from flows.deploy_model import deploy_model
-from flows.named_states import answer_of
 from tasks.compatibility.models import NvmlReading, TableCheck, TablesCheck, TablesIdentity
-from tasks.core.deployment import deploy_inputs
-from tasks.core.digests import digest_of
 from tasks.core.errors import MissingToolError, NotFoundError, SpecError
 from tasks.core.facts import Gpu
+from tasks.core.records import inputs_digest
 from tasks.core.settings import Settings
 from tasks.core.spec import DeploySpec, parse_spec
 from tasks.core.verdicts import StageName
+from tasks.lifecycle.models import deploy_inputs
 
 CHECK = TablesCheck(
     identity=TablesIdentity(digest="sha256:0", contract="sha256:1", great_expectations="1"),
@@ -50,7 +49,7 @@ def built() -> set[str]:
 @pytest.mark.parametrize("engine", ["sglang", "vllm"])
 def test_an_engine_that_needs_a_gpu_is_blocked_here(engine: str, random_model: Path) -> None:
     """Whether or not it could be deployed elsewhere: gigabytes for a GPU are not installed first."""
-    result = answer_of(lambda: deploy_model(spec(random_model, engine)))
+    result = deploy_model(spec(random_model, engine))
     assert result.verdict == "refused"
     assert [(row.stage, row.verdict, row.headline) for row in result.stages] == [
         ("compatibility", "block", f"CPU only: {engine} needs a GPU, and this host has none")
@@ -63,7 +62,7 @@ def test_an_engine_that_needs_a_gpu_is_blocked_here(engine: str, random_model: P
 
 def test_what_is_missing_is_one_line(random_model: Path) -> None:
     with pytest.raises(SpecError, match="ollama cannot be deployed yet: installing Ollama"):
-        answer_of(lambda: deploy_model(spec(random_model, "ollama")))
+        deploy_model(spec(random_model, "ollama"))
     (record,) = open_record_store(Settings.load()).list(StageName.LIFECYCLE)
     assert record.outcome == "fault"
     assert not built()
@@ -76,7 +75,7 @@ def test_a_store_that_is_down_does_not_hide_what_is_missing(
     slipway_home.mkdir(exist_ok=True)
     (slipway_home / "records").write_text("in the way: no folder can be made here")
     with pytest.raises(SpecError, match="ollama cannot be deployed yet"):
-        answer_of(lambda: deploy_model(spec(random_model, "ollama")))
+        deploy_model(spec(random_model, "ollama"))
 
 
 def test_a_deploy_that_cannot_begin_leaves_a_record_of_its_version(
@@ -93,13 +92,13 @@ def test_a_deploy_that_cannot_begin_leaves_a_record_of_its_version(
 
     monkeypatch.setattr("flows.deploy_model.check_target", down)
     with pytest.raises(MissingToolError, match="no Docker engine answers"):
-        answer_of(lambda: deploy_model(followed))
+        deploy_model(followed)
     alias.unlink()
     with pytest.raises(NotFoundError, match="knows no m@champion"):
-        answer_of(lambda: deploy_model(followed))
+        deploy_model(followed)
     down_, unknown = open_record_store(Settings.load()).list(StageName.LIFECYCLE)
-    assert (down_.outcome, down_.evidence["error"]) == ("fault", "no Docker engine answers")
-    assert down_.inputs_digest == digest_of(deploy_inputs(followed, "2"))
+    assert (down_.outcome, down_.evidence["error"]["what"]) == ("fault", "no Docker engine answers")
+    assert down_.inputs_digest == inputs_digest(StageName.LIFECYCLE, deploy_inputs(followed, "2"))
     assert (unknown.outcome, unknown.evidence["inputs"]) == ("fault", deploy_inputs(followed, None))
 
 
@@ -109,7 +108,7 @@ def test_the_family_of_a_model_in_a_folder_is_judged(tmp_path: Path, monkeypatch
     reading = NvmlReading(available=True, driver="550.54.14", cuda_driver="12.4", gpus=(V100,))
     monkeypatch.setattr(ThisHost, "nvml", lambda _: reading)
     monkeypatch.setattr("flows.deploy_model.read_nvml", lambda: reading)
-    result = answer_of(lambda: deploy_model(spec(tmp_path, "sglang")))
+    result = deploy_model(spec(tmp_path, "sglang"))
     (row,) = result.stages
     assert row.verdict == "block"
     (record,) = open_record_store(Settings.load()).list(StageName.COMPATIBILITY)

@@ -13,7 +13,8 @@ from tasks.core.errors import MissingToolError
 from tasks.core.settings import Settings
 from tasks.core.spec import DiskFloor
 from tasks.core.verdicts import StageName
-from tasks.staging.models import DiskFigures, StagingRequest
+from tasks.staging.disk.models import DiskFigures
+from tasks.staging.models import StagingRequest
 
 pytestmark = pytest.mark.server
 

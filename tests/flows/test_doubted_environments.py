@@ -7,14 +7,15 @@ from pathlib import Path
 
 import pytest
 
+from blocks.storage.model_registry import ResolvedModel
 from flows.deploy_model import _Lifecycle
-from tasks.core.deployment import StageRow
 from tasks.core.errors import EngineStartError, NetworkError
 from tasks.core.settings import Settings
 from tasks.core.spec import DeploySpec
 from tasks.core.verdicts import EnvironmentVerdict, StageName
 from tasks.environment.integrity import is_doubted
 from tasks.environment.models import EnvironmentResult
+from tasks.lifecycle.models import StageRow
 
 
 @pytest.fixture
@@ -27,9 +28,8 @@ def environment(slipway_home: Path) -> EnvironmentResult:
 def doubted_after(
     environment: EnvironmentResult, error: Exception | None = None, row: StageRow | None = None
 ) -> bool:
-    lifecycle = _Lifecycle(
-        DeploySpec.model_validate({"name": "tiny", "model": "file:/model"}), Settings.load()
-    )
+    spec = DeploySpec.model_validate({"name": "tiny", "model": "file:/model"})
+    lifecycle = _Lifecycle(spec, Settings.load(), ResolvedModel(spec.model))
     try:
         with lifecycle._doubting(environment):
             lifecycle.rows.append(row or row_of(StageName.BATCHING, "chosen"))

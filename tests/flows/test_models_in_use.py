@@ -12,17 +12,16 @@ import pytest
 from releases import make_release
 from waiting import wait_until
 
-from flows.compare_loaders import compared
+from flows.compare_loaders import compare_loaders
 from flows.deploy_model import deploy_model
-from flows.named_states import answer_of
 from flows.quantize_model import quantize_model
-from flows.recording import Outcome
 from flows.roll_out import roll_out
-from flows.stage_model import stage_model, staged
+from flows.stage_model import stage_model
 from flows.tune_serving import TuningRequest, tune_serving
 from tasks.core.result import StageResult
 from tasks.core.settings import Settings
 from tasks.core.spec import DeploySpec, EngineKind, parse_spec
+from tasks.core.stage import Outcome
 from tasks.core.verdicts import CompatibilityVerdict, EnvironmentVerdict, StageName
 from tasks.environment.models import EnvironmentResult
 from tasks.loading.models import LoadingRequest
@@ -61,18 +60,19 @@ def request(model: Path) -> StagingRequest:
 @pytest.fixture
 def model(random_model: Path, slipway_home: Path) -> Path:
     """A staged model."""
-    return staged(request(random_model)).result.model_dir
+    return stage_model.plain(request(random_model)).result.model_dir
 
 
 def test_a_model_that_took_hours_to_copy_was_used_when_it_was_there(
-    random_model: Path, slipway_home: Path
+    random_model: Path, slipway_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def slow(*arguments: Any, **options: Any) -> apply.Staged:
         done = apply.stage_model(*arguments, **options)
         assert holder_after_hours() == "a run uses it"
         return done
 
-    outcome = staged(request(random_model), copy=slow)
+    monkeypatch.setattr("flows.stage_model.copy_shards", slow)
+    outcome = stage_model.plain(request(random_model))
     (found,) = list_models(Settings.load(), lambda _: [])
     assert (found.folder, found.holder) == (outcome.result.model_dir, "it was used within the last hour")
 
@@ -127,9 +127,9 @@ def test_a_deploy_keeps_its_model_until_a_release_names_it(
     monkeypatch.setattr("flows.deploy_model._Lifecycle._verify", verify)
     monkeypatch.setattr("flows.deploy_model._Lifecycle._tune", takes_hours)
     monkeypatch.setattr("flows.deploy_model._Lifecycle._release", takes_hours)
-    monkeypatch.setattr("flows.deploy_model.roll_out_under_lease", ends_if_in_use)
+    monkeypatch.setattr("flows.deploy_model.roll_out", ends_if_in_use)
     with pytest.raises(EndsHereError):
-        answer_of(lambda: deploy_model(spec(random_model)))
+        deploy_model(spec(random_model))
     (left,) = list_models(Settings.load(), lambda _: [])
     assert left.holder == "it was used within the last hour"
 
@@ -143,7 +143,7 @@ def test_quantizing_keeps_the_model(
     monkeypatch.setattr("flows.quantize_model.build_environment", slow_environment)
     monkeypatch.setattr("flows.quantize_model.quantized", ends_if_in_use)
     with pytest.raises(EndsHereError):
-        answer_of(lambda: quantize_model(spec(random_model)))
+        quantize_model(spec(random_model))
 
 
 def test_flows_that_are_given_a_staged_model_keep_it(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -160,7 +160,7 @@ def test_flows_that_are_given_a_staged_model_keep_it(model: Path, monkeypatch: p
         tune_serving(request)
     monkeypatch.setattr("flows.compare_loaders.loaders_python", ends_if_in_use)
     with pytest.raises(EndsHereError):
-        compared(LoadingRequest(folder=model))
+        compare_loaders(LoadingRequest(folder=model))
     monkeypatch.setattr("flows.roll_out.prepare", ends_if_in_use)
     with pytest.raises(EndsHereError):
         roll_out(make_release(Path("python"), next(model.glob("*.safetensors"))))

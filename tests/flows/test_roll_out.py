@@ -17,9 +17,10 @@ from blocks.host.page_cache import cached_share, evict
 from blocks.services.sampler import stop_sampler
 from blocks.services.supervisor import SupervisedService
 from blocks.storage.record_store import FolderRecordStore
-from flows.roll_out import roll_out, roll_out_under_lease
+from flows.roll_out import roll_out
 from tasks.core.errors import BusyError, ModelError, SlipwayError
 from tasks.core.files import file_lock
+from tasks.core.leases import hold_service
 from tasks.core.release import ServiceFolder
 from tasks.core.settings import Settings
 from tasks.core.verdicts import RolloutVerdict
@@ -98,7 +99,11 @@ def test_a_rollout_of_its_own_takes_turns_with_deploys(
             "another run is already working on the service chat (wait for it to end, then try again)"
         )
         assert not (slipway_home / "services").exists()
-        with pytest.raises(ModelError, match="is gone"):  # as a deploy calls it: it goes to work
-            roll_out_under_lease(release)
+    settings = Settings.load()
+    with (
+        hold_service(settings, "chat"),  # as a deploy calls it: it goes to work
+        pytest.raises(ModelError, match="is gone"),
+    ):
+        roll_out(release)
     with pytest.raises(ModelError, match="is gone"):
         roll_out(release)

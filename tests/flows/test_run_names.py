@@ -14,8 +14,8 @@ from prefect.client.schemas.objects import State
 from prefect.states import Cancelled, Completed, Running
 
 import flows
+from blocks.prefect.quiet_runs import NOTHING_NEW
 from deployments.local import PREFECT_FILE, flow_names
-from flows.quiet_runs import NOTHING_NEW
 from flows.watch_registry import watch_registry
 
 DEPLOYMENTS: list[dict[str, Any]] = yaml.safe_load(PREFECT_FILE.read_bytes())["deployments"]

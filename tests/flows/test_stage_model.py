@@ -16,12 +16,12 @@ from swift_server import SwiftServer
 from blocks.storage.object_storage import ObjectStorage
 from blocks.storage.record_store import open_record_store
 from flows.measure_disk import measure_disk
-from flows.stage_model import stage_model
+from flows.stage_model import is_retryable, stage_model
 from tasks.core.errors import AccessError, ModelError, NetworkError
 from tasks.core.settings import Settings
 from tasks.core.verdicts import StageName
-from tasks.staging.models import DiskRequest, StagingRequest
-from tasks.staging.task import copy_shards
+from tasks.staging.disk.models import DiskRequest
+from tasks.staging.models import StagingRequest
 
 
 def request(model: Path, **changes: object) -> StagingRequest:
@@ -116,7 +116,7 @@ def test_only_faults_that_may_pass_are_tried_again() -> None:
 
     def tried_again(error: Exception) -> bool:
         state: State[object] = Failed(data=error)
-        return bool(copy_shards.retry_condition_fn(copy_shards, None, state))  # type: ignore[misc, arg-type]
+        return is_retryable(None, None, state)  # type: ignore[arg-type]
 
     assert tried_again(NetworkError("the server is away"))
     assert not tried_again(ModelError("truncated"))

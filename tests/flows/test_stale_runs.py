@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from uuid import uuid4
 
 import pytest
@@ -12,7 +13,11 @@ from prefect.client.schemas.objects import StateType
 from prefect.client.schemas.responses import SetStateStatus
 from prefect.states import Cancelling, Completed, Pending, Running, State
 
-from flows.stale_runs import end_runs_of_pool, end_stale_runs, service_tag
+from blocks.prefect.database import has_open_run
+from blocks.prefect.server import TemporaryServer
+from blocks.prefect.service_tag import service_tag
+from blocks.prefect.stale_runs import end_runs_of_pool, end_stale_runs
+from tasks.core.settings import Settings
 
 
 @flow(name="next-run")
@@ -38,7 +43,9 @@ def work() -> None:
     """Never runs: what is killed is only in the database."""
 
 
-def test_the_next_run_ends_what_was_killed_before_or_while_it_ran() -> None:
+def test_the_next_run_ends_what_was_killed_before_or_while_it_ran(prefect_server: TemporaryServer) -> None:
+    settings = replace(Settings.load(), home=prefect_server.log.parent.parent)
+    assert not has_open_run(settings, service_tag("one"))
     with get_client(sync_client=True) as client:
         killed = [
             client.create_flow_run(
@@ -54,7 +61,9 @@ def test_the_next_run_ends_what_was_killed_before_or_while_it_ran() -> None:
             for number, state in enumerate((Pending(), Running()))
         ]
         finished = client.create_task_run(work, killed[1].id, dynamic_key="2", state=Completed())
+        assert has_open_run(settings, service_tag("one"))  # as the file tells without the server
         assert next_run("one") == 2
+        assert not has_open_run(settings, service_tag("one"))
         assert [client.read_flow_run(run.id).state_type for run in killed] == [StateType.CRASHED] * 2
         assert [client.read_task_run(run.id).state_type for run in killed_tasks] == [StateType.CRASHED] * 2
         assert client.read_task_run(finished.id).state_type == StateType.COMPLETED

@@ -17,8 +17,6 @@ from blocks.storage.look_lease import only_look
 from blocks.storage.record_store import open_record_store
 from flows.deploy_model import deploy_model
 from flows.watch_registry import watch_registry
-from tasks.core.deployment import deploy_inputs
-from tasks.core.digests import digest_of
 from tasks.core.errors import MissingToolError, NotFoundError, RecordError, SlipwayError
 from tasks.core.files import file_lock
 from tasks.core.progress import listen
@@ -27,6 +25,7 @@ from tasks.core.release import Release, ServiceFolder, ServiceState
 from tasks.core.settings import Settings
 from tasks.core.spec import DeploySpec
 from tasks.core.verdicts import StageName
+from tasks.lifecycle.models import deploy_inputs
 from tasks.rollout.models import rollout_inputs
 
 LEFT = "version 2 served and was rolled back: move the alias or deploy"
@@ -93,7 +92,7 @@ class Desk:
             stage=StageName.LIFECYCLE,
             subject=spec.name,
             host_fingerprint="sha256:host",
-            inputs_digest=digest_of(inputs),
+            inputs_digest=inputs_digest(StageName.LIFECYCLE, inputs),
             outcome=outcome,
             seconds=1,
             evidence={"inputs": inputs},

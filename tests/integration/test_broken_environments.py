@@ -17,8 +17,8 @@ import pytest
 from by_metadata import install_metadata
 
 from blocks.engine.trial import EnvironmentTrial
+from blocks.packages.inspect_environment import inspect_environment
 from blocks.packages.uv import Uv
-from flows.examination import examine
 from tasks.core.verdicts import EnvironmentVerdict
 from tasks.engines.llama_cpp import LlamaCpp
 from tasks.environment.plan import judge
@@ -197,7 +197,7 @@ def test_a_broken_environment_is_refused_or_flagged_for_the_right_reason(
 ) -> None:
     place = Place(tmp_path / "environment")
     case.make(place)
-    checked, proof = examine(place.python, Uv(), EnvironmentTrial())
+    checked, proof = inspect_environment(place.python, Uv(), EnvironmentTrial())
     verdict, reason = judge(checked.conflicts, proof)
     said = " | ".join([reason or "", *(conflict.reason or "" for conflict in checked.conflicts)])
     assert (verdict, case.says in said) == (case.verdict, True), said
@@ -228,7 +228,7 @@ SOUND: dict[str, tuple[str, ...]] = {
 def test_a_sound_environment_passes(name: str, tmp_path: Path) -> None:
     place = Place(tmp_path / "environment")
     place.install(*SOUND[name], options=torch_for_the_processor() if name == "torch" else ())
-    checked, proof = examine(place.python, Uv(), EnvironmentTrial())
+    checked, proof = inspect_environment(place.python, Uv(), EnvironmentTrial())
     verdict, reason = judge(checked.conflicts, proof)
     assert verdict is EnvironmentVerdict.SOUND, reason
     assert place.pip_check()

@@ -18,10 +18,12 @@ from commands import SLIPWAY, Desk
 from small_disk import small_disk_at
 
 from blocks.prefect.server import TemporaryServer
+from blocks.prefect.service_tag import service_tag
 from blocks.processes.ports import free_port
-from flows.stale_runs import service_tag
+from blocks.storage.record_store import FolderRecordStore
 from tasks.core.files import file_lock
 from tasks.core.release import ServiceFolder
+from tasks.core.verdicts import StageName
 from tasks.staging.ledger import LEDGER_FILE
 
 pytestmark = [pytest.mark.engine, pytest.mark.server]
@@ -89,6 +91,31 @@ def test_deploy_repeat_damage_and_repair(desk: Desk, random_model: Path, tmp_pat
     assert shards[0].exists()
     assert shards[1].stat().st_mtime_ns == untouched
     assert repaired["release"] == first["release"]
+
+
+def test_what_serves_is_deployed_again_without_a_server(
+    desk: Desk, random_model: Path, tmp_path: Path
+) -> None:
+    spec = write_spec(tmp_path, random_model)
+    first = desk.deploy(spec).answer
+    store = FolderRecordStore(desk.home / "records")
+    before = {stage: len(store.list(stage)) for stage in StageName}
+    alone = {"PREFECT_API_URL": ""}
+    again = desk.deploy(spec, env=alone)
+    assert "starting a server" not in again.stderr
+    assert again.answer["release"] == first["release"]
+    assert stages_of(again.answer, cached=False) == {"health"}
+    added = {stage for stage in StageName if len(store.list(stage)) == before[stage] + 1}
+    assert added == {StageName.HEALTH, StageName.LIFECYCLE}
+    assert store.list(StageName.LIFECYCLE)[-1].consulted == tuple(
+        row["record"] for row in again.answer["stages"]
+    )
+    # What the records cannot say is found when the stage looks, and then a server is started after all.
+    (staged,) = (desk.home / "models").iterdir()
+    next(staged.glob("*.safetensors")).unlink()
+    repaired = desk.deploy(spec, env=alone)
+    assert "starting a server" in repaired.stderr
+    assert "staging" in stages_of(repaired.answer, cached=False)
 
 
 def test_people_see_the_table_and_where_to_look_next(desk: Desk, random_model: Path, tmp_path: Path) -> None:

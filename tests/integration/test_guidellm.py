@@ -11,7 +11,7 @@ from strays import processes_of
 from blocks.candidates.gguf_maker import make_gguf
 from blocks.engine.bench import EngineBench
 from blocks.engine.guidellm import Guidellm
-from flows.tool_environment import tool_python
+from blocks.engine.tool_environment import tool_python
 from tasks.batching.guidellm import REQUIREMENTS, Target
 from tasks.core.serving import ServingConfig
 from tasks.core.settings import Settings

@@ -128,6 +128,8 @@ def test_records_with_other_inputs_are_not_read(s3: SwiftServer, bucket: str) ->
     assert store.with_inputs(StageName.STAGING, "sha256:1", newest=2) == made[1:]
     assert store.with_inputs(StageName.DISK, "sha256:1") == []
     assert not heard
+    assert store.latest(StageName.STAGING, made[-1].subject) == made[-1]
+    assert store.latest(StageName.STAGING, "another") is None
 
 
 def test_wrong_secrets_are_one_clear_line(

@@ -22,6 +22,7 @@ from blocks.services.supervisor import SupervisedService
 from blocks.storage.record_store import FolderRecordStore
 from deployments.cli.main import main
 from tasks.core.digests import short
+from tasks.core.errors import CommandError
 from tasks.core.files import file_lock
 from tasks.core.release import Release, ServiceFolder
 from tasks.core.settings import Settings
@@ -148,6 +149,38 @@ def test_rollback_goes_back_and_forth_and_is_recorded(
     text = slipway("rollback", "chat")
     assert text.startswith(f"chat {short(releases[1].id)}: serving: http://127.0.0.1:")
     assert slipway.json("status", "chat")["release"] == releases[1].id
+
+
+@pytest.mark.parametrize("verb", ["rollback", "start"])
+def test_what_serves_is_recorded_though_its_sampler_cannot_be_started(
+    verb: str,
+    slipway: Command,
+    releases: list[Release],
+    slipway_home: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if verb == "start":
+        slipway("stop", "chat")
+    monkeypatch.setattr(
+        "blocks.services.sampler.lasting_python", lambda: "/nowhere/python"
+    )  # it was uninstalled
+    answer = slipway.json(verb, "chat")
+    row = answer if verb == "rollback" else answer["services"][0]
+    assert row["verdict"] == "serving"
+    record = FolderRecordStore(slipway_home / "records").get(row["record"])
+    assert (record.outcome, record.evidence["by"]) == ("serving", verb)
+
+
+def test_a_stop_that_fails_is_recorded(
+    slipway: Command, releases: list[Release], slipway_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> None:
+        raise CommandError("the sampler does not end")
+
+    monkeypatch.setattr("blocks.services.sampler.stop_sampler", fails)
+    assert slipway.json("stop", "chat", code=1)["what"] == "the sampler does not end"
+    (record,) = FolderRecordStore(slipway_home / "records").list()
+    assert (record.outcome, record.evidence["error"]["what"]) == ("fault", "the sampler does not end")
 
 
 def test_rollback_goes_from_what_serves_whatever_is_written_down(

@@ -14,7 +14,6 @@ import pytest
 from api_server import serving
 from local_place import LocalPlace, local_place, run_slipway
 from playwright.sync_api import Page, expect, sync_playwright
-from prefect import flow
 from prefect.blocks.notifications import CustomWebhookNotificationBlock
 from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 from prefect_http import wait_for
@@ -22,7 +21,7 @@ from random_model import write_random_model
 from uncovered import uncovered
 
 from blocks.prefect.bootstrap import NOTIFICATION_BLOCK
-from flows.named_states import named
+from blocks.prefect.flows import flow, show_state
 
 pytestmark = [pytest.mark.server, pytest.mark.browser]
 
@@ -88,7 +87,8 @@ def runs(place: LocalPlace, told: list[dict[str, Any]], refused: str) -> None:
 
         @flow(name="check-service", flow_run_name=f"check of {verdict}")
         def check(verdict: str = verdict, says_no: bool = says_no) -> str:
-            return named(verdict, verdict, f"the reason of {verdict}", says_no=says_no)
+            show_state(verdict, f"the reason of {verdict}", says_no=says_no)
+            return verdict
 
         assert check() == verdict
 

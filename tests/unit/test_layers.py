@@ -102,6 +102,50 @@ def test_child_processes_are_started_in_blocks_only() -> None:
             assert "from subprocess" not in text, f"{path} imports subprocess"
 
 
+STAGES = (
+    "environment compatibility staging loading quantization batching rollout health leaks registry knowledge"
+)
+COMPOSES = (
+    "blocks/services/",
+    "blocks/candidates/open.py",
+    "blocks/engine/tool_environment.py",
+    "blocks/engine/torch_backend.py",
+    "blocks/packages/inspect_environment.py",
+    "blocks/prefect/every_service.py",
+)
+"""Where adapters are put together with what stages do."""
+NAMED = {"blocks/packages/managers.py": "PackageTool", "blocks/storage/model_source.py": "ModelSource"}
+"""Protocols that stages declare beside their effects; `sources.py` opens what `model_source.py` makes."""
+NAMED |= {"blocks/storage/sources.py": "ModelSource", "blocks/packages/uv.py": "unlike_record"}
+"""`unlike_record` compares installed files with their package's own list, for stage and adapter alike."""
+
+
+def test_adapters_know_of_stages_their_models_and_pure_helpers() -> None:
+    found = []
+    for path in (ROOT / "blocks").rglob("*.py"):
+        where = path.relative_to(ROOT).as_posix()
+        if where.startswith(COMPOSES):
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(STAGES):
+                names = [alias.name for alias in node.names]
+                if names != [NAMED.get(where)] and not all(
+                    map(_may_be_known, _modules(node.module or "", names))
+                ):
+                    found.append(f"{where} imports {', '.join(names)} of {node.module}")
+    assert not found
+
+
+def _modules(module: str, names: list[str]) -> list[Path]:
+    """The files that `from module import names` reads."""
+    file = ROOT.joinpath(*module.split("."))
+    return [file / f"{name}.py" for name in names] if file.is_dir() else [file.with_suffix(".py")]
+
+
+def _may_be_known(file: Path) -> bool:
+    return file.name == "models.py" or _says_pure(file)
+
+
 def test_no_module_outside_tasks_engines_asks_which_engine_it_is() -> None:
     """What differs between engines stands on their cards."""
     faults = 'kind is EngineKind.VLLM\nkind == "vllm"\n{"vllm": 1}[kind]\nEngineKind("vllm")'

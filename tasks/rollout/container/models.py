@@ -5,14 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from tasks.core.frozen import Frozen
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class ImagePlan(_Frozen):
+class ImagePlan(Frozen):
     """How a release's image is made. `name` holds the digest of all that decides its content.
 
     `pins` are the packages that serving needs, `lock` the hash lock that holds them and what they require.
@@ -30,7 +28,7 @@ class ImagePlan(_Frozen):
     system_libraries: tuple[str, ...]
 
 
-class ContainerPlan(_Frozen):
+class ContainerPlan(Frozen):
     """One container with its limits. Sizes in bytes; `port` inside is `host_port` of the loopback.
 
     It gets `gpus` GPUs: those of `gpu_indices`, where they are known.
@@ -55,7 +53,7 @@ class ContainerPlan(_Frozen):
     gpu_indices: tuple[int, ...] = ()
 
 
-class Container(_Frozen):
+class Container(Frozen):
     """A container as the engine sees it.
 
     `host_port` is its published port, `pid` its first process, `memory_bytes` its limit.
@@ -82,7 +80,7 @@ SlotName = Literal["blue", "green"]
 SLOTS: tuple[SlotName, SlotName] = ("blue", "green")
 
 
-class Slot(_Frozen):
+class Slot(Frozen):
     """One of the two places behind the proxy.
 
     `requests` are those it works on now, `sent_bytes` those of all answers so far.
@@ -94,7 +92,7 @@ class Slot(_Frozen):
     sent_bytes: int = Field(0, ge=0)
 
 
-class Route(_Frozen):
+class Route(Frozen):
     """What a proxy starts with: the public address, and the slot that serves."""
 
     host: str

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+from tasks.core.frozen import Frozen
 
 
 class Condition(StrEnum):
@@ -19,7 +17,7 @@ class Condition(StrEnum):
     DOWN = "down"
 
 
-class Progress(_Frozen):
+class Progress(Frozen):
     """Of an engine that no supervisor watches: the requests it works on, the bytes of answers it has sent and the
     processor time it has used so far, and whether `/health` stayed without any answer."""
 
@@ -29,14 +27,14 @@ class Progress(_Frozen):
     cpu_s: float = Field(0.0, ge=0)
 
 
-class Sight(_Frozen):
+class Sight(Frozen):
     """One look. `progress` is None where a supervisor watches the engine, or nothing runs."""
 
     condition: Condition
     progress: Progress | None = None
 
 
-class Past(_Frozen):
+class Past(Frozen):
     """What is kept from look to look, as `recovery.json` in the service's folder; only while something is wrong.
 
     `failures` are attempts in a row that did not bring the service back, the last one for `reason`; `wait_looks` are

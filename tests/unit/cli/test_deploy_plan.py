@@ -11,8 +11,7 @@ from releases import make_release
 
 from blocks.storage.record_store import open_record_store
 from deployments.cli.changes import DECIDED_BY, _flat, standings
-from deployments.cli.deploy import deploy
-from deployments.cli.plan import plan_of
+from deployments.cli.deploy import _describe_model, deploy
 from tasks.core.errors import ModelError
 from tasks.core.files import write_atomically
 from tasks.core.records import new_record
@@ -20,6 +19,7 @@ from tasks.core.release import ServiceFolder, ServiceState
 from tasks.core.settings import Settings
 from tasks.core.spec import DeploySpec, parse_spec
 from tasks.core.verdicts import StageName
+from tasks.lifecycle.plan import plan_of
 
 
 def test_the_plan_names_every_stage_and_does_nothing(
@@ -49,7 +49,7 @@ def test_the_plan_says_how_sizes_are_loaded(random_model: Path) -> None:
 
     def batching(**tuning: object) -> str:
         spec = parse_spec({**model, "tuning": tuning})
-        return next(step.does for step in plan_of(spec) if step.stage == "batching")
+        return next(step.does for step in plan_of(spec, "") if step.stage == "batching")
 
     assert batching() == "measure batch sizes up to 16 at 512 tokens of context"
     assert batching(load={"kind": "open", "rate": 2.5}, load_generator="guidellm").endswith(
@@ -67,13 +67,16 @@ def test_people_see_a_table(random_model: Path, slipway_home: Path, tmp_path: Pa
 
 
 def test_a_missing_model_is_named_before_anything_runs(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"model folder .* does not exist"):
-        plan_of(parse_spec({"name": "tiny", "model": f"file:{tmp_path / 'none'}"}))
+    spec = tmp_path / "spec.yaml"
+    spec.write_text(f"name: tiny\nmodel: file:{tmp_path / 'none'}\n")
+    answer = CliRunner().invoke(deploy, [str(spec), "--dry-run"])
+    assert isinstance(answer.exception, ModelError)
+    assert "no model folder" in str(answer.exception)
 
 
 def test_a_remote_model_is_not_looked_at() -> None:
-    steps = plan_of(parse_spec({"name": "tiny", "model": "s3://bucket/model"}))
-    assert any("s3://bucket/model" in step.does for step in steps)
+    spec = parse_spec({"name": "tiny", "model": "s3://bucket/model"})
+    assert _describe_model(spec) == "s3://bucket/model"
 
 
 @pytest.fixture

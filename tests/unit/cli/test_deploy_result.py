@@ -11,13 +11,13 @@ from deployments.cli.deploy import _show_result
 from tasks.batching.models import BatchingResult, Fit, Limits, SizeFigures
 from tasks.compatibility.models import CompatibilityResult
 from tasks.compatibility.models import Finding as RuleFinding
-from tasks.core.deployment import DeployResult, StageRow
 from tasks.core.facts import Facts
 from tasks.core.result import StageResult
 from tasks.core.serving import ServingConfig
 from tasks.core.spec import CandidateFormat, QuantizationPolicy
 from tasks.core.verdicts import LifecycleVerdict, StageName
 from tasks.environment.models import EnvironmentResult
+from tasks.lifecycle.models import DeployResult, StageRow
 from tasks.quantization import report
 from tasks.quantization.models import Measured, QuantizationResult
 

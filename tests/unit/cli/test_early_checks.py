@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from blocks.processes.ports import free_port
+from blocks.services.early_checks import check_address
 from deployments.cli.main import main
-from flows.early_checks import check_address
 from tasks.core.errors import PortTakenError, WrongUseError
 from tasks.core.release import ServiceFolder, ServiceState
 from tasks.core.settings import Settings

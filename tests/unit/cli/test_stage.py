@@ -14,7 +14,7 @@ import pytest
 
 from blocks.storage.record_store import open_record_store
 from deployments.cli.main import main
-from flows.stage_model import staged
+from flows.stage_model import stage_model
 from tasks.core.files import file_lock
 from tasks.core.manifest import Manifest, StagedFile
 from tasks.core.records import Record
@@ -274,7 +274,7 @@ def test_staged_models_are_kept_below_a_limit(
     random_model: Path, home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wanted = [StagingRequest(model=f"file:{random_model}", shards=n, disk_benchmark=False) for n in (1, 2, 3)]
-    first = staged(wanted[0]).result.model_dir
+    first = stage_model.plain(wanted[0]).result.model_dir
     assert slipway("stage", "gc", "--limit", "0") == 0
     assert "it was used within the last hour" in capsys.readouterr().out
     hours_ago = time.time() - 2 * FRESH_S
@@ -285,10 +285,10 @@ def test_staged_models_are_kept_below_a_limit(
     said = answer(capsys)
     assert (said["removed"], said["kept"][0]["in_use"]) == ([], None)
     monkeypatch.setenv("SLIPWAY_MODELS_LIMIT", "1Mi")
-    second = staged(wanted[1]).result
+    second = stage_model.plain(wanted[1]).result
     assert second.findings[0].startswith(f"removed to make room: {first.name}, 0.7 MB")
     assert not first.exists()
-    staged(wanted[2])  # the second is in use: the limit is exceeded
+    stage_model.plain(wanted[2])  # the second is in use: the limit is exceeded
     assert second.model_dir.exists()
     assert slipway("stage", "gc", "--limit", "much") == 2
     assert "'much' is not a size such as 512Mi" in capsys.readouterr().err

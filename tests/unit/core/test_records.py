@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from ulid import ULID
 from blocks.storage.record_store import FolderRecordStore, open_record_store
 from tasks.core.errors import NotFoundError, RecordError
 from tasks.core.progress import listen
-from tasks.core.records import Number, Record, RecordStore, new_record, standing
+from tasks.core.records import Number, Record, RecordStore, new_record, parse_record, standing
 from tasks.core.settings import Settings
 from tasks.core.verdicts import FAULT, StageName
 
@@ -61,6 +62,23 @@ def test_a_record_survives_the_folder(tmp_path: Path) -> None:
     assert store.get(made.id) == made
     assert list(store.list()) == list(store.list(StageName.ENVIRONMENT)) == [made]
     assert list(store.list(StageName.HEALTH)) == []
+
+
+def test_the_latest_answer_is_found_without_reading_older_ones(tmp_path: Path) -> None:
+    store = FolderRecordStore(tmp_path)
+    for outcome, subject in (("sound", "tiny"), ("conflict", "tiny"), (FAULT, "tiny"), ("sound", "other")):
+        store.put(record(outcome, store=store).model_copy(update={"subject": subject}))
+    (oldest, *_) = sorted((tmp_path / "environment").iterdir())
+    oldest.write_text("damaged")
+    found = store.latest(StageName.ENVIRONMENT, "tiny")
+    assert found is not None
+    assert found.outcome == "conflict"
+    assert store.latest(StageName.HEALTH, "tiny") is None
+
+
+def test_fields_of_another_version_are_ignored(tmp_path: Path) -> None:
+    document = json.loads(record().to_json()) | {"supersedes": None}
+    assert parse_record(json.dumps(document).encode(), "x") == Record.model_validate(document)
 
 
 def test_a_new_record_comes_last_whatever_the_clock_says(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from tasks.core.errors import EngineError, NotFoundError
 from tasks.core.files import write_atomically
 from tasks.core.records import Record, new_record
 from tasks.core.release import Release, ServiceFolder, ServiceState
-from tasks.core.verdicts import FAULT, StageName
+from tasks.core.verdicts import StageName
 from tasks.engines.card import Metrics
 from tasks.health import apply, plan
 from tasks.health.apply import ServiceApi
@@ -23,7 +23,6 @@ from tasks.health.models import (
     GpuSample,
     HealthResult,
     ProcessSample,
-    Samples,
     ServiceSample,
 )
 
@@ -130,13 +129,11 @@ def record_of(result: HealthResult) -> Record:
 def test_a_check_judges_all_levels_and_remembers(folder: ServiceFolder, release: Release) -> None:
     result = apply.check(folder, FakeInstruments(), None)
     assert [finding.level for finding in result.findings] == ["gpu", "process"]
-    fault = record_of(result).model_copy(update={"outcome": FAULT})
-    other = record_of(result).model_copy(update={"subject": "other"})
-    before = plan.last_check([record_of(result), fault, other], "chat", release.id)
+    before = plan.last_check(record_of(result), release.id)
     again = apply.check(folder, FakeInstruments(), before)
     assert [finding.level for finding in again.findings] == ["gpu"], "the restarts have been seen"
-    assert plan.last_check([record_of(result)], "chat", "another release") is None
-    assert plan.last_check([], "chat", release.id) is None
+    assert plan.last_check(record_of(result), "another release") is None
+    assert plan.last_check(None, release.id) is None
 
 
 def test_the_contract_judges_the_result_without_it(folder: ServiceFolder) -> None:
@@ -149,12 +146,6 @@ def test_the_contract_judges_the_result_without_it(folder: ServiceFolder) -> Non
     result = apply.check(folder, FakeInstruments(), None, contract=contract)
     assert result.contract == ContractResult(rows=7, expectations=1)
     assert seen[0].contract is None
-
-
-def test_samples_may_be_taken_by_a_task(folder: ServiceFolder) -> None:
-    samples = Samples(process=ProcessSample(alive=False), service=ServiceSample(ready=False))
-    result = apply.check(folder, FakeInstruments(), None, sample=lambda *_: samples)
-    assert result.samples == samples
 
 
 def test_a_release_that_is_gone_is_said_so(folder: ServiceFolder, release: Release) -> None:

@@ -20,10 +20,9 @@ import pytest
 from tasks.core.errors import WrongUseError
 from tasks.core.progress import listen
 from tasks.leaks import daemon
-from tasks.leaks.apply import damage, read_runs
+from tasks.leaks.apply import damage, judge_samples, read_runs
 from tasks.leaks.daemon import Sample, Writer
 from tasks.leaks.models import LeakRequest
-from tasks.leaks.task import judge_samples
 
 HOLD_64_MB = "import sys; kept = bytearray(b'x') * (64 << 20); print('ready', flush=True); sys.stdin.read()"
 PARENT = "import subprocess, sys; subprocess.run([sys.executable, '-c', sys.argv[1]], check=True)"
@@ -328,7 +327,7 @@ def test_a_damaged_file_of_the_running_engine_is_said_and_no_other_run_judged(tm
     (tmp_path / "2-2-2.csv").write_text("5.000,3,\n")
     with pytest.raises(WrongUseError):
         read_runs(tmp_path)
-    result = judge_samples.fn(tmp_path, LeakRequest())
+    result = judge_samples(tmp_path, LeakRequest())
     assert (result.verdict, result.samples) == ("none", 0)
     assert result.reason == f"the samples of the running engine cannot be read: {damage(tmp_path)}"
     assert "2-2-2.csv has no column 't_s'" in result.reason

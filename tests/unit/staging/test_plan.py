@@ -9,13 +9,14 @@ from inline_snapshot import snapshot
 
 from tasks.core.errors import ModelError, SlipwayError
 from tasks.core.safetensors import Header, Tensor
-from tasks.staging.models import DiskFigures, SourceFile
+from tasks.staging.disk.models import DiskFigures
+from tasks.staging.disk.plan import slow_because
+from tasks.staging.models import SourceFile
 from tasks.staging.plan import (
     check_index,
     read_index,
     read_sums,
     select_files,
-    slow_because,
     source_digest,
 )
 

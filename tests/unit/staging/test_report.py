@@ -10,7 +10,9 @@ from inline_snapshot import snapshot
 
 from tasks.core.verdicts import StagingVerdict
 from tasks.staging import report
-from tasks.staging.models import DiskFigures, DiskResult, StagingResult
+from tasks.staging.disk import report as whole
+from tasks.staging.disk.models import DiskFigures, DiskResult
+from tasks.staging.models import StagingResult
 
 FIGURES = DiskFigures(
     read_mb_s=1087.3, write_mb_s=1282.8, random_write_iops=62857.7, direct=True, file_bytes=1 << 30
@@ -104,7 +106,6 @@ def test_a_disk_has_a_report_of_its_own() -> None:
     disk = DiskResult(
         verdict=StagingVerdict.SLOW, mount="/", at=datetime(2026, 1, 1, tzinfo=UTC), figures=FIGURES
     )
-    whole = report.DiskReport()
     assert whole.headline(disk) == snapshot("/ reads 1087 MB/s, writes 1283 MB/s, 62858 random writes/s")
     assert whole.markdown(disk).startswith("# Disk: slow")
     assert whole.numbers(disk).keys() == {"disk_read", "disk_write", "disk_random_write"}

@@ -11,7 +11,7 @@ from inline_snapshot import snapshot
 
 from blocks.host import fio
 from tasks.core.errors import CommandError, MissingToolError
-from tasks.staging.models import ReadConfiguration
+from tasks.staging.disk.models import ReadConfiguration
 
 
 def test_writes_are_measured_without_preallocation() -> None:

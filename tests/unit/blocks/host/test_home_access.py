@@ -12,7 +12,7 @@ import pytest
 from small_disk import small_disk_at
 
 from blocks.host.home_access import check_home
-from flows.early_checks import check_model
+from blocks.services.early_checks import check_model
 from tasks.core.errors import ModelError, WrongUseError
 from tasks.core.settings import Settings
 from tasks.core.spec import parse_spec

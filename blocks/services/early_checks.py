@@ -1,0 +1,122 @@
+"""What a deploy needs of this host: looked at in milliseconds, before anything is locked, copied or measured.
+
+Each stage looks again when its turn comes; here a wrong input ends the deploy before an hour of tuning.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from blocks.host.home_access import check_home, may
+from blocks.host.nvml import gpus_in_use
+from blocks.processes.ports import check_port_free, free_port, is_held_below
+from blocks.services.targets import check_base_image
+from blocks.storage.sources import open_source, resolve
+from tasks.core.errors import ModelError, PortTakenError, RecordError, SpecError
+from tasks.core.release import ServiceFolder, ServiceState
+from tasks.core.settings import Settings
+from tasks.core.sources import local_folder
+from tasks.core.spec import DeploySpec, Environment, EnvironmentManager, Tuning
+from tasks.engines.weights import check_formats
+from tasks.environment.plan import parse_requirements
+from tasks.lifecycle.plan import wants_absent_gpu
+from tasks.rollout.plan import address_of
+from tasks.tuning.texts import read_calibration, read_task_set, read_text
+
+
+def check_inputs(spec: DeploySpec, settings: Settings, *, remote: bool = True) -> None:
+    """Raise a `SlipwayError` that names the first key of the spec that cannot be had on this host.
+
+    Without `remote`, a model on S3 or in a registry is not looked at: who may read it is not known yet.
+    """
+    check_tuning_inputs(spec, settings, remote=remote)
+    check_address(spec, settings)
+    check_base_image(spec)
+
+
+def check_tuning_inputs(spec: DeploySpec, settings: Settings, *, remote: bool = True) -> None:
+    """The same for all that tuning needs: nothing is put into service by it."""
+    check_home(settings, spec.name)
+    check_formats(spec.engine, spec.tuning.candidates)
+    if remote or local_folder(spec.model):
+        check_model(spec, settings)
+    _check_texts(spec.tuning)
+    _check_environment(spec.environment)
+    _check_gpus(spec)
+
+
+def check_address(spec: DeploySpec, settings: Settings) -> None:
+    """Raise `WrongUseError` for a host that is not here, `PortTakenError` for a port that something else has."""
+    folder = ServiceFolder(settings.services, spec.name)
+    host, port = address_of(spec.rollout, _state(folder))
+    if port is None:
+        free_port(host)
+        return
+    try:
+        check_port_free(host, port)
+    except PortTakenError:
+        if not is_held_below(port, folder.root):  # by its supervisor or proxy: the rollout takes it over
+            raise
+
+
+def check_model(spec: DeploySpec, settings: Settings) -> None:
+    """Raise a `SlipwayError` where the model has no files, or this user may not read them."""
+    source = resolve(spec.model, settings).source
+    files = open_source(source, endpoint=settings.s3_endpoint).list_files()
+    if not files:
+        raise ModelError(f"there are no files in {source}", fix="look at the spec's `model`")
+    if folder := local_folder(source):
+        denied = next((path for file in files if not may(path := folder / file.path, os.R_OK)), None)
+        if denied is not None:
+            raise ModelError(f"{denied} may not be read", fix=f"allow it: chmod +r {denied}")
+
+
+def prefect_knows_the_storage() -> bool:
+    """Whether the credentials of models on S3 are in a Prefect block, so that they cannot be read without an API."""
+    return bool(os.environ.get("SLIPWAY_S3_BLOCK"))
+
+
+def _state(folder: ServiceFolder) -> ServiceState | None:
+    try:
+        return folder.state()
+    except RecordError:
+        return None  # damaged: the rollout says so, or heals it
+
+
+def _check_texts(tuning: Tuning) -> None:
+    if tuning.quality_text is not None:
+        read_text(tuning.quality_text, "tuning.quality_text", tuning.quality_tokens)
+    read_calibration(tuning)
+    read_task_set(tuning)
+
+
+def _check_environment(environment: Environment) -> None:
+    if environment.manager is EnvironmentManager.UV:
+        parse_requirements("\n".join(environment.requirements), "environment.requirements")
+    if environment.wheels is not None and not _is_folder(environment.wheels):
+        raise SpecError(
+            f"environment.wheels: there is no folder {environment.wheels}", fix="give a folder of wheels"
+        )
+    if environment.path is not None and not _is_folder(environment.path / "bin"):
+        raise SpecError(
+            f"environment.path: {environment.path} is not a Python environment",
+            fix="name a folder that holds bin/python",
+        )
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # not to be looked into, or a name that cannot be
+        return False
+
+
+def _check_gpus(spec: DeploySpec) -> None:
+    """An engine that needs one where there is none is the compatibility stage's to refuse: that is a verdict."""
+    wanted, found = spec.hardware.gpus, len(gpus_in_use(spec.hardware.gpus))
+    if found < wanted and not wants_absent_gpu(spec, found):
+        raise SpecError(
+            f"hardware.gpus is {wanted}, and {found} can be used on this host",
+            fix="lower it (0 serves on the processor); slipway survey shows the GPUs",
+        )

@@ -1,0 +1,168 @@
+"""What a deploy does, what it is refused for, and the release that it makes. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from tasks.batching.models import BatchingResult
+from tasks.core.addresses import host_and_port
+from tasks.core.errors import SpecError
+from tasks.core.release import Launch, Release
+from tasks.core.serving import Loader
+from tasks.core.spec import DEFAULT_ENGINE, DeploySpec, EnvironmentManager, LoadGenerator, Tuning
+from tasks.core.verdicts import StageName
+from tasks.engines.catalogue import get_engine
+from tasks.environment.models import EnvironmentResult
+from tasks.lifecycle.models import StageRow
+from tasks.quantization.models import QuantizationResult
+from tasks.staging.models import StagingResult
+
+STAGES = 7
+"""Of a deploy that no verdict ends: environment, compatibility, staging, quantization, batching, rollout, health."""
+
+_USE_ANOTHER = f"use engine: {DEFAULT_ENGINE}"
+
+
+@dataclass(frozen=True)
+class Step:
+    """One stage and what it would do."""
+
+    stage: StageName
+    does: str
+
+
+def plan_without(judged: str, missing: str | None) -> list[Step]:
+    """What a deploy does with an engine that cannot be deployed yet, or not here: judge this host, and stop."""
+    why = f": {missing}" if missing else ""
+    return [
+        Step(StageName.COMPATIBILITY, judged),
+        Step(StageName.ENVIRONMENT, f"stop before anything is built{why}"),
+    ]
+
+
+def plan_of(spec: DeploySpec, model: str) -> list[Step]:
+    """The stages in order. `model` is what is known of the spec's model."""
+    engine = get_engine(spec.engine)
+    requirements = ", ".join((*engine.card.requirements, *spec.environment.requirements))
+    formats = ", ".join(spec.tuning.candidates)
+    text = spec.tuning.quality_text.name if spec.tuning.quality_text else "no text"
+    return [
+        Step(
+            StageName.ENVIRONMENT,
+            f"lock {requirements} for Python {spec.environment.python}, build it, start {spec.engine} in it",
+        ),
+        Step(StageName.COMPATIBILITY, f"survey this host and judge it for {spec.engine}"),
+        Step(StageName.STAGING, f"copy {model} into verified shards ({spec.staging.shards})"),
+        Step(StageName.QUANTIZATION, f"make {formats}; measure quality on {text}, size and speed; choose"),
+        Step(
+            StageName.BATCHING,
+            f"measure batch sizes up to {spec.tuning.max_batch} at {spec.tuning.context} tokens of context"
+            + _load(spec.tuning),
+        ),
+        Step(StageName.ROLLOUT, _rollout(spec)),
+        Step(StageName.HEALTH, "check the GPU if any, the process, and a completion from the service"),
+    ]
+
+
+def _load(tuning: Tuning) -> str:
+    """What is said of the load, where it is not the default one."""
+    rate = f", {tuning.load.rate:g} requests/s" if tuning.load.rate is not None else ""
+    by = ", by guidellm in its own environment" if tuning.load_generator is LoadGenerator.GUIDELLM else ""
+    return rate + by
+
+
+def _rollout(spec: DeploySpec) -> str:
+    host = spec.rollout.host
+    address = host_and_port(host, spec.rollout.port) if spec.rollout.port else f"a free port of {host}"
+    image = spec.rollout.base_image
+    where = f"in a container on {image}" if spec.target.in_image else "as a supervised process"
+    return (
+        f"start {spec.engine} {where}, pass the gate (health, one completion), "
+        f"then switch {address} to it and drain the previous release "
+        f"for at most {spec.rollout.drain_s:.0f} s"
+    )
+
+
+def refusal(spec: DeploySpec) -> SpecError | None:
+    """The one line that a deploy stops with, and what can be done today; None for what can be deployed."""
+    engine = get_engine(spec.engine)
+    card = engine.card
+    if card.missing is not None:
+        return SpecError(f"{spec.engine} cannot be deployed yet: {card.missing}", fix=_USE_ANOTHER)
+    if spec.target.in_image and engine.server_worker is None:
+        return SpecError(
+            f"{spec.engine} cannot be deployed with target: {spec.target} yet: no image is built from its lock",
+            fix="set target: process",
+        )
+    if _needs_gpu(spec) and not spec.hardware.gpus:
+        return SpecError(
+            f"{spec.engine} computes on GPUs, and hardware.gpus is 0",
+            fix=f"set hardware.gpus, or {_USE_ANOTHER}",
+        )
+    return None
+
+
+def wants_absent_gpu(spec: DeploySpec, gpus: int) -> bool:
+    """Whether the engine needs a GPU on a host that has `gpus` of them: of its build, gigabytes, nothing is installed
+    before this host is judged."""
+    return _needs_gpu(spec) and gpus == 0
+
+
+def _needs_gpu(spec: DeploySpec) -> bool:
+    """What is installed already may be a build for the processor."""
+    return (
+        get_engine(spec.engine).card.needs_gpu and spec.environment.manager is not EnvironmentManager.SYSTEM
+    )
+
+
+def is_doubtful(rows: Sequence[StageRow]) -> bool:
+    """Whether an engine may have failed because its environment is damaged.
+
+    A no of tuning has the lines of an engine that failed. Without them the engine worked, and was not good enough.
+    """
+    return any(row.says_no and (row.log_tail or row.stage is StageName.ROLLOUT) for row in rows)
+
+
+def make_release(
+    spec: DeploySpec,
+    environment: EnvironmentResult,
+    staging: StagingResult,
+    quantization: QuantizationResult,
+    batching: BatchingResult,
+    *,
+    model_version: str | None,
+    worker: Path | None,
+    loader: tuple[Loader, str] | None,
+    records: Sequence[str],
+    now: datetime,
+) -> Release:
+    """The immutable result of a deploy.
+
+    `model_version` is what the spec's alias names now; `worker` the engine's server script, where it needs one;
+    `loader` the loader that this host's comparison chose, and its record.
+    """
+    engine = get_engine(spec.engine)
+    config = batching.config.model_copy(update={"loader": loader[0] if loader else None})
+    candidate = quantization.candidate
+    command = engine.command(str(environment.python_path), str(worker), str(candidate.path), config)
+    return Release(
+        at=now,
+        spec=spec,
+        engine=spec.engine,
+        engine_version=environment.engine_version,
+        target=spec.target,
+        environment_digest=environment.lock_digest,
+        environment_path=environment.environment_path,
+        lock_path=environment.lock_path,
+        model_source=staging.source,
+        model_version=model_version,
+        model_digest=staging.manifest_digest,
+        candidate_format=candidate.format,
+        candidate_digest=candidate.digest,
+        config=config,
+        launch=Launch(argv=command.argv, env=command.env, model_file=candidate.path),
+        records=(*records, *([loader[1]] if loader else [])),
+    )
