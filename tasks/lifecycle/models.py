@@ -1,4 +1,4 @@
-"""What a deploy is asked for and what it did: a row per stage, and the service that came of it."""
+"""A deploy's inputs and its result: a row per stage, and the service."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A deploy as people read it. Pure."""
+"""Report of a deploy. Pure."""
 
 from __future__ import annotations
 

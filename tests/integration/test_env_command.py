@@ -143,7 +143,7 @@ error: TMP/good.txt is not a hash lock: 'idna' is not pinned with a hash
             ("check", "absent"),
             snapshot("""\
 error: absent is not a Python environment
-  fix: name a folder that holds bin/python
+  fix: name a folder that contains bin/python
 """),
         ),
     ],
