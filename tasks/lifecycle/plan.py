@@ -106,7 +106,7 @@ def refusal(spec: DeploySpec) -> SpecError | None:
 
 
 def wants_absent_gpu(spec: DeploySpec, gpus: int) -> bool:
-    """Whether the engine needs a GPU, but the host has none of its `gpus`: its build takes gigabytes, so the
+    """Whether the engine needs a GPU on a host without one (`gpus` is 0). Such a build takes gigabytes, so the
     host is judged before anything is installed."""
     return _needs_gpu(spec) and gpus == 0
 

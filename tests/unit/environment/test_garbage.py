@@ -72,7 +72,7 @@ def test_what_a_release_names_stays_whatever_its_age(settings: Settings) -> None
 def test_a_release_that_cannot_be_read_holds_all(settings: Settings, text: str) -> None:
     folder = environment(settings, "aaaaaaaaaaaa")
     release(settings, text)
-    with pytest.raises(RecordError, match="so that what it needs is not known"):
+    with pytest.raises(RecordError, match="so what it needs is not known"):
         gone(settings)
     assert folder.exists()
 

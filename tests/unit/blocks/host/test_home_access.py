@@ -97,5 +97,5 @@ def test_a_model_that_may_not_be_read(nobodys: Path) -> None:
     (model / "model.safetensors").touch(mode=0o600)
     check_model(spec, Settings.load())
     os.seteuid(NOBODY)
-    with pytest.raises(ModelError, match=r"model\.safetensors may not be read"):
+    with pytest.raises(ModelError, match=r"model\.safetensors is not readable"):
         check_model(spec, Settings.load())

@@ -161,12 +161,12 @@ def test_files_and_folders_that_may_not_be_read_are_named(open_folder: Path) -> 
     source = FolderSource(open_folder)
     (file,) = source.list_files()
     (open_folder / "w").chmod(0)
-    with as_nobody(), pytest.raises(ModelError, match="w may not be read"):
+    with as_nobody(), pytest.raises(ModelError, match="w is not readable"):
         source.read(file, 0, 1)
     open_folder.chmod(0o311)
-    with as_nobody(), pytest.raises(ModelError, match="may not be read"):
+    with as_nobody(), pytest.raises(ModelError, match="is not readable"):
         source.list_files()
     open_folder.chmod(0o444)
-    with as_nobody(), pytest.raises(ModelError, match=f"{open_folder} may not be read"):
+    with as_nobody(), pytest.raises(ModelError, match=f"{open_folder} is not readable"):
         source.list_files()
     open_folder.chmod(0o755)
