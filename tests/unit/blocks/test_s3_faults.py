@@ -127,7 +127,7 @@ def test_markers_of_folders_and_thousands_of_objects_do_not_disturb(s3: FaultyS3
             AccessError,
             "s3://bucket/m refused the credentials (ExpiredToken)",
         ),
-        ({"error": (404, "NoSuchBucket")}, NotFoundError, "there is no s3://bucket/m (NoSuchBucket)"),
+        ({"error": (404, "NoSuchBucket")}, NotFoundError, "s3://bucket/m does not exist (NoSuchBucket)"),
         ({"error": (503, "SlowDown")}, NetworkError, "s3://bucket/m answered SlowDown: "),
         ({"error": (418, "x" * 5000)}, NetworkError, "s3://bucket/m answered xxx"),
         ({"ignores_ranges": True}, NetworkError, "the server ignores ranges"),

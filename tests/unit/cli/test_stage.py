@@ -221,7 +221,7 @@ def file_in_the_way(source: Path) -> None:
     ("harm", "code", "message"),
     [
         (link_to_itself, 1, "tokenizer.model is a link to itself"),
-        (name_that_is_not_utf8, 1, "holds a file whose name is not UTF-8"),
+        (name_that_is_not_utf8, 1, "contains a file whose name is not UTF-8"),
         (name_that_is_too_long, 1, "has a name of 255 bytes"),
         (file_in_the_way, 2, "staged exists already, and is not a folder"),
     ],

@@ -65,7 +65,7 @@ def large(path: Path) -> None:
     [
         (pipe, "is a pipe, not a file"),
         (device, "is a device, not a file"),
-        (large, "the most that it may have"),
+        (large, "bytes, the limit"),
     ],
 )
 def test_what_would_never_end_is_not_read(

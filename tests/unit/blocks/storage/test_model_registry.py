@@ -59,9 +59,9 @@ def test_an_unknown_alias_or_model_says_what_there_is(settings: Settings) -> Non
         said.append(str(error.value).replace(settings.registry, "REGISTRY"))
     assert said == snapshot(
         [
-            "file:REGISTRY knows no tiny@next (its aliases are champion)",
+            "file:REGISTRY does not have tiny@next (its aliases are champion)",
             "file:REGISTRY knows no empty@champion (it has no aliases)",
-            "file:REGISTRY knows no other@champion (models there: empty, tiny)",
+            "file:REGISTRY knows no other@champion (its models are empty, tiny)",
         ]
     )
 

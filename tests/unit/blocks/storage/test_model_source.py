@@ -114,7 +114,7 @@ def test_what_the_disk_does_not_give_is_named(
     for name, call in calls.items():
         with monkeypatch.context() as harmed:
             harmed.setattr(f"os.{name}", fail)
-            with pytest.raises(UnreadableError, match=rf"{tmp_path}/w cannot be read: .* \(look at the disk"):
+            with pytest.raises(UnreadableError, match=rf"{tmp_path}/w cannot be read: .* \(check its disk"):
                 call()
     with monkeypatch.context() as harmed:
         harmed.setattr("pathlib.Path.iterdir", fail)
