@@ -181,7 +181,7 @@ def test_a_stopped_or_unknown_service_is_not_found(
             ),
             (
                 2,
-                "error: no service other runs: it was never deployed\n  fix: list the services: slipway status\n",
+                "error: the service other does not run: it was never deployed\n  fix: list the services: slipway status\n",
             ),
         ]
     )

@@ -61,7 +61,7 @@ def test_a_folder_of_certificates_is_for_the_clients_that_take_one(name: str, tm
     [
         (os.mkfifo, "is a pipe, not a file"),
         (lambda path: path.symlink_to("/dev/zero"), "is a device, not a file"),
-        (lambda path: os.truncate(path.open("wb").name, 1 << 30), "has more than"),
+        (lambda path: os.truncate(path.open("wb").name, 1 << 30), "is larger than"),
     ],
     ids=["a pipe", "a device", "a huge file"],
 )

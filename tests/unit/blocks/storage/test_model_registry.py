@@ -60,8 +60,8 @@ def test_an_unknown_alias_or_model_says_what_there_is(settings: Settings) -> Non
     assert said == snapshot(
         [
             "file:REGISTRY does not have tiny@next (its aliases are champion)",
-            "file:REGISTRY knows no empty@champion (it has no aliases)",
-            "file:REGISTRY knows no other@champion (its models are empty, tiny)",
+            "file:REGISTRY does not have empty@champion (it has no aliases)",
+            "file:REGISTRY does not have other@champion (its models are empty, tiny)",
         ]
     )
 
