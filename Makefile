@@ -26,7 +26,7 @@ $(VENV)/.ready: pyproject.toml requirements.lock requirements-dev.lock requireme
 demo: setup ## Take the tiny model from its folder to a running service
 	$(BIN)/slipway deploy examples/tiny/slipway.yaml
 
-test: setup ## Run all tests; what a machine lacks is skipped with a word, unless SLIPWAY_REQUIRE names it
+test: setup ## Run all tests; tests of what the machine lacks are skipped, unless SLIPWAY_REQUIRE names it
 	$(BIN)/coverage erase
 	$(BIN)/python -m pytest -n $(JOBS) --no-loadscope-reorder --cov --cov-report= --cov-fail-under=90 --durations=15
 

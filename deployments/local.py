@@ -49,9 +49,9 @@ REGISTER_TIMEOUT_S = 300.0
 
 
 def start(settings: Settings, port: int | None) -> LocalState:
-    """Start what does not run yet; what runs already is left as it is, if it asks for this home's key.
+    """Start whatever does not run yet; running processes are kept, if they require this home's key.
 
-    Raises `DiskError` where nothing can be written to the home.
+    Raises `DiskError` if the home is not writable.
     """
     make_home(settings.home)
     check_writable(settings.home)
@@ -63,8 +63,8 @@ def start(settings: Settings, port: int | None) -> LocalState:
         if state is not None and _is_ours(settings, state):
             write_local_state(settings, state)
         else:
-            _end(state.worker if state else None)  # it would go on asking a server that is gone
-            _end(state.server if state else None)  # it lets strangers in, or works on a damaged database
+            _end(state.worker if state else None)  # it would keep asking a server that is gone
+            _end(state.server if state else None)  # it is open to other users, or uses a damaged database
             state = _start_server(settings, port)
             wait_for_server(settings, state)
         os.environ.update(server_environment(settings, state.api_url))
@@ -72,7 +72,7 @@ def start(settings: Settings, port: int | None) -> LocalState:
         _see_to_notifications()
         if state.worker is None and keeps_own_database(
             settings
-        ):  # nobody has taken a run from this server yet
+        ):  # no worker has taken a run from this server yet
             _end_killed_runs()
         if state.worker is None or state.worker.find() is None:
             state = state.model_copy(update={"worker": _start_worker(settings, state)})
@@ -81,30 +81,30 @@ def start(settings: Settings, port: int | None) -> LocalState:
 
 
 def stop(settings: Settings) -> list[str]:
-    """End worker and server; services go on serving. What was ended. Raises `SlipwayError` if one does not end."""
+    """End worker and server; services keep running. What was ended. Raises `SlipwayError` if one does not end."""
     with file_lock(settings.leases / "local.lock", wait=True, holder="the local server"):
         state = read_local_state(settings)
         processes = [("worker", state.worker), ("server", state.server)] if state is not None else []
         processes += [(stray.name, stray.process) for stray in _strays(settings, state)]
-        processes.sort(key=lambda named: named[0], reverse=True)  # a worker's runs still tell the server
+        processes.sort(key=lambda named: named[0], reverse=True)  # a worker's runs still report to the server
         ended = [name for name, process in processes if _end(process)]
         for name, process in processes:
             if process is not None and process.find() is not None:
                 raise SlipwayError(
-                    f"the local {name} does not end", fix=f"end process {process.pid}, then: slipway down"
+                    f"the local {name} did not end", fix=f"end process {process.pid}, then: slipway down"
                 )
         state_file(settings).unlink(missing_ok=True)
     return list(dict.fromkeys(ended))
 
 
 def _strays(settings: Settings, state: LocalState | None) -> list[LocalProcess]:
-    """Servers and workers of this home that the state does not name, such as one whose start was interrupted."""
+    """Servers and workers of this home that the state does not name, for example after an interrupted start."""
     known = (state.worker, state.server) if state is not None else ()
     return [local for local in local_processes(settings.home) if local.process not in known]
 
 
 def deployment_names() -> list[str]:
-    """Full names of the registered deployments, as `prefect deployment run` takes them."""
+    """Full names of the registered deployments, as `prefect deployment run` expects them."""
     from prefect import get_client
 
     with get_client(sync_client=True) as client:
@@ -113,13 +113,13 @@ def deployment_names() -> list[str]:
 
 
 def _is_ours(settings: Settings, state: LocalState) -> bool:
-    """Whether the server runs on a sound database, takes this home's key, and nothing without it."""
+    """Whether the server has a sound database, accepts this home's key, and refuses requests without it."""
     if not state.alive:
         return False
     try:
         wait_for_server(settings, state)
     except SlipwayError as error:
-        say("server", f"started again: {error.what}")
+        say("server", f"restarting: {error.what}")
         return False
     return True
 
@@ -129,7 +129,7 @@ def _start_server(settings: Settings, port: int | None) -> LocalState:
     try:
         check_port_free(LOCALHOST, wanted)
     except PortTakenError as error:
-        raise PortTakenError(error.what, fix="give another: slipway up --port N") from None
+        raise PortTakenError(error.what, fix="choose another: slipway up --port N") from None
     url = api_url(wanted)
     ready_own_database(settings)
     os.environ.update(server_environment(settings, url))
@@ -155,7 +155,7 @@ def _default_port() -> int:
 
 
 def _register(settings: Settings, state: LocalState) -> None:
-    """Deployments, pool and automations; skipped when this server has had them from this very file."""
+    """Deployments, pool and automations; skipped if this server has had them from exactly this file."""
     marker = settings.prefect_home / "registered"
     registered = f"{state.server.model_dump_json()} {digest_of_file(PREFECT_FILE)}"
     if marker.exists() and marker.read_bytes() == registered.encode():
@@ -171,7 +171,7 @@ def _register(settings: Settings, state: LocalState) -> None:
     finished = run(
         command, timeout_s=REGISTER_TIMEOUT_S, needs=(Needs.PREFECT_CLIENT,), cwd=settings.prefect_home
     )
-    finished.check("registering the deployments", fix="read the output below; the server stays up")
+    finished.check("registering the deployments", fix="read the output below; the server keeps running")
     remove_old_deployments(flow_names())
     write_atomically(marker, registered)
 
@@ -182,20 +182,20 @@ def flow_names() -> list[str]:
 
 
 def _see_to_notifications() -> None:
-    """Each time: the block may have been made, or removed, since the deployments were registered."""
+    """Every time, because the block may have been created or removed since the deployments were registered."""
     from blocks.prefect.bootstrap import tell_of_verdicts
 
     if count := tell_of_verdicts():
-        say("server", f"verdicts that say no are told by {count} notification block{'s'[: count != 1]}")
+        say("server", f"verdicts that say no are reported by {count} notification block{'s'[: count != 1]}")
 
 
 def _end_killed_runs() -> None:
-    """What a former server's worker ran, or was about to, when the machine lost its power."""
+    """Mark runs of an earlier server's worker as crashed that ran, or were due, when the machine lost power."""
     from blocks.prefect.bootstrap import WORK_POOL
     from blocks.prefect.stale_runs import end_runs_of_pool
 
     if killed := end_runs_of_pool(WORK_POOL):
-        say("worker", f"{killed} run{'s'[: killed != 1]} of a former one marked as crashed")
+        say("worker", f"{killed} run{'s'[: killed != 1]} of an earlier server marked as crashed")
 
 
 def _start_worker(settings: Settings, state: LocalState) -> StartedProcess:
@@ -229,7 +229,7 @@ def _start_worker(settings: Settings, state: LocalState) -> StartedProcess:
 
 
 def _end(started: StartedProcess | None) -> bool:
-    """End a process and what it started, by SIGTERM, then by SIGKILL; whether it was there."""
+    """End a process and its children, with SIGTERM, then SIGKILL; whether it existed."""
     process = started.find() if started else None
     if process is None:
         return False

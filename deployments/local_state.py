@@ -19,7 +19,7 @@ from tasks.core.frozen import Frozen
 from tasks.core.settings import Settings
 
 _ENDED = StartedProcess(pid=1, boot_id="", start_ticks=0)
-"""A process that is found no more. A worker that ended may have left runs that go on; one that never was has none."""
+"""A process that no longer exists. A worker that ended may have left runs behind; one that never existed has none."""
 
 
 class LocalState(Frozen):
@@ -32,7 +32,8 @@ class LocalState(Frozen):
     @field_validator("server", "worker", mode="before")
     @classmethod
     def _by_time_of_day(cls, value: Any) -> Any:
-        """Documents up to November 2026 have the time of day instead: there the command has to tell."""
+        """Documents up to November 2026 have the time of day instead: then the command line identifies the
+        process."""
         match value:
             case {"pid": int(pid), "started_at": _}:
                 with contextlib.suppress(psutil.Error):
@@ -48,14 +49,15 @@ class LocalState(Frozen):
 
 
 def server_log(settings: Settings) -> Path:
-    """What the server prints."""
+    """Log of the server's output."""
     return settings.home / "logs" / "server.log"
 
 
 def wait_for_server(settings: Settings, state: LocalState) -> None:
-    """Return once the server answers: who started it may have been interrupted.
+    """Return once the server answers; the command that started it may have been interrupted.
 
-    Raises `SlipwayError` also for a damaged database, and if it does not take the home's key, or takes none.
+    Raises `SlipwayError` also for a damaged database, and if the server does not accept the home's key, or
+    needs none.
     """
     wait_until_it_answers(state.api_url, lambda: state.alive, server_log(settings))
     check_door(settings, state.api_url)
@@ -64,15 +66,15 @@ def wait_for_server(settings: Settings, state: LocalState) -> None:
 
 
 def state_file(settings: Settings) -> Path:
-    """Where the state is kept."""
+    """Path of the state."""
     return settings.home / "local.json"
 
 
 def read_local_state(settings: Settings) -> LocalState | None:
     """What was started last, alive or not.
 
-    Where the document is gone or damaged, or names a server that ended, a server of this home that runs all the same:
-    a second one would write to the same database.
+    If the document is gone or damaged, or names a server that ended, but a server of this home runs, it is
+    that one: a second server would write to the same database.
     """
     kept = _read(settings)
     return kept if kept is not None and kept.alive else _running(settings) or kept
@@ -86,7 +88,7 @@ def _read(settings: Settings) -> LocalState | None:
 
 
 def _running(settings: Settings) -> LocalState | None:
-    """The oldest server that runs, and its worker."""
+    """The oldest running server, and its worker."""
     found = local_processes(settings.home)
     server = next((local for local in found if local.name == "server"), None)
     if server is None:
@@ -96,5 +98,5 @@ def _running(settings: Settings) -> LocalState | None:
 
 
 def write_local_state(settings: Settings, state: LocalState) -> None:
-    """Remember what was started."""
+    """Save the state."""
     write_atomically(state_file(settings), state.model_dump_json(indent=1))

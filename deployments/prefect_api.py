@@ -1,6 +1,6 @@
 """The Prefect API that a command's runs report to.
 
-In this order: the one that `PREFECT_API_URL` names, the server of `slipway up`, a server of its own.
+In this order: the one that `PREFECT_API_URL` names, the server of `slipway up`, a server for this command.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class PrefectApi:
 
     @property
     def stays(self) -> bool:
-        """Whether it goes on answering when this command has ended."""
+        """Whether it keeps running after this command has ended."""
         return self.starting is None
 
     def wait(self) -> None:
@@ -53,7 +53,7 @@ class PrefectApi:
     def quiet_runs(self) -> Iterator[None]:
         """Settings for flows run in this process.
 
-        Heartbeats are for workers: here they would only add a second to the end of each flow, and the next
+        Heartbeats are for workers: here they would only delay the end of each flow by a second, and the next
         deploy finds runs whose process was killed (`blocks/prefect/stale_runs.py`).
         """
         from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
@@ -71,7 +71,7 @@ def prefect_api(settings: Settings) -> Iterator[PrefectApi]:
     """The API to use.
 
     Enter before the first import of Prefect, which reads its address from the environment. Raises `SlipwayError` for
-    a `PREFECT_API_URL` that does not answer as a Prefect API does, `DiskError` where the home cannot be written.
+    a `PREFECT_API_URL` that does not answer as a Prefect API does, `DiskError` if the home is not writable.
     """
     _ready(settings)
     url, local = _given(), _local(settings)
@@ -85,7 +85,7 @@ def prefect_api(settings: Settings) -> Iterator[PrefectApi]:
         check_settings()
         yield PrefectApi(local.api_url, until_up=partial(wait_for_server, settings, local))
         return
-    say("prefect", "starting a server for this command alone; with `slipway up` one is kept for all")
+    say("prefect", "starting a server for this command; `slipway up` keeps one for all commands")
     since = time.monotonic()
     with temporary_server(settings) as server:
         os.environ.update(server_environment(settings, server.url))
@@ -119,7 +119,7 @@ def _ready(settings: Settings) -> None:
     make_home(settings.home)
     check_writable(settings.home)
     os.environ.setdefault("PREFECT_LOGGING_EXTRA_LOGGERS", "slipway")
-    # A run's log goes to the API; on the terminal the command says what it has to say itself.
+    # A run's log goes to the API; the command prints its own messages on the terminal.
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
     os.environ.setdefault("PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW", "ignore")
 
@@ -136,7 +136,7 @@ def _local(settings: Settings) -> LocalState | None:
 
 
 def _flush() -> None:
-    """Deliver what is still queued before the server of this command ends."""
+    """Deliver queued messages before this command's server ends."""
     from prefect.events.worker import EventsWorker
     from prefect.logging.handlers import APILogHandler
 

@@ -106,7 +106,7 @@ class AnswerStream:
 
     @property
     def events(self) -> int:
-        """How many events held tokens: none of a whole answer whose tokens are no text, such as half characters."""
+        """How many events held tokens: none of a whole answer whose tokens are not text, such as half characters."""
         return self._seen.events
 
     @property

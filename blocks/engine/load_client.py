@@ -217,7 +217,7 @@ class LoadClient:
                 exchange.close()
 
     def _overdue(self, load: Prompts, exchanges: Sequence[_Exchange]) -> EngineError:
-        """Bytes without a token are no slow answer."""
+        """Bytes without a token do not count as a slow answer."""
         for one in _pending(exchanges):
             if one.heard and not one.events:
                 return EngineError(f"{self._address} streams what holds no token: {one.answer.tail[-80:]!r}")

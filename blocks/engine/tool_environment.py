@@ -1,4 +1,4 @@
-"""The environment of a tool that is no engine: locked and built as engines' are, once."""
+"""The environment of a tool that is not an engine: locked and built like an engine's, once."""
 
 from __future__ import annotations
 

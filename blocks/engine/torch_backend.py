@@ -1,4 +1,4 @@
-"""Which build of torch an environment gets, where the spec leaves it to this host."""
+"""Which build of torch an environment gets, if the spec leaves it to this host."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tasks.environment.models import EnvironmentRequest
 def decide_backend(request: EnvironmentRequest, host: Host) -> EnvironmentRequest:
     """The request with `torch_backend: auto` replaced by the build that the host's driver and GPUs run best.
 
-    Raises `SpecError` where the tables know none.
+    Raises `SpecError` if the tables know none.
     """
     environment = request.environment
     if environment.torch_backend != "auto":

@@ -1,7 +1,7 @@
 """Great Expectations' own page on checked tables, as one file that needs no network.
 
-Sections and cells are those of its renderers and templates. Its page template loads styles and icons from five hosts,
-and without them says neither what holds nor what does not; ours holds the few styles that are used.
+Sections and cells come from its renderers and templates. Its page template loads styles and icons from five
+hosts, and without them does not show what holds and what does not; ours contains the few styles that are used.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _OWN = Path(__file__).parent / "data_docs_page"
 
 
 def render(validator: Validator, checks: Mapping[str, ContractResult], facts: Mapping[str, str]) -> str:
-    """HTML about every table that `validator` has checked, with `facts` at its head."""
+    """HTML about every table that `validator` has checked, with `facts` at the top."""
     from great_expectations.render.renderer.page_renderer import ValidationResultsPageRenderer
     from great_expectations.render.view.view import DefaultJinjaPageView
 
@@ -35,6 +35,6 @@ def render(validator: Validator, checks: Mapping[str, ContractResult], facts: Ma
 
 
 def _table(name: str, document: Any, check: ContractResult) -> dict[str, Any]:
-    """One table, without the overview that its heading gives shorter."""
+    """One table, without the overview, which its heading replaces."""
     sections = document.to_json_dict()["sections"][1:]
     return {"name": name, "sections": sections, "check": check}

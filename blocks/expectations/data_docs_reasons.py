@@ -15,7 +15,7 @@ from great_expectations.render.renderer.content_block.validation_results_table_c
 
 
 class WithReasons(ValidationResultsTableContentBlockRenderer):
-    """Adds a column for `notes`, and escapes the values that were found, which its templates do not."""
+    """Adds a column for `notes`, and escapes observed values, which the templates do not."""
 
     @classmethod
     def _process_content_block(

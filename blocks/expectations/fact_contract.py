@@ -1,7 +1,7 @@
-"""The contract on the fact tables, checked once for each state of the tables and remembered below `SLIPWAY_HOME`.
+"""The contract on the fact tables, checked once for each state of the tables and remembered in `SLIPWAY_HOME`.
 
-Great Expectations runs in a process of its own (`python -m blocks.expectations.fact_contract DATA FOLDER`): its
-import keeps a processor busy for seconds, while this one may be measuring a disk.
+Great Expectations runs in its own process (`python -m blocks.expectations.fact_contract DATA FOLDER`): its
+import takes seconds of CPU time, while this process may be measuring a disk.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _ANSWER = "check.json"
 
 
 class FactContract:
-    """The tables of a folder, by default those that come with Slipway, held to their contract."""
+    """The tables of a folder, by default those that come with Slipway, checked against their contract."""
 
     def __init__(self, settings: Settings, data: Path | None = None) -> None:
         self._settings = settings
@@ -44,13 +44,13 @@ class FactContract:
 
     @functools.cached_property
     def identity(self) -> TablesIdentity:
-        """What the answer depends on. Raises `SlipwayError` where the tables cannot be read."""
+        """What the answer depends on. Raises `SlipwayError` if the tables cannot be read."""
         return _identity(fact_tables.read_rows(self._data), fact_tables.read_contract(self._data))
 
     def check(self) -> TablesCheck:
-        """The remembered answer, in milliseconds; the first time Great Expectations', in seconds.
+        """The remembered answer, in milliseconds; the first time Great Expectations' answer, in seconds.
 
-        Only a kept contract is remembered: a date that lies in the future today does not tomorrow.
+        Only success is remembered: a date that is in the future today will not be tomorrow.
         """
         found = self._remembered()
         if found is None or found.broken:
@@ -68,7 +68,7 @@ class FactContract:
         try:
             found = TablesCheck.model_validate_json((self._folder / _ANSWER).read_bytes())
         except (OSError, ValidationError):
-            return None  # not there, damaged, or of another version: it is made anew
+            return None  # missing, damaged, or of another version: check again
         page = self._folder / _PAGE
         if found.identity != self.identity or not page.is_file():
             return None
@@ -83,7 +83,7 @@ class FactContract:
             self._data,
             self._folder,
         ]
-        discard(self._folder)  # what is damaged in it may be in the way
+        discard(self._folder)  # damaged content may be in the way
         run(command, timeout_s=_TIMEOUT_S).check("checking the fact tables", writes=self._folder)
         found = self._remembered()
         if found is None:
@@ -98,7 +98,8 @@ def main() -> None:
 
 
 def validate(data: Path, folder: Path) -> None:
-    """Hold the tables in `data` to their contract, in this process; write the page to `folder`, the answer last."""
+    """Check the tables in `data` against their contract, in this process; write the page to `folder`, the
+    answer last."""
     from blocks.expectations.data_docs import render
     from blocks.expectations.table_contract import Validator
 
@@ -124,7 +125,7 @@ def validate(data: Path, folder: Path) -> None:
 
 
 def check_sheet(validator: Validator, table: str, sheet: Sheet, contract: Sequence[Row]) -> ContractResult:
-    """Hold one sheet to what the contract expects of it."""
+    """Check one sheet against the contract."""
     frame = _frame(sheet, fact_tables.columns(contract, table))
     return validator.check(table, frame, fact_tables.expectations(contract, table))
 
@@ -138,12 +139,12 @@ def _identity(tables: RawTables, contract: Sequence[Row]) -> TablesIdentity:
 
 
 def _today() -> date:
-    """The latest date on Earth: rows are dated where their author lives."""
+    """The latest date anywhere on Earth: authors date rows in their own time zone."""
     return (datetime.now(UTC) + timedelta(hours=14)).date()
 
 
 def _frame(sheet: Sheet, columns: Sequence[str]) -> pd.DataFrame:
-    """A sheet with the columns that it should have, and those that it has besides."""
+    """A sheet with the columns that it should have, and any extra ones."""
     import pandas as pd
 
     names = list(dict.fromkeys([*columns, *(name for row in sheet for name in row)]))

@@ -26,9 +26,9 @@ def check_table(frame: pd.DataFrame, expectations: Expectations) -> ContractResu
 
 
 class Validator:
-    """Validates tables one after the other, and keeps what Great Expectations says for its page on them.
+    """Validates tables one after the other, and keeps Great Expectations' results for its page.
 
-    `parameters` are the values that expectations look up by `$PARAMETER`.
+    `parameters` are the values of `$PARAMETER` in expectations.
     """
 
     def __init__(self, parameters: Mapping[str, Any] | None = None) -> None:
@@ -44,7 +44,7 @@ class Validator:
         self._source = context.data_sources.add_pandas("frames")
 
     def check(self, name: str, frame: pd.DataFrame, expectations: Expectations) -> ContractResult:
-        """Validate `frame`, a table called `name`. A column that is not there is a breach, too.
+        """Validate `frame`, a table called `name`. A missing column is also a breach.
 
         Raises `KeyError` for an expectation that Great Expectations does not know.
         """
@@ -92,7 +92,7 @@ def _columns(arguments: Mapping[str, Any]) -> str | None:
 
 
 def _observed(result: Any) -> str:
-    """What was there instead, in a few words."""
+    """What was observed instead, in a few words."""
     found = result.result
     if "unexpected_count" in found:
         examples = ", ".join(str(value) for value in found.get("partial_unexpected_list", [])[:_SHOWN])

@@ -1,4 +1,4 @@
-"""The user-mode driver that programs started from here would load."""
+"""The user-mode driver that programs started by this process would load."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _WORKER = Path(str(files("tasks.compatibility"))) / "worker" / "find_cuda_librar
 
 
 def read_cuda_library() -> CudaLibraryReading | None:
-    """The `libcuda.so.1` that the dynamic loader finds in a child process; None where it finds none."""
+    """The `libcuda.so.1` that the dynamic loader finds in a child process; None without one."""
     try:
         done = run([sys.executable, "-I", _WORKER], timeout_s=_TIMEOUT_S, needs=(Needs.COMPUTE,))
     except CommandError:

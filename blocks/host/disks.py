@@ -1,4 +1,4 @@
-"""The file systems that folders lie on, read from the mount table and sysfs."""
+"""The file systems of folders, from the mount table and sysfs."""
 
 from __future__ import annotations
 
@@ -15,20 +15,21 @@ _SYSFS = Path("/sys/dev/block")
 
 
 def read_disks(folders: Iterable[Path]) -> tuple[Disk, ...]:
-    """The file systems of these folders, each once; of a folder that is not there yet, where it would be made."""
+    """The file systems of these folders, each once; for a folder that does not exist yet, where it would be
+    created."""
     found: dict[Path, Disk] = {}
     for folder in folders:
         try:
             mount = mount_of(folder)
             found.setdefault(mount, _disk(mount))
-        except OSError:  # masked, or a network file system that does not answer: it says nothing of itself
+        except OSError:  # masked, or a network file system that does not answer: nothing is known
             continue
     return tuple(found.values())
 
 
 def _disk(mount: Path) -> Disk:
     usage = psutil.disk_usage(str(mount))
-    # Of several mounts on one place the last is the one that is seen.
+    # Of several mounts on one path, the last is visible.
     rows = [row for row in psutil.disk_partitions(all=True) if row.mountpoint == str(mount)]
     device = rows[-1].device if rows else None
     return Disk(
@@ -42,19 +43,20 @@ def _disk(mount: Path) -> Disk:
 
 
 def _shown(name: str) -> str:
-    """The name of a file as text, where its bytes are none."""
+    """A file name as printable text, even if it is not UTF-8."""
     return name.encode(errors="replace").decode()
 
 
 def _number_of(device: str | None, mount: Path) -> int:
-    """The block device's number: its file's, where there is one; btrfs gives its mounts numbers of no device."""
+    """The block device's number, from the device file if there is one: the number of a btrfs mount is not a
+    device's."""
     if device and Path(device).is_block_device():
         return Path(device).stat().st_rdev
     return mount.stat().st_dev
 
 
 def rotational(number: int, sysfs: Path = _SYSFS) -> bool | None:
-    """Whether the kernel calls that block device rotational; None where it is none, or sysfs is masked."""
+    """Whether the kernel calls that block device rotational; None if it is not one, or sysfs is masked."""
     try:
         device = (sysfs / f"{os.major(number)}:{os.minor(number)}").resolve(strict=True)
         whole = device.parent if (device / "partition").exists() else device

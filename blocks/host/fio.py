@@ -1,4 +1,4 @@
-"""A disk's speed by fio: past the page cache, on a file of its own, by several configurations."""
+"""Measure a disk's speed with fio: bypassing the page cache, on a file of its own, in several configurations."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from tasks.core.files import PART, mount_of
 from tasks.staging.disk.models import DiskFigures, MeasuredRead, ReadConfiguration
 
 HUGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
-"""fio's buffers on transparent huge pages, where the system has them. Small ones cost a virtual disk up to half of
-its speed, so they would not show its limit; pages set aside for `--iomem=mmaphuge` gain no more (measured)."""
+"""fio's buffers on transparent huge pages, if available. Small pages cost a virtual disk up to half of its
+speed and would hide its limit; pages reserved for `--iomem=mmaphuge` are not faster (measured)."""
 
 MEASURE_FILE = f"slipway-fio{PART}"
 _FILE_BYTES = 1 << 30
 _THOROUGH_FILE_BYTES = 8 << 30
-"""What a hypervisor is less likely to hold in its own cache."""
+"""Size that a hypervisor is less likely to hold in its own cache."""
 
 _LEAST_BYTES = 64 << 20
 _STEP_BYTES = 16 << 20
@@ -32,7 +32,7 @@ _READ_S = 0.8
 _THOROUGH_READ_S = 3.0
 _TIMEOUT_S = 600.0
 _QUICK = ((4, 4), (2, 16), (1, 32))
-"""MiB and depth: which of them is best differs between disks and hypervisors, and none is far from it."""
+"""MiB and depth: the best one differs between disks and hypervisors, and one of these is always close to it."""
 
 _BLOCKS_MIB = (1, 2, 4, 8, 16)
 _DEPTHS = (1, 4, 8, 16, 32)
@@ -41,22 +41,22 @@ _DEPTHS = (1, 4, 8, 16, 32)
 def measure(folder: Path, *, thorough: bool = False) -> DiskFigures:
     """Sequential write, reads by several configurations, then random write, on the disk of `folder`.
 
-    Takes about seven seconds, `thorough` some two minutes. Call only while nobody else measures there. Raises
-    `MissingToolError` without fio, `DiskFullError` where there is no room for a file worth measuring,
-    `CommandError` when fio fails.
+    Takes about seven seconds, `thorough` about two minutes. Call only while nothing else measures there. Raises
+    `MissingToolError` without fio, `DiskFullError` without space for a large enough file, `CommandError` if fio
+    fails.
     """
     fio = program()
     folder.mkdir(parents=True, exist_ok=True)
     size = file_bytes(shutil.disk_usage(folder).free, _THOROUGH_FILE_BYTES if thorough else _FILE_BYTES)
     if size is None:
         raise DiskFullError(
-            f"too little room to measure the disk mounted at {mount_of(folder)}", fix="free space on it"
+            f"too little space to measure the disk mounted at {mount_of(folder)}", fix="free space on it"
         )
     file = folder / MEASURE_FILE
     file.unlink(missing_ok=True)
     reads = read_configurations(thorough=thorough)
     try:
-        with contextlib.suppress(CommandError):  # that direct I/O is refused shows only when it is tried
+        with contextlib.suppress(CommandError):  # whether direct I/O is refused only shows when it is tried
             return _measure(fio, file, size, reads, thorough=thorough, direct=True)
         file.unlink(missing_ok=True)
         return _measure(fio, file, size, reads, thorough=thorough, direct=False)
@@ -70,19 +70,19 @@ def program() -> str:
 
 
 def file_bytes(free_bytes: int, most_bytes: int = _FILE_BYTES) -> int | None:
-    """Size of the file to measure with: at most a quarter of what is free; None if that is too little."""
+    """Size of the file to measure with, bytes: at most a quarter of the free space; None if that is too little."""
     size = min(most_bytes, free_bytes // 4) // _STEP_BYTES * _STEP_BYTES
     return size if size >= _LEAST_BYTES else None
 
 
 def read_configurations(*, thorough: bool) -> tuple[ReadConfiguration, ...]:
-    """What to try."""
+    """The configurations to try."""
     pairs = [(mib, depth) for mib in _BLOCKS_MIB for depth in _DEPTHS] if thorough else _QUICK
     return tuple(ReadConfiguration(block_bytes=mib << 20, depth=depth) for mib, depth in pairs)
 
 
 def write_command(fio: str, file: Path, size: int, *, seconds: float, direct: bool) -> list[str]:
-    """Write up to `size` bytes, for so long at most; none allocated ahead: reads must find what was written."""
+    """Write up to `size` bytes, for at most that long, without preallocation: reads must find real data."""
     return [
         *_common(fio, file, size, direct=direct),
         *("--fallocate=none", "--end_fsync=1", f"--runtime={seconds}"),
@@ -93,7 +93,7 @@ def write_command(fio: str, file: Path, size: int, *, seconds: float, direct: bo
 def read_command(
     fio: str, file: Path, size: int, reads: Sequence[ReadConfiguration], *, seconds: float, direct: bool
 ) -> list[str]:
-    """Read those bytes by each configuration in turn, then write at random into them."""
+    """Read those bytes in each configuration in turn, then write into them at random."""
     command = [*_common(fio, file, size, direct=direct), "--time_based"]
     for number, read in enumerate(reads):
         command += [f"--name=read-{number}", "--rw=read", f"--bs={read.block_bytes >> 20}M"]
@@ -109,7 +109,7 @@ def _common(fio: str, file: Path, size: int, *, direct: bool) -> list[str]:
     engine = "libaio" if direct else "psync"
     return [
         fio,
-        "--thread",  # one process: fio's jobs start sessions of their own, and wait for ever for a killed parent
+        "--thread",  # one process: fio's jobs start their own sessions, and would wait forever for a killed parent
         "--output-format=json",
         f"--filename={file}",
         f"--size={size}",

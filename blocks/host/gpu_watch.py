@@ -1,4 +1,4 @@
-"""What processes ask of GPUs while a block runs, by NVML: most memory held, and how busy the SMs were."""
+"""What processes use of GPUs while a block runs, by NVML: peak memory, and how busy the SMs were."""
 
 from __future__ import annotations
 
@@ -15,17 +15,18 @@ from blocks.host.nvml import bytes_since, held_bytes, nvml_session
 from tasks.core.errors import EngineError
 
 PERIOD_S = 0.05
-"""NVML keeps no high-water mark of a process, so it is asked again and again."""
+"""NVML keeps no high-water mark per process, so it is polled."""
 
 
 @dataclass
 class GpuUse:
-    """Known when the block is left.
+    """Complete when the block is left.
 
-    `peak_bytes` is the most that the processes held on all GPUs at once. `sm_activity` is the share of SMs that were
-    busy, 0 to 1, over the whole block: the mean over the GPUs that the processes held memory on, other processes'
-    work included. It is None where NVML has no GPM counters (before Hopper, or not permitted); the "GPU utilisation"
-    that every GPU reports is the share of time with any kernel running, and says nothing of the SMs.
+    `peak_bytes` is the most that the processes held on all GPUs at once. `sm_activity` is the share of busy
+    SMs, 0 to 1, over the whole block: the mean over the GPUs on which the processes held memory, including
+    other processes' work. It is None if NVML has no GPM counters (before Hopper, or not permitted). The "GPU
+    utilisation" that every GPU reports is only the share of time with any kernel running, and says nothing
+    about the SMs.
     """
 
     peak_bytes: int = 0
@@ -42,7 +43,7 @@ def watch_gpus(
     """Watch these processes' use of this host's GPUs; nothing is seen without a driver.
 
     `before` is as in `blocks.host.nvml.gpu_bytes_of`.
-    Raises `EngineError` where NVML stops answering meanwhile.
+    Raises `EngineError` if NVML stops answering meanwhile.
     """
     use = GpuUse()
     with nvml_session() as available:
@@ -53,7 +54,7 @@ def watch_gpus(
         stop = threading.Event()
 
         def look_again() -> None:
-            with contextlib.suppress(pynvml.NVMLError):  # the last look says what is wrong
+            with contextlib.suppress(pynvml.NVMLError):  # the last poll says what is wrong
                 while not stop.wait(period_s):
                     watch.look()
 
@@ -68,7 +69,7 @@ def watch_gpus(
             try:
                 watch.look()
             except pynvml.NVMLError as error:
-                raise EngineError(f"NVML does not answer any more: {error}", fix="run nvidia-smi") from error
+                raise EngineError(f"NVML has stopped answering: {error}", fix="run nvidia-smi") from error
             watch.read_counters()
 
 
@@ -105,7 +106,7 @@ class _Watch:
             yield
 
     def _take(self, index: int, sample: Any) -> bool:
-        """Whether NVML gave the sample: without privileges it may refuse."""
+        """Whether NVML took the sample: without privileges it may refuse."""
         try:
             pynvml.nvmlGpmSampleGet(self._handles[index], sample)
         except pynvml.NVMLError:
@@ -113,7 +114,8 @@ class _Watch:
         return True
 
     def read_counters(self) -> None:
-        """SM activity since the first samples. What NVML refuses, as between samples too close, is left out."""
+        """SM activity since the first samples, without GPUs for which NVML refuses, for example if samples
+        are too close."""
         found = []
         for index in self._used & self._samples.keys():
             first, second = self._samples[index]
@@ -127,7 +129,7 @@ class _Watch:
 def _has_counters(handle: Any) -> bool:
     try:
         return bool(pynvml.nvmlGpmQueryDeviceSupport(handle).isSupportedDevice)
-    except pynvml.NVMLError:  # a driver that does not know the question
+    except pynvml.NVMLError:  # a driver without this function
         return False
 
 

@@ -38,7 +38,7 @@ def check_home(settings: Settings, name: str) -> None:
 
 
 def may(path: Path, mode: int) -> bool:
-    """Whether this user may use `path` so; `mode` is that of `os.access`. A disk mounted read-only counts, too."""
+    """Whether this user may access `path`; `mode` is that of `os.access`. A disk mounted read-only counts too."""
     return os.access(path, mode, effective_ids=True)
 
 
@@ -57,6 +57,6 @@ def _not_writable(path: Path) -> WrongUseError:
             fix="mount it for writing, or set SLIPWAY_HOME to a folder on another disk",
         )
     return WrongUseError(
-        f"user {os.geteuid()} may not write to {path}, which belongs to user {path.stat().st_uid}",
+        f"user {os.geteuid()} cannot write to {path}, which belongs to user {path.stat().st_uid}",
         fix="run as that user, or set SLIPWAY_HOME to a folder of your own",
     )

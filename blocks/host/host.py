@@ -64,7 +64,7 @@ class ThisHost:
 
 
 def read_system() -> SystemReading:
-    """Everything but the GPUs."""
+    """Everything except the GPUs."""
     return SystemReading(
         glibc=version_or_none(platform.libc_ver()[1]),
         distribution=_distribution(),
@@ -78,15 +78,15 @@ def read_system() -> SystemReading:
 
 @functools.cache
 def fingerprint_here() -> str:
-    """Fingerprint of this host's hardware; asks no program, and asks once."""
+    """Fingerprint of this host's hardware; computed once, without running a program."""
     return Facts(gpus=read_nvml().gpus, **read_system().model_dump()).fingerprint
 
 
 def container_of(environment: Mapping[str, str], root: Path = Path("/")) -> str | None:
-    """The kind of container that this process runs in, by the marks that each leaves; None outside of one.
+    """The kind of container that this process runs in, by the marks that each leaves; None outside one.
 
-    A virtual machine made from an image keeps the mark of the engine that built it. What tells it apart is that
-    engines lay their own `/etc/hosts` and `/etc/resolv.conf` over the image's.
+    A virtual machine made from an image keeps the mark of the engine that built it. The difference is that container
+    engines mount their own `/etc/hosts` and `/etc/resolv.conf` over the image's.
     """
     if "KUBERNETES_SERVICE_HOST" in environment:
         return "kubernetes"
@@ -118,7 +118,7 @@ def _cpu_model() -> str | None:
 
 
 def memory_bytes() -> int:
-    """By `/proc/meminfo`, which containers may be given one of their own; where that is masked, by the system."""
+    """From `/proc/meminfo`, of which a container may have its own; if that is masked, from the system."""
     try:
         return int(psutil.virtual_memory().total)
     except (OSError, KeyError):

@@ -1,4 +1,4 @@
-"""What NVIDIA's own programs and kernel module say: nvidia-smi, nvcc, `/proc/driver/nvidia`."""
+"""Reports of NVIDIA's own programs and kernel module: nvidia-smi, nvcc, `/proc/driver/nvidia`."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from tasks.core.errors import CommandError
 from tasks.core.facts import Gpu
 
 _TIMEOUT_S = 30.0
-"""nvidia-smi takes seconds where the driver has to wake many GPUs, and hangs where one has died."""
+"""nvidia-smi takes seconds if the driver has to wake many GPUs, and hangs if one has died."""
 
 _SMI_FOLDERS = ("/usr/local/nvidia/bin", "/usr/lib/wsl/lib")
-"""Where container runtimes and WSL put nvidia-smi besides PATH."""
+"""Where container runtimes and WSL put nvidia-smi outside PATH."""
 
 _VERSION = r"([0-9]{1,5}(?:\.[0-9]{1,5}){1,3})(?![0-9.])"
 _DRIVER = re.compile(rf"\b(?:Driver|KMD) Version\s*:\s*{_VERSION}")
@@ -28,7 +28,7 @@ _MODULE = re.compile(rf"\bKernel Module(?: for \S+)?\s+{_VERSION}")
 
 
 def read_nvidia_smi() -> SmiReading | None:
-    """Driver, CUDA and number of GPUs as nvidia-smi prints them; None where it is not installed."""
+    """Driver, CUDA and number of GPUs as nvidia-smi prints them; None if it is not installed."""
     folders = os.pathsep.join([os.environ.get("PATH", os.defpath), *_SMI_FOLDERS])
     program = shutil.which("nvidia-smi", path=folders)
     if program is None:
@@ -74,9 +74,9 @@ def parse_nvcc(text: str) -> str | None:
 def read_kernel_module(
     root: Path = Path("/proc/driver/nvidia"), module: Path = Path("/sys/module/nvidia/version")
 ) -> KernelReading:
-    """Version of the loaded kernel module and the GPUs that it drives; nothing where it is not loaded.
+    """Version of the loaded kernel module and the GPUs that it drives; empty if it is not loaded.
 
-    A container may see `/sys` and not `/proc/driver`, or neither: what is masked is not there.
+    A container may see `/sys` but not `/proc/driver`, or neither: masked parts count as absent.
     """
     version = parse_kernel_module(text_of(root / "version")) or _whole_version(text_of(module))
     try:
@@ -93,7 +93,7 @@ def parse_kernel_module(text: str) -> str | None:
 
 
 def parse_gpu_information(text: str) -> Gpu | None:
-    """The GPU that a file `/proc/driver/nvidia/gpus/*/information` describes; None where it names no model."""
+    """The GPU that a file `/proc/driver/nvidia/gpus/*/information` describes; None if it names no model."""
     lines = (line.partition(":") for line in text.splitlines())
     fields = {key.strip(): value.strip() for key, _, value in lines}
     name = fields.get("Model")
@@ -124,4 +124,4 @@ def _ask(program: str, *arguments: str) -> Finished:
 
 def _last_line(done: Finished) -> str:
     lines = (done.stdout + done.stderr).strip().splitlines()
-    return lines[-1][:200] if lines else f"ended with {done.code} and said nothing"
+    return lines[-1][:200] if lines else f"exited with {done.code} and printed nothing"

@@ -25,7 +25,7 @@ _NOT_HERE = (
     pynvml.NVML_ERROR_LIBRARY_NOT_FOUND,
     pynvml.NVML_ERROR_DRIVER_NOT_LOADED,
 )
-"""NVML's words for a host without a driver, or a container that was not given one."""
+"""NVML's errors for a host without a driver, or a container without access to it."""
 
 _NOT_OFFERED = (
     pynvml.NVML_ERROR_NOT_SUPPORTED,
@@ -36,7 +36,7 @@ _NOT_OFFERED = (
 
 @contextlib.contextmanager
 def nvml_session() -> Iterator[bool]:
-    """Whether NVML could be initialised; it is shut down when the block is left."""
+    """Whether NVML could be initialised; it is shut down at the end of the block."""
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError:
@@ -49,7 +49,7 @@ def nvml_session() -> Iterator[bool]:
 
 
 def read_nvml() -> NvmlReading:
-    """Driver and GPUs of this host. Never raises: a driver that does not work is a `fault` in words."""
+    """Driver and GPUs of this host. Never raises: `fault` says why a driver does not work."""
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError as error:
@@ -77,7 +77,7 @@ def _read_all() -> NvmlReading:
 
 
 def gpus_in_use(count: int) -> tuple[HostGpu, ...]:
-    """The GPUs that an engine is given where it is to use `count`, the largest first; fewer where there are fewer."""
+    """The GPUs for an engine that is to use `count`, the largest first; at most the number present."""
     if not count:
         return ()
     with nvml_session() as available:
@@ -100,7 +100,7 @@ def _ask(what: str, question: Callable[[], T], faults: list[str]) -> T | None:
 
 
 def _optional(question: Callable[[], T]) -> T | None:
-    """The answer, or None where this GPU or driver does not offer it: a passively cooled one has no fan."""
+    """The answer, or None if this GPU or driver does not support it: a passively cooled GPU has no fan."""
     try:
         return question()
     except pynvml.NVMLError as error:
@@ -119,8 +119,8 @@ def _cuda_version() -> str | None:
 def gpu_bytes_of(pids: Collection[int], before: Mapping[int, int] | None = None) -> int:
     """Memory that these processes hold on all GPUs of this host, bytes; 0 without a driver.
 
-    `before` is what GPUs had in use before the processes began: where NVML names none of them, what has come since
-    is taken to be theirs.
+    `before` is what GPUs had in use before the processes began: if NVML names none of the processes, everything
+    since then counts as theirs.
     """
     with nvml_session() as available:
         if not available:
@@ -138,14 +138,14 @@ def held_bytes(handle: Any, pids: Collection[int]) -> int:
 
 
 def bytes_since(handle: Any, before: int) -> int:
-    """Memory of one GPU that has come into use since. Raises `pynvml.NVMLError`."""
+    """Memory of one GPU that has been allocated since. Raises `pynvml.NVMLError`."""
     return max(0, int(pynvml.nvmlDeviceGetMemoryInfo(handle).used) - before)
 
 
 def memory_unless_by_process(indices: Sequence[int]) -> dict[int, int]:
-    """By GPU, bytes in use now: in a container, where NVML does not know processes by their numbers there.
+    """Bytes in use now, by GPU: for a container, where NVML does not use the container's process ids.
 
-    Drivers name them by the host's, or translate those and say that they hold nothing (NVIDIA/nvidia-docker#1483,
+    Drivers report the host's ids, or translate them and report no memory (NVIDIA/nvidia-docker#1483,
     NVIDIA/open-gpu-kernel-modules#614). Empty on the host, where NVML names each process.
     """
     if str(Path("/proc/self/ns/pid").readlink()) == _HOST_PIDS:
@@ -157,7 +157,7 @@ def memory_unless_by_process(indices: Sequence[int]) -> dict[int, int]:
 
 
 def _read_gpu(index: int) -> Gpu:
-    """Unified memory (GB10) has no size of its own: NVML then offers none."""
+    """None for unified memory (GB10), for which NVML reports no size."""
     handle = pynvml.nvmlDeviceGetHandleByIndex(index)
     capability = _optional(lambda: pynvml.nvmlDeviceGetCudaComputeCapability(handle))
     return Gpu(
@@ -174,14 +174,14 @@ _SLOWDOWNS = {
     pynvml.nvmlClocksEventReasonSwThermalSlowdown: "too hot (driver)",
     pynvml.nvmlClocksEventReasonHwPowerBrakeSlowdown: "power brake",
 }
-"""Reasons for lower clocks that are faults; an idle GPU or a power cap is none."""
+"""Reasons for lower clocks that are faults, unlike an idle GPU or a power cap."""
 
 
 def sample_gpus() -> tuple[GpuSample, ...]:
-    """Temperature, fan, memory and slowdowns of each GPU that answers now; none where there is no driver.
+    """Temperature, fan, memory and slowdowns of each GPU that answers now; empty without a driver.
 
-    One that fell off the bus is still counted by NVML, and every question to it fails: it is left out, so that
-    a check finds fewer GPUs than the service was promised.
+    NVML still counts a GPU that fell off the bus, but every query about it fails: it is omitted, so that a check
+    finds fewer GPUs than the service should have.
     """
     with nvml_session() as available:
         if not available:

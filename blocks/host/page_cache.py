@@ -1,4 +1,4 @@
-"""The page cache: what of a file is in it, how to empty it, how much more it can take, and out of which memory."""
+"""The page cache: what it holds of a file, how to evict a file, and how much more fits."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import psutil
 from tasks.core.errors import SlipwayError
 
 COLD = 0.01
-"""Largest share of a file in the page cache that is called cold."""
+"""Largest share of a file in the page cache that still counts as cold."""
 
 _CACHESTAT = 451  # the same number on every architecture
 _MAP_SHARED = 1
@@ -49,7 +49,7 @@ class _Counts(ctypes.Structure):
 class Mapping:
     """Some bytes of a file, mapped for reading. `start` is a multiple of the page size. Raises `OSError`.
 
-    By the C library: Python's own `mmap` holds the interpreter's lock while the kernel reads.
+    Through the C library, because Python's `mmap` holds the interpreter's lock while the kernel reads.
     """
 
     def __init__(self, handle: int, start: int, size_bytes: int) -> None:
@@ -65,7 +65,7 @@ class Mapping:
         libc.munmap(self._address, self._size)
 
     def advise(self, advice: int) -> None:
-        """As `madvise(2)`. Raises `OSError`."""
+        """Call `madvise(2)`. Raises `OSError`."""
         if libc.madvise(self._address, self._size, advice):
             raise _error()
 
@@ -78,9 +78,9 @@ class Mapping:
 
 
 def cached_bytes(handle: int, start: int, size_bytes: int) -> int | None:
-    """How much of a range of an open file is in the page cache; None where this process may not know.
+    """How much of a range of an open file is in the page cache; None if this process may not know.
 
-    Raises `OSError` if it cannot be looked at at all.
+    Raises `OSError` if the file cannot be checked at all.
     """
     if size_bytes == 0:
         return 0
@@ -98,7 +98,7 @@ def cached_bytes(handle: int, start: int, size_bytes: int) -> int | None:
 
 
 def cached_share(path: Path) -> float | None:
-    """Share of a file that is in the page cache; None where this process may not know."""
+    """Share of a file that is in the page cache; None if this process may not know."""
     with path.open("rb", buffering=0) as file:
         size = os.fstat(file.fileno()).st_size
         cached = cached_bytes(file.fileno(), 0, size)
@@ -106,9 +106,9 @@ def cached_share(path: Path) -> float | None:
 
 
 def evict(path: Path) -> None:
-    """Take a file out of the page cache, and look that it is out.
+    """Evict a file from the page cache, and check that it is gone.
 
-    Raises `SlipwayError` if it is not: another process has it mapped, say, or the file system keeps it.
+    Raises `SlipwayError` if it is not, for example because another process maps it, or the file system keeps it.
     """
     with path.open("rb", buffering=0) as file:
         os.fsync(file.fileno())
@@ -118,23 +118,23 @@ def evict(path: Path) -> None:
         raise SlipwayError(
             f"{path} cannot be measured cold: "
             + (f"{share:.0%} of it stays in memory" if share else "this user may not see what is in memory"),
-            fix="end what has it open, copy it to a local disk, or run as its owner",
+            fix="end the process that has it open, copy it to a local disk, or run as its owner",
         )
 
 
 def available_bytes() -> int:
-    """Memory that the page cache can take without pushing out what is in use, within this process's limits."""
+    """Memory that the page cache can use without evicting memory in use, within this process's limits, bytes."""
     return min([psutil.virtual_memory().available, *_rooms()])
 
 
 def gives_memory_back() -> bool:
-    """Whether this is a virtual machine that lets its host take the memory that is free (free page reporting)."""
+    """Whether this is a virtual machine that returns free memory to its host (free page reporting)."""
     features = (_read(path) for path in _BALLOONS.glob("virtio*/features"))
     return any(bits[_REPORTING : _REPORTING + 1] == "1" for bits in features)
 
 
 def _rooms() -> list[int]:
-    """What is left to each control group (version 2) that this process is in."""
+    """What is left in each control group (version 2) of this process, bytes."""
     own = next((line[3:] for line in _read("/proc/self/cgroup").splitlines() if line.startswith("0::")), "/")
     folder = _CGROUPS / own.strip("/")
     rooms = []
@@ -165,7 +165,7 @@ def _count(handle: int, start: int, size_bytes: int) -> int:
 
 
 def _owns(handle: int) -> bool:
-    """`mincore` calls every page of a stranger's file present."""
+    """`mincore` reports every page of another user's file as present."""
     return os.geteuid() in (0, os.fstat(handle).st_uid)
 
 

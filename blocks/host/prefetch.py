@@ -18,7 +18,7 @@ from tasks.core.progress import say
 
 PIECE_BYTES = 64 << 20
 THREADS = 8
-"""As many fill a disk even when the processors are busy with the engine's start (measured)."""
+"""This many saturate a disk even while the engine's start keeps the CPUs busy (measured)."""
 
 _BUFFER_BYTES = 4 << 20
 _POPULATE_READ = 22
@@ -37,9 +37,9 @@ class _Piece:
 class Prefetcher:
     """Prefetches for one stage of a run. Implements `tasks.core.prefetch.Prefetch`.
 
-    A prefetch is a help, not a condition: what goes wrong is said once to the stage's listeners, and the block
-    beside it goes on. Its threads end with the block, between two pieces. `huge_pages` asks for huge pages of the
-    page cache: unless told, they are used on a machine that keeps its memory.
+    A prefetch is optional: a failure is reported once to the stage's listeners, and the block continues. Its threads
+    end with the block, between two pieces. `huge_pages` requests huge pages for the page cache; by default they are
+    used on a machine that does not return free memory to its host.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class Prefetcher:
 
     @contextlib.contextmanager
     def __call__(self, paths: Sequence[Path]) -> Iterator[Prefetched]:
-        """Read what is not in the page cache of these files, or of the files in these folders."""
+        """Read whatever is not in the page cache yet of these files, or of the files in these folders."""
         done = Prefetched()
         with contextlib.ExitStack() as stack:
             try:
@@ -76,7 +76,7 @@ class Prefetcher:
         self._say(done)
 
     def _pieces(self, handle: int) -> Iterator[_Piece]:
-        """What is not in the page cache of a file. Raises `OSError`."""
+        """The parts of a file that are not in the page cache. Raises `OSError`."""
         end = os.fstat(handle).st_size
         for start in range(0, end, self._piece_bytes):
             size = min(self._piece_bytes, end - start)
@@ -93,7 +93,7 @@ class Prefetcher:
         ]
         started = []
         try:
-            with contextlib.suppress(RuntimeError):  # no room for another thread: those that started will do
+            with contextlib.suppress(RuntimeError):  # no more threads possible: those that started are enough
                 for thread in threads:
                     thread.start()
                     started.append(thread)
@@ -165,21 +165,22 @@ def _open(stack: contextlib.ExitStack, path: Path) -> int:
 
 
 def _bring_in(piece: _Piece, *, huge_pages: bool) -> None:
-    """Into the page cache and nowhere else, by a map that is dropped at once; the kernel fills it without a copy."""
+    """Read into the page cache only, through a memory map that is dropped at once; the kernel fills it
+    without a copy."""
     try:
         with Mapping(piece.handle, piece.start, piece.size_bytes) as mapping:
             if huge_pages:
-                with contextlib.suppress(OSError):  # from a kernel without them
+                with contextlib.suppress(OSError):  # a kernel without huge pages
                     mapping.advise(mmap.MADV_HUGEPAGE)
             mapping.advise(_POPULATE_READ)
     except OSError as error:
-        if error.errno != errno.EINVAL:  # what a kernel before 5.14 says
+        if error.errno != errno.EINVAL:  # raised by a kernel before 5.14
             raise
         read_through(piece.handle, piece.start, piece.size_bytes)
 
 
 def read_through(handle: int, start: int, size_bytes: int) -> None:
-    """The same by reading into one small buffer again and again. Raises `OSError`."""
+    """The same by reading into one small buffer repeatedly. Raises `OSError`."""
     with mmap.mmap(-1, _BUFFER_BYTES) as buffer, memoryview(buffer) as view:
         here, end = start, start + size_bytes
         while here < end and (got := os.preadv(handle, [view[: min(len(view), end - here)]], here)):

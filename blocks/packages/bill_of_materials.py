@@ -23,7 +23,7 @@ _SHA256 = "sha256:"
 def bill_of_materials(lock: LockFile) -> str:
     """Each package with its version, package URL, the hashes that its file may have, and what requires it.
 
-    The same lock gives the same document: its serial number is made from what it holds, its time is the epoch.
+    The same lock gives the same document: its serial number is made from its content, its time is the epoch.
     """
     digest = digest_of([pin.model_dump(mode="json") for pin in sorted(lock.pins, key=lambda pin: pin.name)])
     bom = Bom(serial_number=uuid5(NAMESPACE_URL, f"slipway-lock:{digest}"))

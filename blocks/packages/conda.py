@@ -1,6 +1,6 @@
 """Conda packages by py-rattler: solved, locked and installed without conda, mamba or a shell.
 
-py-rattler is an extra of Slipway's: it weighs 80 MB, and most environments are made by uv.
+py-rattler is an extra of Slipway: it takes 80 MB, and most environments are made by uv.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _UNREACHABLE = (
 
 
 class Conda:
-    """A manager of environments whose Python and native libraries are conda packages, too."""
+    """A manager of environments whose Python and native libraries are conda packages as well."""
 
     def __init__(self) -> None:
         self._rattler = _load()
@@ -52,7 +52,7 @@ class Conda:
 
     @property
     def platform(self) -> str:
-        """What locks of this machine are for."""
+        """The platform of this machine's locks."""
         return self._uv.platform
 
     @property
@@ -67,7 +67,7 @@ class Conda:
     def resolve(self, request: LockRequest, scratch: Path) -> str | Refusal:
         """A lock in rattler's format, or the solver's refusal.
 
-        Raises `SpecError` for what is no match spec or no channel, and `NetworkError`.
+        Raises `SpecError` for an invalid match spec or channel, and `NetworkError`.
         """
         rattler = self._rattler
         try:
@@ -101,13 +101,13 @@ class Conda:
         return self._render(request, records, scratch / "conda.lock")
 
     def install(self, locked: Locked, folder: Path, final: Path) -> Path:
-        """The packages of the lock, each held to its hash; the paths that they hold are those below `final`."""
+        """Install the lock's packages, each verified by its hash; paths in them are below `final`."""
         rattler = self._rattler
         lock_file = rattler.LockFile.from_path(str(locked.path))
         environment = lock_file.environment(_ENVIRONMENT)
         if environment is None:
-            raise WrongUseError(f"{locked.path} holds no environment", fix="make the lock again")
-        # A platform counts only as the lock's own object.
+            raise WrongUseError(f"{locked.path} does not contain an environment", fix="make the lock again")
+        # rattler only accepts the lock's own platform object.
         here = next((one for one in environment.platforms() if one.name == self._subdir()), None)
         if here is None:
             raise WrongUseError(f"{locked.path} is not for {self._subdir()}", fix="make the lock again")
@@ -151,7 +151,7 @@ class Conda:
 
 
 def _check_local(url: str, sha256: bytes | None) -> None:
-    """rattler holds what it downloads to its hash, but not what lies in a channel that is a folder."""
+    """rattler verifies downloads by their hash, but not files in a channel that is a folder."""
     if not url.startswith("file:"):
         return
     path = Path(unquote(urlsplit(url).path))
@@ -184,7 +184,7 @@ def _date(text: str | None) -> datetime | None:
 def _fault(doing: str, error: Exception) -> SlipwayError:
     text = str(error)
     if says_disk_full(text):
-        return DiskFullError(f"no room left on the disk while {doing}", fix="free space on it", detail=text)
+        return DiskFullError(f"no space left on the disk while {doing}", fix="free space on it", detail=text)
     if any(sign in text for sign in _UNREACHABLE):
         return NetworkError(
             f"cannot reach a channel while {doing}: {one_line(error)}",

@@ -1,4 +1,4 @@
-"""What makes environments on this machine, by the name that a spec gives it."""
+"""Managers of environments on this machine, by their name in a spec."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tasks.environment.apply import PackageTool
 def open_manager(kind: EnvironmentManager) -> PackageTool:
     """The manager of that kind. Raises `MissingToolError` that says how to install it.
 
-    An environment of the system's is made by nobody: uv reads it.
+    For an existing environment (`system`), uv only reads it.
     """
     if kind is EnvironmentManager.CONDA:
         from blocks.packages.conda import Conda

@@ -1,4 +1,4 @@
-"""Packages laid into a folder for an image, by uv: from its cache, verified by the hashes of the lock."""
+"""Install packages into a folder for an image, with uv: from its cache, verified by the lock's hashes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _TIMEOUT_S = 1800.0
 
 
 def install_arguments(plan: ImagePlan, pins: Path, target: Path) -> list[str]:
-    """uv's arguments: the pins of that file and what they require, all held to the lock and its hashes."""
+    """uv's arguments: the pins of that file and what they require, all verified by the lock's hashes."""
     return [
         *("pip", "install", "--quiet", "--color", "never", "--no-python-downloads"),
         *("--require-hashes", "--only-binary", ":all:", "--link-mode", "copy"),
@@ -24,7 +24,7 @@ def install_arguments(plan: ImagePlan, pins: Path, target: Path) -> list[str]:
 
 
 def install_packages(plan: ImagePlan, target: Path) -> None:
-    """Install what serving needs into `target`. Raises `CommandError` with uv's words."""
+    """Install what serving needs into `target`. Raises `CommandError` with uv's message."""
     uv = find_tool("uv", install="install it: pip install uv")
     pins = target.with_name("pins.txt")
     pins.write_text("\n".join(plan.pins) + "\n")

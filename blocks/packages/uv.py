@@ -21,7 +21,7 @@ from tasks.environment.models import Conflict, Locked, LockRequest, Refusal
 
 _TIMEOUT_S = 1800.0
 
-# Variables that would change what is resolved without being part of the lock's name.
+# Variables that would change the resolution without being part of the lock's name.
 _FOREIGN = (
     "UV_BUILD_CONSTRAINT",
     "UV_CONSTRAINT",
@@ -51,7 +51,7 @@ def compile_arguments(request: LockRequest, requirements: str) -> list[str]:
 
 
 def source_arguments(request: LockRequest) -> list[str]:
-    """Where packages come from: a folder of wheels and nothing else, or an index, for torch that of its build."""
+    """Where packages come from: only a folder of wheels, or an index; for torch the index of its build."""
     backend = ["--torch-backend", request.torch_backend] if request.torch_backend else []
     return ["--no-index", "--find-links", str(request.wheels)] if request.wheels else backend
 
@@ -69,8 +69,8 @@ def sync_arguments(
 ) -> list[str]:
     """Install exactly the lock, each file with a hash it names.
 
-    Files are copied (on disks that can, blocks stay shared until one is written): as a link to uv's cache, a file
-    that is damaged in one environment would be damaged in all. Packages to `refresh` are fetched again.
+    Files are copied (with shared blocks if the file system can): if they were links to uv's cache, damage in one
+    environment would be damage in all. Packages to `refresh` are fetched again.
     """
     again = (("--refresh-package", name, "--reinstall-package", name) for name in refresh)
     return [
@@ -83,7 +83,7 @@ def sync_arguments(
 
 
 def check_arguments(python: Path) -> list[str]:
-    """Look for installed packages whose requirements are not met."""
+    """Find installed packages whose requirements are not met."""
     return ["pip", "check", "--color", "never", "--no-python-downloads", "--python", str(python)]
 
 
@@ -94,16 +94,16 @@ def _check_wheels(request: LockRequest) -> None:
 
 
 class Uv:
-    """The uv that stands beside Slipway's own Python, else the one on the path."""
+    """The uv next to Slipway's own Python, else the one on the path."""
 
     def __init__(self, *, find_links: str | None = None) -> None:
-        """`find_links` is a folder, or a page, of wheels that counts beside the index."""
+        """`find_links` is a folder or page of wheels, used in addition to the index."""
         self._links = {"UV_FIND_LINKS": find_links} if find_links else {}
         self._program = find_tool("uv", install="install it: pip install uv")
 
     @property
     def platform(self) -> str:
-        """What locks of this machine are for, such as `linux-x86_64`."""
+        """The platform of this machine's locks, such as `linux-x86_64`."""
         return f"{sys.platform}-{platform.machine()}"
 
     @property
@@ -133,9 +133,9 @@ class Uv:
         return said_no
 
     def find_python(self, version: str) -> str:
-        """An installed Python of that version, such as `3.11`; Slipway's own when it is one.
+        """An installed Python of that version, such as `3.11`; Slipway's own if that matches.
 
-        Raises `MissingToolError` that names the versions that are there.
+        Raises a `MissingToolError` that names the installed versions.
         """
         own = Path(sys.base_prefix) / "bin" / f"python{version}"
         if own.exists():
@@ -151,11 +151,11 @@ class Uv:
             return str(found[version])
         raise MissingToolError(
             f"Python {version} is not installed on this machine",
-            fix=f"install it (`uv python install {version}`), or ask for one of {', '.join(sorted(found))}",
+            fix=f"install it (`uv python install {version}`), or use one of {', '.join(sorted(found))}",
         )
 
     def install(self, locked: Locked, folder: Path, final: Path) -> Path:
-        """A virtual environment with what the lock pins, nothing else; from uv's cache alone where there is no
+        """A virtual environment with exactly the lock's packages, from uv's cache alone if there is no
         network. It may be renamed to anything.
 
         Raises `MissingToolError` without the Python, `NetworkError` if the cache does not hold all of it,
@@ -170,7 +170,7 @@ class Uv:
         if damaged := unlike_record(folder):
             say(
                 StageName.ENVIRONMENT,
-                f"uv's cache holds damaged files of {', '.join(damaged)}: fetching anew",
+                f"uv's cache has damaged files of {', '.join(damaged)}: fetching them again",
             )
             self._refresh(python, locked, tuple(damaged))
         return python
@@ -187,7 +187,7 @@ class Uv:
         raise error
 
     def _refresh(self, python: Path, locked: Locked, packages: tuple[str, ...]) -> None:
-        """Fetch packages again. What differs from its record even then was published so."""
+        """Fetch packages again. If files still differ from their record, they were published that way."""
         done = self._run(sync_arguments(python, locked, refresh=packages), cwd=locked.path.parent)
         if done.code != 0:
             raise fault(f"replacing the damaged {', '.join(packages)} in uv's cache", done.stderr, done.code)

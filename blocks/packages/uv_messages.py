@@ -1,4 +1,4 @@
-"""What uv says, in Slipway's words: a refusal is a value, everything else is the fault that it is. Pure."""
+"""uv's messages as values and faults: a refusal is a value, everything else is a fault. Pure."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tasks.core.errors import CommandError, DiskFullError, NetworkError, Slipway
 from tasks.environment.models import Conflict, Refusal
 
 _REFUSED = "No solution found when resolving"
-# A resolver that was not let near the index finds no solution either: these hints tell the two apart.
+# A resolver without access to the index finds no solution either: these hints distinguish the two.
 _KEPT_OUT = re.compile(r"network was disabled|could not be queried|returned a 40[13]")
 _UNREACHABLE = re.compile(
     r"error sending request|dns error|tcp connect error|operation timed out"
@@ -36,18 +36,18 @@ _COMPLAINT = re.compile(r"The package `([^`]+)` (.*)")
 
 
 def fault(doing: str, stderr: str, code: int) -> SlipwayError:
-    """The fault behind uv's exit status `code` and what it printed, none of them a refusal."""
+    """The fault behind uv's exit status `code` and its output, which are not a refusal."""
     tail = last_lines(stderr)
     if says_disk_full(stderr):
         return DiskFullError(
-            f"no room left on the disk while {doing}: {_deepest(stderr)}",
+            f"no space left on the disk while {doing}: {_deepest(stderr)}",
             fix="free space, or set SLIPWAY_HOME and UV_CACHE_DIR to a larger disk",
             detail=tail,
         )
     if "Hash mismatch" in stderr:
         return SlipwayError(
-            f"a package does not have the hash that the lock asks for, while {doing}",
-            fix="somebody changed the package or the lock: make the lock again and compare",
+            f"a package does not have the hash in the lock, while {doing}",
+            fix="the package or the lock was changed: make the lock again and compare",
             detail=tail,
         )
     if _KEPT_OUT.search(stderr) or _UNREACHABLE.search(stderr):
@@ -58,11 +58,11 @@ def fault(doing: str, stderr: str, code: int) -> SlipwayError:
             fix="check the network and UV_DEFAULT_INDEX, or use an existing lock and uv's cache",
             detail=tail,
         )
-    return CommandError(f"uv ended with {code} while {doing}: {_first(stderr)}", detail=tail)
+    return CommandError(f"uv exited with {code} while {doing}: {_first(stderr)}", detail=tail)
 
 
 def refusal(stderr: str, code: int) -> Refusal | None:
-    """The resolver's no, told as who asks for what; None if uv failed for another reason."""
+    """The resolver's refusal, with what requires what; None if uv failed for another reason."""
     if code != 1 or _REFUSED not in stderr or _KEPT_OUT.search(stderr):
         return None
     body = stderr.partition(_REFUSED)[2].partition("\n")[2]
@@ -73,7 +73,7 @@ def refusal(stderr: str, code: int) -> Refusal | None:
 
 
 def demands(explanation: str) -> tuple[Conflict, ...]:
-    """Who asks for what in the resolver's explanation; its own conclusions are left out."""
+    """What requires what in the resolver's explanation, without its own conclusions."""
     text = re.sub(r"we can conclude that.*?(?=And because|$)", " ", _joined(explanation), flags=re.DOTALL)
     text = _ANY_OF.sub(lambda match: _from_first_to_last(match[1].split()), _MARKER.sub("", text))
     found = [(match[2], match[1]) for match in _DEPENDS.finditer(text)]
@@ -86,7 +86,7 @@ def demands(explanation: str) -> tuple[Conflict, ...]:
 
 
 def _from_first_to_last(ranges: list[str]) -> str:
-    """`a>=1,<2 a>2,<3` as `a>=1,<3`: what is left out in between is of no use to a reader."""
+    """`a>=1,<2 a>2,<3` as `a>=1,<3`: gaps in between do not help a reader."""
     first, last = ranges[0].split(","), ranges[-1].split(",")
     return ranges[0] if len(ranges) == 1 else ",".join([first[0], *last[1:]])
 
@@ -121,6 +121,6 @@ def _first(stderr: str) -> str:
 
 
 def _deepest(stderr: str) -> str:
-    """The last cause uv names, which is the operating system's own word."""
+    """The last cause that uv names, which is the operating system's message."""
     causes = [line for line in stderr.splitlines() if line.lstrip().startswith(("cause:", "hint:"))]
     return _LABEL.sub("", causes[-1]).strip() if causes else _first(stderr)

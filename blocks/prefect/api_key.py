@@ -1,7 +1,7 @@
 """The key to the local Prefect API: made once, kept in the home, read by this user alone (docs/adr/0080).
 
-It is `USER:SECRET`, as HTTP's basic authentication and Prefect's sign-in form take it. It reaches other processes
-by the environment, never by a command line, which every user of the machine may read.
+It is `USER:SECRET`, as in HTTP's basic authentication and Prefect's sign-in form. Other processes get it through the
+environment, never on a command line, which every user of the machine can read.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ _KEY = re.compile(rf"{_USER}:[A-Za-z0-9_-]{{40,}}")
 
 
 def key_file(settings: Settings) -> Path:
-    """Where the key is kept."""
+    """Path of the key."""
     return settings.prefect_home / "api-key"
 
 
 def api_key(settings: Settings) -> str:
-    """The key of this home; a new one where there is none, or where the file is damaged.
+    """The key of this home; a new one if there is none, or if the file is damaged.
 
-    Raises `DiskError` where it can be neither read nor replaced, such as for a folder in its place.
+    Raises `DiskError` if it can be neither read nor replaced, for example because it is a folder.
     """
     file = key_file(settings)
     made = f"{_USER}:{secrets.token_urlsafe(_SECRET_BYTES)}"
@@ -47,7 +47,7 @@ def api_key(settings: Settings) -> str:
 
 
 def _kept(file: Path) -> str | None:
-    """The key in the file; None for what is not a key, not a file, or a link that leads nowhere."""
+    """The key in the file; None if it is not a key, not a file, or a broken link."""
     try:
         kind = file.stat().st_mode
         if stat.S_ISDIR(kind):

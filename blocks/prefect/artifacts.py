@@ -1,4 +1,5 @@
-"""What a run shows at its Prefect server. No finished work, and no fault that ended it, is lost for want of that."""
+"""What a run shows on its Prefect server. If that fails, neither finished work nor the fault that ended it is
+lost."""
 
 from __future__ import annotations
 
@@ -24,7 +25,7 @@ def artifact_key(stage: StageName, subject: str) -> str:
 
 
 def publish(artifact: Artifact) -> None:
-    """Publish a stage's artifact under its stable key, where there is a server to show it."""
+    """Publish a stage's artifact under its stable key, if there is a server."""
     stage, subject = artifact.stage, artifact.subject
     where = f"Record `{artifact.record}` of {subject}: `slipway kb records --stage {stage}`"
 
@@ -40,7 +41,7 @@ def publish(artifact: Artifact) -> None:
 
 
 class ProgressArtifact:
-    """The run's progress artifact. Outside a run, or without its server, there is none: the work goes on."""
+    """The run's progress artifact. Outside a run, or without its server, there is none, and the work continues."""
 
     def __init__(self, stage: StageName, subject: str) -> None:
         self._stage = stage
@@ -50,7 +51,7 @@ class ProgressArtifact:
         self._wanted = True
 
     def show(self, percent: float, text: str) -> None:
-        """Create it, or bring it up to date; `percent` is from 0 to 100."""
+        """Create or update it; `percent` is from 0 to 100."""
         if not self._wanted:
             return
         self._id = _shown(self._stage, lambda: self._put(percent, f"{self._subject}: {text}"))
@@ -63,9 +64,9 @@ class ProgressArtifact:
 
 
 def _shown(stage: StageName, show: Callable[[], UUID]) -> UUID | None:
-    """The id of the artifact that `show` makes or changes; None where there is none.
+    """The id of the artifact that `show` creates or updates; None without one.
 
-    That is outside a run, where there is nothing to show it in, and where the server fails, which is said.
+    There is none outside a run, or if the server fails, which is reported.
     """
     try:
         get_run_logger()
@@ -75,5 +76,5 @@ def _shown(stage: StageName, show: Callable[[], UUID]) -> UUID | None:
         return show()
     except (PrefectException, httpx.HTTPError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        say(stage, f"Prefect's server did not take the artifact: {reason}")
+        say(stage, f"Prefect's server did not accept the artifact: {reason}")
         return None

@@ -1,4 +1,4 @@
-"""What a run of a deployment may start: who asks for one names no program that the administrator does not list."""
+"""What a run of a deployment may start: only programs on the administrator's list."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ _OWN = ("environments", "locks")
 
 
 def is_asked_by_api() -> bool:
-    """Whether this very run is one of a deployment: started in the UI, by schedule, event or program.
+    """Whether this run itself belongs to a deployment: started in the UI, by a schedule, an event or a program.
 
-    Flows that it calls are not: they run what it decided. Nor is what the command calls.
+    Flows that it calls do not count, because they run what it decided. Neither do flows called by the command.
     """
     context = FlowRunContext.get()
     run = context.flow_run if context else None
@@ -35,7 +35,7 @@ def is_asked_by_api() -> bool:
 
 
 def hold_to_list(programs: Iterable[Program], own: Iterable[str] = _OWN) -> None:
-    """Raise `WrongUseError` if this run was asked for by API and would start what is not on the list.
+    """Raise `WrongUseError` if this run was requested by API and would start something that is not on the list.
 
     `own` are the folders of the home that need not be on it.
     """
@@ -54,7 +54,7 @@ def hold_to_list(programs: Iterable[Program], own: Iterable[str] = _OWN) -> None
 def python_in(path: Path, key: str) -> Program:
     """The environment of a Python. Its own name may be a link to the system's.
 
-    Raises `WrongUseError` for a path that cannot be.
+    Raises `WrongUseError` for an impossible path.
     """
     return Program(key=key, kind=Kind.FOLDER, value=str(absolute_path(path).parent))
 

@@ -1,5 +1,5 @@
-"""What a Prefect server needs besides deployments. Idempotent: what is there already is left alone, or replaced
-where an older Slipway made it otherwise."""
+"""What a Prefect server needs besides deployments. Idempotent: existing objects are kept, or replaced if an older
+Slipway made them differently."""
 
 from __future__ import annotations
 
@@ -18,18 +18,19 @@ from prefect.exceptions import ObjectAlreadyExists
 WORK_POOL = "slipway"
 
 ZOMBIES = "slipway: end runs whose heartbeat stopped"
-"""Worker and run killed together leave a run `Running` for ever; missed heartbeats end it."""
+"""If worker and run are killed together, the run stays `Running` forever; missed heartbeats end it."""
 
 PATIENCE = 6
-"""Heartbeats that may be missed: a loaded machine was seen to lose a minute's worth of them."""
+"""Heartbeats that may be missed: a loaded machine was seen to lose a minute of them."""
 
 VERDICTS = "slipway: tell of verdicts that say no"
 
 TOLD_STATES = ("Refused", "Unhealthy", "Confirmed", "Rolled back", "Still down", "Could not look")
-"""Names of the states that are told: what becomes of a service. Other stages' are the reasons of a refused deploy."""
+"""Names of the states that send a message: those about a service. Other stages' states only explain a refused
+deploy."""
 
 NOTIFICATION_BLOCK = "slipway"
-"""Name of the notification blocks by which they are told; of any type that Prefect has."""
+"""Name of the notification blocks that send them, of any type that Prefect has."""
 
 _OLD_NAME = "slipway"
 """Of every deployment, up to November 2026."""
@@ -52,7 +53,7 @@ def create_work_pool() -> None:
 def create_automations(heartbeat: timedelta) -> None:
     """The automation that ends zombie runs, for runs that beat every `heartbeat`.
 
-    Any event of a run is a sign of life. Its last one bears its state's name, which is its verdict's.
+    Any event of a run counts as a heartbeat. Its last one has its state's name, which is its verdict.
     """
     wanted = AutomationCore(
         name=ZOMBIES,
@@ -73,9 +74,9 @@ def create_automations(heartbeat: timedelta) -> None:
 
 
 def tell_of_verdicts() -> int:
-    """The automation that tells of verdicts that say no, where a notification block is named `slipway`; how many are.
+    """The automation that reports verdicts that say no, if a notification block is named `slipway`; how many blocks.
 
-    Blocks hold addresses and tokens, so they are made in Prefect's UI, not by Slipway.
+    Blocks contain addresses and tokens, so they are created in Prefect's UI, not by Slipway.
     """
     with get_client(sync_client=True) as client:
         blocks = _notification_blocks(client)
@@ -88,7 +89,7 @@ def tell_of_verdicts() -> int:
 
 
 def remove_old_deployments(flows: Collection[str]) -> None:
-    """The deployments of these flows as they were called up to November 2026, and their automations."""
+    """Remove the deployments of these flows under their names up to November 2026, and their automations."""
     with get_client(sync_client=True) as client:
         old = client.read_deployments(
             flow_filter=FlowFilter(name=FlowFilterName(any_=list(flows))),
@@ -112,7 +113,7 @@ def _notification_blocks(client: SyncPrefectClient) -> list[BlockDocument]:
 def _verdicts_automation(blocks: list[BlockDocument]) -> AutomationCore:
     return AutomationCore(
         name=VERDICTS,
-        description=f"Sent by the notification blocks that are called {NOTIFICATION_BLOCK}.",
+        description=f"Sent by the notification blocks named {NOTIFICATION_BLOCK}.",
         trigger=EventTrigger(
             expect={f"prefect.flow-run.{name}" for name in TOLD_STATES},
             match={"prefect.resource.id": ["prefect.flow-run.*"]},
@@ -132,7 +133,7 @@ def _verdicts_automation(blocks: list[BlockDocument]) -> AutomationCore:
 
 
 def _put(client: SyncPrefectClient, wanted: AutomationCore) -> None:
-    """Make the automation, or make the one of that name like it. One that was switched off stays so."""
+    """Create the automation, or update the one of that name. One that was switched off stays off."""
     found = client.read_automations_by_name(wanted.name)
     if not found:
         client.create_automation(wanted)

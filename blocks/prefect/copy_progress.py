@@ -1,4 +1,4 @@
-"""How far a copy is: a line every other second, and a progress artifact of the run."""
+"""Progress of a copy: a line every other second, and an artifact of the run."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _LINES_EVERY = 2
 
 @contextlib.contextmanager
 def show_copy(stage: StageName, subject: str, total_bytes: int) -> Iterator[None]:
-    """Show what `advance` counts in the block, from a thread of its own; of less than a second, nothing."""
+    """Show what `advance` counts in the block, from a separate thread; nothing for less than a second."""
     counted = Meter(total_bytes)
     over = threading.Event()
     watch = threading.Thread(

@@ -1,7 +1,7 @@
-"""The local server's SQLite file: closed to other users, and set aside where it is damaged (docs/adr/0081).
+"""The local server's SQLite file: closed to other users, and set aside if it is damaged (docs/adr/0081).
 
-It shows what ran; what Slipway decides by is in the records. So a damaged one costs the list of past runs, and must
-not keep anything from being deployed.
+It shows what ran; Slipway's decisions use the records. So damage costs only the list of past runs, and must
+not prevent a deploy.
 """
 
 from __future__ import annotations
@@ -20,21 +20,22 @@ from tasks.core.settings import Settings
 _COMPANIONS = ("", "-wal", "-shm", "-journal")
 _DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 _CHECK_LIMIT_BYTES = 256 << 20
-"""Pages are checked one by one up to here (0.5 s); beyond, SQLite's own look at the head has to do."""
+"""Up to this size all pages are checked (0.5 s); beyond, only the header."""
 
 _OPEN_RUN = """SELECT 1 FROM flow_run, json_each(flow_run.tags) AS tag
 WHERE flow_run.state_type IN ('PENDING', 'RUNNING') AND tag.value = ? LIMIT 1"""
 
 
 def database_file(settings: Settings) -> Path:
-    """The file; beside it lie its journals."""
+    """The file; its journals are next to it."""
     return settings.prefect_home / "prefect.db"
 
 
 def ready_database(settings: Settings) -> None:
-    """Have a file that a server can start with, or none. Call before a server starts.
+    """Make sure that a server can start: with a good file, or none. Call before a server starts.
 
-    A damaged one is renamed, and said so. Raises `SlipwayError` that names what cannot be read or is no file.
+    A damaged file is renamed and reported. Raises a `SlipwayError` that names a path that cannot be read or is not a
+    file.
     """
     make_private_folder(settings.prefect_home)
     file = database_file(settings)
@@ -43,34 +44,34 @@ def ready_database(settings: Settings) -> None:
             aside = _set_aside(file)
             say(
                 "prefect",
-                f"{file} is damaged ({reason}): moved to {aside.name}, past runs are not shown any more",
+                f"{file} is damaged ({reason}): moved to {aside.name}, past runs are no longer shown",
             )
         for companion in _files(file):
-            with contextlib.suppress(FileNotFoundError):  # a server that ends takes its journals away
+            with contextlib.suppress(FileNotFoundError):  # a server that ends removes its journals
                 companion.chmod(PRIVATE_FILE)
 
 
 def check_database_in_use(settings: Settings) -> None:
-    """Raise `SlipwayError` if the file under a server that runs is gone or damaged."""
+    """Raise `SlipwayError` if the file of a running server is gone or damaged."""
     file = database_file(settings)
     reason = damage(file) if file.is_file() and file.stat().st_size else "its content is gone"
     if reason:
         raise SlipwayError(
             f"the local Prefect server cannot work: its database {file} is damaged ({reason})",
-            fix="set it aside and start the server again: slipway up",
+            fix="restart the server, which sets the file aside: slipway up",
         )
 
 
 def damage(file: Path) -> str | None:
-    """What is wrong with the content of a database; None for a good one, and where there is none.
+    """What is wrong with the content of a database; None for a good or missing one.
 
-    Raises `SlipwayError` for one that cannot be read for another reason.
+    Raises `SlipwayError` if it cannot be read for another reason.
     """
     if not file.exists():
-        # Journals of a database that is gone would be taken for those of the new one.
+        # Journals of a deleted database would be mistaken for those of the new one.
         return "only its journal is left" if _files(file) else None
     if not file.is_file():
-        raise SlipwayError(f"{file} is not a file", fix="move it away: Prefect's database is kept there")
+        raise SlipwayError(f"{file} is not a file", fix="move it away: Prefect's database belongs there")
     try:
         with contextlib.closing(sqlite3.connect(f"{file.as_uri()}?mode=rw", uri=True, timeout=30)) as opened:
             opened.execute("PRAGMA schema_version").fetchone()
@@ -82,7 +83,7 @@ def damage(file: Path) -> str | None:
         if error.sqlite_errorcode & 0xFF in _DAMAGED:
             return str(error)
         if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY:
-            return None  # a server works with it
+            return None  # a server uses it
         raise SlipwayError(
             f"Prefect's database {file} cannot be opened: {error}",
             fix=f"make {file.parent} readable and writable for this user, or move the file away",

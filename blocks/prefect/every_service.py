@@ -1,4 +1,4 @@
-"""A nightly check looks at every service of this host; one that fails keeps none of the others from it."""
+"""A nightly check of every service on this host; a failure does not prevent the other checks."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def worst_of_every_service(check: Callable[[str], Outcome[Any] | None]) -> Outco
             faults[name] = error
     still_running = _names(services)
     for name, fault in faults.items():
-        if name in still_running:  # one stopped meanwhile has nothing to be checked
+        if name in still_running:  # a service that was stopped meanwhile need not be checked
             raise fault
     if not outcomes:
         show_state("Nothing to check", "no service runs on this host")

@@ -1,11 +1,11 @@
 """Flows that answer: a caller gets what the function returns, and the run's state shows it.
 
-A verdict that says no is of Prefect's type `Failed`, under the verdict's name: red in every list, and no fault
-(docs/adr/0090). Its callers get the answer all the same.
+A verdict that says no has Prefect's type `Failed` and the verdict's name: red in every list, but not a fault
+(docs/adr/0090). Its callers get the answer nevertheless.
 
-Prefect hands a caller the data of the state that a flow returned, as the server tells it. Where the server kept the
-state but its first reply was lost (a 503 while SQLite was busy), Prefect asks again, is told that the run has made
-this transition already, and gets the server's copy: the right state, and no data in it. So the answer is kept here.
+Prefect gives a caller the data of the returned state as the server reports it. If the server stored the state but its
+first reply was lost (a 503 while SQLite was busy), Prefect retries, learns that the run has made this transition, and
+gets the server's copy: the right state, but without data. So the answer is kept here.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ redact_logs()  # every flow imports this module, in the command as in a worker
 
 
 class AnswerState(State[Any]):
-    """The last state of a flow that answered. Its result is the answer, even where its type is `Failed`."""
+    """The last state of a flow that answered. Its result is the answer, even if its type is `Failed`."""
 
     def result(self, *_: Any, **__: Any) -> Any:
         """The answer. Prefect's own would raise for a state of type `Failed`."""
@@ -62,7 +62,7 @@ class AnsweringFlow(Flow[P, R]):
         self.fn = _ending_in_a_state(fn)
 
     def plain(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        """The function without Prefect, and without it all flows and steps that it calls."""
+        """The function without Prefect, including all flows and steps that it calls."""
         token = _plain.set(True)
         try:
             return self.function(*args, **kwargs)
@@ -102,7 +102,7 @@ def flow(**options: Any) -> Callable[[Callable[P, R]], AnsweringFlow[P, R]]:
 
 
 def show_state(name: str, message: str, *, says_no: bool = False) -> None:
-    """How the calling flow's run ends, where its answer is not an `Outcome`, which shows itself."""
+    """Set how the calling flow's run ends, if its answer is not an `Outcome`, which sets its own state."""
     call = _call.get()
     if call is not None:
         kind = StateType.FAILED if says_no else StateType.COMPLETED
@@ -130,7 +130,7 @@ def _ending_in_a_state(function: Callable[P, R]) -> Callable[P, R]:
 
     @wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
-        # A run that a worker makes was not called; one that is tried again has a new state to show.
+        # A run that a worker starts has no caller; a retried one has a new state to show.
         call = _call.get() or _Call()
         call.state = None
         token = _call.set(call)
@@ -155,7 +155,7 @@ def _ending_in_a_state(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def _state_of(answer: object) -> AnswerState | None:
-    """What an outcome shows: `Cached`, or its verdict, red where that says no. None for what is not an outcome."""
+    """The state of an outcome: `Cached`, or its verdict, red if that says no. None for anything else."""
     if not isinstance(answer, Outcome):
         return None
     name = "Cached" if answer.cached else answer.verdict.replace("_", " ").capitalize()
@@ -164,7 +164,7 @@ def _state_of(answer: object) -> AnswerState | None:
 
 
 def _retry_no_more() -> None:
-    """Take back the retries of the calling run: they are for faults, and would ask again what was answered."""
+    """Cancel the retries of the calling run: they are for faults, and would repeat an answered question."""
     context = FlowRunContext.get()
     run = context.flow_run if context else None
     if run is None or not run.empirical_policy.retries:

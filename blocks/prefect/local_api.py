@@ -1,8 +1,7 @@
 """Prefect's server for this user's own programs and browser: `python -m blocks.prefect.local_api PORT`.
 
-What `prefect server start` does, behind a guard (docs/adr/0080). The key is Prefect's to check. The guard refuses
-what a page in the user's browser could do: a request under another host's name (DNS rebinding), or from another
-origin.
+Like `prefect server start`, but behind a guard (docs/adr/0080). Prefect checks the key. The guard refuses requests
+that a page in the user's browser could send: under another host's name (DNS rebinding), or from another origin.
 """
 
 from __future__ import annotations
@@ -21,10 +20,10 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 HOSTS = (LOCALHOST, "localhost")
-"""Names under which the user reaches the server. The port may be another where it is forwarded (`ssh -L`)."""
+"""Names under which the user reaches the server. The port may differ if it is forwarded (`ssh -L`)."""
 
 SIGN_IN = "/slipway/sign-in"
-"""Page that keeps the key, which comes in the address's fragment, where Prefect's UI looks for it."""
+"""Page that stores the key from the address's fragment where Prefect's UI looks for it."""
 
 _SIGN_IN_PAGE = """<!doctype html>
 <meta charset="utf-8"><meta name="referrer" content="no-referrer"><title>Slipway</title>
@@ -47,14 +46,14 @@ _SIGN_IN_HEADERS = {
 
 
 _UI_POLICY = (b"content-security-policy", b"frame-ancestors 'none'; connect-src 'self'")
-"""No page of another origin shows the UI in a frame to steal clicks, and the UI sends nothing elsewhere."""
+"""Prevents pages of other origins from framing the UI (clickjacking), and the UI from sending data elsewhere."""
 
 
 class OwnOrigin:
-    """Refuses requests that a page of another origin sends, and serves the page that signs the browser in.
+    """Refuses requests from pages of other origins, and serves the page that signs the browser in.
 
-    A browser names the page's origin with every request that changes something or leaves the page's own origin.
-    Programs name none; they need the key.
+    A browser sends the page's origin with every request that changes something or goes to another origin. Programs
+    send none; they need the key.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -86,17 +85,17 @@ def _is_own(origin: str | None, host: str) -> bool:
 
 
 def guarded(app: ASGIApp) -> ASGIApp:
-    """The app for requests to its own address from its own pages, and from programs."""
+    """The app, limited to requests to its own address from its own pages or from programs."""
     return TrustedHostMiddleware(OwnOrigin(app), allowed_hosts=HOSTS, www_redirect=False)
 
 
 def main(port: int) -> None:
-    """Serve on the loopback until a signal comes. Settings, key included, come by the environment."""
+    """Serve on the loopback until a signal arrives. Settings, including the key, come from the environment."""
     import uvicorn
     from prefect.server.api.server import create_app
     from prefect.settings import get_current_settings
 
-    os.umask(0o077)  # the database holds the secrets of blocks
+    os.umask(0o077)  # the database contains the secrets of blocks
     server = get_current_settings().server
     uvicorn.run(
         guarded(create_app(final=True)),

@@ -18,17 +18,17 @@ from tasks.core.progress import say
 from tasks.core.verdicts import StageName
 
 NOTHING_NEW = "Nothing new"
-"""State of a look that found what the look before it had found."""
+"""State of a look that found the same as the one before."""
 
 WAITING = "Waiting"
-"""State of a look at a service that is down, and is not to be started before a later look."""
+"""State of a look at a service that is down, and will only be started at a later look."""
 
 _QUIET = (NOTHING_NEW, WAITING, "Cancelled")
-"""A look that finds another one at work is cancelled before it begins."""
+"""A look that finds another one running is cancelled before it begins."""
 
 
 def forget_quiet_runs(stage: StageName) -> None:
-    """Remove earlier quiet runs of the calling run's deployment. No look fails for want of that."""
+    """Remove earlier quiet runs of the calling run's deployment. A failure of this does not fail the look."""
     context = FlowRunContext.get()
     own = context.flow_run if context else None
     if own is None or own.deployment_id is None:

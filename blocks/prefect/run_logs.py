@@ -1,4 +1,4 @@
-"""A run's log in Prefect: what its subflows say is in it, too. Prefect shows of a run its own lines only."""
+"""A run's log in Prefect, including its subflows' lines: by default Prefect only shows a run's own lines."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tasks.core.verdicts import StageName
 
 @contextlib.contextmanager
 def follow_subflows(own: StageName) -> Iterator[None]:
-    """Log in the calling run what is said in its subflows while the block runs; `own` lines are in it already."""
+    """Log the lines of subflows in the calling run while the block runs; `own` lines are there already."""
     context = FlowRunContext.get()
     if context is None:
         yield

@@ -1,6 +1,6 @@
 """A local Prefect API server: for one run under a process guard, or detached for `slipway up`.
 
-Both are behind the guard of `blocks/prefect/local_api.py` and ask for the home's key.
+Both are behind the guard of `blocks/prefect/local_api.py` and require the home's key.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ START_TIMEOUT_S = 180.0
 STOP_TIMEOUT_S = 5.0
 
 ANSWER_TIMEOUT_S = 30.0
-"""A server that is up and busy may take seconds for an answer."""
+"""A busy server may take seconds to answer."""
 
 _POLL_S = 0.05
 
@@ -42,29 +42,29 @@ ANOTHER_PORT = "choose another port: slipway down, then: slipway up --port N"
 """The way out where another user's program has the port of `slipway up`."""
 
 _DATABASE = ("PREFECT_SERVER_DATABASE_CONNECTION_URL", "PREFECT_API_DATABASE_CONNECTION_URL")
-"""Names by which Prefect is told its database."""
+"""Prefect's settings that name its database."""
 
 _WITHOUT_SCHEDULING = {
     f"PREFECT_SERVER_SERVICES_{service}_ENABLED": "false"
     for service in ("SCHEDULER", "LATE_RUNS", "FOREMAN", "TRIGGERS", "REPOSSESSOR", "PAUSE_EXPIRATIONS")
 }
-"""For the server of one command: it schedules nothing, it only keeps what happened."""
+"""For the server of one command, which schedules nothing and only records what happened."""
 
 
 def database_url(settings: Settings) -> str:
-    """Address of the local server's SQLite file, worded so that Prefect opens one connection to it.
+    """Address of the local server's SQLite file, written so that Prefect opens only one connection to it.
 
-    With several, requests that arrive together end in 503 ("database is locked"), and at times the whole server
-    stands still for a minute (docs/adr/0007). Prefect opens a single one where the address holds `:memory:`, a word
-    that means nothing to SQLite in the query of a file's address.
+    With several connections, concurrent requests end in 503 ("database is locked"), and sometimes the whole server
+    blocks for a minute (docs/adr/0007). Prefect opens a single connection if the address contains `:memory:`, which
+    SQLite ignores in the query part of a file's address.
     """
     return f"sqlite+aiosqlite:///file:{quote(str(database_file(settings)))}?uri=true&pool=:memory:"
 
 
 def server_environment(settings: Settings, api_url: str) -> dict[str, str]:
-    """Environment of processes that use or are the local server: its own home and key, and no word to outside.
+    """Environment of the local server and its clients: its own home and key, and no telemetry.
 
-    A database that the user has chosen is left alone.
+    A database that the user has chosen is kept.
     """
     chosen = any(name in os.environ for name in _DATABASE)
     return {
@@ -79,7 +79,7 @@ def server_environment(settings: Settings, api_url: str) -> dict[str, str]:
 
 
 def keeps_own_database(settings: Settings) -> bool:
-    """Whether the local server's database is Slipway's own file, which no other host's server writes."""
+    """Whether the local server's database is Slipway's own file, to which no other host's server writes."""
     own = database_url(settings)
     return all(os.environ.get(name, own) == own for name in _DATABASE)
 
@@ -93,22 +93,22 @@ def ready_own_database(settings: Settings) -> None:
 
 
 def guard_environment(settings: Settings, api_url: str) -> dict[str, str]:
-    """What only the server itself is told: the key that it asks for, and that its own pages alone may call it."""
+    """Settings for the server only: the key that it requires, and that only its own pages may call it."""
     return {
         **server_environment(settings, api_url),
         "PREFECT_SERVER_API_AUTH_STRING": api_key(settings),
         "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": api_url.removesuffix("/api"),
-        "PREFECT_SERVER_UI_API_URL": "/api",  # by whatever name the page itself was reached
+        "PREFECT_SERVER_UI_API_URL": "/api",  # under whatever name the page itself was opened
     }
 
 
 def server_command(port: int) -> tuple[str, ...]:
-    """How to start a server on the loopback; a folder with a `blocks/` of its own changes nothing (`-P`)."""
+    """The command that starts a server on the loopback; `-P` ignores a `blocks/` in the current folder."""
     return (sys.executable, "-P", "-m", "blocks.prefect.local_api", str(port))
 
 
 def port_of_server(command: Sequence[str]) -> int | None:
-    """The port of a process with that command line; None if it is not such a server."""
+    """The port in that command line; None if it is not such a server's."""
     match command:
         case [_, "-P", "-m", "blocks.prefect.local_api", port] if port.isdecimal():
             return int(port)
@@ -116,7 +116,7 @@ def port_of_server(command: Sequence[str]) -> int | None:
 
 
 def is_temporary(environ: Mapping[str, str]) -> bool:
-    """Whether a server with that environment is one command's own (`temporary_server`)."""
+    """Whether a server with that environment belongs to one command (`temporary_server`)."""
     return environ.items() >= _WITHOUT_SCHEDULING.items()
 
 
@@ -134,7 +134,8 @@ def answers(url: str) -> bool:
 
 
 def check_door(settings: Settings, url: str) -> None:
-    """Raise `AccessError` unless the API at `url` is ours, takes this home's key, and nothing without it."""
+    """Raise `AccessError` unless the API at `url` is ours, accepts this home's key, and refuses requests
+    without it."""
     check_listener(url)
     user, _, secret = api_key(settings).partition(":")
     asked = f"{url}/admin/version"
@@ -149,21 +150,21 @@ def check_door(settings: Settings, url: str) -> None:
     if taken != httpx.codes.OK:
         raise AccessError(
             f"the local Prefect server does not accept the key in {key_file(settings)}",
-            fix="start it again with this key: slipway up",
+            fix="restart it with this key: slipway up",
         )
     if without == httpx.codes.OK:
         raise AccessError(
             "the local Prefect server was started by an earlier version and is open to every user of this machine",
-            fix="start it again behind its key: slipway up",
+            fix="restart it with a key: slipway up",
         )
 
 
 def check_listener(url: str, fix: str = ANOTHER_PORT) -> None:
-    """Raise `AccessError` where another user's program has the port: it would be told the key."""
+    """Raise `AccessError` if another user's program has the port: it would get the key."""
     port = urlsplit(url).port
     if port is not None and not is_own_listener(port):
         raise AccessError(
-            f"another user's program listens on port {port}, where the local Prefect server should",
+            f"another user's program listens on port {port}, which the local Prefect server needs",
             fix=fix,
         )
 
@@ -180,7 +181,7 @@ def wait_until_it_answers(
         if not alive() or time.monotonic() > deadline:
             raise SlipwayError(
                 f"the local Prefect server {'does not answer' if alive() else 'ended while starting'}",
-                fix=f"read {log}; if it blames the database, move that away: it only shows past runs",
+                fix=f"read {log}; if it blames the database, move that away: it only contains past runs",
                 detail=last_lines(log.read_text(errors="replace")),
             )
         time.sleep(_POLL_S)
@@ -189,7 +190,7 @@ def wait_until_it_answers(
 
 @dataclass(frozen=True)
 class TemporaryServer:
-    """A server that was started for this process and may not answer yet."""
+    """A server that was started for this process, and may not answer yet."""
 
     url: str
     process: subprocess.Popen[bytes]
@@ -204,9 +205,9 @@ class TemporaryServer:
 
 @contextlib.contextmanager
 def temporary_server(settings: Settings) -> Iterator[TemporaryServer]:
-    """A server that ends with this process; it is yielded at once, before it answers.
+    """A server that ends with this process; yielded at once, before it answers.
 
-    It shares the database of `slipway up`'s server, so its runs are seen there later.
+    It shares the database with `slipway up`'s server, so its runs are visible there later.
     """
     port = free_port()
     url = api_url(port)
@@ -222,7 +223,7 @@ def temporary_server(settings: Settings) -> Iterator[TemporaryServer]:
         ) as child,
     ):
         yield TemporaryServer(url, child, log, api_key(settings))
-        terminate(child, timeout_s=STOP_TIMEOUT_S)  # so that what was received last reaches the database
+        terminate(child, timeout_s=STOP_TIMEOUT_S)  # so that the last requests reach the database
 
 
 def start_detached(
@@ -232,7 +233,7 @@ def start_detached(
     env: Mapping[str, str],
     log: Path,
 ) -> int:
-    """Start a process that outlives this one; its process id. Its environment is as `process.run` makes it."""
+    """Start a process that outlives this one; its process id. Its environment is that of `process.run`."""
     make_private_folder(log.parent)
     with open_private(log, "ab") as output:
         child = subprocess.Popen(

@@ -1,4 +1,4 @@
-"""What marks the runs that work on one service."""
+"""The mark of runs that work on one service."""
 
 from __future__ import annotations
 

@@ -18,15 +18,15 @@ _ANOTHER_SERVER = (
     "PREFECT_SERVER_API_*", "PREFECT_SERVER_UI_*", "PREFECT_UI_*", "PREFECT_SERVER_CSRF_*", "PREFECT_SERVER_CORS_*",
     "PREFECT_SERVER_EPHEMERAL_*", "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE",
 )  # fmt: skip
-"""Where a server is, below which path, and who may ask it. The local server has all that from Slipway; its database,
-limits and logs stay the user's to choose."""
+"""Address, path and access of a server. Slipway sets these for the local server; the user may choose its
+database, limits and logs."""
 
 _TIMEOUT_S = 10.0
-_WAY_OUT = "correct PREFECT_API_URL, or unset it: Slipway then uses a server of its own"
+_WAY_OUT = "correct PREFECT_API_URL, or unset it: Slipway then uses its own server"
 
 
 def forget_other_servers(environ: MutableMapping[str, str]) -> None:
-    """Take the settings that describe another server than the local one out of `environ`."""
+    """Remove the settings that describe a server other than the local one from `environ`."""
     for name in [name for name in environ if any(fnmatchcase(name, pattern) for pattern in _ANOTHER_SERVER)]:
         del environ[name]
 
@@ -44,7 +44,7 @@ def check_settings() -> None:
 
 
 def explain_setting(error: ValueError) -> WrongUseError | None:
-    """The fault behind what an import of Prefect raised; None for any other error."""
+    """The fault behind an exception of importing Prefect; None for any other error."""
     if not (isinstance(error, ValidationError) and error.title.endswith("Settings")):
         return None
     wrong = error.errors(include_url=False, include_input=False)[0]
@@ -56,9 +56,9 @@ def explain_setting(error: ValueError) -> WrongUseError | None:
 
 
 def check_api(url: str) -> None:
-    """Ask the API at `url`, the value of `PREFECT_API_URL`, for something that needs its credentials.
+    """Send a request that needs credentials to the API at `url`, the value of `PREFECT_API_URL`.
 
-    Raises `WrongUseError`, `NetworkError` or `AccessError` that name the variable and the way out.
+    Raises a `WrongUseError`, `NetworkError` or `AccessError` that names the variable and the way out.
     """
     if not _is_address(url):
         raise WrongUseError("PREFECT_API_URL is not the address of a Prefect API", fix=_WAY_OUT)
@@ -90,14 +90,14 @@ def _explained(url: str, error: Exception) -> SlipwayError:
             return AccessError(
                 f"the Prefect API that PREFECT_API_URL names, {url}, refused the credentials ({answer.status_code})",
                 fix="set PREFECT_API_AUTH_STRING to the server's (PREFECT_API_KEY for Prefect Cloud), or unset "
-                "PREFECT_API_URL: Slipway then uses a server of its own",
+                "PREFECT_API_URL: Slipway then uses its own server",
             )
         case httpx.HTTPStatusError(response=answer) if answer.status_code >= 500:
             reason = f"answers with {answer.status_code}"
         case httpx.TransportError():
             reason = f"does not answer: {' '.join(str(error).split()) or type(error).__name__}"
         case _:
-            return WrongUseError(f"PREFECT_API_URL is {url}, and that is not a Prefect API", fix=_WAY_OUT)
+            return WrongUseError(f"PREFECT_API_URL is {url}, which is not a Prefect API", fix=_WAY_OUT)
     return NetworkError(f"the Prefect API that PREFECT_API_URL names, {url}, {reason}", fix=_WAY_OUT)
 
 

@@ -1,10 +1,10 @@
 """Runs whose process was killed stay `Running` in Prefect's database; the service's next run ends them.
 
-Those that the local worker took also keep their deployment's only slot: the slot is counted in the database, while
-the lease that would free it was in the memory of the server that is gone. `slipway up` ends these.
+Those of the local worker also keep their deployment's only slot: the slot is counted in the database, but the lease
+that would free it was in the memory of the server that is gone. `slipway up` ends these.
 
-Services are this host's, and so are their leases: of a service of the same name on another node that reports to
-the same server nothing is known here.
+Services and their leases belong to this host: a service of the same name on another node that reports to the same
+server is not visible here.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _HOLD_SLOTS = [*_ALIVE, StateType.CANCELLING]
 
 
 _NO_PARENT = FlowRunFilterParentTaskRunId(is_null_=True)
-"""Of runs that are no other run's stage."""
+"""Of runs that are not a stage of another run."""
 
 
 @contextmanager
@@ -63,8 +63,8 @@ def only_run_of(name: str) -> Iterator[None]:
 def end_stale_runs(name: str) -> int:
     """Mark runs of this service, and their tasks, as crashed, and tag the calling run; how many runs were stale.
 
-    Call in a flow that holds the service's lease, before any subflow starts: whatever else runs by Prefect's account
-    cannot be alive then.
+    Call in a flow that holds the service's lease, before any subflow starts: any other run that Prefect
+    considers running cannot be alive then.
     """
     own = _own_run()
     tag = service_tag(name)
@@ -83,7 +83,7 @@ def end_stale_runs(name: str) -> int:
 
 
 def _own_run() -> FlowRun:
-    """The calling run. `prefect.runtime` gives its id as text, which equals no id that the server tells."""
+    """The calling run. `prefect.runtime` has its id as text, which never equals the server's ids."""
     context = FlowRunContext.get()
     assert context is not None
     assert context.flow_run is not None
@@ -91,7 +91,7 @@ def _own_run() -> FlowRun:
 
 
 def newest_run_page(name: str) -> str | None:
-    """Address in Prefect's UI of the last deploy of a service on this host; None where no server tells."""
+    """Address in Prefect's UI of the last deploy of a service on this host; None without a server."""
     wanted = FlowRunFilter(tags=FlowRunFilterTags(all_=[service_tag(name)]), parent_task_run_id=_NO_PARENT)
     try:
         with get_client(sync_client=True) as client:
@@ -104,7 +104,7 @@ def newest_run_page(name: str) -> str | None:
 def end_runs_of_pool(pool: str) -> int:
     """Mark a work pool's runs as crashed, which frees their deployments' slots; how many there were.
 
-    Call on a new server, before its first worker: whatever runs by its account cannot be alive then.
+    Call on a new server, before its first worker: any run that it considers running cannot be alive then.
     """
     wanted = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=_HOLD_SLOTS)))
     in_pool = WorkPoolFilter(name=WorkPoolFilterName(any_=[pool]))
@@ -118,13 +118,13 @@ def end_runs_of_pool(pool: str) -> int:
 
 
 def end_stale_tasks(name: str) -> None:
-    """The tasks of killed runs once more: Prefect records tasks late, some after their run was found killed."""
+    """End the tasks of killed runs again: Prefect records tasks late, some after their run was found killed."""
     with get_client(sync_client=True) as client:
         _end_tasks(client, name)
 
 
 def _end_tasks(client: SyncPrefectClient, name: str) -> None:
-    """Tasks of crashed runs that go on by Prefect's account, those that stand for subflows among them."""
+    """Tasks of crashed runs that Prefect considers running, including those that represent subflows."""
     crashed = FlowRunFilter(
         tags=FlowRunFilterTags(all_=[service_tag(name)]),
         state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.CRASHED])),

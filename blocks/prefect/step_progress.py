@@ -1,4 +1,4 @@
-"""How far a search by measuring is: a progress artifact of the run, brought up to date by each step."""
+"""Progress of a search by measuring: an artifact of the run, updated by each step."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tasks.core.verdicts import StageName
 
 @contextlib.contextmanager
 def show_steps(stage: StageName, subject: str) -> Iterator[None]:
-    """Show what `step` tells in the block; the last line stays, at 100 % once the block has ended well."""
+    """Show the steps reported in the block; the last line stays, at 100 % if the block succeeded."""
     artifact = ProgressArtifact(stage, subject)
     last = ""
 

@@ -1,6 +1,6 @@
-"""An end to waiting for what is outside: a mount that hangs, a server that never answers or sends few bytes.
+"""Deadlines for waiting on the outside: a mount that hangs, a server that never answers or sends few bytes.
 
-A thread that hangs in the kernel cannot be ended. It is left behind, and does not keep the process from ending.
+A thread that hangs in the kernel cannot be ended. It is abandoned, and does not keep the process from exiting.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ T = TypeVar("T")
 
 
 def start(call: Callable[[], T]) -> Future[T]:
-    """Run `call` in a thread of its own that the end of the process does not wait for."""
+    """Run `call` in a daemon thread."""
     answer: Future[T] = Future()
     context = copy_context()
 
     def run() -> None:
         try:
             answer.set_result(context.run(call))
-        except BaseException as error:  # noqa: BLE001 - handed on to whoever waits for the answer
+        except BaseException as error:  # noqa: BLE001 - passed on to the caller that waits for the answer
             answer.set_exception(error)
 
     threading.Thread(target=run, daemon=True, name="bounded").start()
@@ -33,7 +33,8 @@ def start(call: Callable[[], T]) -> Future[T]:
 
 
 def within(timeout_s: float, what: str, call: Callable[[], T]) -> T:
-    """The result of `call`. Raises what it raises, or `DeadlineError` that says `what` did not answer in time."""
+    """The result of `call`. Raises what it raises, or a `DeadlineError` that says that `what` did not answer
+    in time."""
     return await_answer(start(call), time.monotonic() + timeout_s, f"{what} ({timeout_s:.0f} s)")
 
 
@@ -45,6 +46,6 @@ def await_answer(answer: Future[T], deadline: float, what: str) -> T:
         if answer.done():  # the call's own
             raise
         raise DeadlineError(
-            f"no answer in time: {what}",
-            fix="look at the network, the mount or the server that it is on, then try again",
+            f"{what} did not answer in time",
+            fix="check the network, the mount or the server, then try again",
         ) from None

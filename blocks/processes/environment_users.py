@@ -9,7 +9,7 @@ import psutil
 
 
 def running_below(folder: Path) -> list[int]:
-    """Ids of the processes whose program, or one of whose arguments, is `folder` or lies below it."""
+    """Ids of the processes whose program, or one of whose arguments, is `folder` or is below it."""
     found = []
     for process in psutil.process_iter(["cmdline", "exe"]):
         words = [process.info["exe"] or "", *(process.info["cmdline"] or [])]
@@ -19,13 +19,13 @@ def running_below(folder: Path) -> list[int]:
 
 
 def _names(word: str, folder: Path) -> bool:
-    """Whether it is a path in the folder, however that is spelled, or an option with one: `--model=PATH`."""
+    """Whether it is a path in the folder, in any spelling, or an option with one: `--model=PATH`."""
     paths = (word, word.partition("=")[2])
     return any(_is_in(path, folder) for path in paths if path.startswith("/") and folder.name in path)
 
 
 def _is_in(path: str, folder: Path) -> bool:
-    """Links inside the folder are not followed: a program of an environment is often one that leads out of it."""
+    """Links inside the folder are not followed: an environment's programs are often links that lead out of it."""
     here = Path(path)
     real = os.path.realpath(folder)
     return any(os.path.realpath(one) == real for one in (here, *here.parents) if one.name == folder.name)

@@ -24,7 +24,7 @@ _REACHED_BY_LOOPBACK = (
     f"{'0' * 16}FFFF0000{'0' * 8}",
     f"{'0' * 16}FFFF00000100007F",
 )
-"""127.0.0.1, all of IPv4, all of IPv6, and the first two as addresses of IPv6, in the words of those tables."""
+"""127.0.0.1, all of IPv4, all of IPv6, and the first two as IPv6 addresses, as those tables spell them."""
 
 
 def free_port(host: str = LOCALHOST) -> int:
@@ -35,7 +35,7 @@ def free_port(host: str = LOCALHOST) -> int:
 
 
 def check_port_free(host: str, port: int) -> None:
-    """Raise `PortTakenError` that names the port and, where it can be known, who listens on it.
+    """Raise a `PortTakenError` that names the port and, if known, the process that listens on it.
 
     Raises `WrongUseError` for an address that this user cannot listen on at all.
     """
@@ -43,13 +43,13 @@ def check_port_free(host: str, port: int) -> None:
 
 
 def _bound(host: str, port: int) -> socket.socket:
-    """A socket that holds the address; it does not listen. What it is bound to is found as the supervisor does."""
+    """A socket bound to the address, not listening. The address is resolved as the supervisor does it."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
         probe = socket.socket(family, kind, protocol)
-    except (OSError, UnicodeError) as error:  # UnicodeError: a label that no DNS name may have
+    except (OSError, UnicodeError) as error:  # UnicodeError: an invalid label in a DNS name
         raise _cannot_listen(host, port, error) from None
     try:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -67,7 +67,7 @@ def _cannot_listen(host: str, port: int, error: Exception) -> WrongUseError:
     why = (isinstance(error, OSError) and error.strerror) or str(error)
     return WrongUseError(
         f"nothing can listen on {where}: {why}",
-        fix="choose an address of this host, and a port from 1024 on, as rollout.host and rollout.port",
+        fix="set rollout.host to an address of this host, and rollout.port to 1024 or more",
     )
 
 
@@ -76,12 +76,12 @@ def port_taken(host: str, port: int) -> PortTakenError:
     holder = holder_of(port)
     return PortTakenError(
         f"port {port} of {host} is taken{f' by {holder}' if holder else ''}",
-        fix="end what listens there, or give another rollout.port",
+        fix="end the process that listens there, or set another rollout.port",
     )
 
 
 def holder_of(port: int) -> str | None:
-    """Program and process id of what listens on `port`, if this user may know."""
+    """Name and id of the process that listens on `port`, if this user may know."""
     for pid in _listeners(port):
         try:
             return f"{psutil.Process(pid).name()} (process {pid})"
@@ -91,19 +91,20 @@ def holder_of(port: int) -> str | None:
 
 
 def is_held_below(port: int, folder: Path) -> bool:
-    """Whether what listens on `port` was started with a path of `folder`, as a service's supervisor and proxy are."""
+    """Whether the process that listens on `port` was started with a path in `folder`, like a service's
+    supervisor and proxy."""
     return not set(running_below(folder)).isdisjoint(_listeners(port))
 
 
 def is_own_listener(port: int) -> bool:
-    """Whether what listens on `port` of 127.0.0.1 is a program of this user's; not where nothing listens."""
-    # A listener of IPv6 is reached by 127.0.0.1, too, where none of IPv4 is.
+    """Whether what listens on `port` of 127.0.0.1 belongs to this user; False if nothing listens."""
+    # 127.0.0.1 also reaches an IPv6 listener if there is none on IPv4.
     owners = _owners_of_listeners("tcp", port) or _owners_of_listeners("tcp6", port)
     return owners == {os.geteuid()}
 
 
 def _owners_of_listeners(table: str, port: int) -> set[int]:
-    """User ids, as the kernel's table has them: who may not look into a process may read this all the same."""
+    """User ids from the kernel's table, which every user may read."""
     try:
         lines = Path("/proc/net", table).read_text(encoding="ascii").splitlines()[1:]
     except FileNotFoundError:  # a kernel without IPv6
@@ -117,7 +118,7 @@ def _owners_of_listeners(table: str, port: int) -> set[int]:
 
 
 def _listeners(port: int) -> list[int]:
-    """Ids of the processes that listen on `port`, as far as this user may know."""
+    """Ids of the processes that listen on `port`, as far as this user can see."""
     return [
         connection.pid
         for connection in psutil.net_connections(kind="tcp")

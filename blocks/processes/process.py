@@ -23,12 +23,12 @@ _GUARD = Path(__file__).with_name("process_guard.py")
 _POLL_S = 0.02
 
 MOST_BYTES = 64_000_000
-"""What a command may print to either of its outputs, which are kept in memory. Locks and lists have a few MB."""
+"""Limit for each of a command's outputs, which are kept in memory. Locks and lists take a few MB."""
 
 
 @dataclass(frozen=True)
 class Finished:
-    """What a command did: its exit status, output and wall time."""
+    """The result of a command: exit status, output and wall time."""
 
     argv: tuple[str, ...]
     code: int
@@ -37,9 +37,9 @@ class Finished:
     seconds: float
 
     def check(self, doing: str, *, fix: str | None = None, writes: Path | None = None) -> Finished:
-        """Itself, or `CommandError` with the end of its error output.
+        """This result, if the command succeeded.
 
-        `DiskError` where it died of the disk that it `writes` to.
+        Raises `CommandError` with the end of its error output, or `DiskError` if the disk that it `writes` to failed.
         """
         if self.code == 0:
             return self
@@ -47,7 +47,7 @@ class Finished:
         if writes is not None and (fault := fault_told(tail, writes)):
             raise fault
         raise CommandError(
-            f"{doing} failed: {Path(self.argv[0]).name} ended with {self.code}", fix=fix, detail=tail
+            f"{doing} failed: {Path(self.argv[0]).name} exited with {self.code}", fix=fix, detail=tail
         )
 
 
@@ -58,8 +58,8 @@ def last_lines(text: str, count: int = 12) -> str:
 
 def find_tool(name: str, *, install: str) -> str:
     """Path of a program. Raises `MissingToolError` that says how to install it."""
-    beside = Path(sys.executable).with_name(name)
-    found = str(beside) if beside.exists() else shutil.which(name)
+    sibling = Path(sys.executable).with_name(name)
+    found = str(sibling) if sibling.exists() else shutil.which(name)
     if found is None:
         raise MissingToolError(f"the program {name} is not installed", fix=install)
     return found
@@ -75,9 +75,9 @@ def run(
 ) -> Finished:
     """Run a command to its end and keep what it printed.
 
-    Of this process's environment it gets what it `needs`; `env` is added to that, and a None in it takes a variable
-    away. Raises `CommandTimeoutError` past `timeout_s`, `CommandError` past `MOST_BYTES` of output and
-    `StageCancelledError` when the run's cancellation is set; the command and its children are dead by then.
+    From this process's environment it gets what it `needs`, plus `env`, in which None removes a variable.
+    Raises `CommandTimeoutError` past `timeout_s`, `CommandError` past `MOST_BYTES` of output and
+    `StageCancelledError` when the run's cancellation is set; the command and its children have ended by then.
     """
     command = tuple(str(arg) for arg in argv)
     start = time.monotonic()
@@ -110,7 +110,7 @@ def guarded(
     env: Mapping[str, str | None] | None = None,
     cwd: Path | None = None,
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """A running command that is dead when the block is left or this process ends. With the environment of `run`."""
+    """A running command that ends with the block or this process. Its environment is that of `run`."""
     allowed = child_environment(os.environ, *needs)
     child = subprocess.Popen(
         [sys.executable, "-I", "-S", str(_GUARD), *argv],
@@ -133,7 +133,7 @@ def guarded(
 
 
 def terminate(child: subprocess.Popen[bytes], *, timeout_s: float) -> int | None:
-    """Ask a guarded command to end by SIGTERM; its exit status, or None if it did not end in time."""
+    """End a guarded command with SIGTERM; its exit status, or None if it did not end in time."""
     with contextlib.suppress(ProcessLookupError):
         child.send_signal(signal.SIGTERM)
     try:
@@ -144,7 +144,7 @@ def terminate(child: subprocess.Popen[bytes], *, timeout_s: float) -> int | None
 
 @contextlib.contextmanager
 def _memory_file(name: str) -> Iterator[IO[bytes]]:
-    """A file in memory: unlike a pipe it never fills up, unlike a disk it is never full."""
+    """A file in memory: unlike a pipe it never blocks, unlike a disk it is never full."""
     with os.fdopen(os.memfd_create(name, os.MFD_CLOEXEC), "w+b") as file:
         yield file
 
@@ -152,8 +152,8 @@ def _memory_file(name: str) -> Iterator[IO[bytes]]:
 def _check_length(command: Sequence[str], *outputs: IO[bytes]) -> None:
     if any(os.fstat(output.fileno()).st_size > MOST_BYTES for output in outputs):
         raise CommandError(
-            f"{Path(command[0]).name} printed more than {MOST_BYTES / 1e6:g} MB, the most that is kept",
-            fix="let it print less",
+            f"{Path(command[0]).name} printed more than {MOST_BYTES / 1e6:g} MB, the limit",
+            fix="make it print less",
         )
 
 

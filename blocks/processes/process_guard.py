@@ -1,10 +1,11 @@
-"""Run a command that must not outlive the process that asked for it. Standard library only, run as a script.
+"""Run a command that must not outlive the process that started it. Standard library only, run as a script.
 
-`python process_guard.py COMMAND …`: standard input is a pipe whose other end the asking process holds. When that
-process ends, even by `kill -9`, the pipe closes and the command's whole process group is killed, and then what had
-left the group: orphans become the guard's own children (fio's jobs start sessions of their own). A death signal by
-`prctl` would not do: it follows the thread that forked, and tasks run in threads that come and go. Only here, where
-the main thread forks, it does: the command dies also when the guard itself is killed.
+`python process_guard.py COMMAND …`: standard input is a pipe whose other end the starting process holds. When
+that process ends, even by `kill -9`, the pipe closes, and the command's whole process group is killed, then every
+process that had left the group: orphans become the guard's own children (fio's jobs start their own sessions). A
+parent-death signal (`prctl`) from the starting process would not work, because it follows the thread that forked, and
+tasks run in short-lived threads. It works here, where the main thread forks: the command also dies when the guard
+itself is killed.
 """
 
 import contextlib
@@ -20,7 +21,8 @@ from pathlib import Path
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
 ROUNDS = 200
-"""Looks at who is left, a few milliseconds apart: each generation of orphans comes when the former one is dead."""
+"""Checks for processes that are left, milliseconds apart: each generation of orphans appears when its parents
+are dead."""
 
 
 def main() -> int:
@@ -57,7 +59,7 @@ def main() -> int:
         signal_group(child.pid, number)
     threading.Thread(target=watch, args=(child,), daemon=True).start()
     code = child.wait()
-    end(child.pid)  # whatever the command itself left behind
+    end(child.pid)  # anything that the command left behind
     return code if code >= 0 else 128 - code
 
 
@@ -69,7 +71,7 @@ def watch(child: "subprocess.Popen[bytes]") -> None:
 
 
 def end(command: int) -> None:
-    """Kill the command's group, then all that it ever started; the command itself is waited for elsewhere."""
+    """Kill the command's group, then everything that it ever started; the command itself is waited for elsewhere."""
     signal_group(command, signal.SIGKILL)
     for _ in range(ROUNDS):
         orphans = children() - {command}
@@ -84,7 +86,7 @@ def end(command: int) -> None:
 
 
 def children() -> set[int]:
-    """Processes whose parent this is, by birth or because theirs has died."""
+    """Child processes, including adopted orphans."""
     found = set()
     for task in Path("/proc/self/task").iterdir():
         with contextlib.suppress(OSError):

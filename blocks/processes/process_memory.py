@@ -15,8 +15,8 @@ _FIELD = re.compile(r"^(VmHWM|VmSwap):\s+(\d+) kB$", re.MULTILINE)
 def peak_host_bytes(guard_pid: int) -> int:
     """Most memory that the command under this guard ever held, bytes: resident and swapped, over its process tree.
 
-    The kernel keeps each process's high-water mark, so nothing between two looks is missed. Weights that are
-    mapped from the file count: decoding reads all of them for every token. 0 when nothing runs any more.
+    The kernel keeps each process's high-water mark, so peaks between two readings are not missed. Weights that are
+    mapped from the file count: decoding reads all of them for every token. 0 if nothing runs any more.
     """
     return sum(peak_bytes(pid) for pid in command_pids(guard_pid))
 
@@ -30,16 +30,16 @@ def command_pids(guard_pid: int) -> list[int]:
 
 
 def peak_bytes(pid: int) -> int:
-    """One process's high-water mark and what of it is swapped out, bytes; 0 when it has ended."""
+    """One process's high-water mark plus its swapped memory, bytes; 0 if it has ended."""
     with contextlib.suppress(OSError):
         return sum(1024 * int(kilobytes) for _, kilobytes in _FIELD.findall(_status(pid)))
     return 0
 
 
 def kernel_kills() -> int | None:
-    """How many processes the kernel has killed for want of memory since the host started, in all control groups.
+    """How many processes the kernel has killed for lack of memory since the host started, in all control groups.
 
-    None where it keeps no such count. It is raised before the signal is sent.
+    None if it keeps no such count. The count is raised before the signal is sent.
     """
     with contextlib.suppress(OSError):
         if found := _OOM_KILLS.search(Path("/proc/vmstat").read_text()):
@@ -48,7 +48,7 @@ def kernel_kills() -> int | None:
 
 
 def kernel_kills_since(before: int | None) -> int | None:
-    """How many of them since the count was `before`; None where either is not known."""
+    """How many since the count was `before`; None if either is not known."""
     now = kernel_kills()
     return None if now is None or before is None else now - before
 

@@ -1,4 +1,4 @@
-"""A process by what no clock and no reuse of its id changes."""
+"""Identify a process independently of clocks and of reused ids."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 class StartedProcess(Frozen):
     """A process by id, boot and start, so that a reused id is not taken for it.
 
-    `start_ticks` are clock ticks since the boot. The time of day would not do: the kernel's moves with every step
-    of the clock, also that of a process that started long before.
+    `start_ticks` are clock ticks since boot. The time of day would not work: when the clock is set, the
+    kernel's start times move too, even of processes that started long before.
     """
 
     pid: int

@@ -1,6 +1,6 @@
-"""What the environment of whoever starts Slipway holds that would end its clients in tracebacks.
+"""Correct settings in the user's environment that would make clients fail with tracebacks.
 
-Looked at once, before anything else is loaded; children inherit what was mended.
+Done once, before anything else is loaded; children inherit the result.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ _CA_VARIABLES = (
     "AWS_CA_BUNDLE",
 )
 _FOLDERS_TOO = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
-"""Read by requests and its like, which take a folder as well; httpx, Prefect and boto3 read theirs as a file."""
+"""Read by requests and similar clients, which also accept a folder; httpx, Prefect and boto3 need a file."""
 
 _MOST_BYTES = 1 << 24
 _UTF8 = "PYTHONUTF8"
 
 
 def use_utf8() -> None:
-    """Start this command anew in Python's UTF-8 mode where the locale has another encoding; children run in it, too.
+    """Restart this command in Python's UTF-8 mode if the locale has another encoding; children inherit the mode.
 
-    Models' tokenizers, specs and locks are UTF-8 whatever the terminal's language is, and so are the names of files.
+    Tokenizers, specs, locks and file names are UTF-8, whatever the terminal's language.
     """
     old = locale.getencoding().lower() != "utf-8" or sys.getfilesystemencoding() != "utf-8"
     if old and os.environ.get(_UTF8) != "1":
@@ -44,7 +44,7 @@ def use_utf8() -> None:
 
 
 def print_anything() -> None:
-    """Show `?` for a character that the terminal's encoding lacks, rather than end in `UnicodeEncodeError`."""
+    """Show `?` for a character that the terminal's encoding lacks, instead of raising `UnicodeEncodeError`."""
     for stream in (sys.stdout, sys.stderr):
         reconfigure = getattr(stream, "reconfigure", None)  # a test's stand-in has none
         if reconfigure is not None:
@@ -52,16 +52,16 @@ def print_anything() -> None:
 
 
 def mend(environ: MutableMapping[str, str]) -> Iterator[str]:
-    """Except the loopback from proxies, and take away what no client can use; a line for each thing taken away."""
+    """Exempt the loopback from proxies, and remove values that no client can use; one message for each."""
     changes = plan_proxies(environ)
     environ.update(changes.set_to)
     for name in changes.unusable:
         del environ[name]  # its value is not shown: it may hold a password
-        yield f"{name} does not hold a proxy's address and is not used; write http://HOST:PORT, or unset it"
+        yield f"{name} is not a proxy's address and is ignored; write http://HOST:PORT, or unset it"
     for name in _CA_VARIABLES:
         if (path := environ.get(name)) and (why := _unusable(Path(path), name in _FOLDERS_TOO)):
             del environ[name]
-            yield f"{name} is {path}, which holds no certificates ({why}), and is not used; correct or unset it"
+            yield f"{name} is {path}, which contains no certificates ({why}), and is ignored; correct or unset it"
 
 
 def _unusable(path: Path, folder_too: bool) -> str | None:

@@ -1,6 +1,6 @@
-"""What a deploy needs of this host: looked at in milliseconds, before anything is locked, copied or measured.
+"""What a deploy needs on this host: checked in milliseconds, before anything is locked, copied or measured.
 
-Each stage looks again when its turn comes; here a wrong input ends the deploy before an hour of tuning.
+Each stage checks again when its turn comes; here a wrong input ends the deploy before an hour of tuning.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from tasks.tuning.texts import read_calibration, read_task_set, read_text
 
 
 def check_inputs(spec: DeploySpec, settings: Settings, *, remote: bool = True) -> None:
-    """Raise a `SlipwayError` that names the first key of the spec that cannot be had on this host.
+    """Raise a `SlipwayError` that names the first key of the spec that this host cannot satisfy.
 
-    Without `remote`, a model on S3 or in a registry is not looked at: who may read it is not known yet.
+    Without `remote`, a model on S3 or in a registry is not checked, because the credentials are not known yet.
     """
     check_tuning_inputs(spec, settings, remote=remote)
     check_address(spec, settings)
@@ -36,7 +36,7 @@ def check_inputs(spec: DeploySpec, settings: Settings, *, remote: bool = True) -
 
 
 def check_tuning_inputs(spec: DeploySpec, settings: Settings, *, remote: bool = True) -> None:
-    """The same for all that tuning needs: nothing is put into service by it."""
+    """The same for everything that tuning needs, which does not put anything into service."""
     check_home(settings, spec.name)
     check_formats(spec.engine, spec.tuning.candidates)
     if remote or local_folder(spec.model):
@@ -47,7 +47,7 @@ def check_tuning_inputs(spec: DeploySpec, settings: Settings, *, remote: bool = 
 
 
 def check_address(spec: DeploySpec, settings: Settings) -> None:
-    """Raise `WrongUseError` for a host that is not here, `PortTakenError` for a port that something else has."""
+    """Raise `WrongUseError` for an address of another host, `PortTakenError` for a port in use."""
     folder = ServiceFolder(settings.services, spec.name)
     host, port = address_of(spec.rollout, _state(folder))
     if port is None:
@@ -61,15 +61,15 @@ def check_address(spec: DeploySpec, settings: Settings) -> None:
 
 
 def check_model(spec: DeploySpec, settings: Settings) -> None:
-    """Raise a `SlipwayError` where the model has no files, or this user may not read them."""
+    """Raise a `SlipwayError` if the model has no files, or this user may not read them."""
     source = resolve(spec.model, settings).source
     files = open_source(source, endpoint=settings.s3_endpoint).list_files()
     if not files:
-        raise ModelError(f"there are no files in {source}", fix="look at the spec's `model`")
+        raise ModelError(f"there are no files in {source}", fix="check the spec's `model`")
     if folder := local_folder(source):
         denied = next((path for file in files if not may(path := folder / file.path, os.R_OK)), None)
         if denied is not None:
-            raise ModelError(f"{denied} may not be read", fix=f"allow it: chmod +r {denied}")
+            raise ModelError(f"{denied} is not readable", fix=f"allow it: chmod +r {denied}")
 
 
 def prefect_knows_the_storage() -> bool:
@@ -81,7 +81,7 @@ def _state(folder: ServiceFolder) -> ServiceState | None:
     try:
         return folder.state()
     except RecordError:
-        return None  # damaged: the rollout says so, or heals it
+        return None  # damaged: the rollout reports or repairs it
 
 
 def _check_texts(tuning: Tuning) -> None:
@@ -101,22 +101,23 @@ def _check_environment(environment: Environment) -> None:
     if environment.path is not None and not _is_folder(environment.path / "bin"):
         raise SpecError(
             f"environment.path: {environment.path} is not a Python environment",
-            fix="name a folder that holds bin/python",
+            fix="name a folder that contains bin/python",
         )
 
 
 def _is_folder(path: Path) -> bool:
     try:
         return path.is_dir()
-    except OSError:  # not to be looked into, or a name that cannot be
+    except OSError:  # not accessible, or an impossible name
         return False
 
 
 def _check_gpus(spec: DeploySpec) -> None:
-    """An engine that needs one where there is none is the compatibility stage's to refuse: that is a verdict."""
+    """Not for an engine that needs a GPU on a host without one: the compatibility stage refuses that with a
+    verdict."""
     wanted, found = spec.hardware.gpus, len(gpus_in_use(spec.hardware.gpus))
     if found < wanted and not wants_absent_gpu(spec, found):
         raise SpecError(
-            f"hardware.gpus is {wanted}, and {found} can be used on this host",
-            fix="lower it (0 serves on the processor); slipway survey shows the GPUs",
+            f"hardware.gpus is {wanted}, but only {found} can be used on this host",
+            fix="lower it (0 serves on the CPU); slipway survey shows the GPUs",
         )

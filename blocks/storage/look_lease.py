@@ -1,4 +1,4 @@
-"""One look at the model registry at a time on this host, and none that keeps the next ones from looking for ever."""
+"""Allow one look at the model registry at a time on this host, and end one that hangs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tasks.core.verdicts import StageName
 
 
 class Holder(Frozen):
-    """The process that looks, and when its look began, in seconds by the monotonic clock."""
+    """The process of a look, and when it began, in seconds by the monotonic clock."""
 
     process: StartedProcess
     began: float
@@ -29,10 +29,10 @@ class Holder(Frozen):
 
 @contextlib.contextmanager
 def only_look(lease: Path, deadline_s: float) -> Iterator[None]:
-    """Hold the lease for as long as the block takes.
+    """Hold the lease for the duration of the block.
 
     A look that has held it for longer than `deadline_s` hangs: its process is killed. One that the kernel cannot
-    kill keeps the old file, and this look goes on with a new one. Raises `BusyError` while another look is young.
+    kill keeps the old file, and this look uses a new one. Raises `BusyError` while another look is within its time.
     """
     lease.parent.mkdir(parents=True, exist_ok=True)
     while True:
@@ -57,7 +57,7 @@ def _is_locked(handle: int) -> bool:
 
 
 def _is_named(handle: int, lease: Path) -> bool:
-    """Whether the open file is still the one of that name: another look may have replaced it."""
+    """Whether the open file still has that name: another look may have replaced it."""
     try:
         there = lease.stat()
     except FileNotFoundError:
@@ -68,7 +68,7 @@ def _is_named(handle: int, lease: Path) -> bool:
 def _note(handle: int) -> None:
     holder = Holder(process=StartedProcess.of(os.getpid()), began=time.monotonic())
     os.ftruncate(handle, 0)
-    with contextlib.suppress(OSError):  # a full disk ends no look
+    with contextlib.suppress(OSError):  # a full disk must not end a look
         os.pwrite(handle, holder.model_dump_json().encode(), 0)
 
 
@@ -82,7 +82,7 @@ def _end(lease: Path, deadline_s: float) -> None:
         raise BusyError("another look at the registry is under way", fix="wait for it to end")
     process = holder.process.find()
     if process is not None and process.pid != os.getpid():
-        say(StageName.REGISTRY, f"a look that has hung for {time.monotonic() - holder.began:.0f} s is ended")
+        say(StageName.REGISTRY, f"ended a look that had hung for {time.monotonic() - holder.began:.0f} s")
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.kill(process.pid, signal.SIGKILL)
     lease.unlink(missing_ok=True)

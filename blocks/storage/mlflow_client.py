@@ -1,4 +1,4 @@
-"""Questions to an MLflow tracking server, by its REST interface: in bounded time and size, with the user's settings.
+"""Requests to an MLflow tracking server by its REST API: bounded in time and size, with the user's settings.
 
 Credentials and certificates are those of MLflow's own clients: `MLFLOW_TRACKING_TOKEN`, or `MLFLOW_TRACKING_USERNAME`
 and `_PASSWORD`, or the name and password in the address; `MLFLOW_TRACKING_SERVER_CERT_PATH`, `_CLIENT_CERT_PATH` and
@@ -27,10 +27,10 @@ from tasks.core.files import read_regular
 _TIMEOUT_S = 30.0
 _DEADLINE_S = 90.0
 _MOST_CERTIFICATE_BYTES = 1 << 24
-"""For one question with all that follows from it."""
+"""For one request, including retries and redirects, s."""
 
 _PATIENCE_S = 45.0
-"""For a server that answers that it is busy."""
+"""For a server that says that it is busy, s."""
 
 _PAUSE_S = 1.0
 _MOST_PAUSE_S = 8.0
@@ -45,7 +45,7 @@ _ROOTS = ("MLFLOW_TRACKING_SERVER_CERT_PATH", "REQUESTS_CA_BUNDLE", "CURL_CA_BUN
 
 
 class MlflowClient:
-    """Asks one server. `name` is its address for people: without a name and a password."""
+    """A client for one server. `name` is its address for messages, without user and password."""
 
     def __init__(self, url: str) -> None:
         try:
@@ -61,13 +61,13 @@ class MlflowClient:
     def ask(self, path: str, **parameters: str) -> dict[str, Any]:
         """The server's JSON object.
 
-        Raises `NotFoundError` for what it does not know, `AccessError` where it asks for a login, `NetworkError` for
-        everything else that is no answer.
+        Raises `NotFoundError` for something unknown, `AccessError` if it requires a login, `NetworkError` for
+        any other failure.
         """
         return within(_DEADLINE_S, f"the model registry {self.name}", lambda: self._patient(path, parameters))
 
     def _patient(self, path: str, parameters: dict[str, str]) -> dict[str, Any]:
-        """Asked again while the server is busy."""
+        """One request, repeated while the server is busy."""
         patience, pause_s = time.monotonic() + _PATIENCE_S, _PAUSE_S
         while True:
             status, headers, content = self._follow(f"{self.name}/api/2.0/mlflow/{path}", parameters)
@@ -79,7 +79,7 @@ class MlflowClient:
             pause_s = min(2 * pause_s, _MOST_PAUSE_S)
 
     def _follow(self, url: str, parameters: dict[str, str]) -> tuple[int, httpx.Headers, bytes]:
-        """Status, headers and content of the answer at the end of all redirects, which may not leave the host."""
+        """Status, headers and content of the answer after all redirects, which must stay on the host."""
         request = httpx.Request("GET", url, params=parameters, headers=self._authorization)
         for _ in range(_MOST_REDIRECTS):
             answer, content = self._send(request)
@@ -91,14 +91,14 @@ class MlflowClient:
                 "http",
             ):
                 raise AccessError(
-                    f"the model registry {self.name} asks for a login, or has moved: it sends to "
+                    f"the model registry {self.name} requires a login, or has moved: it redirects to "
                     f"{following.url.scheme}://{following.url.host[:_SHOWN_LETTERS]}",
-                    fix=f"{_LOGIN}; or set SLIPWAY_REGISTRY to where it is now",
+                    fix=f"{_LOGIN}; or set SLIPWAY_REGISTRY to its new address",
                 )
             request = following
         raise NetworkError(
-            f"the model registry {self.name} sends from one address to the next without end",
-            fix="look at SLIPWAY_REGISTRY, and at what is in front of the server",
+            f"the model registry {self.name} redirects endlessly",
+            fix="check SLIPWAY_REGISTRY, and any proxy in front of the server",
         )
 
     def _send(self, request: httpx.Request) -> tuple[httpx.Response, bytes]:
@@ -110,7 +110,7 @@ class MlflowClient:
         except (ValueError, ImportError) as error:
             raise WrongUseError(
                 f"the proxy settings cannot be used: {one_line(error)}",
-                fix="look at HTTPS_PROXY and ALL_PROXY",
+                fix="check HTTPS_PROXY and ALL_PROXY",
             ) from None
         try:
             with client:
@@ -119,7 +119,7 @@ class MlflowClient:
                 for piece in answer.iter_bytes():
                     content += piece
                     if len(content) > _MOST_BYTES:
-                        raise self._odd(f"sends more than {_MOST_BYTES} bytes")
+                        raise self._odd(f"sent more than {_MOST_BYTES} bytes")
                 return answer, content
         except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
             raise self._unreachable(error) from None
@@ -128,11 +128,11 @@ class MlflowClient:
         if isinstance(error, httpx.ProxyError):
             return NetworkError(
                 f"the model registry {self.name} cannot be reached through the proxy: {one_line(error)}",
-                fix="look at HTTPS_PROXY, HTTP_PROXY and NO_PROXY, and the name and password in them",
+                fix="check HTTPS_PROXY, HTTP_PROXY and NO_PROXY, and user and password in them",
             )
-        fix = "look at SLIPWAY_REGISTRY and the network, then try again"
+        fix = "check SLIPWAY_REGISTRY and the network, then try again"
         if "CERTIFICATE" in str(error):
-            fix = "give the certificate of who signed it: MLFLOW_TRACKING_SERVER_CERT_PATH"
+            fix = "name the certificate of its issuer: MLFLOW_TRACKING_SERVER_CERT_PATH"
         return NetworkError(
             f"the model registry {self.name} cannot be reached: {one_line(error)}",
             fix=fix,
@@ -143,9 +143,9 @@ class MlflowClient:
         if status == httpx.codes.OK:
             if value is None and _is_page(headers, content):
                 raise AccessError(
-                    f"the model registry {self.name} asks for a login, or is another server: it answered with a web "
+                    f"the model registry {self.name} requires a login, or is another server: it answered with a web "
                     "page",
-                    fix=f"{_LOGIN}; or look at SLIPWAY_REGISTRY",
+                    fix=f"{_LOGIN}; or correct SLIPWAY_REGISTRY",
                 )
             if value is None:
                 raise self._odd("did not answer with a JSON object")
@@ -157,12 +157,12 @@ class MlflowClient:
             )
         if status == httpx.codes.PROXY_AUTHENTICATION_REQUIRED:
             raise AccessError(
-                f"the model registry {self.name} cannot be reached: the proxy asks for a name and a password (407)",
-                fix="write them into HTTP_PROXY or HTTPS_PROXY, http://NAME:PASSWORD@HOST:PORT, with signs such as @ "
+                f"the model registry {self.name} cannot be reached: the proxy requires user and password (407)",
+                fix="set HTTP_PROXY or HTTPS_PROXY to http://NAME:PASSWORD@HOST:PORT, with characters such as @ "
                 "as %40",
             )
         if code in _UNKNOWN:
-            raise NotFoundError(f"{self.name} answered {code}", fix="look at the model's name and version")
+            raise NotFoundError(f"{self.name} answered {code}", fix="check the model's name and version")
         if status in _BUSY:
             raise NetworkError(
                 f"the model registry {self.name} is busy: it answered {status} {code}".rstrip(),
@@ -178,8 +178,8 @@ def _authorization(address: httpx.URL) -> dict[str, str]:
     if token := os.environ.get("MLFLOW_TRACKING_TOKEN"):
         if not (token.isascii() and token.isprintable()):
             raise AccessError(
-                "MLFLOW_TRACKING_TOKEN holds a sign that no request can carry, such as a line break",
-                fix="set it anew",
+                "MLFLOW_TRACKING_TOKEN contains a character that a request cannot carry, such as a line break",
+                fix="set it again",
             )
         return {"Authorization": f"Bearer {token}"}
     user, password = (
@@ -194,7 +194,7 @@ def _authorization(address: httpx.URL) -> dict[str, str]:
 
 
 def _context() -> ssl.SSLContext:
-    """How a server proves itself, and how this side does. Raises `WrongUseError` that names the variable."""
+    """Certificates of the server and of the client. Raises a `WrongUseError` that names the variable."""
     insecure = os.environ.get("MLFLOW_TRACKING_INSECURE_TLS", "").lower() in ("true", "1")
     name = next((name for name in _ROOTS if os.environ.get(name)), None)
     if insecure:
@@ -223,7 +223,7 @@ def _with_roots(name: str) -> ssl.SSLContext:
     try:
         if Path(path).is_dir():
             return ssl.create_default_context(capath=path)
-        read_regular(Path(path), _MOST_CERTIFICATE_BYTES)  # OpenSSL waits for what a pipe may give
+        read_regular(Path(path), _MOST_CERTIFICATE_BYTES)  # OpenSSL would wait for a pipe
         return ssl.create_default_context(cafile=path)
     except (OSError, ModelError) as error:
         raise _unusable(name, error) from None
@@ -232,13 +232,13 @@ def _with_roots(name: str) -> ssl.SSLContext:
 def _unusable(name: str, error: OSError | ModelError) -> WrongUseError:
     why = error.what if isinstance(error, ModelError) else error.strerror or error
     return WrongUseError(
-        f"{name} is {os.environ[name]!r}, which holds no certificate that can be read: {why}",
+        f"{name} is {os.environ[name]!r}, which does not contain a readable certificate: {why}",
         fix="name a file in the PEM format, or unset it",
     )
 
 
 def _as_object(content: bytes) -> dict[str, Any] | None:
-    """Whatever type the server says that it has: some say text."""
+    """Parse the body as JSON whatever its content type: some servers say text."""
     try:
         value = json.loads(content)
     except (ValueError, RecursionError):
@@ -251,5 +251,5 @@ def _is_page(headers: httpx.Headers, content: bytes) -> bool:
 
 
 def _seconds(header: str | None, default: float) -> float:
-    """What `Retry-After` asks for, if it names seconds."""
+    """The seconds in `Retry-After`, if it names seconds."""
     return float(header) if header and header.isdecimal() and len(header) < 10 else default

@@ -17,23 +17,23 @@ _MOST_PAGES = 100
 
 
 class MlflowRegistry:
-    """Registered models, their aliases, and where their versions' files lie."""
+    """Registered models, their aliases, and the location of their versions' files."""
 
     def __init__(self, url: str, *, s3_endpoint: str | None) -> None:
         self._client = MlflowClient(url)
         self._s3_endpoint = s3_endpoint
 
     def version(self, name: str, alias: str) -> str:
-        """The version that an alias names. Raises `NotFoundError` that lists the aliases or models there are."""
+        """The version that an alias names. Raises a `NotFoundError` that lists the existing aliases or models."""
         try:
             found = self._client.ask("registered-models/alias", name=name, alias=alias)
         except NotFoundError:
             models = self.models()
-            fix = f"models there: {some_of(tuple(models)) or 'none'}"
+            fix = f"its models are {some_of(tuple(models)) or 'none'}"
             if name in models:
                 aliases = some_of(models[name])
                 fix = f"its aliases are {aliases}" if aliases else "it has no aliases: set one in MLflow"
-            raise NotFoundError(f"{self._client.name} knows no {name}@{alias}", fix=fix) from None
+            raise NotFoundError(f"{self._client.name} does not have {name}@{alias}", fix=fix) from None
         version = _object(found.get("model_version")).get("version")
         if not is_file_name(str(version)) or version is None:
             raise self._odd("a version")
@@ -55,10 +55,10 @@ class MlflowRegistry:
         return dict(sorted(found.items()))
 
     def source(self, name: str, version: str) -> str:
-        """Where that version's files lie: `file:/PATH` or `s3://BUCKET/PREFIX`.
+        """Location of that version's files: `file:/PATH` or `s3://BUCKET/PREFIX`.
 
-        Of a model logged as MLflow's flavor `transformers`, the folder of its weights. Raises `ModelError` for
-        artifacts that only MLflow's server can hand out.
+        For a model logged with MLflow's flavor `transformers`, the folder of its weights. Raises `ModelError` for
+        artifacts that are only available through MLflow's server.
         """
         answer = self._client.ask("model-versions/get-download-uri", name=name, version=version)
         uri = answer.get("artifact_uri")
@@ -67,7 +67,7 @@ class MlflowRegistry:
         place = _place(uri)
         if place is None:
             raise ModelError(
-                f"version {version} of {name} lies at {shown(_without_password(uri))}, from where ranges cannot be "
+                f"version {version} of {name} is at {shown(_without_password(uri))}, from where ranges cannot be "
                 "read",
                 fix="keep MLflow's artifacts on S3 or in a folder, and start its server with --no-serve-artifacts",
             )
@@ -75,7 +75,7 @@ class MlflowRegistry:
         try:
             text = open_object_store(place, endpoint=self._s3_endpoint).read("MLmodel")
         except NotFoundError:
-            return address  # files logged as they are
+            return address  # files logged without a flavor
         return f"{address}/{weights_folder(text)}"
 
     def _odd(self, wanted: str) -> NetworkError:
@@ -86,9 +86,9 @@ class MlflowRegistry:
 
 
 def _place(uri: str) -> str | None:
-    """The folder or `s3://BUCKET/PREFIX` that MLflow's address means; None for any other kind of place.
+    """The folder or `s3://BUCKET/PREFIX` of MLflow's address; None for any other kind.
 
-    MLflow encodes addresses with `file:`, and neither bare paths nor those on S3.
+    MLflow percent-encodes `file:` addresses, but not plain paths or those on S3.
     """
     if not uri.isprintable():
         return None
@@ -98,7 +98,7 @@ def _place(uri: str) -> str | None:
     if scheme == "file":
         try:
             parts = urlsplit(uri)
-        except ValueError:  # such as half an IPv6 address
+        except ValueError:  # such as an incomplete IPv6 address
             return None
         path = unquote(parts.path)
         return (

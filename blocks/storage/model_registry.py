@@ -1,7 +1,7 @@
-"""The model registry: which version an alias names, and where that version's files lie.
+"""The model registry: which version an alias names, and the location of its files.
 
 `SLIPWAY_REGISTRY` is the address of an MLflow tracking server (`http…`), or a folder or S3 prefix with this layout:
-`<name>/aliases/<alias>` is a small text that holds a version, `<name>/versions/<version>/` holds the model's files.
+`<name>/aliases/<alias>` is a small text file with a version, `<name>/versions/<version>/` contains the model's files.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _LIMITED = re.compile(_NAME)
 
 
 def resolve_alias(model: str, settings: Settings) -> ResolvedModel:
-    """The source of the version that `models:/NAME@ALIAS` means now. Does not look into it."""
+    """The source of the version that `models:/NAME@ALIAS` means now. Does not read its files."""
     by_mlflow = settings.registry.startswith(("http://", "https://"))
     name, alias = _read_reference(model, any_name=by_mlflow)
     if by_mlflow:
@@ -36,21 +36,21 @@ def resolve_alias(model: str, settings: Settings) -> ResolvedModel:
 
 
 def _read_reference(model: str, *, any_name: bool) -> tuple[str, str]:
-    """Name and alias. MLflow takes any name; in a folder or on S3 they are names of folders and files."""
+    """Name and alias. MLflow allows any name; in a folder or on S3 they must be valid file names."""
     if versioned := _VERSION.fullmatch(model):
         raise WrongUseError(
-            f"{shown(model)} names a version or a stage of {versioned['name']}, and Slipway follows aliases",
+            f"{shown(model)} names a version or a stage of {versioned['name']}, but Slipway follows aliases",
             fix=f"point an alias to that version, then write models:/{versioned['name']}@ALIAS",
         )
     match = _REFERENCE.fullmatch(model)
     is_name = is_file_name if any_name else _LIMITED.fullmatch
     if match is None or not is_name(match["name"]) or not is_name(match["alias"]):
-        raise WrongUseError(f"{shown(model)} names no model", fix=f"write {FORMS}")
+        raise WrongUseError(f"{shown(model)} does not name a model", fix=f"write {FORMS}")
     return match["name"], match["alias"]
 
 
 def read_alias(name: str, alias: str, settings: Settings) -> str:
-    """The version that an alias names. Raises `NotFoundError` that lists the aliases there are."""
+    """The version that an alias names. Raises a `NotFoundError` that lists the existing aliases."""
     registry = _registry(settings)
     try:
         version = registry.read(f"{name}/aliases/{alias}").decode(errors="replace").strip()
@@ -58,12 +58,12 @@ def read_alias(name: str, alias: str, settings: Settings) -> str:
         known = list_aliases(name, settings)
         there = f"its aliases are {some_of(known)}" if known else "it has no aliases"
         models = list_models(settings)
-        fix = there if name in models else f"models there: {some_of(models) or 'none'}"
-        raise NotFoundError(f"{registry.url()} knows no {name}@{alias}", fix=fix) from None
+        fix = there if name in models else f"its models are {some_of(models) or 'none'}"
+        raise NotFoundError(f"{registry.url()} does not have {name}@{alias}", fix=fix) from None
     if not re.fullmatch(_NAME, version):
         raise ModelError(
-            f"{registry.url(f'{name}/aliases/{alias}')} holds no version but {version[:60]!r}",
-            fix="write the version's folder name into it",
+            f"{registry.url(f'{name}/aliases/{alias}')} contains {version[:60]!r}, which is not a version",
+            fix="write the name of the version's folder into it",
         )
     return version
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 _DEADLINE_S = 120.0
-"""For a listing, or for one chunk: whoever needs longer hangs."""
+"""For a listing, or for one chunk: anything slower counts as hanging, s."""
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -45,7 +45,7 @@ def _cached_commit(folder: Path) -> str | None:
             return None
         commit = read_regular(folder / "refs" / "main", 1 << 10).decode().strip()
     except (OSError, ModelError, UnicodeDecodeError):
-        return None  # whatever ails the folder is told when its files are listed
+        return None  # listing its files reports what is wrong with the folder
     return commit if re.fullmatch(r"[0-9a-f]{40,64}", commit) else None
 
 
@@ -57,7 +57,7 @@ def open_s3(source: str, endpoint: str | None) -> ModelSource:
 
 
 class FolderSource:
-    """The files of one folder. Links may not lead out of it, but for those of a Hugging Face cache."""
+    """The files of one folder. Links may not lead out of it, except those of a Hugging Face cache."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = absolute_path(folder)
@@ -69,7 +69,7 @@ class FolderSource:
 
     @property
     def parallel(self) -> int:
-        """One more than there are processors hides the disk behind the hashing; more only cost memory."""
+        """One more than there are CPUs overlaps reading with hashing; more only cost memory."""
         return max(3, min(8, (os.cpu_count() or 1) + 1))
 
     @property
@@ -78,41 +78,41 @@ class FolderSource:
         return f"{FILE}{self.folder}"
 
     def list_files(self) -> Sequence[SourceFile]:
-        """Files of the folder itself, by path. Raises `DeadlineError` where the mount hangs."""
+        """Files directly in the folder, by path. Raises `DeadlineError` if the mount hangs."""
         return within(_DEADLINE_S, self.name, self._list)
 
     def _list(self) -> Sequence[SourceFile]:
         with _named(self.folder, allow="+rx"):
             if not self.folder.is_dir():
                 raise NotFoundError(
-                    f"there is no model folder {self.folder}", fix="look at the spec's `model`"
+                    f"the model folder {self.folder} does not exist", fix="check the spec's `model`"
                 )
             found = [self._look(path) for path in sorted(self.folder.iterdir())]
         return [file for file in found if file is not None]
 
     def _look(self, path: Path) -> SourceFile | None:
-        """The file of that path; None for anything but a file. Raises `PermissionError` of the folder."""
+        """The file of that path; None if it is not a file. Raises the folder's `PermissionError`."""
         if not is_utf8(path.name) and not path.is_dir():
             raise ModelError(
-                f"{self.folder} holds a file whose name is not UTF-8: {path.name!r}",
-                fix="rename it, or put it elsewhere",
+                f"{self.folder} contains a file whose name is not UTF-8: {path.name!r}",
+                fix="rename it, or move it away",
             )
         try:
             real = self._inside(path)
             status = real.stat()
         except FileNotFoundError:
-            raise ModelError(f"{path} is a link that leads nowhere", fix="copy the model again") from None
+            raise ModelError(
+                f"{path} is a link to a path that does not exist", fix="copy the model again"
+            ) from None
         except PermissionError:
             raise
         except OSError as error:
             if error.errno == errno.ELOOP:
-                raise ModelError(
-                    f"{path} is a link that leads to itself", fix="put the file itself there"
-                ) from None
+                raise ModelError(f"{path} is a link to itself", fix="put the file itself there") from None
             raise _unreadable(path, error) from error
         if not stat.S_ISREG(status.st_mode):
             return None
-        # In a Hugging Face cache, what was stored as a large file bears its SHA-256.
+        # In a Hugging Face cache, a large file's name is its SHA-256.
         known = real.parent.name == "blobs" and _SHA256.fullmatch(real.name)
         return SourceFile(
             path=path.name,
@@ -135,7 +135,7 @@ class FolderSource:
     def read_into(
         self, file: SourceFile, offset: int, length: int, buffer: Buffer, at: int, took: Took
     ) -> None:
-        """The same, past the page cache."""
+        """The same, bypassing the page cache."""
 
         def look() -> None:
             with self._open(file, direct=True) as opened:
@@ -153,7 +153,7 @@ class FolderSource:
                 )
             except FileNotFoundError:
                 raise ModelError(
-                    f"{path} disappeared while it was read", fix="try again when it rests"
+                    f"{path} disappeared while it was read", fix="try again once it is stable"
                 ) from None
             with opened:
                 yield opened
@@ -161,13 +161,13 @@ class FolderSource:
     def _check(self, file: SourceFile, opened: DirectFile, complete: bool) -> None:
         if not complete or _identity(os.fstat(opened.handle)) != file.identity:
             raise ModelError(
-                f"{self.folder / file.path} changed while it was read", fix="try again when it rests"
+                f"{self.folder / file.path} changed while it was read", fix="try again once it is stable"
             )
 
     def _inside(self, path: Path) -> Path:
         try:
             real = path.resolve()
-        except RuntimeError:  # what Python before 3.13 says of a link to itself
+        except RuntimeError:  # raised before Python 3.13 for a link to itself
             raise OSError(errno.ELOOP, os.strerror(errno.ELOOP)) from None
         homes = [self.folder.resolve()]
         if self.folder.parent.name == "snapshots":  # a Hugging Face cache links each file to its content
@@ -197,13 +197,13 @@ class S3Source:
     def list_files(self) -> Sequence[SourceFile]:
         """Objects one level below the prefix, by path.
 
-        A server that ignores the delimiter lists deeper ones, too: they are left out. Raises `UnsafeNameError` for a
-        key that leads out of a folder, at whatever level.
+        A server that ignores the delimiter also lists deeper ones, which are skipped. Raises `UnsafeNameError` for a
+        key at any level that leads out of its folder.
         """
         objects = self._folder.objects(deep=False)
         found = [item for item in objects if "/" not in checked(item.path, self.name)]
         if not found:
-            raise NotFoundError(f"there is nothing below {self.name}", fix="look at bucket and prefix")
+            raise NotFoundError(f"there are no objects below {self.name}", fix="check bucket and prefix")
         return [SourceFile(path=item.path, size_bytes=item.size_bytes, identity=item.etag) for item in found]
 
     def read(self, file: SourceFile, offset: int, length: int) -> bytes:
@@ -211,7 +211,7 @@ class S3Source:
         content = self._folder.read_range(file.path, file.identity, offset, length)
         if len(content) != length:
             raise ModelError(
-                f"{self.name}/{file.path} changed while it was read", fix="try again when it rests"
+                f"{self.name}/{file.path} changed while it was read", fix="try again once it is stable"
             )
         return content
 
@@ -224,11 +224,11 @@ class S3Source:
 
 @contextlib.contextmanager
 def _named(path: Path, *, allow: str) -> Iterator[None]:
-    """What the file system says against reading `path` becomes one error that names it."""
+    """Turn errors of the file system about `path` into one error that names it."""
     try:
         yield
     except PermissionError:
-        raise ModelError(f"{path} may not be read", fix=f"allow it: chmod {allow} {path}") from None
+        raise ModelError(f"{path} is not readable", fix=f"allow it: chmod {allow} {path}") from None
     except OSError as error:
         raise _unreadable(path, error) from error
 
@@ -236,17 +236,17 @@ def _named(path: Path, *, allow: str) -> Iterator[None]:
 def _unreadable(path: Path, error: OSError) -> UnreadableError:
     return UnreadableError(
         f"{path} cannot be read: {error.strerror or error}",
-        fix="look at the disk or the mount that it is on, then try again",
+        fix="check its disk or mount, then try again",
     )
 
 
 def _identity(status: os.stat_result) -> str:
-    """Differs whenever the file was written or replaced: the change time cannot be set back."""
+    """Changes whenever the file is written or replaced: the change time cannot be set back."""
     return f"{status.st_mtime_ns}:{status.st_ctime_ns}:{status.st_ino}:{status.st_size}"
 
 
 def _read_fully(handle: int, offset: int, length: int) -> bytes:
-    """`os.pread` may return less than asked for; less than `length` in all means the end of the file."""
+    """`os.pread` may return less than requested; less than `length` in total means the end of the file."""
     pieces: list[bytes] = []
     while length and (piece := os.pread(handle, length, offset)):
         pieces.append(piece)

@@ -1,6 +1,6 @@
 """An S3 server with its credentials, kept in Prefect: one place to rotate them for every worker.
 
-Used where `SLIPWAY_S3_BLOCK` names a saved block; else boto3's own sources of credentials are.
+Used if `SLIPWAY_S3_BLOCK` names a saved block; otherwise boto3 finds credentials as usual.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class ObjectStorage(Block):
     _description = "An S3 server that holds models, a registry or Slipway's records."
 
     endpoint: str | None = Field(None, description="Address of the server; Amazon's when empty.")
-    region: str = Field("us-east-1", description="Region that requests are signed for.")
+    region: str = Field("us-east-1", description="Region for which requests are signed.")
     access_key: str = Field(description="Access key ID.")
     secret_key: SecretStr = Field(description="Secret access key.")
 
@@ -35,7 +35,7 @@ def load_storage(name: str) -> ObjectStorage:
         found = cast("ObjectStorage", ObjectStorage.load(name, _sync=True))  # type: ignore[call-arg]
     except (ValueError, PrefectException, httpx.HTTPError) as error:
         raise AccessError(
-            f"Prefect holds no object storage block {name!r} (SLIPWAY_S3_BLOCK)",
+            f"Prefect has no object storage block {name!r} (SLIPWAY_S3_BLOCK)",
             fix="save one of type `Slipway object storage` under that name",
             detail=" ".join(str(error).split())[:300],
         ) from error

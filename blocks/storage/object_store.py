@@ -1,4 +1,4 @@
-"""Small text objects in a folder or below an S3 prefix: what the model registry's layout is read from."""
+"""Small text objects in a folder or below an S3 prefix, from which the model registry is read."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tasks.core.given_files import absolute_path
 from tasks.core.sources import FILE, S3
 
 MOST_BYTES = 1 << 20
-"""Aliases and models' descriptions are far smaller."""
+"""Aliases and descriptions of models are far smaller."""
 
 _DEADLINE_S = 30.0
 
@@ -26,10 +26,10 @@ class ObjectStore(Protocol):
         """Address of the tree, or of something in it."""
 
     def names(self, below: str = "") -> Sequence[str]:
-        """Names one level below a folder, sorted; none if there is no such folder."""
+        """Names one level below a folder, sorted; empty if the folder does not exist."""
 
     def read(self, path: str) -> bytes:
-        """A small object whole. Raises `NotFoundError`, `DeadlineError` where nothing answers."""
+        """The content of a small object. Raises `NotFoundError`, or `DeadlineError` if there is no answer."""
 
 
 class FolderObjects:
@@ -43,7 +43,7 @@ class FolderObjects:
         return f"{FILE}{self.root / path if path else self.root}"
 
     def names(self, below: str = "") -> Sequence[str]:
-        """Names one level below a folder, sorted; none if there is no such folder."""
+        """Names one level below a folder, sorted; empty if the folder does not exist."""
         folder = self.root / below
 
         def look() -> list[str]:
@@ -53,7 +53,7 @@ class FolderObjects:
             return within(_DEADLINE_S, str(folder), look)
 
     def read(self, path: str) -> bytes:
-        """A small file whole. Raises `NotFoundError`, or `ModelError` for what is not one."""
+        """The content of a small file. Raises `NotFoundError`, or `ModelError` if it is not a file."""
         file = self.root / path
         with _named(file):
             return within(_DEADLINE_S, str(file), lambda: read_regular(file, MOST_BYTES))
@@ -64,13 +64,13 @@ def _named(path: Path) -> Iterator[None]:
     try:
         yield
     except (FileNotFoundError, NotADirectoryError):
-        raise NotFoundError(f"there is no {path}", fix="look at SLIPWAY_REGISTRY") from None
+        raise NotFoundError(f"{path} does not exist", fix="check SLIPWAY_REGISTRY") from None
     except PermissionError:
-        raise AccessError(f"{path} may not be read", fix=f"allow it: chmod +r {path}") from None
+        raise AccessError(f"{path} is not readable", fix=f"allow it: chmod +r {path}") from None
     except OSError as error:
         raise UnreadableError(
             f"{path} cannot be read: {error.strerror or error}",
-            fix="look at the disk or the mount that it is on, then try again",
+            fix="check its disk or mount, then try again",
         ) from None
 
 

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
 
 def to_frame(records: Sequence[Record], numbers: Iterable[str] = ()) -> pd.DataFrame:
-    """The records in the order given. Figures are float64 columns by their names, NaN where a record has none;
-    those in `numbers` are there even if no record has them. Units stand in `frame.attrs["units"]`."""
+    """The records in the given order. Figures are float64 columns with their names, NaN if a record has none;
+    those in `numbers` exist even if no record has them. Units are in `frame.attrs["units"]`."""
     import pandas as pd
 
     names = dict.fromkeys([*numbers, *(name for record in records for name in record.numbers)])

@@ -58,7 +58,7 @@ class FolderRecordStore:
     def with_inputs(
         self, stage: StageName, inputs_digest: str, newest: int | None = None
     ) -> Sequence[Record]:
-        """A stage's records with these inputs, oldest first; others are not read. At most the `newest` so many."""
+        """A stage's records with these inputs, oldest first; others are not read. At most the `newest` many."""
         return self._read(f"{stage}/*{inputs_suffix(inputs_digest)}", newest)
 
     def _read(self, pattern: str, newest: int | None = None) -> Sequence[Record]:
@@ -72,10 +72,8 @@ def _contents(paths: Sequence[Path]) -> Iterator[tuple[bytes, str]]:
     for path in paths:
         try:
             yield path.read_bytes(), str(path)
-        except (
-            OSError
-        ) as error:  # of one object: a store that cannot be read at all says so when it is written
-            say("knowledge", f"left out: {path} cannot be read: {error.strerror}")
+        except OSError as error:  # of one object: if the whole store cannot be read, writing will fail
+            say("knowledge", f"skipped: {path} cannot be read: {error.strerror}")
 
 
 def open_record_store(settings: Settings) -> RecordStore:

@@ -33,19 +33,19 @@ if TYPE_CHECKING:
 
 _READ_ATTEMPTS = 4
 _DEADLINE_S = 180.0
-"""For one request with all its repetitions."""
+"""For one request with all its retries, s."""
 
 _MOST_BYTES = 64 << 20
-"""Of an object that is read whole: records and small texts."""
+"""Limit for an object that is read at once: records and small texts."""
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class S3Object:
-    """One object: its path below the folder, size in bytes and what names the state of its bytes.
+    """One object: its path below the folder, size in bytes and a name for the state of its bytes.
 
-    That is its ETag; where the server lists none, or only a weak one, the time of its last change with it.
+    That is its ETag; if the server lists none, or only a weak one, the ETag with the time of the last change.
     """
 
     path: str
@@ -67,10 +67,10 @@ class S3Folder:
 
     @classmethod
     def open(cls, url: str, *, endpoint: str | None) -> S3Folder:
-        """The folder that `s3://BUCKET/PREFIX` names. Does not look whether it exists."""
+        """The folder that `s3://BUCKET/PREFIX` names. Does not check whether it exists."""
         bucket, _, prefix = url.removeprefix("s3://").partition("/")
         if not url.startswith("s3://") or not bucket:
-            raise WrongUseError(f"{url!r} names no bucket", fix="write s3://BUCKET/PREFIX")
+            raise WrongUseError(f"{url!r} does not name a bucket", fix="write s3://BUCKET/PREFIX")
         return cls(s3_client(endpoint), bucket, prefix, endpoint)
 
     def url(self, path: str = "") -> str:
@@ -80,13 +80,13 @@ class S3Folder:
     def objects(self, below: str = "", *, deep: bool = True) -> Sequence[S3Object]:
         """Objects below the folder, or below a folder in it, by path; one level only unless `deep`.
 
-        Raises `NotFoundError` where there is no such bucket.
+        Raises `NotFoundError` if the bucket does not exist.
         """
         found, _ = self._listing(below, "" if deep else "/")
         return found
 
     def names(self, below: str = "") -> Sequence[str]:
-        """Names one level below a folder, of objects and folders alike; none if there is no such folder."""
+        """Names one level below a folder, of objects and folders alike; empty if the folder does not exist."""
         start = f"{below.strip('/')}/" if below.strip("/") else ""
         found, folders = self._listing(start, "/")
         return sorted({path[len(start) :].rstrip("/") for path in (*(o.path for o in found), *folders)})
@@ -118,7 +118,7 @@ class S3Folder:
         return sorted(found, key=lambda item: item.path), folders
 
     def _ask(self, path: str, call: Callable[[], T]) -> T:
-        """What boto3 answers, in bounded time; its errors as Slipway's."""
+        """Calls to boto3, bounded in time, with its errors as Slipway's."""
         with explained(self.url(path)):
             return within(_DEADLINE_S, self.url(path), call)
 
@@ -126,13 +126,13 @@ class S3Folder:
         key = item["Key"]
         if not key.startswith(self.prefix + below):
             raise NetworkError(
-                f"{self.url(below)} lists {shown(key)}, which does not lie below it: no S3 server answers there",
-                fix="look at SLIPWAY_S3_ENDPOINT",
+                f"{self.url(below)} lists {shown(key)}, which is not below it: this is not an S3 server",
+                fix="check SLIPWAY_S3_ENDPOINT",
             )
         return S3Object(key[len(self.prefix) :], item["Size"], _identity(item))
 
     def exists(self, path: str) -> bool:
-        """Whether there is such an object."""
+        """Whether the object exists."""
         key = f"{self.prefix}{path}"
         try:
             self._ask(path, lambda: self.client.head_object(Bucket=self.bucket, Key=key))
@@ -141,7 +141,7 @@ class S3Folder:
         return True
 
     def read(self, path: str) -> bytes:
-        """A small object whole. Raises `NotFoundError`, `ModelError` for one that is not small."""
+        """The content of a small object. Raises `NotFoundError`, or `ModelError` if it is too large."""
         key = f"{self.prefix}{path}"
 
         def call() -> bytes:
@@ -150,13 +150,13 @@ class S3Folder:
         content = self._ask(path, call)
         if len(content) > _MOST_BYTES:
             raise ModelError(
-                f"{self.url(path)} has more than {_MOST_BYTES} bytes, the most that is read of it",
-                fix="look at what wrote it",
+                f"{self.url(path)} has more than {_MOST_BYTES} bytes, the limit",
+                fix="find out what wrote it",
             )
         return content
 
     def read_range(self, path: str, etag: str, offset: int, length: int) -> bytes:
-        """Exactly `length` bytes of that version of the object, tried again when the connection breaks.
+        """Exactly `length` bytes of that version of the object; retried when the connection breaks.
 
         Raises `ModelError` if the object is no longer the one that was listed.
         """
@@ -196,7 +196,7 @@ class S3Folder:
         return answer["Body"].read()
 
     def ranges(self) -> RangeReader:
-        """A reader of long ranges, past boto3."""
+        """A reader of long ranges, without boto3."""
         return RangeReader(self._sign, self.url)
 
     def _sign(self, path: str) -> str:
@@ -208,7 +208,7 @@ class S3Folder:
             )
 
     def _signing_client(self) -> S3Client:
-        """One for the region that the bucket lies in, where the server has named another."""
+        """A client for the bucket's region, if the server has named another one."""
         region = self._home.region
         if region is None or region == self.client.meta.region_name:
             return self.client
@@ -219,8 +219,8 @@ class S3Folder:
     def create(self, path: str, content: bytes) -> bool:
         """Create an object unless it exists; whether it was created.
 
-        On Amazon's S3 exactly one of several writers succeeds; OpenStack Swift checks, then writes, so that of
-        writers at the very same moment several may. Give each object a name of its own.
+        On Amazon's S3 exactly one of several writers succeeds. OpenStack Swift checks, then writes, so
+        several concurrent writers may succeed: give each object a unique name.
         """
         key = f"{self.prefix}{path}"
 
@@ -246,7 +246,7 @@ def _identity(item: ObjectTypeDef) -> str:
 
 
 def _changed(address: str) -> ModelError:
-    return ModelError(f"{address} changed while it was read", fix="try again when it rests")
+    return ModelError(f"{address} changed while it was read", fix="try again once it is stable")
 
 
 class S3RecordStore:
@@ -261,9 +261,9 @@ class S3RecordStore:
         return cls(S3Folder.open(url, endpoint=endpoint))
 
     def put(self, record: Record) -> None:
-        """Store a new record. Raises `RecordError` if its id is another one's."""
+        """Store a new record. Raises `RecordError` if its id is taken."""
         path, content = record.path, record.to_json().encode()
-        # A request whose answer was lost is sent again by boto3, and then meets the object that it made itself.
+        # If an answer was lost, boto3 repeats the request, which then finds the object that it created itself.
         if not self.folder.create(path, content) and self.folder.read(path) != content:
             raise RecordError(f"the record {record.id} exists already")
 

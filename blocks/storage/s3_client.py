@@ -1,4 +1,4 @@
-"""A client for one S3 server: its address, credentials and patience.
+"""A client for one S3 server: address, credentials and retries.
 
 Never the CRT transfer client: it ignores a custom endpoint (boto3#4839).
 """
@@ -59,29 +59,29 @@ def _client(session: boto3.session.Session, endpoint: str | None) -> S3Client:
         client = session.client(
             "s3", endpoint_url=endpoint, region_name=session.region_name or "us-east-1", config=config
         )
-    # boto3's own patience ends after seconds, and a busy server may ask for tens of them.
-    client.meta.events.register("needs-retry.s3", _pause_where_busy)  # type: ignore[arg-type]  # it may answer
+    # boto3's own retries end after seconds, but a server may be busy for tens of seconds.
+    client.meta.events.register("needs-retry.s3", _pause_where_busy)  # type: ignore[arg-type]  # it may return None
     return client
 
 
 def _pause_where_busy(
     response: tuple[Any, Mapping[str, Any]] | None, attempts: int, **_: object
 ) -> float | None:
-    """Seconds to wait before the request is sent again; None for any other answer than that the server is busy."""
+    """Seconds to wait before the request is repeated; None unless the server says that it is busy."""
     if response is None or response[1].get("Error", {}).get("Code") not in SLOW_DOWN:
         return None
     return pause_s(attempts) if attempts < _SLOW_DOWN_ATTEMPTS else None
 
 
 def pause_s(attempts: int) -> float:
-    """How long to wait after so many answers that a server is busy: longer each time, and never two alike."""
+    """How long to wait after that many busy answers: longer each time, with jitter."""
     return min(_SLOW_DOWN_PAUSE_S * 2.0 ** (attempts - 1), _SLOW_DOWN_MOST_S) * random.uniform(0.5, 1.0)
 
 
 class BucketRegion:
-    """The region of a client's bucket, as far as its server has told it.
+    """The region of a client's bucket, if its server has named it.
 
-    boto3 follows it by itself, but for addresses that are signed in advance.
+    boto3 follows it automatically, except for presigned addresses.
     """
 
     def __init__(self, client: S3Client) -> None:

@@ -1,4 +1,4 @@
-"""What boto3 and S3 servers say, as Slipway's errors: each one bounded line that names the way out."""
+"""Errors of boto3 and S3 servers as Slipway's: one line each, of limited length, with the way out."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _SKEW_S = 60
 
 
 class ExistsError(SlipwayError):
-    """A conditional request found what it should not."""
+    """The condition of a request was not met."""
 
 
 @contextlib.contextmanager
@@ -46,7 +46,7 @@ def explained(address: str) -> Iterator[None]:
     except ProxyConnectionError as error:
         raise NetworkError(
             f"{address} cannot be reached: {one_line(error)}",
-            fix="look at HTTP_PROXY, HTTPS_PROXY and NO_PROXY",
+            fix="check HTTP_PROXY, HTTPS_PROXY and NO_PROXY",
         ) from error
     except (ParamValidationError, ValueError) as error:
         if _tells_a_header(error):
@@ -61,41 +61,41 @@ def explained(address: str) -> Iterator[None]:
             raise _unsendable(address) from None
         raise NetworkError(
             f"{address} cannot be reached: {one_line(error)}",
-            fix="look at SLIPWAY_S3_ENDPOINT and the network, then try again",
+            fix="check SLIPWAY_S3_ENDPOINT and the network, then try again",
         ) from error
 
 
 def code_of(error: ClientError) -> str:
-    """The server's own code, such as `NoSuchKey`, or the status where it sent none."""
+    """The server's own code, such as `NoSuchKey`, or the status if it sent none."""
     return str(error.response.get("Error", {}).get("Code", ""))
 
 
 def no_s3(address: str) -> NetworkError:
-    """Something else than an S3 server answers."""
+    """Something other than an S3 server answers."""
     return NetworkError(
-        f"no S3 server answers for {address}: what came is not S3's XML",
-        fix="look at SLIPWAY_S3_ENDPOINT, and at what is in front of the server, such as a login page",
+        f"{address} is not on an S3 server: the answer is not S3's XML",
+        fix="check SLIPWAY_S3_ENDPOINT, and anything in front of the server, such as a login page",
     )
 
 
 def no_ranges(address: str) -> NetworkError:
     """The server, or a proxy in front of it, ignores the header `Range`."""
     return NetworkError(
-        f"{address} is sent whole where a part of it was asked for: the server ignores ranges",
-        fix="use a server that answers ranges, as S3 does; look at the proxy in front of it",
+        f"the server ignores ranges: it sends all of {address} when asked for a part",
+        fix="use a server that supports ranges, as S3 does; check the proxy in front of it",
     )
 
 
 def proxy_refused(address: str) -> AccessError:
-    """A proxy wants other credentials."""
+    """A proxy requires other credentials."""
     return AccessError(
-        f"{address} cannot be reached: the proxy asks for a name and a password (407)",
-        fix="write them into HTTP_PROXY or HTTPS_PROXY, http://NAME:PASSWORD@HOST:PORT, with signs such as @ as %40",
+        f"{address} cannot be reached: the proxy requires user and password (407)",
+        fix="set HTTP_PROXY or HTTPS_PROXY to http://NAME:PASSWORD@HOST:PORT, with characters such as @ as %40",
     )
 
 
 def wrong_clock(address: str, date: str | None) -> AccessError:
-    """The server refuses the time that a request was signed at. `date` is its own, as in HTTP's header."""
+    """The server refuses the signing time of a request. `date` is the server's, from the HTTP header."""
     behind_s = _seconds_behind(date)
     if behind_s is None or abs(behind_s) < _SKEW_S:
         how = "differs too much from the server's"
@@ -117,17 +117,19 @@ def _from_answer(error: ClientError, address: str) -> SlipwayError:
         region = headers.get("x-amz-bucket-region", "")
         named = f"in the region {region[:40]!r}" if region else "in another region, or behind another address"
         return AccessError(
-            f"{address} lies {named} ({code})",
-            fix=f"set AWS_DEFAULT_REGION{f'={region[:40]}' if region else ''} and look at SLIPWAY_S3_ENDPOINT",
+            f"{address} is {named} ({code})",
+            fix=f"set AWS_DEFAULT_REGION{f'={region[:40]}' if region else ''} and check SLIPWAY_S3_ENDPOINT",
         )
     if code in _REFUSED:
         return AccessError(
             f"{address} refused the credentials ({code})",
-            fix="look at AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and what they may do",
+            fix="check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and their permissions",
         )
     if code in MISSING:
-        return NotFoundError(f"there is no {address} ({code})", fix="look at bucket and prefix")
-    if code == "500" and "xml" not in headers.get("content-type", ""):  # boto3's word for what is not XML
+        return NotFoundError(f"{address} does not exist ({code})", fix="check bucket and prefix")
+    if code == "500" and "xml" not in headers.get(
+        "content-type", ""
+    ):  # boto3's error for a body that is not XML
         return no_s3(address)
     if code in CONFLICT:
         return ExistsError(f"{address} exists already")
@@ -135,19 +137,19 @@ def _from_answer(error: ClientError, address: str) -> SlipwayError:
 
 
 def _tells_a_header(error: Exception) -> bool:
-    """Whether the message repeats a header that cannot be sent: one with a key or a token."""
+    """Whether the message repeats an invalid header, which contains a key or a token."""
     return "header value" in str(error)
 
 
 def _unsendable(address: str) -> AccessError:
     return AccessError(
-        f"the credentials for {address} hold a sign that no request can carry, such as a line break",
-        fix="set AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN anew",
+        f"the credentials for {address} contain a character that a request cannot carry, such as a line break",
+        fix="set AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN again",
     )
 
 
 def _seconds_behind(date: str | None) -> float | None:
-    """How far this host's clock is behind; negative where it is ahead."""
+    """How far this host's clock is behind, s; negative if it is ahead."""
     try:
         server = email.utils.parsedate_to_datetime(date or "")
     except ValueError:

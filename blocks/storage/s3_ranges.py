@@ -1,7 +1,7 @@
 """Ranges of objects on S3, received straight into a buffer.
 
-boto3 signs the address; the bytes come over a plain HTTP connection for each thread. boto3's own way of handing them
-over costs several times as much processor time (ADR 34).
+boto3 signs the address; the bytes come over a plain HTTP connection per thread. Reading them through boto3 costs
+several times as much CPU time (ADR 34).
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ _TIMEOUT_S = 60.0
 _ATTEMPTS = 4
 _PAUSE_S = 0.2
 _PATIENCE_S = 60.0
-"""For a server that answers that it is busy."""
+"""For a server that says that it is busy, s."""
 
 _STALLED_S = 60.0
 _LEAST_PROGRESS = 16 << 10
-"""Bytes that an attempt must bring to count as one that got on."""
+"""Bytes that an attempt must transfer to count as progress."""
 
 _ERROR_BYTES = 4096
 _SHOWN_LETTERS = 60
@@ -46,11 +46,11 @@ _NO_CONDITIONS = 501
 _CHANGED = {404, 412, 416}
 _REFUSED = {401, 403}
 _ENDED = {400, *_REFUSED}
-"""Answers to an address whose signature has ended, which temporary credentials may do before its time."""
+"""Answers for an expired signature; temporary credentials may end it early."""
 
 
 class _BusyError(OSError):
-    """The server asks for patience, for so many seconds if it says so."""
+    """The server is busy; for how many seconds, if it says so."""
 
     def __init__(self, status: int, reason: str, pause_s: float | None) -> None:
         super().__init__(f"it answered {status} {reason}")
@@ -58,20 +58,20 @@ class _BusyError(OSError):
 
 
 def quoted(etag: str) -> str:
-    """An ETag as it is compared: some servers write it bare."""
+    """An ETag for comparison: some servers omit the quotes."""
     etag = etag.strip()
     return f'"{etag}"' if etag and not etag.startswith(('"', "W/")) else etag
 
 
 def condition_on(identity: str) -> str | None:
-    """The ETag for `If-Match`; None where a server named no strong one, which alone can be compared."""
+    """The ETag for `If-Match`; None unless the server named a strong one, because only those can be compared."""
     return identity if identity.startswith('"') else None
 
 
 class RangeReader:
-    """Reads ranges of one folder's objects. Threads read at once, each over its own connection.
+    """Reads ranges of one folder's objects. Threads read concurrently, each over its own connection.
 
-    `sign` gives the address of an object, signed for `SIGNED_FOR_S`; `name` its address for people.
+    `sign` returns an object's address, signed for `SIGNED_FOR_S`; `name` its address for messages.
     """
 
     def __init__(self, sign: Callable[[str], str], name: Callable[[str], str]) -> None:
@@ -86,9 +86,9 @@ class RangeReader:
     ) -> None:
         """These bytes of that version of the object, to `buffer.view[at:]`.
 
-        A broken answer is taken up where it broke; a connection over which nearly nothing comes counts as broken. A
-        server that is busy is asked again for a minute. Raises `ModelError` if the object has changed, `AccessError`,
-        and `NetworkError` after four vain attempts.
+        A broken transfer continues where it broke; a connection that transfers almost nothing counts as
+        broken. A busy server is retried for a minute. Raises `ModelError` if the object has changed,
+        `AccessError`, and `NetworkError` after four attempts without progress.
         """
         done = failures = refusals = 0
         patience = time.monotonic() + _PATIENCE_S
@@ -126,15 +126,16 @@ class RangeReader:
     def _unreachable(self, path: str, error: Exception) -> NetworkError:
         return NetworkError(
             f"{self._name(path)} cannot be reached: {one_line(error)}",
-            fix="look at SLIPWAY_S3_ENDPOINT and the network, then try again",
+            fix="check SLIPWAY_S3_ENDPOINT and the network, then try again",
         )
 
     def _ask(self, path: str, etag: str, offset: int, length: int) -> http.client.HTTPResponse:
-        """An answer with exactly these bytes to come. Raises `OSError` for what may pass."""
+        """A response with exactly these bytes still to read. Raises `OSError` for temporary failures."""
         url = self._url(path)
         answer = self._get(url, etag, offset, length)
         if answer.status in _ENDED:
-            # The client renews its credentials when it signs: they are bad only if a new address is refused, too.
+            # The client renews its credentials when it signs: they are bad only if a newly signed address is
+            # refused too.
             self._drop()
             self._forget(path, url)
             answer = self._get(self._url(path), etag, offset, length)
@@ -149,7 +150,7 @@ class RangeReader:
         raise self._refusal(path, answer)
 
     def _check_etag(self, path: str, etag: str, answer: http.client.HTTPResponse) -> None:
-        """Servers that know no conditions, or pass over them, still say which state they send."""
+        """Servers that do not support or ignore conditions still say which state they send."""
         if condition_on(etag) and quoted(answer.getheader("ETag") or etag) != etag:
             self._drop()
             raise self._changed(path)
@@ -172,12 +173,12 @@ class RangeReader:
         if code in _REFUSED:
             return AccessError(
                 f"{self._name(path)} refused the credentials ({code})",
-                fix="look at AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and what they may do",
+                fix="check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and their permissions",
             )
         return OSError(f"it answered {code} {reason}")
 
     def _changed(self, path: str) -> ModelError:
-        return ModelError(f"{self._name(path)} changed while it was read", fix="try again when it rests")
+        return ModelError(f"{self._name(path)} changed while it was read", fix="try again once it is stable")
 
     def _get(self, url: SplitResult, etag: str, offset: int, length: int) -> http.client.HTTPResponse:
         connection, proxy_headers = self._connection(url)
@@ -195,8 +196,8 @@ class RangeReader:
         return connection.getresponse()
 
     def _url(self, path: str) -> SplitResult:
-        """Signed anew when half of its time is over: by the clock that the server reads, too, which a machine's
-        sleep does not stop."""
+        """Sign again when half of the time is over, by wall clock: the server uses that too, and it does not
+        stop when a machine sleeps."""
         url, until = self._signed.get(path, (None, 0.0))
         if url is None or time.time() > until:
             url = urlsplit(self._sign(path))
@@ -204,12 +205,12 @@ class RangeReader:
         return url
 
     def _forget(self, path: str, url: SplitResult) -> None:
-        """Unless another thread has had it signed anew by now."""
+        """Sign again, unless another thread has done so by now."""
         if self._signed.get(path, (None, 0.0))[0] is url:
             self._signed.pop(path, None)
 
     def _connection(self, url: SplitResult) -> tuple[http.client.HTTPConnection, dict[str, str] | None]:
-        """This thread's connection; the headers for a proxy that wants whole addresses, if it leads to one."""
+        """This thread's connection; and headers for a proxy that needs full addresses, if there is one."""
         known: _Connection | None = getattr(self._mine, "connection", None)
         if known is None or known[0] != url.netloc:
             self._drop()
@@ -225,7 +226,7 @@ class RangeReader:
 
 
 def _connect(url: SplitResult) -> tuple[http.client.HTTPConnection, dict[str, str] | None]:
-    """A connection, through the proxy that the environment names for this address, and what that proxy is told."""
+    """A connection, through the proxy that the environment names for this address, and headers for that proxy."""
     host = url.hostname or ""
     proxy = None if urllib.request.proxy_bypass(host) else urllib.request.getproxies().get(url.scheme)
     via = urlsplit(proxy if "//" in proxy else f"//{proxy}") if proxy else url
@@ -252,27 +253,27 @@ def _proxy_headers(proxy: SplitResult) -> dict[str, str]:
 
 
 def _seconds(header: str | None) -> float | None:
-    """What `Retry-After` asks for, if it names seconds."""
+    """The seconds in `Retry-After`, if it names seconds."""
     return float(min(int(header), _PATIENCE_S)) if header and header.isdecimal() else None
 
 
 class _Watch:
-    """Counts what came over a connection."""
+    """Watches the progress of a connection."""
 
     def __init__(self) -> None:
         self.connection: http.client.HTTPConnection | None = None
         self.steps = 0
 
     def moved(self) -> None:
-        """One more step has come."""
+        """Count one more step."""
         self.steps += 1
 
 
 @contextlib.contextmanager
 def _watched() -> Iterator[_Watch]:
-    """Shut the watch's connection when no step has come over it for a minute.
+    """Close the connection when it made no step for a minute.
 
-    A timeout of the socket alone is fed by a single byte.
+    A socket's own timeout starts again with every single byte.
     """
     watch, over = _Watch(), threading.Event()
 
@@ -280,7 +281,7 @@ def _watched() -> Iterator[_Watch]:
         steps = 0
         while not over.wait(_STALLED_S):
             if watch.steps == steps and watch.connection is not None:
-                with contextlib.suppress(OSError, AttributeError):  # closed meanwhile
+                with contextlib.suppress(OSError, AttributeError):  # closed in the meantime
                     watch.connection.sock.shutdown(socket.SHUT_RDWR)
                 return
             steps = watch.steps

@@ -1,4 +1,4 @@
-"""What each scheme of a model's source means: the place that it names now, and how files there are read."""
+"""What each scheme of a model's source means: the place that it names now, and how to read its files."""
 
 from __future__ import annotations
 
@@ -33,24 +33,24 @@ _SCHEMES = {
 
 
 def resolve(model: str, settings: Settings) -> ResolvedModel:
-    """The place that `file:…`, `s3://…` or `models:/NAME@ALIAS` means now. Does not look into it.
+    """The place that `file:…`, `s3://…` or `models:/NAME@ALIAS` means now. Does not read its files.
 
-    The folder of a model in a Hugging Face cache means the snapshot that its `main` names.
+    For the folder of a model in a Hugging Face cache, the snapshot that `main` points to.
     """
     if not is_utf8(model):
         raise WrongUseError(
             f"the name of the model {shown(model)} is not UTF-8",
-            fix="rename the folder, or give a link to it",
+            fix="rename the folder, or name a link to it",
         )
     scheme = scheme_of(model)
     if scheme is None:
-        raise WrongUseError(f"{shown(model)} names no model", fix=f"write {FORMS}")
+        raise WrongUseError(f"{shown(model)} does not name a model", fix=f"write {FORMS}")
     return _SCHEMES[scheme].resolve(model, settings)
 
 
 def open_source(source: str, *, endpoint: str | None) -> ModelSource:
-    """The files of a resolved source. Does not look into it."""
+    """The files of a resolved source. Does not read them yet."""
     opener = _SCHEMES[scheme].open if (scheme := scheme_of(source)) else None
     if opener is None:
-        raise WrongUseError(f"{source!r} names no place", fix="write file:PATH or s3://BUCKET/PREFIX")
+        raise WrongUseError(f"{source!r} is not a valid source", fix="write file:PATH or s3://BUCKET/PREFIX")
     return opener(source, endpoint)

@@ -64,7 +64,7 @@ def load(folder: Path, runs: int, install: bool, fresh: bool, as_json: bool) -> 
 
 
 def load_answer(outcome: Outcome[LoadingResult]) -> dict[str, Any]:
-    """What programs read (DESIGN 5): the winner's figures, then everybody's."""
+    """The JSON document: the winner's figures, then those of every loader."""
     result = outcome.result
     winner = result.winner
     loaders = [

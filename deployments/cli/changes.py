@@ -1,4 +1,4 @@
-"""What a deploy would do anew, and why: the spec beside that of the release that serves, key by key."""
+"""What a deploy would do again, and why: the spec compared with that of the serving release, key by key."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ DECIDED_BY: Mapping[StageName, tuple[str, ...]] = {
     StageName.BATCHING: (*_MEASURED, "tuning", "objectives"),
     StageName.ROLLOUT: ("",),
 }
-"""Keys of the spec that a stage's result rests on, with all below them; the empty one is the whole spec."""
+"""Keys of the spec that a stage's result depends on, including all below them; the empty key is the whole spec."""
 
 
 @dataclass(frozen=True)
 class Standing:
-    """Whether a record would stand in for a stage's work, and the reason in words."""
+    """Whether a record would be used instead of a stage's work, and the reason in words."""
 
     cached: bool
     why: str
@@ -51,8 +51,8 @@ def changed_keys(before: DeploySpec, after: DeploySpec) -> dict[str, tuple[Any, 
 
 
 def standings(spec: DeploySpec, settings: Settings, fresh: Collection[str]) -> dict[StageName, Standing]:
-    """For each stage that a record may stand in for. What is outside the spec, such as the model's own files, is not
-    looked at."""
+    """For each stage for which a record may be used. Things outside the spec, such as the model's files, are not
+    checked."""
     try:
         _, release = ServiceFolder(settings.services, spec.name).serving()
     except NotFoundError:
@@ -65,7 +65,7 @@ def standings(spec: DeploySpec, settings: Settings, fresh: Collection[str]) -> d
     records = _records_of(release, store)
     changes = changed_keys(release.spec, spec)
     return {
-        stage: Standing(False, "asked for by --fresh")
+        stage: Standing(False, "requested by --fresh")
         if stage in fresh
         else _standing(stage, changes, records.get(stage), store, settings)
         for stage in DECIDED_BY
@@ -85,7 +85,7 @@ def _standing(
         more = [f"{len(decisive) - 3} more keys"] if len(decisive) > 3 else []
         return Standing(False, f"changed: {'; '.join([*told, *more])}")
     if stage is StageName.ROLLOUT:
-        return Standing(True, "this release serves already, unless a stage above answers otherwise")
+        return Standing(True, "this release serves already, unless a stage above gives another answer")
     if record is None:
         return Standing(False, "the record of the serving release is gone")
     same = store.with_inputs(stage, record.inputs_digest)

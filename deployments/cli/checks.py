@@ -21,9 +21,9 @@ _AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON 
 @click.command()
 @click.argument("name")
 @click.option(
-    "--contract", is_flag=True, help="Hold the accumulated samples to their contract, too (seconds)."
+    "--contract", is_flag=True, help="Also check the accumulated samples against their contract (seconds)."
 )
-@click.option("--files", is_flag=True, help="Compare every file of the engine's environment, too (seconds).")
+@click.option("--files", is_flag=True, help="Also compare every file of the engine's environment (seconds).")
 @_AS_JSON
 def health(name: str, contract: bool, files: bool, as_json: bool) -> None:
     """Check the service NAME: its GPUs, its process, and what it answers."""

@@ -28,7 +28,7 @@ as_json_option = click.option("--json", "as_json", is_flag=True, help="Print one
 def survey(as_json: bool) -> None:
     """Show what this host is: driver, CUDA, GPUs, toolkits, distribution, disks.
 
-    The JSON is what `slipway compat check --facts` takes.
+    `slipway compat check --facts` reads the JSON.
     """
     found = _survey_here()
     if as_json:
@@ -58,19 +58,19 @@ def compat() -> None:
 @click.option(
     "--engine",
     type=click.Choice([kind.value for kind in EngineKind]),
-    help="Engine to run there; that of --facts or --environment, else llama.cpp, when left out.",
+    help="Engine to run there; by default that of --facts or --environment, else llama.cpp.",
 )
 @click.option(
     "--lock",
     metavar="FILE",
     type=GivenPath(),
-    help="Lock of the engine's environment; the engine's own pinned requirements when left out.",
+    help="Lock of the engine's environment; by default the engine's own pinned requirements.",
 )
 @click.option(
     "--environment",
     metavar="ENV",
     type=GivenPath(),
-    help="Environment that stands on this host: its packages, and the CUDA that its torch was built for.",
+    help="Existing environment on this host: its packages, and the CUDA that its torch was built for.",
 )
 @click.option(
     "--target", type=click.Choice([kind.value for kind in Target]), help="Where the engine is to run."
@@ -89,17 +89,17 @@ def check(
         for option, given in (("--lock", lock), ("--environment", environment)):
             if given is not None:
                 raise WrongUseError(
-                    f"{option} describes this host's environment and --facts another host's", fix="give one"
+                    f"{option} describes this host's environment, but --facts another host's", fix="give one"
                 )
         if target is not None:
             raise WrongUseError(
-                "--target is for this host; facts say theirs themselves",
+                "--target is for this host, not for --facts",
                 fix=f'put "target": "{target}" there',
             )
         result = _judge_file(facts_file, engine)
     elif environment is not None:
         if lock is not None:
-            raise WrongUseError("--lock and --environment each say what is installed", fix="give one")
+            raise WrongUseError("--lock and --environment exclude each other", fix="give one")
         result = _judge_environment(environment, engine, target)
     else:
         result = _judge_lock(EngineKind(engine or DEFAULT_ENGINE), lock, target)
@@ -143,12 +143,12 @@ def rules(as_json: bool) -> None:
 
 
 @compat.command()
-@click.option("--docs", metavar="PATH", type=GivenPath(), help="Write the Data Docs page to this file, too.")
+@click.option("--docs", metavar="PATH", type=GivenPath(), help="Also write the Data Docs page to this file.")
 @as_json_option
 def tables(docs: Path | None, as_json: bool) -> None:
-    """Hold the fact tables to their contract; exit code 3 where it is broken.
+    """Check the fact tables against their contract; exit code 3 if it is broken.
 
-    Great Expectations checks each state of the tables once, which takes seconds, and writes a page about it.
+    Great Expectations checks each version of the tables once, which takes seconds, and writes a page about it.
     """
     from blocks.expectations.fact_contract import FactContract
     from tasks.compatibility.report import tables_answer
@@ -246,7 +246,7 @@ def _judge_lock(engine: EngineKind, lock: Path | None, target: str | None) -> Co
     text = _lock_text(lock) if lock else "\n".join(get_engine(engine).card.requirements)
     packages = pinned_versions(text)
     if lock and not packages:
-        raise WrongUseError(f"{lock} pins no package", fix="give a lock with lines such as numpy==2.3.1")
+        raise WrongUseError(f"{lock} pins no packages", fix="name a lock with lines such as numpy==2.3.1")
     return advise(run_on(_survey_here(), packages, engine=engine.value, target=target))
 
 
@@ -272,7 +272,9 @@ def _judge_environment(folder: Path, engine: str | None, target: str | None) -> 
 
     python, trial = folder.absolute() / "bin" / "python", EnvironmentTrial()
     if not python.exists():
-        raise NotFoundError(f"{folder} is no Python environment", fix="name a folder that holds bin/python")
+        raise NotFoundError(
+            f"{folder} is not a Python environment", fix="name a folder that contains bin/python"
+        )
     packages = read_inventory(python, trial).packages
     survey = _survey_here().model_copy(update={"torch": read_torch(python, packages, trial)})
     return advise(

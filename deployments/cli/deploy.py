@@ -38,7 +38,7 @@ _SHOWN = {"stage", "verdict", "cached", "seconds", "record", "headline", "log_ta
     is_flag=False,
     flag_value="all",
     type=click.Choice(["all", *(stage.value for stage in STAGES)]),
-    help="Measure STAGE anew, whatever earlier records say; every stage without a name. After SPEC.",
+    help="Measure STAGE again, whatever earlier records say; without STAGE, every stage. Goes after SPEC.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def deploy(
@@ -70,8 +70,8 @@ def deploy(
 
 
 def _check_engine(spec: DeploySpec) -> None:
-    """Before a server is started for the run: an engine that cannot be deployed yet is refused, unless this host
-    rules it out anyway, which is a verdict that the run records."""
+    """Before a server is started for the run: refuse an engine that cannot be deployed yet, unless this host rules it
+    out anyway, which is a verdict for the run to record."""
     from tasks.lifecycle.plan import refusal
 
     refused = refusal(spec)
@@ -80,7 +80,7 @@ def _check_engine(spec: DeploySpec) -> None:
 
 
 def _check_host(spec: DeploySpec) -> None:
-    """Before a server is started for the run: what the target needs is there, and so is what the spec names."""
+    """Before a server is started for the run: check that whatever the target needs and the spec names exists."""
     from blocks.host.nvml import read_nvml
     from blocks.services.early_checks import check_inputs, prefect_knows_the_storage
     from blocks.services.targets import check_target
@@ -90,11 +90,11 @@ def _check_host(spec: DeploySpec) -> None:
     if refusal(spec) is None and not wants_absent_gpu(spec, len(read_nvml().gpus)):
         check_inputs(
             spec, Settings.load(), remote=not prefect_knows_the_storage()
-        )  # else the run answers with the verdict on this host
+        )  # otherwise the run answers with the verdict on this host
 
 
 def _run(spec: DeploySpec, fresh: tuple[StageName, ...], *, quiet: bool) -> DeployResult:
-    """Run the lifecycle in this process, on a Prefect API that is there or that is started for it."""
+    """Run the lifecycle in this process, on an existing Prefect API or one started for it."""
     from blocks.expectations.fact_contract import FactContract
     from blocks.processes.deadline import start
     from deployments.cli.progress import show_progress
@@ -105,9 +105,7 @@ def _run(spec: DeploySpec, fresh: tuple[StageName, ...], *, quiet: bool) -> Depl
     with show_progress(console(stderr=quiet)) as listener:
 
         def show(stage: str, line: str) -> None:
-            if (
-                stage != StageName.LIFECYCLE
-            ):  # repeats what the stages say: for the log of the deploy's own run
+            if stage != StageName.LIFECYCLE:  # repeats the stages' lines: for the log of the deploy's own run
                 listener(stage, line)
 
         settings = Settings.load()
@@ -162,7 +160,7 @@ def _answer_from_records(
 
 @contextlib.contextmanager
 def _telling_where(api: PrefectApi, name: str) -> Iterator[None]:
-    """Say at the end, however it came, where the run and its log are to be seen, if its server stays."""
+    """At the end, in any case, print where the run and its log can be seen, if its server stays."""
     try:
         yield
     finally:
@@ -233,7 +231,7 @@ def _describe_model(spec: DeploySpec) -> str:
 
 
 def _judge(spec: DeploySpec) -> tuple[bool, str]:
-    """Whether this host rules the engine out, and the verdict with what it rests on."""
+    """Whether this host rules the engine out, and the verdict with its reasons."""
     from deployments.cli.compat import judge_pins
     from tasks.core.verdicts import CompatibilityVerdict
 
@@ -270,7 +268,7 @@ def _show_what_next(result: DeployResult) -> None:
         for line in (no.log_tail or "").splitlines():
             click.echo(f"  | {line}")
         click.echo(
-            f"look next   slipway kb records --stage {no.stage} | slipway up (its UI has the run's log)"
+            f"look next   slipway kb records --stage {no.stage} | slipway up (its UI shows the run's log)"
         )
     if result.endpoint is None:
         return

@@ -1,5 +1,5 @@
-"""`slipway dify`: make a service known to a Dify server, and forget it there. Acts without Prefect, unless a block of
-it holds the account."""
+"""`slipway dify`: register a service with a Dify server, or remove it there. Works without Prefect, unless one of its
+blocks has the account."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from deployments.cli.main import print_json
 from tasks.core.errors import WrongUseError
 
 PASSWORD = "SLIPWAY_DIFY_PASSWORD"
-"""The password comes by the environment: a command line is seen by everybody on the host."""
+"""The password comes from the environment, because every user of the host can see a command line."""
 
 
 @click.group()
 def dify() -> None:
-    """Make services known to a Dify server, for workflows on top of them."""
+    """Register services with a Dify server, for workflows on top of them."""
 
 
 @dify.command()
 @click.argument("name")
 @click.option("--console", help="Address of Dify's console, e.g. https://dify.example.")
 @click.option("--email", help=f"Account there; its password is read from {PASSWORD}.")
-@click.option("--block", help="Prefect block `Slipway Dify console` that holds address and account.")
+@click.option("--block", help="Prefect block `Slipway Dify console` with address and account.")
 @click.option(
-    "--endpoint", help="Address by which Dify reaches the service; the service's own when left out."
+    "--endpoint", help="Address under which Dify reaches the service; by default the service's own."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def register(
@@ -62,7 +62,7 @@ def _account(console: str | None, email: str | None, block: str | None) -> tuple
     password = os.environ.get(PASSWORD)
     if console is None or email is None or not password:
         raise WrongUseError(
-            "who is to log in to which Dify is not said",
+            "Dify's address and account are missing",
             fix=f"give --console and --email, and the password in {PASSWORD}; or --block",
         )
     return console, email, password

@@ -1,4 +1,4 @@
-"""`slipway engines`: what is known of the serving engines, and which to take for a need."""
+"""`slipway engines`: what is known about the serving engines, and which one to use for a need."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 
 _KINDS: tuple[ChoiceKind, ...] = ("engine", "family", "application", "sourcing")
 _FAILED = {"failed", "out of memory"}
-"""Of a batch size in a record: what the engine is to blame for, and not an objective."""
+"""Reasons against a batch size in a record that are the engine's fault, not an objective's."""
 
 
 @click.command()
 @click.option("--need", type=click.Choice([need.value for need in Need]), help="Recommend for this need.")
-@click.option("--family", help="Model family that is to be served; any other name is one's own architecture.")
+@click.option("--family", help="Model family to serve; any other name counts as your own architecture.")
 @click.option(
     "--facts", "facts_file", metavar="FILE", type=GivenPath(), help="Recommend for the host of these facts."
 )
@@ -37,7 +37,7 @@ def engines(need: str | None, family: str | None, facts_file: Path | None, as_js
         for option, given in (("--family", family), ("--facts", facts_file)):
             if given is not None:
                 raise WrongUseError(
-                    f"{option} is for a recommendation", fix="say what for: --need throughput"
+                    f"{option} is for a recommendation", fix="add a need, for example --need throughput"
                 )
         _list(as_json=as_json)
         return
@@ -50,14 +50,14 @@ def engines(need: str | None, family: str | None, facts_file: Path | None, as_js
 
 
 def describe(kind: EngineKind) -> dict[str, Any]:
-    """One engine, as programs read it: its card, and how it is pinned."""
+    """One engine as JSON: its card, and how it is pinned."""
     card = get_engine(kind).card.model_dump(mode="json")
     return {"engine": card.pop("kind"), "deploys": card["missing"] is None, **card}
 
 
 def measured(records: Sequence[Record], fingerprint: str) -> list[Measured]:
-    """What this store's records say of engines on the hardware of that fingerprint: batch sizes that were measured,
-    and searches in which the engine failed at every size. That none kept the objectives is no failure of it."""
+    """What the records say about engines on the hardware of that fingerprint: measured batch sizes, and searches in
+    which the engine failed at every size. Missing the objectives at every size is not the engine's failure."""
     from tasks.core.verdicts import StageName
     from tasks.knowledge.plan import matrix, part
 
@@ -154,7 +154,7 @@ def _show(found: Recommendation) -> None:
 
 
 def _row(kind: ChoiceKind, place: int, choice: Choice) -> tuple[str, ...]:
-    """Its heaviest reason, or the first thing against it, and who says so."""
+    """Its strongest reason, or the first objection, and the source."""
     first = (*choice.against, *choice.reasons)[:1]
     why = "; ".join(reason.text for reason in first)
     by = ", ".join(cited for reason in first for cited in reason.cites[:1])

@@ -159,7 +159,7 @@ def bom(lock_file: Path, output: Path | None) -> None:
     show_default=True,
     help="Days that an environment must have lain unused.",
 )
-@click.option("--dry-run", is_flag=True, help="Say what would go; remove nothing.")
+@click.option("--dry-run", is_flag=True, help="Only list what would be removed.")
 @_AS_JSON
 def gc(unused_for: float, dry_run: bool, as_json: bool) -> None:
     """Remove environments that no release uses, and that nothing has used for a while."""
@@ -188,7 +188,7 @@ def check(environment: Path, as_json: bool) -> None:
     python = environment.absolute() / "bin" / "python"
     if not python.exists():
         raise NotFoundError(
-            f"{environment} is no Python environment", fix="name a folder that holds bin/python"
+            f"{environment} is not a Python environment", fix="name a folder that contains bin/python"
         )
     checked, proven = inspect_environment(python, uv, trial)
     _answer(checked, proven, as_json)

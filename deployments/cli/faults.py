@@ -1,4 +1,4 @@
-"""The last net of the command: what Slipway did not foresee becomes one line, and its traceback a file."""
+"""The command's last resort: an unexpected error becomes one line, and its traceback a file."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _KEPT = 20
 
 
 class UnexpectedError(SlipwayError):
-    """Something failed that Slipway did not foresee: its own fault until the opposite is known."""
+    """An unexpected error: Slipway's own fault until proven otherwise."""
 
 
 def reader_is_gone() -> bool:

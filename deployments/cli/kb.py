@@ -1,4 +1,4 @@
-"""`slipway kb records | matrix | explain`: reads the knowledge base, on a folder or on S3, without Prefect."""
+"""`slipway kb records | matrix | explain`: read the knowledge base, in a folder or on S3, without Prefect."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _FIGURES = (
     "runs",
 )
 _SPARE = ("at", "seconds", "runs", "tpot p95", "quality loss", "at KV budget", "record", "hardware", "GPUs")
-"""What a narrow terminal goes without, the first first."""
+"""Columns that a narrow terminal omits, in order."""
 _AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 
 
@@ -44,11 +44,11 @@ def kb() -> None:
     type=Count(1, LARGEST_COUNT),
     default=20,
     show_default=True,
-    help="How many, the newest ones.",
+    help="Number of records, the newest ones.",
 )
 @_AS_JSON
 def records(stage: str | None, limit: int, as_json: bool) -> None:
-    """List what was found, the oldest first."""
+    """List records, the oldest first."""
     from tasks.knowledge.report import RECORD_COLUMNS, record_row
 
     found = _read(StageName(stage) if stage else None)[-limit:]
@@ -66,13 +66,13 @@ def records(stage: str | None, limit: int, as_json: bool) -> None:
     type=Count(1, 1_000_000_000),
     default=4096,
     show_default=True,
-    help="Tokens whose keys and values the memory at a KV budget is for: the same for all engines.",
+    help="KV budget: number of tokens whose keys and values count in the memory, the same for all engines.",
 )
 @_AS_JSON
 def matrix(kv_tokens: int, as_json: bool) -> None:
     """The best measured parameters for each engine, model and hardware.
 
-    Memory at the KV budget is predicted from the sizes that the search measured, unless one of them had just that.
+    Memory at the KV budget is predicted from the measured sizes, unless one of them had exactly that budget.
     """
     from tasks.knowledge import plan
     from tasks.knowledge.report import MATRIX_COLUMNS, cell_row
@@ -92,7 +92,7 @@ def matrix(kv_tokens: int, as_json: bool) -> None:
 @click.argument("name")
 @_AS_JSON
 def explain(name: str, as_json: bool) -> None:
-    """Why the service NAME is served as it is: what was tried, what decided, what would have changed it."""
+    """Show why the service NAME is served as it is: what was tried, what decided, what would have changed it."""
     from deployments.cli.explain import decisions, show_decisions
     from tasks.core.release import ServiceFolder
     from tasks.core.settings import Settings
@@ -133,7 +133,7 @@ def _print(columns: Sequence[str], rows: Sequence[tuple[str, ...]], otherwise: s
 
     from deployments.cli.show import print_table
 
-    # An id, a time or a word is of no use in pieces; figures and long names give way.
+    # Ids, times and words are useless when folded; figures and long names give way.
     whole = [column for column in columns if column not in ("numbers", "subject", "model", "hardware")]
     right = [column for column in _FIGURES if column in columns]
     spare = [column for column in _SPARE if column in columns]

@@ -13,7 +13,7 @@ from tasks.core.settings import Settings
 @click.option("--port", type=Count(1, 65535), help="Port of the server; 4200 or a free one.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def up(port: int | None, as_json: bool) -> None:
-    """Start a local Prefect server, a worker and the deployments; twice does no harm."""
+    """Start a local Prefect server and a worker, and register the deployments. May be repeated."""
     from deployments import local
     from deployments.cli.progress import show_progress
     from deployments.cli.service import services_down
@@ -43,7 +43,7 @@ def up(port: int | None, as_json: bool) -> None:
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def down(as_json: bool) -> None:
-    """End the local server and worker. Services go on serving."""
+    """End the local server and worker. Services keep running."""
     from deployments import local
 
     ended = local.stop(Settings.load())

@@ -27,14 +27,14 @@ from tasks.core.settings import home_folder
 VERBS: dict[str, tuple[str, str]] = {
     "deploy": ("deployments.cli.deploy:deploy", "Take a model from its source to a running, tuned service."),
     "status": ("deployments.cli.service:status", "Show services and what they serve."),
-    "start": ("deployments.cli.start:start", "Bring back services that are down or stopped."),
+    "start": ("deployments.cli.start:start", "Start services that are down or stopped."),
     "logs": ("deployments.cli.service:logs", "Show the end of a service's log."),
-    "rollback": ("deployments.cli.service:rollback", "Go back to the release that served before."),
+    "rollback": ("deployments.cli.service:rollback", "Go back to the previous release."),
     "stop": ("deployments.cli.service:stop", "End a service."),
     "up": ("deployments.cli.local:up", "Start the local server, worker and deployments."),
     "ui": ("deployments.cli.ui:ui", "Open the local server's UI, signed in."),
-    "down": ("deployments.cli.local:down", "End what `up` started."),
-    "doctor": ("deployments.cli.doctor:doctor", "Say what is installed here and what is missing."),
+    "down": ("deployments.cli.local:down", "End the server and worker that `up` started."),
+    "doctor": ("deployments.cli.doctor:doctor", "Show what is installed on this host, and what is missing."),
     "survey": ("deployments.cli.compat:survey", "Show what this host is: driver, CUDA, GPUs, disk."),
     "compat": ("deployments.cli.compat:compat", "Judge driver, CUDA, GPU and packages together."),
     "env": ("deployments.cli.env:env", "Lock, build and check environments."),
@@ -44,7 +44,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "health": ("deployments.cli.checks:health", "Check a service's GPU, process and answers."),
     "leaks": ("deployments.cli.checks:leaks", "Judge memory series."),
     "kb": ("deployments.cli.kb:kb", "Read the knowledge base."),
-    "dify": ("deployments.cli.dify:dify", "Make services known to a Dify server."),
+    "dify": ("deployments.cli.dify:dify", "Register services with a Dify server."),
     "engines": ("deployments.cli.engines:engines", "List the serving engines; recommend one for a need."),
 }
 
@@ -87,7 +87,7 @@ def main(argv: list[str] | None = None) -> None:
     try:
         run(argv)
     except Exception as error:  # noqa: BLE001 - below here there is only the interpreter's traceback
-        # The top of the command: what nothing below foresaw is shown in one line, and kept with its traceback.
+        # The top of the command: an unexpected error is shown in one line, and saved with its traceback.
         from deployments.cli.faults import describe_unexpected, reader_is_gone
 
         if isinstance(error, BrokenPipeError) and reader_is_gone():
@@ -99,8 +99,8 @@ def main(argv: list[str] | None = None) -> None:
 def run(argv: list[str] | None) -> None:
     """Run the verb and exit. Raises only what Slipway cannot explain."""
     arguments = sys.argv[1:] if argv is None else argv
-    os.environ.setdefault("DO_NOT_TRACK", "1")  # Prefect would report use of it, and print a notice
-    listen()  # a verb that takes long says where it shows its progress
+    os.environ.setdefault("DO_NOT_TRACK", "1")  # Prefect would send telemetry, and print a notice
+    listen()  # a long verb says itself where it shows progress
     try:
         _check_text(arguments)
         _close_home(tell=True)
@@ -136,7 +136,7 @@ def run(argv: list[str] | None) -> None:
 
 
 def _fault_of(error: OSError) -> SlipwayError:
-    """What the disk did, where that is the cause; else the error goes on up."""
+    """Report a disk fault, if that is the cause; otherwise raise the error again."""
     from tasks.core.disk_faults import unforeseen_fault
 
     fault = unforeseen_fault(error, home_folder())
@@ -146,26 +146,28 @@ def _fault_of(error: OSError) -> SlipwayError:
 
 
 def _check_text(arguments: list[str]) -> None:
-    """Records, manifests and Prefect hold text alone, and the name of a file may be something else."""
+    """Refuse arguments that are not UTF-8: records, manifests and Prefect can only store text."""
     here = ""
-    with contextlib.suppress(FileNotFoundError):  # removed under its user, which only some verbs mind
+    with contextlib.suppress(
+        FileNotFoundError
+    ):  # the current folder was removed, which matters only to some verbs
         here = str(Path.cwd())
     for argument in (*arguments, here):
         if not is_utf8(argument):
             raise WrongUseError(
-                f"{shown(argument)} is not UTF-8", fix="rename the file or folder, or give a link to it"
+                f"{shown(argument)} is not UTF-8", fix="rename the file or folder, or name a link to it"
             )
 
 
 def _close_home(*, tell: bool) -> None:
-    """Homes of earlier versions were open to other users of the machine."""
+    """Close the home: those of earlier versions were open to other users of the machine."""
     home = home_folder()
     if close_home(home) and tell:
-        click.echo(f"{home} was open to other users of this machine; it is closed to them now", err=True)
+        click.echo(f"{home} was readable for other users of this machine; it no longer is", err=True)
 
 
 def report_error(error: SlipwayError, *, as_json: bool) -> None:
-    """One clear line on standard error, with the way out and evidence below it."""
+    """Print one clear line on standard error, with the way out and evidence below it."""
     if as_json:
         print_json(error.as_json())
     click.echo(f"error: {error.what}", err=True)
@@ -177,7 +179,7 @@ def report_error(error: SlipwayError, *, as_json: bool) -> None:
 
 
 def print_json(value: Any, *, with_secrets: bool = False) -> None:
-    """What programs read: one JSON document on standard output, without secrets unless they were asked for."""
+    """Print one JSON document on standard output, without secrets unless they were requested."""
     plain = json.loads(json.dumps(value, default=str))
     click.echo(json.dumps(plain if with_secrets else redacted_value(plain), indent=1))
 

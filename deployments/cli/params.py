@@ -1,4 +1,4 @@
-"""Types of arguments and options that hold for every verb: paths that can be, and numbers with both bounds."""
+"""Types of arguments and options for all verbs: possible paths, and numbers with both bounds."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ LARGEST_COUNT = 1_000_000
 
 
 class GivenPath(click.Path):
-    """A path, with `~` replaced. Whether something is there is for the verb to say."""
+    """A path, with `~` replaced. The verb decides whether it must exist."""
 
     def __init__(self, *, file_okay: bool = True) -> None:
         super().__init__(path_type=Path, file_okay=file_okay)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """The path, as it was given but for the home."""
+        """The path as given, except for `~`."""
         from tasks.core.errors import WrongUseError
         from tasks.core.given_files import check_accessible, check_path, expand_user
 
@@ -38,17 +38,17 @@ class GivenPath(click.Path):
 
 
 class Text(click.ParamType[str]):
-    """A name or an address: one line that can be shown and stored."""
+    """A name or an address: one printable line of limited length."""
 
     name = "text"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """The text as it was given."""
+        """The text as given."""
         from tasks.core.given_files import LONGEST_TEXT
 
         text = str(value)
         if len(text) > LONGEST_TEXT or not text.isprintable():
-            self.fail(f"{text[:80]!r} is too long, or holds what cannot be printed.", param, ctx)
+            self.fail(f"{text[:80]!r} is too long, or contains unprintable characters.", param, ctx)
         return text
 
 
@@ -61,7 +61,7 @@ class Count(click.IntRange):
         super().__init__(min, max)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """The number. Python's own reading takes `1_000`, digits of other scripts, and thousands of them."""
+        """The number. Python's `int` also accepts `1_000`, digits of other scripts, and thousands of digits."""
         if isinstance(value, str) and not _DIGITS.fullmatch(value):
             self.fail(f"{value[:40]!r} is not a valid integer.", param, ctx)
         return super().convert(value, param, ctx)
@@ -74,7 +74,7 @@ class Number(click.FloatRange):
         super().__init__(min, max, min_open=min_open, max_open=max_open)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """The number. `nan` is neither below nor above a bound, so that ranges let it pass."""
+        """The number. `nan` is neither below nor above a bound, so click's ranges would accept it."""
         if isinstance(value, str) and not (value.isascii() and len(value) <= 40 and "_" not in value):
             self.fail(f"{value[:40]!r} is not a valid number.", param, ctx)
         number = super().convert(value, param, ctx)

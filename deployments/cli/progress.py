@@ -1,4 +1,4 @@
-"""What a deploy looks like while it runs: a live table on a terminal, a line per event elsewhere."""
+"""Progress of a deploy: a live table on a terminal, a line per event elsewhere."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _LAST_WORDS = {"cached", verdicts.FAULT, verdicts.CANCELLED} | {
 
 @dataclass
 class _Row:
-    """One stage: when it was first heard of, its last line, and when it ended."""
+    """One stage: when its first line came, its last line, and when it ended."""
 
     since: float
     line: str

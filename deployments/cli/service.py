@@ -50,7 +50,7 @@ def status(name: str | None, as_json: bool) -> None:
     default=50,
     show_default=True,
     type=Count(1, LARGEST_COUNT),
-    help="How many lines.",
+    help="Number of lines.",
 )
 @click.option("--requests", is_flag=True, help="The proxy's timers of the last requests instead.")
 @_AS_JSON
@@ -113,7 +113,7 @@ def stop(name: str, as_json: bool) -> None:
 @_AS_JSON
 @click.pass_context
 def rollback(ctx: click.Context, name: str, as_json: bool) -> None:
-    """Go back to the release of NAME that served before; once more comes back to this one."""
+    """Go back to the previous release of NAME; a second rollback returns to this one."""
     from blocks.engine.api import EngineApi
     from blocks.host.prefetch import Prefetcher
     from blocks.host.recorder import open_recorder
@@ -162,18 +162,18 @@ def _folders(settings: Settings) -> list[ServiceFolder]:
 
 
 def folder_named(settings: Settings, name: str) -> ServiceFolder:
-    """The service of that name. Raises `NotFoundError` that lists the known ones."""
+    """The service of that name. Raises a `NotFoundError` that lists the known ones."""
     from tasks.core.errors import NotFoundError
 
     folders = {folder.name: folder for folder in _folders(settings)}
     if name not in folders:
         known = f"known: {', '.join(folders)}" if folders else "there are none yet: slipway deploy SPEC.yaml"
-        raise NotFoundError(f"no service {name}", fix=known)
+        raise NotFoundError(f"there is no service {name}", fix=known)
     return folders[name]
 
 
 def _latest_release(folder: ServiceFolder) -> Release:
-    """The release that serves, or the one that was written last. Raises `RecordError` if none can be read."""
+    """The release that serves, or the last one written. Raises `RecordError` if none can be read."""
     from tasks.core.errors import RecordError
     from tasks.core.release import read_release
 
@@ -187,7 +187,7 @@ def _latest_release(folder: ServiceFolder) -> Release:
 
 
 def _drain_s(folder: ServiceFolder, state: ServiceState | None) -> float:
-    """How long a stop waits for requests; of a release that cannot be read, as long as by default."""
+    """How long a stop waits for requests, s; the default if the release cannot be read."""
     from tasks.core.errors import RecordError
     from tasks.core.spec import Rollout
 
@@ -199,17 +199,17 @@ def _drain_s(folder: ServiceFolder, state: ServiceState | None) -> float:
 
 
 def _release_before(folder: ServiceFolder, running: Running | None) -> Release:
-    """The release before the one that serves, which a killed rollout may not have written down."""
+    """The release before the one that serves, even if a killed rollout did not write it down."""
     from tasks.core.digests import short
     from tasks.core.errors import RolloutError, WrongUseError
     from tasks.rollout.plan import release_before
 
-    # What runs may have lost its document; a stopped service keeps the copy of it, and has nothing to go back from.
+    # A running service may have lost its document; a stopped one keeps the copy, but there is nothing to roll back.
     state = folder.last() if running else folder.state()
     serving = running or state
     if serving is None:
         raise WrongUseError(
-            f"{folder.name} is stopped: nothing to go back from", fix=f"slipway start {folder.name}"
+            f"{folder.name} is stopped: there is nothing to roll back", fix=f"slipway start {folder.name}"
         )
     before = release_before(state, running)
     if before is None:
@@ -227,13 +227,13 @@ def _release_before(folder: ServiceFolder, running: Running | None) -> Release:
 
 
 def services_down(settings: Settings) -> list[dict[str, Any]]:
-    """Rows of the services that should serve and do not."""
+    """Rows of the services that should serve but do not."""
     rows = (_row_of(folder, settings) for folder in _folders(settings))
     return [row for row in rows if row["state"] == "down"]
 
 
 def _row_of(folder: ServiceFolder, settings: Settings) -> dict[str, Any]:
-    """One service among others: that its documents cannot be read hides none of the others."""
+    """One service's row; unreadable documents must not hide the other services."""
     from tasks.core.errors import RecordError
 
     try:
@@ -332,5 +332,5 @@ def _print_one(row: dict[str, Any]) -> None:
     from deployments.cli.show import coloured, print_facts
 
     facts = [(key.replace("_", " "), value) for key, value in row.items() if value is not None]
-    # Whole digests: this is what one looks up; the table of all services shows their beginnings.
+    # Full digests, for looking them up; the table of all services shortens them.
     print_facts((key, coloured(value) if key == "state" else escape(str(value))) for key, value in facts)

@@ -1,4 +1,4 @@
-"""What verbs print for people: as wide as the terminal, and whole where there is none. Colour on terminals only."""
+"""Output of verbs for people: as wide as the terminal, and unfolded without one. Colour on terminals only."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ if TYPE_CHECKING:
     from rich.console import Console, JustifyMethod, RenderableType
 
 WIDTH_WITHOUT_TERMINAL = 240
-"""Columns of a pipe or a file: what reads those has no width, and a folded line is no line to it."""
+"""Width for a pipe or a file: effectively unlimited, because programs read whole lines."""
 
 _READABLE = 24
-"""Columns that text needs at least, to be folded and still be read."""
+"""Fewest columns in which folded text is still readable."""
 _GAP = 3
 
 _COLOURS = {
@@ -48,10 +48,10 @@ def print_table(
     whole: Sequence[str] = (),
     spare: Sequence[str] = (),
 ) -> None:
-    """Print rows under their columns; cells may hold rich's markup.
+    """Print rows under their columns; cells may contain rich's markup.
 
-    Columns named in `right` hold figures and are aligned there. Those and the ones named in `whole` are never
-    folded. Where the terminal is too narrow, the `spare` ones are left out, the first first, and named below.
+    Columns named in `right` are right-aligned figures. Those and the ones named in `whole` are never folded. If the
+    terminal is too narrow, the `spare` ones are omitted in order, and named below.
     """
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
@@ -75,13 +75,13 @@ def print_table(
         table.add_row(*(cell for column, cell in zip(columns, row, strict=True) if column not in left_out))
     show(table)
     if left_out:
-        click.echo(f"left out: {', '.join(left_out)} (a wider terminal or --json shows them)")
+        click.echo(f"omitted: {', '.join(left_out)} (a wider terminal or --json shows them)")
 
 
 def _too_wide(
     columns: Sequence[str], rows: Sequence[Sequence[str]], kept: set[str], spare: Sequence[str], width: int
 ) -> list[str]:
-    """The columns to leave out so that the rest can be read."""
+    """The columns to omit so that the rest is readable."""
     from rich.text import Text
 
     needed = {}
@@ -98,7 +98,7 @@ def _too_wide(
 
 
 def print_facts(rows: Iterable[tuple[str, str]]) -> None:
-    """Print a name and a value a line, the values below each other; cells may hold rich's markup."""
+    """Print one name and value per line, with aligned values; cells may contain rich's markup."""
     from rich.table import Table
 
     table = Table.grid(padding=(0, 2))
@@ -110,7 +110,7 @@ def print_facts(rows: Iterable[tuple[str, str]]) -> None:
 
 
 def show(what: RenderableType) -> None:
-    """Print without the blanks that rich puts around a table and after each line."""
+    """Print without the spaces that rich puts around a table and after each line."""
     out = console()
     with out.capture() as capture:
         out.print(what)
@@ -119,14 +119,14 @@ def show(what: RenderableType) -> None:
 
 
 def coloured(verdict: str) -> str:
-    """A verdict, state or severity as markup, in the colour that it has everywhere."""
+    """A verdict, state or severity as markup, in its standard colour."""
     colour = colour_of(verdict)
     words = verdict.replace("_", " ")
     return f"[{colour}]{words}[/{colour}]" if colour else words
 
 
 def colour_of(verdict: str) -> str | None:
-    """Red for what says no or failed, yellow for a warning, green for good; None for a word without one."""
+    """Red for no or failed, yellow for a warning, green for good; None for a word without a colour."""
     return _COLOUR_OF.get(verdict)
 
 

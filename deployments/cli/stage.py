@@ -81,12 +81,12 @@ def copy(
 
 @stage.command()
 @click.argument("folder", type=GivenPath())
-@click.option("--repair", is_flag=True, help="Replace what is damaged by the source's bytes.")
+@click.option("--repair", is_flag=True, help="Replace damaged parts from the source.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def verify(folder: Path, repair: bool, as_json: bool) -> None:
     """Read every byte of a staged model again and compare it with the manifest.
 
-    A folder that is being written right now is not judged.
+    Fails while the folder is being written.
     """
     from tasks.core.manifest import read_manifest
     from tasks.core.manifest import verify as verify_folder
@@ -111,7 +111,7 @@ def verify(folder: Path, repair: bool, as_json: bool) -> None:
     else:
         click.echo(f"{verdict}: {len(manifest.files)} files, {manifest.size_bytes / 1e6:.1f} MB in {folder}")
         for path in damaged:
-            click.echo(f"  missing or damaged: {path}" + (", and so is the source" if repair else ""))
+            click.echo(f"  missing or damaged: {path}" + (", also at the source" if repair else ""))
         for path in repaired:
             click.echo(f"  repaired from {manifest.source}: {path}")
     if says_no(StageName.STAGING, verdict):
@@ -121,12 +121,12 @@ def verify(folder: Path, repair: bool, as_json: bool) -> None:
 @stage.command()
 @click.argument("folder", type=GivenPath())
 @click.option("--to", "store", required=True, type=GivenPath(), help="Its OLLAMA_MODELS.")
-@click.option("--name", required=True, type=Text(), metavar="NAME[:TAG]", help="The model's name there.")
+@click.option("--name", required=True, type=Text(), metavar="NAME[:TAG]", help="The model's name in Ollama.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def ollama(folder: Path, store: Path, name: str, as_json: bool) -> None:
-    """Make the GGUF file of the staged model in FOLDER a model of Ollama.
+    """Give the GGUF file of the staged model in FOLDER to Ollama.
 
-    The file is linked, not copied, where both are on one disk.
+    The file is linked, not copied, if both are on the same disk.
     """
     from tasks.staging.blobs import export_to_ollama
 
@@ -142,14 +142,14 @@ def ollama(folder: Path, store: Path, name: str, as_json: bool) -> None:
 
 
 @stage.command()
-@click.option("--limit", required=True, metavar="SIZE", help="Room that staged models may take, e.g. 500Gi.")
-@click.option("--dry-run", is_flag=True, help="Say what would go; remove nothing.")
+@click.option("--limit", required=True, metavar="SIZE", help="Space that staged models may take, e.g. 500Gi.")
+@click.option("--dry-run", is_flag=True, help="Only list what would be removed.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def gc(limit: str, dry_run: bool, as_json: bool) -> None:
-    """Remove staged models and their candidates, those used longest ago first, until the rest is below the limit.
+    """Remove staged models and their candidates, the least recently used first, until the rest is below the limit.
 
-    Models stay that a release of a service names, that a run works with, or that were used within the last hour.
-    SLIPWAY_MODELS_LIMIT keeps the same limit whenever a model is staged.
+    Models that a release names, that a run uses, or that were used within the last hour are kept.
+    SLIPWAY_MODELS_LIMIT applies the same limit whenever a model is staged.
     """
     from blocks.processes.environment_users import running_below
     from tasks.core.settings import Settings
@@ -183,7 +183,7 @@ def gc(limit: str, dry_run: bool, as_json: bool) -> None:
 
 
 def _watched(request: StagingRequest) -> Outcome[StagingResult]:
-    """Stage it; how far the copy is shows on standard error."""
+    """Stage it, with progress on standard error."""
     from deployments.cli.progress import show_progress
     from deployments.cli.show import console
     from flows.stage_model import stage_model
@@ -195,7 +195,7 @@ def _watched(request: StagingRequest) -> Outcome[StagingResult]:
 
 
 def copy_answer(outcome: Outcome[StagingResult]) -> dict[str, object]:
-    """What programs read (DESIGN 5), and what this run did."""
+    """The JSON document: what the folder holds, and what this run did."""
     from tasks.core.manifest import MANIFEST_FILE, Manifest
 
     result = outcome.result

@@ -17,9 +17,10 @@ if TYPE_CHECKING:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 @click.pass_context
 def start(ctx: click.Context, names: tuple[str, ...], every: bool, as_json: bool) -> None:
-    """Have each service NAME serve its last release again, at the same address.
+    """Start each service NAME with its last release, at the same address.
 
-    For services that were stopped, or whose processes were killed, as by a reboot. What serves already is left alone.
+    For services that were stopped, or whose processes ended, for example in a reboot. A running service is
+    left alone.
     """
     from deployments.cli.main import print_json, report_error
     from deployments.cli.service import folder_named
@@ -34,7 +35,7 @@ def start(ctx: click.Context, names: tuple[str, ...], every: bool, as_json: bool
     folders = should_run(settings.services) if every else [folder_named(settings, name) for name in names]
     rows: list[dict[str, Any]] = []
     code = 0
-    for folder in folders:  # one that cannot be started keeps none of the others from it
+    for folder in folders:  # a service that cannot be started must not keep the others from starting
         try:
             row = _start(folder, settings)
         except SlipwayError as error:

@@ -45,7 +45,7 @@ def tune() -> None:
 def quantization(spec_file: Path, overrides: tuple[str, ...], as_json: bool) -> None:
     """Make SPEC's candidates, measure quality, size and speed of each, and choose one.
 
-    Builds the environment and stages the model first, where that was not done yet. Nothing is put into service.
+    Builds the environment and stages the model first if necessary. Nothing is put into service.
     """
     from blocks.services.early_checks import check_tuning_inputs, prefect_knows_the_storage
     from tasks.core.settings import Settings
@@ -124,7 +124,7 @@ def _show_quantization(outcome: Outcome[Any]) -> None:
     type=Number(0, 1, max_open=True),
     default=0.05,
     show_default=True,
-    help="Throughput that may be given up for a smaller size.",
+    help="Share of throughput to give up for a smaller size.",
 )
 @click.option("--start", type=Count(1, LARGEST_COUNT), help="Size to start from, if a good one is known.")
 @click.option("--timeout-s", type=Number(0, 604_800, min_open=True), default=600, show_default=True)
@@ -142,8 +142,8 @@ def batch(
 ) -> None:
     """Find the batch size of anything that a command can measure.
 
-    The answer was measured, several times; it keeps the memory limit and the latency objective, and gives the
-    most throughput or nearly so. Ends with 3 when no size does.
+    The answer was measured several times; it keeps the memory limit and the latency objective, and has the
+    highest throughput, or nearly so. The exit code is 3 if no size does.
     """
     limits = Limits(
         memory_bytes=max(1, int(memory_bytes * memory_fraction)),
@@ -169,17 +169,18 @@ class CommandProbe:
         try:
             self._argv = shlex.split(command)
         except ValueError as error:
-            raise WrongUseError(f"--probe {command!r} is no command: {error}") from None
+            raise WrongUseError(f"--probe {command!r} is not a valid command: {error}") from None
         if PLACEHOLDER not in command:
             raise WrongUseError(
-                f"--probe {command!r} does not say where the size goes", fix=f"write {PLACEHOLDER} in it"
+                f"--probe {command!r} does not contain {PLACEHOLDER}",
+                fix=f"write {PLACEHOLDER} where the size goes",
             )
         if shutil.which(self._argv[0]) is None:
-            raise WrongUseError(f"--probe: there is no program {self._argv[0]}")
+            raise WrongUseError(f"--probe: the program {self._argv[0]} does not exist")
         self._timeout_s = timeout_s
 
     def measure(self, batch: int, runs: int) -> Sequence[Run]:
-        """Run the command `runs` times; stop at the first run that holds no figures."""
+        """Run the command `runs` times; stop at the first run without figures."""
         done: list[Run] = []
         for _ in range(runs):
             done.append(self._measure_once(batch))
@@ -211,7 +212,7 @@ class CommandProbe:
 
 
 def parse_probe(batch: int, text: str) -> Run:
-    """What a probe printed: one JSON object, on its last line or over all of them."""
+    """A probe's output: one JSON object, on its last line or over all lines."""
     lines = text.strip().splitlines()
     for candidate in (text, lines[-1] if lines else ""):
         try:
@@ -220,7 +221,7 @@ def parse_probe(batch: int, text: str) -> Run:
             continue
         if isinstance(values, dict):
             return _run_of(batch, values)
-    return _garbage(batch, f"printed no JSON object but {text.strip()[-80:]!r}")
+    return _garbage(batch, f"printed {text.strip()[-80:]!r} instead of a JSON object")
 
 
 def _garbage(batch: int, what: str) -> Run:
@@ -235,7 +236,7 @@ def _run_of(batch: int, values: dict[str, Any]) -> Run:
         if (
             isinstance(value, bool)
             or not isinstance(value, int | float)
-            or not 0 <= value <= _LARGEST_FIGURE  # false for nan, too
+            or not 0 <= value <= _LARGEST_FIGURE  # also false for nan
         ):
             return _garbage(
                 batch, f"{name} is {repr(value)[:40]}, not a number from 0 to {_LARGEST_FIGURE:g}"

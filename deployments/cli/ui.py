@@ -18,10 +18,12 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.option("--no-browser", is_flag=True, help="Print the address and how to sign in; open nothing.")
-@click.option("--key", "key_alone", is_flag=True, help="Print the key that the sign-in page asks for.")
+@click.option(
+    "--no-browser", is_flag=True, help="Print the address and how to sign in; do not open a browser."
+)
+@click.option("--key", "key_alone", is_flag=True, help="Print the key for the sign-in page.")
 @click.option("--env", "as_env", is_flag=True, help='Print what prefect needs: eval "$(slipway ui --env)".')
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document, the key included.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document, including the key.")
 def ui(no_browser: bool, key_alone: bool, as_env: bool, as_json: bool) -> None:
     """Open the UI of the local server in the browser, signed in."""
     from blocks.prefect.api_key import api_key
@@ -54,9 +56,9 @@ def _running(settings: Settings) -> str:
 
 
 def write_page(settings: Settings, server: str, key: str) -> Path:
-    """A page, for this user alone, that leads to the UI with the key.
+    """A page, readable only for this user, that leads to the UI with the key.
 
-    A browser is given the page and not that address: its command line can be read by every user of the machine. The
+    The browser opens the page, not that address, because every user of the machine can read its command line. The
     key is in the address's fragment, which a browser does not send and a server does not log.
     """
     from blocks.prefect.local_api import SIGN_IN

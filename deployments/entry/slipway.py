@@ -1,7 +1,7 @@
 """The `slipway` command's entry point, under a name that no other package has.
 
-Folders of `PYTHONPATH` come before the installed packages. A `tasks` or a `flows` in one of them would be imported in
-place of Slipway's. In a wheel this file is a top-level module; in a checkout its folder is on the import path.
+Folders of `PYTHONPATH` come before the installed packages, so a `tasks` or a `flows` in one of them would be imported
+instead of Slipway's. In a wheel this file is a top-level module; in a checkout its folder is on the import path.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ PACKAGES = ("blocks", "deployments", "flows", "tasks")
 
 
 def import_own_packages() -> None:
-    """Take folders out of the import path that hold other packages under the names of Slipway's."""
+    """Remove folders from the import path that contain other packages under the names of Slipway's."""
     here = Path(__file__).resolve().parent
     own = (here, here.parent.parent)
     sys.path[:] = [entry for entry in sys.path if not _shadows(entry, own)]

@@ -1,4 +1,4 @@
-"""Survey a host: ask every source, and keep who said what (the article's double check)."""
+"""Survey a host: ask every source, and keep who said what, so that two that disagree are seen."""
 
 from __future__ import annotations
 
@@ -38,34 +38,34 @@ _READ_TORCH = Path(__file__).parent / "worker" / "read_torch.py"
 
 
 class Host(Protocol):
-    """Where facts come from. No reading raises for a thing that is not there: that is an answer."""
+    """Where facts come from. No method raises for something that is absent: that is an answer."""
 
     def nvml(self) -> NvmlReading:
         """The driver's management library."""
 
     def nvidia_smi(self) -> SmiReading | None:
-        """The program nvidia-smi; None where it is not installed."""
+        """The program nvidia-smi; None if it is not installed."""
 
     def kernel_driver(self) -> KernelReading:
         """The loaded kernel module."""
 
     def nvcc(self) -> str | None:
-        """Version of the CUDA toolkit; None where there is none."""
+        """Version of the CUDA toolkit; None without one."""
 
     def cuda_library(self) -> CudaLibraryReading | None:
-        """The user-mode driver that a program started here would load; None where there is none."""
+        """The user-mode driver that a program started here would load; None without one."""
 
     def container_toolkit(self) -> ToolkitReading:
         """NVIDIA's container toolkit and its CDI specifications."""
 
     def docker_runtimes(self) -> tuple[str, ...] | None:
-        """Names of Docker's runtimes; None where no engine answers."""
+        """Names of Docker's runtimes; None if no engine answers."""
 
     def disks(self) -> tuple[Disk, ...]:
-        """File systems that models and results lie on."""
+        """File systems that hold models and results."""
 
     def system(self) -> SystemReading:
-        """All but the GPUs."""
+        """Everything except the GPUs."""
 
 
 class TableContract(Protocol):
@@ -73,19 +73,19 @@ class TableContract(Protocol):
 
     @property
     def identity(self) -> TablesIdentity:
-        """What its answer depends on; known without checking."""
+        """What its answer depends on; known before the check."""
 
     def check(self) -> TablesCheck:
-        """The answer, and its page. Raises `SlipwayError` where the tables cannot be read."""
+        """The answer, and its page. Raises `SlipwayError` if the tables cannot be read."""
 
 
 def survey_host(host: Host) -> Survey:
-    """Facts of `host`, with every source's sighting of those that have two.
+    """Facts of `host`, and for those with two sources, the sighting of each.
 
-    The kernel driver is named by NVML, else by the kernel module, else by nvidia-smi. Without a GPU, driver
-    or toolkit the facts say so; a source that is there and cannot be understood leaves its fact unknown. Where
-    the driver is loaded and does not answer, `fault` says why, and the GPUs are those that the kernel module
-    lists. The user-mode driver and Docker are asked only where there is a driver.
+    The kernel driver is named by NVML, else by the kernel module, else by nvidia-smi. The facts say
+    so if there is no GPU, driver or toolkit; a source that cannot be understood leaves its fact unknown. If the
+    driver is loaded but does not answer, `fault` says why, and the GPUs are those that the kernel module lists.
+    The user-mode driver and Docker are asked only if there is a driver.
     """
     nvml, smi, kernel = host.nvml(), host.nvidia_smi(), host.kernel_driver()
     nvcc, system, toolkit = host.nvcc(), host.system(), host.container_toolkit()
@@ -121,7 +121,7 @@ def survey_host(host: Host) -> Survey:
 
 
 def _containers(toolkit: ToolkitReading, runtimes: tuple[str, ...] | None) -> dict[str, Any]:
-    """What is known of how containers get GPUs. A Docker engine that does not answer leaves that open."""
+    """What is known about how containers get GPUs. If the Docker engine does not answer, that is unknown."""
     ways = [*(["cdi"] if toolkit.cdi else []), *(["nvidia-runtime"] if "nvidia" in (runtimes or ()) else [])]
     known: dict[str, Any] = {"container_gpus": ways} if ways or runtimes is not None else {}
     if toolkit.program is None or toolkit.version is not None:
@@ -153,7 +153,7 @@ def _of_the_driver(
 
 
 def read_torch(python: Path, packages: Mapping[str, str], runner: WorkerRunner) -> TorchReading | None:
-    """What the torch of that Python's environment says of itself; None, and nothing started, without torch."""
+    """What the torch of that Python's environment reports; None, and nothing is started, without torch."""
     if "torch" not in packages:
         return None
     try:
@@ -166,13 +166,13 @@ def read_torch(python: Path, packages: Mapping[str, str], runner: WorkerRunner) 
         last = answer.stderr.strip().splitlines()[-1:]
         return TorchReading(
             fault=": ".join(
-                [f"no answer that can be read, and {python.name} ended with {answer.code}", *last]
+                [f"the answer cannot be read, and {python.name} exited with {answer.code}", *last]
             )[:300]
         )
 
 
 def take_survey(host: Host, request: CompatibilityRequest, runner: WorkerRunner) -> Survey:
-    """What this host is, by every source there is, and the torch of the environment where one stands already."""
+    """What this host is, from every source, and the torch of the environment if there is one already."""
     survey = survey_host(host)
     if request.python_path is not None:
         torch = read_torch(request.python_path, request.packages, runner)

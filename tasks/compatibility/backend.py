@@ -1,4 +1,4 @@
-"""Which build of torch a host runs: the choice of the index, made by the same tables as the verdict. Pure."""
+"""Which build of torch a host runs: chosen by the same tables as the verdict. Pure."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from tasks.core.verdicts import CompatibilityVerdict
 from tasks.core.versions import same_minor
 
 _ENGINE = "transformers"
-"""Stands for whatever computes with torch: rules of single engines are not asked here."""
+"""Any engine that computes with torch: rules about single engines do not apply here."""
 _RUNS = (CompatibilityVerdict.PASS, CompatibilityVerdict.WARN)
 
 
 def torch_backend(facts: Facts, version: str | None = None, tables: Tables | None = None) -> str:
     """`cpu` without a GPU; else the CUDA build, such as `cu126`, of the newest release that runs on the host, or of
-    `version`: one that passes before one that draws a warning, then the newer CUDA. Raises `SpecError` where the
-    tables know none.
+    `version`: a pass is preferred to a warning, then the newer CUDA. Raises `SpecError` if the tables
+    know none.
     """
     tables = tables or load_tables()
     if not facts.gpus or facts.driver is None:

@@ -1,14 +1,14 @@
-"""The condition language of the rule table: declarative, typed, three-valued; nothing is run as code.
+"""The condition language of the rule table: declarative, typed, three-valued; nothing is executed.
 
 A condition maps a field to what it must be:
 
 - a version field to comparisons, `">=12,<13"`; a value may be another field, `">@driver_cuda"`;
 - a text field to a pattern or a list of patterns, `["vllm", "sglang"]`, `"deepseek*"`;
 - a flag to `true` or `false`;
-- any field to `"none"` (looked for and not there) or `"present"`.
+- any field to `"none"` (looked for, and absent) or `"present"`.
 
-Fields that start with `gpu.` are about one GPU: all of them must hold for the same GPU, of any of the host's.
-The answer is None where a field is not known, unless another part already decides (Kleene's logic).
+Fields that start with `gpu.` are about one GPU: all of them must hold for the same GPU, whichever of the host's.
+The answer is None if a field is not known, unless another part already decides (Kleene's logic).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.version import Version
 
 Value = str | bool | tuple[str, ...] | None
-"""What is known of a field; None is looked for and not there."""
+"""What is known of a field; None means looked for, and absent."""
 
 Wanted = str | bool | list[str]
 """What a condition asks of a field, as TOML gives it."""
@@ -67,8 +67,7 @@ PRESENT_ONLY = frozenset({"gpus"})
 class Subject:
     """What the conditions are about. A field that is not in `values` is not known.
 
-    `gpus` holds the fields of each GPU; None where it is not known which GPUs there are. `packages` likewise
-    is None where the packages are not known.
+    `gpus` holds the fields of each GPU; None if the GPUs are not known. Likewise `packages`.
     """
 
     values: Mapping[str, Value]
@@ -89,7 +88,7 @@ class Answer:
 
 
 def check(field: str, wanted: Wanted) -> None:
-    """Raise `ValueError` that says what is wrong with this part of a condition."""
+    """Raise a `ValueError` that says what is wrong with this part of a condition."""
     if wanted in PRESENCE:
         if not _is_field(field):
             raise ValueError(f"unknown field {field!r}")
@@ -102,7 +101,7 @@ def check(field: str, wanted: Wanted) -> None:
         if not isinstance(wanted, bool):
             raise ValueError(f"{field} takes true or false, not {wanted!r}")
     else:
-        raise ValueError(f"{field!r} is no field, or takes only {' or '.join(PRESENCE)}")
+        raise ValueError(f"{field!r} is not a field, or takes only {' or '.join(PRESENCE)}")
 
 
 def _is_field(field: str) -> bool:
@@ -118,11 +117,11 @@ def _check_versions(field: str, wanted: Wanted) -> None:
         raise ValueError(f"{field} takes comparisons such as '>=12,<13', not {wanted!r}")
     _, at, other = wanted.partition("@")
     if at and other not in VERSIONS:
-        raise ValueError(f"{field} is compared with {other!r}, which is no version")
+        raise ValueError(f"{field} is compared with {other!r}, which is not a version")
     try:
         SpecifierSet(wanted.replace(f"@{other}", "1") if at else wanted)
     except InvalidSpecifier:
-        raise ValueError(f"{field}: {wanted!r} is no comparison of versions") from None
+        raise ValueError(f"{field}: {wanted!r} is not a comparison of versions") from None
 
 
 def evaluate(condition: Mapping[str, Wanted], subject: Subject) -> Answer:
@@ -131,7 +130,7 @@ def evaluate(condition: Mapping[str, Wanted], subject: Subject) -> Answer:
 
 
 def _answers(condition: Mapping[str, Wanted], subject: Subject) -> Iterator[Answer]:
-    """One by one, for most rules end with their first. Of GPUs one must have all that is asked of a GPU."""
+    """One by one, because most rules end with their first part. One GPU must satisfy all parts about a GPU."""
     about_gpu: dict[str, Wanted] = {}
     for field, wanted in condition.items():
         if field.startswith(GPU):

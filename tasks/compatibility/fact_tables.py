@@ -1,8 +1,8 @@
-"""The fact tables as they stand in `data/`, their digest, and the sheets on which their contract looks. Pure.
+"""The fact tables in `data/`, their digest, and the sheets that their contract checks. Pure.
 
-A sheet is a table with one value in each cell: lists and conditions become text, and what an expectation needs
-beside it (a row's place in the order, a version as a number) becomes a column. Two sheets unfold lists inside rows:
-`sources` and `contradictions`.
+A sheet is a table with one value in each cell: lists and conditions become text, and whatever else an
+expectation needs (a row's place in the order, a version as a number) becomes a column. Two sheets unfold
+lists inside rows: `sources` and `contradictions`.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ FILES: Mapping[str, tuple[str, Sequence[str]]] = {
 """Each table's key in TOML, and the files that hold its rows."""
 
 EVERY = "*"
-"""As an expectation's table: each of those that stand in a file."""
+"""As an expectation's table: every table that has a file."""
 
 _KEYS: Mapping[str, tuple[str, ...]] = {
     "rules": ("precedence", "id"),
@@ -54,13 +54,13 @@ _KEYS: Mapping[str, tuple[str, ...]] = {
 }
 _NUMBERED = {"branches": ("cuda",), "capabilities": ("min_cuda", "last_cuda")}
 _REPORT = re.compile(r"#\d+|https://|^run: ")
-"""A source that shows a failure: an issue, a page, or an own run."""
+"""A source that shows a failure: an issue, a page, or our own run."""
 
 
 def read_rows(data: Path | None = None) -> RawTables:
     """The tables that come with Slipway, or those of another folder.
 
-    Raises `SlipwayError` where a file is missing or is no TOML.
+    Raises `SlipwayError` if a file is missing or is not TOML.
     """
     return {
         table: [row for name in names for row in _read(data or DATA, name, key)]
@@ -78,24 +78,24 @@ def _read(data: Path, name: str, key: str) -> list[Row]:
         found = tomllib.loads((data / name).read_text())
         rows: list[Row] = found[key]
         if not all(isinstance(row, dict) for row in rows):
-            raise TypeError(f"{key} is no list of tables")
+            raise TypeError(f"{key} is not a list of tables")
     except (OSError, KeyError, TypeError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise damaged(f"{name}: {type(error).__name__}: {error}") from error
     return rows
 
 
-def damaged(what: str, *, fix: str = "install Slipway anew") -> SlipwayError:
-    """The tables are part of the program: where they cannot be read, it was not installed whole."""
+def damaged(what: str, *, fix: str = "reinstall Slipway") -> SlipwayError:
+    """The tables are part of the program: if they cannot be read, the installation is incomplete."""
     return SlipwayError(f"the fact tables of this installation are damaged: {what}", fix=fix)
 
 
 def digest(tables: RawTables) -> str:
-    """Changes whenever a judgement might."""
+    """A digest that changes whenever a judgement might."""
     return digest_of(tables)
 
 
 def expectations(contract: Sequence[Row], table: str) -> list[Row]:
-    """What is expected of one table: its own rows, and those of every table that stands in a file."""
+    """What is expected of one table: its own expectations, and those of every table that has a file."""
     own = {table, EVERY} if table in FILES else {table}
     return [
         {name: value for name, value in row.items() if name != "table"}
@@ -111,7 +111,7 @@ def columns(contract: Sequence[Row], table: str) -> list[str]:
 
 
 def parameters(tables: RawTables, today: date) -> dict[str, Any]:
-    """What expectations compare with (`$PARAMETER`), where that stands in another table or in the calendar."""
+    """Values that expectations compare with (`$PARAMETER`) and that come from another table or the calendar."""
     return {
         "today": datetime.combine(today, time.min),
         "rule_ids": _column(tables, "rules", "id"),
@@ -197,13 +197,13 @@ def _column(tables: RawTables, table: str, name: str) -> list[str]:
 
 
 def _places(keys: Sequence[tuple[Any, ...]]) -> list[int]:
-    """Where each key stands in the order of all: growing where they are sorted, and equal for equal ones."""
+    """The rank of each key among all: ascending if they are sorted, and equal for equal keys."""
     place = {key: number for number, key in enumerate(sorted(set(keys)), start=1)}
     return [place[key] for key in keys]
 
 
 def _order(value: Any) -> tuple[int, Any]:
-    """Versions by their order as versions, and before texts."""
+    """Versions in the order of versions, and before texts."""
     try:
         return (0, Version(str(value)))
     except InvalidVersion:

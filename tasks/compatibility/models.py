@@ -1,4 +1,4 @@
-"""What the compatibility stage is asked, what it reads of a host, and what it answers."""
+"""What the compatibility stage is asked, what it reads from a host, and what it answers."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ class CompatibilityRequest(Frozen):
     target: Target | None = Field(None, description="Where the service is to run.")
     gpus: int | None = Field(None, ge=0, description="GPUs that the service asks for.")
     python_path: Path | None = Field(
-        None, description="Python of the environment, where that stands already: its torch is asked."
+        None, description="Python of the environment, if there is one already: its torch is asked."
     )
     measurements: tuple[Measurement, ...] = Field((), description="What was already tried on this host.")
 
 
 class NvmlReading(Frozen):
-    """What NVML says. `available` is False without library or driver; `fault` says why it failed."""
+    """What NVML reports. `available` is False without library or driver; `fault` says why it failed."""
 
     available: bool = False
     driver: VersionText | None = None
@@ -69,14 +69,14 @@ class SmiReading(Frozen):
 
 
 class KernelReading(Frozen):
-    """What the NVIDIA kernel module says in `/proc/driver/nvidia`: it answers even where NVML fails."""
+    """What the NVIDIA kernel module reports in `/proc/driver/nvidia`: it answers even if NVML fails."""
 
     driver: VersionText | None = None
     gpus: tuple[Gpu, ...] = ()
 
 
 class SystemReading(Frozen):
-    """The host without its GPUs. `container` names the kind of container that is looked out of."""
+    """The host without its GPUs. `container` names the kind of container that the survey runs in."""
 
     glibc: VersionText | None = None
     distribution: str | None = None
@@ -88,19 +88,19 @@ class SystemReading(Frozen):
 
 
 CUDA_LIBRARY = "libcuda.so.1"
-"""The user-mode driver, by the name that programs load it by; sightings of its path go by that name too."""
+"""The user-mode driver, by the name under which programs load it; sightings of its path use that name too."""
 
 
 class CudaLibraryReading(Frozen):
-    """The user-mode driver that the dynamic loader finds: its real path, and the CUDA that it says it is of."""
+    """The user-mode driver that the dynamic loader finds: its real path, and the CUDA that it reports."""
 
     path: str
     cuda: VersionText | None = None
 
 
 class ToolkitReading(Frozen):
-    """NVIDIA's container toolkit: the program that was found, its version if it says one, and whether a CDI
-    specification names NVIDIA's GPUs."""
+    """NVIDIA's container toolkit: the program, its version if it prints one, and whether a CDI specification names
+    NVIDIA's GPUs."""
 
     program: str | None = None
     version: VersionText | None = None
@@ -108,7 +108,7 @@ class ToolkitReading(Frozen):
 
 
 class TorchReading(Frozen):
-    """What the torch of an environment says of itself; `cuda` is None in a build without CUDA, `fault` says why it
+    """What the torch of an environment reports; `cuda` is None in a build without CUDA, `fault` says why it
     could not be asked."""
 
     version: str | None = None
@@ -117,7 +117,7 @@ class TorchReading(Frozen):
 
 
 class Sighting(Frozen):
-    """One fact as one source saw it; `value` is None where the source is there and the fact is not."""
+    """One fact as one source saw it; `value` is None if the source exists but the fact is absent."""
 
     fact: str
     source: str
@@ -125,9 +125,9 @@ class Sighting(Frozen):
 
 
 class Survey(Frozen):
-    """Facts of a host, and who said what: the same fact is asked of two sources where there are two.
+    """Facts of a host, and their sightings: if there are two sources for a fact, both are asked.
 
-    `torch` is that of the environment that is to run there, where one stands already.
+    `torch` is that of the environment that is to run there, if there is one already.
     """
 
     facts: Facts
@@ -136,7 +136,7 @@ class Survey(Frozen):
     torch: TorchReading | None = None
 
     def lasting(self) -> dict[str, Any]:
-        """What a verdict rests on. Disks decide nothing, and what is free on them changes at every look."""
+        """What a verdict depends on. Disks do not decide anything, and their free space changes all the time."""
         return self.model_dump(mode="json", exclude={"facts": {"disks"}})
 
 
@@ -175,8 +175,8 @@ class WayOut(Frozen):
 
 
 class TableCheck(ContractResult):
-    """Whether one fact table keeps its contract. `last_checked_on` is the day on which a row of it was last looked
-    up; None where the table only unfolds lists of the others."""
+    """Whether one fact table keeps its contract. `last_checked_on` is the day on which a row of it was last compared
+    with its source; None if the table only unfolds lists of others."""
 
     table: str
     last_checked_on: date | None = None
@@ -200,23 +200,23 @@ class TablesCheck(Frozen):
 
     @property
     def broken(self) -> tuple[TableCheck, ...]:
-        """The tables that do not."""
+        """The tables that do not keep it."""
         return tuple(table for table in self.tables if table.breaches)
 
     @property
     def rows(self) -> int:
-        """Of all tables."""
+        """In all tables."""
         return sum(table.rows for table in self.tables)
 
     @property
     def expectations(self) -> int:
-        """Of all tables."""
+        """In all tables."""
         return sum(table.expectations for table in self.tables)
 
 
 class CompatibilityResult(StageResult):
-    """The verdict, what it rests on, and the facts it was made from. After a block, `ways_out` are the nearest
-    combinations that would pass. `tables` is the check of the tables that the verdict rests on; None where they were
+    """The verdict, its reasons, and the facts behind it. After a block, `ways_out` are the nearest
+    combinations that would pass. `tables` is the check of the tables behind the verdict; None if they were
     only read."""
 
     verdict: CompatibilityVerdict
@@ -228,6 +228,6 @@ class CompatibilityResult(StageResult):
 
     @property
     def reasons(self) -> tuple[str, ...]:
-        """As `StageResult` says: what blocks or is not known, and the way out of each."""
+        """What blocks or is not known, and the way out of each (`StageResult.reasons`)."""
         weighty = (one for one in self.findings if one.severity == self.verdict)
         return tuple(f"{one.message} ({one.fix})" if one.fix else one.message for one in weighty)

@@ -1,4 +1,4 @@
-"""The judgement: which rules apply to a host, and what they say together (DESIGN 4). Pure."""
+"""The judgement: which rules apply to a host, and what they add up to (docs/facts.md). Pure."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ DECIDING = ("driver", "cuda_build", "gpus")
 _ORDER = ("block", "warn", "unknown", "info", "pass")
 
 _HOW_TO_KNOW = {
-    "driver": "run `slipway survey` on the host, or give `driver` as NVML names it; null if none",
+    "driver": "run `slipway survey` on the host, or give `driver` as NVML reports it; null if none",
     "cuda_build": "give the CUDA version of the environment's packages (torch.version.cuda); null if none",
     "gpus": "run `slipway survey` on the host, or give `gpus`; [] if there are none",
-    "container_gpus": "start Docker and run `slipway survey`, or give `container_gpus`; [] if there is no way",
+    "container_gpus": "start Docker and run `slipway survey`, or give `container_gpus`; [] without a way",
     "container_toolkit": "give the version that `nvidia-ctk --version` prints; null if it is not installed",
     "gpu.compute_capability": "give `compute_capability` of each GPU",
     "gpu.forward_compat": "look the GPU up in NVIDIA's list of GPUs with forward compatibility",
@@ -72,7 +72,7 @@ def judge(
 def known_bad(
     packages: Mapping[str, str], measurements: Sequence[Measurement] = (), tables: Tables | None = None
 ) -> tuple[KnownBad, ...]:
-    """Combinations among these packages that are known to fail on any host: rules that ask of nothing else.
+    """Combinations among these packages that are known to fail on any host: rules that depend on nothing else.
 
     Block and warn only. A measurement that proves more than a rule knows weakens it, as in `judge`.
     """
@@ -102,7 +102,7 @@ def _is_about_packages(rule: Rule) -> bool:
 
 
 def combine(findings: Iterable[Finding]) -> CompatibilityVerdict:
-    """The first of block, warn, unknown that a finding says, else pass. A P3 row warns at most."""
+    """The first of block, warn and unknown that occurs among the findings, else pass. A P3 row warns at most."""
     said = {
         "warn" if finding.severity == "block" and finding.precedence == "P3" else finding.severity
         for finding in findings
@@ -114,8 +114,8 @@ def combine(findings: Iterable[Finding]) -> CompatibilityVerdict:
 
 
 def with_table_check(result: CompatibilityResult, check: TablesCheck) -> CompatibilityResult:
-    """The result with the check of the tables it rests on. A broken contract blocks: the tables are part of the
-    program, so they were damaged on this host, and neither a pass nor a way out made from them means anything."""
+    """The result with the check of its tables. A broken contract blocks: the tables are part of the program, so they
+    were damaged on this host, and neither a pass nor a way out made from them means anything."""
     broken = [_broken(table) for table in check.broken]
     if not broken:
         return result.model_copy(update={"tables": check})
@@ -138,7 +138,7 @@ def _broken(table: TableCheck) -> Finding:
             f"{first.observed}{rest}"
         ),
         fix=(
-            "install Slipway anew (`slipway compat tables` lists the breaches); where a date lies in the future, "
+            "reinstall Slipway (`slipway compat tables` lists the breaches); if a date is in the future, "
             "set this host's clock"
         ),
         sources=("tasks/compatibility/data/contract.toml", "measured on this host"),
@@ -165,8 +165,8 @@ def run_on(
 ) -> Survey:
     """The host's facts, completed by what is to run there; a `wanted` fact that is None is not known.
 
-    What the environment's torch says of its CUDA counts more than `cuda_build` and than what the packages imply. A
-    torch that could not be asked, with packages that imply nothing, leaves it unknown.
+    The CUDA that the environment's torch reports counts more than `cuda_build` and than what the packages imply. If
+    torch could not be asked and the packages imply nothing, it is unknown.
     """
     pinned, source = (cuda_build, "request") if cuda_build else (cuda_build_of(packages), "package list")
     torch = survey.torch
@@ -187,8 +187,8 @@ def for_engine(survey: Survey, engine: str, pins: Mapping[str, str]) -> Survey:
     tables = load_tables()
     if facts.engine is not None and find_engine(facts.engine, tables) != find_engine(engine, tables):
         raise WrongUseError(
-            f"the facts are of the engine {facts.engine!r}, and --engine says {engine}",
-            fix="leave --engine out, or take the engine out of the facts",
+            f"the facts are for the engine {facts.engine!r}, but --engine is {engine}",
+            fix="omit --engine, or remove the engine from the facts",
         )
     if any(facts.known(name) for name in ("packages", "cuda_build", "engine_version")):
         known = Facts.model_validate({**facts.model_dump(), "engine": engine})
@@ -203,7 +203,7 @@ def _measured(measurements: Sequence[Measurement]) -> list[Finding]:
             severity="block",
             precedence="P0",
             message=f"tried on this host, and failed: {measurement.kind}: {measurement.evidence}",
-            fix="repair what the message names; no rule outweighs a failure seen here",
+            fix="repair what the message names; no rule outweighs a failure on this host",
             sources=("measured on this host",),
         )
         for measurement in measurements
@@ -228,12 +228,12 @@ def _found(
 def _finding(
     rule: Rule, answer: Answer, subject: Subject, against: Sequence[Rule], proof: Measurement | None
 ) -> Finding:
-    """One finding; contradicted rows name who contradicts them, proofs say what they clear."""
+    """One finding; a contradicted row names the rule that contradicts it, a proof says what it clears."""
     severity, message = rule.severity, fill(rule.message, subject, answer.gpu)
     sources = list(rule.sources)
     for other in against:
         said = fill(other.message, subject, answer.gpu)
-        message += f" Contradicted by {other.id} ({other.precedence}), which counts: {said}"
+        message += f" Contradicted by {other.id} ({other.precedence}), which wins: {said}"
         sources += other.sources
         severity = "info"
     if proof is not None and severity == "block":
@@ -269,7 +269,7 @@ def fill(template: str, subject: Subject, gpu: Mapping[str, Value] | None) -> st
 
 
 def _not_known(facts: Facts, subject: Subject, unjudged: Mapping[str, Sequence[str]]) -> list[Finding]:
-    """One finding for each fact that is missing: deciding ones always, others where a rule asked for them."""
+    """One finding for each missing fact: always for those that decide, for others if a rule asked for them."""
     deciding = {field for field in DECIDING if not facts.known(field)}
     if any("gpu.compute_capability" not in gpu for gpu in subject.gpus or ()):
         deciding.add("gpu.compute_capability")
@@ -301,7 +301,7 @@ def _base(field: str) -> str:
 
 
 def _unlisted_engine(facts: Facts, tables: Tables) -> list[Finding]:
-    """An engine without a row: whether it serves without a GPU cannot be said."""
+    """An engine without a row: whether it serves without a GPU is not known."""
     if facts.engine is None or find_engine(facts.engine, tables):
         return []
     no_gpu = facts.known("gpus") and not facts.gpus
@@ -310,7 +310,7 @@ def _unlisted_engine(facts: Facts, tables: Tables) -> list[Finding]:
             rule="ENGINE-NOT-LISTED",
             severity="unknown" if no_gpu else "info",
             precedence="P1",
-            message=f"the table has no engine {facts.engine!r}; driver, CUDA and packages were judged",
+            message=f"the tables do not list the engine {facts.engine!r}; only driver, CUDA and packages were judged",
             fix=f"use one of {', '.join(row.name for row in tables.engines)}",
             sources=("tasks/compatibility/data/engines.toml",),
         )

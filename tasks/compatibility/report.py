@@ -29,7 +29,7 @@ _WORDS = {
     "gpus_wanted": "GPUs asked for",
     "forward_compat": "cuda-compat loaded",
 }
-"""Names of facts for people, where the key itself would not do."""
+"""Names of facts for people, where the key itself is not clear enough."""
 
 
 def headline(result: CompatibilityResult) -> str:
@@ -59,7 +59,7 @@ def numbers(result: CompatibilityResult) -> Mapping[str, Number]:
 
 
 def answer(result: CompatibilityResult) -> dict[str, Any]:
-    """What programs get from `compat check` (DESIGN 5)."""
+    """The JSON document of `compat check`."""
     return {
         "verdict": result.verdict.value,
         "findings": [finding.model_dump(mode="json") for finding in result.findings],
@@ -73,7 +73,7 @@ def way_text(way: WayOut) -> str:
 
 
 def facts_rows(facts: Facts) -> list[tuple[str, str]]:
-    """Each fact in words; what is not there reads `none`, what is not known is left out."""
+    """Each fact in words; an absent one reads `none`, an unknown one is left out."""
     rows = [
         (_WORDS.get(name, name.replace("_", " ")), _in_words(name, getattr(facts, name)))
         for name in Facts.model_fields
@@ -85,7 +85,7 @@ def facts_rows(facts: Facts) -> list[tuple[str, str]]:
 
 
 def survey_rows(survey: Survey) -> list[tuple[str, str]]:
-    """The facts in words, the user-mode driver that programs load, and what is wrong with what was said."""
+    """The facts in words, the user-mode driver that programs load, and faults of the sources."""
     rows = facts_rows(survey.facts)
     rows += [(one.fact, one.value or "none") for one in survey.sightings if one.fact == CUDA_LIBRARY]
     rows += [("disagreement", f"{fact}: {who}") for fact, who in disagreements(survey.sightings).items()]
@@ -93,7 +93,7 @@ def survey_rows(survey: Survey) -> list[tuple[str, str]]:
 
 
 def markdown(result: CompatibilityResult) -> str:
-    """Verdict, findings, facts, and who said what."""
+    """Verdict, findings, facts, and their sources."""
     found = [finding for finding in result.findings if finding.severity != "info"]
     remarks = [finding for finding in result.findings if finding.severity == "info"]
     sightings = [(one.fact, one.source, one.value or "none") for one in result.sightings]
@@ -104,7 +104,7 @@ def markdown(result: CompatibilityResult) -> str:
         section("Findings", "\n".join(map(_finding_text, found)) or "None."),
         section("Ways out", _ways_out(result)),
         section("Facts", table(("fact", "value"), facts_rows(result.facts))),
-        section("Who said what", table(("fact", "source", "value"), sightings) if sightings else ""),
+        section("Facts by source", table(("fact", "source", "value"), sightings) if sightings else ""),
         section("Remarks", "\n".join(map(_finding_text, remarks))),
         section("Fact tables", *_tables(result.tables)),
     )
@@ -118,7 +118,7 @@ def tables_headline(check: TablesCheck) -> str:
 
 
 def breach_rows(check: TablesCheck) -> list[tuple[str, str, str, str]]:
-    """Table, column, expectation and what was there instead, for each breach."""
+    """Table, column, expectation and what was found instead, for each breach."""
     return [
         (table.table, breach.column or "", breach.expectation, breach.observed)
         for table in check.broken
@@ -127,7 +127,7 @@ def breach_rows(check: TablesCheck) -> list[tuple[str, str, str, str]]:
 
 
 def tables_answer(check: TablesCheck) -> dict[str, Any]:
-    """What programs get from `compat tables`."""
+    """The JSON document of `compat tables`."""
     return {
         **check.identity.model_dump(),
         "page": check.page,
@@ -184,13 +184,13 @@ def _in_words(name: str, value: Any) -> str:
 
 
 def _disk_text(disk: Disk) -> str:
-    """`/home: ext4 on /dev/sda1, 1.8 TiB, 0.9 TiB free`; what is not known is left out."""
+    """`/home: ext4 on /dev/sda1, 1.8 TiB, 0.9 TiB free`; unknown parts are left out."""
     size, free = _bytes(disk.size_bytes), _bytes(disk.free_bytes)
     parts = [
         f"{disk.file_system or 'file system not known'}{f' on {disk.device}' if disk.device else ''}",
         *([size] if size else []),
         *([f"{free} free"] if free else []),
-        *(["rotational by the kernel's word"] if disk.rotational else []),
+        *(["rotational, says the kernel"] if disk.rotational else []),
     ]
     return f"{disk.mount}: {', '.join(parts)}"
 

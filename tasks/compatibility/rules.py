@@ -34,7 +34,7 @@ PLACEHOLDERS = (
 
 
 class Row(Frozen):
-    """What every row of every table says of where it comes from."""
+    """What every row of every table says about its source."""
 
     status: Status
     checked_on: date
@@ -42,10 +42,10 @@ class Row(Frozen):
 
 
 class Rule(Row):
-    """One rule. It applies where all of `when` holds and nothing of `unless` is known to hold.
+    """One rule. It applies if all of `when` holds and nothing of `unless` is known to hold.
 
-    Severity `pass` marks what a vendor allows, or a claim that something works: a finding only where another
-    rule contradicts it. `contradicts` names rules that, where they apply too, say otherwise, and count.
+    Severity `pass` marks what a vendor allows, or a claim that something works: it becomes a finding only if another
+    rule contradicts it. `contradicts` names rules that say otherwise and win if they apply too.
     `cleared_by` are kinds of measurement that prove more than the rule knows.
     """
 
@@ -66,13 +66,13 @@ class Rule(Row):
                 check(field, wanted)
         for name in PLACEHOLDER.findall(self.message + self.fix):
             if name not in PLACEHOLDERS and not name.startswith("packages."):
-                raise ValueError(f"{self.id}: the message names {{{name}}}, which is no field")
+                raise ValueError(f"{self.id}: the message names {{{name}}}, which is not a field")
         kinds = Measurement.model_fields["kind"].annotation
         unknown = set(self.cleared_by) - set(getattr(kinds, "__args__", ()))
         if unknown:
             raise ValueError(f"{self.id}: no measurement is called {sorted(unknown)}")
         if self.precedence == "P3" and self.severity == "block":
-            raise ValueError(f"{self.id}: a P3 row never blocks")
+            raise ValueError(f"{self.id}: a P3 row must not block")
         return self
 
 
@@ -109,8 +109,8 @@ class BranchRow(Row):
 
 
 class ReleaseRow(Row):
-    """One release of torch or of an engine, and what it asks for. `cuda` are the builds that are offered, the index's
-    own first; `transformers` and `numpy` are comparisons."""
+    """One release of torch or of an engine, and its requirements. `cuda` are the builds that are offered, the index's
+    default first; `transformers` and `numpy` are comparisons."""
 
     package: str
     version: str
@@ -122,7 +122,7 @@ class ReleaseRow(Row):
 
 
 class NewestRow(Row):
-    """The newest version of a package that there is."""
+    """The newest existing version of a package."""
 
     package: str
     version: str
@@ -150,19 +150,19 @@ class Tables(Frozen):
         }
         for name, keys in tables.items():
             if any(not here < there for here, there in pairwise(keys)):
-                raise ValueError(f"the table of {name} is not sorted, or has a row twice")
+                raise ValueError(f"the table of {name} is not sorted, or contains a row twice")
         ids = {rule.id for rule in self.rules}
         if len(ids) < len(self.rules):
-            raise ValueError("a rule's id is there twice")
+            raise ValueError("a rule's id occurs twice")
         for rule in self.rules:
             if unknown := set(rule.contradicts) - ids:
-                raise ValueError(f"{rule.id} contradicts {sorted(unknown)}, which are no rules")
+                raise ValueError(f"{rule.id} contradicts {sorted(unknown)}, which are not rules")
         return self
 
 
 @functools.cache
 def load_tables() -> Tables:
-    """The tables that come with Slipway. Raises `SlipwayError` where they are damaged."""
+    """The tables that come with Slipway. Raises `SlipwayError` if they are damaged."""
     rows = read_rows()
     try:
         return Tables(
@@ -180,5 +180,5 @@ def load_tables() -> Tables:
         found = f", {place} {str(first['input'])[:80]!r}" if place else ""
         raise damaged(
             f"{error.title}{found}: {first['msg']}",
-            fix="install Slipway anew; `slipway compat tables` lists what is wrong with them",
+            fix="reinstall Slipway; `slipway compat tables` lists what is wrong with them",
         ) from error

@@ -1,4 +1,4 @@
-"""From facts to what the rules speak of: names made one, and what tables add to what was read."""
+"""From facts to the fields that rules use: one name for each thing, and what the tables add to what was read."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _DTYPES = {
     "mxfp4": "fp4",
     "nvfp4": "fp4",
 }
-"""Types of weights by the names that people and configuration files use."""
+"""Types of weights, by the names that people and configuration files use."""
 
 _WORDS = re.compile(r"[A-Za-z0-9]+")
 _RUNTIME = re.compile(r"^nvidia-cuda-runtime(-cu1[0-9])?$")
@@ -45,11 +45,11 @@ _COMPAT_FOLDER = re.compile(r"/(cuda-)?compat(/|$)|/cuda-compat[^/]*/")
 """Where cuda-compat is installed: `/usr/local/cuda-12.8/compat`, and by conda `$PREFIX/cuda-compat`."""
 _NO_CUDA = "no CUDA"
 _LAST_CHOICE = "transformers"
-"""Other engines require it: an environment that holds it beside one is that one's."""
+"""Other engines require it: an environment that also holds another engine belongs to that engine."""
 
 
 def describe(survey: Survey, tables: Tables) -> Subject:
-    """What the rules can ask of a host and what is to run there. A fact that is not known stays so."""
+    """What the rules can ask about a host and what is to run there. A fact that is not known stays unknown."""
     facts = survey.facts
     values: dict[str, Value] = {name: getattr(facts, name) for name in _PASSED_ON if facts.known(name)}
     values |= _host(survey)
@@ -75,7 +75,7 @@ def describe(survey: Survey, tables: Tables) -> Subject:
 
 
 def disagreements(sightings: Sequence[Sighting]) -> dict[str, str]:
-    """Facts that two sources saw differently, and what each saw. A source that saw nothing does not count."""
+    """Facts on which two sources disagree, and what each says. A source that saw nothing does not count."""
     seen: dict[str, list[Sighting]] = defaultdict(list)
     for sighting in sightings:
         if sighting.value is not None:
@@ -94,9 +94,10 @@ def _host(survey: Survey) -> dict[str, Value]:
 
 
 def _containers(facts: Facts, values: Mapping[str, Value]) -> dict[str, Value]:
-    """Where the service is to run, seen from where. Rules about containers are asked only of those who say so.
+    """Where the service is to run, and where the survey ran. Rules about containers apply only if the target
+    is known.
 
-    Without a number of GPUs the engine and its build say whether one is wanted.
+    If no number of GPUs is given, the engine and its build decide whether one is wanted.
     """
     wanted = facts.gpus_wanted
     implied = values.get("needs_gpu") is True or (
@@ -113,7 +114,7 @@ def _containers(facts: Facts, values: Mapping[str, Value]) -> dict[str, Value]:
 
 
 def _engine(facts: Facts, tables: Tables) -> dict[str, Value]:
-    """The engine by its listed name, and its version, if need be from the packages."""
+    """The engine by its listed name, and its version, from the packages if necessary."""
     row = find_engine(facts.engine, tables)
     names = [row.name, *row.aliases] if row else []
     version = next((facts.packages[name] for name in names if name in facts.packages), None)
@@ -127,7 +128,7 @@ def _engine(facts: Facts, tables: Tables) -> dict[str, Value]:
 
 
 def major_minor(version: str) -> str:
-    """`12.8.1` and `12.8` are the same CUDA where compatibility is concerned."""
+    """`12.8.1` and `12.8` are the same CUDA as far as compatibility is concerned."""
     parsed = Version(version)
     return f"{parsed.major}.{parsed.minor}"
 
@@ -135,8 +136,8 @@ def major_minor(version: str) -> str:
 def native_cuda(facts: Facts, tables: Tables) -> str | None:
     """The newest CUDA that the kernel driver supports without any compatibility layer.
 
-    Taken from the driver's branch, because what NVML and nvidia-smi say is that of cuda-compat where that is
-    on the library path. A driver newer than the table supports at least what it reports itself.
+    Taken from the driver's branch, because NVML and nvidia-smi report the CUDA of cuda-compat if that is on the
+    library path. A driver newer than the table supports at least what it reports itself.
     """
     if facts.driver is None:
         return None
@@ -152,8 +153,8 @@ def native_cuda(facts: Facts, tables: Tables) -> str | None:
 
 
 def is_forward_compat(library: CudaLibraryReading, driver: str | None, tables: Tables) -> bool:
-    """Whether that user-mode driver is one of cuda-compat: by the folder it lies in, or because it offers a newer
-    CUDA than the kernel driver that it runs on."""
+    """Whether that user-mode driver is from cuda-compat: its folder says so, or it offers a newer CUDA than the
+    kernel driver that it runs on."""
     if _COMPAT_FOLDER.search(library.path):
         return True
     native = native_cuda(Facts(driver=driver, cuda_driver=library.cuda), tables)
@@ -183,7 +184,7 @@ def is_cpu_build(facts: Facts) -> bool:
 def cuda_build_of(packages: Mapping[str, str]) -> str | None:
     """The CUDA version that these packages were built for; None where there is no CUDA package.
 
-    A local version (`torch 2.11.0+cu126`) says it, then the CUDA runtime that the packages bring along.
+    A local version (`torch 2.11.0+cu126`) counts first, then the CUDA runtime among the packages.
     """
     for version in packages.values():
         if match := _LOCAL_CUDA.match(Version(version).local or ""):
@@ -193,7 +194,8 @@ def cuda_build_of(packages: Mapping[str, str]) -> str | None:
 
 
 def build_sightings(pinned: str | None, source: str, survey: Survey) -> tuple[Sighting, ...]:
-    """The CUDA of the environment as `source` and its torch say it; torch's word against the pins' is worth one."""
+    """The CUDA of the environment as `source` and its torch report it; a torch that contradicts the pins is a
+    sighting."""
     torch = survey.torch
     if torch is None:
         return ()

@@ -1,7 +1,7 @@
-"""The way out of a block: the nearest change of driver, packages or weights that the tables let pass. Pure.
+"""The way out of a block: the smallest change of driver, packages or weights that passes the tables. Pure.
 
-Candidates come from the tables alone: releases with what they pin, driver branches, and the versions at which rules
-begin or cease to apply. Each is judged like any host; none is proposed that was not. GPUs and model family stay.
+Candidates come from the tables alone: releases with their pins, driver branches, and the versions at which rules
+begin or cease to apply. Each is judged like any host before it is proposed. GPUs and model family stay.
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ from tasks.core.versions import same_minor, satisfying
 
 PASSES = (CompatibilityVerdict.PASS, CompatibilityVerdict.WARN)
 MOST = 3
-"""Ways that are told at most."""
+"""Most ways out that are listed."""
 
 _MEASURED = "P0"
 _TRIES = 400
-"""Combinations that are judged at most, with this engine and with others: a few tenths of a second."""
+"""Most combinations that are judged, with this engine and with others: a few tenths of a second."""
 
-# What a change costs whoever has to make it, roughly in that order: another index or pin, another release, a package
-# for the whole host, a reboot, another engine with all that depends on it.
+# What a change costs the user, cheapest first: another index or pin, another release, a package for the whole host,
+# a reboot, another engine with everything that depends on it.
 _PIN, _RELEASE, _HOST_PACKAGE, _DRIVER, _OLDER_DRIVER, _ENGINE = 1.0, 2.0, 3.0, 4.0, 5.0, 8.0
 _STEP = 0.02
-"""Added for each version between: of two that pass, the nearer one."""
+"""Added for each version in between: of two that pass, the nearer one wins."""
 
 _FLOATS = ("bfloat16", "float16")
 _EVERYWHERE = "llama.cpp"
 _TOOLKIT = "1.17.8"
-"""Stands for any version of NVIDIA's container toolkit: no rule tells them apart."""
+"""Any version of NVIDIA's container toolkit: no rule distinguishes them."""
 
 
 class _Gone:
@@ -53,7 +53,7 @@ _GONE = _Gone()
 
 @dataclass(frozen=True)
 class Move:
-    """One change: its price, how it is told, and what it does to the facts. `side` names what it is a choice of."""
+    """One change: its price, its description, and what it does to the facts. Of each `side`, one move is chosen."""
 
     side: str
     price: float
@@ -61,7 +61,7 @@ class Move:
     facts: Mapping[str, Any]
 
     def apply(self, facts: Facts) -> Facts:
-        """The facts after it. Packages are merged; one that is None goes."""
+        """The facts after it. Packages are merged; a package that is None is removed."""
         known = {**facts.model_dump(), **self.facts}
         if "packages" in self.facts:
             packages = {**facts.packages, **self.facts["packages"]}
@@ -72,19 +72,20 @@ class Move:
 def advise(
     survey: Survey, measurements: Sequence[Measurement] = (), tables: Tables | None = None
 ) -> CompatibilityResult:
-    """The judgement of a host and what is to run there; after a block with the nearest ways out."""
+    """The judgement of a host and what is to run there; a block comes with the nearest ways out."""
     tables = tables or load_tables()
     result = judge(survey, measurements, tables)
     return result.model_copy(update={"ways_out": ways_out(result, survey, tables)})
 
 
 def ways_out(result: CompatibilityResult, survey: Survey, tables: Tables) -> tuple[WayOut, ...]:
-    """The nearest changes after which the same host passes, at most one for each kind of change; none for a host
-    that is not blocked, or is by what was measured on it."""
+    """The nearest changes that make the host pass, at most one of each kind.
+
+    None if the host is not blocked, or if a measurement on it blocks."""
     blocks = [finding for finding in result.findings if finding.severity == "block"]
     if not blocks or any(finding.precedence == _MEASURED for finding in blocks):
         return ()
-    # What two sources saw is about what would change.
+    # Without sightings: sources may disagree about facts that the moves change.
     return _Search(survey.model_copy(update={"sightings": ()}), tables).run()
 
 
@@ -98,7 +99,7 @@ class _Search:
         self._blocking = tables.model_copy(update={"rules": rules})
 
     def run(self) -> tuple[WayOut, ...]:
-        """Single moves first; only where none helps, two, then three together; last another engine."""
+        """Single moves first; if none helps, two, then three together; another engine last."""
         candidates = _Candidates(self._survey.facts, self._tables, self._blocking)
         return self._nearest(candidates.of_this_engine()) or self._nearest(candidates.of_other_engines())
 
@@ -133,14 +134,14 @@ class _Search:
 
 @dataclass(frozen=True)
 class _Candidates:
-    """What could be changed about one host and stack. `blocking` are the tables with the rules that block alone."""
+    """What could be changed about one host and stack. `blocking` are the tables with only the rules that block."""
 
     facts: Facts
     tables: Tables
     blocking: Tables
 
     def of_this_engine(self) -> dict[str, list[Move]]:
-        """Moves by what they are a choice of, the cheapest first."""
+        """Moves by side, the cheapest first."""
         return _by_side(
             [
                 *self._drivers(),
@@ -153,7 +154,7 @@ class _Candidates:
         )
 
     def of_other_engines(self) -> dict[str, list[Move]]:
-        """Releases of other engines that are listed, and the engine that serves everywhere, on the processor."""
+        """Listed releases of other engines, and the engine that serves everywhere, on the CPU."""
         row = find_engine(self.facts.engine, self.tables)
         if row is None:
             return {}
@@ -175,7 +176,7 @@ class _Candidates:
             }
             moves.append(Move("engine", _ENGINE + _STEP * place, (change,), facts))
         if row.name != _EVERYWHERE:
-            change = Change(what="engine", current=row.name, wanted=f"{_EVERYWHERE} on the processor")
+            change = Change(what="engine", current=row.name, wanted=f"{_EVERYWHERE} on the CPU")
             facts = {"engine": _EVERYWHERE, "engine_version": _GONE, "packages": gone}
             moves.append(
                 Move("processor", 2 * _ENGINE, (change,), {**facts, "cuda_build": None, "dtype": _GONE})
@@ -183,7 +184,7 @@ class _Candidates:
         return _by_side(moves)
 
     def _drivers(self) -> Iterator[Move]:
-        """Other drivers: the first version of each branch, and those at which a rule changes its mind."""
+        """Other drivers: the first version of each branch, and those at which a rule begins or ceases to apply."""
         if not self.facts.gpus:
             return
         current = self.facts.driver
@@ -207,7 +208,7 @@ class _Candidates:
             yield Move("cuda-compat", _HOST_PACKAGE, (change,), {"forward_compat": True})
 
     def _containers(self) -> Iterator[Move]:
-        """Where Docker can give no GPU: let it, or serve from a process."""
+        """If Docker cannot pass GPUs to containers: make it able to, or serve as a process."""
         facts = self.facts
         if (
             (facts.target or "").lower() != "docker"
@@ -229,7 +230,7 @@ class _Candidates:
         yield Move("container toolkit", _HOST_PACKAGE, (change,), there)
 
     def _software(self) -> Iterator[Move]:
-        """Another release of the engine, with what it pins; of torch where no engine pins it; else another build."""
+        """Another release of the engine, with what it pins; of torch if no engine pins it; else another build."""
         row = find_engine(self.facts.engine, self.tables)
         own = self._releases(row.name) if row else []
         if row and own:
@@ -302,7 +303,7 @@ class _Candidates:
                 yield Move("software", price, (change,), {"cuda_build": cuda})
 
     def _pins(self) -> Iterator[Move]:
-        """Other versions of the rest of the packages, at the boundaries that rules draw; or none."""
+        """Other versions of the remaining packages, at the boundaries that rules draw; or none."""
         for package, current in sorted(self.facts.packages.items()):
             if package in ("torch", self.facts.engine):
                 continue
@@ -329,7 +330,7 @@ class _Candidates:
                 yield Move("dtype", _PIN, (change,), {"dtype": dtype})
 
     def _boundaries(self, field: str) -> set[Specifier]:
-        """Comparisons that blocking rules make of a field."""
+        """Comparisons that blocking rules make with a field."""
         conditions = (part for rule in self.blocking.rules for part in (rule.when, rule.unless))
         return {spec for condition in conditions for spec in _comparisons(condition.get(field))}
 
@@ -364,7 +365,7 @@ def _comparisons(wanted: Wanted | None) -> Iterable[Specifier]:
 
 
 def _steps(versions: Iterable[str], one: str, other: str | None) -> int:
-    """How many of `versions` are passed on the way; from nothing every one is the first."""
+    """How many of `versions` lie in between; from nothing, any version is the first."""
     if other is None:
         return 0
     low, high = sorted((Version(one), Version(Version(other).public)))
@@ -377,7 +378,7 @@ def _index(cuda: str) -> str:
 
 
 def _beyond(spec: Specifier) -> Iterator[str]:
-    """Comparisons that hold just where `spec` does not."""
+    """Comparisons that hold exactly where `spec` does not."""
     opposite = {"<": ">=", ">=": "<", "<=": ">", ">": "<="}.get(spec.operator)
     if opposite:
         yield f"{opposite}{spec.version}"
@@ -389,7 +390,7 @@ def _beyond(spec: Specifier) -> Iterator[str]:
 
 
 def _within(wanted: str) -> str:
-    """Some version that satisfies the comparisons, the lowest that they name where there is one."""
+    """A version that satisfies the comparisons, the lowest that they name if there is one."""
     version = satisfying(wanted)
     assert version is not None, f"no version satisfies {wanted}"  # rules and releases are checked by tests
     return version

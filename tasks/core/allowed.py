@@ -1,8 +1,8 @@
-"""What a run that was asked for by API may start: what Slipway built, and what is on a list (docs/adr/0080).
+"""What a run requested by API may start: what Slipway built, and what is on a list (docs/adr/0080).
 
-A deploy at a terminal is held to nothing of this. By API a request may come from a form, an event or a program with
-the key, and it does not choose programs: an environment that is there already, wheels, channels, the base image. Each
-is on the administrator's list, `allowed.toml` in the home, or refused.
+This does not apply to a deploy from a terminal. A request by API may come from a form, an event or a program with the
+key, and must not choose programs: an existing environment, wheels, channels, the base image. Each must be on the
+administrator's list, `allowed.toml` in the home, or it is refused.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _PLAIN_CHANNEL = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*(/[A-Za-z0-9_.-]+)*")
 
 
 class Kind(StrEnum):
-    """What is asked for; the name of its list."""
+    """The kind of thing; also the name of its list."""
 
     FOLDER = "folders"
     ADDRESS = "addresses"
@@ -40,7 +40,7 @@ class Kind(StrEnum):
 
 
 class Program(Frozen):
-    """Something that would be run, or installed and then run: `key` of a request names it."""
+    """Something that would be run, or installed and then run; `key` is the request's key for it."""
 
     key: str
     kind: Kind
@@ -48,8 +48,8 @@ class Program(Frozen):
 
 
 class Allowed(Frozen):
-    """The administrator's list. A folder allows all below it, an address all that begins with it, an image without
-    tag and digest all of its own."""
+    """The administrator's list. A folder allows everything below it, an address everything that begins with it, an
+    image without tag and digest all its tags and digests."""
 
     folders: tuple[Path, ...] = ()
     addresses: tuple[str, ...] = ()
@@ -67,7 +67,7 @@ class Allowed(Frozen):
     @field_validator("addresses")
     @classmethod
     def _of_a_host(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        """`https://example.org` would allow `https://example.org.evil.example`, too."""
+        """`https://example.org` would also allow `https://example.org.evil.example`."""
         for address in value:
             parts = urlsplit(address)
             if not parts.netloc or not address.endswith("/"):
@@ -78,7 +78,7 @@ class Allowed(Frozen):
 
     @classmethod
     def parse(cls, text: str, source: str) -> Self:
-        """The list in a file. Raises `WrongUseError` that names what is wrong: a damaged list allows nothing."""
+        """The list in a file. Raises a `WrongUseError` that names the problem: a damaged list allows nothing."""
         try:
             return cls.model_validate(tomllib.loads(text))
         except ValidationError as error:
@@ -88,17 +88,17 @@ class Allowed(Frozen):
         except (
             ValueError,
             RecursionError,
-        ) as error:  # a number of thousands of digits, thousands of brackets
+        ) as error:  # thousands of digits in a number, thousands of brackets
             reason = f"not TOML: {error}"
         raise WrongUseError(
             f"{source}: {reason}", fix="lists of `folders`, `addresses` and `images`, or no file"
         )
 
     def holds(self, program: Program) -> bool:
-        """Whether the list has it. A folder's path is one without links and `..`."""
+        """Whether the list contains it. A folder's path must have no links and no `..`."""
         match program.kind:
             case Kind.FOLDER:
-                # Of a backslash in an address with file:, installers make a slash.
+                # Installers turn a backslash in a file: address into a slash.
                 return "\\" not in program.value and any(
                     Path(program.value).is_relative_to(folder) for folder in self.folders
                 )
@@ -114,7 +114,7 @@ class Allowed(Frozen):
 def _begins_with(address: str, allowed: str) -> bool:
     """Whether an address leads to a place below an allowed one, however an installer reads it.
 
-    Installers make slashes of backslashes, drop blanks, and follow `..`, also where it is percent-encoded.
+    Installers turn backslashes into slashes, drop spaces, and follow `..`, even if it is percent-encoded.
     """
     try:
         here, there = urlsplit(address), urlsplit(allowed)
@@ -130,30 +130,30 @@ def _begins_with(address: str, allowed: str) -> bool:
 
 
 def _walks(path: str) -> bool:
-    """Whether a path has steps to itself or to its parent, or a backslash; decoded as often as it is encoded."""
+    """Whether a path has `.` or `..` components, or a backslash, after all percent-decoding."""
     while (decoded := unquote(path)) != path:
         path = decoded
     return "\\" in path or not {".", ".."}.isdisjoint(path.split("/"))
 
 
 def _host_and_user(parts: SplitResult) -> tuple[str, str, str]:
-    """Who asks, and whom. Only a host is the same in capital letters."""
+    """Credentials and host of an address. Only the host ignores case."""
     user, at, host = parts.netloc.rpartition("@")
     return user, at, host.lower()
 
 
 def check_allowed(programs: Iterable[Program], allowed: Allowed, source: str) -> None:
-    """Raise `WrongUseError` for the first that the list does not hold. `source` is the list's path."""
+    """Raise `WrongUseError` for the first that the list does not contain. `source` is the list's path."""
     for program in programs:
         if not allowed.holds(program):
             raise WrongUseError(
-                f"{program.key} is {program.value}, which a run that was asked for by API may not start",
-                fix=f"deploy it at a terminal, or let the administrator add it to `{program.kind}` in {source}",
+                f"{program.key} is {program.value}, which a run requested by API may not start",
+                fix=f"deploy it from a terminal, or have the administrator add it to `{program.kind}` in {source}",
             )
 
 
 def programs_of_environment(environment: Environment, key: str) -> list[Program]:
-    """What an environment would run, besides packages that the configured index gives."""
+    """What an environment would run, other than packages from the configured index."""
     found = [
         Program(key=f"{key}.{name}", kind=Kind.FOLDER, value=str(path))
         for name, path in (("path", environment.path), ("wheels", environment.wheels))
@@ -171,7 +171,7 @@ def programs_of_environment(environment: Environment, key: str) -> list[Program]
 
 
 def programs_of_rollout(rollout: Rollout, target: Target, key: str) -> list[Program]:
-    """The base image, unless it is the usual one."""
+    """The base image, unless it is the default."""
     usual = Rollout.model_fields["base_image"].default
     if not target.in_image or rollout.base_image == usual:
         return []
@@ -179,7 +179,7 @@ def programs_of_rollout(rollout: Rollout, target: Target, key: str) -> list[Prog
 
 
 def _located(key: str, place: str) -> Program:
-    """A folder, or whatever else can be an address. Raises `SpecError` for what is neither."""
+    """A folder or an address. Raises `SpecError` for anything else."""
     try:
         parts = urlsplit(place)
     except ValueError:
@@ -191,7 +191,7 @@ def _located(key: str, place: str) -> Program:
 
 
 def _place_in_requirement(line: str) -> str | None:
-    """Where a requirement says that its package is; None if it leaves that to the index. Raises `SpecError`."""
+    """The address that a requirement names for its package; None if it uses the index. Raises `SpecError`."""
     try:
         return Requirement(line).url
     except InvalidRequirement:
@@ -201,7 +201,7 @@ def _place_in_requirement(line: str) -> str | None:
 
 
 def _place_in_match_spec(line: str) -> str | None:
-    """Conda's: `channel::package`, `package[channel=…]`, or the address of a file."""
+    """For conda: `channel::package`, `package[channel=…]`, or the address of a file."""
     channel = re.search(r"""(?:channel|url|subdir)\s*=\s*['"]?([^'",\]\s]+)""", line)
     if channel:
         return channel[1]

@@ -1,7 +1,7 @@
-"""One stage's `no` stops the stages that run beside it.
+"""One stage's `no` stops the stages that run at the same time.
 
 A context variable carries the signal, so that it reaches flows, tasks and threads that copied the context
-without becoming a parameter of any of them.
+without being a parameter of each.
 """
 
 from __future__ import annotations
@@ -15,28 +15,28 @@ from tasks.core.errors import StageCancelledError
 
 
 class Cancellation:
-    """Set once, by the stage that said no; looked at by work that takes long."""
+    """Set once, by the stage that said no; long work checks it."""
 
     def __init__(self) -> None:
         self._event = threading.Event()
         self.reason = ""
 
     def cancel(self, reason: str) -> None:
-        """Ask all that share this signal to stop."""
+        """Ask all work that shares this signal to stop."""
         self.reason = self.reason or reason
         self._event.set()
 
     @property
     def cancelled(self) -> bool:
-        """Whether someone asked to stop."""
+        """Whether a stop was requested."""
         return self._event.is_set()
 
     def wait(self, timeout_s: float | None = None) -> bool:
-        """Sleep until someone asks to stop, at most `timeout_s`; whether someone did."""
+        """Sleep until a stop is requested, at most `timeout_s`; whether it was."""
         return self._event.wait(timeout_s)
 
     def check(self) -> None:
-        """Raise `StageCancelledError` if someone asked to stop."""
+        """Raise `StageCancelledError` if a stop was requested."""
         if self.cancelled:
             raise StageCancelledError(f"stopped: {self.reason}")
 
@@ -52,7 +52,7 @@ def begin() -> Cancellation:
 
 
 def current() -> Cancellation:
-    """The signal of this context; one that nobody sets where none was begun."""
+    """The signal of this context; one that is never set if none was begun."""
     try:
         return _current.get()
     except LookupError:
@@ -60,7 +60,7 @@ def current() -> Cancellation:
 
 
 class _Asking(Cancellation):
-    """Set by the signal around it, or once `asked` says so."""
+    """Set by the enclosing signal, or once `asked` returns true."""
 
     def __init__(self, outer: Cancellation, asked: Callable[[], bool], reason: str) -> None:
         super().__init__()
@@ -77,7 +77,7 @@ class _Asking(Cancellation):
 
 @contextmanager
 def until(asked: Callable[[], bool], reason: str) -> Iterator[None]:
-    """Work that is also cancelled, for `reason`, once `asked` says so: that is called at every look at the signal."""
+    """Work that is also cancelled, for `reason`, once `asked` returns true; each check of the signal calls it."""
     token = _current.set(_Asking(current(), asked, reason))
     try:
         yield

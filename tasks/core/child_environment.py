@@ -1,7 +1,7 @@
-"""Which environment variables a child process gets: an allow-list, by what the child is for.
+"""Which environment variables a child process gets: an allow-list, by the purpose of the child.
 
-Whoever starts Slipway may hold keys to a cloud, a database or a hub. A deny-list of such names always misses one, so
-a child gets only what is listed here. `SLIPWAY_PASS_ENV` names more, for the worker and for a user's own probe.
+The user's environment may contain keys to a cloud, a database or a hub. A deny-list of such names always misses one,
+so a child gets only what is listed here. `SLIPWAY_PASS_ENV` names more, for the worker and for a user's own probe.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ PASS_ENV = "SLIPWAY_PASS_ENV"
 
 
 class Needs(Enum):
-    """What a child needs its environment for. Patterns are those of `fnmatch`, in either case.
+    """What a child needs its environment for. Patterns are those of `fnmatch`, ignoring case.
 
-    A pattern covers a name that looks like a secret's only if the pattern itself looks like one: `VLLM_*` does not
-    hand on `VLLM_API_KEY`. A file or folder is no secret: `UV_*` hands on `UV_CREDENTIALS_DIR`.
-    Python's own variables (`PYTHONPATH`, `PYTHONHOME`, …) are nowhere listed: they would put the user's modules in
-    place of the child's.
+    A pattern covers a name that looks like a secret's only if the pattern itself does: `VLLM_*` does not pass on
+    `VLLM_API_KEY`. The path of a file or folder is not a secret: `UV_*` passes on `UV_CREDENTIALS_DIR`.
+    Python's own variables (`PYTHONPATH`, `PYTHONHOME`, …) are not listed anywhere: they would replace the child's
+    modules with the user's.
     """
 
     SYSTEM = (
@@ -36,7 +36,7 @@ class Needs(Enum):
         "LLAMA_*", "OLLAMA_*", "RUNAI_STREAMER_*", "TOKENIZERS_*", "TRANSFORMERS_*", "HF_HOME", "HF_HUB_OFFLINE",
         "CC", "CXX",
     )  # fmt: skip
-    """`CC` and `CXX` are the compilers of engines that compile kernels as they run, such as by Triton."""
+    """`CC` and `CXX` are for engines that compile kernels while they run, for example with Triton."""
     PACKAGES = (
         "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "PIP_*", "UV_*",
         "UV_INDEX_*_PASSWORD", "NETRC", "CONDA_*", "MAMBA_*",
@@ -48,7 +48,7 @@ class Needs(Enum):
         "AWS_USE_FIPS_ENDPOINT", "AWS_USE_DUALSTACK_ENDPOINT", "AWS_S3_*", "AWS_REQUEST_CHECKSUM_CALCULATION",
         "AWS_RESPONSE_CHECKSUM_VALIDATION", "MLFLOW_TRACKING_INSECURE_TLS", "MLFLOW_TRACKING_SERVER_CERT_PATH",
     )  # fmt: skip
-    """How S3 and MLflow are reached, not by whose credentials."""
+    """How to reach S3 and MLflow, without credentials."""
     SLIPWAY = ("SLIPWAY_*", "CONTAINER", "KUBERNETES_SERVICE_HOST")
     PREFECT_CLIENT = ("PREFECT_*", "PREFECT_API_AUTH_STRING")
     PREFECT_SERVER = (
@@ -66,11 +66,11 @@ WORKER_NEEDS = (
     Needs.SLIPWAY,
     Needs.PREFECT_CLIENT,
 )
-"""A worker's runs do all that the command does."""
+"""A worker's runs do everything that the command does."""
 
 
 def child_environment(environ: Mapping[str, str], *needs: Needs | str) -> dict[str, str]:
-    """The part of `environ` for a child with those needs, a text among them being the name of one variable.
+    """The part of `environ` for a child with those needs; a text among them is the name of one variable.
 
     `SYSTEM` is always included.
     """

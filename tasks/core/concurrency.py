@@ -12,7 +12,7 @@ from tasks.core.errors import SlipwayError, StageCancelledError
 from tasks.core.stage import Outcome
 
 _LOOK_S = 0.5
-"""An interrupt that comes just before the wait begins does not end it: Python looks again when it is over."""
+"""An interrupt just before the wait begins does not end it: Python only checks again after the wait."""
 
 
 def run_concurrently(
@@ -21,7 +21,7 @@ def run_concurrently(
     """Outcomes in the order of `works`; None for one that was cancelled because another said no.
 
     The first to say no, or to fail, cancels the others. A fault is raised once all have ended, so that
-    nothing goes on behind the caller's back.
+    nothing continues in the background.
     """
     with ThreadPoolExecutor(len(works), thread_name_prefix="stage") as pool:
         try:
@@ -33,7 +33,7 @@ def run_concurrently(
                     if reason := _reason_to_stop(future):
                         cancellation.cancel(reason)
         except BaseException:
-            # Interrupted: without the signal, leaving the pool would wait for work that nobody wants any more.
+            # Interrupted: without the signal, leaving the pool would wait for work that is no longer wanted.
             cancellation.cancel("interrupted")
             raise
     faults = [error for future in futures if (error := future.exception())]

@@ -1,4 +1,4 @@
-"""What a contract on a table answers: how much was held against it, and what does not hold."""
+"""The result of checking a table against a contract: how much was checked, and what does not hold."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from tasks.core.frozen import Frozen
 
 
 class ContractBreach(Frozen):
-    """An expectation on a table that does not hold. `expectation` is its name, `observed` what was there instead."""
+    """An expectation on a table that does not hold. `expectation` is its name, `observed` what was found instead."""
 
     expectation: str
     column: str | None
@@ -14,7 +14,7 @@ class ContractBreach(Frozen):
 
 
 class ContractResult(Frozen):
-    """Whether a table is what its readers rely on."""
+    """Whether a table keeps its contract."""
 
     rows: int
     expectations: int

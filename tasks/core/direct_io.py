@@ -1,8 +1,9 @@
-"""Reading and writing past the page cache, through buffers that are used again and again.
+"""Read and write past the page cache, through reusable buffers.
 
-A disk moves whole blocks between aligned places; a tensor starts anywhere. So a read takes the blocks around what is
-wanted and moves it down to its place in the same buffer, in steps that stay in the processor's cache: measured, this
-costs a tenth of a copy into a second buffer. File systems that refuse direct I/O are read and written as usual.
+A disk moves whole blocks between aligned places; a tensor starts anywhere. So a read takes the blocks around
+the wanted bytes and moves these down to their place in the same buffer, in steps that stay in the CPU's
+cache: by measurement, a tenth of the cost of a copy into a second buffer. File systems that refuse direct I/O
+are read and written as usual.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ BLOCK = 4096
 """Offsets, lengths and addresses of direct I/O are multiples of this."""
 
 CHUNK_BYTES = 16 << 20
-"""What is read, hashed, written and noted at once."""
+"""The unit that is read, hashed, written and noted."""
 
 _HUGE_PAGE = 2 << 20
 _STEP = 256 << 10
@@ -31,11 +32,11 @@ _REFUSED = (errno.EINVAL, errno.EOPNOTSUPP)
 _libc = ctypes.CDLL(None, use_errno=True)
 
 Took = Callable[[memoryview], object]
-"""Called with each piece of what was read, in order, while the processor's cache still holds it."""
+"""Called with each piece that was read, in order, while it is still in the CPU's cache."""
 
 
 class Buffer:
-    """Memory at an aligned address: `size_bytes` and room for the blocks around what is read into it."""
+    """Memory at an aligned address: `size_bytes` plus room for the blocks around the wanted bytes."""
 
     def __init__(self, view: memoryview, size_bytes: int) -> None:
         self.view = view
@@ -43,16 +44,16 @@ class Buffer:
         self._address = ctypes.addressof(ctypes.c_char.from_buffer(view))
 
     def move_down(self, start: int, to: int, length: int) -> None:
-        """Move `length` bytes from `start` to `to`, which is not above it."""
+        """Move `length` bytes from `start` to `to`, which must not be greater."""
         ctypes.memmove(self._address + to, self._address + start, length)
 
 
 def ring(count: int, size_bytes: int) -> Sequence[Buffer]:
-    """Buffers in one mapping of huge pages, where the system allows them."""
+    """Buffers in one mapping of huge pages, if the system allows it."""
     stride = size_bytes + 3 * BLOCK
     stride += -stride % BLOCK
     mapping = mmap.mmap(-1, count * stride + _HUGE_PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    with contextlib.suppress(OSError):  # a kernel without them
+    with contextlib.suppress(OSError):  # a kernel without huge pages
         mapping.madvise(mmap.MADV_HUGEPAGE)
     view = memoryview(mapping)
     skip = -ctypes.addressof(ctypes.c_char.from_buffer(mapping)) % _HUGE_PAGE
@@ -60,7 +61,7 @@ def ring(count: int, size_bytes: int) -> Sequence[Buffer]:
 
 
 class DirectFile:
-    """A file open for direct I/O, or for ordinary I/O where the file system refuses that. Threads may share it."""
+    """A file open for direct I/O, or for ordinary I/O if the file system refuses that. Threads may share it."""
 
     def __init__(self, path: Path, flags: int, *, direct: bool = True) -> None:
         flags |= os.O_CLOEXEC
@@ -80,11 +81,11 @@ class DirectFile:
         os.close(self.handle)
 
     def close(self) -> None:
-        """Give the handle back."""
+        """Close the handle."""
         os.close(self.handle)
 
     def read_into(self, offset: int, length: int, buffer: Buffer, at: int, took: Took) -> int:
-        """Read `length` bytes to `buffer.view[at:]`; how many there were. What lies behind them is overwritten."""
+        """Read `length` bytes to `buffer.view[at:]`; how many there were. Whatever follows them is overwritten."""
         if self.direct:
             try:
                 return self._read_blocks(offset, length, buffer, at, took)
@@ -126,7 +127,7 @@ class DirectFile:
         return there
 
     def write(self, buffer: Buffer, length: int, offset: int) -> None:
-        """Write the buffer's first bytes at `offset`, a multiple of `BLOCK`. The last block is filled up."""
+        """Write the buffer's first bytes at `offset`, a multiple of `BLOCK`. The last block is padded."""
         if self.direct:
             filled = length + -length % BLOCK
             buffer.view[length:filled] = bytes(filled - length)
@@ -146,8 +147,8 @@ class DirectFile:
 
 
 def reserve(handle: int, size_bytes: int) -> None:
-    """Give a file its size, and the room for it where the file system can promise that. Raises `OSError`."""
-    # Not `os.posix_fallocate`: where the file system cannot, glibc writes into every block.
+    """Set a file's size, and reserve the space if the file system can. Raises `OSError`."""
+    # Not `os.posix_fallocate`: without support by the file system, glibc writes into every block.
     if size_bytes and _libc.fallocate(handle, 0, ctypes.c_long(0), ctypes.c_long(size_bytes)):
         code = ctypes.get_errno()
         if code not in (errno.EOPNOTSUPP, errno.ENOSYS):
@@ -161,7 +162,7 @@ def chunk_count(size_bytes: int, chunk_bytes: int = CHUNK_BYTES) -> int:
 
 
 def digest_of_chunks(chunks: Sequence[str]) -> str:
-    """Digest of a file from those of its chunks (hexadecimal): BLAKE3 of the bytes where there is but one."""
+    """Digest of a file from those of its chunks (hexadecimal): BLAKE3 of the bytes if there is only one chunk."""
     if len(chunks) == 1:
         return f"blake3:{chunks[0]}"
     return f"blake3-chunks:{blake3(b''.join(map(bytes.fromhex, chunks))).hexdigest()}"

@@ -1,4 +1,4 @@
-"""What the operating system says of a file or its disk, as a fault that names both and the way out."""
+"""Errors of the operating system about a file or its disk, as faults that name both and the way out."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from tasks.core.errors import DiskError, DiskFullError, SlipwayError
 
 _FULL = re.compile(
-    r"[Nn]o (?:space left on device|room left to write)|Disk quota exceeded|(?:os error|Errno) (?:28|122)\b"
+    r"[Nn]o space left (?:on device|to write)|Disk quota exceeded|(?:os error|Errno) (?:28|122)\b"
 )
 _NUMBERED = re.compile(r"(?:os error|\[Errno) (\d+)\b")
 _OF_DISKS = (
@@ -31,9 +31,9 @@ def disk_fault(error: OSError, path: Path | None = None) -> SlipwayError | None:
     place = (named or path or Path.cwd()).absolute()
     match error.errno:
         case errno.ENOSPC:
-            return _full(place, "no room left to write")
+            return _full(place, "no space left to write")
         case errno.EDQUOT:
-            return _full(place, "the quota of this user leaves no room to write")
+            return _full(place, "this user's quota leaves no space to write")
         case errno.EROFS:
             return DiskError(
                 f"{place} is on a disk that is mounted read-only",
@@ -43,17 +43,18 @@ def disk_fault(error: OSError, path: Path | None = None) -> SlipwayError | None:
             return _denied(place)
         case errno.ENAMETOOLONG:
             return DiskError(
-                f"the disk does not take a name as long as {place.name[:40]}…", fix="choose a shorter name"
+                f"the file system does not allow a name as long as {place.name[:40]}…",
+                fix="choose a shorter name",
             )
         case errno.EIO:
             return DiskError(
-                f"the disk of {_folder_of(place)} fails: input/output error at {place}",
-                fix="look at the kernel's log (dmesg), and set SLIPWAY_HOME to a folder on another disk",
+                f"the disk of {_folder_of(place)} is failing: input/output error at {place}",
+                fix="check the kernel's log (dmesg), and set SLIPWAY_HOME to a folder on another disk",
             )
         case errno.ESTALE:
             return DiskError(
-                f"the network disk of {place} was taken away (stale file handle)",
-                fix="mount it again, then repeat the command",
+                f"the network disk of {place} is gone (stale file handle)",
+                fix="mount it again, then run the command again",
             )
         case number if number in _IN_THE_WAY:
             return _in_the_way(place)
@@ -62,10 +63,10 @@ def disk_fault(error: OSError, path: Path | None = None) -> SlipwayError | None:
 
 
 def unforeseen_fault(error: OSError, home: Path) -> SlipwayError | None:
-    """The same for an error that came up from anywhere; None where that would be a guess.
+    """The same for an error from anywhere; None if that would be a guess.
 
-    An error that names no file may be about the home's disk, not about the home itself: the advice to move that away
-    would take every service's files along. Nothing outside the home is to be moved, either.
+    An error that names no file may be about the home's disk rather than the home itself: moving the home away would
+    move every service's files. Neither may the user be told to move anything outside the home.
     """
     if not isinstance(error.filename, str | bytes):
         return disk_fault(error, home) if error.errno in _OF_WHOLE_DISKS else None
@@ -79,12 +80,12 @@ def _path_of(name: str | bytes) -> Path:
 
 
 def as_disk_fault(error: OSError, path: Path) -> Exception:
-    """The fault behind `error`, or `error` itself where it is not about a file or its disk."""
+    """The fault behind `error`, or `error` itself if it is not about a file or its disk."""
     return disk_fault(error, path) or error
 
 
 def fault_told(text: str, path: Path) -> SlipwayError | None:
-    """The fault of a disk that a program died of, by the last lines that it printed; `path` is what it wrote."""
+    """The disk fault that killed a program, judged by the last lines that it printed; `path` is what it wrote."""
     if says_disk_full(text):
         return disk_fault(OSError(errno.ENOSPC, ""), path)
     numbers = [int(number) for number in _NUMBERED.findall(text)]
@@ -92,7 +93,7 @@ def fault_told(text: str, path: Path) -> SlipwayError | None:
 
 
 def says_disk_full(text: str) -> bool:
-    """Whether a program's output tells that a disk has no room."""
+    """Whether a program's output says that a disk is full."""
     return _FULL.search(text) is not None
 
 
@@ -124,7 +125,7 @@ def _denied(place: Path) -> DiskError:
 
 
 def _denier(place: Path) -> Path:
-    """The first folder on the way that lets nobody like this user through; else the file, or the folder it is in."""
+    """The first folder on the path that does not let this user through; else the file, or its folder."""
     for folder in (*reversed(place.parents), *reversed(Path(os.path.realpath(place)).parents)):
         if not _may(folder, os.X_OK):
             return folder
@@ -138,17 +139,17 @@ def _may(place: Path, what: int) -> bool:
 
 
 def _in_the_way(place: Path) -> DiskError:
-    """A folder where a file should be, or a file where a folder should be."""
+    """A folder in place of a file, or a file in place of a folder."""
     file = next((one for one in reversed(place.parents) if os.path.lexists(one) and not one.is_dir()), place)
     kind = "folder" if file.is_dir() else "file"
     return DiskError(
-        f"{file} is a {kind}, and something else has to be there",
+        f"{file} is a {kind}, and is in the way",
         fix=f"move it away: mv {file} {file}.damaged",
     )
 
 
 def _folder_of(place: Path) -> Path:
-    """The nearest folder that can be looked at."""
+    """The nearest folder that can be read."""
     for one in (place, *place.parents):
         try:
             if one.is_dir():

@@ -1,4 +1,4 @@
-"""The one tree of faults. A verdict that says no is a value (`verdicts.py`), never one of these."""
+"""The tree of faults. A verdict that says no is a value (`verdicts.py`), never one of these."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 def printable(text: str) -> str:
-    """The text without what a terminal would obey or UTF-8 cannot hold; line breaks and tabs stay."""
+    """The text without control sequences and characters that UTF-8 cannot encode; line breaks and tabs stay."""
     return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def one_line(error: Exception, *, longest: int | None = 300) -> str:
-    """What an error says, or else its kind, on one line of at most `longest` characters."""
+    """An error's message, or else its type, on one line of at most `longest` characters."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text if longest is None or len(text) <= longest else f"{text[:longest]}…"
 
@@ -24,7 +24,7 @@ class SlipwayError(Exception):
     """Something failed that Slipway can explain.
 
     `what` says in one line what happened and to what; `fix` says what to do next; `detail` carries evidence such as
-    the last lines of a log. `exit_code` is the command's exit status (DESIGN 5), `retryable` whether the same
+    the last lines of a log. `exit_code` is the command's exit status (docs/design.md), `retryable` whether the same
     call may succeed later without a change by the user. Secrets in the texts are redacted.
     """
 
@@ -32,7 +32,7 @@ class SlipwayError(Exception):
     retryable = False
 
     def __init__(self, what: str, *, fix: str | None = None, detail: str | None = None) -> None:
-        # Names in it come from strangers.
+        # It may contain untrusted names.
         self.what = printable(" ".join(redacted(what).splitlines()))
         super().__init__(self.what)
         self.fix = printable(redacted(fix)) if fix is not None else None
@@ -42,7 +42,7 @@ class SlipwayError(Exception):
         return f"{self.what} ({self.fix})" if self.fix else self.what
 
     def as_json(self) -> dict[str, str | bool | None]:
-        """The error as programs read it."""
+        """The error as a JSON object."""
         return {
             "error": type(self).__name__,
             "what": self.what,
@@ -53,7 +53,7 @@ class SlipwayError(Exception):
 
 
 class WrongUseError(SlipwayError):
-    """The user asked for something that cannot be asked for; nothing was done."""
+    """The request itself is invalid; nothing was done."""
 
     exit_code = 2
 
@@ -63,11 +63,11 @@ class SpecError(WrongUseError):
 
 
 class NotFoundError(WrongUseError):
-    """A thing named by the user does not exist."""
+    """Something that the user named does not exist."""
 
 
 class MissingToolError(SlipwayError):
-    """A program or service that the request needs is not on this machine."""
+    """A program or service that the request needs is missing on this machine."""
 
 
 class ModelError(SlipwayError):
@@ -75,33 +75,33 @@ class ModelError(SlipwayError):
 
 
 class UnsafeNameError(ModelError):
-    """A name from outside leads out of the folder that it is for, or cannot be a file's name."""
+    """A name from outside leads out of its folder, or is not a valid file name."""
 
 
 class UnreadableError(ModelError):
-    """The disk that a model's file is on does not give its bytes; what was copied of others is still good."""
+    """A model's file cannot be read from its disk; other files that were copied are still good."""
 
 
 class DiskError(SlipwayError):
-    """A file cannot be read or written: denied, in the way, on a read-only disk, or its disk fails."""
+    """A file cannot be read or written: access denied, wrong type, read-only disk, or the disk fails."""
 
 
 class DiskFullError(DiskError):
-    """A disk has no room for what was to be written."""
+    """A disk has no space for a write."""
 
 
 class NetworkError(SlipwayError):
-    """A remote side could not be reached."""
+    """A remote server could not be reached."""
 
     retryable = True
 
 
 class DeadlineError(NetworkError):
-    """A remote side, or a disk that hangs, did not answer in the time that it was given."""
+    """A remote server, or a disk that hangs, did not answer in time."""
 
 
 class AccessError(SlipwayError):
-    """A remote side refused the credentials, or there are none."""
+    """A remote server refused the credentials, or there are none."""
 
 
 class CommandError(SlipwayError):
@@ -109,30 +109,30 @@ class CommandError(SlipwayError):
 
 
 class CommandTimeoutError(CommandError):
-    """A child process did not end in the time it was given."""
+    """A child process did not end in time."""
 
 
 class EngineError(SlipwayError):
-    """A serving engine failed; of this class itself: it answered wrongly, in part or not at all."""
+    """A serving engine failed. This class itself: it answered wrongly, partly or not at all."""
 
 
 class EngineStartError(EngineError):
-    """An engine did not become ready, or not on the hardware that it was to use."""
+    """An engine did not become ready, or not on the intended hardware."""
 
 
 class EngineHungError(EngineError):
-    """An engine sent no byte for longer than it may."""
+    """An engine sent no byte for longer than allowed."""
 
 
 class EngineSlowError(EngineError):
-    """An engine that does answer was not done in the time that a measurement may take."""
+    """An engine answered, but not within the time limit of a measurement."""
 
 
 class EngineDiedError(EngineError):
-    """An engine's process ended by itself. `status` is its exit status, 128 and the signal where one killed it.
+    """An engine's process ended by itself. `status` is its exit status; 128 plus the signal if a signal killed it.
 
-    `ready` says whether it had been healthy before, `kernel_kills` how many processes the kernel killed for want
-    of memory while it ran; None where that is not known.
+    `ready` says whether it had been healthy before, `kernel_kills` how many processes the kernel killed for lack
+    of memory while it ran; None if that is not known.
     """
 
     def __init__(
@@ -152,7 +152,7 @@ class EngineDiedError(EngineError):
 
 
 class PortTakenError(SlipwayError):
-    """A port that the service needs is in use by something else."""
+    """A port that the service needs is in use."""
 
 
 class BusyError(SlipwayError):
@@ -170,4 +170,4 @@ class RolloutError(SlipwayError):
 
 
 class StageCancelledError(SlipwayError):
-    """The stage was stopped because another one has already said no."""
+    """The stage was stopped, for example because another one said no."""

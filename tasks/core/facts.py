@@ -1,7 +1,7 @@
-"""Facts of a host, in the form programs give and get them (DESIGN 5, `compat check --facts`).
+"""Facts of a host, in the form of `survey --json` and `compat check --facts` (docs/facts.md).
 
-A field left out is not known; `None` or an empty list was looked for and is not there. pydantic's
-`model_fields_set` keeps the two apart.
+A missing field is not known; `None` or an empty list was looked for, and is absent. pydantic's `model_fields_set`
+distinguishes the two.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from tasks.core.frozen import Frozen
 
 
 def _version(value: str) -> str:
-    """The text as it came; the error of `Version` in words that say what was expected."""
+    """The text unchanged; an invalid version raises an error that says what was expected."""
     try:
         Version(value)
     except InvalidVersion:
@@ -41,7 +41,7 @@ def _version(value: str) -> str:
 
 
 def _named_packages(value: dict[str, str]) -> dict[str, str]:
-    """Names as package indexes compare them: `Flash_Attn` is `flash-attn`."""
+    """A package's canonical name, as indexes compare them: `Flash_Attn` is `flash-attn`."""
     return {str(canonicalize_name(name)): version for name, version in value.items()}
 
 
@@ -50,7 +50,7 @@ VersionText = Annotated[str, Field(max_length=64), AfterValidator(_version)]
 
 
 def version_or_none(text: str | None) -> str | None:
-    """The text if it is a version. What a tool or library calls one need not be."""
+    """The text if it is a version: tools sometimes print something else."""
     try:
         return TypeAdapter(VersionText).validate_python(text)
     except ValidationError:
@@ -68,7 +68,7 @@ Packages = Annotated[
 ]
 """Installed version by canonical name."""
 _LARGEST = 2**63 - 1
-"""No count and no size of a host is larger."""
+"""Upper bound of counts and sizes."""
 
 
 class Gpu(Frozen):
@@ -81,8 +81,8 @@ class Gpu(Frozen):
 
 
 class Disk(Frozen):
-    """A file system that models or results lie on. `rotational` is the kernel's word, and in a virtual machine no
-    more than a hint; `free_bytes` is what was free when it was looked at."""
+    """A file system with models or results. `rotational` is what the kernel says, in a virtual machine only a hint;
+    `free_bytes` is what was free at the time."""
 
     mount: str
     device: str | None = None
@@ -93,7 +93,7 @@ class Disk(Frozen):
 
 
 ContainerGpus = Literal["cdi", "nvidia-runtime"]
-"""Ways by which Docker gives GPUs to containers: a CDI specification, NVIDIA's runtime."""
+"""Ways in which Docker passes GPUs to containers: a CDI specification, NVIDIA's runtime."""
 
 
 class Facts(Frozen):
@@ -101,7 +101,7 @@ class Facts(Frozen):
 
     `driver` is the kernel driver, `cuda_driver` the CUDA version of the user-mode driver, `nvcc` the toolkit
     installed on the host, `cuda_build` the CUDA version that the environment's packages were built for,
-    `container` the kind of container that this was seen from, `container_toolkit` NVIDIA's, by its version.
+    `container` the kind of container that the survey ran in, `container_toolkit` the version of NVIDIA's toolkit.
     """
 
     driver: VersionText | None = None
@@ -129,17 +129,17 @@ class Facts(Frozen):
     forward_compat: Annotated[StrictBool, BeforeValidator(lambda value: value is not None and value)] = False
 
     def known(self, field: str) -> bool:
-        """Whether this was looked at, with whatever result."""
+        """Whether this fact is known, even as absent."""
         return field in self.model_fields_set
 
     @model_serializer(mode="wrap")
     def _known_only(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """What is not known stays so in records and files."""
+        """Unknown facts are omitted in records and files."""
         return {name: value for name, value in dump(self).items() if name in self.model_fields_set}
 
     @property
     def hardware(self) -> dict[str, object]:
-        """What performance depends on: processor, cores, memory to the GiB, GPUs by name and memory."""
+        """What performance depends on: CPU, cores, memory in GiB, GPUs by name and memory."""
         return {
             "cpu": self.cpu,
             "cpu_count": self.cpu_count,
@@ -149,7 +149,7 @@ class Facts(Frozen):
 
     @property
     def fingerprint(self) -> str:
-        """Equal for hosts on which a measurement of one holds for the other."""
+        """Hosts with the same fingerprint share measurements."""
         return digest_of(self.hardware)
 
 
@@ -161,12 +161,12 @@ def parse_facts(text: str | bytes, *, source: str = "facts") -> Facts:
     """The facts in a JSON document. Raises one `WrongUseError` line that names the first wrong key."""
     try:
         values = json.loads(text, object_pairs_hook=_each_key_once)
-        # Half a character (\ud800) is JSON, and can neither be shown nor stored.
+        # Half a surrogate pair (\ud800) is valid JSON, but can neither be shown nor stored.
         json.dumps(values, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         raise WrongUseError(f"{source} is not JSON: {error}") from None
     if not isinstance(values, dict):
-        raise WrongUseError(f"{source} holds no JSON object", fix='for example {"driver": "535.154.05"}')
+        raise WrongUseError(f"{source} is not a JSON object", fix='for example {"driver": "535.154.05"}')
     try:
         return Facts.model_validate(values)
     except ValidationError as error:
@@ -176,7 +176,7 @@ def parse_facts(text: str | bytes, *, source: str = "facts") -> Facts:
 def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     values = dict(pairs)
     if len(values) < len(pairs):
-        raise ValueError("a key is there twice")
+        raise ValueError("a key occurs twice")
     return values
 
 

@@ -1,7 +1,7 @@
 """Figures for artifacts, as SVG inside an image link: GitHub and both of Prefect's interfaces show those. Pure.
 
-Mermaid would be shorter, but Prefect's default interface shows its source. The panel is dark, as code blocks are
-in both interfaces, so that a figure is readable on a light and on a dark page.
+Mermaid would be shorter, but Prefect's default interface shows its source. The panel is dark, like code blocks in
+both interfaces, so a figure is readable on a light and on a dark page.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _PANEL, _TEXT, _FAINT, _BAR, _MARKED = "#1d1e24", "#d7dae0", "#5b606b", "#4c6fbf
 
 
 class Standing(StrEnum):
-    """What became of a dot."""
+    """The outcome of a candidate, which its dot shows."""
 
     CHOSEN = "chosen"
     FRONT = "on the front"
@@ -40,12 +40,12 @@ _COLOURS = {
     Standing.BEATEN: (_BAR, _BAR),
     Standing.REJECTED: (_FAINT, _GREY),
 }
-"""Inside and edge of a dot."""
+"""Fill and edge of a dot."""
 
 
 @dataclass(frozen=True)
 class Dot:
-    """One thing with two figures, the second with its interval, and a size that its area shows."""
+    """One candidate with two figures, the second with its interval, and a size that its area shows."""
 
     label: str
     x: float
@@ -57,7 +57,7 @@ class Dot:
 
 
 def bars(title: str, unit: str, rows: Sequence[tuple[str, float]], *, marked: str | None = None) -> str:
-    """A horizontal bar for each (label, value); the `marked` label's bar stands out."""
+    """A horizontal bar for each (label, value); the `marked` label's bar is highlighted."""
     most = max((value for _, value in rows), default=0.0) or 1.0
     room = _WIDTH - _LEFT - _RIGHT
     parts = [_text(16, 24, title)]
@@ -117,9 +117,9 @@ class _Box:
 def scatter(
     title: str, x_unit: str, y_unit: str, dots: Sequence[Dot], *, floor: float, size_note: str = ""
 ) -> str:
-    """Dots over both axes; the line at `floor` and what became of each dot stand out.
+    """Dots over both axes, with a line at `floor`; each dot shows its outcome.
 
-    The y axis ends not far below the floor: dots beyond are drawn at its end, their value beside them.
+    The y axis ends just below the floor: dots further down are drawn at its end, with their value.
     """
     left, top, right = 64.0, 60.0, _WIDTH - 24.0
     bottom = top + _SCATTER_HEIGHT
@@ -175,7 +175,7 @@ def _circle(x: float, y: float, radius: float, standing: Standing) -> str:
 
 
 def _label(dot: Dot, x: float, y: float, radius: float, taken: list[_Box], *, below: bool) -> str:
-    """The dot's label beside it, where it covers no other dot and no other label."""
+    """The dot's label next to it, if it would not cover another dot or label."""
     text = f"{dot.label} ↓ {dot.y:.3g}" if below else dot.label
     width, gap = 7.2 * len(text), radius + 6
     spots = [

@@ -1,4 +1,4 @@
-"""Writes that a crash cannot leave half done (DESIGN 8): `.part`, fsync, rename, fsync of the folder."""
+"""Writes that a crash cannot leave half done (docs/design.md): `.part`, fsync, rename, fsync of the folder."""
 
 from __future__ import annotations
 
@@ -37,19 +37,17 @@ def fsync_folder(folder: Path) -> None:
 
 
 def read_regular(path: Path, most_bytes: int) -> bytes:
-    """A small file whole, never waiting for what another process would write into a pipe.
+    """The content of a small file, without ever waiting for a pipe.
 
-    Raises `ModelError` for what is not a file or is larger than `most_bytes`, else `OSError`.
+    Raises `ModelError` if it is not a file or larger than `most_bytes`, else `OSError`.
     """
-    _check_regular(path, path.stat().st_mode)  # to open a device may already do something
+    _check_regular(path, path.stat().st_mode)  # opening a device may have side effects
     handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     with os.fdopen(handle, "rb") as file:
         _check_regular(path, os.fstat(handle).st_mode)
         content = file.read(most_bytes + 1)
     if len(content) > most_bytes:
-        raise ModelError(
-            f"{path} has more than {most_bytes} bytes, the most that it may have", fix="look at what wrote it"
-        )
+        raise ModelError(f"{path} is larger than {most_bytes} bytes, the limit", fix="find out what wrote it")
     return content
 
 
@@ -61,7 +59,7 @@ def _check_regular(path: Path, mode: int) -> None:
 
 
 def kind_of(mode: int) -> str:
-    """What a path that is not a regular file is, in a word."""
+    """The kind of a path that is not a regular file, as one word."""
     kinds = {
         stat.S_IFIFO: "pipe",
         stat.S_IFSOCK: "socket",
@@ -73,9 +71,10 @@ def kind_of(mode: int) -> str:
 
 
 def make_folder(folder: Path, *, mode: int = 0o777) -> bool:
-    """Have `folder` and those above it; whether it had to be made. `mode`, less the umask, is for `folder` alone.
+    """Create `folder` and those above it if needed; whether it was created. `mode`, less the umask, is for
+    `folder` only.
 
-    Raises `DiskError`, or `WrongUseError` for a path at which there can be no folder.
+    Raises `DiskError`, or `WrongUseError` for a path that cannot be a folder.
     """
     try:
         if folder.is_dir():
@@ -83,26 +82,26 @@ def make_folder(folder: Path, *, mode: int = 0o777) -> bool:
         folder.mkdir(mode=mode, parents=True, exist_ok=True)
     except FileExistsError:
         raise WrongUseError(
-            f"{folder} is there already, and is not a folder",
-            fix="name a folder, or one that is not there yet",
+            f"{folder} exists already, and is not a folder",
+            fix="name a folder, or a path that does not exist yet",
         ) from None
     except OSError as error:
         fault = disk_fault(error, folder)
         if isinstance(fault, DiskError) and error.errno not in _NO_FOLDER:
             raise fault from error
         raise WrongUseError(
-            f"{folder} cannot be made: {error.strerror}",
+            f"{folder} cannot be created: {error.strerror}",
             fix=f"name another folder, or {fault.fix}" if fault and fault.fix else "name another folder",
         ) from error
     return True
 
 
 def open_private(path: Path, mode: Literal["wb", "ab"]) -> BinaryIO:
-    """A file open for writing that only its owner can read, also where it was there already with other rights."""
+    """A file open for writing that only its owner can read, even if it existed with other permissions."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | (os.O_TRUNC if mode == "wb" else os.O_APPEND)
     handle = os.open(path, flags, PRIVATE)
-    with contextlib.suppress(PermissionError):  # another user's file that may be written all the same
+    with contextlib.suppress(PermissionError):  # another user's file that this user may write
         os.fchmod(handle, PRIVATE)
     return os.fdopen(handle, mode)
 
@@ -110,8 +109,8 @@ def open_private(path: Path, mode: Literal["wb", "ab"]) -> BinaryIO:
 def write_atomically(path: Path, content: bytes | str, *, private: bool = True) -> None:
     """Replace `path` with `content`; readers see the old bytes or the new, never a mixture.
 
-    With `private` only its owner can read it; without, as the user's mask says. Raises `DiskError`, such as
-    `DiskFullError` when the disk has no room; the old file then stays.
+    With `private` only its owner can read it; without, the user's umask decides. Raises `DiskError`, such as
+    `DiskFullError` if the disk has no space; the old file then stays.
     """
     data = content.encode() if isinstance(content, str) else content
     part = path.with_name(f"{path.name}.{os.getpid()}{PART}")
@@ -158,19 +157,19 @@ def _fresh(part: Path, *, private: bool) -> BinaryIO:
 
 
 def _drop(part: Path) -> None:
-    """Nothing of a write that failed; where that cannot be removed either, the first error says why."""
+    """Remove the remains of a failed write; if that fails too, the first error says why."""
     with contextlib.suppress(OSError):
         part.unlink()
 
 
 def _fault_at(error: OSError, path: Path, part: Path) -> Exception:
-    """The fault names what was to be written, not its unfinished twin."""
+    """The fault, naming the file itself rather than its `.part`."""
     named = path if error.filename is None or Path(error.filename) == part else Path(error.filename)
     return as_disk_fault(OSError(error.errno, error.strerror, str(named)), path)
 
 
 def check_writable(folder: Path) -> None:
-    """Before work that takes long: a little can be written into `folder`. Raises `DiskError`."""
+    """Before long work: check that `folder` can be written to. Raises `DiskError`."""
     probe = folder / f"writable.{os.getpid()}{PART}"
     try:
         make_folder(folder)
@@ -185,7 +184,7 @@ def check_writable(folder: Path) -> None:
 
 
 def require_space(folder: Path, needed_bytes: int) -> None:
-    """Raise `DiskFullError` that names the disk if `needed_bytes` do not fit onto that of `folder`."""
+    """Raise a `DiskFullError` that names the disk if `needed_bytes` do not fit onto the disk of `folder`."""
     free = shutil.disk_usage(folder).free
     if needed_bytes > free:
         raise DiskFullError(
@@ -196,7 +195,7 @@ def require_space(folder: Path, needed_bytes: int) -> None:
 
 
 def mount_of(folder: Path) -> Path:
-    """Where the disk that holds `folder` is mounted."""
+    """Mount point of the disk of `folder`."""
     here = folder.resolve()
     return next(place for place in (here, *here.parents) if os.path.ismount(place))
 
@@ -207,10 +206,9 @@ def file_lock(
 ) -> Iterator[None]:
     """Hold a lock that the kernel releases when this process dies; exclusive, unless `shared` with others like it.
 
-    With `wait=False` a lock held elsewhere raises `BusyError` that names `holder`, and the `purpose` that the one who
-    holds it alone gave. A wait has no limit but the
-    run's own: it ends with `StageCancelledError` when that is cancelled. Raises `DiskError` where the lock's file
-    cannot be made.
+    With `wait=False` a lock held elsewhere raises `BusyError`, which names `holder` and the `purpose` of an exclusive
+    holder. Waiting has no limit of its own: it ends with `StageCancelledError` when the run is cancelled. Raises
+    `DiskError` if the lock's file cannot be created.
     """
     handle = _open_lock(path)
     try:
@@ -231,7 +229,7 @@ def file_lock(
 
 
 def holder_says(path: Path) -> str:
-    """The purpose of the one who holds the lock alone; nothing where none was given. Of a lock that is held."""
+    """The purpose of the exclusive holder of a lock that is held; empty if it gave none."""
     try:
         return read_regular(path, _PURPOSE_BYTES).decode(errors="replace")
     except (OSError, ModelError):
@@ -239,7 +237,7 @@ def holder_says(path: Path) -> str:
 
 
 def _write_purpose(handle: int, purpose: str) -> None:
-    """Replace what an earlier holder wrote. A disk that does not take it keeps nothing from holding the lock."""
+    """Replace what an earlier holder wrote. A disk that is full does not prevent holding the lock."""
     with contextlib.suppress(OSError):
         if os.fstat(handle).st_size:
             os.ftruncate(handle, 0)
@@ -264,9 +262,10 @@ def _locks(handle: int, kind: int) -> bool:
 
 
 def sweep_dead_writers(folder: Path) -> list[Path]:
-    """Remove what `write_atomically` and `create_exclusively` left when their process was killed.
+    """Remove files that `write_atomically` and `create_exclusively` left when their process was killed; the
+    removed ones.
 
-    For folders of this host only: a writer is known by its process id. What was removed.
+    For folders of this host only: a writer is identified by its process id.
     """
     removed = []
     for part in folder.rglob(f"*{PART}"):
@@ -277,8 +276,8 @@ def sweep_dead_writers(folder: Path) -> list[Path]:
 
 
 def discard(*paths: Path) -> None:
-    """Remove files and folders. A folder is tried again for a moment: the children of a killed run die just
-    after it, and one may still be writing there."""
+    """Remove files and folders. Removing a folder is retried for a moment: the children of a killed run die
+    just after it, and one may still be writing there."""
     for path in paths:
         deadline = time.monotonic() + _LAST_WRITES_S
         while path.is_dir() and not path.is_symlink():
@@ -287,14 +286,14 @@ def discard(*paths: Path) -> None:
 
 
 def remove_folder(folder: Path) -> None:
-    """Remove a folder such that a kill leaves no half of it under its name. Raises `OSError`."""
+    """Remove a folder so that a kill never leaves half of it under its name. Raises `OSError`."""
     doomed = folder.with_name(f"{folder.name}.{os.getpid()}{PART}")
     folder.rename(doomed)
     shutil.rmtree(doomed)
 
 
 def sweep_doomed(parent: Path) -> None:
-    """End what `remove_folder` left of folders below `parent` when its process was killed."""
+    """Finish removals below `parent` whose process was killed in `remove_folder`."""
     for part in parent.glob(f"*{PART}"):
         if part.is_dir() and _left_by_the_dead(part):
             shutil.rmtree(part, ignore_errors=True)
@@ -307,9 +306,9 @@ def _left_by_the_dead(part: Path) -> bool:
 
 @contextlib.contextmanager
 def scratch_folder(folder: Path) -> Iterator[Path]:
-    """An empty folder of that name for as long as the block takes; what a killed run left in it goes first.
+    """An empty folder of that name for the duration of the block; what a killed run left in it is removed first.
 
-    Unlike one below the system's folder for temporary files it is found again. Only one at a time may use the name.
+    Unlike one in the system's temporary folder, it is found again. Only one run at a time may use the name.
     """
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -320,7 +319,7 @@ def scratch_folder(folder: Path) -> Iterator[Path]:
 
 
 def sweep_parts(folder: Path, keep: Collection[Path] = ()) -> list[Path]:
-    """Remove unfinished files and folders below `folder` that a killed run left, but for `keep`; what was removed.
+    """Remove unfinished files and folders below `folder` that a killed run left, except `keep`; the removed ones.
 
     Call only while holding the lock under which they are written.
     """

@@ -1,4 +1,4 @@
-"""Which stages of a run measure anew, whatever the records say: a request of the user's for this run only."""
+"""Which stages of a run measure again, whatever the records say: requested by the user, for this run only."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ STAGES = (
     StageName.QUANTIZATION,
     StageName.BATCHING,
 )
-"""Those for whose work a record may stand in during a deploy."""
+"""Stages for which a deploy may use a record instead of doing the work."""
 
 _fresh: ContextVar[frozenset[StageName]] = ContextVar("slipway_fresh", default=frozenset())
 
 
 def measure_anew(stages: Iterable[StageName]) -> None:
-    """In this context, and in contexts copied from it, no record stands in for the work of these stages."""
+    """In this context, and in contexts copied from it, these stages do their work whatever the records say."""
     _fresh.set(frozenset(stages))
 
 
 def is_fresh(stage: StageName) -> bool:
-    """Whether this stage measures anew."""
+    """Whether this stage measures again."""
     return stage in _fresh.get()

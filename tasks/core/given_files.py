@@ -12,27 +12,27 @@ from tasks.core.errors import NotFoundError, SlipwayError, WrongUseError
 from tasks.core.files import write_atomically
 
 LOCK_LIMIT_BYTES = 20_000_000
-"""Largest lock or list of requirements: one of 1,000 packages with all their hashes has 2 MB."""
+"""Largest lock or list of requirements: 1,000 packages with all their hashes take 2 MB."""
 TEXT_LIMIT_BYTES = 64_000_000
-"""Largest text, series or task set that is read whole."""
+"""Largest text, series or task set that is read at once."""
 
 
 _LONGEST_PATH_BYTES = 4095
 _LONGEST_NAME_BYTES = 255
 """PATH_MAX and NAME_MAX of Linux."""
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
-"""What cannot be shown in one line."""
+"""Characters that cannot be shown in one line."""
 
 LONGEST_TEXT = 4096
-"""Characters of the longest name, address or other value that is taken."""
+"""Longest name, address or other value that is accepted, characters."""
 
 
 def check_path(text: str) -> None:
-    """Raise `ValueError` for a path that Linux cannot hold, or that cannot be shown in one line."""
+    """Raise `ValueError` for a path that Linux does not allow, or that cannot be shown in one line."""
     if not text:
         raise ValueError("an empty path")
     if CONTROL.search(text):
-        raise ValueError("holds a control character")
+        raise ValueError("contains a control character")
     try:
         names = text.encode().split(b"/")
     except UnicodeEncodeError:
@@ -49,13 +49,13 @@ def expand_user(path: Path) -> Path:
         return path.expanduser()
     except RuntimeError:
         raise WrongUseError(
-            f"{str(path)[:200]!r}: there is no user {path.parts[0][1:]!r} with a home",
-            fix="write the path out, from / on",
+            f"{str(path)[:200]!r}: the user {path.parts[0][1:]!r} does not exist or has no home",
+            fix="write the full path, starting with /",
         ) from None
 
 
 def absolute_path(path: Path) -> Path:
-    """The path from / on, with `~` replaced. Raises `WrongUseError` for one that cannot be."""
+    """The absolute path, with `~` replaced. Raises `WrongUseError` for an impossible path."""
     try:
         check_path(str(path))
     except ValueError as error:
@@ -64,16 +64,16 @@ def absolute_path(path: Path) -> Path:
 
 
 def without_links(path: Path) -> Path:
-    """The path from / on that no link is a part of. Raises `WrongUseError` for one that cannot be."""
+    """The absolute path with all links resolved. Raises `WrongUseError` for an impossible path."""
     given = absolute_path(path)
     try:
         return given.resolve()
     except (OSError, RuntimeError):  # a link to itself is the latter before Python 3.13
-        raise WrongUseError(f"{given} is a link that leads to itself", fix="name another path") from None
+        raise WrongUseError(f"{given} is a link to itself", fix="name another path") from None
 
 
 def check_accessible(path: Path) -> None:
-    """Raise `WrongUseError` where this user may not look at the path, or not into the folder that is there."""
+    """Raise `WrongUseError` if this user may not access the path, or not list the folder there."""
     try:
         folder = stat.S_ISDIR(path.stat().st_mode)
         denied = folder and not os.access(path, os.R_OK | os.X_OK, effective_ids=True)
@@ -81,31 +81,33 @@ def check_accessible(path: Path) -> None:
         denied = True
     except OSError as error:
         if error.errno == errno.ELOOP:
-            raise WrongUseError(f"{path} is a link that leads to itself", fix="name another path") from None
-        denied = False  # told by whatever opens it
+            raise WrongUseError(f"{path} is a link to itself", fix="name another path") from None
+        denied = False  # reported by whatever opens it
     if denied:
-        raise WrongUseError(f"{path} may not be looked into by this user", fix=f"allow it: chmod +rx {path}")
+        raise WrongUseError(f"this user may not list {path}", fix=f"make it readable: chmod +rx {path}")
 
 
 def check_new_folder(folder: Path) -> None:
-    """Raise `WrongUseError` where no folder can be made or used: something else is there, or above it."""
+    """Raise `WrongUseError` if a folder cannot be created or used there: something else exists there, or above it."""
     for place in (folder, *folder.parents):
         try:
             kind = place.stat().st_mode
         except FileNotFoundError:
             if place.is_symlink():
                 raise WrongUseError(
-                    f"{place} is a link that leads nowhere", fix="name another folder"
+                    f"{place} is a link to a path that does not exist", fix="name another folder"
                 ) from None
             continue
         except NotADirectoryError:
-            continue  # told of the file above it
+            continue  # reported for the file above it
         except OSError as error:
             raise WrongUseError(f"cannot use {place}: {_reason(error)}", fix="name another folder") from None
         if not stat.S_ISDIR(kind):
-            raise WrongUseError(f"{place} is not a folder", fix="name a folder, or one that is not there yet")
+            raise WrongUseError(
+                f"{place} is not a folder", fix="name a folder, or a path that does not exist yet"
+            )
         if not os.access(place, os.W_OK | os.X_OK, effective_ids=True):
-            raise WrongUseError(f"{place} may not be written", fix="name another folder")
+            raise WrongUseError(f"{place} is not writable", fix="name another folder")
         return
 
 
@@ -120,7 +122,7 @@ def read_given(
 ) -> bytes:
     """The bytes of the regular file `path`, which is a `what` such as `spec file`.
 
-    Raises as `read_beginning` does, and `wrong` for more than `limit_bytes`.
+    Raises what `read_beginning` raises, and `wrong` for more than `limit_bytes`.
     """
     content = read_beginning(path, what, limit_bytes + 1, fix=fix, missing=missing, wrong=wrong)
     return within_limit(content, f"the {what} {str(path)[:200]}", limit_bytes, wrong)
@@ -135,10 +137,10 @@ def read_beginning(
     missing: type[SlipwayError] = NotFoundError,
     wrong: type[SlipwayError] = WrongUseError,
 ) -> bytes:
-    """The first `length` bytes of the regular file `path`; fewer where it has fewer.
+    """The first `length` bytes of the regular file `path`; fewer if it is shorter.
 
-    Raises `missing` where there is none, and `wrong` for a folder, a pipe or a device, and for what this user may
-    not read. A pipe is not waited for: whether anything will ever write to it is not known.
+    Raises `missing` if it does not exist, and `wrong` for a folder, a pipe, a device, or a file that this user may
+    not read. It does not wait for a pipe, because nothing may ever write to it.
     """
     shown = str(path)[:200]
     try:
@@ -161,9 +163,9 @@ def read_beginning(
 
 
 def write_given(path: Path, content: bytes | str) -> None:
-    """Write the file that a user named. Raises `WrongUseError` where there can be none, or `DiskFullError`.
+    """Write the file that a user named. Raises `WrongUseError` if that is impossible, or `DiskFullError`.
 
-    A device or a pipe is written to, never replaced: root's `-o /dev/null` would turn it into a file.
+    A device or a pipe is written to, never replaced: otherwise root's `-o /dev/null` would turn it into a file.
     """
     try:
         if path.is_dir():
@@ -177,7 +179,7 @@ def write_given(path: Path, content: bytes | str) -> None:
 
 
 def _write_through(path: Path, content: bytes) -> None:
-    """Into what is there. A pipe that no program reads from is refused, not waited for."""
+    """Write to an existing device or pipe. A pipe that no program reads from is refused at once."""
     handle = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     os.set_blocking(handle, True)
     with os.fdopen(handle, "wb") as file:
@@ -187,14 +189,14 @@ def _write_through(path: Path, content: bytes) -> None:
 def within_limit(
     content: bytes, name: str, limit_bytes: int, wrong: type[SlipwayError] = WrongUseError
 ) -> bytes:
-    """`content`, unless it is longer than the limit. Raises `wrong`."""
+    """`content`, if it is not longer than the limit. Raises `wrong`."""
     if len(content) > limit_bytes:
         raise wrong(f"{name} is too large: at most {limit_bytes / 1e6:g} MB are read")
     return content
 
 
 def decode_text(content: bytes, name: str, wrong: type[SlipwayError] = WrongUseError) -> str:
-    """The UTF-8 text, without a byte order mark. Raises `wrong` that names the first wrong byte's place."""
+    """The UTF-8 text, without a byte order mark. Raises `wrong`, which names the position of the first wrong byte."""
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -1,7 +1,7 @@
-"""Which of a host's GPUs an engine is given. Pure.
+"""Which of a host's GPUs an engine gets. Pure.
 
-What is predicted, measured and bounded holds for these GPUs, so the engine must see no others: left alone, llama.cpp
-spreads over all that it sees, and CUDA counts the fastest first where memory is what a model needs.
+Measurements and bounds hold for these GPUs, so the engine must see no others: by default, llama.cpp spreads over all
+visible GPUs, and CUDA numbers the fastest first, while a model needs the one with the most memory.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 
 class HostGpu(NamedTuple):
-    """A GPU and its number on the host, by NVML: in the order of the PCI bus."""
+    """A GPU and its number on the host, as NVML counts: in the order of the PCI bus."""
 
     number: int
     gpu: Gpu
@@ -25,8 +25,9 @@ class HostGpu(NamedTuple):
 def choose_gpus(found: Sequence[HostGpu], count: int, visible: str | None = None) -> tuple[HostGpu, ...]:
     """The `count` GPUs with the most memory, the largest first.
 
-    `visible` is a `CUDA_VISIBLE_DEVICES` that was set for Slipway itself: numbers, taken to be in the order of the
-    PCI bus, or beginnings of UUIDs; no others are chosen, and as with CUDA, none after an entry that names none.
+    `visible` is the `CUDA_VISIBLE_DEVICES` that was set for Slipway itself: numbers, assumed to be in the
+    order of the PCI bus, or prefixes of UUIDs. Only these are chosen; as in CUDA, the first invalid entry
+    ends the list.
     """
     if visible is not None:
         found = _named(found, visible)
@@ -51,8 +52,8 @@ def _is_named(one: HostGpu, entry: str) -> bool:
 
 
 def visible_only(indices: Sequence[int]) -> Mapping[str, str]:
-    """The environment of a process on the host that is to see these GPUs alone; all, where none is given.
+    """The environment of a process on the host that is to see only these GPUs; all, if none is given.
 
-    Numbers and no UUIDs: vLLM before 0.24 dies of those (vllm-project/vllm#13815).
+    Numbers, not UUIDs: vLLM before 0.24 fails on those (vllm-project/vllm#13815).
     """
     return {ORDER: "PCI_BUS_ID", VISIBLE: ",".join(map(str, indices))} if indices else {}

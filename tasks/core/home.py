@@ -1,7 +1,7 @@
-"""`SLIPWAY_HOME` and who may look into it: its owner alone (docs/adr/0080).
+"""`SLIPWAY_HOME`, which only its owner may read (docs/adr/0080).
 
-It holds the key to the local API, Prefect's database, logs and prompts. A home that is shared with other users, or
-that is not Slipway's alone, is left as it is; what is confidential in it is closed all the same.
+It contains the key to the local API, Prefect's database, logs and prompts. A home that is shared with other users, or
+used for other things, keeps its permissions; confidential folders in it are closed nevertheless.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ ALLOWED = "allowed.toml"
 """The administrator's list (`tasks/core/allowed.py`)."""
 
 CONFIDENTIAL = ("prefect", "logs")
-"""Folders of the home that no other user may read, whatever the home itself is."""
+"""Folders of the home that no other user may read, whatever the home's own permissions."""
 
 _OWN_ENTRIES = frozenset(
     {
@@ -42,11 +42,11 @@ _OWN_ENTRIES = frozenset(
         *("records", "registry", "scripts", "services", "tables"),
     }
 )
-"""What homes hold that were made before they were closed. A folder with anything else may be somebody's `/srv`."""
+"""What homes contain that were made before homes were closed. A folder with anything else may be a user's `/srv`."""
 
 
 def make_home(home: Path) -> bool:
-    """Have `home` and close it to other users; whether one that was there had been open.
+    """Create `home` if needed and close it to other users; whether an existing one had been open.
 
     Raises what `make_folder` raises.
     """
@@ -54,9 +54,9 @@ def make_home(home: Path) -> bool:
 
 
 def close_home(home: Path) -> bool:
-    """Close a home that is there to other users, and what is confidential in it; whether it had been open.
+    """Close an existing home, and confidential folders in it, to other users; whether it had been open.
 
-    Does nothing where the folder is another user's, or cannot be changed (a read-only disk).
+    Does nothing if the folder belongs to another user, or cannot be changed (a read-only disk).
     """
     with contextlib.suppress(OSError):
         closed = _is_slipways_alone(home) and close_folder(home)
@@ -68,13 +68,13 @@ def close_home(home: Path) -> bool:
 
 
 def make_private_folder(folder: Path) -> None:
-    """Have `folder`, which no other user may look into. Raises what `make_folder` raises."""
+    """Create `folder`, which no other user may read. Raises what `make_folder` raises."""
     if not make_folder(folder, mode=PRIVATE_FOLDER):
         close_folder(folder)
 
 
 def close_folder(folder: Path) -> bool:
-    """Take other users' permissions on a folder of this user's away; whether there were any. Raises `OSError`."""
+    """Remove other users' permissions on a folder of this user; whether there were any. Raises `OSError`."""
     found = folder.stat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or not found.st_mode & _OTHERS:
         return False
@@ -83,7 +83,7 @@ def close_folder(folder: Path) -> bool:
 
 
 def _is_slipways_alone(home: Path) -> bool:
-    """Closing `/tmp` or a data disk would lock other users out of what is theirs."""
+    """Whether closing it would lock other users out of their own files, as with `/tmp` or a data disk."""
     shared = home.stat().st_mode & (stat.S_ISVTX | stat.S_ISGID)
     names = {entry.name for entry in home.iterdir() if not entry.name.endswith(PART)}
     return not shared and names <= _OWN_ENTRIES

@@ -1,7 +1,7 @@
 """The spec as a release keeps it: what was accepted when it was written stays readable. Pure.
 
-Bounds and checks of values grow tighter with time. A service whose release was made before must still start, roll
-back and stop; its values are taken as they were written. New specs go by `spec.parse_spec`.
+Bounds and checks get stricter over time. A service with an older release must still start, roll back and stop, so its
+values are used as written. New specs use `spec.parse_spec`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _CHECKS = {
     *("less_than", "less_than_equal", "greater_than", "greater_than_equal", "finite_number"),
     *("too_long", "string_too_long", "string_pattern_mismatch", "value_error"),
 }
-"""Kinds of error that tell of a value's bounds or form; others mean a damaged document, or another version's."""
+"""Kinds of error about a value's bounds or form; others mean a damaged document, or one of another version."""
 
 
 def _as_written(value: Any, handler: ValidatorFunctionWrapHandler) -> DeploySpec:
@@ -39,7 +39,7 @@ def _as_written(value: Any, handler: ValidatorFunctionWrapHandler) -> DeploySpec
                 raise
             bounds = [one.get("ctx", {}).get(bound) for bound in ("ge", "le")]
             kept[key] = _replace(values, key, next((bound for bound in bounds if bound is not None), None))
-        spec = _spec(handler(values))  # with others in their place; raises for a key that has no default
+        spec = _spec(handler(values))  # with other values instead; raises for a key without a default
         for key, was in kept.items():
             spec = _put(spec, key, was)
         return spec
@@ -56,7 +56,7 @@ def _spec(value: Any) -> DeploySpec:
 
 
 def _key(place: Sequence[int | str], values: Any) -> tuple[str, ...]:
-    """The keys of an error's place that the document has; what follows names pydantic's own steps, or list items."""
+    """The part of an error's location that the document has; the rest are pydantic's own steps, or list items."""
     found: list[str] = []
     for piece in place:
         if not isinstance(values, dict) or piece not in values:
@@ -67,7 +67,7 @@ def _key(place: Sequence[int | str], values: Any) -> tuple[str, ...]:
 
 
 def _replace(values: dict[str, Any], key: tuple[str, ...], bound: Any) -> Any:
-    """What was there; the bound, or the default, takes its place."""
+    """The value as written; the bound, or the default, replaces it."""
     for parent in key[:-1]:
         values = values[parent]
     was = values.pop(key[-1], None)

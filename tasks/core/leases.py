@@ -1,4 +1,4 @@
-"""The lease of a service: whoever changes it holds it, and says what for where that matters to those who wait."""
+"""The lease of a service: hold it to change the service; the holder may state a purpose for those who wait."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from tasks.core.files import file_lock, holder_says
 from tasks.core.settings import Settings
 
 WAIT_S = 5.0
-"""How long a command waits for what may be over at once, before it says that the service is worked on."""
+"""How long a command waits for a short operation before it says that another run works on the service."""
 
 END_S = 60.0
-"""How long `stop` waits for what brings the service back, which is asked to end."""
+"""How long `stop` waits for a recovery that it has asked to end."""
 
 _BRINGS_BACK = "is bringing it back"
 _POLL_S = 0.05
@@ -28,7 +28,7 @@ _held: ContextVar[frozenset[Path]] = ContextVar("slipway_held_leases", default=f
 
 @contextlib.contextmanager
 def hold_service(settings: Settings, name: str, *, wait_s: float | None = None) -> Iterator[None]:
-    """Hold the lease of a service. Another holder has `wait_s` to end, by default `WAIT_S`.
+    """Hold the lease of a service. Waits for another holder up to `wait_s`, by default `WAIT_S`.
 
     Raises `BusyError`, `StageCancelledError` if the run is cancelled while it waits, and `DiskError`.
     """
@@ -51,7 +51,7 @@ def share_service(settings: Settings, name: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def bring_back(settings: Settings, name: str, *, by: str, wait_s: float | None = None) -> Iterator[None]:
-    """Hold the lease while `by` brings the service back, which `end_service` ends with `StageCancelledError`."""
+    """Hold the lease while `by` brings the service back; `end_service` ends that with `StageCancelledError`."""
     purpose = f"{by} {_BRINGS_BACK}"
     with (
         _hold(settings, name, lambda _: WAIT_S if wait_s is None else wait_s, purpose),
@@ -62,7 +62,8 @@ def bring_back(settings: Settings, name: str, *, by: str, wait_s: float | None =
 
 @contextlib.contextmanager
 def end_service(settings: Settings, name: str) -> Iterator[None]:
-    """Hold the lease of a service that is to end. What brings it back now is asked to end, and has `END_S` for it."""
+    """Hold the lease of a service in order to end it. A recovery that holds it is asked to end, and has
+    `END_S` for that."""
     with (
         file_lock(_wish(settings, name), wait=True, holder=f"the end of {name}", shared=True),
         _hold(settings, name, lambda says: END_S if says.endswith(_BRINGS_BACK) else WAIT_S),
@@ -72,13 +73,13 @@ def end_service(settings: Settings, name: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def stoppable(settings: Settings, name: str) -> Iterator[None]:
-    """Work of the lease's holder that ends with `StageCancelledError` as soon as a `stop` waits for the lease."""
+    """Work under the lease that ends with `StageCancelledError` as soon as a `stop` waits for the lease."""
     with until(lambda: is_to_end(settings, name), f"slipway stop {name}"):
         yield
 
 
 def is_to_end(settings: Settings, name: str) -> bool:
-    """Whether a `stop` of the service waits now; one that was killed does not. For the lease's holder alone."""
+    """Whether a `stop` of the service waits now; one that was killed does not count. Only for the lease's holder."""
     path = _wish(settings, name)
     if not path.exists():
         return False
@@ -93,7 +94,7 @@ def is_to_end(settings: Settings, name: str) -> bool:
 def _hold(
     settings: Settings, name: str, patience: Callable[[str], float], purpose: str = ""
 ) -> Iterator[None]:
-    """`patience` tells, by what the other holder says that it does, how many seconds it has to end."""
+    """`patience` maps the other holder's purpose to the seconds that it has to end."""
     lease, begin = settings.service_lease(name), time.monotonic()
     with contextlib.ExitStack() as held:
         while True:

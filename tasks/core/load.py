@@ -1,4 +1,4 @@
-"""Load on a served model: what is asked of the clients, and what they measured."""
+"""Load on a served model: what clients send, and what they measured."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from tasks.core.frozen import Frozen
 class Prompts(Frozen):
     """What every request of a load looks like, with prompts that no two requests share.
 
-    Lengths are tokens; outputs vary by a quarter around `output_tokens`, so that requests do not march in step.
-    An engine that sends no byte for `silence_s` hangs; one that is not done after `timeout_s` is too slow.
+    Lengths are tokens; outputs vary by a quarter around `output_tokens`, so that requests do not run in lockstep.
+    An engine that sends no byte for `silence_s` hangs; one that has not finished after `timeout_s` is too slow.
     """
 
     prompt_tokens: int = Field(ge=1)
@@ -26,11 +26,11 @@ class Prompts(Frozen):
 
 
 class Load(Prompts):
-    """A closed loop: clients that each ask one streamed completion after another.
+    """A closed loop: each client requests one streamed completion after another.
 
-    The run ends once every client has had a whole answer, `min_s` have passed and `min_requests` are answered; after
-    `max_s` however few are. Unless `whole`, some tokens of every client are enough by then: that is no measure where
-    prompts take their time, as all clients begin with one.
+    The run ends once every client has had a complete answer, `min_s` have passed and `min_requests` are answered, and
+    in any case after `max_s`. Unless `whole`, some tokens from every client are enough by then, which is not a valid
+    measure if prompts take long, because all clients begin with one.
     """
 
     clients: int = Field(ge=1)
@@ -48,9 +48,9 @@ class Arrivals(StrEnum):
 
 
 class OpenLoad(Prompts):
-    """An open loop: `requests` that are sent at their times, whether or not earlier ones were answered.
+    """An open loop: `requests` that are sent on schedule, whether or not earlier ones were answered.
 
-    `rate_per_s` are requests a second. After the last one is sent, answers are awaited for `drain_s` at most.
+    `rate_per_s` is requests per second. After the last one is sent, answers are awaited for at most `drain_s`.
     """
 
     rate_per_s: float = Field(gt=0)
@@ -61,8 +61,8 @@ class OpenLoad(Prompts):
     def send_times(self) -> tuple[float, ...]:
         """When each request is to be sent, seconds from the start, ascending.
 
-        Poisson arrivals are those of a process that has exactly `requests` in the time: they are spread evenly at
-        random, so that every run asks the rate that was wanted, and not the rate it happened to draw.
+        Poisson arrivals are those of a process with exactly `requests` in the time, that is, uniformly random times,
+        so that every run has the requested rate and not one drawn at random.
         """
         if self.arrivals is Arrivals.CONSTANT:
             return tuple(number / self.rate_per_s for number in range(self.requests))
@@ -71,11 +71,11 @@ class OpenLoad(Prompts):
 
 
 class LoadFigures(Frozen):
-    """What a load run measured.
+    """The measurements of a load run.
 
-    `ttft` is the time from when a request was sent, or in an open loop was to be sent, to its first token; `tpot`
-    the time per token after the first, None where each answer came in one piece. `requests` counts those that had
-    their first token before the end. `tokens_per_s` is of all clients together, in a closed loop by
+    `ttft` is the time from when a request was sent (in an open loop: was scheduled) to its first token;
+    `tpot` the time per token after the first, None if each answer came in one piece. `requests` counts those
+    with a first token before the end. `tokens_per_s` is the sum over all clients, in a closed loop by
     `closed_throughput`.
     """
 
@@ -102,8 +102,8 @@ class LoadFigures(Frozen):
 class Wait(Frozen):
     """One request of an open loop, in seconds from the start of the run.
 
-    `arrived` is when it was to be sent, `first` when its first token came, `done` when the answer was whole; None
-    for what had not come by the end.
+    `arrived` is when it was scheduled, `first` when its first token came, `done` when the answer was
+    complete; None if that had not happened by the end.
     """
 
     arrived: float = Field(ge=0)
@@ -121,7 +121,7 @@ def open_load_for(
     prompt_tokens: int | None = None,
     seed: int = 0,
 ) -> OpenLoad:
-    """An open loop whose requests fit into `context` tokens; a run that takes long is given the time."""
+    """An open loop whose requests fit into `context` tokens; a long run gets the time that it needs."""
     return OpenLoad(
         rate_per_s=rate_per_s,
         arrivals=arrivals,
@@ -134,16 +134,17 @@ def open_load_for(
 
 
 def percentile(values: Sequence[float], share: float) -> float:
-    """The smallest value that at least `share` of all do not exceed: one that was measured."""
+    """The smallest measured value that at least `share` of all values do not exceed."""
     ranked = sorted(values)
     return ranked[max(0, -int(-share * len(ranked) // 1) - 1)]
 
 
 def closed_throughput(clients: Iterable[tuple[float, float]]) -> float:
-    """Tokens/s of the clients of a closed loop: of each the tokens of its answers, and the seconds that they took.
+    """Tokens/s of a closed loop's clients; for each, the tokens of its answers and the seconds that they took.
 
-    Each client counts for its own whole answers and their time. To divide all tokens by the length of the run would
-    charge it for prompts whose answers were cut off: the more, the more clients there are and the slower the engine.
+    Each client counts with its own complete answers and their time. Dividing all tokens by the length of the
+    run would count the time of prompts whose answers were cut off, which grows with the clients and with a
+    slower engine.
     """
     return sum(tokens / seconds for tokens, seconds in clients if seconds > 0)
 
@@ -151,7 +152,7 @@ def closed_throughput(clients: Iterable[tuple[float, float]]) -> float:
 def figures_of(
     *, requests: int, seconds: float, tokens_per_s: float, ttft_ms: Sequence[float], tpot_ms: Sequence[float]
 ) -> LoadFigures:
-    """Figures of a run from those of its requests; at least one `ttft_ms`."""
+    """Figures of a run from those of its requests; needs at least one `ttft_ms`."""
     return LoadFigures(
         requests=requests,
         seconds=seconds,
@@ -164,17 +165,17 @@ def figures_of(
 
 
 def shortest_output(output_tokens: int) -> int:
-    """The shortest output of a load that asks for `output_tokens`."""
+    """The shortest output of a load with `output_tokens`."""
     return max(2, 2 * output_tokens - longest_output(output_tokens))
 
 
 def longest_output(output_tokens: int) -> int:
-    """The longest output of a load that asks for `output_tokens`."""
+    """The longest output of a load with `output_tokens`."""
     return output_tokens + output_tokens // 4
 
 
 def load_for_decoding(*, context: int, output_tokens: int, seed: int = 0) -> Load:
-    """One client whose time goes almost wholly into decoding: next to no prompt, a long answer."""
+    """One client that spends almost all its time in decoding: a tiny prompt, a long answer."""
     room = context - longest_output(output_tokens)
     return Load(
         clients=1,
@@ -199,5 +200,5 @@ def load_for(
 
 
 def prompt_for(context: int, output_tokens: int) -> int:
-    """Tokens of a prompt that fits into `context` beside its output: a quarter of it, at most 128."""
+    """Tokens of a prompt that fits into `context` with its output: a quarter of it, at most 128."""
     return max(1, min(128, context // 4, context - longest_output(output_tokens)))

@@ -1,7 +1,8 @@
 """What a staged model consists of.
 
-Written last, so a folder with a manifest is whole or damaged, never unfinished. It carries the digest of each chunk,
-so that damage is found in parallel and mended chunk by chunk, and a seal, so that damage to itself is found, too.
+Written last, so a folder with a manifest is complete or damaged, never unfinished. It has the digest of each
+chunk, so that damage is found in parallel and repaired chunk by chunk, and a seal that shows damage to the
+manifest itself.
 """
 
 from __future__ import annotations
@@ -64,12 +65,12 @@ class Manifest(Frozen):
 
     @property
     def digest(self) -> str:
-        """Names the model by its content, wherever it came from."""
+        """Digest that names the model by its content, whatever its source."""
         return digest_of([[file.path, file.size_bytes, file.digest] for file in self.files])
 
     @property
     def size_bytes(self) -> int:
-        """All files together."""
+        """Size of all files, bytes."""
         return sum(file.size_bytes for file in self.files)
 
     @property
@@ -78,7 +79,7 @@ class Manifest(Frozen):
         return tuple(file for file in self.files if file.kind == "weights")
 
     def render(self) -> str:
-        """The document, sealed: every byte of it counts."""
+        """The document with its seal over every byte."""
         body = self.model_dump(mode="json", by_alias=True)
         return json.dumps({**body, "seal": _seal(body)}, indent=1) + "\n"
 
@@ -111,7 +112,7 @@ class Manifest(Frozen):
             raise _damaged(path, error.errors()[0]["msg"]) from None
         for file in manifest.files:
             if why := why_unsafe(file.path):
-                raise _damaged(path, f"the name of a file is refused, as {why}")
+                raise _damaged(path, f"the name of a file is refused: {why}")
         if manifest.render().encode() != text:
             raise _damaged(path, "it is not as it was written")
         return manifest
@@ -128,7 +129,7 @@ def _damaged(path: Path, why: str) -> ModelError:
 def damaged_chunks(
     folder: Path, files: Sequence[StagedFile], chunk_bytes: int = CHUNK_BYTES
 ) -> Mapping[str, tuple[int, ...]]:
-    """Numbers of the chunks that hold other bytes than they should, by file; all of a file that is not there."""
+    """Numbers of the damaged chunks by file; all chunks of a missing file."""
     whole = [file for file in files if _has_size(folder, file, chunk_bytes)]
     bad = {file.path: set(range(len(file.chunks))) for file in files if file not in whole}
     work = _Work((file, number) for file in whole for number in range(len(file.chunks)))
@@ -150,16 +151,18 @@ def damaged_chunks(
 def damaged_files(
     folder: Path, files: Sequence[StagedFile], chunk_bytes: int = CHUNK_BYTES
 ) -> tuple[str, ...]:
-    """Paths of those files that are missing or hold other bytes than they should."""
+    """Paths of the files that are missing or damaged."""
     return tuple(damaged_chunks(folder, files, chunk_bytes))
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """As `Manifest.read`; raises `ModelError` for a folder without one, too."""
+    """As `Manifest.read`, but also raises `ModelError` for a folder without a manifest."""
     try:
         return Manifest.read(folder)
     except (FileNotFoundError, NotADirectoryError):
-        raise ModelError(f"{folder} holds no staged model", fix="stage one: slipway stage copy") from None
+        raise ModelError(
+            f"{folder} does not contain a staged model", fix="stage one: slipway stage copy"
+        ) from None
 
 
 def verify(folder: Path) -> tuple[Manifest, tuple[str, ...]]:
@@ -169,7 +172,7 @@ def verify(folder: Path) -> tuple[Manifest, tuple[str, ...]]:
 
 
 def is_intact(folder: Path, manifest_digest: str) -> bool:
-    """Whether `folder` still holds, byte for byte, the model of that digest."""
+    """Whether `folder` still contains, byte for byte, the model of that digest."""
     try:
         manifest, damaged = verify(folder)
     except ModelError:
@@ -178,7 +181,7 @@ def is_intact(folder: Path, manifest_digest: str) -> bool:
 
 
 class _Work:
-    """Chunks that several threads take one by one."""
+    """Chunks, from which several threads take one at a time."""
 
     def __init__(self, items: Iterator[tuple[StagedFile, int]]) -> None:
         self._items = items
@@ -204,7 +207,7 @@ def _look(
             digest = chunk_digest(
                 folder / file.path, offset, min(chunk_bytes, file.size_bytes - offset), buffer
             )
-        except OSError:  # gone since, or the disk itself cannot read it
+        except OSError:  # removed since, or the disk cannot read it
             digest = None
         if digest != file.chunks[number]:
             bad.append((file.path, number))
@@ -212,7 +215,7 @@ def _look(
 
 
 def chunk_digest(path: Path, offset: int, length: int, buffer: Buffer) -> str:
-    """BLAKE3 of these bytes of a file, in hexadecimal; `buffer` holds them then. Raises `OSError`."""
+    """BLAKE3 of these bytes of a file, in hexadecimal; afterwards they are in `buffer`. Raises `OSError`."""
     state = blake3()
     with DirectFile(path, 0) as file:
         file.read_into(offset, length, buffer, 0, state.update)

@@ -1,4 +1,4 @@
-"""What artifacts are made of: a head that every stage's page shares, and tables that no cell can break. Pure."""
+"""Building blocks of artifacts: the head that all stages share, and tables that no cell can break. Pure."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from collections.abc import Iterable, Sequence
 
 
 def page(stage: str, verdict: str, reason: str, *parts: str) -> str:
-    """`# Stage: verdict`, the reason in a sentence, then the parts that are not empty."""
+    """`# Stage: verdict`, the reason in a sentence, then the non-empty parts."""
     sentence = reason if reason.endswith((".", "!", "?", "…")) else f"{reason}."
     head = f"# {stage.capitalize()}: {verdict.replace('_', ' ')}"
     return "\n\n".join(part for part in (head, cell(sentence, table=False), *parts) if part) + "\n"
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, right: Sequence[str] = ()) -> str:
-    """A table; the columns named in `right` hold figures and are aligned there."""
+    """A table; the columns named in `right` are right-aligned figures."""
     lines = [
         "| " + " | ".join(columns) + " |",
         "|" + "|".join("---:" if column in right else "---" for column in columns) + "|",
@@ -23,7 +23,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, right: Seque
 
 
 def section(title: str, *parts: str) -> str:
-    """`## Title` and what is below it; nothing where there is nothing to say."""
+    """`## Title` and its body; nothing if the body is empty."""
     found = [part for part in parts if part]
     return "\n\n".join([f"## {title}", *found]) if found else ""
 
@@ -34,7 +34,7 @@ def bullets(lines: Iterable[str]) -> str:
 
 
 def fenced(text: str) -> str:
-    """A code block that its text cannot end."""
+    """A code block whose text cannot close it."""
     fence = "```"
     while fence in text:
         fence += "`"
@@ -42,6 +42,6 @@ def fenced(text: str) -> str:
 
 
 def cell(text: str, *, table: bool = True) -> str:
-    """One line of text that cannot end a table's cell, nor become a tag."""
+    """One line of text that can neither end a table's cell nor become an HTML tag."""
     text = " ".join(text.replace("<", "&lt;").split())
     return text.replace("|", "\\|") if table else text

@@ -1,4 +1,4 @@
-"""The `MLmodel` file that MLflow writes beside a model: the one value of it that Slipway needs.
+"""The `MLmodel` file that MLflow writes with a model: the one value in it that Slipway needs.
 
 https://mlflow.org/docs/latest/model/#mlmodel-file
 """
@@ -21,12 +21,12 @@ _TEXT = "tag:yaml.org,2002:str"
 def weights_folder(content: bytes) -> str:
     """The folder of the weights of a model that was logged with the flavor `transformers`. Pure.
 
-    Nothing else in the file is turned into values: it comes from whoever logged the model. Raises `ModelError`.
+    Nothing else in the file is turned into values, because the file is untrusted. Raises `ModelError`.
     """
     flavor = _held(_held(_root(content), "flavors"), "transformers")
     if not isinstance(flavor, yaml.MappingNode):
         raise ModelError(
-            "the model was logged with a flavor of MLflow that is not transformers",
+            "the model was logged with an MLflow flavor other than transformers",
             fix="log the folder in the Hugging Face layout itself",
         )
     named = _held(flavor, "model_binary")
@@ -48,10 +48,10 @@ def _root(content: bytes) -> yaml.Node | None:
     try:
         for event in yaml.parse(content, Loader=_LOADER):
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-            if depth > _DEEPEST:  # libyaml's composer calls itself, and would end the process
+            if depth > _DEEPEST:  # libyaml's composer is recursive, and would crash the process
                 raise _unreadable(f"its values are nested more than {_DEEPEST} deep")
         return yaml.compose(content, Loader=_LOADER)
-    except (yaml.YAMLError, ValueError, OverflowError):  # the last two: escapes of no character
+    except (yaml.YAMLError, ValueError, OverflowError):  # the last two: invalid escapes
         raise _unreadable("it is not YAML") from None
 
 

@@ -1,4 +1,4 @@
-"""What a model's `config.json` says of its architecture: the sizes that memory and conversion depend on."""
+"""What a model's `config.json` says about its architecture: the sizes that memory and conversion depend on."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ FAMILIES = {
     "Qwen2ForCausalLM": "qwen2",
     "Qwen3MoeForCausalLM": "qwen3",
 }
-"""Architectures whose sizes are read as below. What is not converted is served by engines that load folders."""
+"""Architectures whose sizes can be read. Engines that load folders serve those that cannot be converted."""
 
 
 _LIMIT_BYTES = 10_000_000
@@ -38,7 +38,7 @@ Size = Annotated[int, Field(gt=0, le=2 * _LARGEST)]
 class ModelShape(Frozen):
     """Sizes of a decoder-only transformer.
 
-    `latent` is the width of what multi-head latent attention keeps of a token and layer in place of keys and values.
+    `latent` is the width of what multi-head latent attention keeps per token and layer instead of keys and values.
     """
 
     architecture: str
@@ -54,7 +54,7 @@ class ModelShape(Frozen):
 
     @property
     def kv_bytes_per_token(self) -> int:
-        """Bytes of one token's keys and values, which are kept in 16 bits."""
+        """Bytes of one token's keys and values, which have 16 bits each."""
         return self.layers * (self.latent or 2 * self.kv_heads * self.head_dim) * 2
 
 
@@ -63,7 +63,7 @@ def read_model_config(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     fix = "give a folder in the Hugging Face layout"
     if not os.path.lexists(path):
-        raise ModelError(f"{folder} holds no config.json", fix=fix)
+        raise ModelError(f"{folder} contains no config.json", fix=fix)
     text = read_given(
         path, "configuration", limit_bytes=_LIMIT_BYTES, fix=fix, missing=ModelError, wrong=ModelError
     )
@@ -86,7 +86,7 @@ def _parse(text: bytes, path: str) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise ModelError(f"{path} is not JSON: {error}") from error
     if not isinstance(config, dict):
-        raise ModelError(f"{path} holds no JSON object")
+        raise ModelError(f"{path} is not a JSON object")
     return config
 
 
@@ -96,7 +96,7 @@ def shape_of(config: Mapping[str, Any], path: str) -> ModelShape:
     family = FAMILIES.get(architecture)
     if family is None:
         raise ModelError(
-            f"{path}: the architecture {architecture} is not one that Slipway knows",
+            f"{path}: Slipway does not know the architecture {architecture}",
             fix=f"use one of {', '.join(FAMILIES)}",
         )
     try:
@@ -122,7 +122,7 @@ def check_convertible(shape: ModelShape, path: str) -> None:
     """Raise `ModelError` for a model that cannot be converted to GGUF."""
     if shape.architecture not in CONVERTIBLE:
         raise ModelError(
-            f"{path}: the architecture {shape.architecture} is not one that Slipway can convert to GGUF",
+            f"{path}: Slipway cannot convert the architecture {shape.architecture} to GGUF",
             fix=f"use one of {', '.join(CONVERTIBLE)}, or an engine that loads folders: engine: vllm or transformers",
         )
 
@@ -134,7 +134,7 @@ def _architecture(config: Mapping[str, Any]) -> str:
 
 
 def _size(config: Mapping[str, Any], key: str, default: int | None = None) -> int:
-    """A size as the file gives it; the default where it gives none. Raises `KeyError` or `ValueError`."""
+    """A size from the file, or the default. Raises `KeyError` or `ValueError`."""
     value = config.get(key, default)
     if value is None:
         if default is None:

@@ -1,7 +1,7 @@
 """Names that come from outside, such as object keys, manifests, indexes and registries: one rule for all of them.
 
-A name is refused if it leads out of the folder that it is for, or if a file system, a terminal or another tool would
-read it differently from Slipway.
+A name is refused if it leads out of its folder, or if a file system, a terminal or another tool might interpret it
+differently from Slipway.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 from tasks.core.errors import UnsafeNameError
 
 LONGEST_COMPONENT_BYTES = 255
-"""What Linux file systems take between two slashes."""
+"""Limit of Linux file systems for one path component."""
 
 _SHOWN_LETTERS = 80
 
@@ -20,8 +20,8 @@ _SHOWN_LETTERS = 80
 def inside(folder: Path, name: object, where: str, *, follow: bool = False) -> Path:
     """The path of `name`, a relative path with `/` between its components, below `folder`.
 
-    The folders on the way may not be links that lead out. The last component may be one, because a writer replaces
-    it; with `follow`, for readers, it may not. `where` names the document or the server that the name comes from.
+    Folders on the way may not be links that lead out. The last component may be, because a writer replaces it; with
+    `follow`, for readers, it may not. `where` names the document or the server that the name comes from.
 
     Raises `UnsafeNameError`.
     """
@@ -37,7 +37,7 @@ def inside(folder: Path, name: object, where: str, *, follow: bool = False) -> P
 
 
 def checked(name: object, where: str) -> str:
-    """The same name, if it stays below whatever folder it is used in. Raises `UnsafeNameError`."""
+    """The name, if it stays inside any folder that it is used in. Raises `UnsafeNameError`."""
     why = why_unsafe(name)
     if why is not None:
         raise _refused(name, where, why)
@@ -61,14 +61,14 @@ def why_unsafe(name: object) -> str | None:
     if not is_utf8(name):
         return "it is not valid UTF-8"
     if not name.isprintable():
-        return "it holds characters that cannot be printed"
+        return "it contains characters that cannot be printed"
     if "\\" in name:
-        return "it holds a backslash"
+        return "it contains a backslash"
     if name.startswith("/"):
         return "it is an absolute path"
     for component in name.split("/"):
         if component in ("", ".", ".."):
-            return f"{component!r} leads elsewhere" if component else "it holds an empty component"
+            return f"{component!r} leads elsewhere" if component else "it contains an empty component"
         if len(component.encode()) > LONGEST_COMPONENT_BYTES:
             return f"a component of it has more than {LONGEST_COMPONENT_BYTES} bytes"
     return None
@@ -80,7 +80,7 @@ def is_file_name(name: object) -> bool:
 
 
 def shown(name: object) -> str:
-    """The name in letters that can be printed, on one line of bounded length."""
+    """The name in printable characters, on one line of bounded length."""
     text = name if isinstance(name, str) else repr(name)
     return repr(text[:_SHOWN_LETTERS] + "…" if len(text) > _SHOWN_LETTERS else text)
 
@@ -95,7 +95,7 @@ def some_of(names: Sequence[str], most: int = 8) -> str:
 
 
 def is_utf8(name: str) -> bool:
-    """Whether it can be written as UTF-8: names of files may hold other bytes."""
+    """Whether it can be encoded as UTF-8: file names may contain other bytes."""
     try:
         name.encode()
     except UnicodeEncodeError:

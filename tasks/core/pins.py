@@ -1,4 +1,4 @@
-"""Exact versions in a list of requirements or a lock: what both have in common."""
+"""Exact versions in a list of requirements or a lock."""
 
 from __future__ import annotations
 
@@ -10,5 +10,5 @@ _PIN = re.compile(r"^[ \t]*([A-Za-z0-9][A-Za-z0-9._-]*)(?:\[[^\]]*\])?==([^\s;\\
 
 
 def pinned_versions(text: str) -> dict[str, str]:
-    """Version by canonical name of each line `name==version`; other lines say nothing about versions."""
+    """Version by canonical name of each line `name==version`; other lines are ignored."""
     return {str(canonicalize_name(name)): version for name, version in _PIN.findall(text)}

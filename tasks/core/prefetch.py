@@ -15,8 +15,8 @@ RESERVE_FRACTION = 0.1
 
 @dataclass
 class Prefetched:
-    """What a prefetch has done so far. `why_not` says why it left something undone; `ended` is set when it does no
-    more."""
+    """What a prefetch has done so far. `why_not` says why it did not read something; `ended` is set when it has
+    finished."""
 
     read_bytes: int = 0
     seconds: float = 0.0
@@ -25,7 +25,7 @@ class Prefetched:
 
 
 Prefetch = Callable[[Sequence[Path]], AbstractContextManager[Prefetched]]
-"""Reads these files, or the files in these folders, beside a `with` block, and ends with it. Never raises."""
+"""Reads these files, or the files in these folders, during a `with` block, and ends with it. Never raises."""
 
 
 @contextlib.contextmanager
@@ -35,11 +35,11 @@ def no_prefetch(paths: Sequence[Path]) -> Iterator[Prefetched]:
 
 
 def why_not(missing_bytes: int, available_bytes: int) -> str | None:
-    """Why so much is better not read ahead: the last pages would push out the first. None if it fits."""
+    """Why this much should not be read ahead: the last pages would evict the first. None if it fits."""
     room = int(available_bytes * (1 - RESERVE_FRACTION))
     if missing_bytes <= room:
         return None
     return (
-        f"{missing_bytes / 1e9:.1f} GB do not fit into the {room / 1e9:.1f} GB of memory that may be used: "
+        f"{missing_bytes / 1e9:.1f} GB do not fit into the {room / 1e9:.1f} GB of usable memory: "
         "the engine reads the files by itself"
     )

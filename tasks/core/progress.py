@@ -1,4 +1,4 @@
-"""How work that takes time says where it is, without knowing who listens.
+"""How long work reports its progress, without knowing who listens.
 
 The command shows it on the terminal; a run also sends it to Prefect's log.
 """
@@ -19,11 +19,11 @@ Listener = Callable[[str, str], None]
 """Called with the stage's name and one line of text, possibly from several threads."""
 
 _log = logging.getLogger("slipway")
-_log.setLevel(logging.INFO)  # left to the root's default, a worker's runs would show none of it
+_log.setLevel(logging.INFO)  # at the root logger's default level, a worker's runs would not show any of it
 
 
 def to_log(stage: str, line: str) -> None:
-    """The listener of a run: Prefect takes what this logger says (`PREFECT_LOGGING_EXTRA_LOGGERS`)."""
+    """The listener of a run: Prefect collects this logger's messages (`PREFECT_LOGGING_EXTRA_LOGGERS`)."""
     _log.info("%s: %s", stage, line)
 
 
@@ -54,7 +54,7 @@ def say(stage: str, line: str) -> None:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a copy is: bytes done and in all, and the seconds that the done ones took."""
+    """How far a copy is: bytes done, total bytes, and seconds so far."""
 
     done_bytes: int
     total_bytes: int
@@ -83,12 +83,12 @@ class Meter:
         self._start = time.monotonic()
 
     def add(self, size_bytes: int) -> None:
-        """So many more are done."""
+        """Add bytes that are done."""
         with self._lock:
             self._done += size_bytes
 
     def progress(self) -> Progress:
-        """Where it stands now."""
+        """The current state."""
         return Progress(self._done, self._total, time.monotonic() - self._start)
 
 
@@ -96,28 +96,29 @@ _meter: ContextVar[Meter | None] = ContextVar("slipway_meter", default=None)
 
 
 def meter(found: Meter | None) -> None:
-    """Count what `advance` tells in this context, and in contexts copied from it, with this meter, or not at all."""
+    """Count the calls of `advance` in this context, and in contexts copied from it, with this meter, or not
+    at all."""
     _meter.set(found)
 
 
 def advance(size_bytes: int) -> None:
-    """So many bytes of the work at hand are done; nobody need be listening."""
+    """Report that many bytes of the current work as done, if a meter counts them."""
     if (found := _meter.get()) is not None:
         found.add(size_bytes)
 
 
 Follower = Callable[[float, str], None]
-"""Called with the share of the work that is done, from 0 to 1, and with what the last step found."""
+"""Called with the share of the work that is done, from 0 to 1, and with the result of the last step."""
 
 _follower: ContextVar[Follower | None] = ContextVar("slipway_follower", default=None)
 
 
 def follow_steps(follower: Follower | None) -> None:
-    """Hand what `step` tells in this context, and in contexts copied from it, to this follower, or to none."""
+    """Pass the calls of `step` in this context, and in contexts copied from it, to this follower, or to none."""
     _follower.set(follower)
 
 
 def step(share: float, line: str) -> None:
-    """A step of the work at hand is done, `share` of all by a fair guess; nobody need be listening."""
+    """Report a step of the current work as done, `share` of the total by estimate, if a follower listens."""
     if (found := _follower.get()) is not None:
         found(min(1.0, share), line)

@@ -1,8 +1,8 @@
-"""What the proxy variables of whoever starts Slipway mean for its own clients. Pure.
+"""What the user's proxy variables mean for Slipway's own clients. Pure.
 
-Two things go wrong with them. A proxy is meant for the outside, and without an exception in `NO_PROXY` the address
-127.0.0.1 is asked of it, too. And httpx, Prefect's client among its users, raises for values that other programs
-read or pass over: a network of IPv6 addresses in `NO_PROXY`, or a proxy that it does not know.
+Two things go wrong with them. A proxy is meant for the outside, but without an exception in `NO_PROXY` requests to
+127.0.0.1 go to it too. And httpx, which Prefect's client uses, raises for values that other programs accept
+or ignore: an IPv6 network in `NO_PROXY`, or an unknown kind of proxy.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ _PROXY = re.compile(
 )
 _SCHEMES = {None, "http", "https", "socks5", "socks5h"}
 _DESKTOP_SCHEME = re.compile(r"socks://", re.IGNORECASE)
-"""What GNOME writes into `all_proxy`; it means version 5."""
+"""What GNOME writes into `all_proxy`, meaning SOCKS5."""
 
 
 @dataclass(frozen=True)
 class ProxyChanges:
-    """Variables to set, and names of those to remove because no client can use what they hold."""
+    """Variables to set, and names of those to remove because no client can use their value."""
 
     set_to: dict[str, str]
     unusable: tuple[str, ...] = ()
 
 
 def plan_proxies(environ: Mapping[str, str]) -> ProxyChanges:
-    """What has to change in `environ` so that clients start, and reach the loopback without a proxy."""
+    """The changes to `environ` that let clients start, and reach the loopback without a proxy."""
     given = {name: value for name, value in environ.items() if name.lower() in _PROXIES and value}
     usable = {name: _DESKTOP_SCHEME.sub("socks5://", value.strip()) for name, value in given.items()}
     unusable = tuple(name for name, value in usable.items() if not _is_proxy(value))
@@ -56,7 +56,7 @@ def _exceptions(environ: Mapping[str, str]) -> tuple[str, ...]:
 
 
 def _host_of(entry: str) -> Iterator[str]:
-    """The entry as httpx reads it; nothing for a network of IPv6 addresses or what is not a host at all."""
+    """The entry as httpx reads it; empty for an IPv6 network or an invalid host."""
     address = entry.strip("[]")
     try:
         network = ipaddress.ip_network(address, strict=False)

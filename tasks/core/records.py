@@ -1,4 +1,4 @@
-"""Records: what was found, once, for ever. They are the knowledge base and the cache (DESIGN 2, 3)."""
+"""Records: results, written once and never changed. They are the knowledge base and the cache (docs/design.md)."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ NumberKind = Literal["measured", "predicted", "prior"]
 
 
 FOREIGN_LOAD = "foreign_load"
-"""The figure that says which share of the processors others used while the figures beside it were measured."""
+"""The figure for the share of the CPUs that other processes used during the measurement."""
 
 
 _READ_BACK = ("inputs", "result")
-"""Evidence from which Slipway goes on: what is hidden in it by its look alone would be a path that is not there."""
+"""Evidence that Slipway reads back: text that only looks like a secret must stay, because it may be a path."""
 
 
 class Number(Frozen):
@@ -41,8 +41,8 @@ class Record(BaseModel):
     """One result of one stage. Immutable; fields of another version are ignored.
 
     `outcome` is the stage's verdict, or `fault` or `cancelled`. `inputs_digest` names everything that decided
-    the result. `evidence["result"]` holds the stage's typed result, so that a good record can stand in for
-    the work. `consulted` are ids of records that the decision used.
+    the result. `evidence["result"]` holds the stage's typed result, so that a good record can be used instead
+    of doing the work. `consulted` are ids of records that the decision used.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -72,8 +72,8 @@ class Record(BaseModel):
 
     @property
     def path(self) -> str:
-        """Where it stands in a store: its id first, so that names sort by time; its inputs' digest tells whether
-        it can stand in for a stage's work before it is read."""
+        """Its path in a store. The id comes first, so that names sort by time; the inputs' digest shows,
+        without reading the record, whether it can be used for a stage."""
         return f"{self.stage}/{self.id}{inputs_suffix(self.inputs_digest)}"
 
     def to_json(self) -> str:
@@ -84,8 +84,8 @@ class Record(BaseModel):
 class RecordStore(Protocol):
     """Where records live: append and read, never change.
 
-    An object that is no record, or of another version of Slipway, is told of (`progress.say`) and left out of what
-    is listed: one damaged object must not stop every stage that looks for a former result.
+    An object that is not a record, or from another version of Slipway, is reported (`progress.say`) and skipped: one
+    damaged object must not stop every stage that looks for an earlier result.
     """
 
     def put(self, record: Record) -> None:
@@ -100,7 +100,7 @@ class RecordStore(Protocol):
     def with_inputs(
         self, stage: StageName, inputs_digest: str, newest: int | None = None
     ) -> Sequence[Record]:
-        """A stage's records with these inputs, oldest first; others are not read. At most the `newest` so many."""
+        """A stage's records with these inputs, oldest first; others are not read. At most the `newest` many."""
 
     def latest(self, stage: StageName, subject: str) -> Record | None:
         """The stage's newest record of that subject that came to an answer. Older ones are not read."""
@@ -110,12 +110,12 @@ class RecordStore(Protocol):
 
 
 def inputs_suffix(inputs_digest: str) -> str:
-    """How the object of a record with these inputs ends."""
+    """End of the object name of a record with these inputs."""
     return f"-{short(inputs_digest)}.json"
 
 
 def inputs_digest(stage: StageName, inputs: Mapping[str, Any], consulted: Sequence[str] = ()) -> str:
-    """Names everything that decides a stage's result."""
+    """Digest of everything that decides a stage's result."""
     return digest_of({"stage": stage, "inputs": dict(inputs), "consulted": sorted(consulted)})
 
 
@@ -132,13 +132,13 @@ def next_id(store: RecordStore) -> str:
 
 
 def newest_id(names: Iterable[str], than: str) -> str | None:
-    """The greatest of the ids with which these names of objects begin, if it is above `than`."""
+    """The greatest id at the start of these object names, if it is greater than `than`."""
     ids = (name[: len(than)] for name in names if name[: len(than)] > than)
     return max(filter(_is_id, ids), default=None)
 
 
 def _is_id(text: str) -> bool:
-    """Whether it is an id after which there can be another one."""
+    """Whether it is a valid id with a successor."""
     try:
         ULID.from_timestamp(ULID.from_str(text).milliseconds + 1)
     except ValueError:
@@ -159,7 +159,7 @@ def new_record(
     consulted: Sequence[str] = (),
     store: RecordStore | None = None,
 ) -> Record:
-    """A record of now, with secrets redacted. Its id sorts after all those in the `store` that it is made for."""
+    """A new record, with secrets redacted. Its id sorts after all those in the `store` that it is made for."""
     return Record(
         id=next_id(store) if store else str(ULID()),
         at=datetime.now(UTC),
@@ -179,12 +179,12 @@ def new_record(
 
 
 def read_each(documents: Iterable[tuple[bytes, str]]) -> Iterator[Record]:
-    """Parse documents given with their names; what is no record is told of and left out."""
+    """Parse documents, given with their names; anything that is not a record is reported and skipped."""
     for content, name in documents:
         try:
             yield parse_record(content, name)
         except RecordError as error:
-            say("knowledge", f"left out: {error.what}")
+            say("knowledge", f"skipped: {error.what}")
 
 
 def first_answered(records: Iterable[Record], subject: str) -> Record | None:
@@ -205,21 +205,20 @@ def parse_record(content: bytes, name: str) -> Record:
 
 
 def load_words(numbers: Mapping[str, Number], busy_share: float) -> str:
-    """`, under foreign load (…)` where others used more than `busy_share` of the processors; else nothing."""
+    """`, under foreign load (…)` if others used more than `busy_share` of the CPUs; else empty."""
     load = numbers.get(FOREIGN_LOAD)
     if load is None or load.value <= busy_share:
         return ""
-    return f", under foreign load ({load.value:.0%} of the processors)"
+    return f", under foreign load ({load.value:.0%} of the CPUs)"
 
 
 def standing(
     records: Sequence[Record], *, inputs_digest: str, host_fingerprint: str | None = None
 ) -> Record | None:
-    """The record that may stand in for the work with these inputs; on this host if a fingerprint is given.
+    """The record to use instead of doing the work with these inputs; on this host if a fingerprint is given.
 
-    The newest answer decides: where that says no, an older one that said yes no longer counts. Runs that ended
-    without an answer (`fault`, `cancelled`) say nothing about the result: they are passed over, so that a network
-    that was away does not throw away measurements.
+    The newest answer decides: if it says no, an older one that said yes no longer counts. Runs that ended without an
+    answer (`fault`, `cancelled`) are skipped, so that a network failure does not discard measurements.
     """
     for record in sorted(records, key=lambda record: record.id, reverse=True):
         if record.inputs_digest != inputs_digest or not record.answered:

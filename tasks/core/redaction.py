@@ -1,4 +1,4 @@
-"""What must not leave this process in plain text: passwords, tokens and keys. One redaction for every way out.
+"""Redaction of passwords, tokens and keys, which must not leave this process in plain text.
 
 Errors (`errors.py`), lines of progress, records, artifacts, JSON documents and logs all pass through here.
 """
@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 HIDDEN = "***"
 SHORTEST_SECRET = 8
-"""Characters of the shortest value of a variable that is looked for in a text: `true` or `1` would blot out words."""
+"""Shortest value of a variable that is redacted, in characters: `true` or `1` would blot out words."""
 
 _VARIABLE = re.compile(
     r"SECRET|(?<!MAX_)(?<!NUM_)TOKEN(?!IZ|S_PER)|PASSWORD|PASSWD|PASSPHRASE|(?:^|_)PASS(?:$|_(?!ENV))|CREDENTIAL|API_?KEY"
@@ -23,9 +23,9 @@ _VARIABLE = re.compile(
 )
 _PATH = re.compile(r"_(?:FILE|PATH|DIR)$", re.IGNORECASE)
 _PLACE = re.compile(rf"{_PATH.pattern}|_CREDENTIALS$", re.IGNORECASE)
-"""Variables that name where a secret is kept: the path is no secret, and an error has to name it.
+"""Variables that name the file of a secret: the path is not a secret, and errors must name it.
 
-`GOOGLE_APPLICATION_CREDENTIALS` is one; others of that ending may hold the secret itself.
+`GOOGLE_APPLICATION_CREDENTIALS` is one; others with that ending may hold the secret itself.
 """
 
 _KEY = r"password|passwd|passphrase|secret|api[_-]?key|access[_-]?key|private[_-]?key|auth[_-]?string|token(?!s|iz)"
@@ -42,7 +42,7 @@ def _compiled(*rules: tuple[str, str], flags: int = re.IGNORECASE) -> tuple[tupl
 
 
 _IN_ADDRESSES = _compiled(
-    # A password with a slash in it: a port is followed by a slash, too, but is a number.
+    # A password may contain a slash; a port is followed by one too, but is a number.
     (r"(?<=://)[^/\s:@\[\"']{0,256}:(?!\d{1,5}(?:[/?#\s]|$))[^\s\"'<>]{0,512}@", f"{HIDDEN}@"),
     (r"(?<=://)[^/\s\"'<>]{0,512}@", f"{HIDDEN}@"),
 )
@@ -62,7 +62,7 @@ _LABELLED = _compiled(
         rf"\g<1>{HIDDEN}",
     ),
 )
-"""What stands behind the name of a header, a parameter or a key."""
+"""The value after the name of a header, a parameter or a key."""
 
 _BY_LOOK = _compiled(
     (r"\b(?:AKIA|ASIA|AROA|AIDA)[A-Z0-9]{16}\b", HIDDEN),
@@ -73,8 +73,8 @@ _BY_LOOK = _compiled(
     (r"-----BEGIN [A-Z ]*PRIVATE KEY-----[\s\S]*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)", HIDDEN),
     flags=0,
 )
-"""Tokens of kinds that are known by how they begin. Each kind is random letters, so one is a capital: a name or a
-path of ordinary words that begins alike is none."""
+"""Tokens with a known prefix. Each is random, so it contains a capital letter: an ordinary name or path with the same
+prefix does not match."""
 
 _SK = re.compile(r"(?<![\w./-])sk-([A-Za-z0-9_-]{16,})")
 _SCHEME = re.compile(r"\b(bearer|basic)(\s+)([A-Za-z0-9._~+/-]{5,}[A-Za-z0-9_-]={0,2})", re.IGNORECASE)
@@ -84,7 +84,7 @@ _RANDOM = re.compile(
     r"|^[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}$"
     r"|^[A-Za-z0-9+/_-]{6,}={1,2}$"
 )
-"""Words too long and too mixed for one of a name, UUIDs, and base64 that is filled up."""
+"""Words too long and too mixed to be a name, UUIDs, and padded base64."""
 
 _SECRET_KEY = re.compile(rf"(?:^|[_-])(?:{_KEY}|authorization)$", re.IGNORECASE)
 _NO_SECRET_KEY = re.compile(r"(?:bos|eos|pad|unk|cls|sep|mask|first|per|output)[_-]token$", re.IGNORECASE)
@@ -93,12 +93,12 @@ _remembered: set[str] = set()
 
 
 def names_secret(variable: str) -> bool:
-    """Whether the name of an environment variable says that its value is a secret."""
+    """Whether the name of an environment variable marks its value as a secret."""
     return bool(_VARIABLE.search(variable))
 
 
 def names_path(variable: str) -> bool:
-    """Whether the name of an environment variable says that its value is a file or folder."""
+    """Whether the name of an environment variable marks its value as a file or folder."""
     return bool(_PATH.search(variable))
 
 
@@ -112,7 +112,8 @@ def secrets_of(environ: Mapping[str, str]) -> frozenset[str]:
 
 
 def redact(text: str, secrets: Iterable[str] = ()) -> str:
-    """`text` without what looks like a secret, and without these `secrets` in any form that programs print them in.
+    """`text` without anything that looks like a secret, and without these `secrets` in any form in which
+    programs print them.
 
     Pure.
     """
@@ -124,7 +125,7 @@ def redact(text: str, secrets: Iterable[str] = ()) -> str:
 
 
 def redact_known(text: str, secrets: Iterable[str]) -> str:
-    """`text` without these `secrets`, and without user and password in addresses; guesses at nothing else. Pure."""
+    """`text` without these `secrets`, and without user and password in addresses; nothing else is guessed. Pure."""
     forms = {form for secret in secrets for form in _forms(secret)}
     for form in sorted(forms, key=len, reverse=True):
         text = text.replace(form, HIDDEN)
@@ -134,7 +135,7 @@ def redact_known(text: str, secrets: Iterable[str]) -> str:
 
 
 def _without_credentials(found: re.Match[str]) -> str:
-    """What follows `Bearer` or `Basic`, unless it is a word of a sentence or a name."""
+    """The text after `Bearer` or `Basic`, unless it is an ordinary word or a name."""
     scheme, space, word = found.groups()
     secret = _RANDOM.search(word) or (scheme.lower() == "basic" and _is_user_and_password(word))
     return f"{scheme}{space}{HIDDEN}" if secret else found[0]
@@ -143,7 +144,7 @@ def _without_credentials(found: re.Match[str]) -> str:
 def _is_user_and_password(word: str) -> bool:
     """Whether it is `USER:PASSWORD` in base64, as RFC 7617 says."""
     if not re.search(r".[A-Z]", word):
-        return False  # such as `azores`, which could be the letters of base64 for `k:+z`
+        return False  # such as `azores`, which could be base64 for `k:+z`
     try:
         user, colon, _ = base64.b64decode(word + "=" * (-len(word) % 4), validate=True).partition(b":")
     except ValueError:
@@ -152,21 +153,21 @@ def _is_user_and_password(word: str) -> bool:
 
 
 def remember(secret: str) -> None:
-    """Redact this value from now on: one that came from a block or a file, not from the environment."""
+    """Redact this value from now on: it comes from a block or a file, not from the environment."""
     if len(secret) >= SHORTEST_SECRET:
         _remembered.add(secret)
 
 
 def redacted(text: str) -> str:
-    """`text` without secrets, those included that this process holds."""
+    """`text` without secrets, including those that this process holds."""
     return redact(text, secrets_of(os.environ) | _remembered)
 
 
 def redacted_value(value: Any, *, by_look: bool = True) -> Any:
-    """A JSON-like value whose texts are redacted; a text under a key such as `password` is hidden whole.
+    """A JSON-like value with redacted texts; a text under a key such as `password` is hidden completely.
 
-    Without `by_look` only secrets that this process holds and those in addresses go: for what Slipway reads back,
-    where a name or a path must not change because it resembles a token.
+    Without `by_look` only secrets that this process holds and those in addresses are hidden: for values that Slipway
+    reads back, where a name or a path must not change because it resembles a token.
     """
     secrets = secrets_of(os.environ) | _remembered
     hide = redact if by_look else redact_known
@@ -197,7 +198,7 @@ def _hides(key: Any, held: Any) -> bool:
 
 
 def _forms(secret: str) -> Iterator[str]:
-    """A secret as it is, in one line, quoted as Python or an address does, and line by line."""
+    """A secret unchanged, on one line, quoted as in Python or in an address, and line by line."""
     yield secret
     pieces = (" ".join(secret.split()), *(line.strip() for line in secret.splitlines()))
     yield from (piece for piece in pieces if len(piece) >= SHORTEST_SECRET)

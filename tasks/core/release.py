@@ -25,8 +25,8 @@ M = TypeVar("M", bound=BaseModel)
 class Launch(Frozen):
     """How the engine is started on this host: everything but the port, which is chosen at the start.
 
-    `argv` holds the placeholders `{host}` and `{port}`. `model_file` is the file or folder that is served.
-    All paths are this host's; a container's command is made anew from the release's tuned configuration.
+    `argv` has the placeholders `{host}` and `{port}`. `model_file` is the file or folder that is served.
+    All paths are this host's; a container's command is made from the release's tuned configuration.
     """
 
     argv: tuple[str, ...]
@@ -37,8 +37,8 @@ class Launch(Frozen):
 class Release(Frozen):
     """What was decided and measured for one service, named by digests (DESIGN 3).
 
-    `candidate_digest` is that of the bytes of `launch.model_file`, which a rollout looks at before it starts;
-    `config` is how it serves, as tuned.
+    `candidate_digest` is the digest of `launch.model_file`, which a rollout checks before it starts; `config` is the
+    tuned configuration.
     """
 
     schema_: Literal["slipway.release/2"] = Field(default="slipway.release/2", alias="schema")
@@ -68,7 +68,7 @@ class Release(Frozen):
 
     @property
     def id(self) -> str:
-        """Digest of all that decides what runs: equal releases made at different times share it."""
+        """Digest of everything that decides what runs: equal releases made at different times share it."""
         return digest_of(self.model_dump(mode="json", exclude={"at", "numbers", "records"}, by_alias=True))
 
 
@@ -108,7 +108,7 @@ class ServiceFolder:
 
     @property
     def last_file(self) -> Path:
-        """A copy of the last `ServiceState`: it outlives a stop, and stands in for a damaged `current.json`."""
+        """A copy of the last `ServiceState`: it outlives a stop, and replaces a damaged `current.json`."""
         return self.root / "last.json"
 
     @property
@@ -118,7 +118,7 @@ class ServiceFolder:
 
     @property
     def control_socket(self) -> Path:
-        """Where the supervisor takes requests (`target: process`)."""
+        """The supervisor's socket for requests (`target: process`)."""
         return self.root / "control.sock"
 
     @property
@@ -135,7 +135,7 @@ class ServiceFolder:
         return _read(ServiceState, self.state_file, self._way_out)
 
     def last(self) -> ServiceState | None:
-        """What served last, also of a stopped service; None if that is not known."""
+        """What served last, even if the service is stopped; None if that is not known."""
         return self.state() or _read(ServiceState, self.last_file, self._way_out)
 
     def serving(self) -> tuple[ServiceState, Release]:
@@ -144,7 +144,7 @@ class ServiceFolder:
         if state is None:
             why = "it was stopped" if self.root.is_dir() else "it was never deployed"
             raise NotFoundError(
-                f"no service {self.name} runs: {why}", fix="list the services: slipway status"
+                f"the service {self.name} does not run: {why}", fix="list the services: slipway status"
             )
         release = self.release(state.release)
         if release is None:
@@ -178,17 +178,17 @@ def _read(model: type[M], file: Path, way_out: str) -> M | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except IsADirectoryError:
-        raise RecordError(f"{file} is a folder, and should be a document", fix=way_out) from None
+        raise RecordError(f"{file} is a folder, but should be a document", fix=way_out) from None
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(piece) for piece in first["loc"])
         raise RecordError(
-            f"{file} is damaged, or of another version of Slipway: {where}: {first['msg']}", fix=way_out
+            f"{file} is damaged, or from another version of Slipway: {where}: {first['msg']}", fix=way_out
         ) from None
 
 
 def named_by_releases(services: Path, field: str) -> dict[str, str]:
-    """What the releases of all services hold in `field`, and the service: those one could roll back to included.
+    """The value of `field` in the releases of all services, including those to roll back to; and the service.
 
     Raises `RecordError` if a release cannot be read: what it needs is not known then.
     """
@@ -201,7 +201,7 @@ def named_by_releases(services: Path, field: str) -> dict[str, str]:
         except (OSError, ValueError, RecursionError, KeyError, TypeError):
             name = document.parent.parent.name
             raise RecordError(
-                f"the release {document} cannot be read, so that what it needs is not known",
+                f"the release {document} cannot be read, so what it needs is not known",
                 fix=f"set it aside: slipway start {name}, or slipway stop {name} if it is not to run",
             ) from None
         found[value] = document.parent.parent.name

@@ -10,15 +10,15 @@ from tasks.core.records import Number
 
 
 class StageResult(Frozen):
-    """A stage's answer: a verdict (`verdicts.py`) and what it rests on. Subclasses narrow `verdict`."""
+    """A stage's answer: a verdict (`verdicts.py`) and the reasons for it. Subclasses narrow `verdict`."""
 
     verdict: str
     log_tail: str | None = None
-    """The last lines of the engine's log, where they say why."""
+    """The last lines of the engine's log, if they say why."""
 
     @property
     def reasons(self) -> tuple[str, ...]:
-        """Why the verdict is what it is, a line for each reason: what the headline has no room for."""
+        """The reasons for the verdict, one per line: more than the headline has room for."""
         return ()
 
 

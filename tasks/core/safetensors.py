@@ -1,6 +1,6 @@
 """The safetensors format: an 8-byte length, a JSON header, then the tensors' bytes without gaps.
 
-Headers come from strangers, so nothing in them is believed: each wrong one is a `ModelError` in one line.
+Headers are untrusted, so everything in them is checked; each error is a `ModelError` of one line.
 Format: https://github.com/huggingface/safetensors#format
 """
 
@@ -16,10 +16,10 @@ from tasks.core.errors import ModelError
 
 LENGTH_BYTES = 8
 MAX_HEADER_BYTES = 100_000_000
-"""The reference implementation's own bound."""
+"""The reference implementation's limit."""
 
 ALIGNMENT = 4096
-"""Data of the shards that Slipway writes starts at a multiple of this: direct I/O needs it."""
+"""In shards that Slipway writes, data starts at a multiple of this, as direct I/O needs."""
 
 _METADATA = "__metadata__"
 _MAX_DIMENSIONS = 32
@@ -37,7 +37,7 @@ BITS = {dtype: bits for bits, dtypes in _SIZES.items() for dtype in dtypes}
 
 @dataclass(frozen=True)
 class Tensor:
-    """One tensor: where its bytes start in its file, and how many there are."""
+    """One tensor: offset and size of its bytes in its file."""
 
     name: str
     dtype: str
@@ -48,7 +48,7 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Header:
-    """What one file holds: tensors in the order of their bytes, and the file's free text."""
+    """The content of one file: tensors in the order of their bytes, and the file's metadata."""
 
     tensors: tuple[Tensor, ...]
     metadata: Mapping[str, str]
@@ -60,7 +60,7 @@ def header_length(first: bytes, file_bytes: int, name: str) -> int:
         raise _broken(name, f"it has {file_bytes} bytes, too few for a header")
     length = int.from_bytes(first[:LENGTH_BYTES], "little")
     if length > MAX_HEADER_BYTES:
-        raise _broken(name, f"its header claims {length} bytes; {MAX_HEADER_BYTES} is the most there may be")
+        raise _broken(name, f"its header claims {length} bytes; at most {MAX_HEADER_BYTES} are allowed")
     if length > file_bytes - LENGTH_BYTES:
         raise _broken(name, f"its header claims {length} bytes, the file has {file_bytes}")
     return length
@@ -132,10 +132,10 @@ def _check_cover(tensors: Sequence[Tensor], data: int, file_bytes: int, name: st
         position += tensor.size_bytes
     if position > file_bytes:
         raise _broken(
-            name, f"it is truncated: its header asks for {position} bytes, the file has {file_bytes}"
+            name, f"it is truncated: its header describes {position} bytes, the file has {file_bytes}"
         )
     if position < file_bytes:
-        raise _broken(name, f"{file_bytes - position} bytes after its last tensor belong to nothing")
+        raise _broken(name, f"{file_bytes - position} bytes after its last tensor are unused")
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -152,12 +152,12 @@ def _is_text_map(value: Any) -> bool:
 
 
 def _is_encodable(text: str) -> bool:
-    """JSON can spell half of a surrogate pair, which is no text in any encoding."""
+    """JSON can contain half of a surrogate pair, which is not valid text in any encoding."""
     return not any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
 def _are_sizes(value: Any) -> bool:
-    """Bounded in number and size, so that a product of them stays cheap."""
+    """Bounded in number and size, so that their product is cheap."""
     if not isinstance(value, list) or len(value) > _MAX_DIMENSIONS:
         return False
     return all(type(item) is int and 0 <= item < 1 << 63 for item in value)

@@ -1,4 +1,4 @@
-"""How an engine's process is to serve: what tuning decides, a release keeps and a command line says."""
+"""How an engine's process serves: tuning decides it, a release keeps it, a command line expresses it."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from tasks.core.frozen import Frozen
 class Loader(StrEnum):
     """What brings tensors from files into memory.
 
-    `mmap` maps the files and touches each page; `prefetch` does so while the files are read into the page cache
-    beside it; the others are the libraries of these names.
+    `mmap` maps the files and touches each page; `prefetch` does so while threads read the files into the
+    page cache; the others are the libraries of these names.
     """
 
     MMAP = "mmap"

@@ -9,7 +9,7 @@ from pathlib import Path
 from tasks.core.errors import WrongUseError
 
 BUSY_SHARE = 0.1
-"""Share of the processors that others may use while figures are measured."""
+"""Share of the CPUs that others may use during a measurement."""
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class Settings:
     """Locations and limits. `records` and `registry` are a folder's path or `s3://bucket/prefix`.
 
     `haproxy` is the program that proxies are started with; None for the one that is installed with Slipway.
-    Figures that were measured while others used more than `busy_share` of the processors are marked.
+    Figures measured while others used more than `busy_share` of the CPUs are marked.
     """
 
     home: Path
@@ -31,8 +31,8 @@ class Settings:
     @classmethod
     def load(cls) -> Settings:
         """Settings from `SLIPWAY_HOME`, `SLIPWAY_RECORDS`, `SLIPWAY_REGISTRY`, `SLIPWAY_S3_ENDPOINT`,
-        `SLIPWAY_MODELS_LIMIT`, `SLIPWAY_BUSY_SHARE` and `SLIPWAY_HAPROXY`. Raises `WrongUseError` for a
-        value that is not valid, and where there is no home."""
+        `SLIPWAY_MODELS_LIMIT`, `SLIPWAY_BUSY_SHARE` and `SLIPWAY_HAPROXY`. Raises `WrongUseError` for an
+        invalid value, and if there is no home."""
         home = home_folder()
         return cls(
             home=home,
@@ -46,7 +46,7 @@ class Settings:
 
     @property
     def locks(self) -> Path:
-        """Hash locks of environments, named by the digest of what was asked for."""
+        """Hash locks of environments, named by the digest of the request."""
         return self.home / "locks"
 
     @property
@@ -76,7 +76,7 @@ class Settings:
 
     @property
     def leases(self) -> Path:
-        """File locks: on services, on what several of them share while it is written, on measuring."""
+        """File locks: on services, on shared folders while they are written, on measuring."""
         return self.home / "leases"
 
     def service_lease(self, name: str) -> Path:
@@ -90,10 +90,10 @@ class Settings:
 
 
 def home_folder() -> Path:
-    """The folder that `SLIPWAY_HOME` names, `~/.slipway` without it, with no link in its path.
+    """The folder that `SLIPWAY_HOME` names, by default `~/.slipway`, with all links resolved.
 
-    Processes and documents are found again by paths in it, so however it is spelled it has one. Raises
-    `WrongUseError` where that is nowhere.
+    Processes and documents are found again by paths in it, so every spelling must give the same path. Raises
+    `WrongUseError` if it does not exist for this user.
     """
     given = os.environ.get("SLIPWAY_HOME")
     try:
@@ -109,7 +109,7 @@ def _size(name: str) -> int | None:
     text = os.environ.get(name)
     if not text:
         return None
-    from tasks.core.spec_values import parse_size  # only where it is needed: it takes time to load
+    from tasks.core.spec_values import parse_size  # imported only when needed: it takes time to load
 
     try:
         return parse_size(text)

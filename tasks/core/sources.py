@@ -1,4 +1,4 @@
-"""How the place of a model's files is written: a scheme, and what follows it. Pure."""
+"""How the source of a model is written: a scheme, and what follows it. Pure."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from pathlib import Path
 FILE, S3, REGISTRY = "file:", "s3://", "models:/"
 
 SCHEMES = {FILE: "file:PATH", S3: "s3://BUCKET/PREFIX", REGISTRY: "models:/NAME@ALIAS"}
-"""All schemes, each with the form in which a source of it is written. `blocks/storage/sources.py` says what they
-mean."""
+"""All schemes, each with the form of such a source. `blocks/storage/sources.py` says what they mean."""
 
 *_first, _last = SCHEMES.values()
 FORMS = f"{', '.join(_first)} or {_last}"
@@ -24,7 +23,7 @@ class ResolvedModel:
 
 
 def scheme_of(source: str) -> str | None:
-    """The scheme of a source; None for one that has none of these."""
+    """The scheme of a source; None if it has none of these."""
     return next((scheme for scheme in SCHEMES if source.startswith(scheme)), None)
 
 

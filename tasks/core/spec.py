@@ -1,4 +1,4 @@
-"""The deployment spec: what the user wants (DESIGN 3). YAML in, a frozen model out.
+"""The deployment spec: what the user wants (docs/spec.md). YAML in, a frozen model out.
 
 Unknown keys are refused with the key's path and the nearest known key.
 """
@@ -39,7 +39,7 @@ from tasks.core.spec_values import (
 )
 
 OWN_PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
-"""The Python that Slipway runs on: the one that is surely on this machine."""
+"""The Python that Slipway runs on: this machine certainly has it."""
 
 HOUR_MS = 3_600_000
 SMALLEST_MEMORY = 2**20
@@ -50,12 +50,12 @@ _IMAGE = r"^[a-zA-Z0-9][a-zA-Z0-9._/:@-]*$"
 class Part(BaseModel):
     """A section of the spec."""
 
-    # Forms show the keys as they are written in YAML, not as `Ttft Ms`.
+    # Forms show the keys as written in YAML, not as `Ttft Ms`.
     model_config = ConfigDict(
         frozen=True, extra="forbid", allow_inf_nan=False, field_title_generator=lambda name, _: name
     )
     multiline: ClassVar[frozenset[str]] = frozenset()
-    """Keys whose text may hold line breaks."""
+    """Keys whose text may contain line breaks."""
 
     @field_validator("*", mode="before")
     @classmethod
@@ -72,7 +72,7 @@ _NAMES = {
 }
 
 EngineKind = StrEnum("EngineKind", _NAMES)  # type: ignore[misc]
-"""Serving engines that are known; `slipway engines` says which of them can be deployed today."""
+"""Known serving engines; `slipway engines` says which of them can be deployed today."""
 
 DEFAULT_ENGINE = EngineKind("llama.cpp")
 
@@ -119,15 +119,15 @@ class QuantizationPolicy(StrEnum):
 class Hardware(Part):
     """What the service may use of this host."""
 
-    gpus: int = Field(0, ge=0, le=64, description="GPUs; 0 serves on the processor.")
-    cpus: int | None = Field(None, ge=1, le=1024, description="Processor threads; all cores when empty.")
+    gpus: int = Field(0, ge=0, le=64, description="Number of GPUs; 0 serves on the CPU.")
+    cpus: int | None = Field(None, ge=1, le=1024, description="CPU threads; all cores when empty.")
     memory: ByteCount | None = Field(
         None, ge=SMALLEST_MEMORY, description="Memory limit, e.g. 16Gi; the host's when empty."
     )
 
 
 class EnvironmentManager(StrEnum):
-    """What makes the engine's environment; `system` takes one that is already there."""
+    """What makes the engine's environment; `system` uses an existing one."""
 
     UV = "uv"
     CONDA = "conda"
@@ -144,7 +144,7 @@ class Environment(Part):
     requirements: tuple[str, ...] = Field(
         (),
         max_length=1000,
-        description="Requirements beside the engine's own: PEP 508 for uv, match specs for conda.",
+        description="Additional requirements: PEP 508 for uv, match specs for conda.",
     )
     exclude_newer: Rfc3339 | None = Field(
         None, description="Ignore packages published after this date (RFC 3339), for repeatable locks."
@@ -152,19 +152,19 @@ class Environment(Part):
     torch_backend: str | None = Field(
         None,
         pattern=r"^(auto|cpu|cu[0-9]{3})$",
-        description="Build of torch (uv): cpu, cu126 …; auto takes the newest that this host's driver runs.",
+        description="Build of torch (uv): cpu, cu126 …; auto takes the newest that this host's driver supports.",
     )
     wheels: Path | None = Field(
-        None, description="Folder of wheels to install from (uv); no index is asked then."
+        None, description="Folder of wheels to install from (uv) instead of a package index."
     )
     channels: tuple[str, ...] = Field(
-        (), max_length=100, description="Channels to take packages from (conda), the first first."
+        (), max_length=100, description="Channels to take packages from (conda), in order of priority."
     )
-    path: Path | None = Field(None, description="Folder of the environment that is already there (system).")
+    path: Path | None = Field(None, description="Folder of the existing environment (system).")
 
     @model_validator(mode="after")
     def _of_its_manager(self) -> Self:
-        """Each manager's own keys, with it and with no other."""
+        """Each key that belongs to a manager is for that manager only."""
         own = {
             EnvironmentManager.UV: {"wheels", "torch_backend"},
             EnvironmentManager.CONDA: {"channels"},
@@ -188,12 +188,12 @@ class DiskFloor(StrEnum):
 
 
 class Staging(Part):
-    """How the model is laid onto the local disk."""
+    """How the model is copied to the local disk."""
 
     shards: Annotated[int, Field(ge=1, le=10_000)] | Literal["auto"] = Field(
         "auto", description="Number of weight shards, 1 to 10000; auto by size."
     )
-    disk_benchmark: bool = Field(True, description="Measure the disk with fio where it is installed.")
+    disk_benchmark: bool = Field(True, description="Measure the disk with fio if it is installed.")
     disk_floor: DiskFloor = Field(
         DiskFloor.WARN,
         description="What a disk below the baselines (7000 MB/s sequential read, 500,000 random writes/s) does.",
@@ -203,13 +203,13 @@ class Staging(Part):
     def _a_floor_is_measured(self) -> Self:
         if self.disk_floor is DiskFloor.BLOCK and not self.disk_benchmark:
             raise ValueError(
-                "disk_floor block needs disk_benchmark: a disk is only refused by what was measured"
+                "disk_floor block needs disk_benchmark: a disk is only refused after a measurement"
             )
         return self
 
 
 class Objectives(Part):
-    """What the user needs; the decisions are measured against these."""
+    """What the user needs; decisions are made against these."""
 
     ttft_ms: float | None = Field(
         None, gt=0, le=HOUR_MS, description="Time to first token, 95th percentile, ms."
@@ -240,7 +240,7 @@ class Objectives(Part):
 
 
 class LoadKind(StrEnum):
-    """Whether the next request waits for an answer."""
+    """Whether a client waits for its answer before the next request."""
 
     CLOSED = "closed"
     OPEN = "open"
@@ -254,16 +254,16 @@ class LoadGenerator(StrEnum):
 
 
 class TuningLoad(Part):
-    """The load that batch sizes are measured under."""
+    """The load under which batch sizes are measured."""
 
     kind: LoadKind = Field(
         LoadKind.CLOSED,
-        description="closed: as many clients as the batch size, each asking again once it is answered; open: "
-        "requests come at a rate, and a size that does not keep up is refused.",
+        description="closed: as many clients as the batch size, each sending its next request when the last "
+        "is answered; open: requests come at a rate, and a size that does not keep up is refused.",
     )
     rate: float | None = Field(None, ge=0.001, le=100_000, description="Requests per second (open).")
     arrivals: Arrivals = Field(
-        Arrivals.POISSON, description="How they are spread over time (open): evenly, or at random."
+        Arrivals.POISSON, description="How requests are spread over time (open): evenly, or at random."
     )
     requests: int = Field(
         100, ge=20, le=100_000, description="Requests of one run (open); it lasts requests / rate seconds."
@@ -280,10 +280,10 @@ class TuningLoad(Part):
         if self.kind is LoadKind.OPEN and self.rate is None:
             raise ValueError("the kind open needs a rate, requests per second")
         if self.kind is LoadKind.CLOSED and self.rate is not None:
-            raise ValueError("a rate is for the kind open: a closed loop asks as fast as it is answered")
+            raise ValueError("a rate is for the kind open: a closed loop sends as fast as it is answered")
         if self.rate is not None and self.requests / self.rate > _LONGEST_LOAD_S:
             raise ValueError(
-                f"{self.requests} requests at {self.rate:g}/s take more than a day: ask for fewer"
+                f"{self.requests} requests at {self.rate:g}/s take more than a day: reduce their number"
             )
         return self
 
@@ -299,16 +299,14 @@ class Tuning(Part):
     quality_text: Path | None = Field(None, description="Held-out text on which quality is measured.")
     task_set: Path | None = Field(
         None,
-        description="JSON lines of prompts with the right answer, which candidates are to answer as well.",
+        description="JSON lines of prompts with the right answers, which candidates must match.",
     )
     quality_tokens: int = Field(2048, ge=64, le=1_000_000, description="Tokens of that text to measure.")
     calibration_text: Path | None = Field(
         None,
-        description="Text that w4a16 is calibrated on: like what will be asked, and no part of quality_text.",
+        description="Text for calibrating w4a16: like the real prompts, without any of quality_text.",
     )
-    calibration_tokens: int = Field(
-        16_384, ge=1024, le=10_000_000, description="Tokens of that text to calibrate on."
-    )
+    calibration_tokens: int = Field(16_384, ge=1024, le=10_000_000, description="Tokens of that text to use.")
     context: int = Field(512, ge=64, le=1_048_576, description="Context window of one request, tokens.")
     max_batch: int = Field(16, ge=1, le=4096, description="Largest batch size (sequences at once) to try.")
     output_tokens: int = Field(32, ge=2, le=4096, description="Tokens generated by a load request.")
@@ -316,7 +314,7 @@ class Tuning(Part):
     load: TuningLoad = TuningLoad()
     load_generator: LoadGenerator = Field(
         LoadGenerator.BUILTIN,
-        description="What sends the requests: builtin, or guidellm in an environment of its own (1.2 GB).",
+        description="What sends the requests: builtin, or guidellm in its own environment (1.2 GB).",
     )
 
     @model_validator(mode="after")
@@ -325,9 +323,9 @@ class Tuning(Part):
             formats = ", ".join(self.candidates)
             raise ValueError(f"{formats} cannot be compared without a text: name one in tuning.quality_text")
         if self.quality_text is None and self.task_set is not None:
-            raise ValueError("a task set is measured beside a text: name one in tuning.quality_text")
+            raise ValueError("a task set also needs a text: name one in tuning.quality_text")
         if CandidateFormat.W4A16 in self.candidates and self.calibration_text is None:
-            raise ValueError("w4a16 is calibrated on a text: name one in tuning.calibration_text")
+            raise ValueError("w4a16 needs a text for calibration: name one in tuning.calibration_text")
         return self
 
     @field_validator("candidates")
@@ -358,7 +356,10 @@ class Rollout(Part):
 
     host: HostName = Field("127.0.0.1", description="Address the service listens on: IPv4, IPv6 or a name.")
     port: int | None = Field(
-        None, ge=1, le=65535, description="Port of the service; a free one, then kept, when empty."
+        None,
+        ge=1,
+        le=65535,
+        description="Port of the service; when empty, a free one is chosen once and kept.",
     )
     drain_s: float = Field(
         30, ge=0, le=WEEK_S, description="Longest wait for requests in flight at a switch, s."
@@ -377,17 +378,17 @@ class Checks(Part):
     """What the nightly checks look for."""
 
     latency_slo_ms: float = Field(
-        500, gt=0, le=HOUR_MS, description="Mean time to first token called slow, ms."
+        500, gt=0, le=HOUR_MS, description="Mean time to first token that counts as slow, ms."
     )
     gpu_temperature_c: float = Field(
-        85, gt=0, le=150, description="GPU temperature called hot, degrees Celsius."
+        85, gt=0, le=150, description="GPU temperature that counts as hot, degrees Celsius."
     )
     sample_period_s: float = Field(60, ge=0.01, le=86_400, description="Period of the leak sampler, s.")
     confirm_after_s: float = Field(86_400, gt=0, le=YEAR_S, description="Data needed to confirm a leak, s.")
 
 
 class DeploySpec(Part):
-    """One service: which model, on which engine, where, and how good it has to be."""
+    """One service: which model, on which engine, where, and how good it must be."""
 
     name: str = Field(
         pattern=r"^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$",
@@ -424,7 +425,7 @@ class DeploySpec(Part):
 def load_spec(path: Path, overrides: Sequence[str] = ()) -> DeploySpec:
     """Read a spec file; `overrides` are `KEY=VALUE` with dotted keys and YAML values.
 
-    Relative paths in the file are taken from the file's folder. Raises `SpecError`.
+    Relative paths in the file are relative to the file's folder. Raises `SpecError`.
     """
     content = read_given(
         path,
@@ -436,14 +437,14 @@ def load_spec(path: Path, overrides: Sequence[str] = ()) -> DeploySpec:
     )
     values = strict_yaml.parse_yaml(decode_text(content, f"the spec file {path}", SpecError), str(path))
     if not isinstance(values, dict):
-        raise SpecError(f"{path} holds no mapping of keys to values", fix="start with `name:` and `model:`")
+        raise SpecError(f"{path} is not a mapping of keys to values", fix="start with `name:` and `model:`")
     for override in overrides:
         _apply_override(values, override)
     return parse_spec(values, source=str(path), base=path.absolute().parent)
 
 
 def parse_spec(values: Mapping[str, Any], *, source: str = "spec", base: Path | None = None) -> DeploySpec:
-    """The model of these values. Raises one `SpecError` that names the first wrong key."""
+    """The model with these values. Raises one `SpecError` that names the first wrong key."""
     try:
         spec = DeploySpec.model_validate(values)
     except ValidationError as error:
@@ -470,7 +471,7 @@ def _with_absolute_paths(spec: DeploySpec, base: Path, source: str) -> DeploySpe
     changes: dict[str, Any] = {}
     if folder := local_folder(spec.model):
         changes["model"] = f"{FILE}{os.path.realpath(_absolute(folder, base, f'{source}: model'))}"
-    # An environment's folder may be a link that its programs name: it is not followed.
+    # An environment's folder may be a link that its programs refer to: it is not resolved.
     for section, follow in (("environment", False), ("tuning", True)):
         part: Part = getattr(spec, section)
         given = {
@@ -487,11 +488,11 @@ def _with_absolute_paths(spec: DeploySpec, base: Path, source: str) -> DeploySpe
 def _absolute(path: Path, base: Path, key: str) -> Path:
     try:
         absolute = base / expand_user(path)
-        absolute.lstat()  # what cannot even be looked up: a path too long, or through a file
+        absolute.lstat()  # an impossible path: too long, or through a file
     except WrongUseError as error:
         raise SpecError(f"{key}: {error.what.partition(': ')[2]}", fix=error.fix) from None
     except (FileNotFoundError, PermissionError):
-        pass  # told where it is used
+        pass  # reported where it is used
     except OSError as error:
         raise SpecError(f"{key}: {str(path)[:200]!r}: {error.strerror}") from None
     return absolute.absolute()

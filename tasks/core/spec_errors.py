@@ -1,4 +1,4 @@
-"""What is wrong with a spec, in one line that names the key. Pure."""
+"""Errors of a spec, in one line that names the key. Pure."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from tasks.core.errors import SpecError
 
 _SHORT = reprlib.Repr()
 _SHORT.maxstring, _SHORT.maxother, _SHORT.maxlevel = 80, 80, 3
-"""How a wrong value is shown: in one line, however long or deep it is."""
+"""A wrong value on one line, however long or deep it is."""
 
 
 def explain(error: ValidationError, source: str, model: type[BaseModel]) -> SpecError:
-    """The first wrong key of `source`, which was to be a `model`, and the nearest known one."""
+    """The first wrong key of `source`, which should be a `model`, and the nearest known key."""
     first = error.errors()[0]
     pieces = [str(piece)[:80] for piece in first["loc"]]
     path = ".".join(piece for piece in pieces if not piece.startswith(("int", "constrained-int", "literal[")))

@@ -1,5 +1,5 @@
-"""What a value of the spec may be, whatever key it is for: checked in the model, so that files, `--set`, the forms of
-Prefect's UI and its API are all held to it. Pure."""
+"""Checks of a spec's values, whatever their key. The model applies them, so that they hold for files,
+`--set`, the forms of Prefect's UI and its API. Pure."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _SIZE_SCHEMA = {
         {"type": "integer", "minimum": 0, "maximum": LARGEST_SIZE},
     ],
 }
-"""What forms and servers take: what the validator takes."""
+"""The pattern for forms and servers: the same that the validator accepts."""
 _POWERS = {"": 0, "k": 1, "K": 1, "M": 2, "G": 3, "T": 4, "P": 5}
 
 _LABEL = re.compile(r"[0-9A-Za-z]([0-9A-Za-z-]{0,61}[0-9A-Za-z])?", re.ASCII)
@@ -63,26 +63,26 @@ ByteCount = Annotated[
 
 
 def _host(value: str) -> str:
-    """An IP address, or a host name of RFC 1123; whether there is such a host is not looked up."""
+    """An IP address, or a host name (RFC 1123); whether the host exists is not checked."""
     try:
         address = ipaddress.ip_address(value)
     except ValueError:
         labels = value.split(".")
         named = len(value) <= 253 and all(_LABEL.fullmatch(label) for label in labels)
-        if not named or labels[-1].isdigit():  # such as 127.1, which some programs take for an address
+        if not named or labels[-1].isdigit():  # such as 127.1, which some programs accept as an address
             raise ValueError("an address of this host such as 127.0.0.1 or ::1, or a host name") from None
         return value
     if isinstance(address, ipaddress.IPv6Address) and address.scope_id is not None:
-        raise ValueError("an address without a zone: it cannot be written into a URL")
+        raise ValueError("an address without a zone, which a URL cannot contain")
     return str(address)
 
 
 HostName = Annotated[str, AfterValidator(_host)]
-"""An address to listen on: of IPv4, of IPv6 without brackets, or a host name."""
+"""An address to listen on: IPv4, IPv6 without brackets, or a host name."""
 
 
 def _time(value: str) -> str:
-    """A date, or a date and time with its offset from UTC (RFC 3339), within what uv and rattler read."""
+    """A date, or a date and time with its offset from UTC (RFC 3339), in the range that uv and rattler accept."""
     value = value.upper()
     try:
         if _DATE.fullmatch(value):
@@ -94,20 +94,20 @@ def _time(value: str) -> str:
     except ValueError:
         raise ValueError("a date such as 2026-01-31, or a time such as 2026-01-31T12:00:00Z") from None
     if found.year not in _YEARS:
-        raise ValueError(f"a date or a time of the years {_YEARS[0]} to {_YEARS[-1]}")
+        raise ValueError(f"a date or a time in the years {_YEARS[0]} to {_YEARS[-1]}")
     return value
 
 
 Rfc3339 = Annotated[str, AfterValidator(_time)]
-"""A date or a time, kept as it was written but for its letters: conda's reader knows only `T` and `Z`."""
+"""A date or a time, kept as written except that letters become `T` and `Z`, the only ones that conda's reader
+knows."""
 
 
 def check_value(value: Any, annotation: Any, *, multiline: bool = False) -> Any:
-    """`value`, unless no key of that type may hold it. Raises `PydanticCustomError` or `ValueError`.
+    """`value`, if a key of that type may have it. Raises `PydanticCustomError` or `ValueError`.
 
-    pydantic's own reading turns `true` into 1, `"8"` into 8 and `yes` into true; what was written is meant here.
-    `annotation` is the field's type. Text, and paths as a whole, must be printable; only `multiline` ones hold line
-    breaks.
+    pydantic would turn `true` into 1, `"8"` into 8 and `yes` into true; here values mean what was written.
+    `annotation` is the field's type. Text and paths must be printable; only `multiline` ones may have line breaks.
     """
     kinds = set(_kinds(annotation))
     if isinstance(value, bool) and bool not in kinds:
@@ -127,11 +127,11 @@ def _check_text(text: str, *, multiline: bool) -> None:
     if len(text) > LONGEST_TEXT:
         raise ValueError(f"at most {LONGEST_TEXT} characters")
     if found := (_CONTROL_BUT_LINES if multiline else CONTROL).search(text):
-        raise ValueError(f"holds the control character U+{ord(found[0]):04X}")
+        raise ValueError(f"contains the control character U+{ord(found[0]):04X}")
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise ValueError("holds half a character, which is not text") from None
+        raise ValueError("contains half of a surrogate pair, which is not text") from None
 
 
 def _texts(value: Any) -> Iterator[str]:
@@ -144,7 +144,7 @@ def _texts(value: Any) -> Iterator[str]:
 
 
 def _kinds(annotation: Any) -> Iterator[Any]:
-    """The plain types that a field takes, and the words of its `Literal`."""
+    """The plain types that a field accepts, and the values of its `Literal`."""
     if annotation is ByteCount:
         yield from (int, str)
     elif get_origin(annotation) is Annotated:

@@ -1,7 +1,7 @@
-"""One way to run a stage: look for a record that stands in for the work, else work, record, publish.
+"""One way to run a stage: use a good record, or do the work, record and publish it.
 
 The record is the cache: a stage whose inputs' digest has a good record, and whose outputs still verify, is not done
-again. What is outside the process (store, host, artifacts) is handed in by a `Recorder`.
+again. A `Recorder` provides everything outside the process: store, host, artifacts.
 """
 
 from __future__ import annotations
@@ -49,12 +49,12 @@ class Artifact:
 
 
 def publish_nowhere(artifact: Artifact) -> None:
-    """The publisher of a command without a server: its output is all there is to see."""
+    """The publisher of a command without a server, which only shows its output."""
 
 
 @dataclass(frozen=True)
 class Recorder:
-    """Where stages of this host are recorded, and who shows what they found."""
+    """Where stages of this host are recorded, and how their results are shown."""
 
     settings: Settings
     store: RecordStore
@@ -63,13 +63,13 @@ class Recorder:
 
 
 class Load(Protocol):
-    """Other load of the host: its share of the processors, from 0 to 1."""
+    """Other load of the host: its share of the CPUs, from 0 to 1."""
 
     share: float | None
-    """While the work was done; None where it was not measured."""
+    """During the work; None if it was not measured."""
 
     def now(self) -> float:
-        """At this moment."""
+        """The current share."""
 
 
 class Outcome(BaseModel, Generic[R]):
@@ -92,7 +92,7 @@ class Outcome(BaseModel, Generic[R]):
 
 
 def raising(error: Exception) -> Callable[[], NoReturn]:
-    """The work of a stage that has failed already: it is recorded as any other."""
+    """The work of a stage that has already failed, to be recorded like any other."""
 
     def work() -> NoReturn:
         raise error
@@ -101,7 +101,7 @@ def raising(error: Exception) -> Callable[[], NoReturn]:
 
 
 class WorkNeededError(Exception):
-    """No record answers for this stage, and the caller wanted no more than records."""
+    """No record can be used for this stage, and the caller wanted only records."""
 
 
 _records_only: ContextVar[bool] = ContextVar("slipway_records_only", default=False)
@@ -109,9 +109,9 @@ _records_only: ContextVar[bool] = ContextVar("slipway_records_only", default=Fal
 
 @contextmanager
 def records_only() -> Iterator[None]:
-    """In the block, a stage that could be answered by a record and is not raises `WorkNeededError` and does nothing.
+    """In the block, a stage that could use a record, but has none, raises `WorkNeededError` and does nothing.
 
-    Stages that no record ever answers for, such as a health check, do their work as always.
+    Stages that never use a record, such as a health check, do their work as always.
     """
     token = _records_only.set(True)
     try:
@@ -121,7 +121,7 @@ def records_only() -> Iterator[None]:
 
 
 def need_work() -> None:
-    """Call before work that no record stands in for. Raises `WorkNeededError` where only records are wanted."""
+    """Call before work for which there is no record. Raises `WorkNeededError` if only records are wanted."""
     if _records_only.get():
         raise WorkNeededError
 
@@ -142,7 +142,7 @@ def run_stage(
     began: float | None = None,
     by: str | None = None,
 ) -> Outcome[R]:
-    """Do one stage's work, or let a good record stand in for it; write the record and the artifact.
+    """Do one stage's work, or use a good record instead; write the record and the artifact.
 
     A result holds on hosts with the same fingerprint only. A fault is recorded, then raised.
 
@@ -150,17 +150,17 @@ def run_stage(
         recorder: where records and artifacts go.
         stage: which stage.
         subject: what it works on.
-        inputs: what decides the result; its digest names the records that may stand in.
-        result_type: of the answer.
+        inputs: what decides the result; its digest names the records that may be used.
+        result_type: type of the answer.
         report: the answer in words and figures.
         work: does the work.
-        still_good: whether a recorded result's outputs are there unharmed; without it nothing is reused.
+        still_good: whether a recorded result's outputs exist unharmed; without it no record is used.
         consulted: records that the decision uses. They are part of the inputs, so new knowledge decides anew.
-        load: what the work measured of the host's other load. A record that was made beside a busy neighbour
-            stands in for the work only as long as the host is busy.
-        made_meanwhile: records that the work made: the answer, or the fault, rests on them.
+        load: what the work measured of the host's other load. A record made under foreign load is used only as
+            long as the host is busy.
+        made_meanwhile: records that the work made, on which the answer or the fault depends.
         began: when the work began by the monotonic clock, if before this call.
-        by: what did the work, where a deploy did not; it goes into the record's evidence.
+        by: what did the work, if not a deploy; it goes into the record's evidence.
     """
     begin = time.monotonic() if began is None else began
     run = StageRun(recorder, stage, subject, inputs, consulted, made_meanwhile, begin)
@@ -205,11 +205,11 @@ class StageRun:
 
     @property
     def seconds(self) -> float:
-        """Since it began."""
+        """Seconds since it began."""
         return time.monotonic() - self.began
 
     def record(self, outcome: str, *, numbers: Mapping[str, Number] | None = None, **evidence: Any) -> Record:
-        """Write how it ended."""
+        """Record how it ended."""
         record = new_record(
             store=self.recorder.store,
             stage=self.stage,
@@ -232,10 +232,10 @@ class StageRun:
 
 @contextmanager
 def failures_recorded(run: StageRun) -> Iterator[None]:
-    """Whatever ends the block leaves a record and goes on up: failures are knowledge, too."""
+    """Record any exception that ends the block, and raise it again: failures are knowledge too."""
     try:
         yield
-    except WorkNeededError:  # of a stage within this one: nothing was done
+    except WorkNeededError:  # raised by a stage inside this one: nothing was done
         raise
     except StageCancelledError as error:
         _record_failure(run, CANCELLED, error)
@@ -247,7 +247,7 @@ def failures_recorded(run: StageRun) -> Iterator[None]:
         if isinstance(error, OSError) and (fault := unforeseen_fault(error, run.recorder.settings.home)):
             _record_failure(run, FAULT, fault)
             raise fault from error
-        # Slipway cannot explain it. Whoever shows it shows its text, so that must hold no secrets.
+        # An unexpected error. Its text will be shown, so it must not contain secrets.
         error.args = redacted_value(error.args)
         _record_failure(run, FAULT, SlipwayError(f"{type(error).__name__}: {error}"))
         raise
@@ -257,7 +257,7 @@ def _record_failure(run: StageRun, outcome: str, error: SlipwayError) -> None:
     try:
         record = run.record(outcome, error=error.as_json())
     except (SlipwayError, OSError) as lost:
-        # The fault goes on up whatever becomes of its record: it says more than a store that is down.
+        # The fault is raised even if it cannot be recorded: it says more than a store that is down.
         say(run.stage, f"{outcome}: {error.what}; it could not be recorded: {lost}")
         return
     detail = f"\n\n```\n{error.detail}\n```" if error.detail else ""
@@ -270,7 +270,7 @@ def _record_failure(run: StageRun, outcome: str, error: SlipwayError) -> None:
 def _reuse(
     run: StageRun, result_type: type[R], still_good: Callable[[R], bool], load: Load | None
 ) -> tuple[Record, R] | None:
-    """The record that stands in for the work, and its result."""
+    """The record to use instead of the work, and its result."""
     recorder = run.recorder
     found = recorder.store.with_inputs(run.stage, run.digest)
     record = standing(found, inputs_digest=run.digest, host_fingerprint=recorder.host_fingerprint)
@@ -284,19 +284,19 @@ def _reuse(
         if not still_good(result):
             return None
     except OSError:
-        return None  # the work meets it again, and what it raises then is recorded
+        return None  # the work will meet it again, and record what it raises then
     return None if _is_worth_repeating(record, load, recorder.settings) else (record, result)
 
 
 def _is_worth_repeating(record: Record, load: Load | None, settings: Settings) -> bool:
-    """Whether its figures were measured beside a busy neighbour that is quiet now."""
+    """Whether its figures were measured under foreign load, and the host is quiet now."""
     if load is None or not load_words(record.numbers, settings.busy_share):
         return False
     quiet = load.now() <= settings.busy_share
     if quiet:
         say(
             record.stage,
-            f"record {record.id} was made under foreign load, the host is quiet now: measuring anew",
+            f"record {record.id} was made under foreign load, the host is quiet now: measuring again",
         )
     return quiet
 

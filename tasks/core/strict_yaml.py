@@ -1,9 +1,9 @@
-"""YAML as the spec is written in: one document of plain values, read strictly and within bounds.
+"""The YAML of a spec: one document of plain values, read strictly and within limits.
 
 The scalars are those of YAML 1.2's core schema without octal and hexadecimal numbers. YAML 1.1, which PyYAML's own
 loaders follow, reads `1:30` as 90, `010` as 8, `no` as false and `2026-01-31` as a date; here these are text, and a
-key that takes no text refuses them. A key that is there twice, a tag, an anchor and an alias are refused with
-their line. Pure.
+key that does not accept text refuses them. Duplicate keys, tags, anchors and aliases are refused with their line.
+Pure.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _DEEPEST = 16
 _MOST_VALUES = 10_000
 _LONGEST_NUMBER = 64
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-"""Only its parser is used, which gives one event after another: the bounds hold before anything is built."""
+"""Only its parser is used, which yields events, so the limits are checked before anything is built."""
 
 _INT = re.compile(r"[-+]?(0|[1-9][0-9]*)")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|(0|[1-9][0-9]*)(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
@@ -46,7 +46,7 @@ def parse_yaml(text: str, source: str) -> Any:
         mark = error.problem_mark or error.context_mark
         place = f", line {mark.line + 1}" if mark else ""
         raise SpecError(f"{source}{place} is not YAML: {error.problem or error.context}") from None
-    except (yaml.YAMLError, ValueError, OverflowError) as error:  # the last two: escapes of no character
+    except (yaml.YAMLError, ValueError, OverflowError) as error:  # the last two: invalid escapes
         why = str(error).partition("\n")[0]
         raise SpecError(f"{source} is not YAML: {why[:200]}") from None
 
@@ -67,7 +67,7 @@ class _Reader:
         next(self._events)  # the document's end
         after = next(self._events)
         if not isinstance(after, yaml.StreamEndEvent):
-            raise self._refusal(after, "a second document begins", "keep one document in a file")
+            raise self._refusal(after, "a second document begins", "use one document per file")
         return value
 
     def _value(self, event: yaml.Event, depth: int) -> Any:
@@ -89,7 +89,7 @@ class _Reader:
             if not isinstance(key, yaml.ScalarEvent):
                 raise self._refusal(key, "a key is a list or a mapping", "write keys as plain words")
             if key.value in values:
-                raise self._refusal(key, f"the key {key.value[:80]!r} is there twice", "keep one of them")
+                raise self._refusal(key, f"the key {key.value[:80]!r} occurs twice", "keep one of them")
             values[key.value] = self._value(next(self._events), depth + 1)
         return values
 
@@ -105,14 +105,14 @@ class _Reader:
     def _check(self, event: yaml.Event, depth: int) -> None:
         self._values += 1
         if self._values > _MOST_VALUES:
-            raise self._refusal(event, f"there are more than {_MOST_VALUES} values")
+            raise self._refusal(event, f"it has more than {_MOST_VALUES} values")
         if depth > _DEEPEST:
             raise self._refusal(event, f"values are nested more than {_DEEPEST} deep")
         if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None) is not None:
-            raise self._refusal(event, "anchors and aliases are not read", "write the value out")
+            raise self._refusal(event, "anchors and aliases are not supported", "write the value itself")
         tag: str | None = getattr(event, "tag", None)
         if tag is not None:
-            raise self._refusal(event, f"the tag {tag[:80]!r} is not read", "write the plain value")
+            raise self._refusal(event, f"the tag {tag[:80]!r} is not supported", "write the plain value")
 
     def _refusal(self, event: yaml.Event, what: str, fix: str | None = None) -> SpecError:
         line = event.start_mark.line + 1 if event.start_mark else "?"

@@ -1,4 +1,4 @@
-"""Verdicts as values (DESIGN 3): what each stage may answer, and which answers say no."""
+"""Verdicts as values (docs/design.md): what each stage may answer, and which answers say no."""
 
 from __future__ import annotations
 
@@ -67,14 +67,14 @@ class LeakVerdict(StrEnum):
 
 
 class RegistryVerdict(StrEnum):
-    """Of one look at a model registry: does what serves match what the alias names?"""
+    """Of one look at a model registry: does the alias name the version that serves?"""
 
     CURRENT = "current"
     MOVED = "moved"
 
 
 class LifecycleVerdict(StrEnum):
-    """Of a whole deploy: the release serves, or a stage said no and the former one goes on serving."""
+    """Of a whole deploy: the release serves, or a stage said no and the previous release keeps serving."""
 
     SERVING = "serving"
     REFUSED = "refused"

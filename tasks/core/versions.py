@@ -7,9 +7,9 @@ from packaging.version import Version
 
 
 def satisfying(*comparisons: SpecifierSet | str) -> str | None:
-    """Some version that satisfies them all: one that they name, else a neighbour of one; None where there is none.
+    """A version that satisfies them all: one that they name, else a neighbour of one; None if there is none.
 
-    Versions are dense enough for this to be exact but for gaps between neighbours that nobody releases in.
+    It can miss a version in the gap between two neighbours, where nothing is ever released.
     """
     together = SpecifierSet(",".join(str(part) for part in comparisons if str(part)))
     named = sorted(Version(spec.version.removesuffix(".*")) for spec in together if spec.operator != "===")

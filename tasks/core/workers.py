@@ -1,4 +1,4 @@
-"""Scripts that run inside other environments, as stages see them: what runs one, and what it did."""
+"""Scripts that run inside other environments, as stages see them: how one is run, and its result."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Protocol
 
 
 class WorkerAnswer(Protocol):
-    """What a worker did."""
+    """The result of a worker."""
 
     @property
     def code(self) -> int: ...
@@ -20,7 +20,7 @@ class WorkerAnswer(Protocol):
 
 
 class WorkerRunner(Protocol):
-    """What runs code inside an environment."""
+    """Runs code inside an environment."""
 
     def run_worker(self, python: Path, worker: Path, *arguments: str) -> WorkerAnswer:
         """Run a script to its end."""

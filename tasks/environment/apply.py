@@ -1,4 +1,4 @@
-"""The effects of the environment stage: lock, build, check, prove. Each is idempotent."""
+"""The effects of the environment stage: lock, build, check, prove. Each can be repeated."""
 
 from __future__ import annotations
 
@@ -42,19 +42,19 @@ from tasks.environment.proof import Checker, Trial, prove, read_inventory
 
 LOCK_COPY = "slipway-environment.lock"
 MOST_TRIED = 8
-"""Requirements that are tried without their versions after a refusal; each takes a resolution."""
+"""Most requirements that are tried without their version after a refusal; each takes a resolution."""
 
 
 class PackageTool(plan.Machine, Checker, Protocol):
-    """A manager of environments: what resolves and installs packages on this machine."""
+    """A package manager: resolves and installs packages on this machine."""
 
     def resolve(self, request: LockRequest, scratch: Path) -> str | Refusal:
-        """Pins with hashes, or why there are none. `scratch` is an empty folder of the caller's."""
+        """Pins with hashes, or why there are none. `scratch` is an empty folder that the caller owns."""
 
     def install(self, locked: Locked, folder: Path, final: Path) -> Path:
-        """Make the environment of that lock in `folder`, such that it runs once it is renamed to `final`. Its Python.
+        """Make the environment of that lock in `folder`, ready to run once renamed to `final`; its Python.
 
-        Raises `MissingToolError` without the Python, `NetworkError`, `DiskFullError`.
+        Raises `MissingToolError` if the Python is missing, `NetworkError`, `DiskFullError`.
         """
 
 
@@ -72,9 +72,9 @@ def lock_for(
 def lock(
     request: LockRequest, tool: PackageTool, settings: Settings, *, firm: Collection[str] = ()
 ) -> Locked | Refusal:
-    """The lock of that name: the one that is there, else a new one. Without a new one, no network is needed.
+    """The lock for this request: the existing one, else a new one. An existing one needs no network.
 
-    Of several callers at once one resolves; the others wait and read. Requirements that are `firm` are not
+    If several callers ask at once, one resolves; the others wait and read. Requirements that are `firm` are not
     tried without their versions after a refusal. Raises `NetworkError`.
     """
     name = short(request.digest)
@@ -93,14 +93,14 @@ def lock(
 
 
 def lock_file(request: LockRequest) -> str:
-    """Name of the lock's file in the folder of locks."""
+    """Name of the lock's file."""
     return f"{short(request.digest)}.txt"
 
 
 def adopt(request: LockRequest, trial: Trial, settings: Settings) -> Locked:
-    """What is installed in an environment of the system's, written down as a lock: other packages, another digest.
+    """The packages of an environment that exists already, written down as a lock: other packages, another digest.
 
-    Raises `NotFoundError` where there is no such environment.
+    Raises `NotFoundError` if there is no such environment.
     """
     python = _python_of(request)
     inventory = read_inventory(python, trial)
@@ -117,7 +117,7 @@ def _python_of(request: LockRequest) -> Path:
     python = request.path / "bin" / "python"
     if not python.exists():
         raise NotFoundError(
-            f"{request.path} is no Python environment", fix="give a folder that holds bin/python"
+            f"{request.path} is not a Python environment", fix="give a folder that contains bin/python"
         )
     return python
 
@@ -125,9 +125,9 @@ def _python_of(request: LockRequest) -> Path:
 def _diagnosed(
     refusal: Refusal, request: LockRequest, tool: PackageTool, folder: Path, firm: Collection[str]
 ) -> Refusal:
-    """The refusal with the chains that lead to it, and with each requirement that would help if it were loosened."""
+    """The refusal with the chains that lead to it, and the requirements that would help if they were loosened."""
     if request.manager is not EnvironmentManager.UV:
-        return refusal  # conda's solver tells both itself
+        return refusal  # conda's solver reports both itself
     loosen = []
     versioned = [line for line in request.requirements if line not in firm and Requirement(line).specifier]
     for line in versioned[:MOST_TRIED]:
@@ -149,7 +149,7 @@ def _without_version(line: str) -> str:
 
 
 def _existing_lock(path: Path, request: LockRequest) -> Locked | None:
-    """The lock on disk, unless it is damaged or some other request's."""
+    """The lock on disk, unless it is damaged or belongs to another request."""
     try:
         content = locks.read_lock(path.read_text(), str(path))
     except (FileNotFoundError, UnicodeDecodeError, WrongUseError):
@@ -162,7 +162,7 @@ def _existing_lock(path: Path, request: LockRequest) -> Locked | None:
 
 
 def read_locked(path: Path, otherwise: LockRequest) -> Locked:
-    """A lock file as a value; `otherwise` says what was asked for where the file does not. Raises `WrongUseError`."""
+    """A lock file as a value; `otherwise` is the request if the file names none. Raises `WrongUseError`."""
     content = locks.read_lock(path.read_text(), str(path))
     return Locked(
         path=path,
@@ -173,17 +173,17 @@ def read_locked(path: Path, otherwise: LockRequest) -> Locked:
 
 
 def environment_folder(locked: Locked, settings: Settings) -> Path:
-    """Where the environment of a lock stands."""
+    """Folder of a lock's environment."""
     return settings.environments / short(locked.digest)
 
 
 def build(
     locked: Locked, tool: PackageTool, trial: Trial, settings: Settings, into: Path | None = None
 ) -> Built:
-    """The environment of that lock: the one that stands, else a new one, built beside and renamed into place.
+    """The environment of that lock: the existing one, else a new one, built next to it and renamed into place.
 
-    Raises `MissingToolError` without the Python, `NetworkError`, `DiskFullError`, and `WrongUseError` for a
-    lock of another platform or a folder that holds something else.
+    Raises `MissingToolError` if the Python is missing, `NetworkError`, `DiskFullError`, and `WrongUseError` for a
+    lock of another platform or a folder with other content.
     """
     if locked.request.manager is EnvironmentManager.SYSTEM:
         return _adopted(locked, trial)
@@ -198,10 +198,10 @@ def build(
         if (standing := standing_environment(folder, locked.digest, trial)) is not None:
             return standing
         if into and folder.exists() and not (folder / MARKER).exists() and any(folder.iterdir()):
-            raise WrongUseError(f"{folder} holds something else", fix="name a new folder")
+            raise WrongUseError(f"{folder} contains something else", fix="name a new folder")
         discard(*folder.parent.glob(f"{folder.name}.*{PART}"))
         start = time.monotonic()
-        # Of this process alone: what a killed run's installer still writes in its last moment goes elsewhere.
+        # Unique to this process: the installer of a killed run may still write into its own.
         part = beside(folder, f".{os.getpid()}")
         try:
             marker = _fill(part, folder, locked, tool, trial, start)
@@ -226,13 +226,13 @@ def _adopted(locked: Locked, trial: Trial) -> Built:
         lock_digest=locked.digest,
         python_version=inventory.markers["python_full_version"],
         packages=inventory.packages,
-        size_bytes=0,  # nothing of it is Slipway's
+        size_bytes=0,  # none of it belongs to Slipway
         build_s=time.monotonic() - start,
     )
 
 
 def _fill(part: Path, folder: Path, locked: Locked, tool: PackageTool, trial: Trial, start: float) -> Marker:
-    """All of the environment, the marker last."""
+    """Fill the environment, the marker last."""
     part.parent.mkdir(parents=True, exist_ok=True)
     python_version = locked.request.python
     say(StageName.ENVIRONMENT, f"installing {len(locked.packages)} packages for Python {python_version}")
@@ -240,7 +240,7 @@ def _fill(part: Path, folder: Path, locked: Locked, tool: PackageTool, trial: Tr
     bring(part, locked.request.libraries)
     write_atomically(part / LOCK_COPY, locked.path.read_bytes())
     inventory = read_inventory(python, trial)
-    os.sync()  # one flush of everything: milliseconds, where an fsync of each file takes seconds
+    os.sync()  # one flush of everything takes milliseconds, an fsync of each file takes seconds
     marker = Marker(
         lock_digest=locked.digest,
         python_version=inventory.markers["python_full_version"],
@@ -262,7 +262,8 @@ def _put_in_place(part: Path, folder: Path) -> None:
 
 
 def standing_environment(folder: Path, lock_digest: str, trial: Trial) -> Built | None:
-    """The finished environment in `folder` if it is that lock's, its files are as installed and its Python runs."""
+    """The finished environment in `folder`, if it belongs to that lock, its files are unchanged and its
+    Python runs."""
     try:
         marker = Marker.model_validate_json((folder / MARKER).read_bytes())
         copy_digest = digest_of_file(folder / LOCK_COPY)
@@ -283,7 +284,7 @@ def _is_unharmed(folder: Path) -> bool:
         more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
         say(
             StageName.ENVIRONMENT,
-            f"{folder / changed[0]}{more} changed since it was installed: building anew",
+            f"{folder / changed[0]}{more} changed since it was installed: rebuilding",
         )
         return False
     if doubted:
@@ -296,7 +297,7 @@ def _built(folder: Path, marker: Marker) -> Built:
 
 
 def still_good(result: EnvironmentResult, trial: Trial) -> bool:
-    """Whether a recorded result's lock and environment are there unharmed and its Python runs."""
+    """Whether a recorded result's lock and environment exist unharmed, and its Python runs."""
     if result.lock_path is None or result.lock_digest is None or result.environment_path is None:
         return False
     if not result.lock_path.is_file() or digest_of_file(result.lock_path) != result.lock_digest:
@@ -308,6 +309,6 @@ def still_good(result: EnvironmentResult, trial: Trial) -> bool:
 
 
 def prove_built(built: Built, engine: Engine, trial: Trial, settings: Settings) -> Proof:
-    """The proof of a built environment; one at a time, so that no other run sweeps its model away."""
+    """The proof of a built environment; one at a time, so that no other run removes its model."""
     with held(built.path, settings):
         return prove(built.python_path, engine, engine.card.imports, trial, beside(built.path, ".proof"))

@@ -1,4 +1,4 @@
-"""What an environment's native code asks of the system, read from the files themselves: tags of wheels can lie."""
+"""What an environment's native code requires of the system, read from the files: tags of wheels can be wrong."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _MAGIC = b"\x7fELF"
 
 
 def glibc_needs(packages: Path) -> dict[str, str]:
-    """The newest glibc that each shared library below `packages` (a `site-packages`) asks for, by relative path.
+    """The newest glibc that each shared library below `packages` (a `site-packages`) requires, by relative path.
 
-    Files that ask for none, or are no ELF files of this machine's byte order, are left out.
+    Files that require none, or are not ELF files of this machine's byte order, are omitted.
     """
     found = {}
     for file in sorted(packages.rglob("*.so*")):
@@ -39,6 +39,6 @@ def _newest(file: Path) -> str | None:
                 return None
             names = [need.name for _, needs in section.iter_versions() for need in needs]
     except (OSError, ELFError, ValueError, KeyError, AttributeError):
-        return None  # what cannot be read is not loaded either: the imports say so
+        return None  # a file that cannot be read cannot be loaded: the imports will fail
     versions = [match[1] for name in names if (match := _GLIBC.match(str(name)))]
     return max(versions, key=Version, default=None)

@@ -1,4 +1,4 @@
-"""Who requires whom in an installed set. Pure."""
+"""What requires what in an installed set. Pure."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from packaging.utils import canonicalize_name
 from tasks.environment.models import Dependency, Distribution, Inventory
 
 DEPTH = 3
-"""How far up the conflict report follows who requires whom."""
+"""How many levels of dependents the conflict report shows."""
 
 
 def dependencies(inventory: Inventory) -> tuple[Dependency, ...]:
-    """Who requires whom in this installed set: requirements whose markers hold, extras that someone asked for
-    included."""
+    """What requires what in this installed set: requirements whose markers hold, including extras that a package
+    requests."""
     markers = {key: str(value) for key, value in default_environment().items()} | inventory.markers
     names: dict[str, Distribution] = {
         canonicalize_name(found.name): found for found in inventory.distributions
@@ -42,7 +42,7 @@ def _active(found: Distribution, extras: set[str], markers: Mapping[str, str]) -
         try:
             requirement = Requirement(text)
         except InvalidRequirement:
-            continue  # old metadata that no installer reads either
+            continue  # old metadata that installers do not read either
         if requirement.marker is None or any(
             requirement.marker.evaluate({**markers, "extra": extra}) for extra in extras
         ):
@@ -52,7 +52,7 @@ def _active(found: Distribution, extras: set[str], markers: Mapping[str, str]) -
 def dependents(
     edges: Sequence[Dependency], package: str, depth: int = DEPTH
 ) -> tuple[tuple[int, Dependency], ...]:
-    """Who requires `package`, then who requires those: level (from 1) and edge, nearest first."""
+    """What requires `package`, then what requires that: level (from 1) and edge, nearest first."""
     found: list[tuple[int, Dependency]] = []
     seen: set[str] = {canonicalize_name(package)}
     front = seen
@@ -65,7 +65,7 @@ def dependents(
 
 
 def roots(inventory: Inventory, edges: Sequence[Dependency]) -> tuple[str, ...]:
-    """Modules to import where no engine says which: those of distributions that nothing else requires."""
+    """Modules to import if no engine names any: those of distributions that nothing else requires."""
     required = {edge.package for edge in edges}
     modules: list[str] = []
     for found in inventory.distributions:
@@ -79,7 +79,7 @@ def roots(inventory: Inventory, edges: Sequence[Dependency]) -> tuple[str, ...]:
 def reverse_listing(
     edges: Sequence[Dependency], packages: Mapping[str, str]
 ) -> dict[str, list[dict[str, str | int]]]:
-    """Every package with its dependents up to `DEPTH` levels, as programs read it."""
+    """Every package with its dependents up to `DEPTH` levels, for JSON."""
     return {
         name: [
             {"level": level, "required_by": edge.required_by, "requirement": edge.requirement}

@@ -1,4 +1,4 @@
-"""Folders of the environment stage: what is unfinished, what somebody works on, what goes."""
+"""Folders of the environment stage: unfinished ones, those in use, and those to remove."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from tasks.core.settings import Settings
 
 
 def beside(folder: Path, kind: str) -> Path:
-    """The unfinished folder of some kind that belongs to `folder`."""
+    """The unfinished folder of that kind next to `folder`."""
     return folder.with_name(f"{folder.name}{kind}{PART}")
 
 
 @contextlib.contextmanager
 def held(folder: Path, settings: Settings) -> Iterator[None]:
-    """Only this run changes that environment, or what is beside it, meanwhile."""
+    """Let only this run change that environment, and the unfinished folders next to it."""
     own = folder.parent.resolve() == settings.environments.resolve()
     name = folder.name if own else short(digest_of(str(folder)))
     with file_lock(settings.leases / f"environment-{name}", wait=True, holder=f"the environment {folder}"):
@@ -28,7 +28,7 @@ def held(folder: Path, settings: Settings) -> Iterator[None]:
 
 @contextlib.contextmanager
 def scratch(folder: Path) -> Iterator[Path]:
-    """An empty folder that is gone afterwards."""
+    """An empty folder that is removed afterwards."""
     discard(folder)
     folder.mkdir(parents=True)
     try:
@@ -38,10 +38,10 @@ def scratch(folder: Path) -> Iterator[Path]:
 
 
 MARKER = "slipway-environment.json"
-"""Written into an environment last."""
+"""The file that is written into an environment last."""
 
 USED = "slipway-used"
-"""An empty file in an environment; its time is that of the last use."""
+"""An empty file in an environment; its modification time is the time of the last use."""
 
 
 def touch_used(folder: Path) -> None:
@@ -50,13 +50,13 @@ def touch_used(folder: Path) -> None:
 
 
 def used_at(folder: Path) -> float:
-    """When the environment was used last, or at least built or begun: seconds since the epoch."""
+    """When the environment was last used, or else built or begun: seconds since the epoch."""
     latest = next(path for path in (folder / USED, folder / MARKER, folder) if path.exists())
     return latest.stat().st_mtime
 
 
 def sweep_leftovers(folder: Path, leases: Path) -> list[Path]:
-    """Remove unfinished environments that killed runs left; those that somebody builds now stay."""
+    """Remove unfinished environments that killed runs left behind; those being built now stay."""
     removed = []
     for part in sorted(folder.glob(f"*{PART}")):
         name = part.name.partition(".")[0]

@@ -1,4 +1,4 @@
-"""Environments that nobody needs any more. Those that a release names stay, whatever their age."""
+"""Remove environments that are no longer needed. Those that a release names stay, whatever their age."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from tasks.core.settings import Settings
 from tasks.environment.files import sweep_leftovers, used_at
 
 RunningBelow = Callable[[Path], Collection[int]]
-"""Ids of the processes that run out of a folder."""
+"""Ids of the processes that run from a folder."""
 
 
 class Removed(Frozen):
-    """One environment that is gone, or would be, and why nothing held it."""
+    """One environment that was removed, or would be, and why it was not needed."""
 
     path: Path
     size_bytes: int
@@ -32,12 +32,13 @@ class Removed(Frozen):
 def collect(
     settings: Settings, running_below: RunningBelow, *, keep_s: float, dry_run: bool = False
 ) -> tuple[Removed, ...]:
-    """Remove environments that no release names, no process runs out of, no run holds and nobody used for `keep_s`.
+    """Remove environments that no release names, no process runs from, no run holds, and that were not used
+    for `keep_s`.
 
-    What killed runs left half built or half removed goes with them.
+    Environments that killed runs left half built or half removed go too.
 
-    Raises `RecordError` if a release cannot be read: what it names is not known then, and `BusyError` while a
-    service is deployed: its environment has no release yet. Nothing is removed then.
+    Raises `RecordError` if a release cannot be read, because what it names is then unknown, and `BusyError` while a
+    service is being deployed, because its environment has no release yet. Nothing is removed then.
     """
     with contextlib.ExitStack() as resting:
         any_service = settings.service_lease("")
@@ -50,7 +51,7 @@ def collect(
 def _collect(
     settings: Settings, running_below: RunningBelow, keep_s: float, *, dry_run: bool
 ) -> tuple[Removed, ...]:
-    # Releases of an older Slipway may spell the home otherwise.
+    # Releases of an older Slipway may spell the home differently.
     named = {os.path.realpath(path) for path in named_by_releases(settings.services, "environment_path")}
     if not dry_run:
         sweep_doomed(settings.environments)
@@ -72,6 +73,6 @@ def _collect(
                     remove_folder(folder)
         except BusyError:
             continue
-        reason = f"no release names it, and it lay unused for {unused_s / 86_400:.1f} days"
+        reason = f"no release names it, and it was not used for {unused_s / 86_400:.1f} days"
         removed.append(Removed(path=folder, size_bytes=size, unused_s=unused_s, reason=reason))
     return tuple(removed)

@@ -1,6 +1,6 @@
-"""What neither `pip check` nor a tree of dependencies sees in an installed set. Pure.
+"""Conflicts in an installed set that neither `pip check` nor a dependency tree shows. Pure.
 
-Each is a conflict that flags the set; whether it breaks anything, the proof shows.
+Each flags the set; the proof shows whether it breaks anything.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _LOCAL = re.compile(r"^cu(?P<major>1[0-9])[0-9]")
 def hidden_conflicts(
     inventory: Inventory, glibc_needs: Mapping[str, str], glibc: str | None
 ) -> tuple[Conflict, ...]:
-    """All of them. `glibc_needs` names the glibc that each binary file asks for, `glibc` is this host's."""
+    """All of them. `glibc_needs` names the glibc that each binary file requires, `glibc` is this host's."""
     return (
         *mixed_cuda(inventory.packages),
         *shared_files(inventory),
@@ -32,9 +32,9 @@ def hidden_conflicts(
 
 
 def mixed_cuda(packages: Mapping[str, str]) -> tuple[Conflict, ...]:
-    """CUDA libraries of several major versions, by NVIDIA's packages and by the builds of the others.
+    """CUDA libraries of several major versions, judged by NVIDIA's packages and the builds of the others.
 
-    Two majors of one library lie in the same folder; two majors of different ones are loaded into one process.
+    Two major versions of one library share a folder; major versions of different libraries share a process.
     """
     majors: dict[str, dict[str, str]] = defaultdict(dict)
     for package, version in sorted(packages.items()):
@@ -52,15 +52,15 @@ def mixed_cuda(packages: Mapping[str, str]) -> tuple[Conflict, ...]:
             package=one,
             installed=packages[one],
             rule="MIXED-CUDA",
-            reason=f"CUDA {oldest} and CUDA {newest} in one environment: {one} {packages[one]} beside "
+            reason=f"CUDA {oldest} and CUDA {newest} in one environment: {one} {packages[one]} and "
             f"{other} {packages[other]}",
-            fix=f"install builds of one CUDA only: see who requires {one} and {other}",
+            fix=f"install builds for one CUDA only: see what requires {one} and {other}",
         ),
     )
 
 
 def _cuda_of(package: str, version: str) -> tuple[str, str] | None:
-    """Which library of which CUDA major a package brings, or was built for."""
+    """The library and the major version of CUDA that a package contains, or was built for."""
     if match := _BY_SUFFIX.match(package):
         return match["library"], match["major"]
     parsed = Version(version)
@@ -72,23 +72,23 @@ def _cuda_of(package: str, version: str) -> tuple[str, str] | None:
 
 
 def shared_files(inventory: Inventory) -> tuple[Conflict, ...]:
-    """Files of which two distributions each installed their own: the one that came last has overwritten the other."""
+    """Files that two distributions installed with different content: the later one overwrote the other."""
     return tuple(
         Conflict(
             package=shared.owners[0],
             required_by=None,
             installed=inventory.packages.get(shared.owners[0]),
             rule="SHARED-FILES",
-            reason=f"{' and '.join(shared.owners)} each installed {shared.path}, which differs: one has overwritten "
+            reason=f"{' and '.join(shared.owners)} each installed a different {shared.path}: one has overwritten "
             f"the other ({shared.count} file{'s' if shared.count > 1 else ''})",
-            fix=f"leave out {shared.owners[0]} or {shared.owners[1]}",
+            fix=f"remove {shared.owners[0]} or {shared.owners[1]}",
         )
         for shared in inventory.shared
     )
 
 
 def newer_glibc(needs: Mapping[str, str], glibc: str | None) -> tuple[Conflict, ...]:
-    """Binaries that ask for a newer glibc than this host's, whatever the tag of their wheel says; worst first."""
+    """Binaries that need a newer glibc than this host's, whatever the tag of their wheel says; worst first."""
     if glibc is None:
         return ()
     newer = [(Version(version), file) for file, version in needs.items() if Version(version) > Version(glibc)]

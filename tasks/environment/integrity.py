@@ -1,7 +1,7 @@
 """Whether an environment's files are still those that were installed.
 
-Noted when it is built: size, time and digest of each file. The look before each use compares size and time, in
-milliseconds for thousands of files; digests are compared where those differ, and when there is a reason for doubt.
+The build notes size, time and digest of each file. Before each use, size and time are compared, which takes
+milliseconds for thousands of files; digests are compared if those differ, or if there is a reason for doubt.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ NOTE = "slipway-files.json"
 """What is installed, file by file."""
 
 DOUBT = "slipway-doubt"
-"""An empty file in an environment whose engine failed: the next look compares all digests."""
+"""An empty file in an environment whose engine failed: the next check compares all digests."""
 
 _SCHEMA = "slipway.files/1"
 _OWN = frozenset({NOTE, DOUBT, MARKER, USED})
@@ -53,10 +53,10 @@ def note_files(folder: Path) -> None:
 
 
 def changed_files(folder: Path, *, deep: bool = False) -> tuple[str, ...]:
-    """Files of the environment that are gone, or hold something else than what was installed; paths in it.
+    """Files of the environment that are gone or differ from what was installed; paths relative to it.
 
-    `deep` reads all of them. Without a note, such as one that an earlier version built, the packages' own records
-    say what was installed, and a note is written.
+    `deep` reads all of them. If there is no note, as in an environment of an earlier version, the packages' own
+    records say what was installed, and a note is written.
     """
     noted = _read(folder)
     if noted is None and (folder / NOTE).is_dir():
@@ -71,15 +71,15 @@ def changed_files(folder: Path, *, deep: bool = False) -> tuple[str, ...]:
     moved = {path for path in noted.keys() & found.keys() if found[path] != noted[path][:2]}
     digests = _digests(folder, noted.keys() & found.keys() if deep else moved)
     damaged = sorted(gone | {path for path, digest in digests.items() if digest != noted[path].digest})
-    if moved and not damaged:  # copied or touched: the next look need not read them again
+    if moved and not damaged:  # copied or touched: the next check need not read them again
         _write(folder, {**noted, **{path: Noted(*found[path], noted[path].digest) for path in moved}})
     return tuple(damaged)
 
 
 def changed_since_installed(release: Release, settings: Settings) -> tuple[str, ...]:
-    """Files of a release's environment that hold something else by now; the next deploy builds that anew.
+    """Files of a release's environment that changed since it was installed; the next deploy rebuilds it.
 
-    An environment that Slipway did not build is not looked at.
+    An environment that Slipway did not build is not checked.
     """
     folder = release.environment_path
     if not _is_built_by_slipway(folder, settings) or not folder.is_dir():
@@ -90,14 +90,14 @@ def changed_since_installed(release: Release, settings: Settings) -> tuple[str, 
 
 
 def doubt(folder: Path | None, settings: Settings) -> None:
-    """Have the next look at an environment that Slipway built compare every file, and compile its modules anew."""
+    """Have the next check of an environment that Slipway built compare every file, and recompile its modules."""
     if folder is not None and _is_built_by_slipway(folder, settings) and folder.is_dir():
-        with contextlib.suppress(OSError):  # a full disk, say: what raised the doubt is told, not that
+        with contextlib.suppress(OSError):  # the error that raised the doubt is the one to report
             (folder / DOUBT).touch()
 
 
 def _is_built_by_slipway(folder: Path, settings: Settings) -> bool:
-    """Also where a release of an older Slipway spells the home otherwise."""
+    """Even if a release of an older Slipway spells the home differently."""
     return folder.parent.resolve() == settings.environments.resolve()
 
 
@@ -107,7 +107,7 @@ def is_doubted(folder: Path) -> bool:
 
 
 def settle_doubt(folder: Path) -> None:
-    """Remember that all digests were right. Compiled modules have none, so they are removed and compiled again."""
+    """Note that all digests were right. Compiled modules have none, so they are removed and compiled again."""
     for cache in sorted(folder.rglob("__pycache__")):
         shutil.rmtree(cache, ignore_errors=True)
     (folder / DOUBT).unlink(missing_ok=True)
@@ -125,7 +125,7 @@ def unlike_record(folder: Path) -> Mapping[str, tuple[str, ...]]:
 
 
 def _recorded(record: Path, folder: Path) -> Iterator[tuple[str, str]]:
-    """Path and digest of each file that a `RECORD` names with one, inside the environment."""
+    """Path and digest of each file inside the environment for which a `RECORD` has a digest."""
     try:
         rows = list(csv.reader(record.read_text().splitlines()))
     except (OSError, UnicodeDecodeError, csv.Error):
@@ -138,7 +138,7 @@ def _recorded(record: Path, folder: Path) -> Iterator[tuple[str, str]]:
 
 
 def _hexadecimal(digest: str) -> str:
-    """Of a digest in a `RECORD`; empty for what is none."""
+    """The digest in a `RECORD` as hex; empty if it is not one."""
     try:
         return base64.urlsafe_b64decode(f"{digest}==").hex()
     except ValueError:
@@ -146,7 +146,7 @@ def _hexadecimal(digest: str) -> str:
 
 
 def _look(folder: Path) -> Iterator[tuple[str, tuple[int, int]]]:
-    """Size and time of each file below `folder`, without what Python and Slipway write there later."""
+    """Size and time of each file below `folder`, except files that Python and Slipway write later."""
     waiting = [""]
     while waiting:
         inside = waiting.pop()
@@ -158,7 +158,7 @@ def _look(folder: Path) -> Iterator[tuple[str, tuple[int, int]]]:
                         waiting.append(f"{path}/")
                 elif path not in _OWN:
                     found = entry.stat(follow_symlinks=False)
-                    # A link has no time of its own that a copy keeps.
+                    # Copying does not preserve a link's time.
                     link = stat.S_ISLNK(found.st_mode)
                     yield path, (0, 0) if link else (found.st_size, found.st_mtime_ns)
 
@@ -185,7 +185,7 @@ def _write(folder: Path, files: Mapping[str, Noted]) -> None:
 
 
 def _read(folder: Path) -> dict[str, Noted] | None:
-    """The note; None where there is none, or it is damaged or of another version."""
+    """The note; None if it is missing, damaged or of another version."""
     try:
         document = json.loads((folder / NOTE).read_bytes())
         if document["schema"] != _SCHEMA or not document["files"]:

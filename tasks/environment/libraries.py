@@ -1,8 +1,8 @@
-"""Shared libraries that an engine's wheels expect of the host, brought along where the host lacks them.
+"""Shared libraries that an engine's wheels expect on the host, added to the environment if the host lacks them.
 
-A minimal Debian holds no OpenMP runtime, and installing one takes root. Wheels of other projects carry a copy under
-a mangled name. That copy, given back the name that loaders look for, is put into the environment and loaded at the
-start of its Python: whatever asks for the name later gets it. Nobody's environment variables change.
+A minimal Debian has no OpenMP runtime, and installing one takes root. Wheels of other projects contain a copy under
+a mangled name. That copy gets back the name that loaders look for, is put into the environment and loaded whenever
+its Python starts: whatever asks for the name later gets it. No environment variable changes.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from tasks.core.errors import SlipwayError
 from tasks.engines.card import SystemLibrary
 
 FOLDER = "lib/slipway"
-"""Where libraries are put, below the environment."""
+"""Folder for these libraries inside the environment."""
 
 _START = "import ctypes, os, sys; ctypes.CDLL(os.path.join(sys.prefix, {folder!r}, {name!r}))\n"
-"""A `.pth` line that begins with `import` is run at every start of the interpreter (the `site` module)."""
+"""The interpreter runs a `.pth` line that begins with `import` at every start (the `site` module)."""
 
 
 def bring(environment: Path, libraries: Iterable[SystemLibrary]) -> None:
@@ -33,8 +33,8 @@ def bring(environment: Path, libraries: Iterable[SystemLibrary]) -> None:
         found = sorted(packages.glob(library.file or "")) if library.file else []
         if not found:
             raise SlipwayError(
-                f"{library.wheel} brings no {library.soname}",
-                fix=f"install {library.package} on this host (Debian's name of it)",
+                f"{library.wheel} does not contain {library.soname}",
+                fix=f"install {library.package} on this host (Debian's name for it)",
             )
         target = environment / FOLDER / library.soname
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -48,20 +48,20 @@ def named(content: bytes, soname: str) -> bytes:
     """The shared library `content` under another name, which must not be longer than its own.
 
     Loaders compare DT_SONAME, a text in the library's string table; hashes of symbols do not depend on it.
-    Raises `SlipwayError` for what is no such library.
+    Raises `SlipwayError` if it is not such a library.
     """
     try:
         place, old = _soname(content)
     except (ELFError, LookupError, ValueError) as error:
-        raise SlipwayError(f"the copy of {soname} is no shared library: {error}") from None
+        raise SlipwayError(f"the copy of {soname} is not a shared library: {error}") from None
     new = soname.encode()
     if len(new) > len(old):
-        raise SlipwayError(f"{old.decode()} cannot be named {soname}: that is longer")
+        raise SlipwayError(f"{old.decode()} cannot be renamed to {soname}: the new name is longer")
     return content[:place] + new.ljust(len(old), b"\0") + content[place + len(old) :]
 
 
 def _soname(content: bytes) -> tuple[int, bytes]:
-    """Where the name stands in the file, and the name."""
+    """Offset of the name in the file, and the name."""
     elf = ELFFile(io.BytesIO(content))
     section = elf.get_section_by_name(".dynamic")
     if not isinstance(section, DynamicSection):

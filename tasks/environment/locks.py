@@ -1,7 +1,7 @@
 """The file of a lock: a line that says what was asked for, then pins with hashes. Pure.
 
-uv's are requirements files, conda's are the lock files of rattler (what pixi writes); of an environment that was
-there already it is a list of pins without hashes, for Slipway installs nothing of it.
+For uv it is a requirements file, for conda a lock file of rattler (the format of pixi), and for an environment that
+exists already a list of pins without hashes, because Slipway installs nothing into it.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ _OLD_HEADER = "# slipway-lock: "
 _SEAL = "# slipway-seal: "
 _HASH = re.compile(r"\s--hash=(sha(?:256|384|512):[0-9a-f]+)(?!\S)")
 _VIA = re.compile(r"^\s+#\s+(?:via\s+)?(?!via\s*$)(?P<name>[A-Za-z0-9][A-Za-z0-9._-]*)\s*$")
-"""uv names who asks for a pin in comments below it, several of them one a line."""
+"""uv names the packages that require a pin in comments below it, one per line."""
 
 
 class Pin(BaseModel):
-    """One package of a lock. `hashes` are `sha256:…`, one of which its file must have; `required_by` names those that
-    ask for it, as far as the lock says so; `url` is where conda's packages come from."""
+    """One package of a lock. `hashes` are `sha256:…`, one of which its file must have; `required_by` names
+    the packages that require it, as far as the lock says so; `url` is where conda's packages come from."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -45,7 +45,7 @@ class Pin(BaseModel):
 
 
 class LockFile(BaseModel):
-    """A lock's content: what was asked for, where it says so, and the packages it pins."""
+    """A lock's content: the packages that it pins, and the request, if it names one."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -59,8 +59,8 @@ class LockFile(BaseModel):
 
 
 def render_lock(request: LockRequest, resolved: str) -> str:
-    """The lock file: a first line that says what was asked for, the resolver's pins with hashes, and a last line that
-    seals both: half a lock would be one of fewer packages."""
+    """The lock file: a first line with the request, the resolver's pins with hashes, and a last line that seals both,
+    because a truncated lock would look like a lock of fewer packages."""
     text = f"{_HEADER}{json.dumps(request.model_dump(mode='json'), sort_keys=True)}\n{resolved.rstrip()}\n"
     return f"{text}{_SEAL}{digest_of(text)}\n"
 
@@ -79,7 +79,7 @@ def read_lock(text: str, source: str) -> LockFile:
         else _read_pins(text, source, manager)
     )
     if not pins:
-        raise WrongUseError(f"{source} pins no package", fix="make a lock: slipway env lock")
+        raise WrongUseError(f"{source} pins no packages", fix="make a lock: slipway env lock")
     return LockFile(request=request, pins=pins)
 
 
@@ -87,12 +87,12 @@ def _check_seal(text: str, source: str) -> None:
     body, _, seal = text.rpartition(_SEAL)
     if seal != f"{digest_of(body)}\n":
         raise WrongUseError(
-            f"{source} is damaged: it is not as it was written", fix="make the lock again: slipway env lock"
+            f"{source} is damaged: its seal does not match", fix="make the lock again: slipway env lock"
         )
 
 
 def _read_pins(text: str, source: str, manager: EnvironmentManager) -> tuple[Pin, ...]:
-    """Lines of a requirements file; below each, comments that say `via` whom it came."""
+    """Lines of a requirements file; comments below each name the packages that require it (`via`)."""
     pins: dict[str, Pin] = {}
     last = ""
     for line in text.replace("\\\n", " ").splitlines():
@@ -108,10 +108,10 @@ def _read_pins(text: str, source: str, manager: EnvironmentManager) -> tuple[Pin
 
 
 def _read_conda(text: str, source: str) -> tuple[Pin, ...]:
-    """The `packages` of a rattler lock; name and version stand in a package's file name."""
-    damaged = WrongUseError(f"{source} is no lock of conda packages", fix="make a lock: slipway env lock")
+    """The `packages` of a rattler lock; a package's file name contains name and version."""
+    damaged = WrongUseError(f"{source} is not a lock of conda packages", fix="make a lock: slipway env lock")
     try:
-        # Every scalar as text: a hash may consist of digits alone.
+        # Read every scalar as text: a hash may consist of digits only.
         document = yaml.load(text, Loader=yaml.BaseLoader)
     except (yaml.YAMLError, RecursionError):
         raise damaged from None
@@ -168,7 +168,7 @@ def _wheel_version(url: str) -> str | None:
 
 
 def _file_name(url: str) -> str:
-    """The last part of an address; empty for what is none."""
+    """The last part of a URL; empty if it is not one."""
     try:
         return unquote(urlsplit(url).path).rpartition("/")[2]
     except ValueError:

@@ -1,4 +1,4 @@
-"""What the environment stage is asked for, what it finds on the way, and what it answers."""
+"""What the environment stage is asked for, what it finds, and what it answers."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from tasks.engines.card import SystemLibrary
 
 
 class EnvironmentRequest(Frozen):
-    """Which engine's environment, and what else must be in it."""
+    """The engine, and what else its environment must contain."""
 
     engine: EngineKind = Field(DEFAULT_ENGINE, description="Serving engine.")
-    environment: Environment = Field(Environment(), description="What makes it, and what else is in it.")
+    environment: Environment = Field(Environment(), description="What makes it, and what else it contains.")
 
     @classmethod
     def of(cls, engine: EngineKind, environment: Environment) -> EnvironmentRequest:
-        """The request that a deployment spec makes."""
+        """The request of a deployment spec."""
         return cls(engine=engine, environment=environment)
 
 
 class LockRequest(Frozen):
-    """Everything that names a lock: equal requests share one. `platform` is such as `linux-x86_64`.
+    """Everything that names a lock: equal requests share one. `platform` is, for example, `linux-x86_64`.
 
     `torch_backend`, `wheels` and `channels` are those of the spec's `environment`; the first is never `auto` here.
     """
@@ -43,7 +43,9 @@ class LockRequest(Frozen):
     wheels: Path | None = None
     channels: tuple[str, ...] = ()
     path: Path | None = None
-    libraries: tuple[SystemLibrary, ...] = Field((), description="What the host lacks and wheels bring.")
+    libraries: tuple[SystemLibrary, ...] = Field(
+        (), description="Libraries that the host lacks and wheels contain."
+    )
 
     @property
     def digest(self) -> str:
@@ -54,9 +56,9 @@ class LockRequest(Frozen):
 class Conflict(Frozen):
     """`required_by` asks for `requirement`, which cannot be had; `installed` is what stands in its place.
 
-    `required_by` is None where the user asked, `installed` None where nothing is there. `reason` is a sentence
-    where it says more than these, `fix` what to do, `rule` names what found it. What blocks refuses the set; what
-    warns flags it.
+    `required_by` is None if the user asked, `installed` is None if nothing is there. `reason` is a sentence if
+    there is more to say, `fix` says what to do, `rule` names the rule. A conflict that blocks refuses the set; one
+    that warns flags it.
     """
 
     package: str
@@ -70,8 +72,8 @@ class Conflict(Frozen):
 
 
 class Locked(Frozen):
-    """A lock that stands on disk. `digest` is of its bytes; `packages` are name and version; `request` is what was
-    asked for, as far as the file says it."""
+    """A lock on disk. `digest` is of its bytes; `packages` are name and version; `request` is what was asked for, as
+    far as the file says."""
 
     path: Path
     digest: str
@@ -80,15 +82,15 @@ class Locked(Frozen):
 
 
 class Loosening(Frozen):
-    """A requirement without whose version everything resolves: to `version` of its package. It was tried."""
+    """A requirement that blocks by its version: without that, everything resolves, with `version`. It was tried."""
 
     requirement: str
     version: str
 
 
 class Refusal(Frozen):
-    """The resolver's no: `reason` is its explanation, `conflicts` who asks for what in it, `chains` the shortest ways
-    from the user's requirements to what cannot be had together, `loosen` what would help."""
+    """The resolver's refusal: `reason` is its explanation, `conflicts` what requires what, `chains` the shortest ways
+    from the user's requirements to the conflict, `loosen` what would help."""
 
     reason: str
     conflicts: tuple[Conflict, ...] = ()
@@ -97,7 +99,7 @@ class Refusal(Frozen):
 
 
 class Marker(Frozen):
-    """What is written into an environment last: it is whole, and this is what it holds."""
+    """Written into an environment last: it is complete, and this is its content."""
 
     lock_digest: str
     python_version: str
@@ -107,14 +109,14 @@ class Marker(Frozen):
 
 
 class Built(Marker):
-    """A virtual environment that stands under its final name."""
+    """A virtual environment under its final name."""
 
     path: Path
     python_path: Path
 
 
 class Dependency(Frozen):
-    """One edge of the installed set: `required_by` asks for `package` as `requirement`."""
+    """One edge of the installed set: `required_by` requires `package` as `requirement`."""
 
     package: str
     required_by: str
@@ -131,8 +133,8 @@ class Distribution(Frozen):
 
 
 class SharedFile(Frozen):
-    """A file of which several distributions say that they installed it, each with other content; `count` such files
-    are shared by the same ones."""
+    """A file that several distributions installed, each with different content; the same distributions share `count`
+    such files."""
 
     path: str
     owners: tuple[str, ...]
@@ -140,7 +142,8 @@ class SharedFile(Frozen):
 
 
 class Inventory(Frozen):
-    """All that is installed in an environment, the marker values of its interpreter, and where packages lie."""
+    """Everything installed in an environment, the marker values of its interpreter, and the folder of its
+    packages."""
 
     distributions: tuple[Distribution, ...]
     markers: dict[str, str]
@@ -154,7 +157,7 @@ class Inventory(Frozen):
 
 
 class Checked(Frozen):
-    """The conflict check: complaints about the installed set, and who requires whom."""
+    """The conflict check: conflicts in the installed set, and what requires what."""
 
     packages: dict[str, str]
     conflicts: tuple[Conflict, ...]
@@ -163,7 +166,7 @@ class Checked(Frozen):
 
 
 class ImportProof(Frozen):
-    """What importing one module in the environment did. `reason` is there when it failed."""
+    """The result of importing one module in the environment; `reason` says why it failed."""
 
     module: str
     ok: bool
@@ -172,7 +175,8 @@ class ImportProof(Frozen):
 
 
 class Computation(Frozen):
-    """What a small computation with an imported module did; `reason` says why it failed, `note` what it showed."""
+    """The result of a small computation with an imported module; `reason` says why it failed, `note` what it
+    showed."""
 
     what: str
     ok: bool
@@ -182,7 +186,7 @@ class Computation(Frozen):
 
 
 class EngineProof(Frozen):
-    """What starting the engine on a tiny random model did; `start_s` counts up to a first completion."""
+    """The result of starting the engine with a tiny random model; `start_s` lasts until the first completion."""
 
     ok: bool
     start_s: float | None = None
@@ -192,7 +196,7 @@ class EngineProof(Frozen):
 
 
 class Proof(Frozen):
-    """The smoke test: imports first; computations and the engine only when they all worked."""
+    """The smoke test: imports first; computations and the engine only if they all worked."""
 
     imports: tuple[ImportProof, ...]
     computations: tuple[Computation, ...] = ()
@@ -235,5 +239,5 @@ class EnvironmentResult(StageResult):
 
     @property
     def reasons(self) -> tuple[str, ...]:
-        """As `StageResult` says: the resolver's or the proof's own words."""
+        """The resolver's or the proof's own words (`StageResult.reasons`)."""
         return (self.reason,) if self.reason else ()

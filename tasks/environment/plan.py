@@ -1,4 +1,4 @@
-"""What the environment stage decides: what a lock is, who requires whom, and the verdict. Pure."""
+"""What the environment stage decides: what names a lock, what requires what, and the verdict. Pure."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ from tasks.environment.models import (
 
 
 class Machine(Protocol):
-    """What of a machine decides a lock."""
+    """The properties of a machine that a lock depends on."""
 
     @property
     def platform(self) -> str:
-        """What locks of this machine are for."""
+        """The platform of this machine's locks."""
 
     def lacks(self, soname: str) -> bool:
         """Whether there is no shared library of that name."""
 
 
 def lock_request(engine: Engine, request: EnvironmentRequest, machine: Machine) -> LockRequest:
-    """What names the lock of this environment. Raises `SpecError` for what is no requirement."""
+    """The request that names this environment's lock. Raises `SpecError` for an invalid requirement."""
     environment = request.environment
     if not engine.card.requirements:
         raise SpecError(
-            f"{engine.kind} has no Python environment: it comes as a program or an image of its makers",
-            fix="see what it is: slipway engines --json",
+            f"{engine.kind} has no Python environment: its vendor ships it as a program or an image",
+            fix="look at its card: slipway engines --json",
         )
     if environment.manager is EnvironmentManager.SYSTEM:
         return make_lock_request(engine.card.requirements, machine.platform, environment)
@@ -65,7 +65,7 @@ def make_lock_request(
     if environment.torch_backend == "auto":
         raise SpecError("torch_backend auto is not decided yet", fix="name one, such as cpu or cu126")
     if not re.fullmatch(r"3\.\d+", environment.python):
-        raise SpecError(f"{environment.python!r} is no Python version", fix="write it as 3.11")
+        raise SpecError(f"{environment.python!r} is not a Python version", fix="write it as 3.11")
     wheels = [library.wheel for library in libraries if library.wheel]
     if environment.manager is EnvironmentManager.CONDA:
         parsed = {" ".join(line.split()) for line in requirements} | {f"python {environment.python}.*"}
@@ -88,7 +88,7 @@ def match_spec(line: str) -> str:
 
 
 def parse_requirements(text: str, source: str) -> tuple[str, ...]:
-    """Requirements of a file, one a line, comments dropped. Raises `SpecError` that names the line."""
+    """Requirements of a file, one per line, without comments. Raises `SpecError` that names the line."""
     found = []
     for number, line in enumerate(text.splitlines(), start=1):
         bare = re.sub(r"(^|\s)#.*$", "", line).strip()
@@ -112,19 +112,20 @@ def _canonical(line: str) -> str:
         ) from None
     if requirement.url and "@" in urlsplit(requirement.url).netloc:
         raise SpecError(
-            f"the address of {requirement.name} holds credentials", fix="keep them in a netrc file instead"
+            f"the address of {requirement.name} contains credentials",
+            fix="put them into a netrc file instead",
         )
     requirement.name = canonicalize_name(requirement.name)
     return str(requirement)
 
 
 def own_requirements(engine: Engine) -> frozenset[str]:
-    """What the engine asks for, as locks write it."""
+    """The engine's own requirements, as locks spell them."""
     return frozenset(map(_canonical, engine.card.requirements))
 
 
 def attribute(conflicts: Sequence[Conflict], engine: Engine) -> tuple[Conflict, ...]:
-    """The same conflicts, with the engine named where it, not the user, asked."""
+    """The same conflicts; requirements of the engine name the engine instead of the user."""
     own = own_requirements(engine)
     return tuple(
         one.model_copy(update={"required_by": str(engine.kind)})
@@ -138,12 +139,13 @@ def _is_one_of(requirement: str, canonical: frozenset[str]) -> bool:
     try:
         return _canonical(requirement) in canonical
     except SpecError:
-        return False  # the resolver's words are not always a requirement
+        return False  # the resolver's text is not always a requirement
 
 
 def judge(conflicts: Sequence[Conflict], proof: Proof) -> tuple[EnvironmentVerdict, str | None]:
-    """The verdict and its reason. What does not import, compute or start is not sound, whatever the metadata says;
-    nor is what is known to fail and was not seen to work. Other complaints only flag a set that works."""
+    """The verdict and its reason. A set that does not import, compute or start is not sound, whatever its
+    metadata says. Neither is one that is known to fail, unless it was seen to work. Other conflicts only flag
+    a set that works."""
     if proof.failure:
         return EnvironmentVerdict.CONFLICTING, proof.failure
     worst = min(conflicts, key=lambda conflict: conflict.severity != "block", default=None)
@@ -156,7 +158,7 @@ def judge(conflicts: Sequence[Conflict], proof: Proof) -> tuple[EnvironmentVerdi
 
 
 def describe(conflict: Conflict) -> str:
-    """A conflict in one line: who asks for what, and what is there."""
+    """A conflict in one line: what requires what, and what is installed."""
     if conflict.reason:
         return conflict.reason
     who = f"{conflict.required_by} requires" if conflict.required_by else "you require"

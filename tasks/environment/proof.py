@@ -1,4 +1,4 @@
-"""What is found in an environment by looking at it and by running it: the conflict check and the smoke test."""
+"""Check an environment by inspecting it and by running it: the conflict check and the smoke test."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _PROMPT, _TOKENS, _CONTEXT, _START_TIMEOUT_S = "Slipway", 8, 64, 120.0
 
 
 class FirstCompletion(Protocol):
-    """What an engine answered first, and how long that took from its start."""
+    """An engine's first answer, and the time from its start to that."""
 
     @property
     def start_s(self) -> float: ...
@@ -54,7 +54,7 @@ class Trial(WorkerRunner, Protocol):
 
     @property
     def has_gpu(self) -> bool:
-        """Whether a framework built for CUDA should find a device here."""
+        """Whether a framework built for CUDA should find a device on this host."""
 
     def alive(self, python: Path) -> bool:
         """Whether that Python runs at all."""
@@ -62,28 +62,28 @@ class Trial(WorkerRunner, Protocol):
     def first_completion(
         self, command: CommandLine, *, served_name: str, log: Path, prompt: str, tokens: int, timeout_s: float
     ) -> FirstCompletion:
-        """Start an engine, let it complete a prompt, end it. Raises `EngineError`."""
+        """Start an engine, have it complete a prompt, end it. Raises `EngineError`."""
 
 
 class Checker(Protocol):
-    """What reads the metadata of an installed set, and knows this machine."""
+    """Reads the metadata of an installed set, and knows this machine."""
 
     @property
     def glibc(self) -> str | None:
-        """Version of this machine's C library; None where it is another one."""
+        """Version of this machine's glibc; None with another C library."""
 
     def complaints(self, python: Path) -> tuple[Conflict, ...]:
         """Installed packages whose requirements are not met."""
 
 
 def read_inventory(python: Path, trial: Trial) -> Inventory:
-    """All that is installed beside that Python. Raises `SlipwayError` if it cannot say."""
+    """Everything that is installed for that Python. Raises `SlipwayError` if it cannot tell."""
     answer = trial.run_worker(python, _WORKERS / "read_packages.py")
     try:
         return Inventory.model_validate_json(answer.stdout)
     except ValidationError:
         raise SlipwayError(
-            f"{python} cannot say what is installed beside it (exit status {answer.code})",
+            f"{python} cannot list its packages (exit status {answer.code})",
             fix="name the folder of a Python environment",
             detail=answer.stderr.strip()[-2000:],
         ) from None
@@ -107,14 +107,14 @@ def prove(
     python: Path, engine: Engine | None, modules: tuple[str, ...], trial: Trial, scratch_folder: Path
 ) -> Proof:
     """Import `modules` in that environment, compute a little with them, then start `engine` on a tiny random model
-    and let it generate. An engine for which no tiny model can be written is proved by its modules alone.
+    and have it generate. An engine for which no tiny model can be written is proved by its modules alone.
 
-    `scratch_folder` is for the model and the log; it is made and removed here. A failure is an answer.
+    `scratch_folder` is for the model and the log; it is created and removed here. A failure is an answer.
     """
     say(StageName.ENVIRONMENT, f"importing {', '.join(modules) or 'nothing'}")
     imports = _prove_imports(python, modules, trial)
     if engine is None:
-        # Modules that nothing uses together may not stand each other: what fails in company is tried alone.
+        # Modules that are never used together may conflict: one that fails after others is tried alone.
         imports = tuple(one if one.ok else _prove_imports(python, (one.module,), trial)[0] for one in imports)
     if not all(proof.ok for proof in imports):
         return Proof(imports=imports)
@@ -177,11 +177,11 @@ def _prove_engine(python: Path, engine: Engine, writer: Path, trial: Trial, fold
 
 
 def _death(answer: WorkerAnswer) -> str:
-    """Why a worker ended early; the guard gives a death by signal as 128 and the signal's number."""
+    """Why a worker ended early; the guard reports a signal as 128 plus the signal's number."""
     last = answer.stderr.strip().splitlines()[-1:]
     if answer.code > 128:
         with contextlib.suppress(ValueError):
             return ": ".join(
                 [f"the interpreter was killed by {signal.Signals(answer.code - 128).name}", *last]
             )
-    return ": ".join([f"the interpreter ended with {answer.code}", *last])
+    return ": ".join([f"the interpreter exited with {answer.code}", *last])

@@ -13,8 +13,8 @@ from tasks.environment.models import Conflict
 
 
 def chains(demands: Sequence[Conflict]) -> tuple[tuple[str, ...], ...]:
-    """The two shortest chains of requirements, from what the user asks for, that end in demands of one package which
-    no version satisfies. Empty where the demands hold no such pair: a package or a version that does not exist.
+    """The two shortest chains from the user's requirements to demands on one package that no version satisfies.
+    Empty if there is no such pair: a package or a version does not exist.
     """
     reachable = [chain for demand in demands if (chain := _chain_to(demand, demands)) is not None]
     pairs = [
@@ -33,7 +33,7 @@ def format_chain(chain: Sequence[str]) -> str:
 
 
 def _chain_to(demand: Conflict, demands: Sequence[Conflict]) -> tuple[str, ...] | None:
-    """The shortest way from the user to a demand, its own requirement last; None where nobody asks for it."""
+    """The shortest way from the user to a demand, its own requirement last; None if nothing leads to it."""
     front: list[tuple[Conflict, tuple[str, ...]]] = [(demand, (demand.requirement or demand.package,))]
     seen = {demand.package}
     while front:
@@ -54,7 +54,7 @@ def _exclude_each_other(one: str, other: str) -> bool:
     try:
         return satisfying(Requirement(one).specifier, Requirement(other).specifier) is None
     except InvalidRequirement:
-        return False  # the resolver's words are not always a requirement
+        return False  # the resolver's text is not always a requirement
 
 
 def _name(requirement: str) -> str:

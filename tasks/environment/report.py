@@ -26,7 +26,7 @@ def headline(result: EnvironmentResult) -> str:
 
 
 def numbers(result: EnvironmentResult) -> Mapping[str, Number]:
-    """Figures for the record; only what was measured in this run."""
+    """Figures for the record; only those measured in this run."""
     found = {
         "conflicts": Number(value=len(result.conflicts), unit="count"),
         "lock": Number(value=result.lock_s, unit="s"),
@@ -43,7 +43,7 @@ def numbers(result: EnvironmentResult) -> Mapping[str, Number]:
 
 
 def markdown(result: EnvironmentResult) -> str:
-    """The artifact: verdict, conflicts with who asks for what, proof, packages."""
+    """The artifact: verdict, conflicts with what requires what, proof, packages."""
     return page(
         StageName.ENVIRONMENT,
         result.verdict,
@@ -62,10 +62,10 @@ def _conflicts(result: EnvironmentResult) -> Iterable[str]:
         (one.package, one.required_by or "you", one.requirement or describe(one), one.installed or "none")
         for one in result.conflicts
     ]
-    yield table(("package", "asked for by", "as", "installed"), rows)
+    yield table(("package", "required by", "as", "installed"), rows)
     yield from _who_requires(result)
     if result.chains:
-        yield "What excludes each other:"
+        yield "What conflicts:"
         yield bullets(format_chain(chain) for chain in result.chains)
     yield f"What to do: {what_to_do(result.conflicts, result.loosen)}"
 
@@ -78,7 +78,7 @@ def what_to_do(conflicts: Sequence[Conflict], loosen: Sequence[Loosening]) -> st
     fixes = list(dict.fromkeys(conflict.fix for conflict in conflicts if conflict.fix))
     if fixes:
         return "; ".join(fixes) + "."
-    return "loosen one of these requirements under `environment.requirements`, or leave it out."
+    return "loosen or remove one of these requirements under `environment.requirements`."
 
 
 def _who_requires(result: EnvironmentResult) -> Iterable[str]:
@@ -88,7 +88,7 @@ def _who_requires(result: EnvironmentResult) -> Iterable[str]:
             for level, edge in dependents(result.dependencies, package)
         ]
         if lines:
-            yield "\n".join([f"Who requires {package}:", "", *lines])
+            yield "\n".join([f"What requires {package}:", "", *lines])
 
 
 def _proof(result: EnvironmentResult) -> str:

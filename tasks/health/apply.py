@@ -1,4 +1,4 @@
-"""Takes the samples of a health check. It changes nothing."""
+"""Take the samples of a health check. Changes nothing."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Instruments(Protocol):
     """Where the samples come from."""
 
     def gpus(self) -> tuple[GpuSample, ...]:
-        """The GPUs of this host; none where there is no driver."""
+        """The GPUs of this host; none without a driver."""
 
     def process(self, folder: ServiceFolder, state: ServiceState) -> ProcessSample:
         """The service's process or container."""
@@ -73,8 +73,8 @@ def check(
 ) -> HealthResult:
     """One check of a service. Raises `NotFoundError` for an unknown or stopped one.
 
-    `before` is the record of the last check of this release. `contract` judges the table of samples with this
-    look's in it, `compare` says which files of the release's environment are not as they were installed.
+    `before` is the record of the last check of this release. `contract` judges the table of samples including this
+    one, `compare` names files of the release's environment that changed since they were installed.
     """
     state, release = folder.serving()
     limits = plan.limits_of(release, before)
@@ -89,7 +89,7 @@ def check(
 def take_samples(
     folder: ServiceFolder, state: ServiceState, release: Release, instruments: Instruments
 ) -> Samples:
-    """One look on all three levels."""
+    """One sample of all three levels."""
     gpus = instruments.gpus()
     process = instruments.process(folder, state)
     with instruments.api(state.endpoint) as api:
@@ -99,7 +99,7 @@ def take_samples(
 
 
 def sample_service(api: ServiceApi, model: str, prompt: str, names: Metrics | None) -> ServiceSample:
-    """`/health`, one real completion, then a few requests for a single token: their time is that to the first.
+    """`/health`, one real completion, then a few requests for one token each, which measure the time to first token.
 
     `names` are the engine's own of its metrics.
     """
@@ -113,7 +113,7 @@ def sample_service(api: ServiceApi, model: str, prompt: str, names: Metrics | No
     for _ in range(SHORT_REQUESTS):
         current().check()
         try:
-            # A prompt of its own each time: one that is in the cache would be faster than a user's.
+            # A new prompt each time: a cached one would be faster than a user's.
             latencies.append(api.complete(model, f"{secrets.token_hex(4)} {prompt}", 1).seconds * 1000)
         except EngineError as error:
             fault = error.what
@@ -133,4 +133,4 @@ def _metrics(api: ServiceApi) -> dict[str, float]:
     try:
         return api.metrics()
     except EngineError:
-        return {}  # an engine without metrics is not ill
+        return {}  # an engine without metrics may still be healthy

@@ -15,10 +15,10 @@ Level = Literal["gpu", "process", "service", "contract"]
 
 
 class HealthLimits(Frozen):
-    """What the samples are judged against, from the release's spec.
+    """The limits that samples are compared with, from the release's spec.
 
-    `gpus` is how many GPUs the service was promised; `memory_bytes` its limit, None where it has none;
-    `restarts` how many of them the last check of this release has seen already.
+    `gpus` is how many GPUs the service was promised; `memory_bytes` its limit, None without one;
+    `restarts` the number of restarts that the last check of this release reported.
     """
 
     latency_slo_ms: float = Field(500, gt=0)
@@ -39,7 +39,7 @@ class GpuSample(Frozen):
     fan: float | None = Field(None, ge=0)
     memory_used: float | None = Field(None, ge=0, le=1)
     slowed: tuple[str, ...] = ()
-    """Why the hardware itself holds its clocks down now."""
+    """Why the hardware itself throttles its clocks now."""
 
 
 class ProcessSample(Frozen):
@@ -53,9 +53,9 @@ class ProcessSample(Frozen):
 
 class ServiceSample(Frozen):
     """What the service answered. `completion` is the text of the one real completion, None if there was none;
-    `latencies_ms` are times to the first token of short requests, `failed` how many of them got no answer.
+    `latencies_ms` are times to first token of short requests, `failed` is how many of them got no answer.
 
-    `requests_deferred` wait for a free slot; `kv_usage` is the used share of the key and value cache.
+    `requests_deferred` wait for a free slot; `kv_usage` is the used share of the key-value cache.
     """
 
     ready: bool
@@ -68,12 +68,12 @@ class ServiceSample(Frozen):
 
     @property
     def mean_ms(self) -> float | None:
-        """Mean time to first token; None where no request was answered."""
+        """Mean time to first token; None if no request was answered."""
         return sum(self.latencies_ms) / len(self.latencies_ms) if self.latencies_ms else None
 
 
 class Finding(Frozen):
-    """One thing that is not as it should be. `verdict` is the best verdict that it allows."""
+    """One thing that is wrong. `verdict` is the best verdict that it allows."""
 
     level: Level
     verdict: HealthVerdict
@@ -82,7 +82,7 @@ class Finding(Frozen):
 
 
 class Samples(Frozen):
-    """One look at a service on all levels."""
+    """One sample of a service on all levels."""
 
     gpus: tuple[GpuSample, ...] = ()
     process: ProcessSample
@@ -103,10 +103,10 @@ class HealthResult(StageResult):
 
     @property
     def completion(self) -> str | None:
-        """What the service answered to the gate's prompt."""
+        """The service's answer to the gate's prompt."""
         return self.samples.service.completion
 
     @property
     def reasons(self) -> tuple[str, ...]:
-        """As `StageResult` says."""
+        """See `StageResult.reasons`."""
         return tuple(finding.message for finding in self.findings)

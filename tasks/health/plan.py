@@ -23,14 +23,14 @@ from tasks.health.models import (
 )
 
 KV_FULL = 0.95
-"""Share of the key and value cache from which engines preempt requests."""
+"""Share of the key-value cache above which engines preempt requests."""
 GPU_MEMORY_FULL = 0.98
 
 _ORDER = (HealthVerdict.HEALTHY, HealthVerdict.DEGRADED, HealthVerdict.UNHEALTHY)
 
 
 def limits_of(release: Release, before: Record | None = None) -> HealthLimits:
-    """What the release's spec asks for; `before` is the record of the last check of this release."""
+    """What the release's spec requires; `before` is the record of the last check of this release."""
     spec = release.spec
     return HealthLimits(
         latency_slo_ms=spec.checks.latency_slo_ms,
@@ -64,7 +64,8 @@ def conclude(
     contract: ContractResult | None = None,
     changed: Sequence[str] = (),
 ) -> HealthResult:
-    """The answer of one check. `changed` are files of the engine's environment that are not as installed."""
+    """The answer of one check. `changed` are files of the engine's environment that changed since they were
+    installed."""
     findings = judge(samples, limits, contract, changed)
     return HealthResult(
         verdict=verdict_of(findings),
@@ -84,7 +85,7 @@ def judge(
     contract: ContractResult | None = None,
     changed: Sequence[str] = (),
 ) -> tuple[Finding, ...]:
-    """What is not as it should be, worst first."""
+    """What is wrong, worst first."""
     found = [
         *_judge_gpus(samples.gpus, limits),
         *_judge_process(samples.process, limits),
@@ -104,7 +105,7 @@ def _judge_gpus(gpus: tuple[GpuSample, ...], limits: HealthLimits) -> Iterator[F
     if len(gpus) < limits.gpus:
         yield _unhealthy(
             "gpu",
-            f"{len(gpus)} of the {limits.gpus} GPUs of this service can be seen",
+            f"{len(gpus)} of the {limits.gpus} GPUs of this service are visible",
             fix="look for XID errors: dmesg | grep -i xid",
         )
     for gpu in gpus:
@@ -112,11 +113,11 @@ def _judge_gpus(gpus: tuple[GpuSample, ...], limits: HealthLimits) -> Iterator[F
         if gpu.temperature_c is not None and gpu.temperature_c >= limits.gpu_temperature_c:
             yield _degraded(
                 "gpu",
-                f"{name} is at {gpu.temperature_c:.0f} °C, called hot from {limits.gpu_temperature_c:.0f} °C on",
-                fix="look at its fans and at the air flow, or raise checks.gpu_temperature_c",
+                f"{name} is at {gpu.temperature_c:.0f} °C, and counts as hot from {limits.gpu_temperature_c:.0f} °C",
+                fix="check its fans and the air flow, or raise checks.gpu_temperature_c",
             )
         if gpu.slowed:
-            yield _degraded("gpu", f"{name} holds its clocks down: {', '.join(gpu.slowed)}")
+            yield _degraded("gpu", f"{name} throttles its clocks: {', '.join(gpu.slowed)}")
         if limits.gpus and gpu.memory_used is not None and gpu.memory_used >= GPU_MEMORY_FULL:
             yield _degraded("gpu", f"{name} has {gpu.memory_used:.1%} of its memory in use")
 
@@ -126,7 +127,7 @@ def _judge_process(process: ProcessSample, limits: HealthLimits) -> Iterator[Fin
         yield _unhealthy(
             "process", "the engine's process does not run", fix="read its log: slipway logs NAME"
         )
-    # A count below the last one is a new supervisor's.
+    # A count below the last one comes from a new supervisor.
     new = process.restarts - (limits.restarts if process.restarts >= limits.restarts else 0)
     if new:
         times = "once" if new == 1 else f"{new} times"
@@ -141,14 +142,14 @@ def _judge_process(process: ProcessSample, limits: HealthLimits) -> Iterator[Fin
     if share >= limits.memory_fraction:
         yield _degraded(
             "process",
-            f"the engine holds {process.memory_bytes / 1e6:.0f} MB, {share:.0%} of its limit",
-            fix="look for a leak (check_leaks), or raise hardware.memory",
+            f"the engine uses {process.memory_bytes / 1e6:.0f} MB, {share:.0%} of its limit",
+            fix="look for a leak (check-leaks), or raise hardware.memory",
         )
 
 
 def _judge_service(service: ServiceSample, limits: HealthLimits) -> Iterator[Finding]:
     if not service.ready:
-        yield _unhealthy("service", "/health does not answer 200", fix="read its log: slipway logs NAME")
+        yield _unhealthy("service", "/health does not return 200", fix="read its log: slipway logs NAME")
     if service.completion is None:
         yield _unhealthy("service", f"no completion: {service.fault or 'no answer'}")
         return
@@ -158,9 +159,9 @@ def _judge_service(service: ServiceSample, limits: HealthLimits) -> Iterator[Fin
     if service.mean_ms is not None and service.mean_ms > limits.latency_slo_ms:
         yield _degraded(
             "service",
-            f"the mean time to first token is {service.mean_ms:.0f} ms, called slow above "
+            f"the mean time to first token is {service.mean_ms:.0f} ms; it counts as slow above "
             f"{limits.latency_slo_ms:.0f} ms",
-            fix="look at its load, or raise checks.latency_slo_ms",
+            fix="check its load, or raise checks.latency_slo_ms",
         )
     if service.requests_deferred:
         yield _degraded(
@@ -169,7 +170,7 @@ def _judge_service(service: ServiceSample, limits: HealthLimits) -> Iterator[Fin
             fix="add a replica, or deploy with a larger batch",
         )
     if service.kv_usage is not None and service.kv_usage >= KV_FULL:
-        yield _degraded("service", f"{service.kv_usage:.0%} of the key and value cache is in use")
+        yield _degraded("service", f"{service.kv_usage:.0%} of the key-value cache is in use")
 
 
 def _judge_files(changed: Sequence[str]) -> Iterator[Finding]:
@@ -178,7 +179,7 @@ def _judge_files(changed: Sequence[str]) -> Iterator[Finding]:
         yield _degraded(
             "process",
             f"files of the engine's environment changed since they were installed: {changed[0]}{more}",
-            fix="deploy the spec again: the environment is built anew",
+            fix="deploy the spec again: it rebuilds the environment",
         )
 
 

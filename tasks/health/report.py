@@ -21,7 +21,7 @@ NUMBERS = {
     "gpu_temperature_c": "°C",
     "gpu_memory_used": "1",
 }
-"""Figures of a check and their units; one that a level does not report is left out."""
+"""Figures of a check and their units; figures that a level does not report are omitted."""
 
 
 def headline(result: HealthResult) -> str:
@@ -34,7 +34,7 @@ def headline(result: HealthResult) -> str:
 
 
 def numbers(result: HealthResult) -> Mapping[str, Number]:
-    """Figures for the record, and for the table that the contract holds."""
+    """Figures for the record, and for the table that the contract checks."""
     samples = result.samples
     temperatures = [gpu.temperature_c for gpu in samples.gpus if gpu.temperature_c is not None]
     shares = [gpu.memory_used for gpu in samples.gpus if gpu.memory_used is not None]
@@ -58,21 +58,21 @@ _MARK = {HealthVerdict.HEALTHY: "✓", HealthVerdict.DEGRADED: "!", HealthVerdic
 
 
 def markdown(result: HealthResult) -> str:
-    """The artifact: findings first, then what was seen on each level."""
+    """The artifact: findings first, then what each level reports."""
     findings = [(f"{_MARK[one.verdict]} {one.level}", one.message, one.fix or "") for one in result.findings]
     return page(
         StageName.HEALTH,
         result.verdict,
         f"{result.name} at {result.endpoint}: {headline(result)}",
         section("Findings", table(("level", "finding", "what to do"), findings) if findings else ""),
-        section("What was seen", table(("level", "seen", "value"), rows(result))),
+        section("Sample", table(("level", "seen", "value"), rows(result))),
         _contract_section(result.contract) if result.contract else "",
         f"Look next: `slipway logs {result.name}`, `slipway kb records --stage health`.",
     )
 
 
 def rows(result: HealthResult) -> list[tuple[str, str, str]]:
-    """Level, what was looked at, and what was seen."""
+    """Level, property, and value."""
     process, service, limits = result.samples.process, result.samples.service, result.limits
     seen: list[tuple[str, str, str]] = []
     for gpu in result.samples.gpus:
@@ -101,7 +101,7 @@ def rows(result: HealthResult) -> list[tuple[str, str, str]]:
     if service.requests_deferred is not None:
         seen.append(("service", "requests waiting", f"{service.requests_deferred:.0f}"))
     if service.kv_usage is not None:
-        seen.append(("service", "key and value cache", f"{service.kv_usage:.0%}"))
+        seen.append(("service", "key-value cache", f"{service.kv_usage:.0%}"))
     return seen
 
 

@@ -1,7 +1,7 @@
-"""Memory at one and the same budget of keys and values, so that engines compare fairly. Pure.
+"""Memory at the same budget of keys and values, so that engines can be compared fairly. Pure.
 
-The best batch size differs from engine to engine, and so does the context that was asked for: their peaks then hold
-different amounts of keys and values, and say little beside each other.
+The best batch size differs from engine to engine, and so does the requested context. Their peaks then contain
+different amounts of keys and values, and cannot be compared directly.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from itertools import pairwise
 from tasks.core.records import Number
 
 KV_TOKENS = 4096
-"""Tokens whose keys and values are held, where nobody says otherwise."""
+"""Default number of tokens whose keys and values are held."""
 
 
 def memory_at(peaks: Mapping[int, int], tokens: int) -> Number | None:
     """Peak memory of an engine that holds keys and values of `tokens` tokens, from measured peaks by tokens, bytes.
 
-    What was measured at that budget is `measured`; else it is `predicted`: on the line between the nearest budgets,
-    or beyond them on the line through the two outermost. None where fewer than two budgets tell a line, and where
-    peaks do not grow with the budget: such an engine takes its memory beforehand, whatever it is asked to hold.
+    A peak at exactly that budget is `measured`; otherwise it is `predicted`, on the line between the nearest
+    budgets, or beyond them on the line through the two outermost. None with fewer than two budgets, or if
+    peaks do not grow with the budget: such an engine allocates its memory beforehand, whatever it has to hold.
     """
     points = sorted(peaks.items())
     if len(points) < 2 or points[-1][1] <= points[0][1]:
@@ -33,7 +33,7 @@ def memory_at(peaks: Mapping[int, int], tokens: int) -> Number | None:
 
 
 def _around(points: Sequence[tuple[int, int]], tokens: int) -> tuple[tuple[int, int], tuple[int, int]]:
-    """The two points that a line is drawn through."""
+    """The two points that define the line."""
     for left, right in pairwise(points):
         if left[0] < tokens < right[0]:
             return left, right

@@ -11,9 +11,9 @@ from tasks.core.records import Number, Record
 class Cell(Frozen):
     """Engine x model x hardware: the best parameters that were measured there, and the record that says so.
 
-    The hardware is the host and how many of its GPUs the engine had: `gpus`, 0 on the processor. `gpu_layers` lay on
-    them, or the engine took `memory_fraction` of each. It was told to take `batched_tokens` a step and to compute
-    `micro_batch_tokens` of them at once. None where its knobs are others, or it was not told.
+    The hardware is the host and how many of its GPUs the engine had: `gpus`, 0 on the CPU. `gpu_layers` were on them,
+    or the engine took `memory_fraction` of each. `batched_tokens` per step and `micro_batch_tokens` computed at once
+    were its settings; None if it has no such setting, or used its default.
     `throughput` in tokens/s over all sequences, `memory_bytes` the largest peak, `ttft_ms` and `tpot_ms` 95th
     percentiles at that batch size; `quality_loss` relative to the baseline format. None: not measured.
     """
@@ -36,19 +36,19 @@ class Cell(Frozen):
     memory_bytes: int | None
     kv_tokens: int
     memory_at_kv: Number | None
-    """Peak memory with keys and values of `kv_tokens` tokens: measured, or predicted from what was."""
+    """Peak memory with keys and values of `kv_tokens` tokens: measured, or predicted from measurements."""
     ttft_ms: float | None
     tpot_ms: float | None
     quality_loss: float | None
     measured: int
-    """Records of this cell that came to an answer."""
+    """Number of records of this cell that have an answer."""
     at: datetime
     record: str
 
 
 class Reason(Frozen):
-    """One record that a decision rests on. `depth` counts the steps from the release; `missing` ones were
-    named, but are not in this store."""
+    """One record behind a decision. `depth` counts the steps from the release; `missing` ones are named, but not in
+    this store."""
 
     id: str
     depth: int
@@ -56,5 +56,5 @@ class Reason(Frozen):
 
     @property
     def missing(self) -> bool:
-        """Whether the record is not in this store."""
+        """Whether the record is missing from this store."""
         return self.record is None

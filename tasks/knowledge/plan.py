@@ -1,7 +1,7 @@
-"""Reads answers out of records. Pure: nothing here is typed in by hand, and each answer names its records.
+"""Read answers from records. Pure: nothing here is typed in by hand, and each answer names its records.
 
-Records of other stages are read as the JSON they are: one written by another version that lacks a figure
-leaves a gap, and never an error.
+Records of other stages are read as plain JSON: if another version wrote one and it lacks a figure, that leaves a gap,
+never an error.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from tasks.knowledge.models import Cell, Reason
 def matrix(records: Sequence[Record], kv_tokens: int = KV_TOKENS) -> tuple[Cell, ...]:
     """The best measured parameters for each engine, model and hardware, from batching's records.
 
-    Best is the highest throughput within the objectives of the run that measured it. Beside its own peak stands the
-    memory at a budget of `kv_tokens`, which is the same for all.
+    Best means the highest throughput within the objectives of the run that measured it. Each cell has its own
+    peak memory, and the memory at a budget of `kv_tokens`, which is the same for all.
     """
     names, hosts = model_names(records), hardware_names(records)
     losses = _quality_losses(records)
@@ -79,7 +79,7 @@ def _cell(
 
 
 def _placement(record: Record) -> dict[str, Any]:
-    """On how many GPUs the engine was, and by which of the knobs that place it there."""
+    """How many GPUs the engine had, and the settings that placed it there."""
     config, inputs = part(record, "result", "config"), part(record, "inputs")
     layers, split = (config.get(name, inputs.get(name)) or 0 for name in ("gpu_layers", "gpus"))
     given = part(record, "inputs", "space", "devices").get("gpu_bytes")
@@ -94,13 +94,13 @@ def _placement(record: Record) -> dict[str, Any]:
 
 
 def _holds_sequences(engine: str) -> bool:
-    """Whether it is told how many sequences to hold: one that is not has the same memory at every size."""
+    """Whether it is configured with a number of sequences: without, it uses the same memory at every size."""
     known = next((kind for kind in EngineKind if kind == engine), None)
     return known is None or read_card(known).find_knob("batch") is not None
 
 
 def _peaks(record: Record) -> dict[int, int]:
-    """Peaks of all sizes that a search measured, bytes, by the tokens whose keys and values they had room for."""
+    """Peaks of all sizes that a search measured, bytes, by the tokens whose keys and values fitted."""
     context = part(record, "inputs").get("context")
     sizes = part(record, "result").get("sizes")
     if not isinstance(context, int) or not isinstance(sizes, list):
@@ -114,7 +114,7 @@ def _peaks(record: Record) -> dict[int, int]:
 
 
 def model_names(records: Iterable[Record]) -> dict[str, str]:
-    """Where a model came from, by the digest of its manifest: from staging's records."""
+    """A model's source, by the digest of its manifest: from staging's records."""
     found = {}
     for record in records:
         result = part(record, "result")
@@ -134,7 +134,7 @@ def hardware_names(records: Iterable[Record]) -> dict[str, str]:
 
 
 def describe_hardware(facts: Mapping[str, Any]) -> str:
-    """GPUs, processor and memory in a few words."""
+    """GPUs, CPU and memory in a few words."""
     gpus = [str(gpu.get("name", "GPU")) for gpu in facts.get("gpus") or []]
     counted = [f"{gpus.count(name)} x {name}" for name in dict.fromkeys(gpus)]
     cores = f"{facts.get('cpu_count') or '?'} cores"
@@ -153,7 +153,7 @@ def _quality_losses(records: Iterable[Record]) -> dict[tuple[str, str, str, str]
         engine, digest = str(inputs.get("engine", "?")), str(inputs.get("model_digest"))
         for row in part(record, "result").get("measured") or ():
             loss = (row.get("quality") or {}).get("loss")
-            if isinstance(loss, Mapping):  # with its interval; a number in records from before there was one
+            if isinstance(loss, Mapping):  # with its interval; a plain number in older records
                 loss = loss.get("value")
             if loss is not None:
                 found[engine, digest, record.host_fingerprint, str(row.get("format"))] = loss
@@ -161,7 +161,7 @@ def _quality_losses(records: Iterable[Record]) -> dict[tuple[str, str, str, str]
 
 
 def part(record: Record, *path: str) -> Mapping[str, Any]:
-    """An object inside a record's evidence; empty where there is none."""
+    """An object inside a record's evidence; empty if missing."""
     here: Any = record.evidence
     for name in path:
         here = here.get(name) if isinstance(here, Mapping) else None
@@ -169,7 +169,7 @@ def part(record: Record, *path: str) -> Mapping[str, Any]:
 
 
 def explain(ids: Sequence[str], records: Sequence[Record]) -> tuple[Reason, ...]:
-    """These records, each followed by those that its decision consulted, and so on; each once."""
+    """These records, each followed by those that its decision consulted, and so on; each only once."""
     by_id = {record.id: record for record in records}
     seen: set[str] = set()
     found: list[Reason] = []

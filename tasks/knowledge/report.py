@@ -17,7 +17,7 @@ MATRIX_COLUMNS = (
 REASON_COLUMNS = ("record", "at", "stage", "outcome", "numbers")
 _SHOWN_NUMBERS = 4
 _COUNTS = ("1", "count", "findings", "GPUs")
-"""Units that say no more than the name before them."""
+"""Units that only repeat the name before them."""
 _PREFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
@@ -56,7 +56,7 @@ def cell_row(cell: Cell) -> tuple[str, ...]:
 
 
 def _placed(cell: Cell) -> str:
-    """How many GPUs it had, and by which knobs it is there."""
+    """How many GPUs it had, and the settings that place it there."""
     if not cell.gpus:
         return "-"
     shown = [f"{cell.gpu_layers} layers"] if cell.gpu_layers else []
@@ -65,7 +65,7 @@ def _placed(cell: Cell) -> str:
 
 
 def reason_row(reason: Reason) -> tuple[str, ...]:
-    """One record that a release rests on, in `REASON_COLUMNS`, indented by its distance."""
+    """One record behind a release, in `REASON_COLUMNS`, indented by its distance."""
     name = "  " * reason.depth + reason.id
     if reason.record is None:
         return (name, "", "", "not in this store", "")
@@ -74,18 +74,18 @@ def reason_row(reason: Reason) -> tuple[str, ...]:
 
 
 def numbers_text(record: Record) -> str:
-    """The first figures of a record with their units; those that were not measured say so."""
+    """The first figures of a record with their units; those that were not measured are marked."""
     shown = [
         f"{_words(name)} {_number(number)}" for name, number in list(record.numbers.items())[:_SHOWN_NUMBERS]
     ]
     error = record.evidence.get("error")
-    if error:  # a lifecycle's is a line, a stage's a document
+    if error:  # text for a lifecycle, a document for a stage
         shown.append(str(error.get("what", "")) if isinstance(error, Mapping) else str(error))
     return ", ".join(shown)
 
 
 def _words(name: str) -> str:
-    """A figure's name without the unit, which stands behind its value."""
+    """A figure's name without the unit, which follows its value."""
     if not name.endswith("_per_s"):
         name = re.sub(r"_(bytes|ms|s)$", "", name)
     return name.replace("_", " ")

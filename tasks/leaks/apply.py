@@ -14,10 +14,10 @@ from tasks.leaks.series import parse_series
 
 
 def read_runs(samples: Path) -> list[Series]:
-    """The series of each run of the engine, oldest first; the last line may be half written yet.
+    """The series of each run of the engine, oldest first; the last line may still be incomplete.
 
-    A damaged file is left out with a word. Not the newest one, whose run another would stand in for: there
-    `WrongUseError` is raised.
+    A damaged file is skipped, and a message says so. If the newest file is damaged, `WrongUseError` is raised,
+    because an older run must not be judged in its place.
     """
     runs: list[Series] = []
     files = run_files(samples)
@@ -27,7 +27,7 @@ def read_runs(samples: Path) -> list[Series]:
         except WrongUseError as error:
             if path == files[-1]:
                 raise
-            say(StageName.LEAKS, f"a former run is left out: {error.what}")
+            say(StageName.LEAKS, f"an earlier run is skipped: {error.what}")
     return runs
 
 
@@ -44,7 +44,7 @@ def damage(samples: Path) -> str | None:
 def _read(path: Path) -> list[Series]:
     try:
         text = path.read_text(errors="replace")
-    except FileNotFoundError:  # the sampler keeps its files few
+    except FileNotFoundError:  # the sampler keeps the number of files small
         return []
     return parse_series(text[: text.rfind("\n") + 1], str(path))
 

@@ -1,17 +1,17 @@
-"""The leak sampler: one small process a service, which outlives flows. Standard library only, run as a script.
+"""The leak sampler: one small process per service, which outlives flows. Standard library only, run as a script.
 
 `python -I daemon.py SERVICE_FOLDER` writes the memory of the service's engine, and the work it has done, to
-`samples/<second>-<process>-<its start>.csv`: one file for each run of the engine, for a leak cannot be followed
-through a restart. What to sample stands in `processes.json`, read anew for every sample:
+`samples/<second>-<process>-<its start>.csv`: one file per run of the engine, because a leak cannot be followed
+across a restart. `processes.json` says what to sample, and is read again for every sample:
 
     {"kind": "supervised", "socket": PATH, "endpoint": URL, "period_s": 60}   the supervisor names the engine
     {"kind": "process", "pids": [1234], "endpoint": URL, "period_s": 60}      roots of process trees
     {"kind": "container", "id": HEX, "endpoint": URL, "period_s": 60}         the container's own cgroup
 
-Memory is what cannot be given back without a swap: anonymous pages, resident and swapped. The page cache is
-none of it. GPU memory is left out: reading it takes NVML, and engines preallocate it, so that it stays level.
-The process ends when `current.json` is gone: the service was stopped. Files stay bounded. A disk that is full costs
-the samples of that time, neither the sampler nor what was sampled before.
+Memory means anonymous pages, resident and swapped, which cannot be reclaimed without swapping. The page cache does
+not count. Neither does GPU memory: reading it takes NVML, and engines preallocate it, so it stays constant. The
+process ends when `current.json` is gone, because the service was stopped. Files are bounded. While the disk is full,
+samples are lost, but the sampler and earlier samples survive.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 MAX_ROWS = 20_000
-"""Samples a file holds; past it every second one is dropped, so that the whole run stays in view."""
+"""Most samples in a file; beyond that every second one is dropped, so that the file still covers the whole run."""
 MAX_FILES = 8
 LOOK_S = 1.0
-"""Longest time between looks whether the service was stopped."""
+"""Longest time between checks whether the service was stopped, s."""
 TIMEOUT_S = 2.0
 LOCK_TRIES = 25
 CGROUPS = Path("/sys/fs/cgroup")
@@ -71,16 +71,16 @@ def main(argv: list[str]) -> int:
 
 
 def wait(stop: threading.Event, state: Path, period_s: float) -> None:
-    """Until the next sample is due, or there is nothing left to sample."""
+    """Wait until the next sample is due; whether there is still anything to sample."""
     due = time.monotonic() + period_s
     while (left := due - time.monotonic()) > 0 and not stop.wait(min(left, LOOK_S)) and state.exists():
         pass
 
 
 def take_lock(path: Path) -> int | None:
-    """Be the only sampler of the service, and say who that is; None where another one is.
+    """Become the only sampler of the service, and write down its process id; None if there is another one.
 
-    Who looks whether a sampler runs holds the lock for a moment, too: so it is asked for more than once.
+    A check whether a sampler runs also holds the lock for a moment, so this tries more than once.
     """
     handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     for _ in range(LOCK_TRIES):
@@ -97,22 +97,22 @@ def take_lock(path: Path) -> int | None:
 
 
 def sample_once(folder: Path, writer: Writer) -> float:
-    """Take one sample if there is something to take; seconds until the next one."""
+    """Take one sample if possible; seconds until the next one."""
     try:
         target: dict[str, Any] = json.loads((folder / "processes.json").read_bytes())
         period_s = max(0.05, float(target["period_s"]))
         sample = measure(target)
     except (OSError, ValueError, RecursionError, KeyError, TypeError):
-        return LOOK_S  # not written yet, or the engine is between two lives
+        return LOOK_S  # not written yet, or the engine is restarting
     if sample is not None:
         count = read_work(target.get("endpoint"), target.get("work_counters") or ())
-        with contextlib.suppress(OSError):  # no room: there may be some for the next one
+        with contextlib.suppress(OSError):  # no space: there may be some for the next one
             writer.write(sample, target.get("work") or "requests", count)
     return period_s
 
 
 def measure(target: dict[str, Any]) -> Sample | None:
-    """Memory of what `processes.json` names; None where nothing of it runs."""
+    """Memory of what `processes.json` names; None if none of it runs."""
     if target["kind"] == "container":
         return measure_cgroup(target["id"])
     roots = target["pids"] if target["kind"] == "process" else ask_supervisor(target["socket"])
@@ -120,12 +120,12 @@ def measure(target: dict[str, Any]) -> Sample | None:
 
 
 def ask_supervisor(path: str) -> list[int]:
-    """Roots of the engine's process tree, by the supervisor's control socket."""
+    """Roots of the engine's process tree, asked of the supervisor's control socket."""
     folder = os.open(Path(path).parent, os.O_RDONLY | os.O_DIRECTORY)
     try:
         with socket.socket(socket.AF_UNIX) as client:
             client.settimeout(TIMEOUT_S)
-            # A Unix socket's address has 107 bytes at most: name it from its folder.
+            # A Unix socket's address has at most 107 bytes: use a path relative to its folder.
             client.connect(f"/proc/self/fd/{folder}/{Path(path).name}")
             client.sendall(b'{"op": "status"}\n')
             status = json.loads(client.makefile("rb").readline() or b"{}")
@@ -155,7 +155,7 @@ def measure_trees(roots: list[int]) -> Sample | None:
 
 
 def read_stat(process: Path) -> tuple[int, int] | None:
-    """Parent and start time (clock ticks since boot) of a process; None where it has ended."""
+    """Parent and start time (clock ticks since boot) of a process; None if it has ended."""
     try:
         text = (process / "stat").read_text(errors="replace")
     except OSError:
@@ -165,7 +165,7 @@ def read_stat(process: Path) -> tuple[int, int] | None:
 
 
 def anonymous_bytes(process: Path) -> int:
-    """RssAnon and VmSwap of a process; 0 where it has ended."""
+    """RssAnon and VmSwap of a process; 0 if it has ended."""
     try:
         text = (process / "status").read_text(errors="replace")
     except OSError:
@@ -185,7 +185,7 @@ def measure_cgroup(container: str) -> Sample | None:
 
 
 def read_cgroup(cgroup: Path) -> Sample | None:
-    """Memory by the cgroup's own account; by its processes' where it keeps none."""
+    """Memory as the cgroup accounts it; summed over its processes if it does not."""
     pids = [int(line) for line in (cgroup / "cgroup.procs").read_text().split()]
     starts = {pid: found[1] for pid in pids if (found := read_stat(PROC / str(pid))) is not None}
     if not starts:
@@ -211,7 +211,7 @@ def read_work(endpoint: str | None, counters: Sequence[str]) -> float | None:
         with opener.open(f"{endpoint}/metrics", timeout=TIMEOUT_S) as answer:
             return sum_counters(answer.read(1 << 20).decode(errors="replace"), counters)
     except (OSError, ValueError):
-        return None  # busy, between two lives, or without metrics
+        return None  # busy, restarting, or without metrics
 
 
 def sum_counters(text: str, counters: Sequence[str]) -> float | None:
@@ -230,14 +230,14 @@ _ROW = re.compile(r"\d+\.\d{3},\d+,\d*\n")
 
 
 def run_files(samples: Path) -> list[Path]:
-    """The files of the runs, oldest first; what else lies there is left alone."""
+    """The files of the runs, oldest first; other files are ignored."""
     return sorted((path for path in samples.glob("*.csv") if _FILE.fullmatch(path.name)), key=begun)
 
 
 def begun(path: Path) -> tuple[int, int]:
-    """When the run in this file began, by its name: the second, and the process's own start within it.
+    """When the run in this file began, from its name: the second, and the process's own start within it.
 
-    A second that is past where the clock was set back since: what matters is that a later run has a later one.
+    If the clock was set back, a later run still gets a later second than the newest file.
     """
     found = _FILE.fullmatch(path.name)
     assert found is not None
@@ -245,14 +245,14 @@ def begun(path: Path) -> tuple[int, int]:
 
 
 def rows_of(text: str) -> list[str]:
-    """The samples in a file's text; a line that was cut, or that no sampler can have written, is none."""
+    """The samples in a file's text; a truncated line, or one that no sampler can have written, is ignored."""
     return [line for line in text.splitlines(keepends=True) if _ROW.fullmatch(line)]
 
 
 class Writer:
     """Appends samples to the file of their run, and keeps files few and short.
 
-    A file comes into being whole, with its header and first line: one without a header could not be read.
+    A file is created complete, with its header and first line, because one without a header could not be read.
     """
 
     def __init__(self, samples: Path) -> None:
@@ -264,10 +264,10 @@ class Writer:
         self._last_t = 0.0
 
     def write(self, sample: Sample, column: str, count: float | None) -> None:
-        """Add one line. A run that a former sampler began is continued in its file. Raises `OSError`."""
+        """Add one line. The run of an earlier sampler is continued in its file. Raises `OSError`."""
         if sample.run != self._run:
             self._open(sample.run, column)
-        self._run = ""  # a line that is cut goes when the file is opened anew
+        self._run = ""  # a truncated line is removed when the file is opened again
         self._last_t = max(time.time(), self._last_t + 0.001)  # the clock may be set back
         line = f"{self._last_t:.3f},{sample.bytes},{'' if count is None else f'{count:.0f}'}\n"
         if self._rows:
@@ -282,7 +282,7 @@ class Writer:
         self._run = sample.run
 
     def _open(self, run: str, column: str) -> None:
-        """Find the run's file and make it whole, or name one: the newest, whatever the clock says."""
+        """Find the run's file and repair it, or name a new one: the newest, whatever the clock says."""
         files = run_files(self._samples)
         found = [path for path in files if path.name.endswith(f"-{run}.csv")]
         second = max(int(time.time()), begun(files[-1])[0] + 1) if files else int(time.time())
@@ -293,7 +293,7 @@ class Writer:
             return
         if found[-1] == files[-1]:
             self._path = found[-1]
-        else:  # an engine that serves again: what is judged is the newest run
+        else:  # an engine that serves again: the newest run is judged
             found[-1].rename(self._path)
         text = self._path.read_text(errors="replace")
         self._header = next((header for header in _HEADERS if text.startswith(header)), self._header)

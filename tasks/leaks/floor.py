@@ -1,8 +1,8 @@
-"""Structural floor regression: the trend of a series' floor, once load and structure are explained. Pure.
+"""Structural floor regression: the trend of a series' floor after load and structure are explained. Pure.
 
-Trend tests alone call a filling cache and a change of configuration a leak; so the floor is fitted with each of
-those explanations, and the Bayesian information criterion, with three times its usual penalty, says which one
-the data asks for. The trend that remains is the leak's.
+A plain trend test would call a filling cache or a change of configuration a leak. So the floor is fitted with each of
+those explanations, and the Bayesian information criterion, with three times its usual penalty, chooses one. The trend
+that remains is the leak's.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ TAUS = (0.02, 0.04, 0.08, 0.15, 0.25, 0.4)
 ONSETS = np.linspace(0.1, 0.75, 14)
 HAC_LAG = 4
 _NOTHING = 1e-12
-"""Squares of a column below this are rounding: the base says all that it does."""
+"""A sum of squares below this is rounding: the base explains the column completely."""
 
 
 @dataclass(frozen=True)
 class Floor:
-    """Time buckets: their middle (s), the floor in them (bytes) and the load (requests/s, None: not counted)."""
+    """Time buckets: their middle (s), their floor (bytes) and the load (requests/s, None: not counted)."""
 
     t: Floats
     y: Floats
@@ -43,7 +43,7 @@ class Floor:
 @dataclass(frozen=True)
 class Trend:
     """The chosen explanation. `cleaned` is the floor without load and structure; `onset` the share of the
-    window after which the trend runs."""
+    window after which the trend begins."""
 
     structure: Structure
     slope: float
@@ -55,7 +55,7 @@ class Trend:
 def floor_of(t: Floats, y: Floats, requests: Floats | None) -> Floor | None:
     """The 10th percentile of each of 48 time buckets after the warm-up; None for too little data.
 
-    `t` ascends; all values are finite. Buckets without samples are left out.
+    `t` ascends; all values are finite. Buckets without samples are omitted.
     """
     if t.size < MIN_SAMPLES or t[-1] <= t[0]:
         return None
@@ -72,7 +72,7 @@ def floor_of(t: Floats, y: Floats, requests: Floats | None) -> Floor | None:
 
 
 def _rate(t: Floats, requests: Floats, filled: list[tuple[int, int]]) -> Floats | None:
-    """Requests per second in each bucket; None where it is the same throughout."""
+    """Requests per second in each bucket; None if it is the same throughout."""
     rates = []
     for low, high in filled:
         before = max(0, low - 1)
@@ -83,7 +83,7 @@ def _rate(t: Floats, requests: Floats, filled: list[tuple[int, int]]) -> Floats 
 
 
 def trend_of(floor: Floor) -> Trend:
-    """The trend under the explanation that the data asks for."""
+    """The trend under the explanation that fits the data best."""
     u = (floor.t - floor.t[0]) / (floor.t[-1] - floor.t[0])
     scale = float(np.abs(floor.y).max()) or 1.0
     y = floor.y / scale
@@ -102,8 +102,8 @@ def trend_of(floor: Floor) -> Trend:
 
 @dataclass(frozen=True)
 class Explanation:
-    """The best design (buckets x columns; the trend is column 1) of one structure, the sum of squares that it
-    leaves, and how many parameters it costs. A place that was searched for counts as one."""
+    """The best design (buckets x columns; the trend is column 1) of one structure, the remaining sum of
+    squares, and its number of parameters. A position that was searched for counts as one."""
 
     structure: Structure
     onset: float
@@ -135,10 +135,10 @@ def _explanations(u: Floats, y: Floats, common: list[Floats]) -> Iterator[Explan
 
 
 class _Fit:
-    """Least squares of `y` on `base`, and what one or two columns more would leave of it.
+    """Least squares of `y` on `base`, and what remains after one or two more columns.
 
-    What the base explains is taken out of `y` and of each column once (Frisch, Waugh and Lovell); the rest follows
-    from inner products, so that all pairs of columns are tried in one step.
+    What the base explains is removed from `y` and from each column once (Frisch, Waugh and Lovell); the rest follows
+    from inner products, so all pairs of columns are tried in one step.
     """
 
     def __init__(self, base: Floats, y: Floats) -> None:
@@ -147,7 +147,7 @@ class _Fit:
         self.squares = float(self._left @ self._left)
 
     def with_one(self, columns: Floats) -> tuple[int, float]:
-        """The column that leaves least, and the sum of squares that it leaves."""
+        """The column that leaves the smallest sum of squares, and that sum."""
         columns = self._without_base(columns)
         size, shared = (columns**2).sum(axis=0), self._left @ columns
         explained = np.where(size > _NOTHING, shared**2 / np.maximum(size, _NOTHING), 0.0)
@@ -155,7 +155,7 @@ class _Fit:
         return pick, max(0.0, self.squares - float(explained[pick]))
 
     def with_two(self, columns: Floats) -> tuple[int, int, float]:
-        """The two columns, not next to each other, that leave least, and the sum of squares that they leave."""
+        """The two columns, not adjacent, that leave the smallest sum of squares, and that sum."""
         columns = self._without_base(columns)
         gram, shared = columns.T @ columns, self._left @ columns
         size = np.diag(gram)

@@ -1,4 +1,4 @@
-"""What the leak check asks and answers."""
+"""The leak check's request and answer."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from tasks.core.result import StageResult
 from tasks.core.verdicts import LeakVerdict
 
 Structure = Literal["straight", "saturating", "steps", "onset"]
-"""What explains the floor beside trend and load: nothing, a cache that fills, changes of configuration, or a
+"""What explains the floor besides trend and load: nothing, a cache that fills, changes of configuration, or a
 trend that starts late."""
 
 
 class Series(Frozen):
     """Memory of one process, or of one container, since its start.
 
-    `t_s` are seconds on any clock, `bytes_` memory that cannot be given back (anonymous, resident and swapped);
+    `t_s` are seconds on any clock, `bytes_` memory that cannot be reclaimed (anonymous, resident and swapped);
     `requests`, if counted, is the work done since the start: its rate is the load.
     """
 
@@ -28,7 +28,7 @@ class Series(Frozen):
 
 
 class LeakRequest(Frozen):
-    """What a leak is measured against. `limit_bytes` is where the kernel would end the process."""
+    """What a leak is compared with. `limit_bytes` is where the kernel would kill the process."""
 
     limit_bytes: int | None = Field(None, gt=0, description="Memory limit, for the forecast.")
     confirm_after_s: float = Field(86_400, gt=0, description="Data needed to confirm a leak, s.")
@@ -37,8 +37,8 @@ class LeakRequest(Frozen):
 class Look(Frozen):
     """One look at a prefix of the series.
 
-    `slope_bytes_per_s` is the trend that remains once load and structure are explained, `slope_error` its
-    standard error (HAC), `onset` the share of the window after which it runs, `growth` what it adds relative to
+    `slope_bytes_per_s` is the trend that remains after load and structure are explained, `slope_error` its
+    standard error (HAC), `onset` the share of the window after which it begins, `growth` what it adds relative to
     the level, `level_bytes` the median of the floor.
     """
 
@@ -55,7 +55,7 @@ class Look(Frozen):
 
 class LeakResult(StageResult):
     """The verdict on one series. `oom_at_s` is on the series' own clock; `looks` are the latest ones, back to the
-    last miss; `floor` is what the last look saw, (seconds, bytes)."""
+    last miss; `floor` is that of the last look, (seconds, bytes)."""
 
     verdict: LeakVerdict
     slope_bytes_per_s: float

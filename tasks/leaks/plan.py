@@ -1,8 +1,8 @@
 """Is there a leak, and when does memory run out? Pure.
 
-One test that says yes is not enough: caches fill and load swings, and whoever asks every night gets a false
-alarm in the end. So a series is judged as it would have been while it grew, in repeated looks over its
-prefixes: the last look decides between none and suspected, three hits in a row up to it confirm.
+One positive test is not enough: caches fill and load varies, so a nightly check would sooner or later raise a false
+alarm. So a series is judged as it would have been while it grew, in repeated looks at its prefixes: the last look
+decides between none and suspected, and three hits in a row, the last one included, confirm.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ from tasks.leaks.floor import Floats, Floor, Trend, floor_of, trend_of
 from tasks.leaks.models import LeakRequest, LeakResult, Look, Series
 
 SIGNIFICANCE = 3.0
-"""Standard errors that the slope must be away from zero."""
+"""Standard errors by which the slope must differ from zero."""
 MIN_GROWTH = 0.05
-"""Growth over the window, relative to the level, below which a trend is of no interest."""
+"""Growth over the window, relative to the level, below which a trend is ignored."""
 RECENT_SHARE = 0.3
-"""Share of the slope that must still be there in the recent half of the window."""
+"""Share of the slope that must remain in the recent half of the window."""
 HITS_TO_CONFIRM = 3
 LOOKS_PER_CONFIRMATION = 4
-"""Looks in the time that it takes to confirm; fewer for a long series, `MAX_LOOKS` in all."""
+"""Looks within the time that it takes to confirm; fewer for a long series, at most `MAX_LOOKS`."""
 MAX_LOOKS = 32
 HOUR_S = 3600.0
 
 
 def judge(runs: Sequence[Series], request: LeakRequest) -> LeakResult:
-    """The verdict on the latest run of the process; earlier runs, before a restart, are not mixed with it.
+    """The verdict on the latest run of the process; earlier runs, before a restart, are not used.
 
-    Any series is answered: samples that are not finite numbers are left out, and time is sorted.
+    Every series gets an answer: samples that are not finite numbers are dropped, and time is sorted.
     """
     if not runs:
         return unjudged("there are no samples")
@@ -67,12 +67,12 @@ def judge(runs: Sequence[Series], request: LeakRequest) -> LeakResult:
 
 
 def unjudged(reason: str) -> LeakResult:
-    """The verdict where there is nothing to judge, and why."""
+    """The verdict if there is nothing to judge, and why."""
     return LeakResult(verdict=LeakVerdict.NONE, slope_bytes_per_s=0.0, oom_at_s=None, reason=reason)
 
 
 def look_at(t: Floats, y: Floats, requests: Floats | None) -> tuple[Look, Floor | None]:
-    """One look at a series in ascending time, and the floor it saw (None: too little data)."""
+    """One look at a series in ascending time, and its floor (None: too little data)."""
     until = float(t[-1])
     floor = floor_of(t, y, requests)
     if floor is None:
@@ -99,14 +99,14 @@ def look_at(t: Floats, y: Floats, requests: Floats | None) -> tuple[Look, Floor 
 
 def _why_not(trend: Trend, growth: float, floor: Floor) -> str | None:
     if trend.slope <= 0 or trend.slope < SIGNIFICANCE * trend.error:
-        return f"the floor shows no trend beside its noise ({_EXPLAINED[trend.structure]})"
+        return f"the floor shows no trend above its noise ({_EXPLAINED[trend.structure]})"
     if growth < MIN_GROWTH:
         return f"the floor grew by {growth:.1%} of its level, less than {MIN_GROWTH:.0%}"
     half = floor.t.size // 2
     if _slope(floor.t[half:], trend.cleaned[half:]) < RECENT_SHARE * trend.slope:
-        return "the floor grew before, and no longer does"
+        return "the floor has stopped growing"
     if _slope(floor.t, floor.y) < RECENT_SHARE * trend.slope:
-        return "the floor grows, and gives back what it took"
+        return "the floor grows, but falls back again"
     return None
 
 
@@ -135,7 +135,7 @@ def _clean(series: Series) -> tuple[Floats, Floats, Floats | None]:
 
 
 def _ends(t: Floats, confirm_after_s: float) -> Iterator[float]:
-    """Ends of the prefixes that are looked at, the whole series first."""
+    """Ends of the prefixes that are judged, the whole series first."""
     span = float(t[-1] - t[0])
     step = max(confirm_after_s / LOOKS_PER_CONFIRMATION, span / MAX_LOOKS)
     yield float(t[-1])
@@ -154,9 +154,9 @@ def _verdict(looks: Sequence[Look], span: float, request: LeakRequest) -> LeakVe
 
 
 def _out_of_memory(t: Floats, y: Floats, look: Look, limit: int) -> float:
-    """When the look's trend, laid through the later half of the samples, meets the limit; not before now.
+    """When the look's trend, fitted to the later half of the samples, reaches the limit; never before now.
 
-    The trend without load, caches and steps errs less than a line through the samples themselves.
+    The trend without load, caches and steps is more accurate than a line through the samples.
     """
     later = t >= t[0] + 0.5 * (t[-1] - t[0])
     now = float(np.mean(y[later] - look.slope_bytes_per_s * (t[later] - t[-1])))
@@ -171,9 +171,9 @@ def _reason(verdict: LeakVerdict, looks: Sequence[Look], span: float, request: L
     errors = last.slope_bytes_per_s / last.slope_error if last.slope_error > 0 else float("inf")
     found = (
         f"the floor grows by {last.slope_bytes_per_s * HOUR_S / 1e6:.3g} MB/h ({last.growth:.0%} of its level in "
-        f"{span / HOUR_S:.3g} h, {min(errors, 999):.0f} standard errors) beside load, caches and steps, "
+        f"{span / HOUR_S:.3g} h, {min(errors, 999):.0f} standard errors) after load, caches and steps are explained, "
         f"in {hits} look{'s' if hits > 1 else ''} in a row"
     )
     if verdict is LeakVerdict.CONFIRMED:
         return found
-    return f"{found}; {HITS_TO_CONFIRM} looks and {request.confirm_after_s / HOUR_S:.3g} h of data confirm it"
+    return f"{found}; {HITS_TO_CONFIRM} looks and {request.confirm_after_s / HOUR_S:.3g} h of data would confirm it"

@@ -16,7 +16,7 @@ _SHOWN_LOOKS = 8
 
 
 def headline(result: LeakResult) -> str:
-    """How much, and until when."""
+    """How fast memory grows, and when it runs out."""
     if result.verdict is LeakVerdict.NONE:
         return result.reason
     rate = f"{result.slope_bytes_per_s * HOUR_S / 1e6:+.3g} MB/h"
@@ -38,7 +38,7 @@ def numbers(result: LeakResult) -> Mapping[str, Number]:
 
 
 def markdown(result: LeakResult) -> str:
-    """The artifact: the verdict, the floor as a figure, and the looks it rests on."""
+    """The artifact: the verdict, the floor as a figure, and the looks behind the verdict."""
     forecast = ""
     if result.oom_at_s is not None:
         forecast = f"Memory runs out at **{_when(result.oom_at_s)}** if nothing changes (predicted)."
@@ -57,9 +57,9 @@ def markdown(result: LeakResult) -> str:
 
 
 _NEXT = {
-    LeakVerdict.NONE: "The sampler goes on; the check runs every night.",
-    LeakVerdict.SUSPECTED: "The sampler goes on; more data will confirm this or not.",
-    LeakVerdict.CONFIRMED: "What to do: start the service anew before memory runs out, and look for what grows.",
+    LeakVerdict.NONE: "The sampler continues; the check runs every night.",
+    LeakVerdict.SUSPECTED: "The sampler continues; more data will confirm this or not.",
+    LeakVerdict.CONFIRMED: "What to do: restart the service before memory runs out, and find out what grows.",
 }
 
 
@@ -84,14 +84,14 @@ def _figure(floor: tuple[tuple[float, float], ...]) -> str:
 
 
 def _span(seconds: float) -> str:
-    """A span of time in the unit that fits it."""
+    """A span of time in a suitable unit."""
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 2 * HOUR_S else f"{seconds / HOUR_S:.3g} h"
 
 
 def _when(t_s: float) -> str:
-    """The sampler's clock is Unix time; a series of another origin gets its seconds."""
+    """A date for Unix time, which the sampler uses; seconds for a series with another origin."""
     if 1e9 < t_s < 4e9:
         return datetime.fromtimestamp(t_s, UTC).strftime("%Y-%m-%d %H:%M UTC")
     return f"{t_s:.0f} s"

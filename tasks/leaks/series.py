@@ -1,4 +1,4 @@
-"""Series of memory as text: read them, and split them where the process was started anew. Pure."""
+"""Series of memory as text: read them, and split them where the process was restarted. Pure."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tasks.leaks.models import Series
 
 _LARGEST = 1e18
 _COUNTERS = ("requests", "tokens")
-"""Columns that count work since the process started; the first one there is used."""
+"""Columns that count work since the process started; the first existing one is used."""
 
 _Row = tuple[float, float, float, str]
 
@@ -21,7 +21,7 @@ def parse_series(text: str, source: str) -> list[Series]:
     """The series in CSV text, one for each run of the process, oldest first.
 
     Columns `t_s,bytes` and optionally `requests` or `tokens` (count since start) and `segment` (another value:
-    another process). A count that falls is a restart too. An empty or `nan` value is a missing sample. Raises
+    another process). A falling count also means a restart. An empty or `nan` value is a missing sample. Raises
     `WrongUseError` that names the line.
     """
     lines = _lines(csv.reader(io.StringIO(text.removeprefix("\ufeff"), newline=None)), source)
@@ -58,7 +58,7 @@ def _rows(
         if t < before and segment == segment_before:
             raise WrongUseError(
                 f"{source}, line {number}: t_s goes back from {before:g} to {t:g}",
-                fix="sort them, and name each run of the process in a column `segment`",
+                fix="sort the rows, and name each run of the process in a column `segment`",
             )
         before, segment_before = t, segment
         yield t, value, count, segment
@@ -78,7 +78,7 @@ def _lines(reader: Iterator[list[str]], source: str) -> Iterator[tuple[int, list
 
 
 def _number(text: str, column: str, source: str, line: int) -> float:
-    """The value; NaN where there is none."""
+    """The value; NaN without one."""
     if not text.strip():
         return math.nan
     try:
@@ -97,7 +97,7 @@ def _split(rows: Iterator[_Row], counted: bool) -> Iterator[Series]:
             yield _series(run, counted)
             run = []
         elif run and math.isnan(row[2]):
-            row = (row[0], row[1], run[-1][2], row[3])  # no answer from the engine: the count it had
+            row = (row[0], row[1], run[-1][2], row[3])  # the engine did not answer: keep its last count
         run.append(row)
     if run:
         yield _series(run, counted)

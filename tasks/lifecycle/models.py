@@ -1,4 +1,4 @@
-"""What a deploy is asked for and what it did: a row per stage, and the service that came of it."""
+"""A deploy's inputs and its result: a row per stage, and the service."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tasks.core.verdicts import LifecycleVerdict, StageName, says_no
 
 
 class StageRow(Frozen):
-    """One stage's line in the table. `record` is None when a stage did not run to its end."""
+    """One stage's line in the table. `record` is None if the stage did not finish."""
 
     stage: StageName
     verdict: str
@@ -22,7 +22,7 @@ class StageRow(Frozen):
     headline: str
     log_tail: str | None = None
     reasons: tuple[str, ...] = ()
-    """Of a stage that said no: all of them, whole."""
+    """All reasons, in full, of a stage that said no."""
 
     @classmethod
     def of(cls, outcome: Outcome[Any]) -> Self:
@@ -41,7 +41,7 @@ class StageRow(Frozen):
 
 
 class DeployResult(StageResult):
-    """A deploy. `endpoint`, `release` and `completion` are None where nothing new serves."""
+    """A deploy. `endpoint`, `release` and `completion` are None if nothing new serves."""
 
     verdict: LifecycleVerdict
     name: str
@@ -59,5 +59,5 @@ class DeployResult(StageResult):
 
 
 def deploy_inputs(spec: DeploySpec, model_version: str | None) -> dict[str, Any]:
-    """What names a deploy in its record. The version is None where the spec's model has none, or was not found."""
+    """The inputs in a deploy's record. The version is None if the spec's model has none, or was not found."""
     return {"spec": spec.model_dump(mode="json"), "model_version": model_version}

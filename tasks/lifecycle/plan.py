@@ -70,7 +70,7 @@ def plan_of(spec: DeploySpec, model: str) -> list[Step]:
 
 
 def _load(tuning: Tuning) -> str:
-    """What is said of the load, where it is not the default one."""
+    """The load, if it is not the default."""
     rate = f", {tuning.load.rate:g} requests/s" if tuning.load.rate is not None else ""
     by = ", by guidellm in its own environment" if tuning.load_generator is LoadGenerator.GUIDELLM else ""
     return rate + by
@@ -96,13 +96,13 @@ def _rollout(spec: DeploySpec) -> str:
     where = f"in a container on {image}" if spec.target.in_image else "as a supervised process"
     return (
         f"start {spec.engine} {where}, pass the gate (health, one completion), "
-        f"then switch {address} to it and drain the former release "
+        f"then switch {address} to it and drain the previous release "
         f"for at most {spec.rollout.drain_s:.0f} s"
     )
 
 
 def refusal(spec: DeploySpec) -> SpecError | None:
-    """The one line that a deploy stops with, and what can be done today; None for what can be deployed."""
+    """The refusal of a deploy, with the way out; None if the spec can be deployed."""
     engine = get_engine(spec.engine)
     card = engine.card
     if card.missing is not None:
@@ -121,13 +121,13 @@ def refusal(spec: DeploySpec) -> SpecError | None:
 
 
 def wants_absent_gpu(spec: DeploySpec, gpus: int) -> bool:
-    """Whether the engine needs a GPU on a host that has `gpus` of them: of its build, gigabytes, nothing is installed
-    before this host is judged."""
+    """Whether the engine needs a GPU on a host without one (`gpus` is 0). Such a build takes gigabytes, so the
+    host is judged before anything is installed."""
     return _needs_gpu(spec) and gpus == 0
 
 
 def _needs_gpu(spec: DeploySpec) -> bool:
-    """What is installed already may be a build for the processor."""
+    """An installed build may be for the CPU."""
     return (
         get_engine(spec.engine).card.needs_gpu and spec.environment.manager is not EnvironmentManager.SYSTEM
     )
@@ -156,7 +156,7 @@ def make_release(
 ) -> Release:
     """The immutable result of a deploy.
 
-    `model_version` is what the spec's alias names now; `worker` the engine's server script, where it needs one;
+    `model_version` is what the spec's alias names now; `worker` the engine's server script, if it needs one;
     `loader` the loader that this host's comparison chose, and its record.
     """
     engine = get_engine(spec.engine)

@@ -1,4 +1,4 @@
-"""A deploy as people read it. Pure."""
+"""Report of a deploy. Pure."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tasks.lifecycle.models import DeployResult, StageRow
 
 
 def headline(result: DeployResult) -> str:
-    """Where it serves, or which stage said no."""
+    """The address, or the stage that said no."""
     if result.verdict == LifecycleVerdict.SERVING:
         return f"{result.name} serves at {result.endpoint}"
     no = next((row for row in result.stages if row.says_no), None)
@@ -26,7 +26,7 @@ def numbers(result: DeployResult) -> Mapping[str, Number]:
 
 
 def markdown(result: DeployResult) -> str:
-    """The artifact: the table of stages, how to call the service, and where the time went."""
+    """The artifact: the table of stages, how to call the service, and the time that each stage took."""
     return page(
         StageName.LIFECYCLE,
         result.verdict,
@@ -41,7 +41,7 @@ def markdown(result: DeployResult) -> str:
         section(
             "Records",
             bullets(f"{row.stage}: `{row.record}`" for row in result.stages if row.record),
-            f"What this release rests on: `slipway kb explain {result.name}`." if result.release else "",
+            f"The records behind this release: `slipway kb explain {result.name}`." if result.release else "",
         ),
     )
 
@@ -63,7 +63,7 @@ def _call(result: DeployResult) -> str:
     answer = (
         ""
         if result.completion is None
-        else f"It answered the gate's prompt with:\n\n{fenced(result.completion)}"
+        else f"Its answer to the gate's prompt:\n\n{fenced(result.completion)}"
     )
     return section("The service", f"Release `{short(result.release)}`. Call it:", fenced(command), answer)
 

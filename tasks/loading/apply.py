@@ -1,4 +1,4 @@
-"""Load a model by each loader, from a cold page cache each time, and hold what came against the files."""
+"""Load a model with each loader, from a cold page cache each time, and compare the result with the files."""
 
 from __future__ import annotations
 
@@ -23,41 +23,43 @@ _BLOCK_BYTES = 4 << 20
 
 
 class LoadBench(Protocol):
-    """What loads files in a fresh process."""
+    """Loads files in a fresh process."""
 
     @property
     def installed(self) -> bool:
-        """Whether the environment of the libraries is there."""
+        """Whether the libraries' environment is installed."""
 
     def available_bytes(self) -> int:
-        """Memory that a load may take."""
+        """Memory that a load may take, bytes."""
 
     def make_cold(self, files: Sequence[Path]) -> None:
-        """Take the files out of the page cache. Raises `SlipwayError` where they stay in it."""
+        """Evict the files from the page cache. Raises `SlipwayError` if they stay in it."""
 
     def load(self, loader: Loader, files: Sequence[Path], *, digest: bool) -> Load:
-        """Load them once. Raises `CommandError` where the loader fails."""
+        """Load them once. Raises `CommandError` if the loader fails."""
 
 
 def look_at(folder: Path) -> Model:
     """The model in a folder, its headers checked. Raises `NotFoundError` and `ModelError`."""
     if not folder.is_dir():
-        raise NotFoundError(f"there is no folder {folder}", fix="give the folder of a model")
+        raise NotFoundError(f"{folder} does not exist or is not a folder", fix="give the folder of a model")
     sizes = {path.name: path.stat().st_size for path in folder.iterdir() if path.is_file()}
     model = find_model(folder, sizes)
     if model.format == "safetensors":
         names = [tensor.name for file in model.files for tensor in _tensors(file)]
         if len(set(names)) != len(names):
-            raise ModelError(f"{folder} holds tensors of the same name in several files", fix="copy it anew")
+            raise ModelError(
+                f"{folder} contains tensors of the same name in several files", fix="copy it again"
+            )
     return model
 
 
 def compare_loaders(
     folder: Path, bench: LoadBench, *, runs: int, disk_read_mb_s: float | None, now: datetime
 ) -> LoadingResult:
-    """Each loader `runs` times, one after the other in turns, so that a busy moment is nobody's own.
+    """Each loader `runs` times, taking turns, so that a busy moment does not hit one loader only.
 
-    Raises `SlipwayError` where files cannot be made cold, besides what `look_at` raises.
+    Raises `SlipwayError` if files cannot be evicted from the page cache, and what `look_at` raises.
     """
     model = look_at(folder)
     planned = loaders_for(model, installed=bench.installed, available_bytes=bench.available_bytes())
@@ -102,7 +104,7 @@ def compare_loaders(
 
 
 def reference_digest(model: Model) -> str:
-    """Digest of all tensors' bytes as they stand in the files, read plainly; as `worker/load.py` makes it."""
+    """Digest of all tensors' bytes in the files, computed as in `worker/load.py`."""
     parts: dict[str, tuple[int, bytes]] = {}
     for file in model.files:
         tensors = _tensors(file) if model.format == "safetensors" else [_whole(file)]

@@ -34,7 +34,7 @@ class Model(Frozen):
 class Load(Frozen):
     """One load from a cold page cache. `digest` is of all tensors' bytes, where it was asked for.
 
-    `anonymous_bytes` is what the process then held beside the page cache, `peak_bytes` the most it had mapped.
+    `anonymous_bytes` is the process's memory without the page cache, `peak_bytes` the most it had mapped.
     """
 
     seconds: float = Field(gt=0)
@@ -46,8 +46,8 @@ class Load(Frozen):
 
 
 class LoaderFigures(Frozen):
-    """What one loader did: medians over its runs. `golden` is whether it gave each tensor's bytes as they stand in
-    the files; `reason` says why it was not measured, or may not win."""
+    """What one loader did: medians over its runs. `golden` is whether each tensor had the same bytes as in the
+    files; `reason` says why it was not measured, or may not win."""
 
     loader: Loader
     golden: bool | None = None
@@ -61,9 +61,9 @@ class LoaderFigures(Frozen):
 
 
 class LoadingResult(StageResult):
-    """The loaders compared on one model and this host, the fastest that is right, and what engines are told for it.
+    """The loaders compared on one model and this host, the fastest that is golden, and the engines' options for it.
 
-    `disk_read_mb_s` is what fio reads from the same disk; None where there is no fio.
+    `disk_read_mb_s` is what fio reads from the same disk; None without fio.
     """
 
     verdict: ChoiceVerdict

@@ -21,7 +21,7 @@ REQUIREMENTS = (
     "fastsafetensors==0.5.0",
     "runai-model-streamer==0.17.0",
 )
-"""Of the environment that the libraries run in."""
+"""Packages of the libraries' environment."""
 
 
 def find_model(folder: Path, sizes: Mapping[str, int]) -> Model:
@@ -37,7 +37,7 @@ def find_model(folder: Path, sizes: Mapping[str, int]) -> Model:
 
 
 def loaders_for(model: Model, *, installed: bool, available_bytes: int) -> dict[Loader, str | None]:
-    """All loaders of the model's format, each with why it is not tried; None for those that are."""
+    """All loaders of the model's format, each with the reason why it is not tried; None for those that are."""
     missing = (
         None if installed else "not installed: slipway bench load --install builds an environment for it"
     )
@@ -49,14 +49,14 @@ def loaders_for(model: Model, *, installed: bool, available_bytes: int) -> dict[
 
 
 def figures_of(loader: Loader, loads: Sequence[Load], reference: str | None) -> LoaderFigures:
-    """Medians of at least one load, the first of them with its digest; `reference` is the right one."""
+    """Medians of at least one load, of which the first has a digest; `reference` is the right digest."""
     size = loads[0].size_bytes
     seconds = statistics.median(load.seconds for load in loads)
     golden = loads[0].digest == reference
     return LoaderFigures(
         loader=loader,
         golden=golden,
-        reason=None if golden else "gave other bytes than the files hold",
+        reason=None if golden else "gave different bytes than the files",
         seconds=seconds,
         mb_s=size / 1e6 / seconds,
         cpu_s_per_gb=statistics.median(load.cpu_s for load in loads) / (size / 1e9),
@@ -75,7 +75,7 @@ def choose(loaders: Sequence[LoaderFigures]) -> Loader | None:
 def find_choice(
     records: Iterable[Record], *, host: str, mount: Path, file_format: str
 ) -> tuple[Loader, str] | None:
-    """The loader that won on this host's disk for files of this format, and the record that says so; the newest."""
+    """The loader that last won on this host's disk for files of this format, and the record that says so."""
     for record in sorted(records, key=lambda record: record.id, reverse=True):
         if not record.good or record.host_fingerprint != host:
             continue

@@ -1,4 +1,4 @@
-"""Loaders compared, as people read them. Pure."""
+"""Report of a comparison of loaders. Pure."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ def numbers(result: LoadingResult) -> Mapping[str, Number]:
 
 def markdown(result: LoadingResult) -> str:
     """The artifact."""
-    columns = ("loader", "s", "MB/s", "of the disk", "CPU s/GB", "memory beside the cache, MB", "golden")
+    columns = ("loader", "s", "MB/s", "of the disk", "CPU s/GB", "memory without the cache, MB", "golden")
     measured = [one for one in result.loaders if one.seconds is not None]
-    told = [
+    options = [
         (engine, f"`{' '.join(arguments)}`" if arguments else "nothing")
         for engine, arguments in sorted(result.engine_arguments.items())
     ]
@@ -58,10 +58,10 @@ def markdown(result: LoadingResult) -> str:
         )
         if measured
         else "",
-        section("What engines are told", table(("engine", "arguments"), told) if told else ""),
+        section("Options for engines", table(("engine", "arguments"), options) if options else ""),
         section("Remarks", bullets(result.findings)),
-        f"{result.files} {result.format} files; medians of {runs} loads in turns, each in a fresh process after the "
-        "files were taken out of the page cache. Golden: every tensor's bytes are those in the files.",
+        f"{result.files} {result.format} files; medians of {runs} loads in turns, each in a fresh process, with the "
+        "files evicted from the page cache. Golden: every tensor has the same bytes as in the files.",
     )
 
 

@@ -1,4 +1,4 @@
-"""What one look at a model registry found for one service."""
+"""The result of one look at a model registry for one service."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tasks.core.result import StageResult
 from tasks.core.verdicts import RegistryVerdict
 
 EVENT = "model-registry.version.promoted"
-"""Name of the event that asks for a redeploy."""
+"""Name of the event that requests a redeploy."""
 
 
 class Announcement(Frozen):
@@ -26,7 +26,7 @@ class Announcement(Frozen):
 class Attempt(Frozen):
     """A deploy of a version that ended: it served, or its verdict said no, or it failed.
 
-    `record` is the id of its record: ids of one store sort by the order of writing, which clocks do not change.
+    `record` is the id of its record: ids of one store sort by the order of writing, whatever the clocks say.
     """
 
     at: datetime
@@ -39,7 +39,7 @@ class Attempt(Frozen):
 class Rollback(Frozen):
     """Since when an older release of a service serves again, and the version of the newer one that was left.
 
-    `record` is the id of its record; empty where it was killed before it could write one.
+    `record` is the id of its record; empty if it was killed before it could write one.
     """
 
     at: datetime
@@ -62,7 +62,7 @@ class Look(Frozen):
     """The registry's alias against the serving release, and what was seen and tried before.
 
     `past` are recorded looks of this service at this alias; `attempts` are deploys of the spec that a redeploy would
-    deploy, for a trial of another one says nothing about it. Both are in the order of writing, the oldest first.
+    use, because a trial of another spec says nothing about it. Both are in the order of writing, oldest first.
     """
 
     service: str

@@ -1,9 +1,9 @@
-"""Whether a look at the registry should ask for a redeploy. Pure.
+"""Whether a look at the registry should request a redeploy. Pure.
 
-Reconcile, do not only react (DESIGN 8): the question is asked at every look, so a lost event is made good by
-the next one, and a doubled event does no harm. What was asked for and tried counts from the moment at which the
-alias was first seen to name the version: each promotion begins anew. What came first is told by the order of the
-records, not by their times (ADR 86): clocks are set back, and differ between hosts.
+Reconcile, do not only react: every look asks the question again, so a lost event is made good by the next look and a
+doubled one does no harm. Requests and attempts count from the moment when the alias was first seen to name the
+version: each promotion starts afresh. The order of records says what came first, not their times (ADR 86): clocks are
+set back, and differ between hosts.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from tasks.core.verdicts import FAULT, LifecycleVerdict, RegistryVerdict
 from tasks.registry.models import Announcement, Attempt, Look, PastLook, RegistryResult, Rollback
 
 GRACE = timedelta(minutes=2)
-"""How long an announced redeploy may by default take to start before its event counts as lost."""
+"""Default time for an announced redeploy to start before its event counts as lost."""
 
 MAX_DOUBLINGS = 5
-"""The grace doubles with each lost event, this often: whoever is away for a night finds few events, and waits for
-about an hour at most once events arrive again."""
+"""The grace doubles with each lost event, at most this many times: few events pile up overnight, and once
+events arrive again, the wait is about an hour at most."""
 
 MAX_FAULTS = 3
-"""Redeploys of one version that ended in a fault before a human has to look."""
+"""Redeploys of one version that may end in a fault before somebody has to look into it."""
 
 
 def judge(look: Look, now: datetime, grace: timedelta = GRACE) -> RegistryResult:
-    """Announce, or say why not."""
+    """Announce a redeploy, or say why not."""
     announcement, reason = _decide(look, now, grace)
     current = look.wanted_version == look.serving_version
     return RegistryResult(
@@ -42,11 +42,11 @@ def judge(look: Look, now: datetime, grace: timedelta = GRACE) -> RegistryResult
 
 
 def is_news(result: RegistryResult, look: Look) -> bool:
-    """Whether a record of this answer says what the last one does not.
+    """Whether this answer says something that the last record does not.
 
-    That what serves is what the alias names is news only after a record of something else: then it tells later
-    looks that the alias came back. Another version that serves is news for them, too: what the alias named then, it
-    named after the rollback or deploy.
+    `current` is news only after a record of something else: it tells later looks that the alias came back. A change
+    of the version that serves is news too: later looks then know that the alias was seen after the rollback or
+    deploy.
     """
     if result.announcement is not None:
         return True
@@ -60,7 +60,7 @@ def is_news(result: RegistryResult, look: Look) -> bool:
 def _decide(look: Look, now: datetime, grace: timedelta) -> tuple[Announcement | None, str]:
     version = look.wanted_version
     if version == look.serving_version:
-        return None, "the alias names what serves"
+        return None, "the alias names the version that serves"
     if look.deploying:
         return None, "a deploy, a rollback or a recovery of this service is running"
     elsewhere, since = _last_move(look)
@@ -71,20 +71,20 @@ def _decide(look: Look, now: datetime, grace: timedelta) -> tuple[Announcement |
     if not announced:
         return announce(look, _next_attempt(look), now), "the alias moved"
     if any(attempt.said_no for attempt in tried):
-        return None, f"a deploy of version {version} was refused: move the alias or the objectives"
+        return None, f"a deploy of version {version} was refused: move the alias or change the objectives"
     failed = [attempt for attempt in tried if attempt.outcome == FAULT]
     if len(failed) >= MAX_FAULTS:
-        return None, f"{len(failed)} deploys of version {version} failed: look at why, then deploy"
+        return None, f"{len(failed)} deploys of version {version} failed: find out why, then deploy"
     unanswered = [made for made in announced if not failed or not _follows(failed[-1], made)]
     if not unanswered:
         return announce(look, _next_attempt(look), now), "the last deploy failed"
     if _is_over(unanswered[-1].at, now, grace * 2 ** min(len(unanswered) - 1, MAX_DOUBLINGS)):
         return announce(look, _next_attempt(look), now), "no deploy followed the last event"
-    return None, "a redeploy was asked for"
+    return None, "a redeploy was requested"
 
 
 def _last_move(look: Look) -> tuple[PastLook | None, tuple[PastLook, ...]]:
-    """The last look at which the alias named another version, and those after it."""
+    """The looks from the last one on at which the alias named another version."""
     for count, past in enumerate(reversed(look.past)):
         if past.wanted_version != look.wanted_version:
             return past, look.past[len(look.past) - count :]
@@ -92,7 +92,7 @@ def _last_move(look: Look) -> tuple[PastLook | None, tuple[PastLook, ...]]:
 
 
 def _tried(look: Look, announced: Sequence[PastLook]) -> list[Attempt]:
-    """Deploys of the version since it was first asked for: an earlier one does not count as tried for it."""
+    """Deploys of the version since it was first requested: earlier ones do not count."""
     if not announced:
         return []
     return [
@@ -101,7 +101,7 @@ def _tried(look: Look, announced: Sequence[PastLook]) -> list[Attempt]:
 
 
 def _follows(later: Attempt | Rollback, past: PastLook) -> bool:
-    """Whether it was written after that look: by their records, else by the clock."""
+    """Whether it was written after that look: by the order of records, else by the clock."""
     if later.record and past.record:
         return later.record > past.record
     return later.at >= past.at
@@ -110,14 +110,14 @@ def _follows(later: Attempt | Rollback, past: PastLook) -> bool:
 def _is_over(since: datetime, now: datetime, wait: timedelta) -> bool:
     """Whether a wait that began then has ended.
 
-    One that began in the future tells of a clock that was set back: how long ago it was is not known, and to ask once
-    more does less harm than to wait until that time comes.
+    If it began in the future, the clock was set back, and how long ago it began is unknown: one more request
+    does less harm than waiting until that time.
     """
     return abs(now - since) >= wait
 
 
 def _was_left(look: Look, elsewhere: PastLook | None) -> bool:
-    """Whether somebody went back from the version: to ask for it would undo that."""
+    """Whether the version was rolled back: requesting it would undo that."""
     left = look.rollback
     if left is None or left.version != look.wanted_version:
         return False
@@ -125,13 +125,13 @@ def _was_left(look: Look, elsewhere: PastLook | None) -> bool:
 
 
 def _next_attempt(look: Look) -> int:
-    """Counts on over all promotions of the version, so that each event has its own id."""
+    """The number of the next attempt, over all promotions of the version, so that each event has its own id."""
     made = (past.announcement for past in look.past if past.wanted_version == look.wanted_version)
     return 1 + max((announcement.attempt for announcement in made if announcement), default=0)
 
 
 def announce(look: Look, attempt: int, now: datetime) -> Announcement:
-    """The event for this version and attempt; its id is the same however often it is made."""
+    """The event for this version and attempt; its id is always the same."""
     name = f"slipway:{look.service}:{look.model}:{look.wanted_version}:{attempt}"
     return Announcement(
         event_id=str(uuid.uuid5(uuid.NAMESPACE_URL, name)),

@@ -1,4 +1,4 @@
-"""One look at the registry, for people."""
+"""Report of one look at the registry. Pure."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from tasks.registry.models import RegistryResult
 
 
 def headline(result: RegistryResult) -> str:
-    """Wanted against serving."""
+    """The wanted version and the one that serves."""
     return f"{result.model}: wants {result.wanted_version}, serves {result.serving_version or 'nothing'}"
 
 
 def numbers(result: RegistryResult) -> dict[str, Number]:
-    """How often this version was asked for."""
+    """How often this version was requested."""
     if result.announcement is None:
         return {}
     return {"attempt": Number(value=result.announcement.attempt, unit="1")}

@@ -1,7 +1,7 @@
-"""Lay a model onto the local disk: pinned, streamed, hashed on the way, resumable, repairable.
+"""Copy a model to the local disk: pinned, streamed, hashed on the way, resumable, repairable.
 
-Files are written as `.part`, chunk by chunk, each noted in a ledger, so that a killed copy goes on where it was; then
-fsync, rename, fsync of the folder; the manifest comes last. Memory is one buffer for each thread, whatever the size.
+Files are written as `.part`, chunk by chunk, each noted in a ledger, so that a killed copy can be continued; then
+fsync, rename, fsync of the folder; the manifest comes last. Memory use is one buffer per thread, whatever the size.
 """
 
 from __future__ import annotations
@@ -55,9 +55,9 @@ def plan_copy(
     servable: bool = False,
     tensor_parallel: int = 1,
 ) -> CopyPlan:
-    """Read index and headers, believe nothing in them, and lay out the shards.
+    """Read index and headers, check everything in them, and lay out the shards.
 
-    Raises `ModelError` for whatever is wrong with the model; nothing has been written then.
+    Raises `ModelError` for anything wrong with the model, before anything is written.
     """
     name = pinned.source.name
     selection = select_files(pinned.files, name)
@@ -68,7 +68,7 @@ def plan_copy(
     if not selection.weights and not selection.index:
         if convertible or servable:
             raise ModelError(
-                f"{name} holds GGUF alone, from which no candidates can be made",
+                f"{name} contains only GGUF files, from which candidates cannot be made",
                 fix="give a folder with the model's safetensors",
             )
         return CopyPlan(tuple(carried), selection.findings)
@@ -100,13 +100,13 @@ def read_header(pinned: Pinned, path: str) -> Header:
 def stage_model(
     pinned: Pinned, plan: CopyPlan, folder: Path, *, leases: Path, own: bool, chunk_bytes: int = CHUNK_BYTES
 ) -> Staged:
-    """Make `folder` hold the planned files, copying only what is not there unharmed.
+    """Make `folder` contain the planned files, copying only what is missing or damaged.
 
-    `own` folders are Slipway's, so that unknown files in them are of no value to anybody.
+    `own` folders belong to Slipway, so unknown files in them may be removed.
 
     Raises `DiskFullError` before or during the copy and `UnreadableError` (both resumable), `ModelError` if the
-    source changes under it (nothing is left behind), `WrongUseError` for a folder that holds something else, or for
-    what can be no folder.
+    source changes meanwhile (nothing is left behind), `WrongUseError` for a folder with other content, or for a path
+    that cannot be a folder.
     """
     start = time.monotonic()
     sums = sums_of(pinned)
@@ -152,10 +152,10 @@ def stage_model(
 
 
 def repair_model(pinned: Pinned, folder: Path, *, leases: Path) -> Staged:
-    """Read a staged model again and replace what is damaged by the source's bytes, if those are still the same.
+    """Read a staged model again and replace damaged chunks from the source, if that still has the same bytes.
 
     The source may have been touched or moved since: each chunk's digest decides. Raises `ModelError` for a folder
-    without a manifest, or a source that is another model now.
+    without a manifest, or a source that is a different model now.
     """
     start = time.monotonic()
     with file_lock(lock_of(folder, leases), wait=True, holder=str(folder)):
@@ -163,8 +163,8 @@ def repair_model(pinned: Pinned, folder: Path, *, leases: Path) -> Staged:
         plan = plan_copy(pinned, len(manifest.shards) or "auto", convertible=False)
         if not _is_planned(manifest, plan):
             raise ModelError(
-                f"{pinned.source.name} is no longer the model that {folder} holds",
-                fix="stage it anew into another folder",
+                f"{pinned.source.name} is no longer the model that {folder} contains",
+                fix="stage it into another folder",
             )
         return _mend(pinned, plan, manifest, folder, {}, start, own=False)
 
@@ -179,7 +179,7 @@ def _mend(
     *,
     own: bool,
 ) -> Staged:
-    """Look at every chunk that the manifest names; copy those that are damaged, and no other content."""
+    """Check every chunk that the manifest names; copy those that are damaged, and only with the same content."""
     _sweep_unplanned(plan, folder, own=own)
     require_space(folder, missing_bytes(plan.files, folder))
     done = copy(
@@ -206,14 +206,16 @@ def _mend(
 
 def _check_unchanged(pinned: Pinned) -> None:
     if tuple(pinned.source.list_files()) != pinned.files:
-        raise ModelError(f"{pinned.source.name} changed while it was copied", fix="try again when it rests")
+        raise ModelError(
+            f"{pinned.source.name} changed while it was copied", fix="try again once it is stable"
+        )
 
 
 def sweep_abandoned(models: Path, leases: Path) -> None:
-    """Remove what killed runs left unfinished in any staged folder that nobody works on now.
+    """Remove unfinished files of killed runs in every staged folder that no run works on now.
 
-    Copies that can go on, those with a ledger, stay. So do files that the manifest names: its digests say which of
-    their chunks a killed repair had written, and the next one goes on.
+    Copies that can be continued, those with a ledger, stay. So do files that the manifest names: its digests
+    say which of their chunks a killed repair had written, and the next repair continues.
     """
     for folder in {part.parent for part in models.glob(f"*/*{PART}")}:
         if (folder / LEDGER_FILE).exists():
@@ -241,7 +243,7 @@ def _finished(pinned: Pinned, plan: CopyPlan, folder: Path, *, own: bool) -> Man
     """The manifest of a finished copy of this, or None if there is no usable one.
 
     Raises `WrongUseError` for another copy, `ModelError` for a manifest that cannot be read, unless the folder is
-    Slipway's own: there, what cannot be used is copied anew, such as a copy whose files an earlier version chose.
+    Slipway's own: there, an unusable copy is replaced, for example one whose files an earlier version chose.
     """
     try:
         earlier = Manifest.read(folder)
@@ -268,23 +270,23 @@ def _is_planned(manifest: Manifest, plan: CopyPlan) -> bool:
 
 
 def _unfinished(this: ledger.Copy, folder: Path, *, own: bool) -> Mapping[str, Mapping[int, str]]:
-    """Chunks that a killed copy of this left. One of anything else is thrown away.
+    """Chunks that a killed copy of the same model left. A copy of anything else is discarded.
 
-    Raises `WrongUseError` if a folder that is not Slipway's holds something else: unfinished files, too, are then
-    somebody's own, such as a browser's.
+    Raises `WrongUseError` if a folder that is not Slipway's contains anything else, even unfinished files:
+    they may be a browser's.
     """
     noted = ledger.read_ledger(folder, this)
     if noted is not None:
         return noted
     named = ledger.named_files(folder)
-    if named is not None:  # never finished, and now of no use
+    if named is not None:  # never finished, and useless now
         for path in named:
             (folder / path).unlink(missing_ok=True)
             part_of(folder / path).unlink(missing_ok=True)
         (folder / LEDGER_FILE).unlink()
     foreign = sorted(path.name for path in folder.glob("*"))
     if foreign and not own:
-        raise WrongUseError(f"{folder} is not empty: it holds {foreign[0]}", fix="choose an empty folder")
+        raise WrongUseError(f"{folder} is not empty: it contains {foreign[0]}", fix="choose an empty folder")
     return {}
 
 
@@ -293,9 +295,9 @@ def _sizes(plan: CopyPlan) -> tuple[tuple[str, int], ...]:
 
 
 def _sweep_unplanned(plan: CopyPlan, folder: Path, *, own: bool) -> None:
-    """Unfinished files that this copy will not go on with would only take room.
+    """Remove unfinished files that this copy will not continue.
 
-    In a folder that is not Slipway's own, what has neither a planned name nor the manifest's is the user's.
+    In a folder that is not Slipway's own, files with neither a planned name nor the manifest's belong to the user.
     """
     paths = [folder / file.path for file in plan.files]
     going_on = {place for place in map(place_of, paths) if not place.is_symlink()}

@@ -1,4 +1,4 @@
-"""A staged GGUF file laid out as Ollama keeps its models, without a second copy where the disk is the same."""
+"""Give a staged GGUF file to Ollama, without a second copy if it is on the same disk."""
 
 from __future__ import annotations
 
@@ -41,15 +41,15 @@ class Exported:
 def export_to_ollama(folder: Path, store: Path, name: str) -> Exported:
     """Make `name` a model of the Ollama whose `OLLAMA_MODELS` is `store`, from the staged model in `folder`.
 
-    Raises `ModelError` if that holds no GGUF file, several, or a damaged one, `WrongUseError` for a name that Ollama
-    does not take, `DiskFullError`.
+    Raises `ModelError` if that has no GGUF file, several, or a damaged one, `WrongUseError` for a name that Ollama
+    does not accept, `DiskFullError`.
     """
     manifest = store / manifest_path(name)
     staged = read_manifest(folder)
     weights = [file for file in staged.files if file.kind == "gguf"]
     if len(weights) != 1:
         raise ModelError(
-            f"{folder} holds {len(weights)} GGUF files, and Ollama takes one",
+            f"{folder} contains {len(weights)} GGUF files, but Ollama takes exactly one",
             fix="stage a source with one GGUF file",
         )
     licenses = [file for file in staged.files if file.path.lower().startswith("license")]
@@ -84,7 +84,7 @@ def _sha256(path: Path, size_bytes: int) -> str:
 
 
 def _place(path: Path, blob: Path) -> int:
-    """Link the file to the blob's name, or copy it where that is another disk; the bytes copied."""
+    """Link the file to the blob's name, or copy it to another disk; the number of bytes copied."""
     size = path.stat().st_size
     if blob.is_file() and blob.stat().st_size == size:
         return 0

@@ -1,8 +1,9 @@
-"""Ranges of a source straight into the final files: one pass, several threads, hashed on the way.
+"""Copy ranges of a source straight into the final files: one pass, several threads, hashed on the way.
 
-Each thread has one buffer and takes the next chunk: read, hash, write, note. A chunk that is there already, by the
-manifest or by the ledger of a killed copy, is read back and compared instead, so that only what is missing is copied.
-A file that is there already is mended in place, whatever its length: beside it there may be no room for another.
+Each thread has one buffer and takes the next chunk: read, hash, write, note. A chunk that exists already,
+according to the manifest or the ledger of a killed copy, is read back and compared, so that only missing
+chunks are copied. A file that exists already is repaired in place, whatever its length, because there may be
+no space for a second copy.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ Note = Callable[[str, int, str], None]
 
 @dataclass
 class Copied:
-    """What a copy did: finished files, bytes written, and files that the source no longer gives as expected."""
+    """What a copy did: finished files, bytes written, and files whose content at the source has changed."""
 
     files: dict[str, StagedFile] = field(default_factory=dict)
     touched: list[str] = field(default_factory=list)
@@ -48,7 +49,7 @@ class Copied:
 
 @dataclass
 class _Target:
-    """A file on its way. `binding`: another content than `expected` is not written."""
+    """A file being copied. With `binding`, only the `expected` content is written."""
 
     planned: PlannedFile
     path: Path
@@ -64,35 +65,35 @@ class _Target:
 
     @classmethod
     def of(cls, planned: PlannedFile, folder: Path, expected: Mapping[int, str], binding: bool) -> _Target:
-        """Where it is written is decided here, once.
+        """Decide once where it is written.
 
-        Raises `WrongUseError` for a folder in its place, `UnsafeNameError` for a name that leads out of `folder`.
+        Raises `WrongUseError` if a folder has its name, `UnsafeNameError` for a name that leads out of `folder`.
         """
         path = inside(folder, planned.path, "the plan of this copy")
         place = place_of(path)
         for found in (path, place):
             if found.is_dir() and not found.is_symlink():
                 raise WrongUseError(
-                    f"{found} is a folder, and a file is to be written there",
+                    f"{found} is a folder, but a file must be written there",
                     fix=f"move it away: mv {found} {found}.damaged",
                 )
         return cls(planned, path, place, expected, binding)
 
     @property
     def in_place(self) -> bool:
-        """Whether it is mended under its own name."""
+        """Whether it is repaired under its final name."""
         return self.place == self.path
 
 
 def part_of(path: Path) -> Path:
-    """Where a file is written until it is whole."""
+    """Where a file is written until it is complete."""
     return path.with_name(path.name + PART)
 
 
 def place_of(path: Path) -> Path:
-    """Where a copy writes the file: beside its name until it is whole, or in place if it is there.
+    """Where a copy writes the file: as `.part` until it is complete, or in place if it exists.
 
-    A link is no file of this folder. Renaming replaces it; writing to it would reach what it leads to.
+    A link does not count as a file of this folder. A rename replaces it; writing to it would change its target.
     """
     return path if path.is_file() and not path.is_symlink() else part_of(path)
 
@@ -110,8 +111,8 @@ def copy(
 ) -> Copied:
     """Make `folder` hold these files. Raises `DiskFullError`, `ModelError`, and what the source raises.
 
-    `expected` are digests of chunks that may be there; with `binding` no other content is accepted. `sums` are the
-    source files' SHA-256. What was written before a fault stays, as `.part` files.
+    `expected` are digests of chunks that may exist; with `binding` no other content is accepted. `sums` are the
+    source files' SHA-256. After a fault, what was written stays as `.part` files.
     """
     copier = _Copier(pinned, folder, sums, note, chunk_bytes)
     targets = [_Target.of(planned, folder, expected.get(planned.path, {}), binding) for planned in files]
@@ -121,7 +122,7 @@ def copy(
 
 
 def missing_bytes(files: Sequence[PlannedFile], folder: Path) -> int:
-    """Room that these files still need on the disk: what is there or reserved, where they are written, has it."""
+    """Space that these files still need on the disk, bytes: less what is written or reserved already."""
     needed = 0
     for planned in files:
         needed += planned.size_bytes
@@ -131,9 +132,9 @@ def missing_bytes(files: Sequence[PlannedFile], folder: Path) -> int:
 
 
 def _reserve(targets: Sequence[_Target]) -> None:
-    """Room for everything at once: a disk that is too full by now says so before anything is copied.
+    """Reserve space for all files at once, so that a full disk shows before anything is copied.
 
-    A file in place that is too long (a kill may leave its last block filled up) or too short gets its length here.
+    A file in place that is too long (a kill may leave its last block padded) or too short gets its length here.
     """
     made = []
     for target in targets:
@@ -221,14 +222,14 @@ class _Copier:
             raise
 
     def _open(self, target: _Target) -> DirectFile:
-        """Under the lock: the first thread that meets a file opens it for all."""
+        """The open file; the first thread that needs it opens it for all. Call while holding the lock."""
         if target.file is None:
             target.file = DirectFile(target.place, os.O_RDWR | os.O_NOFOLLOW)
             target.began = time.monotonic()
         return target.file
 
     def _place(self, target: _Target, chunk: Chunk, file: DirectFile, buffer: Buffer) -> None:
-        """Have the chunk in its place and in the buffer."""
+        """Get the chunk into its place and into the buffer."""
         expected = target.expected.get(chunk.number)
         looked = expected is not None or target.in_place
         there = self._digest_of_what_is_there(chunk, file, buffer) if looked else None
@@ -247,7 +248,7 @@ class _Copier:
 
     def _digest_of_what_is_there(self, chunk: Chunk, file: DirectFile, buffer: Buffer) -> str:
         state = blake3()
-        with contextlib.suppress(OSError):  # a block that the disk cannot read is damage, too
+        with contextlib.suppress(OSError):  # a block that the disk cannot read counts as damage
             file.read_into(chunk.start, chunk.size_bytes, buffer, 0, state.update)
         return state.hexdigest()
 
@@ -276,7 +277,7 @@ class _Copier:
         if file is not None:
             if target.copied_bytes:
                 os.ftruncate(file.handle, planned.size_bytes)
-            os.fsync(file.handle)  # what a killed copy wrote, too
+            os.fsync(file.handle)  # includes what a killed copy wrote
             file.close()
         if target.refused:
             part_of(target.path).unlink(missing_ok=True)
@@ -299,7 +300,7 @@ class _Copier:
 
 
 class _Sums:
-    """SHA-256 of source files, which goes through their bytes in order: threads take turns with their chunks."""
+    """SHA-256 of source files. It needs their bytes in order, so threads take turns with their chunks."""
 
     def __init__(self, pinned: Pinned, sums: Mapping[str, str], failed: threading.Event) -> None:
         self._pinned = pinned
@@ -311,7 +312,7 @@ class _Sums:
         self._positions = dict.fromkeys(sums, 0)
 
     def feed(self, turn: int, chunk: Chunk, buffer: Buffer) -> None:
-        """Take the chunk's bytes when all before it have been taken."""
+        """Add the chunk's bytes once all chunks before it were added."""
         with self._turns:
             while self._turn != turn:
                 if self._failed.is_set():
@@ -330,19 +331,19 @@ class _Sums:
             self._turns.notify_all()
 
     def close(self) -> None:
-        """Compare. Raises `ModelError` that names the file whose bytes are not those that the source promises."""
+        """Compare. Raises a `ModelError` that names a file whose SHA-256 differs from what the source states."""
         for path, wanted in self._sums.items():
             if self._positions[path]:
                 self._catch_up(path, self._pinned.file(path).size_bytes)
                 if self._states[path].hexdigest() != wanted:
                     raise ModelError(
-                        f"{self._pinned.source.name}/{path} does not have the SHA-256 that the source names for it "
+                        f"{self._pinned.source.name}/{path} does not have the SHA-256 that the source states for it "
                         f"({wanted[:12]}…)",
                         fix="download the model again",
                     )
 
     def _catch_up(self, path: str, to: int) -> None:
-        """Read what no chunk brings, or brings in another order: the header, and tensors that were moved."""
+        """Read what chunks do not contain, or contain in another order: the header, and tensors that were moved."""
         file = self._pinned.file(path)
         while self._positions[path] < to:
             start = self._positions[path]

@@ -1,7 +1,7 @@
 """How a model's tensors are spread over shards, and which bytes of the source make up each chunk of them. Pure.
 
-Tensors keep the order of the source, so that a shard is a few long ranges of it: a disk reads those at its own speed,
-and an object store answers them with few requests.
+Tensors keep the order of the source, so a shard is a few long ranges of it: a disk reads those at full speed, and an
+object store needs few requests.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from tasks.core.safetensors import BITS, Header, Tensor, render_header
 
 INDEX_FILE = "model.safetensors.index.json"
 SHARD_BYTES = 2 << 30
-"""Size that `auto` aims at: it loads well, and leaves room beside it in GPU memory."""
+"""Size that `auto` aims at: it loads well, and leaves room in GPU memory for other data."""
 
 LEAST_SHARD_BYTES = 512 << 20
-"""Below this, a shard for each rank is not worth its file."""
+"""Below this size, one shard per rank is not worth its file."""
 
 FileKind = Literal["weights", "index", "side", "gguf"]
 
@@ -107,11 +107,11 @@ def lay_out(
 def shard_count(sizes: Sequence[int], wanted: int | Literal["auto"], tensor_parallel: int = 1) -> int:
     """How many shards to write.
 
-    `auto` is one for each 2 GiB, rounded to a multiple of the tensor-parallel size, so that every rank reads as
-    many as the others. Where shards would become smaller than 0.5 GiB by that, a divisor of it.
+    `auto` is one per 2 GiB, rounded to a multiple of the tensor-parallel size, so that every rank reads the same
+    number. If that would make shards smaller than 0.5 GiB, it is a divisor of that size.
     """
     if not sizes:
-        raise ModelError("the model holds no tensors", fix="copy or download it again")
+        raise ModelError("the model contains no tensors", fix="copy or download it again")
     if wanted == "auto":
         return min(_auto_count(sum(sizes), tensor_parallel), len(sizes))
     if not 1 <= wanted <= len(sizes):
@@ -134,7 +134,7 @@ def _auto_count(total: int, ranks: int) -> int:
 def cuts(sizes: Sequence[int], count: int) -> list[int]:
     """Where to cut a row of tensors into `count` non-empty stretches: `count` + 1 positions.
 
-    Each cut is where the sum comes nearest to its share, so no stretch is further from the average than the
+    Each cut is where the sum is nearest to its share, so no stretch differs from the average by more than the
     largest tensor.
     """
     sums = [0, *itertools.accumulate(sizes)]
@@ -143,13 +143,13 @@ def cuts(sizes: Sequence[int], count: int) -> list[int]:
         share = sums[-1] * number / count
         after = bisect_left(sums, share)
         nearest = after - 1 if after and share - sums[after - 1] <= sums[after] - share else after
-        # At least one tensor here, and one for each stretch still to come.
+        # At least one tensor here, and one for each remaining stretch.
         found.append(max(found[-1] + 1, min(nearest, len(sizes) - (count - number))))
     return [*found, len(sizes)]
 
 
 def in_order(members: Sequence[tuple[str, Tensor]]) -> Sequence[tuple[str, Tensor]]:
-    """The source's order where every tensor is aligned to its own type by it; else the widest types first."""
+    """The source's order if it aligns every tensor to its type; else the widest types first."""
     position = 0
     for _, tensor in members:
         if position * 8 % BITS[tensor.dtype]:
@@ -159,7 +159,7 @@ def in_order(members: Sequence[tuple[str, Tensor]]) -> Sequence[tuple[str, Tenso
 
 
 def merge_ranges(members: Sequence[tuple[str, Tensor]]) -> tuple[Range, ...]:
-    """The bytes of these tensors in this order, neighbours in the source as one range."""
+    """The bytes of these tensors in this order; neighbours in the source become one range."""
     merged: list[Range] = []
     for path, tensor in members:
         last = merged[-1] if merged else None
@@ -181,6 +181,6 @@ def _check_unique(tensors: Sequence[tuple[str, Tensor]]) -> None:
 
 
 def _common_metadata(all_metadata: Sequence[Mapping[str, str]]) -> dict[str, str]:
-    """What every file says alike, the format (`pt`) above all."""
+    """The metadata that all files share, above all the format (`pt`)."""
     first = all_metadata[0]
     return {key: text for key, text in first.items() if all(m.get(key) == text for m in all_metadata)}

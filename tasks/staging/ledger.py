@@ -1,8 +1,8 @@
-"""What an unfinished copy has written so far: one line for each chunk, added when the chunk is in its place.
+"""What an unfinished copy has written so far: one line per chunk, added when the chunk is in its place.
 
-A line is no proof. Whoever goes on reads the chunk and compares: after a power cut a line may be there without its
-bytes. The first line names the files that are made, and is on the disk before any of them: by it, what a killed copy
-left is told from what the user keeps in the same folder.
+A line does not prove anything: after a power cut it may exist without its bytes, so the next run reads the chunk and
+compares. The first line names the files that are made, and is on the disk before any of them. It distinguishes what a
+killed copy left from files that the user keeps in the same folder.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ _NO_FILE = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 
 @dataclass(frozen=True)
 class Copy:
-    """What is copied into what: a ledger of another copy is of no use. `files` are names and sizes in bytes."""
+    """What is copied, and into which files; the ledger of another copy is useless. `files` are names and
+    sizes in bytes."""
 
     source: str
     source_digest: str
@@ -38,7 +39,7 @@ class Copy:
 
 
 class Ledger:
-    """Chunks that are in their place, by file and number. Threads may add to it at once."""
+    """Chunks that are in their place, by file and number. Threads may add to it concurrently."""
 
     def __init__(self, path: Path, handle: int) -> None:
         self._path = path
@@ -46,7 +47,7 @@ class Ledger:
 
     @classmethod
     def begin(cls, folder: Path, copy: Copy) -> Ledger:
-        """Go on with the ledger of this copy, or begin one. Raises `DiskFullError`."""
+        """Continue the ledger of this copy, or begin one. Raises `DiskFullError`."""
         path = folder / LEDGER_FILE
         fresh = read_ledger(folder, copy) is None
         try:
@@ -64,7 +65,7 @@ class Ledger:
                 ledger._write(b"\n")  # the last line was cut off by a kill
         except BaseException:
             ledger.close()
-            if fresh:  # half a first line would be nobody's
+            if fresh:  # half a first line would not belong to any copy
                 path.unlink()
             raise
         return ledger
@@ -74,7 +75,7 @@ class Ledger:
         self._add([path, number, digest])
 
     def close(self) -> None:
-        """Give the handle back; the file stays."""
+        """Close the handle; the file stays."""
         os.close(self._handle)
 
     def _add(self, line: object) -> None:
@@ -115,7 +116,8 @@ def read_ledger(folder: Path, copy: Copy) -> Mapping[str, Mapping[int, str]] | N
 
 
 def named_files(folder: Path) -> frozenset[str] | None:
-    """Files in `folder` that a ledger of any copy names, nothing outside of it; None without one of Slipway's."""
+    """Files in `folder` that the ledger of any copy names, never a path outside; None without a ledger of
+    Slipway's."""
     try:
         text = (folder / LEDGER_FILE).read_bytes()
         if not text:  # killed before the first line, and so before any file

@@ -16,11 +16,11 @@ from tasks.staging.disk.models import DiskFigures
 
 
 class StagingRequest(Frozen):
-    """Which model to lay onto the local disk, and how."""
+    """Which model to copy to the local disk, and how."""
 
     model: str = Field(description=f"{FORMS}.")
     shards: int | Literal["auto"] = Field("auto", description="Number of weight shards; auto by size.")
-    disk_benchmark: bool = Field(True, description="Measure the disk with fio where it is installed.")
+    disk_benchmark: bool = Field(True, description="Measure the disk with fio if it is installed.")
     disk_floor: DiskFloor = Field(DiskFloor.WARN, description="What a disk below the baselines does.")
     to: Path | None = Field(None, description="Folder to stage into; one below SLIPWAY_HOME when empty.")
     tensor_parallel: int = Field(
@@ -35,7 +35,7 @@ class StagingRequest(Frozen):
 
     @classmethod
     def of(cls, spec: DeploySpec, *, convertible: bool) -> Self:
-        """What a deploy stages: `convertible` where its engine loads GGUF."""
+        """What a deploy stages: `convertible` if its engine loads GGUF."""
         return cls(
             model=spec.model,
             shards=spec.staging.shards,
@@ -48,7 +48,7 @@ class StagingRequest(Frozen):
 class SourceFile(Frozen):
     """One file of a source. `identity` changes whenever its bytes do: an ETag, or times and inode.
 
-    `sha256` is what the source says of its bytes, where it says anything.
+    `sha256` is what the source states for its bytes, if anything.
     """
 
     path: str
@@ -61,8 +61,8 @@ class StagingResult(StageResult):
     """A staged model, or why there is none.
 
     `copied_bytes` is what this run wrote of the model's files; `restaged` names files that had been staged
-    before and were missing or damaged; `damaged` those that the source no longer gives as they were staged
-    (verdict `corrupt`; `manifest_digest` is then empty). `disk` is absent where nothing was measured.
+    before and were missing or damaged; `damaged` those that have changed at the source since they were staged
+    (verdict `corrupt`; `manifest_digest` is then empty). `disk` is None if it was not measured.
     """
 
     verdict: StagingVerdict
@@ -82,5 +82,5 @@ class StagingResult(StageResult):
 
     @property
     def reasons(self) -> tuple[str, ...]:
-        """As `StageResult` says."""
+        """See `StageResult.reasons`."""
         return self.findings

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from tasks.core.errors import WrongUseError
 
 GGUF_HEAD_BYTES = 1 << 20
-"""What is read of a GGUF file to describe it: the general keys come first."""
+"""How much of a GGUF file is read to describe it: the general keys come first."""
 
 MODEL_MEDIA_TYPE = "application/vnd.ollama.image.model"
 LICENSE_MEDIA_TYPE = "application/vnd.ollama.image.license"
@@ -51,32 +51,32 @@ _FILE_TYPES |= {32: "BF16"}
 
 @dataclass(frozen=True)
 class Layer:
-    """One blob: what it is, its SHA-256 in hexadecimal, its size."""
+    """One blob: media type, SHA-256 in hexadecimal, size."""
 
     media_type: str
     sha256: str
     size_bytes: int
 
     def as_json(self) -> dict[str, str | int]:
-        """As manifests have it."""
+        """The digest as manifests spell it."""
         return {"mediaType": self.media_type, "digest": f"sha256:{self.sha256}", "size": self.size_bytes}
 
 
 def blob_path(sha256: str) -> str:
-    """Where a blob lies in Ollama's folder of models."""
+    """Path of a blob in Ollama's folder of models."""
     return f"blobs/sha256-{sha256}"
 
 
 def manifest_path(name: str) -> str:
-    """Where the manifest of NAME[:TAG] lies there. Raises `WrongUseError`."""
+    """Path of the manifest of NAME[:TAG] there. Raises `WrongUseError`."""
     match = _NAME.fullmatch(name)
     if match is None:
-        raise WrongUseError(f"{name!r} is no name for Ollama", fix="write NAME or NAME:TAG")
+        raise WrongUseError(f"{name!r} is not a valid name for Ollama", fix="write NAME or NAME:TAG")
     return f"manifests/registry.ollama.ai/library/{match['name']}/{match['tag'] or 'latest'}"
 
 
 def render_config(gguf_head: bytes, layers: Sequence[Layer]) -> bytes:
-    """The blob that says what the model is, from the first bytes of its GGUF file."""
+    """The blob that describes the model, from the first bytes of its GGUF file."""
     keys = read_general_keys(gguf_head)
     family = str(keys.get("general.architecture", "unknown"))
     file_type = keys.get("general.file_type")
@@ -110,7 +110,7 @@ def config_layer(sha256: str, size_bytes: int) -> Layer:
 
 
 def read_general_keys(head: bytes) -> Mapping[str, str | int | float]:
-    """Texts and numbers among a GGUF file's keys, as far as `head` goes and up to the first array."""
+    """Texts and numbers among a GGUF file's keys, up to the end of `head` or the first array."""
     keys: dict[str, str | int | float] = {}
     try:
         magic, version, _, count = struct.unpack_from("<4sIQQ", head)
@@ -129,7 +129,7 @@ def read_general_keys(head: bytes) -> Mapping[str, str | int | float]:
             else:
                 break
     except (struct.error, ValueError):
-        pass  # the end of the head, or no GGUF after all
+        pass  # the end of the head, or not GGUF after all
     return keys
 
 

@@ -22,13 +22,13 @@ from tasks.staging.models import SourceFile, StagingResult
 CONFIG_FILE = "config.json"
 
 SUMS_FILE = "SHA256SUMS"
-"""Where a source may say what its files' SHA-256 are, as `sha256sum` writes it."""
+"""Where a source may state its files' SHA-256, in the format of `sha256sum`."""
 
 LONGEST_NAME_BYTES = 255 - len(PART)
-"""File systems take 255, and a file is written as `.part` first."""
+"""File systems allow 255, and a file is first written as `.part`."""
 
 RESERVED = {MANIFEST_FILE}
-"""Names that staging itself uses: a source's own file of that name stays behind."""
+"""Names that staging itself uses: a source's own file of that name is not copied."""
 
 _LAYOUT = 2
 _PICKLED = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"}
@@ -70,7 +70,7 @@ class Staged:
 
 
 def source_digest(name: str, files: Sequence[SourceFile]) -> str:
-    """Names a source and the state its files are in, and the layout that is made of them."""
+    """Names a source, the state of its files, and the layout made from them."""
     listing = [[file.path, file.size_bytes, file.identity] for file in files]
     return digest_of({"layout": _LAYOUT, "source": name, "files": listing})
 
@@ -78,7 +78,7 @@ def source_digest(name: str, files: Sequence[SourceFile]) -> str:
 def select_files(files: Sequence[SourceFile], source: str) -> Selection:
     """Sort a source's files. Raises `ModelError` without weights or `config.json`, and for a name that is too long.
 
-    Pickles never pass, nor does a name that is not one of a file in a folder (`UnsafeNameError`).
+    Pickles are always refused, and so are names that are not plain file names (`UnsafeNameError`).
     """
     names = sorted(file.path for file in files)
     tensors = [name for name in names if name.endswith(".safetensors")]
@@ -88,36 +88,39 @@ def select_files(files: Sequence[SourceFile], source: str) -> Selection:
     if not has_tensors and not gguf:
         if pickled:
             raise ModelError(
-                f"{source}/{pickled[0]} holds pickled weights, which can run code when they are loaded",
-                fix="convert the model to safetensors, or take a version of it that has them",
+                f"{source}/{pickled[0]} has pickled weights, which can run code when they are loaded",
+                fix="convert the model to safetensors, or use a version that has them",
             )
         raise ModelError(
-            f"{source} holds no safetensors and no GGUF", fix="give a folder in the Hugging Face layout"
+            f"{source} contains neither safetensors nor GGUF files",
+            fix="give a folder in the Hugging Face layout",
         )
     if has_tensors and CONFIG_FILE not in names:
-        raise ModelError(f"{source} holds no {CONFIG_FILE}", fix="give a folder in the Hugging Face layout")
+        raise ModelError(
+            f"{source} contains no {CONFIG_FILE}", fix="give a folder in the Hugging Face layout"
+        )
     index = INDEX_FILE if INDEX_FILE in names else None
     weights = () if index else tuple(["model.safetensors"] if "model.safetensors" in tensors else tensors)
     side = tuple(name for name in names if _is_side(name))
     for name in (*gguf, *side):
         if (length := len(name.encode())) > LONGEST_NAME_BYTES:
             raise ModelError(
-                f"{source}/{name[:40]}… has a name of {length} bytes, and {LONGEST_NAME_BYTES} is the most that can "
+                f"{source}/{name[:40]}… has a name of {length} bytes; at most {LONGEST_NAME_BYTES} can "
                 "be staged",
                 fix="give it a shorter name",
             )
     for name in (*gguf, *side, *weights):
         checked_file_name(name, source)
-    findings = [f"{name} holds pickled weights and was left behind" for name in pickled]
+    findings = [f"{name} has pickled weights and was not copied" for name in pickled]
     parts = {*tensors, *gguf, *pickled, *side, INDEX_FILE, SUMS_FILE}
     others = [name for name in names if name not in parts and not name.startswith(".")]
     if others:
-        findings.append(f"not part of the model, left behind: {some_of(others)}")
+        findings.append(f"not part of the model, not copied: {some_of(others)}")
     return Selection(index, weights, gguf, side, tuple(findings))
 
 
 def read_sums(text: bytes) -> Mapping[str, str]:
-    """File name to SHA-256, from what `sha256sum` wrote. Lines that are anything else are passed over."""
+    """File name to SHA-256, from the output of `sha256sum`. Other lines are ignored."""
     lines = (_SUM.fullmatch(line) for line in text.decode(errors="replace").splitlines())
     return {found["path"]: found["sum"].lower() for found in lines if found}
 
@@ -129,7 +132,7 @@ def read_index(text: bytes, names: Iterable[str], where: str) -> Mapping[str, st
     except (ValueError, RecursionError, KeyError, TypeError):
         raise ModelError(f"{where} is not an index of safetensors: it has no weight_map") from None
     if not isinstance(weight_map, dict) or not weight_map:
-        raise ModelError(f"{where} is not an index of safetensors: its weight_map is empty or no map")
+        raise ModelError(f"{where} is not an index of safetensors: its weight_map is empty or not a map")
     there = set(names)
     for shard in weight_map.values():
         if not is_file_name(shard) or not shard.endswith(".safetensors"):
@@ -148,7 +151,7 @@ def check_index(weight_map: Mapping[str, str], headers: Mapping[str, Header], wh
     for name, shard in weight_map.items():
         if name not in held[shard]:
             raise ModelError(
-                f"{where} looks for the tensor {name[:80]!r} in {shard}, which does not hold it",
+                f"{where} places the tensor {name[:80]!r} in {shard}, which does not contain it",
                 fix="copy the model again",
             )
 
@@ -205,7 +208,7 @@ def blocked(found: Found, folder: Path, disk: DiskResult) -> StagingResult:
 
 
 def _is_side(name: str) -> bool:
-    # What ends in `.part` would be taken for a file that a killed copy left, here and by the next run.
+    # A name that ends in `.part` would be taken for a file that a killed copy left, here and by the next run.
     if name.endswith((".index.json", PART)) or name in RESERVED or not name.isprintable():
         return False
     return PurePosixPath(name).suffix in _SIDE or name.lower().startswith(_SIDE_NAMES)

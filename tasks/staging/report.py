@@ -13,11 +13,11 @@ from tasks.staging.models import StagingResult
 
 
 def headline(result: StagingResult) -> str:
-    """What there is and what was done for it, for the table of stages."""
+    """What is staged and what was done for it, for the table of stages."""
     if result.verdict is StagingVerdict.BLOCKED and result.disk:
-        return f"{result.findings[0]}; the spec refuses that"
+        return f"{result.findings[0]}; the spec refuses such a disk"
     if result.damaged:
-        return f"the source no longer gives {result.damaged[0]} as it was staged"
+        return f"{result.damaged[0]} has changed at the source since it was staged"
     size = f"{result.shards} shard{'s'[: result.shards != 1]}, {result.size_bytes / 1e6:.1f} MB"
     slow = ""
     if result.verdict is StagingVerdict.SLOW and result.disk:
@@ -25,7 +25,7 @@ def headline(result: StagingResult) -> str:
     if result.restaged:
         return f"{size}; restaged {', '.join(result.restaged)}{slow}"
     if not result.copied_bytes:
-        return f"{size}; all of it was there{slow}"
+        return f"{size}; nothing to copy{slow}"
     return f"{size}; {result.copied_bytes / 1e6:.1f} MB copied{slow}"
 
 

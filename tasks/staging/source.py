@@ -1,4 +1,4 @@
-"""What a model is read from, and the state in which it was found."""
+"""Where a model is read from, and the state in which it was found."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from tasks.staging.models import SourceFile
 from tasks.staging.plan import SUMS_FILE, read_sums, source_digest
 
 MAX_DOCUMENT_BYTES = 256 << 20
-"""The index of a model with a million tensors has about half of it."""
+"""The index of a model with a million tensors takes about half of it."""
 
 
 class ModelSource(Protocol):
-    """Where a model's files are read from. Threads read at once."""
+    """Where a model's files are read from. Threads read concurrently."""
 
     @property
     def name(self) -> str:
@@ -24,23 +24,23 @@ class ModelSource(Protocol):
 
     @property
     def parallel(self) -> int:
-        """How many reads at once make it fastest."""
+        """How many concurrent reads are fastest."""
 
     def list_files(self) -> Sequence[SourceFile]:
-        """All files, by path. Raises `ModelError` or `NotFoundError` if there is no such place."""
+        """All files, by path. Raises `ModelError`, or `NotFoundError` if the place does not exist."""
 
     def read(self, file: SourceFile, offset: int, length: int) -> bytes:
-        """Exactly these bytes of exactly that file, few of them. Raises `ModelError` if it has changed."""
+        """Exactly these bytes, a small number, of exactly that file. Raises `ModelError` if it has changed."""
 
     def read_into(
         self, file: SourceFile, offset: int, length: int, buffer: Buffer, at: int, took: Took
     ) -> None:
-        """The same, to `buffer.view[at:]`; what lies behind them there may be overwritten."""
+        """The same, into `buffer.view[at:]`; what follows there may be overwritten."""
 
 
 @dataclass(frozen=True)
 class Pinned:
-    """A source and the state that its files are in now."""
+    """A source and the current state of its files."""
 
     source: ModelSource
     files: tuple[SourceFile, ...]
@@ -55,24 +55,24 @@ class Pinned:
         return next(file for file in self.files if file.path == path)
 
     def read_whole(self, path: str) -> bytes:
-        """A small file. Raises `ModelError` for one that is larger than any document of a model."""
+        """A small file. Raises `ModelError` if it is larger than any document of a model."""
         file = self.file(path)
         if file.size_bytes > MAX_DOCUMENT_BYTES:
             raise ModelError(
-                f"{self.source.name}/{path} has {file.size_bytes} bytes, and {MAX_DOCUMENT_BYTES} is the most that "
-                "is read of it",
+                f"{self.source.name}/{path} has {file.size_bytes} bytes; at most {MAX_DOCUMENT_BYTES} "
+                "are read",
                 fix="copy or download the model again",
             )
         return self.source.read(file, 0, file.size_bytes) if file.size_bytes else b""
 
 
 def pin(source: ModelSource) -> Pinned:
-    """Look once at what is there. Raises as `ModelSource.list_files`."""
+    """List the source's files once. Raises what `ModelSource.list_files` raises."""
     return Pinned(source, tuple(source.list_files()))
 
 
 def sums_of(pinned: Pinned) -> dict[str, str]:
-    """SHA-256 by path, of the files of which the source says it: itself, or in its `SHA256SUMS`."""
+    """SHA-256 by path, of the files for which the source states it: itself, or in `SHA256SUMS`."""
     sums = {file.path: file.sha256 for file in pinned.files if file.sha256}
     listed = next((file for file in pinned.files if file.path == SUMS_FILE), None)
     if listed is None:
@@ -80,7 +80,7 @@ def sums_of(pinned: Pinned) -> dict[str, str]:
     for path, digest in read_sums(pinned.read_whole(SUMS_FILE)).items():
         if sums.setdefault(path, digest) != digest:
             raise ModelError(
-                f"{pinned.source.name}: {SUMS_FILE} and the source's own name of {path} disagree about its SHA-256",
+                f"{pinned.source.name}: {SUMS_FILE} and the source's own name for {path} disagree about its SHA-256",
                 fix="download the model again",
             )
     return sums

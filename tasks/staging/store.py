@@ -1,7 +1,7 @@
 """The staged models of one host: shared between releases, removed by least recent use, never while in use.
 
-Nothing in them is lost by that: each can be staged again from its source. The candidates that were made of a model go
-with it: they can be made again of nothing else.
+Removing loses nothing: each can be staged again from its source. The candidates made from a model are removed
+with it, because they can only be made from that model.
 """
 
 from __future__ import annotations
@@ -22,17 +22,18 @@ from tasks.core.settings import Settings
 from tasks.staging.apply import lock_of
 
 FRESH_S = 3600.0
-"""A model used so lately is in use: between two commands, as between two stages of one, nobody holds it."""
+"""A model used this recently counts as in use: nothing holds it between two commands, or between two stages
+of one."""
 
 RunningBelow = Callable[[Path], Collection[int]]
-"""Ids of the processes whose program or arguments lie in a folder."""
+"""Ids of the processes whose program or arguments are in a folder."""
 
 
 @dataclass(frozen=True)
 class StagedModel:
-    """One staged model, or an unfinished copy. `holder` says what needs it; nothing does where it is empty.
+    """One staged model, or an unfinished copy. `holder` says what needs it; empty if nothing does.
 
-    `candidates` are the folders of the candidates that were made of it; `size_bytes` counts them.
+    `candidates` are the folders of the candidates made from it; `size_bytes` includes them.
     """
 
     folder: Path
@@ -44,7 +45,8 @@ class StagedModel:
 
 @contextlib.contextmanager
 def in_use(folder: Path, settings: Settings) -> Iterator[None]:
-    """Keep a staged model from being removed; several may do so at once. It was used last when the last one ends."""
+    """Keep a staged model from being removed; several runs may do so at once. When the last one ends, that is
+    its last use."""
     touch_used(folder, settings)
     with file_lock(_use_lock(folder, settings), wait=True, holder=str(folder), shared=True):
         try:
@@ -57,7 +59,7 @@ def in_use(folder: Path, settings: Settings) -> Iterator[None]:
 def at_rest(folder: Path, settings: Settings) -> Iterator[None]:
     """Keep a staged model from being written or removed. Raises `BusyError` while a run writes it.
 
-    Where no lease can be written, in the home of another user, say, the folder is read as it is.
+    If the lease cannot be written, for example in another user's home, the folder is read without it.
     """
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(OSError):
@@ -69,7 +71,7 @@ def at_rest(folder: Path, settings: Settings) -> Iterator[None]:
 
 @contextlib.contextmanager
 def in_use_by_path(path: Path, settings: Settings) -> Iterator[None]:
-    """The same for the staged model that a path lies in, or whose candidate does; of other paths nothing is kept."""
+    """The same for the staged model that contains a path, or whose candidate does; other paths are ignored."""
     folder = _owner_of(path, settings)
     with contextlib.nullcontext() if folder is None else in_use(folder, settings):
         yield
@@ -84,7 +86,7 @@ def touch_used(folder: Path, settings: Settings) -> None:
 def list_models(settings: Settings, running_below: RunningBelow) -> tuple[StagedModel, ...]:
     """Everything below the models' folder, the least recently used first.
 
-    Raises `RecordError` if a release cannot be read: what it needs is not known then.
+    Raises `RecordError` if a release cannot be read, because what it needs is then unknown.
     """
     named = named_by_releases(settings.services, "model_digest")
     folders = (path for path in settings.models.glob("*") if path.is_dir() and not path.name.endswith(PART))
@@ -93,7 +95,7 @@ def list_models(settings: Settings, running_below: RunningBelow) -> tuple[Staged
 
 
 def choose(models: Sequence[StagedModel], to_free_bytes: int) -> tuple[StagedModel, ...]:
-    """The least recently used of those that nobody needs, until they hold that much."""
+    """The least recently used of those that nothing needs, until they add up to that much."""
     chosen: list[StagedModel] = []
     freed = 0
     for model in sorted(models, key=lambda model: model.used_at):
@@ -108,10 +110,10 @@ def choose(models: Sequence[StagedModel], to_free_bytes: int) -> tuple[StagedMod
 def make_room(
     settings: Settings, running_below: RunningBelow, folder: Path, *, size_bytes: int, missing_bytes: int
 ) -> tuple[StagedModel, ...]:
-    """Before a model of that size is staged into `folder`: remove others, if the limit or the disk asks for it.
+    """Before a model of that size is staged into `folder`, remove others if the limit or the disk requires it.
 
-    Models in use stay, even where the limit is exceeded by them: it bounds a cache, and fails no deploy. Where all
-    that is idle would not help the disk, nothing is removed for it, and the copy will say what does not fit.
+    Models in use stay, even if they exceed the limit: it bounds a cache, and does not fail a deploy. If removing all
+    idle models would not free enough space on the disk, none is removed, and the copy will say what does not fit.
     """
     _sweep(settings)
     lacking = missing_bytes - _free_bytes(settings.models)
@@ -128,7 +130,7 @@ def make_room(
 def collect(
     settings: Settings, running_below: RunningBelow, *, limit_bytes: int, dry_run: bool = False
 ) -> tuple[StagedModel, ...]:
-    """Remove models until the rest is below the limit, or only such are left as are in use; those removed."""
+    """Remove models until the rest is below the limit, or only those in use are left; the removed ones."""
     if not dry_run:
         _sweep(settings)
     models = list_models(settings, running_below)
@@ -137,7 +139,7 @@ def collect(
 
 
 def remove(model: StagedModel, settings: Settings) -> bool:
-    """Remove it unless somebody has taken it by now; whether it is gone."""
+    """Remove it unless a run uses it by now; whether it is gone."""
     folder = model.folder
     try:
         with (
@@ -146,8 +148,8 @@ def remove(model: StagedModel, settings: Settings) -> bool:
         ):
             if _used_at(folder, settings) > model.used_at:
                 return False
-            # Candidates first: nobody would find them without the model. The same content may be staged twice, from
-            # two sources: whoever works with the other one works with these candidates, too.
+            # Candidates first: without the model they would never be found. The same content may be staged
+            # twice, from two sources: a run that uses the other copy uses these candidates, too.
             for path in () if _is_staged_elsewhere(folder, settings) else model.candidates:
                 remove_folder(path)
             remove_folder(folder)
@@ -216,12 +218,12 @@ def _holder(
             with file_lock(lock, wait=False, holder=str(folder)):
                 pass
         except BusyError:
-            return "a run works with it"
-    return "a process runs with it" if any(map(running_below, places)) else ""
+            return "a run uses it"
+    return "a process uses it" if any(map(running_below, places)) else ""
 
 
 def _use_lock(folder: Path, settings: Settings) -> Path:
-    """Its time is that of the last use."""
+    """A file whose modification time is the time of the last use."""
     return lock_of(folder, settings.leases).with_suffix(".used")
 
 

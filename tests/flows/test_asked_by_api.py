@@ -283,7 +283,7 @@ def survey(python: Path) -> Any:
     [
         ("~nosuch/bin/python", "there is no user 'nosuch'"),
         ("loop/bin/python", "loop"),
-        ("a\0b/bin/python", "holds a control character"),
+        ("a\0b/bin/python", "contains a control character"),
         ("a" * 300 + "/bin/python", "longer than 255 bytes"),
     ],
     ids=["strange user", "loop of links", "control character", "long name"],

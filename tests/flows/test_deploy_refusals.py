@@ -94,7 +94,7 @@ def test_a_deploy_that_cannot_begin_leaves_a_record_of_its_version(
     with pytest.raises(MissingToolError, match="no Docker engine answers"):
         deploy_model(followed)
     alias.unlink()
-    with pytest.raises(NotFoundError, match="knows no m@champion"):
+    with pytest.raises(NotFoundError, match="does not have m@champion"):
         deploy_model(followed)
     down_, unknown = open_record_store(Settings.load()).list(StageName.LIFECYCLE)
     assert (down_.outcome, down_.evidence["error"]["what"]) == ("fault", "no Docker engine answers")

@@ -229,7 +229,7 @@ def test_a_look_that_hangs_blinds_no_other(
     (outcome,) = keep_running()
     assert outcome.result.serving
     (told,) = [record for record in rollouts(slipway_home) if record.subject == hanging.name]
-    assert "no answer in time: the look at a-hangs" in told.evidence["error"]["what"]
+    assert "the look at a-hangs did not answer in time" in told.evidence["error"]["what"]
     hanging.state_file.unlink()
     mended.set()
 

@@ -49,7 +49,7 @@ def holder_after_hours() -> str:
 
 def ends_if_in_use(*_: object, **__: object) -> NoReturn:
     """Stands for work that takes hours."""
-    assert holder_after_hours() == "a run works with it"
+    assert holder_after_hours() == "a run uses it"
     assert not collect(Settings.load(), lambda _: [], limit_bytes=0)
     raise EndsHereError
 
@@ -69,7 +69,7 @@ def test_a_model_that_took_hours_to_copy_was_used_when_it_was_there(
 ) -> None:
     def slow(*arguments: Any, **options: Any) -> apply.Staged:
         done = apply.stage_model(*arguments, **options)
-        assert holder_after_hours() == "a run works with it"
+        assert holder_after_hours() == "a run uses it"
         return done
 
     monkeypatch.setattr("flows.stage_model.copy_shards", slow)
@@ -96,7 +96,7 @@ def slow_environment(monkeypatch: pytest.MonkeyPatch) -> Callable[[object], Outc
 
     def build(_: object) -> Outcome[Any]:
         assert is_staged.wait(20)
-        wait_until(lambda: holder_after_hours() == "a run works with it", "the model is kept")
+        wait_until(lambda: holder_after_hours() == "a run uses it", "the model is kept")
         built = EnvironmentResult(
             verdict=EnvironmentVerdict.SOUND, python_path=Path("python"), lock_digest=""
         )
@@ -121,7 +121,7 @@ def test_a_deploy_keeps_its_model_until_a_release_names_it(
         return sound(StageName.COMPATIBILITY, StageResult(verdict=CompatibilityVerdict.PASS))
 
     def takes_hours(*_: object) -> tuple[None, None]:
-        assert holder_after_hours() == "a run works with it"
+        assert holder_after_hours() == "a run uses it"
         return None, None
 
     monkeypatch.setattr("flows.deploy_model.build_environment", slow_environment)

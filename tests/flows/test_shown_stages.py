@@ -128,7 +128,7 @@ def test_a_prefect_server_that_fails_hides_no_fault_and_costs_no_work(
     assert [answer.verdict for answer in answers] == ["verified"]
     assert sorted(record.outcome for record in records()) == ["fault", "verified"]
     reason = " ".join(str(down).split())
-    refused = f"Prefect's server did not take the artifact: {reason}"
+    refused = f"Prefect's server did not accept the artifact: {reason}"
     assert said == [refused, "verified: value 1", refused, "fault: no room left"]
 
 

@@ -131,13 +131,13 @@ def test_a_rollback_is_told_by_the_services_documents(desk: Desk) -> None:
     desk.move("2")
     assert desk.look() == "the alias moved"
     desk.serve(desk.release("2"))  # killed before its record
-    assert desk.look() == "the alias names what serves"
+    assert desk.look() == "the alias names the version that serves"
     desk.serve(first)  # slipway rollback chat
     assert desk.look() == LEFT
     assert [desk.look() for _ in range(3)] == [None] * 3
     assert [(event["version"], event["service"]) for event in desk.events] == [("2", "chat")]
     desk.move("1")
-    assert desk.look() == "the alias names what serves"
+    assert desk.look() == "the alias names the version that serves"
     desk.move("2")
     assert desk.look() == "the alias moved"
     assert len({event["id"] for event in desk.events}) == 2
@@ -156,7 +156,7 @@ def test_a_rollback_is_told_by_records_where_the_clock_was_set(desk: Desk, days:
     desk.move("1")
     assert desk.look() == "the alias moved", "a deploy is no rollback"
     desk.move("2")
-    assert desk.look() == "the alias names what serves"
+    assert desk.look() == "the alias names the version that serves"
     desk.brought_into_service(first, by="rollback")
     assert desk.look() == LEFT
 
@@ -169,7 +169,7 @@ def test_a_rollback_stays_one_when_the_service_is_brought_back(desk: Desk, by: s
     desk.move("2")
     assert desk.look() == "the alias moved"
     desk.brought_into_service(desk.release("2"))
-    assert desk.look() == "the alias names what serves"
+    assert desk.look() == "the alias names the version that serves"
     desk.brought_into_service(first, by="rollback")
     desk.brought_into_service(first, by=by)
     assert desk.look() == LEFT
@@ -197,7 +197,7 @@ def test_a_deploy_of_another_spec_is_no_answer_to_the_event(desk: Desk) -> None:
     desk.ended(serving.spec, "7", "refused")
     assert desk.look() == "no deploy followed the last event"
     desk.ended(serving.spec, "2", "refused")
-    assert desk.look() == "a deploy of version 2 was refused: move the alias or the objectives"
+    assert desk.look() == "a deploy of version 2 was refused: move the alias or change the objectives"
     assert desk.look() is None
 
 
@@ -211,14 +211,14 @@ def test_deploys_that_cannot_begin_are_counted(desk: Desk, monkeypatch: pytest.M
     said = []
     for _ in range(4):
         said.append(desk.look())
-        if said[-1] != "3 deploys of version 2 failed: look at why, then deploy":
+        if said[-1] != "3 deploys of version 2 failed: find out why, then deploy":
             with pytest.raises(MissingToolError):
                 deploy_model(serving.spec)
     assert said == [
         "the alias moved",
         "the last deploy failed",
         "the last deploy failed",
-        "3 deploys of version 2 failed: look at why, then deploy",
+        "3 deploys of version 2 failed: find out why, then deploy",
     ]
 
 
@@ -243,7 +243,7 @@ def test_a_deploy_that_ends_during_the_look_is_not_asked_for_again(
         return False
 
     monkeypatch.setattr("flows.watch_registry._is_deploying", ends_now)
-    assert desk.look() == "the alias names what serves"
+    assert desk.look() == "the alias names the version that serves"
     assert len(desk.events) == 1
 
 
@@ -320,7 +320,7 @@ def test_a_service_whose_look_hangs_blinds_no_other_and_is_seen_again_once_mende
     for name in ("chat", "z"):
         desk.move("2", name)
     for _ in range(2):
-        with pytest.raises(SlipwayError, match=r"a pipe, not a file|no answer in time"):
+        with pytest.raises(SlipwayError, match=r"a pipe, not a file|did not answer in time"):
             watch_registry()
     assert {event["service"] for event in desk.events} == {"chat", "z"}
     for pipe in desk.home.rglob("*"):
@@ -352,7 +352,7 @@ def test_a_service_that_stands_still_leaves_one_record(desk: Desk) -> None:
         desk.look()
     assert [record.evidence["result"]["reason"] for record in desk.looks()] == [
         "the alias moved",
-        "a deploy of version 2 was refused: move the alias or the objectives",
+        "a deploy of version 2 was refused: move the alias or change the objectives",
     ]
 
 

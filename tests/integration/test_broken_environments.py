@@ -234,4 +234,4 @@ def test_a_sound_environment_passes(name: str, tmp_path: Path) -> None:
     assert place.pip_check()
     if name == "torch":
         computed = [computation.what for computation in proof.computations]
-        assert "handing arrays from numpy to torch" in computed
+        assert "passing arrays from numpy to torch" in computed

@@ -175,10 +175,13 @@ def test_a_stopped_or_unknown_service_is_not_found(
     answers = [slipway("health", name, capsys=capsys) for name in ("chat", "other")]
     assert [(code, err) for code, _, err in answers] == snapshot(
         [
-            (2, "error: no service chat runs: it was stopped\n  fix: list the services: slipway status\n"),
             (
                 2,
-                "error: no service other runs: it was never deployed\n  fix: list the services: slipway status\n",
+                "error: the service chat does not run: it was stopped\n  fix: list the services: slipway status\n",
+            ),
+            (
+                2,
+                "error: the service other does not run: it was never deployed\n  fix: list the services: slipway status\n",
             ),
         ]
     )

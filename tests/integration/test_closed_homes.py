@@ -176,4 +176,4 @@ def test_a_home_on_a_full_disk(home: Path) -> None:
         with (home / "filler").open("wb", buffering=0) as filler, contextlib.suppress(OSError):
             while filler.write(bytes(4096)):
                 pass
-        check(told(home), home, "no room left|do not fit|too little room")
+        check(told(home), home, "no space left|do not fit|too little space")

@@ -142,8 +142,8 @@ error: TMP/good.txt is not a hash lock: 'idna' is not pinned with a hash
         (
             ("check", "absent"),
             snapshot("""\
-error: absent is no Python environment
-  fix: name a folder that holds bin/python
+error: absent is not a Python environment
+  fix: name a folder that contains bin/python
 """),
         ),
     ],

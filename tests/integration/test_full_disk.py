@@ -90,7 +90,7 @@ def test_a_disk_that_takes_no_further_file_is_named(
     pinned = pin(FolderSource(model))
     plan = plan_copy(pinned, 1, convertible=False)
     with small_disk_at(tmp_path / "disk", f"8m,nr_inodes={inodes}") as disk:
-        with pytest.raises(DiskFullError, match=f"no room left to write {disk}/{lacking}"):
+        with pytest.raises(DiskFullError, match=f"no space left to write {disk}/{lacking}"):
             stage_model(pinned, plan, disk / "staged", leases=model.parent, own=False)
         assert [path.name for path in disk.rglob("*")] == ["staged"][: inodes - 1]
 
@@ -132,7 +132,7 @@ def test_a_disk_that_fills_up_all_the_same_leaves_a_copy_that_goes_on(
     pinned = pin(source)
     plan = plan_copy(pinned, 4, convertible=False)
     folder = small_disk / "staged"
-    with pytest.raises(DiskFullError, match=r"no room left to write .*model-00003-of-00004"):
+    with pytest.raises(DiskFullError, match=r"no space left to write .*model-00003-of-00004"):
         stage_model(pinned, plan, folder, leases=model.parent, own=True)
     assert not (folder / MANIFEST_FILE).exists()
     (small_disk / "filler").unlink()
@@ -145,6 +145,6 @@ def test_a_disk_that_fills_up_all_the_same_leaves_a_copy_that_goes_on(
 
 
 def test_a_disk_too_small_to_measure_is_named(small_disk: Path) -> None:
-    with pytest.raises(DiskFullError, match=f"too little room to measure the disk mounted at {small_disk}"):
+    with pytest.raises(DiskFullError, match=f"too little space to measure the disk mounted at {small_disk}"):
         measure(small_disk)
     assert list(small_disk.iterdir()) == []

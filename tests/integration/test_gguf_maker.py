@@ -318,7 +318,7 @@ def test_what_cannot_be_converted_is_refused_in_one_line(tmp_path: Path, engine_
                 "and weights from the same model)"
             ),
             "not_a_number": (
-                "the tensor output_norm.weight holds values that are no numbers (stage the model again)"
+                "the tensor output_norm.weight contains values that are not numbers (stage the model again)"
             ),
             "beyond_16_bits": (
                 "the tensor token_embd.weight holds values beyond 16-bit floats (use the format f32)"
@@ -403,7 +403,7 @@ def test_a_beginning_of_text_comes_before_every_window(tmp_path: Path, engine_py
 
 def test_a_full_disk_is_named(tmp_path: Path, engine_python: Path, small_disk: Path) -> None:
     model = write_random_model(tmp_path / "model")
-    with pytest.raises(DiskFullError, match="no room left to write"):
+    with pytest.raises(DiskFullError, match="no space left to write"):
         make_gguf(
             engine_python, RECIPES["gguf-file"].worker, model, CandidateFormat.F32, small_disk / "out.gguf"
         )

@@ -120,7 +120,7 @@ def test_what_changed_in_it_is_another_environment(settings: Settings, tmp_path:
 
 
 def test_a_folder_without_python_is_no_environment(settings: Settings, tmp_path: Path) -> None:
-    with pytest.raises(NotFoundError, match="is no Python environment"):
+    with pytest.raises(NotFoundError, match="is not a Python environment"):
         adopted(system_request(tmp_path), settings)
 
 

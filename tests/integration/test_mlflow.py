@@ -66,7 +66,7 @@ def test_what_an_alias_names_is_staged_and_a_promotion_is_seen(
 def test_what_there_is_instead_is_named(settings: Settings) -> None:
     with pytest.raises(NotFoundError, match="its aliases are champion"):
         resolve("models:/assistant@loser", settings)
-    with pytest.raises(NotFoundError, match="models there: assistant"):
+    with pytest.raises(NotFoundError, match="its models are assistant"):
         resolve("models:/nobody@champion", settings)
 
 

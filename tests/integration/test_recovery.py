@@ -200,7 +200,7 @@ def test_names_or_all_are_asked_for(slipway: SlipwayCommand) -> None:
             "error: name the services to start, or give --all\n  fix: list them: slipway status\n"
         )
     slipway("start", "chat", code=2)
-    assert slipway.err.startswith("error: no service chat\n")
+    assert slipway.err.startswith("error: there is no service chat\n")
 
 
 def test_a_rollback_that_finds_the_previous_release_dead_brings_it_back_and_says_what_it_measured(

@@ -113,7 +113,7 @@ def test_an_object_that_is_no_record_is_named(s3: SwiftServer, bucket: str) -> N
     listen(lambda _, line: heard.append(line))
     assert store.list() == [made]
     assert len(heard) == 1
-    assert re.search(r"left out: s3://bucket-\d+/knowledge/staging/01X-1.json is not a record", heard[0])
+    assert re.search(r"skipped: s3://bucket-\d+/knowledge/staging/01X-1.json is not a record", heard[0])
 
 
 def test_records_with_other_inputs_are_not_read(s3: SwiftServer, bucket: str) -> None:
@@ -163,13 +163,13 @@ def test_missing_buckets_unreachable_servers_and_wrong_names_are_told_apart(
 ) -> None:
     with pytest.raises(NotFoundError, match="there is no s3://nowhere/m"):
         folder_at(s3, "s3://nowhere/m").objects()
-    with pytest.raises(NotFoundError, match=f"there is nothing below s3://{bucket}/none"):
+    with pytest.raises(NotFoundError, match=f"there are no objects below s3://{bucket}/none"):
         open_source(f"s3://{bucket}/none", endpoint=s3.endpoint).list_files()
     with pytest.raises(NetworkError, match=f"s3://{bucket}/m cannot be reached"):
         S3Folder.open(f"s3://{bucket}/m", endpoint="http://127.0.0.1:9").objects()
     with pytest.raises(WrongUseError, match="is not a valid S3 address"):
         folder_at(s3, "s3://bad bucket!/m").objects()
-    with pytest.raises(WrongUseError, match="names no bucket"):
+    with pytest.raises(WrongUseError, match="does not name a bucket"):
         folder_at(s3, "s3:///m")
 
 

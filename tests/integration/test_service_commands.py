@@ -107,7 +107,7 @@ def test_a_release_that_cannot_be_read_hides_no_other_and_can_be_stopped(
     document.write_text(document.read_text().replace("slipway.release/2", "slipway.release/1"))
     (shown,) = slipway.json("status")["services"]
     assert (shown["name"], shown["state"]) == ("chat", "unreadable")
-    assert "of another version of Slipway" in shown["error"]
+    assert "from another version of Slipway" in shown["error"]
     assert "chat" in slipway("status")
     slipway("stop", "chat")
     assert folder.state() is None
@@ -121,7 +121,7 @@ def test_nothing_deployed_yet(slipway: Command) -> None:
     assert slipway.json("status") == {"services": []}
     slipway("stop", "chat", code=2)
     assert slipway.err == snapshot("""\
-error: no service chat
+error: there is no service chat
   fix: there are none yet: slipway deploy SPEC.yaml
 """)
 
@@ -129,7 +129,7 @@ error: no service chat
 def test_an_unknown_name_lists_the_known_ones(slipway: Command, releases: list[Release]) -> None:
     for verb in ("status", "logs", "stop", "rollback"):
         slipway(verb, "chatt", code=2)
-        assert slipway.err == "error: no service chatt\n  fix: known: chat\n"
+        assert slipway.err == "error: there is no service chatt\n  fix: known: chat\n"
 
 
 def test_logs_are_those_of_the_engine_that_serves(slipway: Command, releases: list[Release]) -> None:
@@ -265,7 +265,7 @@ def test_stop_ends_the_service_and_says_so(
     assert "stopped" in slipway("status")
     slipway("rollback", "chat", code=2)
     assert slipway.err == snapshot("""\
-error: chat is stopped: nothing to go back from
+error: chat is stopped: there is nothing to roll back
   fix: slipway start chat
 """)
     assert slipway("logs", "chat")

@@ -149,7 +149,7 @@ CASES = [
     Case("no-gpus-key", "nor without the GPUs", {"gpus": GONE}, "unknown", {"NOT-KNOWN-GPUS": "unknown"}),
     Case(
         "cpu-no-driver-key",
-        "not even on the processor",
+        "not even on the CPU",
         {**CPU, "engine": "llama.cpp", "driver": GONE},
         "unknown",
         {"NOT-KNOWN-DRIVER": "unknown"},

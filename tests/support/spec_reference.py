@@ -16,13 +16,13 @@ from tasks.core.spec_values import ByteCount
 
 HEAD = """# The spec
 
-One YAML file says what to deploy. Keys that are not in this table are refused, with the nearest known one.
-Paths are taken from the file's folder. `3.N` is the Python that Slipway runs on.
+One YAML file says what to deploy. A key that is not in this table is refused, and the error suggests the nearest one.
+Paths are relative to the file's folder. `3.N` is the Python that Slipway runs on.
 `slipway deploy SPEC --set tuning.max_batch=8` overrides a key.
 
 The file is plain YAML 1.2 of at most 1 MB: true is `true`, never `yes`; a key appears once; anchors, aliases and
-tags are refused. Numbers are finite and within sane bounds, and text has no control characters. What the spec names
-on this host (texts, folders, GPUs, the address to listen on) is looked at before anything is measured.
+tags are refused. Numbers must be finite and within limits, and text must not contain control characters. Whatever the spec
+names on this host (texts, folders, GPUs, the address to listen on) is checked before anything is measured.
 
 | key | value | default | meaning |
 |---|---|---|---|

@@ -1,6 +1,7 @@
-"""Say which `libcuda.so.1` the dynamic loader finds, and of which CUDA it is: one JSON document, or nothing.
+"""Print which `libcuda.so.1` the dynamic loader finds, and its CUDA version: one JSON document, or nothing.
 
-Standard library only: `python -I find_cuda_library.py`. A child process, because a library once loaded stays.
+Standard library only: `python -I find_cuda_library.py`. A child process, because a library that was loaded
+stays loaded.
 """
 
 import ctypes
@@ -19,7 +20,7 @@ def main() -> int:
 
 
 def mapped(name: str) -> "str | None":
-    """Path of the mapped file of that name: the kernel's word, after links and search paths."""
+    """Path of the mapped file of that name, as the kernel reports it after links and search paths."""
     for line in Path("/proc/self/maps").read_text(errors="replace").splitlines():
         fields = line.split(maxsplit=5)
         if len(fields) == 6 and name in Path(fields[5]).name:
@@ -28,7 +29,7 @@ def mapped(name: str) -> "str | None":
 
 
 def cuda_version(library: ctypes.CDLL) -> "int | None":
-    """`12080` for 12.8. The question needs no GPU and initialises none."""
+    """`12080` for 12.8. Needs no GPU and does not initialise one."""
     number = ctypes.c_int()
     try:
         refused = library.cuDriverGetVersion(ctypes.byref(number))

@@ -1,7 +1,7 @@
-"""Say which torch is installed and for which CUDA it was built: one JSON document.
+"""Print which torch is installed and for which CUDA it was built: one JSON document.
 
 Runs inside the environment, standard library only: `python -I read_torch.py`. `torch.version` is a file of a few
-constants: it is run by itself, because importing torch takes seconds, and fails where its libraries do.
+constants. It is run by itself, because importing torch takes seconds, and fails if its libraries fail.
 """
 
 import importlib.util
@@ -28,7 +28,7 @@ def main() -> int:
 def read() -> "dict[str, object]":
     spec = importlib.util.find_spec("torch")
     if spec is None or spec.origin is None:
-        return {"fault": "torch is in the list of packages and cannot be found"}
+        return {"fault": "torch is in the list of packages but cannot be found"}
     constants = runpy.run_path(str(Path(spec.origin).with_name("version.py")))
     return {"version": str(constants["__version__"]), "cuda": constants["cuda"]}
 

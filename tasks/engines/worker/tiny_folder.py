@@ -1,6 +1,6 @@
 """Write a tiny random Llama as a model folder, with a tokenizer of bytes: `tiny_folder.py FOLDER`.
 
-Runs inside the environment, by the library that is to serve it.
+Runs inside the environment, with the library that is to serve it.
 """
 
 import sys

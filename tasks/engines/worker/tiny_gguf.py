@@ -54,7 +54,7 @@ def add_vocabulary(writer: gguf.GGUFWriter, tokens: list[str]) -> None:
     writer.add_token_list(tokens)
     kinds = [gguf.TokenType.NORMAL] * (len(tokens) - 1) + [gguf.TokenType.CONTROL]
     writer.add_token_types(kinds)
-    # The loader asks for merges; one of two letters that are no token together changes nothing.
+    # The loader requires merges; one of two letters that do not form a token has no effect.
     writer.add_token_merges(["Ā ā"])
     writer.add_bos_token_id(len(tokens) - 1)
     writer.add_eos_token_id(len(tokens) - 1)
@@ -66,7 +66,7 @@ def tensors(vocabulary: int, random: np.random.Generator) -> dict[str, np.ndarra
         return (random.standard_normal(shape) * 0.1).astype(np.float32)
 
     output = matrix(vocabulary, HIDDEN)
-    output[-1] = 0  # the end of text never wins, so that every prompt gets an answer
+    output[-1] = 0  # the end of text is never chosen, so every prompt gets an answer
     found = {
         "token_embd.weight": matrix(vocabulary, HIDDEN),
         "output_norm.weight": np.ones(HIDDEN, np.float32),

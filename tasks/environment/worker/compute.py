@@ -1,7 +1,7 @@
-"""Compute a little with what is installed: imports alone load code, they do not run it. One JSON line each.
+"""Run small computations with installed modules: an import alone loads code without running it. One JSON line each.
 
-Runs inside the environment, standard library only at the start: `python -I compute.py gpu|cpu MODULE …`. Modules
-that nothing is known about are passed over. With `gpu`, a framework that was built for CUDA has to find a device.
+Runs inside the environment, standard library only at the start: `python -I compute.py gpu|cpu MODULE …`. Unknown
+modules are skipped. With `gpu`, a framework that was built for CUDA has to find a device.
 """
 
 import importlib
@@ -12,7 +12,7 @@ import time
 
 
 def main() -> int:
-    # What modules print meanwhile goes to standard error; the answers keep the real output.
+    # What modules print meanwhile goes to standard error; standard output is for the answers.
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     has_gpu = sys.argv[1] == "gpu"
@@ -26,7 +26,7 @@ def main() -> int:
             answer = {"what": what, "ok": ok, "seconds": seconds, "reason": reason, "note": note}
             print(json.dumps({} if note == PASSED_OVER else answer), file=answers, flush=True)
     answers.flush()
-    os._exit(0)  # some native libraries crash while the interpreter ends
+    os._exit(0)  # some native libraries crash when the interpreter exits
 
 
 PASSED_OVER = "passed over"
@@ -49,7 +49,7 @@ def torch_multiplies(torch, _has_gpu, _modules):
 
 
 def torch_meets_numpy(torch, _has_gpu, modules):
-    """The two share memory through an interface of C: a torch built for another numpy imports, and fails here."""
+    """They share memory through a C interface: a torch built for another numpy can be imported, but fails here."""
     if "numpy" not in modules:
         return PASSED_OVER
     numpy = importlib.import_module("numpy")
@@ -57,14 +57,14 @@ def torch_meets_numpy(torch, _has_gpu, modules):
 
 
 def torch_finds_the_gpu(torch, has_gpu, _modules):
-    """A driver too old for the build, or kernels for other GPUs, show in the first kernel only."""
+    """A driver that is too old for the build, or kernels for other GPUs, only show when the first kernel runs."""
     if not has_gpu or torch.version.cuda is None:
         return PASSED_OVER
     torch.cuda.init()
     for index in range(torch.cuda.device_count()):
         device = torch.device("cuda", index)
         assert float((torch.ones(64, 64, device=device) @ torch.ones(64, 64, device=device)).sum()) == 64**3
-    assert torch.cuda.device_count(), "no CUDA device is found"
+    assert torch.cuda.device_count(), "no CUDA device was found"
     return f"CUDA {torch.version.cuda}, {torch.cuda.device_count()} devices"
 
 
@@ -87,7 +87,7 @@ TRIALS = {
     "safetensors": [("writing and reading safetensors", safetensors_round_trip)],
     "torch": [
         ("multiplying matrices with torch", torch_multiplies),
-        ("handing arrays from numpy to torch", torch_meets_numpy),
+        ("passing arrays from numpy to torch", torch_meets_numpy),
         ("computing on the GPU with torch", torch_finds_the_gpu),
     ],
     "torchvision": [("running torchvision's operators", torchvision_knows_its_operators)],

@@ -1,7 +1,7 @@
-"""Import modules one after the other and say how each went: one JSON line per module, flushed at once.
+"""Import modules one after the other and print the result: one JSON line per module, flushed at once.
 
 Runs inside the environment under proof, standard library only: `python -I import_modules.py MODULE …`. Native
-code may kill the interpreter; the module whose line is missing did it.
+code may kill the interpreter; then the module whose line is missing did it.
 """
 
 import importlib
@@ -12,7 +12,7 @@ import time
 
 
 def main() -> int:
-    # What modules print while they are imported goes to standard error; the answers keep the real output.
+    # What modules print while imported goes to standard error; standard output is for the answers.
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     for module in sys.argv[1:]:
@@ -26,7 +26,7 @@ def main() -> int:
         }
         print(json.dumps(answer), file=answers, flush=True)
     answers.flush()
-    os._exit(0)  # some native libraries crash while the interpreter ends; the imports are what counts
+    os._exit(0)  # some native libraries crash when the interpreter exits; only the imports count
 
 
 def reason_of_failure(module: str) -> "str | None":

@@ -1,4 +1,4 @@
-"""Say what is installed: one JSON document of distributions and of the interpreter's marker values (PEP 508).
+"""Print what is installed: one JSON document of distributions and the interpreter's marker values (PEP 508).
 
 Runs inside the environment, standard library only: `python -I read_packages.py`.
 """
@@ -15,10 +15,10 @@ CODE = (".py", ".so")
 
 def main() -> int:
     found = {}
-    owners = {}  # of each file of code: who installed it, with which content
+    owners = {}  # for each code file: which distribution installed it, with which content
     for distribution in importlib.metadata.distributions():
         name = distribution.metadata["Name"]
-        if name and name not in found:  # of two copies the first on the path is the one that is imported
+        if name and name not in found:  # of two copies, the first on the path is imported
             for file in distribution.files or ():
                 if file.suffix in CODE and file.hash:
                     owners.setdefault(imported_as(file), {})[name] = file.hash.value
@@ -39,12 +39,12 @@ def main() -> int:
 
 
 def imported_as(file: "importlib.metadata.PackagePath") -> str:
-    """A module `x.py` and a package `x/__init__.py` are one name to import: the package hides the module."""
+    """A module `x.py` and a package `x/__init__.py` share one import name: the package hides the module."""
     return f"{file.stem}/__init__.py" if len(file.parts) == 1 and file.suffix == ".py" else str(file)
 
 
 def shared_files(owners: "dict[str, dict[str, str]]") -> "list[dict[str, object]]":
-    """One file for each set of distributions that installed different ones under the same name."""
+    """One file for each set of distributions that installed different files under the same name."""
     found = {}
     for path, hashes in sorted(owners.items()):
         if len(set(hashes.values())) > 1:
@@ -54,7 +54,7 @@ def shared_files(owners: "dict[str, dict[str, str]]") -> "list[dict[str, object]
 
 
 def modules_of(distribution: importlib.metadata.Distribution) -> "list[str]":
-    """Top-level modules by the list of installed files."""
+    """Top-level modules, from the list of installed files."""
     modules = set()
     for file in distribution.files or ():
         if len(file.parts) == 1 and file.suffix == ".py":

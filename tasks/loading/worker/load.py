@@ -1,9 +1,9 @@
-"""Load the tensors of some files by one loader, and say what that took. Runs in any Python that has the loader.
+"""Load the tensors of some files with one loader, and measure that. Runs in any Python that has the loader.
 
-`python load.py LOADER [--digest] [--huge-pages] FILE…` prints one JSON document. Loaded is a model when a byte of
-each of its tensors' pages has been read: so much an engine does at least. All tensors are held until then. The
-digest, over every byte, comes after the clock has stopped. Huge pages are for the prefetch. A GGUF file counts as one
-tensor.
+`python load.py LOADER [--digest] [--huge-pages] FILE…` prints one JSON document. A model counts as loaded when one
+byte of each page of its tensors has been read: an engine does at least that much. All tensors are kept until
+then. The digest of all bytes is computed after the clock has stopped. Huge pages are for the prefetch. A GGUF
+file counts as one tensor.
 """
 
 import ctypes
@@ -20,7 +20,7 @@ from pathlib import Path
 
 PAGE = 4096
 THREADS = 16
-"""Of the loaders that read in parallel: the default of both."""
+"""Threads of the loaders that read in parallel: the default of both."""
 
 PIECE = 64 << 20
 PREFETCH_THREADS = 8
@@ -48,11 +48,11 @@ def main() -> None:
         "digest": digest_of(tensors) if "--digest" in rest else None,
     }
     print(json.dumps(answer), flush=True)
-    os._exit(0)  # without the libraries' own clean-up: some of it takes seconds, some of it crashes
+    os._exit(0)  # without the libraries' clean-up, which can take seconds or crash
 
 
 def prepare(loader: str, *, huge_pages: bool) -> Callable[[list[str]], Tensors]:
-    """The loader, imported: its start is not its speed."""
+    """The loader, imported beforehand: its start-up does not count."""
     if loader == "safetensors":
         import torch  # noqa: F401 - safetensors would import it with the first tensor
         from safetensors import safe_open
@@ -71,7 +71,7 @@ def prepare(loader: str, *, huge_pages: bool) -> Callable[[list[str]], Tensors]:
 
 
 def by_prefetch(files: list[str], *, huge_pages: bool) -> Tensors:
-    """A map, which threads fill beside the touching: as `blocks/host/prefetch.py` does it beside an engine."""
+    """A memory map that threads fill meanwhile, as `blocks/host/prefetch.py` does for an engine."""
     pieces = iter([(name, at) for name in files for at in range(0, Path(name).stat().st_size, PIECE)])
     lock = threading.Lock()
     libc = ctypes.CDLL(None)
@@ -141,11 +141,11 @@ def by_runai_streamer(files, streamer) -> Tensors:
 
 
 KEPT: list[object] = []
-"""What owns the memory of the tensors."""
+"""The object that owns the memory of the tensors."""
 
 
 def bytes_of(tensor) -> memoryview:
-    """The memory of a contiguous tensor of torch's, whatever its element type."""
+    """The memory of a contiguous torch tensor, whatever its element type."""
     tensor = tensor.contiguous()
     KEPT.append(tensor)
     size = tensor.numel() * tensor.element_size()

@@ -1,10 +1,10 @@
 """How far each tensor of one model folder is from another's. Runs inside an environment with torch and safetensors.
 
 `python compare_folders.py --baseline DIR --candidate DIR` prints `{"errors": {name: error}}`: the root mean square of
-the difference over the baseline tensor's own standard deviation; null where a value is no number, where a tensor is
-missing, or where shapes differ. The baseline is in 16 bits or more, the candidate may be compressed (8 bits with a
-scale for each row; 4 bits, eight to a word, with a scale for each group of a row). Of large tensors, evenly spread
-blocks of rows are compared.
+the difference over the baseline tensor's own standard deviation; null where a value is not a number, where a
+tensor is missing, or where shapes differ. The baseline is in 16 bits or more, the candidate may be compressed
+(8 bits with a scale for each row; 4 bits, eight to a word, with a scale for each group of a row). Of large
+tensors, evenly spread blocks of rows are compared.
 """
 
 import argparse

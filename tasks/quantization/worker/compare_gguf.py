@@ -1,8 +1,8 @@
 """How far each tensor of one GGUF file is from another's. Runs inside the engine's environment.
 
 `python compare_gguf.py --baseline FILE --candidate FILE` prints `{"errors": {name: error}}`: the root mean square of
-the difference over the baseline tensor's own standard deviation; null where a value is no number, where a tensor is
-missing, or where shapes differ. Of large tensors, evenly spread blocks of rows are compared.
+the difference over the baseline tensor's own standard deviation; null where a value is not a number, where a
+tensor is missing, or where shapes differ. Of large tensors, evenly spread blocks of rows are compared.
 """
 
 import argparse

@@ -116,7 +116,7 @@ def as_kind(name: str, tensor: torch.Tensor, kind: torch.dtype) -> torch.Tensor:
             f"{name} is {str(tensor.dtype).removeprefix('torch.')}", "use a model that is not quantized"
         )
     if not bool(torch.isfinite(tensor).all()):
-        raise RefusedError(f"{name} holds values that are no numbers", "check the model at its source")
+        raise RefusedError(f"{name} contains values that are not numbers", "check the model at its source")
     found = tensor.to(kind)
     if not bool(torch.isfinite(found).all()):
         raise RefusedError(f"{name} holds values beyond the range of 16-bit floats", "use bf16")
@@ -139,7 +139,9 @@ def compress(arguments: argparse.Namespace) -> None:
     )
     for name, tensor in model.named_parameters():
         if not bool(torch.isfinite(tensor).all()):
-            raise RefusedError(f"{name} holds values that are no numbers", "check the model at its source")
+            raise RefusedError(
+                f"{name} contains values that are not numbers", "check the model at its source"
+            )
     asked = {"targets": "Linear", "scheme": SCHEMES[arguments.format], "ignore": ["lm_head"]}
     if arguments.format == "w4a16":
         windows = calibration(arguments)

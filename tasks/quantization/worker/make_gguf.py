@@ -349,7 +349,7 @@ def quantize(item: Tensor) -> np.ndarray[Any, Any]:
         values = np.ascontiguousarray(as_float32(part, item.bfloat16))
         if not np.isfinite(values).all():
             raise RefusedError(
-                f"the tensor {item.name} holds values that are no numbers", "stage the model again"
+                f"the tensor {item.name} contains values that are not numbers", "stage the model again"
             )
         if item.kind == Kind.F16 and np.abs(values).max(initial=0) > 65504:
             raise RefusedError(

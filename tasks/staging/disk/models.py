@@ -16,13 +16,13 @@ from tasks.core.verdicts import StagingVerdict
 class DiskRequest(Frozen):
     """Which disk to measure."""
 
-    folder: Path = Field(description="Any folder on the disk; it is made if it is not there.")
+    folder: Path = Field(description="Any folder on the disk; it is created if missing.")
     fresh: bool = Field(False, description="Measure even if there is a figure from the last days.")
     thorough: bool = Field(False, description="Try many configurations, on a large file: minutes.")
 
 
 class ReadConfiguration(Frozen):
-    """How a disk is read: blocks of this size, so many asked for at once."""
+    """How a disk is read: size of the blocks, and how many at once."""
 
     block_bytes: int = Field(gt=0)
     depth: int = Field(gt=0)
@@ -44,7 +44,9 @@ class DiskFigures(Frozen):
     read_mb_s: float = Field(ge=0)
     write_mb_s: float = Field(ge=0)
     random_write_iops: float = Field(ge=0)
-    direct: bool = Field(description="Past the page cache; False where the file system refuses that.")
+    direct: bool = Field(
+        description="Whether it bypassed the page cache; False if the file system refuses that."
+    )
     file_bytes: int = Field(ge=0, description="Size of the file that was read and written.")
     reads: tuple[MeasuredRead, ...] = Field((), description="Each configuration that was tried.")
     thorough: bool = False
@@ -56,7 +58,7 @@ class DiskFigures(Frozen):
 
 
 class DiskResult(StageResult):
-    """How fast one disk is against the baselines (`plan.py`)."""
+    """How fast one disk is, compared with the baselines (`plan.py`)."""
 
     verdict: Literal[StagingVerdict.VERIFIED, StagingVerdict.SLOW]
     mount: str

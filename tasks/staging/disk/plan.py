@@ -18,7 +18,9 @@ def judge(figures: DiskFigures, mount: str, now: datetime) -> DiskResult:
     """The verdict on a disk, against the baselines."""
     slow = slow_because(figures)
     cached = (
-        () if figures.direct else ("direct I/O was refused here: the figures include the system's cache",)
+        ()
+        if figures.direct
+        else ("the file system does not support direct I/O: the figures include the page cache",)
     )
     return DiskResult(
         verdict=StagingVerdict.SLOW if slow else StagingVerdict.VERIFIED,
@@ -30,12 +32,12 @@ def judge(figures: DiskFigures, mount: str, now: datetime) -> DiskResult:
 
 
 def slow_because(figures: DiskFigures) -> tuple[str, ...]:
-    """In which respects a disk is below the baselines; empty if in none."""
+    """In which ways a disk is below the baselines; empty if in none."""
     below = []
     if figures.read_mb_s < READ_BASELINE_MB_S:
         below.append(
             f"sequential read is {figures.read_mb_s:.0f} MB/s, the baseline {READ_BASELINE_MB_S:.0f}: "
-            "models load slower from here"
+            "models load more slowly from it"
         )
     if figures.random_write_iops < RANDOM_WRITE_BASELINE_IOPS:
         below.append(

@@ -205,12 +205,15 @@ def test_rules_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
         (["--facts", "a", "--lock", "b"], "--lock describes this host's environment"),
         (["--facts", "a", "--environment", "b"], "--environment describes this host's environment"),
         (["--facts", "a", "--target", "docker"], "--target is for this host"),
-        (["--lock", "a", "--environment", "b"], "--lock and --environment each say what is installed"),
-        (["--environment", "b"], "b is no Python environment"),
+        (
+            ["--lock", "a", "--environment", "b"],
+            "--lock and --environment exclude each other",
+        ),
+        (["--environment", "b"], "b is not a Python environment"),
         (["--facts", "typo.json"], "typo.json: unknown key 'drivr'"),
         (
             ["--facts", "vllm.json", "--engine", "sglang"],
-            "the facts are of the engine 'vLLM', and --engine says",
+            "the facts are for the engine 'vLLM', but --engine is",
         ),
     ],
 )

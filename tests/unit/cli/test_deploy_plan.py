@@ -181,7 +181,7 @@ def test_a_changed_key_runs_the_stages_that_rest_on_it(
 
 
 def test_what_is_asked_for_anew_runs(served: DeploySpec) -> None:
-    assert running(served, ("batching",)) == {"batching": "asked for by --fresh"}
+    assert running(served, ("batching",)) == {"batching": "requested by --fresh"}
 
 
 def test_a_record_that_was_taken_back_stands_in_no_more(served: DeploySpec) -> None:
@@ -231,4 +231,4 @@ def test_stages_are_named_on_the_command_line(
     spec.write_text(served.model_dump_json())
     shown = CliRunner().invoke(deploy, [str(spec), "--dry-run", "--json", *arguments])
     plan = json.loads(shown.output)["plan"]
-    assert [step["stage"] for step in plan if step.get("why") == "asked for by --fresh"] == stages
+    assert [step["stage"] for step in plan if step.get("why") == "requested by --fresh"] == stages

@@ -50,8 +50,8 @@ def here(tmp_path: Path, random_model: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 TEXTS = {"quality_text": "{}", "task_set": "{}, quality_text: file"}
 LATE = {
-    "model: no folder": (["model=file:none"], "there is no model folder"),
-    "model: a file": (["model=file:file"], "there is no model folder"),
+    "model: no folder": (["model=file:none"], "the model folder"),
+    "model: a file": (["model=file:file"], "the model folder"),
     "rollout: a host elsewhere": (["rollout.host=192.0.2.1"], "nothing can listen on 192.0.2.1"),
     "rollout: an address elsewhere": (["rollout.host=2001:db8::1"], "nothing can listen on 2001:db8::1"),
     "rollout: an unknown name": (["rollout.host=no-such-host.invalid"], "nothing can listen on no-such-host"),

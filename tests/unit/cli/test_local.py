@@ -96,7 +96,7 @@ def test_down_forgets_nothing_that_goes_on(
     write_local_state(settings, LocalState(api_url="http://127.0.0.1:1/api", server=server))
     with monkeypatch.context() as stuck:
         stuck.setattr(local, "_end", lambda process: process is not None)
-        with pytest.raises(SlipwayError, match=f"server does not end .*{server.pid}"):
+        with pytest.raises(SlipwayError, match=f"server did not end .*{server.pid}"):
             local.stop(settings)
     assert local.stop(settings) == ["server"]
 

@@ -91,7 +91,7 @@ def test_an_open_home_is_closed_and_that_is_said_once(
     home.mkdir(mode=0o755)
     monkeypatch.setenv("SLIPWAY_HOME", str(home))
     first, second = run("status"), run("status")
-    assert first.stderr == f"{home} was open to other users of this machine; it is closed to them now\n"
+    assert first.stderr == f"{home} was readable for other users of this machine; it no longer is\n"
     assert second.stderr == ""
     assert home.stat().st_mode & 0o777 == 0o700
 

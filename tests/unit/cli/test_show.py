@@ -43,7 +43,7 @@ def test_a_narrow_terminal_goes_without_and_says_so(
             " ────────────────────────────────────────────────",
             " tiny  file:/models/a/folder/with/a/long/n      4",
             "       ame",
-            "left out: since (a wider terminal or --json shows them)",
+            "omitted: since (a wider terminal or --json shows them)",
         ]
     )
 

@@ -166,7 +166,7 @@ def test_people_read_what_was_done(
         assert slipway("stage", "copy", tmp_path / "source", "--to", tmp_path / "staged") == 0
         out = capsys.readouterr().out
         assert f"verified: {expected}" in out
-        assert ("training_args.bin holds pickled weights" in out) == ("copied" in expected)
+        assert ("training_args.bin has pickled weights" in out) == ("copied" in expected)
 
 
 @pytest.mark.parametrize(
@@ -189,16 +189,16 @@ def test_faults_are_one_line_and_recorded(
     random_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert slipway("stage", "copy", tmp_path / "none", "--to", tmp_path / "staged") == 2
-    assert f"error: there is no model folder {tmp_path}/none" in capsys.readouterr().err
+    assert f"error: the model folder {tmp_path}/none does not exist" in capsys.readouterr().err
     (tmp_path / "pickled").mkdir()
     (tmp_path / "pickled" / "pytorch_model.bin").touch()
     assert slipway("stage", "copy", tmp_path / "pickled", "--to", tmp_path / "staged", "--json") == 1
     said = answer(capsys)
-    assert "pytorch_model.bin holds pickled weights" in said["what"]
+    assert "pytorch_model.bin has pickled weights" in said["what"]
     assert "safetensors" in said["fix"]
     assert [record.outcome for record in records()] == ["fault", "fault"]
     assert slipway("stage", "verify", random_model) == 1
-    assert "holds no staged model" in capsys.readouterr().err
+    assert "does not contain a staged model" in capsys.readouterr().err
 
 
 def link_to_itself(source: Path) -> None:
@@ -220,10 +220,10 @@ def file_in_the_way(source: Path) -> None:
 @pytest.mark.parametrize(
     ("harm", "code", "message"),
     [
-        (link_to_itself, 1, "tokenizer.model is a link that leads to itself"),
-        (name_that_is_not_utf8, 1, "holds a file whose name is not UTF-8"),
+        (link_to_itself, 1, "tokenizer.model is a link to itself"),
+        (name_that_is_not_utf8, 1, "contains a file whose name is not UTF-8"),
         (name_that_is_too_long, 1, "has a name of 255 bytes"),
-        (file_in_the_way, 2, "staged is there already, and is not a folder"),
+        (file_in_the_way, 2, "staged exists already, and is not a folder"),
     ],
 )
 def test_odd_files_end_in_one_line_and_a_record(
@@ -267,7 +267,7 @@ def test_a_source_that_rots_is_a_verdict_that_says_no(
     said = answer(capsys)
     assert (said["verdict"], said["damaged"], said["shards"]) == ("corrupt", [shard["file"]], [])
     assert slipway("stage", "copy", random_model, "--to", folder) == 3
-    assert f"corrupt: the source no longer gives {shard['file']}" in capsys.readouterr().out
+    assert f"corrupt: {shard['file']} has changed at the source" in capsys.readouterr().out
 
 
 def test_staged_models_are_kept_below_a_limit(

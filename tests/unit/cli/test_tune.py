@@ -112,9 +112,9 @@ def test_none_ends_with_three(probe: str, capsys: pytest.CaptureFixture[str]) ->
 @pytest.mark.parametrize(
     ("command", "message"),
     [
-        ("no-such-program {batch}", "there is no program no-such-program"),
-        ("echo 'x {batch}", "is no command: No closing quotation"),
-        ("echo hello", "does not say where the size goes"),
+        ("no-such-program {batch}", "the program no-such-program does not exist"),
+        ("echo 'x {batch}", "is not a valid command: No closing quotation"),
+        ("echo hello", "does not contain {batch}"),
     ],
 )
 def test_a_probe_that_cannot_run_is_wrong_use(
@@ -203,7 +203,7 @@ else:
                 "log_tail": "loading the model\ntorch.cuda.OutOfMemoryError: CUDA out of memory.",
             },
         ),
-        ("garbage", {"kind": "garbage", "what": "printed no JSON object but 'Segment 1 of 3 done'"}),
+        ("garbage", {"kind": "garbage", "what": "printed 'Segment 1 of 3 done' instead of a JSON object"}),
         ("nan", {"kind": "garbage", "what": "latency_ms is nan, not a number from 0 to 1e+18"}),
         ("well", {"kind": "slow", "what": "latency is 20 ms, the limit is 15 ms"}),
     ],
@@ -267,8 +267,8 @@ def test_what_probes_print() -> None:
             {"oom": True},
             {"peak_bytes": 2, "latency_ms": {"latency": 2.0}, "throughput": 3.0},
             {"peak_bytes": 1, "latency_ms": {"latency": 2.0}, "throughput": 3.0},
-            {"failure": {"kind": FailureKind.GARBAGE, "what": "printed no JSON object but ''"}},
-            {"failure": {"kind": FailureKind.GARBAGE, "what": "printed no JSON object but '[1, 2]'"}},
+            {"failure": {"kind": FailureKind.GARBAGE, "what": "printed '' instead of a JSON object"}},
+            {"failure": {"kind": FailureKind.GARBAGE, "what": "printed '[1, 2]' instead of a JSON object"}},
             {
                 "failure": {
                     "kind": FailureKind.GARBAGE,

@@ -74,11 +74,11 @@ def test_unless_needs_only_one_part_and_only_known_ones() -> None:
 @pytest.mark.parametrize(
     ("field", "wanted", "complaint"),
     [
-        ("drivr", ">=1", "'drivr' is no field"),
+        ("drivr", ">=1", "'drivr' is not a field"),
         ("drivr", "none", "unknown field 'drivr'"),
-        ("driver", "about 12", "no comparison of versions"),
+        ("driver", "about 12", "not a comparison of versions"),
         ("driver", True, "takes comparisons"),
-        ("driver", ">@engine", "which is no version"),
+        ("driver", ">@engine", "which is not a version"),
         ("engine", True, "takes a pattern"),
         ("engine", [], "takes a pattern"),
         ("cpu_build", "yes", "takes true or false"),

@@ -61,7 +61,7 @@ def test_broken_tables_block_and_lead_nowhere() -> None:
             "severity": "block",
             "precedence": "P0",
             "message": "the fact table of branches breaks its contract: cuda: expect_x: 1 of 26 values do not fit (a|b), and 1 more",
-            "fix": "install Slipway anew (`slipway compat tables` lists the breaches); where a date lies in the future, set this host's clock",
+            "fix": "reinstall Slipway (`slipway compat tables` lists the breaches); if a date is in the future, set this host's clock",
         }
     )
     text = markdown(result)

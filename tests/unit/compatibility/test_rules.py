@@ -76,13 +76,13 @@ def refused(**changes: Any) -> str:
 def test_a_rule_that_cannot_be_judged_is_refused() -> None:
     assert Rule.model_validate(ROW).unless == {}
     assert refused(when={"drivr": "<580"}) == snapshot(
-        "Value error, 'drivr' is no field, or takes only none or present"
+        "Value error, 'drivr' is not a field, or takes only none or present"
     )
     assert refused(message="for {nothing}") == snapshot(
-        "Value error, DRV-1: the message names {nothing}, which is no field"
+        "Value error, DRV-1: the message names {nothing}, which is not a field"
     )
     assert refused(cleared_by=["hope"]) == snapshot("Value error, DRV-1: no measurement is called ['hope']")
-    assert refused(precedence="P3") == snapshot("Value error, DRV-1: a P3 row never blocks")
+    assert refused(precedence="P3") == snapshot("Value error, DRV-1: a P3 row must not block")
     assert refused(sources=[]) == snapshot("Tuple should have at least 1 item after validation, not 0")
     assert refused(sevrity="block") == snapshot("Extra inputs are not permitted")
 
@@ -93,8 +93,8 @@ def test_a_table_with_doubles_disorder_or_loose_ends_is_refused() -> None:
     loose = Rule.model_validate({**ROW, "contradicts": ["NO-SUCH"]})
     parts = {name: getattr(full, name) for name in Tables.model_fields}
     for changes, complaint in (
-        ({"rules": (rule, rule)}, "there twice"),
-        ({"rules": (loose,)}, "which are no rules"),
+        ({"rules": (rule, rule)}, "occurs twice"),
+        ({"rules": (loose,)}, "which are not rules"),
         ({"branches": full.branches[::-1]}, "branches is not sorted"),
         ({"engines": (full.engines[0], full.engines[0])}, "engines is not sorted"),
     ):
@@ -123,7 +123,7 @@ def test_the_digest_follows_the_rows() -> None:
             "claims.toml",
             '"KB-19"]',
             '"KB-99"]',
-            "Tables: Value error, ART-1 contradicts ['KB-99'], which are no rules",
+            "Tables: Value error, ART-1 contradicts ['KB-99'], which are not rules",
         ),
     ],
 )
@@ -143,4 +143,4 @@ def test_damaged_files_are_one_clear_fault(
     with pytest.raises(SlipwayError, match="the fact tables of this installation are damaged") as caught:
         load_tables.__wrapped__()
     assert complaint in caught.value.what
-    assert "install Slipway anew" in str(caught.value.fix)
+    assert "reinstall Slipway" in str(caught.value.fix)

@@ -187,7 +187,7 @@ def test_what_is_free_on_disks_does_not_make_a_survey_new() -> None:
     assert one.lasting() != survey(nvml=NVML, disks=(disk,)).lasting()
     assert dict(survey_rows(one))["disks"] == "/: ext4 on /dev/nvme0n1p1, 2.0 TiB, 1.0 GiB free"
     assert dict(survey_rows(survey(disks=(Disk(mount="/x", rotational=True),))))["disks"] == snapshot(
-        "/x: file system not known, rotational by the kernel's word"
+        "/x: file system not known, rotational, says the kernel"
     )
 
 

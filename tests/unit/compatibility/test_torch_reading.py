@@ -54,10 +54,10 @@ def test_what_cannot_be_read_says_why(torch: Path) -> None:
     (torch / "version.py").write_text("__version__ = '2.9.0'\n")
     assert asked(torch) == TorchReading(fault="KeyError: 'cuda'")
     (torch / "version.py").write_text("__version__, cuda = '2.9.0', 'the newest'\n")
-    assert asked(torch) == snapshot(TorchReading(fault="no answer that can be read, and python ended with 0"))
+    assert asked(torch) == snapshot(TorchReading(fault="the answer cannot be read, and python exited with 0"))
     (torch / "version.py").write_text("import os; os.abort()\n")
     assert asked(torch) == snapshot(
-        TorchReading(fault="no answer that can be read, and python ended with 134")
+        TorchReading(fault="the answer cannot be read, and python exited with 134")
     )
     (torch / "__init__.py").unlink()
     assert "cannot be found" in str(asked(torch))

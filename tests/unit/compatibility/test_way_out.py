@@ -125,7 +125,7 @@ EXPECTED: list[tuple[str, dict[str, Any], list[str]]] = [
             "family": "deepseek-v2",
             "dtype": "bfloat16",
         },
-        ["engine transformers -> llama.cpp on the processor: pass"],
+        ["engine transformers -> llama.cpp on the CPU: pass"],
     ),
     (
         "an RTX 5090 with torch 2.6 of CUDA 12.4 on R550 takes a newer torch and a newer driver together",
@@ -152,9 +152,9 @@ EXPECTED: list[tuple[str, dict[str, Any], list[str]]] = [
         ["flash-attn 2.8.3 -> removed: pass"],
     ),
     (
-        "vLLM where there is no GPU: the engine that serves on the processor",
+        "vLLM where there is no GPU: the engine that serves on the CPU",
         {"driver": None, "cuda_driver": None, "gpus": []},
-        ["engine vllm -> llama.cpp on the processor: pass"],
+        ["engine vllm -> llama.cpp on the CPU: pass"],
     ),
     (
         "vLLM's packages without a CUDA build on a GPU host: the CUDA build",

@@ -13,16 +13,16 @@ from tasks.core.errors import DiskError, DiskFullError
 from tasks.core.files import create_exclusively, file_lock, make_folder, write_atomically
 
 KINDS = {
-    errno.ENOSPC: (DiskFullError, "no room left to write"),
-    errno.EDQUOT: (DiskFullError, "the quota of this user leaves no room to write"),
+    errno.ENOSPC: (DiskFullError, "no space left to write"),
+    errno.EDQUOT: (DiskFullError, "this user's quota leaves no space to write"),
     errno.EROFS: (DiskError, "is on a disk that is mounted read-only"),
     errno.EACCES: (DiskError, "may not use"),
     errno.EPERM: (DiskError, "may not use"),
-    errno.ENAMETOOLONG: (DiskError, "the disk does not take a name as long as"),
+    errno.ENAMETOOLONG: (DiskError, "the file system does not allow a name as long as"),
     errno.EIO: (DiskError, "input/output error at"),
-    errno.ESTALE: (DiskError, "was taken away"),
-    errno.EISDIR: (DiskError, "is a folder, and something else has to be there"),
-    errno.EEXIST: (DiskError, "is a folder, and something else has to be there"),
+    errno.ESTALE: (DiskError, "is gone"),
+    errno.EISDIR: (DiskError, "is a folder, and is in the way"),
+    errno.EEXIST: (DiskError, "is a folder, and is in the way"),
 }
 
 

@@ -65,7 +65,7 @@ def test_one_line_for_what_is_wrong() -> None:
     assert refused('{"memory_bytes": true}') == snapshot(
         "facts: memory_bytes: Input should be a valid integer (got True)"
     )
-    assert refused("[]") == snapshot('facts holds no JSON object (for example {"driver": "535.154.05"})')
+    assert refused("[]") == snapshot('facts is not a JSON object (for example {"driver": "535.154.05"})')
     assert refused("{") == snapshot(
         "facts is not JSON: Expecting property name enclosed in double quotes: line 1 column 2 (char 1)"
     )
@@ -75,7 +75,7 @@ def test_one_line_for_what_is_wrong() -> None:
     assert refused('{"disks": [{"mont": "/"}]}') == snapshot(
         "facts: the key 'disks.0.mount' is missing (add 'disks.0.mount')"
     )
-    assert refused('{"driver": null, "driver": "580"}') == snapshot("facts is not JSON: a key is there twice")
+    assert refused('{"driver": null, "driver": "580"}') == snapshot("facts is not JSON: a key occurs twice")
     assert "known keys: driver" in refused('{"zzz": 1}')
     assert refused('{"packages": {"a\\nb": null}}') == snapshot(
         "facts: packages.a b: Input should be a valid string (got None)"

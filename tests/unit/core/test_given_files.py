@@ -66,7 +66,7 @@ def test_text_is_utf_8_with_or_without_a_mark() -> None:
 
 def test_the_home_of_a_user_is_found_or_refused() -> None:
     assert expand_user(Path("~root/x")).is_absolute()
-    with pytest.raises(WrongUseError, match="there is no user 'nosuchuser' with a home"):
+    with pytest.raises(WrongUseError, match="the user 'nosuchuser' does not exist or has no home"):
         expand_user(Path("~nosuchuser/x"))
 
 

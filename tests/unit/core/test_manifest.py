@@ -105,7 +105,7 @@ def test_a_folder_in_the_place_of_a_file_is_damage(tmp_path: Path) -> None:
 
 
 def test_no_manifest_or_a_broken_one_is_a_clear_fault(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="holds no staged model"):
+    with pytest.raises(ModelError, match="does not contain a staged model"):
         verify(tmp_path)
     (tmp_path / MANIFEST_FILE).write_text("{")
     with pytest.raises(ModelError, match=r"manifest\.json is damaged"):

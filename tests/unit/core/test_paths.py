@@ -116,7 +116,7 @@ def test_a_server_that_ignores_the_delimiter_gives_the_same_files(s3: FaultyS3) 
 def test_a_server_that_ignores_the_prefix_is_no_s3_server(s3: FaultyS3) -> None:
     s3.objects["elsewhere/config.json"] = b"{}"
     s3.deviate(ignores_prefix=True, ignores_delimiter=True)
-    with pytest.raises(NetworkError, match="which does not lie below it: no S3 server answers there"):
+    with pytest.raises(NetworkError, match="which is not below it: this is not an S3 server"):
         open_source("s3://bucket/m", endpoint=s3.endpoint).list_files()
 
 

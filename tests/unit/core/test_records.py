@@ -142,7 +142,7 @@ def test_a_broken_record_is_told_of_and_hides_no_other(tmp_path: Path) -> None:
     listen(lambda stage, line: heard.append(f"{stage}: {line}"))
     assert list(store.list()) == list(store.with_inputs(StageName.ENVIRONMENT, "sha256:1")) == [made]
     assert [
-        line for line in heard if line.startswith("knowledge: left out: ") and "01B-1.json" in line
+        line for line in heard if line.startswith("knowledge: skipped: ") and "01B-1.json" in line
     ] == heard
     assert len(heard) == 2
 

@@ -61,7 +61,7 @@ HOSTILE: dict[str, tuple[Any, int, str]] = {
     "gap": ({"v": GOOD, "w": {**GOOD, "data_offsets": [12, 20]}}, 20, "tensor 'w' leaves a gap before it"),
     "beyond the end": (with_tensor(shape=[1 << 40], data_offsets=[0, 1 << 42]), 8, "it is truncated"),
     "one byte short": (with_tensor(), 7, "it is truncated"),
-    "one byte too many": (with_tensor(), 9, "1 bytes after its last tensor belong to nothing"),
+    "one byte too many": (with_tensor(), 9, "1 bytes after its last tensor are unused"),
 }
 
 
@@ -82,7 +82,7 @@ def test_a_hostile_header_is_refused_in_one_line(case: str) -> None:
         (b"", 0, "it has 0 bytes, too few for a header"),
         (b"\x01\x00", 2, "it has 2 bytes, too few for a header"),
         ((1000).to_bytes(8, "little"), 100, "its header claims 1000 bytes, the file has 100"),
-        ((1 << 63).to_bytes(8, "little"), 100, "100000000 is the most there may be"),
+        ((1 << 63).to_bytes(8, "little"), 100, "at most 100000000 are allowed"),
     ],
 )
 def test_a_header_longer_than_its_file_is_refused(first: bytes, file_bytes: int, expected: str) -> None:

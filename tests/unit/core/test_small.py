@@ -142,7 +142,7 @@ def test_what_is_known_is_not_all_converted(tmp_path: Path) -> None:
     check_convertible(read_model_shape(write_config(tmp_path)), "config.json")
     known = read_model_shape(write_config(tmp_path, architectures=["Qwen2ForCausalLM"]))
     with pytest.raises(
-        ModelError, match=r"m/config.json: .*Qwen2ForCausalLM is not one that Slipway can conv"
+        ModelError, match=r"m/config.json: .*Slipway cannot convert the architecture Qwen2ForCausalLM"
     ):
         check_convertible(known, "m/config.json")
 
@@ -150,7 +150,7 @@ def test_what_is_known_is_not_all_converted(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"architectures": ["MambaForCausalLM"]}, "the architecture MambaForCausalLM is not one"),
+        ({"architectures": ["MambaForCausalLM"]}, "Slipway does not know the architecture MambaForCausalLM"),
         ({"architectures": None}, r"the architecture \(none\)"),
         ({"hidden_size": "wide"}, "a size is missing or wrong"),
         ({"vocab_size": -1}, "a size is missing or wrong"),
@@ -162,7 +162,7 @@ def test_a_wrong_config_is_refused(tmp_path: Path, changes: dict[str, Any], mess
 
 
 def test_no_config_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"holds no config\.json"):
+    with pytest.raises(ModelError, match=r"contains no config\.json"):
         read_model_shape(tmp_path)
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(ModelError, match="is not JSON"):

@@ -62,7 +62,7 @@ def refusal(values: Any) -> str:
         ),
         (
             {"tuning": {"load": {"rate": 5}}},
-            "spec: tuning.load: a rate is for the kind open: a closed loop asks as fast as it is answered",
+            "spec: tuning.load: a rate is for the kind open: a closed loop sends as fast as it is answered",
         ),
         (
             {"tuning": {"load": {"kind": "open", "rate": 5, "arivals": "constant"}}},
@@ -70,9 +70,9 @@ def refusal(values: Any) -> str:
         ),
         (
             {"tuning": {"candidates": ["bf16", "w4a16"], "quality_text": "t"}},
-            "spec: tuning: w4a16 is calibrated on a text: name one in tuning.calibration_text",
+            "spec: tuning: w4a16 needs a text for calibration: name one in tuning.calibration_text",
         ),
-        ({"tuning": {"task_set": "t.jsonl"}}, "spec: tuning: a task set is measured beside a text: name one"),
+        ({"tuning": {"task_set": "t.jsonl"}}, "spec: tuning: a task set also needs a text: name one"),
         (
             {"objectives": {"policy": "speed"}},
             "spec: objectives.policy: Input should be 'accuracy', 'latency'",
@@ -186,7 +186,7 @@ def test_a_wrong_override_says_so(tmp_path: Path, override: str, message: str) -
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("- a\n", "holds no mapping"),
+        ("- a\n", "is not a mapping of keys"),
         ("name: [\n", "is not YAML"),
         (b"\xff\xfe\x00", "cannot read the spec file .*: byte 0 is not UTF-8"),
     ],

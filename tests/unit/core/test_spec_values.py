@@ -247,7 +247,7 @@ def test_the_home_of_a_user_that_does_not_exist_is_one_line(tmp_path: Path, key:
     file = tmp_path / "spec.yaml"
     values = {"model": "file:m", key: f"{'file:' if key == 'model' else ''}~nosuchuser/x"}
     file.write_text(f"name: tiny\nmodel: {values['model']}\n")
-    with pytest.raises(SpecError, match=f"{key}: there is no user 'nosuchuser' with a home"):
+    with pytest.raises(SpecError, match=f"{key}: the user 'nosuchuser' does not exist or has no home"):
         load_spec(file, [f"{key}={values[key]}"])
 
 

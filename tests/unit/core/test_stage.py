@@ -83,7 +83,7 @@ def test_what_was_measured_beside_a_busy_neighbour_is_measured_again_when_it_is_
     again = stage(Work(), load=Neighbour(0.0, now))
     assert again.cached is cached
     marked = meanwhile > 0.1
-    assert first.headline.endswith(", under foreign load (60% of the processors)") is marked
+    assert first.headline.endswith(", under foreign load (60% of the CPUs)") is marked
     newest = records()[-1]
     assert newest.numbers["foreign_load"] == Number(value=meanwhile if cached else 0.0, unit="1")
     assert stage(Work(), load=Neighbour(0.0)).cached is ((cached and not marked) or not cached)

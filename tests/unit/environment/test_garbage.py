@@ -50,7 +50,7 @@ def test_what_nobody_needs_goes(settings: Settings) -> None:
     folder = environment(settings, "aaaaaaaaaaaa")
     (one,) = collect(settings, running_below, keep_s=14 * DAY)
     assert (one.path, one.size_bytes) == (folder, 1002)
-    assert one.reason == "no release names it, and it lay unused for 30.0 days"
+    assert one.reason == "no release names it, and it was not used for 30.0 days"
     assert list(settings.environments.iterdir()) == []
 
 
@@ -72,7 +72,7 @@ def test_what_a_release_names_stays_whatever_its_age(settings: Settings) -> None
 def test_a_release_that_cannot_be_read_holds_all(settings: Settings, text: str) -> None:
     folder = environment(settings, "aaaaaaaaaaaa")
     release(settings, text)
-    with pytest.raises(RecordError, match="so that what it needs is not known"):
+    with pytest.raises(RecordError, match="so what it needs is not known"):
         gone(settings)
     assert folder.exists()
 

@@ -27,16 +27,16 @@ def inventory(*shared: SharedFile, **packages: str) -> Inventory:
     [
         (
             {"nvidia-cudnn-cu11": "8.9.4.25", "nvidia-cudnn-cu12": "9.10.2.21"},
-            "CUDA 11 and CUDA 12 in one environment: nvidia-cudnn-cu11 8.9.4.25 beside nvidia-cudnn-cu12 9.10.2.21",
+            "CUDA 11 and CUDA 12 in one environment: nvidia-cudnn-cu11 8.9.4.25 and nvidia-cudnn-cu12 9.10.2.21",
         ),
         (
             {"nvidia-cuda-runtime": "13.0.48", "nvidia-cuda-runtime-cu12": "12.8.90"},
-            "CUDA 12 and CUDA 13 in one environment: nvidia-cuda-runtime-cu12 12.8.90 beside "
+            "CUDA 12 and CUDA 13 in one environment: nvidia-cuda-runtime-cu12 12.8.90 and "
             "nvidia-cuda-runtime 13.0.48",
         ),
         (
             {"torch": "2.6.0+cu118", "torchvision": "0.21.0+cu124"},
-            "CUDA 11 and CUDA 12 in one environment: torch 2.6.0+cu118 beside torchvision 0.21.0+cu124",
+            "CUDA 11 and CUDA 12 in one environment: torch 2.6.0+cu118 and torchvision 0.21.0+cu124",
         ),
     ],
 )
@@ -62,7 +62,7 @@ def test_files_of_two_owners_are_told() -> None:
     shared = SharedFile(path="pynvml.py", owners=("nvidia-ml-py", "pynvml"), count=2)
     (found,) = shared_files(inventory(shared, pynvml="11.5.3"))
     assert found.reason == (
-        "nvidia-ml-py and pynvml each installed pynvml.py, which differs: one has overwritten the other (2 files)"
+        "nvidia-ml-py and pynvml each installed a different pynvml.py: one has overwritten the other (2 files)"
     )
 
 

@@ -92,7 +92,7 @@ def test_everything_that_decides_the_pins_is_in_the_name() -> None:
         ("numpy >> 2", snapshot("'numpy >> 2' is not a requirement: Expected semicolon (after name with no version specifier) or end (write it as PEP 508 says, for example numpy>=2,<3)")),
         ("-r other.txt", snapshot("'-r other.txt' is not a requirement: Expected package name at the start of dependency specifier (write it as PEP 508 says, for example numpy>=2,<3)")),
         ("https://host/x.whl", snapshot("'https://host/x.whl' is not a requirement: Expected semicolon (after name with no version specifier) or end (write it as PEP 508 says, for example numpy>=2,<3)")),
-        ("x @ https://user:secret@host/x.whl", snapshot('the address of x holds credentials (keep them in a netrc file instead)')),
+        ("x @ https://user:secret@host/x.whl", snapshot('the address of x contains credentials (put them into a netrc file instead)')),
     ],
 )  # fmt: skip
 def test_what_is_no_requirement_is_refused_before_anything_runs(requirement: str, said: str) -> None:
@@ -181,7 +181,7 @@ def test_a_foreign_lock_has_no_request_and_may_pin_addresses() -> None:
             "<html>\n",
             snapshot("F is not a hash lock: '<html>' is not pinned with a hash (make one: slipway env lock)"),
         ),
-        ("# nothing\n", snapshot("F pins no package (make a lock: slipway env lock)")),
+        ("# nothing\n", snapshot("F pins no packages (make a lock: slipway env lock)")),
         ("# slipway-lock: {\n", snapshot("F: its first line is damaged (make the lock again)")),
     ],
 )
@@ -229,7 +229,7 @@ def test_a_lock_of_conda_packages_reads_back() -> None:
 @pytest.mark.parametrize("damage", ["sha256: 00ff", "numpy-2.3.1-py311h1_0.conda", "packages:"])
 def test_a_damaged_lock_of_conda_packages_is_refused(damage: str) -> None:
     asked = request_for("numpy", manager="conda", channels=("https://host/c",))
-    with pytest.raises(WrongUseError, match=r"a lock (is no|is not a hash) lock"):
+    with pytest.raises(WrongUseError, match=r"a lock is not a (hash lock|lock of conda)"):
         locks.read_lock(locks.render_lock(asked, CONDA_LOCK.replace(damage, "")), "a lock")
 
 

@@ -64,16 +64,16 @@ requests requires urllib3>=1.26,&lt;3, but urllib3 1.20 is installed.
 
 ## Conflicts
 
-| package | asked for by | as | installed |
+| package | required by | as | installed |
 |---|---|---|---|
 | urllib3 | requests | urllib3>=1.26,&lt;3 | 1.20 |
 
-Who requires urllib3:
+What requires urllib3:
 
 - requests requires urllib3>=1.26,&lt;3
   - gguf requires requests>=2
 
-What to do: loosen one of these requirements under `environment.requirements`, or leave it out.
+What to do: loosen or remove one of these requirements under `environment.requirements`.
 
 ## Proof
 

@@ -65,24 +65,24 @@ def test_every_finding() -> None:
         [
             (
                 "unhealthy",
-                "1 of the 2 GPUs of this service can be seen",
-                "GPU 0 (NVIDIA H200) is at 91 °C, called hot from 85 °C on",
-                "GPU 0 (NVIDIA H200) holds its clocks down: too hot (driver)",
+                "1 of the 2 GPUs of this service are visible",
+                "GPU 0 (NVIDIA H200) is at 91 °C, and counts as hot from 85 °C",
+                "GPU 0 (NVIDIA H200) throttles its clocks: too hot (driver)",
                 "GPU 0 (NVIDIA H200) has 99.5% of its memory in use",
             ),
             ("unhealthy", "the engine's process does not run"),
             (
                 "degraded",
                 "the engine died and was restarted 2 times since the last check",
-                "the engine holds 950 MB, 95% of its limit",
+                "the engine uses 950 MB, 95% of its limit",
             ),
-            ("unhealthy", "/health does not answer 200", "no completion: http://x does not answer: refused"),
+            ("unhealthy", "/health does not return 200", "no completion: http://x does not answer: refused"),
             (
                 "degraded",
                 "2 of 3 short requests failed: answered 500",
-                "the mean time to first token is 900 ms, called slow above 500 ms",
+                "the mean time to first token is 900 ms; it counts as slow above 500 ms",
                 "3 requests wait for a free slot",
-                "97% of the key and value cache is in use",
+                "97% of the key-value cache is in use",
             ),
             ("degraded", "health samples: expect_x of at: 1 of 2 values do not fit"),
         ]
@@ -149,16 +149,16 @@ def test_the_artifact() -> None:
     assert report.markdown(result) == snapshot("""\
 # Health: degraded
 
-chat at http://127.0.0.1:1: GPU 0 (NVIDIA H200) holds its clocks down: power brake (and 1 more).
+chat at http://127.0.0.1:1: GPU 0 (NVIDIA H200) throttles its clocks: power brake (and 1 more).
 
 ## Findings
 
 | level | finding | what to do |
 |---|---|---|
-| ! gpu | GPU 0 (NVIDIA H200) holds its clocks down: power brake |  |
+| ! gpu | GPU 0 (NVIDIA H200) throttles its clocks: power brake |  |
 | ! contract | health samples: expect_x of at: 1 of 2 values do not fit |  |
 
-## What was seen
+## Sample
 
 | level | seen | value |
 |---|---|---|
@@ -170,7 +170,7 @@ chat at http://127.0.0.1:1: GPU 0 (NVIDIA H200) holds its clocks down: power bra
 | service | completion | 'a \\| &lt;b>' |
 | service | time to first token of 3 requests | mean 20.0 ms, worst 30.0 ms (slow above 500 ms) |
 | service | requests waiting | 0 |
-| service | key and value cache | 50% |
+| service | key-value cache | 50% |
 
 ## Contract on 2 samples
 
@@ -183,7 +183,7 @@ chat at http://127.0.0.1:1: GPU 0 (NVIDIA H200) holds its clocks down: power bra
 Look next: `slipway logs chat`, `slipway kb records --stage health`.
 """)
     assert report.headline(result) == snapshot(
-        "GPU 0 (NVIDIA H200) holds its clocks down: power brake (and 1 more)"
+        "GPU 0 (NVIDIA H200) throttles its clocks: power brake (and 1 more)"
     )
     assert {name: number.value for name, number in report.numbers(result).items()} == snapshot(
         {
@@ -228,4 +228,4 @@ def test_changed_files_of_the_environment_are_a_finding() -> None:
     (finding,) = plan.judge(samples, HealthLimits(), None, ("lib/a.py", "lib/b.py"))
     assert finding.verdict is HealthVerdict.DEGRADED
     assert finding.message.endswith("changed since they were installed: lib/a.py and 1 more")
-    assert finding.fix == "deploy the spec again: the environment is built anew"
+    assert finding.fix == "deploy the spec again: it rebuilds the environment"

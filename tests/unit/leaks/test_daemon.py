@@ -308,7 +308,7 @@ class FullDisk:
         monkeypatch.setattr(Path, "open", open_)
 
 
-def test_a_damaged_file_of_a_former_run_is_left_out_with_a_word(tmp_path: Path) -> None:
+def test_a_damaged_file_of_an_earlier_run_is_skipped(tmp_path: Path) -> None:
     for second, text in ((1, "no samples\n"), (2, "t_s,bytes,requests\n5.000,3,\n"), (3, "\0\n")):
         (tmp_path / f"{second}-1-{second}.csv").write_text(text)
     Writer(tmp_path).write(Sample("9-9", 7), "requests", None)
@@ -317,7 +317,7 @@ def test_a_damaged_file_of_a_former_run_is_left_out_with_a_word(tmp_path: Path) 
     listen(lambda _, line: said.append(line))
     assert [run.bytes_ for run in read_runs(tmp_path)] == [(3,), (7,)]
     assert [line.split(" has ")[0] for line in said] == [
-        f"a former run is left out: {tmp_path / name}" for name in ("1-1-1.csv", "3-1-3.csv")
+        f"an earlier run is skipped: {tmp_path / name}" for name in ("1-1-1.csv", "3-1-3.csv")
     ]
     assert damage(tmp_path) is None
 

@@ -111,7 +111,7 @@ def test_memory_given_back_is_no_leak() -> None:
     y = 2**30 * (1 + 0.5 * (t % (2 * DAY_S)) / DAY_S + np.random.default_rng(1).normal(0, 1e-3, t.size))
     result = plan.judge([Series(t_s=tuple(t), bytes_=tuple(y))], LeakRequest())
     assert result.verdict is LeakVerdict.NONE
-    assert result.reason == "the floor grows, and gives back what it took"
+    assert result.reason == "the floor grows, but falls back again"
 
 
 def test_only_the_run_since_the_last_restart_is_judged() -> None:

@@ -62,5 +62,5 @@ def test_a_look_with_too_little_data_says_so() -> None:
 
 too little data: 2 samples over 0.0 h.
 
-2 samples over 60 s. The sampler goes on; the check runs every night.
+2 samples over 60 s. The sampler continues; the check runs every night.
 """)

@@ -70,7 +70,7 @@ def test_one_clear_line_for_each_mistake() -> None:
             "x.csv, line 2: bytes is -1, out of range",
             "x.csv, line 2: bytes is inf, out of range",
             "x.csv, line 4: t_s goes back from 60 to 30 "
-            "(sort them, and name each run of the process in a column `segment`)",
+            "(sort the rows, and name each run of the process in a column `segment`)",
             "x.csv, line 2: field larger than field limit (131072)",
         ]
     )

@@ -80,7 +80,7 @@ def test_the_fastest_right_loader_is_chosen_and_the_others_say_why_not(shards: P
     assert result.engine_arguments["vllm"] == ("--safetensors-load-strategy", "prefetch")
     assert result.findings == snapshot(
         (
-            "fastsafetensors gave other bytes than the files hold",
+            "fastsafetensors gave different bytes than the files",
             "runai_streamer failed: RuntimeError: no such driver",
         )
     )
@@ -99,11 +99,11 @@ def test_where_every_loader_is_wrong_none_is_chosen(shards: Path) -> None:
     result = compare(shards, FakeBench(digest=lambda _: "sha256:garbled"))
     assert (result.verdict, result.chosen, result.winner) == (ChoiceVerdict.NONE, None, None)
     assert headline(result) == "no loader gave the right bytes"
-    assert "What engines are told" not in markdown(result)
+    assert "Options for engines" not in markdown(result)
 
 
 def test_what_is_no_model_is_refused(shards: Path, tmp_path: Path) -> None:
-    with pytest.raises(NotFoundError, match="there is no folder"):
+    with pytest.raises(NotFoundError, match="does not exist or is not a folder"):
         look_at(tmp_path / "none")
     write_plain(shards / "model-3.safetensors", {"a": ("U8", (1,), b"x")})
     with pytest.raises(ModelError, match="tensors of the same name in several files"):

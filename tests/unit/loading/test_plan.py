@@ -53,7 +53,7 @@ def test_the_fastest_wins_only_with_the_right_bytes() -> None:
     wrong = figures_of(Loader.FASTSAFETENSORS, [load(1, "sha256:2")], "sha256:1")
     right = figures_of(Loader.PREFETCH, [load(2, "sha256:1")], "sha256:1")
     slow = figures_of(Loader.MMAP, [load(3, "sha256:1")], "sha256:1")
-    assert wrong.reason == "gave other bytes than the files hold"
+    assert wrong.reason == "gave different bytes than the files"
     assert choose([wrong, slow, right]) is Loader.PREFETCH
     assert choose([wrong, LoaderFigures(loader=Loader.RUNAI_STREAMER, reason="failed")]) is None
 

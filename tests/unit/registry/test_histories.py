@@ -124,7 +124,7 @@ class World:
 
 
 LEFT = "version 2 served and was rolled back: move the alias or deploy"
-CURRENT = "the alias names what serves"
+CURRENT = "the alias names the version that serves"
 
 
 @pytest.fixture
@@ -206,7 +206,7 @@ def test_an_alias_that_moves_after_a_rollback_is_followed_whatever_it_named_befo
     world.move("2")
     world.fate = "refused"
     world.move("3")
-    refused = "a deploy of version 3 was refused: move the alias or the objectives"
+    refused = "a deploy of version 3 was refused: move the alias or change the objectives"
     assert world.looks(HOUR) == {refused}
     world.roll_back()
     assert (world.serving, world.looks(HOUR)) == ("1", {refused})
@@ -271,7 +271,7 @@ def test_a_switch_is_followed_between_two_looks_too(world: World) -> None:
 def test_faults_are_counted_anew_with_each_promotion(world: World) -> None:
     world.fate = "fault"
     world.move("2")
-    capped = f"{MAX_FAULTS} deploys of version 2 failed: look at why, then deploy"
+    capped = f"{MAX_FAULTS} deploys of version 2 failed: find out why, then deploy"
     assert world.looks(HOUR) == {"the last deploy failed", capped}
     assert world.looks(HOUR * 24) == {capped}
     assert world.asked_for() == [("2", 1), ("2", 2), ("2", 3)]
@@ -295,7 +295,7 @@ def test_a_refusal_of_another_version_does_not_stick(world: World) -> None:
 def test_a_refusal_stands_until_the_alias_was_elsewhere(world: World) -> None:
     world.fate = "refused"
     world.move("2")
-    refused = "a deploy of version 2 was refused: move the alias or the objectives"
+    refused = "a deploy of version 2 was refused: move the alias or change the objectives"
     assert world.looks(HOUR * 24) == {refused}
     world.move("1")
     assert world.move("2") == "the alias moved"
@@ -355,7 +355,9 @@ def test_a_refusal_holds_where_the_clock_was_set_back_between_event_and_deploy(w
     world.move("2")
     world.now -= MONTH
     world.deploy()
-    assert world.looks(HOUR * 24) == {"a deploy of version 2 was refused: move the alias or the objectives"}
+    assert world.looks(HOUR * 24) == {
+        "a deploy of version 2 was refused: move the alias or change the objectives"
+    }
     assert world.asked_for() == [("2", 1)]
 
 

@@ -45,7 +45,7 @@ def test_a_moved_alias_is_announced_once() -> None:
     assert first.announcement is not None
     assert first.announcement.attempt == 1
     again = judge(look(past=(announced(1, timedelta(0)),)), NOW + timedelta(seconds=30))
-    assert (again.announcement, again.reason) == (None, "a redeploy was asked for")
+    assert (again.announcement, again.reason) == (None, "a redeploy was requested")
 
 
 def test_the_events_id_depends_on_version_and_attempt_only() -> None:
@@ -72,7 +72,7 @@ def test_a_service_that_never_served_is_announced() -> None:
         (
             {"past": (announced(1, GRACE * 9),), "attempts": (ended("refused", GRACE),)},
             None,
-            "a deploy of version 2 was refused: move the alias or the objectives",
+            "a deploy of version 2 was refused: move the alias or change the objectives",
         ),
         (
             {"past": (announced(1, GRACE * 9),), "attempts": (ended("serving", GRACE),)},
@@ -88,18 +88,18 @@ def test_a_service_that_never_served_is_announced() -> None:
         (
             {"past": (announced(1, GRACE * 9),), "attempts": (ended("fault", GRACE),) * MAX_FAULTS},
             None,
-            f"{MAX_FAULTS} deploys of version 2 failed: look at why, then deploy",
+            f"{MAX_FAULTS} deploys of version 2 failed: find out why, then deploy",
         ),
         # What was tried before the event does not count as tried for it, nor what was tried of another version.
         (
             {"past": (announced(1, timedelta(seconds=50)),), "attempts": (ended("refused", GRACE),)},
             None,
-            "a redeploy was asked for",
+            "a redeploy was requested",
         ),
         (
             {"past": (announced(1, timedelta(seconds=50)),), "attempts": (ended("refused", version="7"),)},
             None,
-            "a redeploy was asked for",
+            "a redeploy was requested",
         ),
     ],
 )
@@ -119,7 +119,7 @@ def test_an_event_for_another_version_does_not_count() -> None:
 
 
 def test_only_what_the_last_record_does_not_say_is_news() -> None:
-    waiting = announced(1, GRACE / 2).model_copy(update={"reason": "a redeploy was asked for"})
+    waiting = announced(1, GRACE / 2).model_copy(update={"reason": "a redeploy was requested"})
     current = look(serving_version="2")
     assert is_news(judge(MOVED, NOW), MOVED)
     assert not is_news(judge(current, NOW), current)

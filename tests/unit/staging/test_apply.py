@@ -160,7 +160,7 @@ def test_another_model_repairs_nothing(model: Path, tmp_path: Path) -> None:
     assert (done.manifest, done.copied_bytes) == (None, 0)
     assert len(done.damaged) == 4
     assert {path: path.read_bytes() for path in folder.iterdir()} == before
-    with pytest.raises(ModelError, match="holds no staged model"):
+    with pytest.raises(ModelError, match="does not contain a staged model"):
         repair_model(pin(FolderSource(twin)), tmp_path / "nothing", leases=tmp_path)
 
 
@@ -289,7 +289,7 @@ def test_a_source_that_rots_silently_is_corrupt_and_changes_nothing(model: Path,
 def test_a_folder_with_anything_else_in_it_is_left_alone(model: Path, tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "config.json").write_text("precious")
-    with pytest.raises(WrongUseError, match=r"is not empty: it holds config\.json"):
+    with pytest.raises(WrongUseError, match=r"is not empty: it contains config\.json"):
         stage(model, tmp_path / "mine")
     with pytest.raises(WrongUseError, match="is not empty"):
         stage(model, model)
@@ -309,7 +309,7 @@ def test_unfinished_files_of_somebody_else_are_not_taken_for_an_empty_folder(
     mine = tmp_path / "downloads"
     mine.mkdir()
     (mine / name).write_bytes(content)
-    with pytest.raises(WrongUseError, match=f"is not empty: it holds {name}"):
+    with pytest.raises(WrongUseError, match=f"is not empty: it contains {name}"):
         stage(model, mine)
     assert tree(mine) == {name: content}
 
@@ -351,7 +351,7 @@ def test_a_sources_unfinished_files_are_left_behind(model: Path, tmp_path: Path)
     (model / "LICENSE.part").write_text("half a licence")
     models = tmp_path / "models"
     done = stage(model, models / "own", own=True)
-    assert done.findings == ("not part of the model, left behind: LICENSE.part",)
+    assert done.findings == ("not part of the model, not copied: LICENSE.part",)
     sweep_abandoned(models, models / "leases")
     assert verify(models / "own")[1] == ()
     assert done.manifest is not None
@@ -365,10 +365,10 @@ def test_what_can_be_no_folder_is_wrong_use(model: Path, tmp_path: Path) -> None
     (tmp_path / "file").write_text("precious")
     (tmp_path / "link").symlink_to("nowhere")
     for name, told in [
-        ("file", "file is there already, and is not a folder"),
-        ("link", "link is there already, and is not a folder"),
-        ("file/below", "below cannot be made: Not a directory"),
-        ("x" * 256, "cannot be made: File name too long"),
+        ("file", "file exists already, and is not a folder"),
+        ("link", "link exists already, and is not a folder"),
+        ("file/below", "below cannot be created: Not a directory"),
+        ("x" * 256, "cannot be created: File name too long"),
     ]:
         pinned = pin(FolderSource(model))
         plan = plan_copy(pinned, 4, convertible=True)
@@ -453,7 +453,7 @@ def test_a_folder_in_the_place_of_a_file_is_named(model: Path, tmp_path: Path) -
     place = tmp_path / "staged" / first.manifest.shards[1].path
     place.unlink()
     place.mkdir()
-    with pytest.raises(WrongUseError, match=f"{place} is a folder, and a file is to be written there"):
+    with pytest.raises(WrongUseError, match=f"{place} is a folder, but a file must be written there"):
         repair_model(pin(FolderSource(model)), tmp_path / "staged", leases=tmp_path)
 
 
@@ -596,7 +596,7 @@ def test_a_hugging_face_cache_names_its_large_files_by_their_sha256(model: Path,
     stage(snapshot, tmp_path / "staged")
     weights = (snapshot / "model-00001-of-00002.safetensors").resolve()
     flip_a_byte(weights)
-    with pytest.raises(ModelError, match="does not have the SHA-256 that the source names for it"):
+    with pytest.raises(ModelError, match="does not have the SHA-256 that the source states for it"):
         stage(snapshot, tmp_path / "another")
     (snapshot / "SHA256SUMS").write_text(f"{'00' * 32}  model-00001-of-00002.safetensors\n")
     with pytest.raises(ModelError, match="disagree about its SHA-256"):
@@ -613,7 +613,7 @@ def test_gguf_comes_along_byte_for_byte(model: Path, tmp_path: Path) -> None:
     alone.mkdir()
     shutil.copy(model / "q4.gguf", alone)
     pinned = pin(FolderSource(alone))
-    with pytest.raises(ModelError, match="holds GGUF alone"):
+    with pytest.raises(ModelError, match="contains only GGUF files"):
         plan_copy(pinned, "auto", convertible=True)
     plan = plan_copy(pinned, "auto", convertible=False)
     assert [file.kind for file in plan.files] == ["gguf"]

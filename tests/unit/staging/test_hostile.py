@@ -63,7 +63,7 @@ def index(weight_map: object) -> Callable[[Path], object]:
         (index({"a": "/etc/model.safetensors"}), "'/etc/model.safetensors', which is not a shard in"),
         (index({"a": "../model.safetensors"}), "'../model.safetensors', which is not a shard in"),
         (index({"a": "gone.safetensors"}), "names the shard 'gone.safetensors', which is missing"),
-        (index({"c": "model.safetensors"}), "looks for the tensor 'c' in model.safetensors"),
+        (index({"c": "model.safetensors"}), "places the tensor 'c' in model.safetensors"),
         (lambda folder: (folder / "x.gguf").write_bytes(b"GGML"), "x.gguf is not a GGUF file"),
         (lambda folder: (folder / "x.gguf").touch(), "x.gguf is not a GGUF file"),
     ],

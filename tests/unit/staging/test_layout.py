@@ -101,7 +101,7 @@ def test_more_shards_than_tensors_is_wrong_use() -> None:
     assert str(error.value) == snapshot(
         "3 shards are not possible: the model has 2 tensors, which are never split (ask for fewer shards, or auto)"
     )
-    with pytest.raises(ModelError, match="holds no tensors"):
+    with pytest.raises(ModelError, match="contains no tensors"):
         shard_count([], "auto")
 
 

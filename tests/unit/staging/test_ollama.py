@@ -92,12 +92,12 @@ def test_on_another_disk_it_is_copied(staged: Path, tmp_path: Path, monkeypatch:
 
 def test_what_cannot_be_exported_is_said_in_one_line(staged: Path, tmp_path: Path) -> None:
     for name in ("", "../x", "a/b", "a:b:c", "x" * 90):
-        with pytest.raises(WrongUseError, match="is no name for Ollama"):
+        with pytest.raises(WrongUseError, match="is not a valid name for Ollama"):
             manifest_path(name)
     (staged / "q8.gguf").write_bytes(b"GGUF")
     with pytest.raises(ModelError, match=r"q8\.gguf is damaged"):
         export_to_ollama(staged, tmp_path / "ollama", "tiny")
-    with pytest.raises(ModelError, match="holds no staged model"):
+    with pytest.raises(ModelError, match="does not contain a staged model"):
         export_to_ollama(tmp_path / "source", tmp_path / "ollama", "tiny")
     assert not (tmp_path / "ollama").exists()
 
@@ -106,7 +106,7 @@ def test_models_without_gguf_have_nothing_for_ollama(random_model: Path, tmp_pat
     pinned = pin(FolderSource(random_model))
     plan = plan_copy(pinned, "auto", convertible=False)
     stage_model(pinned, plan, tmp_path / "staged", leases=tmp_path, own=True)
-    with pytest.raises(ModelError, match="holds 0 GGUF files, and Ollama takes one"):
+    with pytest.raises(ModelError, match="contains 0 GGUF files, but Ollama takes exactly one"):
         export_to_ollama(tmp_path / "staged", tmp_path / "ollama", "tiny")
 
 

@@ -35,7 +35,7 @@ def test_an_index_rules_and_side_files_come_along() -> None:
     found = select_files(files(*names, *side, "modeling.py", ".gitattributes"), "file:/m")
     assert found.index == "model.safetensors.index.json"
     assert found.side == tuple(side)
-    assert found.findings == snapshot(("not part of the model, left behind: modeling.py",))
+    assert found.findings == snapshot(("not part of the model, not copied: modeling.py",))
 
 
 def test_model_safetensors_comes_before_others() -> None:
@@ -56,18 +56,20 @@ def test_pickled_weights_are_refused_by_name(pickled: str) -> None:
 def test_pickles_beside_safetensors_stay_behind() -> None:
     found = select_files(files("config.json", "model.safetensors", "training_args.bin"), "file:/m")
     assert "training_args.bin" not in (*found.weights, *found.side)
-    assert found.findings == snapshot(("training_args.bin holds pickled weights and was left behind",))
+    assert found.findings == snapshot(("training_args.bin has pickled weights and was not copied",))
 
 
 def test_no_weights_and_no_config_are_told_apart() -> None:
     with pytest.raises(ModelError) as error:
         select_files(files("config.json"), "file:/m")
     assert told(error) == snapshot(
-        "file:/m holds no safetensors and no GGUF (give a folder in the Hugging Face layout)"
+        "file:/m contains neither safetensors nor GGUF files (give a folder in the Hugging Face layout)"
     )
     with pytest.raises(ModelError) as error:
         select_files(files("model.safetensors"), "file:/m")
-    assert told(error) == snapshot("file:/m holds no config.json (give a folder in the Hugging Face layout)")
+    assert told(error) == snapshot(
+        "file:/m contains no config.json (give a folder in the Hugging Face layout)"
+    )
 
 
 def test_a_sources_own_manifest_does_not_become_ours() -> None:
@@ -85,7 +87,7 @@ def test_a_name_for_which_a_file_system_has_no_room_is_refused() -> None:
     with pytest.raises(ModelError) as error:
         select_files(files(*whole, f"yy{longest}"), "s3://m")
     assert told(error) == snapshot(
-        "s3://m/yyéééééééééééééééééééééééééééééééééééééé… has a name of 251 bytes, and 250 is the most that can be "
+        "s3://m/yyéééééééééééééééééééééééééééééééééééééé… has a name of 251 bytes; at most 250 can be "
         "staged (give it a shorter name)"
     )
     with pytest.raises(ModelError, match="has a name of 305 bytes"):
@@ -146,7 +148,7 @@ def header(*tensors: tuple[str, int], start: int = 64, dtype: str = "U8", **meta
 def test_an_index_must_name_the_shard_that_holds_the_tensor() -> None:
     headers = {"a": header(("w", 1)), "b": header(("v", 1))}
     check_index({"w": "a", "v": "b"}, headers, "index")
-    with pytest.raises(ModelError, match="looks for the tensor 'v' in a, which does not hold it"):
+    with pytest.raises(ModelError, match="places the tensor 'v' in a, which does not contain it"):
         check_index({"v": "a", "w": "a"}, headers, "index")
 
 
@@ -165,7 +167,7 @@ def test_a_disk_below_a_baseline_is_slow_and_says_why() -> None:
     assert slow_because(figures(7000, 500_000)) == ()
     assert slow_because(figures(6999, 499_999)) == snapshot(
         (
-            "sequential read is 6999 MB/s, the baseline 7000: models load slower from here",
+            "sequential read is 6999 MB/s, the baseline 7000: models load more slowly from it",
             "random write is 499999 IOPS, the baseline 500000",
         )
     )

@@ -32,7 +32,7 @@ def result(**changes: Any) -> StagingResult:
         "copied_bytes": 5_800_000,
         "copy_seconds": 0.25,
         "disk": FIGURES,
-        "findings": ("training_args.bin holds pickled weights and was left behind",),
+        "findings": ("training_args.bin has pickled weights and was not copied",),
     }
     return StagingResult(**{**values, **changes})
 
@@ -46,9 +46,9 @@ def test_the_headline_says_what_was_done() -> None:
     ] == snapshot(
         [
             "2 shards, 5.8 MB; 5.8 MB copied; disk reads 1,087 MB/s",
-            "1 shard, 5.8 MB; all of it was there; disk reads 1,087 MB/s",
+            "1 shard, 5.8 MB; nothing to copy; disk reads 1,087 MB/s",
             "2 shards, 5.8 MB; restaged model-00002-of-00002.safetensors; disk reads 1,087 MB/s",
-            "the source no longer gives model-00002-of-00002.safetensors as it was staged",
+            "model-00002-of-00002.safetensors has changed at the source since it was staged",
         ]
     )
 
@@ -78,7 +78,7 @@ def test_the_artifact_holds_the_disk_beside_its_baselines() -> None:
 
 ## Remarks
 
-- training_args.bin holds pickled weights and was left behind
+- training_args.bin has pickled weights and was not copied
 
 Read every file again: `slipway stage verify /home/models/abc-auto`.
 """

@@ -99,9 +99,9 @@ def test_what_anybody_needs_stays_and_says_why(settings: Settings) -> None:
         found = list_models(settings, lambda folder: [1] * (folder == running))
         assert {one.folder.name: one.holder for one in found} == {
             "named": "a release of chat names it",
-            "leased": "a run works with it",
-            "written": "a run works with it",
-            "running": "a process runs with it",
+            "leased": "a run uses it",
+            "written": "a run uses it",
+            "running": "a process uses it",
             "fresh": "it was used within the last hour",
             "idle": "",
         }
@@ -129,7 +129,7 @@ def test_candidates_count_and_go_with_the_model_they_were_made_of(settings: Sett
         return [1] * (folder == kept)
 
     found = list_models(settings, engine)
-    assert [one.holder for one in found] == ["", "a process runs with it"]
+    assert [one.holder for one in found] == ["", "a process uses it"]
     assert found[0].size_bytes >= alone + 2 * BLOCK
     assert found[0].candidates == tuple(sorted(gone))
     assert names(collect(settings, engine, limit_bytes=0)) == ["old"]
@@ -178,7 +178,7 @@ def test_a_use_counts_until_it_ends_however_it_ends(settings: Settings) -> None:
     for ends_with in (None, KeyError("a fault")):
         with contextlib.suppress(KeyError), in_use(folder, settings):
             let_hours_pass(settings, folder, 9)
-            assert list_models(settings, nobody)[0].holder == "a run works with it"
+            assert list_models(settings, nobody)[0].holder == "a run uses it"
             if ends_with:
                 raise ends_with
         assert list_models(settings, nobody)[0].holder == "it was used within the last hour"

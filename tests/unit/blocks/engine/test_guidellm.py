@@ -62,7 +62,7 @@ def test_a_generator_that_fails_is_no_failure_of_the_engine(python: Path) -> Non
     with pytest.raises(CommandError, match="guidellm wrote no report"):
         loaded(python).run(LOAD)
     python.with_name("status").write_text("1")
-    with pytest.raises(CommandError, match="the load by guidellm failed: python ended with 1") as caught:
+    with pytest.raises(CommandError, match="the load by guidellm failed: python exited with 1") as caught:
         loaded(python).run(LOAD)
     assert caught.value.fix == "set tuning.load_generator to builtin"
     assert "no such tokenizer" in (caught.value.detail or "")

@@ -119,7 +119,7 @@ def test_a_fio_that_fails_or_prints_no_figures_is_a_clear_fault(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     program_at(tmp_path, "raise SystemExit('no such engine')", monkeypatch)
-    with pytest.raises(CommandError, match="measuring the disk failed: fio ended with 1"):
+    with pytest.raises(CommandError, match="measuring the disk failed: fio exited with 1"):
         fio.measure(tmp_path / "disk")
     program_at(tmp_path, "print('nothing')", monkeypatch)
     with pytest.raises(CommandError, match="fio printed no figures"):

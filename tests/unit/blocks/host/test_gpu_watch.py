@@ -130,7 +130,7 @@ def test_where_processes_are_not_known_what_came_since_is_theirs(
 
 def test_a_gpu_that_is_lost_meanwhile_is_a_fault(gpus: Gpus) -> None:
     with (
-        pytest.raises(EngineError, match="NVML does not answer any more: GPU is lost"),
+        pytest.raises(EngineError, match="NVML has stopped answering: GPU is lost"),
         watch_gpus(lambda: [8], period_s=0.001),
     ):
         gpus.broken = True

@@ -78,7 +78,7 @@ def test_a_home_that_another_user_made(name: str, nobodys: Path) -> None:
         os.chown(folder, NOBODY, NOBODY)
     os.chown(path, 0, 0)
     os.seteuid(NOBODY)
-    assert refused().what == f"user {NOBODY} may not write to {path}, which belongs to user 0"
+    assert refused().what == f"user {NOBODY} cannot write to {path}, which belongs to user 0"
 
 
 def test_a_disk_that_is_mounted_read_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,5 +97,5 @@ def test_a_model_that_may_not_be_read(nobodys: Path) -> None:
     (model / "model.safetensors").touch(mode=0o600)
     check_model(spec, Settings.load())
     os.seteuid(NOBODY)
-    with pytest.raises(ModelError, match=r"model\.safetensors may not be read"):
+    with pytest.raises(ModelError, match=r"model\.safetensors is not readable"):
         check_model(spec, Settings.load())

@@ -65,7 +65,7 @@ def test_banner(banner: str, driver: str | None, cuda: str | None) -> None:
 def test_a_failure_is_kept_in_its_own_words() -> None:
     words = "Failed to initialize NVML: Driver/library version mismatch"
     assert parse_nvidia_smi(done(words, 18), done(words, 18)) == SmiReading(fault=f"nvidia-smi: {words}")
-    assert parse_nvidia_smi(done("", 9), done("", 9)).fault == "nvidia-smi: ended with 9 and said nothing"
+    assert parse_nvidia_smi(done("", 9), done("", 9)).fault == "nvidia-smi: exited with 9 and printed nothing"
 
 
 @given(st.text(), st.text(), st.integers(0, 2))

@@ -33,7 +33,7 @@ def test_certificates_that_cannot_be_read_are_named_and_not_used(
         file.symlink_to(file)
     environ = {name: str(file), "PATH": "/bin"}
     (warning,) = mend(environ)
-    assert warning.startswith(f"{name} is {file}, which holds no certificates (")
+    assert warning.startswith(f"{name} is {file}, which contains no certificates (")
     assert environ == {"PATH": "/bin"}
 
 
@@ -61,7 +61,7 @@ def test_a_folder_of_certificates_is_for_the_clients_that_take_one(name: str, tm
     [
         (os.mkfifo, "is a pipe, not a file"),
         (lambda path: path.symlink_to("/dev/zero"), "is a device, not a file"),
-        (lambda path: os.truncate(path.open("wb").name, 1 << 30), "has more than"),
+        (lambda path: os.truncate(path.open("wb").name, 1 << 30), "is larger than"),
     ],
     ids=["a pipe", "a device", "a huge file"],
 )

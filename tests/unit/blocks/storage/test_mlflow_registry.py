@@ -111,9 +111,9 @@ WEIGHTS = "flavors:\n  transformers:\n    model_binary: weights\n"
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("", "is not transformers"),
-        ("flavors:\n  sklearn: {}\n", "is not transformers"),
-        ("flavors: [transformers]\n", "is not transformers"),
+        ("", "other than transformers"),
+        ("flavors:\n  sklearn: {}\n", "other than transformers"),
+        ("flavors: [transformers]\n", "other than transformers"),
         ("[", "MLmodel cannot be read: it is not YAML"),
         (b"\xff\xfe\x00", "MLmodel cannot be read: it is not YAML"),
         ("a: 1\n---\nb: 2\n", "MLmodel cannot be read: it is not YAML"),
@@ -155,9 +155,9 @@ def test_of_an_mlmodel_only_the_weights_folder_is_understood(
 
 
 def test_what_is_not_there_says_what_there_is(mlflow: Mlflow, settings: Settings) -> None:
-    with pytest.raises(NotFoundError, match=r"knows no chat@next \(its aliases are champion\)"):
+    with pytest.raises(NotFoundError, match=r"does not have chat@next \(its aliases are champion\)"):
         resolve("models:/chat@next", settings)
-    with pytest.raises(NotFoundError, match=r"knows no talk@champion \(models there: another, chat\)"):
+    with pytest.raises(NotFoundError, match=r"does not have talk@champion \(its models are another, chat\)"):
         resolve("models:/talk@champion", settings)
     mlflow.artifacts = "mlflow-artifacts:/1/models/m-1/artifacts"
     with pytest.raises(ModelError, match="from where ranges cannot be read"):

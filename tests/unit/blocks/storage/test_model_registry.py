@@ -47,7 +47,7 @@ def test_folders_and_buckets_resolve_to_themselves(
     ["tiny", "models:/tiny", "models:/../x@a", "models:/tiny@../../x", "models:/a/b@c", "models:/tiny@a\n"],
 )
 def test_what_names_no_model_is_wrong_use(settings: Settings, model: str) -> None:
-    with pytest.raises(WrongUseError, match="names no model"):
+    with pytest.raises(WrongUseError, match="does not name a model"):
         resolve(model, settings)
 
 
@@ -59,9 +59,9 @@ def test_an_unknown_alias_or_model_says_what_there_is(settings: Settings) -> Non
         said.append(str(error.value).replace(settings.registry, "REGISTRY"))
     assert said == snapshot(
         [
-            "file:REGISTRY knows no tiny@next (its aliases are champion)",
-            "file:REGISTRY knows no empty@champion (it has no aliases)",
-            "file:REGISTRY knows no other@champion (models there: empty, tiny)",
+            "file:REGISTRY does not have tiny@next (its aliases are champion)",
+            "file:REGISTRY does not have empty@champion (it has no aliases)",
+            "file:REGISTRY does not have other@champion (its models are empty, tiny)",
         ]
     )
 
@@ -69,7 +69,7 @@ def test_an_unknown_alias_or_model_says_what_there_is(settings: Settings) -> Non
 @pytest.mark.parametrize("content", ["", "../../../etc", "a/b", "\xff\xfe", "v1 v2"])
 def test_an_alias_that_holds_no_version_is_refused(settings: Settings, content: str) -> None:
     (Path(settings.registry) / "tiny" / "aliases" / "champion").write_bytes(content.encode("latin-1"))
-    with pytest.raises(ModelError, match="holds no version"):
+    with pytest.raises(ModelError, match="which is not a version"):
         resolve("models:/tiny@champion", settings)
 
 

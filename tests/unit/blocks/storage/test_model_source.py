@@ -30,9 +30,9 @@ def test_files_are_listed_and_read_exactly(tmp_path: Path) -> None:
 
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
-    with pytest.raises(NotFoundError, match=f"there is no model folder {tmp_path}/none"):
+    with pytest.raises(NotFoundError, match=f"the model folder {tmp_path}/none does not exist"):
         FolderSource(tmp_path / "none").list_files()
-    with pytest.raises(WrongUseError, match="names no place"):
+    with pytest.raises(WrongUseError, match="is not a valid source"):
         open_source("https://x", endpoint=None)
 
 
@@ -73,14 +73,14 @@ def test_links_inside_and_those_of_a_hugging_face_cache_are_followed(tmp_path: P
 
 def test_a_link_to_nowhere_is_named(tmp_path: Path) -> None:
     (tmp_path / "w").symlink_to("gone")
-    with pytest.raises(ModelError, match="is a link that leads nowhere"):
+    with pytest.raises(ModelError, match="is a link to a path that does not exist"):
         FolderSource(tmp_path).list_files()
 
 
 def test_a_link_to_itself_is_named(tmp_path: Path) -> None:
     (tmp_path / "a").symlink_to("b")
     (tmp_path / "b").symlink_to("a")
-    with pytest.raises(ModelError, match=f"{tmp_path}/a is a link that leads to itself") as error:
+    with pytest.raises(ModelError, match=f"{tmp_path}/a is a link to itself") as error:
         FolderSource(tmp_path).list_files()
     assert error.value.fix
 
@@ -114,7 +114,7 @@ def test_what_the_disk_does_not_give_is_named(
     for name, call in calls.items():
         with monkeypatch.context() as harmed:
             harmed.setattr(f"os.{name}", fail)
-            with pytest.raises(UnreadableError, match=rf"{tmp_path}/w cannot be read: .* \(look at the disk"):
+            with pytest.raises(UnreadableError, match=rf"{tmp_path}/w cannot be read: .* \(check its disk"):
                 call()
     with monkeypatch.context() as harmed:
         harmed.setattr("pathlib.Path.iterdir", fail)
@@ -161,12 +161,12 @@ def test_files_and_folders_that_may_not_be_read_are_named(open_folder: Path) -> 
     source = FolderSource(open_folder)
     (file,) = source.list_files()
     (open_folder / "w").chmod(0)
-    with as_nobody(), pytest.raises(ModelError, match="w may not be read"):
+    with as_nobody(), pytest.raises(ModelError, match="w is not readable"):
         source.read(file, 0, 1)
     open_folder.chmod(0o311)
-    with as_nobody(), pytest.raises(ModelError, match="may not be read"):
+    with as_nobody(), pytest.raises(ModelError, match="is not readable"):
         source.list_files()
     open_folder.chmod(0o444)
-    with as_nobody(), pytest.raises(ModelError, match=f"{open_folder} may not be read"):
+    with as_nobody(), pytest.raises(ModelError, match=f"{open_folder} is not readable"):
         source.list_files()
     open_folder.chmod(0o755)
