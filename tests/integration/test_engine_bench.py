@@ -54,7 +54,7 @@ from tasks.quantization.recipe import RECIPES
 
 pytestmark = pytest.mark.engine
 
-ODD_ENGINE = Path(__file__).parents[1] / "support" / "faulty_engine.py"
+FAULTY_ENGINE = Path(__file__).parents[1] / "support" / "faulty_engine.py"
 CONFIG = ServingConfig(served_name="test", batch=2, context=128, threads=1)
 
 
@@ -67,7 +67,7 @@ class FaultyEngine(LlamaCpp):
         self.mark = mark
 
     def command(self, python: str, worker: str, model_file: str, config: ServingConfig) -> CommandLine:
-        return CommandLine(argv=(sys.executable, str(ODD_ENGINE), HOST, PORT, self.behaviour, self.mark))
+        return CommandLine(argv=(sys.executable, str(FAULTY_ENGINE), HOST, PORT, self.behaviour, self.mark))
 
 
 @pytest.fixture(scope="session")
@@ -402,7 +402,7 @@ def test_fewer_tokens_computed_at_once_take_less_memory(
 
 @dataclass(frozen=True)
 class Ending:
-    """How an odd engine's probe is to end."""
+    """How a faulty engine's probe is to end."""
 
     behaviour: str
     kind: FailureKind

@@ -110,8 +110,8 @@ class Control:
                 return await supervisor.start(
                     owner, request["release"], request["argv"], request["env"], request["drain_s"]
                 )
-            case "newcomer":
-                return await supervisor.newcomer(owner, request["lines"])
+            case "newcomer":  # keeps its name: a supervisor outlives upgrades of the command
+                return await supervisor.new_release(owner, request["lines"])
             case "switch":
                 return await supervisor.switch(owner)
             case "settle":

@@ -1,6 +1,6 @@
 """guidellm's command line, and its recorded reports.
 
-The reports are of guidellm 0.8.1: of llama.cpp with the tiny model and 4 slots (`closed`, `open`), and of the odd engine
+The reports are of guidellm 0.8.1: of llama.cpp with the tiny model and 4 slots (`closed`, `open`), and of the faulty engine
 (`refused`, `hung`, `endless`); texts, and metrics that nobody reads, are taken out.
 """
 

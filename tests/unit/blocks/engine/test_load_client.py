@@ -47,7 +47,7 @@ def faulty_engine(behaviour: str, log: Path) -> Iterator[LoadClient]:
     argv = [sys.executable, str(FAULTY_ENGINE), LOCALHOST, str(port), behaviour]
     url = f"http://{LOCALHOST}:{port}"
     with log.open("wb") as output, guarded(argv, stdout=output, stderr=output), EngineApi(url) as api:
-        wait_until(api.ready, "the odd engine answers")
+        wait_until(api.ready, "the faulty engine answers")
         yield LoadClient(url, "odd", range(100))
 
 
