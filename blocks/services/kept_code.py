@@ -22,7 +22,7 @@ SCRIPTS = "scripts"
 """Folder of the home with the scripts that start engines."""
 
 _PACKAGES = {"tasks/rollout/daemon": daemon, "tasks/rollout/proxy": proxy}
-_START_SUPERVISOR = b'''"""Start a service's supervisor from the package beside this script."""
+_START_SUPERVISOR = b'''"""Start a service's supervisor from the package next to this script."""
 
 import sys
 from pathlib import Path
@@ -52,7 +52,7 @@ def keep_daemons(home: Path) -> Path:
 
 
 def keep_haproxy(home: Path, program: Path) -> Path:
-    """A copy of HAProxy with the libraries beside it, which it finds there; older ones as with `keep_daemons`."""
+    """A copy of HAProxy and the libraries that it loads from its own folder; older ones as with `keep_daemons`."""
     files = {
         str(path.relative_to(program.parent)): path for path in program.parent.rglob("*") if path.is_file()
     }

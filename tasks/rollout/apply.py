@@ -68,8 +68,8 @@ def roll_out(
     state = folder.state()
     if state is not None and state.target != release.target:
         raise RolloutError(
-            f"{release.name} runs on the target {state.target}, and this release is for {release.target}",
-            fix=f"end it first: slipway stop {release.name}",
+            f"{release.name} runs on the target {state.target}, but this release is for {release.target}",
+            fix=f"stop it first: slipway stop {release.name}",
         )
     sweep_documents(folder)
     if patient and (running := target.running()) is not None and running.release == release.id:
@@ -245,13 +245,13 @@ def _check_model_file(release: Release) -> None:
     """Engines serve damaged weights without complaint: the bytes have to be those that were measured."""
     path = release.launch.model_file
     if not path.exists():
-        raise ModelError(f"{path} is gone", fix="deploy again: it is made anew")
+        raise ModelError(f"{path} is gone", fix="deploy again to create it anew")
     if not (path.is_file() or path.is_dir()):  # to read a pipe may take for ever
-        raise ModelError(f"{path} is not a file", fix="remove it and deploy again: it is made anew")
+        raise ModelError(f"{path} is not a file", fix="remove it, then deploy again to create it anew")
     if not is_digest_of_model(release.candidate_digest, path):
         raise ModelError(
             f"{path} has changed since it was measured",
-            fix="remove it and deploy again: it is made anew",
+            fix="remove it, then deploy again to create it anew",
         )
 
 

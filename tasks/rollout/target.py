@@ -55,7 +55,7 @@ class Target(Protocol):
         """Make the public address this service's own, and sweep what a killed rollout left; the port.
 
         Does nothing where the address is held already. A service that serves elsewhere does so until
-        `settle`. Raises `PortTakenError` that names the port and who holds it, with nothing started.
+        `settle`. Raises `PortTakenError` that names the port and its holder, with nothing started.
         """
 
     def start(self, release: Release) -> NewRelease:

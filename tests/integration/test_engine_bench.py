@@ -418,7 +418,7 @@ class Ending:
         Ending("unready", FailureKind.NOT_STARTED, r"not ready within 0\.3 s"),
         Ending("die-first", FailureKind.CRASHED, r"died at its first completion \(exit status 3\)", 3),
         Ending("deaf", FailureKind.HUNG, r"/v1/completions sent no byte within 0\.3 s"),
-        Ending("nonsense", FailureKind.GARBAGE, "answered no JSON: '<html>It works!</html>'"),
+        Ending("nonsense", FailureKind.GARBAGE, "did not return JSON: '<html>It works!</html>'"),
         Ending(
             "out-of-memory", FailureKind.OUT_OF_MEMORY, "died while serving", 1, said="failed to allocate"
         ),
@@ -628,9 +628,7 @@ def test_a_silent_fall_back_to_the_processor_is_named(
         ProbeRequest(model_file=candidate, config=config, log=tmp_path / "log", output_tokens=4, runs=2)
     )
     assert run.failure is not None
-    assert run.failure.line == (
-        "did not start: the engine holds no memory on any GPU: it runs on the processor"
-    )
+    assert run.failure.line == ("did not start: the engine uses no GPU memory: it runs on the CPU")
     fitted = "common_fit_params: successfully fit params" in (tmp_path / "log").read_text()
     assert fitted is (layers == FITTED)
 

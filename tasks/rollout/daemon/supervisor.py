@@ -24,7 +24,7 @@ LOCK_FILE = "supervisor.lock"
 SHUTDOWN_DRAIN_S = 5.0
 
 Owner = object
-"""Who is in the middle of a rollout: a control connection."""
+"""The control connection that a rollout belongs to."""
 
 
 class RefusedError(Exception):
@@ -138,7 +138,7 @@ class Supervisor:
     async def _open_proxy(self, host: str, port: int) -> Proxy:
         """Raises `OSError` if the port is taken, or HAProxy does not start."""
         if any(proxy.address == (host, port) for proxy in self._proxies):
-            raise RefusedError("busy", f"{host}:{port} is still being given up")
+            raise RefusedError("busy", f"{host}:{port} is still being released")
         proxy = Proxy(self.folder, host, port, self._metrics_port, self._programs, self._log)
         self._proxies.append(proxy)  # at once: a second look must not take the address again
         try:
@@ -201,7 +201,9 @@ class Supervisor:
         attempt = self._attempt
         assert attempt is not None
         if not engine.up or not attempt.switched:
-            raise RefusedError("dead", f"the new release has no traffic: {engine.fault or 'not switched to'}")
+            raise RefusedError(
+                "dead", f"the new release gets no traffic: {engine.fault or 'not switched to'}"
+            )
         previous, left = self._serving, self._address
         address = attempt.claimed.address if attempt.claimed else left
         assert address is not None
@@ -372,7 +374,7 @@ class Supervisor:
         del self._engines[engine.slot]
 
     def _close(self, address: tuple[str, int] | None, drain_s: float) -> None:
-        """Give up an address: who is connected there has `drain_s`."""
+        """Give up an address: its connections have `drain_s` to finish."""
         for proxy in [proxy for proxy in self._proxies if proxy.address == address]:
             self._leave(self._end_proxy(proxy, drain_s))
 

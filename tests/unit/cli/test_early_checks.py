@@ -59,7 +59,7 @@ LATE = {
         ["rollout={host: 192.0.2.1, port: 8000}"],
         "nothing can listen on port 8000",
     ),
-    "hardware: no such GPU": (["hardware.gpus=64"], "hardware.gpus is 64, and "),
+    "hardware: no such GPU": (["hardware.gpus=64"], "hardware.gpus is 64, but only "),
     "tuning: a format of another engine": (["tuning.candidates=[fp8]"], "llama.cpp does not load fp8"),
     "environment: no requirement": (
         ["environment.requirements=[numpy, a b]"],

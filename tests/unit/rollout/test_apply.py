@@ -294,7 +294,7 @@ def test_another_target_has_to_be_asked_for_openly(wanted: Release, folder: Serv
     folder.state_file.write_text(state.model_dump_json(by_alias=True))
     with pytest.raises(RolloutError) as caught:
         roll_out(wanted, folder, FakeTarget(), FakeApi().open)
-    assert caught.value.fix == "end it first: slipway stop chat"
+    assert caught.value.fix == "stop it first: slipway stop chat"
 
 
 def test_a_recorded_rollout_stands_only_while_it_answers(wanted: Release, folder: ServiceFolder) -> None:

@@ -144,7 +144,7 @@ def test_bytes_without_a_token_are_not_slow_but_wrong(tmp_path: Path) -> None:
     load = LOAD.model_copy(update={"timeout_s": 0.1})
     with (
         faulty_engine("babble", tmp_path / "log") as client,
-        pytest.raises(EngineError, match="streams what holds no token") as caught,
+        pytest.raises(EngineError, match="streams chunks without a token") as caught,
     ):
         client.run(load)
     assert type(caught.value) is EngineError
