@@ -94,7 +94,7 @@ def _folder_of(package: object) -> Path:
 
 
 def _keep(parent: Path, files: Mapping[str, bytes]) -> Path:
-    """The folder below `parent` with exactly these contents; a file of it that was damaged is written anew."""
+    """The folder below `parent` with exactly these contents; a damaged file of it is rewritten."""
     digest = hashlib.sha256()
     for name, content in sorted(files.items()):
         digest.update(f"{name}\0{len(content)}\0".encode() + content)

@@ -262,4 +262,4 @@ def _read(file: Path) -> dict[str, Any]:
 
 def damaged(name: str, why: str) -> SlipwayError:
     """The catalogue is part of the program: where it cannot be read, it was not installed whole."""
-    return SlipwayError(f"the engine catalogue is damaged: {name}: {why}", fix="install Slipway anew")
+    return SlipwayError(f"the engine catalogue is damaged: {name}: {why}", fix="reinstall Slipway")

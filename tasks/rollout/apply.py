@@ -245,13 +245,13 @@ def _check_model_file(release: Release) -> None:
     """Engines serve damaged weights without complaint: the bytes have to be those that were measured."""
     path = release.launch.model_file
     if not path.exists():
-        raise ModelError(f"{path} is gone", fix="deploy again to create it anew")
+        raise ModelError(f"{path} is gone", fix="deploy again to recreate it")
     if not (path.is_file() or path.is_dir()):  # to read a pipe may take for ever
-        raise ModelError(f"{path} is not a file", fix="remove it, then deploy again to create it anew")
+        raise ModelError(f"{path} is not a file", fix="remove it, then deploy again to recreate it")
     if not is_digest_of_model(release.candidate_digest, path):
         raise ModelError(
             f"{path} has changed since it was measured",
-            fix="remove it, then deploy again to create it anew",
+            fix="remove it, then deploy again to recreate it",
         )
 
 

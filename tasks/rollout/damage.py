@@ -2,7 +2,7 @@
 
 A file is damaged where what reads it could not: a document that is empty, cut off or not JSON, a folder in a file's
 place, a file in a folder's. What is damaged moves to `damaged/` and is never read again; what was running goes on,
-and the caller writes what is needed anew. Call it while holding the service's lease.
+and the caller rewrites what is needed. Call it while holding the service's lease.
 """
 
 from __future__ import annotations

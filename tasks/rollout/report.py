@@ -63,7 +63,7 @@ def markdown(result: RolloutResult) -> str:
         table(("fact", "value"), rows),
         section("The gate's completion", fenced(result.completion) if result.completion is not None else ""),
         section("The end of the new release's log", fenced(result.log_tail) if result.log_tail else ""),
-        f"What to do: mend what the reason names, then deploy again; `slipway logs {result.name}` shows more."
+        f"What to do: fix what the reason names, then deploy again; `slipway logs {result.name}` shows more."
         if rolled_back
         else f"Look next: `slipway status {result.name}`, `slipway logs {result.name}`.",
     )

@@ -164,7 +164,7 @@ def test_a_candidate_that_changed_is_not_started(
     release.launch.model_file.write_bytes(data)
     slipway("start", "chat", code=1)
     assert "has changed since it was measured" in slipway.err
-    assert "fix: remove it and deploy again" in slipway.err
+    assert "fix: remove it, then deploy again" in slipway.err
     assert processes_of(slipway_home) == []
 
 

@@ -455,7 +455,7 @@ def _port_of(new: NewRelease) -> int:
 def _check_readable(model: Path) -> None:
     """A container never runs as root: what root deploys has to be readable for all."""
     if not model.exists():
-        raise RolloutError(f"the model file {model} is gone", fix="deploy again to create it anew")
+        raise RolloutError(f"the model file {model} is gone", fix="deploy again to recreate it")
     if os.getuid() == 0 and not model.stat().st_mode & stat.S_IROTH:
         raise RolloutError(
             f"the container's user cannot read {model}", fix=f"make it readable: chmod -R a+rX {model}"

@@ -199,7 +199,7 @@ class Engine:
             await process.wait()
 
     async def _start_again(self, quick_deaths: int) -> bool:
-        """Start the process anew, after a pause that grows; False if it is to end instead."""
+        """Restart the process after a growing pause; False if it is to end instead."""
         while True:
             self.restarts += 1
             self._changed(self)

@@ -112,7 +112,7 @@ class Supervisor:
         except OSError:
             sound = False
         if not sound:
-            self._log.say(f"{STATE_FILE} was damaged: written anew")
+            self._log.say(f"{STATE_FILE} was damaged and is rewritten")
             if file.is_dir():
                 set_aside(file, self.folder)
             write_durably(file, self._written)

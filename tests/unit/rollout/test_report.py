@@ -84,6 +84,6 @@ chat: 000000000000 serves: the engine died while starting.
 failed to load model
 ```
 
-What to do: mend what the reason names, then deploy again; `slipway logs chat` shows more.
+What to do: fix what the reason names, then deploy again; `slipway logs chat` shows more.
 """)
     assert "| serving | nothing |" in report.markdown(ROLLED_BACK.model_copy(update={"serving": None}))
