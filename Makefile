@@ -9,7 +9,7 @@ TARGET ?= process
 JOBS ?= $(shell expr $$(nproc) + 1)
 FIRST ?= 50000
 
-.PHONY: help setup demo test lint bench bench-events bench-loading bench-quantization bench-staging bench-tuning prove-lifecycle prove-staging lock clean
+.PHONY: help setup demo test test-fast lint bench bench-events bench-loading bench-quantization bench-staging bench-tuning prove-lifecycle prove-staging lock clean
 
 help: ## Show what there is to make
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 18
@@ -29,6 +29,9 @@ demo: setup ## Take the tiny model from its folder to a running service
 test: setup ## Run all tests; tests of what the machine lacks are skipped, unless SLIPWAY_REQUIRE names it
 	$(BIN)/coverage erase
 	$(BIN)/python -m pytest -n $(JOBS) --no-loadscope-reorder --cov --cov-report= --cov-fail-under=90 --durations=15
+
+test-fast: setup ## Run the tests of decisions and formats, without servers and engines: a minute on two cores
+	$(BIN)/python -m pytest -q -n $(shell nproc) tests/unit tests/contracts -m "not (slow or server or engine or docker or haproxy or s3 or mlflow or browser or another_user or mount or fio)"
 
 lint: setup ## Check style, types and the direction of imports
 	$(BIN)/ruff check .

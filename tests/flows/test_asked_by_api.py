@@ -281,7 +281,7 @@ def survey(python: Path) -> Any:
 @pytest.mark.parametrize(
     ("python", "said"),
     [
-        ("~nosuch/bin/python", "there is no user 'nosuch'"),
+        ("~nosuch/bin/python", "the user 'nosuch' does not exist"),
         ("loop/bin/python", "loop"),
         ("a\0b/bin/python", "contains a control character"),
         ("a" * 300 + "/bin/python", "longer than 255 bytes"),

@@ -351,7 +351,7 @@ def test_a_full_disk_is_named_and_nothing_stays(
         ["unshare", "-rm", "bash", "-c", script], capture_output=True, text=True, check=False
     )
     assert done.returncode == 1
-    assert done.stderr.startswith("error: no room left on the disk while installing the environment: ")
+    assert done.stderr.startswith("error: no space left on the disk while installing the environment: ")
     assert done.stdout == ""
 
 

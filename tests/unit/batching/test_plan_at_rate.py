@@ -16,6 +16,8 @@ from tasks.batching.plan import REPEATS, next_step
 from tasks.batching.saturation import judge_waits
 from tasks.core.load import Arrivals
 
+pytestmark = pytest.mark.slow
+
 
 @dataclass(frozen=True)
 class Server:

@@ -10,6 +10,8 @@ from queues import wait_in_queue
 from tasks.batching.saturation import FEWEST, judge_waits
 from tasks.core.load import Arrivals, Wait
 
+pytestmark = pytest.mark.slow
+
 SEEDS = range(200)
 
 

@@ -18,6 +18,8 @@ from benchmarks.killed_deploy import END, FIRST, STAGES, Deploy, Watched
 from benchmarks.prove_lifecycle import Kill, _done_again
 from tasks.core.files import file_lock
 
+pytestmark = pytest.mark.slow
+
 ANSWER = b'{"choices": [{"text": "well"}]}'
 
 

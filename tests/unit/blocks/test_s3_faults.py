@@ -23,6 +23,8 @@ from tasks.core.errors import (
     SlipwayError,
 )
 
+pytestmark = pytest.mark.slow
+
 WEIGHTS = bytes(range(256)) * 40
 
 

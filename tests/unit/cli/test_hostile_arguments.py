@@ -26,6 +26,8 @@ import pytest
 from deployments.cli.main import VERBS, main
 from deployments.cli.params import GivenPath
 
+pytestmark = pytest.mark.slow
+
 LOCK = "idna==3.10 --hash=sha256:946d195a0d259cbba61165e88e65941f16e9b36ea6ddb97f00452bae8b1287d3\n"
 
 USES: dict[str, tuple[str, ...]] = {

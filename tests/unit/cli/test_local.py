@@ -34,6 +34,8 @@ from deployments.local_state import (
 from tasks.core.errors import SlipwayError
 from tasks.core.settings import Settings
 
+pytestmark = pytest.mark.slow
+
 PREFECT = str(Path(sys.executable).with_name("prefect"))
 Start = Callable[..., "subprocess.Popen[bytes]"]
 

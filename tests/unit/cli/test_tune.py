@@ -15,6 +15,8 @@ from deployments.cli.main import main
 from deployments.cli.tune import parse_probe
 from tasks.engines.failures import FailureKind
 
+pytestmark = pytest.mark.slow
+
 PROBE = """\
 import json, pathlib, sys
 batch = int(sys.argv[1])

@@ -17,6 +17,8 @@ from tasks.rollout.daemon.files import set_aside
 from tasks.rollout.damage import set_damage_aside
 from tasks.rollout.recovery.apply import target_of
 
+pytestmark = pytest.mark.slow
+
 STATE = ServiceState(
     name="chat", target=Target.DOCKER, host="127.0.0.1", port=8000, release="sha256:ab", since=datetime.now(UTC)
 ).model_dump_json(by_alias=True)  # fmt: skip

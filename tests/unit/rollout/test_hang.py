@@ -14,6 +14,8 @@ import pytest
 
 from tasks.rollout.daemon.hang import LOOKS, HangWatch, Traffic, answers_health, cpu_seconds
 
+pytestmark = pytest.mark.slow
+
 
 class Scene:
     """An engine as the watch sees it, looked at once a period."""

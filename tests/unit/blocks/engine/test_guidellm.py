@@ -13,6 +13,8 @@ from tasks.batching.guidellm import Target
 from tasks.core.errors import CommandError, EngineHungError, EngineSlowError
 from tasks.core.load import Load, OpenLoad
 
+pytestmark = pytest.mark.slow
+
 TESTS = Path(__file__).parents[3]
 LOAD = Load(clients=4, prompt_tokens=64, output_tokens=32)
 OPEN = OpenLoad(rate_per_s=10, requests=40, prompt_tokens=64, output_tokens=32)

@@ -37,6 +37,8 @@ from tasks.core.load import (
     percentile,
 )
 
+pytestmark = pytest.mark.slow
+
 FAULTY_ENGINE = Path(__file__).parents[3] / "support" / "faulty_engine.py"
 LOAD = Load(clients=2, prompt_tokens=4, output_tokens=5, min_s=0.05, max_s=0.3)
 

@@ -13,6 +13,8 @@ from blocks.host import fio
 from tasks.core.errors import CommandError, MissingToolError
 from tasks.staging.disk.models import ReadConfiguration
 
+pytestmark = pytest.mark.slow
+
 
 def test_writes_are_measured_without_preallocation() -> None:
     assert fio.write_command("fio", Path("/d/x.part"), 1 << 30, seconds=2.0, direct=True) == snapshot(

@@ -18,6 +18,8 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from blocks.prefect.settings import check_api
 from tasks.core.errors import SlipwayError
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def answering() -> Iterator[HTTPServer]:
