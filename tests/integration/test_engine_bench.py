@@ -621,14 +621,14 @@ def test_a_silent_fall_back_to_the_processor_is_named(
     """The prebuilt engine knows no GPU, and serves happily when it is told to use one, or to fit itself to one."""
     bench = EngineBench(engine=LlamaCpp(), python=engine_python)
     config = CONFIG.model_copy(update={"gpu_layers": layers})
-    with pytest.raises(EngineError, match="it runs on the processor"):
+    with pytest.raises(EngineError, match="it runs on the CPU"):
         measure(request(random_model, None, "q8_0"), GgufBench(bench, config), settings)
     (candidate,) = settings.candidates.glob("*/model.gguf")
     (run,) = bench.probe(
         ProbeRequest(model_file=candidate, config=config, log=tmp_path / "log", output_tokens=4, runs=2)
     )
     assert run.failure is not None
-    assert run.failure.line == ("did not start: the engine uses no GPU memory: it runs on the CPU")
+    assert run.failure.line == "did not start: the engine uses no GPU memory: it runs on the CPU"
     fitted = "common_fit_params: successfully fit params" in (tmp_path / "log").read_text()
     assert fitted is (layers == FITTED)
 
