@@ -49,7 +49,7 @@ def deploy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Deploy]:
     made = Deploy(tmp_path / "spec.yaml", (), tmp_path, None)
     made.home.mkdir()
     made.temporary.mkdir()
-    names = ("process_guard.py", "supervisor.py", "sampler.py", "llama_cpp_server.py")
+    names = ("process_guard.py", "supervisor.py", "sampler.py", "llama_cpp_server.py", "haproxy")
     parts = [idle(made.home / "parts" / name) for name in names]
     yield made
     for part in parts:
@@ -110,7 +110,13 @@ def test_what_is_missing_and_what_does_not_answer_is_seen(
     deploy = Deploy(tmp_path / "spec.yaml", (), tmp_path, None)
     deploy.temporary.mkdir()
     faults = leftovers.faults_of(deploy, {"name": "one", "endpoint": "http://127.0.0.1:9"})
-    assert faults[:-1] == ["no supervisor runs", "no guard runs", "no engine runs", "no sampler runs"]
+    assert faults[:-1] == [
+        "no supervisor runs",
+        "no guard runs",
+        "no engine runs",
+        "no proxy runs",
+        "no sampler runs",
+    ]
     assert faults[-1].startswith("the service does not answer: ")
 
 
