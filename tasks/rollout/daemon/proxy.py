@@ -144,7 +144,8 @@ class Proxy:
             if slot is not None:
                 self._used.add(slot)
             await self._send(self._switch(self._used))
-            with contextlib.suppress(OSError):  # on a disk that is full later it can be started again all the same
+            # Now, not when HAProxy starts again: the disk may be full by then.
+            with contextlib.suppress(OSError):
                 self._write_config()
 
     async def take_out(self, slot: str) -> None:
