@@ -169,8 +169,9 @@ class HAProxy:
         return slots_in(self._commands((LOOK,)))
 
     def send(self, commands: Sequence[str]) -> None:
-        """Give all commands in one message: a killed sender has sent all of them or none.
+        """Give all commands in one message.
 
+        HAProxy runs them one by one, and none after the sender is gone: a killed one may leave only a part done.
         Raises `RolloutError` with what the proxy answered to a command that it did not take.
         """
         if refused := refusals_in(self._commands(commands)):

@@ -162,7 +162,7 @@ class ContainerService:
         if proxy is None or not proxy.answers():
             return None
         slots = proxy.slots()
-        if (name := _ready(slots)) is None:
+        if (name := _serving(slots, proxy.route())) is None:
             return None
         slot = slots[name]
         silent = slot.requests > 0 and is_silent(f"http://{BACKEND_HOST}:{slot.port}")
@@ -239,9 +239,9 @@ class ContainerService:
     def switch(self, new: NewRelease) -> None:
         """Give new requests to the new release; the other slot keeps those it has."""
         proxy = self._claimed_proxy()
-        slot = other(_ready(proxy.slots()))
+        slot = other(_serving(proxy.slots(), proxy.route()))
         proxy.send((*send_to(slot, _port_of(new)), *drain([other(slot)])))
-        if _ready(proxy.slots()) != slot:
+        if _ready(proxy.slots()) != [slot]:
             raise RolloutError(f"the proxy did not switch to {slot}")
 
     def settle(self, new: NewRelease, *, drain_s: float) -> None:
@@ -259,8 +259,8 @@ class ContainerService:
         proxy = self._claimed_proxy()
         if proxy.answers():
             slots = proxy.slots()
-            slot = _ready(slots)
-            if slot and slots[slot].port == _port_of(new) and slots[other(slot)].state == "drain":
+            slot = next((name for name in _ready(slots) if slots[name].port == _port_of(new)), None)
+            if slot and slots[other(slot)].state in ("drain", "ready"):
                 proxy.send((*send_to(other(slot), slots[other(slot)].port), *drain([slot])))
                 # A settle that broke off may have written the new release down: started anew, the proxy would name
                 # a container that is gone, and the next claim would end the one that serves.
@@ -283,7 +283,7 @@ class ContainerService:
             route = self._route(proxy)
             return _Live(route.slot if route else None, route.backend_port if route else None, None)
         slots = proxy.slots()
-        slot = _ready(slots)
+        slot = _serving(slots, proxy.route())
         return _Live(slot, slots[slot].port, slots[slot].requests) if slot else _Live(None, None, 0)
 
     def _check_free(self, proxy: Proxy, route: Route) -> None:
@@ -304,7 +304,7 @@ class ContainerService:
         route = Route(host=address[0], port=address[1])
         if proxy.answers():
             slots = proxy.slots()
-            slot = _ready(slots)
+            slot = _serving(slots, None)
             container = self._container_at(slots[slot].port) if slot else None
         else:
             slot, container = SLOTS[0], self._container_of_state()
@@ -341,9 +341,13 @@ class ContainerService:
             if serving is None or proxy.folder != serving.folder:
                 proxy.stop(drain_s=drain_s)
         if serving is not None and serving.answers():
-            for slot, found in serving.slots().items():
-                if found.state == "drain":
-                    self._retire(serving, slot, drain_s)
+            slots = serving.slots()
+            kept_slot = _serving(slots, serving.route())
+            left = [name for name, slot in slots.items() if slot.state != "maint" and name != kept_slot]
+            if left:  # one that a broken-off command left ready would go on getting requests
+                serving.send(drain(left))
+            for slot in left:
+                self._retire(serving, slot, drain_s)
         kept = self._live(serving).backend_port if serving else None
         for container in self._mine():
             if kept is None or container.host_port != kept:
@@ -444,8 +448,14 @@ class _Live:
     requests: int | None
 
 
-def _ready(slots: Mapping[str, Slot]) -> str | None:
-    return next((name for name, slot in slots.items() if slot.state == "ready"), None)
+def _ready(slots: Mapping[str, Slot]) -> list[str]:
+    return [name for name, slot in slots.items() if slot.state == "ready"]
+
+
+def _serving(slots: Mapping[str, Slot], route: Route | None) -> str | None:
+    """The ready slot; of two, which a broken-off command may leave, the one that is written down."""
+    ready = _ready(slots)
+    return route.slot if route and route.slot in ready else next(iter(ready), None)
 
 
 def _port_of(new: NewRelease) -> int:

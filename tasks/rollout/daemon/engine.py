@@ -108,8 +108,9 @@ class Engine:
 
     async def retire(self, drain_s: float) -> None:
         """End it once its requests are answered, or after `drain_s`."""
-        if open_requests := await self._drained(drain_s):
-            self._log.say(f"cut {open_requests} requests still open after {drain_s:g} s")
+        if not (left := await self._drained(drain_s)).over:
+            count = left.requests if left.known else "all"
+            self._log.say(f"cut {count} requests still open after {drain_s:g} s")
         self._ending.set()
         async with self._spawning:
             await self._end()
@@ -121,12 +122,12 @@ class Engine:
         """What the proxies have for it now."""
         return await self._look(self.slot)
 
-    async def _drained(self, drain_s: float) -> int:
-        """Wait until no request is open; how many are after `drain_s`."""
+    async def _drained(self, drain_s: float) -> Traffic:
+        """Wait until no request is open for sure; what is left after `drain_s`."""
         deadline = time.monotonic() + drain_s
-        while (open_requests := (await self.traffic()).requests) and time.monotonic() < deadline:
+        while not (left := await self.traffic()).over and time.monotonic() < deadline:
             await asyncio.sleep(POLL_S)
-        return open_requests
+        return left
 
     async def _spawn(self) -> None:
         """At its port of before if that is free: there its requests wait for it."""

@@ -27,10 +27,19 @@ _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
 class Traffic(NamedTuple):
-    """The requests that an engine works on now, and the bytes of answers that it has sent so far."""
+    """The requests that an engine works on now, and the bytes of answers that it has sent so far.
+
+    There may be more of both where not every proxy could be asked: it is `known` in part.
+    """
 
     requests: int
     sent_bytes: int
+    known: bool = True
+
+    @property
+    def over(self) -> bool:
+        """Whether no request is left for sure."""
+        return self.known and not self.requests
 
 
 Look = Callable[[], Awaitable[Traffic]]

@@ -12,11 +12,13 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Coroutine, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from tasks.rollout.daemon.files import clear_place
+from tasks.rollout.daemon.files import clear_place, part_of, write_durably
 from tasks.rollout.daemon.hang import Traffic
 from tasks.rollout.daemon.logs import BoundedLog
 from tasks.rollout.proxy.config import proxy_config
@@ -40,6 +42,12 @@ ANSWER_S = 5.0
 POLL_S = 0.02
 PAUSE_S = 0.2
 LONGEST_PAUSE_S = 10.0
+STEADY_S = 5.0
+"""A proxy that lived this long is started again at once when it dies."""
+FAILURES = 2
+"""Commands in a row that fail before a proxy is replaced: one may meet a stall of the machine."""
+LONGEST_REQUEST_S = 4 * 3600.0
+"""As the configuration's `timeout server`."""
 LAST_REQUESTS_S = 0.5
 """For answers that are on their way to clients when the service ends."""
 
@@ -97,6 +105,9 @@ class Proxy:
         self._process: asyncio.subprocess.Process | None = None
         self._watch: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+        self._replaced: dict[asyncio.subprocess.Process, frozenset[str]] = {}
+        """Those that still run, with the slots that may have requests in them; they take no commands."""
+        self._failures = 0
         self._changing = asyncio.Lock()
         self._ending = asyncio.Event()
         self._closed = False
@@ -130,11 +141,12 @@ class Proxy:
         """Give new requests to the engine at `port` of the loopback; with None to no engine."""
         async with self._changing:
             self.route = replace(self.route, slot=slot, backend_port=port)
-            commands = drain(self._used - {slot})
-            if slot is not None and port is not None:
-                commands = (*send_to(slot, port), *commands)
+            if slot is not None:
                 self._used.add(slot)
-            await self._send(commands)
+            await self._send(self._switch(self._used))
+            # Now, not when HAProxy starts again: the disk may be full by then.
+            with contextlib.suppress(OSError):
+                self._write_config()
 
     async def take_out(self, slot: str) -> None:
         """End what is left in a slot that was drained."""
@@ -143,13 +155,15 @@ class Proxy:
             await self._send(take_out(slot))
 
     async def traffic(self, slot: str | None = None) -> Traffic:
-        """Of one slot, or of all. A dead proxy has no requests."""
+        """Of one slot, or of all. A dead proxy has no requests; one that is silent or was replaced may have some."""
+        replaced = any(slot is None or slot in used for used in self._replaced.values())
         try:
             slots = await self._slots()
         except OSError:
-            return Traffic(0, 0)
+            return Traffic(0, 0, known=not self.up and not replaced)
         found = [each for name, each in slots.items() if slot in (None, name)]
-        return Traffic(sum(each.requests for each in found), sum(each.sent_bytes for each in found))
+        requests, sent_bytes = sum(each.requests for each in found), sum(each.sent_bytes for each in found)
+        return Traffic(requests, sent_bytes, known=not replaced)
 
     async def close_door(self) -> None:
         """Accept no more connections; those that exist stay."""
@@ -165,19 +179,21 @@ class Proxy:
         await self.close_door()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(drain_s):
-                while (await self.traffic()).requests:
+                while not (await self.traffic()).over:
                     await asyncio.sleep(POLL_S)
         self._ending.set()
         async with self._changing:
+            ending = [*self._replaced]
             if self._process is not None and self.up:
                 with contextlib.suppress(ProcessLookupError):
                     self._process.send_signal(signal.SIGUSR1)  # ends with its last answer
-                await _end(self._process, LAST_REQUESTS_S)
+                ending.append(self._process)
+            await asyncio.gather(*(_end(process, LAST_REQUESTS_S) for process in ending))
         if self._watch is not None:
             await self._watch
         if self._tasks:
             await asyncio.wait(self._tasks)
-        for name in (CONFIG, SOCKET):
+        for name in (CONFIG, part_of(self._folder / CONFIG).name, SOCKET):
             with contextlib.suppress(OSError):
                 (self._folder / name).unlink()
         with contextlib.suppress(OSError):
@@ -185,32 +201,68 @@ class Proxy:
             self._folder.parent.rmdir()
 
     async def mend(self) -> None:
-        """Replace a HAProxy that takes no commands: it hangs, or its socket was removed."""
+        """Replace a HAProxy that takes no commands: it hangs, or its socket was removed.
+
+        One that took a part of its commands only, or took them late, gets them again.
+        """
         async with self._changing:
             if not self.up or self.is_leaving:
                 return
             try:
-                await self._slots()
+                slots = await self._slots()
             except OSError as error:
-                await self._replace(str(error))
+                await self._fail(error)
+                return
+            self._failures = 0
+            route = self.route
+            ready = {name: slot.port for name, slot in slots.items() if slot.state == "ready"}
+            if ready != ({route.slot: route.backend_port} if route.slot else {}):
+                self._log.say(f"the proxy sends requests to {ready or 'no slot'}: it is told again where to")
+                await self._send(self._switch(ready))
 
     # Below, `_changing` is held.
 
-    async def _replace(self, reason: str) -> None:
+    def _switch(self, slots: Iterable[str]) -> tuple[str, ...]:
+        """Commands that give new requests to the slot of the route, and none to these."""
+        slot, port = self.route.slot, self.route.backend_port
+        commands = send_to(slot, port) if slot is not None and port is not None else ()
+        return *commands, *drain(sorted(set(slots) - {slot}))
+
+    async def _fail(self, error: OSError) -> None:
+        """Count a command that failed, and replace the proxy if that happens again and again. Raises `OSError`."""
+        self._failures += 1
+        if self._failures >= FAILURES:
+            await self._replace(str(error) or type(error).__name__, hung=isinstance(error, TimeoutError))
+
+    async def _replace(self, reason: str, *, hung: bool) -> None:
         """A new HAProxy takes over the sockets, and the old one ends with its last request. Raises `OSError`."""
-        old = self._process
+        old, used = self._process, frozenset(self._used)
         assert old is not None
         self._log.say(f"the proxy takes no commands and is replaced: {reason}")
         await self._spawn()
+        self._replaced[old] = used
         with contextlib.suppress(ProcessLookupError):
             old.send_signal(signal.SIGUSR1)
-        ending = asyncio.create_task(_end(old, START_S))
-        self._tasks.add(ending)
-        ending.add_done_callback(self._tasks.discard)
+        self._keep(self._end_replaced(old, START_S if hung else LONGEST_REQUEST_S))
+        if self._watch is not None:
+            self._watch.cancel()
+        self._watch = asyncio.create_task(self._keep_running())
+
+    async def _end_replaced(self, old: asyncio.subprocess.Process, timeout_s: float) -> None:
+        await _end(old, timeout_s)
+        del self._replaced[old]
+
+    def _keep(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Let it run; `stop` waits for it."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
 
     async def _spawn(self) -> None:
         """Start HAProxy with the route of now, and wait until it takes commands. Raises `OSError`."""
         self._write_config()
+        (self._folder / SOCKET).unlink(missing_ok=True)
         sockets = (self._listener.fileno(), self._metrics.fileno())
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-I", "-S", self._programs.guard,
@@ -222,9 +274,7 @@ class Proxy:
             env={name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH") if name in os.environ},
         )  # fmt: skip
         printed: list[bytes] = []
-        reading = asyncio.create_task(self._read(process, printed))
-        self._tasks.add(reading)
-        reading.add_done_callback(self._tasks.discard)
+        reading = self._keep(self._read(process, printed))
         try:
             async with asyncio.timeout(START_S):
                 while not await self._answers():
@@ -236,7 +286,7 @@ class Proxy:
             await asyncio.wait([reading], timeout=1)
             lines = b"".join(printed).decode(errors="replace").strip().splitlines()
             raise OSError(f"HAProxy did not start: {' / '.join(lines[-4:])}") from None
-        self._process = process
+        self._process, self._failures = process, 0
         self._used = {self.route.slot} if self.route.slot else set()
 
     def _write_config(self) -> None:
@@ -246,14 +296,10 @@ class Proxy:
         self._folder.mkdir(parents=True, exist_ok=True)
         for name in (CONFIG, SOCKET):
             clear_place(self._folder / name, self._service)
-        (self._folder / SOCKET).unlink(missing_ok=True)
-        (self._folder / CONFIG).write_text(
-            proxy_config(
-                self.route,
-                bind=f"fd@{self._listener.fileno()}",
-                metrics=f"fd@{self._metrics.fileno()}",
-            )
-        )
+        file, bind, metrics = self._folder / CONFIG, self._listener.fileno(), self._metrics.fileno()
+        config = proxy_config(self.route, bind=f"fd@{bind}", metrics=f"fd@{metrics}").encode()
+        if not file.exists() or file.read_bytes() != config:
+            write_durably(file, config)
 
     async def _read(self, process: asyncio.subprocess.Process, printed: list[bytes]) -> None:
         assert process.stdout is not None
@@ -263,37 +309,40 @@ class Proxy:
             self._log.say(f"the proxy: {line.decode(errors='replace').strip()}")
 
     async def _keep_running(self) -> None:
-        pause_s = PAUSE_S
+        """Until it is replaced, or gives up its address."""
+        pause_s = 0.0
         while True:
-            process = self._process
-            assert process is not None
-            await process.wait()
+            assert self._process is not None
+            started = time.monotonic()
+            await self._process.wait()
+            if time.monotonic() - started > STEADY_S:
+                pause_s = 0.0
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._ending.wait(), pause_s)
             async with self._changing:
                 if self.is_leaving:
                     return
-                if self._process is not process:
-                    continue  # it was replaced
                 self._log.say("the proxy ended: it is started again")
                 try:
                     await self._spawn()
-                    pause_s = PAUSE_S
-                    continue
                 except OSError as error:
                     self._log.say(str(error))
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._ending.wait(), pause_s)
-            pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+            pause_s = min(max(2 * pause_s, PAUSE_S), LONGEST_PAUSE_S)
 
     async def _send(self, commands: Sequence[str]) -> None:
         """A proxy that does not run needs none: it starts with the route of then. Raises `OSError`."""
-        if not commands or not self.up:
-            return
-        try:
-            refused = " / ".join(refusals_in(await self._ask(";".join(commands))))
-        except OSError as error:
-            refused = str(error)
-        if refused and not self.is_leaving:
-            await self._replace(refused)
+        process = self._process
+        while commands and self.up and self._process is process:
+            try:
+                refused = " / ".join(refusals_in(await self._ask(";".join(commands))))
+                error = OSError(refused) if refused else None
+            except OSError as caught:
+                error = caught
+            if error is None:
+                self._failures = 0
+            if error is None or self.is_leaving:
+                return
+            await self._fail(error)
 
     async def _answers(self) -> bool:
         try:

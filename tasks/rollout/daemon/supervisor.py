@@ -334,7 +334,8 @@ class Supervisor:
     async def _traffic(self, slot: str) -> Traffic:
         """What all proxies have for the engine in a slot."""
         found = [await proxy.traffic(slot) for proxy in list(self._proxies)]
-        return Traffic(sum(one.requests for one in found), sum(one.sent_bytes for one in found))
+        requests, sent_bytes = sum(one.requests for one in found), sum(one.sent_bytes for one in found)
+        return Traffic(requests, sent_bytes, known=all(one.known for one in found))
 
     def _engine_changed(self, engine: Engine) -> None:
         """An engine died, or was started again."""

@@ -132,13 +132,17 @@ def releases(tmp_path: Path) -> tuple[Release, Release]:
 def docked(tmp_path: Path, releases: tuple[Release, Release]) -> Docked:
     """The previous release serves."""
     docked = Docked(ServiceFolder(tmp_path / "services", "chat"))
+    deploy(docked, releases[0])
+    return docked
+
+
+def deploy(docked: Docked, release: Release) -> None:
     service = docked.service()
     service.claim("127.0.0.1", 8000)
-    new = service.start(releases[0])
+    new = service.start(release)
     service.switch(new)
     service.settle(new, drain_s=0)
     service.end_previous(drain_s=0)
-    return docked
 
 
 def test_a_settled_switch_leaves_the_former_container_until_it_is_ended(
@@ -174,6 +178,35 @@ def test_what_is_taken_back_is_served_also_by_a_proxy_that_starts_anew(
     docked.proxy.alive = False
     docked.service().claim("127.0.0.1", 8000)
     assert (docked.serving(), docked.left()) == (previous.id, [previous.id])
+
+
+@pytest.mark.parametrize("how", ["killed", "taken back"])
+@pytest.mark.parametrize("run", [1, 2])
+def test_a_switch_that_the_proxy_ran_in_part_leaves_the_previous_release(
+    docked: Docked, releases: tuple[Release, Release], monkeypatch: pytest.MonkeyPatch, run: int, how: str
+) -> None:
+    wanted, previous = releases
+    deploy(docked, previous)  # into the second slot
+    service = docked.service()
+    service.claim("127.0.0.1", 8000)
+    new = service.start(wanted)
+    send = FakeProxy.send
+
+    def breaks_off(proxy: FakeProxy, commands: Sequence[str]) -> None:
+        send(proxy, commands[:run])
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(FakeProxy, "send", breaks_off)
+        with pytest.raises(KeyboardInterrupt):
+            service.switch(new)
+    if how == "killed":
+        docked.service().claim("127.0.0.1", 8000)
+    else:
+        service.revert(new, drain_s=0)
+    assert (docked.serving(), docked.left()) == (previous.id, [previous.id])
+    ready = [slot.port for slot in docked.proxy.slots().values() if slot.state == "ready"]
+    assert [str(port) for port in ready] == list(docked.containers.there)
 
 
 def _interrupted(path: Path, content: str) -> None:

