@@ -180,7 +180,7 @@ def test_a_body_of_unknown_length_passes(size: int, count: int, proxy: HAProxy, 
     assert ask(proxy, CHUNKED + chunks(size, count)).endswith(b"\r\n\r\n%d" % (size * count))
 
 
-def test_http_2_has_the_same_limits(proxy: HAProxy, serve: Serve, tmp_path: Path) -> None:
+def test_http_2_has_the_same_limit(proxy: HAProxy, serve: Serve) -> None:
     engine = serve(counts)
     route = proxy.route()
     assert route is not None
@@ -190,13 +190,6 @@ def test_http_2_has_the_same_limits(proxy: HAProxy, serve: Serve, tmp_path: Path
         answer = client.post("/", content=iter([bytes(size)]))
         assert (answer.http_version, answer.text) == ("HTTP/2", str(size))
         assert client.post("/", content=iter([bytes(size + 1)])).status_code == 413
-        with contextlib.suppress(httpx.HTTPError):  # its stream may be reset while it sends
-            client.post("/", content=bytes(config.LARGEST_BODY_BYTES + 1), timeout=1)
-    running = Running(release="r", host=HOST, port=route.port, up=True)
-    wait_until(
-        lambda: last_requests(ServiceFolder(tmp_path, "chat"), running, 9).count(" status=413 ") == 2,
-        "both are refused",
-    )
     assert engine.seen == 1
 
 
