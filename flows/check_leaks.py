@@ -31,7 +31,7 @@ def check_leaks(name: str | None = None) -> Outcome[LeakResult] | None:
     folder = ServiceFolder(Settings.load().services, name)
     state, release = folder.serving()
     if (why := damage(folder.samples)) is not None:
-        say(StageName.LEAKS, f"{why}: the sampler is started anew, which makes the file whole")
+        say(StageName.LEAKS, f"{why}: the sampler is restarted, which repairs the file")
         stop_sampler(folder)
     sample_service(folder, state, release)
     request = LeakRequest(

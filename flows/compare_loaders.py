@@ -69,13 +69,13 @@ def _compared(folder: Path, request: LoadingRequest, settings: Settings) -> Outc
 
 
 def _state(path: Path) -> tuple[str, int, int]:
-    """A file as a later look would find it, if nobody wrote to it."""
+    """What identifies a file's content as long as it is not written to."""
     found = path.stat()
     return str(path), found.st_size, found.st_mtime_ns
 
 
 def loaders_python(settings: Settings, *, install: bool) -> Path | None:
-    """The Python of the libraries' environment: the one that stands, or a new one with `install`; else None.
+    """The Python of the libraries' environment, which `install` builds if needed; None without an environment.
 
     Raises what the environment stage raises, and `WrongUseError` if the libraries do not go together.
     """

@@ -246,10 +246,13 @@ class _Lifecycle:
         return environment.result, staged.result
 
     def _verify(self, environment: EnvironmentRequest) -> Outcome[Any]:
-        """The survey needs no environment, only the names and versions that its lock will install. One that stands
-        already, the system's, is asked."""
+        """The survey needs no environment, only the names and versions that its lock will install. An
+        environment that exists already, such as the system's, is inspected."""
         # Takes seconds the first time, as does the resolver in the environment's stage; the flow below reads it.
-        FactContract(self.settings).check()
+        contract = FactContract(self.settings)
+        if not contract.is_checked:
+            need_work()
+        contract.check()
         tool = open_manager(environment.environment.manager)
         environment = decide_backend(environment, ThisHost())
         locked = step("lock-environment", lock_for)(environment, tool, EnvironmentTrial(), self.settings)

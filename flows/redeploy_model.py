@@ -11,7 +11,7 @@ from tasks.lifecycle.models import DeployResult
 
 @flow(name="redeploy-model", flow_run_name="redeploy {service}")
 def redeploy_model(service: str, source_event_id: str | None = None) -> DeployResult:
-    """Deploy the spec of what a service serves again; its model source is resolved anew.
+    """Deploy the spec of what a service serves again; its model source is resolved again.
 
     Args:
         service: name of a service that serves.

@@ -68,7 +68,7 @@ def stage_model(request: StagingRequest) -> Outcome[StagingResult]:
 
     Raises `SlipwayError`s of model, disk and network, all recorded.
     """
-    if request.to is not None:  # what is copied may hold code, and lie where somebody else's program finds it
+    if request.to is not None:  # a copy may contain code, in a place where another program loads it
         hold_to_list([Program(key="request.to", kind=Kind.FOLDER, value=str(request.to))], own=("models",))
     settings = Settings.load()
     sweep_abandoned(settings.models, settings.leases)
@@ -126,7 +126,7 @@ def stage_model(request: StagingRequest) -> Outcome[StagingResult]:
 
 
 def stage_and_keep(request: StagingRequest, until: ExitStack) -> Outcome[StagingResult]:
-    """The flow; its model stays in use until that stack is closed, however long the stages beside it take."""
+    """The flow; its model stays in use until that stack is closed, however long the concurrent stages take."""
     outcome = stage_model(request)
     until.enter_context(in_use(outcome.result.model_dir, Settings.load()))
     return outcome
@@ -150,7 +150,7 @@ def repaired_from_source(folder: Path) -> Outcome[StagingResult]:
 
 
 def _make_room(plan: CopyPlan, folder: Path, settings: Settings) -> tuple[str, ...]:
-    """Models that nobody needs end where the limit or the disk asks for it; a remark for each."""
+    """Remove unused models if the limit or the disk requires it; a remark for each."""
     gone = make_room(
         settings,
         running_below,

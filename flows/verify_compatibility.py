@@ -22,12 +22,12 @@ from tasks.core.verdicts import StageName
 def verify_compatibility(request: CompatibilityRequest) -> Outcome[CompatibilityResult]:
     """Survey this host, and judge what is to run on it by the rule table.
 
-    A recorded verdict stands while the host, the request, the rules and the contract on them stay the same; the
+    A recorded verdict is valid while the host, the request, the rules and the contract on them stay the same; the
     survey is made anew each time. Disks are in the result and not in what it rests on: what is free on them
     always changes.
 
     Args:
-        request: the engine and the packages of its environment, and its Python where that stands already.
+        request: the engine and the packages of its environment, and its Python where that exists already.
     """
     if request.python_path is not None:
         hold_to_list([python_in(request.python_path, "request.python_path")])

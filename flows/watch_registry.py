@@ -59,7 +59,7 @@ def watch_registry(
     """Look once at every service whose model is named by an alias (`models:/NAME@ALIAS`).
 
     Where the alias has moved, one event `model-registry.version.promoted` is emitted, which starts
-    `redeploy-model`. Every look compares anew, so a lost event is made good by a later look. The answers are those
+    `redeploy-model`. Every look compares again, so a later look makes up for a lost event. The answers are those
     that a record was made of: of looks that announced something, or found another thing than the last record.
 
     A service whose registry, folder or records do not answer in time ends as a fault, and the others are looked at.

@@ -79,9 +79,9 @@ def _score_run(api: EngineApi, prompt: Sequence[int], forced: Sequence[int], slo
     try:
         found = [_score(item) for item in answer["completion_probabilities"]]
     except (KeyError, IndexError, TypeError, ValueError) as error:
-        raise EngineError(f"{api.base_url} answered no probabilities but {str(answer)[:200]}") from error
+        raise EngineError(f"{api.base_url} did not return probabilities: {str(answer)[:200]}") from error
     if [score.token for score in found] != list(forced):
-        raise EngineError(f"{api.base_url} did not keep to the forced tokens")
+        raise EngineError(f"{api.base_url} did not return the forced tokens")
     return found
 
 

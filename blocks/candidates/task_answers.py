@@ -61,7 +61,7 @@ def check_length(tokens: int, window: int, number: int) -> None:
     """Raise `SpecError` for the task item at index `number` if it takes more tokens than a window has."""
     if tokens > window:
         raise SpecError(
-            f"task {number + 1} of tuning.task_set takes {tokens} tokens, requests are measured up to {window}",
+            f"task {number + 1} of tuning.task_set takes {tokens} tokens, but a request may take at most {window}",
             fix="raise tuning.context, or shorten the task",
         )
 
@@ -87,5 +87,5 @@ def _generate(api: EngineApi, prompt: Sequence[Token], tokens: int, slot: int) -
     )
     text = answer.get("content") if isinstance(answer, dict) else None
     if not isinstance(text, str):
-        raise EngineError(f"{api.base_url} answered no text but {str(answer)[:200]}")
+        raise EngineError(f"{api.base_url} did not return text: {str(answer)[:200]}")
     return text

@@ -24,7 +24,7 @@ from tasks.quantization.quality import LIKELIEST
 from tasks.quantization.task_set import is_exact, is_likeliest
 
 _BASE_S, _TOKENS_PER_S = 600.0, 1.0
-"""Longest run: a token a second is far below what anybody would serve."""
+"""Longest run: one token per second is far slower than any real service."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class LibraryScorer:
         finished = run(argv, timeout_s=_BASE_S + tokens / _TOKENS_PER_S, needs=(Needs.COMPUTE,), env=env)
         if finished.code != 0:
             raise EngineError(
-                f"the engine's library cannot score a text under {model} (exit status {finished.code})",
+                f"scoring a text with {model} failed (exit status {finished.code})",
                 detail=last_lines(finished.stderr),
             )
 
@@ -92,9 +92,9 @@ def read_answers(
             check_length(line["length"], window, len(answers))
             answers.append(_is_right(item, line))
     except (KeyError, IndexError, TypeError, ValueError) as error:
-        raise EngineError(f"the scoring of a text answered no numbers: {error!r}") from error
+        raise EngineError(f"scoring a text did not return numbers: {error!r}") from error
     if len(answers) != len(task_items):
-        raise EngineError(f"{len(answers)} of {len(task_items)} tasks were answered")
+        raise EngineError(f"only {len(answers)} of {len(task_items)} tasks were answered")
     return scores, answers
 
 

@@ -89,7 +89,7 @@ class PromptScorer:
             return [_score_of(token, likely) for token, likely in pairs]
         except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
             raise EngineError(
-                f"{self.api.base_url} answered no probabilities but {str(found)[:200]}"
+                f"{self.api.base_url} did not return probabilities: {str(found)[:200]}"
             ) from error
 
     def _choice(self, body: dict[str, Any]) -> dict[str, Any]:
@@ -98,7 +98,7 @@ class PromptScorer:
             choice: dict[str, Any] = answer["choices"][0]
         except (KeyError, IndexError, TypeError) as error:
             raise EngineError(
-                f"{self.api.base_url} answered no completion but {str(answer)[:200]}"
+                f"{self.api.base_url} did not return a completion: {str(answer)[:200]}"
             ) from error
         return choice
 

@@ -326,7 +326,7 @@ def _explain_start(plan: ContainerPlan, error: APIError) -> Exception:
     if any(sign in text for sign in _PORT_TAKEN):
         return PortTakenError(f"the container {plan.name} cannot have its port or its name", detail=text)
     if isinstance(error, ImageNotFound):
-        return RolloutError(f"the image {plan.image} is gone", fix="deploy again: it is then made anew")
+        return RolloutError(f"the image {plan.image} is gone", fix="deploy again to recreate it")
     return RolloutError(f"the container {plan.name} could not be started", detail=text)
 
 

@@ -70,7 +70,7 @@ class EngineApi:
                 seconds=time.monotonic() - start,
             )
         except (KeyError, IndexError, TypeError, ValueError) as error:
-            raise EngineError(f"{self.base_url} answered no completion but {str(answer)[:200]}") from error
+            raise EngineError(f"{self.base_url} did not return a completion: {str(answer)[:200]}") from error
         if not isinstance(text, str) or completion.output_tokens < 1:
             raise EngineError(f"{self.base_url} answered an empty completion to {prompt!r}")
         return completion
@@ -108,7 +108,7 @@ class EngineApi:
         try:
             parsed = answer.json()
         except ValueError as error:
-            raise EngineError(f"{self.base_url}{path} answered no JSON: {answer.text[:200]!r}") from error
+            raise EngineError(f"{self.base_url}{path} did not return JSON: {answer.text[:200]!r}") from error
         if not isinstance(parsed, dict):
-            raise EngineError(f"{self.base_url}{path} answered no JSON object: {answer.text[:200]!r}")
+            raise EngineError(f"{self.base_url}{path} did not return a JSON object: {answer.text[:200]!r}")
         return parsed

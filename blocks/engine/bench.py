@@ -205,7 +205,7 @@ def check_gpu(served: RunningEngine) -> None:
     """Raise `EngineStartError` for an engine that was told to use GPUs and silently runs on the processor."""
     if not gpu_bytes_of(command_pids(served.guard_pid), served.gpu_memory_before):
         raise EngineStartError(
-            "the engine holds no memory on any GPU: it runs on the processor",
+            "the engine uses no GPU memory: it runs on the CPU",
             fix="use an engine built for this GPU, or set hardware.gpus to 0",
         )
 

@@ -62,7 +62,7 @@ class _Exchange(asyncio.Protocol):
         self.ended.set()
 
     def close(self) -> None:
-        """Hang up; the engine drops a request that nobody reads."""
+        """Hang up; the engine drops a request whose answer is not read."""
         if self.transport is not None:
             self.transport.abort()
 
@@ -220,7 +220,9 @@ class LoadClient:
         """Bytes without a token do not count as a slow answer."""
         for one in _pending(exchanges):
             if one.heard and not one.events:
-                return EngineError(f"{self._address} streams what holds no token: {one.answer.tail[-80:]!r}")
+                return EngineError(
+                    f"{self._address} streams chunks without a token: {one.answer.tail[-80:]!r}"
+                )
         return EngineSlowError(f"{self._address} was not done within {load.timeout_s:g} s")
 
     async def _ask(self, exchange: _Exchange) -> None:

@@ -73,7 +73,7 @@ class EngineChild:
 class RunningEngine:
     """An engine that has answered a completion. `guard_pid` is the root of its process tree.
 
-    `gpu_memory_before` is what GPUs had in use before its start, bytes, where that is how its own is told.
+    `gpu_memory_before` is what GPUs had in use before its start, bytes, where its own use is the difference to that.
     """
 
     base_url: str
@@ -106,7 +106,7 @@ def serve(
 ) -> Iterator[RunningEngine]:
     """Start the engine on a free port of the loopback and yield once it has really completed a prompt.
 
-    `maps` are files, or folders of files, that it maps: they are prefetched beside its start. Raises `EngineError`
+    `maps` are files, or folders of files, that it maps: they are prefetched while it starts. Raises `EngineError`
     with the last lines of `log`: `EngineDiedError` if it dies, `EngineStartError` if it is not ready within
     `start_timeout_s`, `EngineHungError` if its first completion brings no byte within `silence_s`. The engine is
     dead when the block is left.

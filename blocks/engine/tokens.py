@@ -49,7 +49,7 @@ def _tokens(api: EngineApi, body: dict[str, Any], read: Callable[[Any], T]) -> l
     try:
         return [read(item) for item in answer["tokens"]]
     except (KeyError, TypeError, ValueError) as error:
-        raise EngineError(f"{api.base_url}/tokenize answered no tokens but {str(answer)[:200]}") from error
+        raise EngineError(f"{api.base_url}/tokenize did not return tokens: {str(answer)[:200]}") from error
 
 
 def _is_whole(piece: str | list[int]) -> bool:

@@ -21,7 +21,7 @@ from tasks.environment.plan import make_lock_request
 def tool_python(
     requirements: Sequence[str], settings: Settings, *, name: str, torch_backend: str, install: bool
 ) -> Path | None:
-    """The Python of the tool's environment: the one that stands, or a new one with `install`; else None.
+    """The Python of the tool's environment, which `install` builds if needed; None without an environment.
 
     Raises what `lock_tool` and the environment stage raise.
     """
@@ -35,7 +35,7 @@ def tool_python(
 
 
 def lock_tool(requirements: Sequence[str], settings: Settings, *, name: str, torch_backend: str) -> Locked:
-    """The lock that stands, or a new one.
+    """The existing lock, or a new one.
 
     Torch comes in the build `torch_backend` names; from pip's own folder of wheels where it has one. Raises what the
     environment stage raises, and `WrongUseError` if the requirements do not go together.
@@ -47,12 +47,12 @@ def lock_tool(requirements: Sequence[str], settings: Settings, *, name: str, tor
 
 
 def build_tool(locked: Locked, settings: Settings) -> Path:
-    """The Python of the environment that stands, or of a new one."""
+    """The Python of the existing environment, or of a new one."""
     return environments.build(locked, _tool(), EnvironmentTrial(), settings).python_path
 
 
 def is_built(locked: Locked, settings: Settings) -> bool:
-    """Whether the environment stands."""
+    """Whether the environment exists."""
     return environments.environment_folder(locked, settings).exists()
 
 

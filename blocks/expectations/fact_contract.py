@@ -47,6 +47,12 @@ class FactContract:
         """What the answer depends on. Raises `SlipwayError` if the tables cannot be read."""
         return _identity(fact_tables.read_rows(self._data), fact_tables.read_contract(self._data))
 
+    @property
+    def is_checked(self) -> bool:
+        """Whether the answer is remembered."""
+        found = self._remembered()
+        return found is not None and not found.broken
+
     def check(self) -> TablesCheck:
         """The remembered answer, in milliseconds; the first time Great Expectations' answer, in seconds.
 

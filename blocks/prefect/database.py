@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -39,7 +40,7 @@ def ready_database(settings: Settings) -> None:
     """
     make_private_folder(settings.prefect_home)
     file = database_file(settings)
-    with file_lock(settings.leases / "prefect-database.lock", wait=True, holder="Prefect's database"):
+    with hold_database(settings):
         if reason := damage(file):
             aside = _set_aside(file)
             say(
@@ -49,6 +50,13 @@ def ready_database(settings: Settings) -> None:
         for companion in _files(file):
             with contextlib.suppress(FileNotFoundError):  # a server that ends removes its journals
                 companion.chmod(PRIVATE_FILE)
+
+
+@contextlib.contextmanager
+def hold_database(settings: Settings) -> Iterator[None]:
+    """No other command sets the file aside or makes one meanwhile."""
+    with file_lock(settings.leases / "prefect-database.lock", wait=True, holder="Prefect's database"):
+        yield
 
 
 def check_database_in_use(settings: Settings) -> None:

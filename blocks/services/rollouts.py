@@ -1,4 +1,4 @@
-"""How a rollout is recorded, whoever asks for it: a deploy, `rollback`, `start` or `keep-running`."""
+"""How a rollout is recorded, for all that ask for one: a deploy, `rollback`, `start` or `keep-running`."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ from tasks.core.settings import Settings
 from tasks.rollout.daemon.logs import engine_log_path
 from tasks.rollout.daemon.supervisor import LOCK_FILE, STATE_FILE
 from tasks.rollout.models import Running
-from tasks.rollout.target import Newcomer
+from tasks.rollout.target import NewRelease
 
 _ANSWER_S = 30.0
 _START_S = 30.0
@@ -113,7 +113,7 @@ class SupervisedService:
                     raise
         raise AssertionError("unreachable")
 
-    def start(self, release: Release) -> Newcomer:
+    def start(self, release: Release) -> NewRelease:
         """Have the supervisor start the release on a free port of the loopback."""
         answer = self._ask(
             "start",
@@ -122,30 +122,30 @@ class SupervisedService:
             env=release.launch.env,
             drain_s=release.spec.rollout.drain_s,
         )
-        return Newcomer(release.id, answer["base_url"])
+        return NewRelease(release.id, answer["base_url"])
 
-    def fault(self, newcomer: Newcomer) -> str | None:
-        """How the newcomer died; None while it lives."""
+    def fault(self, new: NewRelease) -> str | None:
+        """How the new release died; None while it lives."""
         fault: str | None = self._ask("newcomer", lines=0)["fault"]
         return fault
 
-    def newcomer_log(self, newcomer: Newcomer, lines: int) -> str:
-        """The end of what the newcomer printed."""
+    def new_release_log(self, new: NewRelease, lines: int) -> str:
+        """The end of what the new release printed."""
         return "\n".join(self._ask("newcomer", lines=lines)["tail"])
 
-    def switch(self, newcomer: Newcomer) -> None:
-        """Send new requests to the newcomer."""
+    def switch(self, new: NewRelease) -> None:
+        """Send new requests to the new release."""
         self._ask("switch")
 
-    def settle(self, newcomer: Newcomer, *, drain_s: float) -> None:
-        """Keep the newcomer; the supervisor drains and ends the former one by itself."""
+    def settle(self, new: NewRelease, *, drain_s: float) -> None:
+        """Keep the new release; the supervisor drains and ends the previous one by itself."""
         self._ask("settle", drain_s=drain_s)
 
-    def end_former(self, *, drain_s: float) -> None:
+    def end_previous(self, *, drain_s: float) -> None:
         """Nothing: the supervisor does."""
 
-    def revert(self, newcomer: Newcomer, *, drain_s: float) -> None:
-        """End the newcomer. A supervisor that died has done so already."""
+    def revert(self, new: NewRelease, *, drain_s: float) -> None:
+        """End the new release. A supervisor that died has done so already."""
         if self._connection is not None:
             with contextlib.suppress(RolloutError):
                 self._ask("revert", timeout_s=_ANSWER_S + drain_s)

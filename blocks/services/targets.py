@@ -103,7 +103,7 @@ def _with_image(release: Release, settings: Settings) -> Release:
 
 
 def _image_of(release: Release, *, settings: Settings, docker: DockerEngine) -> str:
-    """The release's image; made anew where it was removed since, as by a clean-up before a rollback."""
+    """The release's image; built again if it was removed since, for example by a clean-up before a rollback."""
     if release.image is not None and docker.image_id(release.image) is not None:
         return release.image
     return _make_image(release, settings, docker)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Iterator
+from contextvars import copy_context
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -154,7 +155,8 @@ def _answer_from_records(
     with no_api(settings), records_only(), contextlib.suppress(WorkNeededError):
         from flows.deploy_model import deploy_model
 
-        return deploy_model.plain(spec, fresh)
+        # In a context of its own: what cancels this attempt does not cancel the deploy that follows.
+        return copy_context().run(deploy_model.plain, spec, fresh)
     return None
 
 

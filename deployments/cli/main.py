@@ -82,10 +82,13 @@ def main(argv: list[str] | None = None) -> None:
     if argv is None:
         use_utf8()
     print_anything()
-    for warning in mend(os.environ):
-        click.echo(f"warning: {warning}", err=True)
     try:
+        for warning in mend(os.environ):
+            click.echo(f"warning: {warning}", err=True)
         run(argv)
+    except KeyboardInterrupt:  # before a verb could say so
+        click.echo("stopped", err=True)
+        sys.exit(130)
     except Exception as error:  # noqa: BLE001 - below here there is only the interpreter's traceback
         # The top of the command: an unexpected error is shown in one line, and saved with its traceback.
         from deployments.cli.faults import describe_unexpected, reader_is_gone

@@ -65,6 +65,10 @@ def search(probe: Probe, limits: Limits, prior: int | None = None) -> tuple[Deci
         _tell(step.batch, step.runs, runs, _share(history, limits))
 
 
+_MOST_SHARES = 3
+"""Smaller shares of the GPUs' memory that are tried: an engine that holds too much after these holds it anyway."""
+
+
 class ServedProbe:
     """A probe that serves a candidate, as configured but for the size, the steps, and what the engine says itself.
 
@@ -78,16 +82,18 @@ class ServedProbe:
         self._bench = bench
         self._layers: dict[tuple[Steps, int], int] = {}
         self._fits = False
+        self._shares = 0
 
     def measure(self, batch: int, runs: int, steps: Steps = _OWN_STEPS) -> Sequence[Run]:
         """As `Probe` says, with the engine's own steps or others."""
         limit = self._request.limits.memory_bytes
         found = self._probe(batch, runs, steps)
-        while not self._fits and self.config.takes_a_share:
+        while not self._fits and self.config.takes_a_share and self._shares < _MOST_SHARES:
             self._fits = any(run.answered and (run.peak_bytes or 0) <= limit for run in found)
             share = None if self._fits else smaller_share(self.config.memory_fraction, found, limit)
             if share is None:
                 break
+            self._shares += 1
             say(StageName.BATCHING, f"once more, with {share:.0%} of the GPUs' memory")
             self.config = self.config.model_copy(update={"memory_fraction": share})
             self._layers.clear()

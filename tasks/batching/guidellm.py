@@ -156,14 +156,14 @@ def read_report(text: str) -> GuidellmReport:
         return GuidellmReport(seconds=end - start, answers=answers)
     except (ValueError, KeyError, TypeError, IndexError) as error:
         raise CommandError(
-            f"guidellm's report is not understood: {error or type(error).__name__}",
+            f"guidellm's report cannot be read: {error or type(error).__name__}",
             fix="set tuning.load_generator to builtin",
         ) from error
 
 
 def _failed(errored: Sequence[dict[str, Any]]) -> EngineError:
     what = " ".join(str(errored[0]["info"]["error"]).split())[:200]
-    said = f"guidellm had {len(errored)} requests fail, the first with {what}"
+    said = f"{len(errored)} of guidellm's requests failed, the first with {what}"
     return EngineHungError(said) if _TIMEOUT in what.lower() else EngineError(said)
 
 
@@ -190,7 +190,7 @@ def closed_figures(report: GuidellmReport, load: Load) -> LoadFigures:
     clients = _clients(report.answers, load.clients)
     if len(clients) < load.clients:
         raise EngineSlowError(
-            f"{len(clients)} of {load.clients} clients had a whole answer within {report.seconds:.0f} s"
+            f"{len(clients)} of {load.clients} clients got a complete answer within {report.seconds:.0f} s"
         )
     waited = [one.first - one.sent for one in report.answers if one.first is not None]
     return _figures(report, waited, closed_throughput(clients))

@@ -48,6 +48,6 @@ def _reason_to_stop(future: Future[Outcome[Any]]) -> str | None:
     if isinstance(error, StageCancelledError):
         return None
     if error is not None:
-        return error.what if isinstance(error, SlipwayError) else str(error)
+        return error.what if isinstance(error, SlipwayError) else str(error) or type(error).__name__
     outcome = future.result()
     return f"{outcome.stage} says {outcome.verdict}" if outcome.says_no else None

@@ -46,7 +46,7 @@ def _as_written(value: Any, handler: ValidatorFunctionWrapHandler) -> DeploySpec
 
 
 def _is_about_a_value(error: ErrorDetails) -> bool:
-    """A key that there is no more had no effect where it was left empty."""
+    """A removed key that was left empty had no effect."""
     return error["type"] in _CHECKS or (error["type"] == "extra_forbidden" and error["input"] is None)
 
 

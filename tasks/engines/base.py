@@ -14,8 +14,8 @@ from tasks.core.spec import EngineKind
 from tasks.engines.card import EngineCard, read_card
 
 PASSIVE = {"OMP_WAIT_POLICY": "passive"}
-"""Threads of OpenMP that spin at a barrier starve each other where the host is busy. Measured on two cores: beside
-one busy process llama.cpp was 50 times slower, torch 6 to 40 times. On an idle host, waiting costs a model of 6 MB
+"""Threads of OpenMP that spin at a barrier starve each other where the host is busy. Measured on two cores: next to
+one busy process, llama.cpp was 50 times slower, torch 6 to 40 times. On an idle host, waiting costs a model of 6 MB
 half its speed, as a step takes 4 ms; a larger one the less, the longer its steps."""
 
 HOST = "{host}"
@@ -62,7 +62,7 @@ class Engine:
 
         Raises `NotFoundError` for an engine that cannot be deployed yet.
         """
-        raise NotFoundError(f"{self.card.title} is not started by Slipway yet: {self.card.missing}")
+        raise NotFoundError(f"Slipway cannot start {self.card.title} yet: {self.card.missing}")
 
 
 def visible_devices_env(config: ServingConfig) -> dict[str, str]:
@@ -71,12 +71,12 @@ def visible_devices_env(config: ServingConfig) -> dict[str, str]:
 
 
 def sibling_program(python: str, program: str) -> str:
-    """A program that a distribution installed beside that Python."""
+    """A program that a distribution installed in the folder of that Python."""
     return str(PurePosixPath(python).with_name(program))
 
 
 def flags(values: dict[str, object]) -> tuple[str, ...]:
-    """Arguments of those that have a value: `{"--port": 80}` is `--port 80`; True stands alone, None is left out."""
+    """Command-line arguments: `{"--port": 80}` gives `--port 80`, True gives the flag alone, None omits it."""
     found: list[str] = []
     for flag, value in values.items():
         if value is None or value is False:

@@ -101,8 +101,8 @@ class Quantization(Sourced):
 class Knob(Frozen):
     """A setting that memory and speed depend on, by its common name.
 
-    `values` are worth trying beside what the engine takes when it is not told: `default`, or `default_on_large_gpus`
-    on those of `LARGE_GPU_BYTES` or more, where these are known.
+    `values` are worth trying besides the engine's own `default`, or `default_on_large_gpus` on GPUs of
+    `LARGE_GPU_BYTES` or more, where these are known.
     """
 
     name: Literal["batch", "batched_tokens", "micro_batch_tokens", "tensor_parallel", "offload"]
@@ -119,7 +119,7 @@ class Knob(Frozen):
 
 
 class LoaderRow(Sourced):
-    """What the engine is told to load files of a `format` by this loader; no `arguments` where it does so itself."""
+    """The engine's arguments for loading files of a `format` by this loader; empty where it does so by default."""
 
     name: Loader
     format: str
@@ -209,7 +209,9 @@ class EngineCard(Sourced):
     @model_validator(mode="after")
     def _deployable_or_not(self) -> Self:
         if self.missing is None and not (self.scored_by and self.prompts and self.formats):
-            raise ValueError("what is deployed is measured: give formats, scored_by and prompts, or missing")
+            raise ValueError(
+                "an engine that is deployed is also measured: give formats, scored_by and prompts, or missing"
+            )
         return self
 
     @property
@@ -260,4 +262,4 @@ def _read(file: Path) -> dict[str, Any]:
 
 def damaged(name: str, why: str) -> SlipwayError:
     """The catalogue is part of the program: where it cannot be read, it was not installed whole."""
-    return SlipwayError(f"the engine catalogue is damaged: {name}: {why}", fix="install Slipway anew")
+    return SlipwayError(f"the engine catalogue is damaged: {name}: {why}", fix="reinstall Slipway")

@@ -1,4 +1,4 @@
-"""Dify as an application on top of an engine: what its console is told of a served model. Pure.
+"""Dify as an application on top of an engine: what to enter in its console for a served model. Pure.
 
 As in langgenius/dify api/controllers/console (login.py @02881062, workspace/models.py @0095ef8f) and the provider
 schema of langgenius/dify-official-plugins models/openai_api_compatible @1c2615cd.

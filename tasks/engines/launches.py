@@ -24,7 +24,7 @@ def check_launch(release: Release, scripts: Path) -> None:
     made = engine.command(str(python), str(worker), str(release.launch.model_file), release.config)
     if (made.argv, dict(made.env)) != (release.launch.argv, dict(release.launch.env)):
         raise WrongUseError(
-            f"the release's command is not the one that this version makes for {release.engine}",
+            f"the release's command is not the one that this version builds for {release.engine}",
             fix="deploy its spec again",
         )
 

@@ -1,4 +1,4 @@
-"""How an engine that ran out of memory is told from one that died of something else."""
+"""Tell an engine that ran out of memory from one that died of something else."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ _KILLED = 128 + 9
 def was_out_of_memory(status: int | None, log: str, *, kernel_kills: int | None = None) -> bool:
     """Whether a process that ended with `status`, with this end of its log, ran out of memory.
 
-    The kernel's out-of-memory killer sends SIGKILL and leaves no word in the log. `kernel_kills` is how many
-    processes it killed meanwhile: with none, somebody else sent the signal. None where that is not known, and
+    The kernel's out-of-memory killer sends SIGKILL and writes nothing to the log. `kernel_kills` is how many
+    processes it killed meanwhile: with none, another process sent the signal. None where that is not known, and
     then SIGKILL counts as the kernel's.
     """
     words = log.lower()

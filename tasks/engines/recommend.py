@@ -27,7 +27,7 @@ MEASURED = 10.0
 than advice can sum up to."""
 
 _RAN = 2.0
-"""Points of an engine that was measured here, but on no model beside another: it is known to run."""
+"""Points of an engine that was measured here, but not on the same model as another one: it is known to run."""
 
 _MEMORY_SHARE = 0.9
 
@@ -190,8 +190,10 @@ def _from_records(kind: EngineKind, records: Sequence[Measured]) -> list[tuple[f
         one = max(own.values(), key=_speed)
         return [(_RAN, Reason(text=f"{_speed(one):.0f} tokens/s measured here", record=one.record))]
     shown = own[max(shares, key=lambda model: shares[model])]
-    beside = len(fastest[shown.model]) - 1
-    text = f"{_speed(shown):.0f} tokens/s measured here, beside {beside} other{'s' if beside > 1 else ''}"
+    others = len(fastest[shown.model]) - 1
+    text = (
+        f"{_speed(shown):.0f} tokens/s measured here, compared with {others} other{'s' if others > 1 else ''}"
+    )
     return [(MEASURED * statistics.fmean(shares.values()), Reason(text=text, record=shown.record))]
 
 

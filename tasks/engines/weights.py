@@ -56,7 +56,7 @@ def why_not_here(
     if not capabilities:
         return None if row.cpu else f"not made: {needs}, and no GPU is used (hardware.gpus)"
     if None in capabilities:
-        return f"not made: {needs}, and that of a GPU in use is not known"
+        return f"not made: {needs}, but the compute capability of a GPU in use is not known"
     other = sorted({one for one in capabilities if one and not row.runs_on(one)})
     return f"not made: {needs}, a GPU in use has {', '.join(other)}" if other else None
 

@@ -54,7 +54,7 @@ class LockRequest(Frozen):
 
 
 class Conflict(Frozen):
-    """`required_by` asks for `requirement`, which cannot be had; `installed` is what stands in its place.
+    """`required_by` asks for `requirement`, which cannot be had; `installed` is what is there instead.
 
     `required_by` is None if the user asked, `installed` is None if nothing is there. `reason` is a sentence if
     there is more to say, `fix` says what to do, `rule` names the rule. A conflict that blocks refuses the set; one

@@ -32,9 +32,9 @@ def matrix(records: Sequence[Record], kv_tokens: int = KV_TOKENS) -> tuple[Cell,
         if cell is None:
             continue
         key = (cell.engine, cell.model_digest, cell.host_fingerprint, cell.gpus)
-        former = best.get(key)
-        count = former.measured + 1 if former else 1
-        winner = cell if former is None or cell.throughput >= former.throughput else former
+        previous = best.get(key)
+        count = previous.measured + 1 if previous else 1
+        winner = cell if previous is None or cell.throughput >= previous.throughput else previous
         best[key] = winner.model_copy(update={"measured": count})
     return tuple(sorted(best.values(), key=lambda cell: (cell.engine, cell.model, cell.hardware, cell.gpus)))
 

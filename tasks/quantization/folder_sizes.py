@@ -51,7 +51,7 @@ def refuse_shapes(source: Source, form: CandidateFormat) -> str | None:
     ]
     if not ragged:
         return None
-    return f"not made: {form} takes rows in groups of {_GROUP} values, which those of {ragged[0]} do not divide into"
+    return f"not made: {form} takes rows in groups of {_GROUP} values, but those of {ragged[0]} do not divide evenly"
 
 
 def _is_compressed(name: str, dims: tuple[int, ...], form: CandidateFormat) -> bool:

@@ -113,7 +113,7 @@ def check_order(formats: Sequence[CandidateFormat], sizes: Mapping[CandidateForm
     finer = [form for form in formats if sizes[form] > sizes[baseline] * _AS_FINE]
     if finer:
         raise SpecError(
-            f"the baseline {baseline} is smaller than {', '.join(finer)}: quality is measured against the first",
+            f"the baseline {baseline} is smaller than {', '.join(finer)}, but quality is measured against it",
             fix=f"begin tuning.candidates with {max(finer, key=lambda form: sizes[form])}",
         )
 
@@ -125,12 +125,12 @@ def check_baseline(request: QuantizationRequest, trial: Trial) -> None:
         return
     if len(trial.scores) < MIN_TOKENS:
         raise SpecError(
-            f"only {len(trial.scores)} tokens of tuning.quality_text can be scored, {MIN_TOKENS} are needed",
+            f"only {len(trial.scores)} tokens of tuning.quality_text can be scored, but {MIN_TOKENS} are needed",
             fix="give a longer text",
         )
     if compare(trial, trial) is None:
         raise EngineError(
-            f"the baseline {request.formats[0]} answers no usable probabilities",
+            f"the baseline {request.formats[0]} did not return usable probabilities",
             fix="check the model's weights at their source",
         )
     if trial.answers and len(request.formats) > 1:
@@ -140,14 +140,14 @@ def check_baseline(request: QuantizationRequest, trial: Trial) -> None:
 def _check_answers(answers: Sequence[bool], tolerance: float) -> None:
     if not any(answers):
         raise SpecError(
-            f"the baseline does none of the {len(answers)} tasks of tuning.task_set rightly",
+            f"the baseline solves none of the {len(answers)} tasks in tuning.task_set",
             fix="give tasks that the model can do",
         )
     least = share_lost(answers, answers).high
     if least > tolerance:
         raise SpecError(
-            f"tuning.task_set has {len(answers)} tasks, {sum(answers)} of them done rightly by the baseline: too few "
-            f"to show a loss of at most {tolerance:.2%}, whatever a candidate does",
+            f"tuning.task_set has {len(answers)} tasks, of which the baseline solves {sum(answers)}: too few "
+            f"to show that a candidate loses at most {tolerance:.2%}",
             fix=f"give more tasks, or set objectives.task_tolerance to {math.ceil(least * 1000) / 1000:g} or more",
         )
 

@@ -20,7 +20,9 @@ def read_source(folder: Path, config: Mapping[str, Any]) -> Source:
     shapes: dict[str, tuple[int, ...]] = {}
     files = sorted(folder.glob("*.safetensors"))
     if not files:
-        raise ModelError(f"{folder} holds no safetensors file", fix="stage a model in the safetensors format")
+        raise ModelError(
+            f"{folder} contains no safetensors file", fix="stage a model in the safetensors format"
+        )
     for path in files:
         shapes |= _shapes(path)
     if config.get("tie_word_embeddings"):  # the converter leaves the copy out
@@ -53,5 +55,5 @@ def _vocabulary_bytes(path: Path, rows: int) -> int:
         return vocabulary_bytes(list(model.get("vocab") or {}), merges, rows)
     except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError):
         raise ModelError(
-            f"{path} is missing or no tokenizer", fix="take the whole model folder, and stage it again"
+            f"{path} is missing or not a tokenizer", fix="take the whole model folder, and stage it again"
         ) from None

@@ -18,7 +18,7 @@ def parse_task_set(text: str, name: str) -> tuple[TaskItem, ...]:
         _parse(line, f"{name}:{number}") for number, line in enumerate(text.splitlines(), 1) if line.strip()
     ]
     if not found:
-        raise SpecError(f"{name} holds no task", fix=_FIX)
+        raise SpecError(f"{name} contains no tasks", fix=_FIX)
     return tuple(found)
 
 
@@ -32,11 +32,13 @@ def _parse(line: str, where: str) -> TaskItem:
     except (ValueError, RecursionError):
         raise SpecError(f"{where} is not JSON", fix=_FIX) from None
     if (item.expected is None) == (not item.choices):
-        raise SpecError(f"{where} has neither or both of expected and choices", fix=_FIX)
+        raise SpecError(f"{where} needs exactly one of expected and choices", fix=_FIX)
     if item.choices and (len(item.choices) < 2 or not all(item.choices)):
-        raise SpecError(f"{where} needs two choices or more, none of them empty", fix=_FIX)
+        raise SpecError(f"{where} needs at least two choices, none of them empty", fix=_FIX)
     if item.choices and not 0 <= item.answer < len(item.choices):
-        raise SpecError(f"{where}: answer is {item.answer}, there are {len(item.choices)} choices", fix=_FIX)
+        raise SpecError(
+            f"{where}: answer must be from 0 to {len(item.choices) - 1}, not {item.answer}", fix=_FIX
+        )
     return item
 
 

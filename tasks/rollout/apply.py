@@ -1,9 +1,9 @@
-"""The sequence of every rollout on any target: gate first, then traffic, and the former one ends last.
+"""The sequence of every rollout on any target: gate first, then traffic, and the previous release ends last.
 
-Order: claim the address, start the newcomer beside the former release, `/health`, one real completion
-straight to the newcomer, write the release's document, switch, one completion at the public address,
-settle, write `current.json`, end the former one. Whatever fails until it is settled, the former release takes
-the traffic; a kill at any moment leaves either the old or the new one serving.
+Order: claim the address, start the new release next to the previous one, `/health`, one real completion
+straight to the new release, write the release's document, switch, one completion at the public address,
+settle, write `current.json`, end the previous one. If anything fails before `settle`, the previous release takes
+the traffic; after a kill at any moment one of the two serves.
 """
 
 from __future__ import annotations
@@ -57,19 +57,19 @@ def roll_out(
     not run any more, that one is brought back, unless `bring_back` is False. With `patient` a release that runs
     already has its gate's `start_timeout_s` to answer before it is replaced: it may be busy, or load.
 
-    A model that the engine maps is prefetched beside the check of its bytes and the engine's start: the page
+    A model that the engine maps is prefetched during the check of its bytes and the engine's start: the page
     cache is the host's, and a container's too.
 
     A release that does not start, or does not answer, is a verdict: `rolled_back`. Raises `PortTakenError`,
     `ModelError` if the model file is not the one that was measured, `RolloutError` if the service runs on
-    another target, and what the target raises when it cannot work at all; the former one then serves on.
+    another target, and what the target raises when it cannot work at all; the previous release then serves on.
     """
     set_damage_aside(folder)
     state = folder.state()
     if state is not None and state.target != release.target:
         raise RolloutError(
-            f"{release.name} runs on the target {state.target}, and this release is for {release.target}",
-            fix=f"end it first: slipway stop {release.name}",
+            f"{release.name} runs on the target {state.target}, but this release is for {release.target}",
+            fix=f"stop it first: slipway stop {release.name}",
         )
     sweep_documents(folder)
     if patient and (running := target.running()) is not None and running.release == release.id:
@@ -98,10 +98,10 @@ def _start(
     """The attempt to make at the claimed address; the result, if the claim has brought the wanted release back."""
     _check_model_file(release)
     port = target.claim(plan.host, plan.port)
-    if plan.former is None and (restored := target.running()) is not None:
-        # What served when the service's processes were killed is back: it is the former one, or the wanted.
+    if plan.serving is None and (restored := target.running()) is not None:
+        # What served when the service's processes were killed is back: the previous release, or the wanted one.
         if restored.release == release.id:
-            # A second one may not fit beside it while it loads.
+            # While it loads, a second one may not fit into memory.
             _await_answer(release, restored, target, open_api, release.spec.rollout.gate.start_timeout_s)
         plan = plan_rollout(release, folder.state(), _look(release, target, open_api), last)
         if plan.action in _SERVES_ALREADY:
@@ -245,13 +245,13 @@ def _check_model_file(release: Release) -> None:
     """Engines serve damaged weights without complaint: the bytes have to be those that were measured."""
     path = release.launch.model_file
     if not path.exists():
-        raise ModelError(f"{path} is gone", fix="deploy again: it is made anew")
+        raise ModelError(f"{path} is gone", fix="deploy again to recreate it")
     if not (path.is_file() or path.is_dir()):  # to read a pipe may take for ever
-        raise ModelError(f"{path} is not a file", fix="remove it and deploy again: it is made anew")
+        raise ModelError(f"{path} is not a file", fix="remove it, then deploy again to recreate it")
     if not is_digest_of_model(release.candidate_digest, path):
         raise ModelError(
             f"{path} has changed since it was measured",
-            fix="remove it and deploy again: it is made anew",
+            fix="remove it, then deploy again to recreate it",
         )
 
 

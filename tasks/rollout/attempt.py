@@ -15,7 +15,7 @@ from tasks.core.release import Release, ServiceFolder
 from tasks.core.verdicts import RolloutVerdict, StageName
 from tasks.rollout.documents import write_document, write_state
 from tasks.rollout.models import RolloutPlan, RolloutResult
-from tasks.rollout.target import Completion, Newcomer, OpenApi, Target
+from tasks.rollout.target import Completion, NewRelease, OpenApi, Target
 
 _POLL_S = 0.02
 _LOG_LINES = 12
@@ -35,29 +35,29 @@ class Attempt:
     prefetched: Prefetched
 
     def run(self) -> RolloutResult:
-        newcomer: Newcomer | None = None
+        new: NewRelease | None = None
         failure: EngineError | RolloutError | None = None
         log, settled = "", False
         try:
             say(StageName.ROLLOUT, f"starting {short(self.release.id)}")
             start = time.monotonic()
-            newcomer = self.target.start(self.release)
-            completion = self._pass_gate(newcomer)
+            new = self.target.start(self.release)
+            completion = self._pass_gate(new)
             first_completion_s = time.monotonic() - start
             write_document(self.release, self.folder)
-            self._bring_into_service(newcomer)
+            self._bring_into_service(new)
             settled = True
         except (EngineError, RolloutError) as error:
-            failure, log = error, self._log_of(newcomer) or error.detail or ""
+            failure, log = error, self._log_of(new) or error.detail or ""
         finally:
             if not settled:
-                self._undo(newcomer)
+                self._undo(new)
         if failure is not None:
             return self._rolled_back(failure, log)
-        # Before the drain: that takes long, and a command that is ended in it leaves the newcomer serving.
+        # Before the drain: that takes long, and a command that is ended in it leaves the new release serving.
         write_state(self.release, self.folder, self.plan.host, self.port, self.plan.previous)
         say(StageName.ROLLOUT, f"{short(self.release.id)} serves at {self._endpoint}")
-        self._end_former()
+        self._end_previous()
         return make_result(
             self.release,
             self.plan,
@@ -74,13 +74,13 @@ class Attempt:
     def _endpoint(self) -> str:
         return base_url(self.plan.host, self.port)
 
-    def _pass_gate(self, newcomer: Newcomer) -> Completion:
+    def _pass_gate(self, new: NewRelease) -> Completion:
         gate = self.release.spec.rollout.gate
-        with self.open_api(newcomer.base_url) as api:
+        with self.open_api(new.base_url) as api:
             deadline = time.monotonic() + gate.start_timeout_s
             while not api.ready():
                 current().check()
-                if fault := self.target.fault(newcomer):
+                if fault := self.target.fault(new):
                     raise EngineError(f"the engine died while starting: {fault}")
                 if time.monotonic() > deadline:
                     raise EngineError(
@@ -91,37 +91,37 @@ class Attempt:
             try:
                 completion = api.complete(self.release.config.served_name, gate.prompt, gate.max_tokens)
             except EngineError as error:
-                if fault := self._fault_soon(newcomer):
+                if fault := self._fault_soon(new):
                     raise EngineError(f"the engine died at its first completion: {fault}") from error
                 raise
         say(StageName.ROLLOUT, f"gate passed: {gate.prompt!r} -> {completion.text!r}")
         return completion
 
-    def _fault_soon(self, newcomer: Newcomer) -> str | None:
-        """How the newcomer died: a connection breaks a moment before the death is known."""
+    def _fault_soon(self, new: NewRelease) -> str | None:
+        """How the new release died: a connection breaks a moment before the death is known."""
         deadline = time.monotonic() + _DEATH_NOTICE_S
-        while not (fault := self.target.fault(newcomer)) and time.monotonic() < deadline:
+        while not (fault := self.target.fault(new)) and time.monotonic() < deadline:
             time.sleep(_POLL_S)
         return fault
 
-    def _bring_into_service(self, newcomer: Newcomer) -> None:
-        self.target.switch(newcomer)
+    def _bring_into_service(self, new: NewRelease) -> None:
+        self.target.switch(new)
         with self.open_api(self._endpoint) as api:
             api.complete(self.release.config.served_name, self.release.spec.rollout.gate.prompt, 1)
-        self.target.settle(newcomer, drain_s=self.release.spec.rollout.drain_s)
+        self.target.settle(new, drain_s=self.release.spec.rollout.drain_s)
 
-    def _end_former(self) -> None:
-        """A release that serves is no failed rollout for what is left of the one before: the next claim ends it."""
+    def _end_previous(self) -> None:
+        """What is left of the previous release does not fail a rollout that serves: the next claim ends it."""
         try:
-            self.target.end_former(drain_s=self.release.spec.rollout.drain_s)
+            self.target.end_previous(drain_s=self.release.spec.rollout.drain_s)
         except RolloutError as error:
             say(StageName.ROLLOUT, f"what served before is left to the next rollout: {error}")
 
-    def _log_of(self, newcomer: Newcomer | None) -> str:
-        if newcomer is None:
+    def _log_of(self, new: NewRelease | None) -> str:
+        if new is None:
             return ""
         try:
-            return self.target.newcomer_log(newcomer, _LOG_LINES)
+            return self.target.new_release_log(new, _LOG_LINES)
         except RolloutError:
             return ""  # the target itself is what failed
 
@@ -139,11 +139,11 @@ class Attempt:
             log_tail=log or None,
         )
 
-    def _undo(self, newcomer: Newcomer | None) -> None:
+    def _undo(self, new: NewRelease | None) -> None:
         drain_s = self.release.spec.rollout.drain_s
-        if newcomer is not None:
-            self.target.revert(newcomer, drain_s=drain_s)
-        if self.plan.former is None:
+        if new is not None:
+            self.target.revert(new, drain_s=drain_s)
+        if self.plan.serving is None:
             self.target.stop(drain_s=drain_s)
 
 

@@ -2,7 +2,7 @@
 
 A file is damaged where what reads it could not: a document that is empty, cut off or not JSON, a folder in a file's
 place, a file in a folder's. What is damaged moves to `damaged/` and is never read again; what was running goes on,
-and what is needed is written anew by whoever called this. Call it while holding the service's lease.
+and the caller rewrites what is needed. Call it while holding the service's lease.
 """
 
 from __future__ import annotations
@@ -132,4 +132,4 @@ _KINDS: dict[str, Check] = {
     "proxy/*/haproxy.pid": _file,
     "proxy/*/admin.sock": _socket,
 }
-"""What is in a service's folder, and how each of it is told to be sound."""
+"""What is in a service's folder, and how each of these is checked."""

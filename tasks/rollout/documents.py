@@ -33,7 +33,7 @@ def write_document(release: Release, folder: ServiceFolder) -> None:
 
 
 def write_state(release: Release, folder: ServiceFolder, host: str, port: int, previous: str | None) -> None:
-    """Say what serves, twice: the copy outlives a stop, and stands in for a damaged `current.json`."""
+    """Say what serves, twice: the copy outlives a stop, and replaces a damaged `current.json`."""
     state = ServiceState(
         name=release.name,
         target=release.target,

@@ -54,14 +54,14 @@ class RolloutAction(StrEnum):
 class RolloutPlan(Frozen):
     """The way from what runs to what is wanted.
 
-    `port` is None where any free one will do. `former` is the release that serves until the switch, and again
+    `port` is None where any free one will do. `serving` is the release that serves until the switch, and again
     if anything fails; `previous` the one that `rollback` will go to once this one serves.
     """
 
     action: RolloutAction
     host: str
     port: int | None
-    former: str | None
+    serving: str | None
     previous: str | None
     steps: tuple[str, ...]
 
@@ -71,7 +71,7 @@ class RolloutResult(StageResult):
 
     `release` is the wanted one, `serving` the one that takes traffic (None: nothing serves). `completion` is
     the gate's answer and `first_completion_s` the time from engine start to it. `prefetched_bytes` of the model
-    were brought into the page cache beside that, in `prefetch_s`; None where there was nothing to bring. `answers` is
+    were brought into the page cache meanwhile, in `prefetch_s`; None where there was nothing to bring. `answers` is
     measured after a rollback: whether what should serve completed a prompt; None where nothing served before.
     """
 

@@ -24,14 +24,14 @@ def plan_rollout(
     wanted = release.id
     host, port = address_of(release.spec.rollout, state or last)
     action = _action(release, state, running, host, port)
-    former = running.release if running else None
+    serving = running.release if running else None
     return RolloutPlan(
         action=action,
         host=host,
         port=port,
-        former=former,
-        previous=former if former not in (None, wanted) else _written_before(wanted, state or last),
-        steps=_steps(action, release, former, host, port),
+        serving=serving,
+        previous=serving if serving not in (None, wanted) else _written_before(wanted, state or last),
+        steps=_steps(action, release, serving, host, port),
     )
 
 
@@ -73,7 +73,7 @@ def _action(
 
 
 def _steps(
-    action: RolloutAction, release: Release, former: str | None, host: str, port: int | None
+    action: RolloutAction, release: Release, serving: str | None, host: str, port: int | None
 ) -> tuple[str, ...]:
     new = short(release.id)
     if action is RolloutAction.NOTHING:
@@ -88,6 +88,6 @@ def _steps(
         f"switch traffic to {new}",
         "verify a completion at the public address",
     )
-    if former is None:
+    if serving is None:
         return begin
-    return (*begin, f"drain {short(former)} for at most {release.spec.rollout.drain_s:g} s, then end it")
+    return (*begin, f"drain {short(serving)} for at most {release.spec.rollout.drain_s:g} s, then end it")

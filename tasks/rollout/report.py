@@ -54,7 +54,7 @@ def markdown(result: RolloutResult) -> str:
         rows.append(("engine start to first completion", f"{result.first_completion_s:.2f} s"))
     if result.prefetched_bytes is not None and result.prefetch_s:
         rate = result.prefetched_bytes / 1e6 / result.prefetch_s
-        rows.append(("read ahead beside it", f"{result.prefetched_bytes / 1e6:,.1f} MB at {rate:,.0f} MB/s"))
+        rows.append(("read ahead meanwhile", f"{result.prefetched_bytes / 1e6:,.1f} MB at {rate:,.0f} MB/s"))
     rolled_back = result.verdict is RolloutVerdict.ROLLED_BACK
     return page(
         StageName.ROLLOUT,
@@ -62,8 +62,8 @@ def markdown(result: RolloutResult) -> str:
         f"{result.name}: {headline(result)}",
         table(("fact", "value"), rows),
         section("The gate's completion", fenced(result.completion) if result.completion is not None else ""),
-        section("The newcomer's last words", fenced(result.log_tail) if result.log_tail else ""),
-        f"What to do: mend what the reason names, then deploy again; `slipway logs {result.name}` shows more."
+        section("The end of the new release's log", fenced(result.log_tail) if result.log_tail else ""),
+        f"What to do: fix what the reason names, then deploy again; `slipway logs {result.name}` shows more."
         if rolled_back
         else f"Look next: `slipway status {result.name}`, `slipway logs {result.name}`.",
     )
@@ -80,6 +80,6 @@ _DONE = {
     RolloutAction.NOTHING: "nothing: it served already",
     RolloutAction.ADOPT: "written down: it served already",
     RolloutAction.START: "started where nothing served",
-    RolloutAction.REPLACE: "started beside the former release, gated, switched",
+    RolloutAction.REPLACE: "started next to the previous release, gated, switched",
 }
 _TAKEN_BACK = "started, and taken back"

@@ -31,7 +31,7 @@ OpenApi = Callable[[str], AbstractContextManager[Api]]
 
 
 @dataclass(frozen=True)
-class Newcomer:
+class NewRelease:
     """A started engine that gets no traffic yet. `base_url` is its private address, without `/v1`."""
 
     release: str
@@ -41,7 +41,7 @@ class Newcomer:
 class Target(Protocol):
     """Where a service runs. One object serves one service, in one command.
 
-    A newcomer that was neither settled nor reverted when the object is closed, or when this process is
+    A new release that was neither settled nor reverted when the object is closed, or when this process is
     killed, must end: at once, or at the latest by the next `claim`.
     """
 
@@ -55,32 +55,32 @@ class Target(Protocol):
         """Make the public address this service's own, and sweep what a killed rollout left; the port.
 
         Does nothing where the address is held already. A service that serves elsewhere does so until
-        `settle`. Raises `PortTakenError` that names the port and who holds it, with nothing started.
+        `settle`. Raises `PortTakenError` that names the port and its holder, with nothing started.
         """
 
-    def start(self, release: Release) -> Newcomer:
+    def start(self, release: Release) -> NewRelease:
         """Start `release` on a private address. Raises `RolloutError` with nothing left behind."""
 
-    def fault(self, newcomer: Newcomer) -> str | None:
-        """How the newcomer died; None while it lives."""
+    def fault(self, new: NewRelease) -> str | None:
+        """How the new release died; None while it lives."""
 
-    def newcomer_log(self, newcomer: Newcomer, lines: int) -> str:
-        """The end of the newcomer's log."""
+    def new_release_log(self, new: NewRelease, lines: int) -> str:
+        """The end of the new release's log."""
 
-    def switch(self, newcomer: Newcomer) -> None:
-        """Send new requests to the newcomer. The former one keeps those it has, and stays up."""
+    def switch(self, new: NewRelease) -> None:
+        """Send new requests to the new release. The previous one keeps those it has, and stays up."""
 
-    def settle(self, newcomer: Newcomer, *, drain_s: float) -> None:
-        """Make the switch durable, at once: from here on the newcomer is what serves.
+    def settle(self, new: NewRelease, *, drain_s: float) -> None:
+        """Make the switch durable, at once: from here on the new release is what serves.
 
-        Something that outlives this command may end the former one from now on, as `end_former` does.
+        Something that outlives this command may end the previous one from now on, as `end_previous` does.
         """
 
-    def end_former(self, *, drain_s: float) -> None:
+    def end_previous(self, *, drain_s: float) -> None:
         """End what served before, once it has no request left or after `drain_s`, unless `settle` sees to it."""
 
-    def revert(self, newcomer: Newcomer, *, drain_s: float) -> None:
-        """Undo: the former one gets the traffic if it does not have it, and the newcomer ends."""
+    def revert(self, new: NewRelease, *, drain_s: float) -> None:
+        """Undo: the previous release gets the traffic if it does not have it, and the new one ends."""
 
     def stop(self, *, drain_s: float) -> None:
         """End the service and everything that belongs to it, after its requests or `drain_s`. Idempotent."""

@@ -24,7 +24,7 @@ _MEMORY_STEP = 1 << 28
 """The host's memory is taken in steps: the kernel's own share changes a little with every start."""
 
 _HELD_BEYOND = 0.01
-"""An engine holds a little more memory than it was told to take, so it is told a little less than may be used."""
+"""An engine uses a little more memory than its setting, so the setting is a little below the limit."""
 
 
 def check_request(request: TuningRequest, shape: ModelShape) -> None:
@@ -35,18 +35,18 @@ def check_request(request: TuningRequest, shape: ModelShape) -> None:
         check_convertible(shape, f"{request.model_dir}/config.json")
     if by_guidellm(tuning) and _card(request).prompts == "text":
         raise SpecError(
-            f"guidellm cannot load {request.engine}: that server refuses ignore_eos, which guidellm sends",
+            f"guidellm cannot put load on {request.engine}: its server rejects ignore_eos, which guidellm sends",
             fix="set tuning.load_generator to builtin",
         )
     if tuning.context > shape.max_context:
         raise SpecError(
-            f"tuning.context is {tuning.context}, the model was made for {shape.max_context} tokens",
+            f"tuning.context is {tuning.context}, but the model supports at most {shape.max_context} tokens",
             fix=f"set tuning.context to {shape.max_context} or less",
         )
     longest = longest_output(tuning.output_tokens)
     if longest >= tuning.context:
         raise SpecError(
-            f"tuning.output_tokens {tuning.output_tokens} leave no room for a prompt in {tuning.context} tokens",
+            f"tuning.output_tokens of {tuning.output_tokens} leaves no room for a prompt in {tuning.context} tokens",
             fix="lower tuning.output_tokens or raise tuning.context",
         )
     prompt = tuning.load.prompt_tokens or 0
@@ -54,7 +54,7 @@ def check_request(request: TuningRequest, shape: ModelShape) -> None:
         raise SpecError(
             f"tuning.load.prompt_tokens {prompt} and outputs of up to {longest} tokens do not fit into "
             f"tuning.context {tuning.context}",
-            fix=f"set tuning.context to {prompt + longest} or more, or ask for less",
+            fix=f"set tuning.context to {prompt + longest} or more, or ask for fewer tokens",
         )
 
 

@@ -90,12 +90,12 @@ def test_a_damaged_sample_file_ends_no_check_and_is_made_whole(service: ServiceF
     """As a full disk left it behind a sampler of before: without a header, and without an end."""
     check_leaks("chat")
     wait_until(lambda: any(len(run.t_s) > 2 for run in read_runs(service.samples)), "samples are taken")
-    former = sampler_pid(service)
+    previous = sampler_pid(service)
     (path,) = service.samples.glob("*.csv")
     path.write_text("".join(path.read_text().splitlines(keepends=True)[1:]))
     assert damage(service.samples) is not None
     assert check_leaks("chat").verdict == "none"
-    assert sampler_pid(service) not in (None, former)
+    assert sampler_pid(service) not in (None, previous)
     wait_until(lambda: damage(service.samples) is None, "the file is whole again")
     (run,) = read_runs(service.samples)
     assert len(run.t_s) > 2

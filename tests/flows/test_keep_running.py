@@ -176,7 +176,7 @@ def test_a_service_that_cannot_come_back_is_tried_less_and_less_and_recorded_onc
     assert {"Still down", "Waiting"} <= set(looks())
     (record,) = rollouts(slipway_home)
     assert (record.outcome, record.evidence["error"]["fix"]) == (
-        "fault", snapshot("deploy again: it is made anew"),
+        "fault", snapshot("deploy again to recreate it"),
     )  # fmt: skip
     moved.rename(release.launch.model_file)
     while read_past(service).failures:

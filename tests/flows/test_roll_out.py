@@ -50,13 +50,13 @@ def test_a_release_is_rolled_out_once_and_found_again(
         # As after a rollout of it that was killed before it was written down: the record does not hide that.
         state = folder.state()
         assert state is not None
-        killed = state.model_copy(update={"release": "sha256:former", "previous": "sha256:before that"})
+        killed = state.model_copy(update={"release": "sha256:previous", "previous": "sha256:before that"})
         folder.state_file.write_text(killed.model_dump_json(by_alias=True))
         adopted = roll_out(release)
         assert (adopted.cached, adopted.result.action) == (False, RolloutAction.ADOPT)
         state = folder.state()
         assert state is not None
-        assert (state.release, state.previous) == (release.id, "sha256:former")
+        assert (state.release, state.previous) == (release.id, "sha256:previous")
         # A release's document that is lost is written again, though the rollout's record is as good as before.
         for file in (folder.release_file(release.id), folder.state_file):
             file.write_bytes(b"{")

@@ -118,7 +118,7 @@ def test_no_quantizer_is_installed_where_nothing_needs_it(
     [
         ((BF16, CandidateFormat.Q8_0), {}, "transformers does not load q8_0"),
         ((BF16, W4A16), {"calibration_text": Path("/no/text")}, "no tuning.calibration_text /no/text"),
-        ((BF16, W4A16), {"context": 100_000}, "the model was made for"),
+        ((BF16, W4A16), {"context": 100_000}, "the model supports at most"),
     ],
 )
 def test_what_cannot_be_made_is_refused_before(

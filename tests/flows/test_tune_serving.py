@@ -196,8 +196,8 @@ def test_guidellm_sends_when_the_spec_asks_for_it(
         ({"quality_text": Path("/no/such/text")}, "no tuning.quality_text /no/such/text"),
         ({"task_set": Path("/no/such/tasks")}, "no tuning.task_set /no/such/tasks"),
         ({"task_set": Path(__file__)}, "test_tune_serving.py:1 is not JSON"),
-        ({"context": 100_000}, "the model was made for"),
-        ({"output_tokens": 120}, "leave no room for a prompt"),
+        ({"context": 100_000}, "the model supports at most"),
+        ({"output_tokens": 120}, "leaves no room for a prompt"),
         (
             {"load": TuningLoad(prompt_tokens=109), "output_tokens": 16},
             "prompt_tokens 109 and outputs of up to 20 tokens do not fit into tuning.context 128",

@@ -210,7 +210,7 @@ def test_pip_check_alone_would_not_do() -> None:
 
 
 SOUND: dict[str, tuple[str, ...]] = {
-    "the embedded engine": LlamaCpp().requirements,
+    "the embedded engine": LlamaCpp().card.requirements,
     "pandas": ("pandas", "numpy>=2"),
     "jinja2": ("jinja2",),
     "flask": ("flask",),

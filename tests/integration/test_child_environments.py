@@ -81,9 +81,9 @@ def test_the_processes_of_a_service(
     folder = services(release.name)
     with SupervisedService(folder) as service:
         service.claim(LOCALHOST, None)
-        newcomer = service.start(release.model_copy(update={"launch": Launch(argv=argv, model_file=model)}))
-        service.switch(newcomer)
-        service.settle(newcomer, drain_s=0)
+        new = service.start(release.model_copy(update={"launch": Launch(argv=argv, model_file=model)}))
+        service.switch(new)
+        service.settle(new, drain_s=0)
         running = service.running()
     assert running is not None
     folder.state_file.write_text("{}")

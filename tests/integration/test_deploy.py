@@ -211,7 +211,7 @@ def test_a_full_disk_is_named(tmp_path: Path, random_model: Path, prefect_api_ur
 
 
 def test_an_engine_that_dies_shows_its_last_lines(desk: Desk, random_model: Path, tmp_path: Path) -> None:
-    """And the former release goes on serving."""
+    """And the previous release goes on serving."""
     served = desk.deploy(write_spec(tmp_path, random_model)).answer
     (candidate,) = (desk.home / "candidates").iterdir()
     model = candidate / "model.gguf"

@@ -290,11 +290,11 @@ def test_the_limits_hold_inside(make: Make, settings: Settings) -> None:
 
 
 def test_memory_limit_kills_a_release_and_the_former_one_serves_on(make: Make, settings: Settings) -> None:
-    former = make()
-    endpoint = bring(former, settings).endpoint
+    previous = make()
+    endpoint = bring(previous, settings).endpoint
     result = bring(make(hardware={"memory": "14Mi"}), settings)
     assert result.verdict is RolloutVerdict.ROLLED_BACK
-    assert (result.serving, result.endpoint) == (former.id, endpoint)
+    assert (result.serving, result.endpoint) == (previous.id, endpoint)
     assert re.fullmatch(r".*: it .*memory limit of 14 MiB .*; raise hardware\.memory", result.reason or "")
     assert complete(endpoint)
     assert len(containers(settings)) == 1
@@ -317,13 +317,13 @@ def test_redeploys_under_load_lose_no_request(make: Make, settings: Settings) ->
 
 
 def test_a_failed_gate_leaves_the_former_one_serving(make: Make, settings: Settings, tmp_path: Path) -> None:
-    former = make()
-    endpoint = bring(former, settings).endpoint or ""
+    previous = make()
+    endpoint = bring(previous, settings).endpoint or ""
     damaged = tmp_path / "damaged.gguf"
     damaged.write_bytes(b"GGUF" + bytes(4096))
     broken = make().model_copy(
         update={
-            "launch": former.launch.model_copy(update={"model_file": damaged}),
+            "launch": previous.launch.model_copy(update={"model_file": damaged}),
             "candidate_digest": digest_of_file(damaged),
         }
     )
@@ -332,7 +332,7 @@ def test_a_failed_gate_leaves_the_former_one_serving(make: Make, settings: Setti
         seen = load.good
         wait_until(lambda: load.good > seen + 20, "requests are answered")
     assert load.failures == []
-    assert (result.verdict, result.serving) == (RolloutVerdict.ROLLED_BACK, former.id)
+    assert (result.verdict, result.serving) == (RolloutVerdict.ROLLED_BACK, previous.id)
     assert result.reason == snapshot("the engine died while starting: exit status 1")
     assert "failed to load model" in (result.log_tail or "")
     assert len(containers(settings)) == 1
@@ -415,12 +415,12 @@ def test_two_services_side_by_side(make: Make, settings: Settings) -> None:
     "killed_in",
     ["ContainerService.switch", "ContainerService.settle", "ContainerService._sweep", "attempt.write_state"],
 )
-@pytest.mark.parametrize("then", ["the same", "the former"])
+@pytest.mark.parametrize("then", ["the same", "the previous"])
 def test_a_killed_rollout_is_finished_or_undone(
     killed_in: str, then: str, make: Make, settings: Settings, tmp_path: Path
 ) -> None:
-    former, wanted = make(), make(model=1)
-    endpoint = bring(former, settings).endpoint or ""
+    previous, wanted = make(), make(model=1)
+    endpoint = bring(previous, settings).endpoint or ""
     document = tmp_path / "wanted.json"
     document.write_text(wanted.model_dump_json(by_alias=True))
     code = f"""
@@ -448,8 +448,8 @@ def test_a_killed_rollout_is_finished_or_undone(
     state = folder_of(settings).state()
     assert state is not None
     in_drain = killed_in == "ContainerService._sweep"
-    assert (state.release, state.previous) == ((wanted.id, former.id) if in_drain else (former.id, None))
-    after = wanted if then == "the same" else former
+    assert (state.release, state.previous) == ((wanted.id, previous.id) if in_drain else (previous.id, None))
+    after = wanted if then == "the same" else previous
     result = bring(after, settings)
     assert (result.verdict, result.endpoint) == (RolloutVerdict.SERVING, endpoint)
     assert complete(endpoint)
@@ -529,24 +529,24 @@ def test_a_taken_port_is_refused_before_anything_starts(make: Make, settings: Se
 
 
 def test_a_service_moves_to_another_port(make: Make, settings: Settings) -> None:
-    former = bring(make(), settings)
+    previous = bring(make(), settings)
     port = free_port()
     moved = bring(make(port=port), settings)
     assert moved.endpoint == f"http://127.0.0.1:{port}"
     assert complete(moved.endpoint)
     with pytest.raises(httpx.ConnectError):
-        httpx.get(f"{former.endpoint}/health")
+        httpx.get(f"{previous.endpoint}/health")
     assert len(containers(settings)) == len(proxies(settings.home)) == 1
 
 
 def test_a_failed_move_stays_where_it_was(make: Make, settings: Settings) -> None:
-    former = make()
-    endpoint = bring(former, settings).endpoint
+    previous = make()
+    endpoint = bring(previous, settings).endpoint
     port = free_port()
     result = bring(make(port=port, hardware={"memory": "14Mi"}), settings)
     assert (result.verdict, result.serving, result.endpoint) == (
         RolloutVerdict.ROLLED_BACK,
-        former.id,
+        previous.id,
         endpoint,
     )
     assert complete(endpoint)
@@ -722,14 +722,14 @@ LOSSES: dict[str, tuple[Callable[[Settings], None], ...]] = {
 
 @pytest.mark.parametrize("loss", LOSSES)
 def test_what_is_lost_is_brought_back_by_start(loss: str, make: Make, settings: Settings) -> None:
-    former, release = make(model=1), make()
-    bring(former, settings)
+    previous, release = make(model=1), make()
+    bring(previous, settings)
     endpoint = bring(release, settings).endpoint
     for lose in LOSSES[loss]:
         lose(settings)
     result = start(settings)
     assert (result.verdict, result.serving, result.endpoint, result.previous) == (
-        RolloutVerdict.SERVING, release.id, endpoint, former.id,
+        RolloutVerdict.SERVING, release.id, endpoint, previous.id,
     )  # fmt: skip
     assert complete(endpoint)
     (container,) = containers(settings)

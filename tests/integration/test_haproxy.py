@@ -83,7 +83,7 @@ def test_a_configuration_that_haproxy_refuses_is_shown(proxy: HAProxy) -> None:
 
 
 def test_without_configuration_nothing_starts(tmp_path: Path, slipway_home: Path) -> None:
-    with pytest.raises(RolloutError, match="holds no configuration"):
+    with pytest.raises(RolloutError, match="does not contain a proxy's configuration"):
         HAProxy(tmp_path).start()
 
 
@@ -107,8 +107,8 @@ def test_a_program_that_is_named_and_missing_is_said(
     with pytest.raises(MissingToolError) as caught:
         find_haproxy(Settings.load())
     assert str(caught.value) == snapshot(
-        "SLIPWAY_HAPROXY names haproxy-of-mine, and there is no such program "
-        "(name another one, or unset it: Slipway brings its own)"
+        "SLIPWAY_HAPROXY is haproxy-of-mine, but there is no such program "
+        "(name another program, or unset it to use Slipway's own)"
     )
 
 

@@ -39,9 +39,9 @@ SERVE = textwrap.dedent(
     folder = ServiceFolder(Path(sys.argv[2]), release.name)
     with SupervisedService(folder) as service:
         port = service.claim("127.0.0.1", None)
-        newcomer = service.start(release)
-        service.switch(newcomer)
-        service.settle(newcomer, drain_s=0)
+        new = service.start(release)
+        service.switch(new)
+        service.settle(new, drain_s=0)
     folder.state_file.write_text("{}")
     start_sampler(folder, ServiceProcesses(kind="supervised", socket=folder.control_socket))
     print(port)

@@ -13,7 +13,7 @@ from plain_safetensors import read_model
 from tool_environment import UnavailableError, give_up
 
 from blocks.storage.sources import resolve
-from flows.stage_model import staged
+from flows.stage_model import stage_model
 from tasks.core.errors import NetworkError, NotFoundError
 from tasks.core.settings import Settings
 from tasks.staging.models import StagingRequest
@@ -52,13 +52,13 @@ def test_what_an_alias_names_is_staged_and_a_promotion_is_seen(
         servable=False,
         convertible=False,
     )
-    first = staged(request).result
+    first = stage_model.plain(request).result
     assert (first.verdict, first.version) == ("verified", "1")
     assert read_model(first.model_dir) == read_model(random_model)
 
     mlflow.point("assistant", "champion", 2)
     assert resolve(request.model, settings).version == "2"
-    second = staged(request.model_copy(update={"to": tmp_path / "two"})).result
+    second = stage_model.plain(request.model_copy(update={"to": tmp_path / "two"})).result
     assert second.version == "2"
     assert (second.model_dir / "generation_config.json").read_text() == "{}"
 

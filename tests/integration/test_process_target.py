@@ -102,7 +102,7 @@ def test_a_switch_under_load_loses_no_request(first: Release, second: Release, s
         wait_until(lambda: load.good > seen + 20, "requests are answered after the last switch")
     assert load.failures == []
     assert running(folder).release == second.id
-    wait_until(lambda: len(engines_of(folder.root.parent.parent)) == 1, "the former engines ended")
+    wait_until(lambda: len(engines_of(folder.root.parent.parent)) == 1, "the previous engines ended")
 
 
 def test_a_release_that_does_not_load_leaves_the_former_one_serving(
@@ -196,7 +196,7 @@ def test_a_proxy_that_fails_is_replaced_at_the_same_address(
     assert running(folder).restarts == 0, "the engine went on"
 
 
-def test_a_newcomer_ends_with_the_command_that_was_killed(
+def test_a_new_release_ends_with_the_command_that_was_killed(
     first: Release, second: Release, services: Services, slipway_home: Path, tmp_path: Path
 ) -> None:
     folder = services("chat")
@@ -213,9 +213,9 @@ def test_a_newcomer_ends_with_the_command_that_was_killed(
         release = Release.model_validate_json(Path(sys.argv[1]).read_bytes())
         service = SupervisedService(ServiceFolder(Path(sys.argv[2]), release.name))
         service.claim("127.0.0.1", None)
-        newcomer = service.start(release)
-        service.switch(newcomer)
-        print(newcomer.base_url, flush=True)
+        new = service.start(release)
+        service.switch(new)
+        print(new.base_url, flush=True)
         time.sleep(600)
         """
     )
@@ -229,11 +229,11 @@ def test_a_newcomer_ends_with_the_command_that_was_killed(
         with pytest.raises(BusyError):
             bring(second, folder)
         with Load(endpoint, "chat", clients=4) as load:
-            wait_until(lambda: load.good > 20, "the newcomer answers")
+            wait_until(lambda: load.good > 20, "the new release answers")
             child.kill()
-            wait_until(lambda: len(engines_of(slipway_home)) == 1, "the newcomer ended")
+            wait_until(lambda: len(engines_of(slipway_home)) == 1, "the new release ended")
             seen = load.good
-            wait_until(lambda: load.good > seen + 20, "the former release answers")
+            wait_until(lambda: load.good > seen + 20, "the previous release answers")
         assert load.failures == []
     finally:
         child.kill()

@@ -164,7 +164,7 @@ def test_a_candidate_that_changed_is_not_started(
     release.launch.model_file.write_bytes(data)
     slipway("start", "chat", code=1)
     assert "has changed since it was measured" in slipway.err
-    assert "fix: remove it and deploy again" in slipway.err
+    assert "fix: remove it, then deploy again" in slipway.err
     assert processes_of(slipway_home) == []
 
 
@@ -211,17 +211,17 @@ def test_a_rollback_that_finds_the_previous_release_dead_brings_it_back_and_says
 ) -> None:
     """The supervisor dies in the middle of a rollout: with it dies what served before."""
     folder = services("chat")
-    former = bring(make(), folder)
+    previous = bring(make(), folder)
     start = SupervisedService.start
 
     def dies(self: SupervisedService, release: Release) -> object:
-        if release.id != former.release:
+        if release.id != previous.release:
             supervisors_of(slipway_home)[0].kill()
         return start(self, release)
 
     monkeypatch.setattr(SupervisedService, "start", dies)
     result = bring(make(model=1), folder)
     assert (result.verdict, result.serving, result.answers) == (
-        RolloutVerdict.ROLLED_BACK, former.release, True,
+        RolloutVerdict.ROLLED_BACK, previous.release, True,
     )  # fmt: skip
-    assert complete(former.endpoint or "")
+    assert complete(previous.endpoint or "")

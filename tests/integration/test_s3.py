@@ -30,7 +30,7 @@ from blocks.storage.record_store import open_record_store
 from blocks.storage.s3 import S3Folder, S3RecordStore
 from blocks.storage.s3_ranges import RangeReader
 from blocks.storage.sources import open_source, resolve
-from flows.stage_model import staged
+from flows.stage_model import stage_model
 from tasks.core.direct_io import ring
 from tasks.core.errors import AccessError, ModelError, NetworkError, NotFoundError, RecordError, WrongUseError
 from tasks.core.manifest import verify
@@ -197,13 +197,13 @@ def request(bucket: str, **changes: object) -> StagingRequest:
 def test_a_model_from_s3_is_staged_bit_for_bit(s3: SwiftServer, bucket: str, random_model: Path) -> None:
     s3.upload(random_model, bucket, "model")
     s3.upload(random_model, bucket, "model/nested")
-    outcome = staged(request(bucket))
+    outcome = stage_model.plain(request(bucket))
     assert read_model(outcome.result.model_dir) == read_model(random_model)
     assert verify(outcome.result.model_dir)[1] == ()
     assert outcome.result.source == f"s3://{bucket}/model"
-    assert staged(request(bucket)).cached
+    assert stage_model.plain(request(bucket)).cached
     (outcome.result.model_dir / "model-00002-of-00003.safetensors").unlink()
-    assert staged(request(bucket)).result.restaged == ("model-00002-of-00003.safetensors",)
+    assert stage_model.plain(request(bucket)).result.restaged == ("model-00002-of-00003.safetensors",)
 
 
 def test_records_of_a_staging_lie_on_s3_too(
@@ -211,9 +211,9 @@ def test_records_of_a_staging_lie_on_s3_too(
 ) -> None:
     monkeypatch.setenv("SLIPWAY_RECORDS", f"s3://{bucket}/knowledge")
     s3.upload(random_model, bucket, "model")
-    outcome = staged(request(bucket))
+    outcome = stage_model.plain(request(bucket))
     assert open_record_store(Settings.load()).get(outcome.record).outcome == "verified"
-    assert staged(request(bucket)).record == outcome.record
+    assert stage_model.plain(request(bucket)).record == outcome.record
 
 
 def test_an_object_replaced_underneath_is_seen(s3: SwiftServer, bucket: str, random_model: Path) -> None:

@@ -61,7 +61,7 @@ def told(place: LocalPlace) -> Iterator[list[dict[str, Any]]]:
         )
         block.save(NOTIFICATION_BLOCK)
         up = run_slipway(place.home, "up")
-        assert "verdicts that say no are told by 1 notification block" in up.stdout, up.stderr
+        assert "verdicts that say no are reported by 1 notification block" in up.stdout, up.stderr
         yield heard
 
 

@@ -72,7 +72,7 @@ def test_pure_modules_look_at_nothing_but_their_own_tables() -> None:
 
 
 def test_no_module_asks_which_target_it_is() -> None:
-    """What differs between targets stands in the tables of `spec.py` and `targets.py`."""
+    """What differs between targets is in the tables of `spec.py` and `targets.py`."""
     faults = "kind is Target.DOCKER\nkind == TargetKind.PROCESS"
     assert sorted(_asked_targets(faults)) == [1, 2]
     found = {
@@ -115,7 +115,7 @@ COMPOSES = (
 )
 """Where adapters are put together with what stages do."""
 NAMED = {"blocks/packages/managers.py": "PackageTool", "blocks/storage/model_source.py": "ModelSource"}
-"""Protocols that stages declare beside their effects; `sources.py` opens what `model_source.py` makes."""
+"""Protocols that stages declare next to their effects; `sources.py` opens what `model_source.py` makes."""
 NAMED |= {"blocks/storage/sources.py": "ModelSource", "blocks/packages/uv.py": "unlike_record"}
 """`unlike_record` compares installed files with their package's own list, for stage and adapter alike."""
 
@@ -147,7 +147,7 @@ def _may_be_known(file: Path) -> bool:
 
 
 def test_no_module_outside_tasks_engines_asks_which_engine_it_is() -> None:
-    """What differs between engines stands on their cards."""
+    """What differs between engines is on their cards."""
     faults = 'kind is EngineKind.VLLM\nkind == "vllm"\n{"vllm": 1}[kind]\nEngineKind("vllm")'
     assert sorted(_asked_kinds(faults)) == [1, 2, 3, 4]
     found = [

@@ -44,7 +44,7 @@ def propose_steps(trials: Sequence[Trial], space: StepSpace) -> Proposal | None:
 
 
 def _along(knob: _Knob, base: Trial, trials: Sequence[Trial], space: StepSpace) -> Proposal | Trial:
-    """The next number of this knob, with what else `base` is told, or the best that is known when there is none."""
+    """The next value of this knob, with the other settings of `base`; the best trial so far if there is none."""
     best, gains = base, 0
     for way in _ways(knob, base, space):
         if gains and not (way.turns and gains == 1):

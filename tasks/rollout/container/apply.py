@@ -1,7 +1,7 @@
 """Services as containers behind a proxy of their own: the target `docker`.
 
 Below the service's folder, `proxy/` holds one folder per public address; the file `proxy/current` names the
-one that serves. A service that moves has two proxies until the former one ends. What takes traffic is what
+one that serves. A service that moves has two proxies until the previous one ends. What takes traffic is what
 the serving proxy says; whatever it sends no requests to is a leftover, which the next claim sweeps.
 """
 
@@ -45,7 +45,7 @@ from tasks.rollout.proxy.slots import (
     take_out,
 )
 from tasks.rollout.recovery.models import Progress
-from tasks.rollout.target import Newcomer
+from tasks.rollout.target import NewRelease
 
 _POLL_S = 0.05
 _PORT_TRIES = 5
@@ -53,7 +53,7 @@ _STOP_TIMEOUT_S = 10
 """From SIGTERM to SIGKILL: the engine has been drained by then."""
 
 _SWEEP_DRAIN_S = 30.0
-"""Longest wait for requests that a killed rollout left with the former container."""
+"""Longest wait for requests that a killed rollout left with the previous container."""
 
 _KEPT_LOG_LINES = 2000
 
@@ -177,14 +177,14 @@ class ContainerService:
         if container is not None:
             self._containers.restart(container.id)
 
-    def fault(self, newcomer: Newcomer) -> str | None:
-        """How the newcomer died; None while it lives."""
-        container = self._container_at(_port_of(newcomer))
+    def fault(self, new: NewRelease) -> str | None:
+        """How the new release died; None while it lives."""
+        container = self._container_at(_port_of(new))
         return cause_of_death(container) if container else "its container was removed"
 
-    def newcomer_log(self, newcomer: Newcomer, lines: int) -> str:
-        """The end of the newcomer's log; kept when its container was removed."""
-        container = self._container_at(_port_of(newcomer))
+    def new_release_log(self, new: NewRelease, lines: int) -> str:
+        """The end of the new release's log; kept when its container was removed."""
+        container = self._container_at(_port_of(new))
         return self._containers.log_tail(container.id, lines) if container else self._kept_log(lines)
 
     def log_tail(self, lines: int) -> str:
@@ -214,7 +214,7 @@ class ContainerService:
         self._claimed = serving
         return route.port
 
-    def start(self, release: Release) -> Newcomer:
+    def start(self, release: Release) -> NewRelease:
         """Start the release's container on a free port of the loopback."""
         _check_readable(release.launch.model_file)
         image = self._image_of(release)
@@ -231,38 +231,38 @@ class ContainerService:
                 self._containers.start(plan)
             except PortTakenError:
                 continue  # someone was quicker
-            return Newcomer(release=release.id, base_url=f"http://{BACKEND_HOST}:{plan.host_port}")
+            return NewRelease(release=release.id, base_url=f"http://{BACKEND_HOST}:{plan.host_port}")
         raise RolloutError(
             f"no free port was found for the container in {_PORT_TRIES} tries", fix="try again"
         )
 
-    def switch(self, newcomer: Newcomer) -> None:
-        """Give new requests to the newcomer; the other slot keeps those it has."""
+    def switch(self, new: NewRelease) -> None:
+        """Give new requests to the new release; the other slot keeps those it has."""
         proxy = self._claimed_proxy()
         slot = other(_ready(proxy.slots()))
-        proxy.send((*send_to(slot, _port_of(newcomer)), *drain([other(slot)])))
+        proxy.send((*send_to(slot, _port_of(new)), *drain([other(slot)])))
         if _ready(proxy.slots()) != slot:
             raise RolloutError(f"the proxy did not switch to {slot}")
 
-    def settle(self, newcomer: Newcomer, *, drain_s: float) -> None:
+    def settle(self, new: NewRelease, *, drain_s: float) -> None:
         """Write down what serves."""
         proxy = self._claimed_proxy()
         self._write_down(proxy)
         write_atomically(self._current_file, proxy.folder.name)
 
-    def end_former(self, *, drain_s: float) -> None:
-        """End the former container, and a proxy at a former address, once they have no request left."""
+    def end_previous(self, *, drain_s: float) -> None:
+        """End the previous container, and a proxy at a previous address, once they have no request left."""
         self._sweep(self._claimed_proxy(), drain_s)
 
-    def revert(self, newcomer: Newcomer, *, drain_s: float) -> None:
-        """Give the requests back to the former container where there is one, and end the newcomer."""
+    def revert(self, new: NewRelease, *, drain_s: float) -> None:
+        """Give the requests back to the previous container, if there is one, and end the new one."""
         proxy = self._claimed_proxy()
         if proxy.answers():
             slots = proxy.slots()
             slot = _ready(slots)
-            if slot and slots[slot].port == _port_of(newcomer) and slots[other(slot)].state == "drain":
+            if slot and slots[slot].port == _port_of(new) and slots[other(slot)].state == "drain":
                 proxy.send((*send_to(other(slot), slots[other(slot)].port), *drain([slot])))
-                # A settle that broke off may have written the newcomer down: started anew, the proxy would name
+                # A settle that broke off may have written the new release down: started anew, the proxy would name
                 # a container that is gone, and the next claim would end the one that serves.
                 self._write_down(proxy)
         self._sweep(self._serving_proxy(), drain_s)
@@ -448,14 +448,14 @@ def _ready(slots: Mapping[str, Slot]) -> str | None:
     return next((name for name, slot in slots.items() if slot.state == "ready"), None)
 
 
-def _port_of(newcomer: Newcomer) -> int:
-    return int(newcomer.base_url.rpartition(":")[2])
+def _port_of(new: NewRelease) -> int:
+    return int(new.base_url.rpartition(":")[2])
 
 
 def _check_readable(model: Path) -> None:
     """A container never runs as root: what root deploys has to be readable for all."""
     if not model.exists():
-        raise RolloutError(f"the model file {model} is gone", fix="deploy again: it is then made anew")
+        raise RolloutError(f"the model file {model} is gone", fix="deploy again to recreate it")
     if os.getuid() == 0 and not model.stat().st_mode & stat.S_IROTH:
         raise RolloutError(
             f"the container's user cannot read {model}", fix=f"make it readable: chmod -R a+rX {model}"

@@ -31,7 +31,7 @@ _WORKER = f"{_ROOT}/server.py"
 _MODELS = "/model"
 _PORT = 8000
 _USER = "65532"
-"""Nobody in particular: the user id that distroless images use."""
+"""An unprivileged user: the id that distroless images use."""
 
 _MANYLINUX = "manylinux_2_28"
 """Older than every base image in support, so that the wheels do not depend on which one is chosen."""
@@ -78,7 +78,8 @@ def worker_of(engine: Engine) -> Path:
     """The script that an image built from a lock starts. Raises `RolloutError` for engines that have none."""
     if engine.server_worker is None:
         raise RolloutError(
-            f"no image of {engine.kind} is built from a lock", fix="use its makers' image, or another engine"
+            f"Slipway cannot build an image of {engine.kind} from a lock",
+            fix="use its makers' image, or another engine",
         )
     return engine.server_worker
 
@@ -90,7 +91,7 @@ def pins_of(lock_text: str, names: Iterable[str], lock: Path) -> tuple[str, ...]
     missing = [name for name in wanted if name not in versions]
     if missing:
         raise RolloutError(
-            f"the lock {lock} does not hold {', '.join(missing)}, which serving needs",
+            f"the lock {lock} lacks {', '.join(missing)}, which serving needs",
             fix="build the environment again: delete the lock, then deploy",
         )
     extras = {name: f"[{','.join(sorted(one.extras))}]" if one.extras else "" for name, one in wanted.items()}
@@ -165,7 +166,7 @@ def plan_container(
 
 
 def container_user(uid: int, gid: int) -> str:
-    """Who the container runs as: whoever deploys, so that the model is readable, but never root."""
+    """The user that the container runs as: the one who deploys, so that the model is readable, but never root."""
     return f"{uid}:{gid}" if uid != 0 else f"{_USER}:{_USER}"
 
 

@@ -2,7 +2,7 @@
 
 Returns once the supervisor listens, or with 1 and the reason. The supervisor itself lives on in a session of
 its own, whatever becomes of the command that asked for it. Where standard input is a pipe, a supervisor that has
-nothing to serve waits for requests as long as the pipe's other end is open: until who started it has connected.
+nothing to serve waits for requests as long as the pipe's other end is open: until its starter has connected.
 """
 
 from __future__ import annotations
@@ -87,9 +87,9 @@ def detach(errors: Path) -> None:
 async def supervise(
     supervisor: Supervisor, lock: Lock, tell: Callable[[str], None], starter: int | None
 ) -> None:
-    """Serve the control socket until the service is stopped, or the process is told to end.
+    """Serve the control socket until the service is stopped, or the process gets a signal to end.
 
-    `starter` is the pipe whose other end is held by who started this process.
+    `starter` is the pipe whose other end is held by the process that started this one.
     """
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, supervisor.done.set)
@@ -121,7 +121,7 @@ async def keep_whole(supervisor: Supervisor, control: Control, lock: Lock) -> No
 
 
 def wait_for_starter(supervisor: Supervisor, starter: int | None) -> None:
-    """Count who holds the other end of the pipe as connected until it lets go."""
+    """Count the holder of the pipe's other end as connected until it lets go."""
     owner = object()
     supervisor.arrive(owner)
 

@@ -62,7 +62,7 @@ class Control:
         before, self._server = self._server, await self.listen(bind_control_socket(folder))
         self._file = (folder / SOCKET_FILE).stat()
         if before is not None:
-            before.close()  # who is connected to it stays so
+            before.close()  # its connections stay open
 
     async def close(self) -> None:
         """Accept nothing more, read nothing more, and let the answers out that are being written."""
@@ -110,8 +110,8 @@ class Control:
                 return await supervisor.start(
                     owner, request["release"], request["argv"], request["env"], request["drain_s"]
                 )
-            case "newcomer":
-                return await supervisor.newcomer(owner, request["lines"])
+            case "newcomer":  # keeps its name: a supervisor outlives upgrades of the command
+                return await supervisor.new_release(owner, request["lines"])
             case "switch":
                 return await supervisor.switch(owner)
             case "settle":

@@ -179,7 +179,7 @@ class Engine:
                 return
 
     async def _kill_when_hung(self, process: asyncio.subprocess.Process) -> None:
-        """A newcomer is left to its gate."""
+        """A new release is left to its gate."""
         watch = HangWatch(self.port, self.traffic, self._hung_s, cpu_s=lambda: cpu_seconds(process.pid))
         while True:
             await asyncio.sleep(watch.period_s)
@@ -199,7 +199,7 @@ class Engine:
             await process.wait()
 
     async def _start_again(self, quick_deaths: int) -> bool:
-        """Start the process anew, after a pause that grows; False if it is to end instead."""
+        """Restart the process after a growing pause; False if it is to end instead."""
         while True:
             self.restarts += 1
             self._changed(self)

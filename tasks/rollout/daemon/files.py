@@ -47,7 +47,7 @@ def clear_place(path: Path, service: Path) -> None:
 def set_aside(path: Path, service: Path) -> None:
     """Move what is damaged to the service's folder for that. Raises `OSError`.
 
-    A supervisor and a command may find the same damage at the same time: whoever comes second has nothing to do.
+    A supervisor and a command may find the same damage at the same time: the second has nothing left to do.
     """
     if (service / DAMAGED).exists() and not (service / DAMAGED).is_dir():
         (service / DAMAGED).unlink()

@@ -1,7 +1,7 @@
 """One public address of a service: HAProxy as a child process, which is started again when it dies.
 
-The supervisor holds the listening sockets and hands them down: who connects while HAProxy starts again waits in the
-kernel's queue instead of being refused, and no one else gets the port.
+The supervisor holds the listening sockets and hands them down: a client that connects while HAProxy restarts
+waits in the kernel's queue instead of being refused, and no other process gets the port.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ LOCK_FILE = "supervisor.lock"
 SHUTDOWN_DRAIN_S = 5.0
 
 Owner = object
-"""Who is in the middle of a rollout: a control connection."""
+"""The control connection that a rollout belongs to."""
 
 
 class RefusedError(Exception):
@@ -40,7 +40,7 @@ class Attempt:
     """A rollout in progress. It ends with its owner's connection, unless it is settled before."""
 
     owner: Owner
-    newcomer: Engine | None = None
+    new: Engine | None = None
     switched: bool = False
     drain_s: float = 0.0
     claimed: Proxy | None = None
@@ -112,7 +112,7 @@ class Supervisor:
         except OSError:
             sound = False
         if not sound:
-            self._log.say(f"{STATE_FILE} was damaged: written anew")
+            self._log.say(f"{STATE_FILE} was damaged and is rewritten")
             if file.is_dir():
                 set_aside(file, self.folder)
             write_durably(file, self._written)
@@ -138,7 +138,7 @@ class Supervisor:
     async def _open_proxy(self, host: str, port: int) -> Proxy:
         """Raises `OSError` if the port is taken, or HAProxy does not start."""
         if any(proxy.address == (host, port) for proxy in self._proxies):
-            raise RefusedError("busy", f"{host}:{port} is still being given up")
+            raise RefusedError("busy", f"{host}:{port} is still being released")
         proxy = Proxy(self.folder, host, port, self._metrics_port, self._programs, self._log)
         self._proxies.append(proxy)  # at once: a second look must not take the address again
         try:
@@ -152,7 +152,7 @@ class Supervisor:
     # What the control socket asks for. `owner` is the connection that asks.
 
     async def claim(self, owner: Owner, host: str, port: int | None) -> dict[str, Any]:
-        """Listen on the address, beside the one the service has until the attempt is settled."""
+        """Listen on the address, and until the attempt is settled on the service's present one, too."""
         attempt = self._own(owner)
         proxy = self._proxy_at(host, port)
         if proxy is None:
@@ -166,10 +166,10 @@ class Supervisor:
     async def start(
         self, owner: Owner, release: str, argv: list[str], env: dict[str, str], drain_s: float
     ) -> dict[str, Any]:
-        """Start a newcomer beside what serves."""
+        """Start a new release next to the one that serves."""
         attempt = self._own(owner)
-        if attempt.newcomer is not None:
-            raise RefusedError("busy", "this rollout has a newcomer already")
+        if attempt.new is not None:
+            raise RefusedError("busy", "this rollout has started a release already")
         sweep_logs(self._logs)
         engine = self._engine(Command(release, tuple(argv), env))
         try:
@@ -177,32 +177,34 @@ class Supervisor:
         except OSError as error:
             del self._engines[engine.slot]
             raise RefusedError("cannot_start", f"cannot run {argv[0]}: {error}") from error
-        attempt.newcomer, attempt.drain_s = engine, drain_s
+        attempt.new, attempt.drain_s = engine, drain_s
         return {"base_url": f"http://{BACKEND_HOST}:{engine.port}"}
 
-    async def newcomer(self, owner: Owner, lines: int) -> dict[str, Any]:
-        """Whether the newcomer lives, and what it printed last."""
-        engine = self._newcomer(owner)
+    async def new_release(self, owner: Owner, lines: int) -> dict[str, Any]:
+        """Whether the new release lives, and what it printed last."""
+        engine = self._new_release(owner)
         return {"fault": engine.fault, "tail": engine.tail[-lines:]}
 
     async def switch(self, owner: Owner) -> dict[str, Any]:
-        """Give new requests to the newcomer."""
-        engine = self._newcomer(owner)
+        """Give new requests to the new release."""
+        engine = self._new_release(owner)
         if not engine.up:
-            raise RefusedError("dead", f"the newcomer died: {engine.fault}")
+            raise RefusedError("dead", f"the new release died: {engine.fault}")
         assert self._attempt is not None
         self._attempt.switched = True
         await self._route()
         return {}
 
     async def settle(self, owner: Owner, drain_s: float) -> dict[str, Any]:
-        """Keep the newcomer for good; what served before ends after its requests."""
-        engine = self._newcomer(owner)
+        """Keep the new release for good; what served before ends after its requests."""
+        engine = self._new_release(owner)
         attempt = self._attempt
         assert attempt is not None
         if not engine.up or not attempt.switched:
-            raise RefusedError("dead", f"the newcomer has no traffic: {engine.fault or 'not switched to'}")
-        former, left = self._serving, self._address
+            raise RefusedError(
+                "dead", f"the new release gets no traffic: {engine.fault or 'not switched to'}"
+            )
+        previous, left = self._serving, self._address
         address = attempt.claimed.address if attempt.claimed else left
         assert address is not None
         self._since = time.time()
@@ -214,13 +216,13 @@ class Supervisor:
         await self._route()
         if left not in (None, address):
             self._close(left, drain_s)
-        if former is not None:
-            self._retire(former, drain_s)
+        if previous is not None:
+            self._retire(previous, drain_s)
         self._log.say(f"{engine.command.release} serves")
         return {}
 
     async def revert(self, owner: Owner) -> dict[str, Any]:
-        """Give the traffic back to what served before, and end the newcomer."""
+        """Give the traffic back to what served before, and end the new release."""
         self._own(owner)
         if (ending := self._abandon()) is not None:
             await ending
@@ -255,7 +257,7 @@ class Supervisor:
         return {}
 
     def arrive(self, owner: Owner) -> None:
-        """Somebody is connected who may yet ask for something."""
+        """A client is connected and may yet ask for something."""
         self._present.add(owner)
 
     def hang_up(self, owner: Owner) -> None:
@@ -266,7 +268,7 @@ class Supervisor:
         self._end_if_unused()
 
     def _end_if_unused(self) -> None:
-        """A supervisor with nothing to serve, and without anybody who is connected, ends."""
+        """A supervisor with nothing to serve and no client connected ends."""
         if self._serving is None and not (self._present or self._attempt or self._retiring):
             self.done.set()
 
@@ -281,9 +283,7 @@ class Supervisor:
             await proxy.close_door()
         self._abandon()
         serving, self._serving = self._serving, None
-        await (
-            self._try_to_route()
-        )  # who sends another request on a kept connection is told that nothing serves
+        await self._try_to_route()  # another request on a kept connection gets the answer that nothing serves
         if serving is not None:
             self._retire(serving, drain_s)
         if self._retiring:
@@ -299,26 +299,26 @@ class Supervisor:
             raise RefusedError("busy", "another rollout of this service is in progress")
         return self._attempt
 
-    def _newcomer(self, owner: Owner) -> Engine:
-        newcomer = self._own(owner).newcomer
-        if newcomer is None:
-            raise RefusedError("no_newcomer", "no newcomer was started")
-        return newcomer
+    def _new_release(self, owner: Owner) -> Engine:
+        new = self._own(owner).new
+        if new is None:
+            raise RefusedError("no_new_release", "no new release was started")
+        return new
 
     def _abandon(self) -> asyncio.Task[None] | None:
-        """End the attempt; what there is to wait for until its newcomer is gone."""
+        """End the attempt; what there is to wait for until its new release is gone."""
         attempt, self._attempt = self._attempt, None
         if attempt is None:
             return None
         self._route_soon()
         if attempt.claimed:
             self._close(attempt.claimed.address, 0.0)
-        return self._retire(attempt.newcomer, attempt.drain_s) if attempt.newcomer else None
+        return self._retire(attempt.new, attempt.drain_s) if attempt.new else None
 
     def _engine(self, command: Command, restarts: int = 0) -> Engine:
         slot = next((slot for slot in SLOTS if slot not in self._engines), None)
         if slot is None:
-            raise RefusedError("busy", f"{len(SLOTS) - 1} former releases still answer requests")
+            raise RefusedError("busy", f"{len(SLOTS) - 1} previous releases still answer requests")
         engine = self._engines[slot] = Engine(
             command,
             slot,
@@ -339,7 +339,7 @@ class Supervisor:
     def _engine_changed(self, engine: Engine) -> None:
         """An engine died, or was started again."""
         attempt = self._attempt
-        if attempt is not None and attempt.newcomer is engine and not engine.up:
+        if attempt is not None and attempt.new is engine and not engine.up:
             attempt.switched = False
         self._log.say(f"{engine.command.release}: {engine.fault or 'runs'}, {engine.restarts} restarts")
         self._route_soon()
@@ -350,13 +350,13 @@ class Supervisor:
                 self._log.say(f"cannot write {STATE_FILE}: {error}")
 
     async def _route(self) -> None:
-        """New requests go to the newcomer once it is switched to, else to what serves.
+        """New requests go to the new release once it is switched to, else to what serves.
 
         They do so while that is started again: the proxy tries until it listens, or their time is over.
         """
         async with self._routing:
             attempt = self._attempt
-            engine = attempt.newcomer if attempt and attempt.switched else self._serving
+            engine = attempt.new if attempt and attempt.switched else self._serving
             slot, port = (engine.slot, engine.port) if engine else (None, None)
             for proxy in list(self._proxies):
                 if (proxy.route.slot, proxy.route.backend_port) != (slot, port):
@@ -374,7 +374,7 @@ class Supervisor:
         del self._engines[engine.slot]
 
     def _close(self, address: tuple[str, int] | None, drain_s: float) -> None:
-        """Give up an address: who is connected there has `drain_s`."""
+        """Give up an address: its connections have `drain_s` to finish."""
         for proxy in [proxy for proxy in self._proxies if proxy.address == address]:
             self._leave(self._end_proxy(proxy, drain_s))
 

@@ -30,9 +30,7 @@ def release_to_start(folder: ServiceFolder, target: Target) -> tuple[ServiceStat
     state, seen = folder.last(), target.running() or target.written()
     found = seen.release if seen else state.release if state else None
     if found is None:
-        raise NotFoundError(
-            f"what {folder.name} served last is not written down any more", fix="deploy its spec again"
-        )
+        raise NotFoundError(f"what {folder.name} served last is not known", fix="deploy its spec again")
     try:
         release = folder.release(found)
     except RecordError:
@@ -87,7 +85,7 @@ def target_of(folder: ServiceFolder) -> TargetKind:
 
 @runtime_checkable
 class Unwatched(Protocol):
-    """A target without a supervisor: whoever looks at the service has to notice an engine that hangs."""
+    """A target without a supervisor: the caller has to notice an engine that hangs."""
 
     def progress(self, is_silent: Callable[[str], bool]) -> Progress | None:
         """How far the engine that serves has come; None if none runs. `is_silent` asks `/health` of a base URL."""

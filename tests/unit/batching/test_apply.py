@@ -296,6 +296,28 @@ def test_an_engine_takes_less_memory_where_others_hold_a_part_of_it() -> None:
     assert result.oom_hits == 0
 
 
+class ConstantEngine:
+    """It holds the same memory whatever share it is told to take."""
+
+    def __init__(self) -> None:
+        self.shares: list[float] = []
+
+    def probe(self, request: ProbeRequest) -> Sequence[Run]:
+        self.shares.append(request.config.memory_fraction)
+        run = Run(
+            batch=request.config.batch, peak_bytes=1_020_000_000, latency_ms={"ttft_p95": 9.0}, throughput=1.0
+        )
+        return [run] * request.runs
+
+
+def test_an_engine_that_holds_too_much_at_any_share_is_not_asked_for_ever() -> None:
+    engine = ConstantEngine()
+    result = find_batch(on_gpu(gpus=1, memory_fraction=0.89), engine, None)
+    assert result.batch is None
+    assert engine.shares[:4] == sorted(engine.shares[:4], reverse=True)
+    assert len(set(engine.shares)) == 4, "its own, and three smaller"
+
+
 SMALL_CACHE = "ValueError: No available memory for the cache blocks"
 NO_ROOM = (
     "Free memory on device cuda:0 (56.0/80.0 GiB) on startup is less than desired GPU memory utilization"

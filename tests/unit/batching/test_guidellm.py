@@ -1,6 +1,6 @@
 """guidellm's command line, and its recorded reports.
 
-The reports are of guidellm 0.8.1: of llama.cpp with the tiny model and 4 slots (`closed`, `open`), and of the odd engine
+The reports are of guidellm 0.8.1: of llama.cpp with the tiny model and 4 slots (`closed`, `open`), and of the faulty engine
 (`refused`, `hung`, `endless`); texts, and metrics that nobody reads, are taken out.
 """
 
@@ -130,7 +130,7 @@ def test_an_open_loop_counts_from_when_a_request_was_to_be_sent() -> None:
 
 
 def test_failed_requests_say_what_the_engine_did() -> None:
-    with pytest.raises(EngineHungError, match=r"2 requests fail, the first with ReadTimeout"):
+    with pytest.raises(EngineHungError, match=r"2 of guidellm's requests failed, the first with ReadTimeout"):
         read_report(recorded("hung"))
     with pytest.raises(EngineError, match="500 Internal Server Error") as refused:
         read_report(recorded("refused"))
@@ -140,7 +140,7 @@ def test_failed_requests_say_what_the_engine_did() -> None:
 def test_each_client_must_have_had_a_whole_answer() -> None:
     report = read_report(recorded("endless"))
     assert [answer.done for answer in report.answers] == [False, False]
-    with pytest.raises(EngineSlowError, match="0 of 2 clients had a whole answer within 5 s"):
+    with pytest.raises(EngineSlowError, match="0 of 2 clients got a complete answer within 5 s"):
         closed_figures(report, TWO)
 
 
@@ -174,7 +174,7 @@ def test_no_token_in_time_is_slow() -> None:
     for one in values["benchmarks"][0]["requests"]["incomplete"]:
         one["info"]["timings"] |= {"first_token_iteration": None, "last_token_iteration": None}
     report = read_report(json.dumps(values))
-    with pytest.raises(EngineSlowError, match="0 of 2 clients had a whole answer within 5 s"):
+    with pytest.raises(EngineSlowError, match="0 of 2 clients got a complete answer within 5 s"):
         closed_figures(report, TWO)
     with pytest.raises(EngineSlowError):
         open_figures(report)
@@ -183,10 +183,10 @@ def test_no_token_in_time_is_slow() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "not understood"),
-        ("[]", "not understood"),
+        ("", "cannot be read"),
+        ("[]", "cannot be read"),
         ('{"metadata": {"version": 3}}', "version 3"),
-        ('{"metadata": {"version": 2}, "benchmarks": []}', "not understood"),
+        ('{"metadata": {"version": 2}, "benchmarks": []}', "cannot be read"),
         ('{"metadata": {"version": 2}, "benchmarks": [{"requests": {"errored": []}}]}', "'start_time'"),
     ],
 )

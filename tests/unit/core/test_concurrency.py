@@ -36,6 +36,25 @@ def test_one_no_cancels_what_runs_at_the_same_time(slipway_home: Path) -> None:
     assert sorted(record.outcome for record in records()) == ["cancelled", "corrupt"]
 
 
+def test_a_fault_without_a_text_stops_the_others(slipway_home: Path) -> None:
+    signal = begin()
+
+    def waits() -> Outcome[Answer]:
+        def until_cancelled() -> NoReturn:
+            assert signal.wait(30), "the signal did not reach the work"
+            current().check()
+            raise AssertionError("the work was not cancelled")
+
+        return stage(until_cancelled, inputs={"source": "waits"})
+
+    def fails() -> NoReturn:
+        raise MemoryError
+
+    with pytest.raises(MemoryError):
+        run_concurrently([fails, waits], signal)
+    assert signal.reason == "MemoryError"
+
+
 def test_an_interrupt_ends_what_runs_at_once(slipway_home: Path) -> None:
     """As Ctrl-C does: it reaches the main thread only, which must not wait for hours of copying."""
     signal, began = begin(), threading.Event()

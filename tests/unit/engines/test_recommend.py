@@ -69,7 +69,7 @@ def test_engines_are_compared_where_they_served_the_same_model() -> None:
     first, second, *_ = recommend(Need.WORKFLOW, ON_GPU, records).of("engine")
     assert (first.name, first.reasons[0].record) == ("sglang", "01A")
     assert (second.name, second.reasons[0].record) == ("vllm", "01B")
-    assert first.reasons[0].text == "1000 tokens/s measured here, beside 1 other"
+    assert first.reasons[0].text == "1000 tokens/s measured here, compared with 1 other"
 
 
 def test_capabilities_are_compared_as_versions() -> None:

@@ -46,7 +46,7 @@ def test_every_format_that_needs_hardware_has_its_row(kind: EngineKind) -> None:
         (FP8, ["9.0", "10.0"], None),
         (FP8, ["8.6"], "from compute capability 8.9 on, a GPU in use has 8.6"),
         (FP8, ["9.0", "8.0", "8.0"], "a GPU in use has 8.0"),
-        (FP8, [None], "that of a GPU in use is not known"),
+        (FP8, [None], "of a GPU in use is not known"),
         (W8A8, ["7.0"], "computes in int8 from compute capability 7.5 on, a GPU in use has 7.0"),
         (W8A8, ["7.5"], None),
     ],

@@ -232,11 +232,11 @@ def test_a_new_sampler_goes_on_in_the_file_of_the_run(tmp_path: Path) -> None:
 FUTURE = [f"{second}-{pid}-9.csv" for pid, second in enumerate(range(5000, 5008))]
 
 
-@pytest.mark.parametrize("former", [FUTURE[:1], FUTURE], ids=["few", "as many as are kept"])
+@pytest.mark.parametrize("previous", [FUTURE[:1], FUTURE], ids=["few", "as many as are kept"])
 def test_the_run_that_began_last_is_the_newest_also_when_the_clock_was_set_back(
-    former: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    previous: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in former:
+    for name in previous:
         (tmp_path / name).write_text("t_s,bytes,requests\n5000.000,1,\n")
     monkeypatch.setattr(daemon.time, "time", lambda: 1000.0)
     writer = Writer(tmp_path)
@@ -245,11 +245,11 @@ def test_the_run_that_began_last_is_the_newest_also_when_the_clock_was_set_back(
     writer.write(Sample("78-2", 8), "requests", 0)
     *_, before, last = read_runs(tmp_path)
     assert (before.bytes_, last.bytes_) == ((7, 7, 7), (8,))
-    assert len(list(tmp_path.glob("*.csv"))) == min(daemon.MAX_FILES, len(former) + 2)
+    assert len(list(tmp_path.glob("*.csv"))) == min(daemon.MAX_FILES, len(previous) + 2)
 
 
 def test_an_engine_that_serves_again_is_the_newest_run(tmp_path: Path) -> None:
-    """A rollout that was reverted: the newcomer's run is the one that has ended."""
+    """A rollout that was reverted: the new release's run is the one that has ended."""
     writer = Writer(tmp_path)
     for run in ("1-1", "2-2", "1-1"):
         writer.write(Sample(run, int(run[0])), "requests", None)

@@ -54,7 +54,7 @@ def test_vectors_are_kept() -> None:
 def test_rows_that_do_not_divide_into_groups_are_refused_before() -> None:
     ragged = source(**{LINEAR: (256, 192)})
     assert refuse_shapes(ragged, W4A16) == (
-        f"not made: w4a16 takes rows in groups of 128 values, which those of {LINEAR} do not divide into"
+        f"not made: w4a16 takes rows in groups of 128 values, but those of {LINEAR} do not divide evenly"
     )
     assert refuse_shapes(ragged, W8A8) is None
     assert refuse_shapes(BIG, W4A16) is None

@@ -166,15 +166,15 @@ def test_one_format_needs_no_text() -> None:
 def test_a_baseline_that_tells_nothing_is_a_fault() -> None:
     with pytest.raises(SpecError, match="only 3 tokens"):
         check_baseline(request(), Trial(scores=scores(-1, -1, -1), tokens_per_s=(1,)))
-    with pytest.raises(EngineError, match="no usable probabilities"):
+    with pytest.raises(EngineError, match="did not return usable probabilities"):
         check_baseline(request(), Trial(scores=scores(*[math.nan] * 100), tokens_per_s=(1,)))
 
 
 @pytest.mark.parametrize(
     ("right", "of", "tolerance", "message"),
     [
-        (0, 50, 0.02, "the baseline does none of the 50 tasks of tuning.task_set rightly"),
-        (40, 50, 0.02, "too few to show a loss of at most 2.00%, whatever a candidate does"),
+        (0, 50, 0.02, "the baseline solves none of the 50 tasks in tuning.task_set"),
+        (40, 50, 0.02, "too few to show that a candidate loses at most 2.00%"),
         (40, 50, 0.05, None),
         (99, 99, 0.02, None),
     ],
@@ -277,7 +277,7 @@ def test_the_baseline_is_no_coarser_than_what_is_compared_with_it() -> None:
     sizes = {f16: 2000, bf16: 2001, q8_0: 1060, q4_0: 600}
     for fine in ((f16, bf16, q8_0), (q8_0, q4_0), (q4_0,)):
         check_order(fine, sizes)
-    with pytest.raises(SpecError, match="the baseline q4_0 is smaller than q8_0, f16: quality") as caught:
+    with pytest.raises(SpecError, match="the baseline q4_0 is smaller than q8_0, f16, but quality") as caught:
         check_order((q4_0, q8_0, f16), sizes)
     assert caught.value.fix == "begin tuning.candidates with f16"
 

@@ -19,5 +19,5 @@ def test_a_tokenizer_that_is_none_is_named(content: str | None, random_model: Pa
     tokenizer.unlink(missing_ok=True)
     if content is not None:
         tokenizer.write_text(content)
-    with pytest.raises(ModelError, match=f"{tokenizer} is missing or no tokenizer"):
+    with pytest.raises(ModelError, match=f"{tokenizer} is missing or not a tokenizer"):
         source_of(folder)

@@ -42,14 +42,14 @@ def test_wrong_lines_are_named() -> None:
     }
     assert {name: refusal(line) for name, line in lines.items()} == snapshot(
         {
-            "empty": "tasks.jsonl holds no task",
+            "empty": "tasks.jsonl contains no tasks",
             "no JSON": "tasks.jsonl:4 is not JSON",
             "no object": "tasks.jsonl:1: the line: Input should be a valid dictionary or instance of TaskItem",
             "unknown key": "tasks.jsonl:1: anwser: Extra inputs are not permitted",
-            "neither": "tasks.jsonl:1 has neither or both of expected and choices",
-            "both": "tasks.jsonl:1 has neither or both of expected and choices",
-            "one choice": "tasks.jsonl:1 needs two choices or more, none of them empty",
-            "answer": "tasks.jsonl:1: answer is 2, there are 2 choices",
+            "neither": "tasks.jsonl:1 needs exactly one of expected and choices",
+            "both": "tasks.jsonl:1 needs exactly one of expected and choices",
+            "one choice": "tasks.jsonl:1 needs at least two choices, none of them empty",
+            "answer": "tasks.jsonl:1: answer must be from 0 to 1, not 2",
         }
     )
 

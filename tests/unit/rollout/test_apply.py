@@ -23,7 +23,7 @@ from tasks.rollout.documents import write_state
 from tasks.rollout.models import RolloutAction, Running
 from tasks.rollout.recovery.apply import start_service
 from tasks.rollout.report import headline, markdown, numbers
-from tasks.rollout.target import Completion, Newcomer
+from tasks.rollout.target import Completion, NewRelease
 
 EARLIER_RELEASE = Path(__file__).parents[2] / "golden" / "releases" / "with-image-key.json"
 EARLIER_ID = "sha256:69f5afb753e8ea17db412b835af656c09d044a3fdeb5ac763c6496ea5cdfe7f6"
@@ -70,29 +70,29 @@ class FakeTarget:
         self.serving = self.traffic = self.serving or self.restores
         return port or 8000
 
-    def start(self, release: Release) -> Newcomer:
+    def start(self, release: Release) -> NewRelease:
         self._call("start")
-        return Newcomer(release.id, PRIVATE)
+        return NewRelease(release.id, PRIVATE)
 
-    def fault(self, newcomer: Newcomer) -> str | None:
+    def fault(self, new: NewRelease) -> str | None:
         return self.dead
 
-    def newcomer_log(self, newcomer: Newcomer, lines: int) -> str:
-        self._call("newcomer_log")
+    def new_release_log(self, new: NewRelease, lines: int) -> str:
+        self._call("new_release_log")
         return "last words"
 
-    def switch(self, newcomer: Newcomer) -> None:
+    def switch(self, new: NewRelease) -> None:
         self._call("switch")
-        self.traffic = newcomer.release
+        self.traffic = new.release
 
-    def settle(self, newcomer: Newcomer, *, drain_s: float) -> None:
+    def settle(self, new: NewRelease, *, drain_s: float) -> None:
         self._call("settle")
-        self.serving = newcomer.release
+        self.serving = new.release
 
-    def end_former(self, *, drain_s: float) -> None:
-        self._call("end_former")
+    def end_previous(self, *, drain_s: float) -> None:
+        self._call("end_previous")
 
-    def revert(self, newcomer: Newcomer, *, drain_s: float) -> None:
+    def revert(self, new: NewRelease, *, drain_s: float) -> None:
         self._call("revert")
         self.traffic = self.serving
 
@@ -154,24 +154,24 @@ def folder(tmp_path: Path) -> ServiceFolder:
 def test_the_steps_come_in_order(wanted: Release, folder: ServiceFolder) -> None:
     target = FakeTarget()
     result = roll_out(wanted, folder, target, FakeApi().open)
-    assert target.calls == ["claim", "start", "switch", "settle", "end_former"]
+    assert target.calls == ["claim", "start", "switch", "settle", "end_previous"]
     assert (result.verdict, result.completion) == (RolloutVerdict.SERVING, " fox")
     assert folder.release(wanted.id) == wanted
     assert folder.state() is not None
 
 
 @pytest.mark.parametrize("step", ["start", "switch", "settle"])
-@pytest.mark.parametrize("former", [None, "sha256:old"])
+@pytest.mark.parametrize("previous", [None, "sha256:old"])
 def test_a_step_that_fails_leaves_what_served(
-    wanted: Release, folder: ServiceFolder, step: str, former: str | None
+    wanted: Release, folder: ServiceFolder, step: str, previous: str | None
 ) -> None:
-    target = FakeTarget(serving=former, traffic=former, failing={step: RolloutError("no", detail="why")})
+    target = FakeTarget(serving=previous, traffic=previous, failing={step: RolloutError("no", detail="why")})
     result = roll_out(wanted, folder, target, FakeApi().open)
-    assert (result.verdict, result.serving) == (RolloutVerdict.ROLLED_BACK, former)
-    assert result.endpoint == (PUBLIC if former else None)
-    assert target.traffic == former
+    assert (result.verdict, result.serving) == (RolloutVerdict.ROLLED_BACK, previous)
+    assert result.endpoint == (PUBLIC if previous else None)
+    assert target.traffic == previous
     assert ("revert" in target.calls) == (step != "start")
-    assert ("stop" in target.calls) == (former is None)
+    assert ("stop" in target.calls) == (previous is None)
     assert folder.state() is None
     assert result.log_tail == ("why" if step == "start" else "last words")
 
@@ -180,10 +180,10 @@ def test_a_rollout_that_is_interrupted_in_the_drain_is_done_and_written_down(
     wanted: Release, folder: ServiceFolder
 ) -> None:
     interrupt = KeyboardInterrupt()
-    target = FakeTarget(serving="sha256:old", traffic="sha256:old", failing={"end_former": interrupt})
+    target = FakeTarget(serving="sha256:old", traffic="sha256:old", failing={"end_previous": interrupt})
     with pytest.raises(KeyboardInterrupt):
         roll_out(wanted, folder, target, FakeApi().open)
-    assert target.calls[-2:] == ["settle", "end_former"]
+    assert target.calls[-2:] == ["settle", "end_previous"]
     state = folder.state()
     assert state is not None
     assert (target.traffic, state.release, state.previous) == (wanted.id, wanted.id, "sha256:old")
@@ -193,7 +193,7 @@ def test_a_former_release_that_cannot_be_ended_fails_no_rollout(
     wanted: Release, folder: ServiceFolder
 ) -> None:
     stuck = RolloutError("the Docker engine could not remove a container")
-    target = FakeTarget(serving="sha256:old", traffic="sha256:old", failing={"end_former": stuck})
+    target = FakeTarget(serving="sha256:old", traffic="sha256:old", failing={"end_previous": stuck})
     result = roll_out(wanted, folder, target, FakeApi().open)
     assert (result.verdict, result.serving) == (RolloutVerdict.SERVING, wanted.id)
 
@@ -203,7 +203,7 @@ def test_a_release_that_answers_privately_but_not_publicly_is_taken_back(
 ) -> None:
     target = FakeTarget(serving="sha256:old", traffic="sha256:old")
     result = roll_out(wanted, folder, target, FakeApi(well={PRIVATE}).open)
-    assert target.calls == ["claim", "start", "switch", "newcomer_log", "revert"]
+    assert target.calls == ["claim", "start", "switch", "new_release_log", "revert"]
     assert (result.serving, target.traffic) == ("sha256:old", "sha256:old")
     assert result.reason == f"{PUBLIC} answered an empty completion"
 
@@ -219,11 +219,11 @@ def test_an_engine_that_never_gets_ready(wanted: Release, folder: ServiceFolder)
     assert result.reason == "the engine was not ready within 0.2 s (raise rollout.gate.start_timeout_s)"
 
 
-def test_a_target_that_dies_with_its_newcomer_is_still_a_verdict(
+def test_a_target_that_dies_with_its_new_release_is_still_a_verdict(
     wanted: Release, folder: ServiceFolder
 ) -> None:
     gone = RolloutError("the supervisor does not answer")
-    target = FakeTarget(failing={"switch": gone, "newcomer_log": gone})
+    target = FakeTarget(failing={"switch": gone, "new_release_log": gone})
     result = roll_out(wanted, folder, target, FakeApi().open)
     assert (result.reason, result.log_tail) == ("the supervisor does not answer", None)
 
@@ -239,7 +239,7 @@ def test_a_fault_of_ours_gives_the_traffic_back_and_goes_on_up(
     assert target.traffic == "sha256:old"
 
 
-def test_a_cancelled_rollout_ends_its_newcomer(wanted: Release, folder: ServiceFolder) -> None:
+def test_a_cancelled_rollout_ends_its_new_release(wanted: Release, folder: ServiceFolder) -> None:
     target = FakeTarget(serving="sha256:old", traffic="sha256:old")
     cancellation.begin().cancel("another stage said no")
     with pytest.raises(StageCancelledError):
@@ -299,7 +299,7 @@ def test_another_target_has_to_be_asked_for_openly(wanted: Release, folder: Serv
     folder.state_file.write_text(state.model_dump_json(by_alias=True))
     with pytest.raises(RolloutError) as caught:
         roll_out(wanted, folder, FakeTarget(), FakeApi().open)
-    assert caught.value.fix == "end it first: slipway stop chat"
+    assert caught.value.fix == "stop it first: slipway stop chat"
 
 
 def test_a_recorded_rollout_stands_only_while_it_answers(wanted: Release, folder: ServiceFolder) -> None:
@@ -353,12 +353,12 @@ class FakePrefetch:
         self.open -= 1
 
 
-def test_what_the_engine_maps_is_read_beside_its_start(wanted: Release, folder: ServiceFolder) -> None:
+def test_what_the_engine_maps_is_read_ahead_during_its_start(wanted: Release, folder: ServiceFolder) -> None:
     prefetch = FakePrefetch(7)
     result = roll_out(wanted, folder, FakeTarget(), FakeApi().open, prefetch)
     assert (prefetch.paths, prefetch.open) == ([wanted.launch.model_file], 0)
     assert (result.prefetched_bytes, result.prefetch_s) == (7, 0.5)
-    assert "| read ahead beside it" in markdown(result)
+    assert "| read ahead meanwhile" in markdown(result)
     assert set(numbers(result)) == {"first_completion_s", "prefetched", "prefetch_s"}
 
 
@@ -377,7 +377,7 @@ def test_a_rollout_that_fails_ends_its_prefetch(wanted: Release, folder: Service
 
 
 @pytest.fixture
-def former(wanted: Release, folder: ServiceFolder) -> Release:
+def previous(wanted: Release, folder: ServiceFolder) -> Release:
     """A release that was brought into service before the wanted one."""
     config = wanted.config.model_copy(update={"batch": 1})
     release = wanted.model_copy(update={"config": config})
@@ -386,12 +386,12 @@ def former(wanted: Release, folder: ServiceFolder) -> Release:
 
 
 def test_a_rollback_says_that_the_previous_release_completed_a_prompt(
-    wanted: Release, former: Release, folder: ServiceFolder
+    wanted: Release, previous: Release, folder: ServiceFolder
 ) -> None:
-    target = FakeTarget(serving=former.id, traffic=former.id, failing={"start": RolloutError("no")})
+    target = FakeTarget(serving=previous.id, traffic=previous.id, failing={"start": RolloutError("no")})
     result = roll_out(wanted, folder, target, FakeApi().open)
-    assert (result.serving, result.answers) == (former.id, True)
-    assert headline(result) == f"{short(former.id)} serves: no"
+    assert (result.serving, result.answers) == (previous.id, True)
+    assert headline(result) == f"{short(previous.id)} serves: no"
     assert "which completed a prompt after the rollback" in markdown(result)
 
 
@@ -399,7 +399,7 @@ def test_a_rollback_says_that_the_previous_release_completed_a_prompt(
 class DiesOnce(FakeTarget):
     """Whose traffic ends with the first start that fails, as a supervisor that is killed in a rollout."""
 
-    def start(self, release: Release) -> Newcomer:
+    def start(self, release: Release) -> NewRelease:
         try:
             return super().start(release)
         except RolloutError:
@@ -409,31 +409,31 @@ class DiesOnce(FakeTarget):
 
 
 def test_a_previous_release_that_died_in_the_rollout_is_brought_back(
-    wanted: Release, former: Release, folder: ServiceFolder
+    wanted: Release, previous: Release, folder: ServiceFolder
 ) -> None:
-    target = DiesOnce(serving=former.id, traffic=former.id, failing={"start": RolloutError("no")})
+    target = DiesOnce(serving=previous.id, traffic=previous.id, failing={"start": RolloutError("no")})
     result = roll_out(wanted, folder, target, FakeApi().open)
     assert (result.verdict, result.release) == (RolloutVerdict.ROLLED_BACK, wanted.id)
-    assert (result.serving, result.answers, result.endpoint) == (former.id, True, PUBLIC)
+    assert (result.serving, result.answers, result.endpoint) == (previous.id, True, PUBLIC)
     assert target.calls.count("start") == 2
 
 
 @pytest.mark.parametrize(
     ("runs", "words"),
-    [(True, "{former} does not answer"), (False, "nothing serves any more")],
+    [(True, "{previous} does not answer"), (False, "nothing serves any more")],
 )
 def test_a_rollback_after_which_nothing_answers_says_so_and_how_to_bring_it_back(
-    wanted: Release, former: Release, folder: ServiceFolder, runs: bool, words: str
+    wanted: Release, previous: Release, folder: ServiceFolder, runs: bool, words: str
 ) -> None:
-    former.launch.model_file.unlink()
+    previous.launch.model_file.unlink()
     wanted.launch.model_file.touch()
-    serving = former.id if runs else None
+    serving = previous.id if runs else None
     target = FakeTarget(serving=serving, traffic=serving, failing={"start": RolloutError("no")})
     wanted = wanted.model_copy(update={"candidate_digest": digest_of_file(wanted.launch.model_file)})
     result = roll_out(wanted, folder, target, FakeApi(well=set()).open)
     assert (result.serving, result.answers) == (serving, False)
     assert headline(result) == (
-        f"{words.format(former=short(former.id))} (bring the previous release back: slipway start chat): no"
+        f"{words.format(previous=short(previous.id))} (bring the previous release back: slipway start chat): no"
     )
 
 
@@ -449,27 +449,27 @@ def test_a_release_that_serves_and_lost_its_document_gets_it_back(
 
 
 def test_what_was_stopped_is_started_at_its_address_with_its_way_back(
-    wanted: Release, former: Release, folder: ServiceFolder
+    wanted: Release, previous: Release, folder: ServiceFolder
 ) -> None:
-    target = FakeTarget(serving=former.id, traffic=former.id)
+    target = FakeTarget(serving=previous.id, traffic=previous.id)
     roll_out(wanted, folder, target, FakeApi().open)
     stop_service(folder, target, drain_s=0)
     assert folder.state() is None
     result = start_service(folder, target, FakeApi().open)
-    assert (result.serving, result.previous, result.endpoint) == (wanted.id, former.id, PUBLIC)
+    assert (result.serving, result.previous, result.endpoint) == (wanted.id, previous.id, PUBLIC)
 
 
 def test_what_the_target_wrote_down_came_after_the_services_own_document(
-    wanted: Release, former: Release, folder: ServiceFolder
+    wanted: Release, previous: Release, folder: ServiceFolder
 ) -> None:
     """As after a rollout that was killed between the two, and a reboot."""
-    roll_out(wanted, folder, FakeTarget(serving=former.id), FakeApi().open)
+    roll_out(wanted, folder, FakeTarget(serving=previous.id), FakeApi().open)
     state = folder.state()
     assert state is not None
-    killed = state.model_copy(update={"release": former.id, "previous": None})
+    killed = state.model_copy(update={"release": previous.id, "previous": None})
     folder.state_file.write_text(killed.model_dump_json(by_alias=True))
     result = start_service(folder, FakeTarget(restores=wanted.id), FakeApi().open)
-    assert (result.serving, result.previous) == (wanted.id, former.id)
+    assert (result.serving, result.previous) == (wanted.id, previous.id)
 
 
 def test_a_service_of_an_earlier_version_is_left_alone(folder: ServiceFolder) -> None:
@@ -525,20 +525,20 @@ def test_start_replaces_at_once_what_does_not_run(wanted: Release, folder: Servi
 
 
 def test_a_previous_release_that_is_busy_after_a_rollback_is_left_alone(
-    wanted: Release, former: Release, folder: ServiceFolder
+    wanted: Release, previous: Release, folder: ServiceFolder
 ) -> None:
-    target = FakeTarget(serving=former.id, traffic=former.id, failing={"start": RolloutError("no")})
+    target = FakeTarget(serving=previous.id, traffic=previous.id, failing={"start": RolloutError("no")})
     result = roll_out(wanted, folder, target, FakeApi(busy_asks=3).open)
-    assert (result.serving, result.answers) == (former.id, True)
+    assert (result.serving, result.answers) == (previous.id, True)
     assert target.calls.count("start") == 1
 
 
 def test_a_previous_release_that_runs_and_stays_mute_is_told_and_left_alone(
-    wanted: Release, former: Release, folder: ServiceFolder
+    wanted: Release, previous: Release, folder: ServiceFolder
 ) -> None:
-    target = FailsOnce(serving=former.id, traffic=former.id, failing={"start": RolloutError("no")})
+    target = FailsOnce(serving=previous.id, traffic=previous.id, failing={"start": RolloutError("no")})
     result = roll_out(wanted, folder, target, FakeApi(ready_at={PRIVATE}).open)
-    assert (result.serving, result.answers) == (former.id, False)
+    assert (result.serving, result.answers) == (previous.id, False)
     assert target.calls.count("start") == 1
 
 
@@ -546,7 +546,7 @@ def test_a_previous_release_that_runs_and_stays_mute_is_told_and_left_alone(
 class FailsOnce(FakeTarget):
     """Whose first start fails, and no later one."""
 
-    def start(self, release: Release) -> Newcomer:
+    def start(self, release: Release) -> NewRelease:
         try:
             return super().start(release)
         except RolloutError:
@@ -565,8 +565,10 @@ class CancelledWhenDead(DiesOnce):
 
 
 def test_a_run_that_is_cancelled_while_the_previous_release_is_brought_back_ends_so(
-    wanted: Release, former: Release, folder: ServiceFolder
+    wanted: Release, previous: Release, folder: ServiceFolder
 ) -> None:
-    target = CancelledWhenDead(serving=former.id, traffic=former.id, failing={"start": RolloutError("no")})
+    target = CancelledWhenDead(
+        serving=previous.id, traffic=previous.id, failing={"start": RolloutError("no")}
+    )
     with pytest.raises(StageCancelledError):
         roll_out(wanted, folder, target, FakeApi().open)

@@ -124,56 +124,56 @@ def releases(tmp_path: Path) -> tuple[Release, Release]:
     gguf = tmp_path / "model.gguf"
     gguf.write_bytes(b"weights")
     gguf.chmod(0o644)
-    former, wanted = (make_release(tmp_path / "bin" / "python", gguf, batch=batch) for batch in (1, 2))
-    return former, wanted
+    previous, wanted = (make_release(tmp_path / "bin" / "python", gguf, batch=batch) for batch in (1, 2))
+    return previous, wanted
 
 
 @pytest.fixture
 def docked(tmp_path: Path, releases: tuple[Release, Release]) -> Docked:
-    """The former release serves."""
+    """The previous release serves."""
     docked = Docked(ServiceFolder(tmp_path / "services", "chat"))
     service = docked.service()
     service.claim("127.0.0.1", 8000)
-    newcomer = service.start(releases[0])
-    service.switch(newcomer)
-    service.settle(newcomer, drain_s=0)
-    service.end_former(drain_s=0)
+    new = service.start(releases[0])
+    service.switch(new)
+    service.settle(new, drain_s=0)
+    service.end_previous(drain_s=0)
     return docked
 
 
 def test_a_settled_switch_leaves_the_former_container_until_it_is_ended(
     docked: Docked, releases: tuple[Release, Release]
 ) -> None:
-    former, wanted = releases
+    previous, wanted = releases
     service = docked.service()
     service.claim("127.0.0.1", 8000)
-    newcomer = service.start(wanted)
-    service.switch(newcomer)
-    service.settle(newcomer, drain_s=0)
-    assert (docked.serving(), docked.left()) == (wanted.id, [former.id, wanted.id])
-    service.end_former(drain_s=0)
+    new = service.start(wanted)
+    service.switch(new)
+    service.settle(new, drain_s=0)
+    assert (docked.serving(), docked.left()) == (wanted.id, [previous.id, wanted.id])
+    service.end_previous(drain_s=0)
     assert (docked.serving(), docked.left()) == (wanted.id, [wanted.id])
 
 
 def test_what_is_taken_back_is_served_also_by_a_proxy_that_starts_anew(
     docked: Docked, releases: tuple[Release, Release], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    former, wanted = releases
+    previous, wanted = releases
     service = docked.service()
     service.claim("127.0.0.1", 8000)
-    newcomer = service.start(wanted)
-    service.switch(newcomer)
+    new = service.start(wanted)
+    service.switch(new)
     with monkeypatch.context() as patched:
         patched.setattr(apply, "write_atomically", _interrupted)
         with pytest.raises(KeyboardInterrupt):
-            service.settle(newcomer, drain_s=0)
+            service.settle(new, drain_s=0)
     route = docked.proxy.route()
     assert route is not None
     assert route.release == wanted.id
-    service.revert(newcomer, drain_s=0)
+    service.revert(new, drain_s=0)
     docked.proxy.alive = False
     docked.service().claim("127.0.0.1", 8000)
-    assert (docked.serving(), docked.left()) == (former.id, [former.id])
+    assert (docked.serving(), docked.left()) == (previous.id, [previous.id])
 
 
 def _interrupted(path: Path, content: str) -> None:

@@ -122,7 +122,7 @@ def test_a_lock_without_the_engine_is_refused() -> None:
     with pytest.raises(RolloutError) as caught:
         pins_of(LOCK, ["xllamacpp", "absent"], Path("/locks/l.txt"))
     assert str(caught.value) == snapshot(
-        "the lock /locks/l.txt does not hold absent, which serving needs (build the environment again: "
+        "the lock /locks/l.txt lacks absent, which serving needs (build the environment again: "
         "delete the lock, then deploy)"
     )
 

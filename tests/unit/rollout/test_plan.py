@@ -38,7 +38,7 @@ def running(release_id: str, *, up: bool = True, port: int = 8000) -> Running:
 
 def test_the_first_release_starts_where_nothing_serves(wanted: Release) -> None:
     plan = plan_rollout(wanted, None, None)
-    assert (plan.action, plan.port, plan.former, plan.previous) == (RolloutAction.START, None, None, None)
+    assert (plan.action, plan.port, plan.serving, plan.previous) == (RolloutAction.START, None, None, None)
     assert [step.replace(wanted.id[7:19], "NEW") for step in plan.steps] == snapshot(
         [
             "claim 127.0.0.1:(a free port)",
@@ -52,7 +52,7 @@ def test_the_first_release_starts_where_nothing_serves(wanted: Release) -> None:
 
 def test_another_release_is_replaced(wanted: Release) -> None:
     plan = plan_rollout(wanted, state("sha256:old"), running("sha256:old"))
-    assert (plan.action, plan.port, plan.former) == (RolloutAction.REPLACE, 8000, "sha256:old")
+    assert (plan.action, plan.port, plan.serving) == (RolloutAction.REPLACE, 8000, "sha256:old")
     assert plan.previous == "sha256:old"
     assert plan.steps[-1] == snapshot("drain old for at most 30 s, then end it")
 
@@ -75,7 +75,7 @@ def test_what_serves_but_is_not_written_down_is_adopted(
 
 def test_what_does_not_answer_is_replaced_by_itself(wanted: Release) -> None:
     plan = plan_rollout(wanted, state(wanted.id, "sha256:older"), running(wanted.id, up=False))
-    assert (plan.action, plan.former, plan.previous) == (RolloutAction.REPLACE, wanted.id, "sha256:older")
+    assert (plan.action, plan.serving, plan.previous) == (RolloutAction.REPLACE, wanted.id, "sha256:older")
 
 
 def test_another_port_is_a_replacement(tmp_path: Path) -> None:
@@ -99,7 +99,7 @@ def test_rollback_goes_to_what_really_ran(wanted: Release) -> None:
 
 def test_a_service_whose_processes_are_gone_starts_at_its_port(wanted: Release) -> None:
     plan = plan_rollout(wanted, state("sha256:old"), None)
-    assert (plan.action, plan.port, plan.former, plan.previous) == (
+    assert (plan.action, plan.port, plan.serving, plan.previous) == (
         RolloutAction.START, 8000, None, "sha256:old",
     )  # fmt: skip
 

@@ -50,7 +50,7 @@ chat: http://127.0.0.1:8000, first completion after 0.12 s.
 | rollback goes to | `000000000000` |
 | endpoint | http://127.0.0.1:8000 |
 | target | process |
-| what was done | started beside the former release, gated, switched |
+| what was done | started next to the previous release, gated, switched |
 | engine start to first completion | 0.12 s |
 
 ## The gate's completion
@@ -78,12 +78,12 @@ chat: 000000000000 serves: the engine died while starting.
 | target | process |
 | what was done | started, and taken back |
 
-## The newcomer's last words
+## The end of the new release's log
 
 ```
 failed to load model
 ```
 
-What to do: mend what the reason names, then deploy again; `slipway logs chat` shows more.
+What to do: fix what the reason names, then deploy again; `slipway logs chat` shows more.
 """)
     assert "| serving | nothing |" in report.markdown(ROLLED_BACK.model_copy(update={"serving": None}))

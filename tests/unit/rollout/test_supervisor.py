@@ -137,7 +137,7 @@ def test_requests_that_make_no_sense_are_refused(tmp_path: Path) -> None:
             assert (await ask("dance"))["code"] == "unknown"
             assert (await ask("claim", host=HOST))["code"] == "failed"
             assert (await ask("claim", host="192.0.2.1", port=None))["code"] == "cannot_listen"
-            assert (await ask("switch"))["code"] == "no_newcomer"
+            assert (await ask("switch"))["code"] == "no_new_release"
             assert (await ask("status")) == {"ok": True, "release": None}
             assert (await ask("claim", host=HOST, port=None))["ok"]
             assert (await other("claim", host=HOST, port=None))["code"] == "busy"
@@ -165,7 +165,7 @@ def test_a_line_that_is_no_request(tmp_path: Path) -> None:
     run(test())
 
 
-def test_a_newcomer_that_dies_gives_the_traffic_back_by_itself(tmp_path: Path) -> None:
+def test_a_new_release_that_dies_gives_the_traffic_back_by_itself(tmp_path: Path) -> None:
     async def test() -> None:
         async with supervising(tmp_path), connected(tmp_path) as ask:
             port = await deploy(ask, "blue")
@@ -512,16 +512,16 @@ def test_an_address_that_is_given_up_is_not_listened_at_again(
                 await supervisor.mend()  # as it does each second
 
             monkeypatch.setattr(Proxy, "close_door", close_and_mend)
-            former = await deploy(ask, "blue")
+            previous = await deploy(ask, "blue")
             with socket.socket() as probe:
                 probe.bind((HOST, 0))
                 wanted = probe.getsockname()[1]
             port = await deploy(ask, "green", port=wanted)
-            assert port != former
+            assert port != previous
 
             async def refused() -> bool:
                 with contextlib.suppress(ConnectionRefusedError):
-                    await get(former)
+                    await get(previous)
                     return False
                 return True
 

@@ -89,7 +89,7 @@ CASES = [
     Case(LLAMA_CPP, (24,), (FITTED, 0, (0,), 0.89), 21.6, "llama.cpp fits its layers itself"),
     Case(LLAMA_CPP, (24, 8), (FITTED, 0, (1, 0), 0.89), 28.8, "and over all GPUs"),
     Case(LLAMA_CPP, (None,), (FITTED, 0, (0,), 0.89), 57.5, "a GPU without memory of its own: the host's"),
-    Case(VLLM, (80,), (0, 1, (0,), 0.89), 72.0, "an engine holds a little more than it is told to take"),
+    Case(VLLM, (80,), (0, 1, (0,), 0.89), 72.0, "an engine uses a little more than its setting"),
     Case(VLLM, (80, 80, 80), (0, 2, (2, 1), 0.89), 144.0, "8 heads cannot be dealt out to 3 GPUs"),
     Case(VLLM, (80,) * 4, (0, 4, (3, 2, 1, 0), 0.89), 288.0, "2 key-value heads are copied", shape(8, 2)),
     Case(VLLM, (80,) * 3, (0, 1, (2,), 0.89), 72.0, "7 heads go to no number of GPUs", shape(7, 7)),
@@ -141,7 +141,7 @@ def test_the_longest_request_has_the_prompt_and_the_longest_answer() -> None:
         ("9.0", 0, "not made: vllm computes in fp8 from compute capability 8.9 on, and no GPU is used (hardware.gpus)"),
         ("9.0", 1, None),
         ("8.0", 1, "not made: vllm computes in fp8 from compute capability 8.9 on, a GPU in use has 8.0"),
-        (None, 1, "not made: vllm computes in fp8 from compute capability 8.9 on, and that of a GPU in use is not known"),
+        (None, 1, "not made: vllm computes in fp8 from compute capability 8.9 on, but the compute capability of a GPU in use is not known"),
     ],
 )  # fmt: skip
 def test_the_gpus_in_use_decide_which_formats_are_made(

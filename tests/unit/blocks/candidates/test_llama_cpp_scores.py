@@ -75,13 +75,13 @@ def test_a_probability_that_is_no_number_is_kept_as_such() -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"content": "b"}, "answered no probabilities"),
+        ({"content": "b"}, "did not return probabilities"),
         (
             {"completion_probabilities": [{"id": 98, "logprob": -1.0, "top_logprobs": []}]},
-            "answered no probabilities",
+            "did not return probabilities",
         ),
-        ({"completion_probabilities": [answer(99, -1.0)]}, "did not keep to the forced tokens"),
-        ({"completion_probabilities": []}, "did not keep to the forced tokens"),
+        ({"completion_probabilities": [answer(99, -1.0)]}, "did not return the forced tokens"),
+        ({"completion_probabilities": []}, "did not return the forced tokens"),
     ],
 )
 def test_answers_that_are_none_are_faults(given: dict[str, Any], message: str) -> None:
@@ -95,5 +95,5 @@ def test_parts_of_characters_are_known_by_their_pieces() -> None:
     listed = [{"id": number, "piece": piece} for number, piece in enumerate(pieces)]
     found = llama_cpp_tokens(CannedApi(tokenize={"tokens": listed}), "x")
     assert [token.whole for token in found] == [True, False, False, False, True]
-    with pytest.raises(EngineError, match="answered no tokens"):
+    with pytest.raises(EngineError, match="did not return tokens"):
         llama_cpp_tokens(CannedApi(tokenize={"tokens": [{"id": 1}]}), "x")

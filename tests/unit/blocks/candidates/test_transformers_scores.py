@@ -45,12 +45,12 @@ def test_numbers_that_are_none_are_kept_for_the_judgement() -> None:
     "line", [{"ids": [1]}, WINDOW | {"top_ids": [[7, 1]]}, {"length": 3}, {"text": "b"}, {"length": None}]
 )
 def test_other_lines_are_a_fault_of_the_engine(line: dict[str, Any]) -> None:
-    with pytest.raises(EngineError, match="answered no numbers"):
+    with pytest.raises(EngineError, match="did not return numbers"):
         read_answers(iter([line]), [EXACT], 256)
 
 
 def test_every_exercise_is_answered_or_too_long() -> None:
-    with pytest.raises(EngineError, match="0 of 1 tasks were answered"):
+    with pytest.raises(EngineError, match="only 0 of 1 tasks were answered"):
         read_answers(iter([WINDOW]), [EXACT], 256)
     with pytest.raises(SpecError, match=r"task 1 of tuning.task_set takes 300 tokens"):
         read_answers(iter([{"length": 300}]), [EXACT], 256)
@@ -60,6 +60,6 @@ def test_a_script_that_fails_says_its_last_words(tmp_path: Path) -> None:
     script = tmp_path / "score.py"
     script.write_text("import sys; sys.exit('cannot load this')")
     scorer = LibraryScorer(Path(sys.executable), script, threads=1)
-    with pytest.raises(EngineError, match=r"cannot score a text under /m \(exit status 1\)") as failed:
+    with pytest.raises(EngineError, match=r"scoring a text with /m failed \(exit status 1\)") as failed:
         scorer.score(Path("/m"), TrialPlan(text="text", tokens=8, window=8))
     assert failed.value.detail == "cannot load this"

@@ -64,7 +64,7 @@ def test_other_answers_are_a_fault_of_the_engine(answer: dict[str, Any]) -> None
         def post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
             return {"tokens": [1, 2]} if path == "/tokenize" else answer
 
-    with pytest.raises(EngineError, match="http://e answered no"):
+    with pytest.raises(EngineError, match="http://e did not return"):
         PromptScorer(Api("http://e"), "chat").score_text("ab", tokens=2, window=8, slots=1)
 
 

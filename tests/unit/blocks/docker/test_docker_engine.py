@@ -147,7 +147,7 @@ def test_an_interrupted_start_leaves_no_container() -> None:
 def test_an_image_that_is_gone_is_named() -> None:
     with pytest.raises(RolloutError) as caught:
         start(ImageNotFound("no such image"))
-    assert str(caught.value) == snapshot("the image sha256:i is gone (deploy again: it is then made anew)")
+    assert str(caught.value) == snapshot("the image sha256:i is gone (deploy again to recreate it)")
 
 
 @pytest.mark.parametrize("address", ["unix:///nowhere/docker.sock", "tcp://127.0.0.1:9", "nonsense://x"])

@@ -49,7 +49,7 @@ def faulty_engine(behaviour: str, log: Path) -> Iterator[LoadClient]:
     argv = [sys.executable, str(FAULTY_ENGINE), LOCALHOST, str(port), behaviour]
     url = f"http://{LOCALHOST}:{port}"
     with log.open("wb") as output, guarded(argv, stdout=output, stderr=output), EngineApi(url) as api:
-        wait_until(api.ready, "the odd engine answers")
+        wait_until(api.ready, "the faulty engine answers")
         yield LoadClient(url, "odd", range(100))
 
 
@@ -146,7 +146,7 @@ def test_bytes_without_a_token_are_not_slow_but_wrong(tmp_path: Path) -> None:
     load = LOAD.model_copy(update={"timeout_s": 0.1})
     with (
         faulty_engine("babble", tmp_path / "log") as client,
-        pytest.raises(EngineError, match="streams what holds no token") as caught,
+        pytest.raises(EngineError, match="streams chunks without a token") as caught,
     ):
         client.run(load)
     assert type(caught.value) is EngineError
