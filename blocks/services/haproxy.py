@@ -68,14 +68,20 @@ def haproxy_to_start(settings: Settings) -> Path:
 
 
 def last_requests(folder: ServiceFolder, running: Running | None, lines: int) -> str:
-    """The timers of the last requests to a service; nothing where its proxy does not answer."""
+    """The timers of the last requests to a service; nothing if it does not run.
+
+    Raises `RolloutError` if no proxy answers, as where a version of Slipway without HAProxy started the service.
+    """
     if running is None:
         return ""
     proxy = HAProxy(folder.root / "proxy" / folder_name(running.host, running.port))
     try:
         answer = proxy.ask(f"show events {REQUESTS}")
-    except OSError:
-        return ""
+    except OSError as error:
+        raise RolloutError(
+            f"no proxy of {folder.name} answered, so its last requests are not known",
+            fix=f"start it anew: slipway stop {folder.name}; slipway start {folder.name}",
+        ) from error
     requests = [
         line for line in answer.splitlines() if " status=" in line
     ]  # besides what became of the slots

@@ -5,9 +5,17 @@ from __future__ import annotations
 import json
 from datetime import datetime
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    Field,
+    ModelWrapValidatorHandler,
+    PrivateAttr,
+    ValidationError,
+    ValidationInfo,
+    model_validator,
+)
 
 from tasks.core.addresses import base_url
 from tasks.core.digests import digest_of
@@ -20,6 +28,8 @@ from tasks.core.serving import ServingConfig
 from tasks.core.spec import EngineKind, Target
 
 M = TypeVar("M", bound=BaseModel)
+
+_NOT_IN_ID = {"at", "numbers", "records"}
 
 
 class Launch(Frozen):
@@ -66,10 +76,49 @@ class Release(Frozen):
         """Name of the service."""
         return self.spec.name
 
+    _stored: tuple[str, dict[str, Any]] | None = PrivateAttr(None)
+    """The id that this version would give, and the document as another version wrote it, with another id."""
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _keep_document(
+        cls, value: Any, handler: ModelWrapValidatorHandler[Self], info: ValidationInfo
+    ) -> Self:
+        release = handler(value)
+        if info.mode == "json" and _id_of(value) != (own := release._own_id):
+            release._stored = (own, value)
+        return release
+
     @property
     def id(self) -> str:
-        """Digest of everything that decides what runs: equal releases made at different times share it."""
-        return digest_of(self.model_dump(mode="json", exclude={"at", "numbers", "records"}, by_alias=True))
+        """Digest of everything that decides what runs: equal releases made at different times share it.
+
+        A release that was read keeps the id that it was stored under, whatever keys Slipway has gained or lost since.
+        """
+        document = self._stored_document
+        return self._own_id if document is None else _id_of(document)
+
+    def document(self) -> str:
+        """What to store. A release that another version stored stays as it is: its id is a digest of that."""
+        document = self._stored_document
+        return (
+            self.model_dump_json(by_alias=True, indent=1)
+            if document is None
+            else json.dumps(document, indent=1)
+        )
+
+    @property
+    def _own_id(self) -> str:
+        return _id_of(self.model_dump(mode="json", by_alias=True))
+
+    @property
+    def _stored_document(self) -> dict[str, Any] | None:
+        """None if this version wrote it, or if it was changed since it was read."""
+        return self._stored[1] if self._stored and self._stored[0] == self._own_id else None
+
+
+def _id_of(document: dict[str, Any]) -> str:
+    return digest_of({key: value for key, value in document.items() if key not in _NOT_IN_ID})
 
 
 class ServiceState(Frozen):

@@ -29,7 +29,7 @@ def is_kept(release: Release, folder: ServiceFolder) -> bool:
 
 
 def write_document(release: Release, folder: ServiceFolder) -> None:
-    write_atomically(folder.release_file(release.id), release.model_dump_json(by_alias=True, indent=1))
+    write_atomically(folder.release_file(release.id), release.document())
 
 
 def write_state(release: Release, folder: ServiceFolder, host: str, port: int, previous: str | None) -> None:

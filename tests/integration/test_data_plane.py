@@ -16,6 +16,7 @@ from waiting import wait_until
 
 from blocks.processes.ports import free_port
 from blocks.services.haproxy import HAProxy, last_requests
+from tasks.core.errors import RolloutError
 from tasks.core.release import ServiceFolder
 from tasks.rollout.models import Running
 from tasks.rollout.proxy import config
@@ -123,25 +124,32 @@ def ask(proxy: HAProxy, data: bytes) -> bytes:
 
 Serve = Callable[[Behaviour], Engine]
 
+CHUNKED = b"POST / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+def chunks(size: int, count: int = 1) -> bytes:
+    return (b"%x\r\n" % size + bytes(size) + b"\r\n") * count + b"0\r\n\r\n"
+
+
 REFUSED = {
     "a head that never ends": (b"GET / HTT", 408),
     "a body that never ends": (b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nabc", 408),
     "no HTTP": (b"hello\r\n\r\n", 400),
-    "a head that is too long": (b"GET / HTTP/1.1\r\nX: " + b"x" * config.LONGEST_HEAD_BYTES, 400),
+    "a head that is too long": (
+        b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nX: "
+        + b"x" * config.LONGEST_HEAD_BYTES
+        + b"\r\n\r\n",
+        431,
+    ),
     "a body that is too large": (
         b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % (config.LARGEST_BODY_BYTES + 1)
-        + bytes(40_000),
+        + bytes(config.BUFFER_BYTES),
         413,
     ),
-    "a large body of unknown length": (
-        b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\na000\r\n" + b"x" * 0xA000,
-        411,
-    ),
-    "chunks that are none": (
-        b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nnothex\r\n",
-        400,
-    ),
+    "a large body of unknown length": (CHUNKED + chunks(config.LARGEST_UNSIZED_BODY_BYTES + 1), 413),
+    "chunks that are none": (CHUNKED + b"nothex\r\n", 400),
 }
+PAGES_OF_HAPROXY = ("a head that never ends", "no HTTP", "chunks that are none")
 
 
 @pytest.mark.parametrize("name", REFUSED)
@@ -150,13 +158,58 @@ def test_what_is_refused_never_reaches_the_engine(name: str, proxy: HAProxy, ser
     data, status = REFUSED[name]
     answer = ask(proxy, data)
     assert answer.startswith(b"HTTP/1.1 %d" % status)
+    assert (b'{"error": {"code": %d, ' % status in answer) == (name not in PAGES_OF_HAPROXY)
     assert engine.seen == 0
 
 
-def test_a_short_body_of_unknown_length_passes(proxy: HAProxy, serve: Serve) -> None:
-    serve(answers(b"ok"))
-    request = b"POST / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\n"
-    assert ask(proxy, request).endswith(b"ok")
+def counts(connection: socket.socket) -> None:
+    """Answers how many bytes a chunked body had on the wire."""
+    head_of(connection)
+    body = bytearray()
+    while not body.endswith(b"\r\n0\r\n\r\n"):
+        body += connection.recv(1 << 20)
+    size = b"%d" % body.count(0)
+    connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(size), size))
+
+
+@pytest.mark.parametrize(
+    ("size", "count"), [(2, 1), (16 << 10, 2), (4 << 10, 240), (config.LARGEST_UNSIZED_BODY_BYTES, 1)]
+)
+def test_a_body_of_unknown_length_passes(size: int, count: int, proxy: HAProxy, serve: Serve) -> None:
+    serve(counts)
+    assert ask(proxy, CHUNKED + chunks(size, count)).endswith(b"\r\n\r\n%d" % (size * count))
+
+
+def test_http_2_has_the_same_limit(proxy: HAProxy, serve: Serve) -> None:
+    engine = serve(counts)
+    route = proxy.route()
+    assert route is not None
+    base = f"http://{HOST}:{route.port}"
+    with httpx.Client(base_url=base, http1=False, http2=True, trust_env=False) as client:
+        size = config.LARGEST_UNSIZED_BODY_BYTES
+        answer = client.post("/", content=iter([bytes(size)]))
+        assert (answer.http_version, answer.text) == ("HTTP/2", str(size))
+        assert client.post("/", content=iter([bytes(size + 1)])).status_code == 413
+    assert engine.seen == 1
+
+
+def test_a_connection_without_a_request_ends_without_an_answer(proxy: HAProxy) -> None:
+    assert ask(proxy, b"") == b""
+
+
+def test_a_client_that_closes_its_side_has_left(proxy: HAProxy, serve: Serve) -> None:
+    """TCP does not tell it from one that is gone, whose generation has to end."""
+
+    def thinks(connection: socket.socket) -> None:
+        head_of(connection)
+        connection.recv(1)
+
+    serve(thinks)
+    with client(proxy, GET) as connection:
+        connection.shutdown(socket.SHUT_WR)
+        answer = read_all(connection)
+    assert answer.startswith(b"HTTP/1.1 400")
+    assert b"the client closed its side" in answer
 
 
 def test_a_pause_of_a_stream_outlasts_a_slow_client(proxy: HAProxy, serve: Serve) -> None:
@@ -333,6 +386,18 @@ def test_the_last_requests_and_the_figures_can_be_read(proxy: HAProxy, serve: Se
     assert counted in get(running.metrics).text
     assert get(running.metrics.removesuffix("metrics")).status_code == 404
     assert get(f"http://{HOST}:{route.port}/metrics").text == "ok", "the engine's own"
+
+
+def test_without_a_proxy_there_are_no_requests_to_show(slipway_home: Path, tmp_path: Path) -> None:
+    """As with a supervisor of a version that had its own forwarder."""
+    running = Running(release="r", host=HOST, port=free_port(), up=True)
+    with pytest.raises(RolloutError) as caught:
+        last_requests(ServiceFolder(tmp_path, "chat"), running, 9)
+    assert str(caught.value) == (
+        "no proxy of chat answered, so its last requests are not known "
+        "(start it anew: slipway stop chat; slipway start chat)"
+    )
+    assert last_requests(ServiceFolder(tmp_path, "chat"), None, 9) == ""
 
 
 def test_the_log_of_requests_is_bounded(

@@ -10,16 +10,24 @@ REQUESTS = "requests"
 """The ring that holds the timers of the last requests."""
 
 REQUESTS_BYTES = 1 << 20
-LONGEST_HEAD_BYTES = 32 << 10
+BUFFER_BYTES = 1 << 20
+"""Of these, a connection has one each way at most, and only while it holds data."""
+
+LONGEST_HEAD_BYTES = 31 << 10
 LARGEST_BODY_BYTES = 64 << 20
+LARGEST_UNSIZED_BODY_BYTES = 960 << 10
+"""Without `Content-Length`: fits into a buffer with the longest head and what HAProxy keeps free."""
+
 CLIENT_S = 30
 """How long a client may take for a request, and afterwards without taking a byte of its answer."""
 
 _NO_PORT = 1
 """Placeholder of a slot without an engine; it is in maintenance, so nothing goes there."""
 
-_ERRORS = {
+_ERRORS = {  # HAProxy answers a head that it cannot read, or that does not come, with a page of its own
+    400: "the request is not valid HTTP, or the client closed its side of the connection before the answer",
     408: f"the request was not complete after {CLIENT_S} s",
+    500: "the proxy failed; send the request again",
     502: "the engine ended, or answered something that is not HTTP",
     503: "no engine is running",
     504: "the engine did not answer in time",
@@ -37,16 +45,18 @@ def proxy_config(route: Route, *, bind: str, metrics: str) -> str:
     engine gets its own connection: a reused one may close under a POST, which must not be sent twice. Only a refused
     connection is tried again, once a second: requests wait like this for an engine that is being started again.
 
-    A body of unknown length has to fit into a buffer with its head, so that no body is larger than it may be.
+    HAProxy cannot count a body of unknown length while it passes, chunked or by HTTP/2. So such a body has to fit
+    into a buffer with its head, or it is refused before any of it is passed on.
     `timeout client` does not count while an engine computes or a stream pauses: then `timeout server` does.
     """
-    too_long = _refusal(411, "send Content-Length with a body of this size")
-    too_large = _refusal(413, f"the body is larger than {LARGEST_BODY_BYTES} bytes")
+    long_head = _refusal(431, f"the head is longer than {LONGEST_HEAD_BYTES} bytes")
+    unsized = f"without Content-Length the body can have {LARGEST_UNSIZED_BODY_BYTES} bytes at most"
+    too_large = f"the body is larger than {LARGEST_BODY_BYTES} bytes"
     return f"""\
 global
     nbthread 1
     noreuseport
-    tune.bufsize {LONGEST_HEAD_BYTES}
+    tune.bufsize {BUFFER_BYTES}
     stats socket unix@admin.sock mode 600 level admin
     stats timeout 10s
     log ring@{REQUESTS} format raw local0
@@ -64,6 +74,7 @@ defaults
     option contstats
     option http-server-close
     option http-buffer-request
+    option http-ignore-probes
     option abortonclose
     option redispatch 1
     option clitcpka
@@ -81,9 +92,10 @@ defaults
 {"".join(_error(status) for status in _ERRORS)}
 frontend service
     bind {bind}
-    acl chunked req.hdr(transfer-encoding) -m found
-    http-request {too_long} if chunked {{ req.body_len ge 16384 }} || chunked {{ req.hdrs,length ge 8192 }}
-    http-request {too_large} if {{ req.body_size gt {LARGEST_BODY_BYTES} }}
+    acl sized req.hdr(content-length) -m found
+    http-request {long_head} if {{ req.hdrs,length gt {LONGEST_HEAD_BYTES} }}
+    http-request {_refusal(413, unsized)} if !sized {{ req.body_len gt {LARGEST_UNSIZED_BODY_BYTES} }}
+    http-request {_refusal(413, too_large)} if sized {{ req.body_size gt {LARGEST_BODY_BYTES} }}
     default_backend {BACKEND}
 
 frontend metrics

@@ -81,6 +81,18 @@ def test_a_key_that_there_is_no_more_is_left_out_where_it_was_empty(document: di
         Release.model_validate_json(json.dumps(document))
 
 
+def test_a_release_keeps_its_id_when_the_spec_loses_or_gains_a_key(document: dict[str, Any]) -> None:
+    own = Release.model_validate_json(json.dumps(document))
+    document["spec"]["rollout"]["image"] = None
+    del document["spec"]["rollout"]["pids"]
+    release = Release.model_validate_json(json.dumps(document))
+    assert release.id == name_of(document) != own.id
+    assert json.loads(release.document()) == document
+    assert Release.model_validate_json(release.document()) == release
+    changed = release.model_copy(update={"image": "sha256:i"})
+    assert changed.id == name_of(json.loads(changed.document())) != release.id
+
+
 DAMAGED: tuple[dict[str, Any], ...] = (
     {"name": None},
     {"tuning": None},

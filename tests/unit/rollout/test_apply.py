@@ -19,10 +19,15 @@ from tasks.core.release import Release, ServiceFolder, ServiceState
 from tasks.core.spec import Target as TargetKind
 from tasks.core.verdicts import RolloutVerdict
 from tasks.rollout.apply import roll_out, still_serves, stop_service
+from tasks.rollout.documents import write_state
 from tasks.rollout.models import RolloutAction, Running
 from tasks.rollout.recovery.apply import start_service
 from tasks.rollout.report import headline, markdown, numbers
 from tasks.rollout.target import Completion, NewRelease
+
+EARLIER_RELEASE = Path(__file__).parents[2] / "golden" / "releases" / "with-image-key.json"
+EARLIER_ID = "sha256:69f5afb753e8ea17db412b835af656c09d044a3fdeb5ac763c6496ea5cdfe7f6"
+"""As the version before wrote and named it."""
 
 PUBLIC = "http://127.0.0.1:8000"
 PRIVATE = "http://127.0.0.1:9999"
@@ -465,6 +470,24 @@ def test_what_the_target_wrote_down_came_after_the_services_own_document(
     folder.state_file.write_text(killed.model_dump_json(by_alias=True))
     result = start_service(folder, FakeTarget(restores=wanted.id), FakeApi().open)
     assert (result.serving, result.previous) == (wanted.id, previous.id)
+
+
+def test_a_service_of_an_earlier_version_is_left_alone(folder: ServiceFolder) -> None:
+    """Its release has a key that the spec has lost since: `rollout.image`."""
+    document, stored = EARLIER_RELEASE.read_bytes(), EARLIER_ID
+    folder.release_file(stored).parent.mkdir(parents=True)
+    folder.release_file(stored).write_bytes(document)
+    release = folder.release(stored)
+    assert release is not None
+    write_state(release, folder, "127.0.0.1", 8000, "sha256:before")
+    target = FakeTarget(serving=stored, traffic=stored)
+    result = start_service(folder, target, FakeApi().open)
+    assert (result.action, result.serving) == (RolloutAction.NOTHING, stored)
+    assert "start" not in target.calls
+    state = folder.state()
+    assert state is not None
+    assert (state.release, state.previous) == (stored, "sha256:before")
+    assert [file.read_bytes() for file in folder.release_file(stored).parent.iterdir()] == [document]
 
 
 def test_without_any_trace_of_what_served_start_says_what_to_do(folder: ServiceFolder) -> None:
