@@ -144,9 +144,9 @@ class Proxy:
             if slot is not None:
                 self._used.add(slot)
             await self._send(self._switch(self._used))
-            # Now, not when HAProxy starts again: the disk may be full by then.
-            with contextlib.suppress(OSError):
-                self._write_config()
+            if not self.is_leaving:  # now, not when HAProxy starts again: the disk may be full by then
+                with contextlib.suppress(OSError):
+                    self._write_config()
 
     async def take_out(self, slot: str) -> None:
         """End what is left in a slot that was drained."""
