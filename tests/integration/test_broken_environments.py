@@ -175,7 +175,9 @@ BROKEN = [
     Broken(prefect_with_new_sqlalchemy, "no scheduled run is ever created"),
     Broken(torchvision_of_another_build, "operator torchvision::nms does not exist"),
     Broken(old_torch_with_numpy_2, "torch 2.2.2 was built against numpy 1"),
-    Broken(two_managers_of_gpus, "nvidia-ml-py and pynvml each installed a different pynvml", verdict=FLAGGED),
+    Broken(
+        two_managers_of_gpus, "nvidia-ml-py and pynvml each installed a different pynvml", verdict=FLAGGED
+    ),
     Broken(two_cudas, "CUDA 11 and CUDA 12 in one environment", verdict=FLAGGED),
     Broken(
         newer_glibc, "markupsafe/_speedups.cpython-311-x86_64-linux-gnu.so needs glibc 2.99", verdict=FLAGGED
