@@ -133,7 +133,7 @@ class Damaged:
     def damage(self, name: str, damage: Damage) -> None:
         """Do it once the supervisor has mended what was done to the proxy before, which needs two looks."""
         path = self.path(name)
-        if name.startswith("proxy"):
+        if name == "proxy":
             wait_until(path.exists, f"{path} is there")
         damage(path)
 
