@@ -16,6 +16,8 @@ from deployments.cli.main import main
 from tasks.compatibility.models import NvmlReading, SmiReading, ToolkitReading
 from tasks.core.facts import Gpu
 
+pytestmark = pytest.mark.slow
+
 H200 = {"name": "NVIDIA H200", "compute_capability": "9.0", "memory_bytes": 150_754_820_096}
 FACTS = {
     "driver": "570.124.06",

@@ -21,6 +21,8 @@ from tasks.staging.models import SourceFile
 from tasks.staging.plan import read_index, select_files
 from tasks.staging.source import pin
 
+pytestmark = pytest.mark.slow
+
 BAD = {
     "a parent": "../up.json",
     "a parent of a parent": "../../escaped/up.json",

@@ -15,6 +15,8 @@ from hypothesis import strategies as st
 
 from tasks.core.proxies import LOOPBACK, plan_proxies
 
+pytestmark = pytest.mark.slow
+
 NAMES = ("HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")
 
 
@@ -117,7 +119,6 @@ _TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\x00"), max_siz
 
 
 @given(st.fixed_dictionaries({}, optional={"HTTP_PROXY": _TEXT, "ALL_PROXY": _TEXT, "NO_PROXY": _TEXT}))
-@pytest.mark.slow
 def test_a_client_starts_whatever_they_hold(environ: dict[str, str]) -> None:
     after = environment_after(environ)
     assert not proxied(after, "http://127.0.0.1:4200")

@@ -16,6 +16,8 @@ from blocks.processes.surroundings import mend
 from tasks.core.errors import WrongUseError
 from tasks.core.settings import Settings
 
+pytestmark = pytest.mark.slow
+
 FILES_ONLY = ("SSL_CERT_FILE", "PREFECT_API_SSL_CERT_FILE", "AWS_CA_BUNDLE")
 FOLDERS_TOO = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 CA_VARIABLES = (*FILES_ONLY, *FOLDERS_TOO)
