@@ -116,7 +116,7 @@ def test_only_faults_that_may_pass_are_tried_again() -> None:
 
     def tried_again(error: Exception) -> bool:
         state: State[object] = Failed(data=error)
-        return is_retryable(None, None, state)  # type: ignore[arg-type]
+        return is_retryable(None, None, state)
 
     assert tried_again(NetworkError("the server is away"))
     assert not tried_again(ModelError("truncated"))

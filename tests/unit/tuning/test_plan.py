@@ -129,7 +129,7 @@ def test_steps_are_searched_where_the_engine_has_a_choice_of_them() -> None:
 
 
 def test_the_longest_request_has_the_prompt_and_the_longest_answer() -> None:
-    tuning = Tuning(context=1024, output_tokens=100, load={"prompt_tokens": 600})  # type: ignore[arg-type]
+    tuning = Tuning(context=1024, output_tokens=100, load={"prompt_tokens": 600})
     limits = plan.batching_request(request(VLLM, 1, tuning=tuning), facts(80), CANDIDATE).limits
     assert limits.request_tokens is not None
     assert 700 < limits.request_tokens <= 1024
