@@ -32,6 +32,7 @@ CURRENT: dict[str, Any] = {
     "gpus": [H200],
     "glibc": "2.36",
     "distribution": "debian 12",
+    "cpu": "AMD EPYC 9354 32-Core Processor",
     "engine": "vllm",
     "engine_version": "0.32.0",
     "packages": {"torch": "2.13.0", "transformers": "5.17.0"},
