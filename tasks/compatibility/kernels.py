@@ -15,7 +15,9 @@ from tasks.core.facts import Facts
 from tasks.core.versions import same_minor
 
 _X86 = re.compile(r"\b(intel|amd|x86_64|amd64|xeon|epyc)\b|core\(tm\)", re.I)
-_ARM = re.compile(r"\b(aarch64|arm64|armv[89]|neoverse|cortex|grace|altra|graviton|kunpeng|tegra|carmel)\b", re.I)
+_ARM = re.compile(
+    r"\b(aarch64|arm64|armv[89]|neoverse|cortex|grace|altra|graviton|kunpeng|tegra|carmel)\b", re.I
+)
 _ARM_GPUS = re.compile(r"\b(GB10|GB200|GB300|GH200|Orin|T4G|Thor|Xavier)\b")
 """GPUs that exist only with an Arm processor."""
 
@@ -23,10 +25,10 @@ _JETSON = frozenset({"5.3", "6.2", "7.2", "8.7"})
 """Integrated GPUs, which machine code for another minor version runs on only from `_ONE_ARM` on."""
 _TEGRA = _JETSON | {"10.1", "11.0"}
 _ONE_ARM = Version("13.2")
-"""From this CUDA on, programs for Arm servers run on Jetson too (torch/cuda/__init__.py of torch 2.15, DEVICE_REQUIREMENT)."""
+"""Programs for Arm servers run on Jetson from this CUDA on (torch/cuda/__init__.py of 2.15, DEVICE_REQUIREMENT)."""
 _BLACKWELL = Version("10.0")
 _TRITON_PACKAGES = ("triton", "pytorch-triton")
-_FLASHINFER = "flashinfer-python"
+_FLASHINFER, _JIT_CACHE = "flashinfer-python", "flashinfer-jit-cache"
 _JIT_ENGINES = frozenset({"sglang", "triton-vllm", "vllm"})
 
 MISSING, UNLISTED = "missing", "unlisted"
@@ -35,7 +37,7 @@ MISSING, UNLISTED = "missing", "unlisted"
 
 @dataclass(frozen=True)
 class Stack:
-    """What is known of the software, read once for all GPUs of a host. `torch` is None if PyTorch did not build it."""
+    """The software, read once for all GPUs of a host. `torch` is None if PyTorch did not build it."""
 
     tables: Tables
     facts: Facts
@@ -59,6 +61,8 @@ class Stack:
 
     def instead(self, capabilities: Sequence[str]) -> str:
         """The nearest listed software with code for all these GPUs, as text."""
+        if not _JETSON.isdisjoint(capabilities) and not self._driver_runs(str(_ONE_ARM)):
+            return "a torch that NVIDIA built for Jetson (https://pypi.jetson-ai-lab.io)"
         found = self._engine_instead(capabilities) or self._torch_instead(capabilities)
         return found or f"torch compiled for {', '.join(capabilities)}"
 
@@ -108,12 +112,15 @@ class Stack:
         part = next(self._parts(capability), None)
         return {
             "gpu.nvcc": self._nvcc(capability),
-            "gpu.jit": part and part.part,
-            "gpu.jit_without": part and part.without,
+            "gpu.jit": part.part if part else None,
+            "gpu.jit_without": part.without if part else None,
         }
 
     def _parts(self, capability: str) -> Iterator[JitRow]:
-        version = self.engine_version
+        """What is compiled at start for a GPU, if FlashInfer is installed without its compiled kernels."""
+        version, packages = self.engine_version, self.facts.packages
+        if _FLASHINFER not in packages or _JIT_CACHE in packages:
+            return
         for row in self.tables.jit:
             if row.engine != self.engine or version is None or not contains(row.capability, capability):
                 continue
@@ -150,12 +157,17 @@ class Stack:
         for row in sorted(own, key=lambda row: abs(own.index(row) + 1 - place)):
             torch = next((one for one in self._torches() if same_minor(one.version, row.torch or "")), None)
             cuda = torch and next(iter(builds(self.tables, torch, self.platform)), None)
-            if torch and cuda and self._driver_runs(cuda) and self._has_code(torch.version, cuda, capabilities):
+            if (
+                torch
+                and cuda
+                and self._driver_runs(cuda)
+                and self._has_code(torch.version, cuda, capabilities)
+            ):
                 return f"{row.package} {row.version} with torch {row.torch}+{index_name(cuda)}"
         return None
 
     def _torch_instead(self, capabilities: Sequence[str]) -> str | None:
-        """A build of the same release of torch, else of the nearest: of a CUDA major that the driver runs if possible."""
+        """A build of the same release of torch, else of the nearest; of a CUDA that the driver runs if possible."""
         torches = self._torches()
         place = sum(Version(row.version) <= Version(self.torch or "0") for row in torches)
         for row in sorted(torches, key=lambda row: abs(torches.index(row) + 1 - place)):
@@ -218,8 +230,8 @@ def platform_of(facts: Facts) -> str | None:
 
 
 def builds(tables: Tables, release: ReleaseRow, platform: str | None) -> tuple[str, ...]:
-    """CUDA builds of a release of torch on a platform, the index's default first; all of them if the release is not in
-    the table of kernels."""
+    """CUDA builds of a release of torch on a platform, the index's default first; all of them if the table of kernels
+    does not list the release."""
     listed = [row for row in tables.kernels if _covers(row, release.version)]
     here = {row.cuda for row in listed if row.platform == (platform or "x86_64")}
     return tuple(cuda for cuda in release.cuda if not listed or cuda in here)

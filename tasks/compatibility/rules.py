@@ -140,7 +140,8 @@ class NewestRow(Row):
 
 
 class KernelsRow(Row):
-    """The capabilities that torch's wheels contain code for: by platform, CUDA build, and first and last minor release."""
+    """The capabilities that torch's wheels contain code for, by platform, CUDA build, and first and last minor
+    release."""
 
     platform: Literal["aarch64", "x86_64"]
     cuda: str

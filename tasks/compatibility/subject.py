@@ -211,7 +211,9 @@ def build_sightings(pinned: str | None, source: str, survey: Survey) -> tuple[Si
 
 def _describe_gpus(gpus: Sequence[Gpu], stack: Stack) -> list[dict[str, Value]]:
     described = [_describe_gpu(gpu, stack.tables) for gpu in gpus]
-    capabilities = [str(gpu["gpu.compute_capability"]) for gpu in described if "gpu.compute_capability" in gpu]
+    capabilities = [
+        str(gpu["gpu.compute_capability"]) for gpu in described if "gpu.compute_capability" in gpu
+    ]
     for gpu in described:
         if "gpu.compute_capability" in gpu:
             gpu |= stack.of_gpu(str(gpu["gpu.compute_capability"]))
