@@ -119,7 +119,8 @@ class Stack:
     def _parts(self, capability: str) -> Iterator[JitRow]:
         """What is compiled at start for a GPU, if FlashInfer is installed without its compiled kernels."""
         version, packages = self.engine_version, self.facts.packages
-        if _FLASHINFER not in packages or _JIT_CACHE in packages:
+        compiled = "torch" in (Version(packages.get(_FLASHINFER, "0")).local or "")
+        if _FLASHINFER not in packages or _JIT_CACHE in packages or compiled:
             return
         for row in self.tables.jit:
             if row.engine != self.engine or version is None or not contains(row.capability, capability):
@@ -141,13 +142,14 @@ class Stack:
         return max([*wanted, *([own] if own else [])], key=Version, default=None)
 
     def _compiles(self) -> str | None:
-        """What compiles with nvcc at run time."""
-        version = self.facts.packages.get(_FLASHINFER)
+        """What compiles with nvcc at run time: FlashInfer, whether it is among the packages or only required."""
         if self.engine not in _JIT_ENGINES:
             return None
-        if version:
+        if version := self.facts.packages.get(_FLASHINFER):
             return f"FlashInfer {version}"
-        return "DeepGEMM" if "deep-gemm" in self.facts.packages else None
+        first = next((row.flashinfer for row in self.tables.engines if row.name == self.engine), None)
+        required = first and self.engine_version and contains(f">={first}", self.engine_version)
+        return "FlashInfer" if required else "DeepGEMM" if "deep-gemm" in self.facts.packages else None
 
     def _engine_instead(self, capabilities: Sequence[str]) -> str | None:
         """The nearest release of the engine whose torch, as the index gives it, has the code."""

@@ -87,11 +87,12 @@ class Rule(Row):
 
 
 class EngineRow(Row):
-    """One engine and whether it serves without a GPU."""
+    """One engine and whether it serves without a GPU. `flashinfer` is its first release that requires FlashInfer."""
 
     name: str
     needs_gpu: bool
     aliases: tuple[str, ...]
+    flashinfer: str | None = None
 
 
 class GpuRow(Row):

@@ -56,6 +56,7 @@ R535 = {"driver": "535.154.05", "cuda_driver": "12.2"}
 R550 = {"driver": "550.54.14", "cuda_driver": "12.4"}
 R525 = {"driver": "525.85.12", "cuda_driver": "12.0"}
 OLD_VLLM = {"engine_version": "0.11.2", "packages": {"torch": "2.9.0", "transformers": "4.57.0"}}
+SGLANG = {"engine": "sglang", "engine_version": "0.5.9", "packages": {"torch": "2.9.1"}, "cuda_build": "12.8"}
 TRANSFORMERS = {"engine": "transformers", "engine_version": "5.17.0", "packages": {"torch": "2.10.0"}}
 CVE = {"DRV-SEC-5520": "info"}
 NO_TOOLKIT = {"target": "docker", "container_toolkit": None, "container_gpus": []}
@@ -550,7 +551,7 @@ CASES = [
         "an older one does not",
         {"gpus": [GB10], **OLD_VLLM, "nvcc": "12.8"},
         "block",
-        {"TRITON-PTXAS": "block"},
+        {"TRITON-PTXAS": "block", "NVCC-OLD": "warn"},
     ),
     Case(
         "gb10-triton-3.5-transformers",
@@ -634,9 +635,34 @@ CASES = [
         {"NVCC-OLD": "warn"},
     ),
     Case(
+        "nvcc-before-blackwell",
+        "from 0.11.1 on vLLM requires it",
+        {"gpus": [B200], "nvcc": "12.6", **OLD_VLLM, "engine_version": "0.11.1"},
+        "warn",
+        {"NVCC-OLD": "warn"},
+    ),
+    Case(
+        "nvcc-before-ada-sglang",
+        "and so does SGLang",
+        {"gpus": [L4], "nvcc": "11.7", **SGLANG},
+        "warn",
+        {"NVCC-OLD": "warn"},
+    ),
+    Case(
+        "flashinfer-wheel-for-a-torch",
+        "wheels of FlashInfer for one torch contain its kernels",
+        {
+            "gpus": [L4],
+            "engine_version": "0.8.5",
+            "packages": {"torch": "2.6.0", "flashinfer-python": "0.2.5+cu124torch2.6"},
+            "cuda_build": "12.4",
+        },
+        "pass",
+    ),
+    Case(
         "nvcc-before-hopper-unused",
         "a vLLM without FlashInfer compiles nothing with it",
-        {"nvcc": "11.8"},
+        {"nvcc": "11.8", **OLD_VLLM, "engine_version": "0.11.0"},
         "pass",
     ),
     Case(
