@@ -47,7 +47,7 @@ class PrefectApi:
             self.starting.wait()
         if self.until_up is not None:
             self.until_up()
-        say("prefect", f"ready at {self.url}, {time.monotonic() - self.since:.1f} s after it was asked for")
+        say("prefect", f"ready at {self.url} after {time.monotonic() - self.since:.1f} s")
 
     @contextlib.contextmanager
     def quiet_runs(self) -> Iterator[None]:

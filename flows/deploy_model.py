@@ -194,7 +194,7 @@ class _Lifecycle:
         except StageCancelledError:
             raise
         except (SlipwayError, OSError) as error:
-            say(StageName.LIFECYCLE, f"{folder.name} could not be looked at: {error}")
+            say(StageName.LIFECYCLE, f"{folder.name} could not be checked: {error}")
 
     @contextmanager
     def _doubting(self, environment: EnvironmentResult) -> Iterator[None]:

@@ -138,13 +138,13 @@ class ServiceLook:
 def _blind(folder: ServiceFolder, error: Exception) -> ServiceLook:
     """A look that failed; a record of it, and a no, if it is news."""
     fault = _fault_of(error, folder)
-    say(StageName.ROLLOUT, f"{folder.name} could not be looked at: {fault}")
+    say(StageName.ROLLOUT, f"{folder.name} could not be checked: {fault}")
     past = read_past(folder)
     news = is_news(past, fault.what)
     _note(folder, after_blind_look(past, fault.what))
     if news:
         _record(folder, {"service": folder.name}, fault, time.monotonic())
-    return ServiceLook(folder.name, Step.WAIT, f"could not be looked at: {fault}", failed=news)
+    return ServiceLook(folder.name, Step.WAIT, f"could not be checked: {fault}", failed=news)
 
 
 def _fault_of(error: Exception, folder: ServiceFolder) -> SlipwayError:
@@ -159,7 +159,7 @@ def _note(folder: ServiceFolder, past: Past) -> None:
     try:
         write_past(folder, past)
     except (SlipwayError, OSError) as error:
-        say(StageName.ROLLOUT, f"{folder.name}: what was seen could not be written down: {error}")
+        say(StageName.ROLLOUT, f"{folder.name}: the result of this check could not be saved: {error}")
 
 
 def _see(folder: ServiceFolder, target: Target, past: Past) -> tuple[Sight, Past]:
@@ -171,7 +171,7 @@ def _see(folder: ServiceFolder, target: Target, past: Past) -> tuple[Sight, Past
         _note(folder, past)
         if past.silent_looks < 2 or not isinstance(target, SupervisedService):
             raise
-    say(StageName.ROLLOUT, f"{folder.name}: its supervisor is there, and does not answer: killed")
+    say(StageName.ROLLOUT, f"{folder.name}: its supervisor runs but does not answer: killed it")
     target.kill()
     return Sight(condition=Condition.DOWN), past.model_copy(update={"silent_looks": 0, "wait_looks": 0})
 
@@ -208,7 +208,10 @@ def look_under_lease(
         step, past = next_step(past, sight)
         _note(folder, past)
         if step is Step.RESTART_ENGINE and isinstance(target, Unwatched):
-            say(StageName.ROLLOUT, f"{folder.name}: requests wait, no byte comes, /health is silent: killed")
+            say(
+                StageName.ROLLOUT,
+                f"{folder.name}: requests wait, the engine sends nothing and /health does not answer: killed it",
+            )
             target.restart()
             return ServiceLook(folder.name, step, "hung: its engine was killed and started again")
         if step is Step.START:
@@ -226,7 +229,7 @@ def look_under_lease(
 def _bring_back(folder: ServiceFolder, target: Target, past: Past) -> ServiceLook:
     """Start the service; a record of it if it is news."""
     begin = time.monotonic()
-    say(StageName.ROLLOUT, f"{folder.name} is down: it is started again")
+    say(StageName.ROLLOUT, f"{folder.name} is down: starting it again")
     attempt: Attempt
     try:
         attempt = start_service(folder, target, EngineApi, Prefetcher(StageName.ROLLOUT))

@@ -88,7 +88,7 @@ def _look_at_all(settings: Settings, grace: timedelta) -> list[Outcome[RegistryR
             look = await_answer(found, deadline, f"the registry, the folder or the records of {name}")
             outcome = _act_on(look, grace) if look else None
         except Exception as error:  # noqa: BLE001 - whatever ails one service leaves none of the others unwatched
-            say(StageName.REGISTRY, f"{name} could not be looked at: {error}")
+            say(StageName.REGISTRY, f"{name} could not be checked: {error}")
             faults.append(error)
         else:
             outcomes += [outcome] if outcome else []

@@ -62,7 +62,7 @@ class DifyApi:
         for row in _as_object(answer).get("data") or ():
             if row.get("model") == model and row.get("model_type") == "llm":
                 return str(row.get("status"))
-        raise NotFoundError(f"Dify at {self.address} knows no model {model}", fix="register it")
+        raise NotFoundError(f"Dify at {self.address} does not have the model {model}", fix="register it")
 
     def _credential_id(self, model: str) -> str | None:
         answer = _send(self._client, "GET", CREDENTIALS, params={"model": model, "model_type": "llm"})

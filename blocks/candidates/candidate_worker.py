@@ -35,7 +35,9 @@ def make(
         return
     answer = _answer(finished.stdout)
     if finished.code == _REFUSED and "refused" in answer:
-        raise ModelError(f"{model_dir} cannot become {form}: {answer['refused']}", fix=answer.get("fix"))
+        raise ModelError(
+            f"{model_dir} cannot be converted to {form}: {answer['refused']}", fix=answer.get("fix")
+        )
     if finished.code == _FULL and "full" in answer:
         raise as_disk_fault(OSError(errno.ENOSPC, "no space left"), out)
     _check_disk(finished, out)

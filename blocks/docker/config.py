@@ -59,11 +59,13 @@ class DockerConfig:
         meta = Path(get_meta_file(self.context))
         fix = "choose another: docker context use default, or unset DOCKER_CONTEXT, or set DOCKER_HOST"
         if not meta.is_file():
-            raise WrongUseError(f"Docker's current context {self.context} is not there", fix=fix)
+            raise WrongUseError(f"Docker's current context {self.context} does not exist", fix=fix)
         try:
             address = _read_object(meta)["Endpoints"]["docker"]["Host"]
         except (KeyError, TypeError):
-            raise WrongUseError(f"Docker's current context {self.context} names no engine", fix=fix) from None
+            raise WrongUseError(
+                f"Docker's current context {self.context} does not name an engine", fix=fix
+            ) from None
         return f"{address} (Docker's context {self.context})"
 
     def check_helpers(self) -> None:

@@ -87,7 +87,7 @@ class DockerEngine:
         except (DockerException, requests.RequestException) as error:
             raise MissingToolError(
                 "the Docker engine does not say which runtimes it has",
-                fix="look at: docker info",
+                fix="see what this prints: docker info",
                 detail=str(error),
             ) from None
 
@@ -312,7 +312,7 @@ def _has_nvidia_cdi(folders: list[str]) -> bool:
 
 def _no_gpu(count: int, detail: str) -> MissingToolError:
     return MissingToolError(
-        f"the release needs {count} GPU{'s' * (count > 1)}, and this Docker engine can give none",
+        f"the release needs {count} GPU{'s' * (count > 1)}, but this Docker engine cannot provide any",
         fix="install the NVIDIA container toolkit, run `nvidia-ctk runtime configure --runtime=docker` and "
         "restart Docker, or set hardware.gpus: 0",
         detail=detail,
@@ -336,12 +336,12 @@ def _explain_build(plan: ImagePlan, log: str) -> RolloutError:
         needed = ", ".join(plan.system_libraries)
         return RolloutError(
             f"the base image {plan.base_image} lacks a system library that the engine needs",
-            fix=f"use one that holds {needed}: infra/images/base.sh makes it",
+            fix=f"use a base image that contains {needed}: infra/images/base.sh makes one",
             detail=tail,
         )
     return RolloutError(
         f"no image could be built on {plan.base_image}",
-        fix=f"it has to hold python3 ({plan.python}) with venv, and {', '.join(plan.system_libraries)}",
+        fix=f"it must contain python3 ({plan.python}) with venv, and {', '.join(plan.system_libraries)}",
         detail=tail,
     )
 

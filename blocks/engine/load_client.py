@@ -223,7 +223,7 @@ class LoadClient:
                 return EngineError(
                     f"{self._address} streams chunks without a token: {one.answer.tail[-80:]!r}"
                 )
-        return EngineSlowError(f"{self._address} was not done within {load.timeout_s:g} s")
+        return EngineSlowError(f"{self._address} did not finish within {load.timeout_s:g} s")
 
     async def _ask(self, exchange: _Exchange) -> None:
         """Send a request and wait for the whole answer."""
@@ -302,7 +302,7 @@ def _figures(
     counted = begun if end is not None else [one for one in begun if one.done] or begun
     tpot = [found for one in counted if (found := one.answer.tpot_ms(ratio)) is not None]
     if all(one.events < 2 for one in begun):
-        raise EngineError("the engine streams no tokens: each answer came in one piece")
+        raise EngineError("the engine does not stream tokens: each answer came in one piece")
     return figures_of(
         requests=len(begun),
         seconds=seconds,

@@ -46,8 +46,8 @@ def fault(doing: str, stderr: str, code: int) -> SlipwayError:
         )
     if "Hash mismatch" in stderr:
         return SlipwayError(
-            f"a package does not have the hash in the lock, while {doing}",
-            fix="the package or the lock was changed: make the lock again and compare",
+            f"the hash of a package differs from the lock while {doing}",
+            fix="someone changed the package or the lock: make the lock again, and compare the two locks",
             detail=tail,
         )
     if _KEPT_OUT.search(stderr) or _UNREACHABLE.search(stderr):

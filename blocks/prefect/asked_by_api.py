@@ -35,7 +35,7 @@ def is_asked_by_api() -> bool:
 
 
 def hold_to_list(programs: Iterable[Program], own: Iterable[str] = _OWN) -> None:
-    """Raise `WrongUseError` if this run was requested by API and would start something that is not on the list.
+    """Raise `WrongUseError` if this run was requested through the API and would start something not on the list.
 
     `own` are the folders of the home that need not be on it.
     """

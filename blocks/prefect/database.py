@@ -62,11 +62,11 @@ def hold_database(settings: Settings) -> Iterator[None]:
 def check_database_in_use(settings: Settings) -> None:
     """Raise `SlipwayError` if the file of a running server is gone or damaged."""
     file = database_file(settings)
-    reason = damage(file) if file.is_file() and file.stat().st_size else "its content is gone"
+    reason = damage(file) if file.is_file() and file.stat().st_size else "missing or empty"
     if reason:
         raise SlipwayError(
             f"the local Prefect server cannot work: its database {file} is damaged ({reason})",
-            fix="restart the server, which sets the file aside: slipway up",
+            fix="restart the server, which moves the file away and creates a new one: slipway up",
         )
 
 

@@ -80,7 +80,7 @@ def last_requests(folder: ServiceFolder, running: Running | None, lines: int) ->
     except OSError as error:
         raise RolloutError(
             f"no proxy of {folder.name} answered, so its last requests are not known",
-            fix=f"start it anew: slipway stop {folder.name}; slipway start {folder.name}",
+            fix=f"restart it: slipway stop {folder.name}; slipway start {folder.name}",
         ) from error
     requests = [
         line for line in answer.splitlines() if " status=" in line

@@ -79,10 +79,13 @@ def _end(lease: Path, deadline_s: float) -> None:
     except (ValidationError, FileNotFoundError):
         holder = None  # it has just begun
     if holder is None or time.monotonic() - holder.began < deadline_s:
-        raise BusyError("another look at the registry is under way", fix="wait for it to end")
+        raise BusyError("another check of the registry is still running", fix="wait for it to end")
     process = holder.process.find()
     if process is not None and process.pid != os.getpid():
-        say(StageName.REGISTRY, f"ended a look that had hung for {time.monotonic() - holder.began:.0f} s")
+        say(
+            StageName.REGISTRY,
+            f"killed a check that had been running for {time.monotonic() - holder.began:.0f} s",
+        )
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.kill(process.pid, signal.SIGKILL)
     lease.unlink(missing_ok=True)

@@ -50,7 +50,7 @@ def _running(settings: Settings) -> str:
 
     state = read_local_state(settings)
     if state is None or not state.alive:
-        raise NotFoundError("the local server does not run", fix="slipway up")
+        raise NotFoundError("the local server is not running", fix="start it: slipway up")
     wait_for_server(settings, state)
     return state.api_url
 

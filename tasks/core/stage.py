@@ -296,7 +296,7 @@ def _is_worth_repeating(record: Record, load: Load | None, settings: Settings) -
     if quiet:
         say(
             record.stage,
-            f"record {record.id} was made under foreign load, the host is quiet now: measuring again",
+            f"record {record.id} was measured while the host was busy; it is quiet now: measuring again",
         )
     return quiet
 

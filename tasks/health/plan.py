@@ -125,7 +125,7 @@ def _judge_gpus(gpus: tuple[GpuSample, ...], limits: HealthLimits) -> Iterator[F
 def _judge_process(process: ProcessSample, limits: HealthLimits) -> Iterator[Finding]:
     if not process.alive:
         yield _unhealthy(
-            "process", "the engine's process does not run", fix="read its log: slipway logs NAME"
+            "process", "the engine's process is not running", fix="read its log: slipway logs NAME"
         )
     # A count below the last one comes from a new supervisor.
     new = process.restarts - (limits.restarts if process.restarts >= limits.restarts else 0)

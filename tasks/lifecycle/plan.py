@@ -114,7 +114,7 @@ def refusal(spec: DeploySpec) -> SpecError | None:
         )
     if _needs_gpu(spec) and not spec.hardware.gpus:
         return SpecError(
-            f"{spec.engine} computes on GPUs, but hardware.gpus is 0",
+            f"{spec.engine} needs a GPU, but hardware.gpus is 0",
             fix=f"set hardware.gpus, or {_USE_ANOTHER}",
         )
     return None

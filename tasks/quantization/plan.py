@@ -113,8 +113,8 @@ def check_order(formats: Sequence[CandidateFormat], sizes: Mapping[CandidateForm
     finer = [form for form in formats if sizes[form] > sizes[baseline] * _AS_FINE]
     if finer:
         raise SpecError(
-            f"the baseline {baseline} is smaller than {', '.join(finer)}, but quality is measured against it",
-            fix=f"begin tuning.candidates with {max(finer, key=lambda form: sizes[form])}",
+            f"the baseline {baseline} is less exact than {', '.join(finer)}, but quality is measured against it",
+            fix=f"put {max(finer, key=lambda form: sizes[form])} first in tuning.candidates",
         )
 
 

@@ -675,7 +675,7 @@ def test_a_gpu_that_docker_cannot_give(make: Make, settings: Settings) -> None:
     with pytest.raises(MissingToolError) as caught:
         bring(release, settings)
     assert str(caught.value) == snapshot(
-        "the release needs 1 GPU, and this Docker engine can give none (install the NVIDIA container "
+        "the release needs 1 GPU, but this Docker engine cannot provide any (install the NVIDIA container "
         "toolkit, run `nvidia-ctk runtime configure --runtime=docker` and restart Docker, or set "
         "hardware.gpus: 0)"
     )

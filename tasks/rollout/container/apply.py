@@ -359,7 +359,7 @@ class ContainerService:
         while (open_requests := proxy.slots()[slot].requests) and time.monotonic() < deadline:
             time.sleep(_POLL_S)
         if open_requests:
-            say(StageName.ROLLOUT, f"{open_requests} requests did not end within {drain_s:g} s: they are cut")
+            say(StageName.ROLLOUT, f"{open_requests} requests did not end within {drain_s:g} s: closing them")
         proxy.send(take_out(slot))
 
     def _end(self, container: Container) -> None:

@@ -79,7 +79,7 @@ def worker_of(engine: Engine) -> Path:
     if engine.server_worker is None:
         raise RolloutError(
             f"Slipway cannot build an image of {engine.kind} from a lock",
-            fix="use its makers' image, or another engine",
+            fix="set target: process, or use another engine",
         )
     return engine.server_worker
 

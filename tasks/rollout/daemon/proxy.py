@@ -217,7 +217,9 @@ class Proxy:
             route = self.route
             ready = {name: slot.port for name, slot in slots.items() if slot.state == "ready"}
             if ready != ({route.slot: route.backend_port} if route.slot else {}):
-                self._log.say(f"the proxy sends requests to {ready or 'no slot'}: it is told again where to")
+                self._log.say(
+                    f"the proxy sends requests to {ready or 'no slot'}, which is wrong: correcting it"
+                )
                 await self._send(self._switch(ready))
 
     # Below, `_changing` is held.
@@ -238,7 +240,7 @@ class Proxy:
         """A new HAProxy takes over the sockets, and the old one ends with its last request. Raises `OSError`."""
         old, used = self._process, frozenset(self._used)
         assert old is not None
-        self._log.say(f"the proxy takes no commands and is replaced: {reason}")
+        self._log.say(f"the proxy does not accept commands: replacing it: {reason}")
         await self._spawn()
         self._replaced[old] = used
         with contextlib.suppress(ProcessLookupError):
@@ -322,7 +324,7 @@ class Proxy:
             async with self._changing:
                 if self.is_leaving:
                     return
-                self._log.say("the proxy ended: it is started again")
+                self._log.say("the proxy exited: starting it again")
                 try:
                     await self._spawn()
                 except OSError as error:

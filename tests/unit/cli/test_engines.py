@@ -103,8 +103,8 @@ def test_a_recommendation_for_people(facts: Path, capsys: pytest.CaptureFixture[
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--family", "llama"], "--family is for a recommendation"),
-        (["--facts", "x.json"], "--facts is for a recommendation"),
+        (["--family", "llama"], "--family only applies to a recommendation"),
+        (["--facts", "x.json"], "--facts only applies to a recommendation"),
         (["--need", "edge", "--facts", "/none.json"], "no facts file /none.json"),
     ],
 )

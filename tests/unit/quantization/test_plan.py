@@ -277,9 +277,11 @@ def test_the_baseline_is_no_coarser_than_what_is_compared_with_it() -> None:
     sizes = {f16: 2000, bf16: 2001, q8_0: 1060, q4_0: 600}
     for fine in ((f16, bf16, q8_0), (q8_0, q4_0), (q4_0,)):
         check_order(fine, sizes)
-    with pytest.raises(SpecError, match="the baseline q4_0 is smaller than q8_0, f16, but quality") as caught:
+    with pytest.raises(
+        SpecError, match="the baseline q4_0 is less exact than q8_0, f16, but quality"
+    ) as caught:
         check_order((q4_0, q8_0, f16), sizes)
-    assert caught.value.fix == "begin tuning.candidates with f16"
+    assert caught.value.fix == "put f16 first in tuning.candidates"
 
 
 def test_what_cannot_fit_is_not_made() -> None:

@@ -726,6 +726,6 @@ def test_a_proxy_that_dies_again_at_once_is_not_started_at_once(
             await second.wait()
             assert (await ask("stop", drain_s=0))["ok"]
         log = (tmp_path / "logs" / "supervisor.log").read_text()
-        assert log.count("the proxy ended: it is started again") == 1
+        assert log.count("the proxy exited: starting it again") == 1
 
     run(test())
