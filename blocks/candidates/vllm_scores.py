@@ -116,5 +116,5 @@ def _score_of(token: int, likely: dict[str, dict[str, Any]]) -> Score:
 
 
 def _number(value: float | None) -> float:
-    """JSON has null for a number that is none."""
+    """A number from JSON, in which null stands for NaN."""
     return math.nan if value is None else float(value)
