@@ -114,7 +114,7 @@ def no_api(settings: Settings) -> Iterator[None]:
 def _ready(settings: Settings) -> None:
     """Make the home, and tell Prefect how to log, before its first import.
 
-    Raises `DiskError` where the home cannot be written: a run that cannot be recorded is of no use.
+    Raises `DiskError` if the home cannot be written: a run that cannot be recorded is of no use.
     """
     make_home(settings.home)
     check_writable(settings.home)

@@ -1,6 +1,6 @@
 """Compare the services that should run with those that do, and bring back what is down.
 
-A look each minute leaves no trace where all is well (`blocks/prefect/quiet_runs.py`).
+A look each minute leaves no trace if all is well (`blocks/prefect/quiet_runs.py`).
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ from tasks.rollout.target import Target
 Attempt = RolloutResult | SlipwayError
 
 LOOK_DEADLINE_S = 45.0
-"""For what is read of a service; all are looked at at once, and the next look comes after a minute."""
+"""Limit for reading the state of a service. All are checked at once, and the next check comes after a minute."""
 
 START_DEADLINE_S = 7200.0
 """For a service that is brought back: its model is read, and it may load twice."""
@@ -101,7 +101,7 @@ class _Watch:
         self._answer = start(self._run)
 
     def look(self) -> ServiceLook | None:
-        """What was found; None where something else works on the service."""
+        """What was found; None if something else works on the service."""
         while True:
             try:
                 return await_answer(self._answer, self._deadline, f"the look at {self._folder.name}")
@@ -109,9 +109,9 @@ class _Watch:
                 return None
             except StageCancelledError as ended:
                 return ServiceLook(self._folder.name, Step.NOTHING, f"is not brought back: {ended.what}")
-            except Exception as error:  # noqa: BLE001 - it is recorded, and the other services are looked at
+            except Exception as error:  # noqa: BLE001 - it is recorded, and the other services are checked
                 if not self._answer.done() and time.monotonic() < self._deadline:
-                    continue  # it was being started meanwhile
+                    continue  # a start has begun, which extends the deadline
                 return _blind(self._folder, error)
 
     def _run(self) -> ServiceLook:

@@ -39,7 +39,7 @@ from tasks.staging.store import in_use, make_room
 
 
 def is_retryable(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
-    """Only what may pass without a change by the user; a copy goes on after its last finished chunk."""
+    """Retry only faults that may pass without a change by the user. A copy continues after its last full chunk."""
     error = state.result(raise_on_failure=False)
     return isinstance(error, SlipwayError) and error.retryable
 
@@ -133,7 +133,7 @@ def stage_and_keep(request: StagingRequest, until: ExitStack) -> Outcome[Staging
 
 
 def repaired_from_source(folder: Path) -> Outcome[StagingResult]:
-    """Mend a staged model from where it came from; what the source no longer gives is `damaged`.
+    """Repair a staged model from its source; a file that the source no longer has is `damaged`.
 
     Raises `ModelError` for a folder without a model, or a source that is another model now.
     """

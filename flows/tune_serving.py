@@ -54,7 +54,7 @@ R = TypeVar("R")
 
 
 class TuningOutcome(BaseModel):
-    """Both stages' outcomes; no batching where no candidate was chosen."""
+    """The outcomes of both stages; `batching` is None if no candidate was chosen."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -85,7 +85,7 @@ def tune_serving(request: TuningRequest) -> TuningOutcome:
 
 
 def read_facts(request: TuningRequest) -> TuningFacts:
-    """The staged model and this host, looked at once. Raises `ModelError`."""
+    """Facts about the staged model and this host, read once. Raises `ModelError`."""
     config = read_model_config(request.model_dir)
     return TuningFacts(
         source=read_source(request.model_dir, config),

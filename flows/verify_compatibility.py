@@ -27,7 +27,7 @@ def verify_compatibility(request: CompatibilityRequest) -> Outcome[Compatibility
     always changes.
 
     Args:
-        request: the engine and the packages of its environment, and its Python where that exists already.
+        request: the engine and the packages of its environment, and its Python if that exists already.
     """
     if request.python_path is not None:
         hold_to_list([python_in(request.python_path, "request.python_path")])

@@ -52,7 +52,7 @@ def compare(
 ) -> dict[str, float | None]:
     """By tensor: how far the candidate's values are from the baseline's, in deviations of the baseline's.
 
-    None where they cannot be compared. Raises `CommandError`.
+    None if they cannot be compared. Raises `CommandError`.
     """
     argv: list[str | Path] = [python, "-I", worker, "--baseline", baseline, "--candidate", candidate]
     finished = run(argv, timeout_s=timeout_s, needs=(Needs.COMPUTE,))

@@ -40,7 +40,7 @@ class LibraryScorer:
     def score(self, model: Path, plan: TrialPlan) -> tuple[list[Score], list[bool]]:
         """Scores of the text's tokens, and whether each task item was done rightly.
 
-        Raises `EngineError` where the library cannot load or run the model, `SpecError` for a task item longer than
+        Raises `EngineError` if the library cannot load or run the model, `SpecError` for a task item longer than
         a window.
         """
         asked = {

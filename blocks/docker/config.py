@@ -24,7 +24,7 @@ LOCAL_ENGINE = "unix:///var/run/docker.sock"
 
 @dataclass(frozen=True)
 class DockerConfig:
-    """`file` is None where there is none. `context` is the current one, `helpers` the names of credential helpers."""
+    """`file` is None if there is none. `context` is the current one, `helpers` the names of credential helpers."""
 
     file: Path | None
     context: str = "default"

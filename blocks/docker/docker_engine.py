@@ -54,7 +54,7 @@ class DockerEngine:
     def connect(cls, *, timeout_s: int = _API_TIMEOUT_S) -> DockerEngine:
         """The engine of `DOCKER_HOST`, of the current context, or of this host.
 
-        Raises `MissingToolError` where none answers, and `WrongUseError` for a configuration that cannot be read.
+        Raises `MissingToolError` if none answers, and `WrongUseError` for a configuration that cannot be read.
         """
         address = DockerConfig.read().engine()
         try:
@@ -92,7 +92,7 @@ class DockerEngine:
             ) from None
 
     def image_id(self, name: str) -> str | None:
-        """`sha256:…` of an image that the engine holds. Raises `RolloutError` where it does not say."""
+        """`sha256:…` of an image that the engine holds. Raises `RolloutError` if it does not say."""
         with _explained(f"look for the image {name}"):
             try:
                 image_id: str | None = self._client.images.get(name).id
@@ -107,7 +107,7 @@ class DockerEngine:
                 self._client.images.get_registry_data(name)
 
     def base_image_id(self, name: str) -> str:
-        """`sha256:…` of a base image, pulled if it is not here. Raises `NetworkError` where it cannot be."""
+        """`sha256:…` of a base image, pulled if it is not here. Raises `NetworkError` if it cannot be."""
         if found := self.image_id(name):
             return found
         with _pulling(name):

@@ -1,4 +1,4 @@
-"""What a streamed completion tells of its timing, read from raw bytes: server-sent events of OpenAI's interface.
+"""The timing of a streamed completion, read from raw bytes: server-sent events of OpenAI's interface.
 
 The engine shares its cores with the clients, so events are not parsed as JSON one by one: patterns count those of a
 whole read at once. Source of the format: https://html.spec.whatwg.org/multipage/server-sent-events.html, and the
@@ -78,7 +78,7 @@ class AnswerStream:
             self._read(lines, at)
 
     def end(self, at: float) -> None:
-        """The connection is closed: what is left is a line, too."""
+        """The connection is closed: what is left counts as a line."""
         self._read(self._rest, at)
         self._rest = b""
 
@@ -121,11 +121,11 @@ class AnswerStream:
 
     @property
     def tokens(self) -> int:
-        """Output tokens by the engine's own count; where it does not count, events."""
+        """Output tokens by the engine's own count; if it does not count, events."""
         return self.events if self._counted is None else self._counted
 
     def tpot_ms(self, ratio: float) -> float | None:
-        """Time per token after the first; `ratio` tokens make one event. None where it was not measured.
+        """Time per token after the first; `ratio` tokens make one event. None if it was not measured.
 
         The first event holds the first token, and one more event of the same read as many as any other. What came in
         one piece tells nothing of the time between tokens.

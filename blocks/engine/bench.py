@@ -54,9 +54,10 @@ LoadBy = Callable[[str, str], LoadSource]
 class EngineBench:
     """One engine in one environment. What is configured to use GPUs has its memory measured there.
 
-    An engine under load that sends no byte for `silence_s` hangs; one that broke off is given `dying_s` to be dead.
+    An engine under load that sends no byte for `silence_s` hangs. One that broke off an answer
+    has `dying_s` to exit.
     `load_by` makes what puts load on a batch size, from the engine's address and the model's name; the built-in
-    client does so where there is none, and warms up. Implements `tasks.batching.apply.ServingBench`.
+    client does so if there is none, and warms up. Implements `tasks.batching.apply.ServingBench`.
     """
 
     engine: Engine
@@ -71,7 +72,7 @@ class EngineBench:
     def serve(self, model: Path, config: ServingConfig, log: Path) -> Iterator[RunningEngine]:
         """The engine, once it has completed a prompt; what it did to a request that failed inside is said.
 
-        Raises as `blocks.engine.process.serve`, and `EngineStartError` where it was to use GPUs and does not.
+        Raises as `blocks.engine.process.serve`, and `EngineStartError` if it was to use GPUs and does not.
         """
         command = self.engine.command(str(self.python), str(self.engine.server_worker), str(model), config)
         before = memory_unless_by_process(config.gpu_indices) if config.on_gpus else {}
@@ -164,7 +165,7 @@ class EngineBench:
         return log.read(request.log.read_text(errors="replace"))
 
     def _preempted(self, served: RunningEngine) -> int | None:
-        """Sequences that the engine has preempted so far; None where it does not count them."""
+        """Sequences that the engine has preempted so far; None if it does not count them."""
         metrics = self.engine.card.metrics
         if metrics is None or metrics.preemptions is None:
             return None

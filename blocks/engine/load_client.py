@@ -236,7 +236,7 @@ class LoadClient:
         exchange.check(self._address)
 
     def requests(self, load: Prompts, number: int) -> Iterator[bytes]:
-        """What client `number` asks, without end: no two prompts of a load alike, so that no cache answers."""
+        """An endless series of prompts for client `number`. No two prompts are equal, so no cache can answer."""
         draw = random.Random(f"{load.seed} {number}")
         while True:
             yield self._request(load, draw)
@@ -277,7 +277,10 @@ def _tokens_per_event(exchanges: Sequence[_Exchange]) -> float:
 
 
 def _answered(own: Sequence[_Exchange], ratio: float) -> tuple[float, float]:
-    """Tokens of one client's whole answers and the seconds until the last of them; else of what it had so far."""
+    """Tokens of one client's complete answers, and the seconds until the last of them.
+
+    For a client without a complete answer, the same of what it has received.
+    """
     counted = [one for one in own if one.done] or [one for one in own if one.events]
     last = max((one.answer.last for one in counted), default=own[0].sent)
     tokens = sum(one.answer.tokens if one.done else ratio * one.events for one in counted)
@@ -292,7 +295,7 @@ def _figures(
     *,
     end: float | None = None,
 ) -> LoadFigures:
-    """Figures of a run; where it has an `end`, requests without a token have waited until then."""
+    """Figures of a run; if it has an `end`, requests without a token have waited until then."""
     begun = [exchange for exchange in exchanges if exchange.events]
     ttft = [exchange.ttft_ms for exchange in begun]
     if end is not None:

@@ -1,4 +1,4 @@
-"""What is wrong with an environment: by its metadata, its files, a run of it, and what is known of its packages."""
+"""Find what is wrong with an environment, from its metadata and files, a run of it, and facts about its packages."""
 
 from __future__ import annotations
 

@@ -70,7 +70,7 @@ def haproxy_to_start(settings: Settings) -> Path:
 def last_requests(folder: ServiceFolder, running: Running | None, lines: int) -> str:
     """The timers of the last requests to a service; nothing if it does not run.
 
-    Raises `RolloutError` if no proxy answers, as where a version of Slipway without HAProxy started the service.
+    Raises `RolloutError` if no proxy answers, for example because an older Slipway started the service without one.
     """
     if running is None:
         return ""
@@ -84,7 +84,7 @@ def last_requests(folder: ServiceFolder, running: Running | None, lines: int) ->
         ) from error
     requests = [
         line for line in answer.splitlines() if " status=" in line
-    ]  # besides what became of the slots
+    ]  # the answer also says what became of the slots
     return "\n".join(requests[-lines:])
 
 
@@ -113,7 +113,7 @@ class HAProxy:
     def start(self) -> None:
         """Start it with its saved configuration, and wait until it answers.
 
-        Raises `PortTakenError` where its address is in use, `RolloutError` with what it printed.
+        Raises `PortTakenError` if its address is in use, `RolloutError` with what it printed.
         """
         route = self.route()
         if route is None:

@@ -47,7 +47,7 @@ def describe_unexpected(error: Exception) -> UnexpectedError:
 
 
 def _keep(text: str) -> Path | None:
-    """The file that holds the traceback now; None where the home cannot be written: the fault may be just that."""
+    """The file that holds the traceback now; None if the home cannot be written: the fault may be just that."""
     now = datetime.now(UTC)
     try:
         folder = Settings.load().home / "faults"
@@ -55,7 +55,7 @@ def _keep(text: str) -> Path | None:
         command = " ".join(sys.argv[1:3])  # the verb: later arguments may hold what is not to be kept
         write_atomically(file, f"{now.isoformat()} slipway {command}\n{text}")
         for old in sorted(folder.glob("*.txt"))[:-_KEPT]:
-            with contextlib.suppress(FileNotFoundError):  # another command removes it, too
+            with contextlib.suppress(FileNotFoundError):  # another command may have removed it
                 old.unlink()
     except (OSError, SlipwayError):
         return None

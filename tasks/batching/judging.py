@@ -17,7 +17,7 @@ FAILURES = 2
 _ROUNDING = 1e-9
 
 MEMORY = (Fit.OUT_OF_MEMORY, Fit.MEMORY)
-"""What becomes of a size for want of memory."""
+"""The failure of a size that runs out of memory."""
 
 Sizes = Mapping[int, SizeFigures]
 

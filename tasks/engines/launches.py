@@ -1,4 +1,4 @@
-"""Whether a release's command is the one that Slipway itself would make of what was decided."""
+"""Whether a release's command is the one that Slipway itself would build from the decisions in the release."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ def why_not_here(
     """Why the engine cannot compute in that format on GPUs of these capabilities, or without any on the processor; or
     why a model of that family overflows in it.
 
-    None where it can. A capability that is None is not known.
+    None if it can. A capability that is None is not known.
     """
     card = get_engine(kind).card
     if not card.loads_gguf and form in _DTYPES:

@@ -43,7 +43,7 @@ def limits_of(release: Release, before: Record | None = None) -> HealthLimits:
 
 
 def last_check(latest: Record | None, release: str) -> Record | None:
-    """The record of the service's `latest` check, where that was of this release."""
+    """The record of the service's `latest` check, if that was of this release."""
     same = latest is not None and latest.evidence.get("result", {}).get("release") == release
     return latest if same else None
 

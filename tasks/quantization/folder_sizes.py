@@ -43,7 +43,7 @@ def unpacked_bytes(source: Source) -> int:
 
 
 def refuse_shapes(source: Source, form: CandidateFormat) -> str | None:
-    """Why a model cannot be made in that format; None where it can."""
+    """Why a model cannot be made in that format; None if it can."""
     if form is not CandidateFormat.W4A16:
         return None
     ragged = [
@@ -59,7 +59,7 @@ def _is_compressed(name: str, dims: tuple[int, ...], form: CandidateFormat) -> b
 
 
 def _parts(dims: tuple[int, ...], form: CandidateFormat) -> Iterator[int]:
-    """Bytes of what a compressed matrix is stored as: numbers and scales, and its shape where they are packed."""
+    """Bytes of what a compressed matrix is stored as: numbers and scales, and its shape if they are packed."""
     rows, columns = dims
     if form is CandidateFormat.W4A16:
         yield rows * -(-columns // _VALUES_IN_WORD) * _WORD_BYTES

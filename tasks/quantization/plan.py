@@ -54,9 +54,9 @@ def text_bytes(tokens: int) -> int:
 
 
 def check_held_out(calibration: str, held_out: str) -> None:
-    """Raise `SpecError` where a text was not held out: where what quality is measured on is calibrated on, too.
+    """Raise `SpecError` if the text on which quality is measured is also used for calibration.
 
-    A line counts if it is long enough to be no coincidence.
+    Only lines that are too long to be equal by chance count.
     """
     lines = {line.strip() for line in held_out.splitlines() if len(line.strip()) >= _LONG_LINE}
     seen = lines & {line.strip() for line in calibration.splitlines()}
@@ -108,7 +108,7 @@ def _gb(size: int) -> str:
 
 
 def check_order(formats: Sequence[CandidateFormat], sizes: Mapping[CandidateFormat, int]) -> None:
-    """Raise `SpecError` where the baseline is coarser than what is compared with it: a loss could not show."""
+    """Raise `SpecError` if the baseline is coarser than what is compared with it: a loss could not show."""
     baseline = formats[0]
     finer = [form for form in formats if sizes[form] > sizes[baseline] * _AS_FINE]
     if finer:
@@ -153,7 +153,7 @@ def _check_answers(answers: Sequence[bool], tolerance: float) -> None:
 
 
 def judge(candidate: Candidate, trial: Trial, baseline: Trial, request: QuantizationRequest) -> Measured:
-    """One candidate's figures, rejected where a loss of quality may be beyond what is accepted."""
+    """One candidate's figures, rejected if a loss of quality may be beyond what is accepted."""
     speed = statistics.median(trial.tokens_per_s)
     quality = compare(trial, baseline) if baseline.scores else None
     rejected, failure = None, None
@@ -253,7 +253,7 @@ _BRANCHES: dict[QuantizationPolicy, Callable[[Sequence[Measured], CandidateForma
 
 
 def choices(rows: Sequence[Measured]) -> dict[QuantizationPolicy, CandidateFormat]:
-    """What each policy would choose of these figures; empty where nothing is within the tolerance."""
+    """What each policy would choose of these figures; empty if nothing is within the tolerance."""
     fit = [row for row in rows if row.rejected is None and row.tokens_per_s is not None]
     if not fit:
         return {}

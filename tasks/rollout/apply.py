@@ -259,7 +259,7 @@ def _check_model_file(release: Release) -> None:
 
 
 def _look(release: Release, target: Target, open_api: OpenApi) -> Running | None:
-    """What runs; asked for a completion only where the answer decides something."""
+    """What runs; asked for a completion only if the answer decides something."""
     running = target.running()
     if running is None or running.release != release.id or not running.up:
         return running

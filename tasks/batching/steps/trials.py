@@ -40,7 +40,7 @@ class Trial:
 
     @property
     def claim(self) -> float:
-        """The most throughput that it is known for, tokens/s; 0 where nothing keeps the bounds."""
+        """The most throughput that it is known for, tokens/s; 0 if nothing keeps the bounds."""
         return max((size.throughput for size in self.sure), default=0.0)
 
     @property

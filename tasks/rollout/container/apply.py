@@ -295,7 +295,7 @@ class ContainerService:
                 raise
 
     def _route(self, proxy: Proxy) -> Route | None:
-        """What the proxy was configured with; where that cannot be read, as its folder, it and the containers say."""
+        """What the proxy was configured with; if that cannot be read, as its folder, it and the containers say."""
         if (written := proxy.route()) is not None:
             return written
         address = address_in(proxy.folder.name)
@@ -392,7 +392,7 @@ class ContainerService:
         return self._claimed
 
     def _serving_proxy(self) -> Proxy | None:
-        """The one that `proxy/current` names; where that cannot be read, the one that sends requests somewhere."""
+        """The one that `proxy/current` names; if that cannot be read, the one that sends requests somewhere."""
         if name := self._current():
             named = self._host.open_proxy(self._proxies / name)
             if self._route(named):
@@ -441,7 +441,7 @@ class ContainerService:
 
 @dataclass(frozen=True)
 class _Live:
-    """Where requests go now. `requests` is None where the proxy is dead."""
+    """Where requests go now. `requests` is None if the proxy is dead."""
 
     slot: str | None
     backend_port: int | None

@@ -50,7 +50,7 @@ def make_image(release: Release, settings: Settings, builder: ImageBuilder, inst
     )
     folder = settings.home / "images"
     with file_lock(settings.leases / "images", wait=True, holder="an image"):
-        sweep_parts(folder)  # also where the image is there: its builder may have been killed just after
+        sweep_parts(folder)  # also if the image is there: its builder may have been killed just after
         image = builder.image_id(plan.name)
         if image is None:
             say(StageName.ROLLOUT, f"building the image {plan.name} on {plan.base_image}")

@@ -30,7 +30,7 @@ class ImagePlan(Frozen):
 class ContainerPlan(Frozen):
     """One container with its limits. Sizes in bytes; `port` inside is `host_port` of the loopback.
 
-    It gets `gpus` GPUs: those of `gpu_indices`, where they are known.
+    It gets `gpus` GPUs: those of `gpu_indices`, if they are known.
     """
 
     name: str

@@ -48,7 +48,7 @@ def plan_image(
 ) -> ImagePlan:
     """The image of a release: what serving needs out of its lock, on a base image given by id.
 
-    `machine` is the processor's name as `platform.machine()` gives it. Raises `RolloutError` where the lock
+    `machine` is the processor's name as `platform.machine()` gives it. Raises `RolloutError` if the lock
     lacks a package that serving needs.
     """
     spec = release.spec

@@ -98,7 +98,7 @@ class Engine:
         self._watch = asyncio.create_task(self._keep_running())
 
     async def resume(self) -> None:
-        """Start what served before, and go on trying where that fails."""
+        """Start the release that served before, and keep trying if that fails."""
         self.settled = True
         try:
             await self._spawn()

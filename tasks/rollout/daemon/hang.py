@@ -29,7 +29,7 @@ _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 class Traffic(NamedTuple):
     """The requests that an engine works on now, and the bytes of answers that it has sent so far.
 
-    There may be more of both where not every proxy could be asked: it is `known` in part.
+    If not every proxy could be asked, it is only `known` in part, and there may be more of both.
     """
 
     requests: int

@@ -97,7 +97,7 @@ def folder_name(host: str, port: int) -> str:
 
 
 def other(slot: str | None) -> str:
-    """The slot that takes turns with `slot` where only two are used."""
+    """The slot that takes turns with `slot` if only two are used."""
     return SLOTS[1] if slot == SLOTS[0] else SLOTS[0]
 
 

@@ -28,7 +28,7 @@ class Progress(Frozen):
 
 
 class Sight(Frozen):
-    """One look. `progress` is None where a supervisor watches the engine, or nothing runs."""
+    """One look. `progress` is None if a supervisor watches the engine, or nothing runs."""
 
     condition: Condition
     progress: Progress | None = None

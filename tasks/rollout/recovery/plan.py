@@ -39,7 +39,7 @@ def after_failure(past: Past, reason: str) -> Past:
 
 
 def after_blind_look(past: Past, reason: str) -> Past:
-    """Of a service that could not be looked at: the next look tries again."""
+    """What to remember of a service that could not be checked: the next check tries again."""
     return past.model_copy(update={"failures": max(1, past.failures), "reason": reason})
 
 

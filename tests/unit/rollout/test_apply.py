@@ -358,7 +358,7 @@ def test_what_the_engine_maps_is_read_ahead_during_its_start(wanted: Release, fo
     result = roll_out(wanted, folder, FakeTarget(), FakeApi().open, prefetch)
     assert (prefetch.paths, prefetch.open) == ([wanted.launch.model_file], 0)
     assert (result.prefetched_bytes, result.prefetch_s) == (7, 0.5)
-    assert "| read ahead meanwhile" in markdown(result)
+    assert "| prefetched during the start" in markdown(result)
     assert set(numbers(result)) == {"first_completion_s", "prefetched", "prefetch_s"}
 
 
