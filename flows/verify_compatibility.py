@@ -23,7 +23,7 @@ def verify_compatibility(request: CompatibilityRequest) -> Outcome[Compatibility
     """Survey this host, and judge what is to run on it by the rule table.
 
     A recorded verdict is valid while the host, the request, the rules and the contract on them stay the same; the
-    survey is made anew each time. Disks are in the result and not in what it rests on: what is free on them
+    survey is made again each time. Disks are in the result and not in what it rests on: what is free on them
     always changes.
 
     Args:

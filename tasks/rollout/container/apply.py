@@ -262,7 +262,7 @@ class ContainerService:
             slot = next((name for name in _ready(slots) if slots[name].port == _port_of(new)), None)
             if slot and slots[other(slot)].state in ("drain", "ready"):
                 proxy.send((*send_to(other(slot), slots[other(slot)].port), *drain([slot])))
-                # A settle that broke off may have written the new release down: started anew, the proxy would name
+                # A settle that broke off may have written the new release down: after a restart, the proxy would name
                 # a container that is gone, and the next claim would end the one that serves.
                 self._write_down(proxy)
         self._sweep(self._serving_proxy(), drain_s)
