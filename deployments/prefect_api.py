@@ -100,7 +100,7 @@ def needs_own_server(settings: Settings) -> bool:
 
 @contextlib.contextmanager
 def no_api(settings: Settings) -> Iterator[None]:
-    """For flows that are called plainly: an API that nothing answers at. A later `prefect_api` has its own."""
+    """Name an API that nothing answers, for flows called without Prefect. A later `prefect_api` sets its own."""
     _ready(settings)
     forget_other_servers(os.environ)
     os.environ.update(server_environment(settings, _NOWHERE))

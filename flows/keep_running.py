@@ -50,7 +50,7 @@ LOOK_DEADLINE_S = 45.0
 """Limit for reading the state of a service. All are checked at once, and the next check comes after a minute."""
 
 START_DEADLINE_S = 7200.0
-"""For a service that is brought back: its model is read, and it may load twice."""
+"""Limit for restarting a service: its model is read, and it may load twice."""
 
 STILL_DOWN = "Still down"
 """State of a look that failed to bring a service back."""

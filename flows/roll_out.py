@@ -57,7 +57,7 @@ def roll_out(release: Release) -> Outcome[RolloutResult]:
 
 
 def _hold_to_list(release: Release) -> None:
-    """A release that comes by API is served by the command that Slipway would make, in an environment of its own."""
+    """Check that a release requested through the API starts only what Slipway would start, from allowed folders."""
     if not is_asked_by_api():
         return
     check_launch(release, Settings.load().home / SCRIPTS)

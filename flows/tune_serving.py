@@ -174,7 +174,7 @@ def _bench(request: TuningRequest, stage: StageName) -> EngineBench:
 
 
 def _quantizer_python(locked: Locked) -> Path:
-    """Its pins conflict with the engines', so it never shares their environment."""
+    """The quantizer's environment. Its pins conflict with the engines', so it never shares theirs."""
     if not is_built(locked, Settings.load()):
         say(StageName.QUANTIZATION, "building the quantizer's environment")
     return build_tool(locked, Settings.load())

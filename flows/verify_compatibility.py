@@ -20,7 +20,7 @@ from tasks.core.verdicts import StageName
 
 @flow(name="verify-compatibility", flow_run_name="compatibility of {request.engine}")
 def verify_compatibility(request: CompatibilityRequest) -> Outcome[CompatibilityResult]:
-    """Survey this host, and judge what is to run on it by the rule table.
+    """Survey this host, and judge with the tables of rules whether the engine can run on it.
 
     A recorded verdict is valid while the host, the request, the rules and the contract on them stay the same; the
     survey is made again each time. Disks are in the result and not in what it rests on: what is free on them

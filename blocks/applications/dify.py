@@ -1,4 +1,4 @@
-"""Dify's console by the API that its own web interface uses: registers a served model, and looks at it from there."""
+"""Dify's console, through the API that its own web interface uses: register a served model, and read its status."""
 
 from __future__ import annotations
 

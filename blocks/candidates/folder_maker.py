@@ -46,7 +46,7 @@ def make_folder(
 
 
 def compare_folders(python: Path, worker: Path, baseline: Path, candidate: Path) -> dict[str, float | None]:
-    """By tensor: how far the candidate's values are from the baseline's, in deviations of the baseline's.
+    """For each tensor, how far the candidate's values are from the baseline's, in the baseline's standard deviations.
 
     None if they cannot be compared. Raises `CommandError`.
     """

@@ -1,4 +1,4 @@
-"""Scores of a text under a model folder by the library that the engine serves with, in the engine's environment.
+"""Score a text with a model folder, using the library that the engine serves with, in the engine's environment.
 
 For engines whose interface gives no probabilities: what loads and computes is the same, only the server is left out.
 """

@@ -1,4 +1,4 @@
-"""A Docker engine, by its SDK: images and containers, with errors that say what to do."""
+"""A Docker engine, through Docker's SDK: images and containers, with errors that say what to do."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from tasks.core.errors import MissingToolError, NetworkError, PortTakenError, Ro
 from tasks.rollout.container.models import Container, ContainerPlan, ImagePlan
 
 _API_TIMEOUT_S = 600
-"""Of one call: building copies the context of a large engine."""
+"""Timeout of one call: a build copies the context, which is large for some engines."""
 
 _PING_TIMEOUT_S = 10
-"""Of the first call: an engine that hangs may still accept connections."""
+"""Timeout of the first call: an engine that hangs may still accept connections."""
 
 _KEEP_ALIVE: Any = {"Name": "unless-stopped"}
 """The SDK's types ask for a count of retries, which Docker refuses for this policy."""

@@ -121,7 +121,7 @@ class AnswerStream:
 
     @property
     def tokens(self) -> int:
-        """Output tokens by the engine's own count; if it does not count, events."""
+        """Output tokens as the engine counts them; if it does not, the number of events."""
         return self.events if self._counted is None else self._counted
 
     def tpot_ms(self, ratio: float) -> float | None:

@@ -1,4 +1,4 @@
-"""guidellm as a load generator: a child process in an environment of its own, spoken to by its report."""
+"""guidellm as a load generator: a child process in its own environment, whose report is read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""HAProxy as a process of its own that outlives this one, spoken to by its runtime socket."""
+"""HAProxy as a separate process that outlives this one and is controlled through its runtime socket."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 _DEADLINE_S = 120.0
-"""For a listing, or for one chunk: anything slower counts as hanging, s."""
+"""Limit for a listing, or for one chunk, s: anything slower counts as hanging."""
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 

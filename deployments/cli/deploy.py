@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 _SHOWN = {"stage", "verdict", "cached", "seconds", "record", "headline", "log_tail", "reasons"}
-"""Of a stage's row, for programs."""
+"""The fields of a stage's row that programs get."""
 
 
 @click.command()

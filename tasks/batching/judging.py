@@ -81,13 +81,13 @@ def _falls_behind(runs: Sequence[Run]) -> Saturation | None:
 
 
 def _latencies(runs: Sequence[Run]) -> dict[str, list[float]]:
-    """By name what was measured. Nothing takes no time: a latency of 0 was not measured."""
+    """The measured latencies by name. Nothing takes no time, so a latency of 0 was not measured."""
     names = sorted({name for run in runs for name, value in run.latency_ms.items() if value > 0})
     return {name: [run.latency_ms[name] for run in runs if run.latency_ms.get(name, 0) > 0] for name in names}
 
 
 def _scatter(groups: Sequence[Sequence[Run]]) -> dict[str, tuple[float, int]]:
-    """By latency: the standard deviation of its logarithm within a size, and its degrees of freedom."""
+    """For each latency, the standard deviation of its logarithm within a size, and the degrees of freedom."""
     squares: dict[str, tuple[float, int]] = {}
     for runs in groups:
         for name, values in _latencies([run for run in runs if run.answered]).items():

@@ -1,4 +1,4 @@
-"""The share of the GPUs' memory that an engine takes at its start, corrected by what it says and holds. Pure."""
+"""The share of the GPUs' memory that an engine takes at its start, corrected after what it reports and uses. Pure."""
 
 from __future__ import annotations
 

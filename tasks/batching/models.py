@@ -266,5 +266,5 @@ class BatchingResult(StageResult):
 
     @property
     def reasons(self) -> tuple[str, ...]:
-        """As `StageResult` says: the decision's, and what became of each size."""
+        """The reasons of the decision, and what became of each size."""
         return (self.reason, *(f"batch {size.batch}: {size.why}" for size in self.sizes if size.why))

@@ -121,7 +121,7 @@ def why_not_stepped(result: BatchingResult) -> list[str]:
 
 
 def what_would_change(result: BatchingResult) -> list[str]:
-    """What in the spec would have led to another size, by the figures that were measured; one line each."""
+    """Which changes to the spec would have led to another size, according to the measurements; one line each."""
     chosen, limits = result.chosen, result.limits
     lines = []
     for name, bound in limits.latency_ms.items():
@@ -184,7 +184,7 @@ def _why_not(size: SizeFigures) -> str:
 
 
 def _last_words(sizes: Sequence[SizeFigures]) -> list[tuple[int, str]]:
-    """What was last written by what went wrong, a size's latest."""
+    """The last lines of the log of each size's latest failure."""
     logs = {size.batch: one.log_tail for size in sizes for one in size.failures if one.log_tail}
     return list(logs.items())
 

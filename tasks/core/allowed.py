@@ -202,7 +202,7 @@ def _place_in_requirement(line: str) -> str | None:
 
 
 def _place_in_match_spec(line: str) -> str | None:
-    """For conda: `channel::package`, `package[channel=…]`, or the address of a file."""
+    """The place that a conda match spec names: `channel::package`, `package[channel=…]`, or the address of a file."""
     channel = re.search(r"""(?:channel|url|subdir)\s*=\s*['"]?([^'",\]\s]+)""", line)
     if channel:
         return channel[1]

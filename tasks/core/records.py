@@ -72,7 +72,7 @@ class Record(BaseModel):
 
     @property
     def path(self) -> str:
-        """Its path in a store. The id comes first, so that names sort by time; the inputs' digest shows,
+        """The record's path in a store. The id comes first, so that names sort by time; the inputs' digest shows,
         without reading the record, whether it can be used for a stage."""
         return f"{self.stage}/{self.id}{inputs_suffix(self.inputs_digest)}"
 

@@ -140,7 +140,7 @@ class StartLog(Sourced):
     kv_tokens: str | None = None
 
     def read(self, log: str) -> StartReport:
-        """What the log says, by its last words on it; None for what it does not say."""
+        """What the log says: for each figure the last line that has it; None for a figure that is not in the log."""
         return StartReport(_last_number(self.gpu_layers, log), _last_number(self.kv_tokens, log))
 
 

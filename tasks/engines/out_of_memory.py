@@ -9,7 +9,7 @@ from tasks.core.spec import EngineKind
 from tasks.engines.card import Memory, read_card
 
 _WORDS = ("out of memory", "outofmemory", "failed to allocate", "bad_alloc", "cannot allocate memory")
-"""Of allocators, which all engines use; their own words are on their cards."""
+"""Messages of allocators, which all engines use. An engine's own messages are on its card."""
 
 _ERROR = re.compile(r"error|failed", re.IGNORECASE)
 _KILLED = 128 + 9

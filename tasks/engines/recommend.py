@@ -198,7 +198,7 @@ def _from_records(kind: EngineKind, records: Sequence[Measured]) -> list[tuple[f
 
 
 def _fastest(records: Iterable[Measured]) -> dict[str, dict[str, Measured]]:
-    """By model and engine, the fastest measurement."""
+    """The fastest measurement of each model and engine."""
     found: dict[str, dict[str, Measured]] = {}
     for one in records:
         of_model = found.setdefault(one.model, {})

@@ -22,7 +22,7 @@ from tasks.quantization.models import QuantizationResult
 from tasks.staging.models import StagingResult
 
 STAGES = 7
-"""Of a deploy that no verdict ends: environment, compatibility, staging, quantization, batching, rollout, health."""
+"""The stages of a complete deploy: environment, compatibility, staging, quantization, batching, rollout, health."""
 
 _USE_ANOTHER = f"use engine: {DEFAULT_ENGINE}"
 

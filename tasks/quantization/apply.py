@@ -57,7 +57,7 @@ class CandidateBench(Protocol):
         """Write the model in `form`. Raises `ModelError`, `CommandError` or `DiskFullError`."""
 
     def compare_weights(self, worker: Path, baseline: Path, candidate: Path) -> dict[str, float | None]:
-        """By tensor: the difference in the baseline's own deviations. Raises `CommandError`."""
+        """For each tensor, the difference in the baseline's standard deviations. Raises `CommandError`."""
 
     def try_candidate(self, candidate: Candidate, plan: TrialPlan) -> Trial:
         """Serve the file or folder, score the text, do the task items, measure single-stream speed.

@@ -196,6 +196,6 @@ class QuantizationResult(StageResult):
 
     @property
     def reasons(self) -> tuple[str, ...]:
-        """As `StageResult` says: what became of each format."""
+        """What became of each format."""
         why = ((row.format, row.rejected or row.passed_over) for row in self.measured)
         return tuple(f"{form}: {reason}" for form, reason in why if reason)

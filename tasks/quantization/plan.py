@@ -1,4 +1,4 @@
-"""Which candidate to serve: of those that keep the quality floor, the first by the user's policy. Pure."""
+"""Which candidate to serve: the first in the order of the user's policy that meets the quality floor. Pure."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ _BYTES_PER_TOKEN = 16
 _LONG_LINE = 40
 _MOST_SHARED = 0.05
 _AS_FINE = 1.02
-"""Sizes of formats with as many bits differ by so much at the most: by their scales."""
+"""Formats with equally many bits differ in size by at most this factor, because of their scales."""
 
 
 def text_bytes(tokens: int) -> int:

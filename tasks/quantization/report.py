@@ -70,7 +70,7 @@ def markdown(result: QuantizationResult) -> str:
 
 
 def what_would_change(result: QuantizationResult) -> list[str]:
-    """What in the spec would have led to another choice, by the figures that were measured; one line each."""
+    """Which changes to the spec would have led to another choice, according to the measurements; one line each."""
     lines = []
     chosen = result.chosen
     if chosen and chosen.quality and chosen.format != result.baseline:

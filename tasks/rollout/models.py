@@ -92,7 +92,7 @@ class RolloutResult(StageResult):
 
     @property
     def reasons(self) -> tuple[str, ...]:
-        """As `StageResult` says."""
+        """See `StageResult`."""
         return (self.reason,) if self.reason else ()
 
 

@@ -19,7 +19,7 @@ def headline(result: RolloutResult) -> str:
 
 
 def what_serves(result: RolloutResult) -> str:
-    """The release that takes traffic, by what was measured; how to bring it back if it does not answer."""
+    """The release that takes traffic, as it was measured, and how to restart it if it does not answer."""
     if result.answers is False:
         what = f"{short(result.serving)} does not answer" if result.serving else "nothing serves any more"
         return f"{what} (bring the previous release back: slipway start {result.name})"

@@ -75,7 +75,7 @@ def sort_trials(history: Sequence[SteppedRun], space: StepSpace) -> list[Trial]:
 
 
 def _each_bytes(trials: Sequence[Trial]) -> float | None:
-    """What a sequence adds to memory, by the trials before."""
+    """What a sequence adds to memory, according to earlier trials."""
     slopes = (measured_each_bytes(trial.sizes) for trial in reversed(trials))
     return next((slope for slope in slopes if slope is not None), None)
 

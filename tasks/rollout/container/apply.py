@@ -157,7 +157,7 @@ class ContainerService:
         return Running(release=route.release, host=route.host, port=route.port, up=False)
 
     def progress(self, is_silent: Callable[[str], bool]) -> Progress | None:
-        """By the proxy's count, and `/health` and processes of the container itself; None if nothing serves."""
+        """Requests as the proxy counts them, `/health`, and the container's processes; None if nothing serves."""
         proxy = self._serving_proxy()
         if proxy is None or not proxy.answers():
             return None
@@ -420,7 +420,7 @@ class ContainerService:
         return (state.host, state.port) if state else None
 
     def _all_proxies(self) -> list[Proxy]:
-        """Those that have a folder, and the one that should: its process may live on without."""
+        """The proxies that have a folder, and the one that should have one: its process may run without it."""
         folders = {path for path in self._proxies.glob("*") if path.is_dir()}
         if (address := self._address()) is not None:
             folders.add(self._proxies / folder_name(*address))

@@ -21,7 +21,7 @@ LOOKS = 12
 """Looks in that time: each asks `/health` if nothing was sent since the one before."""
 
 BUSY_SHARE = 0.05
-"""Of one processor: what an engine at work uses at the least, and one that only waits does not."""
+"""Share of one CPU that an engine at work uses at least, and an engine that only waits does not."""
 
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 

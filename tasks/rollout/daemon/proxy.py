@@ -47,9 +47,9 @@ STEADY_S = 5.0
 FAILURES = 2
 """Commands in a row that fail before a proxy is replaced: one may meet a stall of the machine."""
 LONGEST_REQUEST_S = 4 * 3600.0
-"""As the configuration's `timeout server`."""
+"""The same as the configuration's `timeout server`."""
 LAST_REQUESTS_S = 0.5
-"""For answers that are on their way to clients when the service ends."""
+"""Time for answers that are still being sent to clients when the service ends."""
 
 
 @dataclass(frozen=True)
@@ -155,7 +155,7 @@ class Proxy:
             await self._send(take_out(slot))
 
     async def traffic(self, slot: str | None = None) -> Traffic:
-        """Of one slot, or of all. A dead proxy has no requests; one that is silent or was replaced may have some."""
+        """The requests of one slot, or of all. A dead proxy has none; a silent or replaced one may have some."""
         replaced = any(slot is None or slot in used for used in self._replaced.values())
         try:
             slots = await self._slots()

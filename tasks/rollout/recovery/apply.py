@@ -1,4 +1,4 @@
-"""Bring back what a service served last, by what is on this host alone."""
+"""Start the release that a service served last, using only what is on this host."""
 
 from __future__ import annotations
 
