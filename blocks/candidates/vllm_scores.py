@@ -50,7 +50,7 @@ class PromptScorer:
         return scores
 
     def answer(self, task_items: Sequence[TaskItem], *, window: int) -> list[bool]:
-        """Whether each task item is done rightly. Raises `SpecError` for one longer than `window` tokens."""
+        """Whether each task item is answered correctly. Raises `SpecError` for one longer than `window` tokens."""
         prefix = beginning(self.tokens)
         return [self._answer(one, prefix, window, number) for number, one in enumerate(task_items)]
 

@@ -24,7 +24,7 @@ _WHOLE = re.compile(
     rb'|^data:[^\n]*"choices":\s*\[\],[^\n]*"completion_tokens"',
     re.MULTILINE,
 )
-"""What only whole answers hold: the mark, the reason why they end, or the count after the last token."""
+"""What only complete answers contain: the end mark, the reason for the end, or the count after the last token."""
 
 _FAULT = re.compile(rb'^data: ?(\{\s*"(?:error"|object":\s*"error").{0,200})', re.MULTILINE)
 _USAGE = re.compile(rb'"completion_tokens":\s*(\d+)')
@@ -69,7 +69,7 @@ class AnswerStream:
         self._blanks = _Tally()
 
     def feed(self, data: bytes, at: float) -> None:
-        """Take what one read brought. An event counts once its line is whole."""
+        """Add the bytes of one read. An event counts once its line is complete."""
         self.status = self.status or data[:200].partition(b"\r\n")[0]
         self.tail = (self.tail + data)[-_KEEP:]
         lines, newline, rest = (self._rest + data).rpartition(b"\n")
@@ -101,7 +101,7 @@ class AnswerStream:
 
     @property
     def done(self) -> bool:
-        """Whether the answer is whole."""
+        """Whether the answer is complete."""
         return self.done_at > 0
 
     @property

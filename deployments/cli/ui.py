@@ -45,7 +45,7 @@ def ui(no_browser: bool, key_alone: bool, as_env: bool, as_json: bool) -> None:
 
 
 def _running(settings: Settings) -> str:
-    """The API's address. Raises `NotFoundError` without a local server, `AccessError` for one with another key."""
+    """The API's address. Raises `NotFoundError` if no local server runs, `AccessError` if it has another key."""
     from deployments.local_state import read_local_state, wait_for_server
 
     state = read_local_state(settings)

@@ -69,7 +69,7 @@ class Saturation(Frozen):
 def judge_waits(waits: Sequence[Wait]) -> Saturation:
     """How waits went in a run; they are in order of arrival.
 
-    Waiting for the first token and for the whole answer are both looked at, as an engine may begin every answer and
+    Waits for the first token and for the complete answer are both checked, as an engine may begin every answer and
     end none. What had not come by the end shows no trend: it had the less time to wait the later it was sent.
     """
     last = waits[-1].arrived

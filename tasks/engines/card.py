@@ -81,7 +81,7 @@ class Quantization(Sourced):
     """A kind of quantized weights that the engine loads, and where.
 
     Below `min_compute_capability` it does not compute in it, nor from `not_from_compute_capability` on.
-    `cpu`: also on the processor.
+    `cpu`: also on the CPU.
     """
 
     name: str
@@ -90,7 +90,7 @@ class Quantization(Sourced):
     cpu: bool = False
 
     def runs_on(self, capability: Capability | None) -> bool:
-        """Whether it computes in it on a GPU of that capability; on the processor if None."""
+        """Whether it computes in it on a GPU of that capability; on the CPU if None."""
         if capability is None:
             return self.cpu
         floor, end = self.min_compute_capability, self.not_from_compute_capability
@@ -228,7 +228,7 @@ class EngineCard(Sourced):
         return next((one.arguments for one in self.loader if one.name is loader), None)
 
     def serves_on(self, capabilities: Iterable[Capability]) -> bool:
-        """Whether GPUs of these capabilities are all new enough; without any, whether it serves on the processor."""
+        """Whether GPUs of these capabilities are all new enough; without any, whether it serves on the CPU."""
         found = list(capabilities)
         floor = self.min_compute_capability
         if not found:

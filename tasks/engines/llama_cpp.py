@@ -1,4 +1,4 @@
-"""llama.cpp by `xllamacpp`: prebuilt, on the processor or a GPU; the embedded default."""
+"""llama.cpp by `xllamacpp`: prebuilt, on the CPU or a GPU; the embedded default."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ def why_not_here(
     capabilities: Sequence[Capability | None],
     family: Family | None = None,
 ) -> str | None:
-    """Why the engine cannot compute in that format on GPUs of these capabilities, or without any on the processor; or
+    """Why the engine cannot compute in that format on GPUs of these capabilities, or without any on the CPU; or
     why a model of that family overflows in it.
 
     None if it can. A capability that is None is not known.

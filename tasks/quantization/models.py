@@ -111,7 +111,7 @@ class Score(NamedTuple):
 
 @dataclass(frozen=True)
 class Trial:
-    """What one served candidate did: scores of the text's tokens, whether each task item was answered rightly, and
+    """What one served candidate did: scores of the text's tokens, whether each task item was answered correctly, and
     tokens/s of each single-stream run."""
 
     tokens_per_s: tuple[float, ...]

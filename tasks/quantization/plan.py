@@ -179,7 +179,7 @@ def choose(measured: Iterable[Measured], request: QuantizationRequest) -> Quanti
 
     - `latency`: the fastest; of those as fast as it within their noise, the smallest.
     - `resources`: the smallest; of those as small, the fastest.
-    - `accuracy`: only what loses no more than `STRICT` of the baseline's quality, at the far end of its interval;
+    - `accuracy`: only what loses no more than `STRICT` of the baseline's quality, at the worse end of its interval;
       of that the fastest, then the smallest.
     """
     rows = tuple(measured)

@@ -76,7 +76,7 @@ def source_digest(name: str, files: Sequence[SourceFile]) -> str:
 
 
 def select_files(files: Sequence[SourceFile], source: str) -> Selection:
-    """Sort a source's files. Raises `ModelError` without weights or `config.json`, and for a name that is too long.
+    """Sort a source's files. Raises `ModelError` if it has no weights or no `config.json`, or a name is too long.
 
     Pickles are always refused, and so are names that are not plain file names (`UnsafeNameError`).
     """

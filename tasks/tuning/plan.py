@@ -102,7 +102,7 @@ def _split_over(request: TuningRequest, facts: TuningFacts) -> int:
 
 
 def refused_formats(request: TuningRequest, facts: TuningFacts) -> dict[CandidateFormat, str]:
-    """The formats that the engine cannot compute in on the GPUs in use, or on the processor, or that the family
+    """The formats that the engine cannot compute in on the GPUs in use, or on the CPU, or that the family
     overflows in, each with the reason."""
     capabilities = [one.gpu.compute_capability for one in facts.gpus]
     reasons = {

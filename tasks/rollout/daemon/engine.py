@@ -187,7 +187,7 @@ class Engine:
             if await watch.is_hung() and self.settled:
                 self._hung = (
                     f"hung: {(await self.traffic()).requests} requests waited {self._hung_s:g} s without a byte, "
-                    "/health was silent and no processor time was used; killed"
+                    "/health did not answer and no CPU time was used; killed"
                 )
                 await self._kill(process)
 

@@ -1,4 +1,4 @@
-"""A hung engine: requests wait, it sends nothing, not even an answer to `/health`, and it uses no processor time.
+"""A hung engine: requests wait, it sends nothing, not even an answer to `/health`, and it uses no CPU time.
 
 An engine that computes a long prompt sends nothing either, for minutes; but it answers `/health`. One whose
 connections are all taken by a burst does not answer that either; but it computes.
@@ -85,7 +85,7 @@ def cpu_seconds(pid: int) -> float:
 
 
 class HangWatch:
-    """Looks at one run of an engine again and again. `clock` gives seconds, `cpu_s` the processor time used."""
+    """Checks one run of an engine repeatedly. `clock` gives seconds, `cpu_s` the CPU time used."""
 
     def __init__(
         self,

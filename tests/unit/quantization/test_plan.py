@@ -76,7 +76,7 @@ def test_the_fastest_within_the_tolerance_is_chosen() -> None:
 
 ![Quality, speed and size of each format](data:image/svg+xml;base64,…)
 
-A format may lose 2.00% of the quality of f16: by perplexity, by KL divergence and by the tokens it would choose, each at the far end of its 95 % interval. Measured on 128 tokens of the held-out text, through the served engine. KL divergence is estimated from the likeliest tokens, all others as one (ADR 43).
+A format may lose 2.00% of the quality of f16: by perplexity, by KL divergence and by the tokens it would choose, each at the worse end of its 95 % interval. Measured on 128 tokens of the held-out text, through the served engine. KL divergence is estimated from the likeliest tokens, all others as one (ADR 43).
 """)
     assert {name: (number.value, number.unit) for name, number in report.numbers(result).items()} == snapshot(
         {
@@ -204,7 +204,7 @@ def test_lost_answers_are_refused_and_the_baseline_never_is() -> None:
     assert reasons(result) == snapshot(
         {"f16": None, "q8_0": "loses 5.56% by right answers (up to 8.99%); 2.00% accepted"}
     )
-    assert "and may lose 2.00% of the tasks that it does rightly" in report.markdown(result)
+    assert "and may lose 2.00% of the tasks that the baseline solves" in report.markdown(result)
     assert report.numbers(result)["right_answers"].value == 0.9
 
 
