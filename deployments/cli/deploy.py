@@ -39,7 +39,7 @@ _SHOWN = {"stage", "verdict", "cached", "seconds", "record", "headline", "log_ta
     is_flag=False,
     flag_value="all",
     type=click.Choice(["all", *(stage.value for stage in STAGES)]),
-    help="Measure STAGE again, whatever earlier records say; without STAGE, every stage. Goes after SPEC.",
+    help="Run STAGE again even if an earlier record could be used; without STAGE, every stage. Goes after SPEC.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def deploy(

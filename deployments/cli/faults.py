@@ -34,7 +34,7 @@ def reader_is_gone() -> bool:
 
 
 def describe_unexpected(error: Exception) -> UnexpectedError:
-    """One line for it, and where its traceback is: in a file of the home, or on standard error by SLIPWAY_DEBUG=1."""
+    """One line for the error and the place of its traceback: a file in the home or, with SLIPWAY_DEBUG=1, stderr."""
     text = redacted("".join(traceback.format_exception(error)))
     first = next((line for line in str(error).splitlines() if line.strip()), "no message")
     what = f"Slipway failed unexpectedly: {type(error).__name__}: {first.strip()[:300]}"

@@ -170,7 +170,7 @@ def _close_home(*, tell: bool) -> None:
 
 
 def report_error(error: SlipwayError, *, as_json: bool) -> None:
-    """Print one clear line on standard error, with the way out and evidence below it."""
+    """Print one clear line on standard error, with the suggested fix and evidence below it."""
     if as_json:
         print_json(error.as_json())
     click.echo(f"error: {error.what}", err=True)
