@@ -603,7 +603,7 @@ def test_a_base_image_without_a_system_library(make: Make, settings: Settings, b
             client.images.remove(name)
     assert str(caught.value) == snapshot(
         "the base image slipway/test-without-libgomp lacks a system library that the engine needs (use "
-        "one that holds libgomp1, libstdc++6: infra/images/base.sh makes it)"
+        "a base image that contains libgomp1, libstdc++6: infra/images/base.sh makes one)"
     )
     assert "libgomp.so.1" in (caught.value.detail or "")
     assert list((settings.home / "images").iterdir()) == []
