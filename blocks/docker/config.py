@@ -32,7 +32,7 @@ class DockerConfig:
 
     @classmethod
     def read(cls) -> DockerConfig:
-        """What `DOCKER_CONFIG` or the home holds. Raises `WrongUseError` for what Docker's client cannot read."""
+        """The configuration in `DOCKER_CONFIG` or the home. Raises `WrongUseError` if Docker cannot read it."""
         found = find_config_file()
         name = os.environ.get("DOCKER_CONTEXT")
         if found is None:

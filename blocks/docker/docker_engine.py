@@ -92,7 +92,7 @@ class DockerEngine:
             ) from None
 
     def image_id(self, name: str) -> str | None:
-        """`sha256:…` of an image that the engine holds. Raises `RolloutError` if it does not say."""
+        """`sha256:…` of an image that the engine has. Raises `RolloutError` if it does not say."""
         with _explained(f"look for the image {name}"):
             try:
                 image_id: str | None = self._client.images.get(name).id

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 _TOKEN = re.compile(
     rb'^data:[^\n]*"(?:text|content|reasoning|reasoning_content|arguments)":\s*"(?!")', re.MULTILINE
 )
-"""An event that holds text. The first of a chat holds a role, the last a reason, and either's text is empty."""
+"""An event that contains text. The first of a chat contains a role, the last a reason, and either's text is empty."""
 
 _BLANK = re.compile(rb'^data:[^\n]*"(?:text|content)":\s*"', re.MULTILINE)
 """An event that could hold text: of a token without any, such as a special one, its text is empty."""
@@ -106,7 +106,7 @@ class AnswerStream:
 
     @property
     def events(self) -> int:
-        """How many events held tokens: none of a whole answer whose tokens are not text, such as half characters."""
+        """Number of events with tokens: none in a complete answer of half characters, which are not text."""
         return self._seen.events
 
     @property

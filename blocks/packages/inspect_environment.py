@@ -18,7 +18,7 @@ from tasks.environment.proof import Checker, Trial, check, prove
 
 
 def inspect_environment(python: Path, checker: Checker, trial: Trial) -> tuple[Checked, Proof]:
-    """The conflicts of the environment of that Python, and the proof of the engine that it holds, else of what
+    """The conflicts of the environment of that Python, and the proof of the engine in it, else of what
     nothing else in it requires."""
     checked = check(python, checker, trial)
     required = {canonicalize_name(edge.package) for edge in checked.dependencies}

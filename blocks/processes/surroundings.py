@@ -56,7 +56,7 @@ def mend(environ: MutableMapping[str, str]) -> Iterator[str]:
     changes = plan_proxies(environ)
     environ.update(changes.set_to)
     for name in changes.unusable:
-        del environ[name]  # its value is not shown: it may hold a password
+        del environ[name]  # its value is not shown: it may contain a password
         yield f"{name} is not a proxy's address and is ignored; write http://HOST:PORT, or unset it"
     for name in _CA_VARIABLES:
         if (path := environ.get(name)) and (why := _unusable(Path(path), name in _FOLDERS_TOO)):

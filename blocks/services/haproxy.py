@@ -89,7 +89,7 @@ def last_requests(folder: ServiceFolder, running: Running | None, lines: int) ->
 
 
 class HAProxy:
-    """One proxy, known by the folder that holds its configuration, socket and process id."""
+    """One proxy, identified by the folder with its configuration, socket and process id."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

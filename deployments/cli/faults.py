@@ -47,7 +47,7 @@ def describe_unexpected(error: Exception) -> UnexpectedError:
 
 
 def _keep(text: str) -> Path | None:
-    """The file that holds the traceback now; None if the home cannot be written: the fault may be just that."""
+    """The file with the traceback; None if the home cannot be written: the fault may be just that."""
     now = datetime.now(UTC)
     try:
         folder = Settings.load().home / "faults"

@@ -51,7 +51,7 @@ def _judge(
     latency = {name: statistics.median(values) for name, values in seen.items()}
     fit, why = _check_bounds(peak, latency, limits)
     if fit is Fit.FITS and preemptions:
-        # Engines that take all memory beforehand: their peak says nothing of how many sequences it holds.
+        # Engines that take all memory beforehand: their peak does not show how many sequences fit.
         fit, why = Fit.MEMORY, f"has no room for all its keys and values: {preemptions:g} preemptions a run"
     if fit in (Fit.FITS, Fit.LATENCY) and (behind := _falls_behind(good)) is not None:
         fit, why = Fit.SATURATED, f"does not keep up with {limits.rate_per_s:g} requests/s: {behind.why}"

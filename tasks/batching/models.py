@@ -21,7 +21,7 @@ class Run(Frozen):
     """One measurement at one size.
 
     `latency_ms` by name (`ttft_p95`, `tpot_p95` …), `throughput` in tokens/s. A run that was out of memory, or has
-    a `failure` of another kind, holds no figures.
+    a `failure` of another kind, has no figures.
     """
 
     batch: int = Field(ge=1)
@@ -54,12 +54,12 @@ class Run(Frozen):
 
     @property
     def answered(self) -> bool:
-        """Whether it holds figures."""
+        """Whether it has figures."""
         return self.fault is None
 
     @property
     def fault(self) -> Failure | None:
-        """What went wrong, of a run that holds no figures."""
+        """What went wrong, of a run that has no figures."""
         if self.failure is None and self.oom:
             return Failure(kind=FailureKind.OUT_OF_MEMORY, what=FailureKind.OUT_OF_MEMORY)
         return self.failure

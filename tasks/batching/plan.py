@@ -82,7 +82,7 @@ def _explore(sizes: Sizes, limits: Limits, prior: int | None, each_bytes: float 
 
 
 def _room_in_cache(sizes: Sizes, limits: Limits) -> int | None:
-    """After a single sequence: as many of the load's longest requests as the engine says that its cache holds."""
+    """After a single sequence: as many of the load's longest requests as the engine says fit into its cache."""
     if list(sizes) != [1] or sizes[1].kv_tokens is None or limits.request_tokens is None:
         return None
     batch = min(sizes[1].kv_tokens // limits.request_tokens, limits.max_batch)

@@ -1,8 +1,8 @@
 """What a run requested through the API may start: what Slipway built, and what is on a list (docs/adr/0080).
 
-This does not apply to a deploy from a terminal. A request by API may come from a form, an event or a program with the
-key, and must not choose programs: an existing environment, wheels, channels, the base image. Each must be on the
-administrator's list, `allowed.toml` in the home, or it is refused.
+This does not apply to a deploy from a terminal. A request to the API may come from a form, an event or a program with
+the key, and must not choose programs: an existing environment, wheels, channels, the base image. Each must be on
+the administrator's list, `allowed.toml` in the home, or it is refused.
 """
 
 from __future__ import annotations

@@ -73,7 +73,7 @@ class Load(Protocol):
 
 
 class Outcome(BaseModel, Generic[R]):
-    """What one stage did in one run. `record` is the id of the record that holds the result."""
+    """What one stage did in one run. `record` is the id of the record with the result."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -144,7 +144,7 @@ def run_stage(
 ) -> Outcome[R]:
     """Do one stage's work, or use a good record instead; write the record and the artifact.
 
-    A result holds on hosts with the same fingerprint only. A fault is recorded, then raised.
+    A result is only used on hosts with the same fingerprint. A fault is recorded, then raised.
 
     Args:
         recorder: where records and artifacts go.

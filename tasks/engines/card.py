@@ -41,8 +41,8 @@ class Sourced(Frozen):
 class SystemLibrary(Frozen):
     """A shared library that an engine's wheels expect of the host.
 
-    `package` is the Debian package that holds it. For hosts without it, `wheel` is a requirement whose wheels carry
-    a copy, at the glob pattern `file` below `site-packages`.
+    `package` is the Debian package that contains it. For hosts without it, `wheel` is a requirement whose wheels
+    carry a copy, at the glob pattern `file` below `site-packages`.
     """
 
     soname: str

@@ -126,7 +126,7 @@ def dtype_finding(family: Family, dtype: str) -> Finding | None:
 
 
 def config_findings(family: Family, config: Mapping[str, Any]) -> tuple[Finding, ...]:
-    """Keys that a model's `config.json` lacks, or holds with a value that engines die of."""
+    """Keys that a model's `config.json` lacks, or that have a value that makes engines crash."""
     return tuple(
         Finding(
             message=f"config.json has {key} {config.get(key)!r}, {family.title} needs {wanted!r}",

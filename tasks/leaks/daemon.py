@@ -215,7 +215,7 @@ def read_work(endpoint: str | None, counters: Sequence[str]) -> float | None:
 
 
 def sum_counters(text: str, counters: Sequence[str]) -> float | None:
-    """The sum of these counters in a Prometheus text, over all labels; None if it holds none of them."""
+    """The sum of these counters in a Prometheus text, over all labels; None if it contains none of them."""
     found = []
     for line in text.splitlines():
         name, _, value = line.rpartition(" ")

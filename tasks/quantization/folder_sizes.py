@@ -1,6 +1,6 @@
 """What a candidate in a folder will weigh, from the shapes of the model's tensors, before it is made. Pure.
 
-The rules are those of llmcompressor's schemes (all linear layers but the output layer); tests hold both together.
+The rules are those of llmcompressor's schemes (all linear layers but the output layer); tests compare the two.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def folder_bytes(source: Source, form: CandidateFormat) -> int:
 
 
 def unpacked_bytes(source: Source) -> int:
-    """The weights in 16 bits, bytes: what an engine holds that unpacks them."""
+    """The weights in 16 bits, bytes: what an engine that unpacks them needs."""
     return sum(math.prod(dims) * _PLAIN_BYTES for dims in source.shapes.values())
 
 

@@ -132,9 +132,9 @@ class Quality(Frozen):
 
     `loss` is perplexity over the baseline's, minus 1: negative if it is better. `divergence` is the mean KL
     divergence from the baseline, nats a token, over the likeliest tokens that both name and all others as one,
-    divided by `coverage`, the probability that they hold. `agreement` is the share of tokens on which both hold the
+    divided by `coverage`, their total probability. `agreement` is the share of tokens on which both think the
     same one likeliest; in `choice_loss` a token on which they differ counts by how much less likely the baseline
-    holds the candidate's choice than its own. `task_loss` is the share of the baseline's right answers that is gone.
+    thinks the candidate's choice than its own. `task_loss` is the share of the baseline's right answers that is gone.
     """
 
     perplexity: float

@@ -37,7 +37,7 @@ STRICT = 0.001
 """The loss up to which the policy `accuracy` takes a candidate for as good as the baseline."""
 
 MARGIN_TOKENS = 8
-"""A sequence holds so much more than the text that is scored in it: what the model puts before it, and an answer."""
+"""Tokens that a sequence contains in addition to the scored text: what the model puts before it, and an answer."""
 
 _WINDOW_TOKENS = 1024
 _SLOTS = 4

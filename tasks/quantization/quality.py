@@ -88,7 +88,7 @@ def _divergence(ours: Score, theirs: Score) -> tuple[float, float]:
 
 
 def _choice_loss(ours: Score, theirs: Score) -> float:
-    """How much less likely than its own choice the baseline holds this candidate's, from 0 (the same) to 1."""
+    """How much less likely the baseline thinks this candidate's choice than its own, from 0 (the same) to 1."""
     if ours.top == theirs.top:
         return 0.0
     for token, logprob in zip(theirs.ids, theirs.logprobs, strict=True):

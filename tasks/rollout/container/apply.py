@@ -1,6 +1,6 @@
 """Services as containers behind a proxy of their own: the target `docker`.
 
-Below the service's folder, `proxy/` holds one folder per public address; the file `proxy/current` names the
+Below the service's folder, `proxy/` contains one folder per public address; the file `proxy/current` names the
 one that serves. A service that moves has two proxies until the previous one ends. What takes traffic is what
 the serving proxy says; whatever it sends no requests to is a leftover, which the next claim sweeps.
 """

@@ -35,7 +35,7 @@ class InstallPackages(Protocol):
 
 
 def make_image(release: Release, settings: Settings, builder: ImageBuilder, install: InstallPackages) -> str:
-    """The id of the release's image, which is built unless the Docker engine holds it already.
+    """The id of the release's image, which is built unless the Docker engine has it already.
 
     Raises `RolloutError` that says what the base image lacks; nothing bears the image's name then.
     """

@@ -10,9 +10,9 @@ from tasks.core.frozen import Frozen
 
 
 class ImagePlan(Frozen):
-    """How a release's image is made. `name` holds the digest of all that decides its content.
+    """How a release's image is made. `name` contains the digest of all that decides its content.
 
-    `pins` are the packages that serving needs, `lock` the hash lock that holds them and what they require.
+    `pins` are the packages that serving needs, `lock` the hash lock with them and what they require.
     `platform` and `python` are uv's names for where they will run. `files` are the rest of the build context.
     """
 

@@ -18,12 +18,12 @@ from tasks.engines.base import Engine
 from tasks.rollout.container.models import Container, ContainerPlan, ImagePlan
 
 SITE = "site"
-"""Folder of the build context that holds the installed packages."""
+"""Folder of the build context with the installed packages."""
 
 SERVICE_LABEL = "slipway.service"
 RELEASE_LABEL = "slipway.release"
 FOLDER_LABEL = "slipway.folder"
-"""Path of the service's folder: two homes on one Docker engine may hold services of one name."""
+"""Path of the service's folder: two homes on one Docker engine may have services of the same name."""
 
 _ROOT = "/opt/engine"
 _PYTHON = f"{_ROOT}/bin/python"

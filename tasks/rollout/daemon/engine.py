@@ -33,7 +33,7 @@ PUMP_S = 2.0
 
 @dataclass(frozen=True)
 class Command:
-    """How a release is started; `argv` holds `{host}` and `{port}`."""
+    """How a release is started; `argv` contains `{host}` and `{port}`."""
 
     release: str
     argv: tuple[str, ...]

@@ -102,6 +102,6 @@ def other(slot: str | None) -> str:
 
 
 def address_in(name: str) -> tuple[str, int] | None:
-    """The address that a proxy's folder is named by; host names and addresses hold no underscore."""
+    """The address that a proxy's folder is named by; host names and addresses contain no underscore."""
     host, _, port = name.rpartition("-")
     return (host.replace("_", ":"), int(port)) if host and port.isdecimal() else None
