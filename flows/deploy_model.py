@@ -17,7 +17,7 @@ from blocks.host.host import ThisHost
 from blocks.host.nvml import gpus_in_use, read_nvml
 from blocks.packages.managers import open_manager
 from blocks.prefect.artifacts import ProgressArtifact
-from blocks.prefect.asked_by_api import hold_to_list, programs_of_spec
+from blocks.prefect.asked_by_api import check_programs, programs_of_spec
 from blocks.prefect.flows import flow, show_state, step
 from blocks.prefect.recorder import flow_recorder
 from blocks.prefect.run_logs import follow_subflows
@@ -80,7 +80,7 @@ def deploy_model(spec: DeploySpec, fresh: tuple[StageName, ...] = ()) -> DeployR
         spec: what to deploy, where, and how good it has to be.
         fresh: stages that run again even if an earlier record could be used.
     """
-    hold_to_list(programs_of_spec(spec))
+    check_programs(programs_of_spec(spec))
     measure_anew(fresh)
     settings = Settings.load()
     with hold_service(settings, spec.name), only_run_of(spec.name):

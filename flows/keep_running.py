@@ -28,7 +28,7 @@ from tasks.core.release import ServiceFolder
 from tasks.core.settings import Settings
 from tasks.core.stage import Outcome, raising
 from tasks.core.verdicts import RolloutVerdict, StageName
-from tasks.rollout.damage import needs_mending, set_damage_aside
+from tasks.rollout.damage import needs_repair, set_damage_aside
 from tasks.rollout.models import KEEP_RUNNING, RolloutResult, rollout_inputs
 from tasks.rollout.recovery.apply import (
     Unwatched,
@@ -178,7 +178,7 @@ def _see(folder: ServiceFolder, target: Target, past: Past) -> tuple[Sight, Past
 
 def _is_well(folder: ServiceFolder, settings: Settings) -> bool:
     """Whether there is nothing to do or to remember. Holds no lease: a look is in the way of no command."""
-    if needs_mending(folder) or sampler_pid(folder) is None:
+    if needs_repair(folder) or sampler_pid(folder) is None:
         return False
     past = read_past(folder)
     try:

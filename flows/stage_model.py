@@ -12,7 +12,7 @@ from prefect.runtime import flow_run
 from prefect.tasks import Task
 
 from blocks.host import fio
-from blocks.prefect.asked_by_api import hold_to_list
+from blocks.prefect.asked_by_api import check_programs
 from blocks.prefect.copy_progress import show_copy
 from blocks.prefect.flows import flow, step
 from blocks.prefect.recorder import flow_recorder
@@ -69,7 +69,7 @@ def stage_model(request: StagingRequest) -> Outcome[StagingResult]:
     Raises `SlipwayError`s of model, disk and network, all recorded.
     """
     if request.to is not None:  # a copy may contain code, in a place where another program loads it
-        hold_to_list([Program(key="request.to", kind=Kind.FOLDER, value=str(request.to))], own=("models",))
+        check_programs([Program(key="request.to", kind=Kind.FOLDER, value=str(request.to))], own=("models",))
     settings = Settings.load()
     sweep_abandoned(settings.models, settings.leases)
     try:

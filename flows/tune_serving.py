@@ -18,7 +18,7 @@ from blocks.host.host import fingerprint_here, memory_bytes
 from blocks.host.host_load import ForeignLoad
 from blocks.host.nvml import gpus_in_use
 from blocks.host.prefetch import Prefetcher
-from blocks.prefect.asked_by_api import hold_to_list, python_in
+from blocks.prefect.asked_by_api import check_programs, python_in
 from blocks.prefect.flows import flow, show_state, step
 from blocks.prefect.recorder import flow_recorder
 from blocks.prefect.step_progress import show_steps
@@ -69,7 +69,7 @@ def tune_serving(request: TuningRequest) -> TuningOutcome:
     Args:
         request: The staged model, the engine's environment, and the spec's sections on tuning.
     """
-    hold_to_list([python_in(request.python_path, "request.python_path")])
+    check_programs([python_in(request.python_path, "request.python_path")])
     check_tunable(request.engine)
     with in_use_by_path(request.model_dir, Settings.load()):
         facts = read_facts(request)

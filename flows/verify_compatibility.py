@@ -7,7 +7,7 @@ from pathlib import Path
 from blocks.engine.trial import EnvironmentTrial
 from blocks.expectations.fact_contract import FactContract
 from blocks.host.host import ThisHost
-from blocks.prefect.asked_by_api import hold_to_list, python_in
+from blocks.prefect.asked_by_api import check_programs, python_in
 from blocks.prefect.flows import flow, step
 from blocks.prefect.recorder import flow_recorder
 from tasks.compatibility import report
@@ -30,7 +30,7 @@ def verify_compatibility(request: CompatibilityRequest) -> Outcome[Compatibility
         request: the engine and the packages of its environment, and its Python if that exists already.
     """
     if request.python_path is not None:
-        hold_to_list([python_in(request.python_path, "request.python_path")])
+        check_programs([python_in(request.python_path, "request.python_path")])
     survey = step("survey-host", take_survey)(ThisHost(), request, EnvironmentTrial())
     contract = FactContract(Settings.load())
     return run_stage(

@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any
 
 from blocks.engine.api import EngineApi
-from blocks.engine.tokens import Token, beginning, llama_cpp_tokens
+from blocks.engine.tokens import Token, llama_cpp_tokens, text_prefix
 from tasks.core.cancellation import current
 from tasks.core.errors import EngineError
 from tasks.quantization.models import Score
@@ -27,7 +27,7 @@ def score_windows(api: EngineApi, windows: Sequence[Sequence[Token]], *, slots: 
     The first token of a window, and tokens that begin or end inside a character, are context only. Raises
     `EngineError` if the engine does not return numbers, or returns other tokens than the text's.
     """
-    prefix = beginning(partial(llama_cpp_tokens, api))
+    prefix = text_prefix(partial(llama_cpp_tokens, api))
     scores: list[Score] = []
     with ThreadPoolExecutor(slots) as pool:
         for start in range(0, len(windows), slots):

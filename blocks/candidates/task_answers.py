@@ -9,7 +9,7 @@ from functools import partial
 
 from blocks.candidates.llama_cpp_scores import score_window
 from blocks.engine.api import EngineApi
-from blocks.engine.tokens import Token, beginning, llama_cpp_tokens
+from blocks.engine.tokens import Token, llama_cpp_tokens, text_prefix
 from tasks.core.cancellation import current
 from tasks.core.errors import EngineError, SpecError
 from tasks.quantization.models import TaskItem
@@ -26,7 +26,7 @@ def answer_items(api: EngineApi, task_items: Sequence[TaskItem], *, window: int,
     right choice is the likeliest continuation. Raises `SpecError` for an item longer than `window` tokens, and
     `EngineError` if the engine gives no answer.
     """
-    prefix = beginning(partial(llama_cpp_tokens, api))
+    prefix = text_prefix(partial(llama_cpp_tokens, api))
     answers: list[bool] = []
     with ThreadPoolExecutor(slots) as pool:
         for start in range(0, len(task_items), slots):

@@ -38,7 +38,7 @@ def vllm_tokens(api: EngineApi, model: str, text: str, *, add_special: bool = Fa
     return _tokens(api, {"model": model, "prompt": text, "add_special_tokens": add_special}, int)
 
 
-def beginning(tokenize: Tokenize[T]) -> list[T]:
+def text_prefix(tokenize: Tokenize[T]) -> list[T]:
     """What the model puts before every text: its begin-of-text token, or nothing."""
     plain, special = tokenize("a"), tokenize("a", add_special=True)
     return special[: len(special) - len(plain)] if special[-len(plain) :] == plain else []

@@ -51,7 +51,7 @@ def print_anything() -> None:
             reconfigure(errors="replace")
 
 
-def mend(environ: MutableMapping[str, str]) -> Iterator[str]:
+def repair_variables(environ: MutableMapping[str, str]) -> Iterator[str]:
     """Exempt the loopback from proxies, and remove values that no client can use; one message for each."""
     changes = plan_proxies(environ)
     environ.update(changes.set_to)

@@ -16,7 +16,7 @@ from typing import Any
 
 import click
 
-from blocks.processes.surroundings import mend, print_anything, use_utf8
+from blocks.processes.surroundings import print_anything, repair_variables, use_utf8
 from tasks.core.errors import SlipwayError, WrongUseError
 from tasks.core.home import close_home
 from tasks.core.paths import is_utf8, shown
@@ -83,7 +83,7 @@ def main(argv: list[str] | None = None) -> None:
         use_utf8()
     print_anything()
     try:
-        for warning in mend(os.environ):
+        for warning in repair_variables(os.environ):
             click.echo(f"warning: {warning}", err=True)
         run(argv)
     except KeyboardInterrupt:  # before a verb could say so

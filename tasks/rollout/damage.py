@@ -43,7 +43,7 @@ def set_damage_aside(folder: ServiceFolder) -> tuple[Path, ...]:
     return tuple(found)
 
 
-def needs_mending(folder: ServiceFolder) -> bool:
+def needs_repair(folder: ServiceFolder) -> bool:
     """Whether `set_damage_aside` would change anything. Needs no lease."""
     return _lacks_copy(folder) or next(_find(folder), None) is not None
 

@@ -55,14 +55,14 @@ def _may_win(trial: Trial, trials: Sequence[Trial], space: StepSpace) -> bool:
     enough = rival.claim * (1 - tolerance if trial.steps.are_default else 1 + tolerance)
     if trial.sure:
         own = [one for one in trials[:1] if one is not trial]
-        return min(_reach(trial), *(_beside(trial, one) for one in (rival, *own))) > enough
+        return min(_reach(trial), *(_reach_against(trial, one) for one in (rival, *own))) > enough
     default = trial.steps.are_default
     more = len(trial.sizes) <= _RETRIES if default else _between(trial, trials) is not None
     # Sizes that are too large give no less.
     return more and max(size.throughput for size in trial.sizes.values()) > enough
 
 
-def _beside(trial: Trial, rival: Trial) -> float:
+def _reach_against(trial: Trial, rival: Trial) -> float:
     """The throughput that the trial may reach, judged by a batch size at which both were measured.
 
     If it answers no faster there, leaves no more memory and has no room for more sequences in a step, it reaches no
