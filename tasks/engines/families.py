@@ -110,7 +110,7 @@ def serving_dtype(family: Family, capabilities: Iterable[Capability]) -> str | N
 
 
 def served_as(family: Family, capabilities: Iterable[Capability]) -> str | None:
-    """The type that the compatibility tables are to judge: the makers' quantization, else that of `serving_dtype`."""
+    """The type that the compatibility tables judge: the family's own quantization, else that of `serving_dtype`."""
     return family.native_quantization or serving_dtype(family, capabilities) or family.native_dtype
 
 
@@ -130,7 +130,7 @@ def config_findings(family: Family, config: Mapping[str, Any]) -> tuple[Finding,
     return tuple(
         Finding(
             message=f"config.json has {key} {config.get(key)!r}, {family.title} needs {wanted!r}",
-            fix=f"set {key} to {wanted!r}, or take the makers' config.json",
+            fix=f"set {key} to {wanted!r}, or use the model's original config.json",
             sources=_sources(family),
         )
         for key, wanted in family.config.items()
