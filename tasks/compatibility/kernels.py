@@ -30,6 +30,7 @@ _BLACKWELL = Version("10.0")
 _TRITON_PACKAGES = ("triton", "pytorch-triton")
 _FLASHINFER, _JIT_CACHE = "flashinfer-python", "flashinfer-jit-cache"
 _JIT_ENGINES = frozenset({"sglang", "triton-vllm", "vllm"})
+_WITHOUT_TORCH = frozenset({"dify", "llama.cpp", "ollama"})
 
 MISSING, UNLISTED = "missing", "unlisted"
 """Code that a build does not contain; and a build that is not in the table."""
@@ -37,7 +38,8 @@ MISSING, UNLISTED = "missing", "unlisted"
 
 @dataclass(frozen=True)
 class Stack:
-    """The software, read once for all GPUs of a host. `torch` is None if PyTorch did not build it."""
+    """The software, read once for all GPUs of a host. `torch` is None if PyTorch did not build it, or
+    the engine does not use it."""
 
     tables: Tables
     facts: Facts
@@ -78,8 +80,8 @@ class Stack:
         answer = answers.pop() if len(answers) == 1 else UNLISTED
         if answer == MISSING and capability in _TEGRA and not Version(self.torch).local:
             answer = UNLISTED
-        held = ", ".join((rows or others)[-1].machine_code) if rows or others else None
-        return {"gpu.torch_kernels": answer, "gpu.torch_holds": held}
+        found = ", ".join((rows or others)[-1].machine_code) if rows or others else None
+        return {"gpu.torch_kernels": answer, "gpu.torch_has": found}
 
     def _triton(self, capability: str) -> dict[str, Value]:
         row, own = self.triton_row, own_cuda(capability, self.tables)
@@ -207,7 +209,7 @@ def read_stack(facts: Facts, tables: Tables, values: Mapping[str, Value]) -> Sta
         return value if isinstance(value, str) else None
 
     torch = facts.packages.get("torch")
-    torch = torch if torch and _of_pytorch(torch) else None
+    torch = torch if torch and _of_pytorch(torch) and text("engine") not in _WITHOUT_TORCH else None
     triton = _triton_of(facts, torch, tables)
     return Stack(
         tables=tables,

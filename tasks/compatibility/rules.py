@@ -29,7 +29,7 @@ PLACEHOLDERS = (
         "gpu.jit_without",
         "gpu.triton_from",
         "gpu.triton_variable",
-        "gpu.torch_holds",
+        "gpu.torch_has",
         "gpu.torch_instead",
         "platform",
     }

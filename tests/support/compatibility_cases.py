@@ -533,6 +533,12 @@ CASES = [
         "pass",
     ),
     Case(
+        "llama-next-to-torch",
+        "llama.cpp does not use the torch in its environment",
+        {"gpus": [V100], **LLAMA_CUDA, "packages": {"torch": "2.11.0"}, "cuda_build": "12.8"},
+        "pass",
+    ),
+    Case(
         "gb10-triton-3.5",
         "the assembler in Triton 3.5 is of CUDA 12.8: GB10 came with 12.9",
         {"gpus": [GB10], **OLD_VLLM},

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 from compatibility_cases import CASES, CURRENT, GONE, P100, V100, gpu
 
-from tasks.compatibility.kernels import platform_of
+from tasks.compatibility.kernels import builds, platform_of
 from tasks.compatibility.models import Survey
-from tasks.compatibility.rules import KernelsRow, Tables, load_tables
+from tasks.compatibility.rules import KernelsRow, ReleaseRow, Tables, load_tables
 from tasks.compatibility.subject import describe
 from tasks.core.facts import Facts
 
@@ -120,6 +120,41 @@ NVCC: list[tuple[str | None, str, str]] = [
     ("0.6.8", "12.0", "12.9"),
 ]
 
+PINS = {
+    "2.0.1": "2.0.0",
+    "2.1.2": "2.1.0",
+    "2.2.2": "2.2.0",
+    "2.3.1": "2.3.1",
+    "2.4.1": "3.0.0",
+    "2.5.1": "3.1.0",
+    "2.6.0": "3.2.0",
+    "2.7.1": "3.3.1",
+    "2.8.0": "3.4.0",
+    "2.9.1": "3.5.1",
+    "2.10.0": "3.6.0",
+    "2.11.0": "3.6.0",
+    "2.12.1": "3.7.1",
+    "2.13.0": "3.7.1",
+    "2.14.1": "3.8.0",
+    "2.15.0": "3.9.0",
+}
+"""The Triton that each torch requires, by the METADATA of its wheel on PyPI."""
+OFFERED = {
+    "2.3.1": ("12.1 11.8", ""),
+    "2.5.1": ("12.4 11.8 12.1", "12.4"),
+    "2.6.0": ("12.4 11.8 12.6", "12.6"),
+    "2.7.1": ("12.6 11.8 12.8", "12.8"),
+    "2.8.0": ("12.8 12.6 12.9", "12.9"),
+    "2.9.1": ("12.8 12.6 13.0", "12.8 12.6 13.0"),
+    "2.10.0": ("12.8 12.6 13.0", "12.8 12.6 13.0"),
+    "2.11.0": ("13.0 12.6 12.8", "13.0 12.6 12.8"),
+    "2.12.1": ("13.0 12.6 12.9 13.2", "13.0 12.6 12.9 13.2"),
+    "2.13.0": ("13.0 12.6 12.9 13.2", "13.0 12.6 12.9 13.2"),
+    "2.14.1": ("13.0 12.6 13.2", "13.0 12.6 13.2"),
+    "2.15.0": ("13.2 13.0", "13.2 13.0"),
+}
+"""CUDA builds of torch for x86-64 and for Arm, that of PyPI first."""
+
 Answers = dict[str, Any]
 
 
@@ -195,6 +230,20 @@ def test_an_engine_compiles_while_it_starts(
 @pytest.mark.parametrize(("flashinfer", "capability", "version"), NVCC)
 def test_nvcc_must_know_the_gpu(flashinfer: str | None, capability: str, version: str) -> None:
     assert nvcc(load_tables(), flashinfer, capability) == version
+
+
+def _torch() -> dict[str, ReleaseRow]:
+    return {row.version: row for row in load_tables().releases if row.package == "torch"}
+
+
+def test_torch_pins_the_triton_of_its_metadata() -> None:
+    assert {version: row.triton for version, row in _torch().items()} == PINS
+
+
+@pytest.mark.parametrize("version", OFFERED)
+def test_torch_is_offered_for_these_cudas(version: str) -> None:
+    found = (builds(load_tables(), _torch()[version], platform) for platform in ("x86_64", "aarch64"))
+    assert tuple(" ".join(cudas) for cudas in found) == OFFERED[version]
 
 
 def _without(table: str, row: Any) -> Tables:
