@@ -103,6 +103,8 @@ STARTS: list[tuple[str, str, str, str | None]] = [
     ("vllm", "0.33.0", "8.9", "sampler"),
     ("sglang", "0.5.9", "8.9", "attention kernels"),
     ("sglang", "0.5.9", "9.0", None),
+    ("sglang", "0.4.5", "12.0", None),
+    ("sglang", "0.4.6", "12.0", "attention kernels"),
     ("sglang", "0.5.10", "9.0", "sampler"),
     ("transformers", "5.17.0", "8.9", None),
 ]
