@@ -41,6 +41,7 @@ VERSIONS = frozenset(
         "engine_version",
         "glibc",
         "gpu.compute_capability",
+        "gpu.engine_floor",
         "gpu.last_cuda",
         "gpu.min_cuda",
         "nvcc",
@@ -55,11 +56,12 @@ TEXTS = frozenset(
         "engine",
         "family",
         "gpu.forward_compat",
+        "gpu.weights",
         "host_fault",
         "target",
     }
 )
-FLAGS = frozenset({"cpu_build", "forward_compat", "needs_gpu", "wants_gpu"})
+FLAGS = frozenset({"cpu_build", "forward_compat", "needs_gpu", "wants_gpu", "weights_fit"})
 PRESENT_ONLY = frozenset({"gpus"})
 
 

@@ -37,6 +37,9 @@ FILES: Mapping[str, tuple[str, Sequence[str]]] = {
     "branches": ("branch", ("branches.toml",)),
     "releases": ("release", ("releases.toml",)),
     "newest": ("newest", ("releases.toml",)),
+    "floors": ("floor", ("floors.toml",)),
+    "weight_types": ("weight_type", ("weight_types.toml",)),
+    "weights": ("weights", ("weights.toml",)),
 }
 """Each table's key in TOML, and the files that hold its rows."""
 
@@ -51,7 +54,12 @@ _KEYS: Mapping[str, tuple[str, ...]] = {
     "branches": ("branch",),
     "releases": ("package", "version"),
     "newest": ("package",),
+    "floors": ("engine", "cc", "releases", "cuda"),
+    "weight_types": ("name",),
+    "weights": ("engines", "types", "releases", "families", "cc"),
 }
+_FIRST_COUNTS = ("gpus", "weights")
+"""Tables in which the first row that matches counts: their order means something."""
 _NUMBERED = {"branches": ("cuda",), "capabilities": ("min_cuda", "last_cuda")}
 _REPORT = re.compile(r"#\d+|https://|^run: ")
 """A source that shows a failure: an issue, a page, or our own run."""
@@ -139,7 +147,7 @@ def _sheet(table: str, rows: Sequence[Row]) -> Sheet:
     return [
         {
             **{name: _cell(name, value) for name, value in row.items()},
-            **({} if table == "gpus" else {"place": place}),
+            **({} if table in _FIRST_COUNTS else {"place": place}),
             **{f"{name}_number": _number(row.get(name)) for name in _NUMBERED.get(table, ())},
             **(_of_rule(row) if table == "rules" else {}),
             **({"torch_minor": _minor(row.get("torch"))} if table == "releases" else {}),

@@ -22,7 +22,18 @@ PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
 
 PLACEHOLDERS = (
     VERSIONS
-    | {"container", "disagreement", "dtype", "engine", "family", "gpu.name", "host_fault"}
+    | {
+        "container",
+        "disagreement",
+        "driver_builds",
+        "dtype",
+        "engine",
+        "family",
+        "gpu.name",
+        "gpu.weights_instead",
+        "host_fault",
+        "weights_room",
+    }
     | {
         "saw.cuda_build",
         "saw.cuda_driver",
@@ -128,6 +139,38 @@ class NewestRow(Row):
     version: str
 
 
+class FloorRow(Row):
+    """The lowest compute capability that an engine's binaries serve, of these `releases` and built for this `cuda`."""
+
+    engine: str
+    cc: str
+    releases: str | None = None
+    cuda: str | None = None
+
+
+class WeightTypeRow(Row):
+    """One type of weights: `bits` that one takes in memory with its share of the scales, and other names."""
+
+    name: str
+    bits: float = Field(gt=0)
+    aliases: tuple[str, ...] = ()
+
+
+Serving = Literal["native", "weight-only", "unpacked", "none"]
+"""How an engine serves a type of weights; the head of `data/weights.toml` says what each means."""
+
+
+class WeightsRow(Row):
+    """How engines serve types of weights on GPUs whose capability satisfies `cc`; the first row that matches counts."""
+
+    engines: tuple[str, ...]
+    types: tuple[str, ...]
+    cc: str
+    serves: Serving
+    releases: str | None = None
+    families: tuple[str, ...] = ()
+
+
 class Tables(Frozen):
     """All rules and lookup tables."""
 
@@ -138,6 +181,9 @@ class Tables(Frozen):
     branches: tuple[BranchRow, ...]
     releases: tuple[ReleaseRow, ...]
     newest: tuple[NewestRow, ...]
+    floors: tuple[FloorRow, ...]
+    weight_types: tuple[WeightTypeRow, ...]
+    weights: tuple[WeightsRow, ...]
 
     @model_validator(mode="after")
     def _in_order(self) -> Tables:
@@ -147,6 +193,7 @@ class Tables(Frozen):
             "branches": [row.branch for row in self.branches],
             "newest": [row.package for row in self.newest],
             "releases": [(row.package, Version(row.version)) for row in self.releases],
+            "weight types": [row.name for row in self.weight_types],
         }
         for name, keys in tables.items():
             if any(not here < there for here, there in pairwise(keys)):
@@ -173,6 +220,9 @@ def load_tables() -> Tables:
             branches=tuple(BranchRow.model_validate(row) for row in rows["branches"]),
             releases=tuple(ReleaseRow.model_validate(row) for row in rows["releases"]),
             newest=tuple(NewestRow.model_validate(row) for row in rows["newest"]),
+            floors=tuple(FloorRow.model_validate(row) for row in rows["floors"]),
+            weight_types=tuple(WeightTypeRow.model_validate(row) for row in rows["weight_types"]),
+            weights=tuple(WeightsRow.model_validate(row) for row in rows["weights"]),
         )
     except ValidationError as error:
         first = error.errors()[0]

@@ -1,0 +1,156 @@
+"""How an engine serves a model's weights on a GPU, from which GPU on, and in how much memory. Pure.
+
+The knowledge is in `data/floors.toml`, `data/weight_types.toml` and `data/weights.toml`. If the engine's release, its
+CUDA or the model's family is not known, an answer is given only where all rows that are left agree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+from packaging.version import Version
+
+from tasks.compatibility.conditions import contains
+from tasks.compatibility.rules import FloorRow, Serving, Tables, WeightsRow, WeightTypeRow
+from tasks.core.facts import Facts, Gpu
+
+UNKNOWN: Any = object()
+"""Of a stack: this is not known. None means looked for, and absent."""
+
+_FULL_BITS = 16.0
+"""What an unpacked weight takes."""
+_MOST_TYPES = 4
+
+
+@dataclass(frozen=True)
+class Stack:
+    """What serves, and what is served. Versions as text; each may be `UNKNOWN`."""
+
+    engine: str | None
+    version: Any = UNKNOWN
+    cuda: Any = UNKNOWN
+    family: Any = UNKNOWN
+    dtype: str | None = None
+
+
+def find_type(name: str | None, tables: Tables) -> WeightTypeRow | None:
+    """The type of weights of that name or alias, in any case."""
+    key = (name or "").lower()
+    return next((row for row in tables.weight_types if key == row.name or key in row.aliases), None)
+
+
+def floor_of(stack: Stack, capability: str, tables: Tables) -> Any:
+    """The lowest capability that the engine's binaries serve; None without one, `UNKNOWN` if it depends on what is
+    not known and the GPU lies between the floors in question."""
+    left = [
+        row.cc
+        for row in tables.floors
+        if row.engine == stack.engine and _floor_matches(row, stack) is not False
+    ]
+    if not left:
+        return None
+    low, high = min(left, key=Version), max(left, key=Version)
+    if contains(f"<{low}", capability):
+        return low
+    return high if contains(f">={high}", capability) else UNKNOWN
+
+
+def serving(stack: Stack, capability: str, tables: Tables) -> Any:
+    """How the engine serves weights of the stack's type on a GPU of that capability; `UNKNOWN` without a row."""
+    possible: set[Serving] = set()
+    for row in tables.weights:
+        if stack.engine in row.engines and stack.dtype in row.types:
+            matches = _weights_match(row, stack, capability)
+            if matches is not False:
+                possible.add(row.serves)
+            if matches:
+                return possible.pop() if len(possible) == 1 else UNKNOWN
+    return UNKNOWN
+
+
+def types_served(stack: Stack, capability: str, tables: Tables) -> tuple[str, ...]:
+    """Other types that the engine serves there in no more memory than 16 bits a weight, the nearest in size first."""
+    here = find_type(stack.dtype, tables)
+    bits = here.bits if here else _FULL_BITS
+    others = [row for row in tables.weight_types if row.name != stack.dtype and row.bits <= _FULL_BITS]
+    served = [
+        row
+        for row in others
+        if serving(_with_type(stack, row.name), capability, tables) in ("native", "weight-only")
+    ]
+    served.sort(key=lambda row: (abs(row.bits - bits), row.name))
+    return tuple(row.name for row in served[:_MOST_TYPES])
+
+
+def describe_weights(stack: Stack, capability: str, tables: Tables) -> Iterator[tuple[str, str | None]]:
+    """Fields of one GPU: how it serves the weights, and which others it serves if it does not serve these."""
+    if stack.dtype is None:
+        yield "gpu.weights", None
+        return
+    how = serving(stack, capability, tables)
+    if how is not UNKNOWN:
+        yield "gpu.weights", how
+    if how == "none":
+        yield "gpu.weights_instead", ", ".join(types_served(stack, capability, tables)) or "none that is listed"
+
+
+def describe_room(facts: Facts, dtype: str | None, gpus: Iterable[Mapping[str, Any]], tables: Tables) -> dict[str, Any]:
+    """Whether the weights fit the memory of the GPUs that are to serve them; None, which no rule asks for, if a size
+    is not known."""
+    sizes = sorted((_memory(gpu) for gpu in facts.gpus), reverse=True)
+    wanted = sizes[: facts.gpus_wanted] if facts.gpus_wanted else sizes
+    if facts.weights_bytes is None or not wanted or -1 in wanted:
+        return {"weights_fit": None}
+    taken = float(facts.weights_bytes)
+    row = find_type(dtype, tables)
+    if row and any(gpu.get("gpu.weights") == "unpacked" for gpu in gpus):
+        taken *= max(1.0, _FULL_BITS / row.bits)
+    there = sum(wanted)
+    return {
+        "weights_fit": taken <= there,
+        "weights_room": f"{taken / 1e9:.0f} GB of weights, {there / 1e9:.0f} GB of GPU memory",
+    }
+
+
+def _memory(gpu: Gpu) -> int:
+    return -1 if gpu.memory_bytes is None else gpu.memory_bytes
+
+
+def _with_type(stack: Stack, dtype: str) -> Stack:
+    return Stack(stack.engine, stack.version, stack.cuda, stack.family, dtype)
+
+
+def _floor_matches(row: FloorRow, stack: Stack) -> bool | None:
+    return _all(_compared(row.releases, stack.version), _compared(row.cuda, stack.cuda))
+
+
+def _weights_match(row: WeightsRow, stack: Stack, capability: str) -> bool | None:
+    if not contains(row.cc, capability):
+        return False
+    return _all(_compared(row.releases, stack.version), _of_family(row.families, stack.family))
+
+
+def _compared(wanted: str | None, version: Any) -> bool | None:
+    """None if the version is not known; no version satisfies a comparison if it is absent."""
+    if wanted is None:
+        return True
+    if version is UNKNOWN:
+        return None
+    return version is not None and contains(wanted, version)
+
+
+def _of_family(patterns: tuple[str, ...], family: Any) -> bool | None:
+    if not patterns:
+        return True
+    if family is UNKNOWN:
+        return None
+    return family is not None and any(fnmatchcase(family, pattern) for pattern in patterns)
+
+
+def _all(*answers: bool | None) -> bool | None:
+    if False in answers:
+        return False
+    return None if None in answers else True
