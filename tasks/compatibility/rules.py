@@ -156,7 +156,7 @@ class WeightTypeRow(Row):
     aliases: tuple[str, ...] = ()
 
 
-Serving = Literal["native", "weight-only", "unpacked", "none"]
+Serving = Literal["native", "weight-only", "unpacked", "refused"]
 """How an engine serves a type of weights; the head of `data/weights.toml` says what each means."""
 
 

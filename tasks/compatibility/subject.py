@@ -15,9 +15,8 @@ from tasks.compatibility.weights import (
     UNKNOWN,
     Stack,
     describe_room,
-    describe_weights,
+    describe_serving,
     find_type,
-    floor_of,
 )
 from tasks.core.facts import Facts, Gpu
 
@@ -231,10 +230,7 @@ def _describe_gpus(facts: Facts, values: Mapping[str, Value], tables: Tables) ->
         if key not in seen:
             seen[key] = _describe_gpu(gpu, tables)
             capability = _text(seen[key].get("gpu.compute_capability"))
-            if capability is not None:
-                floor = floor_of(stack, capability, tables)
-                seen[key] |= {} if floor is UNKNOWN else {"gpu.engine_floor": floor}
-                seen[key] |= dict(describe_weights(stack, capability, tables))
+            seen[key] |= dict(describe_serving(stack, capability, tables))
     return [seen[gpu.name, gpu.compute_capability] for gpu in facts.gpus]
 
 

@@ -85,19 +85,30 @@ def types_served(stack: Stack, capability: str, tables: Tables) -> tuple[str, ..
     return tuple(row.name for row in served[:_MOST_TYPES])
 
 
-def describe_weights(stack: Stack, capability: str, tables: Tables) -> Iterator[tuple[str, str | None]]:
-    """Fields of one GPU: how it serves the weights, and which others it serves if it does not serve these."""
-    if stack.dtype is None:
+def describe_serving(
+    stack: Stack, capability: str | None, tables: Tables
+) -> Iterator[tuple[str, str | None]]:
+    """Fields of one GPU: the engine's floor, how it serves the weights, and which others it serves if it refuses these.
+
+    None, which no rule asks for, without a capability (that decides by itself) or a type of weights.
+    """
+    floor = None if capability is None else floor_of(stack, capability, tables)
+    if floor is not UNKNOWN:
+        yield "gpu.engine_floor", floor
+    if capability is None or stack.dtype is None:
         yield "gpu.weights", None
         return
     how = serving(stack, capability, tables)
     if how is not UNKNOWN:
         yield "gpu.weights", how
-    if how == "none":
-        yield "gpu.weights_instead", ", ".join(types_served(stack, capability, tables)) or "none that is listed"
+    if how == "refused":
+        others = types_served(stack, capability, tables)
+        yield "gpu.weights_instead", ", ".join(others) or "none that is listed"
 
 
-def describe_room(facts: Facts, dtype: str | None, gpus: Iterable[Mapping[str, Any]], tables: Tables) -> dict[str, Any]:
+def describe_room(
+    facts: Facts, dtype: str | None, gpus: Iterable[Mapping[str, Any]], tables: Tables
+) -> dict[str, Any]:
     """Whether the weights fit the memory of the GPUs that are to serve them; None, which no rule asks for, if a size
     is not known."""
     sizes = sorted((_memory(gpu) for gpu in facts.gpus), reverse=True)
