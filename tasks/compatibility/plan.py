@@ -34,7 +34,7 @@ _HOW_TO_KNOW = {
     "gpus": "run `slipway survey` on the host, or give `gpus`; [] if there are none",
     "container_gpus": "start Docker and run `slipway survey`, or give `container_gpus`; [] without a way",
     "container_toolkit": "give the version that `nvidia-ctk --version` prints; null if it is not installed",
-    "gpu.weights": "give `engine_version` and `family`; else try it, or add a row to tasks/compatibility/data/weights.toml",
+    "gpu.weights": "give `engine_version` and `family`; where both are given, no row of weights.toml covers it",
     "gpu.compute_capability": "give `compute_capability` of each GPU",
     "gpu.forward_compat": "look the GPU up in NVIDIA's list of GPUs with forward compatibility",
 }

@@ -140,7 +140,7 @@ class NewestRow(Row):
 
 
 class FloorRow(Row):
-    """The lowest compute capability that an engine's binaries serve, of these `releases` and built for this `cuda`."""
+    """The lowest compute capability that an engine's binaries serve: of these `releases`, built for this `cuda`."""
 
     engine: str
     cc: str
@@ -149,10 +149,14 @@ class FloorRow(Row):
 
 
 class WeightTypeRow(Row):
-    """One type of weights: `bits` that one takes in memory with its share of the scales, and other names."""
+    """One type of weights: `bits` that one takes in memory with its share of the scales, and other names.
+
+    `form` is how people get it: a checkpoint of the model, a GGUF file, or from any checkpoint on loading.
+    """
 
     name: str
     bits: float = Field(gt=0)
+    form: Literal["checkpoint", "gguf", "on-load"]
     aliases: tuple[str, ...] = ()
 
 
@@ -161,7 +165,10 @@ Serving = Literal["native", "weight-only", "unpacked", "refused"]
 
 
 class WeightsRow(Row):
-    """How engines serve types of weights on GPUs whose capability satisfies `cc`; the first row that matches counts."""
+    """How engines serve types of weights on GPUs whose capability satisfies `cc`; the first row that matches counts.
+
+    `families` are patterns of model families.
+    """
 
     engines: tuple[str, ...]
     types: tuple[str, ...]

@@ -208,7 +208,9 @@ def _builds(driver: str | None, cuda: Value) -> str | None:
     if driver is None or cuda is None:
         return None
     major = next((major for major, first in _MINOR_COMPATIBLE if contains(f">={first}", driver)), None)
-    return f"CUDA {cuda} or older" if major is None else f"any CUDA {major}, or older"
+    return (
+        f"CUDA {cuda} or older" if major is None else f"any CUDA {major} (its minor versions are compatible)"
+    )
 
 
 def _text(value: Value) -> str | None:

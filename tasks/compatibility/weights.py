@@ -7,7 +7,7 @@ CUDA or the model's family is not known, an answer is given only where all rows 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -72,23 +72,25 @@ def serving(stack: Stack, capability: str, tables: Tables) -> Any:
 
 
 def types_served(stack: Stack, capability: str, tables: Tables) -> tuple[str, ...]:
-    """Other types that the engine serves there in no more memory than 16 bits a weight, the nearest in size first."""
+    """Other types that the engine serves there natively in at most 16 bits a weight: those that come in the same form
+    first, then the nearest in size."""
     here = find_type(stack.dtype, tables)
-    bits = here.bits if here else _FULL_BITS
-    others = [row for row in tables.weight_types if row.name != stack.dtype and row.bits <= _FULL_BITS]
+    bits, form = (here.bits, here.form) if here else (_FULL_BITS, "checkpoint")
     served = [
         row
-        for row in others
-        if serving(_with_type(stack, row.name), capability, tables) in ("native", "weight-only")
+        for row in tables.weight_types
+        if row != here
+        and row.bits <= _FULL_BITS
+        and serving(replace(stack, dtype=row.name), capability, tables) == "native"
     ]
-    served.sort(key=lambda row: (abs(row.bits - bits), row.name))
+    served.sort(key=lambda row: (row.form != form, abs(row.bits - bits), row.name))
     return tuple(row.name for row in served[:_MOST_TYPES])
 
 
 def describe_serving(
     stack: Stack, capability: str | None, tables: Tables
 ) -> Iterator[tuple[str, str | None]]:
-    """Fields of one GPU: the engine's floor, how it serves the weights, and which others it serves if it refuses these.
+    """Fields of one GPU: the engine's floor, how it serves the weights, and which others if it refuses these.
 
     None, which no rule asks for, without a capability (that decides by itself) or a type of weights.
     """
@@ -128,10 +130,6 @@ def describe_room(
 
 def _memory(gpu: Gpu) -> int:
     return -1 if gpu.memory_bytes is None else gpu.memory_bytes
-
-
-def _with_type(stack: Stack, dtype: str) -> Stack:
-    return Stack(stack.engine, stack.version, stack.cuda, stack.family, dtype)
 
 
 def _floor_matches(row: FloorRow, stack: Stack) -> bool | None:

@@ -645,6 +645,13 @@ CASES = [
         "pass",
     ),
     Case(
+        "deepseek-int4-v100",
+        "4-bit weights of DeepSeek are computed in float16 on Volta, which overflows",
+        {"gpus": [V100], "dtype": "gptq", "family": "deepseek-v2", "cuda_build": "12.6", **OLD_VLLM},
+        "block",
+        {"KB-19-QUANTIZED": "block"},
+    ),
+    Case(
         "mxfp4-a100",
         "gpt-oss's MXFP4 is unpacked by Marlin on Ampere",
         {"gpus": [A100], "dtype": "mxfp4", "family": "gpt-oss"},

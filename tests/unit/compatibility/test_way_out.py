@@ -115,7 +115,7 @@ EXPECTED: list[tuple[str, dict[str, Any], list[str]]] = [
         ["dtype float16 -> bfloat16: pass"],
     ),
     (
-        "bfloat16 for DeepSeek on a V100, which can do neither: no change short of another GPU",
+        "bfloat16 for DeepSeek on a V100, which can do neither in torch: an engine that computes in float32",
         {
             "gpus": [V100],
             "engine": "transformers",
@@ -125,7 +125,11 @@ EXPECTED: list[tuple[str, dict[str, Any], list[str]]] = [
             "family": "deepseek-v2",
             "dtype": "bfloat16",
         },
-        ["engine transformers -> llama.cpp on the CPU: pass"],
+        [
+            "engine transformers -> ollama 0.24.0: pass",
+            "engine transformers -> llama.cpp, built for CUDA 12.8: pass",
+            "engine transformers -> llama.cpp on the CPU: pass",
+        ],
     ),
     (
         "an RTX 5090 with torch 2.6 of CUDA 12.4 on R550 takes a newer torch and a newer driver together",
