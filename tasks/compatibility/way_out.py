@@ -438,8 +438,8 @@ class _Candidates:
                 yield Move(package, _PIN, (change,), {"packages": {package: None}}, why)
 
     def _weights(self) -> Iterator[Move]:
-        """Other types of weights. Those of 16 bits are the model as it is; others are another file of it, which one takes
-        if the model's own was such, or does not fit."""
+        """Other types of weights. Those of 16 bits are the model as it is; others are another file of it, looked for
+        if the model's own is such a file, or may not fit."""
         here = find_type(self.facts.dtype, self.tables)
         other_files = self.facts.weights_bytes is not None or (here is not None and here.bits < _FULL_BITS)
         for row in self.tables.weight_types if self.facts.dtype else ():
