@@ -124,6 +124,7 @@ def parameters(tables: RawTables, today: date) -> dict[str, Any]:
         "today": datetime.combine(today, time.min),
         "rule_ids": _column(tables, "rules", "id"),
         "capabilities": _column(tables, "capabilities", "cc"),
+        "engines": _column(tables, "engines", "name"),
         "listed": [*_column(tables, "engines", "name"), "torch"],
         "torch_minors": [
             _minor(row.get("version")) for row in tables["releases"] if row.get("package") == "torch"

@@ -113,5 +113,5 @@ def test_the_family_of_a_model_in_a_folder_is_judged(tmp_path: Path, monkeypatch
     assert row.verdict == "block"
     (record,) = open_record_store(Settings.load()).list(StageName.COMPATIBILITY)
     findings = record.evidence["result"]["findings"]
-    assert "ARCH-BF16" in {finding["rule"] for finding in findings}
+    assert "WEIGHTS-NONE" in {finding["rule"] for finding in findings}
     assert record.evidence["inputs"]["request"]["family"] == "gemma"

@@ -59,6 +59,7 @@ vllm         0.28.0        bnb-nf4   qwen3-moe    xxxxxxxxx
 vllm         0.5.5         q4_k_m    -            ?========
 vllm         0.24.0        q4_k_m    -            xxxxxxxxx
 sglang       0.4.9         bfloat16  -            wwww=====
+sglang       0.4.9         bfloat16  gemma        xxxx=====
 sglang       0.4.9         float16   -            =========
 sglang       0.4.9         fp8       -            xxxx?====
 sglang       0.5.6         fp8       -            xxxxw====
