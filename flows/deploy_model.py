@@ -262,7 +262,7 @@ class _Lifecycle:
         return verify_compatibility(self._compatibility(packages, python))
 
     def _compatibility(self, packages: Mapping[str, str], python: Path | None = None) -> CompatibilityRequest:
-        """What is to run on this host. The family and type of a model in a local folder are read from its `config.json`."""
+        """What is to run on this host. Family and type of a model in a folder here are read from `config.json`."""
         config = config_at(self.model.source)
         family = family_of(config)
         # llama.cpp serves a candidate in a type of its own, whatever the type of the model.

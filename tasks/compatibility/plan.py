@@ -28,6 +28,9 @@ DECIDING = ("driver", "cuda_build", "gpus")
 
 _ORDER = ("block", "warn", "unknown", "info", "pass")
 
+_NOT_KNOWN = {"gpu.weights": "how the engine serves these weights on this GPU is not known"}
+"""What to say of a field that is not a fact."""
+
 _HOW_TO_KNOW = {
     "driver": "run `slipway survey` on the host, or give `driver` as NVML reports it; null if none",
     "cuda_build": "give the CUDA version of the environment's packages (torch.version.cuda); null if none",
@@ -282,7 +285,7 @@ def _not_known(facts: Facts, subject: Subject, unjudged: Mapping[str, Sequence[s
                 rule=f"NOT-KNOWN-{field.replace('gpu.', '').replace('_', '-').upper()}",
                 severity="unknown" if field in deciding else "info",
                 precedence="P1",
-                message=f"`{field}` is not known.{rules}",
+                message=f"{_NOT_KNOWN.get(field, f'`{field}` is not known')}.{rules}",
                 fix=_HOW_TO_KNOW.get(field, f"give `{field}`"),
                 sources=("docs/adr/0020-judge-compatibility-by-a-table.md",),
             )

@@ -205,12 +205,12 @@ def build_sightings(pinned: str | None, source: str, survey: Survey) -> tuple[Si
 
 def _builds(driver: str | None, cuda: Value) -> str | None:
     """Builds that run on a driver: from CUDA 11 on, those of any minor version (minor-version compatibility)."""
-    if driver is None or cuda is None:
+    if driver is None:
         return None
     major = next((major for major, first in _MINOR_COMPATIBLE if contains(f">={first}", driver)), None)
-    return (
-        f"CUDA {cuda} or older" if major is None else f"any CUDA {major} (its minor versions are compatible)"
-    )
+    if major is not None:
+        return f"any CUDA {major} (its minor versions are compatible)"
+    return f"CUDA {cuda} or older" if cuda else "a CUDA that this driver supports"
 
 
 def _text(value: Value) -> str | None:

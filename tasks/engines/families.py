@@ -90,11 +90,6 @@ def config_at(source: str) -> Mapping[str, Any]:
     return config if isinstance(config, dict) else {}
 
 
-def family_at(source: str) -> Family | None:
-    """The family of a model whose folder is on this machine (`file:PATH`); None if it cannot be told."""
-    return family_of(config_at(source))
-
-
 def quantized_as(config: Mapping[str, Any]) -> str | None:
     """The type of a model's weights, as the compatibility tables call it, by the `quantization_config` in its
     `config.json`; None without one, or for one that is not known."""

@@ -15,10 +15,10 @@ from tasks.core.model_shape import FAMILIES
 from tasks.engines.families import (
     Family,
     check_flags,
+    config_at,
     config_findings,
     dtype_finding,
     families,
-    family_at,
     family_in,
     family_of,
     find_family,
@@ -80,12 +80,12 @@ def test_a_model_says_its_family_by_its_config(tmp_path: Path) -> None:
     assert family_of({"architectures": ["DeepseekV3ForCausalLM"]}) == find_family("deepseek-v3")
     assert family_of({"architectures": "Qwen3ForCausalLM"}) is None
     assert family_of({}) is None
-    assert family_at("s3://bucket/model") is None
-    assert family_at(f"file:{tmp_path}") is None
+    assert family_of(config_at("s3://bucket/model")) is None
+    assert family_of(config_at(f"file:{tmp_path}")) is None
     (tmp_path / "config.json").write_text(json.dumps({"architectures": ["Gemma3ForCausalLM"]}))
-    assert family_at(f"file:{tmp_path}") == find_family("gemma")
+    assert family_of(config_at(f"file:{tmp_path}")) == find_family("gemma")
     (tmp_path / "config.json").write_text("[")
-    assert family_at(f"file:{tmp_path}") is None
+    assert family_of(config_at(f"file:{tmp_path}")) is None
 
 
 def test_every_architecture_with_known_sizes_is_of_a_family() -> None:
@@ -110,7 +110,7 @@ def test_a_staged_model_has_what_its_family_needs(tmp_path: Path) -> None:
 
 
 def test_the_tiny_model_is_of_a_family(repository: Path) -> None:
-    assert family_at(f"file:{repository / 'examples' / 'tiny' / 'model'}") is not None
+    assert family_of(config_at(f"file:{repository / 'examples' / 'tiny' / 'model'}")) is not None
 
 
 @pytest.mark.parametrize(
