@@ -19,6 +19,7 @@ from tasks.compatibility.models import (
 )
 from tasks.compatibility.rules import PLACEHOLDER, Rule, Tables, load_tables
 from tasks.compatibility.subject import build_sightings, cuda_build_of, describe, find_engine
+from tasks.compatibility.weights import SOURCES
 from tasks.core.errors import WrongUseError
 from tasks.core.facts import Facts
 from tasks.core.verdicts import CompatibilityVerdict
@@ -234,7 +235,7 @@ def _finding(
 ) -> Finding:
     """One finding; a contradicted row names the rule that contradicts it, a proof says what it clears."""
     severity, message = rule.severity, fill(rule.message, subject, answer.gpu)
-    sources = list(rule.sources)
+    sources = [*rule.sources, *_sources_of_rows(rule, answer.gpu or {})]
     for other in against:
         said = fill(other.message, subject, answer.gpu)
         message += f" Contradicted by {other.id} ({other.precedence}), which wins: {said}"
@@ -255,6 +256,15 @@ def _finding(
         fix=fill(rule.fix, subject, answer.gpu),
         sources=tuple(dict.fromkeys(sources)),
     )
+
+
+def _sources_of_rows(rule: Rule, gpu: Mapping[str, Value]) -> Iterable[str]:
+    """The sources of the rows behind the GPU's fields that the rule asks for, where they have their own."""
+    asked = " ".join(f"{field} {wanted}" for field, wanted in rule.when.items())
+    for field, value in gpu.items():
+        name = field.removesuffix(SOURCES)
+        if name != field and name in asked and isinstance(value, tuple):
+            yield from value
 
 
 def fill(template: str, subject: Subject, gpu: Mapping[str, Value] | None) -> str:

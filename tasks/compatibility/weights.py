@@ -6,7 +6,7 @@ CUDA or the model's family is not known, an answer is given only where all rows 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any
@@ -14,12 +14,14 @@ from typing import Any
 from packaging.version import Version
 
 from tasks.compatibility.conditions import contains
-from tasks.compatibility.rules import FloorRow, Serving, Tables, WeightsRow, WeightTypeRow
+from tasks.compatibility.rules import FloorRow, Row, Tables, WeightsRow, WeightTypeRow
 from tasks.core.facts import Facts, Gpu
 
 UNKNOWN: Any = object()
 """Of a stack: this is not known. None means looked for, and absent."""
 
+SOURCES = ".sources"
+"""Behind the name of a field: the sources of the rows that it comes from."""
 _FULL_BITS = 16.0
 """What an unpacked weight takes."""
 _MOST_TYPES = 4
@@ -45,11 +47,7 @@ def find_type(name: str | None, tables: Tables) -> WeightTypeRow | None:
 def floor_of(stack: Stack, capability: str, tables: Tables) -> Any:
     """The lowest capability that the engine's binaries serve; None without one, `UNKNOWN` if it depends on what is
     not known and the GPU lies between the floors in question."""
-    left = [
-        row.cc
-        for row in tables.floors
-        if row.engine == stack.engine and _floor_matches(row, stack) is not False
-    ]
+    left = [row.cc for row in _floors(stack, tables)]
     if not left:
         return None
     low, high = min(left, key=Version), max(left, key=Version)
@@ -60,15 +58,31 @@ def floor_of(stack: Stack, capability: str, tables: Tables) -> Any:
 
 def serving(stack: Stack, capability: str, tables: Tables) -> Any:
     """How the engine serves weights of the stack's type on a GPU of that capability; `UNKNOWN` without a row."""
-    possible: set[Serving] = set()
+    return _agreed(_rows(stack, capability, tables))
+
+
+def _floors(stack: Stack, tables: Tables) -> list[FloorRow]:
+    """Rows of the engine that hold, or may hold."""
+    own = [row for row in tables.floors if row.engine == stack.engine]
+    return [row for row in own if _floor_matches(row, stack) is not False]
+
+
+def _rows(stack: Stack, capability: str, tables: Tables) -> list[WeightsRow]:
+    """Rows that may hold, up to the first that holds; none if no row is known to hold."""
+    found = []
     for row in tables.weights:
         if stack.engine in row.engines and stack.dtype in row.types:
             matches = _weights_match(row, stack, capability)
             if matches is not False:
-                possible.add(row.serves)
+                found.append(row)
             if matches:
-                return possible.pop() if len(possible) == 1 else UNKNOWN
-    return UNKNOWN
+                return found
+    return []
+
+
+def _agreed(rows: Sequence[WeightsRow]) -> Any:
+    answers = {row.serves for row in rows}
+    return answers.pop() if len(answers) == 1 else UNKNOWN
 
 
 def types_served(stack: Stack, capability: str, tables: Tables) -> tuple[str, ...]:
@@ -89,23 +103,31 @@ def types_served(stack: Stack, capability: str, tables: Tables) -> tuple[str, ..
 
 def describe_serving(
     stack: Stack, capability: str | None, tables: Tables
-) -> Iterator[tuple[str, str | None]]:
-    """Fields of one GPU: the engine's floor, how it serves the weights, and which others if it refuses these.
+) -> Iterator[tuple[str, str | tuple[str, ...] | None]]:
+    """Fields of one GPU: the engine's floor, how it serves the weights, which others if it refuses these, and sources.
 
     None, which no rule asks for, without a capability (that decides by itself) or a type of weights.
     """
     floor = None if capability is None else floor_of(stack, capability, tables)
     if floor is not UNKNOWN:
         yield "gpu.engine_floor", floor
+        rows = _floors(stack, tables) if floor else ()
+        yield f"gpu.engine_floor{SOURCES}", _sources(row for row in rows if row.cc == floor)
     if capability is None or stack.dtype is None:
         yield "gpu.weights", None
         return
-    how = serving(stack, capability, tables)
+    found = _rows(stack, capability, tables)
+    how = _agreed(found)
     if how is not UNKNOWN:
         yield "gpu.weights", how
+        yield f"gpu.weights{SOURCES}", _sources(found)
     if how == "refused":
         others = types_served(stack, capability, tables)
         yield "gpu.weights_instead", ", ".join(others) or "none that is listed"
+
+
+def _sources(rows: Iterable[Row]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(source for row in rows for source in row.sources))
 
 
 def describe_room(

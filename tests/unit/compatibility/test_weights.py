@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from tasks.compatibility.models import Survey
+from tasks.compatibility.plan import judge
 from tasks.compatibility.rules import FloorRow, Tables, WeightsRow, load_tables
 from tasks.compatibility.weights import UNKNOWN, Stack, find_type, floor_of, serving, types_served
+from tasks.core.facts import Facts
 
 CAPABILITIES = ("5.2", "6.0", "7.0", "7.5", "8.0", "8.9", "9.0", "10.0", "11.0", "12.0", "12.1")
 LETTERS = {"native": "=", "weight-only": "w", "unpacked": "u", "refused": "x", UNKNOWN: "?"}
@@ -240,3 +243,18 @@ def test_rows_are_compared_as_they_stand() -> None:
     tables = load_tables().model_copy(update={"weights": (row,)})
     assert serving(Stack("x", dtype="fp8"), "9.0", tables) == "native"
     assert serving(Stack("x", dtype="fp8"), "8.9", tables) is UNKNOWN
+
+
+def test_a_finding_cites_the_rows_that_it_comes_from() -> None:
+    facts = {
+        "driver": "580.95.05",
+        "gpus": [{"name": "Tesla P100-PCIE-16GB", "compute_capability": "6.0"}],
+        "engine": "vllm",
+        "engine_version": "0.7.3",
+        "packages": {},
+        "cuda_build": "12.4",
+        "dtype": "awq",
+    }
+    findings = {one.rule: one for one in judge(Survey(facts=Facts.model_validate(facts))).findings}
+    assert "vllm-project/vllm#963" in findings["ENG-FLOOR"].sources
+    assert any("awq.py" in source for source in findings["WEIGHTS-NONE"].sources)
