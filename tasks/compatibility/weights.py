@@ -104,7 +104,7 @@ def types_served(stack: Stack, capability: str, tables: Tables) -> tuple[str, ..
 def describe_serving(
     stack: Stack, capability: str | None, tables: Tables
 ) -> Iterator[tuple[str, str | tuple[str, ...] | None]]:
-    """Fields of one GPU: the engine's floor, how it serves the weights, which others if it refuses these, and sources.
+    """Fields of one GPU: the engine's floor, how it serves the weights, which others if it refuses these; sources.
 
     None, which no rule asks for, without a capability (that decides by itself) or a type of weights.
     """
