@@ -15,7 +15,7 @@ from packaging.version import Version
 
 from tasks.compatibility.conditions import contains
 from tasks.compatibility.rules import FloorRow, Row, Tables, WeightsRow, WeightTypeRow
-from tasks.core.facts import Facts, Gpu
+from tasks.core.facts import Facts
 
 UNKNOWN: Any = object()
 """Of a stack: this is not known. None means looked for, and absent."""
@@ -135,23 +135,18 @@ def describe_room(
 ) -> dict[str, Any]:
     """Whether the weights fit the memory of the GPUs that are to serve them; None, which no rule asks for, if a size
     is not known."""
-    sizes = sorted((_memory(gpu) for gpu in facts.gpus), reverse=True)
-    wanted = sizes[: facts.gpus_wanted] if facts.gpus_wanted else sizes
-    if facts.weights_bytes is None or not wanted or -1 in wanted:
+    sizes = sorted((gpu.memory_bytes for gpu in facts.gpus if gpu.memory_bytes is not None), reverse=True)
+    if facts.weights_bytes is None or not sizes or len(sizes) < len(facts.gpus):
         return {"weights_fit": None}
+    there = sum(sizes[: facts.gpus_wanted or None])
     taken = float(facts.weights_bytes)
     row = find_type(dtype, tables)
     if row and any(gpu.get("gpu.weights") == "unpacked" for gpu in gpus):
         taken *= max(1.0, _FULL_BITS / row.bits)
-    there = sum(wanted)
     return {
         "weights_fit": taken <= there,
         "weights_room": f"{taken / 1e9:.0f} GB of weights, {there / 1e9:.0f} GB of GPU memory",
     }
-
-
-def _memory(gpu: Gpu) -> int:
-    return -1 if gpu.memory_bytes is None else gpu.memory_bytes
 
 
 def _floor_matches(row: FloorRow, stack: Stack) -> bool | None:
