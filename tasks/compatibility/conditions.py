@@ -41,6 +41,7 @@ VERSIONS = frozenset(
         "engine_version",
         "glibc",
         "gpu.compute_capability",
+        "gpu.engine_floor",
         "gpu.last_cuda",
         "gpu.min_cuda",
         "gpu.nvcc",
@@ -63,12 +64,13 @@ TEXTS = frozenset(
         "gpu.jit",
         "gpu.torch_kernels",
         "gpu.triton",
+        "gpu.weights",
         "host_fault",
         "platform",
         "target",
     }
 )
-FLAGS = frozenset({"cpu_build", "forward_compat", "needs_gpu", "wants_gpu"})
+FLAGS = frozenset({"cpu_build", "forward_compat", "needs_gpu", "wants_gpu", "weights_fit"})
 PRESENT_ONLY = frozenset({"gpus"})
 
 

@@ -41,6 +41,9 @@ FILES: Mapping[str, tuple[str, Sequence[str]]] = {
     "triton": ("triton", ("triton.toml",)),
     "jit": ("jit", ("jit.toml",)),
     "nvcc": ("nvcc", ("jit.toml",)),
+    "floors": ("floor", ("floors.toml",)),
+    "weight_types": ("weight_type", ("weight_types.toml",)),
+    "weights": ("weights", ("weights.toml",)),
 }
 """Each table's key in TOML, and the files that hold its rows."""
 
@@ -59,6 +62,9 @@ _KEYS: Mapping[str, tuple[str, ...]] = {
     "triton": ("since",),
     "jit": ("engine", "since", "part"),
     "nvcc": ("package", "since", "cc"),
+    "floors": ("engine", "cc", "releases", "cuda"),
+    "weight_types": ("name",),
+    "weights": ("engines", "types", "releases", "families", "cc"),
 }
 _NUMBERED = {
     "branches": ("cuda",),
@@ -66,6 +72,8 @@ _NUMBERED = {
     "kernels": ("since", "until"),
     "triton": ("ptxas", "blackwell_ptxas"),
 }
+_FIRST_COUNTS = ("gpus", "weights")
+"""Tables in which the first row that matches counts: their order means something."""
 _REPORT = re.compile(r"#\d+|https://|^run: ")
 """A source that shows a failure: an issue, a page, or our own run."""
 
@@ -129,6 +137,7 @@ def parameters(tables: RawTables, today: date) -> dict[str, Any]:
         "today": datetime.combine(today, time.min),
         "rule_ids": _column(tables, "rules", "id"),
         "capabilities": _column(tables, "capabilities", "cc"),
+        "engines": _column(tables, "engines", "name"),
         "listed": [*_column(tables, "engines", "name"), "torch"],
         "torch_minors": [
             _minor(row.get("version")) for row in tables["releases"] if row.get("package") == "torch"
@@ -152,7 +161,7 @@ def _sheet(table: str, rows: Sequence[Row]) -> Sheet:
     return [
         {
             **{name: _cell(name, value) for name, value in row.items()},
-            **({} if table == "gpus" else {"place": place}),
+            **({} if table in _FIRST_COUNTS else {"place": place}),
             **{f"{name}_number": _number(row.get(name)) for name in _NUMBERED.get(table, ())},
             **(_of_rule(row) if table == "rules" else {}),
             **({"torch_minor": _minor(row.get("torch"))} if table == "releases" else {}),

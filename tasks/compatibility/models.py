@@ -168,10 +168,11 @@ class Change(Frozen):
 
 
 class WayOut(Frozen):
-    """Changes that would lift a block together, and the verdict they would get."""
+    """Changes that would lift a block together, the verdict they would get, and why these: one short clause."""
 
     changes: tuple[Change, ...]
     verdict: CompatibilityVerdict
+    why: str = ""
 
 
 class TableCheck(ContractResult):

@@ -19,6 +19,7 @@ from tasks.compatibility.models import (
 )
 from tasks.compatibility.rules import PLACEHOLDER, Rule, Tables, load_tables
 from tasks.compatibility.subject import build_sightings, cuda_build_of, describe, find_engine
+from tasks.compatibility.weights import SOURCES
 from tasks.core.errors import WrongUseError
 from tasks.core.facts import Facts
 from tasks.core.verdicts import CompatibilityVerdict
@@ -28,6 +29,9 @@ DECIDING = ("driver", "cuda_build", "gpus")
 
 _ORDER = ("block", "warn", "unknown", "info", "pass")
 
+_NOT_KNOWN = {"gpu.weights": "how the engine serves these weights on this GPU is not known"}
+"""What to say of a field that is not a fact."""
+
 _HOW_TO_KNOW = {
     "driver": "run `slipway survey` on the host, or give `driver` as NVML reports it; null if none",
     "cuda_build": "give the CUDA version of the environment's packages (torch.version.cuda); null if none",
@@ -35,6 +39,7 @@ _HOW_TO_KNOW = {
     "container_gpus": "start Docker and run `slipway survey`, or give `container_gpus`; [] without a way",
     "container_toolkit": "give the version that `nvidia-ctk --version` prints; null if it is not installed",
     "platform": "give `cpu`, such as `aarch64` or the processor's name: torch's wheels differ by it",
+    "gpu.weights": "give `engine_version` and `family`; where both are given, no row of weights.toml covers it",
     "gpu.compute_capability": "give `compute_capability` of each GPU",
     "gpu.forward_compat": "look the GPU up in NVIDIA's list of GPUs with forward compatibility",
 }
@@ -231,7 +236,7 @@ def _finding(
 ) -> Finding:
     """One finding; a contradicted row names the rule that contradicts it, a proof says what it clears."""
     severity, message = rule.severity, fill(rule.message, subject, answer.gpu)
-    sources = list(rule.sources)
+    sources = [*rule.sources, *_sources_of_rows(rule, answer.gpu or {})]
     for other in against:
         said = fill(other.message, subject, answer.gpu)
         message += f" Contradicted by {other.id} ({other.precedence}), which wins: {said}"
@@ -252,6 +257,15 @@ def _finding(
         fix=fill(rule.fix, subject, answer.gpu),
         sources=tuple(dict.fromkeys(sources)),
     )
+
+
+def _sources_of_rows(rule: Rule, gpu: Mapping[str, Value]) -> Iterable[str]:
+    """The sources of the rows behind the GPU's fields that the rule asks for, where they have their own."""
+    asked = " ".join(f"{field} {wanted}" for field, wanted in rule.when.items())
+    for field, value in gpu.items():
+        name = field.removesuffix(SOURCES)
+        if name != field and name in asked and isinstance(value, tuple):
+            yield from value
 
 
 def fill(template: str, subject: Subject, gpu: Mapping[str, Value] | None) -> str:
@@ -282,7 +296,7 @@ def _not_known(facts: Facts, subject: Subject, unjudged: Mapping[str, Sequence[s
                 rule=f"NOT-KNOWN-{field.replace('gpu.', '').replace('_', '-').upper()}",
                 severity="unknown" if field in deciding else "info",
                 precedence="P1",
-                message=f"`{field}` is not known.{rules}",
+                message=f"{_NOT_KNOWN.get(field, f'`{field}` is not known')}.{rules}",
                 fix=_HOW_TO_KNOW.get(field, f"give `{field}`"),
                 sources=("docs/adr/0020-judge-compatibility-by-a-table.md",),
             )
@@ -298,6 +312,7 @@ def _base(field: str) -> str:
         "gpu.min_cuda": "gpu.compute_capability",
         "gpu.last_cuda": "gpu.compute_capability",
         "gpu.torch_kernels": "platform",
+        "gpu.engine_floor": "engine_version",
     }
     return derived.get(field, field)
 

@@ -22,7 +22,18 @@ PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
 
 PLACEHOLDERS = (
     VERSIONS
-    | {"container", "disagreement", "dtype", "engine", "family", "gpu.name", "host_fault"}
+    | {
+        "container",
+        "disagreement",
+        "driver_builds",
+        "dtype",
+        "engine",
+        "family",
+        "gpu.name",
+        "gpu.weights_instead",
+        "host_fault",
+        "weights_room",
+    }
     | {
         "compiles",
         "gpu.jit",
@@ -182,6 +193,45 @@ class NvccRow(Row):
     nvcc: str
 
 
+class FloorRow(Row):
+    """The lowest compute capability that an engine's binaries serve: of these `releases`, built for this `cuda`."""
+
+    engine: str
+    cc: str
+    releases: str | None = None
+    cuda: str | None = None
+
+
+class WeightTypeRow(Row):
+    """One type of weights: `bits` that one takes in memory with its share of the scales, and other names.
+
+    `form` is how people get it: a checkpoint of the model, a GGUF file, or from any checkpoint on loading.
+    """
+
+    name: str
+    bits: float = Field(gt=0)
+    form: Literal["checkpoint", "gguf", "on-load"]
+    aliases: tuple[str, ...] = ()
+
+
+Serving = Literal["native", "weight-only", "unpacked", "refused"]
+"""How an engine serves a type of weights; the head of `data/weights.toml` says what each means."""
+
+
+class WeightsRow(Row):
+    """How engines serve types of weights on GPUs whose capability satisfies `cc`; the first row that matches counts.
+
+    `families` are patterns of model families.
+    """
+
+    engines: tuple[str, ...]
+    types: tuple[str, ...]
+    cc: str
+    serves: Serving
+    releases: str | None = None
+    families: tuple[str, ...] = ()
+
+
 class Tables(Frozen):
     """All rules and lookup tables."""
 
@@ -196,6 +246,9 @@ class Tables(Frozen):
     triton: tuple[TritonRow, ...]
     jit: tuple[JitRow, ...]
     nvcc: tuple[NvccRow, ...]
+    floors: tuple[FloorRow, ...]
+    weight_types: tuple[WeightTypeRow, ...]
+    weights: tuple[WeightsRow, ...]
 
     @model_validator(mode="after")
     def _in_order(self) -> Tables:
@@ -209,6 +262,7 @@ class Tables(Frozen):
             "triton": [Version(row.since) for row in self.triton],
             "jit": [(row.engine, Version(row.since), row.part) for row in self.jit],
             "nvcc": [(row.package, Version(row.since), Version(row.cc)) for row in self.nvcc],
+            "weight types": [row.name for row in self.weight_types],
         }
         for name, keys in tables.items():
             if any(not here < there for here, there in pairwise(keys)):
@@ -239,6 +293,9 @@ def load_tables() -> Tables:
             triton=tuple(TritonRow.model_validate(row) for row in rows["triton"]),
             jit=tuple(JitRow.model_validate(row) for row in rows["jit"]),
             nvcc=tuple(NvccRow.model_validate(row) for row in rows["nvcc"]),
+            floors=tuple(FloorRow.model_validate(row) for row in rows["floors"]),
+            weight_types=tuple(WeightTypeRow.model_validate(row) for row in rows["weight_types"]),
+            weights=tuple(WeightsRow.model_validate(row) for row in rows["weights"]),
         )
     except ValidationError as error:
         first = error.errors()[0]

@@ -12,23 +12,14 @@ from tasks.compatibility.conditions import Subject, Value, contains
 from tasks.compatibility.kernels import MISSING, Stack, read_stack
 from tasks.compatibility.models import CudaLibraryReading, Sighting, Survey
 from tasks.compatibility.rules import EngineRow, GpuRow, Tables
+from tasks.compatibility.weights import (
+    UNKNOWN,
+    ServedModel,
+    describe_room,
+    describe_serving,
+    find_type,
+)
 from tasks.core.facts import Facts, Gpu
-
-_DTYPES = {
-    "bf16": "bfloat16",
-    "fp16": "float16",
-    "half": "float16",
-    "fp32": "float32",
-    "float": "float32",
-    "float8": "fp8",
-    "float8_e4m3fn": "fp8",
-    "fp8_e4m3": "fp8",
-    "fp8_e5m2": "fp8",
-    "float4": "fp4",
-    "mxfp4": "fp4",
-    "nvfp4": "fp4",
-}
-"""Types of weights, by the names that people and configuration files use."""
 
 _WORDS = re.compile(r"[A-Za-z0-9]+")
 _RUNTIME = re.compile(r"^nvidia-cuda-runtime(-cu1[0-9])?$")
@@ -45,6 +36,10 @@ _PASSED_ON = (
 _COMPAT_FOLDER = re.compile(r"/(cuda-)?compat(/|$)|/cuda-compat[^/]*/")
 """Where cuda-compat is installed: `/usr/local/cuda-12.8/compat`, and by conda `$PREFIX/cuda-compat`."""
 _NO_CUDA = "no CUDA"
+_MINOR_COMPATIBLE = ((13, "580"), (12, "525.60.13"), (11, "450.80.02"))
+"""Majors of CUDA, and the first driver that runs builds of any minor version of each."""
+_BY_CAPABILITY = ("gpu.jit", "gpu.nvcc", "gpu.torch_kernels", "gpu.triton")
+"""Fields that no rule asks for without a compute capability: that decides by itself."""
 _LAST_CHOICE = "transformers"
 """Other engines require it: an environment that also holds another engine belongs to that engine."""
 
@@ -54,25 +49,29 @@ def describe(survey: Survey, tables: Tables) -> Subject:
     facts = survey.facts
     values: dict[str, Value] = {name: getattr(facts, name) for name in _PASSED_ON if facts.known(name)}
     values |= _host(survey)
-    for name in ("family", "dtype"):
-        if facts.known(name):
-            text = getattr(facts, name)
-            values[name] = text and _DTYPES.get(text.lower(), text.lower())
+    if facts.known("family"):
+        values["family"] = facts.family and facts.family.lower()
+    if facts.known("dtype"):
+        row = find_type(facts.dtype, tables)
+        values["dtype"] = row.name if row else facts.dtype and facts.dtype.lower()
     for name in ("cuda_build", "nvcc"):
         if facts.known(name):
             version = getattr(facts, name)
             values[name] = version and major_minor(version)
     if facts.known("driver"):
         values["driver_cuda"] = native_cuda(facts, tables)
+        values["driver_builds"] = _builds(facts.driver, values["driver_cuda"])
     if facts.known("engine"):
         values |= _engine(facts, tables)
     values["cpu_build"] = is_cpu_build(facts)
     values |= _containers(facts, values)
     stack = read_stack(facts, tables, values)
     values |= stack.values()
+    gpus = _describe_gpus(stack, values) if facts.known("gpus") else None
+    values |= describe_room(facts, _text(values.get("dtype")), gpus or (), tables)
     return Subject(
         values=values,
-        gpus=_describe_gpus(facts.gpus, stack) if facts.known("gpus") else None,
+        gpus=gpus,
         packages=facts.packages if facts.known("packages") else None,
     )
 
@@ -209,19 +208,45 @@ def build_sightings(pinned: str | None, source: str, survey: Survey) -> tuple[Si
     )
 
 
-def _describe_gpus(gpus: Sequence[Gpu], stack: Stack) -> list[dict[str, Value]]:
-    described = [_describe_gpu(gpu, stack.tables) for gpu in gpus]
-    capabilities = [
-        str(gpu["gpu.compute_capability"]) for gpu in described if "gpu.compute_capability" in gpu
-    ]
-    for gpu in described:
-        if "gpu.compute_capability" in gpu:
-            gpu |= stack.of_gpu(str(gpu["gpu.compute_capability"]))
-        else:
-            gpu |= dict.fromkeys(("gpu.jit", "gpu.nvcc", "gpu.torch_kernels", "gpu.triton"))
-        if gpu.get("gpu.torch_kernels") == MISSING:
-            gpu["gpu.torch_instead"] = stack.instead(sorted(set(capabilities), key=Version))
-    return described
+def _builds(driver: str | None, cuda: Value) -> str | None:
+    """Builds that run on a driver: from CUDA 11 on, those of any minor version (minor-version compatibility)."""
+    if driver is None:
+        return None
+    major = next((major for major, first in _MINOR_COMPATIBLE if contains(f">={first}", driver)), None)
+    if major is not None:
+        return f"any CUDA {major} (its minor versions are compatible)"
+    return f"CUDA {cuda} or older" if cuda else "a CUDA that this driver supports"
+
+
+def _text(value: Value) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _describe_gpus(stack: Stack, values: Mapping[str, Value]) -> list[dict[str, Value]]:
+    """The fields of each GPU; those of equal GPUs are derived once."""
+    facts, tables = stack.facts, stack.tables
+    model = ServedModel(
+        engine=_text(values.get("engine")),
+        version=values.get("engine_version", UNKNOWN) or UNKNOWN,
+        cuda=values.get("cuda_build", UNKNOWN),
+        family=values.get("family", UNKNOWN),
+        dtype=_text(values.get("dtype")),
+    )
+    seen: dict[tuple[str, str | None], dict[str, Value]] = {}
+    for gpu in facts.gpus:
+        key = (gpu.name, gpu.compute_capability)
+        if key not in seen:
+            fields = seen[key] = _describe_gpu(gpu, tables)
+            capability = _text(fields.get("gpu.compute_capability"))
+            fields |= stack.of_gpu(capability) if capability else dict.fromkeys(_BY_CAPABILITY)
+            fields |= dict(describe_serving(model, capability, tables))
+    capabilities = {
+        str(gpu["gpu.compute_capability"]) for gpu in seen.values() if "gpu.compute_capability" in gpu
+    }
+    for fields in seen.values():
+        if fields.get("gpu.torch_kernels") == MISSING:
+            fields["gpu.torch_instead"] = stack.instead(sorted(capabilities, key=Version))
+    return [seen[gpu.name, gpu.compute_capability] for gpu in facts.gpus]
 
 
 def _describe_gpu(gpu: Gpu, tables: Tables) -> dict[str, Value]:

@@ -101,7 +101,8 @@ class Facts(Frozen):
 
     `driver` is the kernel driver, `cuda_driver` the CUDA version of the user-mode driver, `nvcc` the toolkit
     installed on the host, `cuda_build` the CUDA version that the environment's packages were built for,
-    `container` the kind of container that the survey ran in, `container_toolkit` the version of NVIDIA's toolkit.
+    `container` the kind of container that the survey ran in, `container_toolkit` the version of NVIDIA's toolkit,
+    `weights_bytes` the size of the model's weights in `dtype`.
     """
 
     driver: VersionText | None = None
@@ -124,6 +125,7 @@ class Facts(Frozen):
     cuda_build: VersionText | None = None
     family: str | None = None
     dtype: str | None = None
+    weights_bytes: StrictInt | None = Field(None, ge=0, le=_LARGEST)
     target: str | None = None
     gpus_wanted: StrictInt | None = Field(None, ge=0, le=_LARGEST)
     forward_compat: Annotated[StrictBool, BeforeValidator(lambda value: value is not None and value)] = False

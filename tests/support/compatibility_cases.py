@@ -31,6 +31,7 @@ P100, A10, GH200, GB10, ORIN, THOR = (
     gpu("Orin (nvgpu)", "8.7"),
     gpu("NVIDIA Thor", "11.0"),
 )
+A100_80 = {**A100, "memory_bytes": 85_899_345_920}
 RTX4090, RTX5090 = gpu("NVIDIA GeForce RTX 4090", "8.9"), gpu("NVIDIA GeForce RTX 5090", "12.0")
 
 CURRENT: dict[str, Any] = {
@@ -57,6 +58,7 @@ R550 = {"driver": "550.54.14", "cuda_driver": "12.4"}
 R525 = {"driver": "525.85.12", "cuda_driver": "12.0"}
 OLD_VLLM = {"engine_version": "0.11.2", "packages": {"torch": "2.9.0", "transformers": "4.57.0"}}
 SGLANG = {"engine": "sglang", "engine_version": "0.5.9", "packages": {"torch": "2.9.1"}, "cuda_build": "12.8"}
+VLLM_085 = {"engine_version": "0.8.5", "packages": {"torch": "2.6.0"}}
 TRANSFORMERS = {"engine": "transformers", "engine_version": "5.17.0", "packages": {"torch": "2.10.0"}}
 CVE = {"DRV-SEC-5520": "info"}
 NO_TOOLKIT = {"target": "docker", "container_toolkit": None, "container_gpus": []}
@@ -710,10 +712,49 @@ CASES = [
     ),
     Case(
         "vllm-v100",
-        "vLLM from 0.9 on needs 7.5",
-        {"gpus": [V100], "cuda_build": "12.6", **OLD_VLLM},
+        "vLLM from 0.20 on needs 7.5, whatever CUDA it was built for",
+        {"gpus": [V100], "cuda_build": "12.9", "engine_version": "0.20.2", "packages": {}},
         "block",
-        {"ENG-VLLM-CC": "block"},
+        {"ENG-FLOOR": "block"},
+    ),
+    Case(
+        "vllm-v100-before",
+        "its CUDA 12 builds before that hold code for 7.0",
+        {"gpus": [V100], "cuda_build": "12.6", **OLD_VLLM, "dtype": "float16"},
+        "pass",
+    ),
+    Case(
+        "vllm-p100",
+        "none has ever held code for 6.0",
+        {"gpus": [P100], "cuda_build": "12.4", "engine_version": "0.7.3", "packages": {}},
+        "block",
+        {"ENG-FLOOR": "block"},
+    ),
+    Case(
+        "vllm-floor-not-known",
+        "without the release it is not known which floor counts for a V100",
+        {"gpus": [V100], "cuda_build": "12.6", "engine_version": GONE, "packages": {}},
+        "pass",
+        {"NOT-KNOWN-ENGINE-VERSION": "info"},
+    ),
+    Case(
+        "llama-k80",
+        "llama.cpp's builds hold no code for Kepler",
+        {
+            **LLAMA_CUDA,
+            "gpus": [gpu("Tesla K80", "3.7")],
+            "cuda_build": "11.4",
+            "driver": "470.223.02",
+            "cuda_driver": "11.4",
+        },
+        "block",
+        {"ENG-FLOOR": "block"},
+    ),
+    Case(
+        "llama-p100",
+        "for Pascal they do",
+        {**LLAMA_CUDA, "gpus": [P100], "cuda_build": "12.4"},
+        "pass",
     ),
     Case("vllm-t4", "which a T4 has", {"gpus": [T4], "dtype": "float16"}, "pass"),
     Case(
@@ -721,14 +762,14 @@ CASES = [
         "FlashInfer needs 7.5",
         {"gpus": [V100], "cuda_build": "12.6", "engine": "sglang", "engine_version": "0.5.3", "packages": {}},
         "block",
-        {"ENG-SGLANG-CC": "block"},
+        {"ENG-FLOOR": "block"},
     ),
     Case(
         "trtllm-t4",
         "TensorRT-LLM begins with Ampere",
         {"gpus": [T4], "engine": "tensorrt-llm", "engine_version": "1.2.1", "packages": {}},
         "block",
-        {"ENG-TRTLLM-CC": "block"},
+        {"ENG-FLOOR": "block"},
     ),
     Case(
         "ollama-kepler",
@@ -743,7 +784,7 @@ CASES = [
             "cuda_driver": "12.4",
         },
         "warn",
-        {"ENG-CC-LOW": "warn"},
+        {"ENG-FLOOR-PROCESSOR": "warn"},
     ),
     Case(
         "ollama-525",
@@ -800,21 +841,124 @@ CASES = [
         "Volta has no bfloat16",
         {"gpus": [V100], "cuda_build": "12.6", "dtype": "bf16", **TRANSFORMERS},
         "block",
-        {"ARCH-BF16": "block"},
+        {"WEIGHTS-NONE": "block"},
     ),
     Case(
         "fp8-a100",
         "Ampere unpacks FP8 weights, and computes in 16 bits",
         {"gpus": [A100], "dtype": "fp8"},
         "warn",
-        {"ARCH-FP8-WEIGHTS": "warn"},
+        {"WEIGHTS-ONLY": "warn"},
     ),
     Case(
         "fp8-t4",
-        "Turing has no FP8 at all",
-        {"gpus": [T4], "dtype": "float8_e4m3fn"},
+        "Turing has no FP8 at all, and vLLM no kernels that unpack it there before 0.14",
+        {"gpus": [T4], "dtype": "float8_e4m3fn", "cuda_build": "12.8", **OLD_VLLM},
         "block",
-        {"ARCH-FP8": "block"},
+        {"WEIGHTS-NONE": "block"},
+    ),
+    Case(
+        "fp8-t4-marlin",
+        "from 0.14 on it has",
+        {"gpus": [T4], "dtype": "fp8"},
+        "warn",
+        {"WEIGHTS-ONLY": "warn"},
+    ),
+    Case(
+        "fp8-moe-vllm-0.8.5",
+        "experts in FP8 go through Triton's fp8e4nv there, which Ampere lacks",
+        {"gpus": [A100], "dtype": "fp8", "family": "qwen3-moe", "cuda_build": "12.4", **VLLM_085},
+        "block",
+        {"WEIGHTS-NONE": "block"},
+    ),
+    Case(
+        "fp8-vllm-0.8.5",
+        "linear layers through Marlin, which runs there",
+        {"gpus": [A100], "dtype": "fp8", "family": "llama", "cuda_build": "12.4", **VLLM_085},
+        "warn",
+        {"WEIGHTS-ONLY": "warn"},
+    ),
+    Case(
+        "fp8-vllm-family-not-known",
+        "which of the two it is depends on the model",
+        {"gpus": [A100], "dtype": "fp8", "family": GONE, "cuda_build": "12.4", **VLLM_085},
+        "pass",
+        {"NOT-KNOWN-WEIGHTS": "info"},
+    ),
+    Case(
+        "fp8-transformers-4",
+        "transformers 4 refuses FP8 below 8.9",
+        {"gpus": [A100], "dtype": "fp8", **TRANSFORMERS, "engine_version": "4.57.1", "cuda_build": "12.8"},
+        "block",
+        {"WEIGHTS-NONE": "block"},
+    ),
+    Case(
+        "fp8-transformers-5",
+        "transformers 5 unpacks it when it loads the model",
+        {"gpus": [A100], "dtype": "fp8", **TRANSFORMERS, "cuda_build": "12.8"},
+        "warn",
+        {"WEIGHTS-UNPACKED": "warn"},
+    ),
+    Case(
+        "unpacked-has-no-room",
+        "and 60 GB of FP8 weights become 120 GB",
+        {
+            "gpus": [A100_80],
+            "dtype": "fp8",
+            **TRANSFORMERS,
+            "cuda_build": "12.8",
+            "weights_bytes": 60 * 10**9,
+        },
+        "warn",
+        {"WEIGHTS-UNPACKED": "warn", "WEIGHTS-ROOM-SHARED": "warn"},
+    ),
+    Case(
+        "packed-has-room",
+        "vLLM keeps them packed",
+        {"gpus": [A100_80], "dtype": "fp8", "weights_bytes": 60 * 10**9},
+        "warn",
+        {"WEIGHTS-ONLY": "warn"},
+    ),
+    Case(
+        "no-room",
+        "140 GB of weights do not fit one GPU of 80 GB",
+        {"gpus": [A100_80, A100_80], "gpus_wanted": 1, "dtype": "bfloat16", "weights_bytes": 140 * 10**9},
+        "block",
+        {"WEIGHTS-ROOM": "block"},
+    ),
+    Case(
+        "room-on-two",
+        "they fit two",
+        {"gpus": [A100_80, A100_80], "dtype": "bfloat16", "weights_bytes": 140 * 10**9},
+        "pass",
+    ),
+    Case(
+        "deepseek-int4-v100",
+        "4-bit weights of DeepSeek are computed in float16 on Volta, which overflows",
+        {"gpus": [V100], "dtype": "gptq", "family": "deepseek-v2", "cuda_build": "12.6", **OLD_VLLM},
+        "block",
+        {"KB-19-QUANTIZED": "block"},
+    ),
+    Case(
+        "mxfp4-a100",
+        "gpt-oss's MXFP4 is unpacked by Marlin on Ampere",
+        {"gpus": [A100], "dtype": "mxfp4", "family": "gpt-oss"},
+        "warn",
+        {"WEIGHTS-ONLY": "warn"},
+    ),
+    Case(
+        "mxfp4-t4",
+        "not on Turing",
+        {"gpus": [T4], "dtype": "mxfp4", "family": "gpt-oss"},
+        "block",
+        {"WEIGHTS-NONE": "block"},
+    ),
+    Case(
+        "fp4-without-a-kind",
+        "fp4 alone does not say which kernels it needs",
+        {"dtype": "fp4"},
+        "pass",
+        {"NOT-KNOWN-WEIGHTS": "info"},
     ),
     Case("fp8-l4", "Ada has it", {"gpus": [L4], "dtype": "fp8"}, "pass"),
     Case(
@@ -824,13 +968,33 @@ CASES = [
         "block",
         {"KB-21": "block"},
     ),
-    Case("fp4-h200", "FP4 begins with Blackwell", {"dtype": "nvfp4"}, "block", {"ARCH-FP4": "block"}),
+    Case(
+        "fp4-h200",
+        "FP4 begins with Blackwell, and TensorRT-LLM has nothing that unpacks it",
+        {"dtype": "nvfp4", "engine": "tensorrt-llm", "engine_version": "1.2.1", "packages": {}},
+        "block",
+        {"WEIGHTS-NONE": "block"},
+    ),
+    Case(
+        "fp4-h200-marlin",
+        "vLLM unpacks it",
+        {"dtype": "nvfp4"},
+        "warn",
+        {"WEIGHTS-ONLY": "warn"},
+    ),
     Case(
         "fp8-deepseek-a100",
         "DeepSeek's own FP8 kernels do not compile there",
         {"gpus": [A100], "dtype": "fp8", "family": "DeepSeek"},
         "block",
-        {"KB-18": "block", "ARCH-FP8-WEIGHTS": "warn"},
+        {"WEIGHTS-NONE": "block"},
+    ),
+    Case(
+        "fp8-deepseek-v3-a100",
+        "those of V3 and R1 vLLM replaces by Marlin from 0.9 on",
+        {"gpus": [A100], "dtype": "fp8", "family": "deepseek-v3"},
+        "warn",
+        {"WEIGHTS-ONLY": "warn"},
     ),
     Case(
         "fp16-deepseek",
@@ -1216,17 +1380,17 @@ CASES = [
     Case(
         "overridden-block",
         "and turns a block into a recorded override",
-        {"gpus": [V100], "cuda_build": "12.6", **OLD_VLLM},
+        {"gpus": [P100], "cuda_build": "12.6", **OLD_VLLM},
         "warn",
-        {"ENG-VLLM-CC": "warn"},
+        {"ENG-FLOOR": "warn"},
         measurements=(Measurement(kind="kernel", passed=True, evidence="ran"),),
     ),
     Case(
         "unrelated-proof",
         "an import proves nothing about a GPU's capability",
-        {"gpus": [V100], "cuda_build": "12.6", **OLD_VLLM},
+        {"gpus": [P100], "cuda_build": "12.6", **OLD_VLLM},
         "block",
-        {"ENG-VLLM-CC": "block"},
+        {"ENG-FLOOR": "block"},
         measurements=(Measurement(kind="import", passed=True, evidence="imported"),),
     ),
     # more hosts of today

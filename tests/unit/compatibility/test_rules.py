@@ -30,7 +30,7 @@ def test_rule_files_are_sorted_and_of_one_precedence(repository: Path, name: str
 
 def test_every_data_file_is_read(repository: Path) -> None:
     tables = {name for _, names in fact_tables.FILES.values() for name in names}
-    assert {file.name for file in (repository / DATA).iterdir()} == {*tables, "contract.toml"}
+    assert {file.name for file in (repository / DATA).iterdir()} == {*RULE_FILES, *tables, "contract.toml"}
 
 
 def test_every_row_is_dated_and_sourced() -> None:

@@ -125,7 +125,10 @@ facts = st.fixed_dictionaries(
         "gpus_wanted": st.none() | st.integers(0, 99),
         "container_gpus": st.none() | st.lists(st.sampled_from(["cdi", "nvidia-runtime"])),
         "family": st.sampled_from([None, "deepseek", ""]),
-        "dtype": st.sampled_from([None, "float16", "fp8", "nvfp4", "bf16", ""]),
+        "dtype": st.sampled_from(
+            [None, "float16", "fp8", "nvfp4", "mxfp4", "awq", "fp4", "bf16", "q4_k_m", ""]
+        ),
+        "weights_bytes": st.none() | st.integers(0, 2**63 - 1),
         "forward_compat": st.none() | st.booleans(),
     },
 )

@@ -115,7 +115,7 @@ EXPECTED: list[tuple[str, dict[str, Any], list[str]]] = [
         ["dtype float16 -> bfloat16: pass"],
     ),
     (
-        "bfloat16 for DeepSeek on a V100, which can do neither: no change short of another GPU",
+        "bfloat16 for DeepSeek on a V100, which can do neither in torch: an engine that computes in float32",
         {
             "gpus": [V100],
             "engine": "transformers",
@@ -125,7 +125,11 @@ EXPECTED: list[tuple[str, dict[str, Any], list[str]]] = [
             "family": "deepseek-v2",
             "dtype": "bfloat16",
         },
-        ["engine transformers -> llama.cpp on the CPU: pass"],
+        [
+            "engine transformers -> ollama 0.24.0: pass",
+            "engine transformers -> llama.cpp, built for CUDA 12.8: pass",
+            "engine transformers -> llama.cpp on the CPU: pass",
+        ],
     ),
     (
         "an RTX 5090 with torch 2.6 of CUDA 12.4 on R550 takes a newer torch and a newer driver together",
@@ -171,6 +175,76 @@ EXPECTED: list[tuple[str, dict[str, Any], list[str]]] = [
         ["cuda_build none -> 12.8: pass"],
     ),
     (
+        "a P100, for which vLLM has never held code: engines that hold some, on the GPU; no older vLLM",
+        {
+            **R535,
+            "gpus": [{"name": "Tesla P100-PCIE-16GB", "compute_capability": "6.0"}],
+            "engine_version": "0.7.3",
+            "packages": {"torch": "2.5.1"},
+            "cuda_build": "12.1",
+            "dtype": "float16",
+        },
+        [
+            "engine vllm -> transformers 5.24.0, torch 2.14.1+cu126: warn",
+            "engine vllm -> ollama 0.24.0: pass",
+            "engine vllm -> llama.cpp, built for CUDA 12.4: warn",
+        ],
+    ),
+    (
+        "AWQ weights leave vLLM for GGUF of about as many bits",
+        {
+            "gpus": [{"name": "Tesla P100-PCIE-16GB", "compute_capability": "6.0"}],
+            "engine_version": "0.7.3",
+            "packages": {},
+            "cuda_build": "12.1",
+            "dtype": "awq",
+        },
+        [
+            "engine vllm -> ollama 0.24.0, dtype awq -> q4_k_m: pass",
+            "engine vllm -> llama.cpp, built for CUDA 12.8, dtype awq -> q4_k_m: pass",
+            "engine vllm -> llama.cpp on the CPU, dtype awq -> q4_k_m: pass",
+        ],
+    ),
+    (
+        "FP8 on Turing in vLLM 0.11: 16 bits, another file of 8, or the release that unpacks it",
+        {
+            "gpus": [{"name": "Tesla T4", "compute_capability": "7.5"}],
+            "engine_version": "0.11.2",
+            "packages": {"torch": "2.9.0", "transformers": "4.57.0"},
+            "cuda_build": "12.8",
+            "dtype": "fp8",
+        },
+        [
+            "dtype fp8 -> float16: pass",
+            "dtype fp8 -> int8: pass",
+            "vllm 0.11.2 -> 0.16.0, torch 2.9.0 -> 2.9.1: warn",
+        ],
+    ),
+    (
+        "140 GB of bfloat16 on 80 GB: a file of 8 bits a weight fits, 16 bits do not",
+        {
+            "gpus": [
+                {"name": "NVIDIA A100-SXM4-80GB", "compute_capability": "8.0", "memory_bytes": 85899345920}
+            ],
+            "dtype": "bfloat16",
+            "weights_bytes": 140 * 10**9,
+        },
+        ["dtype bfloat16 -> fp8: warn"],
+    ),
+    (
+        "TensorRT-LLM for CUDA 12 on R510: no build for CUDA 11 exists",
+        {
+            "driver": "510.85.02",
+            "cuda_driver": "11.6",
+            "gpus": [{"name": "NVIDIA GeForce RTX 3090", "compute_capability": "8.6"}],
+            "engine": "tensorrt-llm",
+            "engine_version": "0.5.0",
+            "packages": {},
+            "cuda_build": "12.2",
+        },
+        ["driver 510.85.02 -> 525.60.13 or newer: warn"],
+    ),
+    (
         "FlashAttention on Turing: without it",
         {
             "gpus": [{"name": "Tesla T4", "compute_capability": "7.5"}],
@@ -207,6 +281,25 @@ def test_a_way_out_is_what_the_judge_lets_pass() -> None:
     (software, *_) = advise(survey_of(R535)).ways_out
     assert [change.what for change in software.changes] == ["vllm", "torch"]
     assert judge(survey_of(facts)).verdict == software.verdict
+
+
+def test_a_way_says_why_it_is_this_one() -> None:
+    whys = [way.why for way in advise(survey_of({**R535, "nvcc": None})).ways_out]
+    assert whys == [
+        "the nearest listed release with which this passes, built for CUDA 12.8",
+        "its user-mode driver runs newer CUDA on driver 535.154.05",
+        "it supports CUDA 13.0",
+    ]
+    (smaller, *_) = advise(
+        survey_of(
+            {
+                "gpus": [{"name": "NVIDIA L4", "compute_capability": "8.9", "memory_bytes": 24 * 10**9}],
+                "dtype": "bfloat16",
+                "weights_bytes": 28 * 10**9,
+            }
+        )
+    ).ways_out
+    assert smaller.why == "8 bits a weight instead of 16, 14 GB"
 
 
 def test_the_artifact_shows_the_ways() -> None:
