@@ -35,6 +35,10 @@ FILES: Mapping[str, tuple[str, Sequence[str]]] = {
     "gpus": ("gpu", ("gpus.toml",)),
     "capabilities": ("capability", ("capabilities.toml",)),
     "branches": ("branch", ("branches.toml",)),
+    "compat": ("compat", ("compat.toml",)),
+    "tegra": ("tegra", ("tegra.toml",)),
+    "faults": ("fault", ("faults.toml",)),
+    "nvswitch": ("nvswitch", ("nvswitch.toml",)),
     "releases": ("release", ("releases.toml",)),
     "newest": ("newest", ("releases.toml",)),
 }
@@ -49,10 +53,16 @@ _KEYS: Mapping[str, tuple[str, ...]] = {
     "gpus": ("word",),
     "capabilities": ("cc",),
     "branches": ("branch",),
+    "compat": ("cuda",),
+    "tegra": ("driver",),
+    "faults": ("pattern",),
+    "nvswitch": ("pattern",),
     "releases": ("package", "version"),
     "newest": ("package",),
 }
 _NUMBERED = {"branches": ("cuda",), "capabilities": ("min_cuda", "last_cuda")}
+_UNSORTED = ("faults", "gpus")
+"""Of these, the first row that matches counts."""
 _REPORT = re.compile(r"#\d+|https://|^run: ")
 """A source that shows a failure: an issue, a page, or our own run."""
 
@@ -139,7 +149,7 @@ def _sheet(table: str, rows: Sequence[Row]) -> Sheet:
     return [
         {
             **{name: _cell(name, value) for name, value in row.items()},
-            **({} if table == "gpus" else {"place": place}),
+            **({} if table in _UNSORTED else {"place": place}),
             **{f"{name}_number": _number(row.get(name)) for name in _NUMBERED.get(table, ())},
             **(_of_rule(row) if table == "rules" else {}),
             **({"torch_minor": _minor(row.get("torch"))} if table == "releases" else {}),

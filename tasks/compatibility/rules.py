@@ -22,7 +22,8 @@ PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
 
 PLACEHOLDERS = (
     VERSIONS
-    | {"container", "disagreement", "dtype", "engine", "family", "gpu.name", "host_fault"}
+    | {"container", "disagreement", "dtype", "engine", "family", "gpu.name", "host_fault", "host_warning"}
+    | {"compat_drivers", "driver_builds", "fabric_manager", "fault_fix", "fault_meaning", "gpu.mig", "gpu.profile"}
     | {
         "saw.cuda_build",
         "saw.cuda_driver",
@@ -31,6 +32,9 @@ PLACEHOLDERS = (
     }
 )
 """Fields that a message may name in braces."""
+
+UPGRADE = "driver>="
+"""Before a version, or `@` and a field with a CUDA: in braces, how to get such a driver."""
 
 
 class Row(Frozen):
@@ -65,7 +69,7 @@ class Rule(Row):
             for field, wanted in condition.items():
                 check(field, wanted)
         for name in PLACEHOLDER.findall(self.message + self.fix):
-            if name not in PLACEHOLDERS and not name.startswith("packages."):
+            if name not in PLACEHOLDERS and not name.startswith(("packages.", UPGRADE)):
                 raise ValueError(f"{self.id}: the message names {{{name}}}, which is not a field")
         kinds = Measurement.model_fields["kind"].annotation
         unknown = set(self.cleared_by) - set(getattr(kinds, "__args__", ()))
@@ -77,10 +81,11 @@ class Rule(Row):
 
 
 class EngineRow(Row):
-    """One engine and whether it serves without a GPU."""
+    """One engine, whether it serves without a GPU, and whether it brings its own CUDA build, outside Python packages."""
 
     name: str
     needs_gpu: bool
+    own_cuda: bool = False
     aliases: tuple[str, ...]
 
 
@@ -93,19 +98,57 @@ class GpuRow(Row):
 
 
 class CapabilityRow(Row):
-    """One compute capability and the CUDA versions that compile for it."""
+    """One compute capability, the CUDA versions that compile for it, and the last driver branch that drives it."""
 
     cc: str
     architecture: str
     min_cuda: str
     last_cuda: str | None = None
+    last_branch: int | None = None
 
 
 class BranchRow(Row):
-    """One driver branch and the newest CUDA it supports natively."""
+    """One driver branch and the newest CUDA it supports natively. `major_from` is its first driver that runs every build
+    of that CUDA's major version."""
 
     branch: int
     cuda: str
+    major_from: str | None = None
+
+
+class CompatRow(Row):
+    """One cuda-compat package, by its CUDA, and the driver branches on which NVIDIA lets it run."""
+
+    cuda: str
+    drivers: tuple[int, ...]
+
+
+class TegraRow(Row):
+    """Drivers of Tegra from `driver` on: their JetPack, the newest CUDA natively and with cuda-compat, the glibc of its
+    Ubuntu, and the GPUs that it supports."""
+
+    driver: str
+    jetpack: str
+    cuda: str
+    compat_cuda: str | None = None
+    glibc: str
+    capabilities: tuple[str, ...]
+
+
+class FaultRow(Row):
+    """What a fault of the driver means, and what to do about it on a host and in a container."""
+
+    pattern: str
+    meaning: str
+    fix: str
+    container_fix: str
+
+
+class NvswitchRow(Row):
+    """GPUs, by a pattern of their name, of which `gpus` on one board are connected by NVSwitch."""
+
+    pattern: str
+    gpus: int
 
 
 class ReleaseRow(Row):
@@ -136,6 +179,10 @@ class Tables(Frozen):
     gpus: tuple[GpuRow, ...]
     capabilities: tuple[CapabilityRow, ...]
     branches: tuple[BranchRow, ...]
+    compat: tuple[CompatRow, ...]
+    tegra: tuple[TegraRow, ...]
+    faults: tuple[FaultRow, ...]
+    nvswitch: tuple[NvswitchRow, ...]
     releases: tuple[ReleaseRow, ...]
     newest: tuple[NewestRow, ...]
 
@@ -145,6 +192,9 @@ class Tables(Frozen):
             "engines": [row.name for row in self.engines],
             "capabilities": [Version(row.cc) for row in self.capabilities],
             "branches": [row.branch for row in self.branches],
+            "compat": [Version(row.cuda) for row in self.compat],
+            "tegra": [Version(row.driver) for row in self.tegra],
+            "nvswitch": [row.pattern for row in self.nvswitch],
             "newest": [row.package for row in self.newest],
             "releases": [(row.package, Version(row.version)) for row in self.releases],
         }
@@ -171,6 +221,10 @@ def load_tables() -> Tables:
             gpus=tuple(GpuRow.model_validate(row) for row in rows["gpus"]),
             capabilities=tuple(CapabilityRow.model_validate(row) for row in rows["capabilities"]),
             branches=tuple(BranchRow.model_validate(row) for row in rows["branches"]),
+            compat=tuple(CompatRow.model_validate(row) for row in rows["compat"]),
+            tegra=tuple(TegraRow.model_validate(row) for row in rows["tegra"]),
+            faults=tuple(FaultRow.model_validate(row) for row in rows["faults"]),
+            nvswitch=tuple(NvswitchRow.model_validate(row) for row in rows["nvswitch"]),
             releases=tuple(ReleaseRow.model_validate(row) for row in rows["releases"]),
             newest=tuple(NewestRow.model_validate(row) for row in rows["newest"]),
         )
