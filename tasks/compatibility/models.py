@@ -90,10 +90,8 @@ class TegraReading(Frozen):
 
 
 class FabricReading(Frozen):
-    """NVIDIA's fabric manager on a host with NVSwitch: `nvswitch` is whether there is one, `running` is None if that
-    cannot be seen from here."""
+    """NVIDIA's fabric manager; `running` is None if that cannot be seen from here, or if there is no NVSwitch."""
 
-    nvswitch: bool = False
     running: bool | None = None
     version: VersionText | None = None
 

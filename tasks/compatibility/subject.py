@@ -47,6 +47,7 @@ _PASSED_ON = (
 )
 _COMPAT_FOLDER = re.compile(r"/(cuda-)?compat(/|$)|/cuda-compat[^/]*/")
 """Where cuda-compat is installed: `/usr/local/cuda-12.8/compat`, and by conda `$PREFIX/cuda-compat`."""
+_LIBRARY = re.compile(r"/libcuda\.so\.([0-9]{3}(?:\.[0-9]{1,4}){1,2})$")
 _NO_CUDA = "no CUDA"
 _NO_COMPAT: Mapping[str, Value] = {"compat_fit": None, "compat_cuda": None, "compat_branch": None}
 _TEGRA_SERIES = frozenset({"driver", "driver_branch"})
@@ -201,6 +202,12 @@ def drivers_of(facts: Facts, tables: Tables) -> Drivers:
         tegra=drivers.is_tegra(facts, capabilities, tables),
         virtual=any(describe_device(gpu)["gpu.virtual"] is not None for gpu in facts.gpus),
     )
+
+
+def library_version(library: CudaLibraryReading) -> str | None:
+    """The driver's version in the name of its library, `libcuda.so.575.57.08`; WSL's and Tegra's have none."""
+    match = _LIBRARY.search(library.path)
+    return match[1] if match else None
 
 
 def is_forward_compat(library: CudaLibraryReading, driver: str | None, tables: Tables) -> bool:
