@@ -122,7 +122,7 @@ def survey_host(host: Host) -> Survey:
             known["cuda_library"] = version
     known |= _fabric(nvml, host.fabric())
     sightings = _of_the_driver(nvml, smi, kernel, library)
-    if system.container is None and nvml.available and _count(kernel):
+    if system.container is None and nvml.gpus and _count(kernel):
         seen = str(_count(kernel))
         sightings.append(Sighting(fact="gpu_count", source="kernel module", value=seen))
     sightings.append(Sighting(fact="nvcc", source="nvcc", value=nvcc))

@@ -124,13 +124,11 @@ class Drivers:
         return f"no JetPack for this board supports CUDA {cuda}: use packages or a container made for its JetPack"
 
     def jetpacks(self) -> list[TegraRow]:
-        """Releases of JetPack for every GPU of this host, by the driver's own numbers, oldest first."""
+        """The last release of JetPack with each CUDA, for every GPU of this host, oldest first."""
         own = {capability for capability in self.capabilities if capability}
         rows = [row for row in self.tables.tegra if own and own <= set(row.capabilities)]
-        first: dict[str, TegraRow] = {}
-        for row in rows:
-            first[row.jetpack] = row
-        return sorted(first.values(), key=lambda row: (Version(row.cuda), Version(row.driver)))
+        newest = {row.cuda: row for row in rows}
+        return sorted(newest.values(), key=lambda row: Version(row.cuda))
 
 
 def same_major(one: str, other: str) -> bool:

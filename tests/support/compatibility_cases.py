@@ -64,6 +64,7 @@ class Case:
     rules: dict[str, str] = field(default_factory=dict)
     sightings: tuple[Sighting, ...] = ()
     fault: str | None = None
+    warning: str | None = None
     measurements: tuple[Measurement, ...] = ()
 
 
@@ -443,7 +444,7 @@ CASES = [
     ),
     Case(
         "ollama-kepler",
-        "below 5.0 Ollama serves on the processor, silently",
+        "R470 is the last driver of a K80; and below 5.0 Ollama serves on the processor, silently",
         {
             "gpus": [gpu("Tesla K80", "3.7")],
             "engine": "ollama",
@@ -453,8 +454,8 @@ CASES = [
             "driver": "550.54.14",
             "cuda_driver": "12.4",
         },
-        "warn",
-        {"ENG-CC-LOW": "warn"},
+        "block",
+        {"DRV-ARCH-LAST": "block", "ENG-CC-LOW": "warn"},
     ),
     Case(
         "ollama-525",
