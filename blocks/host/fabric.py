@@ -1,4 +1,4 @@
-"""NVSwitch, and NVIDIA's fabric manager: the service without which CUDA does not start on GPUs that NVSwitch connects."""
+"""NVIDIA's fabric manager: the service without which CUDA does not start on GPUs that NVSwitch connects."""
 
 from __future__ import annotations
 
@@ -25,7 +25,9 @@ def read_fabric(root: Path = Path("/")) -> FabricReading:
     A container has processes of its own: there, a fabric manager that is not seen may still run on the host.
     """
     running = any(text_of(comm).strip() == _COMM for comm in root.glob("proc/[0-9]*/comm"))
-    switches = any(root.glob("dev/nvidia-nvswitch[0-9]*")) or any(root.glob("proc/driver/nvidia-nvswitch/devices/*"))
+    switches = any(root.glob("dev/nvidia-nvswitch[0-9]*")) or any(
+        root.glob("proc/driver/nvidia-nvswitch/devices/*")
+    )
     if running:
         return FabricReading(running=True, version=_version())
     sees_host = text_of(root / "proc/1/comm").strip() in ("init", "systemd")

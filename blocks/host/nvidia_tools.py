@@ -136,4 +136,8 @@ def _complaint(done: Finished) -> str:
     """The first line that is not part of the table: from driver 525 on, a second one follows with versions."""
     lines = [line.strip() for line in (done.stdout + "\n" + done.stderr).splitlines()]
     said = [line for line in lines if line and not line.startswith(("|", "+")) and not _DATE.match(line)]
-    return said[0].partition(". ")[0].removesuffix(".")[:200] if said else f"exited with {done.code} and printed nothing"
+    return (
+        said[0].partition(". ")[0].removesuffix(".")[:200]
+        if said
+        else f"exited with {done.code} and printed nothing"
+    )

@@ -215,7 +215,10 @@ def _licensed(handle: Any) -> bool | None:
     features = _if_offered(lambda: pynvml.nvmlDeviceGetGridLicensableFeatures(handle))
     if features is None or not features.isGridLicenseSupported:
         return None
-    return any(feature.featureState for feature in features.gridLicensableFeatures[: features.licensableFeaturesCount])
+    return any(
+        feature.featureState
+        for feature in features.gridLicensableFeatures[: features.licensableFeaturesCount]
+    )
 
 
 def _fabric(index: int) -> bool | None:
@@ -229,7 +232,7 @@ def _fabric(index: int) -> bool | None:
     state = _if_offered(ask)
     if state in (None, pynvml.NVML_GPU_FABRIC_STATE_NOT_SUPPORTED):
         return None
-    return state == pynvml.NVML_GPU_FABRIC_STATE_COMPLETED
+    return bool(state == pynvml.NVML_GPU_FABRIC_STATE_COMPLETED)
 
 
 _SLOWDOWNS = {

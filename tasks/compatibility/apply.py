@@ -90,9 +90,10 @@ class TableContract(Protocol):
 def survey_host(host: Host) -> Survey:
     """Facts of `host`, and for those with two sources, the sighting of each.
 
-    The kernel driver is named by NVML, else by the kernel module, else by nvidia-smi, on a Jetson also by L4T. The facts
-    say so if there is no GPU, driver or toolkit; a source that cannot be understood leaves its fact unknown. If the
-    driver is installed but does not answer, `fault` says why, and the GPUs are those that the kernel module names.
+    The kernel driver is named by NVML, else by the kernel module, else by nvidia-smi, on a Jetson also by L4T. The
+    facts say so if there is no GPU, driver or toolkit; a source that cannot be understood leaves its fact unknown.
+    If the driver is installed but does not answer, `fault` says why, and the GPUs are those that the kernel module
+    names.
     The user-mode driver and Docker are asked only if there is a driver.
     """
     nvml, smi, kernel = host.nvml(), host.nvidia_smi(), host.kernel_driver()
@@ -136,7 +137,9 @@ def survey_host(host: Host) -> Survey:
     return Survey(facts=Facts(**known), sightings=tuple(sightings), fault=broken, warning=warning)
 
 
-def _fault(nvml: NvmlReading, smi: SmiReading | None, kernel: KernelReading, container: str | None) -> str | None:
+def _fault(
+    nvml: NvmlReading, smi: SmiReading | None, kernel: KernelReading, container: str | None
+) -> str | None:
     """Why a driver that is installed does not answer.
 
     In a container, a kernel module that lists GPUs of which NVML sees none is one that was not given them; and
@@ -150,7 +153,11 @@ def _fault(nvml: NvmlReading, smi: SmiReading | None, kernel: KernelReading, con
     if nvml.gpus or container is not None:
         return None
     count = _count(kernel)
-    listed = f"the kernel module lists {count} GPU{'' if count == 1 else 's'}, and NVML finds none" if count else None
+    listed = (
+        f"the kernel module lists {count} GPU{'' if count == 1 else 's'}, and NVML finds none"
+        if count
+        else None
+    )
     return f"{listed} ({said})" if said and listed else said or listed
 
 

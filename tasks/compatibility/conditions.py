@@ -95,8 +95,8 @@ class DriverAdvice(Protocol):
 class Subject:
     """What the conditions are about. A field that is not in `values` is not known.
 
-    `gpus` holds the fields of each GPU; None if the GPUs are not known. Likewise `packages`. No comparison holds for a
-    field in `own_series`: its numbers are not those that rules compare with.
+    `gpus` holds the fields of each GPU; None if the GPUs are not known. Likewise `packages`. No comparison holds for
+    a field in `own_series`: its numbers are not those that rules compare with. `drivers` gives advice for messages.
     """
 
     values: Mapping[str, Value]

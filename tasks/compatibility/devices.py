@@ -1,4 +1,4 @@
-"""What kind of device a GPU is: a part of one (MIG, vGPU), or one on a board that needs NVIDIA's fabric manager. Pure."""
+"""What kind of device a GPU is: a part of one (MIG, vGPU), or one on a board with NVSwitch. Pure."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ _OF_UNKNOWN_TYPE = "unknown type"
 
 
 def describe_device(gpu: Gpu) -> dict[str, Value]:
-    """The fields `gpu.mig`, `gpu.virtual` (a vGPU's series), `gpu.profile`, `gpu.licensed` and `gpu.driver_model`; None
-    where nothing says that the GPU is of that kind."""
+    """The fields `gpu.mig`, `gpu.virtual` (a vGPU's series), `gpu.profile`, `gpu.licensed` and `gpu.driver_model`;
+    None where nothing says that the GPU is of that kind."""
     match = _VGPU.search(gpu.name)
     return {
         "gpu.mig": None if gpu.mig is None else gpu.mig or (_NO_INSTANCE,),
@@ -31,12 +31,12 @@ def describe_device(gpu: Gpu) -> dict[str, Value]:
 
 
 def fabric(facts: Facts, tables: Tables) -> str | None:
-    """State of NVIDIA's fabric manager where NVSwitch connects the GPUs: `running`, `stopped`, `other version` than the
-    driver's, or `not known`; `perhaps` with fewer GPUs than a whole board, which may have no NVSwitch; None on hosts
-    without."""
-    boards = [
-        row.gpus for gpu in facts.gpus for row in tables.nvswitch if fnmatchcase(gpu.name, row.pattern)
-    ]
+    """State of NVIDIA's fabric manager where NVSwitch connects the GPUs; None on hosts without.
+
+    `running`, `stopped`, `other version` than the driver's, or `not known`; `perhaps` with fewer GPUs than a whole
+    board, which may have no NVSwitch.
+    """
+    boards = [row.gpus for gpu in facts.gpus for row in tables.nvswitch if fnmatchcase(gpu.name, row.pattern)]
     if facts.fabric_manager is not None:
         version = facts.fabric_manager_version
         if facts.fabric_manager == "running" and version and facts.driver:

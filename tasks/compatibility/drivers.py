@@ -52,8 +52,8 @@ def tegra_row(driver: str | None, tables: Tables) -> TegraRow | None:
 class Drivers:
     """What may be said about another driver for this host.
 
-    `capabilities` are those of its GPUs, as far as they are known. `last` is the newest branch that drives all of them,
-    None if current ones do.
+    `capabilities` are those of its GPUs, as far as they are known. `last` is the newest branch that drives all of
+    them, None if current ones do.
     """
 
     facts: Facts
@@ -95,7 +95,9 @@ class Drivers:
         """How to get a driver that supports this CUDA natively."""
         if self.tegra:
             return self._jetpack(cuda)
-        branch = next((row.branch for row in self.tables.branches if Version(row.cuda) >= Version(cuda)), None)
+        branch = next(
+            (row.branch for row in self.tables.branches if Version(row.cuda) >= Version(cuda)), None
+        )
         return self.upgrade(str(branch)) if branch else f"upgrade the driver to one of CUDA {cuda}"
 
     def builds(self) -> str:
@@ -140,8 +142,8 @@ def native_cuda(facts: Facts, tables: Tables, tegra: bool = False) -> str | None
     """The newest CUDA that the kernel driver supports without any compatibility layer.
 
     Taken from the driver's branch, because NVML and nvidia-smi report the CUDA of cuda-compat if that is on the
-    library path. A driver newer than the table supports at least what it reports itself. Tegra has a table of its own;
-    a driver of which it has no row supports what it reports.
+    library path. A driver newer than the table supports at least what it reports itself. Tegra has a table of its
+    own; a driver of which it has no row supports what it reports.
     """
     if facts.driver is None:
         return None
@@ -160,11 +162,13 @@ def native_cuda(facts: Facts, tables: Tables, tegra: bool = False) -> str | None
     return cuda
 
 
-def compat_fit(facts: Facts, native: str | None, offered: str | None, tables: Tables, tegra: bool) -> str | None:
+def compat_fit(
+    facts: Facts, native: str | None, offered: str | None, tables: Tables, tegra: bool
+) -> str | None:
     """How the loaded cuda-compat fits the kernel driver; None if that cannot be said.
 
-    `older`: no newer than the kernel driver's own library, `listed` and `unlisted`: newer, and NVIDIA lists the driver's
-    branch for it or not, `no-row`: newer, and not in the table. The driver's very own library is `same`.
+    `older`: not newer than the kernel driver's own library; `same`: the driver's very own. If newer: `listed` or
+    `unlisted`, as NVIDIA lists the driver's branch for it or not, or `no-row` without a row in the table.
     """
     if facts.driver is None:
         return None
@@ -184,7 +188,9 @@ def compat_fit(facts: Facts, native: str | None, offered: str | None, tables: Ta
     row = compat_row(offered, tables)
     if row is None:
         return "no-row"
-    return "listed" if Version(facts.driver).major in (*row.drivers, branch_of(offered, tables)) else "unlisted"
+    return (
+        "listed" if Version(facts.driver).major in (*row.drivers, branch_of(offered, tables)) else "unlisted"
+    )
 
 
 def compat_row(cuda: str | None, tables: Tables | None = None) -> CompatRow | None:
@@ -197,4 +203,6 @@ def branch_of(cuda: str | None, tables: Tables) -> int | None:
     """The driver branch whose library cuda-compat of that CUDA is."""
     if cuda is None:
         return None
-    return next((row.branch for row in tables.branches if Version(row.cuda) == Version(major_minor(cuda))), None)
+    return next(
+        (row.branch for row in tables.branches if Version(row.cuda) == Version(major_minor(cuda))), None
+    )

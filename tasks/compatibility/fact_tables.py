@@ -60,7 +60,12 @@ _KEYS: Mapping[str, tuple[str, ...]] = {
     "releases": ("package", "version"),
     "newest": ("package",),
 }
-_NUMBERED = {"branches": ("cuda",), "capabilities": ("min_cuda", "last_cuda")}
+_NUMBERED = {
+    "branches": ("cuda",),
+    "capabilities": ("min_cuda", "last_cuda"),
+    "compat": ("cuda",),
+    "tegra": ("cuda", "compat_cuda"),
+}
 _UNSORTED = ("faults", "gpus")
 """Of these, the first row that matches counts."""
 _REPORT = re.compile(r"#\d+|https://|^run: ")
@@ -126,6 +131,7 @@ def parameters(tables: RawTables, today: date) -> dict[str, Any]:
         "today": datetime.combine(today, time.min),
         "rule_ids": _column(tables, "rules", "id"),
         "capabilities": _column(tables, "capabilities", "cc"),
+        "branch_cudas": _column(tables, "branches", "cuda"),
         "listed": [*_column(tables, "engines", "name"), "torch"],
         "torch_minors": [
             _minor(row.get("version")) for row in tables["releases"] if row.get("package") == "torch"

@@ -62,8 +62,8 @@ class NvmlReading(Frozen):
 
 
 class SmiReading(Frozen):
-    """What the program nvidia-smi prints. `gpus` is the number of GPUs that it lists, `warning` a line about a GPU that
-    works nevertheless."""
+    """What the program nvidia-smi prints. `gpus` is the number of GPUs that it lists, `warning` a line about a GPU
+    that works nevertheless."""
 
     driver: VersionText | None = None
     cuda_driver: VersionText | None = None

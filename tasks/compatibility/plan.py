@@ -266,7 +266,9 @@ def fill(template: str, subject: Subject, gpu: Mapping[str, Value] | None) -> st
         if not wanted.startswith("@"):
             return subject.drivers.upgrade(wanted) if subject.drivers else f"driver {wanted}"
         cuda = value_of(wanted[1:])
-        return subject.drivers.upgrade_to_cuda(str(cuda)) if subject.drivers and cuda else "upgrade the driver"
+        return (
+            subject.drivers.upgrade_to_cuda(str(cuda)) if subject.drivers and cuda else "upgrade the driver"
+        )
 
     def text(name: str) -> str:
         if name.startswith(UPGRADE):

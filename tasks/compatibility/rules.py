@@ -23,7 +23,15 @@ PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
 PLACEHOLDERS = (
     VERSIONS
     | {"container", "disagreement", "dtype", "engine", "family", "gpu.name", "host_fault", "host_warning"}
-    | {"compat_drivers", "driver_builds", "fabric_manager", "fault_fix", "fault_meaning", "gpu.mig", "gpu.profile"}
+    | {
+        "compat_drivers",
+        "driver_builds",
+        "fabric_manager",
+        "fault_fix",
+        "fault_meaning",
+        "gpu.mig",
+        "gpu.profile",
+    }
     | {
         "saw.cuda_build",
         "saw.cuda_driver",
@@ -81,7 +89,7 @@ class Rule(Row):
 
 
 class EngineRow(Row):
-    """One engine, whether it serves without a GPU, and whether it brings its own CUDA build, outside Python packages."""
+    """One engine, whether it serves without a GPU, and whether it brings a CUDA build that no Python package shows."""
 
     name: str
     needs_gpu: bool
@@ -108,8 +116,8 @@ class CapabilityRow(Row):
 
 
 class BranchRow(Row):
-    """One driver branch and the newest CUDA it supports natively. `major_from` is its first driver that runs every build
-    of that CUDA's major version."""
+    """One driver branch and the newest CUDA it supports natively. `major_from` is its first driver that runs every
+    build of that CUDA's major version."""
 
     branch: int
     cuda: str
@@ -124,8 +132,8 @@ class CompatRow(Row):
 
 
 class TegraRow(Row):
-    """Drivers of Tegra from `driver` on: their JetPack, the newest CUDA natively and with cuda-compat, the glibc of its
-    Ubuntu, and the GPUs that it supports."""
+    """Drivers of Tegra from `driver` on: their JetPack, the newest CUDA natively and with cuda-compat, the glibc of
+    its Ubuntu, and the GPUs that it supports."""
 
     driver: str
     jetpack: str

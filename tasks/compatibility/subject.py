@@ -106,7 +106,12 @@ def _host(survey: Survey, tables: Tables) -> dict[str, Value]:
         row = fault_row(survey.fault, tables)
         found["fault_meaning"] = row.meaning
         found["fault_fix"] = row.container_fix if survey.facts.container else row.fix
-    return {"disagreement": tuple(differing), "host_fault": survey.fault, "host_warning": survey.warning, **found}
+    return {
+        "disagreement": tuple(differing),
+        "host_fault": survey.fault,
+        "host_warning": survey.warning,
+        **found,
+    }
 
 
 def _driver(own: Drivers, values: Mapping[str, Value]) -> dict[str, Value]:
@@ -283,7 +288,7 @@ def _describe_gpu(gpu: Gpu, tables: Tables) -> dict[str, Value]:
         values["gpu.compute_capability"] = capability
         values["gpu.min_cuda"], values["gpu.last_cuda"] = _cuda_range(capability, tables)
         last = next((row.last_branch for row in tables.capabilities if row.cc == capability), None)
-        values["gpu.last_branch"] = last and str(last)
+        values["gpu.last_branch"] = str(last) if last else None
     return values
 
 

@@ -188,8 +188,8 @@ class _Candidates:
         return _by_side(moves)
 
     def _drivers(self) -> Iterator[Move]:
-        """Other drivers: the first version of each branch, and those at which a rule begins or ceases to apply, as far as
-        the GPUs are driven; a Jetson has another JetPack instead."""
+        """Other drivers: the first version of each branch, and those at which a rule begins or ceases to apply, as
+        far as the GPUs are driven; a Jetson has another JetPack instead."""
         if not self.facts.gpus:
             return
         own = drivers_of(self.facts, self.tables)
@@ -232,7 +232,9 @@ class _Candidates:
             return
         if facts.forward_compat:
             native = native_cuda(facts, self.tables)
-            yield Move("cuda-compat", _PIN, (self._without_compat(),), {"cuda_driver": native, **_OWN_LIBRARY})
+            yield Move(
+                "cuda-compat", _PIN, (self._without_compat(),), {"cuda_driver": native, **_OWN_LIBRARY}
+            )
         build = major_minor(facts.cuda_build) if facts.cuda_build else None
         row = next((row for row in self.tables.compat if build and Version(row.cuda) >= Version(build)), None)
         if row is not None and not is_wsl(facts):

@@ -105,15 +105,29 @@ COLUMNS = (None, "table_columns_to_match_set")
         pytest.param("branches", row("branches", branch="418"), {("branch", "be_of_type"), ("branch", "be_between")}, id="branch as text"),
         pytest.param("branches", row("branches", cuda="10"), {("cuda", "match_regex")}, id="CUDA version"),
         pytest.param("branches", row("branches", 1, cuda="9.0"), {("cuda_number", "be_increasing")}, id="CUDA falls"),
-        pytest.param("capabilities", row("capabilities", cc=5.0), {("cc", "be_of_type")}, id="version as number"),
+        pytest.param("capabilities", row("capabilities", cc=2.0), {("cc", "be_of_type")}, id="version as number"),
         pytest.param(
-            "capabilities", row("capabilities", last_cuda="6.0"),
+            "capabilities", row("capabilities", last_cuda="2.0"),
             {("last_cuda_number, min_cuda_number", "column_pair_values_a_to_be_greater_than_b")}, id="last before first",
         ),
         pytest.param("gpus", row("gpus", 5, cc="8.4"), {("cc", "be_in_set")}, id="unlisted capability"),
         pytest.param("gpus", row("gpus", 5, word="A30"), {("word", "be_unique")}, id="word twice"),
         pytest.param("gpus", row("gpus", forward_compat="maybe"), {("forward_compat", "be_in_set")}, id="forward"),
         pytest.param("engines", row("engines", needs_gpu="no"), {("needs_gpu", "be_of_type")}, id="text for a flag"),
+        pytest.param("capabilities", row("capabilities", last_branch=58), {("last_branch", "be_between")}, id="last branch"),
+        pytest.param("branches", row("branches", 2, major_from="new"), {("major_from", "match_regex")}, id="first driver"),
+        pytest.param("compat", row("compat", 3, cuda="12.3.1"), {("cuda", "be_in_set")}, id="compat of no branch"),
+        pytest.param("compat", row("compat", drivers=["R470"]), {("drivers", "match_regex")}, id="compat driver"),
+        pytest.param("tegra", row("tegra", cuda="10"), {("cuda", "match_regex")}, id="CUDA of a JetPack"),
+        pytest.param("tegra", row("tegra", capabilities=[]), {("capabilities", "match_regex")}, id="no board"),
+        pytest.param("tegra", row("tegra", glibc="27"), {("glibc", "match_regex")}, id="glibc of a JetPack"),
+        pytest.param(
+            "tegra", row("tegra", 3, compat_cuda="11.4"),
+            {("compat_cuda_number, cuda_number", "column_pair_values_a_to_be_greater_than_b")}, id="compat adds nothing",
+        ),
+        pytest.param("faults", row("faults", pattern="*Unknown*"), {("pattern", "match_regex")}, id="capitals"),
+        pytest.param("faults", row("faults", fix="reboot"), {("fix", "column_value_lengths_to_be_between")}, id="short fix"),
+        pytest.param("nvswitch", row("nvswitch", gpus=1), {("gpus", "be_between")}, id="board of one"),
         pytest.param("releases", row("releases", version="latest"), {("version", "match_regex")}, id="no version"),
         pytest.param("releases", row("releases", package="olama"), {("package", "be_in_set")}, id="no engine"),
         pytest.param("releases", row("releases", 1, torch="2.99.0"), {("torch_minor", "be_in_set")}, id="no torch"),
@@ -271,7 +285,7 @@ def test_the_command_for_people(
     assert slipway("compat", "tables") == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split() == ["table", "rows", "expectations", "breaches", "last", "checked"]
-    assert len(lines) == 2 + 9 + 2
+    assert len(lines) == 2 + 13 + 2
     assert lines[-2].endswith("expectations: all hold")
     assert lines[-1] == f"page  {validations[0] / 'index.html'}"
     assert slipway("compat", "tables", "--docs", str(tmp_path / "docs.html")) == 0

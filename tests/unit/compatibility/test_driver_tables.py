@@ -53,7 +53,18 @@ TEGRA = {
 }
 """A driver of the row, its JetPack, and the CUDA that nvidia-smi or NVIDIA's release notes name."""
 
-LAST = {"2.0": 390, "2.1": 390, "3.0": 470, "3.5": 470, "3.7": 470, "5.0": 580, "5.2": 580, "6.0": 580, "6.1": 580, "7.0": 580}
+LAST = {
+    "2.0": 390,
+    "2.1": 390,
+    "3.0": 470,
+    "3.5": 470,
+    "3.7": 470,
+    "5.0": 580,
+    "5.2": 580,
+    "6.0": 580,
+    "6.1": 580,
+    "7.0": 580,
+}
 
 FAULTS = {
     "Driver/library version mismatch": "reload the kernel modules",
@@ -83,7 +94,16 @@ def rules(known: Facts, tables: Tables = FULL, fault: str | None = None) -> dict
 
 def loaded(cuda: str, driver: str) -> Facts:
     gpus = [{"name": "NVIDIA A100-SXM4-80GB", "compute_capability": "8.0"}]
-    return facts(**{**TRANSFORMERS, "driver": driver, "cuda_driver": cuda, "gpus": gpus, "cuda_build": cuda, "forward_compat": True})
+    return facts(
+        **{
+            **TRANSFORMERS,
+            "driver": driver,
+            "cuda_driver": cuda,
+            "gpus": gpus,
+            "cuda_build": cuda,
+            "forward_compat": True,
+        }
+    )
 
 
 def test_each_cuda_compat_has_its_drivers() -> None:
@@ -140,7 +160,8 @@ def test_each_fault_has_its_way_out(row: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("container", "said"), [(None, "dmesg for NVRM and Xid"), ("docker", "a container loses its GPUs when systemd reloads")]
+    ("container", "said"),
+    [(None, "dmesg for NVRM and Xid"), ("docker", "a container loses its GPUs when systemd reloads")],
 )
 def test_a_container_has_another_way_out(container: str | None, said: str) -> None:
     known = facts(container=container)
@@ -149,7 +170,13 @@ def test_a_container_has_another_way_out(container: str | None, said: str) -> No
 
 @pytest.mark.parametrize("row", range(len(FULL.nvswitch)), ids=lambda row: FULL.nvswitch[row].pattern)
 def test_each_kind_of_board_is_needed(row: int) -> None:
-    names = ["NVIDIA A100-SXM4-40GB", "NVIDIA A800-SXM4-80GB", "NVIDIA B200", "NVIDIA B300 SXM6 AC", "NVIDIA H100 80GB HBM3"]
+    names = [
+        "NVIDIA A100-SXM4-40GB",
+        "NVIDIA A800-SXM4-80GB",
+        "NVIDIA B200",
+        "NVIDIA B300 SXM6 AC",
+        "NVIDIA H100 80GB HBM3",
+    ]
     names += ["NVIDIA H20", "NVIDIA H200", "NVIDIA H800", "Tesla V100-SXM3-32GB"]
     board = facts(gpus=[{"name": names[row], "compute_capability": "9.0"}] * 8)
     assert "FABRIC-NOT-KNOWN" in rules(board)
@@ -167,7 +194,11 @@ ORIN = {"name": "Orin (nvgpu)", "compute_capability": "8.7"}
     [
         ({**R550}, "DRV-FLOOR-13", "upgrade the driver to 580 or newer, or"),
         ({**R550, "gpus": [V100]}, "DRV-FLOOR-13", "upgrade the driver to 580 or newer, R580 at most, or"),
-        ({"driver": "470.1", "gpus": [K80]}, "DRV-FLOOR-13", "driver 580 does not drive Tesla K80 (R470 is the last"),
+        (
+            {"driver": "470.1", "gpus": [K80]},
+            "DRV-FLOOR-13",
+            "driver 580 does not drive Tesla K80 (R470 is the last",
+        ),
         ({"driver": "510.1", "cuda_build": "12.4"}, "DRV-FLOOR-12", "built for CUDA 11.8 or older"),
         ({"driver": "440.1", "cuda_build": "11.8"}, "DRV-FLOOR-11", "built for CUDA 10.2 or older"),
         ({"driver": "525.60.13"}, "DRV-FLOOR-13", "built for CUDA 12.9 or older"),
@@ -182,7 +213,11 @@ ORIN = {"name": "Orin (nvgpu)", "compute_capability": "8.7"}
             "DRV-FLOOR-13",
             "have the hypervisor's vGPU manager and the guest driver upgraded to 580 or newer",
         ),
-        ({"driver": "35.3.1", "gpus": [XAVIER]}, "TEGRA-MAJOR", "no JetPack for this board supports CUDA 13.0"),
+        (
+            {"driver": "35.3.1", "gpus": [XAVIER]},
+            "TEGRA-MAJOR",
+            "no JetPack for this board supports CUDA 13.0",
+        ),
         ({"driver": "540.4.0", "gpus": [ORIN]}, "TEGRA-MAJOR", "upgrade to JetPack 7.2 (CUDA 13.2)"),
     ],
 )
@@ -195,7 +230,7 @@ def test_advice_on_drivers_is_bounded(known: dict[str, Any], rule: str, advice: 
     [
         (
             {"driver": "35.3.1", "gpus": [ORIN], "engine": "llama.cpp", "packages": {}, "cuda_build": "12.6"},
-            ["JetPack 5.0.2 to 5.1 -> 6.2.2"],
+            ["JetPack 5.0.2 to 5.1 -> 6.0"],
         ),
         (
             {"cuda_driver": "12.8", "forward_compat": True},

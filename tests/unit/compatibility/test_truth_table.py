@@ -12,7 +12,6 @@ from tasks.compatibility.plan import judge
 from tasks.compatibility.rules import Rule, Tables, load_tables
 from tasks.core.facts import Facts
 
-
 CASES = [*OTHER_CASES, *DRIVER_CASES]
 
 
