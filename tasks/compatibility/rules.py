@@ -89,7 +89,7 @@ class Rule(Row):
 
 
 class EngineRow(Row):
-    """One engine, whether it serves without a GPU, and whether it brings a CUDA build that no Python package shows."""
+    """One engine, whether it serves without a GPU, and whether it brings its own CUDA build, in no Python package."""
 
     name: str
     needs_gpu: bool

@@ -226,7 +226,7 @@ class _Candidates:
         return Change(what="cuda-compat", current=self.facts.cuda_driver, wanted="off the library path")
 
     def _forward_compatibility(self) -> Iterator[Move]:
-        """The driver's own library instead of cuda-compat; or the first cuda-compat that offers the packages' CUDA."""
+        """The driver's own library instead of cuda-compat; or the first cuda-compat with the packages' CUDA."""
         facts = self.facts
         if not facts.gpus or facts.driver is None:
             return

@@ -74,9 +74,9 @@ _LARGEST = 2**63 - 1
 class Gpu(Frozen):
     """One GPU as NVML names it.
 
-    `mig` are the profiles of its MIG instances, empty without one; None if MIG is off. Then `memory_bytes` is that of the
-    largest instance: a process uses one. `virtual` is how a virtual machine got it, `licensed` whether its vGPU has a
-    licence, `driver_model` how Windows drives it.
+    `mig` are the profiles of its MIG instances, empty without one; None if MIG is off. With MIG, `memory_bytes` is
+    that of the largest instance: a process uses one. `virtual` is how a virtual machine got it, `licensed` whether
+    its vGPU has a licence, `driver_model` how Windows drives it.
     """
 
     name: str
@@ -216,5 +216,4 @@ def _explain(error: ValidationError, source: str) -> WrongUseError:
     message = (
         first["msg"].removeprefix("Value error, ").replace("tuple", "list").replace("dictionary", "object")
     )
-    shown = repr(first["input"])
-    return WrongUseError(f"{source}: {path}: {message}", fix=f"got {shown[:80]}")
+    return WrongUseError(f"{source}: {path}: {message} (got {repr(first['input'])[:80]})")
