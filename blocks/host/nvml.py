@@ -175,6 +175,7 @@ def _read_gpu(index: int) -> Gpu:
         mig=None if instances is None else tuple(profile for profile, _ in instances),
         virtual=_VIRTUAL.get(_if_offered(lambda: pynvml.nvmlDeviceGetVirtualizationMode(handle))),
         licensed=_licensed(handle),
+        driver_model=_DRIVER_MODELS.get(_if_offered(lambda: pynvml.nvmlDeviceGetCurrentDriverModel(handle))),
     )
 
 
@@ -182,6 +183,12 @@ _VIRTUAL: Mapping[int | None, Literal["passthrough", "vgpu"]] = {
     pynvml.NVML_GPU_VIRTUALIZATION_MODE_PASSTHROUGH: "passthrough",
     pynvml.NVML_GPU_VIRTUALIZATION_MODE_VGPU: "vgpu",
 }
+_DRIVER_MODELS: Mapping[int | None, Literal["MCDM", "TCC", "WDDM"]] = {
+    pynvml.NVML_DRIVER_WDDM: "WDDM",
+    pynvml.NVML_DRIVER_WDM: "TCC",
+    pynvml.NVML_DRIVER_MCDM: "MCDM",
+}
+"""Of Windows, as WSL sees it; Linux has none."""
 _PROFILE = re.compile(r"\bMIG (\S+)$")
 
 

@@ -33,8 +33,8 @@ def describe_device(gpu: Gpu) -> dict[str, Value]:
 def fabric(facts: Facts, tables: Tables) -> str | None:
     """State of NVIDIA's fabric manager where NVSwitch connects the GPUs; None on hosts without.
 
-    `running`, `stopped`, `other version` than the driver's, or `not known`; `perhaps` with fewer GPUs than a whole
-    board, which may have no NVSwitch.
+    `running`, `stopped`, `other version` than the driver's, or `not known`; `perhaps` with so few GPUs that the board
+    may have no NVSwitch.
     """
     boards = [row.gpus for gpu in facts.gpus for row in tables.nvswitch if fnmatchcase(gpu.name, row.pattern)]
     if facts.fabric_manager is not None:

@@ -153,7 +153,7 @@ class FaultRow(Row):
 
 
 class NvswitchRow(Row):
-    """GPUs, by a pattern of their name, of which `gpus` on one board are connected by NVSwitch."""
+    """GPUs, by a pattern of their name, and how many of them on one host tell that NVSwitch connects them."""
 
     pattern: str
     gpus: int

@@ -340,7 +340,7 @@ DRIVER_CASES = [
         "instances have no NVLink and no IPC",
         {"gpus": [{**H200, "mig": ["3g.71gb"]}] * 2, "gpus_wanted": 2},
         "warn",
-        {"FABRIC-PERHAPS": "info", "MIG-SEVERAL": "warn", "MIG-SLICE": "info"},
+        {"FABRIC-NOT-KNOWN": "warn", "MIG-SEVERAL": "warn", "MIG-SLICE": "info"},
     ),
     Case(
         "mig-empty",
@@ -419,9 +419,16 @@ DRIVER_CASES = [
         {"FABRIC-VERSION": "block"},
     ),
     Case(
+        "hgx-part",
+        "a part of a board that always has one",
+        {"gpus": board("NVIDIA H200", 2)},
+        "warn",
+        FABRIC_WARN,
+    ),
+    Case(
         "hgx-half",
         "four of them may have no NVSwitch",
-        {"gpus": board("NVIDIA H200", 4)},
+        {"gpus": board("NVIDIA H100 80GB HBM3", 4)},
         "pass",
         {"FABRIC-PERHAPS": "info"},
     ),

@@ -181,6 +181,11 @@ def test_a_mig_instance_is_not_the_whole_gpu(monkeypatch: pytest.MonkeyPatch) ->
     assert (gpu.name, gpu.mig, gpu.memory_bytes) == ("NVIDIA H200", ("1g.18gb", "2g.35gb"), 35)
 
 
+def test_the_driver_model_of_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    answering(monkeypatch, nvmlDeviceGetCurrentDriverModel=pynvml.NVML_DRIVER_WDM)
+    assert read_nvml().gpus[0].driver_model == "TCC"
+
+
 def test_mig_without_an_instance(monkeypatch: pytest.MonkeyPatch) -> None:
     answering(monkeypatch, nvmlDeviceGetMigMode=[1, 1], nvmlDeviceGetMaxMigDeviceCount=0)
     assert read_nvml().gpus[0].mig == ()
