@@ -46,8 +46,9 @@ def read_nvidia_smi() -> SmiReading | None:
 def parse_nvidia_smi(banner: Finished, listing: Finished) -> SmiReading:
     """Read the banner and the list of GPUs. The banner's labels are Driver Version and CUDA Version; from driver
     610 on, KMD Version and CUDA UMD Version."""
-    failed = next(((_complaint(done), done.code) for done in (banner, listing) if done.code != 0), None)
-    line, works = (f"nvidia-smi: {failed[0]}", failed[1] == _CODE_INFOROM) if failed else (None, False)
+    failed = next((done for done in (banner, listing) if done.code != 0), None)
+    line = f"nvidia-smi: {_complaint(failed)}" if failed else None
+    works = failed is not None and failed.code == _CODE_INFOROM and "infoROM" in str(line)
     return SmiReading(
         driver=_first(_DRIVER, banner.stdout),
         cuda_driver=_first(_CUDA, banner.stdout),

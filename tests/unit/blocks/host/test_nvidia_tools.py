@@ -117,6 +117,7 @@ def test_the_table_before_a_warning_is_no_complaint() -> None:
     assert parse_nvidia_smi(
         done(table + "Unable to determine the device handle", 255), done("", 255)
     ).fault == ("nvidia-smi: Unable to determine the device handle")
+    assert parse_nvidia_smi(done(table, 14), done("", 0)).warning is None
     assert (
         parse_nvidia_smi(done(table, 9), done("", 9)).fault == "nvidia-smi: exited with 9 and printed nothing"
     )
