@@ -167,14 +167,15 @@ def _read_gpu(index: int) -> Gpu:
     capability = _optional(lambda: pynvml.nvmlDeviceGetCudaComputeCapability(handle))
     whole = _optional(lambda: int(pynvml.nvmlDeviceGetMemoryInfo(handle).total))
     instances = _mig_instances(handle)
+    virtual = _VIRTUAL.get(_if_offered(lambda: pynvml.nvmlDeviceGetVirtualizationMode(handle)))
     return Gpu(
         name=pynvml.nvmlDeviceGetName(handle),
         compute_capability=f"{capability[0]}.{capability[1]}" if capability else None,
         memory_bytes=max((size for _, size in instances), default=None) if instances else whole,
         uuid=_optional(lambda: str(pynvml.nvmlDeviceGetUUID(handle))),
         mig=None if instances is None else tuple(profile for profile, _ in instances),
-        virtual=_VIRTUAL.get(_if_offered(lambda: pynvml.nvmlDeviceGetVirtualizationMode(handle))),
-        licensed=_licensed(handle),
+        virtual=virtual,
+        licensed=_licensed(handle) if virtual == "vgpu" else None,
         driver_model=_DRIVER_MODELS.get(_if_offered(lambda: pynvml.nvmlDeviceGetCurrentDriverModel(handle))),
     )
 
@@ -218,7 +219,7 @@ def _mig_instance(parent: Any, index: int) -> tuple[str, int]:
 
 
 def _licensed(handle: Any) -> bool | None:
-    """Whether a vGPU has its licence; None for other GPUs."""
+    """Whether a vGPU has its licence. Other GPUs have features to license too, and CUDA needs none of them."""
     features = _if_offered(lambda: pynvml.nvmlDeviceGetGridLicensableFeatures(handle))
     if features is None or not features.isGridLicenseSupported:
         return None

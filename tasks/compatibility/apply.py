@@ -184,8 +184,10 @@ def _is_jetson(system: SystemReading, library: CudaLibraryReading | None) -> boo
 
 
 def _fabric(nvml: NvmlReading, fabric: FabricReading) -> dict[str, Any]:
-    """What is known about NVIDIA's fabric manager: GPUs that have joined the fabric prove that it runs."""
-    running = nvml.fabric if nvml.fabric is not None else fabric.running
+    """What is known about NVIDIA's fabric manager: GPUs that have joined the fabric prove that it runs. One GPU alone
+    that has not may be passed through to a virtual machine, where it needs none."""
+    joined = nvml.fabric if nvml.fabric or len(nvml.gpus) > 1 else None
+    running = joined if joined is not None else fabric.running
     if running is None:
         return {}
     known: dict[str, Any] = {"fabric_manager": "running" if running else "stopped"}

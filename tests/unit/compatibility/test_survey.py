@@ -131,7 +131,14 @@ def test_a_gpu_that_nvml_misses_is_counted_by_the_kernel_module() -> None:
 def test_a_warning_of_nvidia_smi_is_not_a_fault() -> None:
     found = survey(nvml=NVML, nvidia_smi=SmiReading(driver="570.124.06", warning="infoROM is corrupted"))
     assert (found.fault, found.warning) == (None, "infoROM is corrupted")
+    assert ("warning", "infoROM is corrupted") in survey_rows(found)
     assert "HOST-WARNING" in {finding.rule for finding in judge(found).findings}
+
+
+def test_a_divided_gpu_is_shown_as_such() -> None:
+    divided = [GPU.model_copy(update={"mig": mig}) for mig in (("1g.18gb", "2g.35gb"), ())]
+    rows = dict(survey_rows(survey(nvml=NVML.model_copy(update={"gpus": divided}))))
+    assert rows["GPUs"] == "NVIDIA H200 (9.0), MIG 1g.18gb 2g.35gb, NVIDIA H200 (9.0), MIG without instance"
 
 
 JETSON = TegraReading(model="NVIDIA Jetson AGX Orin Developer Kit", chip="tegra234", l4t="35.3.1")
@@ -149,6 +156,11 @@ def test_a_jetson_without_nvml_has_its_gpu() -> None:
     assert [gpu["gpu.compute_capability"] for gpu in subject.gpus or ()] == ["8.7"]
 
 
+def test_one_gpu_outside_the_fabric_may_be_passed_through() -> None:
+    facts = survey(nvml=NVML.model_copy(update={"fabric": False})).facts
+    assert not facts.known("fabric_manager")
+
+
 @pytest.mark.parametrize(
     ("nvml", "here", "known"),
     [
@@ -162,7 +174,7 @@ def test_a_jetson_without_nvml_has_its_gpu() -> None:
 def test_gpus_that_joined_the_fabric_prove_that_its_manager_runs(
     nvml: bool | None, here: FabricReading, known: tuple[str | None, str | None]
 ) -> None:
-    facts = survey(nvml=NVML.model_copy(update={"fabric": nvml}), fabric=here).facts
+    facts = survey(nvml=NVML.model_copy(update={"fabric": nvml, "gpus": (GPU, GPU)}), fabric=here).facts
     assert (facts.fabric_manager, facts.fabric_manager_version) == known
     assert facts.known("fabric_manager") == (known[0] is not None)
 

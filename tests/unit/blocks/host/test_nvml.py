@@ -197,7 +197,8 @@ def test_mig_without_an_instance(monkeypatch: pytest.MonkeyPatch) -> None:
     ("mode", "features", "virtual", "licensed"),
     [
         (pynvml.NVML_GPU_VIRTUALIZATION_MODE_NONE, Features(0), None, None),
-        (pynvml.NVML_GPU_VIRTUALIZATION_MODE_PASSTHROUGH, Features(0), "passthrough", None),
+        (pynvml.NVML_GPU_VIRTUALIZATION_MODE_PASSTHROUGH, Features(1), "passthrough", None),
+        (pynvml.NVML_GPU_VIRTUALIZATION_MODE_VGPU, Features(0), "vgpu", None),
         (pynvml.NVML_GPU_VIRTUALIZATION_MODE_VGPU, Features(1), "vgpu", False),
         (pynvml.NVML_GPU_VIRTUALIZATION_MODE_VGPU, Features(1, 1, (Feature(1),)), "vgpu", True),
     ],
