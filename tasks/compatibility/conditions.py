@@ -48,12 +48,17 @@ VERSIONS = frozenset(
         "gpu.last_branch",
         "gpu.last_cuda",
         "gpu.min_cuda",
+        "gpu.nvcc",
+        "gpu.own_cuda",
+        "gpu.triton_ptxas",
         "nvcc",
+        "triton",
     }
 )
 TEXTS = frozenset(
     {
         "compat_fit",
+        "compiles",
         "container",
         "container_gpus",
         "cuda_major",
@@ -64,15 +69,29 @@ TEXTS = frozenset(
         "family",
         "gpu.driver_model",
         "gpu.forward_compat",
+        "gpu.jit",
         "gpu.mig",
+        "gpu.torch_kernels",
+        "gpu.triton",
         "gpu.virtual",
         "host_fault",
         "host_warning",
+        "platform",
         "target",
     }
 )
 FLAGS = frozenset(
-    {"cpu_build", "forward_compat", "gpu_unused", "needs_gpu", "several_gpus", "tegra", "wants_gpu", "wsl"}
+    {
+        "cpu_build",
+        "forward_compat",
+        "gpu_unused",
+        "jetson_wheels",
+        "needs_gpu",
+        "several_gpus",
+        "tegra",
+        "wants_gpu",
+        "wsl",
+    }
     | {"gpu.licensed"}
 )
 PRESENT_ONLY = frozenset({"gpus"})

@@ -41,6 +41,10 @@ FILES: Mapping[str, tuple[str, Sequence[str]]] = {
     "nvswitch": ("nvswitch", ("nvswitch.toml",)),
     "releases": ("release", ("releases.toml",)),
     "newest": ("newest", ("releases.toml",)),
+    "kernels": ("kernels", ("kernels.toml",)),
+    "triton": ("triton", ("triton.toml",)),
+    "jit": ("jit", ("jit.toml",)),
+    "nvcc": ("nvcc", ("jit.toml",)),
 }
 """Each table's key in TOML, and the files that hold its rows."""
 
@@ -59,12 +63,18 @@ _KEYS: Mapping[str, tuple[str, ...]] = {
     "nvswitch": ("pattern",),
     "releases": ("package", "version"),
     "newest": ("package",),
+    "kernels": ("platform", "cuda", "since"),
+    "triton": ("since",),
+    "jit": ("engine", "since", "part"),
+    "nvcc": ("package", "since", "cc"),
 }
 _NUMBERED = {
     "branches": ("cuda",),
     "capabilities": ("min_cuda", "last_cuda"),
     "compat": ("cuda",),
     "tegra": ("cuda", "compat_cuda"),
+    "kernels": ("since", "until"),
+    "triton": ("ptxas", "blackwell_ptxas"),
 }
 _UNSORTED = ("faults", "gpus")
 """Of these, the first row that matches counts."""

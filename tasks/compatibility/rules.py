@@ -33,6 +33,16 @@ PLACEHOLDERS = (
         "gpu.profile",
     }
     | {
+        "compiles",
+        "gpu.jit",
+        "gpu.jit_without",
+        "gpu.triton_from",
+        "gpu.triton_variable",
+        "gpu.torch_has",
+        "gpu.torch_instead",
+        "platform",
+    }
+    | {
         "saw.cuda_build",
         "saw.cuda_driver",
         "saw.driver",
@@ -89,12 +99,14 @@ class Rule(Row):
 
 
 class EngineRow(Row):
-    """One engine, whether it serves without a GPU, and whether it brings its own CUDA build, in no Python package."""
+    """One engine, whether it serves without a GPU, and whether it brings its own CUDA build, in no Python package.
+    `flashinfer` is its first release that requires FlashInfer."""
 
     name: str
     needs_gpu: bool
     own_cuda: bool = False
     aliases: tuple[str, ...]
+    flashinfer: str | None = None
 
 
 class GpuRow(Row):
@@ -161,12 +173,13 @@ class NvswitchRow(Row):
 
 class ReleaseRow(Row):
     """One release of torch or of an engine, and its requirements. `cuda` are the builds that are offered, the index's
-    default first; `transformers` and `numpy` are comparisons."""
+    default first; `transformers` and `numpy` are comparisons; `triton` is what torch pins."""
 
     package: str
     version: str
     cuda: tuple[str, ...] = ()
     torch: str | None = None
+    triton: str | None = None
     transformers: str | None = None
     numpy: str | None = None
     glibc: str | None = None
@@ -177,6 +190,48 @@ class NewestRow(Row):
 
     package: str
     version: str
+
+
+class KernelsRow(Row):
+    """The capabilities that torch's wheels contain code for, by platform, CUDA build, and first and last minor
+    release."""
+
+    platform: Literal["aarch64", "x86_64"]
+    cuda: str
+    since: str
+    until: str
+    machine_code: tuple[str, ...]
+    ptx: str | None = None
+
+
+class TritonRow(Row):
+    """The CUDA versions of the assemblers in Triton, from this release on; `blackwell_ptxas` serves capabilities from
+    10.0 on, and `variable` names the environment variable that replaces the one for them."""
+
+    since: str
+    ptxas: str
+    blackwell_ptxas: str | None = None
+    variable: str
+
+
+class JitRow(Row):
+    """What an engine compiles with FlashInfer while it starts, on GPUs of `capability`, and how to do without."""
+
+    engine: str
+    since: str
+    before: str | None = None
+    capability: str
+    part: str
+    without: str
+
+
+class NvccRow(Row):
+    """The oldest nvcc that compiles a package, from this release on, for one capability."""
+
+    package: str
+    since: str
+    cc: str
+    nvcc: str
 
 
 class Tables(Frozen):
@@ -193,6 +248,10 @@ class Tables(Frozen):
     nvswitch: tuple[NvswitchRow, ...]
     releases: tuple[ReleaseRow, ...]
     newest: tuple[NewestRow, ...]
+    kernels: tuple[KernelsRow, ...]
+    triton: tuple[TritonRow, ...]
+    jit: tuple[JitRow, ...]
+    nvcc: tuple[NvccRow, ...]
 
     @model_validator(mode="after")
     def _in_order(self) -> Tables:
@@ -205,6 +264,10 @@ class Tables(Frozen):
             "nvswitch": [row.pattern for row in self.nvswitch],
             "newest": [row.package for row in self.newest],
             "releases": [(row.package, Version(row.version)) for row in self.releases],
+            "kernels": [(row.platform, Version(row.cuda), Version(row.since)) for row in self.kernels],
+            "triton": [Version(row.since) for row in self.triton],
+            "jit": [(row.engine, Version(row.since), row.part) for row in self.jit],
+            "nvcc": [(row.package, Version(row.since), Version(row.cc)) for row in self.nvcc],
         }
         for name, keys in tables.items():
             if any(not here < there for here, there in pairwise(keys)):
@@ -235,6 +298,10 @@ def load_tables() -> Tables:
             nvswitch=tuple(NvswitchRow.model_validate(row) for row in rows["nvswitch"]),
             releases=tuple(ReleaseRow.model_validate(row) for row in rows["releases"]),
             newest=tuple(NewestRow.model_validate(row) for row in rows["newest"]),
+            kernels=tuple(KernelsRow.model_validate(row) for row in rows["kernels"]),
+            triton=tuple(TritonRow.model_validate(row) for row in rows["triton"]),
+            jit=tuple(JitRow.model_validate(row) for row in rows["jit"]),
+            nvcc=tuple(NvccRow.model_validate(row) for row in rows["nvcc"]),
         )
     except ValidationError as error:
         first = error.errors()[0]

@@ -12,6 +12,7 @@ from tasks.compatibility import drivers
 from tasks.compatibility.conditions import Subject, Value, contains
 from tasks.compatibility.devices import describe_device, fabric, fault_row
 from tasks.compatibility.drivers import Drivers
+from tasks.compatibility.kernels import MISSING, Stack, read_stack
 from tasks.compatibility.models import CudaLibraryReading, Sighting, Survey
 from tasks.compatibility.rules import EngineRow, GpuRow, Tables
 from tasks.core.facts import Facts, Gpu
@@ -50,6 +51,8 @@ _COMPAT_FOLDER = re.compile(r"/(cuda-)?compat(/|$)|/cuda-compat[^/]*/")
 _LIBRARY = re.compile(r"/libcuda\.so\.([0-9]{3}(?:\.[0-9]{1,4}){1,2})$")
 _NO_CUDA = "no CUDA"
 _NO_COMPAT: Mapping[str, Value] = {"compat_fit": None, "compat_cuda": None, "compat_branch": None}
+_FIRST_ARM_CUDA = Version("13.0")
+"""From then on Jetson runs the wheels of other Arm hosts; before, it has its own, and their versions do not tell."""
 _TEGRA_SERIES = frozenset({"driver", "driver_branch"})
 _UNLISTED = "unlisted"
 """Whether cuda-compat runs on the GPU: not in the table."""
@@ -77,9 +80,11 @@ def describe(survey: Survey, tables: Tables) -> Subject:
     values["cpu_build"] = is_cpu_build(facts)
     values |= _containers(facts, values)
     values |= _gpus(facts, values, tables)
+    stack = read_stack(facts, tables, values)
+    values |= stack.values()
     return Subject(
         values=values,
-        gpus=[_describe_gpu(gpu, tables) for gpu in facts.gpus] if facts.known("gpus") else None,
+        gpus=_describe_gpus(facts.gpus, stack) if facts.known("gpus") else None,
         packages=facts.packages if facts.known("packages") else None,
         own_series=_TEGRA_SERIES if own.tegra else frozenset(),
         drivers=own,
@@ -118,8 +123,9 @@ def _driver(own: Drivers, values: Mapping[str, Value]) -> dict[str, Value]:
     """The driver's CUDA and branch, and what the loaded cuda-compat adds to it. cuda-compat of unknown CUDA counts as
     that of the packages; whether it is loaded matters only if the driver does not support them natively."""
     facts, tables = own.facts, own.tables
-    found: dict[str, Value] = {"tegra": own.tegra, "wsl": drivers.is_wsl(facts)}
     native = drivers.native_cuda(facts, tables, own.tegra)
+    own_wheels = own.tegra and native is not None and Version(native) < _FIRST_ARM_CUDA
+    found: dict[str, Value] = {"tegra": own.tegra, "wsl": drivers.is_wsl(facts), "jetson_wheels": own_wheels}
     if facts.known("driver") and (native is not None or facts.driver is None or not own.tegra):
         found["driver_cuda"] = native
     if facts.driver is not None:
@@ -267,6 +273,21 @@ def build_sightings(pinned: str | None, source: str, survey: Survey) -> tuple[Si
         Sighting(fact="cuda_build", source="torch.version.cuda", value=said),
         Sighting(fact="cuda_build", source=source, value=pinned and major_minor(pinned)),
     )
+
+
+def _describe_gpus(gpus: Sequence[Gpu], stack: Stack) -> list[dict[str, Value]]:
+    described = [_describe_gpu(gpu, stack.tables) for gpu in gpus]
+    capabilities = [
+        str(gpu["gpu.compute_capability"]) for gpu in described if "gpu.compute_capability" in gpu
+    ]
+    for gpu in described:
+        if "gpu.compute_capability" in gpu:
+            gpu |= stack.of_gpu(str(gpu["gpu.compute_capability"]))
+        else:
+            gpu |= dict.fromkeys(("gpu.jit", "gpu.nvcc", "gpu.torch_kernels", "gpu.triton"))
+        if gpu.get("gpu.torch_kernels") == MISSING:
+            gpu["gpu.torch_instead"] = stack.instead(sorted(set(capabilities), key=Version))
+    return described
 
 
 def capability_of(gpu: Gpu, tables: Tables) -> str | None:

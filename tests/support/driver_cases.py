@@ -246,6 +246,20 @@ DRIVER_CASES = [
         {"TEGRA-MAJOR": "block"},
     ),
     Case(
+        "jetpack-6-torch",
+        "a torch for Jetson may be called as PyTorch's own, which has no kernels for Orin",
+        {
+            "driver": "540.4.0",
+            "cuda_driver": "12.6",
+            "gpus": [ORIN],
+            **TRANSFORMERS,
+            "packages": {"torch": "2.9.0+cu126"},
+            "cuda_build": "12.6",
+        },
+        "pass",
+        {"TORCH-JETSON": "info"},
+    ),
+    Case(
         "jetpack-7-thor",
         "driver 580.00 of JetPack 7 runs CUDA 13",
         {"driver": "580.00", "gpus": [THOR], **LLAMA_CUDA, "cuda_build": "13.0"},
