@@ -14,14 +14,18 @@ import psutil
 from blocks.docker.container_toolkit import read_container_toolkit, read_docker_runtimes
 from blocks.host.cuda_library import read_cuda_library
 from blocks.host.disks import read_disks
+from blocks.host.fabric import read_fabric
 from blocks.host.nvidia_tools import read_kernel_module, read_nvcc, read_nvidia_smi, text_of
 from blocks.host.nvml import read_nvml
+from blocks.host.tegra import read_tegra
 from tasks.compatibility.models import (
     CudaLibraryReading,
+    FabricReading,
     KernelReading,
     NvmlReading,
     SmiReading,
     SystemReading,
+    TegraReading,
     ToolkitReading,
 )
 from tasks.core.facts import Disk, Facts, version_or_none
@@ -54,6 +58,12 @@ class ThisHost:
 
     def docker_runtimes(self) -> tuple[str, ...] | None:
         return read_docker_runtimes()
+
+    def tegra(self) -> TegraReading:
+        return read_tegra()
+
+    def fabric(self) -> FabricReading:
+        return read_fabric()
 
     def disks(self) -> tuple[Disk, ...]:
         settings = Settings.load()

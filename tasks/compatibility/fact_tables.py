@@ -35,6 +35,10 @@ FILES: Mapping[str, tuple[str, Sequence[str]]] = {
     "gpus": ("gpu", ("gpus.toml",)),
     "capabilities": ("capability", ("capabilities.toml",)),
     "branches": ("branch", ("branches.toml",)),
+    "compat": ("compat", ("compat.toml",)),
+    "tegra": ("tegra", ("tegra.toml",)),
+    "faults": ("fault", ("faults.toml",)),
+    "nvswitch": ("nvswitch", ("nvswitch.toml",)),
     "releases": ("release", ("releases.toml",)),
     "newest": ("newest", ("releases.toml",)),
     "kernels": ("kernels", ("kernels.toml",)),
@@ -56,6 +60,10 @@ _KEYS: Mapping[str, tuple[str, ...]] = {
     "gpus": ("word",),
     "capabilities": ("cc",),
     "branches": ("branch",),
+    "compat": ("cuda",),
+    "tegra": ("driver",),
+    "faults": ("pattern",),
+    "nvswitch": ("pattern",),
     "releases": ("package", "version"),
     "newest": ("package",),
     "kernels": ("platform", "cuda", "since"),
@@ -69,10 +77,12 @@ _KEYS: Mapping[str, tuple[str, ...]] = {
 _NUMBERED = {
     "branches": ("cuda",),
     "capabilities": ("min_cuda", "last_cuda"),
+    "compat": ("cuda",),
+    "tegra": ("cuda", "compat_cuda"),
     "kernels": ("since", "until"),
     "triton": ("ptxas", "blackwell_ptxas"),
 }
-_FIRST_COUNTS = ("gpus", "weights")
+_FIRST_COUNTS = ("faults", "gpus", "weights")
 """Tables in which the first row that matches counts: their order means something."""
 _REPORT = re.compile(r"#\d+|https://|^run: ")
 """A source that shows a failure: an issue, a page, or our own run."""
@@ -138,6 +148,7 @@ def parameters(tables: RawTables, today: date) -> dict[str, Any]:
         "rule_ids": _column(tables, "rules", "id"),
         "capabilities": _column(tables, "capabilities", "cc"),
         "engines": _column(tables, "engines", "name"),
+        "branch_cudas": _column(tables, "branches", "cuda"),
         "listed": [*_column(tables, "engines", "name"), "torch"],
         "torch_minors": [
             _minor(row.get("version")) for row in tables["releases"] if row.get("package") == "torch"

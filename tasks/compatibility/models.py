@@ -50,29 +50,50 @@ class CompatibilityRequest(Frozen):
 
 
 class NvmlReading(Frozen):
-    """What NVML reports. `available` is False without library or driver; `fault` says why it failed."""
+    """What NVML reports. `available` is False without library or driver; `fault` says why it failed. `fabric` is
+    whether every GPU has joined the fabric of NVSwitch; None if no GPU says so."""
 
     available: bool = False
     driver: VersionText | None = None
     cuda_driver: VersionText | None = None
     gpus: tuple[Gpu, ...] = ()
     fault: str | None = None
+    fabric: bool | None = None
 
 
 class SmiReading(Frozen):
-    """What the program nvidia-smi prints. `gpus` is the number of GPUs that it lists."""
+    """What the program nvidia-smi prints. `gpus` is the number of GPUs that it lists, `warning` a line about a GPU
+    that works nevertheless."""
 
     driver: VersionText | None = None
     cuda_driver: VersionText | None = None
     gpus: int | None = None
     fault: str | None = None
+    warning: str | None = None
 
 
 class KernelReading(Frozen):
-    """What the NVIDIA kernel module reports in `/proc/driver/nvidia`: it answers even if NVML fails."""
+    """What the NVIDIA kernel module reports in `/proc/driver/nvidia`: it answers even if NVML fails. `listed` counts
+    GPUs whose name it does not know, too."""
 
     driver: VersionText | None = None
     gpus: tuple[Gpu, ...] = ()
+    listed: int = 0
+
+
+class TegraReading(Frozen):
+    """The board by its device tree, its chip (`tegra234`), and the version of L4T; None on other hosts."""
+
+    model: str | None = None
+    chip: str | None = None
+    l4t: VersionText | None = None
+
+
+class FabricReading(Frozen):
+    """NVIDIA's fabric manager; `running` is None if that cannot be seen from here, or if there is no NVSwitch."""
+
+    running: bool | None = None
+    version: VersionText | None = None
 
 
 class SystemReading(Frozen):
@@ -133,6 +154,7 @@ class Survey(Frozen):
     facts: Facts
     sightings: tuple[Sighting, ...] = ()
     fault: str | None = None
+    warning: str | None = None
     torch: TorchReading | None = None
 
     def lasting(self) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from tasks.compatibility.models import (
     TableCheck,
     TablesCheck,
 )
-from tasks.compatibility.rules import PLACEHOLDER, Rule, Tables, load_tables
+from tasks.compatibility.rules import PLACEHOLDER, UPGRADE, Rule, Tables, load_tables
 from tasks.compatibility.subject import build_sightings, cuda_build_of, describe, find_engine
 from tasks.compatibility.weights import SOURCES
 from tasks.core.errors import WrongUseError
@@ -276,7 +276,20 @@ def fill(template: str, subject: Subject, gpu: Mapping[str, Value] | None) -> st
             return (subject.packages or {}).get(name.removeprefix(PACKAGE))
         return (gpu or {}).get(name) if name.startswith(GPU) else subject.values.get(name)
 
+    def advice(name: str) -> str:
+        wanted = name.removeprefix(UPGRADE)
+        if not wanted.startswith("@"):
+            return subject.drivers.upgrade(wanted) if subject.drivers else f"driver {wanted}"
+        cuda = value_of(wanted[1:])
+        return (
+            subject.drivers.upgrade_to_cuda(str(cuda)) if subject.drivers and cuda else "upgrade the driver"
+        )
+
     def text(name: str) -> str:
+        if name.startswith(UPGRADE):
+            return advice(name)
+        if name == "driver_builds":
+            return subject.drivers.builds() if subject.drivers else "?"
         value = value_of(name)
         return ", ".join(value) if isinstance(value, tuple) else str(value or "?")
 
@@ -307,8 +320,13 @@ def _not_known(facts: Facts, subject: Subject, unjudged: Mapping[str, Sequence[s
 def _base(field: str) -> str:
     """The fact from which a derived field comes."""
     derived = {
+        "compat_branch": "forward_compat",
+        "compat_cuda": "forward_compat",
+        "compat_fit": "forward_compat",
+        "driver_branch": "driver",
         "driver_cuda": "driver",
         "needs_gpu": "engine",
+        "gpu.last_branch": "gpu.compute_capability",
         "gpu.min_cuda": "gpu.compute_capability",
         "gpu.last_cuda": "gpu.compute_capability",
         "gpu.torch_kernels": "platform",

@@ -8,7 +8,7 @@ from typing import Any
 from tasks.compatibility.models import CUDA_LIBRARY, CompatibilityResult, Finding, Survey, TablesCheck, WayOut
 from tasks.compatibility.subject import disagreements
 from tasks.core.digests import short
-from tasks.core.facts import Disk, Facts
+from tasks.core.facts import Disk, Facts, Gpu
 from tasks.core.markdown import cell, page, section, table
 from tasks.core.records import Number
 from tasks.core.verdicts import StageName
@@ -89,6 +89,7 @@ def survey_rows(survey: Survey) -> list[tuple[str, str]]:
     rows = facts_rows(survey.facts)
     rows += [(one.fact, one.value or "none") for one in survey.sightings if one.fact == CUDA_LIBRARY]
     rows += [("disagreement", f"{fact}: {who}") for fact, who in disagreements(survey.sightings).items()]
+    rows += [("warning", survey.warning)] if survey.warning else []
     return rows + ([("fault", survey.fault)] if survey.fault else [])
 
 
@@ -173,7 +174,7 @@ def _finding_text(finding: Finding) -> str:
 
 def _in_words(name: str, value: Any) -> str:
     if name == "gpus":
-        return ", ".join(f"{gpu.name} ({gpu.compute_capability or '?'})" for gpu in value) or "none"
+        return ", ".join(map(_gpu_text, value)) or "none"
     if name == "memory_bytes" and value is not None:
         return f"{value / _GIB:.1f} GiB"
     if name == "disks":
@@ -181,6 +182,12 @@ def _in_words(name: str, value: Any) -> str:
     if isinstance(value, tuple):
         return ", ".join(value) or "none"
     return "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _gpu_text(gpu: Gpu) -> str:
+    """`NVIDIA H200 (9.0), MIG 1g.18gb`."""
+    parts = [] if gpu.mig is None else [f"MIG {' '.join(gpu.mig) or 'without instance'}"]
+    return ", ".join([f"{gpu.name} ({gpu.compute_capability or '?'})", *parts])
 
 
 def _disk_text(disk: Disk) -> str:

@@ -22,16 +22,16 @@ PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
 
 PLACEHOLDERS = (
     VERSIONS
+    | {"container", "disagreement", "dtype", "engine", "family", "gpu.name", "host_fault", "host_warning"}
     | {
-        "container",
-        "disagreement",
+        "compat_drivers",
         "driver_builds",
-        "dtype",
-        "engine",
-        "family",
-        "gpu.name",
+        "fabric_manager",
+        "fault_fix",
+        "fault_meaning",
+        "gpu.mig",
+        "gpu.profile",
         "gpu.weights_instead",
-        "host_fault",
         "weights_room",
     }
     | {
@@ -52,6 +52,9 @@ PLACEHOLDERS = (
     }
 )
 """Fields that a message may name in braces."""
+
+UPGRADE = "driver>="
+"""Before a version, or `@` and a field with a CUDA: in braces, how to get such a driver."""
 
 
 class Row(Frozen):
@@ -86,7 +89,7 @@ class Rule(Row):
             for field, wanted in condition.items():
                 check(field, wanted)
         for name in PLACEHOLDER.findall(self.message + self.fix):
-            if name not in PLACEHOLDERS and not name.startswith("packages."):
+            if name not in PLACEHOLDERS and not name.startswith(("packages.", UPGRADE)):
                 raise ValueError(f"{self.id}: the message names {{{name}}}, which is not a field")
         kinds = Measurement.model_fields["kind"].annotation
         unknown = set(self.cleared_by) - set(getattr(kinds, "__args__", ()))
@@ -98,10 +101,12 @@ class Rule(Row):
 
 
 class EngineRow(Row):
-    """One engine and whether it serves without a GPU. `flashinfer` is its first release that requires FlashInfer."""
+    """One engine, whether it serves without a GPU, and whether it brings its own CUDA build, in no Python package.
+    `flashinfer` is its first release that requires FlashInfer."""
 
     name: str
     needs_gpu: bool
+    own_cuda: bool = False
     aliases: tuple[str, ...]
     flashinfer: str | None = None
 
@@ -115,19 +120,57 @@ class GpuRow(Row):
 
 
 class CapabilityRow(Row):
-    """One compute capability and the CUDA versions that compile for it."""
+    """One compute capability, the CUDA versions that compile for it, and the last driver branch that drives it."""
 
     cc: str
     architecture: str
     min_cuda: str
     last_cuda: str | None = None
+    last_branch: int | None = None
 
 
 class BranchRow(Row):
-    """One driver branch and the newest CUDA it supports natively."""
+    """One driver branch and the newest CUDA it supports natively. `major_from` is its first driver that runs every
+    build of that CUDA's major version."""
 
     branch: int
     cuda: str
+    major_from: str | None = None
+
+
+class CompatRow(Row):
+    """One cuda-compat package, by its CUDA, and the driver branches on which NVIDIA lets it run."""
+
+    cuda: str
+    drivers: tuple[int, ...]
+
+
+class TegraRow(Row):
+    """Drivers of Tegra from `driver` on: their JetPack, the newest CUDA natively and with cuda-compat, the glibc of
+    its Ubuntu, and the GPUs that it supports."""
+
+    driver: str
+    jetpack: str
+    cuda: str
+    compat_cuda: str | None = None
+    glibc: str
+    capabilities: tuple[str, ...]
+
+
+class FaultRow(Row):
+    """What a fault of the driver means, and what to do about it on a host and in a container."""
+
+    pattern: str
+    meaning: str
+    fix: str
+    container_fix: str
+
+
+class NvswitchRow(Row):
+    """GPUs, by a pattern of their name, and how many of them on one host tell that NVSwitch connects them."""
+
+    pattern: str
+    gpus: int
 
 
 class ReleaseRow(Row):
@@ -240,6 +283,10 @@ class Tables(Frozen):
     gpus: tuple[GpuRow, ...]
     capabilities: tuple[CapabilityRow, ...]
     branches: tuple[BranchRow, ...]
+    compat: tuple[CompatRow, ...]
+    tegra: tuple[TegraRow, ...]
+    faults: tuple[FaultRow, ...]
+    nvswitch: tuple[NvswitchRow, ...]
     releases: tuple[ReleaseRow, ...]
     newest: tuple[NewestRow, ...]
     kernels: tuple[KernelsRow, ...]
@@ -256,6 +303,9 @@ class Tables(Frozen):
             "engines": [row.name for row in self.engines],
             "capabilities": [Version(row.cc) for row in self.capabilities],
             "branches": [row.branch for row in self.branches],
+            "compat": [Version(row.cuda) for row in self.compat],
+            "tegra": [Version(row.driver) for row in self.tegra],
+            "nvswitch": [row.pattern for row in self.nvswitch],
             "newest": [row.package for row in self.newest],
             "releases": [(row.package, Version(row.version)) for row in self.releases],
             "kernels": [(row.platform, Version(row.cuda), Version(row.since)) for row in self.kernels],
@@ -287,6 +337,10 @@ def load_tables() -> Tables:
             gpus=tuple(GpuRow.model_validate(row) for row in rows["gpus"]),
             capabilities=tuple(CapabilityRow.model_validate(row) for row in rows["capabilities"]),
             branches=tuple(BranchRow.model_validate(row) for row in rows["branches"]),
+            compat=tuple(CompatRow.model_validate(row) for row in rows["compat"]),
+            tegra=tuple(TegraRow.model_validate(row) for row in rows["tegra"]),
+            faults=tuple(FaultRow.model_validate(row) for row in rows["faults"]),
+            nvswitch=tuple(NvswitchRow.model_validate(row) for row in rows["nvswitch"]),
             releases=tuple(ReleaseRow.model_validate(row) for row in rows["releases"]),
             newest=tuple(NewestRow.model_validate(row) for row in rows["newest"]),
             kernels=tuple(KernelsRow.model_validate(row) for row in rows["kernels"]),

@@ -8,7 +8,10 @@ from collections.abc import Mapping, Sequence
 
 from packaging.version import Version
 
+from tasks.compatibility import drivers
 from tasks.compatibility.conditions import Subject, Value, contains
+from tasks.compatibility.devices import describe_device, fabric, fault_row
+from tasks.compatibility.drivers import Drivers
 from tasks.compatibility.kernels import MISSING, Stack, read_stack
 from tasks.compatibility.models import CudaLibraryReading, Sighting, Survey
 from tasks.compatibility.rules import EngineRow, GpuRow, Tables
@@ -20,6 +23,7 @@ from tasks.compatibility.weights import (
     find_type,
 )
 from tasks.core.facts import Facts, Gpu
+from tasks.core.versions import major_minor as major_minor
 
 _WORDS = re.compile(r"[A-Za-z0-9]+")
 _RUNTIME = re.compile(r"^nvidia-cuda-runtime(-cu1[0-9])?$")
@@ -35,11 +39,16 @@ _PASSED_ON = (
 )
 _COMPAT_FOLDER = re.compile(r"/(cuda-)?compat(/|$)|/cuda-compat[^/]*/")
 """Where cuda-compat is installed: `/usr/local/cuda-12.8/compat`, and by conda `$PREFIX/cuda-compat`."""
+_LIBRARY = re.compile(r"/libcuda\.so\.([0-9]{3}(?:\.[0-9]{1,4}){1,2})$")
 _NO_CUDA = "no CUDA"
-_MINOR_COMPATIBLE = ((13, "580"), (12, "525.60.13"), (11, "450.80.02"))
-"""Majors of CUDA, and the first driver that runs builds of any minor version of each."""
 _BY_CAPABILITY = ("gpu.jit", "gpu.nvcc", "gpu.torch_kernels", "gpu.triton")
 """Fields that no rule asks for without a compute capability: that decides by itself."""
+_NO_COMPAT: Mapping[str, Value] = {"compat_fit": None, "compat_cuda": None, "compat_branch": None}
+_FIRST_ARM_CUDA = Version("13.0")
+"""From then on Jetson runs the wheels of other Arm hosts; before, it has its own, and their versions do not tell."""
+_TEGRA_SERIES = frozenset({"driver", "driver_branch"})
+_UNLISTED = "unlisted"
+"""Whether cuda-compat runs on the GPU: not in the table."""
 _LAST_CHOICE = "transformers"
 """Other engines require it: an environment that also holds another engine belongs to that engine."""
 
@@ -48,7 +57,8 @@ def describe(survey: Survey, tables: Tables) -> Subject:
     """What the rules can ask about a host and what is to run there. A fact that is not known stays unknown."""
     facts = survey.facts
     values: dict[str, Value] = {name: getattr(facts, name) for name in _PASSED_ON if facts.known(name)}
-    values |= _host(survey)
+    own = drivers_of(facts, tables)
+    values |= _host(survey, tables)
     if facts.known("family"):
         values["family"] = facts.family and facts.family.lower()
     if facts.known("dtype"):
@@ -58,13 +68,12 @@ def describe(survey: Survey, tables: Tables) -> Subject:
         if facts.known(name):
             version = getattr(facts, name)
             values[name] = version and major_minor(version)
-    if facts.known("driver"):
-        values["driver_cuda"] = native_cuda(facts, tables)
-        values["driver_builds"] = _builds(facts.driver, values["driver_cuda"])
+    values |= _driver(own, values)
     if facts.known("engine"):
         values |= _engine(facts, tables)
     values["cpu_build"] = is_cpu_build(facts)
     values |= _containers(facts, values)
+    values |= _gpus(facts, values, tables)
     stack = read_stack(facts, tables, values)
     values |= stack.values()
     gpus = _describe_gpus(stack, values) if facts.known("gpus") else None
@@ -73,6 +82,8 @@ def describe(survey: Survey, tables: Tables) -> Subject:
         values=values,
         gpus=gpus,
         packages=facts.packages if facts.known("packages") else None,
+        own_series=_TEGRA_SERIES if own.tegra else frozenset(),
+        drivers=own,
     )
 
 
@@ -89,10 +100,64 @@ def disagreements(sightings: Sequence[Sighting]) -> dict[str, str]:
     }
 
 
-def _host(survey: Survey) -> dict[str, Value]:
+def _host(survey: Survey, tables: Tables) -> dict[str, Value]:
     differing = disagreements(survey.sightings)
-    saw: dict[str, Value] = {f"saw.{fact}": text for fact, text in differing.items()}
-    return {"disagreement": tuple(differing), "host_fault": survey.fault, **saw}
+    found: dict[str, Value] = {f"saw.{fact}": text for fact, text in differing.items()}
+    if survey.fault is not None:
+        row = fault_row(survey.fault, tables)
+        found["fault_meaning"] = row.meaning
+        found["fault_fix"] = row.container_fix if survey.facts.container else row.fix
+    return {
+        "disagreement": tuple(differing),
+        "host_fault": survey.fault,
+        "host_warning": survey.warning,
+        **found,
+    }
+
+
+def _driver(own: Drivers, values: Mapping[str, Value]) -> dict[str, Value]:
+    """The driver's CUDA and branch, and what the loaded cuda-compat adds to it. cuda-compat of unknown CUDA counts as
+    that of the packages; whether it is loaded matters only if the driver does not support them natively."""
+    facts, tables = own.facts, own.tables
+    native = drivers.native_cuda(facts, tables, own.tegra)
+    own_wheels = own.tegra and native is not None and Version(native) < _FIRST_ARM_CUDA
+    found: dict[str, Value] = {"tegra": own.tegra, "wsl": drivers.is_wsl(facts), "jetson_wheels": own_wheels}
+    if facts.known("driver") and (native is not None or facts.driver is None or not own.tegra):
+        found["driver_cuda"] = native
+    if facts.driver is not None:
+        found["driver_branch"] = str(Version(facts.driver).major)
+    build = values.get("cuda_build")
+    if isinstance(build, str) and native is not None:
+        found["cuda_major"] = "same" if drivers.same_major(build, native) else "newer"
+    elif "cuda_build" in values:
+        found["cuda_major"] = None
+    needed = isinstance(build, str) and native is not None and Version(build) > Version(native)
+    if not facts.forward_compat:
+        return found if needed and not facts.known("forward_compat") else {**found, **_NO_COMPAT}
+    offered = major_minor(facts.cuda_driver) if facts.cuda_driver else str(build) if needed else None
+    fit = drivers.compat_fit(facts, native, offered, tables, own.tegra)
+    if fit is None:
+        return found
+    row, branch = drivers.compat_row(offered, tables), drivers.branch_of(offered, tables)
+    return {
+        **found,
+        "compat_fit": fit,
+        "compat_cuda": offered if fit != "older" else None,
+        "compat_branch": str(branch) if branch and fit != "older" and not own.tegra else None,
+        "compat_drivers": ", ".join(f"R{one}" for one in row.drivers) if row else None,
+    }
+
+
+def _gpus(facts: Facts, values: Mapping[str, Value], tables: Tables) -> dict[str, Value]:
+    """What the GPUs are wanted for, and the state of the fabric that connects them."""
+    row = find_engine(facts.engine, tables)
+    without = facts.known("cuda_build") and facts.cuda_build is None and not (row and row.own_cuda)
+    return {
+        "gpu_unused": without or values.get("cpu_build") is True,
+        "several_gpus": (facts.gpus_wanted or 0) > 1,
+        "fabric": fabric(facts, tables),
+        "fabric_manager": facts.fabric_manager_version,
+    }
 
 
 def _containers(facts: Facts, values: Mapping[str, Value]) -> dict[str, Value]:
@@ -129,29 +194,27 @@ def _engine(facts: Facts, tables: Tables) -> dict[str, Value]:
     return values
 
 
-def major_minor(version: str) -> str:
-    """`12.8.1` and `12.8` are the same CUDA as far as compatibility is concerned."""
-    parsed = Version(version)
-    return f"{parsed.major}.{parsed.minor}"
-
-
 def native_cuda(facts: Facts, tables: Tables) -> str | None:
-    """The newest CUDA that the kernel driver supports without any compatibility layer.
+    """The newest CUDA that the kernel driver supports without any compatibility layer."""
+    return drivers.native_cuda(facts, tables, drivers_of(facts, tables).tegra)
 
-    Taken from the driver's branch, because NVML and nvidia-smi report the CUDA of cuda-compat if that is on the
-    library path. A driver newer than the table supports at least what it reports itself.
-    """
-    if facts.driver is None:
-        return None
-    release = Version(facts.driver).major
-    found = [row for row in tables.branches if row.branch <= release]
-    if not found:
-        return None
-    cuda = found[-1].cuda
-    newer_than_table = found[-1] == tables.branches[-1] and release > found[-1].branch
-    if newer_than_table and facts.cuda_driver is not None:
-        return max(cuda, major_minor(facts.cuda_driver), key=Version)
-    return cuda
+
+def drivers_of(facts: Facts, tables: Tables) -> Drivers:
+    """What may be said about another driver for this host."""
+    capabilities = tuple(capability_of(gpu, tables) for gpu in facts.gpus)
+    return Drivers(
+        facts,
+        tables,
+        capabilities,
+        tegra=drivers.is_tegra(facts, capabilities, tables),
+        virtual=any(describe_device(gpu)["gpu.virtual"] is not None for gpu in facts.gpus),
+    )
+
+
+def library_version(library: CudaLibraryReading) -> str | None:
+    """The driver's version in the name of its library, `libcuda.so.575.57.08`; WSL's and Tegra's have none."""
+    match = _LIBRARY.search(library.path)
+    return match[1] if match else None
 
 
 def is_forward_compat(library: CudaLibraryReading, driver: str | None, tables: Tables) -> bool:
@@ -208,16 +271,6 @@ def build_sightings(pinned: str | None, source: str, survey: Survey) -> tuple[Si
     )
 
 
-def _builds(driver: str | None, cuda: Value) -> str | None:
-    """Builds that run on a driver: from CUDA 11 on, those of any minor version (minor-version compatibility)."""
-    if driver is None:
-        return None
-    major = next((major for major, first in _MINOR_COMPATIBLE if contains(f">={first}", driver)), None)
-    if major is not None:
-        return f"any CUDA {major} (its minor versions are compatible)"
-    return f"CUDA {cuda} or older" if cuda else "a CUDA that this driver supports"
-
-
 def _text(value: Value) -> str | None:
     return value if isinstance(value, str) else None
 
@@ -249,16 +302,26 @@ def _describe_gpus(stack: Stack, values: Mapping[str, Value]) -> list[dict[str, 
     return [seen[gpu.name, gpu.compute_capability] for gpu in facts.gpus]
 
 
-def _describe_gpu(gpu: Gpu, tables: Tables) -> dict[str, Value]:
+def capability_of(gpu: Gpu, tables: Tables) -> str | None:
+    """The GPU's compute capability, by its name if it did not tell."""
+    return gpu.compute_capability or _capability_by_name(_rows_of(gpu, tables))
+
+
+def _rows_of(gpu: Gpu, tables: Tables) -> list[GpuRow]:
     words = {word.lower() for word in _WORDS.findall(gpu.name)}
-    rows = [row for row in tables.gpus if row.word.lower() in words]
-    values: dict[str, Value] = {"gpu.name": gpu.name}
-    if rows:
-        values["gpu.forward_compat"] = rows[0].forward_compat
+    return [row for row in tables.gpus if row.word.lower() in words]
+
+
+def _describe_gpu(gpu: Gpu, tables: Tables) -> dict[str, Value]:
+    rows = _rows_of(gpu, tables)
+    values: dict[str, Value] = {"gpu.name": gpu.name, **describe_device(gpu)}
+    values["gpu.forward_compat"] = rows[0].forward_compat if rows else _UNLISTED
     capability = gpu.compute_capability or _capability_by_name(rows)
     if capability is not None:
         values["gpu.compute_capability"] = capability
         values["gpu.min_cuda"], values["gpu.last_cuda"] = _cuda_range(capability, tables)
+        last = next((row.last_branch for row in tables.capabilities if row.cc == capability), None)
+        values["gpu.last_branch"] = str(last) if last else None
     return values
 
 

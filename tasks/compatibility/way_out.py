@@ -18,15 +18,16 @@ from packaging.specifiers import Specifier, SpecifierSet
 from packaging.version import Version
 
 from tasks.compatibility.conditions import PACKAGE, PRESENCE, Wanted, any_holds, contains, evaluate
+from tasks.compatibility.drivers import Drivers, is_wsl, tegra_row
 from tasks.compatibility.kernels import builds, index_name, platform_of
 from tasks.compatibility.models import Change, CompatibilityResult, Measurement, Survey, WayOut
 from tasks.compatibility.plan import judge
 from tasks.compatibility.rules import ReleaseRow, Rule, Tables, WeightTypeRow, load_tables
-from tasks.compatibility.subject import describe, find_engine, major_minor, native_cuda
+from tasks.compatibility.subject import describe, drivers_of, find_engine, native_cuda
 from tasks.compatibility.weights import find_type
 from tasks.core.facts import Facts
 from tasks.core.verdicts import CompatibilityVerdict
-from tasks.core.versions import same_minor, satisfying
+from tasks.core.versions import major_minor, same_minor, satisfying
 
 PASSES = (CompatibilityVerdict.PASS, CompatibilityVerdict.WARN)
 MOST = 3
@@ -58,6 +59,15 @@ _TOOLKIT = "1.17.8"
 """Any version of NVIDIA's container toolkit: no rule distinguishes them."""
 
 
+class _Gone:
+    """A fact that is no longer known after a move."""
+
+
+_GONE = _Gone()
+_OWN_LIBRARY: Mapping[str, Any] = {"forward_compat": False, "cuda_library": _GONE}
+"""Programs load the driver's own libcuda."""
+
+
 @dataclass(frozen=True)
 class Move:
     """One change: its price, its description, what it does to the facts, and why this one. Of each `side`, one is
@@ -75,7 +85,7 @@ class Move:
         if "packages" in self.facts:
             packages = {**facts.packages, **self.facts["packages"]}
             known["packages"] = {name: version for name, version in packages.items() if version is not None}
-        return Facts.model_validate(known)
+        return Facts.model_validate({name: value for name, value in known.items() if value is not _GONE})
 
 
 def advise(
@@ -134,7 +144,10 @@ class _Search:
                     found.append(best)
             if found:
                 found.sort(key=lambda way: (way[0], [change.what for change in way[1].changes]))
-                return tuple((way, facts) for _, way, facts in found[:MOST])
+                ways = [(way, facts) for _, way, facts in found]
+                return tuple(
+                    (way, facts) for way, facts in ways if not any(_is_part(other, way) for other, _ in ways)
+                )[:MOST]
         return ()
 
     def _best(
@@ -285,10 +298,16 @@ class _Candidates:
         return {"dtype": wanted.name, **known}
 
     def _drivers(self) -> Iterator[Move]:
-        """Other drivers: the first version of each branch, and those at which a rule begins or ceases to apply."""
+        """Other drivers: the first version of each branch, and those at which a rule begins or ceases to apply, as
+        far as the GPUs are driven; a Jetson has another JetPack instead."""
         if not self.facts.gpus:
             return
+        own = drivers_of(self.facts, self.tables)
+        if own.tegra:
+            yield from self._jetpacks(own)
+            return
         current = self.facts.driver
+        bound = f", R{own.last} at most" if own.last is not None else ""
         versions = {str(row.branch) for row in self.tables.branches}
         versions |= {spec.version for spec in self._boundaries("driver") if spec.operator in ("<", ">=")}
         ordered = sorted(versions, key=Version)
@@ -299,16 +318,46 @@ class _Candidates:
                 continue
             newer = current is None or Version(version) > Version(current)
             price = (_DRIVER if newer else _OLDER_DRIVER) + _STEP * _steps(ordered, version, current)
-            wanted = f"{version} or newer" if newer else f"of the R{Version(version).major} branch"
+            wanted = f"{version} or newer{bound}" if newer else f"of the R{Version(version).major} branch"
             change = Change(what="driver", current=current, wanted=wanted)
             why = f"it supports CUDA {cuda}" if newer else "a branch that still drives this GPU"
-            yield Move("driver", price, (change,), {"driver": version, "cuda_driver": cuda}, why)
+            changes = (change, self._without_compat()) if self.facts.forward_compat else (change,)
+            there = {"driver": version, "cuda_driver": cuda, **_OWN_LIBRARY}
+            yield Move("driver", price, changes, there, why)
+
+    def _jetpacks(self, own: Drivers) -> Iterator[Move]:
+        """Later releases of JetPack for the board, with the driver and the glibc that each brings."""
+        here = tegra_row(self.facts.driver, self.tables)
+        later = [row for row in own.jetpacks() if here is None or Version(row.cuda) > Version(here.cuda)]
+        for place, row in enumerate(later):
+            change = Change(what="JetPack", current=here and here.jetpack, wanted=row.jetpack)
+            facts = {"driver": row.driver, "cuda_driver": row.cuda, "glibc": row.glibc, **_OWN_LIBRARY}
+            yield Move("driver", _DRIVER + _STEP * place, (change,), facts, f"it brings CUDA {row.cuda}")
+
+    def _without_compat(self) -> Change:
+        return Change(what="cuda-compat", current=self.facts.cuda_driver, wanted="off the library path")
 
     def _forward_compatibility(self) -> Iterator[Move]:
-        if not self.facts.forward_compat and self.facts.gpus and self.facts.driver is not None:
-            change = Change(what="cuda-compat", current=None, wanted="installed, and on the library path")
-            why = f"its user-mode driver runs newer CUDA on driver {self.facts.driver}"
-            yield Move("cuda-compat", _HOST_PACKAGE, (change,), {"forward_compat": True}, why)
+        """The driver's own library instead of cuda-compat; or the first cuda-compat with the packages' CUDA."""
+        facts = self.facts
+        if not facts.gpus or facts.driver is None:
+            return
+        if facts.forward_compat:
+            native = native_cuda(facts, self.tables)
+            why = f"the driver itself supports CUDA {native}" if native else "the driver has its own library"
+            there = {"cuda_driver": native, **_OWN_LIBRARY}
+            yield Move("cuda-compat", _PIN, (self._without_compat(),), there, why)
+        build = major_minor(facts.cuda_build) if facts.cuda_build else None
+        row = next((row for row in self.tables.compat if build and Version(row.cuda) >= Version(build)), None)
+        if row is not None and not is_wsl(facts):
+            change = Change(
+                what="cuda-compat",
+                current=facts.cuda_driver if facts.forward_compat else None,
+                wanted=f"{row.cuda}, installed and on the library path",
+            )
+            why = f"its user-mode driver runs newer CUDA on driver {facts.driver}"
+            there = {"forward_compat": True, "cuda_driver": row.cuda, "cuda_library": _GONE}
+            yield Move("cuda-compat", _HOST_PACKAGE, (change,), there, why)
 
     def _containers(self) -> Iterator[Move]:
         """If Docker cannot pass GPUs to containers: make it able to, or serve as a process."""
@@ -475,6 +524,11 @@ class _Candidates:
         """Comparisons that blocking rules make with a field."""
         conditions = (part for rule in self.blocking.rules for part in (rule.when, rule.unless))
         return {spec for condition in conditions for spec in _comparisons(condition.get(field))}
+
+
+def _is_part(one: WayOut, other: WayOut) -> bool:
+    """Whether one way needs only some of the other's changes."""
+    return len(one.changes) < len(other.changes) and set(one.changes) <= set(other.changes)
 
 
 def _by_side(moves: Iterable[Move]) -> dict[str, list[Move]]:

@@ -76,6 +76,7 @@ class Case:
     rules: dict[str, str] = field(default_factory=dict)
     sightings: tuple[Sighting, ...] = ()
     fault: str | None = None
+    warning: str | None = None
     measurements: tuple[Measurement, ...] = ()
 
 
@@ -739,7 +740,7 @@ CASES = [
     ),
     Case(
         "llama-k80",
-        "llama.cpp's builds hold no code for Kepler",
+        "llama.cpp's published builds hold no code for Kepler; one of your own may",
         {
             **LLAMA_CUDA,
             "gpus": [gpu("Tesla K80", "3.7")],
@@ -747,8 +748,8 @@ CASES = [
             "driver": "470.223.02",
             "cuda_driver": "11.4",
         },
-        "block",
-        {"ENG-FLOOR": "block"},
+        "warn",
+        {"ENG-CC-LOW": "warn"},
     ),
     Case(
         "llama-p100",
@@ -773,7 +774,7 @@ CASES = [
     ),
     Case(
         "ollama-kepler",
-        "below 5.0 Ollama serves on the processor, silently",
+        "R470 is the last driver of a K80; and below 5.0 Ollama serves on the processor, silently",
         {
             "gpus": [gpu("Tesla K80", "3.7")],
             "engine": "ollama",
@@ -783,8 +784,8 @@ CASES = [
             "driver": "550.54.14",
             "cuda_driver": "12.4",
         },
-        "warn",
-        {"ENG-FLOOR-PROCESSOR": "warn"},
+        "block",
+        {"DRV-ARCH-LAST": "block", "ENG-FLOOR-PROCESSOR": "warn"},
     ),
     Case(
         "ollama-525",
@@ -924,13 +925,14 @@ CASES = [
         "140 GB of weights do not fit one GPU of 80 GB",
         {"gpus": [A100_80, A100_80], "gpus_wanted": 1, "dtype": "bfloat16", "weights_bytes": 140 * 10**9},
         "block",
-        {"WEIGHTS-ROOM": "block"},
+        {"WEIGHTS-ROOM": "block", "FABRIC-PERHAPS": "info"},
     ),
     Case(
         "room-on-two",
         "they fit two",
         {"gpus": [A100_80, A100_80], "dtype": "bfloat16", "weights_bytes": 140 * 10**9},
         "pass",
+        {"FABRIC-PERHAPS": "info"},
     ),
     Case(
         "deepseek-int4-v100",

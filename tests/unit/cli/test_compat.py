@@ -189,8 +189,8 @@ def test_rules_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
             ">=12,<13",
             "gpus",
             "none,",
-            "forward_compat",
-            "True",
+            "compat_cuda",
+            ">=12",
         ]
     )
     assert slipway("compat", "rules", "--json") == 0

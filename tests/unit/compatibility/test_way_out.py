@@ -54,7 +54,7 @@ EXPECTED: list[tuple[str, dict[str, Any], list[str]]] = [
         {**R535, "nvcc": None},
         [
             "vllm 0.32.0 -> 0.19.1, torch 2.13.0 -> 2.10.0: warn",
-            "cuda-compat none -> installed, and on the library path: warn",
+            "cuda-compat none -> 13.0, installed and on the library path: warn",
             "driver 535.154.05 -> 580 or newer: pass",
         ],
     ),

@@ -137,7 +137,6 @@ FLOORS = [
     ("triton-vllm", "26.7", "13.1", "7.0", "7.5"),
     ("ollama", "0.5.11", None, "3.7", "5.0"),
     ("ollama", "0.30.11", None, "5.0", "5.0"),
-    ("llama.cpp", None, "11.4", "3.7", "5.0"),
     ("llama.cpp", None, "13.0", "6.1", "7.5"),
     ("llama.cpp", None, None, "3.7", None),
     ("transformers", "5.24.0", "12.6", "3.7", None),
