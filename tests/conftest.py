@@ -16,6 +16,7 @@ from typing import Any
 import hypothesis
 import psutil
 import pytest
+from homes import home_at
 from local_place import NOBODY
 from random_model import write_random_model
 from swift_server import SwiftServer, running
@@ -141,13 +142,10 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 @pytest.fixture
-def slipway_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def slipway_home(tmp_path: Path) -> Iterator[Path]:
     """An empty `SLIPWAY_HOME`."""
-    home = tmp_path / "home"
-    monkeypatch.setenv("SLIPWAY_HOME", str(home))
-    for name in ("SLIPWAY_RECORDS", "SLIPWAY_REGISTRY", "SLIPWAY_S3_ENDPOINT"):
-        monkeypatch.delenv(name, raising=False)
-    return home
+    with home_at(tmp_path / "home") as home:
+        yield home
 
 
 @pytest.fixture(scope="session")
