@@ -11,11 +11,19 @@ from pathlib import Path
 import pytest
 from homes import services_of
 from small_disk import small_disk_at
+from uncovered import uncovered
 
 from tasks.core.release import ServiceFolder
 from tasks.core.spec import EngineKind
 from tasks.engines.card import read_card
 from tasks.quantization.recipe import QUANTIZER
+
+
+@pytest.fixture(autouse=True, scope="module")
+def not_followed() -> Iterator[None]:
+    """Coverage is of what runs in this process, here and in the tests of units and flows."""
+    with uncovered():
+        yield
 
 
 @pytest.fixture(scope="session")
