@@ -16,6 +16,7 @@ from typing import Any
 import hypothesis
 import psutil
 import pytest
+from homes import home_at
 from local_place import NOBODY
 from random_model import write_random_model
 from swift_server import SwiftServer, running
@@ -86,8 +87,11 @@ def mount_missing() -> str | None:
     return None if answer.returncode == 0 else f"nothing can be mounted: {answer.stderr.strip()}"
 
 
-LONGEST = ("kills", "readme", "doors", "surroundings", "folder_candidates", "folder_deploy", "deploy")
-"""Files of integration tests that take a minute or more, the longest first."""
+LONGEST = ("doors", "deploy", "docker_target", "readme", "damaged_service", "kills", "surroundings")
+"""Files of integration tests that take a minute or more, the longest first; `doors` begins its whole folder."""
+
+SHARED = ("tests/flows/", "tests/integration/local/")
+"""Folders whose tests share a server."""
 
 MISSING = {
     "docker": docker_missing,
@@ -109,7 +113,13 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the longest files, so that none is left to one process while the others are done."""
+    """Begin with the longest files, so that none is left to one process while the others are done.
+
+    Coverage is of examples: hundreds of generated ones would take twice as long, and cover the same.
+    """
+    for item in items:
+        if getattr(getattr(item, "obj", None), "is_hypothesis_test", False):
+            item.add_marker("no_cover")
     rank = {f"test_{name}": number for number, name in enumerate(LONGEST)}
     items.sort(
         key=lambda item: (
@@ -120,13 +130,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Tests that share a server share a process, too (`pytest -n`): a file's, and all flows' with theirs."""
+    """Tests that share a server share a process, too (`pytest -n`): a file's, and those of some folders."""
     from xdist.scheduler.loadscope import LoadScopeScheduling
 
     class ByServer(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
             file = nodeid.partition("::")[0]
-            return "flows" if file.startswith("tests/flows/") else file
+            return next((folder for folder in SHARED if file.startswith(folder)), file)
 
     return ByServer(config, log)
 
@@ -141,13 +151,10 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 @pytest.fixture
-def slipway_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def slipway_home(tmp_path: Path) -> Iterator[Path]:
     """An empty `SLIPWAY_HOME`."""
-    home = tmp_path / "home"
-    monkeypatch.setenv("SLIPWAY_HOME", str(home))
-    for name in ("SLIPWAY_RECORDS", "SLIPWAY_REGISTRY", "SLIPWAY_S3_ENDPOINT"):
-        monkeypatch.delenv(name, raising=False)
-    return home
+    with home_at(tmp_path / "home") as home:
+        yield home
 
 
 @pytest.fixture(scope="session")

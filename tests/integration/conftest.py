@@ -9,16 +9,21 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from homes import services_of
 from small_disk import small_disk_at
-from strays import processes_of
-from waiting import wait_until
+from uncovered import uncovered
 
-from blocks.services.sampler import stop_sampler
-from blocks.services.supervisor import SupervisedService
 from tasks.core.release import ServiceFolder
 from tasks.core.spec import EngineKind
 from tasks.engines.card import read_card
 from tasks.quantization.recipe import QUANTIZER
+
+
+@pytest.fixture(autouse=True, scope="module")
+def not_followed() -> Iterator[None]:
+    """Coverage is of what runs in this process, here and in the tests of units and flows."""
+    with uncovered():
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -69,17 +74,5 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 @pytest.fixture
 def services(slipway_home: Path) -> Iterator[Callable[[str], ServiceFolder]]:
     """Folders of services by name. Whatever runs at the end of the test is stopped; nothing may be left."""
-
-    def folder(name: str) -> ServiceFolder:
-        return ServiceFolder(slipway_home / "services", name)
-
-    yield folder
-    for root in (slipway_home / "services").glob("*"):
-        with SupervisedService(folder(root.name)) as service:
-            service.stop(drain_s=0)
-        stop_sampler(folder(root.name))
-    try:
-        wait_until(lambda: not processes_of(slipway_home), "no process is left behind", timeout_s=10)
-    finally:
-        for stray in processes_of(slipway_home):
-            stray.kill()
+    with services_of(slipway_home) as folder:
+        yield folder

@@ -233,7 +233,6 @@ def test_a_sound_environment_passes(name: str, tmp_path: Path) -> None:
     checked, proof = inspect_environment(place.python, Uv(), EnvironmentTrial())
     verdict, reason = judge(checked.conflicts, proof)
     assert verdict is EnvironmentVerdict.SOUND, reason
-    assert place.pip_check()
     if name == "torch":
         computed = [computation.what for computation in proof.computations]
         assert "passing arrays from numpy to torch" in computed

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 import stat
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 import pytest
 from releases import make_release
+from secret_values import SECRETS, assert_none_in
 from strays import engines_of, supervisors_of
-from uncovered import uncovered
 
 from blocks.candidates import candidate_worker
 from blocks.candidates import transformers_scores as library_scores
@@ -37,20 +36,7 @@ from tasks.engines.base import HOST, PORT, CommandLine
 from tasks.environment import proof
 from tasks.rollout.proxy.slots import Route
 
-SLIPWAY = Path(sys.executable).with_name("slipway")
 SMALL_ENGINE = Path(__file__).parents[1] / "support" / "small_engine.py"
-SECRETS = {
-    "AWS_ACCESS_KEY_ID": "AKIAIOSFODNN7EXAMPLE",
-    "AWS_SECRET_ACCESS_KEY": "secret of aws",
-    "DATABASE_URL": "postgresql://me:secret@db/own",
-    "OPENAI_API_KEY": "secret of openai",
-    "AZURE_CLIENT_SECRET": "secret of azure",
-    "GITHUB_TOKEN": "secret of github",
-    "HF_TOKEN": "secret of a hub",
-    "MLFLOW_TRACKING_TOKEN": "secret of mlflow",
-    "VLLM_API_KEY": "secret of vllm",
-    "PYTHONPATH": "/nowhere",
-}
 WRITE_ENVIRONMENT = "import json, os, sys; json.dump(dict(os.environ), open({!r}, 'w'))"
 
 
@@ -58,12 +44,6 @@ WRITE_ENVIRONMENT = "import json, os, sys; json.dump(dict(os.environ), open({!r}
 def secrets(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in SECRETS.items():
         monkeypatch.setenv(name, value)
-
-
-def assert_none_in(environment: Mapping[str, str]) -> None:
-    assert environment.get("PATH")
-    assert not set(SECRETS) & set(environment)
-    assert not [value for value in environment.values() if "secret" in value]
 
 
 @pytest.mark.usefixtures("secrets")
@@ -104,32 +84,10 @@ def test_the_processes_of_a_service(
     assert [path for path in kept if path.stat().st_mode & others] == []
 
 
-@pytest.fixture
-def up(slipway_home: Path) -> Iterator[Path]:
-    """A home with a server and a worker, started by a process that holds secrets."""
-    environment = {**os.environ, **SECRETS, "SLIPWAY_PASS_ENV": "AWS_ACCESS_KEY_ID", "PYTHONPATH": ""}
-    with uncovered():
-        try:
-            subprocess.run([SLIPWAY, "up", "--port", str(free_port())], env=environment, check=True)
-            yield slipway_home
-        finally:
-            subprocess.run([SLIPWAY, "down"], check=True)
-
-
-@pytest.mark.server
-def test_the_local_server_and_worker(up: Path) -> None:
-    state = json.loads((up / "local.json").read_bytes())
-    server, worker = (psutil.Process(state[name]["pid"]).environ() for name in ("server", "worker"))
-    assert worker.pop("AWS_ACCESS_KEY_ID") == SECRETS["AWS_ACCESS_KEY_ID"]  # the user named it
-    for environment in (server, worker):
-        assert_none_in(environment)
-        assert environment["SLIPWAY_HOME"] == str(up)
-
-
 @pytest.mark.server
 @pytest.mark.usefixtures("secrets")
 def test_the_server_of_one_command(slipway_home: Path) -> None:
-    with uncovered(), prefect_server.temporary_server(Settings.load()) as server:
+    with prefect_server.temporary_server(Settings.load()) as server:
         server.wait()
         guard = psutil.Process(server.process.pid)
         for process in (guard, *guard.children(recursive=True)):

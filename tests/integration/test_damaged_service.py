@@ -7,10 +7,11 @@ out works when it is carried out.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from homes import home_at, services_of
 from load import Load
 from releases import make_release
 from slipway_command import SlipwayCommand
@@ -61,7 +62,6 @@ def a_file(path: Path) -> None:
 
 
 Damage = Callable[[Path], None]
-TO_FILES: tuple[Damage, ...] = (empty, half, garbage, missing, a_folder)
 TO_FOLDERS: tuple[Damage, ...] = (missing, a_file)
 
 FILES = (
@@ -84,7 +84,23 @@ FILES = (
     "proxy/{proxy}/admin.sock",
 )
 FOLDERS = ("releases", "logs", "samples", "proxy")
-CASES = [(name, TO_FILES) for name in FILES] + [(name, TO_FOLDERS) for name in FOLDERS]
+
+
+def cases(*damages: Damage, always: tuple[Damage, ...] = ()) -> list[tuple[str, Damage]]:
+    """Each file with one of the damages in turn, and always with those; each folder with both of its own.
+
+    Each document with each damage is in the unit tests of `tasks/rollout/damage.py`.
+    """
+    files = [
+        (name, damage)
+        for number, name in enumerate(FILES)
+        for damage in (*always, damages[number % len(damages)])
+    ]
+    return files + [(name, damage) for name in FOLDERS for damage in TO_FOLDERS]
+
+
+def name_of(value: str | Damage) -> str:
+    return value if isinstance(value, str) else value.__name__
 
 
 CLOSED = "Server disconnected without sending a response"
@@ -145,22 +161,25 @@ class Damaged:
 
 
 @pytest.fixture
-def slipway(capsys: pytest.CaptureFixture[str], slipway_home: Path) -> SlipwayCommand:
+def slipway(capsys: pytest.CaptureFixture[str]) -> SlipwayCommand:
     return SlipwayCommand(capsys)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def service(
-    engine_python: Path,
-    random_ggufs: tuple[Path, Path],
-    slipway_home: Path,
-    services: Callable[[str], ServiceFolder],
-) -> Damaged:
-    folder = slipway_home / "candidates"
-    slipway_home.mkdir(mode=0o700)
-    folder.mkdir()
-    first, second = (make_release(engine_python, Path(shutil.copy(file, folder))) for file in random_ggufs)
-    return Damaged(services("chat"), (first, second))
+    engine_python: Path, random_ggufs: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Damaged]:
+    """One for all cases: each finds it sound."""
+    with home_at(tmp_path_factory.mktemp("damaged") / "home") as home, services_of(home) as folder:
+        candidates = home / "candidates"
+        home.mkdir(mode=0o700)
+        candidates.mkdir()
+        first, second = (
+            # What a lost socket of the proxy hides is waited for as long as requests may take to end.
+            make_release(engine_python, Path(shutil.copy(file, candidates)), drain_s=5)
+            for file in random_ggufs
+        )
+        yield Damaged(folder("chat"), (first, second))
 
 
 def carry_out(slipway: SlipwayCommand, service: Damaged, wanted: Release) -> None:
@@ -175,51 +194,51 @@ def carry_out(slipway: SlipwayCommand, service: Damaged, wanted: Release) -> Non
     service.bring(wanted)
 
 
-@pytest.mark.parametrize(("name", "damages"), CASES, ids=[name for name, _ in CASES])
+@pytest.mark.parametrize(
+    ("name", "damage"), cases(empty, half, garbage, missing, always=(a_folder,)), ids=name_of
+)
 def test_under_load_nothing_fails_and_start_and_deploy_heal(
-    name: str, damages: tuple[Damage, ...], service: Damaged, slipway: SlipwayCommand
+    name: str, damage: Damage, service: Damaged, slipway: SlipwayCommand
 ) -> None:
-    for damage in damages:
-        service.make_sound()
-        with Load(service.endpoint, "chat", clients=2) as load:
-            service.damage(name, damage)
-            seen = load.good
-            wait_until(lambda load=load, seen=seen: load.good > seen + 5, "requests are answered")
-            slipway("logs", "chat")
-            for verb in ("status", "start"):
-                slipway(verb, "chat", code=None)
-                if slipway.code:
-                    carry_out(slipway, service, service.second)
-            service.damage(name, damage)
-            service.bring(service.second)
-            assert service.folder.release(service.second.id) == service.second
-            assert slipway.json("status", "chat")["release"] == service.second.id
-            seen = load.good
-            wait_until(lambda load=load, seen=seen: load.good > seen + 5, "requests are answered")
-        # A proxy that is replaced closes kept connections that are idle: a request may cross that on its way.
-        crossed = [one for one in load.failures if name.startswith("proxy") and CLOSED in one]
-        assert load.failures == crossed, damage.__name__
-        assert len(crossed) <= 2, damage.__name__  # one of each client
-        assert sampler_pid(service.folder) is not None
+    service.make_sound()
+    with Load(service.endpoint, "chat", clients=2) as load:
+        service.damage(name, damage)
+        seen = load.good
+        wait_until(lambda: load.good > seen + 5, "requests are answered")
+        slipway("logs", "chat")
+        for verb in ("status", "start"):
+            slipway(verb, "chat", code=None)
+            if slipway.code:
+                carry_out(slipway, service, service.second)
+        service.damage(name, damage)
+        service.bring(service.second)
+        assert service.folder.release(service.second.id) == service.second
+        assert slipway.json("status", "chat")["release"] == service.second.id
+        before = load.good
+        wait_until(lambda: load.good > before + 5, "requests are answered")
+    # A proxy that is replaced closes kept connections that are idle: a request may cross that on its way.
+    crossed = [one for one in load.failures if name.startswith("proxy") and CLOSED in one]
+    assert load.failures == crossed
+    assert len(crossed) <= 2  # one of each client
+    assert sampler_pid(service.folder) is not None
 
 
-@pytest.mark.parametrize(("name", "damages"), CASES, ids=[name for name, _ in CASES])
+@pytest.mark.parametrize(("name", "damage"), cases(half, missing, a_folder), ids=name_of)
 def test_rollback_and_stop_pass_it(
-    name: str, damages: tuple[Damage, ...], service: Damaged, slipway: SlipwayCommand
+    name: str, damage: Damage, service: Damaged, slipway: SlipwayCommand
 ) -> None:
-    for damage in set(damages) & {half, missing, a_folder, a_file}:
-        service.make_sound()
-        service.damage(name, damage)
-        slipway("rollback", "chat", code=None)
-        if slipway.code:
-            carry_out(slipway, service, service.first)
-        assert slipway.json("status", "chat")["state"] == "up"
-        service.make_sound()
-        service.damage(name, damage)
-        slipway("stop", "chat")
-        assert service.folder.state() is None
-        assert sampler_pid(service.folder) is None
-        slipway("start", "chat", code=None)
-        if slipway.code:
-            carry_out(slipway, service, service.second)
-        assert slipway.json("status", "chat")["state"] == "up"
+    service.make_sound()
+    service.damage(name, damage)
+    slipway("rollback", "chat", code=None)
+    if slipway.code:
+        carry_out(slipway, service, service.first)
+    assert slipway.json("status", "chat")["state"] == "up"
+    service.make_sound()
+    service.damage(name, damage)
+    slipway("stop", "chat")
+    assert service.folder.state() is None
+    assert sampler_pid(service.folder) is None
+    slipway("start", "chat", code=None)
+    if slipway.code:
+        carry_out(slipway, service, service.second)
+    assert slipway.json("status", "chat")["state"] == "up"

@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import pytest
 import yaml
-from commands import SLIPWAY, Desk
+from commands import SLIPWAY, Desk, Ended
 from small_disk import small_disk_at
 
 from blocks.prefect.server import TemporaryServer
@@ -62,7 +62,10 @@ def stages_of(answer: Any, *, cached: bool) -> set[str]:
 
 def test_deploy_repeat_damage_and_repair(desk: Desk, random_model: Path, tmp_path: Path) -> None:
     spec = write_spec(tmp_path, random_model)
-    first = desk.deploy(spec).answer
+    ended = desk.deploy(spec)
+    assert "] staging: " in ended.stderr
+    assert "] rollout: " in ended.stderr
+    first = ended.answer
     assert [row["verdict"] for row in first["stages"]] == [
         "sound",
         "pass",
@@ -92,12 +95,7 @@ def test_deploy_repeat_damage_and_repair(desk: Desk, random_model: Path, tmp_pat
     assert shards[1].stat().st_mtime_ns == untouched
     assert repaired["release"] == first["release"]
 
-
-def test_what_serves_is_deployed_again_without_a_server(
-    desk: Desk, random_model: Path, tmp_path: Path
-) -> None:
-    spec = write_spec(tmp_path, random_model)
-    first = desk.deploy(spec).answer
+    # What serves is deployed again without a server.
     store = FolderRecordStore(desk.home / "records")
     before = {stage: len(store.list(stage)) for stage in StageName}
     alone = {"PREFECT_API_URL": ""}
@@ -111,8 +109,7 @@ def test_what_serves_is_deployed_again_without_a_server(
         row["record"] for row in again.answer["stages"]
     )
     # What the records cannot say is found when the stage looks, and then a server is started after all.
-    (staged,) = (desk.home / "models").iterdir()
-    next(staged.glob("*.safetensors")).unlink()
+    shards[0].unlink()
     repaired = desk.deploy(spec, env=alone)
     assert "starting a server" in repaired.stderr
     assert "staging" in stages_of(repaired.answer, cached=False)
@@ -131,14 +128,6 @@ def test_people_see_the_table_and_where_to_look_next(desk: Desk, random_model: P
         "slipway status quick",
     ):
         assert word in shown.stdout
-
-
-def test_a_run_with_a_json_answer_shows_progress_on_standard_error(
-    desk: Desk, random_model: Path, tmp_path: Path
-) -> None:
-    ended = desk.deploy(write_spec(tmp_path, random_model))
-    assert "] staging: " in ended.stderr
-    assert "] rollout: " in ended.stderr
 
 
 # What can be wrong with a model -------------------------------------------------------------------
@@ -307,3 +296,33 @@ def test_a_run_bears_its_service_before_it_has_the_lease(
     answer = httpx.post(f"{desk.api}/flow_runs/filter", json=wanted, auth=(user, secret), trust_env=False)
     runs = answer.json()
     assert [(run["name"], run["state_type"]) for run in runs] == [("deploy held", "FAILED")]
+
+
+def test_tune_quantization_is_that_stage_alone(desk: Desk, examples: Path) -> None:
+    def run(*changes: str, more: tuple[str, ...] = ()) -> Ended:
+        options = (
+            "staging.disk_benchmark=false",
+            "tuning.candidates=[f16, q8_0]",
+            "tuning.quality_tokens=256",
+        )
+        sets = [f"--set={option}" for option in (*options, *changes)]
+        return desk.run("tune", "quantization", examples / "tiny" / "slipway.yaml", *sets, *more)
+
+    first = run()
+    assert first.code == 0, first.stderr
+    assert "quantization: measuring q8_0" in first.stdout
+    assert "perplexity" in first.stdout
+    assert "quantization chosen: " in first.stdout.splitlines()[-1]
+
+    answer = run(more=("--json",)).answer
+    assert (answer["stage"], answer["verdict"], answer["cached"]) == ("quantization", "chosen", True)
+    assert [row["format"] for row in answer["result"]["measured"]] == ["f16", "q8_0"]
+
+    # The verdict of the stage before it ends the command too.
+    refused = run("environment.requirements=['numpy<2']")
+    assert refused.code == 3
+    assert refused.stdout.splitlines()[-1].startswith("environment conflicting: ")
+
+    wrong = run("tuning.quality_text=null")
+    assert wrong.code == 2
+    assert "cannot be compared without a text" in wrong.error

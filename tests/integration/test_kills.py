@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from uncovered import uncovered
 
 from benchmarks.killed_deploy import STAGES
 from benchmarks.prove_lifecycle import QUICK, Proof, proof, run_kills
@@ -16,13 +15,6 @@ from tasks.core.settings import Settings
 pytestmark = [pytest.mark.engine, pytest.mark.server]
 
 SEED = 7
-
-
-@pytest.fixture(autouse=True)
-def not_followed() -> Iterator[None]:
-    """The commands of this file do what those of other files do, over and over."""
-    with uncovered():
-        yield
 
 
 @pytest.fixture

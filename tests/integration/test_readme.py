@@ -12,19 +12,11 @@ from pathlib import Path
 import psutil
 import pytest
 from console_blocks import examples_in, normalise, pattern_of
-from uncovered import uncovered
 
 pytestmark = [pytest.mark.engine, pytest.mark.server]
 
 
 PAGES = [page for page in sorted((Path(__file__).parents[2] / "docs").glob("*.md")) if examples_in(page)]
-
-
-@pytest.fixture(autouse=True)
-def not_followed() -> Iterator[None]:
-    """What commands do is tested elsewhere; here, what they print."""
-    with uncovered():
-        yield
 
 
 @pytest.fixture

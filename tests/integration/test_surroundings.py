@@ -6,11 +6,9 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from uncovered import uncovered
 
 from blocks.processes.ports import free_port
 
@@ -51,13 +49,6 @@ SURROUNDINGS = {
     "not proxies": {**dict.fromkeys(PROXIES, "socks4://me:TopSecret1@[::1"), **SMALL_THINGS},
 }
 """Several at once where none hides another: each alone is looked at in the unit tests."""
-
-
-@pytest.fixture(autouse=True, scope="module")
-def not_followed() -> Iterator[None]:
-    """What commands do is tested elsewhere; here, that they do it."""
-    with uncovered():
-        yield
 
 
 @pytest.fixture(params=SURROUNDINGS.values(), ids=SURROUNDINGS)

@@ -10,12 +10,13 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from prefect_http import PrefectHttp
+from secret_values import SECRETS
 
 from blocks.processes.ports import free_port
 
@@ -24,6 +25,7 @@ SYSTEM_PYTHON = "/usr/bin/python3"
 """This one's own may be below a folder of its user's alone."""
 
 NOBODY = 65534
+HELD = {**SECRETS, "SLIPWAY_PASS_ENV": "AWS_ACCESS_KEY_ID", "PYTHONPATH": ""}
 
 
 @dataclass(frozen=True)
@@ -31,12 +33,20 @@ class LocalPlace:
     """`folder` is open to every user of the machine; the home in it is not."""
 
     folder: Path
-    server: str
-    key: str
+    up: dict[str, Any] = field(default_factory=dict)
+    key: str = ""
 
     @property
     def home(self) -> Path:
         return self.folder / "home"
+
+    @property
+    def server(self) -> str:
+        return str(self.up["server"])
+
+    @property
+    def port(self) -> str:
+        return self.server.rpartition(":")[2]
 
     @cached_property
     def api(self) -> PrefectHttp:
@@ -48,31 +58,44 @@ class LocalPlace:
         runs = self.api.client.post("/flow_runs/filter", json={}).json()
         return sum(not run["auto_scheduled"] for run in runs)
 
+    def slipway(self, *arguments: str | Path, **more: str) -> subprocess.CompletedProcess[str]:
+        """The command, as the owner of the home."""
+        held = HELD if arguments[0] == "up" else {}
+        return subprocess.run(
+            [SLIPWAY, *arguments],
+            env={**os.environ, **held, "SLIPWAY_HOME": str(self.home), **more},
+            cwd=self.folder,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
 
-def run_slipway(home: Path, *arguments: str | Path, **more: str) -> subprocess.CompletedProcess[str]:
-    """The command, as the owner of that home."""
-    return subprocess.run(
-        [SLIPWAY, *arguments],
-        env={**os.environ, "SLIPWAY_HOME": str(home), **more},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    def json(self, *arguments: str | Path, **more: str) -> Any:
+        """What it prints as JSON; it must succeed."""
+        done = self.slipway(*arguments, "--json", **more)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
 
 
 @contextlib.contextmanager
 def local_place() -> Iterator[LocalPlace]:
-    """A place below the system's folder for temporary files: pytest's own is closed to other users anyway."""
+    """A place below the system's folder for temporary files: pytest's own is closed to other users anyway.
+
+    `up` was called in a folder with a `flows/` of its own, by a process that holds secrets.
+    """
     folder = Path(tempfile.mkdtemp(prefix="slipway-place-"))
     folder.chmod(0o755)
-    home = folder / "home"
+    for package in ("flows", "tasks"):
+        (folder / package).mkdir()
+        (folder / package / "__init__.py").write_text(
+            "raise RuntimeError('the wrong package was imported')\n"
+        )
+    bare = LocalPlace(folder)
     try:
-        started = run_slipway(home, "up", "--port", str(free_port()), "--json")
-        assert started.returncode == 0, started.stderr
-        shown: dict[str, Any] = json.loads(run_slipway(home, "ui", "--json").stdout)
-        yield LocalPlace(folder, shown["server"], shown["key"])
+        up = bare.json("up", "--port", str(free_port()))
+        yield LocalPlace(folder, up, bare.json("ui")["key"])
     finally:
-        run_slipway(home, "down")
+        bare.slipway("down")
         shutil.rmtree(folder)
 
 

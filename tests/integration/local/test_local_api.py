@@ -7,13 +7,13 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
-from local_place import LocalPlace, as_another_user, local_place, run_slipway
-from uncovered import uncovered
+from local_place import LocalPlace, as_another_user
+from secret_values import SECRETS, assert_none_in
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 from websockets.typing import Origin, Subprotocol
@@ -23,12 +23,6 @@ from blocks.storage.object_storage import ObjectStorage
 pytestmark = pytest.mark.server
 
 PREFECT = Path(sys.executable).with_name("prefect")
-
-
-@pytest.fixture(scope="module")
-def place() -> Iterator[LocalPlace]:
-    with uncovered(), local_place() as made:
-        yield made
 
 
 def environment_of(folder: Path) -> tuple[Path, Path]:
@@ -219,7 +213,7 @@ def test_the_key_is_in_no_log(place: LocalPlace) -> None:
 
 
 def test_prefects_own_command_gets_in_by_what_ui_prints(place: LocalPlace) -> None:
-    printed = run_slipway(place.home, "ui", "--env").stdout
+    printed = place.slipway("ui", "--env").stdout
     listed = subprocess.run(
         ["/bin/sh", "-c", f'{printed}\n"{PREFECT}" deployment inspect check-health/check-health'],
         capture_output=True, text=True, check=False, cwd=place.folder,
@@ -232,7 +226,7 @@ def test_the_browser_is_told_no_key_on_its_command_line(place: LocalPlace, tmp_p
     browser, seen = tmp_path / "browser", tmp_path / "seen"
     browser.write_text(f'#!/bin/sh\necho "$@" > {seen}\n')
     browser.chmod(0o755)
-    shown = run_slipway(place.home, "ui", BROWSER=f"{browser} %s")
+    shown = place.slipway("ui", BROWSER=f"{browser} %s")
     assert shown.returncode == 0, shown.stderr
     page = place.home / "prefect" / "open-ui.html"
     assert seen.read_text() == f"{page.as_uri()}\n"
@@ -244,7 +238,7 @@ def test_a_deploys_own_server_has_the_same_door(tmp_path: Path) -> None:
     from tasks.core.settings import Settings
 
     settings = Settings(home=tmp_path / "home", records="", registry="", s3_endpoint=None)
-    with uncovered(), temporary_server(settings) as server:
+    with temporary_server(settings) as server:
         server.wait()
         check_door(settings, server.url)
         for headers, status in (
@@ -270,3 +264,12 @@ def test_the_worker_runs_only_what_the_list_holds(place: LocalPlace, tmp_path: P
     (place.home / "allowed.toml").write_text(f'folders = ["{tmp_path}"]\n')
     place.api.run("build-environment", request)
     assert proof.exists()
+
+
+def test_the_processes_hold_no_secret_of_the_command_that_started_them(place: LocalPlace) -> None:
+    state = json.loads((place.home / "local.json").read_bytes())
+    server, worker = (psutil.Process(state[name]["pid"]).environ() for name in ("server", "worker"))
+    assert worker.pop("AWS_ACCESS_KEY_ID") == SECRETS["AWS_ACCESS_KEY_ID"]  # the user named it
+    for environment in (server, worker):
+        assert_none_in(environment)
+        assert environment["SLIPWAY_HOME"] == str(place.home)

@@ -9,9 +9,8 @@ from http.server import BaseHTTPRequestHandler
 
 import pytest
 from api_server import serving
-from local_place import LocalPlace, local_place, run_slipway
+from local_place import LocalPlace
 from playwright.sync_api import Browser, Page, expect, sync_playwright
-from uncovered import uncovered
 
 pytestmark = [pytest.mark.server, pytest.mark.browser]
 
@@ -41,12 +40,6 @@ class StrangePage(BaseHTTPRequestHandler):
 
 
 @pytest.fixture(scope="module")
-def place() -> Iterator[LocalPlace]:
-    with uncovered(), local_place() as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     """Chromium, for which another host's name leads to this machine: what DNS rebinding comes to."""
     arguments = ["--no-sandbox", f"--host-resolver-rules=MAP {EVIL} 127.0.0.1"]
@@ -62,7 +55,7 @@ def signed_in(place: LocalPlace, browser: Browser) -> Iterator[Page]:
     context = browser.new_context()
     context.set_default_timeout(DEADLINE_MS)
     page = context.new_page()
-    shown = json.loads(run_slipway(place.home, "ui", "--json").stdout)
+    shown = place.json("ui")
     deployments = page.get_by_role("link", name="Deployments")
     # Where a container's network appears meanwhile, Chromium ends all requests, and Prefect's UI forgets the key.
     for _ in range(3):

@@ -12,13 +12,12 @@ from typing import Any
 
 import pytest
 from api_server import serving
-from local_place import LocalPlace, local_place, run_slipway
+from local_place import LocalPlace
 from playwright.sync_api import Page, expect, sync_playwright
 from prefect.blocks.notifications import CustomWebhookNotificationBlock
 from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 from prefect_http import wait_for
 from random_model import write_random_model
-from uncovered import uncovered
 
 from blocks.prefect.bootstrap import NOTIFICATION_BLOCK
 from blocks.prefect.flows import flow, show_state
@@ -45,12 +44,6 @@ class Desk(BaseHTTPRequestHandler):
 
 
 @pytest.fixture(scope="module")
-def place() -> Iterator[LocalPlace]:
-    with uncovered(), local_place() as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
 def told(place: LocalPlace) -> Iterator[list[dict[str, Any]]]:
     """What a notification block of the local server sends."""
     heard: list[dict[str, Any]] = []
@@ -60,7 +53,7 @@ def told(place: LocalPlace) -> Iterator[list[dict[str, Any]]]:
             name="desk", url=address, json_data={"subject": "{{subject}}", "body": "{{body}}"}
         )
         block.save(NOTIFICATION_BLOCK)
-        up = run_slipway(place.home, "up")
+        up = place.slipway("up")
         assert "verdicts that say no are reported by 1 notification block" in up.stdout, up.stderr
         yield heard
 
@@ -74,7 +67,7 @@ def refused(place: LocalPlace, told: list[dict[str, Any]], tmp_path_factory: pyt
     spec.write_text(
         f"name: tiny\nmodel: file:{model}\nengine: sglang\ntarget: docker\nhardware: {{gpus: 1}}\n"
     )
-    finished = run_slipway(place.home, "deploy", spec)
+    finished = place.slipway("deploy", spec)
     assert finished.returncode == 3, finished.stderr
     assert "compatibility says block" in finished.stdout
     return finished.stderr
@@ -103,7 +96,7 @@ def runs(place: LocalPlace, told: list[dict[str, Any]], refused: str) -> None:
 @pytest.fixture(scope="module")
 def page(place: LocalPlace, runs: None) -> Iterator[Page]:
     """The UI, signed in. After the runs: Playwright's loop would make Prefect's calls asynchronous."""
-    shown = json.loads(run_slipway(place.home, "ui", "--json").stdout)
+    shown = place.json("ui")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
         made = browser.new_page(viewport={"width": 1300, "height": 1500})

@@ -4,21 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 import pytest
-from local_place import LocalPlace, local_place, run_slipway
-from uncovered import uncovered
+from local_place import LocalPlace
 
 pytestmark = pytest.mark.server
-
-
-@pytest.fixture(scope="module")
-def place() -> Iterator[LocalPlace]:
-    with uncovered(), local_place() as made:
-        yield made
 
 
 def pair_of(home: Path) -> dict[str, list[int]]:
@@ -57,17 +50,14 @@ def test_up_finds_the_pair_that_runs(place: LocalPlace, damage: Callable[[Path],
     before = pair_of(place.home)
     assert [len(pids) for pids in before.values()] == [1, 1]
     damage(place.home / "local.json")
-    assert json.loads(run_slipway(place.home, "ui", "--json").stdout)["server"] == place.server
-    done = run_slipway(place.home, "up", "--json")
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["server"] == place.server
+    assert place.json("ui")["server"] == place.server
+    assert place.json("up")["server"] == place.server
     assert pair_of(place.home) == before
     assert json.loads((place.home / "local.json").read_text())["server"]["pid"] == before["server"][0]
 
 
-def test_down_finds_the_pair_that_runs() -> None:
-    with uncovered(), local_place() as place:
-        missing(place.home / "local.json")
-        done = run_slipway(place.home, "down", "--json")
-        assert json.loads(done.stdout) == {"ended": ["worker", "server"]}
-        assert pair_of(place.home) == {"server": [], "worker": []}
+def test_down_finds_the_pair_that_runs(place: LocalPlace) -> None:
+    missing(place.home / "local.json")
+    assert place.json("down") == {"ended": ["worker", "server"]}
+    assert pair_of(place.home) == {"server": [], "worker": []}
+    assert place.json("up", "--port", place.port) == place.up  # for the tests that follow

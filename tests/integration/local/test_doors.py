@@ -3,28 +3,21 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx
 import psutil
 import pytest
-from prefect_http import PrefectHttp, wait_for
+from local_place import LocalPlace
+from prefect_http import wait_for
 from random_model import write_random_model
-from uncovered import uncovered
 
-from blocks.processes.ports import free_port
 from tasks.core.release import ServiceFolder
 from tasks.registry.models import EVENT
 
 pytestmark = pytest.mark.server
 
-SLIPWAY = Path(sys.executable).with_name("slipway")
 FLOWS = (
     "build-environment",
     "check-health",
@@ -43,68 +36,22 @@ FLOWS = (
 )
 
 
-@dataclass(frozen=True)
-class Place:
-    """A home with a server that `slipway up` started from a folder with its own `flows/`."""
-
-    home: Path
-    folder: Path
-    api: PrefectHttp
-    up: dict[str, Any]
-
-    def slipway(self, *arguments: str) -> Any:
-        """What the command printed as JSON; it must succeed."""
-        finished = subprocess.run(
-            [SLIPWAY, *arguments, "--json"],
-            env={**os.environ, "SLIPWAY_HOME": str(self.home)},
-            cwd=self.folder,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert finished.returncode == 0, finished.stderr
-        return json.loads(finished.stdout)
-
-    def serving_version(self, name: str) -> str | None:
-        """The model version that a service serves."""
-        folder = ServiceFolder(self.home / "services", name)
-        state = folder.state()
-        release = folder.release(state.release) if state else None
-        return release.model_version if release else None
+def serving_version(place: LocalPlace, name: str) -> str | None:
+    """The model version that a service serves."""
+    folder = ServiceFolder(place.home / "services", name)
+    state = folder.state()
+    release = folder.release(state.release) if state else None
+    return release.model_version if release else None
 
 
-@pytest.fixture(autouse=True, scope="module")
-def not_followed() -> Iterator[None]:
-    """A server, a worker and all their runs: the flows are tested in this process elsewhere."""
-    with uncovered():
-        yield
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
-    home = tmp_path_factory.mktemp("home")
-    folder = tmp_path_factory.mktemp("elsewhere")
-    for package in ("flows", "tasks"):
-        (folder / package).mkdir()
-        (folder / package / "__init__.py").write_text(
-            "raise RuntimeError('the wrong package was imported')\n"
-        )
-    bare = Place(home, folder, None, {})  # type: ignore[arg-type]
-    try:
-        up = bare.slipway("up", "--port", str(free_port()))
-        yield Place(home, folder, PrefectHttp(up["server"], bare.slipway("ui")["key"]), up)
-    finally:
-        assert bare.slipway("down")["ended"] == ["worker", "server"]
-
-
-def test_up_registers_every_flow_and_twice_does_no_harm(place: Place) -> None:
+def test_up_registers_every_flow_and_twice_does_no_harm(place: LocalPlace) -> None:
     assert place.up["deployments"] == [f"{flow}/{flow}" for flow in FLOWS]
-    assert place.slipway("up") == place.up
+    assert place.json("up") == place.up
     assert len(place.api.client.post("/automations/filter", json={}).json()) == 2
     assert len(place.api.client.post("/work_pools/filter", json={}).json()) == 1
 
 
-def test_a_form_is_typed_and_refuses_a_bad_value(place: Place) -> None:
+def test_a_form_is_typed_and_refuses_a_bad_value(place: LocalPlace) -> None:
     schema = place.api.deployment("deploy-model")["parameter_openapi_schema"]
     spec = schema["definitions"]["DeploySpec"]["properties"]
     assert schema["definitions"]["Target"]["enum"] == ["process", "docker"]
@@ -115,14 +62,14 @@ def test_a_form_is_typed_and_refuses_a_bad_value(place: Place) -> None:
     assert "mars" in answer.text
 
 
-def test_a_run_started_as_the_ui_does_it(place: Place) -> None:
+def test_a_run_started_as_the_ui_does_it(place: LocalPlace) -> None:
     run = place.api.run("verify-compatibility", {"request": {"engine": "llama.cpp"}})
     assert run["state_type"] == "COMPLETED", place.api.logs(run["id"])
     artifacts = place.api.client.post("/artifacts/filter", json={}).json()
     assert any(found["key"].startswith("compatibility-") for found in artifacts)
 
 
-def test_a_power_cut_costs_no_deployment_its_turn(place: Place) -> None:
+def test_a_power_cut_costs_no_deployment_its_turn(place: LocalPlace) -> None:
     """The slot is counted in the database; what would free it was in the memory of the server that is gone."""
     state = json.loads((place.home / "local.json").read_text())
     _kill(state["worker"]["pid"])
@@ -130,8 +77,7 @@ def test_a_power_cut_costs_no_deployment_its_turn(place: Place) -> None:
     wanted = {"state": {"type": "PENDING"}}
     assert place.api.client.post(f"/flow_runs/{started}/set_state", json=wanted).json()["status"] == "ACCEPT"
     _kill(state["server"]["pid"])
-    port = httpx.URL(place.up["server"]).port
-    assert place.slipway("up", "--port", str(port)) == place.up
+    assert place.json("up", "--port", place.port) == place.up
     killed = place.api.client.get(f"/flow_runs/{started}").json()
     assert killed["state_type"] == "CRASHED"
     assert killed["state"]["message"] == "its process was killed; found by the next `slipway up`"
@@ -151,7 +97,7 @@ def _kill(pid: int) -> None:
 
 
 @pytest.mark.engine
-def test_a_promotion_redeploys_and_a_lost_event_is_made_good(place: Place) -> None:
+def test_a_promotion_redeploys_and_a_lost_event_is_made_good(place: LocalPlace) -> None:
     registry = place.home / "registry" / "m"
     for version in ("1", "2"):
         write_random_model(registry / "versions" / version, seed=int(version))
@@ -163,17 +109,17 @@ def test_a_promotion_redeploys_and_a_lost_event_is_made_good(place: Place) -> No
         "name: chat\nmodel: models:/m@champion\nhardware: {cpus: 1}\nstaging: {disk_benchmark: false}\n"
         "tuning: {candidates: [f16], max_batch: 1, context: 128, output_tokens: 8}\n"
     )
-    place.slipway("deploy", str(spec))
+    place.json("deploy", str(spec))
     try:
-        assert place.serving_version("chat") == "1"
+        assert serving_version(place, "chat") == "1"
         _promotion_is_followed(place, alias)
         _lost_event_is_made_good(place, alias)
         _service_answers(place, "chat")
     finally:
-        place.slipway("stop", "chat")
+        place.json("stop", "chat")
 
 
-def _look(place: Place, parameters: dict[str, Any]) -> None:
+def _look(place: LocalPlace, parameters: dict[str, Any]) -> None:
     """Look at the registry; again where the look was cancelled because a scheduled one was under way."""
 
     def look() -> dict[str, Any] | None:
@@ -184,17 +130,17 @@ def _look(place: Place, parameters: dict[str, Any]) -> None:
     assert run["state_type"] == "COMPLETED", place.api.logs(run["id"])
 
 
-def _promotion_is_followed(place: Place, alias: Path) -> None:
+def _promotion_is_followed(place: LocalPlace, alias: Path) -> None:
     alias.write_text("2")
     _look(place, {})
     run = wait_for(lambda: next(iter(place.api.runs_of("redeploy-model")), None), "the redeploy's run")
     assert run["parameters"]["service"] == "chat"
     ended = place.api.ended(run["id"])
     assert ended["state_type"] == "COMPLETED", place.api.logs(run["id"])
-    assert place.serving_version("chat") == "2"
+    assert serving_version(place, "chat") == "2"
 
 
-def _lost_event_is_made_good(place: Place, alias: Path) -> None:
+def _lost_event_is_made_good(place: LocalPlace, alias: Path) -> None:
     """The trigger is off when the alias moves: the event reaches nobody. The next look asks again."""
     automations = place.api.client.post("/automations/filter", json={}).json()
     trigger = next(found for found in automations if "redeploy" in found["name"])
@@ -212,10 +158,10 @@ def _lost_event_is_made_good(place: Place, alias: Path) -> None:
 
     ended = place.api.ended(wait_for(look, "the second redeploy")["id"])
     assert ended["state_type"] == "COMPLETED", place.api.logs(ended["id"])
-    assert place.serving_version("chat") == "1"
+    assert serving_version(place, "chat") == "1"
 
 
-def _announced(place: Place) -> int:
+def _announced(place: LocalPlace) -> int:
     """Events that the server has seen and stored; its triggers have seen them by then."""
     asked = {"filter": {"event": {"name": [EVENT]}}}
     answer = place.api.client.post("/events/filter", json=asked)
@@ -223,7 +169,7 @@ def _announced(place: Place) -> int:
     return int(answer.json()["total"])
 
 
-def _service_answers(place: Place, name: str) -> None:
+def _service_answers(place: LocalPlace, name: str) -> None:
     state = ServiceFolder(place.home / "services", name).state()
     assert state is not None
     body = {"model": name, "prompt": "a", "max_tokens": 2}
@@ -231,13 +177,13 @@ def _service_answers(place: Place, name: str) -> None:
     assert answer.status_code == 200
 
 
-def test_a_scheduled_run_comes_by_itself(place: Place) -> None:
-    """Last: what is scheduled goes on coming until the server ends."""
+def test_a_scheduled_run_comes_by_itself(place: LocalPlace) -> None:
     deployment = place.api.deployment("watch-registry")
     assert [schedule["slug"] for schedule in deployment["schedules"]] == ["every-five-minutes"]
     # Often enough that a slow scheduler still finds the next time ahead of it.
     schedule = {"schedule": {"interval": 20}, "active": True, "slug": "often"}
-    answer = place.api.client.post(f"/deployments/{deployment['id']}/schedules", json=[schedule])
+    schedules = f"/deployments/{deployment['id']}/schedules"
+    answer = place.api.client.post(schedules, json=[schedule])
     assert answer.status_code == 201, answer.text
 
     def look() -> dict[str, Any] | None:
@@ -245,3 +191,4 @@ def test_a_scheduled_run_comes_by_itself(place: Place) -> None:
         return next((run for run in ended if run["auto_scheduled"]), None)
 
     assert wait_for(look, "a scheduled run")
+    place.api.client.delete(f"{schedules}/{answer.json()[0]['id']}").raise_for_status()
