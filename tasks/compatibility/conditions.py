@@ -40,14 +40,18 @@ VERSIONS = frozenset(
         "driver_cuda",
         "engine_version",
         "glibc",
+        "glibc_needed",
         "gpu.compute_capability",
         "gpu.last_cuda",
         "gpu.min_cuda",
         "nvcc",
+        "torch_cuda",
     }
 )
 TEXTS = frozenset(
     {
+        "build_odd",
+        "build_odd_optional",
         "container",
         "container_gpus",
         "disagreement",
@@ -56,6 +60,9 @@ TEXTS = frozenset(
         "family",
         "gpu.forward_compat",
         "host_fault",
+        "mixed_cuda",
+        "pin_broken",
+        "pin_near",
         "target",
     }
 )
@@ -200,7 +207,7 @@ def _matches(field: str, wanted: Wanted, value: Value) -> bool:
     return contains(str(wanted), str(value))
 
 
-@functools.lru_cache(maxsize=512)
+@functools.lru_cache(maxsize=8192)
 def contains(comparisons: str, version: str) -> bool:
     """Whether `version` satisfies all comparisons. Pre-releases count; local parts (`+cu126`) do not."""
     return SpecifierSet(comparisons).contains(Version(version).public, prereleases=True)

@@ -37,6 +37,9 @@ FILES: Mapping[str, tuple[str, Sequence[str]]] = {
     "branches": ("branch", ("branches.toml",)),
     "releases": ("release", ("releases.toml",)),
     "newest": ("newest", ("releases.toml",)),
+    "builds": ("build", ("builds.toml",)),
+    "pins": ("pin", ("pins.toml",)),
+    "glibc": ("wheel", ("glibc.toml",)),
 }
 """Each table's key in TOML, and the files that hold its rows."""
 
@@ -51,6 +54,9 @@ _KEYS: Mapping[str, tuple[str, ...]] = {
     "branches": ("branch",),
     "releases": ("package", "version"),
     "newest": ("package",),
+    "builds": ("package", "releases"),
+    "pins": ("package", "releases", "requires"),
+    "glibc": ("package", "releases", "build"),
 }
 _NUMBERED = {"branches": ("cuda",), "capabilities": ("min_cuda", "last_cuda")}
 _REPORT = re.compile(r"#\d+|https://|^run: ")

@@ -89,15 +89,23 @@ def known_bad(
             if answer.holds and not any_holds(rule.unless, subject):
                 (finding,) = _found({rule.id: (rule, answer)}, subject, measurements) or (None,)
                 if finding is not None and finding.severity in ("block", "warn"):
-                    named = next(field for field in rule.when if field.startswith(PACKAGE))
-                    package = named.removeprefix(PACKAGE)
-                    found[rule.id] = KnownBad(package=package, finding=finding)
+                    found[rule.id] = KnownBad(package=_package_of(rule, subject), finding=finding)
     return tuple(found.values())
+
+
+_OF_PACKAGES = {"build_odd": "torch", "build_odd_optional": "torch", "pin_broken": "pin_package", "pin_near": "pin_package"}
+"""Fields that tables derive from packages alone, and the package that is to blame."""
+
+
+def _package_of(rule: Rule, subject: Subject) -> str:
+    field = next(field for field in rule.when if field.startswith(PACKAGE) or field in _OF_PACKAGES)
+    name = _OF_PACKAGES.get(field, field.removeprefix(PACKAGE))
+    return str(subject.values.get(name, name))
 
 
 def _is_about_packages(rule: Rule) -> bool:
     fields = rule.when.keys() | rule.unless.keys()
-    own = {field for field in fields if field.startswith(PACKAGE)}
+    own = {field for field in fields if field.startswith(PACKAGE) or field in _OF_PACKAGES}
     return bool(own & rule.when.keys()) and fields - own <= {"engine", "engine_version"}
 
 
@@ -294,6 +302,7 @@ def _base(field: str) -> str:
     derived = {
         "driver_cuda": "driver",
         "needs_gpu": "engine",
+        **dict.fromkeys((*_OF_PACKAGES, "glibc_needed", "mixed_cuda", "torch_cuda"), "packages"),
         "gpu.min_cuda": "gpu.compute_capability",
         "gpu.last_cuda": "gpu.compute_capability",
     }

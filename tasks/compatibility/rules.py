@@ -22,6 +22,8 @@ PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
 
 PLACEHOLDERS = (
     VERSIONS
+    | {"build_odd", "build_odd_optional", "build_way", "glibc_package", "glibc_way", "mixed_cuda"}
+    | {"cuda12_way", "pin_broken", "pin_near", "pin_near_way", "pin_way"}
     | {"container", "disagreement", "dtype", "engine", "family", "gpu.name", "host_fault"}
     | {
         "saw.cuda_build",
@@ -128,6 +130,42 @@ class NewestRow(Row):
     version: str
 
 
+class BuildRow(Row):
+    """The CUDA of a package's wheels. `cuda` are the versions that the wheel on the index was built for, `others` those
+    of other builds of the same releases, which are found at `where` (`{version}` and `{index}` are filled in) or in
+    `image`. If a package of `carried_by` is installed, that one contains the binaries. An `optional` package does
+    not keep the engine from starting."""
+
+    package: str
+    releases: str
+    cuda: tuple[str, ...] = Field(min_length=1)
+    others: tuple[str, ...] = ()
+    where: str | None = None
+    image: str | None = None
+    carried_by: tuple[str, ...] = ()
+    optional: bool = False
+
+
+class PinRow(Row):
+    """What releases of a package ask of others (PEP 508); `why` if it is not in their METADATA."""
+
+    package: str
+    releases: str
+    requires: tuple[str, ...] = Field(min_length=1)
+    why: str | None = None
+
+
+class GlibcRow(Row):
+    """The glibc that a package's wheels need, by their tags or their binaries; `instead` is what needs less. `build`
+    restricts the row to one local version, such as `cu129`."""
+
+    package: str
+    releases: str
+    build: str | None = None
+    glibc: str
+    instead: str | None = None
+
+
 class Tables(Frozen):
     """All rules and lookup tables."""
 
@@ -138,6 +176,9 @@ class Tables(Frozen):
     branches: tuple[BranchRow, ...]
     releases: tuple[ReleaseRow, ...]
     newest: tuple[NewestRow, ...]
+    builds: tuple[BuildRow, ...]
+    pins: tuple[PinRow, ...]
+    glibc: tuple[GlibcRow, ...]
 
     @model_validator(mode="after")
     def _in_order(self) -> Tables:
@@ -173,6 +214,9 @@ def load_tables() -> Tables:
             branches=tuple(BranchRow.model_validate(row) for row in rows["branches"]),
             releases=tuple(ReleaseRow.model_validate(row) for row in rows["releases"]),
             newest=tuple(NewestRow.model_validate(row) for row in rows["newest"]),
+            builds=tuple(BuildRow.model_validate(row) for row in rows["builds"]),
+            pins=tuple(PinRow.model_validate(row) for row in rows["pins"]),
+            glibc=tuple(GlibcRow.model_validate(row) for row in rows["glibc"]),
         )
     except ValidationError as error:
         first = error.errors()[0]
