@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from packaging.version import Version
 
+from tasks.compatibility.builds import TORCH, Wheel, builds, in_words, index, mismatched
 from tasks.compatibility.models import Survey
 from tasks.compatibility.plan import judge
 from tasks.compatibility.rules import Tables, load_tables
@@ -17,25 +20,50 @@ _ENGINE = "transformers"
 _RUNS = (CompatibilityVerdict.PASS, CompatibilityVerdict.WARN)
 
 
-def torch_backend(facts: Facts, version: str | None = None, tables: Tables | None = None) -> str:
+def torch_backend(
+    facts: Facts,
+    version: str | None = None,
+    tables: Tables | None = None,
+    *,
+    packages: Mapping[str, str] | None = None,
+) -> str:
     """`cpu` without a GPU; else the CUDA build, such as `cu126`, of the newest release that runs on the host, or of
-    `version`: a pass is preferred to a warning, then the newer CUDA. Raises `SpecError` if the tables
-    know none.
+    `version`: a pass is preferred to a warning, then the newer CUDA. Of `packages` that come with it from the index (an
+    engine and its version, say), torch must fit the builds. Raises `SpecError` if the tables know none.
     """
     tables = tables or load_tables()
     if not facts.gpus or facts.driver is None:
         return "cpu"
-    releases = [row for row in tables.releases if row.package == "torch"]
+    others = {name: version for name, version in (packages or {}).items() if name != TORCH}
+    releases = [row for row in tables.releases if row.package == TORCH]
     for release in reversed([row for row in releases if version is None or same_minor(row.version, version)]):
-        judged = [(_verdict(facts, release.version, cuda, tables), Version(cuda)) for cuda in release.cuda]
+        fitting = [cuda for cuda in release.cuda if not mismatched(others, cuda, tables)]
+        judged = [(_verdict(facts, release.version, cuda, tables), Version(cuda)) for cuda in fitting]
         runs = [(verdict is CompatibilityVerdict.PASS, cuda) for verdict, cuda in judged if verdict in _RUNS]
         if runs:
             _, cuda = max(runs)
             return f"cu{cuda.major}{cuda.minor}"
+    raise _none_runs(facts, version, others, tables)
+
+
+def _none_runs(
+    facts: Facts, version: str | None, packages: Mapping[str, str], tables: Tables
+) -> SpecError:
     named = f"torch {version}" if version else "torch"
-    raise SpecError(
-        f"no listed build of {named} runs on driver {facts.driver} with {facts.gpus[0].name}",
-        fix="look for a way out: slipway compat check",
+    host = f"driver {facts.driver} with {facts.gpus[0].name}"
+    for build in builds(packages, tables):
+        others = [cuda for cuda in (build.row.others if build.row else ()) if index(cuda)[2:4] not in build.majors]
+        wheel = next((Wheel(build.version, cuda, build.row) for cuda in others if build.row), None)
+        if wheel is None:
+            continue
+        return SpecError(
+            f"{build.package} {build.version} from the index is a CUDA {build.cuda[-1]} build, and no {named} for that "
+            f"CUDA runs on {host}",
+            fix=f"put the wheel of {in_words(build.package, wheel)} into `wheels`, or name it by its URL in "
+            f"`requirements`, with torch_backend {index(wheel.cuda)}",
+        )
+    return SpecError(
+        f"no listed build of {named} runs on {host}", fix="look for a way out: slipway compat check"
     )
 
 

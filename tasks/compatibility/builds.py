@@ -114,8 +114,9 @@ def ways(build: Build, facts: Facts, tables: Tables) -> str:
     release = torch_release(torch, tables)
     cuda = for_major(release.cuda, max(build.majors, key=int)) if release else None
     if cuda:
-        driver = _DRIVER_OF_CUDA.get(_major(cuda))
-        found.append(f"install torch {torch} for {index(cuda)}" + (f" (driver {driver} or newer)" if driver else ""))
+        driver = _DRIVER_OF_CUDA.get(_major(cuda), "0")
+        older = facts.driver is not None and Version(facts.driver) < Version(driver)
+        found.append(f"install torch {torch} for {index(cuda)}" + (f" and driver {driver} or newer" if older else ""))
     return "; or ".join(found) or f"install {build.package} and torch for the same CUDA"
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from packaging.requirements import Requirement
@@ -33,32 +33,25 @@ class BrokenPin:
     why: str | None
 
 
-def wanted_of(package: str, version: str, tables: Tables) -> dict[str, str]:
+def wanted_of(package: str, version: str, tables: Tables) -> Mapping[str, str]:
     """All that a release asks of each package, as comparisons."""
-    found: dict[str, list[str]] = defaultdict(list)
-    for row in _rows(package, version, tables):
-        for required, comparisons in _parsed(row.requires):
-            found[required].append(comparisons)
-    return {required: tidy(",".join(parts)) for required, parts in found.items()}
+    return _pins_of(tables).wanted(package, version)
 
 
 def broken_pins(packages: Mapping[str, str], tables: Tables) -> tuple[BrokenPin, ...]:
     """The pins that these packages break, those that certainly fail first."""
     found: dict[tuple[str, str], BrokenPin] = {}
-    for row in tables.pins:
-        version = packages.get(row.package)
-        if version is None or not contains(row.releases, version):
-            continue
-        for required, comparisons in _parsed(row.requires):
+    for package in packages.keys() & _pins_of(tables).rows.keys():
+        version = packages[package]
+        for row, (required, comparisons) in _pins_of(tables).asked(package, version):
             installed = packages.get(required)
             if installed is not None and not contains(comparisons, installed):
-                whole = wanted_of(row.package, version, tables)[required]
+                whole = wanted_of(package, version, tables)[required]
                 near = _is_near(required, comparisons, installed)
-                before = found.get((row.package, required))
+                before = found.get((package, required))
                 why = row.why or (before.why if before else None)
-                found[row.package, required] = BrokenPin(
-                    row.package, version, required, whole, installed, near and (before is None or before.near), why
-                )
+                near = near and (before is None or before.near)
+                found[package, required] = BrokenPin(package, version, required, whole, installed, near, why)
     return tuple(sorted(found.values(), key=lambda pin: (pin.near, pin.package, pin.required)))
 
 
@@ -101,24 +94,58 @@ def _in_words(wanted: str) -> str:
 def _taking(pin: BrokenPin, tables: Tables) -> str | None:
     """The nearest release of the package that takes the installed version: a newer one if there is one."""
     here = Version(Version(pin.version).public)
-    taking = [
-        release
-        for release in _releases(pin.package, tables)
-        if (wanted := wanted_of(pin.package, str(release), tables).get(pin.required)) and contains(wanted, pin.installed)
-    ]
+    asked = ((release, wanted_of(pin.package, str(release), tables)) for release in _pins_of(tables).releases(pin.package))
+    taking = [release for release, wanted in asked if contains(wanted.get(pin.required, "<0"), pin.installed)]
     newer = [release for release in taking if release > here]
     older = [release for release in taking if release < here]
     return str(min(newer)) if newer else str(max(older)) if older else None
 
 
-def _releases(package: str, tables: Tables) -> set[Version]:
-    """Releases that exist: those from which a row of METADATA holds."""
-    rows = (row for row in tables.pins if row.package == package and row.why is None)
-    return {Version(next(spec.version for spec in SpecifierSet(row.releases) if spec.operator == ">=")) for row in rows}
+class _Pins:
+    """The rows by package, and what was already looked up in them: a search asks the same thing hundreds of times."""
+
+    def __init__(self, rows: Sequence[PinRow]) -> None:
+        self.rows: dict[str, list[PinRow]] = defaultdict(list)
+        for row in rows:
+            self.rows[row.package].append(row)
+        self._wanted: dict[tuple[str, str], Mapping[str, str]] = {}
+        self._releases: dict[str, frozenset[Version]] = {}
+
+    def asked(self, package: str, version: str) -> Iterator[tuple[PinRow, tuple[str, str]]]:
+        """The rows of that release, and each package and comparison that it asks for."""
+        for row in self.rows.get(package, ()):
+            if contains(row.releases, version):
+                yield from ((row, found) for found in _parsed(row.requires))
+
+    def wanted(self, package: str, version: str) -> Mapping[str, str]:
+        """All comparisons for each package that the release asks for."""
+        if (package, version) not in self._wanted:
+            found: dict[str, list[str]] = defaultdict(list)
+            for _, (required, comparisons) in self.asked(package, version):
+                found[required].append(comparisons)
+            tidied = {required: tidy(",".join(parts)) for required, parts in found.items()}
+            self._wanted[package, version] = tidied
+        return self._wanted[package, version]
+
+    def releases(self, package: str) -> frozenset[Version]:
+        """Releases that exist: those with which a row of METADATA begins."""
+        if package not in self._releases:
+            rows = (row for row in self.rows.get(package, ()) if row.why is None)
+            self._releases[package] = frozenset(
+                Version(next(spec.version for spec in SpecifierSet(row.releases) if spec.operator == ">="))
+                for row in rows
+            )
+        return self._releases[package]
 
 
-def _rows(package: str, version: str, tables: Tables) -> Iterator[PinRow]:
-    return (row for row in tables.pins if row.package == package and contains(row.releases, version))
+_KNOWN: list[tuple[Sequence[PinRow], _Pins]] = []
+"""The last table that was asked, by identity: a test may judge by another."""
+
+
+def _pins_of(tables: Tables) -> _Pins:
+    if not _KNOWN or _KNOWN[0][0] is not tables.pins:
+        _KNOWN[:] = [(tables.pins, _Pins(tables.pins))]
+    return _KNOWN[0][1]
 
 
 def _is_near(required: str, comparisons: str, installed: str) -> bool:
