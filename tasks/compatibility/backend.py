@@ -6,8 +6,9 @@ from collections.abc import Mapping
 
 from packaging.version import Version
 
-from tasks.compatibility.builds import TORCH, Wheel, builds, in_words, index, mismatched
+from tasks.compatibility.builds import TORCH, builds, in_words, index, mismatched, nearest_build
 from tasks.compatibility.models import Survey
+from tasks.compatibility.pins import wanted_of
 from tasks.compatibility.plan import judge
 from tasks.compatibility.rules import Tables, load_tables
 from tasks.core.errors import SpecError
@@ -35,6 +36,7 @@ def torch_backend(
     if not facts.gpus or facts.driver is None:
         return "cpu"
     others = {name: version for name, version in (packages or {}).items() if name != TORCH}
+    version = version or _pinned(others, tables)
     releases = [row for row in tables.releases if row.package == TORCH]
     for release in reversed([row for row in releases if version is None or same_minor(row.version, version)]):
         fitting = [cuda for cuda in release.cuda if not mismatched(others, cuda, tables)]
@@ -52,19 +54,26 @@ def _none_runs(
     named = f"torch {version}" if version else "torch"
     host = f"driver {facts.driver} with {facts.gpus[0].name}"
     for build in builds(packages, tables):
-        others = [cuda for cuda in (build.row.others if build.row else ()) if index(cuda)[2:4] not in build.majors]
-        wheel = next((Wheel(build.version, cuda, build.row) for cuda in others if build.row), None)
-        if wheel is None:
-            continue
-        return SpecError(
-            f"{build.package} {build.version} from the index is a CUDA {build.cuda[-1]} build, and no {named} for that "
-            f"CUDA runs on {host}",
-            fix=f"put the wheel of {in_words(build.package, wheel)} into `wheels`, or name it by its URL in "
-            f"`requirements`, with torch_backend {index(wheel.cuda)}",
-        )
+        for major in map(str, range(int(max(build.majors)) - 1, 10, -1)):
+            wheel = nearest_build(build.package, build.version, major, facts, tables)
+            if wheel is None:
+                continue
+            what = "the wheel of " if wheel.is_other else ""
+            return SpecError(
+                f"{build.package} {build.version} from the index is a CUDA {build.cuda[-1]} build, and no {named} for "
+                f"that CUDA runs on {host}",
+                fix=f"take {what}{in_words(build.package, wheel)}: put it into a folder of `wheels` with torch "
+                f"for {index(wheel.cuda)}, or upgrade the driver",
+            )
     return SpecError(
         f"no listed build of {named} runs on {host}", fix="look for a way out: slipway compat check"
     )
+
+
+def _pinned(packages: Mapping[str, str], tables: Tables) -> str | None:
+    """The torch that one of these packages asks for exactly."""
+    asked = (wanted_of(name, version, tables).get(TORCH, "") for name, version in packages.items())
+    return next((wanted.removeprefix("==") for wanted in asked if wanted.startswith("==")), None)
 
 
 def _verdict(facts: Facts, release: str, cuda: str, tables: Tables) -> CompatibilityVerdict:
