@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from tasks.compatibility.conditions import GPU, PACKAGE, Answer, Subject, Value, any_holds, evaluate
@@ -70,20 +70,26 @@ def judge(
 
 
 def known_bad(
-    packages: Mapping[str, str], measurements: Sequence[Measurement] = (), tables: Tables | None = None
+    packages: Mapping[str, str],
+    measurements: Sequence[Measurement] = (),
+    tables: Tables | None = None,
+    *,
+    glibc: str | None = None,
 ) -> tuple[KnownBad, ...]:
-    """Combinations among these packages that are known to fail on any host: rules that depend on nothing else.
+    """Combinations among these packages that are known to fail on any host, or on any with this glibc: rules that depend on
+    nothing else.
 
     Block and warn only. A measurement that proves more than a rule knows weakens it, as in `judge`.
     """
     tables = tables or load_tables()
-    about_packages = [rule for rule in tables.rules if _is_about_packages(rule)]
+    host = {} if glibc is None else {"glibc": glibc}
+    about_packages = [rule for rule in tables.rules if _is_about_packages(rule, host.keys())]
     engines: list[str | None] = [
         row.name for row in tables.engines if not {row.name, *row.aliases}.isdisjoint(packages)
     ]
     found: dict[str, KnownBad] = {}
     for engine in engines or [None]:
-        subject = describe(Survey(facts=Facts(packages=dict(packages), engine=engine)), tables)
+        subject = describe(Survey(facts=Facts(packages=dict(packages), engine=engine, **host)), tables)
         for rule in about_packages:
             answer = evaluate(rule.when, subject)
             if answer.holds and not any_holds(rule.unless, subject):
@@ -93,18 +99,20 @@ def known_bad(
     return tuple(found.values())
 
 
-_OF_PACKAGES = {"build_odd": "torch", "build_odd_optional": "torch", "pin_broken": "pin_package", "pin_near": "pin_package"}
+_OF_PACKAGES = {"build_odd": "torch", "build_odd_optional": "torch", "pin_broken": "pin_package", "pin_near": "pin_package", "glibc": "glibc_package"}
 """Fields that tables derive from packages alone, and the package that is to blame."""
 
 
 def _package_of(rule: Rule, subject: Subject) -> str:
-    field = next(field for field in rule.when if field.startswith(PACKAGE) or field in _OF_PACKAGES)
+    field = next((field for field in rule.when if field.startswith(PACKAGE) or field in _OF_PACKAGES), "glibc")
     name = _OF_PACKAGES.get(field, field.removeprefix(PACKAGE))
-    return str(subject.values.get(name, name))
+    return str(subject.values.get(name, name)).partition(" ")[0]
 
 
-def _is_about_packages(rule: Rule) -> bool:
-    fields = rule.when.keys() | rule.unless.keys()
+def _is_about_packages(rule: Rule, host: Collection[str]) -> bool:
+    fields = (rule.when.keys() | rule.unless.keys()) - set(host)
+    if "glibc" in host and rule.when.get("glibc") == "<@glibc_needed":
+        return not fields
     own = {field for field in fields if field.startswith(PACKAGE) or field in _OF_PACKAGES}
     return bool(own & rule.when.keys()) and fields - own <= {"engine", "engine_version"}
 
@@ -302,7 +310,7 @@ def _base(field: str) -> str:
     derived = {
         "driver_cuda": "driver",
         "needs_gpu": "engine",
-        **dict.fromkeys((*_OF_PACKAGES, "glibc_needed", "mixed_cuda", "torch_cuda"), "packages"),
+        **dict.fromkeys((*_OF_PACKAGES.keys() - {"glibc"}, "glibc_needed", "mixed_cuda", "torch_cuda"), "packages"),
         "gpu.min_cuda": "gpu.compute_capability",
         "gpu.last_cuda": "gpu.compute_capability",
     }
