@@ -87,7 +87,11 @@ def mismatched(packages: Mapping[str, str], torch: str | None, tables: Tables) -
     """The builds that cannot be loaded next to torch's CUDA."""
     if torch is None:
         return ()
-    return tuple(build for build in builds(packages, tables) if _major(torch) not in build.majors)
+    return tuple(
+        build
+        for build in builds(packages, tables)
+        if _major(torch) not in build.majors and not (torch == _CPU and build.row and build.row.optional)
+    )
 
 
 def describe(build: Build, facts: Facts) -> str:

@@ -39,7 +39,8 @@ def wanted_of(package: str, version: str, tables: Tables) -> Mapping[str, str]:
 
 
 def broken_pins(packages: Mapping[str, str], tables: Tables) -> tuple[BrokenPin, ...]:
-    """The pins that these packages break, those that certainly fail first."""
+    """The pins that these packages break, those that certainly fail first. What another pin changes anyway asks for
+    nothing yet."""
     found: dict[tuple[str, str], BrokenPin] = {}
     for package in packages.keys() & _pins_of(tables).rows.keys():
         version = packages[package]
@@ -52,7 +53,9 @@ def broken_pins(packages: Mapping[str, str], tables: Tables) -> tuple[BrokenPin,
                 why = row.why or (before.why if before else None)
                 near = near and (before is None or before.near)
                 found[package, required] = BrokenPin(package, version, required, whole, installed, near, why)
-    return tuple(sorted(found.values(), key=lambda pin: (pin.near, pin.package, pin.required)))
+    changing = {pin.required for pin in found.values()}
+    lasting = [pin for pin in found.values() if pin.package not in changing]
+    return tuple(sorted(lasting, key=lambda pin: (pin.near, pin.package, pin.required)))
 
 
 def describe(pin: BrokenPin) -> str:

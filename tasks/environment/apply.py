@@ -130,6 +130,7 @@ def _diagnosed(
         return refusal  # conda's solver reports both itself
     chains = refusals.chains(refusal.conflicts)
     without_wheels = refusals.without_wheels(refusal.reason)
+    remarks = [refusals.source_only(name, request.python) for name in without_wheels]
     python = _other_python(request, tool, folder) if without_wheels or refusals.blames_python(refusal.reason) else None
     loosen: list[Loosening] = []
     versioned = [line for line in request.requirements if line not in firm and Requirement(line).specifier]
@@ -139,14 +140,16 @@ def _diagnosed(
             rest = tuple(looser if other == line else other for other in request.requirements)
             resolved = tool.resolve(request.model_copy(update={"requirements": rest}), folder)
             if isinstance(resolved, Refusal):
-                without_wheels += refusals.without_wheels(resolved.reason)
+                missing = [name for name in refusals.without_wheels(resolved.reason) if name not in without_wheels]
+                remarks += [refusals.not_enough(line, name, chains, request.python) for name in missing]
                 continue
             if (version := pinned_versions(resolved).get(Requirement(line).name)) is not None:
                 loosen.append(refusals.loosening(line, version))
             break
-    remarks = tuple(dict.fromkeys(refusals.source_only(name, request.python) for name in without_wheels))
-    found = {"chains": chains, "loosen": tuple(loosen), "python": python, "remarks": remarks if not python else ()}
-    return refusal.model_copy(update=found)
+    others = () if python else tuple(dict.fromkeys(remarks))
+    return refusal.model_copy(
+        update={"chains": chains, "loosen": tuple(loosen), "python": python, "remarks": others}
+    )
 
 
 def _other_python(request: LockRequest, tool: PackageTool, folder: Path) -> str | None:

@@ -62,6 +62,12 @@ def source_only(package: str, python: str) -> str:
     )
 
 
+def not_enough(line: str, package: str, conflict: Sequence[Sequence[str]], python: str) -> str:
+    """Why a requirement's other versions do not help: `numpy<2.0.0 is not enough, because the index has no wheel of …`."""
+    asked = (chain[-1] for chain in conflict if _name(chain[-1]) == _name(line) and chain[-1] != line)
+    return f"{next(asked, f'another version than {line}')} is not enough, because {source_only(package, python)}"
+
+
 def other_pythons(python: str) -> tuple[str, ...]:
     """Other Python versions, the nearest first, older ones before newer ones."""
     minor = int(python.partition(".")[2])

@@ -81,7 +81,8 @@ def what_to_do(
         return f"take Python {python}: with it everything resolves."
     if loosen:
         ways = " or ".join(f"{way.requirement} ({_became(way)})" for way in loosen)
-        return f"loosen {ways}: with it everything resolves."
+        more = f" Else: {'; '.join(remarks)}." if remarks else ""
+        return f"loosen {ways}: with it everything resolves.{more}"
     if remarks:
         return "; ".join(remarks) + "."
     fixes = list(dict.fromkeys(conflict.fix for conflict in conflicts if conflict.fix))

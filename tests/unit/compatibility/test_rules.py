@@ -30,6 +30,7 @@ def test_rule_files_are_sorted_and_of_one_precedence(repository: Path, name: str
 
 def test_every_data_file_is_read(repository: Path) -> None:
     tables = {"engines.toml", "gpus.toml", "capabilities.toml", "branches.toml", "releases.toml"}
+    tables |= {"builds.toml", "glibc.toml", "pins.toml"}
     assert {file.name for file in (repository / DATA).iterdir()} == {*RULE_FILES, *tables, "contract.toml"}
 
 
