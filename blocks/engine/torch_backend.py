@@ -12,8 +12,8 @@ from tasks.environment.models import EnvironmentRequest
 
 
 def decide_backend(request: EnvironmentRequest, host: Host) -> EnvironmentRequest:
-    """The request with `torch_backend: auto` replaced by the build that the host's driver and GPUs run best, and that fits
-    the builds of what is pinned next to it, by the engine or by the spec.
+    """The request with `torch_backend: auto` replaced by the build that the host's driver and GPUs run best, and that
+    fits the builds of what is pinned next to it, by the engine or by the spec.
 
     Raises `SpecError` if the tables know none.
     """

@@ -41,8 +41,8 @@ def _is_whole(engine: Engine, packages: Mapping[str, str]) -> bool:
 def known_conflicts(
     packages: Mapping[str, str], proof: Proof | None, glibc: str | None = None
 ) -> tuple[Conflict, ...]:
-    """Combinations that are known to fail, on a host with this glibc if it is given. What the proof saw working there only
-    flags the set."""
+    """Combinations that are known to fail, on a host with this glibc if it is given. What the proof saw working there
+    only flags the set."""
     return tuple(
         Conflict(
             package=known.package,

@@ -29,8 +29,8 @@ def torch_backend(
     packages: Mapping[str, str] | None = None,
 ) -> str:
     """`cpu` without a GPU; else the CUDA build, such as `cu126`, of the newest release that runs on the host, or of
-    `version`: a pass is preferred to a warning, then the newer CUDA. Of `packages` that come with it from the index (an
-    engine and its version, say), torch must fit the builds. Raises `SpecError` if the tables know none.
+    `version`: a pass is preferred to a warning, then the newer CUDA. Of `packages` that come with it from the index
+    (an engine and its version, say), torch must fit the builds. Raises `SpecError` if the tables know none.
     """
     tables = tables or load_tables()
     if not facts.gpus or facts.driver is None:
@@ -48,9 +48,7 @@ def torch_backend(
     raise _none_runs(facts, version, others, tables)
 
 
-def _none_runs(
-    facts: Facts, version: str | None, packages: Mapping[str, str], tables: Tables
-) -> SpecError:
+def _none_runs(facts: Facts, version: str | None, packages: Mapping[str, str], tables: Tables) -> SpecError:
     named = f"torch {version}" if version else "torch"
     host = f"driver {facts.driver} with {facts.gpus[0].name}"
     for build in builds(packages, tables):
@@ -60,7 +58,7 @@ def _none_runs(
                 continue
             what = "the wheel of " if wheel.is_other else ""
             return SpecError(
-                f"{build.package} {build.version} from the index is a CUDA {build.cuda[-1]} build, and no {named} for "
+                f"{build.package} {build.version} is a CUDA {build.cuda[-1]} build, and no {named} for "
                 f"that CUDA runs on {host}",
                 fix=f"take {what}{in_words(build.package, wheel)}: put it into a folder of `wheels` with torch "
                 f"for {index(wheel.cuda)}, or upgrade the driver",

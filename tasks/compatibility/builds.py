@@ -24,7 +24,7 @@ _DRIVER_OF_CUDA = {"12": "525.60.13", "13": "580"}
 
 @dataclass(frozen=True)
 class Build:
-    """One package, and the CUDA versions that its files were built for; `row` is its row in the table, if it has one."""
+    """One package, and the CUDA versions that its files were built for; `row` is its row in the table, if any."""
 
     package: str
     version: str
@@ -120,7 +120,9 @@ def ways(build: Build, facts: Facts, tables: Tables) -> str:
     if cuda:
         driver = _DRIVER_OF_CUDA.get(_major(cuda), "0")
         older = facts.driver is not None and Version(facts.driver) < Version(driver)
-        found.append(f"install torch {torch} for {index(cuda)}" + (f" and driver {driver} or newer" if older else ""))
+        found.append(
+            f"install torch {torch} for {index(cuda)}" + (f" and driver {driver} or newer" if older else "")
+        )
     return "; or ".join(found) or f"install {build.package} and torch for the same CUDA"
 
 

@@ -16,7 +16,9 @@ def glibc_row(package: str, version: str, tables: Tables) -> GlibcRow | None:
     """What the table says about that wheel; a row for its local version counts before one for all."""
     local = Version(version).local
     rows = [row for row in tables.glibc if row.package == package and contains(row.releases, version)]
-    return next((row for row in rows if row.build == local), next((row for row in rows if row.build is None), None))
+    return next(
+        (row for row in rows if row.build == local), next((row for row in rows if row.build is None), None)
+    )
 
 
 def neediest(packages: Mapping[str, str], tables: Tables) -> tuple[str, GlibcRow] | None:

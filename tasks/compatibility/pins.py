@@ -68,7 +68,9 @@ def way(pin: BrokenPin, tables: Tables) -> str:
     """The version that is asked for, and the nearest release that takes what is installed."""
     text = f"install {pin.required} {_in_words(pin.wanted)}"
     release = _taking(pin, tables)
-    return text + (f", or {pin.package} {release}, which takes {pin.required} {pin.installed}" if release else "")
+    return text + (
+        f", or {pin.package} {release}, which takes {pin.required} {pin.installed}" if release else ""
+    )
 
 
 def tidy(comparisons: str) -> str:
@@ -97,7 +99,10 @@ def _in_words(wanted: str) -> str:
 def _taking(pin: BrokenPin, tables: Tables) -> str | None:
     """The nearest release of the package that takes the installed version: a newer one if there is one."""
     here = Version(Version(pin.version).public)
-    asked = ((release, wanted_of(pin.package, str(release), tables)) for release in _pins_of(tables).releases(pin.package))
+    asked = (
+        (release, wanted_of(pin.package, str(release), tables))
+        for release in _pins_of(tables).releases(pin.package)
+    )
     taking = [release for release, wanted in asked if contains(wanted.get(pin.required, "<0"), pin.installed)]
     newer = [release for release in taking if release > here]
     older = [release for release in taking if release < here]

@@ -76,8 +76,8 @@ def known_bad(
     *,
     glibc: str | None = None,
 ) -> tuple[KnownBad, ...]:
-    """Combinations among these packages that are known to fail on any host, or on any with this glibc: rules that depend on
-    nothing else.
+    """Combinations among these packages that are known to fail on any host, or on any with this glibc: rules that
+    depend on nothing else.
 
     Block and warn only. A measurement that proves more than a rule knows weakens it, as in `judge`.
     """
@@ -99,12 +99,20 @@ def known_bad(
     return tuple(found.values())
 
 
-_OF_PACKAGES = {"build_odd": "torch", "build_odd_optional": "torch", "pin_broken": "pin_package", "pin_near": "pin_package", "glibc": "glibc_package"}
+_OF_PACKAGES = {
+    "build_odd": "torch",
+    "build_odd_optional": "torch",
+    "pin_broken": "pin_package",
+    "pin_near": "pin_package",
+    "glibc": "glibc_package",
+}
 """Fields that tables derive from packages alone, and the package that is to blame."""
 
 
 def _package_of(rule: Rule, subject: Subject) -> str:
-    field = next((field for field in rule.when if field.startswith(PACKAGE) or field in _OF_PACKAGES), "glibc")
+    field = next(
+        (field for field in rule.when if field.startswith(PACKAGE) or field in _OF_PACKAGES), "glibc"
+    )
     name = _OF_PACKAGES.get(field, field.removeprefix(PACKAGE))
     return str(subject.values.get(name, name)).partition(" ")[0]
 
@@ -310,7 +318,9 @@ def _base(field: str) -> str:
     derived = {
         "driver_cuda": "driver",
         "needs_gpu": "engine",
-        **dict.fromkeys((*_OF_PACKAGES.keys() - {"glibc"}, "glibc_needed", "mixed_cuda", "torch_cuda"), "packages"),
+        **dict.fromkeys(
+            (*_OF_PACKAGES.keys() - {"glibc"}, "glibc_needed", "mixed_cuda", "torch_cuda"), "packages"
+        ),
         "gpu.min_cuda": "gpu.compute_capability",
         "gpu.last_cuda": "gpu.compute_capability",
     }

@@ -131,8 +131,8 @@ class NewestRow(Row):
 
 
 class BuildRow(Row):
-    """The CUDA of a package's wheels. `cuda` are the versions that the wheel on the index was built for, `others` those
-    of other builds of the same releases, which are found at `where` (`{version}` and `{index}` are filled in) or in
+    """The CUDA of a package's wheels. `cuda` are the versions that the wheel on the index was built for, `others`
+    those of other builds of the same releases, found at `where` (`{version}` and `{index}` are filled in) or in
     `image`. If a package of `carried_by` is installed, that one contains the binaries. An `optional` package does
     not keep the engine from starting."""
 

@@ -176,8 +176,10 @@ def with_engine(facts: Facts, tables: Tables) -> dict[str, str]:
 
 
 def _cuda12_way(facts: Facts, packages: Mapping[str, str], tables: Tables) -> str:
-    """What runs on a driver below 580: torch for CUDA 12, and the engine's own build for it if it has one of its own."""
-    own = next((build for build in builds.builds(packages, tables) if build.row and not build.row.optional), None)
+    """What runs on a driver below 580: torch for CUDA 12, and the engine's build for it if it has binaries."""
+    own = next(
+        (build for build in builds.builds(packages, tables) if build.row and not build.row.optional), None
+    )
     if own is None or "12" in own.majors:
         return "torch for CUDA 12 (cu126)"
     wheel = builds.nearest_build(own.package, own.version, "12", facts, tables)

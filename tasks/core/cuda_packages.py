@@ -17,7 +17,7 @@ _NUMBERED_LIKE_CUDA = frozenset(
 _NUMBERED_THEIR_OWN_WAY = frozenset(
     {"cudnn", "cufft", "cufile", "curand", "cusolver", "cusparse", "cusparselt", "nccl", "nvshmem"}
 )
-"""Libraries with numbers of their own, such as cuFFT 12.0 in CUDA 13.0: only a suffix says which CUDA they are for."""
+"""Libraries with numbers of their own, such as cuFFT 12.0 in CUDA 13.0: only a suffix says for which CUDA."""
 
 _SUFFIXED = re.compile(r"^nvidia-(?P<library>[a-z0-9-]+)-cu(?P<major>1[0-9])$")
 _LOCAL = re.compile(r"^cu(?P<major>1[0-9])(?P<minor>[0-9](?![0-9]))?")

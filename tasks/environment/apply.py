@@ -124,14 +124,18 @@ def _python_of(request: LockRequest) -> Path:
 def _diagnosed(
     refusal: Refusal, request: LockRequest, tool: PackageTool, folder: Path, firm: Collection[str]
 ) -> Refusal:
-    """The refusal with the chains that lead to it, another Python that would help, else the requirements that would if they
-    were loosened, and what is offered as source only."""
+    """The refusal with the chains that lead to it, another Python that would help, else the requirements that would help
+    if they were loosened, and what is offered as source only."""
     if request.manager is not EnvironmentManager.UV:
         return refusal  # conda's solver reports both itself
     chains = refusals.chains(refusal.conflicts)
     without_wheels = refusals.without_wheels(refusal.reason)
     remarks = [refusals.source_only(name, request.python) for name in without_wheels]
-    python = _other_python(request, tool, folder) if without_wheels or refusals.blames_python(refusal.reason) else None
+    python = (
+        _other_python(request, tool, folder)
+        if without_wheels or refusals.blames_python(refusal.reason)
+        else None
+    )
     loosen: list[Loosening] = []
     versioned = [line for line in request.requirements if line not in firm and Requirement(line).specifier]
     for line in versioned[:MOST_TRIED] if python is None else ():
@@ -140,7 +144,9 @@ def _diagnosed(
             rest = tuple(looser if other == line else other for other in request.requirements)
             resolved = tool.resolve(request.model_copy(update={"requirements": rest}), folder)
             if isinstance(resolved, Refusal):
-                missing = [name for name in refusals.without_wheels(resolved.reason) if name not in without_wheels]
+                missing = [
+                    name for name in refusals.without_wheels(resolved.reason) if name not in without_wheels
+                ]
                 remarks += [refusals.not_enough(line, name, chains, request.python) for name in missing]
                 continue
             if (version := pinned_versions(resolved).get(Requirement(line).name)) is not None:

@@ -12,6 +12,7 @@ from packaging.version import Version
 from tasks.core import cuda_packages
 from tasks.environment.models import Conflict, Inventory
 
+
 def hidden_conflicts(
     inventory: Inventory, glibc_needs: Mapping[str, str], glibc: str | None
 ) -> tuple[Conflict, ...]:
@@ -24,7 +25,7 @@ def hidden_conflicts(
 
 
 def mixed_cuda(packages: Mapping[str, str]) -> tuple[Conflict, ...]:
-    """CUDA libraries of several major versions. Two of one library overwrite each other or hide one another; different
+    """CUDA libraries of several major versions. Two of one library overwrite or hide each other; different
     libraries share a process."""
     mixed = cuda_packages.mixed_cuda(packages)
     if mixed is None:

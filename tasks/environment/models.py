@@ -92,8 +92,8 @@ class Loosening(Frozen):
 
 class Refusal(Frozen):
     """The resolver's refusal: `reason` is its explanation, `conflicts` what requires what, `chains` the shortest ways
-    from the user's requirements to the conflict, `loosen` what would help, `python` another Python with which everything
-    resolves, and `remarks` what else is in the way."""
+    from the user's requirements to the conflict, `loosen` what would help, `python` another Python with which
+    everything resolves, and `remarks` what else is in the way."""
 
     reason: str
     conflicts: tuple[Conflict, ...] = ()

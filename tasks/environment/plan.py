@@ -103,7 +103,11 @@ def parse_requirements(text: str, source: str) -> tuple[str, ...]:
 
 _TORCH_INDEX = re.compile(r"download\.pytorch\.org/whl/(cpu|cu[0-9]{3})")
 _OPTIONS = {
-    ("--extra-index-url", "--index-url", "-i"): "Slipway takes packages from the index that is configured for uv "
+    (
+        "--extra-index-url",
+        "--index-url",
+        "-i",
+    ): "Slipway takes packages from the index that is configured for uv "
     "(UV_DEFAULT_INDEX), or from a folder of wheels: --wheels FOLDER",
     ("--find-links", "-f"): "download the wheels, and give their folder: --wheels FOLDER",
     ("-r", "--requirement"): "copy the lines of that file into this one",

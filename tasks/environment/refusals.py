@@ -14,10 +14,14 @@ from packaging.version import Version
 from tasks.core.versions import satisfying
 from tasks.environment.models import Conflict, Loosening
 
-_NO_WHEELS = re.compile(r"Wheels are required for `([^`]+)`|\b([A-Za-z0-9][A-Za-z0-9._-]*)==\S+ has no (?:usable )?wheels")
+_NO_WHEELS = re.compile(
+    r"Wheels are required for `([^`]+)`|\b([A-Za-z0-9][A-Za-z0-9._-]*)==\S+ has no (?:usable )?wheels"
+)
 _PYTHONS = re.compile(r"Python ABI tag|Python version|Requires-Python|requested Python|current Python")
 _OLDEST_PYTHON, _NEWEST_PYTHON = 10, 14
-_OWN_WHEELS = {"flash-attn": "https://github.com/Dao-AILab/flash-attention/releases (by torch, CUDA, Python and C++ ABI)"}
+_OWN_WHEELS = {
+    "flash-attn": "https://github.com/Dao-AILab/flash-attention/releases (by torch, CUDA and Python)"
+}
 """Projects that publish wheels outside the index."""
 
 
@@ -55,17 +59,21 @@ def blames_python(reason: str) -> bool:
 def source_only(package: str, python: str) -> str:
     """What to do about a package of which there is no wheel for this Python."""
     place = _OWN_WHEELS.get(package)
-    where = f"its project has wheels: {place}" if place else "build one (`pip wheel`), or take another release"
+    where = (
+        f"its project has wheels: {place}" if place else "build one (`pip wheel`), or take another release"
+    )
     return (
-        f"the index has no wheel of {package} for Python {python} on this platform, only its source, and Slipway builds "
-        f"nothing: {where}; give the wheel in a folder with --wheels, or as `{package} @ ADDRESS`"
+        f"the index has no wheel of {package} for Python {python} on this platform, only its source, and Slipway "
+        f"builds nothing: {where}; give the wheel in a folder with --wheels, or as `{package} @ ADDRESS`"
     )
 
 
 def not_enough(line: str, package: str, conflict: Sequence[Sequence[str]], python: str) -> str:
-    """Why a requirement's other versions do not help: `numpy<2.0.0 is not enough, because the index has no wheel of …`."""
+    """Why another version of a requirement does not help: `numpy<2.0.0 is not enough, because …`."""
     asked = (chain[-1] for chain in conflict if _name(chain[-1]) == _name(line) and chain[-1] != line)
-    return f"{next(asked, f'another version than {line}')} is not enough, because {source_only(package, python)}"
+    return (
+        f"{next(asked, f'another version than {line}')} is not enough, because {source_only(package, python)}"
+    )
 
 
 def other_pythons(python: str) -> tuple[str, ...]:
@@ -93,7 +101,11 @@ def loosening(line: str, version: str) -> Loosening:
 
 def _exact(line: str) -> str | None:
     pins = list(Requirement(line).specifier)
-    return pins[0].version if len(pins) == 1 and pins[0].operator == "==" and "*" not in pins[0].version else None
+    return (
+        pins[0].version
+        if len(pins) == 1 and pins[0].operator == "==" and "*" not in pins[0].version
+        else None
+    )
 
 
 def _chain_to(demand: Conflict, demands: Sequence[Conflict]) -> tuple[str, ...] | None:

@@ -120,6 +120,17 @@ COLUMNS = (None, "table_columns_to_match_set")
         pytest.param("releases", row("releases", 6, cuda=None), {("cuda", "not_be_null")}, id="torch without CUDA"),
         pytest.param("releases", row("releases", 6, cuda=["cu118"]), {("cuda", "match_regex")}, id="index for CUDA"),
         pytest.param("releases", row("releases", 1, transformers="4.57"), {("transformers", "match_regex")}, id="no comparison"),
+        pytest.param("builds", row("builds", releases="0.43"), {("releases", "match_regex")}, id="release for a range"),
+        pytest.param("builds", row("builds", cuda=["cu118"]), {("cuda", "match_regex")}, id="build's index for CUDA"),
+        pytest.param("builds", row("builds", -2, where="wheels"), {("where", "match_regex")}, id="no address"),
+        pytest.param(
+            "builds", lambda tables: tables["builds"].append(tables["builds"][0]),
+            {("package, releases", "compound_columns_to_be_unique")}, id="build twice",
+        ),
+        pytest.param("pins", row("pins", requires=["torch 2.9"]), {("requires", "match_regex")}, id="no requirement"),
+        pytest.param("pins", row("pins", releases=None), {("releases", "not_be_null")}, id="pin of no release"),
+        pytest.param("glibc", row("glibc", glibc="2"), {("glibc", "match_regex")}, id="no glibc"),
+        pytest.param("glibc", row("glibc", package="Flash_Attn"), {("package", "match_regex")}, id="name not normalized"),
         pytest.param("newest", row("newest", version="2.8 post2"), {("version", "match_regex")}, id="newest version"),
         pytest.param("rules", row("rules", severity="fatal"), {("severity", "be_in_set")}, id="severity"),
         pytest.param("rules", row("rules", -1, severity="block"), {("severity", "not_be_in_set")}, id="P3 blocks"),
@@ -271,7 +282,7 @@ def test_the_command_for_people(
     assert slipway("compat", "tables") == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split() == ["table", "rows", "expectations", "breaches", "last", "checked"]
-    assert len(lines) == 2 + 9 + 2
+    assert len(lines) == 2 + 12 + 2
     assert lines[-2].endswith("expectations: all hold")
     assert lines[-1] == f"page  {validations[0] / 'index.html'}"
     assert slipway("compat", "tables", "--docs", str(tmp_path / "docs.html")) == 0

@@ -777,7 +777,10 @@ CASES = [
     Case(
         "flash-attn-of-another-cuda",
         "a wheel for CUDA 12 next to a torch for 13",
-        {**TRANSFORMERS, "packages": {"torch": "2.10.0+cu130", "flash-attn": "2.8.3+cu12torch2.10cxx11abitrue"}},
+        {
+            **TRANSFORMERS,
+            "packages": {"torch": "2.10.0+cu130", "flash-attn": "2.8.3+cu12torch2.10cxx11abitrue"},
+        },
         "block",
         {"BUILD-CUDA": "block", "MIXED-CUDA": "warn"},
     ),
@@ -813,7 +816,11 @@ CASES = [
         "cuFFT and its like have numbers of their own",
         {
             **TRANSFORMERS,
-            "packages": {"nvidia-cufft": "12.0.0.61", "nvidia-cusparse": "12.6.3.3", "nvidia-cublas": "13.1.0.3"},
+            "packages": {
+                "nvidia-cufft": "12.0.0.61",
+                "nvidia-cusparse": "12.6.3.3",
+                "nvidia-cublas": "13.1.0.3",
+            },
         },
         "pass",
     ),

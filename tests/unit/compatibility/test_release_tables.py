@@ -29,7 +29,9 @@ def first(releases: str) -> str:
 
 def messages(packages: dict[str, str], tables: Tables, rules: tuple[str, ...], **facts: str) -> str:
     known = Facts.model_validate({"packages": packages, **facts})
-    return "\n".join(one.message for one in judge(Survey(facts=known), tables=tables).findings if one.rule in rules)
+    return "\n".join(
+        one.message for one in judge(Survey(facts=known), tables=tables).findings if one.rule in rules
+    )
 
 
 def without(table: str, row: Row) -> Tables:
@@ -97,14 +99,19 @@ def test_each_wheel_is_needed(row: GlibcRow) -> None:
 
 def test_the_rows_of_a_release_do_not_overlap() -> None:
     """Of builds and wheels the first row counts: a second one for the same release would never be read."""
-    for table, key in ((TABLES.builds, lambda row: row.package), (TABLES.glibc, lambda row: (row.package, row.build))):
+    for table, key in (
+        (TABLES.builds, lambda row: row.package),
+        (TABLES.glibc, lambda row: (row.package, row.build)),
+    ):
         for row in table:
             begin = first(row.releases)
             holding = [one for one in table if key(one) == key(row) and begin in SpecifierSet(one.releases)]
             assert holding == [row]
 
 
-@pytest.mark.parametrize("row", [row for row in TABLES.releases if row.torch], ids=lambda row: f"{row.package} {row.version}")
+@pytest.mark.parametrize(
+    "row", [row for row in TABLES.releases if row.torch], ids=lambda row: f"{row.package} {row.version}"
+)
 def test_the_releases_agree_with_the_pins(row) -> None:  # type: ignore[no-untyped-def]
     """The torch that a release is listed with is the one that it pins, and for the CUDA of its build."""
     assert pins.wanted_of(row.package, row.version, TABLES)["torch"].removeprefix("==") == row.torch
@@ -114,14 +121,20 @@ def test_the_releases_agree_with_the_pins(row) -> None:  # type: ignore[no-untyp
     assert builds.mismatched(packages, torch.cuda[0], TABLES) == ()
 
 
-names = st.sampled_from(["vllm", "sglang", "sgl-kernel", "flash-attn", "bitsandbytes", "xformers", "torch", "transformers"])
-versions = st.from_regex(r"[0-9]{1,2}(\.[0-9]{1,2}){0,2}(\.post[0-9])?(\+cu1[0-9]{1,2}|\+cpu|\+cu12torch2\.8)?", fullmatch=True)
+names = st.sampled_from(
+    ["vllm", "sglang", "sgl-kernel", "flash-attn", "bitsandbytes", "xformers", "torch", "transformers"]
+)
+versions = st.from_regex(
+    r"[0-9]{1,2}(\.[0-9]{1,2}){0,2}(\.post[0-9])?(\+cu1[0-9]{1,2}|\+cpu|\+cu12torch2\.8)?", fullmatch=True
+)
 
 
 @given(st.dictionaries(names, versions, max_size=5), st.sampled_from([None, "11.8", "12.8", "13.0"]))
 @settings(max_examples=100, deadline=None)
 def test_any_packages_get_an_answer_without_gaps(packages: dict[str, str], cuda: str | None) -> None:
-    facts = Facts.model_validate({"packages": packages, "cuda_build": cuda, "engine": "vllm", "glibc": "2.31"})
+    facts = Facts.model_validate(
+        {"packages": packages, "cuda_build": cuda, "engine": "vllm", "glibc": "2.31"}
+    )
     for finding in judge(Survey(facts=facts)).findings:
         if finding.rule in (*FROM_PINS, *FROM_BUILDS, "GLIBC-WHEEL", "MIXED-CUDA", "BUILD-CONTRADICTS"):
             assert "?" not in finding.message + finding.fix

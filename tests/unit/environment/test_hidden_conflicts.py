@@ -76,7 +76,11 @@ def test_what_the_index_resolves_to_is_no_mixture(name: str) -> None:
 
 
 def test_every_torch_that_is_listed_from_2_9_on_was_resolved() -> None:
-    listed = [row for row in load_tables().releases if row.package == "torch" and Version(row.version) >= Version("2.9")]
+    listed = [
+        row
+        for row in load_tables().releases
+        if row.package == "torch" and Version(row.version) >= Version("2.9")
+    ]
     assert {f"torch {row.version}" for row in listed} <= LOCKS.keys()
 
 
