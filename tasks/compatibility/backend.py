@@ -6,7 +6,9 @@ from collections.abc import Mapping
 
 from packaging.version import Version
 
-from tasks.compatibility.builds import TORCH, builds, in_words, index, mismatched, nearest_build
+from tasks.compatibility.builds import TORCH, builds, in_words, mismatched, nearest_build
+from tasks.compatibility.kernels import builds as torch_builds
+from tasks.compatibility.kernels import index_name, platform_of
 from tasks.compatibility.models import Survey
 from tasks.compatibility.pins import wanted_of
 from tasks.compatibility.plan import judge
@@ -39,12 +41,13 @@ def torch_backend(
     version = version or _pinned(others, tables)
     releases = [row for row in tables.releases if row.package == TORCH]
     for release in reversed([row for row in releases if version is None or same_minor(row.version, version)]):
-        fitting = [cuda for cuda in release.cuda if not mismatched(others, cuda, tables)]
+        offered = torch_builds(tables, release, platform_of(facts))
+        fitting = [cuda for cuda in offered if not mismatched(others, cuda, tables)]
         judged = [(_verdict(facts, release.version, cuda, tables), Version(cuda)) for cuda in fitting]
         runs = [(verdict is CompatibilityVerdict.PASS, cuda) for verdict, cuda in judged if verdict in _RUNS]
         if runs:
             _, cuda = max(runs)
-            return f"cu{cuda.major}{cuda.minor}"
+            return index_name(str(cuda))
     raise _none_runs(facts, version, others, tables)
 
 
@@ -61,7 +64,7 @@ def _none_runs(facts: Facts, version: str | None, packages: Mapping[str, str], t
                 f"{build.package} {build.version} is a CUDA {build.cuda[-1]} build, and no {named} for "
                 f"that CUDA runs on {host}",
                 fix=f"take {what}{in_words(build.package, wheel)}: put it into a folder of `wheels` with torch "
-                f"for {index(wheel.cuda)}, or upgrade the driver",
+                f"for {index_name(wheel.cuda)}, or upgrade the driver",
             )
     return SpecError(
         f"no listed build of {named} runs on {host}", fix="look for a way out: slipway compat check"

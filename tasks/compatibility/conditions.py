@@ -44,14 +44,19 @@ VERSIONS = frozenset(
         "gpu.compute_capability",
         "gpu.last_cuda",
         "gpu.min_cuda",
+        "gpu.nvcc",
+        "gpu.own_cuda",
+        "gpu.triton_ptxas",
         "nvcc",
         "torch_cuda",
+        "triton",
     }
 )
 TEXTS = frozenset(
     {
         "build_odd",
         "build_odd_optional",
+        "compiles",
         "container",
         "container_gpus",
         "disagreement",
@@ -59,10 +64,14 @@ TEXTS = frozenset(
         "engine",
         "family",
         "gpu.forward_compat",
+        "gpu.jit",
+        "gpu.torch_kernels",
+        "gpu.triton",
         "host_fault",
         "mixed_cuda",
         "pin_broken",
         "pin_near",
+        "platform",
         "target",
     }
 )

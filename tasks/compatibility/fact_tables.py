@@ -40,6 +40,10 @@ FILES: Mapping[str, tuple[str, Sequence[str]]] = {
     "builds": ("build", ("builds.toml",)),
     "pins": ("pin", ("pins.toml",)),
     "glibc": ("wheel", ("glibc.toml",)),
+    "kernels": ("kernels", ("kernels.toml",)),
+    "triton": ("triton", ("triton.toml",)),
+    "jit": ("jit", ("jit.toml",)),
+    "nvcc": ("nvcc", ("jit.toml",)),
 }
 """Each table's key in TOML, and the files that hold its rows."""
 
@@ -57,8 +61,17 @@ _KEYS: Mapping[str, tuple[str, ...]] = {
     "builds": ("package", "releases"),
     "pins": ("package", "releases", "requires"),
     "glibc": ("package", "releases", "build"),
+    "kernels": ("platform", "cuda", "since"),
+    "triton": ("since",),
+    "jit": ("engine", "since", "part"),
+    "nvcc": ("package", "since", "cc"),
 }
-_NUMBERED = {"branches": ("cuda",), "capabilities": ("min_cuda", "last_cuda")}
+_NUMBERED = {
+    "branches": ("cuda",),
+    "capabilities": ("min_cuda", "last_cuda"),
+    "kernels": ("since", "until"),
+    "triton": ("ptxas", "blackwell_ptxas"),
+}
 _REPORT = re.compile(r"#\d+|https://|^run: ")
 """A source that shows a failure: an issue, a page, or our own run."""
 

@@ -124,8 +124,8 @@ def _python_of(request: LockRequest) -> Path:
 def _diagnosed(
     refusal: Refusal, request: LockRequest, tool: PackageTool, folder: Path, firm: Collection[str]
 ) -> Refusal:
-    """The refusal with the chains that lead to it, another Python that would help, else the requirements that would help
-    if they were loosened, and what is offered as source only."""
+    """The refusal with the chains that lead to it, another Python that would help, else the requirements that would
+    help if they were loosened, and what is offered as source only."""
     if request.manager is not EnvironmentManager.UV:
         return refusal  # conda's solver reports both itself
     chains = refusals.chains(refusal.conflicts)
