@@ -44,6 +44,7 @@ VERSIONS = frozenset(
         "driver_cuda",
         "engine_version",
         "glibc",
+        "glibc_needed",
         "gpu.compute_capability",
         "gpu.engine_floor",
         "gpu.last_branch",
@@ -53,12 +54,15 @@ VERSIONS = frozenset(
         "gpu.own_cuda",
         "gpu.triton_ptxas",
         "nvcc",
+        "torch_cuda",
         "triton",
     }
 )
 TEXTS = frozenset(
     {
         "compat_fit",
+        "build_odd",
+        "build_odd_optional",
         "compiles",
         "container",
         "container_gpus",
@@ -78,6 +82,9 @@ TEXTS = frozenset(
         "gpu.virtual",
         "host_fault",
         "host_warning",
+        "mixed_cuda",
+        "pin_broken",
+        "pin_near",
         "platform",
         "target",
     }
@@ -253,7 +260,7 @@ def _matches(field: str, wanted: Wanted, value: Value) -> bool:
     return contains(str(wanted), str(value))
 
 
-@functools.lru_cache(maxsize=512)
+@functools.lru_cache(maxsize=8192)
 def contains(comparisons: str, version: str) -> bool:
     """Whether `version` satisfies all comparisons. Pre-releases count; local parts (`+cu126`) do not."""
     return SpecifierSet(comparisons).contains(Version(version).public, prereleases=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from tasks.compatibility.conditions import GPU, PACKAGE, Answer, Subject, Value, any_holds, evaluate
@@ -76,34 +76,58 @@ def judge(
 
 
 def known_bad(
-    packages: Mapping[str, str], measurements: Sequence[Measurement] = (), tables: Tables | None = None
+    packages: Mapping[str, str],
+    measurements: Sequence[Measurement] = (),
+    tables: Tables | None = None,
+    *,
+    glibc: str | None = None,
 ) -> tuple[KnownBad, ...]:
-    """Combinations among these packages that are known to fail on any host: rules that depend on nothing else.
+    """Combinations among these packages that are known to fail on any host, or on any with this glibc: rules that
+    depend on nothing else.
 
     Block and warn only. A measurement that proves more than a rule knows weakens it, as in `judge`.
     """
     tables = tables or load_tables()
-    about_packages = [rule for rule in tables.rules if _is_about_packages(rule)]
+    host = {} if glibc is None else {"glibc": glibc}
+    about_packages = [rule for rule in tables.rules if _is_about_packages(rule, host.keys())]
     engines: list[str | None] = [
         row.name for row in tables.engines if not {row.name, *row.aliases}.isdisjoint(packages)
     ]
     found: dict[str, KnownBad] = {}
     for engine in engines or [None]:
-        subject = describe(Survey(facts=Facts(packages=dict(packages), engine=engine)), tables)
+        subject = describe(Survey(facts=Facts(packages=dict(packages), engine=engine, **host)), tables)
         for rule in about_packages:
             answer = evaluate(rule.when, subject)
             if answer.holds and not any_holds(rule.unless, subject):
                 (finding,) = _found({rule.id: (rule, answer)}, subject, measurements) or (None,)
                 if finding is not None and finding.severity in ("block", "warn"):
-                    named = next(field for field in rule.when if field.startswith(PACKAGE))
-                    package = named.removeprefix(PACKAGE)
-                    found[rule.id] = KnownBad(package=package, finding=finding)
+                    found[rule.id] = KnownBad(package=_package_of(rule, subject), finding=finding)
     return tuple(found.values())
 
 
-def _is_about_packages(rule: Rule) -> bool:
-    fields = rule.when.keys() | rule.unless.keys()
-    own = {field for field in fields if field.startswith(PACKAGE)}
+_OF_PACKAGES = {
+    "build_odd": "torch",
+    "build_odd_optional": "torch",
+    "pin_broken": "pin_package",
+    "pin_near": "pin_package",
+    "glibc": "glibc_package",
+}
+"""Fields that tables derive from packages alone, and the package that is to blame."""
+
+
+def _package_of(rule: Rule, subject: Subject) -> str:
+    field = next(
+        (field for field in rule.when if field.startswith(PACKAGE) or field in _OF_PACKAGES), "glibc"
+    )
+    name = _OF_PACKAGES.get(field, field.removeprefix(PACKAGE))
+    return str(subject.values.get(name, name)).partition(" ")[0]
+
+
+def _is_about_packages(rule: Rule, host: Collection[str]) -> bool:
+    fields = (rule.when.keys() | rule.unless.keys()) - set(host)
+    if "glibc" in host and rule.when.get("glibc") == "<@glibc_needed":
+        return not fields
+    own = {field for field in fields if field.startswith(PACKAGE) or field in _OF_PACKAGES}
     return bool(own & rule.when.keys()) and fields - own <= {"engine", "engine_version"}
 
 
@@ -327,6 +351,9 @@ def _base(field: str) -> str:
         "driver_cuda": "driver",
         "needs_gpu": "engine",
         "gpu.last_branch": "gpu.compute_capability",
+        **dict.fromkeys(
+            (*_OF_PACKAGES.keys() - {"glibc"}, "glibc_needed", "mixed_cuda", "torch_cuda"), "packages"
+        ),
         "gpu.min_cuda": "gpu.compute_capability",
         "gpu.last_cuda": "gpu.compute_capability",
         "gpu.torch_kernels": "platform",

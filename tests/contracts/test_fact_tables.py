@@ -145,6 +145,17 @@ COLUMNS = (None, "table_columns_to_match_set")
         pytest.param("weights", row("weights", cc="8.0"), {("cc", "match_regex")}, id="one capability"),
         pytest.param("weights", row("weights", releases="0.9"), {("releases", "match_regex")}, id="one release"),
         pytest.param("weights", row("weights", types=["FP8"]), {("types", "match_regex")}, id="type in capitals"),
+        pytest.param("builds", row("builds", releases="0.43"), {("releases", "match_regex")}, id="release for a range"),
+        pytest.param("builds", row("builds", cuda=["cu118"]), {("cuda", "match_regex")}, id="build's index for CUDA"),
+        pytest.param("builds", row("builds", -2, where="wheels"), {("where", "match_regex")}, id="no address"),
+        pytest.param(
+            "builds", lambda tables: tables["builds"].append(tables["builds"][0]),
+            {("package, releases", "compound_columns_to_be_unique")}, id="build twice",
+        ),
+        pytest.param("pins", row("pins", requires=["torch 2.9"]), {("requires", "match_regex")}, id="no requirement"),
+        pytest.param("pins", row("pins", releases=None), {("releases", "not_be_null")}, id="pin of no release"),
+        pytest.param("glibc", row("glibc", glibc="2"), {("glibc", "match_regex")}, id="no glibc"),
+        pytest.param("glibc", row("glibc", package="Flash_Attn"), {("package", "match_regex")}, id="name not normalized"),
         pytest.param("newest", row("newest", version="2.8 post2"), {("version", "match_regex")}, id="newest version"),
         pytest.param("releases", row("releases", 7, triton=None), {("triton", "not_be_null")}, id="torch without Triton"),
         pytest.param(

@@ -47,13 +47,18 @@ def test_what_is_not_blocked_needs_no_way_out() -> None:
             assert advise(survey_of(case.facts, case), case.measurements).ways_out == ()
 
 
+OTHER_BUILD = (
+    "vllm 0.32.0 -> 0.31.0+cu129 (https://wheels.vllm.ai/0.31.0/cu129, or the image vllm/vllm-openai:v0.31.0-cu129), "
+    "torch 2.13.0 -> 2.13.0+cu129: warn"
+)
+
 # Written from the tables before the first run: what an expert would tell.
 EXPECTED: list[tuple[str, dict[str, Any], list[str]]] = [
     (
-        "the newest vLLM on R535: the last one built for CUDA 12, cuda-compat on a data-center GPU, or R580",
+        "the newest vLLM on R535: the last one with a build for CUDA 12, cuda-compat on a data-center GPU, or R580",
         {**R535, "nvcc": None},
         [
-            "vllm 0.32.0 -> 0.19.1, torch 2.13.0 -> 2.10.0: warn",
+            OTHER_BUILD,
             "cuda-compat none -> 13.0, installed and on the library path: warn",
             "driver 535.154.05 -> 580 or newer: pass",
         ],
@@ -61,7 +66,7 @@ EXPECTED: list[tuple[str, dict[str, Any], list[str]]] = [
     (
         "GeForce has no forward compatibility: software or driver",
         {**R535, "gpus": [{"name": "NVIDIA GeForce RTX 4090", "compute_capability": "8.9"}]},
-        ["vllm 0.32.0 -> 0.19.1, torch 2.13.0 -> 2.10.0: warn", "driver 535.154.05 -> 580 or newer: pass"],
+        [OTHER_BUILD, "driver 535.154.05 -> 580 or newer: pass"],
     ),
     (
         "V100 with torch 2.11 of CUDA 13: the cu126 build of the same release",
@@ -277,7 +282,8 @@ def test_the_nearest_ways_are_told(why: str, facts: dict[str, Any], ways: list[s
 
 def test_a_way_out_is_what_the_judge_lets_pass() -> None:
     """The same change made by hand gets the verdict that was promised."""
-    facts = {**R535, "engine_version": "0.19.1", "packages": {"torch": "2.10.0"}, "cuda_build": "12.8"}
+    packages = {"vllm": "0.31.0+cu129", "torch": "2.13.0+cu129"}
+    facts = {**R535, "engine_version": "0.31.0+cu129", "packages": packages, "cuda_build": "12.9"}
     (software, *_) = advise(survey_of(R535)).ways_out
     assert [change.what for change in software.changes] == ["vllm", "torch"]
     assert judge(survey_of(facts)).verdict == software.verdict
@@ -286,7 +292,7 @@ def test_a_way_out_is_what_the_judge_lets_pass() -> None:
 def test_a_way_says_why_it_is_this_one() -> None:
     whys = [way.why for way in advise(survey_of({**R535, "nvcc": None})).ways_out]
     assert whys == [
-        "the nearest listed release with which this passes, built for CUDA 12.8",
+        "the nearest release with such a build, built for CUDA 12.9",
         "its user-mode driver runs newer CUDA on driver 535.154.05",
         "it supports CUDA 13.0",
     ]
