@@ -140,8 +140,13 @@ class Survey(Frozen):
         return self.model_dump(mode="json", exclude={"facts": {"disks"}})
 
 
+NOT_KNOWN = "NOT-KNOWN-"
+"""Begins the rule of a finding about a missing fact."""
+
+
 class Finding(Frozen):
-    """One reason for the verdict, in the form programs read (DESIGN 5)."""
+    """One reason for the verdict, in the form programs read (DESIGN 5). `contradicted_by` are rules that win over it;
+    `fix` is empty where only the ways out apply."""
 
     rule: str
     severity: Severity
@@ -149,6 +154,13 @@ class Finding(Frozen):
     message: str
     fix: str
     sources: tuple[str, ...]
+    contradicted_by: tuple[str, ...] = ()
+
+    @property
+    def is_aside(self) -> bool:
+        """Whether it decides nothing and tells nothing about the host: a claim that a better source contradicts, or
+        rules that could not be judged for want of a fact."""
+        return self.severity == "info" and (bool(self.contradicted_by) or self.rule.startswith(NOT_KNOWN))
 
 
 class KnownBad(Frozen):
@@ -168,10 +180,18 @@ class Change(Frozen):
 
 
 class WayOut(Frozen):
-    """Changes that would lift a block together, and the verdict they would get."""
+    """Changes that would lift a block together, and the verdict they would get. `why` is the reason for this one."""
 
     changes: tuple[Change, ...]
     verdict: CompatibilityVerdict
+    why: str = ""
+
+    @property
+    def text(self) -> str:
+        """`vllm 0.32.0 -> 0.19.1, torch 2.13.0 -> 2.10.0`."""
+        return ", ".join(
+            f"{change.what} {change.current or 'none'} -> {change.wanted}" for change in self.changes
+        )
 
 
 class TableCheck(ContractResult):
@@ -227,7 +247,13 @@ class CompatibilityResult(StageResult):
     tables: TablesCheck | None = None
 
     @property
+    def deciding(self) -> tuple[Finding, ...]:
+        """The findings that the verdict follows from."""
+        return tuple(one for one in self.findings if one.severity == self.verdict)
+
+    @property
     def reasons(self) -> tuple[str, ...]:
-        """What blocks or is not known, and the way out of each (`StageResult.reasons`)."""
-        weighty = (one for one in self.findings if one.severity == self.verdict)
-        return tuple(f"{one.message} ({one.fix})" if one.fix else one.message for one in weighty)
+        """What blocks or is not known, what to do about each, and the ways out (`StageResult.reasons`)."""
+        found = tuple(f"{one.message} ({one.fix})" if one.fix else one.message for one in self.deciding)
+        ways = (f"way out: {way.text}{f' ({way.why})' if way.why else ''}" for way in self.ways_out)
+        return (*found, *ways)

@@ -6,8 +6,9 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from tasks.compatibility.conditions import GPU, PACKAGE, Answer, Subject, Value, any_holds, evaluate
+from tasks.compatibility.conditions import PACKAGE, Answer, Subject, any_holds, evaluate
 from tasks.compatibility.models import (
+    NOT_KNOWN,
     CompatibilityRequest,
     CompatibilityResult,
     Finding,
@@ -17,8 +18,9 @@ from tasks.compatibility.models import (
     TableCheck,
     TablesCheck,
 )
-from tasks.compatibility.rules import PLACEHOLDER, Rule, Tables, load_tables
+from tasks.compatibility.rules import Rule, Tables, load_tables
 from tasks.compatibility.subject import build_sightings, cuda_build_of, describe, find_engine
+from tasks.compatibility.wording import fill
 from tasks.core.errors import WrongUseError
 from tasks.core.facts import Facts
 from tasks.core.verdicts import CompatibilityVerdict
@@ -29,11 +31,15 @@ DECIDING = ("driver", "cuda_build", "gpus")
 _ORDER = ("block", "warn", "unknown", "info", "pass")
 
 _HOW_TO_KNOW = {
-    "driver": "run `slipway survey` on the host, or give `driver` as NVML reports it; null if none",
-    "cuda_build": "give the CUDA version of the environment's packages (torch.version.cuda); null if none",
-    "gpus": "run `slipway survey` on the host, or give `gpus`; [] if there are none",
+    "driver": "run `slipway survey` on the host, or give --nvidia-smi, --driver, or `driver`; null if none",
+    "cuda_build": (
+        "give all packages (--pip-freeze), the image's environment (--env), or `cuda_build` (torch.version.cuda); "
+        "null if none"
+    ),
+    "gpus": "run `slipway survey` on the host, or give --nvidia-smi, --gpu, or `gpus`; [] if there are none",
     "container_gpus": "start Docker and run `slipway survey`, or give `container_gpus`; [] without a way",
     "container_toolkit": "give the version that `nvidia-ctk --version` prints; null if it is not installed",
+    "image_requires": "give the image's environment (--env), or `image_requires`; [] if it demands nothing",
     "gpu.compute_capability": "give `compute_capability` of each GPU",
     "gpu.forward_compat": "look the GPU up in NVIDIA's list of GPUs with forward compatibility",
 }
@@ -180,9 +186,11 @@ def run_on(
     return survey.model_copy(update={"facts": facts, "sightings": sightings})
 
 
-def for_engine(survey: Survey, engine: str, pins: Mapping[str, str]) -> Survey:
-    """Facts of any host, completed by the engine that is to run there: with the packages that it pins itself, unless
-    the facts say what is installed. Raises `WrongUseError` for facts of another engine."""
+def for_engine(
+    survey: Survey, engine: str, pins: Mapping[str, str], *, cuda_build: str | None = None
+) -> Survey:
+    """Facts of any host, completed by the engine that is to run there: with the packages that it pins itself and their
+    `cuda_build`, unless the facts say what is installed. Raises `WrongUseError` for facts of another engine."""
     facts = survey.facts
     tables = load_tables()
     if facts.engine is not None and find_engine(facts.engine, tables) != find_engine(engine, tables):
@@ -193,7 +201,7 @@ def for_engine(survey: Survey, engine: str, pins: Mapping[str, str]) -> Survey:
     if any(facts.known(name) for name in ("packages", "cuda_build", "engine_version")):
         known = Facts.model_validate({**facts.model_dump(), "engine": engine})
         return survey.model_copy(update={"facts": known})
-    return run_on(survey, pins, engine=engine)
+    return run_on(survey, pins, engine=engine, cuda_build=cuda_build)
 
 
 def _measured(measurements: Sequence[Measurement]) -> list[Finding]:
@@ -217,7 +225,7 @@ def _found(
     proofs = {measurement.kind: measurement for measurement in measurements if measurement.passed}
     findings = []
     for rule, answer in applying.values():
-        against = [applying[other][0] for other in rule.contradicts if other in applying]
+        against = [applying[other] for other in rule.contradicts if other in applying]
         if rule.severity == "pass" and not against:
             continue
         proof = next((proofs[kind] for kind in rule.cleared_by if kind in proofs), None)
@@ -226,13 +234,17 @@ def _found(
 
 
 def _finding(
-    rule: Rule, answer: Answer, subject: Subject, against: Sequence[Rule], proof: Measurement | None
+    rule: Rule,
+    answer: Answer,
+    subject: Subject,
+    against: Sequence[tuple[Rule, Answer]],
+    proof: Measurement | None,
 ) -> Finding:
     """One finding; a contradicted row names the rule that contradicts it, a proof says what it clears."""
     severity, message = rule.severity, fill(rule.message, subject, answer.gpu)
     sources = list(rule.sources)
-    for other in against:
-        said = fill(other.message, subject, answer.gpu)
+    for other, its in against:
+        said = fill(other.message, subject, its.gpu)
         message += f" Contradicted by {other.id} ({other.precedence}), which wins: {said}"
         sources += other.sources
         severity = "info"
@@ -250,22 +262,8 @@ def _finding(
         message=message,
         fix=fill(rule.fix, subject, answer.gpu),
         sources=tuple(dict.fromkeys(sources)),
+        contradicted_by=tuple(other.id for other, _ in against),
     )
-
-
-def fill(template: str, subject: Subject, gpu: Mapping[str, Value] | None) -> str:
-    """The template with its fields' values; a field that is not known reads `?`."""
-
-    def value_of(name: str) -> Value:
-        if name.startswith(PACKAGE):
-            return (subject.packages or {}).get(name.removeprefix(PACKAGE))
-        return (gpu or {}).get(name) if name.startswith(GPU) else subject.values.get(name)
-
-    def text(name: str) -> str:
-        value = value_of(name)
-        return ", ".join(value) if isinstance(value, tuple) else str(value or "?")
-
-    return PLACEHOLDER.sub(lambda match: text(match[1]), template)
 
 
 def _not_known(facts: Facts, subject: Subject, unjudged: Mapping[str, Sequence[str]]) -> list[Finding]:
@@ -278,7 +276,7 @@ def _not_known(facts: Facts, subject: Subject, unjudged: Mapping[str, Sequence[s
         rules = f" Not judged: {', '.join(sorted(set(unjudged[field])))}." if field in unjudged else ""
         findings.append(
             Finding(
-                rule=f"NOT-KNOWN-{field.replace('gpu.', '').replace('_', '-').upper()}",
+                rule=f"{NOT_KNOWN}{field.replace('gpu.', '').replace('_', '-').upper()}",
                 severity="unknown" if field in deciding else "info",
                 precedence="P1",
                 message=f"`{field}` is not known.{rules}",
@@ -292,7 +290,9 @@ def _not_known(facts: Facts, subject: Subject, unjudged: Mapping[str, Sequence[s
 def _base(field: str) -> str:
     """The fact from which a derived field comes."""
     derived = {
+        "build_branch": "cuda_build",
         "driver_cuda": "driver",
+        "image_check": "image_requires",
         "needs_gpu": "engine",
         "gpu.min_cuda": "gpu.compute_capability",
         "gpu.last_cuda": "gpu.compute_capability",

@@ -5,10 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from tasks.compatibility.models import CUDA_LIBRARY, CompatibilityResult, Finding, Survey, TablesCheck, WayOut
+from tasks.compatibility.models import (
+    CUDA_LIBRARY,
+    NOT_KNOWN,
+    CompatibilityResult,
+    Finding,
+    Survey,
+    TablesCheck,
+    WayOut,
+)
 from tasks.compatibility.subject import disagreements
 from tasks.core.digests import short
-from tasks.core.facts import Disk, Facts
+from tasks.core.facts import Disk, Facts, Gpu
 from tasks.core.markdown import cell, page, section, table
 from tasks.core.records import Number
 from tasks.core.verdicts import StageName
@@ -59,17 +67,38 @@ def numbers(result: CompatibilityResult) -> Mapping[str, Number]:
 
 
 def answer(result: CompatibilityResult) -> dict[str, Any]:
-    """The JSON document of `compat check`."""
+    """The JSON document of `compat check`. `set_aside` are the findings that people see with `--all` only."""
+    shown = [finding for finding in result.findings if not finding.is_aside]
+    aside = [finding for finding in result.findings if finding.is_aside]
     return {
         "verdict": result.verdict.value,
-        "findings": [finding.model_dump(mode="json") for finding in result.findings],
+        "findings": [finding.model_dump(mode="json") for finding in shown],
         "ways_out": [way.model_dump(mode="json") for way in result.ways_out],
+        "set_aside": [finding.model_dump(mode="json") for finding in aside],
     }
+
+
+def remarks(result: CompatibilityResult) -> tuple[Finding, ...]:
+    """What did not decide the verdict, and is worth a look."""
+    return tuple(one for one in result.findings if one not in result.deciding and not one.is_aside)
+
+
+def aside_text(result: CompatibilityResult) -> str:
+    """`3 set aside: not judged without dtype, family; contradicted: ART-1-ELSE`; empty if there is nothing."""
+    aside = [finding for finding in result.findings if finding.is_aside]
+    contradicted = [finding.rule for finding in aside if finding.contradicted_by]
+    unknown = [finding.rule for finding in aside if not finding.contradicted_by]
+    facts = [rule.removeprefix(NOT_KNOWN).lower().replace("-", "_") for rule in unknown]
+    parts = [
+        *([f"not judged without {', '.join(facts)}"] if facts else []),
+        *([f"contradicted: {', '.join(contradicted)}"] if contradicted else []),
+    ]
+    return f"{len(aside)} set aside: {'; '.join(parts)}" if aside else ""
 
 
 def way_text(way: WayOut) -> str:
     """`vllm 0.32.0 -> 0.19.1, torch 2.13.0 -> 2.10.0`."""
-    return ", ".join(f"{change.what} {change.current or 'none'} -> {change.wanted}" for change in way.changes)
+    return way.text
 
 
 def facts_rows(facts: Facts) -> list[tuple[str, str]]:
@@ -93,19 +122,22 @@ def survey_rows(survey: Survey) -> list[tuple[str, str]]:
 
 
 def markdown(result: CompatibilityResult) -> str:
-    """Verdict, findings, facts, and their sources."""
-    found = [finding for finding in result.findings if finding.severity != "info"]
-    remarks = [finding for finding in result.findings if finding.severity == "info"]
+    """Verdict, findings, facts, and their sources. What decided comes first."""
     sightings = [(one.fact, one.source, one.value or "none") for one in result.sightings]
+    aside = aside_text(result)
     return page(
         StageName.COMPATIBILITY,
         result.verdict,
         headline(result),
-        section("Findings", "\n".join(map(_finding_text, found)) or "None."),
+        section("Findings", "\n".join(map(_finding_text, result.deciding)) or "None."),
         section("Ways out", _ways_out(result)),
+        section(
+            "Remarks",
+            "\n".join(map(_finding_text, remarks(result))),
+            f"{aside} (`slipway compat check --all`)." if aside else "",
+        ),
         section("Facts", table(("fact", "value"), facts_rows(result.facts))),
         section("Facts by source", table(("fact", "source", "value"), sightings) if sightings else ""),
-        section("Remarks", "\n".join(map(_finding_text, remarks))),
         section("Fact tables", *_tables(result.tables)),
     )
 
@@ -158,7 +190,8 @@ def _tables(check: TablesCheck | None) -> tuple[str, ...]:
 def _ways_out(result: CompatibilityResult) -> str:
     if not result.ways_out:
         return ""
-    return table(("change", "then"), [(way_text(way), f"**{way.verdict.value}**") for way in result.ways_out])
+    rows = [(way.text, f"**{way.verdict.value}**", way.why) for way in result.ways_out]
+    return table(("change", "then", "why"), rows)
 
 
 def _finding_text(finding: Finding) -> str:
@@ -167,13 +200,14 @@ def _finding_text(finding: Finding) -> str:
     )
     return (
         f"- **{finding.severity}** `{finding.rule}` ({finding.precedence}): {message}\n"
-        f"  - What to do: {fix}\n  - Source: {sources}"
+        + (f"  - What to do: {fix}\n" if fix else "")
+        + f"  - Source: {sources}"
     )
 
 
 def _in_words(name: str, value: Any) -> str:
     if name == "gpus":
-        return ", ".join(f"{gpu.name} ({gpu.compute_capability or '?'})" for gpu in value) or "none"
+        return ", ".join(map(_gpu_text, value)) or "none"
     if name == "memory_bytes" and value is not None:
         return f"{value / _GIB:.1f} GiB"
     if name == "disks":
@@ -181,6 +215,10 @@ def _in_words(name: str, value: Any) -> str:
     if isinstance(value, tuple):
         return ", ".join(value) or "none"
     return "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _gpu_text(gpu: Gpu) -> str:
+    return f"{gpu.name} ({gpu.compute_capability})" if gpu.compute_capability else gpu.name
 
 
 def _disk_text(disk: Disk) -> str:

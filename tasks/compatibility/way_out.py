@@ -20,6 +20,7 @@ from tasks.compatibility.models import Change, CompatibilityResult, Measurement,
 from tasks.compatibility.plan import judge
 from tasks.compatibility.rules import ReleaseRow, Tables, load_tables
 from tasks.compatibility.subject import find_engine, major_minor, native_cuda
+from tasks.compatibility.wording import without_contradicted_fixes
 from tasks.core.facts import Facts
 from tasks.core.verdicts import CompatibilityVerdict
 from tasks.core.versions import same_minor, satisfying
@@ -75,7 +76,9 @@ def advise(
     """The judgement of a host and what is to run there; a block comes with the nearest ways out."""
     tables = tables or load_tables()
     result = judge(survey, measurements, tables)
-    return result.model_copy(update={"ways_out": ways_out(result, survey, tables)})
+    return without_contradicted_fixes(
+        result.model_copy(update={"ways_out": ways_out(result, survey, tables)})
+    )
 
 
 def ways_out(result: CompatibilityResult, survey: Survey, tables: Tables) -> tuple[WayOut, ...]:
@@ -210,6 +213,9 @@ class _Candidates:
     def _containers(self) -> Iterator[Move]:
         """If Docker cannot pass GPUs to containers: make it able to, or serve as a process."""
         facts = self.facts
+        if facts.image_requires:
+            disabled = Change(what="NVIDIA_DISABLE_REQUIRE", current=None, wanted="true, in the container")
+            yield Move("image", _PIN, (disabled,), {"image_requires": ()})
         if (
             (facts.target or "").lower() != "docker"
             or not facts.known("container_gpus")
