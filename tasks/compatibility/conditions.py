@@ -33,6 +33,7 @@ PRESENCE = ("none", "present")
 
 VERSIONS = frozenset(
     {
+        "build_branch",
         "container_toolkit",
         "cuda_build",
         "cuda_driver",
@@ -56,6 +57,7 @@ TEXTS = frozenset(
         "family",
         "gpu.forward_compat",
         "host_fault",
+        "image_check",
         "target",
     }
 )

@@ -37,6 +37,8 @@ FILES: Mapping[str, tuple[str, Sequence[str]]] = {
     "branches": ("branch", ("branches.toml",)),
     "releases": ("release", ("releases.toml",)),
     "newest": ("newest", ("releases.toml",)),
+    "images": ("image", ("images.toml",)),
+    "pythons": ("python", ("pythons.toml",)),
 }
 """Each table's key in TOML, and the files that hold its rows."""
 
@@ -51,6 +53,8 @@ _KEYS: Mapping[str, tuple[str, ...]] = {
     "branches": ("branch",),
     "releases": ("package", "version"),
     "newest": ("package",),
+    "images": ("image", "tag"),
+    "pythons": ("package", "version"),
 }
 _NUMBERED = {"branches": ("cuda",), "capabilities": ("min_cuda", "last_cuda")}
 _REPORT = re.compile(r"#\d+|https://|^run: ")

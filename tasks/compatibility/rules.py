@@ -22,7 +22,7 @@ PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
 
 PLACEHOLDERS = (
     VERSIONS
-    | {"container", "disagreement", "dtype", "engine", "family", "gpu.name", "host_fault"}
+    | {"container", "disagreement", "dtype", "engine", "family", "gpu.name", "host_fault", "image_demand"}
     | {
         "saw.cuda_build",
         "saw.cuda_driver",
@@ -128,6 +128,24 @@ class NewestRow(Row):
     version: str
 
 
+class ImageRow(Row):
+    """An engine's image. `tag` is a pattern that may find `version` and `cuda` (`129` for 12.9); `cpu` are images
+    without CUDA."""
+
+    image: str
+    tag: str
+    engine: str
+    cpu: bool = False
+
+
+class PythonRow(Row):
+    """The versions of Python that a release supports, as comparisons."""
+
+    package: str
+    version: str
+    python: str
+
+
 class Tables(Frozen):
     """All rules and lookup tables."""
 
@@ -138,6 +156,8 @@ class Tables(Frozen):
     branches: tuple[BranchRow, ...]
     releases: tuple[ReleaseRow, ...]
     newest: tuple[NewestRow, ...]
+    images: tuple[ImageRow, ...]
+    pythons: tuple[PythonRow, ...]
 
     @model_validator(mode="after")
     def _in_order(self) -> Tables:
@@ -147,6 +167,8 @@ class Tables(Frozen):
             "branches": [row.branch for row in self.branches],
             "newest": [row.package for row in self.newest],
             "releases": [(row.package, Version(row.version)) for row in self.releases],
+            "images": [(row.image, row.tag) for row in self.images],
+            "pythons": [(row.package, Version(row.version)) for row in self.pythons],
         }
         for name, keys in tables.items():
             if any(not here < there for here, there in pairwise(keys)):
@@ -173,6 +195,8 @@ def load_tables() -> Tables:
             branches=tuple(BranchRow.model_validate(row) for row in rows["branches"]),
             releases=tuple(ReleaseRow.model_validate(row) for row in rows["releases"]),
             newest=tuple(NewestRow.model_validate(row) for row in rows["newest"]),
+            images=tuple(ImageRow.model_validate(row) for row in rows["images"]),
+            pythons=tuple(PythonRow.model_validate(row) for row in rows["pythons"]),
         )
     except ValidationError as error:
         first = error.errors()[0]

@@ -101,7 +101,8 @@ class Facts(Frozen):
 
     `driver` is the kernel driver, `cuda_driver` the CUDA version of the user-mode driver, `nvcc` the toolkit
     installed on the host, `cuda_build` the CUDA version that the environment's packages were built for,
-    `container` the kind of container that the survey ran in, `container_toolkit` the version of NVIDIA's toolkit.
+    `container` the kind of container that the survey ran in, `container_toolkit` the version of NVIDIA's toolkit,
+    `image_requires` what the image demands of the driver (NVIDIA_REQUIRE_CUDA).
     """
 
     driver: VersionText | None = None
@@ -118,6 +119,7 @@ class Facts(Frozen):
     container: str | None = None
     container_toolkit: VersionText | None = None
     container_gpus: Annotated[tuple[ContainerGpus, ...], BeforeValidator(_nothing_for_none)] = ()
+    image_requires: Annotated[tuple[str, ...], BeforeValidator(_nothing_for_none)] = ()
     engine: str | None = None
     engine_version: VersionText | None = None
     packages: Packages = Field({})
