@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from deployments.cli.compat_check import check, survey_here
+from deployments.cli.compat_check import check, read_facts, survey_here
 from deployments.cli.main import print_json
-from deployments.cli.params import GivenPath
+from deployments.cli.params import GivenPath, Text
 
 if TYPE_CHECKING:
     from tasks.compatibility.models import TablesCheck
@@ -44,6 +44,38 @@ def compat() -> None:
 
 
 compat.add_command(check)
+
+
+@compat.command()
+@click.argument("engine", metavar="ENGINE", type=Text())
+@click.option(
+    "--facts",
+    "facts_file",
+    metavar="FILE",
+    type=GivenPath(),
+    help="Say what runs on the host of these facts, not on this one; - reads them.",
+)
+@as_json_option
+def matrix(engine: str, facts_file: Path | None, as_json: bool) -> None:
+    """Print what fits each release of ENGINE, or of torch: CUDA builds, drivers, GPUs, glibc, Python, transformers.
+
+    Each cell is judged by the rules. The last column is the verdict on this host.
+    """
+    from tasks.compatibility.matrix import matrix_of
+
+    here = read_facts(facts_file) if facts_file is not None else survey_here().facts
+    found = matrix_of(engine, here)
+    if as_json:
+        print_json(found.model_dump(mode="json"))
+        return
+    from rich.markup import escape
+
+    from deployments.cli.show import coloured, print_table
+    from tasks.compatibility.report import MATRIX, matrix_rows
+    from tasks.compatibility.rules import load_tables
+
+    cells = [(*map(escape, row[:-1]), coloured(row[-1])) for row in matrix_rows(found, load_tables())]
+    print_table(MATRIX, cells, whole=("release", "here"), spare=("transformers", "python", "glibc from"))
 
 
 @compat.command()
@@ -123,7 +155,7 @@ def _show_tables(found: TablesCheck) -> None:
         for row in found.tables
     ]
     figures = ("rows", "expectations", "breaches")
-    print_table(("table", *figures, "last checked"), rows, right=figures, whole=("table", "last checked"))
+    print_table(("table", *figures, "read until"), rows, right=figures, whole=("table", "read until"))
     if found.broken:
         cells = [tuple(map(escape, row)) for row in breach_rows(found)]
         print_table(BREACH, cells, whole=("table",))

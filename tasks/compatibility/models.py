@@ -194,6 +194,28 @@ class WayOut(Frozen):
         )
 
 
+class MatrixRow(Frozen):
+    """One release in one CUDA build: the lowest driver on which a GPU runs it, the compute capabilities it serves,
+    the lowest glibc if one is known, the versions of Python and transformers, and the verdict on a given host."""
+
+    release: str
+    torch: str | None
+    cuda: str | None
+    driver: str
+    gpus: tuple[str, ...]
+    glibc: str | None
+    python: str | None
+    transformers: str | None
+    here: CompatibilityVerdict | None = None
+
+
+class Matrix(Frozen):
+    """What fits the listed releases of an engine, the newest first."""
+
+    engine: str
+    rows: tuple[MatrixRow, ...]
+
+
 class TableCheck(ContractResult):
     """Whether one fact table keeps its contract. `last_checked_on` is the day on which a row of it was last compared
     with its source; None if the table only unfolds lists of others."""

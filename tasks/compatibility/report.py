@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 from tasks.compatibility.models import (
@@ -10,10 +11,12 @@ from tasks.compatibility.models import (
     NOT_KNOWN,
     CompatibilityResult,
     Finding,
+    Matrix,
     Survey,
     TablesCheck,
     WayOut,
 )
+from tasks.compatibility.rules import CapabilityRow, Tables
 from tasks.compatibility.subject import disagreements
 from tasks.core.digests import short
 from tasks.core.facts import Disk, Facts, Gpu
@@ -174,6 +177,41 @@ def tables_answer(check: TablesCheck) -> dict[str, Any]:
             for table in check.tables
         ],
     }
+
+
+MATRIX = ("release", "torch", "CUDA", "driver from", "GPUs", "glibc from", "python", "transformers", "here")
+"""Columns of `matrix_rows`."""
+
+
+def matrix_rows(matrix: Matrix, tables: Tables) -> list[tuple[str, ...]]:
+    """A row for people: GPUs as runs of generations; an empty cell is not known, or not asked for."""
+    return [
+        (
+            row.release,
+            row.torch or "",
+            row.cuda or "",
+            row.driver,
+            _generations(row.gpus, tables.capabilities),
+            row.glibc or "",
+            row.python or "",
+            row.transformers or "",
+            row.here.value if row.here else "",
+        )
+        for row in matrix.rows
+    ]
+
+
+def _generations(served: Sequence[str], capabilities: Sequence[CapabilityRow]) -> str:
+    """`Turing 7.5 to Hopper 9.0, Blackwell 12.0`: what lies between two ends is served too."""
+    runs: list[list[CapabilityRow]] = []
+    for before, row in pairwise((None, *capabilities)):
+        if row is None or row.cc not in served:
+            continue
+        if before is None or before.cc not in served:
+            runs.append([])
+        runs[-1].append(row)
+    names = [[f"{row.architecture.split()[0]} {row.cc}" for row in run] for run in runs]
+    return ", ".join(run[0] if len(run) == 1 else f"{run[0]} to {run[-1]}" for run in names)
 
 
 def _tables(check: TablesCheck | None) -> tuple[str, ...]:
