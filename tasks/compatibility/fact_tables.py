@@ -42,6 +42,9 @@ FILES: Mapping[str, tuple[str, Sequence[str]]] = {
 }
 """Each table's key in TOML, and the files that hold its rows."""
 
+FRESH_DAYS = 120
+"""How long a table can be trusted to know the current releases: drivers, torch and engines appear about as often."""
+
 EVERY = "*"
 """As an expectation's table: every table that has a file."""
 
@@ -136,6 +139,12 @@ def sheets(tables: RawTables) -> dict[str, Sheet]:
 def last_checked_on(rows: Sequence[Row]) -> date | None:
     """When a row of this table was last compared with its sources."""
     return max((day for row in rows if type(day := row.get("checked_on")) is date), default=None)
+
+
+def stale(tables: RawTables, today: date) -> dict[str, date]:
+    """Tables of which no row was compared with its sources in the last `FRESH_DAYS`, and when one last was."""
+    read = {table: last_checked_on(rows) for table, rows in tables.items()}
+    return {table: day for table, day in read.items() if day and (today - day).days > FRESH_DAYS}
 
 
 def _sheet(table: str, rows: Sequence[Row]) -> Sheet:
