@@ -31,6 +31,7 @@ _ROW = re.compile(
     r"(?:^\|[^|\n]*\|\s*[0-9]+MiB\s*/\s*([0-9]{1,8})MiB)?",
     re.MULTILINE,
 )
+_QUERY_HEAD = re.compile(r"(?:[a-z_.]+, )*name, [a-z]")
 _CUT = "..."
 _VERSION = r"([0-9]{1,5}(?:\.[0-9]{1,5}){1,3})"
 _GLIBC = re.compile(rf"^(?:Libc version:\s*glibc-|ldd \([^)\n]*\) ){_VERSION}", re.MULTILINE)
@@ -54,7 +55,7 @@ def parse_host_report(text: str) -> Survey:
     collected = {name: found[1] for name, pattern in _COLLECTED.items() if (found := pattern.search(text))}
     read: dict[str, str | None] = {
         **collected,
-        "driver": smi.driver or collected.get("driver"),
+        "driver": smi.driver or collected.get("driver") or next(_queried(text), {}).get("driver_version"),
         "cuda_driver": smi.cuda_driver,
         "nvcc": parse_nvcc(text) or collected.get("nvcc"),
         "glibc": (libc := _GLIBC.search(text)) and libc[1],
@@ -115,17 +116,7 @@ def _by_banner(text: str) -> Iterator[tuple[int, Gpu]]:
 
 def _by_query(text: str) -> Iterator[tuple[int, Gpu]]:
     """`nvidia-smi --query-gpu=name,… --format=csv`."""
-    lines = text.splitlines()
-    head = next(
-        (place for place, line in enumerate(lines) if re.match(r"(?:[a-z_.]+, )*name, [a-z]", line)), None
-    )
-    if head is None:
-        return
-    columns = [column.split()[0] for column in lines[head].split(", ")]
-    for index, cells in enumerate(csv.reader(lines[head + 1 :], skipinitialspace=True)):
-        if len(cells) != len(columns):
-            return
-        row = dict(zip(columns, cells, strict=True))
+    for index, row in enumerate(_queried(text)):
         memory = re.fullmatch(r"([0-9]{1,8}) MiB", row.get("memory.total", ""))
         capability = re.fullmatch(r"[0-9]{1,2}\.[0-9]", row.get("compute_cap", ""))
         yield (
@@ -137,3 +128,16 @@ def _by_query(text: str) -> Iterator[tuple[int, Gpu]]:
                 memory_bytes=int(memory[1]) * _MIB if memory else None,
             ),
         )
+
+
+def _queried(text: str) -> Iterator[dict[str, str]]:
+    """Values by column for each GPU, up to the first line that is not a row."""
+    lines = text.splitlines()
+    head = next((place for place, line in enumerate(lines) if _QUERY_HEAD.match(line)), None)
+    if head is None:
+        return
+    columns = [column.split()[0] for column in lines[head].split(", ")]
+    for cells in csv.reader(lines[head + 1 :], skipinitialspace=True):
+        if len(cells) != len(columns):
+            return
+        yield dict(zip(columns, cells, strict=True))

@@ -189,8 +189,8 @@ def run_on(
 def for_engine(
     survey: Survey, engine: str, pins: Mapping[str, str], *, cuda_build: str | None = None
 ) -> Survey:
-    """Facts of any host, completed by the engine that is to run there: with the packages that it pins itself and their
-    `cuda_build`, unless the facts say what is installed. Raises `WrongUseError` for facts of another engine."""
+    """Facts of any host, completed by the engine that is to run there: with the packages that it pins itself, in
+    their `cuda_build`, unless the facts say what is installed. Raises `WrongUseError` for facts of another engine."""
     facts = survey.facts
     tables = load_tables()
     if facts.engine is not None and find_engine(facts.engine, tables) != find_engine(engine, tables):

@@ -13,10 +13,9 @@ from tasks.compatibility.rules import ImageRow, Tables
 from tasks.compatibility.subject import cuda_build_of, engine_of, find_engine, major_minor
 from tasks.core.errors import WrongUseError
 from tasks.core.facts import Facts, Gpu, version_or_none
-from tasks.core.versions import same_minor
 
 _REGISTRIES = re.compile(r"^(?:docker\.io/|index\.docker\.io/|registry-1\.docker\.io/)")
-_NAME = re.compile(r"^([^@:\s]+(?::[0-9]+/[^@:\s]+)?)(?::([A-Za-z0-9_][A-Za-z0-9_.-]{0,127}))?(?:@\S+)?$")
+_NAME = re.compile(r"([^@:\s]+(?::[0-9]+/[^@:\s]+)?)(?::([A-Za-z0-9_][A-Za-z0-9_.-]{0,127}))?(?:@\S+)?")
 _REQUIRE, _DISABLE = "NVIDIA_REQUIRE_", "NVIDIA_DISABLE_REQUIRE"
 _CUDA_OF_IMAGE = ("CUDA_VERSION", "NV_CUDA_LIB_VERSION", "NV_CUDA_CUDART_VERSION")
 _LEADING_VERSION = re.compile(r"[0-9]+\.[0-9]+(?:\.[0-9]+)*")
@@ -57,7 +56,7 @@ def of_image(name: str, tables: Tables) -> Survey:
 
     Raises `WrongUseError` for a text that is not the name of an image.
     """
-    found = _NAME.match(_REGISTRIES.sub("", name))
+    found = _NAME.fullmatch(_REGISTRIES.sub("", name))
     if found is None:
         raise WrongUseError(
             f"{name[:80]!r} is not the name of an image", fix="for example vllm/vllm-openai:v0.19.1"
@@ -87,8 +86,9 @@ def _of_tag(row: ImageRow, match: re.Match[str], tables: Tables) -> dict[str, An
 def _of_release(engine: str, version: str, tables: Tables) -> dict[str, Any]:
     """The release, with the torch that it pins."""
     known: dict[str, Any] = {"engine_version": version}
-    listed = [row for row in tables.releases if row.package == engine and same_minor(row.version, version)]
-    torch = listed[-1].torch if listed else None
+    release = Version(version).release
+    listed = (row for row in tables.releases if row.package == engine)
+    torch = next((row.torch for row in listed if Version(row.version).release == release), None)
     if torch:
         known["packages"] = {engine: version, "torch": torch}
     return known
