@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from deployments.cli.compat_check import check, read_facts, survey_here
+from deployments.cli.compat_check import check, survey_here
+from deployments.cli.compat_reports import read_facts
 from deployments.cli.main import print_json
 from deployments.cli.params import GivenPath, Text
 

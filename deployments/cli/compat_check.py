@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from deployments.cli.compat_reports import Reader
 from deployments.cli.main import print_json
 from deployments.cli.params import GivenPath, Text
 from tasks.core.errors import NotFoundError, WrongUseError
@@ -17,11 +17,6 @@ from tasks.core.verdicts import StageName, says_no
 
 if TYPE_CHECKING:
     from tasks.compatibility.models import CompatibilityResult, Finding, Survey
-    from tasks.core.facts import Facts
-
-_STANDARD_INPUT = "-"
-_REPORT_LIMIT_BYTES = 2_000_000
-"""Largest report that is read: an `nvidia-smi -q` of 16 GPUs takes 200 KB."""
 
 
 def _file(option: str, text: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -88,6 +83,8 @@ def check(
     if any(reports.values()):
         _refuse_this_host(lock, environment)
         result = _judge_reports(reports, engine, target)
+    elif engine is not None and "==" in engine and lock is None and environment is None:
+        result = _judge_release(engine, target)
     elif environment is not None:
         if lock is not None:
             raise WrongUseError("--lock and --environment exclude each other", fix="give one")
@@ -133,7 +130,7 @@ def _judge_reports(
     from tasks.compatibility.way_out import advise
     from tasks.core.facts import Facts
 
-    reader, tables = _Reader(), load_tables()
+    reader, tables = Reader(), load_tables()
     facts = given["facts_file"]
     base = Survey(facts=reader.facts(facts) if isinstance(facts, Path) else Facts())
     image = given["image"]
@@ -161,23 +158,31 @@ def _judge_reports(
         target=target,
     )
     survey = merge(survey, added)
-    return advise(_with_pins(survey) if engine is not None else survey)
+    return advise(_with_build(survey) if engine is not None else survey)
 
 
 def _texts(given: Path | str | tuple[str, ...] | None) -> tuple[str, ...]:
     return given if isinstance(given, tuple) else ()
 
 
-def _with_pins(survey: Survey) -> Survey:
-    """If nothing is known of the engine but its name: the engine with the packages that it pins itself."""
+def _with_build(survey: Survey) -> Survey:
+    """The engine that the user named with the packages that come with it, in the build that the host would get.
+
+    A release brings the torch that it pins, a name alone what Slipway pins. Packages that a report lists stay.
+    """
     from tasks.compatibility.backend import build_of_pins
     from tasks.compatibility.plan import for_engine
 
-    engine = survey.facts.engine
-    if engine is None or engine not in {kind.value for kind in EngineKind}:
-        return survey
-    pins = _pins_of(EngineKind(engine))
-    return for_engine(survey, engine, pins, cuda_build=build_of_pins(survey.facts, pins)) if pins else survey
+    facts, engine = survey.facts, str(survey.facts.engine)
+    if facts.known("engine_version") and not facts.known("cuda_build"):
+        build = build_of_pins(facts, facts.packages)
+        return (
+            survey
+            if build is None
+            else survey.model_copy(update={"facts": facts.model_copy(update={"cuda_build": build})})
+        )
+    pins = _pins_of(EngineKind(engine)) if engine in {kind.value for kind in EngineKind} else {}
+    return for_engine(survey, engine, pins, cuda_build=build_of_pins(facts, pins)) if pins else survey
 
 
 def _pins_of(engine: EngineKind) -> dict[str, str]:
@@ -187,115 +192,22 @@ def _pins_of(engine: EngineKind) -> dict[str, str]:
     return pinned_versions("\n".join(get_engine(engine).card.requirements))
 
 
-class _Reader:
-    """Reads what the user names; standard input once."""
-
-    def __init__(self) -> None:
-        self._has_read_input = False
-
-    def facts(self, path: Path) -> Facts:
-        self._count(path)
-        return read_facts(path)
-
-    def nvidia_smi(self, path: Path) -> Survey:
-        survey = self._host(path, "output of nvidia-smi")
-        if survey.fault is None and not ({"driver", "gpus"} & survey.facts.model_fields_set):
-            raise _nothing(path, "a driver or GPU", "paste what nvidia-smi prints, or nvidia-smi -L or -q")
-        return survey
-
-    def nvcc(self, path: Path) -> Survey:
-        survey = self._host(path, "output of nvcc")
-        if not survey.facts.known("nvcc"):
-            raise _nothing(path, "a release of nvcc", "paste what nvcc --version prints")
-        return survey
-
-    def packages(self, path: Path) -> Survey:
-        from blocks.packages.package_lists import parse_package_list
-        from tasks.compatibility.reported import of_packages
-        from tasks.compatibility.rules import load_tables
-
-        packages = parse_package_list(self._text(path, "list of packages"))
-        if not packages:
-            raise _nothing(path, "a package with its version", "paste what pip freeze or pip list prints")
-        return of_packages(packages, load_tables())
-
-    def report(self, path: Path) -> Survey:
-        from blocks.host.host_reports import parse_host_report
-        from blocks.packages.package_lists import parse_packages_within
-        from tasks.compatibility.reported import merge, of_packages
-        from tasks.compatibility.rules import load_tables
-
-        text = self._text(path, "report")
-        survey, packages = parse_host_report(text), parse_packages_within(text)
-        if survey.fault is None and not survey.facts.model_fields_set and not packages:
-            raise _nothing(path, "a driver, GPU or package", "paste outputs such as that of nvidia-smi")
-        return merge(of_packages(packages, load_tables()), survey) if packages else survey
-
-    def environment(self, given: Sequence[str]) -> Survey:
-        """Variables one by one, or files of them; a path without `=` is a file."""
-        from blocks.docker.image_environment import parse_environment
-        from tasks.compatibility.reported import of_environment
-
-        variables: dict[str, str] = {}
-        for part in given:
-            name, equals, value = part.partition("=")
-            if equals and name.isidentifier():
-                variables[name] = value
-                continue
-            path = Path(part)
-            found = parse_environment(self._text(path, "environment of the image"))
-            if not found:
-                raise _nothing(path, "a variable KEY=VALUE", "paste what docker inspect prints for the image")
-            variables |= found
-        return of_environment(variables)
-
-    def _host(self, path: Path, what: str) -> Survey:
-        from blocks.host.host_reports import parse_host_report
-
-        return parse_host_report(self._text(path, what))
-
-    def _text(self, path: Path, what: str) -> str:
-        from tasks.core.given_files import decode_text, read_given, within_limit
-
-        self._count(path)
-        if str(path) == _STANDARD_INPUT:
-            content = sys.stdin.buffer.read(_REPORT_LIMIT_BYTES + 1)
-            return decode_text(within_limit(content, "standard input", _REPORT_LIMIT_BYTES), "standard input")
-        content = read_given(path, what, limit_bytes=_REPORT_LIMIT_BYTES)
-        return decode_text(content, f"the {what} {path}")
-
-    def _count(self, path: Path) -> None:
-        if str(path) == _STANDARD_INPUT:
-            if self._has_read_input:
-                raise WrongUseError("two options read standard input", fix="give one of them a file")
-            self._has_read_input = True
-
-
-def _nothing(path: Path, what: str, fix: str) -> WrongUseError:
-    source = "standard input" if str(path) == _STANDARD_INPUT else str(path)[:200]
-    return WrongUseError(f"{source} does not name {what}", fix=fix)
-
-
-def read_facts(file: Path) -> Facts:
-    """The facts in that file; - is standard input. Raises `WrongUseError`."""
-    from tasks.core.facts import LIMIT_BYTES, parse_facts
-    from tasks.core.given_files import read_given, within_limit
-
-    if str(file) == _STANDARD_INPUT:
-        source, content = "standard input", sys.stdin.buffer.read(LIMIT_BYTES + 1)
-        within_limit(content, source, LIMIT_BYTES)
-    else:
-        fix = "make it: slipway survey --json; - reads standard input"
-        source, content = str(file), read_given(file, "facts file", limit_bytes=LIMIT_BYTES, fix=fix)
-    return parse_facts(content, source=source)
-
-
 def survey_here() -> Survey:
     """This host, from every source."""
     from blocks.host.host import ThisHost
     from tasks.compatibility.apply import survey_host
 
     return survey_host(ThisHost())
+
+
+def _judge_release(engine: str, target: str | None) -> CompatibilityResult:
+    from tasks.compatibility.reported import merge, of_options
+    from tasks.compatibility.rules import load_tables
+    from tasks.compatibility.way_out import advise
+
+    survey = survey_here()
+    added = of_options(load_tables(), survey.facts, engine=engine, target=target)
+    return advise(_with_build(merge(survey, added)))
 
 
 def _judge_lock(engine: EngineKind, lock: Path | None, target: str | None) -> CompatibilityResult:
