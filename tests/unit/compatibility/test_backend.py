@@ -38,7 +38,7 @@ def test_an_expert_would_choose(why: str, facts: dict[str, Any], version: str | 
     assert torch_backend(Facts.model_validate({**CURRENT, **facts}), version) == build, why
 
 
-@pytest.mark.parametrize(("facts", "version"), [(R535 | {"gpus": [RTX4090]}, "2.13.0"), ({}, "1.0.0")])
+@pytest.mark.parametrize(("facts", "version"), [(R535 | {"gpus": [RTX4090]}, "2.15.0"), ({}, "1.0.0")])
 def test_where_no_build_runs_the_host_is_named(facts: dict[str, Any], version: str) -> None:
     with pytest.raises(SpecError, match=f"no listed build of torch {version} runs on driver 5"):
         torch_backend(Facts.model_validate({**CURRENT, **facts}), version)
