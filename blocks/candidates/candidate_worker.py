@@ -35,7 +35,9 @@ def make(
         return
     answer = _answer(finished.stdout)
     if finished.code == _REFUSED and "refused" in answer:
-        raise ModelError(f"{model_dir} cannot become {form}: {answer['refused']}", fix=answer.get("fix"))
+        raise ModelError(
+            f"{model_dir} cannot be converted to {form}: {answer['refused']}", fix=answer.get("fix")
+        )
     if finished.code == _FULL and "full" in answer:
         raise as_disk_fault(OSError(errno.ENOSPC, "no space left"), out)
     _check_disk(finished, out)
@@ -48,9 +50,9 @@ def make(
 def compare(
     python: Path, worker: Path, baseline: Path, candidate: Path, *, timeout_s: float
 ) -> dict[str, float | None]:
-    """By tensor: how far the candidate's values are from the baseline's, in deviations of the baseline's.
+    """For each tensor, how far the candidate's values are from the baseline's, in the baseline's standard deviations.
 
-    None where they cannot be compared. Raises `CommandError`.
+    None if they cannot be compared. Raises `CommandError`.
     """
     argv: list[str | Path] = [python, "-I", worker, "--baseline", baseline, "--candidate", candidate]
     finished = run(argv, timeout_s=timeout_s, needs=(Needs.COMPUTE,))

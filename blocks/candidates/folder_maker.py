@@ -46,9 +46,9 @@ def make_folder(
 
 
 def compare_folders(python: Path, worker: Path, baseline: Path, candidate: Path) -> dict[str, float | None]:
-    """By tensor: how far the candidate's values are from the baseline's, in deviations of the baseline's.
+    """For each tensor, how far the candidate's values are from the baseline's, in the baseline's standard deviations.
 
-    None where they cannot be compared. Raises `CommandError`.
+    None if they cannot be compared. Raises `CommandError`.
     """
     limit = _BASE_COMPARED_S + weights_bytes(baseline) / _BYTES_COMPARED_PER_S
     return compare(python, worker, baseline, candidate, timeout_s=limit)

@@ -31,9 +31,9 @@ def make_gguf(python: Path, worker: Path, model_dir: Path, form: CandidateFormat
 
 
 def compare_gguf(python: Path, worker: Path, baseline: Path, candidate: Path) -> dict[str, float | None]:
-    """By tensor: how far the candidate's values are from the baseline's, in deviations of the baseline's.
+    """For each tensor, how far the candidate's values are from the baseline's, in the baseline's standard deviations.
 
-    None where they cannot be compared. Raises `CommandError`.
+    None if they cannot be compared. Raises `CommandError`.
     """
     return compare(python, worker, baseline, candidate, timeout_s=_longest(baseline))
 

@@ -71,8 +71,8 @@ def check_service(
 ) -> Outcome[HealthResult]:
     """Check a service, and record it. Raises `NotFoundError` for one that is unknown or stopped.
 
-    With `contract`, the accumulated samples are held to theirs, too; with `files`, every file of the engine's
-    environment is compared with what was installed.
+    With `contract`, the accumulated samples are also checked against their contract; with `files`, every file of the
+    engine's environment is compared with what was installed.
     """
     settings = recorder.settings
     folder = ServiceFolder(settings.services, name)

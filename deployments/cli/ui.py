@@ -45,12 +45,12 @@ def ui(no_browser: bool, key_alone: bool, as_env: bool, as_json: bool) -> None:
 
 
 def _running(settings: Settings) -> str:
-    """The API's address. Raises `NotFoundError` without a local server, `AccessError` for one with another key."""
+    """The API's address. Raises `NotFoundError` if no local server runs, `AccessError` if it has another key."""
     from deployments.local_state import read_local_state, wait_for_server
 
     state = read_local_state(settings)
     if state is None or not state.alive:
-        raise NotFoundError("the local server does not run", fix="slipway up")
+        raise NotFoundError("the local server is not running", fix="start it: slipway up")
     wait_for_server(settings, state)
     return state.api_url
 

@@ -44,11 +44,16 @@ VERSIONS = frozenset(
         "gpu.compute_capability",
         "gpu.last_cuda",
         "gpu.min_cuda",
+        "gpu.nvcc",
+        "gpu.own_cuda",
+        "gpu.triton_ptxas",
         "nvcc",
+        "triton",
     }
 )
 TEXTS = frozenset(
     {
+        "compiles",
         "container",
         "container_gpus",
         "disagreement",
@@ -56,8 +61,12 @@ TEXTS = frozenset(
         "engine",
         "family",
         "gpu.forward_compat",
+        "gpu.jit",
+        "gpu.torch_kernels",
+        "gpu.triton",
         "host_fault",
         "image_check",
+        "platform",
         "target",
     }
 )

@@ -39,6 +39,10 @@ FILES: Mapping[str, tuple[str, Sequence[str]]] = {
     "newest": ("newest", ("releases.toml",)),
     "images": ("image", ("images.toml",)),
     "pythons": ("python", ("pythons.toml",)),
+    "kernels": ("kernels", ("kernels.toml",)),
+    "triton": ("triton", ("triton.toml",)),
+    "jit": ("jit", ("jit.toml",)),
+    "nvcc": ("nvcc", ("jit.toml",)),
 }
 """Each table's key in TOML, and the files that hold its rows."""
 
@@ -58,8 +62,17 @@ _KEYS: Mapping[str, tuple[str, ...]] = {
     "newest": ("package",),
     "images": ("image", "tag"),
     "pythons": ("package", "version"),
+    "kernels": ("platform", "cuda", "since"),
+    "triton": ("since",),
+    "jit": ("engine", "since", "part"),
+    "nvcc": ("package", "since", "cc"),
 }
-_NUMBERED = {"branches": ("cuda",), "capabilities": ("min_cuda", "last_cuda")}
+_NUMBERED = {
+    "branches": ("cuda",),
+    "capabilities": ("min_cuda", "last_cuda"),
+    "kernels": ("since", "until"),
+    "triton": ("ptxas", "blackwell_ptxas"),
+}
 _REPORT = re.compile(r"#\d+|https://|^run: ")
 """A source that shows a failure: an issue, a page, or our own run."""
 

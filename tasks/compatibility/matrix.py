@@ -5,7 +5,7 @@ Every cell comes from judging hosts by the rules. There is no second copy of the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -25,6 +25,10 @@ _RUNS = (CompatibilityVerdict.PASS, CompatibilityVerdict.WARN)
 _ANY_GPU = "GPU"
 _COMPUTES_WITH_TORCH = "transformers"
 """Stands for any engine, where a release of torch itself is asked about."""
+
+
+_HOST: Mapping[str, Any] = {"forward_compat": False, "cpu": "x86_64"}
+"""What all judged hosts share: wheels for Arm contain kernels for other GPUs."""
 
 
 def matrix_of(engine: str, here: Facts | None = None, tables: Tables | None = None) -> Matrix:
@@ -75,7 +79,7 @@ class _Stack:
     @classmethod
     def of(cls, release: ReleaseRow, build: str | None, tables: Tables) -> _Stack:
         """Rules about other stacks are left out: what is known to be false stays so on every host."""
-        facts = Facts.model_validate({**_software(release, build), "forward_compat": False})
+        facts = Facts.model_validate({**_software(release, build), **_HOST})
         subject = describe(Survey(facts=facts), tables)
         rules = tuple(
             rule
@@ -150,7 +154,7 @@ def _fields(rule: Rule) -> Iterator[str]:
 
 
 def _known(facts: Facts) -> dict[str, Any]:
-    return {name: value for name, value in facts.model_dump().items() if name != "forward_compat"}
+    return {name: value for name, value in facts.model_dump().items() if name not in _HOST}
 
 
 def _software(release: ReleaseRow, build: str | None) -> dict[str, Any]:

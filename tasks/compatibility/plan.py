@@ -20,7 +20,7 @@ from tasks.compatibility.models import (
 )
 from tasks.compatibility.rules import Rule, Tables, load_tables
 from tasks.compatibility.subject import build_sightings, cuda_build_of, describe, find_engine
-from tasks.compatibility.wording import fill
+from tasks.compatibility.wording import fill, fill_advice
 from tasks.core.errors import WrongUseError
 from tasks.core.facts import Facts
 from tasks.core.verdicts import CompatibilityVerdict
@@ -40,6 +40,7 @@ _HOW_TO_KNOW = {
     "container_gpus": "start Docker and run `slipway survey`, or give `container_gpus`; [] without a way",
     "container_toolkit": "give the version that `nvidia-ctk --version` prints; null if it is not installed",
     "image_requires": "give the image's environment (--env), or `image_requires`; [] if it demands nothing",
+    "platform": "give `cpu`, such as `aarch64` or the processor's name: torch's wheels differ by it",
     "gpu.compute_capability": "give `compute_capability` of each GPU",
     "gpu.forward_compat": "look the GPU up in NVIDIA's list of GPUs with forward compatibility",
 }
@@ -260,7 +261,7 @@ def _finding(
         severity=severity,
         precedence=rule.precedence,
         message=message,
-        fix=fill(rule.fix, subject, answer.gpu),
+        fix=fill_advice(rule.fix, subject, answer.gpu),
         sources=tuple(dict.fromkeys(sources)),
         contradicted_by=tuple(other.id for other, _ in against),
     )
@@ -296,6 +297,7 @@ def _base(field: str) -> str:
         "needs_gpu": "engine",
         "gpu.min_cuda": "gpu.compute_capability",
         "gpu.last_cuda": "gpu.compute_capability",
+        "gpu.torch_kernels": "platform",
     }
     return derived.get(field, field)
 

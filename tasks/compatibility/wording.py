@@ -17,9 +17,14 @@ _CLAUSE_END = re.compile(r"(?<=[;,:]) ")
 _LEFT_OVER = re.compile(r"^(?:or|and) |[;,:]$")
 
 
-def fill(template: str, subject: Subject, gpu: Mapping[str, Value] | None) -> str:
+def fill_advice(template: str, subject: Subject, gpu: Mapping[str, Value] | None) -> str:
+    """Like `fill`; empty if nothing can be advised without a value that is not known."""
+    return fill(template, subject, gpu, alone=False)
+
+
+def fill(template: str, subject: Subject, gpu: Mapping[str, Value] | None, *, alone: bool = True) -> str:
     """The template with the values of its fields. What would need a value that is not known is left out: the
-    parenthesis, else the clause, and if there is only one clause, the value alone."""
+    parenthesis, else the clause. If no clause is left, only the values are left out, or everything unless `alone`."""
 
     def value_of(name: str) -> Value:
         if name.startswith(PACKAGE):
@@ -29,7 +34,7 @@ def fill(template: str, subject: Subject, gpu: Mapping[str, Value] | None) -> st
     names = set(PLACEHOLDER.findall(template))
     values = {name: value for name in names if (value := value_of(name))}
     if names - values.keys():
-        template = _without(template, [f"{{{name}}}" for name in names - values.keys()])
+        template = _without(template, [f"{{{name}}}" for name in names - values.keys()], alone)
 
     def text(match: re.Match[str]) -> str:
         value = values[match[1]]
@@ -38,14 +43,14 @@ def fill(template: str, subject: Subject, gpu: Mapping[str, Value] | None) -> st
     return PLACEHOLDER.sub(text, template)
 
 
-def _without(template: str, unknown: Sequence[str]) -> str:
+def _without(template: str, unknown: Sequence[str], alone: bool) -> str:
     def says(part: str) -> bool:
         return any(placeholder in part for placeholder in unknown)
 
     template = _ASIDE.sub(lambda aside: "" if says(aside[0]) else aside[0], template)
     clauses = _CLAUSE_END.split(template)
     kept = " ".join(clause for clause in clauses if not says(clause))
-    if kept:
+    if kept or not alone:
         return _LEFT_OVER.sub("", kept)
     for placeholder in unknown:
         template = template.replace(placeholder, "")

@@ -145,7 +145,7 @@ def _bring_back(state: ServiceState, folder: ServiceFolder, target: Target, open
         previous = folder.release(state.release)
         if previous is None:
             return False
-        say(StageName.ROLLOUT, f"{short(state.release)} does not run any more: it is started again")
+        say(StageName.ROLLOUT, f"{short(state.release)} is no longer running: starting it again")
         back = roll_out(previous, folder, target, open_api, bring_back=False)
     except StageCancelledError:
         raise
@@ -233,7 +233,10 @@ def _await_answer(
         if time.monotonic() > deadline:
             return False
         if not told:
-            say(StageName.ROLLOUT, f"{release.name} runs and does not answer yet: up to {patience_s:g} s")
+            say(
+                StageName.ROLLOUT,
+                f"{release.name} runs but does not answer yet: waiting up to {patience_s:g} s",
+            )
             told = True
         current().check()
         time.sleep(_POLL_S)
@@ -256,7 +259,7 @@ def _check_model_file(release: Release) -> None:
 
 
 def _look(release: Release, target: Target, open_api: OpenApi) -> Running | None:
-    """What runs; asked for a completion only where the answer decides something."""
+    """What runs; asked for a completion only if the answer decides something."""
     running = target.running()
     if running is None or running.release != release.id or not running.up:
         return running

@@ -19,7 +19,7 @@ PASSES = ("pass", "warn")
 
 def verdict(engine: str, row: MatrixRow, **host: object) -> str:
     packages = {engine: row.release} | ({"torch": row.torch} if row.torch else {})
-    stack = {"packages": packages, "cuda_build": row.cuda, "forward_compat": False}
+    stack = {"packages": packages, "cuda_build": row.cuda, "forward_compat": False, "cpu": "x86_64"}
     if engine == "torch":
         stack["engine"] = "transformers"
     else:

@@ -97,6 +97,10 @@ def test_a_table_with_doubles_disorder_or_loose_ends_is_refused() -> None:
         ({"rules": (loose,)}, "which are not rules"),
         ({"branches": full.branches[::-1]}, "branches is not sorted"),
         ({"engines": (full.engines[0], full.engines[0])}, "engines is not sorted"),
+        ({"kernels": full.kernels[::-1]}, "kernels is not sorted"),
+        ({"triton": full.triton[::-1]}, "triton is not sorted"),
+        ({"jit": full.jit[::-1]}, "jit is not sorted"),
+        ({"nvcc": full.nvcc[::-1]}, "nvcc is not sorted"),
     ):
         with pytest.raises(ValidationError, match=complaint):
             Tables(**{**parts, **changes})

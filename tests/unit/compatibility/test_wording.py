@@ -13,7 +13,7 @@ from tasks.compatibility.models import Change, CompatibilityResult, Finding, Sur
 from tasks.compatibility.report import answer, aside_text, markdown, remarks
 from tasks.compatibility.rules import PLACEHOLDER, Rule, load_tables
 from tasks.compatibility.way_out import advise
-from tasks.compatibility.wording import fill, without_contradicted_fixes
+from tasks.compatibility.wording import fill, fill_advice, without_contradicted_fixes
 from tasks.core.facts import Facts
 
 RULES = load_tables().rules
@@ -49,15 +49,24 @@ def test_what_is_not_known_is_left_out(template: str, values: dict[str, str], sa
 @given(st.sampled_from(RULES), st.data())
 def test_no_rule_says_a_question_mark(rule: Rule, data: st.DataObject) -> None:
     """Whichever of a rule's fields are known."""
-    for template in (rule.message, rule.fix):
+    for template, filled in ((rule.message, fill), (rule.fix, fill_advice)):
         fields = sorted(set(PLACEHOLDER.findall(template)))
         some = data.draw(st.lists(st.sampled_from(fields), unique=True) if fields else st.just([]))
-        subject, gpu = known(dict.fromkeys(some, "1.2"))
-        said = fill(template, subject, gpu)
-        assert said.strip() == said != ""
+        said = filled(template, *known(dict.fromkeys(some, "1.2")))
+        assert said.strip() == said
+        assert said or filled is fill_advice
         assert not set("?{}") & set(said) - set(template.replace("{", "").replace("}", ""))
-        assert not any(broken in said for broken in ("  ", "()", " ,", " ;", " )"))
+        assert not any(broken in said for broken in ("  ", "()", " ,", " ;", " )") if broken not in template)
         assert not said.endswith((",", ";", ":"))
+
+
+def test_an_advice_that_needs_what_is_not_known_is_not_given() -> None:
+    assert fill_advice("install {packages.torch}", *known({})) == ""
+    assert fill_advice("install {packages.torch}, or wait", *known({})) == "wait"
+    assert (
+        fill_advice("install torch {packages.torch}", *known({"packages.torch": "2.9"}))
+        == "install torch 2.9"
+    )
 
 
 def block(fix: str, severity: str = "block") -> Finding:
