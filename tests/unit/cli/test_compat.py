@@ -110,7 +110,7 @@ def test_a_lock_says_what_would_run(
     monkeypatch.setattr(ThisHost, "nvml", lambda _: reading)
     lock = tmp_path / "lock.txt"
     lock.write_text("torch==2.11.0 \\\n    --hash=sha256:00\nnvidia-cuda-runtime-cu12==12.8.90\n")
-    assert slipway("compat", "check", "--lock", str(lock), "--json") == 3
+    assert slipway("compat", "check", "--engine", "transformers", "--lock", str(lock), "--json") == 3
     assert "TORCH-KERNELS" in {finding["rule"] for finding in json.loads(capsys.readouterr().out)["findings"]}
 
 

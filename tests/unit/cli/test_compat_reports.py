@@ -78,7 +78,7 @@ def check(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str
         ("--nvidia-smi smi --image vllm/vllm-openai:v0.20.2-cu129", "warn", "CUDA 12.9 build"),
         ("--nvidia-smi smi --image vllm/vllm-openai:v0.10.2", "unknown", "driver 550.142"),
         ("--gpu L4 --driver 580.95.05 --engine vllm", "pass", "L4, driver 580.95.05, CUDA 13.0 build"),
-        ("--gpu L4 --driver 550.142 --engine vllm", "block", "L4, driver 550.142, CUDA 13.0 build"),
+        ("--gpu L4 --driver 470.82.01 --engine vllm", "block", "L4, driver 470.82.01, CUDA 13.0 build"),
         ("--nvidia-smi smi --engine vllm==0.19.1", "warn", "driver 550.142, CUDA 12.8 build"),
         ("--engine vllm==0.19.1", "block", "CPU only: vllm needs a GPU"),
         ("--nvidia-smi smi", "unknown", "GeForce RTX 3090, driver 550.142"),
