@@ -16,6 +16,9 @@ from tasks.compatibility.models import SmiReading, Survey
 from tasks.core.facts import Facts, Gpu, version_or_none
 
 _NOISE = re.compile(r"\x1b\[[0-9;]*[A-Za-z]|\r|^[ \t]*(?:>[ \t]?)+", re.MULTILINE)
+_BLANKS = re.compile(r"[^\S\n]+")
+_LONGEST_LINE = 2000
+"""What follows in a line, and blanks in a row, can only make patterns slow."""
 _FAILED = re.compile(r"NVIDIA-SMI has failed|Failed to initialize NVML|Unable to determine the device handle")
 _NO_DEVICES = re.compile(r"^No devices were found", re.MULTILINE)
 _LISTED = re.compile(
@@ -49,7 +52,8 @@ _MIB = 2**20
 
 def parse_host_report(text: str) -> Survey:
     """The facts that the text states, and the fault if it shows that the driver does not work."""
-    text = _NOISE.sub("", text)
+    text = _BLANKS.sub(" ", _NOISE.sub("", text))
+    text = "\n".join(line[:_LONGEST_LINE] for line in text.splitlines() if line.strip())
     smi = _smi(text)
     gpus = _gpus(text)
     collected = {name: found[1] for name, pattern in _COLLECTED.items() if (found := pattern.search(text))}

@@ -183,6 +183,14 @@ def test_public_outputs_of_nvidia_smi(case: dict[str, Any]) -> None:
         assert want["fault"] in (survey.fault or "")
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["GPU 0: " + " " * 2_000_000 + "x", "\n" * 2_000_000, "> " * 1_000_000, "|   0  " + "a " * 1_000_000],
+)
+def test_long_blanks_are_read_at_once(text: str) -> None:
+    assert parse_host_report(text).facts.driver is None
+
+
 @given(
     st.text(max_size=300)
     | st.lists(st.sampled_from([*(BANNER + LOG + QUERY + COLLECTED).splitlines(), "GPU 0: x"])).map("\n".join)
