@@ -234,7 +234,7 @@ def _describe_model(spec: DeploySpec) -> str:
 
 def _judge(spec: DeploySpec) -> tuple[bool, str]:
     """Whether this host rules the engine out, and the verdict with its reasons."""
-    from deployments.cli.compat import judge_pins
+    from deployments.cli.compat_check import judge_pins
     from tasks.core.verdicts import CompatibilityVerdict
 
     result = judge_pins(spec.engine, spec.target.value)

@@ -13,6 +13,7 @@ from tasks.compatibility.models import Survey
 from tasks.compatibility.pins import wanted_of
 from tasks.compatibility.plan import judge
 from tasks.compatibility.rules import Tables, load_tables
+from tasks.compatibility.subject import cuda_build_of
 from tasks.core.errors import SpecError
 from tasks.core.facts import Facts
 from tasks.core.verdicts import CompatibilityVerdict
@@ -75,6 +76,25 @@ def _pinned(packages: Mapping[str, str], tables: Tables) -> str | None:
     """The torch that one of these packages asks for exactly."""
     asked = (wanted_of(name, version, tables).get(TORCH, "") for name, version in packages.items())
     return next((wanted.removeprefix("==") for wanted in asked if wanted.startswith("==")), None)
+
+
+def build_of_pins(facts: Facts, pins: Mapping[str, str], tables: Tables | None = None) -> str | None:
+    """The CUDA build that a host with GPUs gets of pinned packages whose torch does not name one: the best that runs
+    there, else the package index's own. None on other hosts, and where the pins name it or know no torch."""
+    tables = tables or load_tables()
+    if not facts.gpus or "torch" not in pins or Version(pins["torch"]).local or cuda_build_of(pins):
+        return None
+    releases = [
+        row for row in tables.releases if row.package == "torch" and same_minor(row.version, pins["torch"])
+    ]
+    default = releases[-1].cuda[0] if releases else None
+    if facts.driver is None:
+        return default
+    try:
+        backend = torch_backend(facts, pins["torch"], tables)
+    except SpecError:
+        return default
+    return f"{backend[2:4]}.{backend[4:]}"
 
 
 def _verdict(facts: Facts, release: str, cuda: str, tables: Tables) -> CompatibilityVerdict:

@@ -36,6 +36,7 @@ VERSIONS = frozenset(
     {
         "compat_branch",
         "compat_cuda",
+        "build_branch",
         "container_toolkit",
         "cuda_build",
         "cuda_driver",
@@ -85,6 +86,7 @@ TEXTS = frozenset(
         "mixed_cuda",
         "pin_broken",
         "pin_near",
+        "image_check",
         "platform",
         "target",
     }
@@ -116,7 +118,7 @@ class DriverAdvice(Protocol):
     def upgrade_to_cuda(self, cuda: str) -> str:
         """How to get a driver that supports this CUDA natively."""
 
-    def builds(self) -> str:
+    def builds(self) -> str | None:
         """The newest CUDA whose builds run on this driver."""
 
 

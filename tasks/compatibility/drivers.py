@@ -100,11 +100,11 @@ class Drivers:
         )
         return self.upgrade(str(branch)) if branch else f"upgrade the driver to one of CUDA {cuda}"
 
-    def builds(self) -> str:
-        """The newest CUDA whose builds run on this driver, by minor-version compatibility where there is one."""
+    def builds(self) -> str | None:
+        """The newest CUDA whose builds run on this driver, by minor-version compatibility if there is one."""
         native = native_cuda(self.facts, self.tables, self.tegra)
         if native is None:
-            return "?"
+            return None
         if self.tegra or self.facts.driver is None:
             return native
         driver, newest = Version(self.facts.driver), native

@@ -44,6 +44,8 @@ FILES: Mapping[str, tuple[str, Sequence[str]]] = {
     "builds": ("build", ("builds.toml",)),
     "pins": ("pin", ("pins.toml",)),
     "glibc": ("wheel", ("glibc.toml",)),
+    "images": ("image", ("images.toml",)),
+    "pythons": ("python", ("pythons.toml",)),
     "kernels": ("kernels", ("kernels.toml",)),
     "triton": ("triton", ("triton.toml",)),
     "jit": ("jit", ("jit.toml",)),
@@ -53,6 +55,9 @@ FILES: Mapping[str, tuple[str, Sequence[str]]] = {
     "weights": ("weights", ("weights.toml",)),
 }
 """Each table's key in TOML, and the files that hold its rows."""
+
+FRESH_DAYS = 120
+"""How long a table can be trusted to know the current releases: drivers, torch and engines appear about as often."""
 
 EVERY = "*"
 """As an expectation's table: every table that has a file."""
@@ -72,6 +77,8 @@ _KEYS: Mapping[str, tuple[str, ...]] = {
     "builds": ("package", "releases"),
     "pins": ("package", "releases", "requires"),
     "glibc": ("package", "releases", "build"),
+    "images": ("image", "tag"),
+    "pythons": ("package", "version"),
     "kernels": ("platform", "cuda", "since"),
     "triton": ("since",),
     "jit": ("engine", "since", "part"),
@@ -171,6 +178,12 @@ def sheets(tables: RawTables) -> dict[str, Sheet]:
 def last_checked_on(rows: Sequence[Row]) -> date | None:
     """When a row of this table was last compared with its sources."""
     return max((day for row in rows if type(day := row.get("checked_on")) is date), default=None)
+
+
+def stale(tables: RawTables, today: date) -> dict[str, date]:
+    """Tables of which no row was compared with its sources in the last `FRESH_DAYS`, and when one last was."""
+    read = {table: last_checked_on(rows) for table, rows in tables.items()}
+    return {table: day for table, day in read.items() if day and (today - day).days > FRESH_DAYS}
 
 
 def _sheet(table: str, rows: Sequence[Row]) -> Sheet:

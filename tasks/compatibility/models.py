@@ -162,8 +162,13 @@ class Survey(Frozen):
         return self.model_dump(mode="json", exclude={"facts": {"disks"}})
 
 
+NOT_KNOWN = "NOT-KNOWN-"
+"""Begins the rule of a finding about a missing fact."""
+
+
 class Finding(Frozen):
-    """One reason for the verdict, in the form programs read (DESIGN 5)."""
+    """One reason for the verdict, in the form programs read (DESIGN 5). `contradicted_by` are rules that win over it;
+    `fix` is empty where only the ways out apply."""
 
     rule: str
     severity: Severity
@@ -171,6 +176,13 @@ class Finding(Frozen):
     message: str
     fix: str
     sources: tuple[str, ...]
+    contradicted_by: tuple[str, ...] = ()
+
+    @property
+    def is_aside(self) -> bool:
+        """Whether it decides nothing and tells nothing about the host: a claim that a better source contradicts, or
+        rules that could not be judged for want of a fact."""
+        return self.severity == "info" and (bool(self.contradicted_by) or self.rule.startswith(NOT_KNOWN))
 
 
 class KnownBad(Frozen):
@@ -195,6 +207,35 @@ class WayOut(Frozen):
     changes: tuple[Change, ...]
     verdict: CompatibilityVerdict
     why: str = ""
+
+    @property
+    def text(self) -> str:
+        """`vllm 0.32.0 -> 0.19.1, torch 2.13.0 -> 2.10.0`."""
+        return ", ".join(
+            f"{change.what} {change.current or 'none'} -> {change.wanted}" for change in self.changes
+        )
+
+
+class MatrixRow(Frozen):
+    """One release in one CUDA build: the lowest driver on which a GPU runs it, the compute capabilities it serves,
+    the lowest glibc if one is known, the versions of Python and transformers, and the verdict on a given host."""
+
+    release: str
+    torch: str | None
+    cuda: str | None
+    driver: str
+    gpus: tuple[str, ...]
+    glibc: str | None
+    python: str | None
+    transformers: str | None
+    here: CompatibilityVerdict | None = None
+
+
+class Matrix(Frozen):
+    """What fits the listed releases of an engine, the newest first."""
+
+    engine: str
+    rows: tuple[MatrixRow, ...]
 
 
 class TableCheck(ContractResult):
@@ -250,7 +291,13 @@ class CompatibilityResult(StageResult):
     tables: TablesCheck | None = None
 
     @property
+    def deciding(self) -> tuple[Finding, ...]:
+        """The findings that the verdict follows from."""
+        return tuple(one for one in self.findings if one.severity == self.verdict)
+
+    @property
     def reasons(self) -> tuple[str, ...]:
-        """What blocks or is not known, and the way out of each (`StageResult.reasons`)."""
-        weighty = (one for one in self.findings if one.severity == self.verdict)
-        return tuple(f"{one.message} ({one.fix})" if one.fix else one.message for one in weighty)
+        """What blocks or is not known, what to do about each, and the ways out (`StageResult.reasons`)."""
+        found = tuple(f"{one.message} ({one.fix})" if one.fix else one.message for one in self.deciding)
+        ways = (f"way out: {way.text}{f' ({way.why})' if way.why else ''}" for way in self.ways_out)
+        return (*found, *ways)

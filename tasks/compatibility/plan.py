@@ -6,8 +6,9 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-from tasks.compatibility.conditions import GPU, PACKAGE, Answer, Subject, Value, any_holds, evaluate
+from tasks.compatibility.conditions import PACKAGE, Answer, Subject, Value, any_holds, evaluate
 from tasks.compatibility.models import (
+    NOT_KNOWN,
     CompatibilityRequest,
     CompatibilityResult,
     Finding,
@@ -17,9 +18,10 @@ from tasks.compatibility.models import (
     TableCheck,
     TablesCheck,
 )
-from tasks.compatibility.rules import PLACEHOLDER, UPGRADE, Rule, Tables, load_tables
+from tasks.compatibility.rules import Rule, Tables, load_tables
 from tasks.compatibility.subject import build_sightings, cuda_build_of, describe, find_engine
 from tasks.compatibility.weights import SOURCES
+from tasks.compatibility.wording import fill, fill_advice
 from tasks.core.errors import WrongUseError
 from tasks.core.facts import Facts
 from tasks.core.verdicts import CompatibilityVerdict
@@ -33,11 +35,15 @@ _NOT_KNOWN = {"gpu.weights": "how the engine serves these weights on this GPU is
 """What to say of a field that is not a fact."""
 
 _HOW_TO_KNOW = {
-    "driver": "run `slipway survey` on the host, or give `driver` as NVML reports it; null if none",
-    "cuda_build": "give the CUDA version of the environment's packages (torch.version.cuda); null if none",
-    "gpus": "run `slipway survey` on the host, or give `gpus`; [] if there are none",
+    "driver": "run `slipway survey` on the host, or give --nvidia-smi, --driver, or `driver`; null if none",
+    "cuda_build": (
+        "give all packages (--pip-freeze), the image's environment (--env), or `cuda_build` (torch.version.cuda); "
+        "null if none"
+    ),
+    "gpus": "run `slipway survey` on the host, or give --nvidia-smi, --gpu, or `gpus`; [] if there are none",
     "container_gpus": "start Docker and run `slipway survey`, or give `container_gpus`; [] without a way",
     "container_toolkit": "give the version that `nvidia-ctk --version` prints; null if it is not installed",
+    "image_requires": "give the image's environment (--env), or `image_requires`; [] if it demands nothing",
     "platform": "give `cpu`, such as `aarch64` or the processor's name: torch's wheels differ by it",
     "gpu.weights": "give `engine_version` and `family`; where both are given, no row of weights.toml covers it",
     "gpu.compute_capability": "give `compute_capability` of each GPU",
@@ -210,9 +216,11 @@ def run_on(
     return survey.model_copy(update={"facts": facts, "sightings": sightings})
 
 
-def for_engine(survey: Survey, engine: str, pins: Mapping[str, str]) -> Survey:
-    """Facts of any host, completed by the engine that is to run there: with the packages that it pins itself, unless
-    the facts say what is installed. Raises `WrongUseError` for facts of another engine."""
+def for_engine(
+    survey: Survey, engine: str, pins: Mapping[str, str], *, cuda_build: str | None = None
+) -> Survey:
+    """Facts of any host, completed by the engine that is to run there: with the packages that it pins itself, in
+    their `cuda_build`, unless the facts say what is installed. Raises `WrongUseError` for facts of another engine."""
     facts = survey.facts
     tables = load_tables()
     if facts.engine is not None and find_engine(facts.engine, tables) != find_engine(engine, tables):
@@ -223,7 +231,7 @@ def for_engine(survey: Survey, engine: str, pins: Mapping[str, str]) -> Survey:
     if any(facts.known(name) for name in ("packages", "cuda_build", "engine_version")):
         known = Facts.model_validate({**facts.model_dump(), "engine": engine})
         return survey.model_copy(update={"facts": known})
-    return run_on(survey, pins, engine=engine)
+    return run_on(survey, pins, engine=engine, cuda_build=cuda_build)
 
 
 def _measured(measurements: Sequence[Measurement]) -> list[Finding]:
@@ -247,7 +255,7 @@ def _found(
     proofs = {measurement.kind: measurement for measurement in measurements if measurement.passed}
     findings = []
     for rule, answer in applying.values():
-        against = [applying[other][0] for other in rule.contradicts if other in applying]
+        against = [applying[other] for other in rule.contradicts if other in applying]
         if rule.severity == "pass" and not against:
             continue
         proof = next((proofs[kind] for kind in rule.cleared_by if kind in proofs), None)
@@ -256,13 +264,17 @@ def _found(
 
 
 def _finding(
-    rule: Rule, answer: Answer, subject: Subject, against: Sequence[Rule], proof: Measurement | None
+    rule: Rule,
+    answer: Answer,
+    subject: Subject,
+    against: Sequence[tuple[Rule, Answer]],
+    proof: Measurement | None,
 ) -> Finding:
     """One finding; a contradicted row names the rule that contradicts it, a proof says what it clears."""
     severity, message = rule.severity, fill(rule.message, subject, answer.gpu)
     sources = [*rule.sources, *_sources_of_rows(rule, answer.gpu or {})]
-    for other in against:
-        said = fill(other.message, subject, answer.gpu)
+    for other, its in against:
+        said = fill(other.message, subject, its.gpu)
         message += f" Contradicted by {other.id} ({other.precedence}), which wins: {said}"
         sources += other.sources
         severity = "info"
@@ -278,8 +290,9 @@ def _finding(
         severity=severity,
         precedence=rule.precedence,
         message=message,
-        fix=fill(rule.fix, subject, answer.gpu),
+        fix=fill_advice(rule.fix, subject, answer.gpu),
         sources=tuple(dict.fromkeys(sources)),
+        contradicted_by=tuple(other.id for other, _ in against),
     )
 
 
@@ -292,34 +305,6 @@ def _sources_of_rows(rule: Rule, gpu: Mapping[str, Value]) -> Iterable[str]:
             yield from value
 
 
-def fill(template: str, subject: Subject, gpu: Mapping[str, Value] | None) -> str:
-    """The template with its fields' values; a field that is not known reads `?`."""
-
-    def value_of(name: str) -> Value:
-        if name.startswith(PACKAGE):
-            return (subject.packages or {}).get(name.removeprefix(PACKAGE))
-        return (gpu or {}).get(name) if name.startswith(GPU) else subject.values.get(name)
-
-    def advice(name: str) -> str:
-        wanted = name.removeprefix(UPGRADE)
-        if not wanted.startswith("@"):
-            return subject.drivers.upgrade(wanted) if subject.drivers else f"driver {wanted}"
-        cuda = value_of(wanted[1:])
-        return (
-            subject.drivers.upgrade_to_cuda(str(cuda)) if subject.drivers and cuda else "upgrade the driver"
-        )
-
-    def text(name: str) -> str:
-        if name.startswith(UPGRADE):
-            return advice(name)
-        if name == "driver_builds":
-            return subject.drivers.builds() if subject.drivers else "?"
-        value = value_of(name)
-        return ", ".join(value) if isinstance(value, tuple) else str(value or "?")
-
-    return PLACEHOLDER.sub(lambda match: text(match[1]), template)
-
-
 def _not_known(facts: Facts, subject: Subject, unjudged: Mapping[str, Sequence[str]]) -> list[Finding]:
     """One finding for each missing fact: always for those that decide, for others if a rule asked for them."""
     deciding = {field for field in DECIDING if not facts.known(field)}
@@ -330,7 +315,7 @@ def _not_known(facts: Facts, subject: Subject, unjudged: Mapping[str, Sequence[s
         rules = f" Not judged: {', '.join(sorted(set(unjudged[field])))}." if field in unjudged else ""
         findings.append(
             Finding(
-                rule=f"NOT-KNOWN-{field.replace('gpu.', '').replace('_', '-').upper()}",
+                rule=f"{NOT_KNOWN}{field.replace('gpu.', '').replace('_', '-').upper()}",
                 severity="unknown" if field in deciding else "info",
                 precedence="P1",
                 message=f"{_NOT_KNOWN.get(field, f'`{field}` is not known')}.{rules}",
@@ -348,7 +333,9 @@ def _base(field: str) -> str:
         "compat_cuda": "forward_compat",
         "compat_fit": "forward_compat",
         "driver_branch": "driver",
+        "build_branch": "cuda_build",
         "driver_cuda": "driver",
+        "image_check": "image_requires",
         "needs_gpu": "engine",
         "gpu.last_branch": "gpu.compute_capability",
         **dict.fromkeys(

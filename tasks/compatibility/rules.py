@@ -25,6 +25,7 @@ PLACEHOLDERS = (
     | {"build_odd", "build_odd_optional", "build_way", "glibc_package", "glibc_way", "mixed_cuda"}
     | {"cuda12_way", "pin_broken", "pin_near", "pin_near_way", "pin_way"}
     | {"container", "disagreement", "dtype", "engine", "family", "gpu.name", "host_fault", "host_warning"}
+    | {"image_demand"}
     | {
         "compat_drivers",
         "driver_builds",
@@ -232,6 +233,24 @@ class GlibcRow(Row):
     instead: str | None = None
 
 
+class ImageRow(Row):
+    """An engine's image. `tag` is a pattern that may find `version` and `cuda` (`129` for 12.9); `cpu` are images
+    without CUDA."""
+
+    image: str
+    tag: str
+    engine: str
+    cpu: bool = False
+
+
+class PythonRow(Row):
+    """The versions of Python that a release supports, as comparisons."""
+
+    package: str
+    version: str
+    python: str
+
+
 class KernelsRow(Row):
     """The capabilities that torch's wheels contain code for, by platform, CUDA build, and first and last minor
     release."""
@@ -330,6 +349,8 @@ class Tables(Frozen):
     builds: tuple[BuildRow, ...]
     pins: tuple[PinRow, ...]
     glibc: tuple[GlibcRow, ...]
+    images: tuple[ImageRow, ...]
+    pythons: tuple[PythonRow, ...]
     kernels: tuple[KernelsRow, ...]
     triton: tuple[TritonRow, ...]
     jit: tuple[JitRow, ...]
@@ -349,6 +370,8 @@ class Tables(Frozen):
             "nvswitch": [row.pattern for row in self.nvswitch],
             "newest": [row.package for row in self.newest],
             "releases": [(row.package, Version(row.version)) for row in self.releases],
+            "images": [(row.image, row.tag) for row in self.images],
+            "pythons": [(row.package, Version(row.version)) for row in self.pythons],
             "kernels": [(row.platform, Version(row.cuda), Version(row.since)) for row in self.kernels],
             "triton": [Version(row.since) for row in self.triton],
             "jit": [(row.engine, Version(row.since), row.part) for row in self.jit],
@@ -387,6 +410,8 @@ def load_tables() -> Tables:
             builds=tuple(BuildRow.model_validate(row) for row in rows["builds"]),
             pins=tuple(PinRow.model_validate(row) for row in rows["pins"]),
             glibc=tuple(GlibcRow.model_validate(row) for row in rows["glibc"]),
+            images=tuple(ImageRow.model_validate(row) for row in rows["images"]),
+            pythons=tuple(PythonRow.model_validate(row) for row in rows["pythons"]),
             kernels=tuple(KernelsRow.model_validate(row) for row in rows["kernels"]),
             triton=tuple(TritonRow.model_validate(row) for row in rows["triton"]),
             jit=tuple(JitRow.model_validate(row) for row in rows["jit"]),

@@ -14,6 +14,7 @@ from tasks.compatibility.devices import describe_device, fabric, fault_row
 from tasks.compatibility.drivers import Drivers
 from tasks.compatibility.kernels import MISSING, Stack, read_stack
 from tasks.compatibility.models import CudaLibraryReading, Sighting, Survey
+from tasks.compatibility.requirement import first_demand, is_satisfied
 from tasks.compatibility.rules import EngineRow, GpuRow, Tables
 from tasks.compatibility.weights import (
     UNKNOWN,
@@ -69,6 +70,8 @@ def describe(survey: Survey, tables: Tables) -> Subject:
             version = getattr(facts, name)
             values[name] = version and major_minor(version)
     values |= _driver(own, values)
+    if facts.cuda_build:
+        values["build_branch"] = _first_branch(facts.cuda_build, tables)
     if facts.known("engine"):
         values |= _engine(facts, tables)
     values["cpu_build"] = is_cpu_build(facts, tables)
@@ -76,6 +79,7 @@ def describe(survey: Survey, tables: Tables) -> Subject:
         values |= _packages(facts, tables)
     values |= _containers(facts, values)
     values |= _gpus(facts, values, tables)
+    values |= _image(facts, values)
     stack = read_stack(facts, tables, values)
     values |= stack.values()
     gpus = _describe_gpus(stack, values) if facts.known("gpus") else None
@@ -180,6 +184,33 @@ def _containers(facts: Facts, values: Mapping[str, Value]) -> dict[str, Value]:
     if facts.known("container_gpus"):
         found["container_gpus"] = facts.container_gpus or None
     return found
+
+
+def _image(facts: Facts, values: Mapping[str, Value]) -> dict[str, Value]:
+    """Whether the container toolkit would start the image: `accepted`, `refused`, or `not-read` in a container whose
+    image is not known. Docker's own CDI support does not check what an image demands."""
+    if values.get("target") != "docker" or values.get("container_gpus") == ("cdi",):
+        return {"image_check": None}
+    if not facts.known("image_requires"):
+        return {"image_check": "not-read"}
+    versions = {"cuda": values.get("driver_cuda"), "driver": facts.driver}
+    known = {name: str(version) for name, version in versions.items() if version}
+    names = [gpu.name for gpu in facts.gpus]
+    if facts.gpus and facts.gpus[0].compute_capability:
+        known["arch"] = facts.gpus[0].compute_capability
+    answer = is_satisfied(facts.image_requires, known, names)
+    if answer is None:
+        return {}
+    return {
+        "image_check": "accepted" if answer else "refused",
+        "image_demand": first_demand(facts.image_requires),
+    }
+
+
+def _first_branch(cuda: str, tables: Tables) -> str | None:
+    """The first driver branch that supports this CUDA natively."""
+    wanted = Version(major_minor(cuda))
+    return next((str(row.branch) for row in tables.branches if Version(row.cuda) >= wanted), None)
 
 
 def _engine(facts: Facts, tables: Tables) -> dict[str, Value]:

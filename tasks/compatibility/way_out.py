@@ -27,6 +27,7 @@ from tasks.compatibility.plan import judge
 from tasks.compatibility.rules import ReleaseRow, Rule, Tables, WeightTypeRow, load_tables
 from tasks.compatibility.subject import describe, drivers_of, find_engine, native_cuda, with_engine
 from tasks.compatibility.weights import find_type
+from tasks.compatibility.wording import without_contradicted_fixes
 from tasks.core.facts import Facts
 from tasks.core.verdicts import CompatibilityVerdict
 from tasks.core.versions import major_minor, same_minor, satisfying
@@ -96,7 +97,9 @@ def advise(
     """The judgement of a host and what is to run there; a block comes with the nearest ways out."""
     tables = tables or load_tables()
     result = judge(survey, measurements, tables)
-    return result.model_copy(update={"ways_out": ways_out(result, survey, tables)})
+    return without_contradicted_fixes(
+        result.model_copy(update={"ways_out": ways_out(result, survey, tables)})
+    )
 
 
 def ways_out(result: CompatibilityResult, survey: Survey, tables: Tables) -> tuple[WayOut, ...]:
@@ -365,6 +368,10 @@ class _Candidates:
     def _containers(self) -> Iterator[Move]:
         """If Docker cannot pass GPUs to containers: make it able to, or serve as a process."""
         facts = self.facts
+        if facts.image_requires:
+            disabled = Change(what="NVIDIA_DISABLE_REQUIRE", current=None, wanted="true, in the container")
+            why = "CUDA itself runs on this driver"
+            yield Move("image", _PIN, (disabled,), {"image_requires": ()}, why)
         if (
             (facts.target or "").lower() != "docker"
             or not facts.known("container_gpus")

@@ -118,7 +118,8 @@ class Facts(Frozen):
     installed on the host, `cuda_build` the CUDA version that the environment's packages were built for,
     `container` the kind of container that the survey ran in, `container_toolkit` the version of NVIDIA's toolkit,
     `cuda_library` the version of the `libcuda.so.1` that programs load, `fabric_manager` that of NVIDIA's service for
-    NVSwitch, None if the host has no NVSwitch; `weights_bytes` is the size of the model's weights in `dtype`.
+    NVSwitch, None if the host has no NVSwitch; `weights_bytes` is the size of the model's weights in `dtype`,
+    `image_requires` what the image demands of the driver (NVIDIA_REQUIRE_CUDA).
     """
 
     driver: VersionText | None = None
@@ -135,6 +136,7 @@ class Facts(Frozen):
     container: str | None = None
     container_toolkit: VersionText | None = None
     container_gpus: Annotated[tuple[ContainerGpus, ...], BeforeValidator(_nothing_for_none)] = ()
+    image_requires: Annotated[tuple[str, ...], BeforeValidator(_nothing_for_none)] = ()
     engine: str | None = None
     engine_version: VersionText | None = None
     packages: Packages = Field({})

@@ -319,7 +319,7 @@ def test_the_command_for_people(
 ) -> None:
     assert slipway("compat", "tables") == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].split() == ["table", "rows", "expectations", "breaches", "last", "checked"]
+    assert lines[0].split() == ["table", "rows", "expectations", "breaches", "read", "until"]
     assert len(lines) == 2 + len(fact_tables.FILES) + 2 + 2
     assert lines[-2].endswith("expectations: all hold")
     assert lines[-1] == f"page  {validations[0] / 'index.html'}"

@@ -63,6 +63,18 @@ OLD_VLLM_CU130 = {**OLD_VLLM, "engine_version": "0.11.2+cu130"}
 TRANSFORMERS = {"engine": "transformers", "engine_version": "5.17.0", "packages": {"torch": "2.10.0"}}
 CVE = {"DRV-SEC-5520": "info"}
 NO_TOOLKIT = {"target": "docker", "container_toolkit": None, "container_gpus": []}
+IMAGE = {
+    **R550,
+    "gpus": [RTX4090],
+    "engine": "llama.cpp",
+    "engine_version": GONE,
+    "packages": {},
+    "cuda_build": "12.6",
+    "target": "docker",
+    "container_toolkit": "1.17.3",
+    "container_gpus": ["nvidia-runtime"],
+}
+CUDA_126 = "cuda>=12.6 brand=tesla,driver>=550,driver<551 brand=nvidia,driver>=550,driver<551"
 LLAMA_CUDA = {"engine": "llama.cpp", "engine_version": GONE, "packages": {}}
 
 
@@ -1720,6 +1732,47 @@ CASES = [
         "and is over with 2.30.4",
         {"packages": {"torch": "2.13.0", "transformers": "5.17.0", "nvidia-nccl-cu13": "2.30.7"}},
         "pass",
+    ),
+    Case(
+        "image-refused",
+        "NVIDIA's toolkit refuses an image of CUDA 12.6 on a GeForce with a driver of 12.4",
+        {**IMAGE, "image_requires": [CUDA_126]},
+        "block",
+        {"IMAGE-REFUSED": "block", "DRV-MINOR-12": "warn"},
+    ),
+    Case(
+        "image-not-checked",
+        "without the demand (NVIDIA_DISABLE_REQUIRE), CUDA itself runs by minor-version compatibility",
+        {**IMAGE, "image_requires": []},
+        "warn",
+        {"DRV-MINOR-12": "warn"},
+    ),
+    Case(
+        "image-data-center",
+        "and starts it on a data-center GPU with that driver, for which it brings cuda-compat",
+        {**IMAGE, "gpus": [L4], "image_requires": [CUDA_126]},
+        "warn",
+        {"DRV-MINOR-12": "warn"},
+    ),
+    Case(
+        "image-new-driver",
+        "and on a GeForce with a driver of 12.6",
+        {**IMAGE, "driver": "560.35.05", "cuda_driver": "12.6", "image_requires": [CUDA_126]},
+        "pass",
+    ),
+    Case(
+        "image-by-cdi",
+        "Docker's own support of CDI does not look at what the image demands",
+        {**IMAGE, "container_gpus": ["cdi"], "image_requires": [CUDA_126]},
+        "warn",
+        {"DRV-MINOR-12": "warn"},
+    ),
+    Case(
+        "image-not-read",
+        "whether the image demands its CUDA is told, where that would matter",
+        IMAGE,
+        "warn",
+        {"IMAGE-NOT-READ": "info", "DRV-MINOR-12": "warn"},
     ),
     Case(
         "prefect-fastapi",

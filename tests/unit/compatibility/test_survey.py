@@ -378,6 +378,7 @@ def test_report_of_a_gpu_host() -> None:
         "message",
         "fix",
         "sources",
+        "contradicted_by",
     }
     text = markdown(result)
     assert "| GPUs | NVIDIA H200 (9.0) |" in text
