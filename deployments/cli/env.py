@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from blocks.packages.inspect_environment import inspect_environment
 from deployments.cli.main import print_json
 from deployments.cli.params import GivenPath, Number
+from deployments.cli.show import plain, print_table
 from tasks.core.errors import NotFoundError, SpecError
 from tasks.core.given_files import LOCK_LIMIT_BYTES, check_new_folder, decode_text, read_given, write_given
 from tasks.core.settings import Settings
@@ -267,10 +268,6 @@ def _print(
 def _print_conflicts(conflicts: tuple[Conflict, ...]) -> None:
     if not conflicts:
         return
-    from rich.markup import escape
-
-    from deployments.cli.show import print_table
-
     rows = [
         (
             one.package,
@@ -282,5 +279,5 @@ def _print_conflicts(conflicts: tuple[Conflict, ...]) -> None:
     ]
     print_table(
         ("package", "asked for, or found, by", "as", "installed"),
-        [[escape(cell) for cell in row] for row in rows],
+        [[plain(cell) for cell in row] for row in rows],
     )

@@ -118,6 +118,13 @@ def show(what: RenderableType) -> None:
     click.echo("\n".join(lines).strip("\n"), color=True)
 
 
+def plain(text: str) -> str:
+    """Text as a cell that contains no markup."""
+    from rich.markup import escape
+
+    return escape(text)
+
+
 def coloured(verdict: str) -> str:
     """A verdict, state or severity as markup, in its standard colour."""
     colour = colour_of(verdict)
