@@ -18,19 +18,22 @@ _REFUSED, _FULL = 2, 3
 
 
 def make(
-    argv: Sequence[str | Path],
+    python: Path,
+    worker: Path,
     model_dir: Path,
     form: CandidateFormat,
     out: Path,
     *,
     timeout_s: float,
+    options: Sequence[str | Path] = (),
     env: Mapping[str, str | None] | None = None,
 ) -> None:
-    """Run a script that writes the model in `model_dir` to `out`.
+    """Run a script that writes the model in `model_dir` to `out` in that format.
 
     Raises `ModelError` for a model that cannot be converted, `DiskError`, or `CommandError`.
     """
-    finished = run(argv, timeout_s=timeout_s, needs=(Needs.COMPUTE,), env=env)
+    asked = ("--model", model_dir, "--format", form.value, "--out", out, *options)
+    finished = run((python, "-I", worker, *asked), timeout_s=timeout_s, needs=(Needs.COMPUTE,), env=env)
     if finished.code == 0:
         return
     answer = _answer(finished.stdout)

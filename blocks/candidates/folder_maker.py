@@ -31,18 +31,16 @@ def make_folder(
 
     Raises `ModelError` for a model that cannot be converted, `DiskFullError`, or `CommandError`.
     """
-    argv: list[str | Path] = [
-        python, "-I", worker, "--model", model_dir, "--format", form.value, "--out", out
-    ]  # fmt: skip
     limit = _BASE_S + weights_bytes(model_dir) / _BYTES_PER_S
+    options: list[str | Path] = []
     env = {**_ENV, **PASSIVE, "OMP_NUM_THREADS": str(threads)}
     with scratch_folder(out.with_name(f"calibration{PART}")) as scratch:
         if calibration is not None:
             text = scratch / "calibration.txt"
             text.write_text(calibration.text)
-            argv += ["--calibration", text, "--tokens", str(calibration.tokens)]
-            argv += ["--window", str(calibration.window)]
-        make(argv, model_dir, form, out, timeout_s=limit, env=env)
+            options += ["--calibration", text, "--tokens", str(calibration.tokens)]
+            options += ["--window", str(calibration.window)]
+        make(python, worker, model_dir, form, out, timeout_s=limit, options=options, env=env)
 
 
 def compare_folders(python: Path, worker: Path, baseline: Path, candidate: Path) -> dict[str, float | None]:

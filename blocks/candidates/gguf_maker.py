@@ -16,18 +16,8 @@ def make_gguf(python: Path, worker: Path, model_dir: Path, form: CandidateFormat
 
     Raises `ModelError` for a model that cannot be converted, `DiskFullError`, or `CommandError`.
     """
-    argv: list[str | Path] = [
-        python,
-        "-I",
-        worker,
-        "--model",
-        model_dir,
-        "--format",
-        form.value,
-        "--out",
-        out,
-    ]
-    make(argv, model_dir, form, out, timeout_s=_longest(*model_dir.glob("*.safetensors")))
+    timeout_s = _longest(*model_dir.glob("*.safetensors"))
+    make(python, worker, model_dir, form, out, timeout_s=timeout_s)
 
 
 def compare_gguf(python: Path, worker: Path, baseline: Path, candidate: Path) -> dict[str, float | None]:
