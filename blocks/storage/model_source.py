@@ -19,7 +19,7 @@ from tasks.core.given_files import absolute_path
 from tasks.core.paths import checked, is_utf8
 from tasks.core.sources import FILE, ResolvedModel
 from tasks.staging.models import SourceFile
-from tasks.staging.source import ModelSource
+from tasks.staging.source import ModelSource, changed
 
 if TYPE_CHECKING:
     from blocks.storage.s3 import S3Folder
@@ -160,9 +160,7 @@ class FolderSource:
 
     def _check(self, file: SourceFile, opened: DirectFile, complete: bool) -> None:
         if not complete or _identity(os.fstat(opened.handle)) != file.identity:
-            raise ModelError(
-                f"{self.folder / file.path} changed while it was read", fix="try again once it is stable"
-            )
+            raise changed(self.folder / file.path)
 
     def _inside(self, path: Path) -> Path:
         try:
@@ -210,9 +208,7 @@ class S3Source:
         """Exactly these bytes of exactly that object."""
         content = self._folder.read_range(file.path, file.identity, offset, length)
         if len(content) != length:
-            raise ModelError(
-                f"{self.name}/{file.path} changed while it was read", fix="try again once it is stable"
-            )
+            raise changed(f"{self.name}/{file.path}")
         return content
 
     def read_into(
@@ -235,8 +231,7 @@ def _named(path: Path, *, allow: str) -> Iterator[None]:
 
 def _unreadable(path: Path, error: OSError) -> UnreadableError:
     return UnreadableError(
-        f"{path} cannot be read: {error.strerror or error}",
-        fix="check its disk or mount, then try again",
+        f"{path} cannot be read: {error.strerror or error}", fix="check its disk or mount, then try again"
     )
 
 

@@ -69,8 +69,7 @@ def _named(path: Path) -> Iterator[None]:
         raise AccessError(f"{path} is not readable", fix=f"allow it: chmod +r {path}") from None
     except OSError as error:
         raise UnreadableError(
-            f"{path} cannot be read: {error.strerror or error}",
-            fix="check its disk or mount, then try again",
+            f"{path} cannot be read: {error.strerror or error}", fix="check its disk or mount, then try again"
         ) from None
 
 
