@@ -18,10 +18,10 @@ from blocks.host.host import fingerprint_here, memory_bytes
 from blocks.host.host_load import ForeignLoad
 from blocks.host.nvml import gpus_in_use
 from blocks.host.prefetch import Prefetcher
+from blocks.prefect.artifacts import flow_recorder
 from blocks.prefect.asked_by_api import hold_to_list, python_in
 from blocks.prefect.flows import flow, show_state, step
-from blocks.prefect.recorder import flow_recorder
-from blocks.prefect.step_progress import show_steps
+from blocks.prefect.progress import show_steps
 from blocks.storage.record_store import open_record_store
 from tasks.batching import guidellm
 from tasks.batching import report as batching_report
@@ -190,8 +190,7 @@ def _with_generator(bench: EngineBench, request: TuningRequest) -> EngineBench:
     )
     assert python is not None  # it is installed
     return replace(
-        bench,
-        load_by=lambda url, model: Guidellm(python, guidellm.Target(url, model, request.model_dir)),
+        bench, load_by=lambda url, model: Guidellm(python, guidellm.Target(url, model, request.model_dir))
     )
 
 

@@ -12,9 +12,9 @@ from uuid import UUID
 from prefect.events import emit_event
 from pydantic import Field, ValidationError
 
+from blocks.prefect.artifacts import flow_recorder
 from blocks.prefect.flows import flow, show_state
 from blocks.prefect.quiet_runs import NOTHING_NEW, forget_quiet_runs
-from blocks.prefect.recorder import flow_recorder
 from blocks.processes.deadline import await_answer, start
 from blocks.storage.look_lease import only_look
 from blocks.storage.record_store import open_record_store

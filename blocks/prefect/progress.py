@@ -1,4 +1,4 @@
-"""Progress of a copy: a line every other second, and an artifact of the run."""
+"""Progress of work in a run: an artifact that the steps of a search or the bytes of a copy update."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextvars import copy_context
 
 from blocks.prefect.artifacts import ProgressArtifact
-from tasks.core.progress import Meter, meter, say
+from tasks.core.progress import Meter, follow_steps, meter, say
 from tasks.core.verdicts import StageName
 
 PERIOD_S = 1.0
@@ -19,7 +19,10 @@ _LINES_EVERY = 2
 
 @contextlib.contextmanager
 def show_copy(stage: StageName, subject: str, total_bytes: int) -> Iterator[None]:
-    """Show what `advance` counts in the block, from a separate thread; nothing for less than a second."""
+    """Show what `advance` counts in the block, from a separate thread, also as a line every other second.
+
+    Nothing for less than a second.
+    """
     counted = Meter(total_bytes)
     over = threading.Event()
     watch = threading.Thread(
@@ -49,3 +52,23 @@ def _watch(counted: Meter, over: threading.Event, stage: StageName, subject: str
     if looks:
         progress = counted.progress()
         artifact.show(progress.percent, str(progress))
+
+
+@contextlib.contextmanager
+def show_steps(stage: StageName, subject: str) -> Iterator[None]:
+    """Show the steps reported in the block; the last line stays, at 100 % if the block succeeded."""
+    artifact = ProgressArtifact(stage, subject)
+    last = ""
+
+    def show(share: float, line: str) -> None:
+        nonlocal last
+        last = line
+        artifact.show(100 * share, line)
+
+    follow_steps(show)
+    try:
+        yield
+    finally:
+        follow_steps(None)
+    if last:
+        artifact.show(100, last)
