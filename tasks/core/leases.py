@@ -105,13 +105,9 @@ def _hold(
             except BusyError:
                 if time.monotonic() - begin >= patience(holder_says(lease)):
                     raise
-            _pause()
+            current().check()
+            current().wait(_POLL_S)
         yield
-
-
-def _pause() -> None:
-    current().check()
-    current().wait(_POLL_S)
 
 
 def _wish(settings: Settings, name: str) -> Path:
