@@ -206,7 +206,7 @@ def file_lock(
     """
     handle = _open_lock(path)
     try:
-        while not _locks(handle, fcntl.LOCK_SH if shared else fcntl.LOCK_EX):
+        while not takes_lock(handle, fcntl.LOCK_SH if shared else fcntl.LOCK_EX):
             if not wait:
                 says = holder_says(path)
                 raise BusyError(
@@ -220,6 +220,15 @@ def file_lock(
         yield
     finally:
         os.close(handle)
+
+
+def is_held(path: Path) -> bool:
+    """Whether another process, or another block, holds that lock now."""
+    try:
+        with file_lock(path, wait=False, holder=str(path)):
+            return False
+    except BusyError:
+        return True
 
 
 def holder_says(path: Path) -> str:
@@ -247,7 +256,8 @@ def _open_lock(path: Path) -> int:
         raise as_disk_fault(error, path) from error
 
 
-def _locks(handle: int, kind: int) -> bool:
+def takes_lock(handle: int, kind: int = fcntl.LOCK_EX) -> bool:
+    """Whether the lock on an open file could be taken at once."""
     try:
         fcntl.flock(handle, kind | fcntl.LOCK_NB)
     except BlockingIOError:
