@@ -37,33 +37,29 @@ class LocalInstruments:
         return EngineApi(base_url, timeout_s=self._timeout_s)
 
 
-class SampleContract:
-    """The contract on the table of a service's health samples, by Great Expectations."""
+def check_samples(
+    result: HealthResult, *, records: Sequence[Record], host_fingerprint: str
+) -> ContractResult:
+    """Hold the table of a service's health samples to its contract, this look's among them."""
+    from blocks.expectations.table_contract import Validator
+    from blocks.storage.record_frame import to_frame
 
-    def __init__(self, records: Sequence[Record], host_fingerprint: str) -> None:
-        self._records = records
-        self._host = host_fingerprint
-
-    def __call__(self, result: HealthResult) -> ContractResult:
-        """Judge the accumulated samples with this look's among them."""
-        from blocks.expectations.table_contract import check_table
-        from blocks.storage.record_frame import to_frame
-
-        look = new_record(
-            stage=StageName.HEALTH,
-            subject=result.name,
-            host_fingerprint=self._host,
-            inputs_digest=inputs_digest(StageName.HEALTH, {}),
-            outcome=result.verdict,
-            seconds=0,
-            numbers=report.numbers(result),
-        )
-        answered = [
-            record
-            for record in self._records
-            if record.subject == result.name and record.outcome not in (FAULT, CANCELLED)
-        ]
-        return check_table(to_frame([*answered, look], report.NUMBERS), plan.expectations())
+    look = new_record(
+        stage=StageName.HEALTH,
+        subject=result.name,
+        host_fingerprint=host_fingerprint,
+        inputs_digest=inputs_digest(StageName.HEALTH, {}),
+        outcome=result.verdict,
+        seconds=0,
+        numbers=report.numbers(result),
+    )
+    answered = [
+        record
+        for record in records
+        if record.subject == result.name and record.outcome not in (FAULT, CANCELLED)
+    ]
+    table = to_frame([*answered, look], report.NUMBERS)
+    return Validator().check("table", table, plan.expectations())
 
 
 def check_service(
@@ -79,6 +75,7 @@ def check_service(
     _, release = folder.serving()
     before = plan.last_check(recorder.store.latest(StageName.HEALTH, name), release.id)
     samples = recorder.store.list(StageName.HEALTH) if contract else None
+    host = recorder.host_fingerprint
     return run_stage(
         recorder,
         StageName.HEALTH,
@@ -90,7 +87,9 @@ def check_service(
             folder,
             LocalInstruments(),
             before,
-            contract=None if samples is None else SampleContract(samples, recorder.host_fingerprint),
+            contract=None
+            if samples is None
+            else partial(check_samples, records=samples, host_fingerprint=host),
             compare=partial(changed_since_installed, settings=settings) if files else None,
         ),
         consulted=[before.id] if before else [],
