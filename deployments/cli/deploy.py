@@ -17,7 +17,7 @@ from blocks.services.early_checks import check_inputs, prefect_knows_the_storage
 from deployments.cli.changes import standings
 from deployments.cli.main import print_json
 from deployments.cli.params import GivenPath
-from deployments.cli.show import coloured, console, plain, print_table
+from deployments.cli.show import coloured, console, echo_log, plain, print_table
 from deployments.prefect_api import PrefectApi, needs_own_server, no_api, prefect_api
 from tasks.core.freshness import STAGES
 from tasks.core.progress import listen, to_log
@@ -241,8 +241,7 @@ def _show_what_next(result: DeployResult) -> None:
         for reason in no.reasons:
             if reason not in no.headline:
                 click.echo(f"  - {reason}")
-        for line in (no.log_tail or "").splitlines():
-            click.echo(f"  | {line}")
+        echo_log(no.log_tail)
         click.echo(
             f"look next   slipway kb records --stage {no.stage} | slipway up (its UI shows the logs of later runs)"
         )

@@ -19,15 +19,7 @@ from tasks.core.settings import Settings
 from tasks.core.spec import OWN_PYTHON, Environment, EnvironmentManager
 from tasks.core.verdicts import EnvironmentVerdict, StageName, says_no
 from tasks.environment import apply, dependencies, plan
-from tasks.environment.models import (
-    Built,
-    Checked,
-    Conflict,
-    EnvironmentRequest,
-    LockRequest,
-    Proof,
-    Refusal,
-)
+from tasks.environment.models import Built, Checked, Conflict, EnvironmentRequest, LockRequest, Proof, Refusal
 from tasks.environment.refusals import format_chain
 from tasks.environment.report import what_to_do
 
@@ -224,7 +216,8 @@ def _answer(checked: Checked, proven: Proof, as_json: bool, built: Built | None 
         print_json(document)
     else:
         _print(verdict, reason, checked, proven, built)
-    _exit_for(verdict)
+    if says_no(StageName.ENVIRONMENT, verdict):
+        sys.exit(3)
 
 
 def _refuse(refusal: Refusal, as_json: bool) -> None:
@@ -238,12 +231,7 @@ def _refuse(refusal: Refusal, as_json: bool) -> None:
             click.echo(format_chain(chain))
         if refusal.loosen:
             click.echo(f"way out: {what_to_do(refusal.conflicts, refusal.loosen)}")
-    _exit_for(verdict)
-
-
-def _exit_for(verdict: EnvironmentVerdict) -> None:
-    if says_no(StageName.ENVIRONMENT, verdict):
-        sys.exit(3)
+    sys.exit(3)
 
 
 def _print(

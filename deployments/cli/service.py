@@ -11,7 +11,7 @@ from blocks.engine.api import EngineApi
 from blocks.services.targets import open_target
 from deployments.cli.main import print_json
 from deployments.cli.params import LARGEST_COUNT, Count
-from deployments.cli.show import coloured, plain, print_facts, print_table
+from deployments.cli.show import coloured, echo_log, plain, print_facts, print_table
 from tasks.core.digests import short
 from tasks.core.errors import MissingToolError, NotFoundError, RecordError, RolloutError, WrongUseError
 from tasks.core.leases import end_service, hold_service
@@ -52,12 +52,7 @@ def status(name: str | None, as_json: bool) -> None:
 @click.command()
 @click.argument("name")
 @click.option(
-    "-n",
-    "--lines",
-    default=50,
-    show_default=True,
-    type=Count(1, LARGEST_COUNT),
-    help="Number of lines.",
+    "-n", "--lines", default=50, show_default=True, type=Count(1, LARGEST_COUNT), help="Number of lines."
 )
 @click.option("--requests", is_flag=True, help="The proxy's timers of the last requests instead.")
 @_AS_JSON
@@ -258,9 +253,7 @@ def _print_rollout(outcome: Outcome[RolloutResult]) -> None:
     click.echo(
         f"{result.name} {short(result.release)}: {result.verdict.replace('_', ' ')}: {outcome.headline}"
     )
-    if result.log_tail:
-        for line in result.log_tail.splitlines():
-            click.echo(f"  | {line}", err=True)
+    echo_log(result.log_tail, err=True)
 
 
 def _print_table(rows: list[dict[str, Any]]) -> None:

@@ -8,6 +8,7 @@ import click
 
 from deployments.cli.main import print_json, report_error
 from deployments.cli.service import folder_named
+from deployments.cli.show import echo_log
 from tasks.core.digests import short
 from tasks.core.errors import SlipwayError, WrongUseError
 from tasks.core.leases import bring_back
@@ -92,5 +93,4 @@ def _print(row: dict[str, Any]) -> None:
         return
     result = RolloutResult.model_validate({key: row[key] for key in RolloutResult.model_fields})
     click.echo(f"{row['name']} {release}: {headline(result)}")
-    for line in (row["log_tail"] or "").splitlines():
-        click.echo(f"  | {line}", err=True)
+    echo_log(row["log_tail"], err=True)

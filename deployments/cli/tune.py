@@ -111,11 +111,7 @@ def _show_quantization(outcome: Outcome[Any]) -> None:
 )
 @click.option("--slo-ms", type=Number(0, 3_600_000, min_open=True), help="Latency objective, ms.")
 @click.option(
-    "--max-batch",
-    type=Count(1, LARGEST_COUNT),
-    default=256,
-    show_default=True,
-    help="Largest size to try.",
+    "--max-batch", type=Count(1, LARGEST_COUNT), default=256, show_default=True, help="Largest size to try."
 )
 @click.option(
     "--tolerance",
