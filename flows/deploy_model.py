@@ -19,7 +19,7 @@ from blocks.packages.managers import open_manager
 from blocks.prefect.artifacts import ProgressArtifact, flow_recorder
 from blocks.prefect.asked_by_api import hold_to_list, programs_of_spec
 from blocks.prefect.flows import flow, show_state, step
-from blocks.prefect.run_logs import follow_subflows
+from blocks.prefect.progress import follow_subflows
 from blocks.prefect.stale_runs import only_run_of
 from blocks.services.early_checks import check_inputs
 from blocks.services.kept_code import keep_script
@@ -143,7 +143,8 @@ class _Lifecycle:
             return self._result(LifecycleVerdict.REFUSED)
         if refused is not None:
             raise refused
-        check_inputs(self.spec, self.settings)
+        # The alias is resolved already: the registry need not be asked once more.
+        check_inputs(self.spec.model_copy(update={"model": self.model.source}), self.settings)
         rollout = self._roll_out()
         if rollout is None:
             return self._result(LifecycleVerdict.REFUSED)

@@ -1,4 +1,7 @@
-"""Progress of work in a run: an artifact that the steps of a search or the bytes of a copy update."""
+"""Progress of work in a run: an artifact that the steps of a search or the bytes of a copy update, and the run's log.
+
+By default Prefect only shows a run's own lines, and not those of its subflows.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +10,11 @@ import threading
 from collections.abc import Iterator
 from contextvars import copy_context
 
+from prefect import get_run_logger
+from prefect.context import FlowRunContext
+
 from blocks.prefect.artifacts import ProgressArtifact
-from tasks.core.progress import Meter, follow_steps, meter, say
+from tasks.core.progress import Meter, added_listener, follow_steps, meter, say
 from tasks.core.verdicts import StageName
 
 PERIOD_S = 1.0
@@ -72,3 +78,21 @@ def show_steps(stage: StageName, subject: str) -> Iterator[None]:
         follow_steps(None)
     if last:
         artifact.show(100, last)
+
+
+@contextlib.contextmanager
+def follow_subflows(own: StageName) -> Iterator[None]:
+    """Log the lines of subflows in the calling run while the block runs; `own` lines are there already."""
+    context = FlowRunContext.get()
+    if context is None:
+        yield
+        return
+    logger, own_id = get_run_logger(), context.flow_run.id if context.flow_run else None
+
+    def relay(stage: str, line: str) -> None:
+        speaking = FlowRunContext.get()
+        if stage != own and speaking and speaking.flow_run and speaking.flow_run.id != own_id:
+            logger.info("%s: %s", stage, line)
+
+    with added_listener(relay):
+        yield
