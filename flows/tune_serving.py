@@ -8,8 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
-from pydantic import BaseModel, ConfigDict
-
 from blocks.candidates.open import open_candidate_bench
 from blocks.engine.bench import EngineBench
 from blocks.engine.guidellm import Guidellm
@@ -29,6 +27,7 @@ from tasks.batching.apply import find_batch
 from tasks.batching.models import BatchingResult
 from tasks.batching.priors import find_prior
 from tasks.core.files import file_lock
+from tasks.core.frozen import Frozen
 from tasks.core.model_shape import read_model_config
 from tasks.core.progress import say
 from tasks.core.serving import ServingConfig
@@ -53,10 +52,8 @@ from tasks.tuning.texts import read_calibration, read_task_set, read_text
 R = TypeVar("R")
 
 
-class TuningOutcome(BaseModel):
+class TuningOutcome(Frozen):
     """Both stages' outcomes; no batching where no candidate was chosen."""
-
-    model_config = ConfigDict(frozen=True)
 
     quantization: Outcome[QuantizationResult]
     batching: Outcome[BatchingResult] | None

@@ -10,31 +10,20 @@ from blocks.host.nvml import sample_gpus
 from blocks.services.service_processes import sample_processes
 from tasks.core.contract import ContractResult
 from tasks.core.records import Record, inputs_digest, new_record
-from tasks.core.release import ServiceFolder, ServiceState
+from tasks.core.release import ServiceFolder
 from tasks.core.stage import Outcome, Recorder, run_stage
 from tasks.core.verdicts import CANCELLED, FAULT, StageName
 from tasks.environment.integrity import changed_since_installed
 from tasks.health import apply, plan, report
-from tasks.health.models import GpuSample, HealthResult, ProcessSample
+from tasks.health.models import HealthResult
 
 
 class LocalInstruments:
     """Instruments for services on this host."""
 
-    def __init__(self, timeout_s: float = 30.0) -> None:
-        self._timeout_s = timeout_s
-
-    def gpus(self) -> tuple[GpuSample, ...]:
-        """The GPUs of this host."""
-        return sample_gpus()
-
-    def process(self, folder: ServiceFolder, state: ServiceState) -> ProcessSample:
-        """The service's process or container."""
-        return sample_processes(folder, state)
-
-    def api(self, base_url: str) -> EngineApi:
-        """A client for the service."""
-        return EngineApi(base_url, timeout_s=self._timeout_s)
+    gpus = staticmethod(sample_gpus)
+    process = staticmethod(sample_processes)
+    api = staticmethod(partial(EngineApi, timeout_s=30.0))
 
 
 def check_samples(

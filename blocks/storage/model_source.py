@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from blocks.processes.deadline import within
+from blocks.storage.object_store import unreadable
 from tasks.core.direct_io import Buffer, DirectFile, Took
-from tasks.core.errors import ModelError, NotFoundError, UnreadableError
+from tasks.core.errors import ModelError, NotFoundError
 from tasks.core.files import read_regular
 from tasks.core.given_files import absolute_path
 from tasks.core.paths import checked, is_utf8
@@ -109,7 +110,7 @@ class FolderSource:
         except OSError as error:
             if error.errno == errno.ELOOP:
                 raise ModelError(f"{path} is a link to itself", fix="put the file itself there") from None
-            raise _unreadable(path, error) from error
+            raise unreadable(path, error) from error
         if not stat.S_ISREG(status.st_mode):
             return None
         # In a Hugging Face cache, a large file's name is its SHA-256.
@@ -226,13 +227,7 @@ def _named(path: Path, *, allow: str) -> Iterator[None]:
     except PermissionError:
         raise ModelError(f"{path} is not readable", fix=f"allow it: chmod {allow} {path}") from None
     except OSError as error:
-        raise _unreadable(path, error) from error
-
-
-def _unreadable(path: Path, error: OSError) -> UnreadableError:
-    return UnreadableError(
-        f"{path} cannot be read: {error.strerror or error}", fix="check its disk or mount, then try again"
-    )
+        raise unreadable(path, error) from error
 
 
 def _identity(status: os.stat_result) -> str:
