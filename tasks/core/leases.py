@@ -99,9 +99,13 @@ def _hold(
             except BusyError:
                 if time.monotonic() - begin >= patience(holder_says(lease)):
                     raise
-            current().check()
-            current().wait(_POLL_S)
+            _pause()
         yield
+
+
+def _pause() -> None:
+    current().check()
+    current().wait(_POLL_S)
 
 
 def _wish(settings: Settings, name: str) -> Path:
