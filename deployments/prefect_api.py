@@ -47,7 +47,7 @@ class PrefectApi:
             self.starting.wait()
         if self.until_up is not None:
             self.until_up()
-        say("prefect", f"ready at {self.url}, {time.monotonic() - self.since:.1f} s after it was asked for")
+        say("prefect", f"ready at {self.url} after {time.monotonic() - self.since:.1f} s")
 
     @contextlib.contextmanager
     def quiet_runs(self) -> Iterator[None]:
@@ -100,7 +100,7 @@ def needs_own_server(settings: Settings) -> bool:
 
 @contextlib.contextmanager
 def no_api(settings: Settings) -> Iterator[None]:
-    """For flows that are called plainly: an API that nothing answers at. A later `prefect_api` has its own."""
+    """Name an API that nothing answers, for flows called without Prefect. A later `prefect_api` sets its own."""
     _ready(settings)
     forget_other_servers(os.environ)
     os.environ.update(server_environment(settings, _NOWHERE))
@@ -114,7 +114,7 @@ def no_api(settings: Settings) -> Iterator[None]:
 def _ready(settings: Settings) -> None:
     """Make the home, and tell Prefect how to log, before its first import.
 
-    Raises `DiskError` where the home cannot be written: a run that cannot be recorded is of no use.
+    Raises `DiskError` if the home cannot be written: a run that cannot be recorded is of no use.
     """
     make_home(settings.home)
     check_writable(settings.home)

@@ -11,7 +11,7 @@ from blocks.host.host import ThisHost
 from blocks.packages.inspect_environment import known_conflicts
 from blocks.packages.managers import open_manager
 from blocks.prefect.artifacts import flow_recorder
-from blocks.prefect.asked_by_api import hold_to_list
+from blocks.prefect.asked_by_api import check_programs
 from blocks.prefect.flows import flow, step
 from tasks.core.allowed import programs_of_environment
 from tasks.core.settings import Settings
@@ -32,7 +32,7 @@ def build_environment(request: EnvironmentRequest) -> Outcome[EnvironmentResult]
     Args:
         request: The engine, its Python version, and what else must be installed.
     """
-    hold_to_list(programs_of_environment(request.environment, "request.environment"))
+    check_programs(programs_of_environment(request.environment, "request.environment"))
     tool, trial = open_manager(request.environment.manager), EnvironmentTrial()
     request = decide_backend(request, ThisHost())
     asked = plan.lock_request(get_engine(request.engine), request, tool)

@@ -20,8 +20,8 @@ def check_health(
 
     Args:
         name: The service; every service of this host when empty.
-        contract: Whether to hold the accumulated samples to their contract, too (takes seconds).
-        files: Whether to compare every file of the engine's environment with what was installed (seconds, too).
+        contract: Whether to check the accumulated samples against their contract (takes seconds).
+        files: Whether to compare every file of the engine's environment with what was installed (takes seconds).
     """
     if name is None:
         return worst_of_every_service(partial(check_health, contract=contract, files=files))

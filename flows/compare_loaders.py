@@ -34,7 +34,7 @@ def compare_loaders(request: LoadingRequest) -> Outcome[LoadingResult]:
     Args:
         request: Which folder, how often, and whether to install the loaders that need an environment.
 
-    Raises `ModelError`, and `SlipwayError` where files cannot be made cold.
+    Raises `ModelError`, and `SlipwayError` if files cannot be made cold.
     """
     folder = absolute_path(request.folder)
     settings = Settings.load()

@@ -1,4 +1,4 @@
-"""The lifecycle: from a spec to a release that serves, and a first health check of it."""
+"""The lifecycle: from a spec to a running release, and its first health check."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from blocks.host.host import ThisHost
 from blocks.host.nvml import gpus_in_use, read_nvml
 from blocks.packages.managers import open_manager
 from blocks.prefect.artifacts import ProgressArtifact, flow_recorder
-from blocks.prefect.asked_by_api import hold_to_list, programs_of_spec
+from blocks.prefect.asked_by_api import check_programs, programs_of_spec
 from blocks.prefect.flows import flow, show_state, step
 from blocks.prefect.progress import follow_subflows
 from blocks.prefect.stale_runs import only_run_of
@@ -72,18 +72,18 @@ K = TypeVar("K", bound=StageResult)
 def deploy_model(spec: DeploySpec, fresh: tuple[StageName, ...] = ()) -> DeployResult:
     """Take a model from its source to a running, tuned service.
 
-    Environment, compatibility and staging run at the same time; a verdict that says no ends the lifecycle and
-    leaves what served before serving.
+    Environment, compatibility and staging run at the same time. A verdict that says no ends the lifecycle, and the
+    previous release keeps serving.
 
     Args:
         spec: what to deploy, where, and how good it has to be.
-        fresh: stages that measure anew, whatever earlier records say.
+        fresh: stages that run again even if an earlier record could be used.
     """
-    hold_to_list(programs_of_spec(spec))
+    check_programs(programs_of_spec(spec))
     measure_anew(fresh)
     settings = Settings.load()
     with hold_service(settings, spec.name), only_run_of(spec.name):
-        # First of all: what the service's releases need decides what may be removed to make room.
+        # This comes first: the service's releases decide which models may be removed to make room.
         set_damage_aside(ServiceFolder(settings.services, spec.name))
         for folder in (
             settings.home / "records",
@@ -99,7 +99,7 @@ def deploy_model(spec: DeploySpec, fresh: tuple[StageName, ...] = ()) -> DeployR
 
 
 def _deploy(spec: DeploySpec, settings: Settings) -> DeployResult:
-    """The stages, and the record of the whole: watch-registry counts deploys that failed, too."""
+    """Run the stages, and record the whole deploy, also one that fails: watch-registry counts those."""
     work: Callable[[], DeployResult]
     try:
         lifecycle = _Lifecycle(spec, settings, resolve(spec.model, settings))
@@ -131,11 +131,11 @@ class _Lifecycle:
         self.progress = ProgressArtifact(StageName.LIFECYCLE, spec.name)
 
     def records(self) -> list[str]:
-        """Those of the stages so far."""
+        """Ids of the records of the stages that have run."""
         return [row.record for row in self.rows if row.record]
 
     def run(self) -> DeployResult:
-        """Everything from the judgement of this host to the first health check."""
+        """Everything from the check of this host to the first health check."""
         check_target(self.spec.target)
         refused = refusal(self.spec)
         judged = refused is not None or wants_absent_gpu(self.spec, len(read_nvml().gpus))
@@ -149,13 +149,13 @@ class _Lifecycle:
         if rollout is None:
             return self._result(LifecycleVerdict.REFUSED)
         if rollout.says_no:
-            # Measured after the rollback: nothing is said to serve that does not answer.
+            # `answers` was measured after the rollback: an address that does not answer is not reported.
             endpoint = rollout.result.endpoint if rollout.result.answers else None
             return self._result(LifecycleVerdict.REFUSED, endpoint=endpoint)
         endpoint = rollout.result.endpoint
         assert endpoint is not None  # a release that serves has an address
         health = check_health(self.spec.name)
-        assert health is not None  # of one service there is an answer
+        assert health is not None  # a check of one named service has an outcome
         self._keep(health)
         return self._result(
             LifecycleVerdict.REFUSED if health.says_no else LifecycleVerdict.SERVING,
@@ -180,8 +180,8 @@ class _Lifecycle:
                 return self._keep(roll_out(self._release(environment, staging, *tuned)))
 
     def _keep_running(self) -> None:
-        """Bring back what serves, if it is down: while the deploy holds the lease, nothing else can. A deploy goes on
-        where that fails: it may be what mends the service."""
+        """Restart the serving release if it is down: nothing else can while the deploy holds the lease. If that
+        fails, the deploy continues, because it may repair the service."""
         folder = ServiceFolder(self.settings.services, self.spec.name)
         try:
             if folder.state_file.exists():
@@ -189,11 +189,11 @@ class _Lifecycle:
         except StageCancelledError:
             raise
         except (SlipwayError, OSError) as error:
-            say(StageName.LIFECYCLE, f"{folder.name} could not be looked at: {error}")
+            say(StageName.LIFECYCLE, f"{folder.name} could not be checked: {error}")
 
     @contextmanager
     def _doubting(self, environment: EnvironmentResult) -> Iterator[None]:
-        """An engine that fails may have been damaged: then the next deploy compares every file of its environment."""
+        """After an engine fails, have the next deploy compare every file of its environment: some may be damaged."""
         try:
             yield
         except EngineError:
@@ -203,7 +203,7 @@ class _Lifecycle:
             doubt(environment.environment_path, self.settings)
 
     def _is_ruled_out(self) -> bool:
-        """Whether this host blocks the engine, judged by its pins before anything is locked or built."""
+        """Whether the engine cannot run on this host, judged from its pinned versions before anything is locked."""
         FactContract(self.settings).check()
         pins = pinned_versions("\n".join(get_engine(self.spec.engine).card.requirements))
         verdict = verify_compatibility(self._compatibility(pins))
@@ -213,7 +213,7 @@ class _Lifecycle:
         return blocked
 
     def _completion(self, endpoint: str) -> str:
-        """What a user of the service gets now: asked of the public address, also when nothing was switched."""
+        """A completion from the public address, as a user of the service gets it now."""
         gate = self.spec.rollout.gate
         with EngineApi(endpoint) as api:
             return api.complete(self.spec.name, gate.prompt, gate.max_tokens).text
@@ -241,9 +241,9 @@ class _Lifecycle:
         return environment.result, staged.result
 
     def _verify(self, environment: EnvironmentRequest) -> Outcome[Any]:
-        """The survey needs no environment, only the names and versions that its lock will install. An
-        environment that exists already, such as the system's, is inspected."""
-        # Takes seconds the first time, as does the resolver in the environment's stage; the flow below reads it.
+        """Judge this host from the names and versions that the lock will install: the environment need not exist yet.
+        An environment that exists already, such as the system's, is inspected."""
+        # Checked here because it takes seconds the first time, while the environment stage waits for its resolver.
         contract = FactContract(self.settings)
         if not contract.is_checked:
             need_work()
@@ -257,9 +257,9 @@ class _Lifecycle:
         return verify_compatibility(self._compatibility(packages, python))
 
     def _compatibility(self, packages: Mapping[str, str], python: Path | None = None) -> CompatibilityRequest:
-        """What is to run on this host. A model in a folder here says its family by its `config.json`."""
+        """What is to run on this host. The family of a model in a local folder is read from its `config.json`."""
         family = family_at(self.model.source)
-        # What llama.cpp serves has the candidate's type, whatever the model's was.
+        # llama.cpp serves a candidate in a type of its own, whatever the type of the model.
         typed = family is not None and "hf-folder" in get_engine(self.spec.engine).card.layouts
         used = [one.gpu.compute_capability for one in gpus_in_use(self.spec.hardware.gpus)]
         capabilities = [capability for capability in used if capability]
@@ -309,8 +309,10 @@ class _Lifecycle:
         return release
 
     def _loader(self, model_file: Path) -> tuple[Loader, str] | None:
-        """The loader that this host's last comparison chose for such files, and its record; None where the engine
-        needs no telling: a release that would be started alike is the same release."""
+        """The loader that this host's last comparison chose for such files, and its record.
+
+        None if the engine needs no option for it: releases with the same command are the same release.
+        """
         found = find_choice(
             self.recorder.store.list(StageName.LOADING),
             host=self.recorder.host_fingerprint,
@@ -320,7 +322,7 @@ class _Lifecycle:
         return found if found and get_engine(self.spec.engine).card.load_arguments(found[0]) else None
 
     def _keep(self, outcome: Outcome[K]) -> Outcome[K]:
-        """Note a stage's row for the table, and say so in the deploy's own log."""
+        """Add a stage's row to the table, and print it to the deploy's log."""
         line = f"{outcome.stage} {outcome.verdict}: {outcome.headline}"
         say(StageName.LIFECYCLE, line)
         self.progress.show(100 * (len(self.rows) + 1) / STAGES, line)

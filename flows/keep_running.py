@@ -1,6 +1,6 @@
 """Compare the services that should run with those that do, and bring back what is down.
 
-A look each minute leaves no trace where all is well (`blocks/prefect/quiet_runs.py`).
+A look each minute leaves no trace if all is well (`blocks/prefect/quiet_runs.py`).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from tasks.core.release import ServiceFolder
 from tasks.core.settings import Settings
 from tasks.core.stage import Outcome, raising
 from tasks.core.verdicts import RolloutVerdict, StageName
-from tasks.rollout.damage import needs_mending, set_damage_aside
+from tasks.rollout.damage import needs_repair, set_damage_aside
 from tasks.rollout.models import KEEP_RUNNING, RolloutResult, rollout_inputs
 from tasks.rollout.recovery.apply import (
     Unwatched,
@@ -47,10 +47,10 @@ from tasks.rollout.target import Target
 Attempt = RolloutResult | SlipwayError
 
 LOOK_DEADLINE_S = 45.0
-"""For what is read of a service; all are looked at at once, and the next look comes after a minute."""
+"""Limit for reading the state of a service. All are checked at once, and the next check comes after a minute."""
 
 START_DEADLINE_S = 7200.0
-"""For a service that is brought back: its model is read, and it may load twice."""
+"""Limit for restarting a service: its model is read, and it may load twice."""
 
 STILL_DOWN = "Still down"
 """State of a look that failed to bring a service back."""
@@ -101,7 +101,7 @@ class _Watch:
         self._answer = start(self._run)
 
     def look(self) -> ServiceLook | None:
-        """What was found; None where something else works on the service."""
+        """What was found; None if something else works on the service."""
         while True:
             try:
                 return await_answer(self._answer, self._deadline, f"the look at {self._folder.name}")
@@ -109,9 +109,9 @@ class _Watch:
                 return None
             except StageCancelledError as ended:
                 return ServiceLook(self._folder.name, Step.NOTHING, f"is not brought back: {ended.what}")
-            except Exception as error:  # noqa: BLE001 - it is recorded, and the other services are looked at
+            except Exception as error:  # noqa: BLE001 - it is recorded, and the other services are checked
                 if not self._answer.done() and time.monotonic() < self._deadline:
-                    continue  # it was being started meanwhile
+                    continue  # a start has begun, which extends the deadline
                 return _blind(self._folder, error)
 
     def _run(self) -> ServiceLook:
@@ -138,13 +138,13 @@ class ServiceLook:
 def _blind(folder: ServiceFolder, error: Exception) -> ServiceLook:
     """A look that failed; a record of it, and a no, if it is news."""
     fault = _fault_of(error, folder)
-    say(StageName.ROLLOUT, f"{folder.name} could not be looked at: {fault}")
+    say(StageName.ROLLOUT, f"{folder.name} could not be checked: {fault}")
     past = read_past(folder)
     news = is_news(past, fault.what)
     _note(folder, after_blind_look(past, fault.what))
     if news:
         _record(folder, {"service": folder.name}, fault, time.monotonic())
-    return ServiceLook(folder.name, Step.WAIT, f"could not be looked at: {fault}", failed=news)
+    return ServiceLook(folder.name, Step.WAIT, f"could not be checked: {fault}", failed=news)
 
 
 def _fault_of(error: Exception, folder: ServiceFolder) -> SlipwayError:
@@ -159,7 +159,7 @@ def _note(folder: ServiceFolder, past: Past) -> None:
     try:
         write_past(folder, past)
     except (SlipwayError, OSError) as error:
-        say(StageName.ROLLOUT, f"{folder.name}: what was seen could not be written down: {error}")
+        say(StageName.ROLLOUT, f"{folder.name}: the result of this check could not be saved: {error}")
 
 
 def _see(folder: ServiceFolder, target: Target, past: Past) -> tuple[Sight, Past]:
@@ -171,14 +171,14 @@ def _see(folder: ServiceFolder, target: Target, past: Past) -> tuple[Sight, Past
         _note(folder, past)
         if past.silent_looks < 2 or not isinstance(target, SupervisedService):
             raise
-    say(StageName.ROLLOUT, f"{folder.name}: its supervisor is there, and does not answer: killed")
+    say(StageName.ROLLOUT, f"{folder.name}: its supervisor runs but does not answer: killed it")
     target.kill()
     return Sight(condition=Condition.DOWN), past.model_copy(update={"silent_looks": 0, "wait_looks": 0})
 
 
 def _is_well(folder: ServiceFolder, settings: Settings) -> bool:
     """Whether there is nothing to do or to remember. Holds no lease: a look is in the way of no command."""
-    if needs_mending(folder) or sampler_pid(folder) is None:
+    if needs_repair(folder) or sampler_pid(folder) is None:
         return False
     past = read_past(folder)
     try:
@@ -208,7 +208,10 @@ def look_under_lease(
         step, past = next_step(past, sight)
         _note(folder, past)
         if step is Step.RESTART_ENGINE and isinstance(target, Unwatched):
-            say(StageName.ROLLOUT, f"{folder.name}: requests wait, no byte comes, /health is silent: killed")
+            say(
+                StageName.ROLLOUT,
+                f"{folder.name}: requests wait, the engine sends nothing and /health does not answer: killed it",
+            )
             target.restart()
             return ServiceLook(folder.name, step, "hung: its engine was killed and started again")
         if step is Step.START:
@@ -226,7 +229,7 @@ def look_under_lease(
 def _bring_back(folder: ServiceFolder, target: Target, past: Past) -> ServiceLook:
     """Start the service; a record of it if it is news."""
     begin = time.monotonic()
-    say(StageName.ROLLOUT, f"{folder.name} is down: it is started again")
+    say(StageName.ROLLOUT, f"{folder.name} is down: starting it again")
     attempt: Attempt
     try:
         attempt = start_service(folder, target, EngineApi, Prefetcher(StageName.ROLLOUT))

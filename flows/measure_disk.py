@@ -27,7 +27,7 @@ def measure_disk(request: DiskRequest) -> Outcome[DiskResult]:
     Args:
         request: Which disk, and whether an earlier figure will do.
 
-    Raises `MissingToolError` where there is no fio.
+    Raises `MissingToolError` if there is no fio.
     """
     folder = absolute_path(request.folder)
     make_folder(folder)

@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
-from blocks.prefect.asked_by_api import hold_to_list, programs_of_spec
+from blocks.prefect.asked_by_api import check_programs, programs_of_spec
 from blocks.prefect.flows import flow
 from blocks.services.early_checks import check_tuning_inputs
 from flows.build_environment import build_environment
@@ -31,7 +31,7 @@ def quantize_model(spec: DeploySpec) -> Outcome[Any]:
         spec: which model and formats, and how much quality may be lost. Returns the outcome of quantization, or
             of the stage before it that said no.
     """
-    hold_to_list(programs_of_spec(spec))
+    check_programs(programs_of_spec(spec))
     staging = StagingRequest.of(spec, convertible=get_engine(spec.engine).card.loads_gguf)
     check_tuning_inputs(spec, Settings.load())
     environment = EnvironmentRequest.of(spec.engine, spec.environment)

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from blocks.engine.api import EngineApi
 from blocks.host.prefetch import Prefetcher
 from blocks.prefect.artifacts import flow_recorder
-from blocks.prefect.asked_by_api import hold_to_list, is_asked_by_api
+from blocks.prefect.asked_by_api import check_programs, is_asked_by_api
 from blocks.prefect.flows import flow, step
 from blocks.services.kept_code import SCRIPTS
 from blocks.services.rollouts import run_rollout
@@ -35,7 +35,7 @@ def roll_out(release: Release) -> Outcome[RolloutResult]:
     Args:
         release: What to run: the engine's command, the model and everything that was decided about them.
     """
-    _hold_to_list(release)
+    _check_programs(release)
     settings = Settings.load()
     folder = ServiceFolder(settings.services, release.name)
     with ExitStack() as stack:
@@ -56,11 +56,11 @@ def roll_out(release: Release) -> Outcome[RolloutResult]:
         )
 
 
-def _hold_to_list(release: Release) -> None:
-    """A release that comes by API is served by the command that Slipway would make, in an environment of its own."""
+def _check_programs(release: Release) -> None:
+    """Check that a release requested through the API starts only what Slipway would start, from allowed folders."""
     if not is_asked_by_api():
         return
     check_launch(release, Settings.load().home / SCRIPTS)
     paths = {"environment_path": release.environment_path, "lock_path": release.lock_path}
     own = [Program(key=f"release.{key}", kind=Kind.FOLDER, value=str(path)) for key, path in paths.items()]
-    hold_to_list([*own, *programs_of_rollout(release.spec.rollout, release.target, "release.spec.rollout")])
+    check_programs([*own, *programs_of_rollout(release.spec.rollout, release.target, "release.spec.rollout")])

@@ -13,7 +13,7 @@ from prefect.tasks import Task
 
 from blocks.host import fio
 from blocks.prefect.artifacts import flow_recorder
-from blocks.prefect.asked_by_api import hold_to_list
+from blocks.prefect.asked_by_api import check_programs
 from blocks.prefect.flows import flow, step
 from blocks.prefect.progress import show_copy
 from blocks.processes.environment_users import running_below
@@ -39,7 +39,7 @@ from tasks.staging.store import in_use, make_room
 
 
 def is_retryable(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
-    """Only what may pass without a change by the user; a copy goes on after its last finished chunk."""
+    """Retry only faults that may pass without a change by the user. A copy continues after its last full chunk."""
     error = state.result(raise_on_failure=False)
     return isinstance(error, SlipwayError) and error.retryable
 
@@ -69,7 +69,7 @@ def stage_model(request: StagingRequest) -> Outcome[StagingResult]:
     Raises `SlipwayError`s of model, disk and network, all recorded.
     """
     if request.to is not None:  # a copy may contain code, in a place where another program loads it
-        hold_to_list([Program(key="request.to", kind=Kind.FOLDER, value=str(request.to))], own=("models",))
+        check_programs([Program(key="request.to", kind=Kind.FOLDER, value=str(request.to))], own=("models",))
     settings = Settings.load()
     sweep_abandoned(settings.models, settings.leases)
     try:
@@ -133,7 +133,7 @@ def stage_and_keep(request: StagingRequest, until: ExitStack) -> Outcome[Staging
 
 
 def repaired_from_source(folder: Path) -> Outcome[StagingResult]:
-    """Mend a staged model from where it came from; what the source no longer gives is `damaged`.
+    """Repair a staged model from its source; a file that the source no longer has is `damaged`.
 
     Raises `ModelError` for a folder without a model, or a source that is another model now.
     """

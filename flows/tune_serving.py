@@ -17,7 +17,7 @@ from blocks.host.host_load import ForeignLoad
 from blocks.host.nvml import gpus_in_use
 from blocks.host.prefetch import Prefetcher
 from blocks.prefect.artifacts import flow_recorder
-from blocks.prefect.asked_by_api import hold_to_list, python_in
+from blocks.prefect.asked_by_api import check_programs, python_in
 from blocks.prefect.flows import flow, show_state, step
 from blocks.prefect.progress import show_steps
 from blocks.storage.record_store import open_record_store
@@ -53,7 +53,7 @@ R = TypeVar("R")
 
 
 class TuningOutcome(Frozen):
-    """Both stages' outcomes; no batching where no candidate was chosen."""
+    """The outcomes of both stages; `batching` is None if no candidate was chosen."""
 
     quantization: Outcome[QuantizationResult]
     batching: Outcome[BatchingResult] | None
@@ -66,7 +66,7 @@ def tune_serving(request: TuningRequest) -> TuningOutcome:
     Args:
         request: The staged model, the engine's environment, and the spec's sections on tuning.
     """
-    hold_to_list([python_in(request.python_path, "request.python_path")])
+    check_programs([python_in(request.python_path, "request.python_path")])
     check_tunable(request.engine)
     with in_use_by_path(request.model_dir, Settings.load()):
         facts = read_facts(request)
@@ -82,7 +82,7 @@ def tune_serving(request: TuningRequest) -> TuningOutcome:
 
 
 def read_facts(request: TuningRequest) -> TuningFacts:
-    """The staged model and this host, looked at once. Raises `ModelError`."""
+    """Facts about the staged model and this host, read once. Raises `ModelError`."""
     config = read_model_config(request.model_dir)
     return TuningFacts(
         source=read_source(request.model_dir, config),
@@ -171,7 +171,7 @@ def _bench(request: TuningRequest, stage: StageName) -> EngineBench:
 
 
 def _quantizer_python(locked: Locked) -> Path:
-    """Its pins conflict with the engines', so it never shares their environment."""
+    """The quantizer's environment. Its pins conflict with the engines', so it never shares theirs."""
     if not is_built(locked, Settings.load()):
         say(StageName.QUANTIZATION, "building the quantizer's environment")
     return build_tool(locked, Settings.load())

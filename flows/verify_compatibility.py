@@ -8,7 +8,7 @@ from blocks.engine.trial import EnvironmentTrial
 from blocks.expectations.fact_contract import FactContract
 from blocks.host.host import ThisHost
 from blocks.prefect.artifacts import flow_recorder
-from blocks.prefect.asked_by_api import hold_to_list, python_in
+from blocks.prefect.asked_by_api import check_programs, python_in
 from blocks.prefect.flows import flow, step
 from tasks.compatibility import report
 from tasks.compatibility.apply import judge, take_survey
@@ -20,17 +20,17 @@ from tasks.core.verdicts import StageName
 
 @flow(name="verify-compatibility", flow_run_name="compatibility of {request.engine}")
 def verify_compatibility(request: CompatibilityRequest) -> Outcome[CompatibilityResult]:
-    """Survey this host, and judge what is to run on it by the rule table.
+    """Survey this host, and judge with the tables of rules whether the engine can run on it.
 
     A recorded verdict is valid while the host, the request, the rules and the contract on them stay the same; the
-    survey is made anew each time. Disks are in the result and not in what it rests on: what is free on them
+    survey is made again each time. Disks are in the result and not in what it rests on: what is free on them
     always changes.
 
     Args:
-        request: the engine and the packages of its environment, and its Python where that exists already.
+        request: the engine and the packages of its environment, and its Python if that exists already.
     """
     if request.python_path is not None:
-        hold_to_list([python_in(request.python_path, "request.python_path")])
+        check_programs([python_in(request.python_path, "request.python_path")])
     survey = step("survey-host", take_survey)(ThisHost(), request, EnvironmentTrial())
     contract = FactContract(Settings.load())
     return run_stage(

@@ -1,4 +1,4 @@
-"""Compare the model registry's aliases with what serves, and ask for a redeploy where they differ."""
+"""Compare the model registry's aliases with what serves, and ask for a redeploy if they differ."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ SERVICE_DEADLINE_S = 60.0
 """In which everything must be read that the look at one service needs; all services are read at once."""
 
 LOOK_DEADLINE_S = 240.0
-"""For a look at all services; the next one comes after five minutes, and ends one that hangs."""
+"""Limit for checking all services. The next check comes after five minutes, and kills one that hangs."""
 
 _MOST_NAMES = 3
 """Names that a list of runs has room for."""
@@ -61,8 +61,8 @@ def watch_registry(
     `redeploy-model`. Every look compares again, so a later look makes up for a lost event. The answers are those
     that a record was made of: of looks that announced something, or found another thing than the last record.
 
-    A service whose registry, folder or records do not answer in time ends as a fault, and the others are looked at.
-    While another look is under way, this one is cancelled; one that hangs is ended.
+    If the registry, folder or records of a service do not answer in time, that is a fault, and the other services are
+    still checked. If another check is running, this one is cancelled; a check that hangs is killed.
 
     Args:
         grace_s: how long after its event a redeploy may start before the event counts as lost; doubles with each
@@ -87,7 +87,7 @@ def _look_at_all(settings: Settings, grace: timedelta) -> list[Outcome[RegistryR
             look = await_answer(found, deadline, f"the registry, the folder or the records of {name}")
             outcome = _act_on(look, grace) if look else None
         except Exception as error:  # noqa: BLE001 - whatever ails one service leaves none of the others unwatched
-            say(StageName.REGISTRY, f"{name} could not be looked at: {error}")
+            say(StageName.REGISTRY, f"{name} could not be checked: {error}")
             faults.append(error)
         else:
             outcomes += [outcome] if outcome else []
@@ -140,7 +140,7 @@ def _act_on(look: Look, grace: timedelta) -> Outcome[RegistryResult] | None:
 
 
 def _gather(folder: ServiceFolder, release: Release, settings: Settings) -> Look:
-    """What the decision needs; where the alias names what serves, as it nearly always does, that is one record."""
+    """What the decision needs. If the alias names the serving release, as it nearly always does, it is one record."""
     model = release.spec.model
     store = open_record_store(settings)
     wanted = resolve(model, settings).version or ""

@@ -1,4 +1,4 @@
-"""Dify's console by the API that its own web interface uses: registers a served model, and looks at it from there."""
+"""Dify's console, through the API that its own web interface uses: register a served model, and read its status."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class DifyApi:
         self._client.close()
 
     def log_in(self, email: str, password: str) -> None:
-        """Begin a session. Raises `AccessError` where the console refuses."""
+        """Begin a session. Raises `AccessError` if the console refuses."""
         answer = _send(self._client, "POST", LOGIN, body=login_request(email, password))
         token = next(
             (cookie.value for cookie in self._client.cookies.jar if cookie.name.endswith(_CSRF_COOKIE)), None
@@ -44,7 +44,7 @@ class DifyApi:
         """Make a served model known as an OpenAI-compatible one, or change what is known; Dify's status of it then.
 
         Dify itself asks the endpoint before it believes it, so the engine serves first, at an address that Dify
-        reaches. Raises `EngineError` with Dify's reason where it does not.
+        reaches. Raises `EngineError` with Dify's reason if it does not.
         """
         body = model_credentials(model, endpoint, context=context)
         known = self._credential_id(model)
@@ -55,14 +55,14 @@ class DifyApi:
         return self.status(model)
 
     def status(self, model: str) -> str:
-        """What Dify says of the model, e.g. `active`. Raises `NotFoundError` where it does not know it."""
+        """What Dify says of the model, e.g. `active`. Raises `NotFoundError` if it does not know it."""
         answer = _send(self._client, "GET", MODELS)
         if answer.status_code != 200:
             self._refuse(answer, "does not list its models")
         for row in _as_object(answer).get("data") or ():
             if row.get("model") == model and row.get("model_type") == "llm":
                 return str(row.get("status"))
-        raise NotFoundError(f"Dify at {self.address} knows no model {model}", fix="register it")
+        raise NotFoundError(f"Dify at {self.address} does not have the model {model}", fix="register it")
 
     def _credential_id(self, model: str) -> str | None:
         answer = _send(self._client, "GET", CREDENTIALS, params={"model": model, "model_type": "llm"})
@@ -89,7 +89,7 @@ def _send(
     body: Mapping[str, Any] | None = None,
     params: Mapping[str, str] | None = None,
 ) -> httpx.Response:
-    """The answer, whatever its status. Raises `NetworkError` where there is none."""
+    """The answer, whatever its status. Raises `NetworkError` if there is none."""
     try:
         return client.request(method, path, json=body, params=params)
     except httpx.HTTPError as error:

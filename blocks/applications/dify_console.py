@@ -30,7 +30,7 @@ def load_console(name: str) -> DifyConsole:
         found = cast("DifyConsole", DifyConsole.load(name, _sync=True))  # type: ignore[call-arg]
     except (ValueError, PrefectException) as error:
         raise AccessError(
-            f"Prefect holds no Dify console block {name!r}",
+            f"Prefect has no Dify console block {name!r}",
             fix="save one of type `Slipway Dify console` under that name",
             detail=" ".join(str(error).split())[:300],
         ) from error

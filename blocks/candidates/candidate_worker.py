@@ -47,7 +47,9 @@ def make(
         return
     answer = _answer(finished.stdout)
     if finished.code == _REFUSED and "refused" in answer:
-        raise ModelError(f"{model_dir} cannot become {form}: {answer['refused']}", fix=answer.get("fix"))
+        raise ModelError(
+            f"{model_dir} cannot be converted to {form}: {answer['refused']}", fix=answer.get("fix")
+        )
     if finished.code == _FULL and "full" in answer:
         raise as_disk_fault(OSError(errno.ENOSPC, "no space left"), out)
     _check_disk(finished, out)
@@ -60,9 +62,9 @@ def make(
 def compare(
     python: Path, worker: Path, baseline: Path, candidate: Path, *, timeout_s: float
 ) -> dict[str, float | None]:
-    """By tensor: how far the candidate's values are from the baseline's, in deviations of the baseline's.
+    """For each tensor, how far the candidate's values are from the baseline's, in the baseline's standard deviations.
 
-    None where they cannot be compared. Raises `CommandError`.
+    None if they cannot be compared. Raises `CommandError`.
     """
     argv: list[str | Path] = [python, "-I", worker, "--baseline", baseline, "--candidate", candidate]
     finished = run(argv, timeout_s=timeout_s, needs=(Needs.COMPUTE,))
@@ -86,9 +88,9 @@ def make_gguf(python: Path, worker: Path, model_dir: Path, form: CandidateFormat
 
 
 def compare_gguf(python: Path, worker: Path, baseline: Path, candidate: Path) -> dict[str, float | None]:
-    """By tensor: how far the candidate's values are from the baseline's, in deviations of the baseline's.
+    """For each tensor, how far the candidate's values are from the baseline's, in the baseline's standard deviations.
 
-    None where they cannot be compared. Raises `CommandError`.
+    None if they cannot be compared. Raises `CommandError`.
     """
     return compare(python, worker, baseline, candidate, timeout_s=_longest(baseline))
 
@@ -124,9 +126,9 @@ def make_folder(
 
 
 def compare_folders(python: Path, worker: Path, baseline: Path, candidate: Path) -> dict[str, float | None]:
-    """By tensor: how far the candidate's values are from the baseline's, in deviations of the baseline's.
+    """For each tensor, how far the candidate's values are from the baseline's, in the baseline's standard deviations.
 
-    None where they cannot be compared. Raises `CommandError`.
+    None if they cannot be compared. Raises `CommandError`.
     """
     limit = _BASE_COMPARED_S + weights_bytes(baseline) / _BYTES_COMPARED_PER_S
     return compare(python, worker, baseline, candidate, timeout_s=limit)

@@ -21,10 +21,10 @@ _Scored = tuple[list[Score], list[bool]]
 
 @dataclass(frozen=True)
 class FolderBench:
-    """One engine in its environment, and the quantizer's Python where a format needs it.
+    """One engine in its environment, and the quantizer's Python if a format needs it.
 
     Implements `tasks.quantization.apply.CandidateBench`. Candidates are served as in `config`, but for batch and
-    context. `scorer` is the script that scores a text where the engine's interface does not, on the GPUs if the
+    context. `scorer` is the script that scores a text if the engine's interface does not, on the GPUs if the
     engine uses them.
     """
 

@@ -1,7 +1,7 @@
 """Log-probabilities of a given text under a served model, through llama.cpp's own HTTP interface.
 
-`/completion` answers with probabilities of the tokens it generates, not of the prompt. A grammar that allows
-exactly one sequence of tokens makes it generate the text, and the probabilities are those before the grammar.
+`/completion` returns probabilities of the tokens that it generates, not of the prompt. A grammar that allows exactly
+one sequence of tokens makes it generate the text. It reports the probabilities from before the grammar is applied.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from blocks.engine.api import EngineApi
-from blocks.engine.tokens import Token, beginning, llama_cpp_tokens
+from blocks.engine.tokens import Token, llama_cpp_tokens, text_prefix
 from tasks.core.cancellation import current
 from tasks.core.errors import EngineError
 from tasks.quantization.models import Score
@@ -35,12 +35,12 @@ def in_slots(items: Sequence[Item], slots: int, work: Callable[[Item, int], R]) 
 
 
 def score_windows(api: EngineApi, windows: Sequence[Sequence[Token]], *, slots: int) -> list[Score]:
-    """Scores of the windows' tokens, in order, `slots` windows at a time.
+    """Scores of the windows' tokens, in order. `slots` windows are scored at a time.
 
-    A window's first token and tokens that are parts of characters are context only. Raises `EngineError` when
-    the engine answers no numbers or other tokens.
+    The first token of a window, and tokens that begin or end inside a character, are context only. Raises
+    `EngineError` if the engine does not return numbers, or returns other tokens than the text's.
     """
-    prefix = beginning(partial(llama_cpp_tokens, api))
+    prefix = text_prefix(partial(llama_cpp_tokens, api))
     found = in_slots(windows, slots, lambda one, slot: score_window(api, [*prefix, *one], slot))
     return [score for scores in found for score in scores]
 
@@ -102,5 +102,5 @@ def _score(item: dict[str, Any]) -> Score:
 
 
 def number_or_nan(value: float | None) -> float:
-    """JSON has null for a number that is none."""
+    """A number from JSON, in which null stands for NaN."""
     return math.nan if value is None else float(value)

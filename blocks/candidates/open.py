@@ -16,7 +16,7 @@ from tasks.quantization.recipe import SCORER
 def open_candidate_bench(
     bench: EngineBench, config: ServingConfig, request: QuantizationRequest, quantizer: Path | None
 ) -> CandidateBench:
-    """The bench that makes and measures the request's candidates; `quantizer` is its Python, where one is needed."""
+    """The bench that makes and measures the request's candidates; `quantizer` is its Python, if one is needed."""
     if request.layout == "gguf-file":
         return GgufBench(bench, config)
     return FolderBench(bench, config, scorer=SCORER, quantizer=quantizer, calibration=request.calibration)

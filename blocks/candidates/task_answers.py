@@ -8,7 +8,7 @@ from functools import partial
 
 from blocks.candidates.llama_cpp_scores import in_slots, score_window
 from blocks.engine.api import EngineApi
-from blocks.engine.tokens import Token, beginning, llama_cpp_tokens
+from blocks.engine.tokens import Token, llama_cpp_tokens, text_prefix
 from tasks.core.errors import EngineError, SpecError
 from tasks.quantization.models import TaskItem
 from tasks.quantization.task_set import is_exact, is_likeliest
@@ -18,13 +18,13 @@ ROOM = 4
 
 
 def answer_items(api: EngineApi, task_items: Sequence[TaskItem], *, window: int, slots: int) -> list[bool]:
-    """Whether each task item is done rightly, in order.
+    """Whether the model answers each task item correctly, in order.
 
-    `expected` is met when greedy decoding begins with it; of `choices` the right one has to be the
-    likeliest continuation. Raises `SpecError` for a task item longer than `window` tokens, `EngineError` when the
-    engine gives no answer.
+    An item with `expected` is correct if greedy decoding begins with that text; an item with `choices`, if the
+    right choice is the likeliest continuation. Raises `SpecError` for an item longer than `window` tokens, and
+    `EngineError` if the engine gives no answer.
     """
-    prefix = beginning(partial(llama_cpp_tokens, api))
+    prefix = text_prefix(partial(llama_cpp_tokens, api))
 
     def answer(numbered: tuple[int, TaskItem], slot: int) -> bool:
         number, item = numbered
@@ -60,7 +60,7 @@ def check_length(tokens: int, window: int, number: int) -> None:
 
 
 def shared(ours: Sequence[object], theirs: Sequence[object]) -> int:
-    """How many tokens both begin with: the last one of a prompt may merge with what follows."""
+    """How many tokens both have in common at their beginning: a prompt's last token may merge with what follows."""
     pairs = enumerate(zip(ours, theirs, strict=False))
     return next((index for index, (one, other) in pairs if one != other), min(len(ours), len(theirs)))
 

@@ -1,4 +1,4 @@
-"""Scores of a text under a model folder by the library that the engine serves with, in the engine's environment.
+"""Score a text with a model folder, using the library that the engine serves with, in the engine's environment.
 
 For engines whose interface gives no probabilities: what loads and computes is the same, only the server is left out.
 """
@@ -29,7 +29,7 @@ _BASE_S, _TOKENS_PER_S = 600.0, 1.0
 
 @dataclass(frozen=True)
 class LibraryScorer:
-    """The scoring script in one environment, on the processor or on the GPUs: all, or those of `gpu_indices`."""
+    """The scoring script in one environment, on the CPU or on the GPUs: all, or those of `gpu_indices`."""
 
     python: Path
     worker: Path
@@ -38,9 +38,9 @@ class LibraryScorer:
     gpu_indices: tuple[int, ...] = ()
 
     def score(self, model: Path, plan: TrialPlan) -> tuple[list[Score], list[bool]]:
-        """Scores of the text's tokens, and whether each task item was done rightly.
+        """Scores of the text's tokens, and whether each task item was answered correctly.
 
-        Raises `EngineError` where the library cannot load or run the model, `SpecError` for a task item longer than
+        Raises `EngineError` if the library cannot load or run the model, `SpecError` for a task item longer than
         a window.
         """
         asked = {

@@ -11,7 +11,7 @@ from typing import Any
 from blocks.candidates.llama_cpp_scores import in_slots, number_or_nan
 from blocks.candidates.task_answers import ROOM, check_length, shared
 from blocks.engine.api import EngineApi
-from blocks.engine.tokens import beginning, vllm_tokens
+from blocks.engine.tokens import text_prefix, vllm_tokens
 from tasks.core.cancellation import current
 from tasks.core.errors import EngineError
 from tasks.quantization.models import Score, TaskItem
@@ -34,15 +34,15 @@ class PromptScorer:
 
     def score_text(self, text: str, *, tokens: int, window: int, slots: int) -> list[Score]:
         """Scores of up to `tokens` tokens in windows, `slots` at a time; the first of each is context only."""
-        prefix, found = beginning(self.tokens), self.tokens(text)[:tokens]
+        prefix, found = text_prefix(self.tokens), self.tokens(text)[:tokens]
         windows = [found[start : start + window] for start in range(0, len(found), window)]
         start = len(prefix) + 1
         scores = in_slots(windows, slots, lambda one, _: self._score([*prefix, *one], start, MOST_LIKELIEST))
         return [score for found in scores for score in found]
 
     def answer(self, task_items: Sequence[TaskItem], *, window: int) -> list[bool]:
-        """Whether each task item is done rightly. Raises `SpecError` for one longer than `window` tokens."""
-        prefix = beginning(self.tokens)
+        """Whether each task item is answered correctly. Raises `SpecError` for one longer than `window` tokens."""
+        prefix = text_prefix(self.tokens)
         return [self._answer(one, prefix, window, number) for number, one in enumerate(task_items)]
 
     def _answer(self, item: TaskItem, prefix: list[int], window: int, number: int) -> bool:

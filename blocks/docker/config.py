@@ -24,7 +24,7 @@ LOCAL_ENGINE = "unix:///var/run/docker.sock"
 
 @dataclass(frozen=True)
 class DockerConfig:
-    """`file` is None where there is none. `context` is the current one, `helpers` the names of credential helpers."""
+    """`file` is None if there is none. `context` is the current one, `helpers` the names of credential helpers."""
 
     file: Path | None
     context: str = "default"
@@ -32,7 +32,7 @@ class DockerConfig:
 
     @classmethod
     def read(cls) -> DockerConfig:
-        """What `DOCKER_CONFIG` or the home holds. Raises `WrongUseError` for what Docker's client cannot read."""
+        """The configuration in `DOCKER_CONFIG` or the home. Raises `WrongUseError` if Docker cannot read it."""
         found = find_config_file()
         name = os.environ.get("DOCKER_CONTEXT")
         if found is None:
@@ -59,11 +59,13 @@ class DockerConfig:
         meta = Path(get_meta_file(self.context))
         fix = "choose another: docker context use default, or unset DOCKER_CONTEXT, or set DOCKER_HOST"
         if not meta.is_file():
-            raise WrongUseError(f"Docker's current context {self.context} is not there", fix=fix)
+            raise WrongUseError(f"Docker's current context {self.context} does not exist", fix=fix)
         try:
             address = _read_object(meta)["Endpoints"]["docker"]["Host"]
         except (KeyError, TypeError):
-            raise WrongUseError(f"Docker's current context {self.context} names no engine", fix=fix) from None
+            raise WrongUseError(
+                f"Docker's current context {self.context} does not name an engine", fix=fix
+            ) from None
         return f"{address} (Docker's context {self.context})"
 
     def check_helpers(self) -> None:

@@ -70,7 +70,7 @@ def _names_gpus(file: Path) -> bool:
 
 
 def read_docker_runtimes() -> tuple[str, ...] | None:
-    """Names of the runtimes that the Docker engine knows; None where no engine answers."""
+    """Names of the runtimes that the Docker engine knows; None if no engine answers."""
     from blocks.docker.docker_engine import DockerEngine
 
     try:

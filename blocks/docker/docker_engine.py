@@ -1,4 +1,4 @@
-"""A Docker engine, by its SDK: images and containers, with errors that say what to do."""
+"""A Docker engine, through Docker's SDK: images and containers, with errors that say what to do."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from tasks.core.errors import MissingToolError, NetworkError, PortTakenError, Ro
 from tasks.rollout.container.models import Container, ContainerPlan, ImagePlan
 
 _API_TIMEOUT_S = 600
-"""Of one call: building copies the context of a large engine."""
+"""Timeout of one call: a build copies the context, which is large for some engines."""
 
 _PING_TIMEOUT_S = 10
-"""Of the first call: an engine that hangs may still accept connections."""
+"""Timeout of the first call: an engine that hangs may still accept connections."""
 
 _KEEP_ALIVE: Any = {"Name": "unless-stopped"}
 """The SDK's types ask for a count of retries, which Docker refuses for this policy."""
@@ -55,7 +55,7 @@ class DockerEngine:
     def connect(cls, *, timeout_s: int = _API_TIMEOUT_S) -> DockerEngine:
         """The engine of `DOCKER_HOST`, of the current context, or of this host.
 
-        Raises `MissingToolError` where none answers, and `WrongUseError` for a configuration that cannot be read.
+        Raises `MissingToolError` if none answers, and `WrongUseError` for a configuration that cannot be read.
         """
         address = DockerConfig.read().engine()
         try:
@@ -88,12 +88,12 @@ class DockerEngine:
         except (DockerException, requests.RequestException) as error:
             raise MissingToolError(
                 "the Docker engine does not say which runtimes it has",
-                fix="look at: docker info",
+                fix="see what this prints: docker info",
                 detail=str(error),
             ) from None
 
     def image_id(self, name: str) -> str | None:
-        """`sha256:…` of an image that the engine holds. Raises `RolloutError` where it does not say."""
+        """`sha256:…` of an image that the engine has. Raises `RolloutError` if it does not say."""
         with _explained(f"look for the image {name}"):
             try:
                 image_id: str | None = self._client.images.get(name).id
@@ -108,7 +108,7 @@ class DockerEngine:
                 self._client.images.get_registry_data(name)
 
     def base_image_id(self, name: str) -> str:
-        """`sha256:…` of a base image, pulled if it is not here. Raises `NetworkError` where it cannot be."""
+        """`sha256:…` of a base image, pulled if it is not here. Raises `NetworkError` if it cannot be."""
         if found := self.image_id(name):
             return found
         with _pulling(name):
@@ -307,7 +307,7 @@ def _container_of(attrs: Mapping[str, Any]) -> Container:
 
 def _no_gpu(count: int, detail: str) -> MissingToolError:
     return MissingToolError(
-        f"the release needs {count} GPU{'s' * (count > 1)}, and this Docker engine can give none",
+        f"the release needs {count} GPU{'s' * (count > 1)}, but this Docker engine cannot provide any",
         fix="install the NVIDIA container toolkit, run `nvidia-ctk runtime configure --runtime=docker` and "
         "restart Docker, or set hardware.gpus: 0",
         detail=detail,
@@ -331,12 +331,12 @@ def _explain_build(plan: ImagePlan, log: str) -> RolloutError:
         needed = ", ".join(plan.system_libraries)
         return RolloutError(
             f"the base image {plan.base_image} lacks a system library that the engine needs",
-            fix=f"use one that holds {needed}: infra/images/base.sh makes it",
+            fix=f"use a base image that contains {needed}: infra/images/base.sh makes one",
             detail=tail,
         )
     return RolloutError(
         f"no image could be built on {plan.base_image}",
-        fix=f"it has to hold python3 ({plan.python}) with venv, and {', '.join(plan.system_libraries)}",
+        fix=f"it must contain python3 ({plan.python}) with venv, and {', '.join(plan.system_libraries)}",
         detail=tail,
     )
 

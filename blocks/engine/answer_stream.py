@@ -1,4 +1,4 @@
-"""What a streamed completion tells of its timing, read from raw bytes: server-sent events of OpenAI's interface.
+"""The timing of a streamed completion, read from raw bytes: server-sent events of OpenAI's interface.
 
 The engine shares its cores with the clients, so events are not parsed as JSON one by one: patterns count those of a
 whole read at once. Source of the format: https://html.spec.whatwg.org/multipage/server-sent-events.html, and the
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 _TOKEN = re.compile(
     rb'^data:[^\n]*"(?:text|content|reasoning|reasoning_content|arguments)":\s*"(?!")', re.MULTILINE
 )
-"""An event that holds text. The first of a chat holds a role, the last a reason, and either's text is empty."""
+"""An event that contains text. The first of a chat contains a role, the last a reason, and either's text is empty."""
 
 _BLANK = re.compile(rb'^data:[^\n]*"(?:text|content)":\s*"', re.MULTILINE)
 """An event that could hold text: of a token without any, such as a special one, its text is empty."""
@@ -24,7 +24,7 @@ _WHOLE = re.compile(
     rb'|^data:[^\n]*"choices":\s*\[\],[^\n]*"completion_tokens"',
     re.MULTILINE,
 )
-"""What only whole answers hold: the mark, the reason why they end, or the count after the last token."""
+"""What only complete answers contain: the end mark, the reason for the end, or the count after the last token."""
 
 _FAULT = re.compile(rb'^data: ?(\{\s*"(?:error"|object":\s*"error").{0,200})', re.MULTILINE)
 _USAGE = re.compile(rb'"completion_tokens":\s*(\d+)')
@@ -69,7 +69,7 @@ class AnswerStream:
         self._blanks = _Tally()
 
     def feed(self, data: bytes, at: float) -> None:
-        """Take what one read brought. An event counts once its line is whole."""
+        """Add the bytes of one read. An event counts once its line is complete."""
         self.status = self.status or data[:200].partition(b"\r\n")[0]
         self.tail = (self.tail + data)[-_KEEP:]
         lines, newline, rest = (self._rest + data).rpartition(b"\n")
@@ -78,7 +78,7 @@ class AnswerStream:
             self._read(lines, at)
 
     def end(self, at: float) -> None:
-        """The connection is closed: what is left is a line, too."""
+        """The connection is closed: what is left counts as a line."""
         self._read(self._rest, at)
         self._rest = b""
 
@@ -101,12 +101,12 @@ class AnswerStream:
 
     @property
     def done(self) -> bool:
-        """Whether the answer is whole."""
+        """Whether the answer is complete."""
         return self.done_at > 0
 
     @property
     def events(self) -> int:
-        """How many events held tokens: none of a whole answer whose tokens are not text, such as half characters."""
+        """Number of events with tokens: none in a complete answer of half characters, which are not text."""
         return self._seen.events
 
     @property
@@ -121,11 +121,11 @@ class AnswerStream:
 
     @property
     def tokens(self) -> int:
-        """Output tokens by the engine's own count; where it does not count, events."""
+        """Output tokens as the engine counts them; if it does not, the number of events."""
         return self.events if self._counted is None else self._counted
 
     def tpot_ms(self, ratio: float) -> float | None:
-        """Time per token after the first; `ratio` tokens make one event. None where it was not measured.
+        """Time per token after the first; `ratio` tokens make one event. None if it was not measured.
 
         The first event holds the first token, and one more event of the same read as many as any other. What came in
         one piece tells nothing of the time between tokens.

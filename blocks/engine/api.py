@@ -72,7 +72,7 @@ class EngineApi:
         except (KeyError, IndexError, TypeError, ValueError) as error:
             raise EngineError(f"{self.base_url} did not return a completion: {str(answer)[:200]}") from error
         if not isinstance(text, str) or completion.output_tokens < 1:
-            raise EngineError(f"{self.base_url} answered an empty completion to {prompt!r}")
+            raise EngineError(f"{self.base_url} returned an empty completion for {prompt!r}")
         return completion
 
     def metrics(self) -> dict[str, float]:

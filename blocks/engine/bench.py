@@ -37,7 +37,7 @@ _WARM_UP_S = 0.2
 
 
 class LoadSource(Protocol):
-    """What puts load on one engine: the built-in client, or another in its place."""
+    """A load generator for one engine: the built-in client, or another one."""
 
     def run(self, load: Load) -> LoadFigures:
         """As `LoadClient.run`."""
@@ -51,11 +51,11 @@ LoadBy = Callable[[str, str], LoadSource]
 
 @dataclass(frozen=True)
 class EngineBench:
-    """One engine in one environment. What is configured to use GPUs has its memory measured there.
+    """One engine in one environment. If it is configured to use GPUs, its memory there is measured.
 
-    An engine under load that sends no byte for `silence_s` hangs; one that broke off is given `dying_s` to be dead.
-    `load_by` makes what puts load on a batch size, from the engine's address and the model's name; the built-in
-    client does so where there is none, and warms up. Implements `tasks.batching.apply.ServingBench`.
+    An engine under load hangs if it sends no byte for `silence_s`. An engine that breaks off an answer has `dying_s`
+    to exit. `load_by` makes a load generator from the engine's address and the model's name; without it the built-in
+    client sends the load. The built-in client always warms up. Implements `tasks.batching.apply.ServingBench`.
     """
 
     engine: Engine
@@ -68,9 +68,10 @@ class EngineBench:
 
     @contextlib.contextmanager
     def serve(self, model: Path, config: ServingConfig, log: Path) -> Iterator[RunningEngine]:
-        """The engine, once it has completed a prompt; what it did to a request that failed inside is said.
+        """The running engine, once it has completed a prompt.
 
-        Raises as `blocks.engine.process.serve`, and `EngineStartError` where it was to use GPUs and does not.
+        If a request in the block fails because the engine died, the error says how it died. Raises the same errors as
+        `blocks.engine.process.serve`, and `EngineStartError` if the engine should use GPUs but does not.
         """
         command = self.engine.command(str(self.python), str(self.engine.server_worker), str(model), config)
         before = memory_unless_by_process(config.gpu_indices) if config.on_gpus else {}
@@ -91,9 +92,9 @@ class EngineBench:
                 yield served
 
     def decoding_speeds(self, served: RunningEngine, config: ServingConfig, window: int) -> tuple[float, ...]:
-        """Tokens/s of one stream, some runs after a warm-up, in requests of at most `window` tokens.
+        """Tokens/s of one stream, in several runs after a warm-up, with requests of at most `window` tokens.
 
-        Raises as `LoadClient.run`, past `silence_s` without a byte as well.
+        Raises the same errors as `LoadClient.run`.
         """
         client = self._client(served, config)
         warm_up, *loads = (
@@ -155,14 +156,14 @@ class EngineBench:
             )
 
     def _start_report(self, request: ProbeRequest) -> StartReport:
-        """What the engine said at its start of the GPUs that it uses."""
+        """What the engine logged at its start about the GPUs that it uses."""
         log = self.engine.card.start_log
         if log is None or not request.config.takes_a_share:
             return StartReport()
         return log.read(request.log.read_text(errors="replace"))
 
     def _preempted(self, served: RunningEngine) -> int | None:
-        """Sequences that the engine has preempted so far; None where it does not count them."""
+        """Sequences that the engine has preempted so far; None if it does not count them."""
         metrics = self.engine.card.metrics
         if metrics is None or metrics.preemptions is None:
             return None
@@ -189,7 +190,7 @@ class EngineBench:
 
 @contextlib.contextmanager
 def _watching(served: RunningEngine) -> Iterator[None]:
-    """A dead engine says more than the connection that broke with it."""
+    """If a request fails because the engine died, raise how it died: that says more than the broken connection."""
     try:
         yield
     except (EngineError, CommandError) as error:
@@ -198,7 +199,7 @@ def _watching(served: RunningEngine) -> Iterator[None]:
 
 
 def check_gpu(served: RunningEngine) -> None:
-    """Raise `EngineStartError` for an engine that was told to use GPUs and silently runs on the processor."""
+    """Raise `EngineStartError` for an engine that was told to use GPUs and silently runs on the CPU."""
     if not gpu_bytes_of(command_pids(served.guard_pid), served.gpu_memory_before):
         raise EngineStartError(
             "the engine uses no GPU memory: it runs on the CPU",
@@ -207,7 +208,7 @@ def check_gpu(served: RunningEngine) -> None:
 
 
 def _watch(served: RunningEngine, config: ServingConfig) -> AbstractContextManager[GpuUse]:
-    """A GPU's trouble is none of an engine's that does not use it."""
+    """Watch the GPUs if the engine uses them; other engines are not affected by a GPU that fails."""
     if not config.on_gpus:
         return contextlib.nullcontext(GpuUse())
     return watch_gpus(partial(command_pids, served.guard_pid), before=served.gpu_memory_before)

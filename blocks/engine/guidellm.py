@@ -1,4 +1,4 @@
-"""guidellm as a load generator: a child process in an environment of its own, spoken to by its report."""
+"""guidellm as a load generator: a child process in its own environment, whose report is read."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ class Guidellm:
     target: Target
 
     def run(self, load: Load) -> LoadFigures:
-        """As `LoadClient.run`. Raises `CommandError` where guidellm itself fails.
+        """As `LoadClient.run`. Raises `CommandError` if guidellm itself fails.
 
-        guidellm ends at a time and not when every client was answered: where the engine needs longer, it runs again.
+        guidellm ends at a time and not when every client was answered: if the engine needs longer, it runs again.
         """
         while True:
             report = self._report(load)
@@ -49,7 +49,7 @@ class Guidellm:
                 load = load.model_copy(update={"max_s": longer})
 
     def run_open(self, load: OpenLoad) -> tuple[LoadFigures, tuple[Wait, ...]]:
-        """As `LoadClient.run_open`. Raises `CommandError` where guidellm itself fails."""
+        """As `LoadClient.run_open`. Raises `CommandError` if guidellm itself fails."""
         return open_figures(self._report(load))
 
     def _report(self, load: Load | OpenLoad) -> GuidellmReport:

@@ -1,4 +1,4 @@
-"""A load generator for `/v1/completions`: many streaming clients in one thread, at little cost to the processor.
+"""A load generator for `/v1/completions`: many streaming clients in one thread, which use little CPU time.
 
 The engine shares its cores with these clients, so answers are not parsed token by token (`answer_stream.py`).
 """
@@ -34,9 +34,9 @@ _POLL_S = 0.02
 
 @dataclass
 class _Exchange(asyncio.Protocol):
-    """One request on a connection of its own; times are monotonic seconds.
+    """One request on a connection of its own; times are seconds of the monotonic clock.
 
-    `wanted` is when it was to be sent, where that is not when it was. `heard` is when the last byte came.
+    In an open loop, `wanted` is when the request should have been sent. `heard` is when the last byte arrived.
     """
 
     request: bytes
@@ -68,21 +68,21 @@ class _Exchange(asyncio.Protocol):
 
     @property
     def events(self) -> int:
-        """Events that held tokens."""
+        """Number of events with tokens in them."""
         return self.answer.events
 
     @property
     def done(self) -> bool:
-        """Whether the answer is whole."""
+        """Whether the answer is complete."""
         return self.answer.done
 
     @property
     def ttft_ms(self) -> float:
-        """Time to the first token: from when the request was to be sent, so that a late one hides no waiting."""
+        """Time to the first token, from when the request should have been sent: a late start counts as waiting."""
         return (self.answer.first - (self.wanted or self.sent)) * 1000
 
     def check(self, address: str) -> None:
-        """Raise `EngineError` unless this was a whole streamed answer with at least one token."""
+        """Raise `EngineError` unless this was a complete streamed answer with at least one token."""
         answer = self.answer
         if not answer.status:
             raise EngineError(f"{address} closed the connection without an answer")
@@ -96,7 +96,7 @@ class _Exchange(asyncio.Protocol):
 
 
 class LoadClient:
-    """Clients of one engine. `pool` are ids of ordinary tokens, or words, from which prompts are drawn."""
+    """Clients of one engine. Prompts are drawn from `pool`: ids of ordinary tokens, or words."""
 
     def __init__(self, base_url: str, model: str, pool: Pool, body: Body = ask_in_tokens) -> None:
         parts = urlsplit(base_url)
@@ -112,16 +112,16 @@ class LoadClient:
     def run(self, load: Load) -> LoadFigures:
         """Load the engine in a closed loop and measure.
 
-        Raises `EngineError` for any request that is not answered whole, `EngineHungError` for one on which no byte
-        comes, `EngineSlowError` past `load.timeout_s`.
+        Raises `EngineError` if any request gets no complete answer, `EngineHungError` if one gets no byte for
+        `load.silence_s`, `EngineSlowError` after `load.timeout_s`.
         """
         return asyncio.run(self._run(load))
 
     def run_open(self, load: OpenLoad) -> tuple[LoadFigures, tuple[Wait, ...]]:
-        """Load the engine in an open loop and measure. Also gives how long each request waited.
+        """Load the engine in an open loop and measure. Also returns how long each request waited.
 
-        What has no first token at the end has waited until then, and counts so. Raises as `run` does; as requests
-        may queue, the engine hangs only when no byte comes on any.
+        A request without a first token counts as having waited until the end. Raises the same errors as `run`; as
+        requests may queue, the engine only counts as hung if no request gets a byte.
         """
         return asyncio.run(self._run_open(load))
 
@@ -162,7 +162,7 @@ class LoadClient:
         tasks = [asyncio.create_task(send(at)) for at in times]
 
         def quiet(now: float) -> float:
-            """Since any byte came; queued requests wait while others are answered."""
+            """Seconds since the last byte of any answer: queued requests wait while others are answered."""
             pending = _pending(exchanges)
             heard = max((one.heard for one in exchanges), default=0.0)
             return now - max(heard, min(one.sent for one in pending)) if pending else 0.0
@@ -195,7 +195,7 @@ class LoadClient:
         quiet: Callable[[float], float],
         over: Callable[[float], bool],
     ) -> float:
-        """Let tasks send until it is over; the seconds that this took. Nothing is open afterwards."""
+        """Let the tasks send until `over`; returns the seconds that this took. All connections are closed then."""
         start = time.monotonic()
         try:
             while not over(time.monotonic() - start):
@@ -217,16 +217,16 @@ class LoadClient:
                 exchange.close()
 
     def _overdue(self, load: Prompts, exchanges: Sequence[_Exchange]) -> EngineError:
-        """Bytes without a token do not count as a slow answer."""
+        """The error after the time limit. An answer of bytes without a token is not just slow."""
         for one in _pending(exchanges):
             if one.heard and not one.events:
                 return EngineError(
                     f"{self._address} streams chunks without a token: {one.answer.tail[-80:]!r}"
                 )
-        return EngineSlowError(f"{self._address} was not done within {load.timeout_s:g} s")
+        return EngineSlowError(f"{self._address} did not finish within {load.timeout_s:g} s")
 
     async def _ask(self, exchange: _Exchange) -> None:
-        """Send a request and wait for the whole answer."""
+        """Send a request and wait for the complete answer."""
         loop = asyncio.get_running_loop()
         try:
             await loop.create_connection(lambda: exchange, self._host, self._port)
@@ -236,7 +236,7 @@ class LoadClient:
         exchange.check(self._address)
 
     def requests(self, load: Prompts, number: int) -> Iterator[bytes]:
-        """What client `number` asks, without end: no two prompts of a load alike, so that no cache answers."""
+        """An endless series of prompts for client `number`. No two prompts are equal, so no cache can answer."""
         draw = random.Random(f"{load.seed} {number}")
         while True:
             yield self._request(load, draw)
@@ -266,14 +266,20 @@ def _enough(load: Load, exchanges: Sequence[Sequence[_Exchange]], seconds: float
 
 
 def _tokens_per_event(exchanges: Sequence[_Exchange]) -> float:
-    """A token that ends inside a character makes no event: the engine's counts of whole answers say how many do."""
+    """Tokens per event, from the engine's own counts of complete answers.
+
+    It is above 1 because a token that ends inside a character makes no event.
+    """
     whole = [exchange for exchange in exchanges if exchange.events and exchange.done]
     events = sum(exchange.events for exchange in whole)
     return sum(exchange.answer.tokens for exchange in whole) / events if events else 1.0
 
 
 def _answered(own: Sequence[_Exchange], ratio: float) -> tuple[float, float]:
-    """Tokens of one client's whole answers and the seconds until the last of them; else of what it had so far."""
+    """Tokens of one client's complete answers, and the seconds until the last of them.
+
+    For a client without a complete answer, the same of what it has received.
+    """
     counted = [one for one in own if one.done] or [one for one in own if one.events]
     last = max((one.answer.last for one in counted), default=own[0].sent)
     tokens = sum(one.answer.tokens if one.done else ratio * one.events for one in counted)
@@ -288,17 +294,17 @@ def _figures(
     *,
     end: float | None = None,
 ) -> LoadFigures:
-    """Figures of a run; where it has an `end`, requests without a token have waited until then."""
+    """Figures of a run. If `end` is given, requests without a token count as having waited until then."""
     begun = [exchange for exchange in exchanges if exchange.events]
     ttft = [exchange.ttft_ms for exchange in begun]
     if end is not None:
         waiting = [exchange for exchange in exchanges if not exchange.events and not exchange.done]
         ttft += [(end - exchange.wanted) * 1000 for exchange in waiting]
-    # Of an open loop the answers that were cut off are the slowest ones; of a closed loop they are the last ones.
+    # In an open loop the answers that were cut off are the slowest ones, in a closed loop only the last ones.
     counted = begun if end is not None else [one for one in begun if one.done] or begun
     tpot = [found for one in counted if (found := one.answer.tpot_ms(ratio)) is not None]
     if all(one.events < 2 for one in begun):
-        raise EngineError("the engine streams no tokens: each answer came in one piece")
+        raise EngineError("the engine does not stream tokens: each answer came in one piece")
     return figures_of(
         requests=len(begun), seconds=seconds, tokens_per_s=tokens_per_s, ttft_ms=ttft, tpot_ms=tpot
     )

@@ -33,7 +33,7 @@ _STOCK = " ".join(
 
 
 def ask_in_tokens(model: str, prompt: Sequence[Any], tokens: int) -> dict[str, Any]:
-    """As vLLM and llama.cpp take it: a prompt is ids of tokens."""
+    """A request as vLLM and llama.cpp accept it: the prompt is a list of token ids."""
     return {
         "model": model,
         "prompt": list(prompt),
@@ -46,7 +46,7 @@ def ask_in_tokens(model: str, prompt: Sequence[Any], tokens: int) -> dict[str, A
 
 
 def ask_in_text(model: str, prompt: Sequence[Any], tokens: int) -> dict[str, Any]:
-    """As Transformers serve takes it, which refuses unknown fields, and sends no mark at the end."""
+    """A request as Transformers serve accepts it: it refuses unknown fields, and sends no end mark."""
     length = {"min_new_tokens": tokens, "max_new_tokens": tokens, "do_sample": False}
     return {
         "model": model,

@@ -1,4 +1,4 @@
-"""The tokens of a text, by an engine's own HTTP interface."""
+"""Tokenize a text through an engine's own HTTP interface."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tasks.core.errors import EngineError
 
 @dataclass(frozen=True)
 class Token:
-    """One token; `whole` unless it begins or ends inside a character, which no grammar can force."""
+    """One token. `whole` is false if it begins or ends inside a character: no grammar can force such a token."""
 
     id: int
     whole: bool
@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 
 class Tokenize(Protocol[T]):
-    """The tokens of a text; with `add_special` also those that the model puts around every text."""
+    """A function that tokenizes a text; `add_special` includes the tokens that the model puts around every text."""
 
     def __call__(self, text: str, /, *, add_special: bool = False) -> list[T]: ...
 
@@ -34,11 +34,11 @@ def llama_cpp_tokens(api: EngineApi, text: str, *, add_special: bool = False) ->
 
 
 def vllm_tokens(api: EngineApi, model: str, text: str, *, add_special: bool = False) -> list[int]:
-    """The tokens of `text` under vLLM, which serves the model by that name. Raises `EngineError`."""
+    """The tokens of `text` under vLLM, which serves the model under the name `model`. Raises `EngineError`."""
     return _tokens(api, {"model": model, "prompt": text, "add_special_tokens": add_special}, int)
 
 
-def beginning(tokenize: Tokenize[T]) -> list[T]:
+def text_prefix(tokenize: Tokenize[T]) -> list[T]:
     """What the model puts before every text: its begin-of-text token, or nothing."""
     plain, special = tokenize("a"), tokenize("a", add_special=True)
     return special[: len(special) - len(plain)] if special[-len(plain) :] == plain else []

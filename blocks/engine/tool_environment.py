@@ -37,7 +37,7 @@ def tool_python(
 def lock_tool(requirements: Sequence[str], settings: Settings, *, name: str, torch_backend: str) -> Locked:
     """The existing lock, or a new one.
 
-    Torch comes in the build `torch_backend` names; from pip's own folder of wheels where it has one. Raises what the
+    Torch comes in the build `torch_backend` names; from pip's own folder of wheels if it has one. Raises what the
     environment stage raises, and `WrongUseError` if the requirements do not go together.
     """
     locked = environments.lock(_request(requirements, torch_backend), _tool(), settings)

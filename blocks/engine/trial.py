@@ -1,4 +1,4 @@
-"""Runs code inside an environment: workers, and the engine itself."""
+"""Run code with an environment's Python: worker scripts, and the engine itself."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _ALIVE_TIMEOUT_S = 30.0
 
 @dataclass(frozen=True)
 class FirstCompletion:
-    """What an engine answered first; `start_s` counts from process start to the first token."""
+    """An engine's first completion; `start_s` is the time from the start of its process."""
 
     start_s: float
     text: str
@@ -26,7 +26,7 @@ class FirstCompletion:
 
 
 class EnvironmentTrial:
-    """Child processes of an environment's Python, isolated from this process's own packages."""
+    """Start an environment's Python in child processes, isolated from this process's own packages."""
 
     @property
     def has_gpu(self) -> bool:

@@ -1,7 +1,7 @@
-"""Great Expectations' own page on checked tables, as one file that needs no network.
+"""Great Expectations' own page about the checked tables, as one file that works without a network.
 
-Sections and cells come from its renderers and templates. Its page template loads styles and icons from five
-hosts, and without them does not show what holds and what does not; ours contains the few styles that are used.
+Its renderers and templates make the sections and cells. Its page template loads styles and icons from five hosts;
+without them the page does not show which expectations are met. Our template contains the few styles that are used.
 """
 
 from __future__ import annotations
@@ -35,6 +35,6 @@ def render(validator: Validator, checks: Mapping[str, ContractResult], facts: Ma
 
 
 def _table(name: str, document: Any, check: ContractResult) -> dict[str, Any]:
-    """One table, without the overview, which its heading replaces."""
+    """One table, with our heading instead of the overview."""
     sections = document.to_json_dict()["sections"][1:]
     return {"name": name, "sections": sections, "check": check}

@@ -61,7 +61,7 @@ def fingerprint_here() -> str:
 
 
 def container_of(environment: Mapping[str, str], root: Path = Path("/")) -> str | None:
-    """The kind of container that this process runs in, by the marks that each leaves; None outside one.
+    """The kind of container that this process runs in, judged from the marks of each kind; None outside a container.
 
     A virtual machine made from an image keeps the mark of the engine that built it. The difference is that container
     engines mount their own `/etc/hosts` and `/etc/resolv.conf` over the image's.

@@ -35,7 +35,7 @@ class ForeignLoad:
         """From 0 to 1, for the last work; None before the first measurement."""
 
     def over(self, work: Callable[[], R]) -> R:
-        """Do the work and measure meanwhile."""
+        """Do the work, and measure the host's other load while it runs."""
         before = self._read()
         try:
             return work()

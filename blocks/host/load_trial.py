@@ -33,12 +33,12 @@ class LoadTrial:
         return self.python is not None
 
     def make_cold(self, files: Sequence[Path]) -> None:
-        """Take the files out of the page cache. Raises `SlipwayError` where they stay in it."""
+        """Take the files out of the page cache. Raises `SlipwayError` if they stay in it."""
         for file in files:
             page_cache.evict(file)
 
     def load(self, loader: Loader, files: Sequence[Path], *, digest: bool) -> Load:
-        """Load them once. Raises `CommandError` where the loader fails."""
+        """Load them once. Raises `CommandError` if the loader fails."""
         python = [str(self.python), "-I"] if loader in LIBRARIES else [sys.executable, "-I", "-S"]
         options = {"--digest": digest, "--huge-pages": not page_cache.gives_memory_back()}
         chosen = [option for option, wanted in options.items() if wanted]

@@ -1,4 +1,4 @@
-"""Reports of NVIDIA's own programs and kernel module: nvidia-smi, nvcc, `/proc/driver/nvidia`."""
+"""What NVIDIA's own programs and kernel module report: nvidia-smi, nvcc, `/proc/driver/nvidia`."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ def read_nvidia_smi() -> SmiReading | None:
 
 
 def parse_nvidia_smi(banner: Finished, listing: Finished) -> SmiReading:
-    """Read the banner under its old labels (Driver Version, CUDA Version) and its new ones of driver 610 on
-    (KMD Version, CUDA UMD Version), and the list of GPUs."""
+    """Read the banner and the list of GPUs. The banner's labels are Driver Version and CUDA Version; from driver
+    610 on, KMD Version and CUDA UMD Version."""
     fault = next((_last_line(done) for done in (banner, listing) if done.code != 0), None)
     return SmiReading(
         driver=_first(_DRIVER, banner.stdout),
@@ -53,7 +53,7 @@ def parse_nvidia_smi(banner: Finished, listing: Finished) -> SmiReading:
 
 
 def read_nvcc() -> str | None:
-    """Version of the CUDA toolkit by `$CUDA_HOME/bin/nvcc`, then by nvcc on PATH; None without one."""
+    """Version of the CUDA toolkit, from `$CUDA_HOME/bin/nvcc` or else from nvcc on PATH; None if neither answers."""
     home = os.environ.get("CUDA_HOME")
     in_home = shutil.which(str(Path(home) / "bin" / "nvcc")) if home else None
     for program in filter(None, (in_home, shutil.which("nvcc"))):
@@ -76,7 +76,7 @@ def read_kernel_module(
 ) -> KernelReading:
     """Version of the loaded kernel module and the GPUs that it drives; empty if it is not loaded.
 
-    A container may see `/sys` but not `/proc/driver`, or neither: masked parts count as absent.
+    A container may see `/sys` but not `/proc/driver`, or neither. A part that it cannot see counts as absent.
     """
     version = parse_kernel_module(text_of(root / "version")) or _whole_version(text_of(module))
     try:
@@ -106,7 +106,7 @@ def _whole_version(text: str) -> str | None:
 
 
 def text_of(file: Path) -> str:
-    """What a file of the kernel says; nothing where it is not there."""
+    """The text of a kernel file; empty if it cannot be read."""
     try:
         return file.read_text(errors="replace")
     except OSError:

@@ -1,4 +1,4 @@
-"""The page cache: what it holds of a file, how to evict a file, and how much more fits."""
+"""The page cache: how much of a file is in it, how to evict a file, and how much more fits."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class _Counts(ctypes.Structure):
 class Mapping:
     """Some bytes of a file, mapped for reading. `start` is a multiple of the page size. Raises `OSError`.
 
-    Through the C library, because Python's `mmap` holds the interpreter's lock while the kernel reads.
+    This calls the C library, because Python's `mmap` does not release the GIL while the kernel reads.
     """
 
     def __init__(self, handle: int, start: int, size_bytes: int) -> None:
@@ -70,7 +70,7 @@ class Mapping:
             raise _error()
 
     def cached_pages(self) -> int:
-        """Pages of it in the page cache. Raises `OSError`."""
+        """Number of its pages in the page cache. Raises `OSError`."""
         states = ctypes.create_string_buffer(-(-self._size // mmap.PAGESIZE))
         if libc.mincore(self._address, self._size, states):
             raise _error()
@@ -134,7 +134,7 @@ def gives_memory_back() -> bool:
 
 
 def _rooms() -> list[int]:
-    """What is left in each control group (version 2) of this process, bytes."""
+    """The memory that each control group (version 2) of this process has left, bytes."""
     own = next((line[3:] for line in _read("/proc/self/cgroup").splitlines() if line.startswith("0::")), "/")
     folder = _CGROUPS / own.strip("/")
     rooms = []

@@ -65,7 +65,7 @@ class Prefetcher:
                 pieces = [piece for file in _files(paths) for piece in self._pieces(_open(stack, file))]
                 done.why_not = why_not(sum(piece.missing_bytes for piece in pieces), available_bytes())
                 if pieces and not done.why_not:
-                    stack.enter_context(self._beside(pieces, done))
+                    stack.enter_context(self._in_threads(pieces, done))
                 else:
                     done.ended.set()
             except OSError as error:
@@ -85,7 +85,7 @@ class Prefetcher:
                 yield _Piece(handle, start, size, missing)
 
     @contextlib.contextmanager
-    def _beside(self, pieces: Sequence[_Piece], done: Prefetched) -> Iterator[None]:
+    def _in_threads(self, pieces: Sequence[_Piece], done: Prefetched) -> Iterator[None]:
         crew = _Crew(pieces, done, huge_pages=self._huge_pages)
         threads = [
             threading.Thread(target=crew.work, name="slipway-prefetch", daemon=True)

@@ -1,4 +1,4 @@
-"""The recorder of this host's stages."""
+"""The recorder of the stages that run on this host."""
 
 from __future__ import annotations
 
@@ -11,5 +11,5 @@ from tasks.core.stage import Artifact, Recorder, publish_nowhere
 
 
 def open_recorder(settings: Settings, publish: Callable[[Artifact], None] = publish_nowhere) -> Recorder:
-    """Records go to the store that the settings name; a result holds for hosts like this one."""
+    """A recorder that writes to the store in the settings. Hosts with this host's fingerprint can use its results."""
     return Recorder(settings, open_record_store(settings), fingerprint_here(), publish)

@@ -1,4 +1,4 @@
-"""A lock as a bill of materials: CycloneDX 1.6 in JSON, by the CycloneDX library."""
+"""A lock as a bill of materials: CycloneDX 1.6 in JSON, made with the CycloneDX library."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is wrong with an environment: by its metadata, its files, a run of it, and what is known of its packages."""
+"""Find what is wrong with an environment, from its metadata and files, a run of it, and facts about its packages."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tasks.environment.proof import Checker, Trial, check, prove
 
 
 def inspect_environment(python: Path, checker: Checker, trial: Trial) -> tuple[Checked, Proof]:
-    """The conflicts of the environment of that Python, and the proof of the engine that it holds, else of what
+    """The conflicts of the environment of that Python, and the proof of the engine in it, else of what
     nothing else in it requires."""
     checked = check(python, checker, trial)
     required = {canonicalize_name(edge.package) for edge in checked.dependencies}

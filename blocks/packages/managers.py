@@ -1,4 +1,4 @@
-"""Managers of environments on this machine, by their name in a spec."""
+"""The environment managers of this machine, by their names in a spec."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Install packages into a folder for an image, with uv: from its cache, verified by the lock's hashes."""
+"""Install packages into a folder for an image, with uv: from its cache, checked against the lock's hashes."""
 
 from __future__ import annotations
 

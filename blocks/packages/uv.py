@@ -51,7 +51,7 @@ def compile_arguments(request: LockRequest, requirements: str) -> list[str]:
 
 
 def source_arguments(request: LockRequest) -> list[str]:
-    """Where packages come from: only a folder of wheels, or an index; for torch the index of its build."""
+    """Where packages come from: only a folder of wheels, or an index, and for torch the index of its build."""
     backend = ["--torch-backend", request.torch_backend] if request.torch_backend else []
     return ["--no-index", "--find-links", str(request.wheels)] if request.wheels else backend
 
@@ -120,7 +120,7 @@ class Uv:
         return False
 
     def resolve(self, request: LockRequest, scratch: Path) -> str | Refusal:
-        """Pins with hashes, or the refusal. Raises `NetworkError`, `NotFoundError` without the folder of wheels."""
+        """Pins with hashes, or the refusal. Raises `NetworkError`, `NotFoundError` if a folder is missing."""
         _check_wheels(request)
         requirements = scratch / "requirements.in"
         requirements.write_text("".join(f"{line}\n" for line in request.requirements))
@@ -155,11 +155,11 @@ class Uv:
         )
 
     def install(self, locked: Locked, folder: Path, final: Path) -> Path:
-        """A virtual environment with exactly the lock's packages, from uv's cache alone if there is no
-        network. It may be renamed to anything.
+        """Make a virtual environment in `folder` with exactly the lock's packages; returns its Python.
 
-        Raises `MissingToolError` without the Python, `NetworkError` if the cache does not hold all of it,
-        `NotFoundError` without the folder of wheels, `DiskFullError`.
+        Without a network, packages come from uv's cache alone. The folder may be renamed afterwards. Raises
+        `MissingToolError` if the Python version is not installed, `NetworkError` if the cache lacks a package,
+        `NotFoundError` if the folder of wheels is missing, and `DiskFullError`.
         """
         _check_wheels(locked.request)
         done = self._run(venv_arguments(folder, self.find_python(locked.request.python)))

@@ -1,4 +1,4 @@
-"""uv's messages as values and faults: a refusal is a value, everything else is a fault. Pure."""
+"""Read uv's messages: a refusal to resolve becomes a value, every other failure an exception. Pure."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tasks.core.errors import CommandError, DiskFullError, NetworkError, Slipway
 from tasks.environment.models import Conflict, Refusal
 
 _REFUSED = "No solution found when resolving"
-# A resolver without access to the index finds no solution either: these hints distinguish the two.
+# A resolver that cannot reach the index also reports that there is no solution, with one of these hints.
 _KEPT_OUT = re.compile(r"network was disabled|could not be queried|returned a 40[13]")
 _UNREACHABLE = re.compile(
     r"error sending request|dns error|tcp connect error|operation timed out"
@@ -36,7 +36,7 @@ _COMPLAINT = re.compile(r"The package `([^`]+)` (.*)")
 
 
 def fault(doing: str, stderr: str, code: int) -> SlipwayError:
-    """The fault behind uv's exit status `code` and its output, which are not a refusal."""
+    """The exception for uv's exit status `code` and its output, if that is not a refusal."""
     tail = last_lines(stderr)
     if says_disk_full(stderr):
         return DiskFullError(
@@ -46,8 +46,8 @@ def fault(doing: str, stderr: str, code: int) -> SlipwayError:
         )
     if "Hash mismatch" in stderr:
         return SlipwayError(
-            f"a package does not have the hash in the lock, while {doing}",
-            fix="the package or the lock was changed: make the lock again and compare",
+            f"the hash of a package differs from the lock while {doing}",
+            fix="someone changed the package or the lock: make the lock again, and compare the two locks",
             detail=tail,
         )
     if _KEPT_OUT.search(stderr) or _UNREACHABLE.search(stderr):
@@ -73,7 +73,7 @@ def refusal(stderr: str, code: int) -> Refusal | None:
 
 
 def demands(explanation: str) -> tuple[Conflict, ...]:
-    """What requires what in the resolver's explanation, without its own conclusions."""
+    """Which package requires what, from the resolver's explanation, without the resolver's conclusions."""
     text = re.sub(r"we can conclude that.*?(?=And because|$)", " ", _joined(explanation), flags=re.DOTALL)
     text = _ANY_OF.sub(lambda match: _from_first_to_last(match[1].split()), _MARKER.sub("", text))
     found = [(match[2], match[1]) for match in _DEPENDS.finditer(text)]
@@ -86,7 +86,7 @@ def demands(explanation: str) -> tuple[Conflict, ...]:
 
 
 def _from_first_to_last(ranges: list[str]) -> str:
-    """`a>=1,<2 a>2,<3` as `a>=1,<3`: gaps in between do not help a reader."""
+    """`a>=1,<2 a>2,<3` as `a>=1,<3`: readers do not need the gaps."""
     first, last = ranges[0].split(","), ranges[-1].split(",")
     return ranges[0] if len(ranges) == 1 else ",".join([first[0], *last[1:]])
 
@@ -121,6 +121,6 @@ def _first(stderr: str) -> str:
 
 
 def _deepest(stderr: str) -> str:
-    """The last cause that uv names, which is the operating system's message."""
+    """The last cause in uv's output, which is the operating system's message."""
     causes = [line for line in stderr.splitlines() if line.lstrip().startswith(("cause:", "hint:"))]
     return _LABEL.sub("", causes[-1]).strip() if causes else _first(stderr)

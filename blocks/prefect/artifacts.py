@@ -44,7 +44,7 @@ def publish(artifact: Artifact) -> None:
             markdown=redacted(f"{artifact.markdown.rstrip()}\n\n---\n\n{where}\n"),
             description=redacted(artifact.description),
         )
-        return cast(UUID, made)  # a coroutine only where it is awaited
+        return cast(UUID, made)  # a coroutine only if it is awaited
 
     _shown(stage, show)
 

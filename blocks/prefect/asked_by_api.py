@@ -34,8 +34,8 @@ def is_asked_by_api() -> bool:
     return run is not None and run.deployment_id is not None
 
 
-def hold_to_list(programs: Iterable[Program], own: Iterable[str] = _OWN) -> None:
-    """Raise `WrongUseError` if this run was requested by API and would start something that is not on the list.
+def check_programs(programs: Iterable[Program], own: Iterable[str] = _OWN) -> None:
+    """Raise `WrongUseError` if this run was requested through the API and would start something not on the list.
 
     `own` are the folders of the home that need not be on it.
     """

@@ -33,7 +33,7 @@ NOTIFICATION_BLOCK = "slipway"
 """Name of the notification blocks that send them, of any type that Prefect has."""
 
 _OLD_NAME = "slipway"
-"""Of every deployment, up to November 2026."""
+"""The name of every deployment, up to November 2026."""
 
 _MESSAGE = """\
 {{ flow_run.name }}: {{ flow_run.state.name }}

@@ -1,7 +1,6 @@
-"""The local server's SQLite file: closed to other users, and set aside if it is damaged (docs/adr/0081).
+"""The local server's SQLite file: private to its user, and renamed if it is damaged (docs/adr/0081).
 
-It shows what ran; Slipway's decisions use the records. So damage costs only the list of past runs, and must
-not prevent a deploy.
+It only lists past runs; Slipway's decisions use the records. So damage must not prevent a deploy.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from tasks.core.settings import Settings
 _COMPANIONS = ("", "-wal", "-shm", "-journal")
 _DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 _CHECK_LIMIT_BYTES = 256 << 20
-"""Up to this size all pages are checked (0.5 s); beyond, only the header."""
+"""Files up to this size are checked completely (0.5 s); of larger ones, only the header."""
 
 _OPEN_RUN = """SELECT 1 FROM flow_run, json_each(flow_run.tags) AS tag
 WHERE flow_run.state_type IN ('PENDING', 'RUNNING') AND tag.value = ? LIMIT 1"""
@@ -33,10 +32,9 @@ def database_file(settings: Settings) -> Path:
 
 
 def ready_database(settings: Settings) -> None:
-    """Make sure that a server can start: with a good file, or none. Call before a server starts.
+    """Make sure that the database is sound or absent. Call this before a server starts.
 
-    A damaged file is renamed and reported. Raises a `SlipwayError` that names a path that cannot be read or is not a
-    file.
+    A damaged file is renamed and reported. Raises `SlipwayError` if the path cannot be read or is not a file.
     """
     make_private_folder(settings.prefect_home)
     file = database_file(settings)
@@ -48,13 +46,13 @@ def ready_database(settings: Settings) -> None:
                 f"{file} is damaged ({reason}): moved to {aside.name}, past runs are no longer shown",
             )
         for companion in _files(file):
-            with contextlib.suppress(FileNotFoundError):  # a server that ends removes its journals
+            with contextlib.suppress(FileNotFoundError):  # a server removes its journals when it ends
                 companion.chmod(PRIVATE_FILE)
 
 
 @contextlib.contextmanager
 def hold_database(settings: Settings) -> Iterator[None]:
-    """No other command sets the file aside or makes one meanwhile."""
+    """Keep other commands from renaming or creating the file while the block runs."""
     with file_lock(settings.leases / "prefect-database.lock", wait=True, holder="Prefect's database"):
         yield
 
@@ -62,11 +60,11 @@ def hold_database(settings: Settings) -> Iterator[None]:
 def check_database_in_use(settings: Settings) -> None:
     """Raise `SlipwayError` if the file of a running server is gone or damaged."""
     file = database_file(settings)
-    reason = damage(file) if file.is_file() and file.stat().st_size else "its content is gone"
+    reason = damage(file) if file.is_file() and file.stat().st_size else "missing or empty"
     if reason:
         raise SlipwayError(
             f"the local Prefect server cannot work: its database {file} is damaged ({reason})",
-            fix="restart the server, which sets the file aside: slipway up",
+            fix="restart the server, which moves the file away and creates a new one: slipway up",
         )
 
 
@@ -100,9 +98,9 @@ def damage(file: Path) -> str | None:
 
 
 def has_open_run(settings: Settings, tag: str) -> bool:
-    """Whether a run with that tag goes on by the file's account, as of one that was killed; also where none can tell.
+    """Whether the database lists a run with this tag as pending or running; also true if the database cannot be read.
 
-    Without a server: only to end such a run, one has to be started.
+    Such a run may have been killed. This reads the file, so no server has to be started unless there is such a run.
     """
     file = database_file(settings)
     if not file.exists():

@@ -31,7 +31,7 @@ def worst_of_every_service(check: Callable[[str], Outcome[Any] | None]) -> Outco
             faults[name] = error
     still_running = _names(services)
     for name, fault in faults.items():
-        if name in still_running:  # a service that was stopped meanwhile need not be checked
+        if name in still_running:  # a service that has been stopped since need not be checked
             raise fault
     if not outcomes:
         show_state("Nothing to check", "no service runs on this host")

@@ -43,4 +43,4 @@ def forget_quiet_runs(stage: StageName) -> None:
                 except ObjectNotFound:
                     continue
     except (PrefectException, httpx.HTTPError) as error:
-        say(stage, f"runs of earlier looks stay in Prefect's list: {error}")
+        say(stage, f"could not remove the runs of earlier checks from Prefect's list: {error}")

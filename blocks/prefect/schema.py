@@ -1,6 +1,6 @@
 """The empty database of Prefect's server. Its migrations take seconds to make one; from their result it takes none.
 
-After an upgrade of Prefect, `python -m blocks.prefect.schema` writes `schema.sql` anew; a test fails until then.
+After an upgrade of Prefect, `python -m blocks.prefect.schema` writes `schema.sql` again; a test fails until then.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ ANSWER_TIMEOUT_S = 30.0
 _POLL_S = 0.05
 
 ANOTHER_PORT = "choose another port: slipway down, then: slipway up --port N"
-"""The way out where another user's program has the port of `slipway up`."""
+"""The suggested fix if another user's program has the port of `slipway up`."""
 
 _DATABASE = ("PREFECT_SERVER_DATABASE_CONNECTION_URL", "PREFECT_API_DATABASE_CONNECTION_URL")
 """Prefect's settings that name its database."""
@@ -174,7 +174,7 @@ def wait_until_it_answers(
 ) -> None:
     """Wait for a server that was just started. Raises `SlipwayError` with the end of its log.
 
-    Raises `AccessError` with `taken_fix` where another user's program took the port meanwhile.
+    Raises `AccessError` with `taken_fix` if another user's program has taken the port.
     """
     deadline = time.monotonic() + START_TIMEOUT_S
     while not answers(url):

@@ -42,7 +42,7 @@ _HOLD_SLOTS = [*_ALIVE, StateType.CANCELLING]
 
 
 _NO_PARENT = FlowRunFilterParentTaskRunId(is_null_=True)
-"""Of runs that are not a stage of another run."""
+"""The filter for runs that are not a stage of another run."""
 
 
 @contextmanager

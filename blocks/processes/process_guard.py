@@ -52,7 +52,8 @@ def main() -> int:
     except OSError as error:
         print(f"cannot run {sys.argv[1]}: {error.strerror}", file=sys.stderr)
         return 127
-    for handle in handed_down:  # they are the command's alone: a closed port must not go on to accept here
+    # Only the command uses these: the guard must not keep a port open that the command has closed.
+    for handle in handed_down:
         with contextlib.suppress(OSError):
             os.close(handle)
     for number in early:

@@ -51,12 +51,12 @@ def print_anything() -> None:
             reconfigure(errors="replace")
 
 
-def mend(environ: MutableMapping[str, str]) -> Iterator[str]:
+def repair_variables(environ: MutableMapping[str, str]) -> Iterator[str]:
     """Exempt the loopback from proxies, and remove values that no client can use; one message for each."""
     changes = plan_proxies(environ)
     environ.update(changes.set_to)
     for name in changes.unusable:
-        del environ[name]  # its value is not shown: it may hold a password
+        del environ[name]  # its value is not shown: it may contain a password
         yield f"{name} is not a proxy's address and is ignored; write http://HOST:PORT, or unset it"
     for name in _CA_VARIABLES:
         if (path := environ.get(name)) and (why := _unusable(Path(path), name in _FOLDERS_TOO)):

@@ -1,4 +1,4 @@
-"""HAProxy as a process of its own that outlives this one, spoken to by its runtime socket."""
+"""HAProxy as a separate process that outlives this one and is controlled through its runtime socket."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def haproxy_to_start(settings: Settings) -> Path:
 def last_requests(folder: ServiceFolder, running: Running | None, lines: int) -> str:
     """The timers of the last requests to a service; nothing if it does not run.
 
-    Raises `RolloutError` if no proxy answers, as where a version of Slipway without HAProxy started the service.
+    Raises `RolloutError` if no proxy answers, for example because an older Slipway started the service without one.
     """
     if running is None:
         return ""
@@ -80,15 +80,15 @@ def last_requests(folder: ServiceFolder, running: Running | None, lines: int) ->
     except OSError as error:
         raise RolloutError(
             f"no proxy of {folder.name} answered, so its last requests are not known",
-            fix=f"start it anew: slipway stop {folder.name}; slipway start {folder.name}",
+            fix=f"restart it: slipway stop {folder.name}; slipway start {folder.name}",
         ) from error
-    # The others say what became of the slots.
+    # The answer also says what became of the slots.
     requests = [line for line in answer.splitlines() if " status=" in line]
     return "\n".join(requests[-lines:])
 
 
 class HAProxy:
-    """One proxy, known by the folder that holds its configuration, socket and process id."""
+    """One proxy, identified by the folder with its configuration, socket and process id."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -112,7 +112,7 @@ class HAProxy:
     def start(self) -> None:
         """Start it with its saved configuration, and wait until it answers.
 
-        Raises `PortTakenError` where its address is in use, `RolloutError` with what it printed.
+        Raises `PortTakenError` if its address is in use, `RolloutError` with what it printed.
         """
         route = self.route()
         if route is None:

@@ -29,7 +29,7 @@ class LocalInstruments:
 def check_samples(
     result: HealthResult, *, records: Sequence[Record], host_fingerprint: str
 ) -> ContractResult:
-    """Hold the table of a service's health samples to its contract, this look's among them."""
+    """Check the table of a service's health samples, this look's among them, against its contract."""
     from blocks.expectations.table_contract import Validator
     from blocks.storage.record_frame import to_frame
 
@@ -56,8 +56,8 @@ def check_service(
 ) -> Outcome[HealthResult]:
     """Check a service, and record it. Raises `NotFoundError` for one that is unknown or stopped.
 
-    With `contract`, the accumulated samples are held to theirs, too; with `files`, every file of the engine's
-    environment is compared with what was installed.
+    With `contract`, the accumulated samples are also checked against their contract; with `files`, every file of the
+    engine's environment is compared with what was installed.
     """
     settings = recorder.settings
     folder = ServiceFolder(settings.services, name)

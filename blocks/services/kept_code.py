@@ -45,7 +45,7 @@ def lasting_python() -> str:
 
 
 def keep_daemons(home: Path) -> Path:
-    """The folder that holds `SUPERVISOR`, `SAMPLER` and `GUARD`. Older copies that nothing runs from are removed."""
+    """The folder with `SUPERVISOR`, `SAMPLER` and `GUARD`. Older copies that nothing runs from are removed."""
     folder = _keep(home / "daemon", _daemons())
     _sweep(folder)
     return folder

@@ -22,7 +22,7 @@ def run_rollout(
     by: str | None = None,
     began: float | None = None,
 ) -> Outcome[RolloutResult]:
-    """As `run_stage`; what serves then is sampled."""
+    """Run the stage as `run_stage` does, then see that the serving release has a sampler."""
     outcome = run_stage(
         recorder,
         StageName.ROLLOUT,

@@ -96,7 +96,7 @@ def stop_sampler(folder: ServiceFolder) -> bool:
 
 
 def sampler_pid(folder: ServiceFolder) -> int | None:
-    """The running sampler, by its command line; None if there is none. Its lock file may be lost or damaged."""
+    """The running sampler, found by its command line; None if there is none. Its lock file may be lost or damaged."""
     for process in psutil.process_iter():
         try:
             argv = process.cmdline()

@@ -59,7 +59,7 @@ def processes_of(
 
 
 def container_of(pid: int) -> str | None:
-    """Id of the container that a process belongs to, by its cgroup."""
+    """Id of the container that a process belongs to, read from its cgroup."""
     try:
         found = _CONTAINER.findall(Path(f"/proc/{pid}/cgroup").read_text())
     except OSError:

@@ -45,7 +45,7 @@ class HungUpError(RolloutError):
 
 
 class SilentError(HungUpError):
-    """The supervisor is there, and does not answer: it is stopped, or waits for ever."""
+    """The supervisor exists but does not answer: it is suspended, or waits for ever."""
 
 
 class SupervisedService:
@@ -158,7 +158,7 @@ class SupervisedService:
         self._wait_for_end()
 
     def log_tail(self, lines: int) -> str:
-        """The end of the log of the engine that serves; of the newest log where none does."""
+        """The end of the log of the engine that serves; of the newest log if none does."""
         try:
             state = self._folder.state()
         except RecordError:

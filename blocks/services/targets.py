@@ -45,7 +45,7 @@ def check_base_image(spec: DeploySpec) -> None:
 def prepare(release: Release, settings: Settings) -> Release:
     """The release with what its target needs to be made first: for `docker` the image, by its id.
 
-    Raises `MissingToolError` without a Docker engine, and `RolloutError` where the image cannot be made.
+    Raises `MissingToolError` without a Docker engine, and `RolloutError` if the image cannot be made.
     """
     return _TARGETS[release.target].prepare(release, settings)
 

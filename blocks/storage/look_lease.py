@@ -1,4 +1,4 @@
-"""Allow one look at the model registry at a time on this host, and end one that hangs."""
+"""Allow one check of the model registry at a time on this host, and end a check that hangs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tasks.core.verdicts import StageName
 
 
 class Holder(Frozen):
-    """The process of a look, and when it began, in seconds by the monotonic clock."""
+    """The process of a check, and when it began, in seconds of the monotonic clock."""
 
     process: StartedProcess
     began: float
@@ -30,8 +30,8 @@ class Holder(Frozen):
 def only_look(lease: Path, deadline_s: float) -> Iterator[None]:
     """Hold the lease for the duration of the block.
 
-    A look that has held it for longer than `deadline_s` hangs: its process is killed. One that the kernel cannot
-    kill keeps the old file, and this look uses a new one. Raises `BusyError` while another look is within its time.
+    A check that has held it for longer than `deadline_s` hangs: its process is killed. If the kernel cannot kill it,
+    it keeps the old file, and this check uses a new one. Raises `BusyError` while another check is within its time.
     """
     lease.parent.mkdir(parents=True, exist_ok=True)
     while True:
@@ -48,7 +48,7 @@ def only_look(lease: Path, deadline_s: float) -> Iterator[None]:
 
 
 def _is_named(handle: int, lease: Path) -> bool:
-    """Whether the open file still has that name: another look may have replaced it."""
+    """Whether the open file still has that name: another check may have replaced it."""
     try:
         there = lease.stat()
     except FileNotFoundError:
@@ -59,21 +59,24 @@ def _is_named(handle: int, lease: Path) -> bool:
 def _note(handle: int) -> None:
     holder = Holder(process=StartedProcess.of(os.getpid()), began=time.monotonic())
     os.ftruncate(handle, 0)
-    with contextlib.suppress(OSError):  # a full disk must not end a look
+    with contextlib.suppress(OSError):  # a full disk must not end a check
         os.pwrite(handle, holder.model_dump_json().encode(), 0)
 
 
 def _end(lease: Path, deadline_s: float) -> None:
-    """Kill the process of the look that holds the lease, if it hangs. Raises `BusyError` if it does not."""
+    """Kill the process of the check that holds the lease, if it hangs. Raises `BusyError` if it does not."""
     try:
         holder = Holder.model_validate_json(read_regular(lease, 1 << 12))
     except (ValidationError, FileNotFoundError):
         holder = None  # it has just begun
     if holder is None or time.monotonic() - holder.began < deadline_s:
-        raise BusyError("another look at the registry is under way", fix="wait for it to end")
+        raise BusyError("another check of the registry is still running", fix="wait for it to end")
     process = holder.process.find()
     if process is not None and process.pid != os.getpid():
-        say(StageName.REGISTRY, f"ended a look that had hung for {time.monotonic() - holder.began:.0f} s")
+        say(
+            StageName.REGISTRY,
+            f"killed a check that had been running for {time.monotonic() - holder.began:.0f} s",
+        )
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.kill(process.pid, signal.SIGKILL)
     lease.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Requests to an MLflow tracking server by its REST API: bounded in time and size, with the user's settings.
+"""Requests to the REST API of an MLflow tracking server: limited in time and size, with the user's settings.
 
 Credentials and certificates are those of MLflow's own clients: `MLFLOW_TRACKING_TOKEN`, or `MLFLOW_TRACKING_USERNAME`
 and `_PASSWORD`, or the name and password in the address; `MLFLOW_TRACKING_SERVER_CERT_PATH`, `_CLIENT_CERT_PATH` and
@@ -27,10 +27,10 @@ from tasks.core.files import read_regular
 _TIMEOUT_S = 30.0
 _DEADLINE_S = 90.0
 _MOST_CERTIFICATE_BYTES = 1 << 24
-"""For one request, including retries and redirects, s."""
+"""Limit for one request, including retries and redirects, s."""
 
 _PATIENCE_S = 45.0
-"""For a server that says that it is busy, s."""
+"""How long to retry a server that says that it is busy, s."""
 
 _PAUSE_S = 1.0
 _MOST_PAUSE_S = 8.0

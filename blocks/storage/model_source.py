@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 _DEADLINE_S = 120.0
-"""For a listing, or for one chunk: anything slower counts as hanging, s."""
+"""Limit for a listing, or for one chunk, s: anything slower counts as hanging."""
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -109,7 +109,7 @@ class FolderSource:
             raise
         except OSError as error:
             if error.errno == errno.ELOOP:
-                raise ModelError(f"{path} is a link to itself", fix="put the file itself there") from None
+                raise ModelError(f"{path} is a link to itself", fix="replace it with the file") from None
             raise unreadable(path, error) from error
         if not stat.S_ISREG(status.st_mode):
             return None
@@ -174,7 +174,7 @@ class FolderSource:
         if not any(real.is_relative_to(home) for home in homes):
             raise ModelError(
                 f"{path} is a link that leads out of the model's folder, to {real}",
-                fix="put the file itself there",
+                fix="replace it with the file",
             )
         return real
 

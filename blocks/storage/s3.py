@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 _READ_ATTEMPTS = 4
 _DEADLINE_S = 180.0
-"""For one request with all its retries, s."""
+"""Limit for one request with all its retries, s."""
 
 _MOST_BYTES = 64 << 20
 """Limit for an object that is read at once: records and small texts."""

@@ -32,7 +32,7 @@ _TIMEOUT_S = 60.0
 _ATTEMPTS = 4
 _PAUSE_S = 0.2
 _PATIENCE_S = 60.0
-"""For a server that says that it is busy, s."""
+"""How long to retry a server that says that it is busy, s."""
 
 _STALLED_S = 60.0
 _LEAST_PROGRESS = 16 << 10

@@ -24,8 +24,10 @@ def bench() -> None:
 
 @bench.command()
 @click.argument("folder", type=GivenPath(file_okay=False))
-@click.option("--fresh", is_flag=True, help="Measure even if that was done in the last 7 days.")
-@click.option("--thorough", is_flag=True, help="Try 25 configurations and more, on up to 8 GiB: two minutes.")
+@click.option("--fresh", is_flag=True, help="Measure again even if there is a result from the last 7 days.")
+@click.option(
+    "--thorough", is_flag=True, help="Try at least 25 configurations on up to 8 GiB; takes two minutes."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def disk(folder: Path, fresh: bool, thorough: bool, as_json: bool) -> None:
     """Measure the disk that FOLDER is on with fio, and judge it against the baselines."""
@@ -46,12 +48,12 @@ def disk(folder: Path, fresh: bool, thorough: bool, as_json: bool) -> None:
 
 @bench.command()
 @click.argument("folder", metavar="DIR", type=GivenPath(file_okay=False))
-@click.option("--runs", type=Count(1, 50), default=3, show_default=True, help="Cold loads by each.")
+@click.option("--runs", type=Count(1, 50), default=3, show_default=True, help="Cold loads per loader.")
 @click.option("--install", is_flag=True, help="Build an environment with torch and the libraries' loaders.")
-@click.option("--fresh", is_flag=True, help="Measure even if that was done in the last 7 days.")
+@click.option("--fresh", is_flag=True, help="Measure again even if there is a result from the last 7 days.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def load(folder: Path, runs: int, install: bool, fresh: bool, as_json: bool) -> None:
-    """Load the safetensors or GGUF files in DIR cold by each loader, and choose the fastest that is right."""
+    """Load the safetensors or GGUF files in DIR from the disk with each loader, and choose the fastest golden one."""
     from flows.compare_loaders import compare_loaders
     from tasks.loading.models import LoadingRequest
 

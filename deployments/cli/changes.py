@@ -51,8 +51,10 @@ def changed_keys(before: DeploySpec, after: DeploySpec) -> dict[str, tuple[Any, 
 
 
 def standings(spec: DeploySpec, settings: Settings, fresh: Collection[str]) -> dict[StageName, Standing]:
-    """For each stage for which a record may be used. Things outside the spec, such as the model's files, are not
-    checked."""
+    """For each stage that may use a record, whether its newest record counts.
+
+    Things outside the spec, such as the model's files, are not checked.
+    """
     try:
         _, release = ServiceFolder(settings.services, spec.name).serving()
     except NotFoundError:

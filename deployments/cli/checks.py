@@ -74,7 +74,7 @@ def leaks() -> None:
     type=Number(0, LONGEST_S, min_open=True),
     default=86_400.0,
     show_default=True,
-    help="Data needed to confirm a leak, s.",
+    help="Time that the samples must cover to confirm a leak, s.",
 )
 @_AS_JSON
 def judge(series: Path, limit_bytes: int | None, confirm_after_s: float, as_json: bool) -> None:

@@ -28,7 +28,7 @@ from tasks.lifecycle.models import DeployResult, StageRow
 from tasks.lifecycle.plan import plan_of, plan_without, refusal, wants_absent_gpu
 
 _SHOWN = {"stage", "verdict", "cached", "seconds", "record", "headline", "log_tail", "reasons"}
-"""Of a stage's row, for programs."""
+"""The fields of a stage's row that programs get."""
 
 
 @click.command()
@@ -42,7 +42,7 @@ _SHOWN = {"stage", "verdict", "cached", "seconds", "record", "headline", "log_ta
     is_flag=False,
     flag_value="all",
     type=click.Choice(["all", *(stage.value for stage in STAGES)]),
-    help="Measure STAGE again, whatever earlier records say; without STAGE, every stage. Goes after SPEC.",
+    help="Run STAGE again even if an earlier record could be used; without STAGE, every stage. Goes after SPEC.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def deploy(
@@ -126,7 +126,7 @@ def _run(spec: DeploySpec, fresh: tuple[StageName, ...], *, quiet: bool) -> Depl
 def _answer_from_records(
     spec: DeploySpec, fresh: tuple[StageName, ...], settings: Settings
 ) -> DeployResult | None:
-    """The deploy of what serves already, without Prefect; None where there is more to do, or a server to show it.
+    """Deploy without Prefect a release that serves already; None if there is more to do, or a server to show it.
 
     A server that this command started would end with it, and so would all that it had to show.
     """
@@ -199,7 +199,7 @@ def _show_plan(spec: DeploySpec, fresh: tuple[StageName, ...], *, as_json: bool)
 
 
 def _describe_model(spec: DeploySpec) -> str:
-    """What is known of the model without copying it. Raises `ModelError` for a local one that is not there."""
+    """What is known about the model without copying it. Raises `ModelError` if a local folder does not exist."""
     from tasks.core.errors import ModelError
     from tasks.core.model_shape import read_model_shape
     from tasks.core.sources import local_folder

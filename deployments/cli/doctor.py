@@ -109,7 +109,7 @@ def _nvidia() -> Diagnosis:
 
     reading = read_nvml()
     gpus = ", ".join(gpu.name for gpu in reading.gpus)
-    found = f"driver {reading.driver}: {gpus}" if reading.driver else "no driver: serving on the processor"
+    found = f"driver {reading.driver}: {gpus}" if reading.driver else "no driver: serving on the CPU"
     return Diagnosis(
         "NVIDIA driver", bool(reading.driver), found, "serving on GPUs", "install NVIDIA's driver"
     )

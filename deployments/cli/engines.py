@@ -41,7 +41,8 @@ def engines(need: str | None, family: str | None, facts_file: Path | None, as_js
         for option, given in (("--family", family), ("--facts", facts_file)):
             if given is not None:
                 raise WrongUseError(
-                    f"{option} is for a recommendation", fix="add a need, for example --need throughput"
+                    f"{option} only applies to a recommendation",
+                    fix="add a need, for example --need throughput",
                 )
         _list(as_json=as_json)
         return

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 _AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 _WHEELS = click.option(
-    "--wheels", type=GivenPath(), help="Folder of wheels to install from; no index is asked."
+    "--wheels", type=GivenPath(), help="Folder of wheels to install from; no index is used."
 )
 
 
@@ -50,14 +50,14 @@ def env() -> None:
     show_default=True,
     help="What makes the environment; conda's requirements are match specs.",
 )
-@click.option("--torch-backend", help="Build of torch: cpu, cu126 …; auto by this host's driver.")
+@click.option("--torch-backend", help="Build of torch: cpu, cu126 …; auto: the newest for this host.")
 @click.option(
-    "--channel", "channels", multiple=True, help="Channel of conda packages; the first counts first."
+    "--channel", "channels", multiple=True, help="Channel of conda packages; the first has priority."
 )
 @_WHEELS
 @_AS_JSON
 def lock(requirements: Path, output: Path, as_json: bool, **asked: Any) -> None:
-    """Pin REQUIREMENTS, one a line, with a hash each. Exit code 3 if no set of versions satisfies all."""
+    """Pin REQUIREMENTS, one per line, with hashes. Exit code 3 if no set of versions satisfies all."""
     from blocks.engine.torch_backend import decide_backend
     from blocks.host.host import ThisHost
     from blocks.packages.managers import open_manager
@@ -107,11 +107,11 @@ def _environment(text: str, source: str, asked: dict[str, Any]) -> Environment:
 
 @env.command()
 @click.argument("lock_file", metavar="LOCK", type=GivenPath())
-@click.option("--into", type=GivenPath(), help="The environment's folder; one below SLIPWAY_HOME.")
+@click.option("--into", type=GivenPath(), help="The environment's folder; by default in SLIPWAY_HOME.")
 @_WHEELS
 @_AS_JSON
 def build(lock_file: Path, into: Path | None, wheels: Path | None, as_json: bool) -> None:
-    """Install what LOCK pins into an environment of its own, then check and prove it as `env check` does."""
+    """Install the packages in LOCK into a new environment, then check and prove it as `env check` does."""
     from blocks.packages.managers import open_manager
 
     uv, trial = _tools()
@@ -130,7 +130,7 @@ def build(lock_file: Path, into: Path | None, wheels: Path | None, as_json: bool
 
 @env.command()
 @click.argument("lock_file", metavar="LOCK", type=GivenPath())
-@click.option("-o", "--output", type=GivenPath(), help="Where it goes; standard output if left out.")
+@click.option("-o", "--output", type=GivenPath(), help="File to write to; by default standard output.")
 def bom(lock_file: Path, output: Path | None) -> None:
     """Write the bill of materials of LOCK in CycloneDX 1.6 JSON."""
     from blocks.packages.bill_of_materials import bill_of_materials
@@ -150,7 +150,7 @@ def bom(lock_file: Path, output: Path | None) -> None:
     type=Number(0, 36_500),
     default=14,
     show_default=True,
-    help="Days that an environment must have lain unused.",
+    help="Days for which an environment must have been unused.",
 )
 @click.option("--dry-run", is_flag=True, help="Only list what would be removed.")
 @_AS_JSON
@@ -176,7 +176,7 @@ def gc(unused_for: float, dry_run: bool, as_json: bool) -> None:
 @click.argument("environment", metavar="ENV", type=GivenPath())
 @_AS_JSON
 def check(environment: Path, as_json: bool) -> None:
-    """Look for conflicts in the environment ENV, import its modules, and start the engine that it holds."""
+    """Look for conflicts in the environment ENV, import its modules, and start the engine in it."""
     uv, trial = _tools()
     python = environment.absolute() / "bin" / "python"
     if not python.exists():

@@ -61,7 +61,7 @@ def decisions(reasons: Sequence[Reason]) -> dict[str, Any]:
 
 
 def _read(reasons: Sequence[Reason], stage: StageName, kind: type[R]) -> tuple[Record, R] | None:
-    """The record that the release itself names, as its stage's result; None where another version wrote it."""
+    """The record that the release itself names, as its stage's result; None if another version wrote it."""
     for reason in reasons:
         record = reason.record
         if record is not None and record.stage is stage and reason.depth == 0:

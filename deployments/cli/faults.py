@@ -34,7 +34,7 @@ def reader_is_gone() -> bool:
 
 
 def describe_unexpected(error: Exception) -> UnexpectedError:
-    """One line for it, and where its traceback is: in a file of the home, or on standard error by SLIPWAY_DEBUG=1."""
+    """One line for the error and the place of its traceback: a file in the home or, with SLIPWAY_DEBUG=1, stderr."""
     text = redacted("".join(traceback.format_exception(error)))
     first = next((line for line in str(error).splitlines() if line.strip()), "no message")
     what = f"Slipway failed unexpectedly: {type(error).__name__}: {first.strip()[:300]}"
@@ -47,7 +47,7 @@ def describe_unexpected(error: Exception) -> UnexpectedError:
 
 
 def _keep(text: str) -> Path | None:
-    """The file that holds the traceback now; None where the home cannot be written: the fault may be just that."""
+    """The file with the traceback; None if the home cannot be written: the fault may be just that."""
     now = datetime.now(UTC)
     try:
         folder = Settings.load().home / "faults"
@@ -55,7 +55,7 @@ def _keep(text: str) -> Path | None:
         command = " ".join(sys.argv[1:3])  # the verb: later arguments may hold what is not to be kept
         write_atomically(file, f"{now.isoformat()} slipway {command}\n{text}")
         for old in sorted(folder.glob("*.txt"))[:-_KEPT]:
-            with contextlib.suppress(FileNotFoundError):  # another command removes it, too
+            with contextlib.suppress(FileNotFoundError):  # another command may have removed it
                 old.unlink()
     except (OSError, SlipwayError):
         return None

@@ -12,7 +12,7 @@ from tasks.core.settings import Settings
 
 
 @click.command()
-@click.option("--port", type=Count(1, 65535), help="Port of the server; 4200 or a free one.")
+@click.option("--port", type=Count(1, 65535), help="Port of the server; by default 4200, or a free one.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def up(port: int | None, as_json: bool) -> None:
     """Start a local Prefect server and a worker, and register the deployments. May be repeated."""

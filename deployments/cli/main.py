@@ -16,7 +16,7 @@ from typing import Any
 
 import click
 
-from blocks.processes.surroundings import mend, print_anything, use_utf8
+from blocks.processes.surroundings import print_anything, repair_variables, use_utf8
 from tasks.core.errors import SlipwayError, WrongUseError
 from tasks.core.home import close_home
 from tasks.core.paths import is_utf8, shown
@@ -83,7 +83,7 @@ def main(argv: list[str] | None = None) -> None:
         use_utf8()
     print_anything()
     try:
-        for warning in mend(os.environ):
+        for warning in repair_variables(os.environ):
             click.echo(f"warning: {warning}", err=True)
         run(argv)
     except KeyboardInterrupt:  # before a verb could say so
@@ -168,7 +168,7 @@ def _close_home(*, tell: bool) -> None:
 
 
 def report_error(error: SlipwayError, *, as_json: bool) -> None:
-    """Print one clear line on standard error, with the way out and evidence below it."""
+    """Print one clear line on standard error, with the suggested fix and evidence below it."""
     if as_json:
         print_json(error.as_json())
     click.echo(f"error: {error.what}", err=True)

@@ -31,7 +31,7 @@ _LAST_WORDS = {"cached", verdicts.FAULT, verdicts.CANCELLED} | {
 
 @dataclass
 class _Row:
-    """One stage: when its first line came, its last line, and when it ended."""
+    """One stage: the time of its first line, its last line, and when it ended."""
 
     since: float
     line: str

@@ -54,7 +54,7 @@ def status(name: str | None, as_json: bool) -> None:
 @click.option(
     "-n", "--lines", default=50, show_default=True, type=Count(1, LARGEST_COUNT), help="Number of lines."
 )
-@click.option("--requests", is_flag=True, help="The proxy's timers of the last requests instead.")
+@click.option("--requests", is_flag=True, help="Show the proxy's timers of the last requests instead.")
 @_AS_JSON
 def logs(name: str, lines: int, requests: bool, as_json: bool) -> None:
     """Show the end of NAME's log."""

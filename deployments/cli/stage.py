@@ -122,7 +122,9 @@ def verify(folder: Path, repair: bool, as_json: bool) -> None:
 
 @stage.command()
 @click.argument("folder", type=GivenPath())
-@click.option("--to", "store", required=True, type=GivenPath(), help="Its OLLAMA_MODELS.")
+@click.option(
+    "--to", "store", required=True, type=GivenPath(), help="Ollama's models folder (OLLAMA_MODELS)."
+)
 @click.option("--name", required=True, type=Text(), metavar="NAME[:TAG]", help="The model's name in Ollama.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def ollama(folder: Path, store: Path, name: str, as_json: bool) -> None:

@@ -118,7 +118,7 @@ def _show_quantization(outcome: Outcome[Any]) -> None:
     type=Number(0, 1, max_open=True),
     default=0.05,
     show_default=True,
-    help="Share of throughput to give up for a smaller size.",
+    help="Share of the best throughput that a smaller size may cost.",
 )
 @click.option("--start", type=Count(1, LARGEST_COUNT), help="Size to start from, if a good one is known.")
 @click.option("--timeout-s", type=Number(0, 604_800, min_open=True), default=600, show_default=True)

@@ -47,12 +47,12 @@ def ui(no_browser: bool, key_alone: bool, as_env: bool, as_json: bool) -> None:
 
 
 def _running(settings: Settings) -> str:
-    """The API's address. Raises `NotFoundError` without a local server, `AccessError` for one with another key."""
+    """The API's address. Raises `NotFoundError` if no local server runs, `AccessError` if it has another key."""
     from deployments.local_state import read_local_state, wait_for_server
 
     state = read_local_state(settings)
     if state is None or not state.alive:
-        raise NotFoundError("the local server does not run", fix="slipway up")
+        raise NotFoundError("the local server is not running", fix="start it: slipway up")
     wait_for_server(settings, state)
     return state.api_url
 
@@ -73,7 +73,7 @@ def write_page(settings: Settings, server: str, key: str) -> Path:
 
 
 def _show(page: Path) -> bool:
-    """Open a file in the user's browser; whether there is one. Never one that runs in the terminal."""
+    """Open a file in the browser, but never in one that runs in the terminal; whether there is a browser."""
     graphical = any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER"))
     return graphical and webbrowser.open(page.as_uri())
 

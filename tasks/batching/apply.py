@@ -34,7 +34,7 @@ from tasks.core.verdicts import ChoiceVerdict, StageName
 _OWN_STEPS = Steps()
 
 _NEARLY = 0.95
-"""The share at which a search that goes on is shown to be: when it ends is known at its end."""
+"""The progress that is shown while the search continues: how long it takes is only known at its end."""
 
 
 class Probe(Protocol):
@@ -122,7 +122,7 @@ class ServedProbe:
 
 
 def find_batch(request: BatchingRequest, bench: ServingBench, prior: int | None) -> BatchingResult:
-    """The batch size for a candidate, and where there are several, the steps to serve it with."""
+    """The batch size for a candidate, and if there are several, the steps to serve it with."""
     probe = ServedProbe(request, bench)
     if request.steps is not None:
         return _find_with_steps(request, request.steps, probe, prior)

@@ -113,7 +113,7 @@ def _data(load: Prompts) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Answer:
-    """One request of a report; times are seconds since its run started. `first` is None where no token came."""
+    """One request of a report; times are seconds since its run started. `first` is None if no token came."""
 
     wanted: float
     sent: float
@@ -134,7 +134,7 @@ class GuidellmReport:
 def read_report(text: str) -> GuidellmReport:
     """The one run of a report.
 
-    Raises `EngineError` for a request that failed, `EngineHungError` where no byte came, and `CommandError` for what
+    Raises `EngineError` for a request that failed, `EngineHungError` if no byte came, and `CommandError` for what
     is not a report of the known version.
     """
     try:
@@ -184,7 +184,7 @@ def _answer(request: dict[str, Any], start: float, *, done: bool) -> Answer:
 def closed_figures(report: GuidellmReport, load: Load) -> LoadFigures:
     """Figures of a closed loop: a request begins when it is sent.
 
-    Raises `EngineSlowError` where a client had no whole answer: those are the slowest, and a run without them would
+    Raises `EngineSlowError` if a client had no whole answer: those are the slowest, and a run without them would
     look better than it was.
     """
     clients = _clients(report.answers, load.clients)

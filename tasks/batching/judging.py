@@ -17,7 +17,7 @@ FAILURES = 2
 _ROUNDING = 1e-9
 
 MEMORY = (Fit.OUT_OF_MEMORY, Fit.MEMORY)
-"""What becomes of a size for want of memory."""
+"""The failure of a size that runs out of memory."""
 
 Sizes = Mapping[int, SizeFigures]
 
@@ -51,7 +51,7 @@ def _judge(
     latency = {name: statistics.median(values) for name, values in seen.items()}
     fit, why = _check_bounds(peak, latency, limits)
     if fit is Fit.FITS and preemptions:
-        # Engines that take all memory beforehand: their peak says nothing of how many sequences it holds.
+        # Engines that take all memory beforehand: their peak does not show how many sequences fit.
         fit, why = Fit.MEMORY, f"has no room for all its keys and values: {preemptions:g} preemptions a run"
     if fit in (Fit.FITS, Fit.LATENCY) and (behind := _falls_behind(good)) is not None:
         fit, why = Fit.SATURATED, f"does not keep up with {limits.rate_per_s:g} requests/s: {behind.why}"
@@ -81,13 +81,13 @@ def _falls_behind(runs: Sequence[Run]) -> Saturation | None:
 
 
 def _latencies(runs: Sequence[Run]) -> dict[str, list[float]]:
-    """By name what was measured. Nothing takes no time: a latency of 0 was not measured."""
+    """The measured latencies by name. Nothing takes no time, so a latency of 0 was not measured."""
     names = sorted({name for run in runs for name, value in run.latency_ms.items() if value > 0})
     return {name: [run.latency_ms[name] for run in runs if run.latency_ms.get(name, 0) > 0] for name in names}
 
 
 def _scatter(groups: Sequence[Sequence[Run]]) -> dict[str, tuple[float, int]]:
-    """By latency: the standard deviation of its logarithm within a size, and its degrees of freedom."""
+    """For each latency, the standard deviation of its logarithm within a size, and the degrees of freedom."""
     squares: dict[str, tuple[float, int]] = {}
     for runs in groups:
         for name, values in _latencies([run for run in runs if run.answered]).items():

@@ -1,4 +1,4 @@
-"""The share of the GPUs' memory that an engine takes at its start, corrected by what it says and holds. Pure."""
+"""The share of the GPUs' memory that an engine takes at its start, corrected after what it reports and uses. Pure."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _MARGIN = 0.005
 
 
 def smaller_share(share: float, runs: Sequence[Run], limit_bytes: int) -> float | None:
-    """The share to let the engine take instead of `share`; None where less would not help.
+    """The share to let the engine take instead of `share`; None if less would not help.
 
-    Less helps where other processes hold a part of that memory, and the engine says how much is free; and where the
-    engine holds more than it was told to take, and so more than `limit_bytes`.
+    Less helps in two cases: other processes use a part of that memory, and the engine reports how much is free; or
+    the engine uses more than it was told to, and so more than `limit_bytes`.
     """
     said = [f"{fault.what}\n{fault.log_tail or ''}" for run in runs if (fault := run.fault) is not None]
     if any(wants_a_larger_share(text) for text in said):

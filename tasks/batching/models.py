@@ -21,7 +21,7 @@ class Run(Frozen):
     """One measurement at one size.
 
     `latency_ms` by name (`ttft_p95`, `tpot_p95` …), `throughput` in tokens/s. A run that was out of memory, or has
-    a `failure` of another kind, holds no figures.
+    a `failure` of another kind, has no figures.
     """
 
     batch: int = Field(ge=1)
@@ -33,13 +33,13 @@ class Run(Frozen):
     saturation: Saturation | None = None
     """How waits went, of a run in an open loop."""
     sm_activity: float | None = Field(None, ge=0, le=1)
-    """Share of the GPUs' SMs that were busy, where NVML tells it; not what it calls GPU utilisation."""
+    """Share of the GPUs' SMs that were busy, if NVML reports it; not what NVML calls GPU utilisation."""
     preemptions: int | None = Field(None, ge=0)
-    """Sequences that the engine put off for want of room for keys and values, where it counts them."""
+    """Sequences that the engine delayed because its KV cache was full, if it counts them."""
     gpu_layers: int | None = Field(None, ge=0)
-    """Layers that the engine put on GPUs, where that was left to it and it says so at its start."""
+    """Layers that the engine put on GPUs, if it was free to choose and reports the number at its start."""
     kv_tokens: int | None = Field(None, ge=0)
-    """Tokens whose keys and values it has room for on GPUs, where it says so at its start."""
+    """Number of tokens that its KV cache on GPUs has room for, if it reports that at its start."""
 
     @model_validator(mode="after")
     def _one_story(self) -> Self:
@@ -54,12 +54,12 @@ class Run(Frozen):
 
     @property
     def answered(self) -> bool:
-        """Whether it holds figures."""
+        """Whether it has figures."""
         return self.fault is None
 
     @property
     def fault(self) -> Failure | None:
-        """What went wrong, of a run that holds no figures."""
+        """What went wrong, of a run that has no figures."""
         if self.failure is None and self.oom:
             return Failure(kind=FailureKind.OUT_OF_MEMORY, what=FailureKind.OUT_OF_MEMORY)
         return self.failure
@@ -122,7 +122,7 @@ class SizeFigures(Frozen):
     throughput: float = 0.0
     sm_activity: float | None = None
     preemptions: float | None = None
-    """A run's, the median; None where the engine does not count them."""
+    """The median of the runs; None if the engine does not count them."""
     gpu_layers: int | None = None
     kv_tokens: int | None = None
     """What the engine said of these two at its start, as in `Run`."""
@@ -165,7 +165,7 @@ class SteppedDecision(Frozen):
 
 
 class StepTokens(Frozen):
-    """How many tokens an engine takes: `default` when it is not told, where that is known, and what is worth telling
+    """How many tokens an engine takes: `default` when it is not told, if that is known, and what is worth telling
     it."""
 
     default: int | None = Field(None, ge=1)
@@ -182,7 +182,7 @@ class Requests(Frozen):
 class StepSpace(Frozen):
     """The steps that are searched around the batch size.
 
-    `batched_tokens` and `micro_batch_tokens` are as in `Steps`; `requests`, where they are known, tell which of them
+    `batched_tokens` and `micro_batch_tokens` are as in `Steps`; `requests`, if they are known, tell which of them
     can matter. An engine that fills its steps `by_slot` takes the prompts of the first slots first.
     """
 
@@ -222,7 +222,7 @@ class StepFigures(Frozen):
 class BatchingRequest(Frozen):
     """Which candidate to serve how, and within which bounds. `config` is at batch 1.
 
-    `steps` says which steps are searched, where the engine has a choice.
+    `steps` says which steps are searched, if the engine has a choice.
     """
 
     model_file: Path
@@ -264,5 +264,5 @@ class BatchingResult(StageResult):
 
     @property
     def reasons(self) -> tuple[str, ...]:
-        """As `StageResult` says: the decision's, and what became of each size."""
+        """The reasons of the decision, and what became of each size."""
         return (self.reason, *(f"batch {size.batch}: {size.why}" for size in self.sizes if size.why))

@@ -18,7 +18,7 @@ REPEATS = 5
 """Runs of the size that is answered, and of the best that it is compared with."""
 
 MORE_REPEATS = (REPEATS, 15, 25)
-"""Runs of a size that leaves a doubt, where no other size is good enough: so many, and more as long as it remains."""
+"""Runs of a size that leaves a doubt, if no other size is good enough: so many, and more as long as it remains."""
 
 BOUNDARY_REPEATS = 3
 BOUNDARY = 1.1
@@ -28,7 +28,7 @@ FLAT = 0.02
 """Throughput that rises by less has stopped rising."""
 
 _WAITING = "ttft"
-"""Latencies whose names begin so grow where slots are too few; others grow with the slots."""
+"""Latencies whose names begin so grow if slots are too few; others grow with the slots."""
 
 _FLAT_STEPS = 2
 _MOST_CLIFFS = 2
@@ -41,7 +41,7 @@ def next_step(
 ) -> Ask | Decision:
     """What to measure next, or the decision.
 
-    `prior` is a size to start from, `each_bytes` what a sequence adds to memory; both where they are known.
+    `prior` is a size to start from, `each_bytes` what a sequence adds to memory; both if they are known.
     """
     sizes = summarise(history, limits)
     if (batch := _failed_once(history)) is not None:
@@ -82,7 +82,7 @@ def _explore(sizes: Sizes, limits: Limits, prior: int | None, each_bytes: float 
 
 
 def _room_in_cache(sizes: Sizes, limits: Limits) -> int | None:
-    """After a single sequence: as many of the load's longest requests as the engine says that its cache holds."""
+    """After a single sequence: as many of the load's longest requests as the engine says fit into its cache."""
     if list(sizes) != [1] or sizes[1].kv_tokens is None or limits.request_tokens is None:
         return None
     batch = min(sizes[1].kv_tokens // limits.request_tokens, limits.max_batch)
@@ -108,7 +108,7 @@ def _explore_at_rate(sizes: Sizes, limits: Limits, each_bytes: float | None) -> 
 
 
 def _lets_wait(size: SizeFigures, limits: Limits) -> bool:
-    """Whether requests wait too long at this size for want of slots: it is saturated, or nearly so."""
+    """Whether requests wait too long at this size because there are too few slots: it is saturated, or nearly so."""
     if size.fit is Fit.SATURATED:
         return True
     missed = [name for name, bound in limits.latency_ms.items() if size.latency_ms.get(name, 0.0) > bound]
@@ -164,7 +164,7 @@ def _room(sizes: Sizes, limits: Limits, low: int, target: int, each_bytes: float
     """The largest size up to `target` whose memory, extrapolated from what was measured, keeps the bound.
 
     Memory is taken to grow by the steepest slope that the measured sizes show; from one size alone by `each_bytes`
-    a sequence, or where that is not known, in proportion, which is never too little.
+    a sequence, or if that is not known, in proportion, which is never too little.
     """
     peaks = _peaks(sizes)
     if limits.taken_at_start:
@@ -189,14 +189,14 @@ def _steepest(peaks: Sequence[tuple[int, int]]) -> float:
 
 
 def measured_each_bytes(sizes: Sizes) -> float | None:
-    """What a sequence adds to memory, by the sizes that were measured; None where they do not tell."""
+    """What a sequence adds to memory, from the measured sizes; None if they do not show it."""
     peaks = _peaks(sizes)
     slope = _steepest(peaks) if len(peaks) > 1 else 0.0
     return slope if slope > 0 else None
 
 
 def ended_by_memory(sizes: Sizes, limits: Limits, each_bytes: float | None) -> bool:
-    """Whether larger sizes broke for want of memory, or are not tried as they would."""
+    """Whether larger sizes ran out of memory, or are not tried because they would."""
     if any(size.fit in MEMORY for size in sizes.values()):
         return True
     low = max((size.batch for size in sizes.values() if size.fits), default=0)
@@ -205,7 +205,7 @@ def ended_by_memory(sizes: Sizes, limits: Limits, each_bytes: float | None) -> b
 
 
 def _downward(sizes: Sizes, limits: Limits) -> int | None:
-    """After a start above 1: half the smallest size that is good enough, where nothing between fits."""
+    """After a start above 1: half the smallest size that is good enough, if nothing between fits."""
     fitting = [size for _, size in sorted(sizes.items()) if size.fits]
     best = max(size.throughput for size in fitting)
     smallest = next(size.batch for size in fitting if size.throughput >= best * (1 - limits.tolerance))
@@ -248,7 +248,7 @@ def _settle(sizes: Sizes, limits: Limits) -> Ask | Decision:
 
 
 def _may_keep(sizes: Sizes, limits: Limits) -> Ask | None:
-    """The smallest size, measured often, where it misses a latency by less than its runs scatter: none should be as
+    """The smallest size, measured often, if it misses a latency by less than its runs scatter: none should be as
     sure an answer as a size. In an open loop runs are too long for it."""
     size = sizes[min(sizes)]
     if size.fit is not Fit.LATENCY or limits.rate_per_s is not None:

@@ -91,7 +91,7 @@ def why_table(result: BatchingResult) -> tuple[tuple[str, ...], list[tuple[str, 
 
 
 def _against(size: SizeFigures, result: BatchingResult) -> str:
-    """Why a size was not taken; of the chosen one that it was."""
+    """Why a size was not chosen, or that it was."""
     chosen = result.chosen
     if not size.fits or chosen is None:
         return _why_not(size)
@@ -119,7 +119,7 @@ def why_not_stepped(result: BatchingResult) -> list[str]:
 
 
 def what_would_change(result: BatchingResult) -> list[str]:
-    """What in the spec would have led to another size, by the figures that were measured; one line each."""
+    """Which changes to the spec would have led to another size, according to the measurements; one line each."""
     chosen, limits = result.chosen, result.limits
     lines = []
     for name, bound in limits.latency_ms.items():
@@ -171,18 +171,18 @@ def _under(steps: StepFigures | None, sizes: str) -> str:
 
 
 def _chosen_steps(result: BatchingResult) -> StepFigures | None:
-    """The chosen steps, where several were measured."""
+    """The chosen steps, if several were measured."""
     return next((one for one in result.steps if one.chosen), None)
 
 
 def _why_not(size: SizeFigures) -> str:
-    """The kind of failure and what it was; where nothing failed, the bound that is not kept."""
+    """The kind of failure and what it was; if nothing failed, the bound that is not kept."""
     failed = size.failures and size.fit is not Fit.MEMORY
     return size.failures[-1].line if failed and not size.fits else size.why
 
 
 def _last_words(sizes: Sequence[SizeFigures]) -> list[tuple[int, str]]:
-    """What was last written by what went wrong, a size's latest."""
+    """The last lines of the log of each size's latest failure."""
     logs = {size.batch: one.log_tail for size in sizes for one in size.failures if one.log_tail}
     return list(logs.items())
 
@@ -196,7 +196,7 @@ def failure_lines(sizes: Sequence[SizeFigures]) -> list[str]:
 
 
 def _on_gpus(result: BatchingResult) -> tuple[bool, bool]:
-    """Whether the engine put layers on GPUs of its own choice, and whether the GPUs tell how busy they were."""
+    """Whether the engine itself chose how many layers go on GPUs, and whether the GPUs report how busy they were."""
     sizes = result.sizes
     return any(size.gpu_layers is not None for size in sizes), any(
         size.sm_activity is not None for size in sizes

@@ -29,7 +29,7 @@ BEGUN = 0.5
 
 LONGEST = 1.0
 """Waits beyond this share of the time in which requests came: most of them still wait when the last one comes, so
-that the queue has grown all the while. No trend shows where all come nearly at once."""
+that the queue has grown all the while. No trend shows if all come nearly at once."""
 
 _RAMP = 0.1
 """Share of the requests at the beginning that find the engine emptier than it will be."""
@@ -69,7 +69,7 @@ class Saturation(Frozen):
 def judge_waits(waits: Sequence[Wait]) -> Saturation:
     """How waits went in a run; they are in order of arrival.
 
-    Waiting for the first token and for the whole answer are both looked at, as an engine may begin every answer and
+    Waits for the first token and for the complete answer are both checked, as an engine may begin every answer and
     end none. What had not come by the end shows no trend: it had the less time to wait the later it was sent.
     """
     last = waits[-1].arrived
@@ -88,7 +88,7 @@ def judge_waits(waits: Sequence[Wait]) -> Saturation:
 
 
 def _trend(points: Sequence[tuple[float, float]]) -> tuple[float, float]:
-    """Growth of waits over the time of arrival, and how surely later ones are longer; 0 where too few can tell."""
+    """Growth of waits over the time of arrival, and how surely later ones are longer; 0 if too few can tell."""
     if len(points) < FEWEST // 2 or points[0][0] == points[-1][0]:
         return 0.0, 0.0
     arrived, waited = zip(*points, strict=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from packaging.version import Version
 
+from tasks.compatibility.kernels import builds, index_name, platform_of
 from tasks.compatibility.models import Survey
 from tasks.compatibility.plan import judge
 from tasks.compatibility.rules import Tables, load_tables
@@ -27,11 +28,12 @@ def torch_backend(facts: Facts, version: str | None = None, tables: Tables | Non
         return "cpu"
     releases = [row for row in tables.releases if row.package == "torch"]
     for release in reversed([row for row in releases if version is None or same_minor(row.version, version)]):
-        judged = [(_verdict(facts, release.version, cuda, tables), Version(cuda)) for cuda in release.cuda]
+        offered = builds(tables, release, platform_of(facts))
+        judged = [(_verdict(facts, release.version, cuda, tables), Version(cuda)) for cuda in offered]
         runs = [(verdict is CompatibilityVerdict.PASS, cuda) for verdict, cuda in judged if verdict in _RUNS]
         if runs:
             _, cuda = max(runs)
-            return f"cu{cuda.major}{cuda.minor}"
+            return index_name(str(cuda))
     named = f"torch {version}" if version else "torch"
     raise SpecError(
         f"no listed build of {named} runs on driver {facts.driver} with {facts.gpus[0].name}",

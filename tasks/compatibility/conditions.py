@@ -43,11 +43,16 @@ VERSIONS = frozenset(
         "gpu.compute_capability",
         "gpu.last_cuda",
         "gpu.min_cuda",
+        "gpu.nvcc",
+        "gpu.own_cuda",
+        "gpu.triton_ptxas",
         "nvcc",
+        "triton",
     }
 )
 TEXTS = frozenset(
     {
+        "compiles",
         "container",
         "container_gpus",
         "disagreement",
@@ -55,7 +60,11 @@ TEXTS = frozenset(
         "engine",
         "family",
         "gpu.forward_compat",
+        "gpu.jit",
+        "gpu.torch_kernels",
+        "gpu.triton",
         "host_fault",
+        "platform",
         "target",
     }
 )

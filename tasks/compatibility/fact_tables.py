@@ -37,6 +37,10 @@ FILES: Mapping[str, tuple[str, Sequence[str]]] = {
     "branches": ("branch", ("branches.toml",)),
     "releases": ("release", ("releases.toml",)),
     "newest": ("newest", ("releases.toml",)),
+    "kernels": ("kernels", ("kernels.toml",)),
+    "triton": ("triton", ("triton.toml",)),
+    "jit": ("jit", ("jit.toml",)),
+    "nvcc": ("nvcc", ("jit.toml",)),
 }
 """Each table's key in TOML, and the files that hold its rows."""
 
@@ -51,8 +55,17 @@ _KEYS: Mapping[str, tuple[str, ...]] = {
     "branches": ("branch",),
     "releases": ("package", "version"),
     "newest": ("package",),
+    "kernels": ("platform", "cuda", "since"),
+    "triton": ("since",),
+    "jit": ("engine", "since", "part"),
+    "nvcc": ("package", "since", "cc"),
 }
-_NUMBERED = {"branches": ("cuda",), "capabilities": ("min_cuda", "last_cuda")}
+_NUMBERED = {
+    "branches": ("cuda",),
+    "capabilities": ("min_cuda", "last_cuda"),
+    "kernels": ("since", "until"),
+    "triton": ("ptxas", "blackwell_ptxas"),
+}
 _REPORT = re.compile(r"#\d+|https://|^run: ")
 """A source that shows a failure: an issue, a page, or our own run."""
 

@@ -34,6 +34,7 @@ _HOW_TO_KNOW = {
     "gpus": "run `slipway survey` on the host, or give `gpus`; [] if there are none",
     "container_gpus": "start Docker and run `slipway survey`, or give `container_gpus`; [] without a way",
     "container_toolkit": "give the version that `nvidia-ctk --version` prints; null if it is not installed",
+    "platform": "give `cpu`, such as `aarch64` or the processor's name: torch's wheels differ by it",
     "gpu.compute_capability": "give `compute_capability` of each GPU",
     "gpu.forward_compat": "look the GPU up in NVIDIA's list of GPUs with forward compatibility",
 }
@@ -296,6 +297,7 @@ def _base(field: str) -> str:
         "needs_gpu": "engine",
         "gpu.min_cuda": "gpu.compute_capability",
         "gpu.last_cuda": "gpu.compute_capability",
+        "gpu.torch_kernels": "platform",
     }
     return derived.get(field, field)
 

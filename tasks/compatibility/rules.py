@@ -24,6 +24,16 @@ PLACEHOLDERS = (
     VERSIONS
     | {"container", "disagreement", "dtype", "engine", "family", "gpu.name", "host_fault"}
     | {
+        "compiles",
+        "gpu.jit",
+        "gpu.jit_without",
+        "gpu.triton_from",
+        "gpu.triton_variable",
+        "gpu.torch_has",
+        "gpu.torch_instead",
+        "platform",
+    }
+    | {
         "saw.cuda_build",
         "saw.cuda_driver",
         "saw.driver",
@@ -77,11 +87,12 @@ class Rule(Row):
 
 
 class EngineRow(Row):
-    """One engine and whether it serves without a GPU."""
+    """One engine and whether it serves without a GPU. `flashinfer` is its first release that requires FlashInfer."""
 
     name: str
     needs_gpu: bool
     aliases: tuple[str, ...]
+    flashinfer: str | None = None
 
 
 class GpuRow(Row):
@@ -110,12 +121,13 @@ class BranchRow(Row):
 
 class ReleaseRow(Row):
     """One release of torch or of an engine, and its requirements. `cuda` are the builds that are offered, the index's
-    default first; `transformers` and `numpy` are comparisons."""
+    default first; `transformers` and `numpy` are comparisons; `triton` is what torch pins."""
 
     package: str
     version: str
     cuda: tuple[str, ...] = ()
     torch: str | None = None
+    triton: str | None = None
     transformers: str | None = None
     numpy: str | None = None
     glibc: str | None = None
@@ -128,6 +140,48 @@ class NewestRow(Row):
     version: str
 
 
+class KernelsRow(Row):
+    """The capabilities that torch's wheels contain code for, by platform, CUDA build, and first and last minor
+    release."""
+
+    platform: Literal["aarch64", "x86_64"]
+    cuda: str
+    since: str
+    until: str
+    machine_code: tuple[str, ...]
+    ptx: str | None = None
+
+
+class TritonRow(Row):
+    """The CUDA versions of the assemblers in Triton, from this release on; `blackwell_ptxas` serves capabilities from
+    10.0 on, and `variable` names the environment variable that replaces the one for them."""
+
+    since: str
+    ptxas: str
+    blackwell_ptxas: str | None = None
+    variable: str
+
+
+class JitRow(Row):
+    """What an engine compiles with FlashInfer while it starts, on GPUs of `capability`, and how to do without."""
+
+    engine: str
+    since: str
+    before: str | None = None
+    capability: str
+    part: str
+    without: str
+
+
+class NvccRow(Row):
+    """The oldest nvcc that compiles a package, from this release on, for one capability."""
+
+    package: str
+    since: str
+    cc: str
+    nvcc: str
+
+
 class Tables(Frozen):
     """All rules and lookup tables."""
 
@@ -138,6 +192,10 @@ class Tables(Frozen):
     branches: tuple[BranchRow, ...]
     releases: tuple[ReleaseRow, ...]
     newest: tuple[NewestRow, ...]
+    kernels: tuple[KernelsRow, ...]
+    triton: tuple[TritonRow, ...]
+    jit: tuple[JitRow, ...]
+    nvcc: tuple[NvccRow, ...]
 
     @model_validator(mode="after")
     def _in_order(self) -> Tables:
@@ -147,6 +205,10 @@ class Tables(Frozen):
             "branches": [row.branch for row in self.branches],
             "newest": [row.package for row in self.newest],
             "releases": [(row.package, Version(row.version)) for row in self.releases],
+            "kernels": [(row.platform, Version(row.cuda), Version(row.since)) for row in self.kernels],
+            "triton": [Version(row.since) for row in self.triton],
+            "jit": [(row.engine, Version(row.since), row.part) for row in self.jit],
+            "nvcc": [(row.package, Version(row.since), Version(row.cc)) for row in self.nvcc],
         }
         for name, keys in tables.items():
             if any(not here < there for here, there in pairwise(keys)):
@@ -173,6 +235,10 @@ def load_tables() -> Tables:
             branches=tuple(BranchRow.model_validate(row) for row in rows["branches"]),
             releases=tuple(ReleaseRow.model_validate(row) for row in rows["releases"]),
             newest=tuple(NewestRow.model_validate(row) for row in rows["newest"]),
+            kernels=tuple(KernelsRow.model_validate(row) for row in rows["kernels"]),
+            triton=tuple(TritonRow.model_validate(row) for row in rows["triton"]),
+            jit=tuple(JitRow.model_validate(row) for row in rows["jit"]),
+            nvcc=tuple(NvccRow.model_validate(row) for row in rows["nvcc"]),
         )
     except ValidationError as error:
         first = error.errors()[0]

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from packaging.version import Version
 
 from tasks.compatibility.conditions import Subject, Value, contains
+from tasks.compatibility.kernels import MISSING, Stack, read_stack
 from tasks.compatibility.models import CudaLibraryReading, Sighting, Survey
 from tasks.compatibility.rules import EngineRow, GpuRow, Tables
 from tasks.core.facts import Facts, Gpu
@@ -67,9 +68,11 @@ def describe(survey: Survey, tables: Tables) -> Subject:
         values |= _engine(facts, tables)
     values["cpu_build"] = is_cpu_build(facts)
     values |= _containers(facts, values)
+    stack = read_stack(facts, tables, values)
+    values |= stack.values()
     return Subject(
         values=values,
-        gpus=[_describe_gpu(gpu, tables) for gpu in facts.gpus] if facts.known("gpus") else None,
+        gpus=_describe_gpus(facts.gpus, stack) if facts.known("gpus") else None,
         packages=facts.packages if facts.known("packages") else None,
     )
 
@@ -204,6 +207,21 @@ def build_sightings(pinned: str | None, source: str, survey: Survey) -> tuple[Si
         Sighting(fact="cuda_build", source="torch.version.cuda", value=said),
         Sighting(fact="cuda_build", source=source, value=pinned and major_minor(pinned)),
     )
+
+
+def _describe_gpus(gpus: Sequence[Gpu], stack: Stack) -> list[dict[str, Value]]:
+    described = [_describe_gpu(gpu, stack.tables) for gpu in gpus]
+    capabilities = [
+        str(gpu["gpu.compute_capability"]) for gpu in described if "gpu.compute_capability" in gpu
+    ]
+    for gpu in described:
+        if "gpu.compute_capability" in gpu:
+            gpu |= stack.of_gpu(str(gpu["gpu.compute_capability"]))
+        else:
+            gpu |= dict.fromkeys(("gpu.jit", "gpu.nvcc", "gpu.torch_kernels", "gpu.triton"))
+        if gpu.get("gpu.torch_kernels") == MISSING:
+            gpu["gpu.torch_instead"] = stack.instead(sorted(set(capabilities), key=Version))
+    return described
 
 
 def _describe_gpu(gpu: Gpu, tables: Tables) -> dict[str, Value]:

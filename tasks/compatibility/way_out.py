@@ -16,6 +16,7 @@ from packaging.specifiers import Specifier, SpecifierSet
 from packaging.version import Version
 
 from tasks.compatibility.conditions import PACKAGE, PRESENCE, Wanted, contains
+from tasks.compatibility.kernels import builds, index_name, platform_of
 from tasks.compatibility.models import Change, CompatibilityResult, Measurement, Survey, WayOut
 from tasks.compatibility.plan import judge
 from tasks.compatibility.rules import ReleaseRow, Tables, load_tables
@@ -165,14 +166,15 @@ class _Candidates:
         ]
         for place, release in enumerate(reversed(listed)):
             pinned = self._torch(release)
-            if pinned is None or not self.facts.gpus:
+            cuda = self._default_build(pinned)
+            if pinned is None or cuda is None or not self.facts.gpus:
                 continue
             change = Change(what="engine", current=row.name, wanted=f"{release.package} {release.version}")
             facts: dict[str, Any] = {
                 "engine": release.package,
                 "engine_version": release.version,
                 "packages": {**gone, release.package: release.version, "torch": pinned.version},
-                "cuda_build": pinned.cuda[0],
+                "cuda_build": cuda,
             }
             moves.append(Move("engine", _ENGINE + _STEP * place, (change,), facts))
         if row.name != _EVERYWHERE:
@@ -250,15 +252,23 @@ class _Candidates:
         pin = release.torch
         return next((row for row in self._releases("torch") if pin and same_minor(row.version, pin)), None)
 
+    def _default_build(self, torch: ReleaseRow | None) -> str | None:
+        """The CUDA build of a release of torch that this platform gets first."""
+        return next(iter(builds(self.tables, torch, platform_of(self.facts))), None) if torch else None
+
+    def _with_triton(self, torch: ReleaseRow) -> dict[str, str | None]:
+        """The Triton that comes with a release of torch, where there is one among the packages."""
+        return {name: torch.triton for name in self.facts.packages.keys() & {"triton"} if torch.triton}
+
     def _release(self, release: ReleaseRow, current: str | None, own: Sequence[ReleaseRow]) -> Move:
         packages: dict[str, str | None] = {release.package: release.version}
         facts: dict[str, Any] = {"engine_version": release.version, "packages": packages}
         changes = [Change(what=release.package, current=current, wanted=release.version)]
         pinned = self._torch(release)
         if release.torch and pinned:
-            packages["torch"] = release.torch
+            packages |= {"torch": release.torch, **self._with_triton(pinned)}
             if self.facts.cuda_build:
-                facts["cuda_build"] = pinned.cuda[0]
+                facts["cuda_build"] = self._default_build(pinned)
             here = self.facts.packages.get("torch")
             if here != release.torch:
                 changes.append(Change(what="torch", current=here, wanted=release.torch))
@@ -274,9 +284,10 @@ class _Candidates:
         """The CUDA build of the release at hand, where there are GPUs and no CUDA build."""
         known = [row for row in own if current is None or Version(row.version) <= Version(current)] or own
         pinned = self._torch(known[-1])
-        if pinned is not None and self.facts.gpus and self.facts.cuda_build is None:
-            change = Change(what="cuda_build", current=None, wanted=pinned.cuda[0])
-            facts = {"cuda_build": pinned.cuda[0], "packages": {"torch": pinned.version}}
+        cuda = self._default_build(pinned)
+        if pinned and cuda and self.facts.gpus and self.facts.cuda_build is None:
+            change = Change(what="cuda_build", current=None, wanted=cuda)
+            facts = {"cuda_build": cuda, "packages": {"torch": pinned.version}}
             yield Move("software", _PIN, (change,), facts)
 
     def _torch_builds(self, current: str) -> Iterator[Move]:
@@ -286,11 +297,12 @@ class _Candidates:
             same = same_minor(release.version, public)
             version = public if same else release.version
             steps = _steps([row.version for row in releases], release.version, public)
-            for cuda in release.cuda:
+            for cuda in builds(self.tables, release, platform_of(self.facts)):
                 if same and cuda == self.facts.cuda_build:
                     continue
-                change = Change(what="torch", current=current, wanted=f"{version}+{_index(cuda)}")
-                facts = {"packages": {"torch": version}, "cuda_build": cuda}
+                change = Change(what="torch", current=current, wanted=f"{version}+{index_name(cuda)}")
+                packages = {"torch": version, **self._with_triton(release)}
+                facts = {"packages": packages, "cuda_build": cuda}
                 yield Move("software", (_PIN if same else _RELEASE) + _STEP * steps, (change,), facts)
 
     def _builds(self, current: str) -> Iterator[Move]:
@@ -370,11 +382,6 @@ def _steps(versions: Iterable[str], one: str, other: str | None) -> int:
         return 0
     low, high = sorted((Version(one), Version(Version(other).public)))
     return sum(low < Version(version) <= high for version in versions)
-
-
-def _index(cuda: str) -> str:
-    """`cu126`, as the index of wheels for CUDA 12.6 is called."""
-    return f"cu{cuda.replace('.', '')}"
 
 
 def _beyond(spec: Specifier) -> Iterator[str]:

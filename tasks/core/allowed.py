@@ -1,8 +1,8 @@
-"""What a run requested by API may start: what Slipway built, and what is on a list (docs/adr/0080).
+"""What a run requested through the API may start: what Slipway built, and what is on a list (docs/adr/0080).
 
-This does not apply to a deploy from a terminal. A request by API may come from a form, an event or a program with the
-key, and must not choose programs: an existing environment, wheels, channels, the base image. Each must be on the
-administrator's list, `allowed.toml` in the home, or it is refused.
+This does not apply to a deploy from a terminal. A request to the API may come from a form, an event or a program with
+the key, and must not choose programs: an existing environment, wheels, channels, the base image. Each must be on
+the administrator's list, `allowed.toml` in the home, or it is refused.
 """
 
 from __future__ import annotations
@@ -86,7 +86,8 @@ class Allowed(Frozen):
         except (ValueError, RecursionError) as error:  # thousands of digits in a number, or of brackets
             reason = f"not TOML: {error}"
         raise WrongUseError(
-            f"{source}: {reason}", fix="lists of `folders`, `addresses` and `images`, or no file"
+            f"{source}: {reason}",
+            fix="write lists named `folders`, `addresses` and `images`, or remove the file",
         )
 
     def holds(self, program: Program) -> bool:
@@ -142,7 +143,7 @@ def check_allowed(programs: Iterable[Program], allowed: Allowed, source: str) ->
     for program in programs:
         if not allowed.holds(program):
             raise WrongUseError(
-                f"{program.key} is {program.value}, which a run requested by API may not start",
+                f"{program.key} is {program.value}, which a run requested through the API may not use",
                 fix=f"deploy it from a terminal, or have the administrator add it to `{program.kind}` in {source}",
             )
 
@@ -196,7 +197,7 @@ def _place_in_requirement(line: str) -> str | None:
 
 
 def _place_in_match_spec(line: str) -> str | None:
-    """For conda: `channel::package`, `package[channel=…]`, or the address of a file."""
+    """The place that a conda match spec names: `channel::package`, `package[channel=…]`, or the address of a file."""
     channel = re.search(r"""(?:channel|url|subdir)\s*=\s*['"]?([^'",\]\s]+)""", line)
     if channel:
         return channel[1]

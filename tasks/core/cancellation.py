@@ -60,7 +60,7 @@ def current() -> Cancellation:
 
 
 class _Asking(Cancellation):
-    """Set by the enclosing signal, or once `asked` returns true."""
+    """A signal that is set with the enclosing signal, or once `asked` returns true."""
 
     def __init__(self, outer: Cancellation, asked: Callable[[], bool], reason: str) -> None:
         super().__init__()

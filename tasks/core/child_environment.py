@@ -1,4 +1,4 @@
-"""Which environment variables a child process gets: an allow-list, by the purpose of the child.
+"""Which environment variables a child process gets: an allow-list for each purpose of a child.
 
 The user's environment may contain keys to a cloud, a database or a hub. A deny-list of such names always misses one,
 so a child gets only what is listed here. `SLIPWAY_PASS_ENV` names more, for the worker and for a user's own probe.

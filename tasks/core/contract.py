@@ -1,4 +1,4 @@
-"""The result of checking a table against a contract: how much was checked, and what does not hold."""
+"""The result of checking a table against a contract: how much was checked, and which expectations are not met."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from tasks.core.frozen import Frozen
 
 
 class ContractBreach(Frozen):
-    """An expectation on a table that does not hold. `expectation` is its name, `observed` what was found instead."""
+    """An expectation about a table that is not met. `expectation` is its name, `observed` what was found instead."""
 
     expectation: str
     column: str | None

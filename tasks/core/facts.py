@@ -196,5 +196,4 @@ def _explain(error: ValidationError, source: str) -> WrongUseError:
     message = (
         first["msg"].removeprefix("Value error, ").replace("tuple", "list").replace("dictionary", "object")
     )
-    shown = repr(first["input"])
-    return WrongUseError(f"{source}: {path}: {message}", fix=f"got {shown[:80]}")
+    return WrongUseError(f"{source}: {path}: {message} (got {repr(first['input'])[:80]})")

@@ -55,7 +55,7 @@ def _check_regular(path: Path, mode: int) -> None:
     if stat.S_ISDIR(mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     if not stat.S_ISREG(mode):
-        raise ModelError(f"{path} is a {kind_of(mode)}, not a file", fix="put the file itself there")
+        raise ModelError(f"{path} is a {kind_of(mode)}, not a file", fix="replace it with the file")
 
 
 def kind_of(mode: int) -> str:

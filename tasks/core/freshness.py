@@ -1,4 +1,4 @@
-"""Which stages of a run measure again, whatever the records say: requested by the user, for this run only."""
+"""Which stages of this run measure again even if a record could be used, because the user asked for it."""
 
 from __future__ import annotations
 

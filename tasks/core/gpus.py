@@ -1,6 +1,6 @@
 """Which of a host's GPUs an engine gets. Pure.
 
-Measurements and bounds hold for these GPUs, so the engine must see no others: by default, llama.cpp spreads over all
+Measurements and limits apply to these GPUs, so the engine must see no others: by default, llama.cpp spreads over all
 visible GPUs, and CUDA numbers the fastest first, while a model needs the one with the most memory.
 """
 

@@ -79,7 +79,7 @@ def stoppable(settings: Settings, name: str) -> Iterator[None]:
 
 
 def is_to_end(settings: Settings, name: str) -> bool:
-    """Whether a `stop` of the service waits now; one that was killed does not count. Only for the lease's holder."""
+    """Whether a `slipway stop` of the service, not a killed one, is waiting now. Only for the holder of the lease."""
     path = _wish(settings, name)
     return path.exists() and is_held(path)
 

@@ -41,7 +41,7 @@ class Record(BaseModel):
     """One result of one stage. Immutable; fields of another version are ignored.
 
     `outcome` is the stage's verdict, or `fault` or `cancelled`. `inputs_digest` names everything that decided
-    the result. `evidence["result"]` holds the stage's typed result, so that a good record can be used instead
+    the result. `evidence["result"]` contains the stage's typed result, so that a good record can be used instead
     of doing the work. `consulted` are ids of records that the decision used.
     """
 
@@ -72,7 +72,7 @@ class Record(BaseModel):
 
     @property
     def path(self) -> str:
-        """Its path in a store. The id comes first, so that names sort by time; the inputs' digest shows,
+        """The record's path in a store. The id comes first, so that names sort by time; the inputs' digest shows,
         without reading the record, whether it can be used for a stage."""
         return f"{self.stage}/{self.id}{inputs_suffix(self.inputs_digest)}"
 

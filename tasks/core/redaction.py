@@ -25,7 +25,7 @@ _PATH = re.compile(r"_(?:FILE|PATH|DIR)$", re.IGNORECASE)
 _PLACE = re.compile(rf"{_PATH.pattern}|_CREDENTIALS$", re.IGNORECASE)
 """Variables that name the file of a secret: the path is not a secret, and errors must name it.
 
-`GOOGLE_APPLICATION_CREDENTIALS` is one; others with that ending may hold the secret itself.
+`GOOGLE_APPLICATION_CREDENTIALS` is one; others with that ending may contain the secret itself.
 """
 
 _KEY = r"password|passwd|passphrase|secret|api[_-]?key|access[_-]?key|private[_-]?key|auth[_-]?string|token(?!s|iz)"
@@ -103,7 +103,7 @@ def names_path(variable: str) -> bool:
 
 
 def secrets_of(environ: Mapping[str, str]) -> frozenset[str]:
-    """The values of the variables that hold secrets."""
+    """The values of the variables that contain secrets."""
     return frozenset(
         value
         for name, value in environ.items()
@@ -159,14 +159,14 @@ def remember(secret: str) -> None:
 
 
 def redacted(text: str) -> str:
-    """`text` without secrets, including those that this process holds."""
+    """`text` without secrets, including those that this process knows."""
     return redact(text, secrets_of(os.environ) | _remembered)
 
 
 def redacted_value(value: Any, *, by_look: bool = True) -> Any:
     """A JSON-like value with redacted texts; a text under a key such as `password` is hidden completely.
 
-    Without `by_look` only secrets that this process holds and those in addresses are hidden: for values that Slipway
+    Without `by_look` only secrets that this process knows and those in addresses are hidden: for values that Slipway
     reads back, where a name or a path must not change because it resembles a token.
     """
     secrets = secrets_of(os.environ) | _remembered

@@ -193,7 +193,7 @@ class ServiceFolder:
         if state is None:
             why = "it was stopped" if self.root.is_dir() else "it was never deployed"
             raise NotFoundError(
-                f"the service {self.name} does not run: {why}", fix="list the services: slipway status"
+                f"the service {self.name} is not running: {why}", fix="list the services: slipway status"
             )
         release = self.release(state.release)
         if release is None:
@@ -249,7 +249,7 @@ def named_by_releases(services: Path, field: str) -> dict[str, str]:
             name = document.parent.parent.name
             raise RecordError(
                 f"the release {document} cannot be read, so what it needs is not known",
-                fix=f"set it aside: slipway start {name}, or slipway stop {name} if it is not to run",
+                fix=f"move it away: slipway start {name}, or slipway stop {name} if the service should not run",
             ) from None
         found[value] = document.parent.parent.name
     return found

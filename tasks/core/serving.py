@@ -39,7 +39,7 @@ class ServingConfig(Frozen):
     they may use `memory_fraction`. A step takes at most `batched_tokens`, of which llama.cpp computes
     `micro_batch_tokens` at once. `kv_bytes_per_token` are those of one token's keys and values, for an engine that
     takes all memory for them unless told. `loader` brings the model's files into memory; None leaves that to the
-    engine. `gpu_indices` are the host's GPUs that a process may see, by NVML's numbers; all where there are none.
+    engine. `gpu_indices` are the host's GPUs that a process may see, by NVML's numbers; all if there are none.
     """
 
     served_name: str

@@ -32,10 +32,8 @@ def explain(error: ValidationError, source: str, model: type[BaseModel]) -> Spec
         return SpecError(f"{source}: the key {path!r} is missing", fix=f"add `{path}: …`")
     message = first["msg"].removeprefix("Value error, ")
     given = first["input"]
-    return SpecError(
-        f"{source}: {path}: {message}",
-        fix=None if isinstance(given, (dict, BaseModel)) else f"got {_SHORT.repr(given)}",
-    )
+    shown = "" if isinstance(given, (dict, BaseModel)) else f" (got {_SHORT.repr(given)})"
+    return SpecError(f"{source}: {path}: {message}{shown}")
 
 
 def _keys_at(model: type[BaseModel], parents: Sequence[str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Checks of a spec's values, whatever their key. The model applies them, so that they hold for files,
+"""Checks of a spec's values, whatever their key. The model applies them, so that they apply to files,
 `--set`, the forms of Prefect's UI and its API. Pure."""
 
 from __future__ import annotations

@@ -73,7 +73,7 @@ class Load(Protocol):
 
 
 class Outcome(BaseModel, Generic[R]):
-    """What one stage did in one run. `record` is the id of the record that holds the result."""
+    """What one stage did in one run. `record` is the id of the record with the result."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -144,7 +144,7 @@ def run_stage(
 ) -> Outcome[R]:
     """Do one stage's work, or use a good record instead; write the record and the artifact.
 
-    A result holds on hosts with the same fingerprint only. A fault is recorded, then raised.
+    A result is only used on hosts with the same fingerprint. A fault is recorded, then raised.
 
     Args:
         recorder: where records and artifacts go.
@@ -154,10 +154,10 @@ def run_stage(
         result_type: type of the answer.
         report: the answer in words and figures.
         work: does the work.
-        still_good: whether a recorded result's outputs exist unharmed; without it no record is used.
-        consulted: records that the decision uses. They are part of the inputs, so new knowledge decides anew.
-        load: what the work measured of the host's other load. A record made under foreign load is used only as
-            long as the host is busy.
+        still_good: whether the outputs of a recorded result are intact; without this function no record is used.
+        consulted: records that the decision uses. They are part of the inputs, so a new record means a new decision.
+        load: what the work measured of the host's other load. A record that was measured on a busy host is used only
+            as long as the host is busy.
         made_meanwhile: records that the work made, on which the answer or the fault depends.
         began: when the work began by the monotonic clock, if before this call.
         by: what did the work, if not a deploy; it goes into the record's evidence.
@@ -289,14 +289,14 @@ def _reuse(
 
 
 def _is_worth_repeating(record: Record, load: Load | None, settings: Settings) -> bool:
-    """Whether its figures were measured under foreign load, and the host is quiet now."""
+    """Whether its figures were measured while other work kept the host busy, and the host is quiet now."""
     if load is None or not load_words(record.numbers, settings.busy_share):
         return False
     quiet = load.now() <= settings.busy_share
     if quiet:
         say(
             record.stage,
-            f"record {record.id} was made under foreign load, the host is quiet now: measuring again",
+            f"record {record.id} was measured while the host was busy; it is quiet now: measuring again",
         )
     return quiet
 

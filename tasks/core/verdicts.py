@@ -43,7 +43,7 @@ class StagingVerdict(StrEnum):
 
 
 class ChoiceVerdict(StrEnum):
-    """Of quantization, batching and loading."""
+    """Verdicts of quantization, batching and loading."""
 
     CHOSEN = "chosen"
     NONE = "none"
@@ -67,14 +67,14 @@ class LeakVerdict(StrEnum):
 
 
 class RegistryVerdict(StrEnum):
-    """Of one look at a model registry: does the alias name the version that serves?"""
+    """Verdicts of one check of a model registry: does the alias name the version that serves?"""
 
     CURRENT = "current"
     MOVED = "moved"
 
 
 class LifecycleVerdict(StrEnum):
-    """Of a whole deploy: the release serves, or a stage said no and the previous release keeps serving."""
+    """Verdicts of a whole deploy: the release serves, or a stage said no and the previous release keeps serving."""
 
     SERVING = "serving"
     REFUSED = "refused"

@@ -14,7 +14,7 @@ from tasks.core.spec import EngineKind
 from tasks.engines.card import EngineCard, read_card
 
 PASSIVE = {"OMP_WAIT_POLICY": "passive"}
-"""Threads of OpenMP that spin at a barrier starve each other where the host is busy. Measured on two cores: next to
+"""Threads of OpenMP that spin at a barrier starve each other if the host is busy. Measured on two cores: next to
 one busy process, llama.cpp was 50 times slower, torch 6 to 40 times. On an idle host, waiting costs a model of 6 MB
 half its speed, as a step takes 4 ms; a larger one the less, the longer its steps."""
 
@@ -44,12 +44,12 @@ class Engine:
 
     @property
     def card(self) -> EngineCard:
-        """What is known of it, with sources."""
+        """What is known about it, with sources."""
         return read_card(self.kind)
 
     @property
     def server_worker(self) -> Path | None:
-        """The script that runs the engine inside its own environment; None where the engine's own program does."""
+        """The script that runs the engine inside its own environment; None if the engine's own program does."""
         return _WORKERS / self.card.server_worker if self.card.server_worker else None
 
     @property

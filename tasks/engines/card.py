@@ -1,4 +1,4 @@
-"""What is known of a serving engine, as data: one card each, in `cards/<kind>.toml`, with sources.
+"""What is known about a serving engine, as data: one card each, in `cards/<kind>.toml`, with sources.
 
 A card says what an engine needs, loads and shows; the module of the engine says how its command line is written.
 """
@@ -41,8 +41,8 @@ class Sourced(Frozen):
 class SystemLibrary(Frozen):
     """A shared library that an engine's wheels expect of the host.
 
-    `package` is the Debian package that holds it. For hosts without it, `wheel` is a requirement whose wheels carry
-    a copy, at the glob pattern `file` below `site-packages`.
+    `package` is the Debian package that contains it. For hosts without it, `wheel` is a requirement whose wheels
+    carry a copy, at the glob pattern `file` below `site-packages`.
     """
 
     soname: str
@@ -81,7 +81,7 @@ class Quantization(Sourced):
     """A kind of quantized weights that the engine loads, and where.
 
     Below `min_compute_capability` it does not compute in it, nor from `not_from_compute_capability` on.
-    `cpu`: also on the processor.
+    `cpu`: also on the CPU.
     """
 
     name: str
@@ -90,7 +90,7 @@ class Quantization(Sourced):
     cpu: bool = False
 
     def runs_on(self, capability: Capability | None) -> bool:
-        """Whether it computes in it on a GPU of that capability; on the processor if None."""
+        """Whether it computes in it on a GPU of that capability; on the CPU if None."""
         if capability is None:
             return self.cpu
         floor, end = self.min_compute_capability, self.not_from_compute_capability
@@ -102,7 +102,7 @@ class Knob(Frozen):
     """A setting that memory and speed depend on, by its common name.
 
     `values` are worth trying besides the engine's own `default`, or `default_on_large_gpus` on GPUs of
-    `LARGE_GPU_BYTES` or more, where these are known.
+    `LARGE_GPU_BYTES` or more, if these are known.
     """
 
     name: Literal["batch", "batched_tokens", "micro_batch_tokens", "tensor_parallel", "offload"]
@@ -114,12 +114,12 @@ class Knob(Frozen):
     sources: tuple[str, ...] = ()
 
     def default_on(self, gpu_bytes: int) -> int | None:
-        """What the engine takes on GPUs of that size; None where that is not known."""
+        """What the engine takes on GPUs of that size; None if that is not known."""
         return self.default_on_large_gpus if gpu_bytes >= LARGE_GPU_BYTES else self.default
 
 
 class LoaderRow(Sourced):
-    """The engine's arguments for loading files of a `format` by this loader; empty where it does so by default."""
+    """The engine's arguments for loading files of a `format` by this loader; empty if it does so by default."""
 
     name: Loader
     format: str
@@ -140,7 +140,7 @@ class StartLog(Sourced):
     kv_tokens: str | None = None
 
     def read(self, log: str) -> StartReport:
-        """What the log says, by its last words on it; None for what it does not say."""
+        """What the log says: for each figure the last line that has it; None for a figure that is not in the log."""
         return StartReport(_last_number(self.gpu_layers, log), _last_number(self.kv_tokens, log))
 
 
@@ -150,14 +150,14 @@ def _last_number(pattern: str | None, log: str) -> int | None:
 
 
 class EngineCard(Sourced):
-    """All that is known of one engine. `ran` is what was run of it here.
+    """All that is known about one engine. `ran` is what was run of it here.
 
     `missing` is why it cannot be deployed yet; without it, there is a module that writes its command line.
-    `server_worker` is the script in `worker/` that runs it inside its own environment, where its own program does
+    `server_worker` is the script in `worker/` that runs it inside its own environment, if its own program does
     not. `tiny_model` is the script there that writes a model small enough to prove an environment by.
 
     `formats` are the candidates that it loads. To measure them a text is `scored_by` the engine through its
-    interface, or where that gives no probabilities, by the library that it serves with. `prompts` says whose way of
+    interface, or if that gives no probabilities, by the library that it serves with. `prompts` says whose way of
     asking for an exact number of tokens it knows: prompts are tokens by `/tokenize` of llama.cpp or of vLLM, or text.
     """
 
@@ -187,11 +187,11 @@ class EngineCard(Sourced):
     maps_files: bool = True
     """Whether it maps the model's files, so that what is in the page cache loads at once."""
     bfloat16_from: Capability | None = None
-    """The compute capability below which it refuses bfloat16; None where it computes in it everywhere."""
+    """The compute capability below which it refuses bfloat16; None if it computes in it everywhere."""
     unpacks_weights: bool = False
     """Whether it unpacks quantized weights to 16 bits before it computes: they save disk, and no memory."""
     fills_steps_by_slot: bool = False
-    """Whether the first slots' prompts are taken first, so that the last wait for ever where a step is too small."""
+    """Whether the first slots' prompts are taken first, so that the last wait for ever if a step is too small."""
     own_architectures: bool = False
     """Whether it runs architectures that come with code of their own."""
     missing: str | None = None
@@ -220,15 +220,15 @@ class EngineCard(Sourced):
         return self.layouts[0] == "gguf-file"
 
     def find_knob(self, name: str) -> Knob | None:
-        """The knob of that common name; None where the engine has none."""
+        """The knob of that common name; None if the engine has none."""
         return next((one for one in self.knob if one.name == name), None)
 
     def load_arguments(self, loader: Loader | None) -> tuple[str, ...] | None:
-        """What the command line takes to load by `loader`; None where the engine cannot."""
+        """What the command line takes to load by `loader`; None if the engine cannot."""
         return next((one.arguments for one in self.loader if one.name is loader), None)
 
     def serves_on(self, capabilities: Iterable[Capability]) -> bool:
-        """Whether GPUs of these capabilities are all new enough; without any, whether it serves on the processor."""
+        """Whether GPUs of these capabilities are all new enough; without any, whether it serves on the CPU."""
         found = list(capabilities)
         floor = self.min_compute_capability
         if not found:
@@ -238,7 +238,7 @@ class EngineCard(Sourced):
 
 @functools.cache
 def read_card(kind: EngineKind) -> EngineCard:
-    """The card of that engine. Raises `SlipwayError` where it is damaged: it is part of the program."""
+    """The card of that engine. Raises `SlipwayError` if it is damaged: it is part of the program."""
     name = f"{kind}.toml"
     values = _read(CARDS / name)
     try:
@@ -248,7 +248,7 @@ def read_card(kind: EngineKind) -> EngineCard:
 
 
 def read_data(name: str) -> dict[str, Any]:
-    """A file of `data/`. Raises `SlipwayError` where it is missing or not TOML."""
+    """A file of `data/`. Raises `SlipwayError` if it is missing or not TOML."""
     return _read(DATA / name)
 
 
@@ -260,5 +260,5 @@ def _read(file: Path) -> dict[str, Any]:
 
 
 def damaged(name: str, why: str) -> SlipwayError:
-    """The catalogue is part of the program: where it cannot be read, it was not installed whole."""
+    """The catalogue is part of the program: if it cannot be read, it was not installed whole."""
     return SlipwayError(f"the engine catalogue is damaged: {name}: {why}", fix="reinstall Slipway")

@@ -1,4 +1,4 @@
-"""All engines, by kind: an engine is a card, and the module of the same name where it can be deployed."""
+"""All engines, by kind: an engine is a card, and the module of the same name if it can be deployed."""
 
 from __future__ import annotations
 

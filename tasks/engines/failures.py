@@ -45,7 +45,7 @@ class Failure(Frozen):
 
 
 def failure_of(error: EngineError, *, log_tail: str | None = None) -> Failure:
-    """What an engine's error says about it. `log_tail` is used where the error carries no lines of its own."""
+    """What an engine's error says about it. `log_tail` is used if the error carries no lines of its own."""
     log = error.detail or log_tail or None
     if isinstance(error, EngineDiedError):
         kind = FailureKind.CRASHED if error.ready else FailureKind.NOT_STARTED

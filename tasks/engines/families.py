@@ -52,7 +52,7 @@ class Finding(Frozen):
 
 @functools.cache
 def families() -> tuple[Family, ...]:
-    """All families, by name. Raises `SlipwayError` where the table is damaged."""
+    """All families, by name. Raises `SlipwayError` if the table is damaged."""
     try:
         return tuple(Family.model_validate(row) for row in read_data("families.toml")["family"])
     except (KeyError, ValidationError) as error:
@@ -72,7 +72,7 @@ def family_of(config: Mapping[str, Any]) -> Family | None:
 
 
 def family_at(source: str) -> Family | None:
-    """The family of a model whose folder is on this machine (`file:PATH`); None where it cannot be told."""
+    """The family of a model whose folder is on this machine (`file:PATH`); None if it cannot be told."""
     folder = local_folder(source)
     if folder is None:
         return None
@@ -89,7 +89,7 @@ def family_in(folder: Path) -> Family | None:
 
 
 def check_family(config: Mapping[str, Any]) -> Family | None:
-    """The family of a model by its `config.json`; None for one that is not known. Raises `ModelError` where the
+    """The family of a model by its `config.json`; None for one that is not known. Raises `ModelError` if the
     configuration lacks what the family needs."""
     family = family_of(config)
     _refuse(config_findings(family, config) if family else ())
@@ -97,9 +97,10 @@ def check_family(config: Mapping[str, Any]) -> Family | None:
 
 
 def serving_dtype(family: Family, capabilities: Iterable[Capability]) -> str | None:
-    """In which type to serve it there; None where none will do, and with its own quantization: that says it itself.
+    """The type in which to serve the family on GPUs of these capabilities.
 
-    float16 where a GPU is too old for bfloat16, unless the family overflows in it.
+    None if no type is possible, or if the family has its own quantization, which sets the type. float16 if a GPU is
+    too old for bfloat16, unless the family overflows in float16.
     """
     if family.native_quantization is not None:
         return None
@@ -109,7 +110,7 @@ def serving_dtype(family: Family, capabilities: Iterable[Capability]) -> str | N
 
 
 def served_as(family: Family, capabilities: Iterable[Capability]) -> str | None:
-    """The type that the compatibility tables are to judge: the makers' quantization, else that of `serving_dtype`."""
+    """The type that the compatibility tables judge: the family's own quantization, else that of `serving_dtype`."""
     return family.native_quantization or serving_dtype(family, capabilities) or family.native_dtype
 
 
@@ -125,11 +126,11 @@ def dtype_finding(family: Family, dtype: str) -> Finding | None:
 
 
 def config_findings(family: Family, config: Mapping[str, Any]) -> tuple[Finding, ...]:
-    """Keys that a model's `config.json` lacks, or holds with a value that engines die of."""
+    """Keys that a model's `config.json` lacks, or that have a value that makes engines crash."""
     return tuple(
         Finding(
             message=f"config.json has {key} {config.get(key)!r}, {family.title} needs {wanted!r}",
-            fix=f"set {key} to {wanted!r}, or take the makers' config.json",
+            fix=f"set {key} to {wanted!r}, or use the model's original config.json",
             sources=_sources(family),
         )
         for key, wanted in family.config.items()

@@ -1,4 +1,4 @@
-"""Whether a release's command is the one that Slipway itself would make of what was decided."""
+"""Whether a release's command is the one that Slipway itself would build from the decisions in the release."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from tasks.engines.catalogue import get_engine
 
 def check_launch(release: Release, scripts: Path) -> None:
     """Raise `WrongUseError` unless engine, environment, model and configuration alone give the command and its
-    variables: a release that comes by API may say what is served, not what is run.
+    variables: a release that comes through the API may say what is served, not what is run.
 
-    `scripts` is the folder of the home that holds the scripts by which engines are started, one folder for each
+    `scripts` is the folder in the home with the scripts that start engines, one folder for each
     version of them.
     """
     engine = get_engine(release.engine)

@@ -1,4 +1,4 @@
-"""llama.cpp by `xllamacpp`: prebuilt, on the processor or a GPU; the embedded default."""
+"""llama.cpp by `xllamacpp`: prebuilt, on the CPU or a GPU; the embedded default."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from tasks.engines.base import HOST, PASSIVE, PORT, CommandLine, Engine, flags, 
 
 
 class LlamaCpp(Engine):
-    """The engine by its Python distribution; see `worker/llama_cpp_server.py` for what runs."""
+    """llama.cpp from its Python distribution; `worker/llama_cpp_server.py` is what runs."""
 
     def __init__(self, kind: str = "llama.cpp") -> None:
         super().__init__(kind)

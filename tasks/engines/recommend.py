@@ -1,8 +1,8 @@
 """Which engine, family and application for a need, and whether to buy the upkeep of a platform of one's own. Pure.
 
-Choices that these facts rule out come last, with the reason. Among the others, points of the sourced advice add up,
-and how engines compared where this store's knowledge base has measured several of them on the same model and this
-hardware counts more than all of them. Tokens/s of different models compare nothing.
+Choices that these facts rule out come last, with the reason. The others are ranked by the sum of their points from
+the sourced advice. If this store's knowledge base contains measurements of several engines with the same model on
+this hardware, these count more than all points. Tokens/s of different models are not compared.
 """
 
 from __future__ import annotations
@@ -104,13 +104,13 @@ class Recommendation(Frozen):
         return tuple(choice for choice in self.choices if choice.kind == kind)
 
     def best(self, kind: ChoiceKind) -> Choice | None:
-        """The best that fits; None where nothing does."""
+        """The best that fits; None if nothing does."""
         return next((choice for choice in self.of(kind) if choice.fits), None)
 
 
 @functools.cache
 def advice() -> tuple[Advice, ...]:
-    """The sourced advice. Raises `SlipwayError` where the table is damaged."""
+    """The sourced advice. Raises `SlipwayError` if the table is damaged."""
     try:
         return tuple(Advice.model_validate(row) for row in read_data("advice.toml")["advice"])
     except (KeyError, ValidationError) as error:
@@ -120,7 +120,7 @@ def advice() -> tuple[Advice, ...]:
 def recommend(
     need: Need, facts: Facts, records: Sequence[Measured] = (), *, family: str | None = None
 ) -> Recommendation:
-    """Ranked choices for `need` on the host of `facts`, where `family` is asked for.
+    """Ranked choices for `need` on the host of `facts`; with `family`, for models of that family.
 
     A fact that is not known rules nothing out. A family that no engine knows is one's own.
     """
@@ -174,7 +174,7 @@ def _engines(
 
 
 def _from_records(kind: EngineKind, records: Sequence[Measured]) -> list[tuple[float, Reason]]:
-    """What was measured of an engine; where nothing was, a failure counts against it."""
+    """What was measured of an engine; if nothing was, a failure counts against it."""
     fastest = _fastest(records)
     own = {model: found[kind] for model, found in fastest.items() if kind in found}
     if not own:
@@ -195,7 +195,7 @@ def _from_records(kind: EngineKind, records: Sequence[Measured]) -> list[tuple[f
 
 
 def _fastest(records: Iterable[Measured]) -> dict[str, dict[str, Measured]]:
-    """By model and engine, the fastest measurement."""
+    """The fastest measurement of each model and engine."""
     found: dict[str, dict[str, Measured]] = {}
     for one in records:
         of_model = found.setdefault(one.model, {})

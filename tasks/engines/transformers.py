@@ -1,4 +1,4 @@
-"""transformers serve: whatever Transformers can load, on the processor or a GPU."""
+"""transformers serve: whatever Transformers can load, on the CPU or a GPU."""
 
 from __future__ import annotations
 

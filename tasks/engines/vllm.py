@@ -1,4 +1,4 @@
-"""vLLM: `vllm serve` by its wheel; on the processor by a build of its own."""
+"""vLLM: `vllm serve` from its wheel; for the CPU, from a separate build."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tasks.engines.base import (
 
 _QUIET = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
 _BLOCK_TOKENS = 128
-"""Of its cache on the processor."""
+"""Size of its cache on the CPU."""
 _DRAIN_S = 30
 
 

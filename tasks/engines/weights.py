@@ -13,7 +13,7 @@ from tasks.engines.catalogue import get_engine
 from tasks.engines.families import Family, dtype_finding
 
 KINDS = {CandidateFormat.W8A8: "int8", CandidateFormat.W4A16: "gptq", CandidateFormat.FP8: "fp8"}
-"""Formats that need something of the hardware, by the card's name for such weights."""
+"""Formats with special hardware needs, and the card's name for such weights."""
 
 _DTYPES = {CandidateFormat.BF16: "bfloat16", CandidateFormat.F16: "float16"}
 
@@ -38,10 +38,10 @@ def why_not_here(
     capabilities: Sequence[Capability | None],
     family: Family | None = None,
 ) -> str | None:
-    """Why the engine cannot compute in that format on GPUs of these capabilities, or without any on the processor; or
+    """Why the engine cannot compute in that format on GPUs of these capabilities, or without any on the CPU; or
     why a model of that family overflows in it.
 
-    None where it can. A capability that is None is not known.
+    None if it can. A capability that is None is not known.
     """
     card = get_engine(kind).card
     if not card.loads_gguf and form in _DTYPES:
@@ -64,7 +64,7 @@ def why_not_here(
 def _why_not_in(
     dtype: str, card: EngineCard, capabilities: Sequence[Capability | None], family: Family | None
 ) -> str | None:
-    """Of plain weights, which are computed in as they are."""
+    """Why plain weights of this type cannot be made; None if they can. They are computed in their own type."""
     if family and (finding := dtype_finding(family, dtype)):
         return f"not made: {finding.message}; {finding.fix}"
     floor = card.bfloat16_from

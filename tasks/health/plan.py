@@ -43,7 +43,7 @@ def limits_of(release: Release, before: Record | None = None) -> HealthLimits:
 
 
 def last_check(latest: Record | None, release: str) -> Record | None:
-    """The record of the service's `latest` check, where that was of this release."""
+    """The record of the service's `latest` check, if that was of this release."""
     same = latest is not None and latest.evidence.get("result", {}).get("release") == release
     return latest if same else None
 
@@ -125,7 +125,7 @@ def _judge_gpus(gpus: tuple[GpuSample, ...], limits: HealthLimits) -> Iterator[F
 def _judge_process(process: ProcessSample, limits: HealthLimits) -> Iterator[Finding]:
     if not process.alive:
         yield _unhealthy(
-            "process", "the engine's process does not run", fix="read its log: slipway logs NAME"
+            "process", "the engine's process is not running", fix="read its log: slipway logs NAME"
         )
     # A count below the last one comes from a new supervisor.
     new = process.restarts - (limits.restarts if process.restarts >= limits.restarts else 0)

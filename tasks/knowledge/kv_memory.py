@@ -20,7 +20,7 @@ def memory_at(peaks: Mapping[int, int], tokens: int) -> Number | None:
 
     A peak at exactly that budget is `measured`; otherwise it is `predicted`, on the line between the nearest
     budgets, or beyond them on the line through the two outermost. None with fewer than two budgets, or if
-    peaks do not grow with the budget: such an engine allocates its memory beforehand, whatever it has to hold.
+    peaks do not grow with the budget: such an engine allocates all its memory at the start.
     """
     points = sorted(peaks.items())
     if len(points) < 2 or points[-1][1] <= points[0][1]:

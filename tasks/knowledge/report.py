@@ -56,7 +56,7 @@ def cell_row(cell: Cell) -> tuple[str, ...]:
 
 
 def _placed(cell: Cell) -> str:
-    """How many GPUs it had, and the settings that place it there."""
+    """The number of GPUs, and the settings that decided what ran on them."""
     if not cell.gpus:
         return "-"
     shown = [f"{cell.gpu_layers} layers"] if cell.gpu_layers else []

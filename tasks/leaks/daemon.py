@@ -120,7 +120,7 @@ def measure(target: dict[str, Any]) -> Sample | None:
 
 
 def ask_supervisor(path: str) -> list[int]:
-    """Roots of the engine's process tree, asked of the supervisor's control socket."""
+    """Roots of the engine's process tree, as the supervisor's control socket reports them."""
     folder = os.open(Path(path).parent, os.O_RDONLY | os.O_DIRECTORY)
     try:
         with socket.socket(socket.AF_UNIX) as client:
@@ -203,7 +203,7 @@ def read_cgroup(cgroup: Path) -> Sample | None:
 
 
 def read_work(endpoint: str | None, counters: Sequence[str]) -> float | None:
-    """The work done since the engine's start, as its `counters` have it; None where it does not say."""
+    """The work done since the engine's start, as its `counters` have it; None if it does not say."""
     if not endpoint or not counters:
         return None
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -215,7 +215,7 @@ def read_work(endpoint: str | None, counters: Sequence[str]) -> float | None:
 
 
 def sum_counters(text: str, counters: Sequence[str]) -> float | None:
-    """The sum of these counters in a Prometheus text, over all labels; None where it holds none of them."""
+    """The sum of these counters in a Prometheus text, over all labels; None if it contains none of them."""
     found = []
     for line in text.splitlines():
         name, _, value = line.rpartition(" ")

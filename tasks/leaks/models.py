@@ -11,7 +11,7 @@ from tasks.core.result import StageResult
 from tasks.core.verdicts import LeakVerdict
 
 Structure = Literal["straight", "saturating", "steps", "onset"]
-"""What explains the floor besides trend and load: nothing, a cache that fills, changes of configuration, or a
+"""What explains the floor apart from trend and load: nothing, a cache that fills, changes of configuration, or a
 trend that starts late."""
 
 

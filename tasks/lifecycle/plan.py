@@ -22,7 +22,7 @@ from tasks.quantization.models import QuantizationResult
 from tasks.staging.models import StagingResult
 
 STAGES = 7
-"""Of a deploy that no verdict ends: environment, compatibility, staging, quantization, batching, rollout, health."""
+"""The stages of a complete deploy: environment, compatibility, staging, quantization, batching, rollout, health."""
 
 _USE_ANOTHER = f"use engine: {DEFAULT_ENGINE}"
 
@@ -114,7 +114,7 @@ def refusal(spec: DeploySpec) -> SpecError | None:
         )
     if _needs_gpu(spec) and not spec.hardware.gpus:
         return SpecError(
-            f"{spec.engine} computes on GPUs, but hardware.gpus is 0",
+            f"{spec.engine} needs a GPU, but hardware.gpus is 0",
             fix=f"set hardware.gpus, or {_USE_ANOTHER}",
         )
     return None

@@ -32,7 +32,7 @@ class Model(Frozen):
 
 
 class Load(Frozen):
-    """One load from a cold page cache. `digest` is of all tensors' bytes, where it was asked for.
+    """One load from a cold page cache. `digest` is of all tensors' bytes, if it was asked for.
 
     `anonymous_bytes` is the process's memory without the page cache, `peak_bytes` the most it had mapped.
     """

@@ -32,7 +32,8 @@ def find_model(folder: Path, sizes: Mapping[str, int]) -> Model:
             size = sum(sizes[name] for name in names)
             return Model(format=kind, files=tuple(folder / name for name in names), size_bytes=size)
     raise ModelError(
-        f"{folder} holds neither safetensors nor GGUF files", fix="give the folder of a model, or stage one"
+        f"{folder} contains neither safetensors nor GGUF files",
+        fix="give the folder of a model, or stage one",
     )
 
 

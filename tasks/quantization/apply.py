@@ -57,7 +57,7 @@ class CandidateBench(Protocol):
         """Write the model in `form`. Raises `ModelError`, `CommandError` or `DiskFullError`."""
 
     def compare_weights(self, worker: Path, baseline: Path, candidate: Path) -> dict[str, float | None]:
-        """By tensor: the difference in the baseline's own deviations. Raises `CommandError`."""
+        """For each tensor, the difference in the baseline's standard deviations. Raises `CommandError`."""
 
     def try_candidate(self, candidate: Candidate, plan: TrialPlan) -> Trial:
         """Serve the file or folder, score the text, do the task items, measure single-stream speed.
@@ -132,7 +132,7 @@ def _refuse(request: QuantizationRequest, form: CandidateFormat, size: int, sour
 def _require_space(
     request: QuantizationRequest, form: CandidateFormat, size: int, settings: Settings
 ) -> None:
-    """Raise `DiskFullError` where a format's file does not fit on the disk, which says nothing about the format."""
+    """Raise `DiskFullError` if a format's file does not fit on the disk, which says nothing about the format."""
     make_folder(settings.candidates)
     if not (_folder(request, form, settings) / DOCUMENT).exists():
         require_space(settings.candidates, size)
@@ -146,7 +146,7 @@ def _measure(
     bench: CandidateBench,
     settings: Settings,
 ) -> Measured:
-    """A candidate that cannot be made or served is rejected, with the reason; the stage goes on."""
+    """A candidate that cannot be made or served is rejected, with the reason; the stage continues."""
     candidate, weights = None, None
     try:
         candidate = make_candidate(request, form, bench, settings)
@@ -195,7 +195,8 @@ def make_candidate(
         path = folder / recipe.name
         part = path.with_name(recipe.name + PART)
         try:
-            remove_model(folder / DOCUMENT)  # of what is made anew; nothing may take it for that
+            # The document of an earlier candidate: nothing may take it for that of the new one.
+            remove_model(folder / DOCUMENT)
             folder.mkdir(parents=True, exist_ok=True)
             sweep_parts(folder)
             bench.convert(recipe.worker, request.model_dir, form, part)
@@ -226,7 +227,7 @@ def _folder(request: QuantizationRequest, form: CandidateFormat, settings: Setti
 
 
 def still_good(result: QuantizationResult) -> bool:
-    """Whether the chosen candidate is there unharmed, and none was kept out by what may have passed."""
+    """Whether the chosen candidate is intact, and no other was rejected for a reason that may have passed."""
     passing = any(row.passing for row in result.measured)
     return result.chosen is not None and not passing and is_whole(result.candidate)
 

@@ -1,6 +1,6 @@
 """What a candidate in a folder will weigh, from the shapes of the model's tensors, before it is made. Pure.
 
-The rules are those of llmcompressor's schemes (all linear layers but the output layer); tests hold both together.
+The rules are those of llmcompressor's schemes (all linear layers but the output layer); tests compare the two.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ def folder_bytes(source: Source, form: CandidateFormat) -> int:
 
 
 def unpacked_bytes(source: Source) -> int:
-    """The weights in 16 bits, bytes: what an engine holds that unpacks them."""
+    """The weights in 16 bits, bytes: what an engine that unpacks them needs."""
     return sum(math.prod(dims) * _PLAIN_BYTES for dims in source.shapes.values())
 
 
 def refuse_shapes(source: Source, form: CandidateFormat) -> str | None:
-    """Why a model cannot be made in that format; None where it can."""
+    """Why a model cannot be made in that format; None if it can."""
     if form is not CandidateFormat.W4A16:
         return None
     ragged = [
@@ -59,7 +59,7 @@ def _is_compressed(name: str, dims: tuple[int, ...], form: CandidateFormat) -> b
 
 
 def _parts(dims: tuple[int, ...], form: CandidateFormat) -> Iterator[int]:
-    """Bytes of what a compressed matrix is stored as: numbers and scales, and its shape where they are packed."""
+    """Bytes of what a compressed matrix is stored as: numbers and scales, and its shape if they are packed."""
     rows, columns = dims
     if form is CandidateFormat.W4A16:
         yield rows * -(-columns // _VALUES_IN_WORD) * _WORD_BYTES

@@ -41,7 +41,7 @@ def share_lost(ours: Sequence[bool], theirs: Sequence[bool]) -> Estimate:
     """The share of right answers lost, paired by task item, relative to how many they had right.
 
     Wald's interval for the difference of paired proportions with half an answer added to each of the four cases
-    (Agresti and Min, 2005): where both answer alike throughout, it still tells how little so few answers say.
+    (Agresti and Min, 2005): if both answer alike throughout, it still tells how little so few answers say.
     """
     count = len(ours)
     had = sum(theirs)

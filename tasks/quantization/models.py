@@ -46,9 +46,9 @@ class QuantizationRequest(Frozen):
     `text` is held-out text, needed to compare several formats; `tolerance` the largest accepted loss of quality,
     `task_tolerance` of right answers. What needs more than `memory_bytes` is not tried; None knows no limit.
 
-    The engine loads candidates in `layout`; `unpacks` where it holds them in 16 bits whatever they are stored in.
+    The engine loads candidates in `layout`; `unpacks` is true if it keeps all formats in memory as 16 bits.
     `infeasible` says why it cannot compute in a format on this hardware. `quantizer_digest` is that of the
-    quantizer's lock, where one is needed as well as the engine; `calibration` is for formats that look at a text.
+    quantizer's lock, if one is needed as well as the engine; `calibration` is for formats that look at a text.
     """
 
     model_dir: Path
@@ -111,7 +111,7 @@ class Score(NamedTuple):
 
 @dataclass(frozen=True)
 class Trial:
-    """What one served candidate did: scores of the text's tokens, whether each task item was answered rightly, and
+    """What one served candidate did: scores of the text's tokens, whether each task item was answered correctly, and
     tokens/s of each single-stream run."""
 
     tokens_per_s: tuple[float, ...]
@@ -130,11 +130,11 @@ class Estimate(Frozen):
 class Quality(Frozen):
     """How a candidate compares with the baseline on the same tokens and task items, pair by pair.
 
-    `loss` is perplexity over the baseline's, minus 1: negative where it is better. `divergence` is the mean KL
+    `loss` is perplexity over the baseline's, minus 1: negative if it is better. `divergence` is the mean KL
     divergence from the baseline, nats a token, over the likeliest tokens that both name and all others as one,
-    divided by `coverage`, the probability that they hold. `agreement` is the share of tokens on which both hold the
+    divided by `coverage`, their total probability. `agreement` is the share of tokens on which both think the
     same one likeliest; in `choice_loss` a token on which they differ counts by how much less likely the baseline
-    holds the candidate's choice than its own. `task_loss` is the share of the baseline's right answers that is gone.
+    thinks the candidate's choice than its own. `task_loss` is the share of the baseline's right answers that is gone.
     """
 
     perplexity: float
@@ -150,7 +150,7 @@ class Quality(Frozen):
 
 class WeightError(Frozen):
     """The tensor that differs most from the baseline's: root mean square of the difference, in deviations of the
-    baseline's values; None where the two cannot be compared."""
+    baseline's values; None if the two cannot be compared."""
 
     tensor: str
     error: float | None
@@ -168,7 +168,7 @@ class Measured(Frozen):
     spread: float = 0.0
     rejected: str | None = None
     failure: Failure | None = None
-    """What the engine did instead of answering, where that is why."""
+    """How the engine failed, if that is why the candidate was rejected."""
     passing: bool = False
     """Whether the rejection is of this run's making and not of the format's: the next run tries it again."""
     passed_over: str | None = None
@@ -196,6 +196,6 @@ class QuantizationResult(StageResult):
 
     @property
     def reasons(self) -> tuple[str, ...]:
-        """As `StageResult` says: what became of each format."""
+        """What became of each format."""
         why = ((row.format, row.rejected or row.passed_over) for row in self.measured)
         return tuple(f"{form}: {reason}" for form, reason in why if reason)

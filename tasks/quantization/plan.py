@@ -1,4 +1,4 @@
-"""Which candidate to serve: of those that keep the quality floor, the first by the user's policy. Pure."""
+"""Which candidate to serve: the first in the order of the user's policy that meets the quality floor. Pure."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ STRICT = 0.001
 """The loss up to which the policy `accuracy` takes a candidate for as good as the baseline."""
 
 MARGIN_TOKENS = 8
-"""A sequence holds so much more than the text that is scored in it: what the model puts before it, and an answer."""
+"""Tokens that a sequence contains in addition to the scored text: what the model puts before it, and an answer."""
 
 _WINDOW_TOKENS = 1024
 _SLOTS = 4
@@ -45,7 +45,7 @@ _BYTES_PER_TOKEN = 16
 _LONG_LINE = 40
 _MOST_SHARED = 0.05
 _AS_FINE = 1.02
-"""Sizes of formats with as many bits differ by so much at the most: by their scales."""
+"""Formats with equally many bits differ in size by at most this factor, because of their scales."""
 
 
 def text_bytes(tokens: int) -> int:
@@ -54,9 +54,9 @@ def text_bytes(tokens: int) -> int:
 
 
 def check_held_out(calibration: str, held_out: str) -> None:
-    """Raise `SpecError` where a text was not held out: where what quality is measured on is calibrated on, too.
+    """Raise `SpecError` if the text on which quality is measured is also used for calibration.
 
-    A line counts if it is long enough to be no coincidence.
+    Only lines that are too long to be equal by chance count.
     """
     lines = {line.strip() for line in held_out.splitlines() if len(line.strip()) >= _LONG_LINE}
     seen = lines & {line.strip() for line in calibration.splitlines()}
@@ -108,13 +108,13 @@ def _gb(size: int) -> str:
 
 
 def check_order(formats: Sequence[CandidateFormat], sizes: Mapping[CandidateFormat, int]) -> None:
-    """Raise `SpecError` where the baseline is coarser than what is compared with it: a loss could not show."""
+    """Raise `SpecError` if the baseline is coarser than what is compared with it: a loss could not show."""
     baseline = formats[0]
     finer = [form for form in formats if sizes[form] > sizes[baseline] * _AS_FINE]
     if finer:
         raise SpecError(
-            f"the baseline {baseline} is smaller than {', '.join(finer)}, but quality is measured against it",
-            fix=f"begin tuning.candidates with {max(finer, key=lambda form: sizes[form])}",
+            f"the baseline {baseline} is less exact than {', '.join(finer)}, but quality is measured against it",
+            fix=f"put {max(finer, key=lambda form: sizes[form])} first in tuning.candidates",
         )
 
 
@@ -153,7 +153,7 @@ def _check_answers(answers: Sequence[bool], tolerance: float) -> None:
 
 
 def judge(candidate: Candidate, trial: Trial, baseline: Trial, request: QuantizationRequest) -> Measured:
-    """One candidate's figures, rejected where a loss of quality may be beyond what is accepted."""
+    """One candidate's figures, rejected if a loss of quality may be beyond what is accepted."""
     speed = statistics.median(trial.tokens_per_s)
     quality = compare(trial, baseline) if baseline.scores else None
     rejected, failure = None, None
@@ -179,7 +179,7 @@ def choose(measured: Iterable[Measured], request: QuantizationRequest) -> Quanti
 
     - `latency`: the fastest; of those as fast as it within their noise, the smallest.
     - `resources`: the smallest; of those as small, the fastest.
-    - `accuracy`: only what loses no more than `STRICT` of the baseline's quality, at the far end of its interval;
+    - `accuracy`: only what loses no more than `STRICT` of the baseline's quality, at the worse end of its interval;
       of that the fastest, then the smallest.
     """
     rows = tuple(measured)
@@ -253,7 +253,7 @@ _BRANCHES: dict[QuantizationPolicy, Callable[[Sequence[Measured], CandidateForma
 
 
 def choices(rows: Sequence[Measured]) -> dict[QuantizationPolicy, CandidateFormat]:
-    """What each policy would choose of these figures; empty where nothing is within the tolerance."""
+    """What each policy would choose of these figures; empty if nothing is within the tolerance."""
     fit = [row for row in rows if row.rejected is None and row.tokens_per_s is not None]
     if not fit:
         return {}

@@ -38,11 +38,11 @@ _LEAST = 1e-6
 
 
 _MOST = 25.0
-"""Losses beyond exp(25) are all alike."""
+"""Losses beyond exp(25) count as equal."""
 
 
 def compare(trial: Trial, baseline: Trial) -> Quality | None:
-    """Quality on the tokens and task items that both did; None where a probability is zero or not a number."""
+    """Quality on the tokens and task items that both did; None if a probability is zero or not a number."""
     pairs = list(zip(trial.scores, baseline.scores, strict=True))
     perplexity = _exp(-statistics.fmean(ours.logprob for ours, _ in pairs))
     if not math.isfinite(perplexity):
@@ -88,7 +88,7 @@ def _divergence(ours: Score, theirs: Score) -> tuple[float, float]:
 
 
 def _choice_loss(ours: Score, theirs: Score) -> float:
-    """How much less likely than its own choice the baseline holds this candidate's, from 0 (the same) to 1."""
+    """How much less likely the baseline thinks this candidate's choice than its own, from 0 (the same) to 1."""
     if ours.top == theirs.top:
         return 0.0
     for token, logprob in zip(theirs.ids, theirs.logprobs, strict=True):
@@ -123,7 +123,7 @@ def _share(loss: float) -> float:
 
 
 def reject(quality: Quality, tolerance: float, task_tolerance: float) -> str | None:
-    """Why the floor does not hold: each loss must be within its tolerance at the far end of its interval."""
+    """Why a candidate misses the floor: the worse end of each loss's interval must be within its tolerance."""
     bounds = [(name, loss, tolerance) for name, loss in losses(quality)]
     if quality.task_loss is not None:
         bounds.append(("right answers", quality.task_loss, task_tolerance))

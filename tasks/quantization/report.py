@@ -70,7 +70,7 @@ def markdown(result: QuantizationResult) -> str:
 
 
 def what_would_change(result: QuantizationResult) -> list[str]:
-    """What in the spec would have led to another choice, by the figures that were measured; one line each."""
+    """Which changes to the spec would have led to another choice, according to the measurements; one line each."""
     lines = []
     chosen = result.chosen
     if chosen and chosen.quality and chosen.format != result.baseline:
@@ -174,10 +174,10 @@ def _on_quality(result: QuantizationResult) -> str:
         return "Quality was not compared."
     tasks = ""
     if quality.right_answers is not None:
-        tasks = f", and may lose {result.task_tolerance:.2%} of the tasks that it does rightly"
+        tasks = f", and may lose {result.task_tolerance:.2%} of the tasks that the baseline solves"
     return (
         f"A format may lose {result.tolerance:.2%} of the quality of {result.baseline}{tasks}: by perplexity, by KL "
-        f"divergence and by the tokens it would choose, each at the far end of its 95 % interval. Measured on "
+        f"divergence and by the tokens it would choose, each at the worse end of its 95 % interval. Measured on "
         f"{quality.tokens} tokens of the held-out text, {_SCORED[result.scored_by]}. KL divergence is "
         "estimated from the likeliest tokens, all others as one (ADR 43)."
     )

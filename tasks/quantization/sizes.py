@@ -1,6 +1,6 @@
 """What a candidate will weigh, from the shapes of the model's tensors, before it is made. Pure.
 
-The rules of which tensor is stored as what are those of `worker/make_gguf.py`; tests hold both together.
+The rules of which tensor is stored as what are those of `worker/make_gguf.py`; tests compare the two.
 """
 
 from __future__ import annotations

@@ -43,7 +43,7 @@ def _parse(line: str, where: str) -> TaskItem:
 
 
 def is_exact(item: TaskItem, text: str) -> bool:
-    """Whether generated text begins with the expected one, spaces aside, and no word or number goes on there."""
+    """Whether generated text begins with the expected text, apart from spaces, and a word or number ends there."""
     expected, found = (item.expected or "").strip(), text.strip()
     return found.startswith(expected) and not found[len(expected) :][:1].isalnum()
 

@@ -76,7 +76,7 @@ class Look(Frozen):
 
 
 class RegistryResult(StageResult):
-    """Of one service. `announcement` is the event emitted by this look, if any."""
+    """The result of checking one service. `announcement` is the event emitted by this look, if any."""
 
     verdict: RegistryVerdict
     service: str

@@ -101,7 +101,7 @@ def _tried(look: Look, announced: Sequence[PastLook]) -> list[Attempt]:
 
 
 def _follows(later: Attempt | Rollback, past: PastLook) -> bool:
-    """Whether it was written after that look: by the order of records, else by the clock."""
+    """Whether it was written after that check, judged by the order of the records, or else by the clock."""
     if later.record and past.record:
         return later.record > past.record
     return later.at >= past.at

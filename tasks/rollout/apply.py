@@ -127,7 +127,7 @@ def _bring_back(rollout: Rollout, state: ServiceState) -> bool:
         previous = rollout.folder.release(state.release)
         if previous is None:
             return False
-        say(StageName.ROLLOUT, f"{short(state.release)} does not run any more: it is started again")
+        say(StageName.ROLLOUT, f"{short(state.release)} is no longer running: starting it again")
         back = roll_out(previous, rollout.folder, rollout.target, rollout.open_api, bring_back=False)
     except StageCancelledError:
         raise
@@ -210,7 +210,7 @@ def _await_answer(rollout: Rollout, running: Running, patience_s: float) -> bool
         if not told:
             say(
                 StageName.ROLLOUT,
-                f"{rollout.release.name} runs and does not answer yet: up to {patience_s:g} s",
+                f"{rollout.release.name} runs but does not answer yet: waiting up to {patience_s:g} s",
             )
             told = True
         current().check()
@@ -233,7 +233,7 @@ def _check_model_file(release: Release) -> None:
 
 
 def _look(rollout: Rollout) -> Running | None:
-    """What runs; asked for a completion only where the answer decides something."""
+    """What runs; asked for a completion only if the answer decides something."""
     release, running = rollout.release, rollout.target.running()
     if running is None or running.release != release.id or not running.up:
         return running

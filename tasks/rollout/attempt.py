@@ -134,7 +134,7 @@ class Attempt(Rollout):
         try:
             self.target.end_previous(drain_s=self.release.spec.rollout.drain_s)
         except RolloutError as error:
-            say(StageName.ROLLOUT, f"what served before is left to the next rollout: {error}")
+            say(StageName.ROLLOUT, f"could not end the previous release, the next rollout will: {error}")
 
     def _log_of(self, new: NewRelease | None) -> str:
         if new is None:

@@ -1,6 +1,6 @@
-"""Damaged files of a service's folder: found, and set aside, so that every command can go on without them.
+"""Find damaged files in a service's folder and move them away, so that every command can continue without them.
 
-A file is damaged where what reads it could not: a document that is empty, cut off or not JSON, a folder in a file's
+A file is damaged if what reads it could not: a document that is empty, cut off or not JSON, a folder in a file's
 place, a file in a folder's. What is damaged moves to `damaged/` and is never read again; what was running goes on,
 and the caller rewrites what is needed. Call it while holding the service's lease.
 """
@@ -25,9 +25,9 @@ Check = Callable[[Path], str | None]
 
 
 def set_damage_aside(folder: ServiceFolder) -> tuple[Path, ...]:
-    """Set aside what is damaged in the service's folder, and say so; where each of it was.
+    """Move damaged files out of the service's folder and report each; returns the paths where they were.
 
-    A damaged `current.json` is replaced by its copy, where that is sound; a copy that is missing is made, which homes
+    A damaged `current.json` is replaced by its copy, if that is sound; a copy that is missing is made, which homes
     of earlier versions have none of. Raises `OSError`.
     """
     found = []
@@ -43,7 +43,7 @@ def set_damage_aside(folder: ServiceFolder) -> tuple[Path, ...]:
     return tuple(found)
 
 
-def needs_mending(folder: ServiceFolder) -> bool:
+def needs_repair(folder: ServiceFolder) -> bool:
     """Whether `set_damage_aside` would change anything. Needs no lease."""
     return _lacks_copy(folder) or next(_find(folder), None) is not None
 
@@ -111,7 +111,7 @@ def _name_of_a_folder(path: Path) -> str | None:
 
 
 _KINDS: dict[str, Check] = {
-    # Folders first: what is below one that is none is not looked at.
+    # Folders first: if a file is in a folder's place, there is nothing below it to check.
     "releases": _folder,
     "logs": _folder,
     "samples": _folder,

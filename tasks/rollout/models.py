@@ -17,7 +17,7 @@ from tasks.core.verdicts import RolloutVerdict
 class Running(Frozen):
     """What takes a service's traffic now, as the target itself sees it.
 
-    `up` is whether its engine runs, `pid` the root of its process tree where there is one on this host,
+    `up` is whether its engine runs, `pid` the root of its process tree if there is one on this host,
     `restarts` how often it was started again after it died, `open_requests` what it works on now. The
     proxy's `/metrics` is at `metrics_port` of the loopback.
     """
@@ -54,7 +54,7 @@ class RolloutAction(StrEnum):
 class RolloutPlan(Frozen):
     """The way from what runs to what is wanted.
 
-    `port` is None where any free one will do. `serving` is the release that serves until the switch, and again
+    `port` is None if any free one will do. `serving` is the release that serves until the switch, and again
     if anything fails; `previous` the one that `rollback` will go to once this one serves.
     """
 
@@ -67,12 +67,12 @@ class RolloutPlan(Frozen):
 
 
 class RolloutResult(StageResult):
-    """What serves now, and why the wanted release does not where the verdict is `rolled_back`.
+    """What serves now and, if the verdict is `rolled_back`, why the wanted release does not.
 
     `release` is the wanted one, `serving` the one that takes traffic (None: nothing serves). `completion` is
     the gate's answer and `first_completion_s` the time from engine start to it. `prefetched_bytes` of the model
-    were brought into the page cache meanwhile, in `prefetch_s`; None where there was nothing to bring. `answers` is
-    measured after a rollback: whether what should serve completed a prompt; None where nothing served before.
+    were read into the page cache during the start, in `prefetch_s`; None if there was nothing to bring. `answers` is
+    measured after a rollback: whether what should serve completed a prompt; None if nothing served before.
     """
 
     verdict: RolloutVerdict
@@ -92,7 +92,7 @@ class RolloutResult(StageResult):
 
     @property
     def reasons(self) -> tuple[str, ...]:
-        """As `StageResult` says."""
+        """See `StageResult`."""
         return (self.reason,) if self.reason else ()
 
 

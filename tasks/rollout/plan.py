@@ -15,7 +15,7 @@ def plan_rollout(
     """The steps from what runs to `release`.
 
     `state` is what the last finished rollout wrote; `running` what really takes traffic, with `up` only if
-    it answers. They differ where a rollout was killed between the two, or where the service's processes were.
+    it answers. They differ if a rollout was killed between the two, or if the service's processes were.
     `last` gives address and previous release of a service that has no state any more, because it was stopped.
     """
     wanted = release.id

@@ -19,7 +19,7 @@ def headline(result: RolloutResult) -> str:
 
 
 def what_serves(result: RolloutResult) -> str:
-    """The release that takes traffic, by what was measured; how to bring it back where it does not answer."""
+    """The release that takes traffic, as it was measured, and how to restart it if it does not answer."""
     if result.answers is False:
         what = f"{short(result.serving)} does not answer" if result.serving else "nothing serves any more"
         return f"{what} (bring the previous release back: slipway start {result.name})"
@@ -54,7 +54,9 @@ def markdown(result: RolloutResult) -> str:
         rows.append(("engine start to first completion", f"{result.first_completion_s:.2f} s"))
     if result.prefetched_bytes is not None and result.prefetch_s:
         rate = result.prefetched_bytes / 1e6 / result.prefetch_s
-        rows.append(("read ahead meanwhile", f"{result.prefetched_bytes / 1e6:,.1f} MB at {rate:,.0f} MB/s"))
+        rows.append(
+            ("prefetched during the start", f"{result.prefetched_bytes / 1e6:,.1f} MB at {rate:,.0f} MB/s")
+        )
     rolled_back = result.verdict is RolloutVerdict.ROLLED_BACK
     return page(
         StageName.ROLLOUT,
@@ -78,8 +80,8 @@ def _serving(result: RolloutResult) -> str:
 
 _DONE = {
     RolloutAction.NOTHING: "nothing: it served already",
-    RolloutAction.ADOPT: "written down: it served already",
-    RolloutAction.START: "started where nothing served",
+    RolloutAction.ADOPT: "recorded: it served already",
+    RolloutAction.START: "started; nothing served before",
     RolloutAction.REPLACE: "started next to the previous release, gated, switched",
 }
 _TAKEN_BACK = "started, and taken back"

@@ -257,7 +257,7 @@ def _finished(pinned: Pinned, plan: CopyPlan, folder: Path, *, own: bool) -> Man
             return earlier
         if not own:
             raise WrongUseError(
-                f"{folder} already holds a copy of {earlier.source}, in another state or number of shards",
+                f"{folder} already contains {earlier.source}, but another version of it, or in other shards",
                 fix="choose another folder, or remove this one",
             )
     discard(folder / MANIFEST_FILE)

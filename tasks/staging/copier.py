@@ -109,7 +109,7 @@ def copy(
     note: Note,
     chunk_bytes: int,
 ) -> Copied:
-    """Make `folder` hold these files. Raises `DiskFullError`, `ModelError`, and what the source raises.
+    """Copy these files into `folder`. Raises `DiskFullError`, `ModelError`, and what the source raises.
 
     `expected` are digests of chunks that may exist; with `binding` no other content is accepted. `sums` are the
     source files' SHA-256. After a fault, what was written stays as `.part` files.

@@ -1,4 +1,4 @@
-"""Ollama's way of keeping a model: blobs named by their SHA-256, and a manifest that names them. Pure.
+"""How Ollama stores a model: blobs named by their SHA-256, and a manifest that names them. Pure.
 
 Layout: https://github.com/ollama/ollama/blob/main/docs/faq.mdx and `types/model/name.go` there; media types as its
 registry sends them. GGUF: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md

@@ -76,7 +76,7 @@ def source_digest(name: str, files: Sequence[SourceFile]) -> str:
 
 
 def select_files(files: Sequence[SourceFile], source: str) -> Selection:
-    """Sort a source's files. Raises `ModelError` without weights or `config.json`, and for a name that is too long.
+    """Sort a source's files. Raises `ModelError` if it has no weights or no `config.json`, or a name is too long.
 
     Pickles are always refused, and so are names that are not plain file names (`UnsafeNameError`).
     """
@@ -159,12 +159,12 @@ def check_index(weight_map: Mapping[str, str], headers: Mapping[str, Header], wh
 def to_result(
     found: Found, folder: Path, done: Staged, disk: DiskResult | None, remarks: tuple[str, ...]
 ) -> StagingResult:
-    """The stage's answer: `slow` where the files are right but the disk is below the baselines."""
+    """The stage's answer: `slow` if the files are right but the disk is below the baselines."""
     findings = [*done.findings, *remarks, *(disk.findings if disk else ())]
     verdict = StagingVerdict(disk.verdict) if disk else StagingVerdict.VERIFIED
     if done.damaged:
         verdict = StagingVerdict.CORRUPT
-        findings.insert(0, "the source's bytes have changed although its files look untouched: copy it anew")
+        findings.insert(0, "the source's bytes have changed although its files look untouched: copy it again")
     if done.restaged:
         findings.insert(0, f"missing or damaged, staged again: {', '.join(done.restaged)}")
     manifest = done.manifest
@@ -187,7 +187,7 @@ def to_result(
 
 
 def blocked(found: Found, folder: Path, disk: DiskResult) -> StagingResult:
-    """The stage's answer where the spec refuses a disk below the baselines: nothing is copied."""
+    """The stage's answer if the spec refuses a disk below the baselines: nothing is copied."""
     return StagingResult(
         verdict=StagingVerdict.BLOCKED,
         model_dir=folder,

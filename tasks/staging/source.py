@@ -86,7 +86,7 @@ def sums_of(pinned: Pinned) -> dict[str, str]:
     for path, digest in read_sums(pinned.read_whole(SUMS_FILE)).items():
         if sums.setdefault(path, digest) != digest:
             raise ModelError(
-                f"{pinned.source.name}: {SUMS_FILE} and the source's own name for {path} disagree about its SHA-256",
+                f"{pinned.source.name}: {SUMS_FILE} and the source itself disagree about the SHA-256 of {path}",
                 fix="download the model again",
             )
     return sums

@@ -149,7 +149,7 @@ def remove(model: StagedModel, settings: Settings) -> bool:
             if _used_at(folder, settings) > model.used_at:
                 return False
             # Candidates first: without the model they would never be found. The same content may be staged
-            # twice, from two sources: a run that uses the other copy uses these candidates, too.
+            # twice, from two sources: a run that uses the other copy also uses these candidates.
             for path in () if _is_staged_elsewhere(folder, settings) else model.candidates:
                 remove_folder(path)
             remove_folder(folder)

@@ -1,4 +1,4 @@
-"""What tuning is asked, and what it finds on this host."""
+"""A request to tune, and the facts about the model and this host that tuning needs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tasks.staging.models import StagingResult
 
 
 class TuningRequest(Frozen):
-    """A staged model and an engine's environment, and what the user asks of both."""
+    """A staged model, an engine's environment, and what the user wants from them."""
 
     name: str = Field(description="Name of the service.")
     engine: EngineKind = Field(description="Serving engine.")
@@ -51,10 +51,10 @@ class TuningRequest(Frozen):
 
 @dataclass(frozen=True)
 class TuningFacts:
-    """The staged model and the host, read once for a request: every decision rests on the same look.
+    """Facts about the staged model and the host, read once, so that all decisions of a request use the same facts.
 
-    `gpus` are those that the engine is given, the largest first; `host_bytes` all of the host's memory, `cpus` the
-    processors that this process may use.
+    `gpus` are the GPUs that the engine gets, the largest first; `host_bytes` is all of the host's memory, `cpus` the
+    number of CPUs that this process may use.
     """
 
     source: Source

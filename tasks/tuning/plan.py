@@ -102,7 +102,7 @@ def _split_over(request: TuningRequest, facts: TuningFacts) -> int:
 
 
 def refused_formats(request: TuningRequest, facts: TuningFacts) -> dict[CandidateFormat, str]:
-    """The formats that the engine cannot compute in on the GPUs in use, or on the processor, or that the family
+    """The formats that the engine cannot compute in on the GPUs in use, or on the CPU, or that the family
     overflows in, each with the reason."""
     capabilities = [one.gpu.compute_capability for one in facts.gpus]
     reasons = {
@@ -166,7 +166,7 @@ def quantization_inputs(
 
 
 def batching_request(request: TuningRequest, facts: TuningFacts, candidate: Candidate) -> BatchingRequest:
-    """What the batching stage is asked of the chosen candidate."""
+    """The request to the batching stage for the chosen candidate."""
     return BatchingRequest(
         model_file=candidate.path,
         config=serving_config(request, facts),
@@ -221,7 +221,7 @@ def _limits(request: TuningRequest, facts: TuningFacts) -> Limits:
 
 
 def _step_space(request: TuningRequest, facts: TuningFacts) -> StepSpace | None:
-    """The steps that are searched around the batch size; None where the engine has no choice of them."""
+    """The steps that are searched around the batch size; None if the engine has no choice of them."""
     card, tuning = _card(request), request.tuning
     smallest = min(_gpu_sizes(request, facts), default=0)
     batched, micro = (_step_tokens(card, name, smallest) for name in ("batched_tokens", "micro_batch_tokens"))
@@ -242,7 +242,7 @@ def _step_tokens(card: EngineCard, name: str, gpu_bytes: int) -> StepTokens:
 
 
 def _gpu_sizes(request: TuningRequest, facts: TuningFacts) -> list[int]:
-    """Memory of the GPUs that are used, bytes; those that do not tell it left out."""
+    """Memory of the GPUs that are used, bytes, without those that do not report it."""
     used = facts.gpus[: _split_over(request, facts)]
     return [one.gpu.memory_bytes for one in used if one.gpu.memory_bytes]
 
@@ -253,7 +253,7 @@ def _host_bytes(request: TuningRequest, facts: TuningFacts) -> int:
 
 
 def _usable_bytes(request: TuningRequest, facts: TuningFacts) -> int:
-    """The limit that measured memory is held against: the GPUs' where they are used, else the host's, which is what
+    """The limit that measured memory is held against: the GPUs' if they are used, else the host's, which is what
     GPUs have as well that have none of their own."""
     found = sum(_gpu_sizes(request, facts)) or _host_bytes(request, facts)
     return int(found * request.objectives.memory_fraction)

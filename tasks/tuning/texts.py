@@ -13,7 +13,7 @@ from tasks.quantization.task_set import parse_task_set
 
 
 def read_calibration(tuning: Tuning) -> Calibration | None:
-    """The text that w4a16 is fitted to. Raises `SpecError` where it cannot be read, or holds the held-out text."""
+    """The text that w4a16 is fitted to. Raises `SpecError` if it cannot be read, or contains the held-out text."""
     path = tuning.calibration_text
     if path is None or CandidateFormat.W4A16 not in tuning.candidates:
         return None
@@ -38,7 +38,7 @@ def read_text(path: Path, key: str, tokens: int) -> str:
 
 
 def read_task_set(tuning: Tuning) -> tuple[TaskItem, ...]:
-    """The tasks that the spec names; none where it names none. Raises `SpecError`."""
+    """The tasks that the spec names; none if it names none. Raises `SpecError`."""
     path, key = tuning.task_set, "tuning.task_set"
     if path is None:
         return ()

@@ -121,6 +121,23 @@ COLUMNS = (None, "table_columns_to_match_set")
         pytest.param("releases", row("releases", 6, cuda=["cu118"]), {("cuda", "match_regex")}, id="index for CUDA"),
         pytest.param("releases", row("releases", 1, transformers="4.57"), {("transformers", "match_regex")}, id="no comparison"),
         pytest.param("newest", row("newest", version="2.8 post2"), {("version", "match_regex")}, id="newest version"),
+        pytest.param("releases", row("releases", 6, triton=None), {("triton", "not_be_null")}, id="torch without Triton"),
+        pytest.param(
+            "kernels", row("kernels", platform="arm64"), {("platform", "be_in_set"), ("place", "be_increasing")}, id="platform"
+        ),
+        pytest.param("kernels", row("kernels", machine_code=["sm_90"]), {("machine_code", "match_regex")}, id="no capability"),
+        pytest.param(
+            "kernels", row("kernels", until="2.3"),
+            {("until_number, since_number", "column_pair_values_a_to_be_greater_than_b")}, id="until before since",
+        ),
+        pytest.param(
+            "triton", row("triton", 4, blackwell_ptxas="12.3"),
+            {("blackwell_ptxas_number, ptxas_number", "column_pair_values_a_to_be_greater_than_b")}, id="older for Blackwell",
+        ),
+        pytest.param("triton", row("triton", variable="PTXAS"), {("variable", "match_regex")}, id="no variable"),
+        pytest.param("jit", row("jit", -1, engine="xllm"), {("engine", "be_in_set")}, id="jit of no engine"),
+        pytest.param("jit", row("jit", capability="7.5"), {("capability", "match_regex")}, id="capability alone"),
+        pytest.param("nvcc", row("nvcc", cc="9.9"), {("cc", "be_in_set")}, id="nvcc for no capability"),
         pytest.param("rules", row("rules", severity="fatal"), {("severity", "be_in_set")}, id="severity"),
         pytest.param("rules", row("rules", -1, severity="block"), {("severity", "not_be_in_set")}, id="P3 blocks"),
         pytest.param(
@@ -271,7 +288,7 @@ def test_the_command_for_people(
     assert slipway("compat", "tables") == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split() == ["table", "rows", "expectations", "breaches", "last", "checked"]
-    assert len(lines) == 2 + 9 + 2
+    assert len(lines) == 2 + len(fact_tables.FILES) + 2 + 2
     assert lines[-2].endswith("expectations: all hold")
     assert lines[-1] == f"page  {validations[0] / 'index.html'}"
     assert slipway("compat", "tables", "--docs", str(tmp_path / "docs.html")) == 0

@@ -248,7 +248,7 @@ def _run_what_says_nothing(python: Path) -> None:
     """Its Python is asked for its packages, and prints none."""
     with pytest.raises(SlipwayError) as caught:
         ATTACKS["an environment of the system's"][0](python)
-    assert "may not start" not in caught.value.what
+    assert "may not use" not in caught.value.what
 
 
 def test_what_is_listed_may_be_started(
@@ -268,7 +268,7 @@ def test_a_link_out_of_a_listed_folder_leads_nowhere(
     (listed / "link").symlink_to(strange.parent.parent)
     slipway_home.mkdir()
     (slipway_home / asked_by_api.FILE).write_text(f'folders = ["{listed}"]\n')
-    with pytest.raises(WrongUseError, match="may not start"):
+    with pytest.raises(WrongUseError, match="may not use"):
         ATTACKS["an environment of the system's"][0](listed / "link" / "bin" / "python")
     assert not (tmp_path / "ran").exists()
 

@@ -68,7 +68,7 @@ def test_an_engine_that_needs_a_gpu_is_blocked_here(engine: str, random_model: P
 
 
 def test_what_is_missing_is_one_line(random_model: Path) -> None:
-    with pytest.raises(SpecError, match="ollama cannot be deployed yet: installing Ollama"):
+    with pytest.raises(SpecError, match="ollama cannot be deployed yet: Ollama is not"):
         deploy_model(spec(random_model, "ollama"))
     (record,) = open_record_store(Settings.load()).list(StageName.LIFECYCLE)
     assert record.outcome == "fault"

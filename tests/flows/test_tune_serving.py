@@ -204,7 +204,7 @@ def test_guidellm_sends_when_the_spec_asks_for_it(
         ),
         (
             {"candidates": (CandidateFormat.Q4_0, CandidateFormat.Q8_0)},
-            "the baseline q4_0 is smaller than q8_0",
+            "the baseline q4_0 is less exact than q8_0",
         ),
     ],
 )

@@ -292,7 +292,7 @@ def test_a_service_that_cannot_be_looked_at_hides_no_other(
     with pytest.raises(fault):
         watch_registry()
     assert [event["service"] for event in desk.events] == ["chat", "z"]
-    assert [line for line in heard if line.startswith("a could not be looked at: ")]
+    assert [line for line in heard if line.startswith("a could not be checked: ")]
 
 
 def pipe_for_alias(folder: ServiceFolder) -> None:

@@ -164,7 +164,7 @@ def test_a_service_that_does_not_answer_is_unhealthy(
     ]
     code, out, _ = slipway("health", "chat", capsys=capsys)
     assert code == 3
-    assert "unhealthy: process: the engine's process does not run" in out
+    assert "unhealthy: process: the engine's process is not running" in out
 
 
 def test_a_stopped_or_unknown_service_is_not_found(
@@ -177,11 +177,11 @@ def test_a_stopped_or_unknown_service_is_not_found(
         [
             (
                 2,
-                "error: the service chat does not run: it was stopped\n  fix: list the services: slipway status\n",
+                "error: the service chat is not running: it was stopped\n  fix: list the services: slipway status\n",
             ),
             (
                 2,
-                "error: the service other does not run: it was never deployed\n  fix: list the services: slipway status\n",
+                "error: the service other is not running: it was never deployed\n  fix: list the services: slipway status\n",
             ),
         ]
     )

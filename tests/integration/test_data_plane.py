@@ -395,7 +395,7 @@ def test_without_a_proxy_there_are_no_requests_to_show(slipway_home: Path, tmp_p
         last_requests(ServiceFolder(tmp_path, "chat"), running, 9)
     assert str(caught.value) == (
         "no proxy of chat answered, so its last requests are not known "
-        "(start it anew: slipway stop chat; slipway start chat)"
+        "(restart it: slipway stop chat; slipway start chat)"
     )
     assert last_requests(ServiceFolder(tmp_path, "chat"), None, 9) == ""
 

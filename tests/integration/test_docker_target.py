@@ -603,7 +603,7 @@ def test_a_base_image_without_a_system_library(make: Make, settings: Settings, b
             client.images.remove(name)
     assert str(caught.value) == snapshot(
         "the base image slipway/test-without-libgomp lacks a system library that the engine needs (use "
-        "one that holds libgomp1, libstdc++6: infra/images/base.sh makes it)"
+        "a base image that contains libgomp1, libstdc++6: infra/images/base.sh makes one)"
     )
     assert "libgomp.so.1" in (caught.value.detail or "")
     assert list((settings.home / "images").iterdir()) == []
@@ -675,7 +675,7 @@ def test_a_gpu_that_docker_cannot_give(make: Make, settings: Settings) -> None:
     with pytest.raises(MissingToolError) as caught:
         bring(release, settings)
     assert str(caught.value) == snapshot(
-        "the release needs 1 GPU, and this Docker engine can give none (install the NVIDIA container "
+        "the release needs 1 GPU, but this Docker engine cannot provide any (install the NVIDIA container "
         "toolkit, run `nvidia-ctk runtime configure --runtime=docker` and restart Docker, or set "
         "hardware.gpus: 0)"
     )

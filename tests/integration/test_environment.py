@@ -368,7 +368,7 @@ def test_a_package_that_changed_since_it_was_locked_is_refused(
         f"{body}{seal}{digest_of(body)}\n"
     )  # as whoever changes a lock on purpose would seal it
     changed = apply.read_locked(locked.path, locked.request)
-    with pytest.raises(Exception, match="does not have the hash"):
+    with pytest.raises(Exception, match="the hash of a package differs"):
         apply.build(changed, Uv(), trial, settings)
     assert list(settings.environments.iterdir()) == []
 

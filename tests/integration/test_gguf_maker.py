@@ -289,7 +289,7 @@ def refusal(python: Path, model: Path, form: str = "f16") -> str:
     out = model / "out.gguf"
     with pytest.raises(ModelError) as caught:
         make_gguf(python, RECIPES["gguf-file"].worker, model, CandidateFormat(form), out)
-    return str(caught.value).replace(str(model), "MODEL").removeprefix("MODEL cannot become f16: ")
+    return str(caught.value).replace(str(model), "MODEL").removeprefix("MODEL cannot be converted to f16: ")
 
 
 REFUSED = [
@@ -321,7 +321,7 @@ def test_what_cannot_be_converted_is_refused_in_one_line(tmp_path: Path, engine_
                 "the tensor output_norm.weight contains values that are not numbers (stage the model again)"
             ),
             "beyond_16_bits": (
-                "the tensor token_embd.weight holds values beyond 16-bit floats (use the format f32)"
+                "the tensor token_embd.weight contains values beyond 16-bit floats (use the format f32)"
             ),
             "other_architecture": (
                 "the architecture MixtralForCausalLM cannot be converted (use one of LlamaForCausalLM, "
@@ -334,7 +334,7 @@ def test_what_cannot_be_converted_is_refused_in_one_line(tmp_path: Path, engine_
             "other_rope": "config.json: rope scaling longrope cannot be converted (use linear, yarn or llama3)",
             "biases_in_qwen3": "a qwen3 model with biases cannot be converted (use a model without biases)",
             "no_heads": "config.json lacks 'num_attention_heads' (take the whole model folder)",
-            "no_weights": "MODEL holds no safetensors file (stage a model in the safetensors format)",
+            "no_weights": "MODEL contains no safetensors file (stage a model in the safetensors format)",
             "cut_short": "model.safetensors is damaged or cut short (stage the model again)",
             "bad_header": "model.safetensors is damaged or cut short (stage the model again)",
             "outside_the_folder": (
@@ -362,7 +362,7 @@ def test_what_cannot_be_converted_is_refused_in_one_line(tmp_path: Path, engine_
                 "the tokenizer has 5001 tokens, the model 257 (take tokenizer.json and weights from the "
                 "same model)"
             ),
-            "no_tokenizer": "tokenizer.json is missing or no JSON (take the whole model folder)",
+            "no_tokenizer": "tokenizer.json is missing or not JSON (take the whole model folder)",
         }
     )
 

@@ -263,7 +263,7 @@ def test_the_worker_runs_only_what_the_list_holds(place: LocalPlace, tmp_path: P
     refused = place.api.run("build-environment", request)
     assert refused["state_type"] == "FAILED"
     assert (
-        f"request.environment.path is {environment}, which a run requested by API"
+        f"request.environment.path is {environment}, which a run requested through the API"
         in refused["state"]["message"]
     )
     assert not proof.exists()

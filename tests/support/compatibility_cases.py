@@ -23,6 +23,14 @@ H200, B200, A100, V100, T4, L4 = (
     gpu("Tesla T4", "7.5"),
     gpu("NVIDIA L4", "8.9"),
 )
+P100, A10, GH200, GB10, ORIN, THOR = (
+    gpu("Tesla P100-PCIE-16GB", "6.0"),
+    gpu("NVIDIA A10", "8.6"),
+    gpu("NVIDIA GH200 480GB", "9.0"),
+    gpu("NVIDIA GB10", "12.1"),
+    gpu("Orin (nvgpu)", "8.7"),
+    gpu("NVIDIA Thor", "11.0"),
+)
 RTX4090, RTX5090 = gpu("NVIDIA GeForce RTX 4090", "8.9"), gpu("NVIDIA GeForce RTX 5090", "12.0")
 
 CURRENT: dict[str, Any] = {
@@ -32,6 +40,7 @@ CURRENT: dict[str, Any] = {
     "gpus": [H200],
     "glibc": "2.36",
     "distribution": "debian 12",
+    "cpu": "AMD EPYC 9354 32-Core Processor",
     "engine": "vllm",
     "engine_version": "0.32.0",
     "packages": {"torch": "2.13.0", "transformers": "5.17.0"},
@@ -47,6 +56,7 @@ R535 = {"driver": "535.154.05", "cuda_driver": "12.2"}
 R550 = {"driver": "550.54.14", "cuda_driver": "12.4"}
 R525 = {"driver": "525.85.12", "cuda_driver": "12.0"}
 OLD_VLLM = {"engine_version": "0.11.2", "packages": {"torch": "2.9.0", "transformers": "4.57.0"}}
+SGLANG = {"engine": "sglang", "engine_version": "0.5.9", "packages": {"torch": "2.9.1"}, "cuda_build": "12.8"}
 TRANSFORMERS = {"engine": "transformers", "engine_version": "5.17.0", "packages": {"torch": "2.10.0"}}
 CVE = {"DRV-SEC-5520": "info"}
 NO_TOOLKIT = {"target": "docker", "container_toolkit": None, "container_gpus": []}
@@ -373,7 +383,7 @@ CASES = [
         "torch 2.11 dropped Volta from its cu128 build too",
         {"gpus": [V100], "cuda_build": "12.8", **TRANSFORMERS, "packages": {"torch": "2.11.0"}},
         "block",
-        {"KB-05": "block"},
+        {"TORCH-KERNELS": "block"},
     ),
     Case(
         "mixed-gpus",
@@ -387,14 +397,14 @@ CASES = [
         "CUDA 12.6 has no code for Blackwell",
         {"gpus": [RTX5090], "cuda_build": "12.6", **TRANSFORMERS},
         "block",
-        {"ARCH-TOO-NEW": "block"},
+        {"TORCH-KERNELS": "block"},
     ),
     Case(
         "rtx5090-torch26",
         "nor has torch before 2.7",
         {"gpus": [RTX5090], "cuda_build": "12.8", **TRANSFORMERS, "packages": {"torch": "2.6.0"}},
         "block",
-        {"KB-06": "block"},
+        {"TORCH-KERNELS": "block", "TRITON-PTXAS-RARE": "info"},
     ),
     Case(
         "driver-before-gpu",
@@ -402,6 +412,285 @@ CASES = [
         {**R550, "gpus": [RTX5090], "cuda_build": "12.8", **TRANSFORMERS},
         "block",
         {"DRV-TOO-OLD-FOR-GPU": "block", "DRV-MINOR-12": "warn"},
+    ),
+    Case(
+        "rtx5090-llama-cu126",
+        "nor has anything else that was built with it",
+        {"gpus": [RTX5090], **LLAMA_CUDA, "cuda_build": "12.6"},
+        "block",
+        {"ARCH-TOO-NEW": "block"},
+    ),
+    # code for the GPU: in torch's wheels, from Triton, from nvcc
+    Case(
+        "p100-torch-2.10-cu128",
+        "CUDA 12.8 still compiles for Pascal, but torch's build of it leaves Pascal out",
+        {"gpus": [P100], **TRANSFORMERS, "cuda_build": "12.8"},
+        "block",
+        {"TORCH-KERNELS": "block"},
+    ),
+    Case(
+        "v100-torch-2.10-cu128",
+        "and Volta only from 2.11 on",
+        {"gpus": [V100], **TRANSFORMERS, "cuda_build": "12.8"},
+        "pass",
+    ),
+    Case(
+        "v100-torch-2.7-cu128",
+        "in 2.7 it was left out as well",
+        {"gpus": [V100], **TRANSFORMERS, "packages": {"torch": "2.7.1+cu128"}, "cuda_build": "12.8"},
+        "block",
+        {"TORCH-KERNELS": "block"},
+    ),
+    Case(
+        "arm-a10-cu128",
+        "torch's wheels for Arm servers have no machine code for 7.5, and that for 8.0 runs on an A10",
+        {"gpus": [A10], **TRANSFORMERS, "cuda_build": "12.8", "cpu": "Neoverse-V2"},
+        "pass",
+    ),
+    Case(
+        "arm-t4-cu128",
+        "but a T4 has none",
+        {"gpus": [T4], **TRANSFORMERS, "cuda_build": "12.8", "cpu": "aarch64"},
+        "block",
+        {"TORCH-KERNELS": "block"},
+    ),
+    Case(
+        "t4-platform-unknown",
+        "with an unknown processor it depends",
+        {"gpus": [T4], **TRANSFORMERS, "cuda_build": "12.8", "cpu": GONE},
+        "pass",
+        {"NOT-KNOWN-PLATFORM": "info"},
+    ),
+    Case(
+        "h200-platform-unknown",
+        "unless both platforms have the code",
+        {**TRANSFORMERS, "cuda_build": "12.8", "cpu": GONE},
+        "pass",
+    ),
+    Case(
+        "gh200-torch-pypi",
+        "before 2.11, PyPI has CPU wheels only for Arm",
+        {"gpus": [GH200], **TRANSFORMERS, "cuda_build": None},
+        "warn",
+        {"TORCH-ARM-CPU": "warn", "HOUSE-GPU-IDLE": "info"},
+    ),
+    Case(
+        "gh200-torch-2.11-pypi",
+        "from then on CUDA wheels",
+        {"gpus": [GH200], **TRANSFORMERS, "packages": {"torch": "2.11.0"}},
+        "pass",
+    ),
+    Case(
+        "h200-torch-cpu",
+        "on x86-64 a CPU build was asked for",
+        {**TRANSFORMERS, "packages": {"torch": "2.10.0+cpu"}, "cuda_build": None},
+        "pass",
+        {"HOUSE-GPU-IDLE": "info"},
+    ),
+    Case(
+        "nvidias-own-torch",
+        "NVIDIA builds torch for its images with other architectures",
+        {
+            "gpus": [RTX5090],
+            **TRANSFORMERS,
+            "packages": {"torch": "2.6.0a0+ecf3bae40a.nv25.1"},
+            "cuda_build": "12.8",
+        },
+        "pass",
+    ),
+    Case(
+        "torch-newer-than-the-table",
+        "what its wheels contain is not known",
+        {**TRANSFORMERS, "packages": {"torch": "2.16.0", "triton": "3.9.0"}},
+        "pass",
+        {"TORCH-UNLISTED": "info"},
+    ),
+    Case(
+        "orin-server-wheel",
+        "machine code for 8.0 does not run on Orin before CUDA 13.2",
+        {"gpus": [ORIN], **TRANSFORMERS, "packages": {"torch": "2.10.0+cu126"}, "cuda_build": "12.6"},
+        "block",
+        {"TORCH-KERNELS": "block"},
+    ),
+    Case(
+        "orin-own-wheel",
+        "a version without the name of an index may be a wheel made for Jetson",
+        {"gpus": [ORIN], **TRANSFORMERS, "cuda_build": "12.6"},
+        "pass",
+        {"TORCH-UNLISTED": "info"},
+    ),
+    Case(
+        "orin-cuda-13.2",
+        "from CUDA 13.2 on, Jetson runs programs for Arm servers",
+        {
+            "driver": "595.58.03",
+            "cuda_driver": "13.2",
+            "gpus": [ORIN],
+            **TRANSFORMERS,
+            "packages": {"torch": "2.15.0+cu132"},
+            "cuda_build": "13.2",
+        },
+        "pass",
+    ),
+    Case(
+        "llama-next-to-torch",
+        "llama.cpp does not use the torch in its environment",
+        {"gpus": [V100], **LLAMA_CUDA, "packages": {"torch": "2.11.0"}, "cuda_build": "12.8"},
+        "pass",
+    ),
+    Case(
+        "gb10-triton-3.5",
+        "the assembler in Triton 3.5 is of CUDA 12.8: GB10 came with 12.9",
+        {"gpus": [GB10], **OLD_VLLM},
+        "block",
+        {"TRITON-PTXAS": "block"},
+    ),
+    Case(
+        "gb10-triton-3.5-nvcc",
+        "a newer toolkit has one that knows it, if Triton is told",
+        {"gpus": [GB10], **OLD_VLLM, "nvcc": "13.0"},
+        "warn",
+        {"TRITON-PTXAS-TOOLKIT": "warn"},
+    ),
+    Case(
+        "gb10-triton-3.5-old-nvcc",
+        "an older one does not",
+        {"gpus": [GB10], **OLD_VLLM, "nvcc": "12.8"},
+        "block",
+        {"TRITON-PTXAS": "block", "NVCC-OLD": "warn"},
+    ),
+    Case(
+        "gb10-triton-3.5-transformers",
+        "transformers needs Triton only for torch.compile and MXFP4",
+        {"gpus": [GB10], **TRANSFORMERS, "packages": {"torch": "2.9.1"}},
+        "pass",
+        {"TRITON-PTXAS-RARE": "info"},
+    ),
+    Case(
+        "gb10-triton-3.6",
+        "Triton 3.6 brings a second assembler",
+        {"gpus": [GB10], **OLD_VLLM, "packages": {"torch": "2.9.0", "triton": "3.6.0"}},
+        "pass",
+    ),
+    Case(
+        "thor-triton-3.6",
+        "of CUDA 12.9, which knows Thor by another number",
+        {"gpus": [THOR], **OLD_VLLM, "packages": {"torch": "2.9.0", "triton": "3.6.0"}},
+        "block",
+        {"TRITON-PTXAS": "block"},
+    ),
+    Case(
+        "thor-triton-3.7",
+        "3.7 has that of CUDA 13.1",
+        {"gpus": [THOR], **OLD_VLLM, "packages": {"torch": "2.9.0", "triton": "3.7.0"}},
+        "pass",
+    ),
+    Case(
+        "triton-of-nvidia",
+        "NVIDIA's images build Triton with their own toolkit",
+        {"gpus": [GB10], **OLD_VLLM, "packages": {"torch": "2.9.0", "triton": "3.5.0+gitc817b9b6"}},
+        "pass",
+    ),
+    Case(
+        "flashinfer-without-nvcc",
+        "vLLM compiles FlashInfer's sampler when it starts",
+        {"packages": {**CURRENT["packages"], "flashinfer-python": "0.7.0"}},
+        "warn",
+        {"JIT-NO-NVCC": "warn"},
+    ),
+    Case(
+        "flashinfer-compiled-before",
+        "unless it is installed in compiled form",
+        {
+            "packages": {
+                **CURRENT["packages"],
+                "flashinfer-python": "0.7.0",
+                "flashinfer-jit-cache": "0.7.0+cu130",
+            }
+        },
+        "pass",
+    ),
+    Case(
+        "flashinfer-with-nvcc",
+        "or can be compiled",
+        {"nvcc": "13.0", "packages": {**CURRENT["packages"], "flashinfer-python": "0.7.0"}},
+        "pass",
+    ),
+    Case(
+        "flashinfer-in-an-image",
+        "an image has a toolkit of its own",
+        {
+            "target": "docker",
+            "container_toolkit": "1.17.8",
+            "container_gpus": ["cdi"],
+            "packages": {**CURRENT["packages"], "flashinfer-python": "0.7.0"},
+        },
+        "pass",
+    ),
+    Case(
+        "flashinfer-opt-in",
+        "vLLM 0.11.1 to 0.20 use the sampler only if asked to",
+        {**OLD_VLLM, "packages": {**OLD_VLLM["packages"], "flashinfer-python": "0.5.2"}},
+        "pass",
+    ),
+    Case(
+        "nvcc-before-hopper",
+        "FlashInfer compiles for Hopper with CUDA 12 and newer",
+        {"nvcc": "11.8", "packages": {**CURRENT["packages"], "flashinfer-python": "0.7.0"}},
+        "warn",
+        {"NVCC-OLD": "warn"},
+    ),
+    Case(
+        "nvcc-before-blackwell",
+        "from 0.11.1 on vLLM requires it",
+        {"gpus": [B200], "nvcc": "12.6", **OLD_VLLM, "engine_version": "0.11.1"},
+        "warn",
+        {"NVCC-OLD": "warn"},
+    ),
+    Case(
+        "nvcc-before-ada-sglang",
+        "and so does SGLang",
+        {"gpus": [L4], "nvcc": "11.7", **SGLANG},
+        "warn",
+        {"NVCC-OLD": "warn"},
+    ),
+    Case(
+        "flashinfer-wheel-for-a-torch",
+        "wheels of FlashInfer for one torch contain its kernels",
+        {
+            "gpus": [L4],
+            "engine_version": "0.8.5",
+            "packages": {"torch": "2.6.0", "flashinfer-python": "0.2.5+cu124torch2.6"},
+            "cuda_build": "12.4",
+        },
+        "pass",
+    ),
+    Case(
+        "nvcc-before-hopper-unused",
+        "a vLLM without FlashInfer compiles nothing with it",
+        {"nvcc": "11.8", **OLD_VLLM, "engine_version": "0.11.0"},
+        "pass",
+    ),
+    Case(
+        "nvcc-before-rtx5090",
+        "for RTX 50, FlashInfer asks for CUDA 12.9 from 0.6.8 on",
+        {
+            "gpus": [RTX5090],
+            "nvcc": "12.8",
+            "packages": {**CURRENT["packages"], "flashinfer-python": "0.6.8"},
+        },
+        "warn",
+        {"NVCC-OLD": "warn"},
+    ),
+    Case(
+        "nvcc-of-rtx5090",
+        "before, 12.8 was enough",
+        {
+            "gpus": [RTX5090],
+            "nvcc": "12.8",
+            "packages": {**CURRENT["packages"], "flashinfer-python": "0.6.7"},
+        },
+        "pass",
     ),
     # engines
     Case("vllm-without-gpu", "vLLM's wheels need a GPU", {**CPU}, "block", {"ENG-NEEDS-GPU": "block"}),
@@ -958,7 +1247,7 @@ CASES = [
         "and CUDA 12.6 holds no kernels for it",
         {"gpus": [B200], **TRANSFORMERS, "cuda_build": "12.6"},
         "block",
-        {"ARCH-TOO-NEW": "block"},
+        {"TORCH-KERNELS": "block"},
     ),
     Case(
         "b200-fp4",
@@ -981,14 +1270,14 @@ CASES = [
     Case(
         "p100-cuda-13",
         "CUDA 13 cannot target Pascal",
-        {"gpus": [gpu("Tesla P100-PCIE-16GB", "6.0")], **TRANSFORMERS, "cuda_build": "13.0"},
+        {"gpus": [P100], **TRANSFORMERS, "cuda_build": "13.0"},
         "block",
-        {"ARCH-DROPPED": "block"},
+        {"TORCH-KERNELS": "block"},
     ),
     Case(
         "p100-cu126",
         "CUDA 12.6 can, and R580 still drives it",
-        {"gpus": [gpu("Tesla P100-PCIE-16GB", "6.0")], **TRANSFORMERS, "cuda_build": "12.6"},
+        {"gpus": [P100], **TRANSFORMERS, "cuda_build": "12.6"},
         "pass",
     ),
     Case(

@@ -41,8 +41,11 @@ def next_stepped(
 
 
 def _may_win(trial: Trial, trials: Sequence[Trial], space: StepSpace) -> bool:
-    """Whether other sizes may make it the answer: better than the best of the others by more than the tolerance, or
-    as good where it is to be preferred."""
+    """Whether other batch sizes may make this trial the answer.
+
+    It must beat the best other trial by more than the tolerance; with the engine's default steps, it need only come
+    within the tolerance.
+    """
     if trial.slips:
         return True
     rival = max((one for one in trials if one is not trial), key=lambda one: one.claim, default=None)
@@ -52,16 +55,19 @@ def _may_win(trial: Trial, trials: Sequence[Trial], space: StepSpace) -> bool:
     enough = rival.claim * (1 - tolerance if trial.steps.are_default else 1 + tolerance)
     if trial.sure:
         own = [one for one in trials[:1] if one is not trial]
-        return min(_reach(trial), *(_beside(trial, one) for one in (rival, *own))) > enough
+        return min(_reach(trial), *(_reach_against(trial, one) for one in (rival, *own))) > enough
     default = trial.steps.are_default
     more = len(trial.sizes) <= _RETRIES if default else _between(trial, trials) is not None
     # Sizes that are too large give no less.
     return more and max(size.throughput for size in trial.sizes.values()) > enough
 
 
-def _beside(trial: Trial, rival: Trial) -> float:
-    """What it may have, judged by the size that both were measured at: where it is no quicker to answer there, leaves
-    no more memory, and has room for no more sequences in a step, it reaches no further than the rival does."""
+def _reach_against(trial: Trial, rival: Trial) -> float:
+    """The throughput that the trial may reach, judged by a batch size at which both were measured.
+
+    If it answers no faster there, leaves no more memory and has no room for more sequences in a step, it reaches no
+    more than the rival.
+    """
     both = [batch for batch in trial.sizes if batch in rival.sizes and rival.sizes[batch].throughput > 0]
     if not both:
         return math.inf
@@ -97,9 +103,9 @@ def _between(trial: Trial, trials: Sequence[Trial]) -> Ask | None:
 
 
 def _reach(trial: Trial) -> float:
-    """The most throughput that it may have, at the largest size.
+    """The highest throughput that the trial may reach, at the largest batch size.
 
-    The time of a step grows as it did between the two largest sizes; where there is one, not at all.
+    The time of a step is taken to grow as between the two largest measured sizes; with one size, not at all.
     """
     most = float(trial.limits.max_batch)
     *_, last = trial.sure

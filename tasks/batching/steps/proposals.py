@@ -26,9 +26,9 @@ _KNOBS: tuple[_Knob, ...] = ("batched_tokens", "micro_batch_tokens")
 
 
 def propose_steps(trials: Sequence[Trial], space: StepSpace) -> Proposal | None:
-    """Another number of tokens; None where no other can be better.
+    """Another number of tokens; None if no other can be better.
 
-    First the way that should help; where it gives no more, the next way is tried.
+    First the way that should help; if it gives no more, the next way is tried.
     """
     base = trials[0]
     if base.claim and space.limits.rate_per_s is not None:
@@ -67,11 +67,12 @@ def _size(trial: Trial) -> int:
 
 
 class _Way(NamedTuple):
-    """Numbers to try one after the other as long as each gives more, the first of them at size `batch`, where the
-    ways before it gave nothing.
+    """Numbers to try one after the other as long as each gives more throughput, the first of them at batch size
+    `batch`. A way is tried if the ways before it gave nothing.
 
-    One that `turns` goes back from the first number of the way before, and is tried as well where that alone gave
-    more. One that `shortens` goes on where the first size that pauses ended has shorter ones, but not yet enough.
+    A way that `turns` starts from the first number of the way before and goes in the other direction; it is tried too
+    if only that first number gave more. A way that `shortens` continues if the pauses at `batch` became shorter, but
+    not short enough.
     """
 
     values: Sequence[int]
@@ -80,7 +81,7 @@ class _Way(NamedTuple):
     shortens: bool = False
 
     def on(self, found: Trial, base: Trial) -> bool:
-        """Whether to go on though this gave no more."""
+        """Whether to continue although this number gave no more throughput."""
         size, before = found.sizes.get(self.batch), base.sizes.get(self.batch)
         if not self.shortens or size is None or before is None or size.fits:
             return False
@@ -92,10 +93,10 @@ class _Way(NamedTuple):
 
 
 def _ways(knob: _Knob, base: Trial, space: StepSpace) -> Sequence[_Way]:
-    """Shorter steps first where pauses end the batch sizes, else longer ones.
+    """The ways to try: shorter steps first if pauses limit the batch size, else longer ones.
 
-    Shorter ones may also leave more memory, unless another knob says how many tokens are computed at once: then it is
-    fewer of those, and as they are slower, only where memory ends the sizes.
+    Shorter steps may also leave more memory, unless another knob sets how many tokens are computed at once. Then
+    that knob leaves more memory; fewer tokens are slower, so they are only tried if memory limits the batch size.
     """
     known: StepTokens = getattr(space, knob)
     values = sorted(known.values)
@@ -120,8 +121,11 @@ def _ways(knob: _Knob, base: Trial, space: StepSpace) -> Sequence[_Way]:
 def _shorter(
     fewer: Sequence[int], base: Trial, paused: int, at_once: float, space: StepSpace
 ) -> tuple[_Way, ...]:
-    """From the middle of what may help towards shorter steps, then towards longer ones: at the first size that pauses
-    ended, where it shows whether they are shorter. A single sequence waits for no other."""
+    """From the middle of the numbers that may help towards shorter steps, then towards longer ones.
+
+    They are tried at the first size that was too large because of pauses, if it can show whether the pauses are
+    shorter: a single sequence waits for no other.
+    """
 
     def helps(tokens: int) -> bool:
         steps = base.steps.model_copy(update={"batched_tokens": tokens})

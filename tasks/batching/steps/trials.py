@@ -40,7 +40,7 @@ class Trial:
 
     @property
     def claim(self) -> float:
-        """The most throughput that it is known for, tokens/s; 0 where nothing keeps the bounds."""
+        """The most throughput that it is known for, tokens/s; 0 if nothing keeps the bounds."""
         return max((size.throughput for size in self.sure), default=0.0)
 
     @property
@@ -75,7 +75,7 @@ def sort_trials(history: Sequence[SteppedRun], space: StepSpace) -> list[Trial]:
 
 
 def _each_bytes(trials: Sequence[Trial]) -> float | None:
-    """What a sequence adds to memory, by the trials before."""
+    """What a sequence adds to memory, according to earlier trials."""
     slopes = (measured_each_bytes(trial.sizes) for trial in reversed(trials))
     return next((slope for slope in slopes if slope is not None), None)
 

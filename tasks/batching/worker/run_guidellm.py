@@ -2,7 +2,7 @@
 
 `python run_guidellm.py run …` takes what `python -m guidellm run …` does. Source: `scheduler/worker_group.py` of
 guidellm 0.8.1. It looks whether all is done only as a request's news arrives, and its sending thread says that
-nothing follows after it has sent the last one: where that is answered sooner, as on a busy host, no news comes any
+nothing follows after it has sent the last one: if that is answered sooner, as on a busy host, no news comes any
 more and the run waits forever (as in vllm-project/guidellm#431). Here it also looks while it waits.
 """
 

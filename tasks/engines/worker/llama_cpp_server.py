@@ -53,7 +53,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, required=True)
     parser.add_argument("--gpu-layers", type=int, default=0, help="-1: as many as there is room for")
     parser.add_argument(
-        "--memory-fraction", type=float, default=1.0, help="of the GPUs, where layers are fitted"
+        "--memory-fraction", type=float, default=1.0, help="of the GPUs, if layers are fitted"
     )
     parser.add_argument("--batch-tokens", type=int, help="of a step, over all slots")
     parser.add_argument("--micro-batch-tokens", type=int, help="computed at once")

@@ -1,8 +1,8 @@
 """How far each tensor of one model folder is from another's. Runs inside an environment with torch and safetensors.
 
 `python compare_folders.py --baseline DIR --candidate DIR` prints `{"errors": {name: error}}`: the root mean square of
-the difference over the baseline tensor's own standard deviation; null where a value is not a number, where a
-tensor is missing, or where shapes differ. The baseline is in 16 bits or more, the candidate may be compressed
+the difference over the baseline tensor's own standard deviation; null if a value is not a number, if a
+tensor is missing, or if shapes differ. The baseline is in 16 bits or more, the candidate may be compressed
 (8 bits with a scale for each row; 4 bits, eight to a word, with a scale for each group of a row). Of large
 tensors, evenly spread blocks of rows are compared.
 """
@@ -48,7 +48,7 @@ class Folder:
         return list(self.files[name].get_slice(name).get_shape()) if name in self.files else None
 
     def rows(self, name: str, start: int, end: int) -> torch.Tensor:
-        """Rows of a tensor in 64 bits: a vector's deviation may be tiny beside its mean."""
+        """Rows of a tensor in 64 bits: a vector's deviation may be tiny compared with its mean."""
         scale = self._part(f"{name}_scale", start, end)
         if f"{name}_packed" in self.files:
             packed = self._part(f"{name}_packed", start, end)

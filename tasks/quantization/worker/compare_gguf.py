@@ -1,8 +1,8 @@
 """How far each tensor of one GGUF file is from another's. Runs inside the engine's environment.
 
 `python compare_gguf.py --baseline FILE --candidate FILE` prints `{"errors": {name: error}}`: the root mean square of
-the difference over the baseline tensor's own standard deviation; null where a value is not a number, where a
-tensor is missing, or where shapes differ. Of large tensors, evenly spread blocks of rows are compared.
+the difference over the baseline tensor's own standard deviation; null if a value is not a number, if a
+tensor is missing, or if shapes differ. Of large tensors, evenly spread blocks of rows are compared.
 """
 
 import argparse
@@ -51,7 +51,7 @@ def error(ours: gguf.ReaderTensor | None, theirs: gguf.ReaderTensor | None) -> f
 
 
 def blocks(tensor: gguf.ReaderTensor) -> Iterator[np.ndarray[Any, Any]]:
-    """Its values, rows at a time, in 64 bits: a vector's deviation may be tiny beside its mean."""
+    """Its values, rows at a time, in 64 bits: a vector's deviation may be tiny compared with its mean."""
     data = tensor.data.reshape(-1, tensor.data.shape[-1])
     columns = int(tensor.shape[0])
     step = max(1, BLOCK_VALUES // columns)

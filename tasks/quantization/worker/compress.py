@@ -119,7 +119,7 @@ def as_kind(name: str, tensor: torch.Tensor, kind: torch.dtype) -> torch.Tensor:
         raise RefusedError(f"{name} contains values that are not numbers", "check the model at its source")
     found = tensor.to(kind)
     if not bool(torch.isfinite(found).all()):
-        raise RefusedError(f"{name} holds values beyond the range of 16-bit floats", "use bf16")
+        raise RefusedError(f"{name} contains values beyond the range of 16-bit floats", "use bf16")
     return found
 
 
@@ -169,7 +169,7 @@ def calibration(arguments: argparse.Namespace) -> Any:
     count = len(tokens) // arguments.window
     if count < MIN_WINDOWS:
         raise RefusedError(
-            f"the text to calibrate on has {len(tokens)} tokens, {MIN_WINDOWS * arguments.window} are the least",
+            f"the calibration text has {len(tokens)} tokens; at least {MIN_WINDOWS * arguments.window} are needed",
             "give a longer tuning.calibration_text",
         )
     rows = [tokens[start * arguments.window : (start + 1) * arguments.window] for start in range(count)]
@@ -180,9 +180,9 @@ def read_config(model: Path) -> dict[str, Any]:
     try:
         config = json.loads((model / "config.json").read_text())
     except (OSError, ValueError):
-        raise RefusedError("config.json is missing or no JSON", "take the whole model folder") from None
+        raise RefusedError("config.json is missing or not JSON", "take the whole model folder") from None
     if not isinstance(config, dict):
-        raise RefusedError("config.json holds no JSON object", "take the whole model folder")
+        raise RefusedError("config.json is not a JSON object", "take the whole model folder")
     return config
 
 

@@ -350,7 +350,7 @@ def quantize(item: Tensor) -> np.ndarray[Any, Any]:
             )
         if item.kind == Kind.F16 and np.abs(values).max(initial=0) > 65504:
             raise RefusedError(
-                f"the tensor {item.name} holds values beyond 16-bit floats", "use the format f32"
+                f"the tensor {item.name} contains values beyond 16-bit floats", "use the format f32"
             )
         if item.kind in K_QUANTS:
             quantize_by_library(values, item.kind, out[start : start + step])
@@ -397,7 +397,9 @@ def open_tensors(folder: Path) -> dict[str, Stored]:
     else:
         files = sorted(path.name for path in folder.glob("*.safetensors"))
     if not files:
-        raise RefusedError(f"{folder} holds no safetensors file", "stage a model in the safetensors format")
+        raise RefusedError(
+            f"{folder} contains no safetensors file", "stage a model in the safetensors format"
+        )
     tensors: dict[str, Stored] = {}
     for name in files:
         if Path(name).name != name:
@@ -565,9 +567,9 @@ def read_json(path: Path, default: dict[str, Any] | None = None) -> dict[str, An
     try:
         value = json.loads(path.read_text())
     except (OSError, ValueError):
-        raise RefusedError(f"{path.name} is missing or no JSON", "take the whole model folder") from None
+        raise RefusedError(f"{path.name} is missing or not JSON", "take the whole model folder") from None
     if not isinstance(value, dict):
-        raise RefusedError(f"{path.name} holds no JSON object", "take the whole model folder")
+        raise RefusedError(f"{path.name} is not a JSON object", "take the whole model folder")
     return value
 
 

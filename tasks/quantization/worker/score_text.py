@@ -4,7 +4,7 @@
 "tokens", "window", "likeliest", "prompts": [{"prompt", "expected"} or {"prompt", "choices"}]}`, writes JSON lines:
 for each window of the text `{"ids", "logprobs", "top_ids", "top_logprobs"}` of all its tokens but the first, then for
 each task item `{"length"}` in tokens, with `{"text"}`, what greedy decoding gives, or `{"logprobs"}`, one for each
-choice; `{"length"}` alone where that is longer than a window. What a model puts before every text is put before each.
+choice; `{"length"}` alone if that is longer than a window. What a model puts before every text is put before each.
 """
 
 import argparse

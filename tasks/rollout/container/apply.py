@@ -1,6 +1,6 @@
 """Services as containers behind a proxy of their own: the target `docker`.
 
-Below the service's folder, `proxy/` holds one folder per public address; the file `proxy/current` names the
+Below the service's folder, `proxy/` contains one folder per public address; the file `proxy/current` names the
 one that serves. A service that moves has two proxies until the previous one ends. What takes traffic is what
 the serving proxy says; whatever it sends no requests to is a leftover, which the next claim sweeps.
 """
@@ -153,7 +153,7 @@ class ContainerService:
         return Running(release=route.release, host=route.host, port=route.port, up=False)
 
     def progress(self, is_silent: Callable[[str], bool]) -> Progress | None:
-        """By the proxy's count, and `/health` and processes of the container itself; None if nothing serves."""
+        """Requests as the proxy counts them, `/health`, and the container's processes; None if nothing serves."""
         proxy = self._serving_proxy()
         if proxy is None or not proxy.answers():
             return None
@@ -253,7 +253,7 @@ class ContainerService:
             slot = next((name for name in _ready(slots) if slots[name].port == _port_of(new)), None)
             if slot and slots[other(slot)].state in ("drain", "ready"):
                 proxy.send((*send_to(other(slot), slots[other(slot)].port), *drain([slot])))
-                # A settle that broke off may have written the new release down: started anew, the proxy would name
+                # A settle that broke off may have written the new release down: after a restart, the proxy would name
                 # a container that is gone, and the next claim would end the one that serves.
                 self._write_down(proxy)
         self._sweep(self._serving_proxy(), drain_s)
@@ -286,7 +286,7 @@ class ContainerService:
                 raise
 
     def _route(self, proxy: Proxy) -> Route | None:
-        """What the proxy was configured with; where that cannot be read, as its folder, it and the containers say."""
+        """What the proxy was configured with; if that cannot be read, as its folder, it and the containers say."""
         if (written := proxy.route()) is not None:
             return written
         address = address_in(proxy.folder.name)
@@ -347,7 +347,7 @@ class ContainerService:
         while (open_requests := proxy.slots()[slot].requests) and time.monotonic() < deadline:
             time.sleep(_POLL_S)
         if open_requests:
-            say(StageName.ROLLOUT, f"{open_requests} requests did not end within {drain_s:g} s: they are cut")
+            say(StageName.ROLLOUT, f"{open_requests} requests did not end within {drain_s:g} s: closing them")
         proxy.send(take_out(slot))
 
     def _end(self, container: Container) -> None:
@@ -387,7 +387,7 @@ class ContainerService:
         return self._claimed
 
     def _serving_proxy(self) -> Proxy | None:
-        """The one that `proxy/current` names; where that cannot be read, the one that sends requests somewhere."""
+        """The one that `proxy/current` names; if that cannot be read, the one that sends requests somewhere."""
         if name := self._current():
             named = self._host.open_proxy(self._proxies / name)
             if self._route(named):
@@ -419,7 +419,7 @@ class ContainerService:
             return None
 
     def _all_proxies(self) -> list[Proxy]:
-        """Those that have a folder, and the one that should: its process may live on without."""
+        """The proxies that have a folder, and the one that should have one: its process may run without it."""
         folders = {path for path in self._proxies.glob("*") if path.is_dir()}
         if (address := self._address()) is not None:
             folders.add(self._proxies / folder_name(*address))
@@ -440,7 +440,7 @@ class ContainerService:
 
 @dataclass(frozen=True)
 class _Live:
-    """Where requests go now. `requests` is None where the proxy is dead."""
+    """Where requests go now. `requests` is None if the proxy is dead."""
 
     slot: str | None
     backend_port: int | None

@@ -35,7 +35,7 @@ class InstallPackages(Protocol):
 
 
 def make_image(release: Release, settings: Settings, builder: ImageBuilder, install: InstallPackages) -> str:
-    """The id of the release's image, which is built unless the Docker engine holds it already.
+    """The id of the release's image, which is built unless the Docker engine has it already.
 
     Raises `RolloutError` that says what the base image lacks; nothing bears the image's name then.
     """
@@ -50,7 +50,7 @@ def make_image(release: Release, settings: Settings, builder: ImageBuilder, inst
     )
     folder = settings.home / "images"
     with file_lock(settings.leases / "images", wait=True, holder="an image"):
-        sweep_parts(folder)  # also where the image is there: its builder may have been killed just after
+        sweep_parts(folder)  # also if the image is there: its builder may have been killed just after
         image = builder.image_id(plan.name)
         if image is None:
             say(StageName.ROLLOUT, f"building the image {plan.name} on {plan.base_image}")

@@ -10,9 +10,9 @@ from tasks.core.frozen import Frozen
 
 
 class ImagePlan(Frozen):
-    """How a release's image is made. `name` holds the digest of all that decides its content.
+    """How a release's image is made. `name` contains the digest of all that decides its content.
 
-    `pins` are the packages that serving needs, `lock` the hash lock that holds them and what they require.
+    `pins` are the packages that serving needs, `lock` the hash lock with them and what they require.
     `platform` and `python` are uv's names for where they will run. `files` are the rest of the build context.
     """
 
@@ -30,7 +30,7 @@ class ImagePlan(Frozen):
 class ContainerPlan(Frozen):
     """One container with its limits. Sizes in bytes; `port` inside is `host_port` of the loopback.
 
-    It gets `gpus` GPUs: those of `gpu_indices`, where they are known.
+    It gets `gpus` GPUs: those of `gpu_indices`, if they are known.
     """
 
     name: str

@@ -18,12 +18,12 @@ from tasks.engines.base import Engine
 from tasks.rollout.container.models import Container, ContainerPlan, ImagePlan
 
 SITE = "site"
-"""Folder of the build context that holds the installed packages."""
+"""Folder of the build context with the installed packages."""
 
 SERVICE_LABEL = "slipway.service"
 RELEASE_LABEL = "slipway.release"
 FOLDER_LABEL = "slipway.folder"
-"""Path of the service's folder: two homes on one Docker engine may hold services of one name."""
+"""Path of the service's folder: two homes on one Docker engine may have services of the same name."""
 
 _ROOT = "/opt/engine"
 _PYTHON = f"{_ROOT}/bin/python"
@@ -48,7 +48,7 @@ def plan_image(
 ) -> ImagePlan:
     """The image of a release: what serving needs out of its lock, on a base image given by id.
 
-    `machine` is the processor's name as `platform.machine()` gives it. Raises `RolloutError` where the lock
+    `machine` is the processor's name as `platform.machine()` gives it. Raises `RolloutError` if the lock
     lacks a package that serving needs.
     """
     spec = release.spec
@@ -79,7 +79,7 @@ def worker_of(engine: Engine) -> Path:
     if engine.server_worker is None:
         raise RolloutError(
             f"Slipway cannot build an image of {engine.kind} from a lock",
-            fix="use its makers' image, or another engine",
+            fix="set target: process, or use another engine",
         )
     return engine.server_worker
 

@@ -33,7 +33,7 @@ PUMP_S = 2.0
 
 @dataclass(frozen=True)
 class Command:
-    """How a release is started; `argv` holds `{host}` and `{port}`."""
+    """How a release is started; `argv` contains `{host}` and `{port}`."""
 
     release: str
     argv: tuple[str, ...]
@@ -98,7 +98,7 @@ class Engine:
         self._watch = asyncio.create_task(self._keep_running())
 
     async def resume(self) -> None:
-        """Start what served before, and go on trying where that fails."""
+        """Start the release that served before, and keep trying if that fails."""
         self.settled = True
         try:
             await self._spawn()
@@ -187,7 +187,7 @@ class Engine:
             if await watch.is_hung() and self.settled:
                 self._hung = (
                     f"hung: {(await self.traffic()).requests} requests waited {self._hung_s:g} s without a byte, "
-                    "/health was silent and no processor time was used; killed"
+                    "/health did not answer and no CPU time was used; killed"
                 )
                 await kill(process)
 

@@ -1,4 +1,4 @@
-"""A hung engine: requests wait, it sends nothing, not even an answer to `/health`, and it uses no processor time.
+"""A hung engine: requests wait, it sends nothing, not even an answer to `/health`, and it uses no CPU time.
 
 An engine that computes a long prompt sends nothing either, for minutes; but it answers `/health`. One whose
 connections are all taken by a burst does not answer that either; but it computes.
@@ -21,7 +21,7 @@ LOOKS = 12
 """Looks in that time: each asks `/health` if nothing was sent since the one before."""
 
 BUSY_SHARE = 0.05
-"""Of one processor: what an engine at work uses at the least, and one that only waits does not."""
+"""Share of one CPU that an engine at work uses at least, and an engine that only waits does not."""
 
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
@@ -29,7 +29,7 @@ _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 class Traffic(NamedTuple):
     """The requests that an engine works on now, and the bytes of answers that it has sent so far.
 
-    There may be more of both where not every proxy could be asked: it is `known` in part.
+    If not every proxy could be asked, it is only `known` in part, and there may be more of both.
     """
 
     requests: int
@@ -85,7 +85,7 @@ def cpu_seconds(pid: int) -> float:
 
 
 class HangWatch:
-    """Looks at one run of an engine again and again. `clock` gives seconds, `cpu_s` the processor time used."""
+    """Checks one run of an engine repeatedly. `clock` gives seconds, `cpu_s` the CPU time used."""
 
     def __init__(
         self,

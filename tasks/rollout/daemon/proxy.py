@@ -48,9 +48,9 @@ STEADY_S = 5.0
 FAILURES = 2
 """Commands in a row that fail before a proxy is replaced: one may meet a stall of the machine."""
 LONGEST_REQUEST_S = 4 * 3600.0
-"""As the configuration's `timeout server`."""
+"""The same as the configuration's `timeout server`."""
 LAST_REQUESTS_S = 0.5
-"""For answers that are on their way to clients when the service ends."""
+"""Time for answers that are still being sent to clients when the service ends."""
 
 
 @dataclass(frozen=True)
@@ -156,7 +156,7 @@ class Proxy:
             await self._send(take_out(slot))
 
     async def traffic(self, slot: str | None = None) -> Traffic:
-        """Of one slot, or of all. A dead proxy has no requests; one that is silent or was replaced may have some."""
+        """The requests of one slot, or of all. A dead proxy has none; a silent or replaced one may have some."""
         replaced = any(slot is None or slot in used for used in self._replaced.values())
         try:
             slots = await self._slots()
@@ -218,7 +218,9 @@ class Proxy:
             route = self.route
             ready = {name: slot.port for name, slot in slots.items() if slot.state == "ready"}
             if ready != ({route.slot: route.backend_port} if route.slot else {}):
-                self._log.say(f"the proxy sends requests to {ready or 'no slot'}: it is told again where to")
+                self._log.say(
+                    f"the proxy sends requests to {ready or 'no slot'}, which is wrong: correcting it"
+                )
                 await self._send(self._switch(ready))
 
     # Below, `_changing` is held.
@@ -239,7 +241,7 @@ class Proxy:
         """A new HAProxy takes over the sockets, and the old one ends with its last request. Raises `OSError`."""
         old, used = self._process, frozenset(self._used)
         assert old is not None
-        self._log.say(f"the proxy takes no commands and is replaced: {reason}")
+        self._log.say(f"the proxy does not accept commands: replacing it: {reason}")
         await self._spawn()
         self._replaced[old] = used
         with contextlib.suppress(ProcessLookupError):
@@ -323,7 +325,7 @@ class Proxy:
             async with self._changing:
                 if self.is_leaving:
                     return
-                self._log.say("the proxy ended: it is started again")
+                self._log.say("the proxy exited: starting it again")
                 try:
                     await self._spawn()
                 except OSError as error:

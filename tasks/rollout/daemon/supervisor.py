@@ -64,7 +64,7 @@ class Supervisor:
         self._metrics_port: int | None = None
         self._serving: Engine | None = None
         self._engines: dict[str, Engine] = {}
-        """By their slot; those that drain, too."""
+        """By their slot, including those that drain."""
         self._since = 0.0
         self._attempt: Attempt | None = None
         self._complaint = ""
@@ -152,7 +152,7 @@ class Supervisor:
     # What the control socket asks for. `owner` is the connection that asks.
 
     async def claim(self, owner: Owner, host: str, port: int | None) -> dict[str, Any]:
-        """Listen on the address, and until the attempt is settled on the service's present one, too."""
+        """Listen on the address and, until the attempt is settled, also on the service's present one."""
         attempt = self._own(owner)
         proxy = self._proxy_at(host, port)
         if proxy is None:

@@ -7,7 +7,7 @@ import json
 from tasks.rollout.proxy.slots import BACKEND, BACKEND_HOST, SLOTS, Route
 
 REQUESTS = "requests"
-"""The ring that holds the timers of the last requests."""
+"""The ring buffer with the timers of the last requests."""
 
 REQUESTS_BYTES = 1 << 20
 BUFFER_BYTES = 1 << 20

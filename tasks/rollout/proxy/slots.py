@@ -97,11 +97,11 @@ def folder_name(host: str, port: int) -> str:
 
 
 def other(slot: str | None) -> str:
-    """The slot that takes turns with `slot` where only two are used."""
+    """The slot that takes turns with `slot` if only two are used."""
     return SLOTS[1] if slot == SLOTS[0] else SLOTS[0]
 
 
 def address_in(name: str) -> tuple[str, int] | None:
-    """The address that a proxy's folder is named by; host names and addresses hold no underscore."""
+    """The address that a proxy's folder is named by; host names and addresses contain no underscore."""
     host, _, port = name.rpartition("-")
     return (host.replace("_", ":"), int(port)) if host and port.isdecimal() else None

@@ -1,4 +1,4 @@
-"""Bring back what a service served last, by what is on this host alone."""
+"""Start the release that a service served last, using only what is on this host."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tasks.rollout.target import OpenApi, Target
 def release_to_start(folder: ServiceFolder, target: Target) -> tuple[ServiceState, Release]:
     """What the service served last, and where. What its target says came after what is written down.
 
-    Raises `NotFoundError` where neither is known, `RolloutError` where the release's document cannot be read.
+    Raises `NotFoundError` if neither is known, `RolloutError` if the release's document cannot be read.
     """
     state, seen = folder.last(), target.running() or target.written()
     found = seen.release if seen else state.release if state else None
@@ -107,7 +107,7 @@ def look_at(target: Target, is_silent: Callable[[str], bool]) -> Sight:
 
 
 def read_past(folder: ServiceFolder) -> Past:
-    """What the looks before left; nothing where that cannot be read."""
+    """What the looks before left; nothing if that cannot be read."""
     try:
         return Past.model_validate_json(_past_file(folder).read_bytes())
     except (OSError, ValueError):

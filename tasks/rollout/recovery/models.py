@@ -18,8 +18,11 @@ class Condition(StrEnum):
 
 
 class Progress(Frozen):
-    """Of an engine that no supervisor watches: the requests it works on, the bytes of answers it has sent and the
-    processor time it has used so far, and whether `/health` stayed without any answer."""
+    """The progress of an engine that no supervisor watches.
+
+    It contains the requests that the engine works on, the bytes of answers that it has sent and the CPU time that it
+    has used so far, and whether `/health` did not answer at all.
+    """
 
     requests: int = Field(ge=0)
     sent_bytes: int = Field(ge=0)
@@ -28,7 +31,7 @@ class Progress(Frozen):
 
 
 class Sight(Frozen):
-    """One look. `progress` is None where a supervisor watches the engine, or nothing runs."""
+    """The result of one check. `progress` is None if a supervisor watches the engine, or nothing runs."""
 
     condition: Condition
     progress: Progress | None = None

@@ -16,7 +16,7 @@ def next_step(past: Past, sight: Sight) -> tuple[Step, Past]:
 
     A service that is down is started at once. One whose engine does not run gets a look's time: Docker starts it
     again. An engine is hung if requests wait, and between two looks it sent no byte, answered no `/health` and used
-    no processor time.
+    no CPU time.
     """
     if sight.condition is Condition.UP:
         if _is_hung(past.progress, sight.progress):
@@ -39,7 +39,7 @@ def after_failure(past: Past, reason: str) -> Past:
 
 
 def after_blind_look(past: Past, reason: str) -> Past:
-    """Of a service that could not be looked at: the next look tries again."""
+    """What to remember of a service that could not be checked: the next check tries again."""
     return past.model_copy(update={"failures": max(1, past.failures), "reason": reason})
 
 

@@ -1,4 +1,4 @@
-"""Which disk is measured, and what is found of it."""
+"""Which disk is measured, and the result."""
 
 from __future__ import annotations
 

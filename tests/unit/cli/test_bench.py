@@ -56,4 +56,4 @@ def test_a_folder_without_a_model_cannot_be_loaded(
     tmp_path: Path, slipway_home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert slipway("bench", "load", tmp_path, "--json") == 1
-    assert "holds neither safetensors nor GGUF files" in answer(capsys)["what"]
+    assert "contains neither safetensors nor GGUF files" in answer(capsys)["what"]

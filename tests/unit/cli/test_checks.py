@@ -176,4 +176,4 @@ def test_an_explanation_needs_a_service(slipway_home: Path, capsys: pytest.Captu
     code, out, err = slipway("kb", "explain", "chat", "--json", capsys=capsys)
     assert code == 2
     assert json.loads(out)["error"] == "NotFoundError"
-    assert err.startswith("error: the service chat does not run: it was never deployed")
+    assert err.startswith("error: the service chat is not running: it was never deployed")

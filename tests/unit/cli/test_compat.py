@@ -110,7 +110,7 @@ def test_a_lock_says_what_would_run(
     lock = tmp_path / "lock.txt"
     lock.write_text("torch==2.11.0 \\\n    --hash=sha256:00\nnvidia-cuda-runtime-cu12==12.8.90\n")
     assert slipway("compat", "check", "--lock", str(lock), "--json") == 3
-    assert "KB-05" in {finding["rule"] for finding in json.loads(capsys.readouterr().out)["findings"]}
+    assert "TORCH-KERNELS" in {finding["rule"] for finding in json.loads(capsys.readouterr().out)["findings"]}
 
 
 @pytest.fixture

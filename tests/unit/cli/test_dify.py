@@ -77,4 +77,4 @@ def test_the_password_comes_by_the_environment(
 
 def test_a_service_that_does_not_run_is_named(slipway_home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert slipway("none") == 2
-    assert "the service none does not run" in capsys.readouterr().err
+    assert "the service none is not running" in capsys.readouterr().err

@@ -103,8 +103,8 @@ def test_a_recommendation_for_people(facts: Path, capsys: pytest.CaptureFixture[
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--family", "llama"], "--family is for a recommendation"),
-        (["--facts", "x.json"], "--facts is for a recommendation"),
+        (["--family", "llama"], "--family only applies to a recommendation"),
+        (["--facts", "x.json"], "--facts only applies to a recommendation"),
         (["--need", "edge", "--facts", "/none.json"], "no facts file /none.json"),
     ],
 )
@@ -162,7 +162,7 @@ def test_a_deploy_that_lacks_something_says_so_before_a_server_starts(
     spec = spec_of(tmp_path, random_model, "ollama")
     for arguments in (["deploy", spec], ["deploy", spec, "--dry-run"]):
         assert slipway(*arguments) == 2
-        assert "error: ollama cannot be deployed yet: installing Ollama" in capsys.readouterr().err
+        assert "error: ollama cannot be deployed yet: Ollama is not" in capsys.readouterr().err
     assert not slipway_home.exists()
 
 

@@ -29,8 +29,8 @@ def test_rule_files_are_sorted_and_of_one_precedence(repository: Path, name: str
 
 
 def test_every_data_file_is_read(repository: Path) -> None:
-    tables = {"engines.toml", "gpus.toml", "capabilities.toml", "branches.toml", "releases.toml"}
-    assert {file.name for file in (repository / DATA).iterdir()} == {*RULE_FILES, *tables, "contract.toml"}
+    tables = {name for _, names in fact_tables.FILES.values() for name in names}
+    assert {file.name for file in (repository / DATA).iterdir()} == {*tables, "contract.toml"}
 
 
 def test_every_row_is_dated_and_sourced() -> None:
@@ -97,6 +97,10 @@ def test_a_table_with_doubles_disorder_or_loose_ends_is_refused() -> None:
         ({"rules": (loose,)}, "which are not rules"),
         ({"branches": full.branches[::-1]}, "branches is not sorted"),
         ({"engines": (full.engines[0], full.engines[0])}, "engines is not sorted"),
+        ({"kernels": full.kernels[::-1]}, "kernels is not sorted"),
+        ({"triton": full.triton[::-1]}, "triton is not sorted"),
+        ({"jit": full.jit[::-1]}, "jit is not sorted"),
+        ({"nvcc": full.nvcc[::-1]}, "nvcc is not sorted"),
     ):
         with pytest.raises(ValidationError, match=complaint):
             Tables(**{**parts, **changes})

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from compatibility_cases import CASES, CURRENT, GONE, R535, V100, Case
+from compatibility_cases import CASES, CURRENT, GB10, GH200, GONE, R535, V100, Case
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -139,6 +139,36 @@ EXPECTED: list[tuple[str, dict[str, Any], list[str]]] = [
             "cuda_build": "12.4",
         },
         ["torch 2.6.0 -> 2.7.1+cu128, driver 550.54.14 -> 570 or newer: pass"],
+    ),
+    (
+        "a V100 with the newest torch: the last release with a build for it",
+        {
+            "gpus": [V100],
+            "engine": "transformers",
+            "engine_version": "5.17.0",
+            "packages": {"torch": "2.15.0"},
+            "cuda_build": "13.2",
+        },
+        ["torch 2.15.0 -> 2.14.1+cu126: pass"],
+    ),
+    (
+        "GB10 with Triton 3.5: the first vLLM whose torch pins a Triton that knows it, in its build for Arm",
+        {
+            "gpus": [GB10],
+            "engine_version": "0.11.2",
+            "packages": {"torch": "2.9.0+cu130", "triton": "3.5.0", "transformers": "4.57.0"},
+        },
+        ["vllm 0.11.2 -> 0.18.0, torch 2.9.0+cu130 -> 2.10.0: pass"],
+    ),
+    (
+        "Grace Hopper with a torch from PyPI: a CUDA build for Arm",
+        {
+            "gpus": [GH200],
+            "engine_version": "0.11.2",
+            "packages": {"torch": "2.9.0", "transformers": "4.57.0"},
+            "cuda_build": None,
+        },
+        ["cuda_build none -> 12.8: pass"],
     ),
     (
         "FlashAttention on Turing: without it",

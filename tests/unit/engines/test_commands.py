@@ -22,5 +22,5 @@ def test_there_is_no_other_golden_file() -> None:
 
 
 def test_an_engine_without_a_module_says_what_it_lacks() -> None:
-    with pytest.raises(NotFoundError, match="Slipway cannot start Ollama yet: installing Ollama"):
+    with pytest.raises(NotFoundError, match="Slipway cannot start Ollama yet: Ollama is not"):
         get_engine(EngineKind("ollama")).command("python", "", "/m", CONFIG)

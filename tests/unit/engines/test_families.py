@@ -67,7 +67,7 @@ def test_a_staged_model_has_what_its_family_needs(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(ModelError, match=r"config\.json has topk_method None") as caught:
         family_in(tmp_path)
-    assert caught.value.fix == "set topk_method to 'noaux_tc', or take the makers' config.json"
+    assert caught.value.fix == "set topk_method to 'noaux_tc', or use the model's original config.json"
     (tmp_path / "config.json").write_text(json.dumps(config | {"topk_method": "noaux_tc"}))
     assert family_in(tmp_path) == family("deepseek-v3")
     check_flags(tmp_path, ["vllm", "serve", "--dtype", "bfloat16"])
@@ -112,7 +112,7 @@ def test_deepseek_v3_says_what_it_needs() -> None:
             ("DeepSeek V3 and R1 overflows in float16", "serve it in bfloat16", "KB-19"),
             (
                 "config.json has topk_method None, DeepSeek V3 and R1 needs 'noaux_tc'",
-                "set topk_method to 'noaux_tc', or take the makers' config.json",
+                "set topk_method to 'noaux_tc', or use the model's original config.json",
                 "deepseek-ai/DeepSeek-R1#588 (fp8e4nv below 8.9)",
             ),
             (

@@ -70,7 +70,7 @@ def test_every_finding() -> None:
                 "GPU 0 (NVIDIA H200) throttles its clocks: too hot (driver)",
                 "GPU 0 (NVIDIA H200) has 99.5% of its memory in use",
             ),
-            ("unhealthy", "the engine's process does not run"),
+            ("unhealthy", "the engine's process is not running"),
             (
                 "degraded",
                 "the engine died and was restarted 2 times since the last check",

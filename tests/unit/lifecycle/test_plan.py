@@ -43,7 +43,7 @@ def test_an_image_is_built_from_the_lock_of_an_engine_with_a_worker() -> None:
 def test_an_engine_for_gpus_is_given_some() -> None:
     """Else it would take one all the same, and be measured as if it had none."""
     assert str(refusal(spec(engine="vllm"))) == (
-        "vllm computes on GPUs, but hardware.gpus is 0 (set hardware.gpus, or use engine: llama.cpp)"
+        "vllm needs a GPU, but hardware.gpus is 0 (set hardware.gpus, or use engine: llama.cpp)"
     )
     installed = {"manager": "system", "path": "/opt/vllm-cpu"}
     assert refusal(spec(engine="vllm", environment=installed)) is None

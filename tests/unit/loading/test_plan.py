@@ -22,7 +22,7 @@ def test_shards_come_before_gguf_files_and_nothing_else_is_a_model() -> None:
     assert (model.format, model.size_bytes) == ("safetensors", 12)
     assert [path.name for path in model.files] == ["a.safetensors", "b.safetensors"]
     assert find_model(Path("/m"), {"m.gguf": 9}).format == "gguf"
-    with pytest.raises(ModelError, match="/m holds neither safetensors nor GGUF files"):
+    with pytest.raises(ModelError, match="/m contains neither safetensors nor GGUF files"):
         find_model(Path("/m"), {"config.json": 3})
 
 

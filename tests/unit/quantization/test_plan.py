@@ -76,7 +76,7 @@ def test_the_fastest_within_the_tolerance_is_chosen() -> None:
 
 ![Quality, speed and size of each format](data:image/svg+xml;base64,…)
 
-A format may lose 2.00% of the quality of f16: by perplexity, by KL divergence and by the tokens it would choose, each at the far end of its 95 % interval. Measured on 128 tokens of the held-out text, through the served engine. KL divergence is estimated from the likeliest tokens, all others as one (ADR 43).
+A format may lose 2.00% of the quality of f16: by perplexity, by KL divergence and by the tokens it would choose, each at the worse end of its 95 % interval. Measured on 128 tokens of the held-out text, through the served engine. KL divergence is estimated from the likeliest tokens, all others as one (ADR 43).
 """)
     assert {name: (number.value, number.unit) for name, number in report.numbers(result).items()} == snapshot(
         {
@@ -204,7 +204,7 @@ def test_lost_answers_are_refused_and_the_baseline_never_is() -> None:
     assert reasons(result) == snapshot(
         {"f16": None, "q8_0": "loses 5.56% by right answers (up to 8.99%); 2.00% accepted"}
     )
-    assert "and may lose 2.00% of the tasks that it does rightly" in report.markdown(result)
+    assert "and may lose 2.00% of the tasks that the baseline solves" in report.markdown(result)
     assert report.numbers(result)["right_answers"].value == 0.9
 
 
@@ -277,9 +277,11 @@ def test_the_baseline_is_no_coarser_than_what_is_compared_with_it() -> None:
     sizes = {f16: 2000, bf16: 2001, q8_0: 1060, q4_0: 600}
     for fine in ((f16, bf16, q8_0), (q8_0, q4_0), (q4_0,)):
         check_order(fine, sizes)
-    with pytest.raises(SpecError, match="the baseline q4_0 is smaller than q8_0, f16, but quality") as caught:
+    with pytest.raises(
+        SpecError, match="the baseline q4_0 is less exact than q8_0, f16, but quality"
+    ) as caught:
         check_order((q4_0, q8_0, f16), sizes)
-    assert caught.value.fix == "begin tuning.candidates with f16"
+    assert caught.value.fix == "put f16 first in tuning.candidates"
 
 
 def test_what_cannot_fit_is_not_made() -> None:

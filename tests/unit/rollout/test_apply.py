@@ -130,7 +130,7 @@ class _At:
 
     def complete(self, model: str, prompt: str, max_tokens: int, /) -> Completion:
         if self.base_url not in self.api.well:
-            raise EngineError(f"{self.base_url} answered an empty completion")
+            raise EngineError(f"{self.base_url} returned an empty completion")
         return Text(" fox")
 
 
@@ -205,7 +205,7 @@ def test_a_release_that_answers_privately_but_not_publicly_is_taken_back(
     result = roll_out(wanted, folder, target, FakeApi(well={PRIVATE}).open)
     assert target.calls == ["claim", "start", "switch", "new_release_log", "revert"]
     assert (result.serving, target.traffic) == ("sha256:old", "sha256:old")
-    assert result.reason == f"{PUBLIC} answered an empty completion"
+    assert result.reason == f"{PUBLIC} returned an empty completion"
 
 
 def test_healthy_is_not_enough(wanted: Release, folder: ServiceFolder) -> None:
@@ -358,7 +358,7 @@ def test_what_the_engine_maps_is_read_ahead_during_its_start(wanted: Release, fo
     result = roll_out(wanted, folder, FakeTarget(), FakeApi().open, prefetch)
     assert (prefetch.paths, prefetch.open) == ([wanted.launch.model_file], 0)
     assert (result.prefetched_bytes, result.prefetch_s) == (7, 0.5)
-    assert "| read ahead meanwhile" in markdown(result)
+    assert "| prefetched during the start" in markdown(result)
     assert set(numbers(result)) == {"first_completion_s", "prefetched", "prefetch_s"}
 
 

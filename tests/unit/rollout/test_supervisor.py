@@ -396,7 +396,7 @@ def test_an_engine_that_hangs_while_a_request_waits_is_killed_and_started_again(
             await answered(port, "blue")
             assert (await ask("status"))["restarts"] == 1
         log = (supervisor.folder / "logs" / "supervisor.log").read_text()
-        assert "hung: 1 requests waited 0.6 s without a byte, /health was silent and no processor time" in log
+        assert "hung: 1 requests waited 0.6 s without a byte, /health did not answer and no CPU time" in log
 
     run(test())
 
@@ -726,6 +726,6 @@ def test_a_proxy_that_dies_again_at_once_is_not_started_at_once(
             await second.wait()
             assert (await ask("stop", drain_s=0))["ok"]
         log = (tmp_path / "logs" / "supervisor.log").read_text()
-        assert log.count("the proxy ended: it is started again") == 1
+        assert log.count("the proxy exited: starting it again") == 1
 
     run(test())

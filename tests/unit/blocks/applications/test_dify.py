@@ -54,7 +54,7 @@ def test_a_served_model_is_registered_and_seen_from_dify(
     assert state.models["chat"]["endpoint_url"] == f"{endpoint}/v1"
     assert api.register("chat", endpoint, context=8192) == "active"
     assert state.models["chat"]["context_size"] == "8192"
-    with pytest.raises(NotFoundError, match="knows no model other"):
+    with pytest.raises(NotFoundError, match="does not have the model other"):
         api.status("other")
     assert [request.rpartition("/")[2] for request in state.requests] == snapshot(
         [

@@ -95,7 +95,7 @@ def start(answer: BaseException, info: dict[str, Any] | None = None, *, gpus: in
 def test_every_way_to_say_no_gpu_is_one_error(text: str) -> None:
     with pytest.raises(MissingToolError) as caught:
         start(APIError("500", explanation=text), {"Runtimes": {"nvidia": {}}}, gpus=2)
-    assert caught.value.what == "the release needs 2 GPUs, and this Docker engine can give none"
+    assert caught.value.what == "the release needs 2 GPUs, but this Docker engine cannot provide any"
     assert caught.value.detail == text
 
 

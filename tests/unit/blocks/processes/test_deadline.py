@@ -126,7 +126,7 @@ def test_a_look_that_hangs_is_ended_by_the_next(
         assert hanging.stdout is not None
         assert hanging.stdout.readline() == "holds\n"
         with (
-            pytest.raises(BusyError, match="another look at the registry is under way"),
+            pytest.raises(BusyError, match="another check of the registry is still running"),
             only_look(lease, 1e9),
         ):
             pass

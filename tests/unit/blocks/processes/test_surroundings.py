@@ -12,7 +12,7 @@ import certifi
 import pytest
 
 from blocks.prefect.settings import forget_other_servers
-from blocks.processes.surroundings import mend
+from blocks.processes.surroundings import repair_variables
 from tasks.core.errors import WrongUseError
 from tasks.core.settings import Settings
 
@@ -34,7 +34,7 @@ def test_certificates_that_cannot_be_read_are_named_and_not_used(
     elif content:
         file.symlink_to(file)
     environ = {name: str(file), "PATH": "/bin"}
-    (warning,) = mend(environ)
+    (warning,) = repair_variables(environ)
     assert warning.startswith(f"{name} is {file}, which contains no certificates (")
     assert environ == {"PATH": "/bin"}
 
@@ -42,14 +42,14 @@ def test_certificates_that_cannot_be_read_are_named_and_not_used(
 @pytest.mark.parametrize("name", CA_VARIABLES)
 def test_certificates_that_can_be_read_stay(name: str) -> None:
     environ = {name: certifi.where()}
-    assert list(mend(environ)) == []
+    assert list(repair_variables(environ)) == []
     assert environ == {name: certifi.where()}
 
 
 @pytest.mark.parametrize("name", CA_VARIABLES)
 def test_a_folder_of_certificates_is_for_the_clients_that_take_one(name: str, tmp_path: Path) -> None:
     environ = {name: str(tmp_path)}
-    warnings = list(mend(environ))
+    warnings = list(repair_variables(environ))
     if name in FOLDERS_TOO:
         assert (warnings, environ) == ([], {name: str(tmp_path)})
     else:
@@ -73,14 +73,14 @@ def test_what_would_be_read_for_ever_is_not_taken_for_certificates(
     path = tmp_path / "ca.pem"
     make(path)
     environ = {name: str(path)}
-    (warning,) = mend(environ)
+    (warning,) = repair_variables(environ)
     assert f"({said}" in warning
     assert environ == {}
 
 
 def test_a_proxy_that_is_none_is_named_without_its_password() -> None:
     environ = {"ALL_PROXY": "socks4://me:TopSecret1@proxy:1"}
-    (warning,) = mend(environ)
+    (warning,) = repair_variables(environ)
     assert "ALL_PROXY" in warning
     assert "TopSecret1" not in warning
     assert "ALL_PROXY" not in environ
