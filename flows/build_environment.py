@@ -14,6 +14,7 @@ from blocks.prefect.artifacts import flow_recorder
 from blocks.prefect.asked_by_api import check_programs
 from blocks.prefect.flows import flow, step
 from tasks.core.allowed import programs_of_environment
+from tasks.core.progress import say
 from tasks.core.settings import Settings
 from tasks.core.spec import EnvironmentManager
 from tasks.core.stage import Outcome, run_stage
@@ -64,8 +65,12 @@ def _work(request: EnvironmentRequest, tool: PackageTool, trial: EnvironmentTria
             conflicts=plan.attribute(locked.conflicts, get_engine(request.engine)),
             chains=locked.chains,
             loosen=locked.loosen,
+            python_instead=locked.python,
+            remarks=locked.remarks,
             lock_s=lock_s,
         )
+    for known in known_conflicts(locked.packages, None):
+        say(StageName.ENVIRONMENT, f"known to fail: {known.reason} (what to do: {known.fix})")
     built = step("build-environment", build)(locked, tool, trial, settings)
     checked = step("check-environment", check)(built.python_path, tool, trial)
     proof = step("prove-environment", prove_built)(built, get_engine(request.engine), trial, settings)

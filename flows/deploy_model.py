@@ -51,7 +51,7 @@ from tasks.core.spec import DeploySpec
 from tasks.core.stage import Outcome, need_work, raising, run_stage
 from tasks.core.verdicts import CompatibilityVerdict, LifecycleVerdict, StageName
 from tasks.engines.catalogue import get_engine
-from tasks.engines.families import check_flags, family_at, served_as
+from tasks.engines.families import check_flags, config_at, family_of, quantized_as, served_as
 from tasks.environment.apply import lock_for
 from tasks.environment.integrity import doubt
 from tasks.environment.models import EnvironmentRequest, EnvironmentResult, Locked
@@ -257,19 +257,22 @@ class _Lifecycle:
         return verify_compatibility(self._compatibility(packages, python))
 
     def _compatibility(self, packages: Mapping[str, str], python: Path | None = None) -> CompatibilityRequest:
-        """What is to run on this host. The family of a model in a local folder is read from its `config.json`."""
-        family = family_at(self.model.source)
+        """What is to run on this host. Family and type of a model in a folder here are read from `config.json`."""
+        config = config_at(self.model.source)
+        family = family_of(config)
         # llama.cpp serves a candidate in a type of its own, whatever the type of the model.
-        typed = family is not None and "hf-folder" in get_engine(self.spec.engine).card.layouts
+        typed = "hf-folder" in get_engine(self.spec.engine).card.layouts
         used = [one.gpu.compute_capability for one in gpus_in_use(self.spec.hardware.gpus)]
         capabilities = [capability for capability in used if capability]
+        dtype = quantized_as(config) or (served_as(family, capabilities) if family else None)
+        named = str(config["model_type"]) if config.get("model_type") else None
         return CompatibilityRequest(
             engine=self.spec.engine,
             packages=dict(packages),
             target=self.spec.target,
             gpus=self.spec.hardware.gpus,
-            family=family.name if family else None,
-            dtype=served_as(family, capabilities) if family and typed else None,
+            family=family.name if family else named,
+            dtype=dtype if typed else None,
             python_path=python,
         )
 

@@ -14,8 +14,10 @@ import psutil
 from blocks.docker.container_toolkit import read_container_toolkit, read_docker_runtimes
 from blocks.host.cuda_library import read_cuda_library
 from blocks.host.disks import read_disks
+from blocks.host.fabric import read_fabric
 from blocks.host.nvidia_tools import read_kernel_module, read_nvcc, read_nvidia_smi, text_of
 from blocks.host.nvml import read_nvml
+from blocks.host.tegra import read_tegra
 from tasks.compatibility.models import SystemReading
 from tasks.core.facts import Disk, Facts, version_or_none
 from tasks.core.settings import Settings
@@ -47,6 +49,8 @@ class ThisHost:
     cuda_library = staticmethod(read_cuda_library)
     container_toolkit = staticmethod(read_container_toolkit)
     docker_runtimes = staticmethod(read_docker_runtimes)
+    tegra = staticmethod(read_tegra)
+    fabric = staticmethod(read_fabric)
     system = staticmethod(read_system)
 
     def disks(self) -> tuple[Disk, ...]:

@@ -23,6 +23,9 @@ _VERSION = r"([0-9]{1,5}(?:\.[0-9]{1,5}){1,3})(?![0-9.])"
 _DRIVER = re.compile(rf"\b(?:Driver|KMD) Version\s*:\s*{_VERSION}")
 _CUDA = re.compile(rf"\bCUDA (?:UMD )?Version\s*:\s*{_VERSION}")
 _GPU_LINE = re.compile(r"^GPU [0-9]+: .*\(UUID: ", re.MULTILINE)
+_DATE = re.compile(r"[A-Z][a-z]{2} [A-Z][a-z]{2} +[0-9]{1,2} [0-9:]{8} ")
+_CODE_INFOROM = 14
+"""nvidia-smi's exit code for a corrupted infoROM: a warning, the GPU works."""
 _NVCC = re.compile(rf"\brelease {_VERSION}, V")
 _MODULE = re.compile(rf"\bKernel Module(?: for \S+)?\s+{_VERSION}")
 
@@ -43,12 +46,15 @@ def read_nvidia_smi() -> SmiReading | None:
 def parse_nvidia_smi(banner: Finished, listing: Finished) -> SmiReading:
     """Read the banner and the list of GPUs. The banner's labels are Driver Version and CUDA Version; from driver
     610 on, KMD Version and CUDA UMD Version."""
-    fault = next((_last_line(done) for done in (banner, listing) if done.code != 0), None)
+    failed = next((done for done in (banner, listing) if done.code != 0), None)
+    line = f"nvidia-smi: {_complaint(failed)}" if failed else None
+    works = failed is not None and failed.code == _CODE_INFOROM and "infoROM" in str(line)
     return SmiReading(
         driver=_first(_DRIVER, banner.stdout),
         cuda_driver=_first(_CUDA, banner.stdout),
         gpus=len(_GPU_LINE.findall(listing.stdout)) if listing.code == 0 else None,
-        fault=fault and f"nvidia-smi: {fault}",
+        fault=None if works else line,
+        warning=line if works else None,
     )
 
 
@@ -83,8 +89,11 @@ def read_kernel_module(
         files = sorted(root.glob("gpus/*/information"))
     except OSError:
         files = []
-    gpus = (parse_gpu_information(text_of(file)) for file in files)
-    return KernelReading(driver=version, gpus=tuple(gpu for gpu in gpus if gpu is not None))
+    texts = [text for file in files if (text := text_of(file))]
+    gpus = map(parse_gpu_information, texts)
+    return KernelReading(
+        driver=version, gpus=tuple(gpu for gpu in gpus if gpu is not None), listed=len(texts)
+    )
 
 
 def parse_kernel_module(text: str) -> str | None:
@@ -93,11 +102,13 @@ def parse_kernel_module(text: str) -> str | None:
 
 
 def parse_gpu_information(text: str) -> Gpu | None:
-    """The GPU that a file `/proc/driver/nvidia/gpus/*/information` describes; None if it names no model."""
+    """The GPU that a file `/proc/driver/nvidia/gpus/*/information` describes; None if it names no model:
+    a GPU that was not initialised is called Unknown, and its UUID is question marks."""
     lines = (line.partition(":") for line in text.splitlines())
     fields = {key.strip(): value.strip() for key, _, value in lines}
     name = fields.get("Model")
-    return Gpu(name=name, uuid=fields.get("GPU UUID")) if name else None
+    uuid = fields.get("GPU UUID")
+    return Gpu(name=name, uuid=None if uuid and "?" in uuid else uuid) if name and name != "Unknown" else None
 
 
 def _whole_version(text: str) -> str | None:
@@ -122,6 +133,12 @@ def _ask(program: str, *arguments: str) -> Finished:
     return run([program, *arguments], timeout_s=_TIMEOUT_S, needs=(Needs.COMPUTE,))
 
 
-def _last_line(done: Finished) -> str:
-    lines = (done.stdout + done.stderr).strip().splitlines()
-    return lines[-1][:200] if lines else f"exited with {done.code} and printed nothing"
+def _complaint(done: Finished) -> str:
+    """The first line that is not part of the table: from driver 525 on, a second one follows with versions."""
+    lines = [line.strip() for line in (done.stdout + "\n" + done.stderr).splitlines()]
+    said = [line for line in lines if line and not line.startswith(("|", "+")) and not _DATE.match(line)]
+    return (
+        said[0].partition(". ")[0].removesuffix(".")[:200]
+        if said
+        else f"exited with {done.code} and printed nothing"
+    )

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
+import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import pynvml
 
@@ -63,12 +65,14 @@ def _read_all() -> NvmlReading:
     driver = _ask("driver version", pynvml.nvmlSystemGetDriverVersion, faults)
     cuda = _ask("CUDA version", _cuda_version, faults)
     gpus = _of_each(_read_gpu, faults)
+    joined = [state for index in gpus if (state := _fabric(index)) is not None]
     return NvmlReading(
         available=True,
         driver=version_or_none(driver),
         cuda_driver=version_or_none(cuda),
         gpus=tuple(gpus.values()),
         fault="; ".join(faults) or None,
+        fabric=all(joined) if joined else None,
     )
 
 
@@ -156,15 +160,86 @@ def memory_unless_by_process(indices: Sequence[int]) -> dict[int, int]:
 
 
 def _read_gpu(index: int) -> Gpu:
-    """None for unified memory (GB10), for which NVML reports no size."""
+    """Memory is None for unified memory (GB10), for which NVML reports no size; with MIG it is that of the largest
+    instance, and a container may not ask for that of the whole GPU."""
     handle = pynvml.nvmlDeviceGetHandleByIndex(index)
     capability = _optional(lambda: pynvml.nvmlDeviceGetCudaComputeCapability(handle))
+    whole = _optional(lambda: int(pynvml.nvmlDeviceGetMemoryInfo(handle).total))
+    instances = _mig_instances(handle)
+    virtual = _VIRTUAL.get(_if_offered(lambda: pynvml.nvmlDeviceGetVirtualizationMode(handle)))
     return Gpu(
         name=pynvml.nvmlDeviceGetName(handle),
         compute_capability=f"{capability[0]}.{capability[1]}" if capability else None,
-        memory_bytes=_optional(lambda: int(pynvml.nvmlDeviceGetMemoryInfo(handle).total)),
+        memory_bytes=max((size for _, size in instances), default=None) if instances else whole,
         uuid=_optional(lambda: str(pynvml.nvmlDeviceGetUUID(handle))),
+        mig=None if instances is None else tuple(profile for profile, _ in instances),
+        virtual=virtual,
+        licensed=_licensed(handle) if virtual == "vgpu" else None,
+        driver_model=_DRIVER_MODELS.get(_if_offered(lambda: pynvml.nvmlDeviceGetCurrentDriverModel(handle))),
     )
+
+
+_VIRTUAL: Mapping[int | None, Literal["passthrough", "vgpu"]] = {
+    pynvml.NVML_GPU_VIRTUALIZATION_MODE_PASSTHROUGH: "passthrough",
+    pynvml.NVML_GPU_VIRTUALIZATION_MODE_VGPU: "vgpu",
+}
+_DRIVER_MODELS: Mapping[int | None, Literal["MCDM", "TCC", "WDDM"]] = {
+    pynvml.NVML_DRIVER_WDDM: "WDDM",
+    pynvml.NVML_DRIVER_WDM: "TCC",
+    pynvml.NVML_DRIVER_MCDM: "MCDM",
+}
+"""Of Windows, as WSL sees it; Linux has none."""
+_PROFILE = re.compile(r"\bMIG (\S+)$")
+
+
+def _if_offered(question: Callable[[], T]) -> T | None:
+    """The answer, or None: a GPU, driver or container that does not answer this works nevertheless."""
+    try:
+        return question()
+    except pynvml.NVMLError:
+        return None
+
+
+def _mig_instances(handle: Any) -> list[tuple[str, int]] | None:
+    """Profile and memory in bytes of each MIG instance; None if MIG is off."""
+    mode = _if_offered(lambda: pynvml.nvmlDeviceGetMigMode(handle))
+    if not mode or mode[0] != pynvml.NVML_DEVICE_MIG_ENABLE:
+        return None
+    most = _if_offered(lambda: pynvml.nvmlDeviceGetMaxMigDeviceCount(handle)) or 0
+    found = [_if_offered(partial(_mig_instance, handle, index)) for index in range(most)]
+    return [instance for instance in found if instance is not None]
+
+
+def _mig_instance(parent: Any, index: int) -> tuple[str, int]:
+    instance = pynvml.nvmlDeviceGetMigDeviceHandleByIndex(parent, index)
+    name = pynvml.nvmlDeviceGetName(instance)
+    match = _PROFILE.search(name)
+    return match[1] if match else name, int(pynvml.nvmlDeviceGetMemoryInfo(instance).total)
+
+
+def _licensed(handle: Any) -> bool | None:
+    """Whether a vGPU has its licence. Other GPUs have features to license too, and CUDA needs none of them."""
+    features = _if_offered(lambda: pynvml.nvmlDeviceGetGridLicensableFeatures(handle))
+    if features is None or not features.isGridLicenseSupported:
+        return None
+    return any(
+        feature.featureState
+        for feature in features.gridLicensableFeatures[: features.licensableFeaturesCount]
+    )
+
+
+def _fabric(index: int) -> bool | None:
+    """Whether the GPU has joined the fabric of NVSwitch; None if it needs none, or is too old to tell (A100)."""
+    info = pynvml.c_nvmlGpuFabricInfoV_t()
+
+    def ask() -> int:
+        pynvml.nvmlDeviceGetGpuFabricInfoV(pynvml.nvmlDeviceGetHandleByIndex(index), ctypes.byref(info))
+        return int(info.state)
+
+    state = _if_offered(ask)
+    if state in (None, pynvml.NVML_GPU_FABRIC_STATE_NOT_SUPPORTED):
+        return None
+    return bool(state == pynvml.NVML_GPU_FABRIC_STATE_COMPLETED)
 
 
 _SLOWDOWNS = {

@@ -13,6 +13,7 @@ from tasks.compatibility.models import Measurement
 from tasks.compatibility.plan import known_bad
 from tasks.engines.base import Engine
 from tasks.engines.catalogue import deployable_engines
+from tasks.environment.hidden_conflicts import mixed_cuda
 from tasks.environment.models import Checked, Conflict, Proof
 from tasks.environment.proof import Checker, Trial, check, prove
 
@@ -37,8 +38,11 @@ def _is_whole(engine: Engine, packages: Mapping[str, str]) -> bool:
     return all(canonicalize_name(Requirement(line).name) in packages for line in engine.card.server_packages)
 
 
-def known_conflicts(packages: Mapping[str, str], proof: Proof | None) -> tuple[Conflict, ...]:
-    """Combinations that are known to fail. What the proof saw working there only flags the set."""
+def known_conflicts(
+    packages: Mapping[str, str], proof: Proof | None, glibc: str | None = None
+) -> tuple[Conflict, ...]:
+    """Combinations that are known to fail, on a host with this glibc if it is given. What the proof saw working there
+    only flags the set."""
     return tuple(
         Conflict(
             package=known.package,
@@ -48,8 +52,13 @@ def known_conflicts(packages: Mapping[str, str], proof: Proof | None) -> tuple[C
             rule=known.finding.rule,
             severity="block" if known.finding.severity == "block" else "warn",
         )
-        for known in known_bad(packages, _measured(proof) if proof else ())
+        for known in known_bad(packages, _measured(proof) if proof else (), glibc=glibc)
     )
+
+
+def conflicts_of_lock(packages: Mapping[str, str], glibc: str | None) -> tuple[Conflict, ...]:
+    """What is known to fail among the packages of a lock, before any of them is installed."""
+    return (*known_conflicts(packages, None, glibc), *mixed_cuda(packages))
 
 
 def _measured(proof: Proof) -> tuple[Measurement, ...]:

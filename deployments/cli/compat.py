@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from deployments.cli.compat_check import check, survey_here
+from deployments.cli.compat_reports import read_facts
 from deployments.cli.main import print_json
-from deployments.cli.params import GivenPath
-from tasks.core.errors import NotFoundError, WrongUseError
-from tasks.core.spec import DEFAULT_ENGINE, EngineKind, Target
-from tasks.core.verdicts import StageName, says_no
+from deployments.cli.params import GivenPath, Text
 
 if TYPE_CHECKING:
-    from tasks.compatibility.models import CompatibilityResult, Survey, TablesCheck
-    from tasks.core.facts import Facts
+    from tasks.compatibility.models import TablesCheck
 
 
 as_json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
@@ -30,7 +27,7 @@ def survey(as_json: bool) -> None:
 
     `slipway compat check --facts` reads the JSON.
     """
-    found = _survey_here()
+    found = survey_here()
     if as_json:
         print_json(found.facts.model_dump(mode="json"))
         return
@@ -47,70 +44,39 @@ def compat() -> None:
     """Judge driver, CUDA, GPU and packages together."""
 
 
+compat.add_command(check)
+
+
 @compat.command()
+@click.argument("engine", metavar="ENGINE", type=Text())
 @click.option(
     "--facts",
     "facts_file",
     metavar="FILE",
     type=GivenPath(),
-    help="Judge these facts, not this host; - reads them.",
-)
-@click.option(
-    "--engine",
-    type=click.Choice([kind.value for kind in EngineKind]),
-    help="Engine to run there; by default that of --facts or --environment, else llama.cpp.",
-)
-@click.option(
-    "--lock",
-    metavar="FILE",
-    type=GivenPath(),
-    help="Lock of the engine's environment; by default the engine's own pinned requirements.",
-)
-@click.option(
-    "--environment",
-    metavar="ENV",
-    type=GivenPath(),
-    help="Existing environment on this host: its packages, and the CUDA that its torch was built for.",
-)
-@click.option(
-    "--target", type=click.Choice([kind.value for kind in Target]), help="Where the engine is to run."
+    help="Say what runs on the host of these facts, not on this one; - reads them.",
 )
 @as_json_option
-def check(
-    facts_file: Path | None,
-    engine: str | None,
-    lock: Path | None,
-    environment: Path | None,
-    target: str | None,
-    as_json: bool,
-) -> None:
-    """Give the verdict and the reasons for it; exit code 3 for block and unknown."""
-    if facts_file is not None:
-        for option, given in (("--lock", lock), ("--environment", environment)):
-            if given is not None:
-                raise WrongUseError(
-                    f"{option} describes this host's environment, but --facts another host's", fix="give one"
-                )
-        if target is not None:
-            raise WrongUseError(
-                "--target is for this host, not for --facts",
-                fix=f'put "target": "{target}" there',
-            )
-        result = _judge_file(facts_file, engine)
-    elif environment is not None:
-        if lock is not None:
-            raise WrongUseError("--lock and --environment exclude each other", fix="give one")
-        result = _judge_environment(environment, engine, target)
-    else:
-        result = _judge_lock(EngineKind(engine or DEFAULT_ENGINE), lock, target)
-    if as_json:
-        from tasks.compatibility.report import answer
+def matrix(engine: str, facts_file: Path | None, as_json: bool) -> None:
+    """Print what fits each release of ENGINE, or of torch: CUDA builds, drivers, GPUs, glibc, Python, transformers.
 
-        print_json(answer(result))
-    else:
-        _show(result)
-    if says_no(StageName.COMPATIBILITY, result.verdict):
-        click.get_current_context().exit(3)
+    Each cell is judged by the rules. The last column is the verdict on this host.
+    """
+    from tasks.compatibility.matrix import matrix_of
+
+    here = read_facts(facts_file) if facts_file is not None else survey_here().facts
+    found = matrix_of(engine, here)
+    if as_json:
+        print_json(found.model_dump(mode="json"))
+        return
+    from rich.markup import escape
+
+    from deployments.cli.show import coloured, print_table
+    from tasks.compatibility.report import MATRIX, matrix_rows
+    from tasks.compatibility.rules import load_tables
+
+    cells = [(*map(escape, row[:-1]), coloured(row[-1])) for row in matrix_rows(found, load_tables())]
+    print_table(MATRIX, cells, whole=("release", "here"), spare=("transformers", "python", "glibc from"))
 
 
 @compat.command()
@@ -190,7 +156,7 @@ def _show_tables(found: TablesCheck) -> None:
         for row in found.tables
     ]
     figures = ("rows", "expectations", "breaches")
-    print_table(("table", *figures, "last checked"), rows, right=figures, whole=("table", "last checked"))
+    print_table(("table", *figures, "read until"), rows, right=figures, whole=("table", "read until"))
     if found.broken:
         cells = [tuple(map(escape, row)) for row in breach_rows(found)]
         print_table(BREACH, cells, whole=("table",))
@@ -200,103 +166,3 @@ def _show_tables(found: TablesCheck) -> None:
 
 def _in_words(condition: Mapping[str, object]) -> str:
     return ", ".join(f"{field} {wanted}" for field, wanted in condition.items())
-
-
-def _survey_here() -> Survey:
-    from blocks.host.host import ThisHost
-    from tasks.compatibility.apply import survey_host
-
-    return survey_host(ThisHost())
-
-
-def _judge_file(file: Path, engine: str | None) -> CompatibilityResult:
-    from tasks.compatibility.models import Survey
-    from tasks.compatibility.plan import for_engine
-    from tasks.compatibility.way_out import advise
-    from tasks.core.pins import pinned_versions
-    from tasks.engines.catalogue import get_engine
-
-    survey = Survey(facts=read_facts(file))
-    if engine is not None:
-        pins = pinned_versions("\n".join(get_engine(EngineKind(engine)).card.requirements))
-        survey = for_engine(survey, engine, pins)
-    return advise(survey)
-
-
-def read_facts(file: Path) -> Facts:
-    """The facts in that file; - is standard input. Raises `WrongUseError`."""
-    from tasks.core.facts import LIMIT_BYTES, parse_facts
-    from tasks.core.given_files import read_given, within_limit
-
-    if str(file) == "-":
-        source, content = "standard input", sys.stdin.buffer.read(LIMIT_BYTES + 1)
-        within_limit(content, source, LIMIT_BYTES)
-    else:
-        fix = "make it: slipway survey --json; - reads standard input"
-        source, content = str(file), read_given(file, "facts file", limit_bytes=LIMIT_BYTES, fix=fix)
-    return parse_facts(content, source=source)
-
-
-def _judge_lock(engine: EngineKind, lock: Path | None, target: str | None) -> CompatibilityResult:
-    from tasks.compatibility.plan import run_on
-    from tasks.compatibility.way_out import advise
-    from tasks.core.pins import pinned_versions
-    from tasks.engines.catalogue import get_engine
-
-    text = _lock_text(lock) if lock else "\n".join(get_engine(engine).card.requirements)
-    packages = pinned_versions(text)
-    if lock and not packages:
-        raise WrongUseError(f"{lock} pins no packages", fix="name a lock with lines such as numpy==2.3.1")
-    return advise(run_on(_survey_here(), packages, engine=engine.value, target=target))
-
-
-def _lock_text(path: Path) -> str:
-    from tasks.core.given_files import LOCK_LIMIT_BYTES, read_given
-
-    return read_given(path, "lock", limit_bytes=LOCK_LIMIT_BYTES).decode(errors="replace")
-
-
-def judge_pins(engine: EngineKind, target: str | None) -> CompatibilityResult:
-    """The verdict on an engine with the packages that it pins itself, on this host."""
-    return _judge_lock(engine, None, target)
-
-
-def _judge_environment(folder: Path, engine: str | None, target: str | None) -> CompatibilityResult:
-    from blocks.engine.trial import EnvironmentTrial
-    from tasks.compatibility.apply import read_torch
-    from tasks.compatibility.plan import run_on
-    from tasks.compatibility.rules import load_tables
-    from tasks.compatibility.subject import engine_of
-    from tasks.compatibility.way_out import advise
-    from tasks.environment.proof import read_inventory
-
-    python, trial = folder.absolute() / "bin" / "python", EnvironmentTrial()
-    if not python.exists():
-        raise NotFoundError(
-            f"{folder} is not a Python environment", fix="name a folder that contains bin/python"
-        )
-    packages = read_inventory(python, trial).packages
-    survey = _survey_here().model_copy(update={"torch": read_torch(python, packages, trial)})
-    return advise(
-        run_on(survey, packages, engine=engine or engine_of(packages, load_tables()), target=target)
-    )
-
-
-def _show(result: CompatibilityResult) -> None:
-    from rich.markup import escape
-    from rich.padding import Padding
-
-    from deployments.cli.show import coloured, show
-    from tasks.compatibility.report import headline, way_text
-
-    show(f"[bold]{coloured(result.verdict.value)}[/bold]  {escape(headline(result))}")
-    for finding in result.findings:
-        lines = (
-            f"{coloured(finding.severity)}  [bold]{finding.rule}[/bold] ({finding.precedence}): "
-            f"{escape(finding.message)}\n"
-            f"  fix: {escape(finding.fix)}\n  source: {escape('; '.join(finding.sources))}"
-        )
-        show(Padding(lines, (0, 0, 0, 2)))
-    for way in result.ways_out:
-        text = f"[bold]way out[/bold]: {escape(way_text(way))}, then {coloured(way.verdict.value)}"
-        show(Padding(text, (0, 0, 0, 2)))

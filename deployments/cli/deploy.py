@@ -215,7 +215,7 @@ def _describe_model(spec: DeploySpec) -> str:
 
 def _judge(spec: DeploySpec) -> tuple[bool, str]:
     """Whether this host rules the engine out, and the verdict with its reasons."""
-    from deployments.cli.compat import judge_pins
+    from deployments.cli.compat_check import judge_pins
 
     result = judge_pins(spec.engine, spec.target.value)
     said = [finding.message for finding in result.findings if finding.severity == result.verdict]

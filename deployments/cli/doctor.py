@@ -6,6 +6,7 @@ import platform
 import shutil
 import sys
 from dataclasses import asdict, dataclass
+from datetime import date
 
 import click
 
@@ -50,6 +51,7 @@ def diagnose(settings: Settings) -> list[Diagnosis]:
         _haproxy(settings),
         _program("fio", "measuring the disk", "apt-get install fio"),
         _nvidia(),
+        fact_tables(date.today()),
     ]
 
 
@@ -113,6 +115,22 @@ def _nvidia() -> Diagnosis:
     return Diagnosis(
         "NVIDIA driver", bool(reading.driver), found, "serving on GPUs", "install NVIDIA's driver"
     )
+
+
+def fact_tables(today: date) -> Diagnosis:
+    """Until when the tables behind the compatibility verdict were read; a verdict does not know what came after."""
+    from tasks.compatibility.fact_tables import FRESH_DAYS, last_checked_on, read_rows, stale
+
+    tables = read_rows()
+    old = stale(tables, today)
+    if old:
+        ages = ", ".join(f"{table} until {day}" for table, day in sorted(old.items(), key=lambda one: one[1]))
+        found = f"read more than {FRESH_DAYS} days ago: {ages}"
+    else:
+        read = min(day for rows in tables.values() if (day := last_checked_on(rows)))
+        found = f"{len(tables)} tables, all read until {read} or later"
+    fix = "install a newer Slipway; to renew a table yourself: docs/facts.md"
+    return Diagnosis("fact tables", not old, found, "judging new releases", fix)
 
 
 def _show(diagnoses: list[Diagnosis]) -> None:

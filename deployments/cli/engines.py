@@ -87,7 +87,7 @@ def _facts(file: Path | None) -> tuple[Facts, str]:
 
         facts = Facts(gpus=read_nvml().gpus, **read_system().model_dump())
     else:
-        from deployments.cli.compat import read_facts
+        from deployments.cli.compat_reports import read_facts
 
         facts = read_facts(file)
     return facts, facts.fingerprint

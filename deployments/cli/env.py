@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from pydantic import ValidationError
 
-from blocks.packages.inspect_environment import inspect_environment
+from blocks.packages.inspect_environment import conflicts_of_lock, inspect_environment
 from deployments.cli.main import print_json
 from deployments.cli.params import GivenPath, Number
 from deployments.cli.show import plain, print_table
@@ -73,9 +73,11 @@ def lock(requirements: Path, output: Path, as_json: bool, **asked: Any) -> None:
         return
     write_given(output, answer.path.read_bytes())
     found = answer.request
+    known = conflicts_of_lock(answer.packages, getattr(tool, "glibc", None))
     if as_json:
         print_json(
             {
+                "conflicts": [one.model_dump() for one in known],
                 "path": str(output.absolute()),
                 "digest": answer.digest,
                 "packages": answer.packages,
@@ -86,6 +88,9 @@ def lock(requirements: Path, output: Path, as_json: bool, **asked: Any) -> None:
     click.echo(
         f"{len(answer.packages)} packages pinned for Python {found.python} on {found.platform}: {output}"
     )
+    for one in known:
+        click.echo(f"warning: {'this set is known to fail: ' if one.severity == 'block' else ''}{one.reason}")
+        click.echo(f"  what to do: {one.fix}")
 
 
 def _environment(text: str, source: str, asked: dict[str, Any]) -> Environment:
@@ -229,8 +234,9 @@ def _refuse(refusal: Refusal, as_json: bool) -> None:
         _print_conflicts(refusal.conflicts)
         for chain in refusal.chains:
             click.echo(format_chain(chain))
-        if refusal.loosen:
-            click.echo(f"way out: {what_to_do(refusal.conflicts, refusal.loosen)}")
+        if refusal.loosen or refusal.python or refusal.remarks:
+            way = what_to_do(refusal.conflicts, refusal.loosen, refusal.python, refusal.remarks)
+            click.echo(f"way out: {way}")
     sys.exit(3)
 
 

@@ -17,6 +17,7 @@ import functools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from typing import Protocol
 
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.version import Version
@@ -33,55 +34,107 @@ PRESENCE = ("none", "present")
 
 VERSIONS = frozenset(
     {
+        "compat_branch",
+        "compat_cuda",
+        "build_branch",
         "container_toolkit",
         "cuda_build",
         "cuda_driver",
         "driver",
+        "driver_branch",
         "driver_cuda",
         "engine_version",
         "glibc",
+        "glibc_needed",
         "gpu.compute_capability",
+        "gpu.engine_floor",
+        "gpu.last_branch",
         "gpu.last_cuda",
         "gpu.min_cuda",
         "gpu.nvcc",
         "gpu.own_cuda",
         "gpu.triton_ptxas",
         "nvcc",
+        "torch_cuda",
         "triton",
     }
 )
 TEXTS = frozenset(
     {
+        "compat_fit",
+        "build_odd",
+        "build_odd_optional",
         "compiles",
         "container",
         "container_gpus",
+        "cuda_major",
         "disagreement",
         "dtype",
         "engine",
+        "fabric",
         "family",
+        "gpu.driver_model",
         "gpu.forward_compat",
         "gpu.jit",
+        "gpu.mig",
         "gpu.torch_kernels",
         "gpu.triton",
+        "gpu.weights",
+        "gpu.virtual",
         "host_fault",
+        "host_warning",
+        "mixed_cuda",
+        "pin_broken",
+        "pin_near",
+        "image_check",
         "platform",
         "target",
     }
 )
-FLAGS = frozenset({"cpu_build", "forward_compat", "needs_gpu", "wants_gpu"})
+FLAGS = frozenset(
+    {
+        "cpu_build",
+        "forward_compat",
+        "gpu_unused",
+        "jetson_wheels",
+        "needs_gpu",
+        "several_gpus",
+        "tegra",
+        "wants_gpu",
+        "weights_fit",
+        "wsl",
+    }
+    | {"gpu.licensed"}
+)
 PRESENT_ONLY = frozenset({"gpus"})
+
+
+class DriverAdvice(Protocol):
+    """What a message can say about another driver for the host."""
+
+    def upgrade(self, wanted: str) -> str:
+        """How to get a driver of at least that version, or why there is none."""
+
+    def upgrade_to_cuda(self, cuda: str) -> str:
+        """How to get a driver that supports this CUDA natively."""
+
+    def builds(self) -> str | None:
+        """The newest CUDA whose builds run on this driver."""
 
 
 @dataclass(frozen=True)
 class Subject:
     """What the conditions are about. A field that is not in `values` is not known.
 
-    `gpus` holds the fields of each GPU; None if the GPUs are not known. Likewise `packages`.
+    `gpus` holds the fields of each GPU; None if the GPUs are not known. Likewise `packages`. No comparison holds for
+    a field in `own_series`: its numbers are not those that rules compare with. `drivers` gives advice for messages.
     """
 
     values: Mapping[str, Value]
     gpus: Sequence[Mapping[str, Value]] | None
     packages: Mapping[str, str] | None
+    own_series: frozenset[str] = frozenset()
+    drivers: DriverAdvice | None = None
 
 
 @dataclass(frozen=True)
@@ -186,7 +239,7 @@ def _field(field: str, wanted: Wanted, subject: Subject, gpu: Mapping[str, Value
     known, value = _look_up(field, subject, gpu)
     if known and isinstance(wanted, str) and wanted in PRESENCE:
         return Answer((value is not None) == (wanted == "present"))
-    if known and value is None:
+    if known and (value is None or field in subject.own_series):
         return Answer(False)
     missing = frozenset() if known else frozenset({_fact(field)})
     _, at, other = wanted.partition("@") if isinstance(wanted, str) else ("", "", "")
@@ -209,7 +262,7 @@ def _matches(field: str, wanted: Wanted, value: Value) -> bool:
     return contains(str(wanted), str(value))
 
 
-@functools.lru_cache(maxsize=512)
+@functools.lru_cache(maxsize=8192)
 def contains(comparisons: str, version: str) -> bool:
     """Whether `version` satisfies all comparisons. Pre-releases count; local parts (`+cu126`) do not."""
     return SpecifierSet(comparisons).contains(Version(version).public, prereleases=True)

@@ -35,14 +35,29 @@ FILES: Mapping[str, tuple[str, Sequence[str]]] = {
     "gpus": ("gpu", ("gpus.toml",)),
     "capabilities": ("capability", ("capabilities.toml",)),
     "branches": ("branch", ("branches.toml",)),
+    "compat": ("compat", ("compat.toml",)),
+    "tegra": ("tegra", ("tegra.toml",)),
+    "faults": ("fault", ("faults.toml",)),
+    "nvswitch": ("nvswitch", ("nvswitch.toml",)),
     "releases": ("release", ("releases.toml",)),
     "newest": ("newest", ("releases.toml",)),
+    "builds": ("build", ("builds.toml",)),
+    "pins": ("pin", ("pins.toml",)),
+    "glibc": ("wheel", ("glibc.toml",)),
+    "images": ("image", ("images.toml",)),
+    "pythons": ("python", ("pythons.toml",)),
     "kernels": ("kernels", ("kernels.toml",)),
     "triton": ("triton", ("triton.toml",)),
     "jit": ("jit", ("jit.toml",)),
     "nvcc": ("nvcc", ("jit.toml",)),
+    "floors": ("floor", ("floors.toml",)),
+    "weight_types": ("weight_type", ("weight_types.toml",)),
+    "weights": ("weights", ("weights.toml",)),
 }
 """Each table's key in TOML, and the files that hold its rows."""
+
+FRESH_DAYS = 120
+"""How long a table can be trusted to know the current releases: drivers, torch and engines appear about as often."""
 
 EVERY = "*"
 """As an expectation's table: every table that has a file."""
@@ -53,19 +68,35 @@ _KEYS: Mapping[str, tuple[str, ...]] = {
     "gpus": ("word",),
     "capabilities": ("cc",),
     "branches": ("branch",),
+    "compat": ("cuda",),
+    "tegra": ("driver",),
+    "faults": ("pattern",),
+    "nvswitch": ("pattern",),
     "releases": ("package", "version"),
     "newest": ("package",),
+    "builds": ("package", "releases"),
+    "pins": ("package", "releases", "requires"),
+    "glibc": ("package", "releases", "build"),
+    "images": ("image", "tag"),
+    "pythons": ("package", "version"),
     "kernels": ("platform", "cuda", "since"),
     "triton": ("since",),
     "jit": ("engine", "since", "part"),
     "nvcc": ("package", "since", "cc"),
+    "floors": ("engine", "cc", "releases", "cuda"),
+    "weight_types": ("name",),
+    "weights": ("engines", "types", "releases", "families", "cc"),
 }
 _NUMBERED = {
     "branches": ("cuda",),
     "capabilities": ("min_cuda", "last_cuda"),
+    "compat": ("cuda",),
+    "tegra": ("cuda", "compat_cuda"),
     "kernels": ("since", "until"),
     "triton": ("ptxas", "blackwell_ptxas"),
 }
+_FIRST_COUNTS = ("faults", "gpus", "weights")
+"""Tables in which the first row that matches counts: their order means something."""
 _REPORT = re.compile(r"#\d+|https://|^run: ")
 """A source that shows a failure: an issue, a page, or our own run."""
 
@@ -129,6 +160,8 @@ def parameters(tables: RawTables, today: date) -> dict[str, Any]:
         "today": datetime.combine(today, time.min),
         "rule_ids": _column(tables, "rules", "id"),
         "capabilities": _column(tables, "capabilities", "cc"),
+        "engines": _column(tables, "engines", "name"),
+        "branch_cudas": _column(tables, "branches", "cuda"),
         "listed": [*_column(tables, "engines", "name"), "torch"],
         "torch_minors": [
             _minor(row.get("version")) for row in tables["releases"] if row.get("package") == "torch"
@@ -147,12 +180,18 @@ def last_checked_on(rows: Sequence[Row]) -> date | None:
     return max((day for row in rows if type(day := row.get("checked_on")) is date), default=None)
 
 
+def stale(tables: RawTables, today: date) -> dict[str, date]:
+    """Tables of which no row was compared with its sources in the last `FRESH_DAYS`, and when one last was."""
+    read = {table: last_checked_on(rows) for table, rows in tables.items()}
+    return {table: day for table, day in read.items() if day and (today - day).days > FRESH_DAYS}
+
+
 def _sheet(table: str, rows: Sequence[Row]) -> Sheet:
     places = _places([tuple(_order(row.get(name)) for name in _KEYS[table]) for row in rows])
     return [
         {
             **{name: _cell(name, value) for name, value in row.items()},
-            **({} if table == "gpus" else {"place": place}),
+            **({} if table in _FIRST_COUNTS else {"place": place}),
             **{f"{name}_number": _number(row.get(name)) for name in _NUMBERED.get(table, ())},
             **(_of_rule(row) if table == "rules" else {}),
             **({"torch_minor": _minor(row.get("torch"))} if table == "releases" else {}),

@@ -50,29 +50,50 @@ class CompatibilityRequest(Frozen):
 
 
 class NvmlReading(Frozen):
-    """What NVML reports. `available` is False without library or driver; `fault` says why it failed."""
+    """What NVML reports. `available` is False without library or driver; `fault` says why it failed. `fabric` is
+    whether every GPU has joined the fabric of NVSwitch; None if no GPU says so."""
 
     available: bool = False
     driver: VersionText | None = None
     cuda_driver: VersionText | None = None
     gpus: tuple[Gpu, ...] = ()
     fault: str | None = None
+    fabric: bool | None = None
 
 
 class SmiReading(Frozen):
-    """What the program nvidia-smi prints. `gpus` is the number of GPUs that it lists."""
+    """What the program nvidia-smi prints. `gpus` is the number of GPUs that it lists, `warning` a line about a GPU
+    that works nevertheless."""
 
     driver: VersionText | None = None
     cuda_driver: VersionText | None = None
     gpus: int | None = None
     fault: str | None = None
+    warning: str | None = None
 
 
 class KernelReading(Frozen):
-    """What the NVIDIA kernel module reports in `/proc/driver/nvidia`: it answers even if NVML fails."""
+    """What the NVIDIA kernel module reports in `/proc/driver/nvidia`: it answers even if NVML fails. `listed` counts
+    GPUs whose name it does not know, too."""
 
     driver: VersionText | None = None
     gpus: tuple[Gpu, ...] = ()
+    listed: int = 0
+
+
+class TegraReading(Frozen):
+    """The board by its device tree, its chip (`tegra234`), and the version of L4T; None on other hosts."""
+
+    model: str | None = None
+    chip: str | None = None
+    l4t: VersionText | None = None
+
+
+class FabricReading(Frozen):
+    """NVIDIA's fabric manager; `running` is None if that cannot be seen from here, or if there is no NVSwitch."""
+
+    running: bool | None = None
+    version: VersionText | None = None
 
 
 class SystemReading(Frozen):
@@ -133,6 +154,7 @@ class Survey(Frozen):
     facts: Facts
     sightings: tuple[Sighting, ...] = ()
     fault: str | None = None
+    warning: str | None = None
     torch: TorchReading | None = None
 
     def lasting(self) -> dict[str, Any]:
@@ -140,8 +162,13 @@ class Survey(Frozen):
         return self.model_dump(mode="json", exclude={"facts": {"disks"}})
 
 
+NOT_KNOWN = "NOT-KNOWN-"
+"""Begins the rule of a finding about a missing fact."""
+
+
 class Finding(Frozen):
-    """One reason for the verdict, in the form programs read (DESIGN 5)."""
+    """One reason for the verdict, in the form programs read (DESIGN 5). `contradicted_by` are rules that win over it;
+    `fix` is empty where only the ways out apply."""
 
     rule: str
     severity: Severity
@@ -149,6 +176,13 @@ class Finding(Frozen):
     message: str
     fix: str
     sources: tuple[str, ...]
+    contradicted_by: tuple[str, ...] = ()
+
+    @property
+    def is_aside(self) -> bool:
+        """Whether it decides nothing and tells nothing about the host: a claim that a better source contradicts, or
+        rules that could not be judged for want of a fact."""
+        return self.severity == "info" and (bool(self.contradicted_by) or self.rule.startswith(NOT_KNOWN))
 
 
 class KnownBad(Frozen):
@@ -168,10 +202,40 @@ class Change(Frozen):
 
 
 class WayOut(Frozen):
-    """Changes that would lift a block together, and the verdict they would get."""
+    """Changes that would lift a block together, the verdict they would get, and why these: one short clause."""
 
     changes: tuple[Change, ...]
     verdict: CompatibilityVerdict
+    why: str = ""
+
+    @property
+    def text(self) -> str:
+        """`vllm 0.32.0 -> 0.19.1, torch 2.13.0 -> 2.10.0`."""
+        return ", ".join(
+            f"{change.what} {change.current or 'none'} -> {change.wanted}" for change in self.changes
+        )
+
+
+class MatrixRow(Frozen):
+    """One release in one CUDA build: the lowest driver on which a GPU runs it, the compute capabilities it serves,
+    the lowest glibc if one is known, the versions of Python and transformers, and the verdict on a given host."""
+
+    release: str
+    torch: str | None
+    cuda: str | None
+    driver: str
+    gpus: tuple[str, ...]
+    glibc: str | None
+    python: str | None
+    transformers: str | None
+    here: CompatibilityVerdict | None = None
+
+
+class Matrix(Frozen):
+    """What fits the listed releases of an engine, the newest first."""
+
+    engine: str
+    rows: tuple[MatrixRow, ...]
 
 
 class TableCheck(ContractResult):
@@ -227,7 +291,13 @@ class CompatibilityResult(StageResult):
     tables: TablesCheck | None = None
 
     @property
+    def deciding(self) -> tuple[Finding, ...]:
+        """The findings that the verdict follows from."""
+        return tuple(one for one in self.findings if one.severity == self.verdict)
+
+    @property
     def reasons(self) -> tuple[str, ...]:
-        """What blocks or is not known, and the way out of each (`StageResult.reasons`)."""
-        weighty = (one for one in self.findings if one.severity == self.verdict)
-        return tuple(f"{one.message} ({one.fix})" if one.fix else one.message for one in weighty)
+        """What blocks or is not known, what to do about each, and the ways out (`StageResult.reasons`)."""
+        found = tuple(f"{one.message} ({one.fix})" if one.fix else one.message for one in self.deciding)
+        ways = (f"way out: {way.text}{f' ({way.why})' if way.why else ''}" for way in self.ways_out)
+        return (*found, *ways)

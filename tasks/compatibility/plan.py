@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-from tasks.compatibility.conditions import GPU, PACKAGE, Answer, Subject, Value, any_holds, evaluate
+from tasks.compatibility.conditions import PACKAGE, Answer, Subject, Value, any_holds, evaluate
 from tasks.compatibility.models import (
+    NOT_KNOWN,
     CompatibilityRequest,
     CompatibilityResult,
     Finding,
@@ -17,8 +18,10 @@ from tasks.compatibility.models import (
     TableCheck,
     TablesCheck,
 )
-from tasks.compatibility.rules import PLACEHOLDER, Rule, Tables, load_tables
+from tasks.compatibility.rules import Rule, Tables, load_tables
 from tasks.compatibility.subject import build_sightings, cuda_build_of, describe, find_engine
+from tasks.compatibility.weights import SOURCES
+from tasks.compatibility.wording import fill, fill_advice
 from tasks.core.errors import WrongUseError
 from tasks.core.facts import Facts
 from tasks.core.verdicts import CompatibilityVerdict
@@ -28,13 +31,21 @@ DECIDING = ("driver", "cuda_build", "gpus")
 
 _ORDER = ("block", "warn", "unknown", "info", "pass")
 
+_NOT_KNOWN = {"gpu.weights": "how the engine serves these weights on this GPU is not known"}
+"""What to say of a field that is not a fact."""
+
 _HOW_TO_KNOW = {
-    "driver": "run `slipway survey` on the host, or give `driver` as NVML reports it; null if none",
-    "cuda_build": "give the CUDA version of the environment's packages (torch.version.cuda); null if none",
-    "gpus": "run `slipway survey` on the host, or give `gpus`; [] if there are none",
+    "driver": "run `slipway survey` on the host, or give --nvidia-smi, --driver, or `driver`; null if none",
+    "cuda_build": (
+        "give all packages (--pip-freeze), the image's environment (--env), or `cuda_build` (torch.version.cuda); "
+        "null if none"
+    ),
+    "gpus": "run `slipway survey` on the host, or give --nvidia-smi, --gpu, or `gpus`; [] if there are none",
     "container_gpus": "start Docker and run `slipway survey`, or give `container_gpus`; [] without a way",
     "container_toolkit": "give the version that `nvidia-ctk --version` prints; null if it is not installed",
+    "image_requires": "give the image's environment (--env), or `image_requires`; [] if it demands nothing",
     "platform": "give `cpu`, such as `aarch64` or the processor's name: torch's wheels differ by it",
+    "gpu.weights": "give `engine_version` and `family`; where both are given, no row of weights.toml covers it",
     "gpu.compute_capability": "give `compute_capability` of each GPU",
     "gpu.forward_compat": "look the GPU up in NVIDIA's list of GPUs with forward compatibility",
 }
@@ -71,34 +82,58 @@ def judge(
 
 
 def known_bad(
-    packages: Mapping[str, str], measurements: Sequence[Measurement] = (), tables: Tables | None = None
+    packages: Mapping[str, str],
+    measurements: Sequence[Measurement] = (),
+    tables: Tables | None = None,
+    *,
+    glibc: str | None = None,
 ) -> tuple[KnownBad, ...]:
-    """Combinations among these packages that are known to fail on any host: rules that depend on nothing else.
+    """Combinations among these packages that are known to fail on any host, or on any with this glibc: rules that
+    depend on nothing else.
 
     Block and warn only. A measurement that proves more than a rule knows weakens it, as in `judge`.
     """
     tables = tables or load_tables()
-    about_packages = [rule for rule in tables.rules if _is_about_packages(rule)]
+    host = {} if glibc is None else {"glibc": glibc}
+    about_packages = [rule for rule in tables.rules if _is_about_packages(rule, host.keys())]
     engines: list[str | None] = [
         row.name for row in tables.engines if not {row.name, *row.aliases}.isdisjoint(packages)
     ]
     found: dict[str, KnownBad] = {}
     for engine in engines or [None]:
-        subject = describe(Survey(facts=Facts(packages=dict(packages), engine=engine)), tables)
+        subject = describe(Survey(facts=Facts(packages=dict(packages), engine=engine, **host)), tables)
         for rule in about_packages:
             answer = evaluate(rule.when, subject)
             if answer.holds and not any_holds(rule.unless, subject):
                 (finding,) = _found({rule.id: (rule, answer)}, subject, measurements) or (None,)
                 if finding is not None and finding.severity in ("block", "warn"):
-                    named = next(field for field in rule.when if field.startswith(PACKAGE))
-                    package = named.removeprefix(PACKAGE)
-                    found[rule.id] = KnownBad(package=package, finding=finding)
+                    found[rule.id] = KnownBad(package=_package_of(rule, subject), finding=finding)
     return tuple(found.values())
 
 
-def _is_about_packages(rule: Rule) -> bool:
-    fields = rule.when.keys() | rule.unless.keys()
-    own = {field for field in fields if field.startswith(PACKAGE)}
+_OF_PACKAGES = {
+    "build_odd": "torch",
+    "build_odd_optional": "torch",
+    "pin_broken": "pin_package",
+    "pin_near": "pin_package",
+    "glibc": "glibc_package",
+}
+"""Fields that tables derive from packages alone, and the package that is to blame."""
+
+
+def _package_of(rule: Rule, subject: Subject) -> str:
+    field = next(
+        (field for field in rule.when if field.startswith(PACKAGE) or field in _OF_PACKAGES), "glibc"
+    )
+    name = _OF_PACKAGES.get(field, field.removeprefix(PACKAGE))
+    return str(subject.values.get(name, name)).partition(" ")[0]
+
+
+def _is_about_packages(rule: Rule, host: Collection[str]) -> bool:
+    fields = (rule.when.keys() | rule.unless.keys()) - set(host)
+    if "glibc" in host and rule.when.get("glibc") == "<@glibc_needed":
+        return not fields
+    own = {field for field in fields if field.startswith(PACKAGE) or field in _OF_PACKAGES}
     return bool(own & rule.when.keys()) and fields - own <= {"engine", "engine_version"}
 
 
@@ -181,9 +216,11 @@ def run_on(
     return survey.model_copy(update={"facts": facts, "sightings": sightings})
 
 
-def for_engine(survey: Survey, engine: str, pins: Mapping[str, str]) -> Survey:
-    """Facts of any host, completed by the engine that is to run there: with the packages that it pins itself, unless
-    the facts say what is installed. Raises `WrongUseError` for facts of another engine."""
+def for_engine(
+    survey: Survey, engine: str, pins: Mapping[str, str], *, cuda_build: str | None = None
+) -> Survey:
+    """Facts of any host, completed by the engine that is to run there: with the packages that it pins itself, in
+    their `cuda_build`, unless the facts say what is installed. Raises `WrongUseError` for facts of another engine."""
     facts = survey.facts
     tables = load_tables()
     if facts.engine is not None and find_engine(facts.engine, tables) != find_engine(engine, tables):
@@ -194,7 +231,7 @@ def for_engine(survey: Survey, engine: str, pins: Mapping[str, str]) -> Survey:
     if any(facts.known(name) for name in ("packages", "cuda_build", "engine_version")):
         known = Facts.model_validate({**facts.model_dump(), "engine": engine})
         return survey.model_copy(update={"facts": known})
-    return run_on(survey, pins, engine=engine)
+    return run_on(survey, pins, engine=engine, cuda_build=cuda_build)
 
 
 def _measured(measurements: Sequence[Measurement]) -> list[Finding]:
@@ -218,7 +255,7 @@ def _found(
     proofs = {measurement.kind: measurement for measurement in measurements if measurement.passed}
     findings = []
     for rule, answer in applying.values():
-        against = [applying[other][0] for other in rule.contradicts if other in applying]
+        against = [applying[other] for other in rule.contradicts if other in applying]
         if rule.severity == "pass" and not against:
             continue
         proof = next((proofs[kind] for kind in rule.cleared_by if kind in proofs), None)
@@ -227,13 +264,17 @@ def _found(
 
 
 def _finding(
-    rule: Rule, answer: Answer, subject: Subject, against: Sequence[Rule], proof: Measurement | None
+    rule: Rule,
+    answer: Answer,
+    subject: Subject,
+    against: Sequence[tuple[Rule, Answer]],
+    proof: Measurement | None,
 ) -> Finding:
     """One finding; a contradicted row names the rule that contradicts it, a proof says what it clears."""
     severity, message = rule.severity, fill(rule.message, subject, answer.gpu)
-    sources = list(rule.sources)
-    for other in against:
-        said = fill(other.message, subject, answer.gpu)
+    sources = [*rule.sources, *_sources_of_rows(rule, answer.gpu or {})]
+    for other, its in against:
+        said = fill(other.message, subject, its.gpu)
         message += f" Contradicted by {other.id} ({other.precedence}), which wins: {said}"
         sources += other.sources
         severity = "info"
@@ -249,24 +290,19 @@ def _finding(
         severity=severity,
         precedence=rule.precedence,
         message=message,
-        fix=fill(rule.fix, subject, answer.gpu),
+        fix=fill_advice(rule.fix, subject, answer.gpu),
         sources=tuple(dict.fromkeys(sources)),
+        contradicted_by=tuple(other.id for other, _ in against),
     )
 
 
-def fill(template: str, subject: Subject, gpu: Mapping[str, Value] | None) -> str:
-    """The template with its fields' values; a field that is not known reads `?`."""
-
-    def value_of(name: str) -> Value:
-        if name.startswith(PACKAGE):
-            return (subject.packages or {}).get(name.removeprefix(PACKAGE))
-        return (gpu or {}).get(name) if name.startswith(GPU) else subject.values.get(name)
-
-    def text(name: str) -> str:
-        value = value_of(name)
-        return ", ".join(value) if isinstance(value, tuple) else str(value or "?")
-
-    return PLACEHOLDER.sub(lambda match: text(match[1]), template)
+def _sources_of_rows(rule: Rule, gpu: Mapping[str, Value]) -> Iterable[str]:
+    """The sources of the rows behind the GPU's fields that the rule asks for, where they have their own."""
+    asked = " ".join(f"{field} {wanted}" for field, wanted in rule.when.items())
+    for field, value in gpu.items():
+        name = field.removesuffix(SOURCES)
+        if name != field and name in asked and isinstance(value, tuple):
+            yield from value
 
 
 def _not_known(facts: Facts, subject: Subject, unjudged: Mapping[str, Sequence[str]]) -> list[Finding]:
@@ -279,10 +315,10 @@ def _not_known(facts: Facts, subject: Subject, unjudged: Mapping[str, Sequence[s
         rules = f" Not judged: {', '.join(sorted(set(unjudged[field])))}." if field in unjudged else ""
         findings.append(
             Finding(
-                rule=f"NOT-KNOWN-{field.replace('gpu.', '').replace('_', '-').upper()}",
+                rule=f"{NOT_KNOWN}{field.replace('gpu.', '').replace('_', '-').upper()}",
                 severity="unknown" if field in deciding else "info",
                 precedence="P1",
-                message=f"`{field}` is not known.{rules}",
+                message=f"{_NOT_KNOWN.get(field, f'`{field}` is not known')}.{rules}",
                 fix=_HOW_TO_KNOW.get(field, f"give `{field}`"),
                 sources=("docs/adr/0020-judge-compatibility-by-a-table.md",),
             )
@@ -293,11 +329,22 @@ def _not_known(facts: Facts, subject: Subject, unjudged: Mapping[str, Sequence[s
 def _base(field: str) -> str:
     """The fact from which a derived field comes."""
     derived = {
+        "compat_branch": "forward_compat",
+        "compat_cuda": "forward_compat",
+        "compat_fit": "forward_compat",
+        "driver_branch": "driver",
+        "build_branch": "cuda_build",
         "driver_cuda": "driver",
+        "image_check": "image_requires",
         "needs_gpu": "engine",
+        "gpu.last_branch": "gpu.compute_capability",
+        **dict.fromkeys(
+            (*_OF_PACKAGES.keys() - {"glibc"}, "glibc_needed", "mixed_cuda", "torch_cuda"), "packages"
+        ),
         "gpu.min_cuda": "gpu.compute_capability",
         "gpu.last_cuda": "gpu.compute_capability",
         "gpu.torch_kernels": "platform",
+        "gpu.engine_floor": "engine_version",
     }
     return derived.get(field, field)
 

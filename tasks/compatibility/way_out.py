@@ -1,13 +1,15 @@
 """The way out of a block: the smallest change of driver, packages or weights that passes the tables. Pure.
 
-Candidates come from the tables alone: releases with their pins, driver branches, and the versions at which rules
-begin or cease to apply. Each is judged like any host before it is proposed. GPUs and model family stay.
+Candidates come from the tables alone: releases with their pins, driver branches, types of weights, other engines, and
+the versions at which rules begin or cease to apply. Each is judged like any host before it is proposed, with facts as
+complete as before. GPUs and model family stay.
 """
 
 from __future__ import annotations
 
 import heapq
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
@@ -15,15 +17,20 @@ from typing import Any
 from packaging.specifiers import Specifier, SpecifierSet
 from packaging.version import Version
 
-from tasks.compatibility.conditions import PACKAGE, PRESENCE, Wanted, contains
+from tasks.compatibility.builds import TORCH, Wheel, build_row, for_major, in_words, torch_release
+from tasks.compatibility.conditions import PACKAGE, PRESENCE, Wanted, any_holds, contains, evaluate
+from tasks.compatibility.drivers import Drivers, is_wsl, tegra_row
 from tasks.compatibility.kernels import builds, index_name, platform_of
 from tasks.compatibility.models import Change, CompatibilityResult, Measurement, Survey, WayOut
+from tasks.compatibility.pins import broken_pins, wanted_of
 from tasks.compatibility.plan import judge
-from tasks.compatibility.rules import ReleaseRow, Tables, load_tables
-from tasks.compatibility.subject import find_engine, major_minor, native_cuda
+from tasks.compatibility.rules import ReleaseRow, Rule, Tables, WeightTypeRow, load_tables
+from tasks.compatibility.subject import describe, drivers_of, find_engine, native_cuda, with_engine
+from tasks.compatibility.weights import find_type
+from tasks.compatibility.wording import without_contradicted_fixes
 from tasks.core.facts import Facts
 from tasks.core.verdicts import CompatibilityVerdict
-from tasks.core.versions import same_minor, satisfying
+from tasks.core.versions import major_minor, same_minor, satisfying
 
 PASSES = (CompatibilityVerdict.PASS, CompatibilityVerdict.WARN)
 MOST = 3
@@ -39,8 +46,18 @@ _PIN, _RELEASE, _HOST_PACKAGE, _DRIVER, _OLDER_DRIVER, _ENGINE = 1.0, 2.0, 3.0, 
 _STEP = 0.02
 """Added for each version in between: of two that pass, the nearer one wins."""
 
-_FLOATS = ("bfloat16", "float16")
+_FULL_BITS = 16
+"""Types of as many bits are the model as it is; others are another file of it."""
 _EVERYWHERE = "llama.cpp"
+_BY_TORCH = "transformers"
+"""Serves wherever its torch does; of its releases the tables name the newest."""
+_FROM_THE_STACK = frozenset({"NOT-KNOWN-ENGINE-VERSION", "NOT-KNOWN-WEIGHTS"})
+"""What is not known of a stack: no way out leads from a known one to one of which more is unknown."""
+_GGUF = {8: "q8_0", 4: "q4_k_m"}
+"""The GGUF type nearest to weights of so many bits."""
+_BUILT_BY_USERS = (_EVERYWHERE, _BY_TORCH)
+"""Engines that people build, or install for any CUDA: another build is a way out though no release offers it."""
+_GGUF_ENGINES = ("llama.cpp", "ollama")
 _TOOLKIT = "1.17.8"
 """Any version of NVIDIA's container toolkit: no rule distinguishes them."""
 
@@ -50,16 +67,20 @@ class _Gone:
 
 
 _GONE = _Gone()
+_OWN_LIBRARY: Mapping[str, Any] = {"forward_compat": False, "cuda_library": _GONE}
+"""Programs load the driver's own libcuda."""
 
 
 @dataclass(frozen=True)
 class Move:
-    """One change: its price, its description, and what it does to the facts. Of each `side`, one move is chosen."""
+    """One change: its price, its description, what it does to the facts, and why this one. Of each `side`, one is
+    chosen."""
 
     side: str
     price: float
     changes: tuple[Change, ...]
     facts: Mapping[str, Any]
+    why: str
 
     def apply(self, facts: Facts) -> Facts:
         """The facts after it. Packages are merged; a package that is None is removed."""
@@ -76,61 +97,97 @@ def advise(
     """The judgement of a host and what is to run there; a block comes with the nearest ways out."""
     tables = tables or load_tables()
     result = judge(survey, measurements, tables)
-    return result.model_copy(update={"ways_out": ways_out(result, survey, tables)})
+    return without_contradicted_fixes(
+        result.model_copy(update={"ways_out": ways_out(result, survey, tables)})
+    )
 
 
 def ways_out(result: CompatibilityResult, survey: Survey, tables: Tables) -> tuple[WayOut, ...]:
     """The nearest changes that make the host pass, at most one of each kind.
 
     None if the host is not blocked, or if a measurement on it blocks."""
+    return tuple(way for way, _ in ways_with_facts(result, survey, tables))
+
+
+def ways_with_facts(
+    result: CompatibilityResult, survey: Survey, tables: Tables
+) -> tuple[tuple[WayOut, Facts], ...]:
+    """The ways out, each with the facts that the host would then have."""
     blocks = [finding for finding in result.findings if finding.severity == "block"]
     if not blocks or any(finding.precedence == _MEASURED for finding in blocks):
         return ()
     # Without sightings: sources may disagree about facts that the moves change.
-    return _Search(survey.model_copy(update={"sightings": ()}), tables).run()
+    unknown = {finding.rule for finding in result.findings} & _FROM_THE_STACK
+    return _Search(survey.model_copy(update={"sightings": ()}), tables, unknown).run()
 
 
 class _Search:
     """Looks for combinations of moves that pass."""
 
-    def __init__(self, survey: Survey, tables: Tables) -> None:
+    def __init__(self, survey: Survey, tables: Tables, unknown: AbstractSet[str]) -> None:
         self._survey = survey
+        self._unknown = unknown
         self._tables = tables
         rules = tuple(rule for rule in tables.rules if rule.severity in ("block", "unknown"))
         self._blocking = tables.model_copy(update={"rules": rules})
+        self._order = [rule for rule in rules if rule.severity == "block"]
 
-    def run(self) -> tuple[WayOut, ...]:
+    def run(self) -> tuple[tuple[WayOut, Facts], ...]:
         """Single moves first; if none helps, two, then three together; another engine last."""
         candidates = _Candidates(self._survey.facts, self._tables, self._blocking)
-        return self._nearest(candidates.of_this_engine()) or self._nearest(candidates.of_other_engines())
+        return self._nearest(candidates.of_this_engine(), 3) or self._nearest(
+            candidates.of_other_engines(), 1
+        )
 
-    def _nearest(self, sides: Mapping[str, Sequence[Move]]) -> tuple[WayOut, ...]:
+    def _nearest(self, sides: Mapping[str, Sequence[Move]], most: int) -> tuple[tuple[WayOut, Facts], ...]:
         tries = iter(range(_TRIES))
-        for together in (1, 2, 3):
-            found: list[tuple[float, WayOut]] = []
+        for together in range(1, most + 1):
+            found: list[tuple[float, WayOut, Facts]] = []
             for names in combinations(sides, together):
                 best = self._best([sides[name] for name in names], tries)
                 if best is not None:
                     found.append(best)
             if found:
                 found.sort(key=lambda way: (way[0], [change.what for change in way[1].changes]))
-                return tuple(way for _, way in found[:MOST])
+                ways = [(way, facts) for _, way, facts in found]
+                return tuple(
+                    (way, facts) for way, facts in ways if not any(_is_part(other, way) for other, _ in ways)
+                )[:MOST]
         return ()
 
-    def _best(self, sides: Sequence[Sequence[Move]], tries: Iterator[int]) -> tuple[float, WayOut] | None:
+    def _best(
+        self, sides: Sequence[Sequence[Move]], tries: Iterator[int]
+    ) -> tuple[float, WayOut, Facts] | None:
         """The cheapest choice of one move from each side that passes, within the tries that are left."""
         for (price, moves), _ in zip(_by_price(sides), tries, strict=False):
             facts = self._survey.facts
             for move in moves:
                 facts = move.apply(facts)
             survey = self._survey.model_copy(update={"facts": facts})
+            if self._is_blocked(survey):
+                continue
             if judge(survey, tables=self._blocking).verdict is not CompatibilityVerdict.PASS:
                 continue
-            verdict = judge(survey, tables=self._tables).verdict
-            if verdict in PASSES:
+            result = judge(survey, tables=self._tables)
+            unknown = {finding.rule for finding in result.findings} & _FROM_THE_STACK
+            if result.verdict in PASSES and unknown <= self._unknown:
                 changes = tuple(change for move in moves for change in move.changes)
-                return price, WayOut(changes=changes, verdict=verdict)
+                why = "; ".join(dict.fromkeys(move.why for move in moves))
+                return price, WayOut(changes=changes, verdict=result.verdict, why=why), facts
         return None
+
+    def _is_blocked(self, survey: Survey) -> bool:
+        """Whether a rule is known to block. What blocked one candidate mostly blocks the next: it is asked first."""
+        subject = describe(survey, self._tables)
+
+        def blocks(rule: Rule) -> bool:
+            return bool(evaluate(rule.when, subject).holds) and not any_holds(rule.unless, subject)
+
+        found = next((rule for rule in self._order if blocks(rule)), None)
+        if found is not None:
+            self._order.remove(found)
+            self._order.insert(0, found)
+        return found is not None
 
 
 @dataclass(frozen=True)
@@ -150,46 +207,113 @@ class _Candidates:
                 *self._containers(),
                 *self._software(),
                 *self._pins(),
+                *self._broken_pins(),
                 *self._weights(),
             ]
         )
 
     def of_other_engines(self) -> dict[str, list[Move]]:
-        """Listed releases of other engines, and the engine that serves everywhere, on the CPU."""
+        """Engines that serve these GPUs: the listed releases, the newest first. Last the one that serves without."""
         row = find_engine(self.facts.engine, self.tables)
         if row is None:
             return {}
-        moves: list[Move] = []
-        gone: dict[str, str | None] = dict.fromkeys(self.facts.packages)
-        listed = [
-            release for release in self.tables.releases if release.torch and release.package != row.name
-        ]
-        for place, release in enumerate(reversed(listed)):
-            pinned = self._torch(release)
-            cuda = self._default_build(pinned)
-            if pinned is None or cuda is None or not self.facts.gpus:
-                continue
-            change = Change(what="engine", current=row.name, wanted=f"{release.package} {release.version}")
-            facts: dict[str, Any] = {
-                "engine": release.package,
-                "engine_version": release.version,
-                "packages": {**gone, release.package: release.version, "torch": pinned.version},
-                "cuda_build": cuda,
-            }
-            moves.append(Move("engine", _ENGINE + _STEP * place, (change,), facts))
-        if row.name != _EVERYWHERE:
-            change = Change(what="engine", current=row.name, wanted=f"{_EVERYWHERE} on the CPU")
-            facts = {"engine": _EVERYWHERE, "engine_version": _GONE, "packages": gone}
-            moves.append(
-                Move("processor", 2 * _ENGINE, (change,), {**facts, "cuda_build": None, "dtype": _GONE})
-            )
+        moves = [*self._processor(row.name)] if row.name != _EVERYWHERE else []
+        if self.facts.gpus:
+            listed = [release for release in self.tables.releases if release.package != row.name]
+            moves += self._engines_with_builds(row.name, listed)
+            if row.name != _BY_TORCH:
+                moves += self._by_torch(row.name)
         return _by_side(moves)
 
+    def _engines_with_builds(self, current: str, listed: Sequence[ReleaseRow]) -> Iterator[Move]:
+        for place, release in enumerate(reversed(listed)):
+            pinned = self._torch(release)
+            if release.package == "torch" or (release.torch and pinned is None):
+                continue
+            torch: dict[str, str] = {"torch": release.torch} if release.torch else {}
+            default = self._default_build(pinned)
+            if pinned and default is None:
+                continue
+            for build in (default,) if pinned else release.cuda or (None,):
+                packages = {release.package: release.version, **torch}
+                yield self._engine(current, release.package, release.version, packages, build, place)
+
+    def _by_torch(self, current: str) -> Iterator[Move]:
+        newest = next((row.version for row in self.tables.newest if row.package == _BY_TORCH), None)
+        for place, release in enumerate(reversed(self._releases("torch"))):
+            for cuda in builds(self.tables, release, platform_of(self.facts)) if newest else ():
+                packages = {_BY_TORCH: newest, "torch": f"{release.version}+{index_name(cuda)}"}
+                yield self._engine(current, _BY_TORCH, newest, packages, cuda, place)
+
+    def _engine(
+        self,
+        current: str,
+        name: str,
+        version: str | None,
+        packages: Mapping[str, str | None],
+        cuda: str | None,
+        place: int,
+    ) -> Move:
+        """Another engine that computes on the GPU, with what it is to be installed with."""
+        torch = packages.get("torch")
+        build = (
+            f" {version}, torch {torch}" if torch else f", built for CUDA {cuda}" if cuda else f" {version}"
+        )
+        changes = [Change(what="engine", current=current, wanted=f"{name}{build}")]
+        facts: dict[str, Any] = {
+            "engine": name,
+            "engine_version": version,
+            "packages": {**dict.fromkeys(self.facts.packages), **packages},
+            "cuda_build": cuda,
+        }
+        if name in _GGUF_ENGINES:
+            self._as_gguf(changes, facts)
+        gpus = ", ".join(dict.fromkeys(gpu.name for gpu in self.facts.gpus))
+        why = f"{name} serves {gpus} on the GPU"
+        return Move(f"engine {name}", _ENGINE + _STEP * place, tuple(changes), facts, why)
+
+    def _processor(self, current: str) -> Iterator[Move]:
+        changes = [Change(what="engine", current=current, wanted=f"{_EVERYWHERE} on the CPU")]
+        facts: dict[str, Any] = {
+            "engine": _EVERYWHERE,
+            "engine_version": self._releases(_EVERYWHERE)[-1].version,
+            "packages": dict.fromkeys(self.facts.packages),
+            "cuda_build": None,
+        }
+        self._as_gguf(changes, facts)
+        why = f"{_EVERYWHERE} serves without a GPU, slowly"
+        yield Move("processor", 2 * _ENGINE, tuple(changes), facts, why)
+
+    def _as_gguf(self, changes: list[Change], facts: dict[str, Any]) -> None:
+        """The weights as GGUF: in 16 bits as they are, else in the type of about as many bits."""
+        here = find_type(self.facts.dtype, self.tables)
+        if here is None or here.bits >= _FULL_BITS:
+            return
+        wanted = find_type(_GGUF[min(_GGUF, key=lambda bits: abs(bits - here.bits))], self.tables)
+        if wanted is not None and not self._is_gguf(here):
+            changes.append(Change(what="dtype", current=self.facts.dtype, wanted=wanted.name))
+            facts |= self._sized(here, wanted)
+
+    def _is_gguf(self, here: WeightTypeRow) -> bool:
+        return any(_EVERYWHERE in row.engines and here.name in row.types for row in self.tables.weights)
+
+    def _sized(self, here: WeightTypeRow | None, wanted: WeightTypeRow) -> dict[str, Any]:
+        """The facts of another type of weights, whose size follows from its bits."""
+        size = self.facts.weights_bytes
+        known = {} if size is None or here is None else {"weights_bytes": int(size * wanted.bits / here.bits)}
+        return {"dtype": wanted.name, **known}
+
     def _drivers(self) -> Iterator[Move]:
-        """Other drivers: the first version of each branch, and those at which a rule begins or ceases to apply."""
+        """Other drivers: the first version of each branch, and those at which a rule begins or ceases to apply, as
+        far as the GPUs are driven; a Jetson has another JetPack instead."""
         if not self.facts.gpus:
             return
+        own = drivers_of(self.facts, self.tables)
+        if own.tegra:
+            yield from self._jetpacks(own)
+            return
         current = self.facts.driver
+        bound = f", R{own.last} at most" if own.last is not None else ""
         versions = {str(row.branch) for row in self.tables.branches}
         versions |= {spec.version for spec in self._boundaries("driver") if spec.operator in ("<", ">=")}
         ordered = sorted(versions, key=Version)
@@ -200,18 +324,54 @@ class _Candidates:
                 continue
             newer = current is None or Version(version) > Version(current)
             price = (_DRIVER if newer else _OLDER_DRIVER) + _STEP * _steps(ordered, version, current)
-            wanted = f"{version} or newer" if newer else f"of the R{Version(version).major} branch"
+            wanted = f"{version} or newer{bound}" if newer else f"of the R{Version(version).major} branch"
             change = Change(what="driver", current=current, wanted=wanted)
-            yield Move("driver", price, (change,), {"driver": version, "cuda_driver": cuda})
+            why = f"it supports CUDA {cuda}" if newer else "a branch that still drives this GPU"
+            changes = (change, self._without_compat()) if self.facts.forward_compat else (change,)
+            there = {"driver": version, "cuda_driver": cuda, **_OWN_LIBRARY}
+            yield Move("driver", price, changes, there, why)
+
+    def _jetpacks(self, own: Drivers) -> Iterator[Move]:
+        """Later releases of JetPack for the board, with the driver and the glibc that each brings."""
+        here = tegra_row(self.facts.driver, self.tables)
+        later = [row for row in own.jetpacks() if here is None or Version(row.cuda) > Version(here.cuda)]
+        for place, row in enumerate(later):
+            change = Change(what="JetPack", current=here and here.jetpack, wanted=row.jetpack)
+            facts = {"driver": row.driver, "cuda_driver": row.cuda, "glibc": row.glibc, **_OWN_LIBRARY}
+            yield Move("driver", _DRIVER + _STEP * place, (change,), facts, f"it brings CUDA {row.cuda}")
+
+    def _without_compat(self) -> Change:
+        return Change(what="cuda-compat", current=self.facts.cuda_driver, wanted="off the library path")
 
     def _forward_compatibility(self) -> Iterator[Move]:
-        if not self.facts.forward_compat and self.facts.gpus and self.facts.driver is not None:
-            change = Change(what="cuda-compat", current=None, wanted="installed, and on the library path")
-            yield Move("cuda-compat", _HOST_PACKAGE, (change,), {"forward_compat": True})
+        """The driver's own library instead of cuda-compat; or the first cuda-compat with the packages' CUDA."""
+        facts = self.facts
+        if not facts.gpus or facts.driver is None:
+            return
+        if facts.forward_compat:
+            native = native_cuda(facts, self.tables)
+            why = f"the driver itself supports CUDA {native}" if native else "the driver has its own library"
+            there = {"cuda_driver": native, **_OWN_LIBRARY}
+            yield Move("cuda-compat", _PIN, (self._without_compat(),), there, why)
+        build = major_minor(facts.cuda_build) if facts.cuda_build else None
+        row = next((row for row in self.tables.compat if build and Version(row.cuda) >= Version(build)), None)
+        if row is not None and not is_wsl(facts):
+            change = Change(
+                what="cuda-compat",
+                current=facts.cuda_driver if facts.forward_compat else None,
+                wanted=f"{row.cuda}, installed and on the library path",
+            )
+            why = f"its user-mode driver runs newer CUDA on driver {facts.driver}"
+            there = {"forward_compat": True, "cuda_driver": row.cuda, "cuda_library": _GONE}
+            yield Move("cuda-compat", _HOST_PACKAGE, (change,), there, why)
 
     def _containers(self) -> Iterator[Move]:
         """If Docker cannot pass GPUs to containers: make it able to, or serve as a process."""
         facts = self.facts
+        if facts.image_requires:
+            disabled = Change(what="NVIDIA_DISABLE_REQUIRE", current=None, wanted="true, in the container")
+            why = "CUDA itself runs on this driver"
+            yield Move("image", _PIN, (disabled,), {"image_requires": ()}, why)
         if (
             (facts.target or "").lower() != "docker"
             or not facts.known("container_gpus")
@@ -219,7 +379,8 @@ class _Candidates:
         ):
             return
         process = Change(what="target", current=facts.target, wanted="process")
-        yield Move("target", _RELEASE, (process,), {"target": "process"})
+        why = "a process sees the GPUs without a container toolkit"
+        yield Move("target", _RELEASE, (process,), {"target": "process"}, why)
         change = Change(
             what="container toolkit",
             current=facts.container_toolkit,
@@ -229,19 +390,25 @@ class _Candidates:
             "container_toolkit": facts.container_toolkit or _TOOLKIT,
             "container_gpus": ("nvidia-runtime",),
         }
-        yield Move("container toolkit", _HOST_PACKAGE, (change,), there)
+        why = "Docker then passes GPUs to containers"
+        yield Move("container toolkit", _HOST_PACKAGE, (change,), there, why)
 
     def _software(self) -> Iterator[Move]:
         """Another release of the engine, with what it pins; of torch if no engine pins it; else another build."""
         row = find_engine(self.facts.engine, self.tables)
-        own = self._releases(row.name) if row else []
+        own = (
+            [release for release in self._releases(row.name) if release.torch or not release.cuda]
+            if row
+            else []
+        )
         if row and own:
             current = self.facts.engine_version or self.facts.packages.get(row.name)
             yield from (self._release(release, current, own) for release in own if release.version != current)
             yield from self._missing_build(own, current)
+            yield from self._other_builds(row.name, own, current)
         elif "torch" in self.facts.packages:
             yield from self._torch_builds(self.facts.packages["torch"])
-        elif self.facts.cuda_build:
+        elif self.facts.cuda_build and (row is None or row.name in _BUILT_BY_USERS):
             yield from self._builds(self.facts.cuda_build)
 
     def _releases(self, package: str) -> list[ReleaseRow]:
@@ -272,13 +439,56 @@ class _Candidates:
             here = self.facts.packages.get("torch")
             if here != release.torch:
                 changes.append(Change(what="torch", current=here, wanted=release.torch))
-        for package, wanted in (("transformers", release.transformers), ("numpy", release.numpy)):
+        for package, wanted in wanted_of(release.package, release.version, self.tables).items():
             here = self.facts.packages.get(package)
-            if wanted and here and not contains(wanted, here):
+            if here and package != TORCH and not contains(wanted, here):
                 packages[package] = _within(wanted)
                 changes.append(Change(what=package, current=here, wanted=wanted))
         steps = _steps([row.version for row in own], release.version, current)
-        return Move("software", _RELEASE + _STEP * steps, tuple(changes), facts)
+        older = current is not None and Version(release.version) < Version(current)
+        price = _RELEASE + _STEP * (steps + older / 2)
+        built = f", built for CUDA {facts['cuda_build']}" if "cuda_build" in facts else ""
+        why = f"the nearest listed release with which this passes{built}"
+        return Move("software", price, tuple(changes), facts, why)
+
+    def _other_builds(self, package: str, own: Sequence[ReleaseRow], current: str | None) -> Iterator[Move]:
+        """Builds of the engine for another CUDA, of the release at hand first; torch comes for the same CUDA."""
+        here = Version(current).public if current else None
+        for release in dict.fromkeys([*([here] if here else []), *(row.version for row in own)]):
+            row = build_row(package, release, self.tables)
+            torch = wanted_of(package, release, self.tables).get(TORCH, "")
+            if row is None or not torch.startswith("=="):
+                continue
+            steps = _steps([one.version for one in own], release, here)
+            for cuda in row.others:
+                wheel, pinned = Wheel(release, cuda, row), f"{torch.removeprefix('==')}+{index_name(cuda)}"
+                facts: dict[str, Any] = {
+                    "engine_version": wheel.local,
+                    "packages": {package: wheel.local, TORCH: pinned},
+                    "cuda_build": cuda,
+                }
+                words = in_words(package, wheel).removeprefix(f"{package} ")
+                changes = [Change(what=package, current=current, wanted=words)]
+                if self.facts.packages.get(TORCH) != pinned:
+                    changes.append(Change(what=TORCH, current=self.facts.packages.get(TORCH), wanted=pinned))
+                price = _PIN + _STEP if release == here else _RELEASE
+                nearest = "the same release" if release == here else "the nearest release with such a build"
+                why = f"{nearest}, built for CUDA {cuda}"
+                yield Move("software", price + _STEP * steps, tuple(changes), facts, why)
+
+    def _broken_pins(self) -> Iterator[Move]:
+        """What the packages at hand ask for and do not get."""
+        for pin in broken_pins(with_engine(self.facts, self.tables), self.tables):
+            version = _within(pin.wanted)
+            facts: dict[str, Any] = {"packages": {pin.required: version}}
+            side = "software" if pin.required == TORCH else pin.required
+            if pin.required == TORCH and self.facts.cuda_build:
+                release = torch_release(version, self.tables)
+                major = self.facts.cuda_build.partition(".")[0]
+                cuda = for_major(release.cuda, major) if release else None
+                facts["cuda_build"] = cuda or (release.cuda[0] if release else self.facts.cuda_build)
+            change = Change(what=pin.required, current=pin.installed, wanted=pin.wanted.removeprefix("=="))
+            yield Move(side, _PIN, (change,), facts, f"what {pin.package} asks for")
 
     def _missing_build(self, own: Sequence[ReleaseRow], current: str | None) -> Iterator[Move]:
         """The CUDA build of the release at hand, where there are GPUs and no CUDA build."""
@@ -287,8 +497,8 @@ class _Candidates:
         cuda = self._default_build(pinned)
         if pinned and cuda and self.facts.gpus and self.facts.cuda_build is None:
             change = Change(what="cuda_build", current=None, wanted=cuda)
-            facts = {"cuda_build": cuda, "packages": {"torch": pinned.version}}
-            yield Move("software", _PIN, (change,), facts)
+            facts = {"cuda_build": cuda, "packages": {"torch": known[-1].torch}}
+            yield Move("software", _PIN, (change,), facts, "the environment holds no CUDA build")
 
     def _torch_builds(self, current: str) -> Iterator[Move]:
         releases = self._releases("torch")
@@ -303,7 +513,10 @@ class _Candidates:
                 change = Change(what="torch", current=current, wanted=f"{version}+{index_name(cuda)}")
                 packages = {"torch": version, **self._with_triton(release)}
                 facts = {"packages": packages, "cuda_build": cuda}
-                yield Move("software", (_PIN if same else _RELEASE) + _STEP * steps, (change,), facts)
+                price = (_PIN if same else _RELEASE) + _STEP * steps
+                nearest = "the same release" if same else "the nearest listed release with which this passes"
+                why = f"{nearest}, built for CUDA {cuda}"
+                yield Move("software", price, (change,), facts, why)
 
     def _builds(self, current: str) -> Iterator[Move]:
         """A build of the same engine for another CUDA."""
@@ -312,7 +525,8 @@ class _Candidates:
             if cuda != major_minor(current):
                 change = Change(what="cuda_build", current=current, wanted=cuda)
                 price = _PIN + _STEP * _steps(versions, cuda, current)
-                yield Move("software", price, (change,), {"cuda_build": cuda})
+                why = "the nearest CUDA whose builds run here"
+                yield Move("software", price, (change,), {"cuda_build": cuda}, why)
 
     def _pins(self) -> Iterator[Move]:
         """Other versions of the remaining packages, at the boundaries that rules draw; or none."""
@@ -330,21 +544,43 @@ class _Candidates:
                 if newest is None or Version(version) <= Version(newest):
                     change = Change(what=package, current=current, wanted=wanted)
                     price = _PIN + _STEP * abs(Version(version).major - Version(current).major)
-                    yield Move(package, price, (change,), {"packages": {package: version}})
+                    why = "the nearest version that no rule refuses"
+                    yield Move(package, price, (change,), {"packages": {package: version}}, why)
             if any(rule.when.get(f"{PACKAGE}{package}") == PRESENCE[1] for rule in self.blocking.rules):
                 change = Change(what=package, current=current, wanted="removed")
-                yield Move(package, _PIN, (change,), {"packages": {package: None}})
+                why = "the block is about this package"
+                yield Move(package, _PIN, (change,), {"packages": {package: None}}, why)
 
     def _weights(self) -> Iterator[Move]:
-        for dtype in _FLOATS if self.facts.dtype else ():
-            if dtype != self.facts.dtype:
-                change = Change(what="dtype", current=self.facts.dtype, wanted=dtype)
-                yield Move("dtype", _PIN, (change,), {"dtype": dtype})
+        """Other types of weights. Those of 16 bits are the model as it is; others are another file of it, looked for
+        if the model's own is such a file, or may not fit."""
+        here = find_type(self.facts.dtype, self.tables)
+        other_files = self.facts.weights_bytes is not None or (here is not None and here.bits < _FULL_BITS)
+        for row in self.tables.weight_types if self.facts.dtype else ():
+            same_file = row.bits == _FULL_BITS
+            if row != here and row.bits <= _FULL_BITS and (same_file or other_files):
+                yield self._other_weights(here, row, "dtype" if same_file else "file")
+
+    def _other_weights(self, here: WeightTypeRow | None, row: WeightTypeRow, side: str) -> Move:
+        facts = self._sized(here, row)
+        size = facts.get("weights_bytes")
+        now = f" instead of {here.bits:g}" if here else ""
+        why = f"{row.bits:g} bits a weight{now}" + ("" if size is None else f", {size / 1e9:.0f} GB")
+        change = Change(what="dtype", current=self.facts.dtype, wanted=row.name)
+        another_form = here is not None and row.form != here.form
+        price = _PIN if side == "dtype" else _RELEASE + another_form * _PIN
+        distance = abs(row.bits - (here.bits if here else _FULL_BITS))
+        return Move(side, price + _STEP * distance, (change,), facts, why)
 
     def _boundaries(self, field: str) -> set[Specifier]:
         """Comparisons that blocking rules make with a field."""
         conditions = (part for rule in self.blocking.rules for part in (rule.when, rule.unless))
         return {spec for condition in conditions for spec in _comparisons(condition.get(field))}
+
+
+def _is_part(one: WayOut, other: WayOut) -> bool:
+    """Whether one way needs only some of the other's changes."""
+    return len(one.changes) < len(other.changes) and set(one.changes) <= set(other.changes)
 
 
 def _by_side(moves: Iterable[Move]) -> dict[str, list[Move]]:

@@ -72,12 +72,27 @@ _LARGEST = 2**63 - 1
 
 
 class Gpu(Frozen):
-    """One GPU as NVML names it."""
+    """One GPU as NVML names it.
+
+    `mig` are the profiles of its MIG instances, empty without one; None if MIG is off. With MIG, `memory_bytes` is
+    that of the largest instance: a process uses one. `virtual` is how a virtual machine got it, `licensed` whether
+    its vGPU has a licence, `driver_model` how Windows drives it.
+    """
 
     name: str
     compute_capability: str | None = Field(None, pattern=r"^[0-9]{1,2}\.[0-9]$")
     memory_bytes: StrictInt | None = Field(None, ge=0, le=_LARGEST)
     uuid: str | None = None
+    mig: tuple[str, ...] | None = None
+    virtual: Literal["passthrough", "vgpu"] | None = None
+    licensed: StrictBool | None = None
+    driver_model: Literal["MCDM", "TCC", "WDDM"] | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_what_it_is_not(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Most GPUs are neither divided nor virtual."""
+        rare = ("mig", "virtual", "licensed", "driver_model")
+        return {name: value for name, value in dump(self).items() if value is not None or name not in rare}
 
 
 class Disk(Frozen):
@@ -101,7 +116,10 @@ class Facts(Frozen):
 
     `driver` is the kernel driver, `cuda_driver` the CUDA version of the user-mode driver, `nvcc` the toolkit
     installed on the host, `cuda_build` the CUDA version that the environment's packages were built for,
-    `container` the kind of container that the survey ran in, `container_toolkit` the version of NVIDIA's toolkit.
+    `container` the kind of container that the survey ran in, `container_toolkit` the version of NVIDIA's toolkit,
+    `cuda_library` the version of the `libcuda.so.1` that programs load, `fabric_manager` that of NVIDIA's service for
+    NVSwitch, None if the host has no NVSwitch; `weights_bytes` is the size of the model's weights in `dtype`,
+    `image_requires` what the image demands of the driver (NVIDIA_REQUIRE_CUDA).
     """
 
     driver: VersionText | None = None
@@ -118,15 +136,20 @@ class Facts(Frozen):
     container: str | None = None
     container_toolkit: VersionText | None = None
     container_gpus: Annotated[tuple[ContainerGpus, ...], BeforeValidator(_nothing_for_none)] = ()
+    image_requires: Annotated[tuple[str, ...], BeforeValidator(_nothing_for_none)] = ()
     engine: str | None = None
     engine_version: VersionText | None = None
     packages: Packages = Field({})
     cuda_build: VersionText | None = None
     family: str | None = None
     dtype: str | None = None
+    weights_bytes: StrictInt | None = Field(None, ge=0, le=_LARGEST)
     target: str | None = None
     gpus_wanted: StrictInt | None = Field(None, ge=0, le=_LARGEST)
     forward_compat: Annotated[StrictBool, BeforeValidator(lambda value: value is not None and value)] = False
+    cuda_library: VersionText | None = None
+    fabric_manager: Literal["running", "stopped"] | None = None
+    fabric_manager_version: VersionText | None = None
 
     def known(self, field: str) -> bool:
         """Whether this fact is known, even as absent."""

@@ -19,6 +19,12 @@ def satisfying(*comparisons: SpecifierSet | str) -> str | None:
     return next((version for version in candidates if together.contains(version, prereleases=True)), None)
 
 
+def major_minor(version: str) -> str:
+    """`12.8.1` and `12.8` are the same CUDA as far as compatibility is concerned."""
+    parsed = Version(version)
+    return f"{parsed.major}.{parsed.minor}"
+
+
 def same_minor(one: str, other: str) -> bool:
     """Whether two versions are of one minor release."""
     return Version(one).release[:2] == Version(other).release[:2]

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Protocol
 
 from packaging.requirements import Requirement
-from packaging.specifiers import SpecifierSet
 from pydantic import ValidationError
 
 from tasks.core.digests import digest_of_file, short
@@ -125,27 +124,47 @@ def _python_of(request: LockRequest) -> Path:
 def _diagnosed(
     refusal: Refusal, request: LockRequest, tool: PackageTool, folder: Path, firm: Collection[str]
 ) -> Refusal:
-    """The refusal with the chains that lead to it, and the requirements that would help if they were loosened."""
+    """The refusal with the chains that lead to it, another Python that would help, else the requirements that would
+    help if they were loosened, and what is offered as source only."""
     if request.manager is not EnvironmentManager.UV:
         return refusal  # conda's solver reports both itself
-    loosen = []
-    versioned = [line for line in request.requirements if line not in firm and Requirement(line).specifier]
-    for line in versioned[:MOST_TRIED]:
-        say(StageName.ENVIRONMENT, f"no solution; trying without the version of {line}")
-        name = Requirement(line).name
-        rest = tuple(_without_version(other) if other == line else other for other in request.requirements)
-        looser = request.model_copy(update={"requirements": rest})
-        resolved = tool.resolve(looser, folder)
-        if isinstance(resolved, str) and (version := pinned_versions(resolved).get(name)):
-            loosen.append(Loosening(requirement=line, version=version))
     chains = refusals.chains(refusal.conflicts)
-    return refusal.model_copy(update={"chains": chains, "loosen": tuple(loosen)})
+    without_wheels = refusals.without_wheels(refusal.reason)
+    remarks = [refusals.source_only(name, request.python) for name in without_wheels]
+    python = (
+        _other_python(request, tool, folder)
+        if without_wheels or refusals.blames_python(refusal.reason)
+        else None
+    )
+    loosen: list[Loosening] = []
+    versioned = [line for line in request.requirements if line not in firm and Requirement(line).specifier]
+    for line in versioned[:MOST_TRIED] if python is None else ():
+        say(StageName.ENVIRONMENT, f"no solution; trying other versions than {line}")
+        for looser in refusals.looser(line):
+            rest = tuple(looser if other == line else other for other in request.requirements)
+            resolved = tool.resolve(request.model_copy(update={"requirements": rest}), folder)
+            if isinstance(resolved, Refusal):
+                missing = [
+                    name for name in refusals.without_wheels(resolved.reason) if name not in without_wheels
+                ]
+                remarks += [refusals.not_enough(line, name, chains, request.python) for name in missing]
+                continue
+            if (version := pinned_versions(resolved).get(Requirement(line).name)) is not None:
+                loosen.append(refusals.loosening(line, version))
+            break
+    others = () if python else tuple(dict.fromkeys(remarks))
+    return refusal.model_copy(
+        update={"chains": chains, "loosen": tuple(loosen), "python": python, "remarks": others}
+    )
 
 
-def _without_version(line: str) -> str:
-    requirement = Requirement(line)
-    requirement.specifier = SpecifierSet()
-    return str(requirement)
+def _other_python(request: LockRequest, tool: PackageTool, folder: Path) -> str | None:
+    """The nearest Python with which the same requirements resolve: older ones first, as wheels come late."""
+    for python in refusals.other_pythons(request.python):
+        say(StageName.ENVIRONMENT, f"no solution; trying Python {python}")
+        if isinstance(tool.resolve(request.model_copy(update={"python": python}), folder), str):
+            return python
+    return None
 
 
 def _existing_lock(path: Path, request: LockRequest) -> Locked | None:

@@ -5,19 +5,12 @@ Each flags the set; the proof shows whether it breaks anything.
 
 from __future__ import annotations
 
-import re
-from collections import defaultdict
 from collections.abc import Mapping
 
 from packaging.version import Version
 
+from tasks.core import cuda_packages
 from tasks.environment.models import Conflict, Inventory
-
-_BY_SUFFIX = re.compile(r"^nvidia-(?P<library>[a-z0-9-]+)-cu(?P<major>1[0-9])$")
-_BY_VERSION = re.compile(
-    r"^nvidia-(?P<library>cublas|cuda-[a-z]+|cufft|curand|cusolver|cusparse|nvjitlink|nvtx)$"
-)
-_LOCAL = re.compile(r"^cu(?P<major>1[0-9])[0-9]")
 
 
 def hidden_conflicts(
@@ -32,43 +25,20 @@ def hidden_conflicts(
 
 
 def mixed_cuda(packages: Mapping[str, str]) -> tuple[Conflict, ...]:
-    """CUDA libraries of several major versions, judged by NVIDIA's packages and the builds of the others.
-
-    Two major versions of one library share a folder; major versions of different libraries share a process.
-    """
-    majors: dict[str, dict[str, str]] = defaultdict(dict)
-    for package, version in sorted(packages.items()):
-        if (found := _cuda_of(package, version)) is not None:
-            library, major = found
-            majors[major][library] = package
-    if len(majors) < 2:
+    """CUDA libraries of several major versions. Two of one library overwrite or hide each other; different
+    libraries share a process."""
+    mixed = cuda_packages.mixed_cuda(packages)
+    if mixed is None:
         return ()
-    oldest, newest = sorted(majors, key=int)[0], sorted(majors, key=int)[-1]
-    shared = sorted(majors[oldest].keys() & majors[newest].keys())
-    one = majors[oldest][shared[0]] if shared else next(iter(majors[oldest].values()))
-    other = majors[newest][shared[0]] if shared else next(iter(majors[newest].values()))
     return (
         Conflict(
-            package=one,
-            installed=packages[one],
+            package=mixed.one,
+            installed=packages[mixed.one],
             rule="MIXED-CUDA",
-            reason=f"CUDA {oldest} and CUDA {newest} in one environment: {one} {packages[one]} and "
-            f"{other} {packages[other]}",
-            fix=f"install builds for one CUDA only: see what requires {one} and {other}",
+            reason=cuda_packages.describe_mixed(mixed, packages),
+            fix=f"install builds for one CUDA only: see what requires {mixed.one} and {mixed.other}",
         ),
     )
-
-
-def _cuda_of(package: str, version: str) -> tuple[str, str] | None:
-    """The library and the major version of CUDA that a package contains, or was built for."""
-    if match := _BY_SUFFIX.match(package):
-        return match["library"], match["major"]
-    parsed = Version(version)
-    if (match := _BY_VERSION.match(package)) and parsed.major >= 11:  # before CUDA 13 these had suffixes
-        return match["library"], str(parsed.major)
-    if match := _LOCAL.match(parsed.local or ""):
-        return package, match["major"]
-    return None
 
 
 def shared_files(inventory: Inventory) -> tuple[Conflict, ...]:

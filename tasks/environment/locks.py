@@ -10,15 +10,15 @@ import json
 import re
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
 import yaml
 from packaging.requirements import InvalidRequirement, Requirement
-from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
+from packaging.utils import canonicalize_name
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from tasks.core.digests import digest_of
 from tasks.core.errors import WrongUseError
+from tasks.core.pins import file_name, wheel_version
 from tasks.core.spec import EnvironmentManager
 from tasks.environment.models import LockRequest
 
@@ -123,7 +123,7 @@ def _read_conda(text: str, source: str) -> tuple[Pin, ...]:
 
 def _conda_pin(package: Mapping[str, Any], source: str) -> Pin:
     url, digest = package.get("conda"), package.get("sha256")
-    file = _file_name(str(url))
+    file = file_name(str(url))
     pieces = re.sub(r"(\.conda|\.tar\.bz2)$", "", file).rsplit("-", 2)
     if not isinstance(digest, str) or len(pieces) != 3:
         raise WrongUseError(
@@ -152,24 +152,9 @@ def _read_pin(line: str, source: str, *, hashed: bool) -> Pin:
     except InvalidRequirement:
         raise not_a_pin from None
     pins = list(requirement.specifier)
-    version = _wheel_version(requirement.url) if requirement.url else None
+    version = wheel_version(requirement.url) if requirement.url else None
     if version is None and len(pins) == 1 and pins[0].operator == "==" and "*" not in pins[0].version:
         version = pins[0].version
     if (hashed and not hashes) or version is None:
         raise not_a_pin
     return Pin(name=canonicalize_name(requirement.name), version=version, hashes=hashes)
-
-
-def _wheel_version(url: str) -> str | None:
-    try:
-        return str(parse_wheel_filename(_file_name(url))[1])
-    except InvalidWheelFilename:
-        return None
-
-
-def _file_name(url: str) -> str:
-    """The last part of a URL; empty if it is not one."""
-    try:
-        return unquote(urlsplit(url).path).rpartition("/")[2]
-    except ValueError:
-        return ""

@@ -82,20 +82,25 @@ class Locked(Frozen):
 
 
 class Loosening(Frozen):
-    """A requirement that blocks by its version: without that, everything resolves, with `version`. It was tried."""
+    """A requirement that blocks by its version: without that, everything resolves, with `version`. It was tried.
+    `back_to_major` if that goes back over a major version."""
 
     requirement: str
     version: str
+    back_to_major: bool = False
 
 
 class Refusal(Frozen):
     """The resolver's refusal: `reason` is its explanation, `conflicts` what requires what, `chains` the shortest ways
-    from the user's requirements to the conflict, `loosen` what would help."""
+    from the user's requirements to the conflict, `loosen` what would help, `python` another Python with which
+    everything resolves, and `remarks` what else is in the way."""
 
     reason: str
     conflicts: tuple[Conflict, ...] = ()
     chains: tuple[tuple[str, ...], ...] = ()
     loosen: tuple[Loosening, ...] = ()
+    python: str | None = None
+    remarks: tuple[str, ...] = ()
 
 
 class Marker(Frozen):
@@ -231,6 +236,8 @@ class EnvironmentResult(StageResult):
     conflicts: tuple[Conflict, ...] = ()
     chains: tuple[tuple[str, ...], ...] = ()
     loosen: tuple[Loosening, ...] = ()
+    python_instead: str | None = None
+    remarks: tuple[str, ...] = ()
     dependencies: tuple[Dependency, ...] = ()
     proof: Proof | None = None
     size_bytes: int | None = None

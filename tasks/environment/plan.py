@@ -101,7 +101,34 @@ def parse_requirements(text: str, source: str) -> tuple[str, ...]:
     return tuple(found)
 
 
+_TORCH_INDEX = re.compile(r"download\.pytorch\.org/whl/(cpu|cu[0-9]{3})")
+_OPTIONS = {
+    (
+        "--extra-index-url",
+        "--index-url",
+        "-i",
+    ): "Slipway takes packages from the index that is configured for uv "
+    "(UV_DEFAULT_INDEX), or from a folder of wheels: --wheels FOLDER",
+    ("--find-links", "-f"): "download the wheels, and give their folder: --wheels FOLDER",
+    ("-r", "--requirement"): "copy the lines of that file into this one",
+    ("-c", "--constraint"): "write its versions into this file as requirements",
+    ("-e", "--editable"): "build a wheel of it (`pip wheel`), and give its folder: --wheels FOLDER",
+}
+
+
+def _refuse_option(line: str) -> None:
+    """Raise a `SpecError` that says what to give instead, for a line that is an option of pip."""
+    name = re.split(r"[ =]", line, maxsplit=1)[0]
+    if not name.startswith("-"):
+        return
+    fix = next((text for names, text in _OPTIONS.items() if name in names), "remove the line")
+    if (build := _TORCH_INDEX.search(line)) is not None:
+        fix = f"remove the line, and name torch's build instead: --torch-backend {build[1]}"
+    raise SpecError(f"{line[:80]!r} is an option of pip, not a requirement", fix=fix)
+
+
 def _canonical(line: str) -> str:
+    _refuse_option(line)
     try:
         requirement = Requirement(line)
     except InvalidRequirement as error:

@@ -67,18 +67,34 @@ def _conflicts(result: EnvironmentResult) -> Iterable[str]:
     if result.chains:
         yield "What conflicts:"
         yield bullets(format_chain(chain) for chain in result.chains)
-    yield f"What to do: {what_to_do(result.conflicts, result.loosen)}"
+    yield f"What to do: {what_to_do(result.conflicts, result.loosen, result.python_instead, result.remarks)}"
 
 
-def what_to_do(conflicts: Sequence[Conflict], loosen: Sequence[Loosening]) -> str:
+def what_to_do(
+    conflicts: Sequence[Conflict],
+    loosen: Sequence[Loosening],
+    python: str | None = None,
+    remarks: Sequence[str] = (),
+) -> str:
     """The way out in a sentence: what was tried, else what is known to help."""
+    if python:
+        return f"take Python {python}: with it everything resolves."
     if loosen:
-        ways = " or ".join(f"{way.requirement} (it would become {way.version})" for way in loosen)
-        return f"loosen {ways}: with it everything resolves."
+        ways = " or ".join(f"{way.requirement} ({_became(way)})" for way in loosen)
+        more = f" Else: {'; '.join(remarks)}." if remarks else ""
+        return f"loosen {ways}: with it everything resolves.{more}"
+    if remarks:
+        return "; ".join(remarks) + "."
     fixes = list(dict.fromkeys(conflict.fix for conflict in conflicts if conflict.fix))
     if fixes:
         return "; ".join(fixes) + "."
     return "loosen or remove one of these requirements under `environment.requirements`."
+
+
+def _became(way: Loosening) -> str:
+    if way.back_to_major:
+        return f"it would go back over a major version, to {way.version}"
+    return f"it would become {way.version}"
 
 
 def _who_requires(result: EnvironmentResult) -> Iterable[str]:

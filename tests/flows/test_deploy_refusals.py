@@ -120,7 +120,7 @@ def test_the_family_of_a_model_in_a_folder_is_judged(tmp_path: Path, monkeypatch
     assert row.verdict == "block"
     (record,) = open_record_store(Settings.load()).list(StageName.COMPATIBILITY)
     findings = record.evidence["result"]["findings"]
-    assert "ARCH-BF16" in {finding["rule"] for finding in findings}
+    assert "WEIGHTS-NONE" in {finding["rule"] for finding in findings}
     assert record.evidence["inputs"]["request"]["family"] == "gemma"
 
 
@@ -134,3 +134,19 @@ def test_a_redeploy_that_is_refused_is_told_of_by_the_deploy_alone(
     with get_client(sync_client=True) as client:
         names = [run.state_name for run in client.read_flow_runs(sort=FlowRunSort.START_TIME_DESC, limit=3)]
     assert [name for name in names if name in TOLD_STATES] == ["Refused"]
+
+
+def test_the_quantization_of_a_model_in_a_folder_is_judged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A family that is not listed goes by its `model_type`, and weights by what `config.json` says of them."""
+    config = {"model_type": "qwen3_moe", "quantization_config": {"quant_method": "awq", "bits": 4}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    reading = NvmlReading(available=True, driver="550.54.14", cuda_driver="12.4", gpus=(V100,))
+    monkeypatch.setattr(ThisHost, "nvml", lambda _: reading)
+    monkeypatch.setattr("flows.deploy_model.read_nvml", lambda: reading)
+    assert deploy_model(spec(tmp_path, "sglang")).stages[0].verdict == "block"
+    (record,) = open_record_store(Settings.load()).list(StageName.COMPATIBILITY)
+    request = record.evidence["inputs"]["request"]
+    assert (request["family"], request["dtype"]) == ("qwen3_moe", "awq")
+    assert "WEIGHTS-NONE" in {one["rule"] for one in record.evidence["result"]["findings"]}

@@ -39,6 +39,7 @@ COMMANDS: dict[str, list[str]] = {
     "doctor": [],
     "survey": [],
     "compat check": ["--engine", "vllm"],
+    "compat matrix": ["ollama"],
     "compat rules": [],
     "compat tables": [],
     "env bom": [f"{PLACE}/lock.txt"],

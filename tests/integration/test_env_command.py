@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,7 @@ def test_json_of_lock_and_build(
     assert code == 0
     assert locked["path"] == str(lock)
     assert sorted(locked) == snapshot(
-        ["digest", "manager", "packages", "path", "platform", "python", "torch_backend"]
+        ["conflicts", "digest", "manager", "packages", "path", "platform", "python", "torch_backend"]
     )
     code, built = slipway_json(capsys, "build", lock)
     assert code == 0
@@ -245,3 +246,66 @@ def test_options_go_with_their_manager(
 ) -> None:
     assert slipway("lock", requirements, "-o", tmp_path / "x.lock", *options) == 2
     assert capsys.readouterr().err == said
+
+
+def locked_from(folder: Path, wanted: str, *options: str) -> int:
+    (folder / "wanted.txt").write_text(wanted)
+    return slipway("lock", folder / "wanted.txt", "-o", folder / "wanted.lock", "--wheels", folder, *options)
+
+
+def test_what_is_known_to_fail_is_told_at_the_lock(
+    tmp_path: Path, slipway_home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """vLLM 0.9.2 allows every newer transformers, and does not import with one from 4.54 on: nothing is installed yet."""
+    write_wheel(tmp_path, "vllm", "0.9.2", "transformers>=4.51.1")
+    write_wheel(tmp_path, "transformers", "5.24.0")
+    assert locked_from(tmp_path, "vllm==0.9.2\n") == 0
+    said = capsys.readouterr().out
+    assert "warning: this set is known to fail: vllm 0.9.2 asks for transformers >=4.51.1,<4.54" in said
+    assert "what to do: install transformers 4.53" in said
+    assert locked_from(tmp_path, "vllm==0.9.2\n", "--json") == 0
+    (known,) = json.loads(capsys.readouterr().out)["conflicts"]
+    assert (known["rule"], known["severity"]) == ("PIN-BROKEN", "block")
+
+
+def test_two_cudas_are_told_at_the_lock(
+    tmp_path: Path, slipway_home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("nvidia-nccl-cu11", "nvidia-nccl-cu12"):
+        write_wheel(tmp_path, name, "2.23.4")
+    assert locked_from(tmp_path, "nvidia-nccl-cu11\nnvidia-nccl-cu12\n") == 0
+    assert "warning: CUDA 11 and CUDA 12 in one environment" in capsys.readouterr().out
+
+
+def test_the_way_out_may_be_another_python(
+    tmp_path: Path, slipway_home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wheel = write_wheel(tmp_path, "probe", "1.0")
+    wheel.rename(tmp_path / "probe-1.0-cp312-none-any.whl")
+    assert locked_from(tmp_path, "probe==1.0\n", "--python", "3.13") == 3
+    assert "way out: take Python 3.12: with it everything resolves." in capsys.readouterr().out
+
+
+def test_a_way_out_that_goes_back_over_a_major_version_says_so(
+    tmp_path: Path, slipway_home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The newer release is told, though an ancient one without any requirement would do as well."""
+    for version, *requires in (("2.3",), ("4.57", "hub<1"), ("5.0", "hub>=1")):
+        write_wheel(tmp_path, "tool", version, *requires)
+    for version in ("0.36", "1.0"):
+        write_wheel(tmp_path, "hub", version)
+    assert locked_from(tmp_path, "tool==4.57\nhub==1.0\n") == 3
+    said = capsys.readouterr().out
+    assert "hub==1.0 (it would go back over a major version, to 0.36)" in said
+    assert "tool==4.57 (it would become 5.0)" in said
+
+
+def test_a_package_that_is_offered_as_source_only_is_explained(
+    tmp_path: Path, slipway_home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with tarfile.open(tmp_path / "flash_attn-2.8.3.tar.gz", "w:gz"):
+        pass
+    assert locked_from(tmp_path, "flash-attn==2.8.3\n") == 3
+    said = " ".join(capsys.readouterr().out.split())
+    assert "the index has no wheel of flash-attn for Python" in said
+    assert "https://github.com/Dao-AILab/flash-attention/releases" in said

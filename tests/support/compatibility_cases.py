@@ -31,6 +31,7 @@ P100, A10, GH200, GB10, ORIN, THOR = (
     gpu("Orin (nvgpu)", "8.7"),
     gpu("NVIDIA Thor", "11.0"),
 )
+A100_80 = {**A100, "memory_bytes": 85_899_345_920}
 RTX4090, RTX5090 = gpu("NVIDIA GeForce RTX 4090", "8.9"), gpu("NVIDIA GeForce RTX 5090", "12.0")
 
 CURRENT: dict[str, Any] = {
@@ -57,9 +58,23 @@ R550 = {"driver": "550.54.14", "cuda_driver": "12.4"}
 R525 = {"driver": "525.85.12", "cuda_driver": "12.0"}
 OLD_VLLM = {"engine_version": "0.11.2", "packages": {"torch": "2.9.0", "transformers": "4.57.0"}}
 SGLANG = {"engine": "sglang", "engine_version": "0.5.9", "packages": {"torch": "2.9.1"}, "cuda_build": "12.8"}
+VLLM_085 = {"engine_version": "0.8.5", "packages": {"torch": "2.6.0"}}
+OLD_VLLM_CU130 = {**OLD_VLLM, "engine_version": "0.11.2+cu130"}
 TRANSFORMERS = {"engine": "transformers", "engine_version": "5.17.0", "packages": {"torch": "2.10.0"}}
 CVE = {"DRV-SEC-5520": "info"}
 NO_TOOLKIT = {"target": "docker", "container_toolkit": None, "container_gpus": []}
+IMAGE = {
+    **R550,
+    "gpus": [RTX4090],
+    "engine": "llama.cpp",
+    "engine_version": GONE,
+    "packages": {},
+    "cuda_build": "12.6",
+    "target": "docker",
+    "container_toolkit": "1.17.3",
+    "container_gpus": ["nvidia-runtime"],
+}
+CUDA_126 = "cuda>=12.6 brand=tesla,driver>=550,driver<551 brand=nvidia,driver>=550,driver<551"
 LLAMA_CUDA = {"engine": "llama.cpp", "engine_version": GONE, "packages": {}}
 
 
@@ -74,6 +89,7 @@ class Case:
     rules: dict[str, str] = field(default_factory=dict)
     sightings: tuple[Sighting, ...] = ()
     fault: str | None = None
+    warning: str | None = None
     measurements: tuple[Measurement, ...] = ()
 
 
@@ -176,7 +192,7 @@ CASES = [
         "likewise the engine",
         {"engine": GONE, "engine_version": GONE},
         "pass",
-        {"NOT-KNOWN-ENGINE": "info", "NOT-KNOWN-ENGINE-VERSION": "info"},
+        {"NOT-KNOWN-ENGINE": "info"},
     ),
     Case(
         "strange-gpu",
@@ -209,7 +225,7 @@ CASES = [
     Case(
         "cuda-14",
         "no lowest driver is known for CUDA 14",
-        {"cuda_build": "14.0"},
+        {**TRANSFORMERS, "cuda_build": "14.0"},
         "unknown",
         {"DRV-CUDA-AFTER-TABLE": "unknown"},
     ),
@@ -541,21 +557,21 @@ CASES = [
     Case(
         "gb10-triton-3.5",
         "the assembler in Triton 3.5 is of CUDA 12.8: GB10 came with 12.9",
-        {"gpus": [GB10], **OLD_VLLM},
+        {"gpus": [GB10], **OLD_VLLM_CU130},
         "block",
         {"TRITON-PTXAS": "block"},
     ),
     Case(
         "gb10-triton-3.5-nvcc",
         "a newer toolkit has one that knows it, if Triton is told",
-        {"gpus": [GB10], **OLD_VLLM, "nvcc": "13.0"},
+        {"gpus": [GB10], **OLD_VLLM_CU130, "nvcc": "13.0"},
         "warn",
         {"TRITON-PTXAS-TOOLKIT": "warn"},
     ),
     Case(
         "gb10-triton-3.5-old-nvcc",
         "an older one does not",
-        {"gpus": [GB10], **OLD_VLLM, "nvcc": "12.8"},
+        {"gpus": [GB10], **OLD_VLLM_CU130, "nvcc": "12.8"},
         "block",
         {"TRITON-PTXAS": "block", "NVCC-OLD": "warn"},
     ),
@@ -569,26 +585,26 @@ CASES = [
     Case(
         "gb10-triton-3.6",
         "Triton 3.6 brings a second assembler",
-        {"gpus": [GB10], **OLD_VLLM, "packages": {"torch": "2.9.0", "triton": "3.6.0"}},
+        {"gpus": [GB10], **OLD_VLLM_CU130, "packages": {"torch": "2.9.0", "triton": "3.6.0"}},
         "pass",
     ),
     Case(
         "thor-triton-3.6",
         "of CUDA 12.9, which knows Thor by another number",
-        {"gpus": [THOR], **OLD_VLLM, "packages": {"torch": "2.9.0", "triton": "3.6.0"}},
+        {"gpus": [THOR], **OLD_VLLM_CU130, "packages": {"torch": "2.9.0", "triton": "3.6.0"}},
         "block",
         {"TRITON-PTXAS": "block"},
     ),
     Case(
         "thor-triton-3.7",
         "3.7 has that of CUDA 13.1",
-        {"gpus": [THOR], **OLD_VLLM, "packages": {"torch": "2.9.0", "triton": "3.7.0"}},
+        {"gpus": [THOR], **OLD_VLLM_CU130, "packages": {"torch": "2.9.0", "triton": "3.7.0"}},
         "pass",
     ),
     Case(
         "triton-of-nvidia",
         "NVIDIA's images build Triton with their own toolkit",
-        {"gpus": [GB10], **OLD_VLLM, "packages": {"torch": "2.9.0", "triton": "3.5.0+gitc817b9b6"}},
+        {"gpus": [GB10], **OLD_VLLM_CU130, "packages": {"torch": "2.9.0", "triton": "3.5.0+gitc817b9b6"}},
         "pass",
     ),
     Case(
@@ -630,7 +646,7 @@ CASES = [
     Case(
         "flashinfer-opt-in",
         "vLLM 0.11.1 to 0.20 use the sampler only if asked to",
-        {**OLD_VLLM, "packages": {**OLD_VLLM["packages"], "flashinfer-python": "0.5.2"}},
+        {**OLD_VLLM_CU130, "packages": {**OLD_VLLM["packages"], "flashinfer-python": "0.5.2"}},
         "pass",
     ),
     Case(
@@ -643,7 +659,7 @@ CASES = [
     Case(
         "nvcc-before-blackwell",
         "from 0.11.1 on vLLM requires it",
-        {"gpus": [B200], "nvcc": "12.6", **OLD_VLLM, "engine_version": "0.11.1"},
+        {"gpus": [B200], "nvcc": "12.6", **OLD_VLLM, "engine_version": "0.11.1+cu130"},
         "warn",
         {"NVCC-OLD": "warn"},
     ),
@@ -668,7 +684,7 @@ CASES = [
     Case(
         "nvcc-before-hopper-unused",
         "a vLLM without FlashInfer compiles nothing with it",
-        {"nvcc": "11.8", **OLD_VLLM, "engine_version": "0.11.0"},
+        {"nvcc": "11.8", "engine_version": "0.11.0", "packages": {"torch": "2.8.0"}, "cuda_build": "12.8"},
         "pass",
     ),
     Case(
@@ -710,10 +726,49 @@ CASES = [
     ),
     Case(
         "vllm-v100",
-        "vLLM from 0.9 on needs 7.5",
-        {"gpus": [V100], "cuda_build": "12.6", **OLD_VLLM},
+        "vLLM from 0.20 on needs 7.5, whatever CUDA it was built for",
+        {"gpus": [V100], "cuda_build": "12.9", "engine_version": "0.20.2", "packages": {}},
         "block",
-        {"ENG-VLLM-CC": "block"},
+        {"ENG-FLOOR": "block"},
+    ),
+    Case(
+        "vllm-v100-before",
+        "its CUDA 12 builds before that hold code for 7.0",
+        {"gpus": [V100], "cuda_build": "12.6", **OLD_VLLM, "dtype": "float16"},
+        "pass",
+    ),
+    Case(
+        "vllm-p100",
+        "none has ever held code for 6.0",
+        {"gpus": [P100], "cuda_build": "12.4", "engine_version": "0.7.3", "packages": {}},
+        "block",
+        {"ENG-FLOOR": "block"},
+    ),
+    Case(
+        "vllm-floor-not-known",
+        "without the release it is not known which floor counts for a V100",
+        {"gpus": [V100], "cuda_build": "12.6", "engine_version": GONE, "packages": {}},
+        "pass",
+        {"NOT-KNOWN-ENGINE-VERSION": "info"},
+    ),
+    Case(
+        "llama-k80",
+        "llama.cpp's published builds hold no code for Kepler; one of your own may",
+        {
+            **LLAMA_CUDA,
+            "gpus": [gpu("Tesla K80", "3.7")],
+            "cuda_build": "11.4",
+            "driver": "470.223.02",
+            "cuda_driver": "11.4",
+        },
+        "warn",
+        {"ENG-CC-LOW": "warn"},
+    ),
+    Case(
+        "llama-p100",
+        "for Pascal they do",
+        {**LLAMA_CUDA, "gpus": [P100], "cuda_build": "12.4"},
+        "pass",
     ),
     Case("vllm-t4", "which a T4 has", {"gpus": [T4], "dtype": "float16"}, "pass"),
     Case(
@@ -721,18 +776,18 @@ CASES = [
         "FlashInfer needs 7.5",
         {"gpus": [V100], "cuda_build": "12.6", "engine": "sglang", "engine_version": "0.5.3", "packages": {}},
         "block",
-        {"ENG-SGLANG-CC": "block"},
+        {"ENG-FLOOR": "block"},
     ),
     Case(
         "trtllm-t4",
         "TensorRT-LLM begins with Ampere",
         {"gpus": [T4], "engine": "tensorrt-llm", "engine_version": "1.2.1", "packages": {}},
         "block",
-        {"ENG-TRTLLM-CC": "block"},
+        {"ENG-FLOOR": "block"},
     ),
     Case(
         "ollama-kepler",
-        "below 5.0 Ollama serves on the processor, silently",
+        "R470 is the last driver of a K80; and below 5.0 Ollama serves on the processor, silently",
         {
             "gpus": [gpu("Tesla K80", "3.7")],
             "engine": "ollama",
@@ -742,8 +797,8 @@ CASES = [
             "driver": "550.54.14",
             "cuda_driver": "12.4",
         },
-        "warn",
-        {"ENG-CC-LOW": "warn"},
+        "block",
+        {"DRV-ARCH-LAST": "block", "ENG-FLOOR-PROCESSOR": "warn"},
     ),
     Case(
         "ollama-525",
@@ -800,21 +855,125 @@ CASES = [
         "Volta has no bfloat16",
         {"gpus": [V100], "cuda_build": "12.6", "dtype": "bf16", **TRANSFORMERS},
         "block",
-        {"ARCH-BF16": "block"},
+        {"WEIGHTS-NONE": "block"},
     ),
     Case(
         "fp8-a100",
         "Ampere unpacks FP8 weights, and computes in 16 bits",
         {"gpus": [A100], "dtype": "fp8"},
         "warn",
-        {"ARCH-FP8-WEIGHTS": "warn"},
+        {"WEIGHTS-ONLY": "warn"},
     ),
     Case(
         "fp8-t4",
-        "Turing has no FP8 at all",
-        {"gpus": [T4], "dtype": "float8_e4m3fn"},
+        "Turing has no FP8 at all, and vLLM no kernels that unpack it there before 0.14",
+        {"gpus": [T4], "dtype": "float8_e4m3fn", "cuda_build": "12.8", **OLD_VLLM},
         "block",
-        {"ARCH-FP8": "block"},
+        {"WEIGHTS-NONE": "block"},
+    ),
+    Case(
+        "fp8-t4-marlin",
+        "from 0.14 on it has",
+        {"gpus": [T4], "dtype": "fp8"},
+        "warn",
+        {"WEIGHTS-ONLY": "warn"},
+    ),
+    Case(
+        "fp8-moe-vllm-0.8.5",
+        "experts in FP8 go through Triton's fp8e4nv there, which Ampere lacks",
+        {"gpus": [A100], "dtype": "fp8", "family": "qwen3-moe", "cuda_build": "12.4", **VLLM_085},
+        "block",
+        {"WEIGHTS-NONE": "block"},
+    ),
+    Case(
+        "fp8-vllm-0.8.5",
+        "linear layers through Marlin, which runs there",
+        {"gpus": [A100], "dtype": "fp8", "family": "llama", "cuda_build": "12.4", **VLLM_085},
+        "warn",
+        {"WEIGHTS-ONLY": "warn"},
+    ),
+    Case(
+        "fp8-vllm-family-not-known",
+        "which of the two it is depends on the model",
+        {"gpus": [A100], "dtype": "fp8", "family": GONE, "cuda_build": "12.4", **VLLM_085},
+        "pass",
+        {"NOT-KNOWN-WEIGHTS": "info"},
+    ),
+    Case(
+        "fp8-transformers-4",
+        "transformers 4 refuses FP8 below 8.9",
+        {"gpus": [A100], "dtype": "fp8", **TRANSFORMERS, "engine_version": "4.57.1", "cuda_build": "12.8"},
+        "block",
+        {"WEIGHTS-NONE": "block"},
+    ),
+    Case(
+        "fp8-transformers-5",
+        "transformers 5 unpacks it when it loads the model",
+        {"gpus": [A100], "dtype": "fp8", **TRANSFORMERS, "cuda_build": "12.8"},
+        "warn",
+        {"WEIGHTS-UNPACKED": "warn"},
+    ),
+    Case(
+        "unpacked-has-no-room",
+        "and 60 GB of FP8 weights become 120 GB",
+        {
+            "gpus": [A100_80],
+            "dtype": "fp8",
+            **TRANSFORMERS,
+            "cuda_build": "12.8",
+            "weights_bytes": 60 * 10**9,
+        },
+        "warn",
+        {"WEIGHTS-UNPACKED": "warn", "WEIGHTS-ROOM-SHARED": "warn"},
+    ),
+    Case(
+        "packed-has-room",
+        "vLLM keeps them packed",
+        {"gpus": [A100_80], "dtype": "fp8", "weights_bytes": 60 * 10**9},
+        "warn",
+        {"WEIGHTS-ONLY": "warn"},
+    ),
+    Case(
+        "no-room",
+        "140 GB of weights do not fit one GPU of 80 GB",
+        {"gpus": [A100_80, A100_80], "gpus_wanted": 1, "dtype": "bfloat16", "weights_bytes": 140 * 10**9},
+        "block",
+        {"WEIGHTS-ROOM": "block", "FABRIC-PERHAPS": "info"},
+    ),
+    Case(
+        "room-on-two",
+        "they fit two",
+        {"gpus": [A100_80, A100_80], "dtype": "bfloat16", "weights_bytes": 140 * 10**9},
+        "pass",
+        {"FABRIC-PERHAPS": "info"},
+    ),
+    Case(
+        "deepseek-int4-v100",
+        "4-bit weights of DeepSeek are computed in float16 on Volta, which overflows",
+        {"gpus": [V100], "dtype": "gptq", "family": "deepseek-v2", "cuda_build": "12.6", **OLD_VLLM},
+        "block",
+        {"KB-19-QUANTIZED": "block"},
+    ),
+    Case(
+        "mxfp4-a100",
+        "gpt-oss's MXFP4 is unpacked by Marlin on Ampere",
+        {"gpus": [A100], "dtype": "mxfp4", "family": "gpt-oss"},
+        "warn",
+        {"WEIGHTS-ONLY": "warn"},
+    ),
+    Case(
+        "mxfp4-t4",
+        "not on Turing",
+        {"gpus": [T4], "dtype": "mxfp4", "family": "gpt-oss"},
+        "block",
+        {"WEIGHTS-NONE": "block"},
+    ),
+    Case(
+        "fp4-without-a-kind",
+        "fp4 alone does not say which kernels it needs",
+        {"dtype": "fp4"},
+        "pass",
+        {"NOT-KNOWN-WEIGHTS": "info"},
     ),
     Case("fp8-l4", "Ada has it", {"gpus": [L4], "dtype": "fp8"}, "pass"),
     Case(
@@ -824,13 +983,33 @@ CASES = [
         "block",
         {"KB-21": "block"},
     ),
-    Case("fp4-h200", "FP4 begins with Blackwell", {"dtype": "nvfp4"}, "block", {"ARCH-FP4": "block"}),
+    Case(
+        "fp4-h200",
+        "FP4 begins with Blackwell, and TensorRT-LLM has nothing that unpacks it",
+        {"dtype": "nvfp4", "engine": "tensorrt-llm", "engine_version": "1.2.1", "packages": {}},
+        "block",
+        {"WEIGHTS-NONE": "block"},
+    ),
+    Case(
+        "fp4-h200-marlin",
+        "vLLM unpacks it",
+        {"dtype": "nvfp4"},
+        "warn",
+        {"WEIGHTS-ONLY": "warn"},
+    ),
     Case(
         "fp8-deepseek-a100",
         "DeepSeek's own FP8 kernels do not compile there",
         {"gpus": [A100], "dtype": "fp8", "family": "DeepSeek"},
         "block",
-        {"KB-18": "block", "ARCH-FP8-WEIGHTS": "warn"},
+        {"WEIGHTS-NONE": "block"},
+    ),
+    Case(
+        "fp8-deepseek-v3-a100",
+        "those of V3 and R1 vLLM replaces by Marlin from 0.9 on",
+        {"gpus": [A100], "dtype": "fp8", "family": "deepseek-v3"},
+        "warn",
+        {"WEIGHTS-ONLY": "warn"},
     ),
     Case(
         "fp16-deepseek",
@@ -893,35 +1072,35 @@ CASES = [
         "vLLM before 0.19.1 does not know transformers 5",
         {**OLD_VLLM, "cuda_build": "12.8", "packages": {"torch": "2.9.0", "transformers": "5.1.0"}},
         "block",
-        {"KB-14": "block"},
+        {"PIN-BROKEN": "block"},
     ),
     Case(
         "vllm-transformers-low",
         "vLLM 0.32 asks for 5.16.1",
         {"packages": {"torch": "2.13.0", "transformers": "5.10.0"}},
         "block",
-        {"PIN-VLLM-TRANSFORMERS-LOW": "block"},
+        {"PIN-BROKEN": "block"},
     ),
     Case(
         "vllm-transformers-high",
         "and for less than 5.20",
         {"packages": {"torch": "2.13.0", "transformers": "5.20.0"}},
         "block",
-        {"PIN-VLLM-TRANSFORMERS-HIGH": "block"},
+        {"PIN-BROKEN": "block"},
     ),
     Case(
         "transformers-torch",
         "transformers 5.23 asks for torch 2.5",
         {**TRANSFORMERS, "cuda_build": "12.1", "packages": {"torch": "2.4.1", "transformers": "5.23.0"}},
         "block",
-        {"PIN-TRANSFORMERS-TORCH": "block"},
+        {"PIN-BROKEN": "block"},
     ),
     Case(
         "vllm-pydantic",
         "vLLM of 2023 and pydantic 2",
         {"engine_version": "0.2.7", "cuda_build": "12.1", "packages": {"torch": "2.1.2", "pydantic": "2.5"}},
         "block",
-        {"KB-16": "block"},
+        {"PIN-BROKEN": "block"},
     ),
     Case(
         "engine-version-from-packages",
@@ -932,49 +1111,232 @@ CASES = [
             "packages": {"vllm": "0.11.2", "transformers": "5.1.0"},
         },
         "block",
-        {"KB-14": "block"},
+        {"PIN-BROKEN": "block"},
     ),
     Case(
         "glibc-torch",
         "torch from 2.7 on asks for glibc 2.28",
         {"glibc": "2.17", **TRANSFORMERS},
         "block",
-        {"GLIBC-TORCH": "block"},
+        {"GLIBC-WHEEL": "block"},
     ),
     Case(
         "glibc-vllm-16",
         "vLLM 0.16 to 0.19 for 2.31",
         {"glibc": "2.28", "engine_version": "0.19.1", "cuda_build": "12.8", "packages": {}},
         "block",
-        {"GLIBC-VLLM-16": "block"},
+        {"GLIBC-WHEEL": "block"},
     ),
     Case(
         "glibc-vllm-20-0",
-        "vLLM 0.20.0 for 2.34, though its tag says less",
+        "vLLM 0.20.0 for 2.35",
         {"glibc": "2.31", "engine_version": "0.20.0", "packages": {}},
         "block",
-        {"KB-09": "block"},
+        {"GLIBC-WHEEL": "block"},
     ),
     Case(
         "glibc-vllm-20",
         "vLLM 0.20.2 for 2.35",
         {"glibc": "2.34", "engine_version": "0.20.2", "packages": {}},
         "block",
-        {"GLIBC-VLLM-20": "block"},
+        {"GLIBC-WHEEL": "block"},
     ),
     Case(
         "glibc-vllm-25",
         "vLLM from 0.25 on for 2.28 again",
         {"glibc": "2.27", "packages": {}},
         "block",
-        {"GLIBC-VLLM-25": "block"},
+        {"GLIBC-WHEEL": "block"},
     ),
     Case(
         "glibc-sglang",
         "SGLang from 0.5.12 on for 2.34",
         {"glibc": "2.31", "engine": "sglang", "engine_version": "0.5.23", "packages": {}},
         "block",
-        {"GLIBC-SGLANG": "block"},
+        {"GLIBC-WHEEL": "block"},
+    ),
+    Case(
+        "glibc-vllm-9",
+        "vLLM 0.9 to 0.11 for 2.29, whatever their tag says",
+        {"glibc": "2.28", "engine_version": "0.10.2", "cuda_build": "12.8", "packages": {}},
+        "block",
+        {"GLIBC-WHEEL": "block"},
+    ),
+    Case(
+        "glibc-vllm-21",
+        "the wheel of 0.21 on the index is for 2.24",
+        {"glibc": "2.28", "engine_version": "0.21.0", "packages": {"torch": "2.11.0"}},
+        "pass",
+    ),
+    Case(
+        "glibc-vllm-21-cu129",
+        "and its cu129 wheel for 2.34",
+        {
+            **{"glibc": "2.28", "engine_version": "0.21.0+cu129", "cuda_build": "12.9"},
+            "packages": {"vllm": "0.21.0+cu129", "torch": "2.11.0+cu129"},
+        },
+        "block",
+        {"GLIBC-WHEEL": "block"},
+    ),
+    Case(
+        "glibc-of-a-report",
+        "one report has vLLM 0.8 failing below glibc 2.25, another has it running on 2.17",
+        {"glibc": "2.17", "engine_version": "0.8.2", "cuda_build": "12.4", "packages": {"torch": "2.6.0"}},
+        "warn",
+        {"KB-24": "warn"},
+    ),
+    # builds for one CUDA
+    Case(
+        "vllm-13-torch-12",
+        "from 0.20 on the wheel on the index is for CUDA 13",
+        {"engine_version": "0.20.2", "cuda_build": "12.6", "packages": {"torch": "2.11.0+cu126"}},
+        "block",
+        {"BUILD-CUDA": "block"},
+    ),
+    Case(
+        "vllm-12-torch-13",
+        "up to 0.19 for CUDA 12",
+        {"engine_version": "0.19.1", "cuda_build": "13.0", "packages": {"torch": "2.10.0+cu130"}},
+        "block",
+        {"BUILD-CUDA": "block"},
+    ),
+    Case(
+        "vllm-own-build",
+        "a local version says more than the table",
+        {
+            "cuda_build": "12.9",
+            "engine_version": "0.31.0+cu129",
+            "packages": {"vllm": "0.31.0+cu129", "torch": "2.13.0+cu129"},
+        },
+        "pass",
+    ),
+    Case(
+        "vllm-torch-without-cuda",
+        "torch's CPU build does not make vLLM's wheel one",
+        {**CPU, "engine_version": "0.16.0", "packages": {"vllm": "0.16.0", "torch": "2.9.1+cpu"}},
+        "block",
+        {"BUILD-CUDA": "block", "ENG-NEEDS-GPU": "block"},
+    ),
+    Case(
+        "transformers-torch-without-cuda",
+        "transformers has no binaries of its own",
+        {**CPU, **TRANSFORMERS, "cuda_build": None, "packages": {"torch": "2.10.0+cpu"}},
+        "pass",
+    ),
+    Case(
+        "sglang-kernel-of-another-build",
+        "SGLang 0.5.9 runs with the cu130 build of its kernels",
+        {
+            **{"engine": "sglang", "engine_version": "0.5.9", "cuda_build": "13.0"},
+            "packages": {"sglang": "0.5.9", "sgl-kernel": "0.3.21+cu130", "torch": "2.9.1+cu130"},
+        },
+        "pass",
+    ),
+    Case(
+        "sglang-kernel-of-the-index",
+        "and not with that of the index",
+        {
+            **{"engine": "sglang", "engine_version": "0.5.9", "cuda_build": "13.0"},
+            "packages": {"sglang": "0.5.9", "sgl-kernel": "0.3.21", "torch": "2.9.1+cu130"},
+        },
+        "block",
+        {"BUILD-CUDA": "block"},
+    ),
+    Case(
+        "flash-attn-of-another-cuda",
+        "a wheel for CUDA 12 next to a torch for 13",
+        {
+            **TRANSFORMERS,
+            "packages": {"torch": "2.10.0+cu130", "flash-attn": "2.8.3+cu12torch2.10cxx11abitrue"},
+        },
+        "block",
+        {"BUILD-CUDA": "block", "MIXED-CUDA": "warn"},
+    ),
+    Case(
+        "bitsandbytes-before-13",
+        "bitsandbytes has builds for CUDA 13 from 0.48 on",
+        {**TRANSFORMERS, "packages": {"torch": "2.10.0+cu130", "bitsandbytes": "0.47.0"}},
+        "warn",
+        {"BUILD-CUDA-OPTIONAL": "warn"},
+    ),
+    Case(
+        "bitsandbytes-13",
+        "one wheel, several builds",
+        {**TRANSFORMERS, "packages": {"torch": "2.10.0+cu130", "bitsandbytes": "0.48.2"}},
+        "pass",
+    ),
+    Case(
+        "build-contradicts",
+        "torch's name says another CUDA than the facts",
+        {**TRANSFORMERS, "cuda_build": "12.8", "packages": {"torch": "2.10.0+cu130"}},
+        "warn",
+        {"BUILD-CONTRADICTS": "warn"},
+    ),
+    Case(
+        "two-nccl",
+        "two packages write the same libnccl.so.2",
+        {**TRANSFORMERS, "packages": {"nvidia-nccl-cu12": "2.27.5", "nvidia-nccl-cu11": "2.14.3"}},
+        "warn",
+        {"MIXED-CUDA": "warn"},
+    ),
+    Case(
+        "own-numbers",
+        "cuFFT and its like have numbers of their own",
+        {
+            **TRANSFORMERS,
+            "packages": {
+                "nvidia-cufft": "12.0.0.61",
+                "nvidia-cusparse": "12.6.3.3",
+                "nvidia-cublas": "13.1.0.3",
+            },
+        },
+        "pass",
+    ),
+    # what a release asks of other packages
+    Case(
+        "vllm-torch-of-another-minor",
+        "vLLM is linked against one torch",
+        {**OLD_VLLM, "cuda_build": "12.8", "packages": {"torch": "2.10.0"}},
+        "block",
+        {"PIN-BROKEN": "block"},
+    ),
+    Case(
+        "vllm-9-transformers-54",
+        "vLLM 0.9 registers aimv2, as transformers does from 4.54 on",
+        {
+            **{"engine_version": "0.9.2", "cuda_build": "12.8"},
+            "packages": {"torch": "2.7.0", "transformers": "4.54.0"},
+        },
+        "block",
+        {"PIN-BROKEN": "block"},
+    ),
+    Case(
+        "vllm-9-transformers-53",
+        "4.53 is the last that it runs with",
+        {
+            **{"engine_version": "0.9.2", "cuda_build": "12.8"},
+            "packages": {"torch": "2.7.0", "transformers": "4.53.3"},
+        },
+        "pass",
+    ),
+    Case(
+        "vllm-10-transformers-55",
+        "0.10 does not register it",
+        {
+            **{"engine_version": "0.10.0", "cuda_build": "12.8"},
+            "packages": {"torch": "2.7.1", "transformers": "4.55.0"},
+        },
+        "pass",
+    ),
+    Case(
+        "sglang-transformers-patch",
+        "another patch release than the pinned one mostly works",
+        {
+            **{"engine": "sglang", "engine_version": "0.5.9", "cuda_build": "12.8"},
+            "packages": {"sglang": "0.5.9", "torch": "2.9.1", "transformers": "4.57.3"},
+        },
+        "warn",
+        {"PIN-NEAR": "warn"},
     ),
     # the article's rows
     Case(
@@ -1216,17 +1578,17 @@ CASES = [
     Case(
         "overridden-block",
         "and turns a block into a recorded override",
-        {"gpus": [V100], "cuda_build": "12.6", **OLD_VLLM},
+        {"gpus": [P100], "cuda_build": "12.6", **OLD_VLLM},
         "warn",
-        {"ENG-VLLM-CC": "warn"},
+        {"ENG-FLOOR": "warn"},
         measurements=(Measurement(kind="kernel", passed=True, evidence="ran"),),
     ),
     Case(
         "unrelated-proof",
         "an import proves nothing about a GPU's capability",
-        {"gpus": [V100], "cuda_build": "12.6", **OLD_VLLM},
+        {"gpus": [P100], "cuda_build": "12.6", **OLD_VLLM},
         "block",
-        {"ENG-VLLM-CC": "block"},
+        {"ENG-FLOOR": "block"},
         measurements=(Measurement(kind="import", passed=True, evidence="imported"),),
     ),
     # more hosts of today
@@ -1370,6 +1732,47 @@ CASES = [
         "and is over with 2.30.4",
         {"packages": {"torch": "2.13.0", "transformers": "5.17.0", "nvidia-nccl-cu13": "2.30.7"}},
         "pass",
+    ),
+    Case(
+        "image-refused",
+        "NVIDIA's toolkit refuses an image of CUDA 12.6 on a GeForce with a driver of 12.4",
+        {**IMAGE, "image_requires": [CUDA_126]},
+        "block",
+        {"IMAGE-REFUSED": "block", "DRV-MINOR-12": "warn"},
+    ),
+    Case(
+        "image-not-checked",
+        "without the demand (NVIDIA_DISABLE_REQUIRE), CUDA itself runs by minor-version compatibility",
+        {**IMAGE, "image_requires": []},
+        "warn",
+        {"DRV-MINOR-12": "warn"},
+    ),
+    Case(
+        "image-data-center",
+        "and starts it on a data-center GPU with that driver, for which it brings cuda-compat",
+        {**IMAGE, "gpus": [L4], "image_requires": [CUDA_126]},
+        "warn",
+        {"DRV-MINOR-12": "warn"},
+    ),
+    Case(
+        "image-new-driver",
+        "and on a GeForce with a driver of 12.6",
+        {**IMAGE, "driver": "560.35.05", "cuda_driver": "12.6", "image_requires": [CUDA_126]},
+        "pass",
+    ),
+    Case(
+        "image-by-cdi",
+        "Docker's own support of CDI does not look at what the image demands",
+        {**IMAGE, "container_gpus": ["cdi"], "image_requires": [CUDA_126]},
+        "warn",
+        {"DRV-MINOR-12": "warn"},
+    ),
+    Case(
+        "image-not-read",
+        "whether the image demands its CUDA is told, where that would matter",
+        IMAGE,
+        "warn",
+        {"IMAGE-NOT-READ": "info", "DRV-MINOR-12": "warn"},
     ),
     Case(
         "prefect-fastapi",

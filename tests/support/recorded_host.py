@@ -13,10 +13,12 @@ from pydantic import BaseModel, ConfigDict
 from blocks.host.host import ThisHost
 from tasks.compatibility.models import (
     CudaLibraryReading,
+    FabricReading,
     KernelReading,
     NvmlReading,
     SmiReading,
     SystemReading,
+    TegraReading,
     ToolkitReading,
 )
 from tasks.core.facts import Disk
@@ -34,6 +36,8 @@ class Readings(BaseModel):
     cuda_library: CudaLibraryReading | None = None
     container_toolkit: ToolkitReading = ToolkitReading()
     docker_runtimes: tuple[str, ...] | None = None
+    tegra: TegraReading = TegraReading()
+    fabric: FabricReading = FabricReading()
     disks: tuple[Disk, ...] = ()
     system: SystemReading = SystemReading()
 

@@ -34,6 +34,7 @@ USES: dict[str, tuple[str, ...]] = {
     "bench disk": ("file",),
     "bench load": ("folder",),
     "compat check": ("--facts", "facts.json"),
+    "compat matrix": ("torch", "--facts", "facts.json"),
     "compat rules": ("--json",),
     "compat tables": ("--json",),
     "deploy": ("spec.yaml", "--dry-run"),

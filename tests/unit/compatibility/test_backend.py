@@ -83,6 +83,34 @@ def test_an_expert_would_choose(why: str, facts: dict[str, Any], version: str | 
     assert torch_backend(Facts.model_validate({**CURRENT, **facts}), version) == build, why
 
 
+WITH_ENGINE: list[tuple[str, dict[str, Any], dict[str, str], str]] = [
+    ("vLLM from 0.20 on is a CUDA 13 build, and pins its torch", {}, {"vllm": "0.32.0"}, "cu130"),
+    ("before that one for CUDA 12", {}, {"vllm": "0.12.0"}, "cu128"),
+    ("SGLang's kernels are for CUDA 13 from 0.5.11 on", {}, {"sglang": "0.5.16"}, "cu130"),
+    ("and for CUDA 12 before", {}, {"sglang": "0.5.9"}, "cu128"),
+    ("its kernels say more than SGLang", {}, {"sglang": "0.5.9", "sgl-kernel": "0.3.21+cu130"}, "cu130"),
+    ("an old vLLM on an old driver", R535 | {"gpus": [A100]}, {"vllm": "0.19.1"}, "cu128"),
+]
+
+
+@pytest.mark.parametrize(
+    ("why", "facts", "packages", "build"), WITH_ENGINE, ids=[row[0] for row in WITH_ENGINE]
+)
+def test_the_build_fits_the_engines(
+    why: str, facts: dict[str, Any], packages: dict[str, str], build: str
+) -> None:
+    known = Facts.model_validate({**CURRENT, **facts})
+    assert torch_backend(known, packages=packages) == build, why
+
+
+def test_an_engine_whose_build_does_not_run_here_is_refused_with_the_build_that_does() -> None:
+    """Torch for CUDA 12 next to vLLM for CUDA 13 would end in `libcudart.so.13: cannot open shared object file`."""
+    facts = Facts.model_validate({**CURRENT, **R535, "gpus": [A100]})
+    with pytest.raises(SpecError, match=r"vllm 0\.30\.0 is a CUDA 13\.0 build") as caught:
+        torch_backend(facts, packages={"vllm": "0.30.0"})
+    assert "https://wheels.vllm.ai/0.30.0/cu129" in (caught.value.fix or "")
+
+
 @pytest.mark.parametrize(
     ("facts", "version"),
     [

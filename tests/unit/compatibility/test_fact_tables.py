@@ -80,6 +80,7 @@ def test_sheets_hold_one_value_in_each_cell() -> None:
         {
             "branch": 580,
             "cuda": "13.0",
+            "major_from": "580",
             "status": "verified",
             "checked_on": date(2026, 11, 22),
             "sources": 3,

@@ -183,7 +183,12 @@ def torch_runs(tables: Tables, torch: str, cuda: str, platform: str) -> str:
 
 
 def triton_compiles(tables: Tables, triton: str) -> str:
-    own = (cc for cc in GPUS if fields(tables, cc, packages={"triton": triton})["gpu.triton"] == "own")
+    """Without the GPUs on which no torch with a listed Triton runs."""
+    own = (
+        cc
+        for cc in GPUS
+        if cc not in ("3.7", "7.2") and fields(tables, cc, packages={"triton": triton})["gpu.triton"] == "own"
+    )
     return " ".join(own)
 
 

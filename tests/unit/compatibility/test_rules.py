@@ -13,7 +13,7 @@ from inline_snapshot import snapshot
 from pydantic import ValidationError
 
 from tasks.compatibility import fact_tables
-from tasks.compatibility.fact_tables import RULE_FILES
+from tasks.compatibility.fact_tables import FILES, RULE_FILES
 from tasks.compatibility.rules import Rule, Tables, load_tables
 from tasks.core.errors import SlipwayError
 
@@ -29,8 +29,8 @@ def test_rule_files_are_sorted_and_of_one_precedence(repository: Path, name: str
 
 
 def test_every_data_file_is_read(repository: Path) -> None:
-    tables = {name for _, names in fact_tables.FILES.values() for name in names}
-    assert {file.name for file in (repository / DATA).iterdir()} == {*tables, "contract.toml"}
+    read = {name for _, names in FILES.values() for name in names}
+    assert {file.name for file in (repository / DATA).iterdir()} == {*read, "contract.toml", "makers"}
 
 
 def test_every_row_is_dated_and_sourced() -> None:

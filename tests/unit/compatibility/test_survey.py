@@ -13,18 +13,21 @@ from tasks.compatibility.apply import survey_host
 from tasks.compatibility.models import (
     CompatibilityRequest,
     CudaLibraryReading,
+    FabricReading,
     KernelReading,
     Measurement,
     NvmlReading,
     SmiReading,
     Survey,
+    SystemReading,
+    TegraReading,
     ToolkitReading,
     TorchReading,
 )
 from tasks.compatibility.plan import complete, judge
 from tasks.compatibility.report import answer, headline, markdown, numbers, survey_rows
 from tasks.compatibility.rules import load_tables
-from tasks.compatibility.subject import cuda_build_of, disagreements, engine_of
+from tasks.compatibility.subject import cuda_build_of, describe, disagreements, engine_of
 from tasks.core.facts import Disk, Facts, Gpu
 from tasks.core.spec import EngineKind, Target
 
@@ -89,9 +92,91 @@ def test_a_container_without_the_nvidia_runtime_is_a_host_without_gpu() -> None:
     assert (found.facts.driver, found.facts.gpus, found.fault) == (KERNEL.driver, (), None)
 
 
-def test_nvidia_smi_without_driver_is_no_fault() -> None:
-    found = survey(nvidia_smi=SmiReading(fault="nvidia-smi: couldn't communicate with the NVIDIA driver"))
+def test_a_driver_that_is_installed_and_not_loaded_is_a_fault() -> None:
+    fault = "nvidia-smi: couldn't communicate with the NVIDIA driver"
+    found = survey(nvidia_smi=SmiReading(fault=fault))
+    assert (found.facts.driver, found.facts.known("gpus"), found.fault) == (None, False, fault)
+
+
+def test_nvidia_smi_of_an_image_is_no_fault() -> None:
+    fault = "nvidia-smi: couldn't communicate with the NVIDIA driver"
+    found = survey(nvidia_smi=SmiReading(fault=fault), system=SystemReading(container="docker"))
     assert (found.facts.driver, found.facts.gpus, found.fault) == (None, (), None)
+
+
+UNKNOWN = KernelReading(driver="570.124.06", gpus=(Gpu(name="Unknown", uuid="GPU-????"),), listed=1)
+NO_GPUS = NvmlReading(available=True, driver="570.124.06", cuda_driver="12.8")
+
+
+def test_a_gpu_that_was_not_initialised_has_no_name() -> None:
+    found = survey(nvml=NO_GPUS, kernel_driver=UNKNOWN)
+    assert found.fault == "the kernel module lists 1 GPU, and NVML finds none"
+    assert not found.facts.known("gpus")
+
+
+def test_a_container_that_was_given_no_gpu_is_not_broken() -> None:
+    found = survey(nvml=NO_GPUS, kernel_driver=UNKNOWN, system=SystemReading(container="docker"))
+    assert (found.fault, found.facts.gpus) == (None, ())
+
+
+def test_a_gpu_that_nvml_misses_is_counted_by_the_kernel_module() -> None:
+    kernel = KERNEL.model_copy(update={"listed": 2})
+    assert disagreements(survey(nvml=NVML, kernel_driver=kernel).sightings) == {
+        "gpu_count": "NVML says 1, kernel module says 2"
+    }
+    inside = SystemReading(container="docker")
+    assert disagreements(survey(nvml=NVML, kernel_driver=kernel, system=inside).sightings) == {}
+
+
+def test_a_warning_of_nvidia_smi_is_not_a_fault() -> None:
+    found = survey(nvml=NVML, nvidia_smi=SmiReading(driver="570.124.06", warning="infoROM is corrupted"))
+    assert (found.fault, found.warning) == (None, "infoROM is corrupted")
+    assert ("warning", "infoROM is corrupted") in survey_rows(found)
+    assert "HOST-WARNING" in {finding.rule for finding in judge(found).findings}
+
+
+def test_a_divided_gpu_is_shown_as_such() -> None:
+    divided = [GPU.model_copy(update={"mig": mig}) for mig in (("1g.18gb", "2g.35gb"), ())]
+    rows = dict(survey_rows(survey(nvml=NVML.model_copy(update={"gpus": divided}))))
+    assert rows["GPUs"] == "NVIDIA H200 (9.0), MIG 1g.18gb 2g.35gb, NVIDIA H200 (9.0), MIG without instance"
+
+
+JETSON = TegraReading(model="NVIDIA Jetson AGX Orin Developer Kit", chip="tegra234", l4t="35.3.1")
+
+
+def test_a_jetson_without_nvml_has_its_gpu() -> None:
+    found = survey(tegra=JETSON)
+    assert (found.facts.driver, found.facts.gpus) == (
+        "35.3.1",
+        (Gpu(name="Jetson AGX Orin Developer Kit (tegra234)"),),
+    )
+    known = found.facts.model_copy(update={"cuda_build": "11.4", "engine": "llama.cpp"})
+    subject = describe(found.model_copy(update={"facts": known}), load_tables())
+    assert (subject.values["driver_cuda"], subject.values["tegra"]) == ("11.4", True)
+    assert [gpu["gpu.compute_capability"] for gpu in subject.gpus or ()] == ["8.7"]
+
+
+def test_one_gpu_outside_the_fabric_may_be_passed_through() -> None:
+    facts = survey(nvml=NVML.model_copy(update={"fabric": False})).facts
+    assert not facts.known("fabric_manager")
+
+
+@pytest.mark.parametrize(
+    ("nvml", "here", "known"),
+    [
+        (True, FabricReading(), ("running", None)),
+        (False, FabricReading(running=True, version="570.124.06"), ("stopped", "570.124.06")),
+        (None, FabricReading(running=True, version="570.124.06"), ("running", "570.124.06")),
+        (None, FabricReading(running=False), ("stopped", None)),
+        (None, FabricReading(), (None, None)),
+    ],
+)
+def test_gpus_that_joined_the_fabric_prove_that_its_manager_runs(
+    nvml: bool | None, here: FabricReading, known: tuple[str | None, str | None]
+) -> None:
+    facts = survey(nvml=NVML.model_copy(update={"fabric": nvml, "gpus": (GPU, GPU)}), fabric=here).facts
+    assert (facts.fabric_manager, facts.fabric_manager_version) == known
+    assert facts.known("fabric_manager") == (known[0] is not None)
 
 
 def test_a_driver_that_is_there_and_cannot_be_read_is_not_known() -> None:
@@ -293,6 +378,7 @@ def test_report_of_a_gpu_host() -> None:
         "message",
         "fix",
         "sources",
+        "contradicted_by",
     }
     text = markdown(result)
     assert "| GPUs | NVIDIA H200 (9.0) |" in text

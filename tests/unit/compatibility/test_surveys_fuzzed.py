@@ -24,7 +24,9 @@ strange = st.none() | st.text(st.characters(exclude_categories=()), max_size=12)
 """With halves of characters, as JSON may hold and no file or terminal takes."""
 
 versions = st.none() | st.one_of(
-    st.sampled_from(["0", "12.8", "13.0", "11.8", "2.36", "535.154.05", "570.124.06", "999.1"]),
+    st.sampled_from(
+        ["0", "12.8", "13.0", "11.8", "2.36", "535.154.05", "570.124.06", "999.1", "35.3.1", "540.4.0"]
+    ),
     st.from_regex(
         r"\A([0-9]!)?[0-9]{1,5}(\.[0-9]{1,5}){0,3}((a|b|rc)[0-9])?(\.dev[0-9])?(\+[a-z0-9]{1,5})?\Z"
     ),
@@ -33,11 +35,17 @@ gpus = st.lists(
     st.fixed_dictionaries(
         {
             "name": st.text(max_size=12)
-            | st.sampled_from(["NVIDIA H200", "Tesla V100", "NVIDIA GeForce RTX 4090"])
+            | st.sampled_from(
+                ["NVIDIA H200", "Tesla V100", "NVIDIA GeForce RTX 4090", "Orin", "GRID P40-24Q"]
+            )
         },
         optional={
-            "compute_capability": st.sampled_from([None, "3.5", "7.0", "9.0", "12.1", "99.9"]),
+            "compute_capability": st.sampled_from([None, "3.5", "7.0", "8.7", "9.0", "12.1", "99.9"]),
             "memory_bytes": st.none() | st.integers(0, 2**60),
+            "mig": st.none() | st.lists(st.sampled_from(["1g.18gb", ""]), max_size=2),
+            "virtual": st.sampled_from([None, "vgpu", "passthrough"]),
+            "licensed": st.none() | st.booleans(),
+            "driver_model": st.sampled_from([None, "TCC", "WDDM"]),
         },
     ),
     max_size=2,
@@ -70,7 +78,14 @@ readings = st.fixed_dictionaries(
                 "fault": texts,
             }
         ),
-        "kernel_driver": st.fixed_dictionaries({"driver": versions, "gpus": gpus}),
+        "kernel_driver": st.fixed_dictionaries(
+            {"driver": versions, "gpus": gpus}, optional={"listed": st.integers(0, 16)}
+        ),
+        "tegra": st.fixed_dictionaries({"model": texts, "chip": texts, "l4t": versions}),
+        "fabric": st.fixed_dictionaries({"running": st.none() | st.booleans(), "version": versions}),
+        "system": st.fixed_dictionaries(
+            {"container": st.sampled_from([None, "docker"]), "kernel": st.sampled_from([None, "5.10-tegra"])}
+        ),
         "nvcc": versions,
         "cuda_library": st.none() | st.fixed_dictionaries({"path": st.text(max_size=20), "cuda": versions}),
         "container_toolkit": st.fixed_dictionaries(
@@ -125,8 +140,14 @@ facts = st.fixed_dictionaries(
         "gpus_wanted": st.none() | st.integers(0, 99),
         "container_gpus": st.none() | st.lists(st.sampled_from(["cdi", "nvidia-runtime"])),
         "family": st.sampled_from([None, "deepseek", ""]),
-        "dtype": st.sampled_from([None, "float16", "fp8", "nvfp4", "bf16", ""]),
+        "dtype": st.sampled_from(
+            [None, "float16", "fp8", "nvfp4", "mxfp4", "awq", "fp4", "bf16", "q4_k_m", ""]
+        ),
+        "weights_bytes": st.none() | st.integers(0, 2**63 - 1),
         "forward_compat": st.none() | st.booleans(),
+        "cuda_library": versions,
+        "fabric_manager": st.sampled_from([None, "running", "stopped"]),
+        "fabric_manager_version": versions,
     },
 )
 

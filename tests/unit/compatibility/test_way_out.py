@@ -47,21 +47,26 @@ def test_what_is_not_blocked_needs_no_way_out() -> None:
             assert advise(survey_of(case.facts, case), case.measurements).ways_out == ()
 
 
+OTHER_BUILD = (
+    "vllm 0.32.0 -> 0.31.0+cu129 (https://wheels.vllm.ai/0.31.0/cu129, or the image vllm/vllm-openai:v0.31.0-cu129), "
+    "torch 2.13.0 -> 2.13.0+cu129: warn"
+)
+
 # Written from the tables before the first run: what an expert would tell.
 EXPECTED: list[tuple[str, dict[str, Any], list[str]]] = [
     (
-        "the newest vLLM on R535: the last one built for CUDA 12, cuda-compat on a data-center GPU, or R580",
+        "the newest vLLM on R535: the last one with a build for CUDA 12, cuda-compat on a data-center GPU, or R580",
         {**R535, "nvcc": None},
         [
-            "vllm 0.32.0 -> 0.19.1, torch 2.13.0 -> 2.10.0: warn",
-            "cuda-compat none -> installed, and on the library path: warn",
+            OTHER_BUILD,
+            "cuda-compat none -> 13.0, installed and on the library path: warn",
             "driver 535.154.05 -> 580 or newer: pass",
         ],
     ),
     (
         "GeForce has no forward compatibility: software or driver",
         {**R535, "gpus": [{"name": "NVIDIA GeForce RTX 4090", "compute_capability": "8.9"}]},
-        ["vllm 0.32.0 -> 0.19.1, torch 2.13.0 -> 2.10.0: warn", "driver 535.154.05 -> 580 or newer: pass"],
+        [OTHER_BUILD, "driver 535.154.05 -> 580 or newer: pass"],
     ),
     (
         "V100 with torch 2.11 of CUDA 13: the cu126 build of the same release",
@@ -115,7 +120,7 @@ EXPECTED: list[tuple[str, dict[str, Any], list[str]]] = [
         ["dtype float16 -> bfloat16: pass"],
     ),
     (
-        "bfloat16 for DeepSeek on a V100, which can do neither: no change short of another GPU",
+        "bfloat16 for DeepSeek on a V100, which can do neither in torch: an engine that computes in float32",
         {
             "gpus": [V100],
             "engine": "transformers",
@@ -125,7 +130,11 @@ EXPECTED: list[tuple[str, dict[str, Any], list[str]]] = [
             "family": "deepseek-v2",
             "dtype": "bfloat16",
         },
-        ["engine transformers -> llama.cpp on the CPU: pass"],
+        [
+            "engine transformers -> ollama 0.24.0: pass",
+            "engine transformers -> llama.cpp, built for CUDA 12.8: pass",
+            "engine transformers -> llama.cpp on the CPU: pass",
+        ],
     ),
     (
         "an RTX 5090 with torch 2.6 of CUDA 12.4 on R550 takes a newer torch and a newer driver together",
@@ -171,6 +180,76 @@ EXPECTED: list[tuple[str, dict[str, Any], list[str]]] = [
         ["cuda_build none -> 12.8: pass"],
     ),
     (
+        "a P100, for which vLLM has never held code: engines that hold some, on the GPU; no older vLLM",
+        {
+            **R535,
+            "gpus": [{"name": "Tesla P100-PCIE-16GB", "compute_capability": "6.0"}],
+            "engine_version": "0.7.3",
+            "packages": {"torch": "2.5.1"},
+            "cuda_build": "12.1",
+            "dtype": "float16",
+        },
+        [
+            "engine vllm -> transformers 5.24.0, torch 2.14.1+cu126: warn",
+            "engine vllm -> ollama 0.24.0: pass",
+            "engine vllm -> llama.cpp, built for CUDA 12.4: warn",
+        ],
+    ),
+    (
+        "AWQ weights leave vLLM for GGUF of about as many bits",
+        {
+            "gpus": [{"name": "Tesla P100-PCIE-16GB", "compute_capability": "6.0"}],
+            "engine_version": "0.7.3",
+            "packages": {},
+            "cuda_build": "12.1",
+            "dtype": "awq",
+        },
+        [
+            "engine vllm -> ollama 0.24.0, dtype awq -> q4_k_m: pass",
+            "engine vllm -> llama.cpp, built for CUDA 12.8, dtype awq -> q4_k_m: pass",
+            "engine vllm -> llama.cpp on the CPU, dtype awq -> q4_k_m: pass",
+        ],
+    ),
+    (
+        "FP8 on Turing in vLLM 0.11: 16 bits, another file of 8, or the release that unpacks it",
+        {
+            "gpus": [{"name": "Tesla T4", "compute_capability": "7.5"}],
+            "engine_version": "0.11.2",
+            "packages": {"torch": "2.9.0", "transformers": "4.57.0"},
+            "cuda_build": "12.8",
+            "dtype": "fp8",
+        },
+        [
+            "dtype fp8 -> float16: pass",
+            "dtype fp8 -> int8: pass",
+            "vllm 0.11.2 -> 0.16.0, torch 2.9.0 -> 2.9.1: warn",
+        ],
+    ),
+    (
+        "140 GB of bfloat16 on 80 GB: a file of 8 bits a weight fits, 16 bits do not",
+        {
+            "gpus": [
+                {"name": "NVIDIA A100-SXM4-80GB", "compute_capability": "8.0", "memory_bytes": 85899345920}
+            ],
+            "dtype": "bfloat16",
+            "weights_bytes": 140 * 10**9,
+        },
+        ["dtype bfloat16 -> fp8: warn"],
+    ),
+    (
+        "TensorRT-LLM for CUDA 12 on R510: no build for CUDA 11 exists",
+        {
+            "driver": "510.85.02",
+            "cuda_driver": "11.6",
+            "gpus": [{"name": "NVIDIA GeForce RTX 3090", "compute_capability": "8.6"}],
+            "engine": "tensorrt-llm",
+            "engine_version": "0.5.0",
+            "packages": {},
+            "cuda_build": "12.2",
+        },
+        ["driver 510.85.02 -> 525.60.13 or newer: warn"],
+    ),
+    (
         "FlashAttention on Turing: without it",
         {
             "gpus": [{"name": "Tesla T4", "compute_capability": "7.5"}],
@@ -203,10 +282,30 @@ def test_the_nearest_ways_are_told(why: str, facts: dict[str, Any], ways: list[s
 
 def test_a_way_out_is_what_the_judge_lets_pass() -> None:
     """The same change made by hand gets the verdict that was promised."""
-    facts = {**R535, "engine_version": "0.19.1", "packages": {"torch": "2.10.0"}, "cuda_build": "12.8"}
+    packages = {"vllm": "0.31.0+cu129", "torch": "2.13.0+cu129"}
+    facts = {**R535, "engine_version": "0.31.0+cu129", "packages": packages, "cuda_build": "12.9"}
     (software, *_) = advise(survey_of(R535)).ways_out
     assert [change.what for change in software.changes] == ["vllm", "torch"]
     assert judge(survey_of(facts)).verdict == software.verdict
+
+
+def test_a_way_says_why_it_is_this_one() -> None:
+    whys = [way.why for way in advise(survey_of({**R535, "nvcc": None})).ways_out]
+    assert whys == [
+        "the nearest release with such a build, built for CUDA 12.9",
+        "its user-mode driver runs newer CUDA on driver 535.154.05",
+        "it supports CUDA 13.0",
+    ]
+    (smaller, *_) = advise(
+        survey_of(
+            {
+                "gpus": [{"name": "NVIDIA L4", "compute_capability": "8.9", "memory_bytes": 24 * 10**9}],
+                "dtype": "bfloat16",
+                "weights_bytes": 28 * 10**9,
+            }
+        )
+    ).ways_out
+    assert smaller.why == "8 bits a weight instead of 16, 14 GB"
 
 
 def test_the_artifact_shows_the_ways() -> None:

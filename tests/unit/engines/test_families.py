@@ -9,20 +9,22 @@ import pytest
 from inline_snapshot import snapshot
 
 from tasks.compatibility.rules import load_tables
+from tasks.compatibility.weights import find_type
 from tasks.core.errors import ModelError
 from tasks.core.model_shape import FAMILIES
 from tasks.engines.families import (
     Family,
     check_flags,
+    config_at,
     config_findings,
     dtype_finding,
     families,
-    family_at,
     family_in,
     family_of,
     find_family,
     flag_findings,
     host_findings,
+    quantized_as,
     served_as,
     serving_dtype,
 )
@@ -45,16 +47,45 @@ def test_families_are_sorted_sourced_and_name_rules_that_exist() -> None:
     assert len(architectures) == len(set(architectures))
 
 
+@pytest.mark.parametrize(
+    ("stored", "dtype"),
+    [
+        ({"quant_method": "awq", "bits": 4}, "awq"),
+        ({"quant_method": "gptq", "bits": 4}, "gptq"),
+        ({"quant_method": "mxfp4"}, "mxfp4"),
+        ({"quant_method": "fp8", "weight_block_size": [128, 128]}, "fp8-block"),
+        ({"quant_method": "fp8"}, "fp8"),
+        ({"quant_method": "fbgemm_fp8"}, "fp8"),
+        ({"quant_method": "bitsandbytes", "load_in_4bit": True}, "bnb-nf4"),
+        ({"quant_method": "bitsandbytes", "load_in_8bit": True}, "bnb-int8"),
+        ({"quant_method": "compressed-tensors", "format": "pack-quantized"}, "w4a16"),
+        ({"quant_method": "compressed-tensors", "format": "int-quantized"}, "int8"),
+        ({"quant_method": "compressed-tensors", "format": "float-quantized"}, "fp8"),
+        ({"quant_method": "compressed-tensors", "format": "nvfp4-pack-quantized"}, "nvfp4"),
+        ({"quant_method": "compressed-tensors", "format": "of-ours"}, None),
+        ({"quant_method": "modelopt", "quant_algo": "NVFP4"}, "nvfp4"),
+        ({"quant_method": "modelopt", "quant_algo": "FP8"}, "fp8"),
+        ({"quant_method": "of-ours"}, None),
+        ({}, None),
+        ("awq", None),
+        (None, None),
+    ],
+)
+def test_a_model_says_how_it_is_quantized(stored: object, dtype: str | None) -> None:
+    assert quantized_as({"quantization_config": stored}) == dtype
+    assert dtype is None or find_type(dtype, load_tables()) is not None
+
+
 def test_a_model_says_its_family_by_its_config(tmp_path: Path) -> None:
     assert family_of({"architectures": ["DeepseekV3ForCausalLM"]}) == find_family("deepseek-v3")
     assert family_of({"architectures": "Qwen3ForCausalLM"}) is None
     assert family_of({}) is None
-    assert family_at("s3://bucket/model") is None
-    assert family_at(f"file:{tmp_path}") is None
+    assert family_of(config_at("s3://bucket/model")) is None
+    assert family_of(config_at(f"file:{tmp_path}")) is None
     (tmp_path / "config.json").write_text(json.dumps({"architectures": ["Gemma3ForCausalLM"]}))
-    assert family_at(f"file:{tmp_path}") == find_family("gemma")
+    assert family_of(config_at(f"file:{tmp_path}")) == find_family("gemma")
     (tmp_path / "config.json").write_text("[")
-    assert family_at(f"file:{tmp_path}") is None
+    assert family_of(config_at(f"file:{tmp_path}")) is None
 
 
 def test_every_architecture_with_known_sizes_is_of_a_family() -> None:
@@ -79,7 +110,7 @@ def test_a_staged_model_has_what_its_family_needs(tmp_path: Path) -> None:
 
 
 def test_the_tiny_model_is_of_a_family(repository: Path) -> None:
-    assert family_at(f"file:{repository / 'examples' / 'tiny' / 'model'}") is not None
+    assert family_of(config_at(f"file:{repository / 'examples' / 'tiny' / 'model'}")) is not None
 
 
 @pytest.mark.parametrize(
@@ -123,7 +154,7 @@ def test_deepseek_v3_says_what_it_needs() -> None:
             (
                 "DeepSeek V3 and R1 comes in fp8, which compute capability 8.0 does not compute in",
                 "AWQ weights on 8 x A100 or 8 x H100, W4A8 on 8 x H100, or 2 x 8 H100 for the native ones",
-                "KB-18",
+                "WEIGHTS-NONE",
             ),
             (
                 "its weights take 671 GB, 576 GB may be used",

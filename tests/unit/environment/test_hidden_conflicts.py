@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -11,7 +12,9 @@ import numpy
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from packaging.version import Version
 
+from tasks.compatibility.rules import load_tables
 from tasks.environment.binaries import glibc_needs
 from tasks.environment.hidden_conflicts import hidden_conflicts, mixed_cuda, newer_glibc, shared_files
 from tasks.environment.models import Distribution, Inventory, SharedFile
@@ -27,12 +30,13 @@ def inventory(*shared: SharedFile, **packages: str) -> Inventory:
     [
         (
             {"nvidia-cudnn-cu11": "8.9.4.25", "nvidia-cudnn-cu12": "9.10.2.21"},
-            "CUDA 11 and CUDA 12 in one environment: nvidia-cudnn-cu11 8.9.4.25 and nvidia-cudnn-cu12 9.10.2.21",
+            "CUDA 11 and CUDA 12 in one environment: nvidia-cudnn-cu11 8.9.4.25 and nvidia-cudnn-cu12 9.10.2.21, "
+            "which are the same library",
         ),
         (
             {"nvidia-cuda-runtime": "13.0.48", "nvidia-cuda-runtime-cu12": "12.8.90"},
             "CUDA 12 and CUDA 13 in one environment: nvidia-cuda-runtime-cu12 12.8.90 and "
-            "nvidia-cuda-runtime 13.0.48",
+            "nvidia-cuda-runtime 13.0.48, which are the same library",
         ),
         (
             {"torch": "2.6.0+cu118", "torchvision": "0.21.0+cu124"},
@@ -51,11 +55,33 @@ def test_two_majors_of_cuda_are_told(packages: dict[str, str], said: str) -> Non
         {"nvidia-cudnn-cu12": "9.10.2.21", "nvidia-nccl-cu12": "2.27.5", "torch": "2.9.1"},
         {"nvidia-cudnn-cu13": "9.20.0.48", "nvidia-cuda-runtime": "13.0.48", "nvidia-cublas": "13.0.2"},
         {"nvidia-ml-py": "13.580.82", "torch": "2.13.0+cpu"},
+        {"nvidia-cutlass-dsl-libs-cu12": "4.8.0", "nvidia-cutlass-dsl-libs-cu13": "4.8.0"},
         {},
     ],
 )
 def test_one_major_is_no_mixture(packages: dict[str, str]) -> None:
     assert mixed_cuda(packages) == ()
+
+
+LOCKS: dict[str, dict[str, str]] = json.loads((Path(__file__).parent / "cuda_locks.json").read_text())
+
+
+@pytest.mark.parametrize("name", LOCKS)
+def test_what_the_index_resolves_to_is_no_mixture(name: str) -> None:
+    """NVIDIA's packages of each torch from 2.9 to 2.15, and of serving engines, as the index resolves them."""
+    assert mixed_cuda(LOCKS[name]) == ()
+    runtime = next(package for package in LOCKS[name] if package.startswith("nvidia-cuda-runtime"))
+    other = "nvidia-nccl-cu11"
+    assert mixed_cuda({**LOCKS[name], other: "2.14.3"}) != (), f"{runtime} and {other}"
+
+
+def test_every_torch_that_is_listed_from_2_9_on_was_resolved() -> None:
+    listed = [
+        row
+        for row in load_tables().releases
+        if row.package == "torch" and Version(row.version) >= Version("2.9")
+    ]
+    assert {f"torch {row.version}" for row in listed} <= LOCKS.keys()
 
 
 def test_files_of_two_owners_are_told() -> None:

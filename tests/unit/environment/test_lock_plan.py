@@ -90,7 +90,9 @@ def test_everything_that_decides_the_pins_is_in_the_name() -> None:
     ("requirement", "said"),
     [
         ("numpy >> 2", snapshot("'numpy >> 2' is not a requirement: Expected semicolon (after name with no version specifier) or end (write it as PEP 508 says, for example numpy>=2,<3)")),
-        ("-r other.txt", snapshot("'-r other.txt' is not a requirement: Expected package name at the start of dependency specifier (write it as PEP 508 says, for example numpy>=2,<3)")),
+        ("-r other.txt", snapshot("'-r other.txt' is an option of pip, not a requirement (copy the lines of that file into this one)")),
+        ("--extra-index-url https://download.pytorch.org/whl/cu128", snapshot("'--extra-index-url https://download.pytorch.org/whl/cu128' is an option of pip, not a requirement (remove the line, and name torch's build instead: --torch-backend cu128)")),
+        ("-e .", snapshot("'-e .' is an option of pip, not a requirement (build a wheel of it (`pip wheel`), and give its folder: --wheels FOLDER)")),
         ("https://host/x.whl", snapshot("'https://host/x.whl' is not a requirement: Expected semicolon (after name with no version specifier) or end (write it as PEP 508 says, for example numpy>=2,<3)")),
         ("x @ https://user:secret@host/x.whl", snapshot('the address of x contains credentials (put them into a netrc file instead)')),
     ],

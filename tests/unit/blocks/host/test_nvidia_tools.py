@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -16,6 +17,8 @@ from hypothesis import strategies as st
 from blocks.host import nvidia_tools
 from blocks.host.host import ThisHost, container_of, fingerprint_here, read_system
 from blocks.host.nvidia_tools import (
+    parse_gpu_information,
+    parse_kernel_module,
     parse_nvcc,
     parse_nvidia_smi,
     read_kernel_module,
@@ -66,6 +69,64 @@ def test_a_failure_is_kept_in_its_own_words() -> None:
     words = "Failed to initialize NVML: Driver/library version mismatch"
     assert parse_nvidia_smi(done(words, 18), done(words, 18)) == SmiReading(fault=f"nvidia-smi: {words}")
     assert parse_nvidia_smi(done("", 9), done("", 9)).fault == "nvidia-smi: exited with 9 and printed nothing"
+
+
+REPORTS = Path(__file__).parents[2] / "compatibility/reports/tool-outputs.json"
+
+
+def outputs(tool: str) -> list[Any]:
+    """Outputs that people posted in public reports."""
+    cases = json.loads(REPORTS.read_text())
+    return [pytest.param(case, id=case["name"]) for case in cases if case["tool"] == tool]
+
+
+@pytest.mark.parametrize("case", outputs("smi"))
+def test_nvidia_smi_of_public_reports(case: dict[str, Any]) -> None:
+    banner, _, rest = case["text"].partition("--- nvidia-smi -L, exit code ")
+    code, _, listing = rest.partition("\n")
+    reading = parse_nvidia_smi(done(banner, case["code"]), done(listing, int(code)))
+    want = case["want"]
+    assert (reading.driver, reading.cuda_driver, reading.gpus) == (want["driver"], want["cuda"], want["gpus"])
+    said = reading.warning if case["code"] == 14 else reading.fault
+    assert (reading.warning is not None, reading.fault is not None) == (
+        case["code"] == 14,
+        case["code"] not in (0, 14),
+    )
+    assert (want["fault"] or "") in (said or "")
+
+
+@pytest.mark.parametrize("case", outputs("nvcc"))
+def test_nvcc_of_public_reports(case: dict[str, Any]) -> None:
+    assert parse_nvcc(case["text"]) == case["want"]
+
+
+@pytest.mark.parametrize("case", outputs("proc"))
+def test_the_kernel_module_of_public_reports(case: dict[str, Any]) -> None:
+    assert parse_kernel_module(case["text"]) == case["want"]
+
+
+@pytest.mark.parametrize("case", outputs("gpuinfo"))
+def test_a_gpu_of_the_kernel_module_without_a_name(case: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "gpus/0000:00:08.0").mkdir(parents=True)
+    (tmp_path / "gpus/0000:00:08.0/information").write_text(case["text"])
+    assert read_kernel_module(tmp_path, tmp_path / "nowhere") == KernelReading(listed=1)
+
+
+def test_the_table_before_a_warning_is_no_complaint() -> None:
+    table = "Mon Sep  1 12:00:00 2025       \n+---+\n| NVIDIA-SMI |\n+---+\n"
+    assert parse_nvidia_smi(
+        done(table + "Unable to determine the device handle", 255), done("", 255)
+    ).fault == ("nvidia-smi: Unable to determine the device handle")
+    assert parse_nvidia_smi(done(table, 14), done("", 0)).warning is None
+    assert (
+        parse_nvidia_smi(done(table, 9), done("", 9)).fault == "nvidia-smi: exited with 9 and printed nothing"
+    )
+
+
+def test_a_uuid_of_question_marks_is_none() -> None:
+    gpu = parse_gpu_information("Model: NVIDIA H200\nGPU UUID: GPU-????????-????\n")
+    assert gpu is not None
+    assert (gpu.name, gpu.uuid) == ("NVIDIA H200", None)
 
 
 @given(st.text(), st.text(), st.integers(0, 2))

@@ -130,3 +130,103 @@ def test_a_version_that_is_none_is_not_known(monkeypatch: pytest.MonkeyPatch) ->
     driver.install(monkeypatch)
     reading = read_nvml()
     assert (reading.available, reading.driver, reading.fault) == (True, None, None)
+
+
+@dataclass
+class Feature:
+    featureState: int  # noqa: N815
+
+
+@dataclass
+class Features:
+    isGridLicenseSupported: int  # noqa: N815
+    licensableFeaturesCount: int = 1  # noqa: N815
+    gridLicensableFeatures: tuple[Feature, ...] = (Feature(0),)  # noqa: N815
+
+
+def answering(monkeypatch: pytest.MonkeyPatch, **answers: Any) -> None:
+    """A driver without fault that also answers these."""
+    driver = FaultyDriver()
+    driver.answers |= {"nvmlDeviceGetCount": 1, **answers}
+    driver.install(monkeypatch)
+
+
+def test_a_mig_instance_is_not_the_whole_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = {"parent": None, 0: 18, 1: 35}
+    answering(
+        monkeypatch,
+        nvmlDeviceGetHandleByIndex="parent",
+        nvmlDeviceGetMigMode=[1, 1],
+        nvmlDeviceGetMaxMigDeviceCount=7,
+    )
+
+    def instance(parent: str, index: int) -> int:
+        if index not in sizes:
+            raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_FOUND)
+        return index
+
+    def memory(handle: Any) -> Memory:
+        size = sizes[handle]
+        if size is None:
+            raise pynvml.NVMLError(pynvml.NVML_ERROR_NO_PERMISSION)
+        return Memory(size)
+
+    def name(handle: Any) -> str:
+        return "NVIDIA H200" if handle == "parent" else f"NVIDIA H200 MIG {handle + 1}g.{sizes[handle]}gb"
+
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetMigDeviceHandleByIndex", instance)
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetMemoryInfo", memory)
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetName", name)
+    (gpu,) = read_nvml().gpus
+    assert (gpu.name, gpu.mig, gpu.memory_bytes) == ("NVIDIA H200", ("1g.18gb", "2g.35gb"), 35)
+
+
+def test_the_driver_model_of_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    answering(monkeypatch, nvmlDeviceGetCurrentDriverModel=pynvml.NVML_DRIVER_WDM)
+    assert read_nvml().gpus[0].driver_model == "TCC"
+
+
+def test_mig_without_an_instance(monkeypatch: pytest.MonkeyPatch) -> None:
+    answering(monkeypatch, nvmlDeviceGetMigMode=[1, 1], nvmlDeviceGetMaxMigDeviceCount=0)
+    assert read_nvml().gpus[0].mig == ()
+    answering(monkeypatch, nvmlDeviceGetMigMode=[0, 1])
+    assert read_nvml().gpus[0].mig is None
+
+
+@pytest.mark.parametrize(
+    ("mode", "features", "virtual", "licensed"),
+    [
+        (pynvml.NVML_GPU_VIRTUALIZATION_MODE_NONE, Features(0), None, None),
+        (pynvml.NVML_GPU_VIRTUALIZATION_MODE_PASSTHROUGH, Features(1), "passthrough", None),
+        (pynvml.NVML_GPU_VIRTUALIZATION_MODE_VGPU, Features(0), "vgpu", None),
+        (pynvml.NVML_GPU_VIRTUALIZATION_MODE_VGPU, Features(1), "vgpu", False),
+        (pynvml.NVML_GPU_VIRTUALIZATION_MODE_VGPU, Features(1, 1, (Feature(1),)), "vgpu", True),
+    ],
+)
+def test_virtual_gpus_and_their_licence(
+    mode: int, features: Features, virtual: str | None, licensed: bool | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answering(monkeypatch, nvmlDeviceGetVirtualizationMode=mode, nvmlDeviceGetGridLicensableFeatures=features)
+    (gpu,) = read_nvml().gpus
+    assert (gpu.virtual, gpu.licensed) == (virtual, licensed)
+
+
+@pytest.mark.parametrize(
+    ("state", "joined"),
+    [
+        (pynvml.NVML_GPU_FABRIC_STATE_NOT_SUPPORTED, None),
+        (pynvml.NVML_GPU_FABRIC_STATE_NOT_STARTED, False),
+        (pynvml.NVML_GPU_FABRIC_STATE_IN_PROGRESS, False),
+        (pynvml.NVML_GPU_FABRIC_STATE_COMPLETED, True),
+    ],
+)
+def test_whether_gpus_joined_the_fabric(
+    state: int, joined: bool | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answering(monkeypatch)
+
+    def fill(handle: str, info: Any) -> None:
+        info._obj.state = state
+
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetGpuFabricInfoV", fill)
+    assert read_nvml().fabric is joined

@@ -1,0 +1,187 @@
+"""What fits what: each listed release of an engine with its CUDA builds, and the hosts that pass. Pure.
+
+Every cell comes from judging hosts by the rules. There is no second copy of them here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from packaging.version import Version
+
+from tasks.compatibility.conditions import GPU, any_holds, evaluate
+from tasks.compatibility.models import Matrix, MatrixRow, Survey
+from tasks.compatibility.plan import judge
+from tasks.compatibility.rules import ReleaseRow, Rule, Tables, load_tables
+from tasks.compatibility.subject import describe, find_engine
+from tasks.core.errors import WrongUseError
+from tasks.core.facts import Facts, Gpu
+from tasks.core.verdicts import CompatibilityVerdict
+from tasks.core.versions import same_minor, satisfying
+
+_RUNS = (CompatibilityVerdict.PASS, CompatibilityVerdict.WARN)
+_ANY_GPU = "GPU"
+_COMPUTES_WITH_TORCH = "transformers"
+"""Stands for any engine, where a release of torch itself is asked about."""
+
+
+_HOST: Mapping[str, Any] = {"forward_compat": False, "cpu": "x86_64"}
+"""What all judged hosts share: wheels for Arm contain kernels for other GPUs."""
+
+
+def matrix_of(engine: str, here: Facts | None = None, tables: Tables | None = None) -> Matrix:
+    """A row for each release and each of its CUDA builds, the newest first. With `here`, whether the row runs there.
+
+    Raises `WrongUseError` for an engine without listed releases.
+    """
+    tables = tables or load_tables()
+    listed = find_engine(engine, tables)
+    name = listed.name if listed else engine.lower()
+    releases = [release for release in tables.releases if release.package == name]
+    if not releases:
+        names = sorted({release.package for release in tables.releases})
+        raise WrongUseError(
+            f"the tables list no releases of {engine[:80]!r}", fix=f"use one of {', '.join(names)}"
+        )
+    rows = (
+        row
+        for release in reversed(releases)
+        for build in _builds(release, tables)
+        if (row := _Stack.of(release, build, tables).row(here)) is not None
+    )
+    return Matrix(engine=name, rows=tuple(rows))
+
+
+def _builds(release: ReleaseRow, tables: Tables) -> tuple[str | None, ...]:
+    """The CUDA versions that the release, or the torch that it pins, is offered for."""
+    torch = next(
+        (
+            row
+            for row in tables.releases
+            if row.package == "torch" and release.torch and same_minor(row.version, release.torch)
+        ),
+        None,
+    )
+    return release.cuda or (torch.cuda if torch else ()) or (None,)
+
+
+@dataclass(frozen=True)
+class _Stack:
+    """A release in one CUDA build, on any host. `blocking` are the tables with the rules that can say no to it."""
+
+    release: ReleaseRow
+    facts: Facts
+    tables: Tables
+    blocking: Tables
+
+    @classmethod
+    def of(cls, release: ReleaseRow, build: str | None, tables: Tables) -> _Stack:
+        """Rules about other stacks are left out: what is known to be false stays so on every host."""
+        facts = Facts.model_validate({**_software(release, build), **_HOST})
+        subject = describe(Survey(facts=facts), tables)
+        rules = tuple(
+            rule
+            for rule in tables.rules
+            if rule.severity in ("block", "unknown")
+            and evaluate(rule.when, subject).holds is not False
+            and not any_holds(rule.unless, subject)
+        )
+        return cls(release, facts, tables, tables.model_copy(update={"rules": rules}))
+
+    def row(self, here: Facts | None) -> MatrixRow | None:
+        """What it needs; None if no GPU runs it, because this build is not the engine's."""
+        lowest = self._lowest_drivers()
+        if not lowest:
+            return None
+        capability = min(lowest, key=lambda cc: Version(lowest[cc]))
+        return MatrixRow(
+            release=self.release.version,
+            torch=self.release.torch,
+            cuda=self.facts.cuda_build,
+            driver=lowest[capability],
+            gpus=tuple(lowest),
+            glibc=self._lowest_glibc(capability, lowest[capability]),
+            python=self._python(),
+            transformers=self.release.transformers,
+            here=None if here is None else self._verdict_on(here),
+        )
+
+    def _lowest_drivers(self) -> dict[str, str]:
+        """The first driver for each compute capability that some driver runs.
+
+        Rules that do not ask for the GPU, and those that do not ask for the driver, are judged once for all.
+        """
+        every = [row.cc for row in self.tables.capabilities]
+        drivers = sorted(_drivers(self.blocking), key=Version)
+        of_driver = self._only(lambda field: not field.startswith(GPU))
+        drivers = [driver for driver in drivers if of_driver._runs(every[-1], driver)]
+        of_gpu = self._only(lambda field: "driver" not in field)
+        served = [cc for cc in every if drivers and of_gpu._runs(cc, drivers[-1])]
+        found = {cc: next((one for one in drivers if self._runs(cc, one)), None) for cc in served}
+        return {cc: driver for cc, driver in found.items() if driver is not None}
+
+    def _only(self, wanted: Callable[[str], bool]) -> _Stack:
+        """With the rules that ask for such fields alone."""
+        rules = tuple(rule for rule in self.blocking.rules if all(map(wanted, _fields(rule))))
+        return replace(self, blocking=self.blocking.model_copy(update={"rules": rules}))
+
+    def _lowest_glibc(self, capability: str, driver: str) -> str | None:
+        versions = sorted(_boundaries(self.blocking, "glibc"), key=Version)
+        return next((one for one in versions if self._runs(capability, driver, glibc=one)), None)
+
+    def _runs(self, capability: str, driver: str, **more: str) -> bool:
+        gpu = Gpu(name=_ANY_GPU, compute_capability=capability)
+        facts = self.facts.model_copy(update={"driver": driver, "gpus": (gpu,), **more})
+        return judge(Survey(facts=facts), tables=self.blocking).verdict in _RUNS
+
+    def _verdict_on(self, here: Facts) -> CompatibilityVerdict:
+        survey = Survey(facts=Facts.model_validate({**here.model_dump(), **_known(self.facts)}))
+        return judge(survey, tables=self.tables).verdict
+
+    def _python(self) -> str | None:
+        key = (self.release.package, self.release.version)
+        return next((row.python for row in self.tables.pythons if (row.package, row.version) == key), None)
+
+
+def _fields(rule: Rule) -> Iterator[str]:
+    """What a rule asks for, fields to compare with included."""
+    for condition in (rule.when, rule.unless):
+        for field, wanted in condition.items():
+            yield field
+            yield str(wanted).partition("@")[2]
+
+
+def _known(facts: Facts) -> dict[str, Any]:
+    return {name: value for name, value in facts.model_dump().items() if name not in _HOST}
+
+
+def _software(release: ReleaseRow, build: str | None) -> dict[str, Any]:
+    packages = {release.package: release.version}
+    if release.torch:
+        packages["torch"] = release.torch
+    for package, wanted in (("transformers", release.transformers), ("numpy", release.numpy)):
+        if wanted and (version := satisfying(wanted)):
+            packages[package] = version
+    known: dict[str, Any] = {"packages": packages, "cuda_build": build}
+    if release.package == "torch":
+        return {**known, "engine": _COMPUTES_WITH_TORCH}
+    return {**known, "engine": release.package, "engine_version": release.version}
+
+
+def _drivers(tables: Tables) -> set[str]:
+    """Where the answer may change: the first driver of each branch, and the versions that rules name."""
+    return {str(row.branch) for row in tables.branches} | _boundaries(tables, "driver")
+
+
+def _boundaries(tables: Tables, field: str) -> set[str]:
+    wanted = (rule.when.get(field) for rule in tables.rules)
+    return {version for text in wanted if isinstance(text, str) for version in _lower_bounds(text)}
+
+
+def _lower_bounds(comparisons: str) -> Iterator[str]:
+    for part in comparisons.split(","):
+        version = part.strip().lstrip("<>=!~")
+        if version[:1].isdigit():
+            yield version.removesuffix(".*")

@@ -1,0 +1,150 @@
+"""The tables of builds, pins and wheels: each row is needed, agrees with others, and speaks at both of its edges."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.version import Version
+
+from tasks.compatibility import builds, glibc, pins
+from tasks.compatibility.models import Survey
+from tasks.compatibility.plan import judge
+from tasks.compatibility.rules import BuildRow, GlibcRow, PinRow, Row, Tables, load_tables
+from tasks.core.facts import Facts
+
+TABLES = load_tables()
+FROM_PINS = ("PIN-BROKEN", "PIN-NEAR")
+FROM_BUILDS = ("BUILD-CUDA", "BUILD-CUDA-OPTIONAL")
+
+
+def first(releases: str) -> str:
+    """The release with which a row begins."""
+    return next(spec.version for spec in SpecifierSet(releases) if spec.operator in (">=", "=="))
+
+
+def messages(packages: dict[str, str], tables: Tables, rules: tuple[str, ...], **facts: str) -> str:
+    known = Facts.model_validate({"packages": packages, **facts})
+    return "\n".join(
+        one.message for one in judge(Survey(facts=known), tables=tables).findings if one.rule in rules
+    )
+
+
+def without(table: str, row: Row) -> Tables:
+    return TABLES.model_copy(update={table: tuple(one for one in getattr(TABLES, table) if one is not row)})
+
+
+def wrong_versions(requirement: Requirement) -> Iterator[str]:
+    """Versions next to each bound that the requirement excludes, and versions far from it."""
+    for spec in requirement.specifier:
+        release = Version(spec.version.removesuffix(".*")).release
+        yield from (".".join(map(str, (*release[:-1], number))) for number in (release[-1], release[-1] + 1))
+    yield from ("0.1", "99.0")
+
+
+def is_needed(row: PinRow) -> bool:
+    """Whether something is allowed without the row that is not allowed with it."""
+    rest, release = without("pins", row), first(row.releases)
+    for requirement in map(Requirement, row.requires):
+        for version in wrong_versions(requirement):
+            packages = {row.package: release, requirement.name: version}
+            if messages(packages, TABLES, FROM_PINS) != messages(packages, rest, FROM_PINS):
+                return True
+    return False
+
+
+@pytest.mark.parametrize("row", TABLES.pins, ids=lambda row: f"{row.package} {row.releases}")
+def test_each_pin_is_needed(row: PinRow) -> None:
+    assert is_needed(row)
+
+
+@pytest.mark.parametrize("row", TABLES.pins, ids=lambda row: f"{row.package} {row.releases}")
+def test_what_a_release_asks_for_can_be_had(row: PinRow) -> None:
+    """Both ends of a row: the version that is told satisfies all rows of that release."""
+    release = first(row.releases)
+    for required, wanted in pins.wanted_of(row.package, release, TABLES).items():
+        told = next((spec.version for spec in SpecifierSet(wanted) if spec.operator in (">=", "==")), None)
+        packages = {row.package: release, required: told or "0.1"}
+        assert [pin for pin in pins.broken_pins(packages, TABLES) if pin.package == row.package] == []
+
+
+@pytest.mark.parametrize("row", TABLES.builds, ids=lambda row: f"{row.package} {row.releases}")
+def test_each_build_is_needed(row: BuildRow) -> None:
+    """A torch for another CUDA is refused or flagged, one for the same is not, and without the row neither is."""
+    majors = {cuda.partition(".")[0] for cuda in row.cuda}
+    other = next(major for major in ("11", "12", "13") if major not in majors)
+    packages = {row.package: first(row.releases), "torch": f"2.9.1+cu{other}0"}
+    assert messages(packages, TABLES, FROM_BUILDS) != ""
+    assert messages(packages, without("builds", row), FROM_BUILDS) == ""
+    for major in majors:
+        same = {**packages, "torch": f"2.9.1+cu{major}0"}
+        assert messages(same, TABLES, FROM_BUILDS) == ""
+
+
+@pytest.mark.parametrize("row", TABLES.glibc, ids=lambda row: f"{row.package} {row.releases} {row.build}")
+def test_each_wheel_is_needed(row: GlibcRow) -> None:
+    version = first(row.releases) + (f"+{row.build}" if row.build else "")
+    major, minor = row.glibc.split(".")
+    rules, packages = ("GLIBC-WHEEL",), {row.package: version}
+    below = f"{major}.{int(minor) - 1}"
+    assert row.glibc in messages(packages, TABLES, rules, glibc=below)
+    assert messages(packages, TABLES, rules, glibc=row.glibc) == ""
+    rest = messages(packages, without("glibc", row), rules, glibc=below)
+    assert rest != messages(packages, TABLES, rules, glibc=below)
+
+
+def test_the_rows_of_a_release_do_not_overlap() -> None:
+    """Of builds and wheels the first row counts: a second one for the same release would never be read."""
+    for table, key in (
+        (TABLES.builds, lambda row: row.package),
+        (TABLES.glibc, lambda row: (row.package, row.build)),
+    ):
+        for row in table:
+            begin = first(row.releases)
+            holding = [one for one in table if key(one) == key(row) and begin in SpecifierSet(one.releases)]
+            assert holding == [row]
+
+
+@pytest.mark.parametrize(
+    "row", [row for row in TABLES.releases if row.torch], ids=lambda row: f"{row.package} {row.version}"
+)
+def test_the_releases_agree_with_the_pins(row) -> None:  # type: ignore[no-untyped-def]
+    """The torch that a release is listed with is the one that it pins, and for the CUDA of its build."""
+    assert pins.wanted_of(row.package, row.version, TABLES)["torch"].removeprefix("==") == row.torch
+    torch = builds.torch_release(row.torch, TABLES)
+    assert torch is not None
+    packages = {row.package: row.version, "torch": row.torch}
+    assert builds.mismatched(packages, torch.cuda[0], TABLES) == ()
+
+
+names = st.sampled_from(
+    ["vllm", "sglang", "sgl-kernel", "flash-attn", "bitsandbytes", "xformers", "torch", "transformers"]
+)
+versions = st.from_regex(
+    r"[0-9]{1,2}(\.[0-9]{1,2}){0,2}(\.post[0-9])?(\+cu1[0-9]{1,2}|\+cpu|\+cu12torch2\.8)?", fullmatch=True
+)
+
+
+@given(st.dictionaries(names, versions, max_size=5), st.sampled_from([None, "11.8", "12.8", "13.0"]))
+@settings(max_examples=100, deadline=None)
+def test_any_packages_get_an_answer_without_gaps(packages: dict[str, str], cuda: str | None) -> None:
+    facts = Facts.model_validate(
+        {"packages": packages, "cuda_build": cuda, "engine": "vllm", "glibc": "2.31"}
+    )
+    for finding in judge(Survey(facts=facts)).findings:
+        if finding.rule in (*FROM_PINS, *FROM_BUILDS, "GLIBC-WHEEL", "MIXED-CUDA", "BUILD-CONTRADICTS"):
+            assert "?" not in finding.message + finding.fix
+            assert "None" not in finding.message + finding.fix
+
+
+def test_another_build_is_one_that_fits_the_host() -> None:
+    """The cu129 wheel of 0.21.0 asks for glibc 2.34: below that the next release is told."""
+    facts = Facts(packages={"torch": "2.11.0+cu126"}, glibc="2.28")
+    near = builds.nearest_build("vllm", "0.21.0", "12", facts, TABLES)
+    assert near is not None
+    assert (near.local, glibc.fits("vllm", "0.21.0+cu129", "2.28", TABLES)) == ("0.22.1+cu129", False)
+    assert builds.nearest_build("vllm", "0.33.0", "12", Facts(packages={}), TABLES).local == "0.31.0+cu129"  # type: ignore[union-attr]
