@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from blocks.candidates.folder_maker import compare_folders, make_folder
+from blocks.candidates.candidate_worker import compare_folders, make_folder
 from tasks.core.model_shape import read_model_config
 from tasks.core.spec import CandidateFormat
 from tasks.engines.transformers import Transformers

@@ -21,7 +21,7 @@ from blocks.prefect.server import (
     start_detached,
 )
 from blocks.prefect.settings import check_settings, forget_other_servers
-from blocks.processes.ports import LOCALHOST, check_port_free, free_port
+from blocks.processes.ports import LOCALHOST, check_port_free, free_port, is_free
 from blocks.processes.process import run
 from blocks.processes.started_process import StartedProcess
 from deployments.local_processes import WORKER, LocalProcess, local_processes
@@ -70,9 +70,7 @@ def start(settings: Settings, port: int | None) -> LocalState:
         os.environ.update(server_environment(settings, state.api_url))
         _register(settings, state)
         _see_to_notifications()
-        if state.worker is None and keeps_own_database(
-            settings
-        ):  # no worker has taken a run from this server yet
+        if state.worker is None and keeps_own_database(settings):  # none has taken a run from this server yet
             _end_killed_runs()
         if state.worker is None or state.worker.find() is None:
             state = state.model_copy(update={"worker": _start_worker(settings, state)})
@@ -125,7 +123,7 @@ def _is_ours(settings: Settings, state: LocalState) -> bool:
 
 
 def _start_server(settings: Settings, port: int | None) -> LocalState:
-    wanted = port or _default_port()
+    wanted = port or (DEFAULT_PORT if is_free(LOCALHOST, DEFAULT_PORT) else free_port())
     try:
         check_port_free(LOCALHOST, wanted)
     except PortTakenError as error:
@@ -144,14 +142,6 @@ def _start_server(settings: Settings, port: int | None) -> LocalState:
     state = LocalState(api_url=url, server=StartedProcess.of(pid))
     write_local_state(settings, state)  # before the wait: `down` finds it even if this process is killed
     return state
-
-
-def _default_port() -> int:
-    try:
-        check_port_free(LOCALHOST, DEFAULT_PORT)
-    except PortTakenError:
-        return free_port()
-    return DEFAULT_PORT
 
 
 def _register(settings: Settings, state: LocalState) -> None:
@@ -208,17 +198,7 @@ def _start_worker(settings: Settings, state: LocalState) -> StartedProcess:
         "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(int(HEARTBEAT.total_seconds())),
         "PREFECT_LOGGING_EXTRA_LOGGERS": "slipway",
     }
-    command = (
-        prefect,
-        "worker",
-        "start",
-        "--pool",
-        WORK_POOL,
-        "--type",
-        "process",
-        "--name",
-        WORKER,
-    )
+    command = (prefect, "worker", "start", "--pool", WORK_POOL, "--type", "process", "--name", WORKER)
     pid = start_detached(
         command,
         needs=(*WORKER_NEEDS, *passed_on(os.environ)),

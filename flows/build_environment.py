@@ -10,9 +10,9 @@ from blocks.engine.trial import EnvironmentTrial
 from blocks.host.host import ThisHost
 from blocks.packages.inspect_environment import known_conflicts
 from blocks.packages.managers import open_manager
+from blocks.prefect.artifacts import flow_recorder
 from blocks.prefect.asked_by_api import check_programs
 from blocks.prefect.flows import flow, step
-from blocks.prefect.recorder import flow_recorder
 from tasks.core.allowed import programs_of_environment
 from tasks.core.progress import say
 from tasks.core.settings import Settings

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from functools import partial
 
+from blocks.prefect.artifacts import flow_recorder
 from blocks.prefect.every_service import run_name, worst_of_every_service
 from blocks.prefect.flows import flow
-from blocks.prefect.recorder import flow_recorder
 from blocks.services.health_instruments import check_service
 from tasks.core.stage import Outcome
 from tasks.health.models import HealthResult

@@ -5,9 +5,9 @@ from __future__ import annotations
 from functools import partial
 
 from blocks.host.host import read_system
+from blocks.prefect.artifacts import flow_recorder
 from blocks.prefect.every_service import run_name, worst_of_every_service
 from blocks.prefect.flows import flow
-from blocks.prefect.recorder import flow_recorder
 from blocks.services.sampler import sample_service, stop_sampler
 from tasks.core.progress import say
 from tasks.core.release import ServiceFolder

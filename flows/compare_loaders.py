@@ -9,8 +9,8 @@ from pathlib import Path
 from blocks.engine.tool_environment import tool_python
 from blocks.host import fio
 from blocks.host.load_trial import LoadTrial
+from blocks.prefect.artifacts import flow_recorder
 from blocks.prefect.flows import flow
-from blocks.prefect.recorder import flow_recorder
 from flows.measure_disk import measure_disk
 from tasks.core.errors import CommandError, DiskFullError, MissingToolError
 from tasks.core.files import mount_of

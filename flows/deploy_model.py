@@ -16,11 +16,10 @@ from blocks.expectations.fact_contract import FactContract
 from blocks.host.host import ThisHost
 from blocks.host.nvml import gpus_in_use, read_nvml
 from blocks.packages.managers import open_manager
-from blocks.prefect.artifacts import ProgressArtifact
+from blocks.prefect.artifacts import ProgressArtifact, flow_recorder
 from blocks.prefect.asked_by_api import check_programs, programs_of_spec
 from blocks.prefect.flows import flow, show_state, step
-from blocks.prefect.recorder import flow_recorder
-from blocks.prefect.run_logs import follow_subflows
+from blocks.prefect.progress import follow_subflows
 from blocks.prefect.stale_runs import only_run_of
 from blocks.services.early_checks import check_inputs
 from blocks.services.kept_code import keep_script
@@ -95,11 +94,6 @@ def deploy_model(spec: DeploySpec, fresh: tuple[StageName, ...] = ()) -> DeployR
             sweep_dead_writers(folder)
         with follow_subflows(StageName.LIFECYCLE):
             result = _deploy(spec, settings)
-    return show_result(result)
-
-
-def show_result(result: DeployResult) -> DeployResult:
-    """Show a deploy's result in the state of the calling flow's run."""
     show_state(result.verdict.capitalize(), report.headline(result), says_no=result.says_no)
     return result
 
@@ -149,7 +143,8 @@ class _Lifecycle:
             return self._result(LifecycleVerdict.REFUSED)
         if refused is not None:
             raise refused
-        check_inputs(self.spec, self.settings)
+        # The alias is resolved already: the registry need not be asked once more.
+        check_inputs(self.spec.model_copy(update={"model": self.model.source}), self.settings)
         rollout = self._roll_out()
         if rollout is None:
             return self._result(LifecycleVerdict.REFUSED)
@@ -284,19 +279,7 @@ class _Lifecycle:
     def _tune(
         self, environment: EnvironmentResult, staging: StagingResult
     ) -> tuple[QuantizationResult, BatchingResult] | None:
-        request = TuningRequest(
-            name=self.spec.name,
-            engine=self.spec.engine,
-            python_path=environment.python_path,
-            environment_digest=environment.lock_digest,
-            model_dir=staging.model_dir,
-            model_digest=staging.manifest_digest,
-            tuning=self.spec.tuning,
-            objectives=self.spec.objectives,
-            hardware=self.spec.hardware,
-            start_timeout_s=self.spec.rollout.gate.start_timeout_s,
-        )
-        tuned = tune_serving(request)
+        tuned = tune_serving(TuningRequest.of(self.spec, environment, staging))
         self._keep(tuned.quantization)
         if tuned.batching is None:
             return None
@@ -349,21 +332,10 @@ class _Lifecycle:
         self.rows.append(StageRow.of(outcome))
         return outcome
 
-    def _result(
-        self,
-        verdict: LifecycleVerdict,
-        *,
-        endpoint: str | None = None,
-        release: str | None = None,
-        completion: str | None = None,
-    ) -> DeployResult:
+    def _result(self, verdict: LifecycleVerdict, **service: Any) -> DeployResult:
+        """`service` is what serves then: endpoint, release and completion, as far as there are any."""
+        name, model, version = self.spec.name, self.spec.model, self.model.version
+        rows = tuple(self.rows)
         return DeployResult(
-            verdict=verdict,
-            name=self.spec.name,
-            model=self.spec.model,
-            model_version=self.model.version,
-            endpoint=endpoint,
-            release=release,
-            completion=completion,
-            stages=tuple(self.rows),
+            verdict=verdict, name=name, model=model, model_version=version, stages=rows, **service
         )

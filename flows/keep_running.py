@@ -12,9 +12,9 @@ from typing import Any
 
 from blocks.engine.api import EngineApi, is_silent
 from blocks.host.prefetch import Prefetcher
+from blocks.prefect.artifacts import flow_recorder
 from blocks.prefect.flows import flow, show_state
 from blocks.prefect.quiet_runs import NOTHING_NEW, WAITING, forget_quiet_runs
-from blocks.prefect.recorder import flow_recorder
 from blocks.processes.deadline import await_answer, start
 from blocks.services.rollouts import run_rollout
 from blocks.services.sampler import sampler_pid, see_to_sampler

@@ -7,8 +7,8 @@ from datetime import UTC, datetime, timedelta
 
 from blocks.host.fio import measure
 from blocks.host.host_load import ForeignLoad
+from blocks.prefect.artifacts import flow_recorder
 from blocks.prefect.flows import flow
-from blocks.prefect.recorder import flow_recorder
 from tasks.core.files import file_lock, make_folder, mount_of
 from tasks.core.given_files import absolute_path
 from tasks.core.progress import say

@@ -45,16 +45,5 @@ def quantize_model(spec: DeploySpec) -> Outcome[Any]:
         built, staged = outcomes
         assert built is not None
         assert staged is not None
-        request = TuningRequest(
-            name=spec.name,
-            engine=spec.engine,
-            python_path=built.result.python_path,
-            environment_digest=built.result.lock_digest,
-            model_dir=staged.result.model_dir,
-            model_digest=staged.result.manifest_digest,
-            tuning=spec.tuning,
-            objectives=spec.objectives,
-            hardware=spec.hardware,
-            start_timeout_s=spec.rollout.gate.start_timeout_s,
-        )
+        request = TuningRequest.of(spec, built.result, staged.result)
         return quantized(request, read_facts(request))

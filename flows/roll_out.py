@@ -6,9 +6,9 @@ from contextlib import ExitStack
 
 from blocks.engine.api import EngineApi
 from blocks.host.prefetch import Prefetcher
+from blocks.prefect.artifacts import flow_recorder
 from blocks.prefect.asked_by_api import check_programs, is_asked_by_api
 from blocks.prefect.flows import flow, step
-from blocks.prefect.recorder import flow_recorder
 from blocks.services.kept_code import SCRIPTS
 from blocks.services.rollouts import run_rollout
 from blocks.services.targets import open_target, prepare

@@ -12,10 +12,10 @@ from prefect.runtime import flow_run
 from prefect.tasks import Task
 
 from blocks.host import fio
+from blocks.prefect.artifacts import flow_recorder
 from blocks.prefect.asked_by_api import check_programs
-from blocks.prefect.copy_progress import show_copy
 from blocks.prefect.flows import flow, step
-from blocks.prefect.recorder import flow_recorder
+from blocks.prefect.progress import show_copy
 from blocks.processes.environment_users import running_below
 from blocks.storage.sources import open_source, resolve
 from flows.measure_disk import measure_disk

@@ -8,8 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
-from pydantic import BaseModel, ConfigDict
-
 from blocks.candidates.open import open_candidate_bench
 from blocks.engine.bench import EngineBench
 from blocks.engine.guidellm import Guidellm
@@ -18,10 +16,10 @@ from blocks.host.host import fingerprint_here, memory_bytes
 from blocks.host.host_load import ForeignLoad
 from blocks.host.nvml import gpus_in_use
 from blocks.host.prefetch import Prefetcher
+from blocks.prefect.artifacts import flow_recorder
 from blocks.prefect.asked_by_api import check_programs, python_in
 from blocks.prefect.flows import flow, show_state, step
-from blocks.prefect.recorder import flow_recorder
-from blocks.prefect.step_progress import show_steps
+from blocks.prefect.progress import show_steps
 from blocks.storage.record_store import open_record_store
 from tasks.batching import guidellm
 from tasks.batching import report as batching_report
@@ -29,6 +27,7 @@ from tasks.batching.apply import find_batch
 from tasks.batching.models import BatchingResult
 from tasks.batching.priors import find_prior
 from tasks.core.files import file_lock
+from tasks.core.frozen import Frozen
 from tasks.core.model_shape import read_model_config
 from tasks.core.progress import say
 from tasks.core.serving import ServingConfig
@@ -53,10 +52,8 @@ from tasks.tuning.texts import read_calibration, read_task_set, read_text
 R = TypeVar("R")
 
 
-class TuningOutcome(BaseModel):
+class TuningOutcome(Frozen):
     """The outcomes of both stages; `batching` is None if no candidate was chosen."""
-
-    model_config = ConfigDict(frozen=True)
 
     quantization: Outcome[QuantizationResult]
     batching: Outcome[BatchingResult] | None
@@ -190,8 +187,7 @@ def _with_generator(bench: EngineBench, request: TuningRequest) -> EngineBench:
     )
     assert python is not None  # it is installed
     return replace(
-        bench,
-        load_by=lambda url, model: Guidellm(python, guidellm.Target(url, model, request.model_dir)),
+        bench, load_by=lambda url, model: Guidellm(python, guidellm.Target(url, model, request.model_dir))
     )
 
 

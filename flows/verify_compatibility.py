@@ -7,9 +7,9 @@ from pathlib import Path
 from blocks.engine.trial import EnvironmentTrial
 from blocks.expectations.fact_contract import FactContract
 from blocks.host.host import ThisHost
+from blocks.prefect.artifacts import flow_recorder
 from blocks.prefect.asked_by_api import check_programs, python_in
 from blocks.prefect.flows import flow, step
-from blocks.prefect.recorder import flow_recorder
 from tasks.compatibility import report
 from tasks.compatibility.apply import judge, take_survey
 from tasks.compatibility.models import CompatibilityRequest, CompatibilityResult

@@ -5,22 +5,21 @@ from __future__ import annotations
 import time
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from pathlib import Path
 from typing import Annotated
 from uuid import UUID
 
 from prefect.events import emit_event
 from pydantic import Field, ValidationError
 
+from blocks.prefect.artifacts import flow_recorder
 from blocks.prefect.flows import flow, show_state
 from blocks.prefect.quiet_runs import NOTHING_NEW, forget_quiet_runs
-from blocks.prefect.recorder import flow_recorder
 from blocks.processes.deadline import await_answer, start
 from blocks.storage.look_lease import only_look
 from blocks.storage.record_store import open_record_store
 from blocks.storage.sources import resolve
 from tasks.core.errors import BusyError, RecordError, StageCancelledError
-from tasks.core.files import file_lock
+from tasks.core.files import is_held
 from tasks.core.progress import say
 from tasks.core.records import Record, RecordStore, inputs_digest
 from tasks.core.release import Release, ServiceFolder, ServiceState
@@ -155,7 +154,7 @@ def _gather(folder: ServiceFolder, release: Release, settings: Settings) -> Look
     )
     if not moved:
         return look
-    deploying = _is_deploying(settings.service_lease(folder.name))
+    deploying = is_held(settings.service_lease(folder.name))
     # Read once more: what a deploy brought into service that ended in between is not to be asked for again.
     state, release = folder.serving()
     return look.model_copy(
@@ -239,14 +238,6 @@ def _rollouts(store: RecordStore, release: Release) -> tuple[str, str]:
             # What `start` or `keep-running` brought back after a reboot was decided before it.
             last[record.evidence.get("by")] = record.id
     return last.get(None, ""), last.get(ROLLBACK, "")
-
-
-def _is_deploying(lease: Path) -> bool:
-    try:
-        with file_lock(lease, wait=False, holder="the service"):
-            return False
-    except BusyError:
-        return True
 
 
 def _emit(announcement: Announcement) -> None:

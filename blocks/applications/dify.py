@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 import httpx
 
-from tasks.core.errors import AccessError, EngineError, NetworkError, NotFoundError
+from tasks.core.errors import AccessError, EngineError, NetworkError, NotFoundError, SlipwayError
 from tasks.engines.dify import CREDENTIALS, LOGIN, MODELS, PROVIDER, login_request, model_credentials
 
 _CSRF_HEADER = "X-CSRF-Token"
@@ -71,21 +71,14 @@ class DifyApi:
         found = _as_object(answer).get("current_credential_id")
         return str(found) if found else None
 
-    def _refuse(self, answer: httpx.Response, what: str) -> None:
+    def _refuse(self, answer: httpx.Response, what: str) -> NoReturn:
+        kind: type[SlipwayError] = EngineError
+        fix = "give an address of the service that Dify's containers reach, not 127.0.0.1"
         if answer.status_code in (401, 403):
-            raise AccessError(
-                f"Dify at {self.address} {what}: {_error_message(answer)}",
-                fix="log in as an owner or administrator of the workspace",
-            )
-        if answer.status_code == 404:
-            raise NotFoundError(
-                f"Dify at {self.address} {what}: {_error_message(answer)}",
-                fix=f"install the plugin {PROVIDER} in it",
-            )
-        raise EngineError(
-            f"Dify at {self.address} {what}: {_error_message(answer)}",
-            fix="give an address of the service that Dify's containers reach, not 127.0.0.1",
-        )
+            kind, fix = AccessError, "log in as an owner or administrator of the workspace"
+        elif answer.status_code == 404:
+            kind, fix = NotFoundError, f"install the plugin {PROVIDER} in it"
+        raise kind(f"Dify at {self.address} {what}: {_error_message(answer)}", fix=fix)
 
 
 def _send(

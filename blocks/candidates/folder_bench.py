@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from blocks.candidates.folder_maker import compare_folders, make_folder
+from blocks.candidates.candidate_worker import compare_folders, make_folder
 from blocks.candidates.transformers_scores import LibraryScorer
 from blocks.candidates.vllm_scores import PromptScorer
 from blocks.engine.api import EngineApi

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from blocks.candidates.gguf_maker import compare_gguf, make_gguf
+from blocks.candidates.candidate_worker import compare_gguf, make_gguf
 from blocks.candidates.llama_cpp_scores import score_windows
 from blocks.candidates.task_answers import answer_items
 from blocks.engine.api import EngineApi

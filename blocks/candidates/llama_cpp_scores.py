@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from blocks.engine.api import EngineApi
 from blocks.engine.tokens import Token, llama_cpp_tokens, text_prefix
@@ -19,6 +19,19 @@ from tasks.core.cancellation import current
 from tasks.core.errors import EngineError
 from tasks.quantization.models import Score
 from tasks.quantization.quality import LIKELIEST
+
+Item = TypeVar("Item")
+R = TypeVar("R")
+
+
+def in_slots(items: Sequence[Item], slots: int, work: Callable[[Item, int], R]) -> list[R]:
+    """What `work` makes of each item and its slot, in order, `slots` at a time, until the run is cancelled."""
+    done: list[R] = []
+    with ThreadPoolExecutor(slots) as pool:
+        for start in range(0, len(items), slots):
+            current().check()
+            done += pool.map(work, items[start : start + slots], range(slots))
+    return done
 
 
 def score_windows(api: EngineApi, windows: Sequence[Sequence[Token]], *, slots: int) -> list[Score]:
@@ -28,15 +41,8 @@ def score_windows(api: EngineApi, windows: Sequence[Sequence[Token]], *, slots: 
     `EngineError` if the engine does not return numbers, or returns other tokens than the text's.
     """
     prefix = text_prefix(partial(llama_cpp_tokens, api))
-    scores: list[Score] = []
-    with ThreadPoolExecutor(slots) as pool:
-        for start in range(0, len(windows), slots):
-            current().check()
-            group = windows[start : start + slots]
-            jobs = [pool.submit(score_window, api, [*prefix, *one], slot) for slot, one in enumerate(group)]
-            for job in jobs:
-                scores += job.result()
-    return scores
+    found = in_slots(windows, slots, lambda one, slot: score_window(api, [*prefix, *one], slot))
+    return [score for scores in found for score in scores]
 
 
 def score_window(api: EngineApi, window: Sequence[Token], slot: int, *, start: int = 1) -> list[Score]:
@@ -89,12 +95,12 @@ def _score(item: dict[str, Any]) -> Score:
     likeliest = item["top_logprobs"]
     return Score(
         token=int(item["id"]),
-        logprob=_number(item["logprob"]),
+        logprob=number_or_nan(item["logprob"]),
         ids=array("i", [int(likeliest[0]["id"]), *(int(one["id"]) for one in likeliest[1:])]),
-        logprobs=array("f", [_number(one["logprob"]) for one in likeliest]),
+        logprobs=array("f", [number_or_nan(one["logprob"]) for one in likeliest]),
     )
 
 
-def _number(value: float | None) -> float:
+def number_or_nan(value: float | None) -> float:
     """A number from JSON, in which null stands for NaN."""
     return math.nan if value is None else float(value)

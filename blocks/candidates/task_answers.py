@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
-from blocks.candidates.llama_cpp_scores import score_window
+from blocks.candidates.llama_cpp_scores import in_slots, score_window
 from blocks.engine.api import EngineApi
 from blocks.engine.tokens import Token, llama_cpp_tokens, text_prefix
-from tasks.core.cancellation import current
 from tasks.core.errors import EngineError, SpecError
 from tasks.quantization.models import TaskItem
 from tasks.quantization.task_set import is_exact, is_likeliest
@@ -27,17 +25,12 @@ def answer_items(api: EngineApi, task_items: Sequence[TaskItem], *, window: int,
     `EngineError` if the engine gives no answer.
     """
     prefix = text_prefix(partial(llama_cpp_tokens, api))
-    answers: list[bool] = []
-    with ThreadPoolExecutor(slots) as pool:
-        for start in range(0, len(task_items), slots):
-            current().check()
-            group = task_items[start : start + slots]
-            jobs = [
-                pool.submit(_answer, api, one, prefix, slot, window, start + slot)
-                for slot, one in enumerate(group)
-            ]
-            answers += [job.result() for job in jobs]
-    return answers
+
+    def answer(numbered: tuple[int, TaskItem], slot: int) -> bool:
+        number, item = numbered
+        return _answer(api, item, prefix, slot, window, number)
+
+    return in_slots(list(enumerate(task_items)), slots, answer)
 
 
 def _answer(

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from array import array
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
+from blocks.candidates.llama_cpp_scores import in_slots, number_or_nan
 from blocks.candidates.task_answers import ROOM, check_length, shared
 from blocks.engine.api import EngineApi
 from blocks.engine.tokens import text_prefix, vllm_tokens
@@ -36,18 +36,9 @@ class PromptScorer:
         """Scores of up to `tokens` tokens in windows, `slots` at a time; the first of each is context only."""
         prefix, found = text_prefix(self.tokens), self.tokens(text)[:tokens]
         windows = [found[start : start + window] for start in range(0, len(found), window)]
-        scores: list[Score] = []
-        with ThreadPoolExecutor(slots) as pool:
-            for start in range(0, len(windows), slots):
-                current().check()
-                group = windows[start : start + slots]
-                jobs = [
-                    pool.submit(self._score, [*prefix, *one], len(prefix) + 1, MOST_LIKELIEST)
-                    for one in group
-                ]
-                for job in jobs:
-                    scores += job.result()
-        return scores
+        start = len(prefix) + 1
+        scores = in_slots(windows, slots, lambda one, _: self._score([*prefix, *one], start, MOST_LIKELIEST))
+        return [score for found in scores for score in found]
 
     def answer(self, task_items: Sequence[TaskItem], *, window: int) -> list[bool]:
         """Whether each task item is answered correctly. Raises `SpecError` for one longer than `window` tokens."""
@@ -105,16 +96,13 @@ class PromptScorer:
 
 def _score_of(token: int, likely: dict[str, dict[str, Any]]) -> Score:
     """The token itself is among the answered whatever its rank."""
-    ranked = sorted((int(one["rank"]), int(name), _number(one["logprob"])) for name, one in likely.items())
+    ranked = sorted(
+        (int(one["rank"]), int(name), number_or_nan(one["logprob"])) for name, one in likely.items()
+    )
     top = [row for row in ranked if row[0] <= MOST_LIKELIEST]
     return Score(
         token=token,
-        logprob=_number(likely[str(token)]["logprob"]),
+        logprob=number_or_nan(likely[str(token)]["logprob"]),
         ids=array("i", [row[1] for row in top] or [ranked[0][1]]),
         logprobs=array("f", [row[2] for row in top] or [ranked[0][2]]),
     )
-
-
-def _number(value: float | None) -> float:
-    """A number from JSON, in which null stands for NaN."""
-    return math.nan if value is None else float(value)

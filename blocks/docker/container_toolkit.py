@@ -31,9 +31,7 @@ def read_container_toolkit(folders: Sequence[Path] = _CDI_FOLDERS) -> ToolkitRea
     versions = ((program, _version(program)) for program in found)
     program, version = next((pair for pair in versions if pair[1]), (found[0] if found else None, None))
     return ToolkitReading(
-        program=Path(program).name if program else None,
-        version=version,
-        cdi=any(_names_gpus(file) for folder in folders for file in _files_of(folder)),
+        program=Path(program).name if program else None, version=version, cdi=names_gpus(folders)
     )
 
 
@@ -48,6 +46,11 @@ def parse_toolkit_version(text: str) -> str | None:
     """The version in `NVIDIA Container Toolkit CLI version 1.17.8` or `cli-version: 1.17.8`."""
     match = _VERSION.search(text)
     return match[1] if match else None
+
+
+def names_gpus(folders: Sequence[Path]) -> bool:
+    """Whether a CDI specification in these folders of this host names NVIDIA's GPUs."""
+    return any(_names_gpus(file) for folder in folders for file in _files_of(folder))
 
 
 def _files_of(folder: Path) -> list[Path]:

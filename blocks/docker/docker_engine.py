@@ -18,6 +18,7 @@ from docker.types import DeviceRequest, LogConfig, Mount
 from docker.utils import tar
 
 from blocks.docker.config import DockerConfig
+from blocks.docker.container_toolkit import names_gpus
 from blocks.processes.process import last_lines
 from tasks.core.errors import MissingToolError, NetworkError, PortTakenError, RolloutError
 from tasks.rollout.container.models import Container, ContainerPlan, ImagePlan
@@ -199,7 +200,7 @@ class DockerEngine:
         info = self._client.info()
         if "nvidia" in info.get("Runtimes", {}):
             return [DeviceRequest(driver="nvidia", device_ids=ids, capabilities=[["gpu"]])]
-        if _has_nvidia_cdi(info.get("CDISpecDirs") or []):
+        if names_gpus([Path(folder) for folder in info.get("CDISpecDirs") or ()]):
             return [DeviceRequest(driver="cdi", device_ids=[f"nvidia.com/gpu={one}" for one in ids])]
         raise _no_gpu(
             plan.gpus, "neither the runtime nvidia nor a CDI specification of nvidia.com/gpu is there"
@@ -302,12 +303,6 @@ def _container_of(attrs: Mapping[str, Any]) -> Container:
         memory_bytes=attrs["HostConfig"].get("Memory") or None,
         restarts=attrs.get("RestartCount", 0),
     )
-
-
-def _has_nvidia_cdi(folders: list[str]) -> bool:
-    """Whether a CDI specification names NVIDIA's GPUs; looked for on this host, where the engine runs."""
-    specs = (path for folder in folders for path in Path(folder).glob("*") if path.is_file())
-    return any("nvidia.com/gpu" in path.read_text(errors="replace") for path in specs)
 
 
 def _no_gpu(count: int, detail: str) -> MissingToolError:

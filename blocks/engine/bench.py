@@ -24,7 +24,6 @@ from tasks.core.errors import CommandError, EngineError, EngineHungError, Engine
 from tasks.core.load import Load, LoadFigures, OpenLoad, Wait, load_for, load_for_decoding, open_load_for
 from tasks.core.prefetch import Prefetch, no_prefetch
 from tasks.core.serving import ServingConfig
-from tasks.core.spec import TuningLoad
 from tasks.engines.base import Engine
 from tasks.engines.card import StartReport
 from tasks.engines.failures import failure_of
@@ -130,16 +129,15 @@ class EngineBench:
         ).model_copy(update={"silence_s": self.silence_s})
         warm_up = {"seed": -1, "min_s": _WARM_UP_S, "min_requests": 1, "whole": False}
         client.run(load.model_copy(update=warm_up))
+        open_load = None if wanted.rate is None else self._open_load(request, wanted.rate)
         start = self._start_report(request)
         for seed in range(request.runs):
             before = self._preempted(served)
             with _watch(served, config) as gpus:
-                if wanted.rate is None:
+                if open_load is None:
                     figures, saturation = generator.run(load.model_copy(update={"seed": seed})), None
                 else:
-                    figures, waits = generator.run_open(
-                        self._open_load(wanted, wanted.rate, config, request.output_tokens, seed)
-                    )
+                    figures, waits = generator.run_open(open_load.model_copy(update={"seed": seed}))
                     saturation = judge_waits(waits)
             peak = gpus.peak_bytes if config.on_gpus else peak_host_bytes(served.guard_pid)
             preemptions = None if before is None else (self._preempted(served) or before) - before
@@ -178,17 +176,15 @@ class EngineBench:
             pool, body = prompts_for(self.engine.card, api, config.served_name)
         return LoadClient(served.base_url, config.served_name, pool, body)
 
-    def _open_load(
-        self, wanted: TuningLoad, rate: float, config: ServingConfig, output_tokens: int, seed: int
-    ) -> OpenLoad:
+    def _open_load(self, request: ProbeRequest, rate: float) -> OpenLoad:
+        wanted = request.load
         return open_load_for(
             rate_per_s=rate,
             arrivals=wanted.arrivals,
             requests=wanted.requests,
-            context=config.context,
-            output_tokens=output_tokens,
+            context=request.config.context,
+            output_tokens=request.output_tokens,
             prompt_tokens=wanted.prompt_tokens,
-            seed=seed,
         ).model_copy(update={"silence_s": self.silence_s})
 
 

@@ -140,7 +140,7 @@ class LoadClient:
             load,
             [asyncio.create_task(client(number)) for number in range(load.clients)],
             every,
-            quiet=lambda now: max(map(_quiet_s(now), _pending(every())), default=0.0),
+            quiet=lambda now: max((now - max(one.heard, one.sent) for one in _pending(every())), default=0.0),
             over=lambda seconds: _enough(load, exchanges, seconds),
         )
         ratio = _tokens_per_event(every())
@@ -257,10 +257,6 @@ def _pending(exchanges: Sequence[_Exchange]) -> list[_Exchange]:
     return [one for one in exchanges if not one.ended.is_set()]
 
 
-def _quiet_s(now: float) -> Callable[[_Exchange], float]:
-    return lambda one: now - max(one.heard, one.sent)
-
-
 def _enough(load: Load, exchanges: Sequence[Sequence[_Exchange]], seconds: float) -> bool:
     late = seconds >= load.max_s
     if late and not load.whole:
@@ -310,9 +306,5 @@ def _figures(
     if all(one.events < 2 for one in begun):
         raise EngineError("the engine does not stream tokens: each answer came in one piece")
     return figures_of(
-        requests=len(begun),
-        seconds=seconds,
-        tokens_per_s=tokens_per_s,
-        ttft_ms=ttft,
-        tpot_ms=tpot,
+        requests=len(begun), seconds=seconds, tokens_per_s=tokens_per_s, ttft_ms=ttft, tpot_ms=tpot
     )

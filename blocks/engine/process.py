@@ -117,11 +117,7 @@ def serve(
     with (
         open_private(log, "wb") as output,
         guarded(
-            command.at(LOCALHOST, port),
-            stdout=output,
-            stderr=output,
-            needs=(Needs.COMPUTE,),
-            env=command.env,
+            command.at(LOCALHOST, port), stdout=output, stderr=output, needs=(Needs.COMPUTE,), env=command.env
         ) as child,
         EngineApi(f"http://{LOCALHOST}:{port}", timeout_s=silence_s) as api,
     ):

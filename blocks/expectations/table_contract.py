@@ -20,11 +20,6 @@ _SHOWN = 3
 _NOT_ARGUMENTS = ("type", "where", "why")
 
 
-def check_table(frame: pd.DataFrame, expectations: Expectations) -> ContractResult:
-    """Validate one table by itself; see `Validator.check`."""
-    return Validator().check("table", frame, expectations)
-
-
 class Validator:
     """Validates tables one after the other, and keeps Great Expectations' results for its page.
 

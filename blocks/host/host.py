@@ -18,59 +18,12 @@ from blocks.host.fabric import read_fabric
 from blocks.host.nvidia_tools import read_kernel_module, read_nvcc, read_nvidia_smi, text_of
 from blocks.host.nvml import read_nvml
 from blocks.host.tegra import read_tegra
-from tasks.compatibility.models import (
-    CudaLibraryReading,
-    FabricReading,
-    KernelReading,
-    NvmlReading,
-    SmiReading,
-    SystemReading,
-    TegraReading,
-    ToolkitReading,
-)
+from tasks.compatibility.models import SystemReading
 from tasks.core.facts import Disk, Facts, version_or_none
 from tasks.core.settings import Settings
 
 _CGROUP = re.compile(r"(docker|kubepods|containerd|libpod|lxc)")
 _KINDS = {"kubepods": "kubernetes", "libpod": "podman"}
-
-
-class ThisHost:
-    """The host that this process runs on, as the survey asks it."""
-
-    def nvml(self) -> NvmlReading:
-        return read_nvml()
-
-    def nvidia_smi(self) -> SmiReading | None:
-        return read_nvidia_smi()
-
-    def kernel_driver(self) -> KernelReading:
-        return read_kernel_module()
-
-    def nvcc(self) -> str | None:
-        return read_nvcc()
-
-    def cuda_library(self) -> CudaLibraryReading | None:
-        return read_cuda_library()
-
-    def container_toolkit(self) -> ToolkitReading:
-        return read_container_toolkit()
-
-    def docker_runtimes(self) -> tuple[str, ...] | None:
-        return read_docker_runtimes()
-
-    def tegra(self) -> TegraReading:
-        return read_tegra()
-
-    def fabric(self) -> FabricReading:
-        return read_fabric()
-
-    def disks(self) -> tuple[Disk, ...]:
-        settings = Settings.load()
-        return read_disks((settings.home, settings.models))
-
-    def system(self) -> SystemReading:
-        return read_system()
 
 
 def read_system() -> SystemReading:
@@ -84,6 +37,25 @@ def read_system() -> SystemReading:
         memory_bytes=memory_bytes(),
         container=container_of(os.environ),
     )
+
+
+class ThisHost:
+    """The host that this process runs on, as the survey asks it."""
+
+    nvml = staticmethod(read_nvml)
+    nvidia_smi = staticmethod(read_nvidia_smi)
+    kernel_driver = staticmethod(read_kernel_module)
+    nvcc = staticmethod(read_nvcc)
+    cuda_library = staticmethod(read_cuda_library)
+    container_toolkit = staticmethod(read_container_toolkit)
+    docker_runtimes = staticmethod(read_docker_runtimes)
+    tegra = staticmethod(read_tegra)
+    fabric = staticmethod(read_fabric)
+    system = staticmethod(read_system)
+
+    def disks(self) -> tuple[Disk, ...]:
+        settings = Settings.load()
+        return read_disks((settings.home, settings.models))
 
 
 @functools.cache

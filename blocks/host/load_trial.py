@@ -25,15 +25,12 @@ class LoadTrial:
 
     worker: Path
     python: Path | None = None
+    available_bytes = staticmethod(page_cache.available_bytes)
 
     @property
     def installed(self) -> bool:
         """Whether the environment of the libraries is there."""
         return self.python is not None
-
-    def available_bytes(self) -> int:
-        """Memory that a load may take."""
-        return page_cache.available_bytes()
 
     def make_cold(self, files: Sequence[Path]) -> None:
         """Take the files out of the page cache. Raises `SlipwayError` if they stay in it."""

@@ -23,10 +23,7 @@ T = TypeVar("T")
 _HOST_PIDS = "pid:[4026531836]"
 """The first namespace of processes; the kernel gives it this number at boot (PROC_PID_INIT_INO)."""
 
-_NOT_HERE = (
-    pynvml.NVML_ERROR_LIBRARY_NOT_FOUND,
-    pynvml.NVML_ERROR_DRIVER_NOT_LOADED,
-)
+_NOT_HERE = (pynvml.NVML_ERROR_LIBRARY_NOT_FOUND, pynvml.NVML_ERROR_DRIVER_NOT_LOADED)
 """NVML's errors for a host without a driver, or a container without access to it."""
 
 _NOT_OFFERED = (
@@ -67,14 +64,13 @@ def _read_all() -> NvmlReading:
     faults: list[str] = []
     driver = _ask("driver version", pynvml.nvmlSystemGetDriverVersion, faults)
     cuda = _ask("CUDA version", _cuda_version, faults)
-    count = _ask("number of GPUs", pynvml.nvmlDeviceGetCount, faults) or 0
-    gpus = [_ask(f"GPU {index}", partial(_read_gpu, index), faults) for index in range(count)]
-    joined = [state for index in range(count) if (state := _fabric(index)) is not None]
+    gpus = _of_each(_read_gpu, faults)
+    joined = [state for index in gpus if (state := _fabric(index)) is not None]
     return NvmlReading(
         available=True,
         driver=version_or_none(driver),
         cuda_driver=version_or_none(cuda),
-        gpus=tuple(gpu for gpu in gpus if gpu is not None),
+        gpus=tuple(gpus.values()),
         fault="; ".join(faults) or None,
         fabric=all(joined) if joined else None,
     )
@@ -87,11 +83,7 @@ def gpus_in_use(count: int) -> tuple[HostGpu, ...]:
     with nvml_session() as available:
         if not available:
             return ()
-        found = [
-            _ask(f"GPU {index}", partial(_read_gpu, index), [])
-            for index in range(_ask("number of GPUs", pynvml.nvmlDeviceGetCount, []) or 0)
-        ]
-    gpus = [HostGpu(index, gpu) for index, gpu in enumerate(found) if gpu is not None]
+        gpus = [HostGpu(index, gpu) for index, gpu in _of_each(_read_gpu, []).items()]
     return choose_gpus(gpus, count, os.environ.get(VISIBLE))
 
 
@@ -101,6 +93,13 @@ def _ask(what: str, question: Callable[[], T], faults: list[str]) -> T | None:
     except pynvml.NVMLError as error:
         faults.append(f"NVML: {what}: {error}")
         return None
+
+
+def _of_each(read: Callable[[int], T], faults: list[str]) -> dict[int, T]:
+    """What is read of each GPU that answers, by its index."""
+    count = _ask("number of GPUs", pynvml.nvmlDeviceGetCount, faults) or 0
+    found = {index: _ask(f"GPU {index}", partial(read, index), faults) for index in range(count)}
+    return {index: answer for index, answer in found.items() if answer is not None}
 
 
 def _optional(question: Callable[[], T]) -> T | None:
@@ -261,9 +260,7 @@ def sample_gpus() -> tuple[GpuSample, ...]:
     with nvml_session() as available:
         if not available:
             return ()
-        count = _ask("number of GPUs", pynvml.nvmlDeviceGetCount, []) or 0
-        samples = [_ask(f"GPU {index}", partial(_sample_gpu, index), []) for index in range(count)]
-        return tuple(sample for sample in samples if sample is not None)
+        return tuple(_of_each(_sample_gpu, []).values())
 
 
 def _sample_gpu(index: int) -> GpuSample:

@@ -1,5 +1,7 @@
-"""What a run shows on its Prefect server. If that fails, neither finished work nor the fault that ended it is
-lost."""
+"""What a run shows on its Prefect server, and the recorder that shows it there.
+
+If showing fails, neither finished work nor the fault that ended it is lost.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +15,17 @@ from prefect import get_run_logger
 from prefect.artifacts import create_markdown_artifact, create_progress_artifact, update_progress_artifact
 from prefect.exceptions import MissingContextError, PrefectException
 
+from blocks.host.recorder import open_recorder
 from tasks.core.progress import say
 from tasks.core.redaction import redacted
-from tasks.core.stage import Artifact
+from tasks.core.settings import Settings
+from tasks.core.stage import Artifact, Recorder
 from tasks.core.verdicts import StageName
+
+
+def flow_recorder() -> Recorder:
+    """The recorder of stages that run in a flow. Outside a run nothing is published."""
+    return open_recorder(Settings.load(), publish)
 
 
 def artifact_key(stage: StageName, subject: str) -> str:

@@ -165,8 +165,7 @@ def check_listener(url: str, fix: str = ANOTHER_PORT) -> None:
     port = urlsplit(url).port
     if port is not None and not is_own_listener(port):
         raise AccessError(
-            f"another user's program listens on port {port}, which the local Prefect server needs",
-            fix=fix,
+            f"another user's program listens on port {port}, which the local Prefect server needs", fix=fix
         )
 
 
@@ -228,11 +227,7 @@ def temporary_server(settings: Settings) -> Iterator[TemporaryServer]:
 
 
 def start_detached(
-    command: tuple[str, ...],
-    *,
-    needs: Sequence[Needs | str],
-    env: Mapping[str, str],
-    log: Path,
+    command: tuple[str, ...], *, needs: Sequence[Needs | str], env: Mapping[str, str], log: Path
 ) -> int:
     """Start a process that outlives this one; its process id. Its environment is that of `process.run`."""
     make_private_folder(log.parent)

@@ -69,8 +69,7 @@ def end_stale_runs(name: str) -> int:
     own = _own_run()
     tag = service_tag(name)
     wanted = FlowRunFilter(
-        tags=FlowRunFilterTags(all_=[tag]),
-        state=FlowRunFilterState(type=FlowRunFilterStateType(any_=_ALIVE)),
+        tags=FlowRunFilterTags(all_=[tag]), state=FlowRunFilterState(type=FlowRunFilterStateType(any_=_ALIVE))
     )
     with get_client(sync_client=True) as client:
         runs = client.read_flow_runs(flow_run_filter=wanted)

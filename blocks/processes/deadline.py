@@ -46,6 +46,5 @@ def await_answer(answer: Future[T], deadline: float, what: str) -> T:
         if answer.done():  # the call's own
             raise
         raise DeadlineError(
-            f"{what} did not answer in time",
-            fix="check the network, the mount or the server, then try again",
+            f"{what} did not answer in time", fix="check the network, the mount or the server, then try again"
         ) from None

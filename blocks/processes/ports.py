@@ -42,6 +42,15 @@ def check_port_free(host: str, port: int) -> None:
     _bound(host, port).close()
 
 
+def is_free(host: str, port: int) -> bool:
+    """Whether nothing listens on the port. Raises `WrongUseError` as `check_port_free` does."""
+    try:
+        check_port_free(host, port)
+    except PortTakenError:
+        return False
+    return True
+
+
 def _bound(host: str, port: int) -> socket.socket:
     """A socket bound to the address, not listening. The address is resolved as the supervisor does it."""
     try:

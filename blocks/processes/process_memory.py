@@ -32,7 +32,8 @@ def command_pids(guard_pid: int) -> list[int]:
 def peak_bytes(pid: int) -> int:
     """One process's high-water mark plus its swapped memory, bytes; 0 if it has ended."""
     with contextlib.suppress(OSError):
-        return sum(1024 * int(kilobytes) for _, kilobytes in _FIELD.findall(_status(pid)))
+        status = Path(f"/proc/{pid}/status").read_text()
+        return sum(1024 * int(kilobytes) for _, kilobytes in _FIELD.findall(status))
     return 0
 
 
@@ -51,7 +52,3 @@ def kernel_kills_since(before: int | None) -> int | None:
     """How many since the count was `before`; None if either is not known."""
     now = kernel_kills()
     return None if now is None or before is None else now - before
-
-
-def _status(pid: int) -> str:
-    return Path(f"/proc/{pid}/status").read_text()

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import psutil
 
-from blocks.processes.ports import check_port_free, free_port
+from blocks.processes.ports import free_port, is_free
 from blocks.processes.process import last_lines
 from blocks.services.kept_code import keep_haproxy
 from tasks.core.addresses import host_and_port
@@ -82,9 +82,8 @@ def last_requests(folder: ServiceFolder, running: Running | None, lines: int) ->
             f"no proxy of {folder.name} answered, so its last requests are not known",
             fix=f"restart it: slipway stop {folder.name}; slipway start {folder.name}",
         ) from error
-    requests = [
-        line for line in answer.splitlines() if " status=" in line
-    ]  # the answer also says what became of the slots
+    # The answer also says what became of the slots.
+    requests = [line for line in answer.splitlines() if " status=" in line]
     return "\n".join(requests[-lines:])
 
 
@@ -119,19 +118,15 @@ class HAProxy:
         if route is None:
             raise RolloutError(f"{self.folder} does not contain a proxy's configuration", fix="deploy again")
         unheard = self._process()
-        if unheard is None and not _is_free(route.metrics_port):
+        if unheard is None and not (route.metrics_port and is_free(BACKEND_HOST, route.metrics_port)):
             route = replace(route, metrics_port=None)
             self.save(route)
         (self.folder / _PID).unlink(missing_ok=True)
         files = {"-C": self.folder, "-f": self.folder / _CONFIG, "-p": self.folder / _PID}
-        argv = [
-            str(haproxy_to_start(Settings.load())),
-            "-D",
-            *(str(part) for pair in files.items() for part in pair),
-        ]
-        if (
-            unheard is not None
-        ):  # it lost its socket: the new one takes the address over, requests end in the old one
+        options = (str(part) for pair in files.items() for part in pair)
+        argv = [str(haproxy_to_start(Settings.load())), "-D", *options]
+        # It lost its socket: the new one takes the address over, requests end in the old one.
+        if unheard is not None:
             argv += ["-sf", str(unheard.pid)]
         # Not under a process guard: it outlives this process, and puts itself into a session of its own.
         try:
@@ -224,8 +219,7 @@ class HAProxy:
             return self.ask(";".join(commands))
         except OSError as error:
             raise RolloutError(
-                f"the proxy of {self.folder} does not answer: {error}",
-                fix="deploy again to restart it",
+                f"the proxy of {self.folder} does not answer: {error}", fix="deploy again to restart it"
             ) from error
 
     def ask(self, line: str) -> str:
@@ -240,13 +234,3 @@ class HAProxy:
                 return b"".join(iter(lambda: connection.recv(1 << 16), b"")).decode()
         finally:
             os.close(folder)
-
-
-def _is_free(port: int | None) -> bool:
-    if port is None:
-        return False
-    try:
-        check_port_free(BACKEND_HOST, port)
-    except PortTakenError:
-        return False
-    return True

@@ -10,60 +10,45 @@ from blocks.host.nvml import sample_gpus
 from blocks.services.service_processes import sample_processes
 from tasks.core.contract import ContractResult
 from tasks.core.records import Record, inputs_digest, new_record
-from tasks.core.release import ServiceFolder, ServiceState
+from tasks.core.release import ServiceFolder
 from tasks.core.stage import Outcome, Recorder, run_stage
 from tasks.core.verdicts import CANCELLED, FAULT, StageName
 from tasks.environment.integrity import changed_since_installed
 from tasks.health import apply, plan, report
-from tasks.health.models import GpuSample, HealthResult, ProcessSample
+from tasks.health.models import HealthResult
 
 
 class LocalInstruments:
     """Instruments for services on this host."""
 
-    def __init__(self, timeout_s: float = 30.0) -> None:
-        self._timeout_s = timeout_s
-
-    def gpus(self) -> tuple[GpuSample, ...]:
-        """The GPUs of this host."""
-        return sample_gpus()
-
-    def process(self, folder: ServiceFolder, state: ServiceState) -> ProcessSample:
-        """The service's process or container."""
-        return sample_processes(folder, state)
-
-    def api(self, base_url: str) -> EngineApi:
-        """A client for the service."""
-        return EngineApi(base_url, timeout_s=self._timeout_s)
+    gpus = staticmethod(sample_gpus)
+    process = staticmethod(sample_processes)
+    api = staticmethod(partial(EngineApi, timeout_s=30.0))
 
 
-class SampleContract:
-    """The contract on the table of a service's health samples, by Great Expectations."""
+def check_samples(
+    result: HealthResult, *, records: Sequence[Record], host_fingerprint: str
+) -> ContractResult:
+    """Check the table of a service's health samples, this look's among them, against its contract."""
+    from blocks.expectations.table_contract import Validator
+    from blocks.storage.record_frame import to_frame
 
-    def __init__(self, records: Sequence[Record], host_fingerprint: str) -> None:
-        self._records = records
-        self._host = host_fingerprint
-
-    def __call__(self, result: HealthResult) -> ContractResult:
-        """Judge the accumulated samples with this look's among them."""
-        from blocks.expectations.table_contract import check_table
-        from blocks.storage.record_frame import to_frame
-
-        look = new_record(
-            stage=StageName.HEALTH,
-            subject=result.name,
-            host_fingerprint=self._host,
-            inputs_digest=inputs_digest(StageName.HEALTH, {}),
-            outcome=result.verdict,
-            seconds=0,
-            numbers=report.numbers(result),
-        )
-        answered = [
-            record
-            for record in self._records
-            if record.subject == result.name and record.outcome not in (FAULT, CANCELLED)
-        ]
-        return check_table(to_frame([*answered, look], report.NUMBERS), plan.expectations())
+    look = new_record(
+        stage=StageName.HEALTH,
+        subject=result.name,
+        host_fingerprint=host_fingerprint,
+        inputs_digest=inputs_digest(StageName.HEALTH, {}),
+        outcome=result.verdict,
+        seconds=0,
+        numbers=report.numbers(result),
+    )
+    answered = [
+        record
+        for record in records
+        if record.subject == result.name and record.outcome not in (FAULT, CANCELLED)
+    ]
+    table = to_frame([*answered, look], report.NUMBERS)
+    return Validator().check("table", table, plan.expectations())
 
 
 def check_service(
@@ -79,6 +64,7 @@ def check_service(
     _, release = folder.serving()
     before = plan.last_check(recorder.store.latest(StageName.HEALTH, name), release.id)
     samples = recorder.store.list(StageName.HEALTH) if contract else None
+    host = recorder.host_fingerprint
     return run_stage(
         recorder,
         StageName.HEALTH,
@@ -90,7 +76,9 @@ def check_service(
             folder,
             LocalInstruments(),
             before,
-            contract=None if samples is None else SampleContract(samples, recorder.host_fingerprint),
+            contract=None
+            if samples is None
+            else partial(check_samples, records=samples, host_fingerprint=host),
             compare=partial(changed_since_installed, settings=settings) if files else None,
         ),
         consulted=[before.id] if before else [],

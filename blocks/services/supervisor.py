@@ -9,8 +9,9 @@ import os
 import socket
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 import psutil
 
@@ -33,7 +34,7 @@ _START_S = 30.0
 _POLL_S = 0.02
 _LOST_SOCKET_S = 5.0
 _LOG_BYTES = 1 << 16
-
+T = TypeVar("T")
 
 _HANG_UPS = 3
 """A process that was killed closes its sockets one by one: a new connection may still get through."""
@@ -73,20 +74,12 @@ class SupervisedService:
 
     def running(self) -> Running | None:
         """What takes traffic now; None without a supervisor."""
-        for patience in reversed(range(_HANG_UPS)):
-            if not self._connect():
-                return None
-            try:
-                answer = self._ask("status")
-                break
-            except SilentError:
-                raise
-            except HungUpError:  # dying while it was asked: it is gone, or there is another one by now
-                if not patience:
-                    raise
-        if answer["release"] is None:
-            return None
-        return Running.model_validate(answer)
+
+        def status() -> dict[str, Any] | None:
+            return self._ask("status") if self._connect() else None
+
+        answer = _patiently(status)
+        return Running.model_validate(answer) if answer and answer["release"] is not None else None
 
     def written(self) -> Running | None:
         """What the supervisor wrote down to bring back."""
@@ -98,20 +91,16 @@ class SupervisedService:
 
     def claim(self, host: str, port: int | None) -> int:
         """Start the supervisor if there is none, and have it listen there."""
-        for patience in reversed(range(_HANG_UPS)):
-            try:
-                if not self._connect():
-                    if port is not None:
-                        check_port_free(host, port)
-                    self._start_supervisor()
-                claimed: int = self._ask("claim", host=host, port=port)["port"]
-                return claimed
-            except SilentError:
-                raise
-            except HungUpError:  # it had nothing to serve, and was ending when it was asked
-                if not patience:
-                    raise
-        raise AssertionError("unreachable")
+
+        def claim() -> int:
+            if not self._connect():
+                if port is not None:
+                    check_port_free(host, port)
+                self._start_supervisor()
+            claimed: int = self._ask("claim", host=host, port=port)["port"]
+            return claimed
+
+        return _patiently(claim)
 
     def start(self, release: Release) -> NewRelease:
         """Have the supervisor start the release on a free port of the loopback."""
@@ -296,6 +285,18 @@ class SupervisedService:
         deadline = time.monotonic() + _ANSWER_S
         while self._is_locked() and time.monotonic() < deadline:
             time.sleep(_POLL_S)
+
+
+def _patiently(ask: Callable[[], T]) -> T:
+    """The answer of a supervisor that may be ending when it is asked: it is gone then, or there is another one."""
+    for _ in range(_HANG_UPS - 1):
+        try:
+            return ask()
+        except SilentError:
+            raise
+        except HungUpError:
+            continue
+    return ask()
 
 
 def _tail(log: Path, lines: int) -> str:

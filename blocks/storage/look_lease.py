@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import signal
 import time
@@ -14,7 +13,7 @@ from pydantic import ValidationError
 
 from blocks.processes.started_process import StartedProcess
 from tasks.core.errors import BusyError
-from tasks.core.files import read_regular
+from tasks.core.files import read_regular, takes_lock
 from tasks.core.frozen import Frozen
 from tasks.core.progress import say
 from tasks.core.verdicts import StageName
@@ -38,7 +37,7 @@ def only_look(lease: Path, deadline_s: float) -> Iterator[None]:
     while True:
         handle = os.open(lease, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
-            if _is_locked(handle) and _is_named(handle, lease):
+            if takes_lock(handle) and _is_named(handle, lease):
                 _note(handle)
                 yield
                 return
@@ -46,14 +45,6 @@ def only_look(lease: Path, deadline_s: float) -> Iterator[None]:
                 _end(lease, deadline_s)
         finally:
             os.close(handle)
-
-
-def _is_locked(handle: int) -> bool:
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _is_named(handle: int, lease: Path) -> bool:

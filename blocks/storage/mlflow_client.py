@@ -109,8 +109,7 @@ class MlflowClient:
             )
         except (ValueError, ImportError) as error:
             raise WrongUseError(
-                f"the proxy settings cannot be used: {one_line(error)}",
-                fix="check HTTPS_PROXY and ALL_PROXY",
+                f"the proxy settings cannot be used: {one_line(error)}", fix="check HTTPS_PROXY and ALL_PROXY"
             ) from None
         try:
             with client:
@@ -133,10 +132,7 @@ class MlflowClient:
         fix = "check SLIPWAY_REGISTRY and the network, then try again"
         if "CERTIFICATE" in str(error):
             fix = "name the certificate of its issuer: MLFLOW_TRACKING_SERVER_CERT_PATH"
-        return NetworkError(
-            f"the model registry {self.name} cannot be reached: {one_line(error)}",
-            fix=fix,
-        )
+        return NetworkError(f"the model registry {self.name} cannot be reached: {one_line(error)}", fix=fix)
 
     def _read(self, status: int, headers: httpx.Headers, content: bytes) -> dict[str, Any]:
         value = _as_object(content)

@@ -12,14 +12,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from blocks.processes.deadline import within
+from blocks.storage.object_store import unreadable
 from tasks.core.direct_io import Buffer, DirectFile, Took
-from tasks.core.errors import ModelError, NotFoundError, UnreadableError
+from tasks.core.errors import ModelError, NotFoundError
 from tasks.core.files import read_regular
 from tasks.core.given_files import absolute_path
 from tasks.core.paths import checked, is_utf8
 from tasks.core.sources import FILE, ResolvedModel
 from tasks.staging.models import SourceFile
-from tasks.staging.source import ModelSource
+from tasks.staging.source import ModelSource, changed
 
 if TYPE_CHECKING:
     from blocks.storage.s3 import S3Folder
@@ -109,7 +110,7 @@ class FolderSource:
         except OSError as error:
             if error.errno == errno.ELOOP:
                 raise ModelError(f"{path} is a link to itself", fix="replace it with the file") from None
-            raise _unreadable(path, error) from error
+            raise unreadable(path, error) from error
         if not stat.S_ISREG(status.st_mode):
             return None
         # In a Hugging Face cache, a large file's name is its SHA-256.
@@ -160,9 +161,7 @@ class FolderSource:
 
     def _check(self, file: SourceFile, opened: DirectFile, complete: bool) -> None:
         if not complete or _identity(os.fstat(opened.handle)) != file.identity:
-            raise ModelError(
-                f"{self.folder / file.path} changed while it was read", fix="try again once it is stable"
-            )
+            raise changed(self.folder / file.path)
 
     def _inside(self, path: Path) -> Path:
         try:
@@ -210,9 +209,7 @@ class S3Source:
         """Exactly these bytes of exactly that object."""
         content = self._folder.read_range(file.path, file.identity, offset, length)
         if len(content) != length:
-            raise ModelError(
-                f"{self.name}/{file.path} changed while it was read", fix="try again once it is stable"
-            )
+            raise changed(f"{self.name}/{file.path}")
         return content
 
     def read_into(
@@ -230,14 +227,7 @@ def _named(path: Path, *, allow: str) -> Iterator[None]:
     except PermissionError:
         raise ModelError(f"{path} is not readable", fix=f"allow it: chmod {allow} {path}") from None
     except OSError as error:
-        raise _unreadable(path, error) from error
-
-
-def _unreadable(path: Path, error: OSError) -> UnreadableError:
-    return UnreadableError(
-        f"{path} cannot be read: {error.strerror or error}",
-        fix="check its disk or mount, then try again",
-    )
+        raise unreadable(path, error) from error
 
 
 def _identity(status: os.stat_result) -> str:

@@ -68,10 +68,14 @@ def _named(path: Path) -> Iterator[None]:
     except PermissionError:
         raise AccessError(f"{path} is not readable", fix=f"allow it: chmod +r {path}") from None
     except OSError as error:
-        raise UnreadableError(
-            f"{path} cannot be read: {error.strerror or error}",
-            fix="check its disk or mount, then try again",
-        ) from None
+        raise unreadable(path, error) from None
+
+
+def unreadable(path: Path, error: OSError) -> UnreadableError:
+    """The disk does not give what is there."""
+    return UnreadableError(
+        f"{path} cannot be read: {error.strerror or error}", fix="check its disk or mount, then try again"
+    )
 
 
 def open_object_store(location: str, *, endpoint: str | None) -> ObjectStore:

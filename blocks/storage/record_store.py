@@ -8,21 +8,13 @@ from pathlib import Path
 from tasks.core.errors import NotFoundError, RecordError
 from tasks.core.files import create_exclusively
 from tasks.core.progress import say
-from tasks.core.records import (
-    Record,
-    RecordStore,
-    first_answered,
-    inputs_suffix,
-    newest_id,
-    parse_record,
-    read_each,
-)
+from tasks.core.records import Record, RecordStore, newest_id, parse_record
 from tasks.core.settings import Settings
 from tasks.core.sources import S3
 from tasks.core.verdicts import StageName
 
 
-class FolderRecordStore:
+class FolderRecordStore(RecordStore):
     """Records below one folder. Ids sort by the order of writing, so names do too.
 
     A folder that several users or hosts share is not `private`.
@@ -47,33 +39,18 @@ class FolderRecordStore:
         """The greatest id above this one; None without any."""
         return newest_id((path.name for path in self.root.glob("*/*.json")), record_id)
 
-    def latest(self, stage: StageName, subject: str) -> Record | None:
-        """The stage's newest record of that subject that came to an answer. Older ones are not read."""
-        return first_answered(read_each(_contents(self._paths(f"{stage}/*.json")[::-1])), subject)
+    def paths(self, stage: StageName | None, suffix: str) -> Sequence[str]:
+        """Of all records, of one stage if given, that end with `suffix`; oldest first."""
+        found = self.root.glob(f"{stage or '*'}/*{suffix}")
+        return list(map(str, sorted(found, key=lambda path: path.name)))
 
-    def list(self, stage: StageName | None = None) -> Sequence[Record]:
-        """All records, of one stage if given, oldest first."""
-        return self._read(f"{stage or '*'}/*.json")
-
-    def with_inputs(
-        self, stage: StageName, inputs_digest: str, newest: int | None = None
-    ) -> Sequence[Record]:
-        """A stage's records with these inputs, oldest first; others are not read. At most the `newest` many."""
-        return self._read(f"{stage}/*{inputs_suffix(inputs_digest)}", newest)
-
-    def _read(self, pattern: str, newest: int | None = None) -> Sequence[Record]:
-        return list(read_each(_contents(self._paths(pattern)[-newest if newest else None :])))
-
-    def _paths(self, pattern: str) -> Sequence[Path]:
-        return sorted(self.root.glob(pattern), key=lambda path: path.name)
-
-
-def _contents(paths: Sequence[Path]) -> Iterator[tuple[bytes, str]]:
-    for path in paths:
-        try:
-            yield path.read_bytes(), str(path)
-        except OSError as error:  # of one object: if the whole store cannot be read, writing will fail
-            say("knowledge", f"skipped: {path} cannot be read: {error.strerror}")
+    def contents(self, paths: Sequence[str]) -> Iterator[tuple[bytes, str]]:
+        """What is there, with its name. An object that cannot be read is reported and skipped."""
+        for path in paths:
+            try:
+                yield Path(path).read_bytes(), path
+            except OSError as error:  # of one object: if the whole store cannot be read, writing will fail
+                say("knowledge", f"skipped: {path} cannot be read: {error.strerror}")
 
 
 def open_record_store(settings: Settings) -> RecordStore:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -24,8 +24,9 @@ from tasks.core.errors import (
     WrongUseError,
 )
 from tasks.core.paths import shown
-from tasks.core.records import Record, first_answered, inputs_suffix, newest_id, parse_record, read_each
+from tasks.core.records import Record, RecordStore, newest_id, parse_record
 from tasks.core.verdicts import StageName
+from tasks.staging.source import changed
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -150,8 +151,7 @@ class S3Folder:
         content = self._ask(path, call)
         if len(content) > _MOST_BYTES:
             raise ModelError(
-                f"{self.url(path)} has more than {_MOST_BYTES} bytes, the limit",
-                fix="find out what wrote it",
+                f"{self.url(path)} has more than {_MOST_BYTES} bytes, the limit", fix="find out what wrote it"
             )
         return content
 
@@ -183,13 +183,13 @@ class S3Folder:
         except ClientError as error:
             code = code_of(error)
             if code in CONFLICT | MISSING:
-                raise _changed(self.url(path)) from error
+                raise changed(self.url(path)) from error
             if condition and code in _NO_CONDITIONS:
                 self._conditional = False
                 return self._read_range(path, etag, offset, length)
             raise
         if condition_on(etag) and quoted(answer.get("ETag", etag)) != etag:
-            raise _changed(self.url(path))
+            raise changed(self.url(path))
         if "ContentRange" not in answer and answer["ContentLength"] > length:
             answer["Body"].close()
             raise no_ranges(self.url(path))
@@ -245,11 +245,7 @@ def _identity(item: ObjectTypeDef) -> str:
     return f"{tag} changed {changed.isoformat() if changed else 'never'}".strip()
 
 
-def _changed(address: str) -> ModelError:
-    return ModelError(f"{address} changed while it was read", fix="try again once it is stable")
-
-
-class S3RecordStore:
+class S3RecordStore(RecordStore):
     """Records below one prefix. Ids sort by the order of writing."""
 
     def __init__(self, folder: S3Folder) -> None:
@@ -282,30 +278,13 @@ class S3RecordStore:
             names = pool.map(lambda stage: self.folder.names_after(f"{stage}/", record_id), StageName)
             return newest_id(itertools.chain.from_iterable(names), record_id)
 
-    def latest(self, stage: StageName, subject: str) -> Record | None:
-        """The stage's newest record of that subject that came to an answer. Older ones are not read."""
-        paths = self._paths(f"{stage}/", ".json")[::-1]
-        return first_answered(
-            read_each((self.folder.read(path), self.folder.url(path)) for path in paths), subject
-        )
-
-    def list(self, stage: StageName | None = None) -> Sequence[Record]:
-        """All records, of one stage if given, oldest first."""
-        return self._read(f"{stage}/" if stage else "", ".json")
-
-    def with_inputs(
-        self, stage: StageName, inputs_digest: str, newest: int | None = None
-    ) -> Sequence[Record]:
-        """A stage's records with these inputs, oldest first; of others only the names are read. At most the
-        `newest` so many."""
-        return self._read(f"{stage}/", inputs_suffix(inputs_digest), newest)
-
-    def _read(self, below: str, suffix: str, newest: int | None = None) -> Sequence[Record]:
-        paths = self._paths(below, suffix)[-newest if newest else None :]
-        with ThreadPoolExecutor(PARALLEL) as pool:
-            contents = pool.map(self.folder.read, paths)
-            return [*read_each(zip(contents, map(self.folder.url, paths), strict=True))]
-
-    def _paths(self, below: str, suffix: str) -> Sequence[str]:
+    def paths(self, stage: StageName | None, suffix: str) -> Sequence[str]:
+        """Of all records, of one stage if given, that end with `suffix`; oldest first."""
+        below = f"{stage}/" if stage else ""
         found = [item.path for item in self.folder.objects(below) if item.path.endswith(suffix)]
         return sorted(found, key=lambda path: path.rpartition("/")[2])
+
+    def contents(self, paths: Sequence[str]) -> Iterator[tuple[bytes, str]]:
+        """What is there, with its address; several are read at once."""
+        with ThreadPoolExecutor(PARALLEL) as pool:
+            yield from zip(pool.map(self.folder.read, paths), map(self.folder.url, paths), strict=True)

@@ -59,10 +59,7 @@ def explained(address: str) -> Iterator[None]:
     except BotoCoreError as error:
         if _tells_a_header(error):
             raise _unsendable(address) from None
-        raise NetworkError(
-            f"{address} cannot be reached: {one_line(error)}",
-            fix="check SLIPWAY_S3_ENDPOINT and the network, then try again",
-        ) from error
+        raise unreachable(address, error) from error
 
 
 def code_of(error: ClientError) -> str:
@@ -83,6 +80,22 @@ def no_ranges(address: str) -> NetworkError:
     return NetworkError(
         f"the server ignores ranges: it sends all of {address} when asked for a part",
         fix="use a server that supports ranges, as S3 does; check the proxy in front of it",
+    )
+
+
+def unreachable(address: str, error: Exception) -> NetworkError:
+    """Nothing answers there."""
+    return NetworkError(
+        f"{address} cannot be reached: {one_line(error)}",
+        fix="check SLIPWAY_S3_ENDPOINT and the network, then try again",
+    )
+
+
+def refused(address: str, code: str | int) -> AccessError:
+    """The server does not accept the credentials."""
+    return AccessError(
+        f"{address} refused the credentials ({code})",
+        fix="check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and their permissions",
     )
 
 
@@ -121,15 +134,10 @@ def _from_answer(error: ClientError, address: str) -> SlipwayError:
             fix=f"set AWS_DEFAULT_REGION{f'={region[:40]}' if region else ''} and check SLIPWAY_S3_ENDPOINT",
         )
     if code in _REFUSED:
-        return AccessError(
-            f"{address} refused the credentials ({code})",
-            fix="check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and their permissions",
-        )
+        return refused(address, code)
     if code in MISSING:
         return NotFoundError(f"{address} does not exist ({code})", fix="check bucket and prefix")
-    if code == "500" and "xml" not in headers.get(
-        "content-type", ""
-    ):  # boto3's error for a body that is not XML
+    if code == "500" and "xml" not in headers.get("content-type", ""):  # boto3's, for a body that is not XML
         return no_s3(address)
     if code in CONFLICT:
         return ExistsError(f"{address} exists already")

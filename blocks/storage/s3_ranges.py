@@ -21,10 +21,10 @@ from urllib.parse import SplitResult, unquote, urlsplit
 from botocore.httpsession import get_cert_path
 
 from blocks.storage.s3_client import pause_s
-from blocks.storage.s3_errors import no_ranges, proxy_refused, wrong_clock
+from blocks.storage.s3_errors import no_ranges, proxy_refused, refused, unreachable, wrong_clock
 from tasks.core.cancellation import current
 from tasks.core.direct_io import Buffer, Took
-from tasks.core.errors import AccessError, ModelError, NetworkError, one_line
+from tasks.staging.source import changed
 
 SIGNED_FOR_S = 3600
 _STEP = 256 << 10
@@ -110,24 +110,18 @@ class RangeReader:
                 refusals += 1
                 pause = pause_s(refusals) if error.pause_s is None else error.pause_s
                 if time.monotonic() + pause > patience:
-                    raise self._unreachable(path, error) from error
+                    raise unreachable(self._name(path), error) from error
                 self._wait(pause)
             except (OSError, http.client.HTTPException) as error:
                 self._drop()
                 failures = 1 if done - before >= _LEAST_PROGRESS else failures + 1
                 if failures == _ATTEMPTS:
-                    raise self._unreachable(path, error) from error
+                    raise unreachable(self._name(path), error) from error
                 self._wait(_PAUSE_S * (failures - 1))
 
     def _wait(self, pause: float) -> None:
         current().wait(pause)
         current().check()
-
-    def _unreachable(self, path: str, error: Exception) -> NetworkError:
-        return NetworkError(
-            f"{self._name(path)} cannot be reached: {one_line(error)}",
-            fix="check SLIPWAY_S3_ENDPOINT and the network, then try again",
-        )
 
     def _ask(self, path: str, etag: str, offset: int, length: int) -> http.client.HTTPResponse:
         """A response with exactly these bytes still to read. Raises `OSError` for temporary failures."""
@@ -153,7 +147,7 @@ class RangeReader:
         """Servers that do not support or ignore conditions still say which state they send."""
         if condition_on(etag) and quoted(answer.getheader("ETag") or etag) != etag:
             self._drop()
-            raise self._changed(path)
+            raise changed(self._name(path))
 
     def _refusal(self, path: str, answer: http.client.HTTPResponse) -> Exception:
         code, reason = answer.status, answer.reason[:_SHOWN_LETTERS]
@@ -161,7 +155,7 @@ class RangeReader:
         start = answer.read(_ERROR_BYTES) if code == 403 else b""
         self._drop()
         if code in _CHANGED or code == 206:
-            return self._changed(path)
+            return changed(self._name(path))
         if code == 200:
             return no_ranges(self._name(path))
         if code in _BUSY:
@@ -171,14 +165,8 @@ class RangeReader:
         if b"RequestTimeTooSkewed" in start:
             return wrong_clock(self._name(path), date)
         if code in _REFUSED:
-            return AccessError(
-                f"{self._name(path)} refused the credentials ({code})",
-                fix="check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and their permissions",
-            )
+            return refused(self._name(path), code)
         return OSError(f"it answered {code} {reason}")
-
-    def _changed(self, path: str) -> ModelError:
-        return ModelError(f"{self._name(path)} changed while it was read", fix="try again once it is stable")
 
     def _get(self, url: SplitResult, etag: str, offset: int, length: int) -> http.client.HTTPResponse:
         connection, proxy_headers = self._connection(url)

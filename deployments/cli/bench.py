@@ -10,6 +10,7 @@ import click
 
 from deployments.cli.main import print_json
 from deployments.cli.params import Count, GivenPath
+from deployments.cli.show import print_table
 
 if TYPE_CHECKING:
     from tasks.core.stage import Outcome
@@ -88,7 +89,6 @@ def load_answer(outcome: Outcome[LoadingResult]) -> dict[str, Any]:
 
 
 def _print_loaders(outcome: Outcome[LoadingResult]) -> None:
-    from deployments.cli.show import print_table
     from tasks.loading.report import row
 
     result = outcome.result

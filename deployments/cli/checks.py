@@ -10,6 +10,7 @@ import click
 
 from deployments.cli.main import print_json
 from deployments.cli.params import LARGEST_BYTES, LONGEST_S, Count, GivenPath, Number
+from deployments.cli.show import coloured, plain, print_table
 from tasks.core.verdicts import StageName, says_no
 
 if TYPE_CHECKING:
@@ -42,14 +43,11 @@ def health(name: str, contract: bool, files: bool, as_json: bool) -> None:
 
 
 def _print_health(result: HealthResult) -> None:
-    from rich.markup import escape
-
-    from deployments.cli.show import coloured, print_table
     from tasks.health.report import rows
 
     print_table(
         ("level", "seen", "value"),
-        [(level, escape(what), escape(value)) for level, what, value in rows(result)],
+        [(level, plain(what), plain(value)) for level, what, value in rows(result)],
         title=f"{result.name} is {coloured(result.verdict)}",
     )
     if result.contract is not None:

@@ -8,21 +8,24 @@ from collections.abc import Iterator
 from contextvars import copy_context
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
+from blocks.host.nvml import read_nvml
+from blocks.prefect.service_tag import service_tag
+from blocks.services.early_checks import check_inputs, prefect_knows_the_storage
+from deployments.cli.changes import standings
 from deployments.cli.main import print_json
 from deployments.cli.params import GivenPath
+from deployments.cli.show import coloured, console, echo_log, plain, print_table
+from deployments.prefect_api import PrefectApi, needs_own_server, no_api, prefect_api
 from tasks.core.freshness import STAGES
+from tasks.core.progress import listen, to_log
 from tasks.core.settings import Settings
 from tasks.core.spec import DeploySpec, load_spec
-from tasks.core.verdicts import StageName, says_no
+from tasks.core.verdicts import CompatibilityVerdict, StageName, says_no
 from tasks.lifecycle.models import DeployResult, StageRow
-
-if TYPE_CHECKING:
-    from deployments.prefect_api import PrefectApi
-
+from tasks.lifecycle.plan import plan_of, plan_without, refusal, wants_absent_gpu
 
 _SHOWN = {"stage", "verdict", "cached", "seconds", "record", "headline", "log_tail", "reasons"}
 """The fields of a stage's row that programs get."""
@@ -73,8 +76,6 @@ def deploy(
 def _check_engine(spec: DeploySpec) -> None:
     """Before a server is started for the run: refuse an engine that cannot be deployed yet, unless this host rules it
     out anyway, which is a verdict for the run to record."""
-    from tasks.lifecycle.plan import refusal
-
     refused = refusal(spec)
     if refused is not None and not _judge(spec)[0]:
         raise refused
@@ -82,16 +83,12 @@ def _check_engine(spec: DeploySpec) -> None:
 
 def _check_host(spec: DeploySpec) -> None:
     """Before a server is started for the run: check that whatever the target needs and the spec names exists."""
-    from blocks.host.nvml import read_nvml
-    from blocks.services.early_checks import check_inputs, prefect_knows_the_storage
     from blocks.services.targets import check_target
-    from tasks.lifecycle.plan import refusal, wants_absent_gpu
 
     check_target(spec.target)
     if refusal(spec) is None and not wants_absent_gpu(spec, len(read_nvml().gpus)):
-        check_inputs(
-            spec, Settings.load(), remote=not prefect_knows_the_storage()
-        )  # otherwise the run answers with the verdict on this host
+        check_inputs(spec, Settings.load(), remote=not prefect_knows_the_storage())
+    # Otherwise the run answers with the verdict on this host.
 
 
 def _run(spec: DeploySpec, fresh: tuple[StageName, ...], *, quiet: bool) -> DeployResult:
@@ -99,9 +96,6 @@ def _run(spec: DeploySpec, fresh: tuple[StageName, ...], *, quiet: bool) -> Depl
     from blocks.expectations.fact_contract import FactContract
     from blocks.processes.deadline import start
     from deployments.cli.progress import show_progress
-    from deployments.cli.show import console
-    from deployments.prefect_api import prefect_api
-    from tasks.core.progress import listen, to_log
 
     with show_progress(console(stderr=quiet)) as listener:
 
@@ -121,7 +115,6 @@ def _run(spec: DeploySpec, fresh: tuple[StageName, ...], *, quiet: bool) -> Depl
                 start(FactContract(settings).check)
             from prefect import tags
 
-            from blocks.prefect.service_tag import service_tag
             from flows.deploy_model import deploy_model
 
             api.wait()
@@ -139,10 +132,6 @@ def _answer_from_records(
     """
     from blocks.prefect.database import has_open_run
     from blocks.prefect.server import keeps_own_database
-    from blocks.prefect.service_tag import service_tag
-    from blocks.services.early_checks import prefect_knows_the_storage
-    from deployments.cli.changes import standings
-    from deployments.prefect_api import needs_own_server, no_api
 
     if prefect_knows_the_storage() or not needs_own_server(settings):
         return None
@@ -173,10 +162,6 @@ def _telling_where(api: PrefectApi, name: str) -> Iterator[None]:
 
 
 def _show_plan(spec: DeploySpec, fresh: tuple[StageName, ...], *, as_json: bool) -> None:
-    from blocks.host.nvml import read_nvml
-    from deployments.cli.changes import standings
-    from tasks.lifecycle.plan import plan_of, plan_without, refusal, wants_absent_gpu
-
     refused = refusal(spec)
     blocked, judged = False, ""
     if refused is not None or wants_absent_gpu(spec, len(read_nvml().gpus)):
@@ -199,11 +184,7 @@ def _show_plan(spec: DeploySpec, fresh: tuple[StageName, ...], *, as_json: bool)
         ]
         print_json({"name": spec.name, "plan": plan})
     else:
-        from rich.markup import escape
-
-        from deployments.cli.show import print_table
-
-        rows = [(step.stage, escape(step.does)) for step in steps]
+        rows = [(step.stage, plain(step.does)) for step in steps]
         print_table(("stage", "would"), rows, title=f"Plan for {spec.name}")
         for stage, one in found.items():
             click.echo(f"{stage} {'cached' if one.cached else 'would run'}: {one.why}")
@@ -235,7 +216,6 @@ def _describe_model(spec: DeploySpec) -> str:
 def _judge(spec: DeploySpec) -> tuple[bool, str]:
     """Whether this host rules the engine out, and the verdict with its reasons."""
     from deployments.cli.compat_check import judge_pins
-    from tasks.core.verdicts import CompatibilityVerdict
 
     result = judge_pins(spec.engine, spec.target.value)
     said = [finding.message for finding in result.findings if finding.severity == result.verdict]
@@ -244,19 +224,13 @@ def _judge(spec: DeploySpec) -> tuple[bool, str]:
 
 
 def _show_result(result: DeployResult) -> None:
-    from rich.markup import escape
-
-    from deployments.cli.show import print_table
-
-    rows = [(row.stage, _verdict(row), f"{row.seconds:.1f} s", escape(row.headline)) for row in result.stages]
+    rows = [(row.stage, _verdict(row), f"{row.seconds:.1f} s", plain(row.headline)) for row in result.stages]
     columns = ("stage", "verdict", "time", "key number")
     print_table(columns, rows, title=result.name, right=("time",), whole=("stage", "verdict"))
     _show_what_next(result)
 
 
 def _verdict(row: StageRow) -> str:
-    from deployments.cli.show import coloured
-
     return coloured(row.verdict) + (" (cached)" if row.cached else "")
 
 
@@ -267,10 +241,9 @@ def _show_what_next(result: DeployResult) -> None:
         for reason in no.reasons:
             if reason not in no.headline:
                 click.echo(f"  - {reason}")
-        for line in (no.log_tail or "").splitlines():
-            click.echo(f"  | {line}")
+        echo_log(no.log_tail)
         click.echo(
-            f"look next   slipway kb records --stage {no.stage} | slipway up (its UI shows the run's log)"
+            f"look next   slipway kb records --stage {no.stage} | slipway up (its UI shows the logs of later runs)"
         )
     if result.endpoint is None:
         return

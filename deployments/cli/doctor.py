@@ -11,6 +11,8 @@ from datetime import date
 import click
 
 from deployments.cli.main import print_json
+from deployments.cli.show import print_table
+from tasks.core.errors import MissingToolError, SlipwayError
 from tasks.core.settings import Settings
 
 
@@ -60,7 +62,6 @@ def _python() -> Diagnosis:
 
 def _program(name: str, needed_for: str, fix: str) -> Diagnosis:
     from blocks.processes.process import find_tool
-    from tasks.core.errors import MissingToolError
 
     try:
         return Diagnosis(name, True, find_tool(name, install=fix), needed_for, fix)
@@ -70,7 +71,6 @@ def _program(name: str, needed_for: str, fix: str) -> Diagnosis:
 
 def _haproxy(settings: Settings) -> Diagnosis:
     from blocks.services.haproxy import find_haproxy
-    from tasks.core.errors import MissingToolError
 
     try:
         return Diagnosis("haproxy", True, str(find_haproxy(settings)), "everything", "")
@@ -96,7 +96,6 @@ def _server(settings: Settings) -> Diagnosis:
 
 def _docker() -> Diagnosis:
     from blocks.docker.docker_engine import DockerEngine
-    from tasks.core.errors import SlipwayError
 
     fix = "install Docker and start it"
     try:
@@ -135,8 +134,6 @@ def fact_tables(today: date) -> Diagnosis:
 
 
 def _show(diagnoses: list[Diagnosis]) -> None:
-    from deployments.cli.show import print_table
-
     marks = {True: "[green]yes[/green]", False: "[yellow]no[/yellow]"}
     rows = [
         (marks[found.there], found.thing, found.found, found.needed_for, "" if found.there else found.fix)

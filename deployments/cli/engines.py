@@ -8,13 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from deployments.cli.kb import read_records
 from deployments.cli.main import print_json
 from deployments.cli.params import GivenPath
+from deployments.cli.show import plain, print_table
 from tasks.core.errors import WrongUseError
 from tasks.core.facts import Facts
 from tasks.core.spec import EngineKind
+from tasks.core.verdicts import StageName
 from tasks.engines.catalogue import get_engine
 from tasks.engines.recommend import Choice, ChoiceKind, Measured, Need, Recommendation, recommend
+from tasks.knowledge.plan import matrix, part
 
 if TYPE_CHECKING:
     from tasks.core.records import Record
@@ -43,7 +47,7 @@ def engines(need: str | None, family: str | None, facts_file: Path | None, as_js
         _list(as_json=as_json)
         return
     facts, fingerprint = _facts(facts_file)
-    found = recommend(Need(need), facts, measured(_records(), fingerprint), family=family)
+    found = recommend(Need(need), facts, measured(read_records(), fingerprint), family=family)
     if as_json:
         print_json(_answer(found))
     else:
@@ -59,9 +63,6 @@ def describe(kind: EngineKind) -> dict[str, Any]:
 def measured(records: Sequence[Record], fingerprint: str) -> list[Measured]:
     """What the records say about engines on the hardware of that fingerprint: measured batch sizes, and searches in
     which the engine failed at every size. Missing the objectives at every size is not the engine's failure."""
-    from tasks.core.verdicts import StageName
-    from tasks.knowledge.plan import matrix, part
-
     here = [record for record in records if record.host_fingerprint == fingerprint]
     found = [
         Measured(record=cell.record, engine=cell.engine, model=cell.model_digest, throughput=cell.throughput)
@@ -92,15 +93,6 @@ def _facts(file: Path | None) -> tuple[Facts, str]:
     return facts, facts.fingerprint
 
 
-def _records() -> Sequence[Record]:
-    from blocks.storage.record_store import open_record_store
-    from tasks.core.progress import listen
-    from tasks.core.settings import Settings
-
-    listen(lambda _, line: click.echo(line, err=True))
-    return open_record_store(Settings.load()).list()
-
-
 def _answer(found: Recommendation) -> dict[str, Any]:
     best = {kind: one.name for kind in _KINDS if (one := found.best(kind)) is not None}
     return {
@@ -116,8 +108,6 @@ def _list(*, as_json: bool) -> None:
     if as_json:
         print_json({"engines": found})
         return
-    from deployments.cli.show import print_table
-
     rows = [
         (
             str(row["engine"]),
@@ -135,15 +125,11 @@ def _list(*, as_json: bool) -> None:
 
 
 def _show(found: Recommendation) -> None:
-    from rich.markup import escape
-
-    from deployments.cli.show import print_table
-
     rows = []
     for kind in _KINDS:
         for place, choice in enumerate(found.of(kind), start=1):
             if choice.points or choice.against or place == 1:
-                rows.append(tuple(escape(cell) for cell in _row(kind, place, choice)))
+                rows.append(tuple(plain(cell) for cell in _row(kind, place, choice)))
     columns = ("kind", "choice", "points", "why", "by")
     print_table(columns, rows, title=f"For {found.need}", right=("points",), whole=("kind", "choice"))
     best = [f"{kind} {one.name}" for kind in _KINDS if (one := found.best(kind)) is not None]

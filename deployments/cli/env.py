@@ -12,21 +12,14 @@ from pydantic import ValidationError
 from blocks.packages.inspect_environment import conflicts_of_lock, inspect_environment
 from deployments.cli.main import print_json
 from deployments.cli.params import GivenPath, Number
+from deployments.cli.show import plain, print_table
 from tasks.core.errors import NotFoundError, SpecError
 from tasks.core.given_files import LOCK_LIMIT_BYTES, check_new_folder, decode_text, read_given, write_given
 from tasks.core.settings import Settings
 from tasks.core.spec import OWN_PYTHON, Environment, EnvironmentManager
 from tasks.core.verdicts import EnvironmentVerdict, StageName, says_no
 from tasks.environment import apply, dependencies, plan
-from tasks.environment.models import (
-    Built,
-    Checked,
-    Conflict,
-    EnvironmentRequest,
-    LockRequest,
-    Proof,
-    Refusal,
-)
+from tasks.environment.models import Built, Checked, Conflict, EnvironmentRequest, LockRequest, Proof, Refusal
 from tasks.environment.refusals import format_chain
 from tasks.environment.report import what_to_do
 
@@ -228,7 +221,8 @@ def _answer(checked: Checked, proven: Proof, as_json: bool, built: Built | None 
         print_json(document)
     else:
         _print(verdict, reason, checked, proven, built)
-    _exit_for(verdict)
+    if says_no(StageName.ENVIRONMENT, verdict):
+        sys.exit(3)
 
 
 def _refuse(refusal: Refusal, as_json: bool) -> None:
@@ -243,12 +237,7 @@ def _refuse(refusal: Refusal, as_json: bool) -> None:
         if refusal.loosen or refusal.python or refusal.remarks:
             way = what_to_do(refusal.conflicts, refusal.loosen, refusal.python, refusal.remarks)
             click.echo(f"way out: {way}")
-    _exit_for(verdict)
-
-
-def _exit_for(verdict: EnvironmentVerdict) -> None:
-    if says_no(StageName.ENVIRONMENT, verdict):
-        sys.exit(3)
+    sys.exit(3)
 
 
 def _print(
@@ -273,10 +262,6 @@ def _print(
 def _print_conflicts(conflicts: tuple[Conflict, ...]) -> None:
     if not conflicts:
         return
-    from rich.markup import escape
-
-    from deployments.cli.show import print_table
-
     rows = [
         (
             one.package,
@@ -288,5 +273,5 @@ def _print_conflicts(conflicts: tuple[Conflict, ...]) -> None:
     ]
     print_table(
         ("package", "asked for, or found, by", "as", "installed"),
-        [[escape(cell) for cell in row] for row in rows],
+        [[plain(cell) for cell in row] for row in rows],
     )

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import click
 from pydantic import ValidationError
 
+from deployments.cli.show import plain, print_table
 from tasks.batching import report as batching
 from tasks.batching.models import BatchingResult
 from tasks.core.records import Record, load_words
@@ -23,24 +24,20 @@ R = TypeVar("R", bound=StageResult)
 
 def show_decisions(reasons: Sequence[Reason]) -> None:
     """Print both decisions, with what was measured for them."""
-    from rich.markup import escape
-
-    from deployments.cli.show import print_table
-
     changes: list[str] = []
     if found := _read(reasons, StageName.QUANTIZATION, QuantizationResult):
         record, formats = found
         form = formats.chosen.format if formats.chosen else "none"
         click.echo(f"format {form}, by the policy {formats.policy}: {formats.reason}{_load(record)}")
         heads, rows = quantization.table(formats)
-        cells = [[escape(cell.strip("*")) for cell in row] for row in rows]
+        cells = [[plain(cell.strip("*")) for cell in row] for row in rows]
         print_table((*heads[:-1], "why"), cells, right=heads[1:-1], whole=("format",))
         changes += quantization.what_would_change(formats)
     if read := _read(reasons, StageName.BATCHING, BatchingResult):
         record, sizes = read
         click.echo(f"batch {sizes.batch}: {sizes.reason}{_load(record)}")
         heads, rows = batching.why_table(sizes)
-        print_table((*heads[:-1], "why"), [[escape(cell) for cell in row] for row in rows], right=heads[:-1])
+        print_table((*heads[:-1], "why"), [[plain(cell) for cell in row] for row in rows], right=heads[:-1])
         for line in batching.why_not_stepped(sizes):
             click.echo(line)
         changes += batching.what_would_change(sizes)

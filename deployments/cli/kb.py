@@ -9,6 +9,9 @@ import click
 
 from deployments.cli.main import print_json
 from deployments.cli.params import LARGEST_COUNT, Count
+from deployments.cli.show import plain, print_table
+from tasks.core.progress import listen
+from tasks.core.settings import Settings
 from tasks.core.verdicts import StageName
 
 if TYPE_CHECKING:
@@ -51,7 +54,7 @@ def records(stage: str | None, limit: int, as_json: bool) -> None:
     """List records, the oldest first."""
     from tasks.knowledge.report import RECORD_COLUMNS, record_row
 
-    found = _read(StageName(stage) if stage else None)[-limit:]
+    found = read_records(StageName(stage) if stage else None)[-limit:]
     if as_json:
         print_json({"records": [record.model_dump(mode="json", by_alias=True) for record in found]})
         return
@@ -77,7 +80,7 @@ def matrix(kv_tokens: int, as_json: bool) -> None:
     from tasks.knowledge import plan
     from tasks.knowledge.report import MATRIX_COLUMNS, cell_row
 
-    cells = plan.matrix(_read(), kv_tokens)
+    cells = plan.matrix(read_records(), kv_tokens)
     if as_json:
         print_json({"matrix": [cell.model_dump(mode="json") for cell in cells]})
         return
@@ -95,12 +98,11 @@ def explain(name: str, as_json: bool) -> None:
     """Show why the service NAME is served as it is: what was tried, what decided, what would have changed it."""
     from deployments.cli.explain import decisions, show_decisions
     from tasks.core.release import ServiceFolder
-    from tasks.core.settings import Settings
     from tasks.knowledge import plan
     from tasks.knowledge.report import REASON_COLUMNS, reason_row
 
     _, release = ServiceFolder(Settings.load().services, name).serving()
-    reasons = plan.explain(release.records, _read())
+    reasons = plan.explain(release.records, read_records())
     if as_json:
         print_json(
             {
@@ -116,10 +118,9 @@ def explain(name: str, as_json: bool) -> None:
     _print(REASON_COLUMNS, [reason_row(reason) for reason in reasons], "its release names no records")
 
 
-def _read(stage: StageName | None = None) -> Sequence[Record]:
+def read_records(stage: StageName | None = None) -> Sequence[Record]:
+    """Records of a stage, or of all, oldest first; what cannot be read is reported on standard error."""
     from blocks.storage.record_store import open_record_store
-    from tasks.core.progress import listen
-    from tasks.core.settings import Settings
 
     listen(lambda _, line: click.echo(line, err=True))
     return open_record_store(Settings.load()).list(stage)
@@ -129,14 +130,10 @@ def _print(columns: Sequence[str], rows: Sequence[tuple[str, ...]], otherwise: s
     if not rows:
         click.echo(otherwise)
         return
-    from rich.markup import escape
-
-    from deployments.cli.show import print_table
-
     # Ids, times and words are useless when folded; figures and long names give way.
     whole = [column for column in columns if column not in ("numbers", "subject", "model", "hardware")]
     right = [column for column in _FIGURES if column in columns]
     spare = [column for column in _SPARE if column in columns]
     print_table(
-        columns, [[escape(cell) for cell in row] for row in rows], right=right, whole=whole, spare=spare
+        columns, [[plain(cell) for cell in row] for row in rows], right=right, whole=whole, spare=spare
     )

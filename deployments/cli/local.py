@@ -6,6 +6,8 @@ import click
 
 from deployments.cli.main import print_json
 from deployments.cli.params import Count
+from deployments.cli.show import console
+from tasks.core.progress import listen
 from tasks.core.settings import Settings
 
 
@@ -17,8 +19,6 @@ def up(port: int | None, as_json: bool) -> None:
     from deployments import local
     from deployments.cli.progress import show_progress
     from deployments.cli.service import services_down
-    from deployments.cli.show import console
-    from tasks.core.progress import listen
 
     with show_progress(console(stderr=as_json)) as listener:
         listen(listener)

@@ -151,9 +151,7 @@ def _fault_of(error: OSError) -> SlipwayError:
 def _check_text(arguments: list[str]) -> None:
     """Refuse arguments that are not UTF-8: records, manifests and Prefect can only store text."""
     here = ""
-    with contextlib.suppress(
-        FileNotFoundError
-    ):  # the current folder was removed, which matters only to some verbs
+    with contextlib.suppress(FileNotFoundError):  # it was removed, which matters only to some verbs
         here = str(Path.cwd())
     for argument in (*arguments, here):
         if not is_utf8(argument):
@@ -176,9 +174,8 @@ def report_error(error: SlipwayError, *, as_json: bool) -> None:
     click.echo(f"error: {error.what}", err=True)
     if error.fix:
         click.echo(f"  fix: {error.fix}", err=True)
-    if error.detail:
-        for line in error.detail.splitlines():
-            click.echo(f"  | {line}", err=True)
+    for line in (error.detail or "").splitlines():
+        click.echo(f"  | {line}", err=True)
 
 
 def print_json(value: Any, *, with_secrets: bool = False) -> None:

@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
+from blocks.engine.api import EngineApi
+from blocks.services.targets import open_target
+from deployments.cli.main import print_json
 from deployments.cli.params import LARGEST_COUNT, Count
-
-if TYPE_CHECKING:
-    from tasks.core.release import Release, ServiceFolder, ServiceState
-    from tasks.core.settings import Settings
-    from tasks.core.stage import Outcome
-    from tasks.rollout.models import RolloutResult, Running
+from deployments.cli.show import coloured, echo_log, plain, print_facts, print_table
+from tasks.core.digests import short
+from tasks.core.errors import MissingToolError, NotFoundError, RecordError, RolloutError, WrongUseError
+from tasks.core.leases import end_service, hold_service
+from tasks.core.release import Release, ServiceFolder, ServiceState, read_release
+from tasks.core.settings import Settings
+from tasks.core.spec import Rollout
+from tasks.core.stage import Outcome, StageRun, failures_recorded
+from tasks.core.verdicts import StageName
+from tasks.rollout.damage import set_damage_aside
+from tasks.rollout.models import ROLLBACK, RolloutResult, Running, rollout_inputs
+from tasks.rollout.plan import release_before
+from tasks.rollout.recovery.apply import target_of
 
 _COLUMNS = (
     "name", "state", "endpoint", "target", "release", "model", "format", "batch", "since", "restarts",
@@ -26,9 +36,6 @@ _AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON 
 @_AS_JSON
 def status(name: str | None, as_json: bool) -> None:
     """Show services and what they serve: all of them, or NAME."""
-    from deployments.cli.main import print_json
-    from tasks.core.settings import Settings
-
     settings = Settings.load()
     folders = [folder_named(settings, name)] if name else _folders(settings)
     rows = [_status_of(folder, settings) if name else _row_of(folder, settings) for folder in folders]
@@ -45,22 +52,13 @@ def status(name: str | None, as_json: bool) -> None:
 @click.command()
 @click.argument("name")
 @click.option(
-    "-n",
-    "--lines",
-    default=50,
-    show_default=True,
-    type=Count(1, LARGEST_COUNT),
-    help="Number of lines.",
+    "-n", "--lines", default=50, show_default=True, type=Count(1, LARGEST_COUNT), help="Number of lines."
 )
 @click.option("--requests", is_flag=True, help="Show the proxy's timers of the last requests instead.")
 @_AS_JSON
 def logs(name: str, lines: int, requests: bool, as_json: bool) -> None:
     """Show the end of NAME's log."""
     from blocks.services.haproxy import last_requests
-    from blocks.services.targets import open_target
-    from deployments.cli.main import print_json
-    from tasks.core.settings import Settings
-    from tasks.rollout.recovery.apply import target_of
 
     settings = Settings.load()
     folder = folder_named(settings, name)
@@ -79,15 +77,7 @@ def stop(name: str, as_json: bool) -> None:
     """End the service NAME, once its requests are answered. `slipway start NAME` brings it back."""
     from blocks.host.recorder import open_recorder
     from blocks.services.sampler import stop_sampler
-    from blocks.services.targets import open_target
-    from deployments.cli.main import print_json
-    from tasks.core.leases import end_service
-    from tasks.core.settings import Settings
-    from tasks.core.stage import StageRun, failures_recorded
-    from tasks.core.verdicts import StageName
     from tasks.rollout.apply import stop_service
-    from tasks.rollout.damage import set_damage_aside
-    from tasks.rollout.recovery.apply import target_of
 
     settings = Settings.load()
     folder = folder_named(settings, name)
@@ -114,19 +104,10 @@ def stop(name: str, as_json: bool) -> None:
 @click.pass_context
 def rollback(ctx: click.Context, name: str, as_json: bool) -> None:
     """Go back to the previous release of NAME; a second rollback returns to this one."""
-    from blocks.engine.api import EngineApi
     from blocks.host.prefetch import Prefetcher
     from blocks.host.recorder import open_recorder
     from blocks.services.rollouts import run_rollout
-    from blocks.services.targets import open_target
-    from deployments.cli.main import print_json
-    from tasks.core.leases import hold_service
-    from tasks.core.settings import Settings
-    from tasks.core.verdicts import StageName
     from tasks.rollout.apply import roll_out
-    from tasks.rollout.damage import set_damage_aside
-    from tasks.rollout.models import ROLLBACK, rollout_inputs
-    from tasks.rollout.recovery.apply import target_of
 
     settings = Settings.load()
     folder = folder_named(settings, name)
@@ -150,8 +131,6 @@ def rollback(ctx: click.Context, name: str, as_json: bool) -> None:
 
 
 def _folders(settings: Settings) -> list[ServiceFolder]:
-    from tasks.core.release import ServiceFolder
-
     signs = ("releases/*.json", "current.json", "last.json", "supervisor.json", "proxy/current", "damaged")
     found = {
         path.relative_to(settings.services).parts[0]
@@ -163,8 +142,6 @@ def _folders(settings: Settings) -> list[ServiceFolder]:
 
 def folder_named(settings: Settings, name: str) -> ServiceFolder:
     """The service of that name. Raises a `NotFoundError` that lists the known ones."""
-    from tasks.core.errors import NotFoundError
-
     folders = {folder.name: folder for folder in _folders(settings)}
     if name not in folders:
         known = f"known: {', '.join(folders)}" if folders else "there are none yet: slipway deploy SPEC.yaml"
@@ -174,9 +151,6 @@ def folder_named(settings: Settings, name: str) -> ServiceFolder:
 
 def _latest_release(folder: ServiceFolder) -> Release:
     """The release that serves, or the last one written. Raises `RecordError` if none can be read."""
-    from tasks.core.errors import RecordError
-    from tasks.core.release import read_release
-
     state = folder.state()
     if state is not None and (release := folder.release(state.release)) is not None:
         return release
@@ -188,9 +162,6 @@ def _latest_release(folder: ServiceFolder) -> Release:
 
 def _drain_s(folder: ServiceFolder, state: ServiceState | None) -> float:
     """How long a stop waits for requests, s; the default if the release cannot be read."""
-    from tasks.core.errors import RecordError
-    from tasks.core.spec import Rollout
-
     try:
         release = folder.release(state.release) if state else None
     except RecordError:
@@ -200,10 +171,6 @@ def _drain_s(folder: ServiceFolder, state: ServiceState | None) -> float:
 
 def _release_before(folder: ServiceFolder, running: Running | None) -> Release:
     """The release before the one that serves, even if a killed rollout did not write it down."""
-    from tasks.core.digests import short
-    from tasks.core.errors import RolloutError, WrongUseError
-    from tasks.rollout.plan import release_before
-
     # A running service may have lost its document; a stopped one keeps the copy, but there is nothing to roll back.
     state = folder.last() if running else folder.state()
     serving = running or state
@@ -234,8 +201,6 @@ def services_down(settings: Settings) -> list[dict[str, Any]]:
 
 def _row_of(folder: ServiceFolder, settings: Settings) -> dict[str, Any]:
     """One service's row; unreadable documents must not hide the other services."""
-    from tasks.core.errors import RecordError
-
     try:
         return _status_of(folder, settings)
     except RecordError as error:
@@ -243,11 +208,6 @@ def _row_of(folder: ServiceFolder, settings: Settings) -> dict[str, Any]:
 
 
 def _status_of(folder: ServiceFolder, settings: Settings) -> dict[str, Any]:
-    from blocks.services.targets import open_target
-    from tasks.core.errors import MissingToolError
-    from tasks.rollout.plan import release_before
-    from tasks.rollout.recovery.apply import target_of
-
     state, release = folder.state(), _latest_release(folder)
     running: Running | None = None
     condition = "stopped"
@@ -280,8 +240,6 @@ def _status_of(folder: ServiceFolder, settings: Settings) -> dict[str, Any]:
 
 def _condition(running: Running | None, state: ServiceState | None) -> str:
     """up: it answers `/health`; starting: its engine runs; down: it should serve and does not."""
-    from blocks.engine.api import EngineApi
-
     if running is None:
         return "down" if state else "stopped"
     with EngineApi(running.endpoint, timeout_s=2) as api:
@@ -291,27 +249,18 @@ def _condition(running: Running | None, state: ServiceState | None) -> str:
 
 
 def _print_rollout(outcome: Outcome[RolloutResult]) -> None:
-    from tasks.core.digests import short
-
     result = outcome.result
     click.echo(
         f"{result.name} {short(result.release)}: {result.verdict.replace('_', ' ')}: {outcome.headline}"
     )
-    if result.log_tail:
-        for line in result.log_tail.splitlines():
-            click.echo(f"  | {line}", err=True)
+    echo_log(result.log_tail, err=True)
 
 
 def _print_table(rows: list[dict[str, Any]]) -> None:
-    from rich.markup import escape
-
-    from deployments.cli.show import coloured, print_table
-    from tasks.core.digests import short
-
     def cells(row: dict[str, Any]) -> list[str]:
         since = (row.get("since") or "")[:19].replace("T", " ")
         shown = {**row, "release": short(row.get("release") or ""), "since": since}
-        texts = {column: escape(str(shown.get(column) or "")) for column in _COLUMNS}
+        texts = {column: plain(str(shown.get(column) or "")) for column in _COLUMNS}
         texts["restarts"] = "" if row.get("restarts") is None else str(row["restarts"])
         texts["state"] = coloured(row["state"])
         return [texts[column] for column in _COLUMNS]
@@ -327,10 +276,6 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
 
 
 def _print_one(row: dict[str, Any]) -> None:
-    from rich.markup import escape
-
-    from deployments.cli.show import coloured, print_facts
-
     facts = [(key.replace("_", " "), value) for key, value in row.items() if value is not None]
     # Full digests, for looking them up; the table of all services shortens them.
-    print_facts((key, coloured(value) if key == "state" else escape(str(value))) for key, value in facts)
+    print_facts((key, coloured(value) if key == "state" else plain(str(value))) for key, value in facts)

@@ -118,6 +118,19 @@ def show(what: RenderableType) -> None:
     click.echo("\n".join(lines).strip("\n"), color=True)
 
 
+def echo_log(text: str | None, *, err: bool = False) -> None:
+    """Print lines of a log, each marked as such."""
+    for line in (text or "").splitlines():
+        click.echo(f"  | {line}", err=err)
+
+
+def plain(text: str) -> str:
+    """Text as a cell that contains no markup."""
+    from rich.markup import escape
+
+    return escape(text)
+
+
 def coloured(verdict: str) -> str:
     """A verdict, state or severity as markup, in its standard colour."""
     colour = colour_of(verdict)

@@ -10,6 +10,9 @@ import click
 
 from deployments.cli.main import print_json
 from deployments.cli.params import Count, GivenPath, Text
+from deployments.cli.show import console
+from tasks.core.progress import listen
+from tasks.core.settings import Settings
 from tasks.core.sources import FILE, scheme_of
 from tasks.core.verdicts import StageName, StagingVerdict, says_no
 
@@ -90,7 +93,6 @@ def verify(folder: Path, repair: bool, as_json: bool) -> None:
     """
     from tasks.core.manifest import read_manifest
     from tasks.core.manifest import verify as verify_folder
-    from tasks.core.settings import Settings
     from tasks.staging.store import at_rest
 
     repaired: tuple[str, ...] = ()
@@ -154,7 +156,6 @@ def gc(limit: str, dry_run: bool, as_json: bool) -> None:
     SLIPWAY_MODELS_LIMIT applies the same limit whenever a model is staged.
     """
     from blocks.processes.environment_users import running_below
-    from tasks.core.settings import Settings
     from tasks.core.spec_values import parse_size
     from tasks.staging.store import collect, list_models
 
@@ -187,9 +188,7 @@ def gc(limit: str, dry_run: bool, as_json: bool) -> None:
 def _watched(request: StagingRequest) -> Outcome[StagingResult]:
     """Stage it, with progress on standard error."""
     from deployments.cli.progress import show_progress
-    from deployments.cli.show import console
     from flows.stage_model import stage_model
-    from tasks.core.progress import listen
 
     with show_progress(console(stderr=True)) as listener:
         listen(listener)

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-if TYPE_CHECKING:
-    from tasks.core.release import ServiceFolder
-    from tasks.core.settings import Settings
+from deployments.cli.main import print_json, report_error
+from deployments.cli.service import folder_named
+from deployments.cli.show import echo_log
+from tasks.core.digests import short
+from tasks.core.errors import SlipwayError, WrongUseError
+from tasks.core.leases import bring_back
+from tasks.core.release import ServiceFolder
+from tasks.core.settings import Settings
+from tasks.core.stage import StageRun, failures_recorded
+from tasks.core.verdicts import StageName, says_no
+from tasks.rollout.damage import set_damage_aside
+from tasks.rollout.models import START, RolloutAction, RolloutResult
+from tasks.rollout.recovery.apply import should_run, start_service, target_of
+from tasks.rollout.report import headline
 
 
 @click.command()
@@ -22,13 +33,6 @@ def start(ctx: click.Context, names: tuple[str, ...], every: bool, as_json: bool
     For services that were stopped, or whose processes ended, for example in a reboot. A running service is
     left alone.
     """
-    from deployments.cli.main import print_json, report_error
-    from deployments.cli.service import folder_named
-    from tasks.core.errors import SlipwayError, WrongUseError
-    from tasks.core.settings import Settings
-    from tasks.core.verdicts import StageName, says_no
-    from tasks.rollout.recovery.apply import should_run
-
     settings = Settings.load()
     if bool(names) == every:
         raise WrongUseError("name the services to start, or give --all", fix="list them: slipway status")
@@ -64,12 +68,6 @@ def _start(folder: ServiceFolder, settings: Settings) -> dict[str, Any]:
     from blocks.services.rollouts import run_rollout
     from blocks.services.sampler import see_to_sampler
     from blocks.services.targets import open_target
-    from tasks.core.leases import bring_back
-    from tasks.core.stage import StageRun, failures_recorded
-    from tasks.core.verdicts import StageName
-    from tasks.rollout.damage import set_damage_aside
-    from tasks.rollout.models import START, RolloutAction
-    from tasks.rollout.recovery.apply import start_service, target_of
 
     recorder = open_recorder(settings)
     run = StageRun(recorder, StageName.ROLLOUT, folder.name, {"service": folder.name})
@@ -89,15 +87,10 @@ def _start(folder: ServiceFolder, settings: Settings) -> dict[str, Any]:
 
 
 def _print(row: dict[str, Any]) -> None:
-    from tasks.core.digests import short
-    from tasks.rollout.models import RolloutResult
-    from tasks.rollout.report import headline
-
     release = short(row["release"])
     if row["verdict"] == "serving":
         click.echo(f"{row['name']} serves {release} at {row['endpoint']}{' already' * row['served_already']}")
         return
     result = RolloutResult.model_validate({key: row[key] for key in RolloutResult.model_fields})
     click.echo(f"{row['name']} {release}: {headline(result)}")
-    for line in (row["log_tail"] or "").splitlines():
-        click.echo(f"  | {line}", err=True)
+    echo_log(row["log_tail"], err=True)

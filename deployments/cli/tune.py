@@ -16,12 +16,15 @@ import click
 
 from deployments.cli.main import print_json
 from deployments.cli.params import LARGEST_BYTES, LARGEST_COUNT, Count, GivenPath, Number
+from deployments.cli.show import console, print_table
 from tasks.batching.apply import search
 from tasks.batching.judging import summarise
 from tasks.batching.models import Decision, Limits, Run, SizeFigures
 from tasks.batching.report import failure_lines
 from tasks.core.child_environment import Needs, passed_on
 from tasks.core.errors import CommandError, CommandTimeoutError, WrongUseError
+from tasks.core.progress import listen, to_log
+from tasks.core.settings import Settings
 from tasks.core.spec import DeploySpec, load_spec
 from tasks.core.verdicts import ChoiceVerdict, StageName, says_no
 from tasks.engines.failures import Failure, FailureKind, failure_of_exit
@@ -48,7 +51,6 @@ def quantization(spec_file: Path, overrides: tuple[str, ...], as_json: bool) -> 
     Builds the environment and stages the model first if necessary. Nothing is put into service.
     """
     from blocks.services.early_checks import check_tuning_inputs, prefect_knows_the_storage
-    from tasks.core.settings import Settings
 
     spec = load_spec(spec_file, overrides)
     check_tuning_inputs(spec, Settings.load(), remote=not prefect_knows_the_storage())
@@ -70,10 +72,7 @@ def quantization(spec_file: Path, overrides: tuple[str, ...], as_json: bool) -> 
 
 def _run_quantization(spec: DeploySpec, *, quiet: bool) -> Outcome[Any]:
     from deployments.cli.progress import show_progress
-    from deployments.cli.show import console
     from deployments.prefect_api import prefect_api
-    from tasks.core.progress import listen, to_log
-    from tasks.core.settings import Settings
 
     with show_progress(console(stderr=quiet)) as listener:
         listen(listener, to_log)
@@ -87,7 +86,6 @@ def _run_quantization(spec: DeploySpec, *, quiet: bool) -> Outcome[Any]:
 
 def _show_quantization(outcome: Outcome[Any]) -> None:
     if outcome.stage == StageName.QUANTIZATION:
-        from deployments.cli.show import print_table
         from tasks.quantization.report import table
 
         heads, rows = table(outcome.result)
@@ -113,11 +111,7 @@ def _show_quantization(outcome: Outcome[Any]) -> None:
 )
 @click.option("--slo-ms", type=Number(0, 3_600_000, min_open=True), help="Latency objective, ms.")
 @click.option(
-    "--max-batch",
-    type=Count(1, LARGEST_COUNT),
-    default=256,
-    show_default=True,
-    help="Largest size to try.",
+    "--max-batch", type=Count(1, LARGEST_COUNT), default=256, show_default=True, help="Largest size to try."
 )
 @click.option(
     "--tolerance",
@@ -267,8 +261,6 @@ def _answer(decision: Decision, history: Sequence[Run], sizes: Mapping[int, Size
 
 
 def _show(decision: Decision, sizes: Sequence[SizeFigures]) -> None:
-    from deployments.cli.show import print_table
-
     rows = [
         (
             str(size.batch),

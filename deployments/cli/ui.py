@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shlex
+import webbrowser
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
@@ -70,11 +72,15 @@ def write_page(settings: Settings, server: str, key: str) -> Path:
     return page
 
 
-def _open(page: Path, server: str, *, browser: bool) -> None:
-    from blocks.prefect.browser import show_page
+def _show(page: Path) -> bool:
+    """Open a file in the browser, but never in one that runs in the terminal; whether there is a browser."""
+    graphical = any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER"))
+    return graphical and webbrowser.open(page.as_uri())
 
+
+def _open(page: Path, server: str, *, browser: bool) -> None:
     click.echo(f"address  {server}")
-    if browser and show_page(page):
+    if browser and _show(page):
         click.echo("opened in the browser; if no page appears, sign in there with the key: slipway ui --key")
     else:
         click.echo("sign in  open the address and give the key: slipway ui --key")

@@ -95,10 +95,7 @@ def _scatter(groups: Sequence[Sequence[Run]]) -> dict[str, tuple[float, int]]:
             if len(logs) > 1:
                 total, freedom = squares.get(name, (0.0, 0))
                 mean = statistics.fmean(logs)
-                squares[name] = (
-                    total + sum((log - mean) ** 2 for log in logs),
-                    freedom + len(logs) - 1,
-                )
+                squares[name] = (total + sum((log - mean) ** 2 for log in logs), freedom + len(logs) - 1)
     return {name: (math.sqrt(total / freedom), freedom) for name, (total, freedom) in squares.items()}
 
 

@@ -150,12 +150,10 @@ class SteppedRun(Frozen):
     run: Run
 
 
-class SteppedAsk(Frozen):
-    """The search wants `runs` more measurements with these steps at `batch`, in a fresh process."""
+class SteppedAsk(Ask):
+    """The same with these steps."""
 
     steps: Steps
-    batch: int
-    runs: int = 1
 
 
 class SteppedDecision(Frozen):

@@ -255,9 +255,8 @@ def _may_keep(sizes: Sizes, limits: Limits) -> Ask | None:
         return None
     for name, bound in limits.latency_ms.items():
         found, high = size.latency_ms.get(name), size.latency_high_ms.get(name)
-        if (
-            found is None or high is None or found**2 / high > bound
-        ):  # as far below as the upper limit lies above
+        # As far below the measured one as the upper limit lies above it.
+        if found is None or high is None or found**2 / high > bound:
             return None
     return _ask_more(size)
 

@@ -45,8 +45,7 @@ def numbers(result: BatchingResult) -> dict[str, Number]:
 
 def markdown(result: BatchingResult) -> str:
     """The artifact: every measured size."""
-    names = sorted({name for size in result.sizes for name in size.latency_ms if name.endswith("p95")})
-    heads = _heads(result, names)
+    heads = _heads(result)
     bounds = [f"peak memory at most {_size(result.limits.memory_bytes)}"]
     if result.limits.rate_per_s is not None:
         bounds.append(f"keeps up with {result.limits.rate_per_s:g} requests/s")
@@ -59,7 +58,7 @@ def markdown(result: BatchingResult) -> str:
         for one in size.failures
         if one.kind is not FailureKind.SLOW
     ]
-    rows = [_row(size, names, result) for size in result.sizes]
+    rows = [_row(size, result) for size in result.sizes]
     return page(
         StageName.BATCHING,
         result.verdict,
@@ -84,12 +83,11 @@ def markdown(result: BatchingResult) -> str:
 
 def why_table(result: BatchingResult) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     """Heads, and a row for each measured size: its figures and why it is not the one that serves."""
-    names = sorted({name for size in result.sizes for name in size.latency_ms if name.endswith("p95")})
     rows = []
     for size in result.sizes:
-        figures = [cell.strip("*") for cell in _row(size, names, result)]
+        figures = [cell.strip("*") for cell in _row(size, result)]
         rows.append((*figures, _against(size, result)))
-    return (*_heads(result, names), ""), rows
+    return (*_heads(result), ""), rows
 
 
 def _against(size: SizeFigures, result: BatchingResult) -> str:
@@ -205,13 +203,19 @@ def _on_gpus(result: BatchingResult) -> tuple[bool, bool]:
     )
 
 
-def _heads(result: BatchingResult, names: list[str]) -> tuple[str, ...]:
+def _latencies(result: BatchingResult) -> list[str]:
+    """The latencies that were measured at any size, by name."""
+    return sorted({name for size in result.sizes for name in _p95(size)})
+
+
+def _heads(result: BatchingResult) -> tuple[str, ...]:
     fitted, busy = _on_gpus(result)
     more = (*["layers on GPUs"] * fitted, *["SMs active"] * busy)
-    return ("batch", "runs", "tokens/s", "peak memory", *map(words, names), *more)
+    return ("batch", "runs", "tokens/s", "peak memory", *map(words, _latencies(result)), *more)
 
 
-def _row(size: SizeFigures, names: list[str], result: BatchingResult) -> tuple[str, ...]:
+def _row(size: SizeFigures, result: BatchingResult) -> tuple[str, ...]:
+    names = _latencies(result)
     batch = f"**{size.batch}**" if size.batch == result.batch else str(size.batch)
     fitted, busy = _on_gpus(result)
     if size.peak_bytes is None:

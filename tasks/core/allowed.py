@@ -19,7 +19,7 @@ from packaging.requirements import InvalidRequirement, Requirement
 from pydantic import ValidationError, field_validator
 
 from tasks.core.errors import SpecError, WrongUseError
-from tasks.core.frozen import Frozen
+from tasks.core.frozen import Frozen, first_wrong
 from tasks.core.given_files import check_path
 from tasks.core.home import ALLOWED
 from tasks.core.paths import shown
@@ -82,13 +82,8 @@ class Allowed(Frozen):
         try:
             return cls.model_validate(tomllib.loads(text))
         except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(piece) for piece in first["loc"])
-            reason = f"{where}: {first['msg'].removeprefix('Value error, ')}"
-        except (
-            ValueError,
-            RecursionError,
-        ) as error:  # thousands of digits in a number, thousands of brackets
+            reason = first_wrong(error)
+        except (ValueError, RecursionError) as error:  # thousands of digits in a number, or of brackets
             reason = f"not TOML: {error}"
         raise WrongUseError(
             f"{source}: {reason}",

@@ -142,10 +142,7 @@ def _in_the_way(place: Path) -> DiskError:
     """A folder in place of a file, or a file in place of a folder."""
     file = next((one for one in reversed(place.parents) if os.path.lexists(one) and not one.is_dir()), place)
     kind = "folder" if file.is_dir() else "file"
-    return DiskError(
-        f"{file} is a {kind}, and is in the way",
-        fix=f"move it away: mv {file} {file}.damaged",
-    )
+    return DiskError(f"{file} is a {kind}, and is in the way", fix=f"move it away: mv {file} {file}.damaged")
 
 
 def _folder_of(place: Path) -> Path:

@@ -112,19 +112,8 @@ def write_atomically(path: Path, content: bytes | str, *, private: bool = True) 
     With `private` only its owner can read it; without, the user's umask decides. Raises `DiskError`, such as
     `DiskFullError` if the disk has no space; the old file then stays.
     """
-    data = content.encode() if isinstance(content, str) else content
-    part = path.with_name(f"{path.name}.{os.getpid()}{PART}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with _fresh(part, private=private) as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+    with _written(path, content, private=private) as part:
         part.rename(path)
-        fsync_folder(path.parent)
-    except OSError as error:
-        _drop(part)
-        raise _fault_at(error, path, part) from error
 
 
 def create_exclusively(path: Path, content: bytes | str, *, private: bool = True) -> bool:
@@ -132,32 +121,39 @@ def create_exclusively(path: Path, content: bytes | str, *, private: bool = True
 
     `private` is as for `write_atomically`.
     """
-    data = content.encode() if isinstance(content, str) else content
-    part = path.with_name(f"{path.name}.{os.getpid()}{PART}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with _fresh(part, private=private) as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+    with _written(path, content, private=private) as part:
         try:
             os.link(part, path)
         except FileExistsError:
             return False
+    return True
+
+
+@contextlib.contextmanager
+def _written(path: Path, content: bytes | str, *, private: bool) -> Iterator[Path]:
+    """The file that the block gives its name: next to `path`, with all of the content on the disk."""
+    part = path.with_name(f"{path.name}.{os.getpid()}{PART}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open_private(part, "wb") if private else part.open("wb") as file:
+            _write_out(file, content.encode() if isinstance(content, str) else content)
+        yield part
         fsync_folder(path.parent)
     except OSError as error:
         raise _fault_at(error, path, part) from error
     finally:
         _drop(part)
-    return True
 
 
-def _fresh(part: Path, *, private: bool) -> BinaryIO:
-    return open_private(part, "wb") if private else part.open("wb")
+def _write_out(file: BinaryIO, data: bytes) -> None:
+    """Write, down to the disk."""
+    file.write(data)
+    file.flush()
+    os.fsync(file.fileno())
 
 
 def _drop(part: Path) -> None:
-    """Remove the remains of a failed write; if that fails too, the first error says why."""
+    """Remove what is left of a write; if that fails after a failure, the first error says why."""
     with contextlib.suppress(OSError):
         part.unlink()
 
@@ -174,9 +170,7 @@ def check_writable(folder: Path) -> None:
     try:
         make_folder(folder)
         with probe.open("wb") as file:
-            file.write(bytes(_PROBE_BYTES))
-            file.flush()
-            os.fsync(file.fileno())
+            _write_out(file, bytes(_PROBE_BYTES))
     except OSError as error:
         raise _fault_at(error, folder, probe) from error
     finally:
@@ -212,7 +206,7 @@ def file_lock(
     """
     handle = _open_lock(path)
     try:
-        while not _locks(handle, fcntl.LOCK_SH if shared else fcntl.LOCK_EX):
+        while not takes_lock(handle, fcntl.LOCK_SH if shared else fcntl.LOCK_EX):
             if not wait:
                 says = holder_says(path)
                 raise BusyError(
@@ -226,6 +220,15 @@ def file_lock(
         yield
     finally:
         os.close(handle)
+
+
+def is_held(path: Path) -> bool:
+    """Whether another process, or another block, holds that lock now."""
+    try:
+        with file_lock(path, wait=False, holder=str(path)):
+            return False
+    except BusyError:
+        return True
 
 
 def holder_says(path: Path) -> str:
@@ -253,7 +256,8 @@ def _open_lock(path: Path) -> int:
         raise as_disk_fault(error, path) from error
 
 
-def _locks(handle: int, kind: int) -> bool:
+def takes_lock(handle: int, kind: int = fcntl.LOCK_EX) -> bool:
+    """Whether the lock on an open file could be taken at once."""
     try:
         fcntl.flock(handle, kind | fcntl.LOCK_NB)
     except BlockingIOError:

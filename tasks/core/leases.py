@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tasks.core.cancellation import current, until
 from tasks.core.errors import BusyError
-from tasks.core.files import file_lock, holder_says
+from tasks.core.files import file_lock, holder_says, is_held
 from tasks.core.settings import Settings
 
 WAIT_S = 5.0
@@ -81,13 +81,7 @@ def stoppable(settings: Settings, name: str) -> Iterator[None]:
 def is_to_end(settings: Settings, name: str) -> bool:
     """Whether a `slipway stop` of the service, not a killed one, is waiting now. Only for the holder of the lease."""
     path = _wish(settings, name)
-    if not path.exists():
-        return False
-    try:
-        with file_lock(path, wait=False, holder=f"the end of {name}"):
-            return False
-    except BusyError:
-        return True
+    return path.exists() and is_held(path)
 
 
 @contextlib.contextmanager

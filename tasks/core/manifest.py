@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import itertools
 import json
-import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from typing import Literal
 
 from blake3 import blake3
@@ -28,6 +28,7 @@ from tasks.core.paths import inside, why_unsafe
 
 MANIFEST_FILE = "manifest.json"
 SCHEMA = "slipway.manifest/2"
+FileKind = Literal["weights", "index", "side", "gguf"]
 _PARALLEL = 3
 
 
@@ -37,21 +38,19 @@ class StagedFile(Frozen):
     path: str
     size_bytes: int = Field(ge=0)
     digest: str
-    kind: Literal["weights", "index", "side", "gguf"]
+    kind: FileKind
     chunks: tuple[str, ...]
 
     @classmethod
-    def of(
-        cls,
-        path: str,
-        size_bytes: int,
-        kind: Literal["weights", "index", "side", "gguf"],
-        chunks: Sequence[str],
-    ) -> StagedFile:
+    def of(cls, path: str, size_bytes: int, kind: FileKind, chunks: Sequence[str]) -> StagedFile:
         """A file named by the digests of its chunks."""
         return cls(
             path=path, size_bytes=size_bytes, kind=kind, chunks=tuple(chunks), digest=digest_of_chunks(chunks)
         )
+
+
+_Work = SimpleQueue[tuple[StagedFile, int]]
+"""Chunks, from which several threads take one at a time."""
 
 
 class Manifest(Frozen):
@@ -81,7 +80,7 @@ class Manifest(Frozen):
     def render(self) -> str:
         """The document with its seal over every byte."""
         body = self.model_dump(mode="json", by_alias=True)
-        return json.dumps({**body, "seal": _seal(body)}, indent=1) + "\n"
+        return json.dumps({**body, "seal": digest_of(body)}, indent=1) + "\n"
 
     @classmethod
     def read(cls, folder: Path) -> Manifest:
@@ -118,10 +117,6 @@ class Manifest(Frozen):
         return manifest
 
 
-def _seal(body: Mapping[str, object]) -> str:
-    return digest_of(body)
-
-
 def _damaged(path: Path, why: str) -> ModelError:
     return ModelError(f"{path} is damaged: {why}", fix="remove the folder and stage the model again")
 
@@ -132,10 +127,12 @@ def damaged_chunks(
     """Numbers of the damaged chunks by file; all chunks of a missing file."""
     whole = [file for file in files if _has_size(folder, file, chunk_bytes)]
     bad = {file.path: set(range(len(file.chunks))) for file in files if file not in whole}
-    work = _Work((file, number) for file in whole for number in range(len(file.chunks)))
-    total = sum(len(file.chunks) for file in whole)
+    work: _Work = SimpleQueue()
+    for file in whole:
+        for number in range(len(file.chunks)):
+            work.put((file, number))
     signal = current()
-    workers = min(_PARALLEL, total)
+    workers = min(_PARALLEL, work.qsize())
     if workers:
         largest = min(chunk_bytes, max(file.size_bytes for file in whole))
         with ThreadPoolExecutor(workers) as pool:
@@ -180,27 +177,15 @@ def is_intact(folder: Path, manifest_digest: str) -> bool:
     return not damaged and manifest.digest == manifest_digest
 
 
-class _Work:
-    """Chunks, from which several threads take one at a time."""
-
-    def __init__(self, items: Iterator[tuple[StagedFile, int]]) -> None:
-        self._items = items
-        self._lock = threading.Lock()
-
-    def __iter__(self) -> Iterator[tuple[StagedFile, int]]:
-        while True:
-            with self._lock:
-                item = next(self._items, None)
-            if item is None:
-                return
-            yield item
-
-
 def _look(
     folder: Path, work: _Work, buffer: Buffer, chunk_bytes: int, signal: Cancellation
 ) -> list[tuple[str, int]]:
-    bad = []
-    for file, number in work:
+    bad: list[tuple[str, int]] = []
+    while True:
+        try:
+            file, number = work.get_nowait()
+        except Empty:
+            return bad
         signal.check()
         offset = number * chunk_bytes
         try:
@@ -211,7 +196,6 @@ def _look(
             digest = None
         if digest != file.chunks[number]:
             bad.append((file.path, number))
-    return bad
 
 
 def chunk_digest(path: Path, offset: int, length: int, buffer: Buffer) -> str:

@@ -11,7 +11,7 @@ from ulid import ULID
 
 from tasks.core.digests import digest_of, short
 from tasks.core.errors import RecordError
-from tasks.core.frozen import Frozen
+from tasks.core.frozen import Frozen, first_wrong
 from tasks.core.progress import say
 from tasks.core.redaction import redacted_value
 from tasks.core.verdicts import CANCELLED, FAULT, StageName, says_no
@@ -97,21 +97,38 @@ class RecordStore(Protocol):
     def newest_after(self, record_id: str) -> str | None:
         """The greatest id of a record in the store that sorts after this one; None without any."""
 
+    def paths(self, stage: StageName | None, suffix: str) -> Sequence[str]:
+        """Paths of the records, of one stage if given, that end with `suffix`; oldest first."""
+
+    def contents(self, paths: Sequence[str]) -> Iterator[tuple[bytes, str]]:
+        """What is stored there, each with a name for messages."""
+
     def with_inputs(
         self, stage: StageName, inputs_digest: str, newest: int | None = None
     ) -> Sequence[Record]:
         """A stage's records with these inputs, oldest first; others are not read. At most the `newest` many."""
+        return self._read(self.paths(stage, inputs_suffix(inputs_digest))[-newest if newest else None :])
 
     def latest(self, stage: StageName, subject: str) -> Record | None:
         """The stage's newest record of that subject that came to an answer. Older ones are not read."""
+        newest_first = self.paths(stage, _SUFFIX)[::-1]
+        records = (record for path in newest_first for record in read_each(self.contents([path])))
+        return next((one for one in records if one.subject == subject and one.answered), None)
 
     def list(self, stage: StageName | None = None) -> Sequence[Record]:
         """All records, of one stage if given, oldest first."""
+        return self._read(self.paths(stage, _SUFFIX))
+
+    def _read(self, paths: Sequence[str]) -> Sequence[Record]:
+        return [*read_each(self.contents(paths))]
+
+
+_SUFFIX = ".json"
 
 
 def inputs_suffix(inputs_digest: str) -> str:
     """End of the object name of a record with these inputs."""
-    return f"-{short(inputs_digest)}.json"
+    return f"-{short(inputs_digest)}{_SUFFIX}"
 
 
 def inputs_digest(stage: StageName, inputs: Mapping[str, Any], consulted: Sequence[str] = ()) -> str:
@@ -187,20 +204,13 @@ def read_each(documents: Iterable[tuple[bytes, str]]) -> Iterator[Record]:
             say("knowledge", f"skipped: {error.what}")
 
 
-def first_answered(records: Iterable[Record], subject: str) -> Record | None:
-    """The first of that subject that came to an answer."""
-    return next((one for one in records if one.subject == subject and one.answered), None)
-
-
 def parse_record(content: bytes, name: str) -> Record:
     """The record in `content`. Raises `RecordError` that names the object."""
     try:
         return Record.model_validate_json(content)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(piece) for piece in first["loc"])
         raise RecordError(
-            f"{name} is not a record: {where}: {first['msg']}", fix="move it away, or upgrade Slipway"
+            f"{name} is not a record: {first_wrong(error)}", fix="move it away, or upgrade Slipway"
         ) from None
 
 

@@ -20,7 +20,7 @@ from pydantic import (
 from tasks.core.addresses import base_url
 from tasks.core.digests import digest_of
 from tasks.core.errors import NotFoundError, RecordError
-from tasks.core.frozen import Frozen
+from tasks.core.frozen import Frozen, first_wrong
 from tasks.core.kept_spec import KeptSpec
 from tasks.core.paths import is_file_name, shown
 from tasks.core.records import Number
@@ -229,10 +229,8 @@ def _read(model: type[M], file: Path, way_out: str) -> M | None:
     except IsADirectoryError:
         raise RecordError(f"{file} is a folder, but should be a document", fix=way_out) from None
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(piece) for piece in first["loc"])
         raise RecordError(
-            f"{file} is damaged, or from another version of Slipway: {where}: {first['msg']}", fix=way_out
+            f"{file} is damaged, or from another version of Slipway: {first_wrong(error)}", fix=way_out
         ) from None
 
 

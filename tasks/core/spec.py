@@ -29,14 +29,7 @@ from tasks.core.given_files import check_path, decode_text, expand_user, read_gi
 from tasks.core.load import Arrivals
 from tasks.core.sources import FILE, FORMS, local_folder, scheme_of
 from tasks.core.spec_errors import explain
-from tasks.core.spec_values import (
-    WEEK_S,
-    YEAR_S,
-    ByteCount,
-    HostName,
-    Rfc3339,
-    check_value,
-)
+from tasks.core.spec_values import WEEK_S, YEAR_S, ByteCount, HostName, Rfc3339, check_value
 
 OWN_PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 """The Python that Slipway runs on: this machine certainly has it."""
@@ -142,9 +135,7 @@ class Environment(Part):
         OWN_PYTHON, pattern=r"^3\.[0-9]{1,2}$", description="Python version of the environment."
     )
     requirements: tuple[str, ...] = Field(
-        (),
-        max_length=1000,
-        description="Additional requirements: PEP 508 for uv, match specs for conda.",
+        (), max_length=1000, description="Additional requirements: PEP 508 for uv, match specs for conda."
     )
     exclude_newer: Rfc3339 | None = Field(
         None, description="Ignore packages published after this date (RFC 3339), for repeatable locks."
@@ -298,13 +289,11 @@ class Tuning(Part):
     )
     quality_text: Path | None = Field(None, description="Held-out text on which quality is measured.")
     task_set: Path | None = Field(
-        None,
-        description="JSON lines of prompts with the right answers, which candidates must match.",
+        None, description="JSON lines of prompts with the right answers, which candidates must match."
     )
     quality_tokens: int = Field(2048, ge=64, le=1_000_000, description="Tokens of that text to measure.")
     calibration_text: Path | None = Field(
-        None,
-        description="Text for calibrating w4a16: like the real prompts, without any of quality_text.",
+        None, description="Text for calibrating w4a16: like the real prompts, without any of quality_text."
     )
     calibration_tokens: int = Field(16_384, ge=1024, le=10_000_000, description="Tokens of that text to use.")
     context: int = Field(512, ge=64, le=1_048_576, description="Context window of one request, tokens.")

@@ -28,7 +28,7 @@ _SIZE_SCHEMA = {
     "anyOf": [
         {"type": "string", "pattern": _SIZE.pattern},
         {"type": "integer", "minimum": 0, "maximum": LARGEST_SIZE},
-    ],
+    ]
 }
 """The pattern for forms and servers: the same that the validator accepts."""
 _POWERS = {"": 0, "k": 1, "K": 1, "M": 2, "G": 3, "T": 4, "P": 5}

@@ -17,7 +17,7 @@ from packaging.version import Version
 from pydantic import Field, ValidationError, model_validator
 
 from tasks.core.errors import SlipwayError
-from tasks.core.frozen import Frozen
+from tasks.core.frozen import Frozen, first_wrong
 from tasks.core.serving import Loader
 from tasks.core.spec import CARDS, CandidateFormat, EngineKind
 
@@ -244,8 +244,7 @@ def read_card(kind: EngineKind) -> EngineCard:
     try:
         return EngineCard.model_validate({"kind": kind, **values})
     except ValidationError as error:
-        first = error.errors()[0]
-        raise damaged(name, f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+        raise damaged(name, first_wrong(error)) from error
 
 
 def read_data(name: str) -> dict[str, Any]:

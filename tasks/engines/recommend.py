@@ -139,12 +139,11 @@ def _families(need: Need, facts: Facts, asked: str | None) -> list[Choice]:
     found = []
     for family in families():
         reasons = _reasons(need, "family", family.name, None)
-        points = sum(points for points, _ in reasons)
-        if family.name == asked:
-            points += MEASURED
+        more = MEASURED if family.name == asked else 0.0
+        if more:
             reasons = [(0.0, Reason(text="asked for", sources=("--family",))), *reasons]
-        if points:
-            found.append(_choice("family", family.name, points, reasons, _against_family(family, facts)))
+        if reasons:
+            found.append(_choice("family", family.name, reasons, _against_family(family, facts), more))
     return _ranked(found)
 
 
@@ -170,9 +169,7 @@ def _engines(
     for kind in EngineKind:
         card = read_card(kind)
         reasons = [*_reasons(need, "engine", kind.value, family), *_from_records(kind, records)]
-        against = _against_engine(card, facts, own=own)
-        points = sum(points for points, _ in reasons)
-        found.append(_choice("engine", kind.value, points, reasons, against))
+        found.append(_choice("engine", kind.value, reasons, _against_engine(card, facts, own=own)))
     return _ranked(found)
 
 
@@ -237,8 +234,7 @@ def _applications(need: Need) -> list[Choice]:
     names = {row.name for row in advice() if row.kind == "application" and row.need in (need, "any")}
     found = []
     for name in sorted(names):
-        reasons = _reasons(need, "application", name, None)
-        found.append(_choice("application", name, sum(points for points, _ in reasons), reasons, []))
+        found.append(_choice("application", name, _reasons(need, "application", name, None)))
     return _ranked(found)
 
 
@@ -248,7 +244,6 @@ def _sourcing(engines: Sequence[Choice], *, own: bool) -> list[Choice]:
     found = []
     for name in ("open-source", "in-house"):
         reasons = _reasons("any", "sourcing", name, None)
-        points = sum(points for points, _ in reasons)
         against = []
         if name == "open-source":
             if own or not fitting:
@@ -258,7 +253,7 @@ def _sourcing(engines: Sequence[Choice], *, own: bool) -> list[Choice]:
                 card = read_card(EngineKind(fitting[0]))
                 text = f"{len(fitting)} engines fit, {card.title} first"
                 reasons = [(0.0, Reason(text=text, sources=card.sources)), *reasons]
-        found.append(_choice("sourcing", name, points, reasons, against))
+        found.append(_choice("sourcing", name, reasons, against))
     return _ranked(found)
 
 
@@ -278,16 +273,16 @@ def _reasons(
 def _choice(
     kind: ChoiceKind,
     name: str,
-    points: float,
-    reasons: Iterable[tuple[float, Reason]],
-    against: Iterable[Reason],
+    reasons: Sequence[tuple[float, Reason]],
+    against: Iterable[Reason] = (),
+    more: float = 0.0,
 ) -> Choice:
-    """Its heaviest reason first."""
+    """Its heaviest reason first; it has the points of all of them, and `more`."""
     ordered = sorted(reasons, key=lambda pair: -abs(pair[0]))
     return Choice(
         kind=kind,
         name=name,
-        points=round(points, 1),
+        points=round(more + sum(points for points, _ in reasons), 1),
         reasons=tuple(reason for _, reason in ordered),
         against=tuple(against),
     )

@@ -14,13 +14,7 @@ from tasks.core.records import Record
 from tasks.core.release import Release, ServiceFolder, ServiceState
 from tasks.engines.card import Metrics, read_card
 from tasks.health import plan
-from tasks.health.models import (
-    GpuSample,
-    HealthResult,
-    ProcessSample,
-    Samples,
-    ServiceSample,
-)
+from tasks.health.models import GpuSample, HealthResult, ProcessSample, Samples, ServiceSample
 
 SHORT_REQUESTS = 5
 COMPLETION_TOKENS = 8

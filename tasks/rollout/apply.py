@@ -12,20 +12,14 @@ import time
 
 from tasks.core.cancellation import current
 from tasks.core.digests import is_digest_of_model, short
-from tasks.core.errors import (
-    EngineError,
-    ModelError,
-    RolloutError,
-    SlipwayError,
-    StageCancelledError,
-)
+from tasks.core.errors import EngineError, ModelError, RolloutError, SlipwayError, StageCancelledError
 from tasks.core.files import fsync_folder, write_atomically
 from tasks.core.prefetch import Prefetch, Prefetched, no_prefetch
 from tasks.core.progress import say
 from tasks.core.release import Release, ServiceFolder, ServiceState
 from tasks.core.verdicts import RolloutVerdict, StageName
 from tasks.engines.catalogue import get_engine
-from tasks.rollout.attempt import Attempt, make_result
+from tasks.rollout.attempt import Attempt, Rollout
 from tasks.rollout.damage import set_damage_aside
 from tasks.rollout.documents import is_kept, sweep_documents, write_document, write_state
 from tasks.rollout.models import RolloutAction, RolloutPlan, RolloutResult, Running
@@ -72,62 +66,50 @@ def roll_out(
             fix=f"stop it first: slipway stop {release.name}",
         )
     sweep_documents(folder)
+    rollout = Rollout(release, folder, target, open_api)
     if patient and (running := target.running()) is not None and running.release == release.id:
-        _await_answer(release, running, target, open_api, release.spec.rollout.gate.start_timeout_s)
-    plan = plan_rollout(release, state, _look(release, target, open_api), last)
+        _await_answer(rollout, running, release.spec.rollout.gate.start_timeout_s)
+    plan = plan_rollout(release, state, _look(rollout), last)
     if plan.action in _SERVES_ALREADY:
-        return _keep(release, plan, folder, target)
+        return _keep(rollout, plan)
     maps = (release.launch.model_file,) if get_engine(release.engine).card.maps_files else ()
     with prefetch(maps) as prefetched:
-        attempt = _start(release, folder, target, open_api, plan, prefetched, last)
-        result = attempt.run() if isinstance(attempt, Attempt) else attempt
+        result = _start(rollout, plan, prefetched, last)
     if result.verdict is RolloutVerdict.ROLLED_BACK:
-        return _measured(result, release, folder, target, open_api, bring_back=bring_back)
+        return _measured(rollout, result, bring_back=bring_back)
     return result
 
 
 def _start(
-    release: Release,
-    folder: ServiceFolder,
-    target: Target,
-    open_api: OpenApi,
-    plan: RolloutPlan,
-    prefetched: Prefetched,
-    last: ServiceState | None,
-) -> RolloutResult | Attempt:
-    """The attempt to make at the claimed address; the result, if the claim has brought the wanted release back."""
+    rollout: Rollout, plan: RolloutPlan, prefetched: Prefetched, last: ServiceState | None
+) -> RolloutResult:
+    """The attempt at the claimed address, unless the claim has brought the wanted release back."""
+    release, folder, target = rollout.release, rollout.folder, rollout.target
     _check_model_file(release)
     port = target.claim(plan.host, plan.port)
     if plan.serving is None and (restored := target.running()) is not None:
         # What served when the service's processes were killed is back: the previous release, or the wanted one.
         if restored.release == release.id:
             # While it loads, a second one may not fit into memory.
-            _await_answer(release, restored, target, open_api, release.spec.rollout.gate.start_timeout_s)
-        plan = plan_rollout(release, folder.state(), _look(release, target, open_api), last)
+            _await_answer(rollout, restored, release.spec.rollout.gate.start_timeout_s)
+        plan = plan_rollout(release, folder.state(), _look(rollout), last)
         if plan.action in _SERVES_ALREADY:
-            return _keep(release, plan, folder, target)
-    return Attempt(release, folder, target, open_api, plan, port, prefetched)
+            return _keep(rollout, plan)
+    return Attempt(release, folder, target, rollout.open_api, plan, port, prefetched).run()
 
 
-def _measured(
-    result: RolloutResult,
-    release: Release,
-    folder: ServiceFolder,
-    target: Target,
-    open_api: OpenApi,
-    *,
-    bring_back: bool,
-) -> RolloutResult:
+def _measured(rollout: Rollout, result: RolloutResult, *, bring_back: bool) -> RolloutResult:
     """A rollback's result, with what was measured after it: whether the previous release completes a prompt.
 
     One that runs is never replaced for being slow: it may be busy, and a second engine would take its memory.
     """
-    running, state = target.running(), folder.state()
-    answered = running is not None and _await_answer(release, running, target, open_api, _BUSY_S)
+    target, state = rollout.target, rollout.folder.state()
+    running = target.running()
+    answered = running is not None and _await_answer(rollout, running, _BUSY_S)
     if not answered:
         running = target.running()
         is_down = running is None or not running.up
-        if is_down and bring_back and state is not None and _bring_back(state, folder, target, open_api):
+        if is_down and bring_back and state is not None and _bring_back(rollout, state):
             running, answered = target.running(), True
     changes = {
         "serving": running.release if running else None,
@@ -139,14 +121,14 @@ def _measured(
     return result
 
 
-def _bring_back(state: ServiceState, folder: ServiceFolder, target: Target, open_api: OpenApi) -> bool:
+def _bring_back(rollout: Rollout, state: ServiceState) -> bool:
     """Start the previous release again, which does not run any more; whether it answers then."""
     try:
-        previous = folder.release(state.release)
+        previous = rollout.folder.release(state.release)
         if previous is None:
             return False
         say(StageName.ROLLOUT, f"{short(state.release)} is no longer running: starting it again")
-        back = roll_out(previous, folder, target, open_api, bring_back=False)
+        back = roll_out(previous, rollout.folder, rollout.target, rollout.open_api, bring_back=False)
     except StageCancelledError:
         raise
     except SlipwayError as error:
@@ -193,7 +175,7 @@ def still_serves(
 
     What serves and is not written down, as after a later rollout that was killed, is for `roll_out` to adopt.
     """
-    running = _look(release, target, open_api)
+    running = _look(Rollout(release, folder, target, open_api))
     if running is None or running.endpoint != result.endpoint or not is_kept(release, folder):
         return False
     if plan_rollout(release, folder.state(), running).action is not RolloutAction.NOTHING:
@@ -202,7 +184,8 @@ def still_serves(
     return True
 
 
-def _keep(release: Release, plan: RolloutPlan, folder: ServiceFolder, target: Target) -> RolloutResult:
+def _keep(rollout: Rollout, plan: RolloutPlan) -> RolloutResult:
+    release, folder, target = rollout.release, rollout.folder, rollout.target
     running = target.running()
     assert running is not None  # else the plan would be to start
     target.claim(running.host, running.port)  # held already: sweeps what a killed rollout left
@@ -210,37 +193,29 @@ def _keep(release: Release, plan: RolloutPlan, folder: ServiceFolder, target: Ta
         write_document(release, folder)
     if plan.action is RolloutAction.ADOPT:
         write_state(release, folder, running.host, running.port, plan.previous)
-    return make_result(
-        release,
-        plan,
-        RolloutVerdict.SERVING,
-        endpoint=running.endpoint,
-        serving=release.id,
-        previous=plan.previous,
-    )
+    found = {"endpoint": running.endpoint, "serving": release.id, "previous": plan.previous}
+    return rollout.result(plan, RolloutVerdict.SERVING, **found)
 
 
-def _await_answer(
-    release: Release, running: Running, target: Target, open_api: OpenApi, patience_s: float
-) -> bool:
+def _await_answer(rollout: Rollout, running: Running, patience_s: float) -> bool:
     """Whether a release that runs completes a prompt within `patience_s`; False at once if its engine ends."""
     deadline = time.monotonic() + patience_s
     now: Running | None = running
     told = False
     while now is not None and now.up:
-        if answers(release, running.endpoint, open_api):
+        if answers(rollout.release, running.endpoint, rollout.open_api):
             return True
         if time.monotonic() > deadline:
             return False
         if not told:
             say(
                 StageName.ROLLOUT,
-                f"{release.name} runs but does not answer yet: waiting up to {patience_s:g} s",
+                f"{rollout.release.name} runs but does not answer yet: waiting up to {patience_s:g} s",
             )
             told = True
         current().check()
         time.sleep(_POLL_S)
-        now = target.running()
+        now = rollout.target.running()
     return False
 
 
@@ -253,14 +228,13 @@ def _check_model_file(release: Release) -> None:
         raise ModelError(f"{path} is not a file", fix="remove it, then deploy again to recreate it")
     if not is_digest_of_model(release.candidate_digest, path):
         raise ModelError(
-            f"{path} has changed since it was measured",
-            fix="remove it, then deploy again to recreate it",
+            f"{path} has changed since it was measured", fix="remove it, then deploy again to recreate it"
         )
 
 
-def _look(release: Release, target: Target, open_api: OpenApi) -> Running | None:
+def _look(rollout: Rollout) -> Running | None:
     """What runs; asked for a completion only if the answer decides something."""
-    running = target.running()
+    release, running = rollout.release, rollout.target.running()
     if running is None or running.release != release.id or not running.up:
         return running
-    return running.model_copy(update={"up": answers(release, running.endpoint, open_api)})
+    return running.model_copy(update={"up": answers(release, running.endpoint, rollout.open_api)})

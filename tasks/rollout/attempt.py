@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from typing import Any
 
 from tasks.core.addresses import base_url
 from tasks.core.cancellation import current
@@ -22,14 +23,31 @@ _LOG_LINES = 12
 _DEATH_NOTICE_S = 2.0
 
 
-@dataclass
-class Attempt:
-    """One release on its way into service, at a claimed address."""
+@dataclass(frozen=True)
+class Rollout:
+    """A release that is to serve, and what it takes to bring it into service."""
 
     release: Release
     folder: ServiceFolder
     target: Target
     open_api: OpenApi
+
+    def result(self, plan: RolloutPlan, verdict: RolloutVerdict, **found: Any) -> RolloutResult:
+        """How it ended: `found` are the further fields of the result."""
+        return RolloutResult(
+            verdict=verdict,
+            name=self.release.name,
+            target=self.release.target,
+            action=plan.action,
+            release=self.release.id,
+            **found,
+        )
+
+
+@dataclass(frozen=True)
+class Attempt(Rollout):
+    """One release on its way into service, at a claimed address."""
+
     plan: RolloutPlan
     port: int
     prefetched: Prefetched
@@ -58,8 +76,8 @@ class Attempt:
         write_state(self.release, self.folder, self.plan.host, self.port, self.plan.previous)
         say(StageName.ROLLOUT, f"{short(self.release.id)} serves at {self._endpoint}")
         self._end_previous()
-        return make_result(
-            self.release,
+        read = self.prefetched.read_bytes or None
+        return self.result(
             self.plan,
             RolloutVerdict.SERVING,
             endpoint=self._endpoint,
@@ -67,7 +85,8 @@ class Attempt:
             previous=self.plan.previous,
             completion=completion.text,
             first_completion_s=first_completion_s,
-            prefetched=self.prefetched,
+            prefetched_bytes=read,
+            prefetch_s=self.prefetched.seconds if read else None,
         )
 
     @property
@@ -128,8 +147,7 @@ class Attempt:
     def _rolled_back(self, error: EngineError | RolloutError, log: str) -> RolloutResult:
         """What takes the traffic now is measured by the caller."""
         state = self.folder.state()
-        return make_result(
-            self.release,
+        return self.result(
             self.plan,
             RolloutVerdict.ROLLED_BACK,
             endpoint=None,
@@ -145,35 +163,3 @@ class Attempt:
             self.target.revert(new, drain_s=drain_s)
         if self.plan.serving is None:
             self.target.stop(drain_s=drain_s)
-
-
-def make_result(
-    release: Release,
-    plan: RolloutPlan,
-    verdict: RolloutVerdict,
-    *,
-    endpoint: str | None,
-    serving: str | None,
-    previous: str | None,
-    completion: str | None = None,
-    first_completion_s: float | None = None,
-    prefetched: Prefetched | None = None,
-    reason: str | None = None,
-    log_tail: str | None = None,
-) -> RolloutResult:
-    return RolloutResult(
-        verdict=verdict,
-        name=release.name,
-        target=release.target,
-        action=plan.action,
-        release=release.id,
-        serving=serving,
-        previous=previous,
-        endpoint=endpoint,
-        completion=completion,
-        first_completion_s=first_completion_s,
-        prefetched_bytes=prefetched.read_bytes if prefetched and prefetched.read_bytes else None,
-        prefetch_s=prefetched.seconds if prefetched and prefetched.read_bytes else None,
-        reason=reason,
-        log_tail=log_tail,
-    )

@@ -10,10 +10,7 @@ from tasks.rollout.models import RolloutAction, RolloutPlan, Running
 
 
 def plan_rollout(
-    release: Release,
-    state: ServiceState | None,
-    running: Running | None,
-    last: ServiceState | None = None,
+    release: Release, state: ServiceState | None, running: Running | None, last: ServiceState | None = None
 ) -> RolloutPlan:
     """The steps from what runs to `release`.
 

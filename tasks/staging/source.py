@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 from tasks.core.direct_io import Buffer, Took
@@ -13,6 +14,11 @@ from tasks.staging.plan import SUMS_FILE, read_sums, source_digest
 
 MAX_DOCUMENT_BYTES = 256 << 20
 """The index of a model with a million tensors takes about half of it."""
+
+
+def changed(what: str | Path) -> ModelError:
+    """What was read, or its address, is not what was listed."""
+    return ModelError(f"{what} changed while it was read", fix="try again once it is stable")
 
 
 class ModelSource(Protocol):

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from tasks.core.digests import short
 from tasks.core.errors import BusyError, ModelError
-from tasks.core.files import PART, file_lock, remove_folder, sweep_doomed
+from tasks.core.files import PART, file_lock, is_held, remove_folder, sweep_doomed
 from tasks.core.manifest import Manifest
 from tasks.core.release import named_by_releases
 from tasks.core.settings import Settings
@@ -213,12 +213,8 @@ def _holder(
         return f"a release of {service} names it"
     if abs(time.time() - used_at) < FRESH_S:  # the clock may have been set back since
         return "it was used within the last hour"
-    for lock in (lock_of(folder, settings.leases), _use_lock(folder, settings)):
-        try:
-            with file_lock(lock, wait=False, holder=str(folder)):
-                pass
-        except BusyError:
-            return "a run uses it"
+    if any(map(is_held, (lock_of(folder, settings.leases), _use_lock(folder, settings)))):
+        return "a run uses it"
     return "a process uses it" if any(map(running_below, places)) else ""
 
 

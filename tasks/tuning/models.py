@@ -9,9 +9,11 @@ from pydantic import Field
 
 from tasks.core.frozen import Frozen
 from tasks.core.gpus import HostGpu
-from tasks.core.spec import EngineKind, Gate, Hardware, Objectives, Tuning
+from tasks.core.spec import DeploySpec, EngineKind, Gate, Hardware, Objectives, Tuning
 from tasks.engines.families import Family
+from tasks.environment.models import EnvironmentResult
 from tasks.quantization.sizes import Source
+from tasks.staging.models import StagingResult
 
 
 class TuningRequest(Frozen):
@@ -29,6 +31,22 @@ class TuningRequest(Frozen):
     start_timeout_s: float = Field(
         Gate().start_timeout_s, gt=0, description="Longest start of the engine, s."
     )
+
+    @classmethod
+    def of(cls, spec: DeploySpec, environment: EnvironmentResult, staging: StagingResult) -> TuningRequest:
+        """What a spec asks of the model that was staged for it, in the environment that was built for it."""
+        return cls(
+            name=spec.name,
+            engine=spec.engine,
+            python_path=environment.python_path,
+            environment_digest=environment.lock_digest,
+            model_dir=staging.model_dir,
+            model_digest=staging.manifest_digest,
+            tuning=spec.tuning,
+            objectives=spec.objectives,
+            hardware=spec.hardware,
+            start_timeout_s=spec.rollout.gate.start_timeout_s,
+        )
 
 
 @dataclass(frozen=True)

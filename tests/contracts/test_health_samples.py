@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from ulid import ULID
 
-from blocks.expectations.table_contract import check_table
+from blocks.expectations.table_contract import Validator
 from blocks.storage.record_frame import to_frame
 from tasks.core.contract import ContractResult
 from tasks.core.records import Number, Record
@@ -41,7 +41,7 @@ def sample(number: int, **changed: float | None) -> Record:
 
 
 def held(records: list[Record]) -> ContractResult:
-    return check_table(to_frame(records, report.NUMBERS), plan.expectations())
+    return Validator().check("table", to_frame(records, report.NUMBERS), plan.expectations())
 
 
 def broken(records: list[Record]) -> set[tuple[str | None, str]]:
@@ -103,7 +103,7 @@ def test_what_breaks_it(records: list[Record], expected: set[tuple[str | None, s
 def test_a_column_of_another_type_breaks_it() -> None:
     frame = to_frame([sample(1)], report.NUMBERS)
     frame["latency_ms"] = frame["latency_ms"].astype(str)
-    breaches = check_table(frame, plan.expectations()).breaches
+    breaches = Validator().check("table", frame, plan.expectations()).breaches
     assert ("expect_column_values_to_be_of_type", "latency_ms") in {
         (breach.expectation, breach.column) for breach in breaches
     }
@@ -111,7 +111,7 @@ def test_a_column_of_another_type_breaks_it() -> None:
 
 def test_a_missing_column_breaks_it() -> None:
     frame = to_frame([sample(1)], report.NUMBERS).drop(columns=["restarts"])
-    (breach,) = check_table(frame, plan.expectations()).breaches
+    (breach,) = Validator().check("table", frame, plan.expectations()).breaches
     assert (breach.column, breach.observed) == ("restarts", "the column is missing")
 
 

@@ -10,8 +10,8 @@ import pytest
 from prefect import flow, get_client
 from waiting import wait_until
 
-from blocks.prefect import artifacts, copy_progress
-from blocks.prefect.copy_progress import show_copy
+from blocks.prefect import artifacts, progress
+from blocks.prefect.progress import show_copy
 from flows.stage_model import stage_model
 from tasks.core.progress import advance, listen, to_log
 from tasks.core.verdicts import StageName
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.server
 def said(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """Looks come fast; what they say."""
     lines: list[str] = []
-    monkeypatch.setattr(copy_progress, "PERIOD_S", 0.005)
+    monkeypatch.setattr(progress, "PERIOD_S", 0.005)
     listen(lambda stage, line: lines.append(f"{stage}: {line}"))
     yield lines
     listen(to_log)  # fixtures share one context

@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from prefect import get_client
+from prefect.client.schemas.objects import StateType
+from prefect.client.schemas.sorting import FlowRunSort
 
 from blocks.expectations.fact_contract import FactContract
 from blocks.host.host import ThisHost
+from blocks.prefect.bootstrap import TOLD_STATES
 from blocks.storage.record_store import open_record_store
 from flows.deploy_model import deploy_model
+from flows.redeploy_model import redeploy_model
 from tasks.compatibility.models import NvmlReading, TableCheck, TablesCheck, TablesIdentity
 from tasks.core.errors import MissingToolError, NotFoundError, SpecError
 from tasks.core.facts import Gpu
 from tasks.core.records import inputs_digest
+from tasks.core.release import ServiceFolder
 from tasks.core.settings import Settings
 from tasks.core.spec import DeploySpec, parse_spec
 from tasks.core.verdicts import StageName
@@ -115,6 +122,18 @@ def test_the_family_of_a_model_in_a_folder_is_judged(tmp_path: Path, monkeypatch
     findings = record.evidence["result"]["findings"]
     assert "WEIGHTS-NONE" in {finding["rule"] for finding in findings}
     assert record.evidence["inputs"]["request"]["family"] == "gemma"
+
+
+def test_a_redeploy_that_is_refused_is_told_of_by_the_deploy_alone(
+    random_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    serving = SimpleNamespace(spec=spec(random_model, "vllm"))
+    monkeypatch.setattr(ServiceFolder, "serving", lambda _: (None, serving))
+    state = redeploy_model("big", return_state=True)
+    assert (state.name, state.type) == ("Not redeployed", StateType.FAILED)
+    with get_client(sync_client=True) as client:
+        names = [run.state_name for run in client.read_flow_runs(sort=FlowRunSort.START_TIME_DESC, limit=3)]
+    assert [name for name in names if name in TOLD_STATES] == ["Refused"]
 
 
 def test_the_quantization_of_a_model_in_a_folder_is_judged(

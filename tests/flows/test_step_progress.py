@@ -10,8 +10,7 @@ from prefect import flow, get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 from prefect.client.schemas.objects import Artifact
 
-from blocks.prefect.run_logs import follow_subflows
-from blocks.prefect.step_progress import show_steps
+from blocks.prefect.progress import follow_subflows, show_steps
 from tasks.core.progress import listen, say, step, to_log
 from tasks.core.verdicts import StageName
 

@@ -242,7 +242,7 @@ def test_a_deploy_that_ends_during_the_look_is_not_asked_for_again(
         desk.ended(spec, "2", "serving")
         return False
 
-    monkeypatch.setattr("flows.watch_registry._is_deploying", ends_now)
+    monkeypatch.setattr("flows.watch_registry.is_held", ends_now)
     assert desk.look() == "the alias names the version that serves"
     assert len(desk.events) == 1
 

@@ -145,7 +145,7 @@ def _image_packages(program: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _converter(program: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    candidate_worker.make([program], program, CandidateFormat.F32, program, timeout_s=60)
+    candidate_worker.make(program, program, program, CandidateFormat.F32, program, timeout_s=60)
 
 
 def _comparison(program: Path, monkeypatch: pytest.MonkeyPatch) -> None:

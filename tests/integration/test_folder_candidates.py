@@ -10,8 +10,8 @@ from damage import Damage
 from random_model import read_floats, rewrite_model, source_of, write_random_model
 from trials import measure
 
+from blocks.candidates.candidate_worker import compare_folders, make_folder
 from blocks.candidates.folder_bench import FolderBench
-from blocks.candidates.folder_maker import compare_folders, make_folder
 from blocks.engine.bench import EngineBench
 from tasks.core.errors import DiskFullError, ModelError
 from tasks.core.serving import ServingConfig

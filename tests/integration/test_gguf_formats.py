@@ -9,7 +9,7 @@ import pytest
 from inline_snapshot import snapshot
 from random_model import FFN, read_floats, rewrite_model, source_of, write_random_model
 
-from blocks.candidates.gguf_maker import compare_gguf, make_gguf
+from blocks.candidates.candidate_worker import compare_gguf, make_gguf
 from blocks.engine.api import EngineApi
 from blocks.engine.process import serve
 from tasks.core.serving import ServingConfig

@@ -23,7 +23,7 @@ from random_model import (
 )
 from reference_model import ReferenceModel
 
-from blocks.candidates.gguf_maker import make_gguf
+from blocks.candidates.candidate_worker import make_gguf
 from blocks.candidates.llama_cpp_scores import score_windows
 from blocks.engine.api import EngineApi
 from blocks.engine.process import serve

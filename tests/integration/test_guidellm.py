@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from strays import processes_of
 
-from blocks.candidates.gguf_maker import make_gguf
+from blocks.candidates.candidate_worker import make_gguf
 from blocks.engine.bench import EngineBench
 from blocks.engine.guidellm import Guidellm
 from blocks.engine.tool_environment import tool_python

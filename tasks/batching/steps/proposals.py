@@ -135,10 +135,7 @@ def _shorter(
     if paused < 2 or not found:
         return ()
     middle = len(found) // 2
-    return (
-        _Way(found[middle::-1], paused, shortens=True),
-        _Way(found[middle + 1 :], paused, turns=True),
-    )
+    return (_Way(found[middle::-1], paused, shortens=True), _Way(found[middle + 1 :], paused, turns=True))
 
 
 def _most_at_once(base: Trial, space: StepSpace) -> float:

@@ -46,10 +46,7 @@ MAX_HEADER_BYTES = 100 << 20
 
 _LETTERS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+"
 _REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-SPLITS = {
-    _LETTERS + r"|\p{N}{1,3}" + _REST: "llama-bpe",
-    _LETTERS + r"|\p{N}" + _REST: "qwen2",
-}
+SPLITS = {_LETTERS + r"|\p{N}{1,3}" + _REST: "llama-bpe", _LETTERS + r"|\p{N}" + _REST: "qwen2"}
 """Regular expressions of tokenizers, and llama.cpp's name for each."""
 
 

@@ -19,7 +19,7 @@ from typing import Protocol
 from tasks.core.errors import PortTakenError, RecordError, RolloutError
 from tasks.core.files import write_atomically
 from tasks.core.progress import say
-from tasks.core.release import Release, ServiceFolder
+from tasks.core.release import Release, ServiceFolder, ServiceState
 from tasks.core.verdicts import StageName
 from tasks.engines.catalogue import get_engine
 from tasks.rollout.container.models import Container, ContainerPlan
@@ -112,11 +112,7 @@ class ContainerService:
     """One service as containers; a `tasks.rollout.target.Target`. To change it, hold its lock."""
 
     def __init__(
-        self,
-        folder: ServiceFolder,
-        containers: Containers,
-        host: Host,
-        image_of: Callable[[Release], str],
+        self, folder: ServiceFolder, containers: Containers, host: Host, image_of: Callable[[Release], str]
     ) -> None:
         self._folder = folder
         self._containers = containers
@@ -172,9 +168,7 @@ class ContainerService:
 
     def restart(self) -> None:
         """End the container that serves, at once, and start it again."""
-        proxy = self._serving_proxy()
-        container = self._container_at(self._live(proxy).backend_port) if proxy else None
-        if container is not None:
+        if (container := self._serving_container()) is not None:
             self._containers.restart(container.id)
 
     def fault(self, new: NewRelease) -> str | None:
@@ -184,14 +178,11 @@ class ContainerService:
 
     def new_release_log(self, new: NewRelease, lines: int) -> str:
         """The end of the new release's log; kept when its container was removed."""
-        container = self._container_at(_port_of(new))
-        return self._containers.log_tail(container.id, lines) if container else self._kept_log(lines)
+        return self._log_of(self._container_at(_port_of(new)), lines)
 
     def log_tail(self, lines: int) -> str:
         """The end of the log of what serves, or of what was removed last."""
-        proxy = self._serving_proxy()
-        container = self._container_at(self._live(proxy).backend_port) if proxy else None
-        return self._containers.log_tail(container.id, lines) if container else self._kept_log(lines)
+        return self._log_of(self._serving_container(), lines)
 
     # What changes it
 
@@ -315,10 +306,7 @@ class ContainerService:
 
     def _container_of_state(self) -> Container | None:
         """A container of the release that is written down to serve."""
-        try:
-            state = self._folder.last()
-        except RecordError:
-            return None
+        state = self._last()
         found = [one for one in self._mine() if state and one.labels[RELEASE_LABEL] == state.release]
         return next((one for one in found if one.running), found[0] if found else None)
 
@@ -370,7 +358,10 @@ class ContainerService:
         write_atomically(self._kept_log_file, text + "\n")
         self._containers.remove(container.id)
 
-    def _kept_log(self, lines: int) -> str:
+    def _log_of(self, container: Container | None, lines: int) -> str:
+        """The end of its log; without it, of the log of what was removed last."""
+        if container is not None:
+            return self._containers.log_tail(container.id, lines)
         try:
             text = self._kept_log_file.read_text(errors="replace")
         except OSError:
@@ -385,6 +376,10 @@ class ContainerService:
 
     def _container_at(self, port: int | None) -> Container | None:
         return next((found for found in self._mine() if found.host_port == port), None) if port else None
+
+    def _serving_container(self) -> Container | None:
+        proxy = self._serving_proxy()
+        return self._container_at(self._live(proxy).backend_port) if proxy else None
 
     def _claimed_proxy(self) -> Proxy:
         if self._claimed is None:
@@ -413,11 +408,15 @@ class ContainerService:
 
     def _address(self) -> tuple[str, int] | None:
         """Where the service is written down to be."""
+        state = self._last()
+        return (state.host, state.port) if state else None
+
+    def _last(self) -> ServiceState | None:
+        """What is written down to serve, if that can be read."""
         try:
-            state = self._folder.last()
+            return self._folder.last()
         except RecordError:
             return None
-        return (state.host, state.port) if state else None
 
     def _all_proxies(self) -> list[Proxy]:
         """The proxies that have a folder, and the one that should have one: its process may run without it."""

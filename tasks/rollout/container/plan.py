@@ -145,11 +145,7 @@ def plan_container(
         image=image,
         argv=command.at("0.0.0.0", _PORT),
         env=command.env,
-        labels={
-            SERVICE_LABEL: release.name,
-            RELEASE_LABEL: release.id,
-            FOLDER_LABEL: str(folder),
-        },
+        labels={SERVICE_LABEL: release.name, RELEASE_LABEL: release.id, FOLDER_LABEL: str(folder)},
         user=user,
         model_source=release.launch.model_file,
         model_target=model,

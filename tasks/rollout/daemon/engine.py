@@ -189,15 +189,7 @@ class Engine:
                     f"hung: {(await self.traffic()).requests} requests waited {self._hung_s:g} s without a byte, "
                     "/health did not answer and no CPU time was used; killed"
                 )
-                await self._kill(process)
-
-    async def _kill(self, process: asyncio.subprocess.Process) -> None:
-        assert process.stdin is not None
-        process.stdin.close()  # the guard kills the whole group
-        if not await _ended(process, TERM_S):
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
-            await process.wait()
+                await kill(process)
 
     async def _start_again(self, quick_deaths: int) -> bool:
         """Restart the process after a growing pause; False if it is to end instead."""
@@ -231,10 +223,10 @@ class Engine:
             return
         with contextlib.suppress(ProcessLookupError):
             process.send_signal(signal.SIGTERM)
-        if await _ended(process, TERM_S):
+        if await ended(process, TERM_S):
             return
         self._log.say("the engine did not end by itself: killed")
-        await self._kill(process)
+        await kill(process)
 
 
 def _describe(code: int) -> str:
@@ -246,7 +238,18 @@ def _describe(code: int) -> str:
     return f"exit status {code}"
 
 
-async def _ended(process: asyncio.subprocess.Process, timeout_s: float) -> bool:
+async def kill(process: asyncio.subprocess.Process) -> None:
+    """End a process that runs under a guard, and all that it started."""
+    assert process.stdin is not None
+    process.stdin.close()  # the guard kills the whole group
+    if not await ended(process, TERM_S):
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
+
+
+async def ended(process: asyncio.subprocess.Process, timeout_s: float) -> bool:
+    """Whether it ends within that time."""
     try:
         async with asyncio.timeout(timeout_s):
             await process.wait()

@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from tasks.rollout.daemon.engine import ended, kill
 from tasks.rollout.daemon.files import clear_place, part_of, write_durably
 from tasks.rollout.daemon.hang import Traffic
 from tasks.rollout.daemon.logs import BoundedLog
@@ -382,16 +383,5 @@ class Proxy:
 
 async def _end(process: asyncio.subprocess.Process, timeout_s: float) -> None:
     """Wait for the end of a process; after `timeout_s` its guard kills it."""
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(timeout_s):
-            await process.wait()
-    if process.returncode is None:
-        assert process.stdin is not None
-        process.stdin.close()
-        try:
-            async with asyncio.timeout(ANSWER_S):
-                await process.wait()
-        except TimeoutError:
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
-            await process.wait()
+    if not await ended(process, timeout_s):
+        await kill(process)

@@ -67,7 +67,7 @@ def test_a_refused_deploy_tells_why_for_each_format(capsys: pytest.CaptureFixtur
             "quantization says none: none of 2 formats qualifies",
             "  - f16: needs 81.2 GB of memory, 2.0 GB may be used",
             "  - q8_0: no baseline to compare with",
-            "look next   slipway kb records --stage quantization | slipway up (its UI shows the run's log)",
+            "look next   slipway kb records --stage quantization | slipway up (its UI shows the logs of later runs)",
         ]
     )
 

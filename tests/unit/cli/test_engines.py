@@ -145,7 +145,7 @@ def test_a_dry_run_gives_the_verdict_on_an_engine_that_needs_a_gpu(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("blocks.host.nvml.read_nvml", NvmlReading)
+    monkeypatch.setattr("deployments.cli.deploy.read_nvml", NvmlReading)
     monkeypatch.setattr("deployments.cli.deploy._judge", lambda spec: (True, "block: vllm needs a GPU"))
     assert slipway("deploy", spec_of(tmp_path, random_model, "vllm"), "--dry-run", "--json") == 3
     plan = json.loads(capsys.readouterr().out)["plan"]
