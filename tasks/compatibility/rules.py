@@ -314,7 +314,7 @@ class WeightTypeRow(Row):
     aliases: tuple[str, ...] = ()
 
 
-Serving = Literal["native", "weight-only", "unpacked", "refused"]
+Serving = Literal["native", "emulated", "weight-only", "unpacked", "refused"]
 """How an engine serves a type of weights; the head of `data/weights.toml` says what each means."""
 
 

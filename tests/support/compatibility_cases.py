@@ -852,10 +852,36 @@ CASES = [
     # types of weights
     Case(
         "bf16-v100",
-        "Volta has no bfloat16",
+        "Volta has no bfloat16, and PyTorch does without",
         {"gpus": [V100], "cuda_build": "12.6", "dtype": "bf16", **TRANSFORMERS},
+        "warn",
+        {"WEIGHTS-EMULATED": "warn"},
+    ),
+    Case(
+        "bf16-v100-vllm",
+        "vLLM refuses to",
+        {"gpus": [V100], "cuda_build": "12.4", "dtype": "bf16", **VLLM_085},
         "block",
         {"WEIGHTS-NONE": "block"},
+    ),
+    Case(
+        "glibc-ollama",
+        "Ollama is built on AlmaLinux 8 since 0.5.13",
+        {**CPU, "engine": "ollama", "engine_version": "0.5.13", "glibc": "2.17"},
+        "block",
+        {"GLIBC-WHEEL": "block"},
+    ),
+    Case(
+        "glibc-ollama-in-docker",
+        "an image brings its own glibc",
+        {**CPU, "engine": "ollama", "engine_version": "0.5.13", "glibc": "2.17", "target": "docker"},
+        "pass",
+    ),
+    Case(
+        "glibc-ollama-old",
+        "0.5.12 was built on CentOS 7",
+        {**CPU, "engine": "ollama", "engine_version": "0.5.12", "glibc": "2.17"},
+        "pass",
     ),
     Case(
         "fp8-a100",
