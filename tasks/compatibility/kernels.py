@@ -11,6 +11,7 @@ from packaging.version import Version
 
 from tasks.compatibility.conditions import Value, contains
 from tasks.compatibility.rules import JitRow, KernelsRow, ReleaseRow, Tables, TritonRow
+from tasks.core.cuda_packages import is_published_torch
 from tasks.core.facts import Facts
 from tasks.core.versions import same_minor
 
@@ -306,6 +307,6 @@ def _row_of(triton: str | None, rows: Sequence[TritonRow]) -> TritonRow | None:
 
 
 def _of_pytorch(torch: str) -> bool:
-    """Whether PyTorch may have built it: NVIDIA's own builds have versions such as `2.9.0a0+145a3a7bda.nv25.10`."""
+    """Whether it is, or may be, one of PyTorch's CUDA builds."""
     local = Version(torch).local
-    return local is None or local.startswith("cu")
+    return is_published_torch(torch) and (local is None or local.startswith("cu"))

@@ -12,7 +12,7 @@ from tasks.compatibility.models import Survey
 from tasks.compatibility.rules import ImageRow, Tables
 from tasks.compatibility.subject import cuda_build_of, engine_of, find_engine, major_minor
 from tasks.core.errors import WrongUseError
-from tasks.core.facts import Facts, Gpu, version_or_none
+from tasks.core.facts import Facts, Gpu, release_number, version_or_none
 
 _REGISTRIES = re.compile(r"^(?:docker\.io/|index\.docker\.io/|registry-1\.docker\.io/)")
 _NAME = re.compile(r"([^@:\s]+(?::[0-9]+/[^@:\s]+)?)(?::([A-Za-z0-9_][A-Za-z0-9_.-]{0,127}))?(?:@\S+)?")
@@ -141,6 +141,7 @@ def of_options(
 
 def _engine(text: str, known: Facts, tables: Tables) -> dict[str, Any]:
     name, _, version = text.partition("==")
+    version = release_number(version)
     row = find_engine(name, tables)
     if row is not None and known.engine is not None and find_engine(known.engine, tables) != row:
         raise WrongUseError(

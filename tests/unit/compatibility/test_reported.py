@@ -132,6 +132,11 @@ def test_options_complete_a_report() -> None:
         engine="vllm", engine_version="0.19.1"
     )
     assert of_options(TABLES, Facts(), engine="trtllm").facts == Facts(engine="tensorrt-llm")
+    assert of_options(TABLES, Facts(), engine="llama.cpp==b4574").facts.engine_version == "4574"
+    assert (
+        of_options(TABLES, Facts(), engine="vllm==v0.19.1").facts
+        == of_options(TABLES, Facts(), engine="vllm==0.19.1").facts
+    )
 
 
 @pytest.mark.parametrize(

@@ -123,20 +123,19 @@ EXPECTED: list[tuple[str, dict[str, Any], list[str]]] = [
         ["dtype float16 -> bfloat16: pass"],
     ),
     (
-        "bfloat16 for DeepSeek on a V100, which can do neither in torch: an engine that computes in float32",
+        "bfloat16 for DeepSeek on a V100, which vLLM does not do: an engine that computes in 32 bits",
         {
             "gpus": [V100],
-            "engine": "transformers",
-            "engine_version": "5.17.0",
-            "packages": {"torch": "2.10.0"},
-            "cuda_build": "12.6",
+            "engine_version": "0.8.5",
+            "packages": {"vllm": "0.8.5", "torch": "2.6.0"},
+            "cuda_build": "12.4",
             "family": "deepseek-v2",
             "dtype": "bfloat16",
         },
         [
-            "engine transformers -> ollama 0.24.0: pass",
-            "engine transformers -> llama.cpp, built for CUDA 12.8: pass",
-            "engine transformers -> llama.cpp on the CPU: pass",
+            "engine vllm -> transformers 5.24.0, torch 2.14.1+cu126: warn",
+            "engine vllm -> ollama 0.24.0: pass",
+            "engine vllm -> llama.cpp, built for CUDA 12.8: pass",
         ],
     ),
     (
