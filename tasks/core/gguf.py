@@ -144,7 +144,7 @@ class _Cursor:
         self.position += length
 
     def skip_texts(self, count: int) -> None:
-        """Go on behind that many texts. Vocabularies have hundreds of thousands, so each takes as little as possible."""
+        """Go on behind that many texts, quickly: vocabularies have hundreds of thousands."""
         length_of = _LENGTH.unpack_from
         while count:
             self.take(8)  # a window that contains the next length

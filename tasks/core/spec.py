@@ -88,7 +88,6 @@ class CandidateFormat(StrEnum):
     `AS_IS` is a model that comes as GGUF, in whatever quantization: nothing is made.
     """
 
-    AS_IS = "as-is"
     F32 = "f32"
     F16 = "f16"
     BF16 = "bf16"
@@ -103,6 +102,7 @@ class CandidateFormat(StrEnum):
     W8A8 = "w8a8"
     W4A16 = "w4a16"
     FP8 = "fp8"
+    AS_IS = "as-is"
 
 
 DEFAULT_CANDIDATES = (CandidateFormat.F16,)
@@ -395,7 +395,9 @@ class DeploySpec(Part):
         pattern=r"^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$",
         description="Name of the service and of the model in its API: a-z, 0-9 and -.",
     )
-    model: str = Field(description=f"{FORMS}.")
+    model: str = Field(
+        description=f"{FORMS}. PATH may be a GGUF file; #q4_k_m at the end chooses one of several in a folder."
+    )
     engine: EngineKind = Field(DEFAULT_ENGINE, description="Serving engine.")
     target: Target = Field(Target.PROCESS, description="Where the release runs.")
     hardware: Hardware = Hardware()

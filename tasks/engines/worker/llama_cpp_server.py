@@ -1,4 +1,4 @@
-"""Serve a GGUF file, or a folder with its parts, with llama.cpp's own HTTP server. Runs inside the engine's environment.
+"""Serve a GGUF file, or a folder with its parts, with llama.cpp's own server. Runs inside the engine's environment.
 
 Ends with 0 after SIGTERM once no request is in flight, with 1 when it cannot start.
 llama.cpp cuts requests on SIGTERM, so this process drains first: it must be out of the traffic before.
