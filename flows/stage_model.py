@@ -24,6 +24,7 @@ from tasks.core.digests import short
 from tasks.core.errors import CommandError, DiskFullError, MissingToolError, SlipwayError
 from tasks.core.given_files import absolute_path
 from tasks.core.manifest import is_intact, read_manifest
+from tasks.core.progress import say
 from tasks.core.settings import Settings
 from tasks.core.sources import split_variant
 from tasks.core.spec import DiskFloor
@@ -111,6 +112,8 @@ def stage_model(request: StagingRequest) -> Outcome[StagingResult]:
             servable=request.servable,
             tensor_parallel=request.tensor_parallel,
         )
+        for remark in plan.findings:
+            say(StageName.STAGING, remark)
         gone = _make_room(plan, folder, settings) if own else ()
         with show_copy(StageName.STAGING, request.model, sum(file.size_bytes for file in plan.files)):
             done = copy_shards(pinned, plan, folder, leases=settings.leases, own=own)
