@@ -6,6 +6,7 @@ Each stage checks again when its turn comes; here a wrong input ends the deploy 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from blocks.host.home_access import check_home, may
@@ -17,7 +18,7 @@ from tasks.core.errors import ModelError, PortTakenError, RecordError, SpecError
 from tasks.core.gguf_model import GgufModel
 from tasks.core.release import ServiceFolder, ServiceState
 from tasks.core.settings import Settings
-from tasks.core.sources import local_folder
+from tasks.core.sources import GGUF, local_folder
 from tasks.core.spec import DeploySpec, Environment, EnvironmentManager, Tuning
 from tasks.engines.weights import check_formats, check_gguf, check_not_as_is
 from tasks.environment.plan import parse_requirements
@@ -73,11 +74,24 @@ def check_model(spec: DeploySpec, settings: Settings) -> None:
     if not files:
         raise ModelError(f"there are no files in {place}", fix="check the spec's `model`")
     if folder := local_folder(place):
+        _check_level(folder, [file.path for file in files])
         home = folder if folder.is_dir() else folder.parent
         denied = next((path for file in files if not may(path := home / file.path, os.R_OK)), None)
         if denied is not None:
             raise ModelError(f"{denied} is not readable", fix=f"allow it: chmod +r {denied}")
     check_gguf_model(spec, source)
+
+
+def _check_level(folder: Path, names: Sequence[str]) -> None:
+    """Raise `ModelError` if the folder has no weights, but one in it has GGUF files: that is how large ones come."""
+    if any(name.endswith(GGUF) or ".safetensors" in name for name in names):
+        return
+    below = next((path.parent for path in sorted(folder.glob(f"*/*{GGUF}"))), None)
+    if below is not None:
+        raise ModelError(
+            f"{folder} contains no weights, but its folder {below.name} has GGUF files",
+            fix=f"set model: file:{below}",
+        )
 
 
 def check_gguf_model(spec: DeploySpec, source: ModelSource) -> GgufModel | None:

@@ -252,6 +252,17 @@ def test_the_spec_is_checked_against_the_header(
         check_model(asked, Settings.load())
 
 
+def test_files_one_folder_below_are_pointed_at(tmp_path: Path, slipway_home: Path) -> None:
+    (tmp_path / "UD-Q4_K_XL").mkdir()
+    write_gguf(tmp_path / "UD-Q4_K_XL" / "m.gguf")
+    (tmp_path / "config.json").write_text("{}")
+    spec = parse_spec({"name": "chat", "model": f"file:{tmp_path}"})
+    with pytest.raises(
+        ModelError, match=r"its folder UD-Q4_K_XL has GGUF files \(set model: file:.*/UD-Q4_K_XL\)"
+    ):
+        check_model(spec, Settings.load())
+
+
 def test_safetensors_are_not_served_as_they_are(random_model: Path, slipway_home: Path) -> None:
     spec = parse_spec({"name": "chat", "model": f"file:{random_model}", "tuning": {"candidates": ["as-is"]}})
     with pytest.raises(SpecError, match="as-is is for GGUF models"):
