@@ -261,6 +261,16 @@ EXPECTED: list[tuple[str, dict[str, Any], list[str]]] = [
         ["flash-attn 2.8.3 -> removed: pass"],
     ),
     (
+        "FlashAttention 2.8 with torch 2.6: an older one or another torch; there is no 2.9",
+        {
+            "engine": "transformers",
+            "engine_version": "4.57.0",
+            "packages": {"torch": "2.6.0", "flash-attn": "2.8.3"},
+            "cuda_build": "12.4",
+        },
+        ["flash-attn 2.8.3 -> <2.7.4.post1: pass", "torch 2.6.0 -> 2.6.0+cu126: pass"],
+    ),
+    (
         "vLLM where there is no GPU: the engine that serves on the CPU",
         {"driver": None, "cuda_driver": None, "gpus": []},
         ["engine vllm -> llama.cpp on the CPU: pass"],
