@@ -6,9 +6,17 @@ from collections.abc import Mapping
 
 from packaging.version import Version
 
-from tasks.compatibility.builds import TORCH, builds, in_words, mismatched, nearest_build
+from tasks.compatibility.builds import (
+    TORCH,
+    builds,
+    in_words,
+    index_name,
+    mismatched,
+    nearest_build,
+    torch_release,
+)
 from tasks.compatibility.kernels import builds as torch_builds
-from tasks.compatibility.kernels import index_name, platform_of
+from tasks.compatibility.kernels import platform_of
 from tasks.compatibility.models import Survey
 from tasks.compatibility.pins import wanted_of
 from tasks.compatibility.plan import judge
@@ -82,21 +90,19 @@ def build_of_pins(facts: Facts, pins: Mapping[str, str], tables: Tables | None =
     """The CUDA build that a host with GPUs gets of pinned packages whose torch does not name one: the best that runs
     there, else the package index's own. None on other hosts, and where the pins name it or know no torch."""
     tables = tables or load_tables()
-    if not facts.gpus or "torch" not in pins or Version(pins["torch"]).local or cuda_build_of(pins):
+    if not facts.gpus or TORCH not in pins or Version(pins[TORCH]).local or cuda_build_of(pins):
         return None
-    releases = [
-        row for row in tables.releases if row.package == "torch" and same_minor(row.version, pins["torch"])
-    ]
-    default = releases[-1].cuda[0] if releases else None
+    release = torch_release(pins[TORCH], tables)
+    default = release.cuda[0] if release else None
     if facts.driver is None:
         return default
     try:
-        backend = torch_backend(facts, pins["torch"], tables)
+        backend = torch_backend(facts, pins[TORCH], tables)
     except SpecError:
         return default
     return f"{backend[2:4]}.{backend[4:]}"
 
 
 def _verdict(facts: Facts, release: str, cuda: str, tables: Tables) -> CompatibilityVerdict:
-    known = {**facts.model_dump(), "engine": _ENGINE, "packages": {"torch": release}, "cuda_build": cuda}
+    known = {**facts.model_dump(), "engine": _ENGINE, "packages": {TORCH: release}, "cuda_build": cuda}
     return judge(Survey(facts=Facts.model_validate(known)), tables=tables).verdict

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from packaging.version import Version
 
+from tasks.compatibility.builds import index_name, torch_release
 from tasks.compatibility.conditions import Value, contains
 from tasks.compatibility.rules import JitRow, KernelsRow, ReleaseRow, Tables, TritonRow
 from tasks.core.facts import Facts
@@ -159,7 +160,7 @@ class Stack:
         current = Version(self.engine_version) if self.engine_version else None
         place = sum(current is not None and Version(row.version) <= current for row in own)
         for row in sorted(own, key=lambda row: abs(own.index(row) + 1 - place)):
-            torch = next((one for one in self._torches() if same_minor(one.version, row.torch or "")), None)
+            torch = torch_release(row.torch, self.tables) if row.torch else None
             cuda = torch and next(iter(builds(self.tables, torch, self.platform)), None)
             if (
                 torch
@@ -256,11 +257,6 @@ def own_cuda(capability: str, tables: Tables) -> str | None:
     return next((row.min_cuda for row in tables.capabilities if row.cc == capability), None)
 
 
-def index_name(cuda: str) -> str:
-    """`cu126`, as the index of wheels for CUDA 12.6 is called."""
-    return f"cu{cuda.replace('.', '')}"
-
-
 def _covers(row: KernelsRow, torch: str) -> bool:
     return _minor(row.since) <= _minor(torch) <= _minor(row.until)
 
@@ -296,8 +292,8 @@ def _triton_of(facts: Facts, torch: str | None, tables: Tables) -> str | None:
     for name in _TRITON_PACKAGES:
         if name in facts.packages:
             return facts.packages[name] if not Version(facts.packages[name]).local else None
-    releases = (row for row in tables.releases if row.package == "torch")
-    return next((row.triton for row in releases if torch and same_minor(row.version, torch)), None)
+    release = torch_release(torch, tables) if torch else None
+    return release.triton if release else None
 
 
 def _row_of(triton: str | None, rows: Sequence[TritonRow]) -> TritonRow | None:

@@ -10,9 +10,10 @@ from packaging.version import Version
 
 from tasks.compatibility.models import Survey
 from tasks.compatibility.rules import ImageRow, Tables
-from tasks.compatibility.subject import cuda_build_of, engine_of, find_engine, major_minor
+from tasks.compatibility.subject import cuda_build_of, engine_of, find_engine
 from tasks.core.errors import WrongUseError
 from tasks.core.facts import Facts, Gpu, version_or_none
+from tasks.core.versions import major_minor
 
 _REGISTRIES = re.compile(r"^(?:docker\.io/|index\.docker\.io/|registry-1\.docker\.io/)")
 _NAME = re.compile(r"([^@:\s]+(?::[0-9]+/[^@:\s]+)?)(?::([A-Za-z0-9_][A-Za-z0-9_.-]{0,127}))?(?:@\S+)?")

@@ -25,7 +25,7 @@ from tasks.compatibility.weights import (
 )
 from tasks.core.cuda_packages import describe_mixed, local_cuda, mixed_cuda
 from tasks.core.facts import Facts, Gpu
-from tasks.core.versions import major_minor as major_minor
+from tasks.core.versions import major_minor
 
 _WORDS = re.compile(r"[A-Za-z0-9]+")
 _RUNTIME = re.compile(r"^nvidia-cuda-runtime(-cu1[0-9])?$")

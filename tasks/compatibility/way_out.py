@@ -17,10 +17,10 @@ from typing import Any
 from packaging.specifiers import Specifier, SpecifierSet
 from packaging.version import Version
 
-from tasks.compatibility.builds import TORCH, Wheel, build_row, for_major, in_words, torch_release
+from tasks.compatibility.builds import TORCH, Wheel, build_row, for_major, in_words, index_name, torch_release
 from tasks.compatibility.conditions import PACKAGE, PRESENCE, Wanted, any_holds, contains, evaluate
 from tasks.compatibility.drivers import Drivers, is_wsl, tegra_row
-from tasks.compatibility.kernels import builds, index_name, platform_of
+from tasks.compatibility.kernels import builds, platform_of
 from tasks.compatibility.models import Change, CompatibilityResult, Measurement, Survey, WayOut
 from tasks.compatibility.pins import broken_pins, wanted_of
 from tasks.compatibility.plan import judge

@@ -11,7 +11,6 @@ from tasks.compatibility.devices import fabric
 from tasks.compatibility.drivers import tegra_row
 from tasks.compatibility.models import Survey
 from tasks.compatibility.plan import judge
-from tasks.compatibility.report import way_text
 from tasks.compatibility.rules import Tables, load_tables
 from tasks.compatibility.subject import native_cuda
 from tasks.compatibility.way_out import advise
@@ -249,6 +248,6 @@ def test_advice_on_drivers_is_bounded(known: dict[str, Any], rule: str, advice: 
     ],
 )
 def test_ways_out_know_the_platform(known: dict[str, Any], ways: list[str]) -> None:
-    told = [way_text(way) for way in advise(Survey(facts=facts(**known))).ways_out]
+    told = [way.text for way in advise(Survey(facts=facts(**known))).ways_out]
     assert [way for way in ways if way not in told] == [], told
     assert "driver" not in " ".join(told) or "gpus" not in known or known["gpus"] != [ORIN]

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tasks.compatibility.models import CompatibilityResult, Survey
 from tasks.compatibility.plan import judge
-from tasks.compatibility.report import markdown, way_text
+from tasks.compatibility.report import markdown
 from tasks.compatibility.rules import load_tables
 from tasks.compatibility.way_out import PASSES, advise, ways_out
 from tasks.core.facts import Facts
@@ -31,7 +31,7 @@ def survey_of(facts: dict[str, Any], case: Case | None = None) -> Survey:
 
 
 def advice(facts: dict[str, Any]) -> list[str]:
-    return [f"{way_text(way)}: {way.verdict}" for way in advise(survey_of(facts)).ways_out]
+    return [f"{way.text}: {way.verdict}" for way in advise(survey_of(facts)).ways_out]
 
 
 @pytest.mark.parametrize("case", BLOCKED, ids=lambda case: case.name)
