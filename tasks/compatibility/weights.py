@@ -22,8 +22,8 @@ UNKNOWN: Any = object()
 
 SOURCES = ".sources"
 """Behind the name of a field: the sources of the rows that it comes from."""
-_FULL_BITS = 16.0
-"""What an unpacked weight takes."""
+FULL_BITS = 16.0
+"""What an unpacked weight takes. A type of as many bits is the model as it is; others are another file of it."""
 _MOST_TYPES = 4
 
 
@@ -89,12 +89,12 @@ def types_served(model: ServedModel, capability: str, tables: Tables) -> tuple[s
     """Other types that the engine serves there natively in at most 16 bits a weight: those that come in the same form
     first, then the nearest in size."""
     here = find_type(model.dtype, tables)
-    bits, form = (here.bits, here.form) if here else (_FULL_BITS, "checkpoint")
+    bits, form = (here.bits, here.form) if here else (FULL_BITS, "checkpoint")
     served = [
         row
         for row in tables.weight_types
         if row != here
-        and row.bits <= _FULL_BITS
+        and row.bits <= FULL_BITS
         and serving(replace(model, dtype=row.name), capability, tables) == "native"
     ]
     served.sort(key=lambda row: (row.form != form, abs(row.bits - bits), row.name))
@@ -142,7 +142,7 @@ def describe_room(
     taken = float(facts.weights_bytes)
     row = find_type(dtype, tables)
     if row and any(gpu.get("gpu.weights") == "unpacked" for gpu in gpus):
-        taken *= max(1.0, _FULL_BITS / row.bits)
+        taken *= max(1.0, FULL_BITS / row.bits)
     return {
         "weights_fit": taken <= there,
         "weights_room": f"{taken / 1e9:.0f} GB of weights, {there / 1e9:.0f} GB of GPU memory",
