@@ -15,13 +15,13 @@ from tasks.compatibility.builds import (
     nearest_build,
     torch_release,
 )
+from tasks.compatibility.engines import cuda_build_of
 from tasks.compatibility.kernels import builds as torch_builds
 from tasks.compatibility.kernels import platform_of
-from tasks.compatibility.models import Survey
+from tasks.compatibility.models import PASSES, Survey
 from tasks.compatibility.pins import wanted_of
 from tasks.compatibility.plan import judge
 from tasks.compatibility.rules import Tables, load_tables
-from tasks.compatibility.subject import cuda_build_of
 from tasks.core.errors import SpecError
 from tasks.core.facts import Facts
 from tasks.core.verdicts import CompatibilityVerdict
@@ -29,7 +29,6 @@ from tasks.core.versions import same_minor
 
 _ENGINE = "transformers"
 """Any engine that computes with torch: rules about single engines do not apply here."""
-_RUNS = (CompatibilityVerdict.PASS, CompatibilityVerdict.WARN)
 
 
 def torch_backend(
@@ -53,7 +52,7 @@ def torch_backend(
         offered = torch_builds(tables, release, platform_of(facts))
         fitting = [cuda for cuda in offered if not mismatched(others, cuda, tables)]
         judged = [(_verdict(facts, release.version, cuda, tables), Version(cuda)) for cuda in fitting]
-        runs = [(verdict is CompatibilityVerdict.PASS, cuda) for verdict, cuda in judged if verdict in _RUNS]
+        runs = [(verdict is CompatibilityVerdict.PASS, cuda) for verdict, cuda in judged if verdict in PASSES]
         if runs:
             _, cuda = max(runs)
             return index_name(str(cuda))

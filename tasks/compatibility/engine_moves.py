@@ -6,11 +6,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from tasks.compatibility.builds import index_name
+from tasks.compatibility.engines import find_engine
 from tasks.compatibility.kernels import builds, platform_of
 from tasks.compatibility.models import Change
 from tasks.compatibility.moves import BY_TORCH, ENGINE, EVERYWHERE, STEP, Move, Moves
 from tasks.compatibility.rules import ReleaseRow, WeightTypeRow
-from tasks.compatibility.subject import find_engine
 from tasks.compatibility.weights import FULL_BITS, find_type
 
 _GGUF = {8: "q8_0", 4: "q4_k_m"}

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from packaging.version import Version
 
 from tasks.compatibility.builds import index_name, torch_release
-from tasks.compatibility.conditions import Value, contains
+from tasks.compatibility.conditions import Value, contains, text_or_none
 from tasks.compatibility.rules import JitRow, KernelsRow, ReleaseRow, Tables, TritonRow
 from tasks.core.facts import Facts
 from tasks.core.versions import same_minor
@@ -204,23 +204,18 @@ class Stack:
 
 def read_stack(facts: Facts, tables: Tables, values: Mapping[str, Value]) -> Stack:
     """The software of these facts; `values` are the fields that do not depend on it."""
-
-    def text(field: str) -> str | None:
-        value = values.get(field)
-        return value if isinstance(value, str) else None
-
-    torch = facts.packages.get("torch")
-    torch = torch if torch and _of_pytorch(torch) and text("engine") not in _WITHOUT_TORCH else None
+    engine, torch = text_or_none(values.get("engine")), facts.packages.get("torch")
+    torch = torch if torch and _of_pytorch(torch) and engine not in _WITHOUT_TORCH else None
     triton = _triton_of(facts, torch, tables)
     return Stack(
         tables=tables,
         facts=facts,
         platform=platform_of(facts),
-        engine=text("engine"),
-        engine_version=text("engine_version"),
+        engine=engine,
+        engine_version=text_or_none(values.get("engine_version")),
         torch=torch,
-        cuda=text("cuda_build"),
-        driver_cuda=text("driver_cuda"),
+        cuda=text_or_none(values.get("cuda_build")),
+        driver_cuda=text_or_none(values.get("driver_cuda")),
         triton=triton,
         triton_row=_row_of(triton, tables.triton),
     )

@@ -8,9 +8,9 @@ from typing import Any
 
 from packaging.version import Version
 
+from tasks.compatibility.engines import cuda_build_of, engine_of, find_engine, refuse_another
 from tasks.compatibility.models import Survey
 from tasks.compatibility.rules import ImageRow, Tables
-from tasks.compatibility.subject import cuda_build_of, engine_of, find_engine
 from tasks.core.errors import WrongUseError
 from tasks.core.facts import Facts, Gpu, version_or_none
 from tasks.core.versions import major_minor
@@ -142,14 +142,10 @@ def of_options(
 def _engine(text: str, known: Facts, tables: Tables) -> dict[str, Any]:
     name, _, version = text.partition("==")
     row = find_engine(name, tables)
-    if row is not None and known.engine is not None and find_engine(known.engine, tables) != row:
-        raise WrongUseError(
-            f"the facts are for the engine {known.engine!r}, but --engine is {row.name}",
-            fix="omit --engine, or remove the engine from the facts",
-        )
     if row is None:
         names = ", ".join(row.name for row in tables.engines)
         raise WrongUseError(f"{name[:80]!r} is not an engine in the tables", fix=f"use one of {names}")
+    refuse_another(known.engine, row.name, tables)
     if not version:
         return {"engine": row.name}
     if version_or_none(version) is None:

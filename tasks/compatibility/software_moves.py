@@ -9,6 +9,7 @@ from packaging.version import Version
 
 from tasks.compatibility.builds import TORCH, Wheel, build_row, for_major, in_words, index_name, torch_release
 from tasks.compatibility.conditions import PACKAGE, PRESENCE, contains
+from tasks.compatibility.engines import find_engine, with_engine
 from tasks.compatibility.kernels import builds, platform_of
 from tasks.compatibility.models import Change
 from tasks.compatibility.moves import (
@@ -25,7 +26,6 @@ from tasks.compatibility.moves import (
 )
 from tasks.compatibility.pins import broken_pins, wanted_of
 from tasks.compatibility.rules import ReleaseRow, WeightTypeRow
-from tasks.compatibility.subject import find_engine, with_engine
 from tasks.compatibility.weights import FULL_BITS, find_type
 from tasks.core.versions import major_minor, same_minor
 

@@ -16,7 +16,7 @@ from itertools import combinations
 from tasks.compatibility.conditions import any_holds, evaluate
 from tasks.compatibility.engine_moves import EngineMoves
 from tasks.compatibility.host_moves import HostMoves
-from tasks.compatibility.models import CompatibilityResult, Measurement, Survey, WayOut
+from tasks.compatibility.models import PASSES, CompatibilityResult, Measurement, Survey, WayOut
 from tasks.compatibility.moves import Move
 from tasks.compatibility.plan import judge
 from tasks.compatibility.rules import Rule, Tables, load_tables
@@ -26,7 +26,6 @@ from tasks.compatibility.wording import without_contradicted_fixes
 from tasks.core.facts import Facts
 from tasks.core.verdicts import CompatibilityVerdict
 
-PASSES = (CompatibilityVerdict.PASS, CompatibilityVerdict.WARN)
 MOST = 3
 """Most ways out that are listed."""
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from packaging.version import Version
 
-from tasks.compatibility.conditions import contains
+from tasks.compatibility.conditions import all_hold, contains
 from tasks.compatibility.rules import FloorRow, Row, Tables, WeightsRow, WeightTypeRow
 from tasks.core.facts import Facts
 
@@ -150,13 +150,13 @@ def describe_room(
 
 
 def _floor_matches(row: FloorRow, model: ServedModel) -> bool | None:
-    return _all(_compared(row.releases, model.version), _compared(row.cuda, model.cuda))
+    return all_hold((_compared(row.releases, model.version), _compared(row.cuda, model.cuda)))
 
 
 def _weights_match(row: WeightsRow, model: ServedModel, capability: str) -> bool | None:
     if not contains(row.cc, capability):
         return False
-    return _all(_compared(row.releases, model.version), _of_family(row.families, model.family))
+    return all_hold((_compared(row.releases, model.version), _of_family(row.families, model.family)))
 
 
 def _compared(wanted: str | None, version: Any) -> bool | None:
@@ -174,9 +174,3 @@ def _of_family(patterns: tuple[str, ...], family: Any) -> bool | None:
     if family is UNKNOWN:
         return None
     return family is not None and any(fnmatchcase(family, pattern) for pattern in patterns)
-
-
-def _all(*answers: bool | None) -> bool | None:
-    if False in answers:
-        return False
-    return None if None in answers else True

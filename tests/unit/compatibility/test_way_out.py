@@ -9,11 +9,11 @@ from compatibility_cases import CASES, CURRENT, GB10, GH200, GONE, R535, V100, C
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.compatibility.models import CompatibilityResult, Survey
+from tasks.compatibility.models import PASSES, CompatibilityResult, Survey
 from tasks.compatibility.plan import judge
 from tasks.compatibility.report import markdown
 from tasks.compatibility.rules import load_tables
-from tasks.compatibility.way_out import PASSES, advise, ways_out
+from tasks.compatibility.way_out import advise, ways_out
 from tasks.core.facts import Facts
 
 BLOCKED = [case for case in CASES if case.verdict == "block"]
