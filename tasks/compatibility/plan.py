@@ -97,7 +97,8 @@ def known_bad(
     host = {} if glibc is None else {"glibc": glibc}
     about_packages = [rule for rule in tables.rules if _is_about_packages(rule, host.keys())]
     found: dict[str, KnownBad] = {}
-    for engine in engines_among(packages, tables) or [None]:
+    engines: list[str | None] = [*engines_among(packages, tables)]
+    for engine in engines or [None]:
         subject = describe(Survey(facts=Facts(packages=dict(packages), engine=engine, **host)), tables)
         for rule in about_packages:
             answer = evaluate(rule.when, subject)
@@ -110,7 +111,9 @@ def known_bad(
 
 _OF_PACKAGES = {
     "build_odd": "torch",
+    "build_odd_image": "torch",
     "build_odd_optional": "torch",
+    "own_torch": "torch",
     "pin_broken": "pin_package",
     "pin_near": "pin_package",
     "glibc": "glibc_package",
@@ -129,7 +132,7 @@ def _package_of(rule: Rule, subject: Subject) -> str:
 def _is_about_packages(rule: Rule, host: Collection[str]) -> bool:
     fields = (rule.when.keys() | rule.unless.keys()) - set(host)
     if "glibc" in host and rule.when.get("glibc") == "<@glibc_needed":
-        return not fields
+        return fields <= {"target"}
     own = {field for field in fields if field.startswith(PACKAGE) or field in _OF_PACKAGES}
     return bool(own & rule.when.keys()) and fields - own <= {"engine", "engine_version"}
 

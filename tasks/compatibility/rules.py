@@ -24,10 +24,10 @@ PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
 PLACEHOLDERS = (
     VERSIONS
     | TEXTS
-    | {"build_way", "cuda12_way", "glibc_package", "glibc_way", "pin_near_way", "pin_way"}
+    | {"build_odd_image", "build_way", "cuda12_way", "glibc_package", "glibc_way", "pin_near_way", "pin_way"}
     | {"compat_drivers", "driver_builds", "fabric_manager", "fault_fix", "fault_meaning"}
     | {"image_demand", "weights_room"}
-    | {"gpu.jit_without", "gpu.name", "gpu.profile", "gpu.torch_has", "gpu.torch_instead"}
+    | {"gpu.jit_without", "gpu.name", "gpu.no_code", "gpu.profile", "gpu.torch_has", "gpu.torch_instead"}
     | {"gpu.triton_from", "gpu.triton_variable", "gpu.weights_instead"}
     | {"saw.cuda_build", "saw.cuda_driver", "saw.driver", "saw.gpu_count"}
 )
@@ -178,7 +178,7 @@ class BuildRow(Row):
     """The CUDA of a package's wheels. `cuda` are the versions that the wheel on the index was built for, `others`
     those of other builds of the same releases, found at `where` (`{version}` and `{index}` are filled in) or in
     `image`. If a package of `carried_by` is installed, that one contains the binaries. An `optional` package does
-    not keep the engine from starting."""
+    not keep the engine from starting. The wheel on the index has no code for capabilities that satisfy `lacks`."""
 
     package: str
     releases: str
@@ -188,6 +188,7 @@ class BuildRow(Row):
     image: str | None = None
     carried_by: tuple[str, ...] = ()
     optional: bool = False
+    lacks: str | None = None
 
 
 class PinRow(Row):
@@ -291,7 +292,7 @@ class WeightTypeRow(Row):
     aliases: tuple[str, ...] = ()
 
 
-Serving = Literal["native", "weight-only", "unpacked", "refused"]
+Serving = Literal["native", "emulated", "weight-only", "unpacked", "refused"]
 """How an engine serves a type of weights; the head of `data/weights.toml` says what each means."""
 
 

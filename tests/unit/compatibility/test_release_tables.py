@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from packaging.specifiers import SpecifierSet
+from packaging.version import Version
 
 from tasks.compatibility import builds, glibc, pins
 from tasks.compatibility.models import Survey
@@ -47,6 +48,15 @@ def test_each_build_needs_torch_for_its_cuda(row: BuildRow) -> None:
     for major in majors:
         same = {**packages, "torch": f"2.9.1+cu{major}0"}
         assert messages(same, FROM_BUILDS) == ""
+
+
+@pytest.mark.parametrize("row", [row for row in TABLES.builds if row.lacks], ids=lambda row: row.releases)
+def test_code_that_a_wheel_lacks_is_missed_there_alone(row: BuildRow) -> None:
+    release, lowest = first(row.releases), (row.lacks or "").removeprefix(">=")
+    below = max((one.cc for one in TABLES.capabilities if Version(one.cc) < Version(lowest)), key=Version)
+    assert builds.without_code({row.package: release}, lowest, TABLES) == f"{row.package} {release}"
+    assert builds.without_code({row.package: release}, below, TABLES) is None
+    assert builds.without_code({row.package: f"{release}+cu130"}, lowest, TABLES) is None
 
 
 @pytest.mark.parametrize("row", TABLES.glibc, ids=lambda row: f"{row.package} {row.releases} {row.build}")
