@@ -9,8 +9,8 @@ from inline_snapshot import snapshot
 from packaging.requirements import Requirement
 from packaging.version import Version
 
+from tasks.compatibility.engines import find_engine
 from tasks.compatibility.rules import load_tables
-from tasks.compatibility.subject import find_engine
 from tasks.core.errors import SlipwayError
 from tasks.core.pins import pinned_versions
 from tasks.core.serving import Loader, ServingConfig
