@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 
+from tasks.core.asking import ask
 from tasks.core.cancellation import current
 from tasks.core.digests import is_digest_of_model, short
 from tasks.core.errors import EngineError, ModelError, RolloutError, SlipwayError, StageCancelledError
@@ -162,7 +163,7 @@ def answers(release: Release, base_url: str, open_api: OpenApi) -> bool:
         if not api.ready():
             return False
         try:
-            api.complete(release.config.served_name, release.spec.rollout.gate.prompt, 1)
+            ask(api, release.config, release.spec.rollout.gate.prompt, 1)
         except EngineError:
             return False
         return True
