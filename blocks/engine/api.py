@@ -36,7 +36,7 @@ def is_silent(base_url: str, *, timeout_s: float = 5.0) -> bool:
 
 
 def _said(message: dict[str, Any]) -> str:
-    """What a message says; a model that is still reasoning has not said anything else. Raises `TypeError`."""
+    """What a message says; a model that is still reasoning has not said anything else."""
     said = [message.get(key) or "" for key in ("content", "reasoning_content", "reasoning")]
     return next((text for text in said if text), "")
 
@@ -89,7 +89,7 @@ class EngineApi:
                 output_tokens=int(usage["completion_tokens"]),
                 seconds=time.monotonic() - start,
             )
-        except (KeyError, IndexError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
             raise EngineError(f"{self.base_url} did not return a completion: {str(answer)[:200]}") from error
         if completion.output_tokens < 1:
             raise EngineError(f"{self.base_url} returned an empty completion for {prompt!r}")

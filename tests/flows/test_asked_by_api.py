@@ -174,6 +174,10 @@ ATTACKS: dict[str, tuple[Callable[[Path], Any], str]] = {
         lambda _: deploy_model(spec_of(target="docker", rollout={"base_image": "evil.example/x:1"})),
         "rollout.base_image",
     ),
+    "a deploy with a file to show": (
+        lambda _: deploy_model(spec_of(serving={"chat_template": "/etc/passwd"})),
+        "serving.chat_template",
+    ),
     "a quantization": (
         lambda python: quantize_model(
             spec_of(environment={"manager": "system", "path": python.parent.parent})

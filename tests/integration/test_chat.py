@@ -25,6 +25,7 @@ from tasks.core.load import Load
 from tasks.core.serving import ChatTemplate, ServingConfig
 from tasks.core.spec import CandidateFormat
 from tasks.engines.llama_cpp import LlamaCpp
+from tasks.engines.transformers import Transformers
 from tasks.quantization.recipe import RECIPES
 
 pytestmark = pytest.mark.engine
@@ -151,6 +152,24 @@ def test_an_engine_that_drops_what_users_say_is_not_measured(
         pytest.raises(EngineError, match="its chat template drops what users say"),
     ):
         asking_for(LlamaCpp().card, api, CONFIG)
+
+
+def test_transformers_serve_chats_with_a_template_of_the_users(
+    transformers_python: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "mine.jinja"
+    file.write_text("{% for message in messages %}[{{ message['content'] }}]{% endfor %}")
+    model = chat_model(tmp_path / "model", files={"chat_template.jinja": CHATML})
+    own, mine = CONFIG.model_copy(update={"batch": 1}), ChatTemplate(digest="sha256:" + "e" * 64, file=file)
+    bench = EngineBench(engine=Transformers(), python=transformers_python)
+    tokens = {}
+    for config in (own, own.model_copy(update={"chat": mine})):
+        with served(bench, model, tmp_path, config) as (engine, api):
+            tokens[config.chat] = ask(api, config, "Hello", 4).prompt_tokens
+            asking = asking_for(Transformers().card, api, config)
+            client = LoadClient(engine.base_url, "tiny", asking.pool, asking.body, asking.path)
+            assert client.run(LOAD.model_copy(update={"clients": 1})).tpot_p50_ms
+    assert tokens[mine] < tokens[own.chat], "the user's own adds two brackets only"
 
 
 def test_a_template_that_the_engine_cannot_read_fails_at_its_start(
