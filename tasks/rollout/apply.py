@@ -9,6 +9,7 @@ the traffic; after a kill at any moment one of the two serves.
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 from tasks.core.asking import ask
 from tasks.core.cancellation import current
@@ -231,6 +232,9 @@ def _check_model_file(release: Release) -> None:
         raise ModelError(
             f"{path} has changed since it was measured", fix="remove it, then deploy again to recreate it"
         )
+    template = release.config.template_file
+    if template and not Path(template).exists():
+        raise ModelError(f"the chat template {template} is gone", fix="deploy again to recreate it")
 
 
 def _look(rollout: Rollout) -> Running | None:

@@ -58,9 +58,9 @@ def test_a_chat_model_is_asked_in_chat_and_a_new_template_is_a_new_release(
     first = desk.deploy(spec).answer
     assert first["verdict"] == "serving"
     assert prompt_of(first["endpoint"]) == "<|im_start|>user\nHello<|im_end|>\n<|im_start|>assistant\n"
-    log = (desk.home / "services" / "chat" / "logs").rglob("*")
-    asked = "".join(path.read_text(errors="replace") for path in log if path.is_file())
-    assert "POST /v1/chat/completions" in asked
+    asked = desk.run("logs", "chat", "--requests", "-n", "500").stdout
+    assert "POST /v1/chat/completions status=200" in asked
+    assert "POST /v1/completions" not in asked, "the gate, its health and the answer that is shown"
     (kept,) = (desk.home / "services" / "chat" / "releases").glob("*.json")
     assert json.loads(kept.read_text())["config"]["chat"] == {
         "digest": Template(CHATML, "").digest,

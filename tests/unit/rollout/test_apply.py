@@ -173,6 +173,17 @@ def test_a_model_with_a_chat_template_passes_its_gate_in_chat(wanted: Release, f
     assert result.completion == " fox in chat"
 
 
+def test_a_release_whose_chat_template_is_gone_is_not_started(
+    wanted: Release, folder: ServiceFolder, tmp_path: Path
+) -> None:
+    chat = ChatTemplate(digest="sha256:" + "a" * 64, file=tmp_path / "gone.jinja")
+    lost = wanted.model_copy(update={"config": wanted.config.model_copy(update={"chat": chat})})
+    target = FakeTarget()
+    with pytest.raises(ModelError, match=r"gone\.jinja is gone"):
+        roll_out(lost, folder, target, FakeApi().open)
+    assert target.calls == []
+
+
 def test_a_release_of_before_is_asked_to_complete_prompts() -> None:
     kept = Release.model_validate_json(EARLIER_RELEASE.read_bytes())
     assert kept.id == EARLIER_ID
