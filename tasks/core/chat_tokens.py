@@ -11,9 +11,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tasks.core.chat_template import Template, check_template, find_template, read_json, read_template
+from tasks.core.chat_template import (
+    Template,
+    check_syntax,
+    check_template,
+    find_template,
+    read_json,
+    read_template,
+)
 from tasks.core.errors import ModelError
 
+_CONFIG = "config.json"
 _TOKENIZER = "tokenizer.json"
 _SETTINGS = "tokenizer_config.json"
 _MAP = "special_tokens_map.json"
@@ -39,9 +47,13 @@ def chat_template_in(folder: Path, replacement: Path | None = None) -> Template 
     if the tokenizer is another model's.
     """
     template = read_template(replacement) if replacement else find_template(folder)
-    if template is not None:
+    if template is None:
+        return None
+    if (folder / _CONFIG).exists():
         check_template(template, special_tokens(folder))
         check_stop(folder)
+    else:  # its tokenizer is inside its weights: the gate is the first to render
+        check_syntax(template)
     return template
 
 
@@ -62,7 +74,7 @@ def check_stop(folder: Path) -> None:
 
     A tokenizer of another kind than `tokenizer.json` is judged by its settings alone.
     """
-    config = _optional(folder / "config.json")
+    config = _optional(folder / _CONFIG)
     ids = _ids(_optional(folder / "generation_config.json")) or _ids(config)
     word = special_tokens(folder).get("eos_token")
     if not ids and word is None:

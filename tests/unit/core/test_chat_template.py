@@ -278,3 +278,12 @@ def test_other_kinds_of_tokenizers_are_judged_by_their_settings(tmp_path: Path) 
     folder = chat_model(tmp_path / "model")
     (folder / "tokenizer.json").unlink()
     assert chat_template_in(folder) is not None
+
+
+def test_a_model_in_one_file_is_judged_by_the_form_of_the_template(tmp_path: Path) -> None:
+    given = tmp_path / "mine.jinja"
+    given.write_text("{{ bos_token + messages[0].content }}")
+    assert chat_template_in(tmp_path, given) is not None
+    given.write_text("{{ bos_token + }}")
+    with pytest.raises(SpecError, match="is not valid Jinja"):
+        chat_template_in(tmp_path, given)
