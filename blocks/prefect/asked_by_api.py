@@ -15,6 +15,7 @@ from tasks.core.allowed import (
     check_allowed,
     programs_of_environment,
     programs_of_rollout,
+    programs_of_serving,
 )
 from tasks.core.given_files import TEXT_LIMIT_BYTES, absolute_path, decode_text, read_given, without_links
 from tasks.core.settings import Settings
@@ -62,7 +63,8 @@ def python_in(path: Path, key: str) -> Program:
 def programs_of_spec(spec: DeploySpec) -> list[Program]:
     """What a deploy of that spec would run."""
     environment = programs_of_environment(spec.environment, "environment")
-    return [*environment, *programs_of_rollout(spec.rollout, spec.target, "rollout")]
+    rollout = programs_of_rollout(spec.rollout, spec.target, "rollout")
+    return [*environment, *programs_of_serving(spec.serving, "serving"), *rollout]
 
 
 def _read_list(file: Path) -> Allowed:

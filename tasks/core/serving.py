@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from pathlib import Path
 
 from pydantic import Field
 
@@ -31,6 +32,13 @@ LIBRARIES = (Loader.SAFETENSORS, Loader.FASTSAFETENSORS, Loader.RUNAI_STREAMER)
 """Loaders that need an environment of their own; they read safetensors only."""
 
 
+class ChatTemplate(Frozen):
+    """What turns messages into a prompt: the digest of its text, and its `file` if it replaces the model's own."""
+
+    digest: str
+    file: Path | None = None
+
+
 class ServingConfig(Frozen):
     """The tuned configuration of one engine process.
 
@@ -40,6 +48,7 @@ class ServingConfig(Frozen):
     `micro_batch_tokens` at once. `kv_bytes_per_token` are those of one token's keys and values, for an engine that
     takes all memory for them unless told. `loader` brings the model's files into memory; None leaves that to the
     engine. `gpu_indices` are the host's GPUs that a process may see, by NVML's numbers; all if there are none.
+    `chat` is None for a model that only completes prompts.
     """
 
     served_name: str
@@ -55,6 +64,7 @@ class ServingConfig(Frozen):
     kv_bytes_per_token: int | None = Field(None, ge=1)
     dtype: str | None = None
     loader: Loader | None = None
+    chat: ChatTemplate | None = None
 
     @property
     def on_gpus(self) -> bool:
@@ -65,6 +75,11 @@ class ServingConfig(Frozen):
     def takes_a_share(self) -> bool:
         """Whether the engine takes `memory_fraction` of the GPUs at its start, or fits itself into it."""
         return self.gpus > 0 or self.gpu_layers == FITTED
+
+    @property
+    def template_file(self) -> str | None:
+        """Path of the file with the chat template that replaces the model's own."""
+        return str(self.chat.file) if self.chat and self.chat.file else None
 
 
 def step_words(batched_tokens: int | None, micro_batch_tokens: int | None) -> list[str]:

@@ -9,7 +9,8 @@ from pydantic import Field
 
 from tasks.core.frozen import Frozen
 from tasks.core.gpus import HostGpu
-from tasks.core.spec import DeploySpec, EngineKind, Gate, Hardware, Objectives, Tuning
+from tasks.core.serving import ChatTemplate
+from tasks.core.spec import DeploySpec, EngineKind, Gate, Hardware, Objectives, Serving, Tuning
 from tasks.engines.families import Family
 from tasks.environment.models import EnvironmentResult
 from tasks.quantization.sizes import Source
@@ -28,6 +29,7 @@ class TuningRequest(Frozen):
     tuning: Tuning = Tuning()
     objectives: Objectives = Objectives()
     hardware: Hardware = Hardware()
+    serving: Serving = Serving()
     start_timeout_s: float = Field(
         Gate().start_timeout_s, gt=0, description="Longest start of the engine, s."
     )
@@ -45,6 +47,7 @@ class TuningRequest(Frozen):
             tuning=spec.tuning,
             objectives=spec.objectives,
             hardware=spec.hardware,
+            serving=spec.serving,
             start_timeout_s=spec.rollout.gate.start_timeout_s,
         )
 
@@ -54,7 +57,7 @@ class TuningFacts:
     """Facts about the staged model and the host, read once, so that all decisions of a request use the same facts.
 
     `gpus` are the GPUs that the engine gets, the largest first; `host_bytes` is all of the host's memory, `cpus` the
-    number of CPUs that this process may use.
+    number of CPUs that this process may use. `chat` is None for a model without a chat template.
     """
 
     source: Source
@@ -62,3 +65,4 @@ class TuningFacts:
     gpus: tuple[HostGpu, ...]
     host_bytes: int
     cpus: int
+    chat: ChatTemplate | None = None

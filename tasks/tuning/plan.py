@@ -100,6 +100,7 @@ def serving_config(request: TuningRequest, facts: TuningFacts) -> ServingConfig:
         gpu_indices=tuple(one.number for one in facts.gpus[: _split_over(request, facts)]),
         memory_fraction=max(0.01, round(fraction - _HELD_BEYOND, 4)) if count else fraction,
         kv_bytes_per_token=facts.source.shape.kv_bytes_per_token,
+        chat=facts.chat,
     )
 
 
@@ -211,6 +212,8 @@ def batching_inputs(request: TuningRequest, candidate: Candidate, asked: Batchin
         "context": asked.config.context,
         "load_generator": list(REQUIREMENTS) if by_guidellm(request.tuning) else "builtin",
         **asked.model_dump(mode="json", include={"output_tokens", "load", "limits", "steps"}),
+        # Without a template nothing has changed, and records of earlier versions count.
+        **({"chat_template": asked.config.chat.digest} if asked.config.chat else {}),
     }
 
 

@@ -57,6 +57,7 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--batch-tokens", type=int, help="of a step, over all slots")
     parser.add_argument("--micro-batch-tokens", type=int, help="computed at once")
+    parser.add_argument("--chat-template", type=Path, help="file that replaces the model's own")
     return parser.parse_args()
 
 
@@ -80,6 +81,8 @@ def parameters(arguments: argparse.Namespace) -> "xllamacpp.CommonParams":
     if params.fit_params:
         params.fit_params_target = kept_free(arguments.memory_fraction, params.fit_params_target)
         params.verbosity = SAYS_WHAT_IT_FITTED
+    if arguments.chat_template:
+        params.chat_template = arguments.chat_template.read_text()
     params.ui = False
     params.warmup = True
     return params
