@@ -34,6 +34,7 @@ from tasks.core.serving import ServingConfig
 from tasks.core.settings import Settings
 from tasks.core.stage import Outcome, run_stage
 from tasks.core.verdicts import StageName
+from tasks.engines.arguments import programs_of_arguments
 from tasks.engines.catalogue import get_engine
 from tasks.engines.families import check_family
 from tasks.engines.weights import check_tunable
@@ -66,7 +67,8 @@ def tune_serving(request: TuningRequest) -> TuningOutcome:
     Args:
         request: The staged model, the engine's environment, and the spec's sections on tuning.
     """
-    check_programs([python_in(request.python_path, "request.python_path")])
+    own = programs_of_arguments(request.engine, request.engine_args, request.engine_env, "request.")
+    check_programs([python_in(request.python_path, "request.python_path"), *own])
     check_tunable(request.engine)
     with in_use_by_path(request.model_dir, Settings.load()):
         facts = read_facts(request)

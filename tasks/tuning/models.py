@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pydantic import Field
 
+from tasks.core.engine_options import EngineArgs, EngineEnv
 from tasks.core.frozen import Frozen
 from tasks.core.gpus import HostGpu
 from tasks.core.spec import DeploySpec, EngineKind, Gate, Hardware, Objectives, Tuning
@@ -28,6 +29,8 @@ class TuningRequest(Frozen):
     tuning: Tuning = Tuning()
     objectives: Objectives = Objectives()
     hardware: Hardware = Hardware()
+    engine_args: EngineArgs = Field({}, description="More arguments for the engine's command line.")
+    engine_env: EngineEnv = Field({}, description="More environment variables for the engine.")
     start_timeout_s: float = Field(
         Gate().start_timeout_s, gt=0, description="Longest start of the engine, s."
     )
@@ -45,6 +48,8 @@ class TuningRequest(Frozen):
             tuning=spec.tuning,
             objectives=spec.objectives,
             hardware=spec.hardware,
+            engine_args=spec.engine_args,
+            engine_env=spec.engine_env,
             start_timeout_s=spec.rollout.gate.start_timeout_s,
         )
 

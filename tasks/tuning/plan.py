@@ -12,6 +12,7 @@ from tasks.core.load import longest_output, prompt_for
 from tasks.core.model_shape import ModelShape, check_convertible
 from tasks.core.serving import FITTED, ServingConfig
 from tasks.core.spec import CandidateFormat, LoadGenerator, Tuning
+from tasks.engines.arguments import check_arguments
 from tasks.engines.card import EngineCard
 from tasks.engines.catalogue import get_engine
 from tasks.engines.weights import check_formats, why_not_here
@@ -31,6 +32,7 @@ def check_request(request: TuningRequest, shape: ModelShape) -> None:
     """What can be known to be wrong before anything is measured. Raises `SpecError` or `ModelError`."""
     tuning = request.tuning
     check_formats(request.engine, tuning.candidates)
+    check_arguments(request.engine, request.engine_args)
     if _card(request).loads_gguf:
         check_convertible(shape, f"{request.model_dir}/config.json")
     if by_guidellm(tuning) and _card(request).prompts == "text":
@@ -80,6 +82,8 @@ def serving_config(request: TuningRequest, facts: TuningFacts) -> ServingConfig:
         gpu_indices=tuple(one.number for one in facts.gpus[: _split_over(request, facts)]),
         memory_fraction=max(0.01, round(fraction - _HELD_BEYOND, 4)) if count else fraction,
         kv_bytes_per_token=facts.source.shape.kv_bytes_per_token,
+        engine_args=request.engine_args,
+        engine_env=request.engine_env,
     )
 
 
@@ -195,6 +199,8 @@ def _common_inputs(request: TuningRequest, config: ServingConfig) -> dict[str, A
         "environment_digest": request.environment_digest,
         "model_digest": request.model_digest,
         **config.model_dump(mode="json", include={"threads", "gpu_layers", "gpus", "memory_fraction"}),
+        # Only those that are given: records of before there were any still count.
+        **{name: given for name in ("engine_args", "engine_env") if (given := getattr(request, name))},
     }
 
 

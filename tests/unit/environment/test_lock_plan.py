@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from inline_snapshot import snapshot
 
 from tasks.core.errors import SpecError, WrongUseError
-from tasks.core.spec import EngineKind, Environment
+from tasks.core.spec import DeploySpec, EngineKind, Environment
 from tasks.engines.catalogue import get_engine
 from tasks.environment import locks, plan
 from tasks.environment.models import EnvironmentRequest, LockRequest
@@ -41,7 +41,9 @@ def request_for(*requirements: str, **changes: Any) -> LockRequest:
 
 def test_the_engine_and_the_spec_are_locked_together() -> None:
     environment = Environment(requirements=("tqdm>4",), exclude_newer="2026-10-20")
-    request = EnvironmentRequest.of(EngineKind.LLAMA_CPP, environment)
+    request = EnvironmentRequest.of(
+        DeploySpec(name="x", model="file:/m", engine=EngineKind.LLAMA_CPP, environment=environment)
+    )
     asked = plan.lock_request(get_engine(request.engine), request, ThisMachine())
     assert asked == snapshot(
         LockRequest(
