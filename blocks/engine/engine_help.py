@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -48,7 +49,7 @@ def check_by_help(
     if whole.code != 0:
         raise SpecError(
             f"engine_args: {engine.card.title} refuses them: {_last_line(whole)}",
-            fix=f"correct the value; {' '.join([Path(command[0]).name, *command[1:]])} lists them all",
+            fix="correct the value",
         )
 
 
@@ -61,4 +62,7 @@ def _ask(command: Sequence[str], env: Mapping[str, str]) -> Finished | None:
 
 def _last_line(answer: Finished) -> str:
     lines = (answer.stderr.strip() or answer.stdout.strip()).splitlines()
-    return lines[-1][:400] if lines else f"exit status {answer.code}"
+    # argparse and click begin with the program's name, or with `Error`.
+    return (
+        re.sub(r"^(?:[\w.-]+: )?[Ee]rror: ", "", lines[-1])[:400] if lines else f"exit status {answer.code}"
+    )

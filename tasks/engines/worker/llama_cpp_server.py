@@ -30,21 +30,21 @@ SAYS_WHAT_IT_FITTED = 4
 
 class Option(NamedTuple):
     """An option of llama.cpp's server: the parameter that it sets, and how its value is read. Without `read` it is a
-    flag, which sets `value`."""
+    flag, which sets `value`, or what that returns."""
 
     field: str
     read: Callable[[str], Any] | None = None
     value: Any = True
 
 
-def one_of(enum: Any, prefix: str, names: str) -> Callable[[str], Any]:
+def one_of(enum: str, prefix: str, names: str) -> Callable[[str], Any]:
     """A member of an enumeration: `names` are llama.cpp's own, where they differ with the member's after `=`."""
     known = {word.partition("=")[0]: word.rpartition("=")[2] for word in names.split()}
 
     def read(text: str) -> Any:
         if text not in known:
             raise argparse.ArgumentTypeError(f"{text!r} is not one of {', '.join(known)}")
-        return getattr(enum, f"{prefix}{known[text].upper()}")
+        return getattr(getattr(xllamacpp, enum), f"{prefix}{known[text].upper()}")
 
     return read
 
@@ -58,11 +58,11 @@ def shares(text: str) -> list[float]:
     return [*given, *[0.0] * (places - len(given))]
 
 
-KV_TYPE = one_of(xllamacpp.ggml_type, "GGML_TYPE_", "f32 f16 bf16 q8_0 q4_0 q4_1 iq4_nl q5_0 q5_1")
-ATTENTION = one_of(xllamacpp.llama_flash_attn_type, "LLAMA_FLASH_ATTN_TYPE_", "on=enabled off=disabled auto")
-NUMA = one_of(xllamacpp.ggml_numa_strategy, "GGML_NUMA_STRATEGY_", "distribute isolate numactl")
-ROPE = one_of(xllamacpp.llama_rope_scaling_type, "LLAMA_ROPE_SCALING_TYPE_", "none linear yarn")
-SPLIT = one_of(xllamacpp.llama_split_mode, "LLAMA_SPLIT_MODE_", "none layer row tensor")
+KV_TYPE = one_of("ggml_type", "GGML_TYPE_", "f32 f16 bf16 q8_0 q4_0 q4_1 iq4_nl q5_0 q5_1")
+ATTENTION = one_of("llama_flash_attn_type", "LLAMA_FLASH_ATTN_TYPE_", "on=enabled off=disabled auto")
+NUMA = one_of("ggml_numa_strategy", "GGML_NUMA_STRATEGY_", "distribute isolate numactl")
+ROPE = one_of("llama_rope_scaling_type", "LLAMA_ROPE_SCALING_TYPE_", "none linear yarn")
+SPLIT = one_of("llama_split_mode", "LLAMA_SPLIT_MODE_", "none layer row tensor")
 OPTIONS = {
     "cache-idle-slots": Option("cache_idle_slots"),
     "cache-ram": Option("cache_ram_mib", int),
@@ -79,11 +79,11 @@ OPTIONS = {
     "log-verbosity": Option("verbosity", int),
     "main-gpu": Option("main_gpu", int),
     "min-p": Option("sampling.min_p", float),
-    "mlock": Option("load_mode", value=xllamacpp.llama_load_mode.LLAMA_LOAD_MODE_MMAP_MLOCK),
+    "mlock": Option("load_mode", value=lambda: xllamacpp.llama_load_mode.LLAMA_LOAD_MODE_MMAP_MLOCK),
     "no-cache-prompt": Option("cache_prompt", value=False),
     "no-host": Option("no_host"),
     "no-kv-offload": Option("no_kv_offload"),
-    "no-mmap": Option("load_mode", value=xllamacpp.llama_load_mode.LLAMA_LOAD_MODE_NONE),
+    "no-mmap": Option("load_mode", value=lambda: xllamacpp.llama_load_mode.LLAMA_LOAD_MODE_NONE),
     "no-op-offload": Option("no_op_offload"),
     "no-repack": Option("no_extra_bufts"),
     "no-slots": Option("endpoint_slots", value=False),
@@ -155,7 +155,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--batch-tokens", type=int, help="of a step, over all slots")
     parser.add_argument("--micro-batch-tokens", type=int, help="computed at once")
     loading = parser.add_mutually_exclusive_group()
-    for name, option in OPTIONS.items():
+    for name, option in known_options().items():
         place = loading if name in OTHER_WAYS_TO_LOAD else parser
         if option.read is None:
             place.add_argument(f"--{name}", dest=name, action="store_const", const=option.value)
@@ -166,21 +166,36 @@ def parse_arguments() -> argparse.Namespace:
 
 def set_options(params: "xllamacpp.CommonParams", arguments: argparse.Namespace) -> None:
     """Set the parameters of the options that were given."""
-    for name, option in OPTIONS.items():
+    for name, option in known_options().items():
         value = getattr(arguments, name)
         if value is not None:
-            *parents, field = option.field.split(".")
-            place: Any = params
-            for parent in parents:
-                place = getattr(place, parent)
-            setattr(place, field, value)
+            place, field = place_of(params, option)
+            setattr(place, field, value() if callable(value) else value)
+
+
+def known_options() -> dict[str, Option]:
+    """The options whose parameters this release of the library has."""
+    params = xllamacpp.CommonParams()
+    return {name: option for name, option in OPTIONS.items() if hasattr(*place_of(params, option))}
+
+
+def place_of(params: "xllamacpp.CommonParams", option: Option) -> tuple[Any, str]:
+    """The object that has the option's parameter, and its name there."""
+    *parents, field = option.field.split(".")
+    place: Any = params
+    for parent in parents:
+        place = getattr(place, parent)
+    return place, field
 
 
 def parameters(arguments: argparse.Namespace) -> "xllamacpp.CommonParams":
     params = xllamacpp.CommonParams()
     params.model.path = arguments.model
     params.model_alias = {arguments.alias}
-    params.hostnames = [arguments.host]
+    if hasattr(params, "hostnames"):
+        params.hostnames = [arguments.host]
+    else:  # releases before 2026.10
+        params.hostname = arguments.host
     params.port = arguments.port
     params.n_parallel = arguments.slots
     params.n_ctx = arguments.context

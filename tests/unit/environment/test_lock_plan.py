@@ -55,6 +55,18 @@ def test_the_engine_and_the_spec_are_locked_together() -> None:
     )
 
 
+def test_another_release_of_the_engine_is_another_lock() -> None:
+    def asked(version: str | None) -> LockRequest:
+        request = EnvironmentRequest(engine=EngineKind.LLAMA_CPP, engine_version=version)
+        return plan.lock_request(get_engine(request.engine), request, ThisMachine())
+
+    assert asked("2026.9.11063").requirements == ("gguf==0.19.0", "numpy<3,>=2", "xllamacpp==2026.9.11063")
+    assert asked("2026.9.11063").digest != asked(None).digest
+    assert asked("2026.10.11549").digest == asked(None).digest, "the pin itself is no other release"
+    own = plan.own_requirements(get_engine(EngineKind.LLAMA_CPP), "2026.9.11063")
+    assert "xllamacpp==2026.9.11063" in own
+
+
 def test_what_the_machine_lacks_is_locked_too() -> None:
     request = EnvironmentRequest()
     engine = get_engine(request.engine)
