@@ -154,8 +154,10 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--batch-tokens", type=int, help="of a step, over all slots")
     parser.add_argument("--micro-batch-tokens", type=int, help="computed at once")
-    loading = parser.add_mutually_exclusive_group()
-    for name, option in known_options().items():
+    known = known_options()
+    # Without members, a group breaks the help.
+    loading = parser.add_mutually_exclusive_group() if "mlock" in known else parser
+    for name, option in known.items():
         place = loading if name in OTHER_WAYS_TO_LOAD else parser
         if option.read is None:
             place.add_argument(f"--{name}", dest=name, action="store_const", const=option.value)
