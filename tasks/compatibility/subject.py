@@ -173,16 +173,17 @@ def _containers(facts: Facts, values: Mapping[str, Value], *, own_cuda: bool) ->
     is known.
 
     If no number of GPUs is given, the engine and its build decide whether one is wanted, and whether the engine
-    serves without.
+    serves without. Who installs a torch for CUDA does not want it on the processor.
     """
     wanted = facts.gpus_wanted
     built = facts.cuda_build is not None and not values.get("cpu_build")
     implied = values.get("needs_gpu") is True or built
+    without_torch = built and builds.TORCH not in facts.packages
     found: dict[str, Value] = {
         "container": facts.container,
         "target": facts.target and facts.target.lower(),
         "wants_gpu": implied if wanted is None else wanted > 0,
-        "gpu_optional": wanted is None and values.get("needs_gpu") is False and (built or own_cuda),
+        "gpu_optional": wanted is None and values.get("needs_gpu") is False and (own_cuda or without_torch),
     }
     if facts.known("container_gpus"):
         found["container_gpus"] = facts.container_gpus or None

@@ -1582,6 +1582,13 @@ CASES = [
         {"CTK-PROCESSOR": "warn"},
     ),
     Case(
+        "docker-transformers-without-toolkit",
+        "but not a torch for CUDA, which is there for the GPU",
+        {**NO_TOOLKIT, **TRANSFORMERS},
+        "block",
+        {"CTK-ABSENT": "block"},
+    ),
+    Case(
         "docker-ollama-asks-for-a-gpu",
         "a number of GPUs is a demand",
         {

@@ -1,4 +1,4 @@
-"""Serve one GGUF file with llama.cpp's own HTTP server. Runs inside the engine's environment.
+"""Serve a GGUF file, or a folder with its parts, with llama.cpp's own server. Runs inside the engine's environment.
 
 Ends with 0 after SIGTERM once no request is in flight, with 1 when it cannot start.
 llama.cpp cuts requests on SIGTERM, so this process drains first: it must be out of the traffic before.
@@ -192,7 +192,7 @@ def place_of(params: "xllamacpp.CommonParams", option: Option) -> tuple[Any, str
 
 def parameters(arguments: argparse.Namespace) -> "xllamacpp.CommonParams":
     params = xllamacpp.CommonParams()
-    params.model.path = arguments.model
+    params.model.path = first_part(Path(arguments.model))
     params.model_alias = {arguments.alias}
     if hasattr(params, "hostnames"):
         params.hostnames = [arguments.host]
@@ -217,6 +217,11 @@ def parameters(arguments: argparse.Namespace) -> "xllamacpp.CommonParams":
         params.fit_params_target = kept_free(arguments.memory_fraction, params.fit_params_target)
         params.verbosity = max(params.verbosity, SAYS_WHAT_IT_FITTED)
     return params
+
+
+def first_part(model: Path) -> str:
+    """The file to load: of a model in several files, llama.cpp finds the others by the name of the first."""
+    return str(min(model.glob("*.gguf")) if model.is_dir() else model)
 
 
 def kept_free(fraction: float, default: list[int]) -> list[int]:
