@@ -62,7 +62,7 @@ def _work(request: EnvironmentRequest, tool: PackageTool, trial: EnvironmentTria
         return EnvironmentResult(
             verdict=EnvironmentVerdict.CONFLICTING,
             reason=locked.reason,
-            conflicts=plan.attribute(locked.conflicts, get_engine(request.engine)),
+            conflicts=plan.attribute(locked.conflicts, get_engine(request.engine), request.engine_version),
             chains=locked.chains,
             loosen=locked.loosen,
             python_instead=locked.python,

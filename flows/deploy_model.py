@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from blocks.engine.api import EngineApi
+from blocks.engine.engine_help import check_by_help
 from blocks.engine.torch_backend import decide_backend
 from blocks.engine.trial import EnvironmentTrial
 from blocks.expectations.fact_contract import FactContract
@@ -208,7 +209,8 @@ class _Lifecycle:
     def _is_ruled_out(self) -> bool:
         """Whether the engine cannot run on this host, judged from its pinned versions before anything is locked."""
         FactContract(self.settings).check()
-        pins = pinned_versions("\n".join(get_engine(self.spec.engine).card.requirements))
+        card = get_engine(self.spec.engine).card
+        pins = pinned_versions("\n".join(card.requirements_of(self.spec.engine_version)))
         verdict = verify_compatibility(self._compatibility(pins))
         blocked = verdict.verdict == CompatibilityVerdict.BLOCK
         if blocked:
@@ -222,26 +224,49 @@ class _Lifecycle:
             return ask(api, config, gate.prompt, gate.max_tokens).text
 
     def _prepare(self, model_in_use: ExitStack) -> tuple[EnvironmentResult, StagingResult] | None:
-        """Environment, compatibility and staging at the same time; None when one of them says no."""
-        request = EnvironmentRequest.of(self.spec.engine, self.spec.environment)
+        """Environment, compatibility and staging at the same time; None when one of them says no.
+
+        With arguments of the spec's own, staging waits for the environment: the engine's help is asked for them
+        before anything is copied.
+        """
+        request = EnvironmentRequest.of(self.spec)
         staging = StagingRequest.of(self.spec, convertible=get_engine(self.spec.engine).card.loads_gguf)
-        outcomes = run_concurrently(
-            [
-                partial(build_environment, request),
-                partial(self._verify, request),
-                partial(stage_and_keep, staging, model_in_use),
-            ],
-            begin(),
+        engine = [partial(build_environment, request), partial(self._verify, request)]
+        stage = partial(stage_and_keep, staging, model_in_use)
+        if not self.spec.engine_args:
+            found = self._run([*engine, stage])
+        elif (found := self._run(engine)) is not None:
+            self._ask_engine(found[0].result)
+            staged = self._run([stage])
+            found = None if staged is None else [*found, *staged]
+        return None if found is None else (found[0].result, found[2].result)
+
+    def _run(self, stages: Sequence[Callable[[], Outcome[Any]]]) -> list[Outcome[Any]] | None:
+        """The outcomes of these stages, which run at the same time; None when one of them says no."""
+        outcomes = run_concurrently(stages, begin())
+        good = [self._keep(outcome) for outcome in outcomes if outcome is not None]
+        return None if len(good) < len(outcomes) or any(one.says_no for one in good) else good
+
+    def _ask_engine(self, environment: EnvironmentResult) -> None:
+        """Whether the engine knows the spec's arguments: the serving release shows it for the same ones, else the
+        engine's help is asked, which takes seconds."""
+        wanted = (environment.lock_digest, self.spec.engine_args, self.spec.engine_env)
+        with suppress(SlipwayError):
+            _, release = ServiceFolder(self.settings.services, self.spec.name).serving()
+            if wanted == (
+                release.environment_digest,
+                release.config.engine_args,
+                release.config.engine_env,
+            ):
+                return
+        assert environment.python_path is not None  # an environment that is good has one
+        check_by_help(
+            get_engine(self.spec.engine),
+            environment.python_path,
+            self.spec.engine_args,
+            self.spec.engine_env,
+            environment.engine_version,
         )
-        for outcome in outcomes:
-            if outcome is not None:
-                self._keep(outcome)
-        if any(outcome is None or outcome.says_no for outcome in outcomes):
-            return None
-        environment, _, staged = outcomes
-        assert environment is not None
-        assert staged is not None
-        return environment.result, staged.result
 
     def _verify(self, environment: EnvironmentRequest) -> Outcome[Any]:
         """Judge this host from the names and versions that the lock will install: the environment need not exist yet.

@@ -6,6 +6,7 @@ from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
+from blocks.engine.engine_help import check_by_help
 from blocks.prefect.asked_by_api import check_programs, programs_of_spec
 from blocks.prefect.flows import flow
 from blocks.services.early_checks import check_tuning_inputs
@@ -34,7 +35,7 @@ def quantize_model(spec: DeploySpec) -> Outcome[Any]:
     check_programs(programs_of_spec(spec))
     staging = StagingRequest.of(spec, convertible=get_engine(spec.engine).card.loads_gguf)
     check_tuning_inputs(spec, Settings.load())
-    environment = EnvironmentRequest.of(spec.engine, spec.environment)
+    environment = EnvironmentRequest.of(spec)
     with ExitStack() as model_in_use:
         outcomes = run_concurrently(
             [partial(build_environment, environment), partial(stage_and_keep, staging, model_in_use)], begin()
@@ -45,5 +46,6 @@ def quantize_model(spec: DeploySpec) -> Outcome[Any]:
         built, staged = outcomes
         assert built is not None
         assert staged is not None
+        check_by_help(get_engine(spec.engine), built.result.python_path, spec.engine_args, spec.engine_env)
         request = TuningRequest.of(spec, built.result, staged.result)
         return quantized(request, read_facts(request))

@@ -18,6 +18,7 @@ from tasks.core.release import Release, ServiceFolder
 from tasks.core.settings import Settings
 from tasks.core.stage import Outcome
 from tasks.core.verdicts import StageName
+from tasks.engines.arguments import programs_of_arguments
 from tasks.engines.launches import check_launch
 from tasks.rollout import apply
 from tasks.rollout.apply import still_serves
@@ -63,6 +64,8 @@ def _check_programs(release: Release) -> None:
     check_launch(release, Settings.load().home / SCRIPTS)
     paths = {"environment_path": release.environment_path, "lock_path": release.lock_path}
     own = [Program(key=f"release.{key}", kind=Kind.FOLDER, value=str(path)) for key, path in paths.items()]
+    config = release.config
+    own += programs_of_arguments(release.engine, config.engine_args, config.engine_env, "release.config.")
     check_programs([*own, *programs_of_rollout(release.spec.rollout, release.target, "release.spec.rollout")])
     if file := release.config.template_file:
         kept = Program(key="release.config.chat.file", kind=Kind.FOLDER, value=file)

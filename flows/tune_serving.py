@@ -37,6 +37,7 @@ from tasks.core.serving import ChatTemplate, ServingConfig
 from tasks.core.settings import Settings
 from tasks.core.stage import Outcome, run_stage
 from tasks.core.verdicts import StageName
+from tasks.engines.arguments import programs_of_arguments
 from tasks.engines.catalogue import get_engine
 from tasks.engines.families import check_family
 from tasks.engines.weights import check_tunable
@@ -70,7 +71,8 @@ def tune_serving(request: TuningRequest) -> TuningOutcome:
         request: The staged model, the engine's environment, and the spec's sections on tuning.
     """
     python = python_in(request.python_path, "request.python_path")
-    check_programs([python, *programs_of_serving(request.serving, "request.serving")])
+    own = programs_of_arguments(request.engine, request.engine_args, request.engine_env, "request.")
+    check_programs([python, *own, *programs_of_serving(request.serving, "request.serving")])
     check_tunable(request.engine)
     with in_use_by_path(request.model_dir, Settings.load()):
         facts = read_facts(request)

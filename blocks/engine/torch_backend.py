@@ -20,7 +20,10 @@ def decide_backend(request: EnvironmentRequest, host: Host) -> EnvironmentReques
     environment = request.environment
     if environment.torch_backend != "auto":
         return request
-    lines = (*get_engine(request.engine).card.requirements, *environment.requirements)
+    lines = (
+        *get_engine(request.engine).card.requirements_of(request.engine_version),
+        *environment.requirements,
+    )
     pinned = pinned_versions("\n".join(lines))
     # What a folder of wheels offers is not what the index offers.
     others = {} if environment.wheels else pinned

@@ -20,6 +20,7 @@ from tasks.core.allowed import (
 from tasks.core.given_files import TEXT_LIMIT_BYTES, absolute_path, decode_text, read_given, without_links
 from tasks.core.settings import Settings
 from tasks.core.spec import DeploySpec
+from tasks.engines.arguments import programs_of_arguments
 
 _OWN = ("environments", "locks")
 """Folders of the home whose programs Slipway itself installed."""
@@ -63,8 +64,9 @@ def python_in(path: Path, key: str) -> Program:
 def programs_of_spec(spec: DeploySpec) -> list[Program]:
     """What a deploy of that spec would run."""
     environment = programs_of_environment(spec.environment, "environment")
+    own = programs_of_arguments(spec.engine, spec.engine_args, spec.engine_env)
     rollout = programs_of_rollout(spec.rollout, spec.target, "rollout")
-    return [*environment, *programs_of_serving(spec.serving, "serving"), *rollout]
+    return [*environment, *own, *programs_of_serving(spec.serving, "serving"), *rollout]
 
 
 def _read_list(file: Path) -> Allowed:

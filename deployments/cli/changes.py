@@ -14,9 +14,9 @@ from tasks.core.settings import Settings
 from tasks.core.spec import DeploySpec
 from tasks.core.verdicts import StageName
 
-_BUILT = ("engine", "environment")
+_BUILT = ("engine", "engine_version", "environment")
 _STAGED = ("engine", "model", "staging", "hardware")
-_MEASURED = (*_BUILT, *_STAGED, "tuning.context")
+_MEASURED = (*_BUILT, *_STAGED, "engine_args", "engine_env", "tuning.context")
 DECIDED_BY: Mapping[StageName, tuple[str, ...]] = {
     StageName.ENVIRONMENT: _BUILT,
     StageName.COMPATIBILITY: (*_BUILT, "model", "target", "hardware"),

@@ -185,11 +185,11 @@ def _with_build(survey: Survey) -> Survey:
     return for_engine(survey, engine, pins, cuda_build=build_of_pins(facts, pins)) if pins else survey
 
 
-def _pins_of(engine: EngineKind) -> dict[str, str]:
+def _pins_of(engine: EngineKind, version: str | None = None) -> dict[str, str]:
     from tasks.core.pins import pinned_versions
     from tasks.engines.catalogue import get_engine
 
-    return pinned_versions("\n".join(get_engine(engine).card.requirements))
+    return pinned_versions("\n".join(get_engine(engine).card.requirements_of(version)))
 
 
 def survey_here() -> Survey:
@@ -210,13 +210,15 @@ def _judge_release(engine: str, target: str | None) -> CompatibilityResult:
     return advise(_with_build(merge(survey, added)))
 
 
-def _judge_lock(engine: EngineKind, lock: Path | None, target: str | None) -> CompatibilityResult:
+def _judge_lock(
+    engine: EngineKind, lock: Path | None, target: str | None, version: str | None = None
+) -> CompatibilityResult:
     from tasks.compatibility.backend import build_of_pins
     from tasks.compatibility.plan import run_on
     from tasks.compatibility.way_out import advise
     from tasks.core.pins import pinned_versions
 
-    packages = pinned_versions(_lock_text(lock)) if lock else _pins_of(engine)
+    packages = pinned_versions(_lock_text(lock)) if lock else _pins_of(engine, version)
     if lock and not packages:
         raise WrongUseError(f"{lock} pins no packages", fix="name a lock with lines such as numpy==2.3.1")
     survey = survey_here()
@@ -230,9 +232,9 @@ def _lock_text(path: Path) -> str:
     return read_given(path, "lock", limit_bytes=LOCK_LIMIT_BYTES).decode(errors="replace")
 
 
-def judge_pins(engine: EngineKind, target: str | None) -> CompatibilityResult:
-    """The verdict on an engine with the packages that it pins itself, on this host."""
-    return _judge_lock(engine, None, target)
+def judge_pins(engine: EngineKind, target: str | None, version: str | None = None) -> CompatibilityResult:
+    """The verdict on an engine with the packages that it pins itself, on this host; `version` is another release."""
+    return _judge_lock(engine, None, target, version)
 
 
 def _judge_environment(folder: Path, engine: str | None, target: str | None) -> CompatibilityResult:

@@ -24,6 +24,7 @@ from tasks.core.progress import listen, to_log
 from tasks.core.settings import Settings
 from tasks.core.spec import DeploySpec, load_spec
 from tasks.core.verdicts import CompatibilityVerdict, StageName, says_no
+from tasks.engines.arguments import check_arguments
 from tasks.lifecycle.models import DeployResult, StageRow
 from tasks.lifecycle.plan import plan_of, plan_without, refusal, wants_absent_gpu
 
@@ -50,6 +51,7 @@ def deploy(
 ) -> None:
     """Take the model that SPEC names to a running, tuned service."""
     spec = load_spec(spec_file, overrides)
+    check_arguments(spec.engine, spec.engine_args)
     anew = STAGES if "all" in fresh else tuple(map(StageName, fresh))
     if dry_run:
         _show_plan(spec, anew, as_json=as_json)
@@ -227,7 +229,7 @@ def _judge(spec: DeploySpec) -> tuple[bool, str]:
     """Whether this host rules the engine out, and the verdict with its reasons."""
     from deployments.cli.compat_check import judge_pins
 
-    result = judge_pins(spec.engine, spec.target.value)
+    result = judge_pins(spec.engine, spec.target.value, spec.engine_version)
     said = [finding.message for finding in result.findings if finding.severity == result.verdict]
     reasons = ["; ".join(said)] if said else []
     return result.verdict is CompatibilityVerdict.BLOCK, ": ".join([result.verdict, *reasons])

@@ -1,8 +1,9 @@
 """What a run requested through the API may start: what Slipway built, and what is on a list (docs/adr/0080).
 
 This does not apply to a deploy from a terminal. A request to the API may come from a form, an event or a program with
-the key, and must not choose programs: an existing environment, wheels, channels, the base image. Each must be on
-the administrator's list, `allowed.toml` in the home, or it is refused.
+the key, and must not choose programs: an existing environment, wheels, channels, the base image, arguments and
+variables that have an engine load code. Each must be on the administrator's list, `allowed.toml` in the home, or it
+is refused.
 """
 
 from __future__ import annotations
@@ -37,6 +38,8 @@ class Kind(StrEnum):
     FOLDER = "folders"
     ADDRESS = "addresses"
     IMAGE = "images"
+    ARGUMENT = "arguments"
+    VARIABLE = "variables"
 
 
 class Program(Frozen):
@@ -49,11 +52,14 @@ class Program(Frozen):
 
 class Allowed(Frozen):
     """The administrator's list. A folder allows everything below it, an address everything that begins with it, an
-    image without tag and digest all its tags and digests."""
+    image without tag and digest all its tags and digests. Arguments and variables of engines are allowed by name,
+    with any value."""
 
     folders: tuple[Path, ...] = ()
     addresses: tuple[str, ...] = ()
     images: tuple[str, ...] = ()
+    arguments: tuple[str, ...] = ()
+    variables: tuple[str, ...] = ()
 
     @field_validator("folders")
     @classmethod
@@ -85,9 +91,10 @@ class Allowed(Frozen):
             reason = first_wrong(error)
         except (ValueError, RecursionError) as error:  # thousands of digits in a number, or of brackets
             reason = f"not TOML: {error}"
+        names = ", ".join(f"`{kind.value}`" for kind in Kind)
         raise WrongUseError(
             f"{source}: {reason}",
-            fix="write lists named `folders`, `addresses` and `images`, or remove the file",
+            fix=f"write lists named {names}, or remove the file",
         )
 
     def holds(self, program: Program) -> bool:
@@ -105,6 +112,10 @@ class Allowed(Frozen):
                     image for image in self.images if program.value.startswith((f"{image}:", f"{image}@"))
                 )
                 return program.value in self.images or any(alike)
+            case Kind.ARGUMENT:
+                return program.value in self.arguments
+            case Kind.VARIABLE:
+                return program.value in self.variables
 
 
 def _begins_with(address: str, allowed: str) -> bool:

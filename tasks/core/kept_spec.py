@@ -83,7 +83,14 @@ def _put(part: Any, key: tuple[str, ...], was: Any) -> Any:
     field: BaseModel = part
     annotation = str(type(field).model_fields[name].annotation)
     value = Path(was) if "Path" in annotation and isinstance(was, str) else was
-    return part.model_copy(update={name: tuple(value) if isinstance(value, list) else value})
+    return part.model_copy(update={name: _frozen(value)})
+
+
+def _frozen(value: Any) -> Any:
+    """Lists as the spec has them, also below an engine's arguments."""
+    if isinstance(value, dict):
+        return {key: _frozen(one) for key, one in value.items()}
+    return tuple(value) if isinstance(value, list) else value
 
 
 KeptSpec = Annotated[DeploySpec, WrapValidator(_as_written)]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pydantic import Field
 
+from tasks.core.engine_options import EngineArg
 from tasks.core.frozen import Frozen
 
 
@@ -49,6 +50,7 @@ class ServingConfig(Frozen):
     takes all memory for them unless told. `loader` brings the model's files into memory; None leaves that to the
     engine. `gpu_indices` are the host's GPUs that a process may see, by NVML's numbers; all if there are none.
     `chat` is None for a model that only completes prompts.
+    `engine_args` and `engine_env` are the spec's own, which the engine gets as they are.
     """
 
     served_name: str
@@ -65,6 +67,8 @@ class ServingConfig(Frozen):
     dtype: str | None = None
     loader: Loader | None = None
     chat: ChatTemplate | None = None
+    engine_args: dict[str, EngineArg] = Field({})
+    engine_env: dict[str, str] = Field({})
 
     @property
     def on_gpus(self) -> bool:

@@ -24,6 +24,7 @@ from pydantic import (
 )
 
 from tasks.core import strict_yaml
+from tasks.core.engine_options import EngineArgs, EngineEnv, EngineVersion
 from tasks.core.errors import SpecError, WrongUseError
 from tasks.core.given_files import check_path, decode_text, expand_user, read_given
 from tasks.core.load import Arrivals
@@ -411,6 +412,17 @@ class DeploySpec(Part):
         description=f"{FORMS}. PATH may be a GGUF file; #q4_k_m at the end chooses one of several in a folder."
     )
     engine: EngineKind = Field(DEFAULT_ENGINE, description="Serving engine.")
+    engine_version: EngineVersion | None = Field(
+        None, description="Release of the engine; the one that Slipway was tested with when empty."
+    )
+    engine_args: EngineArgs = Field(
+        {},
+        description="More arguments for the engine's command line, by name without dashes: true gives a flag, a list "
+        "several values. Those that Slipway sets are refused.",
+    )
+    engine_env: EngineEnv = Field(
+        {}, description="More environment variables for the engine, as text. They are not for secrets."
+    )
     target: Target = Field(Target.PROCESS, description="Where the release runs.")
     hardware: Hardware = Hardware()
     environment: Environment = Environment()
@@ -426,6 +438,14 @@ class DeploySpec(Part):
         manager = self.environment.manager
         if self.target.in_image and manager is not EnvironmentManager.UV:
             raise ValueError(f"target {self.target} builds its image from a lock of uv's, not of {manager}")
+        return self
+
+    @model_validator(mode="after")
+    def _a_release_is_installed(self) -> Self:
+        if self.engine_version is not None and self.environment.manager is EnvironmentManager.SYSTEM:
+            raise ValueError(
+                "engine_version is for environments that Slipway builds; the manager system uses its own"
+            )
         return self
 
     @field_validator("model")

@@ -117,13 +117,14 @@ def check_value(value: Any, annotation: Any, *, multiline: bool = False) -> Any:
     if isinstance(value, str) and kinds & {int, float} and not kinds & {str, Path} and value not in kinds:
         raise _wrong_kind("a number, not text")
     for text in _texts(value):
-        _check_text(text, multiline=multiline)
+        check_text(text, multiline=multiline)
         if Path in kinds:
             check_path(str(text))
     return value
 
 
-def _check_text(text: str, *, multiline: bool) -> None:
+def check_text(text: str, *, multiline: bool = False) -> None:
+    """Raise `ValueError` for text that is too long or not printable."""
     if len(text) > LONGEST_TEXT:
         raise ValueError(f"at most {LONGEST_TEXT} characters")
     if found := (_CONTROL_BUT_LINES if multiline else CONTROL).search(text):

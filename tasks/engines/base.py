@@ -11,6 +11,7 @@ from tasks.core.frozen import Frozen
 from tasks.core.gpus import visible_only
 from tasks.core.serving import ServingConfig
 from tasks.core.spec import EngineKind
+from tasks.engines.arguments import render
 from tasks.engines.card import EngineCard, read_card
 
 PASSIVE = {"OMP_WAIT_POLICY": "passive"}
@@ -52,6 +53,15 @@ class Engine:
         """The script that runs the engine inside its own environment; None if the engine's own program does."""
         return _WORKERS / self.card.server_worker if self.card.server_worker else None
 
+    def help_command(self, python: Path) -> tuple[str, ...] | None:
+        """What prints all arguments of its server, in the environment of that Python; None if nothing does."""
+        if not self.card.help:
+            return None
+        program, *rest = self.card.help
+        if program == self.card.server_worker:
+            return (str(python), "-I", str(self.server_worker), *rest)
+        return (sibling_program(str(python), program), *rest)
+
     @property
     def tiny_model(self) -> Path | None:
         """The script that writes a tiny model for it, inside its own environment."""
@@ -60,8 +70,15 @@ class Engine:
     def command(self, python: str, worker: str, model_file: str, config: ServingConfig) -> CommandLine:
         """How to serve `model_file`; `python` and `worker` are paths where the process will run.
 
-        Raises `NotFoundError` for an engine that cannot be deployed yet.
+        The spec's own arguments come last, and its variables win over defaults of the engine's module. Raises
+        `NotFoundError` for an engine that cannot be deployed yet.
         """
+        own = self.own_command(python, worker, model_file, config)
+        more = render(self.card, config.engine_args)
+        return CommandLine(argv=(*own.argv, *more), env={**own.env, **config.engine_env})
+
+    def own_command(self, python: str, worker: str, model_file: str, config: ServingConfig) -> CommandLine:
+        """The command without what the spec adds to it: what a module of an engine writes."""
         raise NotFoundError(f"Slipway cannot start {self.card.title} yet: {self.card.missing}")
 
 

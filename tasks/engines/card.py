@@ -13,11 +13,15 @@ from datetime import date
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self
 
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
 from packaging.version import Version
 from pydantic import Field, ValidationError, model_validator
 
 from tasks.core.errors import SlipwayError
 from tasks.core.frozen import Frozen, first_wrong
+from tasks.core.pins import pinned_versions
 from tasks.core.serving import Loader
 from tasks.core.spec import CARDS, CandidateFormat, EngineKind
 
@@ -159,6 +163,12 @@ class EngineCard(Sourced):
     `formats` are the candidates that it loads. To measure them a text is `scored_by` the engine through its
     interface, or if that gives no probabilities, by the library that it serves with. `prompts` says whose way of
     asking for an exact number of tokens it knows: prompts are tokens by `/tokenize` of llama.cpp or of vLLM, or text.
+
+    `owned` are the arguments that Slipway sets or that it must not be given, in all their names, each with the key of
+    the spec to set instead, or the reason (which has spaces). `arguments` are all that there are, if Slipway's own
+    worker reads them. An argument with several values has them one after the other (`spaces`), or is repeated before
+    each, as those are that are named in `repeated`. `help` is the command that prints all arguments: a program
+    of the environment, or the worker. `follows` are the distributions whose version the engine's release decides.
     """
 
     kind: EngineKind
@@ -194,6 +204,12 @@ class EngineCard(Sourced):
     """Whether the first slots' prompts are taken first, so that the last wait for ever if a step is too small."""
     own_architectures: bool = False
     """Whether it runs architectures that come with code of their own."""
+    lists: Literal["repeated", "spaces"] = "repeated"
+    repeated: tuple[str, ...] = ()
+    arguments: tuple[str, ...] = ()
+    help: tuple[str, ...] = ()
+    follows: tuple[str, ...] = ()
+    owned: dict[str, str] = Field({})
     missing: str | None = None
     ran: str
     status: Literal["verified", "partly-verified"]
@@ -213,6 +229,28 @@ class EngineCard(Sourced):
                 "an engine that is deployed is also measured: give formats, scored_by and prompts, or missing"
             )
         return self
+
+    def requirements_of(self, version: str | None) -> tuple[str, ...]:
+        """The requirements for that release of the engine; for the one that the card pins if None.
+
+        A distribution that follows the engine's release has no pin then.
+        """
+        if version is None or self._pins(version):
+            return self.requirements
+        return tuple(self._for_release(line, version) for line in self.requirements)
+
+    def _pins(self, version: str) -> bool:
+        pinned = pinned_versions("\n".join(self.requirements)).get(canonicalize_name(self.package))
+        return pinned is not None and Version(pinned) == Version(version)
+
+    def _for_release(self, line: str, version: str) -> str:
+        requirement = Requirement(line)
+        name = canonicalize_name(requirement.name)
+        if name == canonicalize_name(self.package):
+            requirement.specifier = SpecifierSet(f"=={version}")
+        elif name in map(canonicalize_name, self.follows):
+            requirement.specifier = SpecifierSet()
+        return str(requirement)
 
     @property
     def loads_gguf(self) -> bool:

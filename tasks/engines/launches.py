@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from tasks.core.engine_options import check_variables
 from tasks.core.errors import WrongUseError
 from tasks.core.release import Release
+from tasks.engines.arguments import check_arguments
 from tasks.engines.catalogue import get_engine
 
 
@@ -17,6 +19,8 @@ def check_launch(release: Release, scripts: Path) -> None:
     version of them.
     """
     engine = get_engine(release.engine)
+    check_arguments(release.engine, release.config.engine_args)
+    check_variables(release.config.engine_env)
     python = release.environment_path / "bin" / "python"
     worker = next(
         (word for word in release.launch.argv if _is_script_in(word, scripts, engine.server_worker)), None

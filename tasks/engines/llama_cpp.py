@@ -12,7 +12,7 @@ class LlamaCpp(Engine):
     def __init__(self, kind: str = "llama.cpp") -> None:
         super().__init__(kind)
 
-    def command(self, python: str, worker: str, model_file: str, config: ServingConfig) -> CommandLine:
+    def own_command(self, python: str, worker: str, model_file: str, config: ServingConfig) -> CommandLine:
         """`--context` of the server is the total over its slots, so it is multiplied here."""
         arguments = flags(
             {

@@ -12,7 +12,7 @@ class Transformers(Engine):
     def __init__(self, kind: str = "transformers") -> None:
         super().__init__(kind)
 
-    def command(self, python: str, worker: str, model_file: str, config: ServingConfig) -> CommandLine:
+    def own_command(self, python: str, worker: str, model_file: str, config: ServingConfig) -> CommandLine:
         on_gpus = config.gpus > 0
         arguments = flags(
             {

@@ -28,7 +28,7 @@ class Vllm(Engine):
     def __init__(self, kind: str = "vllm") -> None:
         super().__init__(kind)
 
-    def command(self, python: str, worker: str, model_file: str, config: ServingConfig) -> CommandLine:
+    def own_command(self, python: str, worker: str, model_file: str, config: ServingConfig) -> CommandLine:
         on_gpus = config.gpus > 0
         values = flags(
             {

@@ -65,7 +65,7 @@ def lock_for(
     asked = plan.lock_request(engine, request, tool)
     if asked.manager is EnvironmentManager.SYSTEM:
         return adopt(asked, trial, settings)
-    return lock(asked, tool, settings, firm=plan.own_requirements(engine))
+    return lock(asked, tool, settings, firm=plan.own_requirements(engine, request.engine_version))
 
 
 def lock(

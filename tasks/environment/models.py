@@ -9,9 +9,10 @@ from packaging.utils import canonicalize_name
 from pydantic import Field
 
 from tasks.core.digests import digest_of
+from tasks.core.engine_options import EngineVersion
 from tasks.core.frozen import Frozen
 from tasks.core.result import StageResult
-from tasks.core.spec import DEFAULT_ENGINE, EngineKind, Environment, EnvironmentManager
+from tasks.core.spec import DEFAULT_ENGINE, DeploySpec, EngineKind, Environment, EnvironmentManager
 from tasks.core.verdicts import EnvironmentVerdict
 from tasks.engines.card import SystemLibrary
 
@@ -20,12 +21,15 @@ class EnvironmentRequest(Frozen):
     """The engine, and what else its environment must contain."""
 
     engine: EngineKind = Field(DEFAULT_ENGINE, description="Serving engine.")
+    engine_version: EngineVersion | None = Field(
+        None, description="Release of the engine; the one that Slipway was tested with when empty."
+    )
     environment: Environment = Field(Environment(), description="What makes it, and what else it contains.")
 
     @classmethod
-    def of(cls, engine: EngineKind, environment: Environment) -> EnvironmentRequest:
+    def of(cls, spec: DeploySpec) -> EnvironmentRequest:
         """The request of a deployment spec."""
-        return cls(engine=engine, environment=environment)
+        return cls(engine=spec.engine, engine_version=spec.engine_version, environment=spec.environment)
 
 
 class LockRequest(Frozen):

@@ -36,21 +36,21 @@ class Machine(Protocol):
 
 def lock_request(engine: Engine, request: EnvironmentRequest, machine: Machine) -> LockRequest:
     """The request that names this environment's lock. Raises `SpecError` for an invalid requirement."""
-    environment = request.environment
-    if not engine.card.requirements:
+    environment, own = request.environment, engine.card.requirements_of(request.engine_version)
+    if not own:
         raise SpecError(
             f"{engine.kind} has no Python environment: its vendor ships it as a program or an image",
             fix="look at its card: slipway engines --json",
         )
     if environment.manager is EnvironmentManager.SYSTEM:
-        return make_lock_request(engine.card.requirements, machine.platform, environment)
+        return make_lock_request(own, machine.platform, environment)
     if environment.manager is EnvironmentManager.CONDA:
-        own = tuple(match_spec(line) for line in engine.card.requirements)
-        return make_lock_request((*own, *environment.requirements), machine.platform, environment)
+        specs = tuple(map(match_spec, own))
+        return make_lock_request((*specs, *environment.requirements), machine.platform, environment)
     brought = tuple(
         library for library in engine.card.system_library if library.wheel and machine.lacks(library.soname)
     )
-    requirements = (*engine.card.requirements, *environment.requirements)
+    requirements = (*own, *environment.requirements)
     return make_lock_request(requirements, machine.platform, environment, libraries=brought)
 
 
@@ -146,14 +146,16 @@ def _canonical(line: str) -> str:
     return str(requirement)
 
 
-def own_requirements(engine: Engine) -> frozenset[str]:
-    """The engine's own requirements, as locks spell them."""
-    return frozenset(map(_canonical, engine.card.requirements))
+def own_requirements(engine: Engine, version: str | None = None) -> frozenset[str]:
+    """The engine's own requirements at that release, as locks spell them."""
+    return frozenset(map(_canonical, engine.card.requirements_of(version)))
 
 
-def attribute(conflicts: Sequence[Conflict], engine: Engine) -> tuple[Conflict, ...]:
+def attribute(
+    conflicts: Sequence[Conflict], engine: Engine, version: str | None = None
+) -> tuple[Conflict, ...]:
     """The same conflicts; requirements of the engine name the engine instead of the user."""
-    own = own_requirements(engine)
+    own = own_requirements(engine, version)
     return tuple(
         one.model_copy(update={"required_by": str(engine.kind)})
         if one.required_by is None and one.requirement and _is_one_of(one.requirement, own)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from datetime import datetime
 
+from pydantic import Field
+
+from tasks.core.engine_options import EngineArg
 from tasks.core.frozen import Frozen
 from tasks.core.records import Number, Record
 
@@ -13,7 +16,8 @@ class Cell(Frozen):
 
     The hardware is the host and how many of its GPUs the engine had: `gpus`, 0 on the CPU. `gpu_layers` were on them,
     or the engine took `memory_fraction` of each. `batched_tokens` per step and `micro_batch_tokens` computed at once
-    were its settings; None if it has no such setting, or used its default.
+    were its settings; None if it has no such setting, or used its default. `engine_args` and `engine_env` are what
+    the spec gave it besides.
     `throughput` in tokens/s over all sequences, `memory_bytes` the largest peak, `ttft_ms` and `tpot_ms` 95th
     percentiles at that batch size; `quality_loss` relative to the baseline format. None: not measured.
     """
@@ -44,6 +48,8 @@ class Cell(Frozen):
     """Number of records of this cell that have an answer."""
     at: datetime
     record: str
+    engine_args: dict[str, EngineArg] = Field({})
+    engine_env: dict[str, str] = Field({})
 
 
 class Reason(Frozen):

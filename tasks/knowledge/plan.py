@@ -75,6 +75,8 @@ def _cell(
         measured=1,
         at=record.at,
         record=record.id,
+        engine_args=dict(part(record, "inputs", "engine_args")),
+        engine_env=dict(part(record, "inputs", "engine_env")),
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+from tasks.core.engine_options import EngineArg
 from tasks.core.records import Number, Record
 from tasks.core.serving import step_words
 from tasks.knowledge.models import Cell, Reason
@@ -41,7 +42,9 @@ def cell_row(cell: Cell) -> tuple[str, ...]:
         cell.model,
         cell.hardware,
         _placed(cell),
-        ", ".join([str(cell.batch), *step_words(cell.batched_tokens, cell.micro_batch_tokens)]),
+        ", ".join(
+            [str(cell.batch), *step_words(cell.batched_tokens, cell.micro_batch_tokens), *_given(cell)]
+        ),
         cell.format or "-",
         f"{cell.throughput:.0f}",
         "-" if cell.memory_bytes is None else f"{cell.memory_bytes / 1e6:.0f} MB",
@@ -53,6 +56,19 @@ def cell_row(cell: Cell) -> tuple[str, ...]:
         f"{cell.at:%Y-%m-%d}",
         cell.record,
     )
+
+
+def _given(cell: Cell) -> list[str]:
+    """What the spec gave the engine besides."""
+    arguments = (
+        f"--{name}" if value is True else f"--{name}={_text(value)}"
+        for name, value in cell.engine_args.items()
+    )
+    return [*arguments, *(f"{name}={value}" for name, value in cell.engine_env.items())]
+
+
+def _text(value: EngineArg) -> str:
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def _placed(cell: Cell) -> str:

@@ -48,7 +48,9 @@ def plan_of(spec: DeploySpec, model: str, stored_as: str | None = None) -> list[
     """The stages in order. `model` is what is known of the spec's model, `stored_as` the quantization of one that
     comes as GGUF."""
     engine = get_engine(spec.engine)
-    requirements = ", ".join((*engine.card.requirements, *spec.environment.requirements))
+    requirements = ", ".join(
+        (*engine.card.requirements_of(spec.engine_version), *spec.environment.requirements)
+    )
     formats = ", ".join(spec.tuning.candidates)
     text = spec.tuning.quality_text.name if spec.tuning.quality_text else "no text"
     return [
@@ -106,10 +108,16 @@ def _rollout(spec: DeploySpec) -> str:
     image = spec.rollout.base_image
     where = f"in a container on {image}" if spec.target.in_image else "as a supervised process"
     return (
-        f"start {spec.engine} {where}, pass the gate (health, one completion), "
+        f"start {spec.engine} {where}{_given(spec)}, pass the gate (health, one completion), "
         f"then switch {address} to it and drain the previous release "
         f"for at most {spec.rollout.drain_s:.0f} s"
     )
+
+
+def _given(spec: DeploySpec) -> str:
+    """The names of what the spec hands to the engine."""
+    names = [*(f"--{name}" for name in spec.engine_args), *spec.engine_env]
+    return f" with {', '.join(names)}" if names else ""
 
 
 def refusal(spec: DeploySpec) -> SpecError | None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pydantic import Field
 
+from tasks.core.engine_options import EngineArgs, EngineEnv
 from tasks.core.frozen import Frozen
 from tasks.core.gpus import HostGpu
 from tasks.core.serving import ChatTemplate
@@ -30,6 +31,8 @@ class TuningRequest(Frozen):
     objectives: Objectives = Objectives()
     hardware: Hardware = Hardware()
     serving: Serving = Serving()
+    engine_args: EngineArgs = Field({}, description="More arguments for the engine's command line.")
+    engine_env: EngineEnv = Field({}, description="More environment variables for the engine.")
     start_timeout_s: float = Field(
         Gate().start_timeout_s, gt=0, description="Longest start of the engine, s."
     )
@@ -48,6 +51,8 @@ class TuningRequest(Frozen):
             objectives=spec.objectives,
             hardware=spec.hardware,
             serving=spec.serving,
+            engine_args=spec.engine_args,
+            engine_env=spec.engine_env,
             start_timeout_s=spec.rollout.gate.start_timeout_s,
         )
 

@@ -12,6 +12,7 @@ from tasks.core.load import longest_output, prompt_for
 from tasks.core.model_shape import check_convertible
 from tasks.core.serving import FITTED, ServingConfig
 from tasks.core.spec import CandidateFormat, LoadGenerator, Tuning
+from tasks.engines.arguments import check_arguments
 from tasks.engines.card import EngineCard
 from tasks.engines.catalogue import get_engine
 from tasks.engines.weights import check_formats, check_gguf, check_not_as_is, why_not_here
@@ -32,6 +33,7 @@ def check_request(request: TuningRequest, source: Source) -> None:
     """What can be known to be wrong before anything is measured. Raises `SpecError` or `ModelError`."""
     tuning, shape = request.tuning, source.shape
     check_formats(request.engine, tuning.candidates)
+    check_arguments(request.engine, request.engine_args)
     if source.stored_as is not None:
         check_gguf(request.engine, tuning.candidates, source.stored_as, "the model")
         check_tunable_gguf(tuning, shape.max_context)
@@ -101,6 +103,8 @@ def serving_config(request: TuningRequest, facts: TuningFacts) -> ServingConfig:
         memory_fraction=max(0.01, round(fraction - _HELD_BEYOND, 4)) if count else fraction,
         kv_bytes_per_token=facts.source.shape.kv_bytes_per_token,
         chat=facts.chat,
+        engine_args=request.engine_args,
+        engine_env=request.engine_env,
     )
 
 
@@ -223,6 +227,8 @@ def _common_inputs(request: TuningRequest, config: ServingConfig) -> dict[str, A
         "environment_digest": request.environment_digest,
         "model_digest": request.model_digest,
         **config.model_dump(mode="json", include={"threads", "gpu_layers", "gpus", "memory_fraction"}),
+        # Only those that are given: records of before there were any still count.
+        **{name: given for name in ("engine_args", "engine_env") if (given := getattr(request, name))},
     }
 
 

@@ -151,6 +151,23 @@ def with_own_script(release: Release) -> Release:
     return release.model_copy(update={"launch": release.launch.model_copy(update={"argv": argv})})
 
 
+def with_own_options(release: Release, **options: Any) -> Release:
+    """Its engine gets these, by a command as a deploy would write it, in an environment that Slipway built."""
+    settings = asked_by_api.Settings.load()
+    config = release.config.model_copy(update=options)
+    engine, python = get_engine(release.engine), settings.environments / "e" / "bin" / "python"
+    worker = next(word for word in release.launch.argv if word.endswith(".py"))
+    command = engine.command(str(python), worker, str(release.launch.model_file), config)
+    return release.model_copy(
+        update={
+            "config": config,
+            "environment_path": python.parent.parent,
+            "lock_path": settings.locks / "e.txt",
+            "launch": release.launch.model_copy(update={"argv": command.argv, "env": dict(command.env)}),
+        }
+    )
+
+
 def tuning_of(python: Path) -> TuningRequest:
     return TuningRequest(
         name="tiny",
@@ -194,6 +211,22 @@ ATTACKS: dict[str, tuple[Callable[[Path], Any], str]] = {
     "a deploy with a file to show": (
         lambda _: deploy_model(spec_of(serving={"chat_template": "/etc/passwd"})),
         "serving.chat_template",
+    ),
+    "a deploy with an argument that loads code": (
+        lambda _: deploy_model(spec_of(engine="vllm", engine_args={"middleware": ["os.system"]})),
+        "engine_args",
+    ),
+    "a deploy with a variable that loads code": (
+        lambda _: deploy_model(spec_of(engine_env={"VLLM_PLUGINS": "evil"})),
+        "engine_env",
+    ),
+    "a tuning with a variable that loads code": (
+        lambda _: tune_serving(
+            tuning_of(asked_by_api.Settings.load().environments / "e" / "bin" / "python").model_copy(
+                update={"engine_env": {"VLLM_PLUGINS": "evil"}}
+            )
+        ),
+        "request.engine_env",
     ),
     "a quantization": (
         lambda python: quantize_model(
@@ -240,6 +273,10 @@ ATTACKS: dict[str, tuple[Callable[[Path], Any], str]] = {
         lambda python: roll_out(with_own_script(release_of(python))),
         "the release's command is not the one",
     ),
+    "a release with variables of the spec's own": (
+        lambda python: roll_out(with_own_options(release_of(python), engine_env={"VLLM_PLUGINS": "evil"})),
+        "release.config.engine_env",
+    ),
     "a release with variables of its own": (
         lambda python: roll_out(release_of(python, env={"LD_PRELOAD": "/tmp/x.so"})),
         "the release's command is not the one",
@@ -267,6 +304,34 @@ def test_a_release_as_a_deploy_makes_it_is_not_refused_for_its_command(
     slipway_home: Path, strange: Path
 ) -> None:
     check_launch(release_of(strange), asked_by_api.Settings.load().home / SCRIPTS)
+
+
+UNFIT: dict[str, dict[str, Any]] = {
+    r"engine_args\.host: Slipway sets --host": {"engine_args": {"host": "0.0.0.0"}},
+    r"engine_env: LD_PRELOAD is set by Slipway": {"engine_env": {"LD_PRELOAD": "/x.so"}},
+}
+
+
+@pytest.mark.parametrize("said", list(UNFIT))
+def test_a_release_has_no_arguments_that_a_spec_may_not_have(
+    said: str, slipway_home: Path, strange: Path
+) -> None:
+    release = with_own_options(release_of(strange), **UNFIT[said])
+    with pytest.raises(SlipwayError, match=said):
+        check_launch(release, asked_by_api.Settings.load().home / SCRIPTS)
+
+
+def test_listed_variables_and_arguments_may_be_given(asked: None, slipway_home: Path) -> None:
+    spec = spec_of(engine="vllm", engine_args={"seed": 1, "max_logprobs": 5}, engine_env={"A": "1"})
+    slipway_home.mkdir()
+    file = slipway_home / asked_by_api.FILE
+    file.write_text('arguments = ["seed", "max-logprobs"]\nvariables = ["A"]\n')
+    asked_by_api.check_programs(asked_by_api.programs_of_spec(spec))
+    file.write_text('arguments = ["seed"]\nvariables = ["A"]\n')
+    with pytest.raises(
+        WrongUseError, match="engine_args is max-logprobs, which a run requested through the API"
+    ):
+        asked_by_api.check_programs(asked_by_api.programs_of_spec(spec))
 
 
 def _run_what_says_nothing(python: Path) -> None:

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from tasks.core.serving import Loader, ServingConfig
+from tasks.core.spec import parse_spec
+from tasks.engines.arguments import check_arguments
 from tasks.engines.base import Engine
 from tasks.engines.catalogue import deployable_engines
 
@@ -28,12 +30,44 @@ CONFIG = ServingConfig(
 )
 ON_PROCESSOR = ServingConfig(served_name="chat", batch=8, context=4096, threads=2, kv_bytes_per_token=4096)
 
+OWN = {
+    "llama.cpp": {
+        "engine_args": {"cache-type-k": "q8_0", "no_warmup": True, "temp": 0.5, "kv-unified": False},
+        "engine_env": {"GGML_CUDA_FORCE_MMQ": "1"},
+    },
+    "transformers": {
+        "engine_args": {"attn-implementation": "sdpa", "enable_cors": True},
+        "engine_env": {"TOKENIZERS_PARALLELISM": "false"},
+    },
+    "vllm": {
+        "engine_args": {
+            "allowed-local-media-path": "/media",
+            "cudagraph_capture_sizes": [1, 2, 4],
+            "enable-prefix-caching": True,
+            "max_logprobs": 5,
+            "middleware": ["one.App", "two.App"],
+            "speculative-config": '{"method": "ngram", "num_speculative_tokens": 3}',
+        },
+        "engine_env": {"OMP_WAIT_POLICY": "active", "VLLM_LOGGING_LEVEL": "DEBUG"},
+    },
+}
+"""What a spec may add."""
+
 
 def pages() -> dict[str, str]:
     """All golden files, by name."""
     found = {}
     for engine in deployable_engines():
-        commands = {"on_gpus": _command(engine, CONFIG), "on_the_processor": _command(engine, ON_PROCESSOR)}
+        spec = parse_spec(
+            {"name": "chat", "model": "file:/m", "engine": engine.kind.value, **OWN[engine.kind]}
+        )
+        check_arguments(engine.kind, spec.engine_args)
+        own = {"engine_args": spec.engine_args, "engine_env": spec.engine_env}
+        commands = {
+            "on_gpus": _command(engine, CONFIG),
+            "on_the_processor": _command(engine, ON_PROCESSOR),
+            "with_arguments_of_the_spec": _command(engine, ON_PROCESSOR.model_copy(update=own)),
+        }
         found[f"{engine.kind}.json"] = json.dumps(commands, indent=1) + "\n"
     return found
 

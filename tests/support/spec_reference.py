@@ -56,6 +56,8 @@ def _kind(annotation: Any) -> str:
         return " or ".join(filter(None, (_kind(part) for part in get_args(annotation))))
     if get_origin(annotation) is Literal:
         return ", ".join(f"`{value}`" for value in get_args(annotation))
+    if get_origin(annotation) is dict:
+        return "mapping"
     if get_origin(annotation) is tuple:
         return f"list of {_kind(get_args(annotation)[0])}"
     if annotation is EngineKind:
@@ -74,7 +76,7 @@ def _kind(annotation: Any) -> str:
 def _default(field: FieldInfo) -> str:
     if field.default is PydanticUndefined:
         return "required"
-    if field.default is None or field.default == ():
+    if field.default is None or field.default in ((), {}):
         return ""
     if isinstance(field.default, tuple):
         return f"`[{', '.join(str(value) for value in field.default)}]`"

@@ -2,6 +2,8 @@
 
 Ends with 0 after SIGTERM once no request is in flight, with 1 when it cannot start.
 llama.cpp cuts requests on SIGTERM, so this process drains first: it must be out of the traffic before.
+
+The library reads no command line, so `OPTIONS` says which of its parameters each of llama.cpp's own options sets.
 """
 
 import argparse
@@ -13,7 +15,9 @@ import sys
 import threading
 import time
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import xllamacpp
 
@@ -22,6 +26,99 @@ POLL_S = 0.05
 HTTP_THREADS = 256
 SAYS_WHAT_IT_FITTED = 4
 """llama.cpp's verbosity at which its log tells of the fit and of the layers on GPUs; 3 is its own."""
+
+
+class Option(NamedTuple):
+    """An option of llama.cpp's server: the parameter that it sets, and how its value is read. Without `read` it is a
+    flag, which sets `value`, or what that returns."""
+
+    field: str
+    read: Callable[[str], Any] | None = None
+    value: Any = True
+
+
+def one_of(enum: str, prefix: str, names: str) -> Callable[[str], Any]:
+    """A member of an enumeration: `names` are llama.cpp's own, where they differ with the member's after `=`."""
+    known = {word.partition("=")[0]: word.rpartition("=")[2] for word in names.split()}
+
+    def read(text: str) -> Any:
+        if text not in known:
+            raise argparse.ArgumentTypeError(f"{text!r} is not one of {', '.join(known)}")
+        return getattr(getattr(xllamacpp, enum), f"{prefix}{known[text].upper()}")
+
+    return read
+
+
+def shares(text: str) -> list[float]:
+    """Numbers with commas between them, one for each GPU, for all the places that the library has."""
+    given = [float(part) for part in text.split(",")]
+    places = len(xllamacpp.CommonParams().tensor_split)
+    if len(given) > places:
+        raise argparse.ArgumentTypeError(f"at most {places} numbers")
+    return [*given, *[0.0] * (places - len(given))]
+
+
+KV_TYPE = one_of("ggml_type", "GGML_TYPE_", "f32 f16 bf16 q8_0 q4_0 q4_1 iq4_nl q5_0 q5_1")
+ATTENTION = one_of("llama_flash_attn_type", "LLAMA_FLASH_ATTN_TYPE_", "on=enabled off=disabled auto")
+NUMA = one_of("ggml_numa_strategy", "GGML_NUMA_STRATEGY_", "distribute isolate numactl")
+ROPE = one_of("llama_rope_scaling_type", "LLAMA_ROPE_SCALING_TYPE_", "none linear yarn")
+SPLIT = one_of("llama_split_mode", "LLAMA_SPLIT_MODE_", "none layer row tensor")
+OPTIONS = {
+    "cache-idle-slots": Option("cache_idle_slots"),
+    "cache-ram": Option("cache_ram_mib", int),
+    "cache-reuse": Option("n_cache_reuse", int),
+    "cache-type-k": Option("cache_type_k", KV_TYPE),
+    "cache-type-v": Option("cache_type_v", KV_TYPE),
+    "check-tensors": Option("check_tensors"),
+    "context-shift": Option("ctx_shift"),
+    "ctx-checkpoints": Option("n_ctx_checkpoints", int),
+    "flash-attn": Option("flash_attn_type", ATTENTION),
+    "frequency-penalty": Option("sampling.penalty_freq", float),
+    "keep": Option("n_keep", int),
+    "kv-unified": Option("kv_unified"),
+    "log-verbosity": Option("verbosity", int),
+    "main-gpu": Option("main_gpu", int),
+    "min-p": Option("sampling.min_p", float),
+    "mlock": Option("load_mode", value=lambda: xllamacpp.llama_load_mode.LLAMA_LOAD_MODE_MMAP_MLOCK),
+    "no-cache-prompt": Option("cache_prompt", value=False),
+    "no-host": Option("no_host"),
+    "no-kv-offload": Option("no_kv_offload"),
+    "no-mmap": Option("load_mode", value=lambda: xllamacpp.llama_load_mode.LLAMA_LOAD_MODE_NONE),
+    "no-op-offload": Option("no_op_offload"),
+    "no-repack": Option("no_extra_bufts"),
+    "no-slots": Option("endpoint_slots", value=False),
+    "no-warmup": Option("warmup", value=False),
+    "numa": Option("numa", NUMA),
+    "override-tensor": Option("tensor_buft_overrides", str),
+    "poll": Option("cpuparams.poll", int),
+    "predict": Option("n_predict", int),
+    "presence-penalty": Option("sampling.penalty_present", float),
+    "props": Option("endpoint_props"),
+    "repeat-last-n": Option("sampling.penalty_last_n", int),
+    "repeat-penalty": Option("sampling.penalty_repeat", float),
+    "rope-freq-base": Option("rope_freq_base", float),
+    "rope-freq-scale": Option("rope_freq_scale", float),
+    "rope-scaling": Option("rope_scaling_type", ROPE),
+    "samplers": Option("sampling.samplers", str),
+    "seed": Option("sampling.seed", int),
+    "slot-prompt-similarity": Option("slot_prompt_similarity", float),
+    "special": Option("special"),
+    "split-mode": Option("split_mode", SPLIT),
+    "swa-full": Option("swa_full"),
+    "temp": Option("sampling.temp", float),
+    "tensor-split": Option("tensor_split", shares),
+    "threads-batch": Option("cpuparams_batch.n_threads", int),
+    "top-k": Option("sampling.top_k", int),
+    "top-p": Option("sampling.top_p", float),
+    "typical": Option("sampling.typ_p", float),
+    "yarn-attn-factor": Option("yarn_attn_factor", float),
+    "yarn-beta-fast": Option("yarn_beta_fast", float),
+    "yarn-beta-slow": Option("yarn_beta_slow", float),
+    "yarn-ext-factor": Option("yarn_ext_factor", float),
+    "yarn-orig-ctx": Option("yarn_orig_ctx", int),
+}
+OTHER_WAYS_TO_LOAD = ("mlock", "no-mmap")
+"""They set one parameter, so only one of them can be given."""
 
 
 def main() -> int:
@@ -43,7 +140,7 @@ def main() -> int:
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(allow_abbrev=False)
     parser.add_argument("--model", required=True)
     parser.add_argument("--alias", required=True)
     parser.add_argument("--host", required=True)
@@ -58,14 +155,50 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--batch-tokens", type=int, help="of a step, over all slots")
     parser.add_argument("--micro-batch-tokens", type=int, help="computed at once")
     parser.add_argument("--chat-template", type=Path, help="file that replaces the model's own")
+    known = known_options()
+    # Without members, a group breaks the help.
+    loading = parser.add_mutually_exclusive_group() if "mlock" in known else parser
+    for name, option in known.items():
+        place = loading if name in OTHER_WAYS_TO_LOAD else parser
+        if option.read is None:
+            place.add_argument(f"--{name}", dest=name, action="store_const", const=option.value)
+        else:
+            place.add_argument(f"--{name}", dest=name, type=option.read, metavar="VALUE")
     return parser.parse_args()
+
+
+def set_options(params: "xllamacpp.CommonParams", arguments: argparse.Namespace) -> None:
+    """Set the parameters of the options that were given."""
+    for name, option in known_options().items():
+        value = getattr(arguments, name)
+        if value is not None:
+            place, field = place_of(params, option)
+            setattr(place, field, value() if callable(value) else value)
+
+
+def known_options() -> dict[str, Option]:
+    """The options whose parameters this release of the library has."""
+    params = xllamacpp.CommonParams()
+    return {name: option for name, option in OPTIONS.items() if hasattr(*place_of(params, option))}
+
+
+def place_of(params: "xllamacpp.CommonParams", option: Option) -> tuple[Any, str]:
+    """The object that has the option's parameter, and its name there."""
+    *parents, field = option.field.split(".")
+    place: Any = params
+    for parent in parents:
+        place = getattr(place, parent)
+    return place, field
 
 
 def parameters(arguments: argparse.Namespace) -> "xllamacpp.CommonParams":
     params = xllamacpp.CommonParams()
     params.model.path = first_part(Path(arguments.model))
     params.model_alias = {arguments.alias}
-    params.hostnames = [arguments.host]
+    if hasattr(params, "hostnames"):
+        params.hostnames = [arguments.host]
+    else:  # releases before 2026.10
+        params.hostname = arguments.host
     params.port = arguments.port
     params.n_parallel = arguments.slots
     params.n_ctx = arguments.context
@@ -78,13 +211,14 @@ def parameters(arguments: argparse.Namespace) -> "xllamacpp.CommonParams":
     params.endpoint_metrics = True
     params.cache_ram_mib = 0
     params.fit_params = arguments.gpu_layers < 0
-    if params.fit_params:
-        params.fit_params_target = kept_free(arguments.memory_fraction, params.fit_params_target)
-        params.verbosity = SAYS_WHAT_IT_FITTED
     if arguments.chat_template:
         params.chat_template = arguments.chat_template.read_text()
     params.ui = False
     params.warmup = True
+    set_options(params, arguments)
+    if params.fit_params:
+        params.fit_params_target = kept_free(arguments.memory_fraction, params.fit_params_target)
+        params.verbosity = max(params.verbosity, SAYS_WHAT_IT_FITTED)
     return params
 
 

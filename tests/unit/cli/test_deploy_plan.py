@@ -14,7 +14,7 @@ from small_gguf import write_gguf
 from blocks.storage.record_store import open_record_store
 from deployments.cli.changes import DECIDED_BY, _flat, standings
 from deployments.cli.deploy import _describe_model, deploy
-from tasks.core.errors import ModelError
+from tasks.core.errors import ModelError, SpecError
 from tasks.core.files import write_atomically
 from tasks.core.records import new_record
 from tasks.core.release import ServiceFolder, ServiceState
@@ -97,6 +97,26 @@ def test_people_see_a_table(random_model: Path, slipway_home: Path, tmp_path: Pa
     assert shown.exit_code == 0
     assert "Plan for tiny" in shown.output
     assert "Nothing was done" in shown.output
+
+
+def test_the_plan_says_what_the_spec_adds_to_the_engine() -> None:
+    given = {"engine_args": {"seed": 1}, "engine_env": {"A": "1"}, "engine_version": "2026.9.11063"}
+    plan = {
+        step.stage: step.does for step in plan_of(parse_spec({"name": "x", "model": "file:/m", **given}), "")
+    }
+    assert plan[StageName.ROLLOUT].startswith("start llama.cpp as a supervised process with --seed, A, pass")
+    assert "lock xllamacpp==2026.9.11063, " in plan[StageName.ENVIRONMENT]
+
+
+@pytest.mark.parametrize("more", [(), ("--dry-run",)])
+def test_what_slipway_sets_is_refused_before_anything_is_planned(
+    tmp_path: Path, more: tuple[str, ...]
+) -> None:
+    spec = tmp_path / "spec.yaml"
+    spec.write_text("name: tiny\nmodel: s3://bucket/model\nengine: vllm\nengine_args: {tp: 2}\n")
+    answer = CliRunner().invoke(deploy, [str(spec), *more])
+    assert isinstance(answer.exception, SpecError)
+    assert answer.exception.what == "engine_args.tp: Slipway sets --tp of vLLM itself"
 
 
 def test_a_missing_model_is_named_before_anything_runs(tmp_path: Path) -> None:
@@ -183,6 +203,17 @@ def test_the_plan_of_what_serves_names_the_records_that_stand_in(served: DeployS
         ({"tuning": {"max_batch": 3}}, "batching rollout", "changed: tuning.max_batch: 16 -> 3"),
         ({"tuning": {"candidates": ["q8_0"]}}, "quantization batching rollout", "-> q8_0"),
         ({"rollout": {"port": 8123}}, "rollout", "changed: rollout.port: "),
+        (
+            {"engine_args": {"cache_type_k": "q8_0"}},
+            "quantization batching rollout",
+            "changed: engine_args.cache-type-k: nothing -> q8_0",
+        ),
+        ({"engine_env": {"A": "1"}}, "quantization batching rollout", "engine_env.A: nothing -> 1"),
+        (
+            {"engine_version": "2026.9.11063"},
+            "environment compatibility quantization batching rollout",
+            "engine_version: nothing -> 2026.9.11063",
+        ),
         ({"model": "s3://a/b"}, "compatibility staging quantization batching rollout", "-> s3://a/b"),
         (
             {"environment": {"python": "3.12"}},
@@ -225,7 +256,8 @@ def test_where_nothing_serves_all_runs(slipway_home: Path) -> None:
 
 
 def test_every_key_of_the_spec_that_a_stage_rests_on_exists() -> None:
-    keys = set(_flat(DeploySpec.model_validate({"name": "a", "model": "file:/m"}).model_dump(mode="json")))
+    given = {"name": "a", "model": "file:/m", "engine_args": {"seed": 1}, "engine_env": {"A": "1"}}
+    keys = set(_flat(DeploySpec.model_validate(given).model_dump(mode="json")))
     for stage, names in DECIDED_BY.items():
         for name in names:
             assert any(not name or key == name or key.startswith(f"{name}.") for key in keys), (stage, name)

@@ -61,6 +61,15 @@ LATE = {
     ),
     "hardware: no such GPU": (["hardware.gpus=64"], "hardware.gpus is 64, but only "),
     "tuning: a format of another engine": (["tuning.candidates=[fp8]"], "llama.cpp does not load fp8"),
+    "engine_args: Slipway's own": (
+        ["engine_args={ctx_size: 5}"],
+        "engine_args.ctx-size: Slipway sets --ctx-size of llama.cpp itself\n  fix: set tuning.context instead",
+    ),
+    "engine_args: unknown": (["engine_args={temperature: 1}"], "engine_args.temperature: llama.cpp has no"),
+    "engine_env: this host's": (
+        ["engine_env={PATH: /x}"],
+        "spec.yaml: engine_env: PATH is set by Slipway or",
+    ),
     "environment: no requirement": (
         ["environment.requirements=[numpy, a b]"],
         "environment.requirements, line 2: 'a b' is not a requirement",

@@ -48,6 +48,8 @@ EARLIER: tuple[tuple[str, Any], ...] = (
     ),
     ("checks.sample_period_s", 0.001),
     ("objectives.ttft_ms", 1e9),
+    ("engine_args", {"-seed": [1, 2]}),
+    ("engine_env", {"LD_PRELOAD": "/x.so"}),
 )
 
 
@@ -91,6 +93,26 @@ def test_a_release_keeps_its_id_when_the_spec_loses_or_gains_a_key(document: dic
     assert Release.model_validate_json(release.document()) == release
     changed = release.model_copy(update={"image": "sha256:i"})
     assert changed.id == name_of(json.loads(changed.document())) != release.id
+
+
+def test_a_release_of_before_engines_took_arguments_serves_without(document: dict[str, Any]) -> None:
+    own = Release.model_validate_json(json.dumps(document))
+    for key in ("engine_version", "engine_args", "engine_env"):
+        document["config"].pop(key, None)
+        del document["spec"][key]
+    release = Release.model_validate_json(json.dumps(document))
+    assert (release.spec, release.config, release.launch) == (own.spec, own.config, own.launch)
+    assert release.config.engine_args == release.config.engine_env == {}
+    assert json.loads(release.document()) == document
+    assert release.id == name_of(document)
+
+
+def test_arguments_are_part_of_what_a_release_is(document: dict[str, Any]) -> None:
+    own = Release.model_validate_json(json.dumps(document))
+    for changes in ({"engine_args": {"seed": 1}}, {"engine_env": {"A": "1"}}):
+        changed = own.model_copy(update={"config": own.config.model_copy(update=changes)})
+        assert changed.id != own.id
+        assert Release.model_validate_json(changed.document()) == changed
 
 
 DAMAGED: tuple[dict[str, Any], ...] = (

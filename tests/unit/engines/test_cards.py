@@ -122,6 +122,14 @@ def test_quantized_weights_by_compute_capability() -> None:
     assert read_card(EngineKind.TRANSFORMERS).serves_on(["6.1"])
 
 
+def test_another_release_takes_along_what_follows_it() -> None:
+    vllm = read_card(EngineKind("vllm"))
+    assert vllm.requirements_of("0.20.1") == ("vllm==0.20.1", "torch")
+    assert vllm.requirements_of("0.32") == vllm.requirements_of(None) == vllm.requirements
+    transformers = read_card(EngineKind.TRANSFORMERS).requirements_of("5.0.0")
+    assert transformers == ("transformers[serving]==5.0.0", "torch==2.13.0", "compressed-tensors==0.20.0")
+
+
 def test_a_damaged_catalogue_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(card_module, "CARDS", tmp_path)
     read_card.cache_clear()

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from inline_snapshot import snapshot
 
 from tasks.core.errors import SpecError, WrongUseError
-from tasks.core.spec import EngineKind, Environment
+from tasks.core.spec import DeploySpec, EngineKind, Environment
 from tasks.engines.catalogue import get_engine
 from tasks.environment import locks, plan
 from tasks.environment.models import EnvironmentRequest, LockRequest
@@ -41,7 +41,9 @@ def request_for(*requirements: str, **changes: Any) -> LockRequest:
 
 def test_the_engine_and_the_spec_are_locked_together() -> None:
     environment = Environment(requirements=("tqdm>4",), exclude_newer="2026-10-20")
-    request = EnvironmentRequest.of(EngineKind.LLAMA_CPP, environment)
+    request = EnvironmentRequest.of(
+        DeploySpec(name="x", model="file:/m", engine=EngineKind.LLAMA_CPP, environment=environment)
+    )
     asked = plan.lock_request(get_engine(request.engine), request, ThisMachine())
     assert asked == snapshot(
         LockRequest(
@@ -51,6 +53,18 @@ def test_the_engine_and_the_spec_are_locked_together() -> None:
             exclude_newer="2026-10-20",
         )
     )
+
+
+def test_another_release_of_the_engine_is_another_lock() -> None:
+    def asked(version: str | None) -> LockRequest:
+        request = EnvironmentRequest(engine=EngineKind.LLAMA_CPP, engine_version=version)
+        return plan.lock_request(get_engine(request.engine), request, ThisMachine())
+
+    assert asked("2026.9.11063").requirements == ("gguf==0.19.0", "numpy<3,>=2", "xllamacpp==2026.9.11063")
+    assert asked("2026.9.11063").digest != asked(None).digest
+    assert asked("2026.10.11549").digest == asked(None).digest, "the pin itself is no other release"
+    own = plan.own_requirements(get_engine(EngineKind.LLAMA_CPP), "2026.9.11063")
+    assert "xllamacpp==2026.9.11063" in own
 
 
 def test_what_the_machine_lacks_is_locked_too() -> None:

@@ -106,6 +106,25 @@ def test_the_matrix_holds_the_best_measured_of_each_cell() -> None:
     )
 
 
+def test_what_the_spec_gave_the_engine_is_in_the_matrix() -> None:
+    record = batching(1200)
+    own = {"engine_args": {"cache-type-k": "q8_0", "list": [1, 2], "mlock": True}, "engine_env": {"A": "1"}}
+    given = make(
+        StageName.BATCHING,
+        "chosen",
+        record.evidence["result"],
+        inputs={**record.evidence["inputs"], **own},
+    )
+    (cell,) = plan.matrix([given])
+    assert cell.engine_args == {"cache-type-k": "q8_0", "list": (1, 2), "mlock": True}
+    assert cell.engine_env == own["engine_env"]
+    batch = report.cell_row(cell)[report.MATRIX_COLUMNS.index("batch")]
+    assert batch == "8, --cache-type-k=q8_0, --list=1,2, --mlock, A=1"
+    (without,) = plan.matrix([record])
+    assert without.engine_args == without.engine_env == {}
+    assert report.cell_row(without)[report.MATRIX_COLUMNS.index("batch")] == "8"
+
+
 def placed(throughput: float, engine: str, given: int, **config: Any) -> Record:
     """A search on a host with GPUs, of which the engine had `given`."""
     inputs = {"engine": engine, "model_digest": MODEL, "format": "f16", "context": 512}

@@ -71,6 +71,33 @@ def request(engine: EngineKind, gpus: int, **more: Any) -> TuningRequest:
     )
 
 
+def test_arguments_of_the_spec_are_measured_with_and_kept_with_the_measurements() -> None:
+    def inputs(**own: Any) -> dict[str, Any]:
+        asked, host = request(LLAMA_CPP, 0, **own), facts()
+        batching = plan.batching_request(asked, host, CANDIDATE)
+        config = plan.serving_config(asked, host)
+        assert (config.engine_args, config.engine_env) == (asked.engine_args, asked.engine_env)
+        assert batching.config == config
+        quantization = plan.quantization_request(asked, host, {}, text=None, task_items=(), calibration=None)
+        found = plan.batching_inputs(asked, CANDIDATE, batching)
+        for key in ("engine_args", "engine_env"):
+            assert found.get(key) == plan.quantization_inputs(asked, config, quantization).get(key)
+        return found
+
+    without = inputs()
+    assert not {"engine_args", "engine_env"} & set(without), "records of before there were any still count"
+    own = {"engine_args": {"seed": 1}, "engine_env": {"A": "1"}}
+    assert inputs(**own) == {**without, **own}
+
+
+def test_tuning_refuses_what_slipway_sets() -> None:
+    with pytest.raises(SpecError, match=r"engine_args\.threads: Slipway sets --threads of llama\.cpp itself"):
+        plan.check_request(
+            request(LLAMA_CPP, 0, engine_args={"threads": 9}, tuning=Tuning(candidates=("f16",))),
+            facts().source,
+        )
+
+
 @dataclass(frozen=True)
 class Case:
     """How an engine is to serve on these GPUs, and how much memory may be used (GB), with the reason."""
