@@ -35,6 +35,7 @@ from flows.tune_serving import tune_serving
 from flows.verify_compatibility import verify_compatibility
 from tasks.batching.models import BatchingResult
 from tasks.compatibility.models import CompatibilityRequest
+from tasks.core.asking import ask
 from tasks.core.cancellation import begin
 from tasks.core.concurrency import run_concurrently
 from tasks.core.errors import EngineError, SlipwayError, StageCancelledError
@@ -45,7 +46,7 @@ from tasks.core.pins import pinned_versions
 from tasks.core.progress import say
 from tasks.core.release import Release, ServiceFolder
 from tasks.core.result import StageResult
-from tasks.core.serving import Loader
+from tasks.core.serving import Loader, ServingConfig
 from tasks.core.settings import Settings
 from tasks.core.sources import ResolvedModel
 from tasks.core.spec import DeploySpec
@@ -158,11 +159,13 @@ class _Lifecycle:
         health = check_health(self.spec.name)
         assert health is not None  # a check of one named service has an outcome
         self._keep(health)
+        config = ServiceFolder(self.settings.services, self.spec.name).serving()[1].config
         return self._result(
             LifecycleVerdict.REFUSED if health.says_no else LifecycleVerdict.SERVING,
             endpoint=endpoint,
             release=rollout.result.release,
-            completion=None if health.says_no else self._completion(endpoint),
+            completion=None if health.says_no else self._answer(endpoint, config),
+            chat=config.chat is not None,
         )
 
     def _roll_out(self) -> Outcome[RolloutResult] | None:
@@ -214,11 +217,11 @@ class _Lifecycle:
             self._keep(verdict)
         return blocked
 
-    def _completion(self, endpoint: str) -> str:
-        """A completion from the public address, as a user of the service gets it now."""
+    def _answer(self, endpoint: str, config: ServingConfig) -> str:
+        """An answer from the public address, as a user of the service gets it now."""
         gate = self.spec.rollout.gate
         with EngineApi(endpoint) as api:
-            return api.complete(self.spec.name, gate.prompt, gate.max_tokens).text
+            return ask(api, config, gate.prompt, gate.max_tokens).text
 
     def _prepare(self, model_in_use: ExitStack) -> tuple[EnvironmentResult, StagingResult] | None:
         """Environment, compatibility and staging at the same time; None when one of them says no.

@@ -9,7 +9,7 @@ from blocks.host.prefetch import Prefetcher
 from blocks.prefect.artifacts import flow_recorder
 from blocks.prefect.asked_by_api import check_programs, is_asked_by_api
 from blocks.prefect.flows import flow, step
-from blocks.services.kept_code import SCRIPTS
+from blocks.services.kept_code import SCRIPTS, TEMPLATES
 from blocks.services.rollouts import run_rollout
 from blocks.services.targets import open_target, prepare
 from tasks.core.allowed import Kind, Program, programs_of_rollout
@@ -67,3 +67,6 @@ def _check_programs(release: Release) -> None:
     config = release.config
     own += programs_of_arguments(release.engine, config.engine_args, config.engine_env, "release.config.")
     check_programs([*own, *programs_of_rollout(release.spec.rollout, release.target, "release.spec.rollout")])
+    if file := release.config.template_file:
+        kept = Program(key="release.config.chat.file", kind=Kind.FOLDER, value=file)
+        check_programs([kept], own=(TEMPLATES,))

@@ -20,17 +20,20 @@ from blocks.prefect.artifacts import flow_recorder
 from blocks.prefect.asked_by_api import check_programs, python_in
 from blocks.prefect.flows import flow, show_state, step
 from blocks.prefect.progress import show_steps
+from blocks.services.kept_code import keep_template
 from blocks.storage.record_store import open_record_store
 from tasks.batching import guidellm
 from tasks.batching import report as batching_report
 from tasks.batching.apply import find_batch
-from tasks.batching.models import BatchingResult
+from tasks.batching.models import BatchingRequest, BatchingResult
 from tasks.batching.priors import find_prior
+from tasks.core.allowed import programs_of_serving
+from tasks.core.chat_tokens import chat_template_in
 from tasks.core.files import file_lock
 from tasks.core.frozen import Frozen
 from tasks.core.model_shape import read_model_config
 from tasks.core.progress import say
-from tasks.core.serving import ServingConfig
+from tasks.core.serving import ChatTemplate, ServingConfig
 from tasks.core.settings import Settings
 from tasks.core.stage import Outcome, run_stage
 from tasks.core.verdicts import StageName
@@ -68,7 +71,8 @@ def tune_serving(request: TuningRequest) -> TuningOutcome:
         request: The staged model, the engine's environment, and the spec's sections on tuning.
     """
     own = programs_of_arguments(request.engine, request.engine_args, request.engine_env, "request.")
-    check_programs([python_in(request.python_path, "request.python_path"), *own])
+    python = python_in(request.python_path, "request.python_path")
+    check_programs([python, *own, *programs_of_serving(request.serving, "request.serving")])
     check_tunable(request.engine)
     with in_use_by_path(request.model_dir, Settings.load()):
         facts = read_facts(request)
@@ -97,7 +101,20 @@ def read_facts(request: TuningRequest) -> TuningFacts:
         gpus=gpus_in_use(request.hardware.gpus),
         host_bytes=memory_bytes(),
         cpus=len(os.sched_getaffinity(0)),
+        chat=_chat_of(request),
     )
+
+
+def _chat_of(request: TuningRequest) -> ChatTemplate | None:
+    """The template that the engine serves, in a copy that stays if it is the user's own file."""
+    given = request.serving.chat_template
+    if given is None and gguf_in(request.model_dir):
+        return None  # its template is inside, where it is not read
+    template = chat_template_in(request.model_dir, given)
+    if template is None:
+        return None
+    file = keep_template(Settings.load().home, template.text) if given else None
+    return ChatTemplate(digest=template.digest, file=file)
 
 
 def quantized(request: TuningRequest, facts: TuningFacts) -> Outcome[QuantizationResult]:
@@ -148,7 +165,7 @@ def _batch(request: TuningRequest, facts: TuningFacts, candidate: Candidate) -> 
     load = ForeignLoad()
 
     def work() -> BatchingResult:
-        bench = _with_generator(_bench(request, StageName.BATCHING), request)
+        bench = _with_generator(_bench(request, StageName.BATCHING), request, asked)
         with show_steps(StageName.BATCHING, request.name):
             search = step("find-batch", find_batch)
             return _alone(lambda: search(asked, bench, prior.batch if prior else None), load)
@@ -184,7 +201,7 @@ def _quantizer_python(locked: Locked) -> Path:
     return build_tool(locked, Settings.load())
 
 
-def _with_generator(bench: EngineBench, request: TuningRequest) -> EngineBench:
+def _with_generator(bench: EngineBench, request: TuningRequest, asked: BatchingRequest) -> EngineBench:
     """The bench with the load generator that the spec asks for; its environment is built the first time."""
     if not plan.by_guidellm(request.tuning):
         return bench
@@ -193,8 +210,10 @@ def _with_generator(bench: EngineBench, request: TuningRequest) -> EngineBench:
         guidellm.REQUIREMENTS, Settings.load(), name="guidellm", torch_backend="cpu", install=True
     )
     assert python is not None  # it is installed
+    chat = asked.config.chat is not None
     return replace(
-        bench, load_by=lambda url, model: Guidellm(python, guidellm.Target(url, model, request.model_dir))
+        bench,
+        load_by=lambda url, model: Guidellm(python, guidellm.Target(url, model, request.model_dir, chat)),
     )
 
 
@@ -207,5 +226,5 @@ def _alone(work: Callable[[], R], load: ForeignLoad) -> R:
 def _served_by(result: BatchingResult, config: ServingConfig) -> BatchingResult:
     """A record of another service of the same model, or on another of a kind of hosts, stands in for the work, but
     neither for the name nor for which GPUs of the host it were."""
-    own = config.model_dump(include={"served_name", "gpu_indices"})
+    own = {"served_name": config.served_name, "gpu_indices": config.gpu_indices, "chat": config.chat}
     return result.model_copy(update={"config": result.config.model_copy(update=own)})

@@ -179,7 +179,7 @@ class DockerEngine:
             environment=plan.env,
             labels=plan.labels,
             user=plan.user,
-            mounts=[Mount(plan.model_target, str(plan.model_source), type="bind", read_only=True)],
+            mounts=_mounts(plan),
             ports={f"{plan.port}/tcp": ("127.0.0.1", plan.host_port)},
             read_only=True,
             tmpfs={"/tmp": f"size={plan.tmp_bytes},mode=1777,noexec,nosuid,nodev"},
@@ -243,6 +243,14 @@ class DockerEngine:
         """Remove the container in whatever state it is. Nothing if it is gone."""
         with contextlib.suppress(NotFound), _explained("remove the container"):
             self._client.containers.get(container_id).remove(force=True, v=True)
+
+
+def _mounts(plan: ContainerPlan) -> list[Mount]:
+    """The model, and the chat template that replaces its own."""
+    mounts = [Mount(plan.model_target, str(plan.model_source), type="bind", read_only=True)]
+    if plan.template_source is not None:
+        mounts.append(Mount(plan.template_target, str(plan.template_source), type="bind", read_only=True))
+    return mounts
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +16,7 @@ from tasks.core.errors import EngineError, EngineHungError
 
 @dataclass(frozen=True)
 class Completion:
-    """One answer of `/v1/completions`: its text, tokens and wall time."""
+    """One answer of an engine: its text, tokens and wall time."""
 
     text: str
     prompt_tokens: int
@@ -32,6 +33,12 @@ def is_silent(base_url: str, *, timeout_s: float = 5.0) -> bool:
     except httpx.HTTPError:
         return False
     return False
+
+
+def _said(message: dict[str, Any]) -> str:
+    """What a message says; a model that is still reasoning has not said anything else."""
+    said = [message.get(key) or "" for key in ("content", "reasoning_content", "reasoning")]
+    return next((text for text in said if text), "")
 
 
 class EngineApi:
@@ -57,21 +64,34 @@ class EngineApi:
 
     def complete(self, model: str, prompt: str, max_tokens: int) -> Completion:
         """One real completion. Raises `EngineError` for any other answer than text."""
-        start = time.monotonic()
         body = {"model": model, "prompt": prompt, "max_tokens": max_tokens, "temperature": 0.0}
-        answer = self.post("/v1/completions", body)
+        return self._complete("/v1/completions", body, lambda choice: choice["text"], prompt)
+
+    def chat(self, model: str, message: str, max_tokens: int) -> Completion:
+        """One real answer to a user's message, with what it was reasoned if no more came. Raises as `complete`."""
+        messages = [{"role": "user", "content": message}]
+        body = {"model": model, "messages": messages, "max_tokens": max_tokens, "temperature": 0.0}
+        return self._complete("/v1/chat/completions", body, lambda choice: _said(choice["message"]), message)
+
+    def _complete(
+        self, path: str, body: dict[str, Any], text_of: Callable[[dict[str, Any]], object], prompt: str
+    ) -> Completion:
+        start = time.monotonic()
+        answer = self.post(path, body)
         try:
-            text = answer["choices"][0]["text"]
+            text = text_of(answer["choices"][0])
             usage = answer["usage"]
+            if not isinstance(text, str):
+                raise TypeError(text)
             completion = Completion(
                 text=text,
                 prompt_tokens=int(usage["prompt_tokens"]),
                 output_tokens=int(usage["completion_tokens"]),
                 seconds=time.monotonic() - start,
             )
-        except (KeyError, IndexError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
             raise EngineError(f"{self.base_url} did not return a completion: {str(answer)[:200]}") from error
-        if not isinstance(text, str) or completion.output_tokens < 1:
+        if completion.output_tokens < 1:
             raise EngineError(f"{self.base_url} returned an empty completion for {prompt!r}")
         return completion
 

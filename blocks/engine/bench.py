@@ -8,11 +8,11 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from blocks.engine.api import EngineApi
 from blocks.engine.load_client import LoadClient
-from blocks.engine.load_prompts import prompts_for
+from blocks.engine.load_prompts import Asking, asking_for
 from blocks.engine.process import RunningEngine, serve
 from blocks.host.gpu_watch import GpuUse, watch_gpus
 from blocks.host.nvml import gpu_bytes_of, memory_unless_by_process
@@ -20,8 +20,18 @@ from blocks.processes.process import last_lines
 from blocks.processes.process_memory import command_pids, peak_host_bytes
 from tasks.batching.models import ProbeRequest, Run
 from tasks.batching.saturation import judge_waits
-from tasks.core.errors import CommandError, EngineError, EngineHungError, EngineStartError
-from tasks.core.load import Load, LoadFigures, OpenLoad, Wait, load_for, load_for_decoding, open_load_for
+from tasks.core.errors import CommandError, EngineError, EngineHungError, EngineStartError, SpecError
+from tasks.core.load import (
+    Load,
+    LoadFigures,
+    OpenLoad,
+    Prompts,
+    Wait,
+    load_for,
+    load_for_decoding,
+    longest_output,
+    open_load_for,
+)
 from tasks.core.prefetch import Prefetch, no_prefetch
 from tasks.core.serving import ServingConfig
 from tasks.engines.base import Engine
@@ -34,6 +44,9 @@ SCORING_S = 600.0
 _SPEED_RUNS = 3
 _SPEED_TOKENS = 96
 _WARM_UP_S = 0.2
+
+
+P = TypeVar("P", bound=Prompts)
 
 
 class LoadSource(Protocol):
@@ -96,7 +109,8 @@ class EngineBench:
 
         Raises the same errors as `LoadClient.run`.
         """
-        client = self._client(served, config)
+        # The speed of decoding is the same for either; a chat template might not fit into the window.
+        client = _client(served, config, self._asking(served, config.model_copy(update={"chat": None})))
         warm_up, *loads = (
             load_for_decoding(
                 context=window, output_tokens=min(_SPEED_TOKENS, window // 2), seed=seed
@@ -119,7 +133,8 @@ class EngineBench:
 
     def _load(self, served: RunningEngine, request: ProbeRequest, done: list[Run]) -> None:
         config, wanted = request.config, request.load
-        client = self._client(served, config)
+        asking = self._asking(served, config)
+        client = _client(served, config, asking)
         generator = self.load_by(served.base_url, config.served_name) if self.load_by else client
         load = load_for(
             clients=config.batch,
@@ -127,9 +142,12 @@ class EngineBench:
             output_tokens=request.output_tokens,
             prompt_tokens=wanted.prompt_tokens,
         ).model_copy(update={"silence_s": self.silence_s})
+        _check_room(asking, load, config)
         warm_up = {"seed": -1, "min_s": _WARM_UP_S, "min_requests": 1, "whole": False}
         client.run(load.model_copy(update=warm_up))
         open_load = None if wanted.rate is None else self._open_load(request, wanted.rate)
+        if self.load_by:  # it knows nothing of what a template adds
+            load, open_load = _without(asking.added, load), open_load and _without(asking.added, open_load)
         start = self._start_report(request)
         for seed in range(request.runs):
             before = self._preempted(served)
@@ -171,10 +189,9 @@ class EngineBench:
             found = api.metrics().get(metrics.preemptions)
         return None if found is None else int(found)
 
-    def _client(self, served: RunningEngine, config: ServingConfig) -> LoadClient:
+    def _asking(self, served: RunningEngine, config: ServingConfig) -> Asking:
         with EngineApi(served.base_url, timeout_s=self.silence_s) as api:
-            pool, body = prompts_for(self.engine.card, api, config.served_name)
-        return LoadClient(served.base_url, config.served_name, pool, body)
+            return asking_for(self.engine.card, api, config)
 
     def _open_load(self, request: ProbeRequest, rate: float) -> OpenLoad:
         wanted = request.load
@@ -186,6 +203,25 @@ class EngineBench:
             output_tokens=request.output_tokens,
             prompt_tokens=wanted.prompt_tokens,
         ).model_copy(update={"silence_s": self.silence_s})
+
+
+def _client(served: RunningEngine, config: ServingConfig, asking: Asking) -> LoadClient:
+    return LoadClient(served.base_url, config.served_name, asking.pool, asking.body, asking.path)
+
+
+def _without(added: int, load: P) -> P:
+    return load.model_copy(update={"prompt_tokens": max(1, load.prompt_tokens - added)})
+
+
+def _check_room(asking: Asking, load: Prompts, config: ServingConfig) -> None:
+    """Raise `SpecError` if the chat template leaves no room in the context: every answer would be cut off."""
+    needed = asking.prompt_tokens(load.prompt_tokens) + longest_output(load.output_tokens)
+    if asking.added and needed > config.context:
+        raise SpecError(
+            f"the chat template adds {asking.added} tokens to each prompt, so prompts and outputs of up to "
+            f"{longest_output(load.output_tokens)} tokens do not fit into tuning.context {config.context}",
+            fix=f"set tuning.context to {needed} or more, or lower tuning.output_tokens",
+        )
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""A load generator for `/v1/completions`: many streaming clients in one thread, which use little CPU time.
+"""A load generator for completions of prompts or chats: many streaming clients in one thread, with little CPU time.
 
 The engine shares its cores with these clients, so answers are not parsed token by token (`answer_stream.py`).
 """
@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 from blocks.engine.answer_stream import AnswerStream
-from blocks.engine.load_prompts import Body, Pool, ask_in_tokens
+from blocks.engine.load_prompts import COMPLETIONS, Body, Pool, ask_in_tokens
 from tasks.core.cancellation import current
 from tasks.core.errors import EngineError, EngineHungError, EngineSlowError
 from tasks.core.load import (
@@ -98,13 +98,16 @@ class _Exchange(asyncio.Protocol):
 class LoadClient:
     """Clients of one engine. Prompts are drawn from `pool`: ids of ordinary tokens, or words."""
 
-    def __init__(self, base_url: str, model: str, pool: Pool, body: Body = ask_in_tokens) -> None:
+    def __init__(
+        self, base_url: str, model: str, pool: Pool, body: Body = ask_in_tokens, path: str = COMPLETIONS
+    ) -> None:
         parts = urlsplit(base_url)
         assert parts.hostname is not None
         assert parts.port is not None
         self._host, self._port = parts.hostname, parts.port
         self.base_url = base_url
-        self._address = f"{base_url}/v1/completions"
+        self._path = path
+        self._address = f"{base_url}{path}"
         self._model = model
         self._pool = pool
         self._body = body
@@ -247,7 +250,7 @@ class LoadClient:
         body = self._body(self._model, prompt, tokens)
         text = json.dumps(body).encode()
         head = (
-            f"POST /v1/completions HTTP/1.1\r\nHost: {self._host}:{self._port}\r\nConnection: close\r\n"
+            f"POST {self._path} HTTP/1.1\r\nHost: {self._host}:{self._port}\r\nConnection: close\r\n"
             f"Content-Type: application/json\r\nContent-Length: {len(text)}\r\n\r\n"
         )
         return head.encode() + text

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import cycle, islice
 from typing import Any
 
 from blocks.engine.api import EngineApi
 from blocks.engine.tokens import llama_cpp_tokens, vllm_tokens
+from tasks.core.errors import EngineError
+from tasks.core.serving import ServingConfig
 from tasks.engines.card import EngineCard
 
 Pool = Sequence[int] | Sequence[str]
@@ -55,6 +60,109 @@ def ask_in_text(model: str, prompt: Sequence[Any], tokens: int) -> dict[str, Any
         "stream": True,
         "generation_config": json.dumps(length),
     }
+
+
+COMPLETIONS, CHAT = "/v1/completions", "/v1/chat/completions"
+
+_FEWEST_WORDS = 4
+"""Of a message: enough that no two of a run are alike."""
+_CALIBRATED = 16
+_SHORT_WORDS = "a b c d e f g h i k l m n o p s t the and of to in is it as at on or"
+
+
+@dataclass(frozen=True)
+class Asking:
+    """How an engine is asked: prompts are drawn from `pool`, requests are made by `body` and sent to `path`.
+
+    Every prompt has `added` more tokens, and at least `fewest` in all, because a chat template puts text around it.
+    """
+
+    pool: Pool
+    body: Body
+    path: str = COMPLETIONS
+    added: int = 0
+    fewest: int = 1
+
+    def prompt_tokens(self, wanted: int) -> int:
+        """Tokens of a prompt of which `wanted` were asked for."""
+        return max(wanted, self.fewest)
+
+
+def asking_in_chat(card: EngineCard, api: EngineApi, model: str) -> Asking:
+    """How a model with a chat template is asked for prompts of an exact length, by the engine's own count.
+
+    A message's tokens and those that the template adds are taken from the engine's usage. Raises `EngineError`.
+    """
+    tokens = _tokens_of(card, api, model)
+    words = _whole_words(tokens) if tokens else _STOCK.split()
+    bare = api.chat(model, _FIRST, 1).prompt_tokens
+    drawn = [words[number % len(words)] for number in range(_CALIBRATED)]
+    per_word = (api.chat(model, _message(drawn), 1).prompt_tokens - bare) / _CALIBRATED
+    if per_word <= 0:
+        raise EngineError(
+            f"{api.base_url} counts {bare} tokens for any message: its chat template drops what users say"
+        )
+    finish = ask_in_message if tokens else ask_in_plain_message
+
+    def body(name: str, prompt: Sequence[Any], wanted: int) -> dict[str, Any]:
+        count = max(_FEWEST_WORDS, round((len(prompt) - bare) / per_word))
+        return finish(name, _message(list(islice(cycle(prompt), count))), wanted)
+
+    return Asking(words, body, CHAT, added=bare, fewest=bare + math.ceil(_FEWEST_WORDS * per_word))
+
+
+def ask_in_message(model: str, message: str, tokens: int) -> dict[str, Any]:
+    """A chat request as vLLM and llama.cpp accept it."""
+    return {
+        "model": model,
+        "messages": [{"role": "user", "content": message}],
+        "max_tokens": tokens,
+        "temperature": 0.0,
+        "ignore_eos": True,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
+
+
+def ask_in_plain_message(model: str, message: str, tokens: int) -> dict[str, Any]:
+    """A chat request as Transformers serve accepts it."""
+    request = ask_in_text(model, (), tokens)
+    del request["prompt"]
+    return {**request, "messages": [{"role": "user", "content": message}]}
+
+
+_FIRST = "Say"
+
+
+def _message(words: Sequence[Any]) -> str:
+    """The first word is always the same: without a space before it, it may be other tokens than elsewhere."""
+    return " ".join([_FIRST, *map(str, words)])
+
+
+def _tokens_of(card: EngineCard, api: EngineApi, model: str) -> Callable[[str], Sequence[Any]] | None:
+    """What counts the tokens of a text; None for an engine that does not tell."""
+    match card.prompts:
+        case "llama.cpp-tokens":
+            return lambda text: llama_cpp_tokens(api, text)
+        case "vllm-tokens":
+            return lambda text: vllm_tokens(api, model, text)
+        case _:
+            return None
+
+
+def _whole_words(tokens: Callable[[str], Sequence[Any]]) -> list[str]:
+    """Words that are one token in the middle of a text; all words if the vocabulary has too few of them."""
+    words = list(dict.fromkeys(f"{_STOCK} {_SHORT_WORDS}".split()))
+    bare = len(tokens(_FIRST))
+    whole = [word for word in words if len(tokens(f"{_FIRST} {word} {word}")) == bare + 2]
+    return whole if len(whole) >= _CALIBRATED else words
+
+
+def asking_for(card: EngineCard, api: EngineApi, config: ServingConfig) -> Asking:
+    """How users of this model ask. Raises `EngineError`."""
+    if config.chat:
+        return asking_in_chat(card, api, config.served_name)
+    return Asking(*prompts_for(card, api, config.served_name))
 
 
 def prompts_for(card: EngineCard, api: EngineApi, model: str) -> tuple[Pool, Body]:

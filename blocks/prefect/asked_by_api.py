@@ -15,6 +15,7 @@ from tasks.core.allowed import (
     check_allowed,
     programs_of_environment,
     programs_of_rollout,
+    programs_of_serving,
 )
 from tasks.core.given_files import TEXT_LIMIT_BYTES, absolute_path, decode_text, read_given, without_links
 from tasks.core.settings import Settings
@@ -64,7 +65,8 @@ def programs_of_spec(spec: DeploySpec) -> list[Program]:
     """What a deploy of that spec would run."""
     environment = programs_of_environment(spec.environment, "environment")
     own = programs_of_arguments(spec.engine, spec.engine_args, spec.engine_env)
-    return [*environment, *own, *programs_of_rollout(spec.rollout, spec.target, "rollout")]
+    rollout = programs_of_rollout(spec.rollout, spec.target, "rollout")
+    return [*environment, *own, *programs_of_serving(spec.serving, "serving"), *rollout]
 
 
 def _read_list(file: Path) -> Allowed:

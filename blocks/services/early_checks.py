@@ -14,6 +14,8 @@ from blocks.host.nvml import gpus_in_use
 from blocks.processes.ports import check_port_free, free_port, is_held_below
 from blocks.services.targets import check_base_image
 from blocks.storage.sources import open_model, resolve
+from tasks.core.chat_template import check_syntax, read_template
+from tasks.core.chat_tokens import chat_template_in
 from tasks.core.errors import ModelError, PortTakenError, RecordError, SpecError
 from tasks.core.gguf_model import GgufModel
 from tasks.core.release import ServiceFolder, ServiceState
@@ -49,6 +51,7 @@ def check_tuning_inputs(spec: DeploySpec, settings: Settings, *, remote: bool = 
     if remote or local_folder(spec.model):
         check_model(spec, settings)
     _check_texts(spec.tuning)
+    _check_chat_template(spec)
     _check_environment(spec.environment)
     _check_gpus(spec)
 
@@ -124,6 +127,15 @@ def _check_texts(tuning: Tuning) -> None:
         read_text(tuning.quality_text, "tuning.quality_text", tuning.quality_tokens)
     read_calibration(tuning)
     read_task_set(tuning)
+
+
+def _check_chat_template(spec: DeploySpec) -> None:
+    """With the model's own tokens if they are in a folder here; otherwise when it is staged."""
+    given, folder = spec.serving.chat_template, local_folder(spec.model)
+    if folder and any(folder.glob("*.safetensors")):
+        chat_template_in(folder, given)
+    elif given:
+        check_syntax(read_template(given))
 
 
 def _check_environment(environment: Environment) -> None:

@@ -21,6 +21,9 @@ SUPERVISOR, SAMPLER, GUARD = "supervisor.py", "sampler.py", "process_guard.py"
 SCRIPTS = "scripts"
 """Folder of the home with the scripts that start engines."""
 
+TEMPLATES = "chat_templates"
+"""Folder of the home with the chat templates that users name."""
+
 _PACKAGES = {"tasks/rollout/daemon": daemon, "tasks/rollout/proxy": proxy}
 _START_SUPERVISOR = b'''"""Start a service's supervisor from the package next to this script."""
 
@@ -71,6 +74,18 @@ def _sweep(kept: Path) -> None:
 def keep_script(home: Path, script: Path) -> Path:
     """A copy of a script that starts an engine. A release names it, so it is never removed."""
     return _keep(home / SCRIPTS, {script.name: script.read_bytes()}) / script.name
+
+
+def keep_template(home: Path, text: str) -> Path:
+    """A copy of a chat template that replaces the model's own. A release names it, so it is never removed.
+
+    A container's user must be able to read it, as it reads the model.
+    """
+    digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+    path = home / TEMPLATES / digest / "chat_template.jinja"
+    if not path.is_file() or path.read_bytes() != text.encode():
+        write_atomically(path, text, private=False)
+    return path
 
 
 def _daemons() -> dict[str, bytes]:

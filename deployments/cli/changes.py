@@ -28,7 +28,7 @@ DECIDED_BY: Mapping[StageName, tuple[str, ...]] = {
         *("objectives.policy", "objectives.quality_tolerance", "objectives.task_tolerance"),
         "objectives.memory_fraction",
     ),
-    StageName.BATCHING: (*_MEASURED, "tuning", "objectives"),
+    StageName.BATCHING: (*_MEASURED, "tuning", "objectives", "serving.chat_template"),
     StageName.ROLLOUT: ("",),
 }
 """Keys of the spec that a stage's result depends on, including all below them; the empty key is the whole spec."""

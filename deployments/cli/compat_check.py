@@ -240,9 +240,9 @@ def judge_pins(engine: EngineKind, target: str | None, version: str | None = Non
 def _judge_environment(folder: Path, engine: str | None, target: str | None) -> CompatibilityResult:
     from blocks.engine.trial import EnvironmentTrial
     from tasks.compatibility.apply import read_torch
+    from tasks.compatibility.engines import engine_of
     from tasks.compatibility.plan import run_on
     from tasks.compatibility.rules import load_tables
-    from tasks.compatibility.subject import engine_of
     from tasks.compatibility.way_out import advise
     from tasks.environment.proof import read_inventory
 

@@ -259,7 +259,7 @@ def _show_what_next(result: DeployResult) -> None:
         )
     if result.endpoint is None:
         return
-    click.echo(f"endpoint    {result.endpoint}/v1/completions")
+    click.echo(f"endpoint    {result.url}")
     click.echo(
         f"release     {result.release or 'the previous one: it completed a prompt after the rollback'}"
     )

@@ -46,11 +46,13 @@ _TIMEOUT = "timeout"
 
 @dataclass(frozen=True)
 class Target:
-    """What is loaded: the engine's address, the model's name in its API, the folder of the model's tokenizer."""
+    """What is loaded: the engine's address, the model's name in its API, the folder of the model's tokenizer, and
+    whether the model chats."""
 
     base_url: str
     model: str
     tokenizer: Path
+    chat: bool = False
 
 
 def command(python: Path, target: Target, load: Load | OpenLoad, report: Path) -> tuple[str, ...]:
@@ -62,7 +64,7 @@ def command(python: Path, target: Target, load: Load | OpenLoad, report: Path) -
                 "kind": "openai_http",
                 "target": target.base_url,
                 "model": target.model,
-                "request_format": "/v1/completions",
+                "request_format": "/v1/chat/completions" if target.chat else "/v1/completions",
                 "http2": False,
                 "timeout": load.silence_s,
             },

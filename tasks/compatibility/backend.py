@@ -6,14 +6,22 @@ from collections.abc import Mapping
 
 from packaging.version import Version
 
-from tasks.compatibility.builds import TORCH, builds, in_words, mismatched, nearest_build
+from tasks.compatibility.builds import (
+    TORCH,
+    builds,
+    in_words,
+    index_name,
+    mismatched,
+    nearest_build,
+    torch_release,
+)
+from tasks.compatibility.engines import cuda_build_of
 from tasks.compatibility.kernels import builds as torch_builds
-from tasks.compatibility.kernels import index_name, platform_of
-from tasks.compatibility.models import Survey
+from tasks.compatibility.kernels import platform_of
+from tasks.compatibility.models import PASSES, Survey
 from tasks.compatibility.pins import wanted_of
 from tasks.compatibility.plan import judge
 from tasks.compatibility.rules import Tables, load_tables
-from tasks.compatibility.subject import cuda_build_of
 from tasks.core.errors import SpecError
 from tasks.core.facts import Facts
 from tasks.core.verdicts import CompatibilityVerdict
@@ -21,7 +29,6 @@ from tasks.core.versions import same_minor
 
 _ENGINE = "transformers"
 """Any engine that computes with torch: rules about single engines do not apply here."""
-_RUNS = (CompatibilityVerdict.PASS, CompatibilityVerdict.WARN)
 
 
 def torch_backend(
@@ -45,7 +52,7 @@ def torch_backend(
         offered = torch_builds(tables, release, platform_of(facts))
         fitting = [cuda for cuda in offered if not mismatched(others, cuda, tables)]
         judged = [(_verdict(facts, release.version, cuda, tables), Version(cuda)) for cuda in fitting]
-        runs = [(verdict is CompatibilityVerdict.PASS, cuda) for verdict, cuda in judged if verdict in _RUNS]
+        runs = [(verdict is CompatibilityVerdict.PASS, cuda) for verdict, cuda in judged if verdict in PASSES]
         if runs:
             _, cuda = max(runs)
             return index_name(str(cuda))
@@ -82,21 +89,19 @@ def build_of_pins(facts: Facts, pins: Mapping[str, str], tables: Tables | None =
     """The CUDA build that a host with GPUs gets of pinned packages whose torch does not name one: the best that runs
     there, else the package index's own. None on other hosts, and where the pins name it or know no torch."""
     tables = tables or load_tables()
-    if not facts.gpus or "torch" not in pins or Version(pins["torch"]).local or cuda_build_of(pins):
+    if not facts.gpus or TORCH not in pins or Version(pins[TORCH]).local or cuda_build_of(pins):
         return None
-    releases = [
-        row for row in tables.releases if row.package == "torch" and same_minor(row.version, pins["torch"])
-    ]
-    default = releases[-1].cuda[0] if releases else None
+    release = torch_release(pins[TORCH], tables)
+    default = release.cuda[0] if release else None
     if facts.driver is None:
         return default
     try:
-        backend = torch_backend(facts, pins["torch"], tables)
+        backend = torch_backend(facts, pins[TORCH], tables)
     except SpecError:
         return default
     return f"{backend[2:4]}.{backend[4:]}"
 
 
 def _verdict(facts: Facts, release: str, cuda: str, tables: Tables) -> CompatibilityVerdict:
-    known = {**facts.model_dump(), "engine": _ENGINE, "packages": {"torch": release}, "cuda_build": cuda}
+    known = {**facts.model_dump(), "engine": _ENGINE, "packages": {TORCH: release}, "cuda_build": cuda}
     return judge(Survey(facts=Facts.model_validate(known)), tables=tables).verdict

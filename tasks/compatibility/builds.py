@@ -58,7 +58,7 @@ class Wheel:
     @property
     def local(self) -> str:
         """Its version, with the local part that tells it from the one on the index."""
-        return f"{self.release}+{index(self.cuda)}" if self.is_other else self.release
+        return f"{self.release}+{index_name(self.cuda)}" if self.is_other else self.release
 
 
 def torch_cuda(facts: Facts) -> str | None:
@@ -135,7 +135,8 @@ def ways(build: Build, facts: Facts, tables: Tables) -> str:
         driver = _DRIVER_OF_CUDA.get(_major(cuda), "0")
         older = facts.driver is not None and Version(facts.driver) < Version(driver)
         found.append(
-            f"install torch {torch} for {index(cuda)}" + (f" and driver {driver} or newer" if older else "")
+            f"install torch {torch} for {index_name(cuda)}"
+            + (f" and driver {driver} or newer" if older else "")
         )
     return "; or ".join(found) or f"install {build.package} and torch for the same CUDA"
 
@@ -160,11 +161,11 @@ def nearest_build(package: str, version: str, major: str, facts: Facts, tables: 
 def in_words(package: str, wheel: Wheel) -> str:
     """`vllm 0.21.0+cu129 (https://wheels.vllm.ai/0.21.0/cu129, or the image …)`, `vllm 0.12.0` from the index."""
     places = (wheel.row.where, wheel.row.image) if wheel.is_other else ()
-    texts = [text.format(version=wheel.release, index=index(wheel.cuda)) for text in places if text]
+    texts = [text.format(version=wheel.release, index=index_name(wheel.cuda)) for text in places if text]
     return f"{package} {wheel.local}" + (f" ({', or the image '.join(texts)})" if texts else "")
 
 
-def index(cuda: str) -> str:
+def index_name(cuda: str) -> str:
     """`cu126`, as the index of wheels for CUDA 12.6 is called."""
     return f"cu{cuda.replace('.', '')}"
 

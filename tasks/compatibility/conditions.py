@@ -236,6 +236,17 @@ def _all(answers: Iterable[Answer]) -> Answer:
     return Answer(None, missing) if missing else Answer(True, gpu=gpu)
 
 
+def all_hold(answers: Iterable[bool | None]) -> bool | None:
+    """Whether all are true; None if that depends on one that is not known."""
+    said = list(answers)
+    return False if False in said else None if None in said else True
+
+
+def text_or_none(value: Value) -> str | None:
+    """The value of a field that holds one text."""
+    return value if isinstance(value, str) else None
+
+
 def _field(field: str, wanted: Wanted, subject: Subject, gpu: Mapping[str, Value]) -> Answer:
     if field == "gpus":
         if subject.gpus is None:

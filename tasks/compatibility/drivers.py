@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from packaging.version import Version
 
-from tasks.compatibility.rules import CompatRow, Tables, TegraRow, load_tables
+from tasks.compatibility.rules import CompatRow, Tables, TegraRow
 from tasks.core.facts import Facts, Gpu
 from tasks.core.versions import major_minor
 
@@ -201,10 +201,9 @@ def compat_fit(
     )
 
 
-def compat_row(cuda: str | None, tables: Tables | None = None) -> CompatRow | None:
+def compat_row(cuda: str | None, tables: Tables) -> CompatRow | None:
     """The cuda-compat package of that CUDA."""
-    rows = (tables or load_tables()).compat
-    return next((row for row in rows if cuda is not None and row.cuda == major_minor(cuda)), None)
+    return next((row for row in tables.compat if cuda is not None and row.cuda == major_minor(cuda)), None)
 
 
 def branch_of(cuda: str | None, tables: Tables) -> int | None:

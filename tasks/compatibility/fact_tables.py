@@ -216,7 +216,7 @@ def _cell(name: str, value: Any) -> Any:
 
 def _sources(tables: RawTables) -> Sheet:
     return [
-        {"table": table, "row": _name(table, row), "source": source}
+        {"table": table, "row": row_name(table, row), "source": source}
         for table, rows in tables.items()
         for row in rows
         for source in _list(row, "sources")
@@ -235,7 +235,8 @@ def _contradictions(rules: Sequence[Row]) -> Iterator[Row]:
             }
 
 
-def _name(table: str, row: Row) -> str:
+def row_name(table: str, row: Row) -> str:
+    """The keys of a row: `P3 ART-1`, `vllm 0.19.1`."""
     return " ".join(str(row.get(name)) for name in _KEYS[table])
 
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 from packaging.version import Version
 
-from tasks.compatibility.conditions import Value, contains
+from tasks.compatibility.builds import index_name, torch_release
+from tasks.compatibility.conditions import Value, contains, text_or_none
 from tasks.compatibility.rules import JitRow, KernelsRow, ReleaseRow, Tables, TritonRow
 from tasks.core.cuda_packages import is_published_torch
 from tasks.core.facts import Facts
@@ -160,7 +161,7 @@ class Stack:
         current = Version(self.engine_version) if self.engine_version else None
         place = sum(current is not None and Version(row.version) <= current for row in own)
         for _, row in sorted(enumerate(own, 1), key=lambda one: abs(one[0] - place)):
-            torch = next((one for one in self._torches() if same_minor(one.version, row.torch or "")), None)
+            torch = torch_release(row.torch, self.tables) if row.torch else None
             cuda = torch and next(iter(builds(self.tables, torch, self.platform)), None)
             if (
                 torch
@@ -204,23 +205,18 @@ class Stack:
 
 def read_stack(facts: Facts, tables: Tables, values: Mapping[str, Value]) -> Stack:
     """The software of these facts; `values` are the fields that do not depend on it."""
-
-    def text(field: str) -> str | None:
-        value = values.get(field)
-        return value if isinstance(value, str) else None
-
-    torch = facts.packages.get("torch")
-    torch = torch if torch and _of_pytorch(torch) and text("engine") not in _WITHOUT_TORCH else None
+    engine, torch = text_or_none(values.get("engine")), facts.packages.get("torch")
+    torch = torch if torch and _of_pytorch(torch) and engine not in _WITHOUT_TORCH else None
     triton = _triton_of(facts, torch, tables)
     return Stack(
         tables=tables,
         facts=facts,
         platform=platform_of(facts),
-        engine=text("engine"),
-        engine_version=text("engine_version"),
+        engine=engine,
+        engine_version=text_or_none(values.get("engine_version")),
         torch=torch,
-        cuda=text("cuda_build"),
-        driver_cuda=text("driver_cuda"),
+        cuda=text_or_none(values.get("cuda_build")),
+        driver_cuda=text_or_none(values.get("driver_cuda")),
         triton=triton,
         triton_row=_row_of(triton, tables.triton),
     )
@@ -255,11 +251,6 @@ def builds_of(tables: Tables, torch: str, cuda: str | None, platform: str | None
 def own_cuda(capability: str, tables: Tables) -> str | None:
     """The first CUDA that compiles for exactly this capability."""
     return next((row.min_cuda for row in tables.capabilities if row.cc == capability), None)
-
-
-def index_name(cuda: str) -> str:
-    """`cu126`, as the index of wheels for CUDA 12.6 is called."""
-    return f"cu{cuda.replace('.', '')}"
 
 
 def _covers(row: KernelsRow, torch: str) -> bool:
@@ -297,8 +288,8 @@ def _triton_of(facts: Facts, torch: str | None, tables: Tables) -> str | None:
     for name in _TRITON_PACKAGES:
         if name in facts.packages:
             return facts.packages[name] if not Version(facts.packages[name]).local else None
-    releases = (row for row in tables.releases if row.package == "torch")
-    return next((row.triton for row in releases if torch and same_minor(row.version, torch)), None)
+    release = torch_release(torch, tables) if torch else None
+    return release.triton if release else None
 
 
 def _row_of(triton: str | None, rows: Sequence[TritonRow]) -> TritonRow | None:

@@ -18,6 +18,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
 from tasks.compatibility.fact_tables import DATA, RawTables, Row, damaged, read_rows
+from tasks.core.versions import major_minor
 
 MAKERS = DATA / "makers"
 
@@ -68,7 +69,7 @@ def _cuda_toolkits(page: Page, tables: RawTables) -> Iterator[Difference]:
     ours = {str(row["branch"]): row["cuda"] for row in tables["branches"]}
     newest: dict[str, str] = {}
     for row in sorted(page.rows, key=lambda row: Version(row["cuda"])):
-        newest[row["driver"].partition(".")[0]] = ".".join(row["cuda"].split(".")[:2])
+        newest[row["driver"].partition(".")[0]] = major_minor(row["cuda"])
     for branch, cuda in newest.items():
         if ours.get(branch) != cuda:
             yield Difference(page.name, f"branch {branch}: cuda", ours.get(branch), cuda)
@@ -77,7 +78,9 @@ def _cuda_toolkits(page: Page, tables: RawTables) -> Iterator[Difference]:
 def _torch_matrix(page: Page, tables: RawTables) -> Iterator[Difference]:
     """A release of torch is offered for every stable and experimental CUDA; the index may keep others."""
     ours = {
-        _minor(row["version"]): set(row["cuda"]) for row in tables["releases"] if row["package"] == "torch"
+        major_minor(row["version"]): set(row["cuda"])
+        for row in tables["releases"]
+        if row["package"] == "torch"
     }
     for row in page.rows:
         published = {*row["stable"], *row["experimental"]}
@@ -115,10 +118,6 @@ def _same(ours: Any, published: Any) -> bool:
     if ours == published or ours is None or published is None:
         return bool(ours == published)
     return not str(ours)[:1].isdigit() and SpecifierSet(str(ours)) == SpecifierSet(str(published))
-
-
-def _minor(version: str) -> str:
-    return ".".join(version.split(".")[:2])
 
 
 def main() -> int:

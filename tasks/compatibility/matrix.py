@@ -14,17 +14,17 @@ from packaging.version import Version
 from tasks.compatibility.builds import TORCH, Wheel, build_row, torch_release
 from tasks.compatibility.conditions import GPU, any_holds, evaluate
 from tasks.compatibility.drivers import is_tegra
+from tasks.compatibility.engines import find_engine
 from tasks.compatibility.kernels import builds, platform_of
-from tasks.compatibility.models import Matrix, MatrixRow, Survey
+from tasks.compatibility.models import PASSES, Matrix, MatrixRow, Survey
 from tasks.compatibility.plan import judge
 from tasks.compatibility.rules import CapabilityRow, ReleaseRow, Rule, Tables, load_tables
-from tasks.compatibility.subject import describe, find_engine
+from tasks.compatibility.subject import describe
 from tasks.core.errors import WrongUseError
 from tasks.core.facts import Facts, Gpu
 from tasks.core.verdicts import CompatibilityVerdict
 from tasks.core.versions import satisfying
 
-_RUNS = (CompatibilityVerdict.PASS, CompatibilityVerdict.WARN)
 _ANY_GPU = "GPU"
 _COMPUTES_WITH_TORCH = "transformers"
 """Stands for any engine, where a release of torch itself is asked about."""
@@ -160,7 +160,7 @@ class _Stack:
     def _runs(self, capability: str, driver: str, **more: str) -> bool:
         gpu = Gpu(name=_ANY_GPU, compute_capability=capability)
         facts = self.facts.model_copy(update={"driver": driver, "gpus": (gpu,), **more})
-        return judge(Survey(facts=facts), tables=self.blocking).verdict in _RUNS
+        return judge(Survey(facts=facts), tables=self.blocking).verdict in PASSES
 
     def _verdict_on(self, here: Facts) -> CompatibilityVerdict:
         survey = Survey(facts=Facts.model_validate({**here.model_dump(), **_known(self.facts)}))

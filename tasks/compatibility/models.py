@@ -18,6 +18,9 @@ from tasks.core.verdicts import CompatibilityVerdict
 Severity = Literal["block", "warn", "unknown", "info", "pass"]
 Precedence = Literal["P0", "P1", "P2", "P3"]
 
+PASSES = (CompatibilityVerdict.PASS, CompatibilityVerdict.WARN)
+"""Verdicts with which something runs."""
+
 
 class Measurement(Frozen):
     """Something tried on this host (P0): a failure blocks, a success may clear rules that name its kind.

@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from tasks.compatibility.conditions import PACKAGE, Answer, Subject, Value, any_holds, evaluate
+from tasks.compatibility.engines import cuda_build_of, engines_among, find_engine, refuse_another
 from tasks.compatibility.models import (
     NOT_KNOWN,
     CompatibilityRequest,
@@ -19,10 +20,9 @@ from tasks.compatibility.models import (
     TablesCheck,
 )
 from tasks.compatibility.rules import Rule, Tables, load_tables
-from tasks.compatibility.subject import build_sightings, cuda_build_of, describe, find_engine
+from tasks.compatibility.subject import build_sightings, describe
 from tasks.compatibility.weights import SOURCES
 from tasks.compatibility.wording import fill, fill_advice
-from tasks.core.errors import WrongUseError
 from tasks.core.facts import Facts
 from tasks.core.verdicts import CompatibilityVerdict
 
@@ -96,10 +96,8 @@ def known_bad(
     tables = tables or load_tables()
     host = {} if glibc is None else {"glibc": glibc}
     about_packages = [rule for rule in tables.rules if _is_about_packages(rule, host.keys())]
-    engines: list[str | None] = [
-        row.name for row in tables.engines if not {row.name, *row.aliases}.isdisjoint(packages)
-    ]
     found: dict[str, KnownBad] = {}
+    engines: list[str | None] = [*engines_among(packages, tables)]
     for engine in engines or [None]:
         subject = describe(Survey(facts=Facts(packages=dict(packages), engine=engine, **host)), tables)
         for rule in about_packages:
@@ -224,12 +222,7 @@ def for_engine(
     """Facts of any host, completed by the engine that is to run there: with the packages that it pins itself, in
     their `cuda_build`, unless the facts say what is installed. Raises `WrongUseError` for facts of another engine."""
     facts = survey.facts
-    tables = load_tables()
-    if facts.engine is not None and find_engine(facts.engine, tables) != find_engine(engine, tables):
-        raise WrongUseError(
-            f"the facts are for the engine {facts.engine!r}, but --engine is {engine}",
-            fix="omit --engine, or remove the engine from the facts",
-        )
+    refuse_another(facts.engine, engine, load_tables())
     if any(facts.known(name) for name in ("packages", "cuda_build", "engine_version")):
         known = Facts.model_validate({**facts.model_dump(), "engine": engine})
         return survey.model_copy(update={"facts": known})

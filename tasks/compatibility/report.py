@@ -15,7 +15,6 @@ from tasks.compatibility.models import (
     Matrix,
     Survey,
     TablesCheck,
-    WayOut,
 )
 from tasks.compatibility.rules import CapabilityRow, Tables
 from tasks.compatibility.subject import disagreements
@@ -98,11 +97,6 @@ def aside_text(result: CompatibilityResult) -> str:
         *([f"contradicted: {', '.join(contradicted)}"] if contradicted else []),
     ]
     return f"{len(aside)} set aside: {'; '.join(parts)}" if aside else ""
-
-
-def way_text(way: WayOut) -> str:
-    """`vllm 0.32.0 -> 0.19.1, torch 2.13.0 -> 2.10.0`."""
-    return way.text
 
 
 def facts_rows(facts: Facts) -> list[tuple[str, str]]:

@@ -8,11 +8,12 @@ from typing import Any
 
 from packaging.version import Version
 
+from tasks.compatibility.engines import cuda_build_of, engine_of, find_engine, refuse_another
 from tasks.compatibility.models import Survey
 from tasks.compatibility.rules import ImageRow, Tables
-from tasks.compatibility.subject import cuda_build_of, engine_of, find_engine, major_minor
 from tasks.core.errors import WrongUseError
 from tasks.core.facts import Facts, Gpu, release_number, version_or_none
+from tasks.core.versions import major_minor
 
 _REGISTRIES = re.compile(r"^(?:docker\.io/|index\.docker\.io/|registry-1\.docker\.io/)")
 _NAME = re.compile(r"([^@:\s]+(?::[0-9]+/[^@:\s]+)?)(?::([A-Za-z0-9_][A-Za-z0-9_.-]{0,127}))?(?:@\S+)?")
@@ -143,14 +144,10 @@ def _engine(text: str, known: Facts, tables: Tables) -> dict[str, Any]:
     name, _, version = text.partition("==")
     version = release_number(version)
     row = find_engine(name, tables)
-    if row is not None and known.engine is not None and find_engine(known.engine, tables) != row:
-        raise WrongUseError(
-            f"the facts are for the engine {known.engine!r}, but --engine is {row.name}",
-            fix="omit --engine, or remove the engine from the facts",
-        )
     if row is None:
         names = ", ".join(row.name for row in tables.engines)
         raise WrongUseError(f"{name[:80]!r} is not an engine in the tables", fix=f"use one of {names}")
+    refuse_another(known.engine, row.name, tables)
     if not version:
         return {"engine": row.name}
     if version_or_none(version) is None:

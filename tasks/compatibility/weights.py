@@ -13,7 +13,7 @@ from typing import Any
 
 from packaging.version import Version
 
-from tasks.compatibility.conditions import contains
+from tasks.compatibility.conditions import all_hold, contains
 from tasks.compatibility.rules import FloorRow, Row, Tables, WeightsRow, WeightTypeRow
 from tasks.core.facts import Facts
 
@@ -22,8 +22,8 @@ UNKNOWN: Any = object()
 
 SOURCES = ".sources"
 """Behind the name of a field: the sources of the rows that it comes from."""
-_FULL_BITS = 16.0
-"""What an unpacked weight takes."""
+FULL_BITS = 16.0
+"""What an unpacked weight takes. A type of as many bits is the model as it is; others are another file of it."""
 _MOST_TYPES = 4
 
 
@@ -89,12 +89,12 @@ def types_served(model: ServedModel, capability: str, tables: Tables) -> tuple[s
     """Other types that the engine serves there natively in at most 16 bits a weight: those that come in the same form
     first, then the nearest in size."""
     here = find_type(model.dtype, tables)
-    bits, form = (here.bits, here.form) if here else (_FULL_BITS, "checkpoint")
+    bits, form = (here.bits, here.form) if here else (FULL_BITS, "checkpoint")
     served = [
         row
         for row in tables.weight_types
         if row != here
-        and row.bits <= _FULL_BITS
+        and row.bits <= FULL_BITS
         and serving(replace(model, dtype=row.name), capability, tables) == "native"
     ]
     served.sort(key=lambda row: (row.form != form, abs(row.bits - bits), row.name))
@@ -142,7 +142,7 @@ def describe_room(
     taken = float(facts.weights_bytes)
     row = find_type(dtype, tables)
     if row and any(gpu.get("gpu.weights") == "unpacked" for gpu in gpus):
-        taken *= max(1.0, _FULL_BITS / row.bits)
+        taken *= max(1.0, FULL_BITS / row.bits)
     return {
         "weights_fit": taken <= there,
         "weights_room": f"{taken / 1e9:.0f} GB of weights, {there / 1e9:.0f} GB of GPU memory",
@@ -150,13 +150,13 @@ def describe_room(
 
 
 def _floor_matches(row: FloorRow, model: ServedModel) -> bool | None:
-    return _all(_compared(row.releases, model.version), _compared(row.cuda, model.cuda))
+    return all_hold((_compared(row.releases, model.version), _compared(row.cuda, model.cuda)))
 
 
 def _weights_match(row: WeightsRow, model: ServedModel, capability: str) -> bool | None:
     if not contains(row.cc, capability):
         return False
-    return _all(_compared(row.releases, model.version), _of_family(row.families, model.family))
+    return all_hold((_compared(row.releases, model.version), _of_family(row.families, model.family)))
 
 
 def _compared(wanted: str | None, version: Any) -> bool | None:
@@ -175,9 +175,3 @@ def _of_family(patterns: tuple[str, ...], family: Any) -> bool | None:
     if family is UNKNOWN:
         return None
     return family is not None and any(fnmatchcase(family, pattern) for pattern in patterns)
-
-
-def _all(*answers: bool | None) -> bool | None:
-    if False in answers:
-        return False
-    return None if None in answers else True

@@ -24,7 +24,7 @@ from tasks.core.frozen import Frozen, first_wrong
 from tasks.core.given_files import check_path
 from tasks.core.home import ALLOWED
 from tasks.core.paths import shown
-from tasks.core.spec import Environment, EnvironmentManager, Rollout, Target
+from tasks.core.spec import Environment, EnvironmentManager, Rollout, Serving, Target
 
 FILE = ALLOWED
 """Name of the list in `SLIPWAY_HOME`."""
@@ -183,6 +183,12 @@ def programs_of_rollout(rollout: Rollout, target: Target, key: str) -> list[Prog
     if not target.in_image or rollout.base_image == usual:
         return []
     return [Program(key=f"{key}.base_image", kind=Kind.IMAGE, value=rollout.base_image)]
+
+
+def programs_of_serving(serving: Serving, key: str) -> list[Program]:
+    """The chat template: engines show it to their users, so it must not be any file of this host."""
+    path = serving.chat_template
+    return [] if path is None else [Program(key=f"{key}.chat_template", kind=Kind.FOLDER, value=str(path))]
 
 
 def _located(key: str, place: str) -> Program:

@@ -24,7 +24,18 @@ CONFIDENTIAL = ("prefect", "logs")
 """Folders of the home that no other user may read, whatever the home's own permissions."""
 
 _OWN_ENTRIES = {
-    *(ALLOWED, "candidates", "daemon", "environments", "faults", "images", "leases", "local.json", "locks"),
+    *(
+        ALLOWED,
+        "candidates",
+        "chat_templates",
+        "daemon",
+        "environments",
+        "faults",
+        "images",
+        "leases",
+        "local.json",
+        "locks",
+    ),
     *("logs", "models", "prefect", "records", "registry", "scripts", "services", "tables"),
 }
 """What homes contain that were made before homes were closed. A folder with anything else may be a user's `/srv`."""

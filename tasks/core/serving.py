@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from pathlib import Path
 
 from pydantic import Field
 
@@ -32,6 +33,13 @@ LIBRARIES = (Loader.SAFETENSORS, Loader.FASTSAFETENSORS, Loader.RUNAI_STREAMER)
 """Loaders that need an environment of their own; they read safetensors only."""
 
 
+class ChatTemplate(Frozen):
+    """What turns messages into a prompt: the digest of its text, and its `file` if it replaces the model's own."""
+
+    digest: str
+    file: Path | None = None
+
+
 class ServingConfig(Frozen):
     """The tuned configuration of one engine process.
 
@@ -42,6 +50,7 @@ class ServingConfig(Frozen):
     takes all memory for them unless told. `loader` brings the model's files into memory; None leaves that to the
     engine. `gpu_indices` are the host's GPUs that a process may see, by NVML's numbers; all if there are none.
     `engine_args` and `engine_env` are the spec's own, which the engine gets as they are.
+    `chat` is None for a model that only completes prompts.
     """
 
     served_name: str
@@ -59,6 +68,7 @@ class ServingConfig(Frozen):
     loader: Loader | None = None
     engine_args: dict[str, EngineArg] = Field({})
     engine_env: dict[str, str] = Field({})
+    chat: ChatTemplate | None = None
 
     @property
     def on_gpus(self) -> bool:
@@ -69,6 +79,11 @@ class ServingConfig(Frozen):
     def takes_a_share(self) -> bool:
         """Whether the engine takes `memory_fraction` of the GPUs at its start, or fits itself into it."""
         return self.gpus > 0 or self.gpu_layers == FITTED
+
+    @property
+    def template_file(self) -> str | None:
+        """Path of the file with the chat template that replaces the model's own."""
+        return str(self.chat.file) if self.chat and self.chat.file else None
 
 
 def step_words(batched_tokens: int | None, micro_batch_tokens: int | None) -> list[str]:

@@ -341,13 +341,25 @@ class Gate(Part):
 
     multiline: ClassVar[frozenset[str]] = frozenset({"prompt"})
 
-    prompt: str = Field("The", min_length=1, description="Prompt of the gate's completion.")
-    max_tokens: int = Field(16, ge=1, le=4096, description="Tokens the gate's completion asks for.")
+    prompt: str = Field(
+        "The",
+        min_length=1,
+        description="Prompt of the gate's completion, or its message to a model that chats.",
+    )
+    max_tokens: int = Field(16, ge=1, le=4096, description="Most tokens of the gate's answer.")
     start_timeout_s: float = Field(
         600,
         gt=0,
         le=WEEK_S,
         description="Longest wait for the engine to be ready, here and while it is tuned, s.",
+    )
+
+
+class Serving(Part):
+    """What the service offers its users."""
+
+    chat_template: Path | None = Field(
+        None, description="Jinja file with the chat template; the model's own when empty."
     )
 
 
@@ -417,6 +429,7 @@ class DeploySpec(Part):
     staging: Staging = Staging()
     objectives: Objectives = Objectives()
     tuning: Tuning = Tuning()
+    serving: Serving = Serving()
     rollout: Rollout = Rollout()
     checks: Checks = Checks()
 
@@ -496,7 +509,7 @@ def _with_absolute_paths(spec: DeploySpec, base: Path, source: str) -> DeploySpe
         real = _real(_absolute(folder, base, f"{source}: model"))
         changes["model"] = with_variant(f"{FILE}{real}", split_variant(spec.model)[1])
     # An environment's folder may be a link that its programs refer to: it is not resolved.
-    for section, follow in (("environment", False), ("tuning", True)):
+    for section, follow in (("environment", False), ("tuning", True), ("serving", True)):
         part: Part = getattr(spec, section)
         given = {
             name: _absolute(value, base, f"{source}: {section}.{name}")

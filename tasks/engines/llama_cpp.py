@@ -27,6 +27,7 @@ class LlamaCpp(Engine):
                 "--memory-fraction": config.memory_fraction if config.gpu_layers == FITTED else None,
                 "--batch-tokens": config.batched_tokens,
                 "--micro-batch-tokens": config.micro_batch_tokens,
+                "--chat-template": config.template_file,
             }
         )
         return CommandLine(

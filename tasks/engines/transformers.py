@@ -18,6 +18,7 @@ class Transformers(Engine):
             {
                 "--model": model_file,
                 "--alias": config.served_name,
+                "--chat-template": config.template_file,
                 "--host": HOST,
                 "--port": PORT,
                 "--device": "auto" if on_gpus else "cpu",

@@ -7,11 +7,13 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol
 
+from tasks.core.asking import ask
 from tasks.core.cancellation import current
 from tasks.core.contract import ContractResult
 from tasks.core.errors import EngineError
 from tasks.core.records import Record
 from tasks.core.release import Release, ServiceFolder, ServiceState
+from tasks.core.serving import ServingConfig
 from tasks.engines.card import Metrics, read_card
 from tasks.health import plan
 from tasks.health.models import GpuSample, HealthResult, ProcessSample, Samples, ServiceSample
@@ -36,6 +38,8 @@ class ServiceApi(Protocol):
     def ready(self) -> bool: ...
 
     def complete(self, model: str, prompt: str, max_tokens: int, /) -> Completion: ...
+
+    def chat(self, model: str, message: str, max_tokens: int, /) -> Completion: ...
 
     def metrics(self) -> dict[str, float]: ...
 
@@ -88,18 +92,20 @@ def take_samples(
     process = instruments.process(folder, state)
     with instruments.api(state.endpoint) as api:
         names = read_card(release.engine).metrics
-        service = sample_service(api, release.config.served_name, release.spec.rollout.gate.prompt, names)
+        service = sample_service(api, release.config, release.spec.rollout.gate.prompt, names)
     return Samples(gpus=gpus, process=process, service=service)
 
 
-def sample_service(api: ServiceApi, model: str, prompt: str, names: Metrics | None) -> ServiceSample:
-    """`/health`, one real completion, then a few requests for one token each, which measure the time to first token.
+def sample_service(
+    api: ServiceApi, config: ServingConfig, prompt: str, names: Metrics | None
+) -> ServiceSample:
+    """`/health`, one real answer, then a few requests for one token each, which measure the time to first token.
 
     `names` are the engine's own of its metrics.
     """
     ready = api.ready()
     try:
-        completion = api.complete(model, prompt, COMPLETION_TOKENS).text
+        completion = ask(api, config, prompt, COMPLETION_TOKENS).text
     except EngineError as error:
         return ServiceSample(ready=ready, fault=error.what)
     latencies: list[float] = []
@@ -108,7 +114,7 @@ def sample_service(api: ServiceApi, model: str, prompt: str, names: Metrics | No
         current().check()
         try:
             # A new prompt each time: a cached one would be faster than a user's.
-            latencies.append(api.complete(model, f"{secrets.token_hex(4)} {prompt}", 1).seconds * 1000)
+            latencies.append(ask(api, config, f"{secrets.token_hex(4)} {prompt}", 1).seconds * 1000)
         except EngineError as error:
             fault = error.what
     metrics = _metrics(api) if names else {}

@@ -41,7 +41,8 @@ class StageRow(Frozen):
 
 
 class DeployResult(StageResult):
-    """A deploy. `endpoint`, `release` and `completion` are None if nothing new serves."""
+    """A deploy. `endpoint`, `release` and `completion` are None if nothing new serves; `chat` says that the model
+    has a chat template."""
 
     verdict: LifecycleVerdict
     name: str
@@ -50,7 +51,13 @@ class DeployResult(StageResult):
     endpoint: str | None = None
     release: str | None = None
     completion: str | None = None
+    chat: bool = False
     stages: tuple[StageRow, ...] = ()
+
+    @property
+    def url(self) -> str:
+        """Where users ask."""
+        return f"{self.endpoint}/v1/{'chat/' if self.chat else ''}completions"
 
     @property
     def says_no(self) -> bool:

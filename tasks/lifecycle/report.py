@@ -57,9 +57,10 @@ def _time(row: StageRow) -> str:
 def _call(result: DeployResult) -> str:
     if result.endpoint is None or result.release is None:
         return ""
-    body = f'{{"model": "{result.name}", "prompt": "The", "max_tokens": 16}}'
+    asks = '"messages": [{"role": "user", "content": "Hello"}]' if result.chat else '"prompt": "The"'
+    body = f'{{"model": "{result.name}", {asks}, "max_tokens": 16}}'
     header = "Content-Type: application/json"
-    command = f"curl {result.endpoint}/v1/completions \\\n  -H '{header}' \\\n  -d '{body}'"
+    command = f"curl {result.url} \\\n  -H '{header}' \\\n  -d '{body}'"
     answer = (
         ""
         if result.completion is None

@@ -9,7 +9,9 @@ the traffic; after a kill at any moment one of the two serves.
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
+from tasks.core.asking import ask
 from tasks.core.cancellation import current
 from tasks.core.digests import is_digest_of_model, short
 from tasks.core.errors import EngineError, ModelError, RolloutError, SlipwayError, StageCancelledError
@@ -162,7 +164,7 @@ def answers(release: Release, base_url: str, open_api: OpenApi) -> bool:
         if not api.ready():
             return False
         try:
-            api.complete(release.config.served_name, release.spec.rollout.gate.prompt, 1)
+            ask(api, release.config, release.spec.rollout.gate.prompt, 1)
         except EngineError:
             return False
         return True
@@ -230,6 +232,9 @@ def _check_model_file(release: Release) -> None:
         raise ModelError(
             f"{path} has changed since it was measured", fix="remove it, then deploy again to recreate it"
         )
+    template = release.config.template_file
+    if template and not Path(template).exists():
+        raise ModelError(f"the chat template {template} is gone", fix="deploy again to recreate it")
 
 
 def _look(rollout: Rollout) -> Running | None:

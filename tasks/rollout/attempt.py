@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tasks.core.addresses import base_url
+from tasks.core.asking import ask
 from tasks.core.cancellation import current
 from tasks.core.digests import short
 from tasks.core.errors import EngineError, RolloutError
@@ -108,7 +109,7 @@ class Attempt(Rollout):
                     )
                 time.sleep(_POLL_S)
             try:
-                completion = api.complete(self.release.config.served_name, gate.prompt, gate.max_tokens)
+                completion = ask(api, self.release.config, gate.prompt, gate.max_tokens)
             except EngineError as error:
                 if fault := self._fault_soon(new):
                     raise EngineError(f"the engine died at its first completion: {fault}") from error
@@ -126,7 +127,7 @@ class Attempt(Rollout):
     def _bring_into_service(self, new: NewRelease) -> None:
         self.target.switch(new)
         with self.open_api(self._endpoint) as api:
-            api.complete(self.release.config.served_name, self.release.spec.rollout.gate.prompt, 1)
+            ask(api, self.release.config, self.release.spec.rollout.gate.prompt, 1)
         self.target.settle(new, drain_s=self.release.spec.rollout.drain_s)
 
     def _end_previous(self) -> None:

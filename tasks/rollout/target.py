@@ -25,6 +25,8 @@ class Api(Protocol):
 
     def complete(self, model: str, prompt: str, max_tokens: int, /) -> Completion: ...
 
+    def chat(self, model: str, message: str, max_tokens: int, /) -> Completion: ...
+
 
 OpenApi = Callable[[str], AbstractContextManager[Api]]
 """Opens a client for a base URL."""

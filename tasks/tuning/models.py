@@ -10,7 +10,8 @@ from pydantic import Field
 from tasks.core.engine_options import EngineArgs, EngineEnv
 from tasks.core.frozen import Frozen
 from tasks.core.gpus import HostGpu
-from tasks.core.spec import DeploySpec, EngineKind, Gate, Hardware, Objectives, Tuning
+from tasks.core.serving import ChatTemplate
+from tasks.core.spec import DeploySpec, EngineKind, Gate, Hardware, Objectives, Serving, Tuning
 from tasks.engines.families import Family
 from tasks.environment.models import EnvironmentResult
 from tasks.quantization.sizes import Source
@@ -31,6 +32,7 @@ class TuningRequest(Frozen):
     hardware: Hardware = Hardware()
     engine_args: EngineArgs = Field({}, description="More arguments for the engine's command line.")
     engine_env: EngineEnv = Field({}, description="More environment variables for the engine.")
+    serving: Serving = Serving()
     start_timeout_s: float = Field(
         Gate().start_timeout_s, gt=0, description="Longest start of the engine, s."
     )
@@ -50,6 +52,7 @@ class TuningRequest(Frozen):
             hardware=spec.hardware,
             engine_args=spec.engine_args,
             engine_env=spec.engine_env,
+            serving=spec.serving,
             start_timeout_s=spec.rollout.gate.start_timeout_s,
         )
 
@@ -59,7 +62,7 @@ class TuningFacts:
     """Facts about the staged model and the host, read once, so that all decisions of a request use the same facts.
 
     `gpus` are the GPUs that the engine gets, the largest first; `host_bytes` is all of the host's memory, `cpus` the
-    number of CPUs that this process may use.
+    number of CPUs that this process may use. `chat` is None for a model without a chat template.
     """
 
     source: Source
@@ -67,3 +70,4 @@ class TuningFacts:
     gpus: tuple[HostGpu, ...]
     host_bytes: int
     cpus: int
+    chat: ChatTemplate | None = None

@@ -104,6 +104,7 @@ def serving_config(request: TuningRequest, facts: TuningFacts) -> ServingConfig:
         kv_bytes_per_token=facts.source.shape.kv_bytes_per_token,
         engine_args=request.engine_args,
         engine_env=request.engine_env,
+        chat=facts.chat,
     )
 
 
@@ -215,6 +216,8 @@ def batching_inputs(request: TuningRequest, candidate: Candidate, asked: Batchin
         "context": asked.config.context,
         "load_generator": list(REQUIREMENTS) if by_guidellm(request.tuning) else "builtin",
         **asked.model_dump(mode="json", include={"output_tokens", "load", "limits", "steps"}),
+        # Without a template nothing has changed, and records of earlier versions count.
+        **({"chat_template": asked.config.chat.digest} if asked.config.chat else {}),
     }
 
 

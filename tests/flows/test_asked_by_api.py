@@ -25,6 +25,7 @@ from flows.verify_compatibility import verify_compatibility
 from tasks.compatibility.models import CompatibilityRequest
 from tasks.core.errors import SlipwayError, WrongUseError
 from tasks.core.release import Launch, Release
+from tasks.core.serving import ChatTemplate
 from tasks.core.spec import DeploySpec, EngineKind
 from tasks.engines.catalogue import get_engine
 from tasks.engines.launches import check_launch
@@ -41,8 +42,10 @@ HELD = {
     "release.lock_path",
     "release.launch.argv",
     "release.launch.env",
+    "serving.chat_template",
+    "release.config.chat.file",
 }
-"""Paths, and words of a command, that lead to what is run."""
+"""Paths, and words of a command, that lead to what is run, or is shown to users."""
 
 READ_ONLY = {
     "tuning.quality_text",
@@ -81,7 +84,7 @@ def test_every_path_of_every_deployment_is_either_held_or_only_read(repository: 
         for parameter, hint in get_type_hints(function).items():
             if parameter != "return":
                 found |= set(paths_in(hint, parameter))
-    sections = ("environment.", "tuning.")
+    sections = ("environment.", "tuning.", "serving.")
     short = {next((key[key.index(part) :] for part in sections if part in key), key) for key in found}
     assert short == HELD | READ_ONLY
 
@@ -124,6 +127,20 @@ def launch_of(release: Release) -> Launch:
     worker = keep_script(asked_by_api.Settings.load().home, engine.server_worker)
     argv = [str(worker) if word == str(engine.server_worker) else word for word in release.launch.argv]
     return release.launch.model_copy(update={"argv": tuple(argv)})
+
+
+def showing(file: str) -> Release:
+    """A release whose engine shows a file of the host to its users as its chat template."""
+    python = asked_by_api.Settings.load().environments / "e" / "bin" / "python"
+    release = release_of(python)
+    chat = ChatTemplate(digest="sha256:" + "a" * 64, file=Path(file))
+    argv = (*release.launch.argv, "--chat-template", file)
+    return release.model_copy(
+        update={
+            "config": release.config.model_copy(update={"chat": chat}),
+            "launch": release.launch.model_copy(update={"argv": argv}),
+        }
+    )
 
 
 def with_own_script(release: Release) -> Release:
@@ -207,6 +224,10 @@ ATTACKS: dict[str, tuple[Callable[[Path], Any], str]] = {
         ),
         "request.engine_env",
     ),
+    "a deploy with a file to show": (
+        lambda _: deploy_model(spec_of(serving={"chat_template": "/etc/passwd"})),
+        "serving.chat_template",
+    ),
     "a quantization": (
         lambda python: quantize_model(
             spec_of(environment={"manager": "system", "path": python.parent.parent})
@@ -259,6 +280,10 @@ ATTACKS: dict[str, tuple[Callable[[Path], Any], str]] = {
     "a release with variables of its own": (
         lambda python: roll_out(release_of(python, env={"LD_PRELOAD": "/tmp/x.so"})),
         "the release's command is not the one",
+    ),
+    "a release that shows a file": (
+        lambda _: roll_out(showing("/etc/passwd")),
+        "release.config.chat.file",
     ),
 }  # fmt: skip
 

@@ -33,13 +33,16 @@ from blocks.docker.docker_engine import DockerEngine
 from blocks.engine.api import EngineApi, is_silent
 from blocks.processes.ports import free_port
 from blocks.services.health_instruments import LocalInstruments
+from blocks.services.kept_code import keep_template
 from blocks.services.sampler import start_sampler, stop_sampler
 from blocks.services.service_processes import processes_of
 from blocks.services.targets import open_target, prepare
+from tasks.core.chat_template import Template
 from tasks.core.digests import digest_of_file
 from tasks.core.errors import MissingToolError, NetworkError, PortTakenError, RolloutError
 from tasks.core.home import make_home
 from tasks.core.release import Release, ServiceFolder
+from tasks.core.serving import ChatTemplate
 from tasks.core.settings import Settings
 from tasks.core.spec import DeploySpec, EngineKind, Target
 from tasks.core.verdicts import HealthVerdict, RolloutVerdict
@@ -245,6 +248,22 @@ def test_a_release_serves_from_a_container_with_limits(make: Make, settings: Set
     assert seen is not None
     assert (seen.release, seen.endpoint, seen.up, seen.restarts) == (release.id, result.endpoint, True, 0)
     assert seen.pid == container["State"]["Pid"]
+
+
+def test_a_chat_template_of_the_users_is_served_from_a_container(make: Make, settings: Settings) -> None:
+    text = "{% for message in messages %}<{{ message['content'] }}>{% endfor %}"
+    kept = keep_template(settings.home, text)
+    plain = make()
+    chat = ChatTemplate(digest=Template(text, "").digest, file=kept)
+    result = bring(
+        plain.model_copy(update={"config": plain.config.model_copy(update={"chat": chat})}), settings
+    )
+    assert result.verdict == RolloutVerdict.SERVING, result.reason
+    body = {"messages": [{"role": "user", "content": "Hello"}]}
+    answer = httpx.post(f"{result.endpoint}/apply-template", json=body, timeout=60)
+    assert answer.json()["prompt"] == "<Hello>"
+    (container,) = containers(settings)
+    assert {mount["Source"]: mount["RW"] for mount in container["Mounts"]}[str(kept)] is False
 
 
 def test_a_model_in_a_closed_home_is_served(

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from chat_models import chat_model
 from strays import processes_of
 
 from blocks.candidates.candidate_worker import make_gguf
@@ -14,7 +15,7 @@ from blocks.engine.guidellm import Guidellm
 from blocks.engine.tool_environment import tool_python
 from tasks.batching.guidellm import REQUIREMENTS, Target
 from tasks.batching.models import ProbeRequest
-from tasks.core.serving import ServingConfig
+from tasks.core.serving import ChatTemplate, ServingConfig
 from tasks.core.settings import Settings
 from tasks.core.spec import CandidateFormat
 from tasks.engines.llama_cpp import LlamaCpp
@@ -44,6 +45,21 @@ def test_guidellm_measures_what_the_built_in_client_does(
         ProbeRequest(model_file=model, config=config, log=tmp_path / "log", output_tokens=32, runs=1)
     )
     late = _late(python, repository, tmp_path)
+    with_template = make_chat(engine_python, tmp_path)
+    chat = ChatTemplate(digest="sha256:" + "a" * 64)
+    chatting = replace(bench, load_by=lambda url, name: Guidellm(late, Target(url, name, tokenizer, True)))
+    (in_chat,) = chatting.probe(
+        ProbeRequest(
+            model_file=with_template,
+            config=config.model_copy(update={"chat": chat}),
+            log=tmp_path / "log",
+            output_tokens=32,
+            runs=1,
+        )
+    )
+    assert in_chat.answered, in_chat.failure
+    assert set(in_chat.latency_ms) == set(own.latency_ms)
+    assert 0.1 < (in_chat.throughput or 0) / (own.throughput or 1) < 10
     theirs = replace(bench, load_by=lambda url, name: Guidellm(late, Target(url, name, tokenizer)))
     (run,) = theirs.probe(
         ProbeRequest(model_file=model, config=config, log=tmp_path / "log", output_tokens=32, runs=1)
@@ -54,6 +70,14 @@ def test_guidellm_measures_what_the_built_in_client_does(
     assert 0.2 < (run.throughput or 0) / (own.throughput or 1) < 5
     assert not processes_of(tmp_path)
     assert not processes_of(python.parent)
+
+
+def make_chat(engine_python: Path, folder: Path) -> Path:
+    """The tiny model with a chat template, as GGUF."""
+    model = folder / "chat.gguf"
+    source = chat_model(folder / "chat")
+    make_gguf(engine_python, RECIPES["gguf-file"].worker, source, CandidateFormat.Q8_0, model)
+    return model
 
 
 def _late(python: Path, repository: Path, folder: Path) -> Path:

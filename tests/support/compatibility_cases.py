@@ -780,6 +780,20 @@ CASES = [
         {"ENG-FLOOR": "block"},
     ),
     Case(
+        "triton-vllm-without-gpu",
+        "Triton's vLLM backend needs a GPU",
+        {**CPU, "engine": "triton-vllm", "engine_version": "26.7", "cuda_build": "13.1"},
+        "block",
+        {"ENG-NEEDS-GPU": "block"},
+    ),
+    Case(
+        "triton-trtllm-without-gpu",
+        "so does its TensorRT-LLM backend",
+        {**CPU, "engine": "triton-tensorrt-llm", "engine_version": "26.7", "cuda_build": "13.1"},
+        "block",
+        {"ENG-NEEDS-GPU": "block"},
+    ),
+    Case(
         "trtllm-t4",
         "TensorRT-LLM begins with Ampere",
         {"gpus": [T4], "engine": "tensorrt-llm", "engine_version": "1.2.1", "packages": {}},

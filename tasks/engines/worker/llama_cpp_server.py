@@ -154,6 +154,7 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--batch-tokens", type=int, help="of a step, over all slots")
     parser.add_argument("--micro-batch-tokens", type=int, help="computed at once")
+    parser.add_argument("--chat-template", type=Path, help="file that replaces the model's own")
     known = known_options()
     # Without members, a group breaks the help.
     loading = parser.add_mutually_exclusive_group() if "mlock" in known else parser
@@ -210,6 +211,8 @@ def parameters(arguments: argparse.Namespace) -> "xllamacpp.CommonParams":
     params.endpoint_metrics = True
     params.cache_ram_mib = 0
     params.fit_params = arguments.gpu_layers < 0
+    if arguments.chat_template:
+        params.chat_template = arguments.chat_template.read_text()
     params.ui = False
     params.warmup = True
     set_options(params, arguments)

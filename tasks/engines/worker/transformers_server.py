@@ -4,7 +4,7 @@ That server knows its model by the path alone, and refuses every other name: so 
 a path, from a folder with a link, which is gone before it serves. Ends with 0 after SIGTERM once no request is in
 flight.
 
-`transformers_server.py --model FOLDER --alias NAME …`: what follows goes to `transformers serve` as it is.
+`transformers_server.py --model FOLDER --alias NAME [--chat-template FILE] …`: the rest goes to the server as it is.
 """
 
 import argparse
@@ -20,6 +20,7 @@ import uvicorn
 from transformers.cli.transformers import main as transformers
 
 PREFIX = "slipway-name-"
+TEMPLATE = "chat_template.jinja"
 CLOSED = {"/reset", "/load_model"}
 """They let any client unload the model, which is not loaded again."""
 
@@ -28,6 +29,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(allow_abbrev=False)
     parser.add_argument("--model", required=True, type=Path)
     parser.add_argument("--alias", required=True)
+    parser.add_argument("--chat-template", type=Path)
     asked, others = parser.parse_known_args()
     # The server raises the signal once more when it is done: by then it only has to end this process.
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -35,13 +37,28 @@ def main() -> None:
     sweep()
     folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-"))
     try:
-        Path(folder, asked.alias).symlink_to(asked.model.resolve())
+        link(asked.model.resolve(), folder / asked.alias, asked.chat_template)
         os.chdir(folder)
         uvicorn.Server = once_loaded(folder)
         sys.argv = ["transformers", "serve", asked.alias, *others]
         transformers()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def link(model: Path, name: Path, template: Path | None) -> None:
+    """The model's folder under that name, with another chat template if there is one.
+
+    The server has no option for it, and what is in this file comes before what other files of the model say.
+    """
+    if template is None:
+        name.symlink_to(model)
+        return
+    name.mkdir()
+    for path in model.iterdir():
+        if path.name != TEMPLATE:
+            Path(name, path.name).symlink_to(path)
+    shutil.copyfile(template, name / TEMPLATE)
 
 
 def sweep() -> None:

@@ -547,9 +547,15 @@ def describe_special_tokens(
             write(number)
     writer.add_add_bos_token(adds_beginning(tokenizer, settings))
     template_file = folder / "chat_template.jinja"
-    template = template_file.read_text() if template_file.exists() else settings.get("chat_template")
-    if isinstance(template, str):
-        writer.add_chat_template(template)
+    if template_file.exists():
+        template: Any = template_file.read_text()
+    else:
+        template = settings.get("chat_template")
+        template = template or read_json(folder / "chat_template.json", default={}).get("chat_template")
+    if isinstance(template, dict):
+        template = [{"name": name, "template": text} for name, text in template.items()]
+    if template:
+        writer.add_chat_template(template)  # of a list, the one named `default` is the file's own
 
 
 def adds_beginning(tokenizer: dict[str, Any], settings: dict[str, Any]) -> bool:

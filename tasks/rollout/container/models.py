@@ -30,7 +30,8 @@ class ImagePlan(Frozen):
 class ContainerPlan(Frozen):
     """One container with its limits. Sizes in bytes; `port` inside is `host_port` of the loopback.
 
-    It gets `gpus` GPUs: those of `gpu_indices`, if they are known.
+    It gets `gpus` GPUs: those of `gpu_indices`, if they are known. `template_source` replaces the model's own chat
+    template.
     """
 
     name: str
@@ -41,6 +42,8 @@ class ContainerPlan(Frozen):
     user: str
     model_source: Path
     model_target: str
+    template_source: Path | None = None
+    template_target: str = "/chat_template.jinja"
     port: int
     host_port: int
     memory_bytes: int | None = Field(None, gt=0)

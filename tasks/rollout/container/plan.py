@@ -29,6 +29,7 @@ _ROOT = "/opt/engine"
 _PYTHON = f"{_ROOT}/bin/python"
 _WORKER = f"{_ROOT}/server.py"
 _MODELS = "/model"
+_TEMPLATE = "/chat_template.jinja"
 _PORT = 8000
 _USER = "65532"
 """An unprivileged user: the id that distroless images use."""
@@ -137,7 +138,11 @@ def plan_container(
     spec = release.spec
     model = f"{_MODELS}/{release.launch.model_file.name}"
     # Inside, the GPUs that it gets are all that there are, with numbers of their own.
-    config = release.config.model_copy(update={"gpu_indices": ()})
+    chat = release.config.chat
+    template = chat.file if chat else None
+    if chat and template:
+        chat = chat.model_copy(update={"file": Path(_TEMPLATE)})
+    config = release.config.model_copy(update={"gpu_indices": (), "chat": chat})
     command = engine.command(_PYTHON, _WORKER, model, config)
     gpus, chosen = spec.hardware.gpus, release.config.gpu_indices
     return ContainerPlan(
@@ -149,6 +154,8 @@ def plan_container(
         user=user,
         model_source=release.launch.model_file,
         model_target=model,
+        template_source=template,
+        template_target=_TEMPLATE,
         port=_PORT,
         host_port=host_port,
         memory_bytes=spec.hardware.memory,

@@ -7,6 +7,7 @@ The reports are of guidellm 0.8.1: of llama.cpp with the tiny model and 4 slots 
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,12 @@ def test_a_closed_loop_is_so_many_streams() -> None:
             "--output": [{"kind": "json", "path": "/out/report.json"}],
         }
     )
+
+
+def test_a_model_that_chats_is_asked_in_chat() -> None:
+    argv = command(Path("/env/bin/python"), replace(TARGET, chat=True), LOAD, Path("/out/report.json"))
+    backend = json.loads(argv[argv.index("--backend") + 1])
+    assert backend["request_format"] == "/v1/chat/completions"
 
 
 def test_an_open_loop_is_a_rate() -> None:

@@ -1,13 +1,12 @@
 """Which GPUs each build of torch runs on, what each Triton compiles for, and what engines compile when they start.
 
-Written from PyTorch's RELEASE.md, from the wheels, and from what the programs in them print, not from our tables: each
-row of these is needed by one of the answers here.
+Written from PyTorch's RELEASE.md, from the wheels, and from what the programs in them print, not from our tables.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -15,7 +14,7 @@ from compatibility_cases import CASES, CURRENT, GONE, P100, V100, gpu
 
 from tasks.compatibility.kernels import builds, platform_of
 from tasks.compatibility.models import Survey
-from tasks.compatibility.rules import KernelsRow, ReleaseRow, Tables, load_tables
+from tasks.compatibility.rules import ReleaseRow, Tables, load_tables
 from tasks.compatibility.subject import describe
 from tasks.core.facts import Facts
 
@@ -161,16 +160,19 @@ Answers = dict[str, Any]
 
 
 def fields(tables: Tables, capability: str, **facts: Any) -> Answers:
+    return next(fields_of_each(tables, [capability], **facts))
+
+
+def fields_of_each(tables: Tables, capabilities: list[str], **facts: Any) -> Iterator[Answers]:
     known = {
         "driver": "615.10",
         "cuda_driver": "13.4",
         "nvcc": None,
-        "gpus": [gpu("a GPU", capability)],
+        "gpus": [gpu("a GPU", capability) for capability in capabilities],
         **facts,
     }
     found = describe(Survey(facts=Facts.model_validate(known)), tables)
-    assert found.gpus is not None
-    return {**found.values, **found.gpus[0]}
+    return ({**found.values, **one} for one in found.gpus or ())
 
 
 def torch_runs(tables: Tables, torch: str, cuda: str, platform: str) -> str:
@@ -178,7 +180,8 @@ def torch_runs(tables: Tables, torch: str, cuda: str, platform: str) -> str:
     if platform == "x86_64":
         facts["cpu"] = "Intel(R) Xeon(R) Platinum 8480+"
     mark = {"machine code": "", "ptx": "", "unlisted": "?", "missing": None}
-    marks = {cc: mark[fields(tables, cc, **facts)["gpu.torch_kernels"]] for cc in GPUS}
+    each = zip(GPUS, fields_of_each(tables, GPUS, **facts), strict=True)
+    marks = {cc: mark[found["gpu.torch_kernels"]] for cc, found in each}
     return " ".join(f"{cc}{mark}" for cc, mark in marks.items() if mark is not None)
 
 
@@ -251,33 +254,6 @@ def test_torch_pins_the_triton_of_its_metadata() -> None:
 def test_torch_is_offered_for_these_cudas(version: str) -> None:
     found = (builds(load_tables(), _torch()[version], platform) for platform in ("x86_64", "aarch64"))
     assert tuple(" ".join(cudas) for cudas in found) == OFFERED[version]
-
-
-def _without(table: str, row: Any) -> Tables:
-    full = load_tables()
-    return full.model_copy(update={table: tuple(other for other in getattr(full, table) if other != row)})
-
-
-@pytest.mark.parametrize(
-    "row", load_tables().kernels, ids=lambda row: f"{row.platform}-{row.cuda}-{row.since}"
-)
-def test_every_row_of_kernels_is_needed(row: KernelsRow) -> None:
-    rest = _without("kernels", row)
-    its_own = [case for case in RUNS if case[1:3] == (row.cuda, row.platform)]
-    assert any(torch_runs(rest, *case[:3]) != in_order(case[3]) for case in its_own)
-
-
-@pytest.mark.parametrize(
-    ("table", "answers"),
-    [
-        ("triton", lambda tables: {version: assemblers(tables, version) for version in ASSEMBLERS}),
-        ("jit", lambda tables: [starts(tables, *case[:3]) for case in STARTS]),
-        ("nvcc", lambda tables: [nvcc(tables, *case[:2]) for case in NVCC]),
-    ],
-)
-def test_every_row_of_the_other_tables_is_needed(table: str, answers: Callable[[Tables], Any]) -> None:
-    full = answers(load_tables())
-    assert all(answers(_without(table, row)) != full for row in getattr(load_tables(), table))
 
 
 @pytest.mark.parametrize(

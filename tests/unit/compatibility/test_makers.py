@@ -79,13 +79,3 @@ def test_a_damaged_page_is_one_line(tmp_path: Any) -> None:
     (tmp_path / "torch_matrix.toml").write_text("source = 1")
     with pytest.raises(SlipwayError, match=r"torch_matrix\.toml: KeyError"):
         read_pages(tmp_path)
-
-
-@pytest.mark.parametrize("table", ["branches", "pythons"])
-def test_a_row_that_is_gone_is_missed(table: str) -> None:
-    """Of branches, those whose driver comes with a toolkit."""
-    full = {name: list(rows) for name, rows in read_rows().items()}
-    packaged = {row["driver"].partition(".")[0] for page in PAGES for row in page.rows if "driver" in row}
-    for row in full[table]:
-        rest = {**full, table: [one for one in full[table] if one != row]}
-        assert bool(compare(rest, PAGES)) is (table == "pythons" or str(row["branch"]) in packaged), row

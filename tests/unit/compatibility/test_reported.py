@@ -8,7 +8,7 @@ import pytest
 
 from tasks.compatibility.models import Survey
 from tasks.compatibility.reported import merge, of_environment, of_image, of_options, of_packages
-from tasks.compatibility.rules import ImageRow, load_tables
+from tasks.compatibility.rules import load_tables
 from tasks.core.errors import WrongUseError
 from tasks.core.facts import Facts, Gpu
 
@@ -57,12 +57,6 @@ IMAGES: list[tuple[str, dict[str, Any]]] = [
 @pytest.mark.parametrize(("name", "wanted"), IMAGES, ids=[name for name, _ in IMAGES])
 def test_an_image_says_what_its_maker_put_into_its_name(name: str, wanted: dict[str, Any]) -> None:
     assert of_image(name, TABLES).facts == Facts.model_validate({"target": "docker", **wanted})
-
-
-@pytest.mark.parametrize("row", TABLES.images, ids=lambda row: f"{row.image} {row.tag}")
-def test_every_row_of_images_is_needed(row: ImageRow) -> None:
-    rest = TABLES.model_copy(update={"images": tuple(one for one in TABLES.images if one != row)})
-    assert any(of_image(name, rest) != of_image(name, TABLES) for name, _ in IMAGES)
 
 
 @pytest.mark.parametrize("name", ["", "two words", "a:b:c:d", ":tag", "x" * 300 + "\n"])

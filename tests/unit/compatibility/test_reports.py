@@ -17,7 +17,6 @@ from recorded_host import Readings, RecordedHost
 from tasks.compatibility.apply import survey_host
 from tasks.compatibility.models import CompatibilityResult, Survey
 from tasks.compatibility.plan import run_on
-from tasks.compatibility.report import way_text
 from tasks.compatibility.way_out import advise
 from tasks.core.facts import Facts
 
@@ -41,7 +40,7 @@ def test_the_answer_is_what_was_reported(case: dict[str, Any]) -> None:
     result = judged(case)
     messages = {finding.rule: finding.message for finding in result.findings}
     fixes = [finding.fix for finding in result.findings]
-    advice = "\n".join([*fixes, *(way_text(way) for way in result.ways_out)])
+    advice = "\n".join([*fixes, *(way.text for way in result.ways_out)])
     assert result.verdict in case["want"], (case["why"], messages)
     if "rule" in case:
         assert case["rule"] in messages, messages

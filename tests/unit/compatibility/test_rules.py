@@ -121,7 +121,7 @@ def test_the_digest_follows_the_rows() -> None:
             "claims.toml",
             'status = "claim"',
             'status = "hearsay"',
-            "Rule, status 'hearsay': Input should be 'verified'",
+            "rules P3 ART-1 status: Input should be 'verified', 'partly-verified', 'derived' or 'claim', not 'hearsay'",
         ),
         (
             "claims.toml",

@@ -10,6 +10,7 @@ from inline_snapshot import snapshot
 from recorded_host import Readings, RecordedHost
 
 from tasks.compatibility.apply import survey_host
+from tasks.compatibility.engines import cuda_build_of, engine_of
 from tasks.compatibility.models import (
     CompatibilityRequest,
     CudaLibraryReading,
@@ -27,7 +28,7 @@ from tasks.compatibility.models import (
 from tasks.compatibility.plan import complete, judge
 from tasks.compatibility.report import answer, headline, markdown, numbers, survey_rows
 from tasks.compatibility.rules import load_tables
-from tasks.compatibility.subject import cuda_build_of, describe, disagreements, engine_of
+from tasks.compatibility.subject import describe, disagreements
 from tasks.core.facts import Disk, Facts, Gpu
 from tasks.core.spec import EngineKind, Target
 

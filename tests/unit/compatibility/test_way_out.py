@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 
 from tasks.compatibility import way_out
 from tasks.compatibility.conditions import Subject
-from tasks.compatibility.models import CompatibilityResult, Survey
+from tasks.compatibility.models import PASSES, CompatibilityResult, Survey
 from tasks.compatibility.plan import judge
-from tasks.compatibility.report import markdown, way_text
+from tasks.compatibility.report import markdown
 from tasks.compatibility.rules import Tables, load_tables
 from tasks.compatibility.subject import describe
-from tasks.compatibility.way_out import PASSES, advise, ways_out
+from tasks.compatibility.way_out import advise, ways_out
 from tasks.core.facts import Facts
 
 BLOCKED = [case for case in CASES if case.verdict == "block"]
@@ -34,7 +34,7 @@ def survey_of(facts: dict[str, Any], case: Case | None = None) -> Survey:
 
 
 def advice(facts: dict[str, Any]) -> list[str]:
-    return [f"{way_text(way)}: {way.verdict}" for way in advise(survey_of(facts)).ways_out]
+    return [f"{way.text}: {way.verdict}" for way in advise(survey_of(facts)).ways_out]
 
 
 @pytest.mark.parametrize("case", BLOCKED, ids=lambda case: case.name)
@@ -261,6 +261,16 @@ EXPECTED: list[tuple[str, dict[str, Any], list[str]]] = [
             "cuda_build": "12.8",
         },
         ["flash-attn 2.8.3 -> removed: pass"],
+    ),
+    (
+        "FlashAttention 2.8 with torch 2.6: an older one or another torch; there is no 2.9",
+        {
+            "engine": "transformers",
+            "engine_version": "4.57.0",
+            "packages": {"torch": "2.6.0", "flash-attn": "2.8.3"},
+            "cuda_build": "12.4",
+        },
+        ["flash-attn 2.8.3 -> <2.7.4.post1: pass", "torch 2.6.0 -> 2.6.0+cu126: pass"],
     ),
     (
         "vLLM where there is no GPU: the engine that serves on the CPU",

@@ -7,10 +7,10 @@ from typing import Any
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from tasks.compatibility.models import Survey
+from tasks.compatibility.models import PASSES, Survey
 from tasks.compatibility.plan import judge
 from tasks.compatibility.rules import load_tables
-from tasks.compatibility.way_out import PASSES, ways_with_facts
+from tasks.compatibility.way_out import ways_with_facts
 from tasks.core.facts import Facts
 
 TABLES = load_tables()

@@ -1,4 +1,4 @@
-"""How engines serve weights, release by release and GPU by GPU; and every row of the tables is needed."""
+"""How engines serve weights, release by release and GPU by GPU."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 
 from tasks.compatibility.models import Survey
 from tasks.compatibility.plan import judge
-from tasks.compatibility.rules import FloorRow, Tables, WeightsRow, load_tables
+from tasks.compatibility.rules import Tables, WeightsRow, load_tables
 from tasks.compatibility.weights import UNKNOWN, ServedModel, find_type, floor_of, serving, types_served
 from tasks.core.facts import Facts
 
@@ -169,30 +169,11 @@ def test_weights_are_served_as_the_sources_say(line: str) -> None:
     assert row_of(line, load_tables()) == line.split()[-1]
 
 
-@pytest.mark.parametrize("number", range(len(load_tables().weights)))
-def test_every_row_of_weights_is_needed(number: int) -> None:
-    full = load_tables()
-    gone = full.weights[number]
-    without = full.model_copy(update={"weights": (*full.weights[:number], *full.weights[number + 1 :])})
-    about = [line for line in SERVED if line.split()[0] in gone.engines and line.split()[2] in gone.types]
-    assert any(row_of(line, without) != line.split()[-1] for line in about), gone
-
-
 @pytest.mark.parametrize(("engine", "release", "cuda", "capability", "floor"), FLOORS)
 def test_floors_are_those_of_the_release_and_build(
     engine: str, release: str | None, cuda: str | None, capability: str, floor: str | None
 ) -> None:
     assert floor_of(ServedModel(engine, release, cuda), capability, load_tables()) == floor
-
-
-@pytest.mark.parametrize("row", load_tables().floors, ids=lambda row: f"{row.engine}-{row.cc}-{row.releases}")
-def test_every_row_of_floors_is_needed(row: FloorRow) -> None:
-    full = load_tables()
-    without = full.model_copy(update={"floors": tuple(one for one in full.floors if one != row)})
-    assert any(
-        floor_of(ServedModel(engine, release, cuda), capability, without) != floor
-        for engine, release, cuda, capability, floor in FLOORS
-    )
 
 
 def test_floors_of_one_engine_exclude_each_other() -> None:

@@ -9,11 +9,11 @@ from inline_snapshot import snapshot
 from packaging.requirements import Requirement
 from packaging.version import Version
 
+from tasks.compatibility.engines import find_engine
 from tasks.compatibility.rules import load_tables
-from tasks.compatibility.subject import find_engine
 from tasks.core.errors import SlipwayError
 from tasks.core.pins import pinned_versions
-from tasks.core.serving import Loader, ServingConfig
+from tasks.core.serving import ChatTemplate, Loader, ServingConfig
 from tasks.core.spec import CARDS, EngineKind
 from tasks.engines import card as card_module
 from tasks.engines.base import Engine
@@ -142,3 +142,17 @@ def test_a_damaged_catalogue_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_pa
     (tmp_path / "vllm.toml").write_text(whole.replace("scored_by", "# "))
     with pytest.raises(SlipwayError, match="give formats, scored_by and prompts, or missing"):
         read_card(EngineKind("vllm"))
+
+
+@pytest.mark.parametrize("engine", deployable_engines(), ids=lambda one: str(one.kind))
+def test_every_engine_takes_a_chat_template(engine: Engine) -> None:
+    chat = ChatTemplate(digest="sha256:" + "a" * 64, file=Path("/home/mine.jinja"))
+    argv = engine.command(
+        "/env/bin/python", "/worker.py", "/m", CONFIG.model_copy(update={"chat": chat})
+    ).argv
+    assert argv[argv.index("--chat-template") + 1] == "/home/mine.jinja"
+    own = CONFIG.model_copy(update={"chat": ChatTemplate(digest="sha256:" + "a" * 64)})
+    assert (
+        engine.command("/env/bin/python", "/worker.py", "/m", own).argv
+        == engine.command("/env/bin/python", "/worker.py", "/m", CONFIG).argv
+    )

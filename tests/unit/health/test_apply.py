@@ -15,6 +15,7 @@ from tasks.core.errors import EngineError, NotFoundError
 from tasks.core.files import write_atomically
 from tasks.core.records import Record, new_record
 from tasks.core.release import Release, ServiceFolder, ServiceState
+from tasks.core.serving import ChatTemplate, ServingConfig
 from tasks.core.verdicts import StageName
 from tasks.engines.card import Metrics
 from tasks.health import apply, plan
@@ -30,6 +31,8 @@ METRICS = Metrics(
     requests_waiting="engine:waiting", work="requests", work_counters=("engine:done",), sources=("here",)
 )
 
+CONFIG = ServingConfig(served_name="chat", batch=1, context=64, threads=1)
+
 
 class FakeApi:
     """Answers as it is told: None is a fault."""
@@ -38,6 +41,7 @@ class FakeApi:
         self._answers = list(answers)
         self._metrics = metrics
         self.prompts: list[str] = []
+        self.chats = 0
 
     def ready(self) -> bool:
         return True
@@ -49,6 +53,10 @@ class FakeApi:
             raise EngineError("answered 500")
         return Completion("text", 1, max_tokens, seconds)
 
+    def chat(self, model: str, message: str, max_tokens: int, /) -> Completion:
+        self.chats += 1
+        return self.complete(model, message, max_tokens)
+
     def metrics(self) -> dict[str, float]:
         if self._metrics is None:
             raise EngineError("no metrics")
@@ -57,21 +65,28 @@ class FakeApi:
 
 def test_latency_is_that_of_single_tokens_after_the_first_completion() -> None:
     api = FakeApi(9.0, 0.01, 0.02, 0.03, 0.04, 0.05, metrics={"engine:waiting": 2})
-    sample = apply.sample_service(api, "chat", "The", METRICS)
+    sample = apply.sample_service(api, CONFIG, "The", METRICS)
     assert sample.latencies_ms == pytest.approx((10, 20, 30, 40, 50))
     assert (sample.completion, sample.failed, sample.requests_deferred) == ("text", 0, 2)
     assert len(set(api.prompts)) == 6, "a prompt asked twice is answered from the cache"
 
 
+def test_a_model_that_chats_is_asked_in_chat() -> None:
+    api = FakeApi(*[0.01] * 6)
+    chat = CONFIG.model_copy(update={"chat": ChatTemplate(digest="sha256:" + "a" * 64)})
+    assert apply.sample_service(api, chat, "The", METRICS).failed == 0
+    assert api.chats == len(api.prompts) == 6
+
+
 def test_requests_that_fail_are_counted() -> None:
-    sample = apply.sample_service(FakeApi(1.0, 0.01, None, 0.01, None, 0.01), "chat", "The", METRICS)
+    sample = apply.sample_service(FakeApi(1.0, 0.01, None, 0.01, None, 0.01), CONFIG, "The", METRICS)
     assert (sample.failed, len(sample.latencies_ms), sample.fault) == (2, 3, "answered 500")
     assert sample.requests_deferred is None, "an engine without metrics is not ill"
 
 
 def test_without_a_completion_nothing_more_is_asked() -> None:
     api = FakeApi(None)
-    assert apply.sample_service(api, "chat", "The", METRICS) == ServiceSample(
+    assert apply.sample_service(api, CONFIG, "The", METRICS) == ServiceSample(
         ready=True, fault="answered 500"
     )
     assert len(api.prompts) == 1

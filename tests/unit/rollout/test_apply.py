@@ -16,6 +16,7 @@ from tasks.core.digests import digest_of_file, short
 from tasks.core.errors import EngineError, ModelError, NotFoundError, RolloutError, StageCancelledError
 from tasks.core.prefetch import Prefetched
 from tasks.core.release import Release, ServiceFolder, ServiceState
+from tasks.core.serving import ChatTemplate
 from tasks.core.spec import Target as TargetKind
 from tasks.core.verdicts import RolloutVerdict
 from tasks.rollout.apply import roll_out, still_serves, stop_service
@@ -133,6 +134,10 @@ class _At:
             raise EngineError(f"{self.base_url} returned an empty completion")
         return Text(" fox")
 
+    def chat(self, model: str, message: str, max_tokens: int, /) -> Completion:
+        answer = self.complete(model, message, max_tokens)
+        return Text(f"{answer.text} in chat")
+
 
 @pytest.fixture
 def wanted(tmp_path: Path) -> Release:
@@ -158,6 +163,32 @@ def test_the_steps_come_in_order(wanted: Release, folder: ServiceFolder) -> None
     assert (result.verdict, result.completion) == (RolloutVerdict.SERVING, " fox")
     assert folder.release(wanted.id) == wanted
     assert folder.state() is not None
+
+
+def test_a_model_with_a_chat_template_passes_its_gate_in_chat(wanted: Release, folder: ServiceFolder) -> None:
+    chat = ChatTemplate(digest="sha256:" + "a" * 64)
+    chatty = wanted.model_copy(update={"config": wanted.config.model_copy(update={"chat": chat})})
+    assert chatty.id != wanted.id, "another template is another release"
+    result = roll_out(chatty, folder, FakeTarget(), FakeApi().open)
+    assert result.completion == " fox in chat"
+
+
+def test_a_release_whose_chat_template_is_gone_is_not_started(
+    wanted: Release, folder: ServiceFolder, tmp_path: Path
+) -> None:
+    chat = ChatTemplate(digest="sha256:" + "a" * 64, file=tmp_path / "gone.jinja")
+    lost = wanted.model_copy(update={"config": wanted.config.model_copy(update={"chat": chat})})
+    target = FakeTarget()
+    with pytest.raises(ModelError, match=r"gone\.jinja is gone"):
+        roll_out(lost, folder, target, FakeApi().open)
+    assert target.calls == []
+
+
+def test_a_release_of_before_is_asked_to_complete_prompts() -> None:
+    kept = Release.model_validate_json(EARLIER_RELEASE.read_bytes())
+    assert kept.id == EARLIER_ID
+    assert kept.config.chat is None
+    assert kept.spec.serving.chat_template is None
 
 
 @pytest.mark.parametrize("step", ["start", "switch", "settle"])

@@ -10,6 +10,7 @@ from inline_snapshot import snapshot
 
 from tasks.core.errors import RolloutError
 from tasks.core.release import Launch, Release
+from tasks.core.serving import ChatTemplate
 from tasks.core.spec import EngineKind
 from tasks.engines.catalogue import get_engine
 from tasks.rollout.container.models import Container, ContainerPlan, ImagePlan
@@ -133,6 +134,16 @@ def test_extras_that_serving_needs_are_pinned_with_their_package() -> None:
     assert pins_of(lock, wanted, Path("/l")) == ("torch==2.13.0", "transformers[serving]==5.23.0")
 
 
+def test_a_chat_template_of_the_users_is_mounted() -> None:
+    kept = Path("/home/chat_templates/abc/chat_template.jinja")
+    made = release()
+    chat = ChatTemplate(digest="sha256:" + "a" * 64, file=kept)
+    plan = container(made.model_copy(update={"config": made.config.model_copy(update={"chat": chat})}))
+    assert (plan.template_source, plan.template_target) == (kept, "/chat_template.jinja")
+    at = plan.argv.index("--chat-template")
+    assert plan.argv[at + 1] == plan.template_target
+
+
 def test_the_container_has_the_paths_and_limits_of_its_release() -> None:
     plan = container(release(hardware={"memory": "16Gi", "cpus": 3}, rollout={"pids": 100}))
     assert plan.model_dump(mode="json", exclude={"labels", "name"}) == snapshot(
@@ -163,6 +174,8 @@ def test_the_container_has_the_paths_and_limits_of_its_release() -> None:
             "user": "1000:1000",
             "model_source": "/c/model.gguf",
             "model_target": "/model/model.gguf",
+            "template_source": None,
+            "template_target": "/chat_template.jinja",
             "port": 8000,
             "host_port": 4000,
             "memory_bytes": 17179869184,

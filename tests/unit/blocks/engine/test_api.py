@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from http.server import BaseHTTPRequestHandler
 
 import pytest
@@ -19,6 +20,10 @@ class Metrics(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(self.state)))
         self.end_headers()
         self.wfile.write(self.state)
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.do_GET()
 
     def log_message(self, *_: object) -> None:
         pass
@@ -46,3 +51,36 @@ def test_what_is_not_in_the_format_is_an_error_of_the_engine() -> None:
         pytest.raises(EngineError, match=r"/metrics is not in Prometheus' format"),
     ):
         api.metrics()
+
+
+def answer(message: object, tokens: int = 2) -> bytes:
+    usage = {"prompt_tokens": 9, "completion_tokens": tokens}
+    return json.dumps({"choices": [{"message": message}], "usage": usage}).encode()
+
+
+@pytest.mark.parametrize(
+    ("message", "text"),
+    [
+        ({"content": "Hello."}, "Hello."),
+        ({"content": "Hello.", "reasoning_content": "They greet."}, "Hello."),
+        ({"content": None, "reasoning_content": "They"}, "They"),
+        ({"content": "", "reasoning": "They"}, "They"),
+        ({"content": None}, ""),
+    ],
+)
+def test_an_answer_in_chat_is_what_was_said_or_thought_so_far(message: object, text: str) -> None:
+    with serving(Metrics, answer(message)) as address, EngineApi(address) as api:
+        found = api.chat("chat", "Hello", 16)
+    assert (found.text, found.prompt_tokens, found.output_tokens) == (text, 9, 2)
+
+
+@pytest.mark.parametrize(
+    "state", [answer("text"), answer({"content": [1]}), answer({"content": ""}, 0), b"[]"]
+)
+def test_what_is_not_an_answer_in_chat_is_an_error(state: bytes) -> None:
+    with (
+        serving(Metrics, state) as address,
+        EngineApi(address) as api,
+        pytest.raises(EngineError, match=r"did not return a|returned an empty completion"),
+    ):
+        api.chat("chat", "Hello", 16)
