@@ -70,8 +70,8 @@ def tune_serving(request: TuningRequest) -> TuningOutcome:
     Args:
         request: The staged model, the engine's environment, and the spec's sections on tuning.
     """
-    own = programs_of_arguments(request.engine, request.engine_args, request.engine_env, "request.")
     python = python_in(request.python_path, "request.python_path")
+    own = programs_of_arguments(request.engine, request.engine_args, request.engine_env, "request.")
     check_programs([python, *own, *programs_of_serving(request.serving, "request.serving")])
     check_tunable(request.engine)
     with in_use_by_path(request.model_dir, Settings.load()):

@@ -49,8 +49,8 @@ class ServingConfig(Frozen):
     `micro_batch_tokens` at once. `kv_bytes_per_token` are those of one token's keys and values, for an engine that
     takes all memory for them unless told. `loader` brings the model's files into memory; None leaves that to the
     engine. `gpu_indices` are the host's GPUs that a process may see, by NVML's numbers; all if there are none.
-    `engine_args` and `engine_env` are the spec's own, which the engine gets as they are.
     `chat` is None for a model that only completes prompts.
+    `engine_args` and `engine_env` are the spec's own, which the engine gets as they are.
     """
 
     served_name: str
@@ -66,9 +66,9 @@ class ServingConfig(Frozen):
     kv_bytes_per_token: int | None = Field(None, ge=1)
     dtype: str | None = None
     loader: Loader | None = None
+    chat: ChatTemplate | None = None
     engine_args: dict[str, EngineArg] = Field({})
     engine_env: dict[str, str] = Field({})
-    chat: ChatTemplate | None = None
 
     @property
     def on_gpus(self) -> bool:

@@ -30,9 +30,9 @@ class TuningRequest(Frozen):
     tuning: Tuning = Tuning()
     objectives: Objectives = Objectives()
     hardware: Hardware = Hardware()
+    serving: Serving = Serving()
     engine_args: EngineArgs = Field({}, description="More arguments for the engine's command line.")
     engine_env: EngineEnv = Field({}, description="More environment variables for the engine.")
-    serving: Serving = Serving()
     start_timeout_s: float = Field(
         Gate().start_timeout_s, gt=0, description="Longest start of the engine, s."
     )
@@ -50,9 +50,9 @@ class TuningRequest(Frozen):
             tuning=spec.tuning,
             objectives=spec.objectives,
             hardware=spec.hardware,
+            serving=spec.serving,
             engine_args=spec.engine_args,
             engine_env=spec.engine_env,
-            serving=spec.serving,
             start_timeout_s=spec.rollout.gate.start_timeout_s,
         )
 

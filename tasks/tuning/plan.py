@@ -102,9 +102,9 @@ def serving_config(request: TuningRequest, facts: TuningFacts) -> ServingConfig:
         gpu_indices=tuple(one.number for one in facts.gpus[: _split_over(request, facts)]),
         memory_fraction=max(0.01, round(fraction - _HELD_BEYOND, 4)) if count else fraction,
         kv_bytes_per_token=facts.source.shape.kv_bytes_per_token,
+        chat=facts.chat,
         engine_args=request.engine_args,
         engine_env=request.engine_env,
-        chat=facts.chat,
     )
 
 

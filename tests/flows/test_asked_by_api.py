@@ -208,6 +208,10 @@ ATTACKS: dict[str, tuple[Callable[[Path], Any], str]] = {
         lambda _: deploy_model(spec_of(target="docker", rollout={"base_image": "evil.example/x:1"})),
         "rollout.base_image",
     ),
+    "a deploy with a file to show": (
+        lambda _: deploy_model(spec_of(serving={"chat_template": "/etc/passwd"})),
+        "serving.chat_template",
+    ),
     "a deploy with an argument that loads code": (
         lambda _: deploy_model(spec_of(engine="vllm", engine_args={"middleware": ["os.system"]})),
         "engine_args",
@@ -223,10 +227,6 @@ ATTACKS: dict[str, tuple[Callable[[Path], Any], str]] = {
             )
         ),
         "request.engine_env",
-    ),
-    "a deploy with a file to show": (
-        lambda _: deploy_model(spec_of(serving={"chat_template": "/etc/passwd"})),
-        "serving.chat_template",
     ),
     "a quantization": (
         lambda python: quantize_model(
