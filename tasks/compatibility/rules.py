@@ -34,7 +34,7 @@ PLACEHOLDERS = (
     }
     | {"cuda12_way", "pin_broken", "pin_near", "pin_near_way", "pin_way"}
     | {"container", "disagreement", "dtype", "engine", "family", "gpu.name", "host_fault", "host_warning"}
-    | {"image_demand"}
+    | {"image_demand", "library_odd"}
     | {
         "compat_drivers",
         "driver_builds",
@@ -234,11 +234,13 @@ class PinRow(Row):
 
 class GlibcRow(Row):
     """The glibc that a package's wheels need, by their tags or their binaries; `instead` is what needs less. `build`
-    restricts the row to one local version, such as `cu129`."""
+    restricts the row to one local version, such as `cu129`; a row with `platform` is about builds for that processor
+    without CUDA."""
 
     package: str
     releases: str
     build: str | None = None
+    platform: Literal["aarch64", "x86_64"] | None = None
     glibc: str
     instead: str | None = None
 
