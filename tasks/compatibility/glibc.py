@@ -19,9 +19,7 @@ def glibc_row(package: str, version: str, tables: Tables, platform: str | None =
     rows = [
         row
         for row in tables.glibc
-        if row.package == package
-        and row.platform in (None, platform)
-        and contains(row.releases, version)
+        if row.package == package and row.platform in (None, platform) and contains(row.releases, version)
     ]
     return next(
         (row for row in rows if row.build == local), next((row for row in rows if row.build is None), None)

@@ -27,7 +27,7 @@ def first(releases: str) -> str:
     return next(spec.version for spec in SpecifierSet(releases) if spec.operator in (">=", "=="))
 
 
-def messages(packages: dict[str, str], tables: Tables, rules: tuple[str, ...], **facts: str) -> str:
+def messages(packages: dict[str, str], tables: Tables, rules: tuple[str, ...], **facts: str | None) -> str:
     known = Facts.model_validate({"packages": packages, **facts})
     return "\n".join(
         one.message for one in judge(Survey(facts=known), tables=tables).findings if one.rule in rules
@@ -101,10 +101,11 @@ def test_each_wheel_is_needed(row: GlibcRow) -> None:
     major, minor = row.glibc.split(".")
     rules, packages = ("GLIBC-WHEEL",), {row.package: version}
     below = f"{major}.{int(minor) - 1}"
-    assert row.glibc in messages(packages, TABLES, rules, glibc=below)
-    assert messages(packages, TABLES, rules, glibc=row.glibc) == ""
-    rest = messages(packages, without("glibc", row), rules, glibc=below)
-    assert rest != messages(packages, TABLES, rules, glibc=below)
+    host = {"cpu": row.platform, "cuda_build": None} if row.platform else {}
+    assert row.glibc in messages(packages, TABLES, rules, glibc=below, **host)
+    assert messages(packages, TABLES, rules, glibc=row.glibc, **host) == ""
+    rest = messages(packages, without("glibc", row), rules, glibc=below, **host)
+    assert rest != messages(packages, TABLES, rules, glibc=below, **host)
 
 
 def test_the_rows_of_a_release_do_not_overlap() -> None:
