@@ -101,7 +101,8 @@ def test_each_wheel_is_needed(row: GlibcRow) -> None:
     major, minor = row.glibc.split(".")
     rules, packages = ("GLIBC-WHEEL",), {row.package: version}
     below = f"{major}.{int(minor) - 1}"
-    host = {"cpu": row.platform, "cuda_build": None} if row.platform else {}
+    own = {"engine": row.package, "engine_version": version, "cpu": row.platform, "cuda_build": None}
+    host = own if row.platform else {}
     assert row.glibc in messages(packages, TABLES, rules, glibc=below, **host)
     assert messages(packages, TABLES, rules, glibc=row.glibc, **host) == ""
     rest = messages(packages, without("glibc", row), rules, glibc=below, **host)
