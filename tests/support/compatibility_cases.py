@@ -914,11 +914,16 @@ CASES = [
         "PyPI's wheel for Arm is for servers",
         {
             **{"driver": "540.4.0", "cuda_driver": "12.6", "gpus": [ORIN], "glibc": "2.35", "cpu": "aarch64"},
-            **{"engine": "transformers", "engine_version": "4.51.3", "cuda_build": "12.6", "dtype": "bnb-nf4"},
+            **{
+                "engine": "transformers",
+                "engine_version": "4.51.3",
+                "cuda_build": "12.6",
+                "dtype": "bnb-nf4",
+            },
             "packages": {"torch": "2.5.0a0+872d972e41.nv24.08", "bitsandbytes": "0.46.1"},
         },
         "block",
-        {"KB-27": "block"},
+        {"KB-27": "block", "TORCH-OWN": "info"},
     ),
     Case(
         "fp8-ampere-0.29",
