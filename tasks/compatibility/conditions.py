@@ -83,6 +83,7 @@ TEXTS = frozenset(
         "gpu.torch_kernels",
         "gpu.triton",
         "gpu.weights",
+        "library_odd",
         "gpu.virtual",
         "host_fault",
         "host_warning",

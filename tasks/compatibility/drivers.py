@@ -201,6 +201,16 @@ def compat_fit(
     )
 
 
+def odd_library(facts: Facts, tegra: bool) -> str | None:
+    """The version of the driver's own library where the kernel runs another one; None where that is not known, and of
+    cuda-compat, which may differ. A library of another branch counts only if it is known not to be that."""
+    if facts.cuda_library is None or facts.driver is None or facts.forward_compat or tegra or is_wsl(facts):
+        return None
+    library, driver = Version(facts.cuda_library), Version(facts.driver)
+    own = facts.known("forward_compat") or library.major == driver.major
+    return facts.cuda_library if own and library != driver else None
+
+
 def compat_row(cuda: str | None, tables: Tables) -> CompatRow | None:
     """The cuda-compat package of that CUDA."""
     return next((row for row in tables.compat if cuda is not None and row.cuda == major_minor(cuda)), None)

@@ -76,7 +76,7 @@ _KEYS: Mapping[str, tuple[str, ...]] = {
     "newest": ("package",),
     "builds": ("package", "releases"),
     "pins": ("package", "releases", "requires"),
-    "glibc": ("package", "releases", "build"),
+    "glibc": ("package", "releases", "build", "platform"),
     "images": ("image", "tag"),
     "pythons": ("package", "version"),
     "kernels": ("platform", "cuda", "since"),

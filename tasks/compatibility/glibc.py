@@ -12,21 +12,28 @@ from tasks.compatibility.rules import GlibcRow, Tables
 _EVERYWHERE = "use a newer distribution, or a container"
 
 
-def glibc_row(package: str, version: str, tables: Tables) -> GlibcRow | None:
-    """What the table says about that wheel; a row for its local version counts before one for all."""
+def glibc_row(package: str, version: str, tables: Tables, platform: str | None = None) -> GlibcRow | None:
+    """What the table says about that wheel; a row for its local version counts before one for all. `platform` is that
+    of a build without CUDA."""
     local = Version(version).local
-    rows = [row for row in tables.glibc if row.package == package and contains(row.releases, version)]
+    rows = [
+        row
+        for row in tables.glibc
+        if row.package == package and row.platform in (None, platform) and contains(row.releases, version)
+    ]
     return next(
         (row for row in rows if row.build == local), next((row for row in rows if row.build is None), None)
     )
 
 
-def neediest(packages: Mapping[str, str], tables: Tables) -> tuple[str, GlibcRow] | None:
+def neediest(
+    packages: Mapping[str, str], tables: Tables, platform: str | None = None
+) -> tuple[str, GlibcRow] | None:
     """The package whose wheel needs the newest glibc, and its row."""
     found = [
         (package, row)
         for package, version in packages.items()
-        if (row := glibc_row(package, version, tables)) is not None
+        if (row := glibc_row(package, version, tables, platform)) is not None
     ]
     return max(found, key=lambda one: Version(one[1].glibc), default=None)
 

@@ -202,11 +202,13 @@ class PinRow(Row):
 
 class GlibcRow(Row):
     """The glibc that a package's wheels need, by their tags or their binaries; `instead` is what needs less. `build`
-    restricts the row to one local version, such as `cu129`."""
+    restricts the row to one local version, such as `cu129`; a row with `platform` is about builds for that processor
+    without CUDA."""
 
     package: str
     releases: str
     build: str | None = None
+    platform: Literal["aarch64", "x86_64"] | None = None
     glibc: str
     instead: str | None = None
 

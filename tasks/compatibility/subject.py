@@ -13,7 +13,7 @@ from tasks.compatibility.conditions import Subject, Value, contains, text_or_non
 from tasks.compatibility.devices import describe_device, fabric, fault_row
 from tasks.compatibility.drivers import Drivers
 from tasks.compatibility.engines import find_engine, is_cpu_build, with_engine
-from tasks.compatibility.kernels import MISSING, Stack, read_stack
+from tasks.compatibility.kernels import MISSING, Stack, platform_of, read_stack
 from tasks.compatibility.models import CudaLibraryReading, Sighting, Survey
 from tasks.compatibility.requirement import first_demand, is_satisfied
 from tasks.compatibility.rules import GpuRow, Tables
@@ -127,6 +127,7 @@ def _driver(own: Drivers, values: Mapping[str, Value]) -> dict[str, Value]:
     own_wheels = own.tegra and native is not None and Version(native) < _FIRST_ARM_CUDA
     found: dict[str, Value] = {"tegra": own.tegra, "jetson_wheels": own_wheels}
     found |= {"wsl": drivers.is_wsl(facts), "wsl_kernel": drivers.wsl_kernel(facts)}
+    found["library_odd"] = drivers.odd_library(facts, own.tegra)
     if facts.known("driver") and (native is not None or facts.driver is None or not own.tegra):
         found["driver_cuda"] = native
     if facts.driver is not None:
@@ -262,7 +263,9 @@ def _packages(facts: Facts, tables: Tables) -> dict[str, Value]:
         values[way] = _joined(pins.way(pin, tables) for pin in some)
     values["pin_package"] = broken[0].required if broken else None
     values["cuda12_way"] = _cuda12_way(facts, here, tables)
-    if (neediest := glibc.neediest(here, tables)) is not None:
+    without_cuda = facts.known("cuda_build") and facts.cuda_build is None
+    platform = platform_of(facts) if without_cuda else None
+    if (neediest := glibc.neediest(here, tables, platform)) is not None:
         package, row = neediest
         values |= {
             "glibc_needed": row.glibc,

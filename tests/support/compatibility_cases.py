@@ -61,6 +61,7 @@ SGLANG = {"engine": "sglang", "engine_version": "0.5.9", "packages": {"torch": "
 VLLM_085 = {"engine_version": "0.8.5", "packages": {"torch": "2.6.0"}}
 OLD_VLLM_CU130 = {**OLD_VLLM, "engine_version": "0.11.2+cu130"}
 TRANSFORMERS = {"engine": "transformers", "engine_version": "5.17.0", "packages": {"torch": "2.10.0"}}
+BNB = {"engine": "transformers", "engine_version": "4.46.2", "cuda_build": "12.4"}
 CVE = {"DRV-SEC-5520": "info"}
 NO_TOOLKIT = {"target": "docker", "container_toolkit": None, "container_gpus": []}
 IMAGE = {
@@ -856,6 +857,113 @@ CASES = [
         },
         "block",
         {"ENG-OLLAMA-570": "block"},
+    ),
+    Case(
+        "ollama-11-pascal-on-580",
+        "0.11.11 takes its CUDA 13 library on such a driver, without a look at the GPU",
+        {"gpus": [P100], "engine": "ollama", "engine_version": "0.11.11", "cuda_build": None, "packages": {}},
+        "block",
+        {"KB-25": "block"},
+    ),
+    Case(
+        "ollama-11-pascal-on-550",
+        "and its CUDA 12 library on an older one",
+        {
+            **R550,
+            "gpus": [P100],
+            "engine": "ollama",
+            "engine_version": "0.11.11",
+            "cuda_build": None,
+            "packages": {},
+        },
+        "pass",
+    ),
+    Case(
+        "ollama-12-pascal-on-580",
+        "0.12.0 looks at the GPU first",
+        {"gpus": [P100], "engine": "ollama", "engine_version": "0.12.0", "cuda_build": None, "packages": {}},
+        "pass",
+    ),
+    Case(
+        "library-newer-than-module",
+        "an upgrade without a reboot: nothing that uses the driver works",
+        {"cuda_library": "580.105.08"},
+        "block",
+        {"HOST-LIBRARY-TWICE": "block"},
+    ),
+    Case(
+        "library-older-than-module",
+        "and the other way round",
+        {"cuda_library": "580.82.07"},
+        "block",
+        {"HOST-LIBRARY-TWICE": "block"},
+    ),
+    Case(
+        "library-of-the-module",
+        "as it should be",
+        {"cuda_library": "580.95.05"},
+        "pass",
+    ),
+    Case(
+        "bnb-int8-hopper-old",
+        "LLM.int8() of that release has no layout for Hopper",
+        {**BNB, "dtype": "bnb-int8", "packages": {"torch": "2.5.1+cu124", "bitsandbytes": "0.44.1"}},
+        "block",
+        {"KB-26": "block"},
+    ),
+    Case(
+        "bnb-int8-hopper",
+        "0.45 does",
+        {**BNB, "dtype": "bnb-int8", "packages": {"torch": "2.5.1+cu124", "bitsandbytes": "0.45.0"}},
+        "pass",
+    ),
+    Case(
+        "bnb-nf4-hopper-old",
+        "four bits always ran there",
+        {**BNB, "dtype": "bnb-nf4", "packages": {"torch": "2.5.1+cu124", "bitsandbytes": "0.44.1"}},
+        "pass",
+    ),
+    Case(
+        "bnb-jetson",
+        "PyPI's wheel for Arm is for servers",
+        {
+            **{"driver": "540.4.0", "cuda_driver": "12.6", "gpus": [ORIN], "glibc": "2.35", "cpu": "aarch64"},
+            **{
+                "engine": "transformers",
+                "engine_version": "4.51.3",
+                "cuda_build": "12.6",
+                "dtype": "bnb-nf4",
+            },
+            "packages": {"torch": "2.5.0a0+872d972e41.nv24.08", "bitsandbytes": "0.46.1"},
+        },
+        "block",
+        {"KB-27": "block", "TORCH-OWN": "info"},
+    ),
+    Case(
+        "fp8-ampere-0.29",
+        "0.29 chooses a kernel that computes in INT8 there",
+        {"gpus": [A100], "engine_version": "0.29.0", "packages": {"torch": "2.13.0"}, "dtype": "fp8"},
+        "block",
+        {"KB-28": "block", "WEIGHTS-ONLY": "warn"},
+    ),
+    Case(
+        "fp8-ada-0.29",
+        "Ada computes in FP8",
+        {"gpus": [L4], "engine_version": "0.29.0", "packages": {"torch": "2.13.0"}, "dtype": "fp8"},
+        "pass",
+    ),
+    Case(
+        "fp8-5090-0.24",
+        "0.24 warms up DeepGEMM, which does not know 12.0",
+        {"gpus": [RTX5090], "engine_version": "0.24.0", "packages": {"torch": "2.11.0"}, "dtype": "fp8"},
+        "warn",
+        {"KB-29": "warn"},
+    ),
+    Case(
+        "fp8-5090-0.23",
+        "0.23 does not",
+        {"gpus": [RTX5090], "engine_version": "0.23.0", "packages": {"torch": "2.11.0"}, "dtype": "fp8"},
+        "pass",
     ),
     Case(
         "llama-compressed",

@@ -225,7 +225,12 @@ def listed(answers: Iterable[T], ask: Callable[[T, Tables], object]) -> list[Que
 @functools.cache
 def cases() -> list[Question]:
     """Of the truth table, and those that the public reports tell."""
-    told = [case["facts"] for param in reports.load("cases.json") for case in param.values]
+    told = [
+        case["facts"]
+        for name in ("cases.json", "new.json")
+        for param in reports.load(name)
+        for case in param.values
+    ]
     return [*listed(truth_table.CASES, truth_table.run), *listed(told, verdict_on)]
 
 

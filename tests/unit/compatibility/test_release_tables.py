@@ -23,7 +23,7 @@ def first(releases: str) -> str:
     return next(spec.version for spec in SpecifierSet(releases) if spec.operator in (">=", "=="))
 
 
-def messages(packages: dict[str, str], rules: tuple[str, ...], **facts: str) -> str:
+def messages(packages: dict[str, str], rules: tuple[str, ...], **facts: str | None) -> str:
     known = Facts.model_validate({"packages": packages, **facts})
     return "\n".join(one.message for one in judge(Survey(facts=known)).findings if one.rule in rules)
 
@@ -65,8 +65,10 @@ def test_each_wheel_needs_its_glibc(row: GlibcRow) -> None:
     major, minor = row.glibc.split(".")
     rules, packages = ("GLIBC-WHEEL",), {row.package: version}
     below = f"{major}.{int(minor) - 1}"
-    assert row.glibc in messages(packages, rules, glibc=below)
-    assert messages(packages, rules, glibc=row.glibc) == ""
+    own = {"engine": row.package, "engine_version": version, "cpu": row.platform, "cuda_build": None}
+    host = own if row.platform else {}
+    assert row.glibc in messages(packages, rules, glibc=below, **host)
+    assert messages(packages, rules, glibc=row.glibc, **host) == ""
 
 
 def test_the_rows_of_a_release_do_not_overlap() -> None:

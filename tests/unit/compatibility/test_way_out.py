@@ -23,6 +23,8 @@ BLOCKED = [case for case in CASES if case.verdict == "block"]
 NO_WAY = {
     "driver-broken": "the driver was seen to fail: no table repairs it",
     "failed-measurement": "the import was seen to fail",
+    "library-newer-than-module": "the driver's module is loaded anew, which changes no version",
+    "library-older-than-module": "likewise",
     "block-beats-unknown": "a deciding fact is missing, whatever else is changed",
 }
 

@@ -43,6 +43,8 @@ vllm         0.2.7         nvfp4     -            xxxxxxxxxxx
 vllm         0.8.5         nvfp4     -            xxxxxxx=?xx
 vllm         0.9.0         nvfp4     -            xxxxwww=?ww
 vllm         0.10.1        nvfp4     -            xxxxwww=?=w
+vllm         0.10.2        nvfp4     qwen3-moe    xxxxwww=?xw
+vllm         0.12.0        nvfp4     qwen3-moe    xxxxwww====
 vllm         0.11.2        nvfp4     -            xxxxwww====
 vllm         0.15.1        nvfp4     -            xxxxwww====
 vllm         0.16.0        nvfp4     -            xxxwwww====
