@@ -936,8 +936,8 @@ CASES = [
             },
             "packages": {"torch": "2.5.0a0+872d972e41.nv24.08", "bitsandbytes": "0.46.1"},
         },
-        "block",
-        {"KB-27": "block", "TORCH-OWN": "info"},
+        "warn",
+        {"KB-27": "warn", "TORCH-OWN": "info"},
     ),
     Case(
         "fp8-ampere-0.29",
