@@ -11,8 +11,10 @@ from pathlib import Path
 from blocks.host.home_access import check_home, may
 from blocks.host.nvml import gpus_in_use
 from blocks.processes.ports import check_port_free, free_port, is_held_below
+from blocks.services.door import read_keys
 from blocks.services.targets import check_base_image
 from blocks.storage.sources import open_source, resolve
+from tasks.core.api_keys import block_name
 from tasks.core.errors import ModelError, PortTakenError, RecordError, SpecError
 from tasks.core.release import ServiceFolder, ServiceState
 from tasks.core.settings import Settings
@@ -25,11 +27,13 @@ from tasks.rollout.plan import address_of
 from tasks.tuning.texts import read_calibration, read_task_set, read_text
 
 
-def check_inputs(spec: DeploySpec, settings: Settings, *, remote: bool = True) -> None:
+def check_inputs(spec: DeploySpec, settings: Settings, *, remote: bool = True, prefect: bool = True) -> None:
     """Raise a `SlipwayError` that names the first key of the spec that this host cannot satisfy.
 
     Without `remote`, a model on S3 or in a registry is not checked, because the credentials are not known yet.
+    Without `prefect`, a Prefect block is not.
     """
+    check_keys(spec, prefect=prefect)
     check_tuning_inputs(spec, settings, remote=remote)
     check_address(spec, settings)
     check_base_image(spec)
@@ -44,6 +48,13 @@ def check_tuning_inputs(spec: DeploySpec, settings: Settings, *, remote: bool = 
     _check_texts(spec.tuning)
     _check_environment(spec.environment)
     _check_gpus(spec)
+
+
+def check_keys(spec: DeploySpec, *, prefect: bool = True) -> None:
+    """Raise a `SlipwayError` if the secret that `serving.api_key` names contains no keys."""
+    reference = spec.serving.api_key
+    if reference and (prefect or block_name(reference) is None):
+        read_keys(reference)
 
 
 def check_address(spec: DeploySpec, settings: Settings) -> None:

@@ -19,13 +19,14 @@ from deployments.cli.main import print_json
 from deployments.cli.params import GivenPath
 from deployments.cli.show import coloured, console, echo_log, plain, print_table
 from deployments.prefect_api import PrefectApi, needs_own_server, no_api, prefect_api
+from tasks.core.api_keys import block_name
 from tasks.core.freshness import STAGES
 from tasks.core.progress import listen, to_log
 from tasks.core.settings import Settings
 from tasks.core.spec import DeploySpec, load_spec
 from tasks.core.verdicts import CompatibilityVerdict, StageName, says_no
 from tasks.lifecycle.models import DeployResult, StageRow
-from tasks.lifecycle.plan import plan_of, plan_without, refusal, wants_absent_gpu
+from tasks.lifecycle.plan import plan_of, plan_without, refusal, wants_absent_gpu, warnings_of
 
 _SHOWN = {"stage", "verdict", "cached", "seconds", "record", "headline", "log_tail", "reasons"}
 """The fields of a stage's row that programs get."""
@@ -50,6 +51,9 @@ def deploy(
 ) -> None:
     """Take the model that SPEC names to a running, tuned service."""
     spec = load_spec(spec_file, overrides)
+    warnings = warnings_of(spec)
+    for warning in warnings:
+        click.echo(f"warning: {warning}", err=True)
     anew = STAGES if "all" in fresh else tuple(map(StageName, fresh))
     if dry_run:
         _show_plan(spec, anew, as_json=as_json)
@@ -64,11 +68,14 @@ def deploy(
                 "endpoint": result.endpoint,
                 "release": result.release,
                 "verdict": result.verdict,
+                "warnings": warnings,
                 "stages": [row.model_dump(include=_SHOWN) for row in result.stages],
             }
         )
     else:
         _show_result(result)
+        if spec.serving.api_key and result.endpoint:
+            click.echo(f"key         send Authorization: Bearer KEY, with a key in {spec.serving.api_key}")
     if says_no(StageName.LIFECYCLE, result.verdict):
         sys.exit(3)
 
@@ -87,7 +94,7 @@ def _check_host(spec: DeploySpec) -> None:
 
     check_target(spec.target)
     if refusal(spec) is None and not wants_absent_gpu(spec, len(read_nvml().gpus)):
-        check_inputs(spec, Settings.load(), remote=not prefect_knows_the_storage())
+        check_inputs(spec, Settings.load(), remote=not prefect_knows_the_storage(), prefect=False)
     # Otherwise the run answers with the verdict on this host.
 
 
@@ -133,7 +140,7 @@ def _answer_from_records(
     from blocks.prefect.database import has_open_run
     from blocks.prefect.server import keeps_own_database
 
-    if prefect_knows_the_storage() or not needs_own_server(settings):
+    if prefect_knows_the_storage() or block_name(spec.serving.api_key) or not needs_own_server(settings):
         return None
     if not keeps_own_database(settings) or has_open_run(settings, service_tag(spec.name)):
         return None  # a run that was killed is ended by a server
@@ -182,7 +189,7 @@ def _show_plan(spec: DeploySpec, fresh: tuple[StageName, ...], *, as_json: bool)
             }
             for step in steps
         ]
-        print_json({"name": spec.name, "plan": plan})
+        print_json({"name": spec.name, "warnings": warnings_of(spec), "plan": plan})
     else:
         rows = [(step.stage, plain(step.does)) for step in steps]
         print_table(("stage", "would"), rows, title=f"Plan for {spec.name}")

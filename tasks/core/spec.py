@@ -23,7 +23,7 @@ from pydantic import (
     model_validator,
 )
 
-from tasks.core import strict_yaml
+from tasks.core import api_keys, strict_yaml
 from tasks.core.errors import SpecError, WrongUseError
 from tasks.core.given_files import check_path, decode_text, expand_user, read_given
 from tasks.core.load import Arrivals
@@ -327,6 +327,21 @@ class Tuning(Part):
         return value
 
 
+class Serving(Part):
+    """What the users of the service meet."""
+
+    api_key: str | None = Field(
+        None,
+        description="Secret with the keys that requests must carry, one a line: file:PATH (mode 600) or block:NAME "
+        "(a Prefect Secret block). Everyone may use the service when empty.",
+    )
+
+    @field_validator("api_key")
+    @classmethod
+    def _names_a_secret(cls, value: str | None) -> str | None:
+        return value if value is None else api_keys.check_reference(value)
+
+
 class Gate(Part):
     """What a release must do before it gets traffic."""
 
@@ -395,6 +410,7 @@ class DeploySpec(Part):
     staging: Staging = Staging()
     objectives: Objectives = Objectives()
     tuning: Tuning = Tuning()
+    serving: Serving = Serving()
     rollout: Rollout = Rollout()
     checks: Checks = Checks()
 
@@ -475,6 +491,10 @@ def _with_absolute_paths(spec: DeploySpec, base: Path, source: str) -> DeploySpe
         if given:
             update = {name: Path(os.path.realpath(path)) if follow else path for name, path in given.items()}
             changes[section] = part.model_copy(update=update)
+    if file := api_keys.key_file(spec.serving.api_key):
+        # Not resolved: what rotates a key may replace a link.
+        path = _absolute(file, base, f"{source}: serving.api_key names")
+        changes["serving"] = spec.serving.model_copy(update={"api_key": f"{api_keys.FILE}{path}"})
     return spec.model_copy(update=changes)
 
 

@@ -501,7 +501,7 @@ def test_a_container_is_checked_and_sampled_through_its_restarts(make: Make, set
     folder = folder_of(settings)
     state = folder.state()
     assert state is not None
-    result = check(folder, LocalInstruments(), None)
+    result = check(folder, LocalInstruments(folder), None)
     assert (result.verdict, result.samples.process.alive) == (HealthVerdict.HEALTHY, True)
     assert result.limits.memory_bytes == 512 << 20
     assert 1e6 < (result.samples.process.memory_bytes or 0) < 512 << 20

@@ -23,6 +23,7 @@ from tasks.rollout.documents import write_state
 from tasks.rollout.models import RolloutAction, Running
 from tasks.rollout.recovery.apply import start_service
 from tasks.rollout.report import headline, markdown, numbers
+from tasks.rollout.proxy.keys import Digests
 from tasks.rollout.target import Completion, NewRelease
 
 EARLIER_RELEASE = Path(__file__).parents[2] / "golden" / "releases" / "with-image-key.json"
@@ -49,6 +50,7 @@ class FakeTarget:
     restores: str | None = None
     dead: str | None = None
     engine_up: bool = True
+    digests: Digests = None
 
     def _call(self, name: str) -> None:
         self.calls.append(name)
@@ -58,17 +60,23 @@ class FakeTarget:
     def running(self) -> Running | None:
         if self.serving is None:
             return None
-        return Running(release=self.serving, host="127.0.0.1", port=8000, up=self.engine_up)
+        return Running(release=self.serving, host="127.0.0.1", port=8000, up=self.engine_up, locked=self.digests is not None)
 
     def written(self) -> Running | None:
         if self.restores is None:
             return None
         return Running(release=self.restores, host="127.0.0.1", port=8000, up=False)
 
-    def claim(self, host: str, port: int | None) -> int:
+    def claim(self, host: str, port: int | None, digests: Digests = None, /) -> int:
         self._call("claim")
+        if self.serving is None and self.restores is None:
+            self.digests = digests
         self.serving = self.traffic = self.serving or self.restores
         return port or 8000
+
+    def lock(self, digests: Digests) -> None:
+        self._call("lock")
+        self.digests = digests
 
     def start(self, release: Release) -> NewRelease:
         self._call("start")
@@ -558,7 +566,7 @@ class FailsOnce(FakeTarget):
 class CancelledWhenDead(DiesOnce):
     """Whose run is cancelled as soon as the previous release is started again."""
 
-    def claim(self, host: str, port: int | None) -> int:
+    def claim(self, host: str, port: int | None, digests: Digests = None, /) -> int:
         if "start" in self.calls:
             raise StageCancelledError("another stage said no")
         return super().claim(host, port)
