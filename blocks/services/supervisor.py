@@ -98,9 +98,9 @@ class SupervisedService:
                 if port is not None:
                     check_port_free(host, port)
                 self._start_supervisor()
-            if digests is not None:
-                self._check_knows_keys()
-            claimed: int = self._ask("claim", host=host, port=port, digests=digests)["port"]
+            locked: dict[str, Any] = {} if digests is None else {"digests": digests}
+            op = "claim_locked" if locked else "claim"
+            claimed: int = self._ask(op, host=host, port=port, **locked)["port"]
             return claimed
 
         return _patiently(claim)
@@ -109,9 +109,7 @@ class SupervisedService:
         """Have the supervisor's proxy let in only requests with such a key; None lets in everyone."""
         if not self._connect():
             raise self._hung_up()
-        if digests is not None or self._knows_keys():
-            self._check_knows_keys()
-            self._ask("lock", digests=digests)
+        self._ask("lock", digests=digests)
 
     def start(self, release: Release) -> NewRelease:
         """Have the supervisor start the release on a free port of the loopback."""
@@ -220,16 +218,6 @@ class SupervisedService:
         self._connection = connection
         return True
 
-    def _knows_keys(self) -> bool:
-        return "locked" in self._ask("status")
-
-    def _check_knows_keys(self) -> None:
-        if not self._knows_keys():
-            raise RolloutError(
-                f"{self._folder.name} runs with a supervisor of an older Slipway, which checks no keys",
-                fix=f"restart it: slipway stop {self._folder.name}, then deploy again",
-            )
-
     def _start_supervisor(self) -> None:
         """Start it, and connect. It waits for that as long as the pipe is open that is its standard input."""
         self._folder.root.mkdir(parents=True, exist_ok=True)
@@ -294,6 +282,11 @@ class SupervisedService:
             return port_taken(arguments["host"], arguments["port"])
         if code == "busy":
             return BusyError(f"{self._folder.name}: {message}", fix="wait for it to end, then try again")
+        if code == "unknown":
+            return RolloutError(
+                f"{self._folder.name} runs with a supervisor of an older Slipway, which checks no keys",
+                fix=f"restart it: slipway stop {self._folder.name}, then deploy again",
+            )
         return RolloutError(f"{self._folder.name}: {message}")
 
     def _hung_up(self, kind: type[HungUpError] = HungUpError) -> HungUpError:

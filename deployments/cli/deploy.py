@@ -13,7 +13,7 @@ import click
 
 from blocks.host.nvml import read_nvml
 from blocks.prefect.service_tag import service_tag
-from blocks.services.early_checks import check_inputs, prefect_knows_the_storage
+from blocks.services.early_checks import check_inputs, check_keys, prefect_knows_the_storage
 from deployments.cli.changes import standings
 from deployments.cli.main import print_json
 from deployments.cli.params import GivenPath
@@ -51,15 +51,16 @@ def deploy(
 ) -> None:
     """Take the model that SPEC names to a running, tuned service."""
     spec = load_spec(spec_file, overrides)
+    check_keys(spec, prefect=False)
     warnings = warnings_of(spec)
-    for warning in warnings:
-        click.echo(f"warning: {warning}", err=True)
     anew = STAGES if "all" in fresh else tuple(map(StageName, fresh))
     if dry_run:
+        _warn(warnings)
         _show_plan(spec, anew, as_json=as_json)
         return
     _check_engine(spec)
     _check_host(spec)
+    _warn(warnings)
     result = _run(spec, anew, quiet=as_json)
     if as_json:
         print_json(
@@ -78,6 +79,11 @@ def deploy(
             click.echo(f"key         send Authorization: Bearer KEY, with a key in {spec.serving.api_key}")
     if says_no(StageName.LIFECYCLE, result.verdict):
         sys.exit(3)
+
+
+def _warn(warnings: tuple[str, ...]) -> None:
+    for warning in warnings:
+        click.echo(f"warning: {warning}", err=True)
 
 
 def _check_engine(spec: DeploySpec) -> None:

@@ -8,9 +8,10 @@ from pathlib import Path
 
 from tasks.core.errors import SpecError
 from tasks.core.given_files import check_path
+from tasks.core.sources import FILE
 
-FILE, BLOCK = "file:", "block:"
-FORM = "file:PATH or block:NAME"
+BLOCK = "block:"
+FORM = f"{FILE}PATH or {BLOCK}NAME"
 LIMIT_BYTES = 64_000
 """Largest secret that is read."""
 
@@ -19,7 +20,7 @@ SHORTEST_KEY, LONGEST_KEY = 8, 512
 """Characters. Slipway cannot redact a shorter one."""
 
 _BLOCK_NAME = re.compile(r"[a-z0-9-]{1,100}")
-_KEY = re.compile(r"[!-~]+")
+_KEY = re.compile(r"[!-+\--~]+")
 _MAKE_ONE = "make one: openssl rand -hex 32"
 
 
@@ -55,7 +56,8 @@ def parse_keys(text: str, name: str) -> tuple[str, ...]:
             continue
         if not _KEY.fullmatch(key):
             raise SpecError(
-                f"line {number} of {name} is not a key: it contains a space, or is not ASCII", fix=_MAKE_ONE
+                f"line {number} of {name} is not a key: it contains a space or a comma, or is not ASCII",
+                fix=_MAKE_ONE,
             )
         if not SHORTEST_KEY <= len(key) <= LONGEST_KEY:
             raise SpecError(

@@ -494,7 +494,7 @@ def _with_absolute_paths(spec: DeploySpec, base: Path, source: str) -> DeploySpe
     if file := api_keys.key_file(spec.serving.api_key):
         # Not resolved: what rotates a key may replace a link.
         path = _absolute(file, base, f"{source}: serving.api_key names")
-        changes["serving"] = spec.serving.model_copy(update={"api_key": f"{api_keys.FILE}{path}"})
+        changes["serving"] = spec.serving.model_copy(update={"api_key": f"{FILE}{path}"})
     return spec.model_copy(update=changes)
 
 

@@ -105,6 +105,8 @@ class Control:
         supervisor = self._supervisor
         match request["op"]:
             case "claim":
+                return await supervisor.claim(owner, request["host"], request["port"])
+            case "claim_locked":  # a name of its own: a supervisor that knows no keys must refuse it
                 return await supervisor.claim(owner, request["host"], request["port"], digests_in(request))
             case "start":
                 return await supervisor.start(

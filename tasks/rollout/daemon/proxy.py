@@ -22,9 +22,9 @@ from tasks.rollout.daemon.engine import ended, kill
 from tasks.rollout.daemon.files import clear_place, part_of, write_durably
 from tasks.rollout.daemon.hang import Traffic
 from tasks.rollout.daemon.logs import BoundedLog
-from tasks.rollout.proxy import keys
 from tasks.rollout.proxy.config import proxy_config
-from tasks.rollout.proxy.keys import Digests
+from tasks.rollout.proxy.keys import FILE as KEYS
+from tasks.rollout.proxy.keys import PREPARE, Digests, keys_document, replace_keys, version_in
 from tasks.rollout.proxy.slots import (
     BACKEND_HOST,
     LOOK,
@@ -217,7 +217,7 @@ class Proxy:
             await self._watch
         if self._tasks:
             await asyncio.wait(self._tasks)
-        files = (CONFIG, keys.FILE)
+        files = (CONFIG, KEYS)
         for name in (*files, *(part_of(self._folder / file).name for file in files), SOCKET):
             with contextlib.suppress(OSError):
                 (self._folder / name).unlink()
@@ -321,7 +321,7 @@ class Proxy:
             if folder.exists() and not folder.is_dir():
                 folder.unlink()
         self._folder.mkdir(parents=True, exist_ok=True)
-        for name in (CONFIG, SOCKET, keys.FILE):
+        for name in (CONFIG, SOCKET, KEYS):
             clear_place(self._folder / name, self._service)
         file, bind, metrics = self._folder / CONFIG, self._listener.fileno(), self._metrics.fileno()
         config = proxy_config(self.route, bind=f"fd@{bind}", metrics=f"fd@{metrics}").encode()
@@ -330,16 +330,16 @@ class Proxy:
         self._write_keys()
 
     def _write_keys(self) -> None:
-        file, document = self._folder / keys.FILE, keys.keys_document(self.digests).encode()
+        file, document = self._folder / KEYS, keys_document(self.digests).encode()
         if not file.exists() or file.read_bytes() != document:
             write_durably(file, document)
 
     async def _replace_keys(self) -> None:
         """All at once: no request finds a part of them. Raises `OSError`."""
-        answer = await self._ask(keys.PREPARE)
-        if (version := keys.version_in(answer)) is None:
+        answer = await self._ask(PREPARE)
+        if (version := version_in(answer)) is None:
             raise OSError(answer.strip())
-        if refused := (await self._ask(keys.replace_keys(version, self.digests))).strip():
+        if refused := (await self._ask(replace_keys(version, self.digests))).strip():
             raise OSError(refused)
 
     async def _read(self, process: asyncio.subprocess.Process, printed: list[bytes]) -> None:

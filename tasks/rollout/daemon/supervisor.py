@@ -257,7 +257,7 @@ class Supervisor:
         """What takes traffic now."""
         engine = self._serving
         if engine is None or self._address is None:
-            return {"release": None, "locked": False}
+            return {"release": None}
         proxy = self._proxy_at(*self._address)
         return {
             "release": engine.command.release,
