@@ -322,7 +322,7 @@ class _Lifecycle:
             self.recorder.store.list(StageName.LOADING),
             host=self.recorder.host_fingerprint,
             mount=mount_of(model_file),
-            file_format="safetensors" if model_file.is_dir() else "gguf",
+            file_format="gguf" if get_engine(self.spec.engine).card.loads_gguf else "safetensors",
         )
         return found if found and get_engine(self.spec.engine).card.load_arguments(found[0]) else None
 

@@ -17,14 +17,16 @@ from blocks.prefect.asked_by_api import check_programs
 from blocks.prefect.flows import flow, step
 from blocks.prefect.progress import show_copy
 from blocks.processes.environment_users import running_below
-from blocks.storage.sources import open_source, resolve
+from blocks.storage.sources import open_model, open_source, resolve
 from flows.measure_disk import measure_disk
 from tasks.core.allowed import Kind, Program
 from tasks.core.digests import short
 from tasks.core.errors import CommandError, DiskFullError, MissingToolError, SlipwayError
 from tasks.core.given_files import absolute_path
 from tasks.core.manifest import is_intact, read_manifest
+from tasks.core.progress import say
 from tasks.core.settings import Settings
+from tasks.core.sources import split_variant
 from tasks.core.spec import DiskFloor
 from tasks.core.stage import Outcome, raising, run_stage
 from tasks.core.verdicts import StageName, StagingVerdict
@@ -34,7 +36,7 @@ from tasks.staging.copier import missing_bytes
 from tasks.staging.disk.models import DiskRequest, DiskResult
 from tasks.staging.models import StagingRequest, StagingResult
 from tasks.staging.plan import Found, blocked, to_result
-from tasks.staging.source import pin
+from tasks.staging.source import ModelSource, pin
 from tasks.staging.store import in_use, make_room
 
 
@@ -74,7 +76,7 @@ def stage_model(request: StagingRequest) -> Outcome[StagingResult]:
     sweep_abandoned(settings.models, settings.leases)
     try:
         resolved = resolve(request.model, settings)
-        pinned = pin(open_source(resolved.source, endpoint=settings.s3_endpoint))
+        pinned = pin(_open(request, resolved.source, settings))
     except SlipwayError as error:
         return _run(request.model, {"model": request.model}, work=raising(error))
     found = Found(resolved.source, resolved.version, pinned.digest)
@@ -110,6 +112,8 @@ def stage_model(request: StagingRequest) -> Outcome[StagingResult]:
             servable=request.servable,
             tensor_parallel=request.tensor_parallel,
         )
+        for remark in plan.findings:
+            say(StageName.STAGING, remark)
         gone = _make_room(plan, folder, settings) if own else ()
         with show_copy(StageName.STAGING, request.model, sum(file.size_bytes for file in plan.files)):
             done = copy_shards(pinned, plan, folder, leases=settings.leases, own=own)
@@ -147,6 +151,13 @@ def repaired_from_source(folder: Path) -> Outcome[StagingResult]:
 
     inputs = {"repair": str(folder), "manifest_digest": manifest.digest}
     return _run(manifest.source, inputs, work=work)
+
+
+def _open(request: StagingRequest, source: str, settings: Settings) -> ModelSource:
+    """The source's files; to be served, only one of several GGUF models."""
+    if request.servable or split_variant(source)[1]:
+        return open_model(source, request.formats, endpoint=settings.s3_endpoint)
+    return open_source(source, endpoint=settings.s3_endpoint)
 
 
 def _make_room(plan: CopyPlan, folder: Path, settings: Settings) -> tuple[str, ...]:

@@ -43,7 +43,7 @@ from tasks.quantization.apply import measure_candidates, predict_sizes, still_go
 from tasks.quantization.models import Candidate, QuantizationResult
 from tasks.quantization.plan import check_order
 from tasks.quantization.recipe import QUANTIZER
-from tasks.quantization.source import read_source
+from tasks.quantization.source import gguf_in, read_gguf_source, read_source
 from tasks.staging.store import in_use_by_path
 from tasks.tuning import plan
 from tasks.tuning.models import TuningFacts, TuningRequest
@@ -83,10 +83,15 @@ def tune_serving(request: TuningRequest) -> TuningOutcome:
 
 def read_facts(request: TuningRequest) -> TuningFacts:
     """Facts about the staged model and this host, read once. Raises `ModelError`."""
-    config = read_model_config(request.model_dir)
+    folder = request.model_dir
+    if names := gguf_in(folder):
+        source, family = read_gguf_source(folder, names), None
+    else:
+        config = read_model_config(folder)
+        source, family = read_source(folder, config), check_family(config)
     return TuningFacts(
-        source=read_source(request.model_dir, config),
-        family=check_family(config),
+        source=source,
+        family=family,
         gpus=gpus_in_use(request.hardware.gpus),
         host_bytes=memory_bytes(),
         cpus=len(os.sched_getaffinity(0)),
@@ -95,7 +100,7 @@ def read_facts(request: TuningRequest) -> TuningFacts:
 
 def quantized(request: TuningRequest, facts: TuningFacts) -> Outcome[QuantizationResult]:
     """The quantization stage alone. Raises `SpecError` for a wish that cannot be measured."""
-    plan.check_request(request, facts.source.shape)
+    plan.check_request(request, facts.source)
     config, refused = plan.serving_config(request, facts), plan.refused_formats(request, facts)
     tuning, text = request.tuning, request.tuning.quality_text
     asked = plan.quantization_request(

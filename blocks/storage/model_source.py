@@ -7,7 +7,7 @@ import errno
 import os
 import re
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +18,8 @@ from tasks.core.errors import ModelError, NotFoundError
 from tasks.core.files import read_regular
 from tasks.core.given_files import absolute_path
 from tasks.core.paths import checked, is_utf8
-from tasks.core.sources import FILE, ResolvedModel
+from tasks.core.sources import FILE, GGUF, ResolvedModel
+from tasks.staging.gguf_choice import GgufSource, files_named, keeps
 from tasks.staging.models import SourceFile
 from tasks.staging.source import ModelSource, changed
 
@@ -50,6 +51,16 @@ def _cached_commit(folder: Path) -> str | None:
     return commit if re.fullmatch(r"[0-9a-f]{40,64}", commit) else None
 
 
+def open_folder(source: str) -> ModelSource:
+    """The folder that `file:PATH` names, or the GGUF file with its other parts. Does not look at the folder's others:
+    they may be anything."""
+    place = absolute_path(Path(source.removeprefix(FILE)))
+    if place.suffix != GGUF or within(_DEADLINE_S, str(place), place.is_dir):
+        return FolderSource.of(source)
+    files = files_named(place.name)
+    return GgufSource(FolderSource(place.parent, keeps(files)), files)
+
+
 def open_s3(source: str, endpoint: str | None) -> ModelSource:
     """The objects below `s3://BUCKET/PREFIX`."""
     from blocks.storage.s3 import S3Folder
@@ -60,8 +71,9 @@ def open_s3(source: str, endpoint: str | None) -> ModelSource:
 class FolderSource:
     """The files of one folder. Links may not lead out of it, except those of a Hugging Face cache."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, only: Callable[[str], bool] = lambda _: True) -> None:
         self.folder = absolute_path(folder)
+        self._only = only
 
     @classmethod
     def of(cls, source: str) -> FolderSource:
@@ -88,7 +100,8 @@ class FolderSource:
                 raise NotFoundError(
                     f"the model folder {self.folder} does not exist", fix="check the spec's `model`"
                 )
-            found = [self._look(path) for path in sorted(self.folder.iterdir())]
+            names = sorted(path for path in self.folder.iterdir() if self._only(path.name))
+            found = [self._look(path) for path in names]
         return [file for file in found if file is not None]
 
     def _look(self, path: Path) -> SourceFile | None:

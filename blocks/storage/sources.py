@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 from blocks.storage.model_registry import resolve_alias
-from blocks.storage.model_source import FolderSource, open_s3, resolve_folder
+from blocks.storage.model_source import open_folder, open_s3, resolve_folder
 from tasks.core.errors import WrongUseError
 from tasks.core.paths import is_utf8, shown
 from tasks.core.settings import Settings
-from tasks.core.sources import FILE, FORMS, REGISTRY, S3, ResolvedModel, scheme_of
+from tasks.core.sources import (
+    FILE,
+    FORMS,
+    GGUF,
+    REGISTRY,
+    S3,
+    ResolvedModel,
+    scheme_of,
+    split_variant,
+    with_variant,
+)
+from tasks.staging.gguf_choice import GgufSource, files_named, one_model
 from tasks.staging.source import ModelSource
 
 
@@ -25,9 +36,17 @@ class Scheme:
     open: Callable[[str, str | None], ModelSource] | None = None
 
 
+def _open_s3(source: str, endpoint: str | None) -> ModelSource:
+    """A prefix, or one GGUF model below it: its name is that of an object."""
+    prefix, _, name = source.rpartition("/")
+    if not name.endswith(GGUF):
+        return open_s3(source, endpoint)
+    return GgufSource(open_s3(prefix, endpoint), files_named(name))
+
+
 _SCHEMES = {
-    FILE: Scheme(lambda source, _: resolve_folder(source), lambda source, _: FolderSource.of(source)),
-    S3: Scheme(lambda source, _: ResolvedModel(source.rstrip("/")), open_s3),
+    FILE: Scheme(lambda source, _: resolve_folder(source), lambda source, _: open_folder(source)),
+    S3: Scheme(lambda source, _: ResolvedModel(source.rstrip("/")), _open_s3),
     REGISTRY: Scheme(resolve_alias),
 }
 
@@ -45,12 +64,22 @@ def resolve(model: str, settings: Settings) -> ResolvedModel:
     scheme = scheme_of(model)
     if scheme is None:
         raise WrongUseError(f"{shown(model)} does not name a model", fix=f"write {FORMS}")
-    return _SCHEMES[scheme].resolve(model, settings)
+    place, variant = split_variant(model)
+    resolved = _SCHEMES[scheme].resolve(place, settings)
+    return replace(resolved, source=with_variant(resolved.source, variant))
 
 
 def open_source(source: str, *, endpoint: str | None) -> ModelSource:
-    """The files of a resolved source. Does not read them yet."""
+    """The files of a resolved source, whatever variant it asks for. Does not read them yet."""
+    source, _ = split_variant(source)
     opener = _SCHEMES[scheme].open if (scheme := scheme_of(source)) else None
     if opener is None:
         raise WrongUseError(f"{source!r} is not a valid source", fix="write file:PATH or s3://BUCKET/PREFIX")
     return opener(source, endpoint)
+
+
+def open_model(source: str, formats: Sequence[str], *, endpoint: str | None) -> ModelSource:
+    """The same, but of several GGUF models the one that is meant, by the variant in the source or by one of these
+    formats. Lists the files. Raises `SpecError` if neither decides."""
+    opened = open_source(source, endpoint=endpoint)
+    return one_model(opened, split_variant(source)[1], formats)

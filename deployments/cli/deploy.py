@@ -183,7 +183,7 @@ def _show_plan(spec: DeploySpec, fresh: tuple[StageName, ...], *, as_json: bool)
     steps = (
         plan_without(judged, refused.what if refused else None)
         if ends
-        else plan_of(spec, _describe_model(spec))
+        else plan_of(spec, *_describe_model(spec))
     )
     found = {} if ends else standings(spec, Settings.load(), fresh)
     if as_json:
@@ -211,19 +211,29 @@ def _show_plan(spec: DeploySpec, fresh: tuple[StageName, ...], *, as_json: bool)
         sys.exit(2)
 
 
-def _describe_model(spec: DeploySpec) -> str:
-    """What is known about the model without copying it. Raises `ModelError` if a local folder does not exist."""
+def _describe_model(spec: DeploySpec) -> tuple[str, str | None]:
+    """What is known about the model without copying it, and the quantization of one that comes as GGUF.
+
+    Raises `ModelError` if a local folder does not exist, or whatever a deploy would refuse a GGUF model for.
+    """
+    from blocks.services.early_checks import check_gguf_model
+    from blocks.storage.sources import open_model, resolve
     from tasks.core.errors import ModelError
     from tasks.core.model_shape import read_model_shape
-    from tasks.core.sources import local_folder
+    from tasks.core.sources import GGUF, local_folder
 
     folder = local_folder(spec.model)
     if folder is None:
-        return spec.model
-    if not folder.is_dir():
+        return spec.model, None
+    if not folder.is_dir() and folder.suffix != GGUF:
         raise ModelError(f"no model folder {folder}", fix="correct `model:` in the spec")
+    settings = Settings.load()
+    place = resolve(spec.model, settings).source
+    source = open_model(place, spec.tuning.candidates, endpoint=settings.s3_endpoint)
+    if (model := check_gguf_model(spec, source)) is not None:
+        return f"{source.name} ({model.describe()})", model.stored_as
     shape = read_model_shape(folder)
-    return f"{spec.model} ({shape.family}, {shape.layers} layers, hidden {shape.hidden})"
+    return f"{spec.model} ({shape.family}, {shape.layers} layers, hidden {shape.hidden})", None
 
 
 def _judge(spec: DeploySpec) -> tuple[bool, str]:

@@ -11,7 +11,7 @@ import click
 if TYPE_CHECKING:
     from rich.console import Console, JustifyMethod, RenderableType
 
-WIDTH_WITHOUT_TERMINAL = 240
+WIDTH_WITHOUT_TERMINAL = 2000
 """Width for a pipe or a file: effectively unlimited, because programs read whole lines."""
 
 _READABLE = 24

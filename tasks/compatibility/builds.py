@@ -32,6 +32,11 @@ class Build:
     row: BuildRow | None
 
     @property
+    def is_named(self) -> bool:
+        """Whether its version says for which CUDA it was built."""
+        return local_cuda(self.version) is not None
+
+    @property
     def majors(self) -> frozenset[str]:
         """Major versions of CUDA that it can be loaded with."""
         return frozenset(_major(cuda) for cuda in self.cuda)
@@ -92,6 +97,15 @@ def mismatched(packages: Mapping[str, str], torch: str | None, tables: Tables) -
         for build in builds(packages, tables)
         if _major(torch) not in build.majors and not (torch == _CPU and build.row and build.row.optional)
     )
+
+
+def without_code(packages: Mapping[str, str], capability: str, tables: Tables) -> str | None:
+    """The package whose wheel on the index contains no code for GPUs of that capability: `sgl-kernel 0.1.7`."""
+    for package, version in packages.items():
+        row = build_row(package, version, tables)
+        if row and row.lacks and Version(version).local is None and contains(row.lacks, capability):
+            return f"{package} {version}"
+    return None
 
 
 def describe(build: Build, facts: Facts) -> str:

@@ -57,12 +57,14 @@ VERSIONS = frozenset(
         "nvcc",
         "torch_cuda",
         "triton",
+        "wsl_kernel",
     }
 )
 TEXTS = frozenset(
     {
         "compat_fit",
         "build_odd",
+        "build_odd_image",
         "build_odd_optional",
         "compiles",
         "container",
@@ -77,6 +79,7 @@ TEXTS = frozenset(
         "gpu.forward_compat",
         "gpu.jit",
         "gpu.mig",
+        "gpu.no_code",
         "gpu.torch_kernels",
         "gpu.triton",
         "gpu.weights",
@@ -95,9 +98,11 @@ FLAGS = frozenset(
     {
         "cpu_build",
         "forward_compat",
+        "gpu_optional",
         "gpu_unused",
         "jetson_wheels",
         "needs_gpu",
+        "own_torch",
         "several_gpus",
         "tegra",
         "wants_gpu",

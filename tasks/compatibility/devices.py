@@ -13,6 +13,8 @@ from tasks.core.facts import Facts, Gpu
 
 _VGPU = re.compile(r"\S+-(?:[0-9]-)?[0-9]{1,3}([ABCQ])(?:ME)?$")
 """vGPU types: `GRID P40-24Q`, `NVIDIA L40S-48C`, and on MIG `NVIDIA A100-3-20C`."""
+_INSTANCE = re.compile(r"\bMIG ([0-9]{1,2}g\.[0-9]{1,3}gb\S*)$")
+"""As CUDA names the GPU to a process that sees one instance: `NVIDIA H100 80GB HBM3 MIG 2g.20gb`."""
 _NO_INSTANCE = "no instance"
 _OF_UNKNOWN_TYPE = "unknown type"
 
@@ -21,8 +23,10 @@ def describe_device(gpu: Gpu) -> dict[str, Value]:
     """The fields `gpu.mig`, `gpu.virtual` (a vGPU's series), `gpu.profile`, `gpu.licensed` and `gpu.driver_model`;
     None where nothing says that the GPU is of that kind."""
     match = _VGPU.search(gpu.name)
+    instance = _INSTANCE.search(gpu.name)
+    mig = (instance[1],) if instance and gpu.mig is None else gpu.mig
     return {
-        "gpu.mig": None if gpu.mig is None else gpu.mig or (_NO_INSTANCE,),
+        "gpu.mig": None if mig is None else mig or (_NO_INSTANCE,),
         "gpu.virtual": match[1] if match else _OF_UNKNOWN_TYPE if gpu.virtual == "vgpu" else None,
         "gpu.profile": match[0] if match else gpu.name,
         "gpu.licensed": gpu.licensed,

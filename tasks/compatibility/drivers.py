@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,6 +16,7 @@ from tasks.core.versions import major_minor
 _OWN_SERIES_ONLY = 540
 """Tegra's numbers below the branches of other GPUs, and this one, are of no other GPU's driver."""
 _FIRST_BRANCH = 100
+_LEADING_VERSION = re.compile(r"[0-9]{1,4}(?:\.[0-9]{1,6}){1,3}")
 
 
 def is_tegra(facts: Facts, capabilities: Sequence[str | None], tables: Tables) -> bool:
@@ -33,6 +35,12 @@ def is_tegra(facts: Facts, capabilities: Sequence[str | None], tables: Tables) -
 def is_wsl(facts: Facts) -> bool:
     """Whether the driver is that of Windows, seen from WSL."""
     return "microsoft" in (facts.kernel or "").lower()
+
+
+def wsl_kernel(facts: Facts) -> str | None:
+    """The version of WSL's kernel; None elsewhere."""
+    match = _LEADING_VERSION.match(facts.kernel or "")
+    return match[0] if match and is_wsl(facts) else None
 
 
 def tegra_row(driver: str | None, tables: Tables) -> TegraRow | None:

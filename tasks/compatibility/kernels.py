@@ -11,6 +11,7 @@ from packaging.version import Version
 
 from tasks.compatibility.conditions import Value, contains
 from tasks.compatibility.rules import JitRow, KernelsRow, ReleaseRow, Tables, TritonRow
+from tasks.core.cuda_packages import is_published_torch
 from tasks.core.facts import Facts
 from tasks.core.versions import same_minor
 
@@ -158,7 +159,7 @@ class Stack:
         own = [row for row in self.tables.releases if row.package == self.engine and row.torch]
         current = Version(self.engine_version) if self.engine_version else None
         place = sum(current is not None and Version(row.version) <= current for row in own)
-        for row in sorted(own, key=lambda row: abs(own.index(row) + 1 - place)):
+        for _, row in sorted(enumerate(own, 1), key=lambda one: abs(one[0] - place)):
             torch = next((one for one in self._torches() if same_minor(one.version, row.torch or "")), None)
             cuda = torch and next(iter(builds(self.tables, torch, self.platform)), None)
             if (
@@ -174,7 +175,7 @@ class Stack:
         """A build of the same release of torch, else of the nearest; of a CUDA that the driver runs if possible."""
         torches = self._torches()
         place = sum(Version(row.version) <= Version(self.torch or "0") for row in torches)
-        for row in sorted(torches, key=lambda row: abs(torches.index(row) + 1 - place)):
+        for _, row in sorted(enumerate(torches, 1), key=lambda one: abs(one[0] - place)):
             able = [
                 cuda
                 for cuda in builds(self.tables, row, self.platform)
@@ -306,6 +307,6 @@ def _row_of(triton: str | None, rows: Sequence[TritonRow]) -> TritonRow | None:
 
 
 def _of_pytorch(torch: str) -> bool:
-    """Whether PyTorch may have built it: NVIDIA's own builds have versions such as `2.9.0a0+145a3a7bda.nv25.10`."""
+    """Whether it is, or may be, one of PyTorch's CUDA builds."""
     local = Version(torch).local
-    return local is None or local.startswith("cu")
+    return is_published_torch(torch) and (local is None or local.startswith("cu"))

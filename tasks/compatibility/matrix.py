@@ -1,4 +1,4 @@
-"""What fits what: each listed release of an engine with its CUDA builds, and the hosts that pass. Pure.
+"""What fits what: each listed release of an engine with each CUDA of its torch, and the hosts that pass. Pure.
 
 Every cell comes from judging hosts by the rules. There is no second copy of them here.
 """
@@ -11,28 +11,34 @@ from typing import Any
 
 from packaging.version import Version
 
+from tasks.compatibility.builds import TORCH, Wheel, build_row, torch_release
 from tasks.compatibility.conditions import GPU, any_holds, evaluate
+from tasks.compatibility.drivers import is_tegra
+from tasks.compatibility.kernels import builds, platform_of
 from tasks.compatibility.models import Matrix, MatrixRow, Survey
 from tasks.compatibility.plan import judge
-from tasks.compatibility.rules import ReleaseRow, Rule, Tables, load_tables
+from tasks.compatibility.rules import CapabilityRow, ReleaseRow, Rule, Tables, load_tables
 from tasks.compatibility.subject import describe, find_engine
 from tasks.core.errors import WrongUseError
 from tasks.core.facts import Facts, Gpu
 from tasks.core.verdicts import CompatibilityVerdict
-from tasks.core.versions import same_minor, satisfying
+from tasks.core.versions import satisfying
 
 _RUNS = (CompatibilityVerdict.PASS, CompatibilityVerdict.WARN)
 _ANY_GPU = "GPU"
 _COMPUTES_WITH_TORCH = "transformers"
 """Stands for any engine, where a release of torch itself is asked about."""
-
+_NOT_ON_THE_GPU = frozenset({"ENG-FLOOR-PROCESSOR"})
+"""Warnings of an engine that serves beside the GPU: the matrix is about those that it serves on."""
+_ANY_OLDER_GLIBC = "2.0"
 
 _HOST: Mapping[str, Any] = {"forward_compat": False, "cpu": "x86_64"}
 """What all judged hosts share: wheels for Arm contain kernels for other GPUs."""
 
 
 def matrix_of(engine: str, here: Facts | None = None, tables: Tables | None = None) -> Matrix:
-    """A row for each release and each of its CUDA builds, the newest first. With `here`, whether the row runs there.
+    """A row for each release and each CUDA of the torch that it pins, with the build of the release that goes with
+    it; the newest first. With `here`, whether the row runs there.
 
     Raises `WrongUseError` for an engine without listed releases.
     """
@@ -46,58 +52,75 @@ def matrix_of(engine: str, here: Facts | None = None, tables: Tables | None = No
             f"the tables list no releases of {engine[:80]!r}", fix=f"use one of {', '.join(names)}"
         )
     rows = (
-        row
-        for release in reversed(releases)
-        for build in _builds(release, tables)
-        if (row := _Stack.of(release, build, tables).row(here)) is not None
+        _row(release, cuda, here, tables) for release in reversed(releases) for cuda in _cuda(release, tables)
     )
-    return Matrix(engine=name, rows=tuple(rows))
+    return Matrix(engine=name, rows=tuple(row for row in rows if row is not None))
 
 
-def _builds(release: ReleaseRow, tables: Tables) -> tuple[str | None, ...]:
+def capabilities_of_cards(tables: Tables) -> tuple[CapabilityRow, ...]:
+    """Those of GPUs that hosts with x86-64 may have: not of a Jetson's own."""
+    return tuple(row for row in tables.capabilities if not is_tegra(Facts(), (row.cc,), tables))
+
+
+def _row(release: ReleaseRow, cuda: str | None, here: Facts | None, tables: Tables) -> MatrixRow | None:
+    """With the first build of the engine that goes with this CUDA."""
+    stacks = (_Stack.of(release, version, cuda, tables) for version in _wheels(release, tables))
+    return next((row for stack in stacks if (row := stack.row(here)) is not None), None)
+
+
+def _wheels(release: ReleaseRow, tables: Tables) -> tuple[str, ...]:
+    """The version on the index, and those of the engine's builds for another CUDA (`0.31.0+cu129`)."""
+    row = build_row(release.package, release.version, tables)
+    others = [Wheel(release.version, cuda, row).local for cuda in row.others] if row else []
+    return (release.version, *others)
+
+
+def _cuda(release: ReleaseRow, tables: Tables) -> tuple[str | None, ...]:
     """The CUDA versions that the release, or the torch that it pins, is offered for."""
-    torch = next(
-        (
-            row
-            for row in tables.releases
-            if row.package == "torch" and release.torch and same_minor(row.version, release.torch)
-        ),
-        None,
-    )
-    return release.cuda or (torch.cuda if torch else ()) or (None,)
+    pinned = release.version if release.package == TORCH else release.torch
+    torch = torch_release(pinned, tables) if pinned else None
+    offered = builds(tables, torch, platform_of(Facts.model_validate(_HOST))) if torch else release.cuda
+    return offered or (None,)
 
 
 @dataclass(frozen=True)
 class _Stack:
-    """A release in one CUDA build, on any host. `blocking` are the tables with the rules that can say no to it."""
+    """A release in one build with torch for one CUDA, on any host. `blocking` are the tables with the rules that can
+    say no to it; `refused` if one does on every host."""
 
     release: ReleaseRow
+    version: str
     facts: Facts
     tables: Tables
     blocking: Tables
+    refused: bool
 
     @classmethod
-    def of(cls, release: ReleaseRow, build: str | None, tables: Tables) -> _Stack:
+    def of(cls, release: ReleaseRow, version: str, cuda: str | None, tables: Tables) -> _Stack:
         """Rules about other stacks are left out: what is known to be false stays so on every host."""
-        facts = Facts.model_validate({**_software(release, build), **_HOST})
+        facts = Facts.model_validate({**_software(release, version, cuda), **_HOST})
         subject = describe(Survey(facts=facts), tables)
-        rules = tuple(
+        rules = [
             rule
-            for rule in tables.rules
+            for rule in map(_about_the_gpu, tables.rules)
             if rule.severity in ("block", "unknown")
             and evaluate(rule.when, subject).holds is not False
             and not any_holds(rule.unless, subject)
-        )
-        return cls(release, facts, tables, tables.model_copy(update={"rules": rules}))
+        ]
+        refused = any(not rule.unless and evaluate(rule.when, subject).holds for rule in rules)
+        blocking = tables.model_copy(update={"rules": tuple(rules)})
+        return cls(release, version, facts, tables, blocking, refused)
 
     def row(self, here: Facts | None) -> MatrixRow | None:
-        """What it needs; None if no GPU runs it, because this build is not the engine's."""
+        """What it needs; None if no GPU runs it, because the engine's build and torch's do not go together."""
+        if self.refused:
+            return None
         lowest = self._lowest_drivers()
         if not lowest:
             return None
         capability = min(lowest, key=lambda cc: Version(lowest[cc]))
         return MatrixRow(
-            release=self.release.version,
+            release=self.version,
             torch=self.release.torch,
             cuda=self.facts.cuda_build,
             driver=lowest[capability],
@@ -113,7 +136,7 @@ class _Stack:
 
         Rules that do not ask for the GPU, and those that do not ask for the driver, are judged once for all.
         """
-        every = [row.cc for row in self.tables.capabilities]
+        every = [row.cc for row in capabilities_of_cards(self.tables)]
         drivers = sorted(_drivers(self.blocking), key=Version)
         of_driver = self._only(lambda field: not field.startswith(GPU))
         drivers = [driver for driver in drivers if of_driver._runs(every[-1], driver)]
@@ -128,7 +151,10 @@ class _Stack:
         return replace(self, blocking=self.blocking.model_copy(update={"rules": rules}))
 
     def _lowest_glibc(self, capability: str, driver: str) -> str | None:
-        versions = sorted(_boundaries(self.blocking, "glibc"), key=Version)
+        """None if any will do, as far as the tables know."""
+        if self._runs(capability, driver, glibc=_ANY_OLDER_GLIBC):
+            return None
+        versions = sorted({row.glibc for row in self.tables.glibc}, key=Version)
         return next((one for one in versions if self._runs(capability, driver, glibc=one)), None)
 
     def _runs(self, capability: str, driver: str, **more: str) -> bool:
@@ -145,6 +171,10 @@ class _Stack:
         return next((row.python for row in self.tables.pythons if (row.package, row.version) == key), None)
 
 
+def _about_the_gpu(rule: Rule) -> Rule:
+    return rule.model_copy(update={"severity": "block"}) if rule.id in _NOT_ON_THE_GPU else rule
+
+
 def _fields(rule: Rule) -> Iterator[str]:
     """What a rule asks for, fields to compare with included."""
     for condition in (rule.when, rule.unless):
@@ -157,17 +187,17 @@ def _known(facts: Facts) -> dict[str, Any]:
     return {name: value for name, value in facts.model_dump().items() if name not in _HOST}
 
 
-def _software(release: ReleaseRow, build: str | None) -> dict[str, Any]:
-    packages = {release.package: release.version}
+def _software(release: ReleaseRow, own: str, cuda: str | None) -> dict[str, Any]:
+    packages = {release.package: own}
     if release.torch:
-        packages["torch"] = release.torch
+        packages[TORCH] = release.torch
     for package, wanted in (("transformers", release.transformers), ("numpy", release.numpy)):
         if wanted and (version := satisfying(wanted)):
             packages[package] = version
-    known: dict[str, Any] = {"packages": packages, "cuda_build": build}
-    if release.package == "torch":
+    known: dict[str, Any] = {"packages": packages, "cuda_build": cuda}
+    if release.package == TORCH:
         return {**known, "engine": _COMPUTES_WITH_TORCH}
-    return {**known, "engine": release.package, "engine_version": release.version}
+    return {**known, "engine": release.package, "engine_version": own}
 
 
 def _drivers(tables: Tables) -> set[str]:

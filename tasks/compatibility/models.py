@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from tasks.core.contract import ContractResult
-from tasks.core.facts import Facts, Gpu, Packages, VersionText
+from tasks.core.facts import Facts, Gpu, Packages, ReleaseText, VersionText
 from tasks.core.frozen import Frozen
 from tasks.core.result import StageResult
 from tasks.core.spec import EngineKind, Target
@@ -34,7 +34,7 @@ class CompatibilityRequest(Frozen):
     """What is to run on this host. `packages` are those of the environment's lock, by name."""
 
     engine: EngineKind = Field(description="Serving engine.")
-    engine_version: VersionText | None = Field(None, description="Its version.")
+    engine_version: ReleaseText | None = Field(None, description="Its version.")
     packages: Packages = Field({}, description="Version by package of the environment's lock.")
     cuda_build: VersionText | None = Field(
         None, description="CUDA that the packages were built for; read from them when empty."

@@ -113,7 +113,9 @@ def known_bad(
 
 _OF_PACKAGES = {
     "build_odd": "torch",
+    "build_odd_image": "torch",
     "build_odd_optional": "torch",
+    "own_torch": "torch",
     "pin_broken": "pin_package",
     "pin_near": "pin_package",
     "glibc": "glibc_package",
@@ -132,7 +134,7 @@ def _package_of(rule: Rule, subject: Subject) -> str:
 def _is_about_packages(rule: Rule, host: Collection[str]) -> bool:
     fields = (rule.when.keys() | rule.unless.keys()) - set(host)
     if "glibc" in host and rule.when.get("glibc") == "<@glibc_needed":
-        return not fields
+        return fields <= {"target"}
     own = {field for field in fields if field.startswith(PACKAGE) or field in _OF_PACKAGES}
     return bool(own & rule.when.keys()) and fields - own <= {"engine", "engine_version"}
 

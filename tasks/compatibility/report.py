@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
+from tasks.compatibility.matrix import capabilities_of_cards
 from tasks.compatibility.models import (
     CUDA_LIBRARY,
     NOT_KNOWN,
@@ -192,7 +193,7 @@ def matrix_rows(matrix: Matrix, tables: Tables) -> list[tuple[str, ...]]:
             row.torch or "",
             row.cuda or "",
             row.driver,
-            _generations(row.gpus, tables.capabilities),
+            _generations(row.gpus, capabilities_of_cards(tables)),
             row.glibc or "",
             row.python or "",
             row.transformers or "",

@@ -12,7 +12,7 @@ from tasks.compatibility.models import Survey
 from tasks.compatibility.rules import ImageRow, Tables
 from tasks.compatibility.subject import cuda_build_of, engine_of, find_engine, major_minor
 from tasks.core.errors import WrongUseError
-from tasks.core.facts import Facts, Gpu, version_or_none
+from tasks.core.facts import Facts, Gpu, release_number, version_or_none
 
 _REGISTRIES = re.compile(r"^(?:docker\.io/|index\.docker\.io/|registry-1\.docker\.io/)")
 _NAME = re.compile(r"([^@:\s]+(?::[0-9]+/[^@:\s]+)?)(?::([A-Za-z0-9_][A-Za-z0-9_.-]{0,127}))?(?:@\S+)?")
@@ -74,23 +74,24 @@ def of_image(name: str, tables: Tables) -> Survey:
 def _of_tag(row: ImageRow, match: re.Match[str], tables: Tables) -> dict[str, Any]:
     groups = {name: value for name, value in match.groupdict().items() if value}
     known: dict[str, Any] = {"engine": row.engine}
+    cuda = groups.get("cuda")
     if version := version_or_none(groups.get("version")):
-        known |= _of_release(row.engine, version, tables)
-    if cuda := groups.get("cuda"):
+        known |= _of_release(row.engine, version, tables, f"+cu{cuda}" if cuda else "")
+    if cuda:
         known["cuda_build"] = f"{cuda[:2]}.{cuda[2]}"
     elif row.cpu:
         known["cuda_build"] = None
     return known
 
 
-def _of_release(engine: str, version: str, tables: Tables) -> dict[str, Any]:
-    """The release, with the torch that it pins."""
-    known: dict[str, Any] = {"engine_version": version}
+def _of_release(engine: str, version: str, tables: Tables, build: str = "") -> dict[str, Any]:
+    """The release, with the torch that it pins; both in the `build` (`+cu129`) that the maker names."""
     release = Version(version).release
     listed = (row for row in tables.releases if row.package == engine)
     torch = next((row.torch for row in listed if Version(row.version).release == release), None)
+    known: dict[str, Any] = {"engine_version": f"{version}{build}"}
     if torch:
-        known["packages"] = {engine: version, "torch": torch}
+        known["packages"] = {engine: f"{version}{build}", "torch": f"{torch}{build}"}
     return known
 
 
@@ -140,6 +141,7 @@ def of_options(
 
 def _engine(text: str, known: Facts, tables: Tables) -> dict[str, Any]:
     name, _, version = text.partition("==")
+    version = release_number(version)
     row = find_engine(name, tables)
     if row is not None and known.engine is not None and find_engine(known.engine, tables) != row:
         raise WrongUseError(

@@ -22,7 +22,16 @@ PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
 
 PLACEHOLDERS = (
     VERSIONS
-    | {"build_odd", "build_odd_optional", "build_way", "glibc_package", "glibc_way", "mixed_cuda"}
+    | {
+        "build_odd",
+        "build_odd_image",
+        "build_odd_optional",
+        "build_way",
+        "gpu.no_code",
+        "glibc_package",
+        "glibc_way",
+        "mixed_cuda",
+    }
     | {"cuda12_way", "pin_broken", "pin_near", "pin_near_way", "pin_way"}
     | {"container", "disagreement", "dtype", "engine", "family", "gpu.name", "host_fault", "host_warning"}
     | {"image_demand"}
@@ -201,7 +210,7 @@ class BuildRow(Row):
     """The CUDA of a package's wheels. `cuda` are the versions that the wheel on the index was built for, `others`
     those of other builds of the same releases, found at `where` (`{version}` and `{index}` are filled in) or in
     `image`. If a package of `carried_by` is installed, that one contains the binaries. An `optional` package does
-    not keep the engine from starting."""
+    not keep the engine from starting. The wheel on the index has no code for capabilities that satisfy `lacks`."""
 
     package: str
     releases: str
@@ -211,6 +220,7 @@ class BuildRow(Row):
     image: str | None = None
     carried_by: tuple[str, ...] = ()
     optional: bool = False
+    lacks: str | None = None
 
 
 class PinRow(Row):
@@ -314,7 +324,7 @@ class WeightTypeRow(Row):
     aliases: tuple[str, ...] = ()
 
 
-Serving = Literal["native", "weight-only", "unpacked", "refused"]
+Serving = Literal["native", "emulated", "weight-only", "unpacked", "refused"]
 """How an engine serves a type of weights; the head of `data/weights.toml` says what each means."""
 
 

@@ -23,7 +23,7 @@ from tasks.compatibility.weights import (
     describe_serving,
     find_type,
 )
-from tasks.core.cuda_packages import describe_mixed, local_cuda, mixed_cuda
+from tasks.core.cuda_packages import describe_mixed, is_published_torch, local_cuda, mixed_cuda
 from tasks.core.facts import Facts, Gpu
 from tasks.core.versions import major_minor as major_minor
 
@@ -77,7 +77,8 @@ def describe(survey: Survey, tables: Tables) -> Subject:
     values["cpu_build"] = is_cpu_build(facts, tables)
     if facts.known("packages"):
         values |= _packages(facts, tables)
-    values |= _containers(facts, values)
+    engine = find_engine(facts.engine, tables)
+    values |= _containers(facts, values, own_cuda=engine is not None and engine.own_cuda)
     values |= _gpus(facts, values, tables)
     values |= _image(facts, values)
     stack = read_stack(facts, tables, values)
@@ -127,7 +128,8 @@ def _driver(own: Drivers, values: Mapping[str, Value]) -> dict[str, Value]:
     facts, tables = own.facts, own.tables
     native = drivers.native_cuda(facts, tables, own.tegra)
     own_wheels = own.tegra and native is not None and Version(native) < _FIRST_ARM_CUDA
-    found: dict[str, Value] = {"tegra": own.tegra, "wsl": drivers.is_wsl(facts), "jetson_wheels": own_wheels}
+    found: dict[str, Value] = {"tegra": own.tegra, "jetson_wheels": own_wheels}
+    found |= {"wsl": drivers.is_wsl(facts), "wsl_kernel": drivers.wsl_kernel(facts)}
     if facts.known("driver") and (native is not None or facts.driver is None or not own.tegra):
         found["driver_cuda"] = native
     if facts.driver is not None:
@@ -166,20 +168,22 @@ def _gpus(facts: Facts, values: Mapping[str, Value], tables: Tables) -> dict[str
     }
 
 
-def _containers(facts: Facts, values: Mapping[str, Value]) -> dict[str, Value]:
+def _containers(facts: Facts, values: Mapping[str, Value], *, own_cuda: bool) -> dict[str, Value]:
     """Where the service is to run, and where the survey ran. Rules about containers apply only if the target
     is known.
 
-    If no number of GPUs is given, the engine and its build decide whether one is wanted.
+    If no number of GPUs is given, the engine and its build decide whether one is wanted, and whether the engine
+    serves without. Who installs a torch for CUDA does not want it on the processor.
     """
     wanted = facts.gpus_wanted
-    implied = values.get("needs_gpu") is True or (
-        facts.cuda_build is not None and not values.get("cpu_build")
-    )
+    built = facts.cuda_build is not None and not values.get("cpu_build")
+    implied = values.get("needs_gpu") is True or built
+    without_torch = built and builds.TORCH not in facts.packages
     found: dict[str, Value] = {
         "container": facts.container,
         "target": facts.target and facts.target.lower(),
         "wants_gpu": implied if wanted is None else wanted > 0,
+        "gpu_optional": wanted is None and values.get("needs_gpu") is False and (own_cuda or without_torch),
     }
     if facts.known("container_gpus"):
         found["container_gpus"] = facts.container_gpus or None
@@ -228,16 +232,25 @@ def _engine(facts: Facts, tables: Tables) -> dict[str, Value]:
 
 
 def _packages(facts: Facts, tables: Tables) -> dict[str, Value]:
-    """What tables of builds, pins and wheels say about the packages and the engine."""
-    here = with_engine(facts, tables)
-    torch = builds.torch_cuda(facts)
+    """What tables of builds, pins and wheels say about the packages and the engine. They say nothing about a torch
+    that PyTorch did not publish, and in an image the engine is mostly a build of its own."""
+    own_torch = not is_published_torch(facts.packages.get(builds.TORCH, "0"))
+    here = {
+        name: version
+        for name, version in with_engine(facts, tables).items()
+        if not (own_torch and name == builds.TORCH)
+    }
+    torch = None if own_torch else builds.torch_cuda(facts)
     odd = () if is_cpu_build(facts, tables) else builds.mismatched(here, torch, tables)
-    needed = [build for build in odd if not (build.row and build.row.optional)]
-    optional = [build for build in odd if build not in needed]
+    optional = [build for build in odd if build.row and build.row.optional]
+    perhaps = [build for build in odd if build not in optional and in_image(facts) and not build.is_named]
+    needed = [build for build in odd if build not in optional and build not in perhaps]
     broken = pins.broken_pins(here, tables)
     mixed = mixed_cuda(facts.packages)
     values: dict[str, Value] = {
+        "own_torch": own_torch,
         "build_odd": _joined(builds.describe(build, facts) for build in needed),
+        "build_odd_image": _joined(builds.describe(build, facts) for build in perhaps),
         "build_odd_optional": _joined(builds.describe(build, facts) for build in optional),
         "build_way": _joined(builds.ways(build, facts, tables) for build in odd[:1]),
         "mixed_cuda": describe_mixed(mixed, facts.packages) if mixed else None,
@@ -262,6 +275,11 @@ def _packages(facts: Facts, tables: Tables) -> dict[str, Value]:
     else:
         values["glibc_needed"] = None
     return values
+
+
+def in_image(facts: Facts) -> bool:
+    """Whether the packages are, or will be, in an image."""
+    return facts.container is not None or (facts.target or "").lower() == "docker"
 
 
 def with_engine(facts: Facts, tables: Tables) -> dict[str, str]:
@@ -395,6 +413,7 @@ def _describe_gpus(stack: Stack, values: Mapping[str, Value]) -> list[dict[str, 
             capability = _text(fields.get("gpu.compute_capability"))
             fields |= stack.of_gpu(capability) if capability else dict.fromkeys(_BY_CAPABILITY)
             fields |= dict(describe_serving(model, capability, tables))
+            fields["gpu.no_code"] = capability and builds.without_code(facts.packages, capability, tables)
     capabilities = {
         str(gpu["gpu.compute_capability"]) for gpu in seen.values() if "gpu.compute_capability" in gpu
     }

@@ -18,7 +18,16 @@ from packaging.specifiers import Specifier, SpecifierSet
 from packaging.version import Version
 
 from tasks.compatibility.builds import TORCH, Wheel, build_row, for_major, in_words, torch_release
-from tasks.compatibility.conditions import PACKAGE, PRESENCE, Wanted, any_holds, contains, evaluate
+from tasks.compatibility.conditions import (
+    GPU,
+    PACKAGE,
+    PRESENCE,
+    Subject,
+    Wanted,
+    any_holds,
+    contains,
+    evaluate,
+)
 from tasks.compatibility.drivers import Drivers, is_wsl, tegra_row
 from tasks.compatibility.kernels import builds, index_name, platform_of
 from tasks.compatibility.models import Change, CompatibilityResult, Measurement, Survey, WayOut
@@ -55,6 +64,10 @@ _FROM_THE_STACK = frozenset({"NOT-KNOWN-ENGINE-VERSION", "NOT-KNOWN-WEIGHTS"})
 """What is not known of a stack: no way out leads from a known one to one of which more is unknown."""
 _GGUF = {8: "q8_0", 4: "q4_k_m"}
 """The GGUF type nearest to weights of so many bits."""
+_IN_PARTS = frozenset(
+    {"build_odd", "build_odd_optional", "glibc_needed", "mixed_cuda", "pin_broken", "pin_near"}
+)
+"""Fields that tell of several packages: a move may mend one of them, and it takes more than one to lift the rule."""
 _BUILT_BY_USERS = (_EVERYWHERE, _BY_TORCH)
 """Engines that people build, or install for any CUDA: another build is a way out though no release offers it."""
 _GGUF_ENGINES = ("llama.cpp", "ollama")
@@ -122,7 +135,9 @@ def ways_with_facts(
 
 
 class _Search:
-    """Looks for combinations of moves that pass."""
+    """Looks for combinations of moves that pass.
+
+    `_stuck` are the rules that block the host and that no move so far has lifted, or lifted in part."""
 
     def __init__(self, survey: Survey, tables: Tables, unknown: AbstractSet[str]) -> None:
         self._survey = survey
@@ -131,9 +146,12 @@ class _Search:
         rules = tuple(rule for rule in tables.rules if rule.severity in ("block", "unknown"))
         self._blocking = tables.model_copy(update={"rules": rules})
         self._order = [rule for rule in rules if rule.severity == "block"]
+        self._here = describe(self._survey, tables)
+        self._stuck = [rule for rule in self._order if _blocks(rule, self._here)]
 
     def run(self) -> tuple[tuple[WayOut, Facts], ...]:
-        """Single moves first; if none helps, two, then three together; another engine last."""
+        """Single moves first; if none helps, two, then three together; another engine last. What no single move
+        lifts, no combination does."""
         candidates = _Candidates(self._survey.facts, self._tables, self._blocking)
         return self._nearest(candidates.of_this_engine(), 3) or self._nearest(
             candidates.of_other_engines(), 1
@@ -153,6 +171,8 @@ class _Search:
                 return tuple(
                     (way, facts) for way, facts in ways if not any(_is_part(other, way) for other, _ in ways)
                 )[:MOST]
+            if self._stuck:
+                break
         return ()
 
     def _best(
@@ -179,15 +199,24 @@ class _Search:
     def _is_blocked(self, survey: Survey) -> bool:
         """Whether a rule is known to block. What blocked one candidate mostly blocks the next: it is asked first."""
         subject = describe(survey, self._tables)
-
-        def blocks(rule: Rule) -> bool:
-            return bool(evaluate(rule.when, subject).holds) and not any_holds(rule.unless, subject)
-
-        found = next((rule for rule in self._order if blocks(rule)), None)
+        self._stuck = [rule for rule in self._stuck if not self._is_eased(rule, subject)]
+        found = next((rule for rule in self._order if _blocks(rule, subject)), None)
         if found is not None:
             self._order.remove(found)
             self._order.insert(0, found)
         return found is not None
+
+    def _is_eased(self, rule: Rule, subject: Subject) -> bool:
+        """Where a field of the GPU exempts it from a rule, another rule speaks of that GPU."""
+        asked = {*rule.when, *(str(wanted).partition("@")[2] for wanted in rule.when.values())}
+        parts = _IN_PARTS.intersection(asked)
+        changed = any(subject.values.get(field) != self._here.values.get(field) for field in parts)
+        exempts = {field: wanted for field, wanted in rule.unless.items() if not field.startswith(GPU)}
+        return changed or not evaluate(rule.when, subject).holds or any_holds(exempts, subject)
+
+
+def _blocks(rule: Rule, subject: Subject) -> bool:
+    return bool(evaluate(rule.when, subject).holds) and not any_holds(rule.unless, subject)
 
 
 @dataclass(frozen=True)

@@ -160,11 +160,12 @@ def _weights_match(row: WeightsRow, model: ServedModel, capability: str) -> bool
 
 
 def _compared(wanted: str | None, version: Any) -> bool | None:
-    """None if the version is not known; no version satisfies a comparison if it is absent."""
+    """None if the version is not known, unless only one would do; no version satisfies a comparison if it is
+    absent."""
     if wanted is None:
         return True
     if version is UNKNOWN:
-        return None
+        return False if wanted.startswith("==") else None
     return version is not None and contains(wanted, version)
 
 

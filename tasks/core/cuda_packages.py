@@ -22,6 +22,7 @@ _NUMBERED_THEIR_OWN_WAY = frozenset(
 _SUFFIXED = re.compile(r"^nvidia-(?P<library>[a-z0-9-]+)-cu(?P<major>1[0-9])$")
 _LOCAL = re.compile(r"^cu(?P<major>1[0-9])(?P<minor>[0-9](?![0-9]))?")
 _FIRST_WITHOUT_SUFFIX = 13
+_OF_PYTORCH = re.compile(r"^(cu1[0-9]|cpu|rocm|xpu)")
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,14 @@ def cuda_of(package: str, version: str) -> tuple[str, str] | None:
         return (library, str(major)) if major >= _FIRST_WITHOUT_SUFFIX else None
     local = local_cuda(version)
     return (package, local.partition(".")[0]) if local else None
+
+
+def is_published_torch(version: str) -> bool:
+    """Whether PyTorch may have published this torch. Builds from its source are alphas, and those of others have
+    local versions of their own: `2.9.0a0+145a3a7bda.nv25.10`."""
+    parsed = Version(version)
+    from_source = parsed.pre is not None and parsed.pre[0] == "a"
+    return not from_source and (parsed.local is None or _OF_PYTORCH.match(parsed.local) is not None)
 
 
 def local_cuda(version: str) -> str | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -49,6 +50,20 @@ VersionText = Annotated[str, Field(max_length=64), AfterValidator(_version)]
 """A version as text; compare only as `packaging.version.Version`."""
 
 
+_RELEASE_LETTER = re.compile(r"^[bv](?=[0-9])", re.I)
+
+
+def release_number(text: str) -> str:
+    """A release without the letter before its number: llama.cpp has `b4574`, tags have `v0.30.1`."""
+    return _RELEASE_LETTER.sub("", text)
+
+
+ReleaseText = Annotated[
+    VersionText, BeforeValidator(lambda value: release_number(value) if isinstance(value, str) else value)
+]
+"""A version as text, read without a letter before it."""
+
+
 def version_or_none(text: str | None) -> str | None:
     """The text if it is a version: tools sometimes print something else."""
     try:
@@ -62,7 +77,7 @@ def _nothing_for_none(value: object) -> object:
 
 
 Packages = Annotated[
-    dict[str, VersionText],
+    dict[str, ReleaseText],
     BeforeValidator(lambda value: {} if value is None else value),
     AfterValidator(_named_packages),
 ]
@@ -138,7 +153,7 @@ class Facts(Frozen):
     container_gpus: Annotated[tuple[ContainerGpus, ...], BeforeValidator(_nothing_for_none)] = ()
     image_requires: Annotated[tuple[str, ...], BeforeValidator(_nothing_for_none)] = ()
     engine: str | None = None
-    engine_version: VersionText | None = None
+    engine_version: ReleaseText | None = None
     packages: Packages = Field({})
     cuda_build: VersionText | None = None
     family: str | None = None

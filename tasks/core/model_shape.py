@@ -38,7 +38,8 @@ Size = Annotated[int, Field(gt=0, le=2 * _LARGEST)]
 class ModelShape(Frozen):
     """Sizes of a decoder-only transformer.
 
-    `latent` is the width of what multi-head latent attention keeps per token and layer instead of keys and values.
+    `latent` is the width of what multi-head latent attention keeps per token and layer instead of keys and values;
+    `full_layers` how many layers keep keys and values of the whole context, if the others only look at a window.
     """
 
     architecture: str
@@ -51,11 +52,12 @@ class ModelShape(Frozen):
     vocabulary: Size
     max_context: Size
     latent: Size | None = None
+    full_layers: Size | None = None
 
     @property
     def kv_bytes_per_token(self) -> int:
         """Bytes of one token's keys and values, which have 16 bits each."""
-        return self.layers * (self.latent or 2 * self.kv_heads * self.head_dim) * 2
+        return (self.full_layers or self.layers) * (self.latent or 2 * self.kv_heads * self.head_dim) * 2
 
 
 def read_model_config(folder: Path) -> dict[str, Any]:

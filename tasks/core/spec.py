@@ -27,7 +27,7 @@ from tasks.core import api_keys, strict_yaml
 from tasks.core.errors import SpecError, WrongUseError
 from tasks.core.given_files import check_path, decode_text, expand_user, read_given
 from tasks.core.load import Arrivals
-from tasks.core.sources import FILE, FORMS, local_folder, scheme_of
+from tasks.core.sources import FILE, FORMS, GGUF, local_folder, scheme_of, split_variant, with_variant
 from tasks.core.spec_errors import explain
 from tasks.core.spec_values import WEEK_S, YEAR_S, ByteCount, HostName, Rfc3339, check_value
 
@@ -83,7 +83,10 @@ class Target(StrEnum):
 
 
 class CandidateFormat(StrEnum):
-    """Formats that the quantization stage can make; the card of an engine says which of them it serves."""
+    """Formats that the quantization stage can make; the card of an engine says which of them it serves.
+
+    `AS_IS` is a model that comes as GGUF, in whatever quantization: nothing is made.
+    """
 
     F32 = "f32"
     F16 = "f16"
@@ -99,6 +102,10 @@ class CandidateFormat(StrEnum):
     W8A8 = "w8a8"
     W4A16 = "w4a16"
     FP8 = "fp8"
+    AS_IS = "as-is"
+
+
+DEFAULT_CANDIDATES = (CandidateFormat.F16,)
 
 
 class QuantizationPolicy(StrEnum):
@@ -283,9 +290,10 @@ class Tuning(Part):
     """How candidates and batch sizes are tried."""
 
     candidates: tuple[CandidateFormat, ...] = Field(
-        (CandidateFormat.F16,),
+        DEFAULT_CANDIDATES,
         min_length=1,
-        description="Formats to make and measure; the first is the baseline. More than one needs quality_text.",
+        description="Formats to make and measure; the first is the baseline. More than one needs quality_text. "
+        "as-is: serve a GGUF model as it comes; so does the default.",
     )
     quality_text: Path | None = Field(None, description="Held-out text on which quality is measured.")
     task_set: Path | None = Field(
@@ -402,7 +410,9 @@ class DeploySpec(Part):
         pattern=r"^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$",
         description="Name of the service and of the model in its API: a-z, 0-9 and -.",
     )
-    model: str = Field(description=f"{FORMS}.")
+    model: str = Field(
+        description=f"{FORMS}. PATH may be a GGUF file; #q4_k_m at the end chooses one of several in a folder."
+    )
     engine: EngineKind = Field(DEFAULT_ENGINE, description="Serving engine.")
     target: Target = Field(Target.PROCESS, description="Where the release runs.")
     hardware: Hardware = Hardware()
@@ -427,7 +437,7 @@ class DeploySpec(Part):
         if (scheme := scheme_of(value)) is None:
             raise ValueError(f"must be {FORMS}")
         if scheme == FILE:
-            check_path(value)
+            check_path(split_variant(value)[0])
         return value
 
 
@@ -479,7 +489,8 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
 def _with_absolute_paths(spec: DeploySpec, base: Path, source: str) -> DeploySpec:
     changes: dict[str, Any] = {}
     if folder := local_folder(spec.model):
-        changes["model"] = f"{FILE}{os.path.realpath(_absolute(folder, base, f'{source}: model'))}"
+        real = _real(_absolute(folder, base, f"{source}: model"))
+        changes["model"] = with_variant(f"{FILE}{real}", split_variant(spec.model)[1])
     # An environment's folder may be a link that its programs refer to: it is not resolved.
     for section, follow in (("environment", False), ("tuning", True)):
         part: Part = getattr(spec, section)
@@ -496,6 +507,14 @@ def _with_absolute_paths(spec: DeploySpec, base: Path, source: str) -> DeploySpe
         path = _absolute(file, base, f"{source}: serving.api_key names")
         changes["serving"] = spec.serving.model_copy(update={"api_key": f"{FILE}{path}"})
     return spec.model_copy(update=changes)
+
+
+def _real(path: Path) -> str:
+    """The path without links. A GGUF file keeps its name: a Hugging Face cache links it to one that says nothing."""
+    real = os.path.realpath(path)
+    if path.suffix == GGUF and not real.endswith(GGUF):
+        return f"{os.path.realpath(path.parent)}/{path.name}"
+    return real
 
 
 def _absolute(path: Path, base: Path, key: str) -> Path:

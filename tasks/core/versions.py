@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
@@ -25,6 +27,7 @@ def major_minor(version: str) -> str:
     return f"{parsed.major}.{parsed.minor}"
 
 
+@functools.lru_cache(maxsize=1024)
 def same_minor(one: str, other: str) -> bool:
     """Whether two versions are of one minor release."""
     return Version(one).release[:2] == Version(other).release[:2]

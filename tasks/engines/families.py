@@ -114,7 +114,9 @@ def quantized_as(config: Mapping[str, Any]) -> str | None:
 
 
 def family_in(folder: Path) -> Family | None:
-    """The family of the model in a folder, as `check_family` says."""
+    """The family of the model in a folder, as `check_family` says; None for one that comes as GGUF."""
+    if not (folder / "config.json").exists():
+        return None
     return check_family(json.loads((folder / "config.json").read_bytes()))  # its sizes were read before
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from packaging.version import Version
 
 from tasks.core.errors import SpecError
-from tasks.core.spec import DEFAULT_ENGINE, CandidateFormat, EngineKind
+from tasks.core.spec import DEFAULT_CANDIDATES, DEFAULT_ENGINE, CandidateFormat, EngineKind
 from tasks.engines.card import Capability, EngineCard, Quantization
 from tasks.engines.catalogue import get_engine
 from tasks.engines.families import Family, dtype_finding
@@ -29,6 +29,36 @@ def check_formats(kind: EngineKind, formats: Sequence[CandidateFormat]) -> None:
         raise SpecError(
             f"{kind} does not load {', '.join(unknown)}",
             fix=f"choose tuning.candidates from {', '.join(card.formats)}",
+        )
+
+
+def gguf_engines() -> list[EngineKind]:
+    """The engines that serve GGUF files and can be deployed."""
+    cards = [get_engine(kind).card for kind in EngineKind]
+    return [card.kind for card in cards if card.missing is None and card.loads_gguf]
+
+
+def check_gguf(kind: EngineKind, formats: Sequence[CandidateFormat], stored_as: str, where: str) -> None:
+    """Raise `SpecError` if the engine does not serve GGUF files, or if another format than that of the model at
+    `where`, which comes as GGUF, is asked for. The default of `tuning.candidates` asks for none."""
+    if not get_engine(kind).card.loads_gguf:
+        raise SpecError(
+            f"{where} is a GGUF model, which {kind} does not serve",
+            fix=f"use engine: {' or '.join(gguf_engines())}, or give a folder with the model's safetensors",
+        )
+    if tuple(formats) not in ((CandidateFormat.AS_IS,), DEFAULT_CANDIDATES, (stored_as,)):
+        raise SpecError(
+            f"{where} is a GGUF model in {stored_as}, from which {', '.join(formats)} cannot be made",
+            fix="set tuning.candidates to [as-is], or give a folder with the model's safetensors",
+        )
+
+
+def check_not_as_is(formats: Sequence[CandidateFormat], where: str) -> None:
+    """Raise `SpecError` if a model in safetensors is to be served as it is."""
+    if CandidateFormat.AS_IS in formats:
+        raise SpecError(
+            f"tuning.candidates: as-is is for GGUF models, and {where} has safetensors",
+            fix="name formats to make, such as f16",
         )
 
 

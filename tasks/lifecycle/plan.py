@@ -58,8 +58,9 @@ def plan_without(judged: str, missing: str | None) -> list[Step]:
     ]
 
 
-def plan_of(spec: DeploySpec, model: str) -> list[Step]:
-    """The stages in order. `model` is what is known of the spec's model."""
+def plan_of(spec: DeploySpec, model: str, stored_as: str | None = None) -> list[Step]:
+    """The stages in order. `model` is what is known of the spec's model, `stored_as` the quantization of one that
+    comes as GGUF."""
     engine = get_engine(spec.engine)
     requirements = ", ".join((*engine.card.requirements, *spec.environment.requirements))
     formats = ", ".join(spec.tuning.candidates)
@@ -70,8 +71,18 @@ def plan_of(spec: DeploySpec, model: str) -> list[Step]:
             f"lock {requirements} for Python {spec.environment.python}, build it, start {spec.engine} in it",
         ),
         Step(StageName.COMPATIBILITY, f"survey this host and judge it for {spec.engine}"),
-        Step(StageName.STAGING, f"copy {model} into verified shards ({spec.staging.shards})"),
-        Step(StageName.QUANTIZATION, f"make {formats}; measure quality on {text}, size and speed; choose"),
+        Step(
+            StageName.STAGING,
+            f"copy {model} as it is, and verify it"
+            if stored_as
+            else f"copy {model} into verified shards ({spec.staging.shards})",
+        ),
+        Step(
+            StageName.QUANTIZATION,
+            f"make nothing: the model is in {stored_as}; measure quality on {text}, size and speed"
+            if stored_as
+            else f"make {formats}; measure quality on {text}, size and speed; choose",
+        ),
         Step(
             StageName.BATCHING,
             f"measure batch sizes up to {spec.tuning.max_batch} at {spec.tuning.context} tokens of context"
@@ -189,7 +200,7 @@ def make_release(
         model_source=staging.source,
         model_version=model_version,
         model_digest=staging.manifest_digest,
-        candidate_format=candidate.format,
+        candidate_format=candidate.title,
         candidate_digest=candidate.digest,
         config=config,
         launch=Launch(argv=command.argv, env=command.env, model_file=candidate.path),

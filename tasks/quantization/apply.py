@@ -43,6 +43,7 @@ from tasks.quantization.store import (
     CandidateDocument,
     candidate_of,
     is_whole,
+    link_model,
     read_candidate,
     remove_model,
     size_of,
@@ -88,6 +89,8 @@ def measure_candidates(
 
 def predict_sizes(request: QuantizationRequest, source: Source) -> dict[CandidateFormat, int]:
     """Size of each format's file or folder, bytes, before it is made."""
+    if source.gguf:
+        return dict.fromkeys(request.formats, source.gguf_bytes)
     if request.layout == "gguf-file":
         return {form: file_bytes(source, form) for form in request.formats}
     return {form: folder_bytes(source, form) for form in request.formats}
@@ -134,6 +137,8 @@ def _require_space(
 ) -> None:
     """Raise `DiskFullError` if a format's file does not fit on the disk, which says nothing about the format."""
     make_folder(settings.candidates)
+    if request.as_is:
+        return  # a link to the staged files
     if not (_folder(request, form, settings) / DOCUMENT).exists():
         require_space(settings.candidates, size)
 
@@ -174,7 +179,7 @@ def _measure(
 
 def _try(request: QuantizationRequest, candidate: Candidate, bench: CandidateBench) -> Trial:
     """A first failure of the engine may be a mishap, and would keep the format out for good: the record is reused."""
-    say(StageName.QUANTIZATION, f"measuring {candidate.format} ({candidate.size_bytes / 1e6:.1f} MB)")
+    say(StageName.QUANTIZATION, f"measuring {candidate.title} ({candidate.size_bytes / 1e6:.1f} MB)")
     try:
         return bench.try_candidate(candidate, plan.trial_plan(request))
     except EngineError as error:
@@ -186,7 +191,10 @@ def make_candidate(
     request: QuantizationRequest, form: CandidateFormat, bench: CandidateBench, settings: Settings
 ) -> Candidate:
     """The model in this format; an earlier file or folder is used again once its digest is verified."""
-    say(StageName.QUANTIZATION, f"making {form}")
+    say(
+        StageName.QUANTIZATION,
+        f"taking the model as it is, {request.stored_as}" if request.as_is else f"making {form}",
+    )
     folder, recipe = _folder(request, form, settings), recipe_of(request)
     holder = f"the candidate {folder.name}"
     with file_lock(settings.leases / f"candidate-{folder.name}.lock", wait=True, holder=holder):
@@ -199,7 +207,10 @@ def make_candidate(
             remove_model(folder / DOCUMENT)
             folder.mkdir(parents=True, exist_ok=True)
             sweep_parts(folder)
-            bench.convert(recipe.worker, request.model_dir, form, part)
+            if request.as_is:
+                link_model(request.model_dir, request.as_is, part)
+            else:
+                bench.convert(recipe.worker, request.model_dir, form, part)
             sync_model(part)
             digest = digest_of_model(part)
             remove_model(path)  # damaged: a folder does not take another's place by itself
@@ -216,6 +227,7 @@ def make_candidate(
             format=form,
             digest=digest,
             size_bytes=size_of(path),
+            stored_as=request.stored_as,
         )
         write_atomically(folder / DOCUMENT, document.model_dump_json(by_alias=True, indent=1))
         return candidate_of(path, document)

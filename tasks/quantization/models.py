@@ -68,15 +68,26 @@ class QuantizationRequest(Frozen):
     quantizer_digest: str | None = None
     calibration: Calibration | None = None
     scored_by: Scored = "engine"
+    as_is: tuple[str, ...] = ()
+    """The GGUF files of a model that is served as it comes; empty if candidates are made."""
+    stored_as: str | None = None
+    """The quantization of such a model."""
 
 
 class Candidate(Frozen):
-    """The model in one format, as a file or a folder. `digest` is of its bytes."""
+    """The model in one format, as a file or a folder. `digest` is of its bytes; `stored_as` is the quantization of a
+    model that is served as it comes."""
 
     format: CandidateFormat
     path: Path
     digest: str
     size_bytes: int = Field(gt=0)
+    stored_as: str | None = None
+
+    @property
+    def title(self) -> str:
+        """The format, for people: `as-is` alone says little."""
+        return f"{self.format} ({self.stored_as})" if self.stored_as else str(self.format)
 
     @property
     def log(self) -> Path:

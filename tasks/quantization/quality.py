@@ -28,6 +28,7 @@ ROUNDING = {
     CandidateFormat.W8A8: 0.08,
     CandidateFormat.W4A16: 0.8,
     CandidateFormat.FP8: 0.1,
+    CandidateFormat.AS_IS: 0.0,
 }
 """Most that rounding changes a tensor, in its own deviations: four times what it does to normally distributed values,
 twice what it does to heavy tails or columns of outliers (measured). GPTQ moves weights on purpose, to make up for the

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tasks.core.digests import digest_of, digest_of_file
@@ -36,12 +36,15 @@ SCORER = _WORKERS / "score_text.py"
 
 
 def recipe_of(request: QuantizationRequest) -> Recipe:
-    """The recipe for the layout that the engine loads."""
-    return RECIPES[request.layout]
+    """The recipe for the layout that the engine loads. A model in several files stays in several: a folder."""
+    recipe = RECIPES[request.layout]
+    return replace(recipe, name="model") if len(request.as_is) > 1 else recipe
 
 
 def maker_digest(request: QuantizationRequest, form: CandidateFormat) -> str:
     """Names the converter, and what else decides the bytes: another one may make another file of the same model."""
+    if form is CandidateFormat.AS_IS:
+        return digest_of("as it comes")
     worker = digest_of_file(recipe_of(request).worker)
     if request.layout == "gguf-file":
         return worker

@@ -24,7 +24,8 @@ def headline(result: QuantizationResult) -> str:
     if chosen is None:
         return f"none of {len(result.measured)} formats qualifies"
     quality = f", keeps {kept(chosen.quality).low:.2%} or more" if chosen.quality else ""
-    return f"{chosen.format}, {_size(chosen)}{quality}, {chosen.tokens_per_s:.0f} tokens/s"
+    title = chosen.candidate.title if chosen.candidate else chosen.format
+    return f"{title}, {_size(chosen)}{quality}, {chosen.tokens_per_s:.0f} tokens/s"
 
 
 def numbers(result: QuantizationResult) -> dict[str, Number]:

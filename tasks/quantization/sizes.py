@@ -30,12 +30,18 @@ _OUTPUT = ("lm_head.weight", "model.embed_tokens.weight")
 @dataclass(frozen=True)
 class Source:
     """The model as it lies in its folder: its sizes, shapes by tensor name, what its vocabulary takes in a GGUF file,
-    and the bytes of all other files, which a candidate in a folder takes along as they are."""
+    and the bytes of all other files, which a candidate in a folder takes along as they are.
+
+    Of a model that comes as GGUF only its files and their bytes count, and the quantization that they are in.
+    """
 
     shape: ModelShape
     shapes: Mapping[str, tuple[int, ...]]
     vocabulary_bytes: int
     beside_bytes: int = 0
+    gguf: tuple[str, ...] = ()
+    gguf_bytes: int = 0
+    stored_as: str | None = None
 
 
 def vocabulary_bytes(words: list[str], merges: list[str], rows: int) -> int:

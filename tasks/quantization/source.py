@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from tasks.core.errors import ModelError
+from tasks.core.gguf import read_gguf
+from tasks.core.gguf_model import model_of
 from tasks.core.model_shape import shape_of
 from tasks.core.safetensors import LENGTH_BYTES, header_length, parse_header
+from tasks.core.sources import GGUF
 from tasks.quantization.sizes import Source, vocabulary_bytes
 
 
@@ -29,6 +33,31 @@ def read_source(folder: Path, config: Mapping[str, Any]) -> Source:
         shapes.pop("lm_head.weight", None)
     vocabulary = _vocabulary_bytes(folder / "tokenizer.json", shape.vocabulary)
     return Source(shape, shapes, vocabulary, _beside_bytes(folder))
+
+
+def gguf_in(folder: Path) -> tuple[str, ...]:
+    """Names of the GGUF files, in order, if the model in `folder` has no others."""
+    if any(folder.glob("*.safetensors")):
+        return ()
+    return tuple(sorted(path.name for path in folder.glob(f"*{GGUF}")))
+
+
+def read_gguf_source(folder: Path, names: Sequence[str]) -> Source:
+    """The same of a staged model that comes as GGUF. Raises `ModelError`."""
+    headers, size = {}, 0
+    for name in names:
+        path = folder / name
+        with path.open("rb") as file:
+            length = path.stat().st_size
+            headers[name] = read_gguf(partial(_read_at, file), length, str(path))
+        size += length
+    model = model_of(headers, str(folder / names[0]))
+    return Source(model.shape, {}, 0, gguf=tuple(names), gguf_bytes=size, stored_as=model.stored_as)
+
+
+def _read_at(file: BinaryIO, offset: int, length: int) -> bytes:
+    file.seek(offset)
+    return file.read(length)
 
 
 def _shapes(path: Path) -> dict[str, tuple[int, ...]]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -27,6 +29,7 @@ class CandidateDocument(Frozen):
     format: CandidateFormat
     digest: str
     size_bytes: int
+    stored_as: str | None = None
 
 
 def read_candidate(folder: Path, name: str, model_digest: str) -> Candidate | None:
@@ -42,7 +45,11 @@ def read_candidate(folder: Path, name: str, model_digest: str) -> Candidate | No
 def candidate_of(path: Path, document: CandidateDocument) -> Candidate:
     """What the document says of the file or folder next to it."""
     return Candidate(
-        format=document.format, path=path, digest=document.digest, size_bytes=document.size_bytes
+        format=document.format,
+        path=path,
+        digest=document.digest,
+        size_bytes=document.size_bytes,
+        stored_as=document.stored_as,
     )
 
 
@@ -69,6 +76,26 @@ def sync_model(path: Path) -> None:
             os.fsync(opened.fileno())
     if path.is_dir():
         fsync_folder(path)
+
+
+def link_model(folder: Path, names: Sequence[str], to: Path) -> None:
+    """Make `to` the model in these files of `folder`, without a second copy of their bytes if the disk is the same:
+    the one file, or a folder with all of them."""
+    if len(names) == 1:
+        _link(folder / names[0], to)
+        return
+    to.mkdir()
+    for name in names:
+        _link(folder / name, to / name)
+
+
+def _link(path: Path, to: Path) -> None:
+    try:
+        to.hardlink_to(path)
+    except OSError as error:
+        if error.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP):
+            raise
+        shutil.copyfile(path, to)
 
 
 def remove_model(path: Path) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -30,8 +30,10 @@ from tasks.core.files import (
 from tasks.core.manifest import MANIFEST_FILE, Manifest, read_manifest
 from tasks.core.model_shape import check_convertible, parse_model_shape
 from tasks.core.safetensors import LENGTH_BYTES, Header, header_length, parse_header
+from tasks.engines.weights import gguf_engines
 from tasks.staging import ledger
 from tasks.staging.copier import Copied, copy, missing_bytes, part_of, place_of
+from tasks.staging.gguf_choice import gguf_files, read_gguf_model
 from tasks.staging.layout import FileKind, PlannedFile, Range, lay_out
 from tasks.staging.ledger import LEDGER_FILE
 from tasks.staging.models import SourceFile
@@ -62,16 +64,15 @@ def plan_copy(
     name = pinned.source.name
     selection = select_files(pinned.files, name)
     carried = [_carried(pinned.file(path), "side") for path in selection.side]
-    for path in selection.gguf:
-        _check_gguf(pinned, path)
-        carried.append(_carried(pinned.file(path), "gguf"))
+    carried += [_carried(pinned.file(path), "gguf") for path in selection.gguf]
+    described = _check_gguf(pinned, selection.gguf)
     if not selection.weights and not selection.index:
-        if convertible or servable:
+        if servable and not convertible:
             raise ModelError(
-                f"{name} contains only GGUF files, from which candidates cannot be made",
-                fix="give a folder with the model's safetensors",
+                f"{name} contains only GGUF files, which the engine does not serve",
+                fix=f"use engine: {' or '.join(gguf_engines())}, or give a folder with the model's safetensors",
             )
-        return CopyPlan(tuple(carried), selection.findings)
+        return CopyPlan(tuple(carried), (*described, *selection.findings))
     config = pinned.read_whole(CONFIG_FILE)
     if convertible or servable:
         shape = parse_model_shape(config, f"{name}/{CONFIG_FILE}")
@@ -328,10 +329,10 @@ def _discard(plan: CopyPlan, folder: Path, *, remove_folder: bool) -> None:
         folder.rmdir()
 
 
-def _check_gguf(pinned: Pinned, path: str) -> None:
-    file = pinned.file(path)
-    if file.size_bytes < 4 or pinned.source.read(file, 0, 4) != b"GGUF":
-        raise ModelError(f"{pinned.source.name}/{path} is not a GGUF file", fix="copy or download it again")
+def _check_gguf(pinned: Pinned, paths: Sequence[str]) -> tuple[str, ...]:
+    """Refuse GGUF files that are damaged, cut off or lack a part; a remark about each model. Raises `ModelError`."""
+    found = [(one, read_gguf_model(pinned, one.paths)) for one in gguf_files(paths)]
+    return tuple(f"{one.paths[0]}: {model.describe()}" for one, model in found)
 
 
 def _carried(file: SourceFile, kind: FileKind) -> PlannedFile:

@@ -10,7 +10,7 @@ from pydantic import Field
 from tasks.core.frozen import Frozen
 from tasks.core.result import StageResult
 from tasks.core.sources import FORMS
-from tasks.core.spec import DeploySpec, DiskFloor
+from tasks.core.spec import CandidateFormat, DeploySpec, DiskFloor
 from tasks.core.verdicts import StagingVerdict
 from tasks.staging.disk.models import DiskFigures
 
@@ -33,6 +33,10 @@ class StagingRequest(Frozen):
         True, description="Refuse, before anything is copied, a model that cannot be converted to GGUF."
     )
 
+    formats: tuple[CandidateFormat, ...] = Field(
+        (), description="Of several GGUF models in the source, the one that is in one of these formats."
+    )
+
     @classmethod
     def of(cls, spec: DeploySpec, *, convertible: bool) -> Self:
         """What a deploy stages: `convertible` if its engine loads GGUF."""
@@ -42,6 +46,7 @@ class StagingRequest(Frozen):
             disk_benchmark=spec.staging.disk_benchmark,
             disk_floor=spec.staging.disk_floor,
             convertible=convertible,
+            formats=spec.tuning.candidates,
         )
 
 

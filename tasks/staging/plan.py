@@ -11,9 +11,11 @@ from pathlib import Path, PurePosixPath
 from tasks.core.digests import digest_of
 from tasks.core.errors import ModelError
 from tasks.core.files import PART
+from tasks.core.gguf_model import is_projector
 from tasks.core.manifest import MANIFEST_FILE, Manifest
 from tasks.core.paths import checked_file_name, is_file_name, shown, some_of
 from tasks.core.safetensors import Header
+from tasks.core.sources import GGUF
 from tasks.core.verdicts import StagingVerdict
 from tasks.staging.disk.models import DiskResult
 from tasks.staging.layout import INDEX_FILE
@@ -82,7 +84,9 @@ def select_files(files: Sequence[SourceFile], source: str) -> Selection:
     """
     names = sorted(file.path for file in files)
     tensors = [name for name in names if name.endswith(".safetensors")]
-    gguf = tuple(name for name in names if name.endswith(".gguf") and name.isprintable())
+    files_in_gguf = [name for name in names if name.endswith(GGUF) and name.isprintable()]
+    projectors = tuple(filter(is_projector, files_in_gguf))
+    gguf = tuple(name for name in files_in_gguf if name not in projectors)
     pickled = [name for name in names if PurePosixPath(name).suffix in _PICKLED]
     has_tensors = bool(tensors) or INDEX_FILE in names
     if not has_tensors and not gguf:
@@ -90,6 +94,11 @@ def select_files(files: Sequence[SourceFile], source: str) -> Selection:
             raise ModelError(
                 f"{source}/{pickled[0]} has pickled weights, which can run code when they are loaded",
                 fix="convert the model to safetensors, or use a version that has them",
+            )
+        if projectors:
+            raise ModelError(
+                f"{source} contains only a vision projector, {projectors[0]}",
+                fix="give the folder that contains the model's own GGUF file",
             )
         raise ModelError(
             f"{source} contains neither safetensors nor GGUF files",
@@ -112,7 +121,10 @@ def select_files(files: Sequence[SourceFile], source: str) -> Selection:
     for name in (*gguf, *side, *weights):
         checked_file_name(name, source)
     findings = [f"{name} has pickled weights and was not copied" for name in pickled]
-    parts = {*tensors, *gguf, *pickled, *side, INDEX_FILE, SUMS_FILE}
+    findings += [
+        f"{name} is a vision projector and was not copied: the model is served as text" for name in projectors
+    ]
+    parts = {*tensors, *files_in_gguf, *pickled, *side, INDEX_FILE, SUMS_FILE}
     others = [name for name in names if name not in parts and not name.startswith(".")]
     if others:
         findings.append(f"not part of the model, not copied: {some_of(others)}")

@@ -18,7 +18,9 @@ def headline(result: StagingResult) -> str:
         return f"{result.findings[0]}; the spec refuses such a disk"
     if result.damaged:
         return f"{result.damaged[0]} has changed at the source since it was staged"
-    size = f"{result.shards} shard{'s'[: result.shards != 1]}, {result.size_bytes / 1e6:.1f} MB"
+    size = f"{result.size_bytes / 1e6:.1f} MB"
+    if result.shards:  # GGUF files are none
+        size = f"{result.shards} shard{'s'[: result.shards != 1]}, {size}"
     slow = ""
     if result.verdict is StagingVerdict.SLOW and result.disk:
         slow = f"; disk reads {result.disk.read_mb_s:,.0f} MB/s"

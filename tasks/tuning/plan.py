@@ -9,15 +9,16 @@ from tasks.batching.models import BatchingRequest, Limits, Requests, StepSpace, 
 from tasks.core.digests import digest_of
 from tasks.core.errors import SpecError
 from tasks.core.load import longest_output, prompt_for
-from tasks.core.model_shape import ModelShape, check_convertible
+from tasks.core.model_shape import check_convertible
 from tasks.core.serving import FITTED, ServingConfig
 from tasks.core.spec import CandidateFormat, LoadGenerator, Tuning
 from tasks.engines.card import EngineCard
 from tasks.engines.catalogue import get_engine
-from tasks.engines.weights import check_formats, why_not_here
+from tasks.engines.weights import check_formats, check_gguf, check_not_as_is, why_not_here
 from tasks.quantization.folder_sizes import PLAIN
 from tasks.quantization.models import Calibration, Candidate, QuantizationRequest, TaskItem
 from tasks.quantization.recipe import maker_digest
+from tasks.quantization.sizes import Source
 from tasks.tuning.models import TuningFacts, TuningRequest
 
 _MEMORY_STEP = 1 << 28
@@ -27,22 +28,23 @@ _HELD_BEYOND = 0.01
 """An engine uses a little more memory than its setting, so the setting is a little below the limit."""
 
 
-def check_request(request: TuningRequest, shape: ModelShape) -> None:
+def check_request(request: TuningRequest, source: Source) -> None:
     """What can be known to be wrong before anything is measured. Raises `SpecError` or `ModelError`."""
-    tuning = request.tuning
+    tuning, shape = request.tuning, source.shape
     check_formats(request.engine, tuning.candidates)
-    if _card(request).loads_gguf:
-        check_convertible(shape, f"{request.model_dir}/config.json")
+    if source.stored_as is not None:
+        check_gguf(request.engine, tuning.candidates, source.stored_as, "the model")
+        check_tunable_gguf(tuning, shape.max_context)
+    else:
+        check_not_as_is(tuning.candidates, "the model")
+        if _card(request).loads_gguf:
+            check_convertible(shape, f"{request.model_dir}/config.json")
     if by_guidellm(tuning) and _card(request).prompts == "text":
         raise SpecError(
             f"guidellm cannot put load on {request.engine}: its server rejects ignore_eos, which guidellm sends",
             fix="set tuning.load_generator to builtin",
         )
-    if tuning.context > shape.max_context:
-        raise SpecError(
-            f"tuning.context is {tuning.context}, but the model supports at most {shape.max_context} tokens",
-            fix=f"set tuning.context to {shape.max_context} or less",
-        )
+    _check_context(tuning, shape.max_context)
     longest = longest_output(tuning.output_tokens)
     if longest >= tuning.context:
         raise SpecError(
@@ -55,6 +57,24 @@ def check_request(request: TuningRequest, shape: ModelShape) -> None:
             f"tuning.load.prompt_tokens {prompt} and outputs of up to {longest} tokens do not fit into "
             f"tuning.context {tuning.context}",
             fix=f"set tuning.context to {prompt + longest} or more, or ask for fewer tokens",
+        )
+
+
+def check_tunable_gguf(tuning: Tuning, max_context: int) -> None:
+    """What a model that comes as GGUF, for a context of so many tokens, cannot be asked for. Raises `SpecError`."""
+    _check_context(tuning, max_context)
+    if by_guidellm(tuning):
+        raise SpecError(
+            "guidellm needs the model's tokenizer.json, which a GGUF model does not have",
+            fix="set tuning.load_generator to builtin",
+        )
+
+
+def _check_context(tuning: Tuning, most: int) -> None:
+    if tuning.context > most:
+        raise SpecError(
+            f"tuning.context is {tuning.context}, but the model supports at most {most} tokens",
+            fix=f"set tuning.context to {most} or less",
         )
 
 
@@ -135,7 +155,7 @@ def quantization_request(
     return QuantizationRequest(
         model_dir=request.model_dir,
         model_digest=request.model_digest,
-        formats=tuning.candidates,
+        formats=(CandidateFormat.AS_IS,) if facts.source.gguf else tuning.candidates,
         text=text,
         tokens=tuning.quality_tokens,
         context=tuning.context,
@@ -149,6 +169,8 @@ def quantization_request(
         infeasible=refused,
         calibration=calibration,
         scored_by=card.scored_by,
+        as_is=facts.source.gguf,
+        stored_as=facts.source.stored_as,
     )
 
 
@@ -156,9 +178,12 @@ def quantization_inputs(
     request: TuningRequest, config: ServingConfig, asked: QuantizationRequest
 ) -> dict[str, Any]:
     """What the choice of a format depends on."""
+    apart = {"model_dir", "text", "task_items", "calibration"}
+    if not asked.as_is:  # so that records of before there was such a model still count
+        apart |= {"as_is", "stored_as"}
     return {
         **_common_inputs(request, config),
-        **asked.model_dump(mode="json", exclude={"model_dir", "text", "task_items", "calibration"}),
+        **asked.model_dump(mode="json", exclude=apart),
         "text_digest": digest_of(asked.text),
         "task_set_digest": digest_of([one.model_dump() for one in asked.task_items]),
         "maker_digests": [maker_digest(asked, form) for form in asked.formats],

@@ -513,6 +513,7 @@ CASES = [
             "cuda_build": "12.8",
         },
         "pass",
+        {"TORCH-OWN": "info"},
     ),
     Case(
         "torch-newer-than-the-table",
@@ -852,10 +853,36 @@ CASES = [
     # types of weights
     Case(
         "bf16-v100",
-        "Volta has no bfloat16",
+        "Volta has no bfloat16, and PyTorch does without",
         {"gpus": [V100], "cuda_build": "12.6", "dtype": "bf16", **TRANSFORMERS},
+        "warn",
+        {"WEIGHTS-EMULATED": "warn"},
+    ),
+    Case(
+        "bf16-v100-vllm",
+        "vLLM refuses to",
+        {"gpus": [V100], "cuda_build": "12.4", "dtype": "bf16", **VLLM_085},
         "block",
         {"WEIGHTS-NONE": "block"},
+    ),
+    Case(
+        "glibc-ollama",
+        "Ollama is built on AlmaLinux 8 since 0.5.13",
+        {**CPU, "engine": "ollama", "engine_version": "0.5.13", "glibc": "2.17"},
+        "block",
+        {"GLIBC-WHEEL": "block"},
+    ),
+    Case(
+        "glibc-ollama-in-docker",
+        "an image brings its own glibc",
+        {**CPU, "engine": "ollama", "engine_version": "0.5.13", "glibc": "2.17", "target": "docker"},
+        "pass",
+    ),
+    Case(
+        "glibc-ollama-old",
+        "0.5.12 was built on CentOS 7",
+        {**CPU, "engine": "ollama", "engine_version": "0.5.12", "glibc": "2.17"},
+        "pass",
     ),
     Case(
         "fp8-a100",
@@ -1533,6 +1560,126 @@ CASES = [
         "block",
         {"CTK-ABSENT": "block"},
     ),
+    Case(
+        "docker-ollama-without-toolkit",
+        "Ollama asks for none, and serves on the processor without one",
+        {
+            **NO_TOOLKIT,
+            **CPU,
+            "driver": "580.95.05",
+            "gpus": [H200],
+            "engine": "ollama",
+            "engine_version": GONE,
+        },
+        "warn",
+        {"CTK-PROCESSOR": "warn"},
+    ),
+    Case(
+        "docker-llama-cuda-without-toolkit",
+        "so does a CUDA build of llama.cpp, also where Docker was never told",
+        {**NO_TOOLKIT, **LLAMA_CUDA, "container_toolkit": "1.17.8", "cuda_build": "12.8"},
+        "warn",
+        {"CTK-PROCESSOR": "warn"},
+    ),
+    Case(
+        "docker-transformers-without-toolkit",
+        "but not a torch for CUDA, which is there for the GPU",
+        {**NO_TOOLKIT, **TRANSFORMERS},
+        "block",
+        {"CTK-ABSENT": "block"},
+    ),
+    Case(
+        "docker-ollama-asks-for-a-gpu",
+        "a number of GPUs is a demand",
+        {
+            **{**NO_TOOLKIT, **CPU, "driver": "580.95.05", "gpus": [H200]},
+            **{"engine": "ollama", "engine_version": GONE, "gpus_wanted": 1},
+        },
+        "block",
+        {"CTK-ABSENT": "block"},
+    ),
+    Case(
+        "docker-ollama-with-runtime",
+        "with the runtime it gets one",
+        {
+            **{**NO_TOOLKIT, **CPU, "driver": "580.95.05", "gpus": [H200]},
+            **{"engine": "ollama", "engine_version": GONE, "container_gpus": ["nvidia-runtime"]},
+        },
+        "pass",
+    ),
+    Case(
+        "torch-of-nvidia",
+        "pins and builds of the index say nothing about an engine that was compiled with NVIDIA's torch",
+        {
+            **{"gpus": [GB10], "nvcc": "13.0", "engine_version": "0.15.1", "container": "docker"},
+            **{"packages": {"vllm": "0.15.1", "torch": "2.11.0a0"}},
+        },
+        "pass",
+        {"TORCH-OWN": "info"},
+    ),
+    Case(
+        "torch-of-nvidia-flash-attn",
+        "nor about flash-attn; nor does the alpha of 2.12 come from the index",
+        {
+            **{"driver": "570.124.06", "cuda_driver": "12.8", "cuda_build": "12.8", **TRANSFORMERS},
+            **{"packages": {"torch": "2.12.0a0+1a2b3c4.nv26.03", "flash-attn": "2.7.4.post1"}},
+        },
+        "pass",
+        {"TORCH-OWN": "info"},
+    ),
+    Case(
+        "image-of-another-build",
+        "an image's vLLM is mostly a build of its own, whose version does not say so",
+        {
+            **{"engine_version": "0.19.0", "container": "docker"},
+            **{"packages": {"vllm": "0.19.0", "torch": "2.10.0+cu130"}},
+        },
+        "warn",
+        {"BUILD-CUDA-IMAGE": "warn"},
+    ),
+    Case(
+        "image-of-another-named-build",
+        "unless its version names the CUDA",
+        {
+            **{"engine_version": "0.19.0+cu129", "container": "docker"},
+            **{"packages": {"vllm": "0.19.0+cu129", "torch": "2.10.0+cu130"}},
+        },
+        "block",
+        {"BUILD-CUDA": "block", "MIXED-CUDA": "warn"},
+    ),
+    Case(
+        "sgl-kernel-5090",
+        "sgl-kernel of the index has code for Blackwell from 0.3.9 on",
+        {
+            **{"gpus": [RTX5090], "engine": "sglang", "engine_version": "0.4.7", "cuda_build": "12.8"},
+            **{"packages": {"sglang": "0.4.7", "sgl-kernel": "0.1.7", "torch": "2.7.1+cu128"}},
+        },
+        "block",
+        {"BUILD-NO-CODE": "block"},
+    ),
+    Case(
+        "sgl-kernel-5090-cu128",
+        "its build for CUDA 12.8 had it before",
+        {
+            **{"gpus": [RTX5090], "engine": "sglang", "engine_version": "0.4.7", "cuda_build": "12.8"},
+            **{"packages": {"sglang": "0.4.7", "sgl-kernel": "0.1.7+cu128", "torch": "2.7.1+cu128"}},
+        },
+        "pass",
+    ),
+    Case(
+        "wsl-old-kernel",
+        "CUDA asks for a newer kernel of WSL",
+        {"gpus": [RTX4090], "kernel": "5.10.16.3-microsoft-standard-WSL2"},
+        "warn",
+        {"WSL-KERNEL": "warn"},
+    ),
+    Case(
+        "wsl-kernel",
+        "this one is new enough",
+        {"gpus": [RTX4090], "kernel": "5.10.43.3-microsoft-standard-WSL2"},
+        "pass",
+    ),
+    Case("kernel-without-wsl", "and outside WSL it does not matter", {"kernel": "5.10.16-26-amd64"}, "pass"),
     Case(
         "process-without-toolkit",
         "a process takes the GPU from the driver itself",

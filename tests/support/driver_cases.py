@@ -350,6 +350,16 @@ DRIVER_CASES = [
         {"MIG-SLICE": "info"},
     ),
     Case(
+        "mig-by-name",
+        "a process that sees one instance reads of it in the GPU's name; vLLM before 0.24 takes no UUID of one",
+        {
+            **{"gpus": [{"name": "NVIDIA H100 80GB HBM3 MIG 2g.20gb"}], "gpus_wanted": 1},
+            **{"engine_version": "0.23.0", "packages": {"torch": "2.11.0"}},
+        },
+        "warn",
+        {"MIG-SLICE": "info", "MIG-UUID": "warn"},
+    ),
+    Case(
         "mig-two-gpus",
         "instances have no NVLink and no IPC",
         {"gpus": [{**H200, "mig": ["3g.71gb"]}] * 2, "gpus_wanted": 2},

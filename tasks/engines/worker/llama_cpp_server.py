@@ -1,4 +1,4 @@
-"""Serve one GGUF file with llama.cpp's own HTTP server. Runs inside the engine's environment.
+"""Serve a GGUF file, or a folder with its parts, with llama.cpp's own server. Runs inside the engine's environment.
 
 Ends with 0 after SIGTERM once no request is in flight, with 1 when it cannot start.
 llama.cpp cuts requests on SIGTERM, so this process drains first: it must be out of the traffic before.
@@ -62,7 +62,7 @@ def parse_arguments() -> argparse.Namespace:
 
 def parameters(arguments: argparse.Namespace) -> "xllamacpp.CommonParams":
     params = xllamacpp.CommonParams()
-    params.model.path = arguments.model
+    params.model.path = first_part(Path(arguments.model))
     params.model_alias = {arguments.alias}
     params.hostnames = [arguments.host]
     params.port = arguments.port
@@ -83,6 +83,11 @@ def parameters(arguments: argparse.Namespace) -> "xllamacpp.CommonParams":
     params.ui = False
     params.warmup = True
     return params
+
+
+def first_part(model: Path) -> str:
+    """The file to load: of a model in several files, llama.cpp finds the others by the name of the first."""
+    return str(min(model.glob("*.gguf")) if model.is_dir() else model)
 
 
 def kept_free(fraction: float, default: list[int]) -> list[int]:

@@ -86,7 +86,7 @@ def test_unknown_is_a_no(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert capsys.readouterr().out.splitlines()[:3] == snapshot(
         [
             "unknown  CPU only, 1 finding",
-            "  unknown  NOT-KNOWN-CUDA-BUILD (P1): `cuda_build` is not known. Not judged: CUDA-UNUSED, KB-02-A, KB-02-B.",
+            "  unknown  NOT-KNOWN-CUDA-BUILD (P1): `cuda_build` is not known. Not judged: BUILD-CONTRADICTS, CUDA-UNUSED, KB-02-A, KB-02-B.",
             "    fix: give all packages (--pip-freeze), the image's environment (--env), or `cuda_build` (torch.version.cuda); null if none",
         ]
     )

@@ -9,6 +9,7 @@ import pytest
 from click.testing import CliRunner
 from inline_snapshot import snapshot
 from releases import make_release
+from small_gguf import write_gguf
 
 from blocks.storage.record_store import open_record_store
 from deployments.cli.changes import DECIDED_BY, _flat, standings
@@ -130,7 +131,25 @@ def test_a_missing_model_is_named_before_anything_runs(tmp_path: Path) -> None:
 
 def test_a_remote_model_is_not_looked_at() -> None:
     spec = parse_spec({"name": "tiny", "model": "s3://bucket/model"})
-    assert _describe_model(spec) == "s3://bucket/model"
+    assert _describe_model(spec) == ("s3://bucket/model", None)
+
+
+def test_a_gguf_model_is_described_or_refused_as_by_the_deploy(slipway_home: Path, tmp_path: Path) -> None:
+    path = write_gguf(tmp_path / "m-Q4_K_M.gguf")
+    spec = tmp_path / "spec.yaml"
+    spec.write_text(f"name: tiny\nmodel: file:{tmp_path}#q4_k_m\n")
+    shown = CliRunner().invoke(deploy, [str(spec), "--dry-run", "--json"])
+    plan = {step["stage"]: step["does"] for step in json.loads(shown.output)["plan"]}
+    assert plan["staging"].replace(str(tmp_path), "HERE") == snapshot(
+        "copy file:HERE/m-Q4_K_M.gguf (llama, 2 layers, hidden 64, context 512, q4_k_m (1 q4_k, 1 f32 tensors), tokenizer gpt2, a chat template) as it is, and verify it"
+    )
+    assert plan["quantization"] == snapshot(
+        "make nothing: the model is in q4_k_m; measure quality on no text, size and speed"
+    )
+    path.write_bytes(path.read_bytes()[:-1])
+    cut = CliRunner().invoke(deploy, [str(spec), "--dry-run"])
+    assert "is cut off" in str(cut.exception)
+    assert not slipway_home.exists()
 
 
 @pytest.fixture

@@ -85,6 +85,16 @@ def test_each_build_is_needed(row: BuildRow) -> None:
         assert messages(same, TABLES, FROM_BUILDS) == ""
 
 
+@pytest.mark.parametrize("row", [row for row in TABLES.builds if row.lacks], ids=lambda row: row.releases)
+def test_code_that_a_wheel_lacks_is_missed_there_alone(row: BuildRow) -> None:
+    release, lowest = first(row.releases), (row.lacks or "").removeprefix(">=")
+    below = max((one.cc for one in TABLES.capabilities if Version(one.cc) < Version(lowest)), key=Version)
+    assert builds.without_code({row.package: release}, lowest, TABLES) == f"{row.package} {release}"
+    assert builds.without_code({row.package: release}, below, TABLES) is None
+    assert builds.without_code({row.package: f"{release}+cu130"}, lowest, TABLES) is None
+    assert builds.without_code({row.package: release}, lowest, without("builds", row)) is None
+
+
 @pytest.mark.parametrize("row", TABLES.glibc, ids=lambda row: f"{row.package} {row.releases} {row.build}")
 def test_each_wheel_is_needed(row: GlibcRow) -> None:
     version = first(row.releases) + (f"+{row.build}" if row.build else "")

@@ -23,8 +23,8 @@ IMAGES: list[tuple[str, dict[str, Any]]] = [
         "docker.io/vllm/vllm-openai:v0.20.2-cu129",
         {
             "engine": "vllm",
-            "engine_version": "0.20.2",
-            "packages": {"vllm": "0.20.2", "torch": "2.11.0"},
+            "engine_version": "0.20.2+cu129",
+            "packages": {"vllm": "0.20.2+cu129", "torch": "2.11.0+cu129"},
             "cuda_build": "12.9",
         },
     ),
@@ -35,8 +35,8 @@ IMAGES: list[tuple[str, dict[str, Any]]] = [
         "lmsysorg/sglang:v0.5.9.post1-cu126",
         {
             "engine": "sglang",
-            "engine_version": "0.5.9.post1",
-            "packages": {"sglang": "0.5.9.post1", "torch": "2.9.1"},
+            "engine_version": "0.5.9.post1+cu126",
+            "packages": {"sglang": "0.5.9.post1+cu126", "torch": "2.9.1+cu126"},
             "cuda_build": "12.6",
         },
     ),
@@ -132,6 +132,11 @@ def test_options_complete_a_report() -> None:
         engine="vllm", engine_version="0.19.1"
     )
     assert of_options(TABLES, Facts(), engine="trtllm").facts == Facts(engine="tensorrt-llm")
+    assert of_options(TABLES, Facts(), engine="llama.cpp==b4574").facts.engine_version == "4574"
+    assert (
+        of_options(TABLES, Facts(), engine="vllm==v0.19.1").facts
+        == of_options(TABLES, Facts(), engine="vllm==0.19.1").facts
+    )
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 """Public reports of what worked and what failed: the verdict is what happened, and the reason and the way out are right.
 
-`reports/cases.json` holds facts of a host and a stack, `surveys.json` what the sources of a host said. Each case names
+`reports/cases.json` and `new.json` hold facts of a host and a stack, `surveys.json` what the sources of a host said. Each case names
 the wanted verdicts and its source. `rule` is the finding that gives the wanted reason, `says` are words of its message,
 `told` are texts that the printed fixes or ways out must contain, and `never` are texts that the answer must not contain.
 """
@@ -36,7 +36,7 @@ def judged(case: dict[str, Any]) -> CompatibilityResult:
     return advise(run_on(survey, case["packages"], engine=case["engine"]))
 
 
-@pytest.mark.parametrize("case", [*load("cases.json"), *load("surveys.json")])
+@pytest.mark.parametrize("case", [*load("cases.json"), *load("new.json"), *load("surveys.json")])
 def test_the_answer_is_what_was_reported(case: dict[str, Any]) -> None:
     result = judged(case)
     messages = {finding.rule: finding.message for finding in result.findings}

@@ -5,14 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from compatibility_cases import CASES, CURRENT, GB10, GH200, GONE, R535, V100, Case
+from compatibility_cases import CASES, CPU, CURRENT, GB10, GH200, GONE, P100, R535, V100, VLLM_085, Case
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tasks.compatibility import way_out
+from tasks.compatibility.conditions import Subject
 from tasks.compatibility.models import CompatibilityResult, Survey
 from tasks.compatibility.plan import judge
 from tasks.compatibility.report import markdown, way_text
-from tasks.compatibility.rules import load_tables
+from tasks.compatibility.rules import Tables, load_tables
+from tasks.compatibility.subject import describe
 from tasks.compatibility.way_out import PASSES, advise, ways_out
 from tasks.core.facts import Facts
 
@@ -120,20 +123,19 @@ EXPECTED: list[tuple[str, dict[str, Any], list[str]]] = [
         ["dtype float16 -> bfloat16: pass"],
     ),
     (
-        "bfloat16 for DeepSeek on a V100, which can do neither in torch: an engine that computes in float32",
+        "bfloat16 for DeepSeek on a V100, which vLLM does not do: an engine that computes in 32 bits",
         {
             "gpus": [V100],
-            "engine": "transformers",
-            "engine_version": "5.17.0",
-            "packages": {"torch": "2.10.0"},
-            "cuda_build": "12.6",
+            "engine_version": "0.8.5",
+            "packages": {"vllm": "0.8.5", "torch": "2.6.0"},
+            "cuda_build": "12.4",
             "family": "deepseek-v2",
             "dtype": "bfloat16",
         },
         [
-            "engine transformers -> ollama 0.24.0: pass",
-            "engine transformers -> llama.cpp, built for CUDA 12.8: pass",
-            "engine transformers -> llama.cpp on the CPU: pass",
+            "engine vllm -> transformers 5.24.0, torch 2.14.1+cu126: warn",
+            "engine vllm -> ollama 0.24.0: pass",
+            "engine vllm -> llama.cpp, built for CUDA 12.8: pass",
         ],
     ),
     (
@@ -351,3 +353,25 @@ def test_any_host_gets_ways_that_pass_or_none(facts: dict[str, Any]) -> None:
         assert way.verdict in PASSES
         assert way.changes
         assert all(change.current != change.wanted for change in way.changes)
+
+
+def test_what_no_change_lifts_is_not_looked_for_among_combinations(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No release of vLLM serves a P100: after the single changes, the search goes on to other engines."""
+    described = 0
+
+    def counted(survey: Survey, tables: Tables) -> Subject:
+        nonlocal described
+        described += 1
+        return describe(survey, tables)
+
+    monkeypatch.setattr(way_out, "describe", counted)
+    assert advice({**R535, **VLLM_085, "gpus": [P100], "cuda_build": "12.4"})[0].startswith("engine vllm -> ")
+    assert described < 120, "of 400 combinations"
+
+
+def test_what_takes_two_changes_is_found_though_neither_lifts_the_block() -> None:
+    """One rule tells of both broken pins."""
+    packages = {"torch": "2.10.0", "vllm": "0.18.0", "transformers": "4.50.0", "pydantic": "1.10.0"}
+    assert advice({**CPU, "engine": "llama.cpp", "engine_version": GONE, "packages": packages}) == [
+        "pydantic 1.10.0 -> >=2, transformers 4.50.0 -> >=4.56.0,<5: pass"
+    ]

@@ -11,7 +11,7 @@ from tasks.compatibility.weights import UNKNOWN, ServedModel, find_type, floor_o
 from tasks.core.facts import Facts
 
 CAPABILITIES = ("5.2", "6.0", "7.0", "7.5", "8.0", "8.9", "9.0", "10.0", "11.0", "12.0", "12.1")
-LETTERS = {"native": "=", "weight-only": "w", "unpacked": "u", "refused": "x", UNKNOWN: "?"}
+LETTERS = {"native": "=", "emulated": "e", "weight-only": "w", "unpacked": "u", "refused": "x", UNKNOWN: "?"}
 
 # Engine, the first release of which it is true, type, family; then a letter for each of CAPABILITIES.
 SERVED = """
@@ -20,12 +20,14 @@ vllm         0.2.7         float16   -            ===========
 vllm         0.2.7         fp8       -            xxxxx??????
 vllm         0.4.3         fp8       -            xxxxx======
 vllm         0.5.1         fp8       -            xxxxw======
-vllm         0.14.0        fp8       -            xxxww======
+vllm         0.14.0        fp8       -            xxx?w======
+vllm         0.16.0        fp8       -            xxxww======
 vllm         0.2.7         fp8       deepseek-v3  xxxxx??????
 vllm         0.4.3         fp8       deepseek-v3  xxxxx======
 vllm         0.8.5         fp8       deepseek-v3  xxxxx======
 vllm         0.9.0         fp8       deepseek-v3  xxxxw======
-vllm         0.14.0        fp8       deepseek-v3  xxxww======
+vllm         0.14.0        fp8       deepseek-v3  xxx?w======
+vllm         0.16.0        fp8       deepseek-v3  xxxww======
 vllm         0.2.7         fp8       deepseek-v4  xxxxx??????
 vllm         0.4.3         fp8       deepseek-v4  xxxxx======
 vllm         0.33.0        fp8       deepseek-v4  xxxxx======
@@ -33,6 +35,7 @@ vllm         0.2.7         fp8-block -            xxxxx??????
 vllm         0.4.3         fp8-block -            xxxxx======
 vllm         0.9.0         fp8-block -            xxxxw======
 vllm         0.14.0        fp8-block -            xxxww======
+vllm         0.16.0        fp8-block -            xxxww======
 vllm         0.2.7         fp8-block deepseek     xxxxx??????
 vllm         0.4.3         fp8-block deepseek     xxxxx======
 vllm         0.33.0        fp8-block deepseek     xxxxx======
@@ -41,11 +44,16 @@ vllm         0.8.5         nvfp4     -            xxxxxxx=?xx
 vllm         0.9.0         nvfp4     -            xxxxwww=?ww
 vllm         0.10.1        nvfp4     -            xxxxwww=?=w
 vllm         0.11.2        nvfp4     -            xxxxwww====
-vllm         0.14.0        nvfp4     -            xxxwwww====
+vllm         0.15.1        nvfp4     -            xxxxwww====
+vllm         0.16.0        nvfp4     -            xxxwwww====
 vllm         0.2.7         mxfp4     -            xxxxxxxxxxx
 vllm         0.10.1        mxfp4     -            xxxxwww=?ww
-vllm         0.2.7         awq       -            xxx========
-vllm         0.2.7         gptq      -            x==========
+vllm         0.1.7         awq       -            xxxxxxxxxxx
+vllm         0.2.0         awq       -            xxxx=======
+vllm         0.2.1         awq       -            xxx========
+vllm         0.1.7         gptq      -            xxxxxxxxxxx
+vllm         0.2.5         gptq      -            xxxxxxxxxxx
+vllm         0.2.6         gptq      -            x==========
 vllm         0.2.7         w4a16     -            xxxx=======
 vllm         0.12.0        w4a16     -            xxx========
 vllm         0.2.7         int8      -            xxx====xxxx
@@ -65,12 +73,15 @@ vllm         0.24.0        q4_k_m    -            xxxxxxxxxxx
 sglang       0.4.9         bfloat16  -            wwww=======
 sglang       0.4.9         bfloat16  gemma        xxxx=======
 sglang       0.4.9         float16   -            ===========
-sglang       0.4.9         fp8       -            xxxx?======
+sglang       0.4.0         fp8       -            xxxx?======
+sglang       0.4.10        fp8       -            xxxxx======
+sglang       0.5.1         fp8       -            xxxx?======
 sglang       0.5.6         fp8       -            xxxxw======
 sglang       0.4.9         fp8       qwen3-moe    xxxxx======
-sglang       0.4.9         fp8-block -            xxxx?======
+sglang       0.4.10        fp8-block -            xxxxx======
 sglang       0.5.6         fp8-block -            xxxxw======
 sglang       0.4.9         fp8-block deepseek-v3  xxxxx======
+sglang       0.5.6         fp8-block deepseek-v3  xxxxx======
 sglang       0.4.9         nvfp4     -            xxxxxxx====
 sglang       0.5.16        nvfp4     -            xxxxwww====
 sglang       0.4.9         mxfp4     -            xxxxxxxxxxx
@@ -80,7 +91,7 @@ sglang       0.5.5         awq       -            xxxx=======
 sglang       0.4.9         gptq      -            ?==========
 sglang       0.5.5         w4a16     -            xxxx=======
 sglang       0.4.9         int8      -            xxx========
-transformers 4.42.0        bfloat16  -            xxxx=======
+transformers 4.42.0        bfloat16  -            eeee=======
 transformers 4.42.0        float16   -            ===========
 transformers 4.42.0        fp8       -            xxxxxxxxxxx
 transformers 4.43.1        fp8       -            xxxxxx=====
@@ -129,8 +140,11 @@ FLOORS = [
     ("vllm", UNKNOWN, "12.8", "6.0", "7.0"),
     ("vllm", UNKNOWN, "12.8", "8.0", "7.5"),
     ("vllm", "0.15.1", UNKNOWN, "7.0", UNKNOWN),
-    ("sglang", "0.5.6", "12.8", "7.5", "7.5"),
-    ("sglang", "0.5.7", "12.8", "7.5", "8.0"),
+    ("vllm", "0.3.3", "12.1", "7.0", "7.0"),
+    ("vllm", "0.4.0", "12.1", "7.5", "8.0"),
+    ("vllm", "0.4.0.post1", "12.1", "7.5", "7.0"),
+    ("sglang", "0.5.1.post2", "12.8", "7.5", "7.5"),
+    ("sglang", "0.5.1.post3", "12.8", "7.5", "8.0"),
     ("tensorrt-llm", "0.9.0", "12.3", "7.0", "7.0"),
     ("tensorrt-llm", "0.18.2", "12.8", "7.5", "8.0"),
     ("triton-tensorrt-llm", "26.7", "13.1", "7.5", "8.0"),

@@ -40,6 +40,20 @@ def test_package_names_are_canonical() -> None:
     assert parse_facts('{"packages": {"Flash_Attn": "2.8"}}').packages == {"flash-attn": "2.8"}
 
 
+@pytest.mark.parametrize(
+    ("given", "read"), [("b4574", "4574"), ("v0.30.1", "0.30.1"), ("V1", "1"), ("1.0b2", "1.0b2")]
+)
+def test_a_letter_before_a_release_is_left_out(given: str, read: str) -> None:
+    facts = parse_facts(json.dumps({"engine_version": given, "packages": {"llama.cpp": given}}))
+    assert facts.engine_version == read
+    assert list(facts.packages.values()) == [read]
+
+
+def test_letters_alone_are_not_a_release() -> None:
+    assert "not a version" in refused('{"engine_version": "bv"}')
+    assert "not a version" in refused('{"engine_version": "b"}')
+
+
 def test_one_line_for_what_is_wrong() -> None:
     assert refused('{"drivr": "1"}') == snapshot("facts: unknown key 'drivr' (did you mean 'driver'?)")
     assert refused('{"gpus": [{"nam": "T4", "name": "T4"}]}') == snapshot(

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from plain_safetensors import Plain, read_model, read_plain, write_plain
 from random_model import write_random_model
+from small_gguf import write_gguf
 
 from blocks.storage.model_source import FolderSource
 from tasks.core.cancellation import begin
@@ -604,7 +605,7 @@ def test_a_hugging_face_cache_names_its_large_files_by_their_sha256(model: Path,
 
 
 def test_gguf_comes_along_byte_for_byte(model: Path, tmp_path: Path) -> None:
-    (model / "q4.gguf").write_bytes(b"GGUF" + bytes(range(256)) * 1000)
+    write_gguf(model / "q4.gguf")
     done = stage(model, tmp_path / "staged")
     assert (tmp_path / "staged" / "q4.gguf").read_bytes() == (model / "q4.gguf").read_bytes()
     assert done.manifest is not None
@@ -614,8 +615,8 @@ def test_gguf_comes_along_byte_for_byte(model: Path, tmp_path: Path) -> None:
     shutil.copy(model / "q4.gguf", alone)
     pinned = pin(FolderSource(alone))
     with pytest.raises(ModelError, match="contains only GGUF files"):
-        plan_copy(pinned, "auto", convertible=True)
-    plan = plan_copy(pinned, "auto", convertible=False)
+        plan_copy(pinned, "auto", convertible=False, servable=True)
+    plan = plan_copy(pinned, "auto", convertible=True)
     assert [file.kind for file in plan.files] == ["gguf"]
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from inline_snapshot import snapshot
+from small_gguf import KEYS, gguf_bytes
 
 from blocks.storage.model_source import FolderSource
 from tasks.core.errors import ModelError, WrongUseError
@@ -40,7 +41,9 @@ GGUF = gguf(
 def staged(tmp_path: Path) -> Path:
     source = tmp_path / "source"
     source.mkdir()
-    (source / "q8.gguf").write_bytes(GGUF + bytes(100_000))
+    (source / "q8.gguf").write_bytes(
+        gguf_bytes({"general.size_label": "1B", **KEYS, "general.file_type": 7}) + bytes(100_000)
+    )
     (source / "LICENSE").write_text("Apache-2.0")
     pinned = pin(FolderSource(source))
     plan = plan_copy(pinned, "auto", convertible=False)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tasks.core.errors import SpecError
 from tasks.core.facts import Gpu
 from tasks.core.gpus import HostGpu
 from tasks.core.model_shape import ModelShape
@@ -156,3 +157,46 @@ def test_the_gpus_in_use_decide_which_formats_are_made(
 def test_a_search_within_little_memory_still_asks_for_some() -> None:
     little = request(VLLM, 1, objectives=Objectives(memory_fraction=0.01))
     assert plan.serving_config(little, facts(80)).memory_fraction == 0.01
+
+
+def of_gguf(**tuning: Any) -> tuple[TuningRequest, TuningFacts]:
+    source = Source(shape(), {}, 0, gguf=("m.gguf",), gguf_bytes=GB, stored_as="q4_k_m")
+    known = facts()
+    return request(LLAMA_CPP, 0, tuning=Tuning(**tuning)), replace(known, source=source)
+
+
+def test_a_gguf_model_is_its_only_candidate() -> None:
+    asked, known = of_gguf()
+    plan.check_request(asked, known.source)
+    made = plan.quantization_request(asked, known, {}, text=None, task_items=(), calibration=None)
+    assert (made.formats, made.as_is, made.stored_as) == ((CandidateFormat.AS_IS,), ("m.gguf",), "q4_k_m")
+
+
+def test_records_of_models_in_safetensors_keep_their_inputs() -> None:
+    asked, known = request(LLAMA_CPP, 0), facts()
+    config = plan.serving_config(asked, known)
+    made = plan.quantization_request(asked, known, {}, text=None, task_items=(), calibration=None)
+    assert not {"as_is", "stored_as"} & plan.quantization_inputs(asked, config, made).keys()
+    gguf, of_it = of_gguf()
+    own = plan.quantization_request(gguf, of_it, {}, text=None, task_items=(), calibration=None)
+    assert plan.quantization_inputs(gguf, config, own)["stored_as"] == "q4_k_m"
+
+
+@pytest.mark.parametrize(
+    ("tuning", "why"),
+    [
+        ({"candidates": ("q8_0",)}, "from which q8_0 cannot be made"),
+        ({"context": 8192}, "supports at most 4096 tokens"),
+        ({"load_generator": "guidellm"}, "guidellm needs the model's tokenizer.json"),
+    ],
+)
+def test_what_a_gguf_model_cannot_be_asked_for(tuning: dict[str, Any], why: str) -> None:
+    asked, known = of_gguf(**tuning)
+    with pytest.raises(SpecError, match=why):
+        plan.check_request(asked, known.source)
+
+
+def test_safetensors_cannot_be_asked_for_as_they_are() -> None:
+    asked = request(LLAMA_CPP, 0, tuning=Tuning(candidates=(CandidateFormat.AS_IS,)))
+    with pytest.raises(SpecError, match="as-is is for GGUF models"):
+        plan.check_request(asked, facts().source)
