@@ -40,7 +40,10 @@ def test_the_keys_of_a_service() -> None:
 def test_a_block_that_has_no_keys() -> None:
     with pytest.raises(AccessError) as caught:
         read_keys("block:never-saved")
-    assert str(caught.value) == snapshot()
+    assert str(caught.value) == snapshot(
+        "Prefect has no Secret block 'never-saved', which serving.api_key names "
+        "(save one of type `Secret` under that name)"
+    )
     for number, value in enumerate(({"a": 1}, "", "short")):
         Secret(value=value).save(f"wrong-{number}", overwrite=True)
         with pytest.raises(SlipwayError, match=f"the Secret block 'wrong-{number}'"):
