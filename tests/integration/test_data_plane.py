@@ -270,6 +270,7 @@ def test_requests_wait_for_an_engine_that_is_started_again(proxy: HAProxy) -> No
     assert route is not None
     proxy.stop(drain_s=0)
     proxy.save(replace(route, slot="blue", backend_port=port, queue_s=DEADLINE_S))
+    proxy.lock(None)
     proxy.start()
     with client(proxy, GET) as waiting:
         wait_until(
