@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from blocks.engine.api import EngineApi
 from blocks.engine.engine_help import check_by_help
 from blocks.engine.torch_backend import decide_backend
 from blocks.engine.trial import EnvironmentTrial
@@ -22,6 +21,7 @@ from blocks.prefect.asked_by_api import check_programs, programs_of_spec
 from blocks.prefect.flows import flow, show_state, step
 from blocks.prefect.progress import follow_subflows
 from blocks.prefect.stale_runs import only_run_of
+from blocks.services.door import open_service
 from blocks.services.early_checks import check_inputs
 from blocks.services.kept_code import keep_script
 from blocks.services.targets import check_target
@@ -59,7 +59,7 @@ from tasks.environment.integrity import doubt
 from tasks.environment.models import EnvironmentRequest, EnvironmentResult, Locked
 from tasks.lifecycle import report
 from tasks.lifecycle.models import DeployResult, StageRow, deploy_inputs
-from tasks.lifecycle.plan import STAGES, is_doubtful, make_release, refusal, wants_absent_gpu
+from tasks.lifecycle.plan import STAGES, is_doubtful, make_release, refusal, wants_absent_gpu, warnings_of
 from tasks.loading.plan import find_choice
 from tasks.quantization.models import QuantizationResult
 from tasks.rollout.damage import set_damage_aside
@@ -147,6 +147,8 @@ class _Lifecycle:
             raise refused
         # The alias is resolved already: the registry need not be asked once more.
         check_inputs(self.spec.model_copy(update={"model": self.model.source}), self.settings)
+        for warning in warnings_of(self.spec):
+            say(StageName.LIFECYCLE, f"warning: {warning}")
         rollout = self._roll_out()
         if rollout is None:
             return self._result(LifecycleVerdict.REFUSED)
@@ -220,7 +222,7 @@ class _Lifecycle:
     def _answer(self, endpoint: str, config: ServingConfig) -> str:
         """An answer from the public address, as a user of the service gets it now."""
         gate = self.spec.rollout.gate
-        with EngineApi(endpoint) as api:
+        with open_service(ServiceFolder(self.settings.services, self.spec.name))(endpoint) as api:
             return ask(api, config, gate.prompt, gate.max_tokens).text
 
     def _prepare(self, model_in_use: ExitStack) -> tuple[EnvironmentResult, StagingResult] | None:

@@ -10,12 +10,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from blocks.engine.api import EngineApi, is_silent
+from blocks.engine.api import is_silent
 from blocks.host.prefetch import Prefetcher
 from blocks.prefect.artifacts import flow_recorder
 from blocks.prefect.flows import flow, show_state
 from blocks.prefect.quiet_runs import NOTHING_NEW, WAITING, forget_quiet_runs
 from blocks.processes.deadline import await_answer, start
+from blocks.services.door import open_service, read_keys
 from blocks.services.rollouts import run_rollout
 from blocks.services.sampler import sampler_pid, see_to_sampler
 from blocks.services.supervisor import SilentError, SupervisedService
@@ -232,7 +233,9 @@ def _bring_back(folder: ServiceFolder, target: Target, past: Past) -> ServiceLoo
     say(StageName.ROLLOUT, f"{folder.name} is down: starting it again")
     attempt: Attempt
     try:
-        attempt = start_service(folder, target, EngineApi, Prefetcher(StageName.ROLLOUT))
+        attempt = start_service(
+            folder, target, open_service(folder), Prefetcher(StageName.ROLLOUT), read_keys
+        )
     except StageCancelledError:
         _note(folder, Past())
         raise

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 
-from blocks.engine.api import EngineApi
 from blocks.host.prefetch import Prefetcher
 from blocks.prefect.artifacts import flow_recorder
 from blocks.prefect.asked_by_api import check_programs, is_asked_by_api
 from blocks.prefect.flows import flow, step
+from blocks.services.door import open_service, read_keys
 from blocks.services.kept_code import SCRIPTS, TEMPLATES
 from blocks.services.rollouts import run_rollout
 from blocks.services.targets import open_target, prepare
@@ -47,13 +47,16 @@ def roll_out(release: Release) -> Outcome[RolloutResult]:
         stack.enter_context(in_use_by_path(release.launch.model_file, settings))
         release = prepare(release, settings)
         target = stack.enter_context(open_target(release.target, folder, settings))
+        open_api = open_service(folder)
         bring_into_service = step("bring-into-service", apply.roll_out)
         return run_rollout(
             flow_recorder(),
             folder,
             rollout_inputs(release),
-            lambda: bring_into_service(release, folder, target, EngineApi, Prefetcher(StageName.ROLLOUT)),
-            still_good=lambda result: still_serves(result, release, folder, target, EngineApi),
+            lambda: bring_into_service(
+                release, folder, target, open_api, Prefetcher(StageName.ROLLOUT), read_keys=read_keys
+            ),
+            still_good=lambda result: still_serves(result, release, folder, target, open_api, read_keys),
         )
 
 

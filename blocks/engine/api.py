@@ -42,12 +42,16 @@ def _said(message: dict[str, Any]) -> str:
 
 
 class EngineApi:
-    """A client for one engine at `base_url` (without `/v1`) that waits `timeout_s` for each next byte."""
+    """A client for one engine at `base_url` (without `/v1`) that waits `timeout_s` for each next byte.
 
-    def __init__(self, base_url: str, *, timeout_s: float = 60.0) -> None:
+    Requests carry `key`, if there is one.
+    """
+
+    def __init__(self, base_url: str, *, timeout_s: float = 60.0, key: str | None = None) -> None:
         self.base_url = base_url
         self._timeout_s = timeout_s
-        self._client = httpx.Client(base_url=base_url, timeout=timeout_s, trust_env=False)
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        self._client = httpx.Client(base_url=base_url, headers=headers, timeout=timeout_s, trust_env=False)
 
     def __enter__(self) -> EngineApi:
         return self

@@ -12,8 +12,10 @@ from pathlib import Path
 from blocks.host.home_access import check_home, may
 from blocks.host.nvml import gpus_in_use
 from blocks.processes.ports import check_port_free, free_port, is_held_below
+from blocks.services.door import read_keys
 from blocks.services.targets import check_base_image
 from blocks.storage.sources import open_model, resolve
+from tasks.core.api_keys import block_name
 from tasks.core.chat_template import check_syntax, read_template
 from tasks.core.chat_tokens import chat_template_in
 from tasks.core.errors import ModelError, PortTakenError, RecordError, SpecError
@@ -33,11 +35,13 @@ from tasks.tuning.plan import check_tunable_gguf
 from tasks.tuning.texts import read_calibration, read_task_set, read_text
 
 
-def check_inputs(spec: DeploySpec, settings: Settings, *, remote: bool = True) -> None:
+def check_inputs(spec: DeploySpec, settings: Settings, *, remote: bool = True, prefect: bool = True) -> None:
     """Raise a `SlipwayError` that names the first key of the spec that this host cannot satisfy.
 
     Without `remote`, a model on S3 or in a registry is not checked, because the credentials are not known yet.
+    Without `prefect`, a Prefect block is not.
     """
+    check_keys(spec, prefect=prefect)
     check_tuning_inputs(spec, settings, remote=remote)
     check_address(spec, settings)
     check_base_image(spec)
@@ -54,6 +58,13 @@ def check_tuning_inputs(spec: DeploySpec, settings: Settings, *, remote: bool = 
     _check_chat_template(spec)
     _check_environment(spec.environment)
     _check_gpus(spec)
+
+
+def check_keys(spec: DeploySpec, *, prefect: bool = True) -> None:
+    """Raise a `SlipwayError` if the secret that `serving.api_key` names contains no keys."""
+    reference = spec.serving.api_key
+    if reference and (prefect or block_name(reference) is None):
+        read_keys(reference)
 
 
 def check_address(spec: DeploySpec, settings: Settings) -> None:

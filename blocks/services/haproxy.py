@@ -28,6 +28,8 @@ from tasks.core.release import ServiceFolder
 from tasks.core.settings import Settings
 from tasks.rollout.models import Running
 from tasks.rollout.proxy.config import REQUESTS, proxy_config
+from tasks.rollout.proxy.keys import FILE as KEYS
+from tasks.rollout.proxy.keys import PREPARE, Digests, is_locked, keys_document, replace_keys, version_in
 from tasks.rollout.proxy.slots import BACKEND_HOST, LOOK, Route, Slot, folder_name, refusals_in, slots_in
 
 _CONFIG = "haproxy.cfg"
@@ -108,6 +110,32 @@ class HAProxy:
         metrics = host_and_port(BACKEND_HOST, route.metrics_port or 0)
         write_atomically(self.folder / _CONFIG, proxy_config(route, bind=bind, metrics=metrics))
         write_atomically(self.folder / _ROUTE, json.dumps(asdict(route), indent=1))
+
+    def lock(self, digests: Digests) -> None:
+        """Let in only requests with a key that has one of these digests; None lets in everyone.
+
+        A running proxy does so from the next request on, any other when it is started. Raises `RolloutError`.
+        """
+        write_atomically(self.folder / KEYS, keys_document(digests))
+        if not self.answers() or (digests is None and not self.knows_keys()):
+            return
+        version = version_in(self._commands((PREPARE,)))
+        refused = (
+            "it has no list of keys" if version is None else self._commands((replace_keys(version, digests),))
+        )
+        if refused.strip():
+            raise RolloutError("HAProxy did not take the keys", detail=refused.strip(), fix="deploy again")
+
+    def locked(self) -> bool:
+        """Whether requests need a key."""
+        try:
+            return is_locked((self.folder / KEYS).read_text())
+        except OSError:
+            return False
+
+    def knows_keys(self) -> bool:
+        """Whether a running proxy checks keys; one that an older Slipway started does not."""
+        return "Unknown ACL" not in self._commands((f"show acl {KEYS}",))
 
     def start(self) -> None:
         """Start it with its saved configuration, and wait until it answers.

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
-from blocks.engine.api import EngineApi
 from blocks.host.nvml import sample_gpus
+from blocks.services.door import open_service
 from blocks.services.service_processes import sample_processes
 from tasks.core.contract import ContractResult
 from tasks.core.records import Record, inputs_digest, new_record
@@ -19,11 +19,13 @@ from tasks.health.models import HealthResult
 
 
 class LocalInstruments:
-    """Instruments for services on this host."""
+    """Instruments for a service on this host."""
+
+    def __init__(self, folder: ServiceFolder) -> None:
+        self.api = open_service(folder, timeout_s=30.0)
 
     gpus = staticmethod(sample_gpus)
     process = staticmethod(sample_processes)
-    api = staticmethod(partial(EngineApi, timeout_s=30.0))
 
 
 def check_samples(
@@ -74,7 +76,7 @@ def check_service(
         report=report,
         work=lambda: apply.check(
             folder,
-            LocalInstruments(),
+            LocalInstruments(folder),
             before,
             contract=None
             if samples is None

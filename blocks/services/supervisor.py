@@ -27,6 +27,7 @@ from tasks.core.settings import Settings
 from tasks.rollout.daemon.logs import engine_log_path
 from tasks.rollout.daemon.supervisor import LOCK_FILE, STATE_FILE
 from tasks.rollout.models import Running
+from tasks.rollout.proxy.keys import Digests
 from tasks.rollout.target import NewRelease
 
 _ANSWER_S = 30.0
@@ -89,7 +90,7 @@ class SupervisedService:
         except (OSError, ValueError, RecursionError, KeyError, TypeError):
             return None
 
-    def claim(self, host: str, port: int | None) -> int:
+    def claim(self, host: str, port: int | None, digests: Digests = None) -> int:
         """Start the supervisor if there is none, and have it listen there."""
 
         def claim() -> int:
@@ -97,10 +98,18 @@ class SupervisedService:
                 if port is not None:
                     check_port_free(host, port)
                 self._start_supervisor()
-            claimed: int = self._ask("claim", host=host, port=port)["port"]
+            locked: dict[str, Any] = {} if digests is None else {"digests": digests}
+            op = "claim_locked" if locked else "claim"
+            claimed: int = self._ask(op, host=host, port=port, **locked)["port"]
             return claimed
 
         return _patiently(claim)
+
+    def lock(self, digests: Digests) -> None:
+        """Have the supervisor's proxy let in only requests with such a key; None lets in everyone."""
+        if not self._connect():
+            raise self._hung_up()
+        self._ask("lock", digests=digests)
 
     def start(self, release: Release) -> NewRelease:
         """Have the supervisor start the release on a free port of the loopback."""
@@ -273,6 +282,11 @@ class SupervisedService:
             return port_taken(arguments["host"], arguments["port"])
         if code == "busy":
             return BusyError(f"{self._folder.name}: {message}", fix="wait for it to end, then try again")
+        if code == "unknown":
+            return RolloutError(
+                f"{self._folder.name} runs with a supervisor of an older Slipway, which checks no keys",
+                fix=f"restart it: slipway stop {self._folder.name}, then deploy again",
+            )
         return RolloutError(f"{self._folder.name}: {message}")
 
     def _hung_up(self, kind: type[HungUpError] = HungUpError) -> HungUpError:

@@ -13,12 +13,13 @@ import click
 
 from blocks.host.nvml import read_nvml
 from blocks.prefect.service_tag import service_tag
-from blocks.services.early_checks import check_inputs, prefect_knows_the_storage
+from blocks.services.early_checks import check_inputs, check_keys, prefect_knows_the_storage
 from deployments.cli.changes import standings
 from deployments.cli.main import print_json
 from deployments.cli.params import GivenPath
 from deployments.cli.show import coloured, console, echo_log, plain, print_table
 from deployments.prefect_api import PrefectApi, needs_own_server, no_api, prefect_api
+from tasks.core.api_keys import block_name
 from tasks.core.freshness import STAGES
 from tasks.core.progress import listen, to_log
 from tasks.core.settings import Settings
@@ -26,7 +27,7 @@ from tasks.core.spec import DeploySpec, load_spec
 from tasks.core.verdicts import CompatibilityVerdict, StageName, says_no
 from tasks.engines.arguments import check_arguments
 from tasks.lifecycle.models import DeployResult, StageRow
-from tasks.lifecycle.plan import plan_of, plan_without, refusal, wants_absent_gpu
+from tasks.lifecycle.plan import plan_of, plan_without, refusal, wants_absent_gpu, warnings_of
 
 _SHOWN = {"stage", "verdict", "cached", "seconds", "record", "headline", "log_tail", "reasons"}
 """The fields of a stage's row that programs get."""
@@ -52,12 +53,16 @@ def deploy(
     """Take the model that SPEC names to a running, tuned service."""
     spec = load_spec(spec_file, overrides)
     check_arguments(spec.engine, spec.engine_args)
+    check_keys(spec, prefect=False)
+    warnings = warnings_of(spec)
     anew = STAGES if "all" in fresh else tuple(map(StageName, fresh))
     if dry_run:
+        _warn(warnings)
         _show_plan(spec, anew, as_json=as_json)
         return
     _check_engine(spec)
     _check_host(spec)
+    _warn(warnings)
     result = _run(spec, anew, quiet=as_json)
     if as_json:
         print_json(
@@ -66,13 +71,21 @@ def deploy(
                 "endpoint": result.endpoint,
                 "release": result.release,
                 "verdict": result.verdict,
+                "warnings": warnings,
                 "stages": [row.model_dump(include=_SHOWN) for row in result.stages],
             }
         )
     else:
         _show_result(result)
+        if spec.serving.api_key and result.endpoint:
+            click.echo(f"key         send Authorization: Bearer KEY, with a key in {spec.serving.api_key}")
     if says_no(StageName.LIFECYCLE, result.verdict):
         sys.exit(3)
+
+
+def _warn(warnings: tuple[str, ...]) -> None:
+    for warning in warnings:
+        click.echo(f"warning: {warning}", err=True)
 
 
 def _check_engine(spec: DeploySpec) -> None:
@@ -89,7 +102,7 @@ def _check_host(spec: DeploySpec) -> None:
 
     check_target(spec.target)
     if refusal(spec) is None and not wants_absent_gpu(spec, len(read_nvml().gpus)):
-        check_inputs(spec, Settings.load(), remote=not prefect_knows_the_storage())
+        check_inputs(spec, Settings.load(), remote=not prefect_knows_the_storage(), prefect=False)
     # Otherwise the run answers with the verdict on this host.
 
 
@@ -135,7 +148,7 @@ def _answer_from_records(
     from blocks.prefect.database import has_open_run
     from blocks.prefect.server import keeps_own_database
 
-    if prefect_knows_the_storage() or not needs_own_server(settings):
+    if prefect_knows_the_storage() or block_name(spec.serving.api_key) or not needs_own_server(settings):
         return None
     if not keeps_own_database(settings) or has_open_run(settings, service_tag(spec.name)):
         return None  # a run that was killed is ended by a server
@@ -184,7 +197,7 @@ def _show_plan(spec: DeploySpec, fresh: tuple[StageName, ...], *, as_json: bool)
             }
             for step in steps
         ]
-        print_json({"name": spec.name, "plan": plan})
+        print_json({"name": spec.name, "warnings": warnings_of(spec), "plan": plan})
     else:
         rows = [(step.stage, plain(step.does)) for step in steps]
         print_table(("stage", "would"), rows, title=f"Plan for {spec.name}")

@@ -31,6 +31,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "logs": ("deployments.cli.service:logs", "Show the end of a service's log."),
     "rollback": ("deployments.cli.service:rollback", "Go back to the previous release."),
     "stop": ("deployments.cli.service:stop", "End a service."),
+    "keys": ("deployments.cli.keys:keys", "Read a service's keys again, without a restart."),
     "up": ("deployments.cli.local:up", "Start the local server, worker and deployments."),
     "ui": ("deployments.cli.ui:ui", "Open the local server's UI, signed in."),
     "down": ("deployments.cli.local:down", "End the server and worker that `up` started."),

@@ -20,6 +20,7 @@ from tasks.core.settings import Settings
 from tasks.core.spec import Rollout
 from tasks.core.stage import Outcome, StageRun, failures_recorded
 from tasks.core.verdicts import StageName
+from tasks.lifecycle.plan import open_to_others
 from tasks.rollout.damage import set_damage_aside
 from tasks.rollout.models import ROLLBACK, RolloutResult, Running, rollout_inputs
 from tasks.rollout.plan import release_before
@@ -106,6 +107,7 @@ def rollback(ctx: click.Context, name: str, as_json: bool) -> None:
     """Go back to the previous release of NAME; a second rollback returns to this one."""
     from blocks.host.prefetch import Prefetcher
     from blocks.host.recorder import open_recorder
+    from blocks.services.door import open_service, read_keys
     from blocks.services.rollouts import run_rollout
     from tasks.rollout.apply import roll_out
 
@@ -119,7 +121,15 @@ def rollback(ctx: click.Context, name: str, as_json: bool) -> None:
                 open_recorder(settings),
                 folder,
                 rollout_inputs(release),
-                lambda: roll_out(release, folder, target, EngineApi, Prefetcher(StageName.ROLLOUT)),
+                lambda: roll_out(
+                    release,
+                    folder,
+                    target,
+                    open_service(folder),
+                    Prefetcher(StageName.ROLLOUT),
+                    read_keys=read_keys,
+                    reopen=False,
+                ),
                 by=ROLLBACK,
             )
     if as_json:
@@ -234,6 +244,8 @@ def _status_of(folder: ServiceFolder, settings: Settings) -> dict[str, Any]:
         "restarts": running.restarts if running else None,
         "open_requests": running.open_requests if running else None,
         "metrics": running.metrics if running else None,
+        "locked": running.locked if running else None,
+        "warning": open_to_others(running.host) if running and not running.locked else None,
         "way_out": f"slipway start {folder.name}" if condition in ("down", "stopped") else None,
     }
 
@@ -273,6 +285,8 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
             click.echo(f"{row['name']}: {error}", err=True)
         elif row["state"] == "down":
             click.echo(f"{row['name']} is down; bring it back: {row['way_out']}")
+        if warning := row.get("warning"):
+            click.echo(f"warning: {row['name']}: {warning}", err=True)
 
 
 def _print_one(row: dict[str, Any]) -> None:

@@ -62,9 +62,9 @@ def start(ctx: click.Context, names: tuple[str, ...], every: bool, as_json: bool
 
 
 def _start(folder: ServiceFolder, settings: Settings) -> dict[str, Any]:
-    from blocks.engine.api import EngineApi
     from blocks.host.prefetch import Prefetcher
     from blocks.host.recorder import open_recorder
+    from blocks.services.door import open_service, read_keys
     from blocks.services.rollouts import run_rollout
     from blocks.services.sampler import see_to_sampler
     from blocks.services.targets import open_target
@@ -75,7 +75,9 @@ def _start(folder: ServiceFolder, settings: Settings) -> dict[str, Any]:
         set_damage_aside(folder)
         with failures_recorded(run), open_target(target_of(folder), folder, settings) as target:
             ran = target.running()
-            result = start_service(folder, target, EngineApi, Prefetcher(StageName.ROLLOUT))
+            result = start_service(
+                folder, target, open_service(folder), Prefetcher(StageName.ROLLOUT), read_keys
+            )
         kept = ran is not None and result.action in (RolloutAction.NOTHING, RolloutAction.ADOPT)
         if kept:
             see_to_sampler(folder)

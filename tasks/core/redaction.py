@@ -58,7 +58,7 @@ _LABELLED = _compiled(
     (rf"(?<![\w-])((?:{_KEY_BEFORE})?(?:{_KEY})[\"']?=[\"']?){_VALUE}", rf"\g<1>{HIDDEN}"),
     (
         r"(?<![\w-])([\w-]{0,64}?(?:password|passwd|passphrase|secret|secret[_-]?(?:access[_-]?)?key|api[_-]?key|"
-        rf"(?:access|auth|bearer|hub|hf)[_-]token)[\"']?:\s*[\"']?)(?!\*\*\*){_VALUE}",
+        rf"(?:access|auth|bearer|hub|hf)[_-]token)[\"']?:\s*[\"']?)(?!\*\*\*|must ){_VALUE}",
         rf"\g<1>{HIDDEN}",
     ),
 )
@@ -88,6 +88,9 @@ _RANDOM = re.compile(
 
 _SECRET_KEY = re.compile(rf"(?:^|[_-])(?:{_KEY}|authorization)$", re.IGNORECASE)
 _NO_SECRET_KEY = re.compile(r"(?:bos|eos|pad|unk|cls|sep|mask|first|per|output)[_-]token$", re.IGNORECASE)
+
+_REFERENCE = re.compile(r"file:/.*|block:[a-z0-9-]{1,100}")
+"""Names a secret, as `serving.api_key` does, and is none."""
 
 _remembered: set[str] = set()
 
@@ -194,6 +197,7 @@ def _hides(key: Any, held: Any) -> bool:
         and bool(held)
         and bool(_SECRET_KEY.search(key))
         and not _NO_SECRET_KEY.search(key)
+        and not _REFERENCE.fullmatch(held)
     )
 
 

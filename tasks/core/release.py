@@ -171,6 +171,16 @@ class ServiceFolder:
         return self.root / "control.sock"
 
     @property
+    def door_file(self) -> Path:
+        """Where the service's keys come from, and their digests; absent if everyone may use the service."""
+        return self.root / "door.json"
+
+    @property
+    def own_key_file(self) -> Path:
+        """The key that Slipway's own requests to the service carry."""
+        return self.root / "own-key"
+
+    @property
     def samples(self) -> Path:
         """The leak sampler's series."""
         return self.root / "samples"

@@ -23,7 +23,7 @@ from pydantic import (
     model_validator,
 )
 
-from tasks.core import strict_yaml
+from tasks.core import api_keys, strict_yaml
 from tasks.core.engine_options import EngineArgs, EngineEnv, EngineVersion
 from tasks.core.errors import SpecError, WrongUseError
 from tasks.core.given_files import check_path, decode_text, expand_user, read_given
@@ -336,6 +336,24 @@ class Tuning(Part):
         return value
 
 
+class Serving(Part):
+    """What the service offers its users."""
+
+    api_key: str | None = Field(
+        None,
+        description="Secret with the keys that requests must carry, one a line: file:PATH (mode 600) or block:NAME "
+        "(a Prefect Secret block). Everyone may use the service when empty.",
+    )
+    chat_template: Path | None = Field(
+        None, description="Jinja file with the chat template; the model's own when empty."
+    )
+
+    @field_validator("api_key")
+    @classmethod
+    def _names_a_secret(cls, value: str | None) -> str | None:
+        return value if value is None else api_keys.check_reference(value)
+
+
 class Gate(Part):
     """What a release must do before it gets traffic."""
 
@@ -352,14 +370,6 @@ class Gate(Part):
         gt=0,
         le=WEEK_S,
         description="Longest wait for the engine to be ready, here and while it is tuned, s.",
-    )
-
-
-class Serving(Part):
-    """What the service offers its users."""
-
-    chat_template: Path | None = Field(
-        None, description="Jinja file with the chat template; the model's own when empty."
     )
 
 
@@ -519,6 +529,10 @@ def _with_absolute_paths(spec: DeploySpec, base: Path, source: str) -> DeploySpe
         if given:
             update = {name: Path(os.path.realpath(path)) if follow else path for name, path in given.items()}
             changes[section] = part.model_copy(update=update)
+    if file := api_keys.key_file(spec.serving.api_key):
+        # Not resolved: what rotates a key may replace a link.
+        path = _absolute(file, base, f"{source}: serving.api_key names")
+        changes["serving"] = spec.serving.model_copy(update={"api_key": f"{FILE}{path}"})
     return spec.model_copy(update=changes)
 
 

@@ -32,7 +32,8 @@ def explain(error: ValidationError, source: str, model: type[BaseModel]) -> Spec
         return SpecError(f"{source}: the key {path!r} is missing", fix=f"add `{path}: …`")
     message = first["msg"].removeprefix("Value error, ")
     given = first["input"]
-    shown = "" if isinstance(given, (dict, BaseModel)) else f" (got {_SHORT.repr(given)})"
+    hidden = isinstance(given, (dict, BaseModel)) or pieces[-1:] == ["api_key"]  # it may be the key itself
+    shown = "" if hidden else f" (got {_SHORT.repr(given)})"
     return SpecError(f"{source}: {path}: {message}{shown}")
 
 

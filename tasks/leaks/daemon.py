@@ -105,7 +105,7 @@ def sample_once(folder: Path, writer: Writer) -> float:
     except (OSError, ValueError, RecursionError, KeyError, TypeError):
         return LOOK_S  # not written yet, or the engine is restarting
     if sample is not None:
-        count = read_work(target.get("endpoint"), target.get("work_counters") or ())
+        count = read_work(target.get("endpoint"), target.get("work_counters") or (), read_key(folder))
         with contextlib.suppress(OSError):  # no space: there may be some for the next one
             writer.write(sample, target.get("work") or "requests", count)
     return period_s
@@ -202,13 +202,23 @@ def read_cgroup(cgroup: Path) -> Sample | None:
     return Sample(run, stat["anon"] + (int(swap.read_text()) if swap.exists() else 0))
 
 
-def read_work(endpoint: str | None, counters: Sequence[str]) -> float | None:
+def read_key(folder: Path) -> str | None:
+    """The key that Slipway's own requests carry; None if the service has none."""
+    try:
+        return (folder / "own-key").read_text().strip()
+    except (OSError, ValueError):
+        return None
+
+
+def read_work(endpoint: str | None, counters: Sequence[str], key: str | None = None) -> float | None:
     """The work done since the engine's start, as its `counters` have it; None if it does not say."""
     if not endpoint or not counters:
         return None
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    request = urllib.request.Request(f"{endpoint}/metrics", headers=headers)
     try:
-        with opener.open(f"{endpoint}/metrics", timeout=TIMEOUT_S) as answer:
+        with opener.open(request, timeout=TIMEOUT_S) as answer:
             return sum_counters(answer.read(1 << 20).decode(errors="replace"), counters)
     except (OSError, ValueError):
         return None  # busy, restarting, or without metrics

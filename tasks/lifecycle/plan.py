@@ -8,7 +8,7 @@ from datetime import datetime
 from pathlib import Path
 
 from tasks.batching.models import BatchingResult
-from tasks.core.addresses import host_and_port
+from tasks.core.addresses import host_and_port, is_loopback
 from tasks.core.errors import SpecError
 from tasks.core.release import Launch, Release
 from tasks.core.serving import Loader
@@ -33,6 +33,20 @@ class Step:
 
     stage: StageName
     does: str
+
+
+def warnings_of(spec: DeploySpec) -> tuple[str, ...]:
+    """What the spec allows, and the user may not have meant."""
+    if spec.serving.api_key is None and (warning := open_to_others(spec.rollout.host)):
+        return (warning,)
+    return ()
+
+
+def open_to_others(host: str) -> str | None:
+    """The warning for a service that listens there without keys; None if only this host can reach it."""
+    if is_loopback(host):
+        return None
+    return f"everyone who can reach {host} may use the service: it needs no key (serving.api_key)"
 
 
 def plan_without(judged: str, missing: str | None) -> list[Step]:

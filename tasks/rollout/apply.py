@@ -24,6 +24,7 @@ from tasks.engines.catalogue import get_engine
 from tasks.rollout.attempt import Attempt, Rollout
 from tasks.rollout.damage import set_damage_aside
 from tasks.rollout.documents import is_kept, sweep_documents, write_document, write_state
+from tasks.rollout.door import ReadKeys, digests_of, kept_door, no_secrets, own_key
 from tasks.rollout.models import RolloutAction, RolloutPlan, RolloutResult, Running
 from tasks.rollout.plan import plan_rollout
 from tasks.rollout.report import what_serves
@@ -46,12 +47,17 @@ def roll_out(
     last: ServiceState | None = None,
     bring_back: bool = True,
     patient: bool = False,
+    read_keys: ReadKeys = no_secrets,
+    reopen: bool = True,
 ) -> RolloutResult:
     """Bring `release` into service; nothing is done if it serves already.
 
     `last` says where a service that was stopped served. If the release is rolled back and what served before does
     not run any more, that one is brought back, unless `bring_back` is False. With `patient` a release that runs
     already has its gate's `start_timeout_s` to answer before it is replaced: it may be busy, or load.
+
+    The service's door gets the keys that `read_keys` finds in the release's secret, once the release serves; at a new
+    address from the beginning. Without `reopen`, a release that names no secret leaves the door as it is.
 
     A model that the engine maps is prefetched during the check of its bytes and the engine's start: the page
     cache is the host's, and a container's too.
@@ -68,7 +74,8 @@ def roll_out(
             fix=f"stop it first: slipway stop {release.name}",
         )
     sweep_documents(folder)
-    rollout = Rollout(release, folder, target, open_api)
+    rollout = Rollout(release, folder, target, open_api, read_keys=read_keys, reopen=reopen)
+    _see_to_own_key(folder, target)
     if patient and (running := target.running()) is not None and running.release == release.id:
         _await_answer(rollout, running, release.spec.rollout.gate.start_timeout_s)
     plan = plan_rollout(release, state, _look(rollout), last)
@@ -88,7 +95,8 @@ def _start(
     """The attempt at the claimed address, unless the claim has brought the wanted release back."""
     release, folder, target = rollout.release, rollout.folder, rollout.target
     _check_model_file(release)
-    port = target.claim(plan.host, plan.port)
+    door = rollout.door()
+    port = target.claim(plan.host, plan.port, digests_of(door))
     if plan.serving is None and (restored := target.running()) is not None:
         # What served when the service's processes were killed is back: the previous release, or the wanted one.
         if restored.release == release.id:
@@ -97,7 +105,17 @@ def _start(
         plan = plan_rollout(release, folder.state(), _look(rollout), last)
         if plan.action in _SERVES_ALREADY:
             return _keep(rollout, plan)
-    return Attempt(release, folder, target, rollout.open_api, plan, port, prefetched).run()
+    attempt = Attempt(
+        release, folder, target, rollout.open_api, plan, port, prefetched,
+        read_keys=rollout.read_keys, reopen=rollout.reopen, opens_to=door,
+    )  # fmt: skip
+    return attempt.run()
+
+
+def _see_to_own_key(folder: ServiceFolder, target: Target) -> None:
+    """Make Slipway's own key anew if it is lost: without it, a locked service would seem not to answer."""
+    if folder.door_file.exists() and own_key(folder) is None and target.running() is not None:
+        target.lock(digests_of(kept_door(folder)))
 
 
 def _measured(rollout: Rollout, result: RolloutResult, *, bring_back: bool) -> RolloutResult:
@@ -130,7 +148,10 @@ def _bring_back(rollout: Rollout, state: ServiceState) -> bool:
         if previous is None:
             return False
         say(StageName.ROLLOUT, f"{short(state.release)} is no longer running: starting it again")
-        back = roll_out(previous, rollout.folder, rollout.target, rollout.open_api, bring_back=False)
+        back = roll_out(
+            previous, rollout.folder, rollout.target, rollout.open_api,
+            bring_back=False, read_keys=rollout.read_keys, reopen=False,
+        )  # fmt: skip
     except StageCancelledError:
         raise
     except SlipwayError as error:
@@ -171,30 +192,40 @@ def answers(release: Release, base_url: str, open_api: OpenApi) -> bool:
 
 
 def still_serves(
-    result: RolloutResult, release: Release, folder: ServiceFolder, target: Target, open_api: OpenApi
+    result: RolloutResult,
+    release: Release,
+    folder: ServiceFolder,
+    target: Target,
+    open_api: OpenApi,
+    read_keys: ReadKeys = no_secrets,
 ) -> bool:
     """Whether what a recorded rollout brought into service is still there, answers, and is written down.
 
     What serves and is not written down, as after a later rollout that was killed, is for `roll_out` to adopt.
+    The door gets the keys that the secret has now. Raises what `read_keys` raises.
     """
-    running = _look(Rollout(release, folder, target, open_api))
+    rollout = Rollout(release, folder, target, open_api, read_keys=read_keys)
+    _see_to_own_key(folder, target)
+    running = _look(rollout)
     if running is None or running.endpoint != result.endpoint or not is_kept(release, folder):
         return False
     if plan_rollout(release, folder.state(), running).action is not RolloutAction.NOTHING:
         return False
     target.claim(running.host, running.port)  # held already: sweeps what a killed rollout left
+    rollout.lock(rollout.door())
     return True
 
 
 def _keep(rollout: Rollout, plan: RolloutPlan) -> RolloutResult:
     release, folder, target = rollout.release, rollout.folder, rollout.target
-    running = target.running()
+    running, door = target.running(), rollout.door()
     assert running is not None  # else the plan would be to start
     target.claim(running.host, running.port)  # held already: sweeps what a killed rollout left
     if not is_kept(release, folder):
         write_document(release, folder)
     if plan.action is RolloutAction.ADOPT:
         write_state(release, folder, running.host, running.port, plan.previous)
+    rollout.lock(door)
     found = {"endpoint": running.endpoint, "serving": release.id, "previous": plan.previous}
     return rollout.result(plan, RolloutVerdict.SERVING, **found)
 

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from tasks.core.addresses import base_url
 from tasks.core.asking import ask
 from tasks.core.cancellation import current
 from tasks.core.digests import short
-from tasks.core.errors import EngineError, RolloutError
+from tasks.core.errors import EngineError, RolloutError, SlipwayError
 from tasks.core.prefetch import Prefetched
 from tasks.core.progress import say
 from tasks.core.release import Release, ServiceFolder
 from tasks.core.verdicts import RolloutVerdict, StageName
 from tasks.rollout.documents import write_document, write_state
+from tasks.rollout.door import Door, ReadKeys, digests_of, door_of, keep_door, no_secrets
 from tasks.rollout.models import RolloutPlan, RolloutResult
 from tasks.rollout.target import Completion, NewRelease, OpenApi, Target
 
@@ -26,12 +27,28 @@ _DEATH_NOTICE_S = 2.0
 
 @dataclass(frozen=True)
 class Rollout:
-    """A release that is to serve, and what it takes to bring it into service."""
+    """A release that is to serve, and what it takes to bring it into service.
+
+    `read_keys` reads the secret that the release names; with `reopen` one that names none opens a locked door.
+    """
 
     release: Release
     folder: ServiceFolder
     target: Target
     open_api: OpenApi
+    read_keys: ReadKeys = field(default=no_secrets, kw_only=True)
+    reopen: bool = field(default=True, kw_only=True)
+
+    def door(self) -> Door | None:
+        """Who may use the service once this release serves. Raises `SlipwayError` if that cannot be read."""
+        return door_of(self.release, self.folder, self.read_keys, reopen=self.reopen)
+
+    def lock(self, door: Door | None) -> None:
+        """Have the door of the release that serves now. Raises `RolloutError` if the target cannot."""
+        running = self.target.running()
+        if door is not None or (running is not None and running.locked):
+            self.target.lock(digests_of(door))
+        keep_door(door, self.folder)
 
     def result(self, plan: RolloutPlan, verdict: RolloutVerdict, **found: Any) -> RolloutResult:
         """How it ended: `found` are the further fields of the result."""
@@ -52,6 +69,7 @@ class Attempt(Rollout):
     plan: RolloutPlan
     port: int
     prefetched: Prefetched
+    opens_to: Door | None = field(default=None, kw_only=True)
 
     def run(self) -> RolloutResult:
         new: NewRelease | None = None
@@ -75,6 +93,8 @@ class Attempt(Rollout):
             return self._rolled_back(failure, log)
         # Before the drain: that takes long, and a command that is ended in it leaves the new release serving.
         write_state(self.release, self.folder, self.plan.host, self.port, self.plan.previous)
+        # Only now: until then, the previous release may have to serve on, for those whom it served.
+        self.lock(self._door_now())
         say(StageName.ROLLOUT, f"{short(self.release.id)} serves at {self._endpoint}")
         self._end_previous()
         read = self.prefetched.read_bytes or None
@@ -93,6 +113,13 @@ class Attempt(Rollout):
     @property
     def _endpoint(self) -> str:
         return base_url(self.plan.host, self.port)
+
+    def _door_now(self) -> Door | None:
+        """The keys may have been replaced while the engine started."""
+        try:
+            return self.door()
+        except SlipwayError:
+            return self.opens_to
 
     def _pass_gate(self, new: NewRelease) -> Completion:
         gate = self.release.spec.rollout.gate

@@ -19,7 +19,7 @@ class Running(Frozen):
 
     `up` is whether its engine runs, `pid` the root of its process tree if there is one on this host,
     `restarts` how often it was started again after it died, `open_requests` what it works on now. The
-    proxy's `/metrics` is at `metrics_port` of the loopback.
+    proxy's `/metrics` is at `metrics_port` of the loopback. `locked` is whether requests need a key.
     """
 
     release: str
@@ -30,6 +30,7 @@ class Running(Frozen):
     open_requests: int | None = Field(None, ge=0)
     pid: int | None = None
     metrics_port: int | None = None
+    locked: bool = False
 
     @property
     def endpoint(self) -> str:

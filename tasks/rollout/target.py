@@ -9,6 +9,7 @@ from typing import Protocol
 
 from tasks.core.release import Release
 from tasks.rollout.models import Running
+from tasks.rollout.proxy.keys import Digests
 
 
 class Completion(Protocol):
@@ -53,11 +54,19 @@ class Target(Protocol):
     def written(self) -> Running | None:
         """What the target itself wrote down to serve, not `up`, whether or not it runs; None if nothing readable."""
 
-    def claim(self, host: str, port: int | None) -> int:
+    def claim(self, host: str, port: int | None, digests: Digests = None, /) -> int:
         """Make the public address this service's own, and sweep what a killed rollout left; the port.
 
-        Does nothing where the address is held already. A service that serves elsewhere does so until
-        `settle`. Raises `PortTakenError` that names the port and its holder, with nothing started.
+        A new address lets in only requests with a key that has one of the `digests`; None lets in everyone.
+        Does nothing where the address is held already: what opens it stays as it is, until `lock`. A service that
+        serves elsewhere does so until `settle`. Raises `PortTakenError` that names the port and its
+        holder, with nothing started.
+        """
+
+    def lock(self, digests: Digests) -> None:
+        """Let in only requests with such a key where the service is, from the next one on; None lets in everyone.
+
+        No request in flight is cut, and it lasts through restarts. Raises `RolloutError` if nothing serves.
         """
 
     def start(self, release: Release) -> NewRelease:

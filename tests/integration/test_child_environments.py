@@ -98,6 +98,7 @@ def test_the_server_of_one_command(slipway_home: Path) -> None:
 def test_the_proxy(tmp_path: Path) -> None:
     proxy = haproxy.HAProxy(tmp_path / "proxy")
     proxy.save(Route(host=LOCALHOST, port=free_port()))
+    proxy.lock(None)
     try:
         proxy.start()
         config = str(proxy.folder / "haproxy.cfg")

@@ -87,6 +87,7 @@ def proxy(tmp_path: Path, slipway_home: Path) -> Iterator[HAProxy]:
     route = Route(HOST, free_port(), queue_s=1)
     proxy = HAProxy(tmp_path / "chat" / "proxy" / folder_name(HOST, route.port))
     proxy.save(route)
+    proxy.lock(None)
     proxy.start()
     yield proxy
     proxy.stop(drain_s=0)
@@ -269,6 +270,7 @@ def test_requests_wait_for_an_engine_that_is_started_again(proxy: HAProxy) -> No
     assert route is not None
     proxy.stop(drain_s=0)
     proxy.save(replace(route, slot="blue", backend_port=port, queue_s=DEADLINE_S))
+    proxy.lock(None)
     proxy.start()
     with client(proxy, GET) as waiting:
         wait_until(
@@ -408,6 +410,7 @@ def test_the_log_of_requests_is_bounded(
     assert route is not None
     proxy.stop(drain_s=0)
     proxy.save(route)
+    proxy.lock(None)
     proxy.start()
     serve(answers(b"ok"))
     path = "x" * 700

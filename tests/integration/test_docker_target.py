@@ -27,11 +27,13 @@ from docker.api.client import APIClient
 from inline_snapshot import snapshot
 from load import Load
 from releases import make_release
+from slipway_command import SlipwayCommand
 from waiting import wait_until
 
 from blocks.docker.docker_engine import DockerEngine
 from blocks.engine.api import EngineApi, is_silent
 from blocks.processes.ports import free_port
+from blocks.services.door import open_service, read_keys
 from blocks.services.health_instruments import LocalInstruments
 from blocks.services.kept_code import keep_template
 from blocks.services.sampler import start_sampler, stop_sampler
@@ -44,7 +46,7 @@ from tasks.core.home import make_home
 from tasks.core.release import Release, ServiceFolder
 from tasks.core.serving import ChatTemplate
 from tasks.core.settings import Settings
-from tasks.core.spec import DeploySpec, EngineKind, Target
+from tasks.core.spec import DeploySpec, EngineKind, Serving, Target
 from tasks.core.verdicts import HealthVerdict, RolloutVerdict
 from tasks.engines.catalogue import get_engine
 from tasks.health.apply import check
@@ -164,7 +166,7 @@ def folder_of(settings: Settings, name: str = "chat") -> ServiceFolder:
 def bring(release: Release, settings: Settings) -> RolloutResult:
     folder = folder_of(settings, release.name)
     with open_target(Target.DOCKER, folder, settings) as target:
-        return roll_out(release, folder, target, EngineApi)
+        return roll_out(release, folder, target, open_service(folder), read_keys=read_keys)
 
 
 def running(settings: Settings, name: str = "chat") -> Running | None:
@@ -333,6 +335,52 @@ def test_redeploys_under_load_lose_no_request(make: Make, settings: Settings) ->
         seen = load.good
         wait_until(lambda: load.good > seen + 30, "requests are answered after the last switch")
     assert load.failures == []
+
+
+def test_keys_are_checked_and_rotate_under_load_and_docker_knows_none(
+    make: Make, settings: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    slipway = SlipwayCommand(capsys)
+    first, second, third = "first-key-of-all", "second-key-of-all", "third-key-of-all"
+    keys = tmp_path / "keys"
+    keys.touch(0o600)
+    keys.write_text(f"{first}\n{second}\n")
+
+    def lock(release: Release) -> Release:
+        serving = Serving(api_key=f"file:{keys}")
+        return release.model_copy(update={"spec": release.spec.model_copy(update={"serving": serving})})
+
+    def opened(endpoint: str) -> list[bool]:
+        headers = [{}, *({"x-api-key": key} for key in (first, second, third))]
+        return [httpx.get(f"{endpoint}/v1/models", headers=one).status_code == 200 for one in headers]
+
+    endpoint = bring(make(), settings).endpoint or ""
+    assert opened(endpoint) == [True] * 4
+    (proxy,) = proxies(settings.home)
+    assert bring(lock(make()), settings).endpoint == endpoint
+    assert opened(endpoint) == [False, True, True, False]
+    with Load(endpoint, "chat", clients=4, key=first) as load:
+        keys.write_text(f"{first}\n{third}\n")
+        slipway("keys", "chat")
+        assert opened(endpoint) == [False, True, False, True]
+        assert bring(lock(make(model=1)), settings).verdict is RolloutVerdict.SERVING
+        slipway("rollback", "chat")
+        seen = load.good
+        wait_until(lambda: load.good > seen + 4, "requests are answered after the last change")
+    assert load.failures == []
+    assert proxies(settings.home) == [proxy]
+    assert (
+        check(folder_of(settings), LocalInstruments(folder_of(settings)), None).verdict
+        is HealthVerdict.HEALTHY
+    )
+    assert slipway.json("status", "chat")["locked"] is True
+    keys.unlink()
+    proxy.kill()
+    slipway("start", "chat")
+    assert opened(endpoint) == [False, True, False, True]
+    known = str(containers(settings)) + " ".join(proxies(settings.home)[0].cmdline())
+    kept = [path.read_bytes().decode(errors="replace") for path in settings.home.rglob("*") if path.is_file()]
+    assert not [key for key in (first, second, third) if any(key in text for text in (known, *kept))]
 
 
 def test_a_failed_gate_leaves_the_former_one_serving(make: Make, settings: Settings, tmp_path: Path) -> None:
@@ -520,7 +568,7 @@ def test_a_container_is_checked_and_sampled_through_its_restarts(make: Make, set
     folder = folder_of(settings)
     state = folder.state()
     assert state is not None
-    result = check(folder, LocalInstruments(), None)
+    result = check(folder, LocalInstruments(folder), None)
     assert (result.verdict, result.samples.process.alive) == (HealthVerdict.HEALTHY, True)
     assert result.limits.memory_bytes == 512 << 20
     assert 1e6 < (result.samples.process.memory_bytes or 0) < 512 << 20

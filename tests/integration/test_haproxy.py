@@ -25,6 +25,7 @@ from tasks.rollout.proxy.slots import Route, Slot, drain, send_to, take_out
 def proxy(tmp_path: Path, slipway_home: Path) -> Iterator[HAProxy]:
     proxy = HAProxy(tmp_path / ("a-long-name" * 12) / "proxy")
     proxy.save(Route(host="127.0.0.1", port=free_port()))
+    proxy.lock(None)
     yield proxy
     proxy.stop(drain_s=0)
 
@@ -70,6 +71,7 @@ def test_a_port_is_not_shared_with_another_proxy(proxy: HAProxy, tmp_path: Path)
     assert route is not None
     second = HAProxy(tmp_path / "second")
     second.save(route)
+    second.lock(None)
     with pytest.raises(PortTakenError):
         second.start()
     assert httpx.get(f"http://127.0.0.1:{route.port}").status_code == 503

@@ -12,9 +12,12 @@ import httpx
 class Load:
     """`clients` threads, each with one kept connection; every `stream_every`th streams."""
 
-    def __init__(self, base_url: str, model: str, *, clients: int, stream_every: int = 4) -> None:
+    def __init__(
+        self, base_url: str, model: str, *, clients: int, stream_every: int = 4, key: str | None = None
+    ) -> None:
         self._base_url = base_url
         self._model = model
+        self._headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._stop = threading.Event()
         self._threads = [
             threading.Thread(
@@ -38,7 +41,9 @@ class Load:
 
     def _run(self, send: Callable[[httpx.Client], None]) -> None:
         limits = httpx.Limits(max_connections=1, max_keepalive_connections=1, keepalive_expiry=60)
-        with httpx.Client(base_url=self._base_url, timeout=30, trust_env=False, limits=limits) as client:
+        with httpx.Client(
+            base_url=self._base_url, headers=self._headers, timeout=30, trust_env=False, limits=limits
+        ) as client:
             while not self._stop.is_set():
                 try:
                     send(client)

@@ -32,6 +32,7 @@ from tasks.rollout.container.plan import (
 )
 from tasks.rollout.daemon.hang import cpu_seconds
 from tasks.rollout.models import Running
+from tasks.rollout.proxy.keys import Digests
 from tasks.rollout.proxy.slots import (
     BACKEND_HOST,
     SLOTS,
@@ -98,6 +99,12 @@ class Proxy(Protocol):
 
     def stop(self, *, drain_s: float) -> None: ...
 
+    def lock(self, digests: Digests) -> None: ...
+
+    def locked(self) -> bool: ...
+
+    def knows_keys(self) -> bool: ...
+
 
 @dataclass(frozen=True)
 class Host:
@@ -142,6 +149,7 @@ class ContainerService:
             open_requests=live.requests,
             pid=container.pid if container else None,
             metrics_port=route.metrics_port,
+            locked=proxy.locked(),
         )
 
     def written(self) -> Running | None:
@@ -186,7 +194,7 @@ class ContainerService:
 
     # What changes it
 
-    def claim(self, host: str, port: int | None) -> int:
+    def claim(self, host: str, port: int | None, digests: Digests = None) -> int:
         """Hold the public address with a proxy, and sweep what a killed rollout left; the port."""
         serving = self._serving_proxy()
         if serving is not None:
@@ -201,9 +209,22 @@ class ContainerService:
         if not serving.answers():
             self._check_free(serving, route)
             serving.save(route)
+            serving.lock(digests)
             serving.start()
+        elif digests is not None and not serving.knows_keys():
+            raise RolloutError(
+                f"{self._folder.name} runs with a proxy of an older Slipway, which checks no keys",
+                fix=f"restart it: slipway stop {self._folder.name}, then deploy again",
+            )
         self._claimed = serving
         return route.port
+
+    def lock(self, digests: Digests) -> None:
+        """Have the serving proxy let in only requests with such a key; None lets in everyone."""
+        proxy = self._serving_proxy()
+        if proxy is None:
+            raise RolloutError(f"{self._folder.name} does not run", fix=f"slipway start {self._folder.name}")
+        proxy.lock(digests)
 
     def start(self, release: Release) -> NewRelease:
         """Start the release's container on a free port of the loopback."""

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.rollout.daemon.files import clear_place
-from tasks.rollout.daemon.supervisor import RefusedError, Supervisor
+from tasks.rollout.daemon.supervisor import RefusedError, Supervisor, digests_in
 
 SOCKET_FILE = "control.sock"
 LONGEST_LINE_BYTES = 1 << 20
@@ -106,6 +106,8 @@ class Control:
         match request["op"]:
             case "claim":
                 return await supervisor.claim(owner, request["host"], request["port"])
+            case "claim_locked":  # a name of its own: a supervisor that knows no keys must refuse it
+                return await supervisor.claim(owner, request["host"], request["port"], digests_in(request))
             case "start":
                 return await supervisor.start(
                     owner, request["release"], request["argv"], request["env"], request["drain_s"]
@@ -118,6 +120,8 @@ class Control:
                 return await supervisor.settle(owner, request["drain_s"])
             case "revert":
                 return await supervisor.revert(owner)
+            case "lock":
+                return await supervisor.lock(digests_in(request))
             case "status":
                 return await supervisor.status()
             case "stop":

@@ -23,6 +23,8 @@ from tasks.rollout.daemon.files import clear_place, part_of, write_durably
 from tasks.rollout.daemon.hang import Traffic
 from tasks.rollout.daemon.logs import BoundedLog
 from tasks.rollout.proxy.config import proxy_config
+from tasks.rollout.proxy.keys import FILE as KEYS
+from tasks.rollout.proxy.keys import PREPARE, Digests, keys_document, replace_keys, version_in
 from tasks.rollout.proxy.slots import (
     BACKEND_HOST,
     LOOK,
@@ -89,6 +91,7 @@ class Proxy:
         metrics_port: int | None,
         programs: Programs,
         log: BoundedLog,
+        digests: Digests = None,
     ) -> None:
         """Take the address. Raises `OSError` if the port is taken."""
         self._listener = listen(host, port)
@@ -98,6 +101,7 @@ class Proxy:
         except OSError:
             self._metrics = listen(BACKEND_HOST, 0)
         self.route = Route(host, bound, metrics_port=self._metrics.getsockname()[1], queue_s=programs.queue_s)
+        self.digests = digests
         self._service = service
         self._folder = service / "proxy" / folder_name(host, bound)
         self._programs = programs
@@ -149,6 +153,25 @@ class Proxy:
                 with contextlib.suppress(OSError):
                     self._write_config()
 
+    async def lock(self, digests: Digests) -> None:
+        """Let in only requests with these keys, from the next one on. Raises `OSError`."""
+        async with self._changing:
+            if digests == self.digests:
+                return
+            before, self.digests = self.digests, digests
+            try:
+                self._write_keys()  # first: a proxy that is started again reads it
+            except OSError:
+                self.digests = before
+                raise
+            if not self.up:
+                return
+            try:
+                await self._replace_keys()
+            except OSError as error:
+                # It may have taken the keys, or not: the next one has them.
+                await self._replace(str(error) or type(error).__name__, hung=isinstance(error, TimeoutError))
+
     async def take_out(self, slot: str) -> None:
         """End what is left in a slot that was drained."""
         async with self._changing:
@@ -194,7 +217,8 @@ class Proxy:
             await self._watch
         if self._tasks:
             await asyncio.wait(self._tasks)
-        for name in (CONFIG, part_of(self._folder / CONFIG).name, SOCKET):
+        files = (CONFIG, KEYS)
+        for name in (*files, *(part_of(self._folder / file).name for file in files), SOCKET):
             with contextlib.suppress(OSError):
                 (self._folder / name).unlink()
         with contextlib.suppress(OSError):
@@ -297,12 +321,26 @@ class Proxy:
             if folder.exists() and not folder.is_dir():
                 folder.unlink()
         self._folder.mkdir(parents=True, exist_ok=True)
-        for name in (CONFIG, SOCKET):
+        for name in (CONFIG, SOCKET, KEYS):
             clear_place(self._folder / name, self._service)
         file, bind, metrics = self._folder / CONFIG, self._listener.fileno(), self._metrics.fileno()
         config = proxy_config(self.route, bind=f"fd@{bind}", metrics=f"fd@{metrics}").encode()
         if not file.exists() or file.read_bytes() != config:
             write_durably(file, config)
+        self._write_keys()
+
+    def _write_keys(self) -> None:
+        file, document = self._folder / KEYS, keys_document(self.digests).encode()
+        if not file.exists() or file.read_bytes() != document:
+            write_durably(file, document)
+
+    async def _replace_keys(self) -> None:
+        """All at once: no request finds a part of them. Raises `OSError`."""
+        answer = await self._ask(PREPARE)
+        if (version := version_in(answer)) is None:
+            raise OSError(answer.strip())
+        if refused := (await self._ask(replace_keys(version, self.digests))).strip():
+            raise OSError(refused)
 
     async def _read(self, process: asyncio.subprocess.Process, printed: list[bytes]) -> None:
         assert process.stdout is not None

@@ -17,6 +17,7 @@ from tasks.rollout.daemon.files import part_of, set_aside, write_durably
 from tasks.rollout.daemon.hang import HUNG_S, Traffic
 from tasks.rollout.daemon.logs import BoundedLog, sweep_logs
 from tasks.rollout.daemon.proxy import Programs, Proxy
+from tasks.rollout.proxy.keys import Digests, are_digests
 from tasks.rollout.proxy.slots import BACKEND_HOST, SLOTS
 
 STATE_FILE = "supervisor.json"
@@ -62,6 +63,8 @@ class Supervisor:
         """At the service's address, and at one that it comes from or goes to."""
         self._address: tuple[str, int] | None = None
         self._metrics_port: int | None = None
+        self._digests: Digests = None
+        """Of the keys that open the service's address."""
         self._serving: Engine | None = None
         self._engines: dict[str, Engine] = {}
         """By their slot, including those that drain."""
@@ -85,6 +88,7 @@ class Supervisor:
             restarts, self._since = int(state["restarts"]) + 1, float(state["since"])
             metrics_port = state.get("metrics_port")
             self._metrics_port = int(metrics_port) if metrics_port else None
+            self._digests = digests_in(state)
         except FileNotFoundError:
             return
         except (OSError, ValueError, RecursionError, KeyError, TypeError) as error:
@@ -122,7 +126,7 @@ class Supervisor:
         if self._address is None or self._proxy_at(*self._address) is not None:
             return
         try:
-            await self._open_proxy(*self._address)
+            await self._open_proxy(*self._address, self._digests)
         except (OSError, RefusedError) as error:
             complaint = f"cannot listen on {self._address[0]}:{self._address[1]}: {error}"
             if complaint != self._complaint:
@@ -135,11 +139,11 @@ class Supervisor:
                 return proxy
         return None
 
-    async def _open_proxy(self, host: str, port: int) -> Proxy:
+    async def _open_proxy(self, host: str, port: int, digests: Digests) -> Proxy:
         """Raises `OSError` if the port is taken, or HAProxy does not start."""
         if any(proxy.address == (host, port) for proxy in self._proxies):
             raise RefusedError("busy", f"{host}:{port} is still being released")
-        proxy = Proxy(self.folder, host, port, self._metrics_port, self._programs, self._log)
+        proxy = Proxy(self.folder, host, port, self._metrics_port, self._programs, self._log, digests)
         self._proxies.append(proxy)  # at once: a second look must not take the address again
         try:
             await proxy.start()
@@ -151,13 +155,18 @@ class Supervisor:
 
     # What the control socket asks for. `owner` is the connection that asks.
 
-    async def claim(self, owner: Owner, host: str, port: int | None) -> dict[str, Any]:
-        """Listen on the address and, until the attempt is settled, also on the service's present one."""
+    async def claim(
+        self, owner: Owner, host: str, port: int | None, digests: Digests = None
+    ) -> dict[str, Any]:
+        """Listen on the address and, until the attempt is settled, also on the service's present one.
+
+        A new address is locked with the keys of these digests; one that is held stays as it is.
+        """
         attempt = self._own(owner)
         proxy = self._proxy_at(host, port)
         if proxy is None:
             try:
-                proxy = attempt.claimed = await self._open_proxy(host, port or 0)
+                proxy = attempt.claimed = await self._open_proxy(host, port or 0, digests)
             except OSError as error:
                 code = "port_taken" if error.errno == errno.EADDRINUSE else "cannot_listen"
                 raise RefusedError(code, str(error)) from error
@@ -210,6 +219,7 @@ class Supervisor:
         self._since = time.time()
         proxy = self._proxy_at(*address)
         self._metrics_port = proxy.route.metrics_port if proxy else None
+        self._digests = proxy.digests if proxy else self._digests
         self._write_state(engine, address)
         engine.settled = True
         self._serving, self._address, self._attempt = engine, address, None
@@ -228,6 +238,21 @@ class Supervisor:
             await ending
         return {}
 
+    async def lock(self, digests: Digests) -> dict[str, Any]:
+        """Let in only requests with the keys of these digests where the service is; None lets in everyone."""
+        engine, address = self._serving, self._address
+        if engine is None or address is None:
+            raise RefusedError("nothing", "nothing serves")
+        if (proxy := self._proxy_at(*address)) is not None:
+            await proxy.lock(digests)
+        if digests != self._digests:
+            self._digests = digests
+            self._write_state(engine, address)
+            self._log.say(
+                f"{len(digests)} keys open the service" if digests is not None else "no key is needed"
+            )
+        return {}
+
     async def status(self) -> dict[str, Any]:
         """What takes traffic now."""
         engine = self._serving
@@ -243,6 +268,7 @@ class Supervisor:
             "open_requests": (await engine.traffic()).requests,
             "pid": engine.pid,
             "metrics_port": proxy.route.metrics_port if proxy else None,
+            "locked": self._digests is not None,
         }
 
     async def stop(self, owner: Owner, drain_s: float) -> dict[str, Any]:
@@ -414,7 +440,19 @@ class Supervisor:
             "restarts": engine.restarts,
             "since": self._since,
             "metrics_port": self._metrics_port,
+            "digests": self._digests,
         }
         data = json.dumps(state).encode()
         write_durably(self.folder / STATE_FILE, data)
         self._written = data
+
+
+def digests_in(document: dict[str, Any]) -> Digests:
+    """The digests in a request or a state file.
+
+    Raises `ValueError`: a list that cannot be read must not open the door.
+    """
+    digests = document.get("digests")
+    if not are_digests(digests):
+        raise ValueError("the digests of the keys")
+    return None if digests is None else tuple(digests)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+from tasks.rollout.proxy.keys import FILE, OPEN
 from tasks.rollout.proxy.slots import BACKEND, BACKEND_HOST, SLOTS, Route
 
 REQUESTS = "requests"
@@ -21,6 +22,9 @@ LARGEST_UNSIZED_BODY_BYTES = 960 << 10
 CLIENT_S = 30
 """How long a client may take for a request, and afterwards without taking a byte of its answer."""
 
+HEALTH = "/health"
+"""What everyone may ask: load balancers have no key."""
+
 _NO_PORT = 1
 """Placeholder of a slot without an engine; it is in maintenance, so nothing goes there."""
 
@@ -32,6 +36,7 @@ _ERRORS = {  # HAProxy answers a head that it cannot read, or that does not come
     503: "no engine is running",
     504: "the engine did not answer in time",
 }
+_TYPES = {401: "authentication_error"}
 _LOG = "%Ts.%ms %HM %{+E}HPO status=%ST engine=%s TR=%TR Tw=%Tw Tc=%Tc Tr=%Tr Ta=%Ta bytes=%B retries=%rc end=%tsc"
 
 
@@ -47,8 +52,11 @@ def proxy_config(route: Route, *, bind: str, metrics: str) -> str:
 
     HAProxy cannot count a body of unknown length while it passes, chunked or by HTTP/2. So such a body has to fit
     into a buffer with its head, or it is refused before any of it is passed on.
+    The digest of a request's key has to be in the file `keys` of the proxy's folder, unless the entry `open` is.
+    The key itself is not passed on: an engine may log it.
     `timeout client` does not count while an engine computes or a stream pauses: then `timeout server` does.
     """
+    no_key = "a key of this service is missing or wrong: send Authorization: Bearer KEY"
     long_head = _refusal(431, f"the head is longer than {LONGEST_HEAD_BYTES} bytes")
     unsized = f"without Content-Length the body can have {LARGEST_UNSIZED_BODY_BYTES} bytes at most"
     too_large = f"the body is larger than {LARGEST_BODY_BYTES} bytes"
@@ -93,7 +101,14 @@ defaults
 frontend service
     bind {bind}
     acl sized req.hdr(content-length) -m found
+    acl open str({OPEN}) -m str -f {FILE}
+    acl bearer http_auth_bearer,sha2(256),hex,lower -m str -f {FILE}
+    acl header req.fhdr(x-api-key),sha2(256),hex,lower -m str -f {FILE}
+    acl health path {HEALTH}
     http-request {long_head} if {{ req.hdrs,length gt {LONGEST_HEAD_BYTES} }}
+    http-request {_refusal(401, no_key)} if !open !health !bearer !header
+    http-request del-header authorization if !open
+    http-request del-header x-api-key if !open
     http-request {_refusal(413, unsized)} if !sized {{ req.body_len gt {LARGEST_UNSIZED_BODY_BYTES} }}
     http-request {_refusal(413, too_large)} if sized {{ req.body_size gt {LARGEST_BODY_BYTES} }}
     default_backend {BACKEND}
@@ -122,9 +137,10 @@ def _answer(status: int, message: str) -> str:
     error = {
         "code": status,
         "message": f"slipway: {message}",
-        "type": "unavailable" if status > 500 else "invalid",
+        "type": _TYPES.get(status, "unavailable" if status > 500 else "invalid"),
     }
-    return f"hdr Connection close content-type application/json string '{json.dumps({'error': error})}'"
+    challenge = "hdr WWW-Authenticate Bearer " if status == 401 else ""
+    return f"{challenge}hdr Connection close content-type application/json string '{json.dumps({'error': error})}'"
 
 
 def _server(route: Route, slot: str) -> str:

@@ -17,6 +17,7 @@ from tasks.core.release import Release, ServiceFolder, ServiceState
 from tasks.core.spec import Target as TargetKind
 from tasks.rollout.apply import roll_out
 from tasks.rollout.damage import set_damage_aside
+from tasks.rollout.door import ReadKeys, no_secrets
 from tasks.rollout.models import RolloutResult
 from tasks.rollout.recovery.models import Condition, Past, Progress, Sight
 from tasks.rollout.target import OpenApi, Target
@@ -50,17 +51,25 @@ def release_to_start(folder: ServiceFolder, target: Target) -> tuple[ServiceStat
 
 
 def start_service(
-    folder: ServiceFolder, target: Target, open_api: OpenApi, prefetch: Prefetch = no_prefetch
+    folder: ServiceFolder,
+    target: Target,
+    open_api: OpenApi,
+    prefetch: Prefetch = no_prefetch,
+    read_keys: ReadKeys = no_secrets,
 ) -> RolloutResult:
     """Have the service serve what it served last, at the same address. Nothing is done if it does already.
 
     An engine that runs has its gate's `start_timeout_s` to answer, before another one is started in its place.
 
+    The door gets the keys that the release's file has now, or had when it was read last.
     It needs neither the model's source nor a registry or network. Raises what `release_to_start` and `roll_out` do.
     """
     set_damage_aside(folder)
     state, release = release_to_start(folder, target)
-    return roll_out(release, folder, target, open_api, prefetch, last=state, bring_back=False, patient=True)
+    return roll_out(
+        release, folder, target, open_api, prefetch,
+        last=state, bring_back=False, patient=True, read_keys=read_keys, reopen=False,
+    )  # fmt: skip
 
 
 def should_run(services: Path) -> list[ServiceFolder]:

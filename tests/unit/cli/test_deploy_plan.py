@@ -46,6 +46,28 @@ def test_the_plan_names_every_stage_and_does_nothing(
     assert not slipway_home.exists()
 
 
+def test_an_address_that_others_can_reach_needs_a_key_or_is_warned_of(
+    random_model: Path, slipway_home: Path, tmp_path: Path
+) -> None:
+    keys, spec = tmp_path / "keys", tmp_path / "spec.yaml"
+    keys.touch(0o600)
+    keys.write_text("the-key-of-today")
+
+    def warned(host: str, *options: str) -> list[str]:
+        spec.write_text(f"name: tiny\nmodel: file:{random_model}\nrollout: {{host: '{host}'}}\n")
+        shown = CliRunner().invoke(deploy, [str(spec), "--dry-run", "--json", *options])
+        assert shown.exit_code == 0, shown.output
+        warnings: list[str] = json.loads(shown.stdout)["warnings"]
+        assert shown.stderr == "".join(f"warning: {warning}\n" for warning in warnings)
+        return warnings
+
+    assert warned("0.0.0.0") == snapshot(
+        ["everyone who can reach 0.0.0.0 may use the service: it needs no key (serving.api_key)"]
+    )
+    assert warned("127.0.0.1") == warned("::1") == []
+    assert warned("0.0.0.0", "--set", "serving.api_key=file:keys") == []
+
+
 def test_the_plan_says_how_sizes_are_loaded(random_model: Path) -> None:
     model = {"name": "tiny", "model": f"file:{random_model}"}
 

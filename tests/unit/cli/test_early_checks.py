@@ -6,7 +6,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,9 +14,12 @@ from pathlib import Path
 import pytest
 
 from blocks.processes.ports import free_port
+from blocks.services.door import read_keys
 from blocks.services.early_checks import check_address
 from deployments.cli.main import main
-from tasks.core.errors import PortTakenError, WrongUseError
+from tasks.core.api_keys import digest_of_key
+from tasks.core.errors import PortTakenError, SpecError, WrongUseError
+from tasks.core.redaction import redacted
 from tasks.core.release import ServiceFolder, ServiceState
 from tasks.core.settings import Settings
 from tasks.core.spec import DeploySpec, Target, parse_spec
@@ -180,3 +183,65 @@ def test_a_damaged_state_is_left_to_the_rollout(taken: int) -> None:
     _write_state("127.0.0.1", taken)
     ServiceFolder(Settings.load().services, "tiny").state_file.write_text("{")
     check_address(_spec(free_port()), Settings.load())
+
+
+@pytest.mark.parametrize(
+    ("content", "mode", "said"),
+    [
+        (None, 0, "no key file {file}"),
+        ("", 0o600, "the key file {file} contains no key"),
+        ("# none\n", 0o600, "the key file {file} contains no key"),
+        ("the-key-of-today", 0o640, "the key file {file} is open to other users (mode 640)"),
+        ("the-key-of-today", 0o604, "the key file {file} is open to other users (mode 604)"),
+        ("two words 1\n", 0o600, "line 1 of the key file {file} is not a key"),
+        (b"\xff" * 9, 0o600, "cannot read the key file {file}: byte 0 is not UTF-8"),
+        ("k" * 100_000, 0o600, "the key file {file} is too large"),
+    ],
+)
+@pytest.mark.parametrize("options", [(), ("--dry-run",)])
+def test_a_key_file_that_cannot_be_used_ends_a_deploy_at_once(
+    content: str | bytes | None,
+    mode: int,
+    said: str,
+    options: tuple[str, ...],
+    tmp_path: Path,
+    random_model: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    file, spec = tmp_path / "keys", tmp_path / "spec.yaml"
+    if content is not None:
+        file.write_bytes(content.encode() if isinstance(content, str) else content)
+        file.chmod(mode)
+    spec.write_text(f"name: chat\nmodel: file:{random_model}\nserving:\n  api_key: file:keys\n")
+    with pytest.raises(SystemExit) as ended:
+        main(["deploy", str(spec), *options])
+    err = capsys.readouterr().err
+    assert ended.value.code == 2
+    assert err.startswith(f"error: {said.format(file=file)}")
+    assert err.count("error:") == 1
+    assert "the-key-of-today" not in err
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo])
+def test_what_is_no_file_is_no_key_file(make: Callable[[Path], None], tmp_path: Path) -> None:
+    make(tmp_path / "keys")
+    with pytest.raises(SpecError, match=r"the key file .* is (a folder|not a regular file)"):
+        read_keys(f"file:{tmp_path / 'keys'}")
+
+
+@pytest.mark.another_user
+def test_a_key_file_of_another_user_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    file.touch(0o600)
+    file.write_text("the-key-of-today")
+    os.chown(file, 65534, 65534)
+    with pytest.raises(SpecError, match="belongs to another user"):
+        read_keys(f"file:{file}")
+
+
+def test_the_keys_of_a_file_are_redacted_from_then_on(tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    file.touch(0o600)
+    file.write_text("plain-words-of-a-key")
+    assert read_keys(f"file:{file}") == (digest_of_key("plain-words-of-a-key"),)
+    assert redacted("sent plain-words-of-a-key there") == "sent *** there"

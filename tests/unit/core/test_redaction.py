@@ -139,6 +139,15 @@ def test_values_are_hidden_by_their_keys_and_their_texts() -> None:
     }  # fmt: skip
 
 
+def test_the_name_of_a_secret_is_shown_and_a_key_in_its_place_is_not() -> None:
+    names = ["file:/etc/slipway/keys of mine", "block:chat-keys"]
+    assert [redacted_value({"api_key": name}) for name in names] == [{"api_key": name} for name in names]
+    for key in ("file:relative", "block:", "block:a b", "sk-1"):
+        assert redacted_value({"api_key": key}) == {"api_key": "***"}
+    assert redact("serving.api_key: must be a name") == "serving.api_key: must be a name"
+    assert redact("serving.api_key: mustang") == "serving.api_key: ***"
+
+
 def test_what_is_read_back_is_hidden_by_what_is_known_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", "known to this process")
     value = {

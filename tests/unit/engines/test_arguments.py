@@ -47,7 +47,7 @@ OWNED: tuple[tuple[EngineKind, str, str], ...] = (
     (VLLM, "q", "set tuning.candidates instead"),
     (VLLM, "quantization", "set tuning.candidates instead"),
     (VLLM, "config", "remove it"),
-    (VLLM, "api-key", "remove it"),
+    (VLLM, "api-key", "set serving.api_key instead"),
     (VLLM, "trust_remote_code", "remove it"),
     (VLLM, "no-trust-remote-code", "remove it"),
     (VLLM, "load-format", "remove it"),

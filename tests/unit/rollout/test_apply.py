@@ -13,15 +13,24 @@ from releases import make_release
 
 from tasks.core import cancellation
 from tasks.core.digests import digest_of_file, short
-from tasks.core.errors import EngineError, ModelError, NotFoundError, RolloutError, StageCancelledError
+from tasks.core.errors import (
+    EngineError,
+    ModelError,
+    NotFoundError,
+    RolloutError,
+    SpecError,
+    StageCancelledError,
+)
 from tasks.core.prefetch import Prefetched
 from tasks.core.release import Release, ServiceFolder, ServiceState
 from tasks.core.serving import ChatTemplate
+from tasks.core.spec import Serving
 from tasks.core.spec import Target as TargetKind
 from tasks.core.verdicts import RolloutVerdict
 from tasks.rollout.apply import roll_out, still_serves, stop_service
 from tasks.rollout.documents import write_state
 from tasks.rollout.models import RolloutAction, Running
+from tasks.rollout.proxy.keys import Digests
 from tasks.rollout.recovery.apply import start_service
 from tasks.rollout.report import headline, markdown, numbers
 from tasks.rollout.target import Completion, NewRelease
@@ -50,6 +59,7 @@ class FakeTarget:
     restores: str | None = None
     dead: str | None = None
     engine_up: bool = True
+    digests: Digests = None
 
     def _call(self, name: str) -> None:
         self.calls.append(name)
@@ -59,17 +69,29 @@ class FakeTarget:
     def running(self) -> Running | None:
         if self.serving is None:
             return None
-        return Running(release=self.serving, host="127.0.0.1", port=8000, up=self.engine_up)
+        return Running(
+            release=self.serving,
+            host="127.0.0.1",
+            port=8000,
+            up=self.engine_up,
+            locked=self.digests is not None,
+        )
 
     def written(self) -> Running | None:
         if self.restores is None:
             return None
         return Running(release=self.restores, host="127.0.0.1", port=8000, up=False)
 
-    def claim(self, host: str, port: int | None) -> int:
+    def claim(self, host: str, port: int | None, digests: Digests = None, /) -> int:
         self._call("claim")
+        if self.serving is None and self.restores is None:
+            self.digests = digests
         self.serving = self.traffic = self.serving or self.restores
         return port or 8000
+
+    def lock(self, digests: Digests) -> None:
+        self._call("lock")
+        self.digests = digests
 
     def start(self, release: Release) -> NewRelease:
         self._call("start")
@@ -589,7 +611,7 @@ class FailsOnce(FakeTarget):
 class CancelledWhenDead(DiesOnce):
     """Whose run is cancelled as soon as the previous release is started again."""
 
-    def claim(self, host: str, port: int | None) -> int:
+    def claim(self, host: str, port: int | None, digests: Digests = None, /) -> int:
         if "start" in self.calls:
             raise StageCancelledError("another stage said no")
         return super().claim(host, port)
@@ -603,3 +625,49 @@ def test_a_run_that_is_cancelled_while_the_previous_release_is_brought_back_ends
     )
     with pytest.raises(StageCancelledError):
         roll_out(wanted, folder, target, FakeApi().open)
+
+
+KEYS = ("1" * 64,)
+
+
+def locked(release: Release) -> Release:
+    spec = release.spec.model_copy(update={"serving": Serving(api_key="file:/keys")})
+    return release.model_copy(update={"spec": spec})
+
+
+def test_the_door_changes_once_the_release_serves(wanted: Release, folder: ServiceFolder) -> None:
+    target = FakeTarget(serving="sha256:before")
+    result = roll_out(locked(wanted), folder, target, FakeApi().open, read_keys=lambda source: KEYS)
+    assert result.verdict is RolloutVerdict.SERVING
+    assert target.calls == ["claim", "start", "switch", "settle", "lock", "end_previous"]
+    assert target.digests is not None
+    assert target.digests[0] == KEYS[0]
+    roll_out(wanted, folder, target, FakeApi().open, reopen=False)
+    assert target.digests[0] == KEYS[0]
+    roll_out(wanted, folder, target, FakeApi().open)
+    assert target.digests is None
+
+
+def test_a_first_release_is_locked_with_the_claim(wanted: Release, folder: ServiceFolder) -> None:
+    target = FakeTarget(failing={"switch": RolloutError("no")})
+    roll_out(locked(wanted), folder, target, FakeApi().open, read_keys=lambda source: KEYS)
+    assert target.digests is not None
+    assert not folder.door_file.exists()
+
+
+def test_keys_that_cannot_be_read_start_nothing(wanted: Release, folder: ServiceFolder) -> None:
+    def read(source: str) -> tuple[str, ...]:
+        raise SpecError(f"{source} cannot be read")
+
+    target = FakeTarget()
+    with pytest.raises(SpecError):
+        roll_out(locked(wanted), folder, target, FakeApi().open, read_keys=read)
+    assert target.calls == []
+
+
+def test_keys_that_changed_while_the_engine_started_are_used(wanted: Release, folder: ServiceFolder) -> None:
+    answers = iter([KEYS, ("2" * 64,)])
+    target = FakeTarget(serving="sha256:before")
+    roll_out(locked(wanted), folder, target, FakeApi().open, read_keys=lambda source: next(answers))
+    assert target.digests is not None
+    assert target.digests[0] == "2" * 64

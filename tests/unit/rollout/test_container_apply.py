@@ -13,6 +13,7 @@ from tasks.core.release import Release, ServiceFolder
 from tasks.rollout.container import apply
 from tasks.rollout.container.apply import ContainerService, Host
 from tasks.rollout.container.models import Container, ContainerPlan
+from tasks.rollout.proxy.keys import Digests
 from tasks.rollout.proxy.slots import SLOTS, Route, Slot
 
 
@@ -52,6 +53,7 @@ class FakeProxy:
     folder: Path
     saved: Route | None = None
     alive: bool = False
+    digests: Digests = None
     now: dict[str, Slot] = field(default_factory=dict)
 
     def route(self) -> Route | None:
@@ -87,6 +89,15 @@ class FakeProxy:
 
     def stop(self, *, drain_s: float) -> None:
         self.alive = False
+
+    def lock(self, digests: Digests) -> None:
+        self.digests = digests
+
+    def locked(self) -> bool:
+        return self.digests is not None
+
+    def knows_keys(self) -> bool:
+        return True
 
 
 class Docked:
