@@ -511,7 +511,7 @@ def test_a_killed_rollout_is_finished_or_undone(
         with open_target(release.target, folder, settings) as target:
             target.claim(release.spec.rollout.host, None)
             {killed_in} = die
-            target.claim = lambda host, port: folder.state().port
+            target.claim = lambda *_: folder.state().port
             apply.roll_out(release, folder, target, EngineApi)
     """
     killed = subprocess.run([sys.executable, "-c", textwrap.dedent(code), document], check=False)
