@@ -53,7 +53,7 @@ _UNLISTED = "unlisted"
 
 def describe(survey: Survey, tables: Tables) -> Subject:
     """What the rules can ask about a host and what is to run there. A fact that is not known stays unknown."""
-    facts = survey.facts
+    facts = _with_named_build(survey.facts)
     values: dict[str, Value] = {name: getattr(facts, name) for name in _PASSED_ON if facts.known(name)}
     own = drivers_of(facts, tables)
     values |= _host(survey, tables)
@@ -89,6 +89,13 @@ def describe(survey: Survey, tables: Tables) -> Subject:
         own_series=_TEGRA_SERIES if own.tegra else frozenset(),
         drivers=own,
     )
+
+
+def _with_named_build(facts: Facts) -> Facts:
+    """The facts with the CUDA that the engine's own version names (`b4664+cu128`), where nothing else tells it."""
+    version = facts.engine_version
+    named = local_cuda(version) if version and "torch" not in facts.packages else None
+    return facts.model_copy(update={"cuda_build": named}) if named and facts.cuda_build is None else facts
 
 
 def disagreements(sightings: Sequence[Sighting]) -> dict[str, str]:

@@ -767,6 +767,13 @@ CASES = [
         {"ENG-CC-LOW": "warn"},
     ),
     Case(
+        "llama-build-in-its-version",
+        "the CUDA that a version names counts where nothing else tells it",
+        {**LLAMA_CUDA, **R550, "gpus": [L4], "engine_version": "b4664+cu128", "cuda_build": None},
+        "warn",
+        {"DRV-MINOR-12": "warn"},
+    ),
+    Case(
         "llama-p100",
         "for Pascal they do",
         {**LLAMA_CUDA, "gpus": [P100], "cuda_build": "12.4"},
