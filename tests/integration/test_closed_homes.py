@@ -32,6 +32,7 @@ COMMANDS: dict[str, list[str]] = {
     "start": ["tiny"],
     "logs": ["tiny"],
     "rollback": ["tiny"],
+    "keys": ["tiny"],
     "stop": ["tiny"],
     "up": ["--port", "1"],
     "ui": [],
