@@ -54,6 +54,7 @@ USES: dict[str, tuple[str, ...]] = {
     "leaks judge": ("series.csv",),
     "logs": ("nosuch",),
     "rollback": ("nosuch",),
+    "keys": ("nosuch",),
     "stage copy": ("model", "--to", "copy"),
     "stage gc": ("--limit", "1Gi", "--dry-run"),
     "stage ollama": ("folder", "--to", "store", "--name", "n"),
