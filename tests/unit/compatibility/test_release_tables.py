@@ -11,7 +11,7 @@ from packaging.version import Version
 from tasks.compatibility import builds, glibc, pins
 from tasks.compatibility.models import Survey
 from tasks.compatibility.plan import judge
-from tasks.compatibility.rules import BuildRow, GlibcRow, PinRow, load_tables
+from tasks.compatibility.rules import BuildRow, GlibcRow, PinRow, ReleaseRow, load_tables
 from tasks.core.facts import Facts
 
 TABLES = load_tables()
@@ -86,7 +86,7 @@ def test_the_rows_of_a_release_do_not_overlap() -> None:
 @pytest.mark.parametrize(
     "row", [row for row in TABLES.releases if row.torch], ids=lambda row: f"{row.package} {row.version}"
 )
-def test_the_releases_agree_with_the_pins(row) -> None:  # type: ignore[no-untyped-def]
+def test_the_releases_agree_with_the_pins(row: ReleaseRow) -> None:
     """The torch that a release is listed with is the one that it pins, and for the CUDA of its build."""
     assert pins.wanted_of(row.package, row.version, TABLES)["torch"].removeprefix("==") == row.torch
     torch = builds.torch_release(row.torch, TABLES)
@@ -128,4 +128,6 @@ def test_another_build_is_one_that_fits_the_host() -> None:
     near = builds.nearest_build("vllm", "0.21.0", "12", facts, TABLES)
     assert near is not None
     assert (near.local, glibc.fits("vllm", "0.21.0+cu129", "2.28", TABLES)) == ("0.22.1+cu129", False)
-    assert builds.nearest_build("vllm", "0.33.0", "12", Facts(packages={}), TABLES).local == "0.31.0+cu129"  # type: ignore[union-attr]
+    wheel = builds.nearest_build("vllm", "0.33.0", "12", Facts(packages={}), TABLES)
+    assert wheel is not None
+    assert wheel.local == "0.31.0+cu129"

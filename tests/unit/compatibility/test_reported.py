@@ -148,5 +148,5 @@ def test_options_complete_a_report() -> None:
 )
 def test_options_that_cannot_be_are_refused(known: Facts, options: dict[str, str], said: str) -> None:
     with pytest.raises(WrongUseError) as error:
-        of_options(TABLES, known, **options)  # type: ignore[arg-type]
+        of_options(TABLES, known, **options)
     assert error.value.what == said
