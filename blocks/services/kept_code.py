@@ -13,7 +13,7 @@ from pathlib import Path
 
 from blocks.processes import process_guard
 from blocks.processes.environment_users import running_below
-from tasks.core.files import write_atomically
+from tasks.core.files import sweep_dead_writers, write_atomically
 from tasks.leaks import daemon as sampler
 from tasks.rollout import daemon, proxy
 
@@ -109,11 +109,13 @@ def _folder_of(package: object) -> Path:
 
 
 def _keep(parent: Path, files: Mapping[str, bytes]) -> Path:
-    """The folder below `parent` with exactly these contents; a damaged file of it is rewritten."""
+    """The folder below `parent` with exactly these contents; a damaged file of it is rewritten, a half-written
+    one is removed."""
     digest = hashlib.sha256()
     for name, content in sorted(files.items()):
         digest.update(f"{name}\0{len(content)}\0".encode() + content)
     folder = parent / digest.hexdigest()[:16]
+    sweep_dead_writers(folder)
     for name, content in files.items():
         path = folder / name
         if not path.is_file() or path.read_bytes() != content:

@@ -158,12 +158,10 @@ class SupervisedService:
     def kill(self) -> None:
         """End a supervisor that does not answer, and all that it started, at once."""
         self.close()
-        for pid in running_below(self._folder.root):
+        for supervisor in self._supervisors():
             with contextlib.suppress(psutil.Error):
-                process = psutil.Process(pid)
-                if SUPERVISOR in (Path(word).name for word in process.cmdline()):
-                    for one in (*process.children(recursive=True), process):
-                        one.kill()
+                for one in (*supervisor.children(recursive=True), supervisor):
+                    one.kill()
         self._wait_for_end()
 
     def log_tail(self, lines: int) -> str:
@@ -182,13 +180,26 @@ class SupervisedService:
         """Whether a supervisor listens. One that lost its socket makes a new one within a moment."""
         deadline = time.monotonic() + _LOST_SOCKET_S
         while not self._reach():
-            if not self._is_locked() or time.monotonic() > deadline:
+            if not self._lives() or time.monotonic() > deadline:
                 return False
             time.sleep(_POLL_S)
         return True
 
+    def _lives(self) -> bool:
+        """Whether there is a supervisor: one whose lock file was lost has made no new one for a moment."""
+        return self._is_locked() or bool(self._supervisors())
+
+    def _supervisors(self) -> list[psutil.Process]:
+        found = []
+        for pid in running_below(self._folder.root):
+            with contextlib.suppress(psutil.Error):
+                process = psutil.Process(pid)
+                if SUPERVISOR in (Path(word).name for word in process.cmdline()):
+                    found.append(process)
+        return found
+
     def _is_locked(self) -> bool:
-        """Whether a supervisor lives: it holds this lock for as long as it does."""
+        """Whether a supervisor holds the lock that it holds for as long as it lives."""
         try:
             with (self._folder.root / LOCK_FILE).open("rb") as lock:
                 fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -297,7 +308,7 @@ class SupervisedService:
 
     def _wait_for_end(self) -> None:
         deadline = time.monotonic() + _ANSWER_S
-        while self._is_locked() and time.monotonic() < deadline:
+        while self._lives() and time.monotonic() < deadline:
             time.sleep(_POLL_S)
 
 

@@ -242,3 +242,13 @@ def test_rollback_and_stop_pass_it(
     if slipway.code:
         carry_out(slipway, service, service.second)
     assert slipway.json("status", "chat")["state"] == "up"
+
+
+def test_a_supervisor_that_lost_both_its_lock_and_its_socket_is_found(
+    service: Damaged, slipway: SlipwayCommand
+) -> None:
+    service.make_sound()
+    for name in ("supervisor.lock", "control.sock"):
+        service.damage(name, missing)
+    slipway("start", "chat")
+    assert slipway.json("status", "chat")["state"] == "up"

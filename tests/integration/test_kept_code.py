@@ -131,8 +131,11 @@ def test_copies_that_nothing_runs_from_are_removed_and_damaged_ones_mended(tmp_p
         process.communicate(b"\n")
     whole = (kept / SUPERVISOR).read_bytes()
     (kept / SUPERVISOR).write_bytes(b"")
+    half = kept / f"{SUPERVISOR}.{process.pid}.part"
+    half.touch()
     assert keep_daemons(tmp_path) == kept
     assert (kept / SUPERVISOR).read_bytes() == whole
+    assert not half.exists()
 
 
 def test_a_script_keeps_its_name_and_gets_a_folder_for_each_content(tmp_path: Path) -> None:

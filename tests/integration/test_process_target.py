@@ -205,6 +205,7 @@ def test_a_new_release_ends_with_the_command_that_was_killed(
         """
         import sys, time
         from pathlib import Path
+        from blocks.engine.api import EngineApi
         from blocks.services.supervisor import SupervisedService
         from tasks.core.release import Release, ServiceFolder
 
@@ -212,6 +213,8 @@ def test_a_new_release_ends_with_the_command_that_was_killed(
         service = SupervisedService(ServiceFolder(Path(sys.argv[2]), release.name))
         service.claim("127.0.0.1", None)
         new = service.start(release)
+        while not EngineApi(new.base_url).ready():
+            time.sleep(0.02)
         service.switch(new)
         print(new.base_url, flush=True)
         time.sleep(600)
