@@ -235,7 +235,7 @@ def _describe_model(spec: DeploySpec) -> tuple[str, str | None]:
     if (model := check_gguf_model(spec, source)) is not None:
         return f"{source.name} ({model.describe()})", model.stored_as
     shape = read_model_shape(folder)
-    return f"{spec.model} ({shape.family}, {shape.layers} layers, hidden {shape.hidden})", None
+    return f"{spec.model} ({shape.describe()})", None
 
 
 def _judge(spec: DeploySpec) -> tuple[bool, str]:

@@ -5,7 +5,6 @@ Everything that depends on a name stands in a table here: adding a spelling is a
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,7 +21,8 @@ SPELLINGS: dict[str, tuple[str, ...]] = {
     "head_dim": ("head_dim", "attention_head_dim"),
     "vocabulary": ("vocab_size",),
     "context": (
-        "model_max_length", "max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "max_context_length",
+        "model_max_length", "max_position_embeddings", "n_positions", "max_seq_len", "seq_length",
+        "max_context_length",
     ),
     "window": ("sliding_window", "attention_window_size"),
 }  # fmt: skip
@@ -34,7 +34,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     },
     "llama": {"num_hidden_layers": 32, "hidden_size": 4096, "num_attention_heads": 32},
 }  # fmt: skip
-"""What a model type's class takes for keys that published files leave out (transformers 5.24, `configuration_*.py`)."""
+"""What a model type's class takes for keys that published files leave out (transformers 5.24)."""
 
 STRETCHES = {"dynamic", "linear", "yarn"}
 """Kinds of rotary scaling that lengthen the context; the others say how, but not that (vLLM, `config/model.py`)."""
@@ -80,8 +80,8 @@ def longest_context(part: Mapping[str, Any]) -> int | None:
     positions = size_of(part, "context")
     scaling = _scaling(part)
     kind = scaling.get("rope_type") or scaling.get("type")
-    factor = scaling.get("factor")
-    if positions is None or kind not in STRETCHES or not _is_factor(factor):
+    factor = _factor(scaling.get("factor"))
+    if positions is None or factor is None or kind not in STRETCHES:
         return positions
     if str(part.get("model_type")).startswith(STRETCHED_ALREADY):
         return positions
@@ -95,8 +95,10 @@ def _scaling(part: Mapping[str, Any]) -> Mapping[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _is_factor(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 1 <= value < math.inf
+def _factor(value: object) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return float(value) if 1 <= value <= LARGEST else None
 
 
 def _at(part: Mapping[str, Any], key: str) -> object:

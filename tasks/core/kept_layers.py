@@ -20,11 +20,12 @@ VALUE_BYTES = 2
 
 
 class Kind(Enum):
-    """What a layer keeps."""
+    """What a layer keeps: keys and values, or a state of one size, as recurrent layers do."""
 
     FULL = "full"
     WINDOW = "window"
     CHUNK = "chunk"
+    STATE = "state"
     NOTHING = "nothing"
 
 
@@ -44,10 +45,13 @@ class UnknownLayersError(Exception):
 KINDS = {
     "full_attention": Kind.FULL, "attention": Kind.FULL, "hybrid": Kind.FULL,
     "sliding_attention": Kind.WINDOW, "chunked_attention": Kind.CHUNK,
-    "linear_attention": Kind.NOTHING, "mamba": Kind.NOTHING, "conv": Kind.NOTHING, "recurrent": Kind.NOTHING,
+    "linear_attention": Kind.STATE, "mamba": Kind.STATE, "conv": Kind.STATE, "recurrent": Kind.STATE,
     "moe": Kind.NOTHING,
 }  # fmt: skip
 """Names of layer kinds, in `layer_types`, `layers_block_type` and `block_types`. A hybrid layer has both kinds."""
+
+LETTERS = {"*": Kind.FULL, "M": Kind.STATE}
+"""Letters of `hybrid_override_pattern`; the others are feed-forward."""
 
 FULL_EVERY = {
     "cohere2": (4, Kind.WINDOW), "gemma2": (2, Kind.WINDOW), "gemma3_text": (6, Kind.WINDOW),
@@ -74,13 +78,18 @@ def kept_layers(part: Mapping[str, Any], layers: int) -> tuple[KeptLayers, ...]:
             raise UnknownLayersError(what)
     kinds = kinds_of(part, layers)
     window, chunk = _window(part), part.get("attention_chunk_size")
-    bounds = {Kind.WINDOW: window, Kind.CHUNK: None if chunk is None else checked(chunk, "attention_chunk_size")}
+    bounds = {
+        Kind.WINDOW: window,
+        Kind.CHUNK: None if chunk is None else checked(chunk, "attention_chunk_size"),
+    }
     found: dict[int | None, list[int]] = {}
     for number, kind in enumerate(kinds):
         bound = bounds.get(kind)
-        if kind is not Kind.NOTHING:
+        if kind not in (Kind.STATE, Kind.NOTHING):
             narrow = kind is not Kind.FULL and bound is not None
-            found.setdefault(bound, []).append(_token_bytes(part, number, narrow=narrow, mixed=window is not None))
+            found.setdefault(bound, []).append(
+                _token_bytes(part, number, narrow=narrow, mixed=window is not None)
+            )
     whole, shared = longest_context(part) or LARGEST, _sharing(part)
     groups: dict[int | None, tuple[int, int]] = {}
     for bound, sizes in found.items():
@@ -91,6 +100,11 @@ def kept_layers(part: Mapping[str, Any], layers: int) -> tuple[KeptLayers, ...]:
         KeptLayers(layers=count, token_bytes=size, window=bound)
         for bound, (count, size) in sorted(groups.items(), key=lambda group: group[0] or 0)
     )
+
+
+def keeps_state(part: Mapping[str, Any], layers: int) -> bool:
+    """Whether some layers keep a state as well. Raises `UnknownLayersError`."""
+    return Kind.STATE in kinds_of(part, layers) or part.get("mamba_d_state") is not None
 
 
 def kinds_of(part: Mapping[str, Any], layers: int) -> Kinds:
@@ -123,11 +137,11 @@ def by_repeated_names(part: Mapping[str, Any], layers: int) -> Kinds | None:
 
 
 def by_letters(part: Mapping[str, Any], _: int) -> Kinds | None:
-    """`hybrid_override_pattern` of Nemotron-H: `*` is attention, M Mamba, - and E are feed-forward."""
+    """`hybrid_override_pattern` of Nemotron-H: a letter for each layer."""
     letters = part.get("hybrid_override_pattern")
     if not isinstance(letters, str) or not letters:
         return None
-    return [Kind.FULL if letter == "*" else Kind.NOTHING for letter in letters]
+    return [LETTERS.get(letter, Kind.NOTHING) for letter in letters]
 
 
 def by_window_flags(part: Mapping[str, Any], _: int) -> Kinds | None:
@@ -137,7 +151,7 @@ def by_window_flags(part: Mapping[str, Any], _: int) -> Kinds | None:
 
 def by_attention_flags(part: Mapping[str, Any], _: int) -> Kinds | None:
     """`attn_type_list` of MiniMax: 0 is linear."""
-    return _flagged(part.get("attn_type_list"), {0: Kind.NOTHING, 1: Kind.FULL})
+    return _flagged(part.get("attn_type_list"), {0: Kind.STATE, 1: Kind.FULL})
 
 
 def by_blocks(part: Mapping[str, Any], _: int) -> Kinds | None:
@@ -150,9 +164,13 @@ def by_numbers(part: Mapping[str, Any], layers: int) -> Kinds | None:
     """The numbers of the layers with attention: from 0 in LFM2 and Bamba, from 1 in Kimi Linear."""
     linear = part.get("linear_attn_config")
     from_one = linear.get("full_attn_layers") if isinstance(linear, dict) else None
-    for numbers, first in ((part.get("full_attn_idxs"), 0), (part.get("attn_layer_indices"), 0), (from_one, 1)):
+    for numbers, first in (
+        (part.get("full_attn_idxs"), 0),
+        (part.get("attn_layer_indices"), 0),
+        (from_one, 1),
+    ):
         if isinstance(numbers, list) and numbers:
-            return [Kind.FULL if number + first in numbers else Kind.NOTHING for number in range(layers)]
+            return [Kind.FULL if number + first in numbers else Kind.STATE for number in range(layers)]
     return None
 
 
@@ -164,14 +182,16 @@ def by_period(part: Mapping[str, Any], layers: int) -> Kinds | None:
     if period is None:
         return None
     every = checked(period, "attn_layer_period")
-    return [Kind.FULL if number % every == offset else Kind.NOTHING for number in range(layers)]
+    return [Kind.FULL if number % every == offset else Kind.STATE for number in range(layers)]
 
 
 def by_window_pattern(part: Mapping[str, Any], layers: int) -> Kinds | None:
     """`sliding_window_pattern`: every so many layers one sees all, or letters: L is local, G global."""
     pattern = part.get("sliding_window_pattern")
     if isinstance(pattern, str) and pattern:
-        return [Kind.WINDOW if pattern[number % len(pattern)] == "L" else Kind.FULL for number in range(layers)]
+        return [
+            Kind.WINDOW if pattern[number % len(pattern)] == "L" else Kind.FULL for number in range(layers)
+        ]
     return None if not pattern else _every(checked(pattern, "sliding_window_pattern"), Kind.WINDOW, layers)
 
 
@@ -196,7 +216,7 @@ def by_window_alone(part: Mapping[str, Any], layers: int) -> Kinds | None:
 
 def by_state(part: Mapping[str, Any], layers: int) -> Kinds | None:
     """Mamba: a state, and no heads of attention."""
-    return [Kind.NOTHING] * layers if part.get("state_size") and size_of(part, "heads") is None else None
+    return [Kind.STATE] * layers if part.get("state_size") and size_of(part, "heads") is None else None
 
 
 RULES: tuple[Rule, ...] = (

@@ -14,20 +14,22 @@ from tasks.core.config_sizes import LARGEST, NotASizeError, language_part, longe
 from tasks.core.errors import ModelError
 from tasks.core.frozen import Frozen
 from tasks.core.given_files import read_given
-from tasks.core.kept_layers import KeptLayers, UnknownLayersError, kept_layers, listed_layers
+from tasks.core.kept_layers import KeptLayers, UnknownLayersError, keeps_state, kept_layers, listed_layers
 
 CONVERTIBLE = {"LlamaForCausalLM": "llama", "Qwen3ForCausalLM": "qwen3"}
 """Architectures that can be converted to GGUF, by the name in `config.json`, with their family."""
 
 _LIMIT_BYTES = 10_000_000
-_MOST_LAYERS = 10_000
+MOST_LAYERS = 10_000
+"""A file that says more is damaged, or wants us to make long lists."""
 Size = Annotated[int, Field(gt=0, le=2 * LARGEST)]
 
 
 class ModelShape(Frozen):
     """Sizes of a language model; None for one that its configuration does not say in a way that is known here.
 
-    `family` is its `model_type`. `kept` are the layers that keep keys and values. `unread` says what could not be
+    `family` is its `model_type`. `kept` are the layers that keep keys and values;
+    `stateful` models keep a state besides, of one size for each request. `unread` says what could not be
     read, so that it cannot be predicted and is left to the engine and to measurements.
     """
 
@@ -40,6 +42,7 @@ class ModelShape(Frozen):
     vocabulary: Size | None = None
     max_context: Size | None = None
     kept: tuple[KeptLayers, ...] | None = None
+    stateful: bool = False
     unread: tuple[str, ...] = ()
 
     @property
@@ -49,11 +52,9 @@ class ModelShape(Frozen):
 
     @property
     def widest_kv_bytes_per_token(self) -> int | None:
-        """The same, if layers with a window keep everything as well: what an engine may reserve. None without any, or
-        if some layers keep another kind of state."""
-        if not self.kept or self.layers is None or sum(one.layers for one in self.kept) < self.layers:
-            return None
-        return sum(one.token_bytes for one in self.kept)
+        """The same, if layers with a window keep everything as well: what an engine may reserve. None for a model
+        without keys and values, or with a state."""
+        return sum(one.token_bytes for one in self.kept) if self.kept and not self.stateful else None
 
     def kv_bytes(self, tokens: int) -> int:
         """Bytes of the keys and values of a context of `tokens`; 0 if that is not known."""
@@ -74,7 +75,7 @@ def read_model_config(folder: Path) -> dict[str, Any]:
     text = read_given(
         path, "configuration", limit_bytes=_LIMIT_BYTES, fix=fix, missing=ModelError, wrong=ModelError
     )
-    return _parse(text, str(path))
+    return parse_model_config(text, str(path))
 
 
 def read_model_shape(folder: Path) -> ModelShape:
@@ -84,10 +85,11 @@ def read_model_shape(folder: Path) -> ModelShape:
 
 def parse_model_shape(text: bytes, path: str) -> ModelShape:
     """The shape that a `config.json` found at `path` describes. Raises `ModelError`."""
-    return shape_of(_parse(text, path), path)
+    return shape_of(parse_model_config(text, path), path)
 
 
-def _parse(text: bytes, path: str) -> dict[str, Any]:
+def parse_model_config(text: bytes, path: str) -> dict[str, Any]:
+    """The JSON object of a `config.json` found at `path`. Raises `ModelError`."""
     try:
         config: Any = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -103,35 +105,36 @@ def shape_of(config: Mapping[str, Any], path: str) -> ModelShape:
     Raises `ModelError` for one that names no architecture, so that no engine can know what it is, and for a key
     whose value cannot be a size. What is missing is no error.
     """
-    architecture, family = _architecture(config), config.get("model_type")
-    if architecture is None and not isinstance(family, str):
+    architecture, named = _architecture(config), config.get("model_type")
+    if architecture is None and not isinstance(named, str):
         raise ModelError(
             f"{path} names no architecture", fix="take config.json from the model's original repository"
         )
     part = language_part(config)
     try:
-        return _shape(part, architecture or "(none)", family[:80] if isinstance(family, str) else architecture or "")
+        return _shape(part, architecture or "(none)", named[:80] if isinstance(named, str) else None)
     except NotASizeError as error:
         raise ModelError(f"{path}: a size is missing or wrong: {error}") from error
 
 
-def _shape(part: Mapping[str, Any], architecture: str, family: str) -> ModelShape:
+def _shape(part: Mapping[str, Any], architecture: str, model_type: str | None) -> ModelShape:
     layers = size_of(part, "layers") or listed_layers(part)
-    if layers is not None and layers > _MOST_LAYERS:
+    if layers is not None and layers > MOST_LAYERS:
         raise NotASizeError("num_hidden_layers is not a size")
-    heads, kept, unread = size_of(part, "heads"), None, []
+    heads, kept, stateful, unread = size_of(part, "heads"), None, False, []
     try:
-        kept = kept_layers(part, layers) if layers is not None else None
         why = "the number of layers is missing"
+        if layers is not None:
+            kept, stateful = kept_layers(part, layers), keeps_state(part, layers)
     except UnknownLayersError as error:
         why = str(error)
     if kept is None:
-        unread.append(f"the memory of keys and values ({why})")
+        unread.append(f"how much memory keys and values take ({why})")
     if (context := longest_context(part)) is None:
-        unread.append("the longest context")
+        unread.append("which context is the longest")
     return ModelShape(
         architecture=architecture,
-        family=family,
+        family=model_type or CONVERTIBLE.get(architecture, architecture),
         layers=layers,
         hidden=size_of(part, "hidden"),
         heads=heads,
@@ -139,6 +142,7 @@ def _shape(part: Mapping[str, Any], architecture: str, family: str) -> ModelShap
         vocabulary=size_of(part, "vocabulary"),
         max_context=context,
         kept=kept,
+        stateful=stateful,
         unread=tuple(unread),
     )
 

@@ -32,7 +32,6 @@ def shape(heads: int = 8, kv_heads: int = 8) -> ModelShape:
         hidden=512,
         heads=heads,
         kv_heads=kv_heads,
-        head_dim=64,
         vocabulary=1000,
         max_context=4096,
     )
