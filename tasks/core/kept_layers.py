@@ -44,11 +44,13 @@ class UnknownLayersError(Exception):
 
 KINDS = {
     "full_attention": Kind.FULL, "attention": Kind.FULL, "hybrid": Kind.FULL,
+    "indexed_attention": Kind.FULL, "deepseek_sparse_attention": Kind.FULL,
     "sliding_attention": Kind.WINDOW, "chunked_attention": Kind.CHUNK,
     "linear_attention": Kind.STATE, "mamba": Kind.STATE, "conv": Kind.STATE, "recurrent": Kind.STATE,
-    "moe": Kind.NOTHING,
+    "moe": Kind.NOTHING, "mlp": Kind.NOTHING,
 }  # fmt: skip
-"""Names of layer kinds, in `layer_types`, `layers_block_type` and `block_types`. A hybrid layer has both kinds."""
+"""Names of layer kinds, in `layer_types`, `layers_block_type` and `block_types`. A hybrid layer has both kinds;
+one with an index reads only a part of what it keeps."""
 
 LETTERS = {"*": Kind.FULL, "M": Kind.STATE}
 """Letters of `hybrid_override_pattern`; the others are feed-forward."""
