@@ -57,9 +57,10 @@ LETTERS = {"*": Kind.FULL, "M": Kind.STATE}
 
 FULL_EVERY = {
     "cohere2": (4, Kind.WINDOW), "gemma2": (2, Kind.WINDOW), "gemma3_text": (6, Kind.WINDOW),
-    "gpt_oss": (2, Kind.WINDOW), "llama4_text": (4, Kind.CHUNK),
+    "gpt_oss": (2, Kind.WINDOW), "llama4_text": (4, Kind.CHUNK), "olmo3": (4, Kind.WINDOW),
+    "qwen3_next": (4, Kind.STATE),
 }  # fmt: skip
-"""Model types of which every so many layers see the whole context and the others a part, where no key says so
+"""Model types of which every so many layers keep the whole context and the others do not, where no key says so
 (transformers 5.24, `configuration_*.py`)."""
 
 ANNOUNCED = {

@@ -98,8 +98,11 @@ def shape_findings(config: Mapping[str, Any], shape: ModelShape) -> tuple[str, .
 def config_at(source: str) -> Mapping[str, Any]:
     """The `config.json` of a model whose folder is on this machine (`file:PATH`); empty if there is none."""
     folder = local_folder(source)
-    if folder is None:
-        return {}
+    return {} if folder is None else config_in(folder)
+
+
+def config_in(folder: Path) -> Mapping[str, Any]:
+    """The `config.json` in a folder; empty if there is none that can be read."""
     try:
         config = json.loads((folder / "config.json").read_bytes())
     except (OSError, ValueError, RecursionError):
@@ -201,7 +204,7 @@ def flag_findings(family: Family, argv: Iterable[str]) -> tuple[Finding, ...]:
 def check_flags(folder: Path, argv: Sequence[str]) -> None:
     """Raise `ModelError` for an argument that the family of the model in a folder forbids, if it is quantized."""
     family = family_in(folder)
-    quantized = family is not None and config_at(f"file:{folder}").get("quantization_config")
+    quantized = family is not None and config_in(folder).get("quantization_config")
     _refuse(flag_findings(family, argv) if family and quantized else ())
 
 
