@@ -595,9 +595,9 @@ def test_a_proxy_that_ran_a_part_of_its_commands_gets_them_again(tmp_path: Path)
             await deploy(ask, "blue")
             (proxy,) = supervisor._proxies
             before = proxy._process
-            await proxy._ask(";".join(send_to("green", 1)))
+            await proxy._folder.ask(";".join(send_to("green", 1)))
             await supervisor.mend()
-            ready = [name for name, slot in (await proxy._slots()).items() if slot.state == "ready"]
+            ready = [name for name, slot in (await proxy._folder.slots()).items() if slot.state == "ready"]
             assert (ready, proxy._process) == ([proxy.route.slot], before)
 
     run(test())
@@ -637,7 +637,7 @@ def test_a_replaced_proxy_ends_with_its_last_request_and_a_hung_one_soon(
         await until(waits)
         works = proxy._process
         first = _haproxy()
-        (proxy._folder / SOCKET).unlink()
+        (proxy._folder.path / SOCKET).unlink()
         while proxy._process is works:
             await proxy.mend()
         (second,) = {one for one in psutil.Process().children(recursive=True) if one.name() == "haproxy"} - {
@@ -680,7 +680,7 @@ def test_requests_of_a_proxy_that_cannot_be_asked_are_not_taken_for_none(
             if how == "silent":
                 _haproxy().suspend()
             else:
-                (proxy._folder / SOCKET).unlink()
+                (proxy._folder.path / SOCKET).unlink()
                 while proxy._process is before:
                     await supervisor.mend()
             assert (await ask("stop", drain_s=0.05))["ok"]
