@@ -159,6 +159,7 @@ def test_what_a_model_says_of_itself() -> None:
             "vocabulary": 3,
             "max_context": 512,
             "kept": ({"layers": 2, "token_bytes": 256},),
+            "stateful": False,
             "unread": (),
         }
     )
