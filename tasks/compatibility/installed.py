@@ -24,8 +24,8 @@ def describe_packages(facts: Facts, tables: Tables) -> dict[str, Value]:
         if not (own_torch and name == builds.TORCH)
     }
     torch = None if own_torch else builds.torch_cuda(facts)
-    row = find_type(facts.dtype, tables)
-    dtype = row.name if row else None
+    weights = find_type(facts.dtype, tables)
+    dtype = weights.name if weights else None
     odd = () if is_cpu_build(facts, tables) else builds.mismatched(here, torch, tables, dtype)
     optional = [build for build in odd if build.row and build.row.optional and dtype not in build.row.types]
     perhaps = [
