@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 from tasks.compatibility import builds, glibc, pins
 from tasks.compatibility.conditions import Value
@@ -32,7 +33,7 @@ def describe_packages(facts: Facts, tables: Tables) -> dict[str, Value]:
         build for build in odd if build not in optional and builds.in_image(facts) and not build.is_named
     ]
     needed = [build for build in odd if build not in optional and build not in perhaps]
-    broken = pins.broken_pins(here, tables)
+    broken = [_in_image(pin, facts) for pin in pins.broken_pins(here, tables)]
     mixed = mixed_cuda(facts.packages)
     values: dict[str, Value] = {
         "own_torch": own_torch,
@@ -64,6 +65,12 @@ def describe_packages(facts: Facts, tables: Tables) -> dict[str, Value]:
     else:
         values["glibc_needed"] = None
     return values
+
+
+def _in_image(pin: pins.BrokenPin, facts: Facts) -> pins.BrokenPin:
+    """In an image its makers chose the packages that go with the engine, whatever its METADATA asks for."""
+    own = facts.container is not None and pin.package == facts.engine
+    return replace(pin, near=True) if own else pin
 
 
 def _platform_of_cpu_build(facts: Facts) -> str | None:

@@ -29,7 +29,7 @@ _ABI_FROM, _ABI_OF_CUDA = Version("2.7"), ("2.6", "cu126")
 @dataclass(frozen=True)
 class BrokenPin:
     """`package` asks for `required` as `wanted`, and `installed` is something else. `near` if only the patch release
-    differs from an exact pin, which mostly works."""
+    differs from an exact pin, or the row says that it mostly works."""
 
     package: str
     version: str
@@ -55,7 +55,7 @@ def broken_pins(packages: Mapping[str, str], tables: Tables) -> tuple[BrokenPin,
             installed = packages.get(required)
             if installed is not None and not contains(comparisons, installed):
                 whole = wanted_of(package, version, tables)[required]
-                near = _is_near(required, comparisons, installed)
+                near = row.mild or _is_near(required, comparisons, installed)
                 before = found.get((package, required))
                 why = row.why or (before.why if before else None)
                 near = near and (before is None or before.near)
@@ -153,7 +153,7 @@ class _Pins:
     def asked(self, package: str, version: str) -> Iterator[tuple[PinRow, tuple[str, str]]]:
         """The rows of that release, and each package and comparison that it asks for."""
         for row in self.rows.get(package, ()):
-            if contains(row.releases, version):
+            if contains(row.releases, version) and not (row.mild and Version(version).local):
                 yield from ((row, found) for found in _parsed(row.requires))
 
     def wanted(self, package: str, version: str) -> Mapping[str, str]:

@@ -200,12 +200,14 @@ class BuildRow(Row):
 
 
 class PinRow(Row):
-    """What releases of a package ask of others (PEP 508); `why` if it is not in their METADATA."""
+    """What releases of a package ask of others (PEP 508); `why` if it is not in their METADATA, `mild` if another
+    version mostly works."""
 
     package: str
     releases: str
     requires: tuple[str, ...] = Field(min_length=1)
     why: str | None = None
+    mild: bool = False
 
 
 class GlibcRow(Row):

@@ -47,6 +47,7 @@ vllm         0.10.2        nvfp4     qwen3-moe    xxxxwww=?xw
 vllm         0.12.0        nvfp4     qwen3-moe    xxxxwww====
 vllm         0.11.2        nvfp4     -            xxxxwww====
 vllm         0.15.1        nvfp4     -            xxxxwww====
+vllm         0.15.0        nvfp4     qwen3-moe    xxxxwww==xx
 vllm         0.16.0        nvfp4     -            xxxwwww====
 vllm         0.2.7         mxfp4     -            xxxxxxxxxxx
 vllm         0.10.1        mxfp4     -            xxxxwww=?ww
@@ -112,7 +113,12 @@ transformers 4.42.0        bnb-nf4   -            x==========
 tensorrt-llm 1.2.1         bfloat16  -            xxxx=======
 tensorrt-llm 1.2.1         float16   -            ??=========
 tensorrt-llm 1.2.1         fp8       -            xxxxx======
+tensorrt-llm 0.21.0        fp8-block -            xxxxxx===xx
+tensorrt-llm 0.21.0        fp8-block qwen3-moe    xxxxxx=x=xx
+tensorrt-llm 1.1.0         fp8-block -            xxxxx====xx
 tensorrt-llm 1.2.1         fp8-block -            xxxxx======
+tensorrt-llm 0.16.0        nvfp4     -            xxxxxxxxxxx
+tensorrt-llm 0.19.0        nvfp4     -            xxxxxxx==xx
 tensorrt-llm 1.2.1         nvfp4     -            xxxxxxx====
 tensorrt-llm 1.2.1         mxfp4     -            xxxxxx?====
 tensorrt-llm 1.2.1         awq       -            xxx========
