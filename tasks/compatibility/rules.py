@@ -27,9 +27,8 @@ PLACEHOLDERS = (
     | {"build_odd_image", "build_way", "cuda12_way", "glibc_package", "glibc_way", "pin_near_way", "pin_way"}
     | {"compat_drivers", "driver_builds", "fabric_manager", "fault_fix", "fault_meaning"}
     | {"image_demand", "weights_room"}
-    | {"gpu.jit_without", "gpu.name", "gpu.no_code", "gpu.no_code_way", "gpu.profile", "gpu.torch_has"}
-    | {"gpu.torch_instead"}
-    | {"gpu.triton_from", "gpu.triton_variable", "gpu.weights_instead"}
+    | {"gpu.jit_without", "gpu.name", "gpu.no_code", "gpu.no_code_way", "gpu.profile"}
+    | {"gpu.torch_has", "gpu.torch_instead", "gpu.triton_from", "gpu.triton_variable", "gpu.weights_instead"}
     | {"saw.cuda_build", "saw.cuda_driver", "saw.driver", "saw.gpu_count"}
 )
 """Fields that a message may name in braces; also those that no rule asks for."""
@@ -200,8 +199,7 @@ class BuildRow(Row):
 
 
 class PinRow(Row):
-    """What releases of a package ask of others (PEP 508); `why` if it is not in their METADATA, `mild` if another
-    version mostly works."""
+    """What releases ask of other packages (PEP 508); `why` if METADATA lacks it, `mild` if others mostly work."""
 
     package: str
     releases: str
