@@ -34,10 +34,14 @@ LIBRARIES = (Loader.SAFETENSORS, Loader.FASTSAFETENSORS, Loader.RUNAI_STREAMER)
 
 
 class ChatTemplate(Frozen):
-    """What turns messages into a prompt: the digest of its text, and its `file` if it replaces the model's own."""
+    """What turns messages into a prompt: the digest of its text, and its `file` if it replaces the model's own.
+
+    `ends_with` is the token that ends an answer; None if that is not known.
+    """
 
     digest: str
     file: Path | None = None
+    ends_with: str | None = None
 
 
 class ServingConfig(Frozen):

@@ -16,6 +16,16 @@ CHATML = (
 )
 """As Qwen, Hermes and many others have it."""
 
+MARKERS = (
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|start_header_id|>",
+    "<|eot_id|>",
+    "<start_of_turn>",
+    "<end_of_turn>",
+)
+"""Tokens of chats that the model gets, as real ones have them."""
+
 Change = Callable[[Any], Any]
 """Makes other JSON of a file's; what the file has not is an empty object."""
 
@@ -24,9 +34,10 @@ def chat_model(
     folder: Path, template: Any = CHATML, files: Mapping[str, str] = {}, **changes: Change
 ) -> Path:
     """The tiny model in `folder`. `changes` are of `tokenizer`, `tokenizer_config`, `config`, `generation_config`."""
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     for path in TINY.iterdir():
         shutil.copyfile(path, folder / path.name)
+    _change(folder / "tokenizer.json", _with_markers)
     if template is not None:
         _change(folder / "tokenizer_config.json", lambda value: {**value, "chat_template": template})
     for name, change in changes.items():
@@ -44,6 +55,21 @@ def without(*keys: str) -> Change:
 def with_values(**values: Any) -> Change:
     """Sets keys."""
     return lambda value: {**value, **values}
+
+
+def _with_markers(tokenizer: Any) -> Any:
+    """The tokenizer with the markers in place of its last words: the model has no room for more."""
+    vocab, merges = tokenizer["model"]["vocab"], tokenizer["model"]["merges"]
+    first = max(vocab.values()) + 1 - len(MARKERS)
+    gone = {word for word, number in vocab.items() if number >= first}
+    for word in gone:
+        del vocab[word]
+    tokenizer["model"]["merges"] = [pair for pair in merges if "".join(pair) not in gone]
+    added = [
+        {**tokenizer["added_tokens"][0], "id": first + at, "content": one} for at, one in enumerate(MARKERS)
+    ]
+    tokenizer["added_tokens"] += added
+    return tokenizer
 
 
 def _change(path: Path, change: Change) -> None:
