@@ -40,6 +40,7 @@ from tasks.core.verdicts import StageName
 from tasks.engines.arguments import programs_of_arguments
 from tasks.engines.catalogue import get_engine
 from tasks.engines.families import check_family
+from tasks.engines.parsers import OFFERED
 from tasks.engines.weights import check_tunable
 from tasks.environment.models import Locked
 from tasks.quantization import report as quantization_report
@@ -216,6 +217,7 @@ def _alone(work: Callable[[], R], load: ForeignLoad) -> R:
 
 def _served_by(result: BatchingResult, config: ServingConfig) -> BatchingResult:
     """A record of another service of the same model, or on another of a kind of hosts, stands in for the work, but
-    neither for the name nor for which GPUs of the host it were."""
-    own = {"served_name": config.served_name, "gpu_indices": config.gpu_indices, "chat": config.chat}
+    neither for what the service offers nor for which GPUs of the host it were."""
+    fields = ("served_name", "gpu_indices", "chat", *OFFERED)
+    own = {name: getattr(config, name) for name in fields}
     return result.model_copy(update={"config": result.config.model_copy(update=own)})

@@ -27,6 +27,7 @@ from tasks.core.settings import Settings
 from tasks.core.sources import GGUF, local_folder
 from tasks.core.spec import DeploySpec, Environment, EnvironmentManager, Tuning
 from tasks.engines.arguments import check_arguments
+from tasks.engines.parsers import check_parsers
 from tasks.engines.weights import check_formats, check_gguf, check_not_as_is
 from tasks.environment.plan import parse_requirements
 from tasks.lifecycle.plan import wants_absent_gpu
@@ -54,6 +55,7 @@ def check_tuning_inputs(spec: DeploySpec, settings: Settings, *, remote: bool = 
     check_home(settings, spec.name)
     check_formats(spec.engine, spec.tuning.candidates)
     check_arguments(spec.engine, spec.engine_args)
+    check_parsers(spec.engine, spec.serving, spec.engine_args, spec.engine_version)
     if remote or local_folder(spec.model):
         check_model(spec, settings)
     _check_texts(spec.tuning)

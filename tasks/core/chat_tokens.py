@@ -126,10 +126,12 @@ def turn_end(
     text = closing.lstrip()
     words = [*vocabulary.added.values(), eos_token or ""]
     found = max((word for word in words if word and text.startswith(word)), key=len, default=None)
-    if found is None and (marker := _MARKER.match(text)) and marker[0] not in vocabulary:
-        raise template.error(
-            f"the chat template ends answers with {marker[0]!r}, which the model's tokenizer does not have"
-        )
+    if found is None and (marker := _MARKER.match(text)):
+        found = marker[0]
+        if found not in vocabulary:
+            raise template.error(
+                f"the chat template ends answers with {found!r}, which the model's tokenizer does not have"
+            )
     return found or eos_token
 
 

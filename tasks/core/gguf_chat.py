@@ -6,6 +6,7 @@ that it knows by name (src/llama-vocab.cpp, `special_eog_ids`).
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from tasks.core.chat_template import Template, check_template, read_template
@@ -24,6 +25,7 @@ _ENDS = ("eos", "eot", "eom")
 _NORMAL, _CONTROL, _USER_DEFINED = 1, 3, 4
 """Kinds of tokens (gguf 0.19.0, `TokenType`)."""
 
+_LOOKS_SPECIAL = re.compile(r"<.+>|\[[A-Z_]+\]")
 _ANOTHER = "convert the model again, with its own tokenizer"
 
 
@@ -96,11 +98,11 @@ def _check_stop(header: GgufHeader, vocabulary: Vocabulary, where: str) -> None:
 
 
 def _may_end(header: GgufHeader, number: int) -> bool:
-    """Whether that token exists, and is not said to be part of ordinary text."""
-    types = header.token_types()
-    if not 0 <= number < (header.lengths.get("tokenizer.ggml.tokens") or 0):
+    """Whether that token exists, and is not part of ordinary text: llama.cpp does not mind a wrong kind."""
+    tokens, types = header.tokens(), header.token_types()
+    if not 0 <= number < len(tokens):
         return False
-    return number >= len(types) or types[number] != _NORMAL
+    return number >= len(types) or types[number] != _NORMAL or bool(_LOOKS_SPECIAL.fullmatch(tokens[number]))
 
 
 def _check_size(header: GgufHeader, where: str) -> None:
@@ -108,8 +110,8 @@ def _check_size(header: GgufHeader, where: str) -> None:
     embedding = next((one for one in header.tensors if one.name == "token_embd.weight"), None)
     rows = embedding.shape[1] if embedding and len(embedding.shape) > 1 else None
     tokens = header.lengths.get("tokenizer.ggml.tokens") or 0
-    if rows is not None and tokens > rows:
+    if rows is not None and tokens != rows:
         raise ModelError(
-            f"{where}: its tokenizer has {tokens} tokens, but the model only has {rows}: it is another model's",
+            f"{where}: its tokenizer has {tokens} tokens, but the model has {rows}: it is another model's",
             fix=_ANOTHER,
         )

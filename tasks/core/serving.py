@@ -54,6 +54,8 @@ class ServingConfig(Frozen):
     takes all memory for them unless told. `loader` brings the model's files into memory; None leaves that to the
     engine. `gpu_indices` are the host's GPUs that a process may see, by NVML's numbers; all if there are none.
     `chat` is None for a model that only completes prompts.
+    `names` are its further names. The parsers find tool calls and reasoning in answers, and `structured_output` makes
+    answers follow a schema, each by the engine's name for it; None if the spec names none.
     `engine_args` and `engine_env` are the spec's own, which the engine gets as they are.
     """
 
@@ -71,6 +73,10 @@ class ServingConfig(Frozen):
     dtype: str | None = None
     loader: Loader | None = None
     chat: ChatTemplate | None = None
+    names: tuple[str, ...] = ()
+    tool_parser: str | None = None
+    reasoning_parser: str | None = None
+    structured_output: str | None = None
     engine_args: dict[str, EngineArg] = Field({})
     engine_env: dict[str, str] = Field({})
 

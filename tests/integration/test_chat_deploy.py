@@ -65,6 +65,7 @@ def test_a_chat_model_is_asked_in_chat_and_a_new_template_is_a_new_release(
     assert json.loads(kept.read_text())["config"]["chat"] == {
         "digest": Template(CHATML, "").digest,
         "file": None,
+        "ends_with": "<|im_end|>",
     }
 
     # The same template in a file of the user's.

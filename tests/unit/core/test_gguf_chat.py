@@ -62,7 +62,7 @@ ROWS = (
     ),
     Row(
         "more tokens than embeddings",
-        error="its tokenizer has 7 tokens, but the model only has 6",
+        error="its tokenizer has 7 tokens, but the model has 6",
         changes={"ggml__tokens": [*TOKENS, "c"], "ggml__token_type": [NORMAL, NORMAL, *[CONTROL] * 4, NORMAL]},
     ),
 )  # fmt: skip
