@@ -7,6 +7,7 @@ Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md; the checks ar
 
 from __future__ import annotations
 
+import functools
 import math
 import struct
 from collections.abc import Callable, Mapping
@@ -79,6 +80,7 @@ class GgufHeader:
         value = self.values.get(key)
         return value if isinstance(value, int) and not isinstance(value, bool) else None
 
+    @functools.cached_property
     def tokens(self) -> tuple[str, ...]:
         """The vocabulary, by id; none if the file has none."""
         packed, found, at = self.packed.get(TOKENS, b""), [], 0
@@ -88,6 +90,7 @@ class GgufHeader:
             at = end
         return tuple(found)
 
+    @functools.cached_property
     def token_types(self) -> tuple[int, ...]:
         """The kind of each token, by id, as llama.cpp counts them; none if the file does not say."""
         packed = self.packed.get(TOKEN_TYPES, b"")

@@ -56,7 +56,7 @@ def gguf_chat(
 
 def vocabulary_of(header: GgufHeader) -> Vocabulary:
     """Its tokens; without their kinds, all are ordinary ones but those that end answers."""
-    tokens, types = header.tokens(), header.token_types()
+    tokens, types = header.tokens, header.token_types
     special = {number for number, kind in enumerate(types) if kind in (_CONTROL, _USER_DEFINED)}
     if not types:
         special = set(_ends(header).values())
@@ -68,7 +68,7 @@ def vocabulary_of(header: GgufHeader) -> Vocabulary:
 
 def special_tokens_of(header: GgufHeader) -> dict[str, str]:
     """The special tokens that have a name, as templates use them."""
-    tokens = header.tokens()
+    tokens = header.tokens
     ids = {role: header.number(f"tokenizer.ggml.{name}_token_id") for role, name in _ROLES.items()}
     return {role: tokens[at] for role, at in ids.items() if at is not None and 0 <= at < len(tokens)}
 
@@ -99,7 +99,7 @@ def _check_stop(header: GgufHeader, vocabulary: Vocabulary, where: str) -> None:
 
 def _may_end(header: GgufHeader, number: int) -> bool:
     """Whether that token exists, and is not part of ordinary text: llama.cpp does not mind a wrong kind."""
-    tokens, types = header.tokens(), header.token_types()
+    tokens, types = header.tokens, header.token_types
     if not 0 <= number < len(tokens):
         return False
     return number >= len(types) or types[number] != _NORMAL or bool(_LOOKS_SPECIAL.fullmatch(tokens[number]))

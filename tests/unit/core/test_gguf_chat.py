@@ -117,6 +117,6 @@ def test_a_vocabulary_of_another_type_is_refused(changes: dict[str, Any]) -> Non
 
 
 def test_the_vocabulary_is_read_by_id() -> None:
-    assert header().tokens() == tuple(TOKENS)
-    assert header().token_types() == (1, 1, 3, 3, 3, 3)
-    assert header(ggml__tokens=None, ggml__token_type=None).tokens() == ()
+    assert header().tokens == tuple(TOKENS)
+    assert header().token_types == (1, 1, 3, 3, 3, 3)
+    assert header(ggml__tokens=None, ggml__token_type=None).tokens == ()
