@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
+from typing import Annotated
 
 from pydantic import Field
 
@@ -31,6 +32,13 @@ FITTED = -1
 
 LIBRARIES = (Loader.SAFETENSORS, Loader.FASTSAFETENSORS, Loader.RUNAI_STREAMER)
 """Loaders that need an environment of their own; they read safetensors only."""
+
+
+ServedName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]*$", max_length=100)]
+"""A name of a model in its API, such as `org/model:tag`."""
+
+ParserName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=60)]
+"""What an engine calls one of its parsers. Neither may look like an argument: both are on command lines."""
 
 
 class ChatTemplate(Frozen):
@@ -73,10 +81,10 @@ class ServingConfig(Frozen):
     dtype: str | None = None
     loader: Loader | None = None
     chat: ChatTemplate | None = None
-    names: tuple[str, ...] = ()
-    tool_parser: str | None = None
-    reasoning_parser: str | None = None
-    structured_output: str | None = None
+    names: tuple[ServedName, ...] = ()
+    tool_parser: ParserName | None = None
+    reasoning_parser: ParserName | None = None
+    structured_output: ParserName | None = None
     engine_args: dict[str, EngineArg] = Field({})
     engine_env: dict[str, str] = Field({})
 

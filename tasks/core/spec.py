@@ -28,6 +28,7 @@ from tasks.core.engine_options import EngineArgs, EngineEnv, EngineVersion
 from tasks.core.errors import SpecError, WrongUseError
 from tasks.core.given_files import check_path, decode_text, expand_user, read_given
 from tasks.core.load import Arrivals
+from tasks.core.serving import ParserName, ServedName
 from tasks.core.sources import FILE, FORMS, GGUF, local_folder, scheme_of, split_variant, with_variant
 from tasks.core.spec_errors import explain
 from tasks.core.spec_values import WEEK_S, YEAR_S, ByteCount, HostName, Rfc3339, check_value
@@ -334,12 +335,6 @@ class Tuning(Part):
         if len(set(value)) != len(value):
             raise ValueError("each format once")
         return value
-
-
-ServedName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]*$", max_length=100)]
-"""A name of a model in its API, such as `org/model:tag`."""
-
-ParserName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=60)]
 
 
 class Serving(Part):

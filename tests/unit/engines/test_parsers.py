@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from tasks.core.errors import SpecError
+from tasks.core.serving import ServingConfig
 from tasks.core.spec import EngineKind, Serving, parse_spec
 from tasks.engines.card import read_card
 from tasks.engines.parsers import check_parsers
@@ -65,3 +67,12 @@ def test_a_bad_name_is_refused(names: Any) -> None:
 def test_the_services_own_name_is_not_a_further_one() -> None:
     with pytest.raises(SpecError, match="chat is the service's own name"):
         parse_spec({"name": "chat", "model": "file:/m", "serving": {"names": ["other", "chat"]}})
+
+
+@pytest.mark.parametrize(
+    "field", [{"names": ("--trust-remote-code",)}, {"tool_parser": "--api-key"}], ids=str
+)
+def test_a_configuration_brings_no_further_arguments(field: dict[str, Any]) -> None:
+    """It may come through the API, with a release."""
+    with pytest.raises(ValidationError):
+        ServingConfig(served_name="chat", batch=1, context=64, threads=1, **field)
