@@ -10,7 +10,7 @@ from blocks.services.kept_code import keep_template
 from tasks.core.chat_tokens import Chat, chat_in, missing_template
 from tasks.core.gguf_chat import gguf_chat
 from tasks.core.gguf_model import GgufModel
-from tasks.core.manifest import read_manifest
+from tasks.core.manifest import MANIFEST_FILE, read_manifest
 from tasks.core.model_shape import read_model_config
 from tasks.core.progress import say
 from tasks.core.serving import ChatTemplate
@@ -40,7 +40,7 @@ def _in_folder(folder: Path, given: Path | None) -> Chat | None:
 
 def _names(folder: Path, gguf: GgufModel | None) -> Iterable[str]:
     """What the model is called where it came from, and in its own files."""
-    yield read_manifest(folder).source
+    yield read_manifest(folder).source if (folder / MANIFEST_FILE).exists() else str(folder)
     if gguf is None:
         yield str(read_model_config(folder).get("_name_or_path") or "")
         return
