@@ -133,7 +133,10 @@ def test_batch_sizes_are_measured_with_chats(bench: EngineBench, gguf: Path, tmp
 def test_a_template_without_room_for_an_answer_is_refused(
     bench: EngineBench, gguf: Path, tmp_path: Path
 ) -> None:
-    config = CONFIG.model_copy(update={"context": 64})
+    file = tmp_path / "mine.jinja"
+    file.write_text("Answer as a pilot would. " * 8 + CHATML)
+    chat = ChatTemplate(digest="sha256:" + "f" * 64, file=file)
+    config = CONFIG.model_copy(update={"context": 64, "chat": chat})
     request = ProbeRequest(model_file=gguf, config=config, log=tmp_path / "log", output_tokens=32)
     with pytest.raises(
         SpecError, match=r"the chat template adds \d+ tokens to each prompt.* tuning.context 64"
