@@ -25,7 +25,7 @@ from blocks.services.door import open_service
 from blocks.services.early_checks import check_inputs
 from blocks.services.kept_code import keep_script
 from blocks.services.targets import check_target
-from blocks.storage.sources import resolve
+from blocks.storage.sources import open_model, resolve
 from flows.build_environment import build_environment
 from flows.check_health import check_health
 from flows.keep_running import look_under_lease
@@ -52,8 +52,9 @@ from tasks.core.sources import ResolvedModel
 from tasks.core.spec import DeploySpec
 from tasks.core.stage import Outcome, need_work, raising, run_stage
 from tasks.core.verdicts import CompatibilityVerdict, LifecycleVerdict, StageName
+from tasks.core.weight_format import WeightFormat
 from tasks.engines.catalogue import get_engine
-from tasks.engines.families import check_flags, config_at, family_of, quantized_as, served_as
+from tasks.engines.families import check_flags, config_at, family_of, served_as
 from tasks.environment.apply import lock_for
 from tasks.environment.integrity import doubt
 from tasks.environment.models import EnvironmentRequest, EnvironmentResult, Locked
@@ -65,6 +66,8 @@ from tasks.quantization.models import QuantizationResult
 from tasks.rollout.damage import set_damage_aside
 from tasks.rollout.models import RolloutResult
 from tasks.staging.models import StagingRequest, StagingResult
+from tasks.staging.source import pin
+from tasks.staging.weights import weight_format_of
 from tasks.tuning.models import TuningRequest
 
 K = TypeVar("K", bound=StageResult)
@@ -146,8 +149,8 @@ class _Lifecycle:
         if refused is not None:
             raise refused
         # The alias is resolved already: the registry need not be asked once more.
-        check_inputs(self.spec.model_copy(update={"model": self.model.source}), self.settings)
-        for warning in warnings_of(self.spec):
+        resolved = self.spec.model_copy(update={"model": self.model.source})
+        for warning in (*warnings_of(self.spec), *check_inputs(resolved, self.settings)):
             say(StageName.LIFECYCLE, f"warning: {warning}")
         rollout = self._roll_out()
         if rollout is None:
@@ -294,7 +297,10 @@ class _Lifecycle:
         typed = "hf-folder" in get_engine(self.spec.engine).card.layouts
         used = [one.gpu.compute_capability for one in gpus_in_use(self.spec.hardware.gpus)]
         capabilities = [capability for capability in used if capability]
-        dtype = quantized_as(config) or (served_as(family, capabilities) if family else None)
+        stored = self._weights()
+        dtype = (stored.weight_type if stored else None) or (
+            served_as(family, capabilities) if family else None
+        )
         named = str(config["model_type"]) if config.get("model_type") else None
         return CompatibilityRequest(
             engine=self.spec.engine,
@@ -305,6 +311,15 @@ class _Lifecycle:
             dtype=dtype if typed else None,
             python_path=python,
         )
+
+    def _weights(self) -> WeightFormat | None:
+        """How the model comes quantized, wherever it is. What is wrong with it, staging says."""
+        with suppress(SlipwayError):
+            endpoint = self.settings.s3_endpoint
+            return weight_format_of(
+                pin(open_model(self.model.source, self.spec.tuning.candidates, endpoint=endpoint))
+            )
+        return None
 
     def _tune(
         self, environment: EnvironmentResult, staging: StagingResult

@@ -47,7 +47,13 @@ from tasks.quantization.apply import measure_candidates, predict_sizes, still_go
 from tasks.quantization.models import Candidate, QuantizationResult
 from tasks.quantization.plan import check_order
 from tasks.quantization.recipe import QUANTIZER
-from tasks.quantization.source import gguf_in, read_gguf_source, read_source
+from tasks.quantization.source import (
+    gguf_in,
+    read_gguf_source,
+    read_quantized_source,
+    read_source,
+    weights_in,
+)
 from tasks.staging.store import in_use_by_path
 from tasks.tuning import plan
 from tasks.tuning.models import TuningFacts, TuningRequest
@@ -94,7 +100,8 @@ def read_facts(request: TuningRequest) -> TuningFacts:
         source, family = read_gguf_source(folder, names), None
     else:
         config = read_model_config(folder)
-        source, family = read_source(folder, config), check_family(config)
+        weights, family = weights_in(folder, config), check_family(config)
+        source = read_quantized_source(folder, config, weights) if weights else read_source(folder, config)
     return TuningFacts(
         source=source,
         family=family,
@@ -119,7 +126,7 @@ def _chat_of(request: TuningRequest) -> ChatTemplate | None:
 
 def quantized(request: TuningRequest, facts: TuningFacts) -> Outcome[QuantizationResult]:
     """The quantization stage alone. Raises `SpecError` for a wish that cannot be measured."""
-    plan.check_request(request, facts.source)
+    plan.check_request(request, facts.source, [one.gpu.compute_capability for one in facts.gpus])
     config, refused = plan.serving_config(request, facts), plan.refused_formats(request, facts)
     tuning, text = request.tuning, request.tuning.quality_text
     asked = plan.quantization_request(

@@ -24,40 +24,49 @@ from tasks.core.release import ServiceFolder, ServiceState
 from tasks.core.settings import Settings
 from tasks.core.sources import GGUF, local_folder
 from tasks.core.spec import DeploySpec, Environment, EnvironmentManager, Tuning
+from tasks.core.weight_format import WeightFormat
 from tasks.engines.arguments import check_arguments
+from tasks.engines.as_is import check_as_is
 from tasks.engines.weights import check_formats, check_gguf, check_not_as_is
 from tasks.environment.plan import parse_requirements
 from tasks.lifecycle.plan import wants_absent_gpu
 from tasks.rollout.plan import address_of
 from tasks.staging.gguf_choice import gguf_model_at
-from tasks.staging.source import ModelSource
+from tasks.staging.source import ModelSource, pin
+from tasks.staging.weights import weight_format_of
 from tasks.tuning.plan import check_tunable_gguf
 from tasks.tuning.texts import read_calibration, read_task_set, read_text
 
 
-def check_inputs(spec: DeploySpec, settings: Settings, *, remote: bool = True, prefect: bool = True) -> None:
-    """Raise a `SlipwayError` that names the first key of the spec that this host cannot satisfy.
+def check_inputs(
+    spec: DeploySpec, settings: Settings, *, remote: bool = True, prefect: bool = True
+) -> tuple[str, ...]:
+    """Raise a `SlipwayError` that names the first key of the spec that this host cannot satisfy. Remarks about what
+    the engine decides at its start.
 
     Without `remote`, a model on S3 or in a registry is not checked, because the credentials are not known yet.
     Without `prefect`, a Prefect block is not.
     """
     check_keys(spec, prefect=prefect)
-    check_tuning_inputs(spec, settings, remote=remote)
+    remarks = check_tuning_inputs(spec, settings, remote=remote)
     check_address(spec, settings)
     check_base_image(spec)
+    return remarks
 
 
-def check_tuning_inputs(spec: DeploySpec, settings: Settings, *, remote: bool = True) -> None:
+def check_tuning_inputs(spec: DeploySpec, settings: Settings, *, remote: bool = True) -> tuple[str, ...]:
     """The same for everything that tuning needs, which does not put anything into service."""
+    remarks: tuple[str, ...] = ()
     check_home(settings, spec.name)
     check_formats(spec.engine, spec.tuning.candidates)
     check_arguments(spec.engine, spec.engine_args)
     if remote or local_folder(spec.model):
-        check_model(spec, settings)
+        remarks = check_model(spec, settings)
     _check_texts(spec.tuning)
     _check_chat_template(spec)
     _check_environment(spec.environment)
     _check_gpus(spec)
+    return remarks
 
 
 def check_keys(spec: DeploySpec, *, prefect: bool = True) -> None:
@@ -81,9 +90,9 @@ def check_address(spec: DeploySpec, settings: Settings) -> None:
             raise
 
 
-def check_model(spec: DeploySpec, settings: Settings) -> None:
-    """Raise a `SlipwayError` if the model has no files, if this user may not read them, or if it comes as GGUF and
-    cannot be served as the spec asks."""
+def check_model(spec: DeploySpec, settings: Settings) -> tuple[str, ...]:
+    """Raise a `SlipwayError` if the model has no files, if this user may not read them, or if it comes as GGUF or
+    quantized and cannot be served as the spec asks. Remarks about what is not known."""
     place = resolve(spec.model, settings).source
     source = open_model(place, spec.tuning.candidates, endpoint=settings.s3_endpoint)
     files = source.list_files()
@@ -95,7 +104,10 @@ def check_model(spec: DeploySpec, settings: Settings) -> None:
         denied = next((path for file in files if not may(path := home / file.path, os.R_OK)), None)
         if denied is not None:
             raise ModelError(f"{denied} is not readable", fix=f"allow it: chmod +r {denied}")
-    check_gguf_model(spec, source)
+    if check_gguf_model(spec, source) is not None:
+        return ()
+    remark = check_weights(spec, source)[1]
+    return (remark,) if remark else ()
 
 
 def _check_level(folder: Path, names: Sequence[str]) -> None:
@@ -114,11 +126,30 @@ def check_gguf_model(spec: DeploySpec, source: ModelSource) -> GgufModel | None:
     """The model, if it comes as GGUF, and may be served as the spec asks. Raises `ModelError` or `SpecError`."""
     model = gguf_model_at(source)
     if model is None:
-        check_not_as_is(spec.tuning.candidates, source.name)
         return None
     check_gguf(spec.engine, spec.tuning.candidates, model.stored_as, source.name)
     check_tunable_gguf(spec.tuning, model.shape.max_context)
     return model
+
+
+def check_weights(spec: DeploySpec, source: ModelSource) -> tuple[WeightFormat | None, str | None]:
+    """How a model in safetensors comes quantized, if it does, and a remark if the engine decides about it. Raises
+    `ModelError` or `SpecError` if it cannot be served as the spec asks."""
+    weights = weight_format_of(pin(source))
+    if weights is None:
+        check_not_as_is(spec.tuning.candidates, source.name)
+        return None, None
+    environment = spec.environment
+    built = environment.manager is not EnvironmentManager.SYSTEM
+    remark = check_as_is(
+        spec.engine,
+        weights,
+        spec.tuning.candidates,
+        source.name,
+        capabilities=[one.gpu.compute_capability for one in gpus_in_use(spec.hardware.gpus)],
+        requirements=environment.requirements if built else None,
+    )
+    return weights, remark
 
 
 def prefect_knows_the_storage() -> bool:

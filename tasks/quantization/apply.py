@@ -81,7 +81,7 @@ def measure_candidates(
     rows = []
     for row in _measure_each(request, sizes, refused, bench, settings):
         rows.append(row.model_copy(update={"predicted_bytes": sizes[row.format]}))
-        line = _line(row)
+        line = _line(row, compared=request.formats[0] is not CandidateFormat.AS_IS)
         say(StageName.QUANTIZATION, line)
         step(len(rows) / len(request.formats), f"{len(rows)} of {len(request.formats)} candidates; {line}")
     return plan.choose(rows, request)
@@ -89,8 +89,8 @@ def measure_candidates(
 
 def predict_sizes(request: QuantizationRequest, source: Source) -> dict[CandidateFormat, int]:
     """Size of each format's file or folder, bytes, before it is made."""
-    if source.gguf:
-        return dict.fromkeys(request.formats, source.gguf_bytes)
+    if source.as_is:
+        return dict.fromkeys(request.formats, source.as_is_bytes)
     if request.layout == "gguf-file":
         return {form: file_bytes(source, form) for form in request.formats}
     return {form: folder_bytes(source, form) for form in request.formats}
@@ -244,10 +244,12 @@ def still_good(result: QuantizationResult) -> bool:
     return result.chosen is not None and not passing and is_whole(result.candidate)
 
 
-def _line(row: Measured) -> str:
+def _line(row: Measured, *, compared: bool) -> str:
     if row.rejected:
         return f"{row.format}: {row.rejected}"
     quality = ""
     if row.quality:
-        quality = f"perplexity {row.quality.perplexity:.2f}, keeps {kept(row.quality).low:.2%} or more, "
+        quality = f"perplexity {row.quality.perplexity:.2f}, "
+        if compared:
+            quality += f"keeps {kept(row.quality).low:.2%} or more, "
     return f"{row.format}: {quality}{row.tokens_per_s or math.nan:.0f} tokens/s"

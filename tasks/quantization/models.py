@@ -69,7 +69,7 @@ class QuantizationRequest(Frozen):
     calibration: Calibration | None = None
     scored_by: Scored = "engine"
     as_is: tuple[str, ...] = ()
-    """The GGUF files of a model that is served as it comes; empty if candidates are made."""
+    """The files of a model that is served as it comes; empty if candidates are made."""
     stored_as: str | None = None
     """The quantization of such a model."""
 
@@ -197,6 +197,11 @@ class QuantizationResult(StageResult):
     scored_by: Scored = "engine"
     chosen: Measured | None
     measured: tuple[Measured, ...]
+
+    @property
+    def has_baseline(self) -> bool:
+        """Whether quality was compared with that of another model: one that is served as it comes may be alone."""
+        return self.baseline is not CandidateFormat.AS_IS
 
     @property
     def candidate(self) -> Candidate:

@@ -185,6 +185,8 @@ def choose(measured: Iterable[Measured], request: QuantizationRequest) -> Quanti
     rows = tuple(measured)
     fit = [row for row in rows if row.rejected is None and row.tokens_per_s is not None]
     chosen, why, others = _BRANCHES[request.policy](fit, rows[0].format) if fit else (None, None, {})
+    if chosen and request.formats == (CandidateFormat.AS_IS,):
+        why = "the model is served as it comes"
     return QuantizationResult(
         verdict=ChoiceVerdict.CHOSEN if chosen else ChoiceVerdict.NONE,
         reason=why or "; ".join(f"{row.format}: {row.rejected}" for row in rows),

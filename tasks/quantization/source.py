@@ -11,9 +11,12 @@ from typing import Any, BinaryIO
 from tasks.core.errors import ModelError
 from tasks.core.gguf import read_gguf
 from tasks.core.gguf_model import model_of
+from tasks.core.manifest import MANIFEST_FILE
 from tasks.core.model_shape import shape_of
-from tasks.core.safetensors import LENGTH_BYTES, header_length, parse_header
+from tasks.core.safetensors import LENGTH_BYTES, Tensor, header_length, parse_header
 from tasks.core.sources import GGUF
+from tasks.core.weight_format import HF_QUANT_FILE, WeightFormat, parse_weight_format
+from tasks.quantization.packed import unpacked
 from tasks.quantization.sizes import Source, vocabulary_bytes
 
 
@@ -35,6 +38,34 @@ def read_source(folder: Path, config: Mapping[str, Any]) -> Source:
     return Source(shape, shapes, vocabulary, _beside_bytes(folder))
 
 
+def read_quantized_source(folder: Path, config: Mapping[str, Any], weights: WeightFormat) -> Source:
+    """The same of a model in safetensors that comes quantized: the bytes of its files, by their headers. Raises
+    `ModelError`."""
+    files = sorted(path for path in folder.iterdir() if path.is_file() and path.name != MANIFEST_FILE)
+    tensors = [tensor for path in files if path.suffix == ".safetensors" for tensor in _tensors(path)]
+    if not tensors:
+        raise ModelError(
+            f"{folder} contains no safetensors file", fix="stage a model in the safetensors format"
+        )
+    return Source(
+        shape_of(config, f"{folder}/config.json"),
+        {},
+        0,
+        as_is=tuple(path.name for path in files),
+        as_is_bytes=sum(path.stat().st_size for path in files),
+        stored_as=weights.describe(),
+        weights=weights,
+        unpacked_bytes=unpacked(tensors, weights),
+    )
+
+
+def weights_in(folder: Path, config: Mapping[str, Any]) -> WeightFormat | None:
+    """How the model in `folder` is quantized; None if it is not. Raises `ModelError`."""
+    path = folder / HF_QUANT_FILE
+    beside = path.read_bytes() if path.is_file() else None
+    return parse_weight_format(config, beside, str(path))
+
+
 def gguf_in(folder: Path) -> tuple[str, ...]:
     """Names of the GGUF files, in order, if the model in `folder` has no others."""
     if any(folder.glob("*.safetensors")):
@@ -52,7 +83,7 @@ def read_gguf_source(folder: Path, names: Sequence[str]) -> Source:
             headers[name] = read_gguf(partial(_read_at, file), length, str(path))
         size += length
     model = model_of(headers, str(folder / names[0]))
-    return Source(model.shape, {}, 0, gguf=tuple(names), gguf_bytes=size, stored_as=model.stored_as)
+    return Source(model.shape, {}, 0, as_is=tuple(names), as_is_bytes=size, stored_as=model.stored_as)
 
 
 def _read_at(file: BinaryIO, offset: int, length: int) -> bytes:
@@ -61,11 +92,14 @@ def _read_at(file: BinaryIO, offset: int, length: int) -> bytes:
 
 
 def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    return {tensor.name: tensor.shape for tensor in _tensors(path)}
+
+
+def _tensors(path: Path) -> tuple[Tensor, ...]:
     size = path.stat().st_size
     with path.open("rb") as file:
         length = header_length(file.read(LENGTH_BYTES), size, path.name)
-        header = parse_header(file.read(length), size, path.name)
-    return {tensor.name: tensor.shape for tensor in header.tensors}
+        return parse_header(file.read(length), size, path.name).tensors
 
 
 def _beside_bytes(folder: Path) -> int:

@@ -39,6 +39,7 @@ from tasks.staging.ledger import LEDGER_FILE
 from tasks.staging.models import SourceFile
 from tasks.staging.plan import CONFIG_FILE, Staged, check_index, read_index, select_files
 from tasks.staging.source import Pinned, sums_of
+from tasks.staging.weights import weight_format_of
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,9 @@ def plan_copy(
         check_index(weight_map, headers, where)
     else:
         headers = {path: read_header(pinned, path) for path in selection.weights}
-    return CopyPlan((*carried, *lay_out(headers, shards, tensor_parallel)), selection.findings)
+    weights = weight_format_of(pinned)
+    quantized = (f"comes quantized: {weights.describe()}",) if weights else ()
+    return CopyPlan((*carried, *lay_out(headers, shards, tensor_parallel)), (*quantized, *selection.findings))
 
 
 def read_header(pinned: Pinned, path: str) -> Header:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from tasks.batching.guidellm import REQUIREMENTS
@@ -13,7 +14,8 @@ from tasks.core.model_shape import check_convertible
 from tasks.core.serving import FITTED, ServingConfig
 from tasks.core.spec import CandidateFormat, LoadGenerator, Tuning
 from tasks.engines.arguments import check_arguments
-from tasks.engines.card import EngineCard
+from tasks.engines.as_is import check_as_is
+from tasks.engines.card import Capability, EngineCard
 from tasks.engines.catalogue import get_engine
 from tasks.engines.weights import check_formats, check_gguf, check_not_as_is, why_not_here
 from tasks.quantization.folder_sizes import PLAIN
@@ -29,12 +31,24 @@ _HELD_BEYOND = 0.01
 """An engine uses a little more memory than its setting, so the setting is a little below the limit."""
 
 
-def check_request(request: TuningRequest, source: Source) -> None:
-    """What can be known to be wrong before anything is measured. Raises `SpecError` or `ModelError`."""
+def check_request(
+    request: TuningRequest, source: Source, capabilities: Sequence[Capability | None] = ()
+) -> None:
+    """What can be known to be wrong before anything is measured, on GPUs of these capabilities if any. Raises
+    `SpecError` or `ModelError`."""
     tuning, shape = request.tuning, source.shape
     check_formats(request.engine, tuning.candidates)
     check_arguments(request.engine, request.engine_args)
-    if source.stored_as is not None:
+    if source.weights is not None:
+        check_as_is(
+            request.engine,
+            source.weights,
+            tuning.candidates,
+            "the model",
+            capabilities=capabilities,
+            requirements=None,
+        )
+    elif source.stored_as is not None:
         check_gguf(request.engine, tuning.candidates, source.stored_as, "the model")
         check_tunable_gguf(tuning, shape.max_context)
     else:
@@ -141,7 +155,8 @@ def needs_quantizer(request: TuningRequest, refused: dict[CandidateFormat, str])
     """Whether a format that can be measured is made by the quantizer."""
     if _card(request).loads_gguf:
         return False
-    return any(form not in PLAIN and form not in refused for form in request.tuning.candidates)
+    made_without = (*PLAIN, CandidateFormat.AS_IS)
+    return any(form not in made_without and form not in refused for form in request.tuning.candidates)
 
 
 def quantization_request(
@@ -160,7 +175,7 @@ def quantization_request(
     return QuantizationRequest(
         model_dir=request.model_dir,
         model_digest=request.model_digest,
-        formats=(CandidateFormat.AS_IS,) if facts.source.gguf else tuning.candidates,
+        formats=(CandidateFormat.AS_IS,) if facts.source.as_is else tuning.candidates,
         text=text,
         tokens=tuning.quality_tokens,
         context=tuning.context,
@@ -174,7 +189,7 @@ def quantization_request(
         infeasible=refused,
         calibration=calibration,
         scored_by=card.scored_by,
-        as_is=facts.source.gguf,
+        as_is=facts.source.as_is,
         stored_as=facts.source.stored_as,
     )
 

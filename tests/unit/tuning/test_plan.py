@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 
-from tasks.core.errors import SpecError
+from tasks.core.errors import ModelError, SpecError
 from tasks.core.facts import Gpu
 from tasks.core.gpus import HostGpu
 from tasks.core.model_shape import ModelShape
 from tasks.core.serving import FITTED
 from tasks.core.spec import CandidateFormat, EngineKind, Hardware, Objectives, Tuning
+from tasks.core.weight_format import WeightFormat
 from tasks.quantization.models import Candidate
 from tasks.quantization.sizes import Source
 from tasks.tuning import plan
@@ -187,7 +188,7 @@ def test_a_search_within_little_memory_still_asks_for_some() -> None:
 
 
 def of_gguf(**tuning: Any) -> tuple[TuningRequest, TuningFacts]:
-    source = Source(shape(), {}, 0, gguf=("m.gguf",), gguf_bytes=GB, stored_as="q4_k_m")
+    source = Source(shape(), {}, 0, as_is=("m.gguf",), as_is_bytes=GB, stored_as="q4_k_m")
     known = facts()
     return request(LLAMA_CPP, 0, tuning=Tuning(**tuning)), replace(known, source=source)
 
@@ -197,6 +198,22 @@ def test_a_gguf_model_is_its_only_candidate() -> None:
     plan.check_request(asked, known.source)
     made = plan.quantization_request(asked, known, {}, text=None, task_items=(), calibration=None)
     assert (made.formats, made.as_is, made.stored_as) == ((CandidateFormat.AS_IS,), ("m.gguf",), "q4_k_m")
+
+
+def test_a_quantized_model_is_its_only_candidate_where_the_engine_serves_it() -> None:
+    weights = WeightFormat(method="fp8", weight_type="fp8-block")
+    files = ("config.json", "model.safetensors")
+    source = Source(shape(), {}, 0, as_is=files, as_is_bytes=GB, stored_as="fp8", weights=weights)
+    for tuning in (Tuning(), Tuning(candidates=(CandidateFormat.AS_IS,))):
+        asked, known = request(VLLM, 1, tuning=tuning), replace(facts(80), source=source)
+        plan.check_request(asked, source, ["9.0"])
+        made = plan.quantization_request(asked, known, {}, text=None, task_items=(), calibration=None)
+        assert (made.formats, made.as_is, made.stored_as) == ((CandidateFormat.AS_IS,), files, "fp8")
+        assert not plan.needs_quantizer(asked, {})
+    with pytest.raises(ModelError, match="which vllm serves on GPUs only"):
+        plan.check_request(request(VLLM, 0), source)
+    with pytest.raises(ModelError, match="cannot be converted to GGUF"):
+        plan.check_request(request(LLAMA_CPP, 0), source)
 
 
 def test_records_of_models_in_safetensors_keep_their_inputs() -> None:
@@ -225,5 +242,5 @@ def test_what_a_gguf_model_cannot_be_asked_for(tuning: dict[str, Any], why: str)
 
 def test_safetensors_cannot_be_asked_for_as_they_are() -> None:
     asked = request(LLAMA_CPP, 0, tuning=Tuning(candidates=(CandidateFormat.AS_IS,)))
-    with pytest.raises(SpecError, match="as-is is for GGUF models"):
+    with pytest.raises(SpecError, match="as-is is for models that come quantized or as GGUF"):
         plan.check_request(asked, facts().source)
