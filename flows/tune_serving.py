@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
@@ -21,13 +21,14 @@ from blocks.prefect.asked_by_api import check_programs, python_in
 from blocks.prefect.flows import flow, show_state, step
 from blocks.prefect.progress import show_steps
 from blocks.services.kept_code import keep_template
+from blocks.storage.model_source import open_folder
 from blocks.storage.record_store import open_record_store
 from tasks.batching import guidellm
 from tasks.batching import report as batching_report
 from tasks.batching.apply import find_batch
 from tasks.batching.models import BatchingRequest, BatchingResult
 from tasks.batching.priors import find_prior
-from tasks.core.allowed import programs_of_serving
+from tasks.core.allowed import programs_of_code, programs_of_serving
 from tasks.core.chat_tokens import chat_template_in
 from tasks.core.files import file_lock
 from tasks.core.frozen import Frozen
@@ -35,6 +36,7 @@ from tasks.core.model_shape import read_model_config
 from tasks.core.progress import say
 from tasks.core.serving import ChatTemplate, ServingConfig
 from tasks.core.settings import Settings
+from tasks.core.sources import FILE
 from tasks.core.stage import Outcome, run_stage
 from tasks.core.verdicts import StageName
 from tasks.engines.arguments import programs_of_arguments
@@ -49,11 +51,14 @@ from tasks.quantization.plan import check_order
 from tasks.quantization.recipe import QUANTIZER
 from tasks.quantization.source import (
     gguf_in,
+    read_baseline,
     read_gguf_source,
     read_quantized_source,
     read_source,
     weights_in,
 )
+from tasks.staging.remote_code import code_in, digests_of
+from tasks.staging.source import pin
 from tasks.staging.store import in_use_by_path
 from tasks.tuning import plan
 from tasks.tuning.models import TuningFacts, TuningRequest
@@ -78,7 +83,8 @@ def tune_serving(request: TuningRequest) -> TuningOutcome:
     """
     python = python_in(request.python_path, "request.python_path")
     own = programs_of_arguments(request.engine, request.engine_args, request.engine_env, "request.")
-    check_programs([python, *own, *programs_of_serving(request.serving, "request.serving")])
+    code = programs_of_code(request.serving, f"{FILE}{request.model_dir}", "request.serving")
+    check_programs([python, *own, *programs_of_serving(request.serving, "request.serving"), *code])
     check_tunable(request.engine)
     with in_use_by_path(request.model_dir, Settings.load()):
         facts = read_facts(request)
@@ -102,6 +108,10 @@ def read_facts(request: TuningRequest) -> TuningFacts:
         config = read_model_config(folder)
         weights, family = weights_in(folder, config), check_family(config)
         source = read_quantized_source(folder, config, weights) if weights else read_source(folder, config)
+    baseline = None
+    if request.baseline_dir is not None:
+        baseline, shape = read_baseline(request.baseline_dir, request.baseline_digest)
+        plan.check_same_model(source.shape, shape)
     return TuningFacts(
         source=source,
         family=family,
@@ -109,7 +119,17 @@ def read_facts(request: TuningRequest) -> TuningFacts:
         host_bytes=memory_bytes(),
         cpus=len(os.sched_getaffinity(0)),
         chat=_chat_of(request),
+        baseline=baseline,
+        remote_code=_code_of(request),
     )
+
+
+def _code_of(request: TuningRequest) -> Mapping[str, str]:
+    """The code of the staged model that the engine may run, with its digests."""
+    if not request.serving.trust_remote_code or get_engine(request.engine).card.loads_gguf:
+        return {}
+    pinned = pin(open_folder(f"{FILE}{request.model_dir}"))
+    return digests_of(pinned, code_in(pinned), trusted=True)
 
 
 def _chat_of(request: TuningRequest) -> ChatTemplate | None:
@@ -137,7 +157,8 @@ def quantized(request: TuningRequest, facts: TuningFacts) -> Outcome[Quantizatio
         task_items=read_task_set(tuning),
         calibration=read_calibration(tuning),
     )
-    check_order(asked.formats, predict_sizes(asked, facts.source))
+    if asked.baseline is None:
+        check_order(asked.formats, predict_sizes(asked, facts.source))
     quantizer: Locked | None = None
     if plan.needs_quantizer(request, refused):
         quantizer = lock_tool(QUANTIZER, Settings.load(), name="the quantizer", torch_backend="auto")

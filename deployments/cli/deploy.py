@@ -218,7 +218,7 @@ def _describe_model(spec: DeploySpec) -> tuple[str, str | None]:
 
     Raises `ModelError` if a local folder does not exist, or whatever a deploy would refuse such a model for.
     """
-    from blocks.services.early_checks import check_gguf_model, check_weights
+    from blocks.services.early_checks import check_code, check_gguf_model, check_weights
     from blocks.storage.sources import open_model, resolve
     from tasks.core.errors import ModelError
     from tasks.core.model_shape import read_model_shape
@@ -235,7 +235,7 @@ def _describe_model(spec: DeploySpec) -> tuple[str, str | None]:
     if (model := check_gguf_model(spec, source)) is not None:
         return f"{source.name} ({model.describe()})", model.stored_as
     weights, remark = check_weights(spec, source)
-    _warn((remark,) if remark else ())
+    _warn(tuple(filter(None, (remark, check_code(spec, source)))))
     shape = read_model_shape(folder)
     described = f"{shape.family}, {shape.layers} layers, hidden {shape.hidden}"
     return f"{spec.model} ({described})", weights.describe() if weights else None

@@ -50,6 +50,8 @@ class ServingConfig(Frozen):
     takes all memory for them unless told. `loader` brings the model's files into memory; None leaves that to the
     engine. `gpu_indices` are the host's GPUs that a process may see, by NVML's numbers; all if there are none.
     `chat` is None for a model that only completes prompts.
+    `remote_code` are the model's own files of code that the engine may run, with their digests; without any it runs
+    none.
     `engine_args` and `engine_env` are the spec's own, which the engine gets as they are.
     """
 
@@ -67,6 +69,7 @@ class ServingConfig(Frozen):
     dtype: str | None = None
     loader: Loader | None = None
     chat: ChatTemplate | None = None
+    remote_code: dict[str, str] = Field({})
     engine_args: dict[str, EngineArg] = Field({})
     engine_env: dict[str, str] = Field({})
 

@@ -180,7 +180,8 @@ class EngineCard(Sourced):
 
     `missing` is why it cannot be deployed yet; without it, there is a module that writes its command line.
     `server_worker` is the script in `worker/` that runs it inside its own environment, if its own program does
-    not. `tiny_model` is the script there that writes a model small enough to prove an environment by.
+    not. `tiny_model` is the script there that writes a model small enough to prove an environment by, and
+    `native_classes` the one that tells which types of models the engine knows without code of the model's own.
 
     `formats` are the candidates that it loads. To measure them a text is `scored_by` the engine through its
     interface, or if that gives no probabilities, by the library that it serves with. `prompts` says whose way of
@@ -208,6 +209,7 @@ class EngineCard(Sourced):
     """Modules that the server worker imports: what an image is proved by."""
     server_worker: str | None = None
     tiny_model: str | None = None
+    native_classes: str | None = None
     needs_gpu: bool
     min_compute_capability: Capability | None = None
     layouts: tuple[Layout, ...] = Field(min_length=1)

@@ -40,6 +40,16 @@ class Calibration(Frozen):
         return digest_of(self)
 
 
+class BaselineModel(Frozen):
+    """The model that one that is served as it comes is compared with: these files of `model_dir`, in `format`."""
+
+    model_dir: Path
+    model_digest: str
+    files: tuple[str, ...]
+    format: CandidateFormat
+    size_bytes: int = Field(gt=0)
+
+
 class QuantizationRequest(Frozen):
     """Which candidates of which model to measure. `formats[0]` is the baseline.
 
@@ -72,6 +82,8 @@ class QuantizationRequest(Frozen):
     """The files of a model that is served as it comes; empty if candidates are made."""
     stored_as: str | None = None
     """The quantization of such a model."""
+    baseline: BaselineModel | None = None
+    """What such a model is compared with; `formats[0]` is then its format."""
 
 
 class Candidate(Frozen):
@@ -183,6 +195,8 @@ class Measured(Frozen):
     passing: bool = False
     """Whether the rejection is of this run's making and not of the format's: the next run tries it again."""
     passed_over: str | None = None
+    compared_only: bool = False
+    """Whether it is another model, which is compared with and never chosen."""
 
 
 class QuantizationResult(StageResult):

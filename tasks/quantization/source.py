@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -12,12 +13,17 @@ from tasks.core.errors import ModelError
 from tasks.core.gguf import read_gguf
 from tasks.core.gguf_model import model_of
 from tasks.core.manifest import MANIFEST_FILE
-from tasks.core.model_shape import shape_of
+from tasks.core.model_shape import ModelShape, read_model_config, shape_of
 from tasks.core.safetensors import LENGTH_BYTES, Tensor, header_length, parse_header
 from tasks.core.sources import GGUF
+from tasks.core.spec import CandidateFormat
 from tasks.core.weight_format import HF_QUANT_FILE, WeightFormat, parse_weight_format
+from tasks.quantization.models import BaselineModel
 from tasks.quantization.packed import unpacked
 from tasks.quantization.sizes import Source, vocabulary_bytes
+
+UNQUANTIZED_FORMATS = ("f32", "f16", "bf16")
+"""What a baseline may come in."""
 
 
 def read_source(folder: Path, config: Mapping[str, Any]) -> Source:
@@ -57,6 +63,40 @@ def read_quantized_source(folder: Path, config: Mapping[str, Any], weights: Weig
         weights=weights,
         unpacked_bytes=unpacked(tensors, weights),
     )
+
+
+def read_baseline(folder: Path, digest: str) -> tuple[BaselineModel, ModelShape]:
+    """The staged model of that digest in `folder`, which another is compared with, and its shape. Raises `ModelError`
+    for one that is quantized itself."""
+    if names := gguf_in(folder):
+        source = read_gguf_source(folder, names)
+        stored, files, size = str(source.stored_as), names, source.as_is_bytes
+        shape = source.shape
+    else:
+        config = read_model_config(folder)
+        weights = weights_in(folder, config)
+        paths = sorted(path for path in folder.iterdir() if path.is_file() and path.name != MANIFEST_FILE)
+        files, size = tuple(path.name for path in paths), sum(path.stat().st_size for path in paths)
+        stored = weights.describe() if weights else _plain_type(folder)
+        shape = shape_of(config, f"{folder}/config.json")
+    if stored not in UNQUANTIZED_FORMATS:
+        raise ModelError(
+            f"tuning.baseline comes in {stored}: there is nothing to compare a quantized model with",
+            fix="give the model that is not quantized, or leave tuning.baseline out",
+        )
+    form = CandidateFormat(stored)
+    return BaselineModel(
+        model_dir=folder, model_digest=digest, files=files, format=form, size_bytes=size
+    ), shape
+
+
+def _plain_type(folder: Path) -> str:
+    """The type that most bytes of the weights are in, as a format's name."""
+    sizes: Counter[str] = Counter()
+    for path in folder.glob("*.safetensors"):
+        for tensor in _tensors(path):
+            sizes[tensor.dtype.lower()] += tensor.size_bytes
+    return sizes.most_common(1)[0][0] if sizes else "no weights"
 
 
 def weights_in(folder: Path, config: Mapping[str, Any]) -> WeightFormat | None:

@@ -10,7 +10,7 @@ from tasks.batching.models import BatchingRequest, Limits, Requests, StepSpace, 
 from tasks.core.digests import digest_of
 from tasks.core.errors import SpecError
 from tasks.core.load import longest_output, prompt_for
-from tasks.core.model_shape import check_convertible
+from tasks.core.model_shape import ModelShape, check_convertible
 from tasks.core.serving import FITTED, ServingConfig
 from tasks.core.spec import CandidateFormat, LoadGenerator, Tuning
 from tasks.engines.arguments import check_arguments
@@ -60,6 +60,7 @@ def check_request(
             f"guidellm cannot put load on {request.engine}: its server rejects ignore_eos, which guidellm sends",
             fix="set tuning.load_generator to builtin",
         )
+    check_takes_baseline(tuning, as_is=bool(source.as_is))
     _check_context(tuning, shape.max_context)
     longest = longest_output(tuning.output_tokens)
     if longest >= tuning.context:
@@ -84,6 +85,27 @@ def check_tunable_gguf(tuning: Tuning, max_context: int) -> None:
             "guidellm needs the model's tokenizer.json, which a GGUF model does not have",
             fix="set tuning.load_generator to builtin",
         )
+
+
+def check_takes_baseline(tuning: Tuning, *, as_is: bool) -> None:
+    """Raise `SpecError` for a baseline beside a model of which candidates are made: the first of them is it."""
+    if tuning.baseline is not None and not as_is:
+        raise SpecError(
+            "tuning.baseline is for a model that is served as it comes; of this one candidates are made, and the "
+            "first of them is the baseline",
+            fix="leave tuning.baseline out",
+        )
+
+
+def check_same_model(model: ModelShape, baseline: ModelShape) -> None:
+    """Raise `SpecError` for a baseline of other sizes than the model's."""
+    for name in ("layers", "hidden", "heads", "vocabulary"):
+        ours, theirs = getattr(model, name), getattr(baseline, name)
+        if ours != theirs:
+            raise SpecError(
+                f"tuning.baseline is another model: {name} {theirs}, not {ours}",
+                fix="give the model that was quantized, or leave tuning.baseline out",
+            )
 
 
 def _check_context(tuning: Tuning, most: int) -> None:
@@ -117,6 +139,7 @@ def serving_config(request: TuningRequest, facts: TuningFacts) -> ServingConfig:
         memory_fraction=max(0.01, round(fraction - _HELD_BEYOND, 4)) if count else fraction,
         kv_bytes_per_token=facts.source.shape.kv_bytes_per_token,
         chat=facts.chat,
+        remote_code=dict(facts.remote_code),
         engine_args=request.engine_args,
         engine_env=request.engine_env,
     )
@@ -175,7 +198,7 @@ def quantization_request(
     return QuantizationRequest(
         model_dir=request.model_dir,
         model_digest=request.model_digest,
-        formats=(CandidateFormat.AS_IS,) if facts.source.as_is else tuning.candidates,
+        formats=_formats(request, facts),
         text=text,
         tokens=tuning.quality_tokens,
         context=tuning.context,
@@ -191,14 +214,21 @@ def quantization_request(
         scored_by=card.scored_by,
         as_is=facts.source.as_is,
         stored_as=facts.source.stored_as,
+        baseline=facts.baseline,
     )
+
+
+def _formats(request: TuningRequest, facts: TuningFacts) -> tuple[CandidateFormat, ...]:
+    if not facts.source.as_is:
+        return request.tuning.candidates
+    return (*((facts.baseline.format,) if facts.baseline else ()), CandidateFormat.AS_IS)
 
 
 def quantization_inputs(
     request: TuningRequest, config: ServingConfig, asked: QuantizationRequest
 ) -> dict[str, Any]:
     """What the choice of a format depends on."""
-    apart = {"model_dir", "text", "task_items", "calibration"}
+    apart = {"model_dir", "text", "task_items", "calibration", "baseline"}
     if not asked.as_is:  # so that records of before there was such a model still count
         apart |= {"as_is", "stored_as"}
     return {
@@ -207,6 +237,7 @@ def quantization_inputs(
         "text_digest": digest_of(asked.text),
         "task_set_digest": digest_of([one.model_dump() for one in asked.task_items]),
         "maker_digests": [maker_digest(asked, form) for form in asked.formats],
+        **({"baseline_digest": asked.baseline.model_digest} if asked.baseline else {}),
     }
 
 
@@ -244,6 +275,7 @@ def _common_inputs(request: TuningRequest, config: ServingConfig) -> dict[str, A
         **config.model_dump(mode="json", include={"threads", "gpu_layers", "gpus", "memory_fraction"}),
         # Only those that are given: records of before there were any still count.
         **{name: given for name in ("engine_args", "engine_env") if (given := getattr(request, name))},
+        **({"remote_code": config.remote_code} if config.remote_code else {}),
     }
 
 

@@ -16,12 +16,12 @@ from quantized_model import write_int8_model
 from random_model import source_of
 from small_gguf import write_gguf, write_parts
 
-from tasks.core.errors import ModelError
+from tasks.core.errors import ModelError, SpecError
 from tasks.core.manifest import MANIFEST_FILE
 from tasks.core.model_shape import read_model_config
 from tasks.core.progress import added_listener
 from tasks.core.settings import Settings
-from tasks.core.spec import CandidateFormat
+from tasks.core.spec import CandidateFormat, QuantizationPolicy
 from tasks.core.verdicts import ChoiceVerdict
 from tasks.quantization import report
 from tasks.quantization.apply import measure_candidates, still_good
@@ -34,7 +34,13 @@ from tasks.quantization.models import (
     TrialPlan,
 )
 from tasks.quantization.sizes import Source, serving_bytes
-from tasks.quantization.source import gguf_in, read_gguf_source, read_quantized_source, weights_in
+from tasks.quantization.source import (
+    gguf_in,
+    read_baseline,
+    read_gguf_source,
+    read_quantized_source,
+    weights_in,
+)
 from tasks.quantization.store import DOCUMENT, CandidateDocument
 
 AS_IS = CandidateFormat.AS_IS
@@ -158,11 +164,10 @@ def folder_request(folder: Path, **values: Any) -> tuple[QuantizationRequest, So
         formats=(AS_IS,),
         tokens=64,
         context=128,
-        tolerance=0.01,
         layout="hf-folder",
         as_is=source.as_is,
         stored_as=source.stored_as,
-        **({"text": None} | values),
+        **({"text": None, "tolerance": 0.01} | values),
     )
     return asked, source
 
@@ -208,6 +213,67 @@ def test_without_a_baseline_nothing_is_said_to_be_kept(int8: Path) -> None:
         assert "keeps" not in text
         assert "100" not in text.replace("sha256", "")
     assert report.what_would_change(result) == []
+
+
+class Scores(Bench):
+    """Scores that candidates get by the name of the model that they are links to; served in this order."""
+
+    def __init__(self, **scores: tuple[float, int]) -> None:
+        self.scores, self.served = scores, list[CandidateFormat]()
+
+    def try_candidate(self, candidate: Candidate, plan: TrialPlan) -> Trial:
+        self.served.append(candidate.format)
+        logprob, token = self.scores["own" if candidate.format is AS_IS else "baseline"]
+        score = Score(token, logprob, array("i", [token, 2]), array("f", [logprob, -3.0]))
+        return Trial(tokens_per_s=(10.0, 10.0, 10.0), scores=(score,) * plan.tokens)
+
+
+def compared(int8: Path, model: Path, bench: Bench, **values: Any) -> QuantizationResult:
+    baseline, _ = read_baseline(model, "sha256:" + "c" * 64)
+    formats = (baseline.format, AS_IS)
+    asked, source = folder_request(int8, text="a text", baseline=baseline, **values)
+    return measure_candidates(asked.model_copy(update={"formats": formats}), source, bench, Settings.load())
+
+
+def test_with_a_baseline_it_is_held_to_the_floor(int8: Path, random_model: Path) -> None:
+    bench = Scores(own=(-1.001, 1), baseline=(-1.0, 1))
+    result = compared(int8, random_model, bench)
+    assert bench.served == [CandidateFormat.BF16, AS_IS]
+    assert result.candidate.format is AS_IS
+    assert result.has_baseline
+    assert "keeps 99.90% or more" in report.headline(result)
+    base, own = result.measured
+    assert (base.compared_only, base.passed_over) == (
+        True,
+        "the baseline, which is compared with and not served",
+    )
+    assert own.weights is None
+    assert base.candidate is not None
+    assert (base.candidate.path / "model.safetensors").samefile(random_model / "model.safetensors")
+    assert report.what_would_change(result)[1:] == []  # no policy would choose the baseline
+    assert QuantizationResult.model_validate_json(result.model_dump_json()) == result
+
+    lossy = compared(int8, random_model, Scores(own=(-1.5, 1), baseline=(-1.0, 1)))
+    assert lossy.verdict is ChoiceVerdict.NONE
+    assert "loses" in lossy.reason
+    strict = compared(int8, random_model, bench, policy=QuantizationPolicy.ACCURACY, tolerance=0.9)
+    assert strict.candidate.format is AS_IS
+
+
+def test_a_baseline_of_another_model_is_refused(int8: Path, random_model: Path, tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match="splits the text into other tokens"):
+        compared(int8, random_model, Scores(own=(-1.0, 1), baseline=(-1.0, 5)))
+    with pytest.raises(ModelError, match=r"tuning.baseline comes in compressed-tensors, int8"):
+        read_baseline(int8, "sha256:c")
+    gguf = write_gguf(tmp_path / "m.gguf")
+    with pytest.raises(ModelError, match=r"tuning.baseline comes in q4_k_m"):
+        read_baseline(gguf.parent, "sha256:c")
+
+
+def test_a_baseline_that_does_not_fit_is_said(int8: Path, random_model: Path) -> None:
+    result = compared(int8, random_model, Scores(), memory_bytes=1000)
+    assert result.verdict is ChoiceVerdict.NONE
+    assert "no baseline to compare with" in result.reason
 
 
 def test_documents_of_before_are_read(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from tasks.core.model_shape import ModelShape
 from tasks.core.serving import FITTED
 from tasks.core.spec import CandidateFormat, EngineKind, Hardware, Objectives, Tuning
 from tasks.core.weight_format import WeightFormat
-from tasks.quantization.models import Candidate
+from tasks.quantization.models import BaselineModel, Candidate
 from tasks.quantization.sizes import Source
 from tasks.tuning import plan
 from tasks.tuning.models import TuningFacts, TuningRequest
@@ -214,6 +214,51 @@ def test_a_quantized_model_is_its_only_candidate_where_the_engine_serves_it() ->
         plan.check_request(request(VLLM, 0), source)
     with pytest.raises(ModelError, match="cannot be converted to GGUF"):
         plan.check_request(request(LLAMA_CPP, 0), source)
+
+
+def test_code_that_may_be_run_is_part_of_what_is_served_and_measured() -> None:
+    asked, known = request(TRANSFORMERS, 0), facts()
+    code = {"modeling_own.py": "sha256:1"}
+    config, own = (plan.serving_config(asked, one) for one in (known, replace(known, remote_code=code)))
+    assert (config.remote_code, own.remote_code) == ({}, code)
+    made = plan.quantization_request(asked, known, {}, text=None, task_items=(), calibration=None)
+    assert plan.quantization_inputs(asked, own, made)["remote_code"] == code
+    assert "remote_code" not in plan.quantization_inputs(asked, config, made)
+    batching = plan.batching_request(asked, replace(known, remote_code=code), CANDIDATE)
+    assert plan.batching_inputs(asked, CANDIDATE, batching)["remote_code"] == code
+
+
+def test_a_baseline_is_for_a_model_as_it_is() -> None:
+    tuning = Tuning(baseline="file:/whole", quality_text=Path("/t"))
+    with pytest.raises(SpecError, match=r"tuning.baseline is for a model that is served as it comes"):
+        plan.check_request(request(TRANSFORMERS, 0, tuning=tuning), facts().source)
+    weights = WeightFormat(method="fp8", weight_type="fp8-block")
+    source = Source(shape(), {}, 0, as_is=("config.json",), as_is_bytes=GB, stored_as="fp8", weights=weights)
+    baseline = BaselineModel(
+        model_dir=Path("/whole"),
+        model_digest="sha256:w",
+        files=("config.json",),
+        format=CandidateFormat.BF16,
+        size_bytes=2 * GB,
+    )
+    asked, known = request(TRANSFORMERS, 0, tuning=tuning), replace(facts(), source=source)
+    plan.check_request(asked, source)
+    alone = plan.quantization_request(asked, known, {}, text="t", task_items=(), calibration=None)
+    both = plan.quantization_request(
+        asked, replace(known, baseline=baseline), {}, text="t", task_items=(), calibration=None
+    )
+    assert (alone.formats, both.formats) == (
+        (CandidateFormat.AS_IS,),
+        (CandidateFormat.BF16, CandidateFormat.AS_IS),
+    )
+    config = plan.serving_config(asked, known)
+    inputs = plan.quantization_inputs(asked, config, both)
+    assert inputs["baseline_digest"] == "sha256:w"
+    assert "baseline_digest" not in plan.quantization_inputs(asked, config, alone)
+    assert "/whole" not in str(inputs)
+    plan.check_same_model(shape(), shape(kv_heads=4))
+    with pytest.raises(SpecError, match=r"tuning.baseline is another model: heads 4, not 8"):
+        plan.check_same_model(shape(), shape(heads=4))
 
 
 def test_records_of_models_in_safetensors_keep_their_inputs() -> None:
