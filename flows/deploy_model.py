@@ -306,9 +306,8 @@ class _Lifecycle:
         used = [one.gpu.compute_capability for one in gpus_in_use(self.spec.hardware.gpus)]
         capabilities = [capability for capability in used if capability]
         stored = weights_of(self.model.source, self.spec.tuning.candidates, self.settings)
-        dtype = (stored.weight_type if stored else None) or (
-            served_as(family, capabilities) if family else None
-        )
+        plain = served_as(family, capabilities) if family else None
+        dtype = stored.weight_type if stored else plain
         named = str(config["model_type"]) if config.get("model_type") else None
         return CompatibilityRequest(
             engine=self.spec.engine,
