@@ -112,6 +112,9 @@ def read_facts(request: TuningRequest) -> TuningFacts:
     if request.baseline_dir is not None:
         baseline, shape = read_baseline(request.baseline_dir, request.baseline_digest)
         plan.check_same_model(source.shape, shape)
+    code = _code_in(request, folder)
+    if baseline is not None:
+        plan.check_same_code(code, _code_in(request, baseline.model_dir))
     return TuningFacts(
         source=source,
         family=family,
@@ -120,15 +123,15 @@ def read_facts(request: TuningRequest) -> TuningFacts:
         cpus=len(os.sched_getaffinity(0)),
         chat=_chat_of(request),
         baseline=baseline,
-        remote_code=_code_of(request),
+        remote_code=code,
     )
 
 
-def _code_of(request: TuningRequest) -> Mapping[str, str]:
-    """The code of the staged model that the engine may run, with its digests."""
+def _code_in(request: TuningRequest, folder: Path) -> Mapping[str, str]:
+    """The code of the staged model in `folder` that the engine may run, with its digests."""
     if not request.serving.trust_remote_code or get_engine(request.engine).card.loads_gguf:
         return {}
-    pinned = pin(open_folder(f"{FILE}{request.model_dir}"))
+    pinned = pin(open_folder(f"{FILE}{folder}"))
     return digests_of(pinned, code_in(pinned), trusted=True)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tasks.batching.guidellm import REQUIREMENTS
@@ -106,6 +106,19 @@ def check_same_model(model: ModelShape, baseline: ModelShape) -> None:
                 f"tuning.baseline is another model: {name} {theirs}, not {ours}",
                 fix="give the model that was quantized, or leave tuning.baseline out",
             )
+
+
+def check_same_code(model: Mapping[str, str], baseline: Mapping[str, str]) -> None:
+    """Raise `SpecError` for a baseline with other code than the model's, which alone is trusted.
+
+    Both are digests by file. If the model has no code, none is run.
+    """
+    other = next((name for name, digest in baseline.items() if model and model.get(name) != digest), None)
+    if other is not None:
+        raise SpecError(
+            f"tuning.baseline brings other code than the model: {other}",
+            fix="give a baseline with the same code, or leave tuning.baseline out",
+        )
 
 
 def _check_context(tuning: Tuning, most: int) -> None:

@@ -228,6 +228,15 @@ def test_code_that_may_be_run_is_part_of_what_is_served_and_measured() -> None:
     assert plan.batching_inputs(asked, CANDIDATE, batching)["remote_code"] == code
 
 
+def test_a_baseline_may_bring_only_the_code_that_is_trusted() -> None:
+    code = {"modeling_own.py": "sha256:1"}
+    for model, baseline in (({}, {}), ({}, code), (code, {}), (code, code)):
+        plan.check_same_code(model, baseline)
+    for other in ({"modeling_own.py": "sha256:2"}, {**code, "more.py": "sha256:3"}):
+        with pytest.raises(SpecError, match=r"tuning.baseline brings other code than the model: "):
+            plan.check_same_code(code, other)
+
+
 def test_a_baseline_is_for_a_model_as_it_is() -> None:
     tuning = Tuning(baseline="file:/whole", quality_text=Path("/t"))
     with pytest.raises(SpecError, match=r"tuning.baseline is for a model that is served as it comes"):
