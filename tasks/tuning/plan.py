@@ -98,10 +98,10 @@ def check_takes_baseline(tuning: Tuning, *, as_is: bool) -> None:
 
 
 def check_same_model(model: ModelShape, baseline: ModelShape) -> None:
-    """Raise `SpecError` for a baseline of other sizes than the model's."""
+    """Raise `SpecError` for a baseline of other sizes than the model's, as far as they are known."""
     for name in ("layers", "hidden", "heads", "vocabulary"):
         ours, theirs = getattr(model, name), getattr(baseline, name)
-        if ours != theirs:
+        if None not in (ours, theirs) and ours != theirs:
             raise SpecError(
                 f"tuning.baseline is another model: {name} {theirs}, not {ours}",
                 fix="give the model that was quantized, or leave tuning.baseline out",
