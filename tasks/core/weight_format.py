@@ -48,7 +48,8 @@ def read_weight_format(
     stored, mlx = _stored(config), _mapping(config.get("quantization")) or {}
     if stored is not None and not ("bits" in mlx and "quant_method" not in stored):
         return _format_of(stored, CONFIG_FILE)
-    if beside and (inner := _mapping(beside.get("quantization"))):
+    inner = _mapping(beside.get("quantization")) if beside else None
+    if inner and inner.get("quant_algo"):  # without it, keys and values alone are quantized
         return _format_of({"quant_method": "modelopt", **inner}, HF_QUANT_FILE)
     if "bits" in mlx:
         return WeightFormat(method="mlx", weight_type=None, detail=_bits(mlx))

@@ -106,7 +106,8 @@ def test_where_else_it_may_be_said() -> None:
 def test_a_model_that_is_not_quantized() -> None:
     for config in ({}, {"quantization_config": None}, {"quantization_config": {}}, {"quantization": "none"}):
         assert read_weight_format(config) is None
-    assert read_weight_format({}, {"quantization": {}}) is None
+    for keys_and_values_alone in ({}, {"quant_algo": None, "kv_cache_quant_algo": "FP8"}):
+        assert read_weight_format({}, {"quantization": keys_and_values_alone}) is None
     assert parse_weight_format({}, b'{"quantization": {"quant_algo": "FP8"}}', "x") is not None
     for text in (b"{", b"[]", b"[" * 100_000):
         with pytest.raises(ModelError, match=r"m/hf_quant_config\.json is not a JSON object"):
