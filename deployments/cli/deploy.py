@@ -222,18 +222,20 @@ def _describe_model(spec: DeploySpec) -> tuple[str, str | None]:
     from blocks.storage.sources import open_model, resolve
     from tasks.core.errors import ModelError
     from tasks.core.model_shape import read_model_shape
-    from tasks.core.sources import GGUF, local_folder
+    from tasks.core.sources import GGUF, HUB, local_folder, scheme_of
 
     folder = local_folder(spec.model)
-    if folder is None:
+    if folder is None and scheme_of(spec.model) != HUB:
         return spec.model, None
-    if not folder.is_dir() and folder.suffix != GGUF:
+    if folder and not folder.is_dir() and folder.suffix != GGUF:
         raise ModelError(f"no model folder {folder}", fix="correct `model:` in the spec")
     settings = Settings.load()
     place = resolve(spec.model, settings).source
     source = open_model(place, spec.tuning.candidates, endpoint=settings.s3_endpoint)
     if (model := check_gguf_model(spec, source)) is not None:
         return f"{source.name} ({model.describe()})", model.stored_as
+    if folder is None:
+        return source.name, None
     shape = read_model_shape(folder)
     return f"{spec.model} ({shape.family}, {shape.layers} layers, hidden {shape.hidden})", None
 

@@ -28,7 +28,18 @@ from tasks.core.engine_options import EngineArgs, EngineEnv, EngineVersion
 from tasks.core.errors import SpecError, WrongUseError
 from tasks.core.given_files import check_path, decode_text, expand_user, read_given
 from tasks.core.load import Arrivals
-from tasks.core.sources import FILE, FORMS, GGUF, local_folder, scheme_of, split_variant, with_variant
+from tasks.core.sources import (
+    FILE,
+    FORMS,
+    GGUF,
+    HUB,
+    SCHEMES,
+    local_folder,
+    parse_hub,
+    scheme_of,
+    split_variant,
+    with_variant,
+)
 from tasks.core.spec_errors import explain
 from tasks.core.spec_values import WEEK_S, YEAR_S, ByteCount, HostName, Rfc3339, check_value
 
@@ -465,6 +476,8 @@ class DeploySpec(Part):
             raise ValueError(f"must be {FORMS}")
         if scheme == FILE:
             check_path(split_variant(value)[0])
+        if scheme == HUB and parse_hub(split_variant(value)[0]) is None:
+            raise ValueError(f"must be {SCHEMES[HUB]}")
         return value
 
 
