@@ -10,18 +10,18 @@ https://huggingface.co/docs/huggingface_hub/package_reference/environment_variab
 
 from __future__ import annotations
 
-import itertools
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property
-from typing import TypeVar
-from urllib.parse import SplitResult, urlsplit
+from functools import cached_property, partial
+from typing import Any, TypeVar
+from urllib.parse import SplitResult, quote, urlsplit
 
 import httpx2
-from huggingface_hub import HfApi, get_hf_file_metadata, get_token, hf_hub_url
+from huggingface_hub import HfApi, constants, get_hf_file_metadata, get_token, hf_hub_url
 from huggingface_hub.constants import is_offline_mode
-from huggingface_hub.hf_api import RepoFile
+from huggingface_hub.utils._headers import build_hf_headers
+from huggingface_hub.utils._http import get_session, hf_raise_for_status
 
 from blocks.processes.deadline import within
 from blocks.storage.hub_cache import CachedModel
@@ -39,6 +39,8 @@ from tasks.staging.models import SourceFile
 from tasks.staging.source import changed
 
 HUB = "https://huggingface.co"
+constants.HF_HUB_DISABLE_TELEMETRY = True  # no request but those for the model
+
 _DEADLINE_S = 60.0
 """Limit for one request, s."""
 
@@ -54,6 +56,8 @@ def resolve_hub(source: str) -> ResolvedModel:
     Raises `NotFoundError`, `AccessError` that says how to give a token, or `NetworkError`.
     """
     reference = _read(source)
+    if reference.pinned:
+        return ResolvedModel(str(reference), reference.revision)
     cached = CachedModel.find(reference)
     hub = Hub()
     try:
@@ -120,13 +124,25 @@ class Hub:
 
     def files(self, reference: HubReference, *, attempts: int = _ATTEMPTS) -> list[SourceFile]:
         """Files at the top of the repository, by path. What is below it, such as `original/`, is not the model's."""
+        repository, revision = quote(reference.repository), quote(reference.revision, safe="")
+        page: str | None = f"{self.endpoint}/api/models/{repository}/tree/{revision}"
+        listed: list[SourceFile] = []
+        while page is not None and len(listed) < _MOST_FILES:
+            # Not `HfApi.list_repo_tree`: it waits for a busy hub without a word.
+            answer = self.ask(str(reference), partial(self._get, page), attempts=attempts)
+            try:
+                listed += [_as_source_file(item) for item in answer.json() if item["type"] == "file"]
+            except (ValueError, TypeError, KeyError, AttributeError):
+                raise self._odd(reference) from None
+            page = answer.links.get("next", {}).get("url")
+            if page and not self._is_own(urlsplit(page)):  # it would get the token
+                raise self._odd(reference)
+        return sorted(listed, key=lambda file: checked(file.path, str(reference)))
 
-        def look() -> list[RepoFile]:
-            found = self._api.list_repo_tree(reference.repository, revision=reference.revision)
-            return [item for item in itertools.islice(found, _MOST_FILES) if isinstance(item, RepoFile)]
-
-        listed = self.ask(str(reference), look, attempts=attempts)
-        return sorted(map(_as_source_file, listed), key=lambda file: checked(file.path, str(reference)))
+    def _get(self, url: str) -> httpx2.Response:
+        answer = get_session().get(url, headers=build_hf_headers(token=self.token or False))
+        hf_raise_for_status(answer)
+        return answer
 
     def address_of(self, reference: HubReference, file: SourceFile) -> str:
         """Where the file's bytes are: on the hub itself, or signed, at the store that it names."""
@@ -142,8 +158,15 @@ class Hub:
 
     def headers(self, address: SplitResult) -> Mapping[str, str]:
         """The token, for requests to the hub itself only: a signed address needs none."""
-        same = (address.scheme, address.netloc) == (self.address.scheme, self.address.netloc)
-        return {"Authorization": f"Bearer {self.token}"} if same and self.token else {}
+        return {"Authorization": f"Bearer {self.token}"} if self._is_own(address) and self.token else {}
+
+    def _is_own(self, address: SplitResult) -> bool:
+        return (address.scheme, address.netloc) == (self.address.scheme, self.address.netloc)
+
+    def _odd(self, reference: HubReference) -> NetworkError:
+        return NetworkError(
+            f"{self.host} answered without a list of files for {reference}", fix="check HF_ENDPOINT"
+        )
 
     def ask(self, place: str, question: Callable[[], T], *, attempts: int = _ATTEMPTS) -> T:
         """The hub's answer. Waits as long as a busy hub asks for, and says so."""
@@ -238,7 +261,9 @@ class HubSource:
         return f"{self.name}/{path}"
 
 
-def _as_source_file(item: RepoFile) -> SourceFile:
+def _as_source_file(item: Mapping[str, Any]) -> SourceFile:
     """Its identity is the name that Git has for its content, or the SHA-256 of a large file."""
-    sha256 = item.lfs.sha256 if item.lfs else None
-    return SourceFile(path=item.path, size_bytes=item.size, identity=sha256 or item.blob_id, sha256=sha256)
+    sha256 = (item.get("lfs") or {}).get("oid")
+    return SourceFile(
+        path=item["path"], size_bytes=item["size"], identity=sha256 or item["oid"], sha256=sha256
+    )

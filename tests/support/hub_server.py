@@ -55,7 +55,9 @@ class HubServer:
     faults: Faults = field(default_factory=Faults)
     asked: list[str] = field(default_factory=list)
 
-    def push(self, name: str, folder: Path, *, large: tuple[str, ...] = (".safetensors", ".gguf", ".bin")) -> str:
+    def push(
+        self, name: str, folder: Path, *, large: tuple[str, ...] = (".safetensors", ".gguf", ".bin")
+    ) -> str:
         """Commit the folder's content as that repository's `main`; the commit."""
         place = self.mirror / "models" / name
         if not place.exists():
@@ -81,7 +83,9 @@ class HubServer:
 
 def _git(place: Path, *words: str) -> str:
     identity = ("-c", "user.name=tests", "-c", "user.email=tests@localhost")
-    answer = subprocess.run(["git", "-C", place, *identity, *words], check=True, capture_output=True, text=True)
+    answer = subprocess.run(
+        ["git", "-C", place, *identity, *words], check=True, capture_output=True, text=True
+    )
     return answer.stdout.strip()
 
 
@@ -106,7 +110,9 @@ class _Handler(BaseHTTPRequestHandler):
         elif hub.takes("busy"):
             self._answer(429, b"", {"Retry-After": hub.faults.retry_after})
         elif hub.faults.token and self.headers.get("Authorization") != f"Bearer {hub.faults.token}":
-            self._answer(401, b"", {"X-Error-Code": "RepoNotFound", "X-Error-Message": "Repository not found"})
+            self._answer(
+                401, b"", {"X-Error-Code": "RepoNotFound", "X-Error-Message": "Repository not found"}
+            )
         elif "/resolve/" in self.path and hub.faults.gated:
             message = "Access to model is restricted and you are not in the authorized list."
             self._answer(403, b"", {"X-Error-Code": "GatedRepo", "X-Error-Message": message})
@@ -115,7 +121,11 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self._forward()
 
-    do_HEAD = do_POST = do_GET
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
+    def do_POST(self) -> None:
+        self.do_GET()
 
     def _forward(self) -> None:
         path, question, parameters = self.path.partition("?")
@@ -129,7 +139,11 @@ class _Handler(BaseHTTPRequestHandler):
             content=asked,
             headers={"Content-Type": self.headers.get("Content-Type", "application/json")},
         )
-        kept = {name: answer.headers[name] for name in ("x-error-code", "x-error-message") if name in answer.headers}
+        kept = {
+            name: answer.headers[name]
+            for name in ("x-error-code", "x-error-message")
+            if name in answer.headers
+        }
         if answer.status_code == 401:  # olah's word for both; the hub's for a revision is 404
             code = "RevisionNotFound" if "/revision/" in path and self._is_there(path) else "RepoNotFound"
             kept, status = {"x-error-code": code}, 404
@@ -223,7 +237,13 @@ def olah(folder: Path, *settings: str, offline: bool = False) -> Iterator[str]:
     program = environment("olah", LOCK_FILE) / "bin" / "olah-cli"
     port = free_port("127.0.0.1")
     folder.mkdir()
-    lines = ["[basic]", 'host = "127.0.0.1"', f"port = {port}", f"repos-path = '{folder / 'repos'}'", *settings]
+    lines = [
+        "[basic]",
+        'host = "127.0.0.1"',
+        f"port = {port}",
+        f"repos-path = '{folder / 'repos'}'",
+        *settings,
+    ]
     lines += ["[accessibility]", f"offline = {str(offline).lower()}"]
     (folder / "olah.toml").write_text("\n".join(lines))
     command = [str(program), "--config", str(folder / "olah.toml"), "--log-path", str(folder / "logs")]
