@@ -2,7 +2,7 @@
 
 `python -m benchmarks.prove_staging [--kills N] [--flips N] [--seed S] [--chunk-bytes N] [--from KIND] [--out FILE]`
 
-The source is a folder, or with `--from hub` a real server that is started here.
+The source is a folder, or with `--from hub` or `--from mlflow` a real server that is started here.
 
 Kills: a process copies a model and is killed with `kill -9` at a random moment of the copy; another goes on. The
 result must be byte-identical to a copy that nobody killed, nothing unfinished may be left, and of the model's bytes
@@ -37,18 +37,22 @@ from typing import TypeVar
 
 from benchmarks.staging_model import same_tensors, write_model
 from blocks.storage.model_source import FolderSource
-from blocks.storage.sources import open_source
+from blocks.storage.sources import open_source, resolve
 from tasks.core.direct_io import CHUNK_BYTES, Buffer, Took
 from tasks.core.errors import ModelError
 from tasks.core.files import PART
 from tasks.core.manifest import MANIFEST_FILE, Manifest, verify
 from tasks.core.progress import listen
+from tasks.core.settings import Settings
 from tasks.staging.apply import plan_copy, repair_model, stage_model
 from tasks.staging.ledger import LEDGER_FILE
 from tasks.staging.models import SourceFile
 from tasks.staging.source import ModelSource, pin
 
 MOST_TWICE = 0.05
+PARALLEL = {"folder": FolderSource(Path()).parallel, "hub": 8, "mlflow": 1}
+"""How many chunks each kind of source has in flight."""
+
 SHARDS = 5
 
 
@@ -127,6 +131,10 @@ def served_by(kind: str, work: Path) -> Iterator[Serve]:
         yield lambda folder: lambda: FolderSource(folder)
         return
     sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "support"))
+    if kind == "mlflow":
+        with _mlflow(work) as serve:
+            yield serve
+        return
     from hub_server import running
 
     with running(work) as hub:
@@ -137,6 +145,22 @@ def served_by(kind: str, work: Path) -> Iterator[Serve]:
             return lambda: open_source(f"hf:acme/model@{commit}", endpoint=None)
 
         yield push
+
+
+@contextlib.contextmanager
+def _mlflow(work: Path) -> Iterator[Serve]:
+    from mlflow_server import running
+
+    with running(work) as mlflow:
+        os.environ["SLIPWAY_REGISTRY"] = mlflow.url
+
+        def register(folder: Path) -> Callable[[], ModelSource]:
+            mlflow.register("model", folder, proxied=True)
+            mlflow.point("model", "champion", 1)
+            place = resolve("models:/model@champion", Settings.load()).source
+            return lambda: open_source(place, endpoint=None)
+
+        yield register
 
 
 class Proof:
@@ -249,7 +273,7 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--flips", type=int, default=500)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--from", dest="kind", choices=("folder", "hub"), default="folder")
+    parser.add_argument("--from", dest="kind", choices=tuple(PARALLEL), default="folder")
     parser.add_argument("--chunk-bytes", type=int, default=CHUNK_BYTES)
     parser.add_argument(
         "--flip-chunk-bytes", type=int, default=1 << 20, help="of the smaller model for flips"
@@ -258,7 +282,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="JSON file")
     arguments = parser.parse_args()
     listen()
-    parallel = FolderSource(Path()).parallel if arguments.kind == "folder" else 8
+    parallel = PARALLEL[arguments.kind]
     with _working(arguments) as (work, serve):
         proof = Proof(work / "kills", arguments.chunk_bytes, arguments.seed, serve, parallel)
         kills = list(_told(run_kills(proof, arguments.kills, arguments.seed), arguments.kills))

@@ -11,6 +11,7 @@ from tasks.core.errors import WrongUseError
 from tasks.core.paths import is_utf8, shown
 from tasks.core.settings import Settings
 from tasks.core.sources import (
+    ARTIFACTS,
     FILE,
     FORMS,
     GGUF,
@@ -54,6 +55,17 @@ def _open_hub(source: str, _: str | None, variant: bool) -> ModelSource:
     return GgufSource(opened, files_named(file)) if file else opened
 
 
+def _open_artifacts(source: str, _endpoint: str | None, _variant: bool) -> ModelSource:
+    """A folder behind MLflow's server, or one GGUF model in it."""
+    from blocks.storage.mlflow_artifacts import open_artifacts
+
+    folder, _, name = source.rpartition("/")
+    registry = Settings.load().registry
+    if not name.endswith(GGUF):
+        return open_artifacts(source, registry)
+    return GgufSource(open_artifacts(folder, registry), files_named(name))
+
+
 def _open_s3(source: str, endpoint: str | None, _variant: bool) -> ModelSource:
     """A prefix, or one GGUF model below it: its name is that of an object."""
     prefix, _, name = source.rpartition("/")
@@ -66,6 +78,7 @@ _SCHEMES = {
     FILE: Scheme(lambda source, _: resolve_folder(source), lambda source, *_: open_folder(source)),
     S3: Scheme(lambda source, _: ResolvedModel(source.rstrip("/")), _open_s3),
     HUB: Scheme(_resolve_hub, _open_hub),
+    ARTIFACTS: Scheme(lambda source, _: ResolvedModel(source.rstrip("/")), _open_artifacts),
     REGISTRY: Scheme(resolve_alias),
 }
 

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-FILE, S3, HUB, REGISTRY = "file:", "s3://", "hf:", "models:/"
+FILE, S3, HUB, ARTIFACTS, REGISTRY = "file:", "s3://", "hf:", "mlflow-artifacts:/", "models:/"
 
 GGUF = ".gguf"
 """How the name of a source ends that is one file of a folder."""
@@ -21,11 +21,14 @@ SCHEMES = {
     FILE: "file:PATH",
     S3: "s3://BUCKET/PREFIX",
     HUB: "hf:ORG/NAME@REVISION",
+    ARTIFACTS: "mlflow-artifacts:/PATH",
     REGISTRY: "models:/NAME@ALIAS",
 }
 """All schemes, each with the form of such a source. `blocks/storage/sources.py` says what they mean."""
 
-*_first, _last = SCHEMES.values()
+*_first, _last = (
+    form for scheme, form in SCHEMES.items() if scheme != ARTIFACTS
+)  # MLflow's own way to write it
 FORMS = f"{', '.join(_first)} or {_last}"
 
 

@@ -214,6 +214,9 @@ class _Front(ThreadingHTTPServer):
         self.hub = hub
         self.kept: dict[str, bytes] = {}
 
+    def handle_error(self, *_: object) -> None:
+        """A client that was killed is expected."""
+
 
 @contextlib.contextmanager
 def running(folder: Path) -> Iterator[HubServer]:
