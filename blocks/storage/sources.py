@@ -16,10 +16,12 @@ from tasks.core.sources import (
     FORMS,
     GGUF,
     HUB,
+    OCI,
     REGISTRY,
     S3,
     ResolvedModel,
     parse_hub,
+    parse_oci,
     scheme_of,
     split_variant,
     with_variant,
@@ -55,6 +57,21 @@ def _open_hub(source: str, _: str | None, variant: bool) -> ModelSource:
     return GgufSource(opened, files_named(file)) if file else opened
 
 
+def _resolve_oci(source: str, _: Settings) -> ResolvedModel:
+    from blocks.storage.oci import resolve_oci
+
+    return resolve_oci(source)
+
+
+def _open_oci(source: str, _endpoint: str | None, _variant: bool) -> ModelSource:
+    """An artifact, or one GGUF model in it."""
+    from blocks.storage.oci import open_oci
+
+    file = reference.file if (reference := parse_oci(source)) else None
+    opened = open_oci(source)
+    return GgufSource(opened, files_named(file)) if file else opened
+
+
 def _open_artifacts(source: str, _endpoint: str | None, _variant: bool) -> ModelSource:
     """A folder behind MLflow's server, or one GGUF model in it."""
     from blocks.storage.mlflow_artifacts import open_artifacts
@@ -78,6 +95,7 @@ _SCHEMES = {
     FILE: Scheme(lambda source, _: resolve_folder(source), lambda source, *_: open_folder(source)),
     S3: Scheme(lambda source, _: ResolvedModel(source.rstrip("/")), _open_s3),
     HUB: Scheme(_resolve_hub, _open_hub),
+    OCI: Scheme(_resolve_oci, _open_oci),
     ARTIFACTS: Scheme(lambda source, _: ResolvedModel(source.rstrip("/")), _open_artifacts),
     REGISTRY: Scheme(resolve_alias),
 }

@@ -222,10 +222,10 @@ def _describe_model(spec: DeploySpec) -> tuple[str, str | None]:
     from blocks.storage.sources import open_model, resolve
     from tasks.core.errors import ModelError
     from tasks.core.model_shape import read_model_shape
-    from tasks.core.sources import GGUF, HUB, local_folder, scheme_of
+    from tasks.core.sources import GGUF, HUB, OCI, local_folder, scheme_of
 
     folder = local_folder(spec.model)
-    if folder is None and scheme_of(spec.model) != HUB:
+    if folder is None and scheme_of(spec.model) not in (HUB, OCI):
         return spec.model, None
     if folder and not folder.is_dir() and folder.suffix != GGUF:
         raise ModelError(f"no model folder {folder}", fix="correct `model:` in the spec")

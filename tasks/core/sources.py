@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-FILE, S3, HUB, ARTIFACTS, REGISTRY = "file:", "s3://", "hf:", "mlflow-artifacts:/", "models:/"
+FILE, S3, HUB, OCI, ARTIFACTS, REGISTRY = "file:", "s3://", "hf:", "oci://", "mlflow-artifacts:/", "models:/"
 
 GGUF = ".gguf"
 """How the name of a source ends that is one file of a folder."""
@@ -21,6 +21,7 @@ SCHEMES = {
     FILE: "file:PATH",
     S3: "s3://BUCKET/PREFIX",
     HUB: "hf:ORG/NAME@REVISION",
+    OCI: "oci://HOST/NAME:TAG",
     ARTIFACTS: "mlflow-artifacts:/PATH",
     REGISTRY: "models:/NAME@ALIAS",
 }
@@ -55,6 +56,31 @@ class HubReference:
 
     def __str__(self) -> str:
         return f"{HUB}{self.repository}@{self.revision}" + (f"/{self.file}" if self.file else "")
+
+
+_LONGEST_NAME = 255
+_OCI = re.compile(
+    rf"{OCI}(?P<host>[A-Za-z0-9][A-Za-z0-9.-]{{0,252}}(?::[0-9]{{1,5}})?)"
+    r"/(?P<name>[a-z0-9]+(?:[._-]+[a-z0-9]+)*(?:/[a-z0-9]+(?:[._-]+[a-z0-9]+)*)*)"
+    r"(?::(?P<tag>[A-Za-z0-9_][A-Za-z0-9._-]{0,127}))?"
+    r"(?:@(?P<digest>sha256:[0-9a-f]{64})(?:/(?P<file>[^/@#]+\.gguf))?)?"
+)
+
+
+@dataclass(frozen=True)
+class OciReference:
+    """An artifact in a registry of images: `digest` once it is pinned, before that a tag."""
+
+    host: str
+    name: str
+    tag: str = "latest"
+    digest: str | None = None
+    file: str | None = None
+
+    def __str__(self) -> str:
+        if self.digest is None:
+            return f"{OCI}{self.host}/{self.name}:{self.tag}"
+        return f"{OCI}{self.host}/{self.name}@{self.digest}" + (f"/{self.file}" if self.file else "")
 
 
 @dataclass(frozen=True)
@@ -97,3 +123,14 @@ def parse_hub(source: str) -> HubReference | None:
     if found is None or ".." in source or "//" in source:
         return None
     return HubReference(found["repository"], found["revision"] or "main", found["file"])
+
+
+def parse_oci(source: str) -> OciReference | None:
+    """What `oci://HOST/NAME:TAG`, `oci://HOST/NAME@sha256:DIGEST` or the latter with `/FILE.gguf` names; without tag
+    and digest `latest`. None for any other text."""
+    found = _OCI.fullmatch(source)
+    if found is None or len(found["name"]) > _LONGEST_NAME:
+        return None
+    return OciReference(
+        found["host"], found["name"], found["tag"] or "latest", found["digest"], found["file"]
+    )

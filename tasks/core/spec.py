@@ -33,9 +33,11 @@ from tasks.core.sources import (
     FORMS,
     GGUF,
     HUB,
+    OCI,
     SCHEMES,
     local_folder,
     parse_hub,
+    parse_oci,
     scheme_of,
     split_variant,
     with_variant,
@@ -476,8 +478,9 @@ class DeploySpec(Part):
             raise ValueError(f"must be {FORMS}")
         if scheme == FILE:
             check_path(split_variant(value)[0])
-        if scheme == HUB and parse_hub(split_variant(value)[0]) is None:
-            raise ValueError(f"must be {SCHEMES[HUB]}")
+        parse = {HUB: parse_hub, OCI: parse_oci}.get(scheme)
+        if parse is not None and parse(split_variant(value)[0]) is None:
+            raise ValueError(f"must be {SCHEMES[scheme]}")
         return value
 
 
