@@ -2,7 +2,7 @@
 
 `python -m benchmarks.prove_staging [--kills N] [--flips N] [--seed S] [--chunk-bytes N] [--from KIND] [--out FILE]`
 
-The source is a folder, or with `--from hub` or `--from mlflow` a real server that is started here.
+The source is a folder, or with `--from` `hub`, `mlflow` or `oci` a real server that is started here.
 
 Kills: a process copies a model and is killed with `kill -9` at a random moment of the copy; another goes on. The
 result must be byte-identical to a copy that nobody killed, nothing unfinished may be left, and of the model's bytes
@@ -50,7 +50,7 @@ from tasks.staging.models import SourceFile
 from tasks.staging.source import ModelSource, pin
 
 MOST_TWICE = 0.05
-PARALLEL = {"folder": FolderSource(Path()).parallel, "hub": 8, "mlflow": 1}
+PARALLEL = {"folder": FolderSource(Path()).parallel, "hub": 8, "mlflow": 1, "oci": 8}
 """How many chunks each kind of source has in flight."""
 
 SHARDS = 5
@@ -131,10 +131,13 @@ def served_by(kind: str, work: Path) -> Iterator[Serve]:
         yield lambda folder: lambda: FolderSource(folder)
         return
     sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "support"))
-    if kind == "mlflow":
-        with _mlflow(work) as serve:
-            yield serve
-        return
+    server = {"hub": _hub, "mlflow": _mlflow, "oci": _oci}[kind]
+    with server(work) as serve:
+        yield serve
+
+
+@contextlib.contextmanager
+def _hub(work: Path) -> Iterator[Serve]:
     from hub_server import running
 
     with running(work) as hub:
@@ -161,6 +164,19 @@ def _mlflow(work: Path) -> Iterator[Serve]:
             return lambda: open_source(place, endpoint=None)
 
         yield register
+
+
+@contextlib.contextmanager
+def _oci(work: Path) -> Iterator[Serve]:
+    from oci_registry import running
+
+    with running(work) as registry:
+
+        def push(folder: Path) -> Callable[[], ModelSource]:
+            digest = registry.push("model", "latest", folder)
+            return lambda: open_source(f"oci://{registry.host}/model@{digest}", endpoint=None)
+
+        yield push
 
 
 class Proof:

@@ -42,7 +42,10 @@ _INDEXES = (
 _NAMES = ("org.cncf.model.filepath", "org.opencontainers.image.title")
 """Annotations of a layer that name its file: ModelPack's, and that of oras."""
 
-_PACKED = re.compile(r"\.tar|[.+](?:gzip|zstd)$")
+_PACKED = re.compile(r"\.cncf\.model\..*\.tar|[.+](?:gzip|zstd)$")
+"""Not the type that oras gives to files as they are: it is that of a layer in tar."""
+
+_UNPACK = "io.deis.oras.content.unpack"
 _LOOPBACK = ("localhost", "127.0.0.1")
 _DEADLINE_S = 60.0
 _TIMEOUT_S = 30.0
@@ -146,7 +149,7 @@ def _as_file(layer: Mapping[str, Any], name: str) -> SourceFile | None:
     digest = _DIGEST.fullmatch(layer["digest"])
     if path is None or "/" in (path := checked(path, name)) or digest is None:
         return None
-    if _PACKED.search(layer["mediaType"]):
+    if _PACKED.search(layer["mediaType"]) or layer["annotations"].get(_UNPACK) == "true":
         raise ModelError(
             f"{name}: {path} is packed ({layer['mediaType'][:100]}), from which ranges cannot be read",
             fix="push the files as they are: modctl build --raw, or oras push",

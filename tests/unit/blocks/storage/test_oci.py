@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from breaking_proxy import breaking_proxy
-from oci_registry import SIDE, WEIGHT, OciRegistry, running
+from oci_registry import WEIGHT, OciRegistry, running
 from plain_safetensors import read_model
 from small_gguf import write_gguf
 from tool_environment import UnavailableError, give_up
@@ -23,6 +23,7 @@ from tasks.core.sources import OciReference, parse_oci
 from tasks.staging.apply import plan_copy, stage_model
 from tasks.staging.source import pin
 
+TITLE, UNPACK = "org.opencontainers.image.title", "io.deis.oras.content.unpack"
 DIGEST = f"sha256:{'0' * 64}"
 
 
@@ -142,6 +143,7 @@ def layer(**changes: Any) -> dict[str, Any]:
         ({"manifests": []}, ModelError, "an index of several artifacts"),
         ({"layers": [layer(annotations={})]}, ModelError, "no files by name: it may be an image"),
         ({"layers": [layer(mediaType=f"{WEIGHT[:-4]}.tar")]}, ModelError, "is packed .*modctl build --raw"),
+        ({"layers": [layer(annotations={TITLE: "w", UNPACK: "true"})]}, ModelError, "is packed"),
         ({"layers": [layer(annotations={"org.cncf.model.filepath": "../w"})]}, UnsafeNameError, r"\.\./w"),
         ({"layers": [layer(digest="md5:1")]}, ModelError, "no files by name"),
     ],
@@ -154,7 +156,9 @@ def test_a_manifest_that_is_of_no_use_is_one_line(manifest: Any, kind: type[Mode
 
 def test_files_of_folders_and_without_a_name_are_left_out() -> None:
     layers = [
-        layer(annotations={"org.opencontainers.image.title": "config.json"}, mediaType=SIDE),
+        layer(
+            annotations={TITLE: "config.json"}, mediaType="application/vnd.oci.image.layer.v1.tar"
+        ),  # oras push
         layer(annotations={"org.cncf.model.filepath": "original/w.safetensors"}),
         layer(annotations=dict[str, str]()),
     ]
