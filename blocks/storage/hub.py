@@ -217,7 +217,7 @@ class HubSource:
         return str(self._reference)
 
     def list_files(self) -> Sequence[SourceFile]:
-        """Files that may be served, by path. A commit never changes: they are listed once."""
+        """Files that may be served, by path. A commit never changes: they are listed once. Raises `AccessError`."""
         if self._listed is None:
             self._listed = self._list()
         return self._listed
@@ -225,6 +225,7 @@ class HubSource:
     def _list(self) -> Sequence[SourceFile]:
         try:
             found = self._hub.files(self._reference, attempts=_ATTEMPTS if self._cached is None else 1)
+            self._check_access(found)
         except NetworkError:
             if self._cached is None:
                 raise
@@ -235,6 +236,12 @@ class HubSource:
         if not found:
             raise ModelError(f"there are no files at the top of {self.name}", fix="check the spec's `model`")
         return found
+
+    def _check_access(self, found: Sequence[SourceFile]) -> None:
+        """Raise `AccessError` for a gated model, whose files anybody may list."""
+        first = next((file for file in found if file.path == "config.json"), found[0] if found else None)
+        if first is not None and not (self._cached and self._cached.has(first)):
+            self._hub.address_of(self._reference, first)
 
     def read(self, file: SourceFile, offset: int, length: int) -> bytes:
         """Exactly these bytes of exactly that file."""

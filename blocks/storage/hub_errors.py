@@ -99,7 +99,7 @@ def explained(place: str, host: str, error: Exception) -> SlipwayError:
         return WrongUseError(f"{place} does not name a model: {one_line(error)}")
     if isinstance(error, HfHubHTTPError):
         return unreachable(place, NetworkError(f"{host} answered {_status(error)}"))
-    return unreachable(place, error)
+    return unreachable(f"{place} on {host}", error)
 
 
 def busy_s(error: Exception) -> float | None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from hub_server import TOKEN, Faults, HubServer, olah, running
 from huggingface_hub import constants, snapshot_download
 from plain_safetensors import read_model
@@ -16,6 +17,7 @@ from tool_environment import UnavailableError, give_up
 
 from blocks.processes.ports import free_port
 from blocks.storage.sources import open_model, open_source, resolve
+from deployments.cli.deploy import deploy
 from tasks.core.errors import AccessError, NetworkError, NotFoundError, SlipwayError
 from tasks.core.progress import added_listener
 from tasks.core.settings import Settings
@@ -213,6 +215,22 @@ def test_one_quantization_of_a_repository_is_chosen(hub: HubServer, tmp_path: Pa
     assert chosen.name == f"hf:acme/tiny-GGUF@{commit}/tiny-Q8_0.gguf"
     (file,) = open_source(chosen.name, endpoint=None).list_files()
     assert chosen.read(file, 0, file.size_bytes) == (folder / file.path).read_bytes()
+
+
+def test_the_plan_of_a_deploy_names_the_commit_and_a_gated_model_has_none(
+    hub: HubServer, random_model: Path, tmp_path: Path
+) -> None:
+    commit = Copy.of("hf:acme/tiny").commit
+    spec = tmp_path / "spec.yaml"
+    spec.write_text("name: tiny\nmodel: hf:acme/tiny\nengine: transformers\n")
+    shown = CliRunner().invoke(deploy, [str(spec), "--dry-run"])
+    assert (shown.exit_code, f"copy hf:acme/tiny@{commit} into" in " ".join(shown.output.split())) == (
+        0,
+        True,
+    )
+    use(hub, gated=True)
+    with pytest.raises(AccessError, match="is gated"):
+        CliRunner().invoke(deploy, [str(spec), "--dry-run"], catch_exceptions=False)
 
 
 REFERENCES: list[tuple[str, HubReference | None]] = [
