@@ -221,8 +221,9 @@ def _describe_model(spec: DeploySpec) -> tuple[str, str | None]:
     from blocks.services.early_checks import check_gguf_model
     from blocks.storage.sources import open_model, resolve
     from tasks.core.errors import ModelError
-    from tasks.core.model_shape import read_model_shape
+    from tasks.core.model_shape import read_model_config, shape_of
     from tasks.core.sources import GGUF, HUB, OCI, local_folder, scheme_of
+    from tasks.engines.families import shape_findings
 
     folder = local_folder(spec.model)
     if folder is None and scheme_of(spec.model) not in (HUB, OCI):
@@ -236,8 +237,9 @@ def _describe_model(spec: DeploySpec) -> tuple[str, str | None]:
         return f"{source.name} ({model.describe()})", model.stored_as
     if folder is None:
         return source.name, None
-    shape = read_model_shape(folder)
-    return f"{spec.model} ({shape.family}, {shape.layers} layers, hidden {shape.hidden})", None
+    config = read_model_config(folder)
+    shape = shape_of(config, f"{folder}/config.json")
+    return f"{spec.model} ({'; '.join((shape.describe(), *shape_findings(config, shape)))})", None
 
 
 def _judge(spec: DeploySpec) -> tuple[bool, str]:

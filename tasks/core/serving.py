@@ -46,9 +46,10 @@ class ServingConfig(Frozen):
     `batch` is the number of sequences served at once, `context` the tokens of one sequence. llama.cpp puts
     `gpu_layers` on GPUs, at `FITTED` as many as it finds room for; the others split over `gpus`. Of the GPUs' memory
     they may use `memory_fraction`. A step takes at most `batched_tokens`, of which llama.cpp computes
-    `micro_batch_tokens` at once. `kv_bytes_per_token` are those of one token's keys and values, for an engine that
-    takes all memory for them unless told. `loader` brings the model's files into memory; None leaves that to the
-    engine. `gpu_indices` are the host's GPUs that a process may see, by NVML's numbers; all if there are none.
+    `micro_batch_tokens` at once. `kv_bytes_per_token` are those of one token's keys and values, as if no layer had a
+    window, for an engine that takes all memory for them unless told; None if they are not known. `loader` brings
+    the model's files into memory; None leaves that to the engine. `gpu_indices` are the host's GPUs that a process
+    may see, by NVML's numbers; all if there are none.
     `chat` is None for a model that only completes prompts.
     `engine_args` and `engine_env` are the spec's own, which the engine gets as they are.
     """

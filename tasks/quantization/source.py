@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 from tasks.core.errors import ModelError
 from tasks.core.gguf import read_gguf
 from tasks.core.gguf_model import model_of
-from tasks.core.model_shape import shape_of
+from tasks.core.model_shape import shape_of, ties_embeddings
 from tasks.core.safetensors import LENGTH_BYTES, header_length, parse_header
 from tasks.core.sources import GGUF
 from tasks.quantization.sizes import Source, vocabulary_bytes
@@ -29,9 +29,9 @@ def read_source(folder: Path, config: Mapping[str, Any]) -> Source:
         )
     for path in files:
         shapes |= _shapes(path)
-    if config.get("tie_word_embeddings"):  # the converter leaves the copy out
+    if ties_embeddings(config):  # the converter leaves the copy out
         shapes.pop("lm_head.weight", None)
-    vocabulary = _vocabulary_bytes(folder / "tokenizer.json", shape.vocabulary)
+    vocabulary = _vocabulary_bytes(folder / "tokenizer.json", shape.vocabulary or 0)
     return Source(shape, shapes, vocabulary, _beside_bytes(folder))
 
 

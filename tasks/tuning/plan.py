@@ -62,7 +62,7 @@ def check_request(request: TuningRequest, source: Source) -> None:
         )
 
 
-def check_tunable_gguf(tuning: Tuning, max_context: int) -> None:
+def check_tunable_gguf(tuning: Tuning, max_context: int | None) -> None:
     """What a model that comes as GGUF, for a context of so many tokens, cannot be asked for. Raises `SpecError`."""
     _check_context(tuning, max_context)
     if by_guidellm(tuning):
@@ -72,8 +72,9 @@ def check_tunable_gguf(tuning: Tuning, max_context: int) -> None:
         )
 
 
-def _check_context(tuning: Tuning, most: int) -> None:
-    if tuning.context > most:
+def _check_context(tuning: Tuning, most: int | None) -> None:
+    """Raise `SpecError` for a longer context than the model supports; if it does not say, the engine will."""
+    if most is not None and tuning.context > most:
         raise SpecError(
             f"tuning.context is {tuning.context}, but the model supports at most {most} tokens",
             fix=f"set tuning.context to {most} or less",
@@ -101,7 +102,7 @@ def serving_config(request: TuningRequest, facts: TuningFacts) -> ServingConfig:
         gpus=0 if by_layer else _split_over(request, facts),
         gpu_indices=tuple(one.number for one in facts.gpus[: _split_over(request, facts)]),
         memory_fraction=max(0.01, round(fraction - _HELD_BEYOND, 4)) if count else fraction,
-        kv_bytes_per_token=facts.source.shape.kv_bytes_per_token,
+        kv_bytes_per_token=facts.source.shape.widest_kv_bytes_per_token,
         chat=facts.chat,
         engine_args=request.engine_args,
         engine_env=request.engine_env,
@@ -111,11 +112,11 @@ def serving_config(request: TuningRequest, facts: TuningFacts) -> ServingConfig:
 def _split_over(request: TuningRequest, facts: TuningFacts) -> int:
     """The GPUs that are used: all that the request gives, or of an engine that splits each layer, as many as the
     attention heads can be dealt out to. Fewer key-value heads than GPUs are copied, so either number divides the
-    other."""
+    other. If the number of heads is not known, the engine will say."""
     count, shape = request.hardware.gpus, facts.source.shape
-    if not _card(request).find_knob("tensor_parallel"):
-        return count
     heads, kv_heads = shape.heads, shape.kv_heads
+    if not _card(request).find_knob("tensor_parallel") or heads is None or kv_heads is None:
+        return count
     return next(
         (
             gpus
