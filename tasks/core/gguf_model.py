@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from tasks.core.errors import ModelError
 from tasks.core.gguf import GgufHeader
@@ -36,13 +36,14 @@ src/llama-model.cpp, `set_swa_pattern`), where the header does not say."""
 @dataclass(frozen=True)
 class GgufModel:
     """One model in one or several files. `stored_as` is its quantization by its usual name, `kinds` how many tensors
-    have which type; `tokenizer` is llama.cpp's name for its kind."""
+    have which type; `tokenizer` is llama.cpp's name for its kind, `header` that of the first file."""
 
     shape: ModelShape
     stored_as: str
     kinds: Mapping[str, int]
     tokenizer: str
     chat_template: str | None
+    header: GgufHeader = field(repr=False, compare=False)
 
     def describe(self) -> str:
         """Everything that matters, in a line."""
@@ -92,6 +93,7 @@ def model_of(headers: Mapping[str, GgufHeader], where: str) -> GgufModel:
         kinds=dict(Counter(tensor.kind for tensor in tensors).most_common()),
         tokenizer=(first.text("tokenizer.ggml.model") or "none")[:40],
         chat_template=first.text("tokenizer.chat_template"),
+        header=first,
     )
 
 

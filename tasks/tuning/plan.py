@@ -15,6 +15,7 @@ from tasks.core.spec import CandidateFormat, LoadGenerator, Tuning
 from tasks.engines.arguments import check_arguments
 from tasks.engines.card import EngineCard
 from tasks.engines.catalogue import get_engine
+from tasks.engines.parsers import check_parsers, offered
 from tasks.engines.weights import check_formats, check_gguf, check_not_as_is, why_not_here
 from tasks.quantization.folder_sizes import PLAIN
 from tasks.quantization.models import Calibration, Candidate, QuantizationRequest, TaskItem
@@ -34,6 +35,7 @@ def check_request(request: TuningRequest, source: Source) -> None:
     tuning, shape = request.tuning, source.shape
     check_formats(request.engine, tuning.candidates)
     check_arguments(request.engine, request.engine_args)
+    check_parsers(request.engine, request.serving, request.engine_args)
     if source.stored_as is not None:
         check_gguf(request.engine, tuning.candidates, source.stored_as, "the model")
         check_tunable_gguf(tuning, shape.max_context)
@@ -104,6 +106,7 @@ def serving_config(request: TuningRequest, facts: TuningFacts) -> ServingConfig:
         memory_fraction=max(0.01, round(fraction - _HELD_BEYOND, 4)) if count else fraction,
         kv_bytes_per_token=facts.source.shape.widest_kv_bytes_per_token,
         chat=facts.chat,
+        **offered(request.serving),
         engine_args=request.engine_args,
         engine_env=request.engine_env,
     )

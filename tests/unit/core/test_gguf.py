@@ -50,7 +50,7 @@ def test_keys_lists_and_tensors() -> None:
     assert found.number("llama.block_count") == 2
     assert (found.values["x.bool"], found.values["x.float"], found.number("x.bool")) == (True, 0.5, None)
     assert found.numbers == {"x.list": (1, -2)}
-    assert found.lengths == {"tokenizer.ggml.tokens": 3, "x.list": 2}
+    assert found.lengths == {"tokenizer.ggml.tokens": 4, "x.list": 2}
     assert [(one.name, one.kind, one.shape, one.size_bytes) for one in found.tensors] == [
         ("token_embd.weight", "q4_k", (256, 4), 576),
         ("output_norm.weight", "f32", (64,), 256),
@@ -156,7 +156,7 @@ def test_what_a_model_says_of_itself() -> None:
             "hidden": 64,
             "heads": 4,
             "kv_heads": 2,
-            "vocabulary": 3,
+            "vocabulary": 4,
             "max_context": 512,
             "kept": ({"layers": 2, "token_bytes": 256},),
             "stateful": False,
