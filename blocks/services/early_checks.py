@@ -229,8 +229,8 @@ def check_weights(spec: DeploySpec, source: ModelSource) -> tuple[WeightFormat |
 
 
 def prefect_knows_the_storage() -> bool:
-    """Whether the credentials of models on S3 are in a Prefect block, so that they cannot be read without an API."""
-    return bool(os.environ.get("SLIPWAY_S3_BLOCK"))
+    """Whether the credentials of S3 or a hub are in a Prefect block, so that models cannot be read without an API."""
+    return any(os.environ.get(name) for name in ("SLIPWAY_S3_BLOCK", "SLIPWAY_HF_BLOCK"))
 
 
 def _state(folder: ServiceFolder) -> ServiceState | None:

@@ -222,13 +222,13 @@ def _describe_model(spec: DeploySpec) -> tuple[str, str | None]:
     from blocks.storage.sources import open_model, resolve
     from tasks.core.errors import ModelError
     from tasks.core.model_shape import read_model_config, shape_of
-    from tasks.core.sources import GGUF, local_folder
+    from tasks.core.sources import GGUF, HUB, OCI, local_folder, scheme_of
     from tasks.engines.families import shape_findings
 
     folder = local_folder(spec.model)
-    if folder is None:
+    if folder is None and scheme_of(spec.model) not in (HUB, OCI):
         return spec.model, None
-    if not folder.is_dir() and folder.suffix != GGUF:
+    if folder and not folder.is_dir() and folder.suffix != GGUF:
         raise ModelError(f"no model folder {folder}", fix="correct `model:` in the spec")
     settings = Settings.load()
     place = resolve(spec.model, settings).source
@@ -237,6 +237,8 @@ def _describe_model(spec: DeploySpec) -> tuple[str, str | None]:
         return f"{source.name} ({model.describe()})", model.stored_as
     weights, remark = check_weights(spec, source)
     _warn(tuple(filter(None, (remark, check_code(spec, source)))))
+    if folder is None:
+        return source.name, weights.describe() if weights else None
     config = read_model_config(folder)
     shape = shape_of(config, f"{folder}/config.json")
     described = "; ".join((shape.describe(), *shape_findings(config, shape)))

@@ -26,12 +26,12 @@ from pydantic import (
 from tasks.core import api_keys, strict_yaml
 from tasks.core.engine_options import EngineArgs, EngineEnv, EngineVersion
 from tasks.core.errors import SpecError, WrongUseError
-from tasks.core.given_files import check_path, decode_text, expand_user, read_given
+from tasks.core.given_files import decode_text, expand_user, read_given
 from tasks.core.load import Arrivals
 from tasks.core.serving import ParserName, ServedName
-from tasks.core.sources import FILE, FORMS, GGUF, local_folder, scheme_of, split_variant, with_variant
+from tasks.core.sources import FILE, GGUF, local_folder, split_variant, with_variant
 from tasks.core.spec_errors import explain
-from tasks.core.spec_values import WEEK_S, YEAR_S, ByteCount, HostName, Rfc3339, check_value
+from tasks.core.spec_values import WEEK_S, YEAR_S, ByteCount, HostName, Rfc3339, check_source, check_value
 
 OWN_PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 """The Python that Slipway runs on: this machine certainly has it."""
@@ -286,15 +286,6 @@ class TuningLoad(Part):
                 f"{self.requests} requests at {self.rate:g}/s take more than a day: reduce their number"
             )
         return self
-
-
-def check_source(value: str) -> str:
-    """The source of a model. Raises `ValueError` for text that is none."""
-    if (scheme := scheme_of(value)) is None:
-        raise ValueError(f"must be {FORMS}")
-    if scheme == FILE:
-        check_path(split_variant(value)[0])
-    return value
 
 
 class Tuning(Part):
