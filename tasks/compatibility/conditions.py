@@ -93,6 +93,7 @@ TEXTS = frozenset(
         "image_check",
         "platform",
         "target",
+        "torch_too_old",
     }
 )
 FLAGS = frozenset(

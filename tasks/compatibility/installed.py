@@ -51,6 +51,7 @@ def describe_packages(facts: Facts, tables: Tables) -> dict[str, Value]:
         values[name] = _joined(map(pins.describe, some))
         way = "pin_way" if name == "pin_broken" else "pin_near_way"
         values[way] = _joined(pins.way(pin, tables) for pin in some)
+    values["torch_too_old"] = pins.older_torch(facts.packages, here, tables) if own_torch else None
     values["pin_package"] = broken[0].required if broken else None
     values["cuda12_way"] = _cuda12_way(facts, here, tables)
     without_cuda = facts.known("cuda_build") and facts.cuda_build is None

@@ -22,6 +22,10 @@ LINKED = (TORCH,)
 _BUILT_FOR = re.compile(r"torch(\d+\.\d+)(?:\.?\d+)*(?:cxx11abi(true|false))?")
 """In a local version: `2.7.4.post1+cu12torch2.6cxx11abiFALSE`, `0.1.4+cu121torch2.4`."""
 _LINKED_WITH = "its C++ extension is linked with that torch: `undefined symbol`"
+_OLDER, _NEWER = "2.4", "2.5"
+_SAME_ABI = f"its makers say that torch {_NEWER} has the same ABI"
+"""In flashinfer-ai/flashinfer#575 and #689; that torch 2.6 has another, in #771."""
+_OF_FLASHINFER = frozenset({"flashinfer", "flashinfer-python"})
 _ABI_FROM, _ABI_OF_CUDA = Version("2.7"), ("2.6", "cu126")
 """PyTorch's own wheels have the new C++ ABI from 2.7 on, of 2.6 only those for CUDA 12.6."""
 
@@ -74,12 +78,26 @@ def _linked(packages: Mapping[str, str]) -> Iterator[BrokenPin]:
         match = _BUILT_FOR.search(Version(version).local or "")
         if match is None or torch is None:
             continue
-        if not same_minor(match[1], torch):
+        if package in _OF_FLASHINFER and match[1] == _OLDER and same_minor(_NEWER, torch):
+            yield BrokenPin(package, version, TORCH, f"=={_OLDER}.*", torch, True, _SAME_ABI)
+        elif not same_minor(match[1], torch):
             yield BrokenPin(package, version, TORCH, f"=={match[1]}.*", torch, False, _LINKED_WITH)
         elif match[2] and (match[2] == "true") is not _has_new_abi(torch):
             yield BrokenPin(
                 package, version, TORCH, f"of its C++ ABI ({match[2]})", torch, False, _LINKED_WITH
             )
+
+
+def older_torch(packages: Mapping[str, str], asking: Mapping[str, str], tables: Tables) -> str | None:
+    """Which of the `asking` packages wants a newer minor release of torch than that among `packages`, as text.
+    That much the version of anybody's own build tells."""
+    torch = packages[TORCH]
+    for package in sorted(asking.keys() & _pins_of(tables).rows.keys()):
+        wanted = wanted_of(package, asking[package], tables).get(TORCH, "")
+        lowest = next((part for part in wanted.split(",") if part.startswith(("==", ">="))), None)
+        if lowest and _bound(lowest).release[:2] > Version(torch).release[:2]:
+            return f"{package} {asking[package]} asks for torch {wanted}; this is {torch}"
+    return None
 
 
 def _has_new_abi(torch: str) -> bool:
@@ -97,6 +115,8 @@ def way(pin: BrokenPin, tables: Tables) -> str:
     """The version that is asked for, and the nearest release that takes what is installed."""
     if pin.why == _LINKED_WITH:
         return f"install the build of {pin.package} for torch {pin.installed}, or compile it there"
+    if pin.why == _SAME_ABI:
+        return f"leave it so, or install a {pin.package} built for torch {pin.installed}"
     text = f"install {pin.required} {_in_words(pin.wanted)}"
     release = _taking(pin, tables)
     return text + (

@@ -62,6 +62,10 @@ VLLM_085 = {"engine_version": "0.8.5", "packages": {"torch": "2.6.0"}}
 OLD_VLLM_CU130 = {**OLD_VLLM, "engine_version": "0.11.2+cu130"}
 TRANSFORMERS = {"engine": "transformers", "engine_version": "5.17.0", "packages": {"torch": "2.10.0"}}
 BNB = {"engine": "transformers", "engine_version": "4.46.2", "cuda_build": "12.4"}
+JETPACK_5 = {
+    **{"driver": "35.4.1", "cuda_driver": "11.4", "gpus": [ORIN], "glibc": "2.31", "cpu": "aarch64"},
+    **{"distribution": "ubuntu 20.04", "nvcc": "11.4", "engine": "vllm", "cuda_build": "11.4"},
+}
 CVE = {"DRV-SEC-5520": "info"}
 NO_TOOLKIT = {"target": "docker", "container_toolkit": None, "container_gpus": []}
 IMAGE = {
@@ -929,6 +933,50 @@ CASES = [
         "four bits always ran there",
         {**BNB, "dtype": "bnb-nf4", "packages": {"torch": "2.5.1+cu124", "bitsandbytes": "0.44.1"}},
         "pass",
+    ),
+    Case(
+        "gemma4-turing",
+        "its heads of 512 need more shared memory than Turing has",
+        {"gpus": [T4], "family": "gemma4_text", "dtype": "float16"},
+        "block",
+        {"KB-35": "block"},
+    ),
+    Case(
+        "gemma4-ampere",
+        "Ampere has enough",
+        {"gpus": [A100], "family": "gemma4_text", "dtype": "float16"},
+        "pass",
+    ),
+    Case(
+        "gemma3-turing",
+        "heads of 256 fit",
+        {"gpus": [T4], "family": "gemma3_text", "dtype": "float16"},
+        "pass",
+    ),
+    Case(
+        "jetpack-5-vllm-old-torch",
+        "NVIDIA built no newer torch for JetPack 5",
+        {**JETPACK_5, "engine_version": "0.5.0.post1", "packages": {"torch": "2.1.0a0+41361538.nv23.06"}},
+        "warn",
+        {"TORCH-JETSON-OLD": "warn", "TORCH-OWN": "info"},
+    ),
+    Case(
+        "jetpack-5-vllm-its-torch",
+        "this release asks for a torch that is there",
+        {**JETPACK_5, "engine_version": "0.3.3", "packages": {"torch": "2.1.0a0+41361538.nv23.06"}},
+        "pass",
+        {"TORCH-OWN": "info"},
+    ),
+    Case(
+        "jetpack-5-vllm-image",
+        "whoever made the image compiled the engine with its torch",
+        {
+            **JETPACK_5,
+            **{"engine_version": "0.5.0.post1", "packages": {"torch": "2.1.0a0+41361538.nv23.06"}},
+            "container": "docker",
+        },
+        "pass",
+        {"TORCH-OWN": "info"},
     ),
     Case(
         "bnb-jetson",

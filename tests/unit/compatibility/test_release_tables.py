@@ -104,6 +104,8 @@ def test_a_package_may_load_only_the_build_for_the_very_cuda(
     [
         ("flashinfer", "0.1.4+cu121torch2.4", "2.4.1+cu121", False),
         ("flashinfer", "0.1.4+cu121torch2.3", "2.4.1+cu121", True),
+        ("flashinfer", "0.1.6+cu124torch2.4", "2.6.0+cu124", True),
+        ("flash-attn", "2.6.3+cu123torch2.4cxx11abiFALSE", "2.5.1+cu124", True),
         ("flash-attn", "2.7.4.post1+cu12torch2.6cxx11abiFALSE", "2.6.0+cu124", False),
         ("flash-attn", "2.7.4.post1+cu12torch2.6cxx11abiTRUE", "2.6.0+cu124", True),
         ("flash-attn", "2.7.4.post1+cu12torch2.6cxx11abiTRUE", "2.6.0+cu126", False),
