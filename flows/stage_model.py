@@ -17,6 +17,7 @@ from blocks.prefect.asked_by_api import check_programs
 from blocks.prefect.flows import flow, step
 from blocks.prefect.progress import show_copy
 from blocks.processes.environment_users import running_below
+from blocks.storage.model_source import check_level
 from blocks.storage.sources import open_model, open_source, resolve
 from flows.measure_disk import measure_disk
 from tasks.core.allowed import Kind, Program
@@ -26,7 +27,7 @@ from tasks.core.given_files import absolute_path
 from tasks.core.manifest import is_intact, read_manifest
 from tasks.core.progress import say
 from tasks.core.settings import Settings
-from tasks.core.sources import split_variant
+from tasks.core.sources import local_folder, split_variant
 from tasks.core.spec import DiskFloor
 from tasks.core.stage import Outcome, raising, run_stage
 from tasks.core.verdicts import StageName, StagingVerdict
@@ -77,6 +78,8 @@ def stage_model(request: StagingRequest) -> Outcome[StagingResult]:
     try:
         resolved = resolve(request.model, settings)
         pinned = pin(_open(request, resolved.source, settings))
+        if place := local_folder(resolved.source):
+            check_level(place, [file.path for file in pinned.files])
     except SlipwayError as error:
         return _run(request.model, {"model": request.model}, work=raising(error))
     found = Found(resolved.source, resolved.version, pinned.digest)

@@ -94,7 +94,8 @@ def read_facts(request: TuningRequest) -> TuningFacts:
         source, family = read_gguf_source(folder, names), None
     else:
         config = read_model_config(folder)
-        source, family = read_source(folder, config), check_family(config)
+        to_gguf = get_engine(request.engine).card.loads_gguf
+        source, family = read_source(folder, config, to_gguf=to_gguf), check_family(config)
     return TuningFacts(
         source=source,
         family=family,

@@ -6,14 +6,15 @@ Each stage checks again when its turn comes; here a wrong input ends the deploy 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
 
 from blocks.host.home_access import check_home, may
 from blocks.host.nvml import gpus_in_use
 from blocks.processes.ports import check_port_free, free_port, is_held_below
 from blocks.services.door import read_keys
+from blocks.services.source_checks import check_source
 from blocks.services.targets import check_base_image
+from blocks.storage.model_source import check_level
 from blocks.storage.sources import open_model, resolve
 from tasks.core.api_keys import block_name
 from tasks.core.chat_template import check_syntax, read_template
@@ -22,7 +23,7 @@ from tasks.core.errors import ModelError, PortTakenError, RecordError, SpecError
 from tasks.core.gguf_model import GgufModel
 from tasks.core.release import ServiceFolder, ServiceState
 from tasks.core.settings import Settings
-from tasks.core.sources import GGUF, local_folder
+from tasks.core.sources import local_folder
 from tasks.core.spec import DeploySpec, Environment, EnvironmentManager, Tuning
 from tasks.engines.arguments import check_arguments
 from tasks.engines.weights import check_formats, check_gguf, check_not_as_is
@@ -30,7 +31,7 @@ from tasks.environment.plan import parse_requirements
 from tasks.lifecycle.plan import wants_absent_gpu
 from tasks.rollout.plan import address_of
 from tasks.staging.gguf_choice import gguf_model_at
-from tasks.staging.source import ModelSource
+from tasks.staging.source import ModelSource, Pinned
 from tasks.tuning.plan import check_tunable_gguf
 from tasks.tuning.texts import read_calibration, read_task_set, read_text
 
@@ -82,32 +83,21 @@ def check_address(spec: DeploySpec, settings: Settings) -> None:
 
 
 def check_model(spec: DeploySpec, settings: Settings) -> None:
-    """Raise a `SlipwayError` if the model has no files, if this user may not read them, or if it comes as GGUF and
-    cannot be served as the spec asks."""
+    """Raise a `SlipwayError` if the model has no files, if this user may not read them, or if it cannot be served as
+    the spec asks, by what its names, its configuration and its tokenizer say. Staging reads the weights' headers."""
     place = resolve(spec.model, settings).source
     source = open_model(place, spec.tuning.candidates, endpoint=settings.s3_endpoint)
     files = source.list_files()
     if not files:
         raise ModelError(f"there are no files in {place}", fix="check the spec's `model`")
     if folder := local_folder(place):
-        _check_level(folder, [file.path for file in files])
+        check_level(folder, [file.path for file in files])
         home = folder if folder.is_dir() else folder.parent
         denied = next((path for file in files if not may(path := home / file.path, os.R_OK)), None)
         if denied is not None:
             raise ModelError(f"{denied} is not readable", fix=f"allow it: chmod +r {denied}")
-    check_gguf_model(spec, source)
-
-
-def _check_level(folder: Path, names: Sequence[str]) -> None:
-    """Raise `ModelError` if the folder has no weights, but one in it has GGUF files: that is how large ones come."""
-    if any(name.endswith(GGUF) or ".safetensors" in name for name in names):
-        return
-    below = next((path.parent for path in sorted(folder.glob(f"*/*{GGUF}"))), None)
-    if below is not None:
-        raise ModelError(
-            f"{folder} contains no weights, but its folder {below.name} has GGUF files",
-            fix=f"set model: file:{below}",
-        )
+    if check_gguf_model(spec, source) is None:
+        check_source(spec, Pinned(source, tuple(files)))
 
 
 def check_gguf_model(spec: DeploySpec, source: ModelSource) -> GgufModel | None:

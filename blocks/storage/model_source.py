@@ -31,10 +31,11 @@ _DEADLINE_S = 120.0
 """Limit for a listing, or for one chunk, s: anything slower counts as hanging."""
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_COMMIT = re.compile(r"[0-9a-f]{40,64}")
 
 
 def resolve_folder(source: str) -> ResolvedModel:
-    """The folder that `file:PATH` names; of a Hugging Face cache the snapshot that its `main` names."""
+    """The folder that `file:PATH` names; of a Hugging Face cache the snapshot that its `main` names, or its only one."""
     folder = FolderSource.of(source).folder
     commit = within(_DEADLINE_S, str(folder), lambda: _cached_commit(folder))
     place = folder / "snapshots" / commit if commit else folder
@@ -42,13 +43,40 @@ def resolve_folder(source: str) -> ResolvedModel:
 
 
 def _cached_commit(folder: Path) -> str | None:
+    """The snapshot of a Hugging Face cache that is meant: `main`'s, else the only one. None for any other folder."""
+    main = folder / "refs" / "main"
     try:
         if not (folder / "snapshots").is_dir():
             return None
-        commit = read_regular(folder / "refs" / "main", 1 << 10).decode().strip()
+        names = [path.name for path in (folder / "snapshots").iterdir()]
+        commit = read_regular(main, 1 << 10).decode().strip() if main.exists() else None
     except (OSError, ModelError, UnicodeDecodeError):
         return None  # listing its files reports what is wrong with the folder
-    return commit if re.fullmatch(r"[0-9a-f]{40,64}", commit) else None
+    if commit is None:  # downloaded by another revision
+        return _only_snapshot(folder, names)
+    return commit if _COMMIT.fullmatch(commit) else None
+
+
+def _only_snapshot(folder: Path, names: Sequence[str]) -> str | None:
+    found = sorted(filter(_COMMIT.fullmatch, names))
+    if len(found) > 1:
+        raise ModelError(
+            f"{folder} is a Hugging Face cache with {len(found)} snapshots, and none is its main",
+            fix=f"name one: file:{folder}/snapshots/{found[0]}",
+        )
+    return found[0] if found else None
+
+
+def check_level(folder: Path, names: Sequence[str]) -> None:
+    """Raise `ModelError` if the folder has no weights, but one in it has GGUF files: that is how large ones come."""
+    if any(name.endswith(GGUF) or ".safetensors" in name for name in names):
+        return
+    below = next((path.parent for path in sorted(folder.glob(f"*/*{GGUF}"))), None)
+    if below is not None:
+        raise ModelError(
+            f"{folder} contains no weights, but its folder {below.name} has GGUF files",
+            fix=f"set model: file:{below}",
+        )
 
 
 def open_folder(source: str) -> ModelSource:

@@ -23,7 +23,7 @@ from tasks.core.errors import ModelError, SlipwayError, SpecError
 from tasks.core.given_files import decode_text, read_given
 
 OWN_FILE = "chat_template.jinja"
-_IN_JSON = ("tokenizer_config.json", "chat_template.json")
+TEMPLATE_FILES = ("tokenizer_config.json", "chat_template.json")
 _JSON_LIMIT_BYTES = 64_000_000
 _TEMPLATE_LIMIT_BYTES = 1_000_000
 _DEFAULT = "default"
@@ -83,7 +83,7 @@ def find_template(folder: Path) -> Template | None:
     """
     if (folder / OWN_FILE).exists():
         return _read(folder / OWN_FILE, ModelError)
-    for name in _IN_JSON:
+    for name in TEMPLATE_FILES:
         path = folder / name
         value = read_json(path).get("chat_template") if path.exists() else None
         if value is not None:

@@ -25,6 +25,9 @@ _CONFIG = "config.json"
 _TOKENIZER = "tokenizer.json"
 _SETTINGS = "tokenizer_config.json"
 _MAP = "special_tokens_map.json"
+TOKEN_FILES = (_TOKENIZER, _SETTINGS, _MAP, "generation_config.json")
+"""The files that special tokens are read from, with `config.json`."""
+
 _NAMED = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
 _WHOLE = "take all files of the model's folder from the same version of the model"
 

@@ -69,7 +69,7 @@ def read_model_config(folder: Path) -> dict[str, Any]:
     text = read_given(
         path, "configuration", limit_bytes=_LIMIT_BYTES, fix=fix, missing=ModelError, wrong=ModelError
     )
-    return _parse(text, str(path))
+    return parse_model_config(text, str(path))
 
 
 def read_model_shape(folder: Path) -> ModelShape:
@@ -79,10 +79,11 @@ def read_model_shape(folder: Path) -> ModelShape:
 
 def parse_model_shape(text: bytes, path: str) -> ModelShape:
     """The shape that a `config.json` found at `path` describes. Raises `ModelError`."""
-    return shape_of(_parse(text, path), path)
+    return shape_of(parse_model_config(text, path), path)
 
 
-def _parse(text: bytes, path: str) -> dict[str, Any]:
+def parse_model_config(text: bytes, path: str) -> dict[str, Any]:
+    """The JSON object of a `config.json` found at `path`. Raises `ModelError`."""
     try:
         config: Any = json.loads(text)
     except (ValueError, RecursionError) as error:

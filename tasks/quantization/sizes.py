@@ -78,7 +78,7 @@ def _output_of(names: Iterable[str]) -> str:
 
 def _kind(name: str, dims: tuple[int, ...], form: CandidateFormat, layers: int, output: str) -> str:
     kind = form.value.removesuffix("_m")
-    if len(dims) == 1:
+    if len(dims) <= 1:
         return "f32"
     if kind not in _WIDE and name == output:
         kind = "q6_k" if kind in _SHORT_ROWS else "q8_0"
@@ -92,7 +92,7 @@ def _kind(name: str, dims: tuple[int, ...], form: CandidateFormat, layers: int, 
 def _spared(name: str, layers: int) -> bool:
     """`model.layers.N.self_attn.v_proj.weight` and `…mlp.down_proj.weight` of the layers that get 6 bits."""
     parts = name.split(".")
-    if len(parts) != 6 or parts[4] not in ("v_proj", "down_proj") or not parts[2].isdigit():
+    if len(parts) != 6 or parts[4] not in ("v_proj", "down_proj") or not parts[2].isdecimal():
         return False
     number, eighth = int(parts[2]), layers // 8
     return number < eighth or number >= 7 * layers // 8 or (number - eighth) % 3 == 2
@@ -100,6 +100,8 @@ def _spared(name: str, layers: int) -> bool:
 
 def _tensor_bytes(dims: tuple[int, ...], kind: str) -> int:
     values, size = _BLOCKS[kind]
+    if not dims:  # one value, such as a scale
+        return size
     return math.prod(dims[:-1]) * (dims[-1] // values) * size
 
 

@@ -17,9 +17,10 @@ from tasks.core.sources import GGUF
 from tasks.quantization.sizes import Source, vocabulary_bytes
 
 
-def read_source(folder: Path, config: Mapping[str, Any]) -> Source:
-    """Shapes and vocabulary of the model in `folder`, whose `config.json` was read already. Raises `ModelError` for a
-    damaged or missing file."""
+def read_source(folder: Path, config: Mapping[str, Any], *, to_gguf: bool = True) -> Source:
+    """Shapes of the model in `folder`, whose `config.json` was read already; `to_gguf` also its vocabulary, which
+    engines that load folders read themselves, from whatever files the model has. Raises `ModelError` for a damaged or
+    missing file."""
     shape = shape_of(config, f"{folder}/config.json")
     shapes: dict[str, tuple[int, ...]] = {}
     files = sorted(folder.glob("*.safetensors"))
@@ -31,7 +32,7 @@ def read_source(folder: Path, config: Mapping[str, Any]) -> Source:
         shapes |= _shapes(path)
     if config.get("tie_word_embeddings"):  # the converter leaves the copy out
         shapes.pop("lm_head.weight", None)
-    vocabulary = _vocabulary_bytes(folder / "tokenizer.json", shape.vocabulary)
+    vocabulary = _vocabulary_bytes(folder / "tokenizer.json", shape.vocabulary) if to_gguf else 0
     return Source(shape, shapes, vocabulary, _beside_bytes(folder))
 
 

@@ -28,17 +28,18 @@ from tasks.core.files import (
     write_atomically,
 )
 from tasks.core.manifest import MANIFEST_FILE, Manifest, read_manifest
-from tasks.core.model_shape import check_convertible, parse_model_shape
-from tasks.core.safetensors import LENGTH_BYTES, Header, header_length, parse_header
+from tasks.core.model_shape import check_convertible, parse_model_config, parse_model_shape
 from tasks.engines.weights import gguf_engines
 from tasks.staging import ledger
 from tasks.staging.copier import Copied, copy, missing_bytes, part_of, place_of
+from tasks.staging.convertible import TOKENIZER_FILE, check_features, check_tensors, check_tokenizer
 from tasks.staging.gguf_choice import gguf_files, read_gguf_model
 from tasks.staging.layout import FileKind, PlannedFile, Range, lay_out
 from tasks.staging.ledger import LEDGER_FILE
 from tasks.staging.models import SourceFile
-from tasks.staging.plan import CONFIG_FILE, Staged, check_index, read_index, select_files
+from tasks.staging.plan import CONFIG_FILE, Selection, Staged
 from tasks.staging.source import Pinned, sums_of
+from tasks.staging.headers import check_whole, choose_files, code_findings, read_weights
 
 
 @dataclass(frozen=True)
@@ -62,40 +63,45 @@ def plan_copy(
     Raises `ModelError` for anything wrong with the model, before anything is written.
     """
     name = pinned.source.name
-    selection = select_files(pinned.files, name)
+    selection = check_files(pinned, convertible=convertible, servable=servable)
     carried = [_carried(pinned.file(path), "side") for path in selection.side]
     carried += [_carried(pinned.file(path), "gguf") for path in selection.gguf]
     described = _check_gguf(pinned, selection.gguf)
+    if not selection.weights and not selection.index:
+        return CopyPlan(tuple(carried), (*described, *selection.findings))
+    config = parse_model_config(pinned.read_whole(CONFIG_FILE), f"{name}/{CONFIG_FILE}")
+    weights = read_weights(pinned, selection)
+    remarks = check_whole(weights, config, name, servable=servable or convertible)
+    if convertible:
+        check_tensors(config, weights.headers.values(), name)
+    findings = (*selection.findings, *weights.findings, *remarks, *code_findings(config, selection.side))
+    return CopyPlan((*carried, *lay_out(weights.headers, shards, tensor_parallel)), findings)
+
+
+def check_files(pinned: Pinned, *, convertible: bool, servable: bool = False) -> Selection:
+    """The files of the model, judged by their names, the configuration and the tokenizer: a few small reads.
+
+    Raises `ModelError`.
+    """
+    name = pinned.source.name
+    selection = choose_files(pinned)
     if not selection.weights and not selection.index:
         if servable and not convertible:
             raise ModelError(
                 f"{name} contains only GGUF files, which the engine does not serve",
                 fix=f"use engine: {' or '.join(gguf_engines())}, or give a folder with the model's safetensors",
             )
-        return CopyPlan(tuple(carried), (*described, *selection.findings))
-    config = pinned.read_whole(CONFIG_FILE)
+        return selection
+    text, where = pinned.read_whole(CONFIG_FILE), f"{name}/{CONFIG_FILE}"
+    config = parse_model_config(text, where)
     if convertible or servable:
-        shape = parse_model_shape(config, f"{name}/{CONFIG_FILE}")
+        shape = parse_model_shape(text, where)
         if convertible:
-            check_convertible(shape, f"{name}/{CONFIG_FILE}")
-    if selection.index:
-        where = f"{name}/{selection.index}"
-        paths = [file.path for file in pinned.files]
-        weight_map = read_index(pinned.read_whole(selection.index), paths, where)
-        headers = {path: read_header(pinned, path) for path in sorted(set(weight_map.values()))}
-        check_index(weight_map, headers, where)
-    else:
-        headers = {path: read_header(pinned, path) for path in selection.weights}
-    return CopyPlan((*carried, *lay_out(headers, shards, tensor_parallel)), selection.findings)
-
-
-def read_header(pinned: Pinned, path: str) -> Header:
-    """Header of one safetensors file. Raises `ModelError`."""
-    file, name = pinned.file(path), f"{pinned.source.name}/{path}"
-    first = pinned.source.read(file, 0, LENGTH_BYTES) if file.size_bytes >= LENGTH_BYTES else b""
-    length = header_length(first, file.size_bytes, name)
-    text = pinned.source.read(file, LENGTH_BYTES, length) if length else b""
-    return parse_header(text, file.size_bytes, name)
+            check_convertible(shape, where)
+            check_features(config, name)
+            there = any(file.path == TOKENIZER_FILE for file in pinned.files)
+            check_tokenizer(pinned.read_whole(TOKENIZER_FILE) if there else None, config, name)
+    return selection
 
 
 def stage_model(

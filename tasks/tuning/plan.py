@@ -11,7 +11,7 @@ from tasks.core.errors import SpecError
 from tasks.core.load import longest_output, prompt_for
 from tasks.core.model_shape import check_convertible
 from tasks.core.serving import FITTED, ServingConfig
-from tasks.core.spec import CandidateFormat, LoadGenerator, Tuning
+from tasks.core.spec import CandidateFormat, EngineKind, LoadGenerator, Tuning
 from tasks.engines.arguments import check_arguments
 from tasks.engines.card import EngineCard
 from tasks.engines.catalogue import get_engine
@@ -41,12 +41,18 @@ def check_request(request: TuningRequest, source: Source) -> None:
         check_not_as_is(tuning.candidates, "the model")
         if _card(request).loads_gguf:
             check_convertible(shape, f"{request.model_dir}/config.json")
-    if by_guidellm(tuning) and _card(request).prompts == "text":
+    check_load(request.engine, tuning, shape.max_context)
+
+
+def check_load(kind: EngineKind, tuning: Tuning, max_context: int) -> None:
+    """Raise `SpecError` for requests that the engine cannot be sent, or that do not fit into the context, which is at
+    most so many tokens."""
+    if by_guidellm(tuning) and get_engine(kind).card.prompts == "text":
         raise SpecError(
-            f"guidellm cannot put load on {request.engine}: its server rejects ignore_eos, which guidellm sends",
+            f"guidellm cannot put load on {kind}: its server rejects ignore_eos, which guidellm sends",
             fix="set tuning.load_generator to builtin",
         )
-    _check_context(tuning, shape.max_context)
+    _check_context(tuning, max_context)
     longest = longest_output(tuning.output_tokens)
     if longest >= tuning.context:
         raise SpecError(
