@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 _LAYER = re.compile(
-    r"(?P<stack>(?:.*?\.)?(?:layers|h|blocks|block))\.(?P<number>\d{1,6})\.(?P<rest>.+)", re.ASCII
+    r"(?P<stack>(?:.*?\.)?(?:layers|layer|h|blocks|block))\.(?P<number>\d{1,6})\.(?P<rest>.+)", re.ASCII
 )
 _NOT_TEXT = re.compile(r"vision|visual|audio|image|video|vit\b|speech|mtp|projector|depth", re.IGNORECASE)
 _TEXT_CONFIGS = ("text_config", "llm_config", "language_config")
@@ -24,9 +24,9 @@ _MOST_LAYERS = 2_000
 _BEYOND = 4
 """A list with a value for each layer may go on with those of layers for multi-token prediction."""
 
-_EMBEDDING = re.compile(r"emb|wte|shared\.weight", re.IGNORECASE)
+_EMBEDDING = re.compile(r"emb|wte|shared\.weight|(?:^|\.)w\.weight", re.IGNORECASE)
 _NORM = re.compile(r"norm|ln_f|ln_out", re.IGNORECASE)
-_HEAD = re.compile(r"(?:^|\.)(?:lm_head|output|embed_out|head|output_layer|score|classifier)\.")
+_HEAD = re.compile(r"(?:^|\.)(?:lm_head|output|embed_out|head|output_layer|score|classifier|predictions)\.")
 _BESIDE = re.compile(
     r"scale|zeros|zero_point|absmax|quant_map|quant_state|g_idx|weight_shape|weight_format|bias|SCB|inv_freq"
 )
@@ -71,14 +71,18 @@ def missing_tensors(config: Mapping[str, Any], names: Iterable[str]) -> tuple[st
     stack, layers = _main_stack(stacks)
     if stack is None:
         return ("the layers",) if architecture in _MODULES else ()
-    missing = [f"{stack}.{number}" for number in range(count) if number not in layers]
+    twins = [name for name, one in stacks.items() if len(one) >= len(layers) and not _NOT_TEXT.search(name)]
+    # What a model counts that has two such stacks, an encoder and a decoder, is not known.
+    end = count if len(twins) == 1 else min(count, max(layers) + 1)
+    missing = [f"{stack}.{number}" for number in range(end) if number not in layers]
     there = {number: modules for number, modules in layers.items() if number < count}
     missing += [
         f"{stack}.{number}.{module}"
         for number, modules in sorted(_lacking(there, text, count, _MODULES.get(architecture, ())).items())
         for module in modules
     ]
-    return (*missing, *_missing_outside(outside, config, text, architecture))
+    normed = any(_NORM.search(module) for modules in layers.values() for module in modules)
+    return (*missing, *_missing_outside(outside, config, text, architecture, normed=normed))
 
 
 def has_layers(names: Iterable[str]) -> bool:
@@ -163,13 +167,18 @@ def _lists(text: Mapping[str, Any]) -> Iterable[list[Any] | str]:
 
 
 def _missing_outside(
-    outside: Sequence[str], config: Mapping[str, Any], text: Mapping[str, Any], architecture: str
+    outside: Sequence[str],
+    config: Mapping[str, Any],
+    text: Mapping[str, Any],
+    architecture: str,
+    *,
+    normed: bool,
 ) -> list[str]:
     missing = []
     if not any(_EMBEDDING.search(name) for name in outside):
         missing.append("the embeddings")
-    # A decoder with RMS norms ends with one; what has other norms may have none at all, as OLMo.
-    if "rms_norm_eps" in text and not any(_NORM.search(name) for name in outside):
+    # A decoder with RMS norms ends with one, unless its norms have no weights at all.
+    if normed and "rms_norm_eps" in text and not any(_NORM.search(name) for name in outside):
         missing.append("the last norm")
     if _has_own_head(config, text, architecture) and not any(map(_HEAD.search, outside)):
         missing.append("lm_head.weight")
