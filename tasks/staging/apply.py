@@ -31,15 +31,15 @@ from tasks.core.manifest import MANIFEST_FILE, Manifest, read_manifest
 from tasks.core.model_shape import check_convertible, parse_model_config, parse_model_shape
 from tasks.engines.weights import gguf_engines
 from tasks.staging import ledger
-from tasks.staging.copier import Copied, copy, missing_bytes, part_of, place_of
 from tasks.staging.convertible import TOKENIZER_FILE, check_features, check_tensors, check_tokenizer
+from tasks.staging.copier import Copied, copy, missing_bytes, part_of, place_of
 from tasks.staging.gguf_choice import gguf_files, read_gguf_model
+from tasks.staging.headers import check_whole, choose_files, code_findings, read_weights
 from tasks.staging.layout import FileKind, PlannedFile, Range, lay_out
 from tasks.staging.ledger import LEDGER_FILE
 from tasks.staging.models import SourceFile
 from tasks.staging.plan import CONFIG_FILE, Selection, Staged
 from tasks.staging.source import Pinned, sums_of
-from tasks.staging.headers import check_whole, choose_files, code_findings, read_weights
 
 
 @dataclass(frozen=True)

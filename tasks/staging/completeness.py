@@ -123,9 +123,7 @@ def _lacking(
     layers: Mapping[int, set[str]], text: Mapping[str, Any], count: int, required: Sequence[str]
 ) -> dict[int, list[str]]:
     """Modules that layers lack: those that the architecture requires, and those that one layer alone lacks."""
-    lacking = {
-        number: [one for one in required if one not in modules] for number, modules in layers.items()
-    }
+    lacking = {number: [one for one in required if one not in modules] for number, modules in layers.items()}
     if not required and "block_configs" in text:
         return lacking  # each layer has modules of its own
     kinds: dict[str, list[int]] = {}

@@ -18,6 +18,7 @@ TOKENIZER_FILE = "tokenizer.json"
 
 _SOURCES = ("BF16", "F16", "F32")
 _ROPE_KINDS = ("default", "linear", "yarn", "llama3")
+_USUAL_YARN = {"beta_fast": 32, "beta_slow": 1, "truncate": True}
 _LETTERS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+"
 _REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 _SPLITS = (_LETTERS + r"|\p{N}{1,3}" + _REST, _LETTERS + r"|\p{N}" + _REST)
@@ -41,11 +42,19 @@ def check_features(config: Mapping[str, Any], source: str) -> None:
                 f"config.json: {key} = {json.dumps(config[key])[:80]} cannot be converted",
                 "use an unquantized Llama or Qwen3",
             )
-    kind = _rope_kind(config)
+    rope = _rope(config)
+    kind = str(rope.get("rope_type") or rope.get("type") or "default")[:40]
     if kind not in _ROPE_KINDS:
         raise _refused(
             source, f"config.json: rope scaling {kind} cannot be converted", "use linear, yarn or llama3"
         )
+    for key, usual in _USUAL_YARN.items() if kind == "yarn" else ():
+        if rope.get(key) not in (None, usual):
+            raise _refused(
+                source,
+                f"config.json: rope scaling yarn with {key} = {json.dumps(rope[key])[:40]} cannot be converted",
+                f"use a model with {json.dumps(usual)}, or an engine that loads folders",
+            )
     if _family(config) != "llama" and (config.get("attention_bias") or config.get("mlp_bias")):
         raise _refused(
             source,
@@ -173,11 +182,13 @@ def _check_cuts(pre: Mapping[str, Any], source: str) -> None:
         raise _refused(source, f"the pre-tokenizer {json.dumps(pre)[:120]} is not known", _BYTE_LEVEL)
 
 
-def _rope_kind(config: Mapping[str, Any]) -> str:
-    new, old = (
-        one if isinstance(one := config.get(key), dict) else {} for key in ("rope_parameters", "rope_scaling")
-    )
-    return str(new.get("rope_type") or old.get("rope_type") or old.get("type") or "default")[:40]
+def _rope(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Rotary settings: `rope_parameters` since Transformers 5, `rope_scaling` before."""
+    found: dict[str, Any] = {}
+    for key in ("rope_scaling", "rope_parameters"):
+        value = config.get(key)
+        found |= value if isinstance(value, dict) else {}
+    return found
 
 
 def _family(config: Mapping[str, Any]) -> str:

@@ -12,7 +12,6 @@ from tasks.core.paths import some_of
 from tasks.core.safetensors import LENGTH_BYTES, Header, header_length, parse_header
 from tasks.staging.completeness import has_layers, is_adapted, missing_tensors
 from tasks.staging.plan import (
-    CONFIG_FILE,
     Selection,
     adapter_error,
     check_index,
@@ -97,7 +96,9 @@ def read_weights(pinned: Pinned, selection: Selection) -> Weights:
     return Weights(headers, aside_finding(aside))
 
 
-def check_whole(weights: Weights, config: Mapping[str, Any], source: str, *, servable: bool) -> tuple[str, ...]:
+def check_whole(
+    weights: Weights, config: Mapping[str, Any], source: str, *, servable: bool
+) -> tuple[str, ...]:
     """Remarks about weights that may not be all that the model needs.
 
     Raises `ModelError` for an adapter's weights, and for a model that is to be served and lacks any.
@@ -125,7 +126,9 @@ def code_findings(config: Mapping[str, Any], carried: Iterable[str]) -> tuple[st
     values = named.values() if isinstance(named, dict) else ()
     classes = [one for value in values for one in (value if isinstance(value, list) else [value])]
     files = {
-        f"{one.rpartition('--')[2].partition('.')[0]}.py" for one in classes if isinstance(one, str) and "." in one
+        f"{one.rpartition('--')[2].partition('.')[0]}.py"
+        for one in classes
+        if isinstance(one, str) and "." in one
     }
     left = sorted(files.difference(carried))
     return (f"config.json names code that was not copied (auto_map): {some_of(left)}",) if left else ()

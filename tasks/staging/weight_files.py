@@ -42,7 +42,9 @@ def choose_weights(names: Sequence[str], source: str) -> WeightFiles:
 
 def is_sure(files: WeightFiles) -> bool:
     """Whether their names say that these files are a whole model: not so for files of any other name."""
-    return bool(files.weights) and all(one == WEIGHTS_FILE or _NUMBERED.fullmatch(one) for one in files.weights)
+    return bool(files.weights) and all(
+        one == WEIGHTS_FILE or _NUMBERED.fullmatch(one) for one in files.weights
+    )
 
 
 def is_adapter(name: str) -> bool:
@@ -95,6 +97,7 @@ def _missing(source: str, key: tuple[str, int], shards: dict[int, str]) -> Model
     stem, count = key
     first = next(number for number in range(1, count + 1) if number not in shards)
     return ModelError(
-        f"{source}/{stem}-{first:05d}-of-{count:05d}.safetensors is missing: {len(shards)} of {count} shards are there",
+        f"{source}/{stem}-{first:05d}-of-{count:05d}.safetensors is missing: {len(shards)} of {count} shards are "
+        "there",
         fix="copy or download all shards",
     )

@@ -39,6 +39,7 @@ FORMATS = {
 K_QUANTS = {Kind.Q6_K: Kind.Q8_0, Kind.Q5_K: Kind.Q5_1, Kind.Q4_K: Kind.Q5_0}
 """Kinds with blocks of 256 that only the engine's own library makes, and what rows of other lengths become."""
 FAMILIES = {"LlamaForCausalLM": "llama", "Qwen3ForCausalLM": "qwen3"}
+USUAL_YARN = {"beta_fast": 32, "beta_slow": 1, "truncate": True}
 SOURCES = {"BF16": np.dtype("<u2"), "F16": np.dtype("<f2"), "F32": np.dtype("<f4")}
 NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5
 BLOCK_VALUES = 1 << 24  # values converted at once: 64 MB in float32
@@ -474,6 +475,34 @@ def describe_scaling(writer: gguf.GGUFWriter, rope: dict[str, Any]) -> None:
     writer.add_rope_scaling_factor(rope["factor"])
     if "original_max_position_embeddings" in rope:
         writer.add_rope_scaling_orig_ctx_len(rope["original_max_position_embeddings"])
+    if rope["rope_type"] == "yarn":
+        describe_yarn(writer, rope)
+
+
+def describe_yarn(writer: gguf.GGUFWriter, rope: dict[str, Any]) -> None:
+    """What of YaRN differs from its usual settings.
+
+    llama.cpp multiplies queries and keys by `attn_factor` times 1 + 0.1 ln(factor) (llama-context.cpp), so that is
+    divided out of the factor that Transformers computes (`_compute_yarn_parameters`). vLLM also knows `attn_factor`,
+    as DeepSeek-R1-0528-Qwen3-8B has it, and multiplies by it as llama.cpp does.
+    """
+    for key, usual in USUAL_YARN.items():  # llama.cpp reads none of them for these families
+        if rope.get(key) not in (None, usual):
+            raise RefusedError(
+                f"config.json: rope scaling yarn with {key} = {json.dumps(rope[key])[:40]} cannot be converted",
+                f"use a model with {json.dumps(usual)}, or an engine that loads folders",
+            )
+    usual = magnitude(rope["factor"], 1.0)
+    wanted = rope.get("attention_factor")
+    if wanted is None and rope.get("mscale") and rope.get("mscale_all_dim"):
+        wanted = magnitude(rope["factor"], rope["mscale"]) / magnitude(rope["factor"], rope["mscale_all_dim"])
+    factor = (usual if wanted is None else wanted) / usual * rope.get("attn_factor", 1.0)
+    if factor != 1.0:
+        writer.add_rope_scaling_attn_factors(factor)
+
+
+def magnitude(factor: float, scale: float) -> float:
+    return 1.0 if factor <= 1 else 0.1 * scale * math.log(factor) + 1.0
 
 
 def describe_tokenizer(writer: gguf.GGUFWriter, folder: Path, model: Model) -> None:

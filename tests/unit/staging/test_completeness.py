@@ -114,7 +114,9 @@ MODELS = {
 
 def names_of(model: Model) -> list[str]:
     layers = [
-        f"{model.stack}.{number}.{module}.weight" for number, modules in enumerate(model.layers) for module in modules
+        f"{model.stack}.{number}.{module}.weight"
+        for number, modules in enumerate(model.layers)
+        for module in modules
     ]
     return [*model.ends, *layers, *model.more]
 
@@ -133,7 +135,8 @@ def test_what_a_model_lacks_is_named_and_nothing_else(model: Model) -> None:
 
 
 @pytest.mark.parametrize(
-    "config", [{}, {"architectures": "x"}, {"architectures": [None], "num_hidden_layers": "3"}, {"text_config": []}]
+    "config",
+    [{}, {"architectures": "x"}, {"architectures": [None], "num_hidden_layers": "3"}, {"text_config": []}],
 )
 def test_an_odd_configuration_proves_nothing(config: dict[str, Any]) -> None:
     assert missing_tensors(config, names_of(MODELS["all the same"])) == ()

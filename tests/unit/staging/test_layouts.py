@@ -141,7 +141,14 @@ ROWS = {
     ),
     # What lies next to the model.
     "Mistral's copy": Row(
-        (config(), *shards(1, 2, 3), index(), CONSOLIDATED, text("params.json", "{}"), text("tekken.json", "{}")),
+        (
+            config(),
+            *shards(1, 2, 3),
+            index(),
+            CONSOLIDATED,
+            text("params.json", "{}"),
+            text("tekken.json", "{}"),
+        ),
         finding=f"{LEFT}consolidated.safetensors",
         side=("config.json", "params.json", "tekken.json"),
     ),
@@ -159,14 +166,19 @@ ROWS = {
         (config(), ONE, *shards(1)), finding=f"{LEFT}{SHARD.format(1)}"
     ),
     "pickles": Row(
-        (config(), ONE, text("pytorch_model.bin")), finding="pytorch_model.bin has pickled weights and was not copied"
+        (config(), ONE, text("pytorch_model.bin")),
+        finding="pytorch_model.bin has pickled weights and was not copied",
     ),
     "a pointer to a copy that is not staged": Row(
         (config(), *shards(1, 2, 3), index(), text("consolidated.safetensors", POINTER)),
         finding=f"{LEFT}consolidated.safetensors",
     ),
     "tokenizers of several kinds": Row(
-        (config(), ONE, *map(text, ("tokenizer.model.v3", "tokenizer.model", "tiktoken.model", "merges.txt"))),
+        (
+            config(),
+            ONE,
+            *map(text, ("tokenizer.model.v3", "tokenizer.model", "tiktoken.model", "merges.txt")),
+        ),
         side=("config.json", "merges.txt", "tiktoken.model", "tokenizer.model", "tokenizer.model.v3"),
     ),
     "code": Row(
@@ -272,7 +284,8 @@ ROWS = {
         error="MODEL/tokenizer.json is a Git LFS pointer, not the file itself",
     ),
     "a pointer to the config": Row(
-        (text("config.json", POINTER), ONE), error="MODEL/config.json is a Git LFS pointer, not the file itself"
+        (text("config.json", POINTER), ONE),
+        error="MODEL/config.json is a Git LFS pointer, not the file itself",
     ),
     "a pointer to a GGUF file": Row(
         (text("m-Q4_K_M.gguf", POINTER),),
@@ -328,9 +341,7 @@ def test_a_layout_is_the_right_model_or_one_clear_line(row: Row, tmp_path: Path)
 
 def test_a_mere_copy_of_weights_that_are_not_whole_says_so(tmp_path: Path) -> None:
     folder = folder_of(ROWS["an index that lacks a layer"], tmp_path)
-    assert planned(folder, servable=False).findings == (
-        "not a whole model: the weights lack model.layers.1",
-    )
+    assert planned(folder, servable=False).findings == ("not a whole model: the weights lack model.layers.1",)
 
 
 def test_the_format_stays_if_one_shard_does_not_say_it(tmp_path: Path) -> None:
