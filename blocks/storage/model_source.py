@@ -35,7 +35,7 @@ _COMMIT = re.compile(r"[0-9a-f]{40,64}")
 
 
 def resolve_folder(source: str) -> ResolvedModel:
-    """The folder that `file:PATH` names; of a Hugging Face cache the snapshot that its `main` names, or its only one."""
+    """The folder that `file:PATH` names; of a Hugging Face cache the snapshot of its `main`, or its only one."""
     folder = FolderSource.of(source).folder
     commit = within(_DEADLINE_S, str(folder), lambda: _cached_commit(folder))
     place = folder / "snapshots" / commit if commit else folder

@@ -129,7 +129,7 @@ def _lacking(
     kinds: dict[str, list[int]] = {}
     said = _said_of_layers(text, count)
     for number in layers:
-        kinds.setdefault(" ".join(one(number) for one in said), []).append(number)
+        kinds.setdefault(repr([one(number) for one in said]), []).append(number)
     for members in kinds.values():
         sets = Counter(frozenset(layers[number]) for number in members)
         for number in members:
@@ -144,15 +144,15 @@ def _lacking(
     return {number: modules for number, modules in lacking.items() if modules}
 
 
-def _said_of_layers(text: Mapping[str, Any], count: int) -> list[Callable[[int], str]]:
+def _said_of_layers(text: Mapping[str, Any], count: int) -> list[Callable[[int], object]]:
     """What the configuration says of a layer, by its number: in lists or texts that have a value for each, or that
     name some of them."""
-    said: list[Callable[[int], str]] = []
+    said: list[Callable[[int], object]] = []
     for value in _lists(text):
         if count <= len(value) <= count + _BEYOND:
-            said.append(lambda number, each=value: repr(each[number]))
+            said.append(value.__getitem__)
         elif isinstance(value, list) and all(type(one) is int for one in value):
-            said.append(lambda number, some=frozenset(value): str(number in some))
+            said.append(frozenset(value).__contains__)
     return said
 
 

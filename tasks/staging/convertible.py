@@ -151,7 +151,7 @@ def _expected(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
         "mlp.up_proj": (feed, hidden),
         "mlp.down_proj": (hidden, feed),
     }
-    biased = ("self_attn.",) if config.get("attention_bias") else ()
+    biased: tuple[str, ...] = ("self_attn.",) if config.get("attention_bias") else ()
     biased += ("mlp.",) if config.get("mlp_bias") else ()
     if _family(config) == "qwen3":
         layer |= {"self_attn.q_norm": (head_dim,), "self_attn.k_norm": (head_dim,)}

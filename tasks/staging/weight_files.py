@@ -96,8 +96,8 @@ def _numbered(names: Sequence[str]) -> dict[tuple[str, int], dict[int, str]]:
 def _missing(source: str, key: tuple[str, int], shards: dict[int, str]) -> ModelError:
     stem, count = key
     first = next(number for number in range(1, count + 1) if number not in shards)
+    lacking = f"{stem}-{first:05d}-of-{count:05d}.safetensors"
     return ModelError(
-        f"{source}/{stem}-{first:05d}-of-{count:05d}.safetensors is missing: {len(shards)} of {count} shards are "
-        "there",
+        f"{source}/{lacking} is missing: {len(shards)} of {count} shards are there",
         fix="copy or download all shards",
     )
