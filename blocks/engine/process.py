@@ -30,6 +30,10 @@ _DYING_S = 2.0
 _SILENCE_S = 60.0
 
 
+_NOT_WHOLE = "the model is not whole"
+"""As `tasks/engines/worker/transformers_server.py` begins its refusal."""
+
+
 @dataclass(frozen=True)
 class EngineChild:
     """The process of an engine, ready or not.
@@ -50,13 +54,18 @@ class EngineChild:
             if says_disk_full(self.last_words()):
                 raise as_disk_fault(OSError(errno.ENOSPC, ""), self.log)
             raise EngineDiedError(
-                f"the engine died {doing} ({name_end(status)})",
+                f"the engine died {doing} ({name_end(status)}){self._why()}",
                 status=status,
                 ready=ready,
                 kernel_kills=kernel_kills_since(self.killed_before),
                 fix=f"read {self.log}",
                 detail=self.last_words(),
             )
+
+    def _why(self) -> str:
+        """What a server of ours says as its last word about the model; empty if it says nothing."""
+        last = self.last_words().rpartition("\n")[2].strip()
+        return f": {last}" if last.startswith(_NOT_WHOLE) else ""
 
     def last_words(self) -> str:
         """The last lines of its log, and before them its error about memory, if there was one.

@@ -21,6 +21,7 @@ from tasks.core.paths import checked, is_utf8
 from tasks.core.sources import FILE, GGUF, ResolvedModel
 from tasks.staging.gguf_choice import GgufSource, files_named, keeps
 from tasks.staging.models import SourceFile
+from tasks.staging.side_folders import ANNOUNCED_BY, is_side_folder
 from tasks.staging.source import ModelSource, changed
 
 if TYPE_CHECKING:
@@ -119,7 +120,10 @@ class FolderSource:
         return f"{FILE}{self.folder}"
 
     def list_files(self) -> Sequence[SourceFile]:
-        """Files directly in the folder, by path. Raises `DeadlineError` if the mount hangs."""
+        """Files directly in the folder, and in folders there that belong to a model, by path.
+
+        Raises `DeadlineError` if the mount hangs.
+        """
         return within(_DEADLINE_S, self.name, self._list)
 
     def _list(self) -> Sequence[SourceFile]:
@@ -129,6 +133,8 @@ class FolderSource:
                     f"the model folder {self.folder} does not exist", fix="check the spec's `model`"
                 )
             names = sorted(path for path in self.folder.iterdir() if self._only(path.name))
+            folders = [path for path in names if is_side_folder(path.name) and path.is_dir()]
+            names += [path for folder in folders for path in sorted(folder.iterdir())]
             found = [self._look(path) for path in names]
         return [file for file in found if file is not None]
 
@@ -157,7 +163,7 @@ class FolderSource:
         # In a Hugging Face cache, a large file's name is its SHA-256.
         known = real.parent.name == "blobs" and _SHA256.fullmatch(real.name)
         return SourceFile(
-            path=path.name,
+            path=str(path.relative_to(self.folder)),
             size_bytes=status.st_size,
             identity=_identity(status),
             sha256=real.name if known else None,
@@ -235,13 +241,16 @@ class S3Source:
         return self._folder.url()
 
     def list_files(self) -> Sequence[SourceFile]:
-        """Objects one level below the prefix, by path.
+        """Objects one level below the prefix, and in folders there that belong to a model.
 
         A server that ignores the delimiter also lists deeper ones, which are skipped. Raises `UnsafeNameError` for a
         key at any level that leads out of its folder.
         """
         objects = self._folder.objects(deep=False)
         found = [item for item in objects if "/" not in checked(item.path, self.name)]
+        if any(item.path in ANNOUNCED_BY for item in found):
+            below = [name for name in self._folder.names() if is_side_folder(name)]
+            found += [item for name in below for item in self._folder.objects(f"{name}/", deep=False)]
         if not found:
             raise NotFoundError(f"there are no objects below {self.name}", fix="check bucket and prefix")
         return [SourceFile(path=item.path, size_bytes=item.size_bytes, identity=item.etag) for item in found]

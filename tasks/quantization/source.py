@@ -73,8 +73,9 @@ def _beside_bytes(folder: Path) -> int:
     written_anew = ("config.json", "manifest.json", "model.safetensors.index.json")
     return sum(
         path.stat().st_size
-        for path in folder.iterdir()
-        if path.is_file() and path.suffix != ".safetensors" and path.name not in written_anew
+        for path in folder.rglob("*")
+        if path.is_file()
+        and not (path.parent == folder and (path.suffix == ".safetensors" or path.name in written_anew))
     )
 
 

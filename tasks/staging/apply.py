@@ -6,6 +6,7 @@ fsync, rename, fsync of the folder; the manifest comes last. Memory use is one b
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -308,7 +309,8 @@ def _sweep_unplanned(plan: CopyPlan, folder: Path, *, own: bool) -> None:
     """
     paths = [folder / file.path for file in plan.files]
     going_on = {place for place in map(place_of, paths) if not place.is_symlink()}
-    parts = {*map(part_of, paths), *folder.glob(f"*{PART}" if own else f"{MANIFEST_FILE}.[0-9]*{PART}")}
+    parts = {*map(part_of, paths), *(folder.glob(f"*/*{PART}") if own else ())}
+    parts |= {*folder.glob(f"*{PART}" if own else f"{MANIFEST_FILE}.[0-9]*{PART}")}
     for part in parts - going_on:
         if part.is_file() or part.is_symlink():
             part.unlink()
@@ -331,6 +333,9 @@ def _discard(plan: CopyPlan, folder: Path, *, remove_folder: bool) -> None:
         (folder / file.path).unlink(missing_ok=True)
         part_of(folder / file.path).unlink(missing_ok=True)
     (folder / LEDGER_FILE).unlink(missing_ok=True)
+    for below in {(folder / file.path).parent for file in plan.files} - {folder}:
+        with contextlib.suppress(OSError):  # there is none, or something else is in it
+            below.rmdir()
     if remove_folder and not any(folder.iterdir()):
         folder.rmdir()
 

@@ -44,8 +44,7 @@ class Weights:
 
 def choose_files(pinned: Pinned) -> Selection:
     """As `select_files`, of files that are not Git LFS pointers. Raises `ModelError`."""
-    names = [file.path for file in pinned.files]
-    tensors = [name for name in names if name.endswith(".safetensors")]
+    tensors = [name for name in _top(pinned) if name.endswith(".safetensors")]
     if tensors and all(map(is_adapter, tensors)):
         raise adapter_error(pinned.source.name, _base_of(pinned))
     selection = select_files(pinned.files, pinned.source.name)
@@ -75,7 +74,7 @@ def read_weights(pinned: Pinned, selection: Selection) -> Weights:
         chosen = selection.weights
         findings: tuple[str, ...] = ()
         if selection.index:
-            files = choose_weights([file.path for file in pinned.files], pinned.source.name)
+            files = choose_weights(_top(pinned), pinned.source.name)
             chosen = files.weights
             stale = f"{selection.index} names none of the files that are there and was not used"
             findings = (stale, *aside_finding(files.aside))
@@ -147,11 +146,16 @@ def _read_index(pinned: Pinned, selection: Selection) -> Mapping[str, str] | Non
     """Tensor name to file; None without an index that can be used."""
     if not selection.index:
         return None
-    names = [file.path for file in pinned.files]
+    names = _top(pinned)
     text = pinned.read_whole(selection.index)
     if is_stale(text, names) and is_sure(choose_weights(names, pinned.source.name)):
         return None
     return read_index(text, names, f"{pinned.source.name}/{selection.index}")
+
+
+def _top(pinned: Pinned) -> list[str]:
+    """Names of the files that are not in a folder of their own."""
+    return [file.path for file in pinned.files if "/" not in file.path]
 
 
 def _base_of(pinned: Pinned) -> str | None:

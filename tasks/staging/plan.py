@@ -13,13 +13,14 @@ from tasks.core.errors import ModelError
 from tasks.core.files import PART
 from tasks.core.gguf_model import is_projector
 from tasks.core.manifest import MANIFEST_FILE, Manifest
-from tasks.core.paths import checked_file_name, is_file_name, shown, some_of
+from tasks.core.paths import checked, checked_file_name, is_file_name, shown, some_of
 from tasks.core.safetensors import Header
 from tasks.core.sources import GGUF
 from tasks.core.verdicts import StagingVerdict
 from tasks.staging.disk.models import DiskResult
 from tasks.staging.layout import INDEX_FILE
 from tasks.staging.models import SourceFile, StagingResult
+from tasks.staging.side_folders import is_side_path
 from tasks.staging.weight_files import MISTRAL_PARAMS, aside_finding, choose_weights, is_adapter, is_mistral
 
 CONFIG_FILE = "config.json"
@@ -86,7 +87,8 @@ def select_files(files: Sequence[SourceFile], source: str) -> Selection:
 
     Pickles are always refused, and so are names that are not plain file names (`UnsafeNameError`).
     """
-    names = sorted(file.path for file in files)
+    names = sorted(file.path for file in files if "/" not in file.path)
+    below = tuple(sorted(file.path for file in files if is_side_path(file.path)))
     tensors = [name for name in names if name.endswith(".safetensors")]
     files_in_gguf = [name for name in names if name.endswith(GGUF) and name.isprintable()]
     projectors = tuple(filter(is_projector, files_in_gguf))
@@ -126,6 +128,8 @@ def select_files(files: Sequence[SourceFile], source: str) -> Selection:
             )
     for name in (*gguf, *side, *weights):
         checked_file_name(name, source)
+    for name in below:
+        checked(name, source)
     findings = [f"{name} has pickled weights and was not copied" for name in pickled]
     findings += aside_finding(chosen.aside if chosen else ())
     findings += [
@@ -135,7 +139,7 @@ def select_files(files: Sequence[SourceFile], source: str) -> Selection:
     others = [name for name in names if name not in parts and not name.startswith(".")]
     if others:
         findings.append(f"not part of the model, not copied: {some_of(others)}")
-    return Selection(index, weights, gguf, side, tuple(findings))
+    return Selection(index, weights, gguf, (*side, *below), tuple(findings))
 
 
 def _check_own(tensors: Sequence[str], names: Sequence[str], source: str) -> None:

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from plain_safetensors import Plain, write_plain
+from plain_safetensors import Plain, read_model, write_plain
 
 from blocks.storage.model_source import FolderSource
 from tasks.core.errors import ModelError
-from tasks.staging.apply import CopyPlan, plan_copy
+from tasks.core.manifest import verify
+from tasks.staging.apply import CopyPlan, plan_copy, stage_model
 from tasks.staging.source import pin
 
 LLAMA: dict[str, Any] = {
@@ -56,9 +57,12 @@ def weights(name: str, *names: str) -> Folder:
 
 
 def text(name: str, content: str | Mapping[str, Any] = "x") -> Folder:
-    return lambda folder: (folder / name).write_text(
-        content if isinstance(content, str) else json.dumps(content)
-    )
+    def write(folder: Path) -> None:
+        path = folder / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(content if isinstance(content, str) else json.dumps(content))
+
+    return write
 
 
 def config(**changes: Any) -> Folder:
@@ -180,6 +184,33 @@ ROWS = {
             *map(text, ("tokenizer.model.v3", "tokenizer.model", "tiktoken.model", "merges.txt")),
         ),
         side=("config.json", "merges.txt", "tiktoken.model", "tokenizer.model", "tokenizer.model.v3"),
+    ),
+    "pooling, and a layer of its own": Row(
+        (
+            config(),
+            ONE,
+            text("modules.json", "[]"),
+            text("1_Pooling/config.json", "{}"),
+            text("2_Dense/config.json", "{}"),
+            lambda folder: write_plain(folder / "2_Dense" / "model.safetensors", some("linear.weight")),
+            text("2_Dense/pytorch_model.bin"),
+            text("onnx/model.onnx"),
+        ),
+        side=(
+            "config.json",
+            "modules.json",
+            "1_Pooling/config.json",
+            "2_Dense/config.json",
+            "2_Dense/model.safetensors",
+        ),
+    ),
+    "named chat templates": Row(
+        (config(), ONE, text("chat_template.jinja"), text("additional_chat_templates/tool_use.jinja")),
+        side=("chat_template.jinja", "config.json", "additional_chat_templates/tool_use.jinja"),
+    ),
+    "the original's folder": Row(
+        (config(), ONE, text("original/params.json"), text("original/consolidated.00.pth")),
+        side=("config.json",),
     ),
     "code": Row(
         (config(auto_map={"AutoConfig": "configuration_x.X", "AutoModel": "org/m--modeling_x.X"}), ONE),
@@ -349,6 +380,36 @@ def test_the_format_stays_if_one_shard_does_not_say_it(tmp_path: Path) -> None:
     write_plain(folder / SHARD.format(1), some(*NAMES[:10]))
     (file,) = (file for file in planned(folder).files if file.kind == "weights")
     assert json.loads(file.head[8:])["__metadata__"] == {"format": "pt"}
+
+
+def test_folders_that_belong_to_a_model_are_copied_verified_and_mended(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    model, staged = (
+        folder_of(ROWS["pooling, and a layer of its own"], tmp_path / "model"),
+        tmp_path / "staged",
+    )
+
+    def stage() -> tuple[str, ...]:
+        pinned = pin(FolderSource(model))
+        return stage_model(pinned, planned(model), staged, leases=tmp_path / "leases", own=True).restaged
+
+    assert stage() == ()
+    assert (staged / "1_Pooling" / "config.json").read_text() == "{}"
+    assert verify(staged)[1] == ()
+    shutil.rmtree(staged / "2_Dense")
+    assert verify(staged)[1] == ("2_Dense/config.json", "2_Dense/model.safetensors")
+    assert stage() == ("2_Dense/config.json", "2_Dense/model.safetensors")
+    assert read_model(staged) == read_model(model)
+
+
+def test_a_copy_that_is_refused_leaves_no_folders(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    model, staged = folder_of(ROWS["named chat templates"], tmp_path / "model"), tmp_path / "staged"
+    pinned, plan = pin(FolderSource(model)), planned(model)
+    text("additional_chat_templates/tool_use.jinja", "y")(model)
+    with pytest.raises(ModelError, match="changed while it was read"):
+        stage_model(pinned, plan, staged, leases=tmp_path / "leases", own=True)
+    assert not staged.exists()
 
 
 def test_a_folder_of_pointers_is_refused_however_many_there_are(tmp_path: Path) -> None:
