@@ -149,9 +149,13 @@ def test_a_missing_model_is_named_before_anything_runs(tmp_path: Path) -> None:
     assert "no model folder" in str(answer.exception)
 
 
-def test_a_remote_model_is_not_looked_at() -> None:
+def test_a_remote_model_that_cannot_be_read_is_planned_with_a_warning(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SLIPWAY_S3_ENDPOINT", "http://127.0.0.1:9")
     spec = parse_spec({"name": "tiny", "model": "s3://bucket/model"})
     assert _describe_model(spec) == ("s3://bucket/model", None)
+    assert "warning: whether the model can be deployed is not known: " in capsys.readouterr().err
 
 
 def test_a_gguf_model_is_described_or_refused_as_by_the_deploy(slipway_home: Path, tmp_path: Path) -> None:
