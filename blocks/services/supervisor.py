@@ -25,7 +25,8 @@ from tasks.core.errors import BusyError, RecordError, RolloutError
 from tasks.core.release import Release, ServiceFolder
 from tasks.core.settings import Settings
 from tasks.rollout.daemon.logs import engine_log_path
-from tasks.rollout.daemon.supervisor import LOCK_FILE, STATE_FILE
+from tasks.rollout.daemon.state import STATE_FILE
+from tasks.rollout.daemon.supervisor import LOCK_FILE
 from tasks.rollout.models import Running
 from tasks.rollout.proxy.keys import Digests
 from tasks.rollout.target import NewRelease

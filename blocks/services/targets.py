@@ -14,8 +14,9 @@ from tasks.core.release import Release, ServiceFolder
 from tasks.core.settings import Settings
 from tasks.core.spec import DeploySpec
 from tasks.core.spec import Target as TargetKind
-from tasks.rollout.container.apply import ContainerService, Host
+from tasks.rollout.container.apply import ContainerService
 from tasks.rollout.container.image import make_image
+from tasks.rollout.container.inventory import Host
 from tasks.rollout.target import Target
 
 if TYPE_CHECKING:

@@ -195,10 +195,11 @@ def test_a_proxy_that_fails_is_replaced_at_the_same_address(
 
 
 def test_a_new_release_ends_with_the_command_that_was_killed(
-    first: Release, second: Release, services: Services, slipway_home: Path, tmp_path: Path
+    first: Release, second: Release, services: Services, tmp_path: Path
 ) -> None:
     folder = services("chat")
     endpoint = bring(first, folder).endpoint or ""
+    models = second.launch.model_file.parent
     document = tmp_path / "second.json"
     document.write_text(second.model_dump_json(by_alias=True))
     command = textwrap.dedent(
@@ -226,13 +227,13 @@ def test_a_new_release_ends_with_the_command_that_was_killed(
     try:
         assert child.stdout is not None
         assert child.stdout.readline().startswith("http://127.0.0.1:")
-        assert len(engines_of(slipway_home)) == 2
+        assert len(engines_of(models)) == 2
         with pytest.raises(BusyError):
             bring(second, folder)
         with Load(endpoint, "chat", clients=4) as load:
             wait_until(lambda: load.good > 20, "the new release answers")
             child.kill()
-            wait_until(lambda: len(engines_of(slipway_home)) == 1, "the new release ended")
+            wait_until(lambda: len(engines_of(models)) == 1, "the new release ended")
             seen = load.good
             wait_until(lambda: load.good > seen + 20, "the previous release answers")
         assert load.failures == []

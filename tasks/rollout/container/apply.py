@@ -1,8 +1,7 @@
 """Services as containers behind a proxy of their own: the target `docker`.
 
-Below the service's folder, `proxy/` contains one folder per public address; the file `proxy/current` names the
-one that serves. A service that moves has two proxies until the previous one ends. What takes traffic is what
-the serving proxy says; whatever it sends no requests to is a leftover, which the next claim sweeps.
+A service that moves has two proxies until the previous one ends. Whatever the serving proxy sends no requests to
+is a leftover, which the next claim sweeps.
 """
 
 from __future__ import annotations
@@ -11,40 +10,23 @@ import os
 import shutil
 import stat
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
 
-from tasks.core.errors import PortTakenError, RecordError, RolloutError
+from tasks.core.errors import PortTakenError, RolloutError
 from tasks.core.files import write_atomically
 from tasks.core.progress import say
-from tasks.core.release import Release, ServiceFolder, ServiceState
+from tasks.core.release import Release, ServiceFolder
 from tasks.core.verdicts import StageName
 from tasks.engines.catalogue import get_engine
-from tasks.rollout.container.models import Container, ContainerPlan
-from tasks.rollout.container.plan import (
-    FOLDER_LABEL,
-    RELEASE_LABEL,
-    cause_of_death,
-    container_user,
-    plan_container,
-)
+from tasks.rollout.container.inventory import Containers, Host, Inventory, Proxy, ready_slots, serving_slot
+from tasks.rollout.container.models import Container
+from tasks.rollout.container.plan import RELEASE_LABEL, cause_of_death, container_user, plan_container
 from tasks.rollout.daemon.hang import cpu_seconds
 from tasks.rollout.models import Running
 from tasks.rollout.proxy.keys import Digests
-from tasks.rollout.proxy.slots import (
-    BACKEND_HOST,
-    SLOTS,
-    Route,
-    Slot,
-    address_in,
-    drain,
-    folder_name,
-    other,
-    send_to,
-    take_out,
-)
+from tasks.rollout.proxy.slots import BACKEND_HOST, Route, drain, folder_name, other, send_to, take_out
 from tasks.rollout.recovery.models import Progress
 from tasks.rollout.target import NewRelease
 
@@ -59,62 +41,6 @@ _SWEEP_DRAIN_S = 30.0
 _KEPT_LOG_LINES = 2000
 
 
-class Containers(Protocol):
-    """What `blocks.docker.docker_engine.DockerEngine` is to a service."""
-
-    def start(self, plan: ContainerPlan) -> Container: ...
-
-    def keep_alive(self, container_id: str) -> None: ...
-
-    def restart(self, container_id: str) -> None: ...
-
-    def find(self, label: str) -> list[Container]: ...
-
-    def log_tail(self, container_id: str, lines: int) -> str: ...
-
-    def stop(self, container_id: str, *, timeout_s: int) -> None: ...
-
-    def remove(self, container_id: str) -> None: ...
-
-
-class Proxy(Protocol):
-    """What `blocks.services.haproxy.HAProxy` is to a service."""
-
-    @property
-    def folder(self) -> Path: ...
-
-    def route(self) -> Route | None: ...
-
-    def save(self, route: Route) -> None: ...
-
-    def start(self) -> None: ...
-
-    def answers(self) -> bool: ...
-
-    def lives(self) -> bool: ...
-
-    def slots(self) -> dict[str, Slot]: ...
-
-    def send(self, commands: Sequence[str]) -> None: ...
-
-    def stop(self, *, drain_s: float) -> None: ...
-
-    def lock(self, digests: Digests) -> None: ...
-
-    def locked(self) -> bool: ...
-
-    def knows_keys(self) -> bool: ...
-
-
-@dataclass(frozen=True)
-class Host:
-    """What the target needs of this host: proxies by folder, and ports."""
-
-    open_proxy: Callable[[Path], Proxy]
-    free_port: Callable[[str], int]
-    check_port_free: Callable[[str, int], None]
-
-
 class ContainerService:
     """One service as containers; a `tasks.rollout.target.Target`. To change it, hold its lock."""
 
@@ -124,6 +50,7 @@ class ContainerService:
         self._folder = folder
         self._containers = containers
         self._host = host
+        self._inventory = Inventory(folder, containers, host)
         self._image_of = image_of
         self._claimed: Proxy | None = None
 
@@ -131,12 +58,12 @@ class ContainerService:
 
     def running(self) -> Running | None:
         """What the serving proxy sends requests to; None without a living proxy."""
-        proxy = self._serving_proxy()
-        route = self._route(proxy) if proxy else None
+        proxy = self._inventory.serving_proxy()
+        route = self._inventory.route(proxy) if proxy else None
         if proxy is None or route is None:
             return None
-        live = self._live(proxy)
-        container = self._container_at(live.backend_port)
+        live = self._inventory.live(proxy)
+        container = self._inventory.container_at(live.backend_port)
         release = container.labels[RELEASE_LABEL] if container else route.release
         if live.requests is None or release is None:
             return None
@@ -154,58 +81,60 @@ class ContainerService:
 
     def written(self) -> Running | None:
         """What the serving proxy is to send requests to when it is started again."""
-        proxy = self._serving_proxy()
-        route = self._route(proxy) if proxy else None
+        proxy = self._inventory.serving_proxy()
+        route = self._inventory.route(proxy) if proxy else None
         if route is None or route.release is None:
             return None
         return Running(release=route.release, host=route.host, port=route.port, up=False)
 
     def progress(self, is_silent: Callable[[str], bool]) -> Progress | None:
         """Requests as the proxy counts them, `/health`, and the container's processes; None if nothing serves."""
-        proxy = self._serving_proxy()
+        proxy = self._inventory.serving_proxy()
         if proxy is None or not proxy.answers():
             return None
         slots = proxy.slots()
-        if (name := _serving(slots, proxy.route())) is None:
+        if (name := serving_slot(slots, proxy.route())) is None:
             return None
         slot = slots[name]
         silent = slot.requests > 0 and is_silent(f"http://{BACKEND_HOST}:{slot.port}")
-        container = self._container_at(slot.port) if silent else None
+        container = self._inventory.container_at(slot.port) if silent else None
         cpu_s = cpu_seconds(container.pid) if container and container.pid else 0.0
         return Progress(requests=slot.requests, sent_bytes=slot.sent_bytes, silent=silent, cpu_s=cpu_s)
 
     def restart(self) -> None:
         """End the container that serves, at once, and start it again."""
-        if (container := self._serving_container()) is not None:
+        if (container := self._inventory.serving_container()) is not None:
             self._containers.restart(container.id)
 
     def fault(self, new: NewRelease) -> str | None:
         """How the new release died; None while it lives."""
-        container = self._container_at(_port_of(new))
+        container = self._inventory.container_at(_port_of(new))
         return cause_of_death(container) if container else "its container was removed"
 
     def new_release_log(self, new: NewRelease, lines: int) -> str:
         """The end of the new release's log; kept when its container was removed."""
-        return self._log_of(self._container_at(_port_of(new)), lines)
+        return self._log_of(self._inventory.container_at(_port_of(new)), lines)
 
     def log_tail(self, lines: int) -> str:
         """The end of the log of what serves, or of what was removed last."""
-        return self._log_of(self._serving_container(), lines)
+        return self._log_of(self._inventory.serving_container(), lines)
 
     # What changes it
 
     def claim(self, host: str, port: int | None, digests: Digests = None) -> int:
         """Hold the public address with a proxy, and sweep what a killed rollout left; the port."""
-        serving = self._serving_proxy()
+        serving = self._inventory.serving_proxy()
         if serving is not None:
             self._write_down(serving)
-            if self._current() != serving.folder.name:  # it was damaged: the next command need not search
-                write_atomically(self._current_file, serving.folder.name)
+            if (
+                self._inventory.current() != serving.folder.name
+            ):  # it was damaged: the next command need not search
+                write_atomically(self._inventory.current_file, serving.folder.name)
         self._sweep(serving, _SWEEP_DRAIN_S)
-        route = self._route(serving) if serving else None
+        route = self._inventory.route(serving) if serving else None
         if serving is None or route is None or route.host != host or port not in (None, route.port):
             route = Route(host=host, port=port or self._host.free_port(host))
-            serving = self._host.open_proxy(self._proxies / folder_name(host, route.port))
+            serving = self._host.open_proxy(self._inventory.proxies_folder / folder_name(host, route.port))
         if not serving.answers():
             self._check_free(serving, route)
             serving.save(route)
@@ -221,7 +150,7 @@ class ContainerService:
 
     def lock(self, digests: Digests) -> None:
         """Have the serving proxy let in only requests with such a key; None lets in everyone."""
-        proxy = self._serving_proxy()
+        proxy = self._inventory.serving_proxy()
         if proxy is None:
             raise RolloutError(f"{self._folder.name} does not run", fix=f"slipway start {self._folder.name}")
         proxy.lock(digests)
@@ -251,16 +180,16 @@ class ContainerService:
     def switch(self, new: NewRelease) -> None:
         """Give new requests to the new release; the other slot keeps those it has."""
         proxy = self._claimed_proxy()
-        slot = other(_serving(proxy.slots(), proxy.route()))
+        slot = other(serving_slot(proxy.slots(), proxy.route()))
         proxy.send((*send_to(slot, _port_of(new)), *drain([other(slot)])))
-        if _ready(proxy.slots()) != [slot]:
+        if ready_slots(proxy.slots()) != [slot]:
             raise RolloutError(f"the proxy did not switch to {slot}")
 
     def settle(self, new: NewRelease, *, drain_s: float) -> None:
         """Write down what serves."""
         proxy = self._claimed_proxy()
         self._write_down(proxy)
-        write_atomically(self._current_file, proxy.folder.name)
+        write_atomically(self._inventory.current_file, proxy.folder.name)
 
     def end_previous(self, *, drain_s: float) -> None:
         """End the previous container, and a proxy at a previous address, once they have no request left."""
@@ -271,32 +200,23 @@ class ContainerService:
         proxy = self._claimed_proxy()
         if proxy.answers():
             slots = proxy.slots()
-            slot = next((name for name in _ready(slots) if slots[name].port == _port_of(new)), None)
+            slot = next((name for name in ready_slots(slots) if slots[name].port == _port_of(new)), None)
             if slot and slots[other(slot)].state in ("drain", "ready"):
                 proxy.send((*send_to(other(slot), slots[other(slot)].port), *drain([slot])))
                 # A settle that broke off may have written the new release down: after a restart, the proxy would name
                 # a container that is gone, and the next claim would end the one that serves.
                 self._write_down(proxy)
-        self._sweep(self._serving_proxy(), drain_s)
+        self._sweep(self._inventory.serving_proxy(), drain_s)
 
     def stop(self, *, drain_s: float) -> None:
         """End the proxies once their requests are done, then the containers; forget the address."""
-        for proxy in self._all_proxies():
+        for proxy in self._inventory.proxies():
             proxy.stop(drain_s=drain_s)
-        for container in self._mine():
+        for container in self._inventory.containers():
             self._end(container)
-        shutil.rmtree(self._proxies, ignore_errors=True)
+        shutil.rmtree(self._inventory.proxies_folder, ignore_errors=True)
 
     # Parts of it
-
-    def _live(self, proxy: Proxy) -> _Live:
-        """Where the proxy sends requests; where it did, and no number of them, if it is dead."""
-        if not proxy.answers():
-            route = self._route(proxy)
-            return _Live(route.slot if route else None, route.backend_port if route else None, None)
-        slots = proxy.slots()
-        slot = _serving(slots, proxy.route())
-        return _Live(slot, slots[slot].port, slots[slot].requests) if slot else _Live(None, None, 0)
 
     def _check_free(self, proxy: Proxy, route: Route) -> None:
         """Raise `PortTakenError` unless nothing has the address, or this very proxy, which lost its socket."""
@@ -306,35 +226,10 @@ class ContainerService:
             if not proxy.lives():
                 raise
 
-    def _route(self, proxy: Proxy) -> Route | None:
-        """What the proxy was configured with; if that cannot be read, as its folder, it and the containers say."""
-        if (written := proxy.route()) is not None:
-            return written
-        address = address_in(proxy.folder.name)
-        if address is None:
-            return None
-        route = Route(host=address[0], port=address[1])
-        if proxy.answers():
-            slots = proxy.slots()
-            slot = _serving(slots, None)
-            container = self._container_at(slots[slot].port) if slot else None
-        else:
-            slot, container = SLOTS[0], self._container_of_state()
-        if container is None:
-            return route
-        release, port = container.labels[RELEASE_LABEL], container.host_port
-        return replace(route, slot=slot, backend_port=port, release=release)
-
-    def _container_of_state(self) -> Container | None:
-        """A container of the release that is written down to serve."""
-        state = self._last()
-        found = [one for one in self._mine() if state and one.labels[RELEASE_LABEL] == state.release]
-        return next((one for one in found if one.running), found[0] if found else None)
-
     def _write_down(self, proxy: Proxy) -> None:
         """Make what the proxy does now survive a restart of it and of the container."""
-        route, live = self._route(proxy), self._live(proxy)
-        container = self._container_at(live.backend_port)
+        route, live = self._inventory.route(proxy), self._inventory.live(proxy)
+        container = self._inventory.container_at(live.backend_port)
         if route is None or live.slot is None or container is None:
             return
         self._containers.keep_alive(container.id)
@@ -346,19 +241,19 @@ class ContainerService:
 
     def _sweep(self, serving: Proxy | None, drain_s: float) -> None:
         """End all that does not serve, after its requests."""
-        for proxy in self._all_proxies():
+        for proxy in self._inventory.proxies():
             if serving is None or proxy.folder != serving.folder:
                 proxy.stop(drain_s=drain_s)
         if serving is not None and serving.answers():
             slots = serving.slots()
-            kept_slot = _serving(slots, serving.route())
+            kept_slot = serving_slot(slots, serving.route())
             left = [name for name, slot in slots.items() if slot.state != "maint" and name != kept_slot]
             if left:  # one that a broken-off command left ready would go on getting requests
                 serving.send(drain(left))
             for slot in left:
                 self._retire(serving, slot, drain_s)
-        kept = self._live(serving).backend_port if serving else None
-        for container in self._mine():
+        kept = self._inventory.live(serving).backend_port if serving else None
+        for container in self._inventory.containers():
             if kept is None or container.host_port != kept:
                 self._end(container)
 
@@ -389,93 +284,14 @@ class ContainerService:
             return ""
         return "\n".join(text.splitlines()[-lines:])
 
-    def _mine(self) -> list[Container]:
-        """An older Slipway may have spelled the home otherwise."""
-        mine = os.path.realpath(self._folder.root)
-        found = self._containers.find(FOLDER_LABEL)
-        return [one for one in found if os.path.realpath(one.labels[FOLDER_LABEL]) == mine]
-
-    def _container_at(self, port: int | None) -> Container | None:
-        return next((found for found in self._mine() if found.host_port == port), None) if port else None
-
-    def _serving_container(self) -> Container | None:
-        proxy = self._serving_proxy()
-        return self._container_at(self._live(proxy).backend_port) if proxy else None
-
     def _claimed_proxy(self) -> Proxy:
         if self._claimed is None:
             raise RolloutError("no address was claimed for this service")
         return self._claimed
 
-    def _serving_proxy(self) -> Proxy | None:
-        """The one that `proxy/current` names; if that cannot be read, the one that sends requests somewhere."""
-        if name := self._current():
-            named = self._host.open_proxy(self._proxies / name)
-            if self._route(named):
-                return named
-        if (state_of := self._address()) is None:
-            return None  # nothing was settled: what there is, a killed rollout left
-        found = [one for one in self._all_proxies() if (route := self._route(one)) and route.release]
-        at_address = [one for one in found if address_in(one.folder.name) == state_of]
-        return next((one for one in (*at_address, *found) if one.answers()), next(iter(at_address), None))
-
-    def _current(self) -> str | None:
-        """What `proxy/current` says, if that can be read and is a name."""
-        try:
-            name = self._current_file.read_text()
-        except (OSError, ValueError):
-            return None
-        return name if name and Path(name).name == name else None
-
-    def _address(self) -> tuple[str, int] | None:
-        """Where the service is written down to be."""
-        state = self._last()
-        return (state.host, state.port) if state else None
-
-    def _last(self) -> ServiceState | None:
-        """What is written down to serve, if that can be read."""
-        try:
-            return self._folder.last()
-        except RecordError:
-            return None
-
-    def _all_proxies(self) -> list[Proxy]:
-        """The proxies that have a folder, and the one that should have one: its process may run without it."""
-        folders = {path for path in self._proxies.glob("*") if path.is_dir()}
-        if (address := self._address()) is not None:
-            folders.add(self._proxies / folder_name(*address))
-        return [self._host.open_proxy(folder) for folder in sorted(folders)]
-
-    @property
-    def _proxies(self) -> Path:
-        return self._folder.root / "proxy"
-
-    @property
-    def _current_file(self) -> Path:
-        return self._proxies / "current"
-
     @property
     def _kept_log_file(self) -> Path:
         return self._folder.logs / "container.log"
-
-
-@dataclass(frozen=True)
-class _Live:
-    """Where requests go now. `requests` is None if the proxy is dead."""
-
-    slot: str | None
-    backend_port: int | None
-    requests: int | None
-
-
-def _ready(slots: Mapping[str, Slot]) -> list[str]:
-    return [name for name, slot in slots.items() if slot.state == "ready"]
-
-
-def _serving(slots: Mapping[str, Slot], route: Route | None) -> str | None:
-    """The ready slot; of two, which a broken-off command may leave, the one that is written down."""
-    ready = _ready(slots)
-    return route.slot if route and route.slot in ready else next(iter(ready), None)
 
 
 def _port_of(new: NewRelease) -> int:

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from tasks.rollout.daemon.files import clear_place
-from tasks.rollout.daemon.supervisor import RefusedError, Supervisor, digests_in
+from tasks.rollout.daemon.supervisor import RefusedError, Supervisor
+from tasks.rollout.proxy.keys import digests_in
 
 SOCKET_FILE = "control.sock"
 LONGEST_LINE_BYTES = 1 << 20

@@ -19,29 +19,13 @@ from pathlib import Path
 from typing import Any
 
 from tasks.rollout.daemon.engine import ended, kill
-from tasks.rollout.daemon.files import clear_place, part_of, write_durably
 from tasks.rollout.daemon.hang import Traffic
 from tasks.rollout.daemon.logs import BoundedLog
-from tasks.rollout.proxy.config import proxy_config
-from tasks.rollout.proxy.keys import FILE as KEYS
-from tasks.rollout.proxy.keys import PREPARE, Digests, keys_document, replace_keys, version_in
-from tasks.rollout.proxy.slots import (
-    BACKEND_HOST,
-    LOOK,
-    QUEUE_S,
-    Route,
-    Slot,
-    drain,
-    folder_name,
-    refusals_in,
-    send_to,
-    slots_in,
-    take_out,
-)
+from tasks.rollout.daemon.proxy_folder import ProxyFolder
+from tasks.rollout.proxy.keys import Digests
+from tasks.rollout.proxy.slots import BACKEND_HOST, QUEUE_S, Route, drain, refusals_in, send_to, take_out
 
-CONFIG, SOCKET = "haproxy.cfg", "admin.sock"
 START_S = 10.0
-ANSWER_S = 5.0
 POLL_S = 0.02
 PAUSE_S = 0.2
 LONGEST_PAUSE_S = 10.0
@@ -102,8 +86,7 @@ class Proxy:
             self._metrics = listen(BACKEND_HOST, 0)
         self.route = Route(host, bound, metrics_port=self._metrics.getsockname()[1], queue_s=programs.queue_s)
         self.digests = digests
-        self._service = service
-        self._folder = service / "proxy" / folder_name(host, bound)
+        self._folder = ProxyFolder(service, host, bound)
         self._programs = programs
         self._log = log
         self._used: set[str] = set()
@@ -160,14 +143,14 @@ class Proxy:
                 return
             before, self.digests = self.digests, digests
             try:
-                self._write_keys()  # first: a proxy that is started again reads it
+                self._folder.write_keys(digests)  # first: a proxy that is started again reads it
             except OSError:
                 self.digests = before
                 raise
             if not self.up:
                 return
             try:
-                await self._replace_keys()
+                await self._folder.replace_keys(digests)
             except OSError as error:
                 # It may have taken the keys, or not: the next one has them.
                 await self._replace(str(error) or type(error).__name__, hung=isinstance(error, TimeoutError))
@@ -182,7 +165,7 @@ class Proxy:
         """The requests of one slot, or of all. A dead proxy has none; a silent or replaced one may have some."""
         replaced = any(slot is None or slot in used for used in self._replaced.values())
         try:
-            slots = await self._slots()
+            slots = await self._folder.slots()
         except OSError:
             return Traffic(0, 0, known=not self.up and not replaced)
         found = [each for name, each in slots.items() if slot in (None, name)]
@@ -196,7 +179,7 @@ class Proxy:
         self._closed = True
         self._close_sockets()  # first: what the kernel accepts for a socket without HAProxy would be reset
         with contextlib.suppress(OSError):
-            await self._ask("shutdown frontend service")
+            await self._folder.ask("shutdown frontend service")
 
     async def stop(self, drain_s: float = 0.0) -> None:
         """Accept nothing more, let requests end for `drain_s`, and end HAProxy."""
@@ -217,13 +200,7 @@ class Proxy:
             await self._watch
         if self._tasks:
             await asyncio.wait(self._tasks)
-        files = (CONFIG, KEYS)
-        for name in (*files, *(part_of(self._folder / file).name for file in files), SOCKET):
-            with contextlib.suppress(OSError):
-                (self._folder / name).unlink()
-        with contextlib.suppress(OSError):
-            self._folder.rmdir()
-            self._folder.parent.rmdir()
+        self._folder.remove()
 
     async def mend(self) -> None:
         """Replace a HAProxy that takes no commands: it hangs, or its socket was removed.
@@ -234,7 +211,7 @@ class Proxy:
             if not self.up or self.is_leaving:
                 return
             try:
-                slots = await self._slots()
+                slots = await self._folder.slots()
             except OSError as error:
                 await self._fail(error)
                 return
@@ -289,11 +266,11 @@ class Proxy:
     async def _spawn(self) -> None:
         """Start HAProxy with the route of now, and wait until it takes commands. Raises `OSError`."""
         self._write_config()
-        (self._folder / SOCKET).unlink(missing_ok=True)
+        self._folder.drop_socket()
         sockets = (self._listener.fileno(), self._metrics.fileno())
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-I", "-S", self._programs.guard,
-            self._programs.haproxy, "-db", "-C", str(self._folder), "-f", str(self._folder / CONFIG),
+            self._programs.haproxy, "-db", "-C", str(self._folder.path), "-f", str(self._folder.config),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
@@ -304,7 +281,7 @@ class Proxy:
         reading = self._keep(self._read(process, printed))
         try:
             async with asyncio.timeout(START_S):
-                while not await self._answers():
+                while not await self._folder.answers():
                     if process.returncode is not None:
                         raise TimeoutError
                     await asyncio.sleep(POLL_S)
@@ -317,30 +294,8 @@ class Proxy:
         self._used = {self.route.slot} if self.route.slot else set()
 
     def _write_config(self) -> None:
-        for folder in (self._folder.parent, self._folder):
-            if folder.exists() and not folder.is_dir():
-                folder.unlink()
-        self._folder.mkdir(parents=True, exist_ok=True)
-        for name in (CONFIG, SOCKET, KEYS):
-            clear_place(self._folder / name, self._service)
-        file, bind, metrics = self._folder / CONFIG, self._listener.fileno(), self._metrics.fileno()
-        config = proxy_config(self.route, bind=f"fd@{bind}", metrics=f"fd@{metrics}").encode()
-        if not file.exists() or file.read_bytes() != config:
-            write_durably(file, config)
-        self._write_keys()
-
-    def _write_keys(self) -> None:
-        file, document = self._folder / KEYS, keys_document(self.digests).encode()
-        if not file.exists() or file.read_bytes() != document:
-            write_durably(file, document)
-
-    async def _replace_keys(self) -> None:
-        """All at once: no request finds a part of them. Raises `OSError`."""
-        answer = await self._ask(PREPARE)
-        if (version := version_in(answer)) is None:
-            raise OSError(answer.strip())
-        if refused := (await self._ask(replace_keys(version, self.digests))).strip():
-            raise OSError(refused)
+        bind, metrics = self._listener.fileno(), self._metrics.fileno()
+        self._folder.write(self.route, self.digests, bind=bind, metrics=metrics)
 
     async def _read(self, process: asyncio.subprocess.Process, printed: list[bytes]) -> None:
         assert process.stdout is not None
@@ -375,7 +330,7 @@ class Proxy:
         process = self._process
         while commands and self.up and self._process is process:
             try:
-                refused = " / ".join(refusals_in(await self._ask(";".join(commands))))
+                refused = " / ".join(refusals_in(await self._folder.ask(";".join(commands))))
                 error = OSError(refused) if refused else None
             except OSError as caught:
                 error = caught
@@ -384,35 +339,6 @@ class Proxy:
             if error is None or self.is_leaving:
                 return
             await self._fail(error)
-
-    async def _answers(self) -> bool:
-        try:
-            await self._slots()
-        except OSError:
-            return False
-        return True
-
-    async def _slots(self) -> dict[str, Slot]:
-        try:
-            return slots_in(await self._ask(LOOK))
-        except ValueError as error:
-            raise OSError(str(error)) from error
-
-    async def _ask(self, line: str) -> str:
-        """Raises `OSError`, also for a proxy that is silent (`TimeoutError`)."""
-        folder = os.open(self._folder, os.O_PATH | os.O_DIRECTORY)
-        writer = None
-        try:
-            async with asyncio.timeout(ANSWER_S):
-                # A socket's path has room for 107 bytes; by the folder's descriptor it is always short.
-                path = f"/proc/self/fd/{folder}/{SOCKET}"
-                reader, writer = await asyncio.open_unix_connection(path)
-                writer.write(f"{line}\n".encode())
-                return (await reader.read()).decode()
-        finally:
-            os.close(folder)
-            if writer is not None:
-                writer.close()
 
     def _close_sockets(self) -> None:
         self._listener.close()

