@@ -36,7 +36,7 @@ from tasks.staging.apply import CopyPlan, plan_copy, sweep_abandoned
 from tasks.staging.copier import missing_bytes
 from tasks.staging.disk.models import DiskRequest, DiskResult
 from tasks.staging.models import StagingRequest, StagingResult
-from tasks.staging.plan import Found, blocked, to_result
+from tasks.staging.plan import RULES, Found, blocked, to_result
 from tasks.staging.source import ModelSource, pin
 from tasks.staging.store import in_use, make_room
 
@@ -105,6 +105,7 @@ def stage_model(request: StagingRequest) -> Outcome[StagingResult]:
         "servable": request.servable,
         "convertible": request.convertible,
         "tensor_parallel": request.tensor_parallel,
+        "rules": RULES,
     }
 
     def work() -> StagingResult:

@@ -34,6 +34,9 @@ LONGEST_NAME_BYTES = 255 - len(PART)
 RESERVED = {MANIFEST_FILE}
 """Names that staging itself uses: a source's own file of that name is not copied."""
 
+RULES = 2
+"""Version of what a source is judged by: a record of earlier rules may call a model verified that is not whole."""
+
 _LAYOUT = 2
 _PICKLED = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"}
 _SIDE = {".json", ".txt", ".model", ".jinja", ".tiktoken", ".md"}
