@@ -5,14 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from tasks.core.chat_template import OWN_FILE, TEMPLATE_FILES
-from tasks.core.chat_tokens import TOKEN_FILES, chat_template_in
+from blocks.processes.chat_check import check_rendering
+from tasks.core.chat_template import MORE_TEMPLATES, OWN_FILE, TEMPLATE_FILES
+from tasks.core.chat_tokens import TOKEN_FILES, chat_in
 from tasks.core.errors import SlipwayError
 from tasks.core.model_shape import ModelShape, parse_model_config, parse_model_shape
 from tasks.core.spec import DeploySpec
 from tasks.engines.catalogue import get_engine
 from tasks.engines.families import check_family
-from tasks.staging.apply import CopyPlan, check_files, plan_copy
+from tasks.staging.apply import check_files, plan_copy
 from tasks.staging.plan import CONFIG_FILE
 from tasks.staging.source import Pinned
 from tasks.tuning.plan import check_load
@@ -31,14 +32,16 @@ def check_source(spec: DeploySpec, pinned: Pinned) -> ModelShape:
     return shape
 
 
-def check_headers(spec: DeploySpec, pinned: Pinned) -> CopyPlan:
-    """What staging would copy, by the header of every file of weights. Raises `ModelError`."""
-    return plan_copy(
+def check_headers(spec: DeploySpec, pinned: Pinned) -> tuple[str, ...]:
+    """What staging would remark on, by the header of every file of weights. Raises `ModelError`."""
+    plan = plan_copy(
         pinned,
         spec.staging.shards,
         convertible=get_engine(spec.engine).card.loads_gguf,
         servable=True,
+        trust_remote_code=spec.serving.trust_remote_code,
     )
+    return plan.remarks
 
 
 def _check_chat(spec: DeploySpec, pinned: Pinned) -> None:
@@ -46,10 +49,11 @@ def _check_chat(spec: DeploySpec, pinned: Pinned) -> None:
     wanted = {CONFIG_FILE, OWN_FILE, *TEMPLATE_FILES, *TOKEN_FILES}
     with TemporaryDirectory(prefix="slipway-model-") as place:
         for file in pinned.files:
-            if file.path in wanted:
+            if file.path in wanted or file.path.startswith(f"{MORE_TEMPLATES}/"):
+                Path(place, file.path).parent.mkdir(exist_ok=True)
                 Path(place, file.path).write_bytes(pinned.read_whole(file.path))
         try:
-            chat_template_in(Path(place), spec.serving.chat_template)
+            chat_in(Path(place), spec.serving.chat_template, check_rendering)
         except SlipwayError as error:
             told = error.what.replace(place, pinned.source.name)
             raise type(error)(told, fix=error.fix, detail=error.detail) from None

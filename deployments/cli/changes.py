@@ -13,9 +13,10 @@ from tasks.core.release import Release, ServiceFolder
 from tasks.core.settings import Settings
 from tasks.core.spec import DeploySpec
 from tasks.core.verdicts import StageName
+from tasks.rollout.history import flat
 
 _BUILT = ("engine", "engine_version", "environment")
-_STAGED = ("engine", "model", "staging", "hardware")
+_STAGED = ("engine", "model", "staging", "hardware", "serving.trust_remote_code")
 _MEASURED = (*_BUILT, *_STAGED, "engine_args", "engine_env", "tuning.context")
 DECIDED_BY: Mapping[StageName, tuple[str, ...]] = {
     StageName.ENVIRONMENT: _BUILT,
@@ -24,6 +25,7 @@ DECIDED_BY: Mapping[StageName, tuple[str, ...]] = {
     StageName.QUANTIZATION: (
         *_MEASURED,
         *("tuning.candidates", "tuning.quality_text", "tuning.quality_tokens", "tuning.task_set"),
+        "tuning.baseline",
         *("tuning.calibration_text", "tuning.calibration_tokens"),
         *("objectives.policy", "objectives.quality_tolerance", "objectives.task_tolerance"),
         "objectives.memory_fraction",
@@ -45,7 +47,7 @@ class Standing:
 
 def changed_keys(before: DeploySpec, after: DeploySpec) -> dict[str, tuple[Any, Any]]:
     """Keys whose values differ, with both values; lists are values."""
-    old, new = (_flat(spec.model_dump(mode="json")) for spec in (before, after))
+    old, new = (flat(spec.model_dump(mode="json")) for spec in (before, after))
     names = dict.fromkeys((*new, *old))
     return {name: (old.get(name), new.get(name)) for name in names if old.get(name) != new.get(name)}
 
@@ -64,7 +66,7 @@ def standings(spec: DeploySpec, settings: Settings, fresh: Collection[str]) -> d
     from blocks.storage.record_store import open_record_store
 
     store = open_record_store(settings)
-    records = _records_of(release, store)
+    records = records_of(release, store)
     changes = changed_keys(release.spec, spec)
     return {
         stage: Standing(False, "requested by --fresh")
@@ -98,7 +100,8 @@ def _standing(
     return Standing(True, f"record {newest.id}, {_age(newest)} old{load}", newest.id)
 
 
-def _records_of(release: Release, store: RecordStore) -> dict[StageName, Record]:
+def records_of(release: Release, store: RecordStore) -> dict[StageName, Record]:
+    """The records that the release names, as far as they can be read."""
     found: dict[StageName, Record] = {}
     for record_id in release.records:
         try:
@@ -106,13 +109,6 @@ def _records_of(release: Release, store: RecordStore) -> dict[StageName, Record]
         except SlipwayError:
             continue
         found[record.stage] = record
-    return found
-
-
-def _flat(values: Mapping[str, Any], above: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for name, value in values.items():
-        found |= _flat(value, f"{above}{name}.") if isinstance(value, dict) else {f"{above}{name}": value}
     return found
 
 

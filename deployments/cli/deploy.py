@@ -63,7 +63,7 @@ def deploy(
         _show_plan(spec, anew, as_json=as_json)
         return
     _check_engine(spec)
-    _check_host(spec)
+    warnings += _check_host(spec)
     _warn(warnings)
     result = _run(spec, anew, quiet=as_json)
     if as_json:
@@ -98,14 +98,14 @@ def _check_engine(spec: DeploySpec) -> None:
         raise refused
 
 
-def _check_host(spec: DeploySpec) -> None:
+def _check_host(spec: DeploySpec) -> tuple[str, ...]:
     """Before a server is started for the run: check that whatever the target needs and the spec names exists."""
     from blocks.services.targets import check_target
 
     check_target(spec.target)
     if refusal(spec) is None and not wants_absent_gpu(spec, len(read_nvml().gpus)):
-        check_inputs(spec, Settings.load(), remote=not prefect_knows_the_storage(), prefect=False)
-    # Otherwise the run answers with the verdict on this host.
+        return check_inputs(spec, Settings.load(), remote=not prefect_knows_the_storage(), prefect=False)
+    return ()  # the run answers with the verdict on this host
 
 
 def _run(spec: DeploySpec, fresh: tuple[StageName, ...], *, quiet: bool) -> DeployResult:
@@ -216,7 +216,7 @@ def _show_plan(spec: DeploySpec, fresh: tuple[StageName, ...], *, as_json: bool)
 
 
 def _describe_model(spec: DeploySpec) -> tuple[str, str | None]:
-    """What is known about the model without copying it, and the quantization of one that comes as GGUF.
+    """What is known about the model without copying it, and the quantization of one that is served as it comes.
 
     Raises whatever a deploy would refuse the model for. If its place cannot be read now, a warning says so.
     """
@@ -238,10 +238,13 @@ def _not_judged(spec: DeploySpec, why: str) -> tuple[str, None]:
 
 def _described(spec: DeploySpec) -> tuple[str, str | None]:
     """The same of a model whose files can be read."""
-    from blocks.services.early_checks import check_gguf_model
+    from blocks.services.early_checks import check_code, check_gguf_model, check_weights
     from blocks.services.source_checks import check_headers, check_source
     from blocks.storage.model_source import check_level
     from blocks.storage.sources import open_model, resolve
+    from tasks.core.model_shape import parse_model_config
+    from tasks.engines.families import shape_findings
+    from tasks.staging.plan import CONFIG_FILE
     from tasks.staging.source import pin
 
     folder = local_folder(spec.model)
@@ -255,9 +258,13 @@ def _described(spec: DeploySpec) -> tuple[str, str | None]:
     pinned = pin(source)
     if at := local_folder(place):
         check_level(at, [file.path for file in pinned.files])
+    weights, remark = check_weights(spec, source)
     shape = check_source(spec, pinned)
-    _warn(check_headers(spec, pinned).findings)
-    return f"{spec.model} ({shape.family}, {shape.layers} layers, hidden {shape.hidden})", None
+    _warn(tuple(filter(None, (remark, check_code(spec, source)))))
+    _warn(check_headers(spec, pinned))
+    config = parse_model_config(pinned.read_whole(CONFIG_FILE), CONFIG_FILE)
+    described = "; ".join((shape.describe(), *shape_findings(config, shape)))
+    return f"{spec.model} ({described})", weights.describe() if weights else None
 
 
 def _judge(spec: DeploySpec) -> tuple[bool, str]:

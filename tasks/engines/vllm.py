@@ -32,7 +32,6 @@ class Vllm(Engine):
         on_gpus = config.gpus > 0
         values = flags(
             {
-                "--served-model-name": config.served_name,
                 "--host": HOST,
                 "--port": PORT,
                 "--dtype": config.dtype,
@@ -44,6 +43,7 @@ class Vllm(Engine):
                 "--kv-cache-memory-bytes": None if on_gpus else _kv_bytes(config),
                 "--enforce-eager": not on_gpus,
                 "--chat-template": config.template_file,
+                "--trust-remote-code": bool(config.remote_code),
                 # 0 by default: requests in flight are cut.
                 "--shutdown-timeout": _DRAIN_S,
             }
@@ -53,6 +53,9 @@ class Vllm(Engine):
                 sibling_program(python, "vllm"),
                 "serve",
                 model_file,
+                "--served-model-name",
+                config.served_name,
+                *config.names,
                 *values,
                 *(self.card.load_arguments(config.loader) or ()),
             ),

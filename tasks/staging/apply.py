@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -29,18 +29,21 @@ from tasks.core.files import (
     write_atomically,
 )
 from tasks.core.manifest import MANIFEST_FILE, Manifest, read_manifest
-from tasks.core.model_shape import check_convertible, parse_model_config, parse_model_shape
+from tasks.core.model_shape import check_convertible, parse_model_config, shape_of
+from tasks.engines.families import shape_findings
 from tasks.engines.weights import gguf_engines
 from tasks.staging import ledger
 from tasks.staging.convertible import TOKENIZER_FILE, check_features, check_tensors, check_tokenizer
 from tasks.staging.copier import Copied, copy, missing_bytes, part_of, place_of
 from tasks.staging.gguf_choice import gguf_files, read_gguf_model
-from tasks.staging.headers import check_whole, choose_files, code_findings, read_weights
+from tasks.staging.headers import check_whole, choose_files, read_weights
 from tasks.staging.layout import FileKind, PlannedFile, Range, lay_out
 from tasks.staging.ledger import LEDGER_FILE
 from tasks.staging.models import SourceFile
 from tasks.staging.plan import CONFIG_FILE, Selection, Staged
+from tasks.staging.remote_code import code_finding, code_in, digests_of
 from tasks.staging.source import Pinned, sums_of
+from tasks.staging.weights import weight_format_of
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,8 @@ class CopyPlan:
 
     files: tuple[PlannedFile, ...]
     findings: tuple[str, ...]
+    remarks: tuple[str, ...] = ()
+    """Those of the findings that are not about the model as a whole: what is left behind, what may be missing."""
 
 
 def plan_copy(
@@ -58,13 +63,16 @@ def plan_copy(
     convertible: bool,
     servable: bool = False,
     tensor_parallel: int = 1,
+    trust_remote_code: bool = False,
 ) -> CopyPlan:
     """Read index and headers, check everything in them, and lay out the shards.
 
     Raises `ModelError` for anything wrong with the model, before anything is written.
     """
     name = pinned.source.name
-    selection = check_files(pinned, convertible=convertible, servable=servable)
+    code = code_in(pinned)
+    digests = digests_of(pinned, code, trusted=trust_remote_code)
+    selection = check_files(pinned, convertible=convertible, servable=servable, code=digests)
     carried = [_carried(pinned.file(path), "side") for path in selection.side]
     carried += [_carried(pinned.file(path), "gguf") for path in selection.gguf]
     described = _check_gguf(pinned, selection.gguf)
@@ -75,17 +83,32 @@ def plan_copy(
     remarks = check_whole(weights, config, name, servable=servable or convertible)
     if convertible:
         check_tensors(config, weights.headers.values(), name)
-    findings = (*selection.findings, *weights.findings, *remarks, *code_findings(config, selection.side))
-    return CopyPlan((*carried, *lay_out(weights.headers, shards, tensor_parallel)), findings)
+    stored = weight_format_of(pinned)
+    known = (
+        *(
+            shape_findings(config, shape_of(config, f"{name}/{CONFIG_FILE}"))
+            if convertible or servable
+            else ()
+        ),
+        *((f"comes quantized: {stored.describe()}",) if stored else ()),
+        *filter(None, (code_finding(digests, code, trusted=trust_remote_code),)),
+    )
+    remarks = (*weights.findings, *remarks, *selection.findings)
+    return CopyPlan(
+        (*carried, *lay_out(weights.headers, shards, tensor_parallel)), (*known, *remarks), remarks
+    )
 
 
-def check_files(pinned: Pinned, *, convertible: bool, servable: bool = False) -> Selection:
-    """The files of the model, judged by their names, the configuration and the tokenizer: a few small reads.
+def check_files(
+    pinned: Pinned, *, convertible: bool, servable: bool = False, code: Collection[str] = ()
+) -> Selection:
+    """The files of the model, with those of its `code`, judged by their names, the configuration and the tokenizer: a
+    few small reads.
 
     Raises `ModelError`.
     """
     name = pinned.source.name
-    selection = choose_files(pinned)
+    selection = choose_files(pinned, code)
     if not selection.weights and not selection.index:
         if servable and not convertible:
             raise ModelError(
@@ -93,10 +116,10 @@ def check_files(pinned: Pinned, *, convertible: bool, servable: bool = False) ->
                 fix=f"use engine: {' or '.join(gguf_engines())}, or give a folder with the model's safetensors",
             )
         return selection
-    text, where = pinned.read_whole(CONFIG_FILE), f"{name}/{CONFIG_FILE}"
-    config = parse_model_config(text, where)
+    where = f"{name}/{CONFIG_FILE}"
+    config = parse_model_config(pinned.read_whole(CONFIG_FILE), where)
     if convertible or servable:
-        shape = parse_model_shape(text, where)
+        shape = shape_of(config, where)
         if convertible:
             check_convertible(shape, where)
             check_features(config, name)

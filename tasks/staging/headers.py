@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -26,7 +26,6 @@ _ADAPTER_CONFIG = "adapter_config.json"
 _POINTER = b"version https://git-lfs.github.com/spec/"
 _POINTER_BYTES = range(100, 1024)
 """Sizes that a Git LFS pointer can have (git-lfs, docs/spec.md)."""
-_CODE = "auto_map"
 
 
 @dataclass(frozen=True)
@@ -42,12 +41,12 @@ class Weights:
         return [tensor.name for header in self.headers.values() for tensor in header.tensors]
 
 
-def choose_files(pinned: Pinned) -> Selection:
+def choose_files(pinned: Pinned, code: Collection[str] = ()) -> Selection:
     """As `select_files`, of files that are not Git LFS pointers. Raises `ModelError`."""
     tensors = [name for name in _top(pinned) if name.endswith(".safetensors")]
     if tensors and all(map(is_adapter, tensors)):
         raise adapter_error(pinned.source.name, _base_of(pinned))
-    selection = select_files(pinned.files, pinned.source.name)
+    selection = select_files(pinned.files, pinned.source.name, code)
     index = (selection.index,) if selection.index else ()
     others = [name for name in tensors if not is_adapter(name) and not is_mistral(name)]
     weights = selection.weights or others  # those that the index names are among them
@@ -117,20 +116,6 @@ def check_whole(
             fix="copy or download the whole model: an engine may serve random values in their place",
         )
     return (f"not a whole model: {lacking}",)
-
-
-def code_findings(config: Mapping[str, Any], carried: Iterable[str]) -> tuple[str, ...]:
-    """A remark if `config.json` names code that is not copied: only engines that know the architecture serve it."""
-    named = config.get(_CODE)
-    values = named.values() if isinstance(named, dict) else ()
-    classes = [one for value in values for one in (value if isinstance(value, list) else [value])]
-    files = {
-        f"{one.rpartition('--')[2].partition('.')[0]}.py"
-        for one in classes
-        if isinstance(one, str) and "." in one
-    }
-    left = sorted(files.difference(carried))
-    return (f"config.json names code that was not copied (auto_map): {some_of(left)}",) if left else ()
 
 
 def read_header(pinned: Pinned, path: str) -> Header:

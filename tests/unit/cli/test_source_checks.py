@@ -83,7 +83,7 @@ EARLY = {
     "a context that is too long": (config(max_position_embeddings=128), "supports at most 128 tokens"),
     "a chat template that is not Jinja": (template, "the chat template is not valid Jinja"),
     "GGUF in a subfolder": (gguf_below, "contains no weights, but its folder Q4 has GGUF files"),
-    "an odd config": (config(architectures=None), "does not know the architecture (none)"),
+    "an odd config": (config(architectures=None), "the architecture (none)"),
 }
 
 

@@ -137,7 +137,7 @@ ROWS = {
         (
             config(
                 tie_word_embeddings=None,
-                text_config={"num_hidden_layers": 3, "tie_word_embeddings": True, "rms_norm_eps": 1e-5},
+                text_config={**LLAMA, "tie_word_embeddings": True},
             ),
             weights("model.safetensors", *NAMES[:-1]),
         ),
@@ -214,7 +214,8 @@ ROWS = {
     ),
     "code": Row(
         (config(auto_map={"AutoConfig": "configuration_x.X", "AutoModel": "org/m--modeling_x.X"}), ONE),
-        finding="config.json names code that was not copied (auto_map): configuration_x.py, modeling_x.py",
+        finding="comes with code of its own, which is not run (serving.trust_remote_code): configuration_x.py, "
+        "org/m--modeling_x.X",
     ),
     "names of its own": Row(
         (
