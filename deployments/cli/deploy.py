@@ -20,7 +20,7 @@ from deployments.cli.params import GivenPath
 from deployments.cli.show import coloured, console, echo_log, plain, print_table
 from deployments.prefect_api import PrefectApi, needs_own_server, no_api, prefect_api
 from tasks.core.api_keys import block_name
-from tasks.core.errors import AccessError, ModelError, NetworkError
+from tasks.core.errors import ModelError, NetworkError
 from tasks.core.freshness import STAGES
 from tasks.core.progress import listen, to_log
 from tasks.core.settings import Settings
@@ -225,7 +225,7 @@ def _describe_model(spec: DeploySpec) -> tuple[str, str | None]:
         return _not_judged(spec, "its credentials are in a Prefect block")
     try:
         return _described(spec)
-    except (NetworkError, AccessError) as error:
+    except NetworkError as error:
         if not remote:
             raise
         return _not_judged(spec, str(error))
@@ -264,7 +264,7 @@ def _described(spec: DeploySpec) -> tuple[str, str | None]:
     _warn(check_headers(spec, pinned))
     config = parse_model_config(pinned.read_whole(CONFIG_FILE), CONFIG_FILE)
     described = "; ".join((shape.describe(), *shape_findings(config, shape)))
-    return f"{spec.model} ({described})", weights.describe() if weights else None
+    return f"{spec.model if folder else source.name} ({described})", weights.describe() if weights else None
 
 
 def _judge(spec: DeploySpec) -> tuple[bool, str]:

@@ -91,7 +91,7 @@ def select_files(files: Sequence[SourceFile], source: str, code: Collection[str]
     Raises `ModelError` if it has no weights or no `config.json`, or a name is too long.
     Pickles are always refused, and so are names that are not plain file names (`UnsafeNameError`).
     """
-    names = sorted(file.path for file in files if "/" not in file.path)
+    names = sorted(file.path for file in files if not is_side_path(file.path))
     below = tuple(sorted(file.path for file in files if is_side_path(file.path)))
     tensors = [name for name in names if name.endswith(".safetensors")]
     files_in_gguf = [name for name in names if name.endswith(GGUF) and name.isprintable()]

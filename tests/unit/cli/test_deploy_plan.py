@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 from inline_snapshot import snapshot
-from quantized_model import say_quantized, write_int8_model
 from plain_safetensors import write_plain
+from quantized_model import say_quantized, write_int8_model
 from releases import make_release
 from small_gguf import write_gguf
 
@@ -165,6 +165,8 @@ def test_a_remote_model_that_cannot_be_read_is_planned_with_a_warning(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("SLIPWAY_S3_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
     spec = parse_spec({"name": "tiny", "model": "s3://bucket/model"})
     assert _describe_model(spec) == ("s3://bucket/model", None)
     assert "warning: whether the model can be deployed is not known: " in capsys.readouterr().err

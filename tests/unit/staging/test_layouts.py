@@ -203,6 +203,7 @@ ROWS = {
             "2_Dense/config.json",
             "2_Dense/model.safetensors",
         ),
+        finding="2_Dense/pytorch_model.bin has pickled weights and was not copied",
     ),
     "named chat templates": Row(
         (config(), ONE, text("chat_template.jinja"), text("additional_chat_templates/tool_use.jinja")),
