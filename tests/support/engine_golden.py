@@ -39,6 +39,18 @@ OWN = {
         "engine_args": {"attn-implementation": "sdpa", "enable_cors": True},
         "engine_env": {"TOKENIZERS_PARALLELISM": "false"},
     },
+    "sglang": {
+        "engine_args": {
+            "cuda-graph-bs-decode": [1, 2, 4],
+            "enable_torch_compile": True,
+            "kv-cache-dtype": "fp8_e5m2",
+        },
+        "engine_env": {"SGLANG_LOG_GC": "true"},
+    },
+    "tensorrt-llm": {
+        "engine_args": {"enable-chunked-prefill": True, "max_beam_width": 2, "num_postprocess_workers": 4},
+        "engine_env": {"TRTLLM_ENABLE_PDL": "1"},
+    },
     "vllm": {
         "engine_args": {
             "allowed-local-media-path": "/media",
