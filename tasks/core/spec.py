@@ -79,7 +79,7 @@ class Target(StrEnum):
 
     @property
     def in_image(self) -> bool:
-        """Whether it runs in an image that is built from the environment's lock."""
+        """Whether it runs in an image: one that is built from the environment's lock, or the makers' own."""
         return self is Target.DOCKER
 
 
@@ -392,6 +392,13 @@ class Rollout(Part):
         max_length=255,
         description="Base image for target docker.",
     )
+    image: str | None = Field(
+        None,
+        pattern=_IMAGE,
+        max_length=255,
+        description="Image of the engine's makers to serve from (target docker), of the release that is measured; when "
+        "empty, an image is built from the environment's lock.",
+    )
     pids: int = Field(512, ge=16, le=4_194_304, description="Limit on processes in the container.")
     gate: Gate = Gate()
 
@@ -448,6 +455,12 @@ class DeploySpec(Part):
         manager = self.environment.manager
         if self.target.in_image and manager is not EnvironmentManager.UV:
             raise ValueError(f"target {self.target} builds its image from a lock of uv's, not of {manager}")
+        return self
+
+    @model_validator(mode="after")
+    def _an_image_is_run(self) -> Self:
+        if self.rollout.image is not None and not self.target.in_image:
+            raise ValueError(f"rollout.image is for target {Target.DOCKER}, not for {self.target}")
         return self
 
     @model_validator(mode="after")

@@ -63,6 +63,11 @@ class Engine:
         return (sibling_program(str(python), program), *rest)
 
     @property
+    def builds_images(self) -> bool:
+        """Whether Slipway builds an image of it from the lock of its environment."""
+        return self.server_worker is not None and bool(self.card.server_packages)
+
+    @property
     def tiny_model(self) -> Path | None:
         """The script that writes a tiny model for it, inside its own environment."""
         return _WORKERS / self.card.tiny_model if self.card.tiny_model else None

@@ -39,9 +39,7 @@ class Sglang(Engine):
         # Not `sglang serve`: releases before 0.5 lack it.
         server = (python, "-I", "-m", "sglang.launch_server")
         loader = self.card.load_arguments(config.loader) or ()
-        return CommandLine(
-            argv=(*server, *arguments, *loader), env={**_ENV, **visible_devices_env(config)}
-        )
+        return CommandLine(argv=(*server, *arguments, *loader), env={**_ENV, **visible_devices_env(config)})
 
 
 ENGINE = Sglang
