@@ -396,8 +396,8 @@ class Rollout(Part):
         None,
         pattern=_IMAGE,
         max_length=255,
-        description="Image of the engine's makers to serve from (target docker), of the release that is measured; when "
-        "empty, an image is built from the environment's lock.",
+        description="Image of the engine's makers to serve from (target docker), of the release that is measured; "
+        "when empty, an image is built from the environment's lock.",
     )
     pids: int = Field(512, ge=16, le=4_194_304, description="Limit on processes in the container.")
     gate: Gate = Gate()

@@ -187,8 +187,9 @@ class EngineCard(Sourced):
     `owned` are the arguments that Slipway sets or that it must not be given, in all their names, each with the key of
     the spec to set instead, or the reason (which has spaces). `arguments` are all that there are, if Slipway's own
     worker reads them. An argument with several values has them one after the other (`spaces`), or is repeated before
-    each, as those are that are named in `repeated`. Names have dashes in them, or `underscores`. `help` is the command that prints all arguments: a program
-    of the environment, or the worker. `follows` are the distributions whose version the engine's release decides.
+    each, as those are that are named in `repeated`. Names have dashes, or `underscores`. `help` is the command
+    that prints all arguments: a program of the environment, or the worker. `follows` are the distributions whose
+    version the engine's release decides.
     """
 
     kind: EngineKind

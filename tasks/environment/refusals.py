@@ -20,7 +20,8 @@ _NO_WHEELS = re.compile(
 _PYTHONS = re.compile(r"Python ABI tag|Python version|Requires-Python|requested Python|current Python")
 _OLDEST_PYTHON, _NEWEST_PYTHON = 10, 14
 _OWN_WHEELS = {
-    "flash-attn": "https://github.com/Dao-AILab/flash-attention/releases (by torch, CUDA and Python)"
+    "flash-attn": "https://github.com/Dao-AILab/flash-attention/releases (by torch, CUDA and Python)",
+    "tensorrt-llm": "https://pypi.nvidia.com (an index: UV_EXTRA_INDEX_URL=https://pypi.nvidia.com)",
 }
 """Projects that publish wheels outside the index."""
 

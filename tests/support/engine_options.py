@@ -17,11 +17,11 @@ from tasks.engines.catalogue import get_engine
 
 _WIDE = {"COLUMNS": "400", "TERMINAL_WIDTH": "400", "NO_COLOR": "1", "HF_HUB_OFFLINE": "1"}
 _LINE = re.compile(r"^ {1,8}(-.*)$", re.MULTILINE)
-_OPTION = re.compile(r"(?<![\w-])--([A-Za-z0-9][\w.-]*)")
+_OPTION = re.compile(r"(?<![\w-])--?([A-Za-z0-9][\w-]*)(?![\w.-])")
 
 
 def options_of(text: str) -> list[str]:
-    """The long options that a help defines; those that its texts mention are no others, or gone."""
+    """The options that a help defines, without dashes in front; those that its texts mention are no others, or gone."""
     lines = (re.split(r"\s{2,}", line)[0] for line in _LINE.findall(text))
     return sorted({name for line in lines for name in _OPTION.findall(line)})
 
