@@ -161,5 +161,11 @@ def test_a_base_image_counts_where_it_is_used() -> None:
     )
 
 
+def test_an_image_of_an_engines_makers_counts_instead_of_a_base() -> None:
+    own = Rollout(base_image="evil.example/base:1", image="evil.example/vllm:1")
+    found = programs_of_rollout(own, Target.DOCKER, "rollout")
+    assert found == [Program(key="rollout.image", kind=Kind.IMAGE, value="evil.example/vllm:1")]
+
+
 def test_folders_of_the_list_are_paths() -> None:
     assert LIST.folders == (Path("/opt/engines"),)
