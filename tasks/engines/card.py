@@ -199,6 +199,8 @@ class EngineCard(Sourced):
     """Distribution whose installed version is the engine's version."""
     requirements: tuple[str, ...] = ()
     """PEP 508 requirements of its environment."""
+    index: str | None = None
+    """The makers' own package index, if PyPI has no wheels of the engine."""
     imports: tuple[str, ...] = ()
     """Modules that the proof of an environment imports."""
     server_packages: tuple[str, ...] = ()
