@@ -168,6 +168,7 @@ class _Lifecycle:
             release=rollout.result.release,
             completion=None if health.says_no else self._answer(endpoint, config),
             chat=config.chat is not None,
+            locked=self.spec.serving.api_key is not None,
         )
 
     def _roll_out(self) -> Outcome[RolloutResult] | None:

@@ -20,7 +20,7 @@ from blocks.prefect.artifacts import flow_recorder
 from blocks.prefect.asked_by_api import check_programs, python_in
 from blocks.prefect.flows import flow, show_state, step
 from blocks.prefect.progress import show_steps
-from blocks.services.kept_code import keep_template
+from blocks.services.chat import chat_of
 from blocks.storage.record_store import open_record_store
 from tasks.batching import guidellm
 from tasks.batching import report as batching_report
@@ -28,18 +28,19 @@ from tasks.batching.apply import find_batch
 from tasks.batching.models import BatchingRequest, BatchingResult
 from tasks.batching.priors import find_prior
 from tasks.core.allowed import programs_of_serving
-from tasks.core.chat_tokens import chat_template_in
+from tasks.core.chat_tokens import difference
 from tasks.core.files import file_lock
 from tasks.core.frozen import Frozen
 from tasks.core.model_shape import read_model_config
 from tasks.core.progress import say
-from tasks.core.serving import ChatTemplate, ServingConfig
+from tasks.core.serving import ServingConfig
 from tasks.core.settings import Settings
 from tasks.core.stage import Outcome, run_stage
 from tasks.core.verdicts import StageName
 from tasks.engines.arguments import programs_of_arguments
 from tasks.engines.catalogue import get_engine
 from tasks.engines.families import check_family
+from tasks.engines.parsers import OFFERED
 from tasks.engines.weights import check_tunable
 from tasks.environment.models import Locked
 from tasks.quantization import report as quantization_report
@@ -47,7 +48,7 @@ from tasks.quantization.apply import measure_candidates, predict_sizes, still_go
 from tasks.quantization.models import Candidate, QuantizationResult
 from tasks.quantization.plan import check_order
 from tasks.quantization.recipe import QUANTIZER
-from tasks.quantization.source import gguf_in, read_gguf_source, read_source
+from tasks.quantization.source import gguf_in, read_gguf_in, read_gguf_source, read_source, template_of
 from tasks.staging.store import in_use_by_path
 from tasks.tuning import plan
 from tasks.tuning.models import TuningFacts, TuningRequest
@@ -90,7 +91,8 @@ def tune_serving(request: TuningRequest) -> TuningOutcome:
 def read_facts(request: TuningRequest) -> TuningFacts:
     """Facts about the staged model and this host, read once. Raises `ModelError`."""
     folder = request.model_dir
-    if names := gguf_in(folder):
+    gguf = read_gguf_in(folder, names) if (names := gguf_in(folder)) else None
+    if gguf:
         source, family = read_gguf_source(folder, names), None
     else:
         config = read_model_config(folder)
@@ -101,20 +103,8 @@ def read_facts(request: TuningRequest) -> TuningFacts:
         gpus=gpus_in_use(request.hardware.gpus),
         host_bytes=memory_bytes(),
         cpus=len(os.sched_getaffinity(0)),
-        chat=_chat_of(request),
+        chat=chat_of(folder, gguf, request.serving.chat_template),
     )
-
-
-def _chat_of(request: TuningRequest) -> ChatTemplate | None:
-    """The template that the engine serves, in a copy that stays if it is the user's own file."""
-    given = request.serving.chat_template
-    if given is None and gguf_in(request.model_dir):
-        return None  # its template is inside, where it is not read
-    template = chat_template_in(request.model_dir, given)
-    if template is None:
-        return None
-    file = keep_template(Settings.load().home, template.text) if given else None
-    return ChatTemplate(digest=template.digest, file=file)
 
 
 def quantized(request: TuningRequest, facts: TuningFacts) -> Outcome[QuantizationResult]:
@@ -158,6 +148,8 @@ def quantized(request: TuningRequest, facts: TuningFacts) -> Outcome[Quantizatio
 
 
 def _batch(request: TuningRequest, facts: TuningFacts, candidate: Candidate) -> Outcome[BatchingResult]:
+    if told := difference(template_of(candidate.path), template_of(request.model_dir)):
+        say(StageName.BATCHING, f"warning: {told}")
     asked = plan.batching_request(request, facts, candidate)
     inputs = plan.batching_inputs(request, candidate, asked)
     records = open_record_store(Settings.load()).list(StageName.BATCHING)
@@ -225,6 +217,7 @@ def _alone(work: Callable[[], R], load: ForeignLoad) -> R:
 
 def _served_by(result: BatchingResult, config: ServingConfig) -> BatchingResult:
     """A record of another service of the same model, or on another of a kind of hosts, stands in for the work, but
-    neither for the name nor for which GPUs of the host it were."""
-    own = {"served_name": config.served_name, "gpu_indices": config.gpu_indices, "chat": config.chat}
+    neither for what the service offers nor for which GPUs of the host it were."""
+    fields = ("served_name", "gpu_indices", "chat", *OFFERED)
+    own = {name: getattr(config, name) for name in fields}
     return result.model_copy(update={"config": result.config.model_copy(update=own)})

@@ -11,20 +11,23 @@ from pathlib import Path
 
 from blocks.host.home_access import check_home, may
 from blocks.host.nvml import gpus_in_use
+from blocks.processes.chat_check import check_rendering
 from blocks.processes.ports import check_port_free, free_port, is_held_below
 from blocks.services.door import read_keys
 from blocks.services.targets import check_image
 from blocks.storage.sources import open_model, resolve
 from tasks.core.api_keys import block_name
 from tasks.core.chat_template import check_syntax, read_template
-from tasks.core.chat_tokens import chat_template_in
+from tasks.core.chat_tokens import chat_in
 from tasks.core.errors import ModelError, PortTakenError, RecordError, SpecError
+from tasks.core.gguf_chat import gguf_chat
 from tasks.core.gguf_model import GgufModel
 from tasks.core.release import ServiceFolder, ServiceState
 from tasks.core.settings import Settings
 from tasks.core.sources import GGUF, local_folder
 from tasks.core.spec import DeploySpec, Environment, EnvironmentManager, Tuning
 from tasks.engines.arguments import check_arguments
+from tasks.engines.parsers import check_parsers
 from tasks.engines.weights import check_formats, check_gguf, check_not_as_is
 from tasks.environment.plan import parse_requirements
 from tasks.lifecycle.plan import wants_absent_gpu
@@ -52,6 +55,7 @@ def check_tuning_inputs(spec: DeploySpec, settings: Settings, *, remote: bool = 
     check_home(settings, spec.name)
     check_formats(spec.engine, spec.tuning.candidates)
     check_arguments(spec.engine, spec.engine_args)
+    check_parsers(spec.engine, spec.serving, spec.engine_args, spec.engine_version)
     if remote or local_folder(spec.model):
         check_model(spec, settings)
     _check_texts(spec.tuning)
@@ -118,6 +122,7 @@ def check_gguf_model(spec: DeploySpec, source: ModelSource) -> GgufModel | None:
         return None
     check_gguf(spec.engine, spec.tuning.candidates, model.stored_as, source.name)
     check_tunable_gguf(spec.tuning, model.shape.max_context)
+    gguf_chat(model.header, source.name, spec.serving.chat_template, check_rendering)
     return model
 
 
@@ -144,7 +149,7 @@ def _check_chat_template(spec: DeploySpec) -> None:
     """With the model's own tokens if they are in a folder here; otherwise when it is staged."""
     given, folder = spec.serving.chat_template, local_folder(spec.model)
     if folder and any(folder.glob("*.safetensors")):
-        chat_template_in(folder, given)
+        chat_in(folder, given, check_rendering)
     elif given:
         check_syntax(read_template(given))
 

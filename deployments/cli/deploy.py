@@ -221,8 +221,9 @@ def _describe_model(spec: DeploySpec) -> tuple[str, str | None]:
     from blocks.services.early_checks import check_gguf_model
     from blocks.storage.sources import open_model, resolve
     from tasks.core.errors import ModelError
-    from tasks.core.model_shape import read_model_shape
+    from tasks.core.model_shape import read_model_config, shape_of
     from tasks.core.sources import GGUF, local_folder
+    from tasks.engines.families import shape_findings
 
     folder = local_folder(spec.model)
     if folder is None:
@@ -234,8 +235,9 @@ def _describe_model(spec: DeploySpec) -> tuple[str, str | None]:
     source = open_model(place, spec.tuning.candidates, endpoint=settings.s3_endpoint)
     if (model := check_gguf_model(spec, source)) is not None:
         return f"{source.name} ({model.describe()})", model.stored_as
-    shape = read_model_shape(folder)
-    return f"{spec.model} ({shape.family}, {shape.layers} layers, hidden {shape.hidden})", None
+    config = read_model_config(folder)
+    shape = shape_of(config, f"{folder}/config.json")
+    return f"{spec.model} ({'; '.join((shape.describe(), *shape_findings(config, shape)))})", None
 
 
 def _judge(spec: DeploySpec) -> tuple[bool, str]:

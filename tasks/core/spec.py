@@ -28,6 +28,7 @@ from tasks.core.engine_options import EngineArgs, EngineEnv, EngineVersion
 from tasks.core.errors import SpecError, WrongUseError
 from tasks.core.given_files import check_path, decode_text, expand_user, read_given
 from tasks.core.load import Arrivals
+from tasks.core.serving import ParserName, ServedName
 from tasks.core.sources import FILE, FORMS, GGUF, local_folder, scheme_of, split_variant, with_variant
 from tasks.core.spec_errors import explain
 from tasks.core.spec_values import WEEK_S, YEAR_S, ByteCount, HostName, Rfc3339, check_value
@@ -347,6 +348,30 @@ class Serving(Part):
     chat_template: Path | None = Field(
         None, description="Jinja file with the chat template; the model's own when empty."
     )
+    names: tuple[ServedName, ...] = Field(
+        (),
+        max_length=20,
+        description="Further names of the model in its API: letters, digits and . _ : / -.",
+    )
+    tool_parser: ParserName | None = Field(
+        None, description="What finds tool calls in answers, by the engine's name for it; auto for llama.cpp."
+    )
+    reasoning_parser: ParserName | None = Field(
+        None,
+        description="What tells reasoning from answers, by the engine's name for it; auto for llama.cpp.",
+    )
+    structured_output: ParserName | None = Field(
+        None,
+        description="What makes answers follow a JSON schema, by the engine's name for it, or auto; "
+        "the gate asks for such an answer.",
+    )
+
+    @field_validator("names")
+    @classmethod
+    def _each_once(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(value)) != len(value):
+            raise ValueError("each name once")
+        return value
 
     @field_validator("api_key")
     @classmethod
@@ -469,6 +494,12 @@ class DeploySpec(Part):
             raise ValueError(
                 "engine_version is for environments that Slipway builds; the manager system uses its own"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _further_names_are_others(self) -> Self:
+        if self.name in self.serving.names:
+            raise ValueError(f"serving.names: {self.name} is the service's own name, which it always has")
         return self
 
     @field_validator("model")

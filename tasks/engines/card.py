@@ -149,6 +149,22 @@ class MakersImage(Sourced):
         return f"{self.repository}:{self.tag.format(version=version)}"
 
 
+class ParserRow(Sourced):
+    """What an engine has under a key of `serving`: all its `names`, and the arguments that choose one.
+
+    In these `{name}` stands for it. `default` is chosen without any argument.
+    """
+
+    key: Literal["tool_parser", "reasoning_parser", "structured_output"]
+    names: tuple[str, ...] = Field(min_length=1)
+    arguments: tuple[str, ...] = ()
+    default: str | None = None
+
+    def choosing(self, name: str) -> tuple[str, ...]:
+        """The arguments that choose `name`."""
+        return () if name == self.default else tuple(one.replace("{name}", name) for one in self.arguments)
+
+
 class StartReport(NamedTuple):
     """What an engine decided at its start: layers on GPUs, and tokens whose keys and values it has room for."""
 
@@ -246,6 +262,7 @@ class EngineCard(Sourced):
     quantization: tuple[Quantization, ...]
     knob: tuple[Knob, ...] = ()
     loader: tuple[LoaderRow, ...] = ()
+    parser: tuple[ParserRow, ...] = ()
 
     @model_validator(mode="after")
     def _deployable_or_not(self) -> Self:
@@ -289,6 +306,10 @@ class EngineCard(Sourced):
     def load_arguments(self, loader: Loader | None) -> tuple[str, ...] | None:
         """What the command line takes to load by `loader`; None if the engine cannot."""
         return next((one.arguments for one in self.loader if one.name is loader), None)
+
+    def find_parser(self, key: str) -> ParserRow | None:
+        """What it has under that key of `serving`; None if it has none."""
+        return next((one for one in self.parser if one.key == key), None)
 
     def serves_on(self, capabilities: Iterable[Capability]) -> bool:
         """Whether GPUs of these capabilities are all new enough; without any, whether it serves on the CPU."""

@@ -3,7 +3,16 @@
 from __future__ import annotations
 
 from tasks.core.serving import ServingConfig
-from tasks.engines.base import HOST, PASSIVE, PORT, CommandLine, Engine, flags, visible_devices_env
+from tasks.engines.base import (
+    HOST,
+    PASSIVE,
+    PORT,
+    CommandLine,
+    Engine,
+    flags,
+    more_names,
+    visible_devices_env,
+)
 
 
 class Transformers(Engine):
@@ -31,7 +40,7 @@ class Transformers(Engine):
         )
         threads = {"OMP_NUM_THREADS": str(config.threads), **PASSIVE}
         env = {"HF_HUB_OFFLINE": "1", **threads, **visible_devices_env(config)}
-        return CommandLine(argv=(python, "-I", worker, *arguments), env=env)
+        return CommandLine(argv=(python, "-I", worker, *arguments, *more_names(config)), env=env)
 
 
 ENGINE = Transformers

@@ -32,7 +32,6 @@ class Vllm(Engine):
         on_gpus = config.gpus > 0
         values = flags(
             {
-                "--served-model-name": config.served_name,
                 "--host": HOST,
                 "--port": PORT,
                 "--dtype": config.dtype,
@@ -53,6 +52,9 @@ class Vllm(Engine):
                 sibling_program(python, "vllm"),
                 "serve",
                 model_file,
+                "--served-model-name",
+                config.served_name,
+                *config.names,
                 *values,
                 *(self.card.load_arguments(config.loader) or ()),
             ),

@@ -42,7 +42,7 @@ class StageRow(Frozen):
 
 class DeployResult(StageResult):
     """A deploy. `endpoint`, `release` and `completion` are None if nothing new serves; `chat` says that the model
-    has a chat template."""
+    has a chat template, `locked` that requests must carry a key."""
 
     verdict: LifecycleVerdict
     name: str
@@ -52,6 +52,7 @@ class DeployResult(StageResult):
     release: str | None = None
     completion: str | None = None
     chat: bool = False
+    locked: bool = False
     stages: tuple[StageRow, ...] = ()
 
     @property

@@ -57,8 +57,9 @@ def file_bytes(source: Source, form: CandidateFormat) -> int:
 
 
 def serving_bytes(weights: int, shape: ModelShape, tokens: int) -> int:
-    """Least memory that serving takes: the weights, and keys and values of `tokens` tokens. Engines take more."""
-    return weights + tokens * shape.kv_bytes_per_token
+    """Least memory that serving takes: the weights, and keys and values of `tokens` tokens, of which layers with a
+    window keep only that. Engines take more. If keys and values are not known, only the weights count."""
+    return weights + shape.kv_bytes(tokens)
 
 
 def _tensors(source: Source, form: CandidateFormat) -> dict[str, int]:
@@ -66,7 +67,7 @@ def _tensors(source: Source, form: CandidateFormat) -> dict[str, int]:
     tensors = {name: dims for name, dims in source.shapes.items() if not name.endswith("rotary_emb.inv_freq")}
     output = _output_of(tensors)
     return {
-        name: _padded(_tensor_bytes(dims, _kind(name, dims, form, source.shape.layers, output)))
+        name: _padded(_tensor_bytes(dims, _kind(name, dims, form, source.shape.layers or 0, output)))
         for name, dims in tensors.items()
     }
 

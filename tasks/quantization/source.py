@@ -8,10 +8,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from tasks.core.chat_template import Template, find_template
 from tasks.core.errors import ModelError
 from tasks.core.gguf import read_gguf
-from tasks.core.gguf_model import model_of
-from tasks.core.model_shape import shape_of
+from tasks.core.gguf_model import GgufModel, model_of
+from tasks.core.model_shape import shape_of, ties_embeddings
 from tasks.core.safetensors import LENGTH_BYTES, header_length, parse_header
 from tasks.core.sources import GGUF
 from tasks.quantization.sizes import Source, vocabulary_bytes
@@ -29,9 +30,9 @@ def read_source(folder: Path, config: Mapping[str, Any]) -> Source:
         )
     for path in files:
         shapes |= _shapes(path)
-    if config.get("tie_word_embeddings"):  # the converter leaves the copy out
+    if ties_embeddings(config):  # the converter leaves the copy out
         shapes.pop("lm_head.weight", None)
-    vocabulary = _vocabulary_bytes(folder / "tokenizer.json", shape.vocabulary)
+    vocabulary = _vocabulary_bytes(folder / "tokenizer.json", shape.vocabulary or 0)
     return Source(shape, shapes, vocabulary, _beside_bytes(folder))
 
 
@@ -44,15 +45,32 @@ def gguf_in(folder: Path) -> tuple[str, ...]:
 
 def read_gguf_source(folder: Path, names: Sequence[str]) -> Source:
     """The same of a staged model that comes as GGUF. Raises `ModelError`."""
-    headers, size = {}, 0
+    model = read_gguf_in(folder, names)
+    size = sum((folder / name).stat().st_size for name in names)
+    return Source(model.shape, {}, 0, gguf=tuple(names), gguf_bytes=size, stored_as=model.stored_as)
+
+
+def read_gguf_in(folder: Path, names: Sequence[str]) -> GgufModel:
+    """The model in these files of a folder, in order. Raises `ModelError`."""
+    headers = {}
     for name in names:
         path = folder / name
         with path.open("rb") as file:
-            length = path.stat().st_size
-            headers[name] = read_gguf(partial(_read_at, file), length, str(path))
-        size += length
-    model = model_of(headers, str(folder / names[0]))
-    return Source(model.shape, {}, 0, gguf=tuple(names), gguf_bytes=size, stored_as=model.stored_as)
+            headers[name] = read_gguf(partial(_read_at, file), path.stat().st_size, str(path))
+    return model_of(headers, str(folder / names[0]))
+
+
+def template_of(path: Path) -> Template | None:
+    """The chat template of a model or candidate, in a folder or a GGUF file; None without one.
+
+    Raises `ModelError`.
+    """
+    names = gguf_in(path) if path.is_dir() else (path.name,)
+    if not names:
+        return find_template(path)
+    folder = path if path.is_dir() else path.parent
+    text = read_gguf_in(folder, names).chat_template
+    return None if text is None else Template(text, str(path))
 
 
 def _read_at(file: BinaryIO, offset: int, length: int) -> bytes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from tasks.core.release import Release
 from tasks.rollout.models import Running
@@ -18,6 +18,9 @@ class Completion(Protocol):
     @property
     def text(self) -> str: ...
 
+    @property
+    def prompt_tokens(self) -> int: ...
+
 
 class Api(Protocol):
     """An engine's HTTP interface, as `blocks.engine.api.EngineApi` gives it."""
@@ -27,6 +30,8 @@ class Api(Protocol):
     def complete(self, model: str, prompt: str, max_tokens: int, /) -> Completion: ...
 
     def chat(self, model: str, message: str, max_tokens: int, /) -> Completion: ...
+
+    def post(self, path: str, body: dict[str, Any], /) -> dict[str, Any]: ...
 
 
 OpenApi = Callable[[str], AbstractContextManager[Api]]

@@ -28,8 +28,9 @@ from tasks.core.files import (
     write_atomically,
 )
 from tasks.core.manifest import MANIFEST_FILE, Manifest, read_manifest
-from tasks.core.model_shape import check_convertible, parse_model_shape
+from tasks.core.model_shape import check_convertible, parse_model_config, shape_of
 from tasks.core.safetensors import LENGTH_BYTES, Header, header_length, parse_header
+from tasks.engines.families import shape_findings
 from tasks.engines.weights import gguf_engines
 from tasks.staging import ledger
 from tasks.staging.copier import Copied, copy, missing_bytes, part_of, place_of
@@ -73,9 +74,12 @@ def plan_copy(
                 fix=f"use engine: {' or '.join(gguf_engines())}, or give a folder with the model's safetensors",
             )
         return CopyPlan(tuple(carried), (*described, *selection.findings))
-    config = pinned.read_whole(CONFIG_FILE)
+    text = pinned.read_whole(CONFIG_FILE)
+    unknown: tuple[str, ...] = ()
     if convertible or servable:
-        shape = parse_model_shape(config, f"{name}/{CONFIG_FILE}")
+        config = parse_model_config(text, f"{name}/{CONFIG_FILE}")
+        shape = shape_of(config, f"{name}/{CONFIG_FILE}")
+        unknown = shape_findings(config, shape)
         if convertible:
             check_convertible(shape, f"{name}/{CONFIG_FILE}")
     if selection.index:
@@ -86,7 +90,7 @@ def plan_copy(
         check_index(weight_map, headers, where)
     else:
         headers = {path: read_header(pinned, path) for path in selection.weights}
-    return CopyPlan((*carried, *lay_out(headers, shards, tensor_parallel)), selection.findings)
+    return CopyPlan((*carried, *lay_out(headers, shards, tensor_parallel)), (*unknown, *selection.findings))
 
 
 def read_header(pinned: Pinned, path: str) -> Header:

@@ -15,6 +15,7 @@ from tasks.core.spec import CandidateFormat, LoadGenerator, Tuning
 from tasks.engines.arguments import check_arguments
 from tasks.engines.card import EngineCard
 from tasks.engines.catalogue import get_engine
+from tasks.engines.parsers import check_parsers, offered
 from tasks.engines.weights import check_formats, check_gguf, check_not_as_is, why_not_here
 from tasks.quantization.folder_sizes import PLAIN
 from tasks.quantization.models import Calibration, Candidate, QuantizationRequest, TaskItem
@@ -34,6 +35,7 @@ def check_request(request: TuningRequest, source: Source) -> None:
     tuning, shape = request.tuning, source.shape
     check_formats(request.engine, tuning.candidates)
     check_arguments(request.engine, request.engine_args)
+    check_parsers(request.engine, request.serving, request.engine_args)
     if source.stored_as is not None:
         check_gguf(request.engine, tuning.candidates, source.stored_as, "the model")
         check_tunable_gguf(tuning, shape.max_context)
@@ -62,7 +64,7 @@ def check_request(request: TuningRequest, source: Source) -> None:
         )
 
 
-def check_tunable_gguf(tuning: Tuning, max_context: int) -> None:
+def check_tunable_gguf(tuning: Tuning, max_context: int | None) -> None:
     """What a model that comes as GGUF, for a context of so many tokens, cannot be asked for. Raises `SpecError`."""
     _check_context(tuning, max_context)
     if by_guidellm(tuning):
@@ -72,8 +74,9 @@ def check_tunable_gguf(tuning: Tuning, max_context: int) -> None:
         )
 
 
-def _check_context(tuning: Tuning, most: int) -> None:
-    if tuning.context > most:
+def _check_context(tuning: Tuning, most: int | None) -> None:
+    """Raise `SpecError` for a longer context than the model supports; if it does not say, the engine will."""
+    if most is not None and tuning.context > most:
         raise SpecError(
             f"tuning.context is {tuning.context}, but the model supports at most {most} tokens",
             fix=f"set tuning.context to {most} or less",
@@ -101,8 +104,9 @@ def serving_config(request: TuningRequest, facts: TuningFacts) -> ServingConfig:
         gpus=0 if by_layer else _split_over(request, facts),
         gpu_indices=tuple(one.number for one in facts.gpus[: _split_over(request, facts)]),
         memory_fraction=max(0.01, round(fraction - _HELD_BEYOND, 4)) if count else fraction,
-        kv_bytes_per_token=facts.source.shape.kv_bytes_per_token,
+        kv_bytes_per_token=facts.source.shape.widest_kv_bytes_per_token,
         chat=facts.chat,
+        **offered(request.serving),
         engine_args=request.engine_args,
         engine_env=request.engine_env,
     )
@@ -111,11 +115,11 @@ def serving_config(request: TuningRequest, facts: TuningFacts) -> ServingConfig:
 def _split_over(request: TuningRequest, facts: TuningFacts) -> int:
     """The GPUs that are used: all that the request gives, or of an engine that splits each layer, as many as the
     attention heads can be dealt out to. Fewer key-value heads than GPUs are copied, so either number divides the
-    other."""
+    other. If the number of heads is not known, the engine will say."""
     count, shape = request.hardware.gpus, facts.source.shape
-    if not _card(request).find_knob("tensor_parallel"):
-        return count
     heads, kv_heads = shape.heads, shape.kv_heads
+    if not _card(request).find_knob("tensor_parallel") or heads is None or kv_heads is None:
+        return count
     return next(
         (
             gpus

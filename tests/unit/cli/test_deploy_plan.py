@@ -150,6 +150,14 @@ def test_a_missing_model_is_named_before_anything_runs(tmp_path: Path) -> None:
     assert "no model folder" in str(answer.exception)
 
 
+def test_the_plan_says_what_is_not_known_of_a_model(slipway_home: Path, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"architectures": ["NovelForCausalLM"], "model_type": "novel"}')
+    spec = parse_spec({"name": "tiny", "model": f"file:{tmp_path}", "engine": "transformers"})
+    described, _ = _describe_model(spec)
+    assert "(novel; Slipway does not know the architecture NovelForCausalLM" in described
+    assert "config.json does not say how much memory keys and values take" in described
+
+
 def test_a_remote_model_is_not_looked_at() -> None:
     spec = parse_spec({"name": "tiny", "model": "s3://bucket/model"})
     assert _describe_model(spec) == ("s3://bucket/model", None)

@@ -11,7 +11,7 @@ from inline_snapshot import snapshot
 from tasks.compatibility.rules import load_tables
 from tasks.compatibility.weights import find_type
 from tasks.core.errors import ModelError
-from tasks.core.model_shape import FAMILIES
+from tasks.core.model_shape import shape_of
 from tasks.engines.families import (
     Family,
     check_flags,
@@ -27,6 +27,7 @@ from tasks.engines.families import (
     quantized_as,
     served_as,
     serving_dtype,
+    shape_findings,
 )
 
 
@@ -88,9 +89,34 @@ def test_a_model_says_its_family_by_its_config(tmp_path: Path) -> None:
     assert family_of(config_at(f"file:{tmp_path}")) is None
 
 
-def test_every_architecture_with_known_sizes_is_of_a_family() -> None:
-    named = {one: found.name for one in FAMILIES if (found := family_of({"architectures": [one]}))}
-    assert named == FAMILIES
+def test_a_model_type_tells_families_of_one_architecture_apart() -> None:
+    config = {"architectures": ["DeepseekV3ForCausalLM"], "model_type": "kimi_k2"}
+    assert family_of(config) == find_family("kimi-k2")
+    assert family_of({**config, "model_type": "deepseek_v3"}) == find_family("deepseek-v3")
+
+
+def test_a_wrapped_model_has_its_keys_inside() -> None:
+    kimi = family("kimi-k2")
+    assert config_findings(kimi, {"text_config": {"topk_method": "noaux_tc"}}) == ()
+    assert config_findings(kimi, {"topk_method": "noaux_tc", "text_config": {"hidden_size": 1}})
+
+
+def test_what_is_not_known_of_a_model_is_said() -> None:
+    config: dict[str, object] = {"architectures": ["NovelForCausalLM"], "depth": 2}
+    assert shape_findings(config, shape_of(config, "config.json")) == snapshot(
+        (
+            "Slipway does not know the architecture NovelForCausalLM: the engine decides whether to serve it",
+            "config.json does not say how much memory keys and values take (the number of layers is missing): only measurements will tell",
+            "config.json does not say which context is the longest: only measurements will tell",
+        )
+    )
+    config |= {"architectures": ["Qwen2ForCausalLM"], "hidden_size": 64, "num_attention_heads": 4}
+    assert shape_findings(config, shape_of(config, "config.json")) == snapshot(
+        (
+            "config.json does not say how much memory keys and values take (the number of layers is missing): only measurements will tell",
+            "config.json does not say which context is the longest: only measurements will tell",
+        )
+    )
 
 
 def test_a_staged_model_has_what_its_family_needs(tmp_path: Path) -> None:
@@ -102,6 +128,9 @@ def test_a_staged_model_has_what_its_family_needs(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(config | {"topk_method": "noaux_tc"}))
     assert family_in(tmp_path) == family("deepseek-v3")
     check_flags(tmp_path, ["vllm", "serve", "--dtype", "bfloat16"])
+    check_flags(tmp_path, ["vllm", "serve", "--quantization", "fp8"])  # a copy in bfloat16
+    quantized = config | {"topk_method": "noaux_tc", "quantization_config": {"quant_method": "fp8"}}
+    (tmp_path / "config.json").write_text(json.dumps(quantized))
     with pytest.raises(ModelError, match="--quantization must not be given"):
         check_flags(tmp_path, ["vllm", "serve", "--quantization", "fp8"])
     (tmp_path / "config.json").write_text(json.dumps({"architectures": ["MambaForCausalLM"]}))
@@ -121,7 +150,7 @@ def test_the_tiny_model_is_of_a_family(repository: Path) -> None:
         ("llama", [], "bfloat16", "bfloat16"),
         ("gemma", ["7.5"], None, "bfloat16"),
         ("deepseek-v2", ["7.0"], None, "bfloat16"),
-        ("deepseek-v3", ["9.0"], None, "fp8"),
+        ("deepseek-v3", ["9.0"], "bfloat16", "bfloat16"),
     ],
 )
 def test_the_type_to_serve_in(name: str, capabilities: list[str], dtype: str | None, judged: str) -> None:
@@ -171,6 +200,6 @@ def test_deepseek_v3_says_what_it_needs() -> None:
 
 def test_a_gpu_too_old_for_the_only_type_is_found() -> None:
     assert [one.message for one in host_findings(family("gemma"), ["7.0"], None, 0.9)] == snapshot(
-        ["Gemma 2 and 3 comes in bfloat16, which compute capability 7.0 does not compute in"]
+        ["Gemma 1 to 3 comes in bfloat16, which compute capability 7.0 does not compute in"]
     )
     assert host_findings(family("llama"), ["7.0"], None, 0.9) == ()

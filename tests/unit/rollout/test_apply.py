@@ -46,6 +46,7 @@ PRIVATE = "http://127.0.0.1:9999"
 @dataclass(frozen=True)
 class Text:
     text: str
+    prompt_tokens: int = 1
 
 
 @dataclass
@@ -158,7 +159,10 @@ class _At:
 
     def chat(self, model: str, message: str, max_tokens: int, /) -> Completion:
         answer = self.complete(model, message, max_tokens)
-        return Text(f"{answer.text} in chat")
+        return Text(f"{answer.text} in chat", len(message))
+
+    def post(self, path: str, body: dict[str, Any], /) -> dict[str, Any]:
+        raise NotImplementedError(path)
 
 
 @pytest.fixture
@@ -210,6 +214,7 @@ def test_a_release_of_before_is_asked_to_complete_prompts() -> None:
     kept = Release.model_validate_json(EARLIER_RELEASE.read_bytes())
     assert kept.id == EARLIER_ID
     assert kept.config.chat is None
+    assert (kept.config.names, kept.config.tool_parser, kept.spec.serving.names) == ((), None, ())
     assert kept.spec.serving.chat_template is None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import json
 import os
 import shutil
 from collections.abc import Callable
@@ -537,6 +538,19 @@ def test_an_architecture_that_cannot_be_served_is_refused_only_where_it_is_to_be
     with pytest.raises(ModelError, match="MambaForCausalLM"):
         plan_copy(pinned, "auto", convertible=True)
     assert plan_copy(pinned, "auto", convertible=False).files
+
+
+def test_an_unknown_architecture_passes_with_a_remark_where_folders_are_loaded(model: Path) -> None:
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps({**config, "architectures": ["NovelForCausalLM"]}))
+    pinned = pin(FolderSource(model))
+    plan = plan_copy(pinned, "auto", convertible=False, servable=True)
+    assert any("does not know the architecture NovelForCausalLM" in one for one in plan.findings)
+    with pytest.raises(ModelError, match="cannot convert the architecture NovelForCausalLM to GGUF"):
+        plan_copy(pinned, "auto", convertible=True, servable=True)
+    (model / "config.json").write_text(json.dumps({**config, "num_hidden_layers": -1}))
+    with pytest.raises(ModelError, match="num_hidden_layers is not a size"):
+        plan_copy(pin(FolderSource(model)), "auto", convertible=False, servable=True)
 
 
 def write_sums(model: Path, **wrong: str) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -11,11 +13,12 @@ import pytest
 from tasks.core.errors import SpecError
 from tasks.core.facts import Gpu
 from tasks.core.gpus import HostGpu
-from tasks.core.model_shape import ModelShape
+from tasks.core.model_shape import ModelShape, parse_model_shape
 from tasks.core.serving import FITTED
 from tasks.core.spec import CandidateFormat, EngineKind, Hardware, Objectives, Tuning
 from tasks.quantization.models import Candidate
-from tasks.quantization.sizes import Source
+from tasks.quantization.plan import refuse_memory
+from tasks.quantization.sizes import Source, serving_bytes
 from tasks.tuning import plan
 from tasks.tuning.models import TuningFacts, TuningRequest
 
@@ -32,7 +35,6 @@ def shape(heads: int = 8, kv_heads: int = 8) -> ModelShape:
         hidden=512,
         heads=heads,
         kv_heads=kv_heads,
-        head_dim=64,
         vocabulary=1000,
         max_context=4096,
     )
@@ -133,6 +135,50 @@ def test_how_an_engine_serves_while_it_is_tuned(case: Case) -> None:
     assert (config.batch, config.context, config.threads) == (1, 1024, 16)
     limits = plan.batching_request(asked, found, CANDIDATE).limits
     assert limits.memory_bytes / GB == pytest.approx(case.usable, abs=0.1)
+
+
+UNKNOWN = parse_model_shape(b'{"architectures": ["NovelForCausalLM"], "depth": 12}', "config.json")
+
+
+def test_of_a_model_that_nobody_knows_the_engine_is_asked_and_no_prediction_is_made() -> None:
+    asked = request(VLLM, 3, tuning=Tuning(context=1_000_000, candidates=(CandidateFormat.BF16,)))
+    found = facts(80, 80, 80, model=UNKNOWN)
+    plan.check_request(asked, found.source)
+    config = plan.serving_config(asked, found)
+    assert (config.gpus, config.kv_bytes_per_token) == (3, None)
+    assert serving_bytes(GB, UNKNOWN, 1_000_000) == GB
+
+
+def with_window(**more: Any) -> ModelShape:
+    """Gemma 3 27B: 10 of 62 layers see all; each keeps 16 heads of 128."""
+    sizes = {"num_hidden_layers": 62, "num_attention_heads": 32, "num_key_value_heads": 16, "head_dim": 128}
+    windows = {"sliding_window": 1024, "sliding_window_pattern": 6, "max_position_embeddings": 131072}
+    config = {"architectures": ["Gemma3ForCausalLM"], **sizes, **windows, **more}
+    return parse_model_shape(json.dumps(config).encode(), "config.json")
+
+
+def test_layers_with_a_window_keep_no_more_than_that() -> None:
+    layer = 2 * 16 * 128 * 2
+    needed = serving_bytes(28 * GB, with_window(), 131072)
+    assert needed == 28 * GB + layer * (10 * 131072 + 52 * 1024)
+    assert refuse_memory(needed, 72 * GB) is None
+    assert serving_bytes(0, with_window(), 512) == layer * 62 * 512
+
+
+def test_an_engine_that_must_be_told_reserves_for_layers_with_a_window_too() -> None:
+    config = plan.serving_config(request(VLLM, 0), facts(model=with_window()))
+    assert config.kv_bytes_per_token == 62 * 2 * 16 * 128 * 2
+    hybrid = with_window(layer_types=["mamba"] * 61 + ["attention"])
+    assert plan.serving_config(request(VLLM, 0), facts(model=hybrid)).kv_bytes_per_token is None
+
+
+def test_a_context_that_yarn_lengthens_is_allowed() -> None:
+    yarn = {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}
+    longer = with_window(max_position_embeddings=32768, rope_scaling=yarn)
+    for context, allowed in ((131072, True), (131073, False)):
+        asked = request(VLLM, 1, tuning=Tuning(context=context, candidates=(CandidateFormat.BF16,)))
+        with nullcontext() if allowed else pytest.raises(SpecError, match="supports at most 131072 tokens"):
+            plan.check_request(asked, facts(80, model=longer).source)
 
 
 def test_what_a_model_may_take_is_gpus_and_host_where_layers_are_offloaded() -> None:
