@@ -246,6 +246,8 @@ class EngineCard(Sourced):
     lists: Literal["repeated", "spaces"] = "repeated"
     repeated: tuple[str, ...] = ()
     underscores: bool = False
+    colon_in_names: bool = True
+    """Whether further names of the model may contain a colon."""
     arguments: tuple[str, ...] = ()
     help: tuple[str, ...] = ()
     follows: tuple[str, ...] = ()

@@ -68,6 +68,8 @@ OWN = {
 
 OFFERED: dict[str, dict[str, Any]] = {
     "llama.cpp": {"tool_parser": "auto", "reasoning_parser": "deepseek", "structured_output": "auto"},
+    "sglang": {"tool_parser": "hermes", "reasoning_parser": "qwen3", "structured_output": "xgrammar"},
+    "tensorrt-llm": {},
     "transformers": {},
     "vllm": {"tool_parser": "hermes", "reasoning_parser": "qwen3", "structured_output": "xgrammar"},
 }
@@ -82,7 +84,8 @@ def pages() -> dict[str, str]:
             {"name": "chat", "model": "file:/m", "engine": engine.kind.value, **OWN[engine.kind]}
         )
         check_arguments(engine.kind, spec.engine_args)
-        serving = Serving(names=("org/chat:1", "gpt-4"), **OFFERED[engine.kind])
+        name = "org/chat:1" if engine.card.colon_in_names else "org/chat-1"
+        serving = Serving(names=(name, "gpt-4"), **OFFERED[engine.kind])
         check_parsers(engine.kind, serving, spec.engine_args)
         own = {"engine_args": spec.engine_args, "engine_env": spec.engine_env}
         commands = {

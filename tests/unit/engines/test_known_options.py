@@ -7,6 +7,7 @@ installed engine's help.
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,7 @@ def test_the_options_are_those_of_the_pinned_release(kind: str) -> None:
 def test_commands_have_no_option_that_the_release_lacks(kind: str) -> None:
     page: dict[str, Any] = json.loads(pages()[f"{kind}.json"])
     used = {
-        word.partition("=")[0].removeprefix("--")
+        re.split("[=.]", word)[0].removeprefix("--")
         for command in page.values()
         for word in command["argv"]
         if word.startswith("--")
