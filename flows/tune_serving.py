@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
@@ -21,13 +21,14 @@ from blocks.prefect.asked_by_api import check_programs, python_in
 from blocks.prefect.flows import flow, show_state, step
 from blocks.prefect.progress import show_steps
 from blocks.services.chat import chat_of
+from blocks.storage.model_source import open_folder
 from blocks.storage.record_store import open_record_store
 from tasks.batching import guidellm
 from tasks.batching import report as batching_report
 from tasks.batching.apply import find_batch
 from tasks.batching.models import BatchingRequest, BatchingResult
 from tasks.batching.priors import find_prior
-from tasks.core.allowed import programs_of_serving
+from tasks.core.allowed import programs_of_code, programs_of_serving
 from tasks.core.chat_tokens import difference
 from tasks.core.files import file_lock
 from tasks.core.frozen import Frozen
@@ -35,6 +36,7 @@ from tasks.core.model_shape import read_model_config
 from tasks.core.progress import say
 from tasks.core.serving import ServingConfig
 from tasks.core.settings import Settings
+from tasks.core.sources import FILE
 from tasks.core.stage import Outcome, run_stage
 from tasks.core.verdicts import StageName
 from tasks.engines.arguments import programs_of_arguments
@@ -48,7 +50,18 @@ from tasks.quantization.apply import measure_candidates, predict_sizes, still_go
 from tasks.quantization.models import Candidate, QuantizationResult
 from tasks.quantization.plan import check_order
 from tasks.quantization.recipe import QUANTIZER
-from tasks.quantization.source import gguf_in, read_gguf_in, read_gguf_source, read_source, template_of
+from tasks.quantization.source import (
+    gguf_in,
+    read_baseline,
+    read_gguf_in,
+    read_gguf_source,
+    read_quantized_source,
+    read_source,
+    template_of,
+    weights_in,
+)
+from tasks.staging.remote_code import code_in, digests_of
+from tasks.staging.source import pin
 from tasks.staging.store import in_use_by_path
 from tasks.tuning import plan
 from tasks.tuning.models import TuningFacts, TuningRequest
@@ -73,7 +86,8 @@ def tune_serving(request: TuningRequest) -> TuningOutcome:
     """
     python = python_in(request.python_path, "request.python_path")
     own = programs_of_arguments(request.engine, request.engine_args, request.engine_env, "request.")
-    check_programs([python, *own, *programs_of_serving(request.serving, "request.serving")])
+    code = programs_of_code(request.serving, f"{FILE}{request.model_dir}", "request.serving")
+    check_programs([python, *own, *programs_of_serving(request.serving, "request.serving"), *code])
     check_tunable(request.engine)
     with in_use_by_path(request.model_dir, Settings.load()):
         facts = read_facts(request)
@@ -96,7 +110,15 @@ def read_facts(request: TuningRequest) -> TuningFacts:
         source, family = read_gguf_source(folder, names), None
     else:
         config = read_model_config(folder)
-        source, family = read_source(folder, config), check_family(config)
+        weights, family = weights_in(folder, config), check_family(config)
+        source = read_quantized_source(folder, config, weights) if weights else read_source(folder, config)
+    baseline = None
+    if request.baseline_dir is not None:
+        baseline, shape = read_baseline(request.baseline_dir, request.baseline_digest)
+        plan.check_same_model(source.shape, shape)
+    code = _code_in(request, folder)
+    if baseline is not None:
+        plan.check_same_code(code, _code_in(request, baseline.model_dir))
     return TuningFacts(
         source=source,
         family=family,
@@ -104,12 +126,22 @@ def read_facts(request: TuningRequest) -> TuningFacts:
         host_bytes=memory_bytes(),
         cpus=len(os.sched_getaffinity(0)),
         chat=chat_of(folder, gguf, request.serving.chat_template),
+        baseline=baseline,
+        remote_code=code,
     )
+
+
+def _code_in(request: TuningRequest, folder: Path) -> Mapping[str, str]:
+    """The code of the staged model in `folder` that the engine may run, with its digests."""
+    if not request.serving.trust_remote_code or get_engine(request.engine).card.loads_gguf:
+        return {}
+    pinned = pin(open_folder(f"{FILE}{folder}"))
+    return digests_of(pinned, code_in(pinned), trusted=True)
 
 
 def quantized(request: TuningRequest, facts: TuningFacts) -> Outcome[QuantizationResult]:
     """The quantization stage alone. Raises `SpecError` for a wish that cannot be measured."""
-    plan.check_request(request, facts.source)
+    plan.check_request(request, facts.source, [one.gpu.compute_capability for one in facts.gpus])
     config, refused = plan.serving_config(request, facts), plan.refused_formats(request, facts)
     tuning, text = request.tuning, request.tuning.quality_text
     asked = plan.quantization_request(
@@ -120,7 +152,8 @@ def quantized(request: TuningRequest, facts: TuningFacts) -> Outcome[Quantizatio
         task_items=read_task_set(tuning),
         calibration=read_calibration(tuning),
     )
-    check_order(asked.formats, predict_sizes(asked, facts.source))
+    if asked.baseline is None:
+        check_order(asked.formats, predict_sizes(asked, facts.source))
     quantizer: Locked | None = None
     if plan.needs_quantizer(request, refused):
         quantizer = lock_tool(QUANTIZER, Settings.load(), name="the quantizer", torch_backend="auto")

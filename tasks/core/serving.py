@@ -65,6 +65,8 @@ class ServingConfig(Frozen):
     `chat` is None for a model that only completes prompts.
     `names` are its further names. The parsers find tool calls and reasoning in answers, and `structured_output` makes
     answers follow a schema, each by the engine's name for it; None if the spec names none.
+    `remote_code` are the model's own files of code that the engine may run, with their digests; without any it runs
+    none.
     `engine_args` and `engine_env` are the spec's own, which the engine gets as they are.
     """
 
@@ -86,6 +88,7 @@ class ServingConfig(Frozen):
     tool_parser: ParserName | None = None
     reasoning_parser: ParserName | None = None
     structured_output: ParserName | None = None
+    remote_code: dict[str, str] = Field({})
     engine_args: dict[str, EngineArg] = Field({})
     engine_env: dict[str, str] = Field({})
 

@@ -69,6 +69,11 @@ class Engine:
         return self.server_worker is not None and bool(self.card.server_packages)
 
     @property
+    def native_classes(self) -> Path | None:
+        """The script that tells which types of models it has classes of its own for, inside its own environment."""
+        return _WORKERS / self.card.native_classes if self.card.native_classes else None
+
+    @property
     def tiny_model(self) -> Path | None:
         """The script that writes a tiny model for it, inside its own environment."""
         return _WORKERS / self.card.tiny_model if self.card.tiny_model else None

@@ -21,13 +21,6 @@ from tasks.engines.card import Capability, Sourced, damaged, read_data
 
 _BFLOAT16 = Version("8.0")
 """Compute capability from which GPUs compute in bfloat16."""
-_COMPRESSED = {
-    "float-quantized": "fp8",
-    "int-quantized": "int8",
-    "nvfp4-pack-quantized": "nvfp4",
-    "pack-quantized": "w4a16",
-}
-"""Formats of compressed-tensors (llmcompressor), by the name that the compatibility tables have for the type."""
 
 
 class Family(Sourced):
@@ -108,29 +101,6 @@ def config_in(folder: Path) -> Mapping[str, Any]:
     except (OSError, ValueError, RecursionError):
         return {}  # staging says what is wrong with it
     return config if isinstance(config, dict) else {}
-
-
-def quantized_as(config: Mapping[str, Any]) -> str | None:
-    """The type of a model's weights, as the compatibility tables call it, by the `quantization_config` in its
-    `config.json`; None without one, or for one that is not known."""
-    stored = config.get("quantization_config")
-    if not isinstance(stored, dict):
-        return None
-    match stored.get("quant_method"):
-        case "awq" | "gptq" | "mxfp4" as method:
-            return str(method)
-        case "fp8":
-            return "fp8-block" if stored.get("weight_block_size") else "fp8"
-        case "fbgemm_fp8":
-            return "fp8"
-        case "bitsandbytes":
-            return "bnb-nf4" if stored.get("load_in_4bit") else "bnb-int8"
-        case "compressed-tensors":
-            return _COMPRESSED.get(str(stored.get("format")))
-        case "modelopt":
-            return {"FP8": "fp8", "NVFP4": "nvfp4"}.get(str(stored.get("quant_algo")))
-        case _:
-            return None
 
 
 def family_in(folder: Path) -> Family | None:

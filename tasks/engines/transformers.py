@@ -28,6 +28,7 @@ class Transformers(Engine):
                 "--model": model_file,
                 "--alias": config.served_name,
                 "--chat-template": config.template_file,
+                "--trust-remote-code": bool(config.remote_code),
                 "--host": HOST,
                 "--port": PORT,
                 "--device": "auto" if on_gpus else "cpu",

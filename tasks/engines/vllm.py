@@ -43,6 +43,7 @@ class Vllm(Engine):
                 "--kv-cache-memory-bytes": None if on_gpus else _kv_bytes(config),
                 "--enforce-eager": not on_gpus,
                 "--chat-template": config.template_file,
+                "--trust-remote-code": bool(config.remote_code),
                 # 0 by default: requests in flight are cut.
                 "--shutdown-timeout": _DRAIN_S,
             }

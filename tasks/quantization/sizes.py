@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from tasks.core.model_shape import ModelShape
 from tasks.core.spec import CandidateFormat
+from tasks.core.weight_format import WeightFormat
 
 _BLOCKS = {
     "f32": (1, 4), "f16": (1, 2), "bf16": (1, 2), "q8_0": (32, 34), "q6_k": (256, 210), "q5_k": (256, 176),
@@ -32,16 +33,19 @@ class Source:
     """The model as it lies in its folder: its sizes, shapes by tensor name, what its vocabulary takes in a GGUF file,
     and the bytes of all other files, which a candidate in a folder takes along as they are.
 
-    Of a model that comes as GGUF only its files and their bytes count, and the quantization that they are in.
+    Of a model that is served as it comes only its files and their bytes count, and the quantization that they are in;
+    of one in a folder also how many bytes its weights take once they are unpacked to 16 bits.
     """
 
     shape: ModelShape
     shapes: Mapping[str, tuple[int, ...]]
     vocabulary_bytes: int
     beside_bytes: int = 0
-    gguf: tuple[str, ...] = ()
-    gguf_bytes: int = 0
+    as_is: tuple[str, ...] = ()
+    as_is_bytes: int = 0
     stored_as: str | None = None
+    weights: WeightFormat | None = None
+    unpacked_bytes: int = 0
 
 
 def vocabulary_bytes(words: list[str], merges: list[str], rows: int) -> int:

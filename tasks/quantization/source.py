@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -12,10 +13,18 @@ from tasks.core.chat_template import Template, find_template
 from tasks.core.errors import ModelError
 from tasks.core.gguf import read_gguf
 from tasks.core.gguf_model import GgufModel, model_of
-from tasks.core.model_shape import shape_of, ties_embeddings
-from tasks.core.safetensors import LENGTH_BYTES, header_length, parse_header
+from tasks.core.manifest import MANIFEST_FILE
+from tasks.core.model_shape import ModelShape, read_model_config, shape_of, ties_embeddings
+from tasks.core.safetensors import LENGTH_BYTES, Tensor, header_length, parse_header
 from tasks.core.sources import GGUF
+from tasks.core.spec import CandidateFormat
+from tasks.core.weight_format import HF_QUANT_FILE, WeightFormat, parse_weight_format
+from tasks.quantization.models import BaselineModel
+from tasks.quantization.packed import unpacked
 from tasks.quantization.sizes import Source, vocabulary_bytes
+
+UNQUANTIZED_FORMATS = ("f32", "f16", "bf16")
+"""What a baseline may come in."""
 
 
 def read_source(folder: Path, config: Mapping[str, Any]) -> Source:
@@ -36,6 +45,68 @@ def read_source(folder: Path, config: Mapping[str, Any]) -> Source:
     return Source(shape, shapes, vocabulary, _beside_bytes(folder))
 
 
+def read_quantized_source(folder: Path, config: Mapping[str, Any], weights: WeightFormat) -> Source:
+    """The same of a model in safetensors that comes quantized: the bytes of its files, by their headers. Raises
+    `ModelError`."""
+    files = sorted(path for path in folder.iterdir() if path.is_file() and path.name != MANIFEST_FILE)
+    tensors = [tensor for path in files if path.suffix == ".safetensors" for tensor in _tensors(path)]
+    if not tensors:
+        raise ModelError(
+            f"{folder} contains no safetensors file", fix="stage a model in the safetensors format"
+        )
+    return Source(
+        shape_of(config, f"{folder}/config.json"),
+        {},
+        0,
+        as_is=tuple(path.name for path in files),
+        as_is_bytes=sum(path.stat().st_size for path in files),
+        stored_as=weights.describe(),
+        weights=weights,
+        unpacked_bytes=unpacked(tensors, weights),
+    )
+
+
+def read_baseline(folder: Path, digest: str) -> tuple[BaselineModel, ModelShape]:
+    """The staged model of that digest in `folder`, which another is compared with, and its shape. Raises `ModelError`
+    for one that is quantized itself."""
+    if names := gguf_in(folder):
+        source = read_gguf_source(folder, names)
+        stored, files, size = str(source.stored_as), names, source.as_is_bytes
+        shape = source.shape
+    else:
+        config = read_model_config(folder)
+        weights = weights_in(folder, config)
+        paths = sorted(path for path in folder.iterdir() if path.is_file() and path.name != MANIFEST_FILE)
+        files, size = tuple(path.name for path in paths), sum(path.stat().st_size for path in paths)
+        stored = weights.describe() if weights else _plain_type(folder)
+        shape = shape_of(config, f"{folder}/config.json")
+    if stored not in UNQUANTIZED_FORMATS:
+        raise ModelError(
+            f"tuning.baseline comes in {stored}: there is nothing to compare a quantized model with",
+            fix="give the model that is not quantized, or leave tuning.baseline out",
+        )
+    form = CandidateFormat(stored)
+    return BaselineModel(
+        model_dir=folder, model_digest=digest, files=files, format=form, size_bytes=size
+    ), shape
+
+
+def _plain_type(folder: Path) -> str:
+    """The type that most bytes of the weights are in, as a format's name."""
+    sizes: Counter[str] = Counter()
+    for path in folder.glob("*.safetensors"):
+        for tensor in _tensors(path):
+            sizes[tensor.dtype.lower()] += tensor.size_bytes
+    return sizes.most_common(1)[0][0] if sizes else "no weights"
+
+
+def weights_in(folder: Path, config: Mapping[str, Any]) -> WeightFormat | None:
+    """How the model in `folder` is quantized; None if it is not. Raises `ModelError`."""
+    path = folder / HF_QUANT_FILE
+    beside = path.read_bytes() if path.is_file() else None
+    return parse_weight_format(config, beside, str(path))
+
+
 def gguf_in(folder: Path) -> tuple[str, ...]:
     """Names of the GGUF files, in order, if the model in `folder` has no others."""
     if any(folder.glob("*.safetensors")):
@@ -47,7 +118,7 @@ def read_gguf_source(folder: Path, names: Sequence[str]) -> Source:
     """The same of a staged model that comes as GGUF. Raises `ModelError`."""
     model = read_gguf_in(folder, names)
     size = sum((folder / name).stat().st_size for name in names)
-    return Source(model.shape, {}, 0, gguf=tuple(names), gguf_bytes=size, stored_as=model.stored_as)
+    return Source(model.shape, {}, 0, as_is=tuple(names), as_is_bytes=size, stored_as=model.stored_as)
 
 
 def read_gguf_in(folder: Path, names: Sequence[str]) -> GgufModel:
@@ -79,11 +150,14 @@ def _read_at(file: BinaryIO, offset: int, length: int) -> bytes:
 
 
 def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    return {tensor.name: tensor.shape for tensor in _tensors(path)}
+
+
+def _tensors(path: Path) -> tuple[Tensor, ...]:
     size = path.stat().st_size
     with path.open("rb") as file:
         length = header_length(file.read(LENGTH_BYTES), size, path.name)
-        header = parse_header(file.read(length), size, path.name)
-    return {tensor.name: tensor.shape for tensor in header.tensors}
+        return parse_header(file.read(length), size, path.name).tensors
 
 
 def _beside_bytes(folder: Path) -> int:

@@ -39,7 +39,9 @@ from tasks.staging.layout import FileKind, PlannedFile, Range, lay_out
 from tasks.staging.ledger import LEDGER_FILE
 from tasks.staging.models import SourceFile
 from tasks.staging.plan import CONFIG_FILE, Staged, check_index, read_index, select_files
+from tasks.staging.remote_code import code_finding, code_in, digests_of
 from tasks.staging.source import Pinned, sums_of
+from tasks.staging.weights import weight_format_of
 
 
 @dataclass(frozen=True)
@@ -57,13 +59,16 @@ def plan_copy(
     convertible: bool,
     servable: bool = False,
     tensor_parallel: int = 1,
+    trust_remote_code: bool = False,
 ) -> CopyPlan:
     """Read index and headers, check everything in them, and lay out the shards.
 
     Raises `ModelError` for anything wrong with the model, before anything is written.
     """
     name = pinned.source.name
-    selection = select_files(pinned.files, name)
+    code = code_in(pinned)
+    digests = digests_of(pinned, code, trusted=trust_remote_code)
+    selection = select_files(pinned.files, name, digests)
     carried = [_carried(pinned.file(path), "side") for path in selection.side]
     carried += [_carried(pinned.file(path), "gguf") for path in selection.gguf]
     described = _check_gguf(pinned, selection.gguf)
@@ -90,7 +95,13 @@ def plan_copy(
         check_index(weight_map, headers, where)
     else:
         headers = {path: read_header(pinned, path) for path in selection.weights}
-    return CopyPlan((*carried, *lay_out(headers, shards, tensor_parallel)), (*unknown, *selection.findings))
+    weights = weight_format_of(pinned)
+    told = (
+        f"comes quantized: {weights.describe()}" if weights else None,
+        code_finding(digests, code, trusted=trust_remote_code),
+    )
+    shards_and_index = lay_out(headers, shards, tensor_parallel)
+    return CopyPlan((*carried, *shards_and_index), (*unknown, *filter(None, told), *selection.findings))
 
 
 def read_header(pinned: Pinned, path: str) -> Header:

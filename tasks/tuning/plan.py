@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tasks.batching.guidellm import REQUIREMENTS
@@ -9,11 +10,12 @@ from tasks.batching.models import BatchingRequest, Limits, Requests, StepSpace, 
 from tasks.core.digests import digest_of
 from tasks.core.errors import SpecError
 from tasks.core.load import longest_output, prompt_for
-from tasks.core.model_shape import check_convertible
+from tasks.core.model_shape import ModelShape, check_convertible
 from tasks.core.serving import FITTED, ServingConfig
 from tasks.core.spec import CandidateFormat, LoadGenerator, Tuning
 from tasks.engines.arguments import check_arguments
-from tasks.engines.card import EngineCard
+from tasks.engines.as_is import check_as_is
+from tasks.engines.card import Capability, EngineCard
 from tasks.engines.catalogue import get_engine
 from tasks.engines.parsers import check_parsers, offered
 from tasks.engines.weights import check_formats, check_gguf, check_not_as_is, why_not_here
@@ -30,13 +32,25 @@ _HELD_BEYOND = 0.01
 """An engine uses a little more memory than its setting, so the setting is a little below the limit."""
 
 
-def check_request(request: TuningRequest, source: Source) -> None:
-    """What can be known to be wrong before anything is measured. Raises `SpecError` or `ModelError`."""
+def check_request(
+    request: TuningRequest, source: Source, capabilities: Sequence[Capability | None] = ()
+) -> None:
+    """What can be known to be wrong before anything is measured, on GPUs of these capabilities if any. Raises
+    `SpecError` or `ModelError`."""
     tuning, shape = request.tuning, source.shape
     check_formats(request.engine, tuning.candidates)
     check_arguments(request.engine, request.engine_args)
     check_parsers(request.engine, request.serving, request.engine_args)
-    if source.stored_as is not None:
+    if source.weights is not None:
+        check_as_is(
+            request.engine,
+            source.weights,
+            tuning.candidates,
+            "the model",
+            capabilities=capabilities,
+            requirements=None,
+        )
+    elif source.stored_as is not None:
         check_gguf(request.engine, tuning.candidates, source.stored_as, "the model")
         check_tunable_gguf(tuning, shape.max_context)
     else:
@@ -48,6 +62,7 @@ def check_request(request: TuningRequest, source: Source) -> None:
             f"guidellm cannot put load on {request.engine}: its server rejects ignore_eos, which guidellm sends",
             fix="set tuning.load_generator to builtin",
         )
+    check_takes_baseline(tuning, as_is=bool(source.as_is))
     _check_context(tuning, shape.max_context)
     longest = longest_output(tuning.output_tokens)
     if longest >= tuning.context:
@@ -71,6 +86,40 @@ def check_tunable_gguf(tuning: Tuning, max_context: int | None) -> None:
         raise SpecError(
             "guidellm needs the model's tokenizer.json, which a GGUF model does not have",
             fix="set tuning.load_generator to builtin",
+        )
+
+
+def check_takes_baseline(tuning: Tuning, *, as_is: bool) -> None:
+    """Raise `SpecError` for a baseline beside a model of which candidates are made: the first of them is it."""
+    if tuning.baseline is not None and not as_is:
+        raise SpecError(
+            "tuning.baseline is for a model that is served as it comes; of this one candidates are made, and the "
+            "first of them is the baseline",
+            fix="leave tuning.baseline out",
+        )
+
+
+def check_same_model(model: ModelShape, baseline: ModelShape) -> None:
+    """Raise `SpecError` for a baseline of other sizes than the model's, as far as they are known."""
+    for name in ("layers", "hidden", "heads", "vocabulary"):
+        ours, theirs = getattr(model, name), getattr(baseline, name)
+        if None not in (ours, theirs) and ours != theirs:
+            raise SpecError(
+                f"tuning.baseline is another model: {name} {theirs}, not {ours}",
+                fix="give the model that was quantized, or leave tuning.baseline out",
+            )
+
+
+def check_same_code(model: Mapping[str, str], baseline: Mapping[str, str]) -> None:
+    """Raise `SpecError` for a baseline with other code than the model's, which alone is trusted.
+
+    Both are digests by file. If the model has no code, none is run.
+    """
+    other = next((name for name, digest in baseline.items() if model and model.get(name) != digest), None)
+    if other is not None:
+        raise SpecError(
+            f"tuning.baseline brings other code than the model: {other}",
+            fix="give a baseline with the same code, or leave tuning.baseline out",
         )
 
 
@@ -107,6 +156,7 @@ def serving_config(request: TuningRequest, facts: TuningFacts) -> ServingConfig:
         kv_bytes_per_token=facts.source.shape.widest_kv_bytes_per_token,
         chat=facts.chat,
         **offered(request.serving),
+        remote_code=dict(facts.remote_code),
         engine_args=request.engine_args,
         engine_env=request.engine_env,
     )
@@ -145,7 +195,8 @@ def needs_quantizer(request: TuningRequest, refused: dict[CandidateFormat, str])
     """Whether a format that can be measured is made by the quantizer."""
     if _card(request).loads_gguf:
         return False
-    return any(form not in PLAIN and form not in refused for form in request.tuning.candidates)
+    made_without = (*PLAIN, CandidateFormat.AS_IS)
+    return any(form not in made_without and form not in refused for form in request.tuning.candidates)
 
 
 def quantization_request(
@@ -164,7 +215,7 @@ def quantization_request(
     return QuantizationRequest(
         model_dir=request.model_dir,
         model_digest=request.model_digest,
-        formats=(CandidateFormat.AS_IS,) if facts.source.gguf else tuning.candidates,
+        formats=_formats(request, facts),
         text=text,
         tokens=tuning.quality_tokens,
         context=tuning.context,
@@ -178,16 +229,23 @@ def quantization_request(
         infeasible=refused,
         calibration=calibration,
         scored_by=card.scored_by,
-        as_is=facts.source.gguf,
+        as_is=facts.source.as_is,
         stored_as=facts.source.stored_as,
+        baseline=facts.baseline,
     )
+
+
+def _formats(request: TuningRequest, facts: TuningFacts) -> tuple[CandidateFormat, ...]:
+    if not facts.source.as_is:
+        return request.tuning.candidates
+    return (*((facts.baseline.format,) if facts.baseline else ()), CandidateFormat.AS_IS)
 
 
 def quantization_inputs(
     request: TuningRequest, config: ServingConfig, asked: QuantizationRequest
 ) -> dict[str, Any]:
     """What the choice of a format depends on."""
-    apart = {"model_dir", "text", "task_items", "calibration"}
+    apart = {"model_dir", "text", "task_items", "calibration", "baseline"}
     if not asked.as_is:  # so that records of before there was such a model still count
         apart |= {"as_is", "stored_as"}
     return {
@@ -196,6 +254,7 @@ def quantization_inputs(
         "text_digest": digest_of(asked.text),
         "task_set_digest": digest_of([one.model_dump() for one in asked.task_items]),
         "maker_digests": [maker_digest(asked, form) for form in asked.formats],
+        **({"baseline_digest": asked.baseline.model_digest} if asked.baseline else {}),
     }
 
 
@@ -233,6 +292,7 @@ def _common_inputs(request: TuningRequest, config: ServingConfig) -> dict[str, A
         **config.model_dump(mode="json", include={"threads", "gpu_layers", "gpus", "memory_fraction"}),
         # Only those that are given: records of before there were any still count.
         **{name: given for name in ("engine_args", "engine_env") if (given := getattr(request, name))},
+        **({"remote_code": config.remote_code} if config.remote_code else {}),
     }
 
 

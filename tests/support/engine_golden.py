@@ -28,6 +28,7 @@ CONFIG = ServingConfig(
     micro_batch_tokens=1024,
     dtype="bfloat16",
     loader=Loader.FASTSAFETENSORS,
+    remote_code={"modeling_own.py": "sha256:0"},
 )
 ON_PROCESSOR = ServingConfig(served_name="chat", batch=8, context=4096, threads=2, kv_bytes_per_token=4096)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 from inline_snapshot import snapshot
+from quantized_model import say_quantized, write_int8_model
 from releases import make_release
 from small_gguf import write_gguf
 
@@ -178,6 +179,32 @@ def test_a_gguf_model_is_described_or_refused_as_by_the_deploy(slipway_home: Pat
     path.write_bytes(path.read_bytes()[:-1])
     cut = CliRunner().invoke(deploy, [str(spec), "--dry-run"])
     assert "is cut off" in str(cut.exception)
+    assert not slipway_home.exists()
+
+
+def test_a_quantized_model_is_described_or_refused_as_by_the_deploy(
+    slipway_home: Path, random_model: Path, tmp_path: Path
+) -> None:
+    model = write_int8_model(random_model, tmp_path / "model")
+    spec = tmp_path / "spec.yaml"
+    spec.write_text(f"name: tiny\nmodel: file:{model}\nengine: transformers\n")
+    shown = CliRunner().invoke(deploy, [str(spec), "--dry-run", "--json"])
+    plan = {step["stage"]: step["does"] for step in json.loads(shown.output)["plan"]}
+    assert plan["staging"].replace(str(tmp_path), "HERE") == snapshot(
+        "copy file:HERE/model (qwen3, 2 layers, hidden 128) as it is, and verify it"
+    )
+    assert plan["quantization"] == snapshot(
+        "make nothing: the model is in compressed-tensors, int8; measure quality on no text, size and speed"
+    )
+    for override, why in (
+        ("engine=llama.cpp", "which cannot be converted to GGUF for llama.cpp"),
+        ("tuning.candidates=[bf16]", "so bf16 cannot be made of it"),
+    ):
+        refused = CliRunner().invoke(deploy, [str(spec), "--dry-run", "--set", override])
+        assert why in str(refused.exception)
+    say_quantized(model, {"quant_method": "bitnet"})
+    warned = CliRunner().invoke(deploy, [str(spec), "--dry-run"])
+    assert "warning: whether transformers computes in bitnet on the CPU is not known" in warned.output
     assert not slipway_home.exists()
 
 

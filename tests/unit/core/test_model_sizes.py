@@ -116,7 +116,7 @@ def _rules() -> Iterator[tuple[str, ModuleType, str, Any]]:
     """Each rule: its name, the module, the name of its table, and that table without it."""
     for name in ("NESTS", "STRETCHES", "STRETCHED_ALREADY", "DEFAULTS"):
         table = getattr(config_sizes, name)
-        yield from ((f"{name} {one}", config_sizes, name, _without(table, one)) for one in table)
+        yield from ((f"{name} {one}", config_sizes, name, _without(table, one)) for one in sorted(table))
     for size, keys in config_sizes.SPELLINGS.items():
         for key in keys:
             fewer = {**config_sizes.SPELLINGS, size: _without(keys, key)}

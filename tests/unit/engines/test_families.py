@@ -9,7 +9,6 @@ import pytest
 from inline_snapshot import snapshot
 
 from tasks.compatibility.rules import load_tables
-from tasks.compatibility.weights import find_type
 from tasks.core.errors import ModelError
 from tasks.core.model_shape import shape_of
 from tasks.engines.families import (
@@ -24,7 +23,6 @@ from tasks.engines.families import (
     find_family,
     flag_findings,
     host_findings,
-    quantized_as,
     served_as,
     serving_dtype,
     shape_findings,
@@ -46,35 +44,6 @@ def test_families_are_sorted_sourced_and_name_rules_that_exist() -> None:
         assert {rule for rule in (one.dtype_rule, one.capability_rule) if rule} <= rules
     architectures = [name for one in families() for name in one.architectures]
     assert len(architectures) == len(set(architectures))
-
-
-@pytest.mark.parametrize(
-    ("stored", "dtype"),
-    [
-        ({"quant_method": "awq", "bits": 4}, "awq"),
-        ({"quant_method": "gptq", "bits": 4}, "gptq"),
-        ({"quant_method": "mxfp4"}, "mxfp4"),
-        ({"quant_method": "fp8", "weight_block_size": [128, 128]}, "fp8-block"),
-        ({"quant_method": "fp8"}, "fp8"),
-        ({"quant_method": "fbgemm_fp8"}, "fp8"),
-        ({"quant_method": "bitsandbytes", "load_in_4bit": True}, "bnb-nf4"),
-        ({"quant_method": "bitsandbytes", "load_in_8bit": True}, "bnb-int8"),
-        ({"quant_method": "compressed-tensors", "format": "pack-quantized"}, "w4a16"),
-        ({"quant_method": "compressed-tensors", "format": "int-quantized"}, "int8"),
-        ({"quant_method": "compressed-tensors", "format": "float-quantized"}, "fp8"),
-        ({"quant_method": "compressed-tensors", "format": "nvfp4-pack-quantized"}, "nvfp4"),
-        ({"quant_method": "compressed-tensors", "format": "of-ours"}, None),
-        ({"quant_method": "modelopt", "quant_algo": "NVFP4"}, "nvfp4"),
-        ({"quant_method": "modelopt", "quant_algo": "FP8"}, "fp8"),
-        ({"quant_method": "of-ours"}, None),
-        ({}, None),
-        ("awq", None),
-        (None, None),
-    ],
-)
-def test_a_model_says_how_it_is_quantized(stored: object, dtype: str | None) -> None:
-    assert quantized_as({"quantization_config": stored}) == dtype
-    assert dtype is None or find_type(dtype, load_tables()) is not None
 
 
 def test_a_model_says_its_family_by_its_config(tmp_path: Path) -> None:

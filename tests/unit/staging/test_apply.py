@@ -76,6 +76,33 @@ def parts_in(folder: Path) -> list[Path]:
     return list(folder.rglob("*.part"))
 
 
+def test_a_quantized_model_is_copied_with_its_scales_and_side_files(model: Path, tmp_path: Path) -> None:
+    source = tmp_path / "modelopt"
+    shutil.copytree(model, source)
+    for file in source.glob("*.safetensors*"):
+        file.unlink()
+    packed = bytes(range(64))
+    tensors = {
+        "a.weight": ("U8", (8, 8), packed),
+        "a.weight_scale": ("F8_E4M3", (8, 1), packed[:8]),
+        "a.weight_scale_2": ("F32", (), packed[:4]),  # a scalar
+        "b.weight": ("F8_E4M3", (8, 8), packed),
+        "b.weight_scale_inv": ("F8_E8M0", (1, 1), packed[5:6]),
+    }
+    write_plain(source / "model.safetensors", tensors)
+    (source / "hf_quant_config.json").write_text('{"quantization": {"quant_algo": "NVFP4"}}')
+    (source / "quantize_config.json").write_text("{}")
+    done = stage(source, tmp_path / "staged", shards=2)
+    assert read_model(tmp_path / "staged") == tensors
+    for name in ("hf_quant_config.json", "quantize_config.json", "config.json"):
+        assert (tmp_path / "staged" / name).read_bytes() == (source / name).read_bytes()
+    assert done.findings[0] == "comes quantized: modelopt, nvfp4"
+    (source / "hf_quant_config.json").write_text("[]")
+    with pytest.raises(ModelError, match=r"hf_quant_config\.json is not a JSON object"):
+        stage(source, tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+
+
 def test_a_copy_holds_the_same_tensors_and_verifies(model: Path, tmp_path: Path) -> None:
     folder = tmp_path / "staged"
     done = stage(model, folder)

@@ -10,13 +10,14 @@ from typing import Any
 
 import pytest
 
-from tasks.core.errors import SpecError
+from tasks.core.errors import ModelError, SpecError
 from tasks.core.facts import Gpu
 from tasks.core.gpus import HostGpu
 from tasks.core.model_shape import ModelShape, parse_model_shape
 from tasks.core.serving import FITTED
 from tasks.core.spec import CandidateFormat, EngineKind, Hardware, Objectives, Tuning
-from tasks.quantization.models import Candidate
+from tasks.core.weight_format import WeightFormat
+from tasks.quantization.models import BaselineModel, Candidate
 from tasks.quantization.plan import refuse_memory
 from tasks.quantization.sizes import Source, serving_bytes
 from tasks.tuning import plan
@@ -233,7 +234,7 @@ def test_a_search_within_little_memory_still_asks_for_some() -> None:
 
 
 def of_gguf(**tuning: Any) -> tuple[TuningRequest, TuningFacts]:
-    source = Source(shape(), {}, 0, gguf=("m.gguf",), gguf_bytes=GB, stored_as="q4_k_m")
+    source = Source(shape(), {}, 0, as_is=("m.gguf",), as_is_bytes=GB, stored_as="q4_k_m")
     known = facts()
     return request(LLAMA_CPP, 0, tuning=Tuning(**tuning)), replace(known, source=source)
 
@@ -243,6 +244,76 @@ def test_a_gguf_model_is_its_only_candidate() -> None:
     plan.check_request(asked, known.source)
     made = plan.quantization_request(asked, known, {}, text=None, task_items=(), calibration=None)
     assert (made.formats, made.as_is, made.stored_as) == ((CandidateFormat.AS_IS,), ("m.gguf",), "q4_k_m")
+
+
+def test_a_quantized_model_is_its_only_candidate_where_the_engine_serves_it() -> None:
+    weights = WeightFormat(method="fp8", weight_type="fp8-block")
+    files = ("config.json", "model.safetensors")
+    source = Source(shape(), {}, 0, as_is=files, as_is_bytes=GB, stored_as="fp8", weights=weights)
+    for tuning in (Tuning(), Tuning(candidates=(CandidateFormat.AS_IS,))):
+        asked, known = request(VLLM, 1, tuning=tuning), replace(facts(80), source=source)
+        plan.check_request(asked, source, ["9.0"])
+        made = plan.quantization_request(asked, known, {}, text=None, task_items=(), calibration=None)
+        assert (made.formats, made.as_is, made.stored_as) == ((CandidateFormat.AS_IS,), files, "fp8")
+        assert not plan.needs_quantizer(asked, {})
+    with pytest.raises(ModelError, match="which vllm serves on GPUs only"):
+        plan.check_request(request(VLLM, 0), source)
+    with pytest.raises(ModelError, match="cannot be converted to GGUF"):
+        plan.check_request(request(LLAMA_CPP, 0), source)
+
+
+def test_code_that_may_be_run_is_part_of_what_is_served_and_measured() -> None:
+    asked, known = request(TRANSFORMERS, 0), facts()
+    code = {"modeling_own.py": "sha256:1"}
+    config, own = (plan.serving_config(asked, one) for one in (known, replace(known, remote_code=code)))
+    assert (config.remote_code, own.remote_code) == ({}, code)
+    made = plan.quantization_request(asked, known, {}, text=None, task_items=(), calibration=None)
+    assert plan.quantization_inputs(asked, own, made)["remote_code"] == code
+    assert "remote_code" not in plan.quantization_inputs(asked, config, made)
+    batching = plan.batching_request(asked, replace(known, remote_code=code), CANDIDATE)
+    assert plan.batching_inputs(asked, CANDIDATE, batching)["remote_code"] == code
+
+
+def test_a_baseline_may_bring_only_the_code_that_is_trusted() -> None:
+    code = {"modeling_own.py": "sha256:1"}
+    for model, baseline in (({}, {}), ({}, code), (code, {}), (code, code)):
+        plan.check_same_code(model, baseline)
+    for other in ({"modeling_own.py": "sha256:2"}, {**code, "more.py": "sha256:3"}):
+        with pytest.raises(SpecError, match=r"tuning.baseline brings other code than the model: "):
+            plan.check_same_code(code, other)
+
+
+def test_a_baseline_is_for_a_model_as_it_is() -> None:
+    tuning = Tuning(baseline="file:/whole", quality_text=Path("/t"))
+    with pytest.raises(SpecError, match=r"tuning.baseline is for a model that is served as it comes"):
+        plan.check_request(request(TRANSFORMERS, 0, tuning=tuning), facts().source)
+    weights = WeightFormat(method="fp8", weight_type="fp8-block")
+    source = Source(shape(), {}, 0, as_is=("config.json",), as_is_bytes=GB, stored_as="fp8", weights=weights)
+    baseline = BaselineModel(
+        model_dir=Path("/whole"),
+        model_digest="sha256:w",
+        files=("config.json",),
+        format=CandidateFormat.BF16,
+        size_bytes=2 * GB,
+    )
+    asked, known = request(TRANSFORMERS, 0, tuning=tuning), replace(facts(), source=source)
+    plan.check_request(asked, source)
+    alone = plan.quantization_request(asked, known, {}, text="t", task_items=(), calibration=None)
+    both = plan.quantization_request(
+        asked, replace(known, baseline=baseline), {}, text="t", task_items=(), calibration=None
+    )
+    assert (alone.formats, both.formats) == (
+        (CandidateFormat.AS_IS,),
+        (CandidateFormat.BF16, CandidateFormat.AS_IS),
+    )
+    config = plan.serving_config(asked, known)
+    inputs = plan.quantization_inputs(asked, config, both)
+    assert inputs["baseline_digest"] == "sha256:w"
+    assert "baseline_digest" not in plan.quantization_inputs(asked, config, alone)
+    assert "/whole" not in str(inputs)
+    plan.check_same_model(shape(), shape(kv_heads=4))
+    with pytest.raises(SpecError, match=r"tuning.baseline is another model: heads 4, not 8"):
+        plan.check_same_model(shape(), shape(heads=4))
 
 
 def test_records_of_models_in_safetensors_keep_their_inputs() -> None:
@@ -271,5 +342,5 @@ def test_what_a_gguf_model_cannot_be_asked_for(tuning: dict[str, Any], why: str)
 
 def test_safetensors_cannot_be_asked_for_as_they_are() -> None:
     asked = request(LLAMA_CPP, 0, tuning=Tuning(candidates=(CandidateFormat.AS_IS,)))
-    with pytest.raises(SpecError, match="as-is is for GGUF models"):
+    with pytest.raises(SpecError, match="as-is is for models that come quantized or as GGUF"):
         plan.check_request(asked, facts().source)
