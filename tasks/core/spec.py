@@ -29,7 +29,7 @@ from tasks.core.errors import SpecError, WrongUseError
 from tasks.core.given_files import decode_text, expand_user, read_given
 from tasks.core.load import Arrivals
 from tasks.core.serving import ParserName, ServedName
-from tasks.core.sources import FILE, GGUF, local_folder, split_variant, with_variant
+from tasks.core.sources import FILE, FORMS, GGUF, local_folder, split_variant, with_variant
 from tasks.core.spec_errors import explain
 from tasks.core.spec_values import WEEK_S, YEAR_S, ByteCount, HostName, Rfc3339, check_source, check_value
 
