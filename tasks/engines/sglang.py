@@ -34,6 +34,7 @@ class Sglang(Engine):
                 "--tensor-parallel-size": max(config.gpus, 1),
                 "--chat-template": config.template_file,
                 "--enable-metrics": True,
+                "--trust-remote-code": bool(config.remote_code),
             }
         )
         # Not `sglang serve`: releases before 0.5 lack it.

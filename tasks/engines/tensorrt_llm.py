@@ -30,6 +30,7 @@ class TensorrtLlm(Engine):
                 "--tp_size": max(config.gpus, 1),
                 "--free_gpu_memory_fraction": config.memory_fraction,
                 "--chat_template": config.template_file,
+                "--trust_remote_code": bool(config.remote_code),
             }
         )
         return CommandLine(
