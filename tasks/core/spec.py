@@ -499,11 +499,13 @@ class DeploySpec(Part):
             raise ValueError(f"target {self.target} builds its image from a lock of uv's, not of {manager}")
         return self
 
-    @model_validator(mode="after")
-    def _an_image_is_run(self) -> Self:
-        if self.rollout.image is not None and not self.target.in_image:
-            raise ValueError(f"rollout.image is for target {Target.DOCKER}, not for {self.target}")
-        return self
+    @field_validator("rollout")
+    @classmethod
+    def _an_image_is_run(cls, value: Rollout, info: ValidationInfo) -> Rollout:
+        target = info.data.get("target", Target.DOCKER)  # absent if it is wrong itself
+        if value.image is not None and not target.in_image:
+            raise ValueError(f"image is for target {Target.DOCKER}, not for {target}")
+        return value
 
     @model_validator(mode="after")
     def _a_release_is_installed(self) -> Self:

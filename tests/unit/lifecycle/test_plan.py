@@ -55,7 +55,7 @@ def test_an_image_of_makers_whose_start_is_not_known_is_refused() -> None:
 
 
 def test_an_image_is_for_containers() -> None:
-    with pytest.raises(SpecError, match=r"rollout\.image is for target docker, not for process"):
+    with pytest.raises(SpecError, match=r"rollout: image is for target docker, not for process"):
         spec(engine="vllm", rollout={"image": "vllm/vllm-openai:v0.32.0"})
 
 
