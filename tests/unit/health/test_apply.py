@@ -57,7 +57,7 @@ class FakeApi:
         self.chats += 1
         return self.complete(model, message, max_tokens)
 
-    def metrics(self) -> dict[str, float]:
+    def metrics(self, path: str) -> dict[str, float]:
         if self._metrics is None:
             raise EngineError("no metrics")
         return self._metrics
