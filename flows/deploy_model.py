@@ -168,6 +168,7 @@ class _Lifecycle:
             release=rollout.result.release,
             completion=None if health.says_no else self._answer(endpoint, config),
             chat=config.chat is not None,
+            task=config.task,
         )
 
     def _roll_out(self) -> Outcome[RolloutResult] | None:

@@ -32,9 +32,11 @@ from tasks.core.chat_tokens import chat_template_in
 from tasks.core.files import file_lock
 from tasks.core.frozen import Frozen
 from tasks.core.model_shape import read_model_config
+from tasks.core.model_task import Task, purpose_of_folder, settle
 from tasks.core.progress import say
 from tasks.core.serving import ChatTemplate, ServingConfig
 from tasks.core.settings import Settings
+from tasks.core.sources import local_folder
 from tasks.core.stage import Outcome, run_stage
 from tasks.core.verdicts import StageName
 from tasks.engines.arguments import programs_of_arguments
@@ -45,7 +47,7 @@ from tasks.environment.models import Locked
 from tasks.quantization import report as quantization_report
 from tasks.quantization.apply import measure_candidates, predict_sizes, still_good
 from tasks.quantization.models import Candidate, QuantizationResult
-from tasks.quantization.plan import check_order
+from tasks.quantization.plan import check_lines, check_order
 from tasks.quantization.recipe import QUANTIZER
 from tasks.quantization.source import gguf_in, read_gguf_source, read_source
 from tasks.staging.store import in_use_by_path
@@ -92,16 +94,20 @@ def read_facts(request: TuningRequest) -> TuningFacts:
     folder = request.model_dir
     if names := gguf_in(folder):
         source, family = read_gguf_source(folder, names), None
+        found = source.purpose
     else:
         config = read_model_config(folder)
         source, family = read_source(folder, config), check_family(config)
+        found = purpose_of_folder(folder, local_folder(request.source or ""))
+    purpose = settle(request.task, request.serving.pooling, found, request.source or str(folder))
     return TuningFacts(
         source=source,
         family=family,
         gpus=gpus_in_use(request.hardware.gpus),
         host_bytes=memory_bytes(),
         cpus=len(os.sched_getaffinity(0)),
-        chat=_chat_of(request),
+        chat=_chat_of(request) if purpose.task is Task.GENERATE else None,
+        purpose=purpose,
     )
 
 
@@ -119,7 +125,7 @@ def _chat_of(request: TuningRequest) -> ChatTemplate | None:
 
 def quantized(request: TuningRequest, facts: TuningFacts) -> Outcome[QuantizationResult]:
     """The quantization stage alone. Raises `SpecError` for a wish that cannot be measured."""
-    plan.check_request(request, facts.source)
+    plan.check_request(request, facts.source, facts.purpose)
     config, refused = plan.serving_config(request, facts), plan.refused_formats(request, facts)
     tuning, text = request.tuning, request.tuning.quality_text
     asked = plan.quantization_request(
@@ -131,6 +137,7 @@ def quantized(request: TuningRequest, facts: TuningFacts) -> Outcome[Quantizatio
         calibration=read_calibration(tuning),
     )
     check_order(asked.formats, predict_sizes(asked, facts.source))
+    check_lines(asked)
     quantizer: Locked | None = None
     if plan.needs_quantizer(request, refused):
         quantizer = lock_tool(QUANTIZER, Settings.load(), name="the quantizer", torch_backend="auto")

@@ -20,18 +20,21 @@ from tasks.core.chat_template import check_syntax, read_template
 from tasks.core.chat_tokens import chat_template_in
 from tasks.core.errors import ModelError, PortTakenError, RecordError, SpecError
 from tasks.core.gguf_model import GgufModel
+from tasks.core.model_shape import check_convertible, read_model_shape
+from tasks.core.model_task import Purpose, Task, purpose_of_folder, settle
 from tasks.core.release import ServiceFolder, ServiceState
 from tasks.core.settings import Settings
 from tasks.core.sources import GGUF, local_folder
 from tasks.core.spec import DeploySpec, Environment, EnvironmentManager, Tuning
 from tasks.engines.arguments import check_arguments
+from tasks.engines.catalogue import get_engine
 from tasks.engines.weights import check_formats, check_gguf, check_not_as_is
 from tasks.environment.plan import parse_requirements
 from tasks.lifecycle.plan import wants_absent_gpu
 from tasks.rollout.plan import address_of
 from tasks.staging.gguf_choice import gguf_model_at
 from tasks.staging.source import ModelSource
-from tasks.tuning.plan import check_tunable_gguf
+from tasks.tuning.plan import check_task, check_tunable_gguf
 from tasks.tuning.texts import read_calibration, read_task_set, read_text
 
 
@@ -95,7 +98,32 @@ def check_model(spec: DeploySpec, settings: Settings) -> None:
         denied = next((path for file in files if not may(path := home / file.path, os.R_OK)), None)
         if denied is not None:
             raise ModelError(f"{denied} is not readable", fix=f"allow it: chmod +r {denied}")
-    check_gguf_model(spec, source)
+    check_purpose(spec, source, check_gguf_model(spec, source))
+
+
+def check_purpose(spec: DeploySpec, source: ModelSource, gguf: GgufModel | None) -> Purpose | None:
+    """What the model is served for, if it is in a folder here. Raises `SpecError` or `ModelError` if the spec or the
+    engine has it otherwise.
+
+    None for a model that is elsewhere: it is judged once it is staged.
+    """
+    folder = local_folder(source.name)
+    if gguf is not None:
+        found = gguf.purpose
+    elif folder and (folder / "config.json").is_file():
+        found = purpose_of_folder(folder)
+    else:
+        return None
+    purpose = settle(spec.task, spec.serving.pooling, found, source.name)
+    check_task(spec, purpose, spec.engine_version)
+    if (
+        gguf is None
+        and folder
+        and purpose.task is not Task.GENERATE
+        and get_engine(spec.engine).card.loads_gguf
+    ):
+        check_convertible(read_model_shape(folder), f"{folder}/config.json", purpose.task)
+    return purpose
 
 
 def _check_level(folder: Path, names: Sequence[str]) -> None:

@@ -21,6 +21,7 @@ from deployments.cli.show import coloured, console, echo_log, plain, print_table
 from deployments.prefect_api import PrefectApi, needs_own_server, no_api, prefect_api
 from tasks.core.api_keys import block_name
 from tasks.core.freshness import STAGES
+from tasks.core.model_task import Purpose, Task
 from tasks.core.progress import listen, to_log
 from tasks.core.settings import Settings
 from tasks.core.spec import DeploySpec, load_spec
@@ -218,7 +219,7 @@ def _describe_model(spec: DeploySpec) -> tuple[str, str | None]:
 
     Raises `ModelError` if a local folder does not exist, or whatever a deploy would refuse a GGUF model for.
     """
-    from blocks.services.early_checks import check_gguf_model
+    from blocks.services.early_checks import check_gguf_model, check_purpose
     from blocks.storage.sources import open_model, resolve
     from tasks.core.errors import ModelError
     from tasks.core.model_shape import read_model_shape
@@ -232,10 +233,17 @@ def _describe_model(spec: DeploySpec) -> tuple[str, str | None]:
     settings = Settings.load()
     place = resolve(spec.model, settings).source
     source = open_model(place, spec.tuning.candidates, endpoint=settings.s3_endpoint)
-    if (model := check_gguf_model(spec, source)) is not None:
+    model = check_gguf_model(spec, source)
+    purpose = check_purpose(spec, source, model)
+    if model is not None:
         return f"{source.name} ({model.describe()})", model.stored_as
     shape = read_model_shape(folder)
-    return f"{spec.model} ({shape.family}, {shape.layers} layers, hidden {shape.hidden})", None
+    serves = "" if purpose is None or purpose.task is Task.GENERATE else f", for {_purpose_words(purpose)}"
+    return f"{spec.model} ({shape.family}, {shape.layers} layers, hidden {shape.hidden}{serves})", None
+
+
+def _purpose_words(purpose: Purpose) -> str:
+    return f"{purpose.task} with {purpose.pooling} pooling" if purpose.pooling else purpose.task.value
 
 
 def _judge(spec: DeploySpec) -> tuple[bool, str]:

@@ -13,8 +13,12 @@ from pydantic import Field
 from tasks.core.errors import ModelError
 from tasks.core.frozen import Frozen
 from tasks.core.given_files import read_given
+from tasks.core.model_task import Task
 
 CONVERTIBLE = {"LlamaForCausalLM": "llama", "Qwen3ForCausalLM": "qwen3"}
+ENCODERS = {"BertModel": "bert", "BertForSequenceClassification": "bert"}
+"""The same of models for embeddings and rankings."""
+
 """Architectures that can be converted to GGUF, by the name in `config.json`, with their family."""
 
 FAMILIES = {
@@ -95,7 +99,7 @@ def _parse(text: bytes, path: str) -> dict[str, Any]:
 def shape_of(config: Mapping[str, Any], path: str) -> ModelShape:
     """The shape that a configuration, found at `path`, describes. Raises `ModelError`."""
     architecture = _architecture(config)
-    family = FAMILIES.get(architecture)
+    family = FAMILIES.get(architecture) or ENCODERS.get(architecture)
     if family is None:
         raise ModelError(
             f"{path}: Slipway does not know the architecture {architecture}",
@@ -120,8 +124,15 @@ def shape_of(config: Mapping[str, Any], path: str) -> ModelShape:
         raise ModelError(f"{path}: a size is missing or wrong: {' '.join(str(error).split())}") from error
 
 
-def check_convertible(shape: ModelShape, path: str) -> None:
-    """Raise `ModelError` for a model that cannot be converted to GGUF."""
+def check_convertible(shape: ModelShape, path: str, task: Task | None = None) -> None:
+    """Raise `ModelError` for a model that cannot be converted to GGUF, to be served for that task if it is known."""
+    if shape.architecture in ENCODERS and task is not Task.GENERATE:
+        return
+    if task not in (None, Task.GENERATE):
+        raise ModelError(
+            f"{path}: Slipway cannot convert the architecture {shape.architecture} to GGUF for {task}",
+            fix=f"use one of {', '.join(ENCODERS)}, the model's GGUF file, or engine: vllm",
+        )
     if shape.architecture not in CONVERTIBLE:
         raise ModelError(
             f"{path}: Slipway cannot convert the architecture {shape.architecture} to GGUF",

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from tasks.core.engine_options import EngineArg
 from tasks.core.frozen import Frozen
+from tasks.core.model_task import ANSWERS, Pooling, Task
 
 
 class Loader(StrEnum):
@@ -49,7 +50,8 @@ class ServingConfig(Frozen):
     `micro_batch_tokens` at once. `kv_bytes_per_token` are those of one token's keys and values, for an engine that
     takes all memory for them unless told. `loader` brings the model's files into memory; None leaves that to the
     engine. `gpu_indices` are the host's GPUs that a process may see, by NVML's numbers; all if there are none.
-    `chat` is None for a model that only completes prompts.
+    `chat` is None for a model that only completes prompts. `task` is what it is asked for; `pooling` how an embedding
+    is made, None for other tasks.
     `engine_args` and `engine_env` are the spec's own, which the engine gets as they are.
     """
 
@@ -67,6 +69,8 @@ class ServingConfig(Frozen):
     dtype: str | None = None
     loader: Loader | None = None
     chat: ChatTemplate | None = None
+    task: Task = Task.GENERATE
+    pooling: Pooling | None = None
     engine_args: dict[str, EngineArg] = Field({})
     engine_env: dict[str, str] = Field({})
 
@@ -79,6 +83,11 @@ class ServingConfig(Frozen):
     def takes_a_share(self) -> bool:
         """Whether the engine takes `memory_fraction` of the GPUs at its start, or fits itself into it."""
         return self.gpus > 0 or self.gpu_layers == FITTED
+
+    @property
+    def answers(self) -> str:
+        """What its answers are counted in: tokens, texts or documents."""
+        return ANSWERS[self.task]
 
     @property
     def template_file(self) -> str | None:

@@ -20,6 +20,7 @@ from tasks.core.files import (
     sweep_parts,
     write_atomically,
 )
+from tasks.core.model_task import ANSWERS
 from tasks.core.progress import say, step
 from tasks.core.settings import Settings
 from tasks.core.spec import CandidateFormat
@@ -81,7 +82,7 @@ def measure_candidates(
     rows = []
     for row in _measure_each(request, sizes, refused, bench, settings):
         rows.append(row.model_copy(update={"predicted_bytes": sizes[row.format]}))
-        line = _line(row)
+        line = _line(row, ANSWERS[request.task])
         say(StageName.QUANTIZATION, line)
         step(len(rows) / len(request.formats), f"{len(rows)} of {len(request.formats)} candidates; {line}")
     return plan.choose(rows, request)
@@ -244,10 +245,12 @@ def still_good(result: QuantizationResult) -> bool:
     return result.chosen is not None and not passing and is_whole(result.candidate)
 
 
-def _line(row: Measured) -> str:
+def _line(row: Measured, answers: str) -> str:
     if row.rejected:
         return f"{row.format}: {row.rejected}"
     quality = ""
     if row.quality:
         quality = f"perplexity {row.quality.perplexity:.2f}, keeps {kept(row.quality).low:.2%} or more, "
-    return f"{row.format}: {quality}{row.tokens_per_s or math.nan:.0f} tokens/s"
+    elif row.similarity:
+        quality = f"keeps {row.similarity.kept.low:.2%} or more, "
+    return f"{row.format}: {quality}{row.tokens_per_s or math.nan:.0f} {answers}/s"

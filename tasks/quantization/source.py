@@ -52,7 +52,15 @@ def read_gguf_source(folder: Path, names: Sequence[str]) -> Source:
             headers[name] = read_gguf(partial(_read_at, file), length, str(path))
         size += length
     model = model_of(headers, str(folder / names[0]))
-    return Source(model.shape, {}, 0, gguf=tuple(names), gguf_bytes=size, stored_as=model.stored_as)
+    return Source(
+        model.shape,
+        {},
+        0,
+        gguf=tuple(names),
+        gguf_bytes=size,
+        stored_as=model.stored_as,
+        purpose=model.purpose,
+    )
 
 
 def _read_at(file: BinaryIO, offset: int, length: int) -> bytes:

@@ -28,6 +28,10 @@ class Api(Protocol):
 
     def chat(self, model: str, message: str, max_tokens: int, /) -> Completion: ...
 
+    def embed(self, model: str, text: str, /) -> Completion: ...
+
+    def rank(self, model: str, query: str, documents: tuple[str, ...], /) -> Completion: ...
+
 
 OpenApi = Callable[[str], AbstractContextManager[Api]]
 """Opens a client for a base URL."""

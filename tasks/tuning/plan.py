@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
+
+from packaging.version import Version
 
 from tasks.batching.guidellm import REQUIREMENTS
 from tasks.batching.models import BatchingRequest, Limits, Requests, StepSpace, StepTokens
@@ -10,8 +12,9 @@ from tasks.core.digests import digest_of
 from tasks.core.errors import SpecError
 from tasks.core.load import longest_output, prompt_for
 from tasks.core.model_shape import check_convertible
+from tasks.core.model_task import GENERATES, Purpose, Task
 from tasks.core.serving import FITTED, ServingConfig
-from tasks.core.spec import CandidateFormat, LoadGenerator, Tuning
+from tasks.core.spec import CandidateFormat, EngineKind, LoadGenerator, Objectives, Serving, Tuning
 from tasks.engines.arguments import check_arguments
 from tasks.engines.card import EngineCard
 from tasks.engines.catalogue import get_engine
@@ -25,11 +28,14 @@ from tasks.tuning.models import TuningFacts, TuningRequest
 _MEMORY_STEP = 1 << 28
 """The host's memory is taken in steps: the kernel's own share changes a little with every start."""
 
+_AROUND = 4
+"""Tokens that a model for embeddings or rankings puts around texts, at most."""
+
 _HELD_BEYOND = 0.01
 """An engine uses a little more memory than its setting, so the setting is a little below the limit."""
 
 
-def check_request(request: TuningRequest, source: Source) -> None:
+def check_request(request: TuningRequest, source: Source, purpose: Purpose = GENERATES) -> None:
     """What can be known to be wrong before anything is measured. Raises `SpecError` or `ModelError`."""
     tuning, shape = request.tuning, source.shape
     check_formats(request.engine, tuning.candidates)
@@ -40,15 +46,17 @@ def check_request(request: TuningRequest, source: Source) -> None:
     else:
         check_not_as_is(tuning.candidates, "the model")
         if _card(request).loads_gguf:
-            check_convertible(shape, f"{request.model_dir}/config.json")
+            check_convertible(shape, f"{request.model_dir}/config.json", purpose.task)
+    check_task(request, purpose)
     if by_guidellm(tuning) and _card(request).prompts == "text":
         raise SpecError(
             f"guidellm cannot put load on {request.engine}: its server rejects ignore_eos, which guidellm sends",
             fix="set tuning.load_generator to builtin",
         )
     _check_context(tuning, shape.max_context)
-    longest = longest_output(tuning.output_tokens)
-    if longest >= tuning.context:
+    generates = purpose.task is Task.GENERATE
+    longest = longest_output(tuning.output_tokens) if generates else _AROUND
+    if generates and longest >= tuning.context:
         raise SpecError(
             f"tuning.output_tokens of {tuning.output_tokens} leaves no room for a prompt in {tuning.context} tokens",
             fix="lower tuning.output_tokens or raise tuning.context",
@@ -56,9 +64,61 @@ def check_request(request: TuningRequest, source: Source) -> None:
     prompt = tuning.load.prompt_tokens or 0
     if prompt + longest > tuning.context:
         raise SpecError(
-            f"tuning.load.prompt_tokens {prompt} and outputs of up to {longest} tokens do not fit into "
-            f"tuning.context {tuning.context}",
+            f"tuning.load.prompt_tokens {prompt} and "
+            + (f"outputs of up to {longest} tokens" if generates else f"the {longest} tokens around a text")
+            + f" do not fit into tuning.context {tuning.context}",
             fix=f"set tuning.context to {prompt + longest} or more, or ask for fewer tokens",
+        )
+
+
+class Wishes(Protocol):
+    """The sections of a spec, or of a request to tune, that a task has a say in."""
+
+    @property
+    def engine(self) -> EngineKind: ...
+
+    @property
+    def tuning(self) -> Tuning: ...
+
+    @property
+    def objectives(self) -> Objectives: ...
+
+    @property
+    def serving(self) -> Serving: ...
+
+
+def check_task(wishes: Wishes, purpose: Purpose, version: str | None = None) -> None:
+    """What cannot be asked of an engine, in that release of it if one is chosen, or of a model for that task. Raises
+    `SpecError`."""
+    task, kind = purpose.task, wishes.engine
+    able = [
+        one for one in EngineKind if task in get_engine(one).card.tasks and not get_engine(one).card.missing
+    ]
+    if task not in get_engine(kind).card.tasks:
+        raise SpecError(
+            f"{kind} does not serve models for {task}: {purpose.why}", fix=f"use engine: {' or '.join(able)}"
+        )
+    generates = task is Task.GENERATE
+    first = get_engine(kind).card.tasks_from
+    if not generates and version and first and Version(version) < Version(first):
+        raise SpecError(
+            f"Slipway serves models for {task} with {kind} from release {first} on, and engine_version is {version}",
+            fix=f"set engine_version to {first} or later, or leave it out",
+        )
+    objectives, tuning = wishes.objectives, wishes.tuning
+    given = {
+        "objectives.ttft_ms": objectives.ttft_ms is not None and not generates,
+        "objectives.tpot_ms": objectives.tpot_ms is not None and not generates,
+        "objectives.latency_ms": objectives.latency_ms is not None and generates,
+        "serving.chat_template": wishes.serving.chat_template is not None and not generates,
+        "tuning.task_set": tuning.task_set is not None and not generates,
+        "tuning.load_generator: guidellm": by_guidellm(tuning) and not generates,
+    }
+    if wrong := next((key for key, unfit in given.items() if unfit), None):
+        other = "objectives.ttft_ms and tpot_ms" if generates else "objectives.latency_ms"
+        raise SpecError(
+            f"{wrong} is not for a model for {task}: {purpose.why}",
+            fix=f"use {other}" if wrong.startswith("objectives") else f"leave {wrong.partition(':')[0]} out",
         )
 
 
@@ -103,6 +163,8 @@ def serving_config(request: TuningRequest, facts: TuningFacts) -> ServingConfig:
         memory_fraction=max(0.01, round(fraction - _HELD_BEYOND, 4)) if count else fraction,
         kv_bytes_per_token=facts.source.shape.kv_bytes_per_token,
         chat=facts.chat,
+        task=facts.purpose.task,
+        pooling=facts.purpose.pooling,
         engine_args=request.engine_args,
         engine_env=request.engine_env,
     )
@@ -176,6 +238,8 @@ def quantization_request(
         scored_by=card.scored_by,
         as_is=facts.source.gguf,
         stored_as=facts.source.stored_as,
+        task=facts.purpose.task,
+        pooling=facts.purpose.pooling,
     )
 
 
@@ -186,6 +250,8 @@ def quantization_inputs(
     apart = {"model_dir", "text", "task_items", "calibration"}
     if not asked.as_is:  # so that records of before there was such a model still count
         apart |= {"as_is", "stored_as"}
+    if asked.task is Task.GENERATE:  # the same
+        apart |= {"task", "pooling"}
     return {
         **_common_inputs(request, config),
         **asked.model_dump(mode="json", exclude=apart),
@@ -218,7 +284,12 @@ def batching_inputs(request: TuningRequest, candidate: Candidate, asked: Batchin
         **asked.model_dump(mode="json", include={"output_tokens", "load", "limits", "steps"}),
         # Without a template nothing has changed, and records of earlier versions count.
         **({"chat_template": asked.config.chat.digest} if asked.config.chat else {}),
+        **(_task_of(asked.config) if asked.config.task is not Task.GENERATE else {}),
     }
+
+
+def _task_of(config: ServingConfig) -> dict[str, Any]:
+    return config.model_dump(mode="json", include={"task", "pooling"})
 
 
 def _common_inputs(request: TuningRequest, config: ServingConfig) -> dict[str, Any]:
@@ -242,7 +313,8 @@ def _prompt_tokens(tuning: Tuning) -> int:
 
 def _limits(request: TuningRequest, facts: TuningFacts) -> Limits:
     tuning = request.tuning
-    wanted = {"ttft_p95": request.objectives.ttft_ms, "tpot_p95": request.objectives.tpot_ms}
+    asked = request.objectives
+    wanted = {"ttft_p95": asked.ttft_ms, "tpot_p95": asked.tpot_ms, "latency_p95": asked.latency_ms}
     return Limits(
         memory_bytes=_usable_bytes(request, facts),
         latency_ms={name: bound for name, bound in wanted.items() if bound is not None},
@@ -256,6 +328,8 @@ def _limits(request: TuningRequest, facts: TuningFacts) -> Limits:
 
 def _step_space(request: TuningRequest, facts: TuningFacts) -> StepSpace | None:
     """The steps that are searched around the batch size; None if the engine has no choice of them."""
+    if facts.purpose.task is not Task.GENERATE:
+        return None  # a step holds whole texts
     card, tuning = _card(request), request.tuning
     smallest = min(_gpu_sizes(request, facts), default=0)
     batched, micro = (_step_tokens(card, name, smallest) for name in ("batched_tokens", "micro_batch_tokens"))
