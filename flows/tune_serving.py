@@ -98,7 +98,7 @@ def read_facts(request: TuningRequest) -> TuningFacts:
     else:
         config = read_model_config(folder)
         source, family = read_source(folder, config), check_family(config)
-        found = purpose_of_folder(folder, local_folder(request.source or ""))
+        found = purpose_of_folder(folder, local_folder(request.source or ""), config)
     purpose = settle(request.task, request.serving.pooling, found, request.source or str(folder))
     return TuningFacts(
         source=source,

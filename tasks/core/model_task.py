@@ -64,13 +64,15 @@ class Purpose:
 GENERATES = Purpose(Task.GENERATE, "it generates text")
 
 
-def purpose_of_folder(folder: Path, where: Path | None = None) -> Purpose:
+def purpose_of_folder(
+    folder: Path, where: Path | None = None, config: Mapping[str, Any] | None = None
+) -> Purpose:
     """What the model in `folder` is for, by `config.json`, `modules.json` and the pooling that it names.
 
-    `where` is the folder that it was copied from: staging leaves folders behind. Raises `ModelError` for a classifier
-    or for damaged files.
+    `where` is the folder that it was copied from: staging leaves folders behind; `config` its `config.json`, if that
+    was read already. Raises `ModelError` for a classifier or for damaged files.
     """
-    config = _read(folder / CONFIG_FILE)
+    config = _read(folder / CONFIG_FILE) if config is None else config
     modules = _read_list(folder / MODULES_FILE)
     architecture = _architecture(config)
     if architecture.endswith("ForSequenceClassification"):
