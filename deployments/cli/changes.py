@@ -13,6 +13,7 @@ from tasks.core.release import Release, ServiceFolder
 from tasks.core.settings import Settings
 from tasks.core.spec import DeploySpec
 from tasks.core.verdicts import StageName
+from tasks.rollout.history import flat
 
 _BUILT = ("engine", "engine_version", "environment")
 _STAGED = ("engine", "model", "staging", "hardware")
@@ -54,7 +55,7 @@ class Standing:
 
 def changed_keys(before: DeploySpec, after: DeploySpec) -> dict[str, tuple[Any, Any]]:
     """Keys whose values differ, with both values; lists are values."""
-    old, new = (_flat(spec.model_dump(mode="json")) for spec in (before, after))
+    old, new = (flat(spec.model_dump(mode="json")) for spec in (before, after))
     names = dict.fromkeys((*new, *old))
     return {name: (old.get(name), new.get(name)) for name in names if old.get(name) != new.get(name)}
 
@@ -73,7 +74,7 @@ def standings(spec: DeploySpec, settings: Settings, fresh: Collection[str]) -> d
     from blocks.storage.record_store import open_record_store
 
     store = open_record_store(settings)
-    records = _records_of(release, store)
+    records = records_of(release, store)
     changes = changed_keys(release.spec, spec)
     return {
         stage: Standing(False, "requested by --fresh")
@@ -107,7 +108,8 @@ def _standing(
     return Standing(True, f"record {newest.id}, {_age(newest)} old{load}", newest.id)
 
 
-def _records_of(release: Release, store: RecordStore) -> dict[StageName, Record]:
+def records_of(release: Release, store: RecordStore) -> dict[StageName, Record]:
+    """The records that the release names, as far as they can be read."""
     found: dict[StageName, Record] = {}
     for record_id in release.records:
         try:
@@ -115,13 +117,6 @@ def _records_of(release: Release, store: RecordStore) -> dict[StageName, Record]
         except SlipwayError:
             continue
         found[record.stage] = record
-    return found
-
-
-def _flat(values: Mapping[str, Any], above: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for name, value in values.items():
-        found |= _flat(value, f"{above}{name}.") if isinstance(value, dict) else {f"{above}{name}": value}
     return found
 
 

@@ -22,6 +22,7 @@ from tasks.core.stage import Outcome, StageRun, failures_recorded
 from tasks.core.verdicts import StageName
 from tasks.lifecycle.plan import open_to_others
 from tasks.rollout.damage import set_damage_aside
+from tasks.rollout.history import find_release
 from tasks.rollout.models import ROLLBACK, RolloutResult, Running, rollout_inputs
 from tasks.rollout.plan import release_before
 from tasks.rollout.recovery.apply import target_of
@@ -101,9 +102,10 @@ def stop(name: str, as_json: bool) -> None:
 
 @click.command()
 @click.argument("name")
+@click.option("--to", "wanted", metavar="RELEASE", help="A kept release, by the first digits of its id.")
 @_AS_JSON
 @click.pass_context
-def rollback(ctx: click.Context, name: str, as_json: bool) -> None:
+def rollback(ctx: click.Context, name: str, wanted: str | None, as_json: bool) -> None:
     """Go back to the previous release of NAME; a second rollback returns to this one."""
     from blocks.host.prefetch import Prefetcher
     from blocks.host.recorder import open_recorder
@@ -116,7 +118,8 @@ def rollback(ctx: click.Context, name: str, as_json: bool) -> None:
     with hold_service(settings, name):
         set_damage_aside(folder)
         with open_target(target_of(folder), folder, settings) as target:
-            release = _release_before(folder, target.running())
+            running = target.running()
+            release = _kept_release(folder, running, wanted) if wanted else _release_before(folder, running)
             outcome = run_rollout(
                 open_recorder(settings),
                 folder,
@@ -179,8 +182,14 @@ def _drain_s(folder: ServiceFolder, state: ServiceState | None) -> float:
     return release.spec.rollout.drain_s if release else 0
 
 
-def _release_before(folder: ServiceFolder, running: Running | None) -> Release:
-    """The release before the one that serves, even if a killed rollout did not write it down."""
+def _kept_release(folder: ServiceFolder, running: Running | None, wanted: str) -> Release:
+    """The release of that id. Raises `NotFoundError` or `WrongUseError`."""
+    _serving(folder, running)
+    return find_release(wanted, folder.releases(), folder.name)
+
+
+def _serving(folder: ServiceFolder, running: Running | None) -> tuple[ServiceState | None, str]:
+    """What is written down, and the release that serves. Raises `WrongUseError` for a stopped service."""
     # A running service may have lost its document; a stopped one keeps the copy, but there is nothing to roll back.
     state = folder.last() if running else folder.state()
     serving = running or state
@@ -188,10 +197,16 @@ def _release_before(folder: ServiceFolder, running: Running | None) -> Release:
         raise WrongUseError(
             f"{folder.name} is stopped: there is nothing to roll back", fix=f"slipway start {folder.name}"
         )
+    return state, serving.release
+
+
+def _release_before(folder: ServiceFolder, running: Running | None) -> Release:
+    """The release before the one that serves, even if a killed rollout did not write it down."""
+    state, serving = _serving(folder, running)
     before = release_before(state, running)
     if before is None:
         raise WrongUseError(
-            f"{folder.name} has no release before {short(serving.release)}",
+            f"{folder.name} has no release before {short(serving)}",
             fix="deploy the spec that you want",
         )
     release = folder.release(before)
@@ -235,11 +250,15 @@ def _status_of(folder: ServiceFolder, settings: Settings) -> dict[str, Any]:
         "state": condition,
         "endpoint": running.endpoint if running else state.endpoint if state else None,
         "target": release.target,
+        "engine": f"{release.engine} {release.engine_version}",
         "release": release.id,
         "previous": release_before(state, running),
         "model": release.model_source,
+        "model_digest": release.model_digest,
         "format": release.candidate_format,
         "batch": release.config.batch,
+        "environment": release.environment_digest,
+        "image": release.image,
         "since": state.since.isoformat() if state else None,
         "restarts": running.restarts if running else None,
         "open_requests": running.open_requests if running else None,

@@ -23,6 +23,7 @@ from tasks.core.errors import NotFoundError, RecordError
 from tasks.core.frozen import Frozen, first_wrong
 from tasks.core.kept_spec import KeptSpec
 from tasks.core.paths import is_file_name, shown
+from tasks.core.progress import say
 from tasks.core.records import Number
 from tasks.core.serving import ServingConfig
 from tasks.core.spec import EngineKind, Target
@@ -216,6 +217,18 @@ class ServiceFolder:
     def release(self, release_id: str) -> Release | None:
         """The release of that id, if it is kept here. Raises `RecordError` for one that cannot be read."""
         return _read(Release, self.release_file(release_id), "deploy its spec again")
+
+    def releases(self) -> dict[str, Release]:
+        """The releases that are kept here, by id, oldest first. One that cannot be read is reported and skipped."""
+        found = {}
+        for file in sorted(self.root.glob("releases/*.json")):
+            try:
+                release = read_release(file)
+            except RecordError as error:
+                say("releases", f"skipped: {error.what}")
+            else:
+                found[release.id] = release
+        return dict(sorted(found.items(), key=lambda item: item[1].at))
 
     @property
     def _way_out(self) -> str:

@@ -32,6 +32,8 @@ COMMANDS: dict[str, list[str]] = {
     "start": ["tiny"],
     "logs": ["tiny"],
     "rollback": ["tiny"],
+    "history": ["tiny"],
+    "diff": ["tiny", "0000"],
     "keys": ["tiny"],
     "stop": ["tiny"],
     "up": ["--port", "1"],

@@ -161,6 +161,35 @@ def test_rollback_goes_back_and_forth_and_is_recorded(
     assert slipway.json("status", "chat")["release"] == releases[1].id
 
 
+def test_history_names_every_rollout_and_any_kept_release_can_be_gone_back_to(
+    slipway: Command, releases: list[Release]
+) -> None:
+    first, second = (release.id.removeprefix("sha256:") for release in releases)
+    slipway("rollback", "chat", "--to", first[:8])
+    slipway("rollback", "chat", "--to", first[:8])  # it serves already
+    slipway("stop", "chat")
+    slipway("rollback", "chat", "--to", second, code=2)
+    assert "there is nothing to roll back" in slipway.err
+    slipway("start", "chat")
+    slipway("rollback", "chat", "--to", "beef", code=2)
+    assert slipway.err == snapshot("""\
+error: chat has no kept release beef
+  fix: list them: slipway history chat
+""")
+    told = slipway.json("history", "chat")["events"]
+    assert [(one["by"], one["outcome"], one["release"] == releases[0].id) for one in told] == [
+        ("rollback", "serving", True),
+        ("rollback", "serving", True),
+        ("stop", "stopped", True),
+        ("start", "serving", True),
+    ]
+    assert f"{first[:12]} *" in slipway("history", "chat", "-n", "1") + slipway("history", "chat")
+    changed = slipway.json("diff", "chat", second[:8])["changed"]
+    assert [one["key"] for one in changed] == ["release.candidate_digest"]
+    assert "release.candidate_digest" in slipway("diff", "chat", second[:8], first[:8])
+    assert "are the same release" in slipway("diff", "chat", first[:8])
+
+
 @pytest.mark.parametrize("verb", ["rollback", "start"])
 def test_what_serves_is_recorded_though_its_sampler_cannot_be_started(
     verb: str,

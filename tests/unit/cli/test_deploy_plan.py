@@ -12,7 +12,7 @@ from releases import make_release
 from small_gguf import write_gguf
 
 from blocks.storage.record_store import open_record_store
-from deployments.cli.changes import DECIDED_BY, _flat, standings
+from deployments.cli.changes import DECIDED_BY, standings
 from deployments.cli.deploy import _describe_model, deploy
 from tasks.core.errors import ModelError, SpecError
 from tasks.core.files import write_atomically
@@ -22,6 +22,7 @@ from tasks.core.settings import Settings
 from tasks.core.spec import DeploySpec, parse_spec
 from tasks.core.verdicts import StageName
 from tasks.lifecycle.plan import plan_of
+from tasks.rollout.history import flat
 
 
 def test_the_plan_names_every_stage_and_does_nothing(
@@ -279,7 +280,7 @@ def test_where_nothing_serves_all_runs(slipway_home: Path) -> None:
 
 def test_every_key_of_the_spec_that_a_stage_rests_on_exists() -> None:
     given = {"name": "a", "model": "file:/m", "engine_args": {"seed": 1}, "engine_env": {"A": "1"}}
-    keys = set(_flat(DeploySpec.model_validate(given).model_dump(mode="json")))
+    keys = set(flat(DeploySpec.model_validate(given).model_dump(mode="json")))
     for stage, names in DECIDED_BY.items():
         for name in names:
             assert any(not name or key == name or key.startswith(f"{name}.") for key in keys), (stage, name)

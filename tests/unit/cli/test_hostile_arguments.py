@@ -54,6 +54,8 @@ USES: dict[str, tuple[str, ...]] = {
     "leaks judge": ("series.csv",),
     "logs": ("nosuch",),
     "rollback": ("nosuch",),
+    "history": ("nosuch",),
+    "diff": ("nosuch", "0000", "0000"),
     "keys": ("nosuch",),
     "stage copy": ("model", "--to", "copy"),
     "stage gc": ("--limit", "1Gi", "--dry-run"),
