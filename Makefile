@@ -31,7 +31,7 @@ test: setup ## Run all tests; tests of what the machine lacks are skipped, unles
 	$(BIN)/python -m pytest -n $(JOBS) --no-loadscope-reorder --cov --cov-report= --cov-fail-under=90 --durations=15
 
 test-fast: setup ## Run the tests of decisions and formats, without servers and engines: a minute on two cores
-	$(BIN)/python -m pytest -q -n $(shell nproc) tests/unit tests/contracts -m "not (slow or server or engine or docker or haproxy or s3 or mlflow or browser or another_user or mount or fio)"
+	$(BIN)/python -m pytest -q -n $(shell nproc) tests/unit tests/contracts -m "not (slow or server or engine or docker or haproxy or s3 or mlflow or hub or oci or browser or another_user or mount or fio)"
 
 lint: setup ## Check style, types and the direction of imports
 	$(BIN)/ruff check .

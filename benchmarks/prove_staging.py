@@ -1,6 +1,8 @@
 """Kill copies at random moments and go on; flip random bytes and look for them.
 
-`python -m benchmarks.prove_staging [--kills N] [--flips N] [--seed S] [--chunk-bytes N] [--out FILE]`
+`python -m benchmarks.prove_staging [--kills N] [--flips N] [--seed S] [--chunk-bytes N] [--from KIND] [--out FILE]`
+
+The source is a folder, or with `--from` `hub`, `mlflow` or `oci` a real server that is started here.
 
 Kills: a process copies a model and is killed with `kill -9` at a random moment of the copy; another goes on. The
 result must be byte-identical to a copy that nobody killed, nothing unfinished may be left, and of the model's bytes
@@ -13,6 +15,7 @@ not hold.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import mmap
 import os
@@ -26,34 +29,61 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
 from benchmarks.staging_model import same_tensors, write_model
 from blocks.storage.model_source import FolderSource
+from blocks.storage.sources import open_source, resolve
 from tasks.core.direct_io import CHUNK_BYTES, Buffer, Took
 from tasks.core.errors import ModelError
 from tasks.core.files import PART
 from tasks.core.manifest import MANIFEST_FILE, Manifest, verify
 from tasks.core.progress import listen
+from tasks.core.settings import Settings
 from tasks.staging.apply import plan_copy, repair_model, stage_model
 from tasks.staging.ledger import LEDGER_FILE
 from tasks.staging.models import SourceFile
-from tasks.staging.source import pin
+from tasks.staging.source import ModelSource, pin
 
 MOST_TWICE = 0.05
+PARALLEL = {"folder": FolderSource(Path()).parallel, "hub": 8, "mlflow": 1, "oci": 8}
+"""How many chunks each kind of source has in flight."""
+
 SHARDS = 5
 
 
-class Counted(FolderSource):
-    """A folder that counts the bytes of long reads in memory that forked processes share."""
+class Counted:
+    """A source that counts the bytes of long reads in memory that forked processes share.
 
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder)
+    Each process opens it for itself. Implements `tasks.staging.source.ModelSource`.
+    """
+
+    def __init__(self, opener: Callable[[], ModelSource]) -> None:
+        self._opener = opener
         self._shared = mmap.mmap(-1, 8)
         self._lock = threading.Lock()
+
+    @cached_property
+    def _source(self) -> ModelSource:
+        return self._opener()
+
+    @property
+    def name(self) -> str:
+        return self._source.name
+
+    @property
+    def parallel(self) -> int:
+        return self._source.parallel
+
+    def list_files(self) -> Sequence[SourceFile]:
+        return self._source.list_files()
+
+    def read(self, file: SourceFile, offset: int, length: int) -> bytes:
+        return self._source.read(file, offset, length)
 
     def take_count(self) -> int:
         """Bytes since the last call."""
@@ -67,7 +97,7 @@ class Counted(FolderSource):
         with self._lock:
             (count,) = struct.unpack("q", self._shared[:])
             self._shared[:] = struct.pack("q", count + length)
-        super().read_into(file, offset, length, buffer, at, took)
+        self._source.read_into(file, offset, length, buffer, at, took)
 
 
 @dataclass
@@ -90,15 +120,74 @@ class Flip:
     faults: list[str] = field(default_factory=list)
 
 
+Serve = Callable[[Path], Callable[[], ModelSource]]
+"""Puts a folder where the copies come from; what opens it there."""
+
+
+@contextlib.contextmanager
+def served_by(kind: str, work: Path) -> Iterator[Serve]:
+    """Where the copies come from: the folder itself, or a real server in `work` until the block is left."""
+    if kind == "folder":
+        yield lambda folder: lambda: FolderSource(folder)
+        return
+    sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "support"))
+    server = {"hub": _hub, "mlflow": _mlflow, "oci": _oci}[kind]
+    with server(work) as serve:
+        yield serve
+
+
+@contextlib.contextmanager
+def _hub(work: Path) -> Iterator[Serve]:
+    from hub_server import running
+
+    with running(work) as hub:
+        os.environ |= {"HF_ENDPOINT": hub.url, "HF_HUB_CACHE": str(work / "no-cache")}
+
+        def push(folder: Path) -> Callable[[], ModelSource]:
+            commit = hub.push("acme/model", folder)
+            return lambda: open_source(f"hf:acme/model@{commit}", endpoint=None)
+
+        yield push
+
+
+@contextlib.contextmanager
+def _mlflow(work: Path) -> Iterator[Serve]:
+    from mlflow_server import running
+
+    with running(work) as mlflow:
+        os.environ["SLIPWAY_REGISTRY"] = mlflow.url
+
+        def register(folder: Path) -> Callable[[], ModelSource]:
+            mlflow.register("model", folder, proxied=True)
+            mlflow.point("model", "champion", 1)
+            place = resolve("models:/model@champion", Settings.load()).source
+            return lambda: open_source(place, endpoint=None)
+
+        yield register
+
+
+@contextlib.contextmanager
+def _oci(work: Path) -> Iterator[Serve]:
+    from oci_registry import running
+
+    with running(work) as registry:
+
+        def push(folder: Path) -> Callable[[], ModelSource]:
+            digest = registry.push("model", "latest", folder)
+            return lambda: open_source(f"oci://{registry.host}/model@{digest}", endpoint=None)
+
+        yield push
+
+
 class Proof:
     """A model, its copy that nobody killed, and a folder for those that are."""
 
-    def __init__(self, work: Path, chunk_bytes: int, seed: int) -> None:
+    def __init__(self, work: Path, chunk_bytes: int, seed: int, serve: Serve, parallel: int) -> None:
         self.chunk_bytes = chunk_bytes
         self.leases = work / "leases"
         self.folder = work / "staged"
-        in_flight = chunk_bytes * FolderSource(work).parallel
-        self.source = Counted(write_model(work / "source", 25 * in_flight, seed=seed))
+        folder = write_model(work / "source", 25 * chunk_bytes * parallel, seed=seed)
+        self.source = Counted(serve(folder))
         self.reference = work / "reference"
         self.lengths = []
         for _ in range(3):
@@ -107,7 +196,7 @@ class Proof:
             assert self._finish(self._fork(self.reference)) == 0
             self.lengths.append(time.monotonic() - start)
         self.size_bytes = self.source.take_count() // 3
-        if not same_tensors(self.source.folder, self.reference):
+        if not same_tensors(folder, self.reference):
             raise SystemExit("a copy that nobody killed does not hold the source's tensors")
 
     def kill(self, chance: random.Random) -> Kill | None:
@@ -200,6 +289,7 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--flips", type=int, default=500)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--from", dest="kind", choices=tuple(PARALLEL), default="folder")
     parser.add_argument("--chunk-bytes", type=int, default=CHUNK_BYTES)
     parser.add_argument(
         "--flip-chunk-bytes", type=int, default=1 << 20, help="of the smaller model for flips"
@@ -208,12 +298,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="JSON file")
     arguments = parser.parse_args()
     listen()
-    with tempfile.TemporaryDirectory(prefix="slipway-prove-", dir=arguments.folder) as work:
-        proof = Proof(Path(work) / "kills", arguments.chunk_bytes, arguments.seed)
+    parallel = PARALLEL[arguments.kind]
+    with _working(arguments) as (work, serve):
+        proof = Proof(work / "kills", arguments.chunk_bytes, arguments.seed, serve, parallel)
         kills = list(_told(run_kills(proof, arguments.kills, arguments.seed), arguments.kills))
         size_bytes = proof.size_bytes
-    with tempfile.TemporaryDirectory(prefix="slipway-prove-", dir=arguments.folder) as work:
-        proof = Proof(Path(work) / "flips", arguments.flip_chunk_bytes, arguments.seed)
+    with _working(arguments) as (work, serve):
+        proof = Proof(work / "flips", arguments.flip_chunk_bytes, arguments.seed, serve, parallel)
         flips = list(_told(run_flips(proof, arguments.flips, arguments.seed), arguments.flips))
     faults = sum(bool(kill.faults) for kill in kills) + sum(bool(flip.faults) for flip in flips)
     if arguments.out:
@@ -225,6 +316,15 @@ def main() -> None:
         f"{sum(flip.repaired for flip in flips)} repaired; {faults} that do not hold"
     )
     sys.exit(1 if faults else 0)
+
+
+@contextlib.contextmanager
+def _working(arguments: argparse.Namespace) -> Iterator[tuple[Path, Serve]]:
+    """A scratch folder, and what serves the copies' source."""
+    with contextlib.ExitStack() as stack:
+        scratch = tempfile.TemporaryDirectory(prefix="slipway-prove-", dir=arguments.folder)
+        work = Path(stack.enter_context(scratch))
+        yield work, stack.enter_context(served_by(arguments.kind, work))
 
 
 T = TypeVar("T", Kill, Flip)
@@ -243,6 +343,7 @@ def _document(
     twice = [kill.twice for kill in kills] or [0.0]
     return {
         "machine": {"cpus": os.cpu_count(), "python": platform.python_version()},
+        "source": arguments.kind,
         "seed": arguments.seed,
         "model_bytes": size_bytes,
         "chunk_bytes": arguments.chunk_bytes,

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from blocks.engine.engine_help import check_by_help
+from blocks.engine.native_classes import check_native
 from blocks.engine.torch_backend import decide_backend
 from blocks.engine.trial import EnvironmentTrial
 from blocks.expectations.fact_contract import FactContract
@@ -22,7 +23,7 @@ from blocks.prefect.flows import flow, show_state, step
 from blocks.prefect.progress import follow_subflows
 from blocks.prefect.stale_runs import only_run_of
 from blocks.services.door import open_service
-from blocks.services.early_checks import check_inputs
+from blocks.services.early_checks import check_inputs, type_without_code, weights_of
 from blocks.services.kept_code import keep_script
 from blocks.services.targets import check_target
 from blocks.storage.sources import resolve
@@ -53,7 +54,7 @@ from tasks.core.spec import DeploySpec
 from tasks.core.stage import Outcome, need_work, raising, run_stage
 from tasks.core.verdicts import CompatibilityVerdict, LifecycleVerdict, StageName
 from tasks.engines.catalogue import get_engine
-from tasks.engines.families import check_flags, config_at, family_of, quantized_as, served_as
+from tasks.engines.families import check_flags, config_at, family_of, served_as
 from tasks.environment.apply import lock_for
 from tasks.environment.integrity import doubt
 from tasks.environment.models import EnvironmentRequest, EnvironmentResult, Locked
@@ -146,8 +147,8 @@ class _Lifecycle:
         if refused is not None:
             raise refused
         # The alias is resolved already: the registry need not be asked once more.
-        check_inputs(self.spec.model_copy(update={"model": self.model.source}), self.settings)
-        for warning in warnings_of(self.spec):
+        resolved = self.spec.model_copy(update={"model": self.model.source})
+        for warning in (*warnings_of(self.spec), *check_inputs(resolved, self.settings)):
             say(StageName.LIFECYCLE, f"warning: {warning}")
         rollout = self._roll_out()
         if rollout is None:
@@ -169,6 +170,7 @@ class _Lifecycle:
             completion=None if health.says_no else self._answer(endpoint, config),
             chat=config.chat is not None,
             task=config.task,
+            locked=self.spec.serving.api_key is not None,
         )
 
     def _roll_out(self) -> Outcome[RolloutResult] | None:
@@ -178,9 +180,12 @@ class _Lifecycle:
             if prepared is None:
                 return None
             environment, staging = prepared
+            baseline, refused = self._stage_baseline(model_in_use)
+            if refused:
+                return None
             with self._doubting(environment):
                 self._keep_running()
-                tuned = self._tune(environment, staging)
+                tuned = self._tune(environment, staging, baseline)
                 if tuned is None:
                     return None
                 self._keep_running()
@@ -229,17 +234,18 @@ class _Lifecycle:
     def _prepare(self, model_in_use: ExitStack) -> tuple[EnvironmentResult, StagingResult] | None:
         """Environment, compatibility and staging at the same time; None when one of them says no.
 
-        With arguments of the spec's own, staging waits for the environment: the engine's help is asked for them
-        before anything is copied.
+        With arguments of the spec's own, or code of the model's own that is not to be run, staging waits for the
+        environment: the engine is asked about them before anything is copied.
         """
         request = EnvironmentRequest.of(self.spec)
         staging = StagingRequest.of(self.spec, convertible=get_engine(self.spec.engine).card.loads_gguf)
         engine = [partial(build_environment, request), partial(self._verify, request)]
         stage = partial(stage_and_keep, staging, model_in_use)
-        if not self.spec.engine_args:
+        model_type = type_without_code(self.model.source, self.spec, self.settings)
+        if not self.spec.engine_args and model_type is None:
             found = self._run([*engine, stage])
         elif (found := self._run(engine)) is not None:
-            self._ask_engine(found[0].result)
+            self._ask_engine(found[0].result, model_type)
             staged = self._run([stage])
             found = None if staged is None else [*found, *staged]
         return None if found is None else (found[0].result, found[2].result)
@@ -250,26 +256,32 @@ class _Lifecycle:
         good = [self._keep(outcome) for outcome in outcomes if outcome is not None]
         return None if len(good) < len(outcomes) or any(one.says_no for one in good) else good
 
-    def _ask_engine(self, environment: EnvironmentResult) -> None:
-        """Whether the engine knows the spec's arguments: the serving release shows it for the same ones, else the
-        engine's help is asked, which takes seconds."""
-        wanted = (environment.lock_digest, self.spec.engine_args, self.spec.engine_env)
+    def _ask_engine(self, environment: EnvironmentResult, model_type: str | None) -> None:
+        """Whether the engine knows the spec's arguments, and a model of that type without its code: the serving
+        release shows it for the same ones, else the engine is asked, which takes seconds."""
+        asked = (self.spec.engine_args, self.spec.engine_env, self.spec.model)
+        wanted = (environment.lock_digest, *asked, self.spec.serving.trust_remote_code)
         with suppress(SlipwayError):
             _, release = ServiceFolder(self.settings.services, self.spec.name).serving()
             if wanted == (
                 release.environment_digest,
                 release.config.engine_args,
                 release.config.engine_env,
+                release.spec.model,
+                release.spec.serving.trust_remote_code,
             ):
                 return
         assert environment.python_path is not None  # an environment that is good has one
+        engine = get_engine(self.spec.engine)
         check_by_help(
-            get_engine(self.spec.engine),
+            engine,
             environment.python_path,
             self.spec.engine_args,
             self.spec.engine_env,
             environment.engine_version,
         )
+        if model_type is not None:
+            check_native(engine, environment.python_path, model_type, self.model.source)
 
     def _verify(self, environment: EnvironmentRequest) -> Outcome[Any]:
         """Judge this host from the names and versions that the lock will install: the environment need not exist yet.
@@ -295,7 +307,9 @@ class _Lifecycle:
         typed = "hf-folder" in get_engine(self.spec.engine).card.layouts
         used = [one.gpu.compute_capability for one in gpus_in_use(self.spec.hardware.gpus)]
         capabilities = [capability for capability in used if capability]
-        dtype = quantized_as(config) or (served_as(family, capabilities) if family else None)
+        stored = weights_of(self.model.source, self.spec.tuning.candidates, self.settings)
+        plain = served_as(family, capabilities) if family else None
+        dtype = stored.weight_type if stored else plain
         named = str(config["model_type"]) if config.get("model_type") else None
         return CompatibilityRequest(
             engine=self.spec.engine,
@@ -307,10 +321,23 @@ class _Lifecycle:
             python_path=python,
         )
 
+    def _stage_baseline(self, model_in_use: ExitStack) -> tuple[StagingResult | None, bool]:
+        """The model that the spec's is compared with, if it names one, and whether staging says no. It is no part of
+        the release."""
+        if self.spec.tuning.baseline is None:
+            return None, False
+        request = StagingRequest.of(self.spec, convertible=False).of_baseline(self.spec.tuning.baseline)
+        outcome = stage_and_keep(request, model_in_use)
+        if outcome.says_no:
+            self._keep(outcome)
+        else:
+            say(StageName.LIFECYCLE, f"baseline {outcome.verdict}: {outcome.headline}")
+        return outcome.result, outcome.says_no
+
     def _tune(
-        self, environment: EnvironmentResult, staging: StagingResult
+        self, environment: EnvironmentResult, staging: StagingResult, baseline: StagingResult | None
     ) -> tuple[QuantizationResult, BatchingResult] | None:
-        tuned = tune_serving(TuningRequest.of(self.spec, environment, staging))
+        tuned = tune_serving(TuningRequest.of(self.spec, environment, staging, baseline))
         self._keep(tuned.quantization)
         if tuned.batching is None:
             return None

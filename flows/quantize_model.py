@@ -47,5 +47,11 @@ def quantize_model(spec: DeploySpec) -> Outcome[Any]:
         assert built is not None
         assert staged is not None
         check_by_help(get_engine(spec.engine), built.result.python_path, spec.engine_args, spec.engine_env)
-        request = TuningRequest.of(spec, built.result, staged.result)
+        compared = None
+        if spec.tuning.baseline is not None:
+            outcome = stage_and_keep(staging.of_baseline(spec.tuning.baseline), model_in_use)
+            if outcome.says_no:
+                return outcome
+            compared = outcome.result
+        request = TuningRequest.of(spec, built.result, staged.result, compared)
         return quantized(request, read_facts(request))

@@ -70,6 +70,9 @@ def _check_programs(release: Release) -> None:
     config = release.config
     own += programs_of_arguments(release.engine, config.engine_args, config.engine_env, "release.config.")
     check_programs([*own, *programs_of_rollout(release.spec.rollout, release.target, "release.spec.rollout")])
+    if config.remote_code:
+        model = str(release.launch.model_file)
+        check_programs([Program(key="release.launch.model_file", kind=Kind.FOLDER, value=model)])
     if file := release.config.template_file:
         kept = Program(key="release.config.chat.file", kind=Kind.FOLDER, value=file)
         check_programs([kept], own=(TEMPLATES,))

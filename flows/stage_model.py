@@ -102,6 +102,7 @@ def stage_model(request: StagingRequest) -> Outcome[StagingResult]:
         "servable": request.servable,
         "convertible": request.convertible,
         "tensor_parallel": request.tensor_parallel,
+        **({"trust_remote_code": True} if request.trust_remote_code else {}),  # older records still count
     }
 
     def work() -> StagingResult:
@@ -111,6 +112,7 @@ def stage_model(request: StagingRequest) -> Outcome[StagingResult]:
             convertible=request.convertible,
             servable=request.servable,
             tensor_parallel=request.tensor_parallel,
+            trust_remote_code=request.trust_remote_code,
         )
         for remark in plan.findings:
             say(StageName.STAGING, remark)

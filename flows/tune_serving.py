@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
@@ -20,28 +20,30 @@ from blocks.prefect.artifacts import flow_recorder
 from blocks.prefect.asked_by_api import check_programs, python_in
 from blocks.prefect.flows import flow, show_state, step
 from blocks.prefect.progress import show_steps
-from blocks.services.kept_code import keep_template
+from blocks.services.chat import chat_of
+from blocks.storage.model_source import open_folder
 from blocks.storage.record_store import open_record_store
 from tasks.batching import guidellm
 from tasks.batching import report as batching_report
 from tasks.batching.apply import find_batch
 from tasks.batching.models import BatchingRequest, BatchingResult
 from tasks.batching.priors import find_prior
-from tasks.core.allowed import programs_of_serving
-from tasks.core.chat_tokens import chat_template_in
+from tasks.core.allowed import programs_of_code, programs_of_serving
+from tasks.core.chat_tokens import difference
 from tasks.core.files import file_lock
 from tasks.core.frozen import Frozen
 from tasks.core.model_shape import read_model_config
 from tasks.core.model_task import Task, purpose_of_folder, settle
 from tasks.core.progress import say
-from tasks.core.serving import ChatTemplate, ServingConfig
+from tasks.core.serving import ServingConfig
 from tasks.core.settings import Settings
-from tasks.core.sources import local_folder
+from tasks.core.sources import FILE, local_folder
 from tasks.core.stage import Outcome, run_stage
 from tasks.core.verdicts import StageName
 from tasks.engines.arguments import programs_of_arguments
 from tasks.engines.catalogue import get_engine
 from tasks.engines.families import check_family
+from tasks.engines.parsers import OFFERED
 from tasks.engines.weights import check_tunable
 from tasks.environment.models import Locked
 from tasks.quantization import report as quantization_report
@@ -49,7 +51,18 @@ from tasks.quantization.apply import measure_candidates, predict_sizes, still_go
 from tasks.quantization.models import Candidate, QuantizationResult
 from tasks.quantization.plan import check_lines, check_order
 from tasks.quantization.recipe import QUANTIZER
-from tasks.quantization.source import gguf_in, read_gguf_source, read_source
+from tasks.quantization.source import (
+    gguf_in,
+    read_baseline,
+    read_gguf_in,
+    read_gguf_source,
+    read_quantized_source,
+    read_source,
+    template_of,
+    weights_in,
+)
+from tasks.staging.remote_code import code_in, digests_of
+from tasks.staging.source import pin
 from tasks.staging.store import in_use_by_path
 from tasks.tuning import plan
 from tasks.tuning.models import TuningFacts, TuningRequest
@@ -74,7 +87,8 @@ def tune_serving(request: TuningRequest) -> TuningOutcome:
     """
     python = python_in(request.python_path, "request.python_path")
     own = programs_of_arguments(request.engine, request.engine_args, request.engine_env, "request.")
-    check_programs([python, *own, *programs_of_serving(request.serving, "request.serving")])
+    code = programs_of_code(request.serving, f"{FILE}{request.model_dir}", "request.serving")
+    check_programs([python, *own, *programs_of_serving(request.serving, "request.serving"), *code])
     check_tunable(request.engine)
     with in_use_by_path(request.model_dir, Settings.load()):
         facts = read_facts(request)
@@ -92,40 +106,48 @@ def tune_serving(request: TuningRequest) -> TuningOutcome:
 def read_facts(request: TuningRequest) -> TuningFacts:
     """Facts about the staged model and this host, read once. Raises `ModelError`."""
     folder = request.model_dir
-    if names := gguf_in(folder):
+    gguf = read_gguf_in(folder, names) if (names := gguf_in(folder)) else None
+    if gguf:
         source, family = read_gguf_source(folder, names), None
         found = source.purpose
     else:
         config = read_model_config(folder)
-        source, family = read_source(folder, config), check_family(config)
+        weights, family = weights_in(folder, config), check_family(config)
+        source = read_quantized_source(folder, config, weights) if weights else read_source(folder, config)
         found = purpose_of_folder(folder, local_folder(request.source or ""), config)
     purpose = settle(request.task, request.serving.pooling, found, request.source or str(folder))
+    baseline = None
+    if request.baseline_dir is not None:
+        baseline, shape = read_baseline(request.baseline_dir, request.baseline_digest)
+        plan.check_same_model(source.shape, shape)
+    code = _code_in(request, folder)
+    if baseline is not None:
+        plan.check_same_code(code, _code_in(request, baseline.model_dir))
     return TuningFacts(
         source=source,
         family=family,
         gpus=gpus_in_use(request.hardware.gpus),
         host_bytes=memory_bytes(),
         cpus=len(os.sched_getaffinity(0)),
-        chat=_chat_of(request) if purpose.task is Task.GENERATE else None,
+        chat=chat_of(folder, gguf, request.serving.chat_template) if purpose.task is Task.GENERATE else None,
         purpose=purpose,
+        baseline=baseline,
+        remote_code=code,
     )
 
 
-def _chat_of(request: TuningRequest) -> ChatTemplate | None:
-    """The template that the engine serves, in a copy that stays if it is the user's own file."""
-    given = request.serving.chat_template
-    if given is None and gguf_in(request.model_dir):
-        return None  # its template is inside, where it is not read
-    template = chat_template_in(request.model_dir, given)
-    if template is None:
-        return None
-    file = keep_template(Settings.load().home, template.text) if given else None
-    return ChatTemplate(digest=template.digest, file=file)
+def _code_in(request: TuningRequest, folder: Path) -> Mapping[str, str]:
+    """The code of the staged model in `folder` that the engine may run, with its digests."""
+    if not request.serving.trust_remote_code or get_engine(request.engine).card.loads_gguf:
+        return {}
+    pinned = pin(open_folder(f"{FILE}{folder}"))
+    return digests_of(pinned, code_in(pinned), trusted=True)
 
 
 def quantized(request: TuningRequest, facts: TuningFacts) -> Outcome[QuantizationResult]:
     """The quantization stage alone. Raises `SpecError` for a wish that cannot be measured."""
-    plan.check_request(request, facts.source, facts.purpose)
+    capabilities = [one.gpu.compute_capability for one in facts.gpus]
+    plan.check_request(request, facts.source, facts.purpose, capabilities)
     config, refused = plan.serving_config(request, facts), plan.refused_formats(request, facts)
     tuning, text = request.tuning, request.tuning.quality_text
     asked = plan.quantization_request(
@@ -136,7 +158,8 @@ def quantized(request: TuningRequest, facts: TuningFacts) -> Outcome[Quantizatio
         task_items=read_task_set(tuning),
         calibration=read_calibration(tuning),
     )
-    check_order(asked.formats, predict_sizes(asked, facts.source))
+    if asked.baseline is None:
+        check_order(asked.formats, predict_sizes(asked, facts.source))
     check_lines(asked)
     quantizer: Locked | None = None
     if plan.needs_quantizer(request, refused):
@@ -165,6 +188,9 @@ def quantized(request: TuningRequest, facts: TuningFacts) -> Outcome[Quantizatio
 
 
 def _batch(request: TuningRequest, facts: TuningFacts, candidate: Candidate) -> Outcome[BatchingResult]:
+    generates = facts.purpose.task is Task.GENERATE
+    if generates and (told := difference(template_of(candidate.path), template_of(request.model_dir))):
+        say(StageName.BATCHING, f"warning: {told}")
     asked = plan.batching_request(request, facts, candidate)
     inputs = plan.batching_inputs(request, candidate, asked)
     records = open_record_store(Settings.load()).list(StageName.BATCHING)
@@ -232,6 +258,7 @@ def _alone(work: Callable[[], R], load: ForeignLoad) -> R:
 
 def _served_by(result: BatchingResult, config: ServingConfig) -> BatchingResult:
     """A record of another service of the same model, or on another of a kind of hosts, stands in for the work, but
-    neither for the name nor for which GPUs of the host it were."""
-    own = {"served_name": config.served_name, "gpu_indices": config.gpu_indices, "chat": config.chat}
+    neither for what the service offers nor for which GPUs of the host it were."""
+    fields = ("served_name", "gpu_indices", "chat", *OFFERED)
+    own = {name: getattr(config, name) for name in fields}
     return result.model_copy(update={"config": result.config.model_copy(update=own)})

@@ -40,13 +40,13 @@ class DifyApi:
             )
         self._client.headers[_CSRF_HEADER] = token
 
-    def register(self, model: str, endpoint: str, *, context: int) -> str:
+    def register(self, model: str, endpoint: str, *, context: int, key: str | None = None) -> str:
         """Make a served model known as an OpenAI-compatible one, or change what is known; Dify's status of it then.
 
         Dify itself asks the endpoint before it believes it, so the engine serves first, at an address that Dify
-        reaches. Raises `EngineError` with Dify's reason if it does not.
+        reaches, with `key` if it needs one. Raises `EngineError` with Dify's reason if it does not.
         """
-        body = model_credentials(model, endpoint, context=context)
+        body = model_credentials(model, endpoint, context=context, key=key)
         known = self._credential_id(model)
         method, extra = ("PUT", {"credential_id": known}) if known else ("POST", {})
         answer = _send(self._client, method, CREDENTIALS, body=body | extra)

@@ -64,6 +64,7 @@ class FolderBench:
                 self.config.threads,
                 on_gpus=self.config.on_gpus,
                 gpu_indices=self.config.gpu_indices,
+                trust_remote_code=bool(self.config.remote_code),
             )
             scored = scorer.score(candidate.path, plan)
         config = self.config.model_copy(update={"batch": plan.slots, "context": plan.window + MARGIN_TOKENS})

@@ -29,13 +29,15 @@ _BASE_S, _TOKENS_PER_S = 600.0, 1.0
 
 @dataclass(frozen=True)
 class LibraryScorer:
-    """The scoring script in one environment, on the CPU or on the GPUs: all, or those of `gpu_indices`."""
+    """The scoring script in one environment, on the CPU or on the GPUs: all, or those of `gpu_indices`. With
+    `trust_remote_code` the library may run code that the model brings along."""
 
     python: Path
     worker: Path
     threads: int
     on_gpus: bool = False
     gpu_indices: tuple[int, ...] = ()
+    trust_remote_code: bool = False
 
     def score(self, model: Path, plan: TrialPlan) -> tuple[list[Score], list[bool]]:
         """Scores of the text's tokens, and whether each task item was answered correctly.
@@ -47,6 +49,7 @@ class LibraryScorer:
             "model": str(model),
             "device": "auto" if self.on_gpus else "cpu",
             "threads": self.threads,
+            "trust_remote_code": self.trust_remote_code,
             "text": plan.text,
             "tokens": plan.tokens,
             "window": plan.window,

@@ -13,12 +13,14 @@ from tasks.core.allowed import (
     Kind,
     Program,
     check_allowed,
+    programs_of_code,
     programs_of_environment,
     programs_of_rollout,
     programs_of_serving,
 )
 from tasks.core.given_files import TEXT_LIMIT_BYTES, absolute_path, decode_text, read_given, without_links
 from tasks.core.settings import Settings
+from tasks.core.sources import split_variant
 from tasks.core.spec import DeploySpec
 from tasks.engines.arguments import programs_of_arguments
 
@@ -66,7 +68,9 @@ def programs_of_spec(spec: DeploySpec) -> list[Program]:
     environment = programs_of_environment(spec.environment, "environment")
     own = programs_of_arguments(spec.engine, spec.engine_args, spec.engine_env)
     rollout = programs_of_rollout(spec.rollout, spec.target, "rollout")
-    return [*environment, *own, *programs_of_serving(spec.serving, "serving"), *rollout]
+    serving = programs_of_serving(spec.serving, "serving")
+    code = programs_of_code(spec.serving, split_variant(spec.model)[0], "serving")
+    return [*environment, *own, *serving, *code, *rollout]
 
 
 def _read_list(file: Path) -> Allowed:

@@ -29,7 +29,12 @@ def open_service(folder: ServiceFolder, *, timeout_s: float = 60.0) -> Callable[
 
 
 def read_keys(reference: str) -> tuple[str, ...]:
-    """The digests of the keys in the secret that `serving.api_key` names.
+    """The digests of the keys in the secret that `serving.api_key` names. Raises as `keys_in` does."""
+    return tuple(map(api_keys.digest_of_key, keys_in(reference)))
+
+
+def keys_in(reference: str) -> tuple[str, ...]:
+    """The keys in the secret that `serving.api_key` names, for those who have to send one.
 
     Raises `SpecError` for a secret that cannot be used, `AccessError` for a block that Prefect does not have.
     """
@@ -43,7 +48,7 @@ def read_keys(reference: str) -> tuple[str, ...]:
     keys = api_keys.parse_keys(text, name)
     for key in keys:
         remember(key)
-    return tuple(map(api_keys.digest_of_key, keys))
+    return keys
 
 
 def _read_file(path: Path) -> str:

@@ -10,6 +10,7 @@ https://github.com/mlflow/mlflow/blob/master/mlflow/environment_variables.py
 from __future__ import annotations
 
 import base64
+import itertools
 import json
 import os
 import ssl
@@ -36,12 +37,33 @@ _PAUSE_S = 1.0
 _MOST_PAUSE_S = 8.0
 _MOST_BYTES = 16 << 20
 _MOST_REDIRECTS = 5
+_PIECE_BYTES = 1 << 20
 _SHOWN_LETTERS = 200
 _BUSY = {429, 502, 503, 504}
 _UNKNOWN = {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}
 _LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 _LOGIN = "set MLFLOW_TRACKING_TOKEN, or MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
 _ROOTS = ("MLFLOW_TRACKING_SERVER_CERT_PATH", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE")
+
+
+class BusyServerError(NetworkError):
+    """The server says that it is busy, and for how many seconds."""
+
+    def __init__(self, what: str, *, fix: str, pause_s: float) -> None:
+        super().__init__(what, fix=fix)
+        self.pause_s = pause_s
+
+
+class OpenAnswer:
+    """An answer whose content is still to be read, from its beginning on."""
+
+    def __init__(self, client: httpx.Client, answer: httpx.Response) -> None:
+        self._client = client
+        self.pieces = answer.iter_bytes(_PIECE_BYTES)
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._client.close()
 
 
 class MlflowClient:
@@ -64,13 +86,49 @@ class MlflowClient:
         Raises `NotFoundError` for something unknown, `AccessError` if it requires a login, `NetworkError` for
         any other failure.
         """
-        return within(_DEADLINE_S, f"the model registry {self.name}", lambda: self._patient(path, parameters))
+        return self.ask_at(f"api/2.0/mlflow/{path}", **parameters)
+
+    def ask_at(self, address: str, /, **parameters: str) -> dict[str, Any]:
+        """The same, below the server's address."""
+        return within(
+            _DEADLINE_S, f"the model registry {self.name}", lambda: self._patient(address, parameters)
+        )
+
+    def send(self, path: str, **parameters: str) -> OpenAnswer:
+        """The server's answer to a question below its address, still to be read; close it.
+
+        Raises `NotFoundError`, `AccessError`, or `NetworkError` as `ask` does, but does not ask again.
+        """
+        url = httpx.URL(f"{self.name}/{path}", params=parameters)
+        request = httpx.Request("GET", url, headers=self._authorization)
+        client = self._client(request)
+        try:
+            answer = client.send(request, stream=True)
+            if answer.status_code == httpx.codes.OK:
+                return OpenAnswer(client, answer)
+            content = b"".join(itertools.islice(answer.iter_bytes(_SHOWN_LETTERS * 4), 1))
+        except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
+            client.close()
+            raise self._unreachable(error) from None
+        client.close()
+        if answer.status_code in _BUSY:
+            raise BusyServerError(
+                f"the model registry {self.name} is busy: it answered {answer.status_code}",
+                fix="try again later",
+                pause_s=_seconds(answer.headers.get("retry-after"), _PAUSE_S),
+            )
+        if answer.status_code == httpx.codes.NOT_FOUND:
+            raise NotFoundError(
+                f"{self.name} does not have this file", fix="check the model's version in MLflow"
+            )
+        self._read(answer.status_code, answer.headers, content)
+        raise AssertionError("unreachable")
 
     def _patient(self, path: str, parameters: dict[str, str]) -> dict[str, Any]:
         """One request, repeated while the server is busy."""
         patience, pause_s = time.monotonic() + _PATIENCE_S, _PAUSE_S
         while True:
-            status, headers, content = self._follow(f"{self.name}/api/2.0/mlflow/{path}", parameters)
+            status, headers, content = self._follow(f"{self.name}/{path}", parameters)
             wait_s = _seconds(headers.get("retry-after"), pause_s)
             if status not in _BUSY or time.monotonic() + wait_s > patience:
                 return self._read(status, headers, content)
@@ -102,17 +160,8 @@ class MlflowClient:
         )
 
     def _send(self, request: httpx.Request) -> tuple[httpx.Response, bytes]:
-        verify = _context() if request.url.scheme == "https" else False
         try:
-            client = httpx.Client(
-                verify=verify, timeout=_TIMEOUT_S, trust_env=request.url.host not in _LOOPBACK
-            )
-        except (ValueError, ImportError) as error:
-            raise WrongUseError(
-                f"the proxy settings cannot be used: {one_line(error)}", fix="check HTTPS_PROXY and ALL_PROXY"
-            ) from None
-        try:
-            with client:
+            with self._client(request) as client:
                 answer = client.send(request, stream=True)
                 content = b""
                 for piece in answer.iter_bytes():
@@ -122,6 +171,17 @@ class MlflowClient:
                 return answer, content
         except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
             raise self._unreachable(error) from None
+
+    def _client(self, request: httpx.Request) -> httpx.Client:
+        verify = _context() if request.url.scheme == "https" else False
+        try:
+            return httpx.Client(
+                verify=verify, timeout=_TIMEOUT_S, trust_env=request.url.host not in _LOOPBACK
+            )
+        except (ValueError, ImportError) as error:
+            raise WrongUseError(
+                f"the proxy settings cannot be used: {one_line(error)}", fix="check HTTPS_PROXY and ALL_PROXY"
+            ) from None
 
     def _unreachable(self, error: Exception) -> NetworkError:
         if isinstance(error, httpx.ProxyError):

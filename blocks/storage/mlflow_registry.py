@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from blocks.storage.mlflow_artifacts import ProxiedArtifacts
 from blocks.storage.mlflow_client import MlflowClient
 from blocks.storage.object_store import open_object_store
 from tasks.core.errors import ModelError, NetworkError, NotFoundError
-from tasks.core.mlmodel import weights_folder
+from tasks.core.mlmodel import LIMIT_BYTES, weights_folder
 from tasks.core.paths import is_file_name, shown, some_of
-from tasks.core.sources import FILE, S3
+from tasks.core.sources import ARTIFACTS, FILE, S3
 
 _MOST_PAGES = 100
 
@@ -55,21 +56,24 @@ class MlflowRegistry:
         return dict(sorted(found.items()))
 
     def source(self, name: str, version: str) -> str:
-        """Location of that version's files: `file:/PATH` or `s3://BUCKET/PREFIX`.
+        """Location of that version's files: `file:/PATH`, `s3://BUCKET/PREFIX` or, behind the server's own proxy,
+        `mlflow-artifacts:/PATH`.
 
         For a model logged with MLflow's flavor `transformers`, the folder of its weights. Raises `ModelError` for
-        artifacts that are only available through MLflow's server.
+        artifacts anywhere else.
         """
         answer = self._client.ask("model-versions/get-download-uri", name=name, version=version)
         uri = answer.get("artifact_uri")
         if not isinstance(uri, str) or not uri:
             raise self._odd("an address of artifacts")
+        if uri.startswith(ARTIFACTS):
+            return self._behind_the_server(uri)
         place = _place(uri)
         if place is None:
             raise ModelError(
-                f"version {version} of {name} is at {shown(_without_password(uri))}, from where ranges cannot be "
+                f"version {version} of {name} is at {shown(_without_password(uri))}, from where files cannot be "
                 "read",
-                fix="keep MLflow's artifacts on S3 or in a folder, and start its server with --no-serve-artifacts",
+                fix="keep MLflow's artifacts on S3 or in a folder, or let its server give them (--serve-artifacts)",
             )
         address = place if place.startswith(S3) else f"{FILE}{place}"
         try:
@@ -77,6 +81,18 @@ class MlflowRegistry:
         except NotFoundError:
             return address  # files logged without a flavor
         return f"{address}/{weights_folder(text)}"
+
+    def _behind_the_server(self, uri: str) -> str:
+        """The folder of the weights. The address may name a server: it is always this one that is asked."""
+        path = urlsplit(uri).path.strip("/")
+        if not uri.isprintable() or not path or ".." in path.split("/"):
+            raise self._odd("a usable address of artifacts")
+        artifacts = ProxiedArtifacts(f"{ARTIFACTS}{path}", self._client)
+        described = next((file for file in artifacts.list_files() if file.path == "MLmodel"), None)
+        if described is None:
+            return artifacts.name  # files logged without a flavor
+        text = artifacts.read(described, 0, min(described.size_bytes, LIMIT_BYTES))
+        return f"{artifacts.name}/{weights_folder(text)}"
 
     def _odd(self, wanted: str) -> NetworkError:
         return NetworkError(

@@ -12,9 +12,18 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from botocore.exceptions import ClientError
 
 from blocks.processes.deadline import within
+from blocks.storage.ranges import SIGNED_FOR_S, RangeReader, condition_on, quoted
 from blocks.storage.s3_client import PARALLEL, BucketRegion, s3_client
-from blocks.storage.s3_errors import CONFLICT, MISSING, ExistsError, code_of, explained, no_ranges, no_s3
-from blocks.storage.s3_ranges import SIGNED_FOR_S, RangeReader, condition_on, quoted
+from blocks.storage.s3_errors import (
+    CONFLICT,
+    MISSING,
+    ExistsError,
+    S3Answers,
+    code_of,
+    explained,
+    no_ranges,
+    no_s3,
+)
 from tasks.core.errors import (
     DeadlineError,
     ModelError,
@@ -197,7 +206,7 @@ class S3Folder:
 
     def ranges(self) -> RangeReader:
         """A reader of long ranges, without boto3."""
-        return RangeReader(self._sign, self.url)
+        return RangeReader(self._sign, self.url, S3Answers())
 
     def _sign(self, path: str) -> str:
         with explained(self.url(path)):

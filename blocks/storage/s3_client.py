@@ -6,13 +6,13 @@ Never the CRT transfer client: it ignores a custom endpoint (boto3#4839).
 from __future__ import annotations
 
 import os
-import random
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import boto3
 from botocore.config import Config
 
+from blocks.storage.ranges import pause_s
 from blocks.storage.s3_errors import SLOW_DOWN, explained
 
 if TYPE_CHECKING:
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
 PARALLEL = 16
 _SLOW_DOWN_ATTEMPTS = 10
-_SLOW_DOWN_PAUSE_S = 0.5
-_SLOW_DOWN_MOST_S = 8.0
 
 
 def s3_client(endpoint: str | None, region: str | None = None) -> S3Client:
@@ -71,11 +69,6 @@ def _pause_where_busy(
     if response is None or response[1].get("Error", {}).get("Code") not in SLOW_DOWN:
         return None
     return pause_s(attempts) if attempts < _SLOW_DOWN_ATTEMPTS else None
-
-
-def pause_s(attempts: int) -> float:
-    """How long to wait after that many busy answers: longer each time, with jitter."""
-    return min(_SLOW_DOWN_PAUSE_S * 2.0 ** (attempts - 1), _SLOW_DOWN_MOST_S) * random.uniform(0.5, 1.0)
 
 
 class BucketRegion:

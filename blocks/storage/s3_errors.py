@@ -26,6 +26,37 @@ _REFUSED = {"403", "401", "AccessDenied", "SignatureDoesNotMatch", "InvalidAcces
 _ELSEWHERE = {"AuthorizationHeaderMalformed", "PermanentRedirect", "TemporaryRedirect", "301", "307"}
 _SKEWED = {"RequestTimeTooSkewed", "RequestExpired"}
 _SKEW_S = 60
+_PATIENCE_S = 60.0
+"""How long to retry a server that says that it is busy, s."""
+
+
+class S3Answers:
+    """What failures of ranges from S3 mean. Implements `blocks.storage.ranges.Answers`."""
+
+    certificates: tuple[str, ...] = ("AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE")
+
+    def patience_s(self) -> float:
+        """As `Answers` says."""
+        return _PATIENCE_S
+
+    def unreachable(self, place: str, error: Exception) -> Exception:
+        """As `Answers` says."""
+        return unreachable(place, error)
+
+    def refused(self, place: str, status: int, start: bytes, date: str | None) -> Exception:
+        """As `Answers` says; S3 names a wrong clock."""
+        return wrong_clock(place, date) if b"RequestTimeTooSkewed" in start else refused(place, status)
+
+    def no_ranges(self, place: str) -> Exception:
+        """As `Answers` says."""
+        return no_ranges(place)
+
+    def proxy_refused(self, place: str) -> Exception:
+        """As `Answers` says."""
+        return proxy_refused(place)
+
+    def waits(self, place: str, status: int, pause_s: float) -> None:
+        """Says nothing: S3 asks for fractions of a second."""
 
 
 class ExistsError(SlipwayError):

@@ -11,16 +11,19 @@ from prefect.exceptions import PrefectException
 from tasks.core.errors import AccessError, SpecError
 
 
-def load_secret(name: str) -> str:
-    """The text in the Secret block saved under that name. Raises `AccessError` if there is none, `SpecError`."""
+def load_secret(name: str, *, named_by: str = "serving.api_key") -> str:
+    """The text in the Secret block saved under that name, which the key or variable `named_by` names.
+
+    Raises `AccessError` if there is none, `SpecError` if it is not text.
+    """
     try:
         found = cast("Secret[Any]", Secret.load(name, _sync=True))  # type: ignore[call-arg]
         value = found.get()
     except (ValueError, PrefectException, httpx.HTTPError) as error:
         raise AccessError(
-            f"Prefect has no Secret block {name!r}, which serving.api_key names",
+            f"Prefect has no Secret block {name!r}, which {named_by} names",
             fix="save one of type `Secret` under that name",
         ) from error
     if not isinstance(value, str):
-        raise SpecError(f"the Secret block {name!r} does not contain text", fix="save one key a line in it")
+        raise SpecError(f"the Secret block {name!r} does not contain text", fix="save it as text")
     return value

@@ -16,7 +16,7 @@ from tasks.core.verdicts import StageName
 from tasks.rollout.history import flat
 
 _BUILT = ("engine", "engine_version", "environment")
-_STAGED = ("engine", "model", "staging", "hardware")
+_STAGED = ("engine", "model", "staging", "hardware", "serving.trust_remote_code")
 _MEASURED = (*_BUILT, *_STAGED, "engine_args", "engine_env", "tuning.context")
 DECIDED_BY: Mapping[StageName, tuple[str, ...]] = {
     StageName.ENVIRONMENT: _BUILT,
@@ -25,6 +25,7 @@ DECIDED_BY: Mapping[StageName, tuple[str, ...]] = {
     StageName.QUANTIZATION: (
         *_MEASURED,
         *("tuning.candidates", "tuning.quality_text", "tuning.quality_tokens", "tuning.task_set"),
+        "tuning.baseline",
         *("tuning.calibration_text", "tuning.calibration_tokens"),
         *("objectives.policy", "objectives.quality_tolerance", "objectives.task_tolerance"),
         "objectives.memory_fraction",

@@ -62,7 +62,7 @@ def deploy(
         _show_plan(spec, anew, as_json=as_json)
         return
     _check_engine(spec)
-    _check_host(spec)
+    warnings += _check_host(spec)
     _warn(warnings)
     result = _run(spec, anew, quiet=as_json)
     if as_json:
@@ -97,14 +97,14 @@ def _check_engine(spec: DeploySpec) -> None:
         raise refused
 
 
-def _check_host(spec: DeploySpec) -> None:
+def _check_host(spec: DeploySpec) -> tuple[str, ...]:
     """Before a server is started for the run: check that whatever the target needs and the spec names exists."""
     from blocks.services.targets import check_target
 
     check_target(spec.target)
     if refusal(spec) is None and not wants_absent_gpu(spec, len(read_nvml().gpus)):
-        check_inputs(spec, Settings.load(), remote=not prefect_knows_the_storage(), prefect=False)
-    # Otherwise the run answers with the verdict on this host.
+        return check_inputs(spec, Settings.load(), remote=not prefect_knows_the_storage(), prefect=False)
+    return ()  # the run answers with the verdict on this host
 
 
 def _run(spec: DeploySpec, fresh: tuple[StageName, ...], *, quiet: bool) -> DeployResult:
@@ -215,35 +215,44 @@ def _show_plan(spec: DeploySpec, fresh: tuple[StageName, ...], *, as_json: bool)
 
 
 def _describe_model(spec: DeploySpec) -> tuple[str, str | None]:
-    """What is known about the model without copying it, and the quantization of one that comes as GGUF.
+    """What is known about the model without copying it, and the quantization of one that is served as it comes.
 
-    Raises `ModelError` if a local folder does not exist, or whatever a deploy would refuse a GGUF model for.
+    Raises `ModelError` if a local folder does not exist, or whatever a deploy would refuse such a model for.
     """
-    from blocks.services.early_checks import check_gguf_model, check_purpose
+    from blocks.services.early_checks import check_code, check_gguf_model, check_purpose, check_weights
     from blocks.storage.sources import open_model, resolve
     from tasks.core.errors import ModelError
-    from tasks.core.model_shape import read_model_shape
-    from tasks.core.sources import GGUF, local_folder
+    from tasks.core.model_shape import read_model_config, shape_of
+    from tasks.core.sources import GGUF, HUB, OCI, local_folder, scheme_of
+    from tasks.engines.families import shape_findings
 
     folder = local_folder(spec.model)
-    if folder is None:
+    if folder is None and scheme_of(spec.model) not in (HUB, OCI):
         return spec.model, None
-    if not folder.is_dir() and folder.suffix != GGUF:
+    if folder and not folder.is_dir() and folder.suffix != GGUF:
         raise ModelError(f"no model folder {folder}", fix="correct `model:` in the spec")
     settings = Settings.load()
     place = resolve(spec.model, settings).source
     source = open_model(place, spec.tuning.candidates, endpoint=settings.s3_endpoint)
     model = check_gguf_model(spec, source)
-    purpose = check_purpose(spec, source, model)
     if model is not None:
-        return f"{source.name} ({model.describe()})", model.stored_as
-    shape = read_model_shape(folder)
-    serves = "" if purpose is None or purpose.task is Task.GENERATE else f", for {_purpose_words(purpose)}"
-    return f"{spec.model} ({shape.family}, {shape.layers} layers, hidden {shape.hidden}{serves})", None
+        serves = _serves(check_purpose(spec, source, model))
+        return f"{source.name} ({model.describe()}{serves})", model.stored_as
+    weights, remark = check_weights(spec, source)
+    serves = _serves(check_purpose(spec, source, None))
+    _warn(tuple(filter(None, (remark, check_code(spec, source)))))
+    if folder is None:
+        return source.name, weights.describe() if weights else None
+    config = read_model_config(folder)
+    shape = shape_of(config, f"{folder}/config.json")
+    described = "; ".join((shape.describe() + serves, *shape_findings(config, shape)))
+    return f"{spec.model} ({described})", weights.describe() if weights else None
 
 
-def _purpose_words(purpose: Purpose) -> str:
-    return f"{purpose.task} with {purpose.pooling} pooling" if purpose.pooling else purpose.task.value
+def _serves(purpose: Purpose | None) -> str:
+    if purpose is None or purpose.task is Task.GENERATE:
+        return ""
+    return f", for {purpose.task}" + (f" with {purpose.pooling} pooling" if purpose.pooling else "")
 
 
 def _judge(spec: DeploySpec) -> tuple[bool, str]:

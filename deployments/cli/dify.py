@@ -1,5 +1,5 @@
 """`slipway dify`: register a service with a Dify server, or remove it there. Works without Prefect, unless one of its
-blocks has the account."""
+blocks has the account or the service's keys."""
 
 from __future__ import annotations
 
@@ -32,8 +32,12 @@ def dify() -> None:
 def register(
     name: str, console: str | None, email: str | None, block: str | None, endpoint: str | None, as_json: bool
 ) -> None:
-    """Register the service NAME as an OpenAI-compatible model; exit code 3 unless Dify calls it active."""
+    """Register the service NAME as an OpenAI-compatible model; exit code 3 unless Dify calls it active.
+
+    Dify gets the first of the service's keys, if it needs one.
+    """
     from blocks.applications.dify import DifyApi
+    from blocks.services.door import keys_in
     from tasks.core.release import ServiceFolder
     from tasks.core.settings import Settings
 
@@ -44,10 +48,12 @@ def register(
             fix=f"add it in Dify's console as an OpenAI-API-compatible model: {endpoint or state.endpoint}/v1",
         )
     address, account, password = _account(console, email, block)
+    secret = release.spec.serving.api_key
+    key = keys_in(secret)[0] if secret else None
     with DifyApi(address) as api:
         api.log_in(account, password)
         status = api.register(
-            release.config.served_name, endpoint or state.endpoint, context=release.config.context
+            release.config.served_name, endpoint or state.endpoint, context=release.config.context, key=key
         )
     if as_json:
         print_json(

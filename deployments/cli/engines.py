@@ -17,6 +17,7 @@ from tasks.core.facts import Facts
 from tasks.core.spec import EngineKind
 from tasks.core.verdicts import StageName
 from tasks.engines.catalogue import get_engine
+from tasks.engines.family_names import check_name
 from tasks.engines.recommend import Choice, ChoiceKind, Measured, Need, Recommendation, recommend
 from tasks.knowledge.plan import matrix, part
 
@@ -30,7 +31,7 @@ _FAILED = {"failed", "out of memory"}
 
 @click.command()
 @click.option("--need", type=click.Choice([need.value for need in Need]), help="Recommend for this need.")
-@click.option("--family", help="Model family to serve; any other name counts as your own architecture.")
+@click.option("--family", help="Model family to serve; an unknown name counts as your own architecture.")
 @click.option(
     "--facts", "facts_file", metavar="FILE", type=GivenPath(), help="Recommend for the host of these facts."
 )
@@ -46,6 +47,8 @@ def engines(need: str | None, family: str | None, facts_file: Path | None, as_js
                 )
         _list(as_json=as_json)
         return
+    if family is not None:
+        check_name(family)
     facts, fingerprint = _facts(facts_file)
     found = recommend(Need(need), facts, measured(read_records(), fingerprint), family=family)
     if as_json:

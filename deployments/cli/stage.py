@@ -58,8 +58,8 @@ def copy(
 ) -> None:
     """Copy the model SRC into aligned shards with digests and a manifest.
 
-    SRC is a folder, file:PATH, s3://BUCKET/PREFIX or models:/NAME@ALIAS. Started again, it copies only what
-    is missing or damaged.
+    SRC is a folder, file:PATH, s3://BUCKET/PREFIX, hf:ORG/NAME@REVISION, oci://HOST/NAME:TAG or
+    models:/NAME@ALIAS. Started again, it copies only what is missing or damaged.
     """
     from tasks.staging.models import StagingRequest
 

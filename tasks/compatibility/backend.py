@@ -16,8 +16,7 @@ from tasks.compatibility.builds import (
     torch_release,
 )
 from tasks.compatibility.engines import cuda_build_of
-from tasks.compatibility.kernels import builds as torch_builds
-from tasks.compatibility.kernels import platform_of
+from tasks.compatibility.kernels import cuda_builds, platform_of
 from tasks.compatibility.models import PASSES, Survey
 from tasks.compatibility.pins import wanted_of
 from tasks.compatibility.plan import judge
@@ -49,7 +48,7 @@ def torch_backend(
     version = version or _pinned(others, tables)
     releases = [row for row in tables.releases if row.package == TORCH]
     for release in reversed([row for row in releases if version is None or same_minor(row.version, version)]):
-        offered = torch_builds(tables, release, platform_of(facts))
+        offered = cuda_builds(tables, release, platform_of(facts))
         fitting = [cuda for cuda in offered if not mismatched(others, cuda, tables)]
         judged = [(_verdict(facts, release.version, cuda, tables), Version(cuda)) for cuda in fitting]
         runs = [(verdict is CompatibilityVerdict.PASS, cuda) for verdict, cuda in judged if verdict in PASSES]

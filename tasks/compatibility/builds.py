@@ -88,24 +88,51 @@ def build_row(package: str, version: str, tables: Tables) -> BuildRow | None:
     return next((row for row in rows if contains(row.releases, version)), None)
 
 
-def mismatched(packages: Mapping[str, str], torch: str | None, tables: Tables) -> tuple[Build, ...]:
-    """The builds that cannot be loaded next to torch's CUDA."""
+def mismatched(
+    packages: Mapping[str, str], torch: str | None, tables: Tables, dtype: str | None = None
+) -> tuple[Build, ...]:
+    """The builds that cannot be loaded next to torch's CUDA. A package that loads only the build for the very CUDA
+    counts where it is used, for weights of this type."""
     if torch is None:
         return ()
     return tuple(
         build
         for build in builds(packages, tables)
-        if _major(torch) not in build.majors and not (torch == _CPU and build.row and build.row.optional)
+        if not _goes_with(build, torch, dtype) and not (torch == _CPU and build.row and build.row.optional)
     )
 
 
-def without_code(packages: Mapping[str, str], capability: str, tables: Tables) -> str | None:
-    """The package whose wheel on the index contains no code for GPUs of that capability: `sgl-kernel 0.1.7`."""
+def _goes_with(build: Build, torch: str, dtype: str | None) -> bool:
+    """Whether it can be loaded next to a torch for that CUDA."""
+    if build.row and build.row.exact and dtype in build.row.types and "." in torch:
+        return torch in build.cuda
+    return _major(torch) in build.majors
+
+
+def without_code(
+    packages: Mapping[str, str],
+    engine: str | None,
+    dtype: str | None,
+    capability: str,
+    tables: Tables,
+    *,
+    in_container: bool = False,
+) -> Iterator[tuple[str, BuildRow]]:
+    """The packages that the engine uses for these weights and whose published wheels contain no code for GPUs of that
+    capability, such as `sgl-kernel 0.1.7`, and their rows. A local version, or an image, may bring another build."""
     for package, version in packages.items():
         row = build_row(package, version, tables)
-        if row and row.lacks and Version(version).local is None and contains(row.lacks, capability):
-            return f"{package} {version}"
-    return None
+        if row is None or not any(contains(part, capability) for part in row.lacks):
+            continue
+        own = Version(version).local is not None or in_container
+        used = engine in (row.engines or (engine,)) and dtype in (row.types or (dtype,))
+        if used and (row.any_build or not own):
+            yield f"{package} {version}", row
+
+
+def in_image(facts: Facts) -> bool:
+    """Whether the packages are, or will be, in an image."""
+    return facts.container is not None or (facts.target or "").lower() == "docker"
 
 
 def describe(build: Build, facts: Facts) -> str:
@@ -115,9 +142,12 @@ def describe(build: Build, facts: Facts) -> str:
     if mine == _CPU:
         return f"{build.package} {build.version} is a CUDA {its} build, {torch} has no CUDA"
     count = "builds" if len(build.majors) > 1 else "build"
+    missing = f"libcudart.so.{_major(its)} is not there"
+    if mine and _major(mine) in build.majors:
+        missing = f"it loads only a build for the very CUDA of torch, and has none for {mine}"
     return (
         f"{build.package} {build.version} is a CUDA {_range(build.cuda)} {count}, {torch} a CUDA {mine} one: "
-        f"libcudart.so.{_major(its)} is not there"
+        f"{missing}"
     )
 
 
@@ -130,7 +160,11 @@ def ways(build: Build, facts: Facts, tables: Tables) -> str:
     elif mine and (other := nearest_build(build.package, build.version, _major(mine), facts, tables)):
         found.append(f"install {in_words(build.package, other)} with torch for CUDA {_major(mine)}")
     release = torch_release(torch, tables)
-    cuda = for_major(release.cuda, max(build.majors, key=int)) if release else None
+    offered = release.cuda if release else ()
+    if build.row and build.row.exact:
+        offered = tuple(cuda for cuda in offered if cuda in build.cuda)
+    fitting = [for_major(offered, major) for major in sorted(build.majors, key=int, reverse=True)]
+    cuda = next(filter(None, fitting), None)
     if cuda:
         driver = _DRIVER_OF_CUDA.get(_major(cuda), "0")
         older = facts.driver is not None and Version(facts.driver) < Version(driver)

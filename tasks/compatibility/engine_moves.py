@@ -7,7 +7,7 @@ from typing import Any
 
 from tasks.compatibility.builds import index_name
 from tasks.compatibility.engines import find_engine
-from tasks.compatibility.kernels import builds, platform_of
+from tasks.compatibility.kernels import cuda_builds, platform_of
 from tasks.compatibility.models import Change
 from tasks.compatibility.moves import BY_TORCH, ENGINE, EVERYWHERE, STEP, Move, Moves
 from tasks.compatibility.rules import ReleaseRow, WeightTypeRow
@@ -50,7 +50,7 @@ class EngineMoves(Moves):
     def _by_torch(self, current: str) -> Iterator[Move]:
         newest = self.newest(BY_TORCH)
         for place, release in enumerate(reversed(self.releases("torch"))):
-            for cuda in builds(self.tables, release, platform_of(self.facts)) if newest else ():
+            for cuda in cuda_builds(self.tables, release, platform_of(self.facts)) if newest else ():
                 packages = {BY_TORCH: newest, "torch": f"{release.version}+{index_name(cuda)}"}
                 yield self._engine(current, BY_TORCH, newest, packages, cuda, place)
 

@@ -162,7 +162,7 @@ class Stack:
         place = sum(current is not None and Version(row.version) <= current for row in own)
         for _, row in sorted(enumerate(own, 1), key=lambda one: abs(one[0] - place)):
             torch = torch_release(row.torch, self.tables) if row.torch else None
-            cuda = torch and next(iter(builds(self.tables, torch, self.platform)), None)
+            cuda = torch and next(iter(cuda_builds(self.tables, torch, self.platform)), None)
             if (
                 torch
                 and cuda
@@ -179,7 +179,7 @@ class Stack:
         for _, row in sorted(enumerate(torches, 1), key=lambda one: abs(one[0] - place)):
             able = [
                 cuda
-                for cuda in builds(self.tables, row, self.platform)
+                for cuda in cuda_builds(self.tables, row, self.platform)
                 if self._has_code(row.version, cuda, capabilities)
             ]
             able.sort(key=self._driver_runs, reverse=True)
@@ -230,7 +230,7 @@ def platform_of(facts: Facts) -> str | None:
     return "x86_64" if _X86.search(text) else None
 
 
-def builds(tables: Tables, release: ReleaseRow, platform: str | None) -> tuple[str, ...]:
+def cuda_builds(tables: Tables, release: ReleaseRow, platform: str | None) -> tuple[str, ...]:
     """CUDA builds of a release of torch on a platform, the index's default first; all of them if the table of kernels
     does not list the release."""
     listed = [row for row in tables.kernels if _covers(row, release.version)]

@@ -15,7 +15,7 @@ from tasks.compatibility.builds import TORCH, Wheel, build_row, torch_release
 from tasks.compatibility.conditions import GPU, any_holds, evaluate
 from tasks.compatibility.drivers import is_tegra
 from tasks.compatibility.engines import find_engine
-from tasks.compatibility.kernels import builds, platform_of
+from tasks.compatibility.kernels import cuda_builds, platform_of
 from tasks.compatibility.models import PASSES, Matrix, MatrixRow, Survey
 from tasks.compatibility.plan import judge
 from tasks.compatibility.rules import CapabilityRow, ReleaseRow, Rule, Tables, load_tables
@@ -79,7 +79,7 @@ def _cuda(release: ReleaseRow, tables: Tables) -> tuple[str | None, ...]:
     """The CUDA versions that the release, or the torch that it pins, is offered for."""
     pinned = release.version if release.package == TORCH else release.torch
     torch = torch_release(pinned, tables) if pinned else None
-    offered = builds(tables, torch, platform_of(Facts.model_validate(_HOST))) if torch else release.cuda
+    offered = cuda_builds(tables, torch, platform_of(Facts.model_validate(_HOST))) if torch else release.cuda
     return offered or (None,)
 
 

@@ -11,7 +11,7 @@ from packaging.version import Version
 
 from tasks.compatibility.builds import torch_release
 from tasks.compatibility.conditions import PRESENCE, Wanted
-from tasks.compatibility.kernels import builds, platform_of
+from tasks.compatibility.kernels import cuda_builds, platform_of
 from tasks.compatibility.models import Change
 from tasks.compatibility.rules import ReleaseRow, Tables, WeightTypeRow
 from tasks.core.facts import Facts
@@ -77,7 +77,7 @@ class Moves:
 
     def default_build(self, torch: ReleaseRow | None) -> str | None:
         """The CUDA build of a release of torch that this platform gets first."""
-        return next(iter(builds(self.tables, torch, platform_of(self.facts))), None) if torch else None
+        return next(iter(cuda_builds(self.tables, torch, platform_of(self.facts))), None) if torch else None
 
     def sized(self, here: WeightTypeRow | None, wanted: WeightTypeRow) -> dict[str, Any]:
         """The facts of another type of weights, whose size follows from its bits."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,14 +16,20 @@ from tasks.compatibility.conditions import contains
 from tasks.compatibility.rules import PinRow, Tables
 from tasks.core.versions import same_minor
 
-LINKED = ("torch",)
+TORCH = "torch"
+LINKED = (TORCH,)
 """Packages whose C++ symbols others are linked against: every other version counts."""
+_BUILT_FOR = re.compile(r"torch(\d+\.\d+)(?:\.?\d+)*(?:cxx11abi(true|false))?")
+"""In a local version: `2.7.4.post1+cu12torch2.6cxx11abiFALSE`, `0.1.4+cu121torch2.4`."""
+_LINKED_WITH = "its C++ extension is linked with that torch: `undefined symbol`"
+_ABI_FROM, _ABI_OF_CUDA = Version("2.7"), ("2.6", "cu126")
+"""PyTorch's own wheels have the new C++ ABI from 2.7 on, of 2.6 only those for CUDA 12.6."""
 
 
 @dataclass(frozen=True)
 class BrokenPin:
     """`package` asks for `required` as `wanted`, and `installed` is something else. `near` if only the patch release
-    differs from an exact pin, which mostly works."""
+    differs from an exact pin, or the row says that it mostly works."""
 
     package: str
     version: str
@@ -48,14 +55,36 @@ def broken_pins(packages: Mapping[str, str], tables: Tables) -> tuple[BrokenPin,
             installed = packages.get(required)
             if installed is not None and not contains(comparisons, installed):
                 whole = wanted_of(package, version, tables)[required]
-                near = _is_near(required, comparisons, installed)
+                near = row.mild or _is_near(required, comparisons, installed)
                 before = found.get((package, required))
                 why = row.why or (before.why if before else None)
                 near = near and (before is None or before.near)
                 found[package, required] = BrokenPin(package, version, required, whole, installed, near, why)
+    for linked in _linked(packages):
+        found.setdefault((linked.package, TORCH), linked)
     changing = {pin.required for pin in found.values()}
     lasting = [pin for pin in found.values() if pin.package not in changing]
     return tuple(sorted(lasting, key=lambda pin: (pin.near, pin.package, pin.required)))
+
+
+def _linked(packages: Mapping[str, str]) -> Iterator[BrokenPin]:
+    """Packages whose local version names another torch, or another C++ ABI of it, than the installed one."""
+    torch = packages.get(TORCH)
+    for package, version in packages.items() if torch else ():
+        match = _BUILT_FOR.search(Version(version).local or "")
+        if match is None or torch is None:
+            continue
+        if not same_minor(match[1], torch):
+            yield BrokenPin(package, version, TORCH, f"=={match[1]}.*", torch, False, _LINKED_WITH)
+        elif match[2] and (match[2] == "true") is not _has_new_abi(torch):
+            yield BrokenPin(
+                package, version, TORCH, f"of its C++ ABI ({match[2]})", torch, False, _LINKED_WITH
+            )
+
+
+def _has_new_abi(torch: str) -> bool:
+    minor, build = _ABI_OF_CUDA
+    return Version(torch) >= _ABI_FROM or (same_minor(torch, minor) and Version(torch).local == build)
 
 
 def describe(pin: BrokenPin) -> str:
@@ -66,6 +95,8 @@ def describe(pin: BrokenPin) -> str:
 
 def way(pin: BrokenPin, tables: Tables) -> str:
     """The version that is asked for, and the nearest release that takes what is installed."""
+    if pin.why == _LINKED_WITH:
+        return f"install the build of {pin.package} for torch {pin.installed}, or compile it there"
     text = f"install {pin.required} {_in_words(pin.wanted)}"
     release = _taking(pin, tables)
     return text + (
@@ -122,7 +153,7 @@ class _Pins:
     def asked(self, package: str, version: str) -> Iterator[tuple[PinRow, tuple[str, str]]]:
         """The rows of that release, and each package and comparison that it asks for."""
         for row in self.rows.get(package, ()):
-            if contains(row.releases, version):
+            if contains(row.releases, version) and not (row.mild and Version(version).local):
                 yield from ((row, found) for found in _parsed(row.requires))
 
     def wanted(self, package: str, version: str) -> Mapping[str, str]:

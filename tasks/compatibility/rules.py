@@ -27,8 +27,8 @@ PLACEHOLDERS = (
     | {"build_odd_image", "build_way", "cuda12_way", "glibc_package", "glibc_way", "pin_near_way", "pin_way"}
     | {"compat_drivers", "driver_builds", "fabric_manager", "fault_fix", "fault_meaning"}
     | {"image_demand", "weights_room"}
-    | {"gpu.jit_without", "gpu.name", "gpu.no_code", "gpu.profile", "gpu.torch_has", "gpu.torch_instead"}
-    | {"gpu.triton_from", "gpu.triton_variable", "gpu.weights_instead"}
+    | {"gpu.jit_without", "gpu.name", "gpu.no_code", "gpu.no_code_way", "gpu.profile"}
+    | {"gpu.torch_has", "gpu.torch_instead", "gpu.triton_from", "gpu.triton_variable", "gpu.weights_instead"}
     | {"saw.cuda_build", "saw.cuda_driver", "saw.driver", "saw.gpu_count"}
 )
 """Fields that a message may name in braces; also those that no rule asks for."""
@@ -178,7 +178,9 @@ class BuildRow(Row):
     """The CUDA of a package's wheels. `cuda` are the versions that the wheel on the index was built for, `others`
     those of other builds of the same releases, found at `where` (`{version}` and `{index}` are filled in) or in
     `image`. If a package of `carried_by` is installed, that one contains the binaries. An `optional` package does
-    not keep the engine from starting. The wheel on the index has no code for capabilities that satisfy `lacks`."""
+    not keep the engine from starting. The wheel on the index lacks code for GPUs of `lacks`; `instead` has it.
+    With `any_build` no published build has it, also in an image. An `exact` package loads only the build for the very
+    CUDA of torch. Only `engines` use it, for weights of `types`, where it is not optional; all, if none are named."""
 
     package: str
     releases: str
@@ -188,16 +190,22 @@ class BuildRow(Row):
     image: str | None = None
     carried_by: tuple[str, ...] = ()
     optional: bool = False
-    lacks: str | None = None
+    lacks: tuple[str, ...] = ()
+    instead: str | None = None
+    any_build: bool = False
+    exact: bool = False
+    engines: tuple[str, ...] = ()
+    types: tuple[str, ...] = ()
 
 
 class PinRow(Row):
-    """What releases of a package ask of others (PEP 508); `why` if it is not in their METADATA."""
+    """What releases ask of other packages (PEP 508); `why` if METADATA lacks it, `mild` if others mostly work."""
 
     package: str
     releases: str
     requires: tuple[str, ...] = Field(min_length=1)
     why: str | None = None
+    mild: bool = False
 
 
 class GlibcRow(Row):

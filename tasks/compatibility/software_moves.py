@@ -10,7 +10,7 @@ from packaging.version import Version
 from tasks.compatibility.builds import TORCH, Wheel, build_row, for_major, in_words, index_name, torch_release
 from tasks.compatibility.conditions import PACKAGE, PRESENCE, contains
 from tasks.compatibility.engines import find_engine, with_engine
-from tasks.compatibility.kernels import builds, platform_of
+from tasks.compatibility.kernels import cuda_builds, platform_of
 from tasks.compatibility.models import Change
 from tasks.compatibility.moves import (
     BY_TORCH,
@@ -145,7 +145,7 @@ class SoftwareMoves(Moves):
             same = same_minor(release.version, public)
             version = public if same else release.version
             steps = between([row.version for row in releases], release.version, public)
-            for cuda in builds(self.tables, release, platform_of(self.facts)):
+            for cuda in cuda_builds(self.tables, release, platform_of(self.facts)):
                 if same and cuda == self.facts.cuda_build:
                     continue
                 change = Change(what="torch", current=current, wanted=f"{version}+{index_name(cuda)}")

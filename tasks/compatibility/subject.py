@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from packaging.version import Version
 
-from tasks.compatibility import builds, drivers, glibc, pins
+from tasks.compatibility import builds, drivers
 from tasks.compatibility.conditions import Subject, Value, contains, text_or_none
 from tasks.compatibility.devices import describe_device, fabric, fault_row
 from tasks.compatibility.drivers import Drivers
 from tasks.compatibility.engines import find_engine, is_cpu_build, with_engine
-from tasks.compatibility.kernels import MISSING, Stack, platform_of, read_stack
+from tasks.compatibility.installed import describe_packages
+from tasks.compatibility.kernels import MISSING, Stack, read_stack
 from tasks.compatibility.models import CudaLibraryReading, Sighting, Survey
 from tasks.compatibility.requirement import first_demand, is_satisfied
-from tasks.compatibility.rules import GpuRow, Tables
+from tasks.compatibility.rules import BuildRow, GpuRow, Tables
 from tasks.compatibility.weights import (
     UNKNOWN,
     ServedModel,
@@ -24,7 +25,7 @@ from tasks.compatibility.weights import (
     describe_serving,
     find_type,
 )
-from tasks.core.cuda_packages import describe_mixed, is_published_torch, local_cuda, mixed_cuda
+from tasks.core.cuda_packages import local_cuda
 from tasks.core.facts import Facts, Gpu
 from tasks.core.versions import major_minor
 
@@ -73,7 +74,7 @@ def describe(survey: Survey, tables: Tables) -> Subject:
         values |= _engine(facts, tables)
     values["cpu_build"] = is_cpu_build(facts, tables)
     if facts.known("packages"):
-        values |= _packages(facts, tables)
+        values |= describe_packages(facts, tables)
     engine = find_engine(facts.engine, tables)
     values |= _containers(facts, values, own_cuda=engine is not None and engine.own_cuda)
     values |= _gpus(facts, values, tables)
@@ -162,9 +163,13 @@ def _driver(own: Drivers, values: Mapping[str, Value]) -> dict[str, Value]:
 
 
 def _gpus(facts: Facts, values: Mapping[str, Value], tables: Tables) -> dict[str, Value]:
-    """What the GPUs are wanted for, and the state of the fabric that connects them."""
+    """What the GPUs are wanted for, and the state of the fabric that connects them. Where no package tells the build,
+    an nvcc on the host and a cuda-compat that is loaded show that it uses CUDA."""
     row = find_engine(facts.engine, tables)
-    without = facts.known("cuda_build") and facts.cuda_build is None and not (row and row.own_cuda)
+    loaded = facts.forward_compat and not facts.packages and facts.nvcc is not None
+    without = (
+        facts.known("cuda_build") and facts.cuda_build is None and not (row and row.own_cuda) and not loaded
+    )
     return {
         "gpu_unused": without or values.get("cpu_build") is True,
         "several_gpus": (facts.gpus_wanted or 0) > 1,
@@ -236,75 +241,6 @@ def _engine(facts: Facts, tables: Tables) -> dict[str, Value]:
     return values
 
 
-def _packages(facts: Facts, tables: Tables) -> dict[str, Value]:
-    """What tables of builds, pins and wheels say about the packages and the engine. They say nothing about a torch
-    that PyTorch did not publish, and in an image the engine is mostly a build of its own."""
-    own_torch = not is_published_torch(facts.packages.get(builds.TORCH, "0"))
-    here = {
-        name: version
-        for name, version in with_engine(facts, tables).items()
-        if not (own_torch and name == builds.TORCH)
-    }
-    torch = None if own_torch else builds.torch_cuda(facts)
-    odd = () if is_cpu_build(facts, tables) else builds.mismatched(here, torch, tables)
-    optional = [build for build in odd if build.row and build.row.optional]
-    perhaps = [build for build in odd if build not in optional and in_image(facts) and not build.is_named]
-    needed = [build for build in odd if build not in optional and build not in perhaps]
-    broken = pins.broken_pins(here, tables)
-    mixed = mixed_cuda(facts.packages)
-    values: dict[str, Value] = {
-        "own_torch": own_torch,
-        "build_odd": _joined(builds.describe(build, facts) for build in needed),
-        "build_odd_image": _joined(builds.describe(build, facts) for build in perhaps),
-        "build_odd_optional": _joined(builds.describe(build, facts) for build in optional),
-        "build_way": _joined(builds.ways(build, facts, tables) for build in odd[:1]),
-        "mixed_cuda": describe_mixed(mixed, facts.packages) if mixed else None,
-        "torch_cuda": local_cuda(facts.packages.get(builds.TORCH, "0")),
-    }
-    for name, some in (
-        ("pin_broken", [pin for pin in broken if not pin.near]),
-        ("pin_near", [pin for pin in broken if pin.near]),
-    ):
-        values[name] = _joined(map(pins.describe, some))
-        way = "pin_way" if name == "pin_broken" else "pin_near_way"
-        values[way] = _joined(pins.way(pin, tables) for pin in some)
-    values["pin_package"] = broken[0].required if broken else None
-    values["cuda12_way"] = _cuda12_way(facts, here, tables)
-    without_cuda = facts.known("cuda_build") and facts.cuda_build is None
-    platform = platform_of(facts) if without_cuda else None
-    if (neediest := glibc.neediest(here, tables, platform)) is not None:
-        package, row = neediest
-        values |= {
-            "glibc_needed": row.glibc,
-            "glibc_package": f"{package} {here[package]}",
-            "glibc_way": glibc.way(row),
-        }
-    else:
-        values["glibc_needed"] = None
-    return values
-
-
-def in_image(facts: Facts) -> bool:
-    """Whether the packages are, or will be, in an image."""
-    return facts.container is not None or (facts.target or "").lower() == "docker"
-
-
-def _cuda12_way(facts: Facts, packages: Mapping[str, str], tables: Tables) -> str:
-    """What runs on a driver below 580: torch for CUDA 12, and the engine's build for it if it has binaries."""
-    own = next(
-        (build for build in builds.builds(packages, tables) if build.row and not build.row.optional), None
-    )
-    if own is None or "12" in own.majors:
-        return "torch for CUDA 12 (cu126)"
-    wheel = builds.nearest_build(own.package, own.version, "12", facts, tables)
-    named = builds.in_words(own.package, wheel) if wheel else f"an older {own.package}"
-    return f"{named} with torch for CUDA 12"
-
-
-def _joined(texts: Iterable[str]) -> str | None:
-    return "; ".join(texts) or None
-
-
 def native_cuda(facts: Facts, tables: Tables) -> str | None:
     """The newest CUDA that the kernel driver supports without any compatibility layer."""
     return drivers.native_cuda(facts, tables, drivers_of(facts, tables).tegra)
@@ -368,7 +304,9 @@ def _describe_gpus(stack: Stack, values: Mapping[str, Value]) -> list[dict[str, 
             capability = text_or_none(fields.get("gpu.compute_capability"))
             fields |= stack.of_gpu(capability) if capability else dict.fromkeys(_BY_CAPABILITY)
             fields |= dict(describe_serving(model, capability, tables))
-            fields["gpu.no_code"] = capability and builds.without_code(facts.packages, capability, tables)
+            found = _without_code(facts, model, capability, tables) if capability else None
+            fields["gpu.no_code"], row = found or (None, None)
+            fields["gpu.no_code_way"] = (row and row.instead) or "a newer release"
     capabilities = {
         str(gpu["gpu.compute_capability"]) for gpu in seen.values() if "gpu.compute_capability" in gpu
     }
@@ -376,6 +314,21 @@ def _describe_gpus(stack: Stack, values: Mapping[str, Value]) -> list[dict[str, 
         if fields.get("gpu.torch_kernels") == MISSING:
             fields["gpu.torch_instead"] = stack.instead(sorted(capabilities, key=Version))
     return [seen[gpu.name, gpu.compute_capability] for gpu in facts.gpus]
+
+
+def _without_code(
+    facts: Facts, model: ServedModel, capability: str, tables: Tables
+) -> tuple[str, BuildRow] | None:
+    """The first package without code for that GPU, the engine itself included."""
+    lacking = builds.without_code(
+        with_engine(facts, tables),
+        model.engine,
+        model.dtype,
+        capability,
+        tables,
+        in_container=facts.container is not None,
+    )
+    return next(lacking, None)
 
 
 def capability_of(gpu: Gpu, tables: Tables) -> str | None:

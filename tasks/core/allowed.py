@@ -191,6 +191,11 @@ def programs_of_serving(serving: Serving, key: str) -> list[Program]:
     return [] if path is None else [Program(key=f"{key}.chat_template", kind=Kind.FOLDER, value=str(path))]
 
 
+def programs_of_code(serving: Serving, model: str, key: str) -> list[Program]:
+    """The model, if the engine may run the code that it brings along."""
+    return [_located(f"{key}.trust_remote_code", model)] if serving.trust_remote_code else []
+
+
 def _located(key: str, place: str) -> Program:
     """A folder or an address. Raises `SpecError` for anything else."""
     try:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,6 +25,7 @@ from tasks.core.given_files import decode_text, read_given
 
 OWN_FILE = "chat_template.jinja"
 _IN_JSON = ("tokenizer_config.json", "chat_template.json")
+_MORE = "additional_chat_templates"
 _JSON_LIMIT_BYTES = 64_000_000
 _TEMPLATE_LIMIT_BYTES = 1_000_000
 _DEFAULT = "default"
@@ -41,6 +43,7 @@ _CONVERSATIONS: tuple[tuple[str, list[dict[str, Any]]], ...] = (
 )
 """The first must render. A template may refuse the others itself (`raise_exception`): some models know neither."""
 
+_ANSWER = "It turns to the west."
 _FAULTS = (TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError)
 
 
@@ -91,6 +94,19 @@ def find_template(folder: Path) -> Template | None:
     return None
 
 
+def other_templates(folder: Path) -> tuple[str, ...]:
+    """Names of the model's other templates, beside the one that `find_template` finds."""
+    found = {path.stem for path in (folder / _MORE).glob("*.jinja")}
+    if not (folder / OWN_FILE).exists():
+        for name in _IN_JSON:
+            path = folder / name
+            value = read_json(path).get("chat_template") if path.exists() else None
+            if value is not None:
+                found |= set(_named(value))
+                break
+    return tuple(sorted(name[:40] for name in found if name != _DEFAULT))
+
+
 def read_template(file: Path) -> Template:
     """The template in a file that `serving.chat_template` names. Raises `SpecError`."""
     return _read(file, SpecError)
@@ -111,8 +127,11 @@ def render(
     return _environment().from_string(template.text).render(messages=list(messages), **values)
 
 
-def check_template(template: Template, tokens: Mapping[str, str]) -> None:
-    """Raise `ModelError` or `SpecError` for a template that does not render, or drops what the user says."""
+def check_template(template: Template, tokens: Mapping[str, str]) -> str:
+    """What the template puts behind an assistant's answer, such as a token that ends it; nothing if it knows none.
+
+    Raises `ModelError` or `SpecError` for a template that does not render, or drops what the user says.
+    """
     for number, (what, messages) in enumerate(_CONVERSATIONS):
         try:
             text = _render_as_known(template, messages, tokens)
@@ -128,6 +147,17 @@ def check_template(template: Template, tokens: Mapping[str, str]) -> None:
             raise template.error(f"the chat template does not render {what}: {_line(error)}") from None
         if _QUESTION not in text:
             raise template.error(f"the chat template renders {what} without the user's words")
+    return _closing(template, tokens)
+
+
+def _closing(template: Template, tokens: Mapping[str, str]) -> str:
+    answered = [_USER, {"role": "assistant", "content": _ANSWER}]
+    for messages in (answered, _in_parts(answered)):
+        with suppress(_RefusedError, *_FAULTS):
+            _, found, closing = render(template, messages, tokens, answer=False).rpartition(_ANSWER)
+            if found:
+                return closing
+    return ""
 
 
 def check_syntax(template: Template) -> None:
@@ -168,11 +198,17 @@ def _read(path: Path, wrong: type[SlipwayError]) -> Template:
     return Template(decode_text(content, where, wrong), where, wrong)
 
 
+def _named(value: Any) -> dict[str, Any]:
+    """Templates by name, of a list or mapping of them."""
+    if isinstance(value, list):
+        return {str(one.get("name")): one.get("template") for one in value if isinstance(one, dict)}
+    return {str(name): text for name, text in value.items()} if isinstance(value, dict) else {}
+
+
 def _pick(value: Any, where: str) -> str:
     """The text of one template, or of the one named `default` in a list or mapping of named ones."""
-    if isinstance(value, list):
-        value = {one.get("name"): one.get("template") for one in value if isinstance(one, dict)}
-    if isinstance(value, dict):
+    if isinstance(value, list | dict):
+        value = _named(value)
         if _DEFAULT not in value:
             names = ", ".join(str(name)[:40] for name in value) or "none"
             raise ModelError(

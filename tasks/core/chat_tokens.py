@@ -6,7 +6,8 @@ look well to `/health`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,16 +17,22 @@ from tasks.core.chat_template import (
     check_syntax,
     check_template,
     find_template,
+    other_templates,
     read_json,
     read_template,
 )
 from tasks.core.errors import ModelError
+from tasks.core.paths import some_of
 
 _CONFIG = "config.json"
 _TOKENIZER = "tokenizer.json"
 _SETTINGS = "tokenizer_config.json"
 _MAP = "special_tokens_map.json"
 _NAMED = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
+_MARKER = re.compile(r"<[|｜][^<>|｜\s]{1,40}[|｜]>|<end_of_turn>|</s>|<eos>")
+"""What templates end turns with; all are tokens."""
+
+_TUNED = re.compile(r"(?:^|[-_./ ])(?:it|instruct|chat|assistant)(?=$|[-_./ #@])", re.IGNORECASE)
 _WHOLE = "take all files of the model's folder from the same version of the model"
 
 
@@ -40,8 +47,24 @@ class Vocabulary:
         return word in self.added.values() or word in self.ordinary.values()
 
 
-def chat_template_in(folder: Path, replacement: Path | None = None) -> Template | None:
-    """The template with which the model in `folder` is served: `replacement`, or its own; None without one.
+Check = Callable[[Template, Mapping[str, str]], str]
+"""How a template is judged: `check_template`, or the same in a process of its own."""
+
+
+@dataclass(frozen=True)
+class Chat:
+    """How a model chats: its template, the token that ends an answer, and what users should know.
+
+    That token is the one that the template puts behind an answer, else the tokenizer's; None if neither is known.
+    """
+
+    template: Template
+    ends_with: str | None = None
+    findings: tuple[str, ...] = ()
+
+
+def chat_in(folder: Path, replacement: Path | None = None, check: Check = check_template) -> Chat | None:
+    """How the model in `folder` is asked: with `replacement`, or its own template; None without one.
 
     Raises `ModelError` or `SpecError` for a template that does not render, and `ModelError` if answers cannot end, or
     if the tokenizer is another model's.
@@ -49,12 +72,82 @@ def chat_template_in(folder: Path, replacement: Path | None = None) -> Template 
     template = read_template(replacement) if replacement else find_template(folder)
     if template is None:
         return None
-    if (folder / _CONFIG).exists():
-        check_template(template, special_tokens(folder))
-        check_stop(folder)
-    else:  # its tokenizer is inside its weights: the gate is the first to render
+    if not (folder / _CONFIG).exists():  # its tokenizer is inside its weights
         check_syntax(template)
-    return template
+        return Chat(template)
+    closing = check(template, special_tokens(folder))
+    check_stop(folder)
+    word = special_tokens(folder).get("eos_token")
+    findings = [] if replacement else [*other_templates_finding(other_templates(folder))]
+    if not (folder / _TOKENIZER).exists():
+        return Chat(template, word, tuple(findings))
+    vocabulary = _vocabulary(folder)
+    end = turn_end(template, closing, vocabulary, word)
+    if end is not None and end not in (word, *_stop_words(folder, vocabulary)):
+        findings.append(
+            f"the chat template ends answers with {end!r}, where generation_config.json does not stop: "
+            "answers may go on until their limit"
+        )
+    return Chat(template, end, tuple(findings))
+
+
+def difference(served: Template | None, baseline: Template | None) -> str | None:
+    """The finding for a candidate that is not asked as its baseline is; None if both have the same template."""
+    if served is None or baseline is None:
+        if (served or baseline) is None:
+            return None
+        lacking, other = (served, baseline) if served is None else (baseline, served)
+        what = "the candidate" if lacking is served else "the baseline"
+        assert other is not None
+        return f"{what} has no chat template, unlike {other.where}: quality was measured on other prompts"
+    if served.digest == baseline.digest:
+        return None
+    return f"{served.where} has another chat template than {baseline.where}: quality was measured on other prompts"
+
+
+def missing_template(names: Iterable[str]) -> str | None:
+    """The finding for a model without a chat template if one of its names says that it was trained to chat."""
+    tuned = next((name for name in names if _TUNED.search(name)), None)
+    if tuned is None:
+        return None
+    return (
+        f"{tuned[:80]} was trained to chat, by its name, but has no chat template: it is asked to complete prompts; "
+        "name a template in serving.chat_template"
+    )
+
+
+def turn_end(
+    template: Template, closing: str, vocabulary: Vocabulary, eos_token: str | None = None
+) -> str | None:
+    """The token that the template puts behind an answer; `eos_token` if it puts text, or nothing.
+
+    Raises an error for what looks like a token, but is not in the vocabulary: answers could not end with it.
+    """
+    text = closing.lstrip()
+    words = [*vocabulary.added.values(), eos_token or ""]
+    found = max((word for word in words if word and text.startswith(word)), key=len, default=None)
+    if found is None and (marker := _MARKER.match(text)):
+        found = marker[0]
+        if found not in vocabulary:
+            raise template.error(
+                f"the chat template ends answers with {found!r}, which the model's tokenizer does not have"
+            )
+    return found or eos_token
+
+
+def _stop_words(folder: Path, vocabulary: Vocabulary) -> list[str | None]:
+    ids = _ids(_optional(folder / "generation_config.json")) or _ids(_optional(folder / _CONFIG))
+    return [vocabulary.added.get(one) or vocabulary.ordinary.get(one) for one in ids]
+
+
+def other_templates_finding(names: Sequence[str]) -> tuple[str, ...]:
+    """The finding for templates that are not served by default."""
+    if not names:
+        return ()
+    return (
+        f"the model also has chat templates named {some_of(names)}: engines use tool_use for requests with tools, "
+        "and no other",
+    )
 
 
 def special_tokens(folder: Path) -> dict[str, str]:

@@ -76,6 +76,15 @@ def _nothing_for_none(value: object) -> object:
     return () if value is None else value
 
 
+def _one_or_nothing(value: object) -> object:
+    return (value,) if isinstance(value, str) else value
+
+
+def _one_or_more(value: object) -> object:
+    """One text is a list of one: that is how people write a single demand or way."""
+    return _nothing_for_none(_one_or_nothing(value))
+
+
 Packages = Annotated[
     dict[str, ReleaseText],
     BeforeValidator(lambda value: {} if value is None else value),
@@ -98,7 +107,7 @@ class Gpu(Frozen):
     compute_capability: str | None = Field(None, pattern=r"^[0-9]{1,2}\.[0-9]$")
     memory_bytes: StrictInt | None = Field(None, ge=0, le=_LARGEST)
     uuid: str | None = None
-    mig: tuple[str, ...] | None = None
+    mig: Annotated[tuple[str, ...] | None, BeforeValidator(_one_or_nothing)] = None
     virtual: Literal["passthrough", "vgpu"] | None = None
     licensed: StrictBool | None = None
     driver_model: Literal["MCDM", "TCC", "WDDM"] | None = None
@@ -150,8 +159,8 @@ class Facts(Frozen):
     disks: Annotated[tuple[Disk, ...], BeforeValidator(_nothing_for_none)] = ()
     container: str | None = None
     container_toolkit: VersionText | None = None
-    container_gpus: Annotated[tuple[ContainerGpus, ...], BeforeValidator(_nothing_for_none)] = ()
-    image_requires: Annotated[tuple[str, ...], BeforeValidator(_nothing_for_none)] = ()
+    container_gpus: Annotated[tuple[ContainerGpus, ...], BeforeValidator(_one_or_more)] = ()
+    image_requires: Annotated[tuple[str, ...], BeforeValidator(_one_or_more)] = ()
     engine: str | None = None
     engine_version: ReleaseText | None = None
     packages: Packages = Field({})

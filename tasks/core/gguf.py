@@ -7,10 +7,11 @@ Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md; the checks ar
 
 from __future__ import annotations
 
+import functools
 import math
 import struct
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NoReturn
 
 from tasks.core.errors import ModelError
@@ -23,6 +24,8 @@ MAX_HEADER_BYTES = 64 << 20
 _MAX_KEYS, _MAX_TENSORS, _MAX_NAME_BYTES, _MAX_DIMENSIONS = 1 << 16, 30_000, 1 << 12, 4
 _MAX_KEPT_NUMBERS = 1 << 12
 _MAX_TEXT_BYTES, _MAX_TEXTS = 4 << 20, 4_000_000
+TOKENS, TOKEN_TYPES = "tokenizer.ggml.tokens", "tokenizer.ggml.token_type"
+_PACKED = (TOKENS, TOKEN_TYPES)
 _PIECE_BYTES = 1 << 20
 _LFS = b"version https://git-lfs"
 _STRING, _ARRAY = 8, 9
@@ -59,12 +62,13 @@ class GgufTensor:
 @dataclass(frozen=True)
 class GgufHeader:
     """What a file says of itself. `numbers` are short lists of whole numbers; of other lists only the `lengths` are
-    kept. Sizes in bytes."""
+    kept, but for those of the vocabulary, which are `packed` as the file has them. Sizes in bytes."""
 
     values: Mapping[str, Scalar]
     numbers: Mapping[str, tuple[int, ...]]
     lengths: Mapping[str, int]
     tensors: tuple[GgufTensor, ...]
+    packed: Mapping[str, bytes] = field(default_factory=dict, repr=False)
 
     def text(self, key: str) -> str | None:
         """The text under a key; None if there is none."""
@@ -75,6 +79,22 @@ class GgufHeader:
         """The whole number under a key; None if there is none."""
         value = self.values.get(key)
         return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+    @functools.cached_property
+    def tokens(self) -> tuple[str, ...]:
+        """The vocabulary, by id; none if the file has none."""
+        packed, found, at = self.packed.get(TOKENS, b""), [], 0
+        while at < len(packed):
+            end = at + 8 + _LENGTH.unpack_from(packed, at)[0]
+            found.append(packed[at + 8 : end].decode(errors="replace"))
+            at = end
+        return tuple(found)
+
+    @functools.cached_property
+    def token_types(self) -> tuple[int, ...]:
+        """The kind of each token, by id, as llama.cpp counts them; none if the file does not say."""
+        packed = self.packed.get(TOKEN_TYPES, b"")
+        return struct.unpack(f"<{len(packed) // 4}i", packed)
 
 
 def read_gguf(read: Read, file_bytes: int, name: str) -> GgufHeader:
@@ -99,9 +119,10 @@ def read_gguf(read: Read, file_bytes: int, name: str) -> GgufHeader:
     if keys > _MAX_KEYS:
         _refuse(name, f"it claims {keys} keys; at most {_MAX_KEYS} are read")
     cursor = _Cursor(read, file_bytes, name)
-    values, numbers, lengths = _read_keys(cursor, keys)
+    values, numbers, lengths, places = _read_keys(cursor, keys)
     found = tuple(_read_tensors(cursor, tensors, values))
-    return GgufHeader(values, numbers, lengths, found)
+    packed = {key: read(begin, end - begin) for key, (begin, end) in places.items()}
+    return GgufHeader(values, numbers, lengths, found, packed)
 
 
 def _refuse(name: str, why: str) -> NoReturn:
@@ -171,25 +192,36 @@ class _Cursor:
         return self.take(length).decode(errors="replace")
 
 
-_Keys = tuple[dict[str, Scalar], dict[str, tuple[int, ...]], dict[str, int]]
+_Keys = tuple[dict[str, Scalar], dict[str, tuple[int, ...]], dict[str, int], dict[str, tuple[int, int]]]
 
 
 def _read_keys(cursor: _Cursor, count: int) -> _Keys:
     values: dict[str, Scalar] = {}
     numbers: dict[str, tuple[int, ...]] = {}
     lengths: dict[str, int] = {}
+    places: dict[str, tuple[int, int]] = {}
     for _ in range(count):
         key = cursor.text("the name of a key", _MAX_NAME_BYTES)
         if key in values or key in lengths:
             _refuse(cursor.name, f"the key {shown(key)} occurs twice")
         kind = cursor.number("I")
         if kind == _ARRAY:
+            content = cursor.position + 12  # behind the type of its values and its length
             lengths[key], kept = _read_list(cursor, key)
+            if key in _PACKED:
+                _check_packed(cursor.name, key, cursor.position - content, lengths[key])
+                places[key] = content, cursor.position
             if kept is not None:
                 numbers[key] = kept
         else:
             values[key] = _read_value(cursor, kind, key)
-    return values, numbers, lengths
+    return values, numbers, lengths, places
+
+
+def _check_packed(name: str, key: str, size: int, length: int) -> None:
+    """Tokens are texts, their types 32-bit numbers."""
+    if (size < 8 * length) if key == TOKENS else (size != 4 * length):
+        _refuse(name, f"the list {shown(key)} has values of another type")
 
 
 def _read_value(cursor: _Cursor, kind: int, key: str) -> Scalar:

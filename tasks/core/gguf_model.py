@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from tasks.core.errors import ModelError
 from tasks.core.gguf import GgufHeader
-from tasks.core.model_shape import ModelShape
+from tasks.core.kept_layers import VALUE_BYTES, KeptLayers
+from tasks.core.model_shape import MOST_LAYERS, ModelShape
 from tasks.core.model_task import Purpose, Task, purpose_of_gguf
 from tasks.core.paths import shown
 
@@ -36,7 +37,7 @@ src/llama-model.cpp, `set_swa_pattern`), where the header does not say."""
 @dataclass(frozen=True)
 class GgufModel:
     """One model in one or several files. `stored_as` is its quantization by its usual name, `kinds` how many tensors
-    have which type; `tokenizer` is llama.cpp's name for its kind."""
+    have which type; `tokenizer` is llama.cpp's name for its kind, `header` that of the first file."""
 
     shape: ModelShape
     stored_as: str
@@ -44,6 +45,7 @@ class GgufModel:
     tokenizer: str
     chat_template: str | None
     purpose: Purpose
+    header: GgufHeader = field(repr=False, compare=False)
 
     def describe(self) -> str:
         """Everything that matters, in a line."""
@@ -96,6 +98,7 @@ def model_of(headers: Mapping[str, GgufHeader], where: str) -> GgufModel:
         tokenizer=(first.text("tokenizer.ggml.model") or "none")[:40],
         chat_template=first.text("tokenizer.chat_template"),
         purpose=purpose_of_gguf(architecture[:80], first.number(f"{architecture}.pooling_type")),
+        header=first,
     )
 
 
@@ -129,8 +132,12 @@ def _shape(header: GgufHeader, architecture: str, where: str) -> ModelShape:
     turned = header.number(f"{architecture}.rope.dimension_count") or 0
     vocabulary = header.lengths.get("tokenizer.ggml.tokens") or header.number(f"{architecture}.vocab_size")
     width = header.number(f"{architecture}.attention.key_length") or hidden // heads
-    sizes = {"heads": heads, "head_dim": width, "latent": lora + turned if lora else 1}
-    if wrong := next((f"{name} of {size}" for name, size in sizes.items() if not 0 < size <= _LARGEST), None):
+    latent = lora + turned if lora else None
+    sizes = (("heads", heads), ("head_dim", width), ("latent", latent or 1))
+    wrong = next((f"{name} of {size}" for name, size in sizes if not 0 < size <= _LARGEST), None)
+    if layers > MOST_LAYERS:
+        wrong = f"{layers} layers"
+    if wrong:
         raise ModelError(f"{where} is not a valid model: {wrong}", fix="convert the model again")
     return ModelShape(
         architecture=architecture,
@@ -138,25 +145,46 @@ def _shape(header: GgufHeader, architecture: str, where: str) -> ModelShape:
         layers=layers,
         hidden=hidden,
         heads=heads,
-        # Layers may differ, and some keep none: what matters is the memory of all.
-        kv_heads=max(1, min(sum(keys) // len(keys), _LARGEST)),
-        head_dim=width,
+        kv_heads=max(1, min(max(keys), _LARGEST)),
         vocabulary=vocabulary if vocabulary and 0 < vocabulary <= _LARGEST else 1,
         max_context=_size(header, f"{architecture}.context_length", where),
-        latent=lora + turned if lora else None,
-        full_layers=_full_layers(header, architecture, layers),
+        kept=_kept(header, architecture, [_bytes(count, width, latent) for count in _each(keys, layers)]),
     )
 
 
-def _full_layers(header: GgufHeader, architecture: str, layers: int) -> int | None:
-    """How many layers keep keys and values of the whole context; None for all."""
-    if not header.number(f"{architecture}.attention.sliding_window"):
-        return None
+def _each(values: Sequence[int], layers: int) -> Sequence[int]:
+    """A value of each layer, from one of each or one for all; none is below 0."""
+    return [max(0, min(one, _LARGEST)) for one in (list(values) * layers if len(values) == 1 else values)]
+
+
+def _bytes(kv_heads: int, width: int, latent: int | None) -> int:
+    """Bytes of a token in one layer; a layer without such heads keeps none."""
+    return (latent or 2 * width * kv_heads) * VALUE_BYTES if kv_heads else 0
+
+
+def _kept(header: GgufHeader, architecture: str, sizes: Sequence[int]) -> tuple[KeptLayers, ...]:
+    """The layers that keep keys and values, of the whole context and of a window."""
+    window = header.number(f"{architecture}.attention.sliding_window") or 0
+    slides = _sliding(header, architecture, len(sizes)) if 0 < window <= _LARGEST else [False] * len(sizes)
+    groups = []
+    for bound in (None, window):
+        own = [
+            size
+            for size, narrow in zip(sizes, slides, strict=False)
+            if size and narrow is (bound is not None)
+        ]
+        if own:
+            groups.append(KeptLayers(layers=len(own), token_bytes=sum(own), window=bound))
+    return tuple(groups)
+
+
+def _sliding(header: GgufHeader, architecture: str, layers: int) -> Sequence[bool]:
+    """Of each layer, whether it looks only at the window."""
     key = f"{architecture}.attention.sliding_window_pattern"
     if (listed := header.numbers.get(key)) is not None:
-        return max(1, sum(not slides for slides in listed))
-    every = header.number(key) or _FULL_EVERY.get(architecture)
-    return max(1, layers // every) if every and every > 0 else None
+        return [bool(slides) for slides in listed]
+    every = header.number(key) or _FULL_EVERY.get(architecture) or 1
+    return [every > 0 and bool((number + 1) % every) for number in range(layers)]
 
 
 def _per_layer(header: GgufHeader, key: str, layers: int) -> Sequence[int]:

@@ -10,58 +10,64 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
+from tasks.core.config_sizes import LARGEST, NotASizeError, language_part, longest_context, size_of
 from tasks.core.errors import ModelError
 from tasks.core.frozen import Frozen
 from tasks.core.given_files import read_given
+from tasks.core.kept_layers import KeptLayers, UnknownLayersError, keeps_state, kept_layers, listed_layers
 from tasks.core.model_task import Task
 
 CONVERTIBLE = {"LlamaForCausalLM": "llama", "Qwen3ForCausalLM": "qwen3"}
+"""Architectures that can be converted to GGUF, by the name in `config.json`, with their family."""
+
 ENCODERS = {"BertModel": "bert", "BertForSequenceClassification": "bert"}
 """The same of models for embeddings and rankings."""
 
-"""Architectures that can be converted to GGUF, by the name in `config.json`, with their family."""
-
-FAMILIES = {
-    **CONVERTIBLE,
-    "DeepseekV2ForCausalLM": "deepseek-v2",
-    "DeepseekV3ForCausalLM": "deepseek-v3",
-    "Gemma2ForCausalLM": "gemma",
-    "Gemma3ForCausalLM": "gemma",
-    "MistralForCausalLM": "mistral",
-    "Qwen2ForCausalLM": "qwen2",
-    "Qwen3MoeForCausalLM": "qwen3",
-}
-"""Architectures whose sizes can be read. Engines that load folders serve those that cannot be converted."""
-
-
 _LIMIT_BYTES = 10_000_000
-_LARGEST = 2**40
-Size = Annotated[int, Field(gt=0, le=2 * _LARGEST)]
+MOST_LAYERS = 10_000
+"""A file that says more is damaged, or wants us to make long lists."""
+Size = Annotated[int, Field(gt=0, le=2 * LARGEST)]
 
 
 class ModelShape(Frozen):
-    """Sizes of a decoder-only transformer.
+    """Sizes of a language model; None for one that its configuration does not say in a way that is known here.
 
-    `latent` is the width of what multi-head latent attention keeps per token and layer instead of keys and values;
-    `full_layers` how many layers keep keys and values of the whole context, if the others only look at a window.
+    `family` is its `model_type`. `kept` are the layers that keep keys and values;
+    `stateful` models keep a state besides, of one size for each request. `unread` says what could not be
+    read, so that it cannot be predicted and is left to the engine and to measurements.
     """
 
     architecture: str
     family: str
-    layers: Size
-    hidden: Size
-    heads: Size
-    kv_heads: Size
-    head_dim: Size
-    vocabulary: Size
-    max_context: Size
-    latent: Size | None = None
-    full_layers: Size | None = None
+    layers: Size | None = None
+    hidden: Size | None = None
+    heads: Size | None = None
+    kv_heads: Size | None = None
+    vocabulary: Size | None = None
+    max_context: Size | None = None
+    kept: tuple[KeptLayers, ...] | None = None
+    stateful: bool = False
+    unread: tuple[str, ...] = ()
 
     @property
-    def kv_bytes_per_token(self) -> int:
-        """Bytes of one token's keys and values, which have 16 bits each."""
-        return (self.full_layers or self.layers) * (self.latent or 2 * self.kv_heads * self.head_dim) * 2
+    def kv_bytes_per_token(self) -> int | None:
+        """Bytes that each token of the context adds: those of layers that keep keys and values of all of it."""
+        return None if self.kept is None else sum(one.token_bytes for one in self.kept if one.window is None)
+
+    @property
+    def widest_kv_bytes_per_token(self) -> int | None:
+        """The same, if layers with a window keep everything as well: what an engine may reserve. None for a model
+        without keys and values, or with a state."""
+        return sum(one.token_bytes for one in self.kept) if self.kept and not self.stateful else None
+
+    def kv_bytes(self, tokens: int) -> int:
+        """Bytes of the keys and values of a context of `tokens`; 0 if that is not known."""
+        return sum(one.token_bytes * min(tokens, one.window or tokens) for one in self.kept or ())
+
+    def describe(self) -> str:
+        """What is known of it, in a few words."""
+        known = ((self.layers, f"{self.layers} layers"), (self.hidden, f"hidden {self.hidden}"))
+        return ", ".join((self.family, *(words for size, words in known if size)))
 
 
 def read_model_config(folder: Path) -> dict[str, Any]:
@@ -73,7 +79,7 @@ def read_model_config(folder: Path) -> dict[str, Any]:
     text = read_given(
         path, "configuration", limit_bytes=_LIMIT_BYTES, fix=fix, missing=ModelError, wrong=ModelError
     )
-    return _parse(text, str(path))
+    return parse_model_config(text, str(path))
 
 
 def read_model_shape(folder: Path) -> ModelShape:
@@ -83,10 +89,11 @@ def read_model_shape(folder: Path) -> ModelShape:
 
 def parse_model_shape(text: bytes, path: str) -> ModelShape:
     """The shape that a `config.json` found at `path` describes. Raises `ModelError`."""
-    return shape_of(_parse(text, path), path)
+    return shape_of(parse_model_config(text, path), path)
 
 
-def _parse(text: bytes, path: str) -> dict[str, Any]:
+def parse_model_config(text: bytes, path: str) -> dict[str, Any]:
+    """The JSON object of a `config.json` found at `path`. Raises `ModelError`."""
     try:
         config: Any = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -97,31 +104,51 @@ def _parse(text: bytes, path: str) -> dict[str, Any]:
 
 
 def shape_of(config: Mapping[str, Any], path: str) -> ModelShape:
-    """The shape that a configuration, found at `path`, describes. Raises `ModelError`."""
-    architecture = _architecture(config)
-    family = FAMILIES.get(architecture) or ENCODERS.get(architecture)
-    if family is None:
+    """The shape that a configuration, found at `path`, describes.
+
+    Raises `ModelError` for one that names no architecture, so that no engine can know what it is, and for a key
+    whose value cannot be a size. What is missing is no error.
+    """
+    architecture, named = _architecture(config), config.get("model_type")
+    if architecture is None and not isinstance(named, str):
         raise ModelError(
-            f"{path}: Slipway does not know the architecture {architecture}",
-            fix=f"use one of {', '.join(FAMILIES)}",
+            f"{path} names no architecture", fix="take config.json from the model's original repository"
         )
+    part = language_part(config)
     try:
-        heads = _size(config, "num_attention_heads")
-        hidden = _size(config, "hidden_size")
-        return ModelShape(
-            architecture=architecture,
-            family=family,
-            layers=_size(config, "num_hidden_layers"),
-            hidden=hidden,
-            heads=heads,
-            kv_heads=_size(config, "num_key_value_heads", heads),
-            head_dim=_head_dim(config, hidden // heads),
-            vocabulary=_size(config, "vocab_size"),
-            max_context=_size(config, "max_position_embeddings"),
-            latent=_latent(config),
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise ModelError(f"{path}: a size is missing or wrong: {' '.join(str(error).split())}") from error
+        return _shape(part, architecture or "(none)", named[:80] if isinstance(named, str) else None)
+    except NotASizeError as error:
+        raise ModelError(f"{path}: a size is missing or wrong: {error}") from error
+
+
+def _shape(part: Mapping[str, Any], architecture: str, model_type: str | None) -> ModelShape:
+    layers = size_of(part, "layers") or listed_layers(part)
+    if layers is not None and layers > MOST_LAYERS:
+        raise NotASizeError("num_hidden_layers is not a size")
+    heads, kept, stateful, unread = size_of(part, "heads"), None, False, []
+    try:
+        why = "the number of layers is missing"
+        if layers is not None:
+            kept, stateful = kept_layers(part, layers), keeps_state(part, layers)
+    except UnknownLayersError as error:
+        why = str(error)
+    if kept is None:
+        unread.append(f"how much memory keys and values take ({why})")
+    if (context := longest_context(part)) is None:
+        unread.append("which context is the longest")
+    return ModelShape(
+        architecture=architecture,
+        family=model_type or CONVERTIBLE.get(architecture, architecture),
+        layers=layers,
+        hidden=size_of(part, "hidden"),
+        heads=heads,
+        kv_heads=size_of(part, "kv_heads") or heads,
+        vocabulary=size_of(part, "vocabulary"),
+        max_context=context,
+        kept=kept,
+        stateful=stateful,
+        unread=tuple(unread),
+    )
 
 
 def check_convertible(shape: ModelShape, path: str, task: Task | None = None) -> None:
@@ -138,33 +165,23 @@ def check_convertible(shape: ModelShape, path: str, task: Task | None = None) ->
             f"{path}: Slipway cannot convert the architecture {shape.architecture} to GGUF",
             fix=f"use one of {', '.join(CONVERTIBLE)}, or an engine that loads folders: engine: vllm or transformers",
         )
+    for key, size in (
+        ("num_hidden_layers", shape.layers),
+        ("hidden_size", shape.hidden),
+        ("num_attention_heads", shape.heads),
+        ("vocab_size", shape.vocabulary),
+        ("max_position_embeddings", shape.max_context),
+    ):
+        if size is None:
+            raise ModelError(f"{path}: a size is missing or wrong: {key}")
 
 
-def _architecture(config: Mapping[str, Any]) -> str:
+def ties_embeddings(config: Mapping[str, Any]) -> bool:
+    """Whether the output layer is the embedding, whose copy a converter leaves out."""
+    return bool(config.get("tie_word_embeddings") or language_part(config).get("tie_word_embeddings"))
+
+
+def _architecture(config: Mapping[str, Any]) -> str | None:
     named = config.get("architectures")
     first = named[0] if isinstance(named, list) and named else None
-    return first[:80] if isinstance(first, str) else "(none)"
-
-
-def _size(config: Mapping[str, Any], key: str, default: int | None = None) -> int:
-    """A size from the file, or the default. Raises `KeyError` or `ValueError`."""
-    value = config.get(key, default)
-    if value is None:
-        if default is None:
-            raise KeyError(key)
-        return default
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= _LARGEST:
-        raise ValueError(f"{key} is not a size")
-    return value
-
-
-def _head_dim(config: Mapping[str, Any], default: int) -> int:
-    if "qk_rope_head_dim" in config and "qk_nope_head_dim" in config:
-        return _size(config, "qk_nope_head_dim") + _size(config, "qk_rope_head_dim")
-    return _size(config, "head_dim", default)
-
-
-def _latent(config: Mapping[str, Any]) -> int | None:
-    if config.get("kv_lora_rank") is None:
-        return None
-    return _size(config, "kv_lora_rank") + _size(config, "qk_rope_head_dim")
+    return first[:80] if isinstance(first, str) else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
+from typing import Annotated
 
 from pydantic import Field
 
@@ -34,11 +35,22 @@ LIBRARIES = (Loader.SAFETENSORS, Loader.FASTSAFETENSORS, Loader.RUNAI_STREAMER)
 """Loaders that need an environment of their own; they read safetensors only."""
 
 
+ServedName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]*$", max_length=100)]
+"""A name of a model in its API, such as `org/model:tag`."""
+
+ParserName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=60)]
+"""What an engine calls one of its parsers. Neither may look like an argument: both are on command lines."""
+
+
 class ChatTemplate(Frozen):
-    """What turns messages into a prompt: the digest of its text, and its `file` if it replaces the model's own."""
+    """What turns messages into a prompt: the digest of its text, and its `file` if it replaces the model's own.
+
+    `ends_with` is the token that ends an answer; None if that is not known.
+    """
 
     digest: str
     file: Path | None = None
+    ends_with: str | None = None
 
 
 class ServingConfig(Frozen):
@@ -47,11 +59,16 @@ class ServingConfig(Frozen):
     `batch` is the number of sequences served at once, `context` the tokens of one sequence. llama.cpp puts
     `gpu_layers` on GPUs, at `FITTED` as many as it finds room for; the others split over `gpus`. Of the GPUs' memory
     they may use `memory_fraction`. A step takes at most `batched_tokens`, of which llama.cpp computes
-    `micro_batch_tokens` at once. `kv_bytes_per_token` are those of one token's keys and values, for an engine that
-    takes all memory for them unless told. `loader` brings the model's files into memory; None leaves that to the
-    engine. `gpu_indices` are the host's GPUs that a process may see, by NVML's numbers; all if there are none.
+    `micro_batch_tokens` at once. `kv_bytes_per_token` are those of one token's keys and values, as if no layer had a
+    window, for an engine that takes all memory for them unless told; None if they are not known. `loader` brings
+    the model's files into memory; None leaves that to the engine. `gpu_indices` are the host's GPUs that a process
+    may see, by NVML's numbers; all if there are none.
     `chat` is None for a model that only completes prompts. `task` is what it is asked for; `pooling` how an embedding
     is made, None for other tasks.
+    `names` are its further names. The parsers find tool calls and reasoning in answers, and `structured_output` makes
+    answers follow a schema, each by the engine's name for it; None if the spec names none.
+    `remote_code` are the model's own files of code that the engine may run, with their digests; without any it runs
+    none.
     `engine_args` and `engine_env` are the spec's own, which the engine gets as they are.
     """
 
@@ -71,6 +88,11 @@ class ServingConfig(Frozen):
     chat: ChatTemplate | None = None
     task: Task = Task.GENERATE
     pooling: Pooling | None = None
+    names: tuple[ServedName, ...] = ()
+    tool_parser: ParserName | None = None
+    reasoning_parser: ParserName | None = None
+    structured_output: ParserName | None = None
+    remote_code: dict[str, str] = Field({})
     engine_args: dict[str, EngineArg] = Field({})
     engine_env: dict[str, str] = Field({})
 

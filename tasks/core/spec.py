@@ -26,12 +26,13 @@ from pydantic import (
 from tasks.core import api_keys, strict_yaml
 from tasks.core.engine_options import EngineArgs, EngineEnv, EngineVersion
 from tasks.core.errors import SpecError, WrongUseError
-from tasks.core.given_files import check_path, decode_text, expand_user, read_given
+from tasks.core.given_files import decode_text, expand_user, read_given
 from tasks.core.load import Arrivals
 from tasks.core.model_task import Pooling, Task
-from tasks.core.sources import FILE, FORMS, GGUF, local_folder, scheme_of, split_variant, with_variant
+from tasks.core.serving import ParserName, ServedName
+from tasks.core.sources import FILE, FORMS, GGUF, local_folder, split_variant, with_variant
 from tasks.core.spec_errors import explain
-from tasks.core.spec_values import WEEK_S, YEAR_S, ByteCount, HostName, Rfc3339, check_value
+from tasks.core.spec_values import WEEK_S, YEAR_S, ByteCount, HostName, Rfc3339, check_source, check_value
 
 OWN_PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 """The Python that Slipway runs on: this machine certainly has it."""
@@ -301,7 +302,12 @@ class Tuning(Part):
         DEFAULT_CANDIDATES,
         min_length=1,
         description="Formats to make and measure; the first is the baseline. More than one needs quality_text. "
-        "as-is: serve a GGUF model as it comes; so does the default.",
+        "as-is: serve a GGUF or quantized model as it comes; so does the default.",
+    )
+    baseline: str | None = Field(
+        None,
+        description="The model that is not quantized, to compare one with that is served as-is: a source like model, "
+        "staged too. Without it nothing is known of what the quantization has cost.",
     )
     quality_text: Path | None = Field(None, description="Held-out text on which quality is measured.")
     task_set: Path | None = Field(
@@ -331,9 +337,16 @@ class Tuning(Part):
             raise ValueError(f"{formats} cannot be compared without a text: name one in tuning.quality_text")
         if self.quality_text is None and self.task_set is not None:
             raise ValueError("a task set also needs a text: name one in tuning.quality_text")
+        if self.quality_text is None and self.baseline is not None:
+            raise ValueError("a baseline also needs a text: name one in tuning.quality_text")
         if CandidateFormat.W4A16 in self.candidates and self.calibration_text is None:
             raise ValueError("w4a16 needs a text for calibration: name one in tuning.calibration_text")
         return self
+
+    @field_validator("baseline")
+    @classmethod
+    def _known_source(cls, value: str | None) -> str | None:
+        return value if value is None else check_source(value)
 
     @field_validator("candidates")
     @classmethod
@@ -357,6 +370,35 @@ class Serving(Part):
     pooling: Pooling | None = Field(
         None,
         description="How an embedding model makes one vector of a text; as the model's files say when empty.",
+    )
+    names: tuple[ServedName, ...] = Field(
+        (),
+        max_length=20,
+        description="Further names of the model in its API: letters, digits and . _ : / -.",
+    )
+    tool_parser: ParserName | None = Field(
+        None, description="What finds tool calls in answers, by the engine's name for it; auto for llama.cpp."
+    )
+    reasoning_parser: ParserName | None = Field(
+        None,
+        description="What tells reasoning from answers, by the engine's name for it; auto for llama.cpp.",
+    )
+    structured_output: ParserName | None = Field(
+        None,
+        description="What makes answers follow a JSON schema, by the engine's name for it, or auto; "
+        "the gate asks for such an answer.",
+    )
+
+    @field_validator("names")
+    @classmethod
+    def _each_once(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(value)) != len(value):
+            raise ValueError("each name once")
+        return value
+
+    trust_remote_code: bool = Field(
+        False,
+        description="Let the engine run the code that the model brings along (auto_map), in its environment.",
     )
 
     @field_validator("api_key")
@@ -472,14 +514,16 @@ class DeploySpec(Part):
             )
         return self
 
+    @model_validator(mode="after")
+    def _further_names_are_others(self) -> Self:
+        if self.name in self.serving.names:
+            raise ValueError(f"serving.names: {self.name} is the service's own name, which it always has")
+        return self
+
     @field_validator("model")
     @classmethod
     def _known_source(cls, value: str) -> str:
-        if (scheme := scheme_of(value)) is None:
-            raise ValueError(f"must be {FORMS}")
-        if scheme == FILE:
-            check_path(split_variant(value)[0])
-        return value
+        return check_source(value)
 
 
 def load_spec(path: Path, overrides: Sequence[str] = ()) -> DeploySpec:
@@ -529,9 +573,7 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
 
 def _with_absolute_paths(spec: DeploySpec, base: Path, source: str) -> DeploySpec:
     changes: dict[str, Any] = {}
-    if folder := local_folder(spec.model):
-        real = _real(_absolute(folder, base, f"{source}: model"))
-        changes["model"] = with_variant(f"{FILE}{real}", split_variant(spec.model)[1])
+    changes["model"] = _absolute_source(spec.model, base, f"{source}: model")
     # An environment's folder may be a link that its programs refer to: it is not resolved.
     for section, follow in (("environment", False), ("tuning", True), ("serving", True)):
         part: Part = getattr(spec, section)
@@ -543,11 +585,21 @@ def _with_absolute_paths(spec: DeploySpec, base: Path, source: str) -> DeploySpe
         if given:
             update = {name: Path(os.path.realpath(path)) if follow else path for name, path in given.items()}
             changes[section] = part.model_copy(update=update)
+    if (baseline := spec.tuning.baseline) is not None:
+        place = _absolute_source(baseline, base, f"{source}: tuning.baseline")
+        changes["tuning"] = changes.get("tuning", spec.tuning).model_copy(update={"baseline": place})
     if file := api_keys.key_file(spec.serving.api_key):
         # Not resolved: what rotates a key may replace a link.
         path = _absolute(file, base, f"{source}: serving.api_key names")
         changes["serving"] = spec.serving.model_copy(update={"api_key": f"{FILE}{path}"})
     return spec.model_copy(update=changes)
+
+
+def _absolute_source(model: str, base: Path, key: str) -> str:
+    folder = local_folder(model)
+    if folder is None:
+        return model
+    return with_variant(f"{FILE}{_real(_absolute(folder, base, key))}", split_variant(model)[1])
 
 
 def _real(path: Path) -> str:

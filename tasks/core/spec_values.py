@@ -16,6 +16,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 from tasks.core.given_files import CONTROL, LONGEST_TEXT, check_path
+from tasks.core.sources import FILE, FORMS, HUB, OCI, SCHEMES, parse_hub, parse_oci, scheme_of, split_variant
 
 WEEK_S = 604_800
 YEAR_S = 365 * 86_400
@@ -167,3 +168,15 @@ def _wanted(kinds: set[Any]) -> str:
     if kinds & {int, float}:
         return "a number"
     return "text" if str in kinds else "another value"
+
+
+def check_source(value: str) -> str:
+    """The source of a model. Raises `ValueError` for text that is none."""
+    if (scheme := scheme_of(value)) is None:
+        raise ValueError(f"must be {FORMS}")
+    if scheme == FILE:
+        check_path(split_variant(value)[0])
+    parse = {HUB: parse_hub, OCI: parse_oci}.get(scheme)
+    if parse is not None and parse(split_variant(value)[0]) is None:
+        raise ValueError(f"must be {SCHEMES[scheme]}")
+    return value

@@ -13,6 +13,7 @@ from tasks.core.serving import ServingConfig
 from tasks.core.spec import EngineKind
 from tasks.engines.arguments import render
 from tasks.engines.card import EngineCard, read_card
+from tasks.engines.parsers import parser_arguments
 
 PASSIVE = {"OMP_WAIT_POLICY": "passive"}
 """Threads of OpenMP that spin at a barrier starve each other if the host is busy. Measured on two cores: next to
@@ -63,6 +64,11 @@ class Engine:
         return (sibling_program(str(python), program), *rest)
 
     @property
+    def native_classes(self) -> Path | None:
+        """The script that tells which types of models it has classes of its own for, inside its own environment."""
+        return _WORKERS / self.card.native_classes if self.card.native_classes else None
+
+    @property
     def tiny_model(self) -> Path | None:
         """The script that writes a tiny model for it, inside its own environment."""
         return _WORKERS / self.card.tiny_model if self.card.tiny_model else None
@@ -74,7 +80,7 @@ class Engine:
         `NotFoundError` for an engine that cannot be deployed yet.
         """
         own = self.own_command(python, worker, model_file, config)
-        more = render(self.card, config.engine_args)
+        more = (*parser_arguments(self.card, config), *render(self.card, config.engine_args))
         return CommandLine(argv=(*own.argv, *more), env={**own.env, **config.engine_env})
 
     def own_command(self, python: str, worker: str, model_file: str, config: ServingConfig) -> CommandLine:
@@ -90,6 +96,11 @@ def visible_devices_env(config: ServingConfig) -> dict[str, str]:
 def sibling_program(python: str, program: str) -> str:
     """A program that a distribution installed in the folder of that Python."""
     return str(PurePosixPath(python).with_name(program))
+
+
+def more_names(config: ServingConfig) -> tuple[str, ...]:
+    """The model's further names, for Slipway's own workers."""
+    return tuple(word for name in config.names for word in ("--alias", name))
 
 
 def flags(values: dict[str, object]) -> tuple[str, ...]:

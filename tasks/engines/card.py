@@ -25,6 +25,7 @@ from tasks.core.model_task import Task
 from tasks.core.pins import pinned_versions
 from tasks.core.serving import Loader
 from tasks.core.spec import CARDS, CandidateFormat, EngineKind
+from tasks.core.weight_format import WeightFormat
 
 DATA = Path(__file__).parent / "data"
 
@@ -103,6 +104,27 @@ class Quantization(Sourced):
         return floor is not None and found >= Version(floor) and (end is None or found < Version(end))
 
 
+class Method(Sourced):
+    """A method in which a model may come quantized, and how the engine serves such a model as it is.
+
+    Of weights of these `types` alone, by the names of the compatibility tables; of all if there are none. `cpu`:
+    whether it serves them on the CPU; None if that is not known. `needs` are requirements that the environment lacks.
+    `refused` is why it does not serve them.
+    """
+
+    name: str
+    types: tuple[str, ...] = ()
+    cpu: bool | None = None
+    min_compute_capability: Capability | None = None
+    needs: tuple[str, ...] = ()
+    refused: str | None = None
+
+    def runs_on(self, capability: Capability) -> bool:
+        """Whether it serves them on a GPU of that capability."""
+        floor = self.min_compute_capability
+        return floor is None or Version(capability) >= Version(floor)
+
+
 class Knob(Frozen):
     """A setting that memory and speed depend on, by its common name.
 
@@ -129,6 +151,22 @@ class LoaderRow(Sourced):
     name: Loader
     format: str
     arguments: tuple[str, ...]
+
+
+class ParserRow(Sourced):
+    """What an engine has under a key of `serving`: all its `names`, and the arguments that choose one.
+
+    In these `{name}` stands for it. `default` is chosen without any argument.
+    """
+
+    key: Literal["tool_parser", "reasoning_parser", "structured_output"]
+    names: tuple[str, ...] = Field(min_length=1)
+    arguments: tuple[str, ...] = ()
+    default: str | None = None
+
+    def choosing(self, name: str) -> tuple[str, ...]:
+        """The arguments that choose `name`."""
+        return () if name == self.default else tuple(one.replace("{name}", name) for one in self.arguments)
 
 
 class StartReport(NamedTuple):
@@ -159,7 +197,8 @@ class EngineCard(Sourced):
 
     `missing` is why it cannot be deployed yet; without it, there is a module that writes its command line.
     `server_worker` is the script in `worker/` that runs it inside its own environment, if its own program does
-    not. `tiny_model` is the script there that writes a model small enough to prove an environment by.
+    not. `tiny_model` is the script there that writes a model small enough to prove an environment by, and
+    `native_classes` the one that tells which types of models the engine knows without code of the model's own.
 
     `formats` are the candidates that it loads. To measure them a text is `scored_by` the engine through its
     interface, or if that gives no probabilities, by the library that it serves with. `prompts` says whose way of
@@ -187,6 +226,7 @@ class EngineCard(Sourced):
     """Modules that the server worker imports: what an image is proved by."""
     server_worker: str | None = None
     tiny_model: str | None = None
+    native_classes: str | None = None
     needs_gpu: bool
     min_compute_capability: Capability | None = None
     layouts: tuple[Layout, ...] = Field(min_length=1)
@@ -205,6 +245,10 @@ class EngineCard(Sourced):
     """The compute capability below which it refuses bfloat16; None if it computes in it everywhere."""
     unpacks_weights: bool = False
     """Whether it unpacks quantized weights to 16 bits before it computes: they save disk, and no memory."""
+    skips_unknown_methods: bool = False
+    """Whether it loads a model that is quantized by a method that it does not know as if it were not quantized."""
+    reads_hf_quant_config: bool = False
+    """Whether it reads how a model is quantized from `hf_quant_config.json`, if `config.json` does not say."""
     fills_steps_by_slot: bool = False
     """Whether the first slots' prompts are taken first, so that the last wait for ever if a step is too small."""
     own_architectures: bool = False
@@ -224,8 +268,11 @@ class EngineCard(Sourced):
     memory: Memory = Memory()
     metrics: Metrics | None = None
     quantization: tuple[Quantization, ...]
+    method: tuple[Method, ...] = ()
+    """The first row that matches counts."""
     knob: tuple[Knob, ...] = ()
     loader: tuple[LoaderRow, ...] = ()
+    parser: tuple[ParserRow, ...] = ()
 
     @model_validator(mode="after")
     def _deployable_or_not(self) -> Self:
@@ -262,6 +309,11 @@ class EngineCard(Sourced):
         """Whether its candidates are GGUF files, and not folders."""
         return self.layouts[0] == "gguf-file"
 
+    def method_for(self, weights: WeightFormat) -> Method | None:
+        """How it serves weights that come in that format; None if that is not known."""
+        own = (row for row in self.method if row.name == weights.method)
+        return next((row for row in own if not row.types or weights.weight_type in row.types), None)
+
     def find_knob(self, name: str) -> Knob | None:
         """The knob of that common name; None if the engine has none."""
         return next((one for one in self.knob if one.name == name), None)
@@ -269,6 +321,10 @@ class EngineCard(Sourced):
     def load_arguments(self, loader: Loader | None) -> tuple[str, ...] | None:
         """What the command line takes to load by `loader`; None if the engine cannot."""
         return next((one.arguments for one in self.loader if one.name is loader), None)
+
+    def find_parser(self, key: str) -> ParserRow | None:
+        """What it has under that key of `serving`; None if it has none."""
+        return next((one for one in self.parser if one.key == key), None)
 
     def serves_on(self, capabilities: Iterable[Capability]) -> bool:
         """Whether GPUs of these capabilities are all new enough; without any, whether it serves on the CPU."""

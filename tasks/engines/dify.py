@@ -22,8 +22,11 @@ def login_request(email: str, password: str) -> dict[str, Any]:
     return {"email": email, "password": base64.b64encode(password.encode()).decode(), "remember_me": False}
 
 
-def model_credentials(model: str, endpoint: str, *, context: int) -> dict[str, Any]:
-    """What registers `model`, served at `endpoint` (without `/v1`) with `context` tokens, as an LLM."""
+def model_credentials(model: str, endpoint: str, *, context: int, key: str | None = None) -> dict[str, Any]:
+    """What registers `model`, served at `endpoint` (without `/v1`) with `context` tokens, as an LLM.
+
+    Dify's requests carry `key`, if there is one.
+    """
     credentials = {
         "endpoint_url": f"{endpoint.rstrip('/')}/v1",
         "endpoint_model_name": model,
@@ -33,4 +36,6 @@ def model_credentials(model: str, endpoint: str, *, context: int) -> dict[str, A
         "function_calling_type": "no_call",
         "vision_support": "no_support",
     }
+    if key is not None:
+        credentials["api_key"] = key
     return {"model": model, "model_type": "llm", "credentials": credentials}

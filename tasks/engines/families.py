@@ -12,20 +12,15 @@ from typing import Any, Literal
 from packaging.version import Version
 from pydantic import Field, ValidationError
 
+from tasks.core.config_sizes import language_part
 from tasks.core.errors import ModelError
 from tasks.core.frozen import Frozen
+from tasks.core.model_shape import ENCODERS, ModelShape
 from tasks.core.sources import local_folder
 from tasks.engines.card import Capability, Sourced, damaged, read_data
 
 _BFLOAT16 = Version("8.0")
 """Compute capability from which GPUs compute in bfloat16."""
-_COMPRESSED = {
-    "float-quantized": "fp8",
-    "int-quantized": "int8",
-    "nvfp4-pack-quantized": "nvfp4",
-    "pack-quantized": "w4a16",
-}
-"""Formats of compressed-tensors (llmcompressor), by the name that the compatibility tables have for the type."""
 
 
 class Family(Sourced):
@@ -34,6 +29,8 @@ class Family(Sourced):
     name: str
     title: str
     architectures: tuple[str, ...] = Field(min_length=1)
+    model_types: tuple[str, ...] = ()
+    spellings: tuple[str, ...] = ()
     native_dtype: str
     native_quantization: str | None = None
     native_capability: Capability | None = None
@@ -72,45 +69,38 @@ def find_family(name: str | None) -> Family | None:
 
 
 def family_of(config: Mapping[str, Any]) -> Family | None:
-    """The family of a model by its `config.json`; None for one that is not known."""
-    named = config.get("architectures")
+    """The family of a model by its `config.json`; None for one that is not known. Several families may share one
+    architecture: then `model_type` tells which it is."""
+    named, kind = config.get("architectures"), config.get("model_type")
     found = {str(name) for name in named} if isinstance(named, list) else set()
-    return next((family for family in families() if found.intersection(family.architectures)), None)
+    typed = next((family for family in families() if kind in family.model_types), None)
+    return typed or next((family for family in families() if found.intersection(family.architectures)), None)
+
+
+def shape_findings(config: Mapping[str, Any], shape: ModelShape) -> tuple[str, ...]:
+    """What cannot be known of a model before it is served: warnings, which refuse nothing."""
+    found = []
+    if family_of(config) is None and shape.architecture not in ENCODERS:
+        found.append(
+            f"Slipway does not know the architecture {shape.architecture}: the engine decides whether to serve it"
+        )
+    found += [f"config.json does not say {what}: only measurements will tell" for what in shape.unread]
+    return tuple(found)
 
 
 def config_at(source: str) -> Mapping[str, Any]:
     """The `config.json` of a model whose folder is on this machine (`file:PATH`); empty if there is none."""
     folder = local_folder(source)
-    if folder is None:
-        return {}
+    return {} if folder is None else config_in(folder)
+
+
+def config_in(folder: Path) -> Mapping[str, Any]:
+    """The `config.json` in a folder; empty if there is none that can be read."""
     try:
         config = json.loads((folder / "config.json").read_bytes())
     except (OSError, ValueError, RecursionError):
         return {}  # staging says what is wrong with it
     return config if isinstance(config, dict) else {}
-
-
-def quantized_as(config: Mapping[str, Any]) -> str | None:
-    """The type of a model's weights, as the compatibility tables call it, by the `quantization_config` in its
-    `config.json`; None without one, or for one that is not known."""
-    stored = config.get("quantization_config")
-    if not isinstance(stored, dict):
-        return None
-    match stored.get("quant_method"):
-        case "awq" | "gptq" | "mxfp4" as method:
-            return str(method)
-        case "fp8":
-            return "fp8-block" if stored.get("weight_block_size") else "fp8"
-        case "fbgemm_fp8":
-            return "fp8"
-        case "bitsandbytes":
-            return "bnb-nf4" if stored.get("load_in_4bit") else "bnb-int8"
-        case "compressed-tensors":
-            return _COMPRESSED.get(str(stored.get("format")))
-        case "modelopt":
-            return {"FP8": "fp8", "NVFP4": "nvfp4"}.get(str(stored.get("quant_algo")))
-        case _:
-            return None
 
 
 def family_in(folder: Path) -> Family | None:
@@ -131,19 +121,16 @@ def check_family(config: Mapping[str, Any]) -> Family | None:
 def serving_dtype(family: Family, capabilities: Iterable[Capability]) -> str | None:
     """The type in which to serve the family on GPUs of these capabilities.
 
-    None if no type is possible, or if the family has its own quantization, which sets the type. float16 if a GPU is
-    too old for bfloat16, unless the family overflows in float16.
+    None if no type is possible. float16 if a GPU is too old for bfloat16, unless the family overflows in float16.
     """
-    if family.native_quantization is not None:
-        return None
     if all(Version(one) >= _BFLOAT16 for one in capabilities):
         return family.native_dtype
     return "float16" if "float16" not in family.forbids else None
 
 
 def served_as(family: Family, capabilities: Iterable[Capability]) -> str | None:
-    """The type that the compatibility tables judge: the family's own quantization, else that of `serving_dtype`."""
-    return family.native_quantization or serving_dtype(family, capabilities) or family.native_dtype
+    """The type that the compatibility tables judge of weights that are not quantized: files say whether they are."""
+    return serving_dtype(family, capabilities) or family.native_dtype
 
 
 def dtype_finding(family: Family, dtype: str) -> Finding | None:
@@ -159,19 +146,20 @@ def dtype_finding(family: Family, dtype: str) -> Finding | None:
 
 def config_findings(family: Family, config: Mapping[str, Any]) -> tuple[Finding, ...]:
     """Keys that a model's `config.json` lacks, or that have a value that makes engines crash."""
+    part = language_part(config)
     return tuple(
         Finding(
-            message=f"config.json has {key} {config.get(key)!r}, {family.title} needs {wanted!r}",
+            message=f"config.json has {key} {part.get(key)!r}, {family.title} needs {wanted!r}",
             fix=f"set {key} to {wanted!r}, or use the model's original config.json",
             sources=_sources(family),
         )
         for key, wanted in family.config.items()
-        if config.get(key) != wanted
+        if part.get(key) != wanted
     )
 
 
 def flag_findings(family: Family, argv: Iterable[str]) -> tuple[Finding, ...]:
-    """Arguments that must not be given for this family."""
+    """Arguments that must not be given for a model of this family that is quantized already."""
     return tuple(
         Finding(
             message=f"{flag} must not be given: {family.title} comes in {family.native_quantization} already",
@@ -184,9 +172,10 @@ def flag_findings(family: Family, argv: Iterable[str]) -> tuple[Finding, ...]:
 
 
 def check_flags(folder: Path, argv: Sequence[str]) -> None:
-    """Raise `ModelError` for an argument that the family of the model in a folder forbids."""
+    """Raise `ModelError` for an argument that the family of the model in a folder forbids, if it is quantized."""
     family = family_in(folder)
-    _refuse(flag_findings(family, argv) if family else ())
+    quantized = family is not None and config_in(folder).get("quantization_config")
+    _refuse(flag_findings(family, argv) if family and quantized else ())
 
 
 def _refuse(findings: Sequence[Finding]) -> None:

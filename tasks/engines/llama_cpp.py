@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from tasks.core.model_task import Task
 from tasks.core.serving import FITTED, ServingConfig
-from tasks.engines.base import HOST, PASSIVE, PORT, CommandLine, Engine, flags, visible_devices_env
+from tasks.engines.base import (
+    HOST,
+    PASSIVE,
+    PORT,
+    CommandLine,
+    Engine,
+    flags,
+    more_names,
+    visible_devices_env,
+)
 
 
 class LlamaCpp(Engine):
@@ -34,7 +43,8 @@ class LlamaCpp(Engine):
             }
         )
         return CommandLine(
-            argv=(python, "-I", worker, *arguments), env={**PASSIVE, **visible_devices_env(config)}
+            argv=(python, "-I", worker, *arguments, *more_names(config)),
+            env={**PASSIVE, **visible_devices_env(config)},
         )
 
 

@@ -20,7 +20,8 @@ from tasks.core.facts import Facts
 from tasks.core.frozen import Frozen
 from tasks.core.spec import EngineKind
 from tasks.engines.card import EngineCard, Sourced, damaged, read_card, read_data
-from tasks.engines.families import Family, families, find_family, host_findings
+from tasks.engines.families import Family, families, host_findings
+from tasks.engines.family_names import named_family
 
 MEASURED = 10.0
 """Points of the engine that was the fastest on this hardware wherever another was measured on the same model; more
@@ -124,24 +125,25 @@ def recommend(
 ) -> Recommendation:
     """Ranked choices for `need` on the host of `facts`; with `family`, for models of that family.
 
-    A fact that is not known rules nothing out. A family that no engine knows is one's own.
+    A fact that is not known rules nothing out. A family that is not in the tables counts as one's own.
     """
-    found_families = _families(need, facts, family)
-    own = family is not None and find_family(family) is None
+    asked = named_family(family) if family is not None else None
+    found_families = _families(need, facts, asked)
+    own = family is not None and asked is None
     chosen = next((choice.name for choice in found_families if choice.fits), None)
     engines = _engines(need, facts, records, chosen, own=own)
     return Recommendation(
         need=need,
-        family=family,
+        family=asked.name if asked else family,
         choices=(*engines, *found_families, *_applications(need), *_sourcing(engines, own=own)),
     )
 
 
-def _families(need: Need, facts: Facts, asked: str | None) -> list[Choice]:
+def _families(need: Need, facts: Facts, asked: Family | None) -> list[Choice]:
     found = []
     for family in families():
         reasons = _reasons(need, "family", family.name, None)
-        more = MEASURED if family.name == asked else 0.0
+        more = MEASURED if family == asked else 0.0
         if more:
             reasons = [(0.0, Reason(text="asked for", sources=("--family",))), *reasons]
         if reasons:
@@ -218,7 +220,7 @@ def _share(one: Measured, of_model: Mapping[str, Measured]) -> float:
 def _against_engine(card: EngineCard, facts: Facts, *, own: bool) -> list[Reason]:
     found = []
     if own and not card.own_architectures:
-        text = "does not know the architecture"
+        text = "is not known to serve the architecture"
         found.append(
             Reason(text=text, sources=("https://docs.vllm.ai/en/stable/contributing/model/registration/",))
         )

@@ -3,7 +3,16 @@
 from __future__ import annotations
 
 from tasks.core.serving import ServingConfig
-from tasks.engines.base import HOST, PASSIVE, PORT, CommandLine, Engine, flags, visible_devices_env
+from tasks.engines.base import (
+    HOST,
+    PASSIVE,
+    PORT,
+    CommandLine,
+    Engine,
+    flags,
+    more_names,
+    visible_devices_env,
+)
 
 
 class Transformers(Engine):
@@ -19,6 +28,7 @@ class Transformers(Engine):
                 "--model": model_file,
                 "--alias": config.served_name,
                 "--chat-template": config.template_file,
+                "--trust-remote-code": bool(config.remote_code),
                 "--host": HOST,
                 "--port": PORT,
                 "--device": "auto" if on_gpus else "cpu",
@@ -31,7 +41,7 @@ class Transformers(Engine):
         )
         threads = {"OMP_NUM_THREADS": str(config.threads), **PASSIVE}
         env = {"HF_HUB_OFFLINE": "1", **threads, **visible_devices_env(config)}
-        return CommandLine(argv=(python, "-I", worker, *arguments), env=env)
+        return CommandLine(argv=(python, "-I", worker, *arguments, *more_names(config)), env=env)
 
 
 ENGINE = Transformers

@@ -35,7 +35,6 @@ class Vllm(Engine):
         on_gpus = config.gpus > 0
         values = flags(
             {
-                "--served-model-name": config.served_name,
                 "--host": HOST,
                 "--port": PORT,
                 "--dtype": config.dtype,
@@ -50,6 +49,7 @@ class Vllm(Engine):
                 "--runner": None if config.task is Task.GENERATE else "pooling",
                 "--convert": _CONVERT.get(config.task),
                 "--pooler-config": _pooler(config.pooling),
+                "--trust-remote-code": bool(config.remote_code),
                 # 0 by default: requests in flight are cut.
                 "--shutdown-timeout": _DRAIN_S,
             }
@@ -59,6 +59,9 @@ class Vllm(Engine):
                 sibling_program(python, "vllm"),
                 "serve",
                 model_file,
+                "--served-model-name",
+                config.served_name,
+                *config.names,
                 *values,
                 *(self.card.load_arguments(config.loader) or ()),
             ),

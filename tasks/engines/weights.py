@@ -54,10 +54,10 @@ def check_gguf(kind: EngineKind, formats: Sequence[CandidateFormat], stored_as: 
 
 
 def check_not_as_is(formats: Sequence[CandidateFormat], where: str) -> None:
-    """Raise `SpecError` if a model in safetensors is to be served as it is."""
+    """Raise `SpecError` if a model in safetensors that is not quantized is to be served as it is."""
     if CandidateFormat.AS_IS in formats:
         raise SpecError(
-            f"tuning.candidates: as-is is for GGUF models, and {where} has safetensors",
+            f"tuning.candidates: as-is is for models that come quantized or as GGUF, and {where} does not",
             fix="name formats to make, such as f16",
         )
 

@@ -43,7 +43,7 @@ class StageRow(Frozen):
 
 class DeployResult(StageResult):
     """A deploy. `endpoint`, `release` and `completion` are None if nothing new serves; `chat` says that the model
-    has a chat template, `task` what it is for."""
+    has a chat template, `task` what it is for, `locked` that requests must carry a key."""
 
     verdict: LifecycleVerdict
     name: str
@@ -54,6 +54,7 @@ class DeployResult(StageResult):
     completion: str | None = None
     chat: bool = False
     task: Task = Task.GENERATE
+    locked: bool = False
     stages: tuple[StageRow, ...] = ()
 
     @property

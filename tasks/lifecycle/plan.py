@@ -60,7 +60,7 @@ def plan_without(judged: str, missing: str | None) -> list[Step]:
 
 def plan_of(spec: DeploySpec, model: str, stored_as: str | None = None) -> list[Step]:
     """The stages in order. `model` is what is known of the spec's model, `stored_as` the quantization of one that
-    comes as GGUF."""
+    is served as it comes."""
     engine = get_engine(spec.engine)
     requirements = ", ".join(
         (*engine.card.requirements_of(spec.engine_version), *spec.environment.requirements)

@@ -59,14 +59,21 @@ def _call(result: DeployResult) -> str:
     if result.endpoint is None or result.release is None:
         return ""
     body = f'{{"model": "{result.name}", {_asks(result)}}}'
-    header = "Content-Type: application/json"
-    command = f"curl {result.url} \\\n  -H '{header}' \\\n  -d '{body}'"
+    headers = [
+        "'Content-Type: application/json'",
+        *(['"Authorization: Bearer $KEY"'] if result.locked else []),
+    ]
+    told = "".join(f" \\\n  -H {header}" for header in headers)
+    command = f"curl {result.url}{told} \\\n  -d '{body}'"
+    keys = "; `$KEY` is one of its keys (`serving.api_key`)" if result.locked else ""
     answer = (
         ""
         if result.completion is None
         else f"Its answer to the gate's prompt:\n\n{fenced(result.completion)}"
     )
-    return section("The service", f"Release `{short(result.release)}`. Call it:", fenced(command), answer)
+    return section(
+        "The service", f"Release `{short(result.release)}`. Call it{keys}:", fenced(command), answer
+    )
 
 
 def _asks(result: DeployResult) -> str:

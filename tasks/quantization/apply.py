@@ -36,7 +36,7 @@ from tasks.quantization.models import (
     Trial,
     TrialPlan,
 )
-from tasks.quantization.quality import kept, reject_weights, worst_weight
+from tasks.quantization.quality import reject_weights, worst_weight
 from tasks.quantization.recipe import maker_digest, recipe_of
 from tasks.quantization.sizes import Source, file_bytes, serving_bytes
 from tasks.quantization.store import (
@@ -82,7 +82,8 @@ def measure_candidates(
     rows = []
     for row in _measure_each(request, sizes, refused, bench, settings):
         rows.append(row.model_copy(update={"predicted_bytes": sizes[row.format]}))
-        line = _line(row, ANSWERS[request.task])
+        compared = request.formats[0] is not CandidateFormat.AS_IS
+        line = _line(row, ANSWERS[request.task], compared=compared)
         say(StageName.QUANTIZATION, line)
         step(len(rows) / len(request.formats), f"{len(rows)} of {len(request.formats)} candidates; {line}")
     return plan.choose(rows, request)
@@ -90,8 +91,13 @@ def measure_candidates(
 
 def predict_sizes(request: QuantizationRequest, source: Source) -> dict[CandidateFormat, int]:
     """Size of each format's file or folder, bytes, before it is made."""
-    if source.gguf:
-        return dict.fromkeys(request.formats, source.gguf_bytes)
+    if request.baseline:
+        return {
+            request.baseline.format: request.baseline.size_bytes,
+            CandidateFormat.AS_IS: source.as_is_bytes,
+        }
+    if source.as_is:
+        return dict.fromkeys(request.formats, source.as_is_bytes)
     if request.layout == "gguf-file":
         return {form: file_bytes(source, form) for form in request.formats}
     return {form: folder_bytes(source, form) for form in request.formats}
@@ -110,10 +116,11 @@ def _measure_each(
         yield from (Measured(format=form, rejected="no baseline to compare with") for form in others)
         return
     _require_space(request, first, sizes[first], settings)
-    file = make_candidate(request, first, bench, settings)
+    file = _make_baseline(request, bench, settings)
     baseline = _try(request, file, bench)
     plan.check_baseline(request, baseline)
-    yield plan.judge(file, baseline, baseline, request)
+    row = plan.judge(file, baseline, baseline, request)
+    yield row.model_copy(update={"compared_only": request.baseline is not None})
     for form in others:
         if form in refused:
             yield Measured(format=form, rejected=refused[form])
@@ -122,13 +129,23 @@ def _measure_each(
         yield _measure(request, form, file, baseline, bench, settings)
 
 
+def _make_baseline(request: QuantizationRequest, bench: CandidateBench, settings: Settings) -> Candidate:
+    """The first format; of a model that is served as it comes, the model that it is compared with."""
+    if request.baseline is None:
+        return make_candidate(request, request.formats[0], bench, settings)
+    own = plan.of_baseline(request, request.baseline)
+    made = make_candidate(own, CandidateFormat.AS_IS, bench, settings)
+    return made.model_copy(update={"format": request.baseline.format})
+
+
 def _refuse(request: QuantizationRequest, form: CandidateFormat, size: int, source: Source) -> str | None:
     """Why a format is not even made."""
     if reason := request.infeasible.get(form):
         return reason
     if request.layout != "gguf-file" and (reason := refuse_shapes(source, form)):
         return reason
-    weights = unpacked_bytes(source) if request.unpacks else size
+    compared = request.baseline is not None and form is request.baseline.format
+    weights = unpacked_bytes(source) if request.unpacks and not compared else size
     needed = serving_bytes(weights, source.shape, plan.measured_tokens(request))
     return plan.refuse_memory(needed, request.memory_bytes)
 
@@ -153,14 +170,17 @@ def _measure(
     settings: Settings,
 ) -> Measured:
     """A candidate that cannot be made or served is rejected, with the reason; the stage continues."""
-    candidate, weights = None, None
+    candidate, weights, damage = None, None, None
     try:
         candidate = make_candidate(request, form, bench, settings)
-        weights = worst_weight(
-            bench.compare_weights(recipe_of(request).comparer, baseline_file.path, candidate.path)
-        )
-        damage = reject_weights(weights, form, baseline_file.format)
-        row = plan.judge(candidate, _try(request, candidate, bench), baseline, request)
+        if not request.as_is:  # what others made is not held against the bounds of our own rounding
+            comparer = recipe_of(request).comparer
+            weights = worst_weight(bench.compare_weights(comparer, baseline_file.path, candidate.path))
+            damage = reject_weights(weights, form, baseline_file.format)
+        trial = _try(request, candidate, bench)
+        if request.baseline:
+            plan.check_same_tokens(trial, baseline)
+        row = plan.judge(candidate, trial, baseline, request)
     except EngineError as error:
         failure = failure_of(error)
         return Measured(
@@ -194,7 +214,9 @@ def make_candidate(
     """The model in this format; an earlier file or folder is used again once its digest is verified."""
     say(
         StageName.QUANTIZATION,
-        f"taking the model as it is, {request.stored_as}" if request.as_is else f"making {form}",
+        f"taking {request.model_dir.name} as it is, {request.stored_as or 'the baseline'}"
+        if request.as_is
+        else f"making {form}",
     )
     folder, recipe = _folder(request, form, settings), recipe_of(request)
     holder = f"the candidate {folder.name}"
@@ -245,12 +267,12 @@ def still_good(result: QuantizationResult) -> bool:
     return result.chosen is not None and not passing and is_whole(result.candidate)
 
 
-def _line(row: Measured, answers: str) -> str:
+def _line(row: Measured, answers: str, *, compared: bool) -> str:
     if row.rejected:
         return f"{row.format}: {row.rejected}"
     quality = ""
     if row.quality:
-        quality = f"perplexity {row.quality.perplexity:.2f}, keeps {kept(row.quality).low:.2%} or more, "
-    elif row.similarity:
-        quality = f"keeps {row.similarity.kept.low:.2%} or more, "
+        quality = f"perplexity {row.quality.perplexity:.2f}, "
+    if compared and (left := plan.kept_by(row)):
+        quality += f"keeps {left.low:.2%} or more, "
     return f"{row.format}: {quality}{row.tokens_per_s or math.nan:.0f} {answers}/s"

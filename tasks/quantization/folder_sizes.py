@@ -39,7 +39,7 @@ def folder_bytes(source: Source, form: CandidateFormat) -> int:
 
 def unpacked_bytes(source: Source) -> int:
     """The weights in 16 bits, bytes: what an engine that unpacks them needs."""
-    return sum(math.prod(dims) * _PLAIN_BYTES for dims in source.shapes.values())
+    return source.unpacked_bytes or sum(math.prod(dims) * _PLAIN_BYTES for dims in source.shapes.values())
 
 
 def refuse_shapes(source: Source, form: CandidateFormat) -> str | None:

@@ -41,6 +41,16 @@ class Calibration(Frozen):
         return digest_of(self)
 
 
+class BaselineModel(Frozen):
+    """The model that one that is served as it comes is compared with: these files of `model_dir`, in `format`."""
+
+    model_dir: Path
+    model_digest: str
+    files: tuple[str, ...]
+    format: CandidateFormat
+    size_bytes: int = Field(gt=0)
+
+
 class QuantizationRequest(Frozen):
     """Which candidates of which model to measure. `formats[0]` is the baseline.
 
@@ -70,12 +80,14 @@ class QuantizationRequest(Frozen):
     calibration: Calibration | None = None
     scored_by: Scored = "engine"
     as_is: tuple[str, ...] = ()
-    """The GGUF files of a model that is served as it comes; empty if candidates are made."""
+    """The files of a model that is served as it comes; empty if candidates are made."""
     stored_as: str | None = None
     """The quantization of such a model."""
     task: Task = Task.GENERATE
     """What the model is for; `pooling` is how an embedding is made."""
     pooling: Pooling | None = None
+    baseline: BaselineModel | None = None
+    """What such a model is compared with; `formats[0]` is then its format."""
 
 
 class Candidate(Frozen):
@@ -209,6 +221,8 @@ class Measured(Frozen):
     passing: bool = False
     """Whether the rejection is of this run's making and not of the format's: the next run tries it again."""
     passed_over: str | None = None
+    compared_only: bool = False
+    """Whether it is another model, which is compared with and never chosen."""
 
 
 class QuantizationResult(StageResult):
@@ -224,6 +238,11 @@ class QuantizationResult(StageResult):
     task: Task = Task.GENERATE
     chosen: Measured | None
     measured: tuple[Measured, ...]
+
+    @property
+    def has_baseline(self) -> bool:
+        """Whether quality was compared with that of another model: one that is served as it comes may be alone."""
+        return self.baseline is not CandidateFormat.AS_IS
 
     @property
     def candidate(self) -> Candidate:

@@ -13,6 +13,7 @@ from tasks.core.verdicts import ChoiceVerdict
 from tasks.engines.failures import Failure, FailureKind
 from tasks.quantization.intervals import share_lost
 from tasks.quantization.models import (
+    BaselineModel,
     Candidate,
     Estimate,
     Measured,
@@ -138,6 +139,21 @@ def check_order(formats: Sequence[CandidateFormat], sizes: Mapping[CandidateForm
         )
 
 
+def of_baseline(request: QuantizationRequest, baseline: BaselineModel) -> QuantizationRequest:
+    """The request for the baseline's own candidate: its files, as they are."""
+    own = {"model_dir": baseline.model_dir, "model_digest": baseline.model_digest, "as_is": baseline.files}
+    return request.model_copy(update={**own, "stored_as": None, "baseline": None})
+
+
+def check_same_tokens(trial: Trial, baseline: Trial) -> None:
+    """Raise `SpecError` if the baseline splits the text into other tokens: what is compared must be one model."""
+    if [score.token for score in trial.scores] != [score.token for score in baseline.scores]:
+        raise SpecError(
+            "tuning.baseline splits the text into other tokens than the model: it is another model",
+            fix="give the model that was quantized, or leave tuning.baseline out",
+        )
+
+
 def check_baseline(request: QuantizationRequest, trial: Trial) -> None:
     """Raise when there is nothing to compare with: too little text, too few tasks that the baseline can do, or a
     model that answers no numbers."""
@@ -230,8 +246,12 @@ def choose(measured: Iterable[Measured], request: QuantizationRequest) -> Quanti
       of that the fastest, then the smallest.
     """
     rows = tuple(measured)
-    fit = [row for row in rows if row.rejected is None and row.tokens_per_s is not None]
+    fit = _eligible(rows)
     chosen, why, others = _BRANCHES[request.policy](fit, rows[0].format) if fit else (None, None, {})
+    if chosen and chosen.format is CandidateFormat.AS_IS:
+        why = "the model is served as it comes" + (", within the tolerance" if request.baseline else "")
+    if request.baseline:
+        others = {rows[0].format: "the baseline, which is compared with and not served"}
     return QuantizationResult(
         verdict=ChoiceVerdict.CHOSEN if chosen else ChoiceVerdict.NONE,
         reason=why or "; ".join(f"{row.format}: {row.rejected}" for row in rows),
@@ -248,6 +268,12 @@ def choose(measured: Iterable[Measured], request: QuantizationRequest) -> Quanti
 
 _Choice = tuple[Measured, str, dict[CandidateFormat, str]]
 """The chosen row, the reason, and why each of the others was passed over."""
+
+
+def _eligible(rows: Iterable[Measured]) -> list[Measured]:
+    return [
+        row for row in rows if row.rejected is None and row.tokens_per_s is not None and not row.compared_only
+    ]
 
 
 def _latency(fit: Sequence[Measured], _: CandidateFormat) -> _Choice:
@@ -283,7 +309,7 @@ def _resources(fit: Sequence[Measured], _: CandidateFormat) -> _Choice:
 
 
 def _accuracy(fit: Sequence[Measured], baseline: CandidateFormat) -> _Choice:
-    lossless = [row for row in fit if row.format == baseline or _loss(row) <= STRICT]
+    lossless = [row for row in fit if row.format == baseline or _loss(row) <= STRICT] or list(fit[:1])
     chosen, _, others = _latency(lossless, baseline)
     for row in fit:
         if row not in lossless:
@@ -302,7 +328,7 @@ _BRANCHES: dict[QuantizationPolicy, Callable[[Sequence[Measured], CandidateForma
 
 def choices(rows: Sequence[Measured]) -> dict[QuantizationPolicy, CandidateFormat]:
     """What each policy would choose of these figures; empty if nothing is within the tolerance."""
-    fit = [row for row in rows if row.rejected is None and row.tokens_per_s is not None]
+    fit = _eligible(rows)
     if not fit:
         return {}
     return {policy: branch(fit, rows[0].format)[0].format for policy, branch in _BRANCHES.items()}

@@ -24,8 +24,11 @@ def headline(result: QuantizationResult) -> str:
     chosen = result.chosen
     if chosen is None:
         return f"none of {len(result.measured)} formats qualifies"
-    left = kept_by(chosen)
-    quality = f", keeps {left.low:.2%} or more" if left else ""
+    left, quality = kept_by(chosen), ""
+    if left and result.has_baseline:
+        quality = f", keeps {left.low:.2%} or more"
+    elif chosen.quality:
+        quality = f", perplexity {chosen.quality.perplexity:.2f} without a baseline to compare with"
     title = chosen.candidate.title if chosen.candidate else chosen.format
     return f"{title}, {_size(chosen)}{quality}, {chosen.tokens_per_s:.0f} {result.per_s}"
 
@@ -41,7 +44,8 @@ def numbers(result: QuantizationResult) -> dict[str, Number]:
     }
     if chosen.predicted_bytes is not None:
         found["predicted_size_bytes"] = Number(value=chosen.predicted_bytes, unit="byte", kind="predicted")
-    if (near := chosen.similarity) is not None:
+    near = chosen.similarity
+    if near is not None and result.has_baseline:
         found |= {
             "similarity": Number(value=near.kept.value, unit="1"),
             "similarity_lowest": Number(value=near.lowest, unit="1"),
@@ -49,15 +53,16 @@ def numbers(result: QuantizationResult) -> dict[str, Number]:
         }
     quality = chosen.quality
     if quality:
+        found["perplexity"] = Number(value=quality.perplexity, unit="1")
+        if quality.right_answers is not None:
+            found["right_answers"] = Number(value=quality.right_answers, unit="1")
+    if quality and result.has_baseline:
         found |= {
-            "perplexity": Number(value=quality.perplexity, unit="1"),
             "quality_loss": Number(value=quality.loss.value, unit="1"),
             "kl_divergence": Number(value=quality.divergence.value, unit="nat/token"),
             "agreement": Number(value=quality.agreement.value, unit="1"),
             "quality_kept_low": Number(value=kept(quality).low, unit="1"),
         }
-        if quality.right_answers is not None:
-            found["right_answers"] = Number(value=quality.right_answers, unit="1")
     return found
 
 
@@ -156,8 +161,9 @@ def _row(row: Measured, result: QuantizationResult) -> dict[str, str]:
         found["tokens/s"] = f"{row.tokens_per_s:.0f} ± {row.spread:.0%}"
     if (near := row.similarity) is not None:
         baseline = row.format == result.baseline
+        itself = "baseline" if result.has_baseline else "not known"
         return found | {
-            "kept": "baseline" if baseline else f"≥ {near.kept.low:.2%}",
+            "kept": itself if baseline else f"≥ {near.kept.low:.2%}",
             "lowest": "-" if baseline else f"{near.lowest:.2%}",
         }
     if quality is None:
@@ -166,7 +172,7 @@ def _row(row: Measured, result: QuantizationResult) -> dict[str, str]:
     if quality.right_answers is not None:
         found["tasks right"] = f"{quality.right_answers:.1%}"
     if row.format == result.baseline:
-        return found | {"kept": "baseline"}
+        return found | {"kept": "baseline" if result.has_baseline else "not known"}
     return found | {
         "kept": f"≥ {kept(quality).low:.2%}",
         "loss": _percent(quality.loss, sign=True),
@@ -197,19 +203,29 @@ def _on_quality(result: QuantizationResult) -> str:
     quality = first.quality
     if quality is None:
         return "Quality was not compared."
+    scored = f"{quality.tokens} tokens of the held-out text, {_SCORED[result.scored_by]}"
+    if not result.has_baseline:
+        return (
+            "The model came quantized, and there was no baseline to compare it with: its own perplexity says how "
+            f"well it predicts the text, not what the quantization has cost. Measured on {scored}."
+        )
     tasks = ""
     if quality.right_answers is not None:
         tasks = f", and may lose {result.task_tolerance:.2%} of the tasks that the baseline solves"
     return (
         f"A format may lose {result.tolerance:.2%} of the quality of {result.baseline}{tasks}: by perplexity, by KL "
         f"divergence and by the tokens it would choose, each at the worse end of its 95 % interval. Measured on "
-        f"{quality.tokens} tokens of the held-out text, {_SCORED[result.scored_by]}. KL divergence is "
-        "estimated from the likeliest tokens, all others as one (ADR 43)."
+        f"{scored}. KL divergence is estimated from the likeliest tokens, all others as one (ADR 43)."
     )
 
 
 def _on_similarity(result: QuantizationResult, count: int) -> str:
     """What embeddings or scores were compared on."""
+    if not result.has_baseline:
+        return (
+            "The model came quantized, and there was no baseline to compare it with: nothing was measured of what "
+            "the quantization has cost."
+        )
     what = (
         f"the direction of {result.baseline}'s embeddings (cosine), measured on {count} lines"
         if result.task is Task.EMBED

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from tasks.core.model_shape import ModelShape
 from tasks.core.model_task import GENERATES, Purpose
 from tasks.core.spec import CandidateFormat
+from tasks.core.weight_format import WeightFormat
 
 _BLOCKS = {
     "f32": (1, 4), "f16": (1, 2), "bf16": (1, 2), "q8_0": (32, 34), "q6_k": (256, 210), "q5_k": (256, 176),
@@ -46,18 +47,21 @@ class Source:
     """The model as it lies in its folder: its sizes, shapes by tensor name, what its vocabulary takes in a GGUF file,
     and the bytes of all other files, which a candidate in a folder takes along as they are.
 
-    Of a model that comes as GGUF only its files and their bytes count, the quantization that they are in, and what
-    they say that it is for.
+    Of a model that is served as it comes only its files and their bytes count, and the quantization that they are in;
+    of one in a folder also how many bytes its weights take once they are unpacked to 16 bits. `purpose` is what the
+    files of a GGUF model say that it is for.
     """
 
     shape: ModelShape
     shapes: Mapping[str, tuple[int, ...]]
     vocabulary_bytes: int
     beside_bytes: int = 0
-    gguf: tuple[str, ...] = ()
-    gguf_bytes: int = 0
+    as_is: tuple[str, ...] = ()
+    as_is_bytes: int = 0
     stored_as: str | None = None
     purpose: Purpose = GENERATES
+    weights: WeightFormat | None = None
+    unpacked_bytes: int = 0
 
 
 def vocabulary_bytes(words: list[str], merges: list[str], rows: int) -> int:
@@ -73,8 +77,9 @@ def file_bytes(source: Source, form: CandidateFormat) -> int:
 
 
 def serving_bytes(weights: int, shape: ModelShape, tokens: int) -> int:
-    """Least memory that serving takes: the weights, and keys and values of `tokens` tokens. Engines take more."""
-    return weights + tokens * shape.kv_bytes_per_token
+    """Least memory that serving takes: the weights, and keys and values of `tokens` tokens, of which layers with a
+    window keep only that. Engines take more. If keys and values are not known, only the weights count."""
+    return weights + shape.kv_bytes(tokens)
 
 
 def _tensors(source: Source, form: CandidateFormat) -> dict[str, int]:
@@ -84,7 +89,7 @@ def _tensors(source: Source, form: CandidateFormat) -> dict[str, int]:
         tensors = {name: dims for name, dims in tensors.items() if "pooler.dense" not in name}
     output = _output_of(tensors)
     return {
-        name: _padded(_tensor_bytes(dims, _kind(name, dims, form, source.shape.layers, output)))
+        name: _padded(_tensor_bytes(dims, _kind(name, dims, form, source.shape.layers or 0, output)))
         for name, dims in tensors.items()
     }
 

@@ -17,8 +17,9 @@ from tasks.core.release import Release, ServiceFolder
 from tasks.core.verdicts import RolloutVerdict, StageName
 from tasks.rollout.documents import write_document, write_state
 from tasks.rollout.door import Door, ReadKeys, digests_of, door_of, keep_door, no_secrets
+from tasks.rollout.gate import Answer, check_answers
 from tasks.rollout.models import RolloutPlan, RolloutResult
-from tasks.rollout.target import Completion, NewRelease, OpenApi, Target
+from tasks.rollout.target import NewRelease, OpenApi, Target
 
 _POLL_S = 0.02
 _LOG_LINES = 12
@@ -121,7 +122,7 @@ class Attempt(Rollout):
         except SlipwayError:
             return self.opens_to
 
-    def _pass_gate(self, new: NewRelease) -> Completion:
+    def _pass_gate(self, new: NewRelease) -> Answer:
         gate = self.release.spec.rollout.gate
         with self.open_api(new.base_url) as api:
             deadline = time.monotonic() + gate.start_timeout_s
@@ -136,7 +137,7 @@ class Attempt(Rollout):
                     )
                 time.sleep(_POLL_S)
             try:
-                completion = ask(api, self.release.config, gate.prompt, gate.max_tokens)
+                completion = check_answers(api, self.release)
             except EngineError as error:
                 if fault := self._fault_soon(new):
                     raise EngineError(f"the engine died at its first completion: {fault}") from error

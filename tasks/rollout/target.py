@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from tasks.core.release import Release
 from tasks.rollout.models import Running
@@ -17,6 +17,9 @@ class Completion(Protocol):
 
     @property
     def text(self) -> str: ...
+
+    @property
+    def prompt_tokens(self) -> int: ...
 
 
 class Api(Protocol):
@@ -31,6 +34,7 @@ class Api(Protocol):
     def embed(self, model: str, text: str, /) -> Completion: ...
 
     def rank(self, model: str, query: str, documents: tuple[str, ...], /) -> Completion: ...
+    def post(self, path: str, body: dict[str, Any], /) -> dict[str, Any]: ...
 
 
 OpenApi = Callable[[str], AbstractContextManager[Api]]

@@ -28,8 +28,9 @@ from tasks.core.files import (
     write_atomically,
 )
 from tasks.core.manifest import MANIFEST_FILE, Manifest, read_manifest
-from tasks.core.model_shape import check_convertible, parse_model_shape
+from tasks.core.model_shape import check_convertible, parse_model_config, shape_of
 from tasks.core.safetensors import LENGTH_BYTES, Header, header_length, parse_header
+from tasks.engines.families import shape_findings
 from tasks.engines.weights import gguf_engines
 from tasks.staging import ledger
 from tasks.staging.copier import Copied, copy, missing_bytes, part_of, place_of
@@ -38,7 +39,9 @@ from tasks.staging.layout import FileKind, PlannedFile, Range, lay_out
 from tasks.staging.ledger import LEDGER_FILE
 from tasks.staging.models import SourceFile
 from tasks.staging.plan import CONFIG_FILE, Staged, check_index, read_index, select_files
+from tasks.staging.remote_code import code_finding, code_in, digests_of
 from tasks.staging.source import Pinned, sums_of
+from tasks.staging.weights import weight_format_of
 
 
 @dataclass(frozen=True)
@@ -56,13 +59,16 @@ def plan_copy(
     convertible: bool,
     servable: bool = False,
     tensor_parallel: int = 1,
+    trust_remote_code: bool = False,
 ) -> CopyPlan:
     """Read index and headers, check everything in them, and lay out the shards.
 
     Raises `ModelError` for anything wrong with the model, before anything is written.
     """
     name = pinned.source.name
-    selection = select_files(pinned.files, name)
+    code = code_in(pinned)
+    digests = digests_of(pinned, code, trusted=trust_remote_code)
+    selection = select_files(pinned.files, name, digests)
     carried = [_carried(pinned.file(path), "side") for path in selection.side]
     carried += [_carried(pinned.file(path), "gguf") for path in selection.gguf]
     described = _check_gguf(pinned, selection.gguf)
@@ -73,9 +79,12 @@ def plan_copy(
                 fix=f"use engine: {' or '.join(gguf_engines())}, or give a folder with the model's safetensors",
             )
         return CopyPlan(tuple(carried), (*described, *selection.findings))
-    config = pinned.read_whole(CONFIG_FILE)
+    text = pinned.read_whole(CONFIG_FILE)
+    unknown: tuple[str, ...] = ()
     if convertible or servable:
-        shape = parse_model_shape(config, f"{name}/{CONFIG_FILE}")
+        config = parse_model_config(text, f"{name}/{CONFIG_FILE}")
+        shape = shape_of(config, f"{name}/{CONFIG_FILE}")
+        unknown = shape_findings(config, shape)
         if convertible:
             check_convertible(shape, f"{name}/{CONFIG_FILE}")
     if selection.index:
@@ -86,7 +95,13 @@ def plan_copy(
         check_index(weight_map, headers, where)
     else:
         headers = {path: read_header(pinned, path) for path in selection.weights}
-    return CopyPlan((*carried, *lay_out(headers, shards, tensor_parallel)), selection.findings)
+    weights = weight_format_of(pinned)
+    told = (
+        f"comes quantized: {weights.describe()}" if weights else None,
+        code_finding(digests, code, trusted=trust_remote_code),
+    )
+    shards_and_index = lay_out(headers, shards, tensor_parallel)
+    return CopyPlan((*carried, *shards_and_index), (*unknown, *filter(None, told), *selection.findings))
 
 
 def read_header(pinned: Pinned, path: str) -> Header:

@@ -33,6 +33,10 @@ class StagingRequest(Frozen):
         True, description="Refuse, before anything is copied, a model that cannot be converted to GGUF."
     )
 
+    trust_remote_code: bool = Field(
+        False, description="Require the code that the model brings along: the engine will run it."
+    )
+
     formats: tuple[CandidateFormat, ...] = Field(
         (), description="Of several GGUF models in the source, the one that is in one of these formats."
     )
@@ -47,7 +51,12 @@ class StagingRequest(Frozen):
             disk_floor=spec.staging.disk_floor,
             convertible=convertible,
             formats=spec.tuning.candidates,
+            trust_remote_code=spec.serving.trust_remote_code,
         )
+
+    def of_baseline(self, model: str) -> Self:
+        """What is staged to compare the model with."""
+        return self.model_copy(update={"model": model, "convertible": False, "formats": ()})
 
 
 class SourceFile(Frozen):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -77,9 +77,10 @@ def source_digest(name: str, files: Sequence[SourceFile]) -> str:
     return digest_of({"layout": _LAYOUT, "source": name, "files": listing})
 
 
-def select_files(files: Sequence[SourceFile], source: str) -> Selection:
-    """Sort a source's files. Raises `ModelError` if it has no weights or no `config.json`, or a name is too long.
+def select_files(files: Sequence[SourceFile], source: str, code: Collection[str] = ()) -> Selection:
+    """Sort a source's files; those of `code` are carried along.
 
+    Raises `ModelError` if it has no weights or no `config.json`, or a name is too long.
     Pickles are always refused, and so are names that are not plain file names (`UnsafeNameError`).
     """
     names = sorted(file.path for file in files)
@@ -110,7 +111,7 @@ def select_files(files: Sequence[SourceFile], source: str) -> Selection:
         )
     index = INDEX_FILE if INDEX_FILE in names else None
     weights = () if index else tuple(["model.safetensors"] if "model.safetensors" in tensors else tensors)
-    side = tuple(name for name in names if _is_side(name))
+    side = tuple(name for name in names if _is_side(name) or name in code)
     for name in (*gguf, *side):
         if (length := len(name.encode())) > LONGEST_NAME_BYTES:
             raise ModelError(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from pydantic import Field
@@ -15,6 +16,7 @@ from tasks.core.serving import ChatTemplate
 from tasks.core.spec import DeploySpec, EngineKind, Gate, Hardware, Objectives, Serving, Tuning
 from tasks.engines.families import Family
 from tasks.environment.models import EnvironmentResult
+from tasks.quantization.models import BaselineModel
 from tasks.quantization.sizes import Source
 from tasks.staging.models import StagingResult
 
@@ -28,6 +30,8 @@ class TuningRequest(Frozen):
     environment_digest: str = Field(description="Digest of that environment's lock.")
     model_dir: Path = Field(description="Folder of the staged model.")
     model_digest: str = Field(description="Digest of its manifest.")
+    baseline_dir: Path | None = Field(None, description="Folder of the staged tuning.baseline.")
+    baseline_digest: str = Field("", description="Digest of its manifest.")
     tuning: Tuning = Tuning()
     objectives: Objectives = Objectives()
     hardware: Hardware = Hardware()
@@ -43,8 +47,15 @@ class TuningRequest(Frozen):
     )
 
     @classmethod
-    def of(cls, spec: DeploySpec, environment: EnvironmentResult, staging: StagingResult) -> TuningRequest:
-        """What a spec asks of the model that was staged for it, in the environment that was built for it."""
+    def of(
+        cls,
+        spec: DeploySpec,
+        environment: EnvironmentResult,
+        staging: StagingResult,
+        baseline: StagingResult | None = None,
+    ) -> TuningRequest:
+        """What a spec asks of the model that was staged for it, and of the baseline if it names one, in the
+        environment that was built for it."""
         return cls(
             name=spec.name,
             engine=spec.engine,
@@ -52,6 +63,8 @@ class TuningRequest(Frozen):
             environment_digest=environment.lock_digest,
             model_dir=staging.model_dir,
             model_digest=staging.manifest_digest,
+            baseline_dir=baseline.model_dir if baseline else None,
+            baseline_digest=baseline.manifest_digest if baseline else "",
             tuning=spec.tuning,
             objectives=spec.objectives,
             hardware=spec.hardware,
@@ -70,7 +83,7 @@ class TuningFacts:
 
     `gpus` are the GPUs that the engine gets, the largest first; `host_bytes` is all of the host's memory, `cpus` the
     number of CPUs that this process may use. `chat` is None for a model without a chat template; `purpose` is what
-    the model is served for.
+    the model is served for. `remote_code` are the files of code that the engine may run, with their digests.
     """
 
     source: Source
@@ -80,3 +93,5 @@ class TuningFacts:
     cpus: int
     chat: ChatTemplate | None = None
     purpose: Purpose = GENERATES
+    baseline: BaselineModel | None = None
+    remote_code: Mapping[str, str] = field(default_factory=dict)

@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
-
-from packaging.version import Version
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from tasks.batching.guidellm import REQUIREMENTS
 from tasks.batching.models import BatchingRequest, Limits, Requests, StepSpace, StepTokens
 from tasks.core.digests import digest_of
 from tasks.core.errors import SpecError
 from tasks.core.load import longest_output, prompt_for
-from tasks.core.model_shape import check_convertible
+from tasks.core.model_shape import ModelShape, check_convertible
 from tasks.core.model_task import GENERATES, Purpose, Task
 from tasks.core.serving import FITTED, ServingConfig
-from tasks.core.spec import CandidateFormat, EngineKind, LoadGenerator, Objectives, Serving, Tuning
+from tasks.core.spec import CandidateFormat, LoadGenerator, Tuning
 from tasks.engines.arguments import check_arguments
-from tasks.engines.card import EngineCard
+from tasks.engines.as_is import check_as_is
+from tasks.engines.card import Capability, EngineCard
 from tasks.engines.catalogue import get_engine
+from tasks.engines.parsers import check_parsers, offered
 from tasks.engines.weights import check_formats, check_gguf, check_not_as_is, why_not_here
 from tasks.quantization.folder_sizes import PLAIN
 from tasks.quantization.models import Calibration, Candidate, QuantizationRequest, TaskItem
 from tasks.quantization.recipe import maker_digest
 from tasks.quantization.sizes import Source
+from tasks.tuning.for_task import check_task
 from tasks.tuning.models import TuningFacts, TuningRequest
 
 _MEMORY_STEP = 1 << 28
@@ -35,12 +37,28 @@ _HELD_BEYOND = 0.01
 """An engine uses a little more memory than its setting, so the setting is a little below the limit."""
 
 
-def check_request(request: TuningRequest, source: Source, purpose: Purpose = GENERATES) -> None:
-    """What can be known to be wrong before anything is measured. Raises `SpecError` or `ModelError`."""
+def check_request(
+    request: TuningRequest,
+    source: Source,
+    purpose: Purpose = GENERATES,
+    capabilities: Sequence[Capability | None] = (),
+) -> None:
+    """What can be known to be wrong before anything is measured of a model for that purpose, on GPUs of these
+    capabilities if any. Raises `SpecError` or `ModelError`."""
     tuning, shape = request.tuning, source.shape
     check_formats(request.engine, tuning.candidates)
     check_arguments(request.engine, request.engine_args)
-    if source.stored_as is not None:
+    check_parsers(request.engine, request.serving, request.engine_args)
+    if source.weights is not None:
+        check_as_is(
+            request.engine,
+            source.weights,
+            tuning.candidates,
+            "the model",
+            capabilities=capabilities,
+            requirements=None,
+        )
+    elif source.stored_as is not None:
         check_gguf(request.engine, tuning.candidates, source.stored_as, "the model")
         check_tunable_gguf(tuning, shape.max_context)
     else:
@@ -53,6 +71,7 @@ def check_request(request: TuningRequest, source: Source, purpose: Purpose = GEN
             f"guidellm cannot put load on {request.engine}: its server rejects ignore_eos, which guidellm sends",
             fix="set tuning.load_generator to builtin",
         )
+    check_takes_baseline(tuning, as_is=bool(source.as_is))
     _check_context(tuning, shape.max_context)
     generates = purpose.task is Task.GENERATE
     longest = longest_output(tuning.output_tokens) if generates else _AROUND
@@ -71,58 +90,7 @@ def check_request(request: TuningRequest, source: Source, purpose: Purpose = GEN
         )
 
 
-class Wishes(Protocol):
-    """The sections of a spec, or of a request to tune, that a task has a say in."""
-
-    @property
-    def engine(self) -> EngineKind: ...
-
-    @property
-    def tuning(self) -> Tuning: ...
-
-    @property
-    def objectives(self) -> Objectives: ...
-
-    @property
-    def serving(self) -> Serving: ...
-
-
-def check_task(wishes: Wishes, purpose: Purpose, version: str | None = None) -> None:
-    """What cannot be asked of an engine, in that release of it if one is chosen, or of a model for that task. Raises
-    `SpecError`."""
-    task, kind = purpose.task, wishes.engine
-    able = [
-        one for one in EngineKind if task in get_engine(one).card.tasks and not get_engine(one).card.missing
-    ]
-    if task not in get_engine(kind).card.tasks:
-        raise SpecError(
-            f"{kind} does not serve models for {task}: {purpose.why}", fix=f"use engine: {' or '.join(able)}"
-        )
-    generates = task is Task.GENERATE
-    first = get_engine(kind).card.tasks_from
-    if not generates and version and first and Version(version) < Version(first):
-        raise SpecError(
-            f"Slipway serves models for {task} with {kind} from release {first} on, and engine_version is {version}",
-            fix=f"set engine_version to {first} or later, or leave it out",
-        )
-    objectives, tuning = wishes.objectives, wishes.tuning
-    given = {
-        "objectives.ttft_ms": objectives.ttft_ms is not None and not generates,
-        "objectives.tpot_ms": objectives.tpot_ms is not None and not generates,
-        "objectives.latency_ms": objectives.latency_ms is not None and generates,
-        "serving.chat_template": wishes.serving.chat_template is not None and not generates,
-        "tuning.task_set": tuning.task_set is not None and not generates,
-        "tuning.load_generator: guidellm": by_guidellm(tuning) and not generates,
-    }
-    if wrong := next((key for key, unfit in given.items() if unfit), None):
-        other = "objectives.ttft_ms and tpot_ms" if generates else "objectives.latency_ms"
-        raise SpecError(
-            f"{wrong} is not for a model for {task}: {purpose.why}",
-            fix=f"use {other}" if wrong.startswith("objectives") else f"leave {wrong.partition(':')[0]} out",
-        )
-
-
-def check_tunable_gguf(tuning: Tuning, max_context: int) -> None:
+def check_tunable_gguf(tuning: Tuning, max_context: int | None) -> None:
     """What a model that comes as GGUF, for a context of so many tokens, cannot be asked for. Raises `SpecError`."""
     _check_context(tuning, max_context)
     if by_guidellm(tuning):
@@ -132,8 +100,43 @@ def check_tunable_gguf(tuning: Tuning, max_context: int) -> None:
         )
 
 
-def _check_context(tuning: Tuning, most: int) -> None:
-    if tuning.context > most:
+def check_takes_baseline(tuning: Tuning, *, as_is: bool) -> None:
+    """Raise `SpecError` for a baseline beside a model of which candidates are made: the first of them is it."""
+    if tuning.baseline is not None and not as_is:
+        raise SpecError(
+            "tuning.baseline is for a model that is served as it comes; of this one candidates are made, and the "
+            "first of them is the baseline",
+            fix="leave tuning.baseline out",
+        )
+
+
+def check_same_model(model: ModelShape, baseline: ModelShape) -> None:
+    """Raise `SpecError` for a baseline of other sizes than the model's, as far as they are known."""
+    for name in ("layers", "hidden", "heads", "vocabulary"):
+        ours, theirs = getattr(model, name), getattr(baseline, name)
+        if None not in (ours, theirs) and ours != theirs:
+            raise SpecError(
+                f"tuning.baseline is another model: {name} {theirs}, not {ours}",
+                fix="give the model that was quantized, or leave tuning.baseline out",
+            )
+
+
+def check_same_code(model: Mapping[str, str], baseline: Mapping[str, str]) -> None:
+    """Raise `SpecError` for a baseline with other code than the model's, which alone is trusted.
+
+    Both are digests by file. If the model has no code, none is run.
+    """
+    other = next((name for name, digest in baseline.items() if model and model.get(name) != digest), None)
+    if other is not None:
+        raise SpecError(
+            f"tuning.baseline brings other code than the model: {other}",
+            fix="give a baseline with the same code, or leave tuning.baseline out",
+        )
+
+
+def _check_context(tuning: Tuning, most: int | None) -> None:
+    """Raise `SpecError` for a longer context than the model supports; if it does not say, the engine will."""
+    if most is not None and tuning.context > most:
         raise SpecError(
             f"tuning.context is {tuning.context}, but the model supports at most {most} tokens",
             fix=f"set tuning.context to {most} or less",
@@ -161,10 +164,12 @@ def serving_config(request: TuningRequest, facts: TuningFacts) -> ServingConfig:
         gpus=0 if by_layer else _split_over(request, facts),
         gpu_indices=tuple(one.number for one in facts.gpus[: _split_over(request, facts)]),
         memory_fraction=max(0.01, round(fraction - _HELD_BEYOND, 4)) if count else fraction,
-        kv_bytes_per_token=facts.source.shape.kv_bytes_per_token,
+        kv_bytes_per_token=facts.source.shape.widest_kv_bytes_per_token,
         chat=facts.chat,
         task=facts.purpose.task,
         pooling=facts.purpose.pooling,
+        **offered(request.serving),
+        remote_code=dict(facts.remote_code),
         engine_args=request.engine_args,
         engine_env=request.engine_env,
     )
@@ -173,11 +178,11 @@ def serving_config(request: TuningRequest, facts: TuningFacts) -> ServingConfig:
 def _split_over(request: TuningRequest, facts: TuningFacts) -> int:
     """The GPUs that are used: all that the request gives, or of an engine that splits each layer, as many as the
     attention heads can be dealt out to. Fewer key-value heads than GPUs are copied, so either number divides the
-    other."""
+    other. If the number of heads is not known, the engine will say."""
     count, shape = request.hardware.gpus, facts.source.shape
-    if not _card(request).find_knob("tensor_parallel"):
-        return count
     heads, kv_heads = shape.heads, shape.kv_heads
+    if not _card(request).find_knob("tensor_parallel") or heads is None or kv_heads is None:
+        return count
     return next(
         (
             gpus
@@ -203,7 +208,8 @@ def needs_quantizer(request: TuningRequest, refused: dict[CandidateFormat, str])
     """Whether a format that can be measured is made by the quantizer."""
     if _card(request).loads_gguf:
         return False
-    return any(form not in PLAIN and form not in refused for form in request.tuning.candidates)
+    made_without = (*PLAIN, CandidateFormat.AS_IS)
+    return any(form not in made_without and form not in refused for form in request.tuning.candidates)
 
 
 def quantization_request(
@@ -222,7 +228,7 @@ def quantization_request(
     return QuantizationRequest(
         model_dir=request.model_dir,
         model_digest=request.model_digest,
-        formats=(CandidateFormat.AS_IS,) if facts.source.gguf else tuning.candidates,
+        formats=_formats(request, facts),
         text=text,
         tokens=tuning.quality_tokens,
         context=tuning.context,
@@ -236,18 +242,25 @@ def quantization_request(
         infeasible=refused,
         calibration=calibration,
         scored_by=card.scored_by,
-        as_is=facts.source.gguf,
+        as_is=facts.source.as_is,
         stored_as=facts.source.stored_as,
         task=facts.purpose.task,
         pooling=facts.purpose.pooling,
+        baseline=facts.baseline,
     )
+
+
+def _formats(request: TuningRequest, facts: TuningFacts) -> tuple[CandidateFormat, ...]:
+    if not facts.source.as_is:
+        return request.tuning.candidates
+    return (*((facts.baseline.format,) if facts.baseline else ()), CandidateFormat.AS_IS)
 
 
 def quantization_inputs(
     request: TuningRequest, config: ServingConfig, asked: QuantizationRequest
 ) -> dict[str, Any]:
     """What the choice of a format depends on."""
-    apart = {"model_dir", "text", "task_items", "calibration"}
+    apart = {"model_dir", "text", "task_items", "calibration", "baseline"}
     if not asked.as_is:  # so that records of before there was such a model still count
         apart |= {"as_is", "stored_as"}
     if asked.task is Task.GENERATE:  # the same
@@ -258,6 +271,7 @@ def quantization_inputs(
         "text_digest": digest_of(asked.text),
         "task_set_digest": digest_of([one.model_dump() for one in asked.task_items]),
         "maker_digests": [maker_digest(asked, form) for form in asked.formats],
+        **({"baseline_digest": asked.baseline.model_digest} if asked.baseline else {}),
     }
 
 
@@ -300,6 +314,7 @@ def _common_inputs(request: TuningRequest, config: ServingConfig) -> dict[str, A
         **config.model_dump(mode="json", include={"threads", "gpu_layers", "gpus", "memory_fraction"}),
         # Only those that are given: records of before there were any still count.
         **{name: given for name in ("engine_args", "engine_env") if (given := getattr(request, name))},
+        **({"remote_code": config.remote_code} if config.remote_code else {}),
     }
 
 

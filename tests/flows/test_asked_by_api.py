@@ -26,7 +26,7 @@ from tasks.compatibility.models import CompatibilityRequest
 from tasks.core.errors import SlipwayError, WrongUseError
 from tasks.core.release import Launch, Release
 from tasks.core.serving import ChatTemplate
-from tasks.core.spec import DeploySpec, EngineKind
+from tasks.core.spec import DeploySpec, EngineKind, Serving
 from tasks.engines.catalogue import get_engine
 from tasks.engines.launches import check_launch
 from tasks.environment.models import EnvironmentRequest
@@ -52,10 +52,11 @@ READ_ONLY = {
     "tuning.task_set",
     "tuning.calibration_text",
     "request.model_dir",
+    "request.baseline_dir",
     "request.folder",
     "release.launch.model_file",
 }
-"""Paths to what is read and measured; model files are parsed, never run."""
+"""Paths to what is read and measured. Model files are parsed; code among them is run only if it is trusted."""
 
 
 TORCH = {"torch": "2.13.0"}
@@ -211,6 +212,24 @@ ATTACKS: dict[str, tuple[Callable[[Path], Any], str]] = {
     "a deploy with a file to show": (
         lambda _: deploy_model(spec_of(serving={"chat_template": "/etc/passwd"})),
         "serving.chat_template",
+    ),
+    "a deploy of a model whose code is run": (
+        lambda _: deploy_model(spec_of(serving={"trust_remote_code": True})),
+        "serving.trust_remote_code",
+    ),
+    "a tuning of a model whose code is run": (
+        lambda _: tune_serving(
+            tuning_of(asked_by_api.Settings.load().environments / "e" / "bin" / "python").model_copy(
+                update={"serving": Serving(trust_remote_code=True), "model_dir": Path("/nowhere")}
+            )
+        ),
+        "request.serving.trust_remote_code",
+    ),
+    "a release of a model whose code is run": (
+        lambda python: roll_out(
+            with_own_options(release_of(python), remote_code={"modeling.py": "sha256:0"})
+        ),
+        "release.launch.model_file",
     ),
     "a deploy with an argument that loads code": (
         lambda _: deploy_model(spec_of(engine="vllm", engine_args={"middleware": ["os.system"]})),

@@ -133,7 +133,10 @@ def test_batch_sizes_are_measured_with_chats(bench: EngineBench, gguf: Path, tmp
 def test_a_template_without_room_for_an_answer_is_refused(
     bench: EngineBench, gguf: Path, tmp_path: Path
 ) -> None:
-    config = CONFIG.model_copy(update={"context": 64})
+    file = tmp_path / "mine.jinja"
+    file.write_text("Answer as a pilot would. " * 8 + CHATML)
+    chat = ChatTemplate(digest="sha256:" + "f" * 64, file=file)
+    config = CONFIG.model_copy(update={"context": 64, "chat": chat})
     request = ProbeRequest(model_file=gguf, config=config, log=tmp_path / "log", output_tokens=32)
     with pytest.raises(
         SpecError, match=r"the chat template adds \d+ tokens to each prompt.* tuning.context 64"
@@ -160,12 +163,16 @@ def test_transformers_serve_chats_with_a_template_of_the_users(
     file = tmp_path / "mine.jinja"
     file.write_text("{% for message in messages %}[{{ message['content'] }}]{% endfor %}")
     model = chat_model(tmp_path / "model", files={"chat_template.jinja": CHATML})
-    own, mine = CONFIG.model_copy(update={"batch": 1}), ChatTemplate(digest="sha256:" + "e" * 64, file=file)
+    own = CONFIG.model_copy(update={"batch": 1, "names": ("org/other",)})
+    mine = ChatTemplate(digest="sha256:" + "e" * 64, file=file)
     bench = EngineBench(engine=Transformers(), python=transformers_python)
     tokens = {}
     for config in (own, own.model_copy(update={"chat": mine})):
         with served(bench, model, tmp_path, config) as (engine, api):
             tokens[config.chat] = ask(api, config, "Hello", 4).prompt_tokens
+            assert api.chat("org/other", "Hello", 4).prompt_tokens == tokens[config.chat]
+            with pytest.raises(EngineError, match="answered 4"):
+                api.chat("org/third", "Hello", 1)
             asking = asking_for(Transformers().card, api, config)
             client = LoadClient(engine.base_url, "tiny", asking.pool, asking.body, asking.path)
             assert client.run(LOAD.model_copy(update={"clients": 1})).tpot_p50_ms

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 import yaml
 from chat_models import CHATML, chat_model
 from commands import Desk
 
+from blocks.prefect.server import TemporaryServer
 from blocks.services.kept_code import TEMPLATES
 from blocks.storage.record_store import FolderRecordStore
 from tasks.core.chat_template import Template
@@ -50,6 +55,12 @@ def prompt_of(endpoint: str) -> str:
     return str(answer.json()["prompt"])
 
 
+def names_of(endpoint: str) -> set[str]:
+    """What the service calls its model."""
+    (model,) = httpx.get(f"{endpoint}/v1/models", trust_env=False, timeout=60).json()["data"]
+    return {model["id"], *model["aliases"]}
+
+
 def test_a_chat_model_is_asked_in_chat_and_a_new_template_is_a_new_release(
     desk: Desk, tmp_path: Path
 ) -> None:
@@ -65,12 +76,14 @@ def test_a_chat_model_is_asked_in_chat_and_a_new_template_is_a_new_release(
     assert json.loads(kept.read_text())["config"]["chat"] == {
         "digest": Template(CHATML, "").digest,
         "file": None,
+        "ends_with": "<|im_end|>",
     }
 
     # The same template in a file of the user's.
     mine = tmp_path / "mine.jinja"
     mine.write_text("{% for message in messages %}<{{ message['content'] }}>{% endfor %}")
-    changed = write_spec(tmp_path, model, serving={"chat_template": "mine.jinja"})
+    changed = write_spec(tmp_path, model, serving={"chat_template": "mine.jinja", "names": ["org/chat:1"]})
+    assert "org/chat:1" not in names_of(first["endpoint"])
     second = desk.deploy(changed).answer
     assert second["release"] != first["release"]
     assert {row["stage"] for row in second["stages"] if row["cached"]} == {
@@ -80,6 +93,7 @@ def test_a_chat_model_is_asked_in_chat_and_a_new_template_is_a_new_release(
         "quantization",
     }
     assert prompt_of(second["endpoint"]) == "<Hello>"
+    assert names_of(second["endpoint"]) == {"chat", "org/chat:1"}
     again = desk.deploy(changed).answer
     assert again["release"] == second["release"]
     assert {row["stage"] for row in again["stages"] if not row["cached"]} == {"health"}
@@ -110,3 +124,27 @@ def test_a_template_that_is_not_there_is_a_wrong_spec(desk: Desk, tmp_path: Path
     ended = desk.deploy(spec)
     assert ended.code == 2
     assert ended.error == f"no chat template {tmp_path / 'gone.jinja'}"
+
+
+def test_the_key_in_a_block_is_found_nowhere(
+    desk: Desk, prefect_server: TemporaryServer, tmp_path: Path
+) -> None:
+    key = "never-to-be-seen-4711"
+    save = "import sys; from prefect.blocks.system import Secret; Secret(value=sys.stdin.read()).save('chat-keys')"
+    environment = {**os.environ, "PREFECT_API_URL": desk.api}
+    subprocess.run([sys.executable, "-c", save], input=key, text=True, env=environment, check=True)
+    spec = write_spec(tmp_path, chat_model(tmp_path / "model"), serving={"api_key": "block:chat-keys"})
+    ended = desk.deploy(spec)
+    url = f"{ended.answer['endpoint']}/v1/models"
+    sent = {"Authorization": f"Bearer {key}"}
+    assert [httpx.get(url, headers=headers, trust_env=False).status_code for headers in ({}, sent)] == [
+        401,
+        200,
+    ]
+    own_server = prefect_server.log.parents[1]
+    kept = [path for home in (desk.home, own_server) for path in home.rglob("*") if path.is_file()]
+    assert any(path.suffix == ".db" for path in kept), "the database of Prefect's server is among them"
+    assert not [path for path in kept if key.encode() in path.read_bytes()]
+    lines = [" ".join(process.info["cmdline"] or ()) for process in psutil.process_iter(["cmdline"])]
+    assert not [line for line in lines if key in line]
+    assert key not in ended.stdout + ended.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +14,9 @@ from trials import measure
 from blocks.candidates.candidate_worker import compare_folders, make_folder
 from blocks.candidates.folder_bench import FolderBench
 from blocks.engine.bench import EngineBench
+from blocks.engine.native_classes import check_native
 from tasks.core.errors import DiskFullError, ModelError
+from tasks.core.model_shape import read_model_config
 from tasks.core.serving import ServingConfig
 from tasks.core.settings import Settings
 from tasks.core.spec import CandidateFormat
@@ -22,6 +25,7 @@ from tasks.quantization.folder_sizes import folder_bytes
 from tasks.quantization.models import Calibration, QuantizationRequest, TaskItem
 from tasks.quantization.quality import ROUNDING, worst_weight
 from tasks.quantization.recipe import RECIPES, SCORER
+from tasks.quantization.source import weights_in
 from tasks.quantization.store import size_of
 
 pytestmark = pytest.mark.engine
@@ -60,6 +64,33 @@ def test_formats_are_as_large_as_predicted_and_as_near_as_rounding_allows(
         assert worst.error is not None
         assert worst.error < ROUNDING[form] / 2
         assert (out / "tokenizer.json").read_bytes() == (model / "tokenizer.json").read_bytes()
+        stored = weights_in(out, read_model_config(out))
+        assert (stored and stored.describe()) == {F16: None, W4A16: "compressed-tensors, w4a16"}[form]
+
+
+def test_the_methods_on_the_card_are_those_that_transformers_knows(transformers_python: Path) -> None:
+    """It loads a model in any other as if it were not quantized, so each must be there."""
+    (file,) = transformers_python.parent.parent.glob(
+        "lib/python*/site-packages/transformers/quantizers/auto.py"
+    )
+    tables = {
+        target.id: [ast.literal_eval(key) for key in node.value.keys if key]
+        for node in ast.parse(file.read_text()).body
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Dict)
+        for target in node.targets
+        if isinstance(target, ast.Name)
+    }
+    known = {
+        name.removesuffix("_4bit").removesuffix("_8bit")
+        for name in tables["AUTO_QUANTIZATION_CONFIG_MAPPING"]
+    }
+    assert {row.name for row in Transformers().card.method} == known - {"gguf"}  # it has no folder
+
+
+def test_transformers_tells_which_models_it_knows(transformers_python: Path) -> None:
+    check_native(Transformers(), transformers_python, "qwen3", "m")
+    with pytest.raises(ModelError, match="transformers has no classes for models of the type 'of_ours'"):
+        check_native(Transformers(), transformers_python, "of_ours", "m")
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 import pytest
 import yaml
+from chat_models import GEMMA
 from commands import Desk
 from tool_environment import UnavailableError, environment, give_up
 
@@ -51,9 +52,10 @@ def gemma(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def write_spec(folder: Path, model: str, **tuning: Any) -> Path:
+def write_spec(folder: Path, model: str, serving: Any = None, **tuning: Any) -> Path:
     """A spec that is quick to deploy."""
     spec = {
+        "serving": serving or {},
         "name": "as-is",
         "model": model,
         "hardware": {"cpus": 1},
@@ -71,7 +73,9 @@ def verdicts(answer: Any) -> list[str]:
 
 
 def test_a_real_model_from_its_file_to_a_healthy_service(desk: Desk, gemma: Path, tmp_path: Path) -> None:
-    spec = write_spec(tmp_path, f"file:{gemma}")
+    (tmp_path / "turns.jinja").write_text(GEMMA)  # the file has the tokens for it, and no template
+    serving = {"chat_template": "turns.jinja", "names": ["google/gemma"], "structured_output": "auto"}
+    spec = write_spec(tmp_path, f"file:{gemma}", serving)
     plan = {
         row["stage"]: row["does"] for row in desk.run("deploy", spec, "--dry-run", "--json").answer["plan"]
     }
@@ -84,7 +88,12 @@ def test_a_real_model_from_its_file_to_a_healthy_service(desk: Desk, gemma: Path
     body = {"model": "as-is", "prompt": "1, 2, 3, 4, 5, 6, 7,", "max_tokens": 8, "temperature": 0}
     told = httpx.post(f"{answer['endpoint']}/v1/completions", json=body, trust_env=False, timeout=60).json()
     assert " 8" in told["choices"][0]["text"]
+    asked = {"model": "google/gemma", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 8}
+    url = f"{answer['endpoint']}/v1/chat/completions"
+    assert httpx.post(url, json=asked, trust_env=False, timeout=60).json()["choices"][0]["message"]["content"]
     _, release = ServiceFolder(Settings(desk.home, "", "", None).services, "as-is").serving()
+    assert release.config.chat is not None
+    assert release.config.chat.ends_with == "<end_of_turn>"
     assert release.candidate_format == "as-is (q4_k_m)"
     again = desk.deploy(spec).answer
     assert {row["stage"] for row in again["stages"] if not row["cached"]} <= {"rollout", "health"}

@@ -26,9 +26,10 @@ from swift_server import SwiftServer
 from ulid import ULID
 
 from blocks.storage.model_registry import list_aliases, list_models
+from blocks.storage.ranges import RangeReader
 from blocks.storage.record_store import open_record_store
 from blocks.storage.s3 import S3Folder, S3RecordStore
-from blocks.storage.s3_ranges import RangeReader
+from blocks.storage.s3_errors import S3Answers
 from blocks.storage.sources import open_source, resolve
 from flows.stage_model import stage_model
 from tasks.core.direct_io import ring
@@ -307,13 +308,13 @@ def test_an_address_whose_signature_has_ended_is_signed_once_more(
     (etag,) = (found.etag for found in folder.objects())
     good, ended, broken = signed(folder), signed(folder, hours_ago=2), signed(folder, valid_s=-1)
     assert [status_of(address) for address in (good, ended, broken)] == [200, 403, 400]
-    monkeypatch.setattr("blocks.storage.s3_ranges._PAUSE_S", 0.0)
+    monkeypatch.setattr("blocks.storage.ranges._PAUSE_S", 0.0)
 
     def read(*addresses: str) -> tuple[bytes, int]:
         """What came, and how many of the addresses were not asked for."""
         left = list(addresses)
         (buffer,) = ring(1, 3)
-        reader = RangeReader(lambda _: left.pop(0), folder.url)
+        reader = RangeReader(lambda _: left.pop(0), folder.url, S3Answers())
         reader.read_into("w", etag, 0, 3, buffer, 0, len)
         reader.read_into("w", etag, 0, 3, buffer, 0, len)
         return bytes(buffer.view[:3]), len(left)

@@ -1214,7 +1214,7 @@ CASES = [
         "flash-attn begins with Ampere",
         {"gpus": [T4], **TRANSFORMERS, "packages": {"torch": "2.11.0", "flash-attn": "2.8.3.post2"}},
         "block",
-        {"FLASH-ATTN-CC": "block"},
+        {"FLASH-ATTN-CC": "block", "PIN-NEAR": "warn"},
     ),
     Case(
         "nccl",

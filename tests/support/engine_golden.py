@@ -8,10 +8,11 @@ from typing import Any
 
 from tasks.core.model_task import Pooling, Task
 from tasks.core.serving import Loader, ServingConfig
-from tasks.core.spec import parse_spec
+from tasks.core.spec import Serving, parse_spec
 from tasks.engines.arguments import check_arguments
 from tasks.engines.base import Engine
 from tasks.engines.catalogue import deployable_engines
+from tasks.engines.parsers import check_parsers, offered
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "engines"
 
@@ -28,6 +29,7 @@ CONFIG = ServingConfig(
     micro_batch_tokens=1024,
     dtype="bfloat16",
     loader=Loader.FASTSAFETENSORS,
+    remote_code={"modeling_own.py": "sha256:0"},
 )
 ON_PROCESSOR = ServingConfig(served_name="chat", batch=8, context=4096, threads=2, kv_bytes_per_token=4096)
 
@@ -54,6 +56,13 @@ OWN = {
 }
 """What a spec may add."""
 
+OFFERED: dict[str, dict[str, Any]] = {
+    "llama.cpp": {"tool_parser": "auto", "reasoning_parser": "deepseek", "structured_output": "auto"},
+    "transformers": {},
+    "vllm": {"tool_parser": "hermes", "reasoning_parser": "qwen3", "structured_output": "xgrammar"},
+}
+"""What a service may offer: other names, and parsers."""
+
 
 def pages() -> dict[str, str]:
     """All golden files, by name."""
@@ -63,6 +72,8 @@ def pages() -> dict[str, str]:
             {"name": "chat", "model": "file:/m", "engine": engine.kind.value, **OWN[engine.kind]}
         )
         check_arguments(engine.kind, spec.engine_args)
+        serving = Serving(names=("org/chat:1", "gpt-4"), **OFFERED[engine.kind])
+        check_parsers(engine.kind, serving, spec.engine_args)
         own = {"engine_args": spec.engine_args, "engine_env": spec.engine_env}
         more = {
             f"for_{task}": _command(
@@ -76,6 +87,7 @@ def pages() -> dict[str, str]:
             "on_the_processor": _command(engine, ON_PROCESSOR),
             "with_arguments_of_the_spec": _command(engine, ON_PROCESSOR.model_copy(update=own)),
             **more,
+            "with_names_and_parsers": _command(engine, ON_PROCESSOR.model_copy(update=offered(serving))),
         }
         found[f"{engine.kind}.json"] = json.dumps(commands, indent=1) + "\n"
     return found

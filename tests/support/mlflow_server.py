@@ -1,4 +1,4 @@
-"""A real MLflow tracking server for tests, with its artifacts in a folder."""
+"""A real MLflow tracking server for tests: as it is by default, and with an experiment whose artifacts are in a folder."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -29,19 +29,29 @@ class MlflowServer:
     seconds."""
 
     url: str
+    store: Path
+    """Where the server keeps artifacts that only it gives."""
+    experiment: str = "0"
 
-    def register(self, name: str, *folders: Path) -> None:
-        """A registered model with a version for each folder, from 1 on, logged as the artifacts of a run."""
+    def register(self, name: str, *folders: Path, proxied: bool = False) -> None:
+        """A registered model with a version for each folder, from 1 on, logged as the artifacts of a run; `proxied`:
+        where only the server reads them."""
         self._ask("registered-models/create", name=name)
         for folder in folders:
-            run = self._ask("runs/create", experiment_id="0")["run"]["info"]
-            artifacts = Path(urlsplit(run["artifact_uri"]).path) / "model"
-            shutil.copytree(folder, artifacts)
-            self._ask("model-versions/create", name=name, source=str(artifacts), run_id=run["run_id"])
+            run = self._ask("runs/create", experiment_id="0" if proxied else self.experiment)["run"]["info"]
+            path = urlsplit(run["artifact_uri"]).path
+            shutil.copytree(folder, (self.store / path.lstrip("/") if proxied else Path(path)) / "model")
+            source = f"{run['artifact_uri']}/model" if proxied else f"{path}/model"
+            self._ask("model-versions/create", name=name, source=source, run_id=run["run_id"])
 
     def point(self, name: str, alias: str, version: int) -> None:
         """Promote a version."""
         self._ask("registered-models/alias", name=name, alias=alias, version=str(version))
+
+    def in_a_folder(self, folder: Path) -> MlflowServer:
+        """The same, for models whose artifacts are in that folder."""
+        made = self._ask("experiments/create", name="in a folder", artifact_location=str(folder))
+        return replace(self, experiment=made["experiment_id"])
 
     def _ask(self, path: str, **content: str) -> Any:
         answer = httpx.post(f"{self.url}/api/2.0/mlflow/{path}", json=content)
@@ -65,13 +75,14 @@ def running(folder: Path) -> Iterator[MlflowServer]:
         "1",
     ]
     command += ["--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}"]
-    command += ["--default-artifact-root", str(folder / "artifacts"), "--no-serve-artifacts"]
+    store = folder / "artifacts"
+    command += ["--artifacts-destination", str(store)]
     quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
     log = folder / "mlflow.log"
     with log.open("wb") as out, guarded(command, stdout=out, stderr=out, env=quiet, cwd=folder) as child:
         url = f"http://127.0.0.1:{port}"
         _wait_for(url, child, log)
-        yield MlflowServer(url)
+        yield MlflowServer(url, store).in_a_folder(folder / "direct")
 
 
 def _wait_for(url: str, child: subprocess.Popen[bytes], log: Path) -> None:

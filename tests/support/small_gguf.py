@@ -16,7 +16,8 @@ KEYS: dict[str, Any] = {
     "llama.attention.head_count_kv": 2,
     "llama.context_length": 512,
     "tokenizer.ggml.model": "gpt2",
-    "tokenizer.ggml.tokens": ["a", "b", "c"],
+    "tokenizer.ggml.tokens": ["a", "b", "c", "</s>"],
+    "tokenizer.ggml.eos_token_id": 3,
     "tokenizer.chat_template": "{{ messages }}",
 }
 """A Llama of two layers."""

@@ -62,6 +62,11 @@ KV_TYPE = one_of("ggml_type", "GGML_TYPE_", "f32 f16 bf16 q8_0 q4_0 q4_1 iq4_nl 
 ATTENTION = one_of("llama_flash_attn_type", "LLAMA_FLASH_ATTN_TYPE_", "on=enabled off=disabled auto")
 NUMA = one_of("ggml_numa_strategy", "GGML_NUMA_STRATEGY_", "distribute isolate numactl")
 ROPE = one_of("llama_rope_scaling_type", "LLAMA_ROPE_SCALING_TYPE_", "none linear yarn")
+REASONING = one_of(
+    "common_reasoning_format",
+    "COMMON_REASONING_FORMAT_",
+    "none auto deepseek deepseek-legacy=deepseek_legacy",
+)
 SPLIT = one_of("llama_split_mode", "LLAMA_SPLIT_MODE_", "none layer row tensor")
 OPTIONS = {
     "cache-idle-slots": Option("cache_idle_slots"),
@@ -142,7 +147,7 @@ def main() -> int:
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(allow_abbrev=False)
     parser.add_argument("--model", required=True)
-    parser.add_argument("--alias", required=True)
+    parser.add_argument("--alias", required=True, action="append", help="each of the model's names")
     parser.add_argument("--host", required=True)
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--slots", type=int, required=True)
@@ -157,6 +162,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--task", choices=["embed", "rerank"], help="other than to generate text")
     parser.add_argument("--pooling", choices=["mean", "cls", "last"], help="how an embedding is made")
     parser.add_argument("--chat-template", type=Path, help="file that replaces the model's own")
+    parser.add_argument("--reasoning-format", type=REASONING, help="where an answer has its reasoning")
     known = known_options()
     # Without members, a group breaks the help.
     loading = parser.add_mutually_exclusive_group() if "mlock" in known else parser
@@ -196,7 +202,7 @@ def place_of(params: "xllamacpp.CommonParams", option: Option) -> tuple[Any, str
 def parameters(arguments: argparse.Namespace) -> "xllamacpp.CommonParams":
     params = xllamacpp.CommonParams()
     params.model.path = first_part(Path(arguments.model))
-    params.model_alias = {arguments.alias}
+    params.model_alias = set(arguments.alias)
     if hasattr(params, "hostnames"):
         params.hostnames = [arguments.host]
     else:  # releases before 2026.10
@@ -217,6 +223,8 @@ def parameters(arguments: argparse.Namespace) -> "xllamacpp.CommonParams":
         params.chat_template = arguments.chat_template.read_text()
     if arguments.task:
         set_task(params, arguments)
+    if arguments.reasoning_format is not None:
+        params.reasoning_format = arguments.reasoning_format
     params.ui = False
     params.warmup = True
     set_options(params, arguments)

@@ -4,10 +4,11 @@ That server knows its model by the path alone, and refuses every other name: so 
 a path, from a folder with a link, which is gone before it serves. Ends with 0 after SIGTERM once no request is in
 flight.
 
-`transformers_server.py --model FOLDER --alias NAME [--chat-template FILE] …`: the rest goes to the server as it is.
+`transformers_server.py --model FOLDER --alias NAME … [--chat-template FILE] …`: the rest goes to the server as it is.
 """
 
 import argparse
+import json
 import os
 import shutil
 import signal
@@ -28,7 +29,7 @@ CLOSED = {"/reset", "/load_model"}
 def main() -> None:
     parser = argparse.ArgumentParser(allow_abbrev=False)
     parser.add_argument("--model", required=True, type=Path)
-    parser.add_argument("--alias", required=True)
+    parser.add_argument("--alias", required=True, action="append")
     parser.add_argument("--chat-template", type=Path)
     asked, others = parser.parse_known_args()
     # The server raises the signal once more when it is done: by then it only has to end this process.
@@ -37,10 +38,11 @@ def main() -> None:
     sweep()
     folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-"))
     try:
-        link(asked.model.resolve(), folder / asked.alias, asked.chat_template)
+        name, *more = asked.alias
+        link(asked.model.resolve(), folder / name, asked.chat_template)
         os.chdir(folder)
-        uvicorn.Server = once_loaded(folder)
-        sys.argv = ["transformers", "serve", asked.alias, *others]
+        uvicorn.Server = once_loaded(folder, name, more)
+        sys.argv = ["transformers", "serve", name, *others]
         transformers()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -69,8 +71,11 @@ def sweep() -> None:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def once_loaded(folder: Path) -> type[uvicorn.Server]:
-    """A server that removes the folder when it starts, so that being killed from then on leaves nothing."""
+def once_loaded(folder: Path, name: str, more: list[str]) -> type[uvicorn.Server]:
+    """A server that removes the folder when it starts, so that being killed from then on leaves nothing.
+
+    It also answers under the names in `more`.
+    """
 
     class Server(uvicorn.Server):
         def run(self, *arguments: Any) -> None:
@@ -78,9 +83,47 @@ def once_loaded(folder: Path) -> type[uvicorn.Server]:
             shutil.rmtree(folder)
             routes: list[Any] = self.config.app.router.routes  # type: ignore[union-attr]
             routes[:] = [route for route in routes if route.path not in CLOSED]
+            if more:
+                self.config.app = Renaming(self.config.app, name, set(more))
             super().run(*arguments)
 
     return Server
+
+
+class Renaming:
+    """Requests for other names of the model, as the server knows it: it refuses every other name."""
+
+    def __init__(self, app: Any, name: str, others: set[str]) -> None:
+        self.app, self.name, self.others = app, name, others
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http" or scope["method"] != "POST":
+            await self.app(scope, receive, send)
+            return
+        body, more = b"", True
+        while more:
+            message = await receive()
+            if message["type"] != "http.request":
+                return  # the client has gone
+            body, more = body + message.get("body", b""), message.get("more_body", False)
+        renamed = self.renamed(body)
+        headers = [(key, value) for key, value in scope["headers"] if key != b"content-length"]
+        scope = {**scope, "headers": [*headers, (b"content-length", str(len(renamed)).encode())]}
+        whole = iter([{"type": "http.request", "body": renamed, "more_body": False}])
+
+        async def once() -> Any:
+            return next(whole, None) or await receive()
+
+        await self.app(scope, once, send)
+
+    def renamed(self, body: bytes) -> bytes:
+        try:
+            asked = json.loads(body)
+        except ValueError:
+            return body
+        if not isinstance(asked, dict) or asked.get("model") not in self.others:
+            return body
+        return json.dumps({**asked, "model": self.name}).encode()
 
 
 if __name__ == "__main__":

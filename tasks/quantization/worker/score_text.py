@@ -1,7 +1,8 @@
 """Score a text under a model folder, and answer task items, by Transformers. Runs inside the engine's environment.
 
-`python score_text.py --asked FILE --out FILE`, where the first holds `{"model", "device", "threads", "text",
-"tokens", "window", "likeliest", "prompts": [{"prompt", "expected"} or {"prompt", "choices"}]}`, writes JSON lines:
+`python score_text.py --asked FILE --out FILE`, where the first holds `{"model", "device", "threads",
+"trust_remote_code", "text", "tokens", "window", "likeliest", "prompts": [{"prompt", "expected"} or
+{"prompt", "choices"}]}`, writes JSON lines:
 for each window of the text `{"ids", "logprobs", "top_ids", "top_logprobs"}` of all its tokens but the first, then for
 each task item `{"length"}` in tokens, with `{"text"}`, what greedy decoding gives, or `{"logprobs"}`, one for each
 choice; `{"length"}` alone if that is longer than a window. What a model puts before every text is put before each.
@@ -29,9 +30,11 @@ ROWS = 128
 class Scorer:
     """A loaded model with its tokenizer."""
 
-    def __init__(self, path: str, device: str) -> None:
-        self.tokenizer = AutoTokenizer.from_pretrained(path)
-        self.model = AutoModelForCausalLM.from_pretrained(path, dtype="auto", device_map=device)
+    def __init__(self, path: str, device: str, *, trust: bool) -> None:
+        self.tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust)
+        self.model = AutoModelForCausalLM.from_pretrained(
+            path, dtype="auto", device_map=device, trust_remote_code=trust
+        )
         self.model.eval()
         self.prefix = self._prefix()
 
@@ -109,7 +112,7 @@ def main() -> int:
 
 
 def answer(asked: dict[str, Any], file: IO[str]) -> None:
-    scorer = Scorer(asked["model"], asked["device"])
+    scorer = Scorer(asked["model"], asked["device"], trust=asked["trust_remote_code"])
     if asked["text"] is not None:
         tokens = scorer.tokens(asked["text"])[: asked["tokens"]]
         for start in range(0, len(tokens), asked["window"]):

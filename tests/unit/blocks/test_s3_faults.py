@@ -35,7 +35,7 @@ def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyS3]:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
     for name in ("AWS_DEFAULT_REGION", "AWS_REGION", "http_proxy", "HTTP_PROXY"):
         monkeypatch.delenv(name, raising=False)
-    for name in ("blocks.storage.s3_client._SLOW_DOWN_PAUSE_S", "blocks.storage.s3_ranges._PAUSE_S"):
+    for name in ("blocks.storage.ranges._SLOW_DOWN_PAUSE_S", "blocks.storage.ranges._PAUSE_S"):
         monkeypatch.setattr(name, 0.0)
     with faulty_s3() as server:
         server.upload({"config.json": b"{}", "empty.txt": b"", "w": WEIGHTS})
@@ -174,7 +174,7 @@ def test_long_ranges_that_cannot_be_read_are_told_in_one_line(
     source = open_source("s3://bucket/m", endpoint=s3.endpoint)
     file = source.list_files()[-1]
     s3.deviate(**faults)
-    monkeypatch.setattr("blocks.storage.s3_ranges._PATIENCE_S", 0.05)
+    monkeypatch.setattr("blocks.storage.s3_errors._PATIENCE_S", 0.05)
     (buffer,) = ring(1, 100)
     with pytest.raises(kind) as error:
         source.read_into(file, 1, 50, buffer, 0, len)
@@ -203,7 +203,7 @@ def test_a_server_that_sends_a_byte_now_and_then_is_left(
     file = source.list_files()[-1]
     s3.deviate(drips=True)
     monkeypatch.setattr("blocks.storage.s3._DEADLINE_S", 0.2)
-    monkeypatch.setattr("blocks.storage.s3_ranges._STALLED_S", 0.1)
+    monkeypatch.setattr("blocks.storage.ranges._STALLED_S", 0.1)
     (buffer,) = ring(1, len(WEIGHTS))
     with pytest.raises(DeadlineError, match=r"s3://bucket/m/w .*did not answer in time"):
         source.read(file, 0, len(WEIGHTS))

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 from inline_snapshot import snapshot
+from quantized_model import say_quantized, write_int8_model
 from releases import make_release
 from small_gguf import write_gguf
 
@@ -150,6 +151,14 @@ def test_a_missing_model_is_named_before_anything_runs(tmp_path: Path) -> None:
     assert "no model folder" in str(answer.exception)
 
 
+def test_the_plan_says_what_is_not_known_of_a_model(slipway_home: Path, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"architectures": ["NovelForCausalLM"], "model_type": "novel"}')
+    spec = parse_spec({"name": "tiny", "model": f"file:{tmp_path}", "engine": "transformers"})
+    described, _ = _describe_model(spec)
+    assert "(novel; Slipway does not know the architecture NovelForCausalLM" in described
+    assert "config.json does not say how much memory keys and values take" in described
+
+
 def test_a_remote_model_is_not_looked_at() -> None:
     spec = parse_spec({"name": "tiny", "model": "s3://bucket/model"})
     assert _describe_model(spec) == ("s3://bucket/model", None)
@@ -170,6 +179,32 @@ def test_a_gguf_model_is_described_or_refused_as_by_the_deploy(slipway_home: Pat
     path.write_bytes(path.read_bytes()[:-1])
     cut = CliRunner().invoke(deploy, [str(spec), "--dry-run"])
     assert "is cut off" in str(cut.exception)
+    assert not slipway_home.exists()
+
+
+def test_a_quantized_model_is_described_or_refused_as_by_the_deploy(
+    slipway_home: Path, random_model: Path, tmp_path: Path
+) -> None:
+    model = write_int8_model(random_model, tmp_path / "model")
+    spec = tmp_path / "spec.yaml"
+    spec.write_text(f"name: tiny\nmodel: file:{model}\nengine: transformers\n")
+    shown = CliRunner().invoke(deploy, [str(spec), "--dry-run", "--json"])
+    plan = {step["stage"]: step["does"] for step in json.loads(shown.output)["plan"]}
+    assert plan["staging"].replace(str(tmp_path), "HERE") == snapshot(
+        "copy file:HERE/model (qwen3, 2 layers, hidden 128) as it is, and verify it"
+    )
+    assert plan["quantization"] == snapshot(
+        "make nothing: the model is in compressed-tensors, int8; measure quality on no text, size and speed"
+    )
+    for override, why in (
+        ("engine=llama.cpp", "which cannot be converted to GGUF for llama.cpp"),
+        ("tuning.candidates=[bf16]", "so bf16 cannot be made of it"),
+    ):
+        refused = CliRunner().invoke(deploy, [str(spec), "--dry-run", "--set", override])
+        assert why in str(refused.exception)
+    say_quantized(model, {"quant_method": "bitnet"})
+    warned = CliRunner().invoke(deploy, [str(spec), "--dry-run"])
+    assert "warning: whether transformers computes in bitnet on the CPU is not known" in warned.output
     assert not slipway_home.exists()
 
 

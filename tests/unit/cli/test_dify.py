@@ -14,6 +14,7 @@ from releases import make_release
 from deployments.cli.main import main
 from tasks.core.model_task import Task
 from tasks.core.release import Release, ServiceFolder, ServiceState
+from tasks.core.spec import Serving
 
 
 @pytest.fixture
@@ -79,9 +80,39 @@ def test_the_password_comes_by_the_environment(
     assert json.loads(capsys.readouterr().out)["status"] == "active"
     assert state.models["chat"]["endpoint_url"] == "http://serving.example:8000/v1"
     assert state.models["chat"]["context_size"] == "256"
+    assert "api_key" not in state.models["chat"]
     state.status = "no-configure"
     assert slipway(service, *account) == 3
     assert f"chat is no-configure in Dify at {address}" in capsys.readouterr().out
+
+
+def test_dify_gets_a_key_of_a_service_that_needs_one(
+    service: str,
+    slipway_home: Path,
+    console: tuple[str, State],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text("# the first one is Dify's\nfirst-key-1\nsecond-key-2\n")
+    keys.chmod(0o600)
+    folder = ServiceFolder(slipway_home / "services", service)
+    state, release = folder.serving()
+    locked = release.spec.model_copy(update={"serving": Serving(api_key=f"file:{keys}")})
+    release = release.model_copy(update={"spec": locked})
+    folder.release_file(release.id).write_text(release.model_dump_json(by_alias=True))
+    state = state.model_copy(update={"release": release.id})
+    folder.state_file.write_text(state.model_dump_json(by_alias=True))
+    monkeypatch.setenv("SLIPWAY_DIFY_PASSWORD", PASSWORD)
+    monkeypatch.setattr("dify_server.ask", lambda credentials: None)
+    address, dify = console
+    assert slipway(service, "--console", address, "--email", EMAIL) == 0
+    assert dify.models["chat"]["api_key"] == "first-key-1"
+    assert "first-key-1" not in "".join(capsys.readouterr())
+    keys.unlink()
+    assert slipway(service, "--console", address, "--email", EMAIL) == 2
+    assert f"no key file {keys}" in capsys.readouterr().err
 
 
 def test_a_service_that_does_not_run_is_named(slipway_home: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -106,6 +106,7 @@ def test_a_recommendation_for_people(facts: Path, capsys: pytest.CaptureFixture[
         (["--family", "llama"], "--family only applies to a recommendation"),
         (["--facts", "x.json"], "--facts only applies to a recommendation"),
         (["--need", "edge", "--facts", "/none.json"], "no facts file /none.json"),
+        (["--need", "edge", "--family", "lama"], "did you mean llama?"),
     ],
 )
 def test_wrong_use_is_one_line(

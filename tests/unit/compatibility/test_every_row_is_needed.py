@@ -277,12 +277,16 @@ def about(row: Row) -> Iterator[Question]:
                 yield of_packages({row.package: release, requirement.name: version})
     elif isinstance(row, BuildRow):
         release = of_releases.first(row.releases)
-        yield from (
-            of_packages({row.package: release, "torch": f"2.9.1+cu{major}0"}) for major in (11, 12, 13)
-        )
+        dtype = next(iter(row.types), "float16")
+        for cuda in ("110", "120", "124", "128", "129", "130", "140"):
+            yield of_packages({row.package: release, "torch": f"2.9.1+cu{cuda}"}, dtype=dtype)
     elif isinstance(row, GlibcRow):
         local = f"+{row.build}" if row.build else ""
-        yield of_packages({row.package: of_releases.first(row.releases) + local})
+        release = of_releases.first(row.releases) + local
+        own = {"engine": row.package, "engine_version": release, "cpu": row.platform}
+        yield of_packages(
+            {row.package: release}, **({**own, "cuda_build": None, "gpus": []} if row.platform else {})
+        )
 
 
 def wrong_versions(requirement: Requirement) -> Iterator[str]:
@@ -293,8 +297,8 @@ def wrong_versions(requirement: Requirement) -> Iterator[str]:
     yield from ("0.1", "99.0")
 
 
-def of_packages(packages: dict[str, str]) -> Question:
-    return Question(repr(packages), lambda tables: fields({"packages": packages}, tables))
+def of_packages(packages: dict[str, str], **host: Any) -> Question:
+    return Question(repr(packages), lambda tables: fields({"packages": packages, **host}, tables))
 
 
 def keys(table: str, row: Row) -> list[str]:

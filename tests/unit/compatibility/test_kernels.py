@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from compatibility_cases import CASES, CURRENT, GONE, P100, V100, gpu
 
-from tasks.compatibility.kernels import builds, platform_of
+from tasks.compatibility.kernels import cuda_builds, platform_of
 from tasks.compatibility.models import Survey
 from tasks.compatibility.rules import ReleaseRow, Tables, load_tables
 from tasks.compatibility.subject import describe
@@ -102,7 +102,8 @@ STARTS: list[tuple[str, str, str, str | None]] = [
     ("vllm", "0.33.0", "8.9", "sampler"),
     ("sglang", "0.5.9", "8.9", "attention kernels"),
     ("sglang", "0.5.9", "9.0", None),
-    ("sglang", "0.4.5", "12.0", None),
+    ("sglang", "0.4.2", "12.0", None),
+    ("sglang", "0.4.5", "9.0", "attention kernels"),
     ("sglang", "0.4.6", "12.0", "attention kernels"),
     ("sglang", "0.5.10", "9.0", "sampler"),
     ("transformers", "5.17.0", "8.9", None),
@@ -252,7 +253,7 @@ def test_torch_pins_the_triton_of_its_metadata() -> None:
 
 @pytest.mark.parametrize("version", OFFERED)
 def test_torch_is_offered_for_these_cudas(version: str) -> None:
-    found = (builds(load_tables(), _torch()[version], platform) for platform in ("x86_64", "aarch64"))
+    found = (cuda_builds(load_tables(), _torch()[version], platform) for platform in ("x86_64", "aarch64"))
     assert tuple(" ".join(cudas) for cudas in found) == OFFERED[version]
 
 

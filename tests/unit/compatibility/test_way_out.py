@@ -272,7 +272,7 @@ EXPECTED: list[tuple[str, dict[str, Any], list[str]]] = [
             "packages": {"torch": "2.6.0", "flash-attn": "2.8.3"},
             "cuda_build": "12.4",
         },
-        ["flash-attn 2.8.3 -> <2.7.4.post1: pass", "torch 2.6.0 -> 2.6.0+cu126: pass"],
+        ["flash-attn 2.8.3 -> <2.7.4.post1: warn", "torch 2.6.0 -> 2.6.0+cu126: pass"],
     ),
     (
         "vLLM where there is no GPU: the engine that serves on the CPU",

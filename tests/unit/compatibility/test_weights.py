@@ -47,6 +47,7 @@ vllm         0.10.2        nvfp4     qwen3-moe    xxxxwww=?xw
 vllm         0.12.0        nvfp4     qwen3-moe    xxxxwww====
 vllm         0.11.2        nvfp4     -            xxxxwww====
 vllm         0.15.1        nvfp4     -            xxxxwww====
+vllm         0.15.0        nvfp4     qwen3-moe    xxxxwww==xx
 vllm         0.16.0        nvfp4     -            xxxwwww====
 vllm         0.2.7         mxfp4     -            xxxxxxxxxxx
 vllm         0.10.1        mxfp4     -            xxxxwww=?ww
@@ -77,7 +78,7 @@ sglang       0.4.9         bfloat16  gemma        xxxx=======
 sglang       0.4.9         float16   -            ===========
 sglang       0.4.0         fp8       -            xxxx?======
 sglang       0.4.10        fp8       -            xxxxx======
-sglang       0.5.1         fp8       -            xxxx?======
+sglang       0.5.1         fp8       -            xxxxx======
 sglang       0.5.6         fp8       -            xxxxw======
 sglang       0.4.9         fp8       qwen3-moe    xxxxx======
 sglang       0.4.10        fp8-block -            xxxxx======
@@ -106,12 +107,18 @@ transformers 5.0.0         fp8-block -            uuuuu======
 transformers 4.42.0        mxfp4     -            xxxxxxxxxxx
 transformers 4.55.0        mxfp4     -            xxxxxxwwwww
 transformers 4.56.1        mxfp4     -            uuuwwwwwwww
+transformers 4.42.0        awq       -            xxx====????
 transformers 4.42.0        bnb-int8  -            xxx========
 transformers 4.42.0        bnb-nf4   -            x==========
 tensorrt-llm 1.2.1         bfloat16  -            xxxx=======
 tensorrt-llm 1.2.1         float16   -            ??=========
 tensorrt-llm 1.2.1         fp8       -            xxxxx======
+tensorrt-llm 0.21.0        fp8-block -            xxxxxx===xx
+tensorrt-llm 0.21.0        fp8-block qwen3-moe    xxxxxx=x=xx
+tensorrt-llm 1.1.0         fp8-block -            xxxxx====xx
 tensorrt-llm 1.2.1         fp8-block -            xxxxx======
+tensorrt-llm 0.16.0        nvfp4     -            xxxxxxxxxxx
+tensorrt-llm 0.19.0        nvfp4     -            xxxxxxx==xx
 tensorrt-llm 1.2.1         nvfp4     -            xxxxxxx====
 tensorrt-llm 1.2.1         mxfp4     -            xxxxxx?====
 tensorrt-llm 1.2.1         awq       -            xxx========
@@ -147,10 +154,17 @@ FLOORS = [
     ("vllm", "0.4.0.post1", "12.1", "7.5", "7.0"),
     ("sglang", "0.5.1.post2", "12.8", "7.5", "7.5"),
     ("sglang", "0.5.1.post3", "12.8", "7.5", "8.0"),
+    ("sglang", "0.2.13", "12.1", "7.5", "8.0"),
+    ("sglang", "0.2.14", "12.1", "7.5", "7.5"),
+    ("tensorrt-llm", "0.7.1", "12.2", "7.5", "8.0"),
     ("tensorrt-llm", "0.9.0", "12.3", "7.0", "7.0"),
+    ("tensorrt-llm", "0.15.0", "12.6", "7.0", "7.5"),
     ("tensorrt-llm", "0.18.2", "12.8", "7.5", "8.0"),
     ("triton-tensorrt-llm", "26.7", "13.1", "7.5", "8.0"),
     ("triton-vllm", "26.7", "13.1", "7.0", "7.5"),
+    ("ollama", "0.1.17", None, "5.0", "5.2"),
+    ("ollama", "0.1.22", None, "5.2", "6.0"),
+    ("ollama", "0.1.23", None, "5.2", "5.0"),
     ("ollama", "0.5.11", None, "3.7", "5.0"),
     ("ollama", "0.30.11", None, "5.0", "5.0"),
     ("llama.cpp", None, "13.0", "6.1", "7.5"),

@@ -12,11 +12,12 @@ from tasks.core.allowed import (
     Kind,
     Program,
     check_allowed,
+    programs_of_code,
     programs_of_environment,
     programs_of_rollout,
 )
 from tasks.core.errors import SpecError, WrongUseError
-from tasks.core.spec import OWN_PYTHON, Environment, Rollout, Target
+from tasks.core.spec import OWN_PYTHON, Environment, Rollout, Serving, Target
 
 LIST = Allowed.parse(
     'folders = ["/opt/engines"]\naddresses = ["https://wheels.example/cu126/", "git+https://git.example/", '
@@ -159,6 +160,24 @@ def test_a_base_image_counts_where_it_is_used() -> None:
     assert (
         programs_of_rollout(Rollout(base_image=f"python:{OWN_PYTHON}-slim"), Target.DOCKER, "rollout") == []
     )
+
+
+def test_a_model_whose_code_is_run_counts_as_a_program() -> None:
+    trusted = Serving(trust_remote_code=True)
+    for model, expected in (
+        ("file:/models/own", (Kind.FOLDER, "/models/own")),
+        ("s3://bucket/own", (Kind.ADDRESS, "s3://bucket/own")),
+        ("models:/own@champion", (Kind.ADDRESS, "models:/own@champion")),
+    ):
+        (found,) = programs_of_code(trusted, model, "serving")
+        assert (found.key, found.kind, found.value) == ("serving.trust_remote_code", *expected)
+        assert programs_of_code(Serving(), model, "serving") == []
+    listed = Allowed(folders=(Path("/models"),), addresses=("s3://bucket/",))
+    held = [
+        listed.holds(programs_of_code(trusted, model, "serving")[0])
+        for model in ("file:/models/own", "s3://bucket/own", "s3://other/own", "models:/own@champion")
+    ]
+    assert held == [True, True, False, False]
 
 
 def test_folders_of_the_list_are_paths() -> None:

@@ -9,50 +9,27 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from chat_models import CHATML, TINY, chat_model, with_values, without
+from chat_models import (
+    CHATML,
+    FIRST_IS_SYSTEM,
+    GEMMA,
+    LLAMA_2,
+    LLAMA_3,
+    LOOP,
+    MACRO,
+    PARTS,
+    QWEN_3,
+    TINY,
+    TRAINED,
+    TURN,
+    chat_model,
+    with_values,
+    without,
+)
 
 from tasks.core.chat_template import Template, check_syntax, find_template, read_template, render
-from tasks.core.chat_tokens import chat_template_in, special_tokens
+from tasks.core.chat_tokens import chat_in, difference, missing_template, special_tokens
 from tasks.core.errors import ModelError, SpecError
-
-TURN = "{{ message['role'] }}: {{ message['content'] }}"
-LOOP = "{% for message in messages %}" + TURN + "{{ eos_token }}{% endfor %}"
-LLAMA_2 = (
-    "{% if messages[0]['role'] == 'system' %}{% set system = messages[0]['content'] %}"
-    "{% set messages = messages[1:] %}{% else %}{% set system = '' %}{% endif %}"
-    "{% for message in messages %}{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}"
-    "{{ raise_exception('Conversation roles must alternate user/assistant') }}{% endif %}"
-    "{% if message['role'] == 'user' %}{{ bos_token + '[INST] ' + system + message['content'].strip() + ' [/INST]' }}"
-    "{% else %}{{ ' ' + message['content'].strip() + ' ' + eos_token }}{% endif %}{% endfor %}"
-)
-GEMMA = (
-    "{{ bos_token }}{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}"
-    "{% endif %}{% for message in messages %}{% if message['role'] == 'assistant' %}{% set role = 'model' %}"
-    "{% else %}{% set role = message['role'] %}{% endif %}"
-    "{{ '<start_of_turn>' + role + '\n' + message['content'] | trim + '<end_of_turn>\n' }}{% endfor %}"
-)
-LLAMA_3 = (
-    "{{- bos_token }}{%- set date = strftime_now('%d %b %Y') if strftime_now is defined else '26 Jul 2024' %}"
-    "{%- if tools is not none %}{{- tools | tojson(indent=4) }}{%- endif %}{{- date }}"
-    "{%- for message in messages %}{%- if not (message.role == 'ipython' or 'tool_calls' in message) %}"
-    "{{- '<|start_header_id|>' + message['role'] + '\n\n' + message['content'] | trim + '<|eot_id|>' }}"
-    "{%- endif %}{%- endfor %}"
-)
-QWEN_3 = (
-    "{%- set ns = namespace(multi_step_tool=true, last=messages|length - 1) %}"
-    "{%- for message in messages[::-1] %}{%- if message.role == 'user' %}{%- set ns.multi_step_tool = false %}"
-    "{%- break %}{%- endif %}{%- endfor %}{%- for message in messages %}"
-    "{%- set content = message.content %}{%- if '</think>' in content %}"
-    "{%- set content = content.split('</think>')[-1].lstrip('\n') %}{%- endif %}"
-    "{{- '<|im_start|>' + message.role + '\n' + content + '<|im_end|>\n' }}{%- endfor %}"
-)
-PARTS = (
-    "{% for message in messages %}{% for part in message['content'] %}{% if part['type'] == 'text' %}"
-    "{{ part['text'] }}{% endif %}{% endfor %}{% endfor %}"
-)
-FIRST_IS_SYSTEM = "{% if messages[0].role != 'system' %}{{ 'You help.' }}{% endif %}" + LOOP
-MACRO = "{% macro turn(message) %}" + TURN + "{% endmacro %}{% for m in messages %}{{ turn(m) }}{% endfor %}"
-TRAINED = "{% for message in messages %}{% generation %}" + TURN + "{% endgeneration %}{% endfor %}"
 
 
 @dataclass(frozen=True)
@@ -194,14 +171,14 @@ def test_there_are_twenty_of_each() -> None:
 
 @pytest.mark.parametrize("model", GOOD, ids=lambda model: model.name)
 def test_a_good_model_is_served_with_its_template(model: Model, tmp_path: Path) -> None:
-    assert chat_template_in(model.write(tmp_path)) is not None
+    assert chat_in(model.write(tmp_path)) is not None
 
 
 @pytest.mark.parametrize("model", BROKEN, ids=lambda model: model.name)
 def test_a_broken_model_is_refused_in_one_line(model: Model, tmp_path: Path) -> None:
     folder = model.write(tmp_path)
     with pytest.raises(ModelError) as refused:
-        chat_template_in(folder)
+        chat_in(folder)
     assert model.error in refused.value.what
     assert str(folder) in refused.value.what
     assert "\n" not in refused.value.what
@@ -210,8 +187,8 @@ def test_a_broken_model_is_refused_in_one_line(model: Model, tmp_path: Path) -> 
 
 def test_a_model_without_a_template_is_not_judged(tmp_path: Path) -> None:
     folder = chat_model(tmp_path / "model", None, generation_config=with_values(eos_token_id=151645))
-    assert chat_template_in(folder) is None
-    assert chat_template_in(TINY) is None
+    assert chat_in(folder) is None
+    assert chat_in(TINY) is None
 
 
 def test_the_default_is_chosen_of_named_ones(tmp_path: Path) -> None:
@@ -226,14 +203,14 @@ def test_a_file_of_the_user_replaces_a_broken_template(tmp_path: Path) -> None:
     folder = chat_model(tmp_path / "model", "{% broken")
     given = tmp_path / "mine.jinja"
     given.write_text(CHATML)
-    template = chat_template_in(folder, given)
-    assert template is not None
-    assert template.text == CHATML
+    chat = chat_in(folder, given)
+    assert chat is not None
+    assert (chat.template.text, chat.ends_with) == (CHATML, "<|im_end|>")
     given.write_text("{% broken")
     with pytest.raises(
         SpecError, match=r"serving.chat_template .*mine.jinja: the chat template is not valid Jinja"
     ):
-        chat_template_in(folder, given)
+        chat_in(folder, given)
     with pytest.raises(SpecError, match="line 1"):
         check_syntax(read_template(given))
     with pytest.raises(SpecError, match="no chat template"):
@@ -265,25 +242,84 @@ def test_a_prompt_is_what_transformers_renders() -> None:
 def test_files_that_are_not_json_are_named(name: str, tmp_path: Path) -> None:
     folder = chat_model(tmp_path / "model", None, {"chat_template.jinja": CHATML, name: "{"})
     with pytest.raises(ModelError, match=rf"{name} is not JSON"):
-        chat_template_in(folder)
+        chat_in(folder)
 
 
 def test_a_tokenizer_of_another_form_is_refused(tmp_path: Path) -> None:
     folder = chat_model(tmp_path / "model", tokenizer=lambda _: {"model": {"vocab": [[]]}})
     with pytest.raises(ModelError, match="is not a tokenizer of the tokenizers library"):
-        chat_template_in(folder)
+        chat_in(folder)
 
 
 def test_other_kinds_of_tokenizers_are_judged_by_their_settings(tmp_path: Path) -> None:
     folder = chat_model(tmp_path / "model")
     (folder / "tokenizer.json").unlink()
-    assert chat_template_in(folder) is not None
+    assert chat_in(folder) is not None
 
 
 def test_a_model_in_one_file_is_judged_by_the_form_of_the_template(tmp_path: Path) -> None:
     given = tmp_path / "mine.jinja"
     given.write_text("{{ bos_token + messages[0].content }}")
-    assert chat_template_in(tmp_path, given) is not None
+    assert chat_in(tmp_path, given) is not None
     given.write_text("{{ bos_token + }}")
     with pytest.raises(SpecError, match="is not valid Jinja"):
-        chat_template_in(tmp_path, given)
+        chat_in(tmp_path, given)
+
+
+NAMED = [{"name": "tool_use", "template": CHATML}, {"name": "default", "template": CHATML}]
+
+
+@pytest.mark.parametrize(
+    ("template", "files", "told"),
+    [
+        (NAMED, {}, "templates named tool_use: engines"),
+        (CHATML, {"additional_chat_templates/rag.jinja": CHATML}, "templates named rag: engines"),
+        (CHATML, {"generation_config.json": '{"eos_token_id": 0}'}, "ends answers with '<|im_end|>', where"),
+        (CHATML, {"generation_config.json": '{"eos_token_id": [0, 2043]}'}, ""),
+        (CHATML.replace("im_end", "endoftext"), {}, ""),
+    ],
+)
+def test_what_users_should_know_is_found(
+    template: Any, files: Mapping[str, str], told: str, tmp_path: Path
+) -> None:
+    stops = {"generation_config.json": '{"eos_token_id": 2043}'}
+    folder = chat_model(tmp_path / "model")
+    (folder / "additional_chat_templates").mkdir()
+    folder = chat_model(tmp_path / "model", template, {**stops, **files})
+    chat = chat_in(folder)
+    assert chat is not None
+    assert [told in finding for finding in chat.findings] == [True] * bool(told)
+
+
+def test_an_end_that_the_tokenizer_does_not_have_is_another_models(tmp_path: Path) -> None:
+    folder = chat_model(tmp_path / "model", CHATML.replace("im_end", "eot"))
+    with pytest.raises(
+        ModelError, match=r"ends answers with '<\|eot\|>', which the model's tokenizer does not have"
+    ):
+        chat_in(folder)
+
+
+def test_a_candidate_with_another_template_than_its_baseline_is_told() -> None:
+    here, there = Template("A", "candidate"), Template("B", "baseline")
+    assert difference(here, Template("A", "baseline")) is None
+    assert difference(None, None) is None
+    assert difference(here, there) == (
+        "candidate has another chat template than baseline: quality was measured on other prompts"
+    )
+    assert str(difference(None, there)).startswith("the candidate has no chat template, unlike baseline")
+    assert str(difference(here, None)).startswith("the baseline has no chat template, unlike candidate")
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("file:/models/gemma-3-270m-it", True),
+        ("file:/models/Llama-3.2-1B-Instruct-GGUF/x.gguf", True),
+        ("s3://models/qwen-chat#q4_k_m", True),
+        ("Mistral 7B Instruct v0.3", True),
+        ("file:/models/gemma-3-270m", False),
+        ("file:/models/chatty-italian", False),
+    ],
+)
+def test_a_model_that_was_trained_to_chat_is_known_by_its_name(name: str, told: bool) -> None:
+    assert (missing_template(["", name]) is not None) == told

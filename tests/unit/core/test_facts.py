@@ -29,6 +29,12 @@ def test_missing_is_not_null() -> None:
     assert parse_facts('{"forward_compat": null}').forward_compat is False
 
 
+def test_one_text_is_a_list_of_one() -> None:
+    facts = parse_facts('{"image_requires": "cuda>=13.0", "container_gpus": "cdi"}')
+    assert (facts.image_requires, facts.container_gpus) == (("cuda>=13.0",), ("cdi",))
+    assert parse_facts('{"gpus": [{"name": "H100", "mig": "1g.10gb"}]}').gpus[0].mig == ("1g.10gb",)
+
+
 def test_what_is_not_known_stays_so_in_files() -> None:
     facts = parse_facts('{"driver": null, "gpus": [{"name": "T4"}]}')
     again = parse_facts(facts.model_dump_json())

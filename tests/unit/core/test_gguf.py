@@ -50,7 +50,7 @@ def test_keys_lists_and_tensors() -> None:
     assert found.number("llama.block_count") == 2
     assert (found.values["x.bool"], found.values["x.float"], found.number("x.bool")) == (True, 0.5, None)
     assert found.numbers == {"x.list": (1, -2)}
-    assert found.lengths == {"tokenizer.ggml.tokens": 3, "x.list": 2}
+    assert found.lengths == {"tokenizer.ggml.tokens": 4, "x.list": 2}
     assert [(one.name, one.kind, one.shape, one.size_bytes) for one in found.tensors] == [
         ("token_embd.weight", "q4_k", (256, 4), 576),
         ("output_norm.weight", "f32", (64,), 256),
@@ -156,9 +156,11 @@ def test_what_a_model_says_of_itself() -> None:
             "hidden": 64,
             "heads": 4,
             "kv_heads": 2,
-            "head_dim": 16,
-            "vocabulary": 3,
+            "vocabulary": 4,
             "max_context": 512,
+            "kept": ({"layers": 2, "token_bytes": 256},),
+            "stateful": False,
+            "unread": (),
         }
     )
     assert found.shape.kv_bytes_per_token == 2 * 2 * 2 * 16 * 2
@@ -189,6 +191,7 @@ def test_gemma_3_looks_at_the_whole_context_in_every_sixth_layer() -> None:
     keys = {"general.architecture": "gemma3", **{f"gemma3.{name}": size for name, size in sizes.items()}}
     found = model_of({"m.gguf": header(gguf_bytes(keys))}, "m.gguf")
     assert found.shape.kv_bytes_per_token == 3 * 2 * 256 * 2
+    assert found.shape.kv_bytes(32768) == 2 * 256 * 2 * (3 * 32768 + 15 * 512)
 
 
 @pytest.mark.parametrize(
@@ -221,6 +224,7 @@ def test_the_name_of_a_quantization(file_type: int | None, kind: int, stored_as:
         ({"general.architecture": "clip"}, "is a vision projector"),
         ({"general.type": "imatrix"}, "is an importance matrix"),
         ({"llama.block_count": None}, "'llama.block_count' is missing"),
+        ({"llama.block_count": 2**31}, "2147483648 layers"),
         ({"llama.context_length": 0}, "'llama.context_length' is 0"),
         ({"llama.embedding_length": "x"}, "'llama.embedding_length' is missing"),
         ({"llama.attention.head_count": [-4, -4]}, "heads of -4"),

@@ -132,3 +132,21 @@ def test_a_damaged_one_is_still_told(document: dict[str, Any], damage: dict[str,
     document["spec"] |= damage
     with pytest.raises(ValidationError):
         Release.model_validate_json(json.dumps(document))
+
+
+def test_a_release_from_before_quantized_models_keeps_its_name(document: dict[str, Any]) -> None:
+    del document["spec"]["serving"]["trust_remote_code"]
+    del document["spec"]["tuning"]["baseline"]
+    del document["config"]["remote_code"]
+    read = Release.model_validate_json(json.dumps(document))
+    assert read.id == name_of(document)
+    assert json.loads(read.document()) == document
+    assert (read.config.remote_code, read.spec.serving.trust_remote_code) == ({}, False)
+
+
+def test_another_digest_of_the_code_is_another_release(document: dict[str, Any]) -> None:
+    names = set()
+    for code in ({}, {"modeling_own.py": "sha256:1"}, {"modeling_own.py": "sha256:2"}):
+        document["config"]["remote_code"] = code
+        names.add(Release.model_validate_json(json.dumps(document)).id)
+    assert len(names) == 3

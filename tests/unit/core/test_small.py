@@ -115,7 +115,7 @@ def write_config(folder: Path, **changes: Any) -> Path:
 
 def test_a_models_shape(tmp_path: Path) -> None:
     shape = read_model_shape(write_config(tmp_path, num_key_value_heads=2))
-    assert (shape.family, shape.head_dim, shape.kv_heads) == ("llama", 32, 2)
+    assert (shape.family, shape.heads, shape.kv_heads) == ("llama", 4, 2)
     assert read_model_shape(write_config(tmp_path)).kv_heads == 4
     assert shape.kv_bytes_per_token == 2 * 2 * 2 * 32 * 2
 
@@ -134,7 +134,6 @@ def test_latent_attention_keeps_less_than_keys_and_values(tmp_path: Path) -> Non
             qk_nope_head_dim=128,
         )
     )
-    assert (shape.family, shape.head_dim) == ("deepseek-v3", 192)
     assert shape.kv_bytes_per_token == 61 * 576 * 2
 
 
@@ -150,8 +149,7 @@ def test_what_is_known_is_not_all_converted(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"architectures": ["MambaForCausalLM"]}, "Slipway does not know the architecture MambaForCausalLM"),
-        ({"architectures": None}, r"the architecture \(none\)"),
+        ({"architectures": None}, "names no architecture"),
         ({"hidden_size": "wide"}, "a size is missing or wrong"),
         ({"vocab_size": -1}, "a size is missing or wrong"),
     ],

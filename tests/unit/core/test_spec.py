@@ -39,7 +39,7 @@ def refusal(values: Any) -> str:
         ({"name": "Tiny!"}, "spec: name: String should match pattern"),
         (
             {"model": "tiny"},
-            "spec: model: must be file:PATH, s3://BUCKET/PREFIX or models:/NAME@ALIAS (got 'tiny')",
+            "spec: model: must be file:PATH, s3://BUCKET/PREFIX, hf:ORG/NAME@REVISION, oci://HOST/NAME:TAG or models:/NAME@ALIAS (got 'tiny')",
         ),
         ({"engine": "vlm"}, "spec: engine: Input should be 'llama.cpp', "),
         (

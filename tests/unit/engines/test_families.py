@@ -9,9 +9,8 @@ import pytest
 from inline_snapshot import snapshot
 
 from tasks.compatibility.rules import load_tables
-from tasks.compatibility.weights import find_type
 from tasks.core.errors import ModelError
-from tasks.core.model_shape import FAMILIES
+from tasks.core.model_shape import shape_of
 from tasks.engines.families import (
     Family,
     check_flags,
@@ -24,9 +23,9 @@ from tasks.engines.families import (
     find_family,
     flag_findings,
     host_findings,
-    quantized_as,
     served_as,
     serving_dtype,
+    shape_findings,
 )
 
 
@@ -47,35 +46,6 @@ def test_families_are_sorted_sourced_and_name_rules_that_exist() -> None:
     assert len(architectures) == len(set(architectures))
 
 
-@pytest.mark.parametrize(
-    ("stored", "dtype"),
-    [
-        ({"quant_method": "awq", "bits": 4}, "awq"),
-        ({"quant_method": "gptq", "bits": 4}, "gptq"),
-        ({"quant_method": "mxfp4"}, "mxfp4"),
-        ({"quant_method": "fp8", "weight_block_size": [128, 128]}, "fp8-block"),
-        ({"quant_method": "fp8"}, "fp8"),
-        ({"quant_method": "fbgemm_fp8"}, "fp8"),
-        ({"quant_method": "bitsandbytes", "load_in_4bit": True}, "bnb-nf4"),
-        ({"quant_method": "bitsandbytes", "load_in_8bit": True}, "bnb-int8"),
-        ({"quant_method": "compressed-tensors", "format": "pack-quantized"}, "w4a16"),
-        ({"quant_method": "compressed-tensors", "format": "int-quantized"}, "int8"),
-        ({"quant_method": "compressed-tensors", "format": "float-quantized"}, "fp8"),
-        ({"quant_method": "compressed-tensors", "format": "nvfp4-pack-quantized"}, "nvfp4"),
-        ({"quant_method": "compressed-tensors", "format": "of-ours"}, None),
-        ({"quant_method": "modelopt", "quant_algo": "NVFP4"}, "nvfp4"),
-        ({"quant_method": "modelopt", "quant_algo": "FP8"}, "fp8"),
-        ({"quant_method": "of-ours"}, None),
-        ({}, None),
-        ("awq", None),
-        (None, None),
-    ],
-)
-def test_a_model_says_how_it_is_quantized(stored: object, dtype: str | None) -> None:
-    assert quantized_as({"quantization_config": stored}) == dtype
-    assert dtype is None or find_type(dtype, load_tables()) is not None
-
-
 def test_a_model_says_its_family_by_its_config(tmp_path: Path) -> None:
     assert family_of({"architectures": ["DeepseekV3ForCausalLM"]}) == find_family("deepseek-v3")
     assert family_of({"architectures": "Qwen3ForCausalLM"}) is None
@@ -88,9 +58,34 @@ def test_a_model_says_its_family_by_its_config(tmp_path: Path) -> None:
     assert family_of(config_at(f"file:{tmp_path}")) is None
 
 
-def test_every_architecture_with_known_sizes_is_of_a_family() -> None:
-    named = {one: found.name for one in FAMILIES if (found := family_of({"architectures": [one]}))}
-    assert named == FAMILIES
+def test_a_model_type_tells_families_of_one_architecture_apart() -> None:
+    config = {"architectures": ["DeepseekV3ForCausalLM"], "model_type": "kimi_k2"}
+    assert family_of(config) == find_family("kimi-k2")
+    assert family_of({**config, "model_type": "deepseek_v3"}) == find_family("deepseek-v3")
+
+
+def test_a_wrapped_model_has_its_keys_inside() -> None:
+    kimi = family("kimi-k2")
+    assert config_findings(kimi, {"text_config": {"topk_method": "noaux_tc"}}) == ()
+    assert config_findings(kimi, {"topk_method": "noaux_tc", "text_config": {"hidden_size": 1}})
+
+
+def test_what_is_not_known_of_a_model_is_said() -> None:
+    config: dict[str, object] = {"architectures": ["NovelForCausalLM"], "depth": 2}
+    assert shape_findings(config, shape_of(config, "config.json")) == snapshot(
+        (
+            "Slipway does not know the architecture NovelForCausalLM: the engine decides whether to serve it",
+            "config.json does not say how much memory keys and values take (the number of layers is missing): only measurements will tell",
+            "config.json does not say which context is the longest: only measurements will tell",
+        )
+    )
+    config |= {"architectures": ["Qwen2ForCausalLM"], "hidden_size": 64, "num_attention_heads": 4}
+    assert shape_findings(config, shape_of(config, "config.json")) == snapshot(
+        (
+            "config.json does not say how much memory keys and values take (the number of layers is missing): only measurements will tell",
+            "config.json does not say which context is the longest: only measurements will tell",
+        )
+    )
 
 
 def test_a_staged_model_has_what_its_family_needs(tmp_path: Path) -> None:
@@ -102,6 +97,9 @@ def test_a_staged_model_has_what_its_family_needs(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(config | {"topk_method": "noaux_tc"}))
     assert family_in(tmp_path) == family("deepseek-v3")
     check_flags(tmp_path, ["vllm", "serve", "--dtype", "bfloat16"])
+    check_flags(tmp_path, ["vllm", "serve", "--quantization", "fp8"])  # a copy in bfloat16
+    quantized = config | {"topk_method": "noaux_tc", "quantization_config": {"quant_method": "fp8"}}
+    (tmp_path / "config.json").write_text(json.dumps(quantized))
     with pytest.raises(ModelError, match="--quantization must not be given"):
         check_flags(tmp_path, ["vllm", "serve", "--quantization", "fp8"])
     (tmp_path / "config.json").write_text(json.dumps({"architectures": ["MambaForCausalLM"]}))
@@ -121,7 +119,7 @@ def test_the_tiny_model_is_of_a_family(repository: Path) -> None:
         ("llama", [], "bfloat16", "bfloat16"),
         ("gemma", ["7.5"], None, "bfloat16"),
         ("deepseek-v2", ["7.0"], None, "bfloat16"),
-        ("deepseek-v3", ["9.0"], None, "fp8"),
+        ("deepseek-v3", ["9.0"], "bfloat16", "bfloat16"),
     ],
 )
 def test_the_type_to_serve_in(name: str, capabilities: list[str], dtype: str | None, judged: str) -> None:
@@ -171,6 +169,6 @@ def test_deepseek_v3_says_what_it_needs() -> None:
 
 def test_a_gpu_too_old_for_the_only_type_is_found() -> None:
     assert [one.message for one in host_findings(family("gemma"), ["7.0"], None, 0.9)] == snapshot(
-        ["Gemma 2 and 3 comes in bfloat16, which compute capability 7.0 does not compute in"]
+        ["Gemma 1 to 3 comes in bfloat16, which compute capability 7.0 does not compute in"]
     )
     assert host_findings(family("llama"), ["7.0"], None, 0.9) == ()

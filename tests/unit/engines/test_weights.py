@@ -20,7 +20,7 @@ def test_formats_are_those_that_the_engine_loads() -> None:
     with pytest.raises(SpecError) as refused:
         check_formats(TRANSFORMERS, [BF16, CandidateFormat.Q8_0])
     assert str(refused.value) == (
-        "transformers does not load q8_0 (choose tuning.candidates from bf16, f16, w8a8, w4a16, fp8)"
+        "transformers does not load q8_0 (choose tuning.candidates from bf16, f16, w8a8, w4a16, fp8, as-is)"
     )
     with pytest.raises(SpecError, match=r"llama\.cpp does not load w8a8, fp8"):
         check_formats(LLAMA, [W8A8, FP8])

@@ -13,7 +13,7 @@ BF16, W8A8, W4A16, FP8 = (CandidateFormat(name) for name in ("bf16", "w8a8", "w4
 LINEAR = "model.layers.0.mlp.up_proj.weight"
 BESIDE = 1000
 SHAPE = ModelShape(
-    architecture="LlamaForCausalLM", family="llama", layers=1, hidden=1024, heads=8, kv_heads=8, head_dim=128,
+    architecture="LlamaForCausalLM", family="llama", layers=1, hidden=1024, heads=8, kv_heads=8,
     vocabulary=4096, max_context=4096,
 )  # fmt: skip
 

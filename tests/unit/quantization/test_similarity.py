@@ -137,6 +137,22 @@ def test_pages_count_what_was_measured() -> None:
     assert "perplexity" not in page
 
 
+def test_a_model_that_comes_quantized_is_compared_with_its_baseline_alone() -> None:
+    """Without one, nothing says what it keeps: it was only compared with itself."""
+    as_is, asked = candidate(CandidateFormat.AS_IS), request(EMBED)
+    alone, compared = turned(0.0), turned(0.1)
+    result = choose([judge(as_is, alone, alone, asked)], asked)
+    assert "keeps" not in report.headline(result)
+    assert not {"similarity", "quality_kept_low"} & set(report.numbers(result))
+    page = report.markdown(result)
+    assert "not known" in page
+    assert "no baseline to compare it with" in page
+    first = judge(candidate(F16), alone, alone, asked).model_copy(update={"compared_only": True})
+    result = choose([first, judge(as_is, compared, alone, asked)], asked)
+    assert "keeps 99.50% or more" in report.headline(result)
+    assert report.numbers(result)["similarity"].value == pytest.approx(math.cos(0.1))
+
+
 def test_the_file_says_what_it_is_for_so_another_task_is_another_file() -> None:
     embed, rank = request(EMBED), request(RERANK)
     assert recipe_of(embed).worker.name == "make_bert_gguf.py"

@@ -47,6 +47,7 @@ PRIVATE = "http://127.0.0.1:9999"
 @dataclass(frozen=True)
 class Text:
     text: str
+    prompt_tokens: int = 1
 
 
 @dataclass
@@ -159,7 +160,10 @@ class _At:
 
     def chat(self, model: str, message: str, max_tokens: int, /) -> Completion:
         answer = self.complete(model, message, max_tokens)
-        return Text(f"{answer.text} in chat")
+        return Text(f"{answer.text} in chat", len(message))
+
+    def post(self, path: str, body: dict[str, Any], /) -> dict[str, Any]:
+        raise NotImplementedError(path)
 
     def embed(self, model: str, text: str, /) -> Completion:
         return Text(f"{self.complete(model, text, 1).text} as numbers")
@@ -230,6 +234,7 @@ def test_a_release_of_before_is_asked_to_complete_prompts() -> None:
     assert kept.id == EARLIER_ID
     assert kept.config.chat is None
     assert (kept.config.task, kept.config.pooling, kept.spec.task) == (Task.GENERATE, None, None)
+    assert (kept.config.names, kept.config.tool_parser, kept.spec.serving.names) == ((), None, ())
     assert kept.spec.serving.chat_template is None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import json
 import os
 import shutil
 from collections.abc import Callable
@@ -73,6 +74,33 @@ def stage(source: Path | ModelSource, folder: Path, shards: int = 4, *, own: boo
 
 def parts_in(folder: Path) -> list[Path]:
     return list(folder.rglob("*.part"))
+
+
+def test_a_quantized_model_is_copied_with_its_scales_and_side_files(model: Path, tmp_path: Path) -> None:
+    source = tmp_path / "modelopt"
+    shutil.copytree(model, source)
+    for file in source.glob("*.safetensors*"):
+        file.unlink()
+    packed = bytes(range(64))
+    tensors = {
+        "a.weight": ("U8", (8, 8), packed),
+        "a.weight_scale": ("F8_E4M3", (8, 1), packed[:8]),
+        "a.weight_scale_2": ("F32", (), packed[:4]),  # a scalar
+        "b.weight": ("F8_E4M3", (8, 8), packed),
+        "b.weight_scale_inv": ("F8_E8M0", (1, 1), packed[5:6]),
+    }
+    write_plain(source / "model.safetensors", tensors)
+    (source / "hf_quant_config.json").write_text('{"quantization": {"quant_algo": "NVFP4"}}')
+    (source / "quantize_config.json").write_text("{}")
+    done = stage(source, tmp_path / "staged", shards=2)
+    assert read_model(tmp_path / "staged") == tensors
+    for name in ("hf_quant_config.json", "quantize_config.json", "config.json"):
+        assert (tmp_path / "staged" / name).read_bytes() == (source / name).read_bytes()
+    assert done.findings[0] == "comes quantized: modelopt, nvfp4"
+    (source / "hf_quant_config.json").write_text("[]")
+    with pytest.raises(ModelError, match=r"hf_quant_config\.json is not a JSON object"):
+        stage(source, tmp_path / "other")
+    assert not (tmp_path / "other").exists()
 
 
 def test_a_copy_holds_the_same_tensors_and_verifies(model: Path, tmp_path: Path) -> None:
@@ -537,6 +565,19 @@ def test_an_architecture_that_cannot_be_served_is_refused_only_where_it_is_to_be
     with pytest.raises(ModelError, match="MambaForCausalLM"):
         plan_copy(pinned, "auto", convertible=True)
     assert plan_copy(pinned, "auto", convertible=False).files
+
+
+def test_an_unknown_architecture_passes_with_a_remark_where_folders_are_loaded(model: Path) -> None:
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps({**config, "architectures": ["NovelForCausalLM"]}))
+    pinned = pin(FolderSource(model))
+    plan = plan_copy(pinned, "auto", convertible=False, servable=True)
+    assert any("does not know the architecture NovelForCausalLM" in one for one in plan.findings)
+    with pytest.raises(ModelError, match="cannot convert the architecture NovelForCausalLM to GGUF"):
+        plan_copy(pinned, "auto", convertible=True, servable=True)
+    (model / "config.json").write_text(json.dumps({**config, "num_hidden_layers": -1}))
+    with pytest.raises(ModelError, match="num_hidden_layers is not a size"):
+        plan_copy(pin(FolderSource(model)), "auto", convertible=False, servable=True)
 
 
 def write_sums(model: Path, **wrong: str) -> None:

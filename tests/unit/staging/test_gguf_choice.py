@@ -265,7 +265,7 @@ def test_files_one_folder_below_are_pointed_at(tmp_path: Path, slipway_home: Pat
 
 def test_safetensors_are_not_served_as_they_are(random_model: Path, slipway_home: Path) -> None:
     spec = parse_spec({"name": "chat", "model": f"file:{random_model}", "tuning": {"candidates": ["as-is"]}})
-    with pytest.raises(SpecError, match="as-is is for GGUF models"):
+    with pytest.raises(SpecError, match="as-is is for models that come quantized or as GGUF"):
         check_model(spec, Settings.load())
 
 

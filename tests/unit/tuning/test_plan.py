@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -11,13 +13,16 @@ import pytest
 from tasks.core.errors import ModelError, SpecError
 from tasks.core.facts import Gpu
 from tasks.core.gpus import HostGpu
-from tasks.core.model_shape import ModelShape
+from tasks.core.model_shape import ModelShape, parse_model_shape
 from tasks.core.model_task import GENERATES, Pooling, Purpose, Task
 from tasks.core.serving import FITTED
 from tasks.core.spec import CandidateFormat, EngineKind, Hardware, Objectives, Serving, Tuning
-from tasks.quantization.models import Candidate
-from tasks.quantization.sizes import Source
+from tasks.core.weight_format import WeightFormat
+from tasks.quantization.models import BaselineModel, Candidate
+from tasks.quantization.plan import refuse_memory
+from tasks.quantization.sizes import Source, serving_bytes
 from tasks.tuning import plan
+from tasks.tuning.for_task import check_task
 from tasks.tuning.models import TuningFacts, TuningRequest
 
 GB = 10**9
@@ -33,7 +38,6 @@ def shape(heads: int = 8, kv_heads: int = 8) -> ModelShape:
         hidden=512,
         heads=heads,
         kv_heads=kv_heads,
-        head_dim=64,
         vocabulary=1000,
         max_context=4096,
     )
@@ -132,20 +136,29 @@ EMBEDS = Purpose(Task.EMBED, "its files say so", Pooling.MEAN)
         ),
         (LLAMA_CPP, EMBEDS, {"tuning": Tuning(load_generator="guidellm")}, None, "guidellm is not for"),
         (LLAMA_CPP, EMBEDS, {"serving": Serving(chat_template=Path("/t"))}, None, "serving.chat_template is"),
+        (LLAMA_CPP, EMBEDS, {"serving": Serving(tool_parser="auto")}, None, "serving.tool_parser is"),
+        (LLAMA_CPP, EMBEDS, {"serving": Serving(reasoning_parser="auto")}, None, "serving.reasoning_parser"),
+        (
+            LLAMA_CPP,
+            EMBEDS,
+            {"serving": Serving(structured_output="auto")},
+            None,
+            "serving.structured_output",
+        ),
     ],
 )
 def test_what_a_task_has_no_use_for_is_told(
     engine: EngineKind, purpose: Purpose, more: dict[str, Any], version: str | None, told: str
 ) -> None:
     with pytest.raises(SpecError, match=told) as error:
-        plan.check_task(request(engine, 0, **more), purpose, version)
+        check_task(request(engine, 0, **more), purpose, version)
     assert error.value.fix
 
 
 def test_a_model_for_embeddings_keeps_its_own_latency() -> None:
     asked = request(LLAMA_CPP, 0, objectives=Objectives(latency_ms=50))
     found = replace(facts(), purpose=EMBEDS)
-    plan.check_task(asked, EMBEDS)
+    check_task(asked, EMBEDS)
     limits = plan.batching_request(asked, found, CANDIDATE).limits
     assert limits.latency_ms == {"latency_p95": 50}
     bert = shape().model_copy(update={"architecture": "BertModel", "family": "bert", "max_context": 512})
@@ -205,6 +218,50 @@ def test_how_an_engine_serves_while_it_is_tuned(case: Case) -> None:
     assert limits.memory_bytes / GB == pytest.approx(case.usable, abs=0.1)
 
 
+UNKNOWN = parse_model_shape(b'{"architectures": ["NovelForCausalLM"], "depth": 12}', "config.json")
+
+
+def test_of_a_model_that_nobody_knows_the_engine_is_asked_and_no_prediction_is_made() -> None:
+    asked = request(VLLM, 3, tuning=Tuning(context=1_000_000, candidates=(CandidateFormat.BF16,)))
+    found = facts(80, 80, 80, model=UNKNOWN)
+    plan.check_request(asked, found.source)
+    config = plan.serving_config(asked, found)
+    assert (config.gpus, config.kv_bytes_per_token) == (3, None)
+    assert serving_bytes(GB, UNKNOWN, 1_000_000) == GB
+
+
+def with_window(**more: Any) -> ModelShape:
+    """Gemma 3 27B: 10 of 62 layers see all; each keeps 16 heads of 128."""
+    sizes = {"num_hidden_layers": 62, "num_attention_heads": 32, "num_key_value_heads": 16, "head_dim": 128}
+    windows = {"sliding_window": 1024, "sliding_window_pattern": 6, "max_position_embeddings": 131072}
+    config = {"architectures": ["Gemma3ForCausalLM"], **sizes, **windows, **more}
+    return parse_model_shape(json.dumps(config).encode(), "config.json")
+
+
+def test_layers_with_a_window_keep_no_more_than_that() -> None:
+    layer = 2 * 16 * 128 * 2
+    needed = serving_bytes(28 * GB, with_window(), 131072)
+    assert needed == 28 * GB + layer * (10 * 131072 + 52 * 1024)
+    assert refuse_memory(needed, 72 * GB) is None
+    assert serving_bytes(0, with_window(), 512) == layer * 62 * 512
+
+
+def test_an_engine_that_must_be_told_reserves_for_layers_with_a_window_too() -> None:
+    config = plan.serving_config(request(VLLM, 0), facts(model=with_window()))
+    assert config.kv_bytes_per_token == 62 * 2 * 16 * 128 * 2
+    hybrid = with_window(layer_types=["mamba"] * 61 + ["attention"])
+    assert plan.serving_config(request(VLLM, 0), facts(model=hybrid)).kv_bytes_per_token is None
+
+
+def test_a_context_that_yarn_lengthens_is_allowed() -> None:
+    yarn = {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}
+    longer = with_window(max_position_embeddings=32768, rope_scaling=yarn)
+    for context, allowed in ((131072, True), (131073, False)):
+        asked = request(VLLM, 1, tuning=Tuning(context=context, candidates=(CandidateFormat.BF16,)))
+        with nullcontext() if allowed else pytest.raises(SpecError, match="supports at most 131072 tokens"):
+            plan.check_request(asked, facts(80, model=longer).source)
+
+
 def test_what_a_model_may_take_is_gpus_and_host_where_layers_are_offloaded() -> None:
     found = facts(24)
     for engine, most in ((LLAMA_CPP, 21.6 + 57.5), (VLLM, 21.6)):
@@ -257,7 +314,7 @@ def test_a_search_within_little_memory_still_asks_for_some() -> None:
 
 
 def of_gguf(**tuning: Any) -> tuple[TuningRequest, TuningFacts]:
-    source = Source(shape(), {}, 0, gguf=("m.gguf",), gguf_bytes=GB, stored_as="q4_k_m")
+    source = Source(shape(), {}, 0, as_is=("m.gguf",), as_is_bytes=GB, stored_as="q4_k_m")
     known = facts()
     return request(LLAMA_CPP, 0, tuning=Tuning(**tuning)), replace(known, source=source)
 
@@ -267,6 +324,76 @@ def test_a_gguf_model_is_its_only_candidate() -> None:
     plan.check_request(asked, known.source)
     made = plan.quantization_request(asked, known, {}, text=None, task_items=(), calibration=None)
     assert (made.formats, made.as_is, made.stored_as) == ((CandidateFormat.AS_IS,), ("m.gguf",), "q4_k_m")
+
+
+def test_a_quantized_model_is_its_only_candidate_where_the_engine_serves_it() -> None:
+    weights = WeightFormat(method="fp8", weight_type="fp8-block")
+    files = ("config.json", "model.safetensors")
+    source = Source(shape(), {}, 0, as_is=files, as_is_bytes=GB, stored_as="fp8", weights=weights)
+    for tuning in (Tuning(), Tuning(candidates=(CandidateFormat.AS_IS,))):
+        asked, known = request(VLLM, 1, tuning=tuning), replace(facts(80), source=source)
+        plan.check_request(asked, source, capabilities=["9.0"])
+        made = plan.quantization_request(asked, known, {}, text=None, task_items=(), calibration=None)
+        assert (made.formats, made.as_is, made.stored_as) == ((CandidateFormat.AS_IS,), files, "fp8")
+        assert not plan.needs_quantizer(asked, {})
+    with pytest.raises(ModelError, match="which vllm serves on GPUs only"):
+        plan.check_request(request(VLLM, 0), source)
+    with pytest.raises(ModelError, match="cannot be converted to GGUF"):
+        plan.check_request(request(LLAMA_CPP, 0), source)
+
+
+def test_code_that_may_be_run_is_part_of_what_is_served_and_measured() -> None:
+    asked, known = request(TRANSFORMERS, 0), facts()
+    code = {"modeling_own.py": "sha256:1"}
+    config, own = (plan.serving_config(asked, one) for one in (known, replace(known, remote_code=code)))
+    assert (config.remote_code, own.remote_code) == ({}, code)
+    made = plan.quantization_request(asked, known, {}, text=None, task_items=(), calibration=None)
+    assert plan.quantization_inputs(asked, own, made)["remote_code"] == code
+    assert "remote_code" not in plan.quantization_inputs(asked, config, made)
+    batching = plan.batching_request(asked, replace(known, remote_code=code), CANDIDATE)
+    assert plan.batching_inputs(asked, CANDIDATE, batching)["remote_code"] == code
+
+
+def test_a_baseline_may_bring_only_the_code_that_is_trusted() -> None:
+    code = {"modeling_own.py": "sha256:1"}
+    for model, baseline in (({}, {}), ({}, code), (code, {}), (code, code)):
+        plan.check_same_code(model, baseline)
+    for other in ({"modeling_own.py": "sha256:2"}, {**code, "more.py": "sha256:3"}):
+        with pytest.raises(SpecError, match=r"tuning.baseline brings other code than the model: "):
+            plan.check_same_code(code, other)
+
+
+def test_a_baseline_is_for_a_model_as_it_is() -> None:
+    tuning = Tuning(baseline="file:/whole", quality_text=Path("/t"))
+    with pytest.raises(SpecError, match=r"tuning.baseline is for a model that is served as it comes"):
+        plan.check_request(request(TRANSFORMERS, 0, tuning=tuning), facts().source)
+    weights = WeightFormat(method="fp8", weight_type="fp8-block")
+    source = Source(shape(), {}, 0, as_is=("config.json",), as_is_bytes=GB, stored_as="fp8", weights=weights)
+    baseline = BaselineModel(
+        model_dir=Path("/whole"),
+        model_digest="sha256:w",
+        files=("config.json",),
+        format=CandidateFormat.BF16,
+        size_bytes=2 * GB,
+    )
+    asked, known = request(TRANSFORMERS, 0, tuning=tuning), replace(facts(), source=source)
+    plan.check_request(asked, source)
+    alone = plan.quantization_request(asked, known, {}, text="t", task_items=(), calibration=None)
+    both = plan.quantization_request(
+        asked, replace(known, baseline=baseline), {}, text="t", task_items=(), calibration=None
+    )
+    assert (alone.formats, both.formats) == (
+        (CandidateFormat.AS_IS,),
+        (CandidateFormat.BF16, CandidateFormat.AS_IS),
+    )
+    config = plan.serving_config(asked, known)
+    inputs = plan.quantization_inputs(asked, config, both)
+    assert inputs["baseline_digest"] == "sha256:w"
+    assert "baseline_digest" not in plan.quantization_inputs(asked, config, alone)
+    assert "/whole" not in str(inputs)
+    plan.check_same_model(shape(), shape(kv_heads=4))
+    with pytest.raises(SpecError, match=r"tuning.baseline is another model: heads 4, not 8"):
+        plan.check_same_model(shape(), shape(heads=4))
 
 
 def test_records_of_models_in_safetensors_keep_their_inputs() -> None:
@@ -295,5 +422,5 @@ def test_what_a_gguf_model_cannot_be_asked_for(tuning: dict[str, Any], why: str)
 
 def test_safetensors_cannot_be_asked_for_as_they_are() -> None:
     asked = request(LLAMA_CPP, 0, tuning=Tuning(candidates=(CandidateFormat.AS_IS,)))
-    with pytest.raises(SpecError, match="as-is is for GGUF models"):
+    with pytest.raises(SpecError, match="as-is is for models that come quantized or as GGUF"):
         plan.check_request(asked, facts().source)

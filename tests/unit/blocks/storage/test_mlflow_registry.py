@@ -159,8 +159,8 @@ def test_what_is_not_there_says_what_there_is(mlflow: Mlflow, settings: Settings
         resolve("models:/chat@next", settings)
     with pytest.raises(NotFoundError, match=r"does not have talk@champion \(its models are another, chat\)"):
         resolve("models:/talk@champion", settings)
-    mlflow.artifacts = "mlflow-artifacts:/1/models/m-1/artifacts"
-    with pytest.raises(ModelError, match="from where ranges cannot be read"):
+    mlflow.artifacts = "gs://bucket/1/models/m-1/artifacts"
+    with pytest.raises(ModelError, match="from where files cannot be read"):
         resolve("models:/chat@champion", settings)
 
 

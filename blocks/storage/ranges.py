@@ -1,7 +1,7 @@
-"""Ranges of objects on S3, received straight into a buffer.
+"""Ranges of files behind HTTP, received straight into a buffer.
 
-boto3 signs the address; the bytes come over a plain HTTP connection per thread. Reading them through boto3 costs
-several times as much CPU time (ADR 34).
+The server's own client names the address, signed if need be; the bytes come over a plain HTTP connection per thread.
+Reading them through boto3 costs several times as much CPU time (ADR 34).
 """
 
 from __future__ import annotations
@@ -10,18 +10,18 @@ import base64
 import contextlib
 import http.client
 import os
+import random
 import socket
 import ssl
 import threading
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from typing import Protocol
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from botocore.httpsession import get_cert_path
 
-from blocks.storage.s3_client import pause_s
-from blocks.storage.s3_errors import no_ranges, proxy_refused, refused, unreachable, wrong_clock
 from tasks.core.cancellation import current
 from tasks.core.direct_io import Buffer, Took
 from tasks.staging.source import changed
@@ -31,9 +31,6 @@ _STEP = 256 << 10
 _TIMEOUT_S = 60.0
 _ATTEMPTS = 4
 _PAUSE_S = 0.2
-_PATIENCE_S = 60.0
-"""How long to retry a server that says that it is busy, s."""
-
 _STALLED_S = 60.0
 _LEAST_PROGRESS = 16 << 10
 """Bytes that an attempt must transfer to count as progress."""
@@ -49,12 +46,47 @@ _ENDED = {400, *_REFUSED}
 """Answers for an expired signature; temporary credentials may end it early."""
 
 
+_SLOW_DOWN_PAUSE_S = 0.5
+_SLOW_DOWN_MOST_S = 8.0
+
+
 class _BusyError(OSError):
     """The server is busy; for how many seconds, if it says so."""
 
     def __init__(self, status: int, reason: str, pause_s: float | None) -> None:
         super().__init__(f"it answered {status} {reason}")
+        self.status = status
         self.pause_s = pause_s
+
+
+class Answers(Protocol):
+    """What the failures of one kind of server mean to its user. `place` is the file's address for messages."""
+
+    certificates: tuple[str, ...]
+    """Variables that may name a file of certificates, the first that is set counts."""
+
+    def patience_s(self) -> float:
+        """How long to retry a server that says that it is busy, s."""
+
+    def unreachable(self, place: str, error: Exception) -> Exception:
+        """Nothing answers, or nothing useful."""
+
+    def refused(self, place: str, status: int, start: bytes, date: str | None) -> Exception:
+        """It does not let this user in; the start of its answer, and its clock."""
+
+    def no_ranges(self, place: str) -> Exception:
+        """It sends the whole file."""
+
+    def proxy_refused(self, place: str) -> Exception:
+        """A proxy requires other credentials."""
+
+    def waits(self, place: str, status: int, pause_s: float) -> None:
+        """The server is busy; it is asked again after a pause."""
+
+
+def pause_s(attempts: int) -> float:
+    """How long to wait after that many busy answers: longer each time, with jitter."""
+    return min(_SLOW_DOWN_PAUSE_S * 2.0 ** (attempts - 1), _SLOW_DOWN_MOST_S) * random.uniform(0.5, 1.0)
 
 
 def quoted(etag: str) -> str:
@@ -71,12 +103,21 @@ def condition_on(identity: str) -> str | None:
 class RangeReader:
     """Reads ranges of one folder's objects. Threads read concurrently, each over its own connection.
 
-    `sign` returns an object's address, signed for `SIGNED_FOR_S`; `name` its address for messages.
+    `sign` returns a file's address, valid for `SIGNED_FOR_S`; `name` its address for messages; `headers` what a
+    request to a signed address carries beyond the range.
     """
 
-    def __init__(self, sign: Callable[[str], str], name: Callable[[str], str]) -> None:
+    def __init__(
+        self,
+        sign: Callable[[str], str],
+        name: Callable[[str], str],
+        answers: Answers,
+        headers: Callable[[SplitResult], Mapping[str, str]] = lambda _: {},
+    ) -> None:
         self._sign = sign
         self._name = name
+        self._answers = answers
+        self._headers = headers
         self._signed: dict[str, tuple[SplitResult, float]] = {}
         self._mine = threading.local()
         self._conditional = True
@@ -91,7 +132,7 @@ class RangeReader:
         `AccessError`, and `NetworkError` after four attempts without progress.
         """
         done = failures = refusals = 0
-        patience = time.monotonic() + _PATIENCE_S
+        patience = time.monotonic() + self._answers.patience_s()
         while done < length:
             before = done
             view = buffer.view[at + done : at + length]
@@ -110,13 +151,14 @@ class RangeReader:
                 refusals += 1
                 pause = pause_s(refusals) if error.pause_s is None else error.pause_s
                 if time.monotonic() + pause > patience:
-                    raise unreachable(self._name(path), error) from error
+                    raise self._answers.unreachable(self._name(path), error) from error
+                self._answers.waits(self._name(path), error.status, pause)
                 self._wait(pause)
             except (OSError, http.client.HTTPException) as error:
                 self._drop()
                 failures = 1 if done - before >= _LEAST_PROGRESS else failures + 1
                 if failures == _ATTEMPTS:
-                    raise unreachable(self._name(path), error) from error
+                    raise self._answers.unreachable(self._name(path), error) from error
                 self._wait(_PAUSE_S * (failures - 1))
 
     def _wait(self, pause: float) -> None:
@@ -157,15 +199,13 @@ class RangeReader:
         if code in _CHANGED or code == 206:
             return changed(self._name(path))
         if code == 200:
-            return no_ranges(self._name(path))
+            return self._answers.no_ranges(self._name(path))
         if code in _BUSY:
-            return _BusyError(code, reason, _seconds(pause))
+            return _BusyError(code, reason, _seconds(pause, self._answers.patience_s()))
         if code == 407:
-            return proxy_refused(self._name(path))
-        if b"RequestTimeTooSkewed" in start:
-            return wrong_clock(self._name(path), date)
+            return self._answers.proxy_refused(self._name(path))
         if code in _REFUSED:
-            return refused(self._name(path), code)
+            return self._answers.refused(self._name(path), code, start, date)
         return OSError(f"it answered {code} {reason}")
 
     def _get(self, url: SplitResult, etag: str, offset: int, length: int) -> http.client.HTTPResponse:
@@ -174,6 +214,7 @@ class RangeReader:
         headers = {
             "Host": url.netloc,
             "Range": f"bytes={offset}-{offset + length - 1}",
+            **self._headers(url),
             **(proxy_headers or {}),
         }
         condition = condition_on(etag)
@@ -202,7 +243,7 @@ class RangeReader:
         known: _Connection | None = getattr(self._mine, "connection", None)
         if known is None or known[0] != url.netloc:
             self._drop()
-            known = url.netloc, *_connect(url)
+            known = url.netloc, *_connect(url, self._answers.certificates)
             self._mine.connection = known
         return known[1:]
 
@@ -213,7 +254,9 @@ class RangeReader:
             self._mine.connection = None
 
 
-def _connect(url: SplitResult) -> tuple[http.client.HTTPConnection, dict[str, str] | None]:
+def _connect(
+    url: SplitResult, certificates: tuple[str, ...]
+) -> tuple[http.client.HTTPConnection, dict[str, str] | None]:
     """A connection, through the proxy that the environment names for this address, and headers for that proxy."""
     host = url.hostname or ""
     proxy = None if urllib.request.proxy_bypass(host) else urllib.request.getproxies().get(url.scheme)
@@ -221,10 +264,8 @@ def _connect(url: SplitResult) -> tuple[http.client.HTTPConnection, dict[str, st
     to_proxy = _proxy_headers(via) if proxy else None
     if url.scheme == "http":
         return http.client.HTTPConnection(via.hostname or "", via.port, timeout=_TIMEOUT_S), to_proxy
-    certificates = (
-        os.environ.get("AWS_CA_BUNDLE") or os.environ.get("REQUESTS_CA_BUNDLE") or get_cert_path(True)
-    )
-    context = ssl.create_default_context(cafile=certificates)
+    named = next((os.environ[name] for name in certificates if os.environ.get(name)), None)
+    context = ssl.create_default_context(cafile=named or get_cert_path(True))
     connection = http.client.HTTPSConnection(
         via.hostname or "", via.port, timeout=_TIMEOUT_S, context=context
     )
@@ -240,9 +281,9 @@ def _proxy_headers(proxy: SplitResult) -> dict[str, str]:
     return {"Proxy-Authorization": f"Basic {base64.b64encode(words.encode()).decode()}"}
 
 
-def _seconds(header: str | None) -> float | None:
+def _seconds(header: str | None, most_s: float) -> float | None:
     """The seconds in `Retry-After`, if it names seconds."""
-    return float(min(int(header), _PATIENCE_S)) if header and header.isdecimal() else None
+    return float(min(int(header), most_s)) if header and header.isdecimal() else None
 
 
 class _Watch:

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 from certificates import write_certificate
 
-from blocks.storage.s3_ranges import SIGNED_FOR_S, RangeReader
+from blocks.storage.ranges import SIGNED_FOR_S, RangeReader
+from blocks.storage.s3_errors import S3Answers
 from tasks.core.direct_io import ring
 from tasks.core.errors import NetworkError
 
@@ -47,7 +48,7 @@ def reader(certificate: Path) -> Iterator[RangeReader]:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, certificate.with_name("key.pem"))
     with serving(context) as port:
-        yield RangeReader(lambda path: f"https://127.0.0.1:{port}/{path}", lambda path: path)
+        yield RangeReader(lambda path: f"https://127.0.0.1:{port}/{path}", lambda path: path, S3Answers())
 
 
 @contextlib.contextmanager
@@ -80,7 +81,7 @@ def test_a_certificate_that_nobody_knows_is_refused(
 ) -> None:
     for name in ("AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr("blocks.storage.s3_ranges._PAUSE_S", 0.0)
+    monkeypatch.setattr("blocks.storage.ranges._PAUSE_S", 0.0)
     (buffer,) = ring(1, 10)
     with pytest.raises(NetworkError, match=r"w cannot be reached: .*certificate verify failed"):
         reader.read_into("w", '"1"', 0, 10, buffer, 0, len)
@@ -96,9 +97,9 @@ def test_an_address_is_signed_anew_in_time_by_the_clock(monkeypatch: pytest.Monk
             signed.append(path)
             return f"http://127.0.0.1:{port}/{path}"
 
-        reader = RangeReader(sign, lambda path: path)
+        reader = RangeReader(sign, lambda path: path, S3Answers())
         begin = time.time()
         for later_s, times in [(0.0, 1), (SIGNED_FOR_S / 3, 1), (SIGNED_FOR_S * 0.6, 2)]:
-            monkeypatch.setattr("blocks.storage.s3_ranges.time.time", lambda later_s=later_s: begin + later_s)
+            monkeypatch.setattr("blocks.storage.ranges.time.time", lambda later_s=later_s: begin + later_s)
             reader.read_into("w", '"1"', 0, 10, buffer, 0, len)
             assert len(signed) == times
