@@ -141,20 +141,20 @@ class EngineApi:
             raise EngineError(f"{self.base_url} returned an empty completion for {prompt!r}")
         return completion
 
-    def metrics(self) -> dict[str, float]:
-        """Prometheus samples of `/metrics`, labels dropped and summed."""
+    def metrics(self, path: str = "/metrics") -> dict[str, float]:
+        """Prometheus samples at `path`, labels dropped and summed. Raises `EngineError`."""
         try:
-            answer = self._client.get("/metrics")
+            answer = self._client.get(path)
             answer.raise_for_status()
         except httpx.HTTPError as error:
-            raise EngineError(f"{self.base_url}/metrics does not answer: {error}") from error
+            raise EngineError(f"{self.base_url}{path} does not answer: {error}") from error
         values: dict[str, float] = defaultdict(float)
         try:
             for family in text_string_to_metric_families(answer.text):
                 for sample in family.samples:
                     values[sample.name] += sample.value
         except ValueError as error:
-            raise EngineError(f"{self.base_url}/metrics is not in Prometheus' format: {error}") from error
+            raise EngineError(f"{self.base_url}{path} is not in Prometheus' format: {error}") from error
         return dict(values)
 
     def post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:

@@ -202,7 +202,7 @@ class EngineBench:
         if metrics is None or metrics.preemptions is None:
             return None
         with EngineApi(served.base_url, timeout_s=self.silence_s) as api:
-            found = api.metrics().get(metrics.preemptions)
+            found = api.metrics(metrics.path).get(metrics.preemptions)
         return None if found is None else int(found)
 
     def _asking(self, served: RunningEngine, config: ServingConfig) -> Asking:

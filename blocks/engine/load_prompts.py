@@ -52,6 +52,11 @@ def ask_in_tokens(model: str, prompt: Sequence[Any], tokens: int) -> dict[str, A
     }
 
 
+def ask_in_words(model: str, prompt: Sequence[Any], tokens: int) -> dict[str, Any]:
+    """A request as TensorRT-LLM accepts it: it refuses unknown fields, and has no `/tokenize`."""
+    return {**ask_in_tokens(model, (), tokens), "prompt": " ".join(map(str, prompt))}
+
+
 def ask_in_text(model: str, prompt: Sequence[Any], tokens: int) -> dict[str, Any]:
     """A request as Transformers serve accepts it: it refuses unknown fields, and sends no end mark."""
     length = {"min_new_tokens": tokens, "max_new_tokens": tokens, "do_sample": False}
@@ -118,7 +123,7 @@ def asking_in_chat(card: EngineCard, api: EngineApi, model: str) -> Asking:
         raise EngineError(
             f"{api.base_url} counts {bare} tokens for any message: its chat template drops what users say"
         )
-    finish = ask_in_message if tokens else ask_in_plain_message
+    finish = ask_in_plain_message if card.prompts == "text" else ask_in_message
 
     def body(name: str, prompt: Sequence[Any], wanted: int) -> dict[str, Any]:
         count = max(_FEWEST_WORDS, round((len(prompt) - bare) / per_word))
@@ -128,7 +133,7 @@ def asking_in_chat(card: EngineCard, api: EngineApi, model: str) -> Asking:
 
 
 def ask_in_message(model: str, message: str, tokens: int) -> dict[str, Any]:
-    """A chat request as vLLM and llama.cpp accept it."""
+    """A chat request as most engines accept it."""
     return {
         "model": model,
         "messages": [{"role": "user", "content": message}],
@@ -205,5 +210,7 @@ def prompts_for(card: EngineCard, api: EngineApi, model: str) -> tuple[Pool, Bod
             return [token.id for token in llama_cpp_tokens(api, _STOCK)], ask_in_tokens
         case "vllm-tokens":
             return vllm_tokens(api, model, _STOCK), ask_in_tokens
+        case "words":
+            return _STOCK.split(), ask_in_words
         case _:
             return _STOCK.split(), ask_in_text

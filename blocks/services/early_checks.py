@@ -14,7 +14,7 @@ from blocks.host.nvml import gpus_in_use
 from blocks.processes.chat_check import check_rendering
 from blocks.processes.ports import check_port_free, free_port, is_held_below
 from blocks.services.door import read_keys
-from blocks.services.targets import check_base_image
+from blocks.services.targets import check_image
 from blocks.storage.sources import open_model, resolve
 from tasks.core.api_keys import block_name
 from tasks.core.chat_template import check_syntax, read_template
@@ -65,7 +65,7 @@ def check_inputs(
     check_keys(spec, prefect=prefect)
     remarks = check_tuning_inputs(spec, settings, remote=remote)
     check_address(spec, settings)
-    check_base_image(spec)
+    check_image(spec)
     return remarks
 
 

@@ -81,7 +81,7 @@ class Target(StrEnum):
 
     @property
     def in_image(self) -> bool:
-        """Whether it runs in an image that is built from the environment's lock."""
+        """Whether it runs in an image: one that is built from the environment's lock, or the makers' own."""
         return self is Target.DOCKER
 
 
@@ -445,6 +445,13 @@ class Rollout(Part):
         max_length=255,
         description="Base image for target docker.",
     )
+    image: str | None = Field(
+        None,
+        pattern=_IMAGE,
+        max_length=255,
+        description="Image of the engine's makers to serve from (target docker), of the release that is measured; "
+        "when empty, an image is built from the environment's lock.",
+    )
     pids: int = Field(512, ge=16, le=4_194_304, description="Limit on processes in the container.")
     gate: Gate = Gate()
 
@@ -505,6 +512,14 @@ class DeploySpec(Part):
         if self.target.in_image and manager is not EnvironmentManager.UV:
             raise ValueError(f"target {self.target} builds its image from a lock of uv's, not of {manager}")
         return self
+
+    @field_validator("rollout")
+    @classmethod
+    def _an_image_is_run(cls, value: Rollout, info: ValidationInfo) -> Rollout:
+        target = info.data.get("target", Target.DOCKER)  # absent if it is wrong itself
+        if value.image is not None and not target.in_image:
+            raise ValueError(f"image is for target {Target.DOCKER}, not for {target}")
+        return value
 
     @model_validator(mode="after")
     def _a_release_is_installed(self) -> Self:

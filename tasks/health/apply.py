@@ -45,7 +45,7 @@ class ServiceApi(Protocol):
 
     def rank(self, model: str, query: str, documents: tuple[str, ...], /) -> Completion: ...
 
-    def metrics(self) -> dict[str, float]: ...
+    def metrics(self, path: str, /) -> dict[str, float]: ...
 
 
 class Instruments(Protocol):
@@ -121,7 +121,7 @@ def sample_service(
             latencies.append(ask(api, config, f"{secrets.token_hex(4)} {prompt}", 1).seconds * 1000)
         except EngineError as error:
             fault = error.what
-    metrics = _metrics(api) if names else {}
+    metrics = _metrics(api, names.path) if names else {}
     return ServiceSample(
         ready=ready,
         completion=completion,
@@ -134,8 +134,8 @@ def sample_service(
     )
 
 
-def _metrics(api: ServiceApi) -> dict[str, float]:
+def _metrics(api: ServiceApi, path: str) -> dict[str, float]:
     try:
-        return api.metrics()
+        return api.metrics(path)
     except EngineError:
         return {}  # an engine without metrics may still be healthy

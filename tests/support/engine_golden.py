@@ -42,6 +42,18 @@ OWN = {
         "engine_args": {"attn-implementation": "sdpa", "enable_cors": True},
         "engine_env": {"TOKENIZERS_PARALLELISM": "false"},
     },
+    "sglang": {
+        "engine_args": {
+            "cuda-graph-bs-decode": [1, 2, 4],
+            "enable_torch_compile": True,
+            "kv-cache-dtype": "fp8_e5m2",
+        },
+        "engine_env": {"SGLANG_LOG_GC": "true"},
+    },
+    "tensorrt-llm": {
+        "engine_args": {"enable-chunked-prefill": True, "max_beam_width": 2, "num_postprocess_workers": 4},
+        "engine_env": {"TRTLLM_ENABLE_PDL": "1"},
+    },
     "vllm": {
         "engine_args": {
             "allowed-local-media-path": "/media",
@@ -58,6 +70,8 @@ OWN = {
 
 OFFERED: dict[str, dict[str, Any]] = {
     "llama.cpp": {"tool_parser": "auto", "reasoning_parser": "deepseek", "structured_output": "auto"},
+    "sglang": {"tool_parser": "hermes", "reasoning_parser": "qwen3", "structured_output": "xgrammar"},
+    "tensorrt-llm": {},
     "transformers": {},
     "vllm": {"tool_parser": "hermes", "reasoning_parser": "qwen3", "structured_output": "xgrammar"},
 }
@@ -72,7 +86,8 @@ def pages() -> dict[str, str]:
             {"name": "chat", "model": "file:/m", "engine": engine.kind.value, **OWN[engine.kind]}
         )
         check_arguments(engine.kind, spec.engine_args)
-        serving = Serving(names=("org/chat:1", "gpt-4"), **OFFERED[engine.kind])
+        name = "org/chat:1" if engine.card.colon_in_names else "org/chat-1"
+        serving = Serving(names=(name, "gpt-4"), **OFFERED[engine.kind])
         check_parsers(engine.kind, serving, spec.engine_args)
         own = {"engine_args": spec.engine_args, "engine_env": spec.engine_env}
         more = {

@@ -68,7 +68,7 @@ class FakeApi:
         self.others.append("rank")
         return self.complete(model, query, 1)
 
-    def metrics(self) -> dict[str, float]:
+    def metrics(self, path: str) -> dict[str, float]:
         if self._metrics is None:
             raise EngineError("no metrics")
         return self._metrics

@@ -551,7 +551,7 @@ def test_what_the_target_wrote_down_came_after_the_services_own_document(
 
 
 def test_a_service_of_an_earlier_version_is_left_alone(folder: ServiceFolder) -> None:
-    """Its release has a key that the spec has lost since: `rollout.image`."""
+    """Its release is of the time when `rollout.image` could only be empty."""
     document, stored = EARLIER_RELEASE.read_bytes(), EARLIER_ID
     folder.release_file(stored).parent.mkdir(parents=True)
     folder.release_file(stored).write_bytes(document)
