@@ -23,7 +23,14 @@ from tasks.core.chat_template import check_syntax, read_template
 from tasks.core.errors import ModelError, PortTakenError, RecordError, SlipwayError, SpecError
 from tasks.core.gguf_chat import gguf_chat
 from tasks.core.gguf_model import UNQUANTIZED, GgufModel
-from tasks.core.model_shape import ModelShape, parse_model_config, parse_model_shape
+from tasks.core.model_shape import (
+    ModelShape,
+    check_convertible,
+    parse_model_config,
+    parse_model_shape,
+    read_model_shape,
+)
+from tasks.core.model_task import GENERATES, Purpose, Task, purpose_of_folder, settle
 from tasks.core.release import ServiceFolder, ServiceState
 from tasks.core.settings import Settings
 from tasks.core.sources import local_folder
@@ -42,6 +49,7 @@ from tasks.staging.plan import CONFIG_FILE
 from tasks.staging.remote_code import code_finding, code_in, digests_of
 from tasks.staging.source import ModelSource, Pinned, pin
 from tasks.staging.weights import weight_format_of
+from tasks.tuning.for_task import check_task
 from tasks.tuning.plan import check_same_model, check_takes_baseline, check_tunable_gguf
 from tasks.tuning.texts import read_calibration, read_task_set, read_text
 
@@ -116,13 +124,46 @@ def check_model(spec: DeploySpec, settings: Settings) -> tuple[str, ...]:
             raise ModelError(f"{denied} is not readable", fix=f"allow it: chmod +r {denied}")
     gguf = check_gguf_model(spec, source)
     weights, remark = (None, None) if gguf else check_weights(spec, source)
+    purpose = check_purpose(spec, source, gguf)
     check_takes_baseline(spec.tuning, as_is=bool(gguf or weights))
     code = None if gguf else check_code(spec, source)
     if not gguf:
-        check_source(spec, Pinned(source, tuple(files)))
+        check_source(spec, Pinned(source, tuple(files)), purpose or GENERATES)
     if spec.tuning.baseline is not None:
         _check_baseline(spec.tuning.baseline, gguf.shape if gguf else shape_in(source), spec.engine, settings)
     return tuple(filter(None, (remark, code)))
+
+
+def check_purpose(spec: DeploySpec, source: ModelSource, gguf: GgufModel | None) -> Purpose | None:
+    """What the model is served for, if it is in a folder here. Raises `SpecError` or `ModelError` if the spec or the
+    engine has it otherwise.
+
+    None for a model that is elsewhere: it is judged once it is staged.
+    """
+    folder, purpose = local_folder(source.name), _purpose_here(spec, source.name, gguf)
+    if purpose is None:
+        return None
+    check_task(spec, purpose, spec.engine_version)
+    if (
+        gguf is None
+        and folder
+        and purpose.task is not Task.GENERATE
+        and get_engine(spec.engine).card.loads_gguf
+    ):
+        check_convertible(read_model_shape(folder), f"{folder}/{CONFIG_FILE}", purpose.task)
+    return purpose
+
+
+def _purpose_here(spec: DeploySpec, where: str, gguf: GgufModel | None = None) -> Purpose | None:
+    """What the model at `where` is served for; None if it is elsewhere. Raises `SpecError` or `ModelError`."""
+    folder = local_folder(where)
+    if gguf is not None:
+        found = gguf.purpose
+    elif folder and (folder / CONFIG_FILE).is_file():
+        found = purpose_of_folder(folder)
+    else:
+        return None
+    return settle(spec.task, spec.serving.pooling, found, where)
 
 
 def check_gguf_model(spec: DeploySpec, source: ModelSource) -> GgufModel | None:
@@ -132,7 +173,9 @@ def check_gguf_model(spec: DeploySpec, source: ModelSource) -> GgufModel | None:
         return None
     check_gguf(spec.engine, spec.tuning.candidates, model.stored_as, source.name)
     check_tunable_gguf(spec.tuning, model.shape.max_context)
-    gguf_chat(model.header, source.name, spec.serving.chat_template, check_rendering)
+    purpose = _purpose_here(spec, source.name, model)
+    if purpose is None or purpose.task is Task.GENERATE:
+        gguf_chat(model.header, source.name, spec.serving.chat_template, check_rendering)
     return model
 
 

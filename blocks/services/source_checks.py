@@ -10,6 +10,7 @@ from tasks.core.chat_template import MORE_TEMPLATES, OWN_FILE, TEMPLATE_FILES
 from tasks.core.chat_tokens import TOKEN_FILES, chat_in
 from tasks.core.errors import SlipwayError
 from tasks.core.model_shape import ModelShape, parse_model_config, parse_model_shape
+from tasks.core.model_task import Purpose, Task
 from tasks.core.spec import DeploySpec
 from tasks.engines.catalogue import get_engine
 from tasks.engines.families import check_family
@@ -19,16 +20,17 @@ from tasks.staging.source import Pinned
 from tasks.tuning.plan import check_load
 
 
-def check_source(spec: DeploySpec, pinned: Pinned) -> ModelShape:
-    """The shape of a model in safetensors that may be served as the spec asks, by the names of its files, its
-    configuration, tokenizer and chat template: a few small reads. Raises `ModelError` or `SpecError`."""
+def check_source(spec: DeploySpec, pinned: Pinned, purpose: Purpose) -> ModelShape:
+    """The shape of a model in safetensors that may be served for that purpose as the spec asks, by the names of its
+    files, its configuration, tokenizer and chat template: a few small reads. Raises `ModelError` or `SpecError`."""
     check_files(pinned, convertible=get_engine(spec.engine).card.loads_gguf, servable=True)
     where = f"{pinned.source.name}/{CONFIG_FILE}"
     text = pinned.read_whole(CONFIG_FILE)
     check_family(parse_model_config(text, where))
     shape = parse_model_shape(text, where)
-    check_load(spec.engine, spec.tuning, shape.max_context)
-    _check_chat(spec, pinned)
+    check_load(spec.engine, spec.tuning, shape.max_context, purpose.task)
+    if purpose.task is Task.GENERATE:
+        _check_chat(spec, pinned)
     return shape
 
 

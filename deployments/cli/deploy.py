@@ -22,6 +22,7 @@ from deployments.prefect_api import PrefectApi, needs_own_server, no_api, prefec
 from tasks.core.api_keys import block_name
 from tasks.core.errors import ModelError, NetworkError
 from tasks.core.freshness import STAGES
+from tasks.core.model_task import GENERATES, Purpose, Task
 from tasks.core.progress import listen, to_log
 from tasks.core.settings import Settings
 from tasks.core.sources import GGUF, local_folder
@@ -238,7 +239,7 @@ def _not_judged(spec: DeploySpec, why: str) -> tuple[str, None]:
 
 def _described(spec: DeploySpec) -> tuple[str, str | None]:
     """The same of a model whose files can be read."""
-    from blocks.services.early_checks import check_code, check_gguf_model, check_weights
+    from blocks.services.early_checks import check_code, check_gguf_model, check_purpose, check_weights
     from blocks.services.source_checks import check_headers, check_source
     from blocks.storage.model_source import check_level
     from blocks.storage.sources import open_model, resolve
@@ -254,17 +255,25 @@ def _described(spec: DeploySpec) -> tuple[str, str | None]:
     place = resolve(spec.model, settings).source
     source = open_model(place, spec.tuning.candidates, endpoint=settings.s3_endpoint)
     if (model := check_gguf_model(spec, source)) is not None:
-        return f"{source.name} ({model.describe()})", model.stored_as
+        serves = _serves(check_purpose(spec, source, model))
+        return f"{source.name} ({model.describe()}{serves})", model.stored_as
     pinned = pin(source)
     if at := local_folder(place):
         check_level(at, [file.path for file in pinned.files])
     weights, remark = check_weights(spec, source)
-    shape = check_source(spec, pinned)
+    purpose = check_purpose(spec, source, None)
+    shape = check_source(spec, pinned, purpose or GENERATES)
     _warn(tuple(filter(None, (remark, check_code(spec, source)))))
     _warn(check_headers(spec, pinned))
     config = parse_model_config(pinned.read_whole(CONFIG_FILE), CONFIG_FILE)
-    described = "; ".join((shape.describe(), *shape_findings(config, shape)))
+    described = "; ".join((shape.describe() + _serves(purpose), *shape_findings(config, shape)))
     return f"{spec.model if folder else source.name} ({described})", weights.describe() if weights else None
+
+
+def _serves(purpose: Purpose | None) -> str:
+    if purpose is None or purpose.task is Task.GENERATE:
+        return ""
+    return f", for {purpose.task}" + (f" with {purpose.pooling} pooling" if purpose.pooling else "")
 
 
 def _judge(spec: DeploySpec) -> tuple[bool, str]:

@@ -28,6 +28,7 @@ from tasks.core.engine_options import EngineArgs, EngineEnv, EngineVersion
 from tasks.core.errors import SpecError, WrongUseError
 from tasks.core.given_files import decode_text, expand_user, read_given
 from tasks.core.load import Arrivals
+from tasks.core.model_task import Pooling, Task
 from tasks.core.serving import ParserName, ServedName
 from tasks.core.sources import FILE, FORMS, GGUF, local_folder, split_variant, with_variant
 from tasks.core.spec_errors import explain
@@ -217,6 +218,12 @@ class Objectives(Part):
     tpot_ms: float | None = Field(
         None, gt=0, le=HOUR_MS, description="Time per output token, 95th percentile, ms."
     )
+    latency_ms: float | None = Field(
+        None,
+        gt=0,
+        le=HOUR_MS,
+        description="Time to the whole answer of an embedding or rerank model, 95th percentile, ms.",
+    )
     policy: QuantizationPolicy = Field(
         QuantizationPolicy.LATENCY,
         description="Among formats that keep the quality: accuracy takes only what keeps 99.9 % of it, latency the "
@@ -360,6 +367,10 @@ class Serving(Part):
     chat_template: Path | None = Field(
         None, description="Jinja file with the chat template; the model's own when empty."
     )
+    pooling: Pooling | None = Field(
+        None,
+        description="How an embedding model makes one vector of a text; as the model's files say when empty.",
+    )
     names: tuple[ServedName, ...] = Field(
         (),
         max_length=20,
@@ -469,6 +480,9 @@ class DeploySpec(Part):
     )
     model: str = Field(
         description=f"{FORMS}. PATH may be a GGUF file; #q4_k_m at the end chooses one of several in a folder."
+    )
+    task: Task | None = Field(
+        None, description="What users ask the model for; what its files say when empty (docs/embeddings.md)."
     )
     engine: EngineKind = Field(DEFAULT_ENGINE, description="Serving engine.")
     engine_version: EngineVersion | None = Field(

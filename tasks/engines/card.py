@@ -21,6 +21,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from tasks.core.errors import SlipwayError
 from tasks.core.frozen import Frozen, first_wrong
+from tasks.core.model_task import Task
 from tasks.core.pins import pinned_versions
 from tasks.core.serving import Loader
 from tasks.core.spec import CARDS, CandidateFormat, EngineKind
@@ -255,6 +256,10 @@ class EngineCard(Sourced):
     formats: tuple[CandidateFormat, ...] = ()
     scored_by: Scored | None = None
     prompts: Prompts | None = None
+    tasks: tuple[Task, ...] = (Task.GENERATE,)
+    """What models are for that it serves."""
+    tasks_from: str | None = None
+    """The release from which it has the arguments for tasks other than `generate`."""
     max_batch: int = Field(1, ge=1)
     """Most sequences that one process serves at once."""
     maps_files: bool = True

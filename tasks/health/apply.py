@@ -41,6 +41,10 @@ class ServiceApi(Protocol):
 
     def chat(self, model: str, message: str, max_tokens: int, /) -> Completion: ...
 
+    def embed(self, model: str, text: str, /) -> Completion: ...
+
+    def rank(self, model: str, query: str, documents: tuple[str, ...], /) -> Completion: ...
+
     def metrics(self, path: str, /) -> dict[str, float]: ...
 
 
@@ -126,6 +130,7 @@ def sample_service(
         failed=SHORT_REQUESTS - len(latencies),
         requests_deferred=metrics.get(names.requests_waiting or "") if names else None,
         kv_usage=metrics.get(names.kv_cache_usage or "") if names else None,
+        task=config.task,
     )
 
 

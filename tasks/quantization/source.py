@@ -119,7 +119,15 @@ def read_gguf_source(folder: Path, names: Sequence[str]) -> Source:
     """The same of a staged model that comes as GGUF. Raises `ModelError`."""
     model = read_gguf_in(folder, names)
     size = sum((folder / name).stat().st_size for name in names)
-    return Source(model.shape, {}, 0, as_is=tuple(names), as_is_bytes=size, stored_as=model.stored_as)
+    return Source(
+        model.shape,
+        {},
+        0,
+        as_is=tuple(names),
+        as_is_bytes=size,
+        stored_as=model.stored_as,
+        purpose=model.purpose,
+    )
 
 
 def read_gguf_in(folder: Path, names: Sequence[str]) -> GgufModel:

@@ -33,7 +33,13 @@ from tasks.core.model_shape import check_convertible, parse_model_config, shape_
 from tasks.engines.families import shape_findings
 from tasks.engines.weights import gguf_engines
 from tasks.staging import ledger
-from tasks.staging.convertible import TOKENIZER_FILE, check_features, check_tensors, check_tokenizer
+from tasks.staging.convertible import (
+    TOKENIZER_FILE,
+    check_features,
+    check_tensors,
+    check_tokenizer,
+    is_decoder,
+)
 from tasks.staging.copier import Copied, copy, missing_bytes, part_of, place_of
 from tasks.staging.gguf_choice import gguf_files, read_gguf_model
 from tasks.staging.headers import check_whole, choose_files, read_weights
@@ -81,7 +87,7 @@ def plan_copy(
     config = parse_model_config(pinned.read_whole(CONFIG_FILE), f"{name}/{CONFIG_FILE}")
     weights = read_weights(pinned, selection)
     remarks = check_whole(weights, config, name, servable=servable or convertible)
-    if convertible:
+    if convertible and is_decoder(config):
         check_tensors(config, weights.headers.values(), name)
     stored = weight_format_of(pinned)
     known = (
@@ -122,6 +128,7 @@ def check_files(
         shape = shape_of(config, where)
         if convertible:
             check_convertible(shape, where)
+        if convertible and is_decoder(config):  # BERT's maker checks its own
             check_features(config, name)
             there = any(file.path == TOKENIZER_FILE for file in pinned.files)
             check_tokenizer(pinned.read_whole(TOKENIZER_FILE) if there else None, config, name)

@@ -27,6 +27,12 @@ _WHOLE = "take the whole model folder"
 _AN_ENGINE = "engine: vllm or transformers serves such a folder"
 
 
+def is_decoder(config: Mapping[str, Any]) -> bool:
+    """Whether the rules here are about a model of that configuration: one that generates text."""
+    architectures = config.get("architectures")
+    return isinstance(architectures, list) and bool(architectures) and architectures[0] in CONVERTIBLE
+
+
 def check_features(config: Mapping[str, Any], source: str) -> None:
     """Raise `ModelError` for a configuration that llama.cpp would compute otherwise than the model was trained."""
     wrong = {

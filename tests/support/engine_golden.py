@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from tasks.core.model_task import Pooling, Task
 from tasks.core.serving import Loader, ServingConfig
 from tasks.core.spec import Serving, parse_spec
 from tasks.engines.arguments import check_arguments
@@ -89,10 +90,18 @@ def pages() -> dict[str, str]:
         serving = Serving(names=(name, "gpt-4"), **OFFERED[engine.kind])
         check_parsers(engine.kind, serving, spec.engine_args)
         own = {"engine_args": spec.engine_args, "engine_env": spec.engine_env}
+        more = {
+            f"for_{task}": _command(
+                engine, ON_PROCESSOR.model_copy(update={"task": task, "pooling": pooling})
+            )
+            for task, pooling in ((Task.EMBED, Pooling.MEAN), (Task.RERANK, None))
+            if task in engine.card.tasks
+        }
         commands = {
             "on_gpus": _command(engine, CONFIG),
             "on_the_processor": _command(engine, ON_PROCESSOR),
             "with_arguments_of_the_spec": _command(engine, ON_PROCESSOR.model_copy(update=own)),
+            **more,
             "with_names_and_parsers": _command(engine, ON_PROCESSOR.model_copy(update=offered(serving))),
         }
         found[f"{engine.kind}.json"] = json.dumps(commands, indent=1) + "\n"

@@ -87,6 +87,11 @@ def convert(folder: Path, form: str, out: Path) -> dict[str, Any]:
     writer = gguf.GGUFWriter(out, model.family)
     describe(writer, model, form, tied="output.weight" not in {item.name for item in plan})
     describe_tokenizer(writer, folder, model)
+    return write(writer, plan, out)
+
+
+def write(writer: gguf.GGUFWriter, plan: list["Tensor"], out: Path) -> dict[str, Any]:
+    """Write what was described, then the tensors. `make_bert_gguf.py` uses it too."""
     for item in plan:
         writer.add_tensor_info(item.name, item.shape, np.dtype(np.float32), item.bytes, raw_dtype=item.kind)
     writer.write_header_to_file()
@@ -390,8 +395,8 @@ class Stored:
     bfloat16: bool
 
 
-def open_tensors(folder: Path) -> dict[str, Stored]:
-    """All tensors of the folder by name."""
+def open_tensors(folder: Path, without: str = "") -> dict[str, Stored]:
+    """All tensors of the folder by name, but those whose name ends in `without`."""
     index = folder / "model.safetensors.index.json"
     if index.exists():
         files = sorted(set(read_json(index).get("weight_map", {}).values()))
@@ -407,11 +412,11 @@ def open_tensors(folder: Path) -> dict[str, Stored]:
             raise RefusedError(
                 f"{index.name} names the file {name!r} outside its folder", "stage the model again"
             )
-        tensors |= dict(read_safetensors(folder / name))
+        tensors |= dict(read_safetensors(folder / name, without))
     return tensors
 
 
-def read_safetensors(path: Path) -> Iterator[tuple[str, Stored]]:
+def read_safetensors(path: Path, without: str = "") -> Iterator[tuple[str, Stored]]:
     """Format: 8 bytes of header length, little-endian; a JSON header; the data."""
     damaged = RefusedError(f"{path.name} is damaged or cut short", "stage the model again")
     try:
@@ -426,6 +431,8 @@ def read_safetensors(path: Path) -> Iterator[tuple[str, Stored]]:
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise damaged from None
     for name, stored_as, shape, start, end in entries:
+        if without and name.endswith(without):
+            continue
         dtype = SOURCES.get(stored_as)
         if dtype is None:
             raise RefusedError(

@@ -26,8 +26,8 @@ KEPT = {file.stem: json.loads(file.read_text()) for file in OPTIONS.iterdir()}
 WORKERS = {"tensorrt-llm": {"model", "alias", "program", "dtype"}}
 """What a worker reads, and does not hand on."""
 
-ELSEWHERE = {"model-tag", "version"}
-"""A word without a name, and an option of the program that `serve` is a part of."""
+ELSEWHERE = {"model-tag", "version", "task", "override-pooler-config"}
+"""A word without a name, an option of the program that `serve` is a part of, and options of earlier releases."""
 
 
 def engine_of(kind: str) -> Engine:
