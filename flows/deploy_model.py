@@ -169,6 +169,7 @@ class _Lifecycle:
             release=rollout.result.release,
             completion=None if health.says_no else self._answer(endpoint, config),
             chat=config.chat is not None,
+            task=config.task,
             locked=self.spec.serving.api_key is not None,
         )
 

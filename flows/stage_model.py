@@ -17,6 +17,7 @@ from blocks.prefect.asked_by_api import check_programs
 from blocks.prefect.flows import flow, step
 from blocks.prefect.progress import show_copy
 from blocks.processes.environment_users import running_below
+from blocks.storage.model_source import check_level
 from blocks.storage.sources import open_model, open_source, resolve
 from flows.measure_disk import measure_disk
 from tasks.core.allowed import Kind, Program
@@ -26,7 +27,7 @@ from tasks.core.given_files import absolute_path
 from tasks.core.manifest import is_intact, read_manifest
 from tasks.core.progress import say
 from tasks.core.settings import Settings
-from tasks.core.sources import split_variant
+from tasks.core.sources import local_folder, split_variant
 from tasks.core.spec import DiskFloor
 from tasks.core.stage import Outcome, raising, run_stage
 from tasks.core.verdicts import StageName, StagingVerdict
@@ -35,7 +36,7 @@ from tasks.staging.apply import CopyPlan, plan_copy, sweep_abandoned
 from tasks.staging.copier import missing_bytes
 from tasks.staging.disk.models import DiskRequest, DiskResult
 from tasks.staging.models import StagingRequest, StagingResult
-from tasks.staging.plan import Found, blocked, to_result
+from tasks.staging.plan import RULES, Found, blocked, to_result
 from tasks.staging.source import ModelSource, pin
 from tasks.staging.store import in_use, make_room
 
@@ -77,6 +78,8 @@ def stage_model(request: StagingRequest) -> Outcome[StagingResult]:
     try:
         resolved = resolve(request.model, settings)
         pinned = pin(_open(request, resolved.source, settings))
+        if place := local_folder(resolved.source):
+            check_level(place, [file.path for file in pinned.files])
     except SlipwayError as error:
         return _run(request.model, {"model": request.model}, work=raising(error))
     found = Found(resolved.source, resolved.version, pinned.digest)
@@ -102,6 +105,7 @@ def stage_model(request: StagingRequest) -> Outcome[StagingResult]:
         "servable": request.servable,
         "convertible": request.convertible,
         "tensor_parallel": request.tensor_parallel,
+        "rules": RULES,
         **({"trust_remote_code": True} if request.trust_remote_code else {}),  # older records still count
     }
 

@@ -33,10 +33,11 @@ from tasks.core.chat_tokens import difference
 from tasks.core.files import file_lock
 from tasks.core.frozen import Frozen
 from tasks.core.model_shape import read_model_config
+from tasks.core.model_task import Task, purpose_of_folder, settle
 from tasks.core.progress import say
 from tasks.core.serving import ServingConfig
 from tasks.core.settings import Settings
-from tasks.core.sources import FILE
+from tasks.core.sources import FILE, local_folder
 from tasks.core.stage import Outcome, run_stage
 from tasks.core.verdicts import StageName
 from tasks.engines.arguments import programs_of_arguments
@@ -48,7 +49,7 @@ from tasks.environment.models import Locked
 from tasks.quantization import report as quantization_report
 from tasks.quantization.apply import measure_candidates, predict_sizes, still_good
 from tasks.quantization.models import Candidate, QuantizationResult
-from tasks.quantization.plan import check_order
+from tasks.quantization.plan import check_lines, check_order
 from tasks.quantization.recipe import QUANTIZER
 from tasks.quantization.source import (
     gguf_in,
@@ -108,10 +109,18 @@ def read_facts(request: TuningRequest) -> TuningFacts:
     gguf = read_gguf_in(folder, names) if (names := gguf_in(folder)) else None
     if gguf:
         source, family = read_gguf_source(folder, names), None
+        found = source.purpose
     else:
         config = read_model_config(folder)
         weights, family = weights_in(folder, config), check_family(config)
-        source = read_quantized_source(folder, config, weights) if weights else read_source(folder, config)
+        to_gguf = get_engine(request.engine).card.loads_gguf
+        source = (
+            read_quantized_source(folder, config, weights)
+            if weights
+            else read_source(folder, config, to_gguf=to_gguf)
+        )
+        found = purpose_of_folder(folder, local_folder(request.source or ""), config)
+    purpose = settle(request.task, request.serving.pooling, found, request.source or str(folder))
     baseline = None
     if request.baseline_dir is not None:
         baseline, shape = read_baseline(request.baseline_dir, request.baseline_digest)
@@ -125,7 +134,8 @@ def read_facts(request: TuningRequest) -> TuningFacts:
         gpus=gpus_in_use(request.hardware.gpus),
         host_bytes=memory_bytes(),
         cpus=len(os.sched_getaffinity(0)),
-        chat=chat_of(folder, gguf, request.serving.chat_template),
+        chat=chat_of(folder, gguf, request.serving.chat_template) if purpose.task is Task.GENERATE else None,
+        purpose=purpose,
         baseline=baseline,
         remote_code=code,
     )
@@ -141,7 +151,8 @@ def _code_in(request: TuningRequest, folder: Path) -> Mapping[str, str]:
 
 def quantized(request: TuningRequest, facts: TuningFacts) -> Outcome[QuantizationResult]:
     """The quantization stage alone. Raises `SpecError` for a wish that cannot be measured."""
-    plan.check_request(request, facts.source, [one.gpu.compute_capability for one in facts.gpus])
+    capabilities = [one.gpu.compute_capability for one in facts.gpus]
+    plan.check_request(request, facts.source, facts.purpose, capabilities)
     config, refused = plan.serving_config(request, facts), plan.refused_formats(request, facts)
     tuning, text = request.tuning, request.tuning.quality_text
     asked = plan.quantization_request(
@@ -154,6 +165,7 @@ def quantized(request: TuningRequest, facts: TuningFacts) -> Outcome[Quantizatio
     )
     if asked.baseline is None:
         check_order(asked.formats, predict_sizes(asked, facts.source))
+    check_lines(asked)
     quantizer: Locked | None = None
     if plan.needs_quantizer(request, refused):
         quantizer = lock_tool(QUANTIZER, Settings.load(), name="the quantizer", torch_backend="auto")
@@ -181,7 +193,8 @@ def quantized(request: TuningRequest, facts: TuningFacts) -> Outcome[Quantizatio
 
 
 def _batch(request: TuningRequest, facts: TuningFacts, candidate: Candidate) -> Outcome[BatchingResult]:
-    if told := difference(template_of(candidate.path), template_of(request.model_dir)):
+    generates = facts.purpose.task is Task.GENERATE
+    if generates and (told := difference(template_of(candidate.path), template_of(request.model_dir))):
         say(StageName.BATCHING, f"warning: {told}")
     asked = plan.batching_request(request, facts, candidate)
     inputs = plan.batching_inputs(request, candidate, asked)

@@ -78,13 +78,20 @@ def compare(
     return errors
 
 
-def make_gguf(python: Path, worker: Path, model_dir: Path, form: CandidateFormat, out: Path) -> None:
+def make_gguf(
+    python: Path,
+    worker: Path,
+    model_dir: Path,
+    form: CandidateFormat,
+    out: Path,
+    options: Sequence[str] = (),
+) -> None:
     """Write the model in `model_dir` as one GGUF file.
 
     Raises `ModelError` for a model that cannot be converted, `DiskFullError`, or `CommandError`.
     """
     timeout_s = _longest(*model_dir.glob("*.safetensors"))
-    make(python, worker, model_dir, form, out, timeout_s=timeout_s)
+    make(python, worker, model_dir, form, out, timeout_s=timeout_s, options=options)
 
 
 def compare_gguf(python: Path, worker: Path, baseline: Path, candidate: Path) -> dict[str, float | None]:

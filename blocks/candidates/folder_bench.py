@@ -8,8 +8,10 @@ from pathlib import Path
 from blocks.candidates.candidate_worker import compare_folders, make_folder
 from blocks.candidates.transformers_scores import LibraryScorer
 from blocks.candidates.vllm_scores import PromptScorer
+from blocks.candidates.whole_answers import whole_answers
 from blocks.engine.api import EngineApi
 from blocks.engine.bench import SCORING_S, EngineBench
+from tasks.core.model_task import Task
 from tasks.core.serving import ServingConfig
 from tasks.core.spec import CandidateFormat
 from tasks.quantization.folder_sizes import PLAIN
@@ -67,7 +69,11 @@ class FolderBench:
             scored = scorer.score(candidate.path, plan)
         config = self.config.model_copy(update={"batch": plan.slots, "context": plan.window + MARGIN_TOKENS})
         with self.bench.serve(candidate.path, config, candidate.log) as served:
-            if not by_library:
+            rows: tuple[tuple[float, ...], ...] = ()
+            if config.task is not Task.GENERATE:
+                with EngineApi(served.base_url, timeout_s=SCORING_S) as api:
+                    rows = whole_answers(api, config, plan)
+            elif not by_library:
                 with EngineApi(served.base_url, timeout_s=SCORING_S) as api:
                     through = PromptScorer(api, config.served_name)
                     size = {"window": plan.window, "slots": plan.slots}
@@ -75,4 +81,4 @@ class FolderBench:
                     scored = scores, through.answer(plan.task_items, window=plan.window)
             speeds = self.bench.decoding_speeds(served, config, plan.window)
         scores, answers = scored
-        return Trial(scores=tuple(scores), answers=tuple(answers), tokens_per_s=speeds)
+        return Trial(scores=tuple(scores), answers=tuple(answers), rows=rows, tokens_per_s=speeds)

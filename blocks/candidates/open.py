@@ -7,10 +7,11 @@ from pathlib import Path
 from blocks.candidates.folder_bench import FolderBench
 from blocks.candidates.gguf_bench import GgufBench
 from blocks.engine.bench import EngineBench
+from tasks.core.model_task import Task
 from tasks.core.serving import ServingConfig
 from tasks.quantization.apply import CandidateBench
 from tasks.quantization.models import QuantizationRequest
-from tasks.quantization.recipe import SCORER
+from tasks.quantization.recipe import SCORER, pooling_of
 
 
 def open_candidate_bench(
@@ -18,5 +19,6 @@ def open_candidate_bench(
 ) -> CandidateBench:
     """The bench that makes and measures the request's candidates; `quantizer` is its Python, if one is needed."""
     if request.layout == "gguf-file":
-        return GgufBench(bench, config)
+        made_for = () if request.task is Task.GENERATE else ("--pooling", pooling_of(request))
+        return GgufBench(bench, config, options=made_for)
     return FolderBench(bench, config, scorer=SCORER, quantizer=quantizer, calibration=request.calibration)

@@ -14,7 +14,7 @@ import requests
 from docker.credentials.errors import StoreError
 from docker.errors import APIError, BuildError, DockerException, ImageNotFound, NotFound
 from docker.models.containers import Container as SdkContainer
-from docker.types import DeviceRequest, LogConfig, Mount
+from docker.types import DeviceRequest, LogConfig, Mount, Ulimit
 from docker.utils import tar
 
 from blocks.docker.config import DockerConfig
@@ -91,6 +91,11 @@ class DockerEngine:
                 fix="see what this prints: docker info",
                 detail=str(error),
             ) from None
+
+    @property
+    def client(self) -> docker.DockerClient:
+        """The SDK's client, for what is done to images alone."""
+        return self._client
 
     def image_id(self, name: str) -> str | None:
         """`sha256:…` of an image that the engine has. Raises `RolloutError` if it does not say."""
@@ -172,9 +177,15 @@ class DockerEngine:
             limits |= {"mem_limit": plan.memory_bytes, "memswap_limit": plan.memory_bytes}
         if plan.cpus is not None:
             limits["nano_cpus"] = plan.cpus * 10**9
+        tmpfs = {"/tmp": f"size={plan.tmp_bytes},mode=1777,noexec,nosuid,nodev"}
+        if plan.cache_bytes:
+            tmpfs[plan.cache_target] = f"size={plan.cache_bytes},mode=1777,exec,nosuid,nodev"
+        if plan.own_entrypoint:
+            limits["entrypoint"] = list(plan.argv[:1])
+            limits["ulimits"] = [Ulimit(name="memlock", soft=-1, hard=-1)] if plan.gpus else []
         return self._client.containers.create(
             plan.image,
-            list(plan.argv),
+            list(plan.argv[1:] if plan.own_entrypoint else plan.argv),
             name=plan.name,
             environment=plan.env,
             labels=plan.labels,
@@ -182,7 +193,7 @@ class DockerEngine:
             mounts=_mounts(plan),
             ports={f"{plan.port}/tcp": ("127.0.0.1", plan.host_port)},
             read_only=True,
-            tmpfs={"/tmp": f"size={plan.tmp_bytes},mode=1777,noexec,nosuid,nodev"},
+            tmpfs=tmpfs,
             cap_drop=["ALL"],
             security_opt=["no-new-privileges"],
             pids_limit=plan.pids,
@@ -246,11 +257,9 @@ class DockerEngine:
 
 
 def _mounts(plan: ContainerPlan) -> list[Mount]:
-    """The model, and the chat template that replaces its own."""
-    mounts = [Mount(plan.model_target, str(plan.model_source), type="bind", read_only=True)]
-    if plan.template_source is not None:
-        mounts.append(Mount(plan.template_target, str(plan.template_source), type="bind", read_only=True))
-    return mounts
+    """The model, and what else the engine reads."""
+    files = {plan.model_target: plan.model_source, **plan.files}
+    return [Mount(inside, str(path), type="bind", read_only=True) for inside, path in files.items()]
 
 
 @contextlib.contextmanager

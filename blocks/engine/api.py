@@ -4,14 +4,25 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
+from blocks.engine.vectors import (
+    EMBEDDINGS,
+    RERANK,
+    describe_scores,
+    describe_vectors,
+    embeddings_in,
+    scores_in,
+)
 from tasks.core.errors import EngineError, EngineHungError
+
+_UNLIKE = "A crane lifts one crate; 42 barges wait."
+"""A text that says something else than anyone's, so that its embedding must be another."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +88,37 @@ class EngineApi:
         body = {"model": model, "messages": messages, "max_tokens": max_tokens, "temperature": 0.0}
         return self._complete("/v1/chat/completions", body, lambda choice: _said(choice["message"]), message)
 
+    def embeddings(self, model: str, texts: Sequence[str]) -> list[tuple[float, ...]]:
+        """A vector for each text. Raises `EngineError` for any other answer than numbers."""
+        answer = self.post(EMBEDDINGS, {"model": model, "input": list(texts)})
+        return embeddings_in(answer, len(texts), self.base_url)
+
+    def scores(self, model: str, query: str, documents: Sequence[str]) -> list[float]:
+        """How well each document answers the query. Raises `EngineError` for any other answer than numbers."""
+        body = {"model": model, "query": query, "documents": list(documents)}
+        return scores_in(self.post(RERANK, body), len(documents), self.base_url)
+
+    def embed(self, model: str, text: str) -> Completion:
+        """The embedding of a text, as an answer whose text describes it.
+
+        Raises `EngineError` for any other answer than numbers, and if another text has the same embedding.
+        """
+        start = time.monotonic()
+        vectors = self.embeddings(model, [text])
+        seconds = time.monotonic() - start
+        if text != _UNLIKE and vectors == self.embeddings(model, [_UNLIKE]):
+            raise EngineError(f"{self.base_url} returns the same embedding for different texts")
+        return Completion(describe_vectors(vectors), 0, 1, seconds)
+
+    def rank(self, model: str, query: str, documents: tuple[str, ...]) -> Completion:
+        """The scores of documents, as an answer whose text lists them. Raises as `embed` does."""
+        start = time.monotonic()
+        scores = self.scores(model, query, documents)
+        seconds = time.monotonic() - start
+        if len(set(scores)) < len(set(documents)):
+            raise EngineError(f"{self.base_url} returns the same score for different documents")
+        return Completion(describe_scores(scores), 0, 1, seconds)
+
     def _complete(
         self, path: str, body: dict[str, Any], text_of: Callable[[dict[str, Any]], object], prompt: str
     ) -> Completion:
@@ -99,20 +141,20 @@ class EngineApi:
             raise EngineError(f"{self.base_url} returned an empty completion for {prompt!r}")
         return completion
 
-    def metrics(self) -> dict[str, float]:
-        """Prometheus samples of `/metrics`, labels dropped and summed."""
+    def metrics(self, path: str = "/metrics") -> dict[str, float]:
+        """Prometheus samples at `path`, labels dropped and summed. Raises `EngineError`."""
         try:
-            answer = self._client.get("/metrics")
+            answer = self._client.get(path)
             answer.raise_for_status()
         except httpx.HTTPError as error:
-            raise EngineError(f"{self.base_url}/metrics does not answer: {error}") from error
+            raise EngineError(f"{self.base_url}{path} does not answer: {error}") from error
         values: dict[str, float] = defaultdict(float)
         try:
             for family in text_string_to_metric_families(answer.text):
                 for sample in family.samples:
                     values[sample.name] += sample.value
         except ValueError as error:
-            raise EngineError(f"{self.base_url}/metrics is not in Prometheus' format: {error}") from error
+            raise EngineError(f"{self.base_url}{path} is not in Prometheus' format: {error}") from error
         return dict(values)
 
     def post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:

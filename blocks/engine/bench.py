@@ -32,6 +32,7 @@ from tasks.core.load import (
     longest_output,
     open_load_for,
 )
+from tasks.core.model_task import Task
 from tasks.core.prefetch import Prefetch, no_prefetch
 from tasks.core.serving import ServingConfig
 from tasks.engines.base import Engine
@@ -97,6 +98,7 @@ class EngineBench:
             dying_s=self.dying_s,
             maps=(model,) if self.engine.card.maps_files else (),
             prefetch=self.prefetch,
+            config=config,
         ) as served:
             served = replace(served, gpu_memory_before=before)
             if config.on_gpus:
@@ -105,16 +107,30 @@ class EngineBench:
                 yield served
 
     def decoding_speeds(self, served: RunningEngine, config: ServingConfig, window: int) -> tuple[float, ...]:
-        """Tokens/s of one stream, in several runs after a warm-up, with requests of at most `window` tokens.
+        """Tokens/s of one stream, in several runs after a warm-up, with requests of at most `window` tokens; of a
+        model for another task its answers/s.
 
         Raises the same errors as `LoadClient.run`.
         """
+        if config.task is not Task.GENERATE:
+            return self._whole_speeds(served, config, window)
         # The speed of decoding is the same for either; a chat template might not fit into the window.
         client = _client(served, config, self._asking(served, config.model_copy(update={"chat": None})))
         warm_up, *loads = (
             load_for_decoding(
                 context=window, output_tokens=min(_SPEED_TOKENS, window // 2), seed=seed
             ).model_copy(update={"silence_s": self.silence_s})
+            for seed in range(_SPEED_RUNS + 1)
+        )
+        client.run(warm_up.model_copy(update={"min_s": _WARM_UP_S}))
+        return tuple(client.run(load).tokens_per_s for load in loads)
+
+    def _whole_speeds(self, served: RunningEngine, config: ServingConfig, window: int) -> tuple[float, ...]:
+        client = _client(served, config, self._asking(served, config))
+        warm_up, *loads = (
+            load_for(clients=1, context=window, output_tokens=2, seed=seed).model_copy(
+                update={"silence_s": self.silence_s}
+            )
             for seed in range(_SPEED_RUNS + 1)
         )
         client.run(warm_up.model_copy(update={"min_s": _WARM_UP_S}))
@@ -186,7 +202,7 @@ class EngineBench:
         if metrics is None or metrics.preemptions is None:
             return None
         with EngineApi(served.base_url, timeout_s=self.silence_s) as api:
-            found = api.metrics().get(metrics.preemptions)
+            found = api.metrics(metrics.path).get(metrics.preemptions)
         return None if found is None else int(found)
 
     def _asking(self, served: RunningEngine, config: ServingConfig) -> Asking:
@@ -206,7 +222,9 @@ class EngineBench:
 
 
 def _client(served: RunningEngine, config: ServingConfig, asking: Asking) -> LoadClient:
-    return LoadClient(served.base_url, config.served_name, asking.pool, asking.body, asking.path)
+    return LoadClient(
+        served.base_url, config.served_name, asking.pool, asking.body, asking.path, whole=asking.whole
+    )
 
 
 def _without(added: int, load: P) -> P:

@@ -1,4 +1,4 @@
-"""A load generator for completions of prompts or chats: many streaming clients in one thread, with little CPU time.
+"""A load generator for completions, chats, embeddings and scores: many clients in one thread, with little CPU time.
 
 The engine shares its cores with these clients, so answers are not parsed token by token (`answer_stream.py`).
 """
@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 from blocks.engine.answer_stream import AnswerStream
 from blocks.engine.load_prompts import COMPLETIONS, Body, Pool, ask_in_tokens
+from blocks.engine.whole_answer import WholeAnswer
 from tasks.core.cancellation import current
 from tasks.core.errors import EngineError, EngineHungError, EngineSlowError
 from tasks.core.load import (
@@ -45,7 +46,7 @@ class _Exchange(asyncio.Protocol):
     transport: asyncio.Transport | None = None
     sent: float = field(default_factory=time.monotonic)
     heard: float = 0.0
-    answer: AnswerStream = field(default_factory=AnswerStream)
+    answer: AnswerStream | WholeAnswer = field(default_factory=AnswerStream)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
@@ -96,10 +97,20 @@ class _Exchange(asyncio.Protocol):
 
 
 class LoadClient:
-    """Clients of one engine. Prompts are drawn from `pool`: ids of ordinary tokens, or words."""
+    """Clients of one engine. Prompts are drawn from `pool`: ids of ordinary tokens, or words.
+
+    Answers that are `whole` come in one piece, and are counted instead of tokens.
+    """
 
     def __init__(
-        self, base_url: str, model: str, pool: Pool, body: Body = ask_in_tokens, path: str = COMPLETIONS
+        self,
+        base_url: str,
+        model: str,
+        pool: Pool,
+        body: Body = ask_in_tokens,
+        path: str = COMPLETIONS,
+        *,
+        whole: bool = False,
     ) -> None:
         parts = urlsplit(base_url)
         assert parts.hostname is not None
@@ -111,6 +122,8 @@ class LoadClient:
         self._model = model
         self._pool = pool
         self._body = body
+        self._answer: Callable[[], AnswerStream | WholeAnswer] = WholeAnswer if whole else AnswerStream
+        self._whole = whole
 
     def run(self, load: Load) -> LoadFigures:
         """Load the engine in a closed loop and measure.
@@ -133,7 +146,7 @@ class LoadClient:
 
         async def client(number: int) -> None:
             for request in self.requests(load, number):
-                exchanges[number].append(_Exchange(request))
+                exchanges[number].append(_Exchange(request, answer=self._answer()))
                 await self._ask(exchanges[number][-1])
 
         def every() -> list[_Exchange]:
@@ -147,9 +160,8 @@ class LoadClient:
             over=lambda seconds: _enough(load, exchanges, seconds),
         )
         ratio = _tokens_per_event(every())
-        return _figures(
-            every(), seconds, closed_throughput(_answered(own, ratio) for own in exchanges if own), ratio
-        )
+        throughput = closed_throughput(_answered(own, ratio) for own in exchanges if own)
+        return _figures(every(), seconds, throughput, ratio, whole=self._whole)
 
     async def _run_open(self, load: OpenLoad) -> tuple[LoadFigures, tuple[Wait, ...]]:
         start = time.monotonic()
@@ -158,7 +170,7 @@ class LoadClient:
 
         async def send(at: float) -> None:
             await asyncio.sleep(max(0.0, start + at - time.monotonic()))
-            exchanges.append(_Exchange(next(requests), wanted=start + at))
+            exchanges.append(_Exchange(next(requests), wanted=start + at, answer=self._answer()))
             await self._ask(exchanges[-1])
 
         requests = self.requests(load, -1)
@@ -187,7 +199,10 @@ class LoadClient:
         )
         ratio = _tokens_per_event(exchanges)
         tokens = ratio * sum(exchange.events for exchange in exchanges)
-        return _figures(exchanges, seconds, tokens / seconds, ratio, end=start + seconds), waits
+        figures = _figures(
+            exchanges, seconds, tokens / seconds, ratio, end=start + seconds, whole=self._whole
+        )
+        return figures, waits
 
     async def _drive(
         self,
@@ -263,7 +278,7 @@ def _pending(exchanges: Sequence[_Exchange]) -> list[_Exchange]:
 def _enough(load: Load, exchanges: Sequence[Sequence[_Exchange]], seconds: float) -> bool:
     late = seconds >= load.max_s
     if late and not load.whole:
-        return all(any(one.events > 1 for one in own) for own in exchanges)
+        return all(any(one.done or one.events > 1 for one in own) for own in exchanges)
     answered = [sum(one.done for one in own) for own in exchanges]
     return seconds >= load.min_s and min(answered) >= 1 and (late or sum(answered) >= load.min_requests)
 
@@ -296,6 +311,7 @@ def _figures(
     ratio: float,
     *,
     end: float | None = None,
+    whole: bool = False,
 ) -> LoadFigures:
     """Figures of a run. If `end` is given, requests without a token count as having waited until then."""
     begun = [exchange for exchange in exchanges if exchange.events]
@@ -306,8 +322,13 @@ def _figures(
     # In an open loop the answers that were cut off are the slowest ones, in a closed loop only the last ones.
     counted = begun if end is not None else [one for one in begun if one.done] or begun
     tpot = [found for one in counted if (found := one.answer.tpot_ms(ratio)) is not None]
-    if all(one.events < 2 for one in begun):
+    if not whole and all(one.events < 2 for one in begun):
         raise EngineError("the engine does not stream tokens: each answer came in one piece")
     return figures_of(
-        requests=len(begun), seconds=seconds, tokens_per_s=tokens_per_s, ttft_ms=ttft, tpot_ms=tpot
+        requests=len(begun),
+        seconds=seconds,
+        tokens_per_s=tokens_per_s,
+        ttft_ms=ttft,
+        tpot_ms=tpot,
+        whole=whole,
     )

@@ -11,7 +11,9 @@ from typing import Any
 
 from blocks.engine.api import EngineApi
 from blocks.engine.tokens import llama_cpp_tokens, vllm_tokens
+from blocks.engine.vectors import EMBEDDINGS, RERANK
 from tasks.core.errors import EngineError
+from tasks.core.model_task import Task
 from tasks.core.serving import ServingConfig
 from tasks.engines.card import EngineCard
 
@@ -50,6 +52,11 @@ def ask_in_tokens(model: str, prompt: Sequence[Any], tokens: int) -> dict[str, A
     }
 
 
+def ask_in_words(model: str, prompt: Sequence[Any], tokens: int) -> dict[str, Any]:
+    """A request as TensorRT-LLM accepts it: it refuses unknown fields, and has no `/tokenize`."""
+    return {**ask_in_tokens(model, (), tokens), "prompt": " ".join(map(str, prompt))}
+
+
 def ask_in_text(model: str, prompt: Sequence[Any], tokens: int) -> dict[str, Any]:
     """A request as Transformers serve accepts it: it refuses unknown fields, and sends no end mark."""
     length = {"min_new_tokens": tokens, "max_new_tokens": tokens, "do_sample": False}
@@ -60,6 +67,18 @@ def ask_in_text(model: str, prompt: Sequence[Any], tokens: int) -> dict[str, Any
         "stream": True,
         "generation_config": json.dumps(length),
     }
+
+
+def embed_tokens(model: str, prompt: Sequence[Any], _tokens: int) -> dict[str, Any]:
+    """A request for the embedding of one text, which is a list of token ids."""
+    return {"model": model, "input": list(prompt)}
+
+
+def rank_words(model: str, prompt: Sequence[Any], _tokens: int) -> dict[str, Any]:
+    """A request for the score of one document: the first quarter of the words is the query."""
+    cut = len(prompt) // 4 or 1
+    query, document = (" ".join(map(str, part)) for part in (prompt[:cut], prompt[cut:]))
+    return {"model": model, "query": query, "documents": [document or query]}
 
 
 COMPLETIONS, CHAT = "/v1/completions", "/v1/chat/completions"
@@ -75,6 +94,7 @@ class Asking:
     """How an engine is asked: prompts are drawn from `pool`, requests are made by `body` and sent to `path`.
 
     Every prompt has `added` more tokens, and at least `fewest` in all, because a chat template puts text around it.
+    Answers that are `whole` come in one piece.
     """
 
     pool: Pool
@@ -82,6 +102,7 @@ class Asking:
     path: str = COMPLETIONS
     added: int = 0
     fewest: int = 1
+    whole: bool = False
 
     def prompt_tokens(self, wanted: int) -> int:
         """Tokens of a prompt of which `wanted` were asked for."""
@@ -102,7 +123,7 @@ def asking_in_chat(card: EngineCard, api: EngineApi, model: str) -> Asking:
         raise EngineError(
             f"{api.base_url} counts {bare} tokens for any message: its chat template drops what users say"
         )
-    finish = ask_in_message if tokens else ask_in_plain_message
+    finish = ask_in_plain_message if card.prompts == "text" else ask_in_message
 
     def body(name: str, prompt: Sequence[Any], wanted: int) -> dict[str, Any]:
         count = max(_FEWEST_WORDS, round((len(prompt) - bare) / per_word))
@@ -112,7 +133,7 @@ def asking_in_chat(card: EngineCard, api: EngineApi, model: str) -> Asking:
 
 
 def ask_in_message(model: str, message: str, tokens: int) -> dict[str, Any]:
-    """A chat request as vLLM and llama.cpp accept it."""
+    """A chat request as most engines accept it."""
     return {
         "model": model,
         "messages": [{"role": "user", "content": message}],
@@ -158,8 +179,25 @@ def _whole_words(tokens: Callable[[str], Sequence[Any]]) -> list[str]:
     return whole if len(whole) >= _CALIBRATED else words
 
 
+def asking_for_scores(card: EngineCard, api: EngineApi, model: str) -> Asking:
+    """How a ranker is asked. It takes texts, and words that are several tokens count as so many. Raises
+    `EngineError`."""
+    tokens = _tokens_of(card, api, model)
+    words = _whole_words(tokens) if tokens else _STOCK.split()
+    per_word = max(1.0, len(tokens(" ".join(words))) / len(words)) if tokens else 1.0
+
+    def body(name: str, prompt: Sequence[Any], wanted: int) -> dict[str, Any]:
+        return rank_words(name, prompt[: max(2, int(len(prompt) / per_word))], wanted)
+
+    return Asking(words, body, RERANK, whole=True)
+
+
 def asking_for(card: EngineCard, api: EngineApi, config: ServingConfig) -> Asking:
     """How users of this model ask. Raises `EngineError`."""
+    if config.task is Task.EMBED:
+        return Asking(prompts_for(card, api, config.served_name)[0], embed_tokens, EMBEDDINGS, whole=True)
+    if config.task is Task.RERANK:
+        return asking_for_scores(card, api, config.served_name)
     if config.chat:
         return asking_in_chat(card, api, config.served_name)
     return Asking(*prompts_for(card, api, config.served_name))
@@ -172,5 +210,7 @@ def prompts_for(card: EngineCard, api: EngineApi, model: str) -> tuple[Pool, Bod
             return [token.id for token in llama_cpp_tokens(api, _STOCK)], ask_in_tokens
         case "vllm-tokens":
             return vllm_tokens(api, model, _STOCK), ask_in_tokens
+        case "words":
+            return _STOCK.split(), ask_in_words
         case _:
             return _STOCK.split(), ask_in_text

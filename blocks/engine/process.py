@@ -14,12 +14,15 @@ from blocks.engine.api import EngineApi
 from blocks.processes.ports import LOCALHOST, free_port
 from blocks.processes.process import guarded, last_lines
 from blocks.processes.process_memory import kernel_kills, kernel_kills_since
+from tasks.core.asking import ask
 from tasks.core.cancellation import current
 from tasks.core.child_environment import Needs
 from tasks.core.disk_faults import as_disk_fault, says_disk_full
 from tasks.core.errors import EngineDiedError, EngineError, EngineHungError, EngineStartError
 from tasks.core.files import open_private
+from tasks.core.model_task import Task
 from tasks.core.prefetch import Prefetch, no_prefetch
+from tasks.core.serving import ServingConfig
 from tasks.engines.base import CommandLine
 from tasks.engines.failures import name_end
 from tasks.engines.out_of_memory import memory_error
@@ -28,6 +31,10 @@ _POLL_S = 0.02
 _DYING_S = 2.0
 """A connection breaks a moment before the process that held it is gone: this long at the most."""
 _SILENCE_S = 60.0
+
+
+_NOT_WHOLE = "the model is not whole"
+"""As `tasks/engines/worker/transformers_server.py` begins its refusal."""
 
 
 @dataclass(frozen=True)
@@ -50,13 +57,18 @@ class EngineChild:
             if says_disk_full(self.last_words()):
                 raise as_disk_fault(OSError(errno.ENOSPC, ""), self.log)
             raise EngineDiedError(
-                f"the engine died {doing} ({name_end(status)})",
+                f"the engine died {doing} ({name_end(status)}){self._why()}",
                 status=status,
                 ready=ready,
                 kernel_kills=kernel_kills_since(self.killed_before),
                 fix=f"read {self.log}",
                 detail=self.last_words(),
             )
+
+    def _why(self) -> str:
+        """What a server of ours says as its last word about the model; empty if it says nothing."""
+        last = self.last_words().rpartition("\n")[2].strip()
+        return f": {last}" if last.startswith(_NOT_WHOLE) else ""
 
     def last_words(self) -> str:
         """The last lines of its log, and before them its error about memory, if there was one.
@@ -103,9 +115,11 @@ def serve(
     dying_s: float = _DYING_S,
     maps: Sequence[Path] = (),
     prefetch: Prefetch = no_prefetch,
+    config: ServingConfig | None = None,
 ) -> Iterator[RunningEngine]:
-    """Start the engine on a free port of the loopback and yield once it has really completed a prompt.
+    """Start the engine on a free port of the loopback and yield once it has really answered.
 
+    It is asked to complete a prompt, or what `config` says that its model is for.
     `maps` are files, or folders of files, that it maps: they are prefetched while it starts. Raises `EngineError`
     with the last lines of `log`: `EngineDiedError` if it dies, `EngineStartError` if it is not ready within
     `start_timeout_s`, `EngineHungError` if its first completion brings no byte within `silence_s`. The engine is
@@ -125,7 +139,10 @@ def serve(
         with prefetch(maps):
             wait_until_ready(api, process, start_timeout_s)
             try:
-                api.complete(served_name, "The", 1)
+                if config is None or config.task is Task.GENERATE:
+                    api.complete(served_name, "The", 1)
+                else:
+                    ask(api, config, "The", 1)
             except EngineError as error:
                 wait_s = 0.0 if isinstance(error, EngineHungError) else dying_s
                 process.check("at its first completion", ready=True, wait_s=wait_s)

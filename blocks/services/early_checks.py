@@ -14,18 +14,26 @@ from blocks.host.nvml import gpus_in_use
 from blocks.processes.chat_check import check_rendering
 from blocks.processes.ports import check_port_free, free_port, is_held_below
 from blocks.services.door import read_keys
-from blocks.services.targets import check_base_image
+from blocks.services.source_checks import check_source
+from blocks.services.targets import check_image
+from blocks.storage.model_source import check_level
 from blocks.storage.sources import open_model, resolve
 from tasks.core.api_keys import block_name
 from tasks.core.chat_template import check_syntax, read_template
-from tasks.core.chat_tokens import chat_in
 from tasks.core.errors import ModelError, PortTakenError, RecordError, SlipwayError, SpecError
 from tasks.core.gguf_chat import gguf_chat
 from tasks.core.gguf_model import UNQUANTIZED, GgufModel
-from tasks.core.model_shape import ModelShape, parse_model_config, parse_model_shape
+from tasks.core.model_shape import (
+    ModelShape,
+    check_convertible,
+    parse_model_config,
+    parse_model_shape,
+    read_model_shape,
+)
+from tasks.core.model_task import GENERATES, Purpose, Task, purpose_of_folder, settle
 from tasks.core.release import ServiceFolder, ServiceState
 from tasks.core.settings import Settings
-from tasks.core.sources import GGUF, local_folder
+from tasks.core.sources import local_folder
 from tasks.core.spec import DeploySpec, EngineKind, Environment, EnvironmentManager, Tuning
 from tasks.core.weight_format import WeightFormat
 from tasks.engines.arguments import check_arguments
@@ -39,8 +47,9 @@ from tasks.rollout.plan import address_of
 from tasks.staging.gguf_choice import gguf_model_at
 from tasks.staging.plan import CONFIG_FILE
 from tasks.staging.remote_code import code_finding, code_in, digests_of
-from tasks.staging.source import ModelSource, pin
+from tasks.staging.source import ModelSource, Pinned, pin
 from tasks.staging.weights import weight_format_of
+from tasks.tuning.for_task import check_task
 from tasks.tuning.plan import check_same_model, check_takes_baseline, check_tunable_gguf
 from tasks.tuning.texts import read_calibration, read_task_set, read_text
 
@@ -57,7 +66,7 @@ def check_inputs(
     check_keys(spec, prefect=prefect)
     remarks = check_tuning_inputs(spec, settings, remote=remote)
     check_address(spec, settings)
-    check_base_image(spec)
+    check_image(spec)
     return remarks
 
 
@@ -99,38 +108,62 @@ def check_address(spec: DeploySpec, settings: Settings) -> None:
 
 
 def check_model(spec: DeploySpec, settings: Settings) -> tuple[str, ...]:
-    """Raise a `SlipwayError` if the model has no files, if this user may not read them, or if it comes as GGUF or
-    quantized and cannot be served as the spec asks. Remarks about what is not known."""
+    """Raise a `SlipwayError` if the model has no files, if this user may not read them, or if it cannot be served as
+    the spec asks, by what its names, its configuration and its tokenizer say; staging reads the weights' headers.
+    Remarks about what is not known."""
     place = resolve(spec.model, settings).source
     source = open_model(place, spec.tuning.candidates, endpoint=settings.s3_endpoint)
     files = source.list_files()
     if not files:
         raise ModelError(f"there are no files in {place}", fix="check the spec's `model`")
     if folder := local_folder(place):
-        _check_level(folder, [file.path for file in files])
+        check_level(folder, [file.path for file in files])
         home = folder if folder.is_dir() else folder.parent
         denied = next((path for file in files if not may(path := home / file.path, os.R_OK)), None)
         if denied is not None:
             raise ModelError(f"{denied} is not readable", fix=f"allow it: chmod +r {denied}")
     gguf = check_gguf_model(spec, source)
     weights, remark = (None, None) if gguf else check_weights(spec, source)
+    purpose = check_purpose(spec, source, gguf)
     check_takes_baseline(spec.tuning, as_is=bool(gguf or weights))
     code = None if gguf else check_code(spec, source)
+    if not gguf:
+        check_source(spec, Pinned(source, tuple(files)), purpose or GENERATES)
     if spec.tuning.baseline is not None:
         _check_baseline(spec.tuning.baseline, gguf.shape if gguf else shape_in(source), spec.engine, settings)
     return tuple(filter(None, (remark, code)))
 
 
-def _check_level(folder: Path, names: Sequence[str]) -> None:
-    """Raise `ModelError` if the folder has no weights, but one in it has GGUF files: that is how large ones come."""
-    if any(name.endswith(GGUF) or ".safetensors" in name for name in names):
-        return
-    below = next((path.parent for path in sorted(folder.glob(f"*/*{GGUF}"))), None)
-    if below is not None:
-        raise ModelError(
-            f"{folder} contains no weights, but its folder {below.name} has GGUF files",
-            fix=f"set model: file:{below}",
-        )
+def check_purpose(spec: DeploySpec, source: ModelSource, gguf: GgufModel | None) -> Purpose | None:
+    """What the model is served for, if it is in a folder here. Raises `SpecError` or `ModelError` if the spec or the
+    engine has it otherwise.
+
+    None for a model that is elsewhere: it is judged once it is staged.
+    """
+    folder, purpose = local_folder(source.name), _purpose_here(spec, source.name, gguf)
+    if purpose is None:
+        return None
+    check_task(spec, purpose, spec.engine_version)
+    if (
+        gguf is None
+        and folder
+        and purpose.task is not Task.GENERATE
+        and get_engine(spec.engine).card.loads_gguf
+    ):
+        check_convertible(read_model_shape(folder), f"{folder}/{CONFIG_FILE}", purpose.task)
+    return purpose
+
+
+def _purpose_here(spec: DeploySpec, where: str, gguf: GgufModel | None = None) -> Purpose | None:
+    """What the model at `where` is served for; None if it is elsewhere. Raises `SpecError` or `ModelError`."""
+    folder = local_folder(where)
+    if gguf is not None:
+        found = gguf.purpose
+    elif folder and (folder / CONFIG_FILE).is_file():
+        found = purpose_of_folder(folder)
+    else:
+        return None
+    return settle(spec.task, spec.serving.pooling, found, where)
 
 
 def check_gguf_model(spec: DeploySpec, source: ModelSource) -> GgufModel | None:
@@ -140,7 +173,9 @@ def check_gguf_model(spec: DeploySpec, source: ModelSource) -> GgufModel | None:
         return None
     check_gguf(spec.engine, spec.tuning.candidates, model.stored_as, source.name)
     check_tunable_gguf(spec.tuning, model.shape.max_context)
-    gguf_chat(model.header, source.name, spec.serving.chat_template, check_rendering)
+    purpose = _purpose_here(spec, source.name, model)
+    if purpose is None or purpose.task is Task.GENERATE:
+        gguf_chat(model.header, source.name, spec.serving.chat_template, check_rendering)
     return model
 
 
@@ -248,12 +283,9 @@ def _check_texts(tuning: Tuning) -> None:
 
 
 def _check_chat_template(spec: DeploySpec) -> None:
-    """With the model's own tokens if they are in a folder here; otherwise when it is staged."""
-    given, folder = spec.serving.chat_template, local_folder(spec.model)
-    if folder and any(folder.glob("*.safetensors")):
-        chat_in(folder, given, check_rendering)
-    elif given:
-        check_syntax(read_template(given))
+    """Its syntax; whether it renders is judged with the model's own tokens, where its files can be read."""
+    if spec.serving.chat_template:
+        check_syntax(read_template(spec.serving.chat_template))
 
 
 def _check_environment(environment: Environment) -> None:

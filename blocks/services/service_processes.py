@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -25,7 +25,7 @@ class ServiceProcesses(Frozen):
 
     `supervised` asks the service's supervisor for the engine, whenever it was started; `container` follows a
     container through its restarts by its cgroup; `process` names roots of process trees for good. The engine counts
-    its work in `work`, by the metrics `work_counters`.
+    its work in `work`, by the metrics `work_counters` at `metrics_path`.
     """
 
     kind: Literal["supervised", "container", "process"]
@@ -36,6 +36,7 @@ class ServiceProcesses(Frozen):
     period_s: float = Field(60.0, gt=0)
     work: Literal["requests", "tokens"] = "requests"
     work_counters: tuple[str, ...] = ()
+    metrics_path: str = "/metrics"
 
 
 def processes_of(
@@ -47,8 +48,9 @@ def processes_of(
     metrics: Metrics | None = None,
 ) -> ServiceProcesses:
     """How to find this service's processes, and the engine's own counters of its work, from now on."""
-    counters = {"work": metrics.work, "work_counters": metrics.work_counters} if metrics else {}
-    frame = {"endpoint": state.endpoint, "period_s": period_s, **counters}
+    frame: dict[str, Any] = {"endpoint": state.endpoint, "period_s": period_s}
+    if metrics:
+        frame |= {"work": metrics.work, "work_counters": metrics.work_counters, "metrics_path": metrics.path}
     if not state.target.in_image:
         return ServiceProcesses(kind="supervised", socket=folder.control_socket, **frame)
     pids = (running.pid,) if running is not None and running.pid is not None else ()

@@ -14,9 +14,11 @@ from tasks.core.release import Release, ServiceFolder
 from tasks.core.settings import Settings
 from tasks.core.spec import DeploySpec
 from tasks.core.spec import Target as TargetKind
+from tasks.engines.catalogue import get_engine
 from tasks.rollout.container.apply import ContainerService
 from tasks.rollout.container.image import make_image
 from tasks.rollout.container.inventory import Host
+from tasks.rollout.container.makers import check_same
 from tasks.rollout.target import Target
 
 if TYPE_CHECKING:
@@ -38,13 +40,14 @@ def check_target(kind: TargetKind) -> None:
     _TARGETS[kind].check()
 
 
-def check_base_image(spec: DeploySpec) -> None:
-    """Raise `NetworkError` for a base image that is neither on this host nor in its registry."""
-    _TARGETS[spec.target].check_base_image(spec.rollout.base_image)
+def check_image(spec: DeploySpec) -> None:
+    """Raise `NetworkError` for an image that is neither on this host nor in its registry, and `RolloutError` for one
+    of an engine's makers, which is pulled, that does not contain the release that will be measured."""
+    _TARGETS[spec.target].check_image(spec)
 
 
 def prepare(release: Release, settings: Settings) -> Release:
-    """The release with what its target needs to be made first: for `docker` the image, by its id.
+    """The release with what its target needs to be made first: for `docker` the image, by its id, built or pulled.
 
     Raises `MissingToolError` without a Docker engine, and `RolloutError` if the image cannot be made.
     """
@@ -57,7 +60,7 @@ class _Target:
 
     open: Callable[[ServiceFolder, Settings], AbstractContextManager[Target]]
     check: Callable[[], object] = lambda: None
-    check_base_image: Callable[[str], object] = lambda image: None
+    check_image: Callable[[DeploySpec], object] = lambda spec: None
     prepare: Callable[[Release, Settings], Release] = lambda release, settings: release
 
 
@@ -89,11 +92,16 @@ def _check_docker() -> None:
         pass
 
 
-def _check_base_image(image: str) -> None:
+def _check_image(spec: DeploySpec) -> None:
     from blocks.docker.docker_engine import DockerEngine
+    from blocks.docker.makers_image import check_makers_image
 
+    engine, image = get_engine(spec.engine), spec.rollout.image
     with DockerEngine.connect() as docker:
-        docker.check_base_image(image)
+        if image is None:
+            docker.check_base_image(spec.rollout.base_image)
+        else:
+            check_makers_image(docker, image, engine, spec.engine_version or engine.card.version)
 
 
 def _with_image(release: Release, settings: Settings) -> Release:
@@ -104,19 +112,25 @@ def _with_image(release: Release, settings: Settings) -> Release:
 
 
 def _image_of(release: Release, *, settings: Settings, docker: DockerEngine) -> str:
-    """The release's image; built again if it was removed since, for example by a clean-up before a rollback."""
+    """The release's image; made again if it was removed since, for example by a clean-up before a rollback."""
     if release.image is not None and docker.image_id(release.image) is not None:
         return release.image
-    return _make_image(release, settings, docker)
+    image = _make_image(release, settings, docker)
+    if release.image is not None and release.spec.rollout.image is not None:
+        check_same(release.spec.rollout.image, release.image, image)
+    return image
 
 
 def _make_image(release: Release, settings: Settings, docker: DockerEngine) -> str:
+    from blocks.docker.makers_image import check_makers_image
     from blocks.packages.site_packages import install_packages
 
+    if (makers := release.spec.rollout.image) is not None:
+        return check_makers_image(docker, makers, get_engine(release.engine), release.engine_version)
     return make_image(release, settings, docker, install_packages)
 
 
 _TARGETS = {
     TargetKind.PROCESS: _Target(_open_process),
-    TargetKind.DOCKER: _Target(_open_docker, _check_docker, _check_base_image, _with_image),
+    TargetKind.DOCKER: _Target(_open_docker, _check_docker, _check_image, _with_image),
 }

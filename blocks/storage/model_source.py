@@ -21,6 +21,7 @@ from tasks.core.paths import checked, is_utf8
 from tasks.core.sources import FILE, GGUF, ResolvedModel
 from tasks.staging.gguf_choice import GgufSource, files_named, keeps
 from tasks.staging.models import SourceFile
+from tasks.staging.side_folders import ANNOUNCED_BY, is_side_folder
 from tasks.staging.source import ModelSource, changed
 
 if TYPE_CHECKING:
@@ -31,10 +32,11 @@ _DEADLINE_S = 120.0
 """Limit for a listing, or for one chunk, s: anything slower counts as hanging."""
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_COMMIT = re.compile(r"[0-9a-f]{40,64}")
 
 
 def resolve_folder(source: str) -> ResolvedModel:
-    """The folder that `file:PATH` names; of a Hugging Face cache the snapshot that its `main` names."""
+    """The folder that `file:PATH` names; of a Hugging Face cache the snapshot of its `main`, or its only one."""
     folder = FolderSource.of(source).folder
     commit = within(_DEADLINE_S, str(folder), lambda: _cached_commit(folder))
     place = folder / "snapshots" / commit if commit else folder
@@ -42,13 +44,40 @@ def resolve_folder(source: str) -> ResolvedModel:
 
 
 def _cached_commit(folder: Path) -> str | None:
+    """The snapshot of a Hugging Face cache that is meant: `main`'s, else the only one. None for any other folder."""
+    main = folder / "refs" / "main"
     try:
         if not (folder / "snapshots").is_dir():
             return None
-        commit = read_regular(folder / "refs" / "main", 1 << 10).decode().strip()
+        names = [path.name for path in (folder / "snapshots").iterdir()]
+        commit = read_regular(main, 1 << 10).decode().strip() if main.exists() else None
     except (OSError, ModelError, UnicodeDecodeError):
         return None  # listing its files reports what is wrong with the folder
-    return commit if re.fullmatch(r"[0-9a-f]{40,64}", commit) else None
+    if commit is None:  # downloaded by another revision
+        return _only_snapshot(folder, names)
+    return commit if _COMMIT.fullmatch(commit) else None
+
+
+def _only_snapshot(folder: Path, names: Sequence[str]) -> str | None:
+    found = sorted(filter(_COMMIT.fullmatch, names))
+    if len(found) > 1:
+        raise ModelError(
+            f"{folder} is a Hugging Face cache with {len(found)} snapshots, and none is its main",
+            fix=f"name one: file:{folder}/snapshots/{found[0]}",
+        )
+    return found[0] if found else None
+
+
+def check_level(folder: Path, names: Sequence[str]) -> None:
+    """Raise `ModelError` if the folder has no weights, but one in it has GGUF files: that is how large ones come."""
+    if any(name.endswith(GGUF) or ".safetensors" in name for name in names):
+        return
+    below = next((path.parent for path in sorted(folder.glob(f"*/*{GGUF}"))), None)
+    if below is not None:
+        raise ModelError(
+            f"{folder} contains no weights, but its folder {below.name} has GGUF files",
+            fix=f"set model: file:{below}",
+        )
 
 
 def open_folder(source: str) -> ModelSource:
@@ -91,7 +120,10 @@ class FolderSource:
         return f"{FILE}{self.folder}"
 
     def list_files(self) -> Sequence[SourceFile]:
-        """Files directly in the folder, by path. Raises `DeadlineError` if the mount hangs."""
+        """Files directly in the folder, and in folders there that belong to a model, by path.
+
+        Raises `DeadlineError` if the mount hangs.
+        """
         return within(_DEADLINE_S, self.name, self._list)
 
     def _list(self) -> Sequence[SourceFile]:
@@ -101,6 +133,8 @@ class FolderSource:
                     f"the model folder {self.folder} does not exist", fix="check the spec's `model`"
                 )
             names = sorted(path for path in self.folder.iterdir() if self._only(path.name))
+            folders = [path for path in names if is_side_folder(path.name) and path.is_dir()]
+            names += [path for folder in folders for path in sorted(folder.iterdir())]
             found = [self._look(path) for path in names]
         return [file for file in found if file is not None]
 
@@ -129,7 +163,7 @@ class FolderSource:
         # In a Hugging Face cache, a large file's name is its SHA-256.
         known = real.parent.name == "blobs" and _SHA256.fullmatch(real.name)
         return SourceFile(
-            path=path.name,
+            path=str(path.relative_to(self.folder)),
             size_bytes=status.st_size,
             identity=_identity(status),
             sha256=real.name if known else None,
@@ -207,13 +241,16 @@ class S3Source:
         return self._folder.url()
 
     def list_files(self) -> Sequence[SourceFile]:
-        """Objects one level below the prefix, by path.
+        """Objects one level below the prefix, and in folders there that belong to a model.
 
         A server that ignores the delimiter also lists deeper ones, which are skipped. Raises `UnsafeNameError` for a
         key at any level that leads out of its folder.
         """
         objects = self._folder.objects(deep=False)
         found = [item for item in objects if "/" not in checked(item.path, self.name)]
+        if any(item.path in ANNOUNCED_BY for item in found):
+            below = [name for name in self._folder.names() if is_side_folder(name)]
+            found += [item for name in below for item in self._folder.objects(f"{name}/", deep=False)]
         if not found:
             raise NotFoundError(f"there are no objects below {self.name}", fix="check bucket and prefix")
         return [SourceFile(path=item.path, size_bytes=item.size_bytes, identity=item.etag) for item in found]

@@ -29,8 +29,17 @@ DECIDED_BY: Mapping[StageName, tuple[str, ...]] = {
         *("tuning.calibration_text", "tuning.calibration_tokens"),
         *("objectives.policy", "objectives.quality_tolerance", "objectives.task_tolerance"),
         "objectives.memory_fraction",
+        "task",
+        "serving.pooling",
     ),
-    StageName.BATCHING: (*_MEASURED, "tuning", "objectives", "serving.chat_template"),
+    StageName.BATCHING: (
+        *_MEASURED,
+        "tuning",
+        "objectives",
+        "serving.chat_template",
+        "task",
+        "serving.pooling",
+    ),
     StageName.ROLLOUT: ("",),
 }
 """Keys of the spec that a stage's result depends on, including all below them; the empty key is the whole spec."""

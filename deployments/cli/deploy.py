@@ -20,9 +20,12 @@ from deployments.cli.params import GivenPath
 from deployments.cli.show import coloured, console, echo_log, plain, print_table
 from deployments.prefect_api import PrefectApi, needs_own_server, no_api, prefect_api
 from tasks.core.api_keys import block_name
+from tasks.core.errors import ModelError, NetworkError
 from tasks.core.freshness import STAGES
+from tasks.core.model_task import GENERATES, Purpose, Task
 from tasks.core.progress import listen, to_log
 from tasks.core.settings import Settings
+from tasks.core.sources import GGUF, local_folder
 from tasks.core.spec import DeploySpec, load_spec
 from tasks.core.verdicts import CompatibilityVerdict, StageName, says_no
 from tasks.engines.arguments import check_arguments
@@ -216,33 +219,61 @@ def _show_plan(spec: DeploySpec, fresh: tuple[StageName, ...], *, as_json: bool)
 def _describe_model(spec: DeploySpec) -> tuple[str, str | None]:
     """What is known about the model without copying it, and the quantization of one that is served as it comes.
 
-    Raises `ModelError` if a local folder does not exist, or whatever a deploy would refuse such a model for.
+    Raises whatever a deploy would refuse the model for. If its place cannot be read now, a warning says so.
     """
-    from blocks.services.early_checks import check_code, check_gguf_model, check_weights
+    remote = local_folder(spec.model) is None
+    if remote and prefect_knows_the_storage():
+        return _not_judged(spec, "its credentials are in a Prefect block")
+    try:
+        return _described(spec)
+    except NetworkError as error:
+        if not remote:
+            raise
+        return _not_judged(spec, str(error))
+
+
+def _not_judged(spec: DeploySpec, why: str) -> tuple[str, None]:
+    _warn((f"whether the model can be deployed is not known: {why}",))
+    return spec.model, None
+
+
+def _described(spec: DeploySpec) -> tuple[str, str | None]:
+    """The same of a model whose files can be read."""
+    from blocks.services.early_checks import check_code, check_gguf_model, check_purpose, check_weights
+    from blocks.services.source_checks import check_headers, check_source
+    from blocks.storage.model_source import check_level
     from blocks.storage.sources import open_model, resolve
-    from tasks.core.errors import ModelError
-    from tasks.core.model_shape import read_model_config, shape_of
-    from tasks.core.sources import GGUF, HUB, OCI, local_folder, scheme_of
+    from tasks.core.model_shape import parse_model_config
     from tasks.engines.families import shape_findings
+    from tasks.staging.plan import CONFIG_FILE
+    from tasks.staging.source import pin
 
     folder = local_folder(spec.model)
-    if folder is None and scheme_of(spec.model) not in (HUB, OCI):
-        return spec.model, None
-    if folder and not folder.is_dir() and folder.suffix != GGUF:
+    if folder is not None and not folder.is_dir() and folder.suffix != GGUF:
         raise ModelError(f"no model folder {folder}", fix="correct `model:` in the spec")
     settings = Settings.load()
     place = resolve(spec.model, settings).source
     source = open_model(place, spec.tuning.candidates, endpoint=settings.s3_endpoint)
     if (model := check_gguf_model(spec, source)) is not None:
-        return f"{source.name} ({model.describe()})", model.stored_as
+        serves = _serves(check_purpose(spec, source, model))
+        return f"{source.name} ({model.describe()}{serves})", model.stored_as
+    pinned = pin(source)
+    if at := local_folder(place):
+        check_level(at, [file.path for file in pinned.files])
     weights, remark = check_weights(spec, source)
+    purpose = check_purpose(spec, source, None)
+    shape = check_source(spec, pinned, purpose or GENERATES)
     _warn(tuple(filter(None, (remark, check_code(spec, source)))))
-    if folder is None:
-        return source.name, weights.describe() if weights else None
-    config = read_model_config(folder)
-    shape = shape_of(config, f"{folder}/config.json")
-    described = "; ".join((shape.describe(), *shape_findings(config, shape)))
-    return f"{spec.model} ({described})", weights.describe() if weights else None
+    _warn(check_headers(spec, pinned))
+    config = parse_model_config(pinned.read_whole(CONFIG_FILE), CONFIG_FILE)
+    described = "; ".join((shape.describe() + _serves(purpose), *shape_findings(config, shape)))
+    return f"{spec.model if folder else source.name} ({described})", weights.describe() if weights else None
+
+
+def _serves(purpose: Purpose | None) -> str:
+    if purpose is None or purpose.task is Task.GENERATE:
+        return ""
+    return f", for {purpose.task}" + (f" with {purpose.pooling} pooling" if purpose.pooling else "")
 
 
 def _judge(spec: DeploySpec) -> tuple[bool, str]:

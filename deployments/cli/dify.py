@@ -9,6 +9,7 @@ import click
 
 from deployments.cli.main import print_json
 from tasks.core.errors import WrongUseError
+from tasks.core.model_task import Task
 
 PASSWORD = "SLIPWAY_DIFY_PASSWORD"
 """The password comes from the environment, because every user of the host can see a command line."""
@@ -41,6 +42,11 @@ def register(
     from tasks.core.settings import Settings
 
     state, release = ServiceFolder(Settings.load().services, name).serving()
+    if (task := release.config.task) is not Task.GENERATE:
+        raise WrongUseError(
+            f"{name} serves a model for {task}, and `slipway dify register` registers models that generate text",
+            fix=f"add it in Dify's console as an OpenAI-API-compatible model: {endpoint or state.endpoint}/v1",
+        )
     address, account, password = _account(console, email, block)
     secret = release.spec.serving.api_key
     key = keys_in(secret)[0] if secret else None

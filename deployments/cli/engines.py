@@ -68,7 +68,13 @@ def measured(records: Sequence[Record], fingerprint: str) -> list[Measured]:
     which the engine failed at every size. Missing the objectives at every size is not the engine's failure."""
     here = [record for record in records if record.host_fingerprint == fingerprint]
     found = [
-        Measured(record=cell.record, engine=cell.engine, model=cell.model_digest, throughput=cell.throughput)
+        Measured(
+            record=cell.record,
+            engine=cell.engine,
+            model=cell.model_digest,
+            throughput=cell.throughput,
+            answers=cell.answers,
+        )
         for cell in matrix(here)
         if cell.throughput > 0
     ]

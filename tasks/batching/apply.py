@@ -51,8 +51,10 @@ class ServingBench(Protocol):
         """Serve as configured, warm up, and measure. Fewer runs when one was out of memory or failed."""
 
 
-def search(probe: Probe, limits: Limits, prior: int | None = None) -> tuple[Decision, list[Run]]:
-    """Measure until there is a decision. Returns it with all runs."""
+def search(
+    probe: Probe, limits: Limits, prior: int | None = None, answers: str = "tokens"
+) -> tuple[Decision, list[Run]]:
+    """Measure until there is a decision. Returns it with all runs. `answers` are what throughput counts."""
     history: list[Run] = []
     while True:
         current().check()
@@ -62,7 +64,7 @@ def search(probe: Probe, limits: Limits, prior: int | None = None) -> tuple[Deci
         say(StageName.BATCHING, f"measuring batch {step.batch}")
         runs = list(probe.measure(step.batch, step.runs))
         history += runs
-        _tell(step.batch, step.runs, runs, _share(history, limits))
+        _tell(step.batch, step.runs, runs, _share(history, limits), answers=answers)
 
 
 _MOST_SHARES = 3
@@ -126,7 +128,7 @@ def find_batch(request: BatchingRequest, bench: ServingBench, prior: int | None)
     probe = ServedProbe(request, bench)
     if request.steps is not None:
         return _find_with_steps(request, request.steps, probe, prior)
-    decision, history = search(probe, request.limits, prior)
+    decision, history = search(probe, request.limits, prior, request.config.answers)
     sizes = summarise(history, request.limits)
     return _result(request.limits, probe, decision, sizes, history, prior)
 
@@ -201,7 +203,9 @@ def _share(history: Sequence[Run], limits: Limits) -> float:
     return min(_NEARLY, measured / (doublings + 2))
 
 
-def _tell(batch: int, wanted: int, runs: Sequence[Run], share: float, where: str = "") -> None:
+def _tell(
+    batch: int, wanted: int, runs: Sequence[Run], share: float, where: str = "", answers: str = "tokens"
+) -> None:
     for run in runs[-1:]:
         if (fault := run.fault) is not None:
             word = fault.line
@@ -212,7 +216,7 @@ def _tell(batch: int, wanted: int, runs: Sequence[Run], share: float, where: str
             if "ttft_p95" in run.latency_ms and "tpot_p95" not in run.latency_ms:
                 latency += ", TPOT not measured"
             behind = ", saturated" if run.saturation and run.saturation.saturated else ""
-            word = f"{run.throughput or 0:.0f} tokens/s, {latency}{behind}"
+            word = f"{run.throughput or 0:.0f} {answers}/s, {latency}{behind}"
         again = f" (run {len(runs)} of {wanted})" if wanted > 1 else ""
         line = f"{where}batch {batch}{again}: {word}"
         say(StageName.BATCHING, line)

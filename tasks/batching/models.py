@@ -20,7 +20,8 @@ from tasks.engines.failures import Failure, FailureKind
 class Run(Frozen):
     """One measurement at one size.
 
-    `latency_ms` by name (`ttft_p95`, `tpot_p95` …), `throughput` in tokens/s. A run that was out of memory, or has
+    `latency_ms` by name (`ttft_p95`, `tpot_p95` …), `throughput` in tokens/s, or in answers/s if
+    those are embeddings or scores. A run that was out of memory, or has
     a `failure` of another kind, has no figures.
     """
 
@@ -261,6 +262,11 @@ class BatchingResult(StageResult):
     steps: tuple[StepFigures, ...] = ()
     prior: int | None = None
     """The size that an earlier record suggested to start from."""
+
+    @property
+    def per_s(self) -> str:
+        """The unit of throughput."""
+        return f"{self.config.answers}/s"
 
     @property
     def reasons(self) -> tuple[str, ...]:

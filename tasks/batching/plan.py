@@ -27,7 +27,7 @@ BOUNDARY = 1.1
 FLAT = 0.02
 """Throughput that rises by less has stopped rising."""
 
-_WAITING = "ttft"
+_WAITING = ("ttft", "latency")
 """Latencies whose names begin so grow if slots are too few; others grow with the slots."""
 
 _FLAT_STEPS = 2

@@ -22,7 +22,7 @@ def headline(result: BatchingResult) -> str:
         f", {stepped.name}" if (stepped := _chosen_steps(result)) and not stepped.steps.are_default else ""
     )
     layers = f", {chosen.gpu_layers} layers on the GPUs" if chosen.gpu_layers is not None else ""
-    return f"batch {chosen.batch}{layers}{steps}: {chosen.throughput:.0f} tokens/s{tail}"
+    return f"batch {chosen.batch}{layers}{steps}: {chosen.throughput:.0f} {result.per_s}{tail}"
 
 
 def numbers(result: BatchingResult) -> dict[str, Number]:
@@ -32,7 +32,7 @@ def numbers(result: BatchingResult) -> dict[str, Number]:
         return {}
     found = {
         "batch": Number(value=chosen.batch, unit="1"),
-        "throughput": Number(value=chosen.throughput, unit="token/s"),
+        "throughput": Number(value=chosen.throughput, unit=f"{result.config.answers.removesuffix('s')}/s"),
         "peak_bytes": Number(value=chosen.peak_bytes or 0, unit="byte"),
     }
     names = {"gpu_layers", "gpus", "batched_tokens", "micro_batch_tokens"}
@@ -211,7 +211,7 @@ def _latencies(result: BatchingResult) -> list[str]:
 def _heads(result: BatchingResult) -> tuple[str, ...]:
     fitted, busy = _on_gpus(result)
     more = (*["layers on GPUs"] * fitted, *["SMs active"] * busy)
-    return ("batch", "runs", "tokens/s", "peak memory", *map(words, _latencies(result)), *more)
+    return ("batch", "runs", result.per_s, "peak memory", *map(words, _latencies(result)), *more)
 
 
 def _row(size: SizeFigures, result: BatchingResult) -> tuple[str, ...]:
@@ -230,7 +230,7 @@ def _row(size: SizeFigures, result: BatchingResult) -> tuple[str, ...]:
 def _throughput(result: BatchingResult) -> str:
     rows = [(f"batch {size.batch}", size.throughput) for size in result.sizes if size.peak_bytes is not None]
     marked = f"batch {result.batch}"
-    return bars("Throughput of all sequences", "tokens/s", rows, marked=marked) if len(rows) > 1 else ""
+    return bars("Throughput of all sequences", result.per_s, rows, marked=marked) if len(rows) > 1 else ""
 
 
 def words(name: str) -> str:

@@ -179,6 +179,8 @@ def programs_of_environment(environment: Environment, key: str) -> list[Program]
 
 def programs_of_rollout(rollout: Rollout, target: Target, key: str) -> list[Program]:
     """The base image, unless it is the default."""
+    if rollout.image is not None:
+        return [Program(key=f"{key}.image", kind=Kind.IMAGE, value=rollout.image)]
     usual = Rollout.model_fields["base_image"].default
     if not target.in_image or rollout.base_image == usual:
         return []

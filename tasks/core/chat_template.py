@@ -24,8 +24,10 @@ from tasks.core.errors import ModelError, SlipwayError, SpecError
 from tasks.core.given_files import decode_text, read_given
 
 OWN_FILE = "chat_template.jinja"
-_IN_JSON = ("tokenizer_config.json", "chat_template.json")
-_MORE = "additional_chat_templates"
+TEMPLATE_FILES = ("tokenizer_config.json", "chat_template.json")
+MORE_TEMPLATES = "additional_chat_templates"
+"""Folder of named templates."""
+
 _JSON_LIMIT_BYTES = 64_000_000
 _TEMPLATE_LIMIT_BYTES = 1_000_000
 _DEFAULT = "default"
@@ -86,7 +88,7 @@ def find_template(folder: Path) -> Template | None:
     """
     if (folder / OWN_FILE).exists():
         return _read(folder / OWN_FILE, ModelError)
-    for name in _IN_JSON:
+    for name in TEMPLATE_FILES:
         path = folder / name
         value = read_json(path).get("chat_template") if path.exists() else None
         if value is not None:
@@ -96,9 +98,9 @@ def find_template(folder: Path) -> Template | None:
 
 def other_templates(folder: Path) -> tuple[str, ...]:
     """Names of the model's other templates, beside the one that `find_template` finds."""
-    found = {path.stem for path in (folder / _MORE).glob("*.jinja")}
+    found = {path.stem for path in (folder / MORE_TEMPLATES).glob("*.jinja")}
     if not (folder / OWN_FILE).exists():
-        for name in _IN_JSON:
+        for name in TEMPLATE_FILES:
             path = folder / name
             value = read_json(path).get("chat_template") if path.exists() else None
             if value is not None:

@@ -28,6 +28,9 @@ _CONFIG = "config.json"
 _TOKENIZER = "tokenizer.json"
 _SETTINGS = "tokenizer_config.json"
 _MAP = "special_tokens_map.json"
+TOKEN_FILES = (_TOKENIZER, _SETTINGS, _MAP, "generation_config.json")
+"""The files that special tokens are read from, with `config.json`."""
+
 _NAMED = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
 _MARKER = re.compile(r"<[|｜][^<>|｜\s]{1,40}[|｜]>|<end_of_turn>|</s>|<eos>")
 """What templates end turns with; all are tokens."""

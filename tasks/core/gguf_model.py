@@ -11,6 +11,7 @@ from tasks.core.errors import ModelError
 from tasks.core.gguf import GgufHeader
 from tasks.core.kept_layers import VALUE_BYTES, KeptLayers
 from tasks.core.model_shape import MOST_LAYERS, ModelShape
+from tasks.core.model_task import Purpose, Task, purpose_of_gguf
 from tasks.core.paths import shown
 
 UNQUANTIZED = {"f32", "f16", "bf16", "f64", "i8", "i16", "i32", "i64"}
@@ -43,12 +44,15 @@ class GgufModel:
     kinds: Mapping[str, int]
     tokenizer: str
     chat_template: str | None
+    purpose: Purpose
     header: GgufHeader = field(repr=False, compare=False)
 
     def describe(self) -> str:
         """Everything that matters, in a line."""
         kinds = ", ".join(f"{count} {kind}" for kind, count in self.kinds.items())
         template = "a chat template" if self.chat_template else "no chat template"
+        if self.purpose.task is not Task.GENERATE:
+            template = f"for {self.purpose.task}"
         shape = self.shape
         return (
             f"{shape.architecture}, {shape.layers} layers, hidden {shape.hidden}, context {shape.max_context}, "
@@ -93,6 +97,7 @@ def model_of(headers: Mapping[str, GgufHeader], where: str) -> GgufModel:
         kinds=dict(Counter(tensor.kind for tensor in tensors).most_common()),
         tokenizer=(first.text("tokenizer.ggml.model") or "none")[:40],
         chat_template=first.text("tokenizer.chat_template"),
+        purpose=purpose_of_gguf(architecture[:80], first.number(f"{architecture}.pooling_type")),
         header=first,
     )
 

@@ -66,7 +66,6 @@ FULL_EVERY = {
 ANNOUNCED = {
     "compress_ratios": "keys and values are compressed",
     "is_encoder_decoder": "it has an encoder of its own",
-    "type_vocab_size": "it is an encoder",
 }
 """Keys that announce another way of keeping keys and values, if they are set."""
 
@@ -79,6 +78,8 @@ def kept_layers(part: Mapping[str, Any], layers: int) -> tuple[KeptLayers, ...]:
     for key, what in ANNOUNCED.items():
         if part.get(key):
             raise UnknownLayersError(what)
+    if part.get("type_vocab_size"):
+        return ()  # an encoder reads a text at once
     kinds = kinds_of(part, layers)
     window, chunk = _window(part), part.get("attention_chunk_size")
     bounds = {

@@ -76,7 +76,8 @@ class LoadFigures(Frozen):
     `ttft` is the time from when a request was sent (in an open loop: was scheduled) to its first token;
     `tpot` the time per token after the first, None if each answer came in one piece. `requests` counts those
     with a first token before the end. `tokens_per_s` is the sum over all clients, in a closed loop by
-    `closed_throughput`.
+    `closed_throughput`. Answers that are `whole`, embeddings or scores that come in one piece, count one each instead
+    of tokens, and `ttft` is the time until they are there.
     """
 
     requests: int = Field(ge=1)
@@ -86,10 +87,13 @@ class LoadFigures(Frozen):
     ttft_p95_ms: float
     tpot_p50_ms: float | None
     tpot_p95_ms: float | None
+    whole: bool = False
 
     @property
     def latency_ms(self) -> dict[str, float]:
         """What was measured, by name."""
+        if self.whole:
+            return {"latency_p50": self.ttft_p50_ms, "latency_p95": self.ttft_p95_ms}
         found = {
             "ttft_p50": self.ttft_p50_ms,
             "ttft_p95": self.ttft_p95_ms,
@@ -150,7 +154,13 @@ def closed_throughput(clients: Iterable[tuple[float, float]]) -> float:
 
 
 def figures_of(
-    *, requests: int, seconds: float, tokens_per_s: float, ttft_ms: Sequence[float], tpot_ms: Sequence[float]
+    *,
+    requests: int,
+    seconds: float,
+    tokens_per_s: float,
+    ttft_ms: Sequence[float],
+    tpot_ms: Sequence[float],
+    whole: bool = False,
 ) -> LoadFigures:
     """Figures of a run from those of its requests; needs at least one `ttft_ms`."""
     return LoadFigures(
@@ -161,6 +171,7 @@ def figures_of(
         ttft_p95_ms=percentile(ttft_ms, 0.95),
         tpot_p50_ms=percentile(tpot_ms, 0.5) if tpot_ms else None,
         tpot_p95_ms=percentile(tpot_ms, 0.95) if tpot_ms else None,
+        whole=whole,
     )
 
 

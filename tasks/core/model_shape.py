@@ -15,9 +15,13 @@ from tasks.core.errors import ModelError
 from tasks.core.frozen import Frozen
 from tasks.core.given_files import read_given
 from tasks.core.kept_layers import KeptLayers, UnknownLayersError, keeps_state, kept_layers, listed_layers
+from tasks.core.model_task import Task
 
 CONVERTIBLE = {"LlamaForCausalLM": "llama", "Qwen3ForCausalLM": "qwen3"}
 """Architectures that can be converted to GGUF, by the name in `config.json`, with their family."""
+
+ENCODERS = {"BertModel": "bert", "BertForSequenceClassification": "bert"}
+"""The same of models for embeddings and rankings."""
 
 _LIMIT_BYTES = 10_000_000
 MOST_LAYERS = 10_000
@@ -147,8 +151,15 @@ def _shape(part: Mapping[str, Any], architecture: str, model_type: str | None) -
     )
 
 
-def check_convertible(shape: ModelShape, path: str) -> None:
-    """Raise `ModelError` for a model that cannot be converted to GGUF."""
+def check_convertible(shape: ModelShape, path: str, task: Task | None = None) -> None:
+    """Raise `ModelError` for a model that cannot be converted to GGUF, to be served for that task if it is known."""
+    if shape.architecture in ENCODERS and task is not Task.GENERATE:
+        return
+    if task not in (None, Task.GENERATE):
+        raise ModelError(
+            f"{path}: Slipway cannot convert the architecture {shape.architecture} to GGUF for {task}",
+            fix=f"use one of {', '.join(ENCODERS)}, the model's GGUF file, or engine: vllm",
+        )
     if shape.architecture not in CONVERTIBLE:
         raise ModelError(
             f"{path}: Slipway cannot convert the architecture {shape.architecture} to GGUF",

@@ -10,6 +10,7 @@ from pydantic import Field
 
 from tasks.core.engine_options import EngineArg
 from tasks.core.frozen import Frozen
+from tasks.core.model_task import ANSWERS, Pooling, Task
 
 
 class Loader(StrEnum):
@@ -62,7 +63,8 @@ class ServingConfig(Frozen):
     window, for an engine that takes all memory for them unless told; None if they are not known. `loader` brings
     the model's files into memory; None leaves that to the engine. `gpu_indices` are the host's GPUs that a process
     may see, by NVML's numbers; all if there are none.
-    `chat` is None for a model that only completes prompts.
+    `chat` is None for a model that only completes prompts. `task` is what it is asked for; `pooling` how an embedding
+    is made, None for other tasks.
     `names` are its further names. The parsers find tool calls and reasoning in answers, and `structured_output` makes
     answers follow a schema, each by the engine's name for it; None if the spec names none.
     `remote_code` are the model's own files of code that the engine may run, with their digests; without any it runs
@@ -84,6 +86,8 @@ class ServingConfig(Frozen):
     dtype: str | None = None
     loader: Loader | None = None
     chat: ChatTemplate | None = None
+    task: Task = Task.GENERATE
+    pooling: Pooling | None = None
     names: tuple[ServedName, ...] = ()
     tool_parser: ParserName | None = None
     reasoning_parser: ParserName | None = None
@@ -101,6 +105,11 @@ class ServingConfig(Frozen):
     def takes_a_share(self) -> bool:
         """Whether the engine takes `memory_fraction` of the GPUs at its start, or fits itself into it."""
         return self.gpus > 0 or self.gpu_layers == FITTED
+
+    @property
+    def answers(self) -> str:
+        """What its answers are counted in: tokens, texts or documents."""
+        return ANSWERS[self.task]
 
     @property
     def template_file(self) -> str | None:

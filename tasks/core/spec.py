@@ -28,6 +28,7 @@ from tasks.core.engine_options import EngineArgs, EngineEnv, EngineVersion
 from tasks.core.errors import SpecError, WrongUseError
 from tasks.core.given_files import decode_text, expand_user, read_given
 from tasks.core.load import Arrivals
+from tasks.core.model_task import Pooling, Task
 from tasks.core.serving import ParserName, ServedName
 from tasks.core.sources import FILE, FORMS, GGUF, local_folder, split_variant, with_variant
 from tasks.core.spec_errors import explain
@@ -80,7 +81,7 @@ class Target(StrEnum):
 
     @property
     def in_image(self) -> bool:
-        """Whether it runs in an image that is built from the environment's lock."""
+        """Whether it runs in an image: one that is built from the environment's lock, or the makers' own."""
         return self is Target.DOCKER
 
 
@@ -216,6 +217,12 @@ class Objectives(Part):
     )
     tpot_ms: float | None = Field(
         None, gt=0, le=HOUR_MS, description="Time per output token, 95th percentile, ms."
+    )
+    latency_ms: float | None = Field(
+        None,
+        gt=0,
+        le=HOUR_MS,
+        description="Time to the whole answer of an embedding or rerank model, 95th percentile, ms.",
     )
     policy: QuantizationPolicy = Field(
         QuantizationPolicy.LATENCY,
@@ -360,6 +367,10 @@ class Serving(Part):
     chat_template: Path | None = Field(
         None, description="Jinja file with the chat template; the model's own when empty."
     )
+    pooling: Pooling | None = Field(
+        None,
+        description="How an embedding model makes one vector of a text; as the model's files say when empty.",
+    )
     names: tuple[ServedName, ...] = Field(
         (),
         max_length=20,
@@ -434,6 +445,13 @@ class Rollout(Part):
         max_length=255,
         description="Base image for target docker.",
     )
+    image: str | None = Field(
+        None,
+        pattern=_IMAGE,
+        max_length=255,
+        description="Image of the engine's makers to serve from (target docker), of the release that is measured; "
+        "when empty, an image is built from the environment's lock.",
+    )
     pids: int = Field(512, ge=16, le=4_194_304, description="Limit on processes in the container.")
     gate: Gate = Gate()
 
@@ -463,6 +481,9 @@ class DeploySpec(Part):
     model: str = Field(
         description=f"{FORMS}. PATH may be a GGUF file; #q4_k_m at the end chooses one of several in a folder."
     )
+    task: Task | None = Field(
+        None, description="What users ask the model for; what its files say when empty (docs/embeddings.md)."
+    )
     engine: EngineKind = Field(DEFAULT_ENGINE, description="Serving engine.")
     engine_version: EngineVersion | None = Field(
         None, description="Release of the engine; the one that Slipway was tested with when empty."
@@ -491,6 +512,14 @@ class DeploySpec(Part):
         if self.target.in_image and manager is not EnvironmentManager.UV:
             raise ValueError(f"target {self.target} builds its image from a lock of uv's, not of {manager}")
         return self
+
+    @field_validator("rollout")
+    @classmethod
+    def _an_image_is_run(cls, value: Rollout, info: ValidationInfo) -> Rollout:
+        target = info.data.get("target", Target.DOCKER)  # absent if it is wrong itself
+        if value.image is not None and not target.in_image:
+            raise ValueError(f"image is for target {Target.DOCKER}, not for {target}")
+        return value
 
     @model_validator(mode="after")
     def _a_release_is_installed(self) -> Self:

@@ -59,6 +59,12 @@ def render(card: EngineCard, arguments: Mapping[str, EngineArg]) -> tuple[str, .
     return tuple(word for name, value in arguments.items() for word in _words(card, name, value))
 
 
+def _spelled(card: EngineCard, name: str) -> str:
+    """The option of that name, as the engine writes it; keys behind a dot stay as they are."""
+    root, dot, below = name.partition(".")
+    return f"--{root.replace('-', '_') if card.underscores else root}{dot}{below}"
+
+
 def programs_of_arguments(
     kind: EngineKind, arguments: Iterable[str], variables: Iterable[str], prefix: str = ""
 ) -> list[Program]:
@@ -72,15 +78,16 @@ def programs_of_arguments(
 
 
 def _words(card: EngineCard, name: str, value: EngineArg) -> Iterator[str]:
+    option = _spelled(card, name)
     if value is True:
-        yield f"--{name}"
+        yield option
     elif not isinstance(value, tuple):
-        yield f"--{name}={value}"
+        yield f"{option}={value}"
     elif _in_one(card, name):
-        yield f"--{name}"
+        yield option
         yield from map(str, value)
     else:
-        yield from (f"--{name}={one}" for one in value)
+        yield from (f"{option}={one}" for one in value)
 
 
 def _check_list(card: EngineCard, name: str, value: EngineArg) -> None:

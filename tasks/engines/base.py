@@ -64,6 +64,11 @@ class Engine:
         return (sibling_program(str(python), program), *rest)
 
     @property
+    def builds_images(self) -> bool:
+        """Whether Slipway builds an image of it from the lock of its environment."""
+        return self.server_worker is not None and bool(self.card.server_packages)
+
+    @property
     def native_classes(self) -> Path | None:
         """The script that tells which types of models it has classes of its own for, inside its own environment."""
         return _WORKERS / self.card.native_classes if self.card.native_classes else None

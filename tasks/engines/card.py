@@ -21,6 +21,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from tasks.core.errors import SlipwayError
 from tasks.core.frozen import Frozen, first_wrong
+from tasks.core.model_task import Task
 from tasks.core.pins import pinned_versions
 from tasks.core.serving import Loader
 from tasks.core.spec import CARDS, CandidateFormat, EngineKind
@@ -32,7 +33,7 @@ LARGE_GPU_BYTES = 70 * 2**30
 
 Layout = Literal["hf-folder", "gguf-file", "ollama-blobs", "tensorrt-engine", "triton-repository"]
 Scored = Literal["engine", "library"]
-Prompts = Literal["llama.cpp-tokens", "vllm-tokens", "text"]
+Prompts = Literal["llama.cpp-tokens", "vllm-tokens", "words", "text"]
 Capability = str
 """A GPU's compute capability, e.g. `8.9`; compare only as a version."""
 
@@ -69,12 +70,13 @@ class Memory(Frozen):
 
 
 class Metrics(Sourced):
-    """The engine's own names of Prometheus metrics at `/metrics`.
+    """The engine's own names of its Prometheus metrics, which it shows at `path`.
 
     `kv_cache_usage` is a share of 1, `preemptions` a counter. `work_counters` count what it has done since its start,
     in `work`; they are summed.
     """
 
+    path: str = "/metrics"
     requests_waiting: str | None = None
     kv_cache_usage: str | None = None
     preemptions: str | None = None
@@ -152,6 +154,24 @@ class LoaderRow(Sourced):
     arguments: tuple[str, ...]
 
 
+class MakersImage(Sourced):
+    """The image that the engine's makers publish for each release, at `repository` under `tag`.
+
+    It gets `shm_bytes` of shared memory, and for the engine's caches a folder in memory of `cache_bytes`.
+    Its programs are those that its own search path finds; `python` is one of them.
+    """
+
+    repository: str
+    tag: str
+    python: str = "python3"
+    shm_bytes: int = Field(ge=64 << 20)
+    cache_bytes: int = Field(ge=64 << 20)
+
+    def name_of(self, version: str) -> str:
+        """The image of that release, as its makers call it."""
+        return f"{self.repository}:{self.tag.format(version=version)}"
+
+
 class ParserRow(Sourced):
     """What an engine has under a key of `serving`: all its `names`, and the arguments that choose one.
 
@@ -201,13 +221,15 @@ class EngineCard(Sourced):
 
     `formats` are the candidates that it loads. To measure them a text is `scored_by` the engine through its
     interface, or if that gives no probabilities, by the library that it serves with. `prompts` says whose way of
-    asking for an exact number of tokens it knows: prompts are tokens by `/tokenize` of llama.cpp or of vLLM, or text.
+    asking for an exact number of tokens it knows: prompts are tokens by `/tokenize` of llama.cpp or of vLLM, the
+    `words` of a text, or text for an engine that takes no `ignore_eos`.
 
     `owned` are the arguments that Slipway sets or that it must not be given, in all their names, each with the key of
     the spec to set instead, or the reason (which has spaces). `arguments` are all that there are, if Slipway's own
     worker reads them. An argument with several values has them one after the other (`spaces`), or is repeated before
-    each, as those are that are named in `repeated`. `help` is the command that prints all arguments: a program
-    of the environment, or the worker. `follows` are the distributions whose version the engine's release decides.
+    each, as those are that are named in `repeated`. Names have dashes, or `underscores`. `help` is the command
+    that prints all arguments: a program of the environment, or the worker. `follows` are the distributions whose
+    version the engine's release decides.
     """
 
     kind: EngineKind
@@ -217,6 +239,8 @@ class EngineCard(Sourced):
     """Distribution whose installed version is the engine's version."""
     requirements: tuple[str, ...] = ()
     """PEP 508 requirements of its environment."""
+    index: str | None = None
+    """The makers' own package index, if PyPI has no wheels of the engine."""
     imports: tuple[str, ...] = ()
     """Modules that the proof of an environment imports."""
     server_packages: tuple[str, ...] = ()
@@ -232,6 +256,10 @@ class EngineCard(Sourced):
     formats: tuple[CandidateFormat, ...] = ()
     scored_by: Scored | None = None
     prompts: Prompts | None = None
+    tasks: tuple[Task, ...] = (Task.GENERATE,)
+    """What models are for that it serves."""
+    tasks_from: str | None = None
+    """The release from which it has the arguments for tasks other than `generate`."""
     max_batch: int = Field(1, ge=1)
     """Most sequences that one process serves at once."""
     maps_files: bool = True
@@ -250,6 +278,9 @@ class EngineCard(Sourced):
     """Whether it runs architectures that come with code of their own."""
     lists: Literal["repeated", "spaces"] = "repeated"
     repeated: tuple[str, ...] = ()
+    underscores: bool = False
+    colon_in_names: bool = True
+    """Whether further names of the model may contain a colon."""
     arguments: tuple[str, ...] = ()
     help: tuple[str, ...] = ()
     follows: tuple[str, ...] = ()
@@ -260,6 +291,7 @@ class EngineCard(Sourced):
     checked_on: date
     system_library: tuple[SystemLibrary, ...] = ()
     start_log: StartLog | None = None
+    image: MakersImage | None = None
     memory: Memory = Memory()
     metrics: Metrics | None = None
     quantization: tuple[Quantization, ...]

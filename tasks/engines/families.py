@@ -15,7 +15,7 @@ from pydantic import Field, ValidationError
 from tasks.core.config_sizes import language_part
 from tasks.core.errors import ModelError
 from tasks.core.frozen import Frozen
-from tasks.core.model_shape import ModelShape
+from tasks.core.model_shape import ENCODERS, ModelShape
 from tasks.core.sources import local_folder
 from tasks.engines.card import Capability, Sourced, damaged, read_data
 
@@ -80,7 +80,7 @@ def family_of(config: Mapping[str, Any]) -> Family | None:
 def shape_findings(config: Mapping[str, Any], shape: ModelShape) -> tuple[str, ...]:
     """What cannot be known of a model before it is served: warnings, which refuse nothing."""
     found = []
-    if family_of(config) is None:
+    if family_of(config) is None and shape.architecture not in ENCODERS:
         found.append(
             f"Slipway does not know the architecture {shape.architecture}: the engine decides whether to serve it"
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tasks.core.model_task import Task
 from tasks.core.serving import FITTED, ServingConfig
 from tasks.engines.base import (
     HOST,
@@ -37,6 +38,8 @@ class LlamaCpp(Engine):
                 "--batch-tokens": config.batched_tokens,
                 "--micro-batch-tokens": config.micro_batch_tokens,
                 "--chat-template": config.template_file,
+                "--task": None if config.task is Task.GENERATE else config.task,
+                "--pooling": config.pooling,
             }
         )
         return CommandLine(

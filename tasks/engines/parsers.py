@@ -30,6 +30,12 @@ def check_parsers(
     The names of a release other than the card's are not known: that engine refuses a wrong one at its start.
     """
     card = read_card(kind)
+    odd = next((name for name in serving.names if ":" in name), None)
+    if odd is not None and not card.colon_in_names:
+        raise SpecError(
+            f"serving.names: {card.title} takes what follows the colon in {odd!r} for an adapter",
+            fix="use names without a colon",
+        )
     for key in _KEYS:
         name = getattr(serving, key)
         if name is None:

@@ -56,12 +56,14 @@ class Advice(Sourced):
 
 
 class Measured(Frozen):
-    """What a record of this store says of an engine on this hardware: tokens/s of that model, or why it failed."""
+    """What a record of this store says of an engine on this hardware: answers a second of that model, such as tokens,
+    or why it failed."""
 
     record: str
     engine: str
     model: str = ""
     throughput: float | None = Field(None, gt=0)
+    answers: str = "tokens"
     failed: str | None = None
 
 
@@ -187,11 +189,12 @@ def _from_records(kind: EngineKind, records: Sequence[Measured]) -> list[tuple[f
     shares = {model: _share(one, fastest[model]) for model, one in own.items() if len(fastest[model]) > 1}
     if not shares:
         one = max(own.values(), key=_speed)
-        return [(_RAN, Reason(text=f"{_speed(one):.0f} tokens/s measured here", record=one.record))]
+        return [(_RAN, Reason(text=f"{_speed(one):.0f} {one.answers}/s measured here", record=one.record))]
     shown = own[max(shares, key=lambda model: shares[model])]
     others = len(fastest[shown.model]) - 1
     text = (
-        f"{_speed(shown):.0f} tokens/s measured here, compared with {others} other{'s' if others > 1 else ''}"
+        f"{_speed(shown):.0f} {shown.answers}/s measured here, compared with {others} "
+        f"other{'s' if others > 1 else ''}"
     )
     return [(MEASURED * statistics.fmean(shares.values()), Reason(text=text, record=shown.record))]
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 
+from tasks.core.model_task import Pooling, Task
 from tasks.core.serving import ServingConfig
 from tasks.engines.base import (
     HOST,
@@ -20,6 +22,7 @@ _QUIET = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
 _BLOCK_TOKENS = 128
 """Size of its cache on the CPU."""
 _DRAIN_S = 30
+_CONVERT = {Task.EMBED: "embed", Task.RERANK: "classify"}
 
 
 class Vllm(Engine):
@@ -43,6 +46,9 @@ class Vllm(Engine):
                 "--kv-cache-memory-bytes": None if on_gpus else _kv_bytes(config),
                 "--enforce-eager": not on_gpus,
                 "--chat-template": config.template_file,
+                "--runner": None if config.task is Task.GENERATE else "pooling",
+                "--convert": _CONVERT.get(config.task),
+                "--pooler-config": _pooler(config.pooling),
                 "--trust-remote-code": bool(config.remote_code),
                 # 0 by default: requests in flight are cut.
                 "--shutdown-timeout": _DRAIN_S,
@@ -73,6 +79,11 @@ def _kv_bytes(config: ServingConfig) -> int | None:
         return None
     blocks = config.batch * (math.ceil(config.context / _BLOCK_TOKENS) + 1) + 1
     return blocks * _BLOCK_TOKENS * config.kv_bytes_per_token
+
+
+def _pooler(pooling: Pooling | None) -> str | None:
+    """Its own look into the model's folders may find nothing: staging leaves them behind."""
+    return json.dumps({"pooling_type": pooling.upper()}) if pooling else None
 
 
 def _env(config: ServingConfig) -> dict[str, str]:

@@ -11,7 +11,9 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
+from tasks.core.spec import EngineKind
 from tasks.core.versions import satisfying
+from tasks.engines.card import read_card
 from tasks.environment.models import Conflict, Loosening
 
 _NO_WHEELS = re.compile(
@@ -58,7 +60,7 @@ def blames_python(reason: str) -> bool:
 
 def source_only(package: str, python: str) -> str:
     """What to do about a package of which there is no wheel for this Python."""
-    place = _OWN_WHEELS.get(package)
+    place = _OWN_WHEELS.get(package) or _index_of(package)
     where = (
         f"its project has wheels: {place}" if place else "build one (`pip wheel`), or take another release"
     )
@@ -66,6 +68,13 @@ def source_only(package: str, python: str) -> str:
         f"the index has no wheel of {package} for Python {python} on this platform, only its source, and Slipway "
         f"builds nothing: {where}; give the wheel in a folder with --wheels, or as `{package} @ ADDRESS`"
     )
+
+
+def _index_of(package: str) -> str | None:
+    """The index of an engine's makers, if the engine has no wheels elsewhere."""
+    cards = map(read_card, EngineKind)
+    index = next((card.index for card in cards if card.package == package and card.index), None)
+    return f"{index} (an index: UV_EXTRA_INDEX_URL={index})" if index else None
 
 
 def not_enough(line: str, package: str, conflict: Sequence[Sequence[str]], python: str) -> str:

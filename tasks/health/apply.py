@@ -41,7 +41,11 @@ class ServiceApi(Protocol):
 
     def chat(self, model: str, message: str, max_tokens: int, /) -> Completion: ...
 
-    def metrics(self) -> dict[str, float]: ...
+    def embed(self, model: str, text: str, /) -> Completion: ...
+
+    def rank(self, model: str, query: str, documents: tuple[str, ...], /) -> Completion: ...
+
+    def metrics(self, path: str, /) -> dict[str, float]: ...
 
 
 class Instruments(Protocol):
@@ -117,7 +121,7 @@ def sample_service(
             latencies.append(ask(api, config, f"{secrets.token_hex(4)} {prompt}", 1).seconds * 1000)
         except EngineError as error:
             fault = error.what
-    metrics = _metrics(api) if names else {}
+    metrics = _metrics(api, names.path) if names else {}
     return ServiceSample(
         ready=ready,
         completion=completion,
@@ -126,11 +130,12 @@ def sample_service(
         failed=SHORT_REQUESTS - len(latencies),
         requests_deferred=metrics.get(names.requests_waiting or "") if names else None,
         kv_usage=metrics.get(names.kv_cache_usage or "") if names else None,
+        task=config.task,
     )
 
 
-def _metrics(api: ServiceApi) -> dict[str, float]:
+def _metrics(api: ServiceApi, path: str) -> dict[str, float]:
     try:
-        return api.metrics()
+        return api.metrics(path)
     except EngineError:
         return {}  # an engine without metrics may still be healthy

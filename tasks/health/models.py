@@ -8,6 +8,7 @@ from pydantic import Field
 
 from tasks.core.contract import ContractResult
 from tasks.core.frozen import Frozen
+from tasks.core.model_task import Task
 from tasks.core.result import StageResult
 from tasks.core.verdicts import HealthVerdict
 
@@ -65,10 +66,17 @@ class ServiceSample(Frozen):
     failed: int = Field(0, ge=0)
     requests_deferred: float | None = None
     kv_usage: float | None = None
+    task: Task = Task.GENERATE
+    """What the service was asked for: of embeddings and scores, times are those until the whole answer."""
+
+    @property
+    def waited_for(self) -> str:
+        """What the latencies are the time to."""
+        return "first token" if self.task is Task.GENERATE else "answer"
 
     @property
     def mean_ms(self) -> float | None:
-        """Mean time to first token; None if no request was answered."""
+        """Mean time to first token, or to the whole answer; None if no request was answered."""
         return sum(self.latencies_ms) / len(self.latencies_ms) if self.latencies_ms else None
 
 

@@ -159,7 +159,7 @@ def _judge_service(service: ServiceSample, limits: HealthLimits) -> Iterator[Fin
     if service.mean_ms is not None and service.mean_ms > limits.latency_slo_ms:
         yield _degraded(
             "service",
-            f"the mean time to first token is {service.mean_ms:.0f} ms; it counts as slow above "
+            f"the mean time to {service.waited_for} is {service.mean_ms:.0f} ms; it counts as slow above "
             f"{limits.latency_slo_ms:.0f} ms",
             fix="check its load, or raise checks.latency_slo_ms",
         )

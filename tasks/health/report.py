@@ -30,7 +30,11 @@ def headline(result: HealthResult) -> str:
         more = f" (and {len(result.findings) - 1} more)" if len(result.findings) > 1 else ""
         return result.findings[0].message + more
     mean = result.samples.service.mean_ms
-    return f"first token after {mean:.1f} ms" if mean is not None else "all levels are well"
+    return (
+        f"{result.samples.service.waited_for} after {mean:.1f} ms"
+        if mean is not None
+        else "all levels are well"
+    )
 
 
 def numbers(result: HealthResult) -> Mapping[str, Number]:
@@ -94,7 +98,7 @@ def rows(result: HealthResult) -> list[tuple[str, str, str]]:
         seen.append(
             (
                 "service",
-                f"time to first token of {len(service.latencies_ms)} requests",
+                f"time to {service.waited_for} of {len(service.latencies_ms)} requests",
                 f"mean {service.mean_ms:.1f} ms, worst {worst:.1f} ms (slow above {limits.latency_slo_ms:.0f} ms)",
             )
         )

@@ -18,8 +18,8 @@ class Cell(Frozen):
     or the engine took `memory_fraction` of each. `batched_tokens` per step and `micro_batch_tokens` computed at once
     were its settings; None if it has no such setting, or used its default. `engine_args` and `engine_env` are what
     the spec gave it besides.
-    `throughput` in tokens/s over all sequences, `memory_bytes` the largest peak, `ttft_ms` and `tpot_ms` 95th
-    percentiles at that batch size; `quality_loss` relative to the baseline format. None: not measured.
+    `throughput` in `answers` a second (tokens, texts, documents), `memory_bytes` the largest peak, `ttft_ms` and
+    `tpot_ms` 95th percentiles at that batch size; `quality_loss` relative to the baseline format. None: not measured.
     """
 
     engine: str
@@ -44,6 +44,7 @@ class Cell(Frozen):
     ttft_ms: float | None
     tpot_ms: float | None
     quality_loss: float | None
+    answers: str = "tokens"
     measured: int
     """Number of records of this cell that have an answer."""
     at: datetime

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from tasks.core.digests import short
+from tasks.core.model_task import ANSWERS, Task
 from tasks.core.records import Record
 from tasks.core.spec import EngineKind
 from tasks.core.verdicts import StageName
@@ -54,6 +55,8 @@ def _cell(
         return None
     latency = part(record, "result", "chosen", "latency_ms")
     engine, format_ = str(inputs.get("engine", "?")), inputs.get("format")
+    task = inputs.get("task", Task.GENERATE)
+    generates = task == Task.GENERATE  # others keep no keys and values
     return Cell(
         engine=engine,
         model=names.get(digest, record.subject),
@@ -68,10 +71,11 @@ def _cell(
         throughput=throughput,
         memory_bytes=chosen.get("peak_bytes"),
         kv_tokens=kv_tokens,
-        memory_at_kv=memory_at(_peaks(record), kv_tokens) if _holds_sequences(engine) else None,
+        memory_at_kv=memory_at(_peaks(record), kv_tokens) if generates and _holds_sequences(engine) else None,
         ttft_ms=latency.get("ttft_p95"),
         tpot_ms=latency.get("tpot_p95"),
         quality_loss=losses.get((engine, digest, record.host_fingerprint, str(format_))),
+        answers=ANSWERS.get(task, "answers"),
         measured=1,
         at=record.at,
         record=record.id,

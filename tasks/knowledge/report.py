@@ -46,7 +46,7 @@ def cell_row(cell: Cell) -> tuple[str, ...]:
             [str(cell.batch), *step_words(cell.batched_tokens, cell.micro_batch_tokens), *_given(cell)]
         ),
         cell.format or "-",
-        f"{cell.throughput:.0f}",
+        f"{cell.throughput:.0f}" + ("" if cell.answers == "tokens" else f" {cell.answers}/s"),
         "-" if cell.memory_bytes is None else f"{cell.memory_bytes / 1e6:.0f} MB",
         "-" if cell.memory_at_kv is None else _number(cell.memory_at_kv).strip(),
         _milliseconds(cell.ttft_ms),

@@ -105,7 +105,7 @@ def sample_once(folder: Path, writer: Writer) -> float:
     except (OSError, ValueError, RecursionError, KeyError, TypeError):
         return LOOK_S  # not written yet, or the engine is restarting
     if sample is not None:
-        count = read_work(target.get("endpoint"), target.get("work_counters") or (), read_key(folder))
+        count = read_work(metrics_url(target), target.get("work_counters") or (), read_key(folder))
         with contextlib.suppress(OSError):  # no space: there may be some for the next one
             writer.write(sample, target.get("work") or "requests", count)
     return period_s
@@ -210,13 +210,19 @@ def read_key(folder: Path) -> str | None:
         return None
 
 
-def read_work(endpoint: str | None, counters: Sequence[str], key: str | None = None) -> float | None:
+def metrics_url(target: dict[str, Any]) -> str | None:
+    """Where the engine shows its metrics; None if its address is not known."""
+    endpoint = target.get("endpoint")
+    return f"{endpoint}{target.get('metrics_path') or '/metrics'}" if endpoint else None
+
+
+def read_work(url: str | None, counters: Sequence[str], key: str | None = None) -> float | None:
     """The work done since the engine's start, as its `counters` have it; None if it does not say."""
-    if not endpoint or not counters:
+    if not url or not counters:
         return None
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     headers = {"Authorization": f"Bearer {key}"} if key else {}
-    request = urllib.request.Request(f"{endpoint}/metrics", headers=headers)
+    request = urllib.request.Request(url, headers=headers)
     try:
         with opener.open(request, timeout=TIMEOUT_S) as answer:
             return sum_counters(answer.read(1 << 20).decode(errors="replace"), counters)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Self
 
 from tasks.core.frozen import Frozen
+from tasks.core.model_task import Task
 from tasks.core.result import StageResult
 from tasks.core.spec import DeploySpec
 from tasks.core.stage import Outcome
@@ -42,7 +43,7 @@ class StageRow(Frozen):
 
 class DeployResult(StageResult):
     """A deploy. `endpoint`, `release` and `completion` are None if nothing new serves; `chat` says that the model
-    has a chat template, `locked` that requests must carry a key."""
+    has a chat template, `task` what it is for, `locked` that requests must carry a key."""
 
     verdict: LifecycleVerdict
     name: str
@@ -52,13 +53,15 @@ class DeployResult(StageResult):
     release: str | None = None
     completion: str | None = None
     chat: bool = False
+    task: Task = Task.GENERATE
     locked: bool = False
     stages: tuple[StageRow, ...] = ()
 
     @property
     def url(self) -> str:
         """Where users ask."""
-        return f"{self.endpoint}/v1/{'chat/' if self.chat else ''}completions"
+        path = {Task.EMBED: "embeddings", Task.RERANK: "rerank"}.get(self.task)
+        return f"{self.endpoint}/v1/{path or ('chat/completions' if self.chat else 'completions')}"
 
     @property
     def says_no(self) -> bool:

@@ -14,6 +14,7 @@ from tasks.core.release import Launch, Release
 from tasks.core.serving import Loader
 from tasks.core.spec import DEFAULT_ENGINE, DeploySpec, EnvironmentManager, LoadGenerator, Tuning
 from tasks.core.verdicts import StageName
+from tasks.engines.base import Engine
 from tasks.engines.card import EngineCard
 from tasks.engines.catalogue import get_engine
 from tasks.environment.models import EnvironmentResult
@@ -119,8 +120,9 @@ def _placement(spec: DeploySpec, card: EngineCard) -> str:
 def _rollout(spec: DeploySpec) -> str:
     host = spec.rollout.host
     address = host_and_port(host, spec.rollout.port) if spec.rollout.port else f"a free port of {host}"
-    image = spec.rollout.base_image
-    where = f"in a container on {image}" if spec.target.in_image else "as a supervised process"
+    own, base = spec.rollout.image, spec.rollout.base_image
+    image = f"in a container of {own}" if own else f"in a container on {base}"
+    where = image if spec.target.in_image else "as a supervised process"
     return (
         f"start {spec.engine} {where}{_given(spec)}, pass the gate (health, one completion), "
         f"then switch {address} to it and drain the previous release "
@@ -140,15 +142,30 @@ def refusal(spec: DeploySpec) -> SpecError | None:
     card = engine.card
     if card.missing is not None:
         return SpecError(f"{spec.engine} cannot be deployed yet: {card.missing}", fix=_USE_ANOTHER)
-    if spec.target.in_image and engine.server_worker is None:
-        return SpecError(
-            f"{spec.engine} cannot be deployed with target: {spec.target} yet: no image is built from its lock",
-            fix="set target: process",
-        )
+    if spec.target.in_image and (refused := _image_refusal(spec, engine)):
+        return refused
     if _needs_gpu(spec) and not spec.hardware.gpus:
         return SpecError(
             f"{spec.engine} needs a GPU, but hardware.gpus is 0",
             fix=f"set hardware.gpus, or {_USE_ANOTHER}",
+        )
+    return None
+
+
+def _image_refusal(spec: DeploySpec, engine: Engine) -> SpecError | None:
+    """Why there is no image for the spec; None if there is one, or if one can be built."""
+    makers = engine.card.image
+    if spec.rollout.image is not None and makers is None:
+        return SpecError(
+            f"rollout.image: how an image of {spec.engine}'s makers is started is not known",
+            fix="remove it: Slipway builds the image" if engine.builds_images else "set target: process",
+        )
+    if spec.rollout.image is None and not engine.builds_images:
+        version = spec.engine_version or engine.card.version
+        instead = f"set rollout.image, such as {makers.name_of(version)}, or " if makers else "set "
+        return SpecError(
+            f"{spec.engine} cannot be deployed with target: {spec.target} like this: Slipway builds no image of it",
+            fix=f"{instead}target: process",
         )
     return None
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from tasks.core.digests import short
 from tasks.core.figures import bars
 from tasks.core.markdown import bullets, fenced, page, section, table
+from tasks.core.model_task import Task
 from tasks.core.records import Number
 from tasks.core.verdicts import LifecycleVerdict, StageName
 from tasks.lifecycle.models import DeployResult, StageRow
@@ -57,8 +58,7 @@ def _time(row: StageRow) -> str:
 def _call(result: DeployResult) -> str:
     if result.endpoint is None or result.release is None:
         return ""
-    asks = '"messages": [{"role": "user", "content": "Hello"}]' if result.chat else '"prompt": "The"'
-    body = f'{{"model": "{result.name}", {asks}, "max_tokens": 16}}'
+    body = f'{{"model": "{result.name}", {_asks(result)}}}'
     headers = [
         "'Content-Type: application/json'",
         *(['"Authorization: Bearer $KEY"'] if result.locked else []),
@@ -74,6 +74,20 @@ def _call(result: DeployResult) -> str:
     return section(
         "The service", f"Release `{short(result.release)}`. Call it{keys}:", fenced(command), answer
     )
+
+
+def _asks(result: DeployResult) -> str:
+    """The rest of a request, as JSON."""
+    match result.task:
+        case Task.EMBED:
+            return '"input": ["A ship lies at the quay."]'
+        case Task.RERANK:
+            return (
+                '"query": "Where is the ship?", "documents": ["A ship lies at the quay.", "The wind turns."]'
+            )
+        case _:
+            asks = '"messages": [{"role": "user", "content": "Hello"}]' if result.chat else '"prompt": "The"'
+            return f'{asks}, "max_tokens": 16'
 
 
 def _times(result: DeployResult) -> str:

@@ -20,6 +20,7 @@ from tasks.core.files import (
     sweep_parts,
     write_atomically,
 )
+from tasks.core.model_task import ANSWERS
 from tasks.core.progress import say, step
 from tasks.core.settings import Settings
 from tasks.core.spec import CandidateFormat
@@ -35,7 +36,7 @@ from tasks.quantization.models import (
     Trial,
     TrialPlan,
 )
-from tasks.quantization.quality import kept, reject_weights, worst_weight
+from tasks.quantization.quality import reject_weights, worst_weight
 from tasks.quantization.recipe import maker_digest, recipe_of
 from tasks.quantization.sizes import Source, file_bytes, serving_bytes
 from tasks.quantization.store import (
@@ -81,7 +82,8 @@ def measure_candidates(
     rows = []
     for row in _measure_each(request, sizes, refused, bench, settings):
         rows.append(row.model_copy(update={"predicted_bytes": sizes[row.format]}))
-        line = _line(row, compared=request.formats[0] is not CandidateFormat.AS_IS)
+        compared = request.formats[0] is not CandidateFormat.AS_IS
+        line = _line(row, ANSWERS[request.task], compared=compared)
         say(StageName.QUANTIZATION, line)
         step(len(rows) / len(request.formats), f"{len(rows)} of {len(request.formats)} candidates; {line}")
     return plan.choose(rows, request)
@@ -265,12 +267,12 @@ def still_good(result: QuantizationResult) -> bool:
     return result.chosen is not None and not passing and is_whole(result.candidate)
 
 
-def _line(row: Measured, *, compared: bool) -> str:
+def _line(row: Measured, answers: str, *, compared: bool) -> str:
     if row.rejected:
         return f"{row.format}: {row.rejected}"
     quality = ""
     if row.quality:
         quality = f"perplexity {row.quality.perplexity:.2f}, "
-        if compared:
-            quality += f"keeps {kept(row.quality).low:.2%} or more, "
-    return f"{row.format}: {quality}{row.tokens_per_s or math.nan:.0f} tokens/s"
+    if compared and (left := plan.kept_by(row)):
+        quality += f"keeps {left.low:.2%} or more, "
+    return f"{row.format}: {quality}{row.tokens_per_s or math.nan:.0f} {answers}/s"

@@ -11,6 +11,7 @@ from pydantic import Field
 
 from tasks.core.digests import digest_of
 from tasks.core.frozen import Frozen
+from tasks.core.model_task import ANSWERS, Pooling, Task
 from tasks.core.result import StageResult
 from tasks.core.spec import CandidateFormat, QuantizationPolicy
 from tasks.core.verdicts import ChoiceVerdict
@@ -82,6 +83,9 @@ class QuantizationRequest(Frozen):
     """The files of a model that is served as it comes; empty if candidates are made."""
     stored_as: str | None = None
     """The quantization of such a model."""
+    task: Task = Task.GENERATE
+    """What the model is for; `pooling` is how an embedding is made."""
+    pooling: Pooling | None = None
     baseline: BaselineModel | None = None
     """What such a model is compared with; `formats[0]` is then its format."""
 
@@ -116,6 +120,10 @@ class TrialPlan(Frozen):
     window: int = Field(ge=1)
     slots: int = Field(1, ge=1)
     task_items: tuple[TaskItem, ...] = ()
+    texts: tuple[str, ...] = Field((), repr=False)
+    """What an embedding model is given instead."""
+    questions: tuple[tuple[str, tuple[str, ...]], ...] = Field((), repr=False)
+    """Queries with documents, which a ranker is given instead."""
 
 
 class Score(NamedTuple):
@@ -135,11 +143,16 @@ class Score(NamedTuple):
 @dataclass(frozen=True)
 class Trial:
     """What one served candidate did: scores of the text's tokens, whether each task item was answered correctly, and
-    tokens/s of each single-stream run."""
+    tokens/s of each single-stream run.
+
+    Of a model for another task, `rows` are the embeddings of the texts or the scores of each query's documents, and
+    what is counted are its answers.
+    """
 
     tokens_per_s: tuple[float, ...]
     scores: tuple[Score, ...] = field(default=(), repr=False)
     answers: tuple[bool, ...] = ()
+    rows: tuple[tuple[float, ...], ...] = field(default=(), repr=False)
 
 
 class Estimate(Frozen):
@@ -171,6 +184,18 @@ class Quality(Frozen):
     task_loss: Estimate | None = None
 
 
+class Similarity(Frozen):
+    """How near an embedding model or a ranker is to the baseline. `kept` is the mean of one value for each text, the
+    cosine of both embeddings, or for each query, the share of pairs of documents in the same order; `lowest` the
+    least of them. `difference` is a ranker's largest difference of a score.
+    """
+
+    kept: Estimate
+    lowest: float
+    count: int
+    difference: float | None = None
+
+
 class WeightError(Frozen):
     """The tensor that differs most from the baseline's: root mean square of the difference, in deviations of the
     baseline's values; None if the two cannot be compared."""
@@ -187,6 +212,7 @@ class Measured(Frozen):
     candidate: Candidate | None = None
     weights: WeightError | None = None
     quality: Quality | None = None
+    similarity: Similarity | None = None
     tokens_per_s: float | None = None
     spread: float = 0.0
     rejected: str | None = None
@@ -209,6 +235,7 @@ class QuantizationResult(StageResult):
     tolerance: float
     task_tolerance: float
     scored_by: Scored = "engine"
+    task: Task = Task.GENERATE
     chosen: Measured | None
     measured: tuple[Measured, ...]
 
@@ -223,6 +250,11 @@ class QuantizationResult(StageResult):
         assert self.chosen is not None
         assert self.chosen.candidate is not None
         return self.chosen.candidate
+
+    @property
+    def per_s(self) -> str:
+        """The unit of speeds."""
+        return f"{ANSWERS[self.task]}/s"
 
     @property
     def reasons(self) -> tuple[str, ...]:

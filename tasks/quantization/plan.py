@@ -7,6 +7,7 @@ import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from tasks.core.errors import EngineError, SpecError
+from tasks.core.model_task import Task
 from tasks.core.spec import CandidateFormat, QuantizationPolicy
 from tasks.core.verdicts import ChoiceVerdict
 from tasks.engines.failures import Failure, FailureKind
@@ -14,6 +15,7 @@ from tasks.quantization.intervals import share_lost
 from tasks.quantization.models import (
     BaselineModel,
     Candidate,
+    Estimate,
     Measured,
     QuantizationRequest,
     QuantizationResult,
@@ -21,6 +23,15 @@ from tasks.quantization.models import (
     TrialPlan,
 )
 from tasks.quantization.quality import compare, kept, reject
+from tasks.quantization.similarity import (
+    DOCUMENTS,
+    LEAST_QUERIES,
+    LEAST_TEXTS,
+    compare_rows,
+    passages,
+    questions,
+    reject_similarity,
+)
 
 MIN_TOKENS = 64
 """Fewer scored tokens say nothing about quality."""
@@ -82,6 +93,15 @@ def window_slots(tokens: int, window: int) -> int:
 def trial_plan(request: QuantizationRequest) -> TrialPlan:
     """What each candidate is measured on."""
     window = window_tokens(request.context)
+    if request.task is not Task.GENERATE:
+        texts = passages(request.text or "", tokens=request.tokens, window=window)
+        ranks = request.task is Task.RERANK
+        return TrialPlan(
+            tokens=request.tokens,
+            window=window,
+            texts=() if ranks else texts,
+            questions=questions(texts, window=window) if ranks else (),
+        )
     return TrialPlan(
         text=request.text,
         tokens=request.tokens,
@@ -139,6 +159,12 @@ def check_baseline(request: QuantizationRequest, trial: Trial) -> None:
     model that answers no numbers."""
     if request.text is None:
         return
+    if request.task is not Task.GENERATE:
+        if compare_rows(request.task, trial.rows, trial.rows) is None:
+            raise EngineError(
+                "the baseline did not return numbers", fix="check the model's weights at their source"
+            )
+        return
     if len(trial.scores) < MIN_TOKENS:
         raise SpecError(
             f"only {len(trial.scores)} tokens of tuning.quality_text can be scored, but {MIN_TOKENS} are needed",
@@ -151,6 +177,19 @@ def check_baseline(request: QuantizationRequest, trial: Trial) -> None:
         )
     if trial.answers and len(request.formats) > 1:
         _check_answers(trial.answers, request.task_tolerance)
+
+
+def check_lines(request: QuantizationRequest) -> None:
+    """Raise `SpecError` for a text with too few lines to compare embeddings or scores by."""
+    if request.text is None or request.task is Task.GENERATE:
+        return
+    trial, ranks = trial_plan(request), request.task is Task.RERANK
+    if (len(trial.questions) < LEAST_QUERIES) if ranks else (len(trial.texts) < LEAST_TEXTS):
+        raise SpecError(
+            f"tuning.quality_text has too few lines to compare {'scores' if ranks else 'embeddings'} by",
+            fix=f"give a text of {LEAST_QUERIES * DOCUMENTS if ranks else LEAST_TEXTS} or more different lines, "
+            "and raise tuning.quality_tokens if it has them",
+        )
 
 
 def _check_answers(answers: Sequence[bool], tolerance: float) -> None:
@@ -179,10 +218,18 @@ def judge(candidate: Candidate, trial: Trial, baseline: Trial, request: Quantiza
             rejected = failure.line
         else:
             rejected = reject(quality, request.tolerance, request.task_tolerance)
+    similarity = compare_rows(request.task, trial.rows, baseline.rows) if baseline.rows else None
+    if baseline.rows and trial is not baseline:
+        if similarity is None:
+            failure = Failure(kind=FailureKind.GARBAGE, what="its answers are not numbers")
+            rejected = failure.line
+        else:
+            rejected = reject_similarity(similarity, request.tolerance)
     return Measured(
         format=candidate.format,
         candidate=candidate,
         quality=quality,
+        similarity=similarity,
         tokens_per_s=speed,
         spread=(max(trial.tokens_per_s) - min(trial.tokens_per_s)) / 2 / speed,
         rejected=rejected,
@@ -213,6 +260,7 @@ def choose(measured: Iterable[Measured], request: QuantizationRequest) -> Quanti
         tolerance=request.tolerance,
         task_tolerance=request.task_tolerance,
         scored_by=request.scored_by,
+        task=request.task,
         chosen=chosen,
         measured=tuple(row.model_copy(update={"passed_over": others.get(row.format)}) for row in rows),
     )
@@ -234,7 +282,7 @@ def _latency(fit: Sequence[Measured], _: CandidateFormat) -> _Choice:
     chosen = min(level, key=lambda row: (_size(row), -_speed(row)))
     reason = f"the fastest of {len(fit)} within the tolerance"
     if len(fit) == 1:
-        reason = "the only one within the tolerance" if chosen.quality else "the only one asked for"
+        reason = "the only one within the tolerance" if kept_by(chosen) else "the only one asked for"
     elif chosen.format != fastest.format:
         reason = f"the smallest of those as fast as {fastest.format}, within the noise of the measurement"
     return chosen, reason, {row.format: _too_slow(row, chosen, level) for row in fit if row is not chosen}
@@ -289,9 +337,9 @@ def choices(rows: Sequence[Measured]) -> dict[QuantizationPolicy, CandidateForma
 def front(rows: Sequence[Measured]) -> frozenset[CandidateFormat]:
     """Formats that none of the others equals or beats in quality kept, speed and size at once."""
     placed = {
-        row.format: (kept(row.quality).value, _speed(row), -_size(row))
+        row.format: (found.value, _speed(row), -_size(row))
         for row in rows
-        if row.quality and row.rejected is None
+        if (found := kept_by(row)) and row.rejected is None
     }
     return frozenset(
         form
@@ -303,8 +351,16 @@ def front(rows: Sequence[Measured]) -> frozenset[CandidateFormat]:
     )
 
 
+def kept_by(row: Measured) -> Estimate | None:
+    """The share of the baseline's quality that a candidate keeps; None if it was not compared."""
+    if row.similarity is not None:
+        return row.similarity.kept
+    return kept(row.quality) if row.quality else None
+
+
 def _loss(row: Measured) -> float:
-    return 1 - kept(row.quality).low if row.quality else 0.0
+    found = kept_by(row)
+    return 1 - found.low if found else 0.0
 
 
 def _speed(row: Measured) -> float:

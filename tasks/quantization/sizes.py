@@ -6,10 +6,12 @@ The rules of which tensor is stored as what are those of `worker/make_gguf.py`; 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from tasks.core.model_shape import ModelShape
+from tasks.core.model_task import GENERATES, Purpose
 from tasks.core.spec import CandidateFormat
 from tasks.core.weight_format import WeightFormat
 
@@ -24,8 +26,20 @@ _WIDE = ("f32", "f16", "bf16", "q8_0")
 _ALIGNMENT = 32
 _ENTRY_BYTES = 64
 _HEAD_BYTES = 1500
-_LAYERS = "model.layers."
-_OUTPUT = ("lm_head.weight", "model.embed_tokens.weight")
+_SPARED = re.compile(
+    r"(?:model\.layers|(?:bert\.)?encoder\.layer)\.([0-9]+)\."
+    r"(?:self_attn\.v_proj|mlp\.down_proj|attention\.self\.value|output\.dense)\.weight"
+)
+_LEFT_OUT = ("rotary_emb.inv_freq", "embeddings.position_ids")
+_HEAD = ("pooler.dense.weight", "classifier.weight")
+_ADDED = ("position_embeddings.weight", "token_type_embeddings.weight")
+"""Of BERT: the head that gives a score, and what is added to each token, both in 32 bits."""
+_OUTPUT = (
+    "lm_head.weight",
+    "model.embed_tokens.weight",
+    "embeddings.word_embeddings.weight",
+    "bert.embeddings.word_embeddings.weight",
+)
 
 
 @dataclass(frozen=True)
@@ -34,7 +48,8 @@ class Source:
     and the bytes of all other files, which a candidate in a folder takes along as they are.
 
     Of a model that is served as it comes only its files and their bytes count, and the quantization that they are in;
-    of one in a folder also how many bytes its weights take once they are unpacked to 16 bits.
+    of one in a folder also how many bytes its weights take once they are unpacked to 16 bits. `purpose` is what the
+    files of a GGUF model say that it is for.
     """
 
     shape: ModelShape
@@ -44,6 +59,7 @@ class Source:
     as_is: tuple[str, ...] = ()
     as_is_bytes: int = 0
     stored_as: str | None = None
+    purpose: Purpose = GENERATES
     weights: WeightFormat | None = None
     unpacked_bytes: int = 0
 
@@ -68,7 +84,9 @@ def serving_bytes(weights: int, shape: ModelShape, tokens: int) -> int:
 
 def _tensors(source: Source, form: CandidateFormat) -> dict[str, int]:
     """Bytes of each tensor of the GGUF file."""
-    tensors = {name: dims for name, dims in source.shapes.items() if not name.endswith("rotary_emb.inv_freq")}
+    tensors = {name: dims for name, dims in source.shapes.items() if not name.endswith(_LEFT_OUT)}
+    if not any(name.endswith("classifier.weight") for name in tensors):  # without it, its pooler is not used
+        tensors = {name: dims for name, dims in tensors.items() if "pooler.dense" not in name}
     output = _output_of(tensors)
     return {
         name: _padded(_tensor_bytes(dims, _kind(name, dims, form, source.shape.layers or 0, output)))
@@ -83,7 +101,7 @@ def _output_of(names: Iterable[str]) -> str:
 
 def _kind(name: str, dims: tuple[int, ...], form: CandidateFormat, layers: int, output: str) -> str:
     kind = form.value.removesuffix("_m")
-    if len(dims) == 1:
+    if len(dims) <= 1 or name.endswith((*_HEAD, *_ADDED)):
         return "f32"
     if kind not in _WIDE and name == output:
         kind = "q6_k" if kind in _SHORT_ROWS else "q8_0"
@@ -95,16 +113,18 @@ def _kind(name: str, dims: tuple[int, ...], form: CandidateFormat, layers: int, 
 
 
 def _spared(name: str, layers: int) -> bool:
-    """`model.layers.N.self_attn.v_proj.weight` and `…mlp.down_proj.weight` of the layers that get 6 bits."""
-    parts = name.split(".")
-    if len(parts) != 6 or parts[4] not in ("v_proj", "down_proj") or not parts[2].isdigit():
+    """Whether it is a value or down projection, of the layers in which these get 6 bits."""
+    found = _SPARED.fullmatch(name)
+    if found is None:
         return False
-    number, eighth = int(parts[2]), layers // 8
+    number, eighth = int(found[1]), layers // 8
     return number < eighth or number >= 7 * layers // 8 or (number - eighth) % 3 == 2
 
 
 def _tensor_bytes(dims: tuple[int, ...], kind: str) -> int:
     values, size = _BLOCKS[kind]
+    if not dims:  # one value, such as a scale
+        return size
     return math.prod(dims[:-1]) * (dims[-1] // values) * size
 
 

@@ -27,9 +27,10 @@ UNQUANTIZED_FORMATS = ("f32", "f16", "bf16")
 """What a baseline may come in."""
 
 
-def read_source(folder: Path, config: Mapping[str, Any]) -> Source:
-    """Shapes and vocabulary of the model in `folder`, whose `config.json` was read already. Raises `ModelError` for a
-    damaged or missing file."""
+def read_source(folder: Path, config: Mapping[str, Any], *, to_gguf: bool = True) -> Source:
+    """Shapes of the model in `folder`, whose `config.json` was read already; `to_gguf` also its vocabulary, which
+    engines that load folders read themselves, from whatever files the model has. Raises `ModelError` for a damaged or
+    missing file."""
     shape = shape_of(config, f"{folder}/config.json")
     shapes: dict[str, tuple[int, ...]] = {}
     files = sorted(folder.glob("*.safetensors"))
@@ -41,7 +42,7 @@ def read_source(folder: Path, config: Mapping[str, Any]) -> Source:
         shapes |= _shapes(path)
     if ties_embeddings(config):  # the converter leaves the copy out
         shapes.pop("lm_head.weight", None)
-    vocabulary = _vocabulary_bytes(folder / "tokenizer.json", shape.vocabulary or 0)
+    vocabulary = _vocabulary_bytes(folder / "tokenizer.json", shape.vocabulary or 0) if to_gguf else 0
     return Source(shape, shapes, vocabulary, _beside_bytes(folder))
 
 
@@ -118,7 +119,15 @@ def read_gguf_source(folder: Path, names: Sequence[str]) -> Source:
     """The same of a staged model that comes as GGUF. Raises `ModelError`."""
     model = read_gguf_in(folder, names)
     size = sum((folder / name).stat().st_size for name in names)
-    return Source(model.shape, {}, 0, as_is=tuple(names), as_is_bytes=size, stored_as=model.stored_as)
+    return Source(
+        model.shape,
+        {},
+        0,
+        as_is=tuple(names),
+        as_is_bytes=size,
+        stored_as=model.stored_as,
+        purpose=model.purpose,
+    )
 
 
 def read_gguf_in(folder: Path, names: Sequence[str]) -> GgufModel:
@@ -164,8 +173,9 @@ def _beside_bytes(folder: Path) -> int:
     written_anew = ("config.json", "manifest.json", "model.safetensors.index.json")
     return sum(
         path.stat().st_size
-        for path in folder.iterdir()
-        if path.is_file() and path.suffix != ".safetensors" and path.name not in written_anew
+        for path in folder.rglob("*")
+        if path.is_file()
+        and not (path.parent == folder and (path.suffix == ".safetensors" or path.name in written_anew))
     )
 
 

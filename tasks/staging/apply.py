@@ -6,9 +6,10 @@ fsync, rename, fsync of the folder; the manifest comes last. Memory use is one b
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -29,16 +30,23 @@ from tasks.core.files import (
 )
 from tasks.core.manifest import MANIFEST_FILE, Manifest, read_manifest
 from tasks.core.model_shape import check_convertible, parse_model_config, shape_of
-from tasks.core.safetensors import LENGTH_BYTES, Header, header_length, parse_header
 from tasks.engines.families import shape_findings
 from tasks.engines.weights import gguf_engines
 from tasks.staging import ledger
+from tasks.staging.convertible import (
+    TOKENIZER_FILE,
+    check_features,
+    check_tensors,
+    check_tokenizer,
+    is_decoder,
+)
 from tasks.staging.copier import Copied, copy, missing_bytes, part_of, place_of
 from tasks.staging.gguf_choice import gguf_files, read_gguf_model
+from tasks.staging.headers import check_whole, choose_files, read_weights
 from tasks.staging.layout import FileKind, PlannedFile, Range, lay_out
 from tasks.staging.ledger import LEDGER_FILE
 from tasks.staging.models import SourceFile
-from tasks.staging.plan import CONFIG_FILE, Staged, check_index, read_index, select_files
+from tasks.staging.plan import CONFIG_FILE, Selection, Staged
 from tasks.staging.remote_code import code_finding, code_in, digests_of
 from tasks.staging.source import Pinned, sums_of
 from tasks.staging.weights import weight_format_of
@@ -50,6 +58,8 @@ class CopyPlan:
 
     files: tuple[PlannedFile, ...]
     findings: tuple[str, ...]
+    remarks: tuple[str, ...] = ()
+    """Those of the findings that are not about the model as a whole: what is left behind, what may be missing."""
 
 
 def plan_copy(
@@ -68,49 +78,61 @@ def plan_copy(
     name = pinned.source.name
     code = code_in(pinned)
     digests = digests_of(pinned, code, trusted=trust_remote_code)
-    selection = select_files(pinned.files, name, digests)
+    selection = check_files(pinned, convertible=convertible, servable=servable, code=digests)
     carried = [_carried(pinned.file(path), "side") for path in selection.side]
     carried += [_carried(pinned.file(path), "gguf") for path in selection.gguf]
     described = _check_gguf(pinned, selection.gguf)
+    if not selection.weights and not selection.index:
+        return CopyPlan(tuple(carried), (*described, *selection.findings))
+    config = parse_model_config(pinned.read_whole(CONFIG_FILE), f"{name}/{CONFIG_FILE}")
+    weights = read_weights(pinned, selection)
+    remarks = check_whole(weights, config, name, servable=servable or convertible)
+    if convertible and is_decoder(config):
+        check_tensors(config, weights.headers.values(), name)
+    stored = weight_format_of(pinned)
+    known = (
+        *(
+            shape_findings(config, shape_of(config, f"{name}/{CONFIG_FILE}"))
+            if convertible or servable
+            else ()
+        ),
+        *((f"comes quantized: {stored.describe()}",) if stored else ()),
+        *filter(None, (code_finding(digests, code, trusted=trust_remote_code),)),
+    )
+    remarks = (*weights.findings, *remarks, *selection.findings)
+    return CopyPlan(
+        (*carried, *lay_out(weights.headers, shards, tensor_parallel)), (*known, *remarks), remarks
+    )
+
+
+def check_files(
+    pinned: Pinned, *, convertible: bool, servable: bool = False, code: Collection[str] = ()
+) -> Selection:
+    """The files of the model, with those of its `code`, judged by their names, the configuration and the tokenizer: a
+    few small reads.
+
+    Raises `ModelError`.
+    """
+    name = pinned.source.name
+    selection = choose_files(pinned, code)
     if not selection.weights and not selection.index:
         if servable and not convertible:
             raise ModelError(
                 f"{name} contains only GGUF files, which the engine does not serve",
                 fix=f"use engine: {' or '.join(gguf_engines())}, or give a folder with the model's safetensors",
             )
-        return CopyPlan(tuple(carried), (*described, *selection.findings))
-    text = pinned.read_whole(CONFIG_FILE)
-    unknown: tuple[str, ...] = ()
+        return selection
+    where = f"{name}/{CONFIG_FILE}"
+    config = parse_model_config(pinned.read_whole(CONFIG_FILE), where)
     if convertible or servable:
-        config = parse_model_config(text, f"{name}/{CONFIG_FILE}")
-        shape = shape_of(config, f"{name}/{CONFIG_FILE}")
-        unknown = shape_findings(config, shape)
+        shape = shape_of(config, where)
         if convertible:
-            check_convertible(shape, f"{name}/{CONFIG_FILE}")
-    if selection.index:
-        where = f"{name}/{selection.index}"
-        paths = [file.path for file in pinned.files]
-        weight_map = read_index(pinned.read_whole(selection.index), paths, where)
-        headers = {path: read_header(pinned, path) for path in sorted(set(weight_map.values()))}
-        check_index(weight_map, headers, where)
-    else:
-        headers = {path: read_header(pinned, path) for path in selection.weights}
-    weights = weight_format_of(pinned)
-    told = (
-        f"comes quantized: {weights.describe()}" if weights else None,
-        code_finding(digests, code, trusted=trust_remote_code),
-    )
-    shards_and_index = lay_out(headers, shards, tensor_parallel)
-    return CopyPlan((*carried, *shards_and_index), (*unknown, *filter(None, told), *selection.findings))
-
-
-def read_header(pinned: Pinned, path: str) -> Header:
-    """Header of one safetensors file. Raises `ModelError`."""
-    file, name = pinned.file(path), f"{pinned.source.name}/{path}"
-    first = pinned.source.read(file, 0, LENGTH_BYTES) if file.size_bytes >= LENGTH_BYTES else b""
-    length = header_length(first, file.size_bytes, name)
-    text = pinned.source.read(file, LENGTH_BYTES, length) if length else b""
-    return parse_header(text, file.size_bytes, name)
+            check_convertible(shape, where)
+        if convertible and is_decoder(config):  # BERT's maker checks its own
+            check_features(config, name)
+            there = any(file.path == TOKENIZER_FILE for file in pinned.files)
+            check_tokenizer(pinned.read_whole(TOKENIZER_FILE) if there else None, config, name)
+    return selection
 
 
 def stage_model(
@@ -317,7 +339,8 @@ def _sweep_unplanned(plan: CopyPlan, folder: Path, *, own: bool) -> None:
     """
     paths = [folder / file.path for file in plan.files]
     going_on = {place for place in map(place_of, paths) if not place.is_symlink()}
-    parts = {*map(part_of, paths), *folder.glob(f"*{PART}" if own else f"{MANIFEST_FILE}.[0-9]*{PART}")}
+    parts = {*map(part_of, paths), *(folder.glob(f"*/*{PART}") if own else ())}
+    parts |= {*folder.glob(f"*{PART}" if own else f"{MANIFEST_FILE}.[0-9]*{PART}")}
     for part in parts - going_on:
         if part.is_file() or part.is_symlink():
             part.unlink()
@@ -340,6 +363,9 @@ def _discard(plan: CopyPlan, folder: Path, *, remove_folder: bool) -> None:
         (folder / file.path).unlink(missing_ok=True)
         part_of(folder / file.path).unlink(missing_ok=True)
     (folder / LEDGER_FILE).unlink(missing_ok=True)
+    for below in {(folder / file.path).parent for file in plan.files} - {folder}:
+        with contextlib.suppress(OSError):  # there is none, or something else is in it
+            below.rmdir()
     if remove_folder and not any(folder.iterdir()):
         folder.rmdir()
 

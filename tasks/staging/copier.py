@@ -25,7 +25,7 @@ from tasks.core.cancellation import current
 from tasks.core.direct_io import Buffer, DirectFile, chunk_count, reserve, ring
 from tasks.core.disk_faults import as_disk_fault
 from tasks.core.errors import ModelError, WrongUseError
-from tasks.core.files import PART
+from tasks.core.files import PART, fsync_folder, make_folder
 from tasks.core.manifest import StagedFile
 from tasks.core.paths import inside
 from tasks.core.progress import advance, say
@@ -116,8 +116,12 @@ def copy(
     """
     copier = _Copier(pinned, folder, sums, note, chunk_bytes)
     targets = [_Target.of(planned, folder, expected.get(planned.path, {}), binding) for planned in files]
+    for parent in {target.path.parent for target in targets} - {folder}:
+        make_folder(parent)
     _reserve(targets)
     copier.run(targets)
+    for parent in {target.path.parent for target in targets} - {folder}:
+        fsync_folder(parent)
     return copier.done
 
 

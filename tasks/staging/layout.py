@@ -23,6 +23,8 @@ SHARD_BYTES = 2 << 30
 LEAST_SHARD_BYTES = 512 << 20
 """Below this size, one shard per rank is not worth its file."""
 
+_FORMAT = "format"
+
 FileKind = Literal["weights", "index", "side", "gguf"]
 
 
@@ -181,6 +183,9 @@ def _check_unique(tensors: Sequence[tuple[str, Tensor]]) -> None:
 
 
 def _common_metadata(all_metadata: Sequence[Mapping[str, str]]) -> dict[str, str]:
-    """The metadata that all files share, above all the format (`pt`)."""
+    """The metadata that all files share, and the format (`pt`) also if some do not say it: Transformers before 5
+    refuses files without one."""
     first = all_metadata[0]
-    return {key: text for key, text in first.items() if all(m.get(key) == text for m in all_metadata)}
+    shared = {key: text for key, text in first.items() if all(m.get(key) == text for m in all_metadata)}
+    formats = {m[_FORMAT] for m in all_metadata if _FORMAT in m}
+    return shared | ({_FORMAT: formats.pop()} if len(formats) == 1 else {})

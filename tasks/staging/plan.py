@@ -13,13 +13,15 @@ from tasks.core.errors import ModelError
 from tasks.core.files import PART
 from tasks.core.gguf_model import is_projector
 from tasks.core.manifest import MANIFEST_FILE, Manifest
-from tasks.core.paths import checked_file_name, is_file_name, shown, some_of
+from tasks.core.paths import checked, checked_file_name, is_file_name, shown, some_of
 from tasks.core.safetensors import Header
 from tasks.core.sources import GGUF
 from tasks.core.verdicts import StagingVerdict
 from tasks.staging.disk.models import DiskResult
 from tasks.staging.layout import INDEX_FILE
 from tasks.staging.models import SourceFile, StagingResult
+from tasks.staging.side_folders import is_side_path
+from tasks.staging.weight_files import MISTRAL_PARAMS, aside_finding, choose_weights, is_adapter, is_mistral
 
 CONFIG_FILE = "config.json"
 
@@ -32,10 +34,16 @@ LONGEST_NAME_BYTES = 255 - len(PART)
 RESERVED = {MANIFEST_FILE}
 """Names that staging itself uses: a source's own file of that name is not copied."""
 
+RULES = 2
+"""Version of what a source is judged by: a record of earlier rules may call a model verified that is not whole."""
+
 _LAYOUT = 2
 _PICKLED = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"}
 _SIDE = {".json", ".txt", ".model", ".jinja", ".tiktoken", ".md"}
 _SIDE_NAMES = ("license", "notice")
+_VERSIONED = re.compile(r"tokenizer\.model\.v[0-9]\w*")
+"""Mistral's tokenizers, which its own tokenizer library finds by this name."""
+
 _SUM = re.compile(r"(?P<sum>[0-9a-fA-F]{64}) [ *](?:\./)?(?P<path>.+)")
 
 
@@ -83,13 +91,15 @@ def select_files(files: Sequence[SourceFile], source: str, code: Collection[str]
     Raises `ModelError` if it has no weights or no `config.json`, or a name is too long.
     Pickles are always refused, and so are names that are not plain file names (`UnsafeNameError`).
     """
-    names = sorted(file.path for file in files)
+    names = sorted(file.path for file in files if not is_side_path(file.path))
+    below = tuple(sorted(file.path for file in files if is_side_path(file.path)))
     tensors = [name for name in names if name.endswith(".safetensors")]
     files_in_gguf = [name for name in names if name.endswith(GGUF) and name.isprintable()]
     projectors = tuple(filter(is_projector, files_in_gguf))
     gguf = tuple(name for name in files_in_gguf if name not in projectors)
     pickled = [name for name in names if PurePosixPath(name).suffix in _PICKLED]
     has_tensors = bool(tensors) or INDEX_FILE in names
+    _check_own(tensors, names, source)
     if not has_tensors and not gguf:
         if pickled:
             raise ModelError(
@@ -110,7 +120,8 @@ def select_files(files: Sequence[SourceFile], source: str, code: Collection[str]
             f"{source} contains no {CONFIG_FILE}", fix="give a folder in the Hugging Face layout"
         )
     index = INDEX_FILE if INDEX_FILE in names else None
-    weights = () if index else tuple(["model.safetensors"] if "model.safetensors" in tensors else tensors)
+    chosen = None if index else choose_weights(tensors, source)
+    weights = chosen.weights if chosen else ()
     side = tuple(name for name in names if _is_side(name) or name in code)
     for name in (*gguf, *side):
         if (length := len(name.encode())) > LONGEST_NAME_BYTES:
@@ -121,7 +132,10 @@ def select_files(files: Sequence[SourceFile], source: str, code: Collection[str]
             )
     for name in (*gguf, *side, *weights):
         checked_file_name(name, source)
+    for name in below:
+        checked(name, source)
     findings = [f"{name} has pickled weights and was not copied" for name in pickled]
+    findings += aside_finding(chosen.aside if chosen else ())
     findings += [
         f"{name} is a vision projector and was not copied: the model is served as text" for name in projectors
     ]
@@ -129,7 +143,28 @@ def select_files(files: Sequence[SourceFile], source: str, code: Collection[str]
     others = [name for name in names if name not in parts and not name.startswith(".")]
     if others:
         findings.append(f"not part of the model, not copied: {some_of(others)}")
-    return Selection(index, weights, gguf, side, tuple(findings))
+    return Selection(index, weights, gguf, (*side, *below), tuple(findings))
+
+
+def _check_own(tensors: Sequence[str], names: Sequence[str], source: str) -> None:
+    """Raise `ModelError` if all safetensors are those of an adapter, or in Mistral's own layout."""
+    if not tensors or INDEX_FILE in names or not all(is_adapter(one) or is_mistral(one) for one in tensors):
+        return
+    if any(map(is_adapter, tensors)):
+        raise adapter_error(source, None)
+    params = f" ({MISTRAL_PARAMS})" if MISTRAL_PARAMS in names else ""
+    raise ModelError(
+        f"{source} has its weights in Mistral's own layout only{params}: {some_of(tensors)}",
+        fix="use the version of the model in the Hugging Face layout, with model*.safetensors",
+    )
+
+
+def adapter_error(source: str, base: str | None) -> ModelError:
+    """The error for a source that only has a LoRA adapter, of that model if it is known."""
+    return ModelError(
+        f"{source} is a LoRA adapter{f' of {shown(base)}' if base else ''}, not a whole model",
+        fix="merge it into its base model (peft: merge_and_unload), and give the folder of the result",
+    )
 
 
 def read_sums(text: bytes) -> Mapping[str, str]:
@@ -156,6 +191,15 @@ def read_index(text: bytes, names: Iterable[str], where: str) -> Mapping[str, st
         if shard not in there:
             raise ModelError(f"{where} names the shard {shard!r}, which is missing", fix="copy it again")
     return weight_map
+
+
+def is_stale(text: bytes, names: Iterable[str]) -> bool:
+    """Whether an index names none of the files that are there: what another version of the model left."""
+    try:
+        named = list(json.loads(text)["weight_map"].values())
+    except (ValueError, RecursionError, KeyError, TypeError, AttributeError):
+        return False
+    return bool(named) and all(map(is_file_name, named)) and set(named).isdisjoint(names)
 
 
 def check_index(weight_map: Mapping[str, str], headers: Mapping[str, Header], where: str) -> None:
@@ -224,4 +268,6 @@ def _is_side(name: str) -> bool:
     # A name that ends in `.part` would be taken for a file that a killed copy left, here and by the next run.
     if name.endswith((".index.json", PART)) or name in RESERVED or not name.isprintable():
         return False
-    return PurePosixPath(name).suffix in _SIDE or name.lower().startswith(_SIDE_NAMES)
+    if PurePosixPath(name).suffix in _SIDE or name.lower().startswith(_SIDE_NAMES):
+        return True
+    return _VERSIONED.fullmatch(name) is not None

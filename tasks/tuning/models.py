@@ -11,6 +11,7 @@ from pydantic import Field
 from tasks.core.engine_options import EngineArgs, EngineEnv
 from tasks.core.frozen import Frozen
 from tasks.core.gpus import HostGpu
+from tasks.core.model_task import GENERATES, Purpose, Task
 from tasks.core.serving import ChatTemplate
 from tasks.core.spec import DeploySpec, EngineKind, Gate, Hardware, Objectives, Serving, Tuning
 from tasks.engines.families import Family
@@ -37,6 +38,10 @@ class TuningRequest(Frozen):
     serving: Serving = Serving()
     engine_args: EngineArgs = Field({}, description="More arguments for the engine's command line.")
     engine_env: EngineEnv = Field({}, description="More environment variables for the engine.")
+    task: Task | None = Field(
+        None, description="What users ask the model for; what its files say when empty."
+    )
+    source: str | None = Field(None, description="Where it was staged from.")
     start_timeout_s: float = Field(
         Gate().start_timeout_s, gt=0, description="Longest start of the engine, s."
     )
@@ -66,6 +71,8 @@ class TuningRequest(Frozen):
             serving=spec.serving,
             engine_args=spec.engine_args,
             engine_env=spec.engine_env,
+            task=spec.task,
+            source=staging.source,
             start_timeout_s=spec.rollout.gate.start_timeout_s,
         )
 
@@ -75,8 +82,8 @@ class TuningFacts:
     """Facts about the staged model and the host, read once, so that all decisions of a request use the same facts.
 
     `gpus` are the GPUs that the engine gets, the largest first; `host_bytes` is all of the host's memory, `cpus` the
-    number of CPUs that this process may use. `chat` is None for a model without a chat template.
-    `remote_code` are the files of code that the engine may run, with their digests.
+    number of CPUs that this process may use. `chat` is None for a model without a chat template; `purpose` is what
+    the model is served for. `remote_code` are the files of code that the engine may run, with their digests.
     """
 
     source: Source
@@ -85,5 +92,6 @@ class TuningFacts:
     host_bytes: int
     cpus: int
     chat: ChatTemplate | None = None
+    purpose: Purpose = GENERATES
     baseline: BaselineModel | None = None
     remote_code: Mapping[str, str] = field(default_factory=dict)

@@ -11,8 +11,9 @@ from tasks.core.digests import digest_of
 from tasks.core.errors import SpecError
 from tasks.core.load import longest_output, prompt_for
 from tasks.core.model_shape import ModelShape, check_convertible
+from tasks.core.model_task import GENERATES, Purpose, Task
 from tasks.core.serving import FITTED, ServingConfig
-from tasks.core.spec import CandidateFormat, LoadGenerator, Tuning
+from tasks.core.spec import CandidateFormat, EngineKind, LoadGenerator, Tuning
 from tasks.engines.arguments import check_arguments
 from tasks.engines.as_is import check_as_is
 from tasks.engines.card import Capability, EngineCard
@@ -23,20 +24,27 @@ from tasks.quantization.folder_sizes import PLAIN
 from tasks.quantization.models import Calibration, Candidate, QuantizationRequest, TaskItem
 from tasks.quantization.recipe import maker_digest
 from tasks.quantization.sizes import Source
+from tasks.tuning.for_task import check_task
 from tasks.tuning.models import TuningFacts, TuningRequest
 
 _MEMORY_STEP = 1 << 28
 """The host's memory is taken in steps: the kernel's own share changes a little with every start."""
+
+_AROUND = 4
+"""Tokens that a model for embeddings or rankings puts around texts, at most."""
 
 _HELD_BEYOND = 0.01
 """An engine uses a little more memory than its setting, so the setting is a little below the limit."""
 
 
 def check_request(
-    request: TuningRequest, source: Source, capabilities: Sequence[Capability | None] = ()
+    request: TuningRequest,
+    source: Source,
+    purpose: Purpose = GENERATES,
+    capabilities: Sequence[Capability | None] = (),
 ) -> None:
-    """What can be known to be wrong before anything is measured, on GPUs of these capabilities if any. Raises
-    `SpecError` or `ModelError`."""
+    """What can be known to be wrong before anything is measured of a model for that purpose, on GPUs of these
+    capabilities if any. Raises `SpecError` or `ModelError`."""
     tuning, shape = request.tuning, source.shape
     check_formats(request.engine, tuning.candidates)
     check_arguments(request.engine, request.engine_args)
@@ -56,16 +64,24 @@ def check_request(
     else:
         check_not_as_is(tuning.candidates, "the model")
         if _card(request).loads_gguf:
-            check_convertible(shape, f"{request.model_dir}/config.json")
-    if by_guidellm(tuning) and _card(request).prompts == "text":
+            check_convertible(shape, f"{request.model_dir}/config.json", purpose.task)
+    check_task(request, purpose)
+    check_takes_baseline(tuning, as_is=bool(source.as_is))
+    check_load(request.engine, tuning, shape.max_context, purpose.task)
+
+
+def check_load(kind: EngineKind, tuning: Tuning, max_context: int | None, task: Task = Task.GENERATE) -> None:
+    """Raise `SpecError` for requests that the engine cannot be sent, or that do not fit into the context, which is at
+    most so many tokens."""
+    if by_guidellm(tuning) and get_engine(kind).card.prompts == "text":
         raise SpecError(
-            f"guidellm cannot put load on {request.engine}: its server rejects ignore_eos, which guidellm sends",
+            f"guidellm cannot put load on {kind}: its server rejects ignore_eos, which guidellm sends",
             fix="set tuning.load_generator to builtin",
         )
-    check_takes_baseline(tuning, as_is=bool(source.as_is))
-    _check_context(tuning, shape.max_context)
-    longest = longest_output(tuning.output_tokens)
-    if longest >= tuning.context:
+    _check_context(tuning, max_context)
+    generates = task is Task.GENERATE
+    longest = longest_output(tuning.output_tokens) if generates else _AROUND
+    if generates and longest >= tuning.context:
         raise SpecError(
             f"tuning.output_tokens of {tuning.output_tokens} leaves no room for a prompt in {tuning.context} tokens",
             fix="lower tuning.output_tokens or raise tuning.context",
@@ -73,8 +89,9 @@ def check_request(
     prompt = tuning.load.prompt_tokens or 0
     if prompt + longest > tuning.context:
         raise SpecError(
-            f"tuning.load.prompt_tokens {prompt} and outputs of up to {longest} tokens do not fit into "
-            f"tuning.context {tuning.context}",
+            f"tuning.load.prompt_tokens {prompt} and "
+            + (f"outputs of up to {longest} tokens" if generates else f"the {longest} tokens around a text")
+            + f" do not fit into tuning.context {tuning.context}",
             fix=f"set tuning.context to {prompt + longest} or more, or ask for fewer tokens",
         )
 
@@ -155,6 +172,8 @@ def serving_config(request: TuningRequest, facts: TuningFacts) -> ServingConfig:
         memory_fraction=max(0.01, round(fraction - _HELD_BEYOND, 4)) if count else fraction,
         kv_bytes_per_token=facts.source.shape.widest_kv_bytes_per_token,
         chat=facts.chat,
+        task=facts.purpose.task,
+        pooling=facts.purpose.pooling,
         **offered(request.serving),
         remote_code=dict(facts.remote_code),
         engine_args=request.engine_args,
@@ -231,6 +250,8 @@ def quantization_request(
         scored_by=card.scored_by,
         as_is=facts.source.as_is,
         stored_as=facts.source.stored_as,
+        task=facts.purpose.task,
+        pooling=facts.purpose.pooling,
         baseline=facts.baseline,
     )
 
@@ -248,6 +269,8 @@ def quantization_inputs(
     apart = {"model_dir", "text", "task_items", "calibration", "baseline"}
     if not asked.as_is:  # so that records of before there was such a model still count
         apart |= {"as_is", "stored_as"}
+    if asked.task is Task.GENERATE:  # the same
+        apart |= {"task", "pooling"}
     return {
         **_common_inputs(request, config),
         **asked.model_dump(mode="json", exclude=apart),
@@ -281,7 +304,12 @@ def batching_inputs(request: TuningRequest, candidate: Candidate, asked: Batchin
         **asked.model_dump(mode="json", include={"output_tokens", "load", "limits", "steps"}),
         # Without a template nothing has changed, and records of earlier versions count.
         **({"chat_template": asked.config.chat.digest} if asked.config.chat else {}),
+        **(_task_of(asked.config) if asked.config.task is not Task.GENERATE else {}),
     }
+
+
+def _task_of(config: ServingConfig) -> dict[str, Any]:
+    return config.model_dump(mode="json", include={"task", "pooling"})
 
 
 def _common_inputs(request: TuningRequest, config: ServingConfig) -> dict[str, Any]:
@@ -306,7 +334,8 @@ def _prompt_tokens(tuning: Tuning) -> int:
 
 def _limits(request: TuningRequest, facts: TuningFacts) -> Limits:
     tuning = request.tuning
-    wanted = {"ttft_p95": request.objectives.ttft_ms, "tpot_p95": request.objectives.tpot_ms}
+    asked = request.objectives
+    wanted = {"ttft_p95": asked.ttft_ms, "tpot_p95": asked.tpot_ms, "latency_p95": asked.latency_ms}
     return Limits(
         memory_bytes=_usable_bytes(request, facts),
         latency_ms={name: bound for name, bound in wanted.items() if bound is not None},
@@ -320,6 +349,8 @@ def _limits(request: TuningRequest, facts: TuningFacts) -> Limits:
 
 def _step_space(request: TuningRequest, facts: TuningFacts) -> StepSpace | None:
     """The steps that are searched around the batch size; None if the engine has no choice of them."""
+    if facts.purpose.task is not Task.GENERATE:
+        return None  # a step holds whole texts
     card, tuning = _card(request), request.tuning
     smallest = min(_gpu_sizes(request, facts), default=0)
     batched, micro = (_step_tokens(card, name, smallest) for name in ("batched_tokens", "micro_batch_tokens"))

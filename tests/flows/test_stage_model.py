@@ -46,6 +46,17 @@ def test_a_model_is_staged_then_cached_then_repaired(random_model: Path, slipway
     assert f"staged again: {harmed.name}" in repaired.result.findings[0]
 
 
+def test_a_model_that_was_judged_by_earlier_rules_is_judged_again_and_not_copied(
+    random_model: Path, slipway_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as earlier:
+        earlier.setattr("flows.stage_model.RULES", 1)
+        first = stage_model(request(random_model))
+    again = stage_model(request(random_model))
+    assert not again.cached
+    assert (again.result.copied_bytes, again.result.model_dir) == (0, first.result.model_dir)
+
+
 def test_a_broken_model_fails_the_run_and_is_recorded(
     random_model: Path, tmp_path: Path, slipway_home: Path
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -28,12 +29,15 @@ from blocks.candidates.llama_cpp_scores import score_windows
 from blocks.engine.api import EngineApi
 from blocks.engine.process import serve
 from blocks.engine.tokens import llama_cpp_tokens
+from blocks.storage.model_source import FolderSource
 from tasks.core.errors import CommandError, DiskFullError, ModelError
 from tasks.core.serving import ServingConfig
 from tasks.core.spec import CandidateFormat
 from tasks.engines.llama_cpp import LlamaCpp
 from tasks.quantization.models import Score
 from tasks.quantization.recipe import RECIPES
+from tasks.staging.apply import plan_copy
+from tasks.staging.source import pin
 
 pytestmark = pytest.mark.engine
 
@@ -88,7 +92,36 @@ def qwen3_linear_rope(folder: Path) -> Path:
     return rewrite_model(qwen3(folder), config={"rope_scaling": {"rope_type": "linear", "factor": 4.0}})
 
 
-MODELS = [qwen3, llama, llama_in_shards, llama_untied_with_biases, llama3_rope, qwen3_linear_rope]
+def yarn(folder: Path, **more: float) -> Path:
+    scaling = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 128, **more}
+    return rewrite_model(qwen3(folder), config={"rope_scaling": scaling})
+
+
+def yarn_with_factor(folder: Path) -> Path:
+    """As DeepSeek-R1-0528-Qwen3-8B: the factor takes back what YaRN multiplies by."""
+    return yarn(folder, attn_factor=1 / (1 + 0.1 * math.log(4)))
+
+
+def yarn_of_its_own(folder: Path) -> Path:
+    return yarn(folder, beta_fast=32.0, beta_slow=1.0, attention_factor=0.7)
+
+
+def yarn_with_scales(folder: Path) -> Path:
+    return yarn(folder, mscale=3.0, mscale_all_dim=0.5)
+
+
+MODELS = [
+    yarn,
+    yarn_with_factor,
+    yarn_of_its_own,
+    yarn_with_scales,
+    qwen3,
+    llama,
+    llama_in_shards,
+    llama_untied_with_biases,
+    llama3_rope,
+    qwen3_linear_rope,
+]
 
 
 def served_scores(python: Path, model: Path, form: CandidateFormat, text: str) -> list[Score]:
@@ -118,6 +151,7 @@ def test_the_served_model_computes_what_the_architecture_says(
     write: Make, tmp_path: Path, engine_python: Path
 ) -> None:
     model = write(tmp_path / "model")
+    plan(model)
     scores = served_scores(engine_python, model, CandidateFormat.F32, TEXT)
     tokens, expected = reference(model, TEXT)
     assert [score.token for score in scores] == tokens[1:]
@@ -251,6 +285,11 @@ def outside_the_folder(model: Path) -> None:
     (model / "model.safetensors.index.json").write_text(json.dumps(index))
 
 
+def other_betas(model: Path) -> None:
+    scaling = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 128, "beta_fast": 8}
+    rewrite_model(model, config={"rope_scaling": scaling})
+
+
 def change_tokenizer(model: Path, change: Callable[[dict[str, Any]], None]) -> None:
     path = model / "tokenizer.json"
     tokenizer = json.loads(path.read_text())
@@ -294,9 +333,14 @@ def refusal(python: Path, model: Path, form: str = "f16") -> str:
 
 REFUSED = [
     unknown_tensor, missing_tensor, missing_head, wrong_shape, not_a_number, beyond_16_bits, other_architecture,
-    quantized_source, other_rope, biases_in_qwen3, no_heads, no_weights, cut_short, bad_header, outside_the_folder,
+    quantized_source, other_rope, other_betas, biases_in_qwen3, no_heads, no_weights, cut_short, bad_header, outside_the_folder,
     unigram, lower_case, space_before, unknown_split, more_tokens_than_rows, no_tokenizer,
 ]  # fmt: skip
+
+
+def plan(model: Path) -> None:
+    """What staging says of a model before it is copied, by its headers and configuration."""
+    plan_copy(pin(FolderSource(model)), "auto", convertible=True)
 
 
 def test_what_cannot_be_converted_is_refused_in_one_line(tmp_path: Path, engine_python: Path) -> None:
@@ -305,6 +349,9 @@ def test_what_cannot_be_converted_is_refused_in_one_line(tmp_path: Path, engine_
         model = write_random_model(tmp_path / str(number))
         damage(model)
         answers[damage.__name__] = refusal(engine_python, model)
+        if damage not in (not_a_number, beyond_16_bits):  # seen when the values are read
+            with pytest.raises(ModelError):
+                plan(model)
     assert answers == snapshot(
         {
             "unknown_tensor": (
@@ -332,6 +379,10 @@ def test_what_cannot_be_converted_is_refused_in_one_line(tmp_path: Path, engine_
                 "unquantized Llama or Qwen3)"
             ),
             "other_rope": "config.json: rope scaling longrope cannot be converted (use linear, yarn or llama3)",
+            "other_betas": (
+                "config.json: rope scaling yarn with beta_fast = 8 cannot be converted (use a model with 32, "
+                "or an engine that loads folders)"
+            ),
             "biases_in_qwen3": "a qwen3 model with biases cannot be converted (use a model without biases)",
             "no_heads": "config.json lacks 'num_attention_heads' (take the whole model folder)",
             "no_weights": "MODEL contains no safetensors file (stage a model in the safetensors format)",

@@ -207,6 +207,19 @@ def test_a_model_from_s3_is_staged_bit_for_bit(s3: SwiftServer, bucket: str, ran
     assert stage_model.plain(request(bucket)).result.restaged == ("model-00002-of-00003.safetensors",)
 
 
+def test_folders_that_belong_to_a_model_are_listed_and_no_others(
+    s3: SwiftServer, bucket: str, tmp_path: Path
+) -> None:
+    for name in ("modules.json", "1_Pooling/config.json", "1_Pooling/deep/er.json", "original/params.json"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("{}")
+    s3.upload(tmp_path, bucket, "embedder")
+    source = open_source(f"s3://{bucket}/embedder", endpoint=s3.endpoint)
+    assert [file.path for file in source.list_files()] == ["modules.json", "1_Pooling/config.json"]
+    (pooling,) = (file for file in source.list_files() if "/" in file.path)
+    assert source.read(pooling, 0, 2) == b"{}"
+
+
 def test_records_of_a_staging_lie_on_s3_too(
     s3: SwiftServer, bucket: str, random_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

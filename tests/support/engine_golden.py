@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from tasks.core.model_task import Pooling, Task
 from tasks.core.serving import Loader, ServingConfig
 from tasks.core.spec import Serving, parse_spec
 from tasks.engines.arguments import check_arguments
@@ -41,6 +42,18 @@ OWN = {
         "engine_args": {"attn-implementation": "sdpa", "enable_cors": True},
         "engine_env": {"TOKENIZERS_PARALLELISM": "false"},
     },
+    "sglang": {
+        "engine_args": {
+            "cuda-graph-bs-decode": [1, 2, 4],
+            "enable_torch_compile": True,
+            "kv-cache-dtype": "fp8_e5m2",
+        },
+        "engine_env": {"SGLANG_LOG_GC": "true"},
+    },
+    "tensorrt-llm": {
+        "engine_args": {"enable-chunked-prefill": True, "max_beam_width": 2, "num_postprocess_workers": 4},
+        "engine_env": {"TRTLLM_ENABLE_PDL": "1"},
+    },
     "vllm": {
         "engine_args": {
             "allowed-local-media-path": "/media",
@@ -57,6 +70,8 @@ OWN = {
 
 OFFERED: dict[str, dict[str, Any]] = {
     "llama.cpp": {"tool_parser": "auto", "reasoning_parser": "deepseek", "structured_output": "auto"},
+    "sglang": {"tool_parser": "hermes", "reasoning_parser": "qwen3", "structured_output": "xgrammar"},
+    "tensorrt-llm": {},
     "transformers": {},
     "vllm": {"tool_parser": "hermes", "reasoning_parser": "qwen3", "structured_output": "xgrammar"},
 }
@@ -71,13 +86,22 @@ def pages() -> dict[str, str]:
             {"name": "chat", "model": "file:/m", "engine": engine.kind.value, **OWN[engine.kind]}
         )
         check_arguments(engine.kind, spec.engine_args)
-        serving = Serving(names=("org/chat:1", "gpt-4"), **OFFERED[engine.kind])
+        name = "org/chat:1" if engine.card.colon_in_names else "org/chat-1"
+        serving = Serving(names=(name, "gpt-4"), **OFFERED[engine.kind])
         check_parsers(engine.kind, serving, spec.engine_args)
         own = {"engine_args": spec.engine_args, "engine_env": spec.engine_env}
+        more = {
+            f"for_{task}": _command(
+                engine, ON_PROCESSOR.model_copy(update={"task": task, "pooling": pooling})
+            )
+            for task, pooling in ((Task.EMBED, Pooling.MEAN), (Task.RERANK, None))
+            if task in engine.card.tasks
+        }
         commands = {
             "on_gpus": _command(engine, CONFIG),
             "on_the_processor": _command(engine, ON_PROCESSOR),
             "with_arguments_of_the_spec": _command(engine, ON_PROCESSOR.model_copy(update=own)),
+            **more,
             "with_names_and_parsers": _command(engine, ON_PROCESSOR.model_copy(update=offered(serving))),
         }
         found[f"{engine.kind}.json"] = json.dumps(commands, indent=1) + "\n"

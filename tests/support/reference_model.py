@@ -64,7 +64,8 @@ class ReferenceModel:
 
     def _rotate(self, x: Array) -> Array:
         angles = np.arange(len(x))[:, None] * self._frequencies()[None, :]
-        cos, sin = np.cos(angles)[:, None, :], np.sin(angles)[:, None, :]
+        size = yarn_magnitude(self.config.get("rope_scaling") or {})
+        cos, sin = size * np.cos(angles)[:, None, :], size * np.sin(angles)[:, None, :]
         first, second = np.split(x, 2, axis=-1)
         return np.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
 
@@ -75,11 +76,38 @@ class ReferenceModel:
             return base / scaling["factor"]
         if scaling.get("rope_type") == "llama3":
             return np.array([llama3_frequency(frequency, scaling) for frequency in base])
+        if scaling.get("rope_type") == "yarn":
+            return yarn_frequencies(base, self.config["rope_theta"], scaling)
         return base
 
     def _feed_forward(self, prefix: str, x: Array) -> Array:
         gate, up = self._project(x, prefix + "gate_proj"), self._project(x, prefix + "up_proj")
         return self._project(gate / (1 + np.exp(-gate)) * up, prefix + "down_proj")
+
+
+def yarn_frequencies(base: Array, theta: float, scaling: dict[str, Any]) -> Array:
+    """YaRN's rule (arXiv 2309.00071, 3.2): fast pairs stay, slow ones are divided, with a ramp between."""
+    pairs, old = len(base), scaling["original_max_position_embeddings"]
+
+    def pair_of(turns: float) -> float:
+        return pairs * math.log(old / (turns * 2 * math.pi)) / math.log(theta)
+
+    first = max(math.floor(pair_of(scaling.get("beta_fast", 32))), 0)
+    last = min(math.ceil(pair_of(scaling.get("beta_slow", 1))), 2 * pairs - 1)
+    slow = np.clip((np.arange(pairs) - first) / max(last - first, 1e-3), 0, 1)
+    return base * (1 - slow) + base / scaling["factor"] * slow
+
+
+def yarn_magnitude(scaling: dict[str, Any]) -> float:
+    """What queries and keys are multiplied by: `attention_factor`, or else what the factor gives, each with vLLM's
+    `attn_factor`."""
+    if scaling.get("rope_type") != "yarn":
+        return 1.0
+    grown = math.log(scaling["factor"])
+    usual = 1 + 0.1 * grown
+    if "mscale" in scaling:
+        usual = (1 + 0.1 * scaling["mscale"] * grown) / (1 + 0.1 * scaling["mscale_all_dim"] * grown)
+    return float(scaling.get("attention_factor", usual) * scaling.get("attn_factor", 1.0))
 
 
 def llama3_frequency(frequency: float, scaling: dict[str, Any]) -> float:

@@ -159,6 +159,8 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--batch-tokens", type=int, help="of a step, over all slots")
     parser.add_argument("--micro-batch-tokens", type=int, help="computed at once")
+    parser.add_argument("--task", choices=["embed", "rerank"], help="other than to generate text")
+    parser.add_argument("--pooling", choices=["mean", "cls", "last"], help="how an embedding is made")
     parser.add_argument("--chat-template", type=Path, help="file that replaces the model's own")
     parser.add_argument("--reasoning-format", type=REASONING, help="where an answer has its reasoning")
     known = known_options()
@@ -219,6 +221,8 @@ def parameters(arguments: argparse.Namespace) -> "xllamacpp.CommonParams":
     params.fit_params = arguments.gpu_layers < 0
     if arguments.chat_template:
         params.chat_template = arguments.chat_template.read_text()
+    if arguments.task:
+        set_task(params, arguments)
     if arguments.reasoning_format is not None:
         params.reasoning_format = arguments.reasoning_format
     params.ui = False
@@ -228,6 +232,16 @@ def parameters(arguments: argparse.Namespace) -> "xllamacpp.CommonParams":
         params.fit_params_target = kept_free(arguments.memory_fraction, params.fit_params_target)
         params.verbosity = max(params.verbosity, SAYS_WHAT_IT_FITTED)
     return params
+
+
+def set_task(params: "xllamacpp.CommonParams", arguments: argparse.Namespace) -> None:
+    """Have embeddings or scores computed. An encoder looks at a whole text at once, so a step must hold one."""
+    params.embedding = True
+    kind = "rank" if arguments.task == "rerank" else arguments.pooling
+    if kind:
+        params.pooling_type = getattr(xllamacpp.llama_pooling_type, f"LLAMA_POOLING_TYPE_{kind.upper()}")
+    step = max(params.n_ubatch, arguments.context // arguments.slots)
+    params.n_batch = params.n_ubatch = step
 
 
 def first_part(model: Path) -> str:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import uvicorn
+from transformers import PreTrainedModel
 from transformers.cli.transformers import main as transformers
 
 PREFIX = "slipway-name-"
@@ -36,6 +37,7 @@ def main() -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: sys.exit(0))
     sweep()
+    refuse_what_is_missing()
     folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-"))
     try:
         name, *more = asked.alias
@@ -46,6 +48,23 @@ def main() -> None:
         transformers()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def refuse_what_is_missing() -> None:
+    """End this process when the library finds no values for some weights: it would serve random ones."""
+    finish = getattr(PreTrainedModel, "_finalize_model_loading", None)
+    if finish is None:
+        return  # before Transformers 5
+
+    def finish_whole(*arguments: Any) -> Any:
+        loaded = finish(*arguments)
+        missing = sorted(loaded.missing_keys)
+        if missing:
+            more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+            sys.exit(f"the model is not whole: its files have no {missing[0]}{more}")
+        return loaded
+
+    PreTrainedModel._finalize_model_loading = staticmethod(finish_whole)  # type: ignore[method-assign]
 
 
 def link(model: Path, name: Path, template: Path | None) -> None:

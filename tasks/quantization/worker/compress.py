@@ -60,7 +60,7 @@ def main() -> int:
             raise
         print(json.dumps({"full": str(arguments.out)}))
         return 3
-    size = sum(path.stat().st_size for path in arguments.out.iterdir())
+    size = sum(path.stat().st_size for path in arguments.out.rglob("*") if path.is_file())
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     print(json.dumps({"size_bytes": size, "peak_bytes": peak}))
     return 0
@@ -79,11 +79,13 @@ def write(arguments: argparse.Namespace) -> None:
         cast(arguments.model, PLAIN[arguments.format], arguments.out)
     else:
         compress(arguments)
-    for path in arguments.model.iterdir():
-        weights = path.name.endswith((".safetensors", ".safetensors.index.json"))
-        if path.is_file() and not weights and path.name not in OWN:
-            shutil.copyfile(path, arguments.out / path.name)
-    for path in arguments.out.iterdir():
+    for path in arguments.model.rglob("*"):
+        place = path.relative_to(arguments.model)
+        weights = place.parent == Path() and path.name.endswith((".safetensors", ".safetensors.index.json"))
+        if path.is_file() and not weights and str(place) not in OWN:
+            (arguments.out / place).parent.mkdir(exist_ok=True)
+            shutil.copyfile(path, arguments.out / place)
+    for path in filter(Path.is_file, arguments.out.rglob("*")):
         path.chmod(0o644)  # llmcompressor's weights are for their owner alone
 
 

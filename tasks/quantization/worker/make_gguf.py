@@ -39,6 +39,7 @@ FORMATS = {
 K_QUANTS = {Kind.Q6_K: Kind.Q8_0, Kind.Q5_K: Kind.Q5_1, Kind.Q4_K: Kind.Q5_0}
 """Kinds with blocks of 256 that only the engine's own library makes, and what rows of other lengths become."""
 FAMILIES = {"LlamaForCausalLM": "llama", "Qwen3ForCausalLM": "qwen3"}
+USUAL_YARN = {"beta_fast": 32, "beta_slow": 1, "truncate": True}
 SOURCES = {"BF16": np.dtype("<u2"), "F16": np.dtype("<f2"), "F32": np.dtype("<f4")}
 NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5
 BLOCK_VALUES = 1 << 24  # values converted at once: 64 MB in float32
@@ -86,6 +87,11 @@ def convert(folder: Path, form: str, out: Path) -> dict[str, Any]:
     writer = gguf.GGUFWriter(out, model.family)
     describe(writer, model, form, tied="output.weight" not in {item.name for item in plan})
     describe_tokenizer(writer, folder, model)
+    return write(writer, plan, out)
+
+
+def write(writer: gguf.GGUFWriter, plan: list["Tensor"], out: Path) -> dict[str, Any]:
+    """Write what was described, then the tensors. `make_bert_gguf.py` uses it too."""
     for item in plan:
         writer.add_tensor_info(item.name, item.shape, np.dtype(np.float32), item.bytes, raw_dtype=item.kind)
     writer.write_header_to_file()
@@ -389,8 +395,8 @@ class Stored:
     bfloat16: bool
 
 
-def open_tensors(folder: Path) -> dict[str, Stored]:
-    """All tensors of the folder by name."""
+def open_tensors(folder: Path, without: str = "") -> dict[str, Stored]:
+    """All tensors of the folder by name, but those whose name ends in `without`."""
     index = folder / "model.safetensors.index.json"
     if index.exists():
         files = sorted(set(read_json(index).get("weight_map", {}).values()))
@@ -406,11 +412,11 @@ def open_tensors(folder: Path) -> dict[str, Stored]:
             raise RefusedError(
                 f"{index.name} names the file {name!r} outside its folder", "stage the model again"
             )
-        tensors |= dict(read_safetensors(folder / name))
+        tensors |= dict(read_safetensors(folder / name, without))
     return tensors
 
 
-def read_safetensors(path: Path) -> Iterator[tuple[str, Stored]]:
+def read_safetensors(path: Path, without: str = "") -> Iterator[tuple[str, Stored]]:
     """Format: 8 bytes of header length, little-endian; a JSON header; the data."""
     damaged = RefusedError(f"{path.name} is damaged or cut short", "stage the model again")
     try:
@@ -425,6 +431,8 @@ def read_safetensors(path: Path) -> Iterator[tuple[str, Stored]]:
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise damaged from None
     for name, stored_as, shape, start, end in entries:
+        if without and name.endswith(without):
+            continue
         dtype = SOURCES.get(stored_as)
         if dtype is None:
             raise RefusedError(
@@ -474,6 +482,34 @@ def describe_scaling(writer: gguf.GGUFWriter, rope: dict[str, Any]) -> None:
     writer.add_rope_scaling_factor(rope["factor"])
     if "original_max_position_embeddings" in rope:
         writer.add_rope_scaling_orig_ctx_len(rope["original_max_position_embeddings"])
+    if rope["rope_type"] == "yarn":
+        describe_yarn(writer, rope)
+
+
+def describe_yarn(writer: gguf.GGUFWriter, rope: dict[str, Any]) -> None:
+    """What of YaRN differs from its usual settings.
+
+    llama.cpp multiplies queries and keys by `attn_factor` times 1 + 0.1 ln(factor) (llama-context.cpp), so that is
+    divided out of the factor that Transformers computes (`_compute_yarn_parameters`). vLLM also knows `attn_factor`,
+    as DeepSeek-R1-0528-Qwen3-8B has it, and multiplies by it as llama.cpp does.
+    """
+    for key, usual in USUAL_YARN.items():  # llama.cpp reads none of them for these families
+        if rope.get(key) not in (None, usual):
+            raise RefusedError(
+                f"config.json: rope scaling yarn with {key} = {json.dumps(rope[key])[:40]} cannot be converted",
+                f"use a model with {json.dumps(usual)}, or an engine that loads folders",
+            )
+    usual = magnitude(rope["factor"], 1.0)
+    wanted = rope.get("attention_factor")
+    if wanted is None and rope.get("mscale") and rope.get("mscale_all_dim"):
+        wanted = magnitude(rope["factor"], rope["mscale"]) / magnitude(rope["factor"], rope["mscale_all_dim"])
+    factor = (usual if wanted is None else wanted) / usual * rope.get("attn_factor", 1.0)
+    if factor != 1.0:
+        writer.add_rope_scaling_attn_factors(factor)
+
+
+def magnitude(factor: float, scale: float) -> float:
+    return 1.0 if factor <= 1 else 0.1 * scale * math.log(factor) + 1.0
 
 
 def describe_tokenizer(writer: gguf.GGUFWriter, folder: Path, model: Model) -> None:

@@ -30,8 +30,9 @@ class ImagePlan(Frozen):
 class ContainerPlan(Frozen):
     """One container with its limits. Sizes in bytes; `port` inside is `host_port` of the loopback.
 
-    It gets `gpus` GPUs: those of `gpu_indices`, if they are known. `template_source` replaces the model's own chat
-    template.
+    It gets `gpus` GPUs: those of `gpu_indices`, if they are known. `files` are mounted read-only besides the model,
+    by their path inside. With `own_entrypoint` the first word of `argv` replaces the program that the image starts.
+    `cache_bytes` is the size of a folder in memory, `cache_target`, from which code may be run.
     """
 
     name: str
@@ -42,8 +43,7 @@ class ContainerPlan(Frozen):
     user: str
     model_source: Path
     model_target: str
-    template_source: Path | None = None
-    template_target: str = "/chat_template.jinja"
+    files: dict[str, Path] = Field({})
     port: int
     host_port: int
     memory_bytes: int | None = Field(None, gt=0)
@@ -51,6 +51,9 @@ class ContainerPlan(Frozen):
     pids: int = Field(ge=1)
     shm_bytes: int = Field(ge=0)
     tmp_bytes: int = Field(ge=0)
+    own_entrypoint: bool = False
+    cache_target: str = "/cache"
+    cache_bytes: int = Field(0, ge=0)
     gpus: int = Field(0, ge=0)
     gpu_indices: tuple[int, ...] = ()
 

@@ -38,6 +38,18 @@ _MANYLINUX = "manylinux_2_28"
 """Older than every base image in support, so that the wheels do not depend on which one is chosen."""
 
 _TMP_BYTES = 64 << 20
+_CACHE = "/cache"
+_MAKERS_ENV = {
+    # Engines compile for the GPU that they find, and load the result: `/tmp` is small, and runs no code.
+    "HOME": _CACHE,
+    "TMPDIR": _CACHE,
+    # The user has no name in the image, and Python looks here first.
+    "USER": "slipway",
+    "PYTHONUNBUFFERED": "1",
+    # They send statistics unless they are told not to.
+    "DO_NOT_TRACK": "1",
+}
+"""What an image of an engine's makers is told besides the engine's own variables."""
 _KILLED = 128 + signal.SIGKILL
 _SHM_BYTES = 64 << 20
 _SHM_BYTES_MANY_GPUS = 1 << 30
@@ -77,7 +89,7 @@ def plan_image(
 
 def worker_of(engine: Engine) -> Path:
     """The script that an image built from a lock starts. Raises `RolloutError` for engines that have none."""
-    if engine.server_worker is None:
+    if engine.server_worker is None or not engine.builds_images:
         raise RolloutError(
             f"Slipway cannot build an image of {engine.kind} from a lock",
             fix="set target: process, or use another engine",
@@ -136,6 +148,7 @@ def plan_container(
 ) -> ContainerPlan:
     """The container of a release, with every limit of its spec, published on `host_port` of the loopback."""
     spec = release.spec
+    makers = engine.card.image if spec.rollout.image is not None else None
     model = f"{_MODELS}/{release.launch.model_file.name}"
     # Inside, the GPUs that it gets are all that there are, with numbers of their own.
     chat = release.config.chat
@@ -143,29 +156,40 @@ def plan_container(
     if chat and template:
         chat = chat.model_copy(update={"file": Path(_TEMPLATE)})
     config = release.config.model_copy(update={"gpu_indices": (), "chat": chat})
-    command = engine.command(_PYTHON, _WORKER, model, config)
+    command = engine.command(makers.python if makers else _PYTHON, _WORKER, model, config)
     gpus, chosen = spec.hardware.gpus, release.config.gpu_indices
+    shm = _SHM_BYTES_MANY_GPUS if gpus > 1 else _SHM_BYTES
+    files = {_TEMPLATE: template} if template else {}
+    if makers and engine.server_worker:
+        files[_WORKER] = _kept_worker(release, engine.server_worker.name)
     return ContainerPlan(
         name=f"slipway-{release.name}-{short(release.id)}-{host_port}",
         image=image,
         argv=command.at("0.0.0.0", _PORT),
-        env=command.env,
+        own_entrypoint=makers is not None,
+        env={**(_MAKERS_ENV if makers else {}), **command.env},
         labels={SERVICE_LABEL: release.name, RELEASE_LABEL: release.id, FOLDER_LABEL: str(folder)},
         user=user,
         model_source=release.launch.model_file,
         model_target=model,
-        template_source=template,
-        template_target=_TEMPLATE,
+        files=files,
         port=_PORT,
         host_port=host_port,
         memory_bytes=spec.hardware.memory,
         cpus=spec.hardware.cpus,
         pids=spec.rollout.pids,
-        shm_bytes=_SHM_BYTES_MANY_GPUS if gpus > 1 else _SHM_BYTES,
+        shm_bytes=max(shm, makers.shm_bytes) if makers else shm,
         tmp_bytes=_TMP_BYTES,
+        cache_target=_CACHE,
+        cache_bytes=makers.cache_bytes if makers else 0,
         gpus=gpus,
         gpu_indices=chosen if len(chosen) == gpus else (),
     )
+
+
+def _kept_worker(release: Release, name: str) -> Path:
+    """The release's own copy of the script that starts its engine."""
+    return next(path for word in release.launch.argv if (path := Path(word)).name == name)
 
 
 def container_user(uid: int, gid: int) -> str:

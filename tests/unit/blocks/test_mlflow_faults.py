@@ -277,7 +277,6 @@ def test_an_address_of_artifacts_means_what_mlflow_means(
     [
         "runs:/0123456789abcdef/model",
         "gs://bucket/models/1",
-        "mlflow-artifacts:/0/abc/artifacts/model",
         "dbfs:/x",
         "hdfs://ci:TopSecret1@host/x",
         "file://elsewhere/art",
@@ -287,11 +286,11 @@ def test_an_address_of_artifacts_means_what_mlflow_means(
         "/art/\n",
     ],
 )
-def test_artifacts_that_cannot_be_read_by_ranges_are_named(
+def test_artifacts_that_cannot_be_read_are_named(
     front: Front, uri: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(ANSWERS, "model-versions/get-download-uri", {"artifact_uri": uri})
-    with pytest.raises(ModelError, match="from where ranges cannot be read") as error:
+    with pytest.raises(ModelError, match="from where files cannot be read") as error:
         ask(front)
     assert str(error.value).isprintable()
     assert "TopSecret1" not in str(error.value)

@@ -79,6 +79,14 @@ def test_a_baseline_of_a_gguf_model_is_one_too(models: Path, slipway_home: Path)
     assert "comes in a folder, not as GGUF, but llama.cpp loads files in GGUF" in found
 
 
+def test_a_template_counts_only_for_a_model_that_chats(tmp_path: Path, slipway_home: Path) -> None:
+    """Embedding models come with the template of the model that they were trained from."""
+    write_gguf(tmp_path / "chats.gguf", tokenizer__chat_template="Hello")
+    write_gguf(tmp_path / "embeds.gguf", tokenizer__chat_template="Hello", llama__pooling_type=3)
+    assert "without the user's words" in told(tmp_path, "chats.gguf", engine="llama.cpp")
+    assert told(tmp_path, "embeds.gguf", engine="llama.cpp") == ""
+
+
 def test_a_baseline_needs_a_text() -> None:
     with pytest.raises(SlipwayError, match=r"a baseline also needs a text: name one in tuning.quality_text"):
         parse_spec({"name": "tiny", "model": "file:m", "tuning": {"baseline": "file:w"}})

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 from inline_snapshot import snapshot
+from plain_safetensors import write_plain
 from quantized_model import say_quantized, write_int8_model
 from releases import make_release
 from small_gguf import write_gguf
@@ -153,15 +154,22 @@ def test_a_missing_model_is_named_before_anything_runs(tmp_path: Path) -> None:
 
 def test_the_plan_says_what_is_not_known_of_a_model(slipway_home: Path, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"architectures": ["NovelForCausalLM"], "model_type": "novel"}')
+    write_plain(tmp_path / "model.safetensors", {"a.weight": ("U8", (1,), b"\0")})
     spec = parse_spec({"name": "tiny", "model": f"file:{tmp_path}", "engine": "transformers"})
     described, _ = _describe_model(spec)
     assert "(novel; Slipway does not know the architecture NovelForCausalLM" in described
     assert "config.json does not say how much memory keys and values take" in described
 
 
-def test_a_remote_model_is_not_looked_at() -> None:
+def test_a_remote_model_that_cannot_be_read_is_planned_with_a_warning(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SLIPWAY_S3_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
     spec = parse_spec({"name": "tiny", "model": "s3://bucket/model"})
     assert _describe_model(spec) == ("s3://bucket/model", None)
+    assert "warning: whether the model can be deployed is not known: " in capsys.readouterr().err
 
 
 def test_a_gguf_model_is_described_or_refused_as_by_the_deploy(slipway_home: Path, tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ from dify_server import EMAIL, PASSWORD, State, dify_server
 from releases import make_release
 
 from deployments.cli.main import main
-from tasks.core.release import ServiceFolder, ServiceState
+from tasks.core.model_task import Task
+from tasks.core.release import Release, ServiceFolder, ServiceState
 from tasks.core.spec import Serving
 
 
@@ -25,9 +26,17 @@ def console() -> Iterator[tuple[str, State]]:
 @pytest.fixture
 def service(slipway_home: Path, tmp_path: Path) -> str:
     """A service that is known to serve, and of which nothing runs."""
-    model = tmp_path / "model.gguf"
-    model.write_bytes(b"GGUF")
-    release = make_release(tmp_path / "env" / "bin" / "python", model)
+    return keep(slipway_home, make_release(tmp_path / "env" / "bin" / "python", weights(tmp_path)))
+
+
+def weights(folder: Path) -> Path:
+    path = folder / "model.gguf"
+    path.write_bytes(b"GGUF")
+    return path
+
+
+def keep(slipway_home: Path, release: Release) -> str:
+    """Write down that this release serves; the service's name."""
     folder = ServiceFolder(slipway_home / "services", release.name)
     document = folder.release_file(release.id)
     document.parent.mkdir(parents=True)
@@ -109,3 +118,14 @@ def test_dify_gets_a_key_of_a_service_that_needs_one(
 def test_a_service_that_does_not_run_is_named(slipway_home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert slipway("none") == 2
     assert "the service none is not running" in capsys.readouterr().err
+
+
+def test_a_model_for_embeddings_is_not_registered_as_one_that_chats(
+    slipway_home: Path, tmp_path: Path, console: tuple[str, State], capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = make_release(tmp_path / "env" / "bin" / "python", weights(tmp_path))
+    name = keep(
+        slipway_home, made.model_copy(update={"config": made.config.model_copy(update={"task": Task.EMBED})})
+    )
+    assert slipway(name, "--console", console[0], "--email", EMAIL) == 2
+    assert f"{name} serves a model for embed" in capsys.readouterr().err

@@ -64,6 +64,11 @@ LATE = {
     ),
     "hardware: no such GPU": (["hardware.gpus=64"], "hardware.gpus is 64, but only "),
     "tuning: a format of another engine": (["tuning.candidates=[fp8]"], "llama.cpp does not load fp8"),
+    "task: of another kind of model": (
+        ["task=rerank"],
+        "task is rerank, but file:",
+    ),
+    "objectives: of another task": (["objectives.latency_ms=9"], "objectives.latency_ms is not for a model"),
     "engine_args: Slipway's own": (
         ["engine_args={ctx_size: 5}"],
         "engine_args.ctx-size: Slipway sets --ctx-size of llama.cpp itself\n  fix: set tuning.context instead",

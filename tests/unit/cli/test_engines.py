@@ -62,7 +62,7 @@ def test_the_list_for_programs(capsys: pytest.CaptureFixture[str]) -> None:
     found = json.loads(capsys.readouterr().out)["engines"]
     assert [row["engine"] for row in found] == list(EngineKind)
     assert {row["engine"]: row["version"] for row in found if row["deploys"]}.keys() >= {"llama.cpp", "vllm"}
-    assert not any(row["deploys"] for row in found if row["engine"] in ("ollama", "sglang", "triton-vllm"))
+    assert not any(row["deploys"] for row in found if row["engine"] in ("ollama", "triton-vllm"))
     llama = found[0]
     assert llama["requirements"] == ["xllamacpp==2026.10.11549", "gguf==0.19.0", "numpy>=2,<3"]
     assert llama["formats"] == [form.value for form in CandidateFormat if form not in KINDS]

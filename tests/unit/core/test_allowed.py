@@ -162,6 +162,12 @@ def test_a_base_image_counts_where_it_is_used() -> None:
     )
 
 
+def test_an_image_of_an_engines_makers_counts_instead_of_a_base() -> None:
+    own = Rollout(base_image="evil.example/base:1", image="evil.example/vllm:1")
+    found = programs_of_rollout(own, Target.DOCKER, "rollout")
+    assert found == [Program(key="rollout.image", kind=Kind.IMAGE, value="evil.example/vllm:1")]
+
+
 def test_a_model_whose_code_is_run_counts_as_a_program() -> None:
     trusted = Serving(trust_remote_code=True)
     for model, expected in (

@@ -75,17 +75,17 @@ def test_several_of_them_do_too(document: dict[str, Any]) -> None:
 
 def test_a_key_that_there_is_no_more_is_left_out_where_it_was_empty(document: dict[str, Any]) -> None:
     before = Release.model_validate_json(json.dumps(document))
-    document["spec"]["rollout"] |= {"image": None, "drain_s": 1e12}
+    document["spec"]["rollout"] |= {"replicas": None, "drain_s": 1e12}
     release = Release.model_validate_json(json.dumps(document))
     assert release.spec.rollout == before.spec.rollout.model_copy(update={"drain_s": 1e12})
-    document["spec"]["rollout"]["image"] = "x@sha256:0"
+    document["spec"]["rollout"]["replicas"] = 2
     with pytest.raises(ValidationError):
         Release.model_validate_json(json.dumps(document))
 
 
 def test_a_release_keeps_its_id_when_the_spec_loses_or_gains_a_key(document: dict[str, Any]) -> None:
     own = Release.model_validate_json(json.dumps(document))
-    document["spec"]["rollout"]["image"] = None
+    document["spec"]["rollout"]["replicas"] = None
     del document["spec"]["rollout"]["pids"]
     release = Release.model_validate_json(json.dumps(document))
     assert release.id == name_of(document) != own.id
@@ -104,6 +104,15 @@ def test_a_release_of_before_engines_took_arguments_serves_without(document: dic
     assert (release.spec, release.config, release.launch) == (own.spec, own.config, own.launch)
     assert release.config.engine_args == release.config.engine_env == {}
     assert json.loads(release.document()) == document
+    assert release.id == name_of(document)
+
+
+def test_a_release_of_before_makers_images_serves_without(document: dict[str, Any]) -> None:
+    own = Release.model_validate_json(json.dumps(document))
+    del document["spec"]["rollout"]["image"]
+    release = Release.model_validate_json(json.dumps(document))
+    assert release.spec == own.spec
+    assert release.spec.rollout.image is None
     assert release.id == name_of(document)
 
 

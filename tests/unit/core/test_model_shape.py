@@ -100,7 +100,6 @@ def test_a_damaged_size_is_refused_wherever_it_stands(changes: dict[str, object]
         ({"hybrid_layer_pattern": [0, {}]}, "are not known"),
         ({"block_configs": [1, 2]}, "blocks without attention"),
         ({"hybrid_override_pattern": "*"}, "only 1 of 2 layers"),
-        ({"type_vocab_size": 2}, "it is an encoder"),
     ],
     ids=str,
 )
@@ -108,6 +107,12 @@ def test_what_nobody_knows_is_not_guessed(changes: dict[str, object], why: str) 
     shape = parse_model_shape(json.dumps({**GOOD, **changes}).encode(), "config.json")
     assert shape.kept is None
     assert why in shape.unread[0]
+
+
+def test_an_encoder_keeps_nothing() -> None:
+    """It reads a text at once, so that a longer context takes no memory for keys and values."""
+    shape = parse_model_shape(json.dumps({**GOOD, "type_vocab_size": 2}).encode(), "config.json")
+    assert (shape.kept, shape.unread, shape.kv_bytes(4096)) == ((), (), 0)
 
 
 ODD = st.recursive(

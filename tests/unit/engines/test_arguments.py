@@ -81,7 +81,7 @@ def test_all_that_the_command_sets_is_on_the_card(engine: Engine) -> None:
     """Else a spec could give it a second time, and the last one counts."""
     commands = [engine.command("/e/bin/python", "w.py", "/m", config) for config in (CONFIG, ON_PROCESSOR)]
     options = {word for command in commands for word in command.argv if word.startswith("--")} - NOT_OWNED
-    assert {option.removeprefix("--") for option in options} <= set(engine.card.owned)
+    assert {option.removeprefix("--").replace("_", "-") for option in options} <= set(engine.card.owned)
 
 
 @every_engine

@@ -150,7 +150,8 @@ def test_every_engine_takes_a_chat_template(engine: Engine) -> None:
     argv = engine.command(
         "/env/bin/python", "/worker.py", "/m", CONFIG.model_copy(update={"chat": chat})
     ).argv
-    assert argv[argv.index("--chat-template") + 1] == "/home/mine.jinja"
+    option = "--chat_template" if engine.card.underscores else "--chat-template"
+    assert argv[argv.index(option) + 1] == "/home/mine.jinja"
     own = CONFIG.model_copy(update={"chat": ChatTemplate(digest="sha256:" + "a" * 64)})
     assert (
         engine.command("/env/bin/python", "/worker.py", "/m", own).argv

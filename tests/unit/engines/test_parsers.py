@@ -21,7 +21,9 @@ from tasks.engines.parsers import check_parsers
         ("vllm", {"reasoning_parser": "zzz"}, "serving.reasoning_parser: vLLM 0.32.0 has no 'zzz'", "choose one of"),
         ("vllm", {"structured_output": "auto2"}, "serving.structured_output: vLLM 0.32.0 has no", "'auto'"),
         ("llama.cpp", {"tool_parser": "hermes"}, "llama.cpp 2026.10.11549 has no 'hermes'", "choose one of auto"),
-        ("transformers", {"tool_parser": "auto"}, "Transformers serve has no such setting", "llama.cpp or vllm"),
+        ("transformers", {"tool_parser": "auto"}, "Transformers serve has no such setting", "llama.cpp or sglang or vllm"),
+        ("sglang", {"tool_parser": "hermess"}, "serving.tool_parser: SGLang 0.5.23 has no 'hermess'", "'hermes'"),
+        ("sglang", {"names": ["ours", "org/m:1"]}, "the colon in 'org/m:1' for an adapter", "without a colon"),
     ],
 )  # fmt: skip
 def test_a_parser_that_the_engine_does_not_have_is_refused(

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from tasks.core.versions import satisfying
 from tasks.environment.models import Conflict
-from tasks.environment.refusals import chains, format_chain
+from tasks.environment.refusals import chains, format_chain, source_only
 
 
 def demand(by: str | None, requirement: str) -> Conflict:
@@ -78,3 +78,10 @@ def test_any_demands_give_two_chains_or_none(demands: list[Conflict]) -> None:
 )
 def test_what_can_be_satisfied_at_once(comparisons: list[str], there_is: bool) -> None:
     assert (satisfying(*comparisons) is not None) is there_is
+
+
+def test_an_engine_whose_wheels_are_at_its_makers_is_told_where() -> None:
+    assert "its project has wheels: https://pypi.nvidia.com (an index: UV_EXTRA_INDEX_URL=" in source_only(
+        "tensorrt-llm", "3.12"
+    )
+    assert "build one (`pip wheel`)" in source_only("sglang", "3.12")

@@ -13,6 +13,7 @@ from blocks.engine.api import Completion
 from tasks.core.contract import ContractResult
 from tasks.core.errors import EngineError, NotFoundError
 from tasks.core.files import write_atomically
+from tasks.core.model_task import Task
 from tasks.core.records import Record, new_record
 from tasks.core.release import Release, ServiceFolder, ServiceState
 from tasks.core.serving import ChatTemplate, ServingConfig
@@ -42,6 +43,7 @@ class FakeApi:
         self._metrics = metrics
         self.prompts: list[str] = []
         self.chats = 0
+        self.others: list[str] = []
 
     def ready(self) -> bool:
         return True
@@ -57,7 +59,16 @@ class FakeApi:
         self.chats += 1
         return self.complete(model, message, max_tokens)
 
-    def metrics(self) -> dict[str, float]:
+    def embed(self, model: str, text: str, /) -> Completion:
+        self.others.append("embed")
+        return self.complete(model, text, 1)
+
+    def rank(self, model: str, query: str, documents: tuple[str, ...], /) -> Completion:
+        assert len(set(documents)) == 2
+        self.others.append("rank")
+        return self.complete(model, query, 1)
+
+    def metrics(self, path: str) -> dict[str, float]:
         if self._metrics is None:
             raise EngineError("no metrics")
         return self._metrics
@@ -76,6 +87,15 @@ def test_a_model_that_chats_is_asked_in_chat() -> None:
     chat = CONFIG.model_copy(update={"chat": ChatTemplate(digest="sha256:" + "a" * 64)})
     assert apply.sample_service(api, chat, "The", METRICS).failed == 0
     assert api.chats == len(api.prompts) == 6
+
+
+@pytest.mark.parametrize(("task", "asked"), [(Task.EMBED, "embed"), (Task.RERANK, "rank")])
+def test_a_model_for_another_task_is_asked_for_it(task: Task, asked: str) -> None:
+    api = FakeApi(*[0.01] * 6)
+    sample = apply.sample_service(api, CONFIG.model_copy(update={"task": task}), "The", METRICS)
+    assert (sample.failed, sample.waited_for) == (0, "answer")
+    assert api.others == [asked] * 6
+    assert len(set(api.prompts)) == 6
 
 
 def test_requests_that_fail_are_counted() -> None:

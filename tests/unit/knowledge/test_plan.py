@@ -125,6 +125,14 @@ def test_what_the_spec_gave_the_engine_is_in_the_matrix() -> None:
     assert report.cell_row(without)[report.MATRIX_COLUMNS.index("batch")] == "8"
 
 
+def test_a_model_for_embeddings_is_measured_in_texts() -> None:
+    record = batching(1200)
+    inputs = {**record.evidence["inputs"], "task": "embed", "pooling": "mean"}
+    (cell,) = plan.matrix([make(StageName.BATCHING, "chosen", record.evidence["result"], inputs=inputs)])
+    assert cell.memory_at_kv is None, "it keeps no keys and values"
+    assert report.cell_row(cell)[report.MATRIX_COLUMNS.index("tokens/s")] == "1200 texts/s"
+
+
 def placed(throughput: float, engine: str, given: int, **config: Any) -> Record:
     """A search on a host with GPUs, of which the engine had `given`."""
     inputs = {"engine": engine, "model_digest": MODEL, "format": "f16", "context": 512}

@@ -115,10 +115,10 @@ def test_the_counters_of_an_engine_s_work_are_summed() -> None:
 
 
 class Metrics(BaseHTTPRequestHandler):
-    """An engine's `/metrics`, as llama.cpp prints them."""
+    """An engine's `/metrics`, as llama.cpp prints them; elsewhere it counts something else."""
 
     def do_GET(self) -> None:
-        body = b"llamacpp:tokens_predicted_total 41\n"
+        body = b"llamacpp:tokens_predicted_total %d\n" % (41 if self.path == "/metrics" else 7)
         self.send_response(200)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
@@ -128,7 +128,12 @@ class Metrics(BaseHTTPRequestHandler):
         """Quiet."""
 
 
-def test_one_sample(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("place", "work"),
+    [({}, 41), ({"metrics_path": "/metrics"}, 41), ({"metrics_path": "/prometheus/metrics"}, 7)],
+)
+def test_one_sample(tmp_path: Path, place: dict[str, str], work: int) -> None:
+    """A document of an earlier version names no path."""
     server = HTTPServer(("127.0.0.1", 0), Metrics)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     target = {
@@ -138,6 +143,7 @@ def test_one_sample(tmp_path: Path) -> None:
         "period_s": 3,
         "work": "tokens",
         "work_counters": ["llamacpp:tokens_predicted_total"],
+        **place,
     }
     (tmp_path / "processes.json").write_text(json.dumps(target))
     (tmp_path / "samples").mkdir()
@@ -147,7 +153,7 @@ def test_one_sample(tmp_path: Path) -> None:
         server.shutdown()
         server.server_close()
     (run,) = read_runs(tmp_path / "samples")
-    assert run.requests == (41,)
+    assert run.requests == (work,)
     assert run.bytes_[0] > 1 << 20
 
 

@@ -10,7 +10,7 @@ from tasks.engines.catalogue import deployable_engines, get_engine
 from tasks.engines.weights import check_tunable
 from tasks.environment.models import EnvironmentRequest
 from tasks.environment.plan import lock_request
-from tasks.lifecycle.plan import refusal, wants_absent_gpu
+from tasks.lifecycle.plan import plan_of, refusal, wants_absent_gpu
 
 
 class Linux:
@@ -35,9 +35,28 @@ def test_these_engines_lack_nothing(kind: EngineKind) -> None:
 
 def test_an_image_is_built_from_the_lock_of_an_engine_with_a_worker() -> None:
     assert refusal(spec(engine="transformers", target="docker")) is None
-    assert str(refusal(spec(engine="vllm", target="docker"))) == (
-        "vllm cannot be deployed with target: docker yet: no image is built from its lock (set target: process)"
+    assert str(refusal(spec(engine="vllm", target="docker", engine_version="0.33.0"))) == (
+        "vllm cannot be deployed with target: docker like this: Slipway builds no image of it (set rollout.image, such "
+        "as vllm/vllm-openai:v0.33.0, or target: process)"
     )
+
+
+@pytest.mark.parametrize("engine", ["sglang", "tensorrt-llm", "vllm"])
+def test_an_image_of_the_makers_is_served_from(engine: str) -> None:
+    wanted = spec(engine=engine, target="docker", hardware={"gpus": 1}, rollout={"image": "mirror/it:1"})
+    assert refusal(wanted) is None
+    assert "in a container of mirror/it:1," in plan_of(wanted, "a model")[5].does
+
+
+def test_an_image_of_makers_whose_start_is_not_known_is_refused() -> None:
+    assert str(refusal(spec(target="docker", rollout={"image": "ghcr.io/ggml-org/llama.cpp:server"}))) == (
+        "rollout.image: how an image of llama.cpp's makers is started is not known (remove it: Slipway builds the image)"
+    )
+
+
+def test_an_image_is_for_containers() -> None:
+    with pytest.raises(SpecError, match=r"rollout: image is for target docker, not for process"):
+        spec(engine="vllm", rollout={"image": "vllm/vllm-openai:v0.32.0"})
 
 
 def test_an_engine_for_gpus_is_given_some() -> None:

@@ -21,6 +21,7 @@ from tasks.core.errors import (
     SpecError,
     StageCancelledError,
 )
+from tasks.core.model_task import Task
 from tasks.core.prefetch import Prefetched
 from tasks.core.release import Release, ServiceFolder, ServiceState
 from tasks.core.serving import ChatTemplate
@@ -164,6 +165,12 @@ class _At:
     def post(self, path: str, body: dict[str, Any], /) -> dict[str, Any]:
         raise NotImplementedError(path)
 
+    def embed(self, model: str, text: str, /) -> Completion:
+        return Text(f"{self.complete(model, text, 1).text} as numbers")
+
+    def rank(self, model: str, query: str, documents: tuple[str, ...], /) -> Completion:
+        return Text(f"{self.complete(model, query, 1).text} in {len(documents)} documents")
+
 
 @pytest.fixture
 def wanted(tmp_path: Path) -> Release:
@@ -199,6 +206,18 @@ def test_a_model_with_a_chat_template_passes_its_gate_in_chat(wanted: Release, f
     assert result.completion == " fox in chat"
 
 
+@pytest.mark.parametrize(
+    ("task", "said"), [(Task.EMBED, " fox as numbers"), (Task.RERANK, " fox in 2 documents")]
+)
+def test_a_model_for_another_task_passes_the_gate_by_it(
+    task: Task, said: str, wanted: Release, folder: ServiceFolder
+) -> None:
+    release = wanted.model_copy(update={"config": wanted.config.model_copy(update={"task": task})})
+    assert release.id != wanted.id
+    result = roll_out(release, folder, FakeTarget(), FakeApi().open)
+    assert (result.verdict, result.completion) == (RolloutVerdict.SERVING, said)
+
+
 def test_a_release_whose_chat_template_is_gone_is_not_started(
     wanted: Release, folder: ServiceFolder, tmp_path: Path
 ) -> None:
@@ -214,6 +233,7 @@ def test_a_release_of_before_is_asked_to_complete_prompts() -> None:
     kept = Release.model_validate_json(EARLIER_RELEASE.read_bytes())
     assert kept.id == EARLIER_ID
     assert kept.config.chat is None
+    assert (kept.config.task, kept.config.pooling, kept.spec.task) == (Task.GENERATE, None, None)
     assert (kept.config.names, kept.config.tool_parser, kept.spec.serving.names) == ((), None, ())
     assert kept.spec.serving.chat_template is None
 
@@ -531,7 +551,7 @@ def test_what_the_target_wrote_down_came_after_the_services_own_document(
 
 
 def test_a_service_of_an_earlier_version_is_left_alone(folder: ServiceFolder) -> None:
-    """Its release has a key that the spec has lost since: `rollout.image`."""
+    """Its release is of the time when `rollout.image` could only be empty."""
     document, stored = EARLIER_RELEASE.read_bytes(), EARLIER_ID
     folder.release_file(stored).parent.mkdir(parents=True)
     folder.release_file(stored).write_bytes(document)

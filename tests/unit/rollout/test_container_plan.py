@@ -7,6 +7,9 @@ from typing import Any
 
 import pytest
 from inline_snapshot import snapshot
+from makers_golden import ENGINES as MAKERS_ENGINES
+from makers_golden import GOLDEN as MAKERS
+from makers_golden import makers_page
 
 from tasks.core.errors import RolloutError
 from tasks.core.release import Launch, Release
@@ -139,9 +142,9 @@ def test_a_chat_template_of_the_users_is_mounted() -> None:
     made = release()
     chat = ChatTemplate(digest="sha256:" + "a" * 64, file=kept)
     plan = container(made.model_copy(update={"config": made.config.model_copy(update={"chat": chat})}))
-    assert (plan.template_source, plan.template_target) == (kept, "/chat_template.jinja")
+    assert plan.files == {"/chat_template.jinja": kept}
     at = plan.argv.index("--chat-template")
-    assert plan.argv[at + 1] == plan.template_target
+    assert plan.argv[at + 1] == "/chat_template.jinja"
 
 
 def test_the_container_has_the_paths_and_limits_of_its_release() -> None:
@@ -174,8 +177,7 @@ def test_the_container_has_the_paths_and_limits_of_its_release() -> None:
             "user": "1000:1000",
             "model_source": "/c/model.gguf",
             "model_target": "/model/model.gguf",
-            "template_source": None,
-            "template_target": "/chat_template.jinja",
+            "files": {},
             "port": 8000,
             "host_port": 4000,
             "memory_bytes": 17179869184,
@@ -183,11 +185,22 @@ def test_the_container_has_the_paths_and_limits_of_its_release() -> None:
             "pids": 100,
             "shm_bytes": 67108864,
             "tmp_bytes": 67108864,
+            "own_entrypoint": False,
+            "cache_target": "/cache",
+            "cache_bytes": 0,
             "gpus": 0,
             "gpu_indices": [],
         }
     )
     assert plan.labels[FOLDER_LABEL] == "/home/services/chat"
+
+
+@pytest.mark.parametrize("engine", MAKERS_ENGINES)
+def test_an_image_of_the_makers_is_started_by_its_own_programs(engine: str) -> None:
+    """Compared whole with `tests/golden/makers_images`: a GPU host and a registry would be needed to run it."""
+    assert (MAKERS / f"{engine}.json").read_text() == makers_page(engine), (
+        "make them anew: python tests/support/makers_golden.py"
+    )
 
 
 def test_inside_the_gpus_that_were_measured_are_all_that_there_are() -> None:

@@ -66,9 +66,11 @@ class Between(FolderSource):
         super().read_into(file, offset, length, buffer, at, took)
 
 
-def stage(source: Path | ModelSource, folder: Path, shards: int = 4, *, own: bool = False) -> Staged:
+def stage(
+    source: Path | ModelSource, folder: Path, shards: int = 4, *, own: bool = False, convertible: bool = True
+) -> Staged:
     pinned = pin(FolderSource(source) if isinstance(source, Path) else source)
-    plan = plan_copy(pinned, shards, convertible=True)
+    plan = plan_copy(pinned, shards, convertible=convertible)
     return stage_model(pinned, plan, folder, leases=folder.parent / "leases", own=own, chunk_bytes=CHUNK)
 
 
@@ -92,14 +94,14 @@ def test_a_quantized_model_is_copied_with_its_scales_and_side_files(model: Path,
     write_plain(source / "model.safetensors", tensors)
     (source / "hf_quant_config.json").write_text('{"quantization": {"quant_algo": "NVFP4"}}')
     (source / "quantize_config.json").write_text("{}")
-    done = stage(source, tmp_path / "staged", shards=2)
+    done = stage(source, tmp_path / "staged", shards=2, convertible=False)
     assert read_model(tmp_path / "staged") == tensors
     for name in ("hf_quant_config.json", "quantize_config.json", "config.json"):
         assert (tmp_path / "staged" / name).read_bytes() == (source / name).read_bytes()
     assert done.findings[0] == "comes quantized: modelopt, nvfp4"
     (source / "hf_quant_config.json").write_text("[]")
     with pytest.raises(ModelError, match=r"hf_quant_config\.json is not a JSON object"):
-        stage(source, tmp_path / "other")
+        stage(source, tmp_path / "other", convertible=False)
     assert not (tmp_path / "other").exists()
 
 

@@ -62,7 +62,10 @@ def index(weight_map: object) -> Callable[[Path], object]:
         (link_out, "is a link that leads out of the model's folder"),
         (index({"a": "/etc/model.safetensors"}), "'/etc/model.safetensors', which is not a shard in"),
         (index({"a": "../model.safetensors"}), "'../model.safetensors', which is not a shard in"),
-        (index({"a": "gone.safetensors"}), "names the shard 'gone.safetensors', which is missing"),
+        (
+            index({"a": "model.safetensors", "b": "gone.safetensors"}),
+            "names the shard 'gone.safetensors', which is missing",
+        ),
         (index({"c": "model.safetensors"}), "places the tensor 'c' in model.safetensors"),
         (lambda folder: (folder / "x.gguf").write_bytes(b"GGML"), "x.gguf is not a GGUF file"),
         (lambda folder: (folder / "x.gguf").touch(), "x.gguf is not a GGUF file"),

@@ -14,13 +14,15 @@ from tasks.core.errors import ModelError, SpecError
 from tasks.core.facts import Gpu
 from tasks.core.gpus import HostGpu
 from tasks.core.model_shape import ModelShape, parse_model_shape
+from tasks.core.model_task import GENERATES, Pooling, Purpose, Task
 from tasks.core.serving import FITTED
-from tasks.core.spec import CandidateFormat, EngineKind, Hardware, Objectives, Tuning
+from tasks.core.spec import CandidateFormat, EngineKind, Hardware, Objectives, Serving, Tuning
 from tasks.core.weight_format import WeightFormat
 from tasks.quantization.models import BaselineModel, Candidate
 from tasks.quantization.plan import refuse_memory
 from tasks.quantization.sizes import Source, serving_bytes
 from tasks.tuning import plan
+from tasks.tuning.for_task import check_task
 from tasks.tuning.models import TuningFacts, TuningRequest
 
 GB = 10**9
@@ -91,6 +93,84 @@ def test_arguments_of_the_spec_are_measured_with_and_kept_with_the_measurements(
     assert not {"engine_args", "engine_env"} & set(without), "records of before there were any still count"
     own = {"engine_args": {"seed": 1}, "engine_env": {"A": "1"}}
     assert inputs(**own) == {**without, **own}
+
+
+def test_a_task_is_measured_for_and_kept_with_the_measurements() -> None:
+    def inputs(purpose: Purpose) -> tuple[dict[str, Any], dict[str, Any]]:
+        asked, host = request(LLAMA_CPP, 0), replace(facts(), purpose=purpose)
+        batching = plan.batching_request(asked, host, CANDIDATE)
+        config = plan.serving_config(asked, host)
+        assert (config.task, config.pooling) == (purpose.task, purpose.pooling)
+        quantization = plan.quantization_request(asked, host, {}, text=None, task_items=(), calibration=None)
+        assert (batching.steps is None) is (purpose is not GENERATES), "a step holds whole texts"
+        return (
+            plan.batching_inputs(asked, CANDIDATE, batching),
+            plan.quantization_inputs(asked, config, quantization),
+        )
+
+    for found in inputs(GENERATES):
+        assert not {"task", "pooling"} & set(found), "records of before there were tasks still count"
+    for pooling in (Pooling.MEAN, Pooling.CLS):
+        for found in inputs(Purpose(Task.EMBED, "", pooling)):
+            assert (found["task"], found["pooling"]) == ("embed", pooling)
+    for found in inputs(Purpose(Task.RERANK, "")):
+        assert (found["task"], found["pooling"]) == ("rerank", None)
+
+
+EMBEDS = Purpose(Task.EMBED, "its files say so", Pooling.MEAN)
+
+
+@pytest.mark.parametrize(
+    ("engine", "purpose", "more", "version", "told"),
+    [
+        (TRANSFORMERS, EMBEDS, {}, None, "transformers does not serve models for embed"),
+        (VLLM, EMBEDS, {}, "0.11.2", "with vllm from release 0.12 on, and engine_version is 0.11.2"),
+        (LLAMA_CPP, EMBEDS, {"objectives": Objectives(ttft_ms=9)}, None, "objectives.ttft_ms is not for"),
+        (LLAMA_CPP, EMBEDS, {"objectives": Objectives(tpot_ms=9)}, None, "objectives.tpot_ms is not for"),
+        (
+            LLAMA_CPP,
+            GENERATES,
+            {"objectives": Objectives(latency_ms=9)},
+            None,
+            "objectives.latency_ms is not",
+        ),
+        (LLAMA_CPP, EMBEDS, {"tuning": Tuning(load_generator="guidellm")}, None, "guidellm is not for"),
+        (LLAMA_CPP, EMBEDS, {"serving": Serving(chat_template=Path("/t"))}, None, "serving.chat_template is"),
+        (LLAMA_CPP, EMBEDS, {"serving": Serving(tool_parser="auto")}, None, "serving.tool_parser is"),
+        (LLAMA_CPP, EMBEDS, {"serving": Serving(reasoning_parser="auto")}, None, "serving.reasoning_parser"),
+        (
+            LLAMA_CPP,
+            EMBEDS,
+            {"serving": Serving(structured_output="auto")},
+            None,
+            "serving.structured_output",
+        ),
+    ],
+)
+def test_what_a_task_has_no_use_for_is_told(
+    engine: EngineKind, purpose: Purpose, more: dict[str, Any], version: str | None, told: str
+) -> None:
+    with pytest.raises(SpecError, match=told) as error:
+        check_task(request(engine, 0, **more), purpose, version)
+    assert error.value.fix
+
+
+def test_a_model_for_embeddings_keeps_its_own_latency() -> None:
+    asked = request(LLAMA_CPP, 0, objectives=Objectives(latency_ms=50))
+    found = replace(facts(), purpose=EMBEDS)
+    check_task(asked, EMBEDS)
+    limits = plan.batching_request(asked, found, CANDIDATE).limits
+    assert limits.latency_ms == {"latency_p95": 50}
+    bert = shape().model_copy(update={"architecture": "BertModel", "family": "bert", "max_context": 512})
+    fits = request(LLAMA_CPP, 0, tuning=Tuning(context=64, load={"prompt_tokens": 60}))
+    plan.check_request(fits, Source(bert, {}, 0), EMBEDS)
+    long = request(LLAMA_CPP, 0, tuning=Tuning(context=64, load={"prompt_tokens": 61}))
+    with pytest.raises(SpecError, match="the 4 tokens around a text do not fit"):
+        plan.check_request(long, Source(bert, {}, 0), EMBEDS)
+    with pytest.raises(
+        ModelError, match="cannot convert the architecture LlamaForCausalLM to GGUF for embed"
+    ):
+        plan.check_request(fits, facts().source, EMBEDS)
 
 
 def test_tuning_refuses_what_slipway_sets() -> None:
@@ -252,7 +332,7 @@ def test_a_quantized_model_is_its_only_candidate_where_the_engine_serves_it() ->
     source = Source(shape(), {}, 0, as_is=files, as_is_bytes=GB, stored_as="fp8", weights=weights)
     for tuning in (Tuning(), Tuning(candidates=(CandidateFormat.AS_IS,))):
         asked, known = request(VLLM, 1, tuning=tuning), replace(facts(80), source=source)
-        plan.check_request(asked, source, ["9.0"])
+        plan.check_request(asked, source, capabilities=["9.0"])
         made = plan.quantization_request(asked, known, {}, text=None, task_items=(), calibration=None)
         assert (made.formats, made.as_is, made.stored_as) == ((CandidateFormat.AS_IS,), files, "fp8")
         assert not plan.needs_quantizer(asked, {})

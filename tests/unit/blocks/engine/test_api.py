@@ -84,3 +84,34 @@ def test_what_is_not_an_answer_in_chat_is_an_error(state: bytes) -> None:
         pytest.raises(EngineError, match=r"did not return a|returned an empty completion"),
     ):
         api.chat("chat", "Hello", 16)
+
+
+@pytest.mark.parametrize(
+    ("state", "told"),
+    [
+        ({"data": [{"index": 0, "embedding": [0.6, 0.8]}]}, "the same embedding for different texts"),
+        ({"choices": []}, "did not return embeddings"),
+    ],
+)
+def test_an_embedding_that_says_nothing_of_its_text_is_no_answer(state: object, told: str) -> None:
+    with (
+        serving(Metrics, json.dumps(state).encode()) as address,
+        EngineApi(address) as api,
+        pytest.raises(EngineError, match=told),
+    ):
+        api.embed("m", "The")
+
+
+def test_a_ranker_tells_documents_apart() -> None:
+    def state(*scores: float) -> bytes:
+        rows = [{"index": number, "relevance_score": score} for number, score in enumerate(scores)]
+        return json.dumps({"results": rows}).encode()
+
+    with serving(Metrics, state(0.5, 0.1)) as address, EngineApi(address) as api:
+        assert api.rank("m", "The", ("The", "A")).text == "scores 0.5000, 0.1000"
+    with (
+        serving(Metrics, state(0.5, 0.5)) as address,
+        EngineApi(address) as api,
+        pytest.raises(EngineError, match="the same score for different documents"),
+    ):
+        api.rank("m", "The", ("The", "A"))

@@ -18,7 +18,7 @@ from waiting import wait_until
 
 from blocks.engine.api import EngineApi
 from blocks.engine.load_client import LoadClient, _answered, _enough, _Exchange, _figures
-from blocks.engine.load_prompts import ask_in_text
+from blocks.engine.load_prompts import ask_in_text, ask_in_words, prompts_for
 from blocks.processes.ports import LOCALHOST, free_port
 from blocks.processes.process import guarded
 from tasks.batching.saturation import judge_waits
@@ -36,6 +36,8 @@ from tasks.core.load import (
     open_load_for,
     percentile,
 )
+from tasks.core.spec import EngineKind
+from tasks.engines.card import read_card
 
 pytestmark = pytest.mark.slow
 
@@ -371,6 +373,23 @@ def test_no_two_prompts_are_alike() -> None:
     ]
     assert len({prompt[:8] for prompt in prompts}) == len(prompts) == 96
     assert len({prompt[:8] for prompt in (*prompts, *asked_open)}) == 192
+
+
+def test_an_engine_without_a_tokenizer_is_asked_in_words_and_goes_on_past_the_end() -> None:
+    card = read_card(EngineKind("tensorrt-llm"))
+    with EngineApi("http://127.0.0.1:1") as api:  # nothing is asked of it
+        words, body = prompts_for(card, api, "chat")
+    assert len(set(words)) > 30
+    assert body is ask_in_words
+    assert body("chat", ["ship", "quay"], 5) == {
+        "model": "chat",
+        "prompt": "ship quay",
+        "max_tokens": 5,
+        "temperature": 0.0,
+        "ignore_eos": True,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
 
 
 def test_an_engine_that_takes_text_alone_is_asked_in_words_for_an_exact_length() -> None:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from random_model import write_random_model
 from small_disk import small_disk_at
 
 from blocks.host.home_access import check_home
@@ -94,7 +95,8 @@ def test_a_model_that_may_not_be_read(nobodys: Path) -> None:
     model.mkdir(mode=0o755)
     with pytest.raises(ModelError, match="there are no files in"):
         check_model(spec, Settings.load())
-    (model / "model.safetensors").touch(mode=0o600)
+    write_random_model(model)
+    (model / "model.safetensors").chmod(0o600)
     check_model(spec, Settings.load())
     os.seteuid(NOBODY)
     with pytest.raises(ModelError, match=r"model\.safetensors is not readable"):

@@ -224,7 +224,7 @@ def test_the_plan_of_a_deploy_names_the_commit_and_a_gated_model_has_none(
     spec = tmp_path / "spec.yaml"
     spec.write_text("name: tiny\nmodel: hf:acme/tiny\nengine: transformers\n")
     shown = CliRunner().invoke(deploy, [str(spec), "--dry-run"])
-    assert (shown.exit_code, f"copy hf:acme/tiny@{commit} into" in " ".join(shown.output.split())) == (
+    assert (shown.exit_code, f"copy hf:acme/tiny@{commit} (qwen3, " in " ".join(shown.output.split())) == (
         0,
         True,
     )

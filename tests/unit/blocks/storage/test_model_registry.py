@@ -78,7 +78,9 @@ def test_the_folder_of_a_model_in_a_hugging_face_cache_means_its_main_snapshot(
 ) -> None:
     cache, commit = tmp_path / "models--org--name", "c0" * 20
     (cache / "snapshots" / commit).mkdir(parents=True)
-    assert resolve(f"file:{cache}", settings).source == f"file:{cache}"
+    only = resolve(f"file:{cache}", settings)  # downloaded by another revision
+    assert (only.source, only.version) == (f"file:{cache}/snapshots/{commit}", commit)
+    (cache / "snapshots" / ("d1" * 20)).mkdir()
     (cache / "refs").mkdir()
     (cache / "refs" / "main").write_text(commit + "\n")
     found = resolve(f"file:{cache}", settings)
