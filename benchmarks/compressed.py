@@ -25,7 +25,7 @@ import numpy as np
 
 from blocks.candidates.candidate_worker import compare_folders, make_folder
 from tasks.core.model_shape import read_model_config
-from tasks.core.spec import CandidateFormat
+from tasks.core.spec_kinds import CandidateFormat
 from tasks.engines.transformers import Transformers
 from tasks.quantization.folder_sizes import PLAIN, folder_bytes
 from tasks.quantization.models import Calibration, WeightError

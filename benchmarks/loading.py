@@ -49,7 +49,8 @@ from tasks.core.progress import listen
 from tasks.core.safetensors import Tensor, render_header
 from tasks.core.serving import Loader, ServingConfig
 from tasks.core.settings import Settings
-from tasks.core.spec import EngineKind, Environment
+from tasks.core.spec_kinds import EngineKind
+from tasks.core.spec_sections import Environment
 from tasks.engines.base import CommandLine
 from tasks.engines.catalogue import get_engine
 from tasks.environment import apply as environments

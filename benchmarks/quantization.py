@@ -28,7 +28,7 @@ import numpy as np
 from blocks.candidates.gguf_bench import GgufBench
 from blocks.engine.bench import EngineBench
 from tasks.core.serving import ServingConfig
-from tasks.core.spec import CandidateFormat
+from tasks.core.spec_kinds import CandidateFormat
 from tasks.engines.llama_cpp import LlamaCpp
 from tasks.quantization import plan
 from tasks.quantization.apply import predict_sizes

@@ -16,7 +16,7 @@ from blocks.prefect.flows import flow, step
 from tasks.core.allowed import programs_of_environment
 from tasks.core.progress import say
 from tasks.core.settings import Settings
-from tasks.core.spec import EnvironmentManager
+from tasks.core.spec_kinds import EnvironmentManager
 from tasks.core.stage import Outcome, run_stage
 from tasks.core.verdicts import EnvironmentVerdict, StageName
 from tasks.engines.catalogue import get_engine

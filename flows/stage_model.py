@@ -28,7 +28,7 @@ from tasks.core.manifest import is_intact, read_manifest
 from tasks.core.progress import say
 from tasks.core.settings import Settings
 from tasks.core.sources import local_folder, split_variant
-from tasks.core.spec import DiskFloor
+from tasks.core.spec_kinds import DiskFloor
 from tasks.core.stage import Outcome, raising, run_stage
 from tasks.core.verdicts import StageName, StagingVerdict
 from tasks.staging import apply, report

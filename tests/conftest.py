@@ -25,7 +25,7 @@ from uncovered import uncovered
 
 from blocks.prefect.server import TemporaryServer, temporary_server
 from tasks.core.settings import Settings
-from tasks.core.spec import EngineKind
+from tasks.core.spec_kinds import EngineKind
 from tasks.engines.catalogue import get_engine
 
 REPOSITORY = Path(__file__).parent.parent

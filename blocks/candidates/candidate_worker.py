@@ -13,7 +13,7 @@ from tasks.core.child_environment import Needs
 from tasks.core.disk_faults import as_disk_fault, fault_told
 from tasks.core.errors import CommandError, ModelError
 from tasks.core.files import PART, scratch_folder
-from tasks.core.spec import CandidateFormat
+from tasks.core.spec_kinds import CandidateFormat
 from tasks.engines.base import PASSIVE
 from tasks.quantization.models import Calibration
 

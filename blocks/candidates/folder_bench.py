@@ -13,7 +13,7 @@ from blocks.engine.api import EngineApi
 from blocks.engine.bench import SCORING_S, EngineBench
 from tasks.core.model_task import Task
 from tasks.core.serving import ServingConfig
-from tasks.core.spec import CandidateFormat
+from tasks.core.spec_kinds import CandidateFormat
 from tasks.quantization.folder_sizes import PLAIN
 from tasks.quantization.models import Calibration, Candidate, Score, Trial, TrialPlan
 from tasks.quantization.plan import MARGIN_TOKENS

@@ -12,7 +12,7 @@ from blocks.host.host import ThisHost
 from blocks.packages.uv import Uv
 from tasks.core.errors import WrongUseError
 from tasks.core.settings import Settings
-from tasks.core.spec import Environment
+from tasks.core.spec_sections import Environment
 from tasks.environment import apply as environments
 from tasks.environment.models import EnvironmentRequest, Locked, LockRequest, Refusal
 from tasks.environment.plan import make_lock_request

@@ -13,7 +13,7 @@ from cyclonedx.output.json import JsonV1Dot6
 from packageurl import PackageURL
 
 from tasks.core.digests import digest_of, short
-from tasks.core.spec import EnvironmentManager
+from tasks.core.spec_kinds import EnvironmentManager
 from tasks.environment.locks import LockFile, Pin
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)

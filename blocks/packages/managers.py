@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from blocks.packages.uv import Uv
-from tasks.core.spec import EnvironmentManager
+from tasks.core.spec_kinds import EnvironmentManager
 from tasks.environment.apply import PackageTool
 
 

@@ -34,7 +34,9 @@ from tasks.core.model_task import GENERATES, Purpose, Task, purpose_of_folder, s
 from tasks.core.release import ServiceFolder, ServiceState
 from tasks.core.settings import Settings
 from tasks.core.sources import local_folder
-from tasks.core.spec import DeploySpec, EngineKind, Environment, EnvironmentManager, Tuning
+from tasks.core.spec import DeploySpec
+from tasks.core.spec_kinds import EngineKind, EnvironmentManager
+from tasks.core.spec_sections import Environment, Tuning
 from tasks.core.weight_format import WeightFormat
 from tasks.engines.arguments import check_arguments
 from tasks.engines.as_is import check_as_is

@@ -13,7 +13,7 @@ from blocks.processes.ports import check_port_free, free_port
 from tasks.core.release import Release, ServiceFolder
 from tasks.core.settings import Settings
 from tasks.core.spec import DeploySpec
-from tasks.core.spec import Target as TargetKind
+from tasks.core.spec_kinds import Target as TargetKind
 from tasks.engines.catalogue import get_engine
 from tasks.rollout.container.apply import ContainerService
 from tasks.rollout.container.image import make_image

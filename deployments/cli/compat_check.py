@@ -12,7 +12,7 @@ from deployments.cli.compat_reports import Reader
 from deployments.cli.main import print_json
 from deployments.cli.params import GivenPath, Text
 from tasks.core.errors import NotFoundError, WrongUseError
-from tasks.core.spec import DEFAULT_ENGINE, EngineKind, Target
+from tasks.core.spec_kinds import DEFAULT_ENGINE, EngineKind, Target
 from tasks.core.verdicts import StageName, says_no
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from deployments.cli.params import GivenPath
 from deployments.cli.show import plain, print_table
 from tasks.core.errors import WrongUseError
 from tasks.core.facts import Facts
-from tasks.core.spec import EngineKind
+from tasks.core.spec_kinds import EngineKind
 from tasks.core.verdicts import StageName
 from tasks.engines.catalogue import get_engine
 from tasks.engines.family_names import check_name

@@ -16,7 +16,8 @@ from deployments.cli.show import plain, print_table
 from tasks.core.errors import NotFoundError, SpecError
 from tasks.core.given_files import LOCK_LIMIT_BYTES, check_new_folder, decode_text, read_given, write_given
 from tasks.core.settings import Settings
-from tasks.core.spec import OWN_PYTHON, Environment, EnvironmentManager
+from tasks.core.spec_kinds import EnvironmentManager
+from tasks.core.spec_sections import OWN_PYTHON, Environment
 from tasks.core.verdicts import EnvironmentVerdict, StageName, says_no
 from tasks.environment import apply, dependencies, plan
 from tasks.environment.models import Built, Checked, Conflict, EnvironmentRequest, LockRequest, Proof, Refusal

@@ -17,7 +17,7 @@ from tasks.core.errors import MissingToolError, NotFoundError, RecordError, Roll
 from tasks.core.leases import end_service, hold_service
 from tasks.core.release import Release, ServiceFolder, ServiceState, read_release
 from tasks.core.settings import Settings
-from tasks.core.spec import Rollout
+from tasks.core.spec_sections import Rollout
 from tasks.core.stage import Outcome, StageRun, failures_recorded
 from tasks.core.verdicts import StageName
 from tasks.lifecycle.plan import open_to_others

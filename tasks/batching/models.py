@@ -12,7 +12,7 @@ from tasks.batching.saturation import Saturation
 from tasks.core.frozen import Frozen
 from tasks.core.result import StageResult
 from tasks.core.serving import ServingConfig
-from tasks.core.spec import TuningLoad
+from tasks.core.spec_sections import TuningLoad
 from tasks.core.verdicts import ChoiceVerdict
 from tasks.engines.failures import Failure, FailureKind
 

@@ -12,7 +12,7 @@ from tasks.core.contract import ContractResult
 from tasks.core.facts import Facts, Gpu, Packages, ReleaseText, VersionText
 from tasks.core.frozen import Frozen
 from tasks.core.result import StageResult
-from tasks.core.spec import EngineKind, Target
+from tasks.core.spec_kinds import EngineKind, Target
 from tasks.core.verdicts import CompatibilityVerdict
 
 Severity = Literal["block", "warn", "unknown", "info", "pass"]

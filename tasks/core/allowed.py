@@ -24,7 +24,8 @@ from tasks.core.frozen import Frozen, first_wrong
 from tasks.core.given_files import check_path
 from tasks.core.home import ALLOWED
 from tasks.core.paths import shown
-from tasks.core.spec import Environment, EnvironmentManager, Rollout, Serving, Target
+from tasks.core.spec_kinds import EnvironmentManager, Target
+from tasks.core.spec_sections import Environment, Rollout, Serving
 
 FILE = ALLOWED
 """Name of the list in `SLIPWAY_HOME`."""

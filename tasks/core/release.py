@@ -26,7 +26,7 @@ from tasks.core.paths import is_file_name, shown
 from tasks.core.progress import say
 from tasks.core.records import Number
 from tasks.core.serving import ServingConfig
-from tasks.core.spec import EngineKind, Target
+from tasks.core.spec_kinds import EngineKind, Target
 
 M = TypeVar("M", bound=BaseModel)
 

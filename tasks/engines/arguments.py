@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from tasks.core.allowed import Kind, Program
 from tasks.core.engine_options import EngineArg
 from tasks.core.errors import SpecError
-from tasks.core.spec import EngineKind
+from tasks.core.spec_kinds import EngineKind
 from tasks.engines.card import EngineCard, read_card
 
 _OPTION = re.compile(r"(?<![\w-])--([A-Za-z0-9][A-Za-z0-9_.-]*)")

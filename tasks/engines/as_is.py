@@ -12,7 +12,7 @@ from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
 from tasks.core.errors import ModelError, SpecError
-from tasks.core.spec import DEFAULT_CANDIDATES, CandidateFormat, EngineKind
+from tasks.core.spec_kinds import DEFAULT_CANDIDATES, CandidateFormat, EngineKind
 from tasks.core.weight_format import CONFIG_FILE, WeightFormat
 from tasks.engines.card import Capability, EngineCard, Method
 from tasks.engines.catalogue import get_engine

@@ -10,7 +10,7 @@ from tasks.core.errors import NotFoundError
 from tasks.core.frozen import Frozen
 from tasks.core.gpus import visible_only
 from tasks.core.serving import ServingConfig
-from tasks.core.spec import EngineKind
+from tasks.core.spec_kinds import EngineKind
 from tasks.engines.arguments import render
 from tasks.engines.card import EngineCard, read_card
 from tasks.engines.parsers import parser_arguments

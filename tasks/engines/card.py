@@ -24,7 +24,7 @@ from tasks.core.frozen import Frozen, first_wrong
 from tasks.core.model_task import Task
 from tasks.core.pins import pinned_versions
 from tasks.core.serving import Loader
-from tasks.core.spec import CARDS, CandidateFormat, EngineKind
+from tasks.core.spec_kinds import CARDS, CandidateFormat, EngineKind
 from tasks.core.weight_format import WeightFormat
 
 DATA = Path(__file__).parent / "data"

@@ -7,7 +7,7 @@ import importlib
 import re
 
 from tasks.core.serving import Loader
-from tasks.core.spec import EngineKind
+from tasks.core.spec_kinds import EngineKind
 from tasks.engines.base import Engine
 from tasks.engines.card import read_card
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import re
 
-from tasks.core.spec import EngineKind
+from tasks.core.spec_kinds import EngineKind
 from tasks.engines.card import Memory, read_card
 
 _WORDS = ("out of memory", "outofmemory", "failed to allocate", "bad_alloc", "cannot allocate memory")

@@ -8,7 +8,8 @@ from typing import Any
 
 from tasks.core.errors import SpecError
 from tasks.core.serving import ServingConfig
-from tasks.core.spec import EngineKind, Serving
+from tasks.core.spec_kinds import EngineKind
+from tasks.core.spec_sections import Serving
 from tasks.engines.card import EngineCard, ParserRow, read_card
 
 OFFERED = ("names", "tool_parser", "reasoning_parser", "structured_output")

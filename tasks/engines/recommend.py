@@ -18,7 +18,7 @@ from pydantic import Field, ValidationError
 
 from tasks.core.facts import Facts
 from tasks.core.frozen import Frozen
-from tasks.core.spec import EngineKind
+from tasks.core.spec_kinds import EngineKind
 from tasks.engines.card import EngineCard, Sourced, damaged, read_card, read_data
 from tasks.engines.families import Family, families, host_findings
 from tasks.engines.family_names import named_family

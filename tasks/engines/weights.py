@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from packaging.version import Version
 
 from tasks.core.errors import SpecError
-from tasks.core.spec import DEFAULT_CANDIDATES, DEFAULT_ENGINE, CandidateFormat, EngineKind
+from tasks.core.spec_kinds import DEFAULT_CANDIDATES, DEFAULT_ENGINE, CandidateFormat, EngineKind
 from tasks.engines.card import Capability, EngineCard, Quantization
 from tasks.engines.catalogue import get_engine
 from tasks.engines.families import Family, dtype_finding

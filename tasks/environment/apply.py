@@ -18,7 +18,7 @@ from tasks.core.files import PART, discard, file_lock, fsync_folder, write_atomi
 from tasks.core.pins import pinned_versions
 from tasks.core.progress import say
 from tasks.core.settings import Settings
-from tasks.core.spec import EnvironmentManager
+from tasks.core.spec_kinds import EnvironmentManager
 from tasks.core.verdicts import StageName
 from tasks.engines.base import Engine
 from tasks.engines.catalogue import get_engine

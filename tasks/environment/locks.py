@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from tasks.core.digests import digest_of
 from tasks.core.errors import WrongUseError
 from tasks.core.pins import file_name, wheel_version
-from tasks.core.spec import EnvironmentManager
+from tasks.core.spec_kinds import EnvironmentManager
 from tasks.environment.models import LockRequest
 
 _HEADER = "# slipway-lock/2: "

@@ -12,7 +12,9 @@ from tasks.core.digests import digest_of
 from tasks.core.engine_options import EngineVersion
 from tasks.core.frozen import Frozen
 from tasks.core.result import StageResult
-from tasks.core.spec import DEFAULT_ENGINE, DeploySpec, EngineKind, Environment, EnvironmentManager
+from tasks.core.spec import DeploySpec
+from tasks.core.spec_kinds import DEFAULT_ENGINE, EngineKind, EnvironmentManager
+from tasks.core.spec_sections import Environment
 from tasks.core.verdicts import EnvironmentVerdict
 from tasks.engines.card import SystemLibrary
 

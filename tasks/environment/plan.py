@@ -11,7 +11,8 @@ from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
 from tasks.core.errors import SpecError
-from tasks.core.spec import Environment, EnvironmentManager
+from tasks.core.spec_kinds import EnvironmentManager
+from tasks.core.spec_sections import Environment
 from tasks.core.verdicts import EnvironmentVerdict
 from tasks.engines.base import Engine
 from tasks.engines.card import SystemLibrary

@@ -12,7 +12,7 @@ from typing import Any
 from tasks.core.digests import short
 from tasks.core.model_task import ANSWERS, Task
 from tasks.core.records import Record
-from tasks.core.spec import EngineKind
+from tasks.core.spec_kinds import EngineKind
 from tasks.core.verdicts import StageName
 from tasks.engines.card import read_card
 from tasks.knowledge.kv_memory import KV_TOKENS, memory_at

@@ -12,7 +12,9 @@ from tasks.core.addresses import host_and_port, is_loopback
 from tasks.core.errors import SpecError
 from tasks.core.release import Launch, Release
 from tasks.core.serving import Loader
-from tasks.core.spec import DEFAULT_ENGINE, DeploySpec, EnvironmentManager, LoadGenerator, Tuning
+from tasks.core.spec import DeploySpec
+from tasks.core.spec_kinds import DEFAULT_ENGINE, EnvironmentManager, LoadGenerator
+from tasks.core.spec_sections import Tuning
 from tasks.core.verdicts import StageName
 from tasks.engines.base import Engine
 from tasks.engines.card import EngineCard

@@ -23,7 +23,7 @@ from tasks.core.files import (
 from tasks.core.model_task import ANSWERS
 from tasks.core.progress import say, step
 from tasks.core.settings import Settings
-from tasks.core.spec import CandidateFormat
+from tasks.core.spec_kinds import CandidateFormat
 from tasks.core.verdicts import StageName
 from tasks.engines.failures import failure_of
 from tasks.quantization import plan

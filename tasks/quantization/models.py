@@ -13,7 +13,7 @@ from tasks.core.digests import digest_of
 from tasks.core.frozen import Frozen
 from tasks.core.model_task import ANSWERS, Pooling, Task
 from tasks.core.result import StageResult
-from tasks.core.spec import CandidateFormat, QuantizationPolicy
+from tasks.core.spec_kinds import CandidateFormat, QuantizationPolicy
 from tasks.core.verdicts import ChoiceVerdict
 from tasks.engines.card import Layout, Scored
 from tasks.engines.failures import Failure

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from tasks.core.errors import EngineError, SpecError
 from tasks.core.model_task import Task
-from tasks.core.spec import CandidateFormat, QuantizationPolicy
+from tasks.core.spec_kinds import CandidateFormat, QuantizationPolicy
 from tasks.core.verdicts import ChoiceVerdict
 from tasks.engines.failures import Failure, FailureKind
 from tasks.quantization.intervals import share_lost

@@ -6,7 +6,7 @@ import math
 import statistics
 from collections.abc import Iterator, Mapping
 
-from tasks.core.spec import CandidateFormat
+from tasks.core.spec_kinds import CandidateFormat
 from tasks.quantization.intervals import mean_interval, share_lost, transformed
 from tasks.quantization.models import Estimate, Quality, Score, Trial, WeightError
 

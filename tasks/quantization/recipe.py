@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tasks.core.digests import digest_of, digest_of_file
 from tasks.core.model_task import Task
-from tasks.core.spec import CandidateFormat
+from tasks.core.spec_kinds import CandidateFormat
 from tasks.engines.card import Layout
 from tasks.quantization.folder_sizes import PLAIN
 from tasks.quantization.models import QuantizationRequest

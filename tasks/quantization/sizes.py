@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from tasks.core.model_shape import ModelShape
 from tasks.core.model_task import GENERATES, Purpose
-from tasks.core.spec import CandidateFormat
+from tasks.core.spec_kinds import CandidateFormat
 from tasks.core.weight_format import WeightFormat
 
 _BLOCKS = {

@@ -17,7 +17,7 @@ from tasks.core.manifest import MANIFEST_FILE
 from tasks.core.model_shape import ModelShape, read_model_config, shape_of, ties_embeddings
 from tasks.core.safetensors import LENGTH_BYTES, Tensor, header_length, parse_header
 from tasks.core.sources import GGUF
-from tasks.core.spec import CandidateFormat
+from tasks.core.spec_kinds import CandidateFormat
 from tasks.core.weight_format import HF_QUANT_FILE, WeightFormat, parse_weight_format
 from tasks.quantization.models import BaselineModel
 from tasks.quantization.packed import unpacked

@@ -14,7 +14,7 @@ from pydantic import Field, ValidationError
 from tasks.core.digests import digest_of_model, files_below
 from tasks.core.files import fsync_folder
 from tasks.core.frozen import Frozen
-from tasks.core.spec import CandidateFormat
+from tasks.core.spec_kinds import CandidateFormat
 from tasks.quantization.models import Candidate
 
 DOCUMENT = "candidate.json"

@@ -10,7 +10,7 @@ from tasks.core.addresses import base_url
 from tasks.core.frozen import Frozen
 from tasks.core.release import Release
 from tasks.core.result import StageResult
-from tasks.core.spec import Target
+from tasks.core.spec_kinds import Target
 from tasks.core.verdicts import RolloutVerdict
 
 

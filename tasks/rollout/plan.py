@@ -5,7 +5,7 @@ from __future__ import annotations
 from tasks.core.addresses import host_and_port
 from tasks.core.digests import short
 from tasks.core.release import Release, ServiceState
-from tasks.core.spec import Rollout
+from tasks.core.spec_sections import Rollout
 from tasks.rollout.models import RolloutAction, RolloutPlan, Running
 
 

@@ -10,7 +10,8 @@ from pydantic import Field
 from tasks.core.frozen import Frozen
 from tasks.core.result import StageResult
 from tasks.core.sources import FORMS
-from tasks.core.spec import CandidateFormat, DeploySpec, DiskFloor
+from tasks.core.spec import DeploySpec
+from tasks.core.spec_kinds import CandidateFormat, DiskFloor
 from tasks.core.verdicts import StagingVerdict
 from tasks.staging.disk.models import DiskFigures
 

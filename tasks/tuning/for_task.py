@@ -8,7 +8,8 @@ from packaging.version import Version
 
 from tasks.core.errors import SpecError
 from tasks.core.model_task import Purpose, Task
-from tasks.core.spec import EngineKind, LoadGenerator, Objectives, Serving, Tuning
+from tasks.core.spec_kinds import EngineKind, LoadGenerator
+from tasks.core.spec_sections import Objectives, Serving, Tuning
 from tasks.engines.catalogue import get_engine
 
 

@@ -13,7 +13,9 @@ from tasks.core.frozen import Frozen
 from tasks.core.gpus import HostGpu
 from tasks.core.model_task import GENERATES, Purpose, Task
 from tasks.core.serving import ChatTemplate
-from tasks.core.spec import DeploySpec, EngineKind, Gate, Hardware, Objectives, Serving, Tuning
+from tasks.core.spec import DeploySpec
+from tasks.core.spec_kinds import EngineKind
+from tasks.core.spec_sections import Gate, Hardware, Objectives, Serving, Tuning
 from tasks.engines.families import Family
 from tasks.environment.models import EnvironmentResult
 from tasks.quantization.models import BaselineModel

@@ -13,7 +13,8 @@ from tasks.core.load import longest_output, prompt_for
 from tasks.core.model_shape import ModelShape, check_convertible
 from tasks.core.model_task import GENERATES, Purpose, Task
 from tasks.core.serving import FITTED, ServingConfig
-from tasks.core.spec import CandidateFormat, EngineKind, LoadGenerator, Tuning
+from tasks.core.spec_kinds import CandidateFormat, EngineKind, LoadGenerator
+from tasks.core.spec_sections import Tuning
 from tasks.engines.arguments import check_arguments
 from tasks.engines.as_is import check_as_is
 from tasks.engines.card import Capability, EngineCard

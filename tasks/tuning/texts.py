@@ -6,7 +6,8 @@ from pathlib import Path
 
 from tasks.core.errors import SpecError
 from tasks.core.given_files import TEXT_LIMIT_BYTES, decode_text, read_beginning, read_given
-from tasks.core.spec import CandidateFormat, Tuning
+from tasks.core.spec_kinds import CandidateFormat
+from tasks.core.spec_sections import Tuning
 from tasks.quantization import plan
 from tasks.quantization.models import Calibration, TaskItem
 from tasks.quantization.task_set import parse_task_set

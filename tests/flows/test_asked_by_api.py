@@ -26,7 +26,9 @@ from tasks.compatibility.models import CompatibilityRequest
 from tasks.core.errors import SlipwayError, WrongUseError
 from tasks.core.release import Launch, Release
 from tasks.core.serving import ChatTemplate
-from tasks.core.spec import DeploySpec, EngineKind, Serving
+from tasks.core.spec import DeploySpec
+from tasks.core.spec_kinds import EngineKind
+from tasks.core.spec_sections import Serving
 from tasks.engines.catalogue import get_engine
 from tasks.engines.launches import check_launch
 from tasks.environment.models import EnvironmentRequest

@@ -13,7 +13,7 @@ from blocks.storage.record_store import open_record_store
 from flows.build_environment import build_environment
 from tasks.core.errors import SpecError
 from tasks.core.settings import Settings
-from tasks.core.spec import Environment
+from tasks.core.spec_sections import Environment
 from tasks.core.verdicts import EnvironmentVerdict, StageName
 from tasks.environment.models import EnvironmentRequest
 

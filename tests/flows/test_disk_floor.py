@@ -11,7 +11,7 @@ from blocks.storage.record_store import open_record_store
 from flows.stage_model import stage_model
 from tasks.core.errors import MissingToolError
 from tasks.core.settings import Settings
-from tasks.core.spec import DiskFloor
+from tasks.core.spec_kinds import DiskFloor
 from tasks.core.verdicts import StageName
 from tasks.staging.disk.models import DiskFigures
 from tasks.staging.models import StagingRequest

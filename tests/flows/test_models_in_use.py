@@ -20,7 +20,8 @@ from flows.stage_model import stage_model
 from flows.tune_serving import tune_serving
 from tasks.core.result import StageResult
 from tasks.core.settings import Settings
-from tasks.core.spec import DeploySpec, EngineKind, parse_spec
+from tasks.core.spec import DeploySpec, parse_spec
+from tasks.core.spec_kinds import EngineKind
 from tasks.core.stage import Outcome
 from tasks.core.verdicts import CompatibilityVerdict, EnvironmentVerdict, StageName
 from tasks.environment.models import EnvironmentResult

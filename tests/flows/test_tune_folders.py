@@ -15,7 +15,8 @@ from flows import tune_serving
 from flows.tune_serving import read_facts
 from tasks.core.errors import SpecError
 from tasks.core.settings import Settings
-from tasks.core.spec import CandidateFormat, EngineKind, Hardware, Objectives, Tuning
+from tasks.core.spec_kinds import CandidateFormat, EngineKind
+from tasks.core.spec_sections import Hardware, Objectives, Tuning
 from tasks.core.stage import Outcome
 from tasks.core.verdicts import StageName
 from tasks.environment.models import Locked, LockRequest

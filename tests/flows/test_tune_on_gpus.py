@@ -19,7 +19,8 @@ from tasks.batching.models import ProbeRequest, Run
 from tasks.core.facts import Gpu
 from tasks.core.gpus import HostGpu, choose_gpus
 from tasks.core.serving import FITTED, ServingConfig
-from tasks.core.spec import CandidateFormat, EngineKind, Hardware, Objectives, Tuning
+from tasks.core.spec_kinds import CandidateFormat, EngineKind
+from tasks.core.spec_sections import Hardware, Objectives, Tuning
 from tasks.quantization.models import Candidate, Trial, TrialPlan
 from tasks.tuning.models import TuningRequest
 

@@ -20,17 +20,9 @@ from tasks.core.errors import SpecError, StageCancelledError
 from tasks.core.files import file_lock
 from tasks.core.load import Load
 from tasks.core.settings import Settings
-from tasks.core.spec import (
-    CandidateFormat,
-    EngineKind,
-    Hardware,
-    LoadGenerator,
-    LoadKind,
-    Objectives,
-    Tuning,
-    TuningLoad,
-    parse_spec,
-)
+from tasks.core.spec import parse_spec
+from tasks.core.spec_kinds import CandidateFormat, EngineKind, LoadGenerator, LoadKind
+from tasks.core.spec_sections import Hardware, Objectives, Tuning, TuningLoad
 from tasks.core.verdicts import StageName
 from tasks.tuning.models import TuningRequest
 

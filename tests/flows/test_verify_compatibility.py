@@ -21,7 +21,7 @@ from tasks.compatibility.models import (
 from tasks.core.contract import ContractBreach
 from tasks.core.facts import Disk, Gpu
 from tasks.core.settings import Settings
-from tasks.core.spec import EngineKind
+from tasks.core.spec_kinds import EngineKind
 from tasks.core.verdicts import StageName
 
 CHECK = TablesCheck(

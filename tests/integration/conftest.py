@@ -14,7 +14,7 @@ from small_disk import small_disk_at
 from uncovered import uncovered
 
 from tasks.core.release import ServiceFolder
-from tasks.core.spec import EngineKind
+from tasks.core.spec_kinds import EngineKind
 from tasks.engines.card import read_card
 from tasks.quantization.recipe import QUANTIZER
 

@@ -18,7 +18,7 @@ from tasks.core.gguf import read_gguf
 from tasks.core.gguf_model import GgufModel, model_of
 from tasks.core.model_shape import read_model_config
 from tasks.core.model_task import Pooling, Purpose, Task
-from tasks.core.spec import CandidateFormat
+from tasks.core.spec_kinds import CandidateFormat
 from tasks.quantization.recipe import RECIPES
 from tasks.quantization.sizes import file_bytes
 from tasks.quantization.source import read_source

@@ -23,7 +23,7 @@ from tasks.core.asking import ask
 from tasks.core.errors import EngineError, SpecError
 from tasks.core.load import Load
 from tasks.core.serving import ChatTemplate, ServingConfig
-from tasks.core.spec import CandidateFormat
+from tasks.core.spec_kinds import CandidateFormat
 from tasks.engines.llama_cpp import LlamaCpp
 from tasks.engines.transformers import Transformers
 from tasks.quantization.recipe import RECIPES

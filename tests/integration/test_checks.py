@@ -27,7 +27,7 @@ from deployments.cli.main import main
 from tasks.core.files import write_atomically
 from tasks.core.records import new_record
 from tasks.core.release import Release, ServiceFolder
-from tasks.core.spec import Target
+from tasks.core.spec_kinds import Target
 from tasks.core.verdicts import LeakVerdict, RolloutVerdict, StageName
 from tasks.leaks.apply import read_runs
 from tasks.leaks.models import LeakRequest

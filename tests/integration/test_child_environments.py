@@ -31,7 +31,7 @@ from blocks.services.supervisor import SupervisedService
 from deployments.cli.tune import CommandProbe
 from tasks.core.release import Launch, ServiceFolder
 from tasks.core.settings import Settings
-from tasks.core.spec import CandidateFormat
+from tasks.core.spec_kinds import CandidateFormat
 from tasks.engines.base import HOST, PORT, CommandLine
 from tasks.environment import proof
 from tasks.rollout.proxy.slots import Route

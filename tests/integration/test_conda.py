@@ -15,7 +15,8 @@ from blocks.packages.conda import Conda
 from blocks.packages.managers import open_manager
 from tasks.core.errors import CommandError, NetworkError, SpecError
 from tasks.core.settings import Settings
-from tasks.core.spec import EngineKind, Environment, EnvironmentManager
+from tasks.core.spec_kinds import EngineKind, EnvironmentManager
+from tasks.core.spec_sections import Environment
 from tasks.core.verdicts import EnvironmentVerdict
 from tasks.engines.catalogue import get_engine
 from tasks.environment import apply, plan, proof

@@ -29,7 +29,8 @@ from tasks.core.files import file_lock
 from tasks.core.manifest import verify
 from tasks.core.records import new_record
 from tasks.core.settings import Settings
-from tasks.core.spec import CandidateFormat, Environment
+from tasks.core.spec_kinds import CandidateFormat
+from tasks.core.spec_sections import Environment
 from tasks.core.verdicts import StageName
 from tasks.environment import apply as environment
 from tasks.environment.integrity import NOTE

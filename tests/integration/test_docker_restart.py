@@ -16,7 +16,8 @@ from blocks.engine.api import EngineApi
 from blocks.services.targets import open_target, prepare
 from tasks.core.release import Release, ServiceFolder
 from tasks.core.settings import Settings
-from tasks.core.spec import DeploySpec, EngineKind, Target
+from tasks.core.spec import DeploySpec
+from tasks.core.spec_kinds import EngineKind, Target
 from tasks.engines.catalogue import get_engine
 from tasks.rollout.apply import roll_out
 

@@ -46,7 +46,9 @@ from tasks.core.home import make_home
 from tasks.core.release import Release, ServiceFolder
 from tasks.core.serving import ChatTemplate
 from tasks.core.settings import Settings
-from tasks.core.spec import DeploySpec, EngineKind, Serving, Target
+from tasks.core.spec import DeploySpec
+from tasks.core.spec_kinds import EngineKind, Target
+from tasks.core.spec_sections import Serving
 from tasks.core.verdicts import HealthVerdict, RolloutVerdict
 from tasks.engines.catalogue import get_engine
 from tasks.health.apply import check

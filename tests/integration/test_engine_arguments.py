@@ -15,7 +15,7 @@ from blocks.engine.engine_help import check_by_help
 from tasks.core.errors import EngineDiedError, SpecError
 from tasks.core.progress import listen
 from tasks.core.serving import ServingConfig
-from tasks.core.spec import EngineKind
+from tasks.core.spec_kinds import EngineKind
 from tasks.engines.base import Engine
 from tasks.engines.card import EngineCard, read_card
 from tasks.engines.llama_cpp import LlamaCpp

@@ -34,7 +34,8 @@ from tasks.core.errors import EngineDiedError, EngineError, SpecError
 from tasks.core.load import Prompts
 from tasks.core.serving import FITTED, ServingConfig
 from tasks.core.settings import Settings
-from tasks.core.spec import CandidateFormat, EngineKind, LoadKind, TuningLoad
+from tasks.core.spec_kinds import CandidateFormat, EngineKind, LoadKind
+from tasks.core.spec_sections import TuningLoad
 from tasks.core.verdicts import ChoiceVerdict
 from tasks.engines.base import HOST, PORT, CommandLine
 from tasks.engines.card import EngineCard, read_card

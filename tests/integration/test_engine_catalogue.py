@@ -17,7 +17,7 @@ from blocks.applications.dify import DifyApi
 from blocks.engine.api import Completion, EngineApi
 from blocks.engine.process import serve
 from tasks.core.serving import ServingConfig
-from tasks.core.spec import EngineKind
+from tasks.core.spec_kinds import EngineKind
 from tasks.engines.catalogue import get_engine
 
 pytestmark = pytest.mark.engine

@@ -23,7 +23,8 @@ from blocks.packages.uv import Uv
 from tasks.core.digests import digest_of, short
 from tasks.core.errors import NetworkError, WrongUseError
 from tasks.core.settings import Settings
-from tasks.core.spec import EngineKind, Environment
+from tasks.core.spec_kinds import EngineKind
+from tasks.core.spec_sections import Environment
 from tasks.core.verdicts import EnvironmentVerdict
 from tasks.engines.catalogue import get_engine
 from tasks.engines.llama_cpp import LlamaCpp

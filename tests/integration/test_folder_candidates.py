@@ -19,7 +19,7 @@ from tasks.core.errors import DiskFullError, ModelError
 from tasks.core.model_shape import read_model_config
 from tasks.core.serving import ServingConfig
 from tasks.core.settings import Settings
-from tasks.core.spec import CandidateFormat
+from tasks.core.spec_kinds import CandidateFormat
 from tasks.engines.transformers import Transformers
 from tasks.quantization.folder_sizes import folder_bytes
 from tasks.quantization.models import Calibration, QuantizationRequest, TaskItem

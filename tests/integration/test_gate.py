@@ -36,7 +36,7 @@ from tasks.core.errors import EngineError, ModelError, SpecError
 from tasks.core.gguf import TOKEN_TYPES, TOKENS, read_gguf
 from tasks.core.gguf_chat import gguf_chat
 from tasks.core.serving import ChatTemplate, ServingConfig
-from tasks.core.spec import CandidateFormat
+from tasks.core.spec_kinds import CandidateFormat
 from tasks.engines.llama_cpp import LlamaCpp
 from tasks.quantization.recipe import RECIPES
 from tasks.rollout.gate import check_answers

@@ -13,7 +13,7 @@ from blocks.candidates.candidate_worker import compare_gguf, make_gguf
 from blocks.engine.api import EngineApi
 from blocks.engine.process import serve
 from tasks.core.serving import ServingConfig
-from tasks.core.spec import CandidateFormat
+from tasks.core.spec_kinds import CandidateFormat
 from tasks.engines.llama_cpp import LlamaCpp
 from tasks.quantization.quality import ROUNDING, reject_weights, worst_weight
 from tasks.quantization.recipe import RECIPES

@@ -32,7 +32,7 @@ from blocks.engine.tokens import llama_cpp_tokens
 from blocks.storage.model_source import FolderSource
 from tasks.core.errors import CommandError, DiskFullError, ModelError
 from tasks.core.serving import ServingConfig
-from tasks.core.spec import CandidateFormat
+from tasks.core.spec_kinds import CandidateFormat
 from tasks.engines.llama_cpp import LlamaCpp
 from tasks.quantization.models import Score
 from tasks.quantization.recipe import RECIPES

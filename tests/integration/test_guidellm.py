@@ -17,7 +17,7 @@ from tasks.batching.guidellm import REQUIREMENTS, Target
 from tasks.batching.models import ProbeRequest
 from tasks.core.serving import ChatTemplate, ServingConfig
 from tasks.core.settings import Settings
-from tasks.core.spec import CandidateFormat
+from tasks.core.spec_kinds import CandidateFormat
 from tasks.engines.llama_cpp import LlamaCpp
 from tasks.quantization.recipe import RECIPES
 

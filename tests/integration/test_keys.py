@@ -21,7 +21,7 @@ from blocks.services.door import open_service, read_keys
 from blocks.services.supervisor import SupervisedService
 from tasks.core.api_keys import digest_of_key
 from tasks.core.release import Release, ServiceFolder
-from tasks.core.spec import Serving
+from tasks.core.spec_sections import Serving
 from tasks.core.verdicts import RolloutVerdict
 from tasks.rollout.apply import roll_out
 from tasks.rollout.models import RolloutAction, RolloutResult

@@ -27,7 +27,8 @@ from tasks.core.home import make_home
 from tasks.core.release import Launch, Release, ServiceFolder
 from tasks.core.serving import ServingConfig
 from tasks.core.settings import Settings
-from tasks.core.spec import Target, parse_spec
+from tasks.core.spec import parse_spec
+from tasks.core.spec_kinds import Target
 from tasks.core.verdicts import RolloutVerdict
 from tasks.rollout.apply import roll_out
 

@@ -16,7 +16,8 @@ from blocks.engine.trial import EnvironmentTrial
 from blocks.packages.uv import Uv
 from tasks.core.errors import NotFoundError, SpecError
 from tasks.core.settings import Settings
-from tasks.core.spec import EngineKind, Environment, EnvironmentManager
+from tasks.core.spec_kinds import EngineKind, EnvironmentManager
+from tasks.core.spec_sections import Environment
 from tasks.core.verdicts import EnvironmentVerdict
 from tasks.engines.catalogue import get_engine
 from tasks.environment import apply, dependencies, plan, proof

@@ -8,7 +8,8 @@ from typing import Any
 
 from tasks.core.model_task import Pooling, Task
 from tasks.core.serving import Loader, ServingConfig
-from tasks.core.spec import Serving, parse_spec
+from tasks.core.spec import parse_spec
+from tasks.core.spec_sections import Serving
 from tasks.engines.arguments import check_arguments
 from tasks.engines.base import Engine
 from tasks.engines.catalogue import deployable_engines

@@ -12,7 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tasks.core.spec import EngineKind
+from tasks.core.spec_kinds import EngineKind
 from tasks.engines.catalogue import get_engine
 
 _WIDE = {"COLUMNS": "400", "TERMINAL_WIDTH": "400", "NO_COLOR": "1", "HF_HUB_OFFLINE": "1"}

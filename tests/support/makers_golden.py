@@ -9,7 +9,7 @@ from typing import Any
 
 from tasks.core.release import Launch, Release
 from tasks.core.serving import ChatTemplate, ServingConfig
-from tasks.core.spec import EngineKind
+from tasks.core.spec_kinds import EngineKind
 from tasks.engines.catalogue import deployable_engines, get_engine
 from tasks.rollout.container.plan import plan_container
 

@@ -9,7 +9,8 @@ from typing import Any
 from tasks.core.digests import digest_of_file
 from tasks.core.release import Launch, Release
 from tasks.core.serving import ServingConfig
-from tasks.core.spec import DeploySpec, EngineKind
+from tasks.core.spec import DeploySpec
+from tasks.core.spec_kinds import EngineKind
 from tasks.engines.catalogue import get_engine
 
 

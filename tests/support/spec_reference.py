@@ -11,7 +11,9 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from tasks.core.spec import OWN_PYTHON, DeploySpec, EngineKind
+from tasks.core.spec import DeploySpec
+from tasks.core.spec_kinds import EngineKind
+from tasks.core.spec_sections import OWN_PYTHON
 from tasks.core.spec_values import ByteCount
 
 HEAD = """# The spec

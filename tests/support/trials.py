@@ -10,7 +10,7 @@ from pathlib import Path
 from random_model import source_of
 
 from tasks.core.settings import Settings
-from tasks.core.spec import CandidateFormat
+from tasks.core.spec_kinds import CandidateFormat
 from tasks.quantization.apply import CandidateBench, measure_candidates
 from tasks.quantization.models import Candidate, QuantizationRequest, QuantizationResult, Score, Trial
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.core.spec import EngineKind
+from tasks.core.spec_kinds import EngineKind
 
 ROOT = Path(__file__).parent.parent.parent
 HEAVY = ("prefect", "docker", "boto3", "pandas", "great_expectations", "kubernetes")

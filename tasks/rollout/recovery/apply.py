@@ -14,7 +14,7 @@ from tasks.core.errors import NotFoundError, RecordError, RolloutError
 from tasks.core.files import write_atomically
 from tasks.core.prefetch import Prefetch, no_prefetch
 from tasks.core.release import Release, ServiceFolder, ServiceState
-from tasks.core.spec import Target as TargetKind
+from tasks.core.spec_kinds import Target as TargetKind
 from tasks.rollout.apply import roll_out
 from tasks.rollout.damage import set_damage_aside
 from tasks.rollout.door import ReadKeys, no_secrets

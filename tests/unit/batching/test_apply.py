@@ -18,7 +18,8 @@ from tasks.core.cancellation import begin
 from tasks.core.errors import StageCancelledError
 from tasks.core.progress import listen
 from tasks.core.serving import FITTED, ServingConfig
-from tasks.core.spec import LoadKind, TuningLoad
+from tasks.core.spec_kinds import LoadKind
+from tasks.core.spec_sections import TuningLoad
 from tasks.core.verdicts import ChoiceVerdict
 from tasks.engines.failures import Failure, FailureKind
 

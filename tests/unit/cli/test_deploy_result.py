@@ -14,7 +14,7 @@ from tasks.compatibility.models import Finding as RuleFinding
 from tasks.core.facts import Facts
 from tasks.core.result import StageResult
 from tasks.core.serving import ServingConfig
-from tasks.core.spec import CandidateFormat, QuantizationPolicy
+from tasks.core.spec_kinds import CandidateFormat, QuantizationPolicy
 from tasks.core.verdicts import LifecycleVerdict, StageName
 from tasks.environment.models import EnvironmentResult
 from tasks.lifecycle.models import DeployResult, StageRow

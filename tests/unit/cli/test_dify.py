@@ -14,7 +14,7 @@ from releases import make_release
 from deployments.cli.main import main
 from tasks.core.model_task import Task
 from tasks.core.release import Release, ServiceFolder, ServiceState
-from tasks.core.spec import Serving
+from tasks.core.spec_sections import Serving
 
 
 @pytest.fixture

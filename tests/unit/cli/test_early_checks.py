@@ -22,7 +22,8 @@ from tasks.core.errors import PortTakenError, SpecError, WrongUseError
 from tasks.core.redaction import redacted
 from tasks.core.release import ServiceFolder, ServiceState
 from tasks.core.settings import Settings
-from tasks.core.spec import DeploySpec, Target, parse_spec
+from tasks.core.spec import DeploySpec, parse_spec
+from tasks.core.spec_kinds import Target
 
 
 @pytest.fixture(autouse=True)

@@ -16,7 +16,7 @@ from tasks.compatibility.models import NvmlReading
 from tasks.core.digests import digest_of
 from tasks.core.facts import Facts
 from tasks.core.records import Record, new_record
-from tasks.core.spec import CandidateFormat, EngineKind
+from tasks.core.spec_kinds import CandidateFormat, EngineKind
 from tasks.core.verdicts import StageName
 from tasks.engines.weights import KINDS
 

@@ -30,7 +30,7 @@ from tasks.compatibility.report import answer, headline, markdown, numbers, surv
 from tasks.compatibility.rules import load_tables
 from tasks.compatibility.subject import describe, disagreements
 from tasks.core.facts import Disk, Facts, Gpu
-from tasks.core.spec import EngineKind, Target
+from tasks.core.spec_kinds import EngineKind, Target
 
 GPU = Gpu(name="NVIDIA H200", compute_capability="9.0", memory_bytes=150_754_820_096, uuid="GPU-1")
 NVML = NvmlReading(available=True, driver="570.124.06", cuda_driver="12.8", gpus=(GPU,))

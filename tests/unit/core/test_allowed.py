@@ -17,7 +17,8 @@ from tasks.core.allowed import (
     programs_of_rollout,
 )
 from tasks.core.errors import SpecError, WrongUseError
-from tasks.core.spec import OWN_PYTHON, Environment, Rollout, Serving, Target
+from tasks.core.spec_kinds import Target
+from tasks.core.spec_sections import OWN_PYTHON, Environment, Rollout, Serving
 
 LIST = Allowed.parse(
     'folders = ["/opt/engines"]\naddresses = ["https://wheels.example/cu126/", "git+https://git.example/", '

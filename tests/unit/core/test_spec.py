@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from inline_snapshot import snapshot
 
 from tasks.core.errors import SpecError
-from tasks.core.spec import CandidateFormat, DeploySpec, load_spec, parse_spec
+from tasks.core.spec import DeploySpec, load_spec, parse_spec
+from tasks.core.spec_kinds import CandidateFormat
 from tasks.core.spec_values import parse_size
 
 MINIMAL = {"name": "tiny", "model": "file:model"}

@@ -14,7 +14,8 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 from tasks.core.errors import SpecError
-from tasks.core.spec import DeploySpec, Environment, load_spec, parse_spec
+from tasks.core.spec import DeploySpec, load_spec, parse_spec
+from tasks.core.spec_sections import Environment
 
 MINIMAL: dict[str, Any] = {"name": "tiny", "model": "file:model"}
 NEEDED: dict[str, dict[str, Any]] = {

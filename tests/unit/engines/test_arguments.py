@@ -10,7 +10,8 @@ from inline_snapshot import snapshot
 from pydantic import BaseModel
 
 from tasks.core.errors import SpecError
-from tasks.core.spec import DeploySpec, EngineKind, parse_spec
+from tasks.core.spec import DeploySpec, parse_spec
+from tasks.core.spec_kinds import EngineKind
 from tasks.engines.arguments import (
     check_arguments,
     options_in,

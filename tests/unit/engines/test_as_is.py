@@ -9,7 +9,7 @@ import pytest
 from inline_snapshot import snapshot
 
 from tasks.core.errors import SlipwayError
-from tasks.core.spec import CandidateFormat, EngineKind
+from tasks.core.spec_kinds import CandidateFormat, EngineKind
 from tasks.core.weight_format import HF_QUANT_FILE, WeightFormat
 from tasks.engines.as_is import check_as_is
 from tasks.engines.card import Capability, EngineCard

@@ -14,7 +14,7 @@ from tasks.compatibility.rules import load_tables
 from tasks.core.errors import SlipwayError
 from tasks.core.pins import pinned_versions
 from tasks.core.serving import ChatTemplate, Loader, ServingConfig
-from tasks.core.spec import CARDS, EngineKind
+from tasks.core.spec_kinds import CARDS, EngineKind
 from tasks.engines import card as card_module
 from tasks.engines.base import Engine
 from tasks.engines.card import EngineCard, read_card

@@ -6,7 +6,7 @@ import pytest
 from engine_golden import CONFIG, GOLDEN, pages
 
 from tasks.core.errors import NotFoundError
-from tasks.core.spec import EngineKind
+from tasks.core.spec_kinds import EngineKind
 from tasks.engines.catalogue import get_engine
 
 PAGES = pages()

@@ -9,7 +9,9 @@ from pydantic import ValidationError
 
 from tasks.core.errors import SpecError
 from tasks.core.serving import ServingConfig
-from tasks.core.spec import EngineKind, Serving, parse_spec
+from tasks.core.spec import parse_spec
+from tasks.core.spec_kinds import EngineKind
+from tasks.core.spec_sections import Serving
 from tasks.engines.card import read_card
 from tasks.engines.parsers import check_parsers
 

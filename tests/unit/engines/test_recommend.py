@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks.core.facts import Facts
-from tasks.core.spec import EngineKind
+from tasks.core.spec_kinds import EngineKind
 from tasks.engines.families import find_family
 from tasks.engines.recommend import MEASURED, Measured, Need, advice, recommend
 

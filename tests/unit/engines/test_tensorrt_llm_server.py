@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tasks.core.serving import ServingConfig
-from tasks.core.spec import EngineKind
+from tasks.core.spec_kinds import EngineKind
 from tasks.engines.catalogue import get_engine
 
 ENGINE = get_engine(EngineKind("tensorrt-llm"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tasks.core.errors import SpecError
-from tasks.core.spec import CandidateFormat, EngineKind
+from tasks.core.spec_kinds import CandidateFormat, EngineKind
 from tasks.engines.catalogue import get_engine
 from tasks.engines.families import find_family
 from tasks.engines.weights import KINDS, check_formats, why_not_here

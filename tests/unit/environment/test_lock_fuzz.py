@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from blocks.packages.bill_of_materials import bill_of_materials
 from tasks.core.errors import WrongUseError
-from tasks.core.spec import Environment
+from tasks.core.spec_sections import Environment
 from tasks.environment import locks, plan
 
 HASH = "sha256:" + "0" * 64

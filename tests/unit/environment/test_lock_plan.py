@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 from inline_snapshot import snapshot
 
 from tasks.core.errors import SpecError, WrongUseError
-from tasks.core.spec import DeploySpec, EngineKind, Environment
+from tasks.core.spec import DeploySpec
+from tasks.core.spec_kinds import EngineKind
+from tasks.core.spec_sections import Environment
 from tasks.engines.catalogue import get_engine
 from tasks.environment import locks, plan
 from tasks.environment.models import EnvironmentRequest, LockRequest

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from inline_snapshot import snapshot
 
-from tasks.core.spec import EngineKind
+from tasks.core.spec_kinds import EngineKind
 from tasks.core.verdicts import EnvironmentVerdict
 from tasks.engines.catalogue import get_engine
 from tasks.environment import dependencies, plan

@@ -8,7 +8,7 @@ from trials import candidate, request, trial
 from tasks.batching import report as batching
 from tasks.batching.models import BatchingResult, Fit, Limits, SizeFigures
 from tasks.core.serving import ServingConfig
-from tasks.core.spec import CandidateFormat, QuantizationPolicy
+from tasks.core.spec_kinds import CandidateFormat, QuantizationPolicy
 from tasks.core.verdicts import ChoiceVerdict
 from tasks.quantization import report as quantization
 from tasks.quantization.models import QuantizationResult

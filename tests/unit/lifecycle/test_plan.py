@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from tasks.core.errors import SpecError
-from tasks.core.spec import DeploySpec, EngineKind, parse_spec
+from tasks.core.spec import DeploySpec, parse_spec
+from tasks.core.spec_kinds import EngineKind
 from tasks.engines.catalogue import deployable_engines, get_engine
 from tasks.engines.weights import check_tunable
 from tasks.environment.models import EnvironmentRequest

@@ -21,7 +21,7 @@ from tasks.core.manifest import MANIFEST_FILE
 from tasks.core.model_shape import read_model_config
 from tasks.core.progress import added_listener
 from tasks.core.settings import Settings
-from tasks.core.spec import CandidateFormat, QuantizationPolicy
+from tasks.core.spec_kinds import CandidateFormat, QuantizationPolicy
 from tasks.core.verdicts import ChoiceVerdict
 from tasks.quantization import report
 from tasks.quantization.apply import measure_candidates, still_good

@@ -11,7 +11,7 @@ from trials import measure, trial
 
 from tasks.core.errors import SpecError
 from tasks.core.settings import Settings
-from tasks.core.spec import CandidateFormat
+from tasks.core.spec_kinds import CandidateFormat
 from tasks.quantization import report
 from tasks.quantization.apply import predict_sizes
 from tasks.quantization.models import Calibration, Candidate, QuantizationRequest, Trial, TrialPlan

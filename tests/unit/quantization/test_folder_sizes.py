@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tasks.core.model_shape import ModelShape
-from tasks.core.spec import CandidateFormat
+from tasks.core.spec_kinds import CandidateFormat
 from tasks.quantization.folder_sizes import folder_bytes, refuse_shapes, unpacked_bytes
 from tasks.quantization.sizes import Source
 

@@ -19,7 +19,7 @@ from tasks.core.errors import (
     EngineHungError,
 )
 from tasks.core.settings import Settings
-from tasks.core.spec import CandidateFormat
+from tasks.core.spec_kinds import CandidateFormat
 from tasks.engines.failures import FailureKind
 from tasks.quantization.apply import still_good
 from tasks.quantization.models import Candidate, QuantizationRequest, Trial, TrialPlan

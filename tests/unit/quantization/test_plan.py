@@ -10,7 +10,7 @@ from inline_snapshot import snapshot
 from trials import candidate, request, scores, trial
 
 from tasks.core.errors import EngineError, SpecError
-from tasks.core.spec import CandidateFormat, QuantizationPolicy
+from tasks.core.spec_kinds import CandidateFormat, QuantizationPolicy
 from tasks.core.verdicts import ChoiceVerdict
 from tasks.quantization import report
 from tasks.quantization.models import Measured, QuantizationResult, Trial

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from inline_snapshot import snapshot
 from trials import candidate, request, score, scores, trial
 
-from tasks.core.spec import CandidateFormat
+from tasks.core.spec_kinds import CandidateFormat
 from tasks.quantization.intervals import mean_interval, share_lost
 from tasks.quantization.models import Quality, Score, Trial, WeightError
 from tasks.quantization.plan import judge

@@ -11,7 +11,7 @@ from random_model import source_of
 
 from tasks.core.errors import ModelError
 from tasks.core.model_shape import read_model_config
-from tasks.core.spec import CandidateFormat
+from tasks.core.spec_kinds import CandidateFormat
 from tasks.quantization.folder_sizes import folder_bytes, unpacked_bytes
 from tasks.quantization.sizes import file_bytes
 from tasks.quantization.source import read_source

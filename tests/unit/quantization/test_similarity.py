@@ -9,7 +9,7 @@ import pytest
 
 from tasks.core.errors import EngineError, SpecError
 from tasks.core.model_task import Pooling, Task
-from tasks.core.spec import CandidateFormat
+from tasks.core.spec_kinds import CandidateFormat
 from tasks.core.verdicts import ChoiceVerdict
 from tasks.quantization import report
 from tasks.quantization.models import Candidate, QuantizationRequest, QuantizationResult, Trial

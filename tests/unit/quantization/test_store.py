@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tasks.core.digests import digest_of_model
-from tasks.core.spec import CandidateFormat
+from tasks.core.spec_kinds import CandidateFormat
 from tasks.quantization.models import Candidate
 from tasks.quantization.store import (
     CandidateDocument,

@@ -25,8 +25,8 @@ from tasks.core.model_task import Task
 from tasks.core.prefetch import Prefetched
 from tasks.core.release import Release, ServiceFolder, ServiceState
 from tasks.core.serving import ChatTemplate
-from tasks.core.spec import Serving
-from tasks.core.spec import Target as TargetKind
+from tasks.core.spec_kinds import Target as TargetKind
+from tasks.core.spec_sections import Serving
 from tasks.core.verdicts import RolloutVerdict
 from tasks.rollout.apply import roll_out, still_serves, stop_service
 from tasks.rollout.documents import write_state

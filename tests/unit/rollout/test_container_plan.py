@@ -14,7 +14,7 @@ from makers_golden import makers_page
 from tasks.core.errors import RolloutError
 from tasks.core.release import Launch, Release
 from tasks.core.serving import ChatTemplate
-from tasks.core.spec import EngineKind
+from tasks.core.spec_kinds import EngineKind
 from tasks.engines.catalogue import get_engine
 from tasks.rollout.container.models import Container, ContainerPlan, ImagePlan
 from tasks.rollout.container.plan import (

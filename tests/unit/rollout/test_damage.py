@@ -12,7 +12,7 @@ import pytest
 from releases import make_release
 
 from tasks.core.release import ServiceFolder, ServiceState
-from tasks.core.spec import Target
+from tasks.core.spec_kinds import Target
 from tasks.rollout.daemon.files import set_aside
 from tasks.rollout.damage import set_damage_aside
 from tasks.rollout.recovery.apply import target_of

@@ -11,7 +11,7 @@ from releases import make_release
 from tasks.core.api_keys import digest_of_key
 from tasks.core.errors import AccessError, SpecError
 from tasks.core.release import Release, ServiceFolder
-from tasks.core.spec import Serving
+from tasks.core.spec_sections import Serving
 from tasks.rollout.door import Door, digests_of, door_of, keep_door, kept_door, own_key, read_door
 from tasks.rollout.proxy.keys import are_digests, is_locked, keys_document, replace_keys, version_in
 

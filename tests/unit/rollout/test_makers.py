@@ -6,7 +6,7 @@ import pytest
 from inline_snapshot import snapshot
 
 from tasks.core.errors import RolloutError
-from tasks.core.spec import EngineKind
+from tasks.core.spec_kinds import EngineKind
 from tasks.engines.catalogue import get_engine
 from tasks.rollout.container.makers import check_same, check_version
 

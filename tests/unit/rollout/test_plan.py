@@ -9,7 +9,7 @@ from inline_snapshot import snapshot
 from releases import make_release
 
 from tasks.core.release import Release, ServiceState
-from tasks.core.spec import Target
+from tasks.core.spec_kinds import Target
 from tasks.rollout.models import RolloutAction, Running
 from tasks.rollout.plan import address_of, plan_rollout, release_before
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from inline_snapshot import snapshot
 
-from tasks.core.spec import Target
+from tasks.core.spec_kinds import Target
 from tasks.core.verdicts import RolloutVerdict
 from tasks.rollout import report
 from tasks.rollout.models import RolloutAction, RolloutResult

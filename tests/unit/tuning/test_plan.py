@@ -16,7 +16,8 @@ from tasks.core.gpus import HostGpu
 from tasks.core.model_shape import ModelShape, parse_model_shape
 from tasks.core.model_task import GENERATES, Pooling, Purpose, Task
 from tasks.core.serving import FITTED
-from tasks.core.spec import CandidateFormat, EngineKind, Hardware, Objectives, Serving, Tuning
+from tasks.core.spec_kinds import CandidateFormat, EngineKind
+from tasks.core.spec_sections import Hardware, Objectives, Serving, Tuning
 from tasks.core.weight_format import WeightFormat
 from tasks.quantization.models import BaselineModel, Candidate
 from tasks.quantization.plan import refuse_memory

@@ -13,7 +13,7 @@ from blocks.docker.config import DockerConfig
 from blocks.docker.docker_engine import DockerEngine
 from blocks.services.targets import check_target
 from tasks.core.errors import MissingToolError, SlipwayError, WrongUseError
-from tasks.core.spec import Target
+from tasks.core.spec_kinds import Target
 
 AUTH = {"auths": {"registry.example": {"auth": "no base64, no colon"}}}
 

@@ -13,7 +13,7 @@ from inline_snapshot import snapshot
 from blocks.docker.docker_engine import DockerEngine
 from blocks.services.targets import check_target
 from tasks.core.errors import MissingToolError, PortTakenError, RolloutError
-from tasks.core.spec import Target
+from tasks.core.spec_kinds import Target
 from tasks.rollout.container.models import ContainerPlan
 
 NO_GPU = (

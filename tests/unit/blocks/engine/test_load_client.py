@@ -36,7 +36,7 @@ from tasks.core.load import (
     open_load_for,
     percentile,
 )
-from tasks.core.spec import EngineKind
+from tasks.core.spec_kinds import EngineKind
 from tasks.engines.card import read_card
 
 pytestmark = pytest.mark.slow

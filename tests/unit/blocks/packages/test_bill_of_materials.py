@@ -9,7 +9,7 @@ from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 
 from blocks.packages.bill_of_materials import bill_of_materials
-from tasks.core.spec import Environment
+from tasks.core.spec_sections import Environment
 from tasks.environment.locks import LockFile, read_lock, render_lock
 from tasks.environment.plan import make_lock_request
 
