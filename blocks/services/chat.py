@@ -21,8 +21,9 @@ from tasks.core.verdicts import StageName
 def chat_of(
     folder: Path, gguf: GgufModel | None, given: Path | None, config: Mapping[str, Any]
 ) -> ChatTemplate | None:
-    """The template that the engine serves the model in `folder` with; `gguf` if it comes as such, else `config` is its
-    configuration; `given` is the user's file. None without a template.
+    """The template that the engine serves the model in `folder` with. None without one.
+
+    `gguf` is the model if it comes as such, else `config` is its configuration; `given` is the user's file.
 
     Says what users should know of it. Raises `ModelError` or `SpecError` for one that cannot be served.
     """

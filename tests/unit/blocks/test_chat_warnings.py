@@ -9,6 +9,7 @@ import pytest
 from chat_models import CHATML, chat_model, with_values
 
 from blocks.services.chat import chat_of
+from tasks.core.model_shape import read_model_config
 
 ENDLESS = {"generation_config": with_values(eos_token_id=0)}
 
