@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from blocks.candidates.open import open_candidate_bench
 from blocks.engine.bench import EngineBench
@@ -107,6 +107,7 @@ def read_facts(request: TuningRequest) -> TuningFacts:
     """Facts about the staged model and this host, read once. Raises `ModelError`."""
     folder = request.model_dir
     gguf = read_gguf_in(folder, names) if (names := gguf_in(folder)) else None
+    config: Mapping[str, Any] = {}
     if gguf:
         source, family = read_gguf_source(folder, names), None
         found = source.purpose
@@ -121,20 +122,23 @@ def read_facts(request: TuningRequest) -> TuningFacts:
         )
         found = purpose_of_folder(folder, local_folder(request.source or ""), config)
     purpose = settle(request.task, request.serving.pooling, found, request.source or str(folder))
-    baseline = None
+    generates, baseline = purpose.task is Task.GENERATE, None
     if request.baseline_dir is not None:
         baseline, shape = read_baseline(request.baseline_dir, request.baseline_digest)
         plan.check_same_model(source.shape, shape)
     code = _code_in(request, folder)
     if baseline is not None:
         plan.check_same_code(code, _code_in(request, baseline.model_dir))
+        told = difference(template_of(folder), template_of(baseline.model_dir))
+        if told and generates:
+            say(StageName.QUANTIZATION, f"warning: {told}")
     return TuningFacts(
         source=source,
         family=family,
         gpus=gpus_in_use(request.hardware.gpus),
         host_bytes=memory_bytes(),
         cpus=len(os.sched_getaffinity(0)),
-        chat=chat_of(folder, gguf, request.serving.chat_template) if purpose.task is Task.GENERATE else None,
+        chat=chat_of(folder, gguf, request.serving.chat_template, config) if generates else None,
         purpose=purpose,
         baseline=baseline,
         remote_code=code,
@@ -193,9 +197,6 @@ def quantized(request: TuningRequest, facts: TuningFacts) -> Outcome[Quantizatio
 
 
 def _batch(request: TuningRequest, facts: TuningFacts, candidate: Candidate) -> Outcome[BatchingResult]:
-    generates = facts.purpose.task is Task.GENERATE
-    if generates and (told := difference(template_of(candidate.path), template_of(request.model_dir))):
-        say(StageName.BATCHING, f"warning: {told}")
     asked = plan.batching_request(request, facts, candidate)
     inputs = plan.batching_inputs(request, candidate, asked)
     records = open_record_store(Settings.load()).list(StageName.BATCHING)

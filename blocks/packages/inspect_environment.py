@@ -35,7 +35,8 @@ def inspect_environment(python: Path, checker: Checker, trial: Trial) -> tuple[C
 
 def _is_whole(engine: Engine, packages: Mapping[str, str]) -> bool:
     """Whether all that serving needs is there: Transformers alone is a library of many environments."""
-    return all(canonicalize_name(Requirement(line).name) in packages for line in engine.card.server_packages)
+    needed = engine.card.server_packages or (engine.card.package,)
+    return all(canonicalize_name(Requirement(line).name) in packages for line in needed)
 
 
 def known_conflicts(

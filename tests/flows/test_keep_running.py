@@ -298,7 +298,7 @@ def test_a_deploy_brings_its_service_back_before_it_tunes_and_before_it_rolls_ou
         note()
         raise ModelError("enough seen")
 
-    monkeypatch.setattr("flows.deploy_model.check_inputs", lambda *_: None)
+    monkeypatch.setattr("flows.deploy_model.check_inputs", lambda *_: ())
     monkeypatch.setattr("flows.deploy_model._Lifecycle._prepare", lambda *_: (None, None))
     monkeypatch.setattr("flows.deploy_model._Lifecycle._tune", tune)
     monkeypatch.setattr("flows.deploy_model._Lifecycle._release", make_no_release)
@@ -314,7 +314,7 @@ def test_a_deploy_goes_on_where_its_service_cannot_be_brought_back(
     def tune(*_: object) -> None:
         raise ModelError("it tunes")
 
-    monkeypatch.setattr("flows.deploy_model.check_inputs", lambda *_: None)
+    monkeypatch.setattr("flows.deploy_model.check_inputs", lambda *_: ())
     monkeypatch.setattr("flows.deploy_model._Lifecycle._prepare", lambda *_: (None, None))
     monkeypatch.setattr("flows.deploy_model._Lifecycle._tune", tune)
     kill_all(slipway_home)

@@ -9,6 +9,7 @@ import pytest
 from chat_models import CHATML, chat_model, with_values
 
 from blocks.services.chat import chat_of
+from tasks.core.model_shape import read_model_config
 
 ENDLESS = {"generation_config": with_values(eos_token_id=0)}
 
@@ -33,7 +34,8 @@ def test_a_warning_is_said_once(
 ) -> None:
     said: list[str] = []
     monkeypatch.setattr("blocks.services.chat.say", lambda stage, text: said.append(text))
-    chat = chat_of(chat_model(tmp_path / name, template, **changes), None, None)
+    folder = chat_model(tmp_path / name, template, **changes)
+    chat = chat_of(folder, None, None, read_model_config(folder))
     assert (chat is None) == (template is None)
     assert [told in text for text in said] == [True] * bool(told)
 
@@ -41,7 +43,7 @@ def test_a_warning_is_said_once(
 def test_a_file_of_the_users_is_kept(tmp_path: Path, slipway_home: Path) -> None:
     given = tmp_path / "mine.jinja"
     given.write_text(CHATML)
-    chat = chat_of(chat_model(tmp_path / "tiny"), None, given)
+    chat = chat_of(chat_model(tmp_path / "tiny"), None, given, {})
     assert chat is not None
     assert chat.file is not None
     assert chat.file.read_text() == CHATML
