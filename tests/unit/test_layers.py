@@ -72,7 +72,7 @@ def test_pure_modules_look_at_nothing_but_their_own_tables() -> None:
 
 
 def test_no_module_asks_which_target_it_is() -> None:
-    """What differs between targets is in the tables of `spec.py` and `targets.py`."""
+    """What differs between targets is in the tables of `spec_kinds.py` and `targets.py`."""
     faults = "kind is Target.DOCKER\nkind == TargetKind.PROCESS"
     assert sorted(_asked_targets(faults)) == [1, 2]
     found = {
@@ -81,7 +81,7 @@ def test_no_module_asks_which_target_it_is() -> None:
         for path in (ROOT / package).rglob("*.py")
         if list(_asked_targets(path.read_text()))
     }
-    assert found == {"tasks/core/spec.py"}
+    assert found == {"tasks/core/spec_kinds.py"}
 
 
 def _asked_targets(source: str) -> Iterator[int]:
@@ -158,7 +158,7 @@ def test_no_module_outside_tasks_engines_asks_which_engine_it_is() -> None:
         for line in _asked_kinds(path.read_text())
     ]
     # The default, which a spec may leave out.
-    assert [where.partition(":")[0] for where in found] == ["tasks/core/spec.py"], found
+    assert [where.partition(":")[0] for where in found] == ["tasks/core/spec_kinds.py"], found
 
 
 def test_schemes_of_sources_are_written_in_one_place() -> None:
