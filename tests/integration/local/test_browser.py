@@ -10,6 +10,7 @@ from http.server import BaseHTTPRequestHandler
 import pytest
 from api_server import serving
 from local_place import LocalPlace
+from pages import go
 from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 from playwright.sync_api import Error as PlaywrightError
 
@@ -102,7 +103,7 @@ def test_without_the_page_the_ui_asks_for_the_key(browser: Browser, place: Local
 
 def test_a_wrong_key_signs_nobody_out(signed_in: Page, place: LocalPlace) -> None:
     """Any page may send the browser there."""
-    signed_in.goto(f"{place.server}/slipway/sign-in#slipway%3Awrong")
+    go(signed_in, f"{place.server}/slipway/sign-in#slipway%3Awrong")
     expect(signed_in.locator("#message")).to_contain_text("does not accept this key")
     kept = signed_in.evaluate("localStorage.getItem('prefect-password')")
     assert kept
@@ -120,7 +121,7 @@ FETCHES = {
 @pytest.mark.parametrize("fetch", list(FETCHES))
 def test_a_fetch_from_another_origin_is_refused(signed_in: Page, place: LocalPlace, fetch: str) -> None:
     with serving(StrangePage, place.server) as address:
-        signed_in.goto(address)
+        go(signed_in, address)
         call = FETCHES[fetch].replace("URL", json.dumps(f"{place.server}/api/flows/"))
         call = call.replace("BODY", json.dumps(json.dumps({"name": "strange"})))
         assert signed_in.evaluate(f"{call}.then(() => 'read', (error) => error.name)") == "TypeError"
@@ -131,7 +132,7 @@ def test_a_fetch_from_another_origin_is_refused(signed_in: Page, place: LocalPla
 def test_a_blind_post_from_another_origin_does_nothing(signed_in: Page, place: LocalPlace, body: str) -> None:
     """Without a preflight: the page cannot read the answer, but the request arrives."""
     with serving(StrangePage, place.server) as address:
-        signed_in.goto(address)
+        go(signed_in, address)
         with signed_in.expect_response("**/api/flows/") as answered:
             signed_in.evaluate(
                 f'fetch("{place.server}/api/flows/", {{method: "POST", mode: "no-cors", '
@@ -143,7 +144,7 @@ def test_a_blind_post_from_another_origin_does_nothing(signed_in: Page, place: L
 
 def test_a_form_of_another_origin_does_nothing(signed_in: Page, place: LocalPlace) -> None:
     with serving(StrangePage, place.server) as address:
-        signed_in.goto(address)
+        go(signed_in, address)
         with signed_in.expect_response("**/api/flows/") as answered:
             signed_in.get_by_role("button", name="send").click()
         assert answered.value.status == 403
@@ -155,7 +156,7 @@ def test_no_other_page_shows_the_ui_in_a_frame(signed_in: Page, place: LocalPlac
     said: list[str] = []
     signed_in.on("console", lambda message: said.append(message.text))
     with serving(StrangePage, place.server) as address:
-        signed_in.goto(address, wait_until="load")
+        go(signed_in, address)
         frame = signed_in.frames[1]
         assert frame.url.startswith("chrome-error:")
     assert [text for text in said if "frame-ancestors" in text]
@@ -167,13 +168,13 @@ def test_a_web_socket_of_another_origin_is_refused(signed_in: Page, place: Local
         '"prefect"); socket.onopen = () => done("open"); socket.onerror = () => done("refused"); })'
     )
     with serving(StrangePage, place.server) as address:
-        signed_in.goto(address)
+        go(signed_in, address)
         assert signed_in.evaluate(opened) == "refused"
 
 
 def test_another_name_for_this_machine_leads_to_nothing(browser: Browser, place: LocalPlace) -> None:
     page = browser.new_page()
-    answer = page.goto(f"http://{EVIL}:{place.server.rpartition(':')[2]}/")
+    answer = go(page, f"http://{EVIL}:{place.server.rpartition(':')[2]}/")
     assert answer is not None
     assert (answer.status, answer.text()) == (400, "Invalid host header")
     assert page.evaluate("fetch('/api/admin/version').then((answer) => answer.status)") == 400

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from api_server import serving
 from local_place import LocalPlace
+from pages import go
 from playwright.sync_api import Page, expect, sync_playwright
 from prefect.blocks.notifications import CustomWebhookNotificationBlock
 from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
@@ -101,7 +102,7 @@ def page(place: LocalPlace, runs: None) -> Iterator[Page]:
         browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
         made = browser.new_page(viewport={"width": 1300, "height": 1500})
         made.set_default_timeout(DEADLINE_MS)
-        made.goto(f"file://{shown['page']}")
+        go(made, f"file://{shown['page']}")
         made.get_by_role("link", name="Deployments").wait_for()
         yield made
         browser.close()
@@ -118,7 +119,7 @@ def badge_colour(page: Page, run: str, state: str) -> str:
 def test_a_no_is_red_in_the_list_of_runs_under_its_own_name(
     place: LocalPlace, page: Page, runs: None
 ) -> None:
-    page.goto(f"{place.server}/runs")
+    go(page, f"{place.server}/runs")
     names = {"deploy tiny": "Refused", **{f"check of {state}": state for state in (*VERDICTS, "Failed")}}
     colours = {state: badge_colour(page, run, state) for run, state in names.items()}
     if folder := os.environ.get("SLIPWAY_SCREENSHOTS"):
@@ -132,7 +133,7 @@ def test_a_no_is_red_in_the_list_of_runs_under_its_own_name(
 def test_a_refused_deploy_is_followed_by_the_page_it_names(page: Page, refused: str) -> None:
     address = re.search(r"^run +(http\S+)$", refused, re.MULTILINE)
     assert address, refused
-    page.goto(address[1])
+    go(page, address[1])
     expect(page.get_by_text("Refused").first).to_be_visible(timeout=DEADLINE_MS)
     expect(page.get_by_text(re.compile("compatibility block: ")).first).to_be_visible(timeout=DEADLINE_MS)
     if folder := os.environ.get("SLIPWAY_SCREENSHOTS"):
