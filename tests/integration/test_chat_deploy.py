@@ -130,7 +130,7 @@ def test_the_key_in_a_block_is_found_nowhere(
     desk: Desk, prefect_server: TemporaryServer, tmp_path: Path
 ) -> None:
     key = "never-to-be-seen-4711"
-    save = "import sys; from prefect.blocks.system import Secret; Secret(value=sys.stdin.read()).save('chat-keys')"
+    save = "import sys; from prefect.blocks.system import Secret; Secret(value=sys.stdin.read()).save('chat-keys', overwrite=True)"
     environment = {**os.environ, "PREFECT_API_URL": desk.api}
     subprocess.run([sys.executable, "-c", save], input=key, text=True, env=environment, check=True)
     spec = write_spec(tmp_path, chat_model(tmp_path / "model"), serving={"api_key": "block:chat-keys"})

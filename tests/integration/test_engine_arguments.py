@@ -26,7 +26,7 @@ pytestmark = pytest.mark.engine
 EARLIER = "2026.6.9713"
 """A release of xllamacpp that lacks some parameters of the one that the card pins."""
 OWN = {"model", "alias", "host", "port", "slots", "context", "threads", "gpu-layers", "memory-fraction",
-       "batch-tokens", "micro-batch-tokens", "chat-template", "task", "pooling", "help"}  # fmt: skip
+       "batch-tokens", "micro-batch-tokens", "chat-template", "reasoning-format", "task", "pooling", "help"}  # fmt: skip
 """Options of the worker that Slipway's command sets."""
 
 
