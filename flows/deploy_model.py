@@ -322,8 +322,10 @@ class _Lifecycle:
         )
 
     def _stage_baseline(self, model_in_use: ExitStack) -> tuple[StagingResult | None, bool]:
-        """The model that the spec's is compared with, if it names one, and whether staging says no. It is no part of
-        the release."""
+        """Stage the model that the spec's quality is compared with, if it names one; and whether staging says no.
+
+        The release does not include it.
+        """
         if self.spec.tuning.baseline is None:
             return None, False
         request = StagingRequest.of(self.spec, convertible=False).of_baseline(self.spec.tuning.baseline)

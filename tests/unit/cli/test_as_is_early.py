@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from quantized_model import FP8_BLOCK, say_quantized, write_int8_model
@@ -65,9 +66,9 @@ def told(models: Path, model: str, *, engine: str = "transformers", **keys: obje
     ],
 )  # fmt: skip
 def test_what_is_said_of_a_wish(
-    models: Path, slipway_home: Path, model: str, keys: dict[str, object], expected: str
+    models: Path, slipway_home: Path, model: str, keys: dict[str, Any], expected: str
 ) -> None:
-    found = told(models, model, **keys)  # type: ignore[arg-type]
+    found = told(models, model, **keys)
     assert expected in found
     assert bool(found) == bool(expected)
     assert not slipway_home.exists()

@@ -67,7 +67,9 @@ def test_a_single_text_that_goes_wrong_is_told() -> None:
     rows = list(turned(0.0).rows)
     rows[3] = (-rows[3][0], -rows[3][1])
     result = chosen_of(EMBED, turned(0.0), Trial(tokens_per_s=(10.0,), rows=tuple(rows)))
-    assert result.measured[1].similarity.lowest == pytest.approx(-1.0)  # type: ignore[union-attr]
+    similarity = result.measured[1].similarity
+    assert similarity is not None
+    assert similarity.lowest == pytest.approx(-1.0)
     assert "of the embeddings' direction" in str(result.measured[1].rejected)
 
 
@@ -75,8 +77,10 @@ def test_a_ranker_is_judged_by_the_order_and_not_by_the_scale() -> None:
     baseline = Trial(tokens_per_s=(5.0,), rows=((1.0, 2.0, 3.0), (9.0, 8.0, 7.0)))
     scaled = Trial(tokens_per_s=(5.0,), rows=((0.1, 0.2, 0.3), (0.9, 0.8, 0.7)))
     result = chosen_of(RERANK, baseline, scaled)
-    assert result.measured[1].similarity.kept.value == 1.0  # type: ignore[union-attr]
-    assert result.measured[1].similarity.difference == pytest.approx(8.1)  # type: ignore[union-attr]
+    similarity = result.measured[1].similarity
+    assert similarity is not None
+    assert similarity.kept.value == 1.0
+    assert similarity.difference == pytest.approx(8.1)
     swapped = Trial(tokens_per_s=(5.0,), rows=((2.0, 1.0, 3.0), (9.0, 8.0, 7.0)))
     rejected = chosen_of(RERANK, baseline, swapped).measured[1].rejected
     assert rejected is not None

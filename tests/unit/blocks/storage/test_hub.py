@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -116,8 +117,8 @@ def test_a_hub_that_stumbles_is_asked_again(
     assert bool(waits) == (fault == "busy")
 
 
-def use(hub: HubServer, **faults: object) -> None:
-    hub.faults = Faults(**faults)  # type: ignore[arg-type]
+def use(hub: HubServer, **faults: Any) -> None:
+    hub.faults = Faults(**faults)
 
 
 @pytest.mark.parametrize(
